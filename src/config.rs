@@ -1,0 +1,164 @@
+//! Plain data: what the agent was told, and every limit with its unit, default and reason.
+//!
+//! Importable by every room; a room is handed its own part and never the whole.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The port that the orchestrator calls (contract section 1).
+pub const DEFAULT_PORT: u16 = 20001;
+/// The ZFS pool whose layout existing hosts use (contract section 8).
+pub const DEFAULT_ZPOOL: &str = "mistify";
+/// The libvirt that the original agent used.
+pub const DEFAULT_LIBVIRT_URI: &str = "qemu:///system";
+
+/// Everything that flags decide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+    /// How guests are made and where their disks may lie.
+    pub host: HostConfig,
+    /// Bounds of the HTTP front.
+    pub http: HttpLimits,
+    /// Bounds of the worker pool.
+    pub pool: PoolLimits,
+    /// Bounds of one request's wait.
+    pub deadlines: Deadlines,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))],
+            host: HostConfig::default(),
+            http: HttpLimits::default(),
+            pool: PoolLimits::default(),
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
+/// What the verbs need to know about the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostConfig {
+    /// libvirt connection URI, as `virsh -c` takes it.
+    pub libvirt_uri: String,
+    /// Name of the ZFS pool; disk sources below `/dev/zvol/<zpool>/` are allowed.
+    pub zpool: String,
+    /// What the bridges that NICs name are.
+    pub bridge_type: BridgeType,
+    /// Further folders below which a disk `source` may lie; `/` allows everything.
+    pub allow_disk_paths: Vec<PathBuf>,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            libvirt_uri: DEFAULT_LIBVIRT_URI.to_owned(),
+            zpool: DEFAULT_ZPOOL.to_owned(),
+            bridge_type: BridgeType::OpenVSwitch,
+            allow_disk_paths: Vec::new(),
+        }
+    }
+}
+
+/// The kind of bridge that a NIC's `network` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BridgeType {
+    /// Open vSwitch, with VLAN tags on the port group (contract section 5.2).
+    OpenVSwitch,
+    /// A plain Linux bridge: no virtual port, VLAN tags are refused.
+    Linux,
+}
+
+/// Bounds of the HTTP front. Each is a count, bytes or a time, as its name or type says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Open connections, all callers together: one orchestrator, scrapers and people need few.
+    pub connections: usize,
+    /// Request line and headers of one request, in bytes: the usual bound of servers is 8 to 16 KiB.
+    pub head_bytes: usize,
+    /// Header lines of one request: 100 is what common servers take.
+    pub headers: usize,
+    /// Body of one request, in bytes: a guest with 64 NICs and 256 disks is under 100 KiB.
+    pub body_bytes: usize,
+    /// From a request's first byte to its last: a local caller needs milliseconds.
+    pub request: Duration,
+    /// A kept-alive connection without a request.
+    pub idle: Duration,
+    /// From a response's first byte to its last, for a caller that reads slowly.
+    pub write: Duration,
+    /// Threads that answer requests; how they are shared out stands in [`PoolLimits`].
+    pub handlers: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            head_bytes: 16 * 1024,
+            headers: 100,
+            body_bytes: 1024 * 1024,
+            request: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            write: Duration::from_secs(10),
+            handlers: 32,
+        }
+    }
+}
+
+/// Bounds of the worker pool.
+///
+/// libvirtd serves 20 calls at once (its `max_workers`): the three libvirt lanes together stay at
+/// 12, so that `virsh` and the agent's own probes still get in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Workers of the lane for verbs that change a guest.
+    pub control_workers: usize,
+    /// Workers of the lane for Status and the per-guest metrics.
+    pub read_workers: usize,
+    /// Workers of the lane for destroying: the cure for a stuck guest, never behind other work.
+    pub urgent_workers: usize,
+    /// Workers of the lane for volumes: zfs serialises most of its work anyway.
+    pub storage_workers: usize,
+    /// Jobs that may wait in each lane; one more is told `busy`.
+    pub queue: usize,
+    /// Callers that may wait for control or storage work at once, of [`HttpLimits::handlers`].
+    pub waiting_change: usize,
+    /// Callers that may wait for control, storage or read work at once.
+    pub waiting_read: usize,
+    /// Callers that may wait for anything at once: one handler is always left for `/healthz`.
+    pub waiting_any: usize,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self {
+            control_workers: 4,
+            read_workers: 4,
+            urgent_workers: 4,
+            storage_workers: 2,
+            queue: 64,
+            waiting_change: 24,
+            waiting_read: 28,
+            waiting_any: 31,
+        }
+    }
+}
+
+/// How long one call may take, counted from its arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Status and the metrics: they take milliseconds unless something below hangs.
+    pub read: Duration,
+    /// Verbs that change: libvirt itself waits 30 s for a guest's lock, so this is more.
+    pub change: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { read: Duration::from_secs(5), change: Duration::from_secs(60) }
+    }
+}

@@ -1,0 +1,12 @@
+//! `mistify-libvirt`: the agent of a hypervisor host.
+
+pub mod config;
+pub mod guest;
+pub mod http;
+pub mod libvirt;
+pub mod ops;
+pub mod os;
+pub mod pool;
+pub mod rpc;
+#[path = "../sys/mod.rs"]
+mod sys;

@@ -1,0 +1,2 @@
+//! mistify-libvirt.
+fn main() {}

@@ -1,0 +1,598 @@
+// made by bindgen 0.72.1 from libvirt 9.0.0: `make bindings`
+
+pub type virTypedParameterType = ::std::os::raw::c_uint;
+pub type virTypedParameter = _virTypedParameter;
+pub type virTypedParameterPtr = *mut virTypedParameter;
+pub type virConnect = _virConnect;
+pub type virConnectPtr = *mut virConnect;
+pub type virDomain = _virDomain;
+pub type virDomainPtr = *mut virDomain;
+pub type virDomainState = ::std::os::raw::c_uint;
+pub type virDomainInterfaceStatsStruct = _virDomainInterfaceStats;
+pub type virDomainInterfaceStatsPtr = *mut virDomainInterfaceStatsStruct;
+pub type virDomainXMLFlags = ::std::os::raw::c_uint;
+pub type virDomainUndefineFlagsValues = ::std::os::raw::c_uint;
+pub type virDomainStatsRecord = _virDomainStatsRecord;
+pub type virDomainStatsRecordPtr = *mut virDomainStatsRecord;
+pub type virDomainStatsTypes = ::std::os::raw::c_uint;
+pub type virConnectGetAllDomainStatsFlags = ::std::os::raw::c_uint;
+pub type virNetwork = _virNetwork;
+pub type virNetworkPtr = *mut virNetwork;
+pub type virErrorLevel = ::std::os::raw::c_uint;
+pub type virErrorDomain = ::std::os::raw::c_uint;
+pub type virError = _virError;
+pub type virErrorPtr = *mut virError;
+pub type virErrorNumber = ::std::os::raw::c_uint;
+pub type virErrorFunc = ::std::option::Option<
+    unsafe extern "C" fn(userData: *mut ::std::os::raw::c_void, error: virErrorPtr),
+>;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _virTypedParameter {
+    pub field: [::std::os::raw::c_char; 80usize],
+    pub type_: ::std::os::raw::c_int,
+    pub value: _virTypedParameter__bindgen_ty_1,
+}
+#[repr(C)]
+#[derive(Debug)]
+pub struct _virConnect {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug)]
+pub struct _virDomain {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virDomainInterfaceStats {
+    pub rx_bytes: ::std::os::raw::c_longlong,
+    pub rx_packets: ::std::os::raw::c_longlong,
+    pub rx_errs: ::std::os::raw::c_longlong,
+    pub rx_drop: ::std::os::raw::c_longlong,
+    pub tx_bytes: ::std::os::raw::c_longlong,
+    pub tx_packets: ::std::os::raw::c_longlong,
+    pub tx_errs: ::std::os::raw::c_longlong,
+    pub tx_drop: ::std::os::raw::c_longlong,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virDomainStatsRecord {
+    pub dom: virDomainPtr,
+    pub params: virTypedParameterPtr,
+    pub nparams: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(Debug)]
+pub struct _virNetwork {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virError {
+    pub code: ::std::os::raw::c_int,
+    pub domain: ::std::os::raw::c_int,
+    pub message: *mut ::std::os::raw::c_char,
+    pub level: virErrorLevel,
+    pub conn: virConnectPtr,
+    pub dom: virDomainPtr,
+    pub str1: *mut ::std::os::raw::c_char,
+    pub str2: *mut ::std::os::raw::c_char,
+    pub str3: *mut ::std::os::raw::c_char,
+    pub int1: ::std::os::raw::c_int,
+    pub int2: ::std::os::raw::c_int,
+    pub net: virNetworkPtr,
+}
+pub const VIR_TYPED_PARAM_FIELD_LENGTH: u32 = 80;
+pub const VIR_UUID_STRING_BUFLEN: u32 = 37;
+pub const VIR_TYPED_PARAM_INT: virTypedParameterType = 1;
+pub const VIR_TYPED_PARAM_UINT: virTypedParameterType = 2;
+pub const VIR_TYPED_PARAM_LLONG: virTypedParameterType = 3;
+pub const VIR_TYPED_PARAM_ULLONG: virTypedParameterType = 4;
+pub const VIR_TYPED_PARAM_DOUBLE: virTypedParameterType = 5;
+pub const VIR_TYPED_PARAM_BOOLEAN: virTypedParameterType = 6;
+pub const VIR_TYPED_PARAM_STRING: virTypedParameterType = 7;
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of _virTypedParameter__bindgen_ty_1",
+    ][::std::mem::size_of::<_virTypedParameter__bindgen_ty_1>() - 8usize];
+    [
+        "Alignment of _virTypedParameter__bindgen_ty_1",
+    ][::std::mem::align_of::<_virTypedParameter__bindgen_ty_1>() - 8usize];
+    [
+        "Offset of field: _virTypedParameter__bindgen_ty_1::i",
+    ][::std::mem::offset_of!(_virTypedParameter__bindgen_ty_1, i) - 0usize];
+    [
+        "Offset of field: _virTypedParameter__bindgen_ty_1::ui",
+    ][::std::mem::offset_of!(_virTypedParameter__bindgen_ty_1, ui) - 0usize];
+    [
+        "Offset of field: _virTypedParameter__bindgen_ty_1::l",
+    ][::std::mem::offset_of!(_virTypedParameter__bindgen_ty_1, l) - 0usize];
+    [
+        "Offset of field: _virTypedParameter__bindgen_ty_1::ul",
+    ][::std::mem::offset_of!(_virTypedParameter__bindgen_ty_1, ul) - 0usize];
+    [
+        "Offset of field: _virTypedParameter__bindgen_ty_1::d",
+    ][::std::mem::offset_of!(_virTypedParameter__bindgen_ty_1, d) - 0usize];
+    [
+        "Offset of field: _virTypedParameter__bindgen_ty_1::b",
+    ][::std::mem::offset_of!(_virTypedParameter__bindgen_ty_1, b) - 0usize];
+    [
+        "Offset of field: _virTypedParameter__bindgen_ty_1::s",
+    ][::std::mem::offset_of!(_virTypedParameter__bindgen_ty_1, s) - 0usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of _virTypedParameter",
+    ][::std::mem::size_of::<_virTypedParameter>() - 96usize];
+    [
+        "Alignment of _virTypedParameter",
+    ][::std::mem::align_of::<_virTypedParameter>() - 8usize];
+    [
+        "Offset of field: _virTypedParameter::field",
+    ][::std::mem::offset_of!(_virTypedParameter, field) - 0usize];
+    [
+        "Offset of field: _virTypedParameter::type_",
+    ][::std::mem::offset_of!(_virTypedParameter, type_) - 80usize];
+    [
+        "Offset of field: _virTypedParameter::value",
+    ][::std::mem::offset_of!(_virTypedParameter, value) - 88usize];
+};
+pub const VIR_DOMAIN_NOSTATE: virDomainState = 0;
+pub const VIR_DOMAIN_RUNNING: virDomainState = 1;
+pub const VIR_DOMAIN_BLOCKED: virDomainState = 2;
+pub const VIR_DOMAIN_PAUSED: virDomainState = 3;
+pub const VIR_DOMAIN_SHUTDOWN: virDomainState = 4;
+pub const VIR_DOMAIN_SHUTOFF: virDomainState = 5;
+pub const VIR_DOMAIN_CRASHED: virDomainState = 6;
+pub const VIR_DOMAIN_PMSUSPENDED: virDomainState = 7;
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of _virDomainInterfaceStats",
+    ][::std::mem::size_of::<_virDomainInterfaceStats>() - 64usize];
+    [
+        "Alignment of _virDomainInterfaceStats",
+    ][::std::mem::align_of::<_virDomainInterfaceStats>() - 8usize];
+    [
+        "Offset of field: _virDomainInterfaceStats::rx_bytes",
+    ][::std::mem::offset_of!(_virDomainInterfaceStats, rx_bytes) - 0usize];
+    [
+        "Offset of field: _virDomainInterfaceStats::rx_packets",
+    ][::std::mem::offset_of!(_virDomainInterfaceStats, rx_packets) - 8usize];
+    [
+        "Offset of field: _virDomainInterfaceStats::rx_errs",
+    ][::std::mem::offset_of!(_virDomainInterfaceStats, rx_errs) - 16usize];
+    [
+        "Offset of field: _virDomainInterfaceStats::rx_drop",
+    ][::std::mem::offset_of!(_virDomainInterfaceStats, rx_drop) - 24usize];
+    [
+        "Offset of field: _virDomainInterfaceStats::tx_bytes",
+    ][::std::mem::offset_of!(_virDomainInterfaceStats, tx_bytes) - 32usize];
+    [
+        "Offset of field: _virDomainInterfaceStats::tx_packets",
+    ][::std::mem::offset_of!(_virDomainInterfaceStats, tx_packets) - 40usize];
+    [
+        "Offset of field: _virDomainInterfaceStats::tx_errs",
+    ][::std::mem::offset_of!(_virDomainInterfaceStats, tx_errs) - 48usize];
+    [
+        "Offset of field: _virDomainInterfaceStats::tx_drop",
+    ][::std::mem::offset_of!(_virDomainInterfaceStats, tx_drop) - 56usize];
+};
+pub const VIR_DOMAIN_XML_SECURE: virDomainXMLFlags = 1;
+pub const VIR_DOMAIN_XML_INACTIVE: virDomainXMLFlags = 2;
+pub const VIR_DOMAIN_XML_UPDATE_CPU: virDomainXMLFlags = 4;
+pub const VIR_DOMAIN_XML_MIGRATABLE: virDomainXMLFlags = 8;
+pub const VIR_DOMAIN_UNDEFINE_MANAGED_SAVE: virDomainUndefineFlagsValues = 1;
+pub const VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA: virDomainUndefineFlagsValues = 2;
+pub const VIR_DOMAIN_UNDEFINE_NVRAM: virDomainUndefineFlagsValues = 4;
+pub const VIR_DOMAIN_UNDEFINE_KEEP_NVRAM: virDomainUndefineFlagsValues = 8;
+pub const VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA: virDomainUndefineFlagsValues = 16;
+pub const VIR_DOMAIN_UNDEFINE_TPM: virDomainUndefineFlagsValues = 32;
+pub const VIR_DOMAIN_UNDEFINE_KEEP_TPM: virDomainUndefineFlagsValues = 64;
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of _virDomainStatsRecord",
+    ][::std::mem::size_of::<_virDomainStatsRecord>() - 24usize];
+    [
+        "Alignment of _virDomainStatsRecord",
+    ][::std::mem::align_of::<_virDomainStatsRecord>() - 8usize];
+    [
+        "Offset of field: _virDomainStatsRecord::dom",
+    ][::std::mem::offset_of!(_virDomainStatsRecord, dom) - 0usize];
+    [
+        "Offset of field: _virDomainStatsRecord::params",
+    ][::std::mem::offset_of!(_virDomainStatsRecord, params) - 8usize];
+    [
+        "Offset of field: _virDomainStatsRecord::nparams",
+    ][::std::mem::offset_of!(_virDomainStatsRecord, nparams) - 16usize];
+};
+pub const VIR_DOMAIN_STATS_STATE: virDomainStatsTypes = 1;
+pub const VIR_DOMAIN_STATS_CPU_TOTAL: virDomainStatsTypes = 2;
+pub const VIR_DOMAIN_STATS_BALLOON: virDomainStatsTypes = 4;
+pub const VIR_DOMAIN_STATS_VCPU: virDomainStatsTypes = 8;
+pub const VIR_DOMAIN_STATS_INTERFACE: virDomainStatsTypes = 16;
+pub const VIR_DOMAIN_STATS_BLOCK: virDomainStatsTypes = 32;
+pub const VIR_DOMAIN_STATS_PERF: virDomainStatsTypes = 64;
+pub const VIR_DOMAIN_STATS_IOTHREAD: virDomainStatsTypes = 128;
+pub const VIR_DOMAIN_STATS_MEMORY: virDomainStatsTypes = 256;
+pub const VIR_DOMAIN_STATS_DIRTYRATE: virDomainStatsTypes = 512;
+pub const VIR_DOMAIN_STATS_VM: virDomainStatsTypes = 1024;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE: virConnectGetAllDomainStatsFlags = 1;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_INACTIVE: virConnectGetAllDomainStatsFlags = 2;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_PERSISTENT: virConnectGetAllDomainStatsFlags = 4;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_TRANSIENT: virConnectGetAllDomainStatsFlags = 8;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING: virConnectGetAllDomainStatsFlags = 16;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_PAUSED: virConnectGetAllDomainStatsFlags = 32;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_SHUTOFF: virConnectGetAllDomainStatsFlags = 64;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_OTHER: virConnectGetAllDomainStatsFlags = 128;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: virConnectGetAllDomainStatsFlags = 536870912;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING: virConnectGetAllDomainStatsFlags = 1073741824;
+pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_ENFORCE_STATS: virConnectGetAllDomainStatsFlags = 2147483648;
+pub const VIR_ERR_NONE: virErrorLevel = 0;
+pub const VIR_ERR_WARNING: virErrorLevel = 1;
+pub const VIR_ERR_ERROR: virErrorLevel = 2;
+pub const VIR_FROM_NONE: virErrorDomain = 0;
+pub const VIR_FROM_XEN: virErrorDomain = 1;
+pub const VIR_FROM_XEND: virErrorDomain = 2;
+pub const VIR_FROM_XENSTORE: virErrorDomain = 3;
+pub const VIR_FROM_SEXPR: virErrorDomain = 4;
+pub const VIR_FROM_XML: virErrorDomain = 5;
+pub const VIR_FROM_DOM: virErrorDomain = 6;
+pub const VIR_FROM_RPC: virErrorDomain = 7;
+pub const VIR_FROM_PROXY: virErrorDomain = 8;
+pub const VIR_FROM_CONF: virErrorDomain = 9;
+pub const VIR_FROM_QEMU: virErrorDomain = 10;
+pub const VIR_FROM_NET: virErrorDomain = 11;
+pub const VIR_FROM_TEST: virErrorDomain = 12;
+pub const VIR_FROM_REMOTE: virErrorDomain = 13;
+pub const VIR_FROM_OPENVZ: virErrorDomain = 14;
+pub const VIR_FROM_XENXM: virErrorDomain = 15;
+pub const VIR_FROM_STATS_LINUX: virErrorDomain = 16;
+pub const VIR_FROM_LXC: virErrorDomain = 17;
+pub const VIR_FROM_STORAGE: virErrorDomain = 18;
+pub const VIR_FROM_NETWORK: virErrorDomain = 19;
+pub const VIR_FROM_DOMAIN: virErrorDomain = 20;
+pub const VIR_FROM_UML: virErrorDomain = 21;
+pub const VIR_FROM_NODEDEV: virErrorDomain = 22;
+pub const VIR_FROM_XEN_INOTIFY: virErrorDomain = 23;
+pub const VIR_FROM_SECURITY: virErrorDomain = 24;
+pub const VIR_FROM_VBOX: virErrorDomain = 25;
+pub const VIR_FROM_INTERFACE: virErrorDomain = 26;
+pub const VIR_FROM_ONE: virErrorDomain = 27;
+pub const VIR_FROM_ESX: virErrorDomain = 28;
+pub const VIR_FROM_PHYP: virErrorDomain = 29;
+pub const VIR_FROM_SECRET: virErrorDomain = 30;
+pub const VIR_FROM_CPU: virErrorDomain = 31;
+pub const VIR_FROM_XENAPI: virErrorDomain = 32;
+pub const VIR_FROM_NWFILTER: virErrorDomain = 33;
+pub const VIR_FROM_HOOK: virErrorDomain = 34;
+pub const VIR_FROM_DOMAIN_SNAPSHOT: virErrorDomain = 35;
+pub const VIR_FROM_AUDIT: virErrorDomain = 36;
+pub const VIR_FROM_SYSINFO: virErrorDomain = 37;
+pub const VIR_FROM_STREAMS: virErrorDomain = 38;
+pub const VIR_FROM_VMWARE: virErrorDomain = 39;
+pub const VIR_FROM_EVENT: virErrorDomain = 40;
+pub const VIR_FROM_LIBXL: virErrorDomain = 41;
+pub const VIR_FROM_LOCKING: virErrorDomain = 42;
+pub const VIR_FROM_HYPERV: virErrorDomain = 43;
+pub const VIR_FROM_CAPABILITIES: virErrorDomain = 44;
+pub const VIR_FROM_URI: virErrorDomain = 45;
+pub const VIR_FROM_AUTH: virErrorDomain = 46;
+pub const VIR_FROM_DBUS: virErrorDomain = 47;
+pub const VIR_FROM_PARALLELS: virErrorDomain = 48;
+pub const VIR_FROM_DEVICE: virErrorDomain = 49;
+pub const VIR_FROM_SSH: virErrorDomain = 50;
+pub const VIR_FROM_LOCKSPACE: virErrorDomain = 51;
+pub const VIR_FROM_INITCTL: virErrorDomain = 52;
+pub const VIR_FROM_IDENTITY: virErrorDomain = 53;
+pub const VIR_FROM_CGROUP: virErrorDomain = 54;
+pub const VIR_FROM_ACCESS: virErrorDomain = 55;
+pub const VIR_FROM_SYSTEMD: virErrorDomain = 56;
+pub const VIR_FROM_BHYVE: virErrorDomain = 57;
+pub const VIR_FROM_CRYPTO: virErrorDomain = 58;
+pub const VIR_FROM_FIREWALL: virErrorDomain = 59;
+pub const VIR_FROM_POLKIT: virErrorDomain = 60;
+pub const VIR_FROM_THREAD: virErrorDomain = 61;
+pub const VIR_FROM_ADMIN: virErrorDomain = 62;
+pub const VIR_FROM_LOGGING: virErrorDomain = 63;
+pub const VIR_FROM_XENXL: virErrorDomain = 64;
+pub const VIR_FROM_PERF: virErrorDomain = 65;
+pub const VIR_FROM_LIBSSH: virErrorDomain = 66;
+pub const VIR_FROM_RESCTRL: virErrorDomain = 67;
+pub const VIR_FROM_FIREWALLD: virErrorDomain = 68;
+pub const VIR_FROM_DOMAIN_CHECKPOINT: virErrorDomain = 69;
+pub const VIR_FROM_TPM: virErrorDomain = 70;
+pub const VIR_FROM_BPF: virErrorDomain = 71;
+pub const VIR_FROM_CH: virErrorDomain = 72;
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of _virError"][::std::mem::size_of::<_virError>() - 80usize];
+    ["Alignment of _virError"][::std::mem::align_of::<_virError>() - 8usize];
+    [
+        "Offset of field: _virError::code",
+    ][::std::mem::offset_of!(_virError, code) - 0usize];
+    [
+        "Offset of field: _virError::domain",
+    ][::std::mem::offset_of!(_virError, domain) - 4usize];
+    [
+        "Offset of field: _virError::message",
+    ][::std::mem::offset_of!(_virError, message) - 8usize];
+    [
+        "Offset of field: _virError::level",
+    ][::std::mem::offset_of!(_virError, level) - 16usize];
+    [
+        "Offset of field: _virError::conn",
+    ][::std::mem::offset_of!(_virError, conn) - 24usize];
+    [
+        "Offset of field: _virError::dom",
+    ][::std::mem::offset_of!(_virError, dom) - 32usize];
+    [
+        "Offset of field: _virError::str1",
+    ][::std::mem::offset_of!(_virError, str1) - 40usize];
+    [
+        "Offset of field: _virError::str2",
+    ][::std::mem::offset_of!(_virError, str2) - 48usize];
+    [
+        "Offset of field: _virError::str3",
+    ][::std::mem::offset_of!(_virError, str3) - 56usize];
+    [
+        "Offset of field: _virError::int1",
+    ][::std::mem::offset_of!(_virError, int1) - 64usize];
+    [
+        "Offset of field: _virError::int2",
+    ][::std::mem::offset_of!(_virError, int2) - 68usize];
+    [
+        "Offset of field: _virError::net",
+    ][::std::mem::offset_of!(_virError, net) - 72usize];
+};
+pub const VIR_ERR_OK: virErrorNumber = 0;
+pub const VIR_ERR_INTERNAL_ERROR: virErrorNumber = 1;
+pub const VIR_ERR_NO_MEMORY: virErrorNumber = 2;
+pub const VIR_ERR_NO_SUPPORT: virErrorNumber = 3;
+pub const VIR_ERR_UNKNOWN_HOST: virErrorNumber = 4;
+pub const VIR_ERR_NO_CONNECT: virErrorNumber = 5;
+pub const VIR_ERR_INVALID_CONN: virErrorNumber = 6;
+pub const VIR_ERR_INVALID_DOMAIN: virErrorNumber = 7;
+pub const VIR_ERR_INVALID_ARG: virErrorNumber = 8;
+pub const VIR_ERR_OPERATION_FAILED: virErrorNumber = 9;
+pub const VIR_ERR_GET_FAILED: virErrorNumber = 10;
+pub const VIR_ERR_POST_FAILED: virErrorNumber = 11;
+pub const VIR_ERR_HTTP_ERROR: virErrorNumber = 12;
+pub const VIR_ERR_SEXPR_SERIAL: virErrorNumber = 13;
+pub const VIR_ERR_NO_XEN: virErrorNumber = 14;
+pub const VIR_ERR_XEN_CALL: virErrorNumber = 15;
+pub const VIR_ERR_OS_TYPE: virErrorNumber = 16;
+pub const VIR_ERR_NO_KERNEL: virErrorNumber = 17;
+pub const VIR_ERR_NO_ROOT: virErrorNumber = 18;
+pub const VIR_ERR_NO_SOURCE: virErrorNumber = 19;
+pub const VIR_ERR_NO_TARGET: virErrorNumber = 20;
+pub const VIR_ERR_NO_NAME: virErrorNumber = 21;
+pub const VIR_ERR_NO_OS: virErrorNumber = 22;
+pub const VIR_ERR_NO_DEVICE: virErrorNumber = 23;
+pub const VIR_ERR_NO_XENSTORE: virErrorNumber = 24;
+pub const VIR_ERR_DRIVER_FULL: virErrorNumber = 25;
+pub const VIR_ERR_CALL_FAILED: virErrorNumber = 26;
+pub const VIR_ERR_XML_ERROR: virErrorNumber = 27;
+pub const VIR_ERR_DOM_EXIST: virErrorNumber = 28;
+pub const VIR_ERR_OPERATION_DENIED: virErrorNumber = 29;
+pub const VIR_ERR_OPEN_FAILED: virErrorNumber = 30;
+pub const VIR_ERR_READ_FAILED: virErrorNumber = 31;
+pub const VIR_ERR_PARSE_FAILED: virErrorNumber = 32;
+pub const VIR_ERR_CONF_SYNTAX: virErrorNumber = 33;
+pub const VIR_ERR_WRITE_FAILED: virErrorNumber = 34;
+pub const VIR_ERR_XML_DETAIL: virErrorNumber = 35;
+pub const VIR_ERR_INVALID_NETWORK: virErrorNumber = 36;
+pub const VIR_ERR_NETWORK_EXIST: virErrorNumber = 37;
+pub const VIR_ERR_SYSTEM_ERROR: virErrorNumber = 38;
+pub const VIR_ERR_RPC: virErrorNumber = 39;
+pub const VIR_ERR_GNUTLS_ERROR: virErrorNumber = 40;
+pub const VIR_WAR_NO_NETWORK: virErrorNumber = 41;
+pub const VIR_ERR_NO_DOMAIN: virErrorNumber = 42;
+pub const VIR_ERR_NO_NETWORK: virErrorNumber = 43;
+pub const VIR_ERR_INVALID_MAC: virErrorNumber = 44;
+pub const VIR_ERR_AUTH_FAILED: virErrorNumber = 45;
+pub const VIR_ERR_INVALID_STORAGE_POOL: virErrorNumber = 46;
+pub const VIR_ERR_INVALID_STORAGE_VOL: virErrorNumber = 47;
+pub const VIR_WAR_NO_STORAGE: virErrorNumber = 48;
+pub const VIR_ERR_NO_STORAGE_POOL: virErrorNumber = 49;
+pub const VIR_ERR_NO_STORAGE_VOL: virErrorNumber = 50;
+pub const VIR_WAR_NO_NODE: virErrorNumber = 51;
+pub const VIR_ERR_INVALID_NODE_DEVICE: virErrorNumber = 52;
+pub const VIR_ERR_NO_NODE_DEVICE: virErrorNumber = 53;
+pub const VIR_ERR_NO_SECURITY_MODEL: virErrorNumber = 54;
+pub const VIR_ERR_OPERATION_INVALID: virErrorNumber = 55;
+pub const VIR_WAR_NO_INTERFACE: virErrorNumber = 56;
+pub const VIR_ERR_NO_INTERFACE: virErrorNumber = 57;
+pub const VIR_ERR_INVALID_INTERFACE: virErrorNumber = 58;
+pub const VIR_ERR_MULTIPLE_INTERFACES: virErrorNumber = 59;
+pub const VIR_WAR_NO_NWFILTER: virErrorNumber = 60;
+pub const VIR_ERR_INVALID_NWFILTER: virErrorNumber = 61;
+pub const VIR_ERR_NO_NWFILTER: virErrorNumber = 62;
+pub const VIR_ERR_BUILD_FIREWALL: virErrorNumber = 63;
+pub const VIR_WAR_NO_SECRET: virErrorNumber = 64;
+pub const VIR_ERR_INVALID_SECRET: virErrorNumber = 65;
+pub const VIR_ERR_NO_SECRET: virErrorNumber = 66;
+pub const VIR_ERR_CONFIG_UNSUPPORTED: virErrorNumber = 67;
+pub const VIR_ERR_OPERATION_TIMEOUT: virErrorNumber = 68;
+pub const VIR_ERR_MIGRATE_PERSIST_FAILED: virErrorNumber = 69;
+pub const VIR_ERR_HOOK_SCRIPT_FAILED: virErrorNumber = 70;
+pub const VIR_ERR_INVALID_DOMAIN_SNAPSHOT: virErrorNumber = 71;
+pub const VIR_ERR_NO_DOMAIN_SNAPSHOT: virErrorNumber = 72;
+pub const VIR_ERR_INVALID_STREAM: virErrorNumber = 73;
+pub const VIR_ERR_ARGUMENT_UNSUPPORTED: virErrorNumber = 74;
+pub const VIR_ERR_STORAGE_PROBE_FAILED: virErrorNumber = 75;
+pub const VIR_ERR_STORAGE_POOL_BUILT: virErrorNumber = 76;
+pub const VIR_ERR_SNAPSHOT_REVERT_RISKY: virErrorNumber = 77;
+pub const VIR_ERR_OPERATION_ABORTED: virErrorNumber = 78;
+pub const VIR_ERR_AUTH_CANCELLED: virErrorNumber = 79;
+pub const VIR_ERR_NO_DOMAIN_METADATA: virErrorNumber = 80;
+pub const VIR_ERR_MIGRATE_UNSAFE: virErrorNumber = 81;
+pub const VIR_ERR_OVERFLOW: virErrorNumber = 82;
+pub const VIR_ERR_BLOCK_COPY_ACTIVE: virErrorNumber = 83;
+pub const VIR_ERR_OPERATION_UNSUPPORTED: virErrorNumber = 84;
+pub const VIR_ERR_SSH: virErrorNumber = 85;
+pub const VIR_ERR_AGENT_UNRESPONSIVE: virErrorNumber = 86;
+pub const VIR_ERR_RESOURCE_BUSY: virErrorNumber = 87;
+pub const VIR_ERR_ACCESS_DENIED: virErrorNumber = 88;
+pub const VIR_ERR_DBUS_SERVICE: virErrorNumber = 89;
+pub const VIR_ERR_STORAGE_VOL_EXIST: virErrorNumber = 90;
+pub const VIR_ERR_CPU_INCOMPATIBLE: virErrorNumber = 91;
+pub const VIR_ERR_XML_INVALID_SCHEMA: virErrorNumber = 92;
+pub const VIR_ERR_MIGRATE_FINISH_OK: virErrorNumber = 93;
+pub const VIR_ERR_AUTH_UNAVAILABLE: virErrorNumber = 94;
+pub const VIR_ERR_NO_SERVER: virErrorNumber = 95;
+pub const VIR_ERR_NO_CLIENT: virErrorNumber = 96;
+pub const VIR_ERR_AGENT_UNSYNCED: virErrorNumber = 97;
+pub const VIR_ERR_LIBSSH: virErrorNumber = 98;
+pub const VIR_ERR_DEVICE_MISSING: virErrorNumber = 99;
+pub const VIR_ERR_INVALID_NWFILTER_BINDING: virErrorNumber = 100;
+pub const VIR_ERR_NO_NWFILTER_BINDING: virErrorNumber = 101;
+pub const VIR_ERR_INVALID_DOMAIN_CHECKPOINT: virErrorNumber = 102;
+pub const VIR_ERR_NO_DOMAIN_CHECKPOINT: virErrorNumber = 103;
+pub const VIR_ERR_NO_DOMAIN_BACKUP: virErrorNumber = 104;
+pub const VIR_ERR_INVALID_NETWORK_PORT: virErrorNumber = 105;
+pub const VIR_ERR_NETWORK_PORT_EXIST: virErrorNumber = 106;
+pub const VIR_ERR_NO_NETWORK_PORT: virErrorNumber = 107;
+pub const VIR_ERR_NO_HOSTNAME: virErrorNumber = 108;
+pub const VIR_ERR_CHECKPOINT_INCONSISTENT: virErrorNumber = 109;
+pub const VIR_ERR_MULTIPLE_DOMAINS: virErrorNumber = 110;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union _virTypedParameter__bindgen_ty_1 {
+    pub i: ::std::os::raw::c_int,
+    pub ui: ::std::os::raw::c_uint,
+    pub l: ::std::os::raw::c_longlong,
+    pub ul: ::std::os::raw::c_ulonglong,
+    pub d: f64,
+    pub b: ::std::os::raw::c_char,
+    pub s: *mut ::std::os::raw::c_char,
+}
+unsafe extern "C" {
+    pub fn virTypedParamsClear(
+        params: virTypedParameterPtr,
+        nparams: ::std::os::raw::c_int,
+    );
+    pub fn virGetVersion(
+        libVer: *mut ::std::os::raw::c_ulong,
+        type_: *const ::std::os::raw::c_char,
+        typeVer: *mut ::std::os::raw::c_ulong,
+    ) -> ::std::os::raw::c_int;
+    pub fn virInitialize() -> ::std::os::raw::c_int;
+    pub fn virConnectOpen(name: *const ::std::os::raw::c_char) -> virConnectPtr;
+    pub fn virConnectClose(conn: virConnectPtr) -> ::std::os::raw::c_int;
+    pub fn virConnectGetLibVersion(
+        conn: virConnectPtr,
+        libVer: *mut ::std::os::raw::c_ulong,
+    ) -> ::std::os::raw::c_int;
+    pub fn virConnectSetKeepAlive(
+        conn: virConnectPtr,
+        interval: ::std::os::raw::c_int,
+        count: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virConnectIsAlive(conn: virConnectPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainLookupByName(
+        conn: virConnectPtr,
+        name: *const ::std::os::raw::c_char,
+    ) -> virDomainPtr;
+    pub fn virDomainShutdown(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainReboot(
+        domain: virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainDestroy(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainFree(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainSuspend(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainResume(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainGetState(
+        domain: virDomainPtr,
+        state: *mut ::std::os::raw::c_int,
+        reason: *mut ::std::os::raw::c_int,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainGetCPUStats(
+        domain: virDomainPtr,
+        params: virTypedParameterPtr,
+        nparams: ::std::os::raw::c_uint,
+        start_cpu: ::std::os::raw::c_int,
+        ncpus: ::std::os::raw::c_uint,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainGetName(domain: virDomainPtr) -> *const ::std::os::raw::c_char;
+    pub fn virDomainGetUUIDString(
+        domain: virDomainPtr,
+        buf: *mut ::std::os::raw::c_char,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainGetXMLDesc(
+        domain: virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> *mut ::std::os::raw::c_char;
+    pub fn virDomainBlockStatsFlags(
+        dom: virDomainPtr,
+        disk: *const ::std::os::raw::c_char,
+        params: virTypedParameterPtr,
+        nparams: *mut ::std::os::raw::c_int,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainInterfaceStats(
+        dom: virDomainPtr,
+        device: *const ::std::os::raw::c_char,
+        stats: virDomainInterfaceStatsPtr,
+        size: usize,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainDefineXML(
+        conn: virConnectPtr,
+        xml: *const ::std::os::raw::c_char,
+    ) -> virDomainPtr;
+    pub fn virDomainUndefine(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainUndefineFlags(
+        domain: virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virConnectListAllDomains(
+        conn: virConnectPtr,
+        domains: *mut *mut virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainCreate(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainListGetStats(
+        doms: *mut virDomainPtr,
+        stats: ::std::os::raw::c_uint,
+        retStats: *mut *mut virDomainStatsRecordPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainStatsRecordListFree(stats: *mut virDomainStatsRecordPtr);
+    pub fn virDomainIsActive(dom: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virEventRegisterDefaultImpl() -> ::std::os::raw::c_int;
+    pub fn virEventRunDefaultImpl() -> ::std::os::raw::c_int;
+    pub fn virNetworkLookupByName(
+        conn: virConnectPtr,
+        name: *const ::std::os::raw::c_char,
+    ) -> virNetworkPtr;
+    pub fn virNetworkDefineXML(
+        conn: virConnectPtr,
+        xmlDesc: *const ::std::os::raw::c_char,
+    ) -> virNetworkPtr;
+    pub fn virNetworkUndefine(network: virNetworkPtr) -> ::std::os::raw::c_int;
+    pub fn virNetworkCreate(network: virNetworkPtr) -> ::std::os::raw::c_int;
+    pub fn virNetworkDestroy(network: virNetworkPtr) -> ::std::os::raw::c_int;
+    pub fn virNetworkFree(network: virNetworkPtr) -> ::std::os::raw::c_int;
+    pub fn virNetworkGetUUIDString(
+        network: virNetworkPtr,
+        buf: *mut ::std::os::raw::c_char,
+    ) -> ::std::os::raw::c_int;
+    pub fn virNetworkGetXMLDesc(
+        network: virNetworkPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> *mut ::std::os::raw::c_char;
+    pub fn virNetworkSetAutostart(
+        network: virNetworkPtr,
+        autostart: ::std::os::raw::c_int,
+    ) -> ::std::os::raw::c_int;
+    pub fn virNetworkIsActive(net: virNetworkPtr) -> ::std::os::raw::c_int;
+    pub fn virGetLastError() -> virErrorPtr;
+    pub fn virSetErrorFunc(userData: *mut ::std::os::raw::c_void, handler: virErrorFunc);
+}
