@@ -5,6 +5,7 @@
 //! [`crate::libvirt`] may name anything in here.
 
 #![expect(
+    clippy::allow_attributes,
     non_camel_case_types,
     non_snake_case,
     unreachable_pub,

@@ -1,1 +1,32 @@
-//! The room `libvirt`.
+//! libvirt made safe: handles that free themselves, errors that are read where they happen.
+//!
+//! What a caller may rely on:
+//! - A handle ([`Connection`], [`Domain`], [`Network`]) owns one libvirt reference and drops it
+//!   once. Handles are `Send`, never `Sync` nor `Clone`: libvirt's drivers write plain fields of the
+//!   object that a caller passes in, so an object belongs to one thread at a time.
+//! - An [`Error`] is copied out of libvirt's thread-local slot by the function that made the failing
+//!   call, before any handle drops (each free resets the slot).
+//! - [`start`] comes before the first connection: it silences libvirt's printing and runs its event
+//!   loop, without which keepalive would end a healthy connection.
+//!
+//! Nothing here knows guests, requests or retries.
+
+mod connection;
+mod domain;
+mod error;
+mod events;
+mod network;
+mod params;
+mod stats;
+mod strings;
+
+pub use connection::Connection;
+pub use domain::{Domain, XmlKind};
+pub use error::{Code, Error, Origin};
+pub use events::{FLOOR, StartError, start};
+pub use network::Network;
+pub use params::Value;
+pub use stats::{BlockStats, CpuTime, InterfaceStats, VcpuTimes};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! A connection to one libvirt driver.
+
+use std::ffi::{c_int, c_uint, c_ulong};
+use std::ptr::{self, NonNull};
+
+use log::warn;
+
+use crate::libvirt::domain::Domain;
+use crate::libvirt::error::{Code, Error, check_int, check_ptr};
+use crate::libvirt::network::Network;
+use crate::libvirt::strings::argument;
+use crate::sys;
+
+/// Seconds of silence after which the other side is asked for a sign of life.
+const KEEPALIVE_INTERVAL_S: c_int = 2;
+/// Unanswered questions after which the connection counts as lost.
+const KEEPALIVE_COUNT: c_uint = 3;
+
+/// An open connection to libvirt; closed when dropped.
+///
+/// Not shared: libvirtd takes 5 calls at once per connection, and keepalive counts among them.
+#[derive(Debug)]
+pub struct Connection {
+    raw: NonNull<sys::virConnect>,
+}
+
+// SAFETY: libvirt allows "multiple threads using a connection" (virConnectRef); a connection that
+// moves between threads is used by one at a time, which is less. Errors are per thread since 0.6.0.
+unsafe impl Send for Connection {}
+
+impl Connection {
+    /// Opens a connection (`virConnectOpen`) with keepalive where the driver has it.
+    ///
+    /// # Errors
+    /// When no driver takes the URI or the daemon does not answer.
+    ///
+    /// # Blocking
+    /// Without bound on a daemon that is stopped: keepalive starts after the open.
+    pub fn open(uri: &str) -> Result<Self, Error> {
+        let uri = argument(uri, "virConnectOpen")?;
+        // SAFETY: NUL-terminated; the reference that is returned is ours to close.
+        let raw = unsafe { sys::virConnectOpen(uri.as_ptr()) };
+        let connection = Self { raw: check_ptr(raw, "virConnectOpen")? };
+        connection.keep_alive()?;
+        Ok(connection)
+    }
+
+    fn keep_alive(&self) -> Result<(), Error> {
+        // SAFETY: the connection is live; the event loop runs (`libvirt::start`).
+        let answer = unsafe {
+            sys::virConnectSetKeepAlive(self.raw.as_ptr(), KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+        };
+        // 1 says that the daemon has none; a driver inside this process says "not supported".
+        match check_int(answer, "virConnectSetKeepAlive") {
+            Err(error) if error.code == Code::NO_SUPPORT => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Whether the connection still stands, as far as this side knows (`virConnectIsAlive`).
+    ///
+    /// Local knowledge: the event loop notices a closed socket at once and silence after 8 s.
+    /// Blocks on nothing.
+    pub fn is_alive(&self) -> bool {
+        // SAFETY: the connection is live.
+        let answer = unsafe { sys::virConnectIsAlive(self.raw.as_ptr()) };
+        answer == 1
+    }
+
+    /// The version of the daemon's libvirt as libvirt counts (major * 1,000,000 + minor * 1,000 +
+    /// release; `virConnectGetLibVersion`).
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    ///
+    /// # Blocking
+    /// One round trip.
+    pub fn lib_version(&self) -> Result<u64, Error> {
+        let mut version: c_ulong = 0;
+        // SAFETY: the connection and the out-pointer are live.
+        let found = unsafe { sys::virConnectGetLibVersion(self.raw.as_ptr(), &raw mut version) };
+        check_int(found, "virConnectGetLibVersion")?;
+        Ok(version)
+    }
+
+    /// The domain of that name (`virDomainLookupByName`).
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when there is none.
+    ///
+    /// # Blocking
+    /// One round trip.
+    pub fn lookup_domain_by_name(&self, name: &str) -> Result<Domain, Error> {
+        let name = argument(name, "virDomainLookupByName")?;
+        // SAFETY: the connection is live, the name NUL-terminated; the reference is ours to free.
+        let raw = unsafe { sys::virDomainLookupByName(self.raw.as_ptr(), name.as_ptr()) };
+        let raw = check_ptr(raw, "virDomainLookupByName")?;
+        // SAFETY: a fresh reference that nobody else frees.
+        Ok(unsafe { Domain::from_raw(raw) })
+    }
+
+    /// Defines a domain, or redefines one of the same name and uuid (`virDomainDefineXML`).
+    ///
+    /// # Errors
+    /// When libvirt refuses the XML, or the name is taken by another uuid
+    /// ([`Code::OPERATION_FAILED`]).
+    ///
+    /// # Blocking
+    /// One round trip; the driver may probe its emulator first (seconds, once).
+    pub fn define_domain(&self, xml: &str) -> Result<Domain, Error> {
+        let xml = argument(xml, "virDomainDefineXML")?;
+        // SAFETY: the connection is live, the XML NUL-terminated; the reference is ours to free.
+        let raw = unsafe { sys::virDomainDefineXML(self.raw.as_ptr(), xml.as_ptr()) };
+        let raw = check_ptr(raw, "virDomainDefineXML")?;
+        // SAFETY: a fresh reference that nobody else frees.
+        Ok(unsafe { Domain::from_raw(raw) })
+    }
+
+    /// All domains, running or not (`virConnectListAllDomains`).
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    ///
+    /// # Blocking
+    /// One round trip.
+    pub fn list_domains(&self) -> Result<Vec<Domain>, Error> {
+        let mut list: *mut sys::virDomainPtr = ptr::null_mut();
+        // SAFETY: the connection and the out-pointer are live; array and references become ours.
+        let count = unsafe { sys::virConnectListAllDomains(self.raw.as_ptr(), &raw mut list, 0) };
+        let count = check_int(count, "virConnectListAllDomains")?;
+        let mut domains = Vec::new();
+        for index in 0..usize::try_from(count).unwrap_or(0) {
+            // SAFETY: libvirt filled `count` entries.
+            let entry = unsafe { list.add(index) };
+            // SAFETY: see above; the entry is initialised.
+            let raw = unsafe { *entry };
+            // SAFETY: each entry is a reference of its own that nobody else frees.
+            domains.extend(NonNull::new(raw).map(|raw| unsafe { Domain::from_raw(raw) }));
+        }
+        // SAFETY: libvirt took the array from malloc(3) and gave it to us; NULL is allowed.
+        unsafe { libc::free(list.cast()) }
+        Ok(domains)
+    }
+
+    /// The network of that name (`virNetworkLookupByName`).
+    ///
+    /// # Errors
+    /// [`Code::NO_NETWORK`] when there is none.
+    ///
+    /// # Blocking
+    /// One round trip.
+    pub fn lookup_network_by_name(&self, name: &str) -> Result<Network, Error> {
+        let name = argument(name, "virNetworkLookupByName")?;
+        // SAFETY: the connection is live, the name NUL-terminated; the reference is ours to free.
+        let raw = unsafe { sys::virNetworkLookupByName(self.raw.as_ptr(), name.as_ptr()) };
+        let raw = check_ptr(raw, "virNetworkLookupByName")?;
+        // SAFETY: a fresh reference that nobody else frees.
+        Ok(unsafe { Network::from_raw(raw) })
+    }
+
+    /// Defines a persistent network (`virNetworkDefineXML`).
+    ///
+    /// # Errors
+    /// When libvirt refuses the XML, or the name is taken by another uuid
+    /// ([`Code::OPERATION_FAILED`]).
+    ///
+    /// # Blocking
+    /// One round trip.
+    pub fn define_network(&self, xml: &str) -> Result<Network, Error> {
+        let xml = argument(xml, "virNetworkDefineXML")?;
+        // SAFETY: the connection is live, the XML NUL-terminated; the reference is ours to free.
+        let raw = unsafe { sys::virNetworkDefineXML(self.raw.as_ptr(), xml.as_ptr()) };
+        let raw = check_ptr(raw, "virNetworkDefineXML")?;
+        // SAFETY: a fresh reference that nobody else frees.
+        Ok(unsafe { Network::from_raw(raw) })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: live, ours, and closed only here. More than 0 says that domains still hold it.
+        let left = unsafe { sys::virConnectClose(self.raw.as_ptr()) };
+        if let Err(why) = check_int(left, "virConnectClose") {
+            warn!("close a libvirt connection: {why}");
+        }
+    }
+}

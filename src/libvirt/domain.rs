@@ -1,0 +1,224 @@
+//! One domain of a connection: what libvirt calls a guest.
+
+use std::ffi::{c_char, c_int, c_uint};
+use std::ptr::{self, NonNull};
+
+use log::warn;
+
+use crate::libvirt::error::{Code, Error, check_int};
+use crate::libvirt::strings::{OwnedCString, copy_borrowed};
+use crate::sys;
+
+/// A reference to a domain; freed when dropped, which leaves the domain as it is.
+///
+/// It keeps its connection open. Not `Sync` nor `Clone`: drivers write into the object that they
+/// are called with (`virDomainCreate` its id), so two threads on one object would race.
+#[derive(Debug)]
+pub struct Domain {
+    pub(super) raw: NonNull<sys::virDomain>,
+}
+
+// SAFETY: libvirt objects may be used from any thread, errors being per thread; this one moves
+// between threads and is never shared.
+unsafe impl Send for Domain {}
+
+/// Which of a domain's two descriptions is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XmlKind {
+    /// What runs now, or would at the next start when it is off.
+    Live,
+    /// What the next start will take.
+    Inactive,
+}
+
+impl Domain {
+    /// # Safety
+    /// `raw` is a live domain reference that nobody else frees.
+    pub(super) unsafe fn from_raw(raw: NonNull<sys::virDomain>) -> Self {
+        Self { raw }
+    }
+
+    /// The domain's name (`virDomainGetName`). Local.
+    ///
+    /// # Errors
+    /// When libvirt has none.
+    pub fn name(&self) -> Result<String, Error> {
+        // SAFETY: the domain is live.
+        let raw = unsafe { sys::virDomainGetName(self.raw.as_ptr()) };
+        // SAFETY: NULL or a string that lives as long as the domain.
+        unsafe { copy_borrowed(raw) }.ok_or_else(|| Error::last("virDomainGetName"))
+    }
+
+    /// The domain's uuid in text (`virDomainGetUUIDString`). Local.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub fn uuid(&self) -> Result<String, Error> {
+        uuid_of("virDomainGetUUIDString", |buffer| {
+            // SAFETY: the domain is live, the buffer has libvirt's VIR_UUID_STRING_BUFLEN bytes.
+            unsafe { sys::virDomainGetUUIDString(self.raw.as_ptr(), buffer) }
+        })
+    }
+
+    /// The state as libvirt counts (`virDomainGetState`); numbers that libvirt adds later included.
+    /// One round trip.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    pub fn state(&self) -> Result<i32, Error> {
+        let mut state: c_int = 0;
+        // SAFETY: the domain and the out-pointer are live; NULL for the reason is allowed.
+        let found = unsafe {
+            sys::virDomainGetState(self.raw.as_ptr(), &raw mut state, ptr::null_mut(), 0)
+        };
+        check_int(found, "virDomainGetState")?;
+        Ok(state)
+    }
+
+    /// Whether the domain runs in any way, paused included (`virDomainIsActive`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    pub fn is_active(&self) -> Result<bool, Error> {
+        // SAFETY: the domain is live.
+        let answer = unsafe { sys::virDomainIsActive(self.raw.as_ptr()) };
+        Ok(check_int(answer, "virDomainIsActive")? == 1)
+    }
+
+    /// The domain's XML (`virDomainGetXMLDesc`) without secrets. One round trip.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    pub fn xml(&self, kind: XmlKind) -> Result<String, Error> {
+        let flags: c_uint = match kind {
+            XmlKind::Live => 0,
+            XmlKind::Inactive => sys::VIR_DOMAIN_XML_INACTIVE,
+        };
+        // SAFETY: the domain is live.
+        let raw = unsafe { sys::virDomainGetXMLDesc(self.raw.as_ptr(), flags) };
+        // SAFETY: NULL or a string from malloc(3) that is ours.
+        let text = unsafe { OwnedCString::take(raw, "virDomainGetXMLDesc") }?;
+        Ok(text.to_text())
+    }
+
+    /// Starts the domain (`virDomainCreate`).
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when it runs already; whatever keeps the emulator from starting.
+    ///
+    /// # Blocking
+    /// Until the emulator runs: about a second, and as long as its disks make it wait.
+    pub fn create(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live and used by this thread alone: the driver writes its id.
+        let done = unsafe { sys::virDomainCreate(self.raw.as_ptr()) };
+        check_int(done, "virDomainCreate").map(drop)
+    }
+
+    /// Ends the domain at once, as by its power cord (`virDomainDestroy`).
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when it is off.
+    ///
+    /// # Blocking
+    /// Well under a second; some 10 s when the emulator does not react and has to be killed.
+    pub fn destroy(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live and used by this thread alone: the driver writes its id.
+        let done = unsafe { sys::virDomainDestroy(self.raw.as_ptr()) };
+        check_int(done, "virDomainDestroy").map(drop)
+    }
+
+    /// Asks the domain's system to power off (`virDomainShutdown`). Returns when asked, not when
+    /// done. One round trip.
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when it is off.
+    pub fn shutdown(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainShutdown(self.raw.as_ptr()) };
+        check_int(done, "virDomainShutdown").map(drop)
+    }
+
+    /// Asks the domain's system to reboot (`virDomainReboot`, the driver chooses how). Returns when
+    /// asked, not when done. One round trip.
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when it is off.
+    pub fn reboot(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainReboot(self.raw.as_ptr(), 0) };
+        check_int(done, "virDomainReboot").map(drop)
+    }
+
+    /// Stops the domain's processors (`virDomainSuspend`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when it is off.
+    pub fn suspend(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainSuspend(self.raw.as_ptr()) };
+        check_int(done, "virDomainSuspend").map(drop)
+    }
+
+    /// Lets a paused domain run on (`virDomainResume`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when it is off.
+    pub fn resume(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainResume(self.raw.as_ptr()) };
+        check_int(done, "virDomainResume").map(drop)
+    }
+
+    /// Forgets the domain with its managed save image, the metadata of its snapshots and
+    /// checkpoints, and its NVRAM (`virDomainUndefineFlags`).
+    ///
+    /// Drivers refuse flags that they do not know: then fewer are tried, last plain
+    /// `virDomainUndefine`. At most four round trips, one where the driver knows all.
+    ///
+    /// # Errors
+    /// What libvirt says to the last attempt.
+    pub fn undefine(&self) -> Result<(), Error> {
+        let saves =
+            sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
+        let checkpoints = saves | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
+        for flags in [checkpoints | sys::VIR_DOMAIN_UNDEFINE_NVRAM, checkpoints, saves] {
+            // SAFETY: the domain is live.
+            let done = unsafe { sys::virDomainUndefineFlags(self.raw.as_ptr(), flags) };
+            match check_int(done, "virDomainUndefineFlags") {
+                Err(error) if flags_refused(error.code) => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainUndefine(self.raw.as_ptr()) };
+        check_int(done, "virDomainUndefine").map(drop)
+    }
+}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        // SAFETY: live, ours, and freed only here.
+        let freed = unsafe { sys::virDomainFree(self.raw.as_ptr()) };
+        if let Err(why) = check_int(freed, "virDomainFree") {
+            warn!("free a domain handle: {why}");
+        }
+    }
+}
+
+/// Whether a driver says that it does not know a flag, or the whole call.
+fn flags_refused(code: Code) -> bool {
+    [Code::INVALID_ARG, Code::ARGUMENT_UNSUPPORTED, Code::NO_SUPPORT, Code::OPERATION_UNSUPPORTED]
+        .contains(&code)
+}
+
+/// Lets `call` fill a buffer with a uuid's text.
+pub(super) fn uuid_of(
+    call: &'static str,
+    fill: impl FnOnce(*mut c_char) -> c_int,
+) -> Result<String, Error> {
+    let mut buffer: [c_char; sys::VIR_UUID_STRING_BUFLEN as usize] = [0; _];
+    check_int(fill(buffer.as_mut_ptr()), call)?;
+    // SAFETY: libvirt ended the text with a NUL inside the buffer, which was all NUL before.
+    let text = unsafe { copy_borrowed(buffer.as_ptr()) };
+    Ok(text.unwrap_or_default())
+}

@@ -1,0 +1,149 @@
+//! libvirt's last error, read on the thread that made the call and before any handle drops.
+
+use std::ffi::{c_int, c_uint};
+use std::fmt;
+use std::ptr::NonNull;
+
+use crate::libvirt::strings::copy_borrowed;
+use crate::sys;
+
+/// libvirt's number for what went wrong (`virErrorNumber`); numbers newer than this crate included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code(i32);
+
+impl Code {
+    /// No detail: the call failed and libvirt left no error.
+    pub const OK: Self = Self::new(sys::VIR_ERR_OK);
+    /// Something inside libvirt; with [`Origin::RPC`] mostly a lost connection.
+    pub const INTERNAL_ERROR: Self = Self::new(sys::VIR_ERR_INTERNAL_ERROR);
+    /// The driver has no such function.
+    pub const NO_SUPPORT: Self = Self::new(sys::VIR_ERR_NO_SUPPORT);
+    /// The handle's connection is no longer valid.
+    pub const INVALID_CONN: Self = Self::new(sys::VIR_ERR_INVALID_CONN);
+    /// An argument was refused, flags that a driver does not know among them.
+    pub const INVALID_ARG: Self = Self::new(sys::VIR_ERR_INVALID_ARG);
+    /// The operation failed, a name that is taken among the reasons.
+    pub const OPERATION_FAILED: Self = Self::new(sys::VIR_ERR_OPERATION_FAILED);
+    /// A system call failed; with [`Origin::RPC`] a lost connection.
+    pub const SYSTEM_ERROR: Self = Self::new(sys::VIR_ERR_SYSTEM_ERROR);
+    /// The conversation with libvirtd broke.
+    pub const RPC: Self = Self::new(sys::VIR_ERR_RPC);
+    /// There is no such domain.
+    pub const NO_DOMAIN: Self = Self::new(sys::VIR_ERR_NO_DOMAIN);
+    /// There is no such network.
+    pub const NO_NETWORK: Self = Self::new(sys::VIR_ERR_NO_NETWORK);
+    /// The object's state does not allow the operation.
+    pub const OPERATION_INVALID: Self = Self::new(sys::VIR_ERR_OPERATION_INVALID);
+    /// The driver cannot do this here.
+    pub const OPERATION_UNSUPPORTED: Self = Self::new(sys::VIR_ERR_OPERATION_UNSUPPORTED);
+    /// A flag or argument is known but not supported here.
+    pub const ARGUMENT_UNSUPPORTED: Self = Self::new(sys::VIR_ERR_ARGUMENT_UNSUPPORTED);
+
+    /// libvirt's own number.
+    pub fn raw(self) -> i32 {
+        self.0
+    }
+
+    const fn new(constant: c_uint) -> Self {
+        Self(from_constant(constant))
+    }
+}
+
+/// The part of libvirt that an error comes from (`virErrorDomain`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin(i32);
+
+impl Origin {
+    /// The conversation between client and daemon.
+    pub const RPC: Self = Self(from_constant(sys::VIR_FROM_RPC));
+    /// The client's side of a remote connection.
+    pub const REMOTE: Self = Self(from_constant(sys::VIR_FROM_REMOTE));
+
+    /// libvirt's own number.
+    pub fn raw(self) -> i32 {
+        self.0
+    }
+}
+
+/// The one place where a C constant becomes the `int` that libvirt puts into its structs.
+#[expect(clippy::cast_possible_wrap, reason = "libvirt's constants are below 1000")]
+const fn from_constant(constant: c_uint) -> i32 {
+    constant as i32
+}
+
+/// Why a libvirt call failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// What went wrong.
+    pub code: Code,
+    /// The part of libvirt that says so.
+    pub domain: Origin,
+    /// libvirt's sentence; empty when it had none.
+    pub message: String,
+    /// The C function that failed.
+    pub call: &'static str,
+}
+
+impl Error {
+    /// Whether the connection is gone, so that a new one may do better.
+    ///
+    /// System and internal errors count only when the connection itself reports them: a qemu that
+    /// fails to start raises the same codes, and reconnecting would not help it.
+    pub fn connection_lost(&self) -> bool {
+        match self.code {
+            Code::RPC | Code::INVALID_CONN => true,
+            Code::SYSTEM_ERROR | Code::INTERNAL_ERROR => {
+                self.domain == Origin::RPC || self.domain == Origin::REMOTE
+            }
+            _ => false,
+        }
+    }
+
+    /// An argument holds a NUL byte: C would read it as another, shorter one.
+    pub(super) fn nul_byte(call: &'static str) -> Self {
+        Self {
+            code: Code::INVALID_ARG,
+            domain: Origin(0),
+            message: "invalid argument: a string with a NUL character".to_owned(),
+            call,
+        }
+    }
+
+    /// The last error of this thread, which belongs to `call`, the call made last.
+    #[cold]
+    pub(super) fn last(call: &'static str) -> Self {
+        let none = Self { code: Code::OK, domain: Origin(0), message: String::new(), call };
+        // SAFETY: takes nothing; the result is NULL or this thread's own slot, valid until the next
+        // libvirt call of this thread.
+        let slot = unsafe { sys::virGetLastError() };
+        // SAFETY: see above; it is read here, with no libvirt call in between.
+        let Some(raw) = (unsafe { slot.as_ref() }) else { return none };
+        Self {
+            code: Code(raw.code),
+            domain: Origin(raw.domain),
+            // SAFETY: NULL or a NUL-terminated string that lives as long as the slot.
+            message: unsafe { copy_borrowed(raw.message) }.unwrap_or_default(),
+            call,
+        }
+    }
+}
+
+/// For logs; what callers of the agent see is made in `rpc`.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = if self.message.is_empty() { "no detail" } else { &self.message };
+        write!(f, "{}: {message} (code {}, domain {})", self.call, self.code.0, self.domain.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A pointer that libvirt returned, or this thread's last error where it is NULL.
+pub(super) fn check_ptr<T>(raw: *mut T, call: &'static str) -> Result<NonNull<T>, Error> {
+    NonNull::new(raw).ok_or_else(|| Error::last(call))
+}
+
+/// A number that libvirt returned, or this thread's last error where it is negative.
+pub(super) fn check_int(raw: c_int, call: &'static str) -> Result<c_int, Error> {
+    if raw < 0 { Err(Error::last(call)) } else { Ok(raw) }
+}

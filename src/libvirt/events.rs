@@ -1,0 +1,116 @@
+//! libvirt's process-wide state: initialised once, silent on stderr, with a running event loop.
+
+use std::ffi::{c_ulong, c_void};
+use std::ptr;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use log::{error, warn};
+
+use crate::libvirt::error::{Error, check_int};
+use crate::sys;
+
+/// The oldest libvirt that the bindings promise to work with, as libvirt counts: 8.0.0.
+pub const FLOOR: u64 = 8_000_000;
+
+/// After a failed turn of the event loop, so that a lasting fault does not eat a processor.
+const TURN_FAILED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Prepares libvirt for the whole process; the version of the library is returned.
+///
+/// Registers and runs the event loop in a thread of its own (`libvirt-events`) for the life of the
+/// process: libvirt wants it registered before the first open and never stopped while connections
+/// live (`virEventRegisterDefaultImpl`). Without events or timers due it sleeps in poll(2).
+/// Further calls return what the first one found.
+///
+/// # Errors
+/// When libvirt cannot be initialised, is older than [`FLOOR`] (compare the number), or the thread
+/// cannot be started.
+///
+/// # Blocking
+/// Not on any daemon.
+pub fn start() -> Result<u64, StartError> {
+    static STARTED: OnceLock<Result<u64, StartError>> = OnceLock::new();
+    STARTED.get_or_init(start_once).clone()
+}
+
+/// Why libvirt is of no use to this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// A call of the preparation failed.
+    Call(Error),
+    /// The library is older than [`FLOOR`]; its version as libvirt counts.
+    TooOld(u64),
+    /// The event loop's thread was refused by the system; its words.
+    Thread(String),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Call(error) => write!(f, "prepare libvirt: {error}"),
+            Self::TooOld(version) => {
+                let (major, minor) = (version / 1_000_000, version / 1000 % 1000);
+                write!(f, "libvirt {major}.{minor} is too old: 8.0 or later is needed")
+            }
+            Self::Thread(why) => write!(f, "start libvirt's event thread: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn start_once() -> Result<u64, StartError> {
+    // SAFETY: takes nothing; libvirt's documentation wants it before virSetErrorFunc.
+    let initialized = unsafe { sys::virInitialize() };
+    check_int(initialized, "virInitialize").map_err(StartError::Call)?;
+    // SAFETY: the function is `extern "C"`, lives for ever and ignores its arguments. A NULL here
+    // would not mean silence but printing on stderr.
+    unsafe { sys::virSetErrorFunc(ptr::null_mut(), Some(say_nothing)) }
+    let version = library_version().map_err(StartError::Call)?;
+    if version < FLOOR {
+        return Err(StartError::TooOld(version));
+    }
+    // SAFETY: takes nothing; before the first open, once, by the OnceLock.
+    let registered = unsafe { sys::virEventRegisterDefaultImpl() };
+    check_int(registered, "virEventRegisterDefaultImpl").map_err(StartError::Call)?;
+    thread::Builder::new()
+        .name("libvirt-events".to_owned())
+        .spawn(run_events)
+        .map_err(|error| StartError::Thread(error.to_string()))?;
+    Ok(version)
+}
+
+fn library_version() -> Result<u64, Error> {
+    let mut version: c_ulong = 0;
+    // SAFETY: the out-pointer is live; NULL for the driver's version is allowed by the header.
+    let found = unsafe { sys::virGetVersion(&raw mut version, ptr::null(), ptr::null_mut()) };
+    check_int(found, "virGetVersion")?;
+    Ok(version)
+}
+
+/// Stands in for libvirt's printer: errors reach the log through [`Error`], once.
+unsafe extern "C" fn say_nothing(_data: *mut c_void, _error: sys::virErrorPtr) {}
+
+fn run_events() {
+    let mut failing = false;
+    loop {
+        // SAFETY: the default implementation is registered; this is the only thread that runs it.
+        let turn = unsafe { sys::virEventRunDefaultImpl() };
+        match check_int(turn, "virEventRunDefaultImpl") {
+            Ok(_) if failing => {
+                failing = false;
+                warn!("libvirt's event loop works again");
+            }
+            Ok(_) => {}
+            Err(why) => {
+                if !failing {
+                    error!("libvirt's event loop fails: {why}");
+                }
+                failing = true;
+                thread::sleep(TURN_FAILED_PAUSE);
+            }
+        }
+    }
+}

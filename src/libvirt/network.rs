@@ -1,0 +1,111 @@
+//! One network of a connection.
+
+use std::ptr::NonNull;
+
+use log::warn;
+
+use crate::libvirt::domain::uuid_of;
+use crate::libvirt::error::{Error, check_int};
+use crate::libvirt::strings::OwnedCString;
+use crate::sys;
+
+/// A reference to a network; freed when dropped, which leaves the network as it is.
+#[derive(Debug)]
+pub struct Network {
+    raw: NonNull<sys::virNetwork>,
+}
+
+// SAFETY: as for `Connection`: libvirt objects may move between threads; this one is not shared.
+unsafe impl Send for Network {}
+
+impl Network {
+    /// # Safety
+    /// `raw` is a live network reference that nobody else frees.
+    pub(super) unsafe fn from_raw(raw: NonNull<sys::virNetwork>) -> Self {
+        Self { raw }
+    }
+
+    /// Starts the network (`virNetworkCreate`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`](crate::libvirt::Code::OPERATION_INVALID) when it is active.
+    pub fn create(&self) -> Result<(), Error> {
+        // SAFETY: the network is live.
+        let done = unsafe { sys::virNetworkCreate(self.raw.as_ptr()) };
+        check_int(done, "virNetworkCreate").map(drop)
+    }
+
+    /// Stops the network (`virNetworkDestroy`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`](crate::libvirt::Code::OPERATION_INVALID) when it is inactive.
+    pub fn destroy(&self) -> Result<(), Error> {
+        // SAFETY: the network is live.
+        let done = unsafe { sys::virNetworkDestroy(self.raw.as_ptr()) };
+        check_int(done, "virNetworkDestroy").map(drop)
+    }
+
+    /// Forgets the network's definition (`virNetworkUndefine`). One round trip.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub fn undefine(&self) -> Result<(), Error> {
+        // SAFETY: the network is live.
+        let done = unsafe { sys::virNetworkUndefine(self.raw.as_ptr()) };
+        check_int(done, "virNetworkUndefine").map(drop)
+    }
+
+    /// Makes libvirtd start the network whenever it starts (`virNetworkSetAutostart`). One round
+    /// trip.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub fn set_autostart(&self) -> Result<(), Error> {
+        // SAFETY: the network is live.
+        let done = unsafe { sys::virNetworkSetAutostart(self.raw.as_ptr(), 1) };
+        check_int(done, "virNetworkSetAutostart").map(drop)
+    }
+
+    /// Whether the network runs (`virNetworkIsActive`). One round trip.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub fn is_active(&self) -> Result<bool, Error> {
+        // SAFETY: the network is live.
+        let answer = unsafe { sys::virNetworkIsActive(self.raw.as_ptr()) };
+        Ok(check_int(answer, "virNetworkIsActive")? == 1)
+    }
+
+    /// The network's uuid in text (`virNetworkGetUUIDString`). Local.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub fn uuid(&self) -> Result<String, Error> {
+        uuid_of("virNetworkGetUUIDString", |buffer| {
+            // SAFETY: the network is live, the buffer has libvirt's VIR_UUID_STRING_BUFLEN bytes.
+            unsafe { sys::virNetworkGetUUIDString(self.raw.as_ptr(), buffer) }
+        })
+    }
+
+    /// The network's XML as it is now (`virNetworkGetXMLDesc`). One round trip.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub fn xml(&self) -> Result<String, Error> {
+        // SAFETY: the network is live.
+        let raw = unsafe { sys::virNetworkGetXMLDesc(self.raw.as_ptr(), 0) };
+        // SAFETY: NULL or a string from malloc(3) that is ours.
+        let text = unsafe { OwnedCString::take(raw, "virNetworkGetXMLDesc") }?;
+        Ok(text.to_text())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // SAFETY: live, ours, and freed only here.
+        let freed = unsafe { sys::virNetworkFree(self.raw.as_ptr()) };
+        if let Err(why) = check_int(freed, "virNetworkFree") {
+            warn!("free a network handle: {why}");
+        }
+    }
+}

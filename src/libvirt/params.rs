@@ -1,0 +1,111 @@
+//! libvirt's typed parameters: named values of seven types.
+
+use std::ffi::{CStr, c_int};
+
+use crate::libvirt::strings::copy_borrowed;
+use crate::sys;
+
+/// A value of a typed parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// `int` and `long long`.
+    Signed(i64),
+    /// `unsigned int`, `unsigned long long` and `bool`.
+    Unsigned(u64),
+    /// `double`.
+    Real(f64),
+    /// A string.
+    Text(String),
+}
+
+impl Value {
+    /// The value as a count, whatever integer type the driver chose; negative is `None`.
+    pub fn as_u64(&self) -> Option<u64> {
+        match self {
+            Self::Signed(number) => u64::try_from(*number).ok(),
+            Self::Unsigned(number) => Some(*number),
+            Self::Real(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// The value as a signed number, whatever integer type the driver chose.
+    pub fn as_i64(&self) -> Option<i64> {
+        match self {
+            Self::Signed(number) => Some(*number),
+            Self::Unsigned(number) => i64::try_from(*number).ok(),
+            Self::Real(_) | Self::Text(_) => None,
+        }
+    }
+}
+
+/// An array that a driver fills; entries that it leaves alone stay untyped and are skipped.
+pub(super) struct ParamArray(Vec<sys::virTypedParameter>);
+
+impl ParamArray {
+    pub(super) fn new(len: usize) -> Self {
+        // SAFETY: all zero bits are a valid parameter: an empty name, type 0 (none), no pointer.
+        let empty = unsafe { std::mem::zeroed::<sys::virTypedParameter>() };
+        Self(vec![empty; len])
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut sys::virTypedParameter {
+        self.0.as_mut_ptr()
+    }
+
+    /// The entries that a driver has filled, by name.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (String, Value)> {
+        // SAFETY: each entry is as libvirt filled it, or zero.
+        self.0.iter().filter_map(|raw| unsafe { read(raw) })
+    }
+
+    /// The same for the `len` entries from `start` on, as far as there are any.
+    pub(super) fn part(&self, start: usize, len: usize) -> impl Iterator<Item = (String, Value)> {
+        // SAFETY: as in `entries`.
+        self.0.iter().skip(start).take(len).filter_map(|raw| unsafe { read(raw) })
+    }
+}
+
+impl Drop for ParamArray {
+    fn drop(&mut self) {
+        let len = c_int::try_from(self.0.len()).unwrap_or(0);
+        // SAFETY: the array is ours and has `len` entries; this frees only the strings inside.
+        unsafe { sys::virTypedParamsClear(self.0.as_mut_ptr(), len) }
+    }
+}
+
+/// One parameter's name and value; `None` for a type that this crate does not know.
+///
+/// # Safety
+/// `raw` is zero or as libvirt filled it: the member of `value` that `type_` names is set.
+pub(super) unsafe fn read(raw: &sys::virTypedParameter) -> Option<(String, Value)> {
+    let kind = u32::try_from(raw.type_).ok()?;
+    let value = match kind {
+        // SAFETY: for this and the arms below: the member that `type_` names.
+        sys::VIR_TYPED_PARAM_INT => Value::Signed(i64::from(unsafe { raw.value.i })),
+        // SAFETY: see the first arm.
+        sys::VIR_TYPED_PARAM_UINT => Value::Unsigned(u64::from(unsafe { raw.value.ui })),
+        // SAFETY: see the first arm.
+        sys::VIR_TYPED_PARAM_LLONG => Value::Signed(unsafe { raw.value.l }),
+        // SAFETY: see the first arm.
+        sys::VIR_TYPED_PARAM_ULLONG => Value::Unsigned(unsafe { raw.value.ul }),
+        // SAFETY: see the first arm.
+        sys::VIR_TYPED_PARAM_DOUBLE => Value::Real(unsafe { raw.value.d }),
+        // SAFETY: see the first arm; any bit pattern is a number.
+        sys::VIR_TYPED_PARAM_BOOLEAN => Value::Unsigned(u64::from(unsafe { raw.value.b } != 0)),
+        sys::VIR_TYPED_PARAM_STRING => {
+            // SAFETY: see the first arm.
+            let text = unsafe { raw.value.s };
+            // SAFETY: NULL or NUL-terminated, owned by the parameter.
+            Value::Text(unsafe { copy_borrowed(text) }.unwrap_or_default())
+        }
+        _ => return None,
+    };
+    Some((name(raw), value))
+}
+
+/// The name, which the array's end bounds where no NUL does.
+fn name(raw: &sys::virTypedParameter) -> String {
+    let bytes = raw.field.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes()));
+    let text = CStr::from_bytes_until_nul(&bytes).map_or(bytes.as_slice(), CStr::to_bytes);
+    String::from_utf8_lossy(text).into_owned()
+}

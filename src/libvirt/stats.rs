@@ -1,0 +1,278 @@
+//! One domain's counters.
+
+use std::ffi::{c_int, c_uint};
+use std::ptr;
+
+use crate::libvirt::domain::Domain;
+use crate::libvirt::error::{Error, check_int};
+use crate::libvirt::params::{ParamArray, Value, read};
+use crate::libvirt::strings::argument;
+use crate::sys;
+
+/// Most processors that libvirt answers for in one call (its RPC's own bound).
+const CPUS_A_CALL: usize = 128;
+/// Room for parameters of one processor; drivers have 2 to 4, libvirt's RPC carries 16.
+const PARAMS_A_CPU: usize = 8;
+/// Room for parameters of one disk; drivers have 8 to 14, libvirt's RPC carries 16.
+const PARAMS_A_DISK: usize = 16;
+
+/// One processor's share in a domain's time, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTime {
+    /// Everything the domain did on this processor.
+    pub cpu_ns: u64,
+    /// The part of it inside virtual processors.
+    pub vcpu_ns: u64,
+}
+
+/// A domain's processor time as the bulk statistics have it, in nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VcpuTimes {
+    /// The whole domain; `None` where the driver does not know.
+    pub total_ns: Option<u64>,
+    /// Each virtual processor that is online, in the order of its number.
+    pub vcpu_ns: Vec<u64>,
+}
+
+/// One disk's counters; what a driver does not count is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockStats {
+    /// Reads.
+    pub read_ops: i64,
+    /// Bytes read.
+    pub read_bytes: i64,
+    /// Time spent reading, in nanoseconds.
+    pub read_ns: i64,
+    /// Writes.
+    pub write_ops: i64,
+    /// Bytes written.
+    pub write_bytes: i64,
+    /// Time spent writing, in nanoseconds.
+    pub write_ns: i64,
+    /// Flushes.
+    pub flush_ops: i64,
+    /// Time spent flushing, in nanoseconds.
+    pub flush_ns: i64,
+}
+
+/// One interface's counters, seen from the host; -1 where libvirt does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceStats {
+    /// Bytes received.
+    pub rx_bytes: i64,
+    /// Packets received.
+    pub rx_packets: i64,
+    /// Receive errors.
+    pub rx_errors: i64,
+    /// Packets dropped on the way in.
+    pub rx_drops: i64,
+    /// Bytes sent.
+    pub tx_bytes: i64,
+    /// Packets sent.
+    pub tx_packets: i64,
+    /// Transmit errors.
+    pub tx_errors: i64,
+    /// Packets dropped on the way out.
+    pub tx_drops: i64,
+}
+
+impl Domain {
+    /// Time by host processor, in the order of their numbers (`virDomainGetCPUStats`).
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`](crate::libvirt::Code::OPERATION_INVALID) when the domain is off;
+    /// [`Code::OPERATION_UNSUPPORTED`](crate::libvirt::Code::OPERATION_UNSUPPORTED) on every host
+    /// with cgroup v2.
+    ///
+    /// # Blocking
+    /// Two round trips, one more for each 128 processors.
+    pub fn cpu_stats(&self) -> Result<Vec<CpuTime>, Error> {
+        const CALL: &str = "virDomainGetCPUStats";
+        // SAFETY: the domain is live; NULL and zeroes ask for the number of processors.
+        let count =
+            unsafe { sys::virDomainGetCPUStats(self.raw.as_ptr(), ptr::null_mut(), 0, 0, 0, 0) };
+        let count = usize::try_from(check_int(count, CALL)?).unwrap_or(0);
+        let mut times = Vec::with_capacity(count);
+        while times.len() < count {
+            let cpus = (count - times.len()).min(CPUS_A_CALL);
+            let mut params = ParamArray::new(cpus * PARAMS_A_CPU);
+            // SAFETY: the domain is live; the array has `cpus` times PARAMS_A_CPU entries.
+            let filled = unsafe {
+                sys::virDomainGetCPUStats(
+                    self.raw.as_ptr(),
+                    params.as_mut_ptr(),
+                    unsigned(PARAMS_A_CPU),
+                    signed(times.len()),
+                    unsigned(cpus),
+                    0,
+                )
+            };
+            check_int(filled, CALL)?;
+            times.extend((0..cpus).map(|cpu| {
+                let mut time = CpuTime::default();
+                for (name, value) in params.part(cpu * PARAMS_A_CPU, PARAMS_A_CPU) {
+                    match name.as_str() {
+                        "cpu_time" => time.cpu_ns = value.as_u64().unwrap_or(0),
+                        "vcpu_time" => time.vcpu_ns = value.as_u64().unwrap_or(0),
+                        _ => {}
+                    }
+                }
+                time
+            }));
+        }
+        Ok(times)
+    }
+
+    /// Time by virtual processor (`virDomainListGetStats` with `CPU_TOTAL` and `VCPU`).
+    ///
+    /// # Errors
+    /// What libvirt says; a domain that is off has no times and is no error.
+    ///
+    /// # Blocking
+    /// One round trip in which the driver asks the emulator's monitor.
+    pub fn vcpu_times(&self) -> Result<VcpuTimes, Error> {
+        let mut times = VcpuTimes::default();
+        let mut vcpus = Vec::new();
+        for (name, value) in
+            self.stats(sys::VIR_DOMAIN_STATS_CPU_TOTAL | sys::VIR_DOMAIN_STATS_VCPU)?
+        {
+            if name == "cpu.time" {
+                times.total_ns = value.as_u64();
+            } else if let Some(vcpu) = vcpu_of(&name) {
+                vcpus.extend(value.as_u64().map(|time| (vcpu, time)));
+            }
+        }
+        vcpus.sort_unstable();
+        times.vcpu_ns = vcpus.into_iter().map(|(_, time)| time).collect();
+        Ok(times)
+    }
+
+    /// One disk's counters (`virDomainBlockStatsFlags`); an empty device is the sum of all disks.
+    ///
+    /// # Errors
+    /// [`Code::INVALID_ARG`](crate::libvirt::Code::INVALID_ARG) for a device that is not there.
+    ///
+    /// # Blocking
+    /// One round trip in which the driver asks the emulator's monitor.
+    pub fn block_stats(&self, device: &str) -> Result<BlockStats, Error> {
+        const CALL: &str = "virDomainBlockStatsFlags";
+        let device = argument(device, CALL)?;
+        let mut params = ParamArray::new(PARAMS_A_DISK);
+        let mut count = signed(PARAMS_A_DISK);
+        // SAFETY: the domain is live, the device NUL-terminated, the array has `count` entries.
+        let done = unsafe {
+            sys::virDomainBlockStatsFlags(
+                self.raw.as_ptr(),
+                device.as_ptr(),
+                params.as_mut_ptr(),
+                &raw mut count,
+                0,
+            )
+        };
+        check_int(done, CALL)?;
+        let mut stats = BlockStats::default();
+        for (name, value) in params.entries() {
+            let slot = match name.as_str() {
+                "rd_operations" => &mut stats.read_ops,
+                "rd_bytes" => &mut stats.read_bytes,
+                "rd_total_times" => &mut stats.read_ns,
+                "wr_operations" => &mut stats.write_ops,
+                "wr_bytes" => &mut stats.write_bytes,
+                "wr_total_times" => &mut stats.write_ns,
+                "flush_operations" => &mut stats.flush_ops,
+                "flush_total_times" => &mut stats.flush_ns,
+                _ => continue,
+            };
+            *slot = value.as_i64().unwrap_or(0);
+        }
+        Ok(stats)
+    }
+
+    /// One interface's counters by its device on the host (`virDomainInterfaceStats`).
+    ///
+    /// # Errors
+    /// [`Code::INVALID_ARG`](crate::libvirt::Code::INVALID_ARG) for a device that is not there.
+    ///
+    /// # Blocking
+    /// One round trip; the emulator is not asked.
+    pub fn interface_stats(&self, device: &str) -> Result<InterfaceStats, Error> {
+        const CALL: &str = "virDomainInterfaceStats";
+        let device = argument(device, CALL)?;
+        // SAFETY: all zero bits are a valid value of this struct of integers.
+        let mut raw = unsafe { std::mem::zeroed::<sys::virDomainInterfaceStatsStruct>() };
+        // SAFETY: the domain is live, the device NUL-terminated, the struct ours and of the size
+        // that is named.
+        let done = unsafe {
+            sys::virDomainInterfaceStats(
+                self.raw.as_ptr(),
+                device.as_ptr(),
+                &raw mut raw,
+                size_of::<sys::virDomainInterfaceStatsStruct>(),
+            )
+        };
+        check_int(done, CALL)?;
+        Ok(InterfaceStats {
+            rx_bytes: raw.rx_bytes,
+            rx_packets: raw.rx_packets,
+            rx_errors: raw.rx_errs,
+            rx_drops: raw.rx_drop,
+            tx_bytes: raw.tx_bytes,
+            tx_packets: raw.tx_packets,
+            tx_errors: raw.tx_errs,
+            tx_drops: raw.tx_drop,
+        })
+    }
+
+    /// This domain's parameters of the named groups, copied.
+    fn stats(&self, groups: c_uint) -> Result<Vec<(String, Value)>, Error> {
+        let mut domains = [self.raw.as_ptr(), ptr::null_mut()];
+        let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+        // SAFETY: the list holds this live domain and ends with NULL; the out-pointer is live.
+        let count = unsafe {
+            sys::virDomainListGetStats(domains.as_mut_ptr(), groups, &raw mut records, 0)
+        };
+        let count = check_int(count, "virDomainListGetStats")?;
+        let records = Records(records);
+        let mut params = Vec::new();
+        if count > 0 {
+            // SAFETY: libvirt filled `count` records and one is ours, for one domain was asked for.
+            let first = unsafe { *records.0 };
+            // SAFETY: a record that libvirt filled stays as it is until the list is freed.
+            let record = unsafe { &*first };
+            for index in 0..usize::try_from(record.nparams).unwrap_or(0) {
+                // SAFETY: the record has `nparams` parameters.
+                let param = unsafe { record.params.add(index) };
+                // SAFETY: see above; initialised by libvirt.
+                let param = unsafe { &*param };
+                // SAFETY: as libvirt filled it.
+                params.extend(unsafe { read(param) });
+            }
+        }
+        Ok(params)
+    }
+}
+
+/// A list of records; freed with its parameters and its references to domains.
+struct Records(*mut sys::virDomainStatsRecordPtr);
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        // SAFETY: from libvirt, ours, and freed only here; NULL is allowed.
+        unsafe { sys::virDomainStatsRecordListFree(self.0) }
+    }
+}
+
+/// The number of the virtual processor in `vcpu.<n>.time`.
+fn vcpu_of(name: &str) -> Option<u32> {
+    name.strip_prefix("vcpu.")?.strip_suffix(".time")?.parse().ok()
+}
+
+/// Small counts of our own for C; they fit by far.
+fn unsigned(count: usize) -> c_uint {
+    c_uint::try_from(count).unwrap_or(0)
+}
+
+/// See [`unsigned`].
+fn signed(count: usize) -> c_int {
+    c_int::try_from(count).unwrap_or(0)
+}

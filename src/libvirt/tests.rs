@@ -1,0 +1,204 @@
+//! The room against libvirt's built-in test driver, whose state all connections of one process
+//! share: each test uses names of its own.
+
+use std::thread;
+
+use crate::libvirt::{Code, Connection, Domain, XmlKind, start};
+
+fn open() -> Connection {
+    start().unwrap();
+    Connection::open("test:///default").unwrap()
+}
+
+fn define(connection: &Connection, name: &str) -> Domain {
+    let xml = format!(
+        "<domain type='test'><name>{name}</name><memory unit='MiB'>64</memory><vcpu>2</vcpu>\
+         <os><type>hvm</type></os></domain>"
+    );
+    connection.define_domain(&xml).unwrap()
+}
+
+fn network_xml(name: &str) -> String {
+    format!("<network><name>{name}</name><forward mode='bridge'/><bridge name='br0'/></network>")
+}
+
+#[test]
+fn a_missing_domain_is_code_42_with_the_call_that_said_so() {
+    let error = open().lookup_domain_by_name("no-such-domain").unwrap_err();
+    assert_eq!(error.code, Code::NO_DOMAIN);
+    assert_eq!((error.code.raw(), error.domain.raw()), (42, 12));
+    assert_eq!(error.message, "Domain not found");
+    assert_eq!(error.call, "virDomainLookupByName");
+    assert!(!error.connection_lost());
+}
+
+#[test]
+fn a_missing_network_is_code_43() {
+    let error = open().lookup_network_by_name("no-such-network").unwrap_err();
+    assert_eq!((error.code, error.code.raw()), (Code::NO_NETWORK, 43));
+}
+
+#[test]
+fn an_error_is_still_right_after_its_handles_are_dropped() {
+    let connection = open();
+    let domain = define(&connection, "lv-error-order");
+    let error = domain.destroy().unwrap_err();
+    domain.undefine().unwrap();
+    drop(domain);
+    drop(connection);
+    assert_eq!(error.code, Code::OPERATION_INVALID);
+    assert_eq!(error.message, "Requested operation is not valid: domain is not running");
+}
+
+#[test]
+fn a_nul_byte_in_an_argument_is_refused_before_c_sees_it() {
+    let error = open().lookup_domain_by_name("test\0other").unwrap_err();
+    assert_eq!(error.code, Code::INVALID_ARG);
+    assert_eq!(open().lookup_domain_by_name("test").unwrap().name().unwrap(), "test");
+}
+
+#[test]
+fn a_uri_without_a_driver_is_an_error_and_no_connection() {
+    start().unwrap();
+    let error = Connection::open("nonsense:///x").unwrap_err();
+    assert_eq!(error.call, "virConnectOpen");
+    assert!(!error.message.is_empty());
+}
+
+#[test]
+fn a_domain_goes_through_its_life() {
+    let connection = open();
+    let domain = define(&connection, "lv-life");
+    assert_eq!(domain.state().unwrap(), 5);
+    assert!(!domain.is_active().unwrap());
+    domain.create().unwrap();
+    assert_eq!(domain.state().unwrap(), 1);
+    domain.suspend().unwrap();
+    assert_eq!(domain.state().unwrap(), 3);
+    domain.resume().unwrap();
+    domain.reboot().unwrap();
+    assert!(domain.is_active().unwrap());
+    domain.shutdown().unwrap();
+    assert_eq!(domain.state().unwrap(), 5);
+    domain.create().unwrap();
+    domain.destroy().unwrap();
+    domain.undefine().unwrap();
+    assert_eq!(domain.state().unwrap_err().code, Code::NO_DOMAIN);
+}
+
+#[test]
+fn xml_comes_back_in_both_kinds() {
+    let connection = open();
+    let domain = define(&connection, "lv-xml");
+    let inactive = domain.xml(XmlKind::Inactive).unwrap();
+    assert!(inactive.contains("<name>lv-xml</name>"));
+    assert!(inactive.contains(&domain.uuid().unwrap()));
+    domain.create().unwrap();
+    assert!(domain.xml(XmlKind::Live).unwrap().contains("id='"));
+    domain.destroy().unwrap();
+    domain.undefine().unwrap();
+}
+
+#[test]
+fn a_name_that_is_taken_by_another_uuid_is_code_9() {
+    let connection = open();
+    let domain = define(&connection, "lv-taken");
+    let xml = "<domain type='test'><name>lv-taken</name><memory>1024</memory>\
+               <os><type>hvm</type></os></domain>";
+    let error = connection.define_domain(xml).unwrap_err();
+    assert_eq!((error.code, error.code.raw()), (Code::OPERATION_FAILED, 9));
+    domain.undefine().unwrap();
+}
+
+#[test]
+fn undefine_also_works_where_the_driver_refuses_flags() {
+    // The test driver knows no NVRAM flag: the first attempt fails there.
+    let connection = open();
+    let domain = define(&connection, "lv-undefine");
+    domain.undefine().unwrap();
+    let error = connection.lookup_domain_by_name("lv-undefine").unwrap_err();
+    assert_eq!(error.code, Code::NO_DOMAIN);
+}
+
+#[test]
+fn a_network_goes_through_its_life() {
+    let connection = open();
+    let network = connection.define_network(&network_xml("lv-net")).unwrap();
+    assert!(!network.is_active().unwrap());
+    network.set_autostart().unwrap();
+    network.create().unwrap();
+    assert!(network.is_active().unwrap());
+    assert_eq!(network.create().unwrap_err().code, Code::OPERATION_INVALID);
+    assert!(network.xml().unwrap().contains(&network.uuid().unwrap()));
+    network.destroy().unwrap();
+
+    network.undefine().unwrap();
+    let error = connection.lookup_network_by_name("lv-net").unwrap_err();
+    assert_eq!(error.code, Code::NO_NETWORK);
+}
+
+#[test]
+fn cpu_stats_have_an_element_for_each_cpu_with_both_times() {
+    let times = open().lookup_domain_by_name("test").unwrap().cpu_stats().unwrap();
+    assert_eq!(times.len(), 2);
+    assert!(times.iter().all(|time| time.cpu_ns >= time.vcpu_ns && time.vcpu_ns > 0));
+}
+
+#[test]
+fn counters_of_an_unknown_interface_are_code_8() {
+    let error = open().lookup_domain_by_name("test").unwrap().interface_stats("vnet9").unwrap_err();
+    assert_eq!((error.code, error.code.raw()), (Code::INVALID_ARG, 8));
+    assert_eq!(error.message, "invalid argument: 'vnet9' is not a known interface");
+}
+
+#[test]
+fn what_the_driver_lacks_is_code_3() {
+    let error = open().lookup_domain_by_name("test").unwrap().block_stats("vda").unwrap_err();
+    assert_eq!((error.code, error.code.raw()), (Code::NO_SUPPORT, 3));
+}
+
+#[test]
+fn the_list_has_running_domains_and_others() {
+    let connection = open();
+    let domain = define(&connection, "lv-list");
+    let names: Vec<String> =
+        connection.list_domains().unwrap().iter().map(|each| each.name().unwrap()).collect();
+    assert!(names.contains(&"test".to_owned()), "{names:?}");
+    assert!(names.contains(&"lv-list".to_owned()), "{names:?}");
+    domain.undefine().unwrap();
+}
+
+#[test]
+fn a_domain_outlives_the_handle_of_its_connection() {
+    let connection = open();
+    let domain = connection.lookup_domain_by_name("test").unwrap();
+    drop(connection);
+    assert_eq!(domain.state().unwrap(), 1);
+}
+
+#[test]
+fn errors_of_eight_threads_never_mix() {
+    start().unwrap();
+    thread::scope(|scope| {
+        for number in 0..8 {
+            scope.spawn(move || {
+                let connection = open();
+                let test = connection.lookup_domain_by_name("test").unwrap();
+                for turn in 0..500 {
+                    let device = format!("dev-{number}-{turn}");
+                    let error = test.interface_stats(&device).unwrap_err();
+                    assert!(error.message.contains(&device), "{error}");
+                    let error = connection.lookup_network_by_name(&device).unwrap_err();
+                    assert_eq!(error.code, Code::NO_NETWORK, "{error}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn an_alive_connection_says_so_and_knows_its_version() {
+    let connection = open();
+    assert!(connection.is_alive());
+    assert!(connection.lib_version().unwrap() >= crate::libvirt::FLOOR);
+}
