@@ -99,6 +99,7 @@ mod generate {
         "virDomainGetState",
         "virDomainGetXMLDesc",
         "virDomainGetCPUStats",
+        "virDomainBlockStats",
         "virDomainBlockStatsFlags",
         "virDomainInterfaceStats",
         "virDomainListGetStats",

@@ -8,6 +8,8 @@ pub type virConnectPtr = *mut virConnect;
 pub type virDomain = _virDomain;
 pub type virDomainPtr = *mut virDomain;
 pub type virDomainState = ::std::os::raw::c_uint;
+pub type virDomainBlockStatsStruct = _virDomainBlockStats;
+pub type virDomainBlockStatsPtr = *mut virDomainBlockStatsStruct;
 pub type virDomainInterfaceStatsStruct = _virDomainInterfaceStats;
 pub type virDomainInterfaceStatsPtr = *mut virDomainInterfaceStatsStruct;
 pub type virDomainXMLFlags = ::std::os::raw::c_uint;
@@ -42,6 +44,15 @@ pub struct _virConnect {
 #[derive(Debug)]
 pub struct _virDomain {
     _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virDomainBlockStats {
+    pub rd_req: ::std::os::raw::c_longlong,
+    pub rd_bytes: ::std::os::raw::c_longlong,
+    pub wr_req: ::std::os::raw::c_longlong,
+    pub wr_bytes: ::std::os::raw::c_longlong,
+    pub errs: ::std::os::raw::c_longlong,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -148,6 +159,30 @@ pub const VIR_DOMAIN_SHUTDOWN: virDomainState = 4;
 pub const VIR_DOMAIN_SHUTOFF: virDomainState = 5;
 pub const VIR_DOMAIN_CRASHED: virDomainState = 6;
 pub const VIR_DOMAIN_PMSUSPENDED: virDomainState = 7;
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of _virDomainBlockStats",
+    ][::std::mem::size_of::<_virDomainBlockStats>() - 40usize];
+    [
+        "Alignment of _virDomainBlockStats",
+    ][::std::mem::align_of::<_virDomainBlockStats>() - 8usize];
+    [
+        "Offset of field: _virDomainBlockStats::rd_req",
+    ][::std::mem::offset_of!(_virDomainBlockStats, rd_req) - 0usize];
+    [
+        "Offset of field: _virDomainBlockStats::rd_bytes",
+    ][::std::mem::offset_of!(_virDomainBlockStats, rd_bytes) - 8usize];
+    [
+        "Offset of field: _virDomainBlockStats::wr_req",
+    ][::std::mem::offset_of!(_virDomainBlockStats, wr_req) - 16usize];
+    [
+        "Offset of field: _virDomainBlockStats::wr_bytes",
+    ][::std::mem::offset_of!(_virDomainBlockStats, wr_bytes) - 24usize];
+    [
+        "Offset of field: _virDomainBlockStats::errs",
+    ][::std::mem::offset_of!(_virDomainBlockStats, errs) - 32usize];
+};
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
@@ -530,6 +565,12 @@ unsafe extern "C" {
         domain: virDomainPtr,
         flags: ::std::os::raw::c_uint,
     ) -> *mut ::std::os::raw::c_char;
+    pub fn virDomainBlockStats(
+        dom: virDomainPtr,
+        disk: *const ::std::os::raw::c_char,
+        stats: virDomainBlockStatsPtr,
+        size: usize,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainBlockStatsFlags(
         dom: virDomainPtr,
         disk: *const ::std::os::raw::c_char,

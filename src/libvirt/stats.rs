@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_uint};
 use std::ptr;
 
 use crate::libvirt::domain::Domain;
-use crate::libvirt::error::{Error, check_int};
+use crate::libvirt::error::{Code, Error, check_int};
 use crate::libvirt::params::{ParamArray, Value, read};
 use crate::libvirt::strings::argument;
 use crate::sys;
@@ -80,8 +80,8 @@ impl Domain {
     /// Time by host processor, in the order of their numbers (`virDomainGetCPUStats`).
     ///
     /// # Errors
-    /// [`Code::OPERATION_INVALID`](crate::libvirt::Code::OPERATION_INVALID) when the domain is off;
-    /// [`Code::OPERATION_UNSUPPORTED`](crate::libvirt::Code::OPERATION_UNSUPPORTED) on every host
+    /// [`Code::OPERATION_INVALID`] when the domain is off;
+    /// [`Code::OPERATION_UNSUPPORTED`] on every host
     /// with cgroup v2.
     ///
     /// # Blocking
@@ -148,13 +148,47 @@ impl Domain {
     }
 
     /// One disk's counters (`virDomainBlockStatsFlags`); an empty device is the sum of all disks.
+    /// Drivers without that call are asked the older one (`virDomainBlockStats`), which has no
+    /// times.
     ///
     /// # Errors
-    /// [`Code::INVALID_ARG`](crate::libvirt::Code::INVALID_ARG) for a device that is not there.
+    /// [`Code::INVALID_ARG`] for a device that is not there.
     ///
     /// # Blocking
     /// One round trip in which the driver asks the emulator's monitor.
     pub fn block_stats(&self, device: &str) -> Result<BlockStats, Error> {
+        match self.block_stats_by_name(device) {
+            Err(error) if error.code == Code::NO_SUPPORT => self.block_stats_short(device),
+            outcome => outcome,
+        }
+    }
+
+    fn block_stats_short(&self, device: &str) -> Result<BlockStats, Error> {
+        const CALL: &str = "virDomainBlockStats";
+        let device = argument(device, CALL)?;
+        // SAFETY: all zero bits are a valid value of this struct of integers.
+        let mut raw = unsafe { std::mem::zeroed::<sys::virDomainBlockStatsStruct>() };
+        // SAFETY: the domain is live, the device NUL-terminated, the struct ours and of the size
+        // that is named.
+        let done = unsafe {
+            sys::virDomainBlockStats(
+                self.raw.as_ptr(),
+                device.as_ptr(),
+                &raw mut raw,
+                size_of::<sys::virDomainBlockStatsStruct>(),
+            )
+        };
+        check_int(done, CALL)?;
+        Ok(BlockStats {
+            read_ops: raw.rd_req,
+            read_bytes: raw.rd_bytes,
+            write_ops: raw.wr_req,
+            write_bytes: raw.wr_bytes,
+            ..BlockStats::default()
+        })
+    }
+
+    fn block_stats_by_name(&self, device: &str) -> Result<BlockStats, Error> {
         const CALL: &str = "virDomainBlockStatsFlags";
         let device = argument(device, CALL)?;
         let mut params = ParamArray::new(PARAMS_A_DISK);
@@ -191,7 +225,7 @@ impl Domain {
     /// One interface's counters by its device on the host (`virDomainInterfaceStats`).
     ///
     /// # Errors
-    /// [`Code::INVALID_ARG`](crate::libvirt::Code::INVALID_ARG) for a device that is not there.
+    /// [`Code::INVALID_ARG`] for a device that is not there.
     ///
     /// # Blocking
     /// One round trip; the emulator is not asked.

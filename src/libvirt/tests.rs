@@ -152,9 +152,19 @@ fn counters_of_an_unknown_interface_are_code_8() {
 }
 
 #[test]
-fn what_the_driver_lacks_is_code_3() {
-    let error = open().lookup_domain_by_name("test").unwrap().block_stats("vda").unwrap_err();
-    assert_eq!((error.code, error.code.raw()), (Code::NO_SUPPORT, 3));
+fn a_driver_without_named_block_counters_is_asked_the_older_call() {
+    let connection = open();
+    let xml = "<domain type='test'><name>lv-block</name><memory>1024</memory><os><type>hvm</type>\
+               </os><devices><disk type='file' device='disk'><source file='/nowhere'/>\
+               <target dev='vda' bus='virtio'/></disk></devices></domain>";
+    let domain = connection.define_domain(xml).unwrap();
+    domain.create().unwrap();
+    let stats = domain.block_stats("vda").unwrap();
+    assert!(stats.read_bytes > 0 && stats.write_ops > 0, "{stats:?}");
+    let error = domain.block_stats("vdz").unwrap_err();
+    assert_eq!(error.code, Code::INVALID_ARG);
+    domain.destroy().unwrap();
+    domain.undefine().unwrap();
 }
 
 #[test]
