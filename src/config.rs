@@ -13,6 +13,13 @@ pub const DEFAULT_ZPOOL: &str = "mistify";
 /// The libvirt that the original agent used.
 pub const DEFAULT_LIBVIRT_URI: &str = "qemu:///system";
 
+/// NICs of one guest: a PCI guest runs out of slots well before this many.
+pub const GUEST_NICS_MAX: usize = 64;
+/// Disks of one guest: no guest on a host of ours comes near it.
+pub const GUEST_DISKS_MAX: usize = 256;
+/// How deep arrays and objects of a request may nest: as deep as Go's decoder takes them.
+pub const JSON_DEPTH_MAX: usize = 10_000;
+
 /// Everything that flags decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -92,6 +99,15 @@ pub struct HttpLimits {
     pub write: Duration,
     /// Threads that answer requests; how they are shared out stands in [`PoolLimits`].
     pub handlers: usize,
+    /// Body of one response, in bytes: the metrics of a thousand guests are some 5 MB.
+    pub response_bytes: usize,
+    /// From the last answer of a connection to its end, while the caller reads and may still send:
+    /// a close before that can destroy the answer on its way.
+    pub linger: Duration,
+    /// Bytes that are read and thrown away in that time.
+    pub linger_bytes: usize,
+    /// Without accepting, once that failed: what is short, like file descriptors, needs time.
+    pub accept_pause: Duration,
 }
 
 impl Default for HttpLimits {
@@ -105,6 +121,10 @@ impl Default for HttpLimits {
             idle: Duration::from_secs(60),
             write: Duration::from_secs(10),
             handlers: 32,
+            response_bytes: 16 * 1024 * 1024,
+            linger: Duration::from_secs(1),
+            linger_bytes: 4 * 1024 * 1024,
+            accept_pause: Duration::from_millis(100),
         }
     }
 }
@@ -131,6 +151,9 @@ pub struct PoolLimits {
     pub waiting_read: usize,
     /// Callers that may wait for anything at once: one handler is always left for `/healthz`.
     pub waiting_any: usize,
+    /// Callers that may wait for one guest's key, so that verbs sent again and again to a stuck
+    /// guest do not use up [`Self::waiting_change`]; the orchestrator sends one at a time.
+    pub waiting_key: usize,
 }
 
 impl Default for PoolLimits {
@@ -144,6 +167,7 @@ impl Default for PoolLimits {
             waiting_change: 24,
             waiting_read: 28,
             waiting_any: 31,
+            waiting_key: 8,
         }
     }
 }
@@ -155,6 +179,13 @@ pub struct Deadlines {
     pub read: Duration,
     /// Verbs that change: libvirt itself waits 30 s for a guest's lock, so this is more.
     pub change: Duration,
+}
+
+impl Deadlines {
+    /// How long a stop waits for what runs: a change that has just begun gets its time.
+    pub fn drain(&self) -> Duration {
+        self.change + Duration::from_secs(5)
+    }
 }
 
 impl Default for Deadlines {
