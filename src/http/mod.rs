@@ -1,1 +1,24 @@
-//! The room `http`.
+//! HTTP/1: the sockets, the framing of requests with limits and deadlines, the writing of answers.
+//!
+//! One thread (`front`) waits for all sockets, reads, frames (`parse`, `head`) and hands complete
+//! requests to a fixed number of threads (`handlers`), which answer them by a [`Handler`] made of
+//! rouille's types and write what the socket takes at once. A slow writer or reader costs a slot
+//! among the connections and never a handler.
+
+mod connection;
+mod exchange;
+mod front;
+mod handlers;
+mod head;
+pub mod parse;
+mod respond;
+pub mod routes;
+mod tally;
+
+use std::sync::Arc;
+
+pub use front::{BindError, Front, Running};
+pub use tally::{Counters, Reason, Refusal, Tally};
+
+/// Answers one request. Runs on a handler thread and may block; a panic is answered with 500.
+pub type Handler = Arc<dyn Fn(&rouille::Request) -> rouille::Response + Send + Sync>;

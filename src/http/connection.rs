@@ -1,0 +1,269 @@
+//! One connection, as the front sees it.
+//!
+//! ```text
+//!     .------------------------------------------------.
+//!     v                                                |
+//! Reading --request--> InFlight --answered--------------+
+//!     |                    '--the socket is full--> Writing
+//!     '--refused--------------------------------------^ '--last answer--> Lingering --> closed
+//! ```
+
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::HttpLimits;
+use crate::os::poll::Interest;
+
+use super::exchange::{self, Answer, Await, Exchange, Then};
+use super::handlers::{Job, Shared};
+use super::parse::{Parser, Request};
+use super::respond;
+use super::tally::{Reason, Refusal};
+
+const LATE: Refusal = Refusal { reason: Reason::Late, sentence: "the request took too long" };
+
+/// A connection between its accept and its close.
+pub(super) struct Connection {
+    exchange: Arc<Exchange>,
+    parser: Parser,
+    phase: Phase,
+    /// When the phase began.
+    since: Instant,
+    /// When the first byte of the request that is being read arrived.
+    begun: Option<Instant>,
+}
+
+enum Phase {
+    /// Idle, or in the middle of a request.
+    Reading,
+    /// A handler has a request. With [`Await::Caller`] the socket is still waited for: its next
+    /// event finds the answer given.
+    InFlight(Await),
+    Writing {
+        bytes: Vec<u8>,
+        sent: usize,
+        then: Then,
+    },
+    /// All is said. What the caller still sends is read, because a close with bytes unread would
+    /// reset the connection and could destroy the answer before the caller has read it.
+    Lingering {
+        bytes_left: usize,
+    },
+}
+
+/// What a step along the connection's life led to.
+pub(super) enum Fate {
+    Open,
+    /// A request is complete and goes to a handler.
+    Dispatch(Request),
+    Closed,
+}
+
+/// What all connections use in one round of the front.
+pub(super) struct Round<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) now: Instant,
+    /// Where sockets are read into.
+    pub(super) scratch: &'a mut [u8],
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, now: Instant) -> Self {
+        Self {
+            exchange: Arc::new(Exchange::new(stream, peer)),
+            parser: Parser::default(),
+            phase: Phase::Reading,
+            since: now,
+            begun: None,
+        }
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.exchange.stream
+    }
+
+    /// What the socket is waited for, if at all.
+    pub(super) fn interest(&self) -> Option<Interest> {
+        match self.phase {
+            Phase::Reading | Phase::InFlight(Await::Caller) | Phase::Lingering { .. } => {
+                Some(Interest::Read)
+            }
+            Phase::InFlight(Await::Handler) => None,
+            Phase::Writing { .. } => Some(Interest::Write),
+        }
+    }
+
+    /// When the phase must be over. A handler's time is the handler's own; while one works the
+    /// front looks again after the idle time, because the answer may be given already.
+    pub(super) fn deadline(&self, limits: &HttpLimits) -> Option<Instant> {
+        match (&self.phase, self.begun) {
+            (Phase::Reading, Some(begun)) => begun.checked_add(limits.request),
+            (Phase::Reading, None) => self.since.checked_add(limits.idle),
+            (Phase::InFlight(Await::Caller), _) => self.since.checked_add(limits.idle),
+            (Phase::InFlight(Await::Handler), _) => None,
+            (Phase::Writing { .. }, _) => self.since.checked_add(limits.write),
+            (Phase::Lingering { .. }, _) => self.since.checked_add(limits.linger),
+        }
+    }
+
+    /// Whether no request has begun and no answer is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Reading) && self.begun.is_none()
+    }
+
+    /// Whether every answer is sent.
+    pub(super) fn is_served(&self) -> bool {
+        self.is_idle() || matches!(self.phase, Phase::Lingering { .. })
+    }
+
+    /// The socket has what was waited for.
+    pub(super) fn on_ready(&mut self, round: &mut Round<'_>) -> Fate {
+        match self.phase {
+            Phase::Reading => self.read(round),
+            Phase::InFlight(_) => match self.on_handler(Await::Handler, round) {
+                // The answer was given already; so this is the next request.
+                Fate::Open if matches!(self.phase, Phase::Reading) => self.read(round),
+                fate => fate,
+            },
+            Phase::Writing { .. } => self.write(round),
+            Phase::Lingering { .. } => self.discard(round),
+        }
+    }
+
+    /// The phase has lasted too long.
+    pub(super) fn on_deadline(&mut self, round: &mut Round<'_>) -> Fate {
+        match self.phase {
+            Phase::Reading if self.begun.is_some() => self.refuse(LATE, round),
+            Phase::InFlight(_) => self.on_handler(Await::Handler, round),
+            Phase::Reading | Phase::Writing { .. } | Phase::Lingering { .. } => Fate::Closed,
+        }
+    }
+
+    /// A handler may have answered. `until` says what to wait for if none has.
+    pub(super) fn on_handler(&mut self, until: Await, round: &mut Round<'_>) -> Fate {
+        let Phase::InFlight(awaited) = &mut self.phase else { return Fate::Open };
+        match self.exchange.take(until) {
+            Some(Answer { at, unsent, then }) => {
+                self.since = at;
+                self.phase = Phase::Writing { bytes: unsent, sent: 0, then };
+                self.write(round)
+            }
+            None => {
+                if until == Await::Handler {
+                    *awaited = Await::Handler;
+                }
+                Fate::Open
+            }
+        }
+    }
+
+    /// The request leaves for a handler.
+    pub(super) fn dispatch(&mut self, request: Request, now: Instant) -> Job {
+        // Of a request that is here already the socket will tell nothing.
+        let until = if self.parser.has_begun() { Await::Handler } else { Await::Caller };
+        self.exchange.begin(until);
+        self.phase = Phase::InFlight(until);
+        self.since = now;
+        Job { request, exchange: Arc::clone(&self.exchange) }
+    }
+
+    /// Answers with the refusal, as the connection's last words.
+    pub(super) fn refuse(&mut self, refusal: Refusal, round: &mut Round<'_>) -> Fate {
+        log::debug!("refuse {}: {}", self.exchange.peer, refusal.sentence);
+        round.shared.tally.count_refusal(refusal.reason);
+        self.since = round.now;
+        let bytes = respond::encode_refusal(&refusal);
+        self.phase = Phase::Writing { bytes, sent: 0, then: Then::Close };
+        self.write(round)
+    }
+
+    fn read(&mut self, round: &mut Round<'_>) -> Fate {
+        match read_some(self.stream(), round.scratch) {
+            Ok(Some([])) | Err(_) => Fate::Closed,
+            Ok(Some(bytes)) => {
+                self.parser.push(bytes);
+                self.parse(round)
+            }
+            Ok(None) => Fate::Open,
+        }
+    }
+
+    fn parse(&mut self, round: &mut Round<'_>) -> Fate {
+        match self.parser.next(&round.shared.limits) {
+            Ok(Some(request)) => {
+                self.begun = None;
+                Fate::Dispatch(request)
+            }
+            Ok(None) => {
+                let begun = self.begun.unwrap_or(round.now);
+                self.begun = self.parser.has_begun().then_some(begun);
+                if self.parser.take_expectation() {
+                    // When there is no room for 25 bytes the caller may wait in vain, and is late.
+                    match exchange::send(self.stream(), respond::CONTINUE) {
+                        Ok(0) => {}
+                        Ok(sent) if sent == respond::CONTINUE.len() => {}
+                        Ok(_) | Err(_) => return Fate::Closed,
+                    }
+                }
+                Fate::Open
+            }
+            Err(refusal) => self.refuse(refusal, round),
+        }
+    }
+
+    fn write(&mut self, round: &mut Round<'_>) -> Fate {
+        let Phase::Writing { bytes, sent, then } = &mut self.phase else { return Fate::Open };
+        let rest = bytes.get(*sent..).unwrap_or_default();
+        match exchange::send(&self.exchange.stream, rest) {
+            Ok(count) => *sent += count,
+            Err(_) => return Fate::Closed,
+        }
+        if *sent < bytes.len() {
+            return Fate::Open;
+        }
+        match then {
+            Then::KeepOpen => {
+                // With nothing left to send the connection is idle since the handler's answer.
+                self.since = if bytes.is_empty() { self.since } else { round.now };
+                self.phase = Phase::Reading;
+                // A request may have come together with the one that is answered now.
+                self.parse(round)
+            }
+            Then::Close => self.linger(round),
+        }
+    }
+
+    fn linger(&mut self, round: &mut Round<'_>) -> Fate {
+        // A caller that is gone cannot be told, and needs not be.
+        if self.stream().shutdown(Shutdown::Write).is_err() {
+            return Fate::Closed;
+        }
+        self.parser = Parser::default();
+        self.phase = Phase::Lingering { bytes_left: round.shared.limits.linger_bytes };
+        self.since = round.now;
+        Fate::Open
+    }
+
+    fn discard(&mut self, round: &mut Round<'_>) -> Fate {
+        let Phase::Lingering { bytes_left } = &mut self.phase else { return Fate::Open };
+        match read_some(&self.exchange.stream, round.scratch) {
+            Ok(Some([])) | Err(_) => return Fate::Closed,
+            Ok(Some(bytes)) => *bytes_left = bytes_left.saturating_sub(bytes.len()),
+            Ok(None) => {}
+        }
+        if *bytes_left == 0 { Fate::Closed } else { Fate::Open }
+    }
+}
+
+/// Reads once; `None` when there is nothing yet, no bytes when the caller has ended its side.
+fn read_some<'a>(mut stream: &TcpStream, scratch: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+    match stream.read(scratch) {
+        Ok(count) => Ok(scratch.get(..count)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+            _ => Err(error),
+        },
+    }
+}

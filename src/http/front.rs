@@ -1,0 +1,326 @@
+//! The thread that owns the sockets.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::config::HttpLimits;
+use crate::os::poll::{Interest, PollSet, Waker};
+
+use super::Handler;
+use super::connection::{Connection, Fate, Round};
+use super::exchange::Await;
+use super::handlers::{self, Job, Shared};
+use super::parse::Request;
+use super::tally::{Counters, Reason, Refusal, Tally};
+
+/// What is read from a socket at once.
+const READ_BYTES: usize = 64 * 1024;
+/// Connections over the limit that are told so with care; those beyond are told in passing.
+const SPARE_CONNECTIONS: usize = 16;
+/// A lasting failure to accept is logged this often.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many connections" };
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why not.
+    pub cause: io::Error,
+}
+
+// One line with its cause in it, and so without a `source`: it ends the start of the agent.
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "listen on {}: {}", self.address, self.cause.kind())
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// Sockets that listen and are not served yet: the kernel keeps the callers waiting.
+#[derive(Debug)]
+pub struct Front {
+    listeners: Vec<TcpListener>,
+    limits: HttpLimits,
+    tally: Arc<Tally>,
+}
+
+impl Front {
+    /// Listens on every address.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on; then none is.
+    pub fn bind(addresses: &[SocketAddr], limits: HttpLimits) -> Result<Self, BindError> {
+        let bind = |address: &SocketAddr| {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let bind = |address| bind(address).map_err(|cause| BindError { address: *address, cause });
+        let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
+        Ok(Self { listeners, limits, tally: Arc::default() })
+    }
+
+    /// The addresses that are listened on, with the port that was found for a port of 0.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The counts, to be had before the start: the handler that shows them is given to it.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
+    }
+
+    /// Starts to serve.
+    ///
+    /// # Errors
+    /// When the threads or the waker cannot be made; what was made until then ends by itself.
+    pub fn start(self, handler: Handler) -> io::Result<Running> {
+        let shared = Arc::new(Shared {
+            limits: self.limits,
+            tally: self.tally,
+            waker: Waker::new()?,
+            stop_by: OnceLock::new(),
+        });
+        // A connection has one request in flight, so that the queue is never full.
+        let (jobs, queue) = crossbeam_channel::bounded(shared.limits.connections);
+        let handlers = (0..shared.limits.handlers)
+            .map(|index| start_handler(index, &queue, &handler, &shared))
+            .collect::<io::Result<Vec<_>>>()?;
+        let service = Service {
+            shared: Arc::clone(&shared),
+            listeners: self.listeners,
+            jobs,
+            connections: Vec::new(),
+            accept_from: None,
+            accept_logged: None,
+        };
+        let front = thread::Builder::new().name("http-front".into()).spawn(|| service.run())?;
+        Ok(Running { shared, front: Some(front), handlers })
+    }
+}
+
+fn start_handler(
+    index: usize,
+    queue: &Receiver<Job>,
+    handler: &Handler,
+    shared: &Arc<Shared>,
+) -> io::Result<JoinHandle<()>> {
+    let (queue, handler, shared) = (queue.clone(), Arc::clone(handler), Arc::clone(shared));
+    let name = format!("http-{index}");
+    thread::Builder::new().name(name).spawn(move || handlers::run(&queue, &handler, &shared))
+}
+
+/// The service while it runs. Dropped, it stops without waiting for anything.
+pub struct Running {
+    shared: Arc<Shared>,
+    front: Option<JoinHandle<bool>>,
+    handlers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// What has been going on.
+    pub fn counters(&self) -> Counters {
+        self.shared.tally.counters()
+    }
+
+    /// Stops: accepts nothing more, closes what is idle, and finishes the requests that have begun.
+    /// True when all of them were answered.
+    ///
+    /// # Blocking
+    /// Until the last answer is sent and its connection closed, at most for `drain`. Handlers that
+    /// are still at work then are left to themselves.
+    pub fn stop(mut self, drain: Duration) -> bool {
+        self.tell_to_stop(drain);
+        let is_finished = self.front.take().is_some_and(|front| front.join().unwrap_or(false));
+        if is_finished {
+            for handler in self.handlers.drain(..) {
+                if handler.join().is_err() {
+                    log::error!("stop the http handlers: one had panicked");
+                }
+            }
+        }
+        is_finished
+    }
+
+    fn tell_to_stop(&self, drain: Duration) {
+        let now = Instant::now();
+        let stop_by = now.checked_add(drain).unwrap_or(now);
+        self.shared.stop_by.get_or_init(|| stop_by);
+        self.shared.waker.wake();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tell_to_stop(Duration::ZERO);
+    }
+}
+
+/// What the front's thread owns.
+struct Service {
+    shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    jobs: Sender<Job>,
+    connections: Vec<Connection>,
+    /// Set while accepting pauses.
+    accept_from: Option<Instant>,
+    /// When a failure to accept was last logged.
+    accept_logged: Option<Instant>,
+}
+
+impl Service {
+    /// Serves until it is told to stop; true when every request was answered.
+    fn run(mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut set = PollSet::default();
+        let mut scratch = vec![0; READ_BYTES];
+        loop {
+            self.fill(&mut set);
+            if let Err(error) = set.wait(self.time_left()) {
+                log::error!("wait for connections: {error}");
+                thread::sleep(shared.limits.accept_pause);
+            }
+            let now = Instant::now();
+            let mut round = Round { shared: &shared, now, scratch: &mut scratch };
+            self.serve(&set, &mut round);
+            self.accept(&set, &mut round);
+            shared.tally.set_connections(self.connections.len());
+            if let Some(stop_by) = shared.stop_by.get() {
+                self.listeners.clear();
+                if self.connections.is_empty() || now >= *stop_by {
+                    return self.connections.iter().all(Connection::is_served);
+                }
+            }
+        }
+    }
+
+    /// Puts into the set, in this order: the waker, the listeners, the connections.
+    fn fill(&self, set: &mut PollSet) {
+        set.clear();
+        set.add(&self.shared.waker, Interest::Read);
+        for listener in &self.listeners {
+            match self.accept_from {
+                Some(_) => set.skip(),
+                None => set.add(listener, Interest::Read),
+            };
+        }
+        for connection in &self.connections {
+            match connection.interest() {
+                Some(interest) => set.add(connection.stream(), interest),
+                None => set.skip(),
+            };
+        }
+    }
+
+    /// The time until the next deadline of anything.
+    fn time_left(&self) -> Option<Duration> {
+        let limits = &self.shared.limits;
+        let deadlines = self.connections.iter().filter_map(|it| it.deadline(limits));
+        let others = [self.accept_from, self.shared.stop_by.get().copied()];
+        let next = deadlines.chain(others.into_iter().flatten()).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn serve(&mut self, set: &PollSet, round: &mut Round<'_>) {
+        let is_woken = set.is_ready(0);
+        if is_woken {
+            round.shared.waker.drain();
+        }
+        let is_stopping = round.shared.is_stopping();
+        let until = if is_stopping { Await::Handler } else { Await::Caller };
+        let first = 1 + self.listeners.len();
+        // Backwards: one that is closed is replaced by the last, which had its turn already.
+        for index in (0..self.connections.len()).rev() {
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            let mut fate = match (set.is_ready(first + index), is_woken) {
+                (true, _) => connection.on_ready(round),
+                (false, true) => connection.on_handler(until, round),
+                (false, false) => Fate::Open,
+            };
+            let deadline = connection.deadline(&round.shared.limits);
+            if matches!(fate, Fate::Open) && deadline.is_some_and(|it| it <= round.now) {
+                fate = connection.on_deadline(round);
+            }
+            if let Fate::Dispatch(request) = fate {
+                fate = dispatch(&self.jobs, connection, request, round);
+            }
+            if matches!(fate, Fate::Closed) || (is_stopping && connection.is_idle()) {
+                self.connections.swap_remove(index);
+            }
+        }
+    }
+
+    fn accept(&mut self, set: &PollSet, round: &mut Round<'_>) {
+        self.accept_from = self.accept_from.filter(|from| *from > round.now);
+        for (index, listener) in self.listeners.iter().enumerate() {
+            if !set.is_ready(1 + index) {
+                continue;
+            }
+            // One a round, so that a flood of callers leaves the others their turns.
+            match listener.accept() {
+                Ok((stream, peer)) => admit(&mut self.connections, stream, peer, round),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => {
+                    self.accept_from = round.now.checked_add(round.shared.limits.accept_pause);
+                    let logged = self.accept_logged;
+                    if logged.is_none_or(|at| round.now.duration_since(at) > LOG_INTERVAL) {
+                        log::error!("accept a connection: {error}; trying on");
+                        self.accept_logged = Some(round.now);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn dispatch(
+    jobs: &Sender<Job>,
+    connection: &mut Connection,
+    request: Request,
+    round: &mut Round<'_>,
+) -> Fate {
+    match jobs.try_send(connection.dispatch(request, round.now)) {
+        Ok(()) => {
+            round.shared.tally.count_request();
+            Fate::Open
+        }
+        Err(_) => connection.refuse(BUSY, round),
+    }
+}
+
+fn admit(
+    connections: &mut Vec<Connection>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    round: &mut Round<'_>,
+) {
+    // Without TCP_NODELAY an answer in two segments waits for the caller's delayed acknowledgement.
+    let options = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+    if let Err(error) = options {
+        log::debug!("accept {peer}: {error}");
+        return;
+    }
+    let limit = round.shared.limits.connections;
+    let is_kept = connections.len() < limit.saturating_add(SPARE_CONNECTIONS);
+    let is_served = connections.len() < limit;
+    let mut connection = Connection::new(stream, peer, round.now);
+    let fate = if is_served { Fate::Open } else { connection.refuse(BUSY, round) };
+    if is_kept && !matches!(fate, Fate::Closed) {
+        connections.push(connection);
+    }
+}
+
+/// Whether the failure is that of one caller, and the next may be accepted at once.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
+}

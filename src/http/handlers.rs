@@ -1,0 +1,91 @@
+//! The threads that answer.
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use crossbeam_channel::Receiver;
+
+use crate::config::HttpLimits;
+use crate::os::poll::Waker;
+
+use super::Handler;
+use super::exchange::{self, Answer, Exchange, Then};
+use super::parse::{Persistence, Request};
+use super::respond::{self, Encoded, Wanted};
+use super::tally::Tally;
+
+/// What the front and its handlers have in common.
+pub(super) struct Shared {
+    pub(super) limits: HttpLimits,
+    pub(super) tally: Arc<Tally>,
+    /// Wakes the front.
+    pub(super) waker: Waker,
+    /// Set once the front is told to stop: until when requests in flight may be finished.
+    pub(super) stop_by: OnceLock<Instant>,
+}
+
+impl Shared {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop_by.get().is_some()
+    }
+}
+
+/// A request on its way to a handler.
+pub(super) struct Job {
+    pub(super) request: Request,
+    pub(super) exchange: Arc<Exchange>,
+}
+
+/// Answers requests until the front is gone.
+pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Shared) {
+    for Job { request, exchange } in jobs {
+        let Encoded { mut bytes, persistence } = answer(request, &exchange, handler, shared);
+        let at = Instant::now();
+        let mut then = match persistence {
+            Persistence::Close => Then::Close,
+            Persistence::Implied | Persistence::Asked => Then::KeepOpen,
+        };
+        match exchange::send(&exchange.stream, &bytes) {
+            Ok(sent) => drop(bytes.drain(..sent)),
+            Err(error) => {
+                log::debug!("{} left before its answer: {error}", exchange.peer);
+                bytes.clear();
+                then = Then::Close;
+            }
+        }
+        if exchange.finish(Answer { at, unsent: bytes, then }) {
+            shared.waker.wake();
+        }
+    }
+}
+
+fn answer(request: Request, exchange: &Exchange, handler: &Handler, shared: &Shared) -> Encoded {
+    let Request { method, target, headers, body, persistence } = request;
+    let wanted = if method == "HEAD" { Wanted::Head } else { Wanted::All };
+    let request = rouille::Request::fake_http_from(exchange.peer, method, target, headers, body);
+    // What a panic leaves half-changed is the handler's own affair; of ours it sees the request,
+    // of which only verb and target are read afterwards.
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+        let response = handler(&request);
+        // Asked after the handler, which may have taken long.
+        let persistence = if shared.is_stopping() { Persistence::Close } else { persistence };
+        respond::encode(response, wanted, persistence, shared.limits.response_bytes)
+    }));
+    let problem = match outcome {
+        Ok(Ok(encoded)) => return encoded,
+        Ok(Err(error)) => format!("unusable response: {error}"),
+        Err(payload) => {
+            shared.tally.count_panic();
+            format!("panic: {}", panic_text(&*payload))
+        }
+    };
+    log::error!("answer {} {}: {problem}", request.method(), request.raw_url());
+    respond::encode_failure()
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

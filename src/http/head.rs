@@ -1,0 +1,204 @@
+//! The head of a request: httparse reads it; here is decided what it means and what is refused.
+//!
+//! Whatever two programs could frame differently is refused, so that nothing in front of the agent
+//! can be made to see other requests than it does.
+
+use crate::config::HttpLimits;
+
+use super::parse::{Persistence, Request};
+use super::tally::{Reason, Refusal};
+
+const HEAD_TOO_LARGE: Refusal =
+    Refusal { reason: Reason::Head, sentence: "the request's head is too large" };
+const CODING: Refusal =
+    Refusal { reason: Reason::Coding, sentence: "the only transfer coding here is chunked" };
+const LENGTH: Refusal = Refusal::malformed("malformed Content-Length");
+const TARGET: Refusal = Refusal::malformed("malformed request target");
+
+/// A head that is complete and makes sense.
+pub(super) struct Head {
+    /// The request, with an empty body.
+    pub(super) request: Request,
+    pub(super) framing: Framing,
+    /// The caller waits for `100 Continue` before it sends the body.
+    pub(super) expects_continue: bool,
+    /// Bytes that the head takes.
+    pub(super) length: usize,
+}
+
+/// How the end of the body is told.
+#[derive(Clone, Copy)]
+pub(super) enum Framing {
+    /// By a length in bytes, within the limit.
+    Sized(usize),
+    Chunked,
+}
+
+/// Reads a head from the begin of `bytes`; `None` while its end is not there.
+///
+/// # Errors
+/// The refusal of a head that is malformed, contradicts itself or is over a limit.
+pub(super) fn parse(bytes: &[u8], limits: &HttpLimits) -> Result<Option<Head>, Refusal> {
+    // Never looking past the limit makes the verdict independent of how the bytes arrive.
+    let bytes = bytes.get(..limits.head_bytes).unwrap_or(bytes);
+    let mut slots = vec![httparse::EMPTY_HEADER; limits.headers];
+    let mut raw = httparse::Request::new(&mut slots);
+    match raw.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => interpret(&raw, length, limits).map(Some),
+        Ok(httparse::Status::Partial) if bytes.len() >= limits.head_bytes => Err(HEAD_TOO_LARGE),
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(error) => Err(explain(error, bytes)),
+    }
+}
+
+fn explain(error: httparse::Error, bytes: &[u8]) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => {
+            Refusal { reason: Reason::Head, sentence: "the request has too many headers" }
+        }
+        httparse::Error::HeaderName => Refusal::malformed("malformed header name"),
+        httparse::Error::HeaderValue => Refusal::malformed("malformed header value"),
+        httparse::Error::Version if names_a_version(bytes) => {
+            Refusal { reason: Reason::Version, sentence: "only HTTP/1.0 and HTTP/1.1 are spoken" }
+        }
+        _ => Refusal::malformed("malformed request line"),
+    }
+}
+
+/// Whether the third word begins like an HTTP version. Only asked once httparse refused that word,
+/// which it does at its first wrong byte.
+fn names_a_version(bytes: &[u8]) -> bool {
+    let version = bytes.split(|byte| *byte == b' ').nth(2).unwrap_or_default();
+    version.strip_prefix(b"HTTP/").and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit)
+}
+
+fn interpret(
+    raw: &httparse::Request<'_, '_>,
+    length: usize,
+    limits: &HttpLimits,
+) -> Result<Head, Refusal> {
+    // All three are there in a complete head.
+    let method = raw.method.unwrap_or_default();
+    let target = raw.path.unwrap_or_default();
+    let is_http_1_1 = raw.version == Some(1);
+
+    let mut fields = Fields::default();
+    for header in raw.headers.iter() {
+        fields.note(header.name, header.value)?;
+    }
+    if fields.hosts > 1 || (is_http_1_1 && fields.hosts == 0) {
+        return Err(Refusal::malformed("a request needs exactly one Host"));
+    }
+    if fields.expects_other && is_http_1_1 {
+        let sentence = "the only expectation that is met is 100-continue";
+        return Err(Refusal { reason: Reason::Expectation, sentence });
+    }
+    let framing = fields.framing(is_http_1_1, limits)?;
+
+    let (target, authority) = origin_form(method, target)?;
+    let headers = raw.headers.iter().map(|header| {
+        let value = match authority {
+            // RFC 9112, section 3.2.2: the authority in the target stands above Host.
+            Some(authority) if is(header.name, "host") => authority.to_owned(),
+            _ => String::from_utf8_lossy(header.value).into_owned(),
+        };
+        (header.name.to_owned(), value)
+    });
+    let request = Request {
+        method: method.to_owned(),
+        target,
+        headers: headers.collect(),
+        body: Vec::new(),
+        persistence: match (is_http_1_1, fields.close, fields.keep_alive) {
+            (_, true, _) | (false, false, false) => Persistence::Close,
+            (true, false, _) => Persistence::Implied,
+            (false, false, true) => Persistence::Asked,
+        },
+    };
+    let expects_continue = fields.expects_continue && is_http_1_1;
+    Ok(Head { request, framing, expects_continue, length })
+}
+
+/// The path and query of a target, and the authority if it was written with one.
+fn origin_form<'a>(method: &str, target: &'a str) -> Result<(String, Option<&'a str>), Refusal> {
+    if method == "CONNECT" {
+        return Err(Refusal::malformed("this is not a proxy"));
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok((target.to_owned(), None));
+    }
+    let (scheme, rest) = target.split_once("://").ok_or(TARGET)?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if !is(scheme, "http") || authority.is_empty() || authority.contains(['@', '#']) {
+        return Err(TARGET);
+    }
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    Ok((format!("{slash}{path}"), Some(authority)))
+}
+
+/// What the headers say about framing and the connection.
+#[derive(Default)]
+struct Fields {
+    hosts: usize,
+    length: Option<u64>,
+    /// Transfer codings, where `true` is chunked.
+    codings: Vec<bool>,
+    expects_continue: bool,
+    expects_other: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Fields {
+    fn note(&mut self, name: &str, value: &[u8]) -> Result<(), Refusal> {
+        if is(name, "host") {
+            self.hosts += 1;
+        } else if is(name, "content-length") {
+            let length = content_length(value)?;
+            if self.length.is_some_and(|before| before != length) {
+                return Err(LENGTH);
+            }
+            self.length = Some(length);
+        } else if is(name, "transfer-encoding") {
+            self.codings.push(value.eq_ignore_ascii_case(b"chunked"));
+        } else if is(name, "expect") {
+            let known = value.eq_ignore_ascii_case(b"100-continue");
+            self.expects_continue |= known;
+            self.expects_other |= !known;
+        } else if is(name, "connection") {
+            for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                self.close |= option.eq_ignore_ascii_case(b"close");
+                self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+        Ok(())
+    }
+
+    fn framing(&self, is_http_1_1: bool, limits: &HttpLimits) -> Result<Framing, Refusal> {
+        match (self.codings.as_slice(), self.length) {
+            ([], None) => Ok(Framing::Sized(0)),
+            ([], Some(length)) => match usize::try_from(length) {
+                Ok(length) if length <= limits.body_bytes => Ok(Framing::Sized(length)),
+                _ => Err(super::parse::BODY_TOO_LARGE),
+            },
+            (_, Some(_)) => Err(Refusal::malformed("Content-Length beside Transfer-Encoding")),
+            // HTTP/1.0 has no codings: somebody on the way did not understand what it passed on.
+            _ if !is_http_1_1 => Err(Refusal::malformed("Transfer-Encoding in HTTP/1.0")),
+            ([true], None) => Ok(Framing::Chunked),
+            _ => Err(CODING),
+        }
+    }
+}
+
+/// Digits alone: no sign, no list, no blank, and not more than 64 bits hold.
+fn content_length(value: &[u8]) -> Result<u64, Refusal> {
+    // `parse` by itself takes a leading plus.
+    if !value.iter().all(u8::is_ascii_digit) {
+        return Err(LENGTH);
+    }
+    std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or(LENGTH)
+}
+
+fn is(name: &str, expected: &str) -> bool {
+    name.eq_ignore_ascii_case(expected)
+}

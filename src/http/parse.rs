@@ -1,0 +1,243 @@
+//! Bytes in, requests out: the framing of HTTP/1 without a socket in sight.
+//!
+//! ```text
+//! head --sized--> body ------------------------------> request
+//!   '--chunked--> size -> data -> size -> ... -> trailer -^
+//! ```
+//! The same bytes give the same requests and the same refusal, however they are cut up.
+
+use crate::config::HttpLimits;
+
+use super::head::{self, Framing};
+use super::tally::{Reason, Refusal};
+
+/// Memory that a connection keeps for reading while nothing is being read.
+const BUFFER_BYTES_KEPT: usize = 4096;
+
+pub(super) const BODY_TOO_LARGE: Refusal =
+    Refusal { reason: Reason::Body, sentence: "the request's body is too large" };
+const CHUNK: Refusal = Refusal::malformed("malformed chunk");
+
+/// A request that has arrived completely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The verb, as it was written.
+    pub method: String,
+    /// Path and query, or `*`.
+    pub target: String,
+    /// Names and values in their order; bytes that are not UTF-8 are replaced.
+    pub headers: Vec<(String, String)>,
+    /// The body, without chunks around it.
+    pub body: Vec<u8>,
+    /// What becomes of the connection after the answer.
+    pub persistence: Persistence,
+}
+
+/// What becomes of a connection after an answer, and whether that must be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// It stays open, as it does in HTTP/1.1 unless something is said.
+    Implied,
+    /// It stays open because an HTTP/1.0 caller asked for it.
+    Asked,
+    /// It is closed.
+    Close,
+}
+
+/// Takes a connection's bytes as they come and cuts them into requests.
+#[derive(Default)]
+pub struct Parser {
+    /// Received, and not yet part of a request.
+    buffer: Vec<u8>,
+    /// The request whose head is complete.
+    pending: Option<Pending>,
+}
+
+impl Parser {
+    /// Adds bytes that were received.
+    ///
+    /// The buffer has no limit of its own: whoever adds calls [`Parser::next`] until it returns no
+    /// request before adding more, and then less than a head is left in it.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Takes the next complete request; `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// The refusal of the bytes at hand. What comes after them has no meaning any more: the
+    /// connection must end.
+    pub fn next(&mut self, limits: &HttpLimits) -> Result<Option<Request>, Refusal> {
+        let mut rest = self.buffer.as_slice();
+        let next = advance(&mut self.pending, &mut rest, limits);
+        let used = self.buffer.len() - rest.len();
+        self.buffer.drain(..used);
+        if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_BYTES_KEPT {
+            self.buffer = Vec::new();
+        }
+        next
+    }
+
+    /// Whether a part of a request is there.
+    pub fn has_begun(&self) -> bool {
+        self.pending.is_some() || !self.buffer.is_empty()
+    }
+
+    /// Whether the caller waits for `100 Continue` now. True once a request at most.
+    pub fn take_expectation(&mut self) -> bool {
+        let nothing_after_the_head = self.buffer.is_empty();
+        match &mut self.pending {
+            Some(pending) if nothing_after_the_head && pending.request.body.is_empty() => {
+                std::mem::take(&mut pending.expects_continue)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn advance(
+    pending: &mut Option<Pending>,
+    rest: &mut &[u8],
+    limits: &HttpLimits,
+) -> Result<Option<Request>, Refusal> {
+    let mut current = match pending.take() {
+        Some(current) => current,
+        None => {
+            skip_empty_lines(rest);
+            if rest.is_empty() {
+                return Ok(None);
+            }
+            let Some(head) = head::parse(rest, limits)? else { return Ok(None) };
+            *rest = rest.get(head.length..).unwrap_or_default();
+            Pending::new(head)
+        }
+    };
+    while current.body != Body::Complete {
+        match current.step(rest, limits)? {
+            Some(body) => current.body = body,
+            None => {
+                *pending = Some(current);
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(current.request))
+}
+
+/// Old clients send an empty line after a body. It begins no request, so that a connection which
+/// sends nothing else is an idle one, with the deadline of an idle one.
+fn skip_empty_lines(rest: &mut &[u8]) {
+    while let Some(after) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
+        *rest = after;
+    }
+}
+
+/// A request whose body is arriving.
+struct Pending {
+    request: Request,
+    body: Body,
+    /// Bytes of chunk extensions and trailers so far: they are ignored, so they have a limit.
+    ignored_bytes: usize,
+    expects_continue: bool,
+}
+
+/// What of a body comes next. The numbers are missing bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Body {
+    Sized(usize),
+    ChunkSize,
+    ChunkData(usize),
+    Trailer,
+    Complete,
+}
+
+impl Pending {
+    fn new(head: head::Head) -> Self {
+        let body = match head.framing {
+            Framing::Sized(length) => Body::Sized(length),
+            Framing::Chunked => Body::ChunkSize,
+        };
+        let expects_continue = head.expects_continue;
+        Self { request: head.request, body, ignored_bytes: 0, expects_continue }
+    }
+
+    /// Takes the next piece from `rest` and says what follows it; `None` when it is not all there.
+    fn step(&mut self, rest: &mut &[u8], limits: &HttpLimits) -> Result<Option<Body>, Refusal> {
+        match self.body {
+            Body::Complete | Body::Sized(0) => Ok(Some(Body::Complete)),
+            Body::Sized(missing) => Ok(self.take_data(rest, missing).map(Body::Sized)),
+            Body::ChunkData(0) => match rest.strip_prefix(b"\r\n") {
+                Some(after) => {
+                    *rest = after;
+                    Ok(Some(Body::ChunkSize))
+                }
+                None if b"\r\n".starts_with(rest) => Ok(None),
+                None => Err(CHUNK),
+            },
+            Body::ChunkData(missing) => Ok(self.take_data(rest, missing).map(Body::ChunkData)),
+            Body::ChunkSize => match take_line(rest, limits.head_bytes)? {
+                Some(line) => self.begin_chunk(line, limits).map(Some),
+                None => Ok(None),
+            },
+            Body::Trailer => match take_line(rest, limits.head_bytes)? {
+                Some([]) => Ok(Some(Body::Complete)),
+                Some(line) => self.ignore(line, limits).map(|()| Some(Body::Trailer)),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Moves up to `missing` bytes to the body and returns how many are missing then.
+    fn take_data(&mut self, rest: &mut &[u8], missing: usize) -> Option<usize> {
+        let (data, after) = rest.split_at_checked(missing).unwrap_or((rest, &[]));
+        if data.is_empty() {
+            return None;
+        }
+        self.request.body.extend_from_slice(data);
+        *rest = after;
+        Some(missing - data.len())
+    }
+
+    fn begin_chunk(&mut self, line: &[u8], limits: &HttpLimits) -> Result<Body, Refusal> {
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let (size, extension) = line.split_at_checked(digits).ok_or(CHUNK)?;
+        if !matches!(extension.trim_ascii_start(), [] | [b';', ..]) {
+            return Err(CHUNK);
+        }
+        self.ignore(extension, limits)?;
+        // Refuses an empty size and one of more than 64 bits.
+        let size = std::str::from_utf8(size).ok().and_then(|it| u64::from_str_radix(it, 16).ok());
+        let size = usize::try_from(size.ok_or(CHUNK)?).map_err(|_| BODY_TOO_LARGE)?;
+        if size > limits.body_bytes.saturating_sub(self.request.body.len()) {
+            return Err(BODY_TOO_LARGE);
+        }
+        Ok(if size == 0 { Body::Trailer } else { Body::ChunkData(size) })
+    }
+
+    fn ignore(&mut self, bytes: &[u8], limits: &HttpLimits) -> Result<(), Refusal> {
+        self.ignored_bytes += bytes.len();
+        let sentence = "too many chunk extensions or trailers";
+        if self.ignored_bytes > limits.head_bytes {
+            return Err(Refusal { reason: Reason::Head, sentence });
+        }
+        Ok(())
+    }
+}
+
+/// Takes a line of at most `bytes_max` bytes with its end, and returns it without.
+fn take_line<'a>(rest: &mut &'a [u8], bytes_max: usize) -> Result<Option<&'a [u8]>, Refusal> {
+    let window = rest.get(..bytes_max).unwrap_or(rest);
+    let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
+        return if rest.len() >= bytes_max { Err(CHUNK) } else { Ok(None) };
+    };
+    let (line, after) = rest.split_at_checked(end + 1).ok_or(CHUNK)?;
+    *rest = after;
+    let line = line.strip_suffix(b"\r\n").ok_or(CHUNK)?;
+    if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Err(CHUNK);
+    }
+    Ok(Some(line))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! Answers as bytes.
+
+use std::io::{self, Read};
+use std::time::SystemTime;
+
+use crate::os::clock;
+
+use super::parse::Persistence;
+use super::tally::Refusal;
+
+/// What a caller that sent `Expect: 100-continue` waits for.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A response as it goes on the wire.
+pub(super) struct Encoded {
+    pub(super) bytes: Vec<u8>,
+    pub(super) persistence: Persistence,
+}
+
+/// Whether the request wants the body itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Head and body.
+    All,
+    /// The head as it would be with the body: HEAD.
+    Head,
+}
+
+/// Writes out what a handler answered. Lengths, date and connection are the front's to say.
+///
+/// # Errors
+/// When the body cannot be read, or is longer than `body_bytes_max`.
+///
+/// # Blocking
+/// As long as the body's reader does.
+pub(super) fn encode(
+    response: rouille::Response,
+    wanted: Wanted,
+    persistence: Persistence,
+    body_bytes_max: usize,
+) -> io::Result<Encoded> {
+    let status = match response.status_code {
+        status @ 200..=599 => status,
+        status => return Err(io::Error::other(format!("status {status} is no final answer"))),
+    };
+    let (reader, length) = response.data.into_reader_and_size();
+    let has_body = !matches!(status, 204 | 304);
+    let (body, length) = match (wanted, length) {
+        _ if !has_body => (Vec::new(), 0),
+        (Wanted::Head, Some(length)) => (Vec::new(), length),
+        (Wanted::Head, None) => (Vec::new(), read_body(reader, 0, body_bytes_max)?.len()),
+        (Wanted::All, length) => {
+            let body = read_body(reader, length.unwrap_or(0), body_bytes_max)?;
+            let length = body.len();
+            (body, length)
+        }
+    };
+
+    let mut head = String::with_capacity(256 + body.len());
+    push_status(&mut head, status);
+    let mut persistence = persistence;
+    for (name, value) in &response.headers {
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" | "transfer-encoding" | "date" => {}
+            "connection" if value.eq_ignore_ascii_case("close") => persistence = Persistence::Close,
+            "connection" => {}
+            _ if is_name(name) && is_value(value) => push_header(&mut head, name, value),
+            _ => log::warn!("leave out a response header that is malformed: {name:?}"),
+        }
+    }
+    if has_body {
+        push_header(&mut head, "Content-Length", &length.to_string());
+    }
+    push_end(&mut head, persistence);
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(&body);
+    Ok(Encoded { bytes, persistence })
+}
+
+/// The answer to a request that gets no further; its connection is closed.
+pub(super) fn encode_refusal(refusal: &Refusal) -> Vec<u8> {
+    let mut text = String::with_capacity(256);
+    push_status(&mut text, refusal.reason.status());
+    push_header(&mut text, "Content-Type", "text/plain; charset=utf-8");
+    push_header(&mut text, "Content-Length", &refusal.sentence.len().to_string());
+    push_end(&mut text, Persistence::Close);
+    text.push_str(refusal.sentence);
+    text.into_bytes()
+}
+
+/// The answer where a handler has none: 500 without a word, as the original agent's.
+pub(super) fn encode_failure() -> Encoded {
+    let mut text = String::with_capacity(128);
+    push_status(&mut text, 500);
+    push_header(&mut text, "Content-Length", "0");
+    push_end(&mut text, Persistence::Close);
+    Encoded { bytes: text.into_bytes(), persistence: Persistence::Close }
+}
+
+fn read_body(reader: impl Read, length: usize, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut body = Vec::with_capacity(length.min(bytes_max));
+    // One more than the limit is enough to see that it is over.
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
+    reader.take(limit).read_to_end(&mut body)?;
+    if body.len() > bytes_max {
+        return Err(io::Error::other(format!("the body is over {bytes_max} bytes")));
+    }
+    Ok(body)
+}
+
+fn push_status(head: &mut String, status: u16) {
+    head.push_str("HTTP/1.1 ");
+    head.push_str(&status.to_string());
+    head.push(' ');
+    head.push_str(reason_phrase(status));
+    head.push_str("\r\n");
+}
+
+fn push_header(head: &mut String, name: &str, value: &str) {
+    head.push_str(name);
+    head.push_str(": ");
+    head.push_str(value);
+    head.push_str("\r\n");
+}
+
+fn push_end(head: &mut String, persistence: Persistence) {
+    push_header(head, "Date", &clock::http_date(SystemTime::now()));
+    match persistence {
+        Persistence::Implied => {}
+        Persistence::Asked => push_header(head, "Connection", "keep-alive"),
+        Persistence::Close => push_header(head, "Connection", "close"),
+    }
+    head.push_str("\r\n");
+}
+
+/// Whether a header's name can be written: letters, digits and what RFC 9110 lists beside them.
+fn is_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_allowed)
+}
+
+/// Whether a value can be written without becoming another header or response.
+fn is_value(value: &str) -> bool {
+    !value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t')
+}
+
+/// The customary phrase. It may be empty: nobody acts on it.
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Reason;
+    use rouille::{Response, ResponseBody};
+
+    fn text(response: Response, wanted: Wanted, persistence: Persistence) -> String {
+        let encoded = encode(response, wanted, persistence, 100).unwrap();
+        let text = String::from_utf8(encoded.bytes).unwrap();
+        // The date is the one thing that differs from run to run.
+        let lines = text.split("\r\n").filter(|line| !line.starts_with("Date: "));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn an_answer_has_the_handlers_headers_and_then_the_fronts() {
+        let response = Response::text("hello").with_additional_header("X-Thing", "a b");
+        assert_eq!(
+            text(response, Wanted::All, Persistence::Implied),
+            "HTTP/1.1 200 OK\nContent-Type: text/plain; charset=utf-8\nX-Thing: a b\n\
+             Content-Length: 5\n\nhello"
+        );
+    }
+
+    #[test]
+    fn a_head_tells_the_length_of_the_body_it_leaves_out() {
+        let known = Response::from_data("a/b", "hello");
+        let mut unknown = Response::from_data("a/b", "");
+        unknown.data = ResponseBody::from_reader(&b"hello"[..]);
+        for response in [known, unknown] {
+            assert_eq!(
+                text(response, Wanted::Head, Persistence::Asked),
+                "HTTP/1.1 200 OK\nContent-Type: a/b\nContent-Length: 5\nConnection: keep-alive\n\n"
+            );
+        }
+    }
+
+    #[test]
+    fn a_body_has_the_length_it_turns_out_to_have() {
+        let mut response = Response::from_data("a/b", "");
+        response.data = ResponseBody::from_reader_and_size(&b"hello"[..], 9);
+        let text = text(response, Wanted::All, Persistence::Implied);
+        assert!(text.ends_with("Content-Length: 5\n\nhello"), "{text}");
+    }
+
+    #[test]
+    fn no_content_has_no_length_and_no_body() {
+        for status in [204, 304] {
+            let response = Response::text("left over").with_status_code(status);
+            let text = text(response, Wanted::All, Persistence::Close);
+            assert!(!text.contains("Length"), "{text}");
+            assert!(text.ends_with("Connection: close\n\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_header_cannot_split_the_answer() {
+        let response = Response::text("")
+            .with_additional_header("X-A", "a\r\nX-Evil: 1")
+            .with_additional_header("X-B\r\nX-Evil", "1")
+            .with_additional_header("X-C", "a\0")
+            .with_additional_header("Content-Length", "7")
+            .with_additional_header("Transfer-Encoding", "chunked");
+        let text = text(response, Wanted::All, Persistence::Implied);
+        assert_eq!(
+            text,
+            "HTTP/1.1 200 OK\nContent-Type: text/plain; charset=utf-8\nContent-Length: 0\n\n"
+        );
+    }
+
+    #[test]
+    fn a_handler_can_close_the_connection() {
+        let response = Response::text("").with_additional_header("Connection", "Close");
+        let encoded = encode(response, Wanted::All, Persistence::Implied, 0).unwrap();
+        assert_eq!(encoded.persistence, Persistence::Close);
+        assert!(encoded.bytes.ends_with(b"\r\nConnection: close\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_body_over_the_limit_and_a_status_that_is_none_are_errors() {
+        let encode = |response| encode(response, Wanted::All, Persistence::Implied, 100).is_ok();
+        assert!(encode(Response::from_data("a/b", vec![0; 100])));
+        assert!(!encode(Response::from_data("a/b", vec![0; 101])));
+        let mut endless = Response::text("");
+        endless.data = ResponseBody::from_reader(io::repeat(0));
+        assert!(!encode(endless));
+        for status in [0, 101, 199, 600] {
+            assert!(!encode(Response::text("").with_status_code(status)));
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_a_phrase() {
+        for reason in Reason::ALL {
+            let bytes = encode_refusal(&Refusal { reason, sentence: "no" });
+            let text = String::from_utf8(bytes).unwrap();
+            let status = reason.status();
+            assert!(!text.starts_with(&format!("HTTP/1.1 {status} \r\n")), "{text}");
+            assert!(text.ends_with("\r\nConnection: close\r\n\r\nno"), "{text}");
+        }
+    }
+}

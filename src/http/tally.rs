@@ -1,0 +1,139 @@
+//! Why requests are refused, and how often that was.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// The kinds of refusal, each with its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// 400: not HTTP, or HTTP that says two things at once.
+    Malformed,
+    /// 408: not complete within [`request`](crate::config::HttpLimits::request).
+    Late,
+    /// 413: longer than [`body_bytes`](crate::config::HttpLimits::body_bytes).
+    Body,
+    /// 417: an `Expect` other than `100-continue`.
+    Expectation,
+    /// 431: over [`head_bytes`](crate::config::HttpLimits::head_bytes) or
+    /// [`headers`](crate::config::HttpLimits::headers).
+    Head,
+    /// 501: a transfer coding other than chunked.
+    Coding,
+    /// 503: more connections than [`connections`](crate::config::HttpLimits::connections).
+    Busy,
+    /// 505: neither HTTP/1.0 nor HTTP/1.1.
+    Version,
+}
+
+impl Reason {
+    /// Every reason, in the order of their statuses.
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::Late,
+        Self::Body,
+        Self::Expectation,
+        Self::Head,
+        Self::Coding,
+        Self::Busy,
+        Self::Version,
+    ];
+
+    /// The status that the caller gets.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Malformed => 400,
+            Self::Late => 408,
+            Self::Body => 413,
+            Self::Expectation => 417,
+            Self::Head => 431,
+            Self::Coding => 501,
+            Self::Busy => 503,
+            Self::Version => 505,
+        }
+    }
+
+    /// One word, for a metric's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Late => "late",
+            Self::Body => "body",
+            Self::Expectation => "expectation",
+            Self::Head => "head",
+            Self::Coding => "coding",
+            Self::Busy => "busy",
+            Self::Version => "version",
+        }
+    }
+}
+
+/// A request that gets no further than the front. The connection ends with the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The kind, which has the status.
+    pub reason: Reason,
+    /// What is wrong, as the caller reads it.
+    pub sentence: &'static str,
+}
+
+impl Refusal {
+    /// A request that nobody can be sure to understand.
+    pub(super) const fn malformed(sentence: &'static str) -> Self {
+        Self { reason: Reason::Malformed, sentence }
+    }
+}
+
+/// Counts that the front and the handlers keep and anybody may read.
+#[derive(Debug, Default)]
+pub struct Tally {
+    connections: AtomicUsize,
+    requests: AtomicU64,
+    panics: AtomicU64,
+    refused: [AtomicU64; Reason::ALL.len()],
+}
+
+/// A [`Tally`] as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections that are open now.
+    pub connections: usize,
+    /// Requests that were given to a handler since the start.
+    pub requests: u64,
+    /// Handlers that panicked since the start.
+    pub panics: u64,
+    /// Requests and connections that were refused since the start, for every reason.
+    pub refused: Vec<(Reason, u64)>,
+}
+
+// Relaxed throughout: the counts say nothing about other memory.
+impl Tally {
+    /// Reads all counts. Each is right; they need not be of the same instant.
+    pub fn counters(&self) -> Counters {
+        let refused = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
+        Counters {
+            connections: self.connections.load(Ordering::Relaxed),
+            requests: self.requests.load(Ordering::Relaxed),
+            panics: self.panics.load(Ordering::Relaxed),
+            refused: Reason::ALL.into_iter().zip(refused).collect(),
+        }
+    }
+
+    pub(super) fn set_connections(&self, count: usize) {
+        self.connections.store(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_refusal(&self, reason: Reason) {
+        for (each, count) in Reason::ALL.into_iter().zip(&self.refused) {
+            if each == reason {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

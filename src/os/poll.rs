@@ -1,0 +1,198 @@
+//! poll(2) over a set that is filled anew for each wait, and a waker that ends a wait from outside.
+
+#![expect(unsafe_code, reason = "poll(2) and eventfd(2) have no safe form in std")]
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// poll(2) passes over entries with a negative file descriptor.
+const NOTHING: libc::c_int = -1;
+
+/// What a file is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Bytes, a connection or the end to read.
+    Read,
+    /// Room to write.
+    Write,
+}
+
+/// The files of one wait; its memory is kept from wait to wait.
+#[derive(Default)]
+pub struct PollSet {
+    entries: Vec<libc::pollfd>,
+}
+
+impl PollSet {
+    /// Takes all files out.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    /// Adds a file and returns its index, for [`PollSet::is_ready`] after the wait.
+    pub fn add(&mut self, file: impl AsFd, interest: Interest) -> usize {
+        let events = match interest {
+            Interest::Read => libc::POLLIN,
+            Interest::Write => libc::POLLOUT,
+        };
+        // A file that is closed before the wait is reported as ready (POLLNVAL): no danger in it.
+        let fd = file.as_fd().as_raw_fd();
+        self.entries.push(libc::pollfd { fd, events, revents: 0 });
+        self.entries.len() - 1
+    }
+
+    /// Takes an index like [`PollSet::add`], for a file that is not waited for this time.
+    pub fn skip(&mut self) -> usize {
+        self.entries.push(libc::pollfd { fd: NOTHING, events: 0, revents: 0 });
+        self.entries.len() - 1
+    }
+
+    /// Waits until a file is ready, the timeout is over, or a signal was handled.
+    ///
+    /// The timeout is rounded up to whole milliseconds, so that a wait for a deadline ends after
+    /// it and not in a spin just before it.
+    ///
+    /// # Errors
+    /// What poll(2) fails with: no memory, or more files than the process may open.
+    ///
+    /// # Blocking
+    /// Up to the timeout; without one until something happens.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout_ms = match timeout {
+            Some(timeout) => whole_milliseconds(timeout),
+            None => -1,
+        };
+        let count = libc::nfds_t::try_from(self.entries.len())
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: the pointer is to `count` initialised entries, which are ours alone until the
+        // call returns; it writes nothing but their `revents`.
+        let ready = unsafe { libc::poll(self.entries.as_mut_ptr(), count, timeout_ms) };
+        if ready >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        for entry in &mut self.entries {
+            entry.revents = 0;
+        }
+        match error.kind() {
+            io::ErrorKind::Interrupted => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    /// Whether the file with this index can go on; true also for a broken one, whose next read or
+    /// write then says why.
+    pub fn is_ready(&self, index: usize) -> bool {
+        self.entries.get(index).is_some_and(|entry| entry.revents != 0)
+    }
+}
+
+fn whole_milliseconds(timeout: Duration) -> libc::c_int {
+    libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
+}
+
+/// Ends the wait of the thread that polls it, from any other thread; wakes are not counted.
+#[derive(Debug)]
+pub struct Waker {
+    event: File,
+}
+
+impl Waker {
+    /// Makes a waker that nobody has used yet.
+    ///
+    /// # Errors
+    /// When the process or the system has no file descriptor left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes no pointer.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` is open, made just above, and nobody else has it.
+        let event = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { event: File::from(event) })
+    }
+
+    /// Makes the waker readable, and so ends the wait that has it in its set.
+    pub fn wake(&self) {
+        // Fails only when its 64-bit count is full, and then it is readable already.
+        let _ = (&self.event).write(&1_u64.to_ne_bytes());
+    }
+
+    /// Makes the waker unreadable again. Look at what the wakes were for after this, not before.
+    pub fn drain(&self) {
+        // Fails only when there was no wake since, which is what is wanted.
+        let _ = (&self.event).read(&mut [0; 8]);
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Instant;
+
+    #[test]
+    fn a_wait_without_events_lasts_at_least_its_timeout() {
+        let waker = Waker::new().unwrap();
+        let mut set = PollSet::default();
+        let index = set.add(&waker, Interest::Read);
+        let begin = Instant::now();
+        set.wait(Some(Duration::from_micros(2_300))).unwrap();
+        assert!(begin.elapsed() >= Duration::from_micros(2_300));
+        assert!(!set.is_ready(index));
+    }
+
+    #[test]
+    fn a_waker_ends_the_wait_of_another_thread_once() {
+        let waker = Arc::new(Waker::new().unwrap());
+        let mut set = PollSet::default();
+        let index = set.add(&*waker, Interest::Read);
+        let other = Arc::clone(&waker);
+        let thread = thread::spawn(move || {
+            other.wake();
+            other.wake();
+        });
+        set.wait(None).unwrap();
+        thread.join().unwrap();
+        assert!(set.is_ready(index));
+
+        waker.drain();
+        set.wait(Some(Duration::ZERO)).unwrap();
+        assert!(!set.is_ready(index), "both wakes are gone after one drain");
+    }
+
+    #[test]
+    fn each_file_is_reported_for_its_own_interest() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let mut set = PollSet::default();
+        let reads = set.add(&left, Interest::Read);
+        let writes = set.add(&left, Interest::Write);
+        set.wait(Some(Duration::ZERO)).unwrap();
+        assert_eq!((set.is_ready(reads), set.is_ready(writes)), (false, true));
+
+        drop(right);
+        set.clear();
+        let reads = set.add(&left, Interest::Read);
+        set.wait(Some(Duration::ZERO)).unwrap();
+        assert!(set.is_ready(reads), "the peer's end is something to read");
+    }
+
+    #[test]
+    fn timeouts_are_rounded_up_and_capped() {
+        assert_eq!(whole_milliseconds(Duration::ZERO), 0);
+        assert_eq!(whole_milliseconds(Duration::from_nanos(1)), 1);
+        assert_eq!(whole_milliseconds(Duration::from_millis(7)), 7);
+        assert_eq!(whole_milliseconds(Duration::MAX), libc::c_int::MAX);
+    }
+}

@@ -1,0 +1,130 @@
+//! Signals as values that one thread waits for.
+//!
+//! A handler writes the signal's number into a socket pair. Blocking the signals in all threads
+//! and taking them with sigwait(3) would be less code, but children inherit the mask: each `zfs`
+//! would run deaf to SIGTERM.
+
+#![expect(unsafe_code, reason = "std cannot install signal handlers")]
+
+use std::io::{self, Read};
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::ptr;
+use std::sync::OnceLock;
+
+/// The end that the handler writes to. Lives as long as the process, because the handler does.
+static HANDLER_END: OnceLock<UnixStream> = OnceLock::new();
+
+/// A signal that was sent to the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM: the service manager ends us.
+    Terminate,
+    /// SIGINT: somebody at a terminal ends us.
+    Interrupt,
+}
+
+impl Signal {
+    const ALL: [Self; 2] = [Self::Terminate, Self::Interrupt];
+
+    fn number(self) -> libc::c_int {
+        match self {
+            Self::Terminate => libc::SIGTERM,
+            Self::Interrupt => libc::SIGINT,
+        }
+    }
+}
+
+/// The signals that arrived, in the order of arrival.
+#[derive(Debug)]
+pub struct Signals {
+    arrived: UnixStream,
+}
+
+impl Signals {
+    /// Catches the signals from now on, for the rest of the process's life.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left, or has installed the handlers before.
+    pub fn install() -> io::Result<Self> {
+        let (arrived, handler_end) = UnixStream::pair()?;
+        // A handler must not wait; when thousands are unread, one more says nothing new.
+        handler_end.set_nonblocking(true)?;
+        HANDLER_END
+            .set(handler_end)
+            .map_err(|_| io::Error::other("signal handlers are installed already"))?;
+        for signal in Signal::ALL {
+            catch(signal)?;
+        }
+        Ok(Self { arrived })
+    }
+
+    /// Takes the next signal.
+    ///
+    /// # Errors
+    /// What the read fails with; nothing is known that makes it fail.
+    ///
+    /// # Blocking
+    /// Until a signal arrives.
+    pub fn wait(&mut self) -> io::Result<Signal> {
+        loop {
+            let mut number = [0_u8];
+            // Goes on after EINTR, which the very signal may cause.
+            self.arrived.read_exact(&mut number)?;
+            let number = libc::c_int::from(number[0]);
+            if let Some(signal) = Signal::ALL.into_iter().find(|it| it.number() == number) {
+                return Ok(signal);
+            }
+        }
+    }
+}
+
+fn catch(signal: Signal) -> io::Result<()> {
+    // SAFETY: sigaction is plain C data (integers, a mask, an optional function pointer), for
+    // which all zeroes is a valid value: default action, empty mask, no flags.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    let handler: extern "C" fn(libc::c_int) = on_signal;
+    action.sa_sigaction = handler as libc::sighandler_t;
+    // Calls that a signal interrupts go on: libraries do not all expect EINTR.
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: `action` is initialised and read during the call only; its handler lives in the
+    // program's text and calls nothing but what signal-safety(7) lists.
+    let result = unsafe { libc::sigaction(signal.number(), &action, ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+extern "C" fn on_signal(number: libc::c_int) {
+    let (Some(end), Ok(byte)) = (HANDLER_END.get(), u8::try_from(number)) else { return };
+    // SAFETY: takes no pointer, and returns this thread's own errno, which is always valid.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: `errno` is valid for reads, see above.
+    let before = unsafe { errno.read() };
+    // SAFETY: write(2) is async-signal-safe, the buffer is one byte on this stack, and the socket
+    // is never closed. A result other than 1 means full: the reader has enough to wake up for.
+    unsafe { libc::write(end.as_raw_fd(), (&raw const byte).cast(), 1) };
+    // SAFETY: `errno` is valid for writes; the interrupted code must find its own value again.
+    unsafe { errno.write(before) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raise(number: libc::c_int) {
+        // SAFETY: takes no pointer; the handler is installed, so the process lives on.
+        let result = unsafe { libc::raise(number) };
+        assert_eq!(result, 0);
+    }
+
+    // One test, because the handlers belong to the whole process.
+    #[test]
+    fn signals_are_taken_in_the_order_of_arrival_and_end_nothing() {
+        let mut signals = Signals::install().unwrap();
+        raise(libc::SIGTERM);
+        raise(libc::SIGINT);
+        assert_eq!(signals.wait().unwrap(), Signal::Terminate);
+        assert_eq!(signals.wait().unwrap(), Signal::Interrupt);
+        assert!(Signals::install().is_err(), "a second reader would take half of them");
+    }
+}

@@ -1,0 +1,112 @@
+//! Callers that leave, handlers that panic, files that run out.
+
+use std::io::Read;
+use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+
+use mistify_libvirt::config::HttpLimits;
+use rouille::{Response, ResponseBody};
+
+use super::{GET, GET_GATE, echo, gated, serve, wait_until};
+
+#[test]
+fn a_caller_that_leaves_costs_nothing_but_its_answer() {
+    let (service, gate) = gated(HttpLimits::default());
+    let mut client = service.connect();
+    client.send(GET_GATE);
+    gate.wait_for_request();
+    drop(client);
+    gate.open.send(()).unwrap();
+    service.wait_for_connections(0);
+    assert_eq!(service.status_of(GET), 200);
+}
+
+#[test]
+fn a_caller_that_ends_its_side_still_gets_its_answer() {
+    let (service, gate) = gated(HttpLimits::default());
+    let mut client = service.connect();
+    client.send(GET_GATE);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    gate.wait_for_request();
+    gate.open.send(()).unwrap();
+    assert_eq!(client.answer().status, 200);
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_connection_that_is_reset_is_forgotten() {
+    let service = serve(HttpLimits::default(), echo);
+    let mut client = service.connect();
+    client.send(GET);
+    client.stream.peek(&mut [0]).unwrap();
+    // With its answer unread, the close is a reset.
+    drop(client);
+    service.wait_for_connections(0);
+    assert_eq!(service.status_of(GET), 200);
+}
+
+#[test]
+fn a_panic_is_answered_with_500_and_the_handler_lives_on() {
+    let limits = HttpLimits { handlers: 1, ..HttpLimits::default() };
+    let service = serve(limits, |request| match request.raw_url() {
+        "/panic" => panic!("on purpose"),
+        "/body" => {
+            let reader = std::iter::repeat_with(|| panic!("on purpose")).take(1);
+            let data = ResponseBody::from_reader(PanicReader(Box::new(reader)));
+            Response { data, ..Response::text("") }
+        }
+        _ => echo(request),
+    });
+    let mut client = service.connect();
+    for path in ["/panic", "/body"] {
+        let answer = client.ask(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!((answer.status, answer.body.as_str()), (500, ""));
+        assert_eq!(answer.header("content-type"), None);
+    }
+    assert_eq!(client.ask(GET).status, 200);
+    assert_eq!(service.running.counters().panics, 2);
+}
+
+struct PanicReader(Box<dyn Iterator<Item = u8> + Send>);
+
+impl Read for PanicReader {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Ok(usize::from(self.0.next().is_some()))
+    }
+}
+
+/// Runs itself again in a process that may open few files, so that no other test suffers.
+#[test]
+fn running_out_of_file_descriptors_is_survived() {
+    const INSIDE: &str = "TEST_FEW_FILES";
+    if std::env::var_os(INSIDE).is_some() {
+        return run_out_of_file_descriptors();
+    }
+    let status = Command::new("/bin/sh")
+        .args(["-c", "ulimit -n 60 && exec \"$0\" --exact \"$1\" --test-threads=1"])
+        .arg(std::env::current_exe().unwrap())
+        .arg("http_front::failures::running_out_of_file_descriptors_is_survived")
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn run_out_of_file_descriptors() {
+    let service = serve(HttpLimits::default(), echo);
+    let mut first = service.connect();
+    let mut others = Vec::new();
+    let error = loop {
+        match TcpStream::connect(service.address) {
+            Ok(stream) => others.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.raw_os_error(), Some(24), "EMFILE");
+    // Free one file for the next connect, which leaves none for its accept.
+    others.pop();
+    wait_until(|| TcpStream::connect(service.address).is_ok());
+    assert_eq!(first.ask(GET).status, 200, "who is in is served");
+    drop(others);
+    assert_eq!(service.status_of(GET), 200, "and accepting goes on");
+}

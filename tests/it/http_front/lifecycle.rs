@@ -1,0 +1,70 @@
+//! From the bind to the stop.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::bounded;
+use mistify_libvirt::config::HttpLimits;
+use mistify_libvirt::http::Front;
+
+use super::{GET, GET_GATE, PATIENCE, SHORT, Service, any_port, echo, gated, serve, wait_until};
+
+#[test]
+fn an_address_in_use_is_named() {
+    let first = Front::bind(&[any_port()], HttpLimits::default()).unwrap();
+    let address = first.local_addresses()[0];
+    let error = Front::bind(&[any_port(), address], HttpLimits::default()).unwrap_err();
+    assert_eq!(error.to_string(), format!("listen on {address}: address in use"));
+}
+
+#[test]
+fn every_address_is_served() {
+    let front = Front::bind(&[any_port(), any_port()], HttpLimits::default()).unwrap();
+    let addresses = front.local_addresses();
+    let running = front.start(Arc::new(echo)).unwrap();
+    let mut service = Service { running, address: addresses[0] };
+    assert_eq!(service.status_of(GET), 200);
+    service.address = addresses[1];
+    assert_eq!(service.status_of(GET), 200);
+}
+
+#[test]
+fn a_stop_finishes_what_has_begun_and_takes_nothing_new() {
+    let (service, gate) = gated(HttpLimits::default());
+    let (address, mut idle) = (service.address, service.connect());
+    assert_eq!(idle.ask(GET).status, 200);
+    let mut in_flight = service.connect();
+    in_flight.send(GET_GATE);
+    let mut half_sent = service.connect();
+    half_sent.send(&GET[..20]);
+    // The second is known to have begun once a later request on a later connection is answered.
+    gate.wait_for_request();
+    assert_eq!(service.status_of(GET), 200);
+
+    let running = service.running;
+    let (report, stopped) = bounded(1);
+    thread::spawn(move || report.send(running.stop(PATIENCE)));
+    assert!(idle.is_closed());
+    wait_until(|| TcpStream::connect(address).is_err());
+    assert!(stopped.is_empty(), "it waits for the two requests");
+
+    let answer = half_sent.ask(&GET[20..]);
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    gate.open.send(()).unwrap();
+    let answer = in_flight.answer();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    drop((half_sent, in_flight));
+    assert_eq!(stopped.recv_timeout(PATIENCE), Ok(true));
+}
+
+#[test]
+fn a_stop_gives_up_at_its_deadline() {
+    let (service, gate) = gated(HttpLimits::default());
+    let mut client = service.connect();
+    client.send(GET_GATE);
+    gate.wait_for_request();
+    assert!(!service.running.stop(SHORT));
+    gate.open.send(()).unwrap();
+    assert_eq!(client.answer().status, 200, "the socket lives as long as its handler");
+}

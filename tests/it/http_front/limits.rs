@@ -1,0 +1,172 @@
+//! At and over each limit, in bytes, in number and in time.
+
+use std::io::Write;
+use std::time::Instant;
+
+use mistify_libvirt::config::HttpLimits;
+use mistify_libvirt::http::Reason;
+use rouille::{Response, ResponseBody};
+
+use super::{GET, GET_GATE, PATIENCE, SHORT, echo, gated, serve, wait_until};
+
+#[test]
+fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
+    let limits = HttpLimits { body_bytes: 200_000, ..HttpLimits::default() };
+    let service = serve(limits, echo);
+    let post = |length: usize| {
+        let body = "b".repeat(length);
+        format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    let mut client = service.connect();
+    assert_eq!(client.ask(post(200_000)).body.len(), "POST / ".len() + 200_000);
+    // The refusal comes before the body is read, and reaches a caller that still sends.
+    let answer = client.ask(post(200_001));
+    assert_eq!((answer.status, answer.body.as_str()), (413, "the request's body is too large"));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn an_endless_head_is_refused_and_its_sender_is_not_read_for_ever() {
+    let service = serve(HttpLimits { linger_bytes: 300_000, ..HttpLimits::default() }, echo);
+    let mut client = service.connect();
+    let mut sent = 0;
+    let piece = [b'x'; 10_000];
+    while client.stream.write_all(&piece).is_ok() {
+        sent += piece.len();
+        assert!(sent < 100_000_000, "somebody goes on reading");
+    }
+    wait_until(|| service.refused(Reason::Head) == 1);
+    service.wait_for_connections(0);
+}
+
+#[test]
+fn a_slow_request_is_late_while_others_are_served() {
+    let limits = HttpLimits { request: SHORT, ..HttpLimits::default() };
+    let service = serve(limits, echo);
+    let mut slow = service.connect();
+    let mut other = service.connect();
+    let begin = Instant::now();
+    // Byte by byte, so that every byte is progress and only the whole is late.
+    let mut head = std::iter::repeat(GET.bytes().next().unwrap());
+    while service.refused(Reason::Late) == 0 {
+        slow.send([head.next().unwrap()]);
+        assert_eq!(other.ask(GET).status, 200);
+        assert!(begin.elapsed() < PATIENCE);
+    }
+    assert!(begin.elapsed() >= SHORT);
+    let answer = slow.answer();
+    assert_eq!((answer.status, answer.body.as_str()), (408, "the request took too long"));
+    assert!(slow.is_closed());
+}
+
+#[test]
+fn a_body_that_does_not_come_is_late() {
+    let service = serve(HttpLimits { request: SHORT, ..HttpLimits::default() }, echo);
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+    assert_eq!(service.status_of(head), 408);
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let service = serve(HttpLimits { idle: SHORT, ..HttpLimits::default() }, echo);
+    let mut fresh = service.connect();
+    let mut used = service.connect();
+    let begin = Instant::now();
+    used.ask(GET);
+    assert!(fresh.is_closed());
+    assert!(used.is_closed());
+    assert!(begin.elapsed() >= SHORT);
+    service.wait_for_connections(0);
+}
+
+#[test]
+fn a_request_that_takes_longer_than_the_idle_time_is_answered() {
+    let (service, gate) = gated(HttpLimits { idle: SHORT, ..HttpLimits::default() });
+    let mut slow = service.connect();
+    slow.send(GET_GATE);
+    gate.wait_for_request();
+    // Opened later than this one, it is closed for being idle; so that time is over for the other.
+    assert!(service.connect().is_closed());
+    gate.open.send(()).unwrap();
+    assert_eq!(slow.answer().status, 200);
+    assert_eq!(slow.ask(GET).status, 200, "and the idle time begins anew");
+}
+
+#[test]
+fn connections_over_the_limit_are_told_so() {
+    let service = serve(HttpLimits::default(), echo);
+    let mut kept: Vec<_> = (0..256).map(|_| service.connect()).collect();
+    let mut over: Vec<_> = (0..44).map(|_| service.connect()).collect();
+    for client in &mut over {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+        assert!(client.is_closed());
+    }
+    assert_eq!(service.refused(Reason::Busy), 44);
+    for client in &mut kept {
+        assert_eq!(client.ask(GET).status, 200);
+    }
+    drop((kept, over));
+    service.wait_for_connections(0);
+    assert_eq!(service.status_of(GET), 200, "the places are free again");
+}
+
+#[test]
+fn a_slow_reader_of_a_large_answer_holds_no_handler() {
+    let limits = HttpLimits { handlers: 1, ..HttpLimits::default() };
+    // Far more than sockets buffer.
+    let large = 12 * 1024 * 1024;
+    let service = serve(limits, move |request| match request.raw_url() {
+        "/large" => Response::from_data("a/b", vec![b'x'; large]),
+        _ => Response::text("small"),
+    });
+    let mut slow = service.connect();
+    // The next request lies behind it, and is answered after it.
+    slow.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    slow.send(GET);
+    wait_until(|| service.running.counters().requests == 1);
+    assert_eq!(service.connect().ask(GET).body, "small");
+    let answer = slow.answer();
+    assert_eq!(answer.body.len(), large);
+    assert_eq!(slow.answer().body, "small");
+}
+
+#[test]
+fn a_caller_that_does_not_read_is_cut_off() {
+    let limits = HttpLimits { write: SHORT, ..HttpLimits::default() };
+    let service = serve(limits, |_| Response::from_data("a/b", vec![b'x'; 12 * 1024 * 1024]));
+    let mut client = service.connect();
+    client.send(GET);
+    wait_until(|| service.running.counters().requests == 1);
+    service.wait_for_connections(0);
+}
+
+#[test]
+fn an_answer_over_its_limit_is_500() {
+    let limits = HttpLimits { response_bytes: 1_000, ..HttpLimits::default() };
+    let service = serve(limits, |_| Response {
+        data: ResponseBody::from_reader(std::io::repeat(b'x')),
+        ..Response::text("")
+    });
+    assert_eq!(service.status_of(GET), 500);
+}
+
+#[test]
+fn more_requests_than_handlers_wait_for_one() {
+    let (service, gate) = gated(HttpLimits { handlers: 2, ..HttpLimits::default() });
+    let mut clients: Vec<_> = (0..20).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        client.send(GET_GATE);
+    }
+    wait_until(|| service.running.counters().requests == 20);
+    for _ in 0..2 {
+        gate.wait_for_request();
+    }
+    assert!(gate.entered.is_empty(), "two are at work, and no more");
+    for _ in &clients {
+        gate.open.send(()).unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+}
