@@ -1,1 +1,279 @@
-//! The room `pool`.
+//! Where blocking work is done: bounded lanes of workers, deadlines, and a key per guest.
+//!
+//! ```text
+//! caller ── hold ──► [admission: rations, keys]          one state machine, one lock
+//!        ── run ───► [queue of the lane] ──► worker      bounded; a private state per worker
+//!        ◄─ result or deadline ── [handover] ◄──┘        one state machine per job
+//! ```
+//!
+//! What holds, and where it is decided:
+//! - Nobody waits without a bound: too many callers ([`admission`]) or jobs ([`lane`]) is
+//!   [`Error::Busy`] at once, and every wait ends at its deadline.
+//! - A job whose deadline came before a worker never runs; one that runs is never cut off, keeps
+//!   its key until it returns, and its result goes to the caller or to the late handler, never to
+//!   both ([`handover`]).
+//! - A panic costs the job and the worker's state, not the worker ([`lane`]).
+//! - The pool knows nothing of what the jobs do.
+
+mod admission;
+mod error;
+mod handover;
+mod hold;
+mod lane;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use self::admission::Refusal;
+use self::handover::{Answer, Call, Failure, Label};
+use self::hold::{Gate, NoHold, Seat};
+use self::lane::{MakeState, Queue};
+use crate::config::PoolLimits;
+
+pub use self::error::{Error, Full, Ration, Running};
+pub use self::hold::{CallerSnapshot, Hold};
+pub use self::lane::{Lane, LaneSnapshot, Totals};
+
+/// One job's name and bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// For logs and errors: the verb and the guest, `Run web-1`.
+    pub what: String,
+    /// After this the job is not begun and its caller waits no longer.
+    pub deadline: Instant,
+}
+
+/// What the pool is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Control, read, urgent, storage.
+    pub lanes: [LaneSnapshot; 4],
+    /// Who waits, and for what.
+    pub callers: CallerSnapshot,
+}
+
+/// The worker pool. `S` is a worker's private state, such as its libvirt connection: made, used and
+/// dropped on the worker's own thread.
+///
+/// Dropping the pool stops it without grace: what runs is left to end by itself.
+pub struct Pool<S: 'static> {
+    limits: PoolLimits,
+    gate: Arc<Gate>,
+    control: Arc<Queue<S>>,
+    read: Arc<Queue<S>>,
+    urgent: Arc<Queue<S>>,
+    storage: Arc<Queue<S>>,
+}
+
+impl<S: 'static> Pool<S> {
+    /// Starts the workers, named `control-0` and so on. `make_state` is called on a worker's thread
+    /// before its first job, and again after a job that panicked.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn new(
+        limits: &PoolLimits,
+        make_state: impl Fn(Lane) -> S + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let pool = Self {
+            limits: limits.clone(),
+            gate: Gate::new(limits),
+            control: Queue::new(Lane::Control, limits.queue),
+            read: Queue::new(Lane::Read, limits.queue),
+            urgent: Queue::new(Lane::Urgent, limits.queue),
+            storage: Queue::new(Lane::Storage, limits.queue),
+        };
+        let make: MakeState<S> = Arc::new(make_state);
+        let workers = [
+            limits.control_workers,
+            limits.read_workers,
+            limits.urgent_workers,
+            limits.storage_workers,
+        ];
+        for (queue, workers) in pool.queues().into_iter().zip(workers) {
+            for _ in 0..workers {
+                queue.add_worker(&make)?;
+            }
+        }
+        Ok(pool)
+    }
+
+    /// Takes a guest's key for a verb that changes it, in order of arrival.
+    ///
+    /// # Errors
+    /// `Busy` when too many callers wait, `KeyHeld` when others had the key up to `deadline`,
+    /// `Stopping`.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub fn hold(&self, key: &str, deadline: Instant) -> Result<Hold, Error> {
+        let arrived = Instant::now();
+        self.gate.hold(key, deadline).map_err(|why| match why {
+            NoHold::Refused(refusal) => self.refused(refusal, Lane::Control, key),
+            NoHold::Late => Error::KeyHeld {
+                key: key.to_owned(),
+                waited: arrived.elapsed(),
+                running: self.running_under(key),
+            },
+        })
+    }
+
+    /// Runs `work` on a worker of `lane` and returns its result. What comes too late is dropped.
+    ///
+    /// `hold` stays held until the work is over, also when its caller is answered before. Must not
+    /// be called from a job: it would wait for its own lane.
+    ///
+    /// # Errors
+    /// `Busy`, `Stopping`, `Unrun`, `Late` and `Panicked`; with the first three the work never ran.
+    ///
+    /// # Blocking
+    /// Up to `job.deadline`.
+    pub fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        job: Job,
+        hold: Option<&Hold>,
+        work: impl FnOnce(&mut S) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.run_or_else(lane, job, hold, work, |_, _| {})
+    }
+
+    /// As [`Self::run`], but a result that comes after its caller was told `Late` goes to `late`, on
+    /// the same worker and still under the hold: the place where a verb is undone or finished.
+    /// Exactly one of them gets the result; neither does when the work panicked.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    ///
+    /// # Blocking
+    /// Up to `job.deadline`.
+    pub fn run_or_else<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        job: Job,
+        hold: Option<&Hold>,
+        work: impl FnOnce(&mut S) -> T + Send + 'static,
+        late: impl FnOnce(&mut S, T) + Send + 'static,
+    ) -> Result<T, Error> {
+        let arrived = Instant::now();
+        let queue = self.queue(lane);
+        let _seat = self.seat(lane, hold)?;
+
+        let held = hold.cloned();
+        let late = move |state: &mut S, result: T| {
+            late(state, result);
+            drop(held);
+        };
+        let Job { what, deadline } = job;
+        let label = Label { what: what.clone(), key: hold.map(Hold::name), deadline };
+        let call = Arc::new(Call::new(label, work, late));
+        queue.submit(Arc::clone(&call) as Arc<dyn lane::Task<S>>)?;
+
+        match call.wait() {
+            Answer::Done(Ok(result)) => Ok(result),
+            Answer::Done(Err(Failure::Panicked)) => Err(Error::Panicked { what }),
+            Answer::Done(Err(Failure::Stopping)) => Err(Error::Stopping),
+            Answer::Unrun => {
+                queue.count_unrun();
+                let (waited, running) = (arrived.elapsed(), queue.oldest());
+                Err(Error::Unrun { what, lane, waited, running })
+            }
+            Answer::Late { since } => {
+                queue.count_late();
+                let age = since.elapsed();
+                let running_since =
+                    SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+                Err(Error::Late { what, waited: arrived.elapsed(), running_since, age })
+            }
+        }
+    }
+
+    /// What the pool is at; from memory.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            lanes: self.queues().map(|queue| queue.snapshot()),
+            callers: self.gate.snapshot(),
+        }
+    }
+
+    /// Ends the pool: new callers are told `Stopping`, and so are those that wait for a key. Verbs
+    /// that hold their key and jobs that were queued get `grace` to end; what is still queued then
+    /// is answered `Stopping` and never runs. Returns whether everything ended.
+    ///
+    /// # Blocking
+    /// Up to `grace`.
+    pub fn stop(&self, grace: Duration) -> bool {
+        let deadline = Instant::now() + grace;
+        let callers_left = self.gate.stop(deadline);
+        for queue in self.queues() {
+            queue.close();
+        }
+        // Each is joined, also after one that did not end.
+        let ended = self.queues().map(|queue| queue.join(deadline));
+        callers_left && !ended.contains(&false)
+    }
+
+    /// A place for a caller of this lane, unless its hold brings one.
+    ///
+    /// # Errors
+    /// `Busy` or `Stopping`.
+    fn seat(&self, lane: Lane, hold: Option<&Hold>) -> Result<Option<Seat>, Error> {
+        if hold.is_some_and(Hold::has_seat) {
+            return Ok(None);
+        }
+        let ration = match lane {
+            Lane::Control | Lane::Storage => Ration::Change,
+            Lane::Read => Ration::Read,
+            Lane::Urgent => Ration::Any,
+        };
+        self.gate.enter(ration).map(Some).map_err(|refusal| {
+            self.queue(lane).count_refused();
+            self.refused(refusal, lane, "")
+        })
+    }
+
+    /// A refusal with what blocks it: the oldest job of the lane, or the one under the key.
+    fn refused(&self, refusal: Refusal, lane: Lane, key: &str) -> Error {
+        match refusal {
+            Refusal::Stopping => Error::Stopping,
+            Refusal::Callers(ration) => {
+                let limit = match ration {
+                    Ration::Change => self.limits.waiting_change,
+                    Ration::Read => self.limits.waiting_read,
+                    Ration::Any => self.limits.waiting_any,
+                };
+                let running = self.queue(lane).oldest();
+                Error::Busy { full: Full::Callers(ration), limit, running }
+            }
+            Refusal::Key => Error::Busy {
+                full: Full::Key(key.to_owned()),
+                limit: self.limits.waiting_key,
+                running: self.running_under(key),
+            },
+        }
+    }
+
+    fn running_under(&self, key: &str) -> Option<Running> {
+        self.queues().into_iter().find_map(|queue| queue.running_under(key))
+    }
+
+    fn queue(&self, lane: Lane) -> &Arc<Queue<S>> {
+        match lane {
+            Lane::Control => &self.control,
+            Lane::Read => &self.read,
+            Lane::Urgent => &self.urgent,
+            Lane::Storage => &self.storage,
+        }
+    }
+
+    fn queues(&self) -> [&Arc<Queue<S>>; 4] {
+        [&self.control, &self.read, &self.urgent, &self.storage]
+    }
+}
+
+impl<S: 'static> Drop for Pool<S> {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}

@@ -1,0 +1,359 @@
+//! A lane: its bounded queue, its workers with their private state, and what they are at.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::error::{Error, Full, Running};
+use super::handover::Label;
+
+/// Which workers do a job. No lane waits for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Verbs that change a guest.
+    Control,
+    /// Status and the per-guest metrics.
+    Read,
+    /// Destroying: the cure for a stuck guest.
+    Urgent,
+    /// Volumes.
+    Storage,
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Control => "control",
+            Self::Read => "read",
+            Self::Urgent => "urgent",
+            Self::Storage => "storage",
+        })
+    }
+}
+
+/// What one lane is at, and its totals since the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneSnapshot {
+    /// The lane.
+    pub lane: Lane,
+    /// Threads that take its jobs.
+    pub workers: usize,
+    /// Jobs that wait for a worker and whose callers wait for them.
+    pub queued: usize,
+    /// Jobs that a worker is on.
+    pub running: usize,
+    /// The oldest of these.
+    pub oldest: Option<Running>,
+    /// Totals since the start.
+    pub totals: Totals,
+}
+
+/// What became of a lane's jobs since the start. Every job that was queued ends in one of
+/// `finished`, `panicked`, `unrun`; `late` counts callers and comes on top.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Jobs that returned, in time or late.
+    pub finished: u64,
+    /// Jobs that panicked.
+    pub panicked: u64,
+    /// Jobs whose deadline, or the pool's stop, came before a worker.
+    pub unrun: u64,
+    /// Callers that were answered while their job ran on.
+    pub late: u64,
+    /// Jobs that were not queued: queue full, too many callers, or stopping.
+    pub refused: u64,
+}
+
+/// A job as a worker sees it.
+pub(super) trait Task<S>: Send + Sync {
+    /// Does the job on this worker and hands over its result, unless nobody wants it any more.
+    fn perform(&self, worker: &mut Worker<S>) -> Outcome;
+
+    /// Answers that the pool stops, if no worker has begun; whether that was so.
+    fn refuse(&self) -> bool;
+}
+
+/// What came of [`Task::perform`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Nobody waits for the job any more.
+    NotRun,
+    /// The job returned.
+    Returned,
+    /// The job panicked; the worker's state may be half-changed.
+    Panicked,
+}
+
+/// The work panicked; it is logged.
+pub(super) struct Panicked;
+
+/// Makes a worker's state, on its thread.
+pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
+
+/// What the workers of a lane are at.
+#[derive(Default)]
+struct Board {
+    workers: usize,
+    queued: usize,
+    /// By worker's number.
+    running: Vec<Option<Entry>>,
+    totals: Totals,
+}
+
+/// A job on the board.
+struct Entry {
+    what: String,
+    key: Option<Arc<str>>,
+    since: Instant,
+}
+
+impl Entry {
+    fn running(&self) -> Running {
+        Running { what: self.what.clone(), age: self.since.elapsed() }
+    }
+}
+
+impl Board {
+    fn oldest(&self) -> Option<Running> {
+        self.running.iter().flatten().min_by_key(|entry| entry.since).map(Entry::running)
+    }
+}
+
+/// A lane's queue and board, as the pool and the workers share them.
+pub(super) struct Queue<S> {
+    lane: Lane,
+    limit: usize,
+    /// Gone when the lane is closed: the workers then end.
+    sender: RwLock<Option<Sender<Arc<dyn Task<S>>>>>,
+    receiver: Receiver<Arc<dyn Task<S>>>,
+    board: Mutex<Board>,
+    /// A worker ended.
+    ended: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl<S: 'static> Queue<S> {
+    /// An open lane without workers.
+    pub(super) fn new(lane: Lane, limit: usize) -> Arc<Self> {
+        let (sender, receiver) = bounded(limit);
+        Arc::new(Self {
+            lane,
+            limit,
+            sender: RwLock::new(Some(sender)),
+            receiver,
+            board: Mutex::default(),
+            ended: Condvar::new(),
+            threads: Mutex::default(),
+        })
+    }
+
+    /// Starts one more worker.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn add_worker(self: &Arc<Self>, make: &MakeState<S>) -> io::Result<()> {
+        let mut board = self.board.lock();
+        let number = board.running.len();
+        let (queue, make) = (Arc::clone(self), Arc::clone(make));
+        let thread = thread::Builder::new()
+            .name(format!("{}-{number}", self.lane))
+            .spawn(move || Worker { queue, number, make, state: None }.serve())?;
+        board.workers += 1;
+        board.running.push(None);
+        drop(board);
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Queues a job; never blocks.
+    ///
+    /// # Errors
+    /// `Busy` when the queue is full, `Stopping` when the lane is closed.
+    pub(super) fn submit(&self, task: Arc<dyn Task<S>>) -> Result<(), Error> {
+        // Counted before a worker can take it, so that the count never falls below zero.
+        self.board.lock().queued += 1;
+        // `try_send` does not block; under the lock nothing is sent once `close` is through.
+        let sent = match &*self.sender.read() {
+            Some(sender) => sender.try_send(task),
+            None => Err(TrySendError::Disconnected(task)),
+        };
+        let Err(refused) = sent else { return Ok(()) };
+        let mut board = self.board.lock();
+        board.queued -= 1;
+        board.totals.refused += 1;
+        Err(match refused {
+            TrySendError::Disconnected(_) => Error::Stopping,
+            TrySendError::Full(_) => Error::Busy {
+                full: Full::Queue(self.lane),
+                limit: self.limit,
+                running: board.oldest(),
+            },
+        })
+    }
+
+    /// Counts a refusal that was decided before [`Self::submit`].
+    pub(super) fn count_refused(&self) {
+        self.board.lock().totals.refused += 1;
+    }
+
+    /// Counts a caller that was answered while its job runs on.
+    pub(super) fn count_late(&self) {
+        self.board.lock().totals.late += 1;
+    }
+
+    /// Counts a queued job whose caller took it back.
+    pub(super) fn count_unrun(&self) {
+        let mut board = self.board.lock();
+        board.queued -= 1;
+        board.totals.unrun += 1;
+    }
+
+    /// The job that runs longest.
+    pub(super) fn oldest(&self) -> Option<Running> {
+        self.board.lock().oldest()
+    }
+
+    /// The job that runs under this key.
+    pub(super) fn running_under(&self, key: &str) -> Option<Running> {
+        let board = self.board.lock();
+        let mut entries = board.running.iter().flatten();
+        entries.find(|entry| entry.key.as_deref() == Some(key)).map(Entry::running)
+    }
+
+    /// What the lane is at.
+    pub(super) fn snapshot(&self) -> LaneSnapshot {
+        let board = self.board.lock();
+        LaneSnapshot {
+            lane: self.lane,
+            workers: board.workers,
+            queued: board.queued,
+            running: board.running.iter().flatten().count(),
+            oldest: board.oldest(),
+            totals: board.totals,
+        }
+    }
+
+    /// Takes no more jobs and answers the queued ones; workers end when they are done with theirs.
+    pub(super) fn close(&self) {
+        drop(self.sender.write().take());
+        for task in self.receiver.try_iter() {
+            if task.refuse() {
+                self.count_unrun();
+            }
+        }
+    }
+
+    /// Waits for the workers of a closed lane to end; whether all did.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn join(&self, deadline: Instant) -> bool {
+        let mut board = self.board.lock();
+        self.ended.wait_while_until(&mut board, |board| board.workers > 0, deadline);
+        let ended = board.workers == 0;
+        drop(board);
+        let threads = mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            // A thread that is not through is left alone: it ends by itself when its job returns.
+            if (ended || thread.is_finished()) && thread.join().is_err() {
+                log::error!("{} lane: a worker panicked outside its jobs", self.lane);
+            }
+        }
+        ended
+    }
+}
+
+/// A thread of a lane and its private state.
+pub(super) struct Worker<S> {
+    queue: Arc<Queue<S>>,
+    number: usize,
+    make: MakeState<S>,
+    state: Option<S>,
+}
+
+impl<S: 'static> Worker<S> {
+    /// Takes jobs until the lane is closed.
+    fn serve(mut self) {
+        while let Ok(task) = self.queue.receiver.recv() {
+            let outcome = task.perform(&mut self);
+            if outcome == Outcome::Panicked {
+                self.discard();
+            }
+            self.end(outcome);
+        }
+        self.discard();
+        self.queue.board.lock().workers -= 1;
+        self.queue.ended.notify_all();
+    }
+}
+
+impl<S> Worker<S> {
+    /// Puts a job that was queued on the board as running.
+    pub(super) fn begin(&self, label: &Label, now: Instant) {
+        let entry = Entry { what: label.what.clone(), key: label.key.clone(), since: now };
+        let mut board = self.queue.board.lock();
+        board.queued -= 1;
+        board.running[self.number] = Some(entry);
+    }
+
+    /// Runs a job's code on this worker's state, which is made first where there is none.
+    ///
+    /// # Errors
+    /// When either panicked; this logs it.
+    pub(super) fn call<R>(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&mut S) -> R,
+    ) -> Result<R, Panicked> {
+        let Self { queue, make, state, .. } = self;
+        // Unwind safe: after a panic the state is thrown away, and the closure shares nothing else.
+        catch_unwind(AssertUnwindSafe(|| work(state.get_or_insert_with(|| make(queue.lane)))))
+            .map_err(|payload| self.report(what, payload))
+    }
+
+    /// Drops what a job brought along; a panic is logged.
+    pub(super) fn drop_guarded<T>(&self, what: &str, value: T) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(move || drop(value))) {
+            self.report(what, payload);
+        }
+    }
+
+    fn report(&self, what: &str, payload: Box<dyn Any + Send>) -> Panicked {
+        let text = payload
+            .downcast::<String>()
+            .map(|text| *text)
+            .or_else(|payload| payload.downcast::<&str>().map(|text| (*text).to_owned()));
+        let text = text.unwrap_or_else(|payload| {
+            // Dropping a value of an unknown type could panic again.
+            mem::forget(payload);
+            "(no text)".to_owned()
+        });
+        log::error!("{what}: panic on {}-{}: {text}", self.queue.lane, self.number);
+        Panicked
+    }
+
+    /// Drops the state; the next job gets a new one.
+    fn discard(&mut self) {
+        if let Some(state) = self.state.take() {
+drop(state);
+        }
+    }
+
+    fn end(&self, outcome: Outcome) {
+        let mut board = self.queue.board.lock();
+        match outcome {
+            Outcome::NotRun => return,
+            Outcome::Returned => board.totals.finished += 1,
+            Outcome::Panicked => board.totals.panicked += 1,
+        }
+        board.running[self.number] = None;
+    }
+}
