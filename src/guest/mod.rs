@@ -1,1 +1,22 @@
-//! The room `guest`.
+//! What a guest is: the wire's structs, their checks, domain and network XML out, live XML in.
+//!
+//! Pure data: nothing in this room reads a file, asks libvirt or knows the time.
+
+pub mod check;
+pub mod domain;
+mod domain_xml;
+pub(crate) mod members;
+pub mod network;
+pub mod paths;
+pub mod same;
+pub mod state;
+pub mod wire;
+pub mod xml;
+
+/// Namespace of what this agent keeps in libvirt's `<metadata>`: the guest's request, the owner of
+/// a network.
+pub const GUEST_NAMESPACE: &str = "http://mistify.io/xml/guest/1";
+/// Namespace of a domain's disk metadata (the owner's `MetadataDevice`).
+pub const DEVICE_NAMESPACE: &str = "http://mistify.io/xml/device/1";
+/// Namespace of a domain's user metadata (the owner's `UserMetadata`).
+pub const USER_METADATA_NAMESPACE: &str = "http://mistify.io/xml/user_metadata/1";

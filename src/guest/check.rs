@@ -1,0 +1,249 @@
+//! What a guest must be before anything is made of it.
+//!
+//! What libvirt judges better is left to it: VLAN ranges, hypervisor types, models, sizes.
+
+use std::fmt;
+
+use crate::config::{BridgeType, GUEST_DISKS_MAX, GUEST_NICS_MAX, HostConfig};
+use crate::guest::wire::{Guest, Nic};
+
+/// The longest guest id in bytes. libvirt makes file names of it, the longest of them
+/// `<id>.xml.new`, and a file name has at most 255.
+const ID_BYTES_MAX: usize = 247;
+
+/// Why a guest is refused. Its text is the wire's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invalid {
+    /// There is no guest, or no id in it: the original's bare text.
+    Missing,
+    /// More of something than a guest may have.
+    TooMany {
+        /// What: `nics` or `disks`.
+        member: &'static str,
+        /// How many the guest has.
+        count: usize,
+        /// How many it may have.
+        max: usize,
+    },
+    /// A member is wrong.
+    Member {
+        /// Which, for example `nics[2].name`.
+        member: String,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+}
+
+/// What is wrong with a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It has a character that no XML can carry.
+    Character(char),
+    /// An id has a character that it must not have, there or anywhere.
+    IdCharacter(char),
+    /// An id is longer than libvirt's file names allow.
+    IdLength(usize),
+    /// A MAC address is not six hexadecimal pairs with colons.
+    NotMac,
+    /// A MAC address is missing where the NIC's network is named by it.
+    NoMac,
+    /// A MAC address stands at two NICs, whose networks are named by it.
+    RepeatedMac,
+    /// VLAN tags on a host with Linux bridges.
+    TagsOnLinuxBridge,
+    /// A VNC port that is none.
+    NotVncPort(i64),
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("invalid argument"),
+            Self::TooMany { member, count, max } => {
+                write!(f, "invalid argument: {count} {member}, a guest may have {max}")
+            }
+            Self::Member { member, fault } => write!(f, "invalid argument: {member}{fault}"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Character(c) => {
+                write!(f, " has a character that XML cannot carry (U+{:04X})", u32::from(*c))
+            }
+            Self::IdCharacter(c) => {
+                write!(f, " has a character that an id cannot have there (U+{:04X})", u32::from(*c))
+            }
+            Self::IdLength(bytes) => {
+                write!(f, " is {bytes} bytes long, an id may have {ID_BYTES_MAX}")
+            }
+            Self::NotMac => f.write_str(": not a MAC address such as 02:00:00:00:00:0a"),
+            Self::NoMac => f.write_str(" is missing: the network of the NIC is named by it"),
+            Self::RepeatedMac => f.write_str(" stands at another NIC too"),
+            Self::TagsOnLinuxBridge => f.write_str(": a Linux bridge carries no VLAN tags"),
+            Self::NotVncPort(port) => {
+                write!(f, ": {port} is neither a port nor -1 for one that libvirt chooses")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// The id of a guest, checked: it names a libvirt domain and libvirt's files.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GuestId(String);
+
+impl GuestId {
+    /// Takes an id that is not empty, at most 247 bytes long, without control characters, `/` and
+    /// XML's `<>&"'`, that begins neither with `-` nor `.`, and has no blank at either end.
+    ///
+    /// # Errors
+    /// [`Invalid::Missing`] if it is empty, else [`Invalid::Member`].
+    pub fn parse(id: &str) -> Result<Self, Invalid> {
+        let fault = |fault| Err(Invalid::Member { member: "id".to_owned(), fault });
+        let (Some(first), Some(last)) = (id.chars().next(), id.chars().next_back()) else {
+            return Err(Invalid::Missing);
+        };
+        if id.len() > ID_BYTES_MAX {
+            return fault(Fault::IdLength(id.len()));
+        }
+        let forbidden = |c: char| c.is_control() || "/<>&\"'".contains(c);
+        if let Some(c) = id.chars().find(|c| forbidden(*c)) {
+            return fault(Fault::IdCharacter(c));
+        }
+        if first == '-' || first == '.' || first.is_whitespace() {
+            return fault(Fault::IdCharacter(first));
+        }
+        if last.is_whitespace() {
+            return fault(Fault::IdCharacter(last));
+        }
+        check_text(id, || "id".to_owned())?;
+        Ok(Self(id.to_owned()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether `text` is six hexadecimal pairs with colons between them.
+pub fn is_mac(text: &str) -> bool {
+    let is_pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
+    text.split(':').count() == 6 && text.split(':').all(is_pair)
+}
+
+/// Whether XML 1.0 can carry a character, be it by reference.
+pub fn xml_carries(c: char) -> bool {
+    match c {
+        '\t' | '\n' | '\r' => true,
+        '\u{fffe}' | '\u{ffff}' => false,
+        c => c >= ' ',
+    }
+}
+
+/// Checks a guest that a domain is to be made of: what `Create` needs.
+///
+/// # Errors
+/// The first thing that is wrong, by name.
+pub fn check_definition(guest: &Guest, host: &HostConfig) -> Result<(), Invalid> {
+    GuestId::parse(&guest.id)?;
+    check_count("nics", guest.nics.len(), GUEST_NICS_MAX)?;
+    check_count("disks", guest.disks.len(), GUEST_DISKS_MAX)?;
+    check_texts(guest)?;
+    for (i, nic) in guest.nics.iter().enumerate() {
+        check_nic(i, nic, host.bridge_type)?;
+    }
+    if !(-1..=i64::from(u16::MAX)).contains(&guest.vnc) {
+        let fault = Fault::NotVncPort(guest.vnc);
+        return Err(Invalid::Member { member: "vnc".to_owned(), fault });
+    }
+    Ok(())
+}
+
+/// Checks a guest that networks are to be made for, too: what `CreateGuest` needs.
+///
+/// # Errors
+/// The first thing that is wrong, by name.
+pub fn check_definition_with_networks(guest: &Guest, host: &HostConfig) -> Result<(), Invalid> {
+    check_definition(guest, host)?;
+    for (i, nic) in guest.nics.iter().enumerate() {
+        let fault = |fault| Err(Invalid::Member { member: format!("nics[{i}].mac"), fault });
+        if nic.mac.is_empty() {
+            return fault(Fault::NoMac);
+        }
+        if guest.nics.iter().take(i).any(|other| other.mac.eq_ignore_ascii_case(&nic.mac)) {
+            return fault(Fault::RepeatedMac);
+        }
+    }
+    Ok(())
+}
+
+fn check_count(member: &'static str, count: usize, max: usize) -> Result<(), Invalid> {
+    if count > max { Err(Invalid::TooMany { member, count, max }) } else { Ok(()) }
+}
+
+fn check_nic(index: usize, nic: &Nic, bridge_type: BridgeType) -> Result<(), Invalid> {
+    let fault =
+        |name, fault| Err(Invalid::Member { member: format!("nics[{index}].{name}"), fault });
+    if !nic.mac.is_empty() && !is_mac(&nic.mac) {
+        return fault("mac", Fault::NotMac);
+    }
+    let tagged = nic.vlans.as_ref().is_some_and(|vlans| !vlans.is_empty());
+    if bridge_type == BridgeType::Linux && tagged {
+        return fault("vlans", Fault::TagsOnLinuxBridge);
+    }
+    Ok(())
+}
+
+/// Checks every text of a guest: the whole request is kept in the domain's XML.
+fn check_texts(guest: &Guest) -> Result<(), Invalid> {
+    let Guest { id: _, kind, image, nics, disks, state, memory_mib: _, cpu: _, vnc: _, metadata } =
+        guest;
+    for (name, text) in [("type", kind), ("image", image), ("state", state)] {
+        check_text(text, || name.to_owned())?;
+    }
+    for (i, nic) in nics.iter().enumerate() {
+        for (name, text) in [
+            ("name", &nic.name),
+            ("network", &nic.network),
+            ("model", &nic.model),
+            ("mac", &nic.mac),
+            ("address", &nic.address),
+            ("netmask", &nic.netmask),
+            ("gateway", &nic.gateway),
+            ("device", &nic.device),
+        ] {
+            check_text(text, || format!("nics[{i}].{name}"))?;
+        }
+    }
+    for (i, disk) in disks.iter().enumerate() {
+        for (name, text) in [
+            ("bus", &disk.bus),
+            ("device", &disk.device),
+            ("volume", &disk.volume),
+            ("image", &disk.image),
+            ("source", &disk.source),
+        ] {
+            check_text(text, || format!("disks[{i}].{name}"))?;
+        }
+    }
+    for (name, value) in metadata {
+        check_text(name, || "a name in metadata".to_owned())?;
+        check_text(value, || format!("metadata[{name:?}]"))?;
+    }
+    Ok(())
+}
+
+fn check_text(text: &str, member: impl FnOnce() -> String) -> Result<(), Invalid> {
+    match text.chars().find(|c| !xml_carries(*c)) {
+        Some(c) => Err(Invalid::Member { member: member(), fault: Fault::Character(c) }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,407 @@
+//! The domain model of the project's owner: what libvirt's domain XML says that matters here.
+//!
+//! Type names and JSON member names are the owner's, and so is what JSON leaves out when empty; a
+//! list that Go would write as `null` when it is empty is written so. What the owner's model lacks
+//! and a new guest needs is not in the JSON and says so. XML is read and written in `domain_xml`.
+
+use serde::{Serialize, Serializer};
+
+use crate::guest::wire;
+
+/// The unit that libvirt counts memory in, against the wire's MiB.
+pub(crate) const KIB_PER_MIB: u64 = 1024;
+/// The port group of a NIC's network that carries its VLAN tags (contract section 5.2).
+pub const PORT_GROUP: &str = "vlan-all";
+
+/// A domain, see <https://libvirt.org/formatdomain.html>.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VirDomain {
+    /// Hypervisor, for example `kvm`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// libvirt's own identifier; empty before libvirt drew one.
+    pub uuid: String,
+    /// Name: the guest's id.
+    pub name: String,
+    /// Memory in KiB.
+    #[serde(rename = "memory")]
+    pub memory_kib: u64,
+    /// Number of virtual CPUs.
+    pub vcpu: u64,
+    /// Devices.
+    pub devices: Device,
+    /// What is booted.
+    pub os: Os,
+    /// Name of the running state. Not in the XML: whoever asked libvirt sets it.
+    pub state: String,
+    /// What this agent keeps with the domain.
+    #[serde(rename = "Metadata")]
+    pub metadata: Metadata,
+}
+
+/// A domain's devices, see <https://libvirt.org/formatdomain.html#devices>.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// Disks, in libvirt's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk>,
+    /// Network interfaces, in libvirt's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Interface>,
+    /// The first graphical display.
+    pub graphics: Graphics,
+}
+
+/// A disk, see <https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms>.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Disk {
+    /// What the source is: `block` or `file`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What the guest sees: `disk`, `cdrom`, `floppy`.
+    pub device: String,
+    /// How qemu reads it.
+    pub driver: DiskDriver,
+    /// What is behind it on the host.
+    pub source: DiskSource,
+    /// Where the guest sees it.
+    pub target: DiskTarget,
+}
+
+/// How a disk is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiskDriver {
+    /// `qemu`.
+    pub name: String,
+    /// Format, for example `raw`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// What is behind a disk on the host: one of two paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiskSource {
+    /// Path of a regular file.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub file: String,
+    /// Path of a block device.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub device: String,
+}
+
+impl DiskSource {
+    /// The path, whichever it is; empty if there is none.
+    pub fn path(&self) -> &str {
+        if self.device.is_empty() { &self.file } else { &self.device }
+    }
+}
+
+/// Where a guest sees a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiskTarget {
+    /// Device name, for example `vda`.
+    pub device: String,
+    /// Bus, for example `virtio`.
+    pub bus: String,
+}
+
+/// A network interface, see <https://libvirt.org/formatdomain.html#network-interfaces>.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Interface {
+    /// What the source is, for example `network`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it is plugged into.
+    pub source: InterfaceSource,
+    /// Its address.
+    pub mac: InterfaceMac,
+    /// What the guest sees.
+    pub model: InterfaceModel,
+    /// Its packet filter.
+    pub filterref: FilterRef,
+    /// The host's end while the domain runs.
+    pub target: InterfaceTarget,
+    /// libvirt's name for it while the domain runs.
+    pub alias: InterfaceAlias,
+    /// The name that the guest is to see (`<guest dev>`). Beyond the owner's model.
+    #[serde(skip)]
+    pub guest_device: String,
+}
+
+/// What an interface is plugged into.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InterfaceSource {
+    /// Name of a libvirt network.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub network: String,
+    /// Name of a bridge.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bridge: String,
+    /// Port group of the network. Beyond the owner's model.
+    #[serde(skip)]
+    pub port_group: String,
+}
+
+/// An interface's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InterfaceMac {
+    /// MAC address; libvirt writes it in lower case.
+    pub address: String,
+}
+
+/// What a guest sees of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InterfaceModel {
+    /// Model, for example `virtio`.
+    #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+}
+
+/// A packet filter, see <https://libvirt.org/formatnwfilter.html>.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FilterRef {
+    /// Name of the filter; empty for none.
+    pub filter: String,
+    /// What the filter is told.
+    #[serde(serialize_with = "null_when_empty")]
+    pub parameters: Vec<FilterRefParameter>,
+}
+
+/// What a packet filter is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FilterRefParameter {
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: String,
+}
+
+/// The host's end of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InterfaceTarget {
+    /// The host's device, for example `vnet0`; empty while the domain is off.
+    pub device: String,
+}
+
+/// libvirt's name for an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InterfaceAlias {
+    /// For example `net0`; empty while the domain is off.
+    pub name: String,
+}
+
+/// A graphical display, see <https://libvirt.org/formatdomain.html#graphical-framebuffers>.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Graphics {
+    /// Protocol, for example `vnc`; empty for no display.
+    #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// TCP port; -1 while libvirt has yet to choose one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub port: String,
+}
+
+/// What is booted, see <https://libvirt.org/formatdomain.html#operating-system-booting>.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Os {
+    /// Kind of virtual machine.
+    #[serde(rename = "type")]
+    pub kind: OsType,
+    /// First boot device.
+    pub boot: OsBoot,
+}
+
+/// Kind of virtual machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OsType {
+    /// `hvm` for full virtualisation.
+    #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// CPU architecture, for example `x86_64`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub arch: String,
+    /// Machine, for example `pc-i440fx-7.2`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub machine: String,
+}
+
+/// Boot device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OsBoot {
+    /// `hd`, `network`, `cdrom`, `fd`.
+    #[serde(rename = "dev", skip_serializing_if = "String::is_empty")]
+    pub device: String,
+}
+
+/// What this agent keeps with a domain, see
+/// <https://libvirt.org/formatdomain.html#general-metadata>.
+///
+/// The owner's document gives these structs no JSON names, so they are Go's: the fields' own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Metadata {
+    /// Of its disks.
+    pub device: MetadataDevice,
+    /// Of its user.
+    pub user_metadata: UserMetadata,
+    /// The request that the domain was made from, so that a repeated one is known. Beyond the
+    /// owner's model.
+    #[serde(skip)]
+    pub guest: Option<wire::Guest>,
+}
+
+/// What this agent keeps of a domain's disks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct MetadataDevice {
+    /// In the order of the request.
+    #[serde(serialize_with = "null_when_empty")]
+    pub disks: Vec<MetadataDisk>,
+}
+
+/// Where a disk came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct MetadataDisk {
+    /// Device name, for example `vda`.
+    pub device: String,
+    /// Id of the image that it was cloned from.
+    pub image: String,
+    /// Its volume.
+    pub volume: String,
+}
+
+/// What callers want kept with a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct UserMetadata {
+    /// Sorted by name when this agent wrote them.
+    #[serde(serialize_with = "null_when_empty")]
+    pub parameters: Vec<UserMetadataParameter>,
+}
+
+/// One thing that a caller wants kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct UserMetadataParameter {
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: String,
+}
+
+/// What a disk's `source` is. The caller looks: this room does no I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A block device, or nothing yet.
+    Block,
+    /// A regular file.
+    File,
+}
+
+impl VirDomain {
+    /// The domain that `guest` asks for. `sources` tells what each disk's source is, in order;
+    /// where it is short, a block device.
+    pub fn for_guest(guest: &wire::Guest, sources: &[SourceKind]) -> Self {
+        let sources = sources.iter().copied().chain(std::iter::repeat(SourceKind::Block));
+        Self {
+            kind: guest.kind.clone(),
+            name: guest.id.clone(),
+            // Saturated, so that libvirt refuses what does not fit instead of this agent wrapping.
+            memory_kib: guest.memory_mib.saturating_mul(KIB_PER_MIB),
+            vcpu: guest.cpu,
+            devices: Device {
+                disks: guest
+                    .disks
+                    .iter()
+                    .zip(sources)
+                    .map(|(d, s)| Disk::for_guest(d, s))
+                    .collect(),
+                interfaces: guest.nics.iter().map(Interface::for_nic).collect(),
+                graphics: Graphics::for_port(guest.vnc),
+            },
+            os: Os { kind: OsType { kind: "hvm".into(), ..OsType::default() }, ..Os::default() },
+            metadata: Metadata::for_guest(guest),
+            ..Self::default()
+        }
+    }
+}
+
+impl VirDomain {
+    /// The interface with this MAC address, letters of any case; none for an empty one.
+    pub fn interface_by_mac(&self, mac: &str) -> Option<&Interface> {
+        let mut interfaces = self.devices.interfaces.iter();
+        interfaces.find(|interface| {
+            !mac.is_empty() && interface.mac.address.eq_ignore_ascii_case(mac)
+        })
+    }
+}
+
+impl Disk {
+    fn for_guest(disk: &wire::Disk, source: SourceKind) -> Self {
+        let path = disk.source.clone();
+        let (kind, source) = match source {
+            SourceKind::Block => ("block", DiskSource { device: path, ..DiskSource::default() }),
+            SourceKind::File => ("file", DiskSource { file: path, ..DiskSource::default() }),
+        };
+        Self {
+            kind: kind.into(),
+            device: "disk".into(),
+            driver: DiskDriver { name: "qemu".into(), kind: "raw".into() },
+            source,
+            target: DiskTarget { device: disk.device.clone(), bus: disk.bus.clone() },
+        }
+    }
+}
+
+impl Interface {
+    fn for_nic(nic: &wire::Nic) -> Self {
+        Self {
+            kind: "network".into(),
+            source: InterfaceSource {
+                network: nic.mac.clone(),
+                port_group: PORT_GROUP.into(),
+                ..InterfaceSource::default()
+            },
+            mac: InterfaceMac { address: nic.mac.clone() },
+            model: InterfaceModel { kind: nic.model.clone() },
+            guest_device: nic.name.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Graphics {
+    fn for_port(port: i64) -> Self {
+        match port {
+            0 => Self::default(),
+            port => Self { kind: "vnc".into(), port: port.to_string() },
+        }
+    }
+}
+
+impl Metadata {
+    fn for_guest(guest: &wire::Guest) -> Self {
+        let disks = guest.disks.iter().map(|disk| MetadataDisk {
+            device: disk.device.clone(),
+            image: disk.image.clone(),
+            volume: disk.volume.clone(),
+        });
+        let parameters = guest.metadata.iter().map(|(name, value)| UserMetadataParameter {
+            name: name.clone(),
+            value: value.clone(),
+        });
+        Self {
+            device: MetadataDevice { disks: disks.collect() },
+            user_metadata: UserMetadata { parameters: parameters.collect() },
+            guest: Some(guest.clone()),
+        }
+    }
+}
+
+fn null_when_empty<T: Serialize, S: Serializer>(list: &[T], out: S) -> Result<S::Ok, S::Error> {
+    if list.is_empty() { out.serialize_unit() } else { out.collect_seq(list) }
+}
+
+#[cfg(test)]
+mod tests;

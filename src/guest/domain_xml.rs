@@ -1,0 +1,298 @@
+//! Domain XML: what a new guest's domain is defined with, and what libvirt says of a domain.
+//!
+//! Reading takes what it knows and passes over the rest; what is absent reads as empty.
+
+use crate::guest::domain::{
+    Device, Disk, DiskDriver, DiskSource, DiskTarget, FilterRef, FilterRefParameter, Graphics,
+    Interface, InterfaceAlias, InterfaceMac, InterfaceModel, InterfaceSource, InterfaceTarget,
+    KIB_PER_MIB, Metadata, MetadataDevice, MetadataDisk, Os, OsBoot, OsType, UserMetadata,
+    UserMetadataParameter, VirDomain,
+};
+use crate::guest::xml::{Element, Error};
+use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, USER_METADATA_NAMESPACE};
+
+/// Where a VNC display listens.
+const VNC_ADDRESS: &str = "127.0.0.1";
+
+impl VirDomain {
+    /// The XML that defines this domain as a new guest: what the model says, and what every guest
+    /// gets (ACPI, a serial console, a balloon, entropy). Not for redefining a domain of another's
+    /// making: what the model does not know would be lost.
+    pub fn definition_xml(&self) -> String {
+        let mut domain = Element::new("domain").with("type", &self.kind);
+        if !self.uuid.is_empty() {
+            domain = domain.containing([Element::new("uuid").holding(&self.uuid)]);
+        }
+        let (memory, unit) = match self.memory_kib % KIB_PER_MIB {
+            0 => (self.memory_kib / KIB_PER_MIB, "MiB"),
+            _ => (self.memory_kib, "KiB"),
+        };
+        let memory = Element::new("memory").with("unit", unit).holding(&memory.to_string());
+        domain
+            .containing([
+                Element::new("name").holding(&self.name),
+                write_metadata(&self.metadata),
+                memory,
+                Element::new("vcpu").holding(&self.vcpu.to_string()),
+                write_os(&self.os),
+                Element::new("features").containing([Element::new("acpi")]),
+                write_devices(&self.devices),
+            ])
+            .to_xml()
+    }
+
+    /// Reads what libvirt says of a domain (`virDomainGetXMLDesc`).
+    ///
+    /// # Errors
+    /// If it is not the XML of a domain, or a number in it is none.
+    pub fn from_xml(xml: &str) -> Result<Self, Error> {
+        let domain = Element::from_xml(xml, "domain")?;
+        Ok(Self {
+            kind: domain.attribute("type").to_owned(),
+            uuid: domain.child("uuid").trimmed().to_owned(),
+            name: domain.child("name").text.clone(),
+            memory_kib: read_memory_kib(domain.child("memory"))?,
+            vcpu: number("vcpu", domain.child("vcpu").trimmed())?,
+            devices: read_devices(domain.child("devices")),
+            os: read_os(domain.child("os")),
+            state: String::new(),
+            metadata: read_metadata(domain.child("metadata")),
+        })
+    }
+}
+
+fn write_os(os: &Os) -> Element {
+    let kind = Element::new("type")
+        .with_nonempty("arch", &os.kind.arch)
+        .with_nonempty("machine", &os.kind.machine)
+        .holding(&os.kind.kind);
+    let boot = Some(&os.boot.device).filter(|device| !device.is_empty());
+    let boot = boot.map(|device| Element::new("boot").with("dev", device));
+    Element::new("os").containing([kind]).containing(boot)
+}
+
+fn read_os(os: &Element) -> Os {
+    let kind = os.child("type");
+    Os {
+        kind: OsType {
+            kind: kind.trimmed().to_owned(),
+            arch: kind.attribute("arch").to_owned(),
+            machine: kind.attribute("machine").to_owned(),
+        },
+        boot: OsBoot { device: os.child("boot").attribute("dev").to_owned() },
+    }
+}
+
+fn write_devices(devices: &Device) -> Element {
+    Element::new("devices")
+        .containing(devices.disks.iter().map(write_disk))
+        .containing(devices.interfaces.iter().map(write_interface))
+        .containing([
+            Element::new("serial")
+                .with("type", "pty")
+                .containing([Element::new("target").with("port", "0")]),
+            Element::new("console")
+                .with("type", "pty")
+                .containing([Element::new("target").with("type", "serial").with("port", "0")]),
+        ])
+        .containing(write_graphics(&devices.graphics))
+        .containing([
+            Element::new("memballoon").with("model", "virtio"),
+            Element::new("rng").with("model", "virtio").containing([Element::new("backend")
+                .with("model", "random")
+                .holding("/dev/urandom")]),
+        ])
+}
+
+fn read_devices(devices: &Element) -> Device {
+    let graphics = devices.child("graphics");
+    Device {
+        disks: devices.children_in("", "disk").map(read_disk).collect(),
+        interfaces: devices.children_in("", "interface").map(read_interface).collect(),
+        graphics: Graphics {
+            kind: graphics.attribute("type").to_owned(),
+            port: graphics.attribute("port").to_owned(),
+        },
+    }
+}
+
+fn write_disk(disk: &Disk) -> Element {
+    let driver =
+        Element::new("driver").with("name", &disk.driver.name).with("type", &disk.driver.kind);
+    let source = Element::new("source")
+        .with_nonempty("dev", &disk.source.device)
+        .with_nonempty("file", &disk.source.file);
+    let target =
+        Element::new("target").with("dev", &disk.target.device).with("bus", &disk.target.bus);
+    Element::new("disk")
+        .with("type", &disk.kind)
+        .with("device", &disk.device)
+        .containing([driver, source, target])
+}
+
+fn read_disk(disk: &Element) -> Disk {
+    let (driver, source, target) =
+        (disk.child("driver"), disk.child("source"), disk.child("target"));
+    Disk {
+        kind: disk.attribute("type").to_owned(),
+        device: disk.attribute("device").to_owned(),
+        driver: DiskDriver {
+            name: driver.attribute("name").to_owned(),
+            kind: driver.attribute("type").to_owned(),
+        },
+        source: DiskSource {
+            file: source.attribute("file").to_owned(),
+            device: source.attribute("dev").to_owned(),
+        },
+        target: DiskTarget {
+            device: target.attribute("dev").to_owned(),
+            bus: target.attribute("bus").to_owned(),
+        },
+    }
+}
+
+fn write_interface(interface: &Interface) -> Element {
+    let source = Element::new("source")
+        .with_nonempty("network", &interface.source.network)
+        .with_nonempty("bridge", &interface.source.bridge)
+        .with_nonempty("portgroup", &interface.source.port_group);
+    let parameters = interface.filterref.parameters.iter().map(|parameter| {
+        Element::new("parameter").with("name", &parameter.name).with("value", &parameter.value)
+    });
+    let optional = [
+        Element::new("mac").with_nonempty("address", &interface.mac.address),
+        Element::new("guest").with_nonempty("dev", &interface.guest_device),
+        Element::new("model").with_nonempty("type", &interface.model.kind),
+        Element::new("filterref")
+            .with_nonempty("filter", &interface.filterref.filter)
+            .containing(parameters),
+        Element::new("target").with_nonempty("dev", &interface.target.device),
+        Element::new("alias").with_nonempty("name", &interface.alias.name),
+    ];
+    Element::new("interface")
+        .with("type", &interface.kind)
+        .containing([source])
+        .containing(optional.into_iter().filter(|element| !element.attributes.is_empty()))
+}
+
+fn read_interface(interface: &Element) -> Interface {
+    let (source, filter) = (interface.child("source"), interface.child("filterref"));
+    let parameters = filter.children_in("", "parameter").map(|parameter| FilterRefParameter {
+        name: parameter.attribute("name").to_owned(),
+        value: parameter.attribute("value").to_owned(),
+    });
+    Interface {
+        kind: interface.attribute("type").to_owned(),
+        source: InterfaceSource {
+            network: source.attribute("network").to_owned(),
+            bridge: source.attribute("bridge").to_owned(),
+            port_group: source.attribute("portgroup").to_owned(),
+        },
+        mac: InterfaceMac { address: interface.child("mac").attribute("address").to_owned() },
+        model: InterfaceModel { kind: interface.child("model").attribute("type").to_owned() },
+        filterref: FilterRef {
+            filter: filter.attribute("filter").to_owned(),
+            parameters: parameters.collect(),
+        },
+        target: InterfaceTarget { device: interface.child("target").attribute("dev").to_owned() },
+        alias: InterfaceAlias { name: interface.child("alias").attribute("name").to_owned() },
+        guest_device: interface.child("guest").attribute("dev").to_owned(),
+    }
+}
+
+fn write_graphics(graphics: &Graphics) -> Option<Element> {
+    if graphics.kind.is_empty() {
+        return None;
+    }
+    let chosen_by_libvirt = if graphics.port == "-1" { "yes" } else { "no" };
+    Some(
+        Element::new("graphics")
+            .with("type", &graphics.kind)
+            .with_nonempty("port", &graphics.port)
+            .with("autoport", chosen_by_libvirt)
+            .with("listen", VNC_ADDRESS),
+    )
+}
+
+fn write_metadata(metadata: &Metadata) -> Element {
+    let parameters = metadata.user_metadata.parameters.iter().map(|parameter| {
+        Element::new("parameter").with("name", &parameter.name).with("value", &parameter.value)
+    });
+    let disks = metadata.device.disks.iter().map(|disk| {
+        Element::new("disk")
+            .with("device", &disk.device)
+            .with("image", &disk.image)
+            .with("volume", &disk.volume)
+    });
+    let lists = [
+        Element::new("user_metadata").with("xmlns", USER_METADATA_NAMESPACE).containing(parameters),
+        Element::new("device").with("xmlns", DEVICE_NAMESPACE).containing(disks),
+    ];
+    let guest = metadata.guest.as_ref().map(|guest| {
+        let json = serde_json::to_string(guest).expect("a guest has text keys alone");
+        Element::new("mistify:guest").with("xmlns:mistify", GUEST_NAMESPACE).holding(&json)
+    });
+    Element::new("metadata")
+        .containing(lists.into_iter().filter(|list| !list.children.is_empty()))
+        .containing(guest)
+}
+
+fn read_metadata(metadata: &Element) -> Metadata {
+    let device = metadata.child_in(DEVICE_NAMESPACE, "device");
+    let disks = device.children_in(DEVICE_NAMESPACE, "disk").map(|disk| MetadataDisk {
+        device: disk.attribute("device").to_owned(),
+        image: disk.attribute("image").to_owned(),
+        volume: disk.attribute("volume").to_owned(),
+    });
+    let user = metadata.child_in(USER_METADATA_NAMESPACE, "user_metadata");
+    let parameters = user.children_in(USER_METADATA_NAMESPACE, "parameter").map(|parameter| {
+        UserMetadataParameter {
+            name: parameter.attribute("name").to_owned(),
+            value: parameter.attribute("value").to_owned(),
+        }
+    });
+    Metadata {
+        device: MetadataDevice { disks: disks.collect() },
+        user_metadata: UserMetadata { parameters: parameters.collect() },
+        // A request that somebody edited beyond reading is as good as none.
+        guest: serde_json::from_str(&metadata.child_in(GUEST_NAMESPACE, "guest").text).ok(),
+    }
+}
+
+/// libvirt's units of memory, in bytes.
+fn unit_bytes(unit: &str) -> Option<u64> {
+    Some(match unit {
+        "b" | "bytes" => 1,
+        "" | "k" | "KiB" => 1 << 10,
+        "KB" => 1_000,
+        "M" | "MiB" => 1 << 20,
+        "MB" => 1_000_000,
+        "G" | "GiB" => 1 << 30,
+        "GB" => 1_000_000_000,
+        "T" | "TiB" => 1 << 40,
+        "TB" => 1_000_000_000_000,
+        _ => return None,
+    })
+}
+
+fn read_memory_kib(memory: &Element) -> Result<u64, Error> {
+    let amount: u64 = number("memory", memory.trimmed())?;
+    let unit = memory.attribute("unit");
+    let bytes = unit_bytes(unit)
+        .ok_or_else(|| Error::Number { name: "memory unit", found: unit.to_owned() })?;
+    // libvirt rounds up to KiB, too.
+    let kib = (u128::from(amount) * u128::from(bytes)).div_ceil(1 << 10);
+    u64::try_from(kib)
+        .map_err(|_| Error::Number { name: "memory", found: format!("{amount} {unit}") })
+}
+
+/// A number of libvirt's; an absent one is 0.
+pub(in crate::guest) fn number<N>(name: &'static str, text: &str) -> Result<N, Error>
+where
+    N: std::str::FromStr + Default,
+{
+    if text.is_empty() {
+        return Ok(N::default());
+    }
+    text.parse().map_err(|_| Error::Number { name, found: text.to_owned() })
+}

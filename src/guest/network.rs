@@ -1,0 +1,215 @@
+//! The libvirt network of a NIC: one per NIC, named by its MAC address (contract section 5.2).
+
+use crate::config::BridgeType;
+use crate::guest::GUEST_NAMESPACE;
+use crate::guest::domain::PORT_GROUP;
+use crate::guest::domain_xml::number;
+use crate::guest::wire::Nic;
+use crate::guest::xml::{Element, Error};
+
+/// What matters here of a libvirt network, see <https://libvirt.org/formatnetwork.html>.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Name: the NIC's MAC address.
+    pub name: String,
+    /// libvirt's own identifier; empty before libvirt drew one.
+    pub uuid: String,
+    /// Name of the bridge that it leads to.
+    pub bridge: String,
+    /// Whether the bridge is one of Open vSwitch.
+    pub openvswitch: bool,
+    /// VLAN tags of the port group, in order.
+    pub vlans: Vec<i64>,
+    /// Id of the guest that this agent made it for; none on networks of the original agent.
+    pub owner: Option<String>,
+}
+
+impl Network {
+    /// The network that `nic` of the guest `owner` needs on a host with bridges of this type.
+    pub fn for_nic(nic: &Nic, bridge_type: BridgeType, owner: &str) -> Self {
+        Self {
+            name: nic.mac.clone(),
+            uuid: String::new(),
+            bridge: nic.network.clone(),
+            openvswitch: bridge_type == BridgeType::OpenVSwitch,
+            vlans: nic.vlans.clone().unwrap_or_default(),
+            owner: Some(owner.to_owned()),
+        }
+    }
+
+    /// Whether both lead to the same place under the same name, whoever made them.
+    pub fn same_wiring(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.bridge == other.bridge
+            && self.openvswitch == other.openvswitch
+            && self.vlans == other.vlans
+    }
+
+    /// The XML that defines it. Without VLAN tags there is no `<vlan>`: libvirt refuses an empty
+    /// one. Of several tags libvirt makes a trunk by itself.
+    pub fn definition_xml(&self) -> String {
+        let owner = self.owner.as_ref().map(|owner| {
+            let mark = Element::new("mistify:owner")
+                .with("xmlns:mistify", GUEST_NAMESPACE)
+                .with("guest", owner);
+            Element::new("metadata").containing([mark])
+        });
+        let virtual_port =
+            self.openvswitch.then(|| Element::new("virtualport").with("type", "openvswitch"));
+        let tags = self.vlans.iter().map(|tag| Element::new("tag").with("id", &tag.to_string()));
+        let vlan = Element::new("vlan").containing(tags);
+        let vlan = Some(vlan).filter(|vlan| !vlan.children.is_empty());
+        Element::new("network")
+            .containing([Element::new("name").holding(&self.name)])
+            .containing(owner)
+            .containing([
+                Element::new("forward").with("mode", "bridge"),
+                Element::new("bridge").with("name", &self.bridge),
+            ])
+            .containing(virtual_port)
+            .containing([Element::new("portgroup").with("name", PORT_GROUP).containing(vlan)])
+            .to_xml()
+    }
+
+    /// Reads what libvirt says of a network (`virNetworkGetXMLDesc`).
+    ///
+    /// # Errors
+    /// If it is not the XML of a network, or a VLAN tag is no number.
+    pub fn from_xml(xml: &str) -> Result<Self, Error> {
+        let network = Element::from_xml(xml, "network")?;
+        let port_group = network
+            .children_in("", "portgroup")
+            .find(|group| group.attribute("name") == PORT_GROUP);
+        let tags =
+            port_group.into_iter().flat_map(|group| group.child("vlan").children_in("", "tag"));
+        let owner = network.child("metadata").children_in(GUEST_NAMESPACE, "owner").next();
+        Ok(Self {
+            name: network.child("name").text.clone(),
+            uuid: network.child("uuid").trimmed().to_owned(),
+            bridge: network.child("bridge").attribute("name").to_owned(),
+            openvswitch: network.child("virtualport").attribute("type") == "openvswitch",
+            vlans: tags
+                .map(|tag| number("tag id", tag.attribute("id")))
+                .collect::<Result<_, _>>()?,
+            owner: owner.map(|mark| mark.attribute("guest").to_owned()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::guest::xml::tests::{assert_golden, xml_text};
+
+    const MAC: &str = "02:00:00:00:00:0b";
+
+    fn nic(vlans: Option<Vec<i64>>) -> Nic {
+        Nic { mac: MAC.into(), network: "mistify0".into(), vlans, ..Nic::default() }
+    }
+
+    fn golden() -> [(&'static str, Network, &'static str); 3] {
+        let network = |bridge_type, vlans| Network::for_nic(&nic(vlans), bridge_type, "web-1");
+        [
+            (
+                "network-trunk.define.xml",
+                network(BridgeType::OpenVSwitch, Some(vec![7, 1])),
+                include_str!("../../tests/golden/network-trunk.dump.xml"),
+            ),
+            (
+                "network-tag.define.xml",
+                network(BridgeType::OpenVSwitch, Some(vec![5])),
+                include_str!("../../tests/golden/network-tag.dump.xml"),
+            ),
+            (
+                "network-linux.define.xml",
+                network(BridgeType::Linux, None),
+                include_str!("../../tests/golden/network-linux.dump.xml"),
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_network_is_defined_with_the_golden_xml() {
+        for (name, network, _) in golden() {
+            assert_golden(name, &network.definition_xml());
+        }
+    }
+
+    #[test]
+    fn libvirt_gives_back_the_network_that_was_defined() {
+        for (_, network, dumped) in golden() {
+            let read = Network::from_xml(dumped).unwrap();
+            assert!(!read.uuid.is_empty());
+            assert_eq!(Network { uuid: String::new(), ..read }, network);
+        }
+    }
+
+    #[test]
+    fn an_active_network_of_qemu_is_read_the_same() {
+        let dumped = include_str!("../../tests/golden/qemu-network.dump.xml");
+        let read = Network::from_xml(dumped).unwrap();
+        let network = Network::for_nic(&nic(None), BridgeType::Linux, "web-1");
+        assert!(read.same_wiring(&network));
+        assert_eq!(read.owner, network.owner);
+    }
+
+    #[test]
+    fn a_nic_without_vlans_gets_no_vlan_element() {
+        for vlans in [None, Some(Vec::new())] {
+            let network = Network::for_nic(&nic(vlans), BridgeType::OpenVSwitch, "web-1");
+            assert!(!network.definition_xml().contains("<vlan"));
+        }
+    }
+
+    #[test]
+    fn wiring_is_name_bridge_kind_and_tags_but_neither_uuid_nor_owner() {
+        let network = Network::for_nic(&nic(Some(vec![1])), BridgeType::OpenVSwitch, "web-1");
+        let other = |change: fn(&mut Network)| {
+            let mut other = network.clone();
+            change(&mut other);
+            network.same_wiring(&other)
+        };
+        assert!(other(|n| n.uuid = "u".into()));
+        assert!(other(|n| n.owner = None));
+        assert!(!other(|n| n.name = "x".into()));
+        assert!(!other(|n| n.bridge = "x".into()));
+        assert!(!other(|n| n.openvswitch = false));
+        assert!(!other(|n| n.vlans = vec![1, 2]));
+    }
+
+    #[test]
+    fn a_network_of_the_original_agent_has_no_owner() {
+        let xml = "<network><name>02:00:00:00:00:0b</name><forward mode='bridge'/>\
+            <bridge name='br0'/><portgroup name='other'><vlan><tag id='9'/></vlan></portgroup>\
+            </network>";
+        let network = Network::from_xml(xml).unwrap();
+        assert_eq!((network.owner, network.vlans), (None, vec![]));
+    }
+
+    #[test]
+    fn a_tag_that_is_no_number_is_an_error() {
+        let xml = "<network><portgroup name='vlan-all'><vlan><tag id='x'/></vlan></portgroup>\
+            </network>";
+        assert_eq!(
+            Network::from_xml(xml),
+            Err(Error::Number { name: "tag id", found: "x".to_owned() })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_network_survives_its_xml(
+            name in xml_text(),
+            bridge in xml_text(),
+            owner in proptest::option::of(xml_text()),
+            vlans in proptest::collection::vec(any::<i64>(), 0..4),
+            openvswitch: bool,
+        ) {
+            let network =
+                Network { name, uuid: String::new(), bridge, openvswitch, vlans, owner };
+            prop_assert_eq!(Network::from_xml(&network.definition_xml()), Ok(network));
+        }
+    }
+}

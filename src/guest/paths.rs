@@ -1,0 +1,86 @@
+//! Where a disk's `source` may lie, judged by the path alone: no file is looked at.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::config::HostConfig;
+
+/// The folders below which a disk's `source` may lie on this host.
+pub fn disk_roots(host: &HostConfig) -> Vec<PathBuf> {
+    let zvols = Path::new("/dev/zvol").join(&host.zpool);
+    std::iter::once(zvols).chain(host.allow_disk_paths.iter().cloned()).collect()
+}
+
+/// An absolute path without `.` and `..`, as it would be without links; `None` for a relative path,
+/// the empty one among them.
+pub fn lexically_normal(path: &Path) -> Option<PathBuf> {
+    if !path.is_absolute() {
+        return None;
+    }
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            // At the root, `..` is the root again.
+            Component::ParentDir => drop(normal.pop()),
+            other => normal.push(other),
+        }
+    }
+    Some(normal)
+}
+
+/// Whether `path` lies under one of `roots`, component by component: `/dev/zvol/tank2` does not lie
+/// under `/dev/zvol/tank`.
+pub fn allowed(path: &Path, roots: &[PathBuf]) -> bool {
+    let Some(path) = lexically_normal(path) else { return false };
+    roots.iter().filter_map(|root| lexically_normal(root)).any(|root| path.starts_with(root))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(path: &str) -> Option<String> {
+        lexically_normal(Path::new(path)).map(|path| path.display().to_string())
+    }
+
+    #[test]
+    fn dots_and_doubled_slashes_go() {
+        assert_eq!(normal("/a/./b//c/../d/").as_deref(), Some("/a/b/d"));
+        assert_eq!(normal("/../../a").as_deref(), Some("/a"));
+        assert_eq!(normal("/a/..").as_deref(), Some("/"));
+    }
+
+    #[test]
+    fn a_relative_path_is_none() {
+        for path in ["", "a", "./a", "../a", "dev/zvol"] {
+            assert_eq!(normal(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_lies_under_a_root_by_components() {
+        let host = HostConfig {
+            zpool: "tank".into(),
+            allow_disk_paths: vec!["/srv/vm/".into()],
+            ..HostConfig::default()
+        };
+        let roots = disk_roots(&host);
+        let allowed = |path: &str| allowed(Path::new(path), &roots);
+        assert!(allowed("/dev/zvol/tank/guests/a/disk-0"));
+        assert!(allowed("/srv/vm/a.raw"));
+        assert!(allowed("/srv/x/../vm/a.raw"));
+        assert!(!allowed("/dev/zvol/tank2/guests/a/disk-0"));
+        assert!(!allowed("/dev/zvol/tank/../../sda"));
+        assert!(!allowed("/srv/vm2/a.raw"));
+        assert!(!allowed("/etc/shadow"));
+        assert!(!allowed("srv/vm/a.raw"));
+        assert!(!allowed(""));
+    }
+
+    #[test]
+    fn the_root_folder_allows_every_absolute_path() {
+        let roots = [PathBuf::from("/")];
+        assert!(allowed(Path::new("/etc/shadow"), &roots));
+        assert!(!allowed(Path::new("etc/shadow"), &roots));
+    }
+}

@@ -1,0 +1,212 @@
+//! Whether a guest that is to be made is the one that is there already (contract section 9), so
+//! that a repeated `Create` or `CreateGuest` succeeds and a different one does not.
+
+use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
+use crate::guest::network::Network;
+use crate::guest::wire::{DEFAULT_GUEST_TYPE, Disk, Guest, Nic};
+
+/// Whether two requests describe the same guest.
+///
+/// Compared are id, type, memory, cpu, metadata, NICs (mac, network, model, vlans) and disks
+/// (source; where neither has one: volume, image and size), in order. Everything else may differ:
+/// it changes while a guest lives (`state`, a NIC's `name` and `device`, the VNC port) or is only
+/// kept for callers.
+pub fn same_guest(a: &Guest, b: &Guest) -> bool {
+    a.id == b.id
+        && effective_type(a) == effective_type(b)
+        && a.memory_mib == b.memory_mib
+        && a.cpu == b.cpu
+        && a.metadata == b.metadata
+        && pairwise(&a.nics, &b.nics, same_nic)
+        && pairwise(&a.disks, &b.disks, same_disk)
+}
+
+/// Whether `guest` describes what libvirt has: `domain` and the networks of its interfaces, in any
+/// order. For guests of the original agent, which kept no request with the domain.
+///
+/// It kept no metadata either, so that cannot be compared. A `model` that the guest leaves open may
+/// be any: libvirt fills it in. Of a disk libvirt knows the source alone.
+pub fn same_as_domain(guest: &Guest, domain: &VirDomain, networks: &[Network]) -> bool {
+    guest.id == domain.name
+        && effective_type(guest) == domain.kind
+        && guest.memory_mib.checked_mul(KIB_PER_MIB) == Some(domain.memory_kib)
+        && guest.cpu == domain.vcpu
+        && pairwise(&guest.nics, &domain.devices.interfaces, |nic, interface| {
+            same_interface(nic, interface, networks)
+        })
+        && pairwise(&guest.disks, &domain.devices.disks, |a, b| a.source == b.source.path())
+}
+
+fn effective_type(guest: &Guest) -> &str {
+    if guest.kind.is_empty() { DEFAULT_GUEST_TYPE } else { &guest.kind }
+}
+
+fn pairwise<A, B>(a: &[A], b: &[B], same: impl Fn(&A, &B) -> bool) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+}
+
+fn same_nic(a: &Nic, b: &Nic) -> bool {
+    a.mac.eq_ignore_ascii_case(&b.mac)
+        && a.network == b.network
+        && a.model == b.model
+        && vlans(a) == vlans(b)
+}
+
+fn same_interface(nic: &Nic, interface: &domain::Interface, networks: &[Network]) -> bool {
+    let network = networks.iter().find(|n| n.name == interface.source.network);
+    nic.mac.eq_ignore_ascii_case(&interface.mac.address)
+        && (nic.model.is_empty() || nic.model == interface.model.kind)
+        && network.is_some_and(|n| n.bridge == nic.network && n.vlans == vlans(nic))
+}
+
+/// The tags; absent and none are the same to libvirt.
+fn vlans(nic: &Nic) -> &[i64] {
+    nic.vlans.as_deref().unwrap_or_default()
+}
+
+fn same_disk(a: &Disk, b: &Disk) -> bool {
+    if a.source.is_empty() && b.source.is_empty() {
+        return (&a.volume, &a.image, a.size_mib) == (&b.volume, &b.image, b.size_mib);
+    }
+    a.source == b.source
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BridgeType;
+
+    fn guest() -> Guest {
+        serde_json::from_str(
+            r#"{"id":"web-1","type":"kvm","image":"i","state":"create","memory":512,"cpu":2,
+            "vnc":-1,"metadata":{"k":"v"},
+            "nics":[{"name":"eth0","network":"br0","model":"virtio","mac":"02:00:00:00:00:0a",
+                "address":"10.0.0.2","device":"vnet0","vlans":[1,2]},
+                {"network":"br0","mac":"02:00:00:00:00:0b"}],
+            "disks":[{"source":"/dev/zvol/p/guests/a/disk-0","size":10,"volume":"v","image":"i"},
+                {"size":20,"volume":"w","image":"j"}]}"#,
+        )
+        .unwrap()
+    }
+
+    fn same_after(change: fn(&mut Guest)) -> bool {
+        let mut other = guest();
+        change(&mut other);
+        assert_eq!(same_guest(&guest(), &other), same_guest(&other, &guest()));
+        same_guest(&guest(), &other)
+    }
+
+    #[test]
+    fn each_compared_member_makes_a_different_guest() {
+        assert!(same_after(|_| {}));
+        for change in [
+            (|g| g.id = "web-2".into()) as fn(&mut Guest),
+            |g| g.kind = "qemu".into(),
+            |g| g.memory_mib = 513,
+            |g| g.cpu = 3,
+            |g| drop(g.metadata.insert("k".into(), "w".into())),
+            |g| drop(g.metadata.insert("l".into(), "v".into())),
+            |g| g.nics[0].mac = "02:00:00:00:00:0c".into(),
+            |g| g.nics[0].network = "br1".into(),
+            |g| g.nics[0].model = "e1000".into(),
+            |g| g.nics[0].vlans = Some(vec![2, 1]),
+            |g| g.nics[0].vlans = None,
+            |g| g.nics.swap(0, 1),
+            |g| drop(g.nics.pop()),
+            |g| g.disks[0].source = "/dev/zvol/p/other".into(),
+            |g| g.disks[0].source.clear(),
+            |g| g.disks[1].source = "/dev/zvol/p/other".into(),
+            |g| g.disks[1].volume = "x".into(),
+            |g| g.disks[1].image = "x".into(),
+            |g| g.disks[1].size_mib = 21,
+            |g| g.disks.swap(0, 1),
+            |g| drop(g.disks.pop()),
+        ] {
+            let mut other = guest();
+            change(&mut other);
+            assert!(!same_after(change), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn each_ignored_member_leaves_the_guest_the_same() {
+        for change in [
+            (|g| g.state = "running".into()) as fn(&mut Guest),
+            |g| g.kind.clear(),
+            |g| g.image = "x".into(),
+            |g| g.vnc = 5901,
+            |g| g.nics[0].name = "net0".into(),
+            |g| g.nics[0].device = "vnet7".into(),
+            |g| g.nics[0].address = "10.0.0.3".into(),
+            |g| g.nics[0].mac = "02:00:00:00:00:0A".into(),
+            |g| g.nics[1].vlans = Some(Vec::new()),
+            |g| g.disks[0].size_mib = 11,
+            |g| g.disks[0].volume = "x".into(),
+            |g| g.disks[0].image = "x".into(),
+            |g| g.disks[0].device = "vda".into(),
+            |g| g.disks[0].bus = "virtio".into(),
+        ] {
+            let mut other = guest();
+            change(&mut other);
+            assert!(same_after(change), "{other:?}");
+        }
+    }
+
+    /// What libvirt has of [`guest`] when the original agent made it.
+    fn made_by_the_original() -> (VirDomain, Vec<Network>) {
+        let mut domain = VirDomain::for_guest(&guest(), &[]);
+        domain.metadata = domain::Metadata::default();
+        domain.devices.interfaces[1].model.kind = "rtl8139".into();
+        let networks = guest()
+            .nics
+            .iter()
+            .rev()
+            .map(|nic| Network {
+                owner: None,
+                ..Network::for_nic(nic, BridgeType::OpenVSwitch, "")
+            })
+            .collect();
+        (domain, networks)
+    }
+
+    #[test]
+    fn a_guest_of_the_original_agent_is_known_by_its_xml() {
+        let (domain, networks) = made_by_the_original();
+        assert!(same_as_domain(&guest(), &domain, &networks));
+        for change in [
+            (|g| g.kind.clear()) as fn(&mut Guest),
+            |g| g.metadata.clear(),
+            |g| g.nics[0].mac = "02:00:00:00:00:0A".into(),
+            |g| g.nics[0].name = "x".into(),
+            |g| g.disks[0].size_mib = 11,
+        ] {
+            let mut request = guest();
+            change(&mut request);
+            assert!(same_as_domain(&request, &domain, &networks), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_different_guest_is_known_by_its_xml() {
+        let (domain, networks) = made_by_the_original();
+        for change in [
+            (|g| g.id = "web-2".into()) as fn(&mut Guest),
+            |g| g.kind = "qemu".into(),
+            |g| g.memory_mib = 513,
+            |g| g.memory_mib = u64::MAX,
+            |g| g.cpu = 3,
+            |g| g.nics[0].mac = "02:00:00:00:00:0c".into(),
+            |g| g.nics[0].network = "br1".into(),
+            |g| g.nics[0].model = "e1000".into(),
+            |g| g.nics[0].vlans = None,
+            |g| drop(g.nics.pop()),
+            |g| g.disks[0].source = "/dev/zvol/p/other".into(),
+            |g| drop(g.disks.pop()),
+        ] {
+            let mut request = guest();
+            change(&mut request);
+            assert!(!same_as_domain(&request, &domain, &networks), "{request:?}");
+        }
+        assert!(!same_as_domain(&guest(), &domain, &networks[..1]));
+    }
+}

@@ -1,0 +1,87 @@
+//! The states of a guest, by libvirt's numbers and the wire's names.
+
+/// What libvirt says a guest is doing (`virDomainState`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// libvirt does not know.
+    Unknown,
+    /// Running.
+    Running,
+    /// Blocked on a resource; only Xen says so.
+    Blocked,
+    /// Paused, by a user or by an I/O error.
+    Paused,
+    /// Shutting down, still active.
+    Shutdown,
+    /// Off.
+    Shutoff,
+    /// Crashed.
+    Crashed,
+    /// Suspended by the guest's own power management.
+    Suspended,
+    /// A state that this agent has no name for.
+    Other(i32),
+}
+
+impl State {
+    /// The state of libvirt's number `code`.
+    pub fn from_code(code: i32) -> Self {
+        match code {
+            0 => Self::Unknown,
+            1 => Self::Running,
+            2 => Self::Blocked,
+            3 => Self::Paused,
+            4 => Self::Shutdown,
+            5 => Self::Shutoff,
+            6 => Self::Crashed,
+            7 => Self::Suspended,
+            other => Self::Other(other),
+        }
+    }
+
+    /// The wire's name; empty for a state without one, so that the member `state` is left out.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Running => "running",
+            Self::Blocked => "blocked",
+            Self::Paused => "paused",
+            Self::Shutdown => "shutdown",
+            Self::Shutoff => "shutoff",
+            Self::Crashed => "crashed",
+            Self::Suspended => "suspended",
+            Self::Other(_) => "",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_libvirt_has_the_name_of_the_contract() {
+        let names: Vec<_> = (0..8).map(|code| State::from_code(code).name()).collect();
+        assert_eq!(
+            names,
+            [
+                "unknown",
+                "running",
+                "blocked",
+                "paused",
+                "shutdown",
+                "shutoff",
+                "crashed",
+                "suspended"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_code_is_kept_and_has_no_name() {
+        for code in [-1, 8, i32::MAX, i32::MIN] {
+            assert_eq!(State::from_code(code), State::Other(code));
+            assert_eq!(State::from_code(code).name(), "");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! XML as a small tree, read and written with quick-xml's events: the one way in which this room
+//! makes XML and reads it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use quick_xml::events::attributes::Attribute;
+use quick_xml::events::{BytesEnd, BytesRef, BytesStart, BytesText, Event};
+use quick_xml::name::{QName, ResolveResult};
+use quick_xml::{NsReader, Writer, XmlVersion};
+
+/// How deep elements may nest; libxml2, whose output this reads, stops at 256 too.
+const DEPTH_MAX: usize = 256;
+
+/// Why a text is not the XML that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Not well-formed, by what the parser says.
+    Malformed(String),
+    /// Elements nest deeper than any of libvirt's.
+    TooDeep,
+    /// Well-formed, but another document.
+    WrongRoot {
+        /// The name of the root element that was asked for.
+        expected: &'static str,
+        /// The name of the root element found.
+        found: String,
+    },
+    /// A number that is none, or none that fits.
+    Number {
+        /// The element or attribute that holds it.
+        name: &'static str,
+        /// What stands there.
+        found: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(cause) => write!(f, "malformed XML: {cause}"),
+            Self::TooDeep => write!(f, "XML elements nest deeper than {DEPTH_MAX}"),
+            Self::WrongRoot { expected, found } => {
+                write!(f, "XML of a <{found}>, expected a <{expected}>")
+            }
+            Self::Number { name, found } => write!(f, "{name} in XML is not a number: {found:?}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An element with all that is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Element {
+    /// The name: of an element that was read, without prefix; it is written as it stands.
+    pub name: String,
+    /// The namespace of an element that was read; empty for none. Not written: an element to write
+    /// has an `xmlns` attribute.
+    pub namespace: String,
+    /// Names and values; of an element that was read, without the namespace declarations.
+    pub attributes: Vec<(String, String)>,
+    /// The elements in it.
+    pub children: Vec<Element>,
+    /// The text in it, pieces between children run together.
+    pub text: String,
+}
+
+/// What an absent child is read as.
+static ABSENT: Element = Element {
+    name: String::new(),
+    namespace: String::new(),
+    attributes: Vec::new(),
+    children: Vec::new(),
+    text: String::new(),
+};
+
+impl Element {
+    /// An empty element.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+
+    /// The element with one more attribute.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.attributes.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The element with one more attribute, unless the value is empty.
+    #[must_use]
+    pub fn with_nonempty(self, name: &str, value: &str) -> Self {
+        if value.is_empty() { self } else { self.with(name, value) }
+    }
+
+    /// The element with this text.
+    #[must_use]
+    pub fn holding(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.text);
+        self
+    }
+
+    /// The element with more children, at the end.
+    #[must_use]
+    pub fn containing(mut self, children: impl IntoIterator<Item = Element>) -> Self {
+        self.children.extend(children);
+        self
+    }
+
+    /// The first child of this name and no namespace; an empty element if there is none.
+    pub fn child(&self, name: &str) -> &Element {
+        self.child_in("", name)
+    }
+
+    /// The first child of this name in this namespace; an empty element if there is none.
+    pub fn child_in(&self, namespace: &str, name: &str) -> &Element {
+        self.children_in(namespace, name).next().unwrap_or(&ABSENT)
+    }
+
+    /// The children of this name in this namespace.
+    pub fn children_in(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Element> {
+        self.children.iter().filter(move |c| c.name == name && c.namespace == namespace)
+    }
+
+    /// The value of an attribute; empty if there is none.
+    pub fn attribute(&self, name: &str) -> &str {
+        let found = self.attributes.iter().find(|(candidate, _)| candidate == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// The text with the blanks around it cut off.
+    pub fn trimmed(&self) -> &str {
+        self.text.trim()
+    }
+
+    /// The element as a document, with nothing put in between for the eye.
+    pub fn to_xml(&self) -> String {
+        let mut writer = Writer::new(Vec::new());
+        write_element(&mut writer, self).expect("a Vec takes every write");
+        String::from_utf8(writer.into_inner()).expect("names, values and text are UTF-8")
+    }
+
+    /// Reads a document whose root is `<name>`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], [`Error::TooDeep`] and [`Error::WrongRoot`].
+    pub fn from_xml(xml: &str, name: &'static str) -> Result<Self, Error> {
+        let root = read_document(xml)?;
+        if root.name == name && root.namespace.is_empty() {
+            return Ok(root);
+        }
+        Err(Error::WrongRoot { expected: name, found: root.name })
+    }
+}
+
+fn write_element(writer: &mut Writer<Vec<u8>>, element: &Element) -> std::io::Result<()> {
+    let mut start = BytesStart::new(element.name.as_str());
+    for (name, value) in &element.attributes {
+        // A parser turns a raw tab or line end in an attribute into a blank; a reference survives.
+        let value = escape(value, &['<', '>', '&', '"', '\t', '\n', '\r']);
+        start.push_attribute(Attribute {
+            key: QName(name.as_bytes()),
+            value: Cow::Borrowed(value.as_bytes()),
+        });
+    }
+    if element.text.is_empty() && element.children.is_empty() {
+        return writer.write_event(Event::Empty(start));
+    }
+    writer.write_event(Event::Start(start))?;
+    // A parser turns a raw carriage return into a line feed.
+    let text = escape(&element.text, &['<', '>', '&', '\r']);
+    writer.write_event(Event::Text(BytesText::from_escaped(text)))?;
+    for child in &element.children {
+        write_element(writer, child)?;
+    }
+    writer.write_event(Event::End(BytesEnd::new(element.name.as_str())))
+}
+
+/// Writes each of `specials` as a character reference.
+fn escape<'a>(raw: &'a str, specials: &[char]) -> Cow<'a, str> {
+    if !raw.contains(specials) {
+        return Cow::Borrowed(raw);
+    }
+    let mut escaped = String::with_capacity(raw.len() + raw.len() / 4);
+    for c in raw.chars() {
+        if specials.contains(&c) {
+            escaped.push_str(&format!("&#{};", u32::from(c)));
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+fn read_document(xml: &str) -> Result<Element, Error> {
+    let mut reader = NsReader::from_str(xml);
+    // The elements that are open, outermost first; below them stands what holds the root.
+    let mut open = vec![Element::default()];
+    loop {
+        let (namespace, event) = reader.read_resolved_event().map_err(malformed)?;
+        match event {
+            Event::Start(start) => {
+                if open.len() > DEPTH_MAX {
+                    return Err(Error::TooDeep);
+                }
+                open.push(read_start(namespace, &start)?);
+            }
+            Event::Empty(start) => {
+                let element = read_start(namespace, &start)?;
+                innermost(&mut open)?.children.push(element);
+            }
+            Event::End(_) => {
+                let element = open.pop().unwrap_or_default();
+                innermost(&mut open)?.children.push(element);
+            }
+            Event::Text(text) => {
+                let text = text.xml10_content().map_err(malformed)?;
+                innermost(&mut open)?.text.push_str(&text);
+            }
+            Event::CData(text) => {
+                let text = text.xml10_content().map_err(malformed)?;
+                innermost(&mut open)?.text.push_str(&text);
+            }
+            Event::GeneralRef(reference) => {
+                innermost(&mut open)?.text.push(resolve(&reference)?);
+            }
+            Event::Eof => break,
+            Event::Comment(_) | Event::PI(_) | Event::Decl(_) | Event::DocType(_) => {}
+        }
+    }
+    let [document] = open.as_mut_slice() else {
+        return Err(Error::Malformed("the text ends inside an element".to_owned()));
+    };
+    match (document.children.pop(), document.children.is_empty(), document.trimmed()) {
+        (Some(root), true, "") => Ok(root),
+        _ => Err(Error::Malformed("there is not exactly one root element".to_owned())),
+    }
+}
+
+fn read_start(namespace: ResolveResult<'_>, start: &BytesStart<'_>) -> Result<Element, Error> {
+    let mut element = Element::new(&utf8(start.local_name().into_inner())?);
+    element.namespace = match namespace {
+        ResolveResult::Bound(namespace) => utf8(namespace.into_inner())?,
+        ResolveResult::Unbound => String::new(),
+        ResolveResult::Unknown(prefix) => {
+            let prefix = utf8(&prefix)?;
+            return Err(Error::Malformed(format!("namespace prefix {prefix:?} is not declared")));
+        }
+    };
+    for attribute in start.attributes() {
+        let attribute = attribute.map_err(malformed)?;
+        let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(malformed)?;
+        if attribute.key.as_namespace_binding().is_none() {
+            element.attributes.push((utf8(attribute.key.into_inner())?, value.into_owned()));
+        }
+    }
+    Ok(element)
+}
+
+/// The character that `&name;` or `&#number;` stands for.
+fn resolve(reference: &BytesRef<'_>) -> Result<char, Error> {
+    if let Some(character) = reference.resolve_char_ref().map_err(malformed)? {
+        return Ok(character);
+    }
+    match &**reference {
+        b"lt" => Ok('<'),
+        b"gt" => Ok('>'),
+        b"amp" => Ok('&'),
+        b"apos" => Ok('\''),
+        b"quot" => Ok('"'),
+        other => Err(Error::Malformed(format!("entity {:?} is not declared", utf8(other)?))),
+    }
+}
+
+fn innermost(open: &mut [Element]) -> Result<&mut Element, Error> {
+    open.last_mut().ok_or_else(|| Error::Malformed("an end tag without a start".to_owned()))
+}
+
+fn utf8(bytes: &[u8]) -> Result<String, Error> {
+    String::from_utf8(bytes.to_vec()).map_err(malformed)
+}
+
+fn malformed(error: impl fmt::Display) -> Error {
+    Error::Malformed(error.to_string())
+}
+
+#[cfg(test)]
+pub(in crate::guest) mod tests;
