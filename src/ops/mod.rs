@@ -1,1 +1,185 @@
-//! The room `ops`.
+//! The verbs: what "create a guest" means, step by step, and how each step is taken back.
+//!
+//! A verb checks its request, takes the guest's key if it changes anything, and runs as one job on
+//! a pool worker that owns a libvirt connection. No libvirt handle leaves its worker; what comes
+//! back is data. Nothing here knows HTTP or JSON.
+
+mod create;
+mod delete;
+mod disks;
+mod error;
+mod health;
+mod lifecycle;
+mod metrics;
+mod networks;
+mod session;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use error::Error;
+pub use health::{Health, Seen};
+pub use session::{Lost, Session};
+
+use crate::config::{Config, Deadlines, HostConfig};
+use crate::guest::wire::{Guest, GuestResponse};
+use crate::libvirt::Connection;
+use crate::pool::{Hold, Job, Lane, Pool};
+
+/// Longest wait that a caller may ask for with `mistify.timeout`, in seconds.
+const TIMEOUT_S_MAX: u64 = 3600;
+
+/// The agent: its pool of libvirt connections and the verbs on them.
+pub struct Libvirt {
+    pool: Pool<Session>,
+    health: Arc<Health>,
+    host: HostConfig,
+    deadlines: Deadlines,
+}
+
+impl Libvirt {
+    /// An agent for the host that the configuration describes. Connections are opened when first
+    /// needed: libvirtd may come later. [`crate::libvirt::start`] comes first.
+    ///
+    /// # Errors
+    /// When the system refuses the pool's threads.
+    pub fn with_config(config: &Config) -> io::Result<Self> {
+        let health = Arc::new(Health::default());
+        let uri: Arc<str> = config.host.libvirt_uri.as_str().into();
+        let seen = Arc::clone(&health);
+        let pool = Pool::new(&config.pool, move |_| {
+            Session::new(Arc::clone(&uri), Arc::clone(&seen))
+        })?;
+        let (host, deadlines) = (config.host.clone(), config.deadlines.clone());
+        Ok(Self { pool, health, host, deadlines })
+    }
+
+    /// What the workers last saw of libvirt. From memory.
+    pub fn libvirt_seen(&self) -> Seen {
+        self.health.seen()
+    }
+
+    /// The pool, for its figures; tests also fill its lanes.
+    pub fn pool(&self) -> &Pool<Session> {
+        &self.pool
+    }
+
+    /// Ends the pool: what runs or waits is finished for up to `grace`; `true` when all of it was.
+    ///
+    /// # Blocking
+    /// Up to `grace`.
+    pub fn stop(&self, grace: Duration) -> bool {
+        self.pool.stop(grace)
+    }
+
+    /// One job that changes nothing, and so may run twice where a connection breaks under it.
+    fn read<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        verb: &str,
+        id: &str,
+        deadline: Instant,
+        work: impl FnMut(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let job = Job { what: format!("{verb} {id}"), deadline };
+        self.pool.run(lane, job, None, move |session| session.read(work))?
+    }
+
+    /// One job on the control lane under the guest's key.
+    fn change<T: Send + 'static>(
+        &self,
+        verb: &str,
+        id: &str,
+        deadline: Instant,
+        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.change_or_undo(verb, id, deadline, work, |_, _| {})
+    }
+
+    /// The same, with what is to be done about a success that came after its caller was told that
+    /// it is late.
+    fn change_or_undo<T: Send + 'static>(
+        &self,
+        verb: &str,
+        id: &str,
+        deadline: Instant,
+        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
+        undo: impl FnOnce(&mut Session, T) + Send + 'static,
+    ) -> Result<T, Error> {
+        let hold = self.pool.hold(id, deadline)?;
+        self.held(verb, id, deadline, &hold, work, undo)
+    }
+
+    fn held<T: Send + 'static>(
+        &self,
+        verb: &str,
+        id: &str,
+        deadline: Instant,
+        hold: &Hold,
+        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
+        undo: impl FnOnce(&mut Session, T) + Send + 'static,
+    ) -> Result<T, Error> {
+        let job = Job { what: format!("{verb} {id}"), deadline };
+        self.pool.run_or_else(Lane::Control, job, Some(hold), work, |session, late| {
+            if let Ok(done) = late {
+                undo(session, done);
+            }
+        })?
+    }
+
+    /// One job on the urgent lane, past the guest's key: destroying frees a verb that hangs.
+    fn urgent<T: Send + 'static>(
+        &self,
+        verb: &str,
+        id: &str,
+        deadline: Instant,
+        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let job = Job { what: format!("{verb} {id}"), deadline };
+        self.pool.run(Lane::Urgent, job, None, work)?
+    }
+
+    fn read_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
+        deadline(args, self.deadlines.read)
+    }
+
+    fn change_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
+        deadline(args, self.deadlines.change)
+    }
+}
+
+/// The request's guest; the wrapped verbs want one with an id.
+fn named_guest(guest: Option<Guest>) -> Result<Guest, Error> {
+    guest.filter(|guest| !guest.id.is_empty()).ok_or(Error::NoGuest)
+}
+
+fn respond(guest: Guest) -> GuestResponse {
+    GuestResponse { guest: Some(guest), ..GuestResponse::default() }
+}
+
+/// When a call that arrives now is late, by `mistify.timeout` or else by `default`.
+///
+/// The other words of our own in `args` change what a verb means; as long as they are not there, a
+/// request that has them is refused rather than carried out for real.
+fn deadline(args: &BTreeMap<String, String>, default: Duration) -> Result<Instant, Error> {
+    for word in ["mistify.dry_run", "mistify.async"] {
+        if args.contains_key(word) {
+            return Err(Error::Invalid(format!("args: {word} is not supported")));
+        }
+    }
+    let wait = match args.get("mistify.timeout") {
+        None => default,
+        Some(text) => match text.parse::<u64>() {
+            Ok(seconds @ 1..=TIMEOUT_S_MAX) => Duration::from_secs(seconds),
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "args: mistify.timeout is {text:?}, not a number of seconds from 1 to \
+                     {TIMEOUT_S_MAX}"
+                )));
+            }
+        },
+    };
+    Ok(Instant::now() + wait)
+}

@@ -1,0 +1,182 @@
+//! CreateGuest and Create: a guest's networks and domain, made or taken back as one.
+
+use log::{info, warn};
+
+use crate::config::HostConfig;
+use crate::guest::check::{check_definition, check_definition_with_networks};
+use crate::guest::domain::VirDomain;
+use crate::guest::network::Network;
+use crate::guest::same::{same_as_domain, same_guest};
+use crate::guest::state::State;
+use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::libvirt::{Code, Connection, Domain, XmlKind};
+use crate::ops::networks::{self, Change};
+use crate::ops::{Error, Libvirt, Session, disks, respond};
+
+impl Libvirt {
+    /// Defines a guest's networks and domain; it is not started (contract section 5).
+    ///
+    /// The same guest again is a success with the same answer.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names what cannot be; [`Error::Exists`] for another guest of that id;
+    /// [`Error::Step`] names the step that failed: everything made before it has been taken back.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change). A guest that is finished
+    /// later than that is taken back.
+    pub fn create_guest(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let mut guest = request.guest.ok_or(Error::NoGuest)?;
+        check_definition_with_networks(&guest, &self.host)?;
+        let deadline = self.change_deadline(&request.args)?;
+        guest.complete();
+        let (made, host, late) = (guest.clone(), self.host.clone(), guest.id.clone());
+        self.change_or_undo(
+            "CreateGuest",
+            &guest.id,
+            deadline,
+            move |session| make(session, &made, &host),
+            move |session, changes| take_back(session, &late, &changes),
+        )?;
+        Ok(respond(guest))
+    }
+
+    /// Defines a domain as the request has it and starts it; makes no networks (contract section 5).
+    ///
+    /// The same guest again is started if it is off. A definition whose start fails stays.
+    ///
+    /// # Errors
+    /// As [`Libvirt::create_guest`]; whatever keeps the emulator from starting.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn create(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let mut guest = request.guest.ok_or(Error::NoGuest)?;
+        check_definition(&guest, &self.host)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let (made, host) = (guest.clone(), self.host.clone());
+        let state = self.change("Create", &guest.id, deadline, move |session| {
+            let domain = match session.find(&made.id)? {
+                Some(domain) => {
+                    same_or_exists(session.connection()?, &domain, &made)?;
+                    domain
+                }
+                None => session.connection()?.define_domain(&definition(&made, &host)?)?,
+            };
+            if !domain.is_active()? {
+                domain.create()?;
+            }
+            Ok(domain.state()?)
+        })?;
+        guest.state = State::from_code(state).name().to_owned();
+        Ok(respond(guest))
+    }
+}
+
+/// What a CreateGuest made, to be taken back if nobody hears of it. `None`: it was there before.
+type Made = Option<Vec<Change>>;
+
+fn make(session: &mut Session, guest: &Guest, host: &HostConfig) -> Result<Made, Error> {
+    if let Some(domain) = session.find(&guest.id)? {
+        same_or_exists(session.connection()?, &domain, guest)?;
+        // A network that somebody removed or stopped meanwhile belongs to "the guest is there".
+        make_networks(session, guest, host)?;
+        return Ok(None);
+    }
+    let definition = definition(guest, host)?;
+    let changes = make_networks(session, guest, host)?;
+    match session.connection()?.define_domain(&definition) {
+        Ok(_) => Ok(Some(changes)),
+        Err(cause) => {
+            Err(undone(session, format!("define domain {}", guest.id), cause.into(), &changes))
+        }
+    }
+}
+
+/// Sees to it that every NIC has its network; what was changed for that.
+fn make_networks(
+    session: &mut Session,
+    guest: &Guest,
+    host: &HostConfig,
+) -> Result<Vec<Change>, Error> {
+    let mut changes = Vec::new();
+    for nic in &guest.nics {
+        let connection = session.connection()?;
+        let outcome =
+            networks::ensure(connection, &guest.id, nic, host.bridge_type, &mut changes);
+        if let Err(cause) = outcome {
+            let step = format!("make network {}", nic.mac);
+            return Err(undone(session, step, cause.into(), &changes));
+        }
+    }
+    Ok(changes)
+}
+
+/// Takes the changes back, over a new connection where the old one broke, and names the step that
+/// failed.
+fn undone(session: &mut Session, step: String, cause: Error, changes: &[Change]) -> Error {
+    let left = match session.connection() {
+        Ok(connection) => networks::undo(connection, changes),
+        Err(error) => {
+            warn!("{step}: undo: {error}");
+            changes.iter().map(|change| format!("network {}", change.name())).collect()
+        }
+    };
+    Error::Step { step, cause: Box::new(cause), left }
+}
+
+/// The XML that defines the domain. Its disks' sources are judged here, on the worker, for that
+/// asks file systems.
+fn definition(guest: &Guest, host: &HostConfig) -> Result<String, Error> {
+    let sources = disks::judge(guest, host)?;
+    Ok(VirDomain::for_guest(guest, &sources).definition_xml())
+}
+
+/// Checks that an existing domain is the guest that is asked for (contract section 9).
+fn same_or_exists(connection: &Connection, domain: &Domain, guest: &Guest) -> Result<(), Error> {
+    let found = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?).ok();
+    let same = match &found {
+        Some(VirDomain { metadata, .. }) if metadata.guest.is_some() => {
+            metadata.guest.as_ref().is_some_and(|request| same_guest(guest, request))
+        }
+        // The original agent kept no request: its XML and its networks tell.
+        Some(found) => same_as_domain(guest, found, &wiring(connection, found)?),
+        None => false,
+    };
+    if same {
+        return Ok(());
+    }
+    Err(Error::Exists { id: guest.id.clone(), uuid: domain.uuid()? })
+}
+
+/// The networks that a domain's interfaces name, as far as they are there.
+fn wiring(
+    connection: &Connection,
+    domain: &VirDomain,
+) -> Result<Vec<Network>, Error> {
+    let mut found = Vec::new();
+    for interface in &domain.devices.interfaces {
+        match connection.lookup_network_by_name(&interface.source.network) {
+            Ok(network) => found.extend(Network::from_xml(&network.xml()?).ok()),
+            Err(error) if error.code == Code::NO_NETWORK => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}
+
+/// Removes a guest whose caller was told that it is late.
+fn take_back(session: &mut Session, id: &str, made: &Made) {
+    let Some(changes) = made else { return };
+    let outcome = session.domain(id).and_then(|domain| domain.undefine());
+    if let Err(error) = outcome {
+        warn!("guest {id}: take back a late CreateGuest: {error}");
+    }
+    match session.connection() {
+        Ok(connection) => {
+            let left = networks::undo(connection, changes);
+            info!("guest {id}: a late CreateGuest was taken back; left behind: {left:?}");
+        }
+        Err(error) => warn!("guest {id}: take back a late CreateGuest: {error}"),
+    }
+}

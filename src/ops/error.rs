@@ -1,0 +1,84 @@
+//! Why a verb failed. The texts that callers see are made in `rpc`.
+
+use std::fmt;
+
+use crate::ops::session::Lost;
+use crate::{guest, libvirt, pool};
+
+/// Why a verb failed.
+#[derive(Debug)]
+pub enum Error {
+    /// The request has no guest, or a guest without an id.
+    NoGuest,
+    /// The request's guest cannot be made.
+    Unfit(guest::check::Invalid),
+    /// The request asks for something else that cannot be; the sentence says what.
+    Invalid(String),
+    /// libvirt refused.
+    Libvirt(libvirt::Error),
+    /// The pool did not run the job, or not in time.
+    Pool(pool::Error),
+    /// Another guest has this id.
+    Exists {
+        /// The id.
+        id: String,
+        /// The uuid of the domain that has it.
+        uuid: String,
+    },
+    /// A step of a longer verb failed, and what came before it was taken back.
+    Step {
+        /// What was being done, as in "define domain web-1".
+        step: String,
+        /// Why it failed.
+        cause: Box<Error>,
+        /// What could not be taken back; empty where everything was.
+        left: Vec<String>,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoGuest => f.write_str("invalid argument"),
+            Self::Unfit(why) => write!(f, "{why}"),
+            Self::Invalid(why) => write!(f, "invalid argument: {why}"),
+            Self::Libvirt(error) => write!(f, "{error}"),
+            Self::Pool(error) => write!(f, "{error}"),
+            Self::Exists { id, uuid } => write!(f, "domain '{id}' already exists with uuid {uuid}"),
+            Self::Step { step, cause, left } if left.is_empty() => write!(f, "{step}: {cause}"),
+            Self::Step { step, cause, left } => {
+                write!(f, "{step}: {cause}; left behind: {}", left.join(", "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Lost for Error {
+    fn lost(&self) -> bool {
+        match self {
+            Self::Libvirt(error) => error.lost(),
+            Self::Step { cause, .. } => cause.lost(),
+            _ => false,
+        }
+    }
+}
+
+impl From<libvirt::Error> for Error {
+    fn from(error: libvirt::Error) -> Self {
+        Self::Libvirt(error)
+    }
+}
+
+impl From<pool::Error> for Error {
+    fn from(error: pool::Error) -> Self {
+        Self::Pool(error)
+    }
+}
+
+impl From<guest::check::Invalid> for Error {
+    fn from(invalid: guest::check::Invalid) -> Self {
+        Self::Unfit(invalid)
+    }
+}

@@ -1,0 +1,174 @@
+//! Status, Run, Shutdown, Poweroff, Reboot and Restart (contract section 5): the verbs that look a
+//! domain up, act by its state, and answer with the state that follows.
+
+use crate::guest::domain::VirDomain;
+use crate::guest::state::State;
+use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::libvirt::{self, Code, Domain, XmlKind};
+use crate::ops::{Error, Libvirt, Session, named_guest, respond};
+use crate::pool::Lane;
+
+/// What a verb does with a domain whose state is known.
+type Action = fn(&Domain, State) -> Result<(), libvirt::Error>;
+
+impl Libvirt {
+    /// The guest's state, nothing changed. `virDomainGetState`.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; what libvirt says, a missing domain among it.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
+    pub fn status(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let deadline = self.read_deadline(&request.args)?;
+        let id = guest.id.clone();
+        let state = self.read(Lane::Read, "Status", &guest.id, deadline, move |connection| {
+            Ok(connection.lookup_domain_by_name(&id)?.state()?)
+        })?;
+        Ok(answer(guest, State::from_code(state)))
+    }
+
+    /// Reboots the guest's system. `virDomainReboot`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`]; a guest that is off cannot be rebooted.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); returns when asked, not done.
+    pub fn reboot(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.domain_wrapper("Reboot", Lane::Control, request, |domain, _| domain.reboot())
+    }
+
+    /// The same as [`Libvirt::reboot`], under the name that the original has for it too.
+    ///
+    /// # Errors
+    /// As [`Libvirt::reboot`].
+    pub fn restart(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.reboot(request)
+    }
+
+    /// Asks the guest's system to power off; a guest that is off already is a success.
+    /// `virDomainShutdown`. The answer's state is read right after asking: callers poll Status.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`].
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn shutdown(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.domain_wrapper("Shutdown", Lane::Control, request, |domain, state| match state {
+            State::Shutdown | State::Shutoff => Ok(()),
+            _ => domain.shutdown(),
+        })
+    }
+
+    /// Pulls the guest's power cord; a guest that is off already is a success. `virDomainDestroy`.
+    ///
+    /// Waits for no other verb of the guest: destroying is what frees one that hangs.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`].
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change): 10 s where the emulator hangs.
+    pub fn poweroff(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.domain_wrapper("Poweroff", Lane::Urgent, request, |domain, state| match state {
+            State::Shutoff => Ok(()),
+            _ => destroy(domain),
+        })
+    }
+
+    /// Starts the guest, or lets a suspended one go on; a running one is left alone.
+    ///
+    /// Each NIC of the request is matched with the domain's by its MAC: `device` becomes the
+    /// host's device, an empty `name` the alias. A NIC without a match keeps its values.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`]; whatever keeps the emulator from starting.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn run(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let mut guest = named_guest(request.guest)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let id = guest.id.clone();
+        let (state, xml) = self.change("Run", &guest.id, deadline, move |session| {
+            let domain = session.domain(&id)?;
+            start_or_resume(&domain, State::from_code(domain.state()?))?;
+            Ok((domain.state()?, domain.xml(XmlKind::Live)?))
+        })?;
+        fill_nics(&mut guest, &xml);
+        Ok(answer(guest, State::from_code(state)))
+    }
+
+    /// Looks the guest's domain and state up, lets `action` act, and answers with the state after.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; the first error of the lookup, the action or the second
+    /// reading of the state.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn domain_wrapper(
+        &self,
+        verb: &'static str,
+        lane: Lane,
+        request: GuestRequest,
+        action: Action,
+    ) -> Result<GuestResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let id = guest.id.clone();
+        let work = move |session: &mut Session| {
+            let domain = session.domain(&id)?;
+            action(&domain, State::from_code(domain.state()?))?;
+            Ok(domain.state()?)
+        };
+        let state = match lane {
+            Lane::Urgent => self.urgent(verb, &guest.id, deadline, work)?,
+            _ => self.change(verb, &guest.id, deadline, work)?,
+        };
+        Ok(answer(guest, State::from_code(state)))
+    }
+}
+
+/// Destroys a domain; one that went off by itself meanwhile is what was wanted.
+pub(super) fn destroy(domain: &Domain) -> Result<(), libvirt::Error> {
+    match domain.destroy() {
+        Err(error) if error.code == Code::OPERATION_INVALID && !domain.is_active()? => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// The table of contract section 5 for Run.
+fn start_or_resume(domain: &Domain, state: State) -> Result<(), libvirt::Error> {
+    match state {
+        State::Running | State::Crashed | State::Other(_) => Ok(()),
+        State::Paused | State::Suspended => domain.resume(),
+        State::Shutdown | State::Shutoff | State::Blocked | State::Unknown => domain.create(),
+    }
+}
+
+/// Takes each NIC's device, and its alias where the caller gave no name, from the live XML.
+fn fill_nics(guest: &mut Guest, xml: &str) {
+    let live = match VirDomain::from_xml(xml) {
+        Ok(live) => live,
+        Err(error) => {
+            log::warn!("guest {}: libvirt's XML of the running domain: {error}", guest.id);
+            return;
+        }
+    };
+    for nic in &mut guest.nics {
+        let Some(found) = live.interface_by_mac(&nic.mac) else { continue };
+        nic.device.clone_from(&found.target.device);
+        if nic.name.is_empty() {
+            nic.name.clone_from(&found.alias.name);
+        }
+    }
+}
+
+fn answer(mut guest: Guest, state: State) -> GuestResponse {
+    guest.state = state.name().to_owned();
+    respond(guest)
+}

@@ -1,0 +1,199 @@
+//! CPUMetrics, DiskMetrics and NicMetrics of one guest (contract section 5).
+
+use std::collections::BTreeMap;
+
+use crate::guest::domain::VirDomain;
+use crate::guest::wire::{
+    CpuMetrics, DiskMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse, NicMetrics,
+};
+use crate::libvirt::{Code, CpuTime, Domain, Error as LibvirtError, VcpuTimes, XmlKind};
+use crate::ops::{Error, Libvirt};
+use crate::pool::Lane;
+
+impl Libvirt {
+    /// Processor time: an element for each processor that `virDomainGetCPUStats` answers for; where
+    /// a driver has no such numbers (every host with cgroup v2) one for each virtual processor.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without a guest; what libvirt says, a domain that is off among it.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
+    pub fn cpu_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
+        self.metrics("CPUMetrics", request, |domain, _, answer| {
+            answer.kind = "cpu".to_owned();
+            answer.cpu = cpu_times(domain)?.iter().map(cpu_seconds).collect();
+            Ok(())
+        })
+    }
+
+    /// Counters of each of the request's disks, by its `device`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::cpu_metrics`]; one unknown device fails the whole call.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
+    pub fn disk_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
+        self.metrics("DiskMetrics", request, |domain, guest, answer| {
+            answer.kind = "disk".to_owned();
+            for disk in &guest.disks {
+                let metrics = disk_metrics(domain, &disk.device)?;
+                answer.disk.insert(disk.device.clone(), metrics);
+            }
+            Ok(())
+        })
+    }
+
+    /// Counters of each of the request's NICs, by its `name`; a NIC without a `device` is found by
+    /// its MAC.
+    ///
+    /// # Errors
+    /// As [`Libvirt::cpu_metrics`]; one unknown device fails the whole call.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
+    pub fn nic_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
+        self.metrics("NicMetrics", request, |domain, guest, answer| {
+            answer.kind = "nic".to_owned();
+            answer.nic = nic_metrics(domain, guest)?;
+            Ok(())
+        })
+    }
+
+    /// What the three have in common: one job on the read lane that may run twice.
+    fn metrics(
+        &self,
+        verb: &'static str,
+        request: GuestMetricsRequest,
+        fill: fn(&Domain, &Guest, &mut GuestMetricsResponse) -> Result<(), Error>,
+    ) -> Result<GuestMetricsResponse, Error> {
+        let guest = request.guest.ok_or(Error::NoGuest)?;
+        let deadline = self.read_deadline(&request.args)?;
+        let id = guest.id.clone();
+        self.read(Lane::Read, verb, &id, deadline, move |connection| {
+            let domain = connection.lookup_domain_by_name(&guest.id)?;
+            let mut answer = GuestMetricsResponse::default();
+            fill(&domain, &guest, &mut answer)?;
+            Ok(answer)
+        })
+    }
+}
+
+fn cpu_times(domain: &Domain) -> Result<Vec<CpuTime>, LibvirtError> {
+    let refused = match domain.cpu_stats() {
+        Err(error) if no_cpu_stats(domain, &error)? => error,
+        outcome => return outcome,
+    };
+    let times = by_vcpu(&domain.vcpu_times()?);
+    if times.is_empty() { Err(refused) } else { Ok(times) }
+}
+
+/// Whether the driver cannot say, rather than the domain being off: cgroup v2 has no such counters,
+/// and without any cgroup the driver calls the operation invalid for a domain that does run.
+fn no_cpu_stats(domain: &Domain, error: &LibvirtError) -> Result<bool, LibvirtError> {
+    Ok(match error.code {
+        Code::NO_SUPPORT | Code::OPERATION_UNSUPPORTED => true,
+        Code::OPERATION_INVALID => domain.is_active()?,
+        _ => false,
+    })
+}
+
+/// One element for each virtual processor; what the domain did outside them is shared out equally,
+/// so that the sums of both members are right.
+fn by_vcpu(times: &VcpuTimes) -> Vec<CpuTime> {
+    let inside: u64 = times.vcpu_ns.iter().sum();
+    let outside = times.total_ns.unwrap_or(inside).saturating_sub(inside);
+    let count = u64::try_from(times.vcpu_ns.len()).unwrap_or(u64::MAX).max(1);
+    times
+        .vcpu_ns
+        .iter()
+        .map(|&vcpu_ns| CpuTime { cpu_ns: vcpu_ns + outside / count, vcpu_ns })
+        .collect()
+}
+
+fn cpu_seconds(time: &CpuTime) -> CpuMetrics {
+    CpuMetrics { cpu_time: seconds(time.cpu_ns), vcpu_time: seconds(time.vcpu_ns) }
+}
+
+fn disk_metrics(domain: &Domain, device: &str) -> Result<DiskMetrics, LibvirtError> {
+    let stats = domain.block_stats(device)?;
+    Ok(DiskMetrics {
+        disk: device.to_owned(),
+        read_ops: stats.read_ops,
+        read_bytes: stats.read_bytes,
+        read_time: signed_seconds(stats.read_ns),
+        write_ops: stats.write_ops,
+        write_bytes: stats.write_bytes,
+        write_time: signed_seconds(stats.write_ns),
+        flush_ops: stats.flush_ops,
+        flush_time: signed_seconds(stats.flush_ns),
+    })
+}
+
+fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMetrics>, Error> {
+    let live = if guest.nics.iter().any(|nic| nic.device.is_empty()) {
+        VirDomain::from_xml(&domain.xml(XmlKind::Live)?).ok()
+    } else {
+        None
+    };
+    let mut metrics = BTreeMap::new();
+    for nic in &guest.nics {
+        let found = live.as_ref().and_then(|live| live.interface_by_mac(&nic.mac));
+        let device = match found {
+            Some(interface) if nic.device.is_empty() => &interface.target.device,
+            _ => &nic.device,
+        };
+        let stats = domain.interface_stats(device)?;
+        let counters = NicMetrics {
+            name: nic.name.clone(),
+            rx_bytes: stats.rx_bytes,
+            rx_packets: stats.rx_packets,
+            rx_errors: stats.rx_errors,
+            rx_drops: stats.rx_drops,
+            tx_bytes: stats.tx_bytes,
+            tx_packets: stats.tx_packets,
+            tx_errors: stats.tx_errors,
+            tx_drops: stats.tx_drops,
+        };
+        metrics.insert(nic.name.clone(), counters);
+    }
+    Ok(metrics)
+}
+
+/// Nanoseconds as the seconds of the wire; exact to a nanosecond for the first 104 days.
+#[expect(clippy::cast_precision_loss, reason = "the wire has floating seconds")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// See [`seconds`].
+#[expect(clippy::cast_precision_loss, reason = "the wire has floating seconds")]
+fn signed_seconds(ns: i64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sums_over_vcpus_are_the_domains() {
+        let times = VcpuTimes { total_ns: Some(1_000), vcpu_ns: vec![100, 300] };
+        let shared = by_vcpu(&times);
+        assert_eq!(shared.iter().map(|time| time.vcpu_ns).sum::<u64>(), 400);
+        assert_eq!(shared.iter().map(|time| time.cpu_ns).sum::<u64>(), 1_000);
+        assert_eq!(shared[1], CpuTime { cpu_ns: 600, vcpu_ns: 300 });
+    }
+
+    #[test]
+    fn a_total_below_its_parts_shares_out_nothing() {
+        let times = VcpuTimes { total_ns: Some(10), vcpu_ns: vec![100] };
+        assert_eq!(by_vcpu(&times), [CpuTime { cpu_ns: 100, vcpu_ns: 100 }]);
+    }
+
+    #[test]
+    fn no_vcpus_are_no_elements() {
+        assert!(by_vcpu(&VcpuTimes::default()).is_empty());
+    }
+}

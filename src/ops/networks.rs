@@ -1,0 +1,187 @@
+//! A guest's networks: one for each NIC, named by its MAC (contract section 5.2).
+
+use std::collections::BTreeSet;
+
+use log::{info, warn};
+
+use crate::config::BridgeType;
+use crate::guest::domain::VirDomain;
+use crate::guest::network::Network as Wiring;
+use crate::guest::wire::Nic;
+use crate::libvirt::{Code, Connection, Error, Network, XmlKind};
+
+/// What was changed for a guest, so that it can be taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// A network was defined that had not been there.
+    Defined(String),
+    /// A network that was there was started.
+    Started(String),
+}
+
+impl Change {
+    /// The network's name.
+    pub(super) fn name(&self) -> &str {
+        let (Self::Defined(name) | Self::Started(name)) = self;
+        name
+    }
+}
+
+/// Sees to it that the NIC's network is there, starts with libvirtd, and runs now. What is changed
+/// is noted in `changes` before the next step can fail.
+///
+/// A network of that name is taken over when it is what would be made and no other guest has it;
+/// else libvirt's own words say that the name is taken.
+pub(super) fn ensure(
+    connection: &Connection,
+    id: &str,
+    nic: &Nic,
+    bridge_type: BridgeType,
+    changes: &mut Vec<Change>,
+) -> Result<(), Error> {
+    let wanted = Wiring::for_nic(nic, bridge_type, id);
+    let network = match connection.lookup_network_by_name(&nic.mac) {
+        Ok(network) if is_ours(connection, &network, &wanted, id)? => network,
+        Ok(_) => connection.define_network(&wanted.definition_xml())?,
+        Err(error) if error.code == Code::NO_NETWORK => {
+            let network = connection.define_network(&wanted.definition_xml())?;
+            changes.push(Change::Defined(nic.mac.clone()));
+            network
+        }
+        Err(error) => return Err(error),
+    };
+    network.set_autostart()?;
+    if network.is_active()? {
+        return Ok(());
+    }
+    changes.push(Change::Started(nic.mac.clone()));
+    match network.create() {
+        Err(error) if error.code == Code::OPERATION_INVALID && network.is_active()? => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Whether an existing network is what would be made, and no other guest's.
+fn is_ours(
+    connection: &Connection,
+    network: &Network,
+    wanted: &Wiring,
+    id: &str,
+) -> Result<bool, Error> {
+    let Ok(found) = Wiring::from_xml(&network.xml()?) else { return Ok(false) };
+    Ok(wanted.same_wiring(&found)
+        && match &found.owner {
+            Some(owner) => owner == id,
+            // The original agent left no mark: the domains that use it tell whose it is.
+            None => !in_use_by_others(connection, id)?.contains(&found.name.to_lowercase()),
+        })
+}
+
+/// Takes changes back, the last one first; answers with what could not be taken back.
+pub(super) fn undo(connection: &Connection, changes: &[Change]) -> Vec<String> {
+    let mut left = Vec::new();
+    for change in changes.iter().rev() {
+        let outcome = match change {
+            Change::Defined(name) => remove(connection, name).map(drop),
+            Change::Started(name) => stop(connection, name),
+        };
+        if let Err(error) = outcome {
+            warn!("undo {change:?}: {error}");
+            left.push(format!("network {}", change.name()));
+        }
+    }
+    left
+}
+
+fn stop(connection: &Connection, name: &str) -> Result<(), Error> {
+    match connection.lookup_network_by_name(name) {
+        Ok(network) => stop_if_active(&network),
+        Err(error) if error.code == Code::NO_NETWORK => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn stop_if_active(network: &Network) -> Result<(), Error> {
+    if !network.is_active()? {
+        return Ok(());
+    }
+    match network.destroy() {
+        Err(error) if error.code == Code::OPERATION_INVALID && !network.is_active()? => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Stops and undefines a network; `false` where there is none of that name.
+pub(super) fn remove(connection: &Connection, name: &str) -> Result<bool, Error> {
+    let network = match connection.lookup_network_by_name(name) {
+        Ok(network) => network,
+        Err(error) if error.code == Code::NO_NETWORK => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    stop_if_active(&network)?;
+    match network.undefine() {
+        Err(error) if error.code == Code::NO_NETWORK => Ok(false),
+        outcome => outcome.map(|()| true),
+    }
+}
+
+/// Removes the networks of those names, but for the ones that other guests use; answers how many
+/// there were.
+pub(super) fn remove_all(
+    connection: &Connection,
+    id: &str,
+    names: &BTreeSet<String>,
+) -> Result<usize, Error> {
+    let mut present = Vec::new();
+    for name in names {
+        match connection.lookup_network_by_name(name) {
+            Ok(_) => present.push(name),
+            Err(error) if error.code == Code::NO_NETWORK => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if present.is_empty() {
+        return Ok(0);
+    }
+    let used = in_use_by_others(connection, id)?;
+    let mut removed = 0;
+    for name in present {
+        if used.contains(&name.to_lowercase()) {
+            info!("guest {id}: network {name} stays, another guest uses it");
+        } else if remove(connection, name)? {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether a network carries our mark for this guest.
+pub(super) fn marked_for(connection: &Connection, name: &str, id: &str) -> Result<bool, Error> {
+    match connection.lookup_network_by_name(name) {
+        Ok(network) => Ok(Wiring::from_xml(&network.xml()?)
+            .is_ok_and(|found| found.owner.as_deref() == Some(id))),
+        Err(error) if error.code == Code::NO_NETWORK => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The names, in lower case, of the networks that domains other than `id` are wired to.
+fn in_use_by_others(connection: &Connection, id: &str) -> Result<BTreeSet<String>, Error> {
+    let mut used = BTreeSet::new();
+    for domain in connection.list_domains()? {
+        if domain.name()? == id {
+            continue;
+        }
+        let xml = match domain.xml(XmlKind::Live) {
+            Ok(xml) => xml,
+            // Undefined since it was listed.
+            Err(error) if error.code == Code::NO_DOMAIN => continue,
+            Err(error) => return Err(error),
+        };
+        if let Ok(domain) = VirDomain::from_xml(&xml) {
+            let interfaces = domain.devices.interfaces.into_iter();
+            used.extend(interfaces.map(|interface| interface.source.network.to_lowercase()));
+        }
+    }
+    Ok(used)
+}
