@@ -1,5 +1,6 @@
 //! `mistify-libvirt`: the agent of a hypervisor host.
 
+pub mod cli;
 pub mod config;
 pub mod guest;
 pub mod http;

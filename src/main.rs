@@ -1,2 +1,83 @@
-//! mistify-libvirt.
-fn main() {}
+//! The agent's process: arguments, wiring, run, exit status.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use log::{LevelFilter, info, warn};
+use mistify_libvirt::config::Config;
+use mistify_libvirt::http::{Front, routes};
+use mistify_libvirt::ops::Libvirt;
+use mistify_libvirt::os::{clock, signals::Signals};
+use mistify_libvirt::{cli, libvirt};
+
+fn main() -> ExitCode {
+    let request = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(request) => request,
+        Err(cli::Error::Usage(why)) => {
+            eprintln!("mistify-libvirt: {why}\n\n{}", cli::USAGE);
+            return ExitCode::from(2);
+        }
+        Err(cli::Error::Value(why)) => return fail(&why),
+    };
+    let (config, log_level) = match request {
+        cli::Request::Help => {
+            print!("{}", cli::USAGE);
+            return ExitCode::SUCCESS;
+        }
+        cli::Request::Version => {
+            println!("mistify-libvirt {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        cli::Request::Run { config, log_level } => (config, log_level),
+    };
+    start_log(log_level);
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => fail(&why),
+    }
+}
+
+/// Wires the rooms and serves until a signal; everything in flight is finished before it returns.
+fn run(config: &Config) -> Result<(), String> {
+    // Before anything else: a signal that comes while the agent starts must not be lost.
+    let mut signals = Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
+    let version = libvirt::start().map_err(|error| error.to_string())?;
+    let front = Front::bind(&config.listen, config.http.clone()).map_err(|error| error.to_string())?;
+    let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
+    let agent = Arc::new(agent);
+    for address in front.local_addresses() {
+        info!("listening on {address}, libvirt {version}, {}", config.host.libvirt_uri);
+    }
+    let running = front
+        .start(routes::handler(Arc::clone(&agent)))
+        .map_err(|error| format!("start the HTTP front: {error}"))?;
+    let signal = signals.wait().map_err(|error| format!("wait for signals: {error}"))?;
+    info!("{signal:?}: finishing what runs");
+    let finished = running.stop(config.deadlines.drain());
+    if !(agent.stop(config.deadlines.drain()) && finished) {
+        warn!("stopped with work that did not finish in time");
+    }
+    Ok(())
+}
+
+/// Lines on standard error: time in UTC, level, module, sentence. A flag wins over `RUST_LOG`.
+fn start_log(flag: Option<LevelFilter>) {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(LevelFilter::Warn);
+    match flag {
+        Some(level) => builder.filter_level(level),
+        None => builder.parse_default_env(),
+    };
+    builder.format(|line, record| {
+        let time = clock::rfc3339_utc(SystemTime::now());
+        writeln!(line, "{time} {} {}: {}", record.level(), record.target(), record.args())
+    });
+    builder.init();
+}
+
+fn fail(why: &str) -> ExitCode {
+    eprintln!("mistify-libvirt: {why}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,299 @@
+//! The command line: words in, a configuration or a reason to end out.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use lexopt::prelude::{Long, Short};
+use log::LevelFilter;
+
+use crate::config::{BridgeType, Config, DEFAULT_PORT};
+
+/// What `--help` prints.
+pub const USAGE: &str = "\
+mistify-libvirt: the agent of a hypervisor host. It creates, runs, stops, measures and deletes
+guests, and is called with JSON-RPC over HTTP at /_mistify_RPC_.
+
+Usage: mistify-libvirt [FLAG]...
+
+  -p, --port N              TCP port (default 20001; 0 lets the system choose)
+      --listen ADDR[:PORT]  address to listen on, IPv6 in brackets; may be given several times
+                            (default 127.0.0.1)
+  -z, --zpool NAME          ZFS pool of the guests' disks (default mistify)
+  -l, --log-level LEVEL     debug, info, warning, error, critical, fatal or panic (default
+                            warning); wins over RUST_LOG
+      --libvirt-uri URI     libvirt to use (default qemu:///system)
+      --bridge-type TYPE    what NICs are plugged into: openvswitch (default) or linux
+      --allow-disk-path DIR let disk sources lie below DIR too; may be given several times
+      --workers LANE=N      workers of a lane: control, read, urgent (4 each) or storage (2)
+      --queue N             jobs that may wait in each lane (default 64)
+  -h, --help                print this and end
+      --version             print the version and end
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Run the agent.
+    Run {
+        /// What flags decided.
+        config: Box<Config>,
+        /// `--log-level`, where it was given.
+        log_level: Option<LevelFilter>,
+    },
+    /// Print [`USAGE`] on standard output.
+    Help,
+    /// Print the version on standard output.
+    Version,
+}
+
+/// Why the command line cannot be followed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Error {
+    /// A word that is not understood: usage, status 2.
+    Usage(String),
+    /// A value that cannot be: one line, status 1.
+    Value(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(why) | Self::Value(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<lexopt::Error> for Error {
+    fn from(error: lexopt::Error) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// Reads the words after the program's name.
+///
+/// # Errors
+/// The first word that is not understood or whose value cannot be.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error> {
+    let mut parser = lexopt::Parser::from_args(words);
+    let mut config = Config::default();
+    let (mut port, mut listen, mut log_level) = (DEFAULT_PORT, Vec::new(), None);
+    while let Some(flag) = parser.next()? {
+        match flag {
+            Short('h') | Long("help") => return Ok(Request::Help),
+            Long("version") => return Ok(Request::Version),
+            Short('p') | Long("port") => port = number("--port", &text(&mut parser)?)?,
+            Long("listen") => listen.push(text(&mut parser)?),
+            Short('z') | Long("zpool") => config.host.zpool = pool_name(text(&mut parser)?)?,
+            Short('l') | Long("log-level") => log_level = Some(level(&text(&mut parser)?)?),
+            Long("libvirt-uri") => config.host.libvirt_uri = text(&mut parser)?,
+            Long("bridge-type") => config.host.bridge_type = bridge_type(&text(&mut parser)?)?,
+            Long("allow-disk-path") => config.host.allow_disk_paths.push(folder(&text(&mut parser)?)?),
+            Long("workers") => workers(&mut config, &text(&mut parser)?)?,
+            Long("queue") => config.pool.queue = at_least_one("--queue", &text(&mut parser)?)?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    config.listen = addresses(&listen, port)?;
+    Ok(Request::Run { config: Box::new(config), log_level })
+}
+
+/// The value that follows a flag.
+fn text(parser: &mut lexopt::Parser) -> Result<String, Error> {
+    let word = parser.value()?;
+    word.into_string().map_err(|word| Error::Usage(format!("{}: not UTF-8", word.to_string_lossy())))
+}
+
+/// `--listen`'s addresses, each with the port where it names none; loopback where there are none.
+fn addresses(listen: &[String], port: u16) -> Result<Vec<SocketAddr>, Error> {
+    if listen.is_empty() {
+        return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]);
+    }
+    listen.iter().map(|text| address(text, port)).collect()
+}
+
+fn address(text: &str, port: u16) -> Result<SocketAddr, Error> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let bracketed = bare.len() != text.len();
+    match (bare.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
+        (Ok(ip), _) if ip.is_ipv6() == bracketed => Ok(SocketAddr::new(ip, port)),
+        (_, Ok(address)) => Ok(address),
+        _ => Err(Error::Value(format!(
+            "--listen {text}: not an address; write 127.0.0.1, 127.0.0.1:20001, [::1] or [::1]:20001"
+        ))),
+    }
+}
+
+fn number<T: std::str::FromStr>(flag: &str, text: &str) -> Result<T, Error> {
+    text.parse().map_err(|_| Error::Value(format!("{flag} {text}: not a number in range")))
+}
+
+fn at_least_one(flag: &str, text: &str) -> Result<usize, Error> {
+    match number(flag, text)? {
+        0 => Err(Error::Value(format!("{flag} {text}: at least 1 is needed"))),
+        count @ 1..=1024 => Ok(count),
+        _ => Err(Error::Value(format!("{flag} {text}: at most 1024"))),
+    }
+}
+
+fn workers(config: &mut Config, text: &str) -> Result<(), Error> {
+    let (lane, count) = text.split_once('=').unwrap_or((text, ""));
+    let slot = match lane {
+        "control" => &mut config.pool.control_workers,
+        "read" => &mut config.pool.read_workers,
+        "urgent" => &mut config.pool.urgent_workers,
+        "storage" => &mut config.pool.storage_workers,
+        _ => {
+            return Err(Error::Value(format!(
+                "--workers {text}: write control=N, read=N, urgent=N or storage=N"
+            )));
+        }
+    };
+    *slot = at_least_one(&format!("--workers {lane}"), count)?;
+    Ok(())
+}
+
+fn bridge_type(text: &str) -> Result<BridgeType, Error> {
+    match text {
+        "openvswitch" => Ok(BridgeType::OpenVSwitch),
+        "linux" => Ok(BridgeType::Linux),
+        _ => Err(Error::Value(format!("--bridge-type {text}: write openvswitch or linux"))),
+    }
+}
+
+/// The pool's name becomes part of paths and of commands.
+fn pool_name(text: String) -> Result<String, Error> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    if text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(fits) {
+        return Ok(text);
+    }
+    Err(Error::Value(format!("--zpool {text}: not the name of a ZFS pool")))
+}
+
+fn folder(text: &str) -> Result<PathBuf, Error> {
+    if Path::new(text).is_absolute() {
+        return Ok(PathBuf::from(text));
+    }
+    Err(Error::Value(format!("--allow-disk-path {text}: not an absolute path")))
+}
+
+/// The original's levels, and `critical`, which its help lists and its code refused.
+fn level(text: &str) -> Result<LevelFilter, Error> {
+    match text.to_ascii_lowercase().as_str() {
+        "debug" => Ok(LevelFilter::Debug),
+        "info" => Ok(LevelFilter::Info),
+        "warn" | "warning" => Ok(LevelFilter::Warn),
+        "error" | "critical" | "fatal" | "panic" => Ok(LevelFilter::Error),
+        _ => Err(Error::Value(format!(
+            "--log-level {text}: write debug, info, warning, error, critical, fatal or panic"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &[&str]) -> (Config, Option<LevelFilter>) {
+        match parse(words.iter().map(OsString::from)) {
+            Ok(Request::Run { config, log_level }) => (*config, log_level),
+            other => panic!("{words:?}: {other:?}"),
+        }
+    }
+
+    fn error(words: &[&str]) -> Error {
+        parse(words.iter().map(OsString::from)).unwrap_err()
+    }
+
+    #[test]
+    fn without_words_it_is_the_originals_defaults() {
+        let (config, level) = run(&[]);
+        assert_eq!(config, Config::default());
+        assert_eq!(config.listen, ["127.0.0.1:20001".parse().unwrap()]);
+        assert_eq!((config.host.zpool.as_str(), level), ("mistify", None));
+        assert_eq!(config.host.libvirt_uri, "qemu:///system");
+    }
+
+    #[test]
+    fn short_and_long_flags_mean_the_same() {
+        let words = ["-p", "7", "-z", "tank", "-l", "debug"];
+        assert_eq!(run(&words), run(&["--port=7", "--zpool=tank", "--log-level=debug"]));
+        assert_eq!(run(&["-p7"]).0.listen, ["127.0.0.1:7".parse().unwrap()]);
+    }
+
+    #[test]
+    fn listen_takes_the_port_where_it_names_none() {
+        let words = ["--listen", "[::1]", "-p", "8", "--listen", "127.0.0.2:9", "--listen=::ffff"];
+        assert!(matches!(error(&words), Error::Value(_)), "an IPv6 address wants brackets");
+        let (config, _) = run(&words[..6]);
+        let expected: Vec<SocketAddr> =
+            vec!["[::1]:8".parse().unwrap(), "127.0.0.2:9".parse().unwrap()];
+        assert_eq!(config.listen, expected);
+        assert_eq!(run(&["--listen", "[::1]:10"]).0.listen, ["[::1]:10".parse().unwrap()]);
+    }
+
+    #[test]
+    fn unknown_words_are_usage_errors() {
+        for words in [&["--nope"][..], &["word"], &["-x"], &["--port"], &["--help=1"]] {
+            assert!(matches!(error(words), Error::Usage(_)), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_name_their_flag() {
+        let cases: [&[&str]; 12] = [
+            &["--port", "65536"],
+            &["--port", "x"],
+            &["--listen", "host"],
+            &["--listen", "[127.0.0.1]"],
+            &["--zpool", "a/b"],
+            &["--zpool", ""],
+            &["--log-level", "loud"],
+            &["--bridge-type", "vde"],
+            &["--allow-disk-path", "relative"],
+            &["--workers", "control"],
+            &["--workers", "fast=2"],
+            &["--queue", "0"],
+        ];
+        for words in cases {
+            let Error::Value(why) = error(words) else { panic!("{words:?}") };
+            assert!(why.starts_with(words[0]), "{why}");
+        }
+    }
+
+    #[test]
+    fn every_level_of_the_original_is_taken_and_critical_too() {
+        for (word, expected) in [
+            ("panic", LevelFilter::Error),
+            ("fatal", LevelFilter::Error),
+            ("critical", LevelFilter::Error),
+            ("error", LevelFilter::Error),
+            ("warn", LevelFilter::Warn),
+            ("warning", LevelFilter::Warn),
+            ("info", LevelFilter::Info),
+            ("debug", LevelFilter::Debug),
+        ] {
+            assert_eq!(run(&["-l", word]).1, Some(expected), "{word}");
+        }
+    }
+
+    #[test]
+    fn limits_of_the_pool_are_flags() {
+        let (config, _) = run(&["--workers", "read=9", "--workers=storage=1", "--queue", "5"]);
+        assert_eq!((config.pool.read_workers, config.pool.storage_workers), (9, 1));
+        assert_eq!(config.pool.queue, 5);
+    }
+
+    #[test]
+    fn help_names_every_flag_that_is_parsed() {
+        for flag in ["--port", "--listen", "--zpool", "--log-level", "--libvirt-uri"]
+            .into_iter()
+            .chain(["--bridge-type", "--allow-disk-path", "--workers", "--queue", "--version"])
+        {
+            assert!(USAGE.contains(flag), "{flag}");
+        }
+    }
+}

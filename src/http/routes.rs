@@ -1,0 +1,89 @@
+//! Which path means what, and the codes and texts of contract section 2.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use rouille::{Request, Response};
+use serde_json::json;
+
+use crate::http::Handler;
+use crate::ops::Libvirt;
+use crate::rpc::{self, Answer};
+
+/// Where the orchestrator calls.
+const RPC_PATH: &str = "/_mistify_RPC_";
+const JSON: &str = "application/json; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What the front is given: every request to this agent goes through here.
+pub fn handler(agent: Arc<Libvirt>) -> Handler {
+    Arc::new(move |request| route(&agent, request))
+}
+
+fn route(agent: &Libvirt, request: &Request) -> Response {
+    match request.url().as_str() {
+        RPC_PATH => call(agent, request),
+        "/healthz" if matches!(request.method(), "GET" | "HEAD") => healthz(agent),
+        "/healthz" => text(405, "method not allowed: GET or HEAD").with_additional_header("Allow", "GET, HEAD"),
+        _ => text(404, "404 page not found\n").with_additional_header(NOSNIFF.0, NOSNIFF.1),
+    }
+}
+
+const NOSNIFF: (&str, &str) = ("X-Content-Type-Options", "nosniff");
+
+/// The verb is checked first, then the type, then what the body says.
+fn call(agent: &Libvirt, request: &Request) -> Response {
+    let mut body = Vec::new();
+    if let Some(mut data) = request.data() {
+        // The front has bounded the body, and reads from memory do not fail.
+        if let Err(error) = data.read_to_end(&mut body) {
+            return text(400, &format!("read the body: {error}"));
+        }
+    }
+    let kind = request.header("Content-Type").unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default();
+    let is_json = kind.trim().eq_ignore_ascii_case("application/json");
+    match request.method() {
+        "POST" => {}
+        // The owner's document calls with GET; the original in truth took POST alone.
+        "GET" if is_json && !body.is_empty() => {}
+        other => return text(405, &format!("rpc: POST method required, received {other}")),
+    }
+    if !is_json {
+        return text(415, &format!("rpc: unrecognized Content-Type: {kind}"));
+    }
+    match rpc::answer(agent, &body) {
+        Answer::Result(json) => {
+            Response::from_data(JSON, json).with_additional_header(NOSNIFF.0, NOSNIFF.1)
+        }
+        Answer::Nothing => Response {
+            status_code: 200,
+            headers: vec![(NOSNIFF.0.into(), NOSNIFF.1.into())],
+            data: rouille::ResponseBody::empty(),
+            upgrade: None,
+        },
+        Answer::Refused(why) => text(400, &why),
+    }
+}
+
+/// Whether the agent can do its work, from memory: asked of nobody, and never waited for.
+fn healthz(agent: &Libvirt) -> Response {
+    let seen = agent.libvirt_seen();
+    let healthy = seen.error.is_none();
+    let body = json!({
+        "status": if healthy { "ok" } else { "libvirt cannot be reached" },
+        "version": env!("CARGO_PKG_VERSION"),
+        "libvirt": {
+            "connected": seen.tried.then_some(healthy),
+            "error": seen.error,
+            "since_seconds": seen.since.elapsed().as_secs(),
+        },
+        "pool": rpc::pool_figures(agent),
+    });
+    let code = if healthy { 200 } else { 503 };
+    Response::from_data(JSON, format!("{body}\n")).with_status_code(code)
+}
+
+fn text(code: u16, body: &str) -> Response {
+    Response::from_data(TEXT, body).with_status_code(code)
+}
