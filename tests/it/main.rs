@@ -1,1 +1,16 @@
 //! The integration tests: one binary, a module a subject.
+
+mod agent;
+mod boot_sector;
+mod conformance;
+mod golden;
+mod harness;
+mod house;
+mod http_front;
+mod pool;
+mod process;
+mod qemu;
+mod skip;
+mod stack;
+mod support;
+mod verbs;

@@ -1,0 +1,194 @@
+//! The agent as its callers have it: the real program on a port of its own, and a plain client.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::support::{signal, wait_for};
+
+/// Longer than a loaded machine needs to start the agent.
+const START: Duration = Duration::from_secs(20);
+/// Longer than any call of these tests may take.
+const ANSWER: Duration = Duration::from_secs(90);
+
+/// A running agent; killed on drop.
+pub(crate) struct Agent {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Agent {
+    /// An agent on libvirt's test driver, whose state is the agent's own.
+    pub(crate) fn on_test_driver() -> Self {
+        Self::start(&["--libvirt-uri", "test:///default"])
+    }
+
+    /// An agent with these flags, on a port that the system chooses, with its log at info.
+    pub(crate) fn start<S: AsRef<OsStr>>(flags: &[S]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"))
+            .args(["--port", "0", "--log-level", "info"])
+            .args(flags)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the agent starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, sink) = (child.stderr.take().expect("stderr was piped"), Arc::clone(&log));
+        thread::spawn(move || {
+            for line in BufReader::new(lines).lines().map_while(Result::ok) {
+                sink.lock().push(line);
+            }
+        });
+        let address = wait_for("the agent listens", START, || {
+            let log = log.lock();
+            let line = log.iter().find(|line| line.contains("listening on "))?;
+            line.split("listening on ").nth(1)?.split(',').next()?.parse().ok()
+        });
+        Self { child, address, log }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().join("\n")
+    }
+
+    /// Sends it a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.child.wait().expect("it is our child")
+    }
+
+    /// An open connection to it.
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("the agent takes connections");
+        stream.set_read_timeout(Some(ANSWER)).expect("a time limit above zero");
+        stream
+    }
+
+    /// Calls `Libvirt.<method>` with this guest; the whole answer.
+    pub(crate) fn call(&self, method: &str, guest: &Value) -> Value {
+        self.call_with(method, &json!({ "guest": guest }))
+    }
+
+    /// Calls `Libvirt.<method>` with these parameters; the whole answer.
+    pub(crate) fn call_with(&self, method: &str, params: &Value) -> Value {
+        let request = json!({ "method": format!("Libvirt.{method}"), "params": [params], "id": 1 });
+        let reply = self.post(request.to_string().as_bytes());
+        assert_eq!(reply.status, 200, "{method}: {reply:?}");
+        serde_json::from_slice(&reply.body).expect("the answer is JSON")
+    }
+
+    /// The result of a call that has to succeed.
+    pub(crate) fn ok(&self, method: &str, guest: &Value) -> Value {
+        let mut answer = self.call(method, guest);
+        assert_eq!(answer["error"], Value::Null, "{method} {guest}");
+        answer["result"].take()
+    }
+
+    /// The error of a call that has to fail.
+    pub(crate) fn error(&self, method: &str, guest: &Value) -> String {
+        let answer = self.call(method, guest);
+        assert_eq!(answer["result"], Value::Null, "{method} {guest}: {answer}");
+        answer["error"].as_str().expect("a failed call has an error text").to_owned()
+    }
+
+    /// The guest's state by Status.
+    pub(crate) fn state(&self, id: &str) -> String {
+        let answer = self.ok("Status", &json!({ "id": id }));
+        answer["guest"]["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Posts a body to the RPC path.
+    pub(crate) fn post(&self, body: &[u8]) -> Reply {
+        self.request("POST", "/_mistify_RPC_", &[("Content-Type", "application/json")], body)
+    }
+
+    /// Sends one request on a connection of its own.
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
+        let mut stream = self.connect();
+        let mut bytes = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
+        for (name, value) in headers {
+            bytes += &format!("{name}: {value}\r\n");
+        }
+        bytes += &format!("Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        stream.write_all(&[bytes.as_bytes(), body].concat()).expect("the agent reads");
+        Reply::read(&mut stream)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended already, which was then the test's business.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    /// Reads a connection to its end and takes it for one answer.
+    pub(crate) fn read(stream: &mut TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).expect("the agent answers and closes");
+        Self::parse(&bytes)
+    }
+
+    /// Takes bytes apart that are one answer.
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
+        let (head, body) = (String::from_utf8_lossy(&bytes[..end]), &bytes[end + 4..]);
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        let headers = lines.filter_map(|line| line.split_once(": "));
+        Self {
+            status: status.expect("a status"),
+            headers: headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect(),
+            body: body.to_vec(),
+        }
+    }
+
+    /// A header's value.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(each, _)| each == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}

@@ -1,0 +1,70 @@
+//! The smallest guest: one sector of 16-bit code that makes a guest's counters move and obeys
+//! the power button.
+//!
+//! It reads sector 2 of its disk and writes it back, about 18 times a second (once a timer tick).
+//! With ACPI in the domain (`<features><acpi/></features>`) `virsh shutdown` turns it off within a
+//! tick; without ACPI it never notices, as a guest without an operating system does.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Bytes that a boot sector has.
+const SECTOR: usize = 512;
+/// Where [`CODE`]'s loop begins: the first byte after the set-up.
+const LOOP: usize = 19;
+
+// The ACPI registers of qemu's pc machine, where SeaBIOS puts them: PM1a status 0x600 (bit 8: the
+// power button was pressed), enable 0x602 (bit 8: take notice of it), control 0x604 (0x2000: off).
+#[rustfmt::skip]
+const CODE: [u8; 57] = [
+    0x31, 0xC0,             // xor  ax, ax
+    0x8E, 0xD8,             // mov  ds, ax
+    0x8E, 0xC0,             // mov  es, ax
+    0x8E, 0xD0,             // mov  ss, ax
+    0xBC, 0x00, 0x7C,       // mov  sp, 0x7C00      stack below the code
+    0xFB,                   // sti                  hlt below ends at a timer tick
+    0xBA, 0x02, 0x06,       // mov  dx, 0x602
+    0xB8, 0x00, 0x01,       // mov  ax, 0x0100
+    0xEF,                   // out  dx, ax          have the power button noticed
+    // loop:
+    0xB8, 0x01, 0x02,       // mov  ax, 0x0201      read one sector
+    0xBB, 0x00, 0x7E,       // mov  bx, 0x7E00      to behind the code
+    0xB9, 0x02, 0x00,       // mov  cx, 0x0002      cylinder 0, sector 2
+    0xBA, 0x80, 0x00,       // mov  dx, 0x0080      head 0, first disk
+    0xCD, 0x13,             // int  0x13
+    0xB8, 0x01, 0x03,       // mov  ax, 0x0301      write it back; the rest stands
+    0xCD, 0x13,             // int  0x13
+    0xBA, 0x00, 0x06,       // mov  dx, 0x600
+    0xED,                   // in   ax, dx
+    0xF6, 0xC4, 0x01,       // test ah, 1           pressed?
+    0x74, 0x07,             // jz   wait
+    0xBA, 0x04, 0x06,       // mov  dx, 0x604
+    0xB8, 0x00, 0x20,       // mov  ax, 0x2000
+    0xEF,                   // out  dx, ax          off
+    // wait:
+    0xF4,                   // hlt                  until the next tick
+    0xEB, 0xDA,             // jmp  loop
+];
+
+/// The first sector of a bootable disk.
+pub(crate) fn boot_sector() -> [u8; SECTOR] {
+    let mut sector = [0; SECTOR];
+    sector[..CODE.len()].copy_from_slice(&CODE);
+    sector[SECTOR - 2..].copy_from_slice(&[0x55, 0xAA]);
+    sector
+}
+
+/// Makes a sparse raw image of `bytes` (at least two sectors) that boots, or gives an existing
+/// file that size and boot sector.
+pub(crate) fn write_image(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    file.set_len(bytes)?;
+    file.write_all(&boot_sector())
+}
+
+#[test]
+fn the_last_jump_goes_back_to_the_loop() {
+    let back = i8::from_le_bytes([CODE[CODE.len() - 1]]);
+    assert_eq!(CODE.len().checked_add_signed(isize::from(back)), Some(LOOP));
+}

@@ -1,0 +1,199 @@
+//! Guards the house: which room may import which, where `unsafe` and C's names may stand, and how
+//! long a file may be. It reads `src/` as tokens, so that comments and strings do not count.
+
+use std::fs;
+use std::path::Path;
+
+/// Groups of rooms from left to right: a room may name itself and rooms of groups to its right.
+const ORDER: [&[&str]; 7] = [
+    &["main", "lib"],
+    &["cli", "client", "check", "http"],
+    &["rpc"],
+    &["ops"],
+    &["journal", "events", "jobs", "metrics"],
+    &["pool", "libvirt", "storage", "guest"],
+    &["config", "os", "sys"],
+];
+const UNSAFE_ROOMS: [&str; 2] = ["libvirt", "os"];
+const LINES_MAX: usize = 600;
+
+/// What is wrong with a file, `path` being relative to `src/`.
+fn faults(path: &str, text: &str) -> Vec<String> {
+    let modules: Vec<&str> = path.trim_end_matches(".rs").split('/').collect();
+    let room = modules[0];
+    let group = |room: &str| ORDER.iter().position(|rooms| rooms.contains(&room));
+    let Some(own) = group(room) else { return vec![format!("{path}: {room} is not in the order")] };
+    let depth = modules.iter().filter(|name| !["main", "lib", "mod"].contains(name)).count();
+    let tokens = tokens(text);
+    let mut faults = Vec::new();
+    if text.lines().count() > LINES_MAX {
+        faults.push(format!("{path}: more than {LINES_MAX} lines"));
+    }
+    if tokens.contains(&"unsafe") && !UNSAFE_ROOMS.contains(&room) {
+        faults.push(format!("{path}: unsafe outside {UNSAFE_ROOMS:?}"));
+    }
+    let mut named = names_from_root(&tokens, depth);
+    named.extend(tokens.windows(2).filter(|pair| *pair == ["sys", "::"]).map(|pair| pair[0]));
+    named.sort_unstable();
+    named.dedup();
+    for name in named {
+        let forbidden = match group(name) {
+            Some(_) if name == "sys" => room != "libvirt",
+            Some(other) => name != room && other <= own,
+            None => false,
+        };
+        if forbidden {
+            faults.push(format!("{path}: {room} names {name}"));
+        }
+    }
+    faults
+}
+
+/// Every first segment of a path from the crate's root: after `crate::`, the library's name, or
+/// as many `super::` as the place is deep; each of them where braces follow.
+fn names_from_root<'t>(tokens: &[&'t str], depth: usize) -> Vec<&'t str> {
+    let (mut names, mut at) = (Vec::new(), 0);
+    // For each open brace, whether it is an inline module's.
+    let mut braces = Vec::new();
+    while at < tokens.len() {
+        match tokens[at] {
+            "{" => braces.push(at >= 2 && tokens[at - 2] == "mod"),
+            "}" => drop(braces.pop()),
+            _ => {}
+        }
+        // `super::super`: two tokens a step.
+        let supers = tokens[at..].chunks(2).take_while(|step| *step == ["super", "::"]).count();
+        at += 2 * supers.saturating_sub(1);
+        let from_root = match tokens[at] {
+            "crate" | "mistify_libvirt" => true,
+            "super" => supers >= depth + braces.iter().filter(|module| **module).count(),
+            _ => false,
+        };
+        if from_root && tokens.get(at + 1) == Some(&"::") {
+            names.extend(first_segments(&tokens[at + 2..]));
+        }
+        at += 1;
+    }
+    names
+}
+
+/// `a` of `a::b`; `a` and `c` of `{a::b, c::{d, e}}`.
+fn first_segments<'t>(path: &[&'t str]) -> Vec<&'t str> {
+    if path.first() != Some(&"{") {
+        return path.first().copied().into_iter().collect();
+    }
+    let depths = path.windows(2).scan(0, |open, pair| {
+        *open += i32::from(pair[0] == "{") - i32::from(pair[0] == "}");
+        (*open > 0).then_some((*open, pair))
+    });
+    let starts = depths.filter(|(open, pair)| *open == 1 && ["{", ","].contains(&pair[0]));
+    starts.map(|(_, pair)| pair[1]).collect()
+}
+
+/// Words, `::` and single signs, without comments, strings and characters.
+fn tokens(text: &str) -> Vec<&str> {
+    let mut tokens = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let (length, counts) = match first {
+            _ if word > 0 => raw_string(rest, word).map_or((word, true), |end| (end, false)),
+            '/' if rest.starts_with("//") => (past(rest, 2, "\n"), false),
+            '/' if rest.starts_with("/*") => (past(rest, 2, "*/"), false),
+            '"' | '\'' if first == '"' || is_character(rest) => (past_quoted(rest), false),
+            ':' if rest.starts_with("::") => (2, true),
+            _ => (first.len_utf8(), !first.is_whitespace()),
+        };
+        if counts {
+            tokens.push(&rest[..length]);
+        }
+        rest = &rest[length..];
+    }
+    tokens
+}
+
+/// The length of a raw string whose prefix is `word` long, if one begins here.
+fn raw_string(rest: &str, word: usize) -> Option<usize> {
+    let (prefix, body) = rest.split_at(word);
+    let hashes = body.find(|c| c != '#')?;
+    let begins = ["r", "br", "cr"].contains(&prefix) && body[hashes..].starts_with('"');
+    begins.then(|| past(rest, word + hashes + 1, &format!("\"{}", &body[..hashes])))
+}
+
+/// Whether a quote begins a character and not a lifetime.
+fn is_character(rest: &str) -> bool {
+    rest.chars().nth(1) == Some('\\') || rest.chars().nth(2) == Some('\'')
+}
+
+fn past(text: &str, from: usize, end: &str) -> usize {
+    text[from..].find(end).map_or(text.len(), |at| from + at + end.len())
+}
+
+/// Past the quote that closes the one `text` begins with.
+fn past_quoted(text: &str) -> usize {
+    let mut escaped = false;
+    let ends = |(_, c): &(usize, char)| {
+        let end = text.starts_with(*c) && !escaped;
+        escaped = *c == '\\' && !escaped;
+        end
+    };
+    text.char_indices().skip(1).find(ends).map_or(text.len(), |(at, _)| at + 1)
+}
+
+#[test]
+fn the_house_is_in_order() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut folders, mut found) = (vec![root.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let name = path.strip_prefix(&root).unwrap().to_str().unwrap();
+                found.extend(faults(name, &fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn what_points_left_or_aside_is_found() {
+    for (path, text, named) in [
+        ("pool.rs", "use crate::ops::Verb;", "ops"),
+        ("pool/lane.rs", "fn f() { crate::rpc::call() }", "rpc"),
+        ("os/mod.rs", "use crate::config::Limits;", "config"),
+        ("guest/xml.rs", "use crate::{\n config::{A, B}, libvirt::C };", "libvirt"),
+        ("ops/mod.rs", "#[cfg(test)] mod tests { use crate::http::X; }", "http"),
+        ("ops/run.rs", "use super::super::rpc;", "rpc"),
+        ("events.rs", "mod tests { use super::super::{jobs, config}; }", "jobs"),
+        ("main.rs", "use mistify_libvirt::lib;", "lib"),
+        ("ops/mod.rs", "fn f() { sys::virConnectOpen() }", "sys"),
+        ("os/mod.rs", "use crate::sys;", "sys"),
+        ("rpc.rs", r##"const A: &str = r#"""#; use crate::http;"##, "http"),
+        ("rpc.rs", "const A: char = '\"'; fn f<'a>() {} use crate::http; // \"", "http"),
+    ] {
+        let room = path.split(['/', '.']).next().unwrap();
+        assert_eq!(faults(path, text), [format!("{path}: {room} names {named}")], "{text}");
+    }
+}
+
+#[test]
+fn other_breaches_are_found() {
+    assert!(faults("ops.rs", "unsafe { f() }")[0].contains("unsafe outside"));
+    assert!(faults("cellar.rs", "")[0].contains("not in the order"));
+    assert!(faults("ops.rs", &"\n".repeat(LINES_MAX + 1))[0].contains("more than"));
+}
+
+#[test]
+fn what_is_allowed_passes() {
+    for (path, text) in [
+        ("libvirt/domain.rs", "use crate::sys; fn f() { unsafe { sys::virDomainFree() } }"),
+        ("libvirt/domain.rs", "use super::events; mod tests { use super::super::stats; }"),
+        ("http/mod.rs", "use crate::{config::Limits, http::front, ops::Libvirt};"),
+        ("main.rs", "use mistify_libvirt::{check, cli, pool};"),
+        ("pool.rs", "//! [`crate::ops`]\nconst A: &str = \"\\\"crate::ops unsafe\"; /* unsafe */"),
+    ] {
+        assert_eq!(faults(path, text), [""; 0], "{text}");
+    }
+}

@@ -1,0 +1,146 @@
+//! The program as an operator meets it: words, exit status, signals, its log.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, Reply};
+use crate::support::{Scratch, wait_until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn run(words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"));
+    command.args(words).stdin(Stdio::null()).output().expect("the agent starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn help_and_version_go_to_standard_output_with_status_0() {
+    let help = run(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(text(&help.stdout).contains("Usage: mistify-libvirt "), "{help:?}");
+    assert_eq!((run(&["-h"]).stdout, help.stderr), (help.stdout, Vec::new()));
+    let version = run(&["--version"]);
+    let expected = concat!("mistify-libvirt ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!((version.status.code(), text(&version.stdout).as_str()), (Some(0), expected));
+}
+
+#[test]
+fn an_unknown_word_is_usage_on_standard_error_with_status_2() {
+    for words in [&["--nope"][..], &["word"], &["-p"], &["--port", "1", "stray"]] {
+        let output = run(words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(text(&output.stderr).contains("Usage: mistify-libvirt "), "{output:?}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_is_one_line_with_status_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let cases: [(&[&str], &str); 5] = [
+        (&["--port", &port], &port),
+        (&["--port", "65536"], "--port 65536"),
+        (&["--listen", "256.0.0.1"], "--listen 256.0.0.1"),
+        (&["--listen", "192.0.2.1"], "192.0.2.1"),
+        (&["--log-level", "loud"], "--log-level loud"),
+    ];
+    for (words, names) in cases {
+        let output = run(words);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{words:?}: {error}");
+        assert!(error.starts_with("mistify-libvirt: ") && error.contains(names), "{error}");
+    }
+}
+
+#[test]
+fn it_listens_on_every_address_that_is_named() {
+    let mut flags = vec!["--libvirt-uri", "test:///default"];
+    flags.extend(["--listen", "127.0.0.2:0", "--listen", "[::1]:0"]);
+    let agent = Agent::start(&flags);
+    assert!(agent.address().to_string().starts_with("127.0.0.2:"));
+    wait_until("both are logged", SOON, || agent.log().matches("listening on ").count() == 2);
+    assert!(agent.log().contains("listening on [::1]:"), "{}", agent.log());
+    assert_eq!(agent.state("test"), "running");
+}
+
+#[test]
+fn a_signal_finishes_what_runs_and_ends_with_status_0() {
+    for name in ["TERM", "INT"] {
+        let agent = Agent::on_test_driver();
+        agent.state("test");
+        // A request whose body is still on its way, and an idle connection.
+        let mut busy = agent.connect();
+        let body = br#"{"method":"Libvirt.Status","params":[{"guest":{"id":"test"}}],"id":1}"#;
+        let head = format!(
+            "POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+             Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        busy.write_all(head.as_bytes()).expect("it reads");
+        let mut go_on = [0; 25];
+        busy.read_exact(&mut go_on).expect("it asks for the body");
+        assert_eq!(text(&go_on), "HTTP/1.1 100 Continue\r\n\r\n");
+        busy.write_all(body).expect("it reads");
+        let mut idle = agent.connect();
+
+        agent.signal(name);
+
+        let mut bytes = Vec::new();
+        busy.read_to_end(&mut bytes).expect("it answers");
+        assert_eq!(Reply::parse(&bytes).status, 200);
+        assert_eq!(idle.read(&mut [0]).expect("closed, not cut"), 0);
+        assert_eq!(agent.wait().code(), Some(0), "SIG{name}");
+    }
+}
+
+#[test]
+fn it_starts_without_libvirtd_and_says_so() {
+    let scratch = Scratch::new();
+    let uri = format!("qemu:///system?socket={}/absent", scratch.path().display());
+    let agent = Agent::start(&["--libvirt-uri", &uri]);
+    let error = agent.error("Status", &json!({ "id": "web-1" }));
+    assert!(error.starts_with("[Code-38] [Domain-7] Failed to connect socket to "), "{error}");
+    let reply = agent.request("GET", "/healthz", &[], b"");
+    let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
+    assert_eq!((reply.status, &health["libvirt"]["connected"]), (503, &json!(false)));
+}
+
+#[test]
+fn every_event_is_one_line_with_its_time_guest_method_and_duration() {
+    let agent = Agent::on_test_driver();
+    agent.state("test");
+    agent.error("Poweroff", &json!({ "id": "two\nlines" }));
+    wait_until("both are logged", SOON, || agent.log().matches(" Libvirt.").count() == 2);
+    let log = agent.log();
+    for (line, parts) in log.lines().filter(|line| line.contains(" Libvirt.")).zip([
+        ["Libvirt.Status", "guest=\"test\"", " ok"],
+        ["Libvirt.Poweroff", "guest=\"two\\nlines\"", " error="],
+    ]) {
+        let (time, rest) = line.split_once(' ').expect("a time and the rest");
+        assert!(time.ends_with('Z') && time.contains('T') && time.len() == 24, "{line}");
+        assert!(rest.starts_with("INFO ") && rest.contains(" ms="), "{line}");
+        assert!(parts.iter().all(|part| rest.contains(part)), "{line}");
+    }
+}
+
+#[test]
+fn libvirts_own_printing_does_not_reach_standard_error() {
+    let agent = Agent::on_test_driver();
+    for _ in 0..3 {
+        agent.error("Status", &json!({ "id": "nope" }));
+    }
+    wait_until("they are logged", SOON, || agent.log().matches(" Libvirt.").count() == 3);
+    for line in agent.log().lines() {
+        assert!(line.as_bytes().get(23) == Some(&b'Z'), "not a line of ours: {line}");
+    }
+}

@@ -1,0 +1,50 @@
+//! What becomes of a test that cannot run here: it says why, is counted, and fails where the
+//! machine has promised what it needs.
+//!
+//! - `MISTIFY_TEST_REQUIRE`: what must be there, by comma: `qemu,ovs,lab,users`.
+//! - `MISTIFY_TEST_SKIPS`: a file that gets one line a skip: need, test, reason, by tabs.
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::thread;
+
+/// Why a test cannot run here, in words for a person.
+#[derive(Clone, Debug)]
+pub(crate) struct Skip(pub(crate) String);
+
+/// What a test needs, or nothing when the test has to end here:
+/// `let Some(stack) = require("qemu", Stack::shared()) else { return };`
+pub(crate) fn require<T>(need: &str, found: Result<T, Skip>) -> Option<T> {
+    let Skip(why) = match found {
+        Ok(found) => return Some(found),
+        Err(skip) => skip,
+    };
+    let required = env::var("MISTIFY_TEST_REQUIRE").unwrap_or_default();
+    assert!(!names(&required, need), "{need} is required here, but {why}");
+    note(need, &why).expect("the skip is written down");
+    None
+}
+
+fn names(list: &str, need: &str) -> bool {
+    list.split(',').any(|word| word.trim() == need)
+}
+
+/// Standard error itself, not `eprintln`: the test runner hides that of a test that passes.
+fn note(need: &str, why: &str) -> io::Result<()> {
+    let why = why.replace(['\n', '\t'], " ");
+    let thread = thread::current();
+    let test = thread.name().unwrap_or("a test");
+    writeln!(io::stderr(), "{test} does not run, it needs {need}: {why}")?;
+    let Some(path) = env::var_os("MISTIFY_TEST_SKIPS") else { return Ok(()) };
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    // One write a line, so that lines of several processes do not mix.
+    file.write_all(format!("{need}\t{test}\t{why}\n").as_bytes())
+}
+
+#[test]
+fn a_list_names_whole_words_only() {
+    assert!(names("qemu, ovs", "ovs"));
+    assert!(!names("qemu,ovs", "qem"));
+    assert!(!names("", "qemu"));
+}

@@ -1,0 +1,65 @@
+//! What tests share: waiting on a condition, folders that go away, signals.
+
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Returns when `done` holds; fails the test, naming `what`, when it does not within `limit`.
+pub(crate) fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+    wait_for(what, limit, || done().then_some(()));
+}
+
+/// Waits like [`wait_until`] for a value.
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, get: impl FnMut() -> Option<T>) -> T {
+    poll(limit, get).unwrap_or_else(|| panic!("waited {limit:?} in vain: {what}"))
+}
+
+/// The value as soon as there is one, or nothing at the end of `limit`.
+pub(crate) fn poll<T>(limit: Duration, mut get: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + limit;
+    loop {
+        let late = Instant::now() >= end;
+        let value = get();
+        if late || value.is_some() {
+            return value;
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Sends a signal by its name without `SIG` to a process.
+pub(crate) fn signal(pid: u32, name: &str) {
+    // The shell's own kill: procps is not on every machine.
+    let status = Command::new("/bin/sh").args(["-c", &format!("kill -s {name} {pid}")]).status();
+    assert!(status.is_ok_and(|s| s.success()), "SIG{name} reaches process {pid}");
+}
+
+/// A folder of a test's own, removed on drop.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mistify-test-{}-{number}", process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&path).expect("a folder for scratch files can be made");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A left-over folder in target/ harms nobody.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
