@@ -42,9 +42,11 @@ fn main() -> ExitCode {
 /// Wires the rooms and serves until a signal; everything in flight is finished before it returns.
 fn run(config: &Config) -> Result<(), String> {
     // Before anything else: a signal that comes while the agent starts must not be lost.
-    let mut signals = Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
+    let mut signals =
+        Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
     let version = libvirt::start().map_err(|error| error.to_string())?;
-    let front = Front::bind(&config.listen, config.http.clone()).map_err(|error| error.to_string())?;
+    let front =
+        Front::bind(&config.listen, config.http.clone()).map_err(|error| error.to_string())?;
     let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
     let agent = Arc::new(agent);
     for address in front.local_addresses() {

@@ -331,9 +331,8 @@ impl VirDomain {
     /// The interface with this MAC address, letters of any case; none for an empty one.
     pub fn interface_by_mac(&self, mac: &str) -> Option<&Interface> {
         let mut interfaces = self.devices.interfaces.iter();
-        interfaces.find(|interface| {
-            !mac.is_empty() && interface.mac.address.eq_ignore_ascii_case(mac)
-        })
+        interfaces
+            .find(|interface| !mac.is_empty() && interface.mac.address.eq_ignore_ascii_case(mac))
     }
 }
 

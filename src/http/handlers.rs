@@ -65,13 +65,13 @@ fn answer(request: Request, exchange: &Exchange, handler: &Handler, shared: &Sha
     let Request { method, target, headers, body, persistence } = request;
     let wanted = if method == "HEAD" { Wanted::Head } else { Wanted::All };
     let request = rouille::Request::fake_http_from(exchange.peer, method, target, headers, body);
+    // Asked after the handler, which may have taken long.
+    let persistence = || if shared.is_stopping() { Persistence::Close } else { persistence };
     // What a panic leaves half-changed is the handler's own affair; of ours it sees the request,
     // of which only verb and target are read afterwards.
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
         let response = handler(&request);
-        // Asked after the handler, which may have taken long.
-        let persistence = if shared.is_stopping() { Persistence::Close } else { persistence };
-        respond::encode(response, wanted, persistence, shared.limits.response_bytes)
+        respond::encode(response, wanted, persistence(), shared.limits.response_bytes)
     }));
     let problem = match outcome {
         Ok(Ok(encoded)) => return encoded,
@@ -82,7 +82,7 @@ fn answer(request: Request, exchange: &Exchange, handler: &Handler, shared: &Sha
         }
     };
     log::error!("answer {} {}: {problem}", request.method(), request.raw_url());
-    respond::encode_failure()
+    respond::encode_failure(persistence())
 }
 
 fn panic_text(payload: &(dyn Any + Send)) -> &str {

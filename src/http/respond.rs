@@ -89,12 +89,12 @@ pub(super) fn encode_refusal(refusal: &Refusal) -> Vec<u8> {
 }
 
 /// The answer where a handler has none: 500 without a word, as the original agent's.
-pub(super) fn encode_failure() -> Encoded {
+pub(super) fn encode_failure(persistence: Persistence) -> Encoded {
     let mut text = String::with_capacity(128);
     push_status(&mut text, 500);
     push_header(&mut text, "Content-Length", "0");
-    push_end(&mut text, Persistence::Close);
-    Encoded { bytes: text.into_bytes(), persistence: Persistence::Close }
+    push_end(&mut text, persistence);
+    Encoded { bytes: text.into_bytes(), persistence }
 }
 
 fn read_body(reader: impl Read, length: usize, bytes_max: usize) -> io::Result<Vec<u8>> {

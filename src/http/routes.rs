@@ -24,7 +24,8 @@ fn route(agent: &Libvirt, request: &Request) -> Response {
     match request.url().as_str() {
         RPC_PATH => call(agent, request),
         "/healthz" if matches!(request.method(), "GET" | "HEAD") => healthz(agent),
-        "/healthz" => text(405, "method not allowed: GET or HEAD").with_additional_header("Allow", "GET, HEAD"),
+        "/healthz" => text(405, "method not allowed: GET or HEAD")
+            .with_additional_header("Allow", "GET, HEAD"),
         _ => text(404, "404 page not found\n").with_additional_header(NOSNIFF.0, NOSNIFF.1),
     }
 }

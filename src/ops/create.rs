@@ -102,8 +102,7 @@ fn make_networks(
     let mut changes = Vec::new();
     for nic in &guest.nics {
         let connection = session.connection()?;
-        let outcome =
-            networks::ensure(connection, &guest.id, nic, host.bridge_type, &mut changes);
+        let outcome = networks::ensure(connection, &guest.id, nic, host.bridge_type, &mut changes);
         if let Err(cause) = outcome {
             let step = format!("make network {}", nic.mac);
             return Err(undone(session, step, cause.into(), &changes));
@@ -150,10 +149,7 @@ fn same_or_exists(connection: &Connection, domain: &Domain, guest: &Guest) -> Re
 }
 
 /// The networks that a domain's interfaces name, as far as they are there.
-fn wiring(
-    connection: &Connection,
-    domain: &VirDomain,
-) -> Result<Vec<Network>, Error> {
+fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Network>, Error> {
     let mut found = Vec::new();
     for interface in &domain.devices.interfaces {
         match connection.lookup_network_by_name(&interface.source.network) {

@@ -28,11 +28,11 @@ impl Libvirt {
         let id = guest.id.clone();
         // Before the key is asked for: a verb that hangs on this guest's emulator holds the key and
         // is freed by this.
-        let was_there = self.urgent("Delete", &guest.id, deadline, move |session| {
-            match session.find(&id)? {
-                Some(domain) => destroy_if_active(&domain).map(|()| true),
-                None => Ok(false),
-            }
+        let was_there = self.urgent("Delete", &guest.id, deadline, move |session| match session
+            .find(&id)?
+        {
+            Some(domain) => destroy_if_active(&domain).map(|()| true),
+            None => Ok(false),
         })?;
         let leaving = guest.clone();
         self.change("Delete", &guest.id, deadline, move |session| {
@@ -79,11 +79,7 @@ fn remove(session: &mut Session, guest: &Guest, was_there: bool) -> Result<(), E
 }
 
 /// The names of the networks that this agent made for the guest, by the request that it keeps.
-fn networks_made(
-    connection: &Connection,
-    domain: &Domain,
-    id: &str,
-) -> Result<Vec<String>, Error> {
+fn networks_made(connection: &Connection, domain: &Domain, id: &str) -> Result<Vec<String>, Error> {
     let request = match VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?) {
         Ok(found) => found.metadata.guest,
         Err(error) => {

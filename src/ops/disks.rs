@@ -41,9 +41,8 @@ fn judge_source(source: &Path, host: &HostConfig) -> Result<SourceKind, String> 
     let shown = source.display();
     let failed = |error: io::Error| format!("{{disk}}.source {shown}: {error}");
     let roots = disk_roots(host);
-    let absent = |error: &io::Error| {
-        matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
-    };
+    let absent =
+        |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
     let (inside, kind) = match fs::canonicalize(source) {
         Err(error) if absent(&error) => (allowed(source, &roots), None),
         Err(error) => return Err(failed(error)),

@@ -34,7 +34,10 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
-    pub fn disk_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
+    pub fn disk_metrics(
+        &self,
+        request: GuestMetricsRequest,
+    ) -> Result<GuestMetricsResponse, Error> {
         self.metrics("DiskMetrics", request, |domain, guest, answer| {
             answer.kind = "disk".to_owned();
             for disk in &guest.disks {

@@ -49,9 +49,8 @@ impl Libvirt {
         let health = Arc::new(Health::default());
         let uri: Arc<str> = config.host.libvirt_uri.as_str().into();
         let seen = Arc::clone(&health);
-        let pool = Pool::new(&config.pool, move |_| {
-            Session::new(Arc::clone(&uri), Arc::clone(&seen))
-        })?;
+        let pool =
+            Pool::new(&config.pool, move |_| Session::new(Arc::clone(&uri), Arc::clone(&seen)))?;
         let (host, deadlines) = (config.host.clone(), config.deadlines.clone());
         Ok(Self { pool, health, host, deadlines })
     }

@@ -158,8 +158,10 @@ pub(super) fn remove_all(
 /// Whether a network carries our mark for this guest.
 pub(super) fn marked_for(connection: &Connection, name: &str, id: &str) -> Result<bool, Error> {
     match connection.lookup_network_by_name(name) {
-        Ok(network) => Ok(Wiring::from_xml(&network.xml()?)
-            .is_ok_and(|found| found.owner.as_deref() == Some(id))),
+        Ok(network) => {
+            Ok(Wiring::from_xml(&network.xml()?)
+                .is_ok_and(|found| found.owner.as_deref() == Some(id)))
+        }
         Err(error) if error.code == Code::NO_NETWORK => Ok(false),
         Err(error) => Err(error),
     }

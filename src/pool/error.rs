@@ -56,7 +56,7 @@ pub enum Error {
         full: Full,
         /// How many it holds.
         limit: usize,
-        /// What blocks it: the oldest job that runs in the lane, or the one that runs under the key.
+        /// What blocks it: the oldest job that runs in the lane, or the one under the key.
         running: Option<Running>,
     },
     /// The key was not to be had up to the deadline; nothing was queued.

@@ -1,13 +1,10 @@
 //! One job between its caller and its worker: who has the result, and what became of the work.
 //!
 //! ```text
-//!            start             finish           collect
-//!  Queued ─────────► Running ─────────► Done ────────────► Over
-//!    │ │  refuse        │                ▲                  ▲
-//!    │ └────────────────┼────────────────┘                  │
-//!    │    the caller's deadline                 finish:     │
-//!    │                  └──────► GivenUp ───────────────────┤
-//!    └──────────────────────────────────────────────────────┘
+//! Queued ── start ──► Running ── finish ──► Done ── collect ──► Over
+//! Queued ── refuse: the pool stops ───────► Done
+//! Queued ── collect at the deadline ──────────────────────────► Over     it never runs
+//! Running ── collect at the deadline ──► GivenUp ── finish ───► Over     `late` gets the result
 //! ```
 //! Every arrow is one method of [`State`], taken under one lock, so of the caller and the late
 //! handler exactly one gets the result. `late` owns the guest's key and stays here from the

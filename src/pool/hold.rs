@@ -1,4 +1,4 @@
-//! The admission behind its lock: callers block here for a key, and leave by dropping what they got.
+//! The admission behind its lock: callers wait here for a key, and leave by dropping what they got.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub struct CallerSnapshot {
 /// The lock around [`Admission`], and what wakes who waits in it.
 pub(super) struct Gate {
     admission: Mutex<Admission>,
-    /// A key changed hands, or the gate stops, or a caller left while it does. All waiters share it:
-    /// there are never more than the callers admitted, and each looks at its own ticket.
+    /// A key changed hands, or the gate stops, or a caller left while it does. All waiters share
+    /// it: they are few, as callers are rationed, and each looks at its own ticket.
     changed: Condvar,
     refused: AtomicU64,
     late: AtomicU64,
@@ -79,8 +79,12 @@ impl Gate {
         });
         match held {
             Ok(_) => {}
-            Err(NoHold::Refused(_)) => drop(self.refused.fetch_add(1, Ordering::Relaxed)),
-            Err(NoHold::Late) => drop(self.late.fetch_add(1, Ordering::Relaxed)),
+            Err(NoHold::Refused(_)) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(NoHold::Late) => {
+                self.late.fetch_add(1, Ordering::Relaxed);
+            }
         }
         held
     }

@@ -343,7 +343,7 @@ impl<S> Worker<S> {
     /// Drops the state; the next job gets a new one.
     fn discard(&mut self) {
         if let Some(state) = self.state.take() {
-drop(state);
+            self.drop_guarded("drop a worker's state", state);
         }
     }
 

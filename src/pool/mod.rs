@@ -7,12 +7,12 @@
 //! ```
 //!
 //! What holds, and where it is decided:
-//! - Nobody waits without a bound: too many callers ([`admission`]) or jobs ([`lane`]) is
+//! - Nobody waits without a bound: too many callers (`admission`) or jobs (`lane`) is
 //!   [`Error::Busy`] at once, and every wait ends at its deadline.
 //! - A job whose deadline came before a worker never runs; one that runs is never cut off, keeps
 //!   its key until it returns, and its result goes to the caller or to the late handler, never to
-//!   both ([`handover`]).
-//! - A panic costs the job and the worker's state, not the worker ([`lane`]).
+//!   both (`handover`).
+//! - A panic costs the job and the worker's state, not the worker (`lane`).
 //! - The pool knows nothing of what the jobs do.
 
 mod admission;
@@ -121,8 +121,8 @@ impl<S: 'static> Pool<S> {
 
     /// Runs `work` on a worker of `lane` and returns its result. What comes too late is dropped.
     ///
-    /// `hold` stays held until the work is over, also when its caller is answered before. Must not
-    /// be called from a job: it would wait for its own lane.
+    /// `hold` stays held until the work is over, also when its caller is answered before. Not to be
+    /// called from a job: it would wait for its own lane.
     ///
     /// # Errors
     /// `Busy`, `Stopping`, `Unrun`, `Late` and `Panicked`; with the first three the work never ran.
@@ -139,8 +139,8 @@ impl<S: 'static> Pool<S> {
         self.run_or_else(lane, job, hold, work, |_, _| {})
     }
 
-    /// As [`Self::run`], but a result that comes after its caller was told `Late` goes to `late`, on
-    /// the same worker and still under the hold: the place where a verb is undone or finished.
+    /// As [`Self::run`], but a result that comes after its caller was told `Late` goes to `late`,
+    /// on the same worker and still under the hold: the place where a verb is undone or finished.
     /// Exactly one of them gets the result; neither does when the work panicked.
     ///
     /// # Errors

@@ -9,9 +9,7 @@ use std::time::Instant;
 use log::info;
 use serde_json::{Value, json};
 
-use crate::guest::wire::{
-    GuestMetricsRequest, GuestMetricsResponse, GuestRequest, GuestResponse,
-};
+use crate::guest::wire::{GuestMetricsRequest, GuestMetricsResponse, GuestRequest, GuestResponse};
 use crate::ops::{Error, Libvirt};
 use crate::pool::LaneSnapshot;
 use crate::rpc::envelope::{Lookup, Refusal, Request};
@@ -63,9 +61,10 @@ pub fn answer(agent: &Libvirt, body: &[u8]) -> Answer {
 pub fn pool_figures(agent: &Libvirt) -> Value {
     let snapshot = agent.pool().snapshot();
     let lane = |lane: &LaneSnapshot| {
-        let oldest = lane.oldest.as_ref().map(
-            |oldest| json!({ "what": oldest.what, "age_seconds": oldest.age.as_secs_f64() }),
-        );
+        let oldest = lane
+            .oldest
+            .as_ref()
+            .map(|oldest| json!({ "what": oldest.what, "age_seconds": oldest.age.as_secs_f64() }));
         let (queued, running) = (lane.queued, lane.running);
         let body = json!({
             "workers": lane.workers, "queued": queued, "running": running, "oldest": oldest,

@@ -1,23 +1,27 @@
 //! The smallest guest: one sector of 16-bit code that makes a guest's counters move and obeys
 //! the power button.
 //!
-//! It reads sector 2 of its disk and writes it back, about 18 times a second (once a timer tick).
+//! It counts its boots in sector 3 of its disk, then reads sector 2 and writes it back, about 18
+//! times a second (once a timer tick).
 //! With ACPI in the domain (`<features><acpi/></features>`) `virsh shutdown` turns it off within a
 //! tick; without ACPI it never notices, as a guest without an operating system does.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Bytes that a boot sector has.
 const SECTOR: usize = 512;
 /// Where [`CODE`]'s loop begins: the first byte after the set-up.
-const LOOP: usize = 19;
+const LOOP: usize = 42;
+/// Where it counts its boots: the first word of the third sector.
+const BOOTS: u64 = 1024;
 
 // The ACPI registers of qemu's pc machine, where SeaBIOS puts them: PM1a status 0x600 (bit 8: the
 // power button was pressed), enable 0x602 (bit 8: take notice of it), control 0x604 (0x2000: off).
 #[rustfmt::skip]
-const CODE: [u8; 57] = [
+const CODE: [u8; 80] = [
     0x31, 0xC0,             // xor  ax, ax
     0x8E, 0xD8,             // mov  ds, ax
     0x8E, 0xC0,             // mov  es, ax
@@ -27,6 +31,14 @@ const CODE: [u8; 57] = [
     0xBA, 0x02, 0x06,       // mov  dx, 0x602
     0xB8, 0x00, 0x01,       // mov  ax, 0x0100
     0xEF,                   // out  dx, ax          have the power button noticed
+    0xB8, 0x01, 0x02,       // mov  ax, 0x0201      read one sector
+    0xBB, 0x00, 0x7E,       // mov  bx, 0x7E00      to behind the code
+    0xB9, 0x03, 0x00,       // mov  cx, 0x0003      cylinder 0, sector 3
+    0xBA, 0x80, 0x00,       // mov  dx, 0x0080      head 0, first disk
+    0xCD, 0x13,             // int  0x13
+    0xFF, 0x06, 0x00, 0x7E, // inc  word [0x7E00]   one boot more
+    0xB8, 0x01, 0x03,       // mov  ax, 0x0301      write it back; the rest stands
+    0xCD, 0x13,             // int  0x13
     // loop:
     0xB8, 0x01, 0x02,       // mov  ax, 0x0201      read one sector
     0xBB, 0x00, 0x7E,       // mov  bx, 0x7E00      to behind the code
@@ -61,6 +73,13 @@ pub(crate) fn write_image(path: &Path, bytes: u64) -> io::Result<()> {
     let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
     file.set_len(bytes)?;
     file.write_all(&boot_sector())
+}
+
+/// How often a guest has booted from this disk.
+pub(crate) fn boots(disk: &Path) -> io::Result<u16> {
+    let mut count = [0; 2];
+    File::open(disk)?.read_exact_at(&mut count, BOOTS)?;
+    Ok(u16::from_le_bytes(count))
 }
 
 #[test]

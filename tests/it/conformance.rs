@@ -95,7 +95,8 @@ fn difference(case: &Case, reply: &Reply) -> Option<String> {
     }
     let empty = recorded.body().is_empty() && reply.body.is_empty();
     let kind = |kind: Option<&str>| kind.unwrap_or_default().to_lowercase().replace(' ', "");
-    let (expected, found) = (kind(recorded.header("content-type")), kind(reply.header("content-type")));
+    let (expected, found) =
+        (kind(recorded.header("content-type")), kind(reply.header("content-type")));
     // A compressed answer says less of its type, and compression is optional.
     if recorded.header("content-encoding").is_none() && !empty && expected != found {
         return Some(format!("content type {found} instead of {expected}"));

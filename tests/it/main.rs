@@ -7,6 +7,7 @@ mod golden;
 mod harness;
 mod house;
 mod http_front;
+mod lanes;
 mod pool;
 mod process;
 mod qemu;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
+use crate::boot_sector::boots;
 use crate::skip::require;
 use crate::stack::{BlockDevice, Cgroup, Stack};
 use crate::support::{Scratch, signal, wait_until};
@@ -13,16 +14,15 @@ use crate::support::{Scratch, signal, wait_until};
 /// Longer than a loaded machine needs for what a guest does within a second or two.
 const SOON: Duration = Duration::from_secs(30);
 
-/// An agent for a stack, a bootable block device, and a folder with a disk file.
-struct Bed<'a> {
-    stack: &'a Stack,
+/// An agent for a stack, with a bootable block device, and a folder with a disk file.
+struct Bed {
     agent: Agent,
     device: BlockDevice,
     files: Scratch,
 }
 
-impl<'a> Bed<'a> {
-    fn new(stack: &'a Stack) -> Option<Self> {
+impl Bed {
+    fn new(stack: &Stack) -> Option<Self> {
         let device = require("qemu", BlockDevice::bootable(1 << 20))?;
         let files = Scratch::new();
         fs::write(files.path().join("data.raw"), vec![0; 1 << 20]).expect("scratch is writable");
@@ -38,7 +38,7 @@ impl<'a> Bed<'a> {
             "--allow-disk-path",
             disk,
         ]);
-        Some(Self { stack, agent, device, files })
+        Some(Self { agent, device, files })
     }
 
     /// A guest with two NICs, a block device that it boots from, and a file. The first NIC takes
@@ -71,6 +71,10 @@ impl<'a> Bed<'a> {
     fn writes(&self, guest: &Value) -> i64 {
         let answer = self.agent.ok("DiskMetrics", guest);
         answer["disk"]["vda"]["write_ops"].as_i64().expect("a count")
+    }
+
+    fn boots(&self) -> u16 {
+        boots(self.device.path()).expect("the disk can be read")
     }
 
     fn wait_for_state(&self, id: &str, state: &str) {
@@ -106,9 +110,9 @@ fn a_guest_lives_from_create_to_delete_and_leaves_nothing() {
     let before = bed.writes(&ran);
     wait_until("more writes", SOON, || bed.writes(&ran) > before);
 
+    let boots = bed.boots();
     assert_eq!(agent.ok("Reboot", &ran)["guest"]["state"], "running");
-    let before = bed.writes(&ran);
-    wait_until("writes after the reboot", SOON, || bed.writes(&ran) > before);
+    wait_until("it has booted again", SOON, || bed.boots() > boots);
 
     stack.virsh_ok(&["suspend", id]);
     assert_eq!(agent.state(id), "paused");
@@ -139,7 +143,8 @@ fn cpu_time_moves_for_each_vcpu_on_cgroup_v2_and_for_each_cpu_on_v1() {
             if let Some(count) = count {
                 assert_eq!(cpus.len(), count);
             }
-            let sum = |member: &str| cpus.iter().filter_map(|cpu| cpu[member].as_f64()).sum::<f64>();
+            let sum =
+                |member: &str| cpus.iter().filter_map(|cpu| cpu[member].as_f64()).sum::<f64>();
             (sum("cpu_time"), sum("vcpu_time"))
         };
         let first = times();
@@ -180,7 +185,8 @@ fn nic_metrics_count_the_traffic_that_reaches_the_guest() {
         answer["nic"]["lan"]["rx_packets"].as_i64().expect("a count")
     };
     let before = packets(&guest);
-    let inside = |words: &[&str]| stack.command(words[0]).args(&words[1..]).status().expect("it runs");
+    let inside =
+        |words: &[&str]| stack.command(words[0]).args(&words[1..]).status().expect("it runs");
     assert!(inside(&["ip", "address", "replace", "192.0.2.1/24", "dev", "mistify0"]).success());
     wait_until("packets reach the guest", SOON, || {
         // Nobody has the address: the question for it floods the bridge.

@@ -106,7 +106,8 @@ impl Stack {
     }
 
     /// A program to be run in the namespaces: there libvirt is `qemu:///system`, the pid files
-    /// hold, and the loopback is the stack's. It ends with the stack.
+    /// hold, and the loopback is the stack's. It ends with the stack. Its working directory is `/`;
+    /// the spawned child is nsenter, which ends as the program does: signals go to [`child_of`] it.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         let target = self.init.to_string();

@@ -324,8 +324,7 @@ fn every_path_is_allowed_where_the_operator_says_so() {
 
 #[test]
 fn a_linux_bridge_takes_no_vlan_tags() {
-    let agent =
-        Agent::start(&["--libvirt-uri", "test:///default", "--bridge-type", "linux"]);
+    let agent = Agent::start(&["--libvirt-uri", "test:///default", "--bridge-type", "linux"]);
     let mut guest = with_nic("tagged", MAC);
     let error = agent.error("CreateGuest", &guest);
     assert!(error.starts_with("invalid argument: nics[0].vlans"), "{error}");
@@ -390,4 +389,26 @@ fn healthz_answers_from_memory() {
     assert_eq!(health["libvirt"]["connected"], true);
     assert_eq!(health["pool"]["control"]["workers"], 4);
     assert_eq!(agent.request("POST", "/healthz", &[], b"").status, 405);
+}
+
+#[test]
+fn json_that_nests_200_000_deep_is_refused_and_the_agent_goes_on() {
+    let agent = agent();
+    let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
+    let objects = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
+    for body in [
+        deep.clone(),
+        "[".repeat(200_000),
+        objects.clone(),
+        format!(
+            r#"{{"method":"Libvirt.Status","params":[{{"guest":{{"id":"test"}}}}],"id":{deep}}}"#
+        ),
+        format!(r#"{{"method":"Libvirt.Status","params":{deep},"id":1}}"#),
+        format!(r#"{{"method":"Libvirt.Status","params":[{{"guest":{objects}}}],"id":1}}"#),
+        format!(r#"{{"unknown":{deep},"method":"Libvirt.Status","params":[{{}}],"id":1}}"#),
+    ] {
+        let reply = agent.post(body.as_bytes());
+        assert_eq!(reply.status, 400, "{} bytes: {}", body.len(), &body[..40]);
+    }
+    assert_eq!(agent.state("test"), "running");
 }

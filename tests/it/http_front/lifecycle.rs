@@ -1,12 +1,14 @@
 //! From the bind to the stop.
 
+use std::io::{self, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mistify_libvirt::config::HttpLimits;
 use mistify_libvirt::http::Front;
+use rouille::{Response, ResponseBody};
 
 use super::{GET, GET_GATE, PATIENCE, SHORT, Service, any_port, echo, gated, serve, wait_until};
 
@@ -67,4 +69,39 @@ fn a_stop_gives_up_at_its_deadline() {
     assert!(!service.running.stop(SHORT));
     gate.open.send(()).unwrap();
     assert_eq!(client.answer().status, 200, "the socket lives as long as its handler");
+}
+
+/// A body that is there once the gate is opened.
+struct LateBody {
+    begun: Sender<()>,
+    open: Receiver<()>,
+}
+
+impl Read for LateBody {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.begun.send(()).unwrap();
+        self.open
+            .recv_timeout(PATIENCE)
+            .map_or_else(|error| Err(io::Error::other(error)), |()| Ok(0))
+    }
+}
+
+#[test]
+fn a_stop_ends_for_answers_that_were_promised_another_request_too() {
+    let ((begun, is_begun), (open, opened)) = (unbounded(), unbounded());
+    let service = serve(HttpLimits::default(), move |_| {
+        let body = LateBody { begun: begun.clone(), open: opened.clone() };
+        Response { data: ResponseBody::from_reader(body), ..Response::text("") }
+    });
+    let mut client = service.connect();
+    client.send(GET);
+    is_begun.recv_timeout(PATIENCE).unwrap();
+    let address = service.address;
+    let running = service.running;
+    let stopping = thread::spawn(move || running.stop(PATIENCE));
+    wait_until(|| TcpStream::connect(address).is_err());
+    open.send(()).unwrap();
+    assert_eq!(client.answer().header("connection"), None, "it was decided before the stop");
+    assert!(client.is_closed());
+    assert!(stopping.join().unwrap());
 }

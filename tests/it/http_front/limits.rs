@@ -26,6 +26,30 @@ fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
 }
 
 #[test]
+fn who_is_refused_may_finish_sending() {
+    let service = serve(HttpLimits { linger: PATIENCE, ..HttpLimits::default() }, echo);
+    let mut client = service.connect();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n";
+    assert_eq!(client.ask(head).status, 413);
+    assert!(client.is_closed(), "the server has said all");
+    // A socket that was closed would answer the first of these with a reset.
+    for _ in 0..200 {
+        client.send([b'x'; 10_000]);
+    }
+    assert_eq!(service.running.counters().connections, 1);
+    drop(client);
+    service.wait_for_connections(0);
+}
+
+#[test]
+fn who_is_refused_and_stays_is_closed_after_a_time() {
+    let service = serve(HttpLimits { linger: SHORT, ..HttpLimits::default() }, echo);
+    let mut client = service.connect();
+    assert_eq!(client.ask("x\r\n\r\n").status, 400);
+    service.wait_for_connections(0);
+}
+
+#[test]
 fn an_endless_head_is_refused_and_its_sender_is_not_read_for_ever() {
     let service = serve(HttpLimits { linger_bytes: 300_000, ..HttpLimits::default() }, echo);
     let mut client = service.connect();

@@ -1,0 +1,46 @@
+# The project's commands. Each installs what a Debian machine lacks for it (tests/install-deps.sh).
+
+CARGO ?= cargo
+SKIPS := $(abspath $(or $(CARGO_TARGET_DIR),target))/test-skips
+
+.PHONY: build test demo bench fmt clippy doc bindings check-bindings
+
+build:
+	tests/install-deps.sh build
+	$(CARGO) build --release
+
+# Ends with the count of skips by reason. MISTIFY_TEST_REQUIRE=qemu,... makes skips failures.
+test:
+	tests/install-deps.sh test
+	@mkdir -p $(dir $(SKIPS)) && : >$(SKIPS)
+	@MISTIFY_TEST_SKIPS=$(SKIPS) $(CARGO) test; status=$$?; \
+	echo "skipped tests: $$(wc -l <$(SKIPS))"; \
+	cut -f 1,3 $(SKIPS) | sort | uniq -c; \
+	exit $$status
+
+demo: build
+	dist/demo.sh
+
+bench:
+	tests/install-deps.sh test
+	$(CARGO) bench
+
+fmt:
+	$(CARGO) fmt --check
+
+clippy:
+	tests/install-deps.sh build
+	$(CARGO) clippy --all-targets -- -D warnings
+
+doc:
+	tests/install-deps.sh build
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --document-private-items
+
+# Makes sys/bindings.rs again from the libvirt headers at hand.
+bindings:
+	tests/install-deps.sh gate
+	tests/bindings.sh write
+
+check-bindings: build
+	tests/install-deps.sh gate
+	tests/bindings.sh check

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Installs what the build and the tests need on Debian 12, and only what is missing:
+#
+#   tests/install-deps.sh [build|test|gate]
+#
+#   build  what `cargo build` needs
+#   test   (default) also libvirtd and qemu for the tests
+#   gate   also libclang, to make the bindings again
+#
+# As root or through sudo. Where all is there it needs neither, nor a network.
+set -euo pipefail
+
+packages=(make gcc libc6-dev libvirt-dev)
+case ${1:-test} in
+build) ;;
+test | gate)
+    packages+=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients)
+    packages+=(qemu-system-x86 qemu-utils seabios ipxe-qemu)
+    packages+=(iproute2 util-linux mount python3)
+    ;;
+*)
+    echo "usage: $0 [build|test|gate]" >&2
+    exit 2
+    ;;
+esac
+[ "${1:-test}" != gate ] || packages+=(libclang-dev binutils)
+
+installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+missing=()
+for package in "${packages[@]}"; do
+    installed "$package" || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "no apt-get here; what is needed, by Debian's names: ${missing[*]}" >&2
+    exit 1
+fi
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+    as_root=(sudo -n)
+    if ! sudo -n true 2>/dev/null; then
+        echo "neither root nor sudo; install these: ${missing[*]}" >&2
+        exit 1
+    fi
+fi
+
+# qemu packages from backports conflict with the release's qemu-system-x86: back to the release.
+codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+backports=$(dpkg-query -W -f '${Package} ${source:Package} ${Version}\n' |
+    awk -v "release=$codename" '$2 == "qemu" && $3 ~ /~bpo/ { print $1 "/" release }')
+
+# $backports: words, none with a blank.
+# shellcheck disable=SC2086
+install() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+        --no-install-recommends --allow-downgrades "${missing[@]}" $backports </dev/null
+}
+
+echo "installing ${missing[*]} $backports"
+if ! install; then
+    echo "once more, with fresh package lists"
+    "${as_root[@]}" apt-get update -q </dev/null
+    install
+fi

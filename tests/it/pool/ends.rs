@@ -1,0 +1,135 @@
+//! How jobs and the pool end otherwise: panics, stop, drop.
+
+use super::*;
+
+#[test]
+fn a_panic_costs_the_job_and_the_state_and_gives_the_key_back() {
+    let pool = pool(&limits());
+    let count = |state: &mut State| state.replace(state.get() + 1);
+    pool.run(Lane::Control, job("before"), None, count).unwrap();
+    let late_ran = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&late_ran);
+
+    let hold = pool.hold("web-1", far()).unwrap();
+    let panicked = pool.run_or_else(
+        Lane::Control,
+        job("bad"),
+        Some(&hold),
+        |_| panic!("on purpose"),
+        move |_, ()| set.store(true, SeqCst),
+    );
+    assert_eq!(panicked, Err(Error::Panicked { what: "bad".to_owned() }));
+    drop(hold);
+
+    assert_eq!(pool.snapshot().callers.keys_held, 0);
+    assert_eq!(pool.run(Lane::Control, job("after"), None, count), Ok(0), "a new state");
+    assert!(!late_ran.load(SeqCst));
+    assert_eq!(lane(&pool, Lane::Control).totals.panicked, 1);
+}
+
+#[test]
+fn a_late_job_that_panics_gives_the_key_back_and_is_not_undone() {
+    let pool = pool(&limits());
+    let late_ran = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&late_ran);
+    let (let_go, wait) = bounded::<()>(0);
+    let hold = pool.hold("web-1", far()).unwrap();
+    let work = move |_: &mut State| {
+        assert!(wait.recv().is_ok(), "on purpose");
+    };
+    let undo = move |_: &mut State, ()| set.store(true, SeqCst);
+    let late = pool.run_or_else(Lane::Control, soon("bad"), Some(&hold), work, undo);
+    assert!(matches!(late, Err(Error::Late { .. } | Error::Unrun { .. })), "{late:?}");
+    drop((hold, let_go));
+
+    pool.hold("web-1", far()).unwrap();
+    pool.run(Lane::Control, job("after"), None, |_| ()).unwrap();
+    assert!(!late_ran.load(SeqCst));
+}
+
+/// A state whose making and dropping panic when told so.
+struct Odd<'a>(&'a AtomicBool);
+
+impl Drop for Odd<'_> {
+    fn drop(&mut self) {
+        assert!(!self.0.load(SeqCst), "on purpose: drop");
+    }
+}
+
+#[test]
+fn a_panic_in_making_or_dropping_the_state_does_not_kill_the_worker() {
+    static MAKE: AtomicBool = AtomicBool::new(true);
+    static DROP: AtomicBool = AtomicBool::new(true);
+    let make = |_| {
+        assert!(!MAKE.load(SeqCst), "on purpose: make");
+        Odd(&DROP)
+    };
+    let pool = Pool::new(&limits(), make).unwrap();
+    let run = |work: fn(&mut Odd<'_>)| pool.run(Lane::Control, job("verb"), None, work);
+    let panicked = Err(Error::Panicked { what: "verb".to_owned() });
+
+    assert_eq!(run(|_| ()), panicked, "making the state panics");
+    MAKE.store(false, SeqCst);
+    assert_eq!(run(|_| panic!("on purpose")), panicked, "and then dropping it");
+    assert_eq!(run(|_| ()), Ok(()));
+    DROP.store(false, SeqCst);
+    assert!(pool.stop(FAR));
+}
+
+#[test]
+fn stop_lets_verbs_and_queued_jobs_end_and_turns_new_ones_away() {
+    let pool = pool(&limits());
+    thread::scope(|scope| {
+        let (first, work) = block();
+        let verb = scope.spawn(|| {
+            let hold = pool.hold("web-1", far())?;
+            pool.run(Lane::Control, job("first step"), Some(&hold), work)?;
+            pool.run(Lane::Storage, job("second step"), Some(&hold), |_| ())
+        });
+        let first = first.wait_until_running();
+        let queued = scope.spawn(|| pool.run(Lane::Control, job("queued"), None, |_| 7));
+        let waiter = scope.spawn(|| pool.hold("web-1", far()).map(drop));
+        until("one waits for the key", || pool.snapshot().callers.keys_waiting == 1);
+        until("one is queued", || lane(&pool, Lane::Control).queued == 1);
+
+        let stop = scope.spawn(|| pool.stop(FAR));
+        assert_eq!(waiter.join().unwrap(), Err(Error::Stopping));
+        assert_eq!(pool.run(Lane::Read, job("new"), None, |_| ()), Err(Error::Stopping));
+        assert_eq!(pool.hold("web-2", far()).map(drop), Err(Error::Stopping));
+
+        drop(first);
+        assert_eq!(verb.join().unwrap(), Ok(()));
+        assert_eq!(queued.join().unwrap(), Ok(7));
+        assert!(stop.join().unwrap());
+    });
+    assert!(pool.snapshot().lanes.iter().all(|lane| lane.workers == 0 && lane.running == 0));
+}
+
+#[test]
+fn stop_leaves_a_stuck_job_after_its_grace_and_answers_the_queued() {
+    let pool = pool(&limits());
+    let block = run_late(&pool, "web-1", || ());
+    thread::scope(|scope| {
+        let ran = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&ran);
+        let work = move |_: &mut State| set.store(true, SeqCst);
+        let queued = scope.spawn(|| pool.run(Lane::Control, job("queued"), None, work));
+        until("it is queued", || lane(&pool, Lane::Control).queued == 1);
+
+        assert!(!pool.stop(Duration::from_millis(20)));
+        assert_eq!(queued.join().unwrap(), Err(Error::Stopping));
+        drop(block);
+        assert!(pool.stop(FAR), "the stuck worker ends with its job");
+        assert!(!ran.load(SeqCst));
+    });
+}
+
+#[test]
+fn dropping_the_pool_does_not_wait_for_a_stuck_job_and_the_late_handler_still_runs() {
+    let pool = pool(&limits());
+    let (undone, wait_undone) = unbounded();
+    let block = run_late(&pool, "web-1", move || undone.send(()).unwrap());
+    drop(pool);
+    drop(block);
+    wait_undone.recv_timeout(FAR).unwrap();
+}

@@ -1,0 +1,112 @@
+//! Jobs that are late before and after they start.
+
+use super::*;
+
+#[test]
+fn a_late_job_keeps_its_key_until_it_returns_and_is_undone() {
+    let pool = pool(&limits());
+    let (undone, wait_undone) = bounded(1);
+    let (go_on, wait_go_on) = bounded::<()>(1);
+    let undo = move || {
+        undone.send(()).unwrap();
+        wait_go_on.recv().unwrap();
+    };
+    let block = run_late(&pool, "web-1", undo).wait_until_running();
+
+    let held = pool.hold("web-1", soon("").deadline).unwrap_err();
+    let Error::KeyHeld { key, running: Some(running), .. } = held else { panic!("{held:?}") };
+    assert_eq!((key.as_str(), running.what.as_str()), ("web-1", "late"));
+
+    drop(block);
+    wait_undone.recv_timeout(FAR).unwrap();
+    let held = pool.hold("web-1", soon("").deadline).unwrap_err();
+    assert!(matches!(held, Error::KeyHeld { .. }), "the undo runs under the key: {held:?}");
+    assert_eq!(pool.snapshot().callers.holds_late, 2);
+
+    thread::scope(|scope| {
+        let next = scope.spawn(|| pool.hold("web-1", far()).map(drop));
+        until("the next one waits", || pool.snapshot().callers.keys_waiting == 1);
+        go_on.send(()).unwrap();
+        assert_eq!(next.join().unwrap(), Ok(()));
+    });
+    assert_eq!(lane(&pool, Lane::Control).totals.late, 1);
+}
+
+#[test]
+fn a_job_late_before_it_starts_never_runs_and_gives_its_key_back_at_once() {
+    let pool = pool(&limits());
+    thread::scope(|scope| {
+        let (first, work) = block();
+        scope.spawn(|| pool.run(Lane::Control, job("first"), None, work).unwrap());
+        let first = first.wait_until_running();
+
+        let ran = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&ran);
+        let hold = pool.hold("web-1", far()).unwrap();
+        let unrun = pool.run(Lane::Control, soon("second"), Some(&hold), move |_| {
+            set.store(true, SeqCst);
+        });
+        let Err(Error::Unrun { what, lane: Lane::Control, running: Some(running), .. }) = unrun
+        else {
+            panic!("{unrun:?}")
+        };
+        assert_eq!((what.as_str(), running.what.as_str()), ("second", "first"));
+        assert_eq!(Arc::strong_count(&ran), 1, "the work is dropped, not kept in the queue");
+        drop(hold);
+        assert_eq!(pool.snapshot().callers.keys_held, 0);
+        assert_eq!(lane(&pool, Lane::Control).queued, 0);
+
+        drop(first);
+        pool.run(Lane::Control, job("third"), None, |_| ()).unwrap();
+        assert!(!ran.load(SeqCst));
+        assert_eq!(lane(&pool, Lane::Control).totals.unrun, 1);
+    });
+}
+
+#[test]
+fn the_result_goes_to_the_caller_or_to_the_late_handler_exactly_once() {
+    const CALLS: usize = 10_000;
+    let pool = pool(&limits());
+    let late = Arc::new(AtomicUsize::new(0));
+    let ran = Arc::new(AtomicUsize::new(0));
+    let (mut in_time, mut told_late, mut unrun) = (0, 0, 0);
+    for number in 0..CALLS {
+        let micros = |n: usize| Duration::from_micros(u64::try_from(n).unwrap());
+        let deadline = Instant::now() + micros(50 + number % 50);
+        let job = Job { what: "race".to_owned(), deadline };
+        let (late, ran) = (Arc::clone(&late), Arc::clone(&ran));
+        // Timers are up to 50 µs late (timer slack), so the callers give up in the middle of this.
+        let end = deadline + micros(number % 149);
+        let work = move |_: &mut State| {
+            ran.fetch_add(1, SeqCst);
+            while Instant::now() < end {
+                std::hint::spin_loop();
+            }
+            number
+        };
+        let undo = move |_: &mut State, result| {
+            assert_eq!(result, number);
+            late.fetch_add(1, SeqCst);
+        };
+        match pool.run_or_else(Lane::Control, job, None, work, undo) {
+            Ok(result) => {
+                assert_eq!(result, number);
+                in_time += 1;
+            }
+            Err(Error::Late { .. }) => told_late += 1,
+            Err(Error::Unrun { .. }) => unrun += 1,
+            // Hulls of unrun jobs lie in the queue until the worker has passed them.
+            Err(Error::Busy { full: Full::Queue(_), .. }) => thread::yield_now(),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(pool.stop(FAR));
+    assert!(in_time > 0 && told_late > 0, "{in_time} in time, {told_late} late, {unrun} unrun");
+    assert_eq!(late.load(SeqCst), told_late);
+    assert_eq!(ran.load(SeqCst), in_time + told_late);
+    let totals = lane(&pool, Lane::Control).totals;
+    let count = |n: usize| u64::try_from(n).unwrap();
+    assert_eq!(totals.finished, count(in_time + told_late));
+    assert_eq!((totals.late, totals.unrun), (count(told_late), count(unrun)));
+    assert_eq!(totals.panicked, 0);
+}

@@ -1,0 +1,105 @@
+//! The pool's threads: lanes, keys, late jobs, panics and stop, with jobs that wait on channels.
+#![expect(clippy::unwrap_used, reason = "a test ends where its setting fails")]
+
+mod ends;
+mod lanes;
+mod late;
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use mistify_libvirt::config::PoolLimits;
+use mistify_libvirt::pool::{Error, Full, Job, Lane, LaneSnapshot, Pool, Ration};
+
+/// Longer than any test that passes.
+const FAR: Duration = Duration::from_secs(20);
+
+/// A worker's state that cannot leave its thread: how many jobs it has seen.
+type State = Rc<Cell<usize>>;
+
+fn limits() -> PoolLimits {
+    PoolLimits { control_workers: 1, storage_workers: 1, ..PoolLimits::default() }
+}
+
+fn pool(limits: &PoolLimits) -> Pool<State> {
+    Pool::new(limits, |_| State::default()).unwrap()
+}
+
+fn far() -> Instant {
+    Instant::now() + FAR
+}
+
+fn job(what: &str) -> Job {
+    Job { what: what.to_owned(), deadline: far() }
+}
+
+fn soon(what: &str) -> Job {
+    Job { what: what.to_owned(), deadline: Instant::now() + Duration::from_millis(20) }
+}
+
+/// Waits for a condition that other threads bring about.
+fn until(claim: &str, condition: impl Fn() -> bool) {
+    let end = far();
+    while !condition() {
+        assert!(Instant::now() < end, "never came: {claim}");
+        thread::yield_now();
+    }
+}
+
+fn lane(pool: &Pool<State>, lane: Lane) -> LaneSnapshot {
+    let lanes = pool.snapshot().lanes;
+    lanes.into_iter().find(|snapshot| snapshot.lane == lane).unwrap()
+}
+
+/// The outside end of a job that says when it runs and goes on until it is let go.
+struct Block {
+    running: Receiver<()>,
+    _let_go: Sender<()>,
+}
+
+/// A job that blocks, and its outside end; dropping that lets it go.
+fn block() -> (Block, impl FnOnce(&mut State) + Send + 'static) {
+    let (running_sender, running) = bounded(1);
+    let (let_go, wait) = bounded::<()>(0);
+    let work = move |_: &mut State| {
+        // Either end may be gone already: nobody asks whether it runs, or it was let go before.
+        let _ = running_sender.send(());
+        let _ = wait.recv();
+    };
+    (Block { running, _let_go: let_go }, work)
+}
+
+impl Block {
+    fn wait_until_running(self) -> Self {
+        self.running.recv_timeout(FAR).unwrap();
+        self
+    }
+}
+
+/// Runs a job until its caller is told `Late`; it is then still running.
+fn run_late(pool: &Pool<State>, key: &str, late: impl FnOnce() + Send + Clone + 'static) -> Block {
+    let hold = pool.hold(key, far()).unwrap();
+    let attempt = |wait_ms: u64| {
+        let (block, work) = block();
+        let deadline = Instant::now() + Duration::from_millis(wait_ms);
+        let job = Job { what: "late".to_owned(), deadline };
+        let late = late.clone();
+        match pool.run_or_else(Lane::Control, job, Some(&hold), work, |_, ()| late()) {
+            Err(Error::Late { .. }) => ControlFlow::Break(block),
+            // The machine was so busy that no worker came in time.
+            Err(Error::Unrun { .. }) => ControlFlow::Continue(()),
+            other => panic!("{other:?}"),
+        }
+    };
+    match (4..14).try_for_each(|power| attempt(1 << power)) {
+        ControlFlow::Break(block) => block,
+        ControlFlow::Continue(()) => panic!("no worker took the job"),
+    }
+}
