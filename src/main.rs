@@ -59,7 +59,7 @@ fn run(config: &Config) -> Result<(), String> {
     info!("{signal:?}: finishing what runs");
     let finished = running.stop(config.deadlines.drain());
     if !(agent.stop(config.deadlines.drain()) && finished) {
-        warn!("stopped with work that did not finish in time");
+        warn!("stopped before all work was finished");
     }
     Ok(())
 }

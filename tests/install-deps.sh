@@ -16,7 +16,7 @@ build) ;;
 test | gate)
     packages+=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients)
     packages+=(qemu-system-x86 qemu-utils seabios ipxe-qemu)
-    packages+=(iproute2 util-linux mount python3)
+    packages+=(openvswitch-switch iproute2 util-linux mount python3)
     ;;
 *)
     echo "usage: $0 [build|test|gate]" >&2

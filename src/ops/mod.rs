@@ -19,6 +19,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::warn;
+
 pub use error::Error;
 pub use health::{Health, Seen};
 pub use session::{Lost, Session};
@@ -70,7 +72,13 @@ impl Libvirt {
     /// # Blocking
     /// Up to `grace`.
     pub fn stop(&self, grace: Duration) -> bool {
-        self.pool.stop(grace)
+        let ended = self.pool.stop(grace);
+        for lane in self.pool.snapshot().lanes {
+            if let Some(stuck) = lane.oldest {
+                warn!("stopping: {} still runs, {} s old", stuck.what, stuck.age.as_secs());
+            }
+        }
+        ended
     }
 
     /// One job that changes nothing, and so may run twice where a connection breaks under it.

@@ -15,7 +15,7 @@ pub fn write(out: &mut Vec<u8>, value: &impl Serialize) -> serde_json::Result<()
 }
 
 /// Well-formed JSON without the blanks between its parts, and with the characters escaped that
-/// [`write`] escapes. All else, the digits of numbers above all, stays as it was written.
+/// [`write()`] escapes. All else, the digits of numbers above all, stays as it was written.
 pub fn compact(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let (mut in_string, mut after_backslash) = (false, false);

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::skip::{Skip, require};
-use crate::stack::{BlockDevice, Cgroup, Stack, child_of};
+use crate::stack::{BlockDevice, Bridge, Cgroup, Stack, child_of};
 use crate::support::{signal, wait_until};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -103,7 +103,9 @@ fn a_socket_made_inside_is_reached_from_outside() {
 #[test]
 fn cpu_stats_fail_on_cgroup_v2_and_hold_on_v1() {
     for (cgroup, answer) in [(Cgroup::V2, "not supported"), (Cgroup::V1, "vcpu_time")] {
-        let Some(stack) = require("cgroup", Stack::start_with(cgroup)) else { continue };
+        let Some(stack) = require("cgroup", Stack::start_with(cgroup, Bridge::Linux)) else {
+            continue;
+        };
         // A file of v2 alone; without a controller libvirt takes v2 for absent.
         let controllers = fs::read_to_string(stack.path("/sys/fs/cgroup/cgroup.controllers"));
         if controllers.is_ok_and(|names| names.trim().is_empty()) {

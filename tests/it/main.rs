@@ -8,6 +8,7 @@ mod harness;
 mod house;
 mod http_front;
 mod lanes;
+mod openvswitch;
 mod pool;
 mod process;
 mod qemu;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::agent::Agent;
 use crate::boot_sector::boots;
 use crate::skip::require;
-use crate::stack::{BlockDevice, Cgroup, Stack};
+use crate::stack::{BlockDevice, Bridge, Cgroup, Stack};
 use crate::support::{Scratch, signal, wait_until};
 
 /// Longer than a loaded machine needs for what a guest does within a second or two.
@@ -134,7 +134,9 @@ fn a_guest_lives_from_create_to_delete_and_leaves_nothing() {
 #[test]
 fn cpu_time_moves_for_each_vcpu_on_cgroup_v2_and_for_each_cpu_on_v1() {
     for (cgroup, count) in [(Cgroup::V2, Some(2)), (Cgroup::V1, None)] {
-        let Some(stack) = require("cgroup", Stack::start_with(cgroup)) else { continue };
+        let Some(stack) = require("cgroup", Stack::start_with(cgroup, Bridge::Linux)) else {
+            continue;
+        };
         let Some(bed) = Bed::new(&stack) else { return };
         let guest = bed.running("timed", 0x11);
         let times = || {

@@ -32,6 +32,15 @@ pub(crate) enum Cgroup {
     V1,
 }
 
+/// What the bridge `mistify0` is.
+#[derive(Clone, Copy)]
+pub(crate) enum Bridge {
+    /// One of the kernel.
+    Linux,
+    /// One of Open vSwitch, in userspace.
+    OpenVSwitch,
+}
+
 /// A private libvirtd, a qemu driver, a bridge `mistify0` and a loopback.
 pub(crate) struct Stack {
     unshare: Child,
@@ -54,14 +63,22 @@ impl Stack {
 
     /// A stack of the test's own, for tests that stop libvirtd.
     pub(crate) fn start() -> Result<Self, Skip> {
-        Self::start_with(Cgroup::V2)
+        Self::start_with(Cgroup::V2, Bridge::Linux)
     }
 
-    pub(crate) fn start_with(cgroup: Cgroup) -> Result<Self, Skip> {
+    pub(crate) fn start_with(cgroup: Cgroup, bridge: Bridge) -> Result<Self, Skip> {
         if fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {
             return Err(Skip("only root can make the namespaces".to_owned()));
         }
-        for program in ["libvirtd", "virtlogd", "virsh", "qemu-system-x86_64", "ip"] {
+        let mut programs = vec!["libvirtd", "virtlogd", "virsh", "qemu-system-x86_64", "ip"];
+        let bridge = match bridge {
+            Bridge::Linux => "linux",
+            Bridge::OpenVSwitch => {
+                programs.extend(["ovsdb-server", "ovs-vswitchd", "ovs-vsctl"]);
+                "openvswitch"
+            }
+        };
+        for program in programs {
             if !installed(program) {
                 return Err(Skip(format!("{program} is not installed")));
             }
@@ -74,6 +91,7 @@ impl Stack {
             .args(["-m", "-n", "-p", "--fork", "--mount-proc", "--kill-child"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stack/up.sh"))
             .env("STACK_CGROUP", mode)
+            .env("STACK_BRIDGE", bridge)
             .env("STACK_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/qemu-capabilities"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

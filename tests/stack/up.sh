@@ -15,6 +15,8 @@
 # Environment:
 #   STACK_CGROUP  v2 (default): cgroup2 alone, as on today's hosts; v1: the cpuacct controller
 #                 alone, where the host has it as cgroup v1
+#   STACK_BRIDGE  what mistify0 is: linux (default), or openvswitch with its userspace datapath,
+#                 which needs no kernel module
 #   STACK_CACHE   a folder that keeps libvirt's record of qemu's capabilities between runs
 set -euo pipefail
 
@@ -99,8 +101,24 @@ private_folders() {
 
 private_network() {
     ip link set lo up
-    ip link add mistify0 type bridge
+    if [ "${STACK_BRIDGE:-linux}" = openvswitch ]; then
+        start_openvswitch
+        ovs-vsctl add-br mistify0 -- set bridge mistify0 datapath_type=netdev
+    else
+        ip link add mistify0 type bridge
+    fi
     ip link set mistify0 up
+}
+
+start_openvswitch() {
+    local db=/run/openvswitch/conf.db log=/var/log/libvirt
+    mkdir /run/openvswitch
+    ovsdb-tool create "$db" /usr/share/openvswitch/vswitch.ovsschema
+    ovsdb-server "$db" --remote=punix:/run/openvswitch/db.sock --pidfile --detach \
+        --log-file="$log/ovsdb-server.log" 2>/dev/null || fail "ovsdb-server does not start"
+    ovs-vsctl --no-wait init
+    ovs-vswitchd --pidfile --detach --log-file="$log/ovs-vswitchd.log" 2>/dev/null ||
+        fail "ovs-vswitchd does not start"
 }
 
 start_libvirtd() {

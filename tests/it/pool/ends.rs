@@ -30,21 +30,24 @@ fn a_panic_costs_the_job_and_the_state_and_gives_the_key_back() {
 #[test]
 fn a_late_job_that_panics_gives_the_key_back_and_is_not_undone() {
     let pool = pool(&limits());
-    let late_ran = Arc::new(AtomicBool::new(false));
-    let set = Arc::clone(&late_ran);
-    let (let_go, wait) = bounded::<()>(0);
-    let hold = pool.hold("web-1", far()).unwrap();
-    let work = move |_: &mut State| {
-        assert!(wait.recv().is_ok(), "on purpose");
-    };
-    let undo = move |_: &mut State, ()| set.store(true, SeqCst);
-    let late = pool.run_or_else(Lane::Control, soon("bad"), Some(&hold), work, undo);
-    assert!(matches!(late, Err(Error::Late { .. } | Error::Unrun { .. })), "{late:?}");
-    drop((hold, let_go));
-
+    let undone = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&undone);
+    let undo = move || set.store(true, SeqCst);
+    drop(run_late(&pool, "web-1", || panic!("on purpose"), undo));
     pool.hold("web-1", far()).unwrap();
-    pool.run(Lane::Control, job("after"), None, |_| ()).unwrap();
-    assert!(!late_ran.load(SeqCst));
+    until("the panic is counted", || lane(&pool, Lane::Control).totals.panicked == 1);
+    assert!(!undone.load(SeqCst));
+}
+
+#[test]
+fn a_late_handler_that_panics_gives_the_key_back_and_costs_the_state() {
+    let pool = pool(&limits());
+    let count = |state: &mut State| state.replace(state.get() + 1);
+    pool.run(Lane::Control, job("before"), None, count).unwrap();
+    drop(run_late(&pool, "web-1", || (), || panic!("on purpose")));
+    pool.hold("web-1", far()).unwrap();
+    assert_eq!(pool.run(Lane::Control, job("after"), None, count), Ok(0), "a new state");
+    assert_eq!(lane(&pool, Lane::Control).totals.panicked, 1);
 }
 
 /// A state whose making and dropping panic when told so.
@@ -108,7 +111,7 @@ fn stop_lets_verbs_and_queued_jobs_end_and_turns_new_ones_away() {
 #[test]
 fn stop_leaves_a_stuck_job_after_its_grace_and_answers_the_queued() {
     let pool = pool(&limits());
-    let block = run_late(&pool, "web-1", || ());
+    let block = run_late(&pool, "web-1", || (), || ());
     thread::scope(|scope| {
         let ran = Arc::new(AtomicBool::new(false));
         let set = Arc::clone(&ran);
@@ -128,7 +131,7 @@ fn stop_leaves_a_stuck_job_after_its_grace_and_answers_the_queued() {
 fn dropping_the_pool_does_not_wait_for_a_stuck_job_and_the_late_handler_still_runs() {
     let pool = pool(&limits());
     let (undone, wait_undone) = unbounded();
-    let block = run_late(&pool, "web-1", move || undone.send(()).unwrap());
+    let block = run_late(&pool, "web-1", || (), move || undone.send(()).unwrap());
     drop(pool);
     drop(block);
     wait_undone.recv_timeout(FAR).unwrap();

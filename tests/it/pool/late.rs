@@ -11,7 +11,7 @@ fn a_late_job_keeps_its_key_until_it_returns_and_is_undone() {
         undone.send(()).unwrap();
         wait_go_on.recv().unwrap();
     };
-    let block = run_late(&pool, "web-1", undo).wait_until_running();
+    let block = run_late(&pool, "web-1", || (), undo).wait_until_running();
 
     let held = pool.hold("web-1", soon("").deadline).unwrap_err();
     let Error::KeyHeld { key, running: Some(running), .. } = held else { panic!("{held:?}") };

@@ -83,14 +83,23 @@ impl Block {
     }
 }
 
-/// Runs a job until its caller is told `Late`; it is then still running.
-fn run_late(pool: &Pool<State>, key: &str, late: impl FnOnce() + Send + Clone + 'static) -> Block {
+/// What a job does when it is let go, or its late handler.
+trait Then: FnOnce() + Send + Clone + 'static {}
+
+impl<F: FnOnce() + Send + Clone + 'static> Then for F {}
+
+/// Runs a job until its caller is told `Late`; it is then still running, and goes on with `then`.
+fn run_late(pool: &Pool<State>, key: &str, then: impl Then, late: impl Then) -> Block {
     let hold = pool.hold(key, far()).unwrap();
     let attempt = |wait_ms: u64| {
         let (block, work) = block();
         let deadline = Instant::now() + Duration::from_millis(wait_ms);
         let job = Job { what: "late".to_owned(), deadline };
-        let late = late.clone();
+        let (then, late) = (then.clone(), late.clone());
+        let work = move |state: &mut State| {
+            work(state);
+            then();
+        };
         match pool.run_or_else(Lane::Control, job, Some(&hold), work, |_, ()| late()) {
             Err(Error::Late { .. }) => ControlFlow::Break(block),
             // The machine was so busy that no worker came in time.
