@@ -288,11 +288,10 @@ fn dispatch(
     request: Request,
     round: &mut Round<'_>,
 ) -> Fate {
+    // Counted first, so that a handler which shows the counts finds its own request in them.
+    round.shared.tally.count_request();
     match jobs.try_send(connection.dispatch(request, round.now)) {
-        Ok(()) => {
-            round.shared.tally.count_request();
-            Fate::Open
-        }
+        Ok(()) => Fate::Open,
         Err(_) => connection.refuse(BUSY, round),
     }
 }

@@ -96,7 +96,7 @@ pub struct Tally {
 pub struct Counters {
     /// Connections that are open now.
     pub connections: usize,
-    /// Requests that were given to a handler since the start.
+    /// Requests that were complete and in order since the start.
     pub requests: u64,
     /// Handlers that panicked since the start.
     pub panics: u64,

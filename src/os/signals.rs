@@ -43,7 +43,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches the signals from now on, for the rest of the process's life.
+    /// Catches the first of each signal from now on; a second one ends the process at once.
     ///
     /// # Errors
     /// When the process has no file descriptor left, or has installed the handlers before.
@@ -86,8 +86,9 @@ fn catch(signal: Signal) -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     let handler: extern "C" fn(libc::c_int) = on_signal;
     action.sa_sigaction = handler as libc::sighandler_t;
-    // Calls that a signal interrupts go on: libraries do not all expect EINTR.
-    action.sa_flags = libc::SA_RESTART;
+    // Calls that a signal interrupts go on: libraries do not all expect EINTR. After the first
+    // the default is back: whoever asks twice does not want to wait for what still runs.
+    action.sa_flags = libc::SA_RESTART | libc::SA_RESETHAND;
     // SAFETY: `action` is initialised and read during the call only; its handler lives in the
     // program's text and calls nothing but what signal-safety(7) lists.
     let result = unsafe { libc::sigaction(signal.number(), &action, ptr::null_mut()) };

@@ -68,6 +68,7 @@ fn every_recorded_answer_is_given_again() {
     }
     assert!(wrong.is_empty(), "{} of {compared} differ:\n{}", wrong.len(), wrong.join("\n"));
     assert!(compared > 100, "only {compared} cases");
+    agent.end();
 }
 
 fn send(agent: &Agent, request: &Message) -> Reply {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -101,6 +102,17 @@ fn a_signal_finishes_what_runs_and_ends_with_status_0() {
         assert_eq!(idle.read(&mut [0]).expect("closed, not cut"), 0);
         assert_eq!(agent.wait().code(), Some(0), "SIG{name}");
     }
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_what_runs() {
+    let agent = Agent::on_test_driver();
+    let mut half = agent.connect();
+    half.write_all(b"POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\n").expect("it reads");
+    agent.signal("INT");
+    wait_until("it is stopping", SOON, || agent.log().contains("finishing what runs"));
+    agent.signal("INT");
+    assert_eq!(agent.wait().signal(), Some(2));
 }
 
 #[test]

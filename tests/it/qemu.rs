@@ -129,6 +129,7 @@ fn a_guest_lives_from_create_to_delete_and_leaves_nothing() {
     assert!(!stack.virsh_ok(&["list", "--all", "--name"]).contains(id));
     assert!(!stack.virsh_ok(&["net-list", "--all", "--name"]).contains("02:00:00:00:10:"));
     assert!(agent.error("Delete", &ran).starts_with("[Code-42] [Domain-10] "));
+    bed.agent.end();
 }
 
 #[test]
@@ -252,6 +253,7 @@ fn a_restarted_libvirtd_is_not_noticed_by_callers() {
         }
     }
     assert_eq!(bed.agent.ok("Poweroff", &guest)["guest"]["state"], "shutoff");
+    bed.agent.end();
 }
 
 #[test]

@@ -40,6 +40,7 @@ fn a_get_with_a_json_body_is_a_call_and_without_one_is_405() {
         let text = "rpc: POST method required, received GET";
         assert_eq!((reply.status, reply.text().as_str()), (405, text));
     }
+    agent.end();
 }
 
 #[test]
@@ -56,6 +57,7 @@ fn a_request_without_a_guest_is_an_invalid_argument() {
             assert_eq!((reply.status, reply.text().as_str()), (200, expected), "{body}");
         }
     }
+    agent.end();
 }
 
 #[test]
@@ -70,6 +72,7 @@ fn an_empty_id_is_an_invalid_argument_but_a_lookup_for_metrics_and_delete() {
             assert_eq!(error, "[Code-42] [Domain-12] Domain not found", "{method} {id}");
         }
     }
+    agent.end();
 }
 
 #[test]
@@ -79,6 +82,7 @@ fn delete_without_an_id_touches_no_network() {
     agent.ok("CreateGuest", &owner);
     agent.error("Delete", &json!({ "id": "", "nics": owner["nics"] }));
     agent.ok("Run", &json!({ "id": "owner" }));
+    agent.end();
 }
 
 #[test]
@@ -106,6 +110,7 @@ fn the_same_guest_again_is_the_same_answer_and_another_one_is_code_9() {
         assert!(error.starts_with(expected), "{member}: {error}");
     }
     assert_eq!(agent.state("again"), "shutoff");
+    agent.end();
 }
 
 #[test]
@@ -116,6 +121,7 @@ fn the_same_guest_after_a_run_is_still_the_same() {
     let running = agent.ok("Run", &first)["guest"].take();
     assert_eq!(running["nics"][0]["device"], "testnet0");
     assert_eq!(agent.ok("CreateGuest", &running)["guest"]["state"], "running");
+    agent.end();
 }
 
 #[test]
@@ -129,6 +135,7 @@ fn create_again_starts_what_is_off() {
     let mut other = guest.clone();
     other["memory"] = json!(128);
     assert!(agent.error("Create", &other).starts_with("[Code-9] [Domain-20] "));
+    agent.end();
 }
 
 #[test]
@@ -139,6 +146,7 @@ fn poweroff_of_a_guest_that_is_off_succeeds_and_reboot_does_not() {
     for method in ["Reboot", "Restart"] {
         assert!(agent.error(method, &guest("off")).starts_with("[Code-55] "), "{method}");
     }
+    agent.end();
 }
 
 #[test]
@@ -149,6 +157,7 @@ fn delete_of_a_guest_of_which_nothing_is_left_is_code_42() {
     agent.ok("CreateGuest", &guest);
     agent.ok("Delete", &guest);
     assert!(agent.error("Delete", &guest).starts_with("[Code-42] "));
+    agent.end();
 }
 
 #[test]
@@ -161,6 +170,7 @@ fn a_failure_half_way_leaves_nothing_and_names_its_step() {
     assert!(error.ends_with(" (define domain half; undone)"), "{error}");
     // Had the network stayed, this other guest could not have it.
     agent.ok("CreateGuest", &with_nic("other", MAC));
+    agent.end();
 }
 
 #[test]
@@ -174,6 +184,7 @@ fn a_network_that_was_there_before_stays_when_the_guest_fails() {
     assert!(error.ends_with(&format!(" (make network {MAC}; undone)")), "{error}");
     assert_eq!(agent.ok("Run", &json!({ "id": "first" }))["guest"]["state"], "running");
     agent.ok("CreateGuest", &with_nic("third", "02:00:00:00:01:02"));
+    agent.end();
 }
 
 #[test]
@@ -185,6 +196,7 @@ fn a_mac_of_another_guest_is_refused_and_both_stay_as_they_were() {
     assert!(agent.error("Status", &guest("yours")).starts_with("[Code-42] "));
     agent.ok("Delete", &json!({ "id": "mine" }));
     agent.ok("CreateGuest", &with_nic("yours", MAC));
+    agent.end();
 }
 
 #[test]
@@ -194,6 +206,7 @@ fn delete_leaves_a_network_that_another_guest_uses() {
     agent.ok("CreateGuest", &guest("bystander"));
     agent.ok("Delete", &with_nic("bystander", MAC));
     assert!(agent.error("CreateGuest", &with_nic("thief", MAC)).starts_with("[Code-9] "));
+    agent.end();
 }
 
 #[test]
@@ -213,6 +226,7 @@ fn run_matches_nics_by_mac_in_any_order_and_keeps_what_it_does_not_find() {
     assert_eq!((&nics[1]["name"], &nics[1]["device"]), (&json!("second"), &json!("testnet1")));
     assert_eq!((&nics[2]["name"], &nics[2]["device"]), (&json!("first"), &json!("testnet0")));
     assert_eq!(nics[3]["device"], Value::Null);
+    agent.end();
 }
 
 #[test]
@@ -224,6 +238,7 @@ fn a_nic_without_vlans_is_made_without_a_tag() {
         let answer = agent.ok("CreateGuest", &guest);
         assert_eq!(answer["guest"]["nics"][0]["vlans"], vlans);
     }
+    agent.end();
 }
 
 #[test]
@@ -236,6 +251,7 @@ fn disks_past_the_26th_are_named_on() {
     let disks = answer["guest"]["disks"].as_array().expect("disks");
     let names: Vec<_> = disks.iter().map(|disk| disk["device"].as_str().unwrap()).collect();
     assert_eq!((names[0], names[25], names[26], names[27]), ("vda", "vdz", "vdaa", "vdab"));
+    agent.end();
 }
 
 #[test]
@@ -250,6 +266,7 @@ fn nic_metrics_find_a_missing_device_by_the_mac() {
     assert!(answer["nic"]["wan"]["rx_bytes"].as_i64().unwrap() > 0, "{answer}");
     guest["nics"][0]["mac"] = json!("02:00:00:00:01:99");
     assert!(agent.error("NicMetrics", &guest).starts_with("[Code-8] "));
+    agent.end();
 }
 
 #[test]
@@ -268,6 +285,7 @@ fn metacharacters_are_carried_as_they_are_or_refused_by_name() {
     agent.ok("CreateGuest", &guest);
     guest["metadata"] = json!({ odd: "other" });
     assert!(agent.error("CreateGuest", &guest).starts_with("[Code-9] "));
+    agent.end();
 }
 
 #[test]
@@ -277,6 +295,7 @@ fn a_character_that_xml_cannot_carry_is_refused_by_name() {
     guest["nics"][0]["network"] = json!("br\u{1}");
     let error = agent.error("CreateGuest", &guest);
     assert!(error.starts_with("invalid argument: nics[0].network "), "{error}");
+    agent.end();
 }
 
 #[test]
@@ -298,6 +317,7 @@ fn more_nics_or_disks_than_a_guest_may_have_are_refused_but_echoed_by_status() {
         let echoed = agent.ok("Status", &json!({ "id": "test", member: many }));
         assert_eq!(echoed["guest"][member].as_array().map(Vec::len), many.as_array().map(Vec::len));
     }
+    agent.end();
 }
 
 #[test]
@@ -311,6 +331,7 @@ fn a_disk_source_outside_the_roots_is_refused_and_nothing_is_made() {
         assert!(error.starts_with(expected), "{error}");
     }
     agent.ok("CreateGuest", &with_nic("next", MAC));
+    agent.end();
 }
 
 #[test]
@@ -330,6 +351,7 @@ fn a_linux_bridge_takes_no_vlan_tags() {
     assert!(error.starts_with("invalid argument: nics[0].vlans"), "{error}");
     guest["nics"][0]["vlans"] = json!([]);
     agent.ok("CreateGuest", &guest);
+    agent.end();
 }
 
 #[test]
@@ -339,6 +361,7 @@ fn pprof_is_gone_and_unknown_paths_are_404() {
         let reply = agent.request("GET", path, &[], b"");
         assert_eq!((reply.status, reply.text().as_str()), (404, "404 page not found\n"), "{path}");
     }
+    agent.end();
 }
 
 #[test]
@@ -354,6 +377,7 @@ fn a_timeout_of_ones_own_is_taken_and_a_bad_one_refused() {
         let error = answer["error"].as_str().unwrap_or_default();
         assert!(error.starts_with("invalid argument: args: mistify.timeout "), "{answer}");
     }
+    agent.end();
 }
 
 #[test]
@@ -366,6 +390,7 @@ fn what_is_not_built_yet_is_refused_and_not_carried_out() {
         assert!(error.starts_with("invalid argument: args: "), "{answer}");
         assert!(agent.error("Status", &guest("dry")).starts_with("[Code-42] "));
     }
+    agent.end();
 }
 
 #[test]
@@ -377,6 +402,7 @@ fn a_notification_runs_and_is_answered_with_nothing() {
     assert_eq!(reply.header("content-type"), None);
     assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(agent.state("quiet"), "shutoff");
+    agent.end();
 }
 
 #[test]
@@ -389,6 +415,7 @@ fn healthz_answers_from_memory() {
     assert_eq!(health["libvirt"]["connected"], true);
     assert_eq!(health["pool"]["control"]["workers"], 4);
     assert_eq!(agent.request("POST", "/healthz", &[], b"").status, 405);
+    agent.end();
 }
 
 #[test]
@@ -411,4 +438,5 @@ fn json_that_nests_200_000_deep_is_refused_and_the_agent_goes_on() {
         assert_eq!(reply.status, 400, "{} bytes: {}", body.len(), &body[..40]);
     }
     assert_eq!(agent.state("test"), "running");
+    agent.end();
 }
