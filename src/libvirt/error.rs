@@ -24,6 +24,8 @@ impl Code {
     pub const INVALID_ARG: Self = Self::new(sys::VIR_ERR_INVALID_ARG);
     /// The operation failed, a name that is taken among the reasons.
     pub const OPERATION_FAILED: Self = Self::new(sys::VIR_ERR_OPERATION_FAILED);
+    /// XML is well-formed and means nothing.
+    pub const XML_ERROR: Self = Self::new(sys::VIR_ERR_XML_ERROR);
     /// A system call failed; with [`Origin::RPC`] a lost connection.
     pub const SYSTEM_ERROR: Self = Self::new(sys::VIR_ERR_SYSTEM_ERROR);
     /// The conversation with libvirtd broke.

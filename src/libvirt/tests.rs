@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use crate::libvirt::{Code, Connection, Domain, XmlKind, start};
+use crate::libvirt::{Code, Connection, Domain, Error, XmlKind, start};
 
 fn open() -> Connection {
     start().unwrap();
@@ -186,20 +186,48 @@ fn a_domain_outlives_the_handle_of_its_connection() {
     assert_eq!(domain.state().unwrap(), 1);
 }
 
+/// A kind of call that fails, and what its error's text has to hold; each gets a word of its own.
+type Failing = (&'static str, fn(&Connection, &Domain, &str) -> Error, Code);
+
+const FAILING: [Failing; 6] = [
+    ("lookup domain", |c, _, word| c.lookup_domain_by_name(word).unwrap_err(), Code::NO_DOMAIN),
+    ("lookup network", |c, _, word| c.lookup_network_by_name(word).unwrap_err(), Code::NO_NETWORK),
+    ("interface stats", |_, d, word| d.interface_stats(word).unwrap_err(), Code::INVALID_ARG),
+    ("block stats", |_, d, word| d.block_stats(word).unwrap_err(), Code::INVALID_ARG),
+    ("start", |_, d, _| d.create().unwrap_err(), Code::INTERNAL_ERROR),
+    ("define", |c, _, word| define_nonsense(c, word), Code::XML_ERROR),
+];
+
+fn define_nonsense(connection: &Connection, word: &str) -> Error {
+    let xml = format!(
+        "<domain type='test'><name>{word}/</name><memory>1024</memory>\
+         <os><type>hvm</type></os></domain>"
+    );
+    connection.define_domain(&xml).unwrap_err()
+}
+
 #[test]
-fn errors_of_eight_threads_never_mix() {
+fn of_100_000_failing_calls_of_each_kind_on_8_threads_every_error_is_its_own() {
+    const THREADS: usize = 8;
+    const CALLS: usize = 100_000 / THREADS;
     start().unwrap();
     thread::scope(|scope| {
-        for number in 0..8 {
+        for thread in 0..THREADS {
             scope.spawn(move || {
                 let connection = open();
                 let test = connection.lookup_domain_by_name("test").unwrap();
-                for turn in 0..500 {
-                    let device = format!("dev-{number}-{turn}");
-                    let error = test.interface_stats(&device).unwrap_err();
-                    assert!(error.message.contains(&device), "{error}");
-                    let error = connection.lookup_network_by_name(&device).unwrap_err();
-                    assert_eq!(error.code, Code::NO_NETWORK, "{error}");
+                for turn in 0..CALLS {
+                    let word = format!("word-{thread}-{turn}");
+                    for (kind, fail, code) in FAILING {
+                        let error = fail(&connection, &test, &word);
+                        assert_eq!(error.code, code, "{kind}: {error}");
+                        let own = match kind {
+                            "lookup domain" => error.message == "Domain not found",
+                            "start" => error.message.contains("already running"),
+                            _ => error.message.contains(&word),
+                        };
+                        assert!(own, "{kind}: {error}");
+                    }
                 }
             });
         }
