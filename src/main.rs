@@ -2,12 +2,11 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use log::{LevelFilter, info, warn};
+use log::{LevelFilter, info};
 use mistify_libvirt::config::Config;
-use mistify_libvirt::http::{Front, routes};
+use mistify_libvirt::http::Front;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::{clock, signals::Signals};
 use mistify_libvirt::{cli, libvirt};
@@ -42,26 +41,13 @@ fn main() -> ExitCode {
 /// Wires the rooms and serves until a signal; everything in flight is finished before it returns.
 fn run(config: &Config) -> Result<(), String> {
     // Before anything else: a signal that comes while the agent starts must not be lost.
-    let mut signals =
-        Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
+    let signals = Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
     let version = libvirt::start().map_err(|error| error.to_string())?;
     let front =
         Front::bind(&config.listen, config.http.clone()).map_err(|error| error.to_string())?;
     let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
-    let agent = Arc::new(agent);
-    for address in front.local_addresses() {
-        info!("listening on {address}, libvirt {version}, {}", config.host.libvirt_uri);
-    }
-    let running = front
-        .start(routes::handler(Arc::clone(&agent)))
-        .map_err(|error| format!("start the HTTP front: {error}"))?;
-    let signal = signals.wait().map_err(|error| format!("wait for signals: {error}"))?;
-    info!("{signal:?}: finishing what runs");
-    let finished = running.stop(config.deadlines.drain());
-    if !(agent.stop(config.deadlines.drain()) && finished) {
-        warn!("stopped before all work was finished");
-    }
-    Ok(())
+    info!("libvirt {version}, {}", config.host.libvirt_uri);
+    agent.serve(front, signals).map_err(|error| error.to_string())
 }
 
 /// Lines on standard error: time in UTC, level, module, sentence. A flag wins over `RUST_LOG`.

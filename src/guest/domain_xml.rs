@@ -15,10 +15,10 @@ use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, USER_METADATA_NAMESPACE};
 const VNC_ADDRESS: &str = "127.0.0.1";
 
 impl VirDomain {
-    /// The XML that defines this domain as a new guest: what the model says, and what every guest
+    /// The XML that defines this domain as a new guest (the owner's `DomainXML`): what the model says, and what every guest
     /// gets (ACPI, a serial console, a balloon, entropy). Not for redefining a domain of another's
     /// making: what the model does not know would be lost.
-    pub fn definition_xml(&self) -> String {
+    pub fn domain_xml(&self) -> String {
         let mut domain = Element::new("domain").with("type", &self.kind);
         if !self.uuid.is_empty() {
             domain = domain.containing([Element::new("uuid").holding(&self.uuid)]);

@@ -45,9 +45,9 @@ impl Network {
             && self.vlans == other.vlans
     }
 
-    /// The XML that defines it. Without VLAN tags there is no `<vlan>`: libvirt refuses an empty
+    /// The XML that defines it (the owner's `NetworkXML`). Without VLAN tags there is no `<vlan>`: libvirt refuses an empty
     /// one. Of several tags libvirt makes a trunk by itself.
-    pub fn definition_xml(&self) -> String {
+    pub fn network_xml(&self) -> String {
         let owner = self.owner.as_ref().map(|owner| {
             let mark = Element::new("mistify:owner")
                 .with("xmlns:mistify", GUEST_NAMESPACE)
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_network_is_defined_with_the_golden_xml() {
         for (name, network, _) in golden() {
-            assert_golden(name, &network.definition_xml());
+            assert_golden(name, &network.network_xml());
         }
     }
 
@@ -159,7 +159,7 @@ mod tests {
     fn a_nic_without_vlans_gets_no_vlan_element() {
         for vlans in [None, Some(Vec::new())] {
             let network = Network::for_nic(&nic(vlans), BridgeType::OpenVSwitch, "web-1");
-            assert!(!network.definition_xml().contains("<vlan"));
+            assert!(!network.network_xml().contains("<vlan"));
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
         ) {
             let network =
                 Network { name, uuid: String::new(), bridge, openvswitch, vlans, owner };
-            prop_assert_eq!(Network::from_xml(&network.definition_xml()), Ok(network));
+            prop_assert_eq!(Network::from_xml(&network.network_xml()), Ok(network));
         }
     }
 }

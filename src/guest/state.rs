@@ -1,5 +1,17 @@
 //! The states of a guest, by libvirt's numbers and the wire's names.
 
+/// The wire's name of each state (the owner's `StateNames`).
+pub const STATE_NAMES: [(State, &str); 8] = [
+    (State::Unknown, "unknown"),
+    (State::Running, "running"),
+    (State::Blocked, "blocked"),
+    (State::Paused, "paused"),
+    (State::Shutdown, "shutdown"),
+    (State::Shutoff, "shutoff"),
+    (State::Crashed, "crashed"),
+    (State::Suspended, "suspended"),
+];
+
 /// What libvirt says a guest is doing (`virDomainState`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -41,17 +53,7 @@ impl State {
 
     /// The wire's name; empty for a state without one, so that the member `state` is left out.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Running => "running",
-            Self::Blocked => "blocked",
-            Self::Paused => "paused",
-            Self::Shutdown => "shutdown",
-            Self::Shutoff => "shutoff",
-            Self::Crashed => "crashed",
-            Self::Suspended => "suspended",
-            Self::Other(_) => "",
-        }
+        STATE_NAMES.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
     }
 }
 

@@ -13,11 +13,13 @@ mod head;
 pub mod parse;
 mod respond;
 pub mod routes;
+mod serve;
 mod tally;
 
 use std::sync::Arc;
 
 pub use front::{BindError, Front, Running};
+pub use serve::ServeError;
 pub use tally::{Counters, Reason, Refusal, Tally};
 
 /// Answers one request. Runs on a handler thread and may block; a panic is answered with 500.

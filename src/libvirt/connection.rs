@@ -1,9 +1,8 @@
 //! A connection to one libvirt driver.
 
 use std::ffi::{c_int, c_uint, c_ulong};
+use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
-
-use log::warn;
 
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Code, Error, check_int, check_ptr};
@@ -174,14 +173,30 @@ impl Connection {
         // SAFETY: a fresh reference that nobody else frees.
         Ok(unsafe { Network::from_raw(raw) })
     }
+
+    /// Closes the connection (`virConnectClose`), as dropping it does, and tells how that went.
+    /// Domains and networks of it that are still held keep it open until they are dropped.
+    ///
+    /// # Errors
+    /// What libvirt says; the connection is gone for this process all the same.
+    ///
+    /// # Blocking
+    /// One round trip where the other side lives.
+    pub fn release(self) -> Result<(), Error> {
+        ManuallyDrop::new(self).close()
+    }
+
+    /// Called once, as the last use: by [`Connection::release`] or by the drop.
+    fn close(&mut self) -> Result<(), Error> {
+        // SAFETY: live, ours, and closed only here. More than 0 says that domains still hold it.
+        let left = unsafe { sys::virConnectClose(self.raw.as_ptr()) };
+        check_int(left, "virConnectClose").map(drop)
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // SAFETY: live, ours, and closed only here. More than 0 says that domains still hold it.
-        let left = unsafe { sys::virConnectClose(self.raw.as_ptr()) };
-        if let Err(why) = check_int(left, "virConnectClose") {
-            warn!("close a libvirt connection: {why}");
-        }
+        // Whoever wants to know calls `release`.
+        let _ = self.close();
     }
 }

@@ -4,12 +4,12 @@ use log::{info, warn};
 
 use crate::config::HostConfig;
 use crate::guest::check::{check_definition, check_definition_with_networks};
-use crate::guest::domain::VirDomain;
+use crate::guest::domain::{SourceKind, VirDomain};
 use crate::guest::network::Network;
 use crate::guest::same::{same_as_domain, same_guest};
-use crate::guest::state::State;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
-use crate::libvirt::{Code, Connection, Domain, XmlKind};
+use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::ops::lifecycle::get_state;
 use crate::ops::networks::{self, Change};
 use crate::ops::{Error, Libvirt, Session, disks, respond};
 
@@ -61,14 +61,17 @@ impl Libvirt {
                     same_or_exists(session.connection()?, &domain, &made)?;
                     domain
                 }
-                None => session.connection()?.define_domain(&definition(&made, &host)?)?,
+                None => {
+                    let sources = disks::judge(&made, &host)?;
+                    new_domain(session.connection()?, &made, &sources)?
+                }
             };
             if !domain.is_active()? {
                 domain.create()?;
             }
-            Ok(domain.state()?)
+            Ok(get_state(&domain)?)
         })?;
-        guest.state = State::from_code(state).name().to_owned();
+        guest.state = state.name().to_owned();
         Ok(respond(guest))
     }
 }
@@ -83,9 +86,9 @@ fn make(session: &mut Session, guest: &Guest, host: &HostConfig) -> Result<Made,
         make_networks(session, guest, host)?;
         return Ok(None);
     }
-    let definition = definition(guest, host)?;
+    let sources = disks::judge(guest, host)?;
     let changes = make_networks(session, guest, host)?;
-    match session.connection()?.define_domain(&definition) {
+    match new_domain(session.connection()?, guest, &sources) {
         Ok(_) => Ok(Some(changes)),
         Err(cause) => {
             Err(undone(session, format!("define domain {}", guest.id), cause.into(), &changes))
@@ -124,11 +127,20 @@ fn undone(session: &mut Session, step: String, cause: Error, changes: &[Change])
     Error::Step { step, cause: Box::new(cause), left }
 }
 
-/// The XML that defines the domain. Its disks' sources are judged here, on the worker, for that
-/// asks file systems.
-fn definition(guest: &Guest, host: &HostConfig) -> Result<String, Error> {
-    let sources = disks::judge(guest, host)?;
-    Ok(VirDomain::for_guest(guest, &sources).definition_xml())
+/// Defines the guest's domain (the owner's `NewDomain`). `sources` tells what each disk's source
+/// is, in order; where it is short, a block device.
+///
+/// # Errors
+/// As [`Connection::define_domain`].
+///
+/// # Blocking
+/// As [`Connection::define_domain`].
+pub fn new_domain(
+    connection: &Connection,
+    guest: &Guest,
+    sources: &[SourceKind],
+) -> Result<Domain, libvirt::Error> {
+    connection.define_domain(&VirDomain::for_guest(guest, sources).domain_xml())
 }
 
 /// Checks that an existing domain is the guest that is asked for (contract section 9).

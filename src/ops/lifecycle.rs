@@ -24,9 +24,9 @@ impl Libvirt {
         let deadline = self.read_deadline(&request.args)?;
         let id = guest.id.clone();
         let state = self.read(Lane::Read, "Status", &guest.id, deadline, move |connection| {
-            Ok(connection.lookup_domain_by_name(&id)?.state()?)
+            Ok(get_state(&connection.lookup_domain_by_name(&id)?)?)
         })?;
-        Ok(answer(guest, State::from_code(state)))
+        Ok(answer(guest, state))
     }
 
     /// Reboots the guest's system. `virDomainReboot`.
@@ -95,11 +95,11 @@ impl Libvirt {
         let id = guest.id.clone();
         let (state, xml) = self.change("Run", &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
-            start_or_resume(&domain, State::from_code(domain.state()?))?;
-            Ok((domain.state()?, domain.xml(XmlKind::Live)?))
+            start_or_resume(&domain, get_state(&domain)?)?;
+            Ok((get_state(&domain)?, domain.xml(XmlKind::Live)?))
         })?;
         fill_nics(&mut guest, &xml);
-        Ok(answer(guest, State::from_code(state)))
+        Ok(answer(guest, state))
     }
 
     /// Looks the guest's domain and state up, lets `action` act, and answers with the state after.
@@ -122,15 +122,26 @@ impl Libvirt {
         let id = guest.id.clone();
         let work = move |session: &mut Session| {
             let domain = session.domain(&id)?;
-            action(&domain, State::from_code(domain.state()?))?;
-            Ok(domain.state()?)
+            action(&domain, get_state(&domain)?)?;
+            Ok(get_state(&domain)?)
         };
         let state = match lane {
             Lane::Urgent => self.urgent(verb, &guest.id, deadline, work)?,
             _ => self.change(verb, &guest.id, deadline, work)?,
         };
-        Ok(answer(guest, State::from_code(state)))
+        Ok(answer(guest, state))
     }
+}
+
+/// What the domain is doing now (the owner's `GetState`). `virDomainGetState`.
+///
+/// # Errors
+/// As [`Domain::state`].
+///
+/// # Blocking
+/// One round trip.
+pub fn get_state(domain: &Domain) -> Result<State, libvirt::Error> {
+    domain.state().map(State::from_code)
 }
 
 /// Destroys a domain; one that went off by itself meanwhile is what was wanted.

@@ -21,13 +21,15 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+pub use create::new_domain;
 pub use error::Error;
 pub use health::{Health, Seen};
+pub use lifecycle::get_state;
 pub use session::{Lost, Session};
 
-use crate::config::{Config, Deadlines, HostConfig};
+use crate::config::{Config, Deadlines, HostConfig, PoolLimits};
 use crate::guest::wire::{Guest, GuestResponse};
-use crate::libvirt::Connection;
+use crate::libvirt::{self, Connection};
 use crate::pool::{Hold, Job, Lane, Pool};
 
 /// Longest wait that a caller may ask for with `mistify.timeout`, in seconds.
@@ -42,12 +44,40 @@ pub struct Libvirt {
 }
 
 impl Libvirt {
-    /// An agent for the host that the configuration describes. Connections are opened when first
-    /// needed: libvirtd may come later. [`crate::libvirt::start`] comes first.
+    /// An agent for the libvirt at `uri` and the disks of the ZFS pool `zpool`, all else as by
+    /// default (the owner's `NewLibvirt`).
+    ///
+    /// Each of the three lanes that call libvirt has `max` workers with a connection each: verbs
+    /// that change guests, reads, and destroying, which waits for neither. So up to three times
+    /// `max` connections are open, and `max` calls of a kind run at once.
     ///
     /// # Errors
-    /// When the system refuses the pool's threads.
+    /// When `max` is 0; as [`Libvirt::with_config`].
+    pub fn new(uri: &str, zpool: &str, max: usize) -> io::Result<Self> {
+        if max == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "at least 1 connection"));
+        }
+        let host = HostConfig {
+            libvirt_uri: uri.to_owned(),
+            zpool: zpool.to_owned(),
+            ..HostConfig::default()
+        };
+        let pool = PoolLimits {
+            control_workers: max,
+            read_workers: max,
+            urgent_workers: max,
+            ..PoolLimits::default()
+        };
+        Self::with_config(&Config { host, pool, ..Config::default() })
+    }
+
+    /// An agent for the host that the configuration describes. Connections are opened when first
+    /// needed: libvirtd may come later.
+    ///
+    /// # Errors
+    /// As [`libvirt::start`]; when the system refuses the pool's threads.
     pub fn with_config(config: &Config) -> io::Result<Self> {
+        libvirt::start().map_err(io::Error::other)?;
         let health = Arc::new(Health::default());
         let uri: Arc<str> = config.host.libvirt_uri.as_str().into();
         let seen = Arc::clone(&health);
@@ -55,6 +85,11 @@ impl Libvirt {
             Pool::new(&config.pool, move |_| Session::new(Arc::clone(&uri), Arc::clone(&seen)))?;
         let (host, deadlines) = (config.host.clone(), config.deadlines.clone());
         Ok(Self { pool, health, host, deadlines })
+    }
+
+    /// How long calls may take.
+    pub fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
     }
 
     /// What the workers last saw of libvirt. From memory.

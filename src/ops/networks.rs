@@ -42,9 +42,9 @@ pub(super) fn ensure(
     let wanted = Wiring::for_nic(nic, bridge_type, id);
     let network = match connection.lookup_network_by_name(&nic.mac) {
         Ok(network) if is_ours(connection, &network, &wanted, id)? => network,
-        Ok(_) => connection.define_network(&wanted.definition_xml())?,
+        Ok(_) => connection.define_network(&wanted.network_xml())?,
         Err(error) if error.code == Code::NO_NETWORK => {
-            let network = connection.define_network(&wanted.definition_xml())?;
+            let network = connection.define_network(&wanted.network_xml())?;
             changes.push(Change::Defined(nic.mac.clone()));
             network
         }

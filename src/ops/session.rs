@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use log::{info, warn};
+use log::{debug, info, warn};
 
 use crate::libvirt::{self, Code, Connection, Domain};
 use crate::ops::health::Health;
@@ -31,7 +31,7 @@ impl Session {
     pub fn connection(&mut self) -> Result<&Connection, libvirt::Error> {
         if self.connection.as_ref().is_some_and(|connection| !connection.is_alive()) {
             info!("libvirt {}: connection lost, opening another", self.uri);
-            self.connection = None;
+            self.release();
         }
         match &mut self.connection {
             Some(connection) => Ok(connection),
@@ -55,10 +55,17 @@ impl Session {
         match call(self.connection()?) {
             Err(error) if error.lost() => {
                 warn!("libvirt {}: connection lost during a call, trying once more", self.uri);
-                self.connection = None;
+                self.release();
                 call(self.connection()?)
             }
             outcome => outcome,
+        }
+    }
+
+    fn release(&mut self) {
+        // A broken connection has no better end to report than the error that showed it.
+        if let Some(Err(error)) = self.connection.take().map(Connection::release) {
+            debug!("libvirt {}: close the lost connection: {error}", self.uri);
         }
     }
 

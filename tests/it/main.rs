@@ -9,6 +9,7 @@ mod house;
 mod http_front;
 mod lanes;
 mod openvswitch;
+mod owner;
 mod pool;
 mod process;
 mod qemu;

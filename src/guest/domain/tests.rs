@@ -35,8 +35,8 @@ fn least() -> VirDomain {
 
 #[test]
 fn a_new_guest_is_defined_with_the_golden_xml() {
-    assert_golden("domain-full.define.xml", &full().definition_xml());
-    assert_golden("domain-least.define.xml", &least().definition_xml());
+    assert_golden("domain-full.define.xml", &full().domain_xml());
+    assert_golden("domain-least.define.xml", &least().domain_xml());
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_running_qemu_guest_shows_its_host_devices_and_aliases() {
 
 #[test]
 fn no_vnc_no_display() {
-    assert!(!least().definition_xml().contains("<graphics"));
+    assert!(!least().domain_xml().contains("<graphics"));
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_vnc_port_is_given_or_left_to_libvirt() {
             devices: Device { graphics: Graphics::for_port(port), ..Device::default() },
             ..VirDomain::default()
         };
-        let xml = domain.definition_xml();
+        let xml = domain.domain_xml();
         let start = xml.find("<graphics").unwrap();
         xml[start..].split_inclusive('>').next().unwrap().to_owned()
     };
@@ -120,7 +120,7 @@ fn memory_is_read_in_every_unit_of_libvirt() {
 #[test]
 fn memory_that_does_not_fit_is_left_to_libvirt_to_refuse() {
     let guest = wire::Guest { memory_mib: u64::MAX, ..wire::Guest::default() };
-    let xml = VirDomain::for_guest(&guest, &[]).definition_xml();
+    let xml = VirDomain::for_guest(&guest, &[]).domain_xml();
     assert!(xml.contains(r#"<memory unit="KiB">18446744073709551615</memory>"#), "{xml}");
 }
 
@@ -210,6 +210,6 @@ proptest! {
             id, kind, nics, disks, memory_mib, cpu, vnc, metadata, ..wire::Guest::default()
         };
         let domain = VirDomain::for_guest(&guest, &sources);
-        prop_assert_eq!(VirDomain::from_xml(&domain.definition_xml()), Ok(domain));
+        prop_assert_eq!(VirDomain::from_xml(&domain.domain_xml()), Ok(domain));
     }
 }
