@@ -22,8 +22,7 @@ fn table(docs: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
             rows.insert(name, rest.trim_end_matches("`] |"));
         }
     }
-    let words: BTreeSet<&str> =
-        code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let words: BTreeSet<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
     let used = |path: &str| path.rsplit("::").next().is_some_and(|last| words.contains(last));
     let (shown, bare): (BTreeMap<_, _>, _) = rows.into_iter().partition(|(_, path)| used(path));
     (shown.into_keys().collect(), bare.into_keys().collect())
@@ -38,7 +37,8 @@ fn every_name_of_the_document_has_a_counterpart_with_an_example() {
 
 #[test]
 fn a_row_or_an_example_that_is_missing_is_seen() {
-    let docs = "//! | `A` | [`a::make_a`] |\n//! | `B` | [`b::B`] |\n//! ```\n//! make_a(b);\n//! ```";
+    let docs =
+        "//! | `A` | [`a::make_a`] |\n//! | `B` | [`b::B`] |\n//! ```\n//! make_a(b);\n//! ```";
     let names = |list: &[&'static str]| list.iter().copied().collect::<BTreeSet<_>>();
     assert_eq!(table(docs), (names(&["A"]), names(&["B"])));
 }

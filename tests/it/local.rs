@@ -1,0 +1,45 @@
+//! The agent inside the test's own process, on libvirt's test driver: all connections of a process
+//! share its state, so that a test can look at it and change it behind the agent's back. Tests of
+//! this process run at once: names and MACs must be a test's own.
+
+use mistify_libvirt::libvirt::Connection;
+use mistify_libvirt::ops::Libvirt;
+use mistify_libvirt::rpc::{self, Answer};
+use serde_json::{Value, json};
+
+/// The test driver whose state is the process's.
+const URI: &str = "test:///default";
+
+/// An agent and a connection beside it.
+pub(crate) struct Local {
+    agent: Libvirt,
+    pub(crate) libvirt: Connection,
+}
+
+impl Local {
+    pub(crate) fn new() -> Self {
+        let agent = Libvirt::new(URI, "mistify", 1).expect("threads can be started");
+        Self { agent, libvirt: Connection::open(URI).expect("it is built in") }
+    }
+
+    /// Calls `Libvirt.<method>` with this guest; the result, or the error's text.
+    pub(crate) fn call(&self, method: &str, guest: &Value) -> Result<Value, String> {
+        let params = json!([{ "guest": guest }]);
+        let request = json!({ "method": format!("Libvirt.{method}"), "params": params, "id": 1 });
+        let answer = match rpc::answer(&self.agent, request.to_string().as_bytes()) {
+            Answer::Result(bytes) => bytes,
+            other => panic!("{method}: {other:?}"),
+        };
+        let mut answer: Value = serde_json::from_slice(&answer).expect("the answer is JSON");
+        match answer["error"].as_str() {
+            None => Ok(answer["result"].take()),
+            Some(error) => Err(error.to_owned()),
+        }
+    }
+
+    /// The guest that a call answers that has to succeed.
+    pub(crate) fn ok(&self, method: &str, guest: &Value) -> Value {
+        let answer = self.call(method, guest);
+        answer.unwrap_or_else(|error| panic!("{method} {guest}: {error}"))["guest"].take()
+    }
+}
