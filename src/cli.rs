@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use lexopt::prelude::{Long, Short};
 use log::LevelFilter;
 
-use crate::config::{BridgeType, Config, DEFAULT_PORT};
+use crate::config::{BridgeType, Config, DEFAULT_PORT, VncListen};
 
 /// What `--help` prints.
 pub const USAGE: &str = "\
@@ -25,6 +25,9 @@ Usage: mistify-libvirt [FLAG]...
                             warning); wins over RUST_LOG
       --libvirt-uri URI     libvirt to use (default qemu:///system)
       --bridge-type TYPE    what NICs are plugged into: openvswitch (default) or linux
+      --vnc WHERE           where VNC displays listen: socket (default; a Unix socket for root and
+                            qemu's user) or tcp (127.0.0.1, the guest's port)
+      --nwfilter NAME       libvirt packet filter that every NIC of a new guest gets
       --allow-disk-path DIR let disk sources lie below DIR too; may be given several times
       --workers LANE=N      workers of a lane: control, read, urgent (4 each) or storage (2)
       --queue N             jobs that may wait in each lane (default 64)
@@ -91,6 +94,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
             Short('l') | Long("log-level") => log_level = Some(level(&text(&mut parser)?)?),
             Long("libvirt-uri") => config.host.libvirt_uri = text(&mut parser)?,
             Long("bridge-type") => config.host.bridge_type = bridge_type(&text(&mut parser)?)?,
+            Long("vnc") => config.host.vnc = vnc(&text(&mut parser)?)?,
+            Long("nwfilter") => config.host.nwfilter = Some(filter_name(text(&mut parser)?)?),
             Long("allow-disk-path") => {
                 config.host.allow_disk_paths.push(folder(&text(&mut parser)?)?)
             }
@@ -165,6 +170,22 @@ fn bridge_type(text: &str) -> Result<BridgeType, Error> {
         "linux" => Ok(BridgeType::Linux),
         _ => Err(Error::Value(format!("--bridge-type {text}: write openvswitch or linux"))),
     }
+}
+
+fn vnc(text: &str) -> Result<VncListen, Error> {
+    match text {
+        "socket" => Ok(VncListen::Socket),
+        "tcp" => Ok(VncListen::Tcp),
+        _ => Err(Error::Value(format!("--vnc {text}: write socket or tcp"))),
+    }
+}
+
+/// Whether the filter is there is libvirt's to say, when a guest is made.
+fn filter_name(text: String) -> Result<String, Error> {
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err(Error::Value(format!("--nwfilter {text}: not the name of a packet filter")));
+    }
+    Ok(text)
 }
 
 /// The pool's name becomes part of paths and of commands.
@@ -247,7 +268,7 @@ mod tests {
 
     #[test]
     fn values_that_cannot_be_name_their_flag() {
-        let cases: [&[&str]; 12] = [
+        let cases: [&[&str]; 14] = [
             &["--port", "65536"],
             &["--port", "x"],
             &["--listen", "host"],
@@ -256,6 +277,8 @@ mod tests {
             &["--zpool", ""],
             &["--log-level", "loud"],
             &["--bridge-type", "vde"],
+            &["--vnc", "udp"],
+            &["--nwfilter", ""],
             &["--allow-disk-path", "relative"],
             &["--workers", "control"],
             &["--workers", "fast=2"],
@@ -292,9 +315,16 @@ mod tests {
 
     #[test]
     fn help_names_every_flag_that_is_parsed() {
-        for flag in ["--port", "--listen", "--zpool", "--log-level", "--libvirt-uri"]
-            .into_iter()
-            .chain(["--bridge-type", "--allow-disk-path", "--workers", "--queue", "--version"])
+        for flag in
+            ["--port", "--listen", "--zpool", "--log-level", "--libvirt-uri"].into_iter().chain([
+                "--bridge-type",
+                "--vnc",
+                "--nwfilter",
+                "--allow-disk-path",
+                "--workers",
+                "--queue",
+                "--version",
+            ])
         {
             assert!(USAGE.contains(flag), "{flag}");
         }

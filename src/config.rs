@@ -56,6 +56,10 @@ pub struct HostConfig {
     pub zpool: String,
     /// What the bridges that NICs name are.
     pub bridge_type: BridgeType,
+    /// Where VNC displays of guests listen.
+    pub vnc: VncListen,
+    /// Packet filter (libvirt nwfilter) that every NIC of a new guest gets; none by default.
+    pub nwfilter: Option<String>,
     /// Further folders below which a disk `source` may lie; `/` allows everything.
     pub allow_disk_paths: Vec<PathBuf>,
 }
@@ -66,6 +70,8 @@ impl Default for HostConfig {
             libvirt_uri: DEFAULT_LIBVIRT_URI.to_owned(),
             zpool: DEFAULT_ZPOOL.to_owned(),
             bridge_type: BridgeType::OpenVSwitch,
+            vnc: VncListen::Socket,
+            nwfilter: None,
             allow_disk_paths: Vec::new(),
         }
     }
@@ -78,6 +84,16 @@ pub enum BridgeType {
     OpenVSwitch,
     /// A plain Linux bridge: no virtual port, VLAN tags are refused.
     Linux,
+}
+
+/// Where the VNC displays of guests listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VncListen {
+    /// On a Unix socket that libvirt makes in the guest's own folder, which only root and qemu's
+    /// user can enter: a display has no password.
+    Socket,
+    /// On a TCP port of 127.0.0.1, where every local user can open it.
+    Tcp,
 }
 
 /// Bounds of the HTTP front. Each is a count, bytes or a time, as its name or type says.

@@ -112,7 +112,7 @@
 //! Below them are handles, and XML as data:
 //!
 //! ```
-//! use mistify_libvirt::config::BridgeType;
+//! use mistify_libvirt::config::{BridgeType, HostConfig};
 //! use mistify_libvirt::guest::domain::{
 //!     Device, Disk, DiskDriver, DiskSource, DiskTarget, FilterRef, FilterRefParameter, Graphics,
 //!     Interface, InterfaceAlias, InterfaceMac, InterfaceModel, InterfaceSource, InterfaceTarget,
@@ -130,7 +130,7 @@
 //!
 //! let guest = Guest { id: "new".into(), kind: "test".into(), memory_mib: 64, cpu: 1,
 //!     ..Guest::default() };
-//! let domain: Domain = new_domain(&connection, &guest, &[])?;
+//! let domain: Domain = new_domain(&connection, &guest, &HostConfig::default(), &[])?;
 //! assert_eq!(get_state(&domain)?, State::Shutoff);
 //! assert!(STATE_NAMES.contains(&(State::Shutoff, "shutoff")));
 //! assert_eq!(connection.lookup_domain_by_name("new")?.uuid()?, domain.uuid()?);
@@ -169,7 +169,7 @@
 //!     devices: Device {
 //!         disks: vec![disk],
 //!         interfaces: vec![interface],
-//!         graphics: Graphics { kind: "vnc".into(), port: "5901".into() },
+//!         graphics: Graphics { kind: "vnc".into(), port: "5901".into(), on_socket: false },
 //!     },
 //!     os: Os {
 //!         kind: OsType { kind: "hvm".into(), arch: "i686".into(), ..OsType::default() },

@@ -41,7 +41,8 @@ fn main() -> ExitCode {
 /// Wires the rooms and serves until a signal; everything in flight is finished before it returns.
 fn run(config: &Config) -> Result<(), String> {
     // Before anything else: a signal that comes while the agent starts must not be lost.
-    let signals = Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
+    let signals =
+        Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
     let version = libvirt::start().map_err(|error| error.to_string())?;
     let front =
         Front::bind(&config.listen, config.http.clone()).map_err(|error| error.to_string())?;

@@ -4,12 +4,16 @@
 
 use std::fmt;
 
-use crate::config::{BridgeType, GUEST_DISKS_MAX, GUEST_NICS_MAX, HostConfig};
+use crate::config::{BridgeType, GUEST_DISKS_MAX, GUEST_NICS_MAX, HostConfig, VncListen};
 use crate::guest::wire::{Guest, Nic};
 
 /// The longest guest id in bytes. libvirt makes file names of it, the longest of them
 /// `<id>.xml.new`, and a file name has at most 255.
 const ID_BYTES_MAX: usize = 247;
+
+/// The port of qemu's display 0.
+const VNC_PORT_MIN: i64 = 5900;
+const VNC_PORT_MAX: i64 = 65535;
 
 /// Why a guest is refused. Its text is the wire's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +57,8 @@ pub enum Fault {
     TagsOnLinuxBridge,
     /// A VNC port that is none.
     NotVncPort(i64),
+    /// A port below the first that qemu gives to displays.
+    LowVncPort(i64),
 }
 
 impl fmt::Display for Invalid {
@@ -83,6 +89,9 @@ impl fmt::Display for Fault {
             Self::NoMac => f.write_str(" is missing: the network of the NIC is named by it"),
             Self::RepeatedMac => f.write_str(" stands at another NIC too"),
             Self::TagsOnLinuxBridge => f.write_str(": a Linux bridge carries no VLAN tags"),
+            Self::LowVncPort(port) => {
+                write!(f, ": {port} is below {VNC_PORT_MIN}, the first port for displays")
+            }
             Self::NotVncPort(port) => {
                 write!(f, ": {port} is neither a port nor -1 for one that libvirt chooses")
             }
@@ -157,11 +166,7 @@ pub fn check_definition(guest: &Guest, host: &HostConfig) -> Result<(), Invalid>
     for (i, nic) in guest.nics.iter().enumerate() {
         check_nic(i, nic, host.bridge_type)?;
     }
-    if !(-1..=i64::from(u16::MAX)).contains(&guest.vnc) {
-        let fault = Fault::NotVncPort(guest.vnc);
-        return Err(Invalid::Member { member: "vnc".to_owned(), fault });
-    }
-    Ok(())
+    check_vnc(guest.vnc, host.vnc)
 }
 
 /// Checks a guest that networks are to be made for, too: what `CreateGuest` needs.
@@ -184,6 +189,15 @@ pub fn check_definition_with_networks(guest: &Guest, host: &HostConfig) -> Resul
 
 fn check_count(member: &'static str, count: usize, max: usize) -> Result<(), Invalid> {
     if count > max { Err(Invalid::TooMany { member, count, max }) } else { Ok(()) }
+}
+
+fn check_vnc(port: i64, listen: VncListen) -> Result<(), Invalid> {
+    let fault = match port {
+        1..VNC_PORT_MIN if listen == VncListen::Tcp => Fault::LowVncPort(port),
+        -1..=VNC_PORT_MAX => return Ok(()),
+        _ => Fault::NotVncPort(port),
+    };
+    Err(Invalid::Member { member: "vnc".to_owned(), fault })
 }
 
 fn check_nic(index: usize, nic: &Nic, bridge_type: BridgeType) -> Result<(), Invalid> {

@@ -6,6 +6,7 @@
 
 use serde::{Serialize, Serializer};
 
+use crate::config::{HostConfig, VncListen};
 use crate::guest::wire;
 
 /// The unit that libvirt counts memory in, against the wire's MiB.
@@ -196,9 +197,12 @@ pub struct Graphics {
     /// Protocol, for example `vnc`; empty for no display.
     #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    /// TCP port; -1 while libvirt has yet to choose one.
+    /// TCP port; -1 while libvirt has yet to choose one; empty for a display on a socket.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub port: String,
+    /// Whether it listens on a Unix socket of libvirt's choice. Beyond the owner's model.
+    #[serde(skip)]
+    pub on_socket: bool,
 }
 
 /// What is booted, see <https://libvirt.org/formatdomain.html#operating-system-booting>.
@@ -300,9 +304,9 @@ pub enum SourceKind {
 }
 
 impl VirDomain {
-    /// The domain that `guest` asks for. `sources` tells what each disk's source is, in order;
-    /// where it is short, a block device.
-    pub fn for_guest(guest: &wire::Guest, sources: &[SourceKind]) -> Self {
+    /// The domain that `guest` asks for on this host. `sources` tells what each disk's source is,
+    /// in order; where it is short, a block device.
+    pub fn for_guest(guest: &wire::Guest, host: &HostConfig, sources: &[SourceKind]) -> Self {
         let sources = sources.iter().copied().chain(std::iter::repeat(SourceKind::Block));
         Self {
             kind: guest.kind.clone(),
@@ -317,8 +321,8 @@ impl VirDomain {
                     .zip(sources)
                     .map(|(d, s)| Disk::for_guest(d, s))
                     .collect(),
-                interfaces: guest.nics.iter().map(Interface::for_nic).collect(),
-                graphics: Graphics::for_port(guest.vnc),
+                interfaces: guest.nics.iter().map(|nic| Interface::for_nic(nic, host)).collect(),
+                graphics: Graphics::for_port(guest.vnc, host.vnc),
             },
             os: Os { kind: OsType { kind: "hvm".into(), ..OsType::default() }, ..Os::default() },
             metadata: Metadata::for_guest(guest),
@@ -354,7 +358,7 @@ impl Disk {
 }
 
 impl Interface {
-    fn for_nic(nic: &wire::Nic) -> Self {
+    fn for_nic(nic: &wire::Nic, host: &HostConfig) -> Self {
         Self {
             kind: "network".into(),
             source: InterfaceSource {
@@ -364,18 +368,54 @@ impl Interface {
             },
             mac: InterfaceMac { address: nic.mac.clone() },
             model: InterfaceModel { kind: nic.model.clone() },
+            filterref: host
+                .nwfilter
+                .as_deref()
+                .map_or_else(FilterRef::default, |filter| FilterRef::for_nic(nic, filter)),
             guest_device: nic.name.clone(),
             ..Self::default()
         }
     }
 }
 
+impl FilterRef {
+    /// The filter with what it can be told of the NIC, under the names that libvirt's own filters
+    /// (`clean-traffic` and others) have for it.
+    fn for_nic(nic: &wire::Nic, filter: &str) -> Self {
+        // An address may come with its prefix length, for which filters have no place.
+        let address = nic.address.split('/').next().unwrap_or_default();
+        let parameters = [
+            ("MAC", nic.mac.as_str()),
+            ("IP", address),
+            ("NETMASK", nic.netmask.as_str()),
+            ("GATEWAY", nic.gateway.as_str()),
+        ];
+        let given = parameters.into_iter().filter(|(_, value)| !value.is_empty());
+        let parameter = |(name, value): (&str, &str)| FilterRefParameter {
+            name: name.into(),
+            value: value.into(),
+        };
+        Self { filter: filter.to_owned(), parameters: given.map(parameter).collect() }
+    }
+}
+
 impl Graphics {
-    fn for_port(port: i64) -> Self {
-        match port {
-            0 => Self::default(),
-            port => Self { kind: "vnc".into(), port: port.to_string() },
+    fn for_port(port: i64, listen: VncListen) -> Self {
+        match (port, listen) {
+            (0, _) => Self::default(),
+            (_, VncListen::Socket) => {
+                Self { kind: "vnc".into(), port: String::new(), on_socket: true }
+            }
+            (port, VncListen::Tcp) => {
+                Self { kind: "vnc".into(), port: port.to_string(), on_socket: false }
+            }
         }
+    }
+
+    /// The TCP port of a VNC display, once it is known.
+    pub fn vnc_port(&self) -> Option<i64> {
+        let port = self.port.parse().ok().filter(|port| *port > 0);
+        port.filter(|_| self.kind == "vnc")
     }
 }
 

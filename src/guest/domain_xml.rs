@@ -11,7 +11,7 @@ use crate::guest::domain::{
 use crate::guest::xml::{Element, Error};
 use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, USER_METADATA_NAMESPACE};
 
-/// Where a VNC display listens.
+/// Where a VNC display on TCP listens.
 const VNC_ADDRESS: &str = "127.0.0.1";
 
 impl VirDomain {
@@ -112,6 +112,7 @@ fn read_devices(devices: &Element) -> Device {
         graphics: Graphics {
             kind: graphics.attribute("type").to_owned(),
             port: graphics.attribute("port").to_owned(),
+            on_socket: graphics.child("listen").attribute("type") == "socket",
         },
     }
 }
@@ -204,10 +205,13 @@ fn write_graphics(graphics: &Graphics) -> Option<Element> {
     if graphics.kind.is_empty() {
         return None;
     }
+    let display = Element::new("graphics").with("type", &graphics.kind);
+    if graphics.on_socket {
+        return Some(display.containing([Element::new("listen").with("type", "socket")]));
+    }
     let chosen_by_libvirt = if graphics.port == "-1" { "yes" } else { "no" };
     Some(
-        Element::new("graphics")
-            .with("type", &graphics.kind)
+        display
             .with_nonempty("port", &graphics.port)
             .with("autoport", chosen_by_libvirt)
             .with("listen", VNC_ADDRESS),

@@ -3,6 +3,7 @@
 //! Pure data: nothing in this room reads a file, asks libvirt or knows the time.
 
 pub mod check;
+pub mod displays;
 pub mod domain;
 mod domain_xml;
 pub(crate) mod members;

@@ -74,7 +74,7 @@ fn same_disk(a: &Disk, b: &Disk) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BridgeType;
+    use crate::config::{BridgeType, HostConfig};
 
     fn guest() -> Guest {
         serde_json::from_str(
@@ -154,7 +154,7 @@ mod tests {
 
     /// What libvirt has of [`guest`] when the original agent made it.
     fn made_by_the_original() -> (VirDomain, Vec<Network>) {
-        let mut domain = VirDomain::for_guest(&guest(), &[]);
+        let mut domain = VirDomain::for_guest(&guest(), &HostConfig::default(), &[]);
         domain.metadata = domain::Metadata::default();
         domain.devices.interfaces[1].model.kind = "rtl8139".into();
         let networks = guest()

@@ -29,6 +29,8 @@ pub enum XmlKind {
     Live,
     /// What the next start will take.
     Inactive,
+    /// The same with its secrets, as a new definition of it has to have them.
+    Definition,
 }
 
 impl Domain {
@@ -85,7 +87,7 @@ impl Domain {
         Ok(check_int(answer, "virDomainIsActive")? == 1)
     }
 
-    /// The domain's XML (`virDomainGetXMLDesc`) without secrets. One round trip.
+    /// The domain's XML (`virDomainGetXMLDesc`). One round trip.
     ///
     /// # Errors
     /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
@@ -93,6 +95,7 @@ impl Domain {
         let flags: c_uint = match kind {
             XmlKind::Live => 0,
             XmlKind::Inactive => sys::VIR_DOMAIN_XML_INACTIVE,
+            XmlKind::Definition => sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE,
         };
         // SAFETY: the domain is live.
         let raw = unsafe { sys::virDomainGetXMLDesc(self.raw.as_ptr(), flags) };

@@ -11,6 +11,7 @@ use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::lifecycle::get_state;
 use crate::ops::networks::{self, Change};
+use crate::ops::start::start;
 use crate::ops::{Error, Libvirt, Session, disks, respond};
 
 impl Libvirt {
@@ -63,11 +64,11 @@ impl Libvirt {
                 }
                 None => {
                     let sources = disks::judge(&made, &host)?;
-                    new_domain(session.connection()?, &made, &sources)?
+                    new_domain(session.connection()?, &made, &host, &sources)?
                 }
             };
             if !domain.is_active()? {
-                domain.create()?;
+                start(session.connection()?, &domain)?;
             }
             Ok(get_state(&domain)?)
         })?;
@@ -88,7 +89,7 @@ fn make(session: &mut Session, guest: &Guest, host: &HostConfig) -> Result<Made,
     }
     let sources = disks::judge(guest, host)?;
     let changes = make_networks(session, guest, host)?;
-    match new_domain(session.connection()?, guest, &sources) {
+    match new_domain(session.connection()?, guest, host, &sources) {
         Ok(_) => Ok(Some(changes)),
         Err(cause) => {
             Err(undone(session, format!("define domain {}", guest.id), cause.into(), &changes))
@@ -138,9 +139,10 @@ fn undone(session: &mut Session, step: String, cause: Error, changes: &[Change])
 pub fn new_domain(
     connection: &Connection,
     guest: &Guest,
+    host: &HostConfig,
     sources: &[SourceKind],
 ) -> Result<Domain, libvirt::Error> {
-    connection.define_domain(&VirDomain::for_guest(guest, sources).domain_xml())
+    connection.define_domain(&VirDomain::for_guest(guest, host, sources).domain_xml())
 }
 
 /// Checks that an existing domain is the guest that is asked for (contract section 9).

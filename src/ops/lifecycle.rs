@@ -4,7 +4,8 @@
 use crate::guest::domain::VirDomain;
 use crate::guest::state::State;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
-use crate::libvirt::{self, Code, Domain, XmlKind};
+use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::ops::start::start;
 use crate::ops::{Error, Libvirt, Session, named_guest, respond};
 use crate::pool::Lane;
 
@@ -82,7 +83,9 @@ impl Libvirt {
     /// Starts the guest, or lets a suspended one go on; a running one is left alone.
     ///
     /// Each NIC of the request is matched with the domain's by its MAC: `device` becomes the
-    /// host's device, an empty `name` the alias. A NIC without a match keeps its values.
+    /// host's device, an empty `name` the alias. A NIC without a match keeps its values. `vnc`
+    /// becomes the port of a display on TCP; one on a Unix socket has none, and `vnc` stays. A port
+    /// that is taken is no error: libvirt chooses another.
     ///
     /// # Errors
     /// As [`Libvirt::status`]; whatever keeps the emulator from starting.
@@ -95,10 +98,10 @@ impl Libvirt {
         let id = guest.id.clone();
         let (state, xml) = self.change("Run", &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
-            start_or_resume(&domain, get_state(&domain)?)?;
+            start_or_resume(session.connection()?, &domain)?;
             Ok((get_state(&domain)?, domain.xml(XmlKind::Live)?))
         })?;
-        fill_nics(&mut guest, &xml);
+        fill_from_live(&mut guest, &xml);
         Ok(answer(guest, state))
     }
 
@@ -153,16 +156,19 @@ pub(super) fn destroy(domain: &Domain) -> Result<(), libvirt::Error> {
 }
 
 /// The table of contract section 5 for Run.
-fn start_or_resume(domain: &Domain, state: State) -> Result<(), libvirt::Error> {
-    match state {
+fn start_or_resume(connection: &Connection, domain: &Domain) -> Result<(), libvirt::Error> {
+    match get_state(domain)? {
         State::Running | State::Crashed | State::Other(_) => Ok(()),
         State::Paused | State::Suspended => domain.resume(),
-        State::Shutdown | State::Shutoff | State::Blocked | State::Unknown => domain.create(),
+        State::Shutdown | State::Shutoff | State::Blocked | State::Unknown => {
+            start(connection, domain)
+        }
     }
 }
 
-/// Takes each NIC's device, and its alias where the caller gave no name, from the live XML.
-fn fill_nics(guest: &mut Guest, xml: &str) {
+/// Takes each NIC's device, its alias where the caller gave no name, and the port of a display on
+/// TCP from the live XML.
+fn fill_from_live(guest: &mut Guest, xml: &str) {
     let live = match VirDomain::from_xml(xml) {
         Ok(live) => live,
         Err(error) => {
@@ -170,6 +176,9 @@ fn fill_nics(guest: &mut Guest, xml: &str) {
             return;
         }
     };
+    if let Some(port) = live.devices.graphics.vnc_port() {
+        guest.vnc = port;
+    }
     for nic in &mut guest.nics {
         let Some(found) = live.interface_by_mac(&nic.mac) else { continue };
         nic.device.clone_from(&found.target.device);

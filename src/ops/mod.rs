@@ -13,6 +13,7 @@ mod lifecycle;
 mod metrics;
 mod networks;
 mod session;
+mod start;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -3,12 +3,14 @@
 mod agent;
 mod boot_sector;
 mod conformance;
+mod displays;
 mod golden;
 mod harness;
 mod house;
 mod http_front;
 mod lanes;
 mod local;
+mod nwfilter;
 mod openvswitch;
 mod original;
 mod owner;

@@ -177,3 +177,17 @@ fn a_vnc_port_is_a_port_or_left_to_libvirt() {
         assert_eq!(check_definition(&Guest { vnc, ..guest() }, &HostConfig::default()), Ok(()));
     }
 }
+
+#[test]
+fn a_tcp_port_below_the_first_display_is_refused_where_displays_are_on_tcp() {
+    let tcp = HostConfig { vnc: VncListen::Tcp, ..HostConfig::default() };
+    let check = |vnc| check_definition(&Guest { vnc, ..guest() }, &tcp);
+    for vnc in [1, 5899] {
+        let text = check(vnc).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("invalid argument: vnc: {vnc} is below 5900")), "{text}");
+        assert_eq!(check_definition(&Guest { vnc, ..guest() }, &HostConfig::default()), Ok(()));
+    }
+    for vnc in [-1, 0, 5900, 65_535] {
+        assert_eq!(check(vnc), Ok(()));
+    }
+}

@@ -19,7 +19,11 @@ fn full_guest() -> wire::Guest {
 }
 
 fn full() -> VirDomain {
-    VirDomain::for_guest(&full_guest(), &[SourceKind::Block, SourceKind::File])
+    VirDomain::for_guest(
+        &full_guest(),
+        &HostConfig::default(),
+        &[SourceKind::Block, SourceKind::File],
+    )
 }
 
 fn least() -> VirDomain {
@@ -30,7 +34,7 @@ fn least() -> VirDomain {
         cpu: 1,
         ..wire::Guest::default()
     };
-    VirDomain::for_guest(&guest, &[])
+    VirDomain::for_guest(&guest, &HostConfig::default(), &[])
 }
 
 #[test]
@@ -80,24 +84,47 @@ fn no_vnc_no_display() {
 }
 
 #[test]
-fn a_vnc_port_is_given_or_left_to_libvirt() {
-    let graphics = |port| {
+fn a_display_is_on_a_socket_or_on_a_port_given_or_left_to_libvirt() {
+    let graphics = |port, listen| {
         let domain = VirDomain {
-            devices: Device { graphics: Graphics::for_port(port), ..Device::default() },
+            devices: Device { graphics: Graphics::for_port(port, listen), ..Device::default() },
             ..VirDomain::default()
         };
         let xml = domain.domain_xml();
         let start = xml.find("<graphics").unwrap();
-        xml[start..].split_inclusive('>').next().unwrap().to_owned()
+        xml[start..].split("<memballoon").next().unwrap().to_owned()
     };
+    for port in [-1, 1, 5901] {
+        let socket = r#"<graphics type="vnc"><listen type="socket"/></graphics>"#;
+        assert_eq!(graphics(port, VncListen::Socket), socket);
+    }
     assert_eq!(
-        graphics(-1),
+        graphics(-1, VncListen::Tcp),
         r#"<graphics type="vnc" port="-1" autoport="yes" listen="127.0.0.1"/>"#
     );
     assert_eq!(
-        graphics(5901),
+        graphics(5901, VncListen::Tcp),
         r#"<graphics type="vnc" port="5901" autoport="no" listen="127.0.0.1"/>"#
     );
+}
+
+#[test]
+fn a_filter_is_told_what_is_known_of_the_nic() {
+    let host = HostConfig { nwfilter: Some("clean".into()), ..HostConfig::default() };
+    let mut guest = full_guest();
+    guest.nics[0].address = "10.0.0.2/24".into();
+    guest.nics[0].netmask = "255.255.255.0".into();
+    guest.nics[0].gateway = "10.0.0.1".into();
+    let domain = VirDomain::for_guest(&guest, &host, &[]);
+    let told = |nic: usize| {
+        let filter = &domain.devices.interfaces[nic].filterref;
+        assert_eq!(filter.filter, "clean");
+        let pairs = filter.parameters.iter().map(|p| format!("{}={}", p.name, p.value));
+        pairs.collect::<Vec<_>>().join(" ")
+    };
+    let all = "MAC=02:00:00:00:00:0B IP=10.0.0.2 NETMASK=255.255.255.0 GATEWAY=10.0.0.1";
+    assert_eq!((told(0).as_str(), told(1).as_str()), (all, "MAC=02:00:00:00:00:0c"));
+    assert!(!full().domain_xml().contains("filterref"), "without the flag there is none");
 }
 
 #[test]
@@ -120,7 +147,7 @@ fn memory_is_read_in_every_unit_of_libvirt() {
 #[test]
 fn memory_that_does_not_fit_is_left_to_libvirt_to_refuse() {
     let guest = wire::Guest { memory_mib: u64::MAX, ..wire::Guest::default() };
-    let xml = VirDomain::for_guest(&guest, &[]).domain_xml();
+    let xml = VirDomain::for_guest(&guest, &HostConfig::default(), &[]).domain_xml();
     assert!(xml.contains(r#"<memory unit="KiB">18446744073709551615</memory>"#), "{xml}");
 }
 
@@ -199,6 +226,8 @@ proptest! {
         memory_mib: u64,
         cpu: u64,
         vnc: i64,
+        tcp: bool,
+        nwfilter in proptest::option::of("[a-z]{1,9}"),
         metadata in proptest::collection::btree_map(xml_text(), xml_text(), 0..3),
     ) {
         let sources: Vec<_> = disks
@@ -209,7 +238,9 @@ proptest! {
         let guest = wire::Guest {
             id, kind, nics, disks, memory_mib, cpu, vnc, metadata, ..wire::Guest::default()
         };
-        let domain = VirDomain::for_guest(&guest, &sources);
+        let vnc = if tcp { VncListen::Tcp } else { VncListen::Socket };
+        let host = HostConfig { vnc, nwfilter, ..HostConfig::default() };
+        let domain = VirDomain::for_guest(&guest, &host, &sources);
         prop_assert_eq!(VirDomain::from_xml(&domain.domain_xml()), Ok(domain));
     }
 }

@@ -1,0 +1,43 @@
+//! Starting a domain; on another VNC port where its own is taken.
+
+use log::warn;
+
+use crate::guest::displays::with_chosen_vnc_port;
+use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
+
+/// Starts a domain that is off.
+///
+/// A display's port that something else has keeps the emulator from starting, in words that are
+/// libvirt's or qemu's own. So a start that fails inside the driver is tried once more with a port
+/// of libvirt's choice: where that works, the port was the cause. The definition keeps the port
+/// that was asked for, for the next start.
+///
+/// # Errors
+/// What keeps the emulator from starting.
+pub(super) fn start(connection: &Connection, domain: &Domain) -> Result<(), Error> {
+    match domain.create() {
+        Err(refused) if refused.code == Code::INTERNAL_ERROR && !refused.connection_lost() => {
+            start_on_chosen_port(connection, domain, refused)
+        }
+        outcome => outcome,
+    }
+}
+
+fn start_on_chosen_port(
+    connection: &Connection,
+    domain: &Domain,
+    refused: Error,
+) -> Result<(), Error> {
+    let definition = domain.xml(XmlKind::Definition)?;
+    let Some(chosen) = with_chosen_vnc_port(&definition) else { return Err(refused) };
+    connection.define_domain(&chosen)?;
+    let started = domain.create();
+    if let Err(error) = connection.define_domain(&definition) {
+        warn!("{}: define it with its own VNC port again: {error}", domain.name()?);
+    }
+    if started.is_err() {
+        return Err(refused);
+    }
+    warn!("{}: its VNC port is taken, libvirt chose another: {refused}", domain.name()?);
+    Ok(())
+}
