@@ -94,6 +94,7 @@ fn run_answers_the_port_that_libvirt_chose_and_the_guest_is_still_the_same() {
 }
 
 #[test]
+#[expect(clippy::zombie_processes, reason = "it ends with the stack")]
 fn a_port_of_another_guest_or_program_becomes_a_chosen_one() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let agent = agent(stack, "tcp");

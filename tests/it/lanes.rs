@@ -77,12 +77,14 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
 
     let (hold, release) = bounded::<()>(0);
     let blocked = fill(&agent, [Lane::Control, Lane::Storage], &release);
-    wait_until("both lanes are full", PATIENCE, || {
-        let lanes = agent.pool().snapshot().lanes;
+    wait_until("both lanes are full and everybody is in", PATIENCE, || {
+        let snapshot = agent.pool().snapshot();
+        let lanes = snapshot.lanes;
         let busy = |lane: Lane| {
             lanes.iter().any(|it| it.lane == lane && it.running == it.workers && it.queued > 0)
         };
-        busy(Lane::Control) && busy(Lane::Storage)
+        let all_in = snapshot.callers.callers == config.pool.waiting_change;
+        all_in && busy(Lane::Control) && busy(Lane::Storage)
     });
 
     let (_, refused) = exchange(address, &call("Shutdown", "lanes"));
