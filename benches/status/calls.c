@@ -1,0 +1,120 @@
+/*
+ * The libvirt calls of Status without an agent: threads with a connection each, which call one
+ * after the other for a while.
+ *
+ *   calls URI DOMAIN THREADS MILLISECONDS lookup|state
+ *
+ * lookup: virDomainLookupByName and virDomainGetState, as Status does.
+ * state:  virDomainGetState alone, on a handle that was looked up before.
+ *
+ * Prints a line for each time: nanoseconds, then "elapsed" and "cpu" in nanoseconds.
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include <inttypes.h>
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { WARM_UP = 20, THREADS_MAX = 64, CALLS_MAX = 1 << 20 };
+
+struct caller {
+    pthread_t thread;
+    uint64_t *taken_ns;
+    size_t calls;
+};
+
+static const char *uri, *name;
+static int is_lookup;
+static uint64_t length_ns;
+static pthread_barrier_t start, end;
+
+static _Noreturn void fail(const char *what)
+{
+    fprintf(stderr, "calls: %s: %s\n", what, virGetLastErrorMessage());
+    exit(1);
+}
+
+static uint64_t now_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void ask(virConnectPtr connection, virDomainPtr known)
+{
+    int state;
+    virDomainPtr domain = is_lookup ? virDomainLookupByName(connection, name) : known;
+    if (!domain || virDomainGetState(domain, &state, NULL, 0) < 0)
+        fail("ask for the state");
+    if (is_lookup)
+        virDomainFree(domain);
+}
+
+static void *call(void *argument)
+{
+    struct caller *caller = argument;
+    virConnectPtr connection = virConnectOpen(uri);
+    if (!connection)
+        fail("open the connection");
+    virDomainPtr known = virDomainLookupByName(connection, name);
+    if (!known)
+        fail("look the domain up");
+    for (int i = 0; i < WARM_UP; i++)
+        ask(connection, known);
+
+    pthread_barrier_wait(&start);
+    uint64_t begin = now_ns(CLOCK_MONOTONIC), asked = begin;
+    while (asked - begin < length_ns && caller->calls < CALLS_MAX) {
+        ask(connection, known);
+        uint64_t answered = now_ns(CLOCK_MONOTONIC);
+        caller->taken_ns[caller->calls++] = answered - asked;
+        asked = answered;
+    }
+    pthread_barrier_wait(&end);
+
+    virDomainFree(known);
+    virConnectClose(connection);
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    static struct caller callers[THREADS_MAX];
+    if (argc != 6 || virInitialize() < 0)
+        return 2;
+    uri = argv[1];
+    name = argv[2];
+    unsigned threads = (unsigned)atoi(argv[3]);
+    length_ns = (uint64_t)atoi(argv[4]) * 1000000;
+    is_lookup = strcmp(argv[5], "lookup") == 0;
+    if (threads < 1 || threads > THREADS_MAX)
+        return 2;
+
+    pthread_barrier_init(&start, NULL, threads + 1);
+    pthread_barrier_init(&end, NULL, threads + 1);
+    for (unsigned i = 0; i < threads; i++) {
+        callers[i].taken_ns = malloc(CALLS_MAX * sizeof(uint64_t));
+        if (!callers[i].taken_ns || pthread_create(&callers[i].thread, NULL, call, &callers[i]))
+            return 2;
+    }
+    pthread_barrier_wait(&start);
+    uint64_t begin = now_ns(CLOCK_MONOTONIC), cpu = now_ns(CLOCK_PROCESS_CPUTIME_ID);
+    pthread_barrier_wait(&end);
+    uint64_t elapsed = now_ns(CLOCK_MONOTONIC) - begin;
+    cpu = now_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu;
+
+    for (unsigned i = 0; i < threads; i++) {
+        pthread_join(callers[i].thread, NULL);
+        for (size_t k = 0; k < callers[i].calls; k++)
+            printf("%" PRIu64 "\n", callers[i].taken_ns[k]);
+    }
+    printf("elapsed %" PRIu64 "\ncpu %" PRIu64 "\n", elapsed, cpu);
+    return 0;
+}

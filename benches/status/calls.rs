@@ -1,0 +1,65 @@
+//! The C program `calls.c`, compiled with this machine's C compiler.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::load::GUEST;
+use crate::sample::Sample;
+
+/// Which calls it makes.
+#[derive(Clone, Copy)]
+pub(crate) enum Calls {
+    /// virDomainLookupByName and virDomainGetState, as Status does.
+    LookupAndState,
+    /// virDomainGetState on a handle that is kept.
+    State,
+}
+
+/// The program.
+pub(crate) struct Program(PathBuf);
+
+impl Program {
+    /// Compiles it.
+    pub(crate) fn compile() -> Self {
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("calls");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/status/calls.c");
+        let flags = ["-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"];
+        let mut cc = Command::new("cc");
+        cc.args(flags).arg("-o").arg(&program).args([source, "-lvirt"]);
+        assert!(cc.status().is_ok_and(|status| status.success()), "cc compiles {source}");
+        Self(program)
+    }
+
+    /// One round: so many threads with a connection each call for so long.
+    pub(crate) fn round(
+        &self,
+        calls: Calls,
+        uri: &str,
+        threads: usize,
+        length: Duration,
+    ) -> Sample {
+        let kind = match calls {
+            Calls::LookupAndState => "lookup",
+            Calls::State => "state",
+        };
+        let output = Command::new(&self.0)
+            .args([uri, GUEST, &threads.to_string(), &length.as_millis().to_string(), kind])
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("it was compiled");
+        assert!(output.status.success(), "calls.c reaches libvirt");
+        let mut sample = Sample::default();
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let (what, number) = line.split_once(' ').unwrap_or(("", line));
+            let time = Duration::from_nanos(number.parse().expect("nanoseconds"));
+            match what {
+                "elapsed" => sample.elapsed = time,
+                "cpu" => sample.cpu = time,
+                _ => sample.latencies.push(time),
+            }
+        }
+        sample.answered = sample.latencies.len();
+        sample
+    }
+}
