@@ -1,46 +1,34 @@
 //! Graphical displays: a change to a domain's XML that leaves all else of it as it stands.
 
-use std::str::from_utf8;
-
-use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, Writer};
 
 /// The XML of a domain with the fixed TCP ports of its VNC displays left to libvirt to choose;
 /// `None` where there is no such display. Not a byte else is changed: what libvirt knows of a
 /// domain and this agent does not is kept.
 pub fn with_chosen_vnc_port(xml: &str) -> Option<String> {
     let mut reader = Reader::from_str(xml);
-    let (mut open, mut changed, mut copied) = (Vec::new(), String::new(), 0);
+    let mut writer = Writer::new(Vec::new());
+    let (mut open, mut is_changed) = (Vec::new(), false);
     loop {
-        let begins = position(&reader)?;
         let event = reader.read_event().ok()?;
-        let ends = position(&reader)?;
         let in_devices = open.len() == 2 && open.last().is_some_and(|name| name == b"devices");
-        let (tag, is_open) = match event {
-            Event::Start(tag) => (tag, true),
-            Event::Empty(tag) => (tag, false),
-            Event::End(_) => {
-                open.pop();
-                continue;
-            }
-            Event::Eof => break,
-            _ => continue,
+        let fixed = |tag: &BytesStart<'_>| in_devices && has_fixed_port(tag);
+        let chosen = match &event {
+            Event::Start(tag) if fixed(tag) => Some(Event::Start(with_chosen_port(tag)?)),
+            Event::Empty(tag) if fixed(tag) => Some(Event::Empty(with_chosen_port(tag)?)),
+            _ => None,
         };
-        if in_devices && tag.name().as_ref() == b"graphics" && has_fixed_port(&tag) {
-            changed += xml.get(copied..begins)?;
-            changed += &chosen(&tag, is_open)?;
-            copied = ends;
+        match &event {
+            Event::Start(tag) => open.push(tag.name().into_inner().to_vec()),
+            Event::End(_) => drop(open.pop()),
+            Event::Eof => break,
+            _ => {}
         }
-        if is_open {
-            open.push(tag.name().as_ref().to_vec());
-        }
+        is_changed |= chosen.is_some();
+        writer.write_event(chosen.unwrap_or(event)).ok()?;
     }
-    changed += xml.get(copied..)?;
-    (copied > 0).then_some(changed)
-}
-
-fn position(reader: &Reader<&[u8]>) -> Option<usize> {
-    usize::try_from(reader.buffer_position()).ok()
+    String::from_utf8(writer.into_inner()).ok().filter(|_| is_changed)
 }
 
 fn has_fixed_port(tag: &BytesStart<'_>) -> bool {
@@ -48,26 +36,24 @@ fn has_fixed_port(tag: &BytesStart<'_>) -> bool {
         tag.try_get_attribute(name).ok().flatten().is_some_and(|found| &*found.value == value)
     };
     let port = tag.try_get_attribute("port").ok().flatten();
-    has("type", b"vnc")
+    tag.name().as_ref() == b"graphics"
+        && has("type", b"vnc")
         && !has("autoport", b"yes")
         && port.is_some_and(|port| &*port.value != b"-1")
 }
 
-/// The start tag with its port left to libvirt.
-fn chosen(tag: &BytesStart<'_>, is_open: bool) -> Option<String> {
-    let mut text = "<graphics".to_owned();
+/// The tag with its port left to libvirt; the other attributes' values stay as they were written.
+fn with_chosen_port(tag: &BytesStart<'_>) -> Option<BytesStart<'static>> {
+    let mut chosen = BytesStart::new("graphics");
     for attribute in tag.attributes() {
         let attribute = attribute.ok()?;
-        let (name, value) = (attribute.key.into_inner(), &*attribute.value);
-        if !matches!(name, b"port" | b"autoport") {
-            // The value is as it was written; libvirt never writes a bare double quote in one.
-            let (name, value) = (from_utf8(name).ok()?, from_utf8(value).ok()?);
-            text += &format!(" {name}=\"{value}\"");
+        if !matches!(attribute.key.into_inner(), b"port" | b"autoport") {
+            chosen.push_attribute(attribute);
         }
     }
-    text += " port=\"-1\" autoport=\"yes\"";
-    text += if is_open { ">" } else { "/>" };
-    Some(text)
+    chosen.push_attribute(("port", "-1"));
+    chosen.push_attribute(("autoport", "yes"));
+    Some(chosen)
 }
 
 #[cfg(test)]
