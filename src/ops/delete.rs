@@ -61,7 +61,11 @@ fn remove(session: &mut Session, guest: &Guest, was_there: bool) -> Result<(), E
         Ok(domain) => {
             names.extend(networks_made(connection, &domain, &guest.id)?);
             destroy_if_active(&domain)?;
-            domain.undefine()?;
+            match domain.undefine() {
+                // A domain without a definition is gone when it is off.
+                Err(error) if error.code == Code::NO_DOMAIN => {}
+                outcome => outcome?,
+            }
             None
         }
         Err(error) if error.code == Code::NO_DOMAIN => Some(error),

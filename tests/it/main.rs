@@ -19,5 +19,6 @@ mod process;
 mod qemu;
 mod skip;
 mod stack;
+mod states;
 mod support;
 mod verbs;
