@@ -23,7 +23,7 @@ const LATE: Duration = Duration::from_secs(10);
 /// Asks for the guest's state for so long; the CPU time is left to the caller.
 ///
 /// Each connection has its first answers before the next is opened: of connections that come at
-/// once rouille's own server leaves all but the first four unserved until those are closed.
+/// once rouille's own server may leave all but the first four unserved until those are closed.
 pub(crate) fn run(address: SocketAddr, connections: usize, length: Duration) -> Sample {
     let open = |_| {
         let mut connection = Connection::open(address).expect("the server takes connections");

@@ -1,6 +1,6 @@
 //! The figures of the README: what the agent costs beside the same work without it.
 //!
-//!     cargo bench --bench status                   about three minutes; needs a C compiler
+//!     cargo bench --bench status                   about two minutes; needs a C compiler
 //!     BENCH_QUICK=1 cargo bench --bench status     the same in seconds, for trying it out
 //!
 //! Every contender is a process of its own under the same load, and those that are compared take
