@@ -219,7 +219,7 @@ pub(super) fn uuid_of(
     call: &'static str,
     fill: impl FnOnce(*mut c_char) -> c_int,
 ) -> Result<String, Error> {
-    let mut buffer: [c_char; sys::VIR_UUID_STRING_BUFLEN as usize] = [0; _];
+    let mut buffer = [0; sys::VIR_UUID_STRING_BUFLEN as usize];
     check_int(fill(buffer.as_mut_ptr()), call)?;
     // SAFETY: libvirt ended the text with a NUL inside the buffer, which was all NUL before.
     let text = unsafe { copy_borrowed(buffer.as_ptr()) };
