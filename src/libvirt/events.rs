@@ -68,10 +68,7 @@ fn start_once() -> Result<u64, StartError> {
     // SAFETY: the function is `extern "C"`, lives for ever and ignores its arguments. A NULL here
     // would not mean silence but printing on stderr.
     unsafe { sys::virSetErrorFunc(ptr::null_mut(), Some(say_nothing)) }
-    let version = library_version().map_err(StartError::Call)?;
-    if version < FLOOR {
-        return Err(StartError::TooOld(version));
-    }
+    let version = young_enough(library_version().map_err(StartError::Call)?)?;
     // SAFETY: takes nothing; before the first open, once, by the OnceLock.
     let registered = unsafe { sys::virEventRegisterDefaultImpl() };
     check_int(registered, "virEventRegisterDefaultImpl").map_err(StartError::Call)?;
@@ -80,6 +77,10 @@ fn start_once() -> Result<u64, StartError> {
         .spawn(run_events)
         .map_err(|error| StartError::Thread(error.to_string()))?;
     Ok(version)
+}
+
+fn young_enough(version: u64) -> Result<u64, StartError> {
+    if version < FLOOR { Err(StartError::TooOld(version)) } else { Ok(version) }
 }
 
 fn library_version() -> Result<u64, Error> {
@@ -112,5 +113,17 @@ fn run_events() {
                 thread::sleep(TURN_FAILED_PAUSE);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_below_the_floor_is_refused_in_words() {
+        assert_eq!(young_enough(8_000_000), Ok(8_000_000));
+        let refused = young_enough(7_010_000).unwrap_err();
+        assert_eq!(refused.to_string(), "libvirt 7.10 is too old: 8.0 or later is needed");
     }
 }

@@ -1,7 +1,7 @@
 //! The program as an operator meets it: words, exit status, signals, its log.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Reply};
-use crate::support::{Scratch, wait_until};
+use crate::support::{Scratch, signal, wait_for, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -143,6 +143,35 @@ fn every_event_is_one_line_with_its_time_guest_method_and_duration() {
         assert!(rest.starts_with("INFO ") && rest.contains(" ms="), "{line}");
         assert!(parts.iter().all(|part| rest.contains(part)), "{line}");
     }
+}
+
+/// What an agent with these words and this `RUST_LOG` has logged by the end of one call.
+fn logged(words: &[&str], rust_log: Option<&str>) -> String {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = free.local_addr().expect("bound");
+    drop(free);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"));
+    command.args(["--libvirt-uri", "test:///default", "--port", &address.port().to_string()]);
+    command.args(words).env_remove("RUST_LOG").stderr(Stdio::piped());
+    command.envs(rust_log.map(|level| ("RUST_LOG", level)));
+    let child = command.spawn().expect("the agent starts");
+    let mut caller = wait_for("it listens", SOON, || TcpStream::connect(address).ok());
+    let body = r#"{"method":"Libvirt.Status","params":[{"guest":{"id":"test"}}],"id":1}"#;
+    let head = "POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let request =
+        format!("{head}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    caller.write_all(request.as_bytes()).expect("it reads");
+    assert_eq!(Reply::read(&mut caller).status, 200);
+    signal(child.id(), "TERM");
+    text(&child.wait_with_output().expect("it ends").stderr)
+}
+
+#[test]
+fn the_level_is_warning_then_rust_log_then_the_flag() {
+    assert_eq!(logged(&[], None), "");
+    assert!(logged(&[], Some("info")).contains("Libvirt.Status"));
+    assert!(logged(&["-l", "info"], Some("error")).contains("Libvirt.Status"));
+    assert_eq!(logged(&["-l", "critical"], Some("info")), "");
 }
 
 #[test]

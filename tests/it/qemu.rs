@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use mistify_libvirt::libvirt;
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
@@ -287,4 +288,18 @@ fn a_stopped_qemu_ends_its_own_reads_and_poweroff_frees_it() {
     assert!(error.starts_with("deadline: DiskMetrics stuck "), "{error}");
     assert_eq!(bed.agent.ok("Poweroff", &guest)["guest"]["state"], "shutoff");
     bed.agent.ok("Delete", &guest);
+}
+
+#[test]
+fn keepalive_notices_a_libvirtd_that_is_silent() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    libvirt::start().expect("libvirt is there");
+    let connection = libvirt::Connection::open(&stack.uri()).expect("it answers");
+    assert!(connection.is_alive());
+    stack.signal_libvirtd("STOP");
+    // 2 s x 3, and one more interval until the last question counts as unanswered.
+    wait_until("the connection is lost", SOON, || !connection.is_alive());
+    stack.signal_libvirtd("CONT");
+    let error = connection.lookup_domain_by_name("any").expect_err("it is lost for good");
+    assert!(error.connection_lost(), "{error}");
 }
