@@ -8,10 +8,11 @@ use log::{LevelFilter, info};
 use mistify_libvirt::config::Config;
 use mistify_libvirt::http::Front;
 use mistify_libvirt::ops::Libvirt;
-use mistify_libvirt::os::{clock, signals::Signals};
+use mistify_libvirt::os::{clock, memory, signals::Signals};
 use mistify_libvirt::{cli, libvirt};
 
 fn main() -> ExitCode {
+    memory::bound_arenas();
     let request = match cli::parse(std::env::args_os().skip(1)) {
         Ok(request) => request,
         Err(cli::Error::Usage(why)) => {

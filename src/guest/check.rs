@@ -43,6 +43,8 @@ pub enum Invalid {
 pub enum Fault {
     /// It has a character that no XML can carry.
     Character(char),
+    /// It has a tab or a line end, which libvirt would turn into a blank.
+    NotOneLine(char),
     /// An id has a character that it must not have, there or anywhere.
     IdCharacter(char),
     /// An id is longer than libvirt's file names allow.
@@ -78,6 +80,9 @@ impl fmt::Display for Fault {
         match self {
             Self::Character(c) => {
                 write!(f, " has a character that XML cannot carry (U+{:04X})", u32::from(*c))
+            }
+            Self::NotOneLine(c) => {
+                write!(f, " has a tab or a line end (U+{:04X})", u32::from(*c))
             }
             Self::IdCharacter(c) => {
                 write!(f, " has a character that an id cannot have there (U+{:04X})", u32::from(*c))
@@ -217,7 +222,8 @@ fn check_nic(index: usize, nic: &Nic, bridge_type: BridgeType) -> Result<(), Inv
 fn check_texts(guest: &Guest) -> Result<(), Invalid> {
     let Guest { id: _, kind, image, nics, disks, state, memory_mib: _, cpu: _, vnc: _, metadata } =
         guest;
-    for (name, text) in [("type", kind), ("image", image), ("state", state)] {
+    check_line(kind, || "type".to_owned())?;
+    for (name, text) in [("image", image), ("state", state)] {
         check_text(text, || name.to_owned())?;
     }
     for (i, nic) in nics.iter().enumerate() {
@@ -231,7 +237,7 @@ fn check_texts(guest: &Guest) -> Result<(), Invalid> {
             ("gateway", &nic.gateway),
             ("device", &nic.device),
         ] {
-            check_text(text, || format!("nics[{i}].{name}"))?;
+            check_line(text, || format!("nics[{i}].{name}"))?;
         }
     }
     for (i, disk) in disks.iter().enumerate() {
@@ -242,7 +248,7 @@ fn check_texts(guest: &Guest) -> Result<(), Invalid> {
             ("image", &disk.image),
             ("source", &disk.source),
         ] {
-            check_text(text, || format!("disks[{i}].{name}"))?;
+            check_line(text, || format!("disks[{i}].{name}"))?;
         }
     }
     for (name, value) in metadata {
@@ -250,6 +256,15 @@ fn check_texts(guest: &Guest) -> Result<(), Invalid> {
         check_text(value, || format!("metadata[{name:?}]"))?;
     }
     Ok(())
+}
+
+/// Checks a text that libvirt keeps in XML of its own, which it writes with raw tabs and line ends:
+/// they would come back as blanks.
+fn check_line(text: &str, member: impl FnOnce() -> String) -> Result<(), Invalid> {
+    match text.chars().find(|c| matches!(c, '\t' | '\n' | '\r')) {
+        Some(c) => Err(Invalid::Member { member: member(), fault: Fault::NotOneLine(c) }),
+        None => check_text(text, member),
+    }
 }
 
 fn check_text(text: &str, member: impl FnOnce() -> String) -> Result<(), Invalid> {

@@ -1,5 +1,6 @@
 //! The operating system where std does not reach: small safe functions over libc.
 
 pub mod clock;
+pub mod memory;
 pub mod poll;
 pub mod signals;

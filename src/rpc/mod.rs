@@ -11,8 +11,13 @@ use serde_json::{Value, json};
 
 use crate::guest::wire::{GuestMetricsRequest, GuestMetricsResponse, GuestRequest, GuestResponse};
 use crate::ops::{Error, Libvirt};
+use crate::os::memory;
 use crate::pool::LaneSnapshot;
 use crate::rpc::envelope::{Lookup, Refusal, Request};
+
+/// A request beyond this leaves so much free memory behind that it is worth giving back: a guest of
+/// common size takes 2 KiB.
+const LARGE_BYTES: usize = 8 * 1024;
 
 /// What goes back for one request.
 #[derive(Debug)]
@@ -54,7 +59,11 @@ const METHODS: [(&str, Method); 12] = [
 /// Up to the deadline of the method that it calls.
 pub fn answer(agent: &Libvirt, body: &[u8]) -> Answer {
     let outcome = envelope::decode(body, lookup).and_then(|request| call(agent, &request));
-    outcome.unwrap_or_else(|refusal| Answer::Refused(refusal.text))
+    let answer = outcome.unwrap_or_else(|refusal| Answer::Refused(refusal.text));
+    if body.len() > LARGE_BYTES {
+        memory::give_back();
+    }
+    answer
 }
 
 /// Figures of the pool for `/healthz`; from memory.

@@ -11,6 +11,7 @@ mod http_front;
 mod lanes;
 mod local;
 mod nwfilter;
+mod odd;
 mod openvswitch;
 mod original;
 mod owner;
