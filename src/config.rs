@@ -209,3 +209,44 @@ impl Default for Deadlines {
         Self { read: Duration::from_secs(5), change: Duration::from_secs(60) }
     }
 }
+
+/// Bounds of the storage room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageLimits {
+    /// One `zfs` command: they take less than a second on a pool that works, and the caller's own
+    /// deadline comes first.
+    pub command: Duration,
+    /// Standard output of one command, in bytes: a listing of 20,000 volumes is some 4 MB.
+    pub output_bytes: usize,
+    /// Standard error that is kept, in bytes: the first lines say what is wrong.
+    pub error_bytes: usize,
+    /// A command that was killed, until it counts as hung.
+    pub kill: Duration,
+    /// Hung commands, which even SIGKILL does not end, until no further one is tried.
+    pub hung: usize,
+    /// From the end of `zfs create` to its device: udev needs some 50 ms, under load seconds.
+    pub device: Duration,
+    /// Trying again to destroy what is busy: udev looks at a new or changed volume for up to a
+    /// second.
+    pub busy: Duration,
+    /// Undoing a step that failed, counted from the failure, so that a late one is undone as well.
+    pub undo: Duration,
+    /// Streams and copies without a byte: a disk that works moves some.
+    pub progress: Duration,
+}
+
+impl Default for StorageLimits {
+    fn default() -> Self {
+        Self {
+            command: Duration::from_secs(30),
+            output_bytes: 8 * 1024 * 1024,
+            error_bytes: 16 * 1024,
+            kill: Duration::from_secs(1),
+            hung: 8,
+            device: Duration::from_secs(10),
+            busy: Duration::from_secs(10),
+            undo: Duration::from_secs(10),
+            progress: Duration::from_secs(30),
+        }
+    }
+}

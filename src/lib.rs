@@ -223,5 +223,6 @@ pub mod ops;
 pub mod os;
 pub mod pool;
 pub mod rpc;
+pub mod storage;
 #[path = "../sys/mod.rs"]
 mod sys;

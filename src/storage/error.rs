@@ -1,0 +1,172 @@
+//! Why a storage call failed, in facts; `Display` is the wire text.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::name::{BadName, Dataset};
+
+/// Why a storage call failed.
+#[derive(Debug)]
+pub enum Error {
+    /// A name is none.
+    Name(BadName),
+    /// What was asked for cannot be; the sentence says why.
+    Invalid(String),
+    /// There is no such image, volume or snapshot; the wire text says no more (contract 8).
+    NotFound {
+        /// Its full name.
+        name: String,
+    },
+    /// It is there already.
+    Exists {
+        /// Its full name.
+        name: String,
+    },
+    /// A volume of that name is there and is not the one that is wanted.
+    Differs {
+        /// The volume.
+        volume: Dataset,
+        /// Each difference, as in `size is 64 MiB, not 128 MiB`.
+        what: Vec<String>,
+    },
+    /// The disks do not fit, what is reserved for others counted in.
+    NoSpace {
+        /// Bytes that are needed.
+        needed_bytes: u64,
+        /// Bytes that are free.
+        free_bytes: u64,
+    },
+    /// Somebody has it open, and had so up to the deadline.
+    Busy {
+        /// Its full name.
+        name: String,
+        /// Who, where that is known, as in `qemu-system-x86 (4711)`.
+        holders: Vec<String>,
+    },
+    /// It has clones, which would lose their origin.
+    HasClones {
+        /// Its full name.
+        name: String,
+        /// The clones' full names.
+        clones: Vec<String>,
+    },
+    /// Snapshots that are newer than the one to roll back to.
+    HasNewer {
+        /// The snapshot to roll back to.
+        name: String,
+    },
+    /// The device did not appear.
+    NoDevice {
+        /// Where it should be.
+        path: PathBuf,
+        /// For how long it was waited for.
+        waited: Duration,
+    },
+    /// The `zfs` command is not on this host.
+    NotInstalled,
+    /// The configured pool is not there.
+    PoolMissing {
+        /// The pool.
+        pool: String,
+    },
+    /// Too many `zfs` commands hang, not even ended by SIGKILL: no further one is tried.
+    Hung {
+        /// How many.
+        commands: usize,
+    },
+    /// A command did not end by its deadline and was killed.
+    Late {
+        /// The command and its arguments.
+        command: String,
+        /// How long it ran.
+        waited: Duration,
+    },
+    /// A command ended with an error.
+    Failed {
+        /// The command and its arguments.
+        command: String,
+        /// As in `exit status: 1` or `signal: 9 (SIGKILL)`.
+        status: String,
+        /// The first lines of its standard error.
+        stderr: String,
+    },
+    /// A command printed what cannot be understood.
+    Garbled {
+        /// The command and its arguments.
+        command: String,
+        /// The line, shortened.
+        line: String,
+    },
+    /// The system refused.
+    Io {
+        /// What was being done, as in `open /srv/images/a`.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// What was made before a failure could not be taken back.
+    NotUndone {
+        /// Why it failed.
+        cause: Box<Error>,
+        /// Full name of what is left.
+        left: String,
+    },
+}
+
+impl Error {
+    /// An error of the system, with what was being done.
+    pub(super) fn io(what: impl Into<String>, error: io::Error) -> Self {
+        Self::Io { what: what.into(), error }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(bad) => write!(f, "{bad}"),
+            Self::Invalid(why) => write!(f, "invalid argument: {why}"),
+            Self::NotFound { .. } => f.write_str("not found"),
+            Self::Exists { name } => write!(f, "{name} exists already"),
+            Self::Differs { volume, what } => {
+                write!(f, "volume {volume} exists and differs: {}", what.join(", "))
+            }
+            Self::NoSpace { .. } => f.write_str("no space left on device"),
+            Self::Busy { name, holders } if holders.is_empty() => write!(f, "{name} is in use"),
+            Self::Busy { name, holders } => {
+                write!(f, "{name} is in use by {}", holders.join(", "))
+            }
+            Self::HasClones { name, clones } => {
+                write!(f, "{name} has clones: {}", clones.join(", "))
+            }
+            Self::HasNewer { name } => write!(f, "more recent snapshots than {name} exist"),
+            Self::NoDevice { path, waited } => {
+                write!(f, "no block device {} after {} ms", path.display(), waited.as_millis())
+            }
+            Self::NotInstalled => f.write_str("zfs is not installed"),
+            Self::PoolMissing { pool } => write!(f, "pool {pool} is missing"),
+            Self::Hung { commands } => {
+                write!(f, "zfs does not answer: {commands} commands hang and cannot be killed")
+            }
+            Self::Late { command, waited } => {
+                write!(f, "deadline: {command} ran for {} ms", waited.as_millis())
+            }
+            Self::Failed { command, status, stderr } if stderr.is_empty() => {
+                write!(f, "{command}: {status}")
+            }
+            Self::Failed { command, stderr, .. } => write!(f, "{command}: {stderr}"),
+            Self::Garbled { command, line } => write!(f, "{command} printed {line:?}"),
+            Self::Io { what, error } => write!(f, "{what}: {error}"),
+            Self::NotUndone { cause, left } => write!(f, "{cause}; left behind: {left}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<BadName> for Error {
+    fn from(bad: BadName) -> Self {
+        Self::Name(bad)
+    }
+}

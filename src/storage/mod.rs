@@ -1,0 +1,210 @@
+//! The guests' disks: one trait, two stores.
+//!
+//! - `ZfsStore`: the real one, by the `zfs` command.
+//! - `DirectoryStore`: sparse raw files in the same layout, for hosts without ZFS.
+//!
+//! The layout is `<pool>/images/<id>`, `<pool>/guests/<id>/disk-<n>`, snapshots `@name`. What the
+//! agent makes for a guest carries the guest's id as its owner's mark. The room knows no libvirt
+//! and no requests: names, sizes, devices.
+//!
+//! Every call has a deadline; what must be undone or killed after it gets a short grace of its own.
+
+mod error;
+mod name;
+mod types;
+
+use std::io::Read;
+use std::time::Instant;
+
+pub use self::error::Error;
+pub use self::name::{BadName, Dataset, Id, PoolName, SnapshotName};
+pub use self::types::{
+    Image, ImageSource, Left, Newer, Origin, Planned, Reach, Removal, Snapshot, Space, Usage,
+    Volume, Wanted, Whose, Why,
+};
+
+/// Bytes of a MiB, the unit of the wire.
+pub const MIB: u64 = 1024 * 1024;
+
+/// A store of volumes, images and snapshots.
+///
+/// # Errors
+/// Every method fails with [`Error::NotInstalled`], [`Error::PoolMissing`], [`Error::Hung`],
+/// [`Error::Late`], [`Error::Failed`], [`Error::Garbled`] or [`Error::Io`] when the store cannot be
+/// asked; what else it fails with stands at each.
+///
+/// # Blocking
+/// Every method but [`Volumes::pool`] blocks up to its deadline and, where that passed in the
+/// middle of a change, the grace of [`StorageLimits`](crate::config::StorageLimits).
+pub trait Volumes: Send + Sync {
+    /// The pool whose names the store takes. From memory.
+    fn pool(&self) -> &PoolName;
+
+    /// Whether the store can be used, and how full it is: for health and free space.
+    ///
+    /// # Errors
+    /// What is missing, [`Error::NotInstalled`] and [`Error::PoolMissing`] among them.
+    fn usage(&self, deadline: Instant) -> Result<Usage, Error>;
+
+    /// Makes `<pool>/images` and `<pool>/guests` where they are absent. Making volumes and images
+    /// does that by itself; this is for the start of the agent.
+    ///
+    /// # Errors
+    /// As the trait says.
+    fn prepare(&self, deadline: Instant) -> Result<(), Error>;
+
+    /// Checks all volumes of one guest together, and changes nothing: names, images, sizes, what is
+    /// there already, free space with reservations counted. The answers are in the order of
+    /// `wanted`; for zfs it is one listing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a size that cannot be, [`Error::NotFound`] for an unknown image,
+    /// [`Error::Differs`] for a volume that is another, [`Error::NoSpace`].
+    fn plan(&self, wanted: &[Wanted], deadline: Instant) -> Result<Vec<Planned>, Error>;
+
+    /// Makes one planned volume, or adopts it where the plan found it, and waits for its device.
+    /// A failure leaves nothing of it.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::NoDevice`], [`Error::Exists`] when somebody made it meanwhile,
+    /// [`Error::NotUndone`] when something is left after all.
+    fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error>;
+
+    /// Takes back what [`Volumes::make`] made by these plans: volumes that carry their owner's mark,
+    /// with their snapshots, and the parent where the plan found none. What the plans found is left
+    /// alone, and so is what is gone already.
+    ///
+    /// # Errors
+    /// As the trait says. What could not be destroyed is in the answer.
+    fn take_back(&self, made: &[Planned], deadline: Instant) -> Result<Removal, Error>;
+
+    /// Destroys a guest's volumes with their snapshots, and `guests/<id>` itself when nothing else
+    /// is below. A volume that has a clone elsewhere, a held snapshot or an open device is left and
+    /// reported; the rest is done. A guest without volumes is an empty answer.
+    ///
+    /// # Errors
+    /// As the trait says. What could not be destroyed is in the answer.
+    fn destroy_guest(&self, guest: &Id, whose: Whose, deadline: Instant) -> Result<Removal, Error>;
+
+    /// Grows a volume to at least `size_mib`; the same size is a success that changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for less than it has, [`Error::NoSpace`].
+    fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error>;
+
+    /// The volumes below a dataset, itself among them, or of the whole pool; by name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the dataset.
+    fn volumes(&self, under: Option<&Dataset>, deadline: Instant) -> Result<Vec<Volume>, Error>;
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also for what is not a volume.
+    fn volume(&self, name: &Dataset, deadline: Instant) -> Result<Volume, Error>;
+
+    /// Destroys a dataset below `guests/`, whoever made it; with [`Reach::Below`] all that is below
+    /// it and its snapshots.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/` or where something is below and
+    /// only [`Reach::Itself`] was asked for. What could not be destroyed is in the answer.
+    fn delete(&self, name: &Dataset, reach: Reach, deadline: Instant) -> Result<Removal, Error>;
+
+    /// Takes a snapshot of a dataset, with [`Reach::Below`] at once of all that is below it.
+    /// Answers with those that were made.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the dataset, [`Error::Exists`], [`Error::NoSpace`].
+    fn create_snapshot(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<Vec<Snapshot>, Error>;
+
+    /// The snapshots of a dataset and of what is below it, or of the whole pool; by dataset, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the dataset.
+    fn snapshots(&self, under: Option<&Dataset>, deadline: Instant)
+    -> Result<Vec<Snapshot>, Error>;
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn snapshot(&self, name: &SnapshotName, deadline: Instant) -> Result<Snapshot, Error>;
+
+    /// Destroys a snapshot of `guests` or something below it, with [`Reach::Below`] also those of
+    /// that name below.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] outside `guests`, [`Error::HasClones`],
+    /// [`Error::Busy`] for a held one.
+    fn delete_snapshot(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<(), Error>;
+
+    /// Rolls one dataset below `guests/` back. The caller sees to it that no guest has it open;
+    /// what is open all the same is refused.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/`, [`Error::HasNewer`] with
+    /// [`Newer::Keep`], [`Error::HasClones`] of a newer one, [`Error::Busy`].
+    fn rollback(&self, name: &SnapshotName, newer: Newer, deadline: Instant) -> Result<(), Error>;
+
+    /// The content of a snapshot as a stream: zfs's own for zfs, the raw bytes for a directory. A
+    /// read fails when nothing came for the progress limit, or when the sender failed; dropping
+    /// the reader ends the sender.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn send(&self, name: &SnapshotName, deadline: Instant) -> Result<Box<dyn Read + Send>, Error>;
+
+    /// The complete images, by id.
+    ///
+    /// # Errors
+    /// As the trait says.
+    fn images(&self, deadline: Instant) -> Result<Vec<Image>, Error>;
+
+    /// One complete image.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn image(&self, id: &Id, deadline: Instant) -> Result<Image, Error>;
+
+    /// Brings an image in. It appears when it is complete; a failure leaves nothing. `progress` is
+    /// called with the bytes done so far. There is no deadline for the whole, but one for progress.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a source that this store cannot
+    /// take.
+    fn import_image(
+        &self,
+        id: &Id,
+        source: ImageSource<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Image, Error>;
+
+    /// Destroys an image with its snapshots.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::HasClones`] (zfs only: files are copies), [`Error::Busy`].
+    fn delete_image(&self, id: &Id, deadline: Instant) -> Result<(), Error>;
+
+    /// Plans and makes one volume: a blank one, or a clone of an image.
+    ///
+    /// # Errors
+    /// As [`Volumes::plan`] and [`Volumes::make`].
+    fn provision(&self, wanted: &Wanted, deadline: Instant) -> Result<Volume, Error> {
+        let planned = self.plan(std::slice::from_ref(wanted), deadline)?;
+        let first = planned.first().ok_or_else(|| Error::Invalid("nothing planned".into()))?;
+        self.make(first, deadline)
+    }
+}

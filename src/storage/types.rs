@@ -1,0 +1,222 @@
+//! What storage calls take and answer: plain data.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::MIB;
+use super::name::{Dataset, Id, SnapshotName};
+
+/// A volume that somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name.
+    pub volume: Dataset,
+    /// The image to clone; `None` for a blank volume.
+    pub image: Option<Id>,
+    /// Its size; with an image the least size, and 0 for the image's own.
+    pub size_mib: u64,
+    /// Whether its space is set aside.
+    pub space: Space,
+    /// The guest that it is for, as its mark; `None` for volumes that are nobody's.
+    pub owner: Option<Id>,
+}
+
+/// Whether the space of a volume is set aside for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// Its whole size is (zfs: `refreservation`): writes in it do not run out of space.
+    Reserved,
+    /// Nothing is: it takes what is written, and may be larger than the pool.
+    Sparse,
+}
+
+/// What [`super::Volumes::plan`] found out about one wanted volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// What is wanted.
+    pub wanted: Wanted,
+    /// The size that it will have or has.
+    pub size_bytes: u64,
+    /// What it will be cloned from.
+    pub origin: Option<Origin>,
+    /// The volume, where it is there already and is adopted.
+    pub found: Option<Volume>,
+    /// Whether the dataset above it was there.
+    pub parent_found: bool,
+}
+
+impl Planned {
+    /// The size in whole MiB, rounded down: the wire's `size`.
+    pub fn size_mib(&self) -> u64 {
+        self.size_bytes / MIB
+    }
+}
+
+/// The snapshot of an image that a volume is cloned from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The image's only or newest snapshot.
+    pub snapshot: SnapshotName,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// A volume that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name.
+    pub name: Dataset,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Where guests find it: a block device, in a directory store a regular file.
+    pub device: PathBuf,
+    /// Full name of the snapshot that it was cloned from.
+    pub origin: Option<String>,
+    /// The guest that the agent made it for.
+    pub owner: Option<String>,
+}
+
+impl Volume {
+    /// The size in whole MiB, rounded down: the wire's `size`.
+    pub fn size_mib(&self) -> u64 {
+        self.size_bytes / MIB
+    }
+}
+
+/// A snapshot that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: SnapshotName,
+    /// What was written since the one before (zfs: `written`); in a directory store its own size
+    /// on disk.
+    pub written_bytes: u64,
+}
+
+impl Snapshot {
+    /// What was written in whole MiB, rounded down: the wire's `size`.
+    pub fn size_mib(&self) -> u64 {
+        self.written_bytes / MIB
+    }
+}
+
+/// A complete image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its id.
+    pub id: Id,
+    /// Its volume.
+    pub volume: Dataset,
+    /// The snapshot that guests are cloned from.
+    pub snapshot: SnapshotName,
+    /// The size that guests see.
+    pub size_bytes: u64,
+}
+
+impl Image {
+    /// The size in whole MiB, rounded down: the wire's `size`.
+    pub fn size_mib(&self) -> u64 {
+        self.size_bytes / MIB
+    }
+}
+
+/// Where an image comes from.
+pub enum ImageSource<'a> {
+    /// A raw disk, from the file's beginning to its end.
+    Raw(&'a File),
+    /// The stream of one volume as `zfs send` makes it, from the file's position on. Only the zfs
+    /// store takes it.
+    ZfsStream(&'a File),
+    /// Something that fills the volume itself, such as `qemu-img convert -n`.
+    Filled {
+        /// The size of the image.
+        size_bytes: u64,
+        /// Gets the path of a block device or file of that size, all zeroes, and returns when it is
+        /// written.
+        fill: &'a mut dyn FnMut(&Path) -> io::Result<()>,
+    },
+}
+
+/// How far a call reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// What is named.
+    Itself,
+    /// What is named and all below it.
+    Below,
+}
+
+/// What becomes of snapshots newer than the one that is rolled back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newer {
+    /// They stay: where there are any, the call is refused.
+    Keep,
+    /// They are destroyed.
+    Destroy,
+}
+
+/// Which of a guest's volumes are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Those that this agent made for the guest: by name and owner's mark.
+    Marked,
+    /// All below `guests/<id>`, as the image store's methods do it.
+    Anyones,
+}
+
+/// How full the store is, as a new volume below `guests/` would find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes that are free, quotas and reservations counted.
+    pub free_bytes: u64,
+    /// Bytes in use, reservations among them.
+    pub used_bytes: u64,
+}
+
+/// What a removal did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// Full names of the volumes that are gone.
+    pub destroyed: Vec<String>,
+    /// What was to go and is still there.
+    pub left: Vec<Left>,
+    /// Full names of what lies below and was not meant: other people's.
+    pub foreign: Vec<String>,
+}
+
+/// Something that a removal left. `Display` names it and what keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Its full name.
+    pub name: String,
+    /// What keeps it.
+    pub why: Why,
+}
+
+/// What keeps a volume from being destroyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Volumes elsewhere are clones of it, by full name.
+    Clones(Vec<String>),
+    /// This snapshot of it is held, by full name.
+    Held(String),
+    /// These processes have it open; unknown ones where it is empty.
+    Open(Vec<String>),
+    /// The command failed, and said this.
+    Failed(String),
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match &self.why {
+            Why::Clones(clones) => write!(f, "{name} has clones: {}", clones.join(", ")),
+            Why::Held(snapshot) => write!(f, "{name}: {snapshot} is held"),
+            Why::Open(who) if who.is_empty() => write!(f, "{name} is in use"),
+            Why::Open(who) => write!(f, "{name} is in use by {}", who.join(", ")),
+            Why::Failed(why) => write!(f, "{name}: {why}"),
+        }
+    }
+}
