@@ -1,6 +1,8 @@
 //! The operating system where std does not reach: small safe functions over libc.
 
 pub mod clock;
+pub mod disk;
 pub mod memory;
 pub mod poll;
 pub mod signals;
+pub mod watch;

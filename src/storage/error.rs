@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::name::{BadName, Dataset};
+use super::types::Left;
 
 /// Why a storage call failed.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub enum Error {
         /// The clones' full names.
         clones: Vec<String>,
     },
+    /// What was to be destroyed and is still there.
+    Left(Vec<Left>),
     /// Snapshots that are newer than the one to roll back to.
     HasNewer {
         /// The snapshot to roll back to.
@@ -139,6 +142,10 @@ impl fmt::Display for Error {
             }
             Self::HasClones { name, clones } => {
                 write!(f, "{name} has clones: {}", clones.join(", "))
+            }
+            Self::Left(left) => {
+                let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+                f.write_str(&left.join("; "))
             }
             Self::HasNewer { name } => write!(f, "more recent snapshots than {name} exist"),
             Self::NoDevice { path, waited } => {

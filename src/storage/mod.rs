@@ -9,9 +9,13 @@
 //!
 //! Every call has a deadline; what must be undone or killed after it gets a short grace of its own.
 
+mod copy;
 mod error;
+mod holders;
 mod name;
 mod types;
+mod wanted;
+mod zfs;
 
 use std::io::Read;
 use std::time::Instant;
@@ -23,8 +27,22 @@ pub use self::types::{
     Volume, Wanted, Whose, Why,
 };
 
+pub use self::zfs::ZfsStore;
+
 /// Bytes of a MiB, the unit of the wire.
 pub const MIB: u64 = 1024 * 1024;
+
+/// A size of the wire in bytes.
+fn bytes_of(size_mib: u64) -> Result<u64, Error> {
+    // What a signed 64-bit offset cannot reach, no store has.
+    let bytes = size_mib.checked_mul(MIB).filter(|bytes| i64::try_from(*bytes).is_ok());
+    bytes.ok_or_else(|| Error::Invalid(format!("size {size_mib} MiB is too large")))
+}
+
+/// The least multiple of `unit` that holds `bytes`; `bytes` itself where there is no unit.
+fn round_up(bytes: u64, unit: u64) -> u64 {
+    bytes.checked_next_multiple_of(unit).unwrap_or(bytes)
+}
 
 /// A store of volumes, images and snapshots.
 ///
@@ -195,7 +213,8 @@ pub trait Volumes: Send + Sync {
     /// Destroys an image with its snapshots.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::HasClones`] (zfs only: files are copies), [`Error::Busy`].
+    /// [`Error::NotFound`], [`Error::HasClones`] (zfs only: files are copies), [`Error::Busy`],
+    /// [`Error::Left`].
     fn delete_image(&self, id: &Id, deadline: Instant) -> Result<(), Error>;
 
     /// Plans and makes one volume: a blank one, or a clone of an image.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::MIB;
+use super::error::Error;
 use super::name::{Dataset, Id, SnapshotName};
 
 /// A volume that somebody wants.
@@ -45,6 +46,9 @@ pub struct Planned {
     pub found: Option<Volume>,
     /// Whether the dataset above it was there.
     pub parent_found: bool,
+    /// A file system above it that has to be made first: made along with the volume it would be
+    /// mounted.
+    pub(super) unmounted_parent: Option<Dataset>,
 }
 
 impl Planned {
@@ -184,6 +188,16 @@ pub struct Removal {
     pub left: Vec<Left>,
     /// Full names of what lies below and was not meant: other people's.
     pub foreign: Vec<String>,
+}
+
+impl Removal {
+    /// The volumes that are gone, if all that was meant is.
+    ///
+    /// # Errors
+    /// [`Error::Left`].
+    pub fn complete(self) -> Result<Vec<String>, Error> {
+        if self.left.is_empty() { Ok(self.destroyed) } else { Err(Error::Left(self.left)) }
+    }
 }
 
 /// Something that a removal left. `Display` names it and what keeps it.

@@ -1,0 +1,142 @@
+//! What disks and file systems know and std does not ask: whose volume a device is, free space,
+//! shared copies of files, and where a sparse file has data.
+
+#![expect(unsafe_code, reason = "ioctl, lseek with SEEK_DATA and statvfs have no safe form in std")]
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Longest name that [`zvol_name`] reads, with its end mark; part of the ioctl's number.
+const ZVOL_NAME_BYTES: usize = 256;
+/// `BLKZNAME` of OpenZFS, `_IOR(0x12, 125, char[256])`: the name of a volume's dataset.
+const BLKZNAME: libc::c_ulong = 2 << 30 | 256 << 16 | 0x12 << 8 | 125;
+
+/// The full name of the dataset whose device this is; udev names the links in `/dev/zvol` by it.
+///
+/// # Errors
+/// For a device that is no ZFS volume (ENOTTY), or one that is going away.
+pub fn zvol_name(device: &File) -> io::Result<String> {
+    let mut name = [0_u8; ZVOL_NAME_BYTES];
+    // SAFETY: the request writes up to 256 bytes, which is the size of `name`; the descriptor is
+    // open during the call. A device of another kind refuses the request.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), BLKZNAME, name.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
+    name.to_str().map(str::to_owned).map_err(io::Error::other)
+}
+
+/// Makes `to` share all content with `from` (a reflink). `false` where the file system cannot, or
+/// they lie on two; nothing was written then.
+///
+/// # Errors
+/// What else the system says, such as no space.
+pub fn clone_file(from: &File, to: &File) -> io::Result<bool> {
+    // SAFETY: the request takes a descriptor, no pointer; both are open during the call.
+    let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
+    if result == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EXDEV | libc::EINVAL | libc::ENOSYS) => {
+            Ok(false)
+        }
+        _ => Err(error),
+    }
+}
+
+/// The next range of bytes at or after `offset` that is not a hole; `None` where only a hole
+/// follows. Moves the file's position. Where the file system knows no holes all is data.
+///
+/// # Errors
+/// What lseek(2) fails with.
+pub fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
+    let Some(start) = seek(file, offset, libc::SEEK_DATA)? else { return Ok(None) };
+    let end = seek(file, start, libc::SEEK_HOLE)?;
+    Ok(end.map(|end| start..end))
+}
+
+/// `None` for ENXIO: nothing of the kind up to the end of the file.
+fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
+    let offset = libc::off64_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: takes no pointer; the descriptor is open during the call.
+    let result = unsafe { libc::lseek64(file.as_raw_fd(), offset, whence) };
+    if result >= 0 {
+        return u64::try_from(result).map(Some).map_err(io::Error::other);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
+}
+
+/// Bytes of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that this process may still write.
+    pub free_bytes: u64,
+    /// Bytes that are taken.
+    pub used_bytes: u64,
+}
+
+/// How full the file system is that `path` lies on.
+///
+/// # Errors
+/// When the path is not there or cannot be asked.
+pub fn room(path: &Path) -> io::Result<Room> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: statvfs64 is plain C data, for which all zeroes is a valid value.
+    let mut stat: libc::statvfs64 = unsafe { mem::zeroed() };
+    // SAFETY: the path ends with NUL; `stat` is ours, and written during the call only.
+    let result = unsafe { libc::statvfs64(path.as_ptr(), &raw mut stat) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Room {
+        free_bytes: bytes(stat.f_bavail),
+        used_bytes: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::{env, fs, process};
+
+    use super::*;
+
+    #[test]
+    fn holes_are_passed_over() {
+        let path = env::temp_dir().join(format!("mistify-holes-{}", process::id()));
+        let file = File::options().create(true).truncate(true).read(true).write(true).open(&path);
+        let file = file.unwrap();
+        file.set_len(8 << 20).unwrap();
+        file.write_all_at(b"data", 4 << 20).unwrap();
+        let range = next_data(&file, 0).unwrap().unwrap();
+        assert!(range.contains(&(4 << 20)), "{range:?}");
+        assert!(range.end <= 8 << 20);
+        assert_eq!(next_data(&file, 8 << 20).unwrap(), None);
+        assert_ne!(next_data(&file, range.end).unwrap(), Some(range));
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_volume_has_no_name() {
+        let null = File::open("/dev/null").unwrap();
+        assert!(zvol_name(&null).is_err());
+    }
+
+    #[test]
+    fn a_file_system_has_room_and_nothing_has_none() {
+        let room = room(&env::temp_dir()).unwrap();
+        assert!(room.free_bytes > 0 && room.used_bytes > 0, "{room:?}");
+        assert!(super::room(Path::new("/absent/folder")).is_err());
+    }
+}

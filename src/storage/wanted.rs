@@ -1,0 +1,166 @@
+//! What both stores decide in the same way about wanted volumes. Pure data.
+
+use super::types::{Origin, Planned, Space, Volume, Wanted};
+use super::{Error, bytes_of, round_up};
+
+/// The size that a wanted volume gets: its own, or the image's where that is larger.
+pub(super) fn size_bytes(
+    wanted: &Wanted,
+    origin: Option<&Origin>,
+    unit: u64,
+) -> Result<u64, Error> {
+    let size_bytes = bytes_of(wanted.size_mib)?;
+    match origin {
+        None if size_bytes == 0 => {
+            Err(Error::Invalid(format!("volume {} has neither image nor size", wanted.volume)))
+        }
+        // An image's size need not be whole MiB, and is not rounded where it is not grown.
+        Some(origin) if size_bytes <= origin.size_bytes => Ok(origin.size_bytes),
+        _ => Ok(round_up(size_bytes, unit)),
+    }
+}
+
+/// Checks that an existing volume is the one that is wanted.
+pub(super) fn adopt(
+    found: &Volume,
+    wanted: &Wanted,
+    origin: Option<&Origin>,
+    size_bytes: u64,
+) -> Result<(), Error> {
+    let mut what = Vec::new();
+    if found.size_bytes != size_bytes {
+        what.push(format!("size is {} bytes, not {size_bytes}", found.size_bytes));
+    }
+    // Any snapshot of the image: it may have got a newer one since.
+    let is = found.origin.as_deref().map(dataset_of);
+    let should_be = origin.map(|origin| origin.snapshot.dataset().as_str());
+    if is != should_be {
+        what.push(format!("origin is {}, not {}", or_none(is), or_none(should_be)));
+    }
+    let (is, should_be) = (found.owner.as_deref(), wanted.owner.as_ref().map(|id| id.as_str()));
+    if is != should_be {
+        what.push(format!("owner is {}, not {}", or_none(is), or_none(should_be)));
+    }
+    if what.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Differs { volume: wanted.volume.clone(), what })
+}
+
+/// Checks that the volumes which are still to be made fit together. Sparse ones take nothing.
+pub(super) fn check_space(planned: &[Planned], free_bytes: u64) -> Result<(), Error> {
+    let reserved = planned
+        .iter()
+        .filter(|plan| plan.found.is_none() && plan.wanted.space == Space::Reserved)
+        .map(|plan| plan.size_bytes);
+    let needed_bytes = reserved.fold(0, u64::saturating_add);
+    if needed_bytes > free_bytes {
+        return Err(Error::NoSpace { needed_bytes, free_bytes });
+    }
+    Ok(())
+}
+
+/// The dataset in a snapshot's full name; of another name itself.
+pub(super) fn dataset_of(name: &str) -> &str {
+    name.split('@').next().unwrap_or(name)
+}
+
+fn or_none(text: Option<&str>) -> &str {
+    text.unwrap_or("none")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::storage::{Id, MIB, PoolName};
+
+    fn wanted(image: Option<&str>, size_mib: u64) -> Wanted {
+        let id = |text: &str| Id::parse(text).unwrap();
+        Wanted {
+            volume: PoolName::parse("tank").unwrap().dataset("guests/a/disk-0").unwrap(),
+            image: image.map(id),
+            size_mib,
+            space: Space::Reserved,
+            owner: Some(id("a")),
+        }
+    }
+
+    fn origin(size_bytes: u64) -> Origin {
+        let pool = PoolName::parse("tank").unwrap();
+        Origin { snapshot: pool.snapshot("images/i@s").unwrap(), size_bytes }
+    }
+
+    fn found(size_bytes: u64, origin: Option<&str>, owner: Option<&str>) -> Volume {
+        Volume {
+            name: wanted(None, 1).volume,
+            size_bytes,
+            device: PathBuf::new(),
+            origin: origin.map(str::to_owned),
+            owner: owner.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_clone_has_the_images_size_or_more() {
+        let image = origin(5 * MIB + 512);
+        let size = |mib| size_bytes(&wanted(Some("i"), mib), Some(&image), 8192).unwrap();
+        assert_eq!(size(0), 5 * MIB + 512);
+        assert_eq!(size(5), 5 * MIB + 512, "the answer's size, asked for again");
+        assert_eq!(size(6), 6 * MIB);
+        let unit = 16 * MIB;
+        assert_eq!(size_bytes(&wanted(Some("i"), 6), Some(&image), unit).unwrap(), unit);
+    }
+
+    #[test]
+    fn a_blank_volume_needs_a_size_that_can_be() {
+        assert_eq!(size_bytes(&wanted(None, 7), None, 0).unwrap(), 7 * MIB);
+        for mib in [0, 1 << 43, 1 << 44, u64::MAX] {
+            let outcome = size_bytes(&wanted(None, mib), None, 8192);
+            assert!(matches!(outcome, Err(Error::Invalid(_))), "{mib}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_adopted_only_when_size_origin_and_owner_are_right() {
+        let (mark, image) = (Some("a"), origin(MIB));
+        let ok = adopt(&found(MIB, None, mark), &wanted(None, 1), None, MIB);
+        assert!(ok.is_ok());
+        let older = found(MIB, Some("tank/images/i@older"), mark);
+        assert!(adopt(&older, &wanted(Some("i"), 0), Some(&image), MIB).is_ok());
+
+        let other = found(2 * MIB, Some("tank/images/j@s"), None);
+        let error = adopt(&other, &wanted(Some("i"), 0), Some(&image), MIB).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "volume tank/guests/a/disk-0 exists and differs: size is 2097152 bytes, not 1048576, \
+             origin is tank/images/j, not tank/images/i, owner is none, not a"
+        );
+    }
+
+    #[test]
+    fn space_is_needed_for_all_reserved_volumes_that_are_not_there() {
+        let plan = |size_bytes, space, found| Planned {
+            wanted: Wanted { space, ..wanted(None, 1) },
+            size_bytes,
+            origin: None,
+            found,
+            parent_found: true,
+            unmounted_parent: None,
+        };
+        let there = found(900, None, None);
+        let planned = [
+            plan(60, Space::Reserved, None),
+            plan(40, Space::Reserved, None),
+            plan(900, Space::Reserved, Some(there)),
+            plan(900, Space::Sparse, None),
+        ];
+        assert!(check_space(&planned, 100).is_ok());
+        let error = check_space(&planned, 99).unwrap_err();
+        assert!(matches!(error, Error::NoSpace { needed_bytes: 100, free_bytes: 99 }), "{error:?}");
+        assert_eq!(error.to_string(), "no space left on device");
+        let endless = plan(u64::MAX, Space::Reserved, None);
+        assert!(check_space(&[endless.clone(), endless], u64::MAX - 1).is_err(), "no wrap");
+    }
+}

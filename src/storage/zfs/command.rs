@@ -1,0 +1,280 @@
+//! The `zfs` command: found, run with a deadline, its output bounded.
+//!
+//! Absolute path, empty environment but `LC_ALL=C`, arguments as a list. The thread that waits
+//! drains both outputs by poll(2), so that no full pipe blocks the command, and looks at the
+//! deadline. What not even SIGKILL ends, because the kernel holds it, is left behind and counted.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, error};
+use parking_lot::Mutex;
+
+use crate::config::StorageLimits;
+use crate::os::poll::{Interest, PollSet};
+use crate::storage::Error;
+
+/// Where distributions put the command.
+const FOLDERS: [&str; 6] =
+    ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/run/current-system/sw/bin"];
+/// How often the deadline is looked at, and an end that the pipes do not show: that of a command
+/// whose outputs somebody else keeps open.
+const LOOK: Duration = Duration::from_millis(50);
+/// From the end of both outputs to the end of the command, at first; doubled up to [`LOOK`].
+const LAST_STEP: Duration = Duration::from_micros(50);
+/// Bytes that are read at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Runs `zfs`.
+#[derive(Debug)]
+pub(super) struct Zfs {
+    /// The program where it was named; else it is looked for.
+    program: Option<PathBuf>,
+    pub(super) limits: StorageLimits,
+    /// Killed and not ended.
+    hung: Arc<Mutex<Vec<Child>>>,
+}
+
+/// What a command left that ended by itself.
+#[derive(Debug)]
+pub(super) struct Output {
+    /// The command and its arguments, for errors.
+    pub(super) command: String,
+    pub(super) status: ExitStatus,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+}
+
+impl Output {
+    pub(super) fn failed(self) -> Error {
+        let stderr = self.stderr.trim().replace('\n', "; ");
+        Error::Failed { command: self.command, status: self.status.to_string(), stderr }
+    }
+}
+
+impl Zfs {
+    pub(super) fn new(program: Option<PathBuf>, limits: StorageLimits) -> Self {
+        Self { program, limits, hung: Arc::default() }
+    }
+
+    /// Runs a command to its end; what it printed, whatever its status.
+    pub(super) fn run(&self, words: &[&str], deadline: Instant) -> Result<Output, Error> {
+        let limit = deadline.min(Instant::now() + self.limits.command);
+        self.run_until(words, Stdio::null(), || Instant::now() >= limit)
+    }
+
+    /// The same for a command that has to succeed; what it printed on standard output.
+    pub(super) fn succeed(&self, words: &[&str], deadline: Instant) -> Result<String, Error> {
+        let output = self.run(words, deadline)?;
+        if output.status.success() { Ok(output.stdout) } else { Err(output.failed()) }
+    }
+
+    /// Runs a command until it ends, or until `late` says that it is to be killed.
+    pub(super) fn run_until(
+        &self,
+        words: &[&str],
+        stdin: Stdio,
+        mut late: impl FnMut() -> bool,
+    ) -> Result<Output, Error> {
+        let begin = Instant::now();
+        let mut running = self.start(words, stdin)?;
+        let status = loop {
+            match running.step() {
+                Ok(Some(status)) => break status,
+                Ok(None) if !late() => {}
+                Ok(None) => {
+                    return Err(Error::Late {
+                        command: running.command.clone(),
+                        waited: begin.elapsed(),
+                    });
+                }
+                Err(error) => return Err(Error::io(&running.command, error)),
+            }
+        };
+        let command = running.command.clone();
+        debug!("{command}: {status}, {} ms", begin.elapsed().as_millis());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&running.stdout.kept), text(&running.stderr.kept));
+        if running.stdout.over {
+            return Err(Error::Garbled { command, line: shorten(&stdout) });
+        }
+        Ok(Output { command, status, stdout, stderr })
+    }
+
+    /// Starts a command; it is killed when it is dropped before its end.
+    pub(super) fn start(&self, words: &[&str], stdin: Stdio) -> Result<Running, Error> {
+        let hung = {
+            let mut hung = self.hung.lock();
+            hung.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+            hung.len()
+        };
+        if hung >= self.limits.hung {
+            return Err(Error::Hung { commands: hung });
+        }
+        let program = self.program.clone().or_else(find).ok_or(Error::NotInstalled)?;
+        let command = format!("zfs {}", words.join(" "));
+        let mut child = Command::new(program)
+            .args(words)
+            .env_clear()
+            .env("LC_ALL", "C")
+            .current_dir("/")
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Error::NotInstalled,
+                _ => Error::io(format!("start {command}"), error),
+            })?;
+        let stdout = child.stdout.take().map(OwnedFd::from);
+        let stderr = child.stderr.take().map(OwnedFd::from);
+        Ok(Running {
+            command,
+            stdout: Pipe::new(stdout, self.limits.output_bytes),
+            stderr: Pipe::new(stderr, self.limits.error_bytes),
+            child: Some(child),
+            last_step: LAST_STEP,
+            hung: Arc::clone(&self.hung),
+            grace: self.limits.kill,
+        })
+    }
+}
+
+fn find() -> Option<PathBuf> {
+    FOLDERS.iter().map(|folder| Path::new(folder).join("zfs")).find(|path| path.is_file())
+}
+
+/// The beginning of a text, for errors.
+pub(super) fn shorten(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// A command that was started.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// The command and its arguments, for errors.
+    pub(super) command: String,
+    pub(super) stdout: Pipe,
+    pub(super) stderr: Pipe,
+    /// `None` once it has ended or was given up.
+    child: Option<Child>,
+    last_step: Duration,
+    hung: Arc<Mutex<Vec<Child>>>,
+    grace: Duration,
+}
+
+impl Running {
+    /// Takes what it prints for a short while; its status once it has ended.
+    fn step(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.stdout.file.is_none() && self.stderr.file.is_none() {
+            return self.wait_briefly();
+        }
+        if self.drain(LOOK)? {
+            return Ok(None);
+        }
+        let ended = self.ended()?;
+        if ended.is_some() {
+            // What it wrote last, in case it came between the two looks.
+            self.drain(Duration::ZERO)?;
+        }
+        Ok(ended)
+    }
+
+    /// Reads once from each output that has something; whether one had within `pause`.
+    fn drain(&mut self, pause: Duration) -> io::Result<bool> {
+        let mut set = PollSet::default();
+        let stdout = self.stdout.add_to(&mut set);
+        let stderr = self.stderr.add_to(&mut set);
+        set.wait(Some(pause))?;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        for (pipe, index) in [(&mut self.stdout, stdout), (&mut self.stderr, stderr)] {
+            if set.is_ready(index) {
+                pipe.read_on(&mut chunk)?;
+            }
+        }
+        Ok(set.is_ready(stdout) || set.is_ready(stderr))
+    }
+
+    /// The status of a command that closed its outputs: its end is next to that.
+    pub(super) fn wait_briefly(&mut self) -> io::Result<Option<ExitStatus>> {
+        let ended = self.ended()?;
+        if ended.is_none() {
+            thread::sleep(self.last_step);
+            self.last_step = (self.last_step * 2).min(LOOK);
+        }
+        Ok(ended)
+    }
+
+    fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Err(io::ErrorKind::NotFound.into()) };
+        let ended = child.try_wait()?;
+        if ended.is_some() {
+            self.child = None;
+        }
+        Ok(ended)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        // Fails only when it has ended meanwhile.
+        let _ = child.kill();
+        let end = Instant::now() + self.grace;
+        self.last_step = LAST_STEP;
+        while Instant::now() < end {
+            if !matches!(self.wait_briefly(), Ok(None)) {
+                return;
+            }
+        }
+        if let Some(child) = self.child.take() {
+            error!("{}: not even SIGKILL ends process {}", self.command, child.id());
+            self.hung.lock().push(child);
+        }
+    }
+}
+
+/// One output of a command.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    /// `None` at its end.
+    pub(super) file: Option<File>,
+    /// The first bytes of it, as many as are kept.
+    pub(super) kept: Vec<u8>,
+    max: usize,
+    /// Whether there were more.
+    over: bool,
+}
+
+impl Pipe {
+    fn new(fd: Option<OwnedFd>, max: usize) -> Self {
+        Self { file: fd.map(File::from), kept: Vec::new(), max, over: false }
+    }
+
+    /// Its index in the set.
+    pub(super) fn add_to(&self, set: &mut PollSet) -> usize {
+        match &self.file {
+            Some(file) => set.add(file, Interest::Read),
+            None => set.skip(),
+        }
+    }
+
+    /// Reads once; what is too much is thrown away.
+    pub(super) fn read_on(&mut self, chunk: &mut [u8]) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let count = file.read(chunk)?;
+        if count == 0 {
+            self.file = None;
+        }
+        let kept = count.min(self.max - self.kept.len());
+        self.kept.extend_from_slice(&chunk[..kept]);
+        self.over |= kept < count;
+        Ok(())
+    }
+}

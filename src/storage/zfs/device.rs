@@ -1,0 +1,62 @@
+//! The device of a volume: waited for, and asked whose it is.
+//!
+//! udev makes the link below `/dev/zvol` some time after `zfs create` has returned, and takes the
+//! link of a destroyed volume away some time after that is gone. So the link is believed only when
+//! the device behind it says the volume's name.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::os::disk;
+use crate::os::watch::{Event, Watch};
+use crate::storage::{Dataset, Error};
+
+/// Where the kernel's devices and udev's links lie.
+const DEVICES: &str = "/dev";
+/// How often it is looked without an event: for a device whose link was there before it.
+const LOOK: Duration = Duration::from_millis(100);
+/// The unit of the kernel's sizes.
+const SECTOR_BYTES: u64 = 512;
+
+/// The link that udev makes.
+pub(super) fn path(volume: &Dataset) -> PathBuf {
+    Path::new(DEVICES).join("zvol").join(volume.as_str())
+}
+
+/// Waits for the volume's own device, of at least this size; its size in bytes.
+pub(super) fn wait(volume: &Dataset, bytes_min: u64, limit: Duration) -> Result<u64, Error> {
+    let (path, begin) = (path(volume), Instant::now());
+    let watched = |error| Error::io(format!("watch for {}", path.display()), error);
+    let watch = Watch::new().map_err(watched)?;
+    loop {
+        for folder in path.ancestors().skip(1).take_while(|it| it.starts_with(DEVICES)) {
+            // Before looking, so that nothing comes between. A folder that is not there yet shows
+            // in the one above it, and what cannot be watched is looked at all the same.
+            let _ = watch.add(folder, Event::Entries);
+        }
+        if let Some(bytes) = size(&path, volume).filter(|bytes| *bytes >= bytes_min) {
+            return Ok(bytes);
+        }
+        let waited = begin.elapsed();
+        if waited >= limit {
+            return Err(Error::NoDevice { path, waited });
+        }
+        watch.wait(LOOK.min(limit - waited)).map_err(watched)?;
+    }
+}
+
+/// The size of the device behind the link, if it is the volume's own.
+fn size(path: &Path, volume: &Dataset) -> Option<u64> {
+    // Never opened before it is known for a block device, and never with O_CREAT.
+    let real = fs::canonicalize(path).ok()?;
+    let block = fs::metadata(&real).ok()?.file_type().is_block_device();
+    let name = disk::zvol_name(&File::open(block.then_some(&real)?).ok()?).ok()?;
+    if name != volume.as_str() {
+        return None;
+    }
+    let sectors = Path::new("/sys/class/block").join(real.file_name()?).join("size");
+    let sectors: u64 = fs::read_to_string(sectors).ok()?.trim().parse().ok()?;
+    sectors.checked_mul(SECTOR_BYTES)
+}

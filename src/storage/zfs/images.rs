@@ -1,0 +1,221 @@
+//! Images: volumes below `images/` with a snapshot. One without is not complete, and does not show.
+
+use std::fs::File;
+use std::io::{self, Seek};
+use std::process::Stdio;
+use std::time::Instant;
+
+use log::info;
+
+use super::listing::{Entry, Kind, OWNER};
+use super::plan::newest_snapshot;
+use super::snapshots::check_free;
+use super::{ALL, Depth, ZfsStore, device, not_found, says_no_space};
+use crate::storage::copy::copy;
+use crate::storage::{Dataset, Error, Id, Image, ImageSource, Left, round_up};
+
+/// The mark of a volume that an import made; no guest's id has an `@`.
+const IMPORT: &str = "@import";
+/// The name of the snapshot of an imported image.
+const SNAPSHOT: &str = "image";
+/// A multiple of every block size, to which the sizes of raw images are rounded up.
+const BLOCK_BYTES: u64 = 128 * 1024;
+
+impl ZfsStore {
+    pub(super) fn list_images(&self, deadline: Instant) -> Result<Vec<Image>, Error> {
+        let images = self.pool.images();
+        let entries = self.look(Depth::Two, ALL, &[images.as_str()], deadline)?;
+        let volumes = entries.iter().filter(|entry| entry.kind == Kind::Volume);
+        Ok(volumes.filter_map(|volume| self.image_of(volume, &entries)).collect())
+    }
+
+    pub(super) fn find_image(&self, id: &Id, deadline: Instant) -> Result<Image, Error> {
+        let name = self.pool.image(id)?;
+        let entries = self.look(Depth::One, ALL, &[name.as_str()], deadline)?;
+        let volume = entries.iter().find(|entry| entry.kind == Kind::Volume);
+        volume.and_then(|it| self.image_of(it, &entries)).ok_or_else(|| not_found(name))
+    }
+
+    pub(super) fn remove_image(&self, id: &Id, deadline: Instant) -> Result<(), Error> {
+        let name = self.pool.image(id)?;
+        let entries = self.look(Depth::One, ALL, &[name.as_str()], deadline)?;
+        if entries.is_empty() {
+            return Err(not_found(name));
+        }
+        check_free(entries.iter().filter(|entry| entry.kind == Kind::Snapshot))?;
+        let patience = deadline.min(Instant::now() + self.zfs.limits.busy);
+        let busy = |holders| Error::Busy { name: name.to_string(), holders };
+        self.wait_closed(name.as_str(), patience)?.map_err(busy)?;
+        self.destroy_image(&name, patience, deadline)
+    }
+
+    pub(super) fn bring_in(
+        &self,
+        id: &Id,
+        source: ImageSource<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Image, Error> {
+        let name = self.pool.image(id)?;
+        self.make_way(&name)?;
+        let outcome = match source {
+            ImageSource::ZfsStream(stream) => self.receive(&name, stream, progress),
+            ImageSource::Filled { size_bytes, fill } => self
+                .fill(&name, size_bytes, &mut |to| fill(to).map_err(|error| writing(&name, error))),
+            ImageSource::Raw(raw) => self.fill_raw(&name, raw, progress),
+        };
+        match outcome.and_then(|()| self.find_image(id, self.soon())) {
+            Ok(image) => Ok(image),
+            // Somebody else's volume is not for us to take back.
+            Err(error @ Error::Exists { .. }) => Err(error),
+            Err(cause) => {
+                let deadline = self.undo_deadline(Instant::now());
+                match self.destroy_image(&name, deadline, deadline) {
+                    Ok(()) => Err(cause),
+                    Err(error) => {
+                        let left = format!("{name}: {error}");
+                        Err(Error::NotUndone { cause: Box::new(cause), left })
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sees to it that there is a place for an image and no image in it.
+    fn make_way(&self, name: &Dataset) -> Result<(), Error> {
+        let (deadline, images) = (self.soon(), self.pool.images());
+        let names = [self.pool.as_str(), images.as_str(), name.as_str()];
+        let entries = self.look(Depth::One, ALL, &names, deadline)?;
+        if !entries.iter().any(|entry| entry.name == images.as_str()) {
+            return self.make_file_system(&images, deadline);
+        }
+        let found = entries.iter().find(|entry| entry.name == name.as_str());
+        let complete = newest_snapshot(&entries, name.as_str()).is_some();
+        match found {
+            None => Ok(()),
+            Some(found) if found.owner.as_deref() == Some(IMPORT) && !complete => {
+                info!("image {name}: destroying what an import left that was cut off");
+                self.destroy_image(name, Instant::now(), deadline)
+            }
+            Some(_) => Err(Error::Exists { name: name.to_string() }),
+        }
+    }
+
+    fn fill_raw(
+        &self,
+        name: &Dataset,
+        raw: &File,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
+        let size_bytes = raw.metadata().map_err(|error| writing(name, error))?.len();
+        self.fill(name, round_up(size_bytes, BLOCK_BYTES), &mut |path| {
+            let copied = File::options().write(true).open(path).and_then(|to| {
+                copy(raw, &to, size_bytes, &mut |at| {
+                    progress(at);
+                    Ok(())
+                })?;
+                to.sync_all()
+            });
+            copied.map_err(|error| writing(name, error))
+        })
+    }
+
+    /// Makes a volume, has it written, and seals it with its snapshot. It takes the space that is
+    /// written and none in advance: an image does not change.
+    fn fill(
+        &self,
+        name: &Dataset,
+        size_bytes: u64,
+        write: &mut dyn FnMut(&std::path::Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if size_bytes == 0 {
+            return Err(Error::Invalid(format!("image {name} is empty")));
+        }
+        let (size, mark) = (size_bytes.to_string(), format!("{OWNER}={IMPORT}"));
+        let words = ["create", "-s", "-V", &size, "-o", "compression=lz4", "-o", &mark, "--"];
+        let words = [&words[..], &[name.as_str()]].concat();
+        let output = self.zfs.run(&words, self.soon())?;
+        if !output.status.success() {
+            return Err(match self.look_at(name.as_str(), self.soon())? {
+                Some(_) => Error::Exists { name: name.to_string() },
+                None => output.failed(),
+            });
+        }
+        device::wait(name, size_bytes, self.zfs.limits.device)?;
+        write(&device::path(name))?;
+        let snapshot = name.snapshot(SNAPSHOT)?;
+        self.zfs.succeed(&["snapshot", "--", snapshot.as_str()], self.soon()).map(drop)
+    }
+
+    /// Has zfs read the stream from the file itself; how far it is shows in the file's position,
+    /// which both share.
+    fn receive(
+        &self,
+        name: &Dataset,
+        stream: &File,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
+        let own = stream.try_clone().map_err(|error| writing(name, error))?;
+        let (mut seen, mut since) = (None, Instant::now());
+        let late = || {
+            // A pipe has no position; then nothing tells slow from stuck.
+            let at = (&mut &*stream).stream_position().ok();
+            if at != seen {
+                (seen, since) = (at, Instant::now());
+                progress(at.unwrap_or(0));
+            }
+            at.is_some() && since.elapsed() >= self.zfs.limits.progress
+        };
+        // Not mounted, whatever it is.
+        let words = ["receive", "-u", "--", name.as_str()];
+        let output = self.zfs.run_until(&words, Stdio::from(own), late)?;
+        if says_no_space(&output) {
+            return Err(Error::NoSpace { needed_bytes: 0, free_bytes: 0 });
+        }
+        if output.stderr.contains(" exists") {
+            return Err(Error::Exists { name: name.to_string() });
+        }
+        if !output.status.success() {
+            return Err(output.failed());
+        }
+        match self.look_at(name.as_str(), self.soon())? {
+            Some(entry) if entry.kind == Kind::Volume => Ok(()),
+            _ => Err(Error::Invalid(format!("image {name}: the stream is not that of a volume"))),
+        }
+    }
+
+    fn destroy_image(
+        &self,
+        name: &Dataset,
+        patience: Instant,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let destroyed = self.destroy(name.as_str(), true, patience, deadline)?;
+        destroyed.map_err(|why| Error::Left(vec![Left { name: name.to_string(), why }]))
+    }
+
+    fn image_of(&self, volume: &Entry, entries: &[Entry]) -> Option<Image> {
+        let newest = newest_snapshot(entries, &volume.name)?;
+        let name = self.pool.full_dataset(&volume.name).ok()?;
+        Some(Image {
+            id: Id::parse(name.last()).ok()?,
+            snapshot: self.pool.full_snapshot(&newest.name).ok()?,
+            volume: name,
+            size_bytes: newest.volsize,
+        })
+    }
+
+    /// A deadline for one command of an import, which has none as a whole.
+    fn soon(&self) -> Instant {
+        Instant::now() + self.zfs.limits.command
+    }
+}
+
+/// Why an image could not be written.
+fn writing(name: &Dataset, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::NoSpace { needed_bytes: 0, free_bytes: 0 }
+        }
+        _ => Error::io(format!("write image {name}"), error),
+    }
+}

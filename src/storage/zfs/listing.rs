@@ -1,0 +1,142 @@
+//! What `zfs list -Hp` prints, as data.
+
+use super::command::shorten;
+use crate::storage::wanted::dataset_of;
+
+/// The columns of every listing; [`Entry::parse`] takes them in this order. The mark is last, for
+/// it is free text.
+pub(super) const COLUMNS: &str = "name,type,used,available,volsize,volblocksize,refreservation,\
+                                  written,userrefs,createtxg,mountpoint,origin,clones,\
+                                  io.mistify:owner";
+/// The user property that holds the owner's mark.
+pub(super) const OWNER: &str = "io.mistify:owner";
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    FileSystem,
+    Volume,
+    Snapshot,
+}
+
+/// One line. Numbers that its kind does not have are 0, texts `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Full name.
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) used: u64,
+    pub(super) available: u64,
+    pub(super) volsize: u64,
+    pub(super) volblocksize: u64,
+    pub(super) refreservation: u64,
+    pub(super) written: u64,
+    /// Holds of a snapshot.
+    pub(super) holds: u64,
+    /// Grows with time.
+    pub(super) createtxg: u64,
+    /// Whether a file system has a place in the file tree; its children would have, too.
+    pub(super) mountable: bool,
+    /// Full name of the snapshot that it is a clone of.
+    pub(super) origin: Option<String>,
+    /// Full names of the clones of a snapshot.
+    pub(super) clones: Vec<String>,
+    /// The owner's mark; an inherited one shows as well.
+    pub(super) owner: Option<String>,
+}
+
+impl Entry {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// The line, shortened.
+    pub(super) fn parse(line: &str) -> Result<Self, String> {
+        Self::read(line).ok_or_else(|| shorten(line))
+    }
+
+    fn read(line: &str) -> Option<Self> {
+        let columns = COLUMNS.split(',').count();
+        let mut values = line.splitn(columns, '\t');
+        let mut next = || values.next();
+        let text = |value: &str| Some(value).filter(|value| *value != "-").map(str::to_owned);
+        let number = |value: &str| if value == "-" { Some(0) } else { value.parse().ok() };
+        Some(Self {
+            name: next().filter(|name| !name.is_empty())?.to_owned(),
+            kind: match next()? {
+                "filesystem" => Kind::FileSystem,
+                "volume" => Kind::Volume,
+                "snapshot" => Kind::Snapshot,
+                _ => return None,
+            },
+            used: number(next()?)?,
+            available: number(next()?)?,
+            volsize: number(next()?)?,
+            volblocksize: number(next()?)?,
+            refreservation: number(next()?)?,
+            written: number(next()?)?,
+            holds: number(next()?)?,
+            createtxg: number(next()?)?,
+            mountable: !["-", "none"].contains(&next()?),
+            origin: text(next()?),
+            clones: match next()? {
+                "-" | "" => Vec::new(),
+                names => names.split(',').map(str::to_owned).collect(),
+            },
+            owner: text(next()?),
+        })
+    }
+
+    /// The dataset that a snapshot is of; the name of anything else.
+    pub(super) fn dataset(&self) -> &str {
+        dataset_of(&self.name)
+    }
+}
+
+/// Reads a listing.
+///
+/// # Errors
+/// The first line that cannot be read, shortened.
+pub(super) fn parse(stdout: &str) -> Result<Vec<Entry>, String> {
+    stdout.lines().map(Entry::parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // As OpenZFS 2.1.11 printed them for COLUMNS.
+    const VOLUME: &str = "tank/guests/web-1/disk-0\tvolume\t71303168\t7450801664\t67108864\t8192\t\
+                          71303168\t0\t-\t15\t-\ttank/images/img@one\t-\tweb-1";
+    const SNAPSHOT: &str = "tank/images/img@one\tsnapshot\t0\t-\t67108864\t-\t-\t12288\t0\t13\t-\t\
+                            -\ttank/guests/web-1/disk-0,tank/guests/web-1/disk-2\t-";
+    const FILE_SYSTEM: &str = "tank\tfilesystem\t421906944\t7379498496\t-\t-\t0\t24576\t-\t1\t\
+                               /tank\t-\t-\t-";
+
+    #[test]
+    fn recorded_lines_are_read() {
+        let entries = parse(&[VOLUME, SNAPSHOT, FILE_SYSTEM].join("\n")).unwrap();
+        let [volume, snapshot, pool] = &entries[..] else { panic!("{entries:?}") };
+        assert_eq!((volume.volsize, volume.volblocksize), (67_108_864, 8192));
+        assert_eq!(volume.origin.as_deref(), Some("tank/images/img@one"));
+        assert_eq!(volume.owner.as_deref(), Some("web-1"));
+        assert_eq!((snapshot.kind, snapshot.dataset()), (Kind::Snapshot, "tank/images/img"));
+        assert_eq!(snapshot.clones, ["tank/guests/web-1/disk-0", "tank/guests/web-1/disk-2"]);
+        assert_eq!(
+            (pool.kind, pool.mountable, pool.owner.as_ref()),
+            (Kind::FileSystem, true, None)
+        );
+        assert!(!volume.mountable);
+    }
+
+    #[test]
+    fn a_mark_may_hold_anything_and_no_other_column_may() {
+        let entry = Entry::parse(&VOLUME.replace("web-1\n", "")).unwrap();
+        assert_eq!(entry.name, "tank/guests/web-1/disk-0");
+        let marked = format!("{}a\tb", VOLUME.strip_suffix("web-1").unwrap());
+        assert_eq!(Entry::parse(&marked).unwrap().owner.as_deref(), Some("a\tb"));
+        for garbage in ["", "tank", "cannot open 'x'", &VOLUME.replace("8192", "8K")] {
+            assert!(Entry::parse(garbage).is_err(), "{garbage}");
+        }
+        assert!(Entry::parse(&VOLUME.replace("\tvolume\t", "\tbookmark\t")).is_err());
+    }
+}

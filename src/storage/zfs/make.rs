@@ -1,0 +1,215 @@
+//! Making and growing volumes. A step that fails takes back what it made.
+
+use std::time::Instant;
+
+use super::command::Output;
+use super::listing::OWNER;
+use super::{ALL, DATASETS, Depth, Kind, ZfsStore, device, not_found, says_no_space};
+use crate::storage::{Dataset, Error, Planned, Space, Volume, bytes_of, round_up};
+
+impl ZfsStore {
+    /// A file system that is never mounted: a service with a mount namespace of its own would hide
+    /// or pin a mount. One that is there already is a success (`-p`).
+    pub(super) fn make_file_system(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
+        let words = ["create", "-p", "-o", "mountpoint=none", "--", name.as_str()];
+        self.zfs.succeed(&words, deadline).map(drop)
+    }
+
+    pub(super) fn make_volume(
+        &self,
+        planned: &Planned,
+        deadline: Instant,
+    ) -> Result<Volume, Error> {
+        let volume = &planned.wanted.volume;
+        if planned.found.is_none() {
+            if let Some(parent) = &planned.unmounted_parent {
+                self.make_file_system(parent, deadline)?;
+            }
+            let words = words(planned);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            match self.zfs.run(&words, deadline) {
+                Ok(output) if output.status.success() => {}
+                Ok(output) => return Err(self.refused(planned, output, deadline)),
+                // It did not start: there is nothing to undo.
+                Err(error @ (Error::Hung { .. } | Error::NotInstalled)) => return Err(error),
+                Err(cause) => return Err(self.undone(planned, cause, deadline)),
+            }
+        }
+        match device::wait(volume, planned.size_bytes, self.device_limit(deadline)) {
+            Ok(size_bytes) => Ok(Volume {
+                name: volume.clone(),
+                size_bytes,
+                device: device::path(volume),
+                origin: planned.origin.as_ref().map(|origin| origin.snapshot.to_string()),
+                owner: planned.wanted.owner.as_ref().map(ToString::to_string),
+            }),
+            Err(cause) if planned.found.is_some() => Err(cause),
+            Err(cause) => Err(self.undone(planned, cause, deadline)),
+        }
+    }
+
+    /// Why a volume could not be made, by a second look.
+    fn refused(&self, planned: &Planned, output: Output, deadline: Instant) -> Error {
+        let volume = planned.wanted.volume.as_str();
+        let origin = planned.origin.as_ref().map(|origin| origin.snapshot.as_str());
+        let mut names = vec![self.pool.as_str(), volume];
+        names.extend(origin);
+        let entries = match self.look(Depth::Zero, ALL, &names, self.undo_deadline(deadline)) {
+            Ok(entries) => entries,
+            Err(error) => return error,
+        };
+        let find = |name: &str| entries.iter().find(|entry| entry.name == name);
+        let Some(pool) = find(self.pool.as_str()) else {
+            return Error::PoolMissing { pool: self.pool.to_string() };
+        };
+        if find(volume).is_some() {
+            // Somebody made it after the plan, or the command failed after it had made it.
+            return match output.stderr.contains("already exists") {
+                true => Error::Exists { name: volume.to_owned() },
+                false => self.undone(planned, output.failed(), deadline),
+            };
+        }
+        if let Some(origin) = origin.filter(|origin| find(origin).is_none()) {
+            return not_found(origin);
+        }
+        let (needed_bytes, free_bytes) = (planned.size_bytes, pool.available);
+        let reserved = planned.wanted.space == Space::Reserved;
+        if says_no_space(&output) || (reserved && needed_bytes > free_bytes) {
+            return Error::NoSpace { needed_bytes, free_bytes };
+        }
+        output.failed()
+    }
+
+    /// Takes back what one [`ZfsStore::make_volume`] made before it failed.
+    fn undone(&self, planned: &Planned, cause: Error, deadline: Instant) -> Error {
+        let planned = std::slice::from_ref(planned);
+        let left = match self.take_volumes_back(planned, self.undo_deadline(deadline)) {
+            Ok(removal) if removal.left.is_empty() => return cause,
+            Ok(removal) => removal.left.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![format!("{}: {error}", planned[0].wanted.volume)],
+        };
+        Error::NotUndone { cause: Box::new(cause), left: left.join(", ") }
+    }
+
+    pub(super) fn grow_volume(
+        &self,
+        volume: &Dataset,
+        size_mib: u64,
+        deadline: Instant,
+    ) -> Result<Volume, Error> {
+        let above = volume.parent();
+        let names = [self.scope(above.as_ref()), volume.as_str()];
+        let entries = self.look(Depth::Zero, DATASETS, &names, deadline)?;
+        let find = |name: &str| entries.iter().find(|entry| entry.name == name);
+        let entry = find(volume.as_str()).filter(|entry| entry.kind == Kind::Volume);
+        let entry = entry.ok_or_else(|| not_found(volume))?;
+        let free_bytes = find(names[0]).map_or(0, |above| above.available);
+        let size_bytes = round_up(bytes_of(size_mib)?, entry.volblocksize);
+        let mut grown = self.volume_of(entry).ok_or_else(|| not_found(volume))?;
+        // The answer's size, which is rounded down, may be asked for again.
+        if size_mib == grown.size_mib() || size_bytes == entry.volsize {
+            return Ok(grown);
+        }
+        let Some(needed_bytes) = size_bytes.checked_sub(entry.volsize) else {
+            let has = grown.size_mib();
+            let why = format!("volume {volume} has {has} MiB and cannot shrink to {size_mib}");
+            return Err(Error::Invalid(why));
+        };
+        let no_space = Error::NoSpace { needed_bytes, free_bytes };
+        if entry.refreservation > 0 && needed_bytes > free_bytes {
+            return Err(no_space);
+        }
+        // zfs lets the reservation of a volume that has one for its whole size grow along.
+        let volsize = format!("volsize={size_bytes}");
+        let output = self.zfs.run(&["set", &volsize, volume.as_str()], deadline)?;
+        if says_no_space(&output) {
+            return Err(no_space);
+        }
+        if !output.status.success() {
+            return Err(output.failed());
+        }
+        grown.size_bytes = device::wait(volume, size_bytes, self.device_limit(deadline))?;
+        Ok(grown)
+    }
+}
+
+/// The command that makes a planned volume.
+fn words(planned: &Planned) -> Vec<String> {
+    let wanted = &planned.wanted;
+    let mut words = vec![if planned.origin.is_some() { "clone" } else { "create" }.to_owned()];
+    // With -p a volume that somebody made meanwhile would be taken for done, so only where needed.
+    if !planned.parent_found {
+        words.push("-p".to_owned());
+    }
+    let mut option = |text: String| words.extend(["-o".to_owned(), text]);
+    option("compression=lz4".to_owned());
+    if let Some(owner) = &wanted.owner {
+        option(format!("{OWNER}={owner}"));
+    }
+    match (&planned.origin, wanted.space) {
+        (Some(_), Space::Reserved) => option("refreservation=auto".to_owned()),
+        (None, Space::Sparse) => words.push("-s".to_owned()),
+        _ => {}
+    }
+    let size_bytes = planned.size_bytes.to_string();
+    match &planned.origin {
+        Some(origin) => {
+            if planned.size_bytes > origin.size_bytes {
+                words.extend(["-o".to_owned(), format!("volsize={size_bytes}")]);
+            }
+            words.extend(["--".to_owned(), origin.snapshot.to_string()]);
+        }
+        None => words.extend(["-V".to_owned(), size_bytes, "--".to_owned()]),
+    }
+    words.push(wanted.volume.to_string());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Id, Origin, PoolName, Wanted};
+
+    fn planned(origin_bytes: Option<u64>, size_bytes: u64, space: Space) -> Planned {
+        let pool = PoolName::parse("tank").unwrap();
+        let snapshot = pool.snapshot("images/i@s").unwrap();
+        Planned {
+            wanted: Wanted {
+                volume: pool.dataset("guests/a/disk-0").unwrap(),
+                image: None,
+                size_mib: 0,
+                space,
+                owner: Id::parse("a").ok(),
+            },
+            size_bytes,
+            origin: origin_bytes.map(|size_bytes| Origin { snapshot, size_bytes }),
+            found: None,
+            parent_found: false,
+            unmounted_parent: None,
+        }
+    }
+
+    #[test]
+    fn every_volume_is_made_by_one_command() {
+        let marks = "-o compression=lz4 -o io.mistify:owner=a";
+        let to = "tank/guests/a/disk-0";
+        let from = "tank/images/i@s";
+        for (plan, command) in [
+            (planned(None, 9, Space::Reserved), format!("create -p {marks} -V 9 -- {to}")),
+            (planned(None, 9, Space::Sparse), format!("create -p {marks} -s -V 9 -- {to}")),
+            (
+                planned(Some(9), 9, Space::Reserved),
+                format!("clone -p {marks} -o refreservation=auto -- {from} {to}"),
+            ),
+            (planned(Some(9), 9, Space::Sparse), format!("clone -p {marks} -- {from} {to}")),
+            (
+                planned(Some(5), 9, Space::Reserved),
+                format!("clone -p {marks} -o refreservation=auto -o volsize=9 -- {from} {to}"),
+            ),
+        ] {
+            assert_eq!(words(&plan).join(" "), command);
+        }
+        let beside = Planned { parent_found: true, ..planned(None, 9, Space::Reserved) };
+        assert!(!words(&beside).contains(&"-p".to_owned()), "else a volume there is a success");
+    }
+}

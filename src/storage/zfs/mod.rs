@@ -1,0 +1,280 @@
+//! The store on ZFS, by the `zfs` command.
+//!
+//! What is there is known from listings, never from the text of an error alone: a command that
+//! fails is followed by a second look. Whatever the agent destroys it has looked at before.
+
+mod command;
+mod device;
+mod images;
+mod listing;
+mod make;
+mod plan;
+mod remove;
+mod snapshots;
+mod stream;
+mod survey;
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use self::command::{Output, Zfs};
+use self::listing::{COLUMNS, Entry, Kind};
+use crate::config::StorageLimits;
+use crate::storage::{
+    Dataset, Error, Id, Image, ImageSource, Newer, Planned, PoolName, Reach, Removal, Snapshot,
+    SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+};
+
+/// The volumes of one ZFS pool.
+#[derive(Debug)]
+pub struct ZfsStore {
+    pool: PoolName,
+    zfs: Zfs,
+}
+
+/// How deep a listing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// What is named.
+    Zero,
+    /// Its children and snapshots.
+    One,
+    /// Its children, their children, and the snapshots of both.
+    Two,
+    /// Everything below.
+    All,
+}
+
+impl ZfsStore {
+    /// The store of this pool. Neither the pool nor the `zfs` command has to be there yet.
+    pub fn new(pool: PoolName, limits: StorageLimits) -> Self {
+        Self { pool, zfs: Zfs::new(None, limits) }
+    }
+
+    /// The same with a `zfs` program that is not looked for.
+    pub fn with_program(pool: PoolName, limits: StorageLimits, program: PathBuf) -> Self {
+        Self { pool, zfs: Zfs::new(Some(program), limits) }
+    }
+
+    /// Lists `names` and, to a depth, what is below them; what is absent is left out.
+    fn look<N: AsRef<str>>(
+        &self,
+        depth: Depth,
+        types: &str,
+        names: &[N],
+        deadline: Instant,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut words = vec!["list", "-Hp", "-t", types, "-o", COLUMNS];
+        words.extend(match depth {
+            Depth::Zero => &["-d", "0"][..],
+            Depth::One => &["-d", "1"],
+            Depth::Two => &["-d", "2"],
+            Depth::All => &["-r"],
+        });
+        words.push("--");
+        words.extend(names.iter().map(AsRef::as_ref));
+        let output = self.zfs.run(&words, deadline)?;
+        if !output.status.success() {
+            let absent = |line: &str| line.ends_with("dataset does not exist");
+            if output.status.code() != Some(1) || !output.stderr.lines().all(absent) {
+                return Err(output.failed());
+            }
+            if output.stdout.is_empty() {
+                self.pool_there(deadline)?;
+            }
+        }
+        let garbled = |line| Error::Garbled { command: output.command.clone(), line };
+        let mut entries = listing::parse(&output.stdout).map_err(garbled)?;
+        // What lies below two of the names is printed twice.
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries.dedup_by(|a, b| a.name == b.name);
+        Ok(entries)
+    }
+
+    /// Everything of one name, or nothing.
+    fn look_at(&self, name: &str, deadline: Instant) -> Result<Option<Entry>, Error> {
+        Ok(self.look(Depth::Zero, ALL, &[name], deadline)?.into_iter().next())
+    }
+
+    /// Tells an absent dataset from an absent pool.
+    fn pool_there(&self, deadline: Instant) -> Result<(), Error> {
+        let pool = self.pool.as_str();
+        let output = self.zfs.run(&["list", "-Hp", "-o", "name", "--", pool], deadline)?;
+        match output.status.code() {
+            Some(0) => Ok(()),
+            Some(1) if output.stderr.trim_end().ends_with("dataset does not exist") => {
+                Err(Error::PoolMissing { pool: pool.to_owned() })
+            }
+            _ => Err(output.failed()),
+        }
+    }
+
+    fn volume_of(&self, entry: &Entry) -> Option<Volume> {
+        let name = self.pool.full_dataset(&entry.name).ok()?;
+        Some(Volume {
+            device: device::path(&name),
+            name,
+            size_bytes: entry.volsize,
+            origin: entry.origin.clone(),
+            owner: entry.owner.clone(),
+        })
+    }
+
+    /// What to look at for the whole pool or a part of it.
+    fn scope<'n>(&'n self, under: Option<&'n Dataset>) -> &'n str {
+        under.map_or(self.pool.as_str(), Dataset::as_str)
+    }
+
+    /// A deadline for undoing: there is time for it even where the call's own has passed.
+    fn undo_deadline(&self, deadline: Instant) -> Instant {
+        deadline.max(Instant::now() + self.zfs.limits.undo)
+    }
+
+    fn device_limit(&self, deadline: Instant) -> Duration {
+        deadline.saturating_duration_since(Instant::now()).min(self.zfs.limits.device)
+    }
+}
+
+/// Every type that has a name of its own.
+const ALL: &str = "filesystem,volume,snapshot";
+const DATASETS: &str = "filesystem,volume";
+const SNAPSHOTS: &str = "snapshot";
+
+fn not_found(name: impl ToString) -> Error {
+    Error::NotFound { name: name.to_string() }
+}
+
+/// Whether a refused command says that the space is short.
+fn says_no_space(output: &Output) -> bool {
+    let texts = ["out of space", "size is greater than available space", "no space left"];
+    output.status.code() == Some(1) && texts.iter().any(|text| output.stderr.contains(text))
+}
+
+impl Volumes for ZfsStore {
+    fn pool(&self) -> &PoolName {
+        &self.pool
+    }
+
+    fn usage(&self, deadline: Instant) -> Result<Usage, Error> {
+        let (pool, guests) = (self.pool.as_str(), self.pool.guests());
+        let entries = self.look(Depth::Zero, ALL, &[pool, guests.as_str()], deadline)?;
+        let find = |name: &str| entries.iter().find(|entry| entry.name == name);
+        let root = find(pool).ok_or_else(|| not_found(pool))?;
+        // What is free below guests/, which may have a quota.
+        let free = find(guests.as_str()).unwrap_or(root);
+        Ok(Usage { free_bytes: free.available, used_bytes: root.used })
+    }
+
+    fn prepare(&self, deadline: Instant) -> Result<(), Error> {
+        let wanted = [self.pool.images(), self.pool.guests()];
+        let names = [self.pool.as_str(), wanted[0].as_str(), wanted[1].as_str()];
+        let entries = self.look(Depth::Zero, DATASETS, &names, deadline)?;
+        for dataset in &wanted {
+            if !entries.iter().any(|entry| entry.name == dataset.as_str()) {
+                self.make_file_system(dataset, deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&self, wanted: &[Wanted], deadline: Instant) -> Result<Vec<Planned>, Error> {
+        self.plan_volumes(wanted, deadline)
+    }
+
+    fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error> {
+        self.make_volume(planned, deadline)
+    }
+
+    fn take_back(&self, made: &[Planned], deadline: Instant) -> Result<Removal, Error> {
+        self.take_volumes_back(made, deadline)
+    }
+
+    fn destroy_guest(&self, guest: &Id, whose: Whose, deadline: Instant) -> Result<Removal, Error> {
+        self.remove_guest(guest, whose, deadline)
+    }
+
+    fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error> {
+        self.grow_volume(volume, size_mib, deadline)
+    }
+
+    fn volumes(&self, under: Option<&Dataset>, deadline: Instant) -> Result<Vec<Volume>, Error> {
+        let entries = self.look(Depth::All, DATASETS, &[self.scope(under)], deadline)?;
+        if entries.is_empty() {
+            return Err(not_found(self.scope(under)));
+        }
+        let volumes = entries.iter().filter(|entry| entry.kind == Kind::Volume);
+        // Names that the agent could not have made are other people's, and not for it to handle.
+        Ok(volumes.filter_map(|entry| self.volume_of(entry)).collect())
+    }
+
+    fn volume(&self, name: &Dataset, deadline: Instant) -> Result<Volume, Error> {
+        let entry = self.look_at(name.as_str(), deadline)?;
+        let entry = entry.filter(|entry| entry.kind == Kind::Volume);
+        entry.and_then(|entry| self.volume_of(&entry)).ok_or_else(|| not_found(name))
+    }
+
+    fn delete(&self, name: &Dataset, reach: Reach, deadline: Instant) -> Result<Removal, Error> {
+        self.delete_dataset(name, reach, deadline)
+    }
+
+    fn create_snapshot(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<Vec<Snapshot>, Error> {
+        self.make_snapshot(name, reach, deadline)
+    }
+
+    fn snapshots(
+        &self,
+        under: Option<&Dataset>,
+        deadline: Instant,
+    ) -> Result<Vec<Snapshot>, Error> {
+        self.list_snapshots(under, deadline)
+    }
+
+    fn snapshot(&self, name: &SnapshotName, deadline: Instant) -> Result<Snapshot, Error> {
+        let entry = self.look_at(name.as_str(), deadline)?.ok_or_else(|| not_found(name))?;
+        Ok(Snapshot { name: name.clone(), written_bytes: entry.written })
+    }
+
+    fn delete_snapshot(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.remove_snapshot(name, reach, deadline)
+    }
+
+    fn rollback(&self, name: &SnapshotName, newer: Newer, deadline: Instant) -> Result<(), Error> {
+        self.roll_back(name, newer, deadline)
+    }
+
+    fn send(&self, name: &SnapshotName, deadline: Instant) -> Result<Box<dyn Read + Send>, Error> {
+        self.send_snapshot(name, deadline)
+    }
+
+    fn images(&self, deadline: Instant) -> Result<Vec<Image>, Error> {
+        self.list_images(deadline)
+    }
+
+    fn image(&self, id: &Id, deadline: Instant) -> Result<Image, Error> {
+        self.find_image(id, deadline)
+    }
+
+    fn import_image(
+        &self,
+        id: &Id,
+        source: ImageSource<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Image, Error> {
+        self.bring_in(id, source, progress)
+    }
+
+    fn delete_image(&self, id: &Id, deadline: Instant) -> Result<(), Error> {
+        self.remove_image(id, deadline)
+    }
+}

@@ -1,0 +1,115 @@
+//! Planning: what volumes will be, judged from one listing.
+
+use std::collections::BTreeSet;
+use std::iter;
+use std::time::Instant;
+
+use super::listing::{Entry, Kind};
+use super::{ALL, Depth, ZfsStore, not_found};
+use crate::storage::wanted::{adopt, check_space, size_bytes};
+use crate::storage::{Dataset, Error, Id, Origin, Planned, Wanted};
+
+impl ZfsStore {
+    pub(super) fn plan_volumes(
+        &self,
+        wanted: &[Wanted],
+        deadline: Instant,
+    ) -> Result<Vec<Planned>, Error> {
+        let names: Vec<String> = self.names_for(wanted)?.into_iter().collect();
+        let seen = self.look(Depth::One, ALL, &names, deadline)?;
+        let plans = wanted.iter().map(|wanted| self.plan_one(wanted, &seen));
+        let planned: Vec<Planned> = plans.collect::<Result<_, Error>>()?;
+        // The volumes of one call are one guest's: what bounds one of them bounds all.
+        if let Some(first) = wanted.first() {
+            let above = above(&first.volume).find_map(|it| find(&seen, it.as_str()));
+            let above = above.or_else(|| find(&seen, self.pool.as_str()));
+            check_space(&planned, above.map_or(0, |above| above.available))?;
+        }
+        Ok(planned)
+    }
+
+    /// What to list, one level deep, to know all that plans need. Not `guests` itself, for it may
+    /// have many children; it is a child of the pool.
+    fn names_for(&self, wanted: &[Wanted]) -> Result<BTreeSet<String>, Error> {
+        let mut names = BTreeSet::from([self.pool.as_str().to_owned()]);
+        for Wanted { volume, image, .. } in wanted {
+            let above = above(volume).filter(|it| it.parent().is_some());
+            names.extend(iter::once(volume.clone()).chain(above).map(|it| it.as_str().to_owned()));
+            if let Some(id) = image {
+                names.insert(self.pool.image(id)?.as_str().to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn plan_one(&self, wanted: &Wanted, seen: &[Entry]) -> Result<Planned, Error> {
+        let image = wanted.image.as_ref().map(|id| self.origin(id, seen)).transpose()?;
+        let (origin, mut unit) = image.unzip();
+        let found = find(seen, wanted.volume.as_str());
+        if let Some(found) = found {
+            // ZFS rounds the size of a blank volume up to its blocks.
+            unit = Some(found.volblocksize);
+        }
+        let size_bytes = size_bytes(wanted, origin.as_ref(), unit.unwrap_or(0))?;
+        let found = match found {
+            None => None,
+            Some(entry) if entry.kind != Kind::Volume => {
+                let what = vec!["it is no volume".to_owned()];
+                return Err(Error::Differs { volume: wanted.volume.clone(), what });
+            }
+            Some(entry) => {
+                let volume = self.volume_of(entry).ok_or_else(|| not_found(&wanted.volume))?;
+                adopt(&volume, wanted, origin.as_ref(), size_bytes)?;
+                Some(volume)
+            }
+        };
+        let absent = above(&wanted.volume).take_while(|it| find(seen, it.as_str()).is_none());
+        let absent: Vec<Dataset> = absent.collect();
+        Ok(Planned {
+            wanted: wanted.clone(),
+            size_bytes,
+            origin,
+            found,
+            parent_found: absent.is_empty(),
+            unmounted_parent: self.to_unmount(absent, seen),
+        })
+    }
+
+    /// Of the absent file systems above a volume, nearest first, the one that has to be made by
+    /// itself: the topmost, where it would inherit a place in the file tree.
+    fn to_unmount(&self, mut absent: Vec<Dataset>, seen: &[Entry]) -> Option<Dataset> {
+        let top = absent.pop()?;
+        let heir = match top.parent() {
+            Some(above) => find(seen, above.as_str()),
+            None => find(seen, self.pool.as_str()),
+        };
+        heir.is_some_and(|above| above.mountable).then_some(top)
+    }
+
+    /// The image's only or newest snapshot, and the block size of clones of it.
+    fn origin(&self, id: &Id, seen: &[Entry]) -> Result<(Origin, u64), Error> {
+        let name = self.pool.image(id)?;
+        let volume = find(seen, name.as_str()).filter(|entry| entry.kind == Kind::Volume);
+        let newest = newest_snapshot(seen, name.as_str());
+        let (Some(volume), Some(newest)) = (volume, newest) else { return Err(not_found(name)) };
+        let snapshot = self.pool.full_snapshot(&newest.name)?;
+        Ok((Origin { snapshot, size_bytes: newest.volsize }, volume.volblocksize))
+    }
+}
+
+/// The newest snapshot of a dataset.
+pub(super) fn newest_snapshot<'e>(entries: &'e [Entry], dataset: &str) -> Option<&'e Entry> {
+    let of = |entry: &&Entry| entry.kind == Kind::Snapshot && entry.dataset() == dataset;
+    entries.iter().filter(of).max_by_key(|entry| entry.createtxg)
+}
+
+/// The entry of a name in a sorted listing.
+fn find<'e>(entries: &'e [Entry], name: &str) -> Option<&'e Entry> {
+    let index = entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()?;
+    entries.get(index)
+}
+
+/// The file systems above a volume, nearest first, without the pool.
+fn above(volume: &Dataset) -> impl Iterator<Item = Dataset> {
+    iter::successors(volume.parent(), Dataset::parent)
+}

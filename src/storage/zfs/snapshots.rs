@@ -1,0 +1,166 @@
+//! Snapshots: taken, listed, destroyed, rolled back to, sent.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Instant;
+
+use super::listing::{Entry, Kind};
+use super::stream::Stream;
+use super::{ALL, Depth, SNAPSHOTS, ZfsStore, not_found, says_no_space};
+use crate::storage::{Dataset, Error, Newer, Reach, Snapshot, SnapshotName};
+
+impl ZfsStore {
+    pub(super) fn make_snapshot(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<Vec<Snapshot>, Error> {
+        let words = match reach {
+            Reach::Itself => &["snapshot", "--", name.as_str()][..],
+            Reach::Below => &["snapshot", "-r", "--", name.as_str()],
+        };
+        let output = self.zfs.run(words, deadline)?;
+        let dataset = name.dataset();
+        if !output.status.success() {
+            let there =
+                self.look_at(dataset.as_str(), deadline)?.ok_or_else(|| not_found(dataset))?;
+            if says_no_space(&output) {
+                return Err(Error::NoSpace { needed_bytes: 0, free_bytes: there.available });
+            }
+        }
+        let made = self.named(name, reach, deadline)?;
+        match made.first() {
+            _ if output.status.success() => Ok(self.snapshots_of(&made)),
+            Some(_) => Err(Error::Exists { name: name.to_string() }),
+            None => Err(output.failed()),
+        }
+    }
+
+    pub(super) fn list_snapshots(
+        &self,
+        under: Option<&Dataset>,
+        deadline: Instant,
+    ) -> Result<Vec<Snapshot>, Error> {
+        let scope = self.scope(under);
+        let mut entries = self.look(Depth::All, SNAPSHOTS, &[scope], deadline)?;
+        if entries.is_empty() && self.look_at(scope, deadline)?.is_none() {
+            return Err(not_found(scope));
+        }
+        entries.sort_by(|a, b| (a.dataset(), a.createtxg).cmp(&(b.dataset(), b.createtxg)));
+        Ok(self.snapshots_of(&entries))
+    }
+
+    pub(super) fn remove_snapshot(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.guests_only(name.dataset())?;
+        let going = self.named(name, reach, deadline)?;
+        if going.is_empty() {
+            return Err(not_found(name));
+        }
+        check_free(going.iter())?;
+        let words = match reach {
+            Reach::Itself => &["destroy", "--", name.as_str()][..],
+            Reach::Below => &["destroy", "-r", "--", name.as_str()],
+        };
+        self.zfs.succeed(words, deadline).map(drop)
+    }
+
+    pub(super) fn roll_back(
+        &self,
+        name: &SnapshotName,
+        newer: Newer,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.guests_only(name.dataset())?;
+        let dataset = name.dataset().as_str();
+        let entries = self.look(Depth::One, ALL, &[dataset], deadline)?;
+        let find = |name: &str| entries.iter().find(|entry| entry.name == name);
+        let target = find(name.as_str()).ok_or_else(|| not_found(name))?;
+        let is_newer = |entry: &&Entry| {
+            entry.kind == Kind::Snapshot
+                && entry.dataset() == dataset
+                && entry.createtxg > target.createtxg
+        };
+        let going: Vec<&Entry> = entries.iter().filter(is_newer).collect();
+        if newer == Newer::Keep && !going.is_empty() {
+            return Err(Error::HasNewer { name: name.to_string() });
+        }
+        check_free(going.into_iter())?;
+        if find(dataset).is_some_and(|entry| entry.kind == Kind::Volume) {
+            // zfs itself would roll an open volume back under its user.
+            let patience = deadline.min(Instant::now() + self.zfs.limits.busy);
+            self.wait_closed(dataset, patience)?
+                .map_err(|holders| Error::Busy { name: dataset.to_owned(), holders })?;
+        }
+        let words = match newer {
+            Newer::Keep => &["rollback", "--", name.as_str()][..],
+            Newer::Destroy => &["rollback", "-r", "--", name.as_str()],
+        };
+        self.zfs.succeed(words, deadline).map(drop)
+    }
+
+    pub(super) fn send_snapshot(
+        &self,
+        name: &SnapshotName,
+        deadline: Instant,
+    ) -> Result<Box<dyn Read + Send>, Error> {
+        self.look_at(name.as_str(), deadline)?.ok_or_else(|| not_found(name))?;
+        let running = self.zfs.start(&["send", "--", name.as_str()], Stdio::null())?;
+        Ok(Box::new(Stream::new(running, self.zfs.limits.progress)))
+    }
+
+    /// The snapshots of this name, of one dataset or of all below it.
+    fn named(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<Vec<Entry>, Error> {
+        match reach {
+            Reach::Itself => Ok(self.look_at(name.as_str(), deadline)?.into_iter().collect()),
+            Reach::Below => {
+                let below = [name.dataset().as_str()];
+                let mut entries = self.look(Depth::All, SNAPSHOTS, &below, deadline)?;
+                let end = format!("@{}", name.name());
+                entries.retain(|entry| entry.name.ends_with(&end));
+                Ok(entries)
+            }
+        }
+    }
+
+    /// As the trait gives them; names that the agent could not have made are left out.
+    fn snapshots_of(&self, entries: &[Entry]) -> Vec<Snapshot> {
+        let snapshot = |entry: &Entry| {
+            let name = self.pool.full_snapshot(&entry.name).ok()?;
+            Some(Snapshot { name, written_bytes: entry.written })
+        };
+        entries.iter().filter_map(snapshot).collect()
+    }
+
+    fn guests_only(&self, dataset: &Dataset) -> Result<(), Error> {
+        let guests = self.pool.guests();
+        if *dataset == guests || dataset.is_below(&guests) {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!("{dataset} is not below {guests}")))
+    }
+}
+
+/// Checks that nothing keeps these snapshots.
+pub(super) fn check_free<'e>(snapshots: impl Iterator<Item = &'e Entry>) -> Result<(), Error> {
+    for snapshot in snapshots {
+        let name = snapshot.name.clone();
+        if !snapshot.clones.is_empty() {
+            return Err(Error::HasClones { name, clones: snapshot.clones.clone() });
+        }
+        if snapshot.holds > 0 {
+            return Err(Error::Busy { name, holders: vec!["a hold".to_owned()] });
+        }
+    }
+    Ok(())
+}

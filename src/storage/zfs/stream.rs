@@ -1,0 +1,86 @@
+//! What a `zfs send` prints, as a reader.
+
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use super::command::Running;
+use crate::os::poll::PollSet;
+
+/// Bytes of standard error that are read at once.
+const ERROR_CHUNK_BYTES: usize = 4096;
+
+/// The standard output of a command. A read fails when nothing comes for too long, and the last one
+/// when the command failed. Dropping it kills the command.
+#[derive(Debug)]
+pub(super) struct Stream {
+    running: Running,
+    progress: Duration,
+    succeeded: bool,
+}
+
+impl Stream {
+    pub(super) fn new(running: Running, progress: Duration) -> Self {
+        Self { running, progress, succeeded: false }
+    }
+
+    fn late(&self) -> io::Error {
+        let limit = self.progress.as_secs();
+        let why = format!("deadline: {} printed nothing for {limit} s", self.running.command);
+        io::Error::new(io::ErrorKind::TimedOut, why)
+    }
+
+    /// Waits for the first byte of standard output or its end.
+    fn wait(&mut self) -> io::Result<()> {
+        let end = Instant::now() + self.progress;
+        let mut set = PollSet::default();
+        loop {
+            set.clear();
+            let stdout = self.running.stdout.add_to(&mut set);
+            let stderr = self.running.stderr.add_to(&mut set);
+            set.wait(Some(end.saturating_duration_since(Instant::now())))?;
+            if set.is_ready(stderr) {
+                self.running.stderr.read_on(&mut [0; ERROR_CHUNK_BYTES])?;
+            }
+            if set.is_ready(stdout) {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(self.late());
+            }
+        }
+    }
+
+    /// The end of the stream, which is an end only when the command says so.
+    fn finish(&mut self) -> io::Result<usize> {
+        let end = Instant::now() + self.progress;
+        while !self.succeeded {
+            match self.running.wait_briefly()? {
+                Some(status) if status.success() => self.succeeded = true,
+                Some(status) => {
+                    self.running.stderr.read_on(&mut [0; ERROR_CHUNK_BYTES])?;
+                    let stderr = String::from_utf8_lossy(&self.running.stderr.kept);
+                    let why = format!("{}: {status}: {}", self.running.command, stderr.trim());
+                    return Err(io::Error::other(why));
+                }
+                None if Instant::now() >= end => return Err(self.late()),
+                None => {}
+            }
+        }
+        Ok(0)
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.running.stdout.file.is_some() && !buffer.is_empty() {
+            self.wait()?;
+        }
+        let Some(file) = &mut self.running.stdout.file else { return self.finish() };
+        let count = file.read(buffer)?;
+        if count == 0 && !buffer.is_empty() {
+            self.running.stdout.file = None;
+            return self.finish();
+        }
+        Ok(count)
+    }
+}

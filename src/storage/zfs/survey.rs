@@ -1,0 +1,169 @@
+//! What a removal may destroy: decided from a listing, before anything is touched. Pure data.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::listing::{Entry, Kind};
+use crate::storage::{Left, Why};
+
+/// What is below a dataset and what is to become of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Survey {
+    /// The volumes to destroy with their snapshots, full names, clones before their origins.
+    pub(super) doomed: Vec<String>,
+    /// Those of them that have snapshots, which a failed `destroy -r` would cost.
+    pub(super) with_snapshots: BTreeSet<String>,
+    /// What was chosen and has to stay.
+    pub(super) left: Vec<Left>,
+    /// Full names of file systems and volumes that were not chosen.
+    pub(super) foreign: Vec<String>,
+}
+
+impl Survey {
+    /// Looks at a recursive listing of `root`. `chosen` says which datasets are meant; a file system
+    /// that is the root goes with them.
+    pub(super) fn of(root: &str, entries: &[Entry], chosen: impl Fn(&Entry) -> bool) -> Self {
+        let (snapshots, mut datasets): (Vec<&Entry>, Vec<&Entry>) =
+            entries.iter().partition(|entry| entry.kind == Kind::Snapshot);
+        datasets.sort_by_key(|entry| std::cmp::Reverse(entry.createtxg));
+        let mut survey = Self::default();
+        let mut going = BTreeSet::new();
+        for entry in &datasets {
+            let is_root = entry.name == root && entry.kind == Kind::FileSystem;
+            if is_root || chosen(entry) {
+                going.insert(entry.name.as_str());
+            } else {
+                survey.foreign.push(entry.name.clone());
+            }
+        }
+        let mut staying: BTreeMap<&str, Why> = BTreeMap::new();
+        // What stays keeps its origin, which may keep another: until nothing changes any more.
+        loop {
+            let before = staying.len();
+            for snapshot in &snapshots {
+                let dataset = snapshot.dataset();
+                if !going.contains(dataset) || staying.contains_key(dataset) {
+                    continue;
+                }
+                let gone = |clone: &&String| {
+                    going.contains(clone.as_str()) && !staying.contains_key(clone.as_str())
+                };
+                let clones: Vec<String> =
+                    snapshot.clones.iter().filter(|it| !gone(it)).cloned().collect();
+                if !clones.is_empty() {
+                    staying.insert(dataset, Why::Clones(clones));
+                } else if snapshot.holds > 0 {
+                    staying.insert(dataset, Why::Held(snapshot.name.clone()));
+                }
+            }
+            if staying.len() == before {
+                break;
+            }
+        }
+        for entry in datasets.iter().filter(|entry| entry.kind == Kind::Volume) {
+            let name = entry.name.as_str();
+            if going.contains(name) && !staying.contains_key(name) {
+                survey.doomed.push(entry.name.clone());
+            }
+        }
+        let with_snapshots = snapshots.iter().map(|it| it.dataset().to_owned());
+        survey.with_snapshots = with_snapshots.collect();
+        let left = staying.into_iter().map(|(name, why)| Left { name: name.to_owned(), why });
+        survey.left = left.collect();
+        survey
+    }
+
+    /// Whether all that is below goes, so that one command can destroy it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.left.is_empty() && self.foreign.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, kind: Kind, createtxg: u64) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            kind,
+            used: 0,
+            available: 0,
+            volsize: 0,
+            volblocksize: 0,
+            refreservation: 0,
+            written: 0,
+            holds: 0,
+            createtxg,
+            mountable: false,
+            origin: None,
+            clones: Vec::new(),
+            owner: None,
+        }
+    }
+
+    fn snapshot(name: &str, holds: u64, clones: &[&str]) -> Entry {
+        let clones = clones.iter().map(|clone| (*clone).to_owned()).collect();
+        Entry { holds, clones, ..entry(name, Kind::Snapshot, 9) }
+    }
+
+    /// `p/g` with three volumes, of which `p/g/c` is somebody else's.
+    fn survey(snapshots: Vec<Entry>) -> Survey {
+        let mut entries = vec![
+            entry("p/g", Kind::FileSystem, 1),
+            entry("p/g/a", Kind::Volume, 2),
+            entry("p/g/b", Kind::Volume, 3),
+            entry("p/g/c", Kind::Volume, 4),
+        ];
+        entries.extend(snapshots);
+        Survey::of("p/g", &entries, |entry| entry.name != "p/g/c")
+    }
+
+    fn left(name: &str, why: Why) -> Left {
+        Left { name: name.to_owned(), why }
+    }
+
+    #[test]
+    fn what_is_chosen_goes_newest_first_and_the_rest_is_foreign() {
+        let survey = survey(vec![snapshot("p/g/a@s", 0, &[])]);
+        assert_eq!(survey.doomed, ["p/g/b", "p/g/a"]);
+        assert_eq!(survey.with_snapshots, BTreeSet::from(["p/g/a".to_owned()]));
+        assert_eq!((survey.foreign.join(","), survey.left.len()), ("p/g/c".to_owned(), 0));
+        assert!(!survey.is_whole());
+    }
+
+    #[test]
+    fn all_below_is_whole_where_all_of_it_is_chosen() {
+        let entries = [entry("p/g", Kind::FileSystem, 1), entry("p/g/a", Kind::Volume, 2)];
+        assert!(Survey::of("p/g", &entries, |_| true).is_whole());
+        assert!(Survey::of("p/g", &entries[..1], |_| false).is_whole(), "the root goes along");
+    }
+
+    #[test]
+    fn a_clone_elsewhere_keeps_its_origin_and_nothing_more() {
+        let survey = survey(vec![snapshot("p/g/a@s", 0, &["p/x/y", "p/g/b"])]);
+        assert_eq!(survey.doomed, ["p/g/b"]);
+        assert_eq!(survey.left, [left("p/g/a", Why::Clones(vec!["p/x/y".into()]))]);
+    }
+
+    #[test]
+    fn a_clone_that_goes_too_keeps_nothing() {
+        assert_eq!(survey(vec![snapshot("p/g/a@s", 0, &["p/g/b"])]).doomed, ["p/g/b", "p/g/a"]);
+    }
+
+    #[test]
+    fn what_stays_keeps_its_origin() {
+        let survey =
+            survey(vec![snapshot("p/g/a@s", 0, &["p/g/b"]), snapshot("p/g/b@s", 0, &["p/g/c"])]);
+        assert_eq!(survey.doomed, [""; 0]);
+        let clones = |clone: &str| Why::Clones(vec![clone.to_owned()]);
+        assert_eq!(survey.left, [left("p/g/a", clones("p/g/b")), left("p/g/b", clones("p/g/c"))]);
+    }
+
+    #[test]
+    fn a_hold_keeps_its_volume_or_file_system() {
+        let survey = survey(vec![snapshot("p/g/a@s", 1, &[]), snapshot("p/g@s", 2, &[])]);
+        assert_eq!(survey.doomed, ["p/g/b"]);
+        let held = |name: &str| Why::Held(name.to_owned());
+        assert_eq!(survey.left, [left("p/g", held("p/g@s")), left("p/g/a", held("p/g/a@s"))]);
+    }
+}
