@@ -10,16 +10,19 @@
 //! Every call has a deadline; what must be undone or killed after it gets a short grace of its own.
 
 mod copy;
+mod directory;
 mod error;
 mod holders;
 mod name;
+mod rules;
 mod types;
-mod wanted;
+
 mod zfs;
 
 use std::io::Read;
 use std::time::Instant;
 
+pub use self::directory::DirectoryStore;
 pub use self::error::Error;
 pub use self::name::{BadName, Dataset, Id, PoolName, SnapshotName};
 pub use self::types::{

@@ -191,6 +191,14 @@ pub struct Removal {
 }
 
 impl Removal {
+    /// Notes what became of a volume.
+    pub(super) fn note(&mut self, name: &str, outcome: Result<(), Why>) {
+        match outcome {
+            Ok(()) => self.destroyed.push(name.to_owned()),
+            Err(why) => self.left.push(Left { name: name.to_owned(), why }),
+        }
+    }
+
     /// The volumes that are gone, if all that was meant is.
     ///
     /// # Errors

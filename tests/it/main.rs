@@ -21,5 +21,6 @@ mod qemu;
 mod skip;
 mod stack;
 mod states;
+mod storage;
 mod support;
 mod verbs;

@@ -43,10 +43,9 @@ impl ZfsStore {
             return Err(not_found(name));
         }
         check_free(entries.iter().filter(|entry| entry.kind == Kind::Snapshot))?;
-        let patience = deadline.min(Instant::now() + self.zfs.limits.busy);
         let busy = |holders| Error::Busy { name: name.to_string(), holders };
-        self.wait_closed(name.as_str(), patience)?.map_err(busy)?;
-        self.destroy_image(&name, patience, deadline)
+        self.wait_closed(name.as_str(), self.patience(deadline))?.map_err(busy)?;
+        self.destroy_image(&name, deadline)
     }
 
     pub(super) fn bring_in(
@@ -69,7 +68,7 @@ impl ZfsStore {
             Err(error @ Error::Exists { .. }) => Err(error),
             Err(cause) => {
                 let deadline = self.undo_deadline(Instant::now());
-                match self.destroy_image(&name, deadline, deadline) {
+                match self.destroy_image(&name, deadline) {
                     Ok(()) => Err(cause),
                     Err(error) => {
                         let left = format!("{name}: {error}");
@@ -94,7 +93,7 @@ impl ZfsStore {
             None => Ok(()),
             Some(found) if found.owner.as_deref() == Some(IMPORT) && !complete => {
                 info!("image {name}: destroying what an import left that was cut off");
-                self.destroy_image(name, Instant::now(), deadline)
+                self.destroy_image(name, deadline)
             }
             Some(_) => Err(Error::Exists { name: name.to_string() }),
         }
@@ -183,13 +182,8 @@ impl ZfsStore {
         }
     }
 
-    fn destroy_image(
-        &self,
-        name: &Dataset,
-        patience: Instant,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let destroyed = self.destroy(name.as_str(), true, patience, deadline)?;
+    fn destroy_image(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
+        let destroyed = self.destroy(name.as_str(), true, deadline)?;
         destroyed.map_err(|why| Error::Left(vec![Left { name: name.to_string(), why }]))
     }
 

@@ -1,7 +1,7 @@
 //! What `zfs list -Hp` prints, as data.
 
 use super::command::shorten;
-use crate::storage::wanted::dataset_of;
+use crate::storage::rules::dataset_of;
 
 /// The columns of every listing; [`Entry::parse`] takes them in this order. The mark is last, for
 /// it is free text.

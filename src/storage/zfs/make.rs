@@ -5,7 +5,8 @@ use std::time::Instant;
 use super::command::Output;
 use super::listing::OWNER;
 use super::{ALL, DATASETS, Depth, Kind, ZfsStore, device, not_found, says_no_space};
-use crate::storage::{Dataset, Error, Planned, Space, Volume, bytes_of, round_up};
+use crate::storage::rules::{growth, no_image};
+use crate::storage::{Dataset, Error, Planned, Space, Volume};
 
 impl ZfsStore {
     /// A file system that is never mounted: a service with a mount namespace of its own would hide
@@ -97,28 +98,23 @@ impl ZfsStore {
         size_mib: u64,
         deadline: Instant,
     ) -> Result<Volume, Error> {
+        no_image(volume, &self.pool)?;
         let above = volume.parent();
         let names = [self.scope(above.as_ref()), volume.as_str()];
         let entries = self.look(Depth::Zero, DATASETS, &names, deadline)?;
         let find = |name: &str| entries.iter().find(|entry| entry.name == name);
         let entry = find(volume.as_str()).filter(|entry| entry.kind == Kind::Volume);
         let entry = entry.ok_or_else(|| not_found(volume))?;
-        let free_bytes = find(names[0]).map_or(0, |above| above.available);
-        let size_bytes = round_up(bytes_of(size_mib)?, entry.volblocksize);
         let mut grown = self.volume_of(entry).ok_or_else(|| not_found(volume))?;
-        // The answer's size, which is rounded down, may be asked for again.
-        if size_mib == grown.size_mib() || size_bytes == entry.volsize {
+        let Some(needed_bytes) = growth(&grown, size_mib, entry.volblocksize)? else {
             return Ok(grown);
-        }
-        let Some(needed_bytes) = size_bytes.checked_sub(entry.volsize) else {
-            let has = grown.size_mib();
-            let why = format!("volume {volume} has {has} MiB and cannot shrink to {size_mib}");
-            return Err(Error::Invalid(why));
         };
+        let free_bytes = find(names[0]).map_or(0, |above| above.available);
         let no_space = Error::NoSpace { needed_bytes, free_bytes };
         if entry.refreservation > 0 && needed_bytes > free_bytes {
             return Err(no_space);
         }
+        let size_bytes = entry.volsize + needed_bytes;
         // zfs lets the reservation of a volume that has one for its whole size grow along.
         let volsize = format!("volsize={size_bytes}");
         let output = self.zfs.run(&["set", &volsize, volume.as_str()], deadline)?;

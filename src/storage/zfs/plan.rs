@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::listing::{Entry, Kind};
 use super::{ALL, Depth, ZfsStore, not_found};
-use crate::storage::wanted::{adopt, check_space, size_bytes};
+use crate::storage::rules::{adopt, check_space, size_bytes};
 use crate::storage::{Dataset, Error, Id, Origin, Planned, Wanted};
 
 impl ZfsStore {

@@ -6,6 +6,7 @@ use super::listing::{Entry, Kind};
 use super::survey::Survey;
 use super::{ALL, Depth, ZfsStore, device, not_found};
 use crate::storage::holders::{self, holders};
+use crate::storage::rules::{below_guests, is_disk_of};
 use crate::storage::{Dataset, Error, Id, Left, Planned, Reach, Removal, Whose, Why};
 
 impl ZfsStore {
@@ -19,7 +20,9 @@ impl ZfsStore {
         let entries = self.look(Depth::All, ALL, &[root.as_str()], deadline)?;
         let chosen = |entry: &Entry| match whose {
             Whose::Marked => {
-                is_disk_of(entry, &root) && entry.owner.as_deref() == Some(guest.as_str())
+                entry.kind == Kind::Volume
+                    && is_disk_of(&entry.name, &root)
+                    && entry.owner.as_deref() == Some(guest.as_str())
             }
             Whose::Anyones => true,
         };
@@ -55,9 +58,7 @@ impl ZfsStore {
         reach: Reach,
         deadline: Instant,
     ) -> Result<Removal, Error> {
-        if !name.is_below(&self.pool.guests()) {
-            return Err(Error::Invalid(format!("{name} is not below {}", self.pool.guests())));
-        }
+        below_guests(name, &self.pool)?;
         let entries = self.look(Depth::All, ALL, &[name.as_str()], deadline)?;
         match entries.len() {
             0 => Err(not_found(name)),
@@ -80,31 +81,40 @@ impl ZfsStore {
         if entries.is_empty() {
             return Ok(Removal::default());
         }
-        let mut survey = Survey::of(root.as_str(), entries, chosen);
-        let patience = deadline.min(Instant::now() + self.zfs.limits.busy);
+        let survey = Survey::of(root.as_str(), entries, chosen);
+        let patience = self.patience(deadline);
         // `destroy -r` of an open volume fails, but not before it has destroyed the snapshots.
-        for name in &survey.with_snapshots {
-            if survey.doomed.contains(name) {
-                if let Err(who) = self.wait_closed(name, patience)? {
-                    survey.left.push(Left { name: name.clone(), why: Why::Open(who) });
-                }
-            }
+        let (mut open, mut closed) = (Vec::new(), Vec::new());
+        for name in &survey.doomed {
+            let risky = survey.with_snapshots.contains(name) && self.is_open(name)?;
+            if risky { open.push(name) } else { closed.push(name) }
         }
-        let left = &survey.left;
-        survey.doomed.retain(|name| left.iter().all(|left| left.name != *name));
         let whole = survey.is_whole();
-        let Survey { doomed, with_snapshots, mut left, foreign } = survey;
-        if whole && self.destroy(root.as_str(), entries.len() > 1, patience, deadline)?.is_ok() {
-            return Ok(Removal { destroyed: doomed, left, foreign });
+        let recursive = entries.len() > 1;
+        if whole && open.is_empty() && self.destroy(root.as_str(), recursive, deadline)?.is_ok() {
+            return Ok(Removal { destroyed: survey.doomed, ..Removal::default() });
         }
-        let mut destroyed = Vec::new();
-        for name in doomed {
-            match self.destroy(&name, with_snapshots.contains(&name), patience, deadline)? {
-                Ok(()) => destroyed.push(name),
-                Err(why) => left.push(Left { name, why }),
+        let mut removal =
+            Removal { left: survey.left, foreign: survey.foreign, ..Removal::default() };
+        for name in closed {
+            let outcome = self.destroy(name, survey.with_snapshots.contains(name), deadline)?;
+            removal.note(name, outcome);
+        }
+        for name in open {
+            let outcome = match self.wait_closed(name, patience)? {
+                Ok(()) => self.destroy(name, true, deadline)?,
+                Err(who) => Err(Why::Open(who)),
+            };
+            removal.note(name, outcome);
+        }
+        if whole && removal.left.is_empty() {
+            let outcome = self.destroy(root.as_str(), true, deadline)?;
+            // A root that is a volume has been noted.
+            if let Err(why) = outcome {
+                removal.left.push(Left { name: root.to_string(), why });
             }
         }
-        Ok(Removal { destroyed, left, foreign })
+        Ok(removal)
     }
 
     /// Destroys a dataset, waiting for who has it open. One that is gone is a success.
@@ -112,9 +122,9 @@ impl ZfsStore {
         &self,
         name: &str,
         recursive: bool,
-        patience: Instant,
         deadline: Instant,
     ) -> Result<Result<(), Why>, Error> {
+        let patience = self.patience(deadline);
         let words =
             if recursive { &["destroy", "-r", "--", name][..] } else { &["destroy", "--", name] };
         loop {
@@ -138,6 +148,16 @@ impl ZfsStore {
         }
     }
 
+    /// How long to wait for others: not so long that no time is left to tell about it.
+    pub(super) fn patience(&self, deadline: Instant) -> Instant {
+        let now = Instant::now();
+        now + self.zfs.limits.busy.min(deadline.saturating_duration_since(now) / 2)
+    }
+
+    fn is_open(&self, name: &str) -> Result<bool, Error> {
+        Ok(!holders(&device::path(&self.pool.full_dataset(name)?)).is_empty())
+    }
+
     /// Waits until nobody else has the volume open; who has it at the end of patience.
     pub(super) fn wait_closed(
         &self,
@@ -146,13 +166,6 @@ impl ZfsStore {
     ) -> Result<Result<(), Vec<String>>, Error> {
         Ok(holders::wait_closed(&device::path(&self.pool.full_dataset(name)?), patience))
     }
-}
-
-/// Whether it is one of the volumes that the agent makes for a guest, by its name.
-fn is_disk_of(entry: &Entry, guest: &Dataset) -> bool {
-    let number = entry.name.strip_prefix(guest.as_str()).and_then(|it| it.strip_prefix("/disk-"));
-    let numbered = |it: &str| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit());
-    entry.kind == Kind::Volume && number.is_some_and(numbered)
 }
 
 /// Where the removal of a volume begins: above it, if that was made with it.

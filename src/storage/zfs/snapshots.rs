@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::listing::{Entry, Kind};
 use super::stream::Stream;
 use super::{ALL, Depth, SNAPSHOTS, ZfsStore, not_found, says_no_space};
+use crate::storage::rules::in_guests;
 use crate::storage::{Dataset, Error, Newer, Reach, Snapshot, SnapshotName};
 
 impl ZfsStore {
@@ -57,7 +58,7 @@ impl ZfsStore {
         reach: Reach,
         deadline: Instant,
     ) -> Result<(), Error> {
-        self.guests_only(name.dataset())?;
+        in_guests(name.dataset(), &self.pool)?;
         let going = self.named(name, reach, deadline)?;
         if going.is_empty() {
             return Err(not_found(name));
@@ -76,7 +77,7 @@ impl ZfsStore {
         newer: Newer,
         deadline: Instant,
     ) -> Result<(), Error> {
-        self.guests_only(name.dataset())?;
+        in_guests(name.dataset(), &self.pool)?;
         let dataset = name.dataset().as_str();
         let entries = self.look(Depth::One, ALL, &[dataset], deadline)?;
         let find = |name: &str| entries.iter().find(|entry| entry.name == name);
@@ -93,8 +94,7 @@ impl ZfsStore {
         check_free(going.into_iter())?;
         if find(dataset).is_some_and(|entry| entry.kind == Kind::Volume) {
             // zfs itself would roll an open volume back under its user.
-            let patience = deadline.min(Instant::now() + self.zfs.limits.busy);
-            self.wait_closed(dataset, patience)?
+            self.wait_closed(dataset, self.patience(deadline))?
                 .map_err(|holders| Error::Busy { name: dataset.to_owned(), holders })?;
         }
         let words = match newer {
@@ -140,14 +140,6 @@ impl ZfsStore {
             Some(Snapshot { name, written_bytes: entry.written })
         };
         entries.iter().filter_map(snapshot).collect()
-    }
-
-    fn guests_only(&self, dataset: &Dataset) -> Result<(), Error> {
-        let guests = self.pool.guests();
-        if *dataset == guests || dataset.is_below(&guests) {
-            return Ok(());
-        }
-        Err(Error::Invalid(format!("{dataset} is not below {guests}")))
     }
 }
 

@@ -1,7 +1,7 @@
-//! What both stores decide in the same way about wanted volumes. Pure data.
+//! What both stores decide in the same way. Pure data.
 
 use super::types::{Origin, Planned, Space, Volume, Wanted};
-use super::{Error, bytes_of, round_up};
+use super::{Dataset, Error, PoolName, bytes_of, round_up};
 
 /// The size that a wanted volume gets: its own, or the image's where that is larger.
 pub(super) fn size_bytes(
@@ -56,6 +56,48 @@ pub(super) fn check_space(planned: &[Planned], free_bytes: u64) -> Result<(), Er
     let needed_bytes = reserved.fold(0, u64::saturating_add);
     if needed_bytes > free_bytes {
         return Err(Error::NoSpace { needed_bytes, free_bytes });
+    }
+    Ok(())
+}
+
+/// By how many bytes a volume has to grow; `None` where it has the size already. `unit` is that of
+/// its sizes, 0 where any size can be.
+pub(super) fn growth(volume: &Volume, size_mib: u64, unit: u64) -> Result<Option<u64>, Error> {
+    let size_bytes = round_up(bytes_of(size_mib)?, unit);
+    // The wire's size is rounded down: it may be asked for again.
+    if size_mib == volume.size_mib() || size_bytes == volume.size_bytes {
+        return Ok(None);
+    }
+    size_bytes.checked_sub(volume.size_bytes).map(Some).ok_or_else(|| {
+        let (name, has) = (&volume.name, volume.size_mib());
+        Error::Invalid(format!("volume {name} has {has} MiB and cannot shrink to {size_mib}"))
+    })
+}
+
+/// Whether it is a name that the agent gives the disks of this guest.
+pub(super) fn is_disk_of(volume: &str, guest: &Dataset) -> bool {
+    let number = volume.strip_prefix(guest.as_str()).and_then(|it| it.strip_prefix("/disk-"));
+    number.is_some_and(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Checks that a dataset is below `guests/`, where alone things are destroyed.
+pub(super) fn below_guests(dataset: &Dataset, pool: &PoolName) -> Result<(), Error> {
+    let guests = pool.guests();
+    if dataset.is_below(&guests) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("{dataset} is not below {guests}")))
+}
+
+/// The same for snapshots, where `guests` itself may be meant.
+pub(super) fn in_guests(dataset: &Dataset, pool: &PoolName) -> Result<(), Error> {
+    if *dataset == pool.guests() { Ok(()) } else { below_guests(dataset, pool) }
+}
+
+/// Checks that a volume is not an image, which does not change.
+pub(super) fn no_image(dataset: &Dataset, pool: &PoolName) -> Result<(), Error> {
+    if dataset.is_below(&pool.images()) {
+        return Err(Error::Invalid(format!("{dataset} is an image")));
     }
     Ok(())
 }
@@ -137,6 +179,42 @@ mod tests {
             "volume tank/guests/a/disk-0 exists and differs: size is 2097152 bytes, not 1048576, \
              origin is tank/images/j, not tank/images/i, owner is none, not a"
         );
+    }
+
+    #[test]
+    fn a_volume_grows_and_never_shrinks() {
+        let has = |bytes| found(bytes, None, None);
+        assert_eq!(growth(&has(5 * MIB), 7, 8192).unwrap(), Some(2 * MIB));
+        assert_eq!(growth(&has(5 * MIB), 5, 8192).unwrap(), None);
+        assert_eq!(growth(&has(5 * MIB + 512), 5, 0).unwrap(), None, "the answer's size");
+        assert_eq!(growth(&has(5 * MIB), 6, 4 * MIB).unwrap(), Some(3 * MIB));
+        for mib in [0, 4, u64::MAX] {
+            assert!(matches!(growth(&has(5 * MIB), mib, 0), Err(Error::Invalid(_))), "{mib}");
+        }
+    }
+
+    #[test]
+    fn a_disk_of_a_guest_is_told_by_its_name() {
+        let guest = PoolName::parse("tank").unwrap().dataset("guests/a").unwrap();
+        for name in ["tank/guests/a/disk-0", "tank/guests/a/disk-12"] {
+            assert!(is_disk_of(name, &guest), "{name}");
+        }
+        for name in ["/disk-", "/disk-1a", "/disk-1/b", "b/disk-1", "/disk1", ""] {
+            assert!(!is_disk_of(&format!("tank/guests/a{name}"), &guest), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_below_guests_is_destroyed() {
+        let pool = PoolName::parse("tank").unwrap();
+        let dataset = |text: &str| pool.dataset(text).unwrap();
+        assert!(below_guests(&dataset("guests/a"), &pool).is_ok());
+        for outside in ["guests", "images/a", "guests2/a", "a"] {
+            assert!(below_guests(&dataset(outside), &pool).is_err(), "{outside}");
+            assert_eq!(in_guests(&dataset(outside), &pool).is_ok(), outside == "guests");
+        }
+        assert!(no_image(&dataset("images/a"), &pool).is_err());
+        assert!(no_image(&dataset("guests/a"), &pool).is_ok());
     }
 
     #[test]

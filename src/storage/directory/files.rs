@@ -1,0 +1,268 @@
+//! The files of the store: walked, made under names that are none, put in their places.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use log::warn;
+use serde::{Deserialize, Serialize};
+
+use super::{DirectoryStore, not_found};
+use crate::os::disk::clone_file;
+use crate::storage::copy::copy;
+use crate::storage::{Dataset, Error, Space, Volume};
+
+/// Folders may be passed through by guests' emulators and read by root alone.
+const FOLDER_MODE: u32 = 0o711;
+/// libvirt gives a guest's files to its emulator when that starts.
+const FILE_MODE: u32 = 0o600;
+/// The unit of [`MetadataExt::blocks`].
+pub(super) const BLOCK_BYTES: u64 = 512;
+
+/// What ZFS keeps as properties, in the file beside a volume.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(super) struct Properties {
+    pub(super) owner: Option<String>,
+    /// Full name of the snapshot that it is a clone of.
+    pub(super) origin: Option<String>,
+    /// Whether it takes space only as it is written.
+    #[serde(default)]
+    pub(super) sparse: bool,
+}
+
+impl Properties {
+    pub(super) fn space(&self) -> Space {
+        if self.sparse { Space::Sparse } else { Space::Reserved }
+    }
+}
+
+impl DirectoryStore {
+    /// The datasets below one, itself first, or those of the whole store; sorted by name.
+    pub(super) fn datasets(&self, under: Option<&Dataset>) -> Result<Vec<Dataset>, Error> {
+        let mut found = Vec::new();
+        match under {
+            None => self.collect_below(&self.root.clone(), None, &mut found)?,
+            Some(name) if !self.path(name).exists() => return Err(not_found(name)),
+            Some(name) => self.collect(name.clone(), &mut found)?,
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn collect(&self, name: Dataset, found: &mut Vec<Dataset>) -> Result<(), Error> {
+        let path = self.path(&name);
+        found.push(name.clone());
+        if path.is_dir() { self.collect_below(&path, Some(&name), found) } else { Ok(()) }
+    }
+
+    fn collect_below(
+        &self,
+        folder: &Path,
+        above: Option<&Dataset>,
+        found: &mut Vec<Dataset>,
+    ) -> Result<(), Error> {
+        for entry in names_in(folder)? {
+            let relative = match above {
+                Some(above) => format!("{}/{entry}", above.relative()),
+                None => entry,
+            };
+            // Snapshots, properties and temporary files have no dataset's name.
+            if let Ok(name) = self.pool.dataset(&relative) {
+                self.collect(name, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The volume of a name; `None` where there is none, or something else.
+    pub(super) fn volume_at(&self, name: &Dataset) -> Result<Option<Volume>, Error> {
+        let path = self.path(name);
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() => metadata,
+            Ok(_) => return Ok(None),
+            Err(error) if absent(&error) => return Ok(None),
+            Err(error) => return Err(at("look at", &path)(error)),
+        };
+        let Properties { owner, origin, .. } = self.properties(name)?;
+        Ok(Some(Volume {
+            name: name.clone(),
+            size_bytes: metadata.len(),
+            device: path,
+            origin,
+            owner,
+        }))
+    }
+
+    /// The properties of a volume; those of one that nobody marked where there are none.
+    pub(super) fn properties(&self, name: &Dataset) -> Result<Properties, Error> {
+        let path = self.beside(name, "#");
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| at("read", &path)(io::Error::other(error))),
+            Err(error) if absent(&error) => {
+                Ok(Properties { sparse: true, ..Properties::default() })
+            }
+            Err(error) => Err(at("read", &path)(error)),
+        }
+    }
+
+    /// What reserved volumes may still write, in bytes.
+    pub(super) fn promised_bytes(&self) -> Result<u64, Error> {
+        let mut sum: u64 = 0;
+        for name in self.datasets(None)? {
+            let Ok(metadata) = fs::metadata(self.path(&name)) else { continue };
+            if metadata.is_file() && self.properties(&name)?.space() == Space::Reserved {
+                let written = metadata.blocks().saturating_mul(BLOCK_BYTES);
+                sum = sum.saturating_add(metadata.len().saturating_sub(written));
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Makes a folder and those above it.
+    pub(super) fn make_folder(&self, path: &Path) -> Result<(), Error> {
+        let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path);
+        made.map_err(at("make", path))
+    }
+
+    /// A new file in `folder`, which goes away unless it is put in its place.
+    pub(super) fn draft(&self, folder: &Path) -> Result<Draft, Error> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("%{}-{number}", process::id()));
+        remove_if_there(&path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).mode(FILE_MODE).open(&path);
+        let file = file.map_err(at("make", &path))?;
+        Ok(Draft { path, file, kept: false })
+    }
+
+    /// Removes what a process that is gone left in a folder.
+    pub(super) fn sweep(&self, folder: &Path) -> Result<(), Error> {
+        for name in names_in(folder)? {
+            let pid = name.strip_prefix('%').and_then(|it| it.split('-').next());
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                remove_if_there(&folder.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that is not yet anything.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    kept: bool,
+}
+
+impl Draft {
+    /// Shares all blocks of a file; `false` where the file system cannot.
+    pub(super) fn share_with(&self, from: &Path) -> Result<bool, Error> {
+        let shared = File::open(from).and_then(|from| clone_file(&from, &self.file));
+        shared.map_err(at("copy", from))
+    }
+
+    /// Takes over the content of a file, up to a deadline.
+    pub(super) fn fill_from(&self, from: &Path, deadline: Instant) -> Result<(), Error> {
+        if self.share_with(from)? {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let copied = File::open(from).and_then(|from| {
+            let bytes = from.metadata()?.len();
+            self.file.set_len(bytes)?;
+            copy(&from, &self.file, bytes, &mut |_| match Instant::now() < deadline {
+                true => Ok(()),
+                false => Err(io::ErrorKind::TimedOut.into()),
+            })
+        });
+        copied.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => {
+                let command = format!("copy {}", from.display());
+                Error::Late { command, waited: begin.elapsed() }
+            }
+            _ => at("copy", from)(error),
+        })
+    }
+
+    pub(super) fn set_size(&self, bytes: u64) -> Result<(), Error> {
+        self.file.set_len(bytes).map_err(at("resize", &self.path))
+    }
+
+    /// Puts the file in its place, on the disk with its content; `false` where something is there.
+    pub(super) fn place(self, path: &Path) -> Result<bool, Error> {
+        self.file.sync_all().map_err(at("write", &self.path))?;
+        match fs::hard_link(&self.path, path) {
+            Ok(()) => sync_folder(path).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(at("make", path)(error)),
+        }
+    }
+
+    /// The same, over what is there.
+    pub(super) fn replace(mut self, path: &Path) -> Result<(), Error> {
+        self.file.sync_all().map_err(at("write", &self.path))?;
+        fs::rename(&self.path, path).map_err(at("make", path))?;
+        self.kept = true;
+        sync_folder(path)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            warn!("remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Has the names in the folder of `path` written to the disk.
+pub(super) fn sync_folder(path: &Path) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(path);
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(at("write", folder))
+}
+
+/// The names in a folder, without those that are no text; empty where there is no folder.
+pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if absent(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(at("list", folder)(error)),
+    };
+    let names = entries.map(|entry| Ok(entry.map_err(at("list", folder))?.file_name()));
+    let names: Result<Vec<_>, Error> = names.collect();
+    Ok(names?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+/// Whether there was something to remove.
+pub(super) fn remove_if_there(path: &Path) -> Result<bool, Error> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if absent(&error) => Ok(false),
+        Err(error) => Err(at("remove", path)(error)),
+    }
+}
+
+/// An error of the system about a path; a full file system is [`Error::NoSpace`].
+pub(super) fn at(verb: &str, path: &Path) -> impl Fn(io::Error) -> Error {
+    let what = format!("{verb} {}", path.display());
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::NoSpace { needed_bytes: 0, free_bytes: 0 }
+        }
+        _ => Error::io(what.clone(), error),
+    }
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}

@@ -1,0 +1,205 @@
+//! The store in a folder, for hosts and tests without ZFS: sparse raw files in ZFS's layout.
+//!
+//! ```text
+//! PATH/guests/web-1/disk-0         a volume; folders are the file systems
+//! PATH/guests/web-1/disk-0@monday  a snapshot of it; of a folder: an empty file
+//! PATH/guests/web-1/disk-0#        what ZFS keeps as properties: owner, origin, space
+//! PATH/guests/web-1/%<pid>-<n>     not yet anything
+//! ```
+//!
+//! `@`, `#` and `%` are in no name, so nothing collides. Files appear under their names when they
+//! are complete. Clones and snapshots share their blocks where the file system can (reflink), and
+//! are sparse copies elsewhere; either way they depend on nothing.
+//!
+//! A reservation is a promise of this store alone: what reserved volumes may still write counts as
+//! taken when another is made or grown. Other users of the file system are not bound by it.
+
+mod files;
+mod images;
+mod snapshots;
+mod volumes;
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::config::StorageLimits;
+use crate::os::disk;
+use crate::storage::{
+    Dataset, Error, Id, Image, ImageSource, Newer, Planned, PoolName, Reach, Removal, Snapshot,
+    SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+};
+
+/// The volumes in one folder.
+#[derive(Debug)]
+pub struct DirectoryStore {
+    pool: PoolName,
+    root: PathBuf,
+    limits: StorageLimits,
+    /// Held while space is counted and used, so that no two volumes get the same.
+    making: Mutex<()>,
+}
+
+impl DirectoryStore {
+    /// The store in `root`, which need not be there yet. Names carry the pool's name, as with ZFS.
+    pub fn new(pool: PoolName, root: PathBuf, limits: StorageLimits) -> Self {
+        Self { pool, root, limits, making: Mutex::new(()) }
+    }
+
+    /// The file or folder of a dataset.
+    fn path(&self, name: &Dataset) -> PathBuf {
+        self.root.join(name.relative())
+    }
+
+    fn snapshot_path(&self, name: &SnapshotName) -> PathBuf {
+        self.beside(name.dataset(), &format!("@{}", name.name()))
+    }
+
+    /// The file that has the dataset's name with this end.
+    fn beside(&self, name: &Dataset, end: &str) -> PathBuf {
+        self.root.join(format!("{}{end}", name.relative()))
+    }
+
+    /// How long to wait for others: not so long that no time is left to tell about it.
+    fn patience(&self, deadline: Instant) -> Instant {
+        let now = Instant::now();
+        now + self.limits.busy.min(deadline.saturating_duration_since(now) / 2)
+    }
+
+    fn free_bytes(&self) -> Result<u64, Error> {
+        let asked = format!("ask for the space of {}", self.root.display());
+        // A folder that is not there yet will be made where the one above it is.
+        let there = self.root.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        let room = disk::room(there).map_err(|error| Error::io(asked, error))?;
+        Ok(room.free_bytes.saturating_sub(self.promised_bytes()?))
+    }
+}
+
+impl Volumes for DirectoryStore {
+    fn pool(&self) -> &PoolName {
+        &self.pool
+    }
+
+    fn usage(&self, _deadline: Instant) -> Result<Usage, Error> {
+        let asked = format!("ask for the space of {}", self.root.display());
+        let room = disk::room(&self.root).map_err(|error| Error::io(asked, error))?;
+        Ok(Usage { free_bytes: self.free_bytes()?, used_bytes: room.used_bytes })
+    }
+
+    fn prepare(&self, _deadline: Instant) -> Result<(), Error> {
+        self.make_folder(&self.path(&self.pool.images()))?;
+        self.make_folder(&self.path(&self.pool.guests()))
+    }
+
+    fn plan(&self, wanted: &[Wanted], _deadline: Instant) -> Result<Vec<Planned>, Error> {
+        self.plan_volumes(wanted)
+    }
+
+    fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error> {
+        self.make_volume(planned, deadline)
+    }
+
+    fn take_back(&self, made: &[Planned], deadline: Instant) -> Result<Removal, Error> {
+        self.take_volumes_back(made, deadline)
+    }
+
+    fn destroy_guest(&self, guest: &Id, whose: Whose, deadline: Instant) -> Result<Removal, Error> {
+        self.remove_guest(guest, whose, deadline)
+    }
+
+    fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error> {
+        self.grow_volume(volume, size_mib, deadline)
+    }
+
+    fn volumes(&self, under: Option<&Dataset>, _deadline: Instant) -> Result<Vec<Volume>, Error> {
+        let names = self.datasets(under)?;
+        let volumes = names.iter().filter_map(|name| self.volume_at(name).transpose());
+        volumes.collect()
+    }
+
+    fn volume(&self, name: &Dataset, _deadline: Instant) -> Result<Volume, Error> {
+        self.volume_at(name)?.ok_or_else(|| not_found(name))
+    }
+
+    fn delete(&self, name: &Dataset, reach: Reach, deadline: Instant) -> Result<Removal, Error> {
+        self.delete_dataset(name, reach, deadline)
+    }
+
+    fn create_snapshot(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<Vec<Snapshot>, Error> {
+        self.make_snapshots(name, reach, deadline)
+    }
+
+    fn snapshots(
+        &self,
+        under: Option<&Dataset>,
+        _deadline: Instant,
+    ) -> Result<Vec<Snapshot>, Error> {
+        let mut found = Vec::new();
+        for name in self.datasets(under)? {
+            found.extend(self.snapshots_of(&name)?.into_iter().map(|seen| seen.snapshot));
+        }
+        Ok(found)
+    }
+
+    fn snapshot(&self, name: &SnapshotName, _deadline: Instant) -> Result<Snapshot, Error> {
+        let found = self.snapshots_of(name.dataset())?.into_iter().map(|seen| seen.snapshot);
+        found.into_iter().find(|it| it.name == *name).ok_or_else(|| not_found(name))
+    }
+
+    fn delete_snapshot(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        _deadline: Instant,
+    ) -> Result<(), Error> {
+        self.remove_snapshots(name, reach)
+    }
+
+    fn rollback(&self, name: &SnapshotName, newer: Newer, deadline: Instant) -> Result<(), Error> {
+        self.roll_back(name, newer, deadline)
+    }
+
+    fn send(&self, name: &SnapshotName, deadline: Instant) -> Result<Box<dyn Read + Send>, Error> {
+        self.snapshot(name, deadline)?;
+        if self.path(name.dataset()).is_dir() {
+            return Err(Error::Invalid(format!("{name} is not the snapshot of a volume")));
+        }
+        let path = self.snapshot_path(name);
+        let file = fs::File::open(&path);
+        let file = file.map_err(|error| Error::io(format!("open {}", path.display()), error))?;
+        Ok(Box::new(file))
+    }
+
+    fn images(&self, _deadline: Instant) -> Result<Vec<Image>, Error> {
+        self.list_images()
+    }
+
+    fn image(&self, id: &Id, _deadline: Instant) -> Result<Image, Error> {
+        self.find_image(id)
+    }
+
+    fn import_image(
+        &self,
+        id: &Id,
+        source: ImageSource<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Image, Error> {
+        self.bring_in(id, source, progress)
+    }
+
+    fn delete_image(&self, id: &Id, deadline: Instant) -> Result<(), Error> {
+        self.remove_image(id, deadline)
+    }
+}
+
+fn not_found(name: impl ToString) -> Error {
+    Error::NotFound { name: name.to_string() }
+}

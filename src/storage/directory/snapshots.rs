@@ -1,0 +1,139 @@
+//! Snapshots as copies: of a volume its content, of a folder an empty file.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Instant, SystemTime};
+
+use super::files::{BLOCK_BYTES, Draft, at, names_in, remove_if_there};
+use super::{DirectoryStore, not_found};
+use crate::storage::holders::{holders, wait_closed};
+use crate::storage::rules::in_guests;
+use crate::storage::{Dataset, Error, Newer, Reach, Snapshot, SnapshotName};
+
+/// A snapshot that is there.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) snapshot: Snapshot,
+    /// The size of the volume that it is of.
+    pub(super) size_bytes: u64,
+    taken: SystemTime,
+}
+
+impl DirectoryStore {
+    /// The snapshots of one dataset, oldest first.
+    pub(super) fn snapshots_of(&self, dataset: &Dataset) -> Result<Vec<Seen>, Error> {
+        let path = self.path(dataset);
+        let mut found = Vec::new();
+        for name in names_in(path.parent().unwrap_or(&self.root))? {
+            let Some((of, name)) = name.split_once('@') else { continue };
+            let Some(name) = dataset.snapshot(name).ok().filter(|_| of == dataset.last()) else {
+                continue;
+            };
+            let path = self.snapshot_path(&name);
+            let metadata = fs::metadata(&path).map_err(at("look at", &path))?;
+            let written_bytes = metadata.blocks().saturating_mul(BLOCK_BYTES);
+            found.push(Seen {
+                snapshot: Snapshot { name, written_bytes },
+                size_bytes: metadata.len(),
+                taken: metadata.modified().map_err(at("look at", &path))?,
+            });
+        }
+        found.sort_by(|a, b| (a.taken, &a.snapshot.name).cmp(&(b.taken, &b.snapshot.name)));
+        Ok(found)
+    }
+
+    pub(super) fn make_snapshots(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<Vec<Snapshot>, Error> {
+        let datasets = match reach {
+            Reach::Itself if !self.path(name.dataset()).exists() => {
+                return Err(not_found(name.dataset()));
+            }
+            Reach::Itself => vec![name.dataset().clone()],
+            Reach::Below => self.datasets(Some(name.dataset()))?,
+        };
+        let _making = self.lock(deadline)?;
+        let mut drafts = Vec::new();
+        for dataset in &datasets {
+            let name = dataset.snapshot(name.name())?;
+            if self.snapshot_path(&name).exists() {
+                return Err(Error::Exists { name: name.to_string() });
+            }
+            drafts.push((self.draft_of(dataset, deadline)?, name));
+        }
+        let mut made = Vec::new();
+        for (draft, name) in drafts {
+            draft.replace(&self.snapshot_path(&name))?;
+            made.push(name);
+        }
+        made.iter().map(|name| self.snapshot_at(name)).collect()
+    }
+
+    /// A copy of a volume as it is now. Of one that somebody writes to meanwhile only a reflink is.
+    fn draft_of(&self, dataset: &Dataset, deadline: Instant) -> Result<Draft, Error> {
+        let path = self.path(dataset);
+        let draft = self.draft(path.parent().unwrap_or(&self.root))?;
+        if path.is_dir() {
+            return Ok(draft);
+        }
+        if draft.share_with(&path)? {
+            return Ok(draft);
+        }
+        let who = holders(&path);
+        if !who.is_empty() {
+            return Err(Error::Busy { name: dataset.to_string(), holders: who });
+        }
+        draft.fill_from(&path, deadline)?;
+        Ok(draft)
+    }
+
+    fn snapshot_at(&self, name: &SnapshotName) -> Result<Snapshot, Error> {
+        let found = self.snapshots_of(name.dataset())?.into_iter().map(|seen| seen.snapshot);
+        found.into_iter().find(|it| it.name == *name).ok_or_else(|| not_found(name))
+    }
+
+    pub(super) fn remove_snapshots(&self, name: &SnapshotName, reach: Reach) -> Result<(), Error> {
+        in_guests(name.dataset(), &self.pool)?;
+        let datasets = match reach {
+            Reach::Itself => vec![name.dataset().clone()],
+            Reach::Below => self.datasets(Some(name.dataset()))?,
+        };
+        let mut removed = false;
+        for dataset in datasets {
+            let name = dataset.snapshot(name.name())?;
+            removed |= remove_if_there(&self.snapshot_path(&name))?;
+        }
+        if removed { Ok(()) } else { Err(not_found(name)) }
+    }
+
+    pub(super) fn roll_back(
+        &self,
+        name: &SnapshotName,
+        newer: Newer,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        in_guests(name.dataset(), &self.pool)?;
+        let mut found = self.snapshots_of(name.dataset())?;
+        let at = found.iter().position(|seen| seen.snapshot.name == *name);
+        let going = found.split_off(at.ok_or_else(|| not_found(name))? + 1);
+        if newer == Newer::Keep && !going.is_empty() {
+            return Err(Error::HasNewer { name: name.to_string() });
+        }
+        let path = self.path(name.dataset());
+        if path.is_file() {
+            wait_closed(&path, self.patience(deadline))
+                .map_err(|holders| Error::Busy { name: name.dataset().to_string(), holders })?;
+            let _making = self.lock(deadline)?;
+            let draft = self.draft(path.parent().unwrap_or(&self.root))?;
+            draft.fill_from(&self.snapshot_path(name), deadline)?;
+            draft.replace(&path)?;
+        }
+        for seen in going {
+            remove_if_there(&self.snapshot_path(&seen.snapshot.name))?;
+        }
+        Ok(())
+    }
+}

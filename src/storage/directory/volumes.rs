@@ -1,0 +1,263 @@
+//! Volumes as files: planned, made, grown, removed.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use parking_lot::MutexGuard;
+
+use super::files::{Properties, at, names_in, remove_if_there};
+use super::{DirectoryStore, not_found};
+use crate::storage::holders::{holders, wait_closed};
+use crate::storage::rules::{
+    adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
+};
+use crate::storage::{
+    Dataset, Error, Id, Origin, Planned, Reach, Removal, Space, Volume, Wanted, Whose, Why,
+};
+
+impl DirectoryStore {
+    pub(super) fn plan_volumes(&self, wanted: &[Wanted]) -> Result<Vec<Planned>, Error> {
+        let plans = wanted.iter().map(|wanted| self.plan_one(wanted));
+        let planned: Vec<Planned> = plans.collect::<Result<_, Error>>()?;
+        check_space(&planned, self.free_bytes()?)?;
+        Ok(planned)
+    }
+
+    fn plan_one(&self, wanted: &Wanted) -> Result<Planned, Error> {
+        let origin = wanted.image.as_ref().map(|id| self.origin(id)).transpose()?;
+        let size_bytes = size_bytes(wanted, origin.as_ref(), 0)?;
+        let volume = &wanted.volume;
+        let found = self.volume_at(volume)?;
+        match &found {
+            Some(found) => adopt(found, wanted, origin.as_ref(), size_bytes)?,
+            None if self.path(volume).exists() => {
+                let what = vec!["it is no volume".to_owned()];
+                return Err(Error::Differs { volume: volume.clone(), what });
+            }
+            None => {}
+        }
+        let above = volume.parent();
+        let parent_found = above.is_none_or(|above| self.path(&above).is_dir());
+        Ok(Planned {
+            wanted: wanted.clone(),
+            size_bytes,
+            origin,
+            found,
+            parent_found,
+            unmounted_parent: None,
+        })
+    }
+
+    fn origin(&self, id: &Id) -> Result<Origin, Error> {
+        let image = self.find_image(id)?;
+        Ok(Origin { snapshot: image.snapshot, size_bytes: image.size_bytes })
+    }
+
+    pub(super) fn make_volume(
+        &self,
+        planned: &Planned,
+        deadline: Instant,
+    ) -> Result<Volume, Error> {
+        let volume = &planned.wanted.volume;
+        if planned.found.is_none() {
+            let _making = self.lock(deadline)?;
+            check_space(std::slice::from_ref(planned), self.free_bytes()?)?;
+            let made = self.write_volume(planned, deadline);
+            if made.is_err() && !planned.parent_found {
+                self.remove_empty_parent(volume);
+            }
+            made?;
+        }
+        self.volume_at(volume)?.ok_or_else(|| not_found(volume))
+    }
+
+    /// Makes the file, and its properties before it: a file without them would be nobody's.
+    fn write_volume(&self, planned: &Planned, deadline: Instant) -> Result<(), Error> {
+        let Planned { wanted, origin, size_bytes, .. } = planned;
+        let path = self.path(&wanted.volume);
+        let folder = path.parent().unwrap_or(&self.root);
+        self.make_folder(folder)?;
+        self.sweep(folder)?;
+        let draft = self.draft(folder)?;
+        if let Some(origin) = origin {
+            let from = self.snapshot_path(&origin.snapshot);
+            if !from.is_file() {
+                return Err(not_found(&origin.snapshot));
+            }
+            draft.fill_from(&from, deadline)?;
+        }
+        draft.set_size(*size_bytes)?;
+        if path.exists() {
+            return Err(Error::Exists { name: wanted.volume.to_string() });
+        }
+        let beside = self.beside(&wanted.volume, "#");
+        self.write_properties(planned, &beside)?;
+        match draft.place(&path) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Exists { name: wanted.volume.to_string() }),
+            Err(error) => {
+                remove_if_there(&beside)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn write_properties(&self, planned: &Planned, beside: &Path) -> Result<(), Error> {
+        let properties = Properties {
+            owner: planned.wanted.owner.as_ref().map(ToString::to_string),
+            origin: planned.origin.as_ref().map(|origin| origin.snapshot.to_string()),
+            sparse: planned.wanted.space == Space::Sparse,
+        };
+        let draft = self.draft(beside.parent().unwrap_or(&self.root))?;
+        let written = serde_json::to_writer(&draft.file, &properties);
+        written.map_err(|error| at("write", beside)(error.into()))?;
+        draft.replace(beside)
+    }
+
+    pub(super) fn grow_volume(
+        &self,
+        volume: &Dataset,
+        size_mib: u64,
+        deadline: Instant,
+    ) -> Result<Volume, Error> {
+        no_image(volume, &self.pool)?;
+        let _making = self.lock(deadline)?;
+        let mut grown = self.volume_at(volume)?.ok_or_else(|| not_found(volume))?;
+        let Some(needed_bytes) = growth(&grown, size_mib, 0)? else {
+            return Ok(grown);
+        };
+        let free_bytes = self.free_bytes()?;
+        if self.properties(volume)?.space() == Space::Reserved && needed_bytes > free_bytes {
+            return Err(Error::NoSpace { needed_bytes, free_bytes });
+        }
+        let file = fs::File::options().write(true).open(&grown.device);
+        grown.size_bytes += needed_bytes;
+        let resized = file.and_then(|file| {
+            file.set_len(grown.size_bytes)?;
+            file.sync_all()
+        });
+        resized.map_err(at("resize", &grown.device))?;
+        Ok(grown)
+    }
+
+    pub(super) fn remove_guest(
+        &self,
+        guest: &Id,
+        whose: Whose,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        let root = self.pool.guest(guest)?;
+        let marked = |volume: &Volume| {
+            is_disk_of(volume.name.as_str(), &root)
+                && volume.owner.as_deref() == Some(guest.as_str())
+        };
+        self.clear(&root, |volume| whose == Whose::Anyones || marked(volume), deadline)
+    }
+
+    pub(super) fn take_volumes_back(
+        &self,
+        made: &[Planned],
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        let mut removal = Removal::default();
+        for plan in made.iter().filter(|plan| plan.found.is_none()) {
+            let Wanted { volume, owner, .. } = &plan.wanted;
+            let ours = |it: &Volume| it.owner.as_deref() == owner.as_ref().map(Id::as_str);
+            let one = self.clear(volume, ours, deadline)?;
+            removal.destroyed.extend(one.destroyed);
+            removal.left.extend(one.left);
+            removal.foreign.extend(one.foreign);
+            if !plan.parent_found {
+                self.remove_empty_parent(volume);
+            }
+        }
+        Ok(removal)
+    }
+
+    pub(super) fn delete_dataset(
+        &self,
+        name: &Dataset,
+        reach: Reach,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        below_guests(name, &self.pool)?;
+        let below = self.datasets(Some(name))?.len() > 1 || !self.snapshots_of(name)?.is_empty();
+        if below && reach == Reach::Itself {
+            return Err(Error::Invalid(format!("{name} has snapshots or datasets below it")));
+        }
+        self.clear(name, |_| true, deadline)
+    }
+
+    /// Removes the chosen volumes at and below `root`, and the folders that are empty then.
+    fn clear(
+        &self,
+        root: &Dataset,
+        chosen: impl Fn(&Volume) -> bool,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        let mut removal = Removal::default();
+        if !self.path(root).exists() {
+            return Ok(removal);
+        }
+        let (mut folders, mut open) = (Vec::new(), Vec::new());
+        for name in self.datasets(Some(root))? {
+            match self.volume_at(&name)? {
+                None => folders.push(name),
+                Some(volume) if !chosen(&volume) => removal.foreign.push(name.to_string()),
+                Some(volume) if !holders(&volume.device).is_empty() => open.push(name),
+                Some(_) => removal.note(name.as_str(), self.remove_volume(&name).map(Ok)?),
+            }
+        }
+        let patience = self.patience(deadline);
+        for name in open {
+            let outcome = match wait_closed(&self.path(&name), patience) {
+                Ok(()) => self.remove_volume(&name).map(Ok)?,
+                Err(who) => Err(Why::Open(who)),
+            };
+            removal.note(name.as_str(), outcome);
+        }
+        // From below. One that is not empty has something of other people's in it.
+        for name in folders.iter().rev() {
+            self.sweep(&self.path(name))?;
+            if names_in(&self.path(name))?.is_empty() {
+                fs::remove_dir(self.path(name)).map_err(at("remove", &self.path(name)))?;
+                self.remove_all_snapshots(name)?;
+            } else if name != root {
+                removal.foreign.push(name.to_string());
+            }
+        }
+        Ok(removal)
+    }
+
+    /// The volume goes first: without it, what is beside it is nothing.
+    pub(super) fn remove_volume(&self, name: &Dataset) -> Result<(), Error> {
+        remove_if_there(&self.path(name))?;
+        self.remove_all_snapshots(name)?;
+        remove_if_there(&self.beside(name, "#")).map(drop)
+    }
+
+    fn remove_all_snapshots(&self, name: &Dataset) -> Result<(), Error> {
+        for seen in self.snapshots_of(name)? {
+            remove_if_there(&self.snapshot_path(&seen.snapshot.name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the folder above a volume if nothing is in it.
+    fn remove_empty_parent(&self, volume: &Dataset) {
+        if let Some(parent) = volume.parent() {
+            // Fails where it is not empty, as it should, or gone.
+            let _ = fs::remove_dir(self.path(&parent));
+        }
+    }
+
+    /// The right to use up space.
+    pub(super) fn lock(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, Error> {
+        let begin = Instant::now();
+        self.making.try_lock_until(deadline).ok_or_else(|| Error::Late {
+            command: "wait for another volume to be made".to_owned(),
+            waited: begin.elapsed(),
+        })
+    }
+}
