@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use lexopt::prelude::{Long, Short};
 use log::LevelFilter;
 
-use crate::config::{BridgeType, Config, DEFAULT_PORT, VncListen};
+use crate::config::{BridgeType, Config, DEFAULT_PORT, Store, VncListen};
 
 /// What `--help` prints.
 pub const USAGE: &str = "\
@@ -28,6 +28,8 @@ Usage: mistify-libvirt [FLAG]...
       --vnc WHERE           where VNC displays listen: socket (default; a Unix socket for root and
                             qemu's user) or tcp (127.0.0.1, the guest's port)
       --nwfilter NAME       libvirt packet filter that every NIC of a new guest gets
+      --storage STORE       where volumes are made: zfs (default) or directory:PATH (sparse files)
+      --sparse              set no space aside for new volumes
       --allow-disk-path DIR let disk sources lie below DIR too; may be given several times
       --workers LANE=N      workers of a lane: control, read, urgent (4 each) or storage (2)
       --queue N             jobs that may wait in each lane (default 64)
@@ -96,6 +98,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
             Long("bridge-type") => config.host.bridge_type = bridge_type(&text(&mut parser)?)?,
             Long("vnc") => config.host.vnc = vnc(&text(&mut parser)?)?,
             Long("nwfilter") => config.host.nwfilter = Some(filter_name(text(&mut parser)?)?),
+            Long("storage") => config.host.store = store(&text(&mut parser)?)?,
+            Long("sparse") => config.host.sparse = true,
             Long("allow-disk-path") => {
                 config.host.allow_disk_paths.push(folder(&text(&mut parser)?)?)
             }
@@ -195,6 +199,16 @@ fn pool_name(text: String) -> Result<String, Error> {
         return Ok(text);
     }
     Err(Error::Value(format!("--zpool {text}: not the name of a ZFS pool")))
+}
+
+fn store(text: &str) -> Result<Store, Error> {
+    match text.strip_prefix("directory:") {
+        None if text == "zfs" => Ok(Store::Zfs),
+        Some(path) if Path::new(path).is_absolute() => Ok(Store::Directory(PathBuf::from(path))),
+        _ => Err(Error::Value(format!(
+            "--storage {text}: write zfs, or directory: and an absolute path"
+        ))),
+    }
 }
 
 fn folder(text: &str) -> Result<PathBuf, Error> {

@@ -31,6 +31,8 @@ pub struct Config {
     pub http: HttpLimits,
     /// Bounds of the worker pool.
     pub pool: PoolLimits,
+    /// Bounds of storage commands.
+    pub storage: StorageLimits,
     /// Bounds of one request's wait.
     pub deadlines: Deadlines,
 }
@@ -42,6 +44,7 @@ impl Default for Config {
             host: HostConfig::default(),
             http: HttpLimits::default(),
             pool: PoolLimits::default(),
+            storage: StorageLimits::default(),
             deadlines: Deadlines::default(),
         }
     }
@@ -62,6 +65,10 @@ pub struct HostConfig {
     pub nwfilter: Option<String>,
     /// Further folders below which a disk `source` may lie; `/` allows everything.
     pub allow_disk_paths: Vec<PathBuf>,
+    /// Where volumes are made.
+    pub store: Store,
+    /// Whether new volumes set no space aside: they may then run out of it while a guest writes.
+    pub sparse: bool,
 }
 
 impl Default for HostConfig {
@@ -73,6 +80,8 @@ impl Default for HostConfig {
             vnc: VncListen::Socket,
             nwfilter: None,
             allow_disk_paths: Vec::new(),
+            store: Store::Zfs,
+            sparse: false,
         }
     }
 }
@@ -84,6 +93,15 @@ pub enum BridgeType {
     OpenVSwitch,
     /// A plain Linux bridge: no virtual port, VLAN tags are refused.
     Linux,
+}
+
+/// Where volumes are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// As volumes of the ZFS pool.
+    Zfs,
+    /// As sparse raw files below this folder.
+    Directory(PathBuf),
 }
 
 /// Where the VNC displays of guests listen.

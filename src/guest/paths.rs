@@ -2,12 +2,16 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::HostConfig;
+use crate::config::{HostConfig, Store};
 
 /// The folders below which a disk's `source` may lie on this host.
 pub fn disk_roots(host: &HostConfig) -> Vec<PathBuf> {
     let zvols = Path::new("/dev/zvol").join(&host.zpool);
-    std::iter::once(zvols).chain(host.allow_disk_paths.iter().cloned()).collect()
+    let store = match &host.store {
+        Store::Zfs => None,
+        Store::Directory(folder) => Some(folder.clone()),
+    };
+    std::iter::once(zvols).chain(store).chain(host.allow_disk_paths.iter().cloned()).collect()
 }
 
 /// An absolute path without `.` and `..`, as it would be without links; `None` for a relative path,
@@ -75,6 +79,14 @@ mod tests {
         assert!(!allowed("/etc/shadow"));
         assert!(!allowed("srv/vm/a.raw"));
         assert!(!allowed(""));
+    }
+
+    #[test]
+    fn the_folder_of_a_directory_store_is_allowed() {
+        let store = Store::Directory("/srv/store".into());
+        let roots = disk_roots(&HostConfig { store, ..HostConfig::default() });
+        assert!(allowed(Path::new("/srv/store/mistify/guests/a/disk-0"), &roots));
+        assert!(!allowed(Path::new("/srv/store2/a"), &roots));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! CreateGuest and Create: a guest's networks and domain, made or taken back as one.
 
+use std::time::Instant;
+
 use log::{info, warn};
 
 use crate::config::HostConfig;
@@ -12,7 +14,9 @@ use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::lifecycle::get_state;
 use crate::ops::networks::{self, Change};
 use crate::ops::start::start;
+use crate::ops::volumes::{Made, wants_volumes};
 use crate::ops::{Error, Libvirt, Session, disks, respond};
+use crate::pool::{self, Hold};
 
 impl Libvirt {
     /// Defines a guest's networks and domain; it is not started (contract section 5).
@@ -31,15 +35,49 @@ impl Libvirt {
         check_definition_with_networks(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         guest.complete();
-        let (made, host, late) = (guest.clone(), self.host.clone(), guest.id.clone());
-        self.change_or_undo(
-            "CreateGuest",
-            &guest.id,
-            deadline,
-            move |session| make(session, &made, &host),
-            move |session, changes| take_back(session, &late, &changes),
-        )?;
-        Ok(respond(guest))
+        let hold = self.pool.hold(&guest.id, deadline)?;
+        let request = guest.clone();
+        if !wants_volumes(&guest) {
+            self.define_guest(&guest, request, None, &hold, deadline)?;
+            return Ok(respond(guest));
+        }
+        // First: another guest's volumes are not to be looked at, let alone adopted.
+        let asked = guest.clone();
+        let look = move |session: &mut Session| is_there(session, &asked);
+        let exists = self.held("CreateGuest", deadline, &hold, look, |_, _| {})?;
+        let made = self.make_volumes(&mut guest, exists, &hold, deadline)?;
+        match self.define_guest(&guest, request, Some(made.clone()), &hold, deadline) {
+            Ok(()) => Ok(respond(guest)),
+            // The job runs on and takes its volumes back itself when it returns.
+            Err(late @ Error::Pool(pool::Error::Late { .. })) => Err(late),
+            Err(cause) => {
+                let left = self.take_volumes_back(&guest.id, made, &hold);
+                Err(with_volumes_left(&guest.id, cause, left))
+            }
+        }
+    }
+
+    /// The libvirt job of CreateGuest. `request` is kept with the domain; `volumes` are taken back
+    /// when the job ends after its caller was told that it is late.
+    fn define_guest(
+        &self,
+        guest: &Guest,
+        request: Guest,
+        volumes: Option<Made>,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let (made, host, id) = (guest.clone(), self.host.clone(), guest.id.clone());
+        let work = move |session: &mut Session| make(session, &made, request, &host);
+        let late = move |session: &mut Session, outcome: Result<Defined, Error>| {
+            if let Ok(defined) = outcome {
+                take_back(session, &id, &defined);
+            }
+            if let Some(volumes) = volumes {
+                volumes.take_back(&id);
+            }
+        };
+        self.held("CreateGuest", deadline, hold, work, late).map(drop)
     }
 
     /// Defines a domain as the request has it and starts it; makes no networks (contract section 5).
@@ -77,19 +115,47 @@ impl Libvirt {
     }
 }
 
-/// What a CreateGuest made, to be taken back if nobody hears of it. `None`: it was there before.
-type Made = Option<Vec<Change>>;
+/// The error of a verb whose volumes were taken back, with what could not be.
+fn with_volumes_left(id: &str, cause: Error, more: Vec<String>) -> Error {
+    match cause {
+        Error::Step { step, cause, mut left } => {
+            left.extend(more);
+            Error::Step { step, cause, left }
+        }
+        other => Error::Step { step: format!("define {id}"), cause: Box::new(other), left: more },
+    }
+}
 
-fn make(session: &mut Session, guest: &Guest, host: &HostConfig) -> Result<Made, Error> {
-    if let Some(domain) = session.find(&guest.id)? {
-        same_or_exists(session.connection()?, &domain, guest)?;
+/// Whether the guest is there already.
+///
+/// # Errors
+/// [`Error::Exists`] where another one has its id.
+fn is_there(session: &mut Session, guest: &Guest) -> Result<bool, Error> {
+    let Some(domain) = session.find(&guest.id)? else { return Ok(false) };
+    same_or_exists(session.connection()?, &domain, guest)?;
+    Ok(true)
+}
+
+/// What the libvirt job of a CreateGuest made, to be taken back if nobody hears of it. `None`: the
+/// guest was there before.
+type Defined = Option<Vec<Change>>;
+
+fn make(
+    session: &mut Session,
+    guest: &Guest,
+    request: Guest,
+    host: &HostConfig,
+) -> Result<Defined, Error> {
+    if is_there(session, &request)? {
         // A network that somebody removed or stopped meanwhile belongs to "the guest is there".
         make_networks(session, guest, host)?;
         return Ok(None);
     }
     let sources = disks::judge(guest, host)?;
     let changes = make_networks(session, guest, host)?;
-    match new_domain(session.connection()?, guest, host, &sources) {
+    let mut definition = VirDomain::for_guest(guest, host, &sources);
+    definition.metadata.guest = Some(request);
+    match session.connection()?.define_domain(&definition.domain_xml()) {
         Ok(_) => Ok(Some(changes)),
         Err(cause) => {
             Err(undone(session, format!("define domain {}", guest.id), cause.into(), &changes))
@@ -150,7 +216,12 @@ fn same_or_exists(connection: &Connection, domain: &Domain, guest: &Guest) -> Re
     let found = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?).ok();
     let same = match &found {
         Some(VirDomain { metadata, .. }) if metadata.guest.is_some() => {
-            metadata.guest.as_ref().is_some_and(|request| same_guest(guest, request))
+            metadata.guest.as_ref().is_some_and(|request| {
+                same_guest(guest, request)
+                    || found
+                        .as_ref()
+                        .is_some_and(|found| same_guest(guest, &answered(request, found)))
+            })
         }
         // The original agent kept no request: its XML and its networks tell.
         Some(found) => same_as_domain(guest, found, &wiring(connection, found)?),
@@ -160,6 +231,15 @@ fn same_or_exists(connection: &Connection, domain: &Domain, guest: &Guest) -> Re
         return Ok(());
     }
     Err(Error::Exists { id: guest.id.clone(), uuid: domain.uuid()? })
+}
+
+/// The guest as CreateGuest answered it: a caller may send either again.
+fn answered(request: &Guest, found: &VirDomain) -> Guest {
+    let mut guest = request.clone();
+    for (disk, found) in guest.disks.iter_mut().zip(&found.devices.disks) {
+        found.source.path().clone_into(&mut disk.source);
+    }
+    guest
 }
 
 /// The networks that a domain's interfaces name, as far as they are there.
@@ -176,8 +256,8 @@ fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Network>, E
 }
 
 /// Removes a guest whose caller was told that it is late.
-fn take_back(session: &mut Session, id: &str, made: &Made) {
-    let Some(changes) = made else { return };
+fn take_back(session: &mut Session, id: &str, defined: &Defined) {
+    let Some(changes) = defined else { return };
     let outcome = session.domain(id).and_then(|domain| domain.undefine());
     if let Err(error) = outcome {
         warn!("guest {id}: take back a late CreateGuest: {error}");

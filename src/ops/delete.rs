@@ -7,14 +7,17 @@ use log::warn;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond};
+use crate::storage;
 
 impl Libvirt {
-    /// Destroys the guest's domain if it runs in any way, undefines it, and removes the networks of
-    /// the request's NICs that no other guest uses, and those that this agent made for it.
+    /// Destroys the guest's domain if it runs in any way, undefines it, removes the networks of the
+    /// request's NICs that no other guest uses and those that this agent made for it, and destroys
+    /// the volumes that it made for it. A `source` that was handed in is left alone.
     ///
     /// The answer is the request's guest, unchanged. A domain that is gone already is no error
-    /// where networks of it are left to remove.
+    /// where networks or volumes of it are left to remove.
     ///
     /// # Errors
     /// What libvirt says; where nothing of the guest is left, that there is no such domain.
@@ -35,10 +38,23 @@ impl Libvirt {
             None => Ok(false),
         })?;
         let leaving = guest.clone();
-        self.change("Delete", &guest.id, deadline, move |session| {
-            remove(session, &leaving, was_there)
-        })?;
-        Ok(respond(guest))
+        let hold = self.pool.hold(&guest.id, deadline)?;
+        let work = move |session: &mut Session| remove(session, &leaving);
+        let mut removed = self.held("Delete", deadline, &hold, work, |_, _| {})?;
+        if removed.ask_storage {
+            match self.destroy_volumes(&guest.id, &hold, deadline) {
+                Ok(were_there) => removed.something |= were_there,
+                // A host without the store has no volumes of ours, unless the guest says so.
+                Err(Error::Storage(
+                    storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
+                )) if removed.missing.is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match removed.missing {
+            Some(error) if !removed.something && !was_there => Err(error.into()),
+            _ => Ok(respond(guest)),
+        }
     }
 }
 
@@ -52,23 +68,34 @@ fn destroy_if_active(domain: &Domain) -> Result<(), Error> {
     }
 }
 
-fn remove(session: &mut Session, guest: &Guest, was_there: bool) -> Result<(), Error> {
+/// What the libvirt job of a Delete found and did.
+struct Removed {
+    /// libvirt's word that there is no such domain.
+    missing: Option<libvirt::Error>,
+    /// Whether anything was removed.
+    something: bool,
+    /// Whether the guest may have volumes that this agent made.
+    ask_storage: bool,
+}
+
+fn remove(session: &mut Session, guest: &Guest) -> Result<Removed, Error> {
     let mut names: BTreeSet<String> = guest.nics.iter().map(|nic| nic.mac.clone()).collect();
     names.remove("");
     let found = session.domain(&guest.id);
     let connection = session.connection()?;
-    let missing = match found {
+    let (missing, ask_storage) = match found {
         Ok(domain) => {
-            names.extend(networks_made(connection, &domain, &guest.id)?);
+            let request = kept_request(&domain, &guest.id)?;
+            names.extend(networks_made(connection, request.as_ref(), &guest.id)?);
             destroy_if_active(&domain)?;
             match domain.undefine() {
                 // A domain without a definition is gone when it is off.
                 Err(error) if error.code == Code::NO_DOMAIN => {}
                 outcome => outcome?,
             }
-            None
+            (None, request.as_ref().is_some_and(wants_volumes))
         }
-        Err(error) if error.code == Code::NO_DOMAIN => Some(error),
+        Err(error) if error.code == Code::NO_DOMAIN => (Some(error), true),
         Err(error) => return Err(error.into()),
     };
     // Without an id nothing says whose networks these would be.
@@ -76,25 +103,30 @@ fn remove(session: &mut Session, guest: &Guest, was_there: bool) -> Result<(), E
         "" => 0,
         id => networks::remove_all(connection, id, &names)?,
     };
-    match missing {
-        Some(error) if removed == 0 && !was_there => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(Removed { missing, something: removed > 0, ask_storage })
 }
 
-/// The names of the networks that this agent made for the guest, by the request that it keeps.
-fn networks_made(connection: &Connection, domain: &Domain, id: &str) -> Result<Vec<String>, Error> {
-    let request = match VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?) {
+/// The request that the domain was made from; none where the original agent made it.
+fn kept_request(domain: &Domain, id: &str) -> Result<Option<Guest>, Error> {
+    Ok(match VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?) {
         Ok(found) => found.metadata.guest,
         Err(error) => {
             warn!("guest {id}: libvirt's XML: {error}");
             None
         }
-    };
+    })
+}
+
+/// The names of the networks that this agent made for the guest, by the request that it keeps.
+fn networks_made(
+    connection: &Connection,
+    request: Option<&Guest>,
+    id: &str,
+) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
-    for nic in request.map(|request| request.nics).unwrap_or_default() {
+    for nic in request.iter().flat_map(|request| &request.nics) {
         if networks::marked_for(connection, &nic.mac, id)? {
-            names.push(nic.mac);
+            names.push(nic.mac.clone());
         }
     }
     Ok(names)

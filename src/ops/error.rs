@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::ops::session::Lost;
-use crate::{guest, libvirt, pool};
+use crate::{guest, libvirt, pool, storage};
 
 /// Why a verb failed.
 #[derive(Debug)]
@@ -16,6 +16,10 @@ pub enum Error {
     Invalid(String),
     /// libvirt refused.
     Libvirt(libvirt::Error),
+    /// Storage refused.
+    Storage(storage::Error),
+    /// Everything else of the guest is gone, but for these volumes; each with what keeps it.
+    VolumesLeft(Vec<String>),
     /// The pool did not run the job, or not in time.
     Pool(pool::Error),
     /// Another guest has this id.
@@ -43,6 +47,8 @@ impl fmt::Display for Error {
             Self::Unfit(why) => write!(f, "{why}"),
             Self::Invalid(why) => write!(f, "invalid argument: {why}"),
             Self::Libvirt(error) => write!(f, "{error}"),
+            Self::Storage(error) => write!(f, "{error}"),
+            Self::VolumesLeft(left) => write!(f, "volumes are left: {}", left.join("; ")),
             Self::Pool(error) => write!(f, "{error}"),
             Self::Exists { id, uuid } => write!(f, "domain '{id}' already exists with uuid {uuid}"),
             Self::Step { step, cause, left } if left.is_empty() => write!(f, "{step}: {cause}"),
@@ -68,6 +74,12 @@ impl Lost for Error {
 impl From<libvirt::Error> for Error {
     fn from(error: libvirt::Error) -> Self {
         Self::Libvirt(error)
+    }
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        Self::Storage(error)
     }
 }
 

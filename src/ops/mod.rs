@@ -14,6 +14,7 @@ mod metrics;
 mod networks;
 mod session;
 mod start;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,6 +33,7 @@ use crate::config::{Config, Deadlines, HostConfig, PoolLimits};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::libvirt::{self, Connection};
 use crate::pool::{Hold, Job, Lane, Pool};
+use crate::storage::{self, Volumes};
 
 /// Longest wait that a caller may ask for with `mistify.timeout`, in seconds.
 const TIMEOUT_S_MAX: u64 = 3600;
@@ -40,6 +42,7 @@ const TIMEOUT_S_MAX: u64 = 3600;
 pub struct Libvirt {
     pool: Pool<Session>,
     health: Arc<Health>,
+    volumes: Arc<dyn Volumes>,
     host: HostConfig,
     deadlines: Deadlines,
 }
@@ -84,8 +87,9 @@ impl Libvirt {
         let seen = Arc::clone(&health);
         let pool =
             Pool::new(&config.pool, move |_| Session::new(Arc::clone(&uri), Arc::clone(&seen)))?;
+        let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
         let (host, deadlines) = (config.host.clone(), config.deadlines.clone());
-        Ok(Self { pool, health, host, deadlines })
+        Ok(Self { pool, health, volumes, host, deadlines })
     }
 
     /// How long calls may take.
@@ -138,38 +142,22 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.change_or_undo(verb, id, deadline, work, |_, _| {})
-    }
-
-    /// The same, with what is to be done about a success that came after its caller was told that
-    /// it is late.
-    fn change_or_undo<T: Send + 'static>(
-        &self,
-        verb: &str,
-        id: &str,
-        deadline: Instant,
-        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
-        undo: impl FnOnce(&mut Session, T) + Send + 'static,
-    ) -> Result<T, Error> {
         let hold = self.pool.hold(id, deadline)?;
-        self.held(verb, id, deadline, &hold, work, undo)
+        self.held(verb, deadline, &hold, work, |_, _| {})
     }
 
+    /// One job on the control lane of a verb that holds the key of its guest. An outcome that comes
+    /// after the caller was told that it is late goes to `late`, still under the key.
     fn held<T: Send + 'static>(
         &self,
         verb: &str,
-        id: &str,
         deadline: Instant,
         hold: &Hold,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
-        undo: impl FnOnce(&mut Session, T) + Send + 'static,
+        late: impl FnOnce(&mut Session, Result<T, Error>) + Send + 'static,
     ) -> Result<T, Error> {
-        let job = Job { what: format!("{verb} {id}"), deadline };
-        self.pool.run_or_else(Lane::Control, job, Some(hold), work, |session, late| {
-            if let Ok(done) = late {
-                undo(session, done);
-            }
-        })?
+        let job = Job { what: format!("{verb} {}", hold.key()), deadline };
+        self.pool.run_or_else(Lane::Control, job, Some(hold), work, late)?
     }
 
     /// One job on the urgent lane, past the guest's key: destroying frees a verb that hangs.

@@ -144,6 +144,11 @@ fn error_text(error: &Error) -> String {
         Error::Step { step, cause, left } => {
             format!("{} ({step}; left behind: {})", error_text(cause), left.join(", "))
         }
-        Error::NoGuest | Error::Unfit(_) | Error::Invalid(_) | Error::Pool(_) => error.to_string(),
+        Error::NoGuest
+        | Error::Unfit(_)
+        | Error::Invalid(_)
+        | Error::Storage(_)
+        | Error::VolumesLeft(_)
+        | Error::Pool(_) => error.to_string(),
     }
 }

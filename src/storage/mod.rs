@@ -16,11 +16,13 @@ mod holders;
 mod name;
 mod rules;
 mod types;
-
 mod zfs;
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Instant;
+
+use crate::config::{HostConfig, StorageLimits, Store};
 
 pub use self::directory::DirectoryStore;
 pub use self::error::Error;
@@ -29,11 +31,22 @@ pub use self::types::{
     Image, ImageSource, Left, Newer, Origin, Planned, Reach, Removal, Snapshot, Space, Usage,
     Volume, Wanted, Whose, Why,
 };
-
 pub use self::zfs::ZfsStore;
 
 /// Bytes of a MiB, the unit of the wire.
 pub const MIB: u64 = 1024 * 1024;
+
+/// The store that the host is configured for. Neither it nor its commands have to be there yet.
+///
+/// # Errors
+/// When the pool's name is none.
+pub fn open(host: &HostConfig, limits: &StorageLimits) -> Result<Arc<dyn Volumes>, BadName> {
+    let pool = PoolName::parse(&host.zpool)?;
+    Ok(match &host.store {
+        Store::Zfs => Arc::new(ZfsStore::new(pool, limits.clone())),
+        Store::Directory(root) => Arc::new(DirectoryStore::new(pool, root.clone(), limits.clone())),
+    })
+}
 
 /// A size of the wire in bytes.
 fn bytes_of(size_mib: u64) -> Result<u64, Error> {

@@ -24,3 +24,4 @@ mod states;
 mod storage;
 mod support;
 mod verbs;
+mod volumes;
