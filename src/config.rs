@@ -249,7 +249,7 @@ pub struct StorageLimits {
     pub busy: Duration,
     /// Undoing a step that failed, counted from the failure, so that a late one is undone as well.
     pub undo: Duration,
-    /// Streams and copies without a byte: a disk that works moves some.
+    /// A stream to or from `zfs` without a byte: a disk that works moves some.
     pub progress: Duration,
 }
 

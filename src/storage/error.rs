@@ -81,14 +81,14 @@ pub enum Error {
     },
     /// A command did not end by its deadline and was killed.
     Late {
-        /// The command and its arguments.
+        /// What was run and on what, as in `zfs list tank`.
         command: String,
         /// How long it ran.
         waited: Duration,
     },
     /// A command ended with an error.
     Failed {
-        /// The command and its arguments.
+        /// What was run and on what, as in `zfs list tank`.
         command: String,
         /// As in `exit status: 1` or `signal: 9 (SIGKILL)`.
         status: String,
@@ -97,7 +97,7 @@ pub enum Error {
     },
     /// A command printed what cannot be understood.
     Garbled {
-        /// The command and its arguments.
+        /// What was run and on what, as in `zfs list tank`.
         command: String,
         /// The line, shortened.
         line: String,

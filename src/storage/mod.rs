@@ -214,7 +214,8 @@ pub trait Volumes: Send + Sync {
     fn image(&self, id: &Id, deadline: Instant) -> Result<Image, Error>;
 
     /// Brings an image in. It appears when it is complete; a failure leaves nothing. `progress` is
-    /// called with the bytes done so far. There is no deadline for the whole, but one for progress.
+    /// called with the bytes done so far. There is no deadline for the whole: a stream that stops is
+    /// given up, a copy takes as long as the disks do.
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a source that this store cannot

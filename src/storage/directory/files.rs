@@ -1,8 +1,8 @@
 //! The files of the store: walked, made under names that are none, put in their places.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,10 +123,21 @@ impl DirectoryStore {
         Ok(sum)
     }
 
-    /// Makes a folder and those above it.
+    /// Makes a folder and those above it, where they are absent.
     pub(super) fn make_folder(&self, path: &Path) -> Result<(), Error> {
-        let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path);
-        made.map_err(at("make", path))
+        if path.is_dir() {
+            return Ok(());
+        }
+        if let Some(above) = path.parent() {
+            self.make_folder(above)?;
+        }
+        match fs::create_dir(path) {
+            // Whatever the mask of the process is.
+            Ok(()) => fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+        .map_err(at("make", path))
     }
 
     /// A new file in `folder`, which goes away unless it is put in its place.

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use super::files::{BLOCK_BYTES, Draft, at, names_in, remove_if_there};
 use super::{DirectoryStore, not_found};
-use crate::storage::holders::{holders, wait_closed};
+use crate::storage::holders::wait_closed;
 use crate::storage::rules::in_guests;
 use crate::storage::{Dataset, Error, Newer, Reach, Snapshot, SnapshotName};
 
@@ -30,7 +30,8 @@ impl DirectoryStore {
                 continue;
             };
             let path = self.snapshot_path(&name);
-            let metadata = fs::metadata(&path).map_err(at("look at", &path))?;
+            // One that goes meanwhile is gone.
+            let Ok(metadata) = fs::metadata(&path) else { continue };
             let written_bytes = metadata.blocks().saturating_mul(BLOCK_BYTES);
             found.push(Seen {
                 snapshot: Snapshot { name, written_bytes },
@@ -82,10 +83,8 @@ impl DirectoryStore {
         if draft.share_with(&path)? {
             return Ok(draft);
         }
-        let who = holders(&path);
-        if !who.is_empty() {
-            return Err(Error::Busy { name: dataset.to_string(), holders: who });
-        }
+        wait_closed(&path, self.patience(deadline))
+            .map_err(|holders| Error::Busy { name: dataset.to_string(), holders })?;
         draft.fill_from(&path, deadline)?;
         Ok(draft)
     }

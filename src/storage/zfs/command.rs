@@ -44,7 +44,7 @@ pub(super) struct Zfs {
 /// What a command left that ended by itself.
 #[derive(Debug)]
 pub(super) struct Output {
-    /// The command and its arguments, for errors.
+    /// What was run, for errors.
     pub(super) command: String,
     pub(super) status: ExitStatus,
     pub(super) stdout: String,
@@ -118,12 +118,14 @@ impl Zfs {
             return Err(Error::Hung { commands: hung });
         }
         let program = self.program.clone().or_else(find).ok_or(Error::NotInstalled)?;
-        let command = format!("zfs {}", words.join(" "));
+        debug!("zfs {}", words.join(" "));
+        // What it does and to what; all words would be too many for people.
+        let (verb, object) = (words.first().unwrap_or(&""), words.last().unwrap_or(&""));
+        let command = format!("zfs {verb} {object}");
         let mut child = Command::new(program)
             .args(words)
             .env_clear()
             .env("LC_ALL", "C")
-            .current_dir("/")
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -158,7 +160,7 @@ pub(super) fn shorten(text: &str) -> String {
 /// A command that was started.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// The command and its arguments, for errors.
+    /// What was run, for errors.
     pub(super) command: String,
     pub(super) stdout: Pipe,
     pub(super) stderr: Pipe,
@@ -276,5 +278,30 @@ impl Pipe {
         self.kept.extend_from_slice(&chunk[..kept]);
         self.over |= kept < count;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_that_nothing_ends_are_counted_and_no_further_one_is_tried() {
+        let limits = StorageLimits { hung: 2, ..StorageLimits::default() };
+        let zfs = Zfs::new(Some(PathBuf::from("/bin/echo")), limits);
+        let soon = Instant::now() + Duration::from_secs(20);
+        // Children that run on stand for those that SIGKILL does not end.
+        let sleeper = || Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        zfs.hung.lock().push(sleeper());
+        assert_eq!(zfs.succeed(&["list", "tank"], soon).unwrap(), "list tank\n");
+        zfs.hung.lock().push(sleeper());
+        let refused = zfs.succeed(&["list", "tank"], soon).unwrap_err();
+        assert!(matches!(refused, Error::Hung { commands: 2 }), "{refused:?}");
+        for child in zfs.hung.lock().iter_mut() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(zfs.succeed(&["list"], soon).is_ok(), "the kernel let go of them");
+        assert!(zfs.hung.lock().is_empty());
     }
 }

@@ -183,7 +183,8 @@ impl ZfsStore {
     }
 
     fn destroy_image(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
-        let destroyed = self.destroy(name.as_str(), true, deadline)?;
+        let patience = self.patience(deadline);
+        let destroyed = self.destroy(name.as_str(), true, patience, deadline)?;
         destroyed.map_err(|why| Error::Left(vec![Left { name: name.to_string(), why }]))
     }
 

@@ -10,10 +10,17 @@ use crate::storage::{Dataset, Error, Planned, Space, Volume};
 
 impl ZfsStore {
     /// A file system that is never mounted: a service with a mount namespace of its own would hide
-    /// or pin a mount. One that is there already is a success (`-p`).
+    /// or pin a mount. One that is there already is a success.
     pub(super) fn make_file_system(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
-        let words = ["create", "-p", "-o", "mountpoint=none", "--", name.as_str()];
-        self.zfs.succeed(&words, deadline).map(drop)
+        let words = ["create", "-o", "mountpoint=none", "--", name.as_str()];
+        let output = self.zfs.run(&words, deadline)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        match self.look_at(name.as_str(), deadline)? {
+            Some(found) if found.kind == Kind::FileSystem => Ok(()),
+            _ => Err(output.failed()),
+        }
     }
 
     pub(super) fn make_volume(
@@ -21,21 +28,23 @@ impl ZfsStore {
         planned: &Planned,
         deadline: Instant,
     ) -> Result<Volume, Error> {
-        let volume = &planned.wanted.volume;
-        if planned.found.is_none() {
-            if let Some(parent) = &planned.unmounted_parent {
-                self.make_file_system(parent, deadline)?;
-            }
-            let words = words(planned);
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            match self.zfs.run(&words, deadline) {
-                Ok(output) if output.status.success() => {}
-                Ok(output) => return Err(self.refused(planned, output, deadline)),
-                // It did not start: there is nothing to undo.
-                Err(error @ (Error::Hung { .. } | Error::NotInstalled)) => return Err(error),
-                Err(cause) => return Err(self.undone(planned, cause, deadline)),
-            }
+        if let Some(found) = &planned.found {
+            device::wait(&found.name, found.size_bytes, self.device_limit(deadline))?;
+            return Ok(found.clone());
         }
+        if let Some(parent) = &planned.unmounted_parent {
+            self.make_file_system(parent, deadline)?;
+        }
+        let words = words(planned);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match self.zfs.run(&words, deadline) {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => return Err(self.refused(planned, output, deadline)),
+            // It did not start: there is nothing to undo.
+            Err(error @ (Error::Hung { .. } | Error::NotInstalled)) => return Err(error),
+            Err(cause) => return Err(self.undone(planned, cause, deadline)),
+        }
+        let volume = &planned.wanted.volume;
         match device::wait(volume, planned.size_bytes, self.device_limit(deadline)) {
             Ok(size_bytes) => Ok(Volume {
                 name: volume.clone(),
@@ -44,7 +53,6 @@ impl ZfsStore {
                 origin: planned.origin.as_ref().map(|origin| origin.snapshot.to_string()),
                 owner: planned.wanted.owner.as_ref().map(ToString::to_string),
             }),
-            Err(cause) if planned.found.is_some() => Err(cause),
             Err(cause) => Err(self.undone(planned, cause, deadline)),
         }
     }

@@ -33,8 +33,11 @@ impl ZfsStore {
     fn names_for(&self, wanted: &[Wanted]) -> Result<BTreeSet<String>, Error> {
         let mut names = BTreeSet::from([self.pool.as_str().to_owned()]);
         for Wanted { volume, image, .. } in wanted {
-            let above = above(volume).filter(|it| it.parent().is_some());
-            names.extend(iter::once(volume.clone()).chain(above).map(|it| it.as_str().to_owned()));
+            let above: Vec<Dataset> = above(volume).filter(|it| it.parent().is_some()).collect();
+            if above.is_empty() {
+                names.insert(volume.as_str().to_owned());
+            }
+            names.extend(above.iter().map(|it| it.as_str().to_owned()));
             if let Some(id) = image {
                 names.insert(self.pool.image(id)?.as_str().to_owned());
             }

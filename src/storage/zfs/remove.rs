@@ -89,28 +89,26 @@ impl ZfsStore {
             let risky = survey.with_snapshots.contains(name) && self.is_open(name)?;
             if risky { open.push(name) } else { closed.push(name) }
         }
+        let destroy = |name: &str, below| self.destroy(name, below, patience, deadline);
         let whole = survey.is_whole();
-        let recursive = entries.len() > 1;
-        if whole && open.is_empty() && self.destroy(root.as_str(), recursive, deadline)?.is_ok() {
+        if whole && open.is_empty() && destroy(root.as_str(), entries.len() > 1)?.is_ok() {
             return Ok(Removal { destroyed: survey.doomed, ..Removal::default() });
         }
-        let mut removal =
-            Removal { left: survey.left, foreign: survey.foreign, ..Removal::default() };
+        let (left, foreign) = (survey.left, survey.foreign);
+        let mut removal = Removal { left, foreign, ..Removal::default() };
         for name in closed {
-            let outcome = self.destroy(name, survey.with_snapshots.contains(name), deadline)?;
-            removal.note(name, outcome);
+            removal.note(name, destroy(name, survey.with_snapshots.contains(name))?);
         }
         for name in open {
             let outcome = match self.wait_closed(name, patience)? {
-                Ok(()) => self.destroy(name, true, deadline)?,
+                Ok(()) => destroy(name, true)?,
                 Err(who) => Err(Why::Open(who)),
             };
             removal.note(name, outcome);
         }
         if whole && removal.left.is_empty() {
-            let outcome = self.destroy(root.as_str(), true, deadline)?;
-            // A root that is a volume has been noted.
-            if let Err(why) = outcome {
+            // Of a root that is a volume nothing is left here, which is a success.
+            if let Err(why) = destroy(root.as_str(), true)? {
                 removal.left.push(Left { name: root.to_string(), why });
             }
         }
@@ -122,9 +120,9 @@ impl ZfsStore {
         &self,
         name: &str,
         recursive: bool,
+        patience: Instant,
         deadline: Instant,
     ) -> Result<Result<(), Why>, Error> {
-        let patience = self.patience(deadline);
         let words =
             if recursive { &["destroy", "-r", "--", name][..] } else { &["destroy", "--", name] };
         loop {

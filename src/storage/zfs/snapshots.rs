@@ -32,7 +32,7 @@ impl ZfsStore {
         }
         let made = self.named(name, reach, deadline)?;
         match made.first() {
-            _ if output.status.success() => Ok(self.snapshots_of(&made)),
+            _ if output.status.success() => Ok(self.snapshots_of(made)),
             Some(_) => Err(Error::Exists { name: name.to_string() }),
             None => Err(output.failed()),
         }
@@ -44,12 +44,11 @@ impl ZfsStore {
         deadline: Instant,
     ) -> Result<Vec<Snapshot>, Error> {
         let scope = self.scope(under);
-        let mut entries = self.look(Depth::All, SNAPSHOTS, &[scope], deadline)?;
+        let entries = self.look(Depth::All, SNAPSHOTS, &[scope], deadline)?;
         if entries.is_empty() && self.look_at(scope, deadline)?.is_none() {
             return Err(not_found(scope));
         }
-        entries.sort_by(|a, b| (a.dataset(), a.createtxg).cmp(&(b.dataset(), b.createtxg)));
-        Ok(self.snapshots_of(&entries))
+        Ok(self.snapshots_of(entries))
     }
 
     pub(super) fn remove_snapshot(
@@ -133,8 +132,10 @@ impl ZfsStore {
         }
     }
 
-    /// As the trait gives them; names that the agent could not have made are left out.
-    fn snapshots_of(&self, entries: &[Entry]) -> Vec<Snapshot> {
+    /// As the trait gives them: by dataset, oldest first; names that the agent could not have made
+    /// are left out.
+    fn snapshots_of(&self, mut entries: Vec<Entry>) -> Vec<Snapshot> {
+        entries.sort_by(|a, b| (a.dataset(), a.createtxg).cmp(&(b.dataset(), b.createtxg)));
         let snapshot = |entry: &Entry| {
             let name = self.pool.full_snapshot(&entry.name).ok()?;
             Some(Snapshot { name, written_bytes: entry.written })

@@ -29,7 +29,6 @@ impl StandIn {
             busy: Duration::from_millis(300),
             undo: Duration::from_secs(5),
             progress: Duration::from_millis(400),
-            hung: 2,
             ..StorageLimits::default()
         };
         Self::with(script, limits)
@@ -159,7 +158,7 @@ fn a_command_that_hangs_is_killed_at_its_deadline() {
     let error = zfs.store.volumes(None, deadline).unwrap_err();
     assert!(matches!(error, Error::Late { .. }), "{error}");
     assert!(begin.elapsed() >= Duration::from_millis(150) && begin.elapsed() < LONG);
-    assert!(error.to_string().starts_with("deadline: zfs list "), "{error}");
+    assert!(error.to_string().starts_with("deadline: zfs list tank "), "{error}");
     let pid = fs::read_to_string(zfs.file("pid")).unwrap();
     assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is gone and reaped");
 
@@ -226,7 +225,7 @@ fn refused(text: &str, after: &str) -> (Error, Vec<String>) {
     let zfs = StandIn::new(&format!(
         "{POOL}
         case $1 in
-          list) list "$@";;
+          list) list \"$@\";;
           create) {after} echo \"{text}\" >&2; exit 1;;
           destroy) rm $HERE/made;;
         esac"
@@ -259,13 +258,13 @@ fn what_was_made_before_a_failure_is_undone() {
 
     for (create, expected) in [
         // Made and then stuck, past the deadline; made, and its device never comes.
-        ("exec sleep 1000", "deadline: zfs create "),
+        ("exec sleep 1000", "deadline: zfs create tank/guests/web-1/disk-0 "),
         ("exit 0", "no block device /dev/zvol/tank/guests/web-1/disk-0 after "),
     ] {
         let zfs = StandIn::new(&format!(
             "{POOL}
             case $1 in
-              list) list "$@";;
+              list) list \"$@\";;
               create) touch $HERE/made; {create};;
               destroy) rm $HERE/made;;
             esac"
@@ -283,7 +282,7 @@ fn what_cannot_be_undone_is_named() {
     let zfs = StandIn::new(&format!(
         "{POOL}
         case $1 in
-          list) list "$@";;
+          list) list \"$@\";;
           create) touch $HERE/made; exit 0;;
           destroy) echo \"cannot destroy '$3': dataset is busy\" >&2; exit 1;;
         esac"

@@ -1,12 +1,14 @@
 //! What only real ZFS does: clones that depend, holds, streams, and what a call costs in processes.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Error, ImageSource, PoolName, Space, Volumes, Wanted, Whose, Why, ZfsStore,
+    Error, ImageSource, PoolName, Reach, Space, Volumes, Wanted, Whose, Why, ZfsStore,
 };
 
 use super::bench::{Bench, begins_with, soon, write};
@@ -42,8 +44,7 @@ fn a_clone_elsewhere_keeps_its_origin_and_is_named() {
     assert_eq!(error.to_string(), format!("{kept} has clones: {clone}"));
     let snapshot = kept.snapshot("monday").unwrap();
     assert_eq!(bench.all_of(&guest), [kept.to_string(), snapshot.to_string()]);
-    let error =
-        bench.store.delete_snapshot(&snapshot, mistify_libvirt::storage::Reach::Itself, soon());
+    let error = bench.store.delete_snapshot(&snapshot, Reach::Itself, soon());
     assert!(matches!(error, Err(Error::HasClones { .. })), "{error:?}");
 
     bench.clean_up(&other);
@@ -142,6 +143,39 @@ fn a_sent_snapshot_becomes_an_image_and_a_broken_one_leaves_nothing() {
         let volume = bench.store.pool().image(&id).unwrap();
         assert!(bench.store.volume(&volume, soon()).is_err(), "{what}");
     }
+}
+
+#[test]
+fn a_link_to_another_volume_is_not_believed() {
+    let Some(bench) = Bench::on_zpool() else { return };
+    let (guest, other) = (bench.id("web"), bench.id("other"));
+    let stale = bench.make(&bench.wanted(&other, 0));
+    write(&stale, "another guest's");
+    // As udev leaves it behind for a while when a volume is destroyed and its number used again.
+    let link = Path::new("/dev/zvol").join(bench.disk(&guest, 0).as_str());
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    symlink(fs::canonicalize(&stale.device).unwrap(), &link).unwrap();
+    let made = bench.make(&bench.wanted(&guest, 0));
+    assert_eq!(made.device, link);
+    assert!(!begins_with(&made.device, "another guest's"));
+    bench.clean_up(&guest);
+    bench.clean_up(&other);
+}
+
+#[test]
+fn a_device_is_seen_as_soon_as_udev_has_made_it() {
+    let Some(bench) = Bench::on_zpool() else { return };
+    let guest = bench.id("web");
+    // The best of some: this machine may be emulated, and has other things to do.
+    let delays = (0..5).map(|index| {
+        let made = bench.make(&bench.wanted(&guest, index));
+        let linked = fs::symlink_metadata(&made.device).unwrap().modified().unwrap();
+        SystemTime::now().duration_since(linked).unwrap_or_default()
+    });
+    let delays: Vec<Duration> = delays.collect();
+    println!("from the link to the answer: {delays:?}");
+    assert!(delays.iter().min() < Some(&Duration::from_millis(20)), "{delays:?}");
+    bench.clean_up(&guest);
 }
 
 #[test]
