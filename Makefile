@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SKIPS := $(abspath $(or $(CARGO_TARGET_DIR),target))/test-skips
 
-.PHONY: build test sanitize demo bench fmt clippy doc bindings check-bindings
+.PHONY: build test test-lab sanitize demo bench fmt clippy doc bindings check-bindings
 
 build:
 	tests/install-deps.sh build
@@ -17,6 +17,16 @@ test:
 	echo "skipped tests: $$(wc -l <$(SKIPS))"; \
 	cut -f 1,3 $(SKIPS) | sort | uniq -c; \
 	exit $$status
+
+# The tests that need a real ZFS pool, in a virtual machine that tests/lab/build.sh makes once; those
+# that run guests once more with Debian's own qemu.conf. TESTS=lab::... runs fewer.
+test-lab: TESTS = lab::
+test-lab: RUNNER = --config 'target."cfg(unix)".runner=["$(CURDIR)/tests/lab/runner.sh"]'
+test-lab:
+	tests/install-deps.sh lab
+	tests/lab/build.sh
+	$(CARGO) test --test it $(RUNNER) -- $(TESTS)
+	LAB_QEMU_CONF=debian $(CARGO) test --test it $(RUNNER) -- lab::guests::
 
 # The tests that cross into C, under AddressSanitizer with its leak check; agents have to end without
 # a leak, too. glib's own allocator would hide its objects from it.

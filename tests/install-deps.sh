@@ -1,29 +1,33 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need on Debian 12, and only what is missing:
 #
-#   tests/install-deps.sh [build|test|gate]
+#   tests/install-deps.sh [build|test|lab|gate]
 #
 #   build  what `cargo build` needs
 #   test   (default) also libvirtd and qemu for the tests
-#   gate   also libclang, to make the bindings again
+#   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
+#   gate   all of these, and libclang, to make the bindings again
 #
 # As root or through sudo. Where all is there it needs neither, nor a network.
 set -euo pipefail
 
 packages=(make gcc libc6-dev libvirt-dev)
+test=(
+    libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
+    qemu-system-x86 qemu-utils seabios ipxe-qemu
+    openvswitch-switch iproute2 util-linux mount python3
+)
+lab=(mmdebstrap e2fsprogs qemu-system-x86 seabios util-linux mount)
 case ${1:-test} in
 build) ;;
-test | gate)
-    packages+=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients)
-    packages+=(qemu-system-x86 qemu-utils seabios ipxe-qemu)
-    packages+=(openvswitch-switch iproute2 util-linux mount python3)
-    ;;
+test) packages+=("${test[@]}") ;;
+lab) packages+=("${lab[@]}") ;;
+gate) packages+=("${test[@]}" "${lab[@]}" libclang-dev binutils) ;;
 *)
-    echo "usage: $0 [build|test|gate]" >&2
+    echo "usage: $0 [build|test|lab|gate]" >&2
     exit 2
     ;;
 esac
-[ "${1:-test}" != gate ] || packages+=(libclang-dev binutils)
 
 installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

@@ -8,6 +8,7 @@ mod golden;
 mod harness;
 mod house;
 mod http_front;
+mod lab;
 mod lanes;
 mod local;
 mod nwfilter;

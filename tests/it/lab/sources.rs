@@ -1,0 +1,60 @@
+//! Which disk sources the agent takes where the links of real volumes lead.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Pool, device, virsh};
+use crate::agent::Agent;
+use crate::skip::require;
+
+/// CreateGuest with this source; its error, after it has left nothing.
+fn refusal(agent: &Agent, id: &str, source: &Path) -> String {
+    let error = agent.error("CreateGuest", &guest(id, source));
+    assert!(!virsh(&["list", "--all", "--name"]).lines().any(|name| name == id), "{source:?}");
+    error
+}
+
+fn guest(id: &str, source: &Path) -> Value {
+    json!({ "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": [{ "source": source }] })
+}
+
+#[test]
+fn a_volume_of_the_pool_is_taken_by_its_link() {
+    let Some(pool) = require("lab", Pool::shared()) else { return };
+    let (folder, agent) = (pool.folder(), pool.agent());
+    let device = folder.make_bootable(0, 16);
+    agent.ok("CreateGuest", &guest(&folder.guest, &device));
+    let xml = virsh(&["dumpxml", &folder.guest]);
+    assert!(xml.contains(&format!("<source dev='{}'/>", device.display())), "{xml}");
+    agent.ok("Delete", &json!({ "id": folder.guest }));
+}
+
+#[test]
+fn what_leads_out_of_the_pools_tree_is_refused() {
+    let Some(pool) = require("lab", Pool::shared()) else { return };
+    let Some(other) = require("lab", Pool::own(64)) else { return };
+    let (folder, agent) = (pool.folder(), pool.agent());
+    let tree = Path::new("/dev/zvol").join(&pool.name);
+    let volume = folder.make_bootable(0, 16);
+    let foreign = other.folder().make_bootable(0, 16);
+    let (to_disk, to_foreign) = (volume.with_file_name("vda"), volume.with_file_name("foreign"));
+    symlink("/dev/vda", &to_disk).expect("the tree is a folder");
+    symlink(&foreign, &to_foreign).expect("the tree is a folder");
+
+    for source in [
+        Path::new("/dev/vda"),
+        &tree.join("../../vda"),
+        &tree.join("guests/../../../vda"),
+        &to_disk,
+        &foreign,
+        &tree.join("..").join(&other.name).join("guests"),
+        // Not by its number: that is another volume's after the next boot.
+        &volume.canonicalize().expect("the link leads to it"),
+        &device(&format!("{}-2/disk-0", pool.name)),
+    ] {
+        let error = refusal(&agent, &folder.guest, source);
+        assert!(error.contains("disk source outside "), "{source:?}: {error}");
+    }
+}

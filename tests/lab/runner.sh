@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Runs a test binary in the lab instead of on this machine; cargo calls it as its runner:
+#
+#   cargo test --test it --config 'target."cfg(unix)".runner=["tests/lab/runner.sh"]' -- lab::
+#
+# The binary, the agent and tests/ are found inside under the paths that they have here, which were
+# compiled in. The pool `tank` and the bridge `mistify0` are there. Every need of a test is required:
+# a skip is a failure. So is a run in which no test passed, whatever the status is.
+#
+# Environment:
+#   LAB_QEMU_CONF  debian: qemu.conf as Debian ships it (qemu is a user of its own)
+#   LAB_SECONDS    the time limit of the run: 300
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+binary=$(realpath "$1")
+shift
+profile=$(dirname "$(dirname "$binary")")
+agent=$profile/mistify-libvirt
+words=()
+[ "${LAB_QEMU_CONF:-}" != debian ] || words=(-k lab.qemu-conf=debian)
+
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/mistify-lab-share.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+mkdir "$scratch/share"
+cp "$binary" "$scratch/share/it"
+cp "$agent" "$scratch/share/agent"
+cp -r tests "$scratch/share/tests"
+
+# What is done inside, before the tests.
+{
+    printf 'checkout=%q agent=%q scratch=%q\n' "$PWD" "$agent" "$(dirname "$profile")/tmp"
+    cat <<'INSIDE'
+set -euo pipefail
+mkdir -p "$checkout" "$(dirname "$agent")" "$scratch"
+ln -s /mnt/host/tests "$checkout/tests"
+ln -s /mnt/host/agent "$agent"
+ip link add mistify0 type bridge
+ip link set mistify0 up
+zpool create tank /dev/disk/by-id/virtio-pool
+export MISTIFY_TEST_ZPOOL=tank MISTIFY_TEST_REQUIRE=lab,qemu,ovs
+cd "$checkout"
+INSIDE
+    printf 'exec /mnt/host/it'
+    printf ' %q' "$@"
+} >"$scratch/inside"
+
+status=0
+tests/lab/run.sh -t "${LAB_SECONDS:-300}" -d "$scratch/share" "${words[@]}" -- \
+    "$(cat "$scratch/inside")" | tee "$scratch/output" || status=$?
+if [ "$status" = 0 ] && ! grep -q '^test result: ok\. [1-9]' "$scratch/output"; then
+    echo "runner.sh: no test ran in the lab" >&2
+    status=1
+fi
+exit "$status"
