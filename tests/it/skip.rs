@@ -2,6 +2,7 @@
 //! machine has promised what it needs.
 //!
 //! - `MISTIFY_TEST_REQUIRE`: what must be there, by comma: `qemu,ovs,lab,users`.
+//!   `lab` is only had in the virtual machine of `make test-lab`, which requires it by itself.
 //! - `MISTIFY_TEST_SKIPS`: a file that gets one line a skip: need, test, reason, by tabs.
 
 use std::env;

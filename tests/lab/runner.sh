@@ -17,8 +17,10 @@ binary=$(realpath "$1")
 shift
 profile=$(dirname "$(dirname "$binary")")
 agent=$profile/mistify-libvirt
-words=()
-[ "${LAB_QEMU_CONF:-}" != debian ] || words=(-k lab.qemu-conf=debian)
+words=() user=root
+if [ "${LAB_QEMU_CONF:-}" = debian ]; then
+    words=(-k lab.qemu-conf=debian) user=libvirt-qemu
+fi
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/mistify-lab-share.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
@@ -30,6 +32,7 @@ cp -r tests "$scratch/share/tests"
 # What is done inside, before the tests.
 {
     printf 'checkout=%q agent=%q scratch=%q\n' "$PWD" "$agent" "$(dirname "$profile")/tmp"
+    echo "export MISTIFY_TEST_QEMU_USER=$user MISTIFY_TEST_REQUIRE=lab,qemu,ovs"
     cat <<'INSIDE'
 set -euo pipefail
 mkdir -p "$checkout" "$(dirname "$agent")" "$scratch"
@@ -38,7 +41,7 @@ ln -s /mnt/host/agent "$agent"
 ip link add mistify0 type bridge
 ip link set mistify0 up
 zpool create tank /dev/disk/by-id/virtio-pool
-export MISTIFY_TEST_ZPOOL=tank MISTIFY_TEST_REQUIRE=lab,qemu,ovs
+export MISTIFY_TEST_ZPOOL=tank
 cd "$checkout"
 INSIDE
     printf 'exec /mnt/host/it'

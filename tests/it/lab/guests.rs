@@ -1,18 +1,17 @@
-//! Guests whose disks are volumes.
+//! Guests whose disks are volumes. These run once more where qemu is a user of its own.
 
-use std::fs;
-use std::time::Duration;
+use std::{env, fs};
 
 use serde_json::{Value, json};
 
-use super::{Folder, Pool, SOON, virsh};
+use super::{Folder, Pool, SOON, device, run, virsh};
 use crate::agent::Agent;
 use crate::boot_sector::boots;
 use crate::skip::require;
-use crate::support::{Scratch, poll, wait_until};
+use crate::support::{Scratch, wait_until};
 
 /// Creates and runs the folder's guest on its first volume; it as Run answered, when it writes.
-fn running(agent: &Agent, folder: &Folder) -> Value {
+pub(super) fn running(agent: &Agent, folder: &Folder) -> Value {
     let source = folder.make_bootable(0, 16);
     let asked = json!({
         "id": folder.guest, "type": "qemu", "memory": 32, "cpu": 1,
@@ -46,9 +45,16 @@ fn mac(folder: &Folder) -> String {
     format!("02:00:00:00:30:{number:02x}")
 }
 
-fn writes(agent: &Agent, guest: &Value) -> i64 {
+/// The guest's writes to its first disk so far.
+pub(super) fn writes(agent: &Agent, guest: &Value) -> i64 {
     let answer = agent.ok("DiskMetrics", guest);
     answer["disk"]["vda"]["write_ops"].as_i64().expect("a count")
+}
+
+/// Whom the guest's process belongs to.
+fn qemu_user(id: &str) -> String {
+    let pid = fs::read_to_string(format!("/run/libvirt/qemu/{id}.pid")).expect("it runs");
+    run("ps", &["-o", "user:32=", "-p", pid.trim()]).trim().to_owned()
 }
 
 #[test]
@@ -57,7 +63,8 @@ fn a_guest_boots_from_a_volume_that_was_handed_in_and_leaves_it() {
     let (folder, agent) = (pool.folder(), pool.agent());
     let guest = running(&agent, &folder);
     let before = folder.listing();
-    let device = super::device(&folder.volume(0));
+    let device = device(&folder.volume(0));
+    assert_eq!(qemu_user(&folder.guest), env::var("MISTIFY_TEST_QEMU_USER").expect("in the lab"));
 
     let first = writes(&agent, &guest);
     wait_until("its writes are counted", SOON, || writes(&agent, &guest) > first);
@@ -68,25 +75,4 @@ fn a_guest_boots_from_a_volume_that_was_handed_in_and_leaves_it() {
     assert!(!virsh(&["list", "--all", "--name"]).contains(&folder.guest));
     assert_eq!(folder.listing(), before, "the volume was the caller's");
     assert!(before.contains(&folder.volume(0)), "{before}");
-}
-
-#[test]
-fn a_full_pool_pauses_the_guest_and_run_resumes_it_when_there_is_room() {
-    let Some(pool) = require("lab", Pool::own(64)) else { return };
-    let (folder, agent) = (pool.folder(), pool.agent());
-    let guest = running(&agent, &folder);
-    let filler = pool.fill();
-    wait_until("the guest is paused", SOON, || agent.state(&folder.guest) == "paused");
-    let error = virsh(&["domblkerror", &folder.guest]);
-    assert!(error.contains("vda: no space"), "{error}");
-
-    fs::remove_file(filler).expect("it is ours");
-    wait_until("it can be resumed", SOON, || {
-        // What is freed is there some transactions later; until then the guest pauses again.
-        agent.ok("Run", &guest);
-        let before = writes(&agent, &guest);
-        poll(Duration::from_secs(2), || (writes(&agent, &guest) > before).then_some(())).is_some()
-    });
-    assert_eq!(agent.state(&folder.guest), "running");
-    agent.ok("Delete", &guest);
 }

@@ -5,6 +5,7 @@
 //! own where it fills, removes or lists one. `guests` runs once more with Debian's own `qemu.conf`.
 
 mod guests;
+mod pools;
 mod sources;
 
 use std::fs::{self, File, OpenOptions};
@@ -68,7 +69,7 @@ impl Pool {
         // Random, for nothing else takes the room that it says; once, for it takes its time.
         let mut noise = vec![0; 1 << 20];
         File::open("/dev/urandom").and_then(|mut r| r.read_exact(&mut noise)).expect("there is");
-        for bytes in [1 << 20, 512] {
+        for bytes in [1 << 20, 4096] {
             let error = iter::repeat_with(|| file.write_all(&noise[..bytes])).find_map(Result::err);
             assert_eq!(error.map(|e| e.kind()), Some(io::ErrorKind::StorageFull));
         }
