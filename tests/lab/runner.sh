@@ -41,6 +41,8 @@ ln -s /mnt/host/agent "$agent"
 ip link add mistify0 type bridge
 ip link set mistify0 up
 zpool create tank /dev/disk/by-id/virtio-pool
+# Here, for of two `zfs create -p` at once one fails on the parent that the other has made.
+zfs create tank/guests
 export MISTIFY_TEST_ZPOOL=tank
 cd "$checkout"
 INSIDE
