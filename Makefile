@@ -20,7 +20,7 @@ test:
 
 # The tests that need a real ZFS pool, in a virtual machine that tests/lab/build.sh makes once; those
 # that run guests once more with Debian's own qemu.conf. TESTS=lab::... runs fewer.
-test-lab: TESTS = lab::
+test-lab: TESTS = lab:: storage::zpool:: storage::real_zfs:: volumes::zpool::
 test-lab: RUNNER = --config 'target."cfg(unix)".runner=["$(CURDIR)/tests/lab/runner.sh"]'
 test-lab:
 	tests/install-deps.sh lab
