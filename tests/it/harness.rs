@@ -10,7 +10,7 @@ use crate::skip::{Skip, require};
 use crate::stack::{BlockDevice, Bridge, Cgroup, Stack, child_of};
 use crate::support::{signal, wait_until};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn state(stack: &Stack, domain: &str) -> String {
     stack.virsh_ok(&["domstate", domain]).trim().to_owned()

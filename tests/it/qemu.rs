@@ -13,7 +13,7 @@ use crate::stack::{BlockDevice, Bridge, Cgroup, Stack};
 use crate::support::{Scratch, signal, wait_until};
 
 /// Longer than a loaded machine needs for what a guest does within a second or two.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 /// An agent for a stack, with a bootable block device, and a folder with a disk file.
 struct Bed {

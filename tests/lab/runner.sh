@@ -42,7 +42,7 @@ ip link add mistify0 type bridge
 ip link set mistify0 up
 zpool create tank /dev/disk/by-id/virtio-pool
 # Here, for of two `zfs create -p` at once one fails on the parent that the other has made.
-zfs create tank/guests
+zfs create -o mountpoint=none tank/guests
 export MISTIFY_TEST_ZPOOL=tank
 cd "$checkout"
 INSIDE

@@ -171,7 +171,8 @@ fn a_device_is_seen_as_soon_as_its_link_is_made() {
     let plans = bench.store.plan(&[bench.wanted(&guest, 0)], soon()).unwrap();
     assert_eq!(plans[0].found.as_ref(), Some(&made));
     let target = fs::read_link(&made.device).unwrap();
-    // The best of some: this machine may be emulated, and has other things to do.
+    // The best of some, and far from any interval of looking again and again: the figure itself is
+    // printed, for this machine may be emulated and has other things to do.
     let delays = (0..5).map(|_| {
         fs::remove_file(&made.device).unwrap();
         thread::scope(|scope| {
@@ -185,7 +186,7 @@ fn a_device_is_seen_as_soon_as_its_link_is_made() {
     });
     let delays: Vec<Duration> = delays.collect();
     println!("from the link to the answer: {delays:?}");
-    assert!(delays.iter().min() < Some(&Duration::from_millis(20)), "{delays:?}");
+    assert!(delays.iter().min() < Some(&Duration::from_millis(500)), "{delays:?}");
     bench.clean_up(&guest);
 }
 
