@@ -135,6 +135,11 @@ pub struct HttpLimits {
     pub handlers: usize,
     /// Body of one response, in bytes: the metrics of a thousand guests are some 5 MB.
     pub response_bytes: usize,
+    /// Answers that are streamed at once, such as snapshots: each has a thread of its own and a
+    /// disk to read.
+    pub streams: usize,
+    /// A streamed answer without a byte taken by the caller; the whole has no limit.
+    pub stream_progress: Duration,
     /// From the last answer of a connection to its end, while the caller reads and may still send:
     /// a close before that can destroy the answer on its way.
     pub linger: Duration,
@@ -156,6 +161,8 @@ impl Default for HttpLimits {
             write: Duration::from_secs(10),
             handlers: 32,
             response_bytes: 16 * 1024 * 1024,
+            streams: 16,
+            stream_progress: Duration::from_secs(30),
             linger: Duration::from_secs(1),
             linger_bytes: 4 * 1024 * 1024,
             accept_pause: Duration::from_millis(100),

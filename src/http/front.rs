@@ -17,6 +17,7 @@ use super::connection::{Connection, Fate, Round};
 use super::exchange::Await;
 use super::handlers::{self, Job, Shared};
 use super::parse::Request;
+use super::stream;
 use super::tally::{Counters, Reason, Refusal, Tally};
 
 /// What is read from a socket at once.
@@ -89,6 +90,7 @@ impl Front {
             tally: self.tally,
             waker: Waker::new()?,
             stop_by: OnceLock::new(),
+            streams: stream::Count::default(),
         });
         // A connection has one request in flight, so that the queue is never full.
         let (jobs, queue) = crossbeam_channel::bounded(shared.limits.connections);
@@ -151,7 +153,8 @@ impl Running {
         is_finished
     }
 
-    fn tell_to_stop(&self, drain: Duration) {
+    /// Begins what [`Running::stop`] waits for: of several services all can begin at once.
+    pub fn tell_to_stop(&self, drain: Duration) {
         let now = Instant::now();
         let stop_by = now.checked_add(drain).unwrap_or(now);
         self.shared.stop_by.get_or_init(|| stop_by);

@@ -14,6 +14,7 @@ use super::Handler;
 use super::exchange::{self, Answer, Exchange, Then};
 use super::parse::{Persistence, Request};
 use super::respond::{self, Encoded, Wanted};
+use super::stream;
 use super::tally::Tally;
 
 /// What the front and its handlers have in common.
@@ -24,6 +25,8 @@ pub(super) struct Shared {
     pub(super) waker: Waker,
     /// Set once the front is told to stop: until when requests in flight may be finished.
     pub(super) stop_by: OnceLock<Instant>,
+    /// Answers that are being streamed.
+    pub(super) streams: stream::Count,
 }
 
 impl Shared {
@@ -39,9 +42,20 @@ pub(super) struct Job {
 }
 
 /// Answers requests until the front is gone.
-pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Shared) {
+pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Arc<Shared>) {
     for Job { request, exchange } in jobs {
-        let Encoded { mut bytes, persistence } = answer(request, &exchange, handler, shared);
+        let version = request.version;
+        let encoded = answer(request, &exchange, handler, shared);
+        let Encoded { mut bytes, mut persistence, stream } = encoded;
+        if let Some(body) = stream {
+            match stream::start(&exchange, shared, version, bytes, body) {
+                Ok(()) => continue,
+                Err(refusal) => {
+                    shared.tally.count_refusal(refusal.reason);
+                    (bytes, persistence) = (respond::encode_refusal(&refusal), Persistence::Close);
+                }
+            }
+        }
         let at = Instant::now();
         let mut then = match persistence {
             Persistence::Close => Then::Close,
@@ -62,7 +76,7 @@ pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Shared) {
 }
 
 fn answer(request: Request, exchange: &Exchange, handler: &Handler, shared: &Shared) -> Encoded {
-    let Request { method, target, headers, body, persistence } = request;
+    let Request { method, target, headers, body, persistence, .. } = request;
     let wanted = if method == "HEAD" { Wanted::Head } else { Wanted::All };
     let request = rouille::Request::fake_http_from(exchange.peer, method, target, headers, body);
     // Asked after the handler, which may have taken long.

@@ -5,7 +5,7 @@
 
 use crate::config::HttpLimits;
 
-use super::parse::{Persistence, Request};
+use super::parse::{Persistence, Request, Version};
 use super::tally::{Reason, Refusal};
 
 const HEAD_TOO_LARGE: Refusal =
@@ -114,6 +114,7 @@ fn interpret(
             (true, false, _) => Persistence::Implied,
             (false, false, true) => Persistence::Asked,
         },
+        version: if is_http_1_1 { Version::Http11 } else { Version::Http10 },
     };
     let expects_continue = fields.expects_continue && is_http_1_1;
     Ok(Head { request, framing, expects_continue, length })

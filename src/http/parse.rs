@@ -31,6 +31,17 @@ pub struct Request {
     pub body: Vec<u8>,
     /// What becomes of the connection after the answer.
     pub persistence: Persistence,
+    /// What the caller speaks.
+    pub version: Version,
+}
+
+/// The versions of HTTP that are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0, which knows no chunks.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
 }
 
 /// What becomes of a connection after an answer, and whether that must be said.

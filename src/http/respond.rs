@@ -1,5 +1,6 @@
 //! Answers as bytes.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::time::SystemTime;
 
@@ -15,6 +16,8 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(super) struct Encoded {
     pub(super) bytes: Vec<u8>,
     pub(super) persistence: Persistence,
+    /// A body whose length is not known: it follows in chunks, and the connection ends with it.
+    pub(super) stream: Option<Box<dyn Read + Send>>,
 }
 
 /// Whether the request wants the body itself.
@@ -26,7 +29,8 @@ pub(super) enum Wanted {
     Head,
 }
 
-/// Writes out what a handler answered. Lengths, date and connection are the front's to say.
+/// Writes out what a handler answered. Lengths, date and connection are the front's to say. A body
+/// whose length the handler does not tell is left to be streamed.
 ///
 /// # Errors
 /// When the body cannot be read, or is longer than `body_bytes_max`.
@@ -45,20 +49,21 @@ pub(super) fn encode(
     };
     let (reader, length) = response.data.into_reader_and_size();
     let has_body = !matches!(status, 204 | 304);
-    let (body, length) = match (wanted, length) {
-        _ if !has_body => (Vec::new(), 0),
-        (Wanted::Head, Some(length)) => (Vec::new(), length),
-        (Wanted::Head, None) => (Vec::new(), read_body(reader, 0, body_bytes_max)?.len()),
-        (Wanted::All, length) => {
-            let body = read_body(reader, length.unwrap_or(0), body_bytes_max)?;
-            let length = body.len();
-            (body, length)
+    let (body, framing, stream) = match (wanted, length) {
+        _ if !has_body => (Vec::new(), None, None),
+        (Wanted::Head, None) => (Vec::new(), Some(CHUNKED), None),
+        (Wanted::All, None) => (Vec::new(), Some(CHUNKED), Some(reader)),
+        (Wanted::Head, Some(length)) => (Vec::new(), Some(sized(length)), None),
+        (Wanted::All, Some(length)) => {
+            let body = read_body(reader, length, body_bytes_max)?;
+            let framing = sized(body.len());
+            (body, Some(framing), None)
         }
     };
 
     let mut head = String::with_capacity(256 + body.len());
     push_status(&mut head, status);
-    let mut persistence = persistence;
+    let mut persistence = if stream.is_some() { Persistence::Close } else { persistence };
     for (name, value) in &response.headers {
         match name.to_ascii_lowercase().as_str() {
             "content-length" | "transfer-encoding" | "date" => {}
@@ -68,13 +73,22 @@ pub(super) fn encode(
             _ => log::warn!("leave out a response header that is malformed: {name:?}"),
         }
     }
-    if has_body {
-        push_header(&mut head, "Content-Length", &length.to_string());
+    if let Some((name, value)) = framing {
+        push_header(&mut head, name, &value);
     }
     push_end(&mut head, persistence);
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(&body);
-    Ok(Encoded { bytes, persistence })
+    Ok(Encoded { bytes, persistence, stream })
+}
+
+/// The header that tells where a body ends.
+type Framing = (&'static str, Cow<'static, str>);
+
+const CHUNKED: Framing = ("Transfer-Encoding", Cow::Borrowed("chunked"));
+
+fn sized(length: usize) -> Framing {
+    ("Content-Length", Cow::Owned(length.to_string()))
 }
 
 /// The answer to a request that gets no further; its connection is closed.
@@ -94,7 +108,7 @@ pub(super) fn encode_failure(persistence: Persistence) -> Encoded {
     push_status(&mut text, 500);
     push_header(&mut text, "Content-Length", "0");
     push_end(&mut text, persistence);
-    Encoded { bytes: text.into_bytes(), persistence }
+    Encoded { bytes: text.into_bytes(), persistence, stream: None }
 }
 
 fn read_body(reader: impl Read, length: usize, bytes_max: usize) -> io::Result<Vec<u8>> {
@@ -206,14 +220,24 @@ mod tests {
 
     #[test]
     fn a_head_tells_the_length_of_the_body_it_leaves_out() {
-        let known = Response::from_data("a/b", "hello");
-        let mut unknown = Response::from_data("a/b", "");
-        unknown.data = ResponseBody::from_reader(&b"hello"[..]);
-        for response in [known, unknown] {
-            assert_eq!(
-                text(response, Wanted::Head, Persistence::Asked),
-                "HTTP/1.1 200 OK\nContent-Type: a/b\nContent-Length: 5\nConnection: keep-alive\n\n"
-            );
+        let response = Response::from_data("a/b", "hello");
+        assert_eq!(
+            text(response, Wanted::Head, Persistence::Asked),
+            "HTTP/1.1 200 OK\nContent-Type: a/b\nContent-Length: 5\nConnection: keep-alive\n\n"
+        );
+    }
+
+    #[test]
+    fn a_body_of_unknown_length_is_left_to_be_streamed_unless_only_the_head_is_wanted() {
+        for (wanted, connection) in [(Wanted::All, "Connection: close\n"), (Wanted::Head, "")] {
+            let mut response = Response::from_data("a/b", "");
+            response.data = ResponseBody::from_reader(&b"hello"[..]);
+            let encoded = encode(response, wanted, Persistence::Implied, 0).unwrap();
+            assert_eq!(encoded.stream.is_some(), wanted == Wanted::All);
+            let text = String::from_utf8(encoded.bytes).unwrap().replace("\r\n", "\n");
+            let (head, date) = text.split_once("Date: ").unwrap();
+            assert_eq!(head, "HTTP/1.1 200 OK\nContent-Type: a/b\nTransfer-Encoding: chunked\n");
+            assert!(date.ends_with(&format!("GMT\n{connection}\n")), "{date}");
         }
     }
 
@@ -264,7 +288,7 @@ mod tests {
         assert!(encode(Response::from_data("a/b", vec![0; 100])));
         assert!(!encode(Response::from_data("a/b", vec![0; 101])));
         let mut endless = Response::text("");
-        endless.data = ResponseBody::from_reader(io::repeat(0));
+        endless.data = ResponseBody::from_reader_and_size(io::repeat(0), 100);
         assert!(!encode(endless));
         for status in [0, 101, 199, 600] {
             assert!(!encode(Response::text("").with_status_code(status)));

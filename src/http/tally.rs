@@ -18,9 +18,10 @@ pub enum Reason {
     Head,
     /// 501: a transfer coding other than chunked.
     Coding,
-    /// 503: more connections than [`connections`](crate::config::HttpLimits::connections).
+    /// 503: more than [`connections`](crate::config::HttpLimits::connections) or
+    /// [`streams`](crate::config::HttpLimits::streams).
     Busy,
-    /// 505: neither HTTP/1.0 nor HTTP/1.1.
+    /// 505: neither HTTP/1.0 nor HTTP/1.1, or HTTP/1.0 where chunks are needed.
     Version,
 }
 

@@ -56,6 +56,7 @@ fn a_request_has_its_parts() {
             .into(),
         body: b"hello".into(),
         persistence: Persistence::Implied,
+        version: Version::Http11,
     };
     assert_eq!(request, expected);
 }

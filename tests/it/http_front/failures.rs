@@ -52,7 +52,7 @@ fn a_panic_is_answered_with_500_and_the_handler_lives_on() {
         "/panic" => panic!("on purpose"),
         "/body" => {
             let reader = std::iter::repeat_with(|| panic!("on purpose")).take(1);
-            let data = ResponseBody::from_reader(PanicReader(Box::new(reader)));
+            let data = ResponseBody::from_reader_and_size(PanicReader(Box::new(reader)), 1);
             Response { data, ..Response::text("") }
         }
         _ => echo(request),

@@ -91,7 +91,7 @@ fn a_stop_ends_for_answers_that_were_promised_another_request_too() {
     let ((begun, is_begun), (open, opened)) = (unbounded(), unbounded());
     let service = serve(HttpLimits::default(), move |_| {
         let body = LateBody { begun: begun.clone(), open: opened.clone() };
-        Response { data: ResponseBody::from_reader(body), ..Response::text("") }
+        Response { data: ResponseBody::from_reader_and_size(body, 0), ..Response::text("") }
     });
     let mut client = service.connect();
     client.send(GET);

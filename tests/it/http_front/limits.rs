@@ -169,7 +169,7 @@ fn a_caller_that_does_not_read_is_cut_off() {
 fn an_answer_over_its_limit_is_500() {
     let limits = HttpLimits { response_bytes: 1_000, ..HttpLimits::default() };
     let service = serve(limits, |_| Response {
-        data: ResponseBody::from_reader(std::io::repeat(b'x')),
+        data: ResponseBody::from_reader_and_size(std::io::repeat(b'x'), 1_000),
         ..Response::text("")
     });
     assert_eq!(service.status_of(GET), 500);

@@ -6,6 +6,7 @@ mod failures;
 mod lifecycle;
 mod limits;
 mod requests;
+mod streams;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

@@ -1,0 +1,120 @@
+//! Answers whose length is not known: chunk by chunk, each on a thread of its own, so that a long
+//! one costs no handler. There are few of them, and each has to go on.
+
+use std::io::{self, ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::os::poll::{Interest, PollSet};
+
+use super::exchange::{self, Answer, Exchange, Then};
+use super::handlers::Shared;
+use super::parse::Version;
+use super::tally::{Reason, Refusal};
+
+/// What is read from a body at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many streams" };
+// By the end of the connection alone a whole answer looks like a broken one.
+const NO_CHUNKS: Refusal =
+    Refusal { reason: Reason::Version, sentence: "a stream is sent in the chunks of HTTP/1.1" };
+
+/// Sends `head` and then `body` on a thread of their own, which ends the exchange.
+///
+/// # Errors
+/// The answer instead, where there are too many streams or the caller knows no chunks.
+pub(super) fn start(
+    exchange: &Arc<Exchange>,
+    shared: &Arc<Shared>,
+    version: Version,
+    head: Vec<u8>,
+    body: Box<dyn Read + Send>,
+) -> Result<(), Refusal> {
+    if version == Version::Http10 {
+        return Err(NO_CHUNKS);
+    }
+    let free = |count| (count < shared.limits.streams).then_some(count + 1);
+    // Relaxed: the count says nothing about other memory.
+    shared.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).map_err(|_| BUSY)?;
+    let stream = Stream { exchange: Arc::clone(exchange), shared: Arc::clone(shared) };
+    let run = move || {
+        if let Err(error) = stream.send_all(&head, body) {
+            log::warn!("stream to {} ended early: {error}", stream.exchange.peer);
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("http-stream".into()).spawn(run) {
+        // The stream is dropped, and the connection closed without an answer.
+        log::error!("start a stream: {error}");
+    }
+    Ok(())
+}
+
+/// The count of streams under way.
+pub(super) type Count = AtomicUsize;
+
+/// An answer under way. Dropped, also by a panic of the body's reader, it ends the exchange: the
+/// connection is closed, and a body without its last chunk is seen to be broken.
+struct Stream {
+    exchange: Arc<Exchange>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+        let answer = Answer { at: Instant::now(), unsent: Vec::new(), then: Then::Close };
+        if self.exchange.finish(answer) {
+            self.shared.waker.wake();
+        }
+    }
+}
+
+impl Stream {
+    fn send_all(&self, head: &[u8], mut body: Box<dyn Read + Send>) -> io::Result<()> {
+        self.send(head)?;
+        let mut data = vec![0; CHUNK_BYTES];
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES + 16);
+        loop {
+            let read = match body.read(&mut data) {
+                Ok(0) => return self.send(b"0\r\n\r\n"),
+                Ok(count) => data.get(..count).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            chunk.clear();
+            chunk.extend_from_slice(format!("{:x}\r\n", read.len()).as_bytes());
+            chunk.extend_from_slice(read);
+            chunk.extend_from_slice(b"\r\n");
+            self.send(&chunk)?;
+        }
+    }
+
+    /// Sends all of `bytes`; the socket is the front's too and never blocks, so it is waited for.
+    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        loop {
+            let sent = exchange::send(&self.exchange.stream, bytes)?;
+            bytes = bytes.get(sent..).unwrap_or_default();
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            self.wait_for_room()?;
+        }
+    }
+
+    fn wait_for_room(&self) -> io::Result<()> {
+        let began = Instant::now();
+        let mut set = PollSet::default();
+        let index = set.add(&self.exchange.stream, Interest::Write);
+        while !set.is_ready(index) {
+            let left = self.shared.limits.stream_progress.saturating_sub(began.elapsed());
+            if left == Duration::ZERO {
+                return Err(io::Error::new(ErrorKind::TimedOut, "the caller takes nothing"));
+            }
+            set.wait(Some(left))?;
+        }
+        Ok(())
+    }
+}
