@@ -99,6 +99,7 @@ mod generate {
         "virDomainGetState",
         "virDomainGetXMLDesc",
         "virDomainGetCPUStats",
+        "virDomainBlockResize",
         "virDomainBlockStats",
         "virDomainBlockStatsFlags",
         "virDomainInterfaceStats",
@@ -121,6 +122,7 @@ mod generate {
     /// Enumerations whose values are used; bindgen takes the values of a named one only with it.
     const ENUMERATIONS: &[&str] = &[
         "virConnectGetAllDomainStatsFlags",
+        "virDomainBlockResizeFlags",
         "virDomainState",
         "virDomainStatsTypes",
         "virDomainUndefineFlagsValues",

@@ -13,6 +13,7 @@ pub type virDomainBlockStatsPtr = *mut virDomainBlockStatsStruct;
 pub type virDomainInterfaceStatsStruct = _virDomainInterfaceStats;
 pub type virDomainInterfaceStatsPtr = *mut virDomainInterfaceStatsStruct;
 pub type virDomainXMLFlags = ::std::os::raw::c_uint;
+pub type virDomainBlockResizeFlags = ::std::os::raw::c_uint;
 pub type virDomainUndefineFlagsValues = ::std::os::raw::c_uint;
 pub type virDomainStatsRecord = _virDomainStatsRecord;
 pub type virDomainStatsRecordPtr = *mut virDomainStatsRecord;
@@ -220,6 +221,7 @@ pub const VIR_DOMAIN_XML_SECURE: virDomainXMLFlags = 1;
 pub const VIR_DOMAIN_XML_INACTIVE: virDomainXMLFlags = 2;
 pub const VIR_DOMAIN_XML_UPDATE_CPU: virDomainXMLFlags = 4;
 pub const VIR_DOMAIN_XML_MIGRATABLE: virDomainXMLFlags = 8;
+pub const VIR_DOMAIN_BLOCK_RESIZE_BYTES: virDomainBlockResizeFlags = 1;
 pub const VIR_DOMAIN_UNDEFINE_MANAGED_SAVE: virDomainUndefineFlagsValues = 1;
 pub const VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA: virDomainUndefineFlagsValues = 2;
 pub const VIR_DOMAIN_UNDEFINE_NVRAM: virDomainUndefineFlagsValues = 4;
@@ -583,6 +585,12 @@ unsafe extern "C" {
         device: *const ::std::os::raw::c_char,
         stats: virDomainInterfaceStatsPtr,
         size: usize,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainBlockResize(
+        dom: virDomainPtr,
+        disk: *const ::std::os::raw::c_char,
+        size: ::std::os::raw::c_ulonglong,
+        flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainDefineXML(
         conn: virConnectPtr,

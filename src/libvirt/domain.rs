@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use log::warn;
 
 use crate::libvirt::error::{Code, Error, check_int};
-use crate::libvirt::strings::{OwnedCString, copy_borrowed};
+use crate::libvirt::strings::{OwnedCString, argument, copy_borrowed};
 use crate::sys;
 
 /// A reference to a domain; freed when dropped, which leaves the domain as it is.
@@ -170,6 +170,24 @@ impl Domain {
         // SAFETY: the domain is live.
         let done = unsafe { sys::virDomainResume(self.raw.as_ptr()) };
         check_int(done, "virDomainResume").map(drop)
+    }
+
+    /// Tells a running domain that a disk of it has grown (`virDomainBlockResize`). `disk` is its
+    /// target, such as `vda`, or its source.
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when the domain is off.
+    ///
+    /// # Blocking
+    /// One round trip, and one of the daemon's with the emulator.
+    pub fn block_resize(&self, disk: &str, size_bytes: u64) -> Result<(), Error> {
+        let disk = argument(disk, "virDomainBlockResize")?;
+        let flags: c_uint = sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES;
+        // SAFETY: the domain is live, the name is NUL-terminated and borrowed for the call.
+        let done = unsafe {
+            sys::virDomainBlockResize(self.raw.as_ptr(), disk.as_ptr(), size_bytes, flags)
+        };
+        check_int(done, "virDomainBlockResize").map(drop)
     }
 
     /// Forgets the domain with its managed save image, the metadata of its snapshots and
