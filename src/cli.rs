@@ -1,14 +1,16 @@
 //! The command line: words in, a configuration or a reason to end out.
 
-use std::ffi::OsString;
+pub mod import;
+
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use lexopt::prelude::{Long, Short};
+use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
 
-use crate::config::{BridgeType, Config, DEFAULT_PORT, Store, VncListen};
+use crate::config::{BridgeType, Config, DEFAULT_IMAGE_STORE_PORT, DEFAULT_PORT, Store, VncListen};
 
 /// What `--help` prints.
 pub const USAGE: &str = "\
@@ -16,11 +18,19 @@ mistify-libvirt: the agent of a hypervisor host. It creates, runs, stops, measur
 guests, and is called with JSON-RPC over HTTP at /_mistify_RPC_.
 
 Usage: mistify-libvirt [FLAG]...
+       mistify-libvirt image import FILE ID [FLAG]...
+
+The second form brings a raw or qcow2 disk or a zfs stream into the store as the image ID.
 
   -p, --port N              TCP port (default 20001; 0 lets the system choose)
       --listen ADDR[:PORT]  address to listen on, IPv6 in brackets; may be given several times
                             (default 127.0.0.1)
   -z, --zpool NAME          ZFS pool of the guests' disks (default mistify)
+      --storage WHERE       where disks are made: zfs (default; the pool) or directory:PATH (sparse
+                            files below PATH)
+      --sparse              set no space aside for new disks
+      --image-store         serve the image store's methods too, on a port of their own
+      --image-store-port N  that port, on the addresses of --listen (default 19999)
   -l, --log-level LEVEL     debug, info, warning, error, critical, fatal or panic (default
                             warning); wins over RUST_LOG
       --libvirt-uri URI     libvirt to use (default qemu:///system)
@@ -28,8 +38,6 @@ Usage: mistify-libvirt [FLAG]...
       --vnc WHERE           where VNC displays listen: socket (default; a Unix socket for root and
                             qemu's user) or tcp (127.0.0.1, the guest's port)
       --nwfilter NAME       libvirt packet filter that every NIC of a new guest gets
-      --storage STORE       where volumes are made: zfs (default) or directory:PATH (sparse files)
-      --sparse              set no space aside for new volumes
       --allow-disk-path DIR let disk sources lie below DIR too; may be given several times
       --workers LANE=N      workers of a lane: control, read, urgent (4 each) or storage (2)
       --queue N             jobs that may wait in each lane (default 64)
@@ -44,6 +52,17 @@ pub enum Request {
     Run {
         /// What flags decided.
         config: Box<Config>,
+        /// `--log-level`, where it was given.
+        log_level: Option<LevelFilter>,
+    },
+    /// Bring an image into the store.
+    Import {
+        /// What flags decided.
+        config: Box<Config>,
+        /// The file.
+        file: PathBuf,
+        /// The image's id.
+        id: String,
         /// `--log-level`, where it was given.
         log_level: Option<LevelFilter>,
     },
@@ -86,6 +105,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
     let mut parser = lexopt::Parser::from_args(words);
     let mut config = Config::default();
     let (mut port, mut listen, mut log_level) = (DEFAULT_PORT, Vec::new(), None);
+    let (mut image_store, mut image_store_port) = (false, DEFAULT_IMAGE_STORE_PORT);
+    let mut words = Vec::new();
     while let Some(flag) = parser.next()? {
         match flag {
             Short('h') | Long("help") => return Ok(Request::Help),
@@ -94,6 +115,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
             Long("listen") => listen.push(text(&mut parser)?),
             Short('z') | Long("zpool") => config.host.zpool = pool_name(text(&mut parser)?)?,
             Short('l') | Long("log-level") => log_level = Some(level(&text(&mut parser)?)?),
+            Long("image-store") => image_store = true,
+            Long("image-store-port") => {
+                image_store_port = number("--image-store-port", &text(&mut parser)?)?
+            }
             Long("libvirt-uri") => config.host.libvirt_uri = text(&mut parser)?,
             Long("bridge-type") => config.host.bridge_type = bridge_type(&text(&mut parser)?)?,
             Long("vnc") => config.host.vnc = vnc(&text(&mut parser)?)?,
@@ -105,18 +130,63 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
             }
             Long("workers") => workers(&mut config, &text(&mut parser)?)?,
             Long("queue") => config.pool.queue = at_least_one("--queue", &text(&mut parser)?)?,
+            Value(word) if words.len() < IMPORT_WORDS => words.push(word),
             other => return Err(other.unexpected().into()),
         }
     }
     config.listen = addresses(&listen, port)?;
-    Ok(Request::Run { config: Box::new(config), log_level })
+    if image_store {
+        config.image_store = on_port(&config.listen, image_store_port);
+    }
+    let config = Box::new(config);
+    match import(words)? {
+        None => Ok(Request::Run { config, log_level }),
+        Some((file, id)) => Ok(Request::Import { config, file, id, log_level }),
+    }
+}
+
+/// Words of `image import FILE ID`, the one command there is.
+const IMPORT_WORDS: usize = 4;
+
+/// What a command imports; `None` without words.
+fn import(words: Vec<OsString>) -> Result<Option<(PathBuf, String)>, Error> {
+    if words.is_empty() {
+        return Ok(None);
+    }
+    match <[OsString; IMPORT_WORDS]>::try_from(words) {
+        Ok([image, import, file, id]) if image == "image" && import == "import" => {
+            let id = id.into_string().map_err(|id| not_utf_8(&id))?;
+            Ok(Some((file.into(), id)))
+        }
+        Ok(words) => Err(unexpected(&words)),
+        Err(words) => Err(unexpected(&words)),
+    }
+}
+
+fn unexpected(words: &[OsString]) -> Error {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    Error::Usage(format!("{}: not a command; write image import FILE ID", words.join(" ")))
+}
+
+fn not_utf_8(word: &OsStr) -> Error {
+    Error::Usage(format!("{}: not UTF-8", word.to_string_lossy()))
+}
+
+/// The same addresses with another port, each once.
+fn on_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
+    let mut others: Vec<SocketAddr> = Vec::new();
+    for address in addresses.iter().map(|address| SocketAddr::new(address.ip(), port)) {
+        if !others.contains(&address) {
+            others.push(address);
+        }
+    }
+    others
 }
 
 /// The value that follows a flag.
 fn text(parser: &mut lexopt::Parser) -> Result<String, Error> {
     let word = parser.value()?;
-    word.into_string()
-        .map_err(|word| Error::Usage(format!("{}: not UTF-8", word.to_string_lossy())))
+    word.into_string().map_err(|word| not_utf_8(&word))
 }
 
 /// `--listen`'s addresses, each with the port where it names none; loopback where there are none.
@@ -232,115 +302,4 @@ fn level(text: &str) -> Result<LevelFilter, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(words: &[&str]) -> (Config, Option<LevelFilter>) {
-        match parse(words.iter().map(OsString::from)) {
-            Ok(Request::Run { config, log_level }) => (*config, log_level),
-            other => panic!("{words:?}: {other:?}"),
-        }
-    }
-
-    fn error(words: &[&str]) -> Error {
-        parse(words.iter().map(OsString::from)).unwrap_err()
-    }
-
-    #[test]
-    fn without_words_it_is_the_originals_defaults() {
-        let (config, level) = run(&[]);
-        assert_eq!(config, Config::default());
-        assert_eq!(config.listen, ["127.0.0.1:20001".parse().unwrap()]);
-        assert_eq!((config.host.zpool.as_str(), level), ("mistify", None));
-        assert_eq!(config.host.libvirt_uri, "qemu:///system");
-    }
-
-    #[test]
-    fn short_and_long_flags_mean_the_same() {
-        let words = ["-p", "7", "-z", "tank", "-l", "debug"];
-        assert_eq!(run(&words), run(&["--port=7", "--zpool=tank", "--log-level=debug"]));
-        assert_eq!(run(&["-p7"]).0.listen, ["127.0.0.1:7".parse().unwrap()]);
-    }
-
-    #[test]
-    fn listen_takes_the_port_where_it_names_none() {
-        let words = ["--listen", "[::1]", "-p", "8", "--listen", "127.0.0.2:9", "--listen=::ffff"];
-        assert!(matches!(error(&words), Error::Value(_)), "an IPv6 address wants brackets");
-        let (config, _) = run(&words[..6]);
-        let expected: Vec<SocketAddr> =
-            vec!["[::1]:8".parse().unwrap(), "127.0.0.2:9".parse().unwrap()];
-        assert_eq!(config.listen, expected);
-        assert_eq!(run(&["--listen", "[::1]:10"]).0.listen, ["[::1]:10".parse().unwrap()]);
-    }
-
-    #[test]
-    fn unknown_words_are_usage_errors() {
-        for words in [&["--nope"][..], &["word"], &["-x"], &["--port"]] {
-            assert!(matches!(error(words), Error::Usage(_)), "{words:?}");
-        }
-    }
-
-    #[test]
-    fn values_that_cannot_be_name_their_flag() {
-        let cases: [&[&str]; 14] = [
-            &["--port", "65536"],
-            &["--port", "x"],
-            &["--listen", "host"],
-            &["--listen", "[127.0.0.1]"],
-            &["--zpool", "a/b"],
-            &["--zpool", ""],
-            &["--log-level", "loud"],
-            &["--bridge-type", "vde"],
-            &["--vnc", "udp"],
-            &["--nwfilter", ""],
-            &["--allow-disk-path", "relative"],
-            &["--workers", "control"],
-            &["--workers", "fast=2"],
-            &["--queue", "0"],
-        ];
-        for words in cases {
-            let Error::Value(why) = error(words) else { panic!("{words:?}") };
-            assert!(why.starts_with(words[0]), "{why}");
-        }
-    }
-
-    #[test]
-    fn every_level_of_the_original_is_taken_and_critical_too() {
-        for (word, expected) in [
-            ("panic", LevelFilter::Error),
-            ("fatal", LevelFilter::Error),
-            ("critical", LevelFilter::Error),
-            ("error", LevelFilter::Error),
-            ("warn", LevelFilter::Warn),
-            ("warning", LevelFilter::Warn),
-            ("info", LevelFilter::Info),
-            ("debug", LevelFilter::Debug),
-        ] {
-            assert_eq!(run(&["-l", word]).1, Some(expected), "{word}");
-        }
-    }
-
-    #[test]
-    fn limits_of_the_pool_are_flags() {
-        let (config, _) = run(&["--workers", "read=9", "--workers=storage=1", "--queue", "5"]);
-        assert_eq!((config.pool.read_workers, config.pool.storage_workers), (9, 1));
-        assert_eq!(config.pool.queue, 5);
-    }
-
-    #[test]
-    fn help_names_every_flag_that_is_parsed() {
-        for flag in
-            ["--port", "--listen", "--zpool", "--log-level", "--libvirt-uri"].into_iter().chain([
-                "--bridge-type",
-                "--vnc",
-                "--nwfilter",
-                "--allow-disk-path",
-                "--workers",
-                "--queue",
-                "--version",
-            ])
-        {
-            assert!(USAGE.contains(flag), "{flag}");
-        }
-    }
-}
+mod tests;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// The port that the orchestrator calls (contract section 1).
 pub const DEFAULT_PORT: u16 = 20001;
+/// The port that it calls the image store on (contract section 8).
+pub const DEFAULT_IMAGE_STORE_PORT: u16 = 19999;
 /// The ZFS pool whose layout existing hosts use (contract section 8).
 pub const DEFAULT_ZPOOL: &str = "mistify";
 /// The libvirt that the original agent used.
@@ -25,6 +27,8 @@ pub const JSON_DEPTH_MAX: usize = 10_000;
 pub struct Config {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// Addresses to serve the image store's methods on; none where they are not served.
+    pub image_store: Vec<SocketAddr>,
     /// How guests are made and where their disks may lie.
     pub host: HostConfig,
     /// Bounds of the HTTP front.
@@ -41,6 +45,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))],
+            image_store: Vec::new(),
             host: HostConfig::default(),
             http: HttpLimits::default(),
             pool: PoolLimits::default(),

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         }
         Err(cli::Error::Value(why)) => return fail(&why),
     };
-    let (config, log_level) = match request {
+    let outcome = match request {
         cli::Request::Help => {
             print!("{}", cli::USAGE);
             return ExitCode::SUCCESS;
@@ -30,13 +30,16 @@ fn main() -> ExitCode {
             println!("mistify-libvirt {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        cli::Request::Run { config, log_level } => (config, log_level),
+        cli::Request::Run { config, log_level } => {
+            start_log(log_level);
+            run(&config)
+        }
+        cli::Request::Import { config, file, id, log_level } => {
+            start_log(log_level);
+            cli::import::run(&config, &file, &id)
+        }
     };
-    start_log(log_level);
-    match run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => fail(&why),
-    }
+    outcome.map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS)
 }
 
 /// Wires the rooms and serves until a signal; everything in flight is finished before it returns.
@@ -45,11 +48,13 @@ fn run(config: &Config) -> Result<(), String> {
     let signals =
         Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
     let version = libvirt::start().map_err(|error| error.to_string())?;
-    let front =
-        Front::bind(&config.listen, config.http.clone()).map_err(|error| error.to_string())?;
+    let bind = |addresses: &[_]| Front::bind(addresses, config.http.clone());
+    let front = bind(&config.listen).map_err(|error| error.to_string())?;
+    let images = (!config.image_store.is_empty()).then(|| bind(&config.image_store));
+    let images = images.transpose().map_err(|error| error.to_string())?;
     let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
     info!("libvirt {version}, {}", config.host.libvirt_uri);
-    agent.serve(front, signals).map_err(|error| error.to_string())
+    agent.serve(front, images, signals).map_err(|error| error.to_string())
 }
 
 /// Lines on standard error: time in UTC, level, module, sentence. A flag wins over `RUST_LOG`.

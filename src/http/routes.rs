@@ -8,21 +8,24 @@ use serde_json::json;
 
 use crate::http::Handler;
 use crate::ops::Libvirt;
-use crate::rpc::{self, Answer};
+use crate::rpc::{self, Answer, Download, Service};
 
 /// Where the orchestrator calls.
 const RPC_PATH: &str = "/_mistify_RPC_";
+/// Where it fetches the content of snapshots from.
+const DOWNLOAD_PATH: &str = "/snapshots/download";
 const JSON: &str = "application/json; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What the front is given: every request to this agent goes through here.
-pub fn handler(agent: Arc<Libvirt>) -> Handler {
-    Arc::new(move |request| route(&agent, request))
+/// What a front is given: every request to this service of the agent goes through here.
+pub fn handler(agent: Arc<Libvirt>, service: Service) -> Handler {
+    Arc::new(move |request| route(&agent, service, request))
 }
 
-fn route(agent: &Libvirt, request: &Request) -> Response {
+fn route(agent: &Libvirt, service: Service, request: &Request) -> Response {
     match request.url().as_str() {
-        RPC_PATH => call(agent, request),
+        RPC_PATH => call(agent, service, request),
+        DOWNLOAD_PATH if service == Service::ImageStore => download(agent, request),
         "/healthz" if matches!(request.method(), "GET" | "HEAD") => healthz(agent),
         "/healthz" => text(405, "method not allowed: GET or HEAD")
             .with_additional_header("Allow", "GET, HEAD"),
@@ -33,14 +36,11 @@ fn route(agent: &Libvirt, request: &Request) -> Response {
 const NOSNIFF: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 
 /// The verb is checked first, then the type, then what the body says.
-fn call(agent: &Libvirt, request: &Request) -> Response {
-    let mut body = Vec::new();
-    if let Some(mut data) = request.data() {
-        // The front has bounded the body, and reads from memory do not fail.
-        if let Err(error) = data.read_to_end(&mut body) {
-            return text(400, &format!("read the body: {error}"));
-        }
-    }
+fn call(agent: &Libvirt, service: Service, request: &Request) -> Response {
+    let body = match body(request) {
+        Ok(body) => body,
+        Err(unread) => return unread,
+    };
     let kind = request.header("Content-Type").unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default();
     let is_json = kind.trim().eq_ignore_ascii_case("application/json");
@@ -53,7 +53,7 @@ fn call(agent: &Libvirt, request: &Request) -> Response {
     if !is_json {
         return text(415, &format!("rpc: unrecognized Content-Type: {kind}"));
     }
-    match rpc::answer(agent, &body) {
+    match rpc::answer(agent, service, &body) {
         Answer::Result(json) => {
             Response::from_data(JSON, json).with_additional_header(NOSNIFF.0, NOSNIFF.1)
         }
@@ -64,6 +64,42 @@ fn call(agent: &Libvirt, request: &Request) -> Response {
             upgrade: None,
         },
         Answer::Refused(why) => text(400, &why),
+    }
+}
+
+/// Streams a snapshot; errors have the statuses of the contract and a line that ends.
+fn download(agent: &Libvirt, request: &Request) -> Response {
+    let refuse = |status, why: &str| {
+        text(status, &format!("{why}\n")).with_additional_header(NOSNIFF.0, NOSNIFF.1)
+    };
+    if !matches!(request.method(), "POST" | "GET") {
+        return refuse(405, "method not allowed: POST or GET")
+            .with_additional_header("Allow", "GET, POST");
+    }
+    let body = match body(request) {
+        Ok(body) => body,
+        Err(unread) => return unread,
+    };
+    match rpc::download(agent, &body) {
+        Download::Stream(content) => Response {
+            status_code: 200,
+            headers: vec![("Content-Type".into(), "application/octet-stream".into())],
+            data: rouille::ResponseBody::from_reader(content),
+            upgrade: None,
+        },
+        Download::Refused(status, why) => refuse(status, &why),
+    }
+}
+
+/// The request's body.
+///
+/// # Errors
+/// The answer instead; the front has bounded the body, and reads from memory do not fail.
+fn body(request: &Request) -> Result<Vec<u8>, Response> {
+    let mut body = Vec::new();
+    match request.data().map(|mut data| data.read_to_end(&mut body)) {
+        Some(Err(error)) => Err(text(400, &format!("read the body: {error}"))),
+        _ => Ok(body),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::config::HttpLimits;
 use crate::http::{BindError, Front, routes};
 use crate::ops::Libvirt;
 use crate::os::signals::Signals;
+use crate::rpc::Service;
 
 /// Why serving did not begin, or could not go on.
 #[derive(Debug)]
@@ -48,28 +49,48 @@ impl Libvirt {
         let signals = Signals::install().map_err(ServeError::Signals)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let front = Front::bind(&[address], HttpLimits::default()).map_err(ServeError::Bind)?;
-        self.serve(front, signals)
+        self.serve(front, None, signals)
     }
 
-    /// Answers what comes to `front` until a signal; everything in flight is finished before it
-    /// returns.
+    /// Answers what comes to `front` for guests, and to `images` for the image store, until a signal;
+    /// everything in flight is finished before it returns.
+    ///
+    /// Each front has handlers of its own. Those that wait for the pool are rationed in the pool, for
+    /// both together, so that each has one left.
     ///
     /// # Errors
     /// When threads cannot be started or signals not waited for.
     ///
     /// # Blocking
     /// Until the signal, and then up to twice [`Deadlines::drain`](crate::config::Deadlines::drain).
-    pub fn serve(self, front: Front, mut signals: Signals) -> Result<(), ServeError> {
+    pub fn serve(
+        self,
+        front: Front,
+        images: Option<Front>,
+        mut signals: Signals,
+    ) -> Result<(), ServeError> {
         let drain = self.deadlines().drain();
         let agent = Arc::new(self);
         for address in front.local_addresses() {
             info!("listening on {address}");
         }
-        let handler = routes::handler(Arc::clone(&agent));
-        let running = front.start(handler).map_err(ServeError::Start)?;
+        for address in images.iter().flat_map(Front::local_addresses) {
+            info!("the image store listens on {address}");
+        }
+        let start = |front: Front, service| {
+            let handler = routes::handler(Arc::clone(&agent), service);
+            front.start(handler).map_err(ServeError::Start)
+        };
+        let running = start(front, Service::Libvirt)?;
+        let images = images.map(|front| start(front, Service::ImageStore)).transpose()?;
         let signal = signals.wait().map_err(ServeError::Signals)?;
         info!("{signal:?}: finishing what runs");
-        let finished = running.stop(drain);
+        if let Some(images) = &images {
+            // So that both have the same time.
+            images.tell_to_stop(drain);
+        }
+        let finished = [Some(running), images].into_iter().flatten().map(|it| it.stop(drain));
+        let finished = finished.fold(true, |all, one| one && all);
         if !(agent.stop(drain) && finished) {
             warn!("stopped before all work was finished");
         }

@@ -47,7 +47,7 @@ fn judge_source(source: &Path, host: &HostConfig) -> Result<SourceKind, String> 
         Err(error) if absent(&error) => (allowed(source, &roots), None),
         Err(error) => return Err(failed(error)),
         Ok(real) => {
-            let resolved: Vec<PathBuf> = roots.iter().map(|root| resolved_root(root)).collect();
+            let resolved: Vec<PathBuf> = roots.iter().map(|root| resolved(root)).collect();
             let inside = allowed(&real, &resolved) || is_zvol_link(source, &real, &host.zpool);
             (inside, Some(fs::metadata(&real).map_err(failed)?.file_type()))
         }
@@ -66,9 +66,9 @@ fn judge_source(source: &Path, host: &HostConfig) -> Result<SourceKind, String> 
     }
 }
 
-/// The folder that a root stands for; one that is not there yet stands for itself.
-fn resolved_root(root: &Path) -> PathBuf {
-    fs::canonicalize(root).unwrap_or_else(|_| root.to_owned())
+/// A path without links; one that is not there stands for itself.
+pub(super) fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Whether `source` is a link that udev keeps for a volume of the pool: it lies in the pool's tree
@@ -76,7 +76,7 @@ fn resolved_root(root: &Path) -> PathBuf {
 fn is_zvol_link(source: &Path, real: &Path, zpool: &str) -> bool {
     let zvols = Path::new("/dev/zvol").join(zpool);
     let folder = source.parent().and_then(|folder| fs::canonicalize(folder).ok());
-    let in_tree = folder.is_some_and(|folder| folder.starts_with(resolved_root(&zvols)));
+    let in_tree = folder.is_some_and(|folder| folder.starts_with(resolved(&zvols)));
     let name = real.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let number = name.strip_prefix("zd").unwrap_or_default();
     in_tree

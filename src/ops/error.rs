@@ -14,6 +14,15 @@ pub enum Error {
     Unfit(guest::check::Invalid),
     /// The request asks for something else that cannot be; the sentence says what.
     Invalid(String),
+    /// The image store refuses, in the words of the original (contract section 8).
+    Refused(&'static str),
+    /// A domain that runs uses what was to be changed under it.
+    InUse {
+        /// The dataset.
+        dataset: String,
+        /// The domain's name.
+        user: String,
+    },
     /// libvirt refused.
     Libvirt(libvirt::Error),
     /// Storage refused.
@@ -46,6 +55,10 @@ impl fmt::Display for Error {
             Self::NoGuest => f.write_str("invalid argument"),
             Self::Unfit(why) => write!(f, "{why}"),
             Self::Invalid(why) => write!(f, "invalid argument: {why}"),
+            Self::Refused(why) => f.write_str(why),
+            Self::InUse { dataset, user } => {
+                write!(f, "{dataset} is in use: guest {user} is running")
+            }
             Self::Libvirt(error) => write!(f, "{error}"),
             Self::Storage(error) => write!(f, "{error}"),
             Self::VolumesLeft(left) => write!(f, "volumes are left: {}", left.join("; ")),

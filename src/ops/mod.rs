@@ -9,10 +9,13 @@ mod delete;
 mod disks;
 mod error;
 mod health;
+mod images;
 mod lifecycle;
 mod metrics;
 mod networks;
+mod resize;
 mod session;
+mod snapshots;
 mod start;
 mod volumes;
 

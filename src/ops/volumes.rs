@@ -12,7 +12,7 @@ use crate::storage::{self, Id, Planned, Space, Volumes, Wanted, Whose};
 
 /// How long taking volumes back may take, counted from the failure: longer than storage's own
 /// patience with a volume that is busy.
-const TAKE_BACK: Duration = Duration::from_secs(30);
+pub(super) const TAKE_BACK: Duration = Duration::from_secs(30);
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {
@@ -129,7 +129,7 @@ impl Libvirt {
     }
 
     /// What is wanted of storage for each disk that names no source.
-    fn wanted(&self, guest: &Guest) -> Result<Vec<Wanted>, Error> {
+    pub(super) fn wanted(&self, guest: &Guest) -> Result<Vec<Wanted>, Error> {
         let owner = Id::parse(&guest.id).map_err(storage::Error::Name)?;
         let disks = guest.disks.iter().enumerate().filter(|(_, disk)| disk.source.is_empty());
         disks

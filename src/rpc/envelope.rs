@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -101,6 +101,17 @@ pub fn decode<M>(
     let FirstElement(first) = first.map_err(|_| ill_formed(&"params: expected an array"))?;
     let id = envelope.id.map(|id| Id(json::compact(id.get())));
     Ok(Request { method, id, params: first.map(ToOwned::to_owned) })
+}
+
+/// Decodes the first JSON value of `body` as a parameter that stands alone, without an envelope.
+///
+/// # Errors
+/// If it is not what `T` reads.
+pub fn decode_bare<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refusal> {
+    let text = without_lone_surrogates(String::from_utf8_lossy(body));
+    check_depth(&text)?;
+    let value = Option::deserialize(&mut serde_json::Deserializer::from_str(&text));
+    Ok(value.map_err(|e| ill_formed(&e))?.unwrap_or_default())
 }
 
 /// The answer of a method that succeeded.

@@ -4,16 +4,23 @@
 pub mod envelope;
 pub mod json;
 
+use std::io::Read;
 use std::time::Instant;
 
 use log::info;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::guest::wire::{GuestMetricsRequest, GuestMetricsResponse, GuestRequest, GuestResponse};
+use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
+use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
+use crate::guest::wire::{Guest, GuestMetricsRequest, GuestMetricsResponse};
+use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
-use crate::pool::LaneSnapshot;
+use crate::pool::{self, LaneSnapshot};
 use crate::rpc::envelope::{Lookup, Refusal, Request};
+use crate::storage;
 
 /// A request beyond this leaves so much free memory behind that it is worth giving back: a guest of
 /// common size takes 2 KiB.
@@ -30,15 +37,47 @@ pub enum Answer {
     Refused(String),
 }
 
-/// A method: its request and its answer are of one of two kinds.
-#[derive(Clone, Copy)]
-enum Method {
-    Guest(fn(&Libvirt, GuestRequest) -> Result<GuestResponse, Error>),
-    Metrics(fn(&Libvirt, GuestMetricsRequest) -> Result<GuestMetricsResponse, Error>),
+/// What is served on a port of its own (contract sections 5 and 8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Guests.
+    Libvirt,
+    /// Disks, volumes, images and snapshots.
+    ImageStore,
 }
 
-/// The methods of the service `Libvirt` (contract section 5); letters count.
-const METHODS: [(&str, Method); 12] = [
+impl Service {
+    /// The part of a method's name before the dot; letters count.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Libvirt => "Libvirt",
+            Self::ImageStore => "ImageStore",
+        }
+    }
+
+    fn methods(self) -> &'static [(&'static str, Method)] {
+        match self {
+            Self::Libvirt => &LIBVIRT,
+            Self::ImageStore => &IMAGE_STORE,
+        }
+    }
+}
+
+/// A verb with what it takes and answers.
+type Verb<P, R> = fn(&Libvirt, P) -> Result<R, Error>;
+
+/// A method, by the kind of its verb.
+#[derive(Clone, Copy)]
+enum Method {
+    Guest(Verb<GuestRequest, GuestResponse>),
+    Metrics(Verb<GuestMetricsRequest, GuestMetricsResponse>),
+    Image(Verb<ImageRequest, ImageResponse>),
+    Clone(Verb<ImageRequest, VolumeResponse>),
+    Volume(Verb<VolumeRequest, VolumeResponse>),
+    Snapshot(Verb<SnapshotRequest, SnapshotResponse>),
+}
+
+const LIBVIRT: [(&str, Method); 13] = [
     ("CreateGuest", Method::Guest(Libvirt::create_guest)),
     ("Create", Method::Guest(Libvirt::create)),
     ("Delete", Method::Guest(Libvirt::delete)),
@@ -51,19 +90,77 @@ const METHODS: [(&str, Method); 12] = [
     ("CPUMetrics", Method::Metrics(Libvirt::cpu_metrics)),
     ("DiskMetrics", Method::Metrics(Libvirt::disk_metrics)),
     ("NicMetrics", Method::Metrics(Libvirt::nic_metrics)),
+    ("ResizeDisk", Method::Guest(Libvirt::resize_disk)),
 ];
 
-/// Carries out the request in `body`.
+const IMAGE_STORE: [(&str, Method); 18] = [
+    ("VerifyDisks", Method::Guest(Libvirt::verify_disks)),
+    ("CreateGuestDisks", Method::Guest(Libvirt::create_guest_disks)),
+    ("DeleteGuestsDisks", Method::Guest(Libvirt::delete_guest_disks)),
+    // The name that the original's documents have for it.
+    ("DeleteGuestDisks", Method::Guest(Libvirt::delete_guest_disks)),
+    ("CreateVolume", Method::Volume(Libvirt::create_volume)),
+    ("GetVolume", Method::Volume(Libvirt::get_volume)),
+    ("ListVolumes", Method::Volume(Libvirt::list_volumes)),
+    ("DeleteDataset", Method::Volume(Libvirt::delete_dataset)),
+    ("CreateSnapshot", Method::Snapshot(Libvirt::create_snapshot)),
+    ("GetSnapshot", Method::Snapshot(Libvirt::get_snapshot)),
+    ("ListSnapshots", Method::Snapshot(Libvirt::list_snapshots)),
+    ("DeleteSnapshot", Method::Snapshot(Libvirt::delete_snapshot)),
+    ("RollbackSnapshot", Method::Snapshot(Libvirt::rollback_snapshot)),
+    ("ListImages", Method::Image(Libvirt::list_images)),
+    ("GetImage", Method::Image(Libvirt::get_image)),
+    ("CloneImage", Method::Clone(Libvirt::clone_image)),
+    ("DeleteImage", Method::Image(Libvirt::delete_image)),
+    ("RequestImage", Method::Image(Libvirt::request_image)),
+];
+
+/// Carries out the request in `body`, for a method of `service`.
 ///
 /// # Blocking
 /// Up to the deadline of the method that it calls.
-pub fn answer(agent: &Libvirt, body: &[u8]) -> Answer {
-    let outcome = envelope::decode(body, lookup).and_then(|request| call(agent, &request));
+pub fn answer(agent: &Libvirt, service: Service, body: &[u8]) -> Answer {
+    let outcome = envelope::decode(body, |name, method| lookup(service, name, method))
+        .and_then(|request| dispatch(agent, service, &request));
     let answer = outcome.unwrap_or_else(|refusal| Answer::Refused(refusal.text));
     if body.len() > LARGE_BYTES {
         memory::give_back();
     }
     answer
+}
+
+/// What goes back for a snapshot that is to be downloaded.
+pub enum Download {
+    /// Its content: status 200.
+    Stream(Box<dyn Read + Send>),
+    /// This status with this line.
+    Refused(u16, String),
+}
+
+/// Opens the snapshot that the request in `body` names: a `SnapshotRequest` without an envelope.
+///
+/// # Blocking
+/// As [`Libvirt::send_snapshot`].
+pub fn download(agent: &Libvirt, body: &[u8]) -> Download {
+    let began = Instant::now();
+    let request: SnapshotRequest = match envelope::decode_bare(body) {
+        Ok(request) => request,
+        Err(refusal) => return Download::Refused(Refusal::STATUS, refusal.text),
+    };
+    let outcome = agent.send_snapshot(&request);
+    log_outcome(Service::ImageStore, "DownloadSnapshot", &request.subject(), began, &outcome);
+    outcome.map_or_else(
+        |error| {
+            let status = match &error {
+                Error::Storage(storage::Error::NotFound { .. }) => 404,
+                Error::Refused(_) | Error::Storage(storage::Error::Invalid(_)) => 400,
+                Error::Pool(pool::Error::Busy { .. } | pool::Error::Stopping) => 503,
+                _ => 500,
+            };
+            Download::Refused(status, error_text(&error))
+        },
+        Download::Stream,
+    )
 }
 
 /// Figures of the pool for `/healthz`; from memory.
@@ -83,49 +180,99 @@ pub fn pool_figures(agent: &Libvirt) -> Value {
     Value::Object(snapshot.lanes.iter().map(lane).collect())
 }
 
-fn lookup(service: &str, method: &str) -> Lookup<(&'static str, Method)> {
-    if service != "Libvirt" {
+fn lookup(service: Service, name: &str, method: &str) -> Lookup<(&'static str, Method)> {
+    if name != service.name() {
         return Lookup::NoService;
     }
-    METHODS.into_iter().find(|(name, _)| *name == method).map_or(Lookup::NoMethod, Lookup::Found)
+    let mut methods = service.methods().iter().copied();
+    methods.find(|(name, _)| *name == method).map_or(Lookup::NoMethod, Lookup::Found)
 }
 
-fn call(agent: &Libvirt, request: &Request<(&'static str, Method)>) -> Result<Answer, Refusal> {
-    let (name, method) = request.method;
-    let began = Instant::now();
-    Ok(match method {
-        Method::Guest(verb) => {
-            let params: GuestRequest = request.params()?;
-            let guest = params.guest.as_ref().map(|guest| guest.id.clone());
-            finish(request, name, guest, began, verb(agent, params))
-        }
-        Method::Metrics(verb) => {
-            let params: GuestMetricsRequest = request.params()?;
-            let guest = params.guest.as_ref().map(|guest| guest.id.clone());
-            finish(request, name, guest, began, verb(agent, params))
-        }
-    })
-}
-
-/// Logs the outcome, one line a call, and writes it.
-fn finish<T: serde::Serialize>(
+fn dispatch(
+    agent: &Libvirt,
+    service: Service,
     request: &Request<(&'static str, Method)>,
-    method: &str,
-    guest: Option<String>,
-    began: Instant,
-    outcome: Result<T, Error>,
-) -> Answer {
-    let ms = began.elapsed().as_secs_f64() * 1000.0;
-    let guest = guest.unwrap_or_default();
-    match &outcome {
-        Ok(_) => info!("Libvirt.{method} guest={guest:?} ms={ms:.3} ok"),
-        Err(error) => info!("Libvirt.{method} guest={guest:?} ms={ms:.3} error={error}"),
+) -> Result<Answer, Refusal> {
+    match request.method.1 {
+        Method::Guest(verb) => call(agent, service, request, verb),
+        Method::Metrics(verb) => call(agent, service, request, verb),
+        Method::Image(verb) => call(agent, service, request, verb),
+        Method::Clone(verb) => call(agent, service, request, verb),
+        Method::Volume(verb) => call(agent, service, request, verb),
+        Method::Snapshot(verb) => call(agent, service, request, verb),
     }
-    let Some(id) = &request.id else { return Answer::Nothing };
-    Answer::Result(match outcome {
+}
+
+/// Runs the verb, logs the outcome, one line a call, and writes it.
+fn call<P: DeserializeOwned + Default + Subject, R: Serialize>(
+    agent: &Libvirt,
+    service: Service,
+    request: &Request<(&'static str, Method)>,
+    verb: Verb<P, R>,
+) -> Result<Answer, Refusal> {
+    let began = Instant::now();
+    let params: P = request.params()?;
+    let subject = params.subject();
+    let outcome = verb(agent, params);
+    log_outcome(service, request.method.0, &subject, began, &outcome);
+    let Some(id) = &request.id else { return Ok(Answer::Nothing) };
+    Ok(Answer::Result(match outcome {
         Ok(result) => envelope::encode_success(&result, id),
         Err(error) => envelope::encode_error(&error_text(&error), id),
-    })
+    }))
+}
+
+fn log_outcome<T>(
+    service: Service,
+    method: &str,
+    subject: &str,
+    began: Instant,
+    outcome: &Result<T, Error>,
+) {
+    let (service, ms) = (service.name(), began.elapsed().as_secs_f64() * 1000.0);
+    match outcome {
+        Ok(_) => info!("{service}.{method} {subject} ms={ms:.3} ok"),
+        Err(error) => info!("{service}.{method} {subject} ms={ms:.3} error={error}"),
+    }
+}
+
+/// What a request is about, for the log.
+trait Subject {
+    fn subject(&self) -> String;
+}
+
+fn about_guest(guest: Option<&Guest>) -> String {
+    format!("guest={:?}", guest.map(|guest| guest.id.as_str()).unwrap_or_default())
+}
+
+impl Subject for GuestRequest {
+    fn subject(&self) -> String {
+        about_guest(self.guest.as_ref())
+    }
+}
+
+impl Subject for GuestMetricsRequest {
+    fn subject(&self) -> String {
+        about_guest(self.guest.as_ref())
+    }
+}
+
+impl Subject for ImageRequest {
+    fn subject(&self) -> String {
+        format!("image={:?}", self.id)
+    }
+}
+
+impl Subject for VolumeRequest {
+    fn subject(&self) -> String {
+        format!("dataset={:?}", self.id)
+    }
+}
+
+impl Subject for SnapshotRequest {
+    fn subject(&self) -> String {
+        format!("dataset={:?} dest={:?}", self.id, self.dest)
+    }
 }
 
 /// What a caller reads in `error` (contract section 9, "Error strings").
@@ -147,6 +294,8 @@ fn error_text(error: &Error) -> String {
         Error::NoGuest
         | Error::Unfit(_)
         | Error::Invalid(_)
+        | Error::Refused(_)
+        | Error::InUse { .. }
         | Error::Storage(_)
         | Error::VolumesLeft(_)
         | Error::Pool(_) => error.to_string(),

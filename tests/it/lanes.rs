@@ -12,6 +12,7 @@ use mistify_libvirt::http::{Front, routes};
 use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::pool::{Job, Lane};
+use mistify_libvirt::rpc::Service;
 
 use crate::agent::Reply;
 use crate::support::wait_until;
@@ -71,7 +72,8 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
     let agent = Arc::new(Libvirt::with_config(&config).expect("threads"));
     let front = Front::bind(&config.listen, config.http.clone()).expect("a free port");
     let address = front.local_addresses()[0];
-    let running = front.start(routes::handler(Arc::clone(&agent))).expect("threads");
+    let running =
+        front.start(routes::handler(Arc::clone(&agent), Service::Libvirt)).expect("threads");
     let (_, made) = exchange(address, &call("Create", "lanes"));
     assert!(made.text().contains(r#""state":"running""#), "{made:?}");
 

@@ -4,7 +4,7 @@
 
 use mistify_libvirt::libvirt::Connection;
 use mistify_libvirt::ops::Libvirt;
-use mistify_libvirt::rpc::{self, Answer};
+use mistify_libvirt::rpc::{self, Answer, Service};
 use serde_json::{Value, json};
 
 /// The test driver whose state is the process's.
@@ -26,10 +26,11 @@ impl Local {
     pub(crate) fn call(&self, method: &str, guest: &Value) -> Result<Value, String> {
         let params = json!([{ "guest": guest }]);
         let request = json!({ "method": format!("Libvirt.{method}"), "params": params, "id": 1 });
-        let answer = match rpc::answer(&self.agent, request.to_string().as_bytes()) {
-            Answer::Result(bytes) => bytes,
-            other => panic!("{method}: {other:?}"),
-        };
+        let answer =
+            match rpc::answer(&self.agent, Service::Libvirt, request.to_string().as_bytes()) {
+                Answer::Result(bytes) => bytes,
+                other => panic!("{method}: {other:?}"),
+            };
         let mut answer: Value = serde_json::from_slice(&answer).expect("the answer is JSON");
         match answer["error"].as_str() {
             None => Ok(answer["result"].take()),

@@ -1,0 +1,238 @@
+//! `image import`: a raw or qcow2 disk, or a zfs stream, becomes an image of the store.
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::storage::{self, Id, ImageSource, MIB};
+
+/// Reads the formats of disks; part of every distribution's qemu.
+const QEMU_IMG: &str = "/usr/bin/qemu-img";
+/// Where a stream of `zfs send` has its mark, in the byte order of who sent it.
+const ZFS_MARK_AT: usize = 8;
+const ZFS_MARK: u64 = 0x2_f5ba_cbac;
+/// Progress is told this often from beginning to end.
+const PROGRESS_STEPS: u64 = 20;
+
+/// Brings `file` in as the image `id`, tells progress on standard error and the image on standard
+/// output.
+///
+/// # Errors
+/// One line that says what is wrong. Nothing of the image is left then.
+///
+/// # Blocking
+/// As long as reading and writing takes.
+pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
+    let failed = |why: &dyn ToString| format!("import {}: {}", file.display(), why.to_string());
+    let id = Id::parse(id).map_err(|error| failed(&error))?;
+    let volumes = storage::open(&config.host, &config.storage).map_err(|error| failed(&error))?;
+    // Without a `-` or a protocol such as `nbd:` in front, which qemu-img would heed.
+    let path = fs::canonicalize(file).map_err(|error| failed(&error))?;
+    let content = File::open(&path).map_err(|error| failed(&error))?;
+
+    let format = Format::of(&path, &content).map_err(|error| failed(&error))?;
+    let progress = Progress::new(format.size_bytes());
+    let mut fill = |target: &Path| convert(&path, target, &progress);
+    let source = match format {
+        Format::Raw { .. } => ImageSource::Raw(&content),
+        Format::ZfsStream { .. } => ImageSource::ZfsStream(&content),
+        Format::Qcow2 { size_bytes } => ImageSource::Filled { size_bytes, fill: &mut fill },
+    };
+    let image = volumes
+        .import_image(&id, source, &mut |done_bytes| progress.tell(done_bytes))
+        .map_err(|error| failed(&error))?;
+    println!("{} {} MiB {}", image.id, image.size_mib(), image.snapshot);
+    Ok(())
+}
+
+/// What a file is.
+#[derive(Debug, PartialEq, Eq)]
+enum Format {
+    /// A disk as it is.
+    Raw {
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// qemu's own format.
+    Qcow2 {
+        /// The size of the disk in it.
+        size_bytes: u64,
+    },
+    /// What `zfs send` wrote.
+    ZfsStream {
+        /// The size of the stream.
+        size_bytes: u64,
+    },
+}
+
+impl Format {
+    fn of(path: &Path, mut content: &File) -> Result<Self, String> {
+        let error = |error: io::Error| error.to_string();
+        let mut start = Vec::new();
+        content.take(16).read_to_end(&mut start).map_err(error)?;
+        content.rewind().map_err(error)?;
+        if is_zfs_stream(&start) {
+            let size_bytes = content.metadata().map_err(error)?.len();
+            return Ok(Self::ZfsStream { size_bytes });
+        }
+        let mut info = qemu_img();
+        info.args(["info", "--output=json"]).arg(path);
+        let output = info.output().map_err(|error| format!("{QEMU_IMG}: {error}"))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        }
+        Self::from_info(&output.stdout)
+    }
+
+    /// Reads what `qemu-img info --output=json` says.
+    fn from_info(json: &[u8]) -> Result<Self, String> {
+        let info: Value = serde_json::from_slice(json).map_err(|e| format!("{QEMU_IMG}: {e}"))?;
+        let size_bytes = info["virtual-size"].as_u64().ok_or("the disk has no size")?;
+        // Either would bring in files that nobody named.
+        let data_file = &info["format-specific"]["data"]["data-file"];
+        if !info["backing-filename"].is_null() || !data_file.is_null() {
+            return Err("the disk needs another file".to_owned());
+        }
+        match info["format"].as_str() {
+            Some("raw") => Ok(Self::Raw { size_bytes }),
+            Some("qcow2") => Ok(Self::Qcow2 { size_bytes }),
+            other => Err(format!(
+                "the format is {}, not raw, qcow2 or a zfs stream",
+                other.unwrap_or("unknown")
+            )),
+        }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Raw { size_bytes }
+            | Self::Qcow2 { size_bytes }
+            | Self::ZfsStream { size_bytes } => *size_bytes,
+        }
+    }
+}
+
+fn is_zfs_stream(start: &[u8]) -> bool {
+    let mark = start.get(ZFS_MARK_AT..).and_then(|rest| rest.first_chunk());
+    mark.is_some_and(|mark| {
+        [u64::from_le_bytes(*mark), u64::from_be_bytes(*mark)].contains(&ZFS_MARK)
+    })
+}
+
+/// `qemu-img` as every command here is run.
+fn qemu_img() -> Command {
+    let mut command = Command::new(QEMU_IMG);
+    command.env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+    command
+}
+
+/// Writes the disk in a qcow2 file to a device or file of its size, all zeroes.
+fn convert(path: &Path, target: &Path, progress: &Progress) -> io::Result<()> {
+    let mut child = qemu_img()
+        .args(["convert", "-p", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw"])
+        .args([path, target])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let Some(output) = child.stdout.take() {
+        tell_percents(BufReader::new(output), progress);
+    }
+    let status = child.wait()?;
+    if status.success() {
+        return Ok(());
+    }
+    // What was wrong it said on standard error.
+    Err(io::Error::other(format!("{QEMU_IMG} convert: {status}")))
+}
+
+/// Tells the progress that `qemu-img -p` prints: `    (12.34/100%)`, each after a carriage return.
+fn tell_percents(mut output: impl BufRead, progress: &Progress) {
+    let mut word = Vec::new();
+    loop {
+        word.clear();
+        // An output that cannot be read is one without progress: the status says what became of it.
+        match output.by_ref().take(64).read_until(b'\r', &mut word) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&word);
+        let percent = text.trim().strip_prefix('(').and_then(|text| text.split('.').next());
+        if let Some(percent) = percent.and_then(|percent| percent.parse::<u64>().ok()) {
+            progress.tell(progress.size_bytes / 100 * percent);
+        }
+    }
+}
+
+/// Lines on standard error.
+struct Progress {
+    size_bytes: u64,
+    told: Cell<u64>,
+}
+
+impl Progress {
+    fn new(size_bytes: u64) -> Self {
+        Self { size_bytes, told: Cell::new(0) }
+    }
+
+    fn tell(&self, done_bytes: u64) {
+        let step_bytes = (self.size_bytes / PROGRESS_STEPS).max(1);
+        let step = done_bytes / step_bytes;
+        if step > self.told.replace(step) {
+            eprintln!("{} of {} MiB", done_bytes / MIB, self.size_bytes.div_ceil(MIB));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zfs_stream_is_known_by_its_mark_in_either_byte_order() {
+        for mark in [ZFS_MARK.to_le_bytes(), ZFS_MARK.to_be_bytes()] {
+            assert!(is_zfs_stream(&[&[0; 8], &mark[..]].concat()));
+            assert!(!is_zfs_stream(&mark));
+        }
+        assert!(!is_zfs_stream(&[0; 16]) && !is_zfs_stream(b"short"));
+    }
+
+    #[test]
+    fn what_qemu_img_says_is_taken_or_refused() {
+        let format = |json: &str| Format::from_info(json.as_bytes());
+        let raw = r#"{"virtual-size":1048576,"filename":"a","format":"raw"}"#;
+        assert_eq!(format(raw), Ok(Format::Raw { size_bytes: MIB }));
+        let qcow2 = r#"{"virtual-size":1048576,"format":"qcow2","format-specific":
+            {"type":"qcow2","data":{"compat":"1.1","corrupt":false}}}"#;
+        assert_eq!(format(qcow2), Ok(Format::Qcow2 { size_bytes: MIB }));
+        for (json, why) in [
+            (r#"{"virtual-size":1,"format":"vmdk"}"#, "the format is vmdk"),
+            (r#"{"format":"raw"}"#, "the disk has no size"),
+            (
+                r#"{"virtual-size":1,"format":"qcow2","backing-filename":"/etc/shadow"}"#,
+                "the disk needs another file",
+            ),
+            (
+                r#"{"virtual-size":1,"format":"qcow2",
+                    "format-specific":{"data":{"data-file":"/etc/shadow"}}}"#,
+                "the disk needs another file",
+            ),
+            ("", QEMU_IMG),
+        ] {
+            let error = format(json).unwrap_err();
+            assert!(error.starts_with(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn percents_become_bytes() {
+        let progress = Progress::new(1000);
+        tell_percents(&b"    (0.00/100%)\r    (49.99/100%)\r"[..], &progress);
+        assert_eq!(progress.told.get(), 490 / 50);
+        tell_percents(&b"garbage\r    (100.00/100%)\r\n"[..], &progress);
+        assert_eq!(progress.told.get(), PROGRESS_STEPS);
+    }
+}

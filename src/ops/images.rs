@@ -1,0 +1,359 @@
+//! The image store's methods for guests' disks, volumes and images (contract section 8).
+//!
+//! Names in requests are relative to the pool, those in answers are full. Each is a job of the
+//! storage lane, under the guest's key where it changes something below `guests/<id>`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use log::warn;
+
+use crate::config::GUEST_DISKS_MAX;
+use crate::guest::check::Invalid;
+use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
+use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
+use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::ops::volumes::TAKE_BACK;
+use crate::ops::{Error, Libvirt, named_guest, respond};
+use crate::pool::{Hold, Job, Lane};
+use crate::storage::{self, Dataset, Id, Reach, Space, Volumes, Wanted, Whose};
+
+const NEED_ID: Error = Error::Refused("need an id");
+
+impl Libvirt {
+    /// Checks that the disks of a guest can be made, and answers with the sizes that they will
+    /// have. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without a guest, an id or disks; what storage says to their images, sizes
+    /// and the space that they need, volumes that are there already among it.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn verify_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let mut guest = guest_with_disks(request.guest)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let wanted = self.wanted(&without_sources(guest.clone()))?;
+        let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
+        let planned = self.on_storage("VerifyDisks", &guest.id, None, deadline, plan)?;
+        for (disk, planned) in guest.disks.iter_mut().zip(planned) {
+            disk.size_mib = planned.size_mib();
+        }
+        Ok(respond(guest))
+    }
+
+    /// Makes the volumes of all disks of a guest and fills in `volume`, `source` and `size`. What
+    /// is there already and right is kept.
+    ///
+    /// # Errors
+    /// As [`Libvirt::verify_disks`]; with the step where one could not be made: then nothing of it
+    /// is left.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn create_guest_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let mut guest = without_sources(guest_with_disks(request.guest)?);
+        let deadline = self.change_deadline(&request.args)?;
+        let hold = self.pool.hold(&guest.id, deadline)?;
+        self.make_volumes(&mut guest, false, &hold, deadline)?;
+        Ok(respond(guest))
+    }
+
+    /// Destroys all volumes below `guests/<id>`, whoever made them. None there is a success. The
+    /// answer is the guest without disks.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; [`Error::VolumesLeft`] for what could not be destroyed.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn delete_guest_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let mut guest = named_guest(request.guest)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let id = Id::parse(&guest.id).map_err(storage::Error::Name)?;
+        let hold = self.pool.hold(&guest.id, deadline)?;
+        let destroy =
+            move |volumes: &dyn Volumes| volumes.destroy_guest(&id, Whose::Anyones, deadline);
+        let removal =
+            self.on_storage("DeleteGuestDisks", &guest.id, Some(&hold), deadline, destroy)?;
+        complete(&removal)?;
+        guest.disks.clear();
+        Ok(respond(guest))
+    }
+
+    /// Makes a blank volume.
+    ///
+    /// # Errors
+    /// A size of 0, no id, a name that is taken; what storage says.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn create_volume(&self, request: VolumeRequest) -> Result<VolumeResponse, Error> {
+        if request.size_mib == 0 {
+            return Err(Error::Refused("need a valid size"));
+        }
+        let volume = self.dataset(&request.id)?;
+        self.make_new("CreateVolume", self.nobodys(volume, None, request.size_mib))
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// `not found`, `not a volume`.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn get_volume(&self, request: VolumeRequest) -> Result<VolumeResponse, Error> {
+        let name = self.dataset(&request.id)?;
+        let deadline = self.storage_deadline();
+        let what = name.to_string();
+        let look = move |volumes: &dyn Volumes| match volumes.volume(&name, deadline) {
+            Ok(volume) => Ok(Some(volume)),
+            // Is there something else of that name?
+            Err(storage::Error::NotFound { .. }) => {
+                volumes.volumes(Some(&name), deadline).map(|_| None)
+            }
+            Err(error) => Err(error),
+        };
+        let found = self.on_storage("GetVolume", &what, None, deadline, look)?;
+        let volume = found.ok_or(Error::Refused("not a volume"))?;
+        Ok(VolumeResponse { volumes: vec![volume_answer(&volume)] })
+    }
+
+    /// All volumes of the pool, those of images among them.
+    ///
+    /// # Errors
+    /// What storage says.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn list_volumes(&self, _: VolumeRequest) -> Result<VolumeResponse, Error> {
+        let deadline = self.storage_deadline();
+        let list = move |volumes: &dyn Volumes| volumes.volumes(None, deadline);
+        let found = self.on_storage("ListVolumes", "", None, deadline, list)?;
+        Ok(VolumeResponse { volumes: found.iter().map(volume_answer).collect() })
+    }
+
+    /// Destroys a dataset below `guests/` with all that is below it, and answers with it.
+    ///
+    /// # Errors
+    /// `not found`; [`Error::VolumesLeft`] for what could not be destroyed.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn delete_dataset(&self, request: VolumeRequest) -> Result<VolumeResponse, Error> {
+        let name = self.dataset(&request.id)?;
+        let what = name.clone();
+        let (volume, removal) =
+            self.change_dataset("DeleteDataset", &what, move |it, deadline| {
+                let found = it.volumes(Some(&name), deadline)?.into_iter();
+                let itself = found.into_iter().find(|volume| volume.name == name);
+                Ok((itself, it.delete(&name, Reach::Below, deadline)?))
+            })?;
+        complete(&removal)?;
+        // A file system has neither size nor device.
+        let other = || wire::Volume { id: what.to_string(), ..wire::Volume::default() };
+        let answer = volume.as_ref().map_or_else(other, volume_answer);
+        Ok(VolumeResponse { volumes: vec![answer] })
+    }
+
+    /// The complete images.
+    ///
+    /// # Errors
+    /// What storage says.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn list_images(&self, _: ImageRequest) -> Result<ImageResponse, Error> {
+        let deadline = self.storage_deadline();
+        let list = move |volumes: &dyn Volumes| volumes.images(deadline);
+        let found = self.on_storage("ListImages", "", None, deadline, list)?;
+        Ok(ImageResponse { images: found.iter().map(image_answer).collect() })
+    }
+
+    /// One complete image.
+    ///
+    /// # Errors
+    /// `not found`.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn get_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
+        let id = image_id(&request.id)?;
+        let deadline = self.storage_deadline();
+        let look = move |volumes: &dyn Volumes| volumes.image(&id, deadline);
+        let image = self.on_storage("GetImage", &request.id, None, deadline, look)?;
+        Ok(ImageResponse { images: vec![image_answer(&image)] })
+    }
+
+    /// Makes a volume from an image, `dest` relative to the pool.
+    ///
+    /// # Errors
+    /// `need dest`, `not found`, a name that is taken; what storage says.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn clone_image(&self, request: ImageRequest) -> Result<VolumeResponse, Error> {
+        if request.dest.is_empty() {
+            return Err(Error::Refused("need dest"));
+        }
+        let (image, volume) = (image_id(&request.id)?, self.dataset(&request.dest)?);
+        self.make_new("CloneImage", self.nobodys(volume, Some(image), 0))
+    }
+
+    /// Destroys an image with its snapshots, and answers with it.
+    ///
+    /// # Errors
+    /// `not found`; clones of it.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`].
+    pub fn delete_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
+        let id = image_id(&request.id)?;
+        let deadline = self.storage_deadline();
+        let delete = move |volumes: &dyn Volumes| {
+            let image = volumes.image(&id, deadline)?;
+            volumes.delete_image(&id, deadline).map(|()| image)
+        };
+        let image = self.on_storage("DeleteImage", &request.id, None, deadline, delete)?;
+        Ok(ImageResponse { images: vec![image_answer(&image)] })
+    }
+
+    /// Fetching images over the network is not this agent's.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn request_image(&self, _: ImageRequest) -> Result<ImageResponse, Error> {
+        Err(Error::Refused(
+            "not supported: this agent fetches no images; use mistify-libvirt image import",
+        ))
+    }
+
+    /// When a storage call that arrives now is late. Those that only look get as long as those that
+    /// change: they share two workers with them.
+    pub(super) fn storage_deadline(&self) -> Instant {
+        Instant::now() + self.deadlines.change
+    }
+
+    /// One job on the storage lane.
+    pub(super) fn on_storage<T: Send + 'static>(
+        &self,
+        verb: &str,
+        name: &str,
+        hold: Option<&Hold>,
+        deadline: Instant,
+        work: impl FnOnce(&dyn Volumes) -> Result<T, storage::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let volumes = Arc::clone(&self.volumes);
+        let job = Job { what: format!("{verb} {name}"), deadline };
+        Ok(self.pool.run(Lane::Storage, job, hold, move |_| work(&*volumes))??)
+    }
+
+    /// One job on the storage lane that changes a dataset: under the key of its guest.
+    pub(super) fn change_dataset<T: Send + 'static>(
+        &self,
+        verb: &str,
+        name: &Dataset,
+        work: impl FnOnce(&dyn Volumes, Instant) -> Result<T, storage::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let deadline = self.storage_deadline();
+        let hold = guest_of(name).map(|id| self.pool.hold(id, deadline)).transpose()?;
+        let work = move |volumes: &dyn Volumes| work(volumes, deadline);
+        self.on_storage(verb, name.as_str(), hold.as_ref(), deadline, work)
+    }
+
+    /// The dataset that a request names.
+    pub(super) fn dataset(&self, id: &str) -> Result<Dataset, Error> {
+        if id.is_empty() {
+            return Err(NEED_ID);
+        }
+        self.volumes.pool().dataset(id).map_err(|_| Error::Refused("not a valid dataset"))
+    }
+
+    fn nobodys(&self, volume: Dataset, image: Option<Id>, size_mib: u64) -> Wanted {
+        let space = if self.host.sparse { Space::Sparse } else { Space::Reserved };
+        Wanted { volume, image, size_mib, space, owner: None }
+    }
+
+    /// Makes a volume that is not there; one whose caller was told that it is late is taken back,
+    /// because the next attempt would find it taken.
+    fn make_new(&self, verb: &str, wanted: Wanted) -> Result<VolumeResponse, Error> {
+        let deadline = self.storage_deadline();
+        let name = wanted.volume.clone();
+        let hold = guest_of(&name).map(|id| self.pool.hold(id, deadline)).transpose()?;
+        let job = Job { what: format!("{verb} {name}"), deadline };
+        let (volumes, late) = (Arc::clone(&self.volumes), Arc::clone(&self.volumes));
+        let work = move |_: &mut _| {
+            let planned = volumes.plan(&[wanted], deadline)?;
+            if let Some(found) = planned.iter().find_map(|planned| planned.found.as_ref()) {
+                return Err(storage::Error::Exists { name: found.name.to_string() });
+            }
+            let made: Result<Vec<_>, _> =
+                planned.iter().map(|planned| volumes.make(planned, deadline)).collect();
+            Ok((made?, planned))
+        };
+        let take_back = move |_: &mut _, outcome: Result<(_, Vec<_>), storage::Error>| {
+            let Ok((_, planned)) = outcome else { return };
+            let outcome = late.take_back(&planned, Instant::now() + TAKE_BACK);
+            warn!("{name}: took a late volume back: {outcome:?}");
+        };
+        let (made, _) =
+            self.pool.run_or_else(Lane::Storage, job, hold.as_ref(), work, take_back)??;
+        Ok(VolumeResponse { volumes: made.iter().map(volume_answer).collect() })
+    }
+}
+
+/// The guest that a dataset belongs to by its name.
+pub(super) fn guest_of(name: &Dataset) -> Option<&str> {
+    name.relative().strip_prefix("guests/")?.split('/').next()
+}
+
+/// The request's guest, with an id and disks, as many as a guest may have.
+pub(super) fn guest_with_disks(guest: Option<Guest>) -> Result<Guest, Error> {
+    let guest = named_guest(guest)?;
+    match guest.disks.len() {
+        0 => Err(Error::NoGuest),
+        1..=GUEST_DISKS_MAX => Ok(guest),
+        count => Err(Invalid::TooMany { member: "disks", count, max: GUEST_DISKS_MAX }.into()),
+    }
+}
+
+/// The image store makes every disk, also where a former answer named its source.
+fn without_sources(mut guest: Guest) -> Guest {
+    guest.disks.iter_mut().for_each(|disk| disk.source.clear());
+    guest
+}
+
+fn image_id(id: &str) -> Result<Id, Error> {
+    if id.is_empty() {
+        return Err(NEED_ID);
+    }
+    // What is no name is no image's.
+    Id::parse(id).map_err(|_| storage::Error::NotFound { name: id.to_owned() }.into())
+}
+
+fn complete(removal: &storage::Removal) -> Result<(), Error> {
+    if removal.left.is_empty() {
+        return Ok(());
+    }
+    Err(Error::VolumesLeft(removal.left.iter().map(ToString::to_string).collect()))
+}
+
+fn volume_answer(volume: &storage::Volume) -> wire::Volume {
+    wire::Volume {
+        id: volume.name.to_string(),
+        size_mib: volume.size_mib(),
+        device: volume.device.to_string_lossy().into_owned(),
+    }
+}
+
+fn image_answer(image: &storage::Image) -> wire::Image {
+    wire::Image {
+        id: image.id.to_string(),
+        kind: String::new(),
+        volume: image.volume.to_string(),
+        snapshot: image.snapshot.to_string(),
+        size_mib: image.size_mib(),
+        status: "complete".to_owned(),
+    }
+}

@@ -1,0 +1,180 @@
+//! ResizeDisk: a volume grows, and a running guest is told.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::guest::domain::VirDomain;
+use crate::guest::wire::{self, GuestRequest, GuestResponse};
+use crate::libvirt::XmlKind;
+use crate::ops::disks::resolved;
+use crate::ops::images::guest_with_disks;
+use crate::ops::{Error, Libvirt, Session, respond};
+use crate::storage::{self, Volume, Volumes};
+
+const VERB: &str = "ResizeDisk";
+
+impl Libvirt {
+    /// Grows the volumes of a guest's disks to the `size` that each disk of the request has, and
+    /// tells a guest that runs. A disk is named by `device` or by `volume`; one that has the size
+    /// already is told again, so that a call that failed half way can be repeated. The answer has
+    /// the sizes that the volumes have now.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without a guest, an id or disks; what libvirt says, a missing domain among
+    /// it; a disk that the guest has not, that is no volume of the pool, or that would shrink: then
+    /// nothing has grown.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn resize_disk(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let mut guest = guest_with_disks(request.guest)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let hold = self.pool.hold(&guest.id, deadline)?;
+
+        let id = guest.id.clone();
+        let look = move |session: &mut Session| {
+            let xml = session.domain(&id)?.xml(XmlKind::Live)?;
+            VirDomain::from_xml(&xml).map_err(|error| {
+                Error::Invalid(format!("libvirt's XML of {id} cannot be read: {error}"))
+            })
+        };
+        let domain = self.held(VERB, deadline, &hold, look, |_, _| {})?;
+
+        let wanted = guest.disks.clone();
+        let work = move |volumes: &dyn Volumes| grow(volumes, &wanted, &domain, deadline);
+        let grown = self.on_storage(VERB, &guest.id, Some(&hold), deadline, work)?;
+        for (disk, (_, volume)) in guest.disks.iter_mut().zip(&grown) {
+            disk.size_mib = volume.size_mib();
+        }
+
+        let id = guest.id.clone();
+        let tell = move |session: &mut Session| {
+            let domain = session.domain(&id)?;
+            if domain.is_active()? {
+                for (target, volume) in &grown {
+                    domain.block_resize(target, volume.size_bytes)?;
+                }
+            }
+            Ok(())
+        };
+        self.held(VERB, deadline, &hold, tell, |_, _| {})?;
+        Ok(respond(guest))
+    }
+}
+
+/// Grows every disk's volume, all checked before the first; each with its target in the domain.
+fn grow(
+    volumes: &dyn Volumes,
+    wanted: &[wire::Disk],
+    domain: &VirDomain,
+    deadline: Instant,
+) -> Result<Vec<(String, Volume)>, storage::Error> {
+    let all = volumes.volumes(None, deadline)?;
+    let mut found = Vec::new();
+    for (index, disk) in wanted.iter().enumerate() {
+        let invalid = |why: String| storage::Error::Invalid(format!("disks[{index}]{why}"));
+        let (target, volume) = find(disk, domain, &all).map_err(invalid)?;
+        let has_mib = volume.size_mib();
+        if disk.size_mib < has_mib {
+            let why = format!(": {} has {has_mib} MiB and does not shrink", volume.name);
+            return Err(invalid(why));
+        }
+        found.push((target.to_owned(), volume, disk.size_mib));
+    }
+    let grow = |(target, volume, size_mib): (String, &Volume, u64)| {
+        Ok((target, volumes.grow(&volume.name, size_mib, deadline)?))
+    };
+    found.into_iter().map(grow).collect()
+}
+
+/// The target and the volume of a disk that is named by its device, its volume, or both.
+fn find<'a>(
+    disk: &wire::Disk,
+    domain: &'a VirDomain,
+    all: &'a [Volume],
+) -> Result<(&'a str, &'a Volume), String> {
+    if disk.device.is_empty() && disk.volume.is_empty() {
+        return Err(" has neither device nor volume".to_owned());
+    }
+    let mut is_known = false;
+    for found in &domain.devices.disks {
+        if !disk.device.is_empty() && found.target.device != disk.device {
+            continue;
+        }
+        is_known |= !disk.device.is_empty();
+        let source = resolved(Path::new(found.source.path()));
+        let volume = all.iter().find(|volume| resolved(&volume.device) == source);
+        let fits = |volume: &&Volume| disk.volume.is_empty() || volume.name.as_str() == disk.volume;
+        if let Some(volume) = volume.filter(fits) {
+            return Ok((&found.target.device, volume));
+        }
+    }
+    let named = if disk.volume.is_empty() { &disk.device } else { &disk.volume };
+    Err(match (is_known, disk.volume.is_empty()) {
+        (true, true) => format!(": the source of {named} is no volume of the pool"),
+        _ => format!(": the guest has no disk {named}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::guest::domain::{Device, Disk, DiskSource, DiskTarget};
+    use crate::storage::PoolName;
+
+    fn volume(name: &str) -> Volume {
+        Volume {
+            name: PoolName::parse("tank").unwrap().dataset(name).unwrap(),
+            size_bytes: 0,
+            device: PathBuf::from(format!("/absent/{name}")),
+            origin: None,
+            owner: None,
+        }
+    }
+
+    fn domain(disks: &[(&str, &str)]) -> VirDomain {
+        let disk = |(target, source): &(&str, &str)| Disk {
+            source: DiskSource { device: format!("/absent/{source}"), ..DiskSource::default() },
+            target: DiskTarget { device: (*target).to_owned(), ..DiskTarget::default() },
+            ..Disk::default()
+        };
+        let disks = disks.iter().map(disk).collect();
+        VirDomain { devices: Device { disks, ..Device::default() }, ..VirDomain::default() }
+    }
+
+    fn found(device: &str, volume_name: &str) -> Result<(String, String), String> {
+        let all = [volume("guests/a/disk-0"), volume("guests/a/disk-1"), volume("guests/b/disk-0")];
+        let domain =
+            domain(&[("vda", "guests/a/disk-0"), ("vdb", "guests/a/disk-1"), ("vdc", "elsewhere")]);
+        let disk = wire::Disk {
+            device: device.to_owned(),
+            volume: volume_name.to_owned(),
+            ..wire::Disk::default()
+        };
+        find(&disk, &domain, &all)
+            .map(|(target, volume)| (target.to_owned(), volume.name.relative().to_owned()))
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_device_or_its_volume() {
+        let second = Ok(("vdb".to_owned(), "guests/a/disk-1".to_owned()));
+        assert_eq!(found("vdb", ""), second);
+        assert_eq!(found("", "tank/guests/a/disk-1"), second);
+        assert_eq!(found("vdb", "tank/guests/a/disk-1"), second);
+    }
+
+    #[test]
+    fn other_peoples_disks_are_not_found() {
+        for (device, volume, why) in [
+            ("", "", " has neither device nor volume"),
+            ("vdz", "", ": the guest has no disk vdz"),
+            ("vdc", "", ": the source of vdc is no volume of the pool"),
+            ("", "tank/guests/b/disk-0", ": the guest has no disk tank/guests/b/disk-0"),
+            ("vda", "tank/guests/a/disk-1", ": the guest has no disk tank/guests/a/disk-1"),
+        ] {
+            assert_eq!(found(device, volume).unwrap_err(), why);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The image store's methods for snapshots (contract section 8).
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::guest::domain::VirDomain;
+use crate::guest::wire::images::{self as wire, SnapshotRequest, SnapshotResponse};
+use crate::libvirt::{Code, Connection, XmlKind};
+use crate::ops::disks::resolved;
+use crate::ops::images::guest_of;
+use crate::ops::{Error, Libvirt, Session};
+use crate::storage::{self, Newer, Reach, Snapshot, SnapshotName, Volumes};
+
+const NOT_VALID: Error = Error::Refused("not a valid dataset");
+
+impl Libvirt {
+    /// Takes a snapshot `dest` of the dataset `id`, with `recursive` of all below it as well.
+    ///
+    /// # Errors
+    /// `need an id`, `need a dest`, `invalid snapshot dest`, `cannot create a snapshot of a
+    /// snapshot`, `not found`, `not a valid dataset`; what storage says.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn create_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
+        if request.id.contains('@') {
+            self.volumes.pool().snapshot(&request.id).map_err(|_| NOT_VALID)?;
+            return Err(Error::Refused("cannot create a snapshot of a snapshot"));
+        }
+        let dataset = self.dataset(&request.id)?;
+        let name = match dataset.snapshot(&request.dest) {
+            Ok(name) => name,
+            Err(_) => {
+                // A dataset that is not there goes before a name that cannot be.
+                self.list(Some(dataset))?;
+                let missing = request.dest.is_empty();
+                let why = if missing { "need a dest" } else { "invalid snapshot dest" };
+                return Err(Error::Refused(why));
+            }
+        };
+        let reach = reach(&request);
+        let made = self.change_dataset("CreateSnapshot", &dataset, move |volumes, deadline| {
+            volumes.create_snapshot(&name, reach, deadline)
+        })?;
+        Ok(answer(&made))
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// `need an id`, `not found`, `not a snapshot`, `not a valid dataset`.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::create_snapshot`].
+    pub fn get_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
+        let name = self.snapshot_name(&request.id)?;
+        let deadline = self.storage_deadline();
+        let look = move |volumes: &dyn Volumes| volumes.snapshot(&name, deadline);
+        let found = self.on_storage("GetSnapshot", &request.id, None, deadline, look)?;
+        Ok(answer(&[found]))
+    }
+
+    /// The snapshots of a dataset and all below it; without an id those of the pool.
+    ///
+    /// # Errors
+    /// `not found`, `not a valid dataset`.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::create_snapshot`].
+    pub fn list_snapshots(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
+        let under = match request.id.as_str() {
+            "" => None,
+            id => Some(self.dataset(id)?),
+        };
+        Ok(answer(&self.list(under)?))
+    }
+
+    /// Destroys a snapshot, with `recursive` those of its name below as well, and answers with what
+    /// is gone.
+    ///
+    /// # Errors
+    /// As [`Libvirt::get_snapshot`]; clones of it; what storage says.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::create_snapshot`].
+    pub fn delete_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
+        let name = self.snapshot_name(&request.id)?;
+        let dataset = name.dataset().clone();
+        let reach = reach(&request);
+        let gone = self.change_dataset("DeleteSnapshot", &dataset, move |volumes, deadline| {
+            let found = match reach {
+                Reach::Itself => vec![volumes.snapshot(&name, deadline)?],
+                Reach::Below => volumes.snapshots(Some(name.dataset()), deadline)?,
+            };
+            volumes.delete_snapshot(&name, reach, deadline)?;
+            let of_name = |it: &Snapshot| it.name.name() == name.name();
+            Ok(found.into_iter().filter(of_name).collect::<Vec<_>>())
+        })?;
+        Ok(answer(&gone))
+    }
+
+    /// Rolls one dataset back to a snapshot, with `destroyMoreRecent` past newer ones, which are
+    /// destroyed. A dataset that a running guest uses is left alone: its system would not notice,
+    /// and write what it remembers over the old content.
+    ///
+    /// # Errors
+    /// As [`Libvirt::get_snapshot`]; a guest that runs; what storage says.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::create_snapshot`].
+    pub fn rollback_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
+        const VERB: &str = "RollbackSnapshot";
+        let name = self.snapshot_name(&request.id)?;
+        let deadline = self.storage_deadline();
+        let id = guest_of(name.dataset()).unwrap_or_default().to_owned();
+        let hold = self.pool.hold(&id, deadline)?;
+
+        let looked_for = name.clone();
+        let look = move |volumes: &dyn Volumes| {
+            let snapshot = volumes.snapshot(&looked_for, deadline)?;
+            // A file system has no device.
+            let volume = volumes.volume(looked_for.dataset(), deadline).ok();
+            Ok((snapshot, volume.map(|volume| volume.device)))
+        };
+        let (snapshot, device) =
+            self.on_storage(VERB, name.as_str(), Some(&hold), deadline, look)?;
+
+        let dataset = name.dataset().to_string();
+        let ask = move |session: &mut Session| {
+            session.read(|connection| match running_user(connection, &id, device.as_deref())? {
+                Some(user) => Err(Error::InUse { dataset: dataset.clone(), user }),
+                None => Ok(()),
+            })
+        };
+        self.held(VERB, deadline, &hold, ask, |_, _| {})?;
+
+        let newer = if request.destroy_more_recent { Newer::Destroy } else { Newer::Keep };
+        let what = name.to_string();
+        let roll_back = move |volumes: &dyn Volumes| volumes.rollback(&name, newer, deadline);
+        self.on_storage(VERB, &what, Some(&hold), deadline, roll_back)?;
+        Ok(answer(&[snapshot]))
+    }
+
+    /// The content of a snapshot as a stream; from then on it is the caller's to read.
+    ///
+    /// # Errors
+    /// As [`Libvirt::get_snapshot`].
+    ///
+    /// # Blocking
+    /// As [`Libvirt::create_snapshot`], until the stream begins.
+    pub fn send_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Read + Send>, Error> {
+        let name = self.snapshot_name(&request.id)?;
+        let deadline = self.storage_deadline();
+        let send = move |volumes: &dyn Volumes| volumes.send(&name, deadline);
+        self.on_storage("DownloadSnapshot", &request.id, None, deadline, send)
+    }
+
+    /// The snapshots of a dataset and all below it, or of the pool.
+    fn list(&self, under: Option<storage::Dataset>) -> Result<Vec<Snapshot>, Error> {
+        let deadline = self.storage_deadline();
+        let what = under.as_ref().map(ToString::to_string).unwrap_or_default();
+        let list = move |volumes: &dyn Volumes| volumes.snapshots(under.as_ref(), deadline);
+        self.on_storage("ListSnapshots", &what, None, deadline, list)
+    }
+
+    /// The snapshot that a request names.
+    ///
+    /// # Errors
+    /// As [`Libvirt::get_snapshot`]; a snapshot that is not there is found out later.
+    ///
+    /// # Blocking
+    /// Only for what is no snapshot's name.
+    fn snapshot_name(&self, id: &str) -> Result<SnapshotName, Error> {
+        if id.contains('@') {
+            return self.volumes.pool().snapshot(id).map_err(|_| NOT_VALID);
+        }
+        // Says so where there is no such dataset.
+        self.list(Some(self.dataset(id)?))?;
+        Err(Error::Refused("not a snapshot"))
+    }
+}
+
+fn reach(request: &SnapshotRequest) -> Reach {
+    if request.recursive { Reach::Below } else { Reach::Itself }
+}
+
+fn answer(snapshots: &[Snapshot]) -> SnapshotResponse {
+    let answer =
+        |it: &Snapshot| wire::Snapshot { id: it.name.to_string(), size_mib: it.size_mib() };
+    SnapshotResponse { snapshots: snapshots.iter().map(answer).collect() }
+}
+
+/// The first domain that runs in any way and is the guest `id` or has a disk on `device`.
+fn running_user(
+    connection: &Connection,
+    id: &str,
+    device: Option<&Path>,
+) -> Result<Option<String>, Error> {
+    let device = device.map(resolved);
+    for domain in connection.list_domains()? {
+        let name = domain.name()?;
+        let xml = match domain.is_active() {
+            Ok(true) if name == id => return Ok(Some(name)),
+            Ok(true) => domain.xml(XmlKind::Live),
+            Ok(false) => continue,
+            Err(error) => Err(error),
+        };
+        let found = match xml {
+            Ok(xml) => VirDomain::from_xml(&xml),
+            // It is gone since the listing.
+            Err(error) if error.code == Code::NO_DOMAIN => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let uses = match (&found, &device) {
+            (_, None) => false,
+            (Ok(found), Some(device)) => {
+                let mut disks = found.devices.disks.iter().map(|disk| disk.source.path());
+                disks.any(|source| !source.is_empty() && resolved(Path::new(source)) == *device)
+            }
+            // Better one rollback too few.
+            (Err(_), Some(_)) => true,
+        };
+        if uses {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
