@@ -162,7 +162,7 @@ fn tell_percents(mut output: impl BufRead, progress: &Progress) {
         let text = String::from_utf8_lossy(&word);
         let percent = text.trim().strip_prefix('(').and_then(|text| text.split('.').next());
         if let Some(percent) = percent.and_then(|percent| percent.parse::<u64>().ok()) {
-            progress.tell(progress.size_bytes / 100 * percent);
+            progress.tell(progress.size_bytes.saturating_mul(percent) / 100);
         }
     }
 }

@@ -89,9 +89,12 @@ impl Libvirt {
             // So that both have the same time.
             images.tell_to_stop(drain);
         }
-        let finished = [Some(running), images].into_iter().flatten().map(|it| it.stop(drain));
-        let finished = finished.fold(true, |all, one| one && all);
-        if !(agent.stop(drain) && finished) {
+        let ended = [
+            running.stop(drain),
+            images.is_none_or(|images| images.stop(drain)),
+            agent.stop(drain),
+        ];
+        if ended.contains(&false) {
             warn!("stopped before all work was finished");
         }
         Ok(())

@@ -90,9 +90,7 @@ impl Agent {
 
     /// An open connection to it.
     pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("the agent takes connections");
-        stream.set_read_timeout(Some(ANSWER)).expect("a time limit above zero");
-        stream
+        connect(self.address)
     }
 
     /// Calls `Libvirt.<method>` with this guest; the whole answer.
@@ -141,8 +139,20 @@ impl Agent {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Reply {
-        let mut stream = self.connect();
-        let mut bytes = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
+        self.request_at(self.address, method, path, headers, body)
+    }
+
+    /// The same to another address of it.
+    pub(crate) fn request_at(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
+        let mut stream = connect(address);
+        let mut bytes = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
         for (name, value) in headers {
             bytes += &format!("{name}: {value}\r\n");
         }
@@ -150,6 +160,12 @@ impl Agent {
         stream.write_all(&[bytes.as_bytes(), body].concat()).expect("the agent reads");
         Reply::read(&mut stream)
     }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the agent takes connections");
+    stream.set_read_timeout(Some(ANSWER)).expect("a time limit above zero");
+    stream
 }
 
 impl Drop for Agent {

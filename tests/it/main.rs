@@ -8,6 +8,7 @@ mod golden;
 mod harness;
 mod house;
 mod http_front;
+mod images;
 mod lab;
 mod lanes;
 mod local;

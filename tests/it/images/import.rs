@@ -1,0 +1,85 @@
+//! `mistify-libvirt image import`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::{Bed, MIB, QEMU_IMG, qemu_img};
+use crate::skip::require;
+
+fn run_qemu_img(words: &[&str], folder: &Path) {
+    let status = Command::new(QEMU_IMG).args(words).current_dir(folder).output();
+    assert!(status.as_ref().is_ok_and(|output| output.status.success()), "{status:?}");
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_raw_and_a_qcow2_disk_become_images_with_the_same_content() {
+    let bed = Bed::new();
+    if require("qemu", qemu_img()).is_none() {
+        return;
+    }
+    let folder = bed.scratch.path();
+    let mut content = vec![0; 8 * MIB];
+    content[5 * MIB..][..5].copy_from_slice(b"there");
+    fs::write(folder.join("a.raw"), &content).expect("the folder takes files");
+    run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "a.qcow2"], folder);
+    assert!(fs::metadata(folder.join("a.qcow2")).expect("it is made").len() < 8 << 20);
+
+    for (file, id) in [("a.raw", "raw"), ("a.qcow2", "qcow2")] {
+        let output = bed.run_import(&folder.join(file), id);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = format!("{id} 8 MiB mistify/images/{id}@");
+        assert!(text(&output.stdout).starts_with(&said), "{output:?}");
+        let progress = text(&output.stderr);
+        assert!(progress.ends_with("8 of 8 MiB\n"), "{progress}");
+
+        let clone = json!({ "id": id, "dest": format!("guests/{id}/disk-0") });
+        bed.ok("CloneImage", &clone);
+        let cloned = fs::read(bed.path(&format!("guests/{id}/disk-0"))).expect("a file");
+        assert!(cloned == content, "{file}");
+    }
+    bed.agent.end();
+}
+
+#[test]
+fn an_import_that_cannot_be_is_one_line_with_status_1_and_leaves_nothing() {
+    let bed = Bed::new();
+    if require("qemu", qemu_img()).is_none() {
+        return;
+    }
+    let folder = bed.scratch.path();
+    fs::write(folder.join("a.raw"), vec![0; MIB]).expect("the folder takes files");
+    run_qemu_img(&["create", "-f", "vmdk", "a.vmdk", "1M"], folder);
+    run_qemu_img(&["create", "-f", "qcow2", "-F", "raw", "-b", "a.raw", "top.qcow2"], folder);
+    let stream = [&[0; 8], &0x2_f5ba_cbac_u64.to_le_bytes()[..], &[0; 312]].concat();
+    fs::write(folder.join("a.zfs"), stream).expect("the folder takes files");
+    // A name that qemu-img would take for a place in the network.
+    for (file, id, why) in [
+        ("none", "a", "No such file or directory"),
+        ("nbd:127.0.0.1:1", "a", "No such file or directory"),
+        ("a.raw", "a/b", "invalid argument: id \"a/b\" "),
+        ("a.vmdk", "a", "the format is vmdk, not raw, qcow2 or a zfs stream"),
+        ("top.qcow2", "a", "the disk needs another file"),
+        ("a.zfs", "a", "invalid argument: "),
+    ] {
+        let output = bed.run_import(&folder.join(file), id);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{file}: {error}");
+        assert!(error.starts_with("mistify-libvirt: import ") && error.contains(why), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    assert_eq!(bed.ok("ListImages", &json!({})), json!({ "images": [] }));
+    assert_eq!(bed.volumes(), [""; 0]);
+
+    assert!(bed.run_import(&folder.join("a.raw"), "a").status.success());
+    let again = bed.run_import(&folder.join("a.raw"), "a");
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again.stderr).contains("mistify/images/a exists already"), "{again:?}");
+    bed.agent.end();
+}

@@ -1,0 +1,85 @@
+//! What changes something of a guest waits for the guest's key. The agent is in this process, so
+//! that the test can hold a key.
+
+use std::time::{Duration, Instant};
+
+use mistify_libvirt::config::{Config, Store};
+use mistify_libvirt::ops::Libvirt;
+use mistify_libvirt::rpc::{self, Answer, Service};
+use serde_json::{Value, json};
+
+use crate::support::Scratch;
+
+/// Longer than any of these calls takes that need not wait.
+const CHANGE: Duration = Duration::from_secs(2);
+
+fn call(agent: &Libvirt, method: &str, params: &Value) -> String {
+    let request = json!({ "method": method, "params": [params], "id": 1 });
+    let service =
+        if method.starts_with("Libvirt.") { Service::Libvirt } else { Service::ImageStore };
+    match rpc::answer(agent, service, request.to_string().as_bytes()) {
+        Answer::Result(answer) => {
+            let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+            answer["error"].as_str().unwrap_or_default().to_owned()
+        }
+        other => panic!("{request}: {other:?}"),
+    }
+}
+
+#[test]
+fn what_changes_a_guest_waits_for_its_key_and_nothing_else_does() {
+    let scratch = Scratch::new();
+    let mut config = Config::default();
+    config.host.libvirt_uri = "test:///default".to_owned();
+    config.host.store = Store::Directory(scratch.path().join("store"));
+    config.deadlines.change = CHANGE;
+    let agent = Libvirt::with_config(&config).expect("threads can be started");
+    for id in ["guests/keyed/disk-0", "guests/free/disk-0"] {
+        let volume = json!({ "id": id, "size": 1 });
+        assert_eq!(call(&agent, "ImageStore.CreateVolume", &volume), "");
+        let snapshot = json!({ "id": id, "dest": "a" });
+        assert_eq!(call(&agent, "ImageStore.CreateSnapshot", &snapshot), "");
+    }
+    let hold = agent.pool().hold("keyed", Instant::now() + CHANGE).expect("nobody has it");
+
+    let guest = json!({ "guest": { "id": "keyed", "disks": [{ "device": "vda", "size": 1 }] } });
+    let snapshot = json!({ "id": "guests/keyed/disk-0@a" });
+    let changes = [
+        ("ImageStore.CreateGuestDisks", guest.clone()),
+        ("ImageStore.DeleteGuestsDisks", guest.clone()),
+        ("Libvirt.ResizeDisk", guest.clone()),
+        ("ImageStore.CreateVolume", json!({ "id": "guests/keyed/more", "size": 1 })),
+        ("ImageStore.CloneImage", json!({ "id": "i", "dest": "guests/keyed/more" })),
+        ("ImageStore.CreateSnapshot", json!({ "id": "guests/keyed", "dest": "b" })),
+        ("ImageStore.RollbackSnapshot", snapshot.clone()),
+        ("ImageStore.DeleteSnapshot", snapshot.clone()),
+        ("ImageStore.DeleteDataset", json!({ "id": "guests/keyed" })),
+    ];
+    std::thread::scope(|scope| {
+        let waiting = changes.map(|(method, params)| {
+            let agent = &agent;
+            (method, scope.spawn(move || call(agent, method, &params)))
+        });
+        for (method, thread) in waiting {
+            let error = thread.join().expect("it answers");
+            let waited = error.starts_with("deadline: ") || error.starts_with("busy: ");
+            assert!(waited && error.contains("keyed"), "{method}: {error}");
+        }
+    });
+    for (method, params) in [
+        ("ImageStore.GetSnapshot", snapshot.clone()),
+        ("ImageStore.CreateSnapshot", json!({ "id": "guests/free", "dest": "b" })),
+        ("ImageStore.RollbackSnapshot", json!({ "id": "guests/free/disk-0@a" })),
+        ("ImageStore.DeleteDataset", json!({ "id": "guests/free" })),
+    ] {
+        assert_eq!(call(&agent, method, &params), "", "{method}");
+    }
+    let looked = call(&agent, "ImageStore.VerifyDisks", &guest);
+    assert!(
+        looked.starts_with("volume mistify/guests/keyed/disk-0 exists and differs"),
+        "{looked}"
+    );
+    drop(hold);
+    assert_eq!(call(&agent, "ImageStore.RollbackSnapshot", &snapshot), "");
+    assert!(agent.stop(CHANGE));
+}

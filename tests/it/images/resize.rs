@@ -1,0 +1,84 @@
+//! Libvirt.ResizeDisk.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::{Bed, MIB, domain};
+
+/// A bed with a guest of two disks that the agent made.
+fn bed() -> Bed {
+    let bed = Bed::new();
+    let mut guest = domain("r");
+    guest["disks"] = json!([{ "size": 1 }, { "size": 2 }]);
+    bed.agent.ok("CreateGuest", &guest);
+    bed
+}
+
+fn request(disks: &Value) -> Value {
+    json!({ "id": "r", "disks": disks })
+}
+
+fn size_mib(bed: &Bed, disk: &str) -> usize {
+    let bytes = fs::metadata(bed.path(&format!("guests/r/{disk}"))).expect("a file").len();
+    usize::try_from(bytes).expect("a small file") / MIB
+}
+
+#[test]
+fn disks_grow_by_device_or_by_volume_and_the_answer_has_the_sizes() {
+    let bed = bed();
+    let disks = json!([
+        { "device": "vdb", "size": 5 },
+        { "volume": "mistify/guests/r/disk-0", "size": 4 },
+    ]);
+    for _ in 0..2 {
+        let answer = bed.agent.ok("ResizeDisk", &request(&disks))["guest"].take();
+        assert_eq!(
+            (&answer["disks"][0]["size"], &answer["disks"][1]["size"]),
+            (&json!(5), &json!(4))
+        );
+        assert_eq!((size_mib(&bed, "disk-0"), size_mib(&bed, "disk-1")), (4, 5));
+    }
+    bed.agent.end();
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_grows() {
+    let bed = bed();
+    let first = json!({ "device": "vda", "size": 9 });
+    for (second, why) in [
+        (
+            json!({ "device": "vdb", "size": 1 }),
+            "disks[1]: mistify/guests/r/disk-1 has 2 MiB and does not shrink",
+        ),
+        (json!({ "device": "vdz", "size": 9 }), "disks[1]: the guest has no disk vdz"),
+        (json!({ "size": 9 }), "disks[1] has neither device nor volume"),
+        (
+            json!({ "volume": "mistify/guests/other/disk-0", "size": 9 }),
+            "disks[1]: the guest has no disk mistify/guests/other/disk-0",
+        ),
+    ] {
+        let error = bed.agent.error("ResizeDisk", &request(&json!([first, second])));
+        assert_eq!(error, format!("invalid argument: {why}"));
+        assert_eq!(size_mib(&bed, "disk-0"), 1, "{second}");
+    }
+    for nothing in [json!({}), json!({ "id": "r" }), json!({ "disks": [first] })] {
+        assert_eq!(bed.agent.error("ResizeDisk", &nothing), "invalid argument");
+    }
+    let unknown = json!({ "id": "none", "disks": [first] });
+    let error = bed.agent.error("ResizeDisk", &unknown);
+    assert_eq!(error, "[Code-42] [Domain-12] Domain not found");
+    bed.agent.end();
+}
+
+#[test]
+fn a_running_guest_is_told_and_an_error_of_that_is_the_callers() {
+    let bed = bed();
+    bed.agent.ok("Run", &json!({ "id": "r" }));
+    let error = bed.agent.error("ResizeDisk", &request(&json!([{ "device": "vda", "size": 3 }])));
+    // The test driver cannot; so this shows that it was asked.
+    assert!(error.starts_with("[Code-3] "), "{error}");
+    assert!(error.contains("virDomainBlockResize"), "{error}");
+    assert_eq!(size_mib(&bed, "disk-0"), 3);
+    bed.agent.end();
+}
