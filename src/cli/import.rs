@@ -31,7 +31,7 @@ pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
     let failed = |why: &dyn ToString| format!("import {}: {}", file.display(), why.to_string());
     let id = Id::parse(id).map_err(|error| failed(&error))?;
     let volumes = storage::open(&config.host, &config.storage).map_err(|error| failed(&error))?;
-    // Without a `-` or a protocol such as `nbd:` in front, which qemu-img would heed.
+    // Absolute, and so without a `-` or a protocol such as `nbd:` in front.
     let path = fs::canonicalize(file).map_err(|error| failed(&error))?;
     let content = File::open(&path).map_err(|error| failed(&error))?;
 

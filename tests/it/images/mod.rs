@@ -102,20 +102,20 @@ impl Bed {
         }
         let mut disk = content.to_vec();
         disk.resize(mib * MIB, 0);
-        let file = self.scratch.path().join(format!("{id}.raw"));
-        fs::write(&file, disk).expect("the scratch folder takes files");
+        let file = format!("{id}.raw");
+        fs::write(self.scratch.path().join(&file), disk).expect("the folder takes files");
         let output = self.run_import(&file, id);
         assert!(output.status.success(), "{output:?}");
         true
     }
 
-    /// Runs `image import`.
-    fn run_import(&self, file: &Path, id: &str) -> Output {
+    /// Runs `image import` in the scratch folder.
+    fn run_import(&self, file: &str, id: &str) -> Output {
         let store = self.scratch.path().join("store");
         Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"))
-            .args(["image", "import"])
-            .args([file.as_os_str(), id.as_ref()])
+            .args(["image", "import", file, id])
             .args(["--storage", &format!("directory:{}", store.display())])
+            .current_dir(self.scratch.path())
             .stdin(Stdio::null())
             .output()
             .expect("the program starts")

@@ -45,12 +45,13 @@ fn snapshots_are_taken_found_listed_and_deleted() {
     assert_eq!(listed(&bed, "guests/s").len(), 4);
     assert_eq!(listed(&bed, ""), listed(&bed, "guests/s"));
 
+    let gone = bed.ok("DeleteSnapshot", &json!({ "id": "guests/s@b", "recursive": true }));
+    assert_eq!(ids(&gone["snapshots"]), below);
+    assert_eq!(listed(&bed, ""), ["mistify/guests/s/disk-0@a"]);
     let one = json!({ "id": "guests/s/disk-0@a" });
     let gone = bed.ok("DeleteSnapshot", &one);
     assert_eq!(ids(&gone["snapshots"]), ["mistify/guests/s/disk-0@a"]);
     assert_eq!(bed.error("DeleteSnapshot", &one), "not found");
-    let gone = bed.ok("DeleteSnapshot", &json!({ "id": "guests/s@b", "recursive": true }));
-    assert_eq!(ids(&gone["snapshots"]), below);
     assert_eq!(bed.ok("ListSnapshots", &json!({})), json!({ "snapshots": [] }));
     bed.agent.end();
 }
