@@ -106,7 +106,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
     let mut config = Config::default();
     let (mut port, mut listen, mut log_level) = (DEFAULT_PORT, Vec::new(), None);
     let (mut image_store, mut image_store_port) = (false, DEFAULT_IMAGE_STORE_PORT);
-    let mut words = Vec::new();
+    let mut command = Vec::new();
     while let Some(flag) = parser.next()? {
         match flag {
             Short('h') | Long("help") => return Ok(Request::Help),
@@ -130,7 +130,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
             }
             Long("workers") => workers(&mut config, &text(&mut parser)?)?,
             Long("queue") => config.pool.queue = at_least_one("--queue", &text(&mut parser)?)?,
-            Value(word) if words.len() < IMPORT_WORDS => words.push(word),
+            Value(word) if command.len() < IMPORT_WORDS => command.push(word),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -139,7 +139,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
         config.image_store = on_port(&config.listen, image_store_port);
     }
     let config = Box::new(config);
-    match import(words)? {
+    match import(command)? {
         None => Ok(Request::Run { config, log_level }),
         Some((file, id)) => Ok(Request::Import { config, file, id, log_level }),
     }

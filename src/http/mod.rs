@@ -3,8 +3,8 @@
 //! One thread (`front`) waits for all sockets, reads, frames (`parse`, `head`) and hands complete
 //! requests to a fixed number of threads (`handlers`), which answer them by a [`Handler`] made of
 //! rouille's types and write what the socket takes at once. A slow writer or reader costs a slot
-//! among the connections and never a handler. An answer whose length is not known goes out in chunks
-//! on a thread of its own (`stream`), of which there are few.
+//! among the connections and never a handler. An answer whose length is not known goes out in
+//! chunks on a thread of its own (`stream`), of which there are few.
 
 mod connection;
 mod exchange;

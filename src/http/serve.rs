@@ -52,11 +52,11 @@ impl Libvirt {
         self.serve(front, None, signals)
     }
 
-    /// Answers what comes to `front` for guests, and to `images` for the image store, until a signal;
-    /// everything in flight is finished before it returns.
+    /// Answers what comes to `front` for guests, and to `images` for the image store, until a
+    /// signal; everything in flight is finished before it returns.
     ///
-    /// Each front has handlers of its own. Those that wait for the pool are rationed in the pool, for
-    /// both together, so that each has one left.
+    /// Each front has handlers of its own. Those that wait for the pool are rationed in the pool,
+    /// for both together, so that each has one left.
     ///
     /// # Errors
     /// When threads cannot be started or signals not waited for.

@@ -33,9 +33,14 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
+        Self::on("test:///default")
+    }
+
+    /// The same on another libvirt.
+    fn on(uri: &str) -> Self {
         let scratch = Scratch::new();
         let storage = format!("directory:{}", scratch.path().join("store").display());
-        let mut flags = vec!["--libvirt-uri", "test:///default", "--storage", &storage];
+        let mut flags = vec!["--libvirt-uri", uri, "--storage", &storage];
         flags.extend(["--image-store", "--image-store-port", "0"]);
         let agent = Agent::start(&flags);
         let address = wait_for("the image store listens", SOON, || {

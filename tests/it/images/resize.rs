@@ -5,6 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::{Bed, MIB, domain};
+use crate::skip::require;
+use crate::stack::Stack;
 
 /// A bed with a guest of two disks that the agent made.
 fn bed() -> Bed {
@@ -80,5 +82,40 @@ fn a_running_guest_is_told_and_an_error_of_that_is_the_callers() {
     assert!(error.starts_with("[Code-3] "), "{error}");
     assert!(error.contains("virDomainBlockResize"), "{error}");
     assert_eq!(size_mib(&bed, "disk-0"), 3);
+    bed.agent.end();
+}
+
+#[test]
+fn a_real_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let bed = Bed::on(&stack.uri());
+    let guest = json!({
+        "id": "grows", "type": "qemu", "memory": 32, "cpu": 1,
+        "disks": [{ "size": 1 }, { "size": 2 }],
+    });
+    let made = bed.agent.ok("CreateGuest", &guest)["guest"].take();
+    bed.ok("CreateSnapshot", &json!({ "id": "guests/grows/disk-1", "dest": "a" }));
+    bed.agent.ok("Run", &made);
+
+    let request = json!({ "id": "grows", "disks": [{ "device": "vdb", "size": 7 }] });
+    for _ in 0..2 {
+        let answer = bed.agent.ok("ResizeDisk", &request);
+        assert_eq!(answer["guest"]["disks"][0]["size"], 7);
+        let seen = stack.virsh_ok(&["domblkinfo", "grows", "vdb"]);
+        let capacity = seen.lines().find(|line| line.starts_with("Capacity:")).expect("a line");
+        assert!(capacity.ends_with(&format!(" {}", 7 * MIB)), "{seen}");
+    }
+
+    let rollback = json!({ "id": "guests/grows/disk-1@a" });
+    let why = "mistify/guests/grows/disk-1 is in use: guest grows is running";
+    assert_eq!(bed.error("RollbackSnapshot", &rollback), why);
+    let why = bed.guest_error("DeleteGuestsDisks", &json!({ "id": "grows" }));
+    assert!(why.starts_with("volumes are left: "), "{why}");
+    assert!(why.contains("mistify/guests/grows/disk-1 is in use by qemu"), "{why}");
+
+    bed.agent.ok("Poweroff", &made);
+    bed.ok("RollbackSnapshot", &rollback);
+    bed.agent.ok("Delete", &made);
+    assert_eq!(bed.volumes(), [""; 0]);
     bed.agent.end();
 }
