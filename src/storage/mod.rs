@@ -69,7 +69,7 @@ fn round_up(bytes: u64, unit: u64) -> u64 {
 ///
 /// # Blocking
 /// Every method but [`Volumes::pool`] blocks up to its deadline and, where that passed in the
-/// middle of a change, the grace of [`StorageLimits`](crate::config::StorageLimits).
+/// middle of a change, the grace of [`StorageLimits`].
 pub trait Volumes: Send + Sync {
     /// The pool whose names the store takes. From memory.
     fn pool(&self) -> &PoolName;
