@@ -28,15 +28,20 @@ pub(super) fn path(volume: &Dataset) -> PathBuf {
 /// Waits for the volume's own device, of at least this size; its size in bytes.
 pub(super) fn wait(volume: &Dataset, bytes_min: u64, limit: Duration) -> Result<u64, Error> {
     let (path, begin) = (path(volume), Instant::now());
+    let look = || size(&path, volume).filter(|bytes| *bytes >= bytes_min);
     let watched = |error| Error::io(format!("watch for {}", path.display()), error);
     let watch = Watch::new().map_err(watched)?;
     loop {
+        if let Some(bytes) = look() {
+            return Ok(bytes);
+        }
         for folder in path.ancestors().skip(1).take_while(|it| it.starts_with(DEVICES)) {
-            // Before looking, so that nothing comes between. A folder that is not there yet shows
-            // in the one above it, and what cannot be watched is looked at all the same.
+            // A folder that is not there yet shows in the one above it, and what cannot be watched
+            // is looked at all the same.
             let _ = watch.add(folder, Event::Entries);
         }
-        if let Some(bytes) = size(&path, volume).filter(|bytes| *bytes >= bytes_min) {
+        // Once more, for what came before the watch.
+        if let Some(bytes) = look() {
             return Ok(bytes);
         }
         let waited = begin.elapsed();

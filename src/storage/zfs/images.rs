@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -64,8 +65,10 @@ impl ZfsStore {
         };
         match outcome.and_then(|()| self.find_image(id, self.soon())) {
             Ok(image) => Ok(image),
-            // Somebody else's volume is not for us to take back.
-            Err(error @ Error::Exists { .. }) => Err(error),
+            // Somebody else's volume is not for us to take back, and here nothing was made.
+            Err(error @ (Error::Exists { .. } | Error::Hung { .. } | Error::NotInstalled)) => {
+                Err(error)
+            }
             Err(cause) => {
                 let deadline = self.undo_deadline(Instant::now());
                 match self.destroy_image(&name, deadline) {
@@ -111,8 +114,7 @@ impl ZfsStore {
                 copy(raw, &to, size_bytes, &mut |at| {
                     progress(at);
                     Ok(())
-                })?;
-                to.sync_all()
+                })
             });
             copied.map_err(|error| writing(name, error))
         })
@@ -124,7 +126,7 @@ impl ZfsStore {
         &self,
         name: &Dataset,
         size_bytes: u64,
-        write: &mut dyn FnMut(&std::path::Path) -> Result<(), Error>,
+        write: &mut dyn FnMut(&Path) -> Result<(), Error>,
     ) -> Result<(), Error> {
         if size_bytes == 0 {
             return Err(Error::Invalid(format!("image {name} is empty")));
@@ -140,7 +142,11 @@ impl ZfsStore {
             });
         }
         device::wait(name, size_bytes, self.zfs.limits.device)?;
-        write(&device::path(name))?;
+        let device = device::path(name);
+        write(&device)?;
+        // A snapshot has what reached the pool, not what the kernel still keeps for the device.
+        let synced = File::options().write(true).open(&device).and_then(|it| it.sync_all());
+        synced.map_err(|error| writing(name, error))?;
         let snapshot = name.snapshot(SNAPSHOT)?;
         self.zfs.succeed(&["snapshot", "--", snapshot.as_str()], self.soon()).map(drop)
     }
