@@ -103,6 +103,7 @@ mod generate {
         "virDomainBlockStats",
         "virDomainBlockStatsFlags",
         "virDomainInterfaceStats",
+        "virDomainSetMetadata",
         "virDomainListGetStats",
         "virDomainStatsRecordListFree",
         "virDomainFree",
@@ -123,6 +124,8 @@ mod generate {
     const ENUMERATIONS: &[&str] = &[
         "virConnectGetAllDomainStatsFlags",
         "virDomainBlockResizeFlags",
+        "virDomainMetadataType",
+        "virDomainModificationImpact",
         "virDomainState",
         "virDomainStatsTypes",
         "virDomainUndefineFlagsValues",

@@ -8,10 +8,12 @@ pub type virConnectPtr = *mut virConnect;
 pub type virDomain = _virDomain;
 pub type virDomainPtr = *mut virDomain;
 pub type virDomainState = ::std::os::raw::c_uint;
+pub type virDomainModificationImpact = ::std::os::raw::c_uint;
 pub type virDomainBlockStatsStruct = _virDomainBlockStats;
 pub type virDomainBlockStatsPtr = *mut virDomainBlockStatsStruct;
 pub type virDomainInterfaceStatsStruct = _virDomainInterfaceStats;
 pub type virDomainInterfaceStatsPtr = *mut virDomainInterfaceStatsStruct;
+pub type virDomainMetadataType = ::std::os::raw::c_uint;
 pub type virDomainXMLFlags = ::std::os::raw::c_uint;
 pub type virDomainBlockResizeFlags = ::std::os::raw::c_uint;
 pub type virDomainUndefineFlagsValues = ::std::os::raw::c_uint;
@@ -160,6 +162,9 @@ pub const VIR_DOMAIN_SHUTDOWN: virDomainState = 4;
 pub const VIR_DOMAIN_SHUTOFF: virDomainState = 5;
 pub const VIR_DOMAIN_CRASHED: virDomainState = 6;
 pub const VIR_DOMAIN_PMSUSPENDED: virDomainState = 7;
+pub const VIR_DOMAIN_AFFECT_CURRENT: virDomainModificationImpact = 0;
+pub const VIR_DOMAIN_AFFECT_LIVE: virDomainModificationImpact = 1;
+pub const VIR_DOMAIN_AFFECT_CONFIG: virDomainModificationImpact = 2;
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
@@ -217,6 +222,9 @@ const _: () = {
         "Offset of field: _virDomainInterfaceStats::tx_drop",
     ][::std::mem::offset_of!(_virDomainInterfaceStats, tx_drop) - 56usize];
 };
+pub const VIR_DOMAIN_METADATA_DESCRIPTION: virDomainMetadataType = 0;
+pub const VIR_DOMAIN_METADATA_TITLE: virDomainMetadataType = 1;
+pub const VIR_DOMAIN_METADATA_ELEMENT: virDomainMetadataType = 2;
 pub const VIR_DOMAIN_XML_SECURE: virDomainXMLFlags = 1;
 pub const VIR_DOMAIN_XML_INACTIVE: virDomainXMLFlags = 2;
 pub const VIR_DOMAIN_XML_UPDATE_CPU: virDomainXMLFlags = 4;
@@ -562,6 +570,14 @@ unsafe extern "C" {
     pub fn virDomainGetUUIDString(
         domain: virDomainPtr,
         buf: *mut ::std::os::raw::c_char,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainSetMetadata(
+        domain: virDomainPtr,
+        type_: ::std::os::raw::c_int,
+        metadata: *const ::std::os::raw::c_char,
+        key: *const ::std::os::raw::c_char,
+        uri: *const ::std::os::raw::c_char,
+        flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainGetXMLDesc(
         domain: virDomainPtr,

@@ -8,8 +8,9 @@ use crate::guest::domain::{
     KIB_PER_MIB, Metadata, MetadataDevice, MetadataDisk, Os, OsBoot, OsType, UserMetadata,
     UserMetadataParameter, VirDomain,
 };
+use crate::guest::wire::Guest;
 use crate::guest::xml::{Element, Error};
-use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, USER_METADATA_NAMESPACE};
+use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE};
 
 /// Where a VNC display on TCP listens.
 const VNC_ADDRESS: &str = "127.0.0.1";
@@ -233,12 +234,25 @@ fn write_metadata(metadata: &Metadata) -> Element {
         Element::new("device").with("xmlns", DEVICE_NAMESPACE).containing(disks),
     ];
     let guest = metadata.guest.as_ref().map(|guest| {
-        let json = serde_json::to_string(guest).expect("a guest has text keys alone");
-        Element::new("mistify:guest").with("xmlns:mistify", GUEST_NAMESPACE).holding(&json)
+        let element = kept_guest(&format!("{GUEST_PREFIX}:guest"), guest);
+        element.with(&format!("xmlns:{GUEST_PREFIX}"), GUEST_NAMESPACE)
     });
     Element::new("metadata")
         .containing(lists.into_iter().filter(|list| !list.children.is_empty()))
         .containing(guest)
+}
+
+impl Metadata {
+    /// The element that keeps the request, as `virDomainSetMetadata` wants it: under no namespace,
+    /// for libvirt puts it under [`GUEST_PREFIX`] and [`GUEST_NAMESPACE`].
+    pub fn guest_element(guest: &Guest) -> String {
+        kept_guest("guest", guest).to_xml()
+    }
+}
+
+fn kept_guest(name: &str, guest: &Guest) -> Element {
+    let json = serde_json::to_string(guest).expect("a guest has text keys alone");
+    Element::new(name).holding(&json)
 }
 
 fn read_metadata(metadata: &Element) -> Metadata {

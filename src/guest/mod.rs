@@ -17,6 +17,8 @@ pub mod xml;
 /// Namespace of what this agent keeps in libvirt's `<metadata>`: the guest's request, the owner of
 /// a network.
 pub const GUEST_NAMESPACE: &str = "http://mistify.io/xml/guest/1";
+/// The prefix that it has there.
+pub const GUEST_PREFIX: &str = "mistify";
 /// Namespace of a domain's disk metadata (the owner's `MetadataDevice`).
 pub const DEVICE_NAMESPACE: &str = "http://mistify.io/xml/device/1";
 /// Namespace of a domain's user metadata (the owner's `UserMetadata`).

@@ -190,6 +190,38 @@ impl Domain {
         check_int(done, "virDomainBlockResize").map(drop)
     }
 
+    /// Replaces the element of a namespace in the domain's metadata (`virDomainSetMetadata`): in
+    /// its definition, and where it runs in the running domain as well. The namespace is libvirt's
+    /// to write: `element` has none of its own, and gets `prefix`.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`]; what is no XML element.
+    ///
+    /// # Blocking
+    /// Two round trips. libvirt waits up to 30 s for a domain that is busy.
+    pub fn set_metadata(&self, namespace: &str, prefix: &str, element: &str) -> Result<(), Error> {
+        let call = "virDomainSetMetadata";
+        let (uri, key) = (argument(namespace, call)?, argument(prefix, call)?);
+        let element = argument(element, call)?;
+        let mut flags = sys::VIR_DOMAIN_AFFECT_CONFIG;
+        if self.is_active()? {
+            flags |= sys::VIR_DOMAIN_AFFECT_LIVE;
+        }
+        let kind = c_int::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or(c_int::MAX);
+        // SAFETY: the domain is live, the texts are NUL-terminated and borrowed for the call.
+        let done = unsafe {
+            sys::virDomainSetMetadata(
+                self.raw.as_ptr(),
+                kind,
+                element.as_ptr(),
+                key.as_ptr(),
+                uri.as_ptr(),
+                flags,
+            )
+        };
+        check_int(done, call).map(drop)
+    }
+
     /// Forgets the domain with its managed save image, the metadata of its snapshots and
     /// checkpoints, and its NVRAM (`virDomainUndefineFlags`).
     ///

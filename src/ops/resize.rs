@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::guest::domain::VirDomain;
+use crate::guest::domain::{Metadata, VirDomain};
 use crate::guest::wire::{self, GuestRequest, GuestResponse};
+use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX};
 use crate::libvirt::XmlKind;
 use crate::ops::disks::resolved;
 use crate::ops::images::guest_with_disks;
@@ -17,7 +18,8 @@ impl Libvirt {
     /// Grows the volumes of a guest's disks to the `size` that each disk of the request has, and
     /// tells a guest that runs. A disk is named by `device` or by `volume`; one that has the size
     /// already is told again, so that a call that failed half way can be repeated. The answer has
-    /// the sizes that the volumes have now.
+    /// the sizes that the volumes have now, and so has the request that is kept with the domain: the
+    /// same guest is from now on the one with these sizes.
     ///
     /// # Errors
     /// [`Error::NoGuest`] without a guest, an id or disks; what libvirt says, a missing domain among
@@ -40,18 +42,26 @@ impl Libvirt {
         };
         let domain = self.held(VERB, deadline, &hold, look, |_, _| {})?;
 
+        let mut kept = domain.metadata.guest.clone();
         let wanted = guest.disks.clone();
         let work = move |volumes: &dyn Volumes| grow(volumes, &wanted, &domain, deadline);
         let grown = self.on_storage(VERB, &guest.id, Some(&hold), deadline, work)?;
-        for (disk, (_, volume)) in guest.disks.iter_mut().zip(&grown) {
+        for (disk, Grown { index, volume, .. }) in guest.disks.iter_mut().zip(&grown) {
             disk.size_mib = volume.size_mib();
+            if let Some(kept) = kept.as_mut().and_then(|kept| kept.disks.get_mut(*index)) {
+                kept.size_mib = disk.size_mib;
+            }
         }
 
         let id = guest.id.clone();
         let tell = move |session: &mut Session| {
             let domain = session.domain(&id)?;
+            if let Some(kept) = &kept {
+                let element = Metadata::guest_element(kept);
+                domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &element)?;
+            }
             if domain.is_active()? {
-                for (target, volume) in &grown {
+                for Grown { target, volume, .. } in &grown {
                     domain.block_resize(target, volume.size_bytes)?;
                 }
             }
@@ -62,42 +72,52 @@ impl Libvirt {
     }
 }
 
-/// Grows every disk's volume, all checked before the first; each with its target in the domain.
+/// A disk of the domain whose volume has the size that was asked for.
+struct Grown {
+    /// Its place among the domain's disks.
+    index: usize,
+    /// Its target.
+    target: String,
+    volume: Volume,
+}
+
+/// Grows every disk's volume, all checked before the first.
 fn grow(
     volumes: &dyn Volumes,
     wanted: &[wire::Disk],
     domain: &VirDomain,
     deadline: Instant,
-) -> Result<Vec<(String, Volume)>, storage::Error> {
+) -> Result<Vec<Grown>, storage::Error> {
     let all = volumes.volumes(None, deadline)?;
     let mut found = Vec::new();
-    for (index, disk) in wanted.iter().enumerate() {
-        let invalid = |why: String| storage::Error::Invalid(format!("disks[{index}]{why}"));
-        let (target, volume) = find(disk, domain, &all).map_err(invalid)?;
+    for (position, disk) in wanted.iter().enumerate() {
+        let invalid = |why: String| storage::Error::Invalid(format!("disks[{position}]{why}"));
+        let (index, target, volume) = find(disk, domain, &all).map_err(invalid)?;
         let has_mib = volume.size_mib();
         if disk.size_mib < has_mib {
             let why = format!(": {} has {has_mib} MiB and does not shrink", volume.name);
             return Err(invalid(why));
         }
-        found.push((target.to_owned(), volume, disk.size_mib));
+        found.push((index, target.to_owned(), volume, disk.size_mib));
     }
-    let grow = |(target, volume, size_mib): (String, &Volume, u64)| {
-        Ok((target, volumes.grow(&volume.name, size_mib, deadline)?))
+    let grow = |(index, target, volume, size_mib): (usize, String, &Volume, u64)| {
+        let volume = volumes.grow(&volume.name, size_mib, deadline)?;
+        Ok(Grown { index, target, volume })
     };
     found.into_iter().map(grow).collect()
 }
 
-/// The target and the volume of a disk that is named by its device, its volume, or both.
+/// The place, the target and the volume of a disk that is named by its device, its volume, or both.
 fn find<'a>(
     disk: &wire::Disk,
     domain: &'a VirDomain,
     all: &'a [Volume],
-) -> Result<(&'a str, &'a Volume), String> {
+) -> Result<(usize, &'a str, &'a Volume), String> {
     if disk.device.is_empty() && disk.volume.is_empty() {
         return Err(" has neither device nor volume".to_owned());
     }
     let mut is_known = false;
-    for found in &domain.devices.disks {
+    for (index, found) in domain.devices.disks.iter().enumerate() {
         if !disk.device.is_empty() && found.target.device != disk.device {
             continue;
         }
@@ -106,7 +126,7 @@ fn find<'a>(
         let volume = all.iter().find(|volume| resolved(&volume.device) == source);
         let fits = |volume: &&Volume| disk.volume.is_empty() || volume.name.as_str() == disk.volume;
         if let Some(volume) = volume.filter(fits) {
-            return Ok((&found.target.device, volume));
+            return Ok((index, &found.target.device, volume));
         }
     }
     let named = if disk.volume.is_empty() { &disk.device } else { &disk.volume };
@@ -144,7 +164,7 @@ mod tests {
         VirDomain { devices: Device { disks, ..Device::default() }, ..VirDomain::default() }
     }
 
-    fn found(device: &str, volume_name: &str) -> Result<(String, String), String> {
+    fn found(device: &str, volume_name: &str) -> Result<(usize, String, String), String> {
         let all = [volume("guests/a/disk-0"), volume("guests/a/disk-1"), volume("guests/b/disk-0")];
         let domain =
             domain(&[("vda", "guests/a/disk-0"), ("vdb", "guests/a/disk-1"), ("vdc", "elsewhere")]);
@@ -154,12 +174,12 @@ mod tests {
             ..wire::Disk::default()
         };
         find(&disk, &domain, &all)
-            .map(|(target, volume)| (target.to_owned(), volume.name.relative().to_owned()))
+            .map(|(index, target, volume)| (index, target.into(), volume.name.relative().into()))
     }
 
     #[test]
     fn a_disk_is_found_by_its_device_or_its_volume() {
-        let second = Ok(("vdb".to_owned(), "guests/a/disk-1".to_owned()));
+        let second = Ok((1, "vdb".to_owned(), "guests/a/disk-1".to_owned()));
         assert_eq!(found("vdb", ""), second);
         assert_eq!(found("", "tank/guests/a/disk-1"), second);
         assert_eq!(found("vdb", "tank/guests/a/disk-1"), second);

@@ -45,6 +45,21 @@ fn disks_grow_by_device_or_by_volume_and_the_answer_has_the_sizes() {
 }
 
 #[test]
+fn the_same_guest_is_the_grown_one_from_then_on() {
+    let bed = bed();
+    bed.agent.ok("ResizeDisk", &request(&json!([{ "device": "vdb", "size": 5 }])));
+    let mut guest = domain("r");
+    guest["disks"] = json!([{ "size": 1 }, { "size": 5 }]);
+    let again = bed.agent.ok("CreateGuest", &guest)["guest"].take();
+    assert_eq!((size_mib(&bed, "disk-1"), &again["disks"][1]["size"]), (5, &json!(5)));
+    assert_eq!(bed.agent.ok("CreateGuest", &again)["guest"], again, "as it was answered");
+    guest["disks"] = json!([{ "size": 1 }, { "size": 2 }]);
+    let error = bed.agent.error("CreateGuest", &guest);
+    assert!(error.starts_with("[Code-9] "), "as it was before: {error}");
+    bed.agent.end();
+}
+
+#[test]
 fn what_cannot_be_is_refused_before_anything_grows() {
     let bed = bed();
     let first = json!({ "device": "vda", "size": 9 });
@@ -109,6 +124,9 @@ fn a_real_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way() {
     let rollback = json!({ "id": "guests/grows/disk-1@a" });
     let why = "mistify/guests/grows/disk-1 is in use: guest grows is running";
     assert_eq!(bed.error("RollbackSnapshot", &rollback), why);
+    let mut grown = guest.clone();
+    grown["disks"][1]["size"] = json!(7);
+    bed.agent.ok("CreateGuest", &grown);
     let why = bed.guest_error("DeleteGuestsDisks", &json!({ "id": "grows" }));
     assert!(why.starts_with("volumes are left: "), "{why}");
     assert!(why.contains("mistify/guests/grows/disk-1 is in use by qemu"), "{why}");
