@@ -45,7 +45,8 @@ impl Libvirt {
         let asked = guest.clone();
         let look = move |session: &mut Session| is_there(session, &asked);
         let exists = self.held("CreateGuest", deadline, &hold, look, |_, _| {})?;
-        let made = self.make_volumes(&mut guest, exists, &hold, deadline)?;
+        let wanted = self.wanted(&guest)?;
+        let made = self.make_volumes(&mut guest, wanted, exists, &hold, deadline)?;
         match self.define_guest(&guest, request, Some(made.clone()), &hold, deadline) {
             Ok(()) => Ok(respond(guest)),
             // The job runs on and takes its volumes back itself when it returns.

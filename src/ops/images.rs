@@ -33,7 +33,7 @@ impl Libvirt {
     pub fn verify_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = guest_with_disks(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
-        let wanted = self.wanted(&without_sources(guest.clone()))?;
+        let wanted = self.wanted_or_unmarked(&without_sources(guest.clone()))?;
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
         let planned = self.on_storage("VerifyDisks", &guest.id, None, deadline, plan)?;
         for (disk, planned) in guest.disks.iter_mut().zip(planned) {
@@ -43,7 +43,8 @@ impl Libvirt {
     }
 
     /// Makes the volumes of all disks of a guest and fills in `volume`, `source` and `size`. What
-    /// is there already and right is kept.
+    /// is there already and right is kept, also where it has no owner's mark: the original image
+    /// agent set none.
     ///
     /// # Errors
     /// As [`Libvirt::verify_disks`]; with the step where one could not be made: then nothing of it
@@ -54,8 +55,9 @@ impl Libvirt {
     pub fn create_guest_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = without_sources(guest_with_disks(request.guest)?);
         let deadline = self.change_deadline(&request.args)?;
+        let wanted = self.wanted_or_unmarked(&guest)?;
         let hold = self.pool.hold(&guest.id, deadline)?;
-        self.make_volumes(&mut guest, false, &hold, deadline)?;
+        self.make_volumes(&mut guest, wanted, false, &hold, deadline)?;
         Ok(respond(guest))
     }
 
@@ -270,9 +272,15 @@ impl Libvirt {
         self.volumes.pool().dataset(id).map_err(|_| Error::Refused("not a valid dataset"))
     }
 
+    /// What is wanted for a guest whose volumes the original image agent may have made.
+    fn wanted_or_unmarked(&self, guest: &Guest) -> Result<Vec<Wanted>, Error> {
+        let wanted = self.wanted(guest)?.into_iter();
+        Ok(wanted.map(|wanted| Wanted { unmarked: true, ..wanted }).collect())
+    }
+
     fn nobodys(&self, volume: Dataset, image: Option<Id>, size_mib: u64) -> Wanted {
         let space = if self.host.sparse { Space::Sparse } else { Space::Reserved };
-        Wanted { volume, image, size_mib, space, owner: None }
+        Wanted { volume, image, size_mib, space, owner: None, unmarked: false }
     }
 
     /// Makes a volume that is not there; one whose caller was told that it is late is taken back,

@@ -47,7 +47,7 @@ impl Made {
 }
 
 impl Libvirt {
-    /// Makes the volumes of the disks that name no source, and fills in `volume`, `source` and
+    /// Makes the volumes `wanted` for the disks that name no source, and fills in `volume`, `source` and
     /// `size` of these. Volumes that are there and right are adopted; where the domain `exists`
     /// they have to be there.
     ///
@@ -59,11 +59,11 @@ impl Libvirt {
     pub(super) fn make_volumes(
         &self,
         guest: &mut Guest,
+        wanted: Vec<Wanted>,
         exists: bool,
         hold: &Hold,
         deadline: Instant,
     ) -> Result<Made, Error> {
-        let wanted = self.wanted(guest)?;
         let (volumes, id) = (Arc::clone(&self.volumes), guest.id.clone());
         let late = Arc::clone(&self.volumes);
         let job = Job { what: format!("CreateGuest {id}"), deadline };
@@ -148,6 +148,7 @@ impl Libvirt {
                     size_mib: disk.size_mib,
                     space: if self.host.sparse { Space::Sparse } else { Space::Reserved },
                     owner: Some(owner.clone()),
+                    unmarked: false,
                 })
             })
             .collect()

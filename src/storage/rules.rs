@@ -38,7 +38,7 @@ pub(super) fn adopt(
         what.push(format!("origin is {}, not {}", or_none(is), or_none(should_be)));
     }
     let (is, should_be) = (found.owner.as_deref(), wanted.owner.as_ref().map(|id| id.as_str()));
-    if is != should_be {
+    if is != should_be && !(wanted.unmarked && is.is_none()) {
         what.push(format!("owner is {}, not {}", or_none(is), or_none(should_be)));
     }
     if what.is_empty() {
@@ -126,6 +126,7 @@ mod tests {
             size_mib,
             space: Space::Reserved,
             owner: Some(id("a")),
+            unmarked: false,
         }
     }
 
@@ -171,6 +172,10 @@ mod tests {
         assert!(ok.is_ok());
         let older = found(MIB, Some("tank/images/i@older"), mark);
         assert!(adopt(&older, &wanted(Some("i"), 0), Some(&image), MIB).is_ok());
+
+        let nobodys = Wanted { unmarked: true, ..wanted(None, 1) };
+        assert!(adopt(&found(MIB, None, None), &nobodys, None, MIB).is_ok());
+        assert!(adopt(&found(MIB, None, Some("b")), &nobodys, None, MIB).is_err());
 
         let other = found(2 * MIB, Some("tank/images/j@s"), None);
         let error = adopt(&other, &wanted(Some("i"), 0), Some(&image), MIB).unwrap_err();

@@ -22,6 +22,8 @@ pub struct Wanted {
     pub space: Space,
     /// The guest that it is for, as its mark; `None` for volumes that are nobody's.
     pub owner: Option<Id>,
+    /// Whether a volume that is there without any mark will do: the original image agent set none.
+    pub unmarked: bool,
 }
 
 /// Whether the space of a volume is set aside for it.

@@ -184,6 +184,7 @@ mod tests {
                 size_mib: 0,
                 space,
                 owner: Id::parse("a").ok(),
+                unmarked: false,
             },
             size_bytes,
             origin: origin_bytes.map(|size_bytes| Origin { snapshot, size_bytes }),

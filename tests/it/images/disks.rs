@@ -132,3 +132,21 @@ fn the_arguments_of_the_pipeline_are_heeded() {
     }
     bed.agent.end();
 }
+
+#[test]
+fn disks_of_the_original_image_agent_which_have_no_mark_are_taken_as_they_are() {
+    let bed = Bed::new();
+    let volume = json!({ "id": "guests/old/disk-0", "size": 1 });
+    bed.ok("CreateVolume", &volume);
+    let guest = with_disks("old", &json!([{ "size": 1 }]));
+    bed.guest("VerifyDisks", &guest);
+    let made = bed.guest("CreateGuestDisks", &guest);
+    assert_eq!(made["disks"][0]["volume"], "mistify/guests/old/disk-0");
+    let other = with_disks("old", &json!([{ "size": 2 }]));
+    let why = bed.guest_error("CreateGuestDisks", &other);
+    assert!(why.contains("exists and differs: size is 1048576 bytes"), "{why}");
+    let own = bed.agent.error("CreateGuest", &guest);
+    assert!(own.contains("exists and differs: owner is none, not old"), "{own}");
+    assert_eq!(bed.volumes(), ["mistify/guests/old/disk-0"]);
+    bed.agent.end();
+}

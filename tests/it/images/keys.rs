@@ -74,7 +74,8 @@ fn what_changes_a_guest_waits_for_its_key_and_nothing_else_does() {
     ] {
         assert_eq!(call(&agent, method, &params), "", "{method}");
     }
-    let looked = call(&agent, "ImageStore.VerifyDisks", &guest);
+    let larger = json!({ "guest": { "id": "keyed", "disks": [{ "size": 2 }] } });
+    let looked = call(&agent, "ImageStore.VerifyDisks", &larger);
     assert!(
         looked.starts_with("volume mistify/guests/keyed/disk-0 exists and differs"),
         "{looked}"

@@ -70,6 +70,7 @@ impl Bench {
             size_mib: 8,
             space: Space::Reserved,
             owner: Some(guest.clone()),
+            unmarked: false,
         }
     }
 

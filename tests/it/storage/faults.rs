@@ -62,6 +62,7 @@ impl StandIn {
             size_mib: 8,
             space: Space::Reserved,
             owner: Some(guest),
+            unmarked: false,
         }
     }
 }
