@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use rouille::{Request, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::http::Handler;
 use crate::ops::Libvirt;
@@ -115,10 +115,25 @@ fn healthz(agent: &Libvirt) -> Response {
             "error": seen.error,
             "since_seconds": seen.since.elapsed().as_secs(),
         },
+        "storage": storage(agent),
         "pool": rpc::pool_figures(agent),
     });
     let code = if healthy { 200 } else { 503 };
     Response::from_data(JSON, format!("{body}\n")).with_status_code(code)
+}
+
+/// Storage as it was last seen. It does not decide over the agent's health: a host whose guests
+/// bring disks of their own needs no store.
+fn storage(agent: &Libvirt) -> Value {
+    let Some(seen) = agent.storage_seen() else { return json!({ "usable": null }) };
+    let usage = seen.outcome.as_ref().ok();
+    json!({
+        "usable": usage.is_some(),
+        "error": seen.outcome.as_ref().err(),
+        "free_bytes": usage.map(|usage| usage.free_bytes),
+        "used_bytes": usage.map(|usage| usage.used_bytes),
+        "age_seconds": seen.at.elapsed().as_secs_f64(),
+    })
 }
 
 fn text(code: u16, body: &str) -> Response {

@@ -4,14 +4,18 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::{info, warn};
 
 use crate::config::HttpLimits;
 use crate::http::{BindError, Front, routes};
-use crate::ops::Libvirt;
+use crate::ops::{Keeper, Libvirt};
 use crate::os::signals::Signals;
 use crate::rpc::Service;
+
+/// How long what the agent does of itself may keep its sockets closed at the start.
+const FIRST_ROUND: Duration = Duration::from_secs(2);
 
 /// Why serving did not begin, or could not go on.
 #[derive(Debug)]
@@ -71,6 +75,8 @@ impl Libvirt {
     ) -> Result<(), ServeError> {
         let drain = self.deadlines().drain();
         let agent = Arc::new(self);
+        let keeper = Keeper::start(&agent).map_err(ServeError::Start)?;
+        keeper.wait_for_first_round(FIRST_ROUND);
         for address in front.local_addresses() {
             info!("listening on {address}");
         }
@@ -94,6 +100,7 @@ impl Libvirt {
             images.is_none_or(|images| images.stop(drain)),
             agent.stop(drain),
         ];
+        keeper.stop();
         if ended.contains(&false) {
             warn!("stopped before all work was finished");
         }

@@ -10,6 +10,7 @@ mod disks;
 mod error;
 mod health;
 mod images;
+mod keeper;
 mod lifecycle;
 mod metrics;
 mod networks;
@@ -29,12 +30,14 @@ use log::warn;
 pub use create::new_domain;
 pub use error::Error;
 pub use health::{Health, Seen};
+pub use keeper::{Keeper, StorageSeen};
 pub use lifecycle::get_state;
 pub use session::{Lost, Session};
 
 use crate::config::{Config, Deadlines, HostConfig, PoolLimits};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::libvirt::{self, Connection};
+use crate::ops::keeper::Looks;
 use crate::pool::{Hold, Job, Lane, Pool};
 use crate::storage::{self, Volumes};
 
@@ -46,6 +49,7 @@ pub struct Libvirt {
     pool: Pool<Session>,
     health: Arc<Health>,
     volumes: Arc<dyn Volumes>,
+    looks: Looks,
     host: HostConfig,
     deadlines: Deadlines,
 }
@@ -92,7 +96,7 @@ impl Libvirt {
             Pool::new(&config.pool, move |_| Session::new(Arc::clone(&uri), Arc::clone(&seen)))?;
         let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
         let (host, deadlines) = (config.host.clone(), config.deadlines.clone());
-        Ok(Self { pool, health, volumes, host, deadlines })
+        Ok(Self { pool, health, volumes, looks: Looks::default(), host, deadlines })
     }
 
     /// How long calls may take.

@@ -56,6 +56,11 @@ fn guest(id: &str, disks: &Value) -> Value {
     json!({ "id": id, "type": "test", "memory": 64, "cpu": 1, "disks": disks })
 }
 
+fn health(agent: &Agent) -> Value {
+    let reply = agent.request("GET", "/healthz", &[], b"");
+    serde_json::from_slice(&reply.body).expect("JSON")
+}
+
 fn is_size(source: &Value, mib: u64) -> bool {
     let path = source.as_str().expect("a path");
     let meta = fs::metadata(path).expect("the device is there");
@@ -161,6 +166,22 @@ fn volumes_whose_domain_is_gone_are_deleted(bed: &Bed) {
     assert!(error.starts_with("not found"), "its volume is gone, and not made anew: {error}");
 }
 
+fn health_tells_how_full_the_store_is_and_its_folders_are_made_at_the_start(bed: &Bed) {
+    let storage = health(&bed.agent)["storage"].take();
+    assert_eq!((&storage["usable"], &storage["error"]), (&json!(true), &Value::Null));
+    assert!(storage["free_bytes"].as_u64().is_some_and(|free| free > 0), "{storage}");
+    let Some(folder) = &bed.folder else {
+        for name in ["guests", "images"] {
+            let dataset = format!("{}/{name}", bed.pool);
+            let words = ["get", "-Ho", "value", "mounted", &dataset];
+            let output = Command::new("zfs").args(words).output().expect("zfs starts");
+            assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "no", "{output:?}");
+        }
+        return;
+    };
+    assert!(folder.path().join("guests").is_dir() && folder.path().join("images").is_dir());
+}
+
 /// Makes a test of each claim for each store.
 macro_rules! on_both_stores {
     ($($claim:ident)*) => {
@@ -187,6 +208,7 @@ on_both_stores! {
     a_failure_at_any_step_leaves_no_volume
     a_source_that_was_handed_in_stays
     volumes_whose_domain_is_gone_are_deleted
+    health_tells_how_full_the_store_is_and_its_folders_are_made_at_the_start
 }
 
 #[test]
@@ -196,6 +218,10 @@ fn without_zfs_disks_with_sources_work_and_others_say_what_is_missing() {
     }
     let agent = Agent::on_test_driver();
     let error = agent.error("CreateGuest", &guest("v-none", &json!([{ "size": 8 }])));
+    assert!(error.contains("zfs is not installed"), "{error}");
+    let health = health(&agent);
+    assert_eq!((&health["status"], &health["storage"]["usable"]), (&json!("ok"), &json!(false)));
+    let error = health["storage"]["error"].as_str().expect("what is missing");
     assert!(error.contains("zfs is not installed"), "{error}");
     let given = guest("v-given", &json!([{ "source": "/dev/zvol/mistify/guests/v/disk-0" }]));
     agent.ok("CreateGuest", &given);

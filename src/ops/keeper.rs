@@ -1,0 +1,150 @@
+//! What the agent does of itself: it looks after its storage when it starts, and when somebody asks
+//! for its health and the last look is old. Nobody asking: nothing wakes up.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::{info, warn};
+use parking_lot::Mutex;
+
+use crate::ops::Libvirt;
+use crate::pool::{Job, Lane};
+use crate::storage::{self, Usage, Volumes};
+
+/// How old the last look may be before a question for the agent's health causes another.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// What was last seen of storage.
+#[derive(Clone, Debug)]
+pub struct StorageSeen {
+    /// What is missing, or how full the store is.
+    pub outcome: Result<Usage, String>,
+    /// When that was seen.
+    pub at: Instant,
+}
+
+/// The last look, and the way to ask for another.
+pub(super) struct Looks {
+    storage: Mutex<Option<StorageSeen>>,
+    wanted: Sender<()>,
+    /// The keeper's end of it.
+    asked: Receiver<()>,
+}
+
+impl Default for Looks {
+    fn default() -> Self {
+        // One wish is as good as many.
+        let (wanted, asked) = bounded(1);
+        Self { storage: Mutex::default(), wanted, asked }
+    }
+}
+
+impl fmt::Debug for Looks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Looks").finish_non_exhaustive()
+    }
+}
+
+impl Libvirt {
+    /// What was last seen of storage; `None` before the first look. From memory; an old answer
+    /// causes another look, which nobody waits for.
+    pub fn storage_seen(&self) -> Option<StorageSeen> {
+        let seen = self.looks.storage.lock().clone();
+        if seen.as_ref().is_none_or(|seen| seen.at.elapsed() > FRESH) {
+            // A full channel has a wish in it already.
+            let _ = self.looks.wanted.try_send(());
+        }
+        seen
+    }
+
+    /// Looks at storage, and first makes `<pool>/guests` and `<pool>/images` until that succeeded
+    /// once.
+    fn look_at_storage(&self, prepared: &mut bool) {
+        let deadline = Instant::now() + self.deadlines.read;
+        let (volumes, wants_preparing) = (Arc::clone(&self.volumes), !*prepared);
+        let job = Job { what: "look at storage".to_owned(), deadline };
+        let looked = self
+            .pool
+            .run(Lane::Storage, job, None, move |_| look(&*volumes, wants_preparing, deadline));
+        // A lane that has no time says nothing of the store.
+        let Ok(outcome) = looked else { return };
+        *prepared |= outcome.is_ok();
+        let outcome = outcome.map_err(|error| error.to_string());
+        let mut seen = self.looks.storage.lock();
+        let before = seen.as_ref().map(|seen| seen.outcome.as_ref().err());
+        match (&outcome, before) {
+            (Err(now), before) if before.flatten() != Some(now) => warn!("storage: {now}"),
+            (Ok(_), Some(Some(_))) => info!("storage: can be used again"),
+            _ => {}
+        }
+        *seen = Some(StorageSeen { outcome, at: Instant::now() });
+    }
+}
+
+fn look(
+    volumes: &dyn Volumes,
+    wants_preparing: bool,
+    deadline: Instant,
+) -> Result<Usage, storage::Error> {
+    if wants_preparing {
+        volumes.prepare(deadline)?;
+    }
+    volumes.usage(deadline)
+}
+
+/// The thread that does it. Dropping it without [`Keeper::stop`] leaves it to end with the process.
+#[derive(Debug)]
+pub struct Keeper {
+    thread: JoinHandle<()>,
+    stop: Sender<()>,
+    began: Receiver<()>,
+}
+
+impl Keeper {
+    /// Starts it with a first look.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(agent: &Arc<Libvirt>) -> io::Result<Self> {
+        let agent = Arc::clone(agent);
+        let (stop, stopped) = bounded(0);
+        let (begun, began) = bounded(1);
+        let work = move || {
+            let mut prepared = false;
+            loop {
+                agent.look_at_storage(&mut prepared);
+                // Whoever waited for the first round has it; the others find the channel full.
+                let _ = begun.try_send(());
+                crossbeam_channel::select! {
+                    recv(agent.looks.asked) -> _ => {}
+                    recv(stopped) -> _ => return,
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("keeper".to_owned()).spawn(work)?;
+        Ok(Self { thread, stop, began })
+    }
+
+    /// Waits for the end of the first round.
+    ///
+    /// # Blocking
+    /// Up to `grace`.
+    pub fn wait_for_first_round(&self, grace: Duration) {
+        // Late or ended: serving begins either way.
+        let _ = self.began.recv_timeout(grace);
+    }
+
+    /// Ends it.
+    ///
+    /// # Blocking
+    /// Until its round ends, whose jobs end at the latest when the pool stops.
+    pub fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            warn!("the keeper panicked");
+        }
+    }
+}
