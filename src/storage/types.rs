@@ -193,6 +193,13 @@ pub struct Removal {
 }
 
 impl Removal {
+    /// Adds what another removal did.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.destroyed.extend(other.destroyed);
+        self.left.extend(other.left);
+        self.foreign.extend(other.foreign);
+    }
+
     /// Notes what became of a volume.
     pub(super) fn note(&mut self, name: &str, outcome: Result<(), Why>) {
         match outcome {

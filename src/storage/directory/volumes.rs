@@ -164,10 +164,7 @@ impl DirectoryStore {
         for plan in made.iter().filter(|plan| plan.found.is_none()) {
             let Wanted { volume, owner, .. } = &plan.wanted;
             let ours = |it: &Volume| it.owner.as_deref() == owner.as_ref().map(Id::as_str);
-            let one = self.clear(volume, ours, deadline)?;
-            removal.destroyed.extend(one.destroyed);
-            removal.left.extend(one.left);
-            removal.foreign.extend(one.foreign);
+            removal.merge(self.clear(volume, ours, deadline)?);
             if !plan.parent_found {
                 self.remove_empty_parent(volume);
             }

@@ -44,10 +44,7 @@ impl ZfsStore {
             let chosen = |entry: &Entry| {
                 entry.kind == Kind::Volume && made.iter().any(|plan| is_of(entry, plan))
             };
-            let one = self.clear(root, &entries, chosen, deadline)?;
-            removal.destroyed.extend(one.destroyed);
-            removal.left.extend(one.left);
-            removal.foreign.extend(one.foreign);
+            removal.merge(self.clear(root, &entries, chosen, deadline)?);
         }
         Ok(removal)
     }
