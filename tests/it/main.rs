@@ -25,5 +25,6 @@ mod stack;
 mod states;
 mod storage;
 mod support;
+mod undo;
 mod verbs;
 mod volumes;
