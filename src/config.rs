@@ -15,6 +15,9 @@ pub const DEFAULT_ZPOOL: &str = "mistify";
 /// The libvirt that the original agent used.
 pub const DEFAULT_LIBVIRT_URI: &str = "qemu:///system";
 
+/// Longest that any call may take, in seconds, whoever says so: longer waits are for jobs that
+/// outlive their request.
+pub const DEADLINE_S_MAX: u64 = 3600;
 /// NICs of one guest: a PCI guest runs out of slots well before this many.
 pub const GUEST_NICS_MAX: usize = 64;
 /// Disks of one guest: no guest on a host of ours comes near it.
@@ -35,6 +38,8 @@ pub struct Config {
     pub http: HttpLimits,
     /// Bounds of the worker pool.
     pub pool: PoolLimits,
+    /// Bounds of the watch over libvirt.
+    pub watch: WatchLimits,
     /// Bounds of storage commands.
     pub storage: StorageLimits,
     /// Bounds of one request's wait.
@@ -49,6 +54,7 @@ impl Default for Config {
             host: HostConfig::default(),
             http: HttpLimits::default(),
             pool: PoolLimits::default(),
+            watch: WatchLimits::default(),
             storage: StorageLimits::default(),
             deadlines: Deadlines::default(),
         }
@@ -200,6 +206,17 @@ pub struct PoolLimits {
     /// Callers that may wait for one guest's key, so that verbs sent again and again to a stuck
     /// guest do not use up [`Self::waiting_change`]; the orchestrator sends one at a time.
     pub waiting_key: usize,
+    /// Workers that may be stuck at once, each in a call that does not return though libvirt
+    /// answers: with one more the agent ends, to be started again. libvirtd serves 20 calls.
+    pub stuck: usize,
+}
+
+impl PoolLimits {
+    /// Threads that may call libvirt at once: the workers of its three lanes and those that were
+    /// written off.
+    pub fn libvirt_callers(&self) -> usize {
+        self.control_workers + self.read_workers + self.urgent_workers + self.stuck
+    }
 }
 
 impl Default for PoolLimits {
@@ -214,6 +231,31 @@ impl Default for PoolLimits {
             waiting_read: 28,
             waiting_any: 31,
             waiting_key: 8,
+            stuck: 8,
+        }
+    }
+}
+
+/// Bounds of the watch over libvirt and of the thread that opens connections to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchLimits {
+    /// Opening a connection, until libvirt counts as silent: it takes 10 ms, and some 100 on a
+    /// loaded host.
+    pub answer: Duration,
+    /// Between two looks at a libvirt that refuses or at a job that is late: long enough for what
+    /// had to wait for libvirt to return.
+    pub pause: Duration,
+    /// From the end of a wait for a connection to the deadline of its job, so that the caller hears
+    /// what was waited for.
+    pub margin: Duration,
+}
+
+impl Default for WatchLimits {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(2),
+            pause: Duration::from_secs(1),
+            margin: Duration::from_millis(100),
         }
     }
 }

@@ -35,7 +35,7 @@ impl Libvirt {
         check_definition_with_networks(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         guest.complete();
-        let hold = self.pool.hold(&guest.id, deadline)?;
+        let hold = self.hold(&guest.id, deadline)?;
         let request = guest.clone();
         if !wants_volumes(&guest) {
             self.define_guest(&guest, request, None, &hold, deadline)?;
@@ -259,7 +259,7 @@ fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Network>, E
 /// Removes a guest whose caller was told that it is late.
 fn take_back(session: &mut Session, id: &str, defined: &Defined) {
     let Some(changes) = defined else { return };
-    let outcome = session.domain(id).and_then(|domain| domain.undefine());
+    let outcome = session.domain(id).and_then(|domain| Ok(domain.undefine()?));
     if let Err(error) = outcome {
         warn!("guest {id}: take back a late CreateGuest: {error}");
     }

@@ -38,7 +38,7 @@ impl Libvirt {
             None => Ok(false),
         })?;
         let leaving = guest.clone();
-        let hold = self.pool.hold(&guest.id, deadline)?;
+        let hold = self.hold(&guest.id, deadline)?;
         let work = move |session: &mut Session| remove(session, &leaving);
         let mut removed = self.held("Delete", deadline, &hold, work, |_, _| {})?;
         if removed.ask_storage {
@@ -95,8 +95,8 @@ fn remove(session: &mut Session, guest: &Guest) -> Result<Removed, Error> {
             }
             (None, request.as_ref().is_some_and(wants_volumes))
         }
-        Err(error) if error.code == Code::NO_DOMAIN => (Some(error), true),
-        Err(error) => return Err(error.into()),
+        Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => (Some(error), true),
+        Err(error) => return Err(error),
     };
     // Without an id nothing says whose networks these would be.
     let removed = match guest.id.as_str() {

@@ -1,8 +1,8 @@
 //! Why a verb failed. The texts that callers see are made in `rpc`.
 
 use std::fmt;
+use std::time::Duration;
 
-use crate::ops::session::Lost;
 use crate::{guest, libvirt, pool, storage};
 
 /// Why a verb failed.
@@ -22,6 +22,11 @@ pub enum Error {
         dataset: String,
         /// The domain's name.
         user: String,
+    },
+    /// libvirt neither answers nor refuses.
+    Silent {
+        /// Since when, as an age.
+        age: Duration,
     },
     /// libvirt refused.
     Libvirt(libvirt::Error),
@@ -59,6 +64,9 @@ impl fmt::Display for Error {
             Self::InUse { dataset, user } => {
                 write!(f, "{dataset} is in use: guest {user} is running")
             }
+            Self::Silent { age } => {
+                write!(f, "libvirt does not answer since {} ago", pool::Span(*age))
+            }
             Self::Libvirt(error) => write!(f, "{error}"),
             Self::Storage(error) => write!(f, "{error}"),
             Self::VolumesLeft(left) => write!(f, "volumes are left: {}", left.join("; ")),
@@ -74,11 +82,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl Lost for Error {
-    fn lost(&self) -> bool {
+impl Error {
+    /// Whether a lost connection is the cause, so that the call may do better on a new one.
+    pub fn connection_lost(&self) -> bool {
         match self {
-            Self::Libvirt(error) => error.lost(),
-            Self::Step { cause, .. } => cause.lost(),
+            Self::Libvirt(error) => error.connection_lost(),
+            Self::Step { cause, .. } => cause.connection_lost(),
             _ => false,
         }
     }

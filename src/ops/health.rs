@@ -1,48 +1,185 @@
-//! What the workers last saw of libvirt, readable at any time without asking it.
+//! What the agent last saw of libvirt, readable at any time without asking it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use log::warn;
 use parking_lot::Mutex;
 
 use crate::libvirt;
+use crate::ops::Error;
+use crate::pool::Span;
 
-/// Whether libvirt could be reached, and since when that has been so.
+/// Whether libvirt answers, refuses or is silent, and since when that has been so.
+///
+/// Connections are the witnesses: opening one takes an answer. An open that nobody had the patience
+/// to wait for and that has run for longer than a libvirtd at work needs tells of one that is
+/// silent: stopped, or hung as a whole.
 #[derive(Debug)]
 pub struct Health {
-    seen: Mutex<Seen>,
+    state: Mutex<State>,
+    /// As [`WatchLimits::answer`](crate::config::WatchLimits::answer).
+    answer: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    /// How the last open ended.
+    seen: Seen,
+    /// The one that runs.
+    opening: Option<Opening>,
+}
+
+#[derive(Debug)]
+struct Opening {
+    began: Instant,
+    given_up: bool,
 }
 
 /// One reading of [`Health`].
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Why the last attempt to connect failed; `None` where it succeeded.
+    /// Why libvirt cannot be used; `None` where it answered last.
     pub error: Option<String>,
+    /// Whether it is silent: neither answers nor refuses.
+    pub silent: bool,
     /// Whether anybody has tried at all.
     pub tried: bool,
-    /// When the answer last changed.
+    /// Since when it answers, refuses or is silent.
     pub since: Instant,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self { seen: Mutex::new(Seen { error: None, tried: false, since: Instant::now() }) }
-    }
+    /// The version of the libvirt that answered last, as libvirt counts (major * 1,000,000 + minor
+    /// * 1,000 + release).
+    pub version: Option<u64>,
 }
 
 impl Health {
-    /// Notes the outcome of an attempt to connect.
-    pub fn opened(&self, error: Option<&libvirt::Error>) {
-        let error = error.map(ToString::to_string);
-        let mut seen = self.seen.lock();
-        if !seen.tried || seen.error.is_some() != error.is_some() {
-            seen.since = Instant::now();
-        }
-        seen.tried = true;
-        seen.error = error;
+    /// Nobody has tried; `answer` is how long a libvirt at work may take to answer.
+    pub fn new(answer: Duration) -> Self {
+        let since = Instant::now();
+        let seen = Seen { error: None, silent: false, tried: false, since, version: None };
+        Self { state: Mutex::new(State { seen, opening: None }), answer }
     }
 
     /// The last reading.
     pub fn seen(&self) -> Seen {
-        self.seen.lock().clone()
+        let state = self.state.lock();
+        match self.silent_since(&state) {
+            Some(since) => Seen {
+                error: Some("libvirt does not answer".to_owned()),
+                silent: true,
+                since,
+                ..state.seen.clone()
+            },
+            None => state.seen.clone(),
+        }
+    }
+
+    /// Whether libvirt may be asked.
+    ///
+    /// # Errors
+    /// [`Error::Silent`] where it is known not to answer.
+    pub fn may_answer(&self) -> Result<(), Error> {
+        match self.silent_since(&self.state.lock()) {
+            Some(since) => Err(Error::Silent { age: since.elapsed() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that an open begins.
+    pub(super) fn opening(&self) {
+        self.state.lock().opening = Some(Opening { began: Instant::now(), given_up: false });
+    }
+
+    /// Notes that somebody who asked at `asked` waits no longer for a connection; the error for it.
+    pub(super) fn given_up(&self, asked: Instant) -> Error {
+        let mut state = self.state.lock();
+        let since = match &mut state.opening {
+            Some(opening) => {
+                if !opening.given_up {
+                    let age = Span(opening.began.elapsed());
+                    warn!("libvirt does not answer since {age} ago; it is still waited for");
+                }
+                opening.given_up = true;
+                opening.began
+            }
+            None => asked,
+        };
+        Error::Silent { age: since.elapsed() }
+    }
+
+    /// Notes how the open ended: the version that answered, if it says, or why it was refused.
+    pub(super) fn opened(&self, outcome: Result<Option<u64>, &libvirt::Error>) {
+        let mut state = self.state.lock();
+        let was_silent = self.silent_since(&state).is_some();
+        let opening = state.opening.take();
+        if let Some(Opening { began, given_up: true }) = opening {
+            let age = Span(began.elapsed());
+            match outcome {
+                Ok(_) => warn!("libvirt answers again after {age}"),
+                Err(error) => warn!("libvirt refuses after {age}: {error}"),
+            }
+        }
+        let seen = &mut state.seen;
+        let error = outcome.err().map(ToString::to_string);
+        if !seen.tried || was_silent || seen.error.is_some() != error.is_some() {
+            seen.since = Instant::now();
+        }
+        seen.tried = true;
+        seen.error = error;
+        seen.version = outcome.ok().flatten().or(seen.version);
+    }
+
+    fn silent_since(&self, state: &State) -> Option<Instant> {
+        let opening = state.opening.as_ref().filter(|opening| opening.given_up)?;
+        (opening.began.elapsed() >= self.answer).then_some(opening.began)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> libvirt::Error {
+        libvirt::start().unwrap();
+        libvirt::Connection::open("nonsense:///").unwrap_err()
+    }
+
+    #[test]
+    fn an_open_that_somebody_gave_up_on_is_silence_until_it_ends() {
+        let health = Health::new(Duration::ZERO);
+        health.opening();
+        assert!(health.may_answer().is_ok(), "all still wait");
+        let told = health.given_up(Instant::now());
+        assert!(matches!(told, Error::Silent { .. }), "{told}");
+        assert!(health.may_answer().is_err());
+        let seen = health.seen();
+        assert!(seen.silent && seen.error.is_some());
+
+        health.opened(Ok(Some(9_000_000)));
+        assert!(health.may_answer().is_ok());
+        let now = health.seen();
+        assert!(!now.silent && now.error.is_none() && now.since >= seen.since);
+        assert_eq!(now.version, Some(9_000_000));
+    }
+
+    #[test]
+    fn an_impatient_caller_does_not_make_a_short_open_silence() {
+        let health = Health::new(Duration::from_secs(3600));
+        health.opening();
+        health.given_up(Instant::now());
+        assert!(health.may_answer().is_ok() && !health.seen().silent);
+    }
+
+    #[test]
+    fn since_is_when_the_answer_changed_and_the_version_is_kept() {
+        let health = Health::new(Duration::ZERO);
+        assert!(!health.seen().tried);
+        health.opened(Ok(Some(9_000_000)));
+        let first = health.seen();
+        health.opened(Ok(None));
+        assert_eq!(health.seen().since, first.since);
+        health.opened(Err(&error()));
+        let refused = health.seen();
+        assert!(refused.since > first.since && refused.error.is_some());
+        assert_eq!(refused.version, Some(9_000_000));
     }
 }

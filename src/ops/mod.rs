@@ -14,6 +14,7 @@ mod keeper;
 mod lifecycle;
 mod metrics;
 mod networks;
+mod opener;
 mod resize;
 mod session;
 mod snapshots;
@@ -32,22 +33,20 @@ pub use error::Error;
 pub use health::{Health, Seen};
 pub use keeper::{Keeper, StorageSeen};
 pub use lifecycle::get_state;
-pub use session::{Lost, Session};
+pub use opener::Opener;
+pub use session::Session;
 
-use crate::config::{Config, Deadlines, HostConfig, PoolLimits};
+use crate::config::{Config, DEADLINE_S_MAX, Deadlines, HostConfig, PoolLimits};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::libvirt::{self, Connection};
 use crate::ops::keeper::Looks;
 use crate::pool::{Hold, Job, Lane, Pool};
 use crate::storage::{self, Volumes};
 
-/// Longest wait that a caller may ask for with `mistify.timeout`, in seconds.
-const TIMEOUT_S_MAX: u64 = 3600;
-
 /// The agent: its pool of libvirt connections and the verbs on them.
 pub struct Libvirt {
     pool: Pool<Session>,
-    health: Arc<Health>,
+    opener: Arc<Opener>,
     volumes: Arc<dyn Volumes>,
     looks: Looks,
     host: HostConfig,
@@ -89,14 +88,16 @@ impl Libvirt {
     /// As [`libvirt::start`]; when the system refuses the pool's threads.
     pub fn with_config(config: &Config) -> io::Result<Self> {
         libvirt::start().map_err(io::Error::other)?;
-        let health = Arc::new(Health::default());
-        let uri: Arc<str> = config.host.libvirt_uri.as_str().into();
-        let seen = Arc::clone(&health);
-        let pool =
-            Pool::new(&config.pool, move |_| Session::new(Arc::clone(&uri), Arc::clone(&seen)))?;
+        let health = Arc::new(Health::new(config.watch.answer));
+        // One more for the watch.
+        let askers = config.pool.libvirt_callers() + 1;
+        let uri = &config.host.libvirt_uri;
+        let opener = Arc::new(Opener::start(uri, health, askers, &config.watch)?);
+        let asked = Arc::clone(&opener);
+        let pool = Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?;
         let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
         let (host, deadlines) = (config.host.clone(), config.deadlines.clone());
-        Ok(Self { pool, health, volumes, looks: Looks::default(), host, deadlines })
+        Ok(Self { pool, opener, volumes, looks: Looks::default(), host, deadlines })
     }
 
     /// How long calls may take.
@@ -104,9 +105,9 @@ impl Libvirt {
         &self.deadlines
     }
 
-    /// What the workers last saw of libvirt. From memory.
+    /// What was last seen of libvirt. From memory.
     pub fn libvirt_seen(&self) -> Seen {
-        self.health.seen()
+        self.opener.health().seen()
     }
 
     /// The pool, for its figures; tests also fill its lanes.
@@ -137,8 +138,9 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnMut(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.opener.health().may_answer()?;
         let job = Job { what: format!("{verb} {id}"), deadline };
-        self.pool.run(lane, job, None, move |session| session.read(work))?
+        self.pool.run(lane, job, None, begun(deadline, move |session| session.read(work)))?
     }
 
     /// One job on the control lane under the guest's key.
@@ -149,8 +151,14 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let hold = self.pool.hold(id, deadline)?;
+        let hold = self.hold(id, deadline)?;
         self.held(verb, deadline, &hold, work, |_, _| {})
+    }
+
+    /// The guest's key, for a verb that cannot do without libvirt.
+    fn hold(&self, id: &str, deadline: Instant) -> Result<Hold, Error> {
+        self.opener.health().may_answer()?;
+        Ok(self.pool.hold(id, deadline)?)
     }
 
     /// One job on the control lane of a verb that holds the key of its guest. An outcome that comes
@@ -163,8 +171,9 @@ impl Libvirt {
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
         late: impl FnOnce(&mut Session, Result<T, Error>) + Send + 'static,
     ) -> Result<T, Error> {
+        self.opener.health().may_answer()?;
         let job = Job { what: format!("{verb} {}", hold.key()), deadline };
-        self.pool.run_or_else(Lane::Control, job, Some(hold), work, late)?
+        self.pool.run_or_else(Lane::Control, job, Some(hold), begun(deadline, work), late)?
     }
 
     /// One job on the urgent lane, past the guest's key: destroying frees a verb that hangs.
@@ -175,8 +184,9 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.opener.health().may_answer()?;
         let job = Job { what: format!("{verb} {id}"), deadline };
-        self.pool.run(Lane::Urgent, job, None, work)?
+        self.pool.run(Lane::Urgent, job, None, begun(deadline, work))?
     }
 
     fn read_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
@@ -185,6 +195,17 @@ impl Libvirt {
 
     fn change_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
         deadline(args, self.deadlines.change)
+    }
+}
+
+/// A job's work, which waits for a connection no longer than its caller waits for it.
+fn begun<T>(
+    deadline: Instant,
+    work: impl FnOnce(&mut Session) -> T,
+) -> impl FnOnce(&mut Session) -> T {
+    move |session| {
+        session.begin(deadline);
+        work(session)
     }
 }
 
@@ -210,11 +231,11 @@ fn deadline(args: &BTreeMap<String, String>, default: Duration) -> Result<Instan
     let wait = match args.get("mistify.timeout") {
         None => default,
         Some(text) => match text.parse::<u64>() {
-            Ok(seconds @ 1..=TIMEOUT_S_MAX) => Duration::from_secs(seconds),
+            Ok(seconds @ 1..=DEADLINE_S_MAX) => Duration::from_secs(seconds),
             _ => {
                 return Err(Error::Invalid(format!(
                     "args: mistify.timeout is {text:?}, not a number of seconds from 1 to \
-                     {TIMEOUT_S_MAX}"
+                     {DEADLINE_S_MAX}"
                 )));
             }
         },

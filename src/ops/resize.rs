@@ -31,7 +31,7 @@ impl Libvirt {
     pub fn resize_disk(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = guest_with_disks(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.pool.hold(&guest.id, deadline)?;
+        let hold = self.hold(&guest.id, deadline)?;
 
         let id = guest.id.clone();
         let look = move |session: &mut Session| {

@@ -1,24 +1,31 @@
 //! A worker's private libvirt connection: opened when first needed, replaced when it is lost.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use log::{debug, info, warn};
 
-use crate::libvirt::{self, Code, Connection, Domain};
-use crate::ops::health::Health;
+use crate::libvirt::{Code, Connection, Domain};
+use crate::ops::{Error, Opener};
 
 /// The state of one pool worker. It never leaves the worker's thread.
 #[derive(Debug)]
 pub struct Session {
-    uri: Arc<str>,
-    health: Arc<Health>,
+    opener: Arc<Opener>,
     connection: Option<Connection>,
+    /// Of the job that runs, or ran last.
+    deadline: Instant,
 }
 
 impl Session {
     /// A session that has no connection yet.
-    pub fn new(uri: Arc<str>, health: Arc<Health>) -> Self {
-        Self { uri, health, connection: None }
+    pub fn new(opener: Arc<Opener>) -> Self {
+        Self { opener, connection: None, deadline: Instant::now() }
+    }
+
+    /// A job with this deadline begins: it waits no longer for a connection.
+    pub(super) fn begin(&mut self, deadline: Instant) {
+        self.deadline = deadline;
     }
 
     /// The open connection; a new one where there is none or the old one is known to be dead.
@@ -27,19 +34,15 @@ impl Session {
     /// When libvirt cannot be reached.
     ///
     /// # Blocking
-    /// Not with a live connection; else as long as [`Connection::open`].
-    pub fn connection(&mut self) -> Result<&Connection, libvirt::Error> {
+    /// Not with a live connection; else as [`Opener::open`], with the deadline of the job.
+    pub fn connection(&mut self) -> Result<&Connection, Error> {
         if self.connection.as_ref().is_some_and(|connection| !connection.is_alive()) {
-            info!("libvirt {}: connection lost, opening another", self.uri);
+            info!("libvirt: connection lost, asking for another");
             self.release();
         }
         match &mut self.connection {
             Some(connection) => Ok(connection),
-            none => {
-                let opened = Connection::open(&self.uri);
-                self.health.opened(opened.as_ref().err());
-                Ok(none.insert(opened?))
-            }
+            none => Ok(none.insert(self.opener.open(self.deadline)?)),
         }
     }
 
@@ -48,13 +51,13 @@ impl Session {
     ///
     /// # Errors
     /// Those of `call`, and those of opening.
-    pub fn read<T, E: From<libvirt::Error> + Lost>(
+    pub fn read<T>(
         &mut self,
-        mut call: impl FnMut(&Connection) -> Result<T, E>,
-    ) -> Result<T, E> {
+        mut call: impl FnMut(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         match call(self.connection()?) {
-            Err(error) if error.lost() => {
-                warn!("libvirt {}: connection lost during a call, trying once more", self.uri);
+            Err(error) if error.connection_lost() => {
+                warn!("libvirt: connection lost during a call, trying once more: {error}");
                 self.release();
                 call(self.connection()?)
             }
@@ -65,7 +68,7 @@ impl Session {
     fn release(&mut self) {
         // A broken connection has no better end to report than the error that showed it.
         if let Some(Err(error)) = self.connection.take().map(Connection::release) {
-            debug!("libvirt {}: close the lost connection: {error}", self.uri);
+            debug!("libvirt: close the lost connection: {error}");
         }
     }
 
@@ -76,32 +79,20 @@ impl Session {
     /// nothing runs twice.
     ///
     /// # Errors
-    /// As [`Connection::lookup_domain_by_name`].
-    pub fn domain(&mut self, name: &str) -> Result<Domain, libvirt::Error> {
-        self.read(|connection| connection.lookup_domain_by_name(name))
+    /// As [`Connection::lookup_domain_by_name`], and those of opening.
+    pub fn domain(&mut self, name: &str) -> Result<Domain, Error> {
+        self.read(|connection| Ok(connection.lookup_domain_by_name(name)?))
     }
 
     /// The same, with `None` for a domain that is not there.
     ///
     /// # Errors
     /// When libvirt cannot be asked.
-    pub fn find(&mut self, name: &str) -> Result<Option<Domain>, libvirt::Error> {
+    pub fn find(&mut self, name: &str) -> Result<Option<Domain>, Error> {
         match self.domain(name) {
             Ok(domain) => Ok(Some(domain)),
-            Err(error) if error.code == Code::NO_DOMAIN => Ok(None),
+            Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => Ok(None),
             Err(error) => Err(error),
         }
-    }
-}
-
-/// Errors that can tell whether a lost connection is their cause.
-pub trait Lost {
-    /// Whether the call may do better on a new connection.
-    fn lost(&self) -> bool;
-}
-
-impl Lost for libvirt::Error {
-    fn lost(&self) -> bool {
-        self.connection_lost()
     }
 }

@@ -153,7 +153,7 @@ fn write_running(f: &mut fmt::Formatter<'_>, running: Option<&Running>) -> fmt::
 }
 
 /// A time for people: whole milliseconds below a second, else whole seconds.
-struct Span(Duration);
+pub(crate) struct Span(pub(crate) Duration);
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -31,6 +31,7 @@ use self::hold::{Gate, NoHold, Seat};
 use self::lane::{MakeState, Queue};
 use crate::config::PoolLimits;
 
+pub(crate) use self::error::Span;
 pub use self::error::{Error, Full, Ration, Running};
 pub use self::hold::{CallerSnapshot, Hold};
 pub use self::lane::{Lane, LaneSnapshot, Totals};

@@ -296,6 +296,7 @@ fn error_text(error: &Error) -> String {
         | Error::Invalid(_)
         | Error::Refused(_)
         | Error::InUse { .. }
+        | Error::Silent { .. }
         | Error::Storage(_)
         | Error::VolumesLeft(_)
         | Error::Pool(_) => error.to_string(),

@@ -20,6 +20,7 @@ mod owner;
 mod pool;
 mod process;
 mod qemu;
+mod silent;
 mod skip;
 mod stack;
 mod states;

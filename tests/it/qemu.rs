@@ -261,14 +261,23 @@ fn a_restarted_libvirtd_is_not_noticed_by_callers() {
 fn a_stopped_libvirtd_ends_calls_at_their_deadline_and_is_used_again_after() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let Some(bed) = Bed::new(&stack) else { return };
-    bed.agent.ok("CreateGuest", &bed.guest("waiting", "qemu", 0x18));
+    let guest = bed.agent.ok("CreateGuest", &bed.guest("waiting", "qemu", 0x18))["guest"].take();
+    // Each read worker has its connection.
+    for _ in 0..32 {
+        bed.agent.state("waiting");
+    }
     stack.signal_libvirtd("STOP");
     let began = Instant::now();
-    let params = json!({ "guest": { "id": "waiting" }, "args": { "mistify.timeout": "1" } });
-    let answer = bed.agent.call_with("Status", &params);
-    let error = answer["error"].as_str().unwrap_or_default();
-    assert!(error.starts_with("deadline: Status waiting "), "{error}");
-    assert!(error.contains("still running since "), "{error}");
+    let error = |verb: &str| {
+        let params = json!({ "guest": &guest, "args": { "mistify.timeout": "1" } });
+        bed.agent.call_with(verb, &params)["error"].as_str().unwrap_or_default().to_owned()
+    };
+    let late = error("Status");
+    assert!(late.starts_with("deadline: Status waiting "), "{late}");
+    assert!(late.contains("still running since "), "{late}");
+    // Its lane has no connection yet.
+    let silent = error("Poweroff");
+    assert!(silent.starts_with("libvirt does not answer since "), "{silent}");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     stack.signal_libvirtd("CONT");
     wait_until("it works again", SOON, || {

@@ -14,6 +14,7 @@ const LIMITS: PoolLimits = PoolLimits {
     waiting_read: 5,
     waiting_any: 6,
     waiting_key: 2,
+    stuck: 8,
 };
 
 fn enter(admission: &mut Admission, ration: Ration, times: usize) {
