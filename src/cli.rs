@@ -6,11 +6,14 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
 
-use crate::config::{BridgeType, Config, DEFAULT_IMAGE_STORE_PORT, DEFAULT_PORT, Store, VncListen};
+use crate::config::{
+    BridgeType, Config, DEADLINE_S_MAX, DEFAULT_IMAGE_STORE_PORT, DEFAULT_PORT, Store, VncListen,
+};
 
 /// What `--help` prints.
 pub const USAGE: &str = "\
@@ -41,6 +44,8 @@ The second form brings a raw or qcow2 disk or a zfs stream into the store as the
       --allow-disk-path DIR let disk sources lie below DIR too; may be given several times
       --workers LANE=N      workers of a lane: control, read, urgent (4 each) or storage (2)
       --queue N             jobs that may wait in each lane (default 64)
+      --deadline-read SECONDS    longest that Status and the metrics may take (default 5)
+      --deadline-change SECONDS  longest that a change may take (default 60)
   -h, --help                print this and end
       --version             print the version and end
 ";
@@ -130,6 +135,12 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
             }
             Long("workers") => workers(&mut config, &text(&mut parser)?)?,
             Long("queue") => config.pool.queue = at_least_one("--queue", &text(&mut parser)?)?,
+            Long("deadline-read") => {
+                config.deadlines.read = seconds("--deadline-read", &text(&mut parser)?)?
+            }
+            Long("deadline-change") => {
+                config.deadlines.change = seconds("--deadline-change", &text(&mut parser)?)?
+            }
             Value(word) if command.len() < IMPORT_WORDS => command.push(word),
             other => return Err(other.unexpected().into()),
         }
@@ -218,6 +229,13 @@ fn at_least_one(flag: &str, text: &str) -> Result<usize, Error> {
         0 => Err(Error::Value(format!("{flag} {text}: at least 1 is needed"))),
         count @ 1..=1024 => Ok(count),
         _ => Err(Error::Value(format!("{flag} {text}: at most 1024"))),
+    }
+}
+
+fn seconds(flag: &str, text: &str) -> Result<Duration, Error> {
+    match number(flag, text)? {
+        seconds @ 1..=DEADLINE_S_MAX => Ok(Duration::from_secs(seconds)),
+        _ => Err(Error::Value(format!("{flag} {text}: write 1 to {DEADLINE_S_MAX} seconds"))),
     }
 }
 

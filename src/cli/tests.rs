@@ -39,6 +39,13 @@ fn listen_takes_the_port_where_it_names_none() {
 }
 
 #[test]
+fn deadlines_are_seconds_from_1_to_3600() {
+    let (config, _) = run(&["--deadline-read", "1", "--deadline-change=3600"]);
+    assert_eq!(config.deadlines.read, Duration::from_secs(1));
+    assert_eq!(config.deadlines.change, Duration::from_secs(3600));
+}
+
+#[test]
 fn unknown_words_are_usage_errors() {
     for words in [
         &["--nope"][..],
@@ -56,7 +63,7 @@ fn unknown_words_are_usage_errors() {
 
 #[test]
 fn values_that_cannot_be_name_their_flag() {
-    let cases: [&[&str]; 19] = [
+    let cases: [&[&str]; 22] = [
         &["--port", "65536"],
         &["--port", "x"],
         &["--listen", "host"],
@@ -71,6 +78,9 @@ fn values_that_cannot_be_name_their_flag() {
         &["--workers", "control"],
         &["--workers", "fast=2"],
         &["--queue", "0"],
+        &["--deadline-read", "0"],
+        &["--deadline-change", "3601"],
+        &["--deadline-change", "1.5"],
         &["--storage", "btrfs"],
         &["--storage", "directory:"],
         &["--storage", "directory:relative"],
