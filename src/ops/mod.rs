@@ -20,6 +20,7 @@ mod session;
 mod snapshots;
 mod start;
 mod volumes;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -42,10 +43,11 @@ use crate::libvirt::{self, Connection};
 use crate::ops::keeper::Looks;
 use crate::pool::{Hold, Job, Lane, Pool};
 use crate::storage::{self, Volumes};
+use watch::Watch;
 
 /// The agent: its pool of libvirt connections and the verbs on them.
 pub struct Libvirt {
-    pool: Pool<Session>,
+    pool: Arc<Pool<Session>>,
     opener: Arc<Opener>,
     volumes: Arc<dyn Volumes>,
     looks: Looks,
@@ -94,7 +96,8 @@ impl Libvirt {
         let uri = &config.host.libvirt_uri;
         let opener = Arc::new(Opener::start(uri, health, askers, &config.watch)?);
         let asked = Arc::clone(&opener);
-        let pool = Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?;
+        let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
+        Watch::start(&pool, &opener, config.pool.stuck, config.watch.pause)?;
         let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
         let (host, deadlines) = (config.host.clone(), config.deadlines.clone());
         Ok(Self { pool, opener, volumes, looks: Looks::default(), host, deadlines })
@@ -138,9 +141,8 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnMut(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.opener.health().may_answer()?;
-        let job = Job { what: format!("{verb} {id}"), deadline };
-        self.pool.run(lane, job, None, begun(deadline, move |session| session.read(work)))?
+        let work = move |session: &mut Session| session.read(work);
+        self.once(lane, verb, id, deadline, work)
     }
 
     /// One job on the control lane under the guest's key.
@@ -184,9 +186,23 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.once(Lane::Urgent, verb, id, deadline, work)
+    }
+
+    /// One job without the guest's key; refused as long as the same is stuck or late. So a guest
+    /// whose emulator hangs takes no more workers, however often it is asked about.
+    fn once<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        verb: &str,
+        id: &str,
+        deadline: Instant,
+        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         self.opener.health().may_answer()?;
         let job = Job { what: format!("{verb} {id}"), deadline };
-        self.pool.run(Lane::Urgent, job, None, begun(deadline, work))?
+        self.pool.not_overdue(lane, &job.what)?;
+        self.pool.run(lane, job, None, begun(deadline, work))?
     }
 
     fn read_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod exit;
 pub mod memory;
 pub mod poll;
 pub mod signals;

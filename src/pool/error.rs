@@ -90,6 +90,11 @@ pub enum Error {
         /// The same as an age, at the time of this answer.
         age: Duration,
     },
+    /// Refused at once, as the same job runs already and is past its deadline; nothing was queued.
+    Overdue {
+        /// That job.
+        running: Running,
+    },
     /// The job panicked, or making the worker's state for it did.
     Panicked {
         /// The job.
@@ -124,6 +129,10 @@ impl fmt::Display for Error {
             Self::Late { what, waited, age, .. } => {
                 let (waited, age) = (Span(*waited), Span(*age));
                 write!(f, "deadline: {what} not done in {waited}, still running since {age} ago")
+            }
+            Self::Overdue { running: Running { what, age } } => {
+                let age = Span(*age);
+                write!(f, "deadline: this never ran, {what} is still running since {age} ago")
             }
             Self::Panicked { what } => write!(f, "{what}: internal error, see the agent's log"),
             Self::Stopping => f.write_str("busy: the agent is stopping"),
@@ -200,6 +209,11 @@ mod tests {
         assert_eq!(
             late.to_string(),
             "deadline: Run web-1 not done in 60 s, still running since 999 ms ago"
+        );
+        let overdue = Error::Overdue { running: running().unwrap() };
+        assert_eq!(
+            overdue.to_string(),
+            "deadline: this never ran, Run web-2 is still running since 61 s ago"
         );
         let unrun = Error::Unrun { what, lane: Lane::Storage, waited, running: running() };
         assert_eq!(

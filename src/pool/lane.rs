@@ -12,6 +12,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::board::Board;
 use super::error::{Error, Full, Running};
 use super::handover::Label;
 
@@ -48,9 +49,11 @@ pub struct LaneSnapshot {
     pub workers: usize,
     /// Jobs that wait for a worker and whose callers wait for them.
     pub queued: usize,
-    /// Jobs that a worker is on.
+    /// Jobs that such a worker is on.
     pub running: usize,
-    /// The oldest of these.
+    /// Jobs that others are on, which were written off and have not returned.
+    pub stuck: usize,
+    /// The oldest of both.
     pub oldest: Option<Running>,
     /// Totals since the start.
     pub totals: Totals,
@@ -70,6 +73,19 @@ pub struct Totals {
     pub late: u64,
     /// Jobs that were not queued: queue full, too many callers, or stopping.
     pub refused: u64,
+}
+
+/// A job that runs past its deadline, on a worker that waits for nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overdue {
+    /// Its lane.
+    pub lane: Lane,
+    /// The worker's number, as in its thread's name.
+    pub worker: usize,
+    /// The job's name, as [`super::Job::what`] said it.
+    pub what: String,
+    /// When the worker began it.
+    pub since: Instant,
 }
 
 /// A job as a worker sees it.
@@ -97,35 +113,6 @@ pub(super) struct Panicked;
 
 /// Makes a worker's state, on its thread.
 pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
-
-/// What the workers of a lane are at.
-#[derive(Default)]
-struct Board {
-    workers: usize,
-    queued: usize,
-    /// By worker's number.
-    running: Vec<Option<Entry>>,
-    totals: Totals,
-}
-
-/// A job on the board.
-struct Entry {
-    what: String,
-    key: Option<Arc<str>>,
-    since: Instant,
-}
-
-impl Entry {
-    fn running(&self) -> Running {
-        Running { what: self.what.clone(), age: self.since.elapsed() }
-    }
-}
-
-impl Board {
-    fn oldest(&self) -> Option<Running> {
-        self.running.iter().flatten().min_by_key(|entry| entry.since).map(Entry::running)
-    }
-}
 
 /// A lane's queue and board, as the pool and the workers share them.
 pub(super) struct Queue<S> {
@@ -160,17 +147,49 @@ impl<S: 'static> Queue<S> {
     /// # Errors
     /// When the system gives no thread.
     pub(super) fn add_worker(self: &Arc<Self>, make: &MakeState<S>) -> io::Result<()> {
-        let mut board = self.board.lock();
-        let number = board.running.len();
+        self.spawn(&mut self.board.lock(), make)
+    }
+
+    fn spawn(self: &Arc<Self>, board: &mut Board, make: &MakeState<S>) -> io::Result<()> {
+        let number = board.next();
         let (queue, make) = (Arc::clone(self), Arc::clone(make));
         let thread = thread::Builder::new()
             .name(format!("{}-{number}", self.lane))
             .spawn(move || Worker { queue, number, make, state: None }.serve())?;
-        board.workers += 1;
-        board.running.push(None);
-        drop(board);
-        self.threads.lock().push(thread);
+        board.join();
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
         Ok(())
+    }
+
+    /// Gives up on the worker that is on this job, if it still is, and starts another in its place;
+    /// whether it was.
+    ///
+    /// # Errors
+    /// When the system gives no thread; the worker then counts as before.
+    pub(super) fn write_off(
+        self: &Arc<Self>,
+        job: &Overdue,
+        make: &MakeState<S>,
+    ) -> io::Result<bool> {
+        let mut board = self.board.lock();
+        if !board.has(job) {
+            return Ok(false);
+        }
+        self.spawn(&mut board, make)?;
+        board.write_off(job.worker);
+        Ok(true)
+    }
+
+    /// The jobs that run past their deadline.
+    pub(super) fn overdue(&self) -> Vec<Overdue> {
+        self.board.lock().overdue(self.lane)
+    }
+
+    /// A job of this name that runs past its deadline.
+    pub(super) fn overdue_named(&self, what: &str) -> Option<Running> {
+        self.board.lock().overdue_named(what)
     }
 
     /// Queues a job; never blocks.
@@ -216,29 +235,19 @@ impl<S: 'static> Queue<S> {
         board.totals.unrun += 1;
     }
 
-    /// The job that runs longest.
+    /// The job that runs longest of those that keep others waiting.
     pub(super) fn oldest(&self) -> Option<Running> {
         self.board.lock().oldest()
     }
 
     /// The job that runs under this key.
     pub(super) fn running_under(&self, key: &str) -> Option<Running> {
-        let board = self.board.lock();
-        let mut entries = board.running.iter().flatten();
-        entries.find(|entry| entry.key.as_deref() == Some(key)).map(Entry::running)
+        self.board.lock().under(key)
     }
 
     /// What the lane is at.
     pub(super) fn snapshot(&self) -> LaneSnapshot {
-        let board = self.board.lock();
-        LaneSnapshot {
-            lane: self.lane,
-            workers: board.workers,
-            queued: board.queued,
-            running: board.running.iter().flatten().count(),
-            oldest: board.oldest(),
-            totals: board.totals,
-        }
+        self.board.lock().snapshot(self.lane)
     }
 
     /// Takes no more jobs and answers the queued ones; workers end when they are done with theirs.
@@ -257,8 +266,8 @@ impl<S: 'static> Queue<S> {
     /// Up to `deadline`.
     pub(super) fn join(&self, deadline: Instant) -> bool {
         let mut board = self.board.lock();
-        self.ended.wait_while_until(&mut board, |board| board.workers > 0, deadline);
-        let ended = board.workers == 0;
+        self.ended.wait_while_until(&mut board, |board| board.threads > 0, deadline);
+        let ended = board.threads == 0;
         drop(board);
         let threads = mem::take(&mut *self.threads.lock());
         for thread in threads {
@@ -280,17 +289,24 @@ pub(super) struct Worker<S> {
 }
 
 impl<S: 'static> Worker<S> {
-    /// Takes jobs until the lane is closed.
+    /// Takes jobs until the lane is closed, or until a job returns after the worker was written off.
     fn serve(mut self) {
-        while let Ok(task) = self.queue.receiver.recv() {
+        let mut written_off = false;
+        while !written_off {
+            let Ok(task) = self.queue.receiver.recv() else { break };
             let outcome = task.perform(&mut self);
             if outcome == Outcome::Panicked {
                 self.discard();
             }
-            self.end(outcome);
+            written_off = !self.end(outcome);
         }
         self.discard();
-        self.queue.board.lock().workers -= 1;
+        let mut board = self.queue.board.lock();
+        board.threads -= 1;
+        if !written_off {
+            board.leave();
+        }
+        drop(board);
         self.queue.ended.notify_all();
     }
 }
@@ -298,10 +314,7 @@ impl<S: 'static> Worker<S> {
 impl<S> Worker<S> {
     /// Puts a job that was queued on the board as running.
     pub(super) fn begin(&self, label: &Label, now: Instant) {
-        let entry = Entry { what: label.what.clone(), key: label.key.clone(), since: now };
-        let mut board = self.queue.board.lock();
-        board.queued -= 1;
-        board.running[self.number] = Some(entry);
+        self.queue.board.lock().begin(self.number, label, now);
     }
 
     /// Runs a job's code on this worker's state, which is made first where there is none.
@@ -347,13 +360,14 @@ impl<S> Worker<S> {
         }
     }
 
-    fn end(&self, outcome: Outcome) {
+    /// Notes how a job ended; whether this worker takes further ones.
+    fn end(&self, outcome: Outcome) -> bool {
         let mut board = self.queue.board.lock();
         match outcome {
-            Outcome::NotRun => return,
+            Outcome::NotRun => return true,
             Outcome::Returned => board.totals.finished += 1,
             Outcome::Panicked => board.totals.panicked += 1,
         }
-        board.running[self.number] = None;
+        board.finish(self.number)
     }
 }

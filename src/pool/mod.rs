@@ -12,10 +12,13 @@
 //! - A job whose deadline came before a worker never runs; one that runs is never cut off, keeps
 //!   its key until it returns, and its result goes to the caller or to the late handler, never to
 //!   both (`handover`).
+//! - A worker whose job does not return can be written off: another takes its place, and its thread
+//!   ends when the job returns. Who is to be written off is for others to judge (`board`).
 //! - A panic costs the job and the worker's state, not the worker (`lane`).
 //! - The pool knows nothing of what the jobs do.
 
 mod admission;
+mod board;
 mod error;
 mod handover;
 mod hold;
@@ -29,12 +32,14 @@ use self::admission::Refusal;
 use self::handover::{Answer, Call, Failure, Label};
 use self::hold::{Gate, NoHold, Seat};
 use self::lane::{MakeState, Queue};
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 use crate::config::PoolLimits;
 
 pub(crate) use self::error::Span;
 pub use self::error::{Error, Full, Ration, Running};
 pub use self::hold::{CallerSnapshot, Hold};
-pub use self::lane::{Lane, LaneSnapshot, Totals};
+pub use self::lane::{Lane, LaneSnapshot, Overdue, Totals};
 
 /// One job's name and bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +66,9 @@ pub struct Snapshot {
 pub struct Pool<S: 'static> {
     limits: PoolLimits,
     gate: Arc<Gate>,
+    make: MakeState<S>,
+    /// Holds a word from when a caller was told `Late` until somebody took notice.
+    late: (Sender<()>, Receiver<()>),
     control: Arc<Queue<S>>,
     read: Arc<Queue<S>>,
     urgent: Arc<Queue<S>>,
@@ -80,12 +88,13 @@ impl<S: 'static> Pool<S> {
         let pool = Self {
             limits: limits.clone(),
             gate: Gate::new(limits),
+            make: Arc::new(make_state),
+            late: bounded(1),
             control: Queue::new(Lane::Control, limits.queue),
             read: Queue::new(Lane::Read, limits.queue),
             urgent: Queue::new(Lane::Urgent, limits.queue),
             storage: Queue::new(Lane::Storage, limits.queue),
         };
-        let make: MakeState<S> = Arc::new(make_state);
         let workers = [
             limits.control_workers,
             limits.read_workers,
@@ -94,7 +103,7 @@ impl<S: 'static> Pool<S> {
         ];
         for (queue, workers) in pool.queues().into_iter().zip(workers) {
             for _ in 0..workers {
-                queue.add_worker(&make)?;
+                queue.add_worker(&pool.make)?;
             }
         }
         Ok(pool)
@@ -182,12 +191,45 @@ impl<S: 'static> Pool<S> {
             }
             Answer::Late { since } => {
                 queue.count_late();
+                // A word that is still there says the same.
+                let _ = self.late.0.try_send(());
                 let age = since.elapsed();
                 let running_since =
                     SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
                 Err(Error::Late { what, waited: arrived.elapsed(), running_since, age })
             }
         }
+    }
+
+    /// Has a word whenever callers were told `Late` since the last one was taken; it ends with the
+    /// pool. For one listener.
+    pub fn late_answers(&self) -> Receiver<()> {
+        self.late.1.clone()
+    }
+
+    /// The jobs that run past their deadline, without those of workers that were written off.
+    pub fn overdue(&self) -> Vec<Overdue> {
+        self.queues().into_iter().flat_map(|queue| queue.overdue()).collect()
+    }
+
+    /// Whether a job of this name may well be begun.
+    ///
+    /// # Errors
+    /// `Overdue` where one runs past its deadline, stuck or not: a second one would be the next.
+    pub fn not_overdue(&self, lane: Lane, what: &str) -> Result<(), Error> {
+        match self.queue(lane).overdue_named(what) {
+            Some(running) => Err(Error::Overdue { running }),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives up on the worker that is on this job: it is counted as stuck until the job returns,
+    /// and another takes its place. `false` when the job has returned meanwhile.
+    ///
+    /// # Errors
+    /// When the system gives no thread; then everything is as before.
+    pub fn write_off(&self, job: &Overdue) -> io::Result<bool> {
+        self.queue(job.lane).write_off(job, &self.make)
     }
 
     /// What the pool is at; from memory.

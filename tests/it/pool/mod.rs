@@ -4,6 +4,7 @@
 mod ends;
 mod lanes;
 mod late;
+mod stuck;
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mistify_libvirt::config::PoolLimits;
-use mistify_libvirt::pool::{Error, Full, Job, Lane, LaneSnapshot, Pool, Ration};
+use mistify_libvirt::pool::{Error, Full, Job, Lane, LaneSnapshot, Overdue, Pool, Ration};
 
 /// Longer than any test that passes.
 const FAR: Duration = Duration::from_secs(20);
