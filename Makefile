@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SKIPS := $(abspath $(or $(CARGO_TARGET_DIR),target))/test-skips
 
-.PHONY: build test test-lab sanitize demo bench fmt clippy doc bindings check-bindings
+.PHONY: build test test-lab sanitize demo bench fmt clippy doc bindings check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -64,3 +64,7 @@ bindings:
 check-bindings: build
 	tests/install-deps.sh gate
 	tests/bindings.sh check
+
+# What is made for tests alone must not be in what is released. grep's 1: not found.
+check-release: build
+	grep -aq MISTIFY_STOP_AT $(or $(CARGO_TARGET_DIR),target)/release/mistify-libvirt; test $$? = 1

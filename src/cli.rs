@@ -42,6 +42,9 @@ The second form brings a raw or qcow2 disk or a zfs stream into the store as the
                             qemu's user) or tcp (127.0.0.1, the guest's port)
       --nwfilter NAME       libvirt packet filter that every NIC of a new guest gets
       --allow-disk-path DIR let disk sources lie below DIR too; may be given several times
+      --state-dir DIR       where the agent keeps what it must not forget (default $STATE_DIRECTORY,
+                            else /var/lib/mistify-libvirt for root, else mistify-libvirt in
+                            $XDG_STATE_HOME or ~/.local/state)
       --workers LANE=N      workers of a lane: control, read, urgent (4 each) or storage (2)
       --queue N             jobs that may wait in each lane (default 64)
       --deadline-read SECONDS    longest that Status and the metrics may take (default 5)
@@ -131,7 +134,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
             Long("storage") => config.host.store = store(&text(&mut parser)?)?,
             Long("sparse") => config.host.sparse = true,
             Long("allow-disk-path") => {
-                config.host.allow_disk_paths.push(folder(&text(&mut parser)?)?)
+                let path = folder("--allow-disk-path", &text(&mut parser)?)?;
+                config.host.allow_disk_paths.push(path);
+            }
+            Long("state-dir") => {
+                config.state_dir = Some(folder("--state-dir", &text(&mut parser)?)?);
             }
             Long("workers") => workers(&mut config, &text(&mut parser)?)?,
             Long("queue") => config.pool.queue = at_least_one("--queue", &text(&mut parser)?)?,
@@ -299,11 +306,11 @@ fn store(text: &str) -> Result<Store, Error> {
     }
 }
 
-fn folder(text: &str) -> Result<PathBuf, Error> {
+fn folder(flag: &str, text: &str) -> Result<PathBuf, Error> {
     if Path::new(text).is_absolute() {
         return Ok(PathBuf::from(text));
     }
-    Err(Error::Value(format!("--allow-disk-path {text}: not an absolute path")))
+    Err(Error::Value(format!("{flag} {text}: not an absolute path")))
 }
 
 /// The original's levels, and `critical`, which its help lists and its code refused.

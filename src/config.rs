@@ -44,6 +44,10 @@ pub struct Config {
     pub storage: StorageLimits,
     /// Bounds of one request's wait.
     pub deadlines: Deadlines,
+    /// Where the agent keeps what it must not forget; its own choice where there is none.
+    pub state_dir: Option<PathBuf>,
+    /// Bounds of the journal.
+    pub journal: JournalLimits,
 }
 
 impl Default for Config {
@@ -57,6 +61,8 @@ impl Default for Config {
             watch: WatchLimits::default(),
             storage: StorageLimits::default(),
             deadlines: Deadlines::default(),
+            state_dir: None,
+            journal: JournalLimits::default(),
         }
     }
 }
@@ -319,6 +325,34 @@ impl Default for StorageLimits {
             busy: Duration::from_secs(10),
             undo: Duration::from_secs(10),
             progress: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Bounds of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalLimits {
+    /// Steps of one intent: the volumes of [`GUEST_DISKS_MAX`] disks, two steps for each of
+    /// [`GUEST_NICS_MAX`] networks and the domain are 385.
+    pub steps: usize,
+    /// One intent's file, in bytes: a request is at most [`HttpLimits::body_bytes`], its steps some
+    /// 100 KiB.
+    pub file_bytes: u64,
+    /// Intents kept at once: [`PoolLimits::waiting_change`] run, the rest is what could not be
+    /// settled yet. With one more nothing new is begun; at start the oldest are read.
+    pub files: usize,
+    /// For the lock: a program that the agent before this one was just starting has it as well,
+    /// until it runs.
+    pub lock: Duration,
+}
+
+impl Default for JournalLimits {
+    fn default() -> Self {
+        Self {
+            steps: 512,
+            file_bytes: 4 * 1024 * 1024,
+            files: 256,
+            lock: Duration::from_millis(200),
         }
     }
 }

@@ -217,6 +217,7 @@ pub mod cli;
 pub mod config;
 pub mod guest;
 pub mod http;
+pub mod journal;
 #[expect(unsafe_code, reason = "one of the two rooms that may; each block says why it is sound")]
 pub mod libvirt;
 pub mod ops;

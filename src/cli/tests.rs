@@ -63,7 +63,7 @@ fn unknown_words_are_usage_errors() {
 
 #[test]
 fn values_that_cannot_be_name_their_flag() {
-    let cases: [&[&str]; 22] = [
+    let cases: [&[&str]; 23] = [
         &["--port", "65536"],
         &["--port", "x"],
         &["--listen", "host"],
@@ -75,6 +75,7 @@ fn values_that_cannot_be_name_their_flag() {
         &["--vnc", "udp"],
         &["--nwfilter", ""],
         &["--allow-disk-path", "relative"],
+        &["--state-dir", "state"],
         &["--workers", "control"],
         &["--workers", "fast=2"],
         &["--queue", "0"],
@@ -124,6 +125,7 @@ fn help_names_every_flag_that_is_parsed() {
             "--vnc",
             "--nwfilter",
             "--allow-disk-path",
+            "--state-dir",
             "--storage",
             "--sparse",
             "--image-store",
@@ -143,6 +145,12 @@ fn the_store_and_its_space_are_flags() {
     assert_eq!(config.host.store, Store::Directory("/srv/disks".into()));
     assert!(config.host.sparse);
     assert_eq!(run(&["--storage=zfs"]).0, Config::default());
+}
+
+#[test]
+fn the_state_lies_where_a_flag_says() {
+    assert_eq!(run(&["--state-dir", "/srv/state"]).0.state_dir, Some("/srv/state".into()));
+    assert_eq!(run(&[]).0.state_dir, None);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 pub mod clock;
 pub mod disk;
 pub mod exit;
+pub mod files;
 pub mod memory;
 pub mod poll;
+pub mod process;
 pub mod signals;
 pub mod watch;

@@ -9,6 +9,7 @@ mod harness;
 mod house;
 mod http_front;
 mod images;
+mod journal;
 mod lab;
 mod lanes;
 mod local;

@@ -1,0 +1,297 @@
+//! The journal's files.
+//!
+//! ```text
+//! DIR/lock              held by the agent that keeps the journal, with its process id
+//! DIR/intents/N.intent  one for each verb that is not settled; a higher N is younger
+//! DIR/intents/N.new     not yet in its place
+//! DIR/set-aside/        what was found among the intents and cannot be followed
+//! ```
+//!
+//! Only `intents` is swept: a `--state-dir` that is somebody's home stays as it is.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{error, warn};
+
+use super::Error;
+use super::intent::Scope;
+use super::record::{Record, Unfit};
+use crate::config::JournalLimits;
+use crate::os::{files, process::user};
+
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+/// Digits of a name, so that names sort as numbers; more than that are taken, too.
+const DIGITS: usize = 8;
+/// No name has a higher number, so that there is always a next one.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+/// Between two tries to lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// Files of one name that are set aside; the next one stays where it is.
+const SAME_NAME_MAX: u32 = 1000;
+
+/// The journal's folder, which is this agent's alone while it lives.
+#[derive(Debug)]
+pub(super) struct Folder {
+    intents: PathBuf,
+    set_aside: PathBuf,
+    /// The open folder of intents: syncing it needs no free descriptor.
+    open: File,
+    /// Closing it lets the lock go.
+    _lock: File,
+}
+
+/// What was left in the folder.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// Intents with their numbers, the oldest first.
+    pub(super) records: Vec<(u64, Record)>,
+    /// A number above all that are taken.
+    pub(super) next: u64,
+}
+
+impl Folder {
+    /// Takes the folder, which is made where it is absent.
+    pub(super) fn open(path: &Path, limits: &JournalLimits) -> Result<Self, Error> {
+        make_folder(path)?;
+        let lock = lock(path, Instant::now() + limits.lock)?;
+        let (intents, set_aside) = (path.join("intents"), path.join("set-aside"));
+        make_folder(&intents)?;
+        make_folder(&set_aside)?;
+        let open = File::open(&intents).map_err(at("open", &intents))?;
+        Ok(Self { intents, set_aside, open, _lock: lock })
+    }
+
+    /// Reads the oldest intents, removes what was not yet in its place, and sets aside the rest.
+    pub(super) fn sweep(&self, scope: &Scope, limits: &JournalLimits) -> Result<Left, Error> {
+        let (mut oldest, mut next, mut unread) = (BTreeSet::new(), 1, 0_usize);
+        for entry in fs::read_dir(&self.intents).map_err(at("list", &self.intents))? {
+            let name = entry.map_err(at("list", &self.intents))?.file_name();
+            match Name::of(&name) {
+                Some(Name::Intent(number)) => {
+                    next = next.max(number + 1);
+                    oldest.insert(number);
+                }
+                Some(Name::Draft) => self.discard(&self.intents.join(&name)),
+                None => self.put_aside(&name, &Unfit::Foreign("it is not named like an intent")),
+            }
+            if oldest.len() > limits.files {
+                oldest.pop_last();
+                unread += 1;
+            }
+        }
+        if unread > 0 {
+            error!("journal: {unread} intents more than {} wait for another start", limits.files);
+        }
+        let mut records = Vec::new();
+        for number in oldest {
+            records.extend(self.read(number, scope, limits)?.map(|record| (number, record)));
+        }
+        Ok(Left { records, next })
+    }
+
+    /// An intent; `None` where it had to be set aside.
+    fn read(
+        &self,
+        number: u64,
+        scope: &Scope,
+        limits: &JournalLimits,
+    ) -> Result<Option<Record>, Error> {
+        let path = self.path(number);
+        let read = content(&path, limits).and_then(|content| {
+            let record = Record::read(&content, scope, limits)?;
+            let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
+            if bytes > record.tail.bytes {
+                let torn = bytes - record.tail.bytes;
+                warn!("journal: {}: ignored {torn} bytes of a torn line", path.display());
+            }
+            Ok(record)
+        });
+        match read {
+            Ok(record) => Ok(Some(record)),
+            // The file is not to blame, and may say what has to be undone.
+            Err(Unfit::Io(error)) if files::is_shortage(&error) => Err(at("read", &path)(error)),
+            Err(unfit) => {
+                self.put_aside(path.file_name().unwrap_or_default(), &unfit);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes an intent's file with its first line; when this returns it is on the disk.
+    pub(super) fn place(&self, number: u64, line: &[u8]) -> Result<(), Error> {
+        let path = self.path(number);
+        let draft = path.with_extension("new");
+        let placed = write_new(&draft, line)
+            .map_err(at("write", &draft))
+            .and_then(|()| fs::rename(&draft, &path).map_err(at("make", &path)));
+        if placed.is_err() {
+            self.discard(&draft);
+        }
+        placed?;
+        self.sync().inspect_err(|_| self.discard(&path))
+    }
+
+    /// Puts a line at `offset`, in the place of what may be there, and has it on the disk. What a
+    /// failure leaves there is a torn line, or a step that is not begun: both do no harm.
+    pub(super) fn append(&self, number: u64, offset: u64, line: &[u8]) -> Result<(), Error> {
+        let path = self.path(number);
+        let file = files::straight(OpenOptions::new().write(true)).open(&path);
+        file.and_then(|file| {
+            file.set_len(offset)?;
+            file.write_all_at(line, offset)?;
+            file.sync_data()
+        })
+        .map_err(at("write", &path))
+    }
+
+    /// Removes an intent's file; `sync` makes that last.
+    pub(super) fn remove(&self, number: u64) -> Result<(), Error> {
+        let path = self.path(number);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(at("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the folder's names on the disk.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        self.open.sync_all().map_err(at("write", &self.intents))
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.intents.join(format!("{number:0DIGITS$}.intent"))
+    }
+
+    fn discard(&self, path: &Path) {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!("journal: remove {}: {error}", path.display());
+            }
+            _ => {}
+        }
+    }
+
+    /// Moves a file out of the way, over nothing; where that fails it stays.
+    fn put_aside(&self, name: &OsStr, why: &Unfit) {
+        let from = self.intents.join(name);
+        let to = (0..SAME_NAME_MAX).map(|number| {
+            let mut name = name.to_owned();
+            if number > 0 {
+                name.push(format!(".{number}"));
+            }
+            self.set_aside.join(name)
+        });
+        let free = |path: &PathBuf| fs::symlink_metadata(path).is_err();
+        let moved = match to.into_iter().find(free) {
+            Some(to) => fs::rename(&from, &to).map(|()| to),
+            None => Err(io::ErrorKind::AlreadyExists.into()),
+        };
+        let from = from.display();
+        match moved {
+            Ok(to) => warn!("journal: {from}: {why}; moved to {}", to.display()),
+            Err(error) => error!("journal: {from}: {why}; it stays there: {error}"),
+        }
+    }
+}
+
+/// What a name in the folder of intents stands for.
+enum Name {
+    Intent(u64),
+    Draft,
+}
+
+impl Name {
+    /// `None` for a name that the journal does not give.
+    fn of(name: &OsStr) -> Option<Self> {
+        let (digits, kind) = name.to_str()?.split_once('.')?;
+        let number: u64 = digits.parse().ok()?;
+        if number > NUMBER_MAX || format!("{number:0DIGITS$}") != digits {
+            return None;
+        }
+        match kind {
+            "intent" => Some(Self::Intent(number)),
+            "new" => Some(Self::Draft),
+            _ => None,
+        }
+    }
+}
+
+/// Makes a folder where it is absent, and has its name on the disk.
+fn make_folder(path: &Path) -> Result<(), Error> {
+    let is_there = fs::symlink_metadata(path).is_ok();
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(FOLDER_MODE).create(path).map_err(at("make", path))?;
+    match path.parent() {
+        Some(above) if !is_there => {
+            File::open(above).and_then(|above| above.sync_all()).map_err(at("write", above))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes the folder's lock and writes down who has it.
+fn lock(folder: &Path, deadline: Instant) -> Result<File, Error> {
+    let path = folder.join("lock");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+    let mut file = files::straight(&mut options).open(&path).map_err(at("open", &path))?;
+    while !files::lock(&file).map_err(at("lock", &path))? {
+        if Instant::now() >= deadline {
+            return Err(Error::Locked { folder: folder.to_owned(), holder: holder(&file) });
+        }
+        thread::sleep(LOCK_PAUSE);
+    }
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", process::id()));
+    if let Err(error) = written {
+        warn!("journal: write {}: {error}", path.display());
+    }
+    Ok(file)
+}
+
+/// Who wrote itself into the lock; it only helps to find it, so that what cannot be read is nobody.
+fn holder(lock: &File) -> Option<u32> {
+    let mut text = String::new();
+    lock.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// The content of an intent's file, which may be anything, of any length.
+fn content(path: &Path, limits: &JournalLimits) -> Result<Vec<u8>, Unfit> {
+    let file = files::straight(OpenOptions::new().read(true)).open(path).map_err(Unfit::Io)?;
+    let metadata = file.metadata().map_err(Unfit::Io)?;
+    if !metadata.is_file() {
+        return Err(Unfit::Foreign("it is not a regular file"));
+    }
+    if metadata.uid() != user() {
+        return Err(Unfit::Foreign("it is another user's"));
+    }
+    let mut content = Vec::new();
+    let read = file.take(limits.file_bytes.saturating_add(1)).read_to_end(&mut content);
+    if u64::try_from(read.map_err(Unfit::Io)?).unwrap_or(u64::MAX) > limits.file_bytes {
+        return Err(Unfit::Size(limits.file_bytes));
+    }
+    Ok(content)
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(FILE_MODE).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn at(verb: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |error| Error::Io { verb, path: path.clone(), error }
+}

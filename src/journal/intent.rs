@@ -1,0 +1,123 @@
+//! What is about to happen to a guest. Plain data.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{HostConfig, Store};
+use crate::guest::wire::Guest;
+
+/// What intents are about: names mean other things in another libvirt, store or pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// libvirt connection URI.
+    pub libvirt_uri: String,
+    /// Where volumes are made: `zfs`, or `directory:` and the folder.
+    pub store: String,
+    /// Name of the pool.
+    pub zpool: String,
+}
+
+impl From<&HostConfig> for Scope {
+    fn from(host: &HostConfig) -> Self {
+        Self {
+            libvirt_uri: host.libvirt_uri.clone(),
+            store: match &host.store {
+                Store::Zfs => "zfs".to_owned(),
+                Store::Directory(path) => format!("directory:{}", path.display()),
+            },
+            zpool: host.zpool.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}, pool {}", self.libvirt_uri, self.store, self.zpool)
+    }
+}
+
+/// A verb of more than one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verb {
+    /// Networks, volumes and a domain are made; what is left of it is undone.
+    CreateGuest,
+    /// A domain is made and started; what is left of it is undone.
+    Create,
+    /// A guest and what is its own go; what is left of it is finished.
+    Delete,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CreateGuest => "CreateGuest",
+            Self::Create => "Create",
+            Self::Delete => "Delete",
+        })
+    }
+}
+
+/// What may exist, or be gone, from the moment on that it is noted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// A volume is made that was not there.
+    Volume {
+        /// Full name of the dataset.
+        name: String,
+        /// Whether the dataset above it is made with it.
+        made_parent: bool,
+    },
+    /// A network of this name is defined that was not there.
+    NetworkDefined(String),
+    /// A network of this name is started that was off.
+    NetworkStarted(String),
+    /// The guest's domain is defined that was not there, or deleted.
+    Domain {
+        /// The domain that it is; unknown before it is defined.
+        uuid: Option<String>,
+    },
+    /// What goes with the domain that is deleted.
+    Leaving {
+        /// Names of the networks.
+        networks: Vec<String>,
+        /// Whether the guest's volumes do.
+        volumes: bool,
+    },
+}
+
+/// A verb that was begun and is not settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// What is done.
+    pub verb: Verb,
+    /// The guest's id, whatever the caller wrote.
+    pub guest: String,
+    /// When, by the clock of then, in whole milliseconds.
+    pub begun: SystemTime,
+    /// What the caller asked for.
+    pub request: Guest,
+    /// What was about to be done, in order.
+    pub steps: Vec<Step>,
+}
+
+impl Intent {
+    pub(super) fn summary(&self) -> Summary {
+        Summary { verb: self.verb, guest: self.guest.clone(), since: self.begun, why: None }
+    }
+}
+
+/// An open intent, as `/healthz` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// What was begun.
+    pub verb: Verb,
+    /// The guest's id.
+    pub guest: String,
+    /// When, by the clock of then.
+    pub since: SystemTime,
+    /// Why it could not be settled last time; `None` before the first try.
+    pub why: Option<String>,
+}

@@ -1,0 +1,472 @@
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+use std::{env, process};
+
+use super::*;
+use crate::config::{HostConfig, Store};
+
+/// A journal's folder, removed on drop.
+struct Home(PathBuf);
+
+impl Home {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("mistify-journal-{}-{number}", process::id()));
+        // One that a test which was killed left.
+        let _ = fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    fn open(&self) -> Journal {
+        self.open_with(&JournalLimits::default())
+    }
+
+    fn open_with(&self, limits: &JournalLimits) -> Journal {
+        Journal::open(&self.0, scope(), limits).unwrap()
+    }
+
+    /// The names in a folder of it, sorted.
+    fn names(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.0.join(folder)).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The file of the first intent of all.
+    fn first(&self) -> PathBuf {
+        self.0.join("intents/00000001.intent")
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // What stays in the folder for temporary files harms nobody.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn scope() -> Scope {
+    Scope::from(&HostConfig { libvirt_uri: "test:///default".to_owned(), ..HostConfig::default() })
+}
+
+fn guest(id: &str) -> Guest {
+    Guest { id: id.to_owned(), memory_mib: 64, ..Guest::default() }
+}
+
+fn network(number: usize) -> Step {
+    Step::NetworkDefined(format!("02:00:00:00:00:{number:02x}"))
+}
+
+/// Begins a CreateGuest of some steps.
+fn begin(journal: &Journal, id: &str, steps: usize) -> Entry {
+    let mut entry = journal.begin(Verb::CreateGuest, id, &guest(id)).unwrap();
+    for number in 0..steps {
+        entry.note(network(number)).unwrap();
+    }
+    entry
+}
+
+fn open_guests(journal: &Journal) -> Vec<String> {
+    journal.open_intents().into_iter().map(|summary| summary.guest).collect()
+}
+
+#[test]
+fn what_was_noted_is_there_after_the_agent_is_gone() {
+    let home = Home::new();
+    let journal = home.open();
+    let entry = begin(&journal, "web-1", 3);
+    let intent = entry.intent().clone();
+    assert_eq!(intent.steps, [network(0), network(1), network(2)]);
+    assert_eq!((intent.verb, &intent.request), (Verb::CreateGuest, &guest("web-1")));
+    assert!(intent.begun <= SystemTime::now());
+    assert!(intent.begun > SystemTime::now() - Duration::from_secs(60));
+    drop((entry, journal));
+    let journal = home.open();
+    let summary = Summary {
+        verb: Verb::CreateGuest,
+        guest: "web-1".to_owned(),
+        since: intent.begun,
+        why: None,
+    };
+    assert_eq!(journal.open_intents(), [summary]);
+    assert_eq!(*journal.open_of("web-1").unwrap().intent(), intent);
+}
+
+#[test]
+fn settled_is_gone_at_once_and_after_the_agent() {
+    let home = Home::new();
+    let journal = home.open();
+    begin(&journal, "web-1", 1).settled().unwrap();
+    assert_eq!(home.names("intents"), [""; 0]);
+    assert!(journal.open_of("web-1").is_none());
+    drop(journal);
+    assert_eq!(home.open().open_intents(), []);
+}
+
+#[test]
+fn an_entry_that_is_dropped_is_open_again_and_goes_on_where_it_was() {
+    let home = Home::new();
+    let journal = home.open();
+    let entry = begin(&journal, "web-1", 1);
+    assert!(journal.open_of("web-1").is_none(), "its verb runs");
+    assert_eq!(journal.open_intents(), [], "its verb runs");
+    drop(entry);
+    assert_eq!(open_guests(&journal), ["web-1"]);
+    assert!(journal.open_of("web-2").is_none());
+    let mut entry = journal.open_of("web-1").unwrap();
+    assert!(journal.open_of("web-1").is_none(), "it is being settled");
+    assert_eq!(open_guests(&journal), ["web-1"], "it is not settled yet");
+    entry.note(network(1)).unwrap();
+    drop((entry, journal));
+    let journal = home.open();
+    let entry = journal.open_of("web-1").unwrap();
+    assert_eq!(entry.intent().steps, [network(0), network(1)]);
+    entry.settled().unwrap();
+    assert_eq!(journal.open_intents(), []);
+}
+
+#[test]
+fn why_it_could_not_be_settled_is_shown_until_it_is() {
+    let home = Home::new();
+    let journal = home.open();
+    drop(begin(&journal, "web-1", 1));
+    drop(begin(&journal, "web-2", 1));
+    journal.open_of("web-2").unwrap().not_settled("no libvirt".to_owned());
+    let whys = |journal: &Journal| -> Vec<Option<String>> {
+        journal.open_intents().into_iter().map(|summary| summary.why).collect()
+    };
+    assert_eq!(whys(&journal), [None, Some("no libvirt".to_owned())]);
+    journal.open_of("web-2").unwrap().settled().unwrap();
+    assert_eq!(whys(&journal), [None]);
+}
+
+#[test]
+fn of_two_intents_the_older_comes_first_whatever_the_clock_said() {
+    let home = Home::new();
+    let journal = home.open();
+    drop(begin(&journal, "web-1", 1));
+    drop(journal);
+    let journal = home.open();
+    drop(begin(&journal, "web-1", 2));
+    drop(journal);
+    let journal = home.open();
+    let (first, second) = (journal.open_of("web-1").unwrap(), journal.open_of("web-1").unwrap());
+    assert_eq!(first.intent().steps.len(), 1);
+    assert_eq!(second.intent().steps.len(), 2);
+    assert!(journal.open_of("web-1").is_none());
+    drop(first);
+    second.settled().unwrap();
+    assert_eq!(journal.open_of("web-1").unwrap().intent().steps.len(), 1);
+}
+
+#[test]
+fn a_number_is_not_given_twice() {
+    let home = Home::new();
+    let journal = home.open();
+    begin(&journal, "a", 0).settled().unwrap();
+    drop(begin(&journal, "b", 0));
+    drop(journal);
+    let journal = home.open();
+    drop(begin(&journal, "c", 0));
+    assert_eq!(home.names("intents"), ["00000002.intent", "00000003.intent"]);
+}
+
+#[test]
+fn any_id_of_a_guest_is_kept_and_none_is_a_path() {
+    let home = Home::new();
+    let long = "a".repeat(64 * 1024);
+    let ids =
+        ["", ".", "..", "../../etc/passwd", "/", "a/b", "\0\n\r\u{7f}", "\u{202e}ü😀", &*long];
+    let journal = home.open();
+    for id in ids {
+        drop(begin(&journal, id, 1));
+    }
+    drop(journal);
+    let journal = home.open();
+    assert_eq!(open_guests(&journal), ids);
+    for id in ids {
+        let entry = journal.open_of(id).unwrap();
+        assert_eq!((&*entry.intent().guest, &*entry.intent().request.id), (id, id));
+        entry.settled().unwrap();
+    }
+    assert_eq!(home.names("intents"), [""; 0]);
+    assert_eq!(home.names(""), ["intents", "lock", "set-aside"]);
+}
+
+#[test]
+fn a_second_agent_is_refused_until_the_first_and_its_entries_are_gone() {
+    let home = Home::new();
+    let refused = || Journal::open(&home.0, scope(), &JournalLimits::default()).unwrap_err();
+    let journal = home.open();
+    let entry = begin(&journal, "web-1", 0);
+    let expected = format!("journal: {} is in use by process {}", home.0.display(), process::id());
+    assert_eq!(refused().to_string(), expected);
+    drop(journal);
+    assert_eq!(refused().to_string(), expected);
+    drop(entry);
+    assert_eq!(open_guests(&home.open()), ["web-1"]);
+}
+
+#[test]
+fn the_files_are_for_their_owner_alone() {
+    let home = Home::new();
+    drop(begin(&home.open(), "web-1", 1));
+    let mode = |path: &str| fs::metadata(home.0.join(path)).unwrap().mode() & 0o777;
+    for folder in ["", "intents", "set-aside"] {
+        assert_eq!(mode(folder), 0o700, "{folder}");
+    }
+    for file in ["lock", "intents/00000001.intent"] {
+        assert_eq!(mode(file), 0o600, "{file}");
+    }
+}
+
+#[test]
+fn a_torn_line_is_ignored_and_cut_off_before_the_next() {
+    let home = Home::new();
+    drop(begin(&home.open(), "web-1", 2));
+    let whole = fs::read(home.first()).unwrap();
+    for torn in ["0123456789abcdef {\"volume\":{\"name\":\"tank/guests/other/disk-0\"", "\0", "0"] {
+        let mut file = OpenOptions::new().append(true).open(home.first()).unwrap();
+        file.write_all(torn.as_bytes()).unwrap();
+        let journal = home.open();
+        let mut entry = journal.open_of("web-1").unwrap();
+        assert_eq!(entry.intent().steps, [network(0), network(1)]);
+        entry.note(network(2)).unwrap();
+        drop((entry, journal));
+        let journal = home.open();
+        let entry = journal.open_of("web-1").unwrap();
+        assert_eq!(entry.intent().steps, [network(0), network(1), network(2)], "after {torn:?}");
+        fs::write(home.first(), &whole).unwrap();
+    }
+}
+
+/// Puts something in the place of the first intent's file and opens the journal: it has to be set
+/// aside as it is.
+fn is_set_aside(what: &str, put: impl FnOnce(&Path)) {
+    let home = Home::new();
+    drop(begin(&home.open(), "web-1", 2));
+    put(&home.first());
+    let before = fs::symlink_metadata(home.first()).unwrap();
+    let journal = home.open();
+    assert_eq!(journal.open_intents(), [], "{what}");
+    assert_eq!(home.names("intents"), [""; 0], "{what}");
+    assert_eq!(home.names("set-aside"), ["00000001.intent"], "{what}");
+    let after = fs::symlink_metadata(home.0.join("set-aside/00000001.intent")).unwrap();
+    assert_eq!((before.ino(), before.len()), (after.ino(), after.len()), "{what}");
+    // The agent goes on.
+    begin(&journal, "web-1", 1).settled().unwrap();
+}
+
+#[test]
+fn what_cannot_be_followed_is_set_aside() {
+    is_set_aside("empty", |path| fs::write(path, "").unwrap());
+    is_set_aside("no intent", |path| fs::write(path, "hello\n").unwrap());
+    is_set_aside("a torn header", |path| {
+        let header = fs::read(path).unwrap().iter().position(|byte| *byte == b'\n').unwrap();
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(u64::try_from(header).unwrap()).unwrap();
+    });
+    is_set_aside("a changed step", |path| {
+        let text = fs::read_to_string(path).unwrap();
+        fs::write(path, text.replace("02:00:00:00:00:00", "02:00:00:00:00:07")).unwrap();
+    });
+    is_set_aside("too large", |path| {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(JournalLimits::default().file_bytes + 1).unwrap();
+    });
+}
+
+#[test]
+fn what_is_no_regular_file_is_set_aside_unopened() {
+    is_set_aside("a link to an intent", |path| {
+        let elsewhere = path.ancestors().nth(2).unwrap().join("elsewhere");
+        fs::rename(path, &elsewhere).unwrap();
+        symlink(&elsewhere, path).unwrap();
+    });
+    is_set_aside("a folder", |path| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    });
+    is_set_aside("a pipe", |path| {
+        fs::remove_file(path).unwrap();
+        let made = process::Command::new("mkfifo").arg(path).status().unwrap();
+        assert!(made.success() && fs::metadata(path).unwrap().file_type().is_fifo());
+    });
+    is_set_aside("a socket", |path| {
+        fs::remove_file(path).unwrap();
+        drop(UnixListener::bind(path).unwrap());
+    });
+}
+
+#[test]
+fn intents_about_another_host_are_set_aside() {
+    let store = Store::Directory("/srv/disks".into());
+    for other in [
+        HostConfig::default(),
+        HostConfig { libvirt_uri: scope().libvirt_uri, store, ..HostConfig::default() },
+    ] {
+        let home = Home::new();
+        drop(begin(&home.open(), "web-1", 1));
+        let journal = Journal::open(&home.0, (&other).into(), &JournalLimits::default()).unwrap();
+        assert!(journal.open_of("web-1").is_none());
+        assert_eq!(home.names("set-aside"), ["00000001.intent"]);
+    }
+}
+
+#[test]
+fn strange_names_are_set_aside_over_nothing_and_drafts_are_removed() {
+    let home = Home::new();
+    drop(home.open());
+    let strange = ["1.intent", "00000001.json", "README", "99999999999999999999.intent"];
+    let highest = format!("{}.intent", u64::MAX);
+    for round in 0..2 {
+        for name in strange.into_iter().chain([&*highest]) {
+            fs::write(home.0.join("intents").join(name), format!("{round}")).unwrap();
+        }
+        fs::write(home.0.join("intents/00000007.new"), "").unwrap();
+        drop(begin(&home.open(), "web-1", 0));
+        let journal = home.open();
+        journal.open_of("web-1").unwrap().settled().unwrap();
+    }
+    assert_eq!(home.names("intents"), [""; 0]);
+    assert_eq!(home.names("set-aside").len(), 2 * (strange.len() + 1));
+    let read = |name: &str| fs::read_to_string(home.0.join("set-aside").join(name)).unwrap();
+    assert_eq!((read("README"), read("README.1")), ("0".to_owned(), "1".to_owned()));
+}
+
+#[test]
+fn what_cannot_be_set_aside_stays_and_is_not_written_over() {
+    let home = Home::new();
+    drop(home.open());
+    fs::write(home.first(), "precious").unwrap();
+    for number in 0..1000 {
+        let name = if number == 0 { String::new() } else { format!(".{number}") };
+        fs::write(home.0.join(format!("set-aside/00000001.intent{name}")), "").unwrap();
+    }
+    let journal = home.open();
+    assert_eq!(journal.open_intents(), []);
+    drop(begin(&journal, "web-1", 0));
+    assert_eq!(fs::read_to_string(home.first()).unwrap(), "precious");
+    assert_eq!(home.names("intents"), ["00000001.intent", "00000002.intent"]);
+}
+
+#[test]
+fn somebodys_home_is_not_swept() {
+    let home = Home::new();
+    DirBuilder::new().mode(0o755).create(&home.0).unwrap();
+    fs::write(home.0.join("letter"), "dear").unwrap();
+    drop(home.open());
+    assert_eq!(home.names(""), ["intents", "letter", "lock", "set-aside"]);
+    assert_eq!(fs::metadata(&home.0).unwrap().mode() & 0o777, 0o755);
+}
+
+#[test]
+fn a_journal_is_full_where_its_next_start_would_not_read_all() {
+    let home = Home::new();
+    let limits = JournalLimits { files: 2, ..JournalLimits::default() };
+    let journal = home.open_with(&limits);
+    drop(begin(&journal, "a", 0));
+    let running = begin(&journal, "b", 0);
+    let refused = journal.begin(Verb::Delete, "c", &guest("c"));
+    assert!(matches!(refused, Err(Error::Full { files: 2 })));
+    assert_eq!(home.names("intents").len(), 2);
+    running.settled().unwrap();
+    drop(begin(&journal, "c", 0));
+    drop(journal);
+    // With less room the youngest waits for another start.
+    let limits = JournalLimits { files: 1, ..limits };
+    let journal = home.open_with(&limits);
+    assert_eq!(open_guests(&journal), ["a"]);
+    journal.open_of("a").unwrap().settled().unwrap();
+    drop(journal);
+    assert_eq!(open_guests(&home.open_with(&limits)), ["c"]);
+}
+
+#[test]
+fn steps_and_bytes_of_an_intent_have_a_bound_and_the_rest_is_kept() {
+    let home = Home::new();
+    let limits = JournalLimits { steps: 3, file_bytes: 1000, ..JournalLimits::default() };
+    let journal = home.open_with(&limits);
+    let huge = "x".repeat(1000);
+    let begun = journal.begin(Verb::Delete, &huge, &guest("web-1"));
+    assert!(matches!(begun, Err(Error::Size { bytes: 1000 })));
+    assert_eq!(home.names("intents"), [""; 0]);
+    let mut entry = begin(&journal, "web-1", 1);
+    assert!(matches!(entry.note(Step::NetworkStarted(huge)), Err(Error::Size { .. })));
+    entry.note(network(1)).unwrap();
+    entry.note(network(2)).unwrap();
+    assert!(matches!(entry.note(network(3)), Err(Error::Steps { steps: 3 })));
+    drop((entry, journal));
+    let journal = home.open_with(&limits);
+    assert_eq!(journal.open_of("web-1").unwrap().intent().steps.len(), 3);
+}
+
+#[test]
+fn a_file_that_is_gone_refuses_steps_and_is_settled() {
+    let home = Home::new();
+    let journal = home.open();
+    let mut entry = begin(&journal, "web-1", 0);
+    fs::remove_file(home.first()).unwrap();
+    let refused = entry.note(network(0)).unwrap_err();
+    assert!(refused.to_string().starts_with("journal: write "), "{refused}");
+    assert!(refused.to_string().contains("00000001.intent: "), "{refused}");
+    assert_eq!(entry.intent().steps, []);
+    entry.settled().unwrap();
+    assert_eq!(journal.open_intents(), []);
+}
+
+#[test]
+fn what_cannot_be_removed_is_open_and_says_why() {
+    let home = Home::new();
+    let journal = home.open();
+    let entry = begin(&journal, "web-1", 0);
+    fs::remove_file(home.first()).unwrap();
+    fs::create_dir(home.first()).unwrap();
+    let error = entry.settled().unwrap_err().to_string();
+    assert!(error.starts_with("journal: remove "), "{error}");
+    assert_eq!(journal.open_intents()[0].why, Some(error));
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_named() {
+    let home = Home::new();
+    fs::write(&home.0, "").unwrap();
+    let error = Journal::open(&home.0, scope(), &JournalLimits::default()).unwrap_err();
+    let begin = format!("journal: make {}: ", home.0.display());
+    assert!(error.to_string().starts_with(&begin), "{error}");
+    fs::remove_file(&home.0).unwrap();
+}
+
+#[test]
+fn many_threads_keep_many_intents() {
+    let home = Home::new();
+    let journal = home.open();
+    std::thread::scope(|threads| {
+        for thread in 0..4 {
+            let journal = &journal;
+            threads.spawn(move || {
+                for round in 0..8 {
+                    let entry = begin(journal, &format!("{thread}-{round}"), 2);
+                    if round % 2 == 0 {
+                        entry.settled().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    drop(journal);
+    let journal = home.open();
+    let mut guests = open_guests(&journal);
+    guests.sort();
+    let odd = |thread| [1, 3, 5, 7].map(|round| format!("{thread}-{round}"));
+    assert_eq!(guests, [odd(0), odd(1), odd(2), odd(3)].concat());
+}
