@@ -53,7 +53,7 @@ title 'mistify-libvirt image import disk.raw debian'
 truncate -s 64M "$work/disk.raw"
 "$agent" image import "$work/disk.raw" debian "${store[@]}"
 
-"$agent" --port "$port" --image-store --image-store-port "$images_port" "${store[@]}" \
+"$agent" --state-dir "$work/state" --port "$port" --image-store --image-store-port "$images_port" "${store[@]}" \
   --libvirt-uri test:///default --bridge-type linux --log-level warning &
 pid=$!
 until (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null; do

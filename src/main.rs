@@ -7,8 +7,9 @@ use std::time::SystemTime;
 use log::{LevelFilter, info};
 use mistify_libvirt::config::Config;
 use mistify_libvirt::http::Front;
+use mistify_libvirt::journal::default_state_dir;
 use mistify_libvirt::ops::Libvirt;
-use mistify_libvirt::os::{clock, memory, signals::Signals};
+use mistify_libvirt::os::{clock, memory, process, signals::Signals};
 use mistify_libvirt::{cli, libvirt};
 
 fn main() -> ExitCode {
@@ -30,8 +31,10 @@ fn main() -> ExitCode {
             println!("mistify-libvirt {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        cli::Request::Run { config, log_level } => {
+        cli::Request::Run { mut config, log_level } => {
             start_log(log_level);
+            let ours = || default_state_dir(|name| std::env::var_os(name), process::user());
+            config.state_dir = config.state_dir.or_else(ours);
             run(&config)
         }
         cli::Request::Import { config, file, id, log_level } => {

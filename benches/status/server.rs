@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::constant::Constant;
 use crate::load::{self, Connection};
 use crate::sample::Sample;
-use crate::support::wait_for;
+use crate::support::{Scratch, wait_for};
 
 /// The agent's program, built as it is released.
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_mistify-libvirt");
@@ -29,6 +29,8 @@ pub(crate) struct Server {
     address: SocketAddr,
     /// Requests that it has answered.
     served: AtomicUsize,
+    /// The agent's folder for its state.
+    _state: Option<Scratch>,
 }
 
 impl Server {
@@ -51,7 +53,7 @@ impl Server {
         let mut line = String::new();
         let output = child.stdout.take().expect("standard output was piped");
         BufReader::new(output).read_line(&mut line).expect("it prints its address");
-        Self::new(child, line.trim().parse().expect("an address"))
+        Self::new(child, line.trim().parse().expect("an address"), None)
     }
 
     /// How long an agent takes from its exec to its first answer to Status.
@@ -73,17 +75,19 @@ impl Server {
         let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = free.local_addr().expect("it is bound");
         drop(free);
+        let state = Scratch::new();
         let child = Command::new(AGENT)
+            .env("STATE_DIRECTORY", state.path())
             .args(["--port", &address.port().to_string(), "--libvirt-uri", libvirt_uri])
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .spawn()
             .expect("the agent starts");
-        Self::new(child, address)
+        Self::new(child, address, Some(state))
     }
 
-    fn new(child: Child, address: SocketAddr) -> Self {
-        Self { child, address, served: AtomicUsize::new(0) }
+    fn new(child: Child, address: SocketAddr, state: Option<Scratch>) -> Self {
+        Self { child, address, served: AtomicUsize::new(0), _state: state }
     }
 
     /// One round of load on it.

@@ -43,8 +43,8 @@ impl fmt::Display for Scope {
 pub enum Verb {
     /// Networks, volumes and a domain are made; what is left of it is undone.
     CreateGuest,
-    /// A domain is made and started; what is left of it is undone.
-    Create,
+    /// A guest's volumes are made; what is left of them is undone.
+    CreateGuestDisks,
     /// A guest and what is its own go; what is left of it is finished.
     Delete,
 }
@@ -53,7 +53,7 @@ impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CreateGuest => "CreateGuest",
-            Self::Create => "Create",
+            Self::CreateGuestDisks => "CreateGuestDisks",
             Self::Delete => "Delete",
         })
     }

@@ -38,7 +38,7 @@ pub use self::error::Error;
 pub use self::intent::{Intent, Scope, Step, Summary, Verb};
 pub use self::state_dir::default_state_dir;
 
-/// The journal of one agent. Its folder is locked until it and all its entries are dropped.
+/// The journal of one agent. Its folder, if it has one, is locked until it and all its entries are dropped.
 #[derive(Debug)]
 pub struct Journal {
     shared: Arc<Shared>,
@@ -46,7 +46,8 @@ pub struct Journal {
 
 #[derive(Debug)]
 struct Shared {
-    folder: Folder,
+    /// `None` for a journal in memory.
+    folder: Option<Folder>,
     scope: Scope,
     limits: JournalLimits,
     kept: Mutex<Kept>,
@@ -86,9 +87,19 @@ impl Journal {
             let summary = record.intent.summary();
             (number, Slot { summary, open: true, record: Some(record) })
         });
-        let kept = Mutex::new(Kept { next: left.next, slots: slots.collect() });
-        let shared = Shared { folder, scope, limits: limits.clone(), kept };
-        Ok(Self { shared: Arc::new(shared) })
+        let kept = Kept { next: left.next, slots: slots.collect() };
+        Ok(Self::with(Some(folder), scope, limits, kept))
+    }
+
+    /// A journal that ends with the process, for an agent that has no folder: what fails is undone,
+    /// and what a crash leaves is not.
+    pub fn in_memory(scope: Scope, limits: &JournalLimits) -> Self {
+        Self::with(None, scope, limits, Kept { next: 1, slots: BTreeMap::new() })
+    }
+
+    fn with(folder: Option<Folder>, scope: Scope, limits: &JournalLimits, kept: Kept) -> Self {
+        let (limits, kept) = (limits.clone(), Mutex::new(kept));
+        Self { shared: Arc::new(Shared { folder, scope, limits, kept }) }
     }
 
     /// Begins a verb: to be called before its first step.
@@ -104,7 +115,7 @@ impl Journal {
         shared.check_size(record.tail)?;
         let number = shared.reserve(record.intent.summary())?;
         let write = stop::Write::begin();
-        let placed = shared.folder.place(number, &line);
+        let placed = shared.on_disk(|folder| folder.place(number, &line));
         if placed.is_err() {
             shared.kept.lock().slots.remove(&number);
         }
@@ -133,6 +144,10 @@ impl Journal {
 }
 
 impl Shared {
+    fn on_disk(&self, work: impl FnOnce(&Folder) -> Result<(), Error>) -> Result<(), Error> {
+        self.folder.as_ref().map_or(Ok(()), work)
+    }
+
     /// A number for a new file, where there is room for one.
     fn reserve(&self, summary: Summary) -> Result<u64, Error> {
         let mut kept = self.kept.lock();
@@ -187,7 +202,8 @@ impl Entry {
         let (line, tail) = self.record.tail.line(&step);
         self.shared.check_size(tail)?;
         let write = stop::Write::begin();
-        self.shared.folder.append(self.number, self.record.tail.bytes, &line)?;
+        let bytes = self.record.tail.bytes;
+        self.shared.on_disk(|folder| folder.append(self.number, bytes, &line))?;
         self.record.tail = tail;
         self.record.intent.steps.push(step);
         write.end();
@@ -204,13 +220,13 @@ impl Entry {
     /// As long as the disk takes.
     pub fn settled(mut self) -> Result<(), Error> {
         let write = stop::Write::begin();
-        if let Err(error) = self.shared.folder.remove(self.number) {
+        if let Err(error) = self.shared.on_disk(|folder| folder.remove(self.number)) {
             self.not_settled(error.to_string());
             return Err(error);
         }
         self.done = true;
         self.shared.kept.lock().slots.remove(&self.number);
-        self.shared.folder.sync()?;
+        self.shared.on_disk(Folder::sync)?;
         write.end();
         Ok(())
     }

@@ -1,8 +1,7 @@
 //! CreateGuest and Create: a guest's networks and domain, made or taken back as one.
 
+use std::sync::Arc;
 use std::time::Instant;
-
-use log::{info, warn};
 
 use crate::config::HostConfig;
 use crate::guest::check::{check_definition, check_definition_with_networks};
@@ -10,12 +9,14 @@ use crate::guest::domain::{SourceKind, VirDomain};
 use crate::guest::network::Network;
 use crate::guest::same::{same_as_domain, same_guest};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::lifecycle::get_state;
-use crate::ops::networks::{self, Change};
+use crate::ops::settle::with_left;
 use crate::ops::start::start;
-use crate::ops::volumes::{Made, wants_volumes};
-use crate::ops::{Error, Libvirt, Session, disks, respond};
+use crate::ops::steps::Steps;
+use crate::ops::volumes::{TAKE_BACK, wants_volumes};
+use crate::ops::{Error, Libvirt, Session, disks, networks, respond};
 use crate::pool::{self, Hold};
 
 impl Libvirt {
@@ -36,49 +37,44 @@ impl Libvirt {
         let deadline = self.change_deadline(&request.args)?;
         guest.complete();
         let hold = self.hold(&guest.id, deadline)?;
-        let request = guest.clone();
-        if !wants_volumes(&guest) {
-            self.define_guest(&guest, request, None, &hold, deadline)?;
-            return Ok(respond(guest));
-        }
-        // First: another guest's volumes are not to be looked at, let alone adopted.
         let asked = guest.clone();
-        let look = move |session: &mut Session| is_there(session, &asked);
-        let exists = self.held("CreateGuest", deadline, &hold, look, |_, _| {})?;
-        let wanted = self.wanted(&guest)?;
-        let made = self.make_volumes(&mut guest, wanted, exists, &hold, deadline)?;
-        match self.define_guest(&guest, request, Some(made.clone()), &hold, deadline) {
+        match self.make_guest(&mut guest, &hold, deadline) {
             Ok(()) => Ok(respond(guest)),
-            // The job runs on and takes its volumes back itself when it returns.
+            // The job runs on, and takes everything back itself when it returns.
             Err(late @ Error::Pool(pool::Error::Late { .. })) => Err(late),
             Err(cause) => {
-                let left = self.take_volumes_back(&guest.id, made, &hold);
-                Err(with_volumes_left(&guest.id, cause, left))
+                let undone = self.settle(&hold, Instant::now() + TAKE_BACK);
+                Err(with_left(&asked, cause, undone))
             }
         }
     }
 
-    /// The libvirt job of CreateGuest. `request` is kept with the domain; `volumes` are taken back
-    /// when the job ends after its caller was told that it is late.
-    fn define_guest(
-        &self,
-        guest: &Guest,
-        request: Guest,
-        volumes: Option<Made>,
-        hold: &Hold,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let (made, host, id) = (guest.clone(), self.host.clone(), guest.id.clone());
-        let work = move |session: &mut Session| make(session, &made, request, &host);
-        let late = move |session: &mut Session, outcome: Result<Defined, Error>| {
-            if let Ok(defined) = outcome {
-                take_back(session, &id, &defined);
-            }
-            if let Some(volumes) = volumes {
-                volumes.take_back(&id);
-            }
+    /// The steps of CreateGuest. After an error what was noted of them is open, and to be settled.
+    fn make_guest(&self, guest: &mut Guest, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+        let request = guest.clone();
+        let mut steps = Steps::new(&self.journal, Verb::CreateGuest, &request);
+        if wants_volumes(guest) {
+            // First: another guest's volumes are not to be looked at, let alone adopted.
+            let asked = request.clone();
+            let look = move |session: &mut Session| is_there(session, &asked);
+            let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?;
+            let wanted = self.wanted(guest)?;
+            steps = self.make_volumes(guest, wanted, exists, steps, hold, deadline)?;
+        }
+        let (made, host, volumes) = (guest.clone(), self.host.clone(), Arc::clone(&self.volumes));
+        let work = move |session: &mut Session| {
+            let outcome = make(session, &made, request, &host, &mut steps);
+            outcome.map(|()| steps)
         };
-        self.held("CreateGuest", deadline, hold, work, late).map(drop)
+        let nudge = self.looks.nudge();
+        let late = move |session: &mut Session, outcome: Result<Steps, Error>| {
+            // After an error they are open already.
+            if let Ok(steps) = outcome {
+                steps.take_back(session, &*volumes);
+            }
+            nudge.now();
+        };
+        Ok(self.held("CreateGuest", deadline, hold, work, late)?.settled()?)
     }
 
     /// Defines a domain as the request has it and starts it; makes no networks (contract section 5).
@@ -116,17 +112,6 @@ impl Libvirt {
     }
 }
 
-/// The error of a verb whose volumes were taken back, with what could not be.
-fn with_volumes_left(id: &str, cause: Error, more: Vec<String>) -> Error {
-    match cause {
-        Error::Step { step, cause, mut left } => {
-            left.extend(more);
-            Error::Step { step, cause, left }
-        }
-        other => Error::Step { step: format!("define {id}"), cause: Box::new(other), left: more },
-    }
-}
-
 /// Whether the guest is there already.
 ///
 /// # Errors
@@ -137,62 +122,37 @@ fn is_there(session: &mut Session, guest: &Guest) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// What the libvirt job of a CreateGuest made, to be taken back if nobody hears of it. `None`: the
-/// guest was there before.
-type Defined = Option<Vec<Change>>;
-
+/// The libvirt job of CreateGuest. `request` is kept with the domain.
 fn make(
     session: &mut Session,
     guest: &Guest,
     request: Guest,
     host: &HostConfig,
-) -> Result<Defined, Error> {
-    if is_there(session, &request)? {
-        // A network that somebody removed or stopped meanwhile belongs to "the guest is there".
-        make_networks(session, guest, host)?;
-        return Ok(None);
-    }
-    let sources = disks::judge(guest, host)?;
-    let changes = make_networks(session, guest, host)?;
-    let mut definition = VirDomain::for_guest(guest, host, &sources);
-    definition.metadata.guest = Some(request);
-    match session.connection()?.define_domain(&definition.domain_xml()) {
-        Ok(_) => Ok(Some(changes)),
-        Err(cause) => {
-            Err(undone(session, format!("define domain {}", guest.id), cause.into(), &changes))
-        }
-    }
-}
-
-/// Sees to it that every NIC has its network; what was changed for that.
-fn make_networks(
-    session: &mut Session,
-    guest: &Guest,
-    host: &HostConfig,
-) -> Result<Vec<Change>, Error> {
-    let mut changes = Vec::new();
+    steps: &mut Steps,
+) -> Result<(), Error> {
+    let exists = is_there(session, &request)?;
+    let sources = if exists { Vec::new() } else { disks::judge(guest, host)? };
+    // Also for a guest that is there: a network that somebody removed or stopped belongs to it.
     for nic in &guest.nics {
         let connection = session.connection()?;
-        let outcome = networks::ensure(connection, &guest.id, nic, host.bridge_type, &mut changes);
-        if let Err(cause) = outcome {
-            let step = format!("make network {}", nic.mac);
-            return Err(undone(session, step, cause.into(), &changes));
-        }
+        networks::ensure(connection, &guest.id, nic, host.bridge_type, steps)
+            .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
     }
-    Ok(changes)
+    if exists {
+        return Ok(());
+    }
+    let mut definition = VirDomain::for_guest(guest, host, &sources);
+    definition.metadata.guest = Some(request);
+    steps.note(Step::Domain { uuid: None })?;
+    let defined = session.connection()?.define_domain(&definition.domain_xml());
+    match defined {
+        Ok(_) => Ok(()),
+        Err(cause) => Err(failed_to(format!("define domain {}", guest.id), cause.into())),
+    }
 }
 
-/// Takes the changes back, over a new connection where the old one broke, and names the step that
-/// failed.
-fn undone(session: &mut Session, step: String, cause: Error, changes: &[Change]) -> Error {
-    let left = match session.connection() {
-        Ok(connection) => networks::undo(connection, changes),
-        Err(error) => {
-            warn!("{step}: undo: {error}");
-            changes.iter().map(|change| format!("network {}", change.name())).collect()
-        }
-    };
-    Error::Step { step, cause: Box::new(cause), left }
+fn failed_to(step: String, cause: Error) -> Error {
+    Error::Step { step, cause: Box::new(cause), left: Vec::new() }
 }
 
 /// Defines the guest's domain (the owner's `NewDomain`). `sources` tells what each disk's source
@@ -254,20 +214,4 @@ fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Network>, E
         }
     }
     Ok(found)
-}
-
-/// Removes a guest whose caller was told that it is late.
-fn take_back(session: &mut Session, id: &str, defined: &Defined) {
-    let Some(changes) = defined else { return };
-    let outcome = session.domain(id).and_then(|domain| Ok(domain.undefine()?));
-    if let Err(error) = outcome {
-        warn!("guest {id}: take back a late CreateGuest: {error}");
-    }
-    match session.connection() {
-        Ok(connection) => {
-            let left = networks::undo(connection, changes);
-            info!("guest {id}: a late CreateGuest was taken back; left behind: {left:?}");
-        }
-        Err(error) => warn!("guest {id}: take back a late CreateGuest: {error}"),
-    }
 }

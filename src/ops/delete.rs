@@ -1,15 +1,20 @@
 //! Delete: a guest's domain and networks, gone; what a former attempt left included.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
 
-use log::warn;
+use log::{info, warn};
 
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::journal::{self, Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
-use crate::ops::volumes::wants_volumes;
+use crate::ops::steps::Steps;
+use crate::ops::volumes::{TAKE_BACK, wants_volumes};
 use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond};
-use crate::storage;
+use crate::pool::Hold;
+use crate::storage::{self, Id, Removal, Volumes, Whose};
 
 impl Libvirt {
     /// Destroys the guest's domain if it runs in any way, undefines it, removes the networks of the
@@ -37,28 +42,81 @@ impl Libvirt {
             Some(domain) => destroy_if_active(&domain).map(|()| true),
             None => Ok(false),
         })?;
-        let leaving = guest.clone();
         let hold = self.hold(&guest.id, deadline)?;
-        let work = move |session: &mut Session| remove(session, &leaving);
-        let mut removed = self.held("Delete", deadline, &hold, work, |_, _| {})?;
+        let removed = self.remove_guest(&guest, &hold, deadline);
+        if removed.as_ref().is_err_and(Error::is_unreachable) {
+            // What is open of it is finished as soon as that can be.
+            self.looks.nudge().now();
+        }
+        match removed? {
+            (Some(missing), false) if !was_there => Err(missing.into()),
+            _ => Ok(respond(guest)),
+        }
+    }
+
+    /// Everything of a Delete but stopping the guest: libvirt's word that there is no such domain,
+    /// and whether anything was removed.
+    fn remove_guest(
+        &self,
+        guest: &Guest,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(Option<libvirt::Error>, bool), Error> {
+        let (leaving, volumes) = (guest.clone(), Arc::clone(&self.volumes));
+        let mut steps = Steps::new(&self.journal, Verb::Delete, guest);
+        let work = move |session: &mut Session| match remove(session, &leaving, &mut steps) {
+            Ok(removed) => Ok((removed, steps)),
+            Err(error) if error.is_unreachable() => Err(error),
+            Err(error) => {
+                // The caller hears what is left, and says what is to become of it.
+                steps.settled()?;
+                Err(error)
+            }
+        };
+        let id = guest.id.clone();
+        let nudge = self.looks.nudge();
+        let late = move |_: &mut Session, outcome: Result<(Removed, Steps), Error>| {
+            if let Ok((removed, steps)) = outcome {
+                finish_late(&*volumes, &id, &removed, steps);
+            }
+            nudge.now();
+        };
+        let (mut removed, steps) = self.held("Delete", deadline, hold, work, late)?;
         if removed.ask_storage {
-            match self.destroy_volumes(&guest.id, &hold, deadline) {
+            match self.destroy_volumes(&guest.id, hold, deadline) {
                 Ok(were_there) => removed.something |= were_there,
                 // A host without the store has no volumes of ours, unless the guest says so.
                 Err(Error::Storage(
                     storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
                 )) if removed.missing.is_some() => {}
+                Err(error @ Error::VolumesLeft(_)) => {
+                    steps.settled()?;
+                    return Err(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        match removed.missing {
-            Some(error) if !removed.something && !was_there => Err(error.into()),
-            _ => Ok(respond(guest)),
-        }
+        steps.settled()?;
+        Ok((removed.missing, removed.something))
     }
 }
 
-fn destroy_if_active(domain: &Domain) -> Result<(), Error> {
+/// The volumes of a Delete whose caller was told that it is late.
+fn finish_late(volumes: &dyn Volumes, id: &str, removed: &Removed, steps: Steps) {
+    let outcome = match Id::parse(id) {
+        Ok(guest) if removed.ask_storage => volumes
+            .destroy_guest(&guest, Whose::Marked, Instant::now() + TAKE_BACK)
+            .and_then(Removal::complete)
+            .map(drop),
+        _ => Ok(()),
+    };
+    match outcome.map_err(Error::from).and_then(|()| Ok(steps.settled()?)) {
+        Ok(()) => info!("guest {id:?}: a late Delete was finished"),
+        Err(error) => warn!("guest {id:?}: finish a late Delete: {error}"),
+    }
+}
+
+pub(super) fn destroy_if_active(domain: &Domain) -> Result<(), Error> {
     let gone = |error: &libvirt::Error| error.code == Code::NO_DOMAIN;
     match domain.is_active() {
         Ok(true) => Ok(lifecycle::destroy(domain)?),
@@ -78,7 +136,7 @@ struct Removed {
     ask_storage: bool,
 }
 
-fn remove(session: &mut Session, guest: &Guest) -> Result<Removed, Error> {
+fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Removed, Error> {
     let mut names: BTreeSet<String> = guest.nics.iter().map(|nic| nic.mac.clone()).collect();
     names.remove("");
     let found = session.domain(&guest.id);
@@ -87,15 +145,19 @@ fn remove(session: &mut Session, guest: &Guest) -> Result<Removed, Error> {
         Ok(domain) => {
             let request = kept_request(&domain, &guest.id)?;
             names.extend(networks_made(connection, request.as_ref(), &guest.id)?);
+            let ask_storage = request.as_ref().is_some_and(wants_volumes);
+            steps.note(Step::Domain { uuid: Some(domain.uuid()?) })?;
+            note_leaving(steps, &names, ask_storage)?;
             destroy_if_active(&domain)?;
-            match domain.undefine() {
-                // A domain without a definition is gone when it is off.
-                Err(error) if error.code == Code::NO_DOMAIN => {}
-                outcome => outcome?,
-            }
-            (None, request.as_ref().is_some_and(wants_volumes))
+            undefine(&domain)?;
+            (None, ask_storage)
         }
-        Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => (Some(error), true),
+        Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => {
+            if !names.is_empty() {
+                note_leaving(steps, &names, true)?;
+            }
+            (Some(error), true)
+        }
         Err(error) => return Err(error),
     };
     // Without an id nothing says whose networks these would be.
@@ -104,6 +166,22 @@ fn remove(session: &mut Session, guest: &Guest) -> Result<Removed, Error> {
         id => networks::remove_all(connection, id, &names)?,
     };
     Ok(Removed { missing, something: removed > 0, ask_storage })
+}
+
+fn note_leaving(
+    steps: &mut Steps,
+    names: &BTreeSet<String>,
+    volumes: bool,
+) -> Result<(), journal::Error> {
+    steps.note(Step::Leaving { networks: names.iter().cloned().collect(), volumes })
+}
+
+/// Forgets a domain; one without a definition is gone when it is off.
+pub(super) fn undefine(domain: &Domain) -> Result<(), libvirt::Error> {
+    match domain.undefine() {
+        Err(error) if error.code == Code::NO_DOMAIN => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// The request that the domain was made from; none where the original agent made it.

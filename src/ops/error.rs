@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{guest, libvirt, pool, storage};
+use crate::journal::Verb;
+use crate::{guest, journal, libvirt, pool, storage};
 
 /// Why a verb failed.
 #[derive(Debug)]
@@ -34,6 +35,17 @@ pub enum Error {
     Storage(storage::Error),
     /// Everything else of the guest is gone, but for these volumes; each with what keeps it.
     VolumesLeft(Vec<String>),
+    /// What a former verb on the guest left open cannot be settled, and nothing else is done before.
+    Open {
+        /// That verb.
+        verb: Verb,
+        /// Why not.
+        cause: Box<Error>,
+    },
+    /// What could not be taken back of a verb.
+    Left(Vec<String>),
+    /// The journal cannot be written, and without it nothing is begun.
+    Journal(journal::Error),
     /// The pool did not run the job, or not in time.
     Pool(pool::Error),
     /// Another guest has this id.
@@ -70,6 +82,9 @@ impl fmt::Display for Error {
             Self::Libvirt(error) => write!(f, "{error}"),
             Self::Storage(error) => write!(f, "{error}"),
             Self::VolumesLeft(left) => write!(f, "volumes are left: {}", left.join("; ")),
+            Self::Open { verb, cause } => write!(f, "settle a former {verb}: {cause}"),
+            Self::Left(left) => write!(f, "left behind: {}", left.join(", ")),
+            Self::Journal(error) => write!(f, "{error}"),
             Self::Pool(error) => write!(f, "{error}"),
             Self::Exists { id, uuid } => write!(f, "domain '{id}' already exists with uuid {uuid}"),
             Self::Step { step, cause, left } if left.is_empty() => write!(f, "{step}: {cause}"),
@@ -87,8 +102,26 @@ impl Error {
     pub fn connection_lost(&self) -> bool {
         match self {
             Self::Libvirt(error) => error.connection_lost(),
-            Self::Step { cause, .. } => cause.connection_lost(),
+            Self::Open { cause, .. } | Self::Step { cause, .. } => cause.connection_lost(),
             _ => false,
+        }
+    }
+
+    /// Whether libvirt could not be asked, or not to the end: it may answer another time.
+    pub(super) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Silent { .. } => true,
+            Self::Open { cause, .. } | Self::Step { cause, .. } => cause.is_unreachable(),
+            other => other.connection_lost(),
+        }
+    }
+
+    /// What of a verb could not be taken back, by this error of settling it.
+    pub(super) fn left(self) -> Vec<String> {
+        match self {
+            Self::Left(left) => left,
+            Self::Open { cause, .. } => cause.left(),
+            other => vec![other.to_string()],
         }
     }
 }
@@ -102,6 +135,12 @@ impl From<libvirt::Error> for Error {
 impl From<storage::Error> for Error {
     fn from(error: storage::Error) -> Self {
         Self::Storage(error)
+    }
+}
+
+impl From<journal::Error> for Error {
+    fn from(error: journal::Error) -> Self {
+        Self::Journal(error)
     }
 }
 

@@ -13,10 +13,13 @@ use crate::guest::check::Invalid;
 use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
 use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::journal::Verb;
+use crate::ops::settle::with_left;
+use crate::ops::steps::Steps;
 use crate::ops::volumes::TAKE_BACK;
 use crate::ops::{Error, Libvirt, named_guest, respond};
-use crate::pool::{Hold, Job, Lane};
-use crate::storage::{self, Dataset, Id, Reach, Space, Volumes, Wanted, Whose};
+use crate::pool::{self, Hold, Job, Lane};
+use crate::storage::{self, Dataset, Id, Made, Planned, Reach, Space, Volumes, Wanted, Whose};
 
 const NEED_ID: Error = Error::Refused("need an id");
 
@@ -56,9 +59,17 @@ impl Libvirt {
         let mut guest = without_sources(guest_with_disks(request.guest)?);
         let deadline = self.change_deadline(&request.args)?;
         let wanted = self.wanted_or_unmarked(&guest)?;
-        let hold = self.pool.hold(&guest.id, deadline)?;
-        self.make_volumes(&mut guest, wanted, false, &hold, deadline)?;
-        Ok(respond(guest))
+        let hold = self.key(&guest.id, deadline)?;
+        let steps = Steps::new(&self.journal, Verb::CreateGuestDisks, &guest);
+        let made = self.make_volumes(&mut guest, wanted, false, steps, &hold, deadline);
+        match made.and_then(|steps| Ok(steps.settled()?)) {
+            Ok(()) => Ok(respond(guest)),
+            Err(late @ Error::Pool(pool::Error::Late { .. })) => Err(late),
+            Err(cause) => {
+                let undone = self.settle(&hold, Instant::now() + TAKE_BACK);
+                Err(with_left(&guest, cause, undone))
+            }
+        }
     }
 
     /// Destroys all volumes below `guests/<id>`, whoever made them. None there is a success. The
@@ -73,7 +84,7 @@ impl Libvirt {
         let mut guest = named_guest(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
         let id = Id::parse(&guest.id).map_err(storage::Error::Name)?;
-        let hold = self.pool.hold(&guest.id, deadline)?;
+        let hold = self.key(&guest.id, deadline)?;
         let destroy =
             move |volumes: &dyn Volumes| volumes.destroy_guest(&id, Whose::Anyones, deadline);
         let removal =
@@ -259,7 +270,7 @@ impl Libvirt {
         work: impl FnOnce(&dyn Volumes, Instant) -> Result<T, storage::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let deadline = self.storage_deadline();
-        let hold = guest_of(name).map(|id| self.pool.hold(id, deadline)).transpose()?;
+        let hold = guest_of(name).map(|id| self.key(id, deadline)).transpose()?;
         let work = move |volumes: &dyn Volumes| work(volumes, deadline);
         self.on_storage(verb, name.as_str(), hold.as_ref(), deadline, work)
     }
@@ -288,7 +299,7 @@ impl Libvirt {
     fn make_new(&self, verb: &str, wanted: Wanted) -> Result<VolumeResponse, Error> {
         let deadline = self.storage_deadline();
         let name = wanted.volume.clone();
-        let hold = guest_of(&name).map(|id| self.pool.hold(id, deadline)).transpose()?;
+        let hold = guest_of(&name).map(|id| self.key(id, deadline)).transpose()?;
         let job = Job { what: format!("{verb} {name}"), deadline };
         let (volumes, late) = (Arc::clone(&self.volumes), Arc::clone(&self.volumes));
         let work = move |_: &mut _| {
@@ -300,9 +311,10 @@ impl Libvirt {
                 planned.iter().map(|planned| volumes.make(planned, deadline)).collect();
             Ok((made?, planned))
         };
-        let take_back = move |_: &mut _, outcome: Result<(_, Vec<_>), storage::Error>| {
+        let take_back = move |_: &mut _, outcome: Result<(_, Vec<Planned>), storage::Error>| {
             let Ok((_, planned)) = outcome else { return };
-            let outcome = late.take_back(&planned, Instant::now() + TAKE_BACK);
+            let made: Vec<Made> = planned.iter().filter_map(Planned::to_make).collect();
+            let outcome = late.take_back(&made, Instant::now() + TAKE_BACK);
             warn!("{name}: took a late volume back: {outcome:?}");
         };
         let (made, _) =

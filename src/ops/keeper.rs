@@ -1,12 +1,13 @@
-//! What the agent does of itself: it looks after its storage when it starts, and when somebody asks
-//! for its health and the last look is old. Nobody asking: nothing wakes up.
+//! What the agent does of itself: when it starts it settles what was left open, and looks at its
+//! storage. It tries again as long as something is open, and looks again when somebody asks for the
+//! agent's health and the last look is old. Nothing open, nobody asking: nothing wakes up.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use log::{info, warn};
 use parking_lot::Mutex;
 
@@ -16,6 +17,9 @@ use crate::storage::{self, Usage, Volumes};
 
 /// How old the last look may be before a question for the agent's health causes another.
 const FRESH: Duration = Duration::from_secs(10);
+
+/// Between two tries to settle what is open.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// What was last seen of storage.
 #[derive(Clone, Debug)]
@@ -42,6 +46,25 @@ impl Default for Looks {
     }
 }
 
+/// Asks the keeper for another round.
+#[derive(Clone)]
+pub(super) struct Nudge(Sender<()>);
+
+impl Nudge {
+    /// Asks; never waits.
+    pub(super) fn now(&self) {
+        // A full channel has a wish in it already.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl Looks {
+    /// The way to ask for another round.
+    pub(super) fn nudge(&self) -> Nudge {
+        Nudge(self.wanted.clone())
+    }
+}
+
 impl fmt::Debug for Looks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Looks").finish_non_exhaustive()
@@ -54,8 +77,7 @@ impl Libvirt {
     pub fn storage_seen(&self) -> Option<StorageSeen> {
         let seen = self.looks.storage.lock().clone();
         if seen.as_ref().is_none_or(|seen| seen.at.elapsed() > FRESH) {
-            // A full channel has a wish in it already.
-            let _ = self.looks.wanted.try_send(());
+            self.looks.nudge().now();
         }
         seen
     }
@@ -115,11 +137,17 @@ impl Keeper {
         let work = move || {
             let mut prepared = false;
             loop {
+                agent.settle_all();
                 agent.look_at_storage(&mut prepared);
                 // Whoever waited for the first round has it; the others find the channel full.
                 let _ = begun.try_send(());
-                crossbeam_channel::select! {
+                let again = match agent.journal.open_intents().is_empty() {
+                    true => never(),
+                    false => after(RETRY),
+                };
+                select! {
                     recv(agent.looks.asked) -> _ => {}
+                    recv(again) -> _ => {}
                     recv(stopped) -> _ => return,
                 }
             }

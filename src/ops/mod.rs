@@ -17,8 +17,10 @@ mod networks;
 mod opener;
 mod resize;
 mod session;
+mod settle;
 mod snapshots;
 mod start;
+mod steps;
 mod volumes;
 mod watch;
 
@@ -39,6 +41,7 @@ pub use session::Session;
 
 use crate::config::{Config, DEADLINE_S_MAX, Deadlines, HostConfig, PoolLimits};
 use crate::guest::wire::{Guest, GuestResponse};
+use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection};
 use crate::ops::keeper::Looks;
 use crate::pool::{Hold, Job, Lane, Pool};
@@ -50,6 +53,7 @@ pub struct Libvirt {
     pool: Arc<Pool<Session>>,
     opener: Arc<Opener>,
     volumes: Arc<dyn Volumes>,
+    journal: Arc<Journal>,
     looks: Looks,
     host: HostConfig,
     deadlines: Deadlines,
@@ -84,12 +88,14 @@ impl Libvirt {
     }
 
     /// An agent for the host that the configuration describes. Connections are opened when first
-    /// needed: libvirtd may come later.
+    /// needed: libvirtd may come later. Without a folder for its state what a crash leaves is not
+    /// undone.
     ///
     /// # Errors
-    /// As [`libvirt::start`]; when the system refuses the pool's threads.
+    /// As [`libvirt::start`] and [`Journal::open`]; when the system refuses the pool's threads.
     pub fn with_config(config: &Config) -> io::Result<Self> {
         libvirt::start().map_err(io::Error::other)?;
+        let journal = Arc::new(open_journal(config).map_err(io::Error::other)?);
         let health = Arc::new(Health::new(config.watch.answer));
         // One more for the watch.
         let askers = config.pool.libvirt_callers() + 1;
@@ -100,7 +106,7 @@ impl Libvirt {
         Watch::start(&pool, &opener, config.pool.stuck, config.watch.pause)?;
         let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
         let (host, deadlines) = (config.host.clone(), config.deadlines.clone());
-        Ok(Self { pool, opener, volumes, looks: Looks::default(), host, deadlines })
+        Ok(Self { pool, opener, volumes, journal, looks: Looks::default(), host, deadlines })
     }
 
     /// How long calls may take.
@@ -157,12 +163,6 @@ impl Libvirt {
         self.held(verb, deadline, &hold, work, |_, _| {})
     }
 
-    /// The guest's key, for a verb that cannot do without libvirt.
-    fn hold(&self, id: &str, deadline: Instant) -> Result<Hold, Error> {
-        self.opener.health().may_answer()?;
-        Ok(self.pool.hold(id, deadline)?)
-    }
-
     /// One job on the control lane of a verb that holds the key of its guest. An outcome that comes
     /// after the caller was told that it is late goes to `late`, still under the key.
     fn held<T: Send + 'static>(
@@ -211,6 +211,15 @@ impl Libvirt {
 
     fn change_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
         deadline(args, self.deadlines.change)
+    }
+}
+
+/// The journal in the configured folder, else one that ends with the process.
+fn open_journal(config: &Config) -> Result<Journal, journal::Error> {
+    let scope = Scope::from(&config.host);
+    match &config.state_dir {
+        Some(folder) => Journal::open(folder, scope, &config.journal),
+        None => Ok(Journal::in_memory(scope, &config.journal)),
     }
 }
 

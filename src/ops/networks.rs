@@ -2,33 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use log::{info, warn};
+use log::info;
 
 use crate::config::BridgeType;
 use crate::guest::domain::VirDomain;
 use crate::guest::network::Network as Wiring;
 use crate::guest::wire::Nic;
+use crate::journal::Step;
 use crate::libvirt::{Code, Connection, Error, Network, XmlKind};
-
-/// What was changed for a guest, so that it can be taken back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// A network was defined that had not been there.
-    Defined(String),
-    /// A network that was there was started.
-    Started(String),
-}
-
-impl Change {
-    /// The network's name.
-    pub(super) fn name(&self) -> &str {
-        let (Self::Defined(name) | Self::Started(name)) = self;
-        name
-    }
-}
+use crate::ops;
+use crate::ops::steps::Steps;
 
 /// Sees to it that the NIC's network is there, starts with libvirtd, and runs now. What is changed
-/// is noted in `changes` before the next step can fail.
+/// is noted before.
 ///
 /// A network of that name is taken over when it is what would be made and no other guest has it;
 /// else libvirt's own words say that the name is taken.
@@ -37,27 +23,30 @@ pub(super) fn ensure(
     id: &str,
     nic: &Nic,
     bridge_type: BridgeType,
-    changes: &mut Vec<Change>,
-) -> Result<(), Error> {
+    steps: &mut Steps,
+) -> Result<(), ops::Error> {
     let wanted = Wiring::for_nic(nic, bridge_type, id);
+    let mut is_new = false;
     let network = match connection.lookup_network_by_name(&nic.mac) {
         Ok(network) if is_ours(connection, &network, &wanted, id)? => network,
         Ok(_) => connection.define_network(&wanted.network_xml())?,
         Err(error) if error.code == Code::NO_NETWORK => {
-            let network = connection.define_network(&wanted.network_xml())?;
-            changes.push(Change::Defined(nic.mac.clone()));
-            network
+            steps.note(Step::NetworkDefined(nic.mac.clone()))?;
+            is_new = true;
+            connection.define_network(&wanted.network_xml())?
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     network.set_autostart()?;
     if network.is_active()? {
         return Ok(());
     }
-    changes.push(Change::Started(nic.mac.clone()));
+    if !is_new {
+        steps.note(Step::NetworkStarted(nic.mac.clone()))?;
+    }
     match network.create() {
         Err(error) if error.code == Code::OPERATION_INVALID && network.is_active()? => Ok(()),
-        outcome => outcome,
+        outcome => Ok(outcome?),
     }
 }
 
@@ -77,23 +66,8 @@ fn is_ours(
         })
 }
 
-/// Takes changes back, the last one first; answers with what could not be taken back.
-pub(super) fn undo(connection: &Connection, changes: &[Change]) -> Vec<String> {
-    let mut left = Vec::new();
-    for change in changes.iter().rev() {
-        let outcome = match change {
-            Change::Defined(name) => remove(connection, name).map(drop),
-            Change::Started(name) => stop(connection, name),
-        };
-        if let Err(error) = outcome {
-            warn!("undo {change:?}: {error}");
-            left.push(format!("network {}", change.name()));
-        }
-    }
-    left
-}
-
-fn stop(connection: &Connection, name: &str) -> Result<(), Error> {
+/// Stops a network; one that is off or gone is a success.
+pub(super) fn stop(connection: &Connection, name: &str) -> Result<(), Error> {
     match connection.lookup_network_by_name(name) {
         Ok(network) => stop_if_active(&network),
         Err(error) if error.code == Code::NO_NETWORK => Ok(()),

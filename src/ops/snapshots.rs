@@ -113,7 +113,7 @@ impl Libvirt {
         let name = self.snapshot_name(&request.id)?;
         let deadline = self.storage_deadline();
         let id = guest_of(name.dataset()).unwrap_or_default().to_owned();
-        let hold = self.pool.hold(&id, deadline)?;
+        let hold = self.hold(&id, deadline)?;
 
         let looked_for = name.clone();
         let look = move |volumes: &dyn Volumes| {

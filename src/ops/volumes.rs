@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
-
 use crate::guest::wire::Guest;
+use crate::journal::Step;
+use crate::ops::steps::Steps;
 use crate::ops::{Error, Libvirt};
 use crate::pool::{Hold, Job, Lane};
-use crate::storage::{self, Id, Planned, Space, Volumes, Wanted, Whose};
+use crate::storage::{self, Id, Made, Space, Volumes, Wanted, Whose};
 
 /// How long taking volumes back may take, counted from the failure: longer than storage's own
 /// patience with a volume that is busy.
@@ -19,40 +19,13 @@ pub(super) fn wants_volumes(guest: &Guest) -> bool {
     guest.disks.iter().any(|disk| disk.source.is_empty())
 }
 
-/// Volumes that were made, or found, for a guest.
-#[derive(Clone)]
-pub(super) struct Made {
-    volumes: Arc<dyn Volumes>,
-    planned: Vec<Planned>,
-}
-
-impl Made {
-    /// Destroys what was made by this and not found; answers with what could not be destroyed.
-    ///
-    /// # Blocking
-    /// Up to [`TAKE_BACK`].
-    pub(super) fn take_back(&self, id: &str) -> Vec<String> {
-        match self.volumes.take_back(&self.planned, Instant::now() + TAKE_BACK) {
-            Ok(removal) => {
-                info!("guest {id}: took back volumes: {}", removal.destroyed.join(", "));
-                removal.left.iter().map(ToString::to_string).collect()
-            }
-            Err(error) => {
-                warn!("guest {id}: take back volumes: {error}");
-                let names = self.planned.iter().filter(|planned| planned.found.is_none());
-                names.map(|planned| format!("volume {}", planned.wanted.volume)).collect()
-            }
-        }
-    }
-}
-
 impl Libvirt {
-    /// Makes the volumes `wanted` for the disks that name no source, and fills in `volume`, `source` and
-    /// `size` of these. Volumes that are there and right are adopted; where the domain `exists`
-    /// they have to be there.
+    /// Makes the volumes `wanted` for the disks that name no source, and fills in `volume`, `source`
+    /// and `size` of these. Volumes that are there and right are adopted; where the domain `exists`
+    /// they have to be there. The others are noted in `steps`.
     ///
     /// # Errors
-    /// What storage says, with the step; then nothing of it is left.
+    /// What storage says, with the step; what was noted is open then, and to be settled.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -61,22 +34,27 @@ impl Libvirt {
         guest: &mut Guest,
         wanted: Vec<Wanted>,
         exists: bool,
+        mut steps: Steps,
         hold: &Hold,
         deadline: Instant,
-    ) -> Result<Made, Error> {
-        let (volumes, id) = (Arc::clone(&self.volumes), guest.id.clone());
-        let late = Arc::clone(&self.volumes);
-        let job = Job { what: format!("CreateGuest {id}"), deadline };
-        let (made, devices) = self.pool.run_or_else(
+    ) -> Result<Steps, Error> {
+        let (volumes, late) = (Arc::clone(&self.volumes), Arc::clone(&self.volumes));
+        let nudge = self.looks.nudge();
+        let job = Job { what: format!("{} {}", steps.verb(), guest.id), deadline };
+        let (devices, steps) = self.pool.run_or_else(
             Lane::Storage,
             job,
             Some(hold),
-            move |_| make(volumes, &wanted, exists, deadline),
-            move |_, outcome| {
-                if let Ok((made, _)) = outcome {
-                    let left = Made { volumes: late, ..made }.take_back(&id);
-                    warn!("guest {id}: late volumes were taken back; left behind: {left:?}");
+            move |_| {
+                let devices = make(&*volumes, &wanted, exists, &mut steps, deadline)?;
+                Ok::<_, Error>((devices, steps))
+            },
+            move |session, outcome| {
+                // After an error they are open already.
+                if let Ok((_, steps)) = outcome {
+                    steps.take_back(session, &*late);
                 }
+                nudge.now();
             },
         )??;
         let disks = guest.disks.iter_mut().filter(|disk| disk.source.is_empty());
@@ -85,21 +63,7 @@ impl Libvirt {
             disk.volume = volume.name.to_string();
             disk.source = volume.device.to_string_lossy().into_owned();
         }
-        Ok(made)
-    }
-
-    /// Takes volumes back on the storage lane; answers with what is left.
-    ///
-    /// # Blocking
-    /// Up to [`TAKE_BACK`].
-    pub(super) fn take_volumes_back(&self, id: &str, made: Made, hold: &Hold) -> Vec<String> {
-        let job =
-            Job { what: format!("undo CreateGuest {id}"), deadline: Instant::now() + TAKE_BACK };
-        let owner = id.to_owned();
-        match self.pool.run(Lane::Storage, job, Some(hold), move |_| made.take_back(&owner)) {
-            Ok(left) => left,
-            Err(error) => vec![format!("volumes ({error})")],
-        }
+        Ok(steps)
     }
 
     /// Destroys the volumes that this agent made for the guest; whether there were any.
@@ -155,31 +119,31 @@ impl Libvirt {
     }
 }
 
-/// Plans all volumes, then makes one after the other; a failure takes back those before it.
+/// Plans all volumes, then makes one after the other.
 fn make(
-    volumes: Arc<dyn Volumes>,
+    volumes: &dyn Volumes,
     wanted: &[Wanted],
     exists: bool,
+    steps: &mut Steps,
     deadline: Instant,
-) -> Result<(Made, Vec<storage::Volume>), Error> {
+) -> Result<Vec<storage::Volume>, Error> {
     let planned = volumes.plan(wanted, deadline)?;
     if let Some(gone) = planned.iter().find(|planned| exists && planned.found.is_none()) {
         // A new, empty disk would look like the guest's own.
         return Err(storage::Error::NotFound { name: gone.wanted.volume.to_string() }.into());
     }
-    let mut made = Made { volumes, planned: Vec::new() };
     let mut devices = Vec::new();
     for planned in planned {
-        match made.volumes.make(&planned, deadline) {
-            Ok(volume) => devices.push(volume),
-            Err(cause) => {
-                let step = format!("make volume {}", planned.wanted.volume);
-                let owner = planned.wanted.owner.map(|id| id.to_string()).unwrap_or_default();
-                let left = made.take_back(&owner);
-                return Err(Error::Step { step, cause: Box::new(cause.into()), left });
-            }
+        if let Some(Made { volume, with_parent, .. }) = planned.to_make() {
+            let (name, made_parent) = (volume.to_string(), with_parent);
+            steps.note(Step::Volume { name, made_parent })?;
         }
-        made.planned.push(planned);
+        let device = volumes.make(&planned, deadline).map_err(|cause| Error::Step {
+            step: format!("make volume {}", planned.wanted.volume),
+            cause: Box::new(cause.into()),
+            left: Vec::new(),
+        })?;
+        devices.push(device);
     }
-    Ok((made, devices))
+    Ok(devices)
 }

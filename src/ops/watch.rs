@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{error, warn};
 
 use crate::ops::{Opener, Session};
-use crate::os::exit;
+use crate::os::process;
 use crate::pool::{Lane, Overdue, Pool, Span};
 
 /// Looks after jobs that are late, on a thread of its own. It sleeps as long as none is.
@@ -90,7 +90,7 @@ impl Watch {
                 "{what} runs since {age} ago and {stuck} more are stuck though libvirt answers: \
                  ending, to be started again"
             );
-            exit::at_once(exit::TEMPORARY_FAILURE);
+            process::end_at_once(process::TEMPORARY_FAILURE);
         }
         match pool.write_off(job) {
             Ok(true) => warn!(

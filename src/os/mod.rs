@@ -2,7 +2,6 @@
 
 pub mod clock;
 pub mod disk;
-pub mod exit;
 pub mod files;
 pub mod memory;
 pub mod poll;

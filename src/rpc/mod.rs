@@ -299,6 +299,9 @@ fn error_text(error: &Error) -> String {
         | Error::Silent { .. }
         | Error::Storage(_)
         | Error::VolumesLeft(_)
+        | Error::Open { .. }
+        | Error::Left(_)
+        | Error::Journal(_)
         | Error::Pool(_) => error.to_string(),
     }
 }

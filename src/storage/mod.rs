@@ -28,7 +28,7 @@ pub use self::directory::DirectoryStore;
 pub use self::error::Error;
 pub use self::name::{BadName, Dataset, Id, PoolName, SnapshotName};
 pub use self::types::{
-    Image, ImageSource, Left, Newer, Origin, Planned, Reach, Removal, Snapshot, Space, Usage,
+    Image, ImageSource, Left, Made, Newer, Origin, Planned, Reach, Removal, Snapshot, Space, Usage,
     Volume, Wanted, Whose, Why,
 };
 pub use self::zfs::ZfsStore;
@@ -104,13 +104,13 @@ pub trait Volumes: Send + Sync {
     /// [`Error::NotUndone`] when something is left after all.
     fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error>;
 
-    /// Takes back what [`Volumes::make`] made by these plans: volumes that carry their owner's mark,
-    /// with their snapshots, and the parent where the plan found none. What the plans found is left
-    /// alone, and so is what is gone already.
+    /// Takes back what [`Volumes::make`] made, or began to make before a crash: volumes that carry
+    /// their owner's mark, with their snapshots, and the dataset above where it was made with them.
+    /// What is gone already is left alone.
     ///
     /// # Errors
     /// As the trait says. What could not be destroyed is in the answer.
-    fn take_back(&self, made: &[Planned], deadline: Instant) -> Result<Removal, Error>;
+    fn take_back(&self, made: &[Made], deadline: Instant) -> Result<Removal, Error>;
 
     /// Destroys a guest's volumes with their snapshots, and `guests/<id>` itself when nothing else
     /// is below. A volume that has a clone elsewhere, a held snapshot or an open device is left and

@@ -35,6 +35,17 @@ pub enum Space {
     Sparse,
 }
 
+/// A volume that was made, or was about to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Its name.
+    pub volume: Dataset,
+    /// The mark that it has: without that one it is another volume.
+    pub owner: Option<Id>,
+    /// Whether the dataset above it was made with it.
+    pub with_parent: bool,
+}
+
 /// What [`super::Volumes::plan`] found out about one wanted volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
@@ -54,6 +65,14 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// The volume as [`super::Volumes::take_back`] wants it; `None` for one that was found.
+    pub fn to_make(&self) -> Option<Made> {
+        let Wanted { volume, owner, .. } = &self.wanted;
+        let with_parent = !self.parent_found;
+        let made = Made { volume: volume.clone(), owner: owner.clone(), with_parent };
+        self.found.is_none().then_some(made)
+    }
+
     /// The size in whole MiB, rounded down: the wire's `size`.
     pub fn size_mib(&self) -> u64 {
         self.size_bytes / MIB

@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::support::{signal, wait_for};
+use crate::support::{Scratch, signal, wait_for};
 
 /// Longer than a loaded machine needs to start the agent.
 const START: Duration = Duration::from_secs(20);
@@ -23,6 +23,8 @@ pub(crate) struct Agent {
     child: Child,
     address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
+    /// Its state, where no flag gives it another folder.
+    _state: Scratch,
 }
 
 impl Agent {
@@ -33,8 +35,10 @@ impl Agent {
 
     /// An agent with these flags, on a port that the system chooses, with its log at info.
     pub(crate) fn start<S: AsRef<OsStr>>(flags: &[S]) -> Self {
+        let state = Scratch::new();
         let mut child = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"))
             .args(["--port", "0", "--log-level", "info"])
+            .env("STATE_DIRECTORY", state.path())
             .args(flags)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -52,7 +56,7 @@ impl Agent {
             let line = log.iter().find(|line| line.contains("listening on "))?;
             line.split("listening on ").nth(1)?.split(',').next()?.parse().ok()
         });
-        Self { child, address, log }
+        Self { child, address, log, _state: state }
     }
 
     /// Where it listens.

@@ -14,7 +14,9 @@ use crate::support::{Scratch, signal, wait_for, wait_until};
 const SOON: Duration = Duration::from_secs(20);
 
 fn run(words: &[&str]) -> Output {
+    let state = Scratch::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"));
+    command.env("STATE_DIRECTORY", state.path());
     command.args(words).stdin(Stdio::null()).output().expect("the agent starts")
 }
 
@@ -150,8 +152,12 @@ fn logged(words: &[&str], rust_log: Option<&str>) -> String {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("bound");
     drop(free);
+    let state = Scratch::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"));
+    command.env("STATE_DIRECTORY", state.path());
     command.args(["--libvirt-uri", "test:///default", "--port", &address.port().to_string()]);
+    // A host without zfs would hear of it.
+    command.args(["--storage", &format!("directory:{}", state.path().join("store").display())]);
     command.args(words).env_remove("RUST_LOG").stderr(Stdio::piped());
     command.envs(rust_log.map(|level| ("RUST_LOG", level)));
     let child = command.spawn().expect("the agent starts");

@@ -162,6 +162,19 @@ impl DirectoryStore {
         }
         Ok(())
     }
+
+    /// Removes the properties and snapshots in a folder whose volume is not there: a crash can leave
+    /// them. Only for folders that the caller alone changes: properties come before their volume.
+    pub(super) fn remove_orphans(&self, folder: &Path) -> Result<(), Error> {
+        for name in names_in(folder)? {
+            let Some((volume, _)) = name.split_once(['#', '@']) else { continue };
+            let path = folder.join(&name);
+            if !folder.join(volume).exists() && path.is_file() {
+                remove_if_there(&path)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A file that is not yet anything.

@@ -29,8 +29,8 @@ use parking_lot::Mutex;
 use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::storage::{
-    Dataset, Error, Id, Image, ImageSource, Newer, Planned, PoolName, Reach, Removal, Snapshot,
-    SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    Dataset, Error, Id, Image, ImageSource, Made, Newer, Planned, PoolName, Reach, Removal,
+    Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
 };
 
 /// The volumes in one folder.
@@ -102,7 +102,7 @@ impl Volumes for DirectoryStore {
         self.make_volume(planned, deadline)
     }
 
-    fn take_back(&self, made: &[Planned], deadline: Instant) -> Result<Removal, Error> {
+    fn take_back(&self, made: &[Made], deadline: Instant) -> Result<Removal, Error> {
         self.take_volumes_back(made, deadline)
     }
 

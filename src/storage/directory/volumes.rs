@@ -13,7 +13,7 @@ use crate::storage::rules::{
     adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
 };
 use crate::storage::{
-    Dataset, Error, Id, Origin, Planned, Reach, Removal, Space, Volume, Wanted, Whose, Why,
+    Dataset, Error, Id, Made, Origin, Planned, Reach, Removal, Space, Volume, Wanted, Whose, Why,
 };
 
 impl DirectoryStore {
@@ -157,15 +157,19 @@ impl DirectoryStore {
 
     pub(super) fn take_volumes_back(
         &self,
-        made: &[Planned],
+        made: &[Made],
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let mut removal = Removal::default();
-        for plan in made.iter().filter(|plan| plan.found.is_none()) {
-            let Wanted { volume, owner, .. } = &plan.wanted;
+        for Made { volume, owner, with_parent } in made {
             let ours = |it: &Volume| it.owner.as_deref() == owner.as_ref().map(Id::as_str);
             removal.merge(self.clear(volume, ours, deadline)?);
-            if !plan.parent_found {
+            // A crash can leave a draft, or properties whose volume never came.
+            if let Some(folder) = self.path(volume).parent().filter(|folder| folder.is_dir()) {
+                self.sweep(folder)?;
+                self.remove_orphans(folder)?;
+            }
+            if *with_parent {
                 self.remove_empty_parent(volume);
             }
         }
@@ -217,6 +221,7 @@ impl DirectoryStore {
         // From below. One that is not empty has something of other people's in it.
         for name in folders.iter().rev() {
             self.sweep(&self.path(name))?;
+            self.remove_orphans(&self.path(name))?;
             if names_in(&self.path(name))?.is_empty() {
                 fs::remove_dir(self.path(name)).map_err(at("remove", &self.path(name)))?;
                 self.remove_all_snapshots(name)?;

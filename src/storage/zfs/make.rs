@@ -91,11 +91,12 @@ impl ZfsStore {
 
     /// Takes back what one [`ZfsStore::make_volume`] made before it failed.
     fn undone(&self, planned: &Planned, cause: Error, deadline: Instant) -> Error {
-        let planned = std::slice::from_ref(planned);
-        let left = match self.take_volumes_back(planned, self.undo_deadline(deadline)) {
+        let Some(made) = planned.to_make() else { return cause };
+        let made = std::slice::from_ref(&made);
+        let left = match self.take_volumes_back(made, self.undo_deadline(deadline)) {
             Ok(removal) if removal.left.is_empty() => return cause,
             Ok(removal) => removal.left.iter().map(ToString::to_string).collect(),
-            Err(error) => vec![format!("{}: {error}", planned[0].wanted.volume)],
+            Err(error) => vec![format!("{}: {error}", planned.wanted.volume)],
         };
         Error::NotUndone { cause: Box::new(cause), left: left.join(", ") }
     }

@@ -22,8 +22,8 @@ use self::command::{Output, Zfs};
 use self::listing::{COLUMNS, Entry, Kind};
 use crate::config::StorageLimits;
 use crate::storage::{
-    Dataset, Error, Id, Image, ImageSource, Newer, Planned, PoolName, Reach, Removal, Snapshot,
-    SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    Dataset, Error, Id, Image, ImageSource, Made, Newer, Planned, PoolName, Reach, Removal,
+    Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
 };
 
 /// The volumes of one ZFS pool.
@@ -186,7 +186,7 @@ impl Volumes for ZfsStore {
         self.make_volume(planned, deadline)
     }
 
-    fn take_back(&self, made: &[Planned], deadline: Instant) -> Result<Removal, Error> {
+    fn take_back(&self, made: &[Made], deadline: Instant) -> Result<Removal, Error> {
         self.take_volumes_back(made, deadline)
     }
 

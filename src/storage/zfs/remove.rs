@@ -7,7 +7,7 @@ use super::survey::Survey;
 use super::{ALL, Depth, ZfsStore, device, not_found};
 use crate::storage::holders::{self, holders};
 use crate::storage::rules::{below_guests, is_disk_of};
-use crate::storage::{Dataset, Error, Id, Left, Planned, Reach, Removal, Whose, Why};
+use crate::storage::{Dataset, Error, Id, Left, Made, Reach, Removal, Whose, Why};
 
 impl ZfsStore {
     pub(super) fn remove_guest(
@@ -31,18 +31,17 @@ impl ZfsStore {
 
     pub(super) fn take_volumes_back(
         &self,
-        made: &[Planned],
+        made: &[Made],
         deadline: Instant,
     ) -> Result<Removal, Error> {
-        let made: Vec<&Planned> = made.iter().filter(|plan| plan.found.is_none()).collect();
-        let mut roots: Vec<Dataset> = made.iter().map(|plan| root_of(plan)).collect();
+        let mut roots: Vec<Dataset> = made.iter().map(root_of).collect();
         roots.sort();
         roots.dedup();
         let mut removal = Removal::default();
         for root in &roots {
             let entries = self.look(Depth::All, ALL, &[root.as_str()], deadline)?;
             let chosen = |entry: &Entry| {
-                entry.kind == Kind::Volume && made.iter().any(|plan| is_of(entry, plan))
+                entry.kind == Kind::Volume && made.iter().any(|made| is_of(entry, made))
             };
             removal.merge(self.clear(root, &entries, chosen, deadline)?);
         }
@@ -164,13 +163,12 @@ impl ZfsStore {
 }
 
 /// Where the removal of a volume begins: above it, if that was made with it.
-fn root_of(plan: &Planned) -> Dataset {
-    let volume = &plan.wanted.volume;
-    let parent = volume.parent().filter(|_| !plan.parent_found);
-    parent.unwrap_or_else(|| volume.clone())
+fn root_of(made: &Made) -> Dataset {
+    let parent = made.volume.parent().filter(|_| made.with_parent);
+    parent.unwrap_or_else(|| made.volume.clone())
 }
 
-fn is_of(entry: &Entry, plan: &Planned) -> bool {
-    let owner = plan.wanted.owner.as_ref().map(Id::as_str);
-    entry.name == plan.wanted.volume.as_str() && entry.owner.as_deref() == owner
+fn is_of(entry: &Entry, made: &Made) -> bool {
+    let owner = made.owner.as_ref().map(Id::as_str);
+    entry.name == made.volume.as_str() && entry.owner.as_deref() == owner
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mistify_libvirt::storage::{Error, MIB, Reach, Space, Wanted, Whose, Why};
+use mistify_libvirt::storage::{Error, MIB, Made, Planned, Reach, Space, Wanted, Whose, Why};
 
 use super::bench::{Bench, Holder, begins_with, soon, write};
 
@@ -126,6 +126,10 @@ pub(crate) fn a_reservation_counts_and_a_sparse_volume_takes_nothing(bench: &Ben
     assert!(free() + 512 * MIB > before);
 }
 
+fn made_by(plans: &[Planned]) -> Vec<Made> {
+    plans.iter().filter_map(Planned::to_make).collect()
+}
+
 pub(crate) fn what_was_made_is_taken_back_and_what_was_there_stays(bench: &Bench) {
     let guest = bench.id("web");
     let wanted = [bench.wanted(&guest, 0), bench.wanted(&guest, 1)];
@@ -134,10 +138,10 @@ pub(crate) fn what_was_made_is_taken_back_and_what_was_there_stays(bench: &Bench
         bench.store.make(plan, soon()).unwrap();
     }
     bench.snapshot(&wanted[0].volume, "between");
-    let removal = bench.store.take_back(&plans, soon()).unwrap();
+    let removal = bench.store.take_back(&made_by(&plans), soon()).unwrap();
     assert_eq!((removal.destroyed.len(), removal.left), (2, vec![]));
     assert!(bench.is_gone(&guest), "the parent, which was made along, is gone as well");
-    assert_eq!(bench.store.take_back(&plans, soon()).unwrap().destroyed, [""; 0]);
+    assert_eq!(bench.store.take_back(&made_by(&plans), soon()).unwrap().destroyed, [""; 0]);
 
     let there = bench.make(&wanted[0]);
     write(&there, "mine");
@@ -145,7 +149,7 @@ pub(crate) fn what_was_made_is_taken_back_and_what_was_there_stays(bench: &Bench
     for plan in &plans {
         bench.store.make(plan, soon()).unwrap();
     }
-    let removal = bench.store.take_back(&plans, soon()).unwrap();
+    let removal = bench.store.take_back(&made_by(&plans), soon()).unwrap();
     assert_eq!(removal.destroyed, [wanted[1].volume.to_string()]);
     assert_eq!(bench.all_of(&guest), [there.name.to_string()]);
     assert!(begins_with(&there.device, "mine"));

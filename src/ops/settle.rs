@@ -1,0 +1,208 @@
+//! Settling what was left open: a create is undone, a Delete is finished.
+//!
+//! Whoever has the key of a guest settles what is open of it before anything else: the verb whose
+//! step failed, the next verb, or the keeper after a start. So nothing new is built on what is half
+//! there, and nobody settles what still runs: that has the key.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use log::{info, warn};
+
+use crate::guest::wire::Guest;
+use crate::journal::{Entry, Intent, Step, Verb};
+use crate::ops::delete::{destroy_if_active, undefine};
+use crate::ops::steps::{Undone, has_volumes, undo_in_libvirt, undo_in_storage};
+use crate::ops::{Error, Libvirt, Session, networks};
+use crate::pool::{Hold, Job, Lane};
+
+impl Libvirt {
+    /// The guest's key, with everything settled that was open.
+    ///
+    /// # Errors
+    /// When the key is not to be had by `deadline`; [`Error::Open`] when something cannot be settled.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn key(&self, id: &str, deadline: Instant) -> Result<Hold, Error> {
+        let hold = self.pool.hold(id, deadline)?;
+        self.settle(&hold, deadline)?;
+        Ok(hold)
+    }
+
+    /// The same for a verb that cannot do without libvirt.
+    ///
+    /// # Errors
+    /// As [`Libvirt::key`]; at once where libvirt is known not to answer.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn hold(&self, id: &str, deadline: Instant) -> Result<Hold, Error> {
+        self.opener.health().may_answer()?;
+        self.key(id, deadline)
+    }
+
+    /// Settles what is open of a guest whose key is held.
+    ///
+    /// # Errors
+    /// [`Error::Open`]: it stays open, and the keeper tries again.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn settle(&self, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+        while let Some(entry) = self.journal.open_of(hold.key()) {
+            let verb = entry.intent().verb;
+            let outcome = match verb {
+                Verb::Delete => self.finish(entry, hold, deadline),
+                Verb::CreateGuest | Verb::CreateGuestDisks => self.undo(entry, hold, deadline),
+            };
+            if let Err(cause) = outcome {
+                self.looks.nudge().now();
+                return Err(Error::Open { verb, cause: Box::new(cause) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles what is open of all guests, one after the other; what cannot be settled is left for
+    /// the next time.
+    pub(super) fn settle_all(&self) {
+        let open = self.journal.open_intents();
+        let mut guests: Vec<String> = open.into_iter().map(|summary| summary.guest).collect();
+        guests.sort();
+        guests.dedup();
+        for guest in guests {
+            let deadline = Instant::now() + self.deadlines.change;
+            let settled = self.hold(&guest, deadline);
+            if let Err(error) = settled {
+                warn!("guest {guest:?}: {error}");
+                // Others would hear the same.
+                if error.is_unreachable() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes a create back.
+    ///
+    /// # Errors
+    /// What is left of it, or why nothing could be done.
+    fn undo(&self, entry: Entry, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+        let verb = format!("undo {}", entry.intent().verb);
+        let work = move |session: &mut Session| {
+            let undone = undo_in_libvirt(session, entry.intent());
+            Ok((undone, entry))
+        };
+        let (undone, entry) = self.held(&verb, deadline, hold, work, |_, _| {})?;
+        let mut left = match undone {
+            Undone::But(left) => left,
+            Undone::Kept => {
+                warn!("guest {:?} runs: what was begun of it stays", hold.key());
+                return Ok(entry.settled()?);
+            }
+        };
+        let (more, entry) = match has_volumes(entry.intent()) {
+            true => self.undo_volumes(&verb, entry, hold, deadline)?,
+            false => (Vec::new(), entry),
+        };
+        left.extend(more);
+        if left.is_empty() {
+            info!("guest {:?}: {verb}: done", hold.key());
+            return Ok(entry.settled()?);
+        }
+        entry.not_settled(format!("left behind: {}", left.join(", ")));
+        Err(Error::Left(left))
+    }
+
+    fn undo_volumes(
+        &self,
+        verb: &str,
+        entry: Entry,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(Vec<String>, Entry), Error> {
+        let volumes = Arc::clone(&self.volumes);
+        let job = Job { what: format!("{verb} {}", hold.key()), deadline };
+        Ok(self.pool.run(Lane::Storage, job, Some(hold), move |_| {
+            let left = undo_in_storage(&*volumes, entry.intent());
+            (left, entry)
+        })?)
+    }
+
+    /// Finishes a Delete.
+    ///
+    /// # Errors
+    /// What libvirt or storage says.
+    fn finish(&self, entry: Entry, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+        let verb = format!("finish {}", entry.intent().verb);
+        let work = move |session: &mut Session| match finish_in_libvirt(session, entry.intent()) {
+            Ok(is_gone) => Ok((is_gone, entry)),
+            Err(error) => {
+                entry.not_settled(error.to_string());
+                Err(error)
+            }
+        };
+        let (is_gone, entry) = self.held(&verb, deadline, hold, work, |_, _| {})?;
+        if !is_gone {
+            warn!("guest {:?} was made again: what was begun of its Delete ends here", hold.key());
+            return Ok(entry.settled()?);
+        }
+        if leaving(entry.intent()).is_some_and(|(_, volumes)| volumes) {
+            if let Err(error) = self.destroy_volumes(hold.key(), hold, deadline) {
+                entry.not_settled(error.to_string());
+                return Err(error);
+            }
+        }
+        info!("guest {:?}: {verb}: done", hold.key());
+        Ok(entry.settled()?)
+    }
+}
+
+/// Libvirt's part of a Delete that was begun. `false`: the guest is another one by now.
+fn finish_in_libvirt(session: &mut Session, intent: &Intent) -> Result<bool, Error> {
+    if let Some(domain) = session.find(&intent.guest)? {
+        let uuid = domain.uuid()?;
+        let is_it = |step: &Step| *step == Step::Domain { uuid: Some(uuid.clone()) };
+        if !intent.steps.iter().any(is_it) {
+            return Ok(false);
+        }
+        destroy_if_active(&domain)?;
+        undefine(&domain)?;
+    }
+    let connection = session.connection()?;
+    let mut marked = BTreeSet::new();
+    for name in leaving(intent).map(|(networks, _)| networks).unwrap_or_default() {
+        if networks::marked_for(connection, name, &intent.guest)? {
+            marked.insert(name.clone());
+        }
+    }
+    networks::remove_all(connection, &intent.guest, &marked)?;
+    Ok(true)
+}
+
+/// The networks, and whether there are volumes, that go with the domain.
+fn leaving(intent: &Intent) -> Option<(&[String], bool)> {
+    intent.steps.iter().find_map(|step| match step {
+        Step::Leaving { networks, volumes } => Some((networks.as_slice(), *volumes)),
+        _ => None,
+    })
+}
+
+/// The error of a create that failed, with what could not be taken back.
+pub(super) fn with_left(guest: &Guest, cause: Error, open: Result<(), Error>) -> Error {
+    let more = match open {
+        Ok(()) => return cause,
+        Err(error) => error.left(),
+    };
+    match cause {
+        Error::Step { step, cause, mut left } => {
+            left.extend(more);
+            Error::Step { step, cause, left }
+        }
+        other => {
+            Error::Step { step: format!("make {}", guest.id), cause: Box::new(other), left: more }
+        }
+    }
+}
