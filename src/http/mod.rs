@@ -11,6 +11,7 @@ mod exchange;
 mod front;
 mod handlers;
 mod head;
+mod health;
 pub mod parse;
 mod respond;
 pub mod routes;

@@ -4,9 +4,8 @@ use std::io::Read;
 use std::sync::Arc;
 
 use rouille::{Request, Response};
-use serde_json::{Value, json};
 
-use crate::http::Handler;
+use crate::http::{Handler, health};
 use crate::ops::Libvirt;
 use crate::rpc::{self, Answer, Download, Service};
 
@@ -14,7 +13,7 @@ use crate::rpc::{self, Answer, Download, Service};
 const RPC_PATH: &str = "/_mistify_RPC_";
 /// Where it fetches the content of snapshots from.
 const DOWNLOAD_PATH: &str = "/snapshots/download";
-const JSON: &str = "application/json; charset=utf-8";
+pub(super) const JSON: &str = "application/json; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What a front is given: every request to this service of the agent goes through here.
@@ -26,11 +25,16 @@ fn route(agent: &Libvirt, service: Service, request: &Request) -> Response {
     match request.url().as_str() {
         RPC_PATH => call(agent, service, request),
         DOWNLOAD_PATH if service == Service::ImageStore => download(agent, request),
-        "/healthz" if matches!(request.method(), "GET" | "HEAD") => healthz(agent),
-        "/healthz" => text(405, "method not allowed: GET or HEAD")
+        "/healthz" if is_read(request) => health::healthz(agent),
+        "/readyz" if is_read(request) => health::readyz(agent),
+        "/healthz" | "/readyz" => text(405, "method not allowed: GET or HEAD")
             .with_additional_header("Allow", "GET, HEAD"),
         _ => text(404, "404 page not found\n").with_additional_header(NOSNIFF.0, NOSNIFF.1),
     }
+}
+
+fn is_read(request: &Request) -> bool {
+    matches!(request.method(), "GET" | "HEAD")
 }
 
 const NOSNIFF: (&str, &str) = ("X-Content-Type-Options", "nosniff");
@@ -101,39 +105,6 @@ fn body(request: &Request) -> Result<Vec<u8>, Response> {
         Some(Err(error)) => Err(text(400, &format!("read the body: {error}"))),
         _ => Ok(body),
     }
-}
-
-/// Whether the agent can do its work, from memory: asked of nobody, and never waited for.
-fn healthz(agent: &Libvirt) -> Response {
-    let seen = agent.libvirt_seen();
-    let healthy = seen.error.is_none();
-    let body = json!({
-        "status": if healthy { "ok" } else { "libvirt cannot be reached" },
-        "version": env!("CARGO_PKG_VERSION"),
-        "libvirt": {
-            "connected": seen.tried.then_some(healthy),
-            "error": seen.error,
-            "since_seconds": seen.since.elapsed().as_secs(),
-        },
-        "storage": storage(agent),
-        "pool": rpc::pool_figures(agent),
-    });
-    let code = if healthy { 200 } else { 503 };
-    Response::from_data(JSON, format!("{body}\n")).with_status_code(code)
-}
-
-/// Storage as it was last seen. It does not decide over the agent's health: a host whose guests
-/// bring disks of their own needs no store.
-fn storage(agent: &Libvirt) -> Value {
-    let Some(seen) = agent.storage_seen() else { return json!({ "usable": null }) };
-    let usage = seen.outcome.as_ref().ok();
-    json!({
-        "usable": usage.is_some(),
-        "error": seen.outcome.as_ref().err(),
-        "free_bytes": usage.map(|usage| usage.free_bytes),
-        "used_bytes": usage.map(|usage| usage.used_bytes),
-        "age_seconds": seen.at.elapsed().as_secs_f64(),
-    })
 }
 
 fn text(code: u16, body: &str) -> Response {

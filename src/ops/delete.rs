@@ -146,8 +146,9 @@ fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Rem
             let request = kept_request(&domain, &guest.id)?;
             names.extend(networks_made(connection, request.as_ref(), &guest.id)?);
             let ask_storage = request.as_ref().is_some_and(wants_volumes);
-            steps.note(Step::Domain { uuid: Some(domain.uuid()?) })?;
+            // Last what decides: without it the guest is whole, and a crash leaves it so.
             note_leaving(steps, &names, ask_storage)?;
+            steps.note(Step::Domain { uuid: Some(domain.uuid()?) })?;
             destroy_if_active(&domain)?;
             undefine(&domain)?;
             (None, ask_storage)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
-use log::{info, warn};
+use log::{debug, info, warn};
 use parking_lot::Mutex;
 
 use crate::ops::Libvirt;
@@ -33,6 +33,8 @@ pub struct StorageSeen {
 /// The last look, and the way to ask for another.
 pub(super) struct Looks {
     storage: Mutex<Option<StorageSeen>>,
+    /// The end of the last round.
+    round: Mutex<Option<Instant>>,
     wanted: Sender<()>,
     /// The keeper's end of it.
     asked: Receiver<()>,
@@ -42,7 +44,7 @@ impl Default for Looks {
     fn default() -> Self {
         // One wish is as good as many.
         let (wanted, asked) = bounded(1);
-        Self { storage: Mutex::default(), wanted, asked }
+        Self { storage: Mutex::default(), round: Mutex::default(), wanted, asked }
     }
 }
 
@@ -59,6 +61,13 @@ impl Nudge {
 }
 
 impl Looks {
+    /// Asks for another round where the last look is old.
+    pub(super) fn refresh(&self) {
+        if self.round.lock().is_some_and(|last| last.elapsed() > FRESH) {
+            self.nudge().now();
+        }
+    }
+
     /// The way to ask for another round.
     pub(super) fn nudge(&self) -> Nudge {
         Nudge(self.wanted.clone())
@@ -75,11 +84,19 @@ impl Libvirt {
     /// What was last seen of storage; `None` before the first look. From memory; an old answer
     /// causes another look, which nobody waits for.
     pub fn storage_seen(&self) -> Option<StorageSeen> {
-        let seen = self.looks.storage.lock().clone();
-        if seen.as_ref().is_none_or(|seen| seen.at.elapsed() > FRESH) {
-            self.looks.nudge().now();
+        self.looks.refresh();
+        self.looks.storage.lock().clone()
+    }
+
+    /// Asks libvirt for its version: what comes of it stands in the opener's health.
+    fn look_at_libvirt(&self) {
+        let deadline = Instant::now() + self.deadlines.read;
+        let looked = self.read(Lane::Read, "look at", "libvirt", deadline, |connection| {
+            Ok(connection.lib_version()?)
+        });
+        if let Err(error) = looked {
+            debug!("libvirt: {error}");
         }
-        seen
     }
 
     /// Looks at storage, and first makes `<pool>/guests` and `<pool>/images` until that succeeded
@@ -138,7 +155,9 @@ impl Keeper {
             let mut prepared = false;
             loop {
                 agent.settle_all();
+                agent.look_at_libvirt();
                 agent.look_at_storage(&mut prepared);
+                *agent.looks.round.lock() = Some(Instant::now());
                 // Whoever waited for the first round has it; the others find the channel full.
                 let _ = begun.try_send(());
                 let again = match agent.journal.open_intents().is_empty() {

@@ -114,9 +114,15 @@ impl Libvirt {
         &self.deadlines
     }
 
-    /// What was last seen of libvirt. From memory.
+    /// What was last seen of libvirt. From memory; an old answer causes another look.
     pub fn libvirt_seen(&self) -> Seen {
+        self.looks.refresh();
         self.opener.health().seen()
+    }
+
+    /// What verbs left open and nobody could settle yet. From memory.
+    pub fn open_intents(&self) -> Vec<journal::Summary> {
+        self.journal.open_intents()
     }
 
     /// The pool, for its figures; tests also fill its lanes.

@@ -86,19 +86,29 @@ impl Admission {
     /// # Errors
     /// The first ration that is used up, or `Stopping`; the caller is then not counted.
     pub(super) fn enter(&mut self, ration: Ration) -> Result<(), Refusal> {
-        if self.stopping {
-            return Err(Refusal::Stopping);
-        }
-        for &r in ration.counted_in() {
-            let count = self.count(r);
-            if count.callers >= count.limit {
-                return Err(Refusal::Callers(r));
-            }
+        if let Some(refusal) = self.would_refuse(ration) {
+            return Err(refusal);
         }
         for &r in ration.counted_in() {
             self.count(r).callers += 1;
         }
         Ok(())
+    }
+
+    /// Why a caller that came now would be turned away.
+    pub(super) fn would_refuse(&self, ration: Ration) -> Option<Refusal> {
+        if self.stopping {
+            return Some(Refusal::Stopping);
+        }
+        let is_full = |ration: &&Ration| {
+            let count = match ration {
+                Ration::Change => &self.change,
+                Ration::Read => &self.read,
+                Ration::Any => &self.any,
+            };
+            count.callers >= count.limit
+        };
+        ration.counted_in().iter().find(is_full).map(|&ration| Refusal::Callers(ration))
     }
 
     /// A caller that came in leaves.

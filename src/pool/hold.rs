@@ -123,6 +123,11 @@ impl Gate {
         admission.callers() == 0
     }
 
+    /// Why a caller that came now would be turned away.
+    pub(super) fn would_refuse(&self, ration: Ration) -> Option<Refusal> {
+        self.admission.lock().would_refuse(ration)
+    }
+
     /// Callers and keys.
     pub(super) fn snapshot(&self) -> CallerSnapshot {
         let admission = self.admission.lock();

@@ -232,6 +232,12 @@ impl<S: 'static> Pool<S> {
         self.queue(job.lane).write_off(job, &self.make)
     }
 
+    /// Why a verb that changes a guest would be refused now; `None` where it would be taken.
+    pub fn changes_refused(&self) -> Option<Error> {
+        let refusal = self.gate.would_refuse(Ration::Change)?;
+        Some(self.refused(refusal, Lane::Control, ""))
+    }
+
     /// What the pool is at; from memory.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use log::info;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
@@ -18,7 +18,7 @@ use crate::guest::wire::{Guest, GuestMetricsRequest, GuestMetricsResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
-use crate::pool::{self, LaneSnapshot};
+use crate::pool;
 use crate::rpc::envelope::{Lookup, Refusal, Request};
 use crate::storage;
 
@@ -161,23 +161,6 @@ pub fn download(agent: &Libvirt, body: &[u8]) -> Download {
         },
         Download::Stream,
     )
-}
-
-/// Figures of the pool for `/healthz`; from memory.
-pub fn pool_figures(agent: &Libvirt) -> Value {
-    let snapshot = agent.pool().snapshot();
-    let lane = |lane: &LaneSnapshot| {
-        let oldest = lane
-            .oldest
-            .as_ref()
-            .map(|oldest| json!({ "what": oldest.what, "age_seconds": oldest.age.as_secs_f64() }));
-        let (queued, running) = (lane.queued, lane.running);
-        let body = json!({
-            "workers": lane.workers, "queued": queued, "running": running, "oldest": oldest,
-        });
-        (lane.lane.to_string(), body)
-    };
-    Value::Object(snapshot.lanes.iter().map(lane).collect())
 }
 
 fn lookup(service: Service, name: &str, method: &str) -> Lookup<(&'static str, Method)> {

@@ -35,10 +35,16 @@ impl Agent {
 
     /// An agent with these flags, on a port that the system chooses, with its log at info.
     pub(crate) fn start<S: AsRef<OsStr>>(flags: &[S]) -> Self {
+        Self::start_in(None, flags)
+    }
+
+    /// The same with a variable in its environment.
+    pub(crate) fn start_in<S: AsRef<OsStr>>(variable: Option<(&str, &str)>, flags: &[S]) -> Self {
         let state = Scratch::new();
         let mut child = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"))
             .args(["--port", "0", "--log-level", "info"])
             .env("STATE_DIRECTORY", state.path())
+            .envs(variable)
             .args(flags)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -108,6 +114,27 @@ impl Agent {
         let reply = self.post(request.to_string().as_bytes());
         assert_eq!(reply.status, 200, "{method}: {reply:?}");
         serde_json::from_slice(&reply.body).expect("the answer is JSON")
+    }
+
+    /// Calls `Libvirt.<method>` on an agent that may die under it: the whole answer, if one comes.
+    pub(crate) fn try_call(&self, method: &str, guest: &Value) -> Option<Value> {
+        let request = json!({
+            "method": format!("Libvirt.{method}"), "params": [{ "guest": guest }], "id": 1,
+        });
+        let body = request.to_string();
+        let head = format!(
+            "POST /_mistify_RPC_ HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        let mut stream = TcpStream::connect(self.address).ok()?;
+        stream.set_read_timeout(Some(ANSWER)).ok()?;
+        stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let body = answer.windows(4).position(|end| end == b"\r\n\r\n")?;
+        serde_json::from_slice(&answer[body + 4..]).ok()
     }
 
     /// The result of a call that has to succeed.

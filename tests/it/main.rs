@@ -3,6 +3,7 @@
 mod agent;
 mod boot_sector;
 mod conformance;
+mod crash;
 mod displays;
 mod golden;
 mod harness;

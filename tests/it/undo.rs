@@ -36,7 +36,8 @@ impl<'a> Bed<'a> {
         for list in [&["list", "--all", "--name"][..], &["net-list", "--all"]] {
             let lines = self.stack.virsh_ok(list);
             let ours = |line: &&str| line.contains(ID) || MACS.iter().any(|mac| line.contains(mac));
-            found.extend(lines.lines().filter(ours).map(|line| line.trim().to_owned()));
+            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+            found.extend(lines.lines().filter(ours).map(words));
         }
         list(self.store.path(), &mut found);
         found.sort();

@@ -412,8 +412,12 @@ fn healthz_answers_from_memory() {
     let reply = agent.request("GET", "/healthz", &[], b"");
     let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
     assert_eq!((reply.status, &health["status"]), (200, &json!("ok")));
-    assert_eq!(health["libvirt"]["connected"], true);
-    assert_eq!(health["pool"]["control"]["workers"], 4);
+    assert_eq!(health["libvirt"]["answers"], true);
+    assert!(health["libvirt"]["version"].is_string(), "{health}");
+    assert_eq!(health["pool"]["lanes"]["control"]["workers"], 4);
+    assert_eq!((&health["pool"]["stuck"], &health["pool"]["oldest"]), (&json!(0), &Value::Null));
+    assert_eq!(health["journal"], json!({ "open": [] }));
+    assert_eq!(agent.request("GET", "/readyz", &[], b"").status, 200);
     assert_eq!(agent.request("POST", "/healthz", &[], b"").status, 405);
     agent.end();
 }

@@ -1,0 +1,120 @@
+//! Whether the agent can do its work, from memory: `/healthz` and `/readyz` ask nobody and wait for
+//! nothing, so that they answer when everything below hangs.
+
+use std::time::{Duration, SystemTime};
+
+use rouille::Response;
+use serde_json::{Map, Value, json};
+
+use crate::http::routes::JSON;
+use crate::journal::Summary;
+use crate::ops::{Libvirt, Seen};
+use crate::pool::{LaneSnapshot, Running};
+
+/// `/healthz`: what is seen of everything below. 503 where libvirt does not answer: then the agent
+/// is of no use, though it goes on trying.
+///
+/// Storage does not decide: a host whose guests bring disks of their own needs no store.
+pub(super) fn healthz(agent: &Libvirt) -> Response {
+    let seen = agent.libvirt_seen();
+    let status = libvirt_status(&seen);
+    let lanes = agent.pool().snapshot().lanes;
+    let body = json!({
+        "status": status.unwrap_or("ok"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "libvirt": libvirt(&seen),
+        "storage": storage(agent),
+        "pool": pool(&lanes),
+        "journal": { "open": agent.open_intents().iter().map(intent).collect::<Vec<_>>() },
+    });
+    answer(&body, status.is_none())
+}
+
+/// `/readyz`: whether a change that comes now is taken. 503 with the reason where not.
+pub(super) fn readyz(agent: &Libvirt) -> Response {
+    let seen = agent.libvirt_seen();
+    let unseen = (!seen.tried).then_some("libvirt was not asked yet");
+    let why = libvirt_status(&seen).or(unseen).map(str::to_owned);
+    let why = why.or_else(|| agent.pool().changes_refused().map(|error| error.to_string()));
+    answer(&json!({ "ready": why.is_none(), "why": why }), why.is_none())
+}
+
+fn answer(body: &Value, is_good: bool) -> Response {
+    let code = if is_good { 200 } else { 503 };
+    Response::from_data(JSON, format!("{body}\n")).with_status_code(code)
+}
+
+/// What is wrong with libvirt.
+fn libvirt_status(seen: &Seen) -> Option<&'static str> {
+    match (seen.silent, &seen.error) {
+        (true, _) => Some("libvirt does not answer"),
+        (false, Some(_)) => Some("libvirt cannot be reached"),
+        (false, None) => None,
+    }
+}
+
+fn libvirt(seen: &Seen) -> Value {
+    let version = seen
+        .version
+        .map(|number| format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000));
+    json!({
+        "answers": seen.tried.then_some(seen.error.is_none()),
+        "error": seen.error,
+        "since_seconds": seconds(seen.since.elapsed()),
+        "version": version,
+    })
+}
+
+fn storage(agent: &Libvirt) -> Value {
+    let Some(seen) = agent.storage_seen() else { return json!({ "usable": null }) };
+    let usage = seen.outcome.as_ref().ok();
+    json!({
+        "usable": usage.is_some(),
+        "error": seen.outcome.as_ref().err(),
+        "free_bytes": usage.map(|usage| usage.free_bytes),
+        "used_bytes": usage.map(|usage| usage.used_bytes),
+        "age_seconds": seconds(seen.at.elapsed()),
+    })
+}
+
+fn pool(lanes: &[LaneSnapshot]) -> Value {
+    let sum = |count: fn(&LaneSnapshot) -> usize| lanes.iter().map(count).sum::<usize>();
+    let oldest = lanes.iter().filter_map(|lane| lane.oldest.as_ref()).max_by_key(|job| job.age);
+    let lane = |lane: &LaneSnapshot| {
+        let body = json!({
+            "workers": lane.workers,
+            "queued": lane.queued,
+            "running": lane.running,
+            "stuck": lane.stuck,
+            "oldest": job(lane.oldest.as_ref()),
+        });
+        (lane.lane.to_string(), body)
+    };
+    json!({
+        "queued": sum(|lane| lane.queued),
+        "running": sum(|lane| lane.running),
+        "stuck": sum(|lane| lane.stuck),
+        "oldest": job(oldest),
+        "lanes": lanes.iter().map(lane).collect::<Map<_, _>>(),
+    })
+}
+
+fn job(running: Option<&Running>) -> Value {
+    running.map_or(Value::Null, |job| json!({ "what": job.what, "age_seconds": seconds(job.age) }))
+}
+
+fn intent(open: &Summary) -> Value {
+    // By the clock of the host, which may have been set back since.
+    let age = SystemTime::now().duration_since(open.since).unwrap_or_default();
+    json!({
+        "verb": open.verb.to_string(),
+        "guest": open.guest,
+        "age_seconds": seconds(age),
+        "why": open.why,
+    })
+}
+
+/// To the millisecond: more is noise.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}

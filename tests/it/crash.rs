@@ -1,0 +1,244 @@
+//! The agent killed as `kill -9` does it, on a real libvirtd with disks in a folder, and started
+//! again: nothing is left over, nothing else is gone, and the same call then succeeds.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::skip::require;
+use crate::stack::Stack;
+use crate::support::{Scratch, wait_until};
+
+/// Longer than a loaded machine needs to settle what was left open.
+const SOON: Duration = Duration::from_secs(60);
+/// Random kills of one test.
+const KILLS: u64 = 200;
+/// A kill comes within so many milliseconds of the first call: longer than a create and a delete.
+const KILL_WITHIN_MS: u64 = 400;
+/// Callers under random kills, each with a guest of its own.
+const CALLERS: u8 = 3;
+/// More writes to the journal than any verb of these tests makes.
+const WRITES_MAX: usize = 40;
+
+/// A libvirtd that all tests share, with a store, a state and names of this test's own.
+struct Bed<'a> {
+    stack: &'a Stack,
+    store: Scratch,
+    state: Scratch,
+    /// A part of all names.
+    name: &'static str,
+    net: u8,
+}
+
+impl<'a> Bed<'a> {
+    fn new(stack: &'a Stack, name: &'static str, net: u8) -> Self {
+        Self { stack, store: Scratch::new(), state: Scratch::new(), name, net }
+    }
+
+    /// An agent, which dies at that write to its journal.
+    fn agent(&self, stop_at: Option<&str>) -> Agent {
+        let storage = format!("directory:{}", self.store.path().display());
+        let uri = self.stack.uri();
+        let state = self.state.path().to_str().expect("UTF-8");
+        let words = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--storage", &storage];
+        Agent::start_in(
+            stop_at.map(|at| ("MISTIFY_STOP_AT", at)),
+            &[&words[..], &["--state-dir", state]].concat(),
+        )
+    }
+
+    fn guest(&self, number: u8) -> Value {
+        let nic = |nic: u8| {
+            let mac = format!("02:00:00:{:02x}:{number:02x}:{nic:02x}", self.net);
+            json!({ "network": "mistify0", "mac": mac })
+        };
+        json!({
+            "id": format!("{}-{number}", self.name), "type": "qemu", "memory": 32, "cpu": 1,
+            "nics": [nic(1), nic(2)], "disks": [{ "size": 1 }, { "size": 2 }],
+        })
+    }
+
+    /// All domains, networks and files of this test.
+    fn everything(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let macs = format!("02:00:00:{:02x}:", self.net);
+        for list in [&["list", "--all", "--name"][..], &["net-list", "--all"]] {
+            let lines = self.stack.virsh_ok(list);
+            let ours = |line: &&str| line.contains(self.name) || line.contains(&macs);
+            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+            found.extend(lines.lines().filter(ours).map(words));
+        }
+        files(self.store.path(), &mut found);
+        found.sort();
+        found
+    }
+
+    /// Files of intents.
+    fn intents(&self) -> usize {
+        fs::read_dir(self.state.path().join("intents")).expect("a folder").count()
+    }
+
+    /// Waits until nothing is open in the journal.
+    fn settled(&self, agent: &Agent) {
+        wait_until("everything is settled", SOON, || {
+            let reply = agent.request("GET", "/healthz", &[], b"");
+            let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
+            health["journal"]["open"].as_array().is_some_and(Vec::is_empty)
+        });
+        assert_eq!(self.intents(), 0);
+        let aside = fs::read_dir(self.state.path().join("set-aside")).expect("a folder");
+        assert_eq!(aside.count(), 0);
+    }
+}
+
+fn files(folder: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files(&path, found);
+        }
+        found.push(path.display().to_string());
+    }
+}
+
+/// What was there when an agent that had died during a verb was started again.
+struct Death {
+    /// The write to the journal that it died at, `before:1`.
+    at: String,
+    there: Vec<String>,
+}
+
+/// Calls a verb of agents that die at each write to their journal in turn, until one lives; `prepare`
+/// and `after` are called with one that does not die.
+fn at_every_write(
+    bed: &Bed,
+    verb: &str,
+    prepare: impl Fn(&Agent),
+    after: impl Fn(&Agent),
+) -> Vec<Death> {
+    let points = (1..WRITES_MAX).flat_map(|n| [format!("before:{n}"), format!("after:{n}")]);
+    let mut deaths = Vec::new();
+    for at in points {
+        let first = bed.agent(None);
+        prepare(&first);
+        first.end();
+        let agent = bed.agent(Some(&at));
+        if agent.try_call(verb, &bed.guest(1)).is_some() {
+            agent.end();
+            return deaths;
+        }
+        let status = agent.wait();
+        assert_eq!(status.code(), None, "killed at {at}: {status}");
+        let next = bed.agent(None);
+        bed.settled(&next);
+        deaths.push(Death { at, there: bed.everything() });
+        after(&next);
+        next.end();
+    }
+    panic!("{verb} writes more than {WRITES_MAX} times");
+}
+
+#[test]
+fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let bed = Bed::new(stack, "crash-create", 0x71);
+    let agent = bed.agent(None);
+    agent.ok("CreateGuest", &bed.guest(2));
+    agent.end();
+    let bystander = bed.everything();
+    let again = |agent: &Agent| {
+        let made = agent.ok("CreateGuest", &bed.guest(1))["guest"].take();
+        assert_ne!(bed.everything(), bystander);
+        agent.ok("Delete", &made);
+        assert_eq!(bed.everything(), bystander);
+    };
+    let mut deaths = at_every_write(&bed, "CreateGuest", |_| {}, again);
+    // The beginning, two volumes, two networks, the domain, the end.
+    assert_eq!(deaths.len(), 2 * 7);
+    let done = deaths.pop().expect("some");
+    assert_ne!(done.there, bystander, "{}: it was done, and stays", done.at);
+    for death in deaths {
+        assert_eq!(death.there, bystander, "{}", death.at);
+    }
+    let agent = bed.agent(None);
+    agent.ok("Delete", &bed.guest(1));
+    agent.ok("Delete", &bed.guest(2));
+    agent.end();
+}
+
+#[test]
+fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let bed = Bed::new(stack, "crash-delete", 0x72);
+    let agent = bed.agent(None);
+    agent.ok("CreateGuest", &bed.guest(2));
+    let bystander = bed.everything();
+    agent.ok("CreateGuest", &bed.guest(1));
+    let whole = bed.everything();
+    agent.end();
+    let prepare = |agent: &Agent| {
+        agent.ok("Run", &agent.ok("CreateGuest", &bed.guest(1))["guest"]);
+        assert_eq!(bed.everything(), whole);
+    };
+    let deaths = at_every_write(&bed, "Delete", prepare, |_| {});
+    // The beginning, what leaves, the domain, the end.
+    assert_eq!(deaths.len(), 2 * 4);
+    for (number, death) in deaths.iter().enumerate() {
+        let is_begun = number >= 5;
+        assert_eq!(death.there, if is_begun { &bystander[..] } else { &whole }, "{}", death.at);
+    }
+    let agent = bed.agent(None);
+    agent.ok("Delete", &bed.guest(2));
+    agent.end();
+}
+
+#[test]
+fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let bed = Bed::new(stack, "crash-random", 0x73);
+    let first = bed.agent(None);
+    let clean = bed.everything();
+    first.end();
+    let mut cut_off = 0;
+    let mut random = 0x5DEE_CE66_u64;
+    for _ in 0..KILLS {
+        // Numerical Recipes' constants: any spread will do.
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) % (1 << 32);
+        let agent = bed.agent(None);
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for number in 0..CALLERS {
+                let (agent, bed, is_over) = (&agent, &bed, &is_over);
+                scope.spawn(move || {
+                    let guest = bed.guest(number);
+                    while !is_over.load(Ordering::Relaxed) {
+                        agent.try_call("CreateGuest", &guest);
+                        agent.try_call("Delete", &guest);
+                    }
+                });
+            }
+            thread::sleep(Duration::from_millis(random % KILL_WITHIN_MS));
+            agent.signal("KILL");
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(agent.wait().code(), None);
+        cut_off += usize::from(bed.intents() > 0);
+    }
+    println!("{cut_off} of {KILLS} kills cut a verb off between its steps");
+    assert!(cut_off > 0);
+    let last = bed.agent(None);
+    bed.settled(&last);
+    for number in 0..CALLERS {
+        let guest = bed.guest(number);
+        // A half one would differ, or miss a volume; one that is not there is made.
+        let made = last.ok("CreateGuest", &guest)["guest"].take();
+        last.ok("Delete", &made);
+    }
+    assert_eq!(bed.everything(), clean);
+    last.end();
+}
