@@ -64,6 +64,15 @@ fn libvirt_gives_back_what_was_defined() {
 }
 
 #[test]
+fn a_block_device_with_another_cache_mode_is_the_same_disk() {
+    let xml = full().domain_xml();
+    // As former versions and the original agent have defined it.
+    let former = xml.replace(r#" cache="none""#, "");
+    assert_ne!(former, xml);
+    assert_eq!(VirDomain::from_xml(&former).unwrap(), full());
+}
+
+#[test]
 fn a_running_qemu_guest_shows_its_host_devices_and_aliases() {
     let domain =
         VirDomain::from_xml(include_str!("../../../tests/golden/qemu-running.dump.xml")).unwrap();

@@ -8,7 +8,7 @@ use super::{Folder, Pool, SOON, device, run, virsh};
 use crate::agent::Agent;
 use crate::boot_sector::boots;
 use crate::skip::require;
-use crate::support::{Scratch, wait_until};
+use crate::support::wait_until;
 
 /// Creates and runs the folder's guest on its first volume; it as Run answered, when it writes.
 pub(super) fn running(agent: &Agent, folder: &Folder) -> Value {
@@ -19,24 +19,9 @@ pub(super) fn running(agent: &Agent, folder: &Folder) -> Value {
         "disks": [{ "source": source }],
     });
     let made = agent.ok("CreateGuest", &asked)["guest"].take();
-    bypass_page_cache(&folder.guest);
     let ran = agent.ok("Run", &made)["guest"].take();
     wait_until("the guest writes to its volume", SOON, || writes(agent, &ran) > 0);
     ran
-}
-
-/// Has qemu write past the page cache of the lab: out of that the kernel would write later, and
-/// meet a full pool where qemu cannot see it.
-fn bypass_page_cache(id: &str) {
-    let xml = virsh(&["dumpxml", "--inactive", id]);
-    let direct = xml.replace(
-        "<driver name='qemu' type='raw'/>",
-        "<driver name='qemu' type='raw' cache='none'/>",
-    );
-    let scratch = Scratch::new();
-    let file = scratch.path().join("domain.xml");
-    fs::write(&file, direct).expect("scratch is writable");
-    virsh(&["define", file.to_str().expect("scratch paths are UTF-8")]);
 }
 
 /// An address that no other guest of these tests has.
