@@ -18,15 +18,21 @@ test:
 	cut -f 1,3 $(SKIPS) | sort | uniq -c; \
 	exit $$status
 
-# The tests that need a real ZFS pool, in a virtual machine that tests/lab/build.sh makes once; those
-# that run guests once more with Debian's own qemu.conf. TESTS=lab::... runs fewer.
-test-lab: TESTS = lab:: storage::zpool:: storage::real_zfs:: volumes::zpool::
-test-lab: RUNNER = --config 'target."cfg(unix)".runner=["$(CURDIR)/tests/lab/runner.sh"]'
+# The tests that need a real ZFS pool, in a virtual machine that tests/lab/build.sh makes once: a
+# boot for those that go through the agent, one for the store by itself, and one for those that run
+# guests, with Debian's own qemu.conf. TESTS=lab::... runs these in one boot instead.
+test-lab: LAB = $(CARGO) test --test it \
+	--config 'target."cfg(unix)".runner=["$(CURDIR)/tests/lab/runner.sh"]' --
 test-lab:
 	tests/install-deps.sh lab
 	tests/lab/build.sh
-	$(CARGO) test --test it $(RUNNER) -- $(TESTS)
-	LAB_QEMU_CONF=debian $(CARGO) test --test it $(RUNNER) -- lab::guests::
+ifdef TESTS
+	$(LAB) $(TESTS)
+else
+	$(LAB) lab:: images::zpool:: volumes::zpool::
+	$(LAB) storage::zpool:: storage::real_zfs::
+	LAB_QEMU_CONF=debian $(LAB) lab::guests::
+endif
 
 # The tests that cross into C, under AddressSanitizer with its leak check; agents have to end without
 # a leak, too. glib's own allocator would hide its objects from it.

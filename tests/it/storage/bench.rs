@@ -127,7 +127,7 @@ impl Bench {
 pub(crate) fn zpool() -> Option<PoolName> {
     let named = env::var("MISTIFY_TEST_ZPOOL")
         .map_err(|_| Skip("MISTIFY_TEST_ZPOOL names no pool to make volumes in".to_owned()));
-    let name = require("zpool", named)?;
+    let name = require("lab", named)?;
     Some(PoolName::parse(&name).expect("MISTIFY_TEST_ZPOOL is the name of a pool"))
 }
 
