@@ -1,20 +1,16 @@
 //! Libvirt.ResizeDisk.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
 use super::{Bed, MIB, domain};
 use crate::skip::require;
 use crate::stack::Stack;
 
-/// A bed with a guest of two disks that the agent made.
-fn bed() -> Bed {
-    let bed = Bed::new();
+/// Makes a guest with two disks.
+fn prepare(bed: &Bed) {
     let mut guest = domain("r");
     guest["disks"] = json!([{ "size": 1 }, { "size": 2 }]);
     bed.agent.ok("CreateGuest", &guest);
-    bed
 }
 
 fn request(disks: &Value) -> Value {
@@ -22,16 +18,14 @@ fn request(disks: &Value) -> Value {
 }
 
 fn size_mib(bed: &Bed, disk: &str) -> usize {
-    let bytes = fs::metadata(bed.path(&format!("guests/r/{disk}"))).expect("a file").len();
-    usize::try_from(bytes).expect("a small file") / MIB
+    bed.size_mib(&format!("guests/r/{disk}"))
 }
 
-#[test]
-fn disks_grow_by_device_or_by_volume_and_the_answer_has_the_sizes() {
-    let bed = bed();
+pub(super) fn disks_grow_by_device_or_by_volume_and_the_answer_has_the_sizes(bed: Bed) {
+    prepare(&bed);
     let disks = json!([
         { "device": "vdb", "size": 5 },
-        { "volume": "mistify/guests/r/disk-0", "size": 4 },
+        { "volume": bed.full("guests/r/disk-0"), "size": 4 },
     ]);
     for _ in 0..2 {
         let answer = bed.agent.ok("ResizeDisk", &request(&disks))["guest"].take();
@@ -44,9 +38,8 @@ fn disks_grow_by_device_or_by_volume_and_the_answer_has_the_sizes() {
     bed.agent.end();
 }
 
-#[test]
-fn the_same_guest_is_the_grown_one_from_then_on() {
-    let bed = bed();
+pub(super) fn the_same_guest_is_the_grown_one_from_then_on(bed: Bed) {
+    prepare(&bed);
     bed.agent.ok("ResizeDisk", &request(&json!([{ "device": "vdb", "size": 5 }])));
     let mut guest = domain("r");
     guest["disks"] = json!([{ "size": 1 }, { "size": 5 }]);
@@ -59,21 +52,18 @@ fn the_same_guest_is_the_grown_one_from_then_on() {
     bed.agent.end();
 }
 
-#[test]
-fn what_cannot_be_is_refused_before_anything_grows() {
-    let bed = bed();
+pub(super) fn what_cannot_be_is_refused_before_anything_grows(bed: Bed) {
+    prepare(&bed);
     let first = json!({ "device": "vda", "size": 9 });
+    let other = bed.full("guests/other/disk-0");
     for (second, why) in [
         (
             json!({ "device": "vdb", "size": 1 }),
-            "disks[1]: mistify/guests/r/disk-1 has 2 MiB and does not shrink",
+            format!("disks[1]: {} has 2 MiB and does not shrink", bed.full("guests/r/disk-1")),
         ),
-        (json!({ "device": "vdz", "size": 9 }), "disks[1]: the guest has no disk vdz"),
-        (json!({ "size": 9 }), "disks[1] has neither device nor volume"),
-        (
-            json!({ "volume": "mistify/guests/other/disk-0", "size": 9 }),
-            "disks[1]: the guest has no disk mistify/guests/other/disk-0",
-        ),
+        (json!({ "device": "vdz", "size": 9 }), "disks[1]: the guest has no disk vdz".to_owned()),
+        (json!({ "size": 9 }), "disks[1] has neither device nor volume".to_owned()),
+        (json!({ "volume": other, "size": 9 }), format!("disks[1]: the guest has no disk {other}")),
     ] {
         let error = bed.agent.error("ResizeDisk", &request(&json!([first, second])));
         assert_eq!(error, format!("invalid argument: {why}"));
@@ -88,9 +78,8 @@ fn what_cannot_be_is_refused_before_anything_grows() {
     bed.agent.end();
 }
 
-#[test]
-fn a_running_guest_is_told_and_an_error_of_that_is_the_callers() {
-    let bed = bed();
+pub(super) fn a_running_guest_is_told_and_an_error_of_that_is_the_callers(bed: Bed) {
+    prepare(&bed);
     bed.agent.ok("Run", &json!({ "id": "r" }));
     let error = bed.agent.error("ResizeDisk", &request(&json!([{ "device": "vda", "size": 3 }])));
     // The test driver cannot; so this shows that it was asked.
@@ -103,7 +92,15 @@ fn a_running_guest_is_told_and_an_error_of_that_is_the_callers() {
 #[test]
 fn a_real_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let bed = Bed::on(&stack.uri());
+    let bed = Bed::on(&stack.uri(), None);
+    a_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way(bed, |words| stack.virsh_ok(words));
+}
+
+/// The claim for a real guest, on the libvirt that `virsh` asks.
+pub(crate) fn a_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way(
+    bed: Bed,
+    virsh: impl Fn(&[&str]) -> String,
+) {
     let guest = json!({
         "id": "grows", "type": "qemu", "memory": 32, "cpu": 1,
         "disks": [{ "size": 1 }, { "size": 2 }],
@@ -116,20 +113,22 @@ fn a_real_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way() {
     for _ in 0..2 {
         let answer = bed.agent.ok("ResizeDisk", &request);
         assert_eq!(answer["guest"]["disks"][0]["size"], 7);
-        let seen = stack.virsh_ok(&["domblkinfo", "grows", "vdb"]);
+        // What qemu tells the guest, not what the host has.
+        let seen = virsh(&["domblkinfo", "grows", "vdb"]);
         let capacity = seen.lines().find(|line| line.starts_with("Capacity:")).expect("a line");
         assert!(capacity.ends_with(&format!(" {}", 7 * MIB)), "{seen}");
     }
 
     let rollback = json!({ "id": "guests/grows/disk-1@a" });
-    let why = "mistify/guests/grows/disk-1 is in use: guest grows is running";
+    let disk = bed.full("guests/grows/disk-1");
+    let why = format!("{disk} is in use: guest grows is running");
     assert_eq!(bed.error("RollbackSnapshot", &rollback), why);
     let mut grown = guest.clone();
     grown["disks"][1]["size"] = json!(7);
     bed.agent.ok("CreateGuest", &grown);
     let why = bed.guest_error("DeleteGuestsDisks", &json!({ "id": "grows" }));
     assert!(why.starts_with("volumes are left: "), "{why}");
-    assert!(why.contains("mistify/guests/grows/disk-1 is in use by qemu"), "{why}");
+    assert!(why.contains(&format!("{disk} is in use by qemu")), "{why}");
 
     bed.agent.ok("Poweroff", &made);
     bed.ok("RollbackSnapshot", &rollback);

@@ -1,22 +1,18 @@
 //! The methods for volumes and images.
 
-use std::fs;
-
 use serde_json::json;
 
-use super::{Bed, MIB, ids};
+use super::{Bed, ids};
+use crate::storage::begins_with;
 
-#[test]
-fn a_volume_is_made_found_listed_and_deleted() {
-    let bed = Bed::new();
+pub(super) fn a_volume_is_made_found_listed_and_deleted(bed: Bed) {
     let device = bed.path("guests/v/data").display().to_string();
     let volume = json!({ "volumes": [
-        { "id": "mistify/guests/v/data", "size": 5, "device": device },
+        { "id": bed.full("guests/v/data"), "size": 5, "device": device },
     ] });
     let name = json!({ "id": "guests/v/data" });
     assert_eq!(bed.ok("CreateVolume", &json!({ "id": "guests/v/data", "size": 5 })), volume);
-    let size = fs::metadata(&device).expect("a file").len();
-    assert_eq!(usize::try_from(size), Ok(5 * MIB));
+    assert_eq!(bed.size_mib("guests/v/data"), 5);
     assert_eq!(bed.ok("GetVolume", &name), volume);
     assert_eq!(bed.ok("ListVolumes", &json!({})), volume);
     assert_eq!(bed.ok("DeleteDataset", &name), volume);
@@ -24,21 +20,16 @@ fn a_volume_is_made_found_listed_and_deleted() {
     bed.agent.end();
 }
 
-#[test]
-fn what_cannot_be_is_refused_in_the_originals_words() {
-    let bed = Bed::new();
+pub(super) fn what_cannot_be_is_refused_in_the_originals_words(bed: Bed) {
     bed.ok("CreateVolume", &json!({ "id": "guests/v/data", "size": 1 }));
+    let taken = format!("{} exists already", bed.full("guests/v/data"));
     for (method, params, why) in [
         ("CreateVolume", json!({}), "need a valid size"),
         ("CreateVolume", json!({ "size": 1 }), "need an id"),
         ("CreateVolume", json!({ "id": "a b", "size": 1 }), "not a valid dataset"),
         ("CreateVolume", json!({ "id": "../x", "size": 1 }), "not a valid dataset"),
         ("CreateVolume", json!({ "id": "-x", "size": 1 }), "not a valid dataset"),
-        (
-            "CreateVolume",
-            json!({ "id": "guests/v/data", "size": 1 }),
-            "mistify/guests/v/data exists already",
-        ),
+        ("CreateVolume", json!({ "id": "guests/v/data", "size": 1 }), taken.as_str()),
         ("GetVolume", json!({}), "need an id"),
         ("GetVolume", json!({ "id": "guests/v/none" }), "not found"),
         ("GetVolume", json!({ "id": "guests/v" }), "not a volume"),
@@ -65,23 +56,19 @@ fn what_cannot_be_is_refused_in_the_originals_words() {
     bed.agent.end();
 }
 
-#[test]
-fn a_dataset_goes_with_all_below_it() {
-    let bed = Bed::new();
+pub(super) fn a_dataset_goes_with_all_below_it(bed: Bed) {
     for name in ["guests/d/disk-0", "guests/d/disk-1", "guests/e/disk-0"] {
         bed.ok("CreateVolume", &json!({ "id": name, "size": 1 }));
     }
     bed.ok("CreateSnapshot", &json!({ "id": "guests/d/disk-0", "dest": "s" }));
     let gone = bed.ok("DeleteDataset", &json!({ "id": "guests/d" }));
-    let dataset = json!({ "id": "mistify/guests/d", "size": 0, "device": "" });
+    let dataset = json!({ "id": bed.full("guests/d"), "size": 0, "device": "" });
     assert_eq!(gone, json!({ "volumes": [dataset] }));
-    assert_eq!(bed.volumes(), ["mistify/guests/e/disk-0"]);
+    assert_eq!(bed.volumes(), [bed.full("guests/e/disk-0")]);
     bed.agent.end();
 }
 
-#[test]
-fn an_image_is_listed_cloned_and_deleted() {
-    let bed = Bed::new();
+pub(super) fn an_image_is_listed_cloned_and_deleted(bed: Bed) {
     if !bed.import("base", b"content", 3) {
         return;
     }
@@ -89,23 +76,31 @@ fn an_image_is_listed_cloned_and_deleted() {
     let image = &answer["images"][0];
     assert_eq!((&image["id"], &image["type"]), (&json!("base"), &json!("")));
     assert_eq!((&image["size"], &image["status"]), (&json!(3), &json!("complete")));
-    assert_eq!(image["volume"], "mistify/images/base");
+    assert_eq!(image["volume"], bed.full("images/base"));
     let snapshot = image["snapshot"].as_str().expect("a name");
-    assert!(snapshot.starts_with("mistify/images/base@"), "{snapshot}");
+    assert!(snapshot.starts_with(&bed.full("images/base@")), "{snapshot}");
     assert_eq!(bed.ok("ListImages", &json!({})), answer);
 
     let request = json!({ "id": "base", "dest": "guests/c/disk-0" });
     let clone = bed.ok("CloneImage", &request);
-    assert_eq!(ids(&clone["volumes"]), ["mistify/guests/c/disk-0"]);
+    assert_eq!(ids(&clone["volumes"]), [bed.full("guests/c/disk-0")]);
     assert_eq!(clone["volumes"][0]["size"], 3);
-    let content = fs::read(bed.path("guests/c/disk-0")).expect("a file");
-    assert_eq!(content[..7], *b"content");
-    assert_eq!(bed.error("CloneImage", &request), "mistify/guests/c/disk-0 exists already");
+    assert!(begins_with(&bed.path("guests/c/disk-0"), "content"));
+    let taken = format!("{} exists already", bed.full("guests/c/disk-0"));
+    assert_eq!(bed.error("CloneImage", &request), taken);
 
     let why = bed.error("DeleteDataset", &json!({ "id": "images/base" }));
     assert!(why.starts_with("invalid argument: "), "{why}");
+    if bed.pool.is_some() {
+        // A clone needs its image, which the copy in a folder does not.
+        let why = format!("{snapshot} has clones: {}", bed.full("guests/c/disk-0"));
+        assert_eq!(bed.error("DeleteImage", &json!({ "id": "base" })), why);
+        bed.ok("DeleteDataset", &json!({ "id": "guests/c" }));
+    }
+    let others = bed.volumes().into_iter().filter(|name| *name != bed.full("images/base"));
+    let others: Vec<String> = others.collect();
     assert_eq!(bed.ok("DeleteImage", &json!({ "id": "base" })), answer);
     assert_eq!(bed.ok("ListImages", &json!({})), json!({ "images": [] }));
-    assert_eq!(bed.volumes(), ["mistify/guests/c/disk-0"]);
+    assert_eq!(bed.volumes(), others);
     bed.agent.end();
 }

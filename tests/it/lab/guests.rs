@@ -4,9 +4,10 @@ use std::{env, fs};
 
 use serde_json::{Value, json};
 
-use super::{Folder, Pool, SOON, device, run, virsh};
+use super::{Folder, LIBVIRT, Pool, SOON, device, is_block_device, listing, run, virsh, zfs};
 use crate::agent::Agent;
-use crate::boot_sector::boots;
+use crate::boot_sector::{boot_sector, boots};
+use crate::images::{Bed, resize};
 use crate::skip::require;
 use crate::support::wait_until;
 
@@ -15,19 +16,13 @@ pub(super) fn running(agent: &Agent, folder: &Folder) -> Value {
     let source = folder.make_bootable(0, 16);
     let asked = json!({
         "id": folder.guest, "type": "qemu", "memory": 32, "cpu": 1,
-        "nics": [{ "network": "mistify0", "mac": mac(folder) }],
+        "nics": [{ "network": "mistify0", "mac": folder.mac() }],
         "disks": [{ "source": source }],
     });
     let made = agent.ok("CreateGuest", &asked)["guest"].take();
     let ran = agent.ok("Run", &made)["guest"].take();
     wait_until("the guest writes to its volume", SOON, || writes(agent, &ran) > 0);
     ran
-}
-
-/// An address that no other guest of these tests has.
-fn mac(folder: &Folder) -> String {
-    let number: u8 = folder.guest.rsplit('-').next().and_then(|n| n.parse().ok()).expect("fresh");
-    format!("02:00:00:00:30:{number:02x}")
 }
 
 /// The guest's writes to its first disk so far.
@@ -60,4 +55,43 @@ fn a_guest_boots_from_a_volume_that_was_handed_in_and_leaves_it() {
     assert!(!virsh(&["list", "--all", "--name"]).contains(&folder.guest));
     assert_eq!(folder.listing(), before, "the volume was the caller's");
     assert!(before.contains(&folder.volume(0)), "{before}");
+}
+
+#[test]
+fn a_guest_boots_from_a_clone_of_an_image_and_leaves_the_pool_as_it_was() {
+    let Some(pool) = require("lab", Pool::own(256)) else { return };
+    let (name, folder) = (pool.name.clone(), pool.folder());
+    zfs(&["create", "-o", "mountpoint=none", &format!("{name}/guests")]);
+    let bed = Bed::on(LIBVIRT, Some(pool));
+    assert!(bed.import("bootable", &boot_sector(), 4));
+    let before = listing(&name);
+
+    let asked = json!({
+        "id": folder.guest, "type": "qemu", "memory": 32, "cpu": 1,
+        "nics": [{ "network": "mistify0", "mac": folder.mac() }],
+        "disks": [{ "image": "bootable", "size": 16 }, { "size": 8 }],
+    });
+    let made = bed.agent.ok("CreateGuest", &asked)["guest"].take();
+    for index in [0, 1] {
+        let device = device(&folder.volume(index));
+        assert!(is_block_device(&device), "as soon as CreateGuest has answered");
+        assert_eq!(made["disks"][index]["source"], device.display().to_string());
+    }
+    let ran = bed.agent.ok("Run", &made)["guest"].take();
+    wait_until("its writes are counted", SOON, || writes(&bed.agent, &ran) > 0);
+    assert_eq!(qemu_user(&folder.guest), env::var("MISTIFY_TEST_QEMU_USER").expect("in the lab"));
+    bed.agent.ok("Poweroff", &ran);
+    assert_eq!(boots(&device(&folder.volume(0))).expect("the volume can be read"), 1);
+
+    bed.agent.ok("Delete", &ran);
+    assert_eq!(listing(&name), before);
+    assert!(!virsh(&["list", "--all", "--name"]).contains(&folder.guest));
+    bed.agent.end();
+}
+
+#[test]
+fn a_guest_sees_its_volume_grow_and_is_not_rolled_back_under_way() {
+    let Some(pool) = require("lab", Pool::own(256)) else { return };
+    let bed = Bed::on(LIBVIRT, Some(pool));
+    resize::a_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way(bed, virsh);
 }

@@ -4,6 +4,7 @@
 //! They run side by side: each keeps to a [`Folder`] of the machine's pool, or to a [`Pool`] of its
 //! own where it fills, removes or lists one. `guests` runs once more with Debian's own `qemu.conf`.
 
+mod deletes;
 mod guests;
 mod pools;
 mod sources;
@@ -22,12 +23,14 @@ use crate::boot_sector::boot_sector;
 use crate::skip::Skip;
 use crate::support::{poll, wait_until};
 
+/// The machine's libvirtd.
+const LIBVIRT: &str = "qemu:///system";
 /// Longer than the emulated machine needs for what takes a second or two.
 const SOON: Duration = Duration::from_secs(60);
 
 /// A pool: the machine's, or one of a test's own, which is destroyed on drop.
-struct Pool {
-    name: String,
+pub(crate) struct Pool {
+    pub(crate) name: String,
     /// What an own pool lies on.
     file: Option<PathBuf>,
 }
@@ -42,7 +45,7 @@ impl Pool {
     }
 
     /// A pool of the test's own on a sparse file of `mib` (64 or more).
-    fn own(mib: u64) -> Result<Self, Skip> {
+    pub(crate) fn own(mib: u64) -> Result<Self, Skip> {
         Self::shared()?;
         let name = fresh("pool");
         let path = Path::new("/var/tmp").join(&name);
@@ -103,6 +106,12 @@ impl Folder {
         format!("{}/disk-{index}", self.dataset)
     }
 
+    /// An address that no other guest of these tests has.
+    fn mac(&self) -> String {
+        let number = self.guest.rsplit('-').next().and_then(|number| number.parse().ok());
+        format!("02:00:00:00:30:{:02x}", number.unwrap_or(0_u8))
+    }
+
     /// Makes the n-th volume by hand, as large as `mib` and bootable; its device.
     fn make_bootable(&self, index: usize, mib: u64) -> PathBuf {
         let volume = self.volume(index);
@@ -152,7 +161,7 @@ fn is_block_device(path: &Path) -> bool {
 
 /// What lies at and below a dataset, by name; nothing where there is no such dataset.
 fn listing(dataset: &str) -> String {
-    let facts = "name,type,origin,volsize,mistify:owner";
+    let facts = "name,type,origin,volsize,io.mistify:owner";
     let output = quietly("zfs", &["list", "-Hp", "-t", "all", "-r", "-o", facts, dataset]);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

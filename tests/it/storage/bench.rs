@@ -164,7 +164,11 @@ pub(crate) struct Holder(Child);
 
 impl Holder {
     pub(crate) fn of(volume: &Volume) -> Self {
-        let device = File::open(&volume.device).expect("the device opens");
+        Self::of_device(&volume.device)
+    }
+
+    pub(crate) fn of_device(path: &Path) -> Self {
+        let device = File::open(path).expect("the device opens");
         let mut command = Command::new("/bin/cat");
         // It waits for the end of its input and has the device as its error output's place.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::from(device));

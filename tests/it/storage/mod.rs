@@ -14,6 +14,7 @@ mod real_zfs;
 mod snapshots;
 
 use bench::Bench;
+pub(crate) use bench::{Holder, begins_with};
 
 /// Makes a test of each claim for each store.
 macro_rules! on_both_stores {

@@ -1,0 +1,65 @@
+//! Deletes that cannot be whole: the rest is done, and the error names who keeps what.
+
+use serde_json::{Value, json};
+
+use super::{Folder, Pool, device, quietly, virsh, zfs};
+use crate::agent::Agent;
+use crate::skip::require;
+use crate::storage::Holder;
+
+/// Creates the folder's guest with a NIC and two blank disks, and a snapshot of the first.
+fn guest(agent: &Agent, folder: &Folder) -> Value {
+    let asked = json!({
+        "id": folder.guest, "type": "qemu", "memory": 32, "cpu": 1,
+        "nics": [{ "network": "mistify0", "mac": folder.mac() }],
+        "disks": [{ "size": 8 }, { "size": 8 }],
+    });
+    let made = agent.ok("CreateGuest", &asked)["guest"].take();
+    zfs(&["snapshot", &format!("{}@monday", folder.volume(0))]);
+    made
+}
+
+/// The domain and its network are gone, and of the volumes the first is left with its snapshot.
+fn check_rest_is_gone(folder: &Folder) {
+    assert!(!virsh(&["list", "--all", "--name"]).contains(&folder.guest));
+    assert!(!virsh(&["net-list", "--all", "--name"]).contains(&folder.mac()));
+    let left = folder.listing();
+    assert!(left.contains(&format!("{}@monday", folder.volume(0))), "{left}");
+    assert!(!left.contains(&folder.volume(1)), "{left}");
+}
+
+#[test]
+fn a_live_clone_keeps_its_origin_and_is_named() {
+    let Some(pool) = require("lab", Pool::shared()) else { return };
+    let (folder, other, agent) = (pool.folder(), pool.folder(), pool.agent());
+    let made = guest(&agent, &folder);
+    let clone = other.volume(0);
+    zfs(&["clone", "-p", &format!("{}@monday", folder.volume(0)), &clone]);
+
+    let error = agent.error("Delete", &made);
+    assert!(error.contains(&format!("{} has clones: {clone}", folder.volume(0))), "{error}");
+    check_rest_is_gone(&folder);
+    assert!(other.listing().contains(&clone));
+
+    drop(other);
+    agent.ok("Delete", &made);
+    assert_eq!(folder.listing(), "");
+}
+
+#[test]
+fn a_volume_that_somebody_reads_is_left_with_its_snapshots_and_the_reader_is_named() {
+    let Some(pool) = require("lab", Pool::shared()) else { return };
+    let (folder, agent) = (pool.folder(), pool.agent());
+    let made = guest(&agent, &folder);
+    let reader = Holder::of_device(&device(&folder.volume(0)));
+
+    let error = agent.error("Delete", &made);
+    let why = format!("{} is in use by {}", folder.volume(0), reader.name());
+    assert!(error.contains(&why), "{error}");
+    check_rest_is_gone(&folder);
+
+    drop(reader);
+    agent.ok("Delete", &made);
+    assert_eq!(folder.listing(), "");
+    assert!(!quietly("zfs", &["list", &folder.dataset]).status.success());
+}
