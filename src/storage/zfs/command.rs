@@ -98,7 +98,7 @@ impl Zfs {
             }
         };
         let command = running.command.clone();
-        debug!("{command}: {status}, {} ms", begin.elapsed().as_millis());
+        debug!("{command}: {status}, {} us", begin.elapsed().as_micros());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (stdout, stderr) = (text(&running.stdout.kept), text(&running.stderr.kept));
         if running.stdout.over {

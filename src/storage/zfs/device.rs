@@ -9,6 +9,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use log::debug;
+
 use crate::os::disk;
 use crate::os::watch::{Event, Watch};
 use crate::storage::{Dataset, Error};
@@ -28,7 +30,11 @@ pub(super) fn path(volume: &Dataset) -> PathBuf {
 /// Waits for the volume's own device, of at least this size; its size in bytes.
 pub(super) fn wait(volume: &Dataset, bytes_min: u64, limit: Duration) -> Result<u64, Error> {
     let (path, begin) = (path(volume), Instant::now());
-    let look = || size(&path, volume).filter(|bytes| *bytes >= bytes_min);
+    let look = || {
+        let bytes = size(&path, volume).filter(|bytes| *bytes >= bytes_min)?;
+        debug!("{}: there after {} us", path.display(), begin.elapsed().as_micros());
+        Some(bytes)
+    };
     let watched = |error| Error::io(format!("watch for {}", path.display()), error);
     let watch = Watch::new().map_err(watched)?;
     loop {

@@ -48,11 +48,16 @@ impl Bed {
 
     /// On any libvirt, with the zfs store where there is a pool.
     pub(crate) fn on(uri: &str, pool: Option<Pool>) -> Self {
+        Self::with_flags(uri, pool, &[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn with_flags(uri: &str, pool: Option<Pool>, more: &[&str]) -> Self {
         let scratch = Scratch::new();
         let mut flags = vec!["--libvirt-uri".to_owned(), uri.to_owned()];
         flags.extend(store_flags(&scratch, pool.as_ref()));
-        let more = ["--bridge-type", "linux", "--image-store", "--image-store-port", "0"];
-        flags.extend(more.map(str::to_owned));
+        let served = ["--bridge-type", "linux", "--image-store", "--image-store-port", "0"];
+        flags.extend(served.iter().chain(more).map(|flag| (*flag).to_owned()));
         let agent = Agent::start(&flags);
         let address = wait_for("the image store listens", SOON, || {
             let log = agent.log();

@@ -1,0 +1,92 @@
+//! What a guest's volumes cost: processes of zfs, and time that is the agent's own.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Pool, SOON, fresh, run, zfs};
+use crate::images::Bed;
+use crate::skip::require;
+use crate::support::wait_for;
+
+/// More than once, for this machine is emulated and may be busy.
+const ROUNDS: usize = 3;
+/// What one call cost.
+struct Cost {
+    /// What zfs was to do, one word for each process.
+    commands: Vec<String>,
+    whole: Duration,
+    /// Of the whole, what the agent waited for zfs and udev.
+    waited: Duration,
+}
+
+/// Calls a method and reads from the agent's log what it cost.
+fn cost(bed: &Bed, method: &str, guest: &Value) -> (Value, Cost) {
+    // Each more try at a volume that udev looks at is a process.
+    run("udevadm", &["settle"]);
+    let from = bed.agent.log().lines().count();
+    let answer = bed.agent.ok(method, guest);
+    let end = format!("Libvirt.{method} guest={} ms=", guest["id"]);
+    let log = wait_for("the call is logged", SOON, || {
+        let log = bed.agent.log();
+        log.lines().skip(from).any(|line| line.contains(&end)).then_some(log)
+    });
+
+    let (mut commands, mut waited_us, mut whole) = (Vec::new(), 0, Duration::ZERO);
+    for line in log.lines().skip(from) {
+        let words = line.split("::command: zfs ").nth(1).filter(|words| words.contains(" -- "));
+        commands.extend(words.and_then(|words| words.split(' ').next()).map(str::to_owned));
+        waited_us += microseconds(line).unwrap_or(0);
+        if let Some((_, ms)) = line.split_once(&end) {
+            let ms = ms.split(' ').next().and_then(|ms| ms.parse().ok()).expect("a number");
+            whole = Duration::from_secs_f64(ms) / 1000;
+        }
+    }
+    (answer["guest"].clone(), Cost { commands, whole, waited: Duration::from_micros(waited_us) })
+}
+
+/// The time that a line of the log has at its end.
+fn microseconds(line: &str) -> Option<u64> {
+    line.strip_suffix(" us")?.rsplit(' ').next()?.parse().ok()
+}
+
+fn median(mut samples: Vec<Duration>) -> Duration {
+    samples.sort();
+    samples[samples.len() / 2]
+}
+
+#[test]
+fn a_guest_costs_one_listing_and_one_command_a_disk_and_its_delete_one_of_each() {
+    let Some(pool) = require("lab", Pool::own(256)) else { return };
+    // Made with the first volume below it, else.
+    zfs(&["create", "-o", "mountpoint=none", &format!("{}/guests", pool.name)]);
+    let bed = Bed::with_flags("test:///default", Some(pool), &["--log-level", "debug"]);
+    assert!(bed.import("base", b"", 4));
+    for (what, disks, commands) in [
+        ("blank", json!([{ "size": 8 }]), &["list", "create"][..]),
+        ("clone", json!([{ "image": "base" }]), &["list", "clone"]),
+        ("grown clone", json!([{ "image": "base", "size": 8 }]), &["list", "clone"]),
+        ("two disks", json!([{ "size": 8 }, { "size": 8 }]), &["list", "create", "create"]),
+    ] {
+        let (mut creates, mut deletes) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let id = fresh("figure");
+            let asked = json!({ "id": id, "type": "test", "memory": 64, "cpu": 1, "disks": disks });
+            let (made, create) = cost(&bed, "CreateGuest", &asked);
+            assert_eq!(create.commands, commands, "{what}");
+            let (_, delete) = cost(&bed, "Delete", &made);
+            assert_eq!(delete.commands, ["list", "destroy"], "{what}");
+            creates.push(create);
+            deletes.push(delete);
+        }
+        for (method, costs) in [("CreateGuest", &creates), ("Delete", &deletes)] {
+            let count = costs[0].commands.len();
+            let whole = median(costs.iter().map(|cost| cost.whole).collect());
+            let own = median(costs.iter().map(|cost| cost.whole - cost.waited).collect());
+            println!("{method}, {what}: {count} zfs processes, {whole:?}, of that its own {own:?}");
+            // All is slow here, and by turns: what it waits for is the measure.
+            assert!(own * 5 < whole, "{method}, {what}: {own:?} of {whole:?}");
+        }
+    }
+    bed.agent.end();
+}
