@@ -230,7 +230,7 @@ mod tests {
             origin: None,
             found,
             parent_found: true,
-            unmounted_parent: None,
+            made_first: None,
         };
         let there = found(900, None, None);
         let planned = [

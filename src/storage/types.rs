@@ -60,8 +60,8 @@ pub struct Planned {
     /// Whether the dataset above it was there.
     pub parent_found: bool,
     /// A file system above it that has to be made first: made along with the volume it would be
-    /// mounted.
-    pub(super) unmounted_parent: Option<Dataset>,
+    /// mounted, or others may be making it too.
+    pub(super) made_first: Option<Dataset>,
 }
 
 impl Planned {

@@ -45,7 +45,7 @@ impl DirectoryStore {
             origin,
             found,
             parent_found,
-            unmounted_parent: None,
+            made_first: None,
         })
     }
 

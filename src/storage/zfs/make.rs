@@ -32,7 +32,7 @@ impl ZfsStore {
             device::wait(&found.name, found.size_bytes, self.device_limit(deadline))?;
             return Ok(found.clone());
         }
-        if let Some(parent) = &planned.unmounted_parent {
+        if let Some(parent) = &planned.made_first {
             self.make_file_system(parent, deadline)?;
         }
         let words = words(planned);
@@ -191,7 +191,7 @@ mod tests {
             origin: origin_bytes.map(|size_bytes| Origin { snapshot, size_bytes }),
             found: None,
             parent_found: false,
-            unmounted_parent: None,
+            made_first: None,
         }
     }
 

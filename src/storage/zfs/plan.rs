@@ -74,19 +74,21 @@ impl ZfsStore {
             origin,
             found,
             parent_found: absent.is_empty(),
-            unmounted_parent: self.to_unmount(absent, seen),
+            made_first: self.made_first(absent, seen),
         })
     }
 
     /// Of the absent file systems above a volume, nearest first, the one that has to be made by
-    /// itself: the topmost, where it would inherit a place in the file tree.
-    fn to_unmount(&self, mut absent: Vec<Dataset>, seen: &[Entry]) -> Option<Dataset> {
+    /// itself: the topmost, where it would inherit a place in the file tree, or where it is not the
+    /// guest's own. Of two `zfs create -p` at once one fails at the parent that the other made.
+    fn made_first(&self, mut absent: Vec<Dataset>, seen: &[Entry]) -> Option<Dataset> {
         let top = absent.pop()?;
         let heir = match top.parent() {
             Some(above) => find(seen, above.as_str()),
             None => find(seen, self.pool.as_str()),
         };
-        heir.is_some_and(|above| above.mountable).then_some(top)
+        let mountable = heir.is_some_and(|above| above.mountable);
+        (mountable || !absent.is_empty()).then_some(top)
     }
 
     /// The image's only or newest snapshot, and the block size of clones of it.

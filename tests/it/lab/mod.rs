@@ -5,6 +5,7 @@
 //! own where it fills, removes or lists one. `guests` runs once more with Debian's own `qemu.conf`.
 
 mod deletes;
+mod failing_disk;
 mod figures;
 mod guests;
 mod pools;

@@ -1,12 +1,13 @@
 //! Pools that fail under a running guest.
 
-use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde_json::{Value, json};
 
+use super::failing_disk::FailingDisk;
 use super::guests::{running, writes};
-use super::{LIBVIRT, Pool, SOON, device, fresh, is_block_device, run, virsh};
+use super::{LIBVIRT, Pool, SOON, device, fresh, is_block_device, run, virsh, zfs};
 use crate::images::Bed;
 use crate::skip::require;
 use crate::support::{poll, wait_until};
@@ -72,4 +73,64 @@ fn without_its_pool_storage_says_so_and_all_else_is_served() {
 
 fn guest(id: &str, disks: &Value) -> Value {
     json!({ "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": disks })
+}
+
+#[test]
+fn a_pool_whose_disk_fails_is_told_in_time_and_all_else_is_served() {
+    let Some(_) = require("lab", Pool::shared()) else { return };
+    let disk = FailingDisk::new(128);
+    let pool = disk.pool();
+    let (stored, diskless) = (fresh("stored"), fresh("diskless"));
+    let bed = Bed::on(LIBVIRT, Some(pool));
+    let agent = &bed.agent;
+    let stored = guest(&stored, &json!([{ "size": 8 }]));
+    agent.ok("CreateGuest", &stored);
+    agent.ok("CreateGuest", &guest(&diskless, &json!([])));
+    let before = bed.volumes();
+
+    disk.fail();
+    let another = guest(&fresh("another"), &json!([{ "size": 8 }]));
+    // The first command that writes hangs, and not even SIGKILL ends it; from then on zfs says why.
+    let hasty = json!({ "guest": another, "args": { "mistify.timeout": "10" } });
+    let begin = Instant::now();
+    let error = agent.call_with("CreateGuest", &hasty)["error"].take();
+    assert!(error.is_string() && begin.elapsed() < SOON, "{error} after {:?}", begin.elapsed());
+    let error = bed.error("ListVolumes", &json!({}));
+    assert!(error.contains("pool I/O is currently suspended"), "{error}");
+    let diskless = json!({ "id": diskless });
+    assert_eq!(agent.ok("Run", &diskless)["guest"]["state"], "running");
+    agent.ok("Delete", &diskless);
+    assert_eq!(agent.state(stored["id"].as_str().expect("text")), "shutoff");
+
+    disk.work_again();
+    // Whatever became of it: it can be asked for again, and goes as a whole.
+    agent.ok("CreateGuest", &another);
+    agent.ok("Delete", &another);
+    assert_eq!(bed.volumes(), before);
+    agent.ok("Delete", &stored);
+    bed.agent.end();
+}
+
+#[test]
+fn the_first_guests_of_a_pool_may_come_at_once() {
+    // Two commands have to meet, which they do not always.
+    for _ in 0..3 {
+        let Some(pool) = require("lab", Pool::own(256)) else { return };
+        // Here `guests` would not be mounted anyhow.
+        zfs(&["set", "mountpoint=none", &pool.name]);
+        let bed = Bed::on("test:///default", Some(pool));
+        let ids = [(); 4].map(|()| fresh("first"));
+        let ask = |id: &String| {
+            let disks = json!([{ "size": 8 }]);
+            json!({ "id": id, "type": "test", "memory": 32, "cpu": 1, "disks": disks })
+        };
+        thread::scope(|scope| {
+            for asked in ids.each_ref().map(ask) {
+                let agent = &bed.agent;
+                scope.spawn(move || agent.ok("CreateGuest", &asked));
+            }
+        });
+        assert_eq!(bed.volumes(), ids.map(|id| bed.full(&format!("guests/{id}/disk-0"))));
+        bed.agent.end();
+    }
 }
