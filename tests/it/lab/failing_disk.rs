@@ -26,6 +26,7 @@ impl FailingDisk {
         disk
     }
 
+    /// Makes the pool.
     pub(super) fn pool(&self) -> Pool {
         run("zpool", &["create", &self.name, &format!("/dev/mapper/{}", self.name)]);
         Pool { name: self.name.clone(), file: None }

@@ -11,6 +11,7 @@ use crate::support::wait_for;
 
 /// More than once, for this machine is emulated and may be busy.
 const ROUNDS: usize = 3;
+
 /// What one call cost.
 struct Cost {
     /// What zfs was to do, one word for each process.

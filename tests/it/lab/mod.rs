@@ -110,8 +110,9 @@ impl Folder {
 
     /// An address that no other guest of these tests has.
     fn mac(&self) -> String {
-        let number = self.guest.rsplit('-').next().and_then(|number| number.parse().ok());
-        format!("02:00:00:00:30:{:02x}", number.unwrap_or(0_u8))
+        let number = self.guest.rsplit('-').next().and_then(|number| number.parse::<u16>().ok());
+        let [high, low] = number.expect("fresh").to_be_bytes();
+        format!("02:00:00:30:{high:02x}:{low:02x}")
     }
 
     /// Makes the n-th volume by hand, as large as `mib` and bootable; its device.
