@@ -9,8 +9,8 @@
 #
 # Environment:
 #   LAB_QEMU_CONF  debian: qemu.conf as Debian ships it (qemu is a user of its own)
-#   LAB_SECONDS    the time limit of the run: 900. On two processors with nothing else to do the
-#                  longest takes under 300; beside two builds three times as long.
+#   LAB_SECONDS    the time limit of the run: 900. On two processors the longest takes some 300 with
+#                  nothing else to do, and 440 at a load of 8.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
