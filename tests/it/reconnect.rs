@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::agent::Agent;
 use crate::skip::require;
 use crate::stack::{BlockDevice, Stack, guest_xml};
-use crate::support::{wait_for, wait_until};
+use crate::support::{AtEnd, wait_for, wait_until};
 
 /// Longer than a loaded machine needs for what takes seconds.
 const SOON: Duration = Duration::from_secs(90);
@@ -72,6 +72,7 @@ fn a_stopped_libvirtd_under_load_fails_calls_at_once_and_is_used_again_within_2_
                 let (agent, steady, over) = (&agent, &steady, &over);
                 scope.spawn(move || load(agent, verb, steady, over))
             });
+            let end = AtEnd(&over);
             wait_until("all works", SOON, || {
                 verbs.iter().all(|verb| error(&agent, verb, &steady).is_none())
             });
@@ -91,7 +92,7 @@ fn a_stopped_libvirtd_under_load_fails_calls_at_once_and_is_used_again_within_2_
                 resumed.elapsed()
             };
             let back: Vec<Duration> = verbs.iter().map(works).collect();
-            over.store(true, SeqCst);
+            drop(end);
             let calls: Vec<Called> =
                 callers.into_iter().flat_map(|caller| caller.join().expect("answers")).collect();
 
@@ -114,6 +115,29 @@ fn a_stopped_libvirtd_under_load_fails_calls_at_once_and_is_used_again_within_2_
     assert_eq!(log.matches("listening on").count(), 1);
     assert_eq!(error(&agent, "Poweroff", &steady), None);
     agent.end();
+}
+
+#[test]
+fn a_call_with_time_left_outlives_its_connection() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
+    assert!(stack.with_xml("define", &guest_xml("qemu", "patient", disk.path())).status.success());
+    let agent = Agent::start(&["--libvirt-uri", &stack.uri(), "--workers", "read=1"]);
+    let patient = json!({ "id": "patient" });
+    assert_eq!(error(&agent, "Status", &patient), None);
+    stack.signal_libvirtd("STOP");
+    thread::scope(|scope| {
+        let params = json!({ "guest": &patient, "args": { "mistify.timeout": "60" } });
+        let call = scope.spawn({
+            let agent = &agent;
+            move || agent.call_with("Status", &params)
+        });
+        // Keepalive gives the connection up after some 8 s.
+        wait_until("the connection is lost", SOON, || agent.log().contains("trying once more"));
+        stack.signal_libvirtd("CONT");
+        let answer = call.join().expect("it answers");
+        assert_eq!(answer["result"]["guest"]["state"], "shutoff", "{answer}");
+    });
 }
 
 /// What became of an orchestrator's guest.
@@ -192,6 +216,7 @@ fn a_libvirtd_killed_under_load_loses_and_doubles_no_guest() {
                 scope.spawn(move || live(agent, guest, steps, over))
             })
             .collect();
+        let end = AtEnd(&over);
         for number in 1..=5 {
             let so_far = steps.load(SeqCst);
             wait_until("some steps", SOON, || steps.load(SeqCst) >= so_far + number);
@@ -202,7 +227,7 @@ fn a_libvirtd_killed_under_load_loses_and_doubles_no_guest() {
             wait_until("it works again", SOON, works);
             back.lock().push(began.elapsed());
         }
-        over.store(true, SeqCst);
+        drop(end);
         callers.into_iter().map(|caller| caller.join().expect("it counts")).collect::<Vec<_>>()
     });
     println!("{fates:?}, back after {:?}", back.lock());

@@ -17,7 +17,7 @@ use mistify_libvirt::pool::{self, Job, Lane, LaneSnapshot};
 use crate::agent::Agent;
 use crate::skip::require;
 use crate::stack::{BlockDevice, Stack};
-use crate::support::{signal, wait_until};
+use crate::support::{AtEnd, signal, wait_until};
 
 /// Longer than a loaded machine needs for what takes seconds.
 const SOON: Duration = Duration::from_secs(60);
@@ -155,6 +155,7 @@ fn a_stopped_qemu_costs_nobody_else_anything_and_is_cured_by_poweroff() {
         let measured = scope.spawn(|| {
             Latencies::measure(&agent, &others, |calls| calls >= 1000 && over.load(SeqCst))
         });
+        let end = AtEnd(&over);
         // Polled as an orchestrator does, and more often.
         let began = Instant::now();
         let late = disk_metrics(&agent, "victim").expect_err("its emulator hangs");
@@ -169,7 +170,7 @@ fn a_stopped_qemu_costs_nobody_else_anything_and_is_cured_by_poweroff() {
         assert!(matches!(late, Error::Pool(pool::Error::Late { .. })), "{late}");
         wait_until("so is the second", SOON, || lane(&agent, Lane::Read).stuck == 2);
         assert_eq!(lane(&agent, Lane::Read).workers, 4);
-        over.store(true, SeqCst);
+        drop(end);
         measured.join().expect("every answer was right")
     });
     let ratio = troubled.p99().as_secs_f64() / calm.p99().as_secs_f64();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -29,6 +29,15 @@ pub(crate) fn poll<T>(limit: Duration, mut get: impl FnMut() -> Option<T>) -> Op
             return value;
         }
         thread::sleep(POLL);
+    }
+}
+
+/// Sets a flag at the end of its scope, also when the test fails: what runs until then ends.
+pub(crate) struct AtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
