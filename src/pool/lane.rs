@@ -289,7 +289,7 @@ pub(super) struct Worker<S> {
 }
 
 impl<S: 'static> Worker<S> {
-    /// Takes jobs until the lane is closed, or until a job returns after the worker was written off.
+    /// Takes jobs until the lane is closed, or a job returns after the worker was written off.
     fn serve(mut self) {
         let mut written_off = false;
         while !written_off {

@@ -146,7 +146,7 @@ enum Fate {
     /// Deleted in the end, after so many lives.
     Deleted(usize),
     /// A libvirtd that was killed while it started a guest may find it half started, and keep its
-    /// lock for ever and against everything: one run in thirty of libvirt 9.0, which needs a person.
+    /// lock for ever and against everything: in one run of thirty, with libvirt 9.0.
     HeldByLibvirt,
 }
 
@@ -167,7 +167,7 @@ fn live(agent: &Agent, guest: &Value, steps: &AtomicUsize, over: &AtomicBool) ->
     Fate::Deleted(lives)
 }
 
-/// libvirt's code for no such domain, for a name that is taken, and for a lock that is not to be had.
+/// libvirt's codes for no such domain, for a name that is taken, and for a lock not to be had.
 const ABSENT: &str = "[Code-42]";
 const TAKEN: &str = "[Code-9] ";
 const LOCKED: &str = "[Code-68]";

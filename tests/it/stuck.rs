@@ -13,6 +13,7 @@ use mistify_libvirt::config::Config;
 use mistify_libvirt::guest::wire::{Disk, Guest, GuestMetricsRequest, GuestRequest};
 use mistify_libvirt::ops::{Error, Libvirt};
 use mistify_libvirt::pool::{self, Job, Lane, LaneSnapshot};
+use serde_json::json;
 
 use crate::agent::Agent;
 use crate::skip::require;
@@ -192,9 +193,12 @@ fn a_stopped_qemu_costs_nobody_else_anything_and_is_cured_by_poweroff() {
 
 /// Sends a call that nobody waits for.
 fn send(agent: &Agent, method: &str, id: &str) {
-    let body = format!(
-        r#"{{"method":"Libvirt.{method}","params":[{{"guest":{{"id":"{id}","disks":[{{"device":"vda"}}]}},"args":{{"mistify.timeout":"1"}}}}],"id":1}}"#
-    );
+    let params = json!({
+        "guest": { "id": id, "disks": [{ "device": "vda" }] },
+        "args": { "mistify.timeout": "1" },
+    });
+    let call = json!({ "method": format!("Libvirt.{method}"), "params": [params], "id": 1 });
+    let body = call.to_string();
     let request = format!(
         "POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
