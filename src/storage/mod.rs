@@ -109,7 +109,8 @@ pub trait Volumes: Send + Sync {
     /// What is gone already is left alone.
     ///
     /// # Errors
-    /// As the trait says. What could not be destroyed is in the answer.
+    /// As the trait says, [`Error::Hung`] also for one command that hangs: it may yet make what is
+    /// to be taken back. What could not be destroyed is in the answer.
     fn take_back(&self, made: &[Made], deadline: Instant) -> Result<Removal, Error>;
 
     /// Destroys a guest's volumes with their snapshots, and `guests/<id>` itself when nothing else

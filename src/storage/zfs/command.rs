@@ -107,13 +107,26 @@ impl Zfs {
         Ok(Output { command, status, stdout, stderr })
     }
 
+    /// Checks that nothing of former commands can still happen.
+    ///
+    /// # Errors
+    /// [`Error::Hung`]: one that even SIGKILL does not end may yet do what it was told.
+    pub(super) fn none_hangs(&self) -> Result<(), Error> {
+        match self.count_hung() {
+            0 => Ok(()),
+            commands => Err(Error::Hung { commands }),
+        }
+    }
+
+    fn count_hung(&self) -> usize {
+        let mut hung = self.hung.lock();
+        hung.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        hung.len()
+    }
+
     /// Starts a command; it is killed when it is dropped before its end.
     pub(super) fn start(&self, words: &[&str], stdin: Stdio) -> Result<Running, Error> {
-        let hung = {
-            let mut hung = self.hung.lock();
-            hung.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
-            hung.len()
-        };
+        let hung = self.count_hung();
         if hung >= self.limits.hung {
             return Err(Error::Hung { commands: hung });
         }

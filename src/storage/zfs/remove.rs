@@ -34,6 +34,8 @@ impl ZfsStore {
         made: &[Made],
         deadline: Instant,
     ) -> Result<Removal, Error> {
+        // A create that hangs may yet make what is not there to be taken back.
+        self.zfs.none_hangs()?;
         let mut roots: Vec<Dataset> = made.iter().map(root_of).collect();
         roots.sort();
         roots.dedup();

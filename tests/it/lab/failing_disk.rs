@@ -43,6 +43,16 @@ impl FailingDisk {
         quietly("zpool", &["clear", &self.name]);
     }
 
+    /// From now on every read and write waits.
+    pub(super) fn hang(&self) {
+        run("dmsetup", &["suspend", "--noflush", "--nolockfs", &self.name]);
+    }
+
+    /// What waited is done now.
+    pub(super) fn go_on(&self) {
+        run("dmsetup", &["resume", &self.name]);
+    }
+
     fn works(&self) -> String {
         format!("0 {} linear {} 0", self.sectors, self.device)
     }

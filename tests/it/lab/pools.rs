@@ -103,11 +103,40 @@ fn a_pool_whose_disk_fails_is_told_in_time_and_all_else_is_served() {
     assert_eq!(agent.state(stored["id"].as_str().expect("text")), "shutoff");
 
     disk.work_again();
-    // Whatever became of it: it can be asked for again, and goes as a whole.
+    wait_until("what was begun is undone", SOON, || bed.volumes() == before);
     agent.ok("CreateGuest", &another);
     agent.ok("Delete", &another);
     assert_eq!(bed.volumes(), before);
     agent.ok("Delete", &stored);
+    bed.agent.end();
+}
+
+#[test]
+fn zfs_that_finishes_after_the_deadline_leaves_nothing() {
+    /// From the deadline to the end of what `zfs` waits for.
+    const AFTER: Duration = Duration::from_secs(5);
+    let Some(_) = require("lab", Pool::shared()) else { return };
+    let disk = FailingDisk::new(128);
+    let bed = Bed::on(LIBVIRT, Some(disk.pool()));
+    let agent = &bed.agent;
+    let slow = guest(&fresh("slow"), &json!([{ "size": 8 }, { "size": 8 }]));
+
+    disk.hang();
+    let hasty = json!({ "guest": slow, "args": { "mistify.timeout": "3" } });
+    let error = agent.call_with("CreateGuest", &hasty)["error"].take();
+    assert!(error.is_string(), "{error}");
+    // The fault itself has a duration.
+    thread::sleep(AFTER);
+    disk.go_on();
+
+    wait_until("what came late is undone", SOON, || {
+        let reply = agent.request("GET", "/healthz", &[], b"");
+        let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
+        health["journal"]["open"] == json!([]) && bed.volumes().is_empty()
+    });
+    agent.ok("CreateGuest", &slow);
+    agent.ok("Delete", &slow);
+    assert_eq!(bed.volumes(), [""; 0]);
     bed.agent.end();
 }
 
