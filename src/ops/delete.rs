@@ -8,7 +8,7 @@ use log::{info, warn};
 
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
-use crate::journal::{self, Step, Verb};
+use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::steps::Steps;
 use crate::ops::volumes::{TAKE_BACK, wants_volumes};
@@ -146,16 +146,14 @@ fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Rem
             let request = kept_request(&domain, &guest.id)?;
             names.extend(networks_made(connection, request.as_ref(), &guest.id)?);
             let ask_storage = request.as_ref().is_some_and(wants_volumes);
-            // Last what decides: without it the guest is whole, and a crash leaves it so.
-            note_leaving(steps, &names, ask_storage)?;
-            steps.note(Step::Domain { uuid: Some(domain.uuid()?) })?;
+            note_leaving(steps, &names, ask_storage, Some(domain.uuid()?));
             destroy_if_active(&domain)?;
             undefine(&domain)?;
             (None, ask_storage)
         }
         Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => {
             if !names.is_empty() {
-                note_leaving(steps, &names, true)?;
+                note_leaving(steps, &names, true, None);
             }
             (Some(error), true)
         }
@@ -169,12 +167,22 @@ fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Rem
     Ok(Removed { missing, something: removed > 0, ask_storage })
 }
 
+/// Notes what goes. A journal that cannot be written does not keep a guest: deleting may be what
+/// makes room again, and a Delete that a crash cut off can be repeated.
 fn note_leaving(
     steps: &mut Steps,
     names: &BTreeSet<String>,
     volumes: bool,
-) -> Result<(), journal::Error> {
-    steps.note(Step::Leaving { networks: names.iter().cloned().collect(), volumes })
+    domain_uuid: Option<String>,
+) {
+    let networks = names.iter().cloned().collect();
+    // Last what decides: without it the guest is whole, and a crash leaves it so.
+    let domain = domain_uuid.map(|uuid| Step::Domain { uuid: Some(uuid) });
+    let leaving = [Some(Step::Leaving { networks, volumes }), domain];
+    let noted = leaving.into_iter().flatten().try_for_each(|step| steps.note(step));
+    if let Err(error) = noted {
+        warn!("guest {:?}: a Delete that a crash may leave half done: {error}", steps.guest());
+    }
 }
 
 /// Forgets a domain; one without a definition is gone when it is off.

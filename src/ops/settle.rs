@@ -91,9 +91,12 @@ impl Libvirt {
     /// What is left of it, or why nothing could be done.
     fn undo(&self, entry: Entry, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         let verb = format!("undo {}", entry.intent().verb);
-        let work = move |session: &mut Session| {
-            let undone = undo_in_libvirt(session, entry.intent());
-            Ok((undone, entry))
+        let work = move |session: &mut Session| match undo_in_libvirt(session, entry.intent()) {
+            Ok(undone) => Ok((undone, entry)),
+            Err(error) => {
+                entry.not_settled(error.to_string());
+                Err(error)
+            }
         };
         let (undone, entry) = self.held(&verb, deadline, hold, work, |_, _| {})?;
         let mut left = match undone {

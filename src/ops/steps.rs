@@ -37,6 +37,11 @@ impl Steps {
         self.verb
     }
 
+    /// The guest's id.
+    pub(super) fn guest(&self) -> &str {
+        &self.request.id
+    }
+
     /// Notes a step; to be called before it is begun.
     ///
     /// # Errors
@@ -75,11 +80,12 @@ impl Steps {
         let Some(entry) = self.entry else { return };
         let (verb, guest) = (entry.intent().verb, entry.intent().guest.clone());
         let mut left = match undo_in_libvirt(session, entry.intent()) {
-            Undone::Kept => Vec::new(),
-            Undone::But(mut left) => {
+            Ok(Undone::Kept) => Vec::new(),
+            Ok(Undone::But(mut left)) => {
                 left.extend(undo_in_storage(volumes, entry.intent()));
                 left
             }
+            Err(error) => vec![error.to_string()],
         };
         if left.is_empty() {
             match entry.settled() {
@@ -106,14 +112,17 @@ pub(super) enum Undone {
 ///
 /// Only what carries this guest's mark goes: what others made under the same names stays.
 ///
+/// # Errors
+/// When libvirt cannot be asked, or not to the end.
+///
 /// # Blocking
 /// As long as libvirt takes.
-pub(super) fn undo_in_libvirt(session: &mut Session, intent: &Intent) -> Undone {
+pub(super) fn undo_in_libvirt(session: &mut Session, intent: &Intent) -> Result<Undone, Error> {
     let mut left = Vec::new();
     for step in intent.steps.iter().rev() {
         let (what, outcome) = match step {
             Step::Domain { .. } => match undefine(session, &intent.guest) {
-                Ok(true) => return Undone::Kept,
+                Ok(true) => return Ok(Undone::Kept),
                 outcome => ("domain ", outcome.map(drop)),
             },
             Step::NetworkDefined(name) => {
@@ -123,6 +132,9 @@ pub(super) fn undo_in_libvirt(session: &mut Session, intent: &Intent) -> Undone 
             Step::Volume { .. } | Step::Leaving { .. } => continue,
         };
         if let Err(error) = outcome {
+            if error.is_unreachable() {
+                return Err(error);
+            }
             let what = match step {
                 Step::Domain { .. } => format!("{what}{}", intent.guest),
                 _ => format!("network {what}"),
@@ -131,7 +143,7 @@ pub(super) fn undo_in_libvirt(session: &mut Session, intent: &Intent) -> Undone 
             left.push(what);
         }
     }
-    Undone::But(left)
+    Ok(Undone::But(left))
 }
 
 /// Undefines the guest's domain if this agent made it and it is off; whether it runs.

@@ -268,6 +268,9 @@ fn error_text(error: &Error) -> String {
         Error::Exists { id, uuid } => format!(
             "[Code-9] [Domain-20] operation failed: domain '{id}' already exists with uuid {uuid}"
         ),
+        Error::Open { verb, cause } => {
+            format!("{} (settle a former {verb})", error_text(cause))
+        }
         Error::Step { step, cause, left } if left.is_empty() => {
             format!("{} ({step}; undone)", error_text(cause))
         }
@@ -282,7 +285,6 @@ fn error_text(error: &Error) -> String {
         | Error::Silent { .. }
         | Error::Storage(_)
         | Error::VolumesLeft(_)
-        | Error::Open { .. }
         | Error::Left(_)
         | Error::Journal(_)
         | Error::Pool(_) => error.to_string(),

@@ -30,6 +30,7 @@ mod states;
 mod storage;
 mod stuck;
 mod support;
+mod survive;
 mod undo;
 mod verbs;
 mod volumes;

@@ -1,0 +1,191 @@
+//! What was begun and could not be ended: kept, shown, and settled when that can be; and calls that
+//! are repeated meanwhile.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use mistify_libvirt::config::{BridgeType, Config};
+use mistify_libvirt::guest::wire::GuestRequest;
+use mistify_libvirt::ops::{Error, Libvirt};
+use mistify_libvirt::pool;
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::skip::require;
+use crate::stack::Stack;
+use crate::support::{Scratch, wait_until};
+
+/// Longer than a loaded machine needs for what takes seconds.
+const SOON: Duration = Duration::from_secs(90);
+
+/// Flags of an agent with a store and a state in this folder.
+fn flags(stack: &Stack, folder: &Scratch) -> Vec<String> {
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let words = [
+        ("--libvirt-uri", stack.uri()),
+        ("--bridge-type", "linux".to_owned()),
+        ("--storage", format!("directory:{}", at("store"))),
+        ("--state-dir", at("state")),
+    ];
+    words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+}
+
+fn guest(id: &str, mac: &str) -> Value {
+    json!({
+        "id": id, "type": "qemu", "memory": 32, "cpu": 1,
+        "nics": [{ "network": "mistify0", "mac": mac }], "disks": [{ "size": 1 }],
+    })
+}
+
+fn get(agent: &Agent, path: &str) -> (u16, Value) {
+    let reply = agent.request("GET", path, &[], b"");
+    (reply.status, serde_json::from_slice(&reply.body).expect("JSON"))
+}
+
+/// Domains and networks; the test has the libvirtd to itself.
+fn in_libvirt(stack: &Stack) -> String {
+    stack.virsh_ok(&["list", "--all", "--name"]) + &stack.virsh_ok(&["net-list", "--all", "--name"])
+}
+
+#[test]
+fn what_is_open_while_libvirtd_is_away_is_shown_and_settled_when_it_is_back() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let folder = Scratch::new();
+    let (flags, guest) = (flags(&stack, &folder), guest("away", "02:00:00:00:74:01"));
+    let before = in_libvirt(&stack);
+    // The beginning, the volume, the network; the domain is not made any more.
+    let agent = Agent::start_in(Some(("MISTIFY_STOP_AT", "before:4")), &flags);
+    assert_eq!(agent.try_call("CreateGuest", &guest), None);
+    agent.wait();
+    assert_ne!(in_libvirt(&stack), before);
+    stack.signal_libvirtd("KILL");
+
+    let agent = Agent::start(&flags);
+    wait_until("it says why it cannot settle it", SOON, || {
+        let (status, health) = get(&agent, "/healthz");
+        let open = &health["journal"]["open"][0];
+        status == 503
+            && (&open["verb"], &open["guest"]) == (&json!("CreateGuest"), &json!("away"))
+            && open["why"].is_string()
+    });
+    let (status, ready) = get(&agent, "/readyz");
+    assert_eq!((status, &ready["why"]), (503, &json!("libvirt cannot be reached")));
+    let error = agent.error("CreateGuest", &guest);
+    assert!(error.starts_with("[Code-38] ") && error.ends_with(" (settle a former CreateGuest)"));
+
+    stack.start_libvirtd();
+    wait_until("it is settled", SOON, || get(&agent, "/healthz").1["journal"]["open"] == json!([]));
+    assert_eq!(in_libvirt(&stack), before);
+    wait_until("it is healthy", SOON, || get(&agent, "/healthz").0 == 200);
+    assert_eq!(get(&agent, "/readyz").0, 200);
+    let made = agent.ok("CreateGuest", &guest)["guest"].take();
+    agent.ok("Delete", &made);
+    assert_eq!(in_libvirt(&stack), before);
+    agent.end();
+}
+
+/// A pipe where libvirtd wants to write a file: it waits until somebody reads.
+struct Pipe(PathBuf);
+
+impl Pipe {
+    fn at(path: PathBuf) -> Self {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("it can be made");
+        let made = Command::new("mkfifo").arg(&path).status();
+        assert!(made.is_ok_and(|status| status.success()));
+        Self(path)
+    }
+
+    /// Lets libvirtd go on, which then finds that a pipe is no file.
+    fn read(&self) {
+        let mut options = fs::File::options();
+        let _reader = options.read(true).custom_flags(libc::O_NONBLOCK).open(&self.0);
+        fs::remove_file(&self.0).expect("it is there");
+    }
+}
+
+#[test]
+fn a_stop_ends_in_time_and_what_still_runs_is_settled_by_the_next_start() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let folder = Scratch::new();
+    let (mut flags, guest) = (flags(&stack, &folder), guest("stopped", "02:00:00:00:74:02"));
+    flags.extend(["--deadline-change", "2"].map(str::to_owned));
+    let before = in_libvirt(&stack);
+    let agent = Agent::start(&flags);
+    let pipe = Pipe::at(stack.path("/etc/libvirt/qemu/stopped.xml.new"));
+    let late = agent.error("CreateGuest", &guest);
+    assert!(late.starts_with("deadline: CreateGuest stopped not done in "), "{late}");
+
+    agent.signal("TERM");
+    let asked = Instant::now();
+    assert!(agent.wait().success());
+    // The deadline and 5 s, for the fronts and for the pool.
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    let intents = fs::read_dir(folder.path().join("state/intents")).expect("a folder");
+    assert_eq!(intents.count(), 1);
+
+    pipe.read();
+    let agent = Agent::start(&flags);
+    wait_until("it is settled", SOON, || get(&agent, "/healthz").1["journal"]["open"] == json!([]));
+    assert_eq!(in_libvirt(&stack), before);
+    agent.ok("Delete", &agent.ok("CreateGuest", &guest)["guest"]);
+    assert_eq!(in_libvirt(&stack), before);
+    agent.end();
+}
+
+#[test]
+fn the_same_create_while_the_first_runs_waits_and_gets_the_same_answer() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let folder = Scratch::new();
+    let agent = Agent::start(&flags(stack, &folder));
+    let guest = guest("twice", "02:00:00:00:74:03");
+    let answers: Vec<Value> = thread::scope(|scope| {
+        let callers = [(); 6].map(|()| scope.spawn(|| agent.ok("CreateGuest", &guest)));
+        callers.map(|caller| caller.join().expect("it answers")).into()
+    });
+    assert_eq!(answers[0]["guest"]["disks"][0]["volume"], "mistify/guests/twice/disk-0");
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    agent.ok("Delete", &answers[0]["guest"]);
+    agent.end();
+}
+
+#[test]
+fn the_same_create_after_a_late_one_waits_for_its_undoing_and_succeeds() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let folder = Scratch::new();
+    let mut config = Config::default();
+    config.host.libvirt_uri = stack.uri();
+    config.host.bridge_type = BridgeType::Linux;
+    config.state_dir = Some(folder.path().join("state"));
+    // So that the one has a connection when libvirtd stops.
+    config.pool.control_workers = 1;
+    let agent = Libvirt::with_config(&config).expect("threads can be started");
+    let request = |timeout: &str| GuestRequest {
+        guest: serde_json::from_value(json!({
+            "id": "late", "type": "qemu", "memory": 32, "cpu": 1,
+            "nics": [{ "network": "mistify0", "mac": "02:00:00:00:74:04" }],
+        }))
+        .expect("a guest"),
+        args: BTreeMap::from([("mistify.timeout".to_owned(), timeout.to_owned())]),
+        ..GuestRequest::default()
+    };
+    let before = in_libvirt(&stack);
+    agent.create_guest(request("60")).expect("it can be made");
+    agent.delete(request("60")).expect("it is there");
+
+    stack.signal_libvirtd("STOP");
+    let late = agent.create_guest(request("1")).expect_err("nobody answers");
+    assert!(matches!(late, Error::Pool(pool::Error::Late { .. })), "{late}");
+    stack.signal_libvirtd("CONT");
+    // As an orchestrator does: until it works. The first one was not called off.
+    wait_until("the second succeeds", SOON, || agent.create_guest(request("60")).is_ok());
+    assert_eq!(agent.open_intents(), []);
+    let made = in_libvirt(&stack);
+    assert!(made.contains("late\n") && made.contains("02:00:00:00:74:04"), "{made}");
+    agent.delete(request("60")).expect("it is there");
+    assert_eq!(in_libvirt(&stack), before);
+    assert!(agent.stop(SOON));
+}
