@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
+
 use crate::os::poll::{Interest, PollSet};
 
 use super::exchange::{self, Answer, Exchange, Then};
@@ -18,6 +20,7 @@ use super::tally::{Reason, Refusal};
 const CHUNK_BYTES: usize = 64 * 1024;
 
 const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many streams" };
+const NO_THREAD: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: no thread to be had" };
 // By the end of the connection alone a whole answer looks like a broken one.
 const NO_CHUNKS: Refusal =
     Refusal { reason: Reason::Version, sentence: "a stream is sent in the chunks of HTTP/1.1" };
@@ -39,16 +42,22 @@ pub(super) fn start(
     let free = |count| (count < shared.limits.streams).then_some(count + 1);
     // Relaxed: the count says nothing about other memory.
     shared.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).map_err(|_| BUSY)?;
-    let stream = Stream { exchange: Arc::clone(exchange), shared: Arc::clone(shared) };
+    // What a thread that does not start has been given is lost, so it is given nothing before.
+    let (give, given) = bounded::<(Stream, Vec<u8>, Box<dyn Read + Send>)>(1);
     let run = move || {
+        let Ok((stream, head, body)) = given.recv() else { return };
         if let Err(error) = stream.send_all(&head, body) {
             log::warn!("stream to {} ended early: {error}", stream.exchange.peer);
         }
     };
     if let Err(error) = thread::Builder::new().name("http-stream".into()).spawn(run) {
-        // The stream is dropped, and the connection closed without an answer.
+        shared.streams.fetch_sub(1, Ordering::Relaxed);
         log::error!("start a stream: {error}");
+        return Err(NO_THREAD);
     }
+    let stream = Stream { exchange: Arc::clone(exchange), shared: Arc::clone(shared) };
+    // It waits for this, and the channel has room.
+    let _ = give.send((stream, head, body));
     Ok(())
 }
 

@@ -18,6 +18,9 @@ const START: Duration = Duration::from_secs(20);
 /// Longer than any call of these tests may take.
 const ANSWER: Duration = Duration::from_secs(90);
 
+/// The agent's program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mistify-libvirt");
+
 /// A running agent; killed on drop.
 pub(crate) struct Agent {
     child: Child,
@@ -40,11 +43,24 @@ impl Agent {
 
     /// The same with a variable in its environment.
     pub(crate) fn start_in<S: AsRef<OsStr>>(variable: Option<(&str, &str)>, flags: &[S]) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.envs(variable);
+        Self::run(command, flags)
+    }
+
+    /// The same in a shell, which runs `script` first.
+    pub(crate) fn start_after<S: AsRef<OsStr>>(script: &str, flags: &[S]) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!(r#"{script}; exec "$0" "$@""#), PROGRAM]);
+        Self::run(shell, flags)
+    }
+
+    /// What this command starts, which passes its words on.
+    pub(crate) fn run<S: AsRef<OsStr>>(mut command: Command, flags: &[S]) -> Self {
         let state = Scratch::new();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt"))
+        let mut child = command
             .args(["--port", "0", "--log-level", "info"])
             .env("STATE_DIRECTORY", state.path())
-            .envs(variable)
             .args(flags)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -101,6 +117,11 @@ impl Agent {
     /// An open connection to it.
     pub(crate) fn connect(&self) -> TcpStream {
         connect(self.address)
+    }
+
+    /// The same where it may take none.
+    pub(crate) fn try_connect(&self) -> Option<TcpStream> {
+        TcpStream::connect(self.address).ok()
     }
 
     /// Calls `Libvirt.<method>` with this guest; the whole answer.

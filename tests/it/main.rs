@@ -23,6 +23,7 @@ mod pool;
 mod process;
 mod qemu;
 mod reconnect;
+mod shortage;
 mod silent;
 mod skip;
 mod stack;
