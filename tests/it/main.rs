@@ -2,6 +2,7 @@
 
 mod agent;
 mod boot_sector;
+mod callers;
 mod conformance;
 mod crash;
 mod displays;
