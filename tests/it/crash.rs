@@ -1,5 +1,6 @@
-//! The agent killed as `kill -9` does it, on a real libvirtd with disks in a folder, and started
-//! again: nothing is left over, nothing else is gone, and the same call then succeeds.
+//! The agent killed as `kill -9` does it, on a real libvirtd, and started again: nothing is left
+//! over, nothing else is gone, and the same call then succeeds. Here the disks lie in a folder, in
+//! `lab::crash` on ZFS.
 
 use std::fs;
 use std::path::Path;
@@ -25,10 +26,42 @@ const CALLERS: u8 = 3;
 /// More writes to the journal than any verb of these tests makes.
 const WRITES_MAX: usize = 40;
 
-/// A libvirtd that all tests share, with a store, a state and names of this test's own.
-struct Bed<'a> {
-    stack: &'a Stack,
+/// A libvirtd and a store.
+pub(crate) trait Host: Sync {
+    /// What an agent has to be told of them.
+    fn flags(&self) -> Vec<String>;
+    /// What a virsh command says.
+    fn virsh(&self, words: &[&str]) -> String;
+    /// All that is in the store.
+    fn stored(&self) -> Vec<String>;
+}
+
+/// A libvirtd that all tests of this process share, and a folder.
+struct OnDirectory {
+    stack: &'static Stack,
     store: Scratch,
+}
+
+impl Host for OnDirectory {
+    fn flags(&self) -> Vec<String> {
+        let storage = format!("directory:{}", self.store.path().display());
+        ["--libvirt-uri", &self.stack.uri(), "--storage", &storage].map(str::to_owned).into()
+    }
+
+    fn virsh(&self, words: &[&str]) -> String {
+        self.stack.virsh_ok(words)
+    }
+
+    fn stored(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        files(self.store.path(), &mut found);
+        found
+    }
+}
+
+/// A host with a state and names of this test's own.
+pub(crate) struct Bed<'a> {
+    host: &'a dyn Host,
     state: Scratch,
     /// A part of all names.
     name: &'static str,
@@ -36,20 +69,16 @@ struct Bed<'a> {
 }
 
 impl<'a> Bed<'a> {
-    fn new(stack: &'a Stack, name: &'static str, net: u8) -> Self {
-        Self { stack, store: Scratch::new(), state: Scratch::new(), name, net }
+    pub(crate) fn new(host: &'a dyn Host, name: &'static str, net: u8) -> Self {
+        Self { host, state: Scratch::new(), name, net }
     }
 
     /// An agent, which dies at that write to its journal.
     fn agent(&self, stop_at: Option<&str>) -> Agent {
-        let storage = format!("directory:{}", self.store.path().display());
-        let uri = self.stack.uri();
+        let mut flags = self.host.flags();
         let state = self.state.path().to_str().expect("UTF-8");
-        let words = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--storage", &storage];
-        Agent::start_in(
-            stop_at.map(|at| ("MISTIFY_STOP_AT", at)),
-            &[&words[..], &["--state-dir", state]].concat(),
-        )
+        flags.extend(["--bridge-type", "linux", "--state-dir", state].map(str::to_owned));
+        Agent::start_in(stop_at.map(|at| ("MISTIFY_STOP_AT", at)), &flags)
     }
 
     fn guest(&self, number: u8) -> Value {
@@ -63,17 +92,16 @@ impl<'a> Bed<'a> {
         })
     }
 
-    /// All domains, networks and files of this test.
+    /// All domains and networks of this test, and all that is stored.
     fn everything(&self) -> Vec<String> {
-        let mut found = Vec::new();
+        let mut found = self.host.stored();
         let macs = format!("02:00:00:{:02x}:", self.net);
         for list in [&["list", "--all", "--name"][..], &["net-list", "--all"]] {
-            let lines = self.stack.virsh_ok(list);
+            let lines = self.host.virsh(list);
             let ours = |line: &&str| line.contains(self.name) || line.contains(&macs);
             let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
             found.extend(lines.lines().filter(ours).map(words));
         }
-        files(self.store.path(), &mut found);
         found.sort();
         found
     }
@@ -143,10 +171,7 @@ fn at_every_write(
     panic!("{verb} writes more than {WRITES_MAX} times");
 }
 
-#[test]
-fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let bed = Bed::new(stack, "crash-create", 0x71);
+pub(crate) fn create_is_undone(bed: &Bed) {
     let agent = bed.agent(None);
     agent.ok("CreateGuest", &bed.guest(2));
     agent.end();
@@ -157,7 +182,7 @@ fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
         agent.ok("Delete", &made);
         assert_eq!(bed.everything(), bystander);
     };
-    let mut deaths = at_every_write(&bed, "CreateGuest", |_| {}, again);
+    let mut deaths = at_every_write(bed, "CreateGuest", |_| {}, again);
     // The beginning, two volumes, two networks, the domain, the end.
     assert_eq!(deaths.len(), 2 * 7);
     let done = deaths.pop().expect("some");
@@ -171,10 +196,7 @@ fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
     agent.end();
 }
 
-#[test]
-fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let bed = Bed::new(stack, "crash-delete", 0x72);
+pub(crate) fn delete_is_finished(bed: &Bed) {
     let agent = bed.agent(None);
     agent.ok("CreateGuest", &bed.guest(2));
     let bystander = bed.everything();
@@ -185,7 +207,7 @@ fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
         agent.ok("Run", &agent.ok("CreateGuest", &bed.guest(1))["guest"]);
         assert_eq!(bed.everything(), whole);
     };
-    let deaths = at_every_write(&bed, "Delete", prepare, |_| {});
+    let deaths = at_every_write(bed, "Delete", prepare, |_| {});
     // The beginning, what leaves, the domain, the end.
     assert_eq!(deaths.len(), 2 * 4);
     for (number, death) in deaths.iter().enumerate() {
@@ -197,23 +219,20 @@ fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
     agent.end();
 }
 
-#[test]
-fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let bed = Bed::new(stack, "crash-random", 0x73);
+pub(crate) fn random_kills(bed: &Bed, kills: u64) {
     let first = bed.agent(None);
     let clean = bed.everything();
     first.end();
     let mut cut_off = 0;
     let mut random = 0x5DEE_CE66_u64;
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         // Numerical Recipes' constants: any spread will do.
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) % (1 << 32);
         let agent = bed.agent(None);
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             for number in 0..CALLERS {
-                let (agent, bed, is_over) = (&agent, &bed, &is_over);
+                let (agent, is_over) = (&agent, &is_over);
                 scope.spawn(move || {
                     let guest = bed.guest(number);
                     while !is_over.load(Ordering::Relaxed) {
@@ -229,7 +248,7 @@ fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() 
         assert_eq!(agent.wait().code(), None);
         cut_off += usize::from(bed.intents() > 0);
     }
-    println!("{cut_off} of {KILLS} kills cut a verb off between its steps");
+    println!("{cut_off} of {kills} kills cut a verb off between its steps");
     assert!(cut_off > 0);
     let last = bed.agent(None);
     bed.settled(&last);
@@ -241,4 +260,28 @@ fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() 
     }
     assert_eq!(bed.everything(), clean);
     last.end();
+}
+
+#[test]
+fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let host = OnDirectory { stack, store: Scratch::new() };
+    let bed = Bed::new(&host, "crash-create", 0x71);
+    create_is_undone(&bed);
+}
+
+#[test]
+fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let host = OnDirectory { stack, store: Scratch::new() };
+    let bed = Bed::new(&host, "crash-delete", 0x72);
+    delete_is_finished(&bed);
+}
+
+#[test]
+fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let host = OnDirectory { stack, store: Scratch::new() };
+    let bed = Bed::new(&host, "crash-random", 0x73);
+    random_kills(&bed, KILLS);
 }

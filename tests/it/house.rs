@@ -197,3 +197,22 @@ fn what_is_allowed_passes() {
         assert_eq!(faults(path, text), [""; 0], "{text}");
     }
 }
+
+#[test]
+fn every_test_that_the_readme_names_is_there() {
+    let readme = fs::read_to_string("README.md").expect("it is there");
+    let table = readme.split("## What it survives").nth(1).expect("a section");
+    let table = table.split("\n## ").next().unwrap_or_default();
+    let mut named = 0;
+    for name in table.split('`').skip(1).step_by(2).filter(|name| name.matches("::").count() > 0) {
+        let Some((module, test)) = name.rsplit_once("::").filter(|(_, test)| !test.is_empty())
+        else {
+            continue;
+        };
+        let file = format!("tests/it/{}.rs", module.replace("::", "/"));
+        let source = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(source.contains(&format!("#[test]\nfn {test}() {{")), "{file} has no test {test}");
+        named += 1;
+    }
+    assert!(named >= 20, "{named}");
+}

@@ -1,0 +1,43 @@
+//! The agent killed and started again, as in [`crate::crash`], with its disks on ZFS.
+
+use super::{LIBVIRT, Pool, virsh};
+use crate::crash::{Bed, Host, create_is_undone, delete_is_finished, random_kills};
+use crate::skip::require;
+
+/// Fewer than with a folder: here each takes seconds.
+const KILLS: u64 = 20;
+
+/// The machine's libvirtd and a pool of the test's own.
+struct OnZfs(Pool);
+
+impl Host for OnZfs {
+    fn flags(&self) -> Vec<String> {
+        ["--libvirt-uri", LIBVIRT, "--zpool", &self.0.name].map(str::to_owned).into()
+    }
+
+    fn virsh(&self, words: &[&str]) -> String {
+        virsh(words)
+    }
+
+    fn stored(&self) -> Vec<String> {
+        self.0.listing().lines().map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
+    let Some(pool) = require("lab", Pool::own(128)) else { return };
+    create_is_undone(&Bed::new(&OnZfs(pool), "crash-create", 0x71));
+}
+
+#[test]
+fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
+    let Some(pool) = require("lab", Pool::own(128)) else { return };
+    delete_is_finished(&Bed::new(&OnZfs(pool), "crash-delete", 0x72));
+}
+
+#[test]
+fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
+    let Some(pool) = require("lab", Pool::own(256)) else { return };
+    random_kills(&Bed::new(&OnZfs(pool), "crash-random", 0x73), KILLS);
+}
