@@ -149,7 +149,7 @@ impl Libvirt {
         };
         let (is_gone, entry) = self.held(&verb, deadline, hold, work, |_, _| {})?;
         if !is_gone {
-            warn!("guest {:?} was made again: what was begun of its Delete ends here", hold.key());
+            info!("guest {:?}: its Delete had not begun, or is of a former one", hold.key());
             return Ok(entry.settled()?);
         }
         if leaving(entry.intent()).is_some_and(|(_, volumes)| volumes) {
@@ -163,7 +163,7 @@ impl Libvirt {
     }
 }
 
-/// Libvirt's part of a Delete that was begun. `false`: the guest is another one by now.
+/// Libvirt's part of a Delete. `false`: the guest is whole, or another one by now.
 fn finish_in_libvirt(session: &mut Session, intent: &Intent) -> Result<bool, Error> {
     if let Some(domain) = session.find(&intent.guest)? {
         let uuid = domain.uuid()?;
