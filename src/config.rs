@@ -342,17 +342,12 @@ pub struct JournalLimits {
     /// settled yet. With one more nothing new is begun; at start the oldest are read.
     pub files: usize,
     /// For the lock: a program that the agent before this one was just starting has it as well,
-    /// until it runs.
+    /// until it runs, which can take a second on a machine that is short of time.
     pub lock: Duration,
 }
 
 impl Default for JournalLimits {
     fn default() -> Self {
-        Self {
-            steps: 512,
-            file_bytes: 4 * 1024 * 1024,
-            files: 256,
-            lock: Duration::from_millis(200),
-        }
+        Self { steps: 512, file_bytes: 4 * 1024 * 1024, files: 256, lock: Duration::from_secs(2) }
     }
 }

@@ -74,7 +74,9 @@ impl Agent {
             }
         });
         let address = wait_for("the agent listens", START, || {
+            let ended = child.try_wait().expect("it is our child");
             let log = log.lock();
+            assert!(ended.is_none(), "the agent does not start: {}", log.join("\n"));
             let line = log.iter().find(|line| line.contains("listening on "))?;
             line.split("listening on ").nth(1)?.split(',').next()?.parse().ok()
         });

@@ -18,9 +18,9 @@ use crate::support::{Scratch, wait_until};
 /// Longer than a loaded machine needs to settle what was left open.
 const SOON: Duration = Duration::from_secs(60);
 /// Random kills of one test.
-const KILLS: u64 = 200;
-/// A kill comes within so many milliseconds of the first call: longer than a create and a delete.
-const KILL_WITHIN_MS: u64 = 400;
+const KILLS: u32 = 200;
+/// A kill comes within this of the first call: longer than a create and a delete take.
+const KILL_WITHIN: Duration = Duration::from_millis(400);
 /// Callers under random kills, each with a guest of its own.
 const CALLERS: u8 = 3;
 /// More writes to the journal than any verb of these tests makes.
@@ -219,7 +219,7 @@ pub(crate) fn delete_is_finished(bed: &Bed) {
     agent.end();
 }
 
-pub(crate) fn random_kills(bed: &Bed, kills: u64) {
+pub(crate) fn random_kills(bed: &Bed, kills: u32, within: Duration) {
     let first = bed.agent(None);
     let clean = bed.everything();
     first.end();
@@ -241,7 +241,8 @@ pub(crate) fn random_kills(bed: &Bed, kills: u64) {
                     }
                 });
             }
-            thread::sleep(Duration::from_millis(random % KILL_WITHIN_MS));
+            let thousandth = u32::try_from(random % 1000).expect("it is small");
+            thread::sleep(within * thousandth / 1000);
             agent.signal("KILL");
             is_over.store(true, Ordering::Relaxed);
         });
@@ -283,5 +284,5 @@ fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() 
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let host = OnDirectory { stack, store: Scratch::new() };
     let bed = Bed::new(&host, "crash-random", 0x73);
-    random_kills(&bed, KILLS);
+    random_kills(&bed, KILLS, KILL_WITHIN);
 }

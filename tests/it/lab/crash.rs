@@ -1,11 +1,15 @@
 //! The agent killed and started again, as in [`crate::crash`], with its disks on ZFS.
 
+use std::time::Duration;
+
 use super::{LIBVIRT, Pool, virsh};
 use crate::crash::{Bed, Host, create_is_undone, delete_is_finished, random_kills};
 use crate::skip::require;
 
 /// Fewer than with a folder: here each takes seconds.
-const KILLS: u64 = 20;
+const KILLS: u32 = 20;
+/// As long as a create and a delete take on the emulated machine.
+const KILL_WITHIN: Duration = Duration::from_secs(5);
 
 /// The machine's libvirtd and a pool of the test's own.
 struct OnZfs(Pool);
@@ -39,5 +43,5 @@ fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
 #[test]
 fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
-    random_kills(&Bed::new(&OnZfs(pool), "crash-random", 0x73), KILLS);
+    random_kills(&Bed::new(&OnZfs(pool), "crash-random", 0x73), KILLS, KILL_WITHIN);
 }
