@@ -223,6 +223,8 @@ pub(crate) fn delete_is_finished(bed: &Bed) {
 
 pub(crate) fn random_kills(bed: &Bed, kills: u32, within: Duration) {
     let first = bed.agent(None);
+    // A store that was used once has what it keeps.
+    first.ok("Delete", &first.ok("CreateGuest", &bed.guest(0))["guest"]);
     let clean = bed.everything();
     first.end();
     let mut cut_off = 0;
