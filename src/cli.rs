@@ -12,7 +12,8 @@ use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
 
 use crate::config::{
-    BridgeType, Config, DEADLINE_S_MAX, DEFAULT_IMAGE_STORE_PORT, DEFAULT_PORT, Store, VncListen,
+    BridgeType, Config, DEADLINE_S_MAX, DEFAULT_IMAGE_STORE_PORT, DEFAULT_METRICS_PORT,
+    DEFAULT_PORT, Store, VncListen,
 };
 
 /// What `--help` prints.
@@ -45,6 +46,11 @@ The second form brings a raw or qcow2 disk or a zfs stream into the store as the
       --state-dir DIR       where the agent keeps what it must not forget (default $STATE_DIRECTORY,
                             else /var/lib/mistify-libvirt for root, else mistify-libvirt in
                             $XDG_STATE_HOME or ~/.local/state)
+      --metrics-listen ADDR[:PORT]  serve /metrics and /healthz alone there, on loopback (port
+                            9177); may be given several times
+      --metrics-max-age N   seconds that a sample is good for further scrapes (default 1)
+      --metrics-metadata NAME  a piece of guests' metadata that their _info series gets as a label;
+                            may be given several times
       --workers LANE=N      workers of a lane: control, read, urgent (4 each) or storage (2)
       --queue N             jobs that may wait in each lane (default 64)
       --deadline-read SECONDS    longest that Status and the metrics may take (default 5)
@@ -140,6 +146,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
             Long("state-dir") => {
                 config.state_dir = Some(folder("--state-dir", &text(&mut parser)?)?);
             }
+            Long("metrics-listen") => {
+                config.metrics_listen.push(metrics_address(&text(&mut parser)?)?)
+            }
+            Long("metrics-max-age") => config.metrics.max_age = max_age(&text(&mut parser)?)?,
+            Long("metrics-metadata") => metadata(&mut config, text(&mut parser)?)?,
             Long("workers") => workers(&mut config, &text(&mut parser)?)?,
             Long("queue") => config.pool.queue = at_least_one("--queue", &text(&mut parser)?)?,
             Long("deadline-read") => {
@@ -212,17 +223,46 @@ fn addresses(listen: &[String], port: u16) -> Result<Vec<SocketAddr>, Error> {
     if listen.is_empty() {
         return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]);
     }
-    listen.iter().map(|text| address(text, port)).collect()
+    listen.iter().map(|text| address("--listen", text, port)).collect()
 }
 
-fn address(text: &str, port: u16) -> Result<SocketAddr, Error> {
+/// Nobody proves who he is there, so that only this host may ask.
+fn metrics_address(text: &str) -> Result<SocketAddr, Error> {
+    let address = address("--metrics-listen", text, DEFAULT_METRICS_PORT)?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(Error::Value(format!(
+        "--metrics-listen {text}: nobody authenticates there; write an address of loopback"
+    )))
+}
+
+fn max_age(text: &str) -> Result<Duration, Error> {
+    match number("--metrics-max-age", text)? {
+        seconds @ 0..=60 => Ok(Duration::from_secs(seconds)),
+        _ => Err(Error::Value(format!("--metrics-max-age {text}: write 0 to 60 seconds"))),
+    }
+}
+
+/// The names become labels, where only letters and digits tell them apart.
+fn metadata(config: &mut Config, name: String) -> Result<(), Error> {
+    let label = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let known = &mut config.metrics.metadata;
+    if name.is_empty() || known.iter().any(|other| label(other) == label(&name)) {
+        return Err(Error::Value(format!("--metrics-metadata {name}: empty, or as one before")));
+    }
+    known.push(name);
+    Ok(())
+}
+
+fn address(flag: &str, text: &str, port: u16) -> Result<SocketAddr, Error> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let bracketed = bare.len() != text.len();
     match (bare.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
         (Ok(ip), _) if ip.is_ipv6() == bracketed => Ok(SocketAddr::new(ip, port)),
         (_, Ok(address)) => Ok(address),
         _ => Err(Error::Value(format!(
-            "--listen {text}: not an address; write 127.0.0.1, 127.0.0.1:20001, [::1] or [::1]:20001"
+            "{flag} {text}: not an address; write 127.0.0.1, 127.0.0.1:{port}, [::1] or [::1]:{port}"
         ))),
     }
 }

@@ -220,6 +220,7 @@ pub mod http;
 pub mod journal;
 #[expect(unsafe_code, reason = "one of the two rooms that may; each block says why it is sound")]
 pub mod libvirt;
+pub mod metrics;
 pub mod ops;
 pub mod os;
 pub mod pool;

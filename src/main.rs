@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use log::{LevelFilter, info};
 use mistify_libvirt::config::Config;
-use mistify_libvirt::http::Front;
+use mistify_libvirt::http::{Front, Fronts};
 use mistify_libvirt::journal::default_state_dir;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::{clock, memory, process, signals::Signals};
@@ -55,9 +55,11 @@ fn run(config: &Config) -> Result<(), String> {
     let front = bind(&config.listen).map_err(|error| error.to_string())?;
     let images = (!config.image_store.is_empty()).then(|| bind(&config.image_store));
     let images = images.transpose().map_err(|error| error.to_string())?;
+    let metrics = (!config.metrics_listen.is_empty()).then(|| bind(&config.metrics_listen));
+    let metrics = metrics.transpose().map_err(|error| error.to_string())?;
     let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
     info!("libvirt {version}, {}", config.host.libvirt_uri);
-    agent.serve(front, images, signals).map_err(|error| error.to_string())
+    agent.serve(Fronts { main: front, images, metrics }, signals).map_err(|error| error.to_string())
 }
 
 /// Lines on standard error: time in UTC, level, module, sentence. A flag wins over `RUST_LOG`.

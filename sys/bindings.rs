@@ -567,6 +567,7 @@ unsafe extern "C" {
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainGetName(domain: virDomainPtr) -> *const ::std::os::raw::c_char;
+    pub fn virDomainGetID(domain: virDomainPtr) -> ::std::os::raw::c_uint;
     pub fn virDomainGetUUIDString(
         domain: virDomainPtr,
         buf: *mut ::std::os::raw::c_char,
@@ -623,6 +624,12 @@ unsafe extern "C" {
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainCreate(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virConnectGetAllDomainStats(
+        conn: virConnectPtr,
+        stats: ::std::os::raw::c_uint,
+        retStats: *mut *mut virDomainStatsRecordPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainListGetStats(
         doms: *mut virDomainPtr,
         stats: ::std::os::raw::c_uint,

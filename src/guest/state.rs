@@ -51,6 +51,21 @@ impl State {
         }
     }
 
+    /// libvirt's number of the state.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Unknown => 0,
+            Self::Running => 1,
+            Self::Blocked => 2,
+            Self::Paused => 3,
+            Self::Shutdown => 4,
+            Self::Shutoff => 5,
+            Self::Crashed => 6,
+            Self::Suspended => 7,
+            Self::Other(code) => code,
+        }
+    }
+
     /// The wire's name; empty for a state without one, so that the member `state` is left out.
     pub fn name(self) -> &'static str {
         STATE_NAMES.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)

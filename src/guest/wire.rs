@@ -235,6 +235,21 @@ members!(GuestMetricsResponse {
     "cpu" => cpu: list,
 });
 
+/// All that is known of one guest's use, for those who ask for all guests at once.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct AllGuestMetrics {
+    /// The guest's state.
+    pub state: String,
+    /// One element per virtual processor; none when the guest is off.
+    pub cpu: Vec<CpuMetrics>,
+    /// By the disk's `device`.
+    pub disk: BTreeMap<String, DiskMetrics>,
+    /// By the interface's device on the host, which is its `name` here too.
+    pub nic: BTreeMap<String, NicMetrics>,
+    /// Seconds since the oldest of these was read.
+    pub age: f64,
+}
+
 /// Time used on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct CpuMetrics {

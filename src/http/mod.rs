@@ -15,6 +15,7 @@ mod health;
 pub mod parse;
 mod respond;
 pub mod routes;
+mod scrape;
 mod serve;
 mod stream;
 mod tally;
@@ -22,7 +23,8 @@ mod tally;
 use std::sync::Arc;
 
 pub use front::{BindError, Front, Running};
-pub use serve::ServeError;
+pub use scrape::Tallies;
+pub use serve::{Fronts, ServeError};
 pub use tally::{Counters, Reason, Refusal, Tally};
 
 /// Answers one request. Runs on a handler thread and may block; a panic is answered with 500.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rouille::{Request, Response};
 
-use crate::http::{Handler, health};
+use crate::http::{Handler, Tallies, health, scrape};
 use crate::ops::Libvirt;
 use crate::rpc::{self, Answer, Download, Service};
 
@@ -16,24 +16,34 @@ const DOWNLOAD_PATH: &str = "/snapshots/download";
 pub(super) const JSON: &str = "application/json; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What a front is given: every request to this service of the agent goes through here.
-pub fn handler(agent: Arc<Libvirt>, service: Service) -> Handler {
-    Arc::new(move |request| route(&agent, service, request))
+/// What a front is given: every request to this service of the agent goes through here. The counts
+/// of all fronts are shown among the metrics.
+pub fn handler(agent: Arc<Libvirt>, service: Service, tallies: Tallies) -> Handler {
+    Arc::new(move |request| route(&agent, service, &tallies, request))
 }
 
-fn route(agent: &Libvirt, service: Service, request: &Request) -> Response {
+fn route(agent: &Libvirt, service: Service, tallies: &Tallies, request: &Request) -> Response {
     match request.url().as_str() {
         RPC_PATH => call(agent, service, request),
         DOWNLOAD_PATH if service == Service::ImageStore => download(agent, request),
         "/healthz" if is_read(request) => health::healthz(agent),
         "/readyz" if is_read(request) => health::readyz(agent),
-        "/healthz" | "/readyz" => text(405, "method not allowed: GET or HEAD")
-            .with_additional_header("Allow", "GET, HEAD"),
-        _ => text(404, "404 page not found\n").with_additional_header(NOSNIFF.0, NOSNIFF.1),
+        scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request),
+        "/healthz" | "/readyz" | scrape::PATH => only_read(),
+        _ => not_found(),
     }
 }
 
-fn is_read(request: &Request) -> bool {
+pub(super) fn only_read() -> Response {
+    text(405, "method not allowed: GET or HEAD").with_additional_header("Allow", "GET, HEAD")
+}
+
+/// In the words of the original.
+pub(super) fn not_found() -> Response {
+    text(404, "404 page not found\n").with_additional_header(NOSNIFF.0, NOSNIFF.1)
+}
+
+pub(super) fn is_read(request: &Request) -> bool {
     matches!(request.method(), "GET" | "HEAD")
 }
 

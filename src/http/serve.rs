@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::{info, warn};
 
 use crate::config::HttpLimits;
-use crate::http::{BindError, Front, routes};
+use crate::http::{BindError, Front, Tallies, routes, scrape};
 use crate::ops::{Keeper, Libvirt};
 use crate::os::signals::Signals;
 use crate::rpc::Service;
@@ -40,6 +40,41 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
+/// The fronts of one agent.
+pub struct Fronts {
+    /// For guests.
+    pub main: Front,
+    /// For the image store.
+    pub images: Option<Front>,
+    /// For metrics and health alone.
+    pub metrics: Option<Front>,
+}
+
+impl Fronts {
+    fn named(&self) -> impl Iterator<Item = (&'static str, &Front)> {
+        let others = [("images", &self.images), ("metrics", &self.metrics)];
+        let others = others.into_iter().filter_map(|(name, front)| Some((name, front.as_ref()?)));
+        [("main", &self.main)].into_iter().chain(others)
+    }
+
+    fn tallies(&self) -> Tallies {
+        self.named().map(|(name, front)| (name, front.tally())).collect()
+    }
+
+    fn log_addresses(&self) {
+        for (name, front) in self.named() {
+            let subject = match name {
+                "images" => "the image store listens on",
+                "metrics" => "metrics are served on",
+                _ => "listening on",
+            };
+            for address in front.local_addresses() {
+                info!("{subject} {address}");
+            }
+        }
+    }
+}
+
 impl Libvirt {
     /// Serves on 127.0.0.1 until SIGTERM or SIGINT (the owner's `RunHTTP`).
     ///
@@ -53,11 +88,11 @@ impl Libvirt {
         let signals = Signals::install().map_err(ServeError::Signals)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let front = Front::bind(&[address], HttpLimits::default()).map_err(ServeError::Bind)?;
-        self.serve(front, None, signals)
+        self.serve(Fronts { main: front, images: None, metrics: None }, signals)
     }
 
-    /// Answers what comes to `front` for guests, and to `images` for the image store, until a
-    /// signal; everything in flight is finished before it returns.
+    /// Answers what comes to the fronts until a signal; everything in flight is finished before it
+    /// returns.
     ///
     /// Each front has handlers of its own. Those that wait for the pool are rationed in the pool,
     /// for both together, so that each has one left.
@@ -67,37 +102,30 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Until the signal, and then up to twice [`Deadlines::drain`](crate::config::Deadlines::drain).
-    pub fn serve(
-        self,
-        front: Front,
-        images: Option<Front>,
-        mut signals: Signals,
-    ) -> Result<(), ServeError> {
+    pub fn serve(self, fronts: Fronts, mut signals: Signals) -> Result<(), ServeError> {
         let drain = self.deadlines().drain();
         let agent = Arc::new(self);
         let keeper = Keeper::start(&agent).map_err(ServeError::Start)?;
         keeper.wait_for_first_round(FIRST_ROUND);
-        for address in front.local_addresses() {
-            info!("listening on {address}");
-        }
-        for address in images.iter().flat_map(Front::local_addresses) {
-            info!("the image store listens on {address}");
-        }
-        let start = |front: Front, service| {
-            let handler = routes::handler(Arc::clone(&agent), service);
-            front.start(handler).map_err(ServeError::Start)
-        };
-        let running = start(front, Service::Libvirt)?;
-        let images = images.map(|front| start(front, Service::ImageStore)).transpose()?;
+        fronts.log_addresses();
+        let tallies = fronts.tallies();
+        let Fronts { main, images, metrics } = fronts;
+        let start = |front: Front, handler| front.start(handler).map_err(ServeError::Start);
+        let handler = |service| routes::handler(Arc::clone(&agent), service, Arc::clone(&tallies));
+        let running = start(main, handler(Service::Libvirt))?;
+        let images = images.map(|front| start(front, handler(Service::ImageStore))).transpose()?;
+        let scrapes = || scrape::handler(Arc::clone(&agent), Arc::clone(&tallies));
+        let metrics = metrics.map(|front| start(front, scrapes())).transpose()?;
         let signal = signals.wait().map_err(ServeError::Signals)?;
         info!("{signal:?}: finishing what runs");
-        if let Some(images) = &images {
-            // So that both have the same time.
-            images.tell_to_stop(drain);
+        for front in images.iter().chain(&metrics) {
+            // So that all have the same time.
+            front.tell_to_stop(drain);
         }
         let ended = [
             running.stop(drain),
             images.is_none_or(|images| images.stop(drain)),
+            metrics.is_none_or(|metrics| metrics.stop(drain)),
             agent.stop(drain),
         ];
         keeper.stop();

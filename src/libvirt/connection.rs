@@ -20,7 +20,7 @@ const KEEPALIVE_COUNT: c_uint = 3;
 /// Not shared: libvirtd takes 5 calls at once per connection, and keepalive counts among them.
 #[derive(Debug)]
 pub struct Connection {
-    raw: NonNull<sys::virConnect>,
+    pub(super) raw: NonNull<sys::virConnect>,
 }
 
 // SAFETY: libvirt allows "multiple threads using a connection" (virConnectRef); a connection that

@@ -62,6 +62,15 @@ impl Domain {
         })
     }
 
+    /// The number of the domain's run as this handle was told it, new at each start
+    /// (`virDomainGetID`); `None` when it was off. Local.
+    pub fn id(&self) -> Option<u32> {
+        // SAFETY: the domain is live and used by this thread alone.
+        let id = unsafe { sys::virDomainGetID(self.raw.as_ptr()) };
+        // libvirt's -1.
+        (id != c_uint::MAX).then_some(id)
+    }
+
     /// The state as libvirt counts (`virDomainGetState`); numbers that libvirt adds later included.
     /// One round trip.
     ///

@@ -11,6 +11,7 @@
 //!
 //! Nothing here knows guests, requests or retries.
 
+mod bulk;
 mod connection;
 mod domain;
 mod error;
@@ -20,6 +21,7 @@ mod params;
 mod stats;
 mod strings;
 
+pub use bulk::{DomainStats, Groups};
 pub use connection::Connection;
 pub use domain::{Domain, XmlKind};
 pub use error::{Code, Error, Origin};

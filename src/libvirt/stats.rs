@@ -3,9 +3,10 @@
 use std::ffi::{c_int, c_uint};
 use std::ptr;
 
+use crate::libvirt::bulk::{Records, params};
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Code, Error, check_int};
-use crate::libvirt::params::{ParamArray, Value, read};
+use crate::libvirt::params::{ParamArray, Value};
 use crate::libvirt::strings::argument;
 use crate::sys;
 
@@ -267,32 +268,15 @@ impl Domain {
         };
         let count = check_int(count, "virDomainListGetStats")?;
         let records = Records(records);
-        let mut params = Vec::new();
-        if count > 0 {
-            // SAFETY: libvirt filled `count` records and one is ours, for one domain was asked for.
-            let first = unsafe { *records.0 };
-            // SAFETY: a record that libvirt filled stays as it is until the list is freed.
-            let record = unsafe { &*first };
-            for index in 0..usize::try_from(record.nparams).unwrap_or(0) {
-                // SAFETY: the record has `nparams` parameters.
-                let param = unsafe { record.params.add(index) };
-                // SAFETY: see above; initialised by libvirt.
-                let param = unsafe { &*param };
-                // SAFETY: as libvirt filled it.
-                params.extend(unsafe { read(param) });
-            }
+        if count < 1 {
+            return Ok(Vec::new());
         }
-        Ok(params)
-    }
-}
-
-/// A list of records; freed with its parameters and its references to domains.
-struct Records(*mut sys::virDomainStatsRecordPtr);
-
-impl Drop for Records {
-    fn drop(&mut self) {
-        // SAFETY: from libvirt, ours, and freed only here; NULL is allowed.
-        unsafe { sys::virDomainStatsRecordListFree(self.0) }
+        // SAFETY: libvirt filled `count` records and one is ours, for one domain was asked for.
+        let first = unsafe { *records.0 };
+        // SAFETY: a record that libvirt filled stays as it is until the list is freed.
+        let record = unsafe { &*first };
+        // SAFETY: as libvirt filled it.
+        Ok(unsafe { params(record) })
     }
 }
 

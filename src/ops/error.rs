@@ -29,6 +29,8 @@ pub enum Error {
         /// Since when, as an age.
         age: Duration,
     },
+    /// There is no sample of the guests to answer from; why none could be taken.
+    NoSample(String),
     /// libvirt refused.
     Libvirt(libvirt::Error),
     /// Storage refused.
@@ -79,6 +81,7 @@ impl fmt::Display for Error {
             Self::Silent { age } => {
                 write!(f, "libvirt does not answer since {} ago", pool::Span(*age))
             }
+            Self::NoSample(why) => write!(f, "no sample of the guests: {why}"),
             Self::Libvirt(error) => write!(f, "{error}"),
             Self::Storage(error) => write!(f, "{error}"),
             Self::VolumesLeft(left) => write!(f, "volumes are left: {}", left.join("; ")),

@@ -61,6 +61,11 @@ impl Nudge {
 }
 
 impl Looks {
+    /// How full the store was when last seen, where it could be seen; asks for no other look.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        self.storage.lock().as_ref()?.outcome.as_ref().ok().cloned()
+    }
+
     /// Asks for another round where the last look is old.
     pub(super) fn refresh(&self) {
         if self.round.lock().is_some_and(|last| last.elapsed() > FRESH) {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{
-    CpuMetrics, DiskMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse, NicMetrics,
+    CpuMetrics, Disk, DiskMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse, NicMetrics,
 };
-use crate::libvirt::{Code, CpuTime, Domain, Error as LibvirtError, VcpuTimes, XmlKind};
-use crate::ops::{Error, Libvirt};
-use crate::pool::Lane;
+use crate::libvirt::{BlockStats, Code, CpuTime, Domain, Error as LibvirtError};
+use crate::libvirt::{InterfaceStats, VcpuTimes, XmlKind};
+use crate::ops::{Error, Libvirt, samples};
+use crate::pool::{self, Lane};
 
 impl Libvirt {
     /// Processor time: an element for each processor that `virDomainGetCPUStats` answers for; where
@@ -20,11 +21,12 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn cpu_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
-        self.metrics("CPUMetrics", request, |domain, _, answer| {
+        let ask = |domain: &Domain, _: &Guest, answer: &mut GuestMetricsResponse| {
             answer.kind = "cpu".to_owned();
             answer.cpu = cpu_times(domain)?.iter().map(cpu_seconds).collect();
             Ok(())
-        })
+        };
+        self.metrics("CPUMetrics", request, ask, samples::cpu)
     }
 
     /// Counters of each of the request's disks, by its `device`.
@@ -38,14 +40,15 @@ impl Libvirt {
         &self,
         request: GuestMetricsRequest,
     ) -> Result<GuestMetricsResponse, Error> {
-        self.metrics("DiskMetrics", request, |domain, guest, answer| {
+        let ask = |domain: &Domain, guest: &Guest, answer: &mut GuestMetricsResponse| {
             answer.kind = "disk".to_owned();
-            for disk in &guest.disks {
-                let metrics = disk_metrics(domain, &disk.device)?;
-                answer.disk.insert(disk.device.clone(), metrics);
+            for Disk { device, .. } in &guest.disks {
+                let metrics = disk_counters(device, &domain.block_stats(device)?);
+                answer.disk.insert(device.clone(), metrics);
             }
             Ok(())
-        })
+        };
+        self.metrics("DiskMetrics", request, ask, samples::disks)
     }
 
     /// Counters of each of the request's NICs, by its `name`; a NIC without a `device` is found by
@@ -57,29 +60,38 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn nic_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
-        self.metrics("NicMetrics", request, |domain, guest, answer| {
+        let ask = |domain: &Domain, guest: &Guest, answer: &mut GuestMetricsResponse| {
             answer.kind = "nic".to_owned();
             answer.nic = nic_metrics(domain, guest)?;
             Ok(())
-        })
+        };
+        self.metrics("NicMetrics", request, ask, samples::nics)
     }
 
-    /// What the three have in common: one job on the read lane that may run twice.
+    /// What the three have in common: one job on the read lane that may run twice. Where it is late
+    /// because the guest's emulator hangs, the last sample stands in if it is young.
     fn metrics(
         &self,
         verb: &'static str,
         request: GuestMetricsRequest,
-        fill: fn(&Domain, &Guest, &mut GuestMetricsResponse) -> Result<(), Error>,
+        ask: fn(&Domain, &Guest, &mut GuestMetricsResponse) -> Result<(), Error>,
+        stand_in: samples::StandIn,
     ) -> Result<GuestMetricsResponse, Error> {
         let guest = request.guest.ok_or(Error::NoGuest)?;
         let deadline = self.read_deadline(&request.args)?;
-        let id = guest.id.clone();
-        self.read(Lane::Read, verb, &id, deadline, move |connection| {
-            let domain = connection.lookup_domain_by_name(&guest.id)?;
+        let asked = guest.clone();
+        let outcome = self.read(Lane::Read, verb, &guest.id, deadline, move |connection| {
+            let domain = connection.lookup_domain_by_name(&asked.id)?;
             let mut answer = GuestMetricsResponse::default();
-            fill(&domain, &guest, &mut answer)?;
+            ask(&domain, &asked, &mut answer)?;
             Ok(answer)
-        })
+        });
+        match outcome {
+            Err(Error::Pool(late @ (pool::Error::Late { .. } | pool::Error::Overdue { .. }))) => {
+                self.sampled(verb, &guest, stand_in).ok_or(Error::Pool(late))
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -104,7 +116,7 @@ fn no_cpu_stats(domain: &Domain, error: &LibvirtError) -> Result<bool, LibvirtEr
 
 /// One element for each virtual processor; what the domain did outside them is shared out equally,
 /// so that the sums of both members are right.
-fn by_vcpu(times: &VcpuTimes) -> Vec<CpuTime> {
+pub(super) fn by_vcpu(times: &VcpuTimes) -> Vec<CpuTime> {
     let inside: u64 = times.vcpu_ns.iter().sum();
     let outside = times.total_ns.unwrap_or(inside).saturating_sub(inside);
     let count = u64::try_from(times.vcpu_ns.len()).unwrap_or(u64::MAX).max(1);
@@ -115,13 +127,12 @@ fn by_vcpu(times: &VcpuTimes) -> Vec<CpuTime> {
         .collect()
 }
 
-fn cpu_seconds(time: &CpuTime) -> CpuMetrics {
+pub(super) fn cpu_seconds(time: &CpuTime) -> CpuMetrics {
     CpuMetrics { cpu_time: seconds(time.cpu_ns), vcpu_time: seconds(time.vcpu_ns) }
 }
 
-fn disk_metrics(domain: &Domain, device: &str) -> Result<DiskMetrics, LibvirtError> {
-    let stats = domain.block_stats(device)?;
-    Ok(DiskMetrics {
+pub(super) fn disk_counters(device: &str, stats: &BlockStats) -> DiskMetrics {
+    DiskMetrics {
         disk: device.to_owned(),
         read_ops: stats.read_ops,
         read_bytes: stats.read_bytes,
@@ -131,7 +142,7 @@ fn disk_metrics(domain: &Domain, device: &str) -> Result<DiskMetrics, LibvirtErr
         write_time: signed_seconds(stats.write_ns),
         flush_ops: stats.flush_ops,
         flush_time: signed_seconds(stats.flush_ns),
-    })
+    }
 }
 
 fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMetrics>, Error> {
@@ -148,20 +159,23 @@ fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMet
             _ => &nic.device,
         };
         let stats = domain.interface_stats(device)?;
-        let counters = NicMetrics {
-            name: nic.name.clone(),
-            rx_bytes: stats.rx_bytes,
-            rx_packets: stats.rx_packets,
-            rx_errors: stats.rx_errors,
-            rx_drops: stats.rx_drops,
-            tx_bytes: stats.tx_bytes,
-            tx_packets: stats.tx_packets,
-            tx_errors: stats.tx_errors,
-            tx_drops: stats.tx_drops,
-        };
-        metrics.insert(nic.name.clone(), counters);
+        metrics.insert(nic.name.clone(), nic_counters(&nic.name, &stats));
     }
     Ok(metrics)
+}
+
+pub(super) fn nic_counters(name: &str, stats: &InterfaceStats) -> NicMetrics {
+    NicMetrics {
+        name: name.to_owned(),
+        rx_bytes: stats.rx_bytes,
+        rx_packets: stats.rx_packets,
+        rx_errors: stats.rx_errors,
+        rx_drops: stats.rx_drops,
+        tx_bytes: stats.tx_bytes,
+        tx_packets: stats.tx_packets,
+        tx_errors: stats.tx_errors,
+        tx_drops: stats.tx_drops,
+    }
 }
 
 /// Nanoseconds as the seconds of the wire; exact to a nanosecond for the first 104 days.

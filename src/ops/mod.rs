@@ -16,6 +16,7 @@ mod metrics;
 mod networks;
 mod opener;
 mod resize;
+mod samples;
 mod session;
 mod settle;
 mod snapshots;
@@ -39,10 +40,11 @@ pub use lifecycle::get_state;
 pub use opener::Opener;
 pub use session::Session;
 
-use crate::config::{Config, DEADLINE_S_MAX, Deadlines, HostConfig, PoolLimits};
+use crate::config::{Config, DEADLINE_S_MAX, Deadlines, HostConfig, MetricsConfig, PoolLimits};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection};
+use crate::metrics::{Calls, Sampler};
 use crate::ops::keeper::Looks;
 use crate::pool::{Hold, Job, Lane, Pool};
 use crate::storage::{self, Volumes};
@@ -55,6 +57,9 @@ pub struct Libvirt {
     volumes: Arc<dyn Volumes>,
     journal: Arc<Journal>,
     looks: Looks,
+    sampler: Sampler,
+    calls: Calls,
+    metrics: MetricsConfig,
     host: HostConfig,
     deadlines: Deadlines,
 }
@@ -97,16 +102,26 @@ impl Libvirt {
         libvirt::start().map_err(io::Error::other)?;
         let journal = Arc::new(open_journal(config).map_err(io::Error::other)?);
         let health = Arc::new(Health::new(config.watch.answer));
-        // One more for the watch.
-        let askers = config.pool.libvirt_callers() + 1;
+        // One more for the watch, one for fast samples, and all that slow samples may have.
+        let askers = config.pool.libvirt_callers() + 3 + config.metrics.slow_late_calls;
         let uri = &config.host.libvirt_uri;
         let opener = Arc::new(Opener::start(uri, health, askers, &config.watch)?);
         let asked = Arc::clone(&opener);
         let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
         Watch::start(&pool, &opener, config.pool.stuck, config.watch.pause)?;
         let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
-        let (host, deadlines) = (config.host.clone(), config.deadlines.clone());
-        Ok(Self { pool, opener, volumes, journal, looks: Looks::default(), host, deadlines })
+        Ok(Self {
+            sampler: samples::start(&config.metrics, &opener, &pool)?,
+            pool,
+            opener,
+            volumes,
+            journal,
+            looks: Looks::default(),
+            calls: Calls::default(),
+            metrics: config.metrics.clone(),
+            host: config.host.clone(),
+            deadlines: config.deadlines.clone(),
+        })
     }
 
     /// How long calls may take.

@@ -5,10 +5,34 @@
     reason = "std knows no user, no signal to itself, and runs handlers at exit"
 )]
 
+use std::io;
+
 /// The effective user id; 0 is root.
 pub fn user() -> u32 {
     // SAFETY: takes no pointer and cannot fail.
     unsafe { libc::geteuid() }
+}
+
+/// What a process has used of processors, all its threads together, those that ended included, in
+/// nanoseconds: its own clock, which never goes back.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_ns(pid: u32) -> io::Result<u64> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let mut clock = 0;
+    // SAFETY: the out-pointer is live.
+    let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the out-pointer is live; a clock whose process has ended is an error.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Ok(seconds.saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// "Try again later" (`EX_TEMPFAIL` of sysexits.h): whoever started the agent is to start it again.
@@ -34,6 +58,16 @@ pub fn kill_self() -> ! {
 mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn the_clock_of_a_process_moves_while_it_computes_and_is_gone_with_it() {
+        let own = std::process::id();
+        let before = super::cpu_ns(own).unwrap();
+        while super::cpu_ns(own).unwrap() == before {}
+        // No process has the highest number.
+        assert!(super::cpu_ns(i32::MAX.unsigned_abs()).is_err());
+        assert!(super::cpu_ns(u32::MAX).is_err());
+    }
 
     #[test]
     fn the_user_is_the_owner_of_the_process() {

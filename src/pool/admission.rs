@@ -111,6 +111,11 @@ impl Admission {
         ration.counted_in().iter().find(is_full).map(|&ration| Refusal::Callers(ration))
     }
 
+    /// The keys that somebody holds.
+    pub(super) fn held(&self) -> Vec<String> {
+        self.keys.keys().cloned().collect()
+    }
+
     /// A caller that came in leaves.
     pub(super) fn leave(&mut self, ration: Ration) {
         for &r in ration.counted_in() {

@@ -128,6 +128,11 @@ impl Gate {
         self.admission.lock().would_refuse(ration)
     }
 
+    /// The keys that somebody holds.
+    pub(super) fn held(&self) -> Vec<String> {
+        self.admission.lock().held()
+    }
+
     /// Callers and keys.
     pub(super) fn snapshot(&self) -> CallerSnapshot {
         let admission = self.admission.lock();

@@ -238,6 +238,11 @@ impl<S: 'static> Pool<S> {
         Some(self.refused(refusal, Lane::Control, ""))
     }
 
+    /// The keys that are held now, in no order; from memory.
+    pub fn held_keys(&self) -> Vec<String> {
+        self.gate.held()
+    }
+
     /// What the pool is at; from memory.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {

@@ -4,6 +4,7 @@
 pub mod envelope;
 pub mod json;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use serde_json::json;
 
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
-use crate::guest::wire::{Guest, GuestMetricsRequest, GuestMetricsResponse};
+use crate::guest::wire::{AllGuestMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
@@ -71,13 +72,14 @@ type Verb<P, R> = fn(&Libvirt, P) -> Result<R, Error>;
 enum Method {
     Guest(Verb<GuestRequest, GuestResponse>),
     Metrics(Verb<GuestMetricsRequest, GuestMetricsResponse>),
+    AllMetrics(Verb<GuestMetricsRequest, BTreeMap<String, AllGuestMetrics>>),
     Image(Verb<ImageRequest, ImageResponse>),
     Clone(Verb<ImageRequest, VolumeResponse>),
     Volume(Verb<VolumeRequest, VolumeResponse>),
     Snapshot(Verb<SnapshotRequest, SnapshotResponse>),
 }
 
-const LIBVIRT: [(&str, Method); 13] = [
+const LIBVIRT: [(&str, Method); 14] = [
     ("CreateGuest", Method::Guest(Libvirt::create_guest)),
     ("Create", Method::Guest(Libvirt::create)),
     ("Delete", Method::Guest(Libvirt::delete)),
@@ -90,6 +92,7 @@ const LIBVIRT: [(&str, Method); 13] = [
     ("CPUMetrics", Method::Metrics(Libvirt::cpu_metrics)),
     ("DiskMetrics", Method::Metrics(Libvirt::disk_metrics)),
     ("NicMetrics", Method::Metrics(Libvirt::nic_metrics)),
+    ("AllMetrics", Method::AllMetrics(Libvirt::all_metrics)),
     ("ResizeDisk", Method::Guest(Libvirt::resize_disk)),
 ];
 
@@ -148,7 +151,14 @@ pub fn download(agent: &Libvirt, body: &[u8]) -> Download {
         Err(refusal) => return Download::Refused(Refusal::STATUS, refusal.text),
     };
     let outcome = agent.send_snapshot(&request);
-    log_outcome(Service::ImageStore, "DownloadSnapshot", &request.subject(), began, &outcome);
+    note_outcome(
+        agent,
+        Service::ImageStore,
+        "DownloadSnapshot",
+        &request.subject(),
+        began,
+        &outcome,
+    );
     outcome.map_or_else(
         |error| {
             let status = match &error {
@@ -179,6 +189,7 @@ fn dispatch(
     match request.method.1 {
         Method::Guest(verb) => call(agent, service, request, verb),
         Method::Metrics(verb) => call(agent, service, request, verb),
+        Method::AllMetrics(verb) => call(agent, service, request, verb),
         Method::Image(verb) => call(agent, service, request, verb),
         Method::Clone(verb) => call(agent, service, request, verb),
         Method::Volume(verb) => call(agent, service, request, verb),
@@ -197,7 +208,7 @@ fn call<P: DeserializeOwned + Default + Subject, R: Serialize>(
     let params: P = request.params()?;
     let subject = params.subject();
     let outcome = verb(agent, params);
-    log_outcome(service, request.method.0, &subject, began, &outcome);
+    note_outcome(agent, service, request.method.0, &subject, began, &outcome);
     let Some(id) = &request.id else { return Ok(Answer::Nothing) };
     Ok(Answer::Result(match outcome {
         Ok(result) => envelope::encode_success(&result, id),
@@ -205,14 +216,18 @@ fn call<P: DeserializeOwned + Default + Subject, R: Serialize>(
     }))
 }
 
-fn log_outcome<T>(
+/// Logs how a call went, and counts it.
+fn note_outcome<T>(
+    agent: &Libvirt,
     service: Service,
-    method: &str,
+    method: &'static str,
     subject: &str,
     began: Instant,
     outcome: &Result<T, Error>,
 ) {
-    let (service, ms) = (service.name(), began.elapsed().as_secs_f64() * 1000.0);
+    let (service, took) = (service.name(), began.elapsed());
+    agent.calls().count(service, method, outcome.is_ok(), took);
+    let ms = took.as_secs_f64() * 1000.0;
     match outcome {
         Ok(_) => info!("{service}.{method} {subject} ms={ms:.3} ok"),
         Err(error) => info!("{service}.{method} {subject} ms={ms:.3} error={error}"),
@@ -283,6 +298,7 @@ fn error_text(error: &Error) -> String {
         | Error::Refused(_)
         | Error::InUse { .. }
         | Error::Silent { .. }
+        | Error::NoSample(_)
         | Error::Storage(_)
         | Error::VolumesLeft(_)
         | Error::Left(_)

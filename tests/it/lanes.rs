@@ -72,8 +72,8 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
     let agent = Arc::new(Libvirt::with_config(&config).expect("threads"));
     let front = Front::bind(&config.listen, config.http.clone()).expect("a free port");
     let address = front.local_addresses()[0];
-    let running =
-        front.start(routes::handler(Arc::clone(&agent), Service::Libvirt)).expect("threads");
+    let running = front.start(routes::handler(Arc::clone(&agent), Service::Libvirt, [].into()));
+    let running = running.expect("threads");
     let (_, made) = exchange(address, &call("Create", "lanes"));
     assert!(made.text().contains(r#""state":"running""#), "{made:?}");
 

@@ -1,0 +1,155 @@
+//! Statistics of many domains in one round trip.
+
+use std::ffi::c_uint;
+use std::ptr::{self, NonNull};
+
+use crate::libvirt::connection::Connection;
+use crate::libvirt::domain::{Domain, uuid_of};
+use crate::libvirt::error::{Code, Error, check_int};
+use crate::libvirt::params::{Value, read};
+use crate::libvirt::strings::copy_borrowed;
+use crate::sys;
+
+/// libvirt's "no id": the domain is off.
+const NO_ID: c_uint = c_uint::MAX;
+
+/// Groups of statistics that are asked for together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups(c_uint);
+
+impl Groups {
+    /// State and interfaces: the daemon answers by itself, also for an emulator that hangs.
+    pub const OWN: Self = Self(sys::VIR_DOMAIN_STATS_STATE | sys::VIR_DOMAIN_STATS_INTERFACE);
+    /// Memory, virtual processors and disks: the daemon asks each emulator's monitor.
+    pub const MONITOR: Self = Self(
+        sys::VIR_DOMAIN_STATS_BALLOON | sys::VIR_DOMAIN_STATS_VCPU | sys::VIR_DOMAIN_STATS_BLOCK,
+    );
+}
+
+/// One domain's statistics, copied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DomainStats {
+    /// Its name.
+    pub name: String,
+    /// Its uuid as text.
+    pub uuid: String,
+    /// The number of its run, new at each start; `None` when it is off.
+    pub id: Option<u32>,
+    /// The parameters by libvirt's names, in its order.
+    pub params: Vec<(String, Value)>,
+}
+
+impl Connection {
+    /// Statistics of all domains, running or not (`virConnectGetAllDomainStats`).
+    ///
+    /// # Errors
+    /// When the daemon does not answer, or the driver has no statistics.
+    ///
+    /// # Blocking
+    /// One round trip; with [`Groups::MONITOR`] without bound where an emulator hangs.
+    pub fn all_stats(&self, groups: Groups) -> Result<Vec<DomainStats>, Error> {
+        let mut records = Records::none();
+        // SAFETY: the connection and the out-pointer are live.
+        let count = unsafe {
+            sys::virConnectGetAllDomainStats(self.raw.as_ptr(), groups.0, &raw mut records.0, 0)
+        };
+        Ok(records.copied(check_int(count, "virConnectGetAllDomainStats")?))
+    }
+
+    /// Statistics of these domains, all of this connection (`virDomainListGetStats`). Of a domain
+    /// that is busy with something else there is only what needs no wait, where the driver can tell.
+    ///
+    /// # Errors
+    /// When the daemon does not answer, or the driver has no statistics.
+    ///
+    /// # Blocking
+    /// As [`Connection::all_stats`].
+    pub fn stats_of(&self, domains: &[Domain], groups: Groups) -> Result<Vec<DomainStats>, Error> {
+        if domains.is_empty() {
+            return Ok(Vec::new());
+        }
+        match list_stats(domains, groups, sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT) {
+            Err(error) if error.code == Code::INVALID_ARG => list_stats(domains, groups, 0),
+            outcome => outcome,
+        }
+    }
+}
+
+fn list_stats(
+    domains: &[Domain],
+    groups: Groups,
+    flags: c_uint,
+) -> Result<Vec<DomainStats>, Error> {
+    let mut list: Vec<_> = domains.iter().map(|domain| domain.raw.as_ptr()).collect();
+    list.push(ptr::null_mut());
+    let mut records = Records::none();
+    // SAFETY: the list holds live domains and ends with NULL; the out-pointer is live.
+    let count = unsafe {
+        sys::virDomainListGetStats(list.as_mut_ptr(), groups.0, &raw mut records.0, flags)
+    };
+    Ok(records.copied(check_int(count, "virDomainListGetStats")?))
+}
+
+/// A list of records; freed with its parameters and its references to domains.
+pub(super) struct Records(pub(super) *mut sys::virDomainStatsRecordPtr);
+
+impl Records {
+    fn none() -> Self {
+        Self(ptr::null_mut())
+    }
+
+    /// All that the first `count` records say.
+    fn copied(&self, count: i32) -> Vec<DomainStats> {
+        let count = usize::try_from(count).unwrap_or(0);
+        (0..count).filter_map(|index| self.copy(index)).collect()
+    }
+
+    fn copy(&self, index: usize) -> Option<DomainStats> {
+        // SAFETY: the caller counts no further than libvirt did.
+        let entry = unsafe { self.0.add(index) };
+        // SAFETY: see above; the entry is initialised.
+        let record = unsafe { *entry };
+        // SAFETY: NULL, or a record that libvirt filled and that stays until the list is freed.
+        let record = unsafe { record.as_ref() }?;
+        let domain = NonNull::new(record.dom)?;
+        // SAFETY: the record holds a reference to this domain.
+        let name = unsafe { sys::virDomainGetName(domain.as_ptr()) };
+        // SAFETY: NULL or a string that lives as long as the domain.
+        let name = unsafe { copy_borrowed(name) }?;
+        let uuid = uuid_of("virDomainGetUUIDString", |buffer| {
+            // SAFETY: the domain is live, the buffer has VIR_UUID_STRING_BUFLEN bytes.
+            unsafe { sys::virDomainGetUUIDString(domain.as_ptr(), buffer) }
+        });
+        // SAFETY: the domain is live.
+        let id = unsafe { sys::virDomainGetID(domain.as_ptr()) };
+        // SAFETY: as libvirt filled it.
+        let params = unsafe { params(record) };
+        let id = (id != NO_ID).then_some(id);
+        Some(DomainStats { name, uuid: uuid.unwrap_or_default(), id, params })
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        // SAFETY: from libvirt, ours, and freed only here; NULL is allowed.
+        unsafe { sys::virDomainStatsRecordListFree(self.0) }
+    }
+}
+
+/// A record's parameters.
+///
+/// # Safety
+/// The record is as libvirt filled it.
+pub(super) unsafe fn params(record: &sys::virDomainStatsRecord) -> Vec<(String, Value)> {
+    let count = usize::try_from(record.nparams).unwrap_or(0);
+    let mut params = Vec::with_capacity(count);
+    for index in 0..count {
+        // SAFETY: the record has `nparams` parameters.
+        let param = unsafe { record.params.add(index) };
+        // SAFETY: see above; initialised by libvirt.
+        let param = unsafe { &*param };
+        // SAFETY: as libvirt filled it.
+        params.extend(unsafe { read(param) });
+    }
+    params
+}

@@ -1,0 +1,143 @@
+//! The fast tier: one bulk call that asks no emulator, and the kernel's counters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use log::{debug, warn};
+
+use crate::libvirt::{self, Connection, Groups};
+use crate::metrics::kernel::{self, Processes};
+use crate::metrics::sample::{Device, Fast, SlowGuest, fast_guest};
+use crate::metrics::sampler::{Open, Shared};
+
+/// For a connection to be opened; it takes some 10 ms. Whoever scrapes does not wait that long.
+pub(super) const OPEN: Duration = Duration::from_secs(2);
+
+/// Starts the thread, which takes a sample for each wish and ends with who wishes.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(super) fn start(shared: Arc<Shared>, open: Open, wanted: Receiver<()>) -> io::Result<()> {
+    let limits = &shared.limits;
+    let processes = Processes::new(&limits.pid_dir, limits.rare);
+    let mut tier = Tier { line: Line::new(open), processes, shared };
+    let work = move || {
+        while tier.line.next(&wanted, tier.shared.limits.idle) {
+            let outcome = tier.sample();
+            tier.shared.fast_ended(outcome);
+        }
+    };
+    thread::Builder::new().name("metrics-fast".to_owned()).spawn(work)?;
+    Ok(())
+}
+
+struct Tier {
+    line: Line,
+    processes: Processes,
+    shared: Arc<Shared>,
+}
+
+impl Tier {
+    fn sample(&mut self) -> Result<Fast, String> {
+        let (stats, at) = self.line.read(|connection| {
+            let at = Instant::now();
+            Ok((connection.all_stats(Groups::OWN)?, at))
+        })?;
+        let slow = self.shared.slow();
+        let mut guests = BTreeMap::new();
+        for stats in &stats {
+            let mut guest = fast_guest(stats);
+            if let Some(run) = guest.run {
+                guest.cpu = self.processes.cpu(&stats.name, run, at);
+            }
+            guest.devices = slow.guests.get(&stats.name).map(devices).unwrap_or_default();
+            guests.insert(stats.name.clone(), guest);
+        }
+        let names: BTreeSet<&str> = guests.keys().map(String::as_str).collect();
+        self.processes.keep(&names);
+        Ok(Fast { at, guests })
+    }
+}
+
+/// The kernel's counters of the devices behind a guest's disks.
+fn devices(guest: &SlowGuest) -> BTreeMap<String, Device> {
+    let disks = guest.disks.iter();
+    let devices = disks.filter_map(|(target, disk)| {
+        Some((target.clone(), kernel::device(disk.device.as_deref()?)?))
+    });
+    devices.collect()
+}
+
+/// A connection that is there as long as it is used.
+pub(super) struct Line {
+    open: Open,
+    connection: Option<Connection>,
+}
+
+impl Line {
+    /// Not open yet.
+    pub(super) fn new(open: Open) -> Self {
+        Self { open, connection: None }
+    }
+
+    /// Waits for the next wish; `false` when there will be none. The connection is closed when none
+    /// comes for `idle`.
+    ///
+    /// # Blocking
+    /// Until then.
+    fn next(&mut self, wanted: &Receiver<()>, idle: Duration) -> bool {
+        if self.connection.is_some() {
+            match wanted.recv_timeout(idle) {
+                Ok(()) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.close();
+                    debug!("metrics: nobody asks, the connection is closed");
+                }
+            }
+        }
+        wanted.recv().is_ok()
+    }
+
+    /// Runs `call`, once more on a new connection where the old one turns out to be lost.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    ///
+    /// # Blocking
+    /// As `call`, and [`OPEN`] for a connection.
+    pub(super) fn read<T>(
+        &mut self,
+        mut call: impl FnMut(&Connection) -> Result<T, libvirt::Error>,
+    ) -> Result<T, String> {
+        if self.connection.as_ref().is_some_and(|connection| !connection.is_alive()) {
+            self.close();
+        }
+        match call(self.connection()?) {
+            Err(error) if error.connection_lost() => {
+                warn!("metrics: connection lost during a call, trying once more: {error}");
+                self.close();
+                call(self.connection()?)
+            }
+            outcome => outcome,
+        }
+        .map_err(|error| error.to_string())
+    }
+
+    fn connection(&mut self) -> Result<&Connection, String> {
+        match &mut self.connection {
+            Some(connection) => Ok(connection),
+            none => Ok(none.insert((self.open)(Instant::now() + OPEN)?)),
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(Err(error)) = self.connection.take().map(Connection::release) {
+            debug!("metrics: close the connection: {error}");
+        }
+    }
+}

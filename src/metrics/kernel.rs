@@ -1,0 +1,194 @@
+//! What the kernel knows of emulators and of the devices behind their disks, without asking them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::metrics::sample::{Cpu, Device, Vcpu};
+use crate::os::process;
+
+/// Bytes of a sector in the kernel's counters, whatever the device's own are.
+const SECTOR_BYTES: u64 = 512;
+
+/// The processes of guests that run; looked up once a run, and their threads now and then.
+#[derive(Debug)]
+pub(super) struct Processes {
+    pid_dir: PathBuf,
+    rare: Duration,
+    known: BTreeMap<String, Process>,
+}
+
+#[derive(Debug)]
+struct Process {
+    run: u32,
+    pid: u32,
+    /// Threads of virtual processors: the processor's number and the thread's.
+    vcpus: Vec<(u32, u32)>,
+    looked: Instant,
+}
+
+impl Processes {
+    /// Knows none yet; libvirt keeps their numbers in `pid_dir`.
+    pub(super) fn new(pid_dir: &Path, rare: Duration) -> Self {
+        Self { pid_dir: pid_dir.to_owned(), rare, known: BTreeMap::new() }
+    }
+
+    /// Time on processors of this run of a guest; `None` where its process cannot be found.
+    pub(super) fn cpu(&mut self, name: &str, run: u32, now: Instant) -> Option<Cpu> {
+        let rare = self.rare;
+        let known = |process: &&Process| process.run == run && now < process.looked + rare;
+        if let Some(cpu) = self.known.get(name).filter(known).and_then(Process::cpu) {
+            return Some(cpu);
+        }
+        let found = self.find(name, run, now)?;
+        let cpu = found.cpu();
+        self.known.insert(name.to_owned(), found);
+        cpu
+    }
+
+    /// Forgets all guests but these.
+    pub(super) fn keep(&mut self, names: &BTreeSet<&str>) {
+        self.known.retain(|name, _| names.contains(name.as_str()));
+    }
+
+    fn find(&self, name: &str, run: u32, now: Instant) -> Option<Process> {
+        // libvirt has no such names; a path must not lead elsewhere.
+        if name.contains('/') {
+            return None;
+        }
+        let text = fs::read_to_string(self.pid_dir.join(format!("{name}.pid"))).ok()?;
+        let pid = text.trim().parse().ok()?;
+        // The file may be of another run, or of another world of processes.
+        let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        is_of(&words, name).then(|| Process { run, pid, vcpus: vcpu_threads(pid), looked: now })
+    }
+}
+
+impl Process {
+    /// `None` when it has ended or lost a thread.
+    fn cpu(&self) -> Option<Cpu> {
+        let pid = self.pid;
+        let vcpus = self.vcpus.iter().map(|&(number, thread)| {
+            let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat")).ok()?;
+            Some((number, vcpu(&text)?))
+        });
+        // First, so that the whole is never less than its parts.
+        let vcpus = vcpus.collect::<Option<_>>()?;
+        Some(Cpu { process_ns: process::cpu_ns(pid).ok()?, vcpus })
+    }
+}
+
+/// Whether a command line is that of the guest's emulator: libvirt names it there.
+fn is_of(words: &[u8], name: &str) -> bool {
+    let wanted = format!("guest={name}");
+    words.split(|byte| *byte == 0).any(|word| {
+        let rest = word.strip_prefix(wanted.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b","))
+    })
+}
+
+fn vcpu_threads(pid: u32) -> Vec<(u32, u32)> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let threads = entries.flatten().filter_map(|entry| {
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+        Some((vcpu_number(&name)?, entry.file_name().to_str()?.parse().ok()?))
+    });
+    threads.collect()
+}
+
+/// The number in `CPU <n>/KVM` or `CPU <n>/TCG`.
+fn vcpu_number(name: &str) -> Option<u32> {
+    name.strip_prefix("CPU ")?.split_once('/')?.0.parse().ok()
+}
+
+/// A thread's `schedstat`: nanoseconds running, nanoseconds waiting for a processor, time slices.
+fn vcpu(text: &str) -> Option<Vcpu> {
+    let mut numbers = text.split_ascii_whitespace().map(str::parse);
+    Some(Vcpu { run_ns: numbers.next()?.ok()?, delay_ns: numbers.next()?.ok()? })
+}
+
+/// The kernel's name of the block device at this path, such as `zd16`, following links to it.
+pub(super) fn device_name(source: &str) -> Option<String> {
+    if !source.starts_with("/dev/") {
+        return None;
+    }
+    let device = fs::canonicalize(source).ok()?;
+    let name = device.file_name()?.to_str()?;
+    Path::new("/sys/class/block").join(name).exists().then(|| name.to_owned())
+}
+
+/// The counters of the block device with this name.
+pub(super) fn device(name: &str) -> Option<Device> {
+    let text = fs::read_to_string(format!("/sys/class/block/{name}/stat")).ok()?;
+    device_counters(name, &text)
+}
+
+/// A device's `stat`; its columns stand in the kernel's Documentation/block/stat.rst.
+fn device_counters(name: &str, text: &str) -> Option<Device> {
+    let numbers: Vec<u64> =
+        text.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [reads, _, read_sectors, read_ms, writes, _, written_sectors, write_ms, _, io_ms, ..] =
+        numbers[..]
+    else {
+        return None;
+    };
+    Some(Device {
+        name: name.to_owned(),
+        reads,
+        read_bytes: read_sectors.saturating_mul(SECTOR_BYTES),
+        read_ms,
+        writes,
+        written_bytes: written_sectors.saturating_mul(SECTOR_BYTES),
+        write_ms,
+        io_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_guests_own_emulator_is_taken() {
+        let words = b"/usr/bin/qemu-system-x86_64\0-name\0guest=web-1,debug-threads=on\0-S\0";
+        assert!(is_of(words, "web-1"));
+        assert!(!is_of(words, "web"));
+        assert!(!is_of(words, "web-10"));
+        assert!(is_of(b"qemu\0guest=web-1\0", "web-1"));
+        assert!(!is_of(b"vim\0web-1.txt\0", "web-1"));
+    }
+
+    #[test]
+    fn threads_of_virtual_processors_are_told_by_their_names() {
+        assert_eq!(vcpu_number("CPU 3/KVM\n"), Some(3));
+        assert_eq!(vcpu_number("CPU 12/TCG\n"), Some(12));
+        assert_eq!(vcpu_number("ALL CPUs/TCG\n"), None);
+        assert_eq!(vcpu_number("worker\n"), None);
+    }
+
+    #[test]
+    fn kernel_texts_are_read_and_torn_ones_are_not() {
+        assert_eq!(vcpu("1500 300 7\n"), Some(Vcpu { run_ns: 1500, delay_ns: 300 }));
+        assert_eq!(vcpu("1500\n"), None);
+        let text = "   11  0  16  3  22  1  32  5  0  6  8  0 0 0 0 4 1\n";
+        let device = device_counters("zd16", text).unwrap();
+        assert_eq!((device.reads, device.read_bytes, device.read_ms), (11, 8192, 3));
+        assert_eq!((device.writes, device.written_bytes, device.write_ms), (22, 16384, 5));
+        assert_eq!((device.io_ms, device.name.as_str()), (6, "zd16"));
+        assert_eq!(device_counters("zd16", "1 2 3"), None);
+    }
+
+    #[test]
+    fn what_is_no_block_device_has_no_name() {
+        assert_eq!(device_name("/dev/null"), None);
+        assert_eq!(device_name("/etc/passwd"), None);
+        assert_eq!(device_name("/dev/absent"), None);
+    }
+
+    #[test]
+    fn a_name_with_a_slash_is_no_path() {
+        let mut processes = Processes::new(Path::new("/run"), Duration::from_secs(1));
+        assert_eq!(processes.cpu("../etc/x", 1, Instant::now()), None);
+    }
+}

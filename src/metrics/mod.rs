@@ -1,0 +1,35 @@
+//! What guests use, for the price of one call: samples, the kernel's counters, and both as text.
+//!
+//! - Two tiers. The fast one asks libvirt what it knows by itself and the kernel for the rest; it
+//!   cannot hang on an emulator. The slow one asks emulators, seldom, and leaves out who hangs.
+//! - Each series has one source, so that a counter never jumps between two that disagree.
+//! - A scrape writes what is in memory. Nobody scraping: no samples, no wake-ups.
+
+mod calls;
+mod families;
+mod fast;
+mod guests;
+mod kernel;
+mod own;
+mod sample;
+mod sampler;
+mod slow;
+mod text;
+
+pub use calls::{Calls, Counts};
+pub use own::{Listener, Own};
+pub use sample::{Cpu, Device, Disk, Fast, FastGuest, SlowGuest, SlowVcpu, Vcpu};
+pub use sampler::{Changing, GuestView, LeftOut, Open, Sampler, Slow, View};
+pub use text::Format;
+
+/// A text takes some 8 KB of the agent itself and as much for each guest.
+const BYTES_EACH: usize = 8 * 1024;
+
+/// All that is known as one text. `metadata` names the values that the view has of each guest.
+pub fn write(view: &View, own: &Own, metadata: &[String], format: Format) -> String {
+    let guests = view.fast.as_ref().map_or(0, |fast| fast.guests.len());
+    let mut text = text::Text::new(format, BYTES_EACH * (guests + 1));
+    guests::write(&mut text, view, metadata);
+    own::write(&mut text, view, own);
+    text.end()
+}

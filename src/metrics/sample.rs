@@ -1,0 +1,243 @@
+//! What is known of guests: plain data, and how it is read out of libvirt's parameters.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::guest::state::State;
+use crate::libvirt::{BlockStats, DomainStats, InterfaceStats, Value};
+
+/// All guests at one moment, as far as no emulator has to be asked.
+#[derive(Clone, Debug)]
+pub struct Fast {
+    /// When the sample began.
+    pub at: Instant,
+    /// The guests by name.
+    pub guests: BTreeMap<String, FastGuest>,
+}
+
+/// One guest in a fast sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FastGuest {
+    /// The domain's uuid.
+    pub uuid: String,
+    /// The number of its run; `None` when it is off.
+    pub run: Option<u32>,
+    /// Its state.
+    pub state: State,
+    /// Its time on processors; `None` when it is off or has no process that can be found.
+    pub cpu: Option<Cpu>,
+    /// Its interfaces by their devices on the host.
+    pub nics: BTreeMap<String, InterfaceStats>,
+    /// What the kernel counts of the block devices behind its disks, by the disks' targets.
+    pub devices: BTreeMap<String, Device>,
+}
+
+/// Time on processors, by the kernel's clocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// The emulator's process as a whole, in nanoseconds.
+    pub process_ns: u64,
+    /// Its virtual processors by number.
+    pub vcpus: BTreeMap<u32, Vcpu>,
+}
+
+/// One virtual processor's thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vcpu {
+    /// Running, in nanoseconds.
+    pub run_ns: u64,
+    /// Ready to run and waiting for a processor of the host, in nanoseconds.
+    pub delay_ns: u64,
+}
+
+/// The kernel's counters of one block device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Its name, such as `zd16`.
+    pub name: String,
+    /// Reads that were completed.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Time of all reads, in milliseconds.
+    pub read_ms: u64,
+    /// Writes that were completed.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Time of all writes, in milliseconds.
+    pub write_ms: u64,
+    /// Time with anything in flight, in milliseconds.
+    pub io_ms: u64,
+}
+
+/// One guest in a slow sample: what its emulator was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlowGuest {
+    /// When the sample began.
+    pub at: Instant,
+    /// The number of the run that it is of; `None` when the guest was off.
+    pub run: Option<u32>,
+    /// Most memory that the guest may have, in KiB.
+    pub memory_max_kib: Option<u64>,
+    /// Memory that the guest has, in KiB.
+    pub memory_kib: Option<u64>,
+    /// Virtual processors that are online.
+    pub vcpus_online: Option<u64>,
+    /// What the balloon knows, by libvirt's names: KiB, and counts of faults.
+    pub balloon: BTreeMap<String, u64>,
+    /// The virtual processors by number.
+    pub vcpus: BTreeMap<u32, SlowVcpu>,
+    /// The disks by target.
+    pub disks: BTreeMap<String, Disk>,
+}
+
+/// What is not the kernel's to say of a virtual processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowVcpu {
+    /// libvirt's number for its state: 0 offline, 1 running, 2 blocked.
+    pub state: Option<u64>,
+    /// Waiting for I/O, in nanoseconds.
+    pub wait_ns: Option<u64>,
+}
+
+/// One disk of a guest.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Disk {
+    /// The file or device behind it.
+    pub source: String,
+    /// The block device behind it as the kernel names it, such as `zd16`.
+    pub device: Option<String>,
+    /// The emulator's counters; `None` when the guest is off.
+    pub counters: Option<BlockStats>,
+    /// Size that the guest sees, in bytes.
+    pub capacity_bytes: Option<u64>,
+    /// Space that it takes, in bytes.
+    pub physical_bytes: Option<u64>,
+}
+
+/// State and interfaces of a guest.
+pub(super) fn fast_guest(stats: &DomainStats) -> FastGuest {
+    let mut state = State::Unknown;
+    let mut nics = Indexed::<(String, InterfaceStats)>::default();
+    for (name, value) in &stats.params {
+        if name == "state.state" {
+            let code = value.as_i64().and_then(|code| i32::try_from(code).ok());
+            state = State::from_code(code.unwrap_or_default());
+        } else if let Some((nic, field)) = nics.entry("net.", name) {
+            read_nic(nic, field, value);
+        }
+    }
+    FastGuest {
+        uuid: stats.uuid.clone(),
+        run: stats.id,
+        state,
+        cpu: None,
+        nics: nics.0.into_values().filter(|(device, _)| !device.is_empty()).collect(),
+        devices: BTreeMap::new(),
+    }
+}
+
+fn read_nic((device, nic): &mut (String, InterfaceStats), field: &str, value: &Value) {
+    let slot = match field {
+        "name" => return copy_text(device, value),
+        "rx.bytes" => &mut nic.rx_bytes,
+        "rx.pkts" => &mut nic.rx_packets,
+        "rx.errs" => &mut nic.rx_errors,
+        "rx.drop" => &mut nic.rx_drops,
+        "tx.bytes" => &mut nic.tx_bytes,
+        "tx.pkts" => &mut nic.tx_packets,
+        "tx.errs" => &mut nic.tx_errors,
+        "tx.drop" => &mut nic.tx_drops,
+        _ => return,
+    };
+    *slot = value.as_i64().unwrap_or(0);
+}
+
+/// Memory, virtual processors and disks of a guest.
+pub(super) fn slow_guest(at: Instant, stats: &DomainStats) -> SlowGuest {
+    let mut guest = SlowGuest {
+        at,
+        run: stats.id,
+        memory_max_kib: None,
+        memory_kib: None,
+        vcpus_online: None,
+        balloon: BTreeMap::new(),
+        vcpus: BTreeMap::new(),
+        disks: BTreeMap::new(),
+    };
+    let mut vcpus = Indexed::<SlowVcpu>::default();
+    let mut disks = Indexed::<(String, Disk)>::default();
+    for (name, value) in &stats.params {
+        match name.as_str() {
+            "balloon.maximum" => guest.memory_max_kib = value.as_u64(),
+            "balloon.current" => guest.memory_kib = value.as_u64(),
+            "vcpu.current" => guest.vcpus_online = value.as_u64(),
+            _ => {
+                if let Some(field) = name.strip_prefix("balloon.") {
+                    guest.balloon.extend(value.as_u64().map(|value| (field.to_owned(), value)));
+                } else if let Some((vcpu, field)) = vcpus.entry("vcpu.", name) {
+                    match field {
+                        "state" => vcpu.state = value.as_u64(),
+                        "wait" => vcpu.wait_ns = value.as_u64(),
+                        _ => {}
+                    }
+                } else if let Some((disk, field)) = disks.entry("block.", name) {
+                    read_disk(disk, field, value);
+                }
+            }
+        }
+    }
+    guest.vcpus = vcpus.0;
+    guest.disks = disks.0.into_values().filter(|(target, _)| !target.is_empty()).collect();
+    guest
+}
+
+fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {
+    match field {
+        "name" => return copy_text(target, value),
+        "path" => return copy_text(&mut disk.source, value),
+        "capacity" => return disk.capacity_bytes = value.as_u64(),
+        "physical" => return disk.physical_bytes = value.as_u64(),
+        _ => {}
+    }
+    let counters = disk.counters.unwrap_or_default();
+    let mut counters = counters;
+    let slot = match field {
+        "rd.reqs" => &mut counters.read_ops,
+        "rd.bytes" => &mut counters.read_bytes,
+        "rd.times" => &mut counters.read_ns,
+        "wr.reqs" => &mut counters.write_ops,
+        "wr.bytes" => &mut counters.write_bytes,
+        "wr.times" => &mut counters.write_ns,
+        "fl.reqs" => &mut counters.flush_ops,
+        "fl.times" => &mut counters.flush_ns,
+        _ => return,
+    };
+    *slot = value.as_i64().unwrap_or(0);
+    disk.counters = Some(counters);
+}
+
+/// Whether the emulator of a guest that runs was asked. The size of its process is what libvirt adds
+/// after every question to a monitor, and only then.
+pub(super) fn is_whole(stats: &DomainStats) -> bool {
+    stats.id.is_none() || stats.params.iter().any(|(name, _)| name == "balloon.rss")
+}
+
+fn copy_text(to: &mut String, value: &Value) {
+    if let Value::Text(text) = value {
+        to.clone_from(text);
+    }
+}
+
+/// Members of `<prefix><number>.<field>` by number.
+#[derive(Default)]
+struct Indexed<T>(BTreeMap<u32, T>);
+
+impl<T: Default> Indexed<T> {
+    /// The member that a parameter is of, and the rest of its name.
+    fn entry<'n>(&mut self, prefix: &str, name: &'n str) -> Option<(&mut T, &'n str)> {
+        let (number, field) = name.strip_prefix(prefix)?.split_once('.')?;
+        Some((self.0.entry(number.parse().ok()?).or_default(), field))
+    }
+}

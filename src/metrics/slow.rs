@@ -1,0 +1,302 @@
+//! The slow tier: what only emulators know, in one call at a time on a connection of its own.
+//!
+//! A call to an emulator that hangs does not return, and cannot be called off. It is then left alone
+//! with its thread and connection, and another one asks: libvirt tells it at once which guest it
+//! cannot ask, being busy with the first call. That guest is left out until the first call returns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use log::{Level, debug, error, info, log, warn};
+
+use crate::config::MetricsConfig;
+use crate::guest::domain::VirDomain;
+use crate::libvirt::{self, Connection, Domain, Groups, XmlKind};
+use crate::metrics::fast::Line;
+use crate::metrics::kernel;
+use crate::metrics::sample::{SlowGuest, is_whole, slow_guest};
+use crate::metrics::sampler::{Changing, LeftOut, Open, Shared, Slow};
+
+/// Starts the thread, which takes a sample for each wish and ends with who wishes.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(super) fn start(
+    shared: Arc<Shared>,
+    open: Open,
+    changing: Changing,
+    wanted: Receiver<()>,
+) -> io::Result<()> {
+    let mut tier = Tier {
+        shared,
+        open,
+        changing,
+        asker: None,
+        askers: 0,
+        late: Vec::new(),
+        known: Slow::default(),
+    };
+    let work = move || {
+        while tier.next(&wanted) {
+            tier.sample();
+            tier.shared.slow_ended(tier.known.clone());
+        }
+    };
+    thread::Builder::new().name("metrics-slow".to_owned()).spawn(work)?;
+    Ok(())
+}
+
+struct Tier {
+    shared: Arc<Shared>,
+    open: Open,
+    changing: Changing,
+    /// The one that is asked.
+    asker: Option<Asker>,
+    /// How many there have been.
+    askers: u64,
+    /// Those that did not answer in time, since when, and have not returned.
+    late: Vec<(Instant, Asker)>,
+    known: Slow,
+}
+
+impl Tier {
+    /// Waits for the next wish; `false` when there will be none. The asker is dismissed when none
+    /// comes for a while.
+    fn next(&mut self, wanted: &Receiver<()>) -> bool {
+        if self.asker.is_some() {
+            match wanted.recv_timeout(self.shared.limits.idle) {
+                Ok(()) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => self.asker = None,
+            }
+        }
+        wanted.recv().is_ok()
+    }
+
+    /// One sample; another at once after one that is late, which finds who is to blame.
+    fn sample(&mut self) {
+        self.welcome_back();
+        while self.late.len() < self.shared.limits.slow_late_calls {
+            let began = Instant::now();
+            let leave_out = self.leave_out();
+            let Some(outcome) = self.ask(&leave_out) else {
+                self.known.late_now = self.late.len();
+                self.shared.slow_so_far(self.known.clone());
+                continue;
+            };
+            match outcome {
+                Ok(answer) => self.note(began, answer, leave_out),
+                Err(why) => {
+                    debug!("metrics: no slow sample: {why}");
+                    self.known.failed += 1;
+                }
+            }
+            return;
+        }
+        error!(
+            "metrics: {} calls do not return, each for an emulator that hangs: no further one is made",
+            self.late.len()
+        );
+    }
+
+    /// Late calls that have returned: whom they waited for is asked again.
+    fn welcome_back(&mut self) {
+        let before = self.late.len();
+        self.late.retain(|(_, asker)| matches!(asker.answers.try_recv(), Err(TryRecvError::Empty)));
+        self.known.late_now = self.late.len();
+        if self.late.len() < before {
+            info!("metrics: a late call has returned");
+        }
+    }
+
+    fn leave_out(&self) -> BTreeMap<String, LeftOut> {
+        let mut names = BTreeMap::new();
+        if !self.late.is_empty() {
+            names.extend(self.known.stuck.keys().map(|name| (name.clone(), LeftOut::Stuck)));
+        }
+        names.extend((self.changing)().into_iter().map(|name| (name, LeftOut::Changing)));
+        names
+    }
+
+    /// What the asker answers; `None` when it is late, and then no longer the one that is asked.
+    fn ask(&mut self, leave_out: &BTreeMap<String, LeftOut>) -> Option<Result<Answer, String>> {
+        let asker = match self.asker.take() {
+            Some(asker) => asker,
+            None => {
+                self.askers += 1;
+                match Asker::start(self.askers, Arc::clone(&self.open), &self.shared.limits) {
+                    Ok(asker) => asker,
+                    Err(error) => return Some(Err(format!("start a thread: {error}"))),
+                }
+            }
+        };
+        let began = Instant::now();
+        let limits = &self.shared.limits;
+        let guests = u32::try_from(self.shared.guests()).unwrap_or(u32::MAX);
+        let patience = limits.slow_late + limits.slow_late_each.saturating_mul(guests);
+        // Not full: an asker that is kept has answered. Closed after a panic there.
+        let _ = asker.asks.try_send(leave_out.keys().cloned().collect());
+        match asker.answers.recv_timeout(patience) {
+            Ok(answer) => {
+                self.asker = Some(asker);
+                Some(answer)
+            }
+            Err(RecvTimeoutError::Disconnected) => Some(Err("a thread panicked".to_owned())),
+            Err(RecvTimeoutError::Timeout) => {
+                warn!(
+                    "metrics: a slow sample takes over {} s, another one asks",
+                    patience.as_secs()
+                );
+                self.known.late += 1;
+                self.late.push((began, asker));
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, began: Instant, answer: Answer, left_out: BTreeMap<String, LeftOut>) {
+        let known = &mut self.known;
+        let since = self.late.iter().map(|(began, _)| *began).min().unwrap_or(began);
+        for name in &answer.partial {
+            known.stuck.entry(name.clone()).or_insert_with(|| {
+                // Without a late call of ours it may just be busy with somebody else's.
+                let level = if self.late.is_empty() { Level::Debug } else { Level::Warn };
+                log!(level, "metrics: {name}: its emulator does not answer");
+                since
+            });
+        }
+        known.stuck.retain(|name, _| {
+            let is_left_out = left_out.contains_key(name) && answer.running.contains(name);
+            let stays = is_left_out || answer.partial.contains(name);
+            if !stays {
+                info!("metrics: {name}: its emulator answers again, or has ended");
+            }
+            stays
+        });
+        known.guests.extend(answer.guests);
+        known.guests.retain(|name, _| answer.names.contains(name));
+        known.metadata = answer.metadata;
+        known.left_out = left_out;
+        known.left_out.retain(|name, _| answer.names.contains(name));
+        known.at = Some(began);
+        known.took = began.elapsed();
+        known.ended += 1;
+    }
+}
+
+/// What one call tells.
+struct Answer {
+    guests: BTreeMap<String, SlowGuest>,
+    /// All guests, left out or not.
+    names: BTreeSet<String>,
+    /// Those of them that run.
+    running: BTreeSet<String>,
+    /// Those of them that were asked and could not answer.
+    partial: BTreeSet<String>,
+    metadata: BTreeMap<String, Vec<String>>,
+}
+
+/// A thread with a connection that makes one call after the other. It ends when nobody can ask it
+/// any more.
+struct Asker {
+    /// Names of guests to leave out.
+    asks: Sender<BTreeSet<String>>,
+    answers: Receiver<Result<Answer, String>>,
+}
+
+impl Asker {
+    fn start(number: u64, open: Open, limits: &MetricsConfig) -> io::Result<Self> {
+        let (asks, asked) = bounded::<BTreeSet<String>>(1);
+        let (answer, answers) = bounded(1);
+        let mut line = Line::new(open);
+        let mut metadata = Metadata::new(limits.metadata.clone(), limits.rare);
+        let work = move || {
+            for leave_out in asked {
+                let outcome = line.read(|connection| sample(connection, &leave_out, &mut metadata));
+                // Full or closed: nobody waits for an answer this late.
+                let _ = answer.try_send(outcome);
+            }
+        };
+        thread::Builder::new().name(format!("metrics-ask-{number}")).spawn(work)?;
+        Ok(Self { asks, answers })
+    }
+}
+
+fn sample(
+    connection: &Connection,
+    leave_out: &BTreeSet<String>,
+    metadata: &mut Metadata,
+) -> Result<Answer, libvirt::Error> {
+    let at = Instant::now();
+    let (mut names, mut running) = (BTreeSet::new(), BTreeSet::new());
+    let mut asked = Vec::new();
+    for domain in connection.list_domains()? {
+        let name = domain.name()?;
+        if domain.id().is_some() {
+            running.insert(name.clone());
+        }
+        if !leave_out.contains(&name) {
+            metadata.look_at(&name, &domain, at);
+            asked.push(domain);
+        }
+        names.insert(name);
+    }
+    metadata.keep(&names);
+    let stats = connection.stats_of(&asked, Groups::MONITOR)?;
+    let mut partial = BTreeSet::new();
+    let mut guests = BTreeMap::new();
+    for stats in &stats {
+        if !is_whole(stats) {
+            partial.insert(stats.name.clone());
+            continue;
+        }
+        let mut guest = slow_guest(at, stats);
+        for disk in guest.disks.values_mut() {
+            disk.device = kernel::device_name(&disk.source);
+        }
+        guests.insert(stats.name.clone(), guest);
+    }
+    Ok(Answer { guests, names, running, partial, metadata: metadata.values() })
+}
+
+/// Metadata of guests; read again now and then.
+struct Metadata {
+    wanted: Vec<String>,
+    rare: Duration,
+    known: BTreeMap<String, (Instant, Vec<String>)>,
+}
+
+impl Metadata {
+    fn new(wanted: Vec<String>, rare: Duration) -> Self {
+        Self { wanted, rare, known: BTreeMap::new() }
+    }
+
+    /// Reads a guest's, where any is wanted and what is known is old.
+    fn look_at(&mut self, name: &str, domain: &Domain, now: Instant) {
+        let is_fresh = |(at, _): &(Instant, _)| now < *at + self.rare;
+        if self.wanted.is_empty() || self.known.get(name).is_some_and(is_fresh) {
+            return;
+        }
+        let read = domain.xml(XmlKind::Inactive).ok();
+        let Some(read) = read.and_then(|xml| VirDomain::from_xml(&xml).ok()) else { return };
+        let parameters = &read.metadata.user_metadata.parameters;
+        let value = |wanted: &String| {
+            let found = parameters.iter().find(|parameter| parameter.name == *wanted);
+            found.map(|parameter| parameter.value.clone()).unwrap_or_default()
+        };
+        let values = self.wanted.iter().map(value).collect();
+        self.known.insert(name.to_owned(), (now, values));
+    }
+
+    fn keep(&mut self, names: &BTreeSet<String>) {
+        self.known.retain(|name, _| names.contains(name));
+    }
+
+    fn values(&self) -> BTreeMap<String, Vec<String>> {
+        self.known.iter().map(|(name, (_, values))| (name.clone(), values.clone())).collect()
+    }
+}
