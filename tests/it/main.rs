@@ -15,6 +15,7 @@ mod journal;
 mod lab;
 mod lanes;
 mod local;
+mod metrics;
 mod nwfilter;
 mod odd;
 mod openvswitch;

@@ -133,6 +133,14 @@ impl Stack {
         command
     }
 
+    /// The same with the tests' own network: what it listens on is reached from outside.
+    pub(crate) fn command_outside_network(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        let target = self.init.to_string();
+        command.args(["-m", "-p", "-t", &target, "--"]).arg(program);
+        command
+    }
+
     /// Runs a virsh command from outside.
     pub(crate) fn virsh(&self, arguments: &[&str]) -> Output {
         let mut virsh = Command::new("virsh");

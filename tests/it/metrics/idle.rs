@@ -1,0 +1,75 @@
+//! Nobody scraping: no samples, no wake-ups.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mistify_libvirt::config::MetricsConfig;
+
+use super::{Bed, Inside, SOON};
+use crate::skip::require;
+use crate::support::{poll, wait_until};
+
+/// Long enough for anything that wakes up every second or two.
+const LOOK: Duration = Duration::from_secs(7);
+
+/// How often each thread has gone to sleep, by its name and number.
+fn sleeps(pid: u32) -> BTreeMap<String, u64> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let tasks = tasks.map(|task| {
+        let status = fs::read_to_string(task.expect("a task").path().join("status")).expect("it");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
+            line.trim().to_owned()
+        };
+        let name = format!("{} {}", field("Name:"), field("Pid:"));
+        (name, field("voluntary_ctxt_switches:").parse().expect("a count"))
+    });
+    tasks.collect()
+}
+
+/// Waits until no thread wakes up for [`LOOK`], but for libvirt's own: where the agent has other
+/// connections it keeps them alive. How often that one did.
+fn wait_until_still(pid: u32) -> u64 {
+    let end = Instant::now() + SOON;
+    let split = || {
+        sleeps(pid)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(thread, _)| thread.starts_with("libvirt-events "))
+    };
+    loop {
+        let (events, before) = split();
+        // Ends early where anything happens.
+        let Some(now) = poll(LOOK, || Some(split().1).filter(|now| *now != before)) else {
+            return split().0.values().sum::<u64>() - events.values().sum::<u64>();
+        };
+        let awake = now.iter().filter(|(thread, count)| before.get(*thread) != Some(*count));
+        let awake: Vec<_> = awake.map(|(thread, _)| thread).collect();
+        assert!(Instant::now() < end, "these do not sleep: {awake:?}");
+    }
+}
+
+#[test]
+fn an_agent_that_nobody_scrapes_sleeps_and_sleeps_again_a_minute_after_the_last_scrape() {
+    let Some(bed) = require("qemu", Bed::new(1)) else { return };
+    let guest = bed.guests[0].as_str();
+    let agent = Inside::start(&bed.stack, &[]);
+    let before = wait_until_still(agent.pid);
+
+    agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
+    let taken = || Path::new(&format!("/proc/{}/task", agent.pid)).read_dir().map(Iterator::count);
+    let with_asker = taken().expect("it runs");
+    let last = Instant::now();
+    let idle = MetricsConfig::default().idle;
+    wait_until("the connections are closed", idle + SOON, || {
+        taken().expect("it runs") < with_asker
+    });
+    assert!(last.elapsed() + Duration::from_secs(1) >= idle, "{:?}", last.elapsed());
+    let after = wait_until_still(agent.pid);
+    assert!(after <= before + 1, "libvirt woke up {before} times before and {after} after");
+
+    let scrape = agent.scrape();
+    assert_eq!(scrape.value("libvirt_up"), 1.0);
+    assert!(scrape.value("mistify_metrics_samples_total{tier=\"fast\"}") < 30.0, "{scrape:?}");
+}

@@ -1,0 +1,194 @@
+//! The text and its ways: what other programs read it, who may ask, and how.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::json;
+
+use super::{Bed, Inside, SOON, scrape};
+use crate::agent::{Agent, PROGRAM};
+use crate::skip::{Skip, require};
+use crate::support::{Scratch, wait_for};
+
+const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+
+fn get(agent: &Agent, accept: &str) -> String {
+    let reply = agent.request("GET", "/metrics", &[("Accept", accept)], b"");
+    assert_eq!(reply.status, 200);
+    reply.text()
+}
+
+/// Lets a program read a text; it has to be installed.
+fn feed(program: &str, words: &[&str], text: &str) -> Result<Output, Skip> {
+    let mut child = Command::new(program)
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| Skip(format!("{program} does not start: {error}")))?;
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(text.as_bytes()).expect("it reads");
+    drop(input);
+    Ok(child.wait_with_output().expect("it ends"))
+}
+
+#[test]
+fn promtool_and_an_independent_parser_read_what_a_host_with_guests_says() {
+    let Some(bed) = require("qemu", Bed::new(2)) else { return };
+    let agent = Inside::start(&bed.stack, &[]);
+    agent.agent.ok("Status", &json!({ "id": bed.guests[0] }));
+    agent.agent.error("Status", &json!({ "id": "absent \"\\" }));
+    agent.scrape_until("a slow sample", SOON, |it| it.age(&bed.guests[0], "slow").is_some());
+    let (plain, open) = (get(&agent.agent, ""), get(&agent.agent, OPENMETRICS));
+
+    if let Some(output) = require("promtool", feed("promtool", &["check", "metrics"], &plain)) {
+        let words = [output.stdout, output.stderr].concat();
+        assert!(output.status.success() && words.is_empty(), "{}", String::from_utf8_lossy(&words));
+    }
+    let parse = |module: &str, text: &str| {
+        let script = format!(
+            "import sys\ntry:\n import prometheus_client.{module} as p\nexcept ImportError:\n \
+             sys.exit(77)\nfor f in p.text_string_to_metric_families(sys.stdin.read()):\n \
+             print(f.type, f.name, len(f.samples))"
+        );
+        feed("python3", &["-c", &script], text).and_then(|output| match output.status.code() {
+            Some(77) => Err(Skip("python3-prometheus-client is not installed".to_owned())),
+            _ => Ok(output),
+        })
+    };
+    for (module, text) in [("parser", &plain), ("openmetrics.parser", &open)] {
+        let Some(output) = require("promtool", parse(module, text)) else { return };
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{module}: {errors}");
+        let families = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            families.contains("counter libvirt_domain_block_stats_read_bytes 2\n"),
+            "{families}"
+        );
+        assert!(families.contains("histogram mistify_request_duration_seconds "), "{families}");
+    }
+}
+
+#[test]
+fn metrics_are_read_and_nothing_else_in_the_dialect_that_is_asked_for() {
+    let agent = Agent::on_test_driver();
+    let plain = agent.request("GET", "/metrics", &[], b"");
+    assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(
+        plain.text().contains("libvirt_domain_info_state{domain=\"test\",state=\"running\"} 1")
+    );
+    let open = agent.request("GET", "/metrics", &[("Accept", OPENMETRICS)], b"");
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(open.header("content-type"), Some(kind));
+    assert!(open.text().ends_with("# EOF\n"));
+    let head = agent.request("HEAD", "/metrics", &[], b"");
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    let refused = agent.request("POST", "/metrics", &[], b"");
+    assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD")));
+    assert_eq!(scrape(&agent).value("libvirt_domains"), 1.0);
+}
+
+#[test]
+fn calls_are_counted_by_method_and_outcome() {
+    let agent = Agent::on_test_driver();
+    agent.ok("Status", &json!({ "id": "test" }));
+    agent.ok("Status", &json!({ "id": "test" }));
+    agent.error("Status", &json!({ "id": "absent" }));
+    let scrape = scrape(&agent);
+    let count = |outcome: &str| {
+        scrape.value(&format!(
+            "mistify_requests_total{{method=\"Libvirt.Status\",outcome=\"{outcome}\"}}"
+        ))
+    };
+    assert_eq!((count("ok"), count("error")), (2.0, 1.0));
+    let took = "mistify_request_duration_seconds_count{method=\"Libvirt.Status\"}";
+    assert_eq!(scrape.value(took), 3.0);
+    assert_eq!(scrape.value("mistify_http_requests_total{listener=\"main\"}"), 4.0);
+}
+
+#[test]
+fn metadata_that_a_flag_names_become_labels() {
+    let agent = Agent::start(&[
+        "--libvirt-uri",
+        "test:///default",
+        "--allow-disk-path",
+        "/",
+        "--metrics-metadata",
+        "owner",
+        "--metrics-metadata",
+        "cost-centre",
+    ]);
+    let guest = json!({
+        "id": "labelled", "type": "test", "memory": 64, "cpu": 1,
+        "metadata": { "owner": "a \"b\"", "secret": "s" },
+    });
+    agent.ok("CreateGuest", &guest);
+    let text = wait_for("the labels", SOON, || {
+        let text = get(&agent, "");
+        text.contains("metadata_owner").then_some(text)
+    });
+    let line = text.lines().find(|line| line.starts_with("mistify_guest_info{domain=\"labelled\""));
+    let line = line.expect("its info");
+    assert!(
+        line.ends_with(",metadata_owner=\"a \\\"b\\\"\",metadata_cost_centre=\"\"} 1"),
+        "{line}"
+    );
+    assert!(!text.contains("secret"));
+}
+
+#[test]
+fn the_listener_of_its_own_serves_metrics_and_health_alone() {
+    let flags = ["--libvirt-uri", "test:///default", "--metrics-listen", "127.0.0.1:0"];
+    let agent = Agent::start(&flags);
+    let address: SocketAddr = wait_for("its address is logged", SOON, || {
+        let log = agent.log();
+        log.split("metrics are served on ").nth(1)?.lines().next()?.trim().parse().ok()
+    });
+    let ask = |method: &str, path: &str| {
+        let kind = [("Content-Type", "application/json")];
+        agent.request_at(address, method, path, &kind, br#"{"method":"Libvirt.Status","id":1}"#)
+    };
+    assert_eq!(ask("GET", "/metrics").status, 200);
+    assert!(ask("GET", "/metrics").text().contains("listener=\"metrics\""));
+    assert!(matches!(ask("GET", "/healthz").status, 200 | 503));
+    for path in ["/_mistify_RPC_", "/snapshots/download", "/", "/readyz"] {
+        assert_eq!(ask("POST", path).status, 404, "{path}");
+    }
+    for path in ["/metrics", "/healthz"] {
+        assert_eq!(ask("POST", path).status, 405, "{path}");
+    }
+    agent.end();
+}
+
+#[test]
+fn a_listener_beyond_loopback_is_refused_at_the_start() {
+    let state = Scratch::new();
+    for address in ["0.0.0.0", "192.0.2.1:9177", "[::]"] {
+        let output = Command::new(PROGRAM)
+            .args(["--port", "0", "--metrics-listen", address])
+            .env("STATE_DIRECTORY", state.path())
+            .output()
+            .expect("it starts");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains(&format!("--metrics-listen {address}: nobody authenticates")),
+            "{error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn many_who_scrape_at_once_share_a_sample() {
+    let agent = Agent::start(&["--libvirt-uri", "test:///default", "--metrics-max-age", "60"]);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| assert_eq!(scrape(&agent).value("libvirt_up"), 1.0));
+        }
+    });
+    let samples = scrape(&agent).value("mistify_metrics_samples_total{tier=\"fast\"}");
+    assert_eq!(samples, 1.0);
+}

@@ -1,0 +1,153 @@
+//! A guest whose emulator hangs, and a libvirtd that does.
+
+use std::time::Duration;
+
+use mistify_libvirt::config::MetricsConfig;
+use mistify_libvirt::libvirt::{self, Connection, Groups};
+use serde_json::json;
+
+use super::{Bed, Inside, SOON, median, time};
+use crate::skip::require;
+use crate::support::wait_until;
+
+/// What the issue gives a stuck guest until a metric names it.
+const NAMED: Duration = Duration::from_secs(30);
+const GUESTS: usize = 20;
+
+/// How long a scrape takes, and beside it the bare call that it cannot do without: a busy machine
+/// slows both down.
+#[derive(Debug)]
+struct Pace {
+    scrape: Duration,
+    call: Duration,
+}
+
+impl Pace {
+    fn of(bed: &Bed, agent: &Inside) -> Self {
+        libvirt::start().expect("libvirt is there");
+        let connection = Connection::open(&bed.stack.uri()).expect("it answers");
+        let (mut scrapes, mut calls) = (Vec::new(), Vec::new());
+        for _ in 0..101 {
+            scrapes.push(time(|| drop(agent.scrape())));
+            calls.push(time(|| drop(connection.all_stats(Groups::OWN))));
+        }
+        Self { scrape: median(scrapes), call: median(calls) }
+    }
+
+    fn ratio(&self) -> f64 {
+        self.scrape.as_secs_f64() / self.call.as_secs_f64()
+    }
+}
+
+#[test]
+fn one_stopped_guest_of_twenty_darkens_no_other_and_is_back_when_it_goes_on() {
+    let Some(bed) = require("qemu", Bed::new(GUESTS)) else { return };
+    let (stuck, other) = (bed.guests[7].as_str(), bed.guests[3].as_str());
+    let agent = Inside::start(&bed.stack, &["--metrics-max-age", "0"]);
+    agent.scrape_until("all have slow values", SOON, |scrape| {
+        bed.guests.iter().all(|guest| scrape.age(guest, "slow").is_some())
+    });
+    let before = Pace::of(&bed, &agent);
+
+    bed.signal(stuck, "STOP");
+    agent.scrape_until("it is named", NAMED, |scrape| scrape.stuck(stuck).is_some());
+    let during = Pace::of(&bed, &agent);
+    assert!(
+        during.ratio() <= 2.0 * before.ratio(),
+        "{before:?} before, {during:?} with one stopped"
+    );
+
+    // The others are asked on; it is left out, and its fast values stay fresh.
+    let interval = MetricsConfig::default().slow_interval;
+    let all_asked = agent.scrape_until("the others have young values", 2 * interval, |scrape| {
+        let young = |guest: &String| scrape.age(guest, "slow").is_some_and(|age| age < 5.0);
+        bed.guests.iter().filter(|guest| *guest != stuck).all(young)
+    });
+    assert!(all_asked.age(stuck, "slow").is_some_and(|age| age > 5.0), "it keeps its last values");
+    assert!(all_asked.age(stuck, "fast").is_some_and(|age| age < 1.0));
+    let left_out = format!("mistify_guest_left_out{{domain=\"{stuck}\",reason=\"stuck\"}}");
+    agent.scrape_until("it is left out", 2 * interval, |scrape| scrape.get(&left_out).is_some());
+    let stopped = agent.agent.ok("Shutdown", &json!({ "id": other }));
+    assert_eq!(stopped["guest"]["id"], other);
+    wait_until("another guest is off", SOON, || bed.stack.qemu_pid(other).is_none());
+
+    bed.signal(stuck, "CONT");
+    agent.scrape_until("it is back", interval + Duration::from_secs(5), |scrape| {
+        let is_young = scrape.age(stuck, "slow").is_some_and(|age| age < 5.0);
+        is_young && scrape.stuck(stuck).is_none() && scrape.get(&left_out).is_none()
+    });
+    assert_eq!(agent.scrape().value("mistify_metrics_calls_late"), 0.0);
+}
+
+#[test]
+fn metrics_of_a_stopped_guest_are_answered_from_a_young_sample_and_else_late() {
+    let Some(bed) = require("qemu", Bed::new(1)) else { return };
+    let guest = bed.guests[0].as_str();
+    let agent = Inside::start(&bed.stack, &[]);
+    let seen =
+        agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
+    bed.signal(guest, "STOP");
+    let params = json!({
+        "guest": { "id": guest, "disks": [{ "device": "vda" }] },
+        "args": { "mistify.timeout": "1" },
+    });
+    for verb in ["DiskMetrics", "CPUMetrics", "DiskMetrics"] {
+        let answer = agent.agent.call_with(verb, &params);
+        assert!(answer["error"].is_null(), "{verb}: {answer}");
+        if verb == "DiskMetrics" {
+            let writes = "libvirt_domain_block_stats_write_requests_total";
+            let writes =
+                seen.value(&format!("{writes}{{domain=\"{guest}\",target_device=\"vda\"}}"));
+            assert_eq!(answer["result"]["disk"]["vda"]["write_ops"].as_f64(), Some(writes));
+        } else {
+            assert_eq!(answer["result"]["cpu"].as_array().map(Vec::len), Some(1), "{answer}");
+        }
+    }
+    assert!(agent.agent.log().contains("answered from a sample"), "{}", agent.agent.log());
+    // A disk that no sample knows has no stand-in.
+    let unknown = json!({
+        "guest": { "id": guest, "disks": [{ "device": "vdz" }] },
+        "args": { "mistify.timeout": "1" },
+    });
+    let error = agent.agent.call_with("DiskMetrics", &unknown)["error"].clone();
+    assert!(error.as_str().is_some_and(|error| error.starts_with("deadline: ")), "{error}");
+    bed.signal(guest, "CONT");
+}
+
+#[test]
+fn a_stopped_libvirtd_leaves_scrapes_quick_and_the_values_with_their_age() {
+    let Some(bed) = require("qemu", Bed::new(2)) else { return };
+    let guest = bed.guests[0].as_str();
+    let agent = Inside::start(&bed.stack, &[]);
+    agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
+    bed.stack.signal_libvirtd("STOP");
+    let old = agent.scrape_until("the values are old", SOON, |scrape| {
+        scrape.age(guest, "fast").is_some_and(|age| age > 3.0)
+    });
+    assert_eq!(old.value("libvirt_up"), 0.0);
+    assert!(old.age(guest, "slow").is_some_and(|age| age > 3.0));
+    let took = median((0..5).map(|_| time(|| drop(agent.scrape()))).collect());
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    bed.stack.signal_libvirtd("CONT");
+    agent.scrape_until("it answers again", SOON, |scrape| {
+        let is_young = |tier| scrape.age(guest, tier).is_some_and(|age| age < 2.0);
+        scrape.value("libvirt_up") == 1.0 && is_young("fast") && is_young("slow")
+    });
+}
+
+#[test]
+fn a_restarted_libvirtd_is_asked_again() {
+    let Some(bed) = require("qemu", Bed::new(1)) else { return };
+    let guest = bed.guests[0].as_str();
+    let agent = Inside::start(&bed.stack, &["--metrics-max-age", "0"]);
+    agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
+    bed.stack.signal_libvirtd("KILL");
+    assert_eq!(
+        agent.scrape_until("down", SOON, |it| it.value("libvirt_up") == 0.0).age("", ""),
+        None
+    );
+    bed.stack.start_libvirtd();
+    agent.scrape_until("up", SOON, |scrape| {
+        scrape.value("libvirt_up") == 1.0 && scrape.age(guest, "fast").is_some_and(|age| age < 1.0)
+    });
+}
