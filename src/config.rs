@@ -312,7 +312,7 @@ impl Default for MetricsConfig {
             max_age: Duration::from_secs(1),
             wait: Duration::from_millis(250),
             slow_interval: Duration::from_secs(15),
-            slow_late: Duration::from_secs(2),
+            slow_late: Duration::from_secs(4),
             slow_late_each: Duration::from_millis(20),
             slow_late_calls: 4,
             idle: Duration::from_secs(60),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,12 +28,19 @@ pub(super) fn start(shared: Arc<Shared>, open: Open, wanted: Receiver<()>) -> io
     let mut tier = Tier { line: Line::new(open), processes, shared };
     let work = move || {
         while tier.line.next(&wanted, tier.shared.limits.idle) {
-            let outcome = tier.sample();
+            let outcome = guarded(|| tier.sample());
             tier.shared.fast_ended(outcome);
         }
     };
     thread::Builder::new().name("metrics-fast".to_owned()).spawn(work)?;
     Ok(())
+}
+
+/// What the work returns; a panic in it is an error of this sample alone.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // What it leaves half-changed are caches, which are made anew where they are wrong.
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    outcome.unwrap_or_else(|_| Err("the sampler panicked".to_owned()))
 }
 
 struct Tier {

@@ -16,6 +16,9 @@ mod sampler;
 mod slow;
 mod text;
 
+#[cfg(test)]
+mod tests;
+
 pub use calls::{Calls, Counts};
 pub use own::{Listener, Own};
 pub use sample::{Cpu, Device, Disk, Fast, FastGuest, SlowGuest, SlowVcpu, Vcpu};

@@ -142,6 +142,21 @@ impl View {
         self.now.saturating_duration_since(at)
     }
 
+    /// A view of these samples, taken in order.
+    #[cfg(test)]
+    pub(super) fn of(now: Instant, fast: Fast, slow: Slow) -> Self {
+        Self {
+            now,
+            fast: Some(Arc::new(fast)),
+            error: None,
+            fast_ended: 9,
+            fast_failed: 2,
+            fast_took: Duration::from_millis(1),
+            slow: Arc::new(slow),
+            keep: MetricsConfig::default().keep,
+        }
+    }
+
     /// Values of another run are not this one's: its counters began anew.
     fn slow_of(&self, name: &str, fast: &FastGuest) -> Option<&SlowGuest> {
         let slow = self.slow.guests.get(name)?;

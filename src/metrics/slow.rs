@@ -3,6 +3,7 @@
 //! A call to an emulator that hangs does not return, and cannot be called off. It is then left alone
 //! with its thread and connection, and another one asks: libvirt tells it at once which guest it
 //! cannot ask, being busy with the first call. That guest is left out until the first call returns.
+//! Where the first call was only slow, what it tells is taken all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,13 +11,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level, debug, error, info, log, warn};
 
 use crate::config::MetricsConfig;
 use crate::guest::domain::VirDomain;
 use crate::libvirt::{self, Connection, Domain, Groups, XmlKind};
-use crate::metrics::fast::Line;
+use crate::metrics::fast::{Line, guarded};
 use crate::metrics::kernel;
 use crate::metrics::sample::{SlowGuest, is_whole, slow_guest};
 use crate::metrics::sampler::{Changing, LeftOut, Open, Shared, Slow};
@@ -32,12 +33,13 @@ pub(super) fn start(
     wanted: Receiver<()>,
 ) -> io::Result<()> {
     let mut tier = Tier {
+        answers: bounded(shared.limits.slow_late_calls),
         shared,
         open,
         changing,
-        asker: None,
+        idle: None,
         askers: 0,
-        late: Vec::new(),
+        flights: Vec::new(),
         known: Slow::default(),
     };
     let work = move || {
@@ -54,117 +56,135 @@ struct Tier {
     shared: Arc<Shared>,
     open: Open,
     changing: Changing,
-    /// The one that is asked.
-    asker: Option<Asker>,
-    /// How many there have been.
+    /// Where all askers answer; each has at most one answer in it.
+    answers: (Sender<Landing>, Receiver<Landing>),
+    /// One that can be asked.
+    idle: Option<Asker>,
+    /// How many askers there have been.
     askers: u64,
-    /// Those that did not answer in time, since when, and have not returned.
-    late: Vec<(Instant, Asker)>,
+    /// Calls that have not returned.
+    flights: Vec<Flight>,
     known: Slow,
 }
+
+/// A call on its way.
+struct Flight {
+    began: Instant,
+    left_out: BTreeMap<String, LeftOut>,
+    asker: Asker,
+}
+
+/// What came of the call of the asker with this number.
+type Landing = (u64, Result<Answer, String>);
 
 impl Tier {
     /// Waits for the next wish; `false` when there will be none. The asker is dismissed when none
     /// comes for a while.
     fn next(&mut self, wanted: &Receiver<()>) -> bool {
-        if self.asker.is_some() {
+        if self.idle.is_some() {
             match wanted.recv_timeout(self.shared.limits.idle) {
                 Ok(()) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) => self.asker = None,
+                Err(RecvTimeoutError::Timeout) => self.idle = None,
             }
         }
         wanted.recv().is_ok()
     }
 
-    /// One sample; another at once after one that is late, which finds who is to blame.
+    /// One sample, by the first call that returns. While one is late another asks, each with more
+    /// patience than the one before.
     fn sample(&mut self) {
-        self.welcome_back();
-        while self.late.len() < self.shared.limits.slow_late_calls {
-            let began = Instant::now();
-            let leave_out = self.leave_out();
-            let Some(outcome) = self.ask(&leave_out) else {
-                self.known.late_now = self.late.len();
-                self.shared.slow_so_far(self.known.clone());
-                continue;
-            };
-            match outcome {
-                Ok(answer) => self.note(began, answer, leave_out),
-                Err(why) => {
-                    debug!("metrics: no slow sample: {why}");
-                    self.known.failed += 1;
-                }
+        while let Ok(landing) = self.answers.1.try_recv() {
+            self.land(landing);
+        }
+        let mut patience = self.patience();
+        while self.flights.len() < self.shared.limits.slow_late_calls {
+            if let Err(error) = self.ask() {
+                warn!("metrics: start a thread: {error}");
+                return;
             }
-            return;
+            if let Ok(landing) = self.answers.1.recv_timeout(patience) {
+                self.land(landing);
+                return;
+            }
+            warn!("metrics: a slow sample takes over {patience:?}, another one asks");
+            self.known.late += 1;
+            self.known.late_now = self.flights.len();
+            self.shared.slow_so_far(self.known.clone());
+            patience *= 2;
         }
         error!(
             "metrics: {} calls do not return, each for an emulator that hangs: no further one is made",
-            self.late.len()
+            self.flights.len()
         );
     }
 
-    /// Late calls that have returned: whom they waited for is asked again.
-    fn welcome_back(&mut self) {
-        let before = self.late.len();
-        self.late.retain(|(_, asker)| matches!(asker.answers.try_recv(), Err(TryRecvError::Empty)));
-        self.known.late_now = self.late.len();
-        if self.late.len() < before {
-            info!("metrics: a late call has returned");
+    /// How long the first call of a sample may take: more where the last took long.
+    fn patience(&self) -> Duration {
+        let limits = &self.shared.limits;
+        let guests = u32::try_from(self.shared.guests()).unwrap_or(u32::MAX);
+        let common = limits.slow_late + limits.slow_late_each.saturating_mul(guests);
+        common.max((2 * self.known.took).min(2 * limits.slow_late))
+    }
+
+    /// Sends an asker on its way.
+    ///
+    /// # Errors
+    /// When there is none and the system gives no thread.
+    fn ask(&mut self) -> io::Result<()> {
+        let left_out = self.leave_out();
+        let asker = match self.idle.take() {
+            Some(asker) => asker,
+            None => {
+                self.askers += 1;
+                let (open, answer) = (Arc::clone(&self.open), self.answers.0.clone());
+                Asker::start(self.askers, open, answer, &self.shared.limits)?
+            }
+        };
+        // Not full: an idle asker has answered.
+        let _ = asker.asks.try_send(left_out.keys().cloned().collect());
+        self.flights.push(Flight { began: Instant::now(), left_out, asker });
+        Ok(())
+    }
+
+    /// Takes what a call returned; its asker can be asked again.
+    fn land(&mut self, (number, outcome): Landing) {
+        let Some(index) = self.flights.iter().position(|flight| flight.asker.number == number)
+        else {
+            return;
+        };
+        let Flight { began, left_out, asker } = self.flights.swap_remove(index);
+        self.idle = Some(asker);
+        self.known.late_now = self.flights.len();
+        match outcome {
+            // One that was late may tell less than is known by now.
+            Ok(answer) if self.known.at.is_none_or(|at| at < began) => {
+                self.note(began, answer, left_out);
+            }
+            Ok(_) => info!("metrics: a late call has returned"),
+            Err(why) => {
+                debug!("metrics: no slow sample: {why}");
+                self.known.failed += 1;
+            }
         }
     }
 
     fn leave_out(&self) -> BTreeMap<String, LeftOut> {
         let mut names = BTreeMap::new();
-        if !self.late.is_empty() {
+        if !self.flights.is_empty() {
             names.extend(self.known.stuck.keys().map(|name| (name.clone(), LeftOut::Stuck)));
         }
         names.extend((self.changing)().into_iter().map(|name| (name, LeftOut::Changing)));
         names
     }
 
-    /// What the asker answers; `None` when it is late, and then no longer the one that is asked.
-    fn ask(&mut self, leave_out: &BTreeMap<String, LeftOut>) -> Option<Result<Answer, String>> {
-        let asker = match self.asker.take() {
-            Some(asker) => asker,
-            None => {
-                self.askers += 1;
-                match Asker::start(self.askers, Arc::clone(&self.open), &self.shared.limits) {
-                    Ok(asker) => asker,
-                    Err(error) => return Some(Err(format!("start a thread: {error}"))),
-                }
-            }
-        };
-        let began = Instant::now();
-        let limits = &self.shared.limits;
-        let guests = u32::try_from(self.shared.guests()).unwrap_or(u32::MAX);
-        let patience = limits.slow_late + limits.slow_late_each.saturating_mul(guests);
-        // Not full: an asker that is kept has answered. Closed after a panic there.
-        let _ = asker.asks.try_send(leave_out.keys().cloned().collect());
-        match asker.answers.recv_timeout(patience) {
-            Ok(answer) => {
-                self.asker = Some(asker);
-                Some(answer)
-            }
-            Err(RecvTimeoutError::Disconnected) => Some(Err("a thread panicked".to_owned())),
-            Err(RecvTimeoutError::Timeout) => {
-                warn!(
-                    "metrics: a slow sample takes over {} s, another one asks",
-                    patience.as_secs()
-                );
-                self.known.late += 1;
-                self.late.push((began, asker));
-                None
-            }
-        }
-    }
-
     fn note(&mut self, began: Instant, answer: Answer, left_out: BTreeMap<String, LeftOut>) {
         let known = &mut self.known;
-        let since = self.late.iter().map(|(began, _)| *began).min().unwrap_or(began);
+        let since = self.flights.iter().map(|flight| flight.began).min().unwrap_or(began);
         for name in &answer.partial {
             known.stuck.entry(name.clone()).or_insert_with(|| {
                 // Without a late call of ours it may just be busy with somebody else's.
-                let level = if self.late.is_empty() { Level::Debug } else { Level::Warn };
+                let level = if self.flights.is_empty() { Level::Debug } else { Level::Warn };
                 log!(level, "metrics: {name}: its emulator does not answer");
                 since
             });
@@ -203,26 +223,32 @@ struct Answer {
 /// A thread with a connection that makes one call after the other. It ends when nobody can ask it
 /// any more.
 struct Asker {
+    number: u64,
     /// Names of guests to leave out.
     asks: Sender<BTreeSet<String>>,
-    answers: Receiver<Result<Answer, String>>,
 }
 
 impl Asker {
-    fn start(number: u64, open: Open, limits: &MetricsConfig) -> io::Result<Self> {
+    fn start(
+        number: u64,
+        open: Open,
+        answers: Sender<Landing>,
+        limits: &MetricsConfig,
+    ) -> io::Result<Self> {
         let (asks, asked) = bounded::<BTreeSet<String>>(1);
-        let (answer, answers) = bounded(1);
         let mut line = Line::new(open);
         let mut metadata = Metadata::new(limits.metadata.clone(), limits.rare);
         let work = move || {
             for leave_out in asked {
-                let outcome = line.read(|connection| sample(connection, &leave_out, &mut metadata));
-                // Full or closed: nobody waits for an answer this late.
-                let _ = answer.try_send(outcome);
+                let outcome = guarded(|| {
+                    line.read(|connection| sample(connection, &leave_out, &mut metadata))
+                });
+                // Has room for as many as are on their way; closed when nobody wants to know.
+                let _ = answers.try_send((number, outcome));
             }
         };
         thread::Builder::new().name(format!("metrics-ask-{number}")).spawn(work)?;
-        Ok(Self { asks, answers })
+        Ok(Self { number, asks })
     }
 }
 

@@ -66,8 +66,9 @@ fn an_agent_that_nobody_scrapes_sleeps_and_sleeps_again_a_minute_after_the_last_
         taken().expect("it runs") < with_asker
     });
     assert!(last.elapsed() + Duration::from_secs(1) >= idle, "{:?}", last.elapsed());
-    let after = wait_until_still(agent.pid);
-    assert!(after <= before + 1, "libvirt woke up {before} times before and {after} after");
+    // The fast tier's connection is closed a moment later.
+    let is_as_before = || wait_until_still(agent.pid) <= before + 1;
+    wait_until("libvirt wakes up no more than before", SOON, is_as_before);
 
     let scrape = agent.scrape();
     assert_eq!(scrape.value("libvirt_up"), 1.0);
