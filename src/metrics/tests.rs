@@ -206,3 +206,21 @@ fn values_of_another_run_and_very_old_ones_are_not_shown() {
     assert!(old.guest("web-1").unwrap().slow.is_none());
     assert!(view.guest("absent").is_none());
 }
+
+#[test]
+fn a_text_takes_time_in_line_with_its_guests() {
+    let least = |guests| {
+        let (view, own) = (view(guests), own());
+        let turn = |_| {
+            let began = Instant::now();
+            let text = write(&view, &own, &[], Format::Prometheus);
+            assert!(text.len() > guests * 1000);
+            began.elapsed()
+        };
+        // The least: other work on the machine only ever adds.
+        (0..10).map(turn).min().unwrap()
+    };
+    let (some, many) = (least(100), least(1000));
+    println!("100 guests take {some:?}, 1000 take {many:?}");
+    assert!(many < 20 * some, "{some:?} for 100, {many:?} for 1000");
+}

@@ -1,5 +1,6 @@
 //! What is measured of guests: on real qemu, each test on a stack of its own.
 
+mod dist;
 mod idle;
 mod shape;
 mod stuck;
