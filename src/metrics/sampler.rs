@@ -195,7 +195,7 @@ impl Sampler {
         let give_up = now + limits.wait;
         let mut state = self.shared.state.lock();
         let waits_for_slow = self.want_slow(&mut state, now);
-        if !state.fast.as_ref().is_some_and(|fast| now <= fast.at + limits.max_age) {
+        if state.fast.as_ref().is_none_or(|fast| now > fast.at + limits.max_age) {
             self.want_fast(&mut state, now);
             let before = state.fast_ended;
             while state.fast_ended == before {
