@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use log::{Level, debug, error, info, log, warn};
 
 use crate::config::MetricsConfig;
@@ -78,17 +78,24 @@ struct Flight {
 type Landing = (u64, Result<Answer, String>);
 
 impl Tier {
-    /// Waits for the next wish; `false` when there will be none. The asker is dismissed when none
-    /// comes for a while.
+    /// Waits for the next wish; `false` when there will be none. Late calls that return meanwhile
+    /// are taken; the asker is dismissed when nothing happens for a while.
     fn next(&mut self, wanted: &Receiver<()>) -> bool {
-        if self.idle.is_some() {
-            match wanted.recv_timeout(self.shared.limits.idle) {
-                Ok(()) => return true,
-                Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) => self.idle = None,
+        let answers = self.answers.1.clone();
+        loop {
+            let tired = match &self.idle {
+                Some(_) => after(self.shared.limits.idle),
+                None => never(),
+            };
+            select! {
+                recv(wanted) -> wish => return wish.is_ok(),
+                recv(answers) -> landing => {
+                    landing.into_iter().for_each(|landing| self.land(landing));
+                    self.shared.slow_so_far(self.known.clone());
+                }
+                recv(tired) -> _ => self.idle = None,
             }
         }
-        wanted.recv().is_ok()
     }
 
     /// One sample, by the first call that returns. While one is late another asks, each with more

@@ -13,13 +13,20 @@ pub fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// The highest number that Linux gives a process (`PID_MAX_LIMIT`).
+const PID_MAX: libc::pid_t = 4 * 1024 * 1024;
+
 /// What a process has used of processors, all its threads together, those that ended included, in
 /// nanoseconds: its own clock, which never goes back.
 ///
 /// # Errors
 /// When there is no such process.
 pub fn cpu_ns(pid: u32) -> io::Result<u64> {
-    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // A clock's number has 29 bits for the process, of which others would be cut off; 0 is ourselves.
+    let pid = match libc::pid_t::try_from(pid) {
+        Ok(pid @ 1..=PID_MAX) => pid,
+        _ => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+    };
     let mut clock = 0;
     // SAFETY: the out-pointer is live.
     let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
@@ -64,9 +71,9 @@ mod tests {
         let own = std::process::id();
         let before = super::cpu_ns(own).unwrap();
         while super::cpu_ns(own).unwrap() == before {}
-        // No process has the highest number.
-        assert!(super::cpu_ns(i32::MAX.unsigned_abs()).is_err());
-        assert!(super::cpu_ns(u32::MAX).is_err());
+        for no_process in [0, 1 << 22, 1 << 29, i32::MAX.unsigned_abs(), u32::MAX] {
+            assert!(super::cpu_ns(no_process).is_err(), "{no_process}");
+        }
     }
 
     #[test]
