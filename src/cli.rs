@@ -262,7 +262,8 @@ fn address(flag: &str, text: &str, port: u16) -> Result<SocketAddr, Error> {
         (Ok(ip), _) if ip.is_ipv6() == bracketed => Ok(SocketAddr::new(ip, port)),
         (_, Ok(address)) => Ok(address),
         _ => Err(Error::Value(format!(
-            "{flag} {text}: not an address; write 127.0.0.1, 127.0.0.1:{port}, [::1] or [::1]:{port}"
+            "{flag} {text}: not an address; write 127.0.0.1, 127.0.0.1:{port}, [::1] or \
+             [::1]:{port}"
         ))),
     }
 }

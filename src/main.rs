@@ -51,15 +51,18 @@ fn run(config: &Config) -> Result<(), String> {
     let signals =
         Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
     let version = libvirt::start().map_err(|error| error.to_string())?;
-    let bind = |addresses: &[_]| Front::bind(addresses, config.http.clone());
-    let front = bind(&config.listen).map_err(|error| error.to_string())?;
-    let images = (!config.image_store.is_empty()).then(|| bind(&config.image_store));
-    let images = images.transpose().map_err(|error| error.to_string())?;
-    let metrics = (!config.metrics_listen.is_empty()).then(|| bind(&config.metrics_listen));
-    let metrics = metrics.transpose().map_err(|error| error.to_string())?;
+    let bind =
+        |addresses: &[_], limits| Front::bind(addresses, limits).map_err(|error| error.to_string());
+    let bind_any = |addresses: &[_], limits| match addresses {
+        [] => Ok(None),
+        _ => bind(addresses, limits).map(Some),
+    };
+    let main = bind(&config.listen, config.http.clone())?;
+    let images = bind_any(&config.image_store, config.http.clone())?;
+    let metrics = bind_any(&config.metrics_listen, config.http.for_metrics())?;
     let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
     info!("libvirt {version}, {}", config.host.libvirt_uri);
-    agent.serve(Fronts { main: front, images, metrics }, signals).map_err(|error| error.to_string())
+    agent.serve(Fronts { main, images, metrics }, signals).map_err(|error| error.to_string())
 }
 
 /// Lines on standard error: time in UTC, level, module, sentence. A flag wins over `RUST_LOG`.

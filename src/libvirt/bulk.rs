@@ -57,7 +57,8 @@ impl Connection {
     }
 
     /// Statistics of these domains, all of this connection (`virDomainListGetStats`). Of a domain
-    /// that is busy with something else there is only what needs no wait, where the driver can tell.
+    /// that is busy with something else there is only what needs no wait, where the driver can
+    /// tell.
     ///
     /// # Errors
     /// When the daemon does not answer, or the driver has no statistics.

@@ -218,8 +218,8 @@ fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {
     disk.counters = Some(counters);
 }
 
-/// Whether the emulator of a guest that runs was asked. The size of its process is what libvirt adds
-/// after every question to a monitor, and only then.
+/// Whether the emulator of a guest that runs was asked. The size of its process is what libvirt
+/// adds after every question to a monitor, and only then.
 pub(super) fn is_whole(stats: &DomainStats) -> bool {
     stats.id.is_none() || stats.params.iter().any(|(name, _)| name == "balloon.rss")
 }

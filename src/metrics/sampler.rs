@@ -1,4 +1,4 @@
-//! Samples of all guests: taken when somebody wants one and the last is old, shared by all who wait.
+//! Samples of all guests: taken when one is wanted and the last is old, shared by all who wait.
 //!
 //! ```text
 //! scrape ── wants ──► metrics-fast   one bulk call, the kernel's counters      waited for, shortly

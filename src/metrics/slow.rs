@@ -1,9 +1,9 @@
 //! The slow tier: what only emulators know, in one call at a time on a connection of its own.
 //!
-//! A call to an emulator that hangs does not return, and cannot be called off. It is then left alone
-//! with its thread and connection, and another one asks: libvirt tells it at once which guest it
-//! cannot ask, being busy with the first call. That guest is left out until the first call returns.
-//! Where the first call was only slow, what it tells is taken all the same.
+//! A call to an emulator that hangs does not return, and cannot be called off. It is then left
+//! alone with its thread and connection, and another one asks: libvirt tells it at once which guest
+//! it cannot ask, being busy with the first call. That guest is left out until the first call
+//! returns. Where the first call was only slow, what it tells is taken all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -121,7 +121,7 @@ impl Tier {
             patience *= 2;
         }
         error!(
-            "metrics: {} calls do not return, each for an emulator that hangs: no further one is made",
+            "metrics: {} calls do not return, each for an emulator that hangs: no further is made",
             self.flights.len()
         );
     }

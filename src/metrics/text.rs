@@ -1,4 +1,4 @@
-//! The exposition format: families of samples as text, by Prometheus (0.0.4) or by OpenMetrics (1.0).
+//! The exposition format: families of samples as text, Prometheus (0.0.4) or OpenMetrics (1.0).
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -22,7 +22,7 @@ const PID_MAX: libc::pid_t = 4 * 1024 * 1024;
 /// # Errors
 /// When there is no such process.
 pub fn cpu_ns(pid: u32) -> io::Result<u64> {
-    // A clock's number has 29 bits for the process, of which others would be cut off; 0 is ourselves.
+    // A clock's number has 29 bits for the process: others would be cut off. 0 is ourselves.
     let pid = match libc::pid_t::try_from(pid) {
         Ok(pid @ 1..=PID_MAX) => pid,
         _ => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
