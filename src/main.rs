@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use log::{LevelFilter, info};
 use mistify_libvirt::config::Config;
-use mistify_libvirt::http::{Front, Fronts};
+use mistify_libvirt::http::Fronts;
 use mistify_libvirt::journal::default_state_dir;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::{clock, memory, process, signals::Signals};
@@ -51,18 +51,10 @@ fn run(config: &Config) -> Result<(), String> {
     let signals =
         Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
     let version = libvirt::start().map_err(|error| error.to_string())?;
-    let bind =
-        |addresses: &[_], limits| Front::bind(addresses, limits).map_err(|error| error.to_string());
-    let bind_any = |addresses: &[_], limits| match addresses {
-        [] => Ok(None),
-        _ => bind(addresses, limits).map(Some),
-    };
-    let main = bind(&config.listen, config.http.clone())?;
-    let images = bind_any(&config.image_store, config.http.clone())?;
-    let metrics = bind_any(&config.metrics_listen, config.http.for_metrics())?;
+    let fronts = Fronts::bind(config).map_err(|error| error.to_string())?;
     let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
     info!("libvirt {version}, {}", config.host.libvirt_uri);
-    agent.serve(Fronts { main, images, metrics }, signals).map_err(|error| error.to_string())
+    agent.serve(fronts, signals).map_err(|error| error.to_string())
 }
 
 /// Lines on standard error: time in UTC, level, module, sentence. A flag wins over `RUST_LOG`.
