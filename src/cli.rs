@@ -1,6 +1,7 @@
 //! The command line: words in, a configuration or a reason to end out.
 
 pub mod import;
+mod logging;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -13,8 +14,10 @@ use log::LevelFilter;
 
 use crate::config::{
     BridgeType, Config, DEADLINE_S_MAX, DEFAULT_IMAGE_STORE_PORT, DEFAULT_METRICS_PORT,
-    DEFAULT_PORT, Store, VncListen,
+    DEFAULT_PORT, SocketConfig, Store, VncListen,
 };
+
+pub use logging::start_log;
 
 /// What `--help` prints.
 pub const USAGE: &str = "\
@@ -29,6 +32,12 @@ The second form brings a raw or qcow2 disk or a zfs stream into the store as the
   -p, --port N              TCP port (default 20001; 0 lets the system choose)
       --listen ADDR[:PORT]  address to listen on, IPv6 in brackets; may be given several times
                             (default 127.0.0.1)
+      --socket PATH         listen on a Unix socket too, for its owner and group (mode 0660)
+      --socket-group GROUP  group of that socket; who may call is said by the next three
+      --allow-user USER     user of this host that may call, besides root and the agent's own; name
+                            or number; may be given several times
+      --allow-group GROUP   group whose members may call; may be given several times
+      --allow-any-local     let every user of this host call, as the original did
   -z, --zpool NAME          ZFS pool of the guests' disks (default mistify)
       --storage WHERE       where disks are made: zfs (default; the pool) or directory:PATH (sparse
                             files below PATH)
@@ -120,6 +129,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
     let mut config = Config::default();
     let (mut port, mut listen, mut log_level) = (DEFAULT_PORT, Vec::new(), None);
     let (mut image_store, mut image_store_port) = (false, DEFAULT_IMAGE_STORE_PORT);
+    let mut socket_group = None;
     let mut command = Vec::new();
     while let Some(flag) = parser.next()? {
         match flag {
@@ -127,6 +137,14 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
             Long("version") => return Ok(Request::Version),
             Short('p') | Long("port") => port = number("--port", &text(&mut parser)?)?,
             Long("listen") => listen.push(text(&mut parser)?),
+            Long("socket") => {
+                let path = folder("--socket", &text(&mut parser)?)?;
+                config.socket = Some(SocketConfig { path, group: None });
+            }
+            Long("socket-group") => socket_group = Some(text(&mut parser)?),
+            Long("allow-user") => config.callers.users.push(text(&mut parser)?),
+            Long("allow-group") => config.callers.groups.push(text(&mut parser)?),
+            Long("allow-any-local") => config.callers.any_local = true,
             Short('z') | Long("zpool") => config.host.zpool = pool_name(text(&mut parser)?)?,
             Short('l') | Long("log-level") => log_level = Some(level(&text(&mut parser)?)?),
             Long("image-store") => image_store = true,
@@ -164,6 +182,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Error
         }
     }
     config.listen = addresses(&listen, port)?;
+    match (&mut config.socket, socket_group) {
+        (Some(socket), group) => socket.group = group,
+        (None, None) => {}
+        (None, Some(group)) => {
+            return Err(Error::Value(format!("--socket-group {group}: there is no --socket")));
+        }
+    }
     if image_store {
         config.image_store = on_port(&config.listen, image_store_port);
     }

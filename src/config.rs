@@ -38,6 +38,10 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Addresses to serve the image store's methods on; none where they are not served.
     pub image_store: Vec<SocketAddr>,
+    /// The Unix socket to listen on as well, if any.
+    pub socket: Option<SocketConfig>,
+    /// Who may call from this host.
+    pub callers: CallerConfig,
     /// How guests are made and where their disks may lie.
     pub host: HostConfig,
     /// Bounds of the HTTP front.
@@ -65,6 +69,8 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))],
             image_store: Vec::new(),
+            socket: None,
+            callers: CallerConfig::default(),
             host: HostConfig::default(),
             http: HttpLimits::default(),
             pool: PoolLimits::default(),
@@ -77,6 +83,26 @@ impl Default for Config {
             metrics: MetricsConfig::default(),
         }
     }
+}
+
+/// A Unix socket, which its owner and its group may open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its group, by name or number; else that of the agent.
+    pub group: Option<String>,
+}
+
+/// Who may call from this host, besides root and the agent's own user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallerConfig {
+    /// Users, by name or number.
+    pub users: Vec<String>,
+    /// Groups whose members may, by name or number.
+    pub groups: Vec<String>,
+    /// Whether everybody may, as with the original.
+    pub any_local: bool,
 }
 
 /// What the verbs need to know about the host.
@@ -148,6 +174,11 @@ pub enum VncListen {
 pub struct HttpLimits {
     /// Open connections, all callers together: one orchestrator, scrapers and people need few.
     pub connections: usize,
+    /// Open connections of one user of this host, or of one address beyond it: enough for each of
+    /// [`Self::handlers`] and as many that wait.
+    pub connections_per_caller: usize,
+    /// Of [`Self::connections`], those that only root and the agent's own user get.
+    pub connections_reserved: usize,
     /// Request line and headers of one request, in bytes: the usual bound of servers is 8 to 16 KiB.
     pub head_bytes: usize,
     /// Header lines of one request: 100 is what common servers take.
@@ -176,6 +207,10 @@ pub struct HttpLimits {
     pub linger_bytes: usize,
     /// Without accepting, once that failed: what is short, like file descriptors, needs time.
     pub accept_pause: Duration,
+    /// How long it holds who is a member of an allowed group: the databases may be slow to ask.
+    pub membership: Duration,
+    /// Users of whom that is kept.
+    pub memberships: usize,
 }
 
 impl HttpLimits {
@@ -189,6 +224,8 @@ impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             connections: 256,
+            connections_per_caller: 64,
+            connections_reserved: 16,
             head_bytes: 16 * 1024,
             headers: 100,
             body_bytes: 1024 * 1024,
@@ -202,6 +239,8 @@ impl Default for HttpLimits {
             linger: Duration::from_secs(1),
             linger_bytes: 4 * 1024 * 1024,
             accept_pause: Duration::from_millis(100),
+            membership: Duration::from_secs(10),
+            memberships: 64,
         }
     }
 }

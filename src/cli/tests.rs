@@ -63,7 +63,7 @@ fn unknown_words_are_usage_errors() {
 
 #[test]
 fn values_that_cannot_be_name_their_flag() {
-    let cases: [&[&str]; 23] = [
+    let cases: [&[&str]; 25] = [
         &["--port", "65536"],
         &["--port", "x"],
         &["--listen", "host"],
@@ -87,6 +87,8 @@ fn values_that_cannot_be_name_their_flag() {
         &["--storage", "directory:relative"],
         &["--storage", "zfs:"],
         &["--image-store-port", "65536"],
+        &["--socket", "relative"],
+        &["--socket-group", "callers"],
     ];
     for words in cases {
         let Error::Value(why) = error(words) else { panic!("{words:?}") };
@@ -133,6 +135,11 @@ fn help_names_every_flag_that_is_parsed() {
             "--workers",
             "--queue",
             "--version",
+            "--socket",
+            "--socket-group",
+            "--allow-user",
+            "--allow-group",
+            "--allow-any-local",
         ])
     {
         assert!(USAGE.contains(flag), "{flag}");
@@ -161,6 +168,20 @@ fn the_image_store_is_served_on_the_same_hosts_with_a_port_of_its_own() {
     let listen = ["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:2", "--listen", "[::1]"];
     let words = [&["--image-store-port=0", "--image-store"], &listen[..]].concat();
     assert_eq!(run(&words).0.image_store, [address("127.0.0.1:0"), address("[::1]:0")]);
+}
+
+#[test]
+fn who_may_call_and_the_socket_are_flags() {
+    let words = ["--socket-group", "g", "--allow-user", "a", "--allow-user=7", "--allow-group=b"];
+    let (config, _) = run(&[&words[..], &["--socket=/run/s", "--allow-any-local"]].concat());
+    let socket = SocketConfig { path: "/run/s".into(), group: Some("g".into()) };
+    assert_eq!(config.socket, Some(socket));
+    assert_eq!(
+        (config.callers.users, config.callers.groups.len()),
+        (vec!["a".into(), "7".into()], 1)
+    );
+    assert!(config.callers.any_local && !run(&[]).0.callers.any_local);
+    assert_eq!(run(&["--socket", "/run/s"]).0.socket.unwrap().group, None);
 }
 
 #[test]

@@ -9,15 +9,17 @@
 //! ```
 
 use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::HttpLimits;
+use crate::os::peer::Caller;
 use crate::os::poll::Interest;
 
 use super::exchange::{self, Answer, Await, Exchange, Then};
 use super::handlers::{Job, Shared};
+use super::listener::Stream;
 use super::parse::{Parser, Request};
 use super::respond;
 use super::tally::{Reason, Refusal};
@@ -27,12 +29,21 @@ const LATE: Refusal = Refusal { reason: Reason::Late, sentence: "the request too
 /// A connection between its accept and its close.
 pub(super) struct Connection {
     exchange: Arc<Exchange>,
+    place: Place,
     parser: Parser,
     phase: Phase,
     /// When the phase began.
     since: Instant,
     /// When the first byte of the request that is being read arrived.
     begun: Option<Instant>,
+}
+
+/// Whether a connection is one of those that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Served,
+    /// It is over a limit, and only told so.
+    Spare,
 }
 
 enum Phase {
@@ -70,9 +81,10 @@ pub(super) struct Round<'a> {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new(stream: Stream, caller: Caller, place: Place, now: Instant) -> Self {
         Self {
-            exchange: Arc::new(Exchange::new(stream, peer)),
+            exchange: Arc::new(Exchange::new(stream, caller)),
+            place,
             parser: Parser::default(),
             phase: Phase::Reading,
             since: now,
@@ -80,8 +92,17 @@ impl Connection {
         }
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
+    pub(super) fn stream(&self) -> &Stream {
         &self.exchange.stream
+    }
+
+    /// Whose connection it is.
+    pub(super) fn caller(&self) -> &Caller {
+        &self.exchange.caller
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.place
     }
 
     /// What the socket is waited for, if at all.
@@ -171,7 +192,7 @@ impl Connection {
 
     /// Answers with the refusal, as the connection's last words.
     pub(super) fn refuse(&mut self, refusal: Refusal, round: &mut Round<'_>) -> Fate {
-        log::debug!("refuse {}: {}", self.exchange.peer, refusal.sentence);
+        log::debug!("refuse {}: {}", self.caller(), refusal.sentence);
         round.shared.tally.count_refusal(refusal.reason);
         self.since = round.now;
         let bytes = respond::encode_refusal(&refusal);
@@ -258,7 +279,7 @@ impl Connection {
 }
 
 /// Reads once; `None` when there is nothing yet, no bytes when the caller has ended its side.
-fn read_some<'a>(mut stream: &TcpStream, scratch: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+fn read_some<'a>(mut stream: &Stream, scratch: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
     match stream.read(scratch) {
         Ok(count) => Ok(scratch.get(..count)),
         Err(error) => match error.kind() {

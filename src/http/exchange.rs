@@ -5,15 +5,18 @@
 //! the handler need not wake the front at all, because the next request does.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use crate::os::peer::Caller;
+
+use super::listener::Stream;
+
 /// A connection's socket, and whose turn it is.
 pub(super) struct Exchange {
-    pub(super) stream: TcpStream,
-    pub(super) peer: SocketAddr,
+    pub(super) stream: Stream,
+    pub(super) caller: Caller,
     turn: Mutex<Turn>,
 }
 
@@ -50,8 +53,8 @@ pub(super) enum Await {
 }
 
 impl Exchange {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self { stream, peer, turn: Mutex::new(Turn::Front(None)) }
+    pub(super) fn new(stream: Stream, caller: Caller) -> Self {
+        Self { stream, caller, turn: Mutex::new(Turn::Front(None)) }
     }
 
     /// The front's last word before a handler has the request.
@@ -88,7 +91,7 @@ impl Exchange {
 ///
 /// # Errors
 /// When the caller is gone.
-pub(super) fn send(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub(super) fn send(mut stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
         match stream.write(rest) {

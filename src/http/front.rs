@@ -2,20 +2,25 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::config::HttpLimits;
+use crate::config::{HttpLimits, SocketConfig};
+use crate::os::activation::Passed;
 use crate::os::poll::{Interest, PollSet, Waker};
+use crate::os::users;
 
 use super::Handler;
-use super::connection::{Connection, Fate, Round};
+use super::access::{self, Access};
+use super::connection::{Connection, Fate, Place, Round};
 use super::exchange::Await;
+use super::gate::Gate;
 use super::handlers::{self, Job, Shared};
+use super::listener::{Listener, Stream};
 use super::parse::Request;
 use super::stream;
 use super::tally::{Counters, Reason, Refusal, Tally};
@@ -28,11 +33,11 @@ const SPARE_CONNECTIONS: usize = 16;
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many connections" };
 
-/// An address that cannot be listened on.
+/// An address or a path that cannot be listened on.
 #[derive(Debug)]
 pub struct BindError {
-    /// The address.
-    pub address: SocketAddr,
+    /// The address, or the path of the socket.
+    pub place: String,
     /// Why not.
     pub cause: io::Error,
 }
@@ -40,7 +45,11 @@ pub struct BindError {
 // One line with its cause in it, and so without a `source`: it ends the start of the agent.
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "listen on {}: {}", self.address, self.cause.kind())
+        write!(f, "listen on {}: ", self.place)?;
+        match self.cause.get_ref() {
+            Some(ours) => write!(f, "{ours}"),
+            None => write!(f, "{}", self.cause.kind()),
+        }
     }
 }
 
@@ -49,8 +58,9 @@ impl std::error::Error for BindError {}
 /// Sockets that listen and are not served yet: the kernel keeps the callers waiting.
 #[derive(Debug)]
 pub struct Front {
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     limits: HttpLimits,
+    access: Access,
     tally: Arc<Tally>,
 }
 
@@ -61,18 +71,50 @@ impl Front {
     /// The first address that cannot be listened on; then none is.
     pub fn bind(addresses: &[SocketAddr], limits: HttpLimits) -> Result<Self, BindError> {
         let bind = |address: &SocketAddr| {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
+            let place = address.to_string();
+            Listener::bind(address).map_err(|cause| BindError { place, cause })
         };
-        let bind = |address| bind(address).map_err(|cause| BindError { address: *address, cause });
         let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
-        Ok(Self { listeners, limits, tally: Arc::default() })
+        let access = Access::default();
+        Ok(Self { listeners, limits, access, tally: Arc::default() })
+    }
+
+    /// Listens on a Unix socket as well, which the front's end removes.
+    ///
+    /// # Errors
+    /// When another process has the socket, something else is there, or its group is not known.
+    pub fn bind_unix(&mut self, socket: &SocketConfig) -> Result<(), BindError> {
+        let group = |name: &String| access::number("--socket-group", name, users::group_id);
+        let group = socket.group.as_ref().map(group).transpose();
+        let bound = group.map_err(io::Error::other);
+        let bound = bound.and_then(|group| Listener::bind_unix(&socket.path, group));
+        let place = || socket.path.display().to_string();
+        self.listeners.push(bound.map_err(|cause| BindError { place: place(), cause })?);
+        Ok(())
+    }
+
+    /// Serves a socket as well that the agent was started with.
+    ///
+    /// # Errors
+    /// When it cannot be made not to block; nothing is known that makes it fail.
+    pub fn add(&mut self, socket: Passed) -> io::Result<()> {
+        self.listeners.push(Listener::passed(socket)?);
+        Ok(())
+    }
+
+    /// Lets those call whom this rule allows, instead of root and the agent's own user alone.
+    pub fn admit(&mut self, access: Access) {
+        self.access = access;
     }
 
     /// The addresses that are listened on, with the port that was found for a port of 0.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.listeners.iter().filter_map(Listener::address).collect()
+    }
+
+    /// The addresses and the paths that are listened on, for log lines.
+    pub fn places(&self) -> Vec<String> {
+        self.listeners.iter().map(Listener::to_string).collect()
     }
 
     /// The counts, to be had before the start: the handler that shows them is given to it.
@@ -83,8 +125,10 @@ impl Front {
     /// Starts to serve.
     ///
     /// # Errors
-    /// When the threads or the waker cannot be made; what was made until then ends by itself.
+    /// When the threads or the waker cannot be made, or the kernel does not tell who calls; what
+    /// was made until then ends by itself.
     pub fn start(self, handler: Handler) -> io::Result<Running> {
+        let gate = Gate::new(self.access)?;
         let shared = Arc::new(Shared {
             limits: self.limits,
             tally: self.tally,
@@ -100,6 +144,7 @@ impl Front {
         let service = Service {
             shared: Arc::clone(&shared),
             listeners: self.listeners,
+            gate,
             jobs,
             connections: Vec::new(),
             accept_from: None,
@@ -171,7 +216,8 @@ impl Drop for Running {
 /// What the front's thread owns.
 struct Service {
     shared: Arc<Shared>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
+    gate: Gate,
     jobs: Sender<Job>,
     connections: Vec<Connection>,
     /// Set while accepting pauses.
@@ -270,7 +316,9 @@ impl Service {
             }
             // One a round, so that a flood of callers leaves the others their turns.
             match listener.accept() {
-                Ok((stream, peer)) => admit(&mut self.connections, stream, peer, round),
+                Ok((stream, address)) => {
+                    admit(&mut self.connections, &mut self.gate, stream, address, round);
+                }
                 Err(error) if is_passing(&error) => {}
                 Err(error) => {
                     self.accept_from = round.now.checked_add(round.shared.limits.accept_pause);
@@ -299,24 +347,32 @@ fn dispatch(
     }
 }
 
+/// Takes a connection in, if its caller may call; over a limit only to say so.
 fn admit(
     connections: &mut Vec<Connection>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    gate: &mut Gate,
+    stream: Stream,
+    address: Option<SocketAddr>,
     round: &mut Round<'_>,
 ) {
-    // Without TCP_NODELAY an answer in two segments waits for the caller's delayed acknowledgement.
-    let options = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
-    if let Err(error) = options {
-        log::debug!("accept {peer}: {error}");
+    let limits = &round.shared.limits;
+    let Some(caller) = gate.pass(&stream, address, limits, round.now) else {
+        round.shared.tally.count_denied();
+        return;
+    };
+    if let Err(error) = stream.prepare() {
+        log::debug!("accept {caller}: {error}");
         return;
     }
-    let limit = round.shared.limits.connections;
-    let is_kept = connections.len() < limit.saturating_add(SPARE_CONNECTIONS);
-    let is_served = connections.len() < limit;
-    let mut connection = Connection::new(stream, peer, round.now);
-    let fate = if is_served { Fate::Open } else { connection.refuse(BUSY, round) };
-    if is_kept && !matches!(fate, Fate::Closed) {
+    let served = connections.iter().filter(|it| it.place() == Place::Served);
+    if gate.has_place(&caller, served.map(Connection::caller), limits) {
+        connections.push(Connection::new(stream, caller, Place::Served, round.now));
+        return;
+    }
+    let mut connection = Connection::new(stream, caller, Place::Spare, round.now);
+    let fate = connection.refuse(BUSY, round);
+    let spare = connections.iter().filter(|it| it.place() == Place::Spare).count();
+    if spare < SPARE_CONNECTIONS && !matches!(fate, Fate::Closed) {
         connections.push(connection);
     }
 }

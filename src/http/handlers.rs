@@ -1,6 +1,7 @@
 //! The threads that answer.
 
 use std::any::Any;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -16,6 +17,9 @@ use super::parse::{Persistence, Request};
 use super::respond::{self, Encoded, Wanted};
 use super::stream;
 use super::tally::Tally;
+
+/// The address that callers over a Unix socket are given.
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// What the front and its handlers have in common.
 pub(super) struct Shared {
@@ -64,7 +68,7 @@ pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Arc<Shared>)
         match exchange::send(&exchange.stream, &bytes) {
             Ok(sent) => drop(bytes.drain(..sent)),
             Err(error) => {
-                log::debug!("{} left before its answer: {error}", exchange.peer);
+                log::debug!("{} left before its answer: {error}", exchange.caller);
                 bytes.clear();
                 then = Then::Close;
             }
@@ -78,13 +82,15 @@ pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Arc<Shared>)
 fn answer(request: Request, exchange: &Exchange, handler: &Handler, shared: &Shared) -> Encoded {
     let Request { method, target, headers, body, persistence, .. } = request;
     let wanted = if method == "HEAD" { Wanted::Head } else { Wanted::All };
-    let request = rouille::Request::fake_http_from(exchange.peer, method, target, headers, body);
+    // rouille knows no callers without an address.
+    let address = exchange.caller.origin.address().unwrap_or(NO_ADDRESS);
+    let request = rouille::Request::fake_http_from(address, method, target, headers, body);
     // Asked after the handler, which may have taken long.
     let persistence = || if shared.is_stopping() { Persistence::Close } else { persistence };
     // What a panic leaves half-changed is the handler's own affair; of ours it sees the request,
     // of which only verb and target are read afterwards.
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-        let response = handler(&request);
+        let response = handler(&request, &exchange.caller);
         respond::encode(response, wanted, persistence(), shared.limits.response_bytes)
     }));
     let problem = match outcome {

@@ -6,12 +6,15 @@
 //! among the connections and never a handler. An answer whose length is not known goes out in
 //! chunks on a thread of its own (`stream`), of which there are few.
 
+mod access;
 mod connection;
 mod exchange;
 mod front;
+mod gate;
 mod handlers;
 mod head;
 mod health;
+mod listener;
 pub mod parse;
 mod respond;
 pub mod routes;
@@ -19,13 +22,19 @@ mod scrape;
 mod serve;
 mod stream;
 mod tally;
+mod wiring;
 
 use std::sync::Arc;
 
+use crate::os::peer::Caller;
+
+pub use access::{Access, AccessError};
 pub use front::{BindError, Front, Running};
 pub use scrape::Tallies;
 pub use serve::{Fronts, ServeError};
 pub use tally::{Counters, Reason, Refusal, Tally};
+pub use wiring::{ListenError, listen};
 
-/// Answers one request. Runs on a handler thread and may block; a panic is answered with 500.
-pub type Handler = Arc<dyn Fn(&rouille::Request) -> rouille::Response + Send + Sync>;
+/// Answers one request of a caller. Runs on a handler thread and may block; a panic is answered
+/// with 500.
+pub type Handler = Arc<dyn Fn(&rouille::Request, &Caller) -> rouille::Response + Send + Sync>;

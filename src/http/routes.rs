@@ -19,7 +19,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// What a front is given: every request to this service of the agent goes through here. The counts
 /// of all fronts are shown among the metrics.
 pub fn handler(agent: Arc<Libvirt>, service: Service, tallies: Tallies) -> Handler {
-    Arc::new(move |request| route(&agent, service, &tallies, request))
+    Arc::new(move |request, _caller| route(&agent, service, &tallies, request))
 }
 
 fn route(agent: &Libvirt, service: Service, tallies: &Tallies, request: &Request) -> Response {

@@ -17,7 +17,7 @@ pub type Tallies = Arc<[(&'static str, Arc<Tally>)]>;
 
 /// What the front for metrics and health alone is given.
 pub(super) fn handler(agent: Arc<Libvirt>, tallies: Tallies) -> Handler {
-    Arc::new(move |request| match request.url().as_str() {
+    Arc::new(move |request, _caller| match request.url().as_str() {
         PATH if is_read(request) => scrape(&agent, &tallies, request),
         "/healthz" if is_read(request) => health::healthz(&agent),
         PATH | "/healthz" => only_read(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use crate::config::{Config, HttpLimits};
+use crate::config::HttpLimits;
 use crate::http::{BindError, Front, Tallies, routes, scrape};
 use crate::ops::{Keeper, Libvirt};
 use crate::os::signals::Signals;
@@ -51,22 +51,6 @@ pub struct Fronts {
 }
 
 impl Fronts {
-    /// Listens on all addresses of the configuration.
-    ///
-    /// # Errors
-    /// The first address that cannot be listened on.
-    pub fn bind(config: &Config) -> Result<Self, BindError> {
-        let bind_any = |addresses: &[SocketAddr], limits| match addresses {
-            [] => Ok(None),
-            _ => Front::bind(addresses, limits).map(Some),
-        };
-        Ok(Self {
-            main: Front::bind(&config.listen, config.http.clone())?,
-            images: bind_any(&config.image_store, config.http.clone())?,
-            metrics: bind_any(&config.metrics_listen, config.http.for_metrics())?,
-        })
-    }
-
     fn named(&self) -> impl Iterator<Item = (&'static str, &Front)> {
         let others = [("images", &self.images), ("metrics", &self.metrics)];
         let others = others.into_iter().filter_map(|(name, front)| Some((name, front.as_ref()?)));
@@ -84,7 +68,7 @@ impl Fronts {
                 "metrics" => "metrics are served on",
                 _ => "listening on",
             };
-            for address in front.local_addresses() {
+            for address in front.places() {
                 info!("{subject} {address}");
             }
         }

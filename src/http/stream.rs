@@ -47,7 +47,7 @@ pub(super) fn start(
     let run = move || {
         let Ok((stream, head, body)) = given.recv() else { return };
         if let Err(error) = stream.send_all(&head, body) {
-            log::warn!("stream to {} ended early: {error}", stream.exchange.peer);
+            log::warn!("stream to {} ended early: {error}", stream.exchange.caller);
         }
     };
     if let Err(error) = thread::Builder::new().name("http-stream".into()).spawn(run) {

@@ -89,6 +89,7 @@ pub struct Tally {
     connections: AtomicUsize,
     requests: AtomicU64,
     panics: AtomicU64,
+    denied: AtomicU64,
     refused: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -101,6 +102,8 @@ pub struct Counters {
     pub requests: u64,
     /// Handlers that panicked since the start.
     pub panics: u64,
+    /// Connections of callers who may not call, since the start.
+    pub denied: u64,
     /// Requests and connections that were refused since the start, for every reason.
     pub refused: Vec<(Reason, u64)>,
 }
@@ -114,6 +117,7 @@ impl Tally {
             connections: self.connections.load(Ordering::Relaxed),
             requests: self.requests.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
+            denied: self.denied.load(Ordering::Relaxed),
             refused: Reason::ALL.into_iter().zip(refused).collect(),
         }
     }
@@ -128,6 +132,10 @@ impl Tally {
 
     pub(super) fn count_panic(&self) {
         self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_denied(&self) {
+        self.denied.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_refusal(&self, reason: Reason) {

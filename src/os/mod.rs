@@ -1,10 +1,14 @@
 //! The operating system where std does not reach: small safe functions over libc.
 
+pub mod activation;
 pub mod clock;
 pub mod disk;
 pub mod files;
 pub mod memory;
+pub mod peer;
 pub mod poll;
 pub mod process;
 pub mod signals;
+pub mod socket_owners;
+pub mod users;
 pub mod watch;

@@ -42,6 +42,20 @@ pub fn cpu_ns(pid: u32) -> io::Result<u64> {
     Ok(seconds.saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// Takes from this thread, and from all threads and programs that it starts from now on, the way to
+/// more privileges than it has: set-user-id programs run as they are. Before there are threads.
+///
+/// # Errors
+/// Where the kernel knows no such thing.
+pub fn forgo_new_privileges() -> io::Result<()> {
+    let (on, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
+    // SAFETY: this option takes numbers alone.
+    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, on, unused, unused, unused) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// "Try again later" (`EX_TEMPFAIL` of sysexits.h): whoever started the agent is to start it again.
 pub const TEMPORARY_FAILURE: i32 = 75;
 

@@ -240,7 +240,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     /// Reads a connection to its end and takes it for one answer.
-    pub(crate) fn read(stream: &mut TcpStream) -> Self {
+    pub(crate) fn read(stream: &mut impl Read) -> Self {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("the agent answers and closes");
         Self::parse(&bytes)

@@ -21,6 +21,7 @@ mod odd;
 mod openvswitch;
 mod original;
 mod owner;
+mod peers;
 mod pool;
 mod process;
 mod qemu;

@@ -24,7 +24,7 @@ fn an_address_in_use_is_named() {
 fn every_address_is_served() {
     let front = Front::bind(&[any_port(), any_port()], HttpLimits::default()).unwrap();
     let addresses = front.local_addresses();
-    let running = front.start(Arc::new(echo)).unwrap();
+    let running = front.start(Arc::new(|request: &_, _: &_| echo(request))).unwrap();
     let mut service = Service { running, address: addresses[0] };
     assert_eq!(service.status_of(GET), 200);
     service.address = addresses[1];

@@ -118,7 +118,8 @@ fn a_request_that_takes_longer_than_the_idle_time_is_answered() {
 
 #[test]
 fn connections_over_the_limit_are_told_so() {
-    let service = serve(HttpLimits::default(), echo);
+    let limits = HttpLimits { connections_per_caller: 256, ..HttpLimits::default() };
+    let service = serve(limits, echo);
     let mut kept: Vec<_> = (0..256).map(|_| service.connect()).collect();
     let mut over: Vec<_> = (0..44).map(|_| service.connect()).collect();
     for client in &mut over {

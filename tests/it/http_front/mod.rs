@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mistify_libvirt::config::HttpLimits;
 use mistify_libvirt::http::{Front, Reason, Running};
+use mistify_libvirt::os::peer::Caller;
 use rouille::{Request, Response};
 
 /// Long enough for anything that is going to happen, on any machine.
@@ -39,7 +40,12 @@ where
 {
     let front = Front::bind(&[any_port()], limits).unwrap();
     let address = front.local_addresses()[0];
-    Service { running: front.start(Arc::new(handler)).unwrap(), address }
+    Service {
+        running: front
+            .start(Arc::new(move |request: &Request, _: &Caller| handler(request)))
+            .unwrap(),
+        address,
+    }
 }
 
 /// Answers with what it was asked.

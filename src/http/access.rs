@@ -1,0 +1,185 @@
+//! Who of this host may call.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::time::Instant;
+
+use crate::config::{CallerConfig, HttpLimits};
+use crate::os::{process, users};
+
+/// The rule, with names made numbers.
+#[derive(Clone, Debug)]
+pub struct Access {
+    own: u32,
+    users: Vec<u32>,
+    groups: Vec<u32>,
+    any_local: bool,
+}
+
+/// A user or a group that cannot be made a number.
+#[derive(Debug)]
+pub struct AccessError {
+    flag: &'static str,
+    name: String,
+    cause: Option<io::Error>,
+}
+
+// One line with its cause in it, and so without a `source`: it ends the start of the agent.
+impl fmt::Display for AccessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: ", self.flag, self.name)?;
+        match &self.cause {
+            None => f.write_str("not known here"),
+            Some(cause) => write!(f, "{cause}"),
+        }
+    }
+}
+
+impl std::error::Error for AccessError {}
+
+/// Root and the agent's own user.
+impl Default for Access {
+    fn default() -> Self {
+        Self { own: process::user(), users: Vec::new(), groups: Vec::new(), any_local: false }
+    }
+}
+
+impl Access {
+    /// Looks the names up.
+    ///
+    /// # Errors
+    /// The first name that is not known, or cannot be looked up.
+    ///
+    /// # Blocking
+    /// As long as the databases of users and groups take.
+    pub fn new(config: &CallerConfig) -> Result<Self, AccessError> {
+        let user = |name: &String| number("--allow-user", name, users::user_id);
+        let group = |name: &String| number("--allow-group", name, users::group_id);
+        Ok(Self {
+            users: config.users.iter().map(user).collect::<Result<_, _>>()?,
+            groups: config.groups.iter().map(group).collect::<Result<_, _>>()?,
+            any_local: config.any_local,
+            ..Self::default()
+        })
+    }
+
+    /// Everybody on this host.
+    pub(super) fn of_all() -> Self {
+        Self { any_local: true, ..Self::default() }
+    }
+
+    /// Whether everybody on this host may call.
+    pub(super) fn is_for_all(&self) -> bool {
+        self.any_local
+    }
+
+    /// Whether places are kept for this user.
+    pub(super) fn is_privileged(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.own
+    }
+}
+
+/// The number of a user or group that a flag names.
+pub(super) fn number(
+    flag: &'static str,
+    name: &str,
+    look_up: fn(&str) -> io::Result<Option<u32>>,
+) -> Result<u32, AccessError> {
+    let error = |cause| AccessError { flag, name: name.to_owned(), cause };
+    look_up(name).map_err(|cause| error(Some(cause)))?.ok_or_else(|| error(None))
+}
+
+/// What is known of users who are allowed by their groups or not at all, for a while.
+#[derive(Default)]
+pub(super) struct Members {
+    known: HashMap<u32, (Instant, bool)>,
+}
+
+impl Members {
+    /// Whether this user may call. Asks for the groups of a user that nothing else allows.
+    pub(super) fn may_call(
+        &mut self,
+        uid: u32,
+        access: &Access,
+        limits: &HttpLimits,
+        now: Instant,
+    ) -> bool {
+        if access.any_local || access.is_privileged(uid) || access.users.contains(&uid) {
+            return true;
+        }
+        if access.groups.is_empty() {
+            return false;
+        }
+        let is_fresh = |at: Instant| now.duration_since(at) < limits.membership;
+        if let Some((_, is_member)) = self.known.get(&uid).filter(|(at, _)| is_fresh(*at)) {
+            return *is_member;
+        }
+        let is_member = match users::groups(uid) {
+            Ok(groups) => groups.iter().any(|group| access.groups.contains(group)),
+            Err(error) => {
+                log::warn!("groups of user {uid}: {error}");
+                false
+            }
+        };
+        if self.known.len() >= limits.memberships {
+            self.known.clear();
+        }
+        self.known.insert(uid, (now, is_member));
+        is_member
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const STRANGER: u32 = 3_999_999_999;
+
+    fn access(users: &[&str], groups: &[&str]) -> Result<Access, AccessError> {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Access::new(&CallerConfig { users: names(users), groups: names(groups), any_local: false })
+    }
+
+    fn may_call(access: &Access, uid: u32) -> bool {
+        Members::default().may_call(uid, access, &HttpLimits::default(), Instant::now())
+    }
+
+    #[test]
+    fn root_and_the_own_user_may_call_and_others_by_name_or_number() {
+        let nobody_else = Access::default();
+        for uid in [0, process::user()] {
+            assert!(may_call(&nobody_else, uid) && nobody_else.is_privileged(uid));
+        }
+        assert!(!may_call(&nobody_else, STRANGER));
+        let by_number = access(&[&STRANGER.to_string()], &[]).unwrap();
+        assert!(may_call(&by_number, STRANGER) && !by_number.is_privileged(STRANGER));
+        assert!(!may_call(&by_number, STRANGER - 1));
+        assert!(may_call(&Access { any_local: true, ..Access::default() }, STRANGER));
+    }
+
+    #[test]
+    fn a_name_that_is_not_known_is_told_with_its_flag() {
+        let error = |access: Result<Access, AccessError>| access.unwrap_err().to_string();
+        let name = "mistify-nobody-has-this-name";
+        assert_eq!(error(access(&[name], &[])), format!("--allow-user {name}: not known here"));
+        assert_eq!(error(access(&[], &[name])), format!("--allow-group {name}: not known here"));
+    }
+
+    #[test]
+    fn who_is_a_member_is_kept_for_a_while_and_of_few() {
+        let limits = HttpLimits { memberships: 2, ..HttpLimits::default() };
+        let access = access(&[], &["4000000000"]).unwrap();
+        let (mut members, now) = (Members::default(), Instant::now());
+        members.known.insert(STRANGER, (now, true));
+        assert!(members.may_call(STRANGER, &access, &limits, now));
+        let later = now + limits.membership + Duration::from_secs(1);
+        assert!(!members.may_call(STRANGER, &access, &limits, later), "asked anew");
+        for uid in 0..5 {
+            members.may_call(STRANGER - uid, &access, &limits, later);
+            assert!(members.known.len() <= 2);
+        }
+    }
+}

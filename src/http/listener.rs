@@ -1,0 +1,251 @@
+//! Sockets of both kinds, TCP and Unix: those that listen and those that are connected.
+
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use crate::os::activation::Passed;
+
+/// Its owner and its group may connect.
+const MODE: u32 = 0o660;
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    /// With its file, where that is ours to remove.
+    Unix {
+        listener: UnixListener,
+        _file: Option<SocketFile>,
+    },
+}
+
+impl Listener {
+    /// Listens on a TCP address.
+    pub(super) fn bind(address: &SocketAddr) -> io::Result<Self> {
+        Self::Tcp(TcpListener::bind(address)?).without_waiting()
+    }
+
+    /// Listens on a Unix socket at this path, for its owner and this group. A socket that is there
+    /// already is replaced if no process has it.
+    pub(super) fn bind_unix(path: &Path, group: Option<u32>) -> io::Result<Self> {
+        remove_stale(path)?;
+        let listener = UnixListener::bind(path)?;
+        let file = SocketFile::of(path)?;
+        chown(path, None, group)?;
+        fs::set_permissions(path, Permissions::from_mode(MODE))?;
+        Self::Unix { listener, _file: Some(file) }.without_waiting()
+    }
+
+    /// A socket that the agent was started with.
+    pub(super) fn passed(socket: Passed) -> io::Result<Self> {
+        match socket {
+            Passed::Tcp(listener) => Self::Tcp(listener).without_waiting(),
+            Passed::Unix(listener) => Self::Unix { listener, _file: None }.without_waiting(),
+        }
+    }
+
+    fn without_waiting(self) -> io::Result<Self> {
+        match &self {
+            Self::Tcp(listener) => listener.set_nonblocking(true)?,
+            Self::Unix { listener, .. } => listener.set_nonblocking(true)?,
+        }
+        Ok(self)
+    }
+
+    /// The next connection, without waiting for one, and its address by TCP.
+    pub(super) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                Ok((Stream::Tcp(stream), Some(peer)))
+            }
+            Self::Unix { listener, .. } => Ok((Stream::Unix(listener.accept()?.0), None)),
+        }
+    }
+
+    /// The address, of TCP.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix { .. } => None,
+        }
+    }
+}
+
+/// The address or the path, for a log line.
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => write!(f, "{address}"),
+                Err(error) => write!(f, "an address unknown: {error}"),
+            },
+            Self::Unix { listener, .. } => match listener.local_addr() {
+                Ok(address) => {
+                    write!(f, "{}", address.as_pathname().unwrap_or(Path::new("@")).display())
+                }
+                Err(error) => write!(f, "a path unknown: {error}"),
+            },
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix { listener, .. } => listener.as_fd(),
+        }
+    }
+}
+
+/// Removes a socket that no process has; anything else that is in the way stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        Ok(_) => {}
+    }
+    // Of the wrong type on purpose: it is told whether somebody has the socket, and never gets as
+    // far as to wait in the queue of whoever listens.
+    match UnixDatagram::unbound()?.connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(_) | Ok(()) => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+/// The file of a socket that we made; removed on drop, unless another has taken its place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            if let Err(error) = fs::remove_file(&self.path) {
+                log::warn!("remove {}: {error}", self.path.display());
+            }
+        }
+    }
+}
+
+/// The file system of a file, and its number there.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Makes it never block, and send what it has at once.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        match self {
+            // Without TCP_NODELAY an answer in two segments waits for the caller's delayed
+            // acknowledgement.
+            Self::Tcp(stream) => {
+                stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true))
+            }
+            Self::Unix(stream) => stream.set_nonblocking(true),
+        }
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(how),
+            Self::Unix(stream) => stream.shutdown(how),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&*stream).read(bytes),
+            Stream::Unix(stream) => (&*stream).read(bytes),
+        }
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&*stream).write(bytes),
+            Stream::Unix(stream) => (&*stream).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("mistify-{name}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn a_socket_is_replaced_only_if_nobody_has_it_and_goes_with_its_maker() {
+        let path = path("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind_unix(&path, None).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
+        assert_eq!(listener.to_string(), path.display().to_string());
+        let error = Listener::bind_unix(&path, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_or_belongs_to_another_stays() {
+        let path = path("other");
+        fs::write(&path, "mine").unwrap();
+        assert!(Listener::bind_unix(&path, None).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        fs::remove_file(&path).unwrap();
+
+        let first = Listener::bind_unix(&path, None).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = UnixListener::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists(), "it is the second's");
+        fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,151 @@
+//! Who is at the other end of a connection.
+
+#![expect(unsafe_code, reason = "std does not tell a peer's credentials")]
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+
+/// A process of this host, as the kernel tells it: nothing of it is the process's own word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The effective user that made the socket.
+    pub uid: u32,
+    /// The process that made it; known on Unix sockets alone.
+    pub pid: Option<u32>,
+}
+
+impl Peer {
+    /// The peer of a connection over a Unix socket, as it was when it connected.
+    ///
+    /// # Errors
+    /// When the file is no such connection.
+    pub fn of_unix(connection: impl AsFd) -> io::Result<Self> {
+        let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+        let size = mem::size_of::<libc::ucred>();
+        let mut length = libc::socklen_t::try_from(size).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most `length` bytes to `found`, of which any are valid, and
+        // how many they were to `length`; the descriptor is open during the call.
+        let result = unsafe {
+            libc::getsockopt(
+                connection.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut found).cast(),
+                &raw mut length,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // 0: a process that cannot be seen from here.
+        let pid = u32::try_from(found.pid).ok().filter(|pid| *pid != 0);
+        Ok(Self { uid: found.uid, pid })
+    }
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A Unix socket.
+    Socket,
+    /// This host, by TCP with an end on loopback.
+    Host(SocketAddr),
+    /// Anywhere else: who that is only a token can tell.
+    Network(SocketAddr),
+}
+
+impl Origin {
+    /// Where a TCP connection comes from. Nothing but this host reaches loopback or comes from it,
+    /// and a process here may well connect to it from another address of the host.
+    pub fn of_tcp(peer: SocketAddr, local: SocketAddr) -> Self {
+        let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        if is_loopback(peer) || is_loopback(local) { Self::Host(peer) } else { Self::Network(peer) }
+    }
+
+    /// The address, of TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket => None,
+            Self::Host(address) | Self::Network(address) => Some(*address),
+        }
+    }
+}
+
+/// Who sends a connection's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Where from.
+    pub origin: Origin,
+    /// Who, on this host; none beyond it.
+    pub peer: Option<Peer>,
+}
+
+impl Caller {
+    /// The host that it calls from, where that is all that is known of it.
+    pub(crate) fn host(&self) -> Option<IpAddr> {
+        self.origin.address().map(|address| address.ip().to_canonical())
+    }
+}
+
+/// For log lines: `127.0.0.1:4711 uid=0`, `the socket uid=0 pid=7`, `192.0.2.1:4711`.
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.origin.address() {
+            Some(address) => write!(f, "{address}")?,
+            None => f.write_str("the socket")?,
+        }
+        let Some(Peer { uid, pid }) = self.peer else { return Ok(()) };
+        write!(f, " uid={uid}")?;
+        pid.map_or(Ok(()), |pid| write!(f, " pid={pid}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::os::process;
+
+    #[test]
+    fn the_peer_of_a_unix_socket_is_who_made_it() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let expected = Peer { uid: process::user(), pid: Some(std::process::id()) };
+        assert_eq!(Peer::of_unix(&one).unwrap(), expected);
+        assert!(Peer::of_unix(std::fs::File::open("/dev/null").unwrap()).is_err());
+    }
+
+    #[test]
+    fn an_end_on_loopback_is_this_host_whatever_the_other_is() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (peer, local, is_host) in [
+            ("127.0.0.1:5", "127.0.0.1:6", true),
+            ("[::1]:5", "[::1]:6", true),
+            ("[::ffff:127.0.0.1]:5", "[::ffff:127.0.0.1]:6", true),
+            ("192.0.2.7:5", "127.0.0.1:6", true),
+            ("[::ffff:192.0.2.7]:5", "[::ffff:127.0.0.1]:6", true),
+            ("127.0.0.1:5", "192.0.2.7:6", true),
+            ("192.0.2.8:5", "192.0.2.7:6", false),
+            ("[2001:db8::1]:5", "[2001:db8::2]:6", false),
+        ] {
+            let origin = Origin::of_tcp(address(peer), address(local));
+            assert_eq!(origin == Origin::Host(address(peer)), is_host, "{peer} {local}");
+            assert_eq!(origin.address(), Some(address(peer)));
+        }
+    }
+
+    #[test]
+    fn a_caller_is_written_with_what_is_known_of_it() {
+        let peer = Peer { uid: 0, pid: Some(7) };
+        let caller = Caller { origin: Origin::Socket, peer: Some(peer) };
+        assert_eq!(caller.to_string(), "the socket uid=0 pid=7");
+        let origin = Origin::Host("127.0.0.1:4711".parse().unwrap());
+        let caller = Caller { origin, peer: Some(Peer { pid: None, ..peer }) };
+        assert_eq!(caller.to_string(), "127.0.0.1:4711 uid=0");
+        let origin = Origin::Network("192.0.2.1:4711".parse().unwrap());
+        assert_eq!(Caller { origin, peer: None }.to_string(), "192.0.2.1:4711");
+    }
+}

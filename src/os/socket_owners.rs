@@ -1,0 +1,223 @@
+//! Whose TCP sockets of this host are: asked of the kernel by `sock_diag(7)`, one message there and
+//! one back.
+//!
+//! A socket that was closed lives on for a while without its owner, and the kernel then gives 0 for
+//! its user, which is root. So only a socket that still has a file (inode) has an owner.
+
+#![expect(unsafe_code, reason = "std makes no netlink sockets")]
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{FromRawFd, OwnedFd};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const HEADER_BYTES: usize = 16;
+const REQUEST_BYTES: usize = HEADER_BYTES + 56;
+/// A record of a socket with all attributes that the kernel adds unasked is some 150 bytes.
+const ANSWER_BYTES: usize = 1024;
+/// Answers that are read for one question: those to earlier ones are passed over.
+const ANSWERS_MAX: usize = 8;
+/// Offsets in an answer: `struct inet_diag_msg` after the header.
+const STATE_AT: usize = HEADER_BYTES + 1;
+const UID_AT: usize = HEADER_BYTES + 64;
+const INODE_AT: usize = HEADER_BYTES + 68;
+/// States of the kernel's `tcp_states.h` in which the process still has its end: `ESTABLISHED`,
+/// `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`.
+const STATES: [u8; 4] = [1, 4, 5, 8];
+
+/// Asks for the owners of sockets in this network namespace.
+#[derive(Debug)]
+pub struct SocketOwners {
+    netlink: File,
+    sequence: u32,
+}
+
+impl SocketOwners {
+    /// Opens the way to the kernel and tries it out on a connection to itself.
+    ///
+    /// # Errors
+    /// When the kernel has no such way (module `inet_diag`), or the process may not go it.
+    pub fn open() -> io::Result<Self> {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: takes no pointer.
+        let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` is open, made just above, and nobody else has it.
+        let netlink = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut owners = Self { netlink: File::from(netlink), sequence: 0 };
+        owners.try_out()?;
+        Ok(owners)
+    }
+
+    /// The user whose process has the TCP socket at `address` that is connected to `other_end`;
+    /// none where there is no such socket, or no process has it any more.
+    ///
+    /// # Errors
+    /// When the kernel does not answer as it should.
+    ///
+    /// # Blocking
+    /// Never: the kernel answers while it is asked.
+    pub fn owner(&mut self, address: SocketAddr, other_end: SocketAddr) -> io::Result<Option<u32>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let Some(request) = request(address, other_end, self.sequence) else { return Ok(None) };
+        self.netlink.write_all(&request)?;
+        let mut answer = [0; ANSWER_BYTES];
+        for _ in 0..ANSWERS_MAX {
+            let length = self.netlink.read(&mut answer)?;
+            let answer = answer.get(..length).unwrap_or_default();
+            if number(answer, 8) == Some(self.sequence) {
+                return interpret(answer);
+            }
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
+
+    fn try_out(&mut self) -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let caller = TcpStream::connect(address)?;
+        match self.owner(caller.local_addr()?, address)? {
+            Some(_) => Ok(()),
+            None => Err(io::Error::new(io::ErrorKind::Unsupported, "no module inet_diag")),
+        }
+    }
+}
+
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`; none for ends of two families, which no socket
+/// has. IPv4 is asked for as such, also where it comes mapped into IPv6.
+fn request(address: SocketAddr, other_end: SocketAddr, sequence: u32) -> Option<Vec<u8>> {
+    let (family, from, to) = match (address.ip().to_canonical(), other_end.ip().to_canonical()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            (libc::AF_INET, padded(&from.octets()), padded(&to.octets()))
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => (libc::AF_INET6, from.octets(), to.octets()),
+        _ => return None,
+    };
+    let length = u32::try_from(REQUEST_BYTES).ok()?;
+    let flags = u16::try_from(libc::NLM_F_REQUEST).ok()?;
+    let mut bytes = Vec::with_capacity(REQUEST_BYTES);
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]); // To the kernel.
+    bytes.extend([u8::try_from(family).ok()?, u8::try_from(libc::IPPROTO_TCP).ok()?, 0, 0]);
+    bytes.extend(u32::MAX.to_ne_bytes()); // In any state.
+    bytes.extend(address.port().to_be_bytes());
+    bytes.extend(other_end.port().to_be_bytes());
+    bytes.extend(from);
+    bytes.extend(to);
+    bytes.extend([0; 4]); // Any interface.
+    bytes.extend([0xff; 8]); // No cookie is known.
+    Some(bytes)
+}
+
+fn padded(octets: &[u8; 4]) -> [u8; 16] {
+    let mut all = [0; 16];
+    for (to, from) in all.iter_mut().zip(octets) {
+        *to = *from;
+    }
+    all
+}
+
+/// The owner that an answer names.
+fn interpret(answer: &[u8]) -> io::Result<Option<u32>> {
+    let kind = answer.get(4..6).and_then(|it| it.try_into().ok()).map(u16::from_ne_bytes);
+    if kind == Some(SOCK_DIAG_BY_FAMILY) {
+        let (uid, inode) = (number(answer, UID_AT), number(answer, INODE_AT));
+        let is_held = answer.get(STATE_AT).is_some_and(|state| STATES.contains(state));
+        return Ok(uid.filter(|_| is_held && inode.is_some_and(|inode| inode != 0)));
+    }
+    // An error message: the negative number of the error after the header.
+    let error = number(answer, HEADER_BYTES).unwrap_or(0).to_ne_bytes();
+    match i32::from_ne_bytes(error).wrapping_neg() {
+        libc::ENOENT => Ok(None),
+        0 => Err(io::ErrorKind::InvalidData.into()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..)?.first_chunk::<4>()?;
+    Some(u32::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Shutdown;
+
+    use crate::os::process;
+
+    fn pair(listen: &str, host: &str) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(listen).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let caller = TcpStream::connect((host, port)).unwrap();
+        (caller, listener.accept().unwrap().0)
+    }
+
+    /// The owner of the other end of an accepted connection.
+    fn owner(accepted: &TcpStream) -> Option<u32> {
+        let (peer, local) = (accepted.peer_addr().unwrap(), accepted.local_addr().unwrap());
+        SocketOwners::open().unwrap().owner(peer, local).unwrap()
+    }
+
+    #[test]
+    fn the_owner_is_found_in_the_family_of_the_connection() {
+        for (listen, host) in
+            [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1")]
+        {
+            let (_caller, accepted) = pair(listen, host);
+            assert_eq!(owner(&accepted), Some(process::user()), "{listen}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_asked_for_as_the_ipv4_one_that_it_is() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let mapped = request(address("[::ffff:127.0.0.1]:5"), address("[::ffff:127.0.0.2]:6"), 1);
+        assert!(mapped.is_some());
+        assert_eq!(mapped, request(address("127.0.0.1:5"), address("127.0.0.2:6"), 1));
+    }
+
+    #[test]
+    fn who_has_said_all_is_still_there_and_who_has_closed_is_nobody() {
+        let (caller, accepted) = pair("127.0.0.1:0", "127.0.0.1");
+        caller.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(owner(&accepted), Some(process::user()));
+        drop(caller);
+        assert_eq!(owner(&accepted), None, "its record says user 0");
+    }
+
+    #[test]
+    fn an_address_that_only_listens_or_is_not_there_has_no_owner() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut owners = SocketOwners::open().unwrap();
+        let other: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(owners.owner(address, other).unwrap(), None);
+        assert_eq!(owners.owner(other, "127.0.0.1:2".parse().unwrap()).unwrap(), None);
+        assert_eq!(owners.owner(other, "[::1]:2".parse().unwrap()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_record_counts_in_four_states_with_an_inode() {
+        let mut answer = [0; 88];
+        answer[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        answer[UID_AT..UID_AT + 4].copy_from_slice(&7_u32.to_ne_bytes());
+        answer[INODE_AT] = 1;
+        for state in 0..16 {
+            answer[STATE_AT] = state;
+            let expected = [1, 4, 5, 8].contains(&state).then_some(7);
+            assert_eq!(interpret(&answer).unwrap(), expected, "{state}");
+        }
+        answer[STATE_AT] = 1;
+        assert!(interpret(&answer[..80]).unwrap().is_none(), "cut short");
+        answer[INODE_AT] = 0;
+        assert!(interpret(&answer).unwrap().is_none());
+        assert!(interpret(&[0; 16]).is_err());
+    }
+}

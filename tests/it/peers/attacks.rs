@@ -1,0 +1,61 @@
+//! Callers that want what they may not have: another's name, or everybody's places.
+
+use serde_json::json;
+
+use super::{NOBODY, ON_TEST_DRIVER, World, ask, client, create, setpriv};
+use crate::agent::Agent;
+use crate::skip::require;
+
+fn is_made(agent: &Agent, id: &str) -> bool {
+    let answer = agent.call("Status", &json!({ "id": id }));
+    let error = answer["error"].as_str().unwrap_or_default();
+    assert!(error.is_empty() || error.starts_with("[Code-42] "), "{error}");
+    error.is_empty()
+}
+
+#[test]
+fn of_ten_thousand_callers_that_close_at_once_none_is_taken_for_root() {
+    let Some(_world) = require("users", World::new()) else { return };
+    let agent = Agent::start(&ON_TEST_DRIVER);
+    let place = agent.address().to_string();
+    let sent = client(setpriv(NOBODY), &["storm", &place, "10000", &create("stolen")]);
+    assert_eq!(sent, "10000");
+    assert!(!is_made(&agent, "stolen"));
+    assert!(!agent.log().contains("CreateGuest"), "{}", agent.log());
+    let refused = agent.log().matches("refuse ").count();
+    assert!((1..=20).contains(&refused), "{refused}");
+    agent.end();
+}
+
+#[test]
+fn who_takes_over_a_port_does_not_lend_its_name_to_who_had_it() {
+    let Some(_world) = require("users", World::new()) else { return };
+    let agent = Agent::start(&ON_TEST_DRIVER);
+    let (place, pid) = (agent.address().to_string(), agent.pid().to_string());
+    let words = ["reuse", &place, &NOBODY.to_string(), &pid, &create("borrowed")];
+    assert_eq!(client(setpriv(0), &words), "200", "root's own call");
+    assert!(!is_made(&agent, "borrowed"));
+    assert!(!agent.log().contains("CreateGuest"), "{}", agent.log());
+    agent.end();
+}
+
+#[test]
+fn a_user_has_64_connections_and_the_last_16_are_roots() {
+    let Some(_world) = require("users", World::new()) else { return };
+    let users = [64001, 64002, 64003, 64004].map(|uid: u32| uid.to_string());
+    let mut flags = ON_TEST_DRIVER.to_vec();
+    for user in &users {
+        flags.extend(["--allow-user", user]);
+    }
+    let agent = Agent::start(&flags);
+    let place = agent.address().to_string();
+    let mut words = Vec::new();
+    for user in users.iter().map(String::as_str).chain(["0"]) {
+        words.extend(["hold", &place, user, "80"]);
+    }
+    words.extend(["ask", &place]);
+    let served = client(setpriv(0), &words);
+    assert_eq!(served.lines().collect::<Vec<_>>(), ["64", "64", "64", "48", "16", "503"]);
+    assert_eq!(ask(64004, &place), "200", "the places are free again");
+    agent.end();
+}

@@ -1,0 +1,146 @@
+//! Which users get an answer.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::process::Command;
+
+use super::{NOBODY, ON_TEST_DRIVER, STRANGER, World, ask, client, places, setpriv};
+use crate::agent::{Agent, PROGRAM};
+use crate::skip::require;
+
+/// An agent on every kind of socket of this host, and where that is.
+fn agent_everywhere(world: &World, flags: &[&str]) -> (Agent, Vec<String>) {
+    let socket = world.at("socket");
+    let mut all = ON_TEST_DRIVER.to_vec();
+    for address in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+        all.extend(["--listen", address]);
+    }
+    // So that all users of these tests can open it.
+    all.extend(["--socket", &socket, "--socket-group", "65534"]);
+    all.extend(flags);
+    let agent = Agent::start(&all);
+    let mut places = places(&agent, 4);
+    // A caller with an IPv6 socket whose peer is an IPv4 address.
+    places.push(places[0].replace("127.0.0.1", "[::ffff:127.0.0.1]"));
+    (agent, places)
+}
+
+#[test]
+fn root_alone_may_call_an_agent_of_root_and_others_are_closed_without_a_byte() {
+    let Some(world) = require("users", World::new()) else { return };
+    let (agent, places) = agent_everywhere(&world, &[]);
+    for place in &places {
+        assert_eq!(ask(0, place), "200", "{place}");
+        assert_eq!(ask(NOBODY, place), "closed", "{place}");
+        assert_eq!(ask(STRANGER, place), "closed", "{place}");
+    }
+    let log = agent.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("refuse ")).collect();
+    assert_eq!(lines.len(), 1, "one in ten seconds: {log}");
+    assert!(lines[0].contains("refuse 127.0.0.1:"), "{log}");
+    assert!(lines[0].contains(" uid=65534: not allowed to call"), "{log}");
+}
+
+#[test]
+fn users_that_are_named_may_call_and_no_others() {
+    let Some(world) = require("users", World::new()) else { return };
+    let user = STRANGER.to_string();
+    let (_agent, places) = agent_everywhere(&world, &["--allow-user", &user]);
+    for place in &places {
+        for (uid, answer) in [(0, "200"), (STRANGER, "200"), (NOBODY, "closed")] {
+            assert_eq!(ask(uid, place), answer, "{uid} {place}");
+        }
+        assert_eq!(client(setpriv(STRANGER), &["half", place]), "200", "{place}");
+    }
+}
+
+#[test]
+fn everybody_may_call_where_a_flag_says_so_which_is_warned_of() {
+    let Some(world) = require("users", World::new()) else { return };
+    let (agent, places) = agent_everywhere(&world, &["--allow-any-local"]);
+    assert!(agent.log().contains("WARN"), "{}", agent.log());
+    assert!(agent.log().contains("--allow-any-local: every user"), "{}", agent.log());
+    for place in &places {
+        assert_eq!(ask(NOBODY, place), "200", "{place}");
+    }
+}
+
+#[test]
+fn the_agents_own_user_may_call_it() {
+    let Some(world) = require("users", World::new()) else { return };
+    let state = world.at("state");
+    let mut command = setpriv(STRANGER);
+    command.arg(world.program());
+    let storage = format!("directory:{state}/store");
+    let mut flags = vec!["--state-dir", &state, "--storage", &storage];
+    flags.extend(ON_TEST_DRIVER);
+    let agent = Agent::run(command, &flags);
+    let place = agent.address().to_string();
+    for (uid, answer) in [(0, "200"), (STRANGER, "200"), (NOBODY, "closed")] {
+        assert_eq!(ask(uid, &place), answer, "{uid}");
+    }
+}
+
+/// Users and groups that only the agent knows: `member` is in `callers` by the list of that group,
+/// `native` by its own group.
+#[test]
+fn members_of_a_named_group_may_call_by_either_way_to_be_one() {
+    let Some(world) = require("users", World::new()) else { return };
+    let user = |name: &str, uid: u32, gid: u32| format!("{name}:x:{uid}:{gid}::/:/bin/false\n");
+    let users = [
+        user("root", 0, 0),
+        user("member", 64001, 64001),
+        user("native", 64002, 64100),
+        user("other", 64003, 64003),
+    ];
+    fs::write(world.path().join("passwd"), users.concat()).expect("it is ours");
+    let groups = "root:x:0:\nmember:x:64001:\ncallers:x:64100:root,member\n";
+    fs::write(world.path().join("group"), groups).expect("it is ours");
+    let script = format!(
+        "mount --bind {0}/passwd /etc/passwd && mount --bind {0}/group /etc/group && exec \"$@\"",
+        world.path().display(),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-m", "/bin/sh", "-c", &script, "sh", PROGRAM]);
+    let mut flags = ON_TEST_DRIVER.to_vec();
+    flags.extend(["--allow-group", "callers"]);
+    let agent = Agent::run(command, &flags);
+    let place = agent.address().to_string();
+    for (uid, answer) in [(64001, "200"), (64002, "200"), (64003, "closed"), (STRANGER, "closed")] {
+        assert_eq!(ask(uid, &place), answer, "{uid}");
+    }
+}
+
+#[test]
+fn a_call_to_loopback_from_another_address_of_the_host_is_of_its_user() {
+    let Some(world) = require("users", World::new()) else { return };
+    let script = "ip link set lo up && ip addr add 192.0.2.7/32 dev lo && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-n", "/bin/sh", "-c", script, "sh", &world.program()]);
+    let agent = Agent::run(command, &ON_TEST_DRIVER);
+    let place = format!("192.0.2.7>{}", agent.address());
+    for (uid, answer) in [(0, "200"), (NOBODY, "closed")] {
+        let mut runner = Command::new("nsenter");
+        runner.args(["-n", "-t", &agent.pid().to_string(), "setpriv"]);
+        runner.args(setpriv(uid).get_args());
+        assert_eq!(client(runner, &["ask", &place]), answer, "{uid}");
+    }
+}
+
+#[test]
+fn a_socket_is_opened_by_its_group_alone() {
+    let Some(world) = require("users", World::new()) else { return };
+    let socket = world.at("socket");
+    let user = NOBODY.to_string();
+    let mut flags = ON_TEST_DRIVER.to_vec();
+    flags.extend(["--socket", &socket, "--allow-user", &user]);
+    let agent = Agent::start(&flags);
+    places(&agent, 2);
+    let script = format!(
+        "import socket; s = socket.socket(socket.AF_UNIX); print(s.connect_ex({socket:?}))"
+    );
+    let refused = setpriv(NOBODY).args([super::PYTHON, "-c", &script]).output().expect("it starts");
+    assert_eq!(String::from_utf8_lossy(&refused.stdout).trim(), "13", "permission denied");
+    chown(&socket, None, Some(NOBODY)).expect("root may");
+    assert_eq!(ask(NOBODY, &socket), "200");
+}
