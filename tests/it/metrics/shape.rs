@@ -53,9 +53,12 @@ fn promtool_and_an_independent_parser_read_what_a_host_with_guests_says() {
              sys.exit(77)\nfor f in p.text_string_to_metric_families(sys.stdin.read()):\n \
              print(f.type, f.name, len(f.samples))"
         );
-        feed("python3", &["-c", &script], text).and_then(|output| match output.status.code() {
-            Some(77) => Err(Skip("python3-prometheus-client is not installed".to_owned())),
-            _ => Ok(output),
+        // Debian's own, whose packages the gate installs: another may come first.
+        feed("/usr/bin/python3", &["-c", &script], text).and_then(|output| {
+            match output.status.code() {
+                Some(77) => Err(Skip("python3-prometheus-client is not installed".to_owned())),
+                _ => Ok(output),
+            }
         })
     };
     for (module, text) in [("parser", &plain), ("openmetrics.parser", &open)] {
