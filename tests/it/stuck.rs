@@ -191,8 +191,9 @@ fn a_stopped_qemu_costs_nobody_else_anything_and_is_cured_by_poweroff() {
     assert!(agent.stop(SOON), "no thread is left");
 }
 
-/// Sends a call that nobody waits for.
-fn send(agent: &Agent, method: &str, id: &str) {
+/// Sends a call that nobody waits for. Its connection has to stay open: of a caller that is gone the
+/// kernel does not tell who it was.
+fn send(agent: &Agent, method: &str, id: &str) -> Option<TcpStream> {
     let params = json!({
         "guest": { "id": id, "disks": [{ "device": "vda" }] },
         "args": { "mistify.timeout": "1" },
@@ -205,9 +206,9 @@ fn send(agent: &Agent, method: &str, id: &str) {
         body.len()
     );
     // The agent may have ended, which is what is waited for.
-    if let Ok(mut stream) = TcpStream::connect(agent.address()) {
-        let _ = stream.write_all(request.as_bytes());
-    }
+    let mut stream = TcpStream::connect(agent.address()).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
+    Some(stream)
 }
 
 /// Whether a child of ours has ended; it stays for its status to be asked.
@@ -232,14 +233,13 @@ fn one_stuck_worker_too_many_ends_the_agent_with_status_75_and_no_guest() {
 
     // Three calls of each guest make nine, one more than may be stuck.
     let mut last = Instant::now();
-    let mut rounds = 0;
+    let (mut rounds, mut callers) = (0, Vec::new());
     wait_until("the agent ends", SOON, || {
         if rounds == 0 || last.elapsed() > READ {
             (rounds, last) = (rounds + 1, Instant::now());
             for id in ids {
-                ["DiskMetrics", "CPUMetrics", "Shutdown"]
-                    .iter()
-                    .for_each(|verb| send(&agent, verb, id));
+                let verbs = ["DiskMetrics", "CPUMetrics", "Shutdown"];
+                callers.extend(verbs.map(|verb| send(&agent, verb, id)));
             }
         }
         has_ended(agent.pid())
