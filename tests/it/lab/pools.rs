@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::failing_disk::FailingDisk;
 use super::guests::{running, writes};
 use super::{LIBVIRT, Pool, SOON, device, fresh, is_block_device, run, virsh, zfs};
+use crate::agent::Agent;
 use crate::images::Bed;
 use crate::skip::require;
 use crate::support::{poll, wait_until};
@@ -71,6 +72,13 @@ fn without_its_pool_storage_says_so_and_all_else_is_served() {
     bed.agent.end();
 }
 
+/// Whether all that was begun is settled.
+fn nothing_is_open(agent: &Agent) -> bool {
+    let reply = agent.request("GET", "/healthz", &[], b"");
+    let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
+    health["journal"]["open"] == json!([])
+}
+
 fn guest(id: &str, disks: &Value) -> Value {
     json!({ "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": disks })
 }
@@ -103,7 +111,9 @@ fn a_pool_whose_disk_fails_is_told_in_time_and_all_else_is_served() {
     assert_eq!(agent.state(stored["id"].as_str().expect("text")), "shutoff");
 
     disk.work_again();
-    wait_until("what was begun is undone", SOON, || bed.volumes() == before);
+    wait_until("what was begun is undone", SOON, || {
+        nothing_is_open(agent) && bed.volumes() == before
+    });
     agent.ok("CreateGuest", &another);
     agent.ok("Delete", &another);
     assert_eq!(bed.volumes(), before);
@@ -130,9 +140,7 @@ fn zfs_that_finishes_after_the_deadline_leaves_nothing() {
     disk.go_on();
 
     wait_until("what came late is undone", SOON, || {
-        let reply = agent.request("GET", "/healthz", &[], b"");
-        let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
-        health["journal"]["open"] == json!([]) && bed.volumes().is_empty()
+        nothing_is_open(agent) && bed.volumes().is_empty()
     });
     agent.ok("CreateGuest", &slow);
     agent.ok("Delete", &slow);
@@ -159,7 +167,9 @@ fn the_first_guests_of_a_pool_may_come_at_once() {
                 scope.spawn(move || agent.ok("CreateGuest", &asked));
             }
         });
-        assert_eq!(bed.volumes(), ids.map(|id| bed.full(&format!("guests/{id}/disk-0"))));
+        let mut made = ids.map(|id| bed.full(&format!("guests/{id}/disk-0")));
+        made.sort();
+        assert_eq!(bed.volumes(), made);
         bed.agent.end();
     }
 }
