@@ -165,12 +165,14 @@ impl Keeper {
                 *agent.looks.round.lock() = Some(Instant::now());
                 // Whoever waited for the first round has it; the others find the channel full.
                 let _ = begun.try_send(());
-                let again = match agent.journal.open_intents().is_empty() {
-                    true => never(),
-                    false => after(RETRY),
+                // While something is open its time comes by itself: every try that fails is a wish
+                // for another, which must not bring it sooner.
+                let (asked, again) = match agent.journal.open_intents().is_empty() {
+                    true => (agent.looks.asked.clone(), never()),
+                    false => (never(), after(RETRY)),
                 };
                 select! {
-                    recv(agent.looks.asked) -> _ => {}
+                    recv(asked) -> _ => {}
                     recv(again) -> _ => {}
                     recv(stopped) -> _ => return,
                 }

@@ -88,6 +88,40 @@ fn what_is_open_while_libvirtd_is_away_is_shown_and_settled_when_it_is_back() {
     agent.end();
 }
 
+#[test]
+fn what_cannot_be_settled_is_tried_every_2_s_and_settled_when_it_can_be() {
+    let folder = Scratch::new();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (store, state) = (format!("directory:{}", at("store")), at("state"));
+    let flags = ["--libvirt-uri", "test:///default", "--storage", &store, "--state-dir", &state];
+    let guest = json!({
+        "id": "barred", "type": "test", "memory": 32, "cpu": 1, "nics": [], "disks": [{ "size": 1 }],
+    });
+    // The beginning and the volume; the domain is not made any more.
+    let agent = Agent::start_in(Some(("MISTIFY_STOP_AT", "before:3")), &flags);
+    assert_eq!(agent.try_call("CreateGuest", &guest), None);
+    agent.wait();
+    let disk = folder.path().join("store/guests/barred/disk-0");
+    let (properties, aside) = (disk.with_file_name("disk-0#"), folder.path().join("aside"));
+    fs::rename(&properties, &aside).expect("the volume was made");
+    // Whose it is cannot be read.
+    fs::create_dir(&properties).expect("a folder can be made");
+
+    let began = Instant::now();
+    let agent = Agent::start(&flags);
+    let tries = || agent.log().matches("guest \"barred\": settle a former CreateGuest").count();
+    wait_until("it is tried again", SOON, || tries() > 2);
+    // One at the start, which wishes for another, and one after each 2 s.
+    let (tries, took) = (tries(), began.elapsed());
+    assert!(tries <= 1 + usize::try_from(took.as_secs() / 2).unwrap(), "{tries} in {took:?}");
+
+    fs::remove_dir(&properties).expect("it is empty");
+    fs::rename(&aside, &properties).expect("it can be moved back");
+    wait_until("it is settled", SOON, || get(&agent, "/healthz").1["journal"]["open"] == json!([]));
+    assert!(!disk.exists() && !properties.exists());
+    agent.end();
+}
+
 /// A pipe where libvirtd wants to write a file: it waits until somebody reads.
 struct Pipe(PathBuf);
 
