@@ -12,12 +12,11 @@ use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::lifecycle::get_state;
-use crate::ops::settle::with_left;
 use crate::ops::start::start;
 use crate::ops::steps::Steps;
-use crate::ops::volumes::{TAKE_BACK, wants_volumes};
+use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, disks, networks, respond};
-use crate::pool::{self, Hold};
+use crate::pool::Hold;
 
 impl Libvirt {
     /// Defines a guest's networks and domain; it is not started (contract section 5).
@@ -38,15 +37,9 @@ impl Libvirt {
         guest.complete();
         let hold = self.hold(&guest.id, deadline)?;
         let asked = guest.clone();
-        match self.make_guest(&mut guest, &hold, deadline) {
-            Ok(()) => Ok(respond(guest)),
-            // The job runs on, and takes everything back itself when it returns.
-            Err(late @ Error::Pool(pool::Error::Late { .. })) => Err(late),
-            Err(cause) => {
-                let undone = self.settle(&hold, Instant::now() + TAKE_BACK);
-                Err(with_left(&asked, cause, undone))
-            }
-        }
+        self.make_guest(&mut guest, &hold, deadline)
+            .map_err(|cause| self.undone(&asked, cause, &hold))?;
+        Ok(respond(guest))
     }
 
     /// The steps of CreateGuest. After an error what was noted of them is open, and to be settled.

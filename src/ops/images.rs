@@ -14,11 +14,10 @@ use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
 use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
-use crate::ops::settle::with_left;
 use crate::ops::steps::Steps;
-use crate::ops::volumes::TAKE_BACK;
+use crate::ops::volumes::{TAKE_BACK, complete};
 use crate::ops::{Error, Libvirt, named_guest, respond};
-use crate::pool::{self, Hold, Job, Lane};
+use crate::pool::{Hold, Job, Lane};
 use crate::storage::{self, Dataset, Id, Made, Planned, Reach, Space, Volumes, Wanted, Whose};
 
 const NEED_ID: Error = Error::Refused("need an id");
@@ -61,15 +60,10 @@ impl Libvirt {
         let wanted = self.wanted_or_unmarked(&guest)?;
         let hold = self.key(&guest.id, deadline)?;
         let steps = Steps::new(&self.journal, Verb::CreateGuestDisks, &guest);
-        let made = self.make_volumes(&mut guest, wanted, false, steps, &hold, deadline);
-        match made.and_then(|steps| Ok(steps.settled()?)) {
-            Ok(()) => Ok(respond(guest)),
-            Err(late @ Error::Pool(pool::Error::Late { .. })) => Err(late),
-            Err(cause) => {
-                let undone = self.settle(&hold, Instant::now() + TAKE_BACK);
-                Err(with_left(&guest, cause, undone))
-            }
-        }
+        self.make_volumes(&mut guest, wanted, false, steps, &hold, deadline)
+            .and_then(|steps| Ok(steps.settled()?))
+            .map_err(|cause| self.undone(&guest, cause, &hold))?;
+        Ok(respond(guest))
     }
 
     /// Destroys all volumes below `guests/<id>`, whoever made them. None there is a success. The
@@ -350,13 +344,6 @@ fn image_id(id: &str) -> Result<Id, Error> {
     }
     // What is no name is no image's.
     Id::parse(id).map_err(|_| storage::Error::NotFound { name: id.to_owned() }.into())
-}
-
-fn complete(removal: &storage::Removal) -> Result<(), Error> {
-    if removal.left.is_empty() {
-        return Ok(());
-    }
-    Err(Error::VolumesLeft(removal.left.iter().map(ToString::to_string).collect()))
 }
 
 fn volume_answer(volume: &storage::Volume) -> wire::Volume {

@@ -14,8 +14,9 @@ use crate::guest::wire::Guest;
 use crate::journal::{Entry, Intent, Step, Verb};
 use crate::ops::delete::{destroy_if_active, undefine};
 use crate::ops::steps::{Undone, has_volumes, undo_in_libvirt, undo_in_storage};
+use crate::ops::volumes::TAKE_BACK;
 use crate::ops::{Error, Libvirt, Session, networks};
-use crate::pool::{Hold, Job, Lane};
+use crate::pool::{self, Hold, Job, Lane};
 
 impl Libvirt {
     /// The guest's key, with everything settled that was open.
@@ -65,6 +66,19 @@ impl Libvirt {
         Ok(())
     }
 
+    /// The error of a create that failed, once it is undone; what could not be taken back is in it.
+    /// A late one runs on, and takes everything back itself when it returns.
+    ///
+    /// # Blocking
+    /// Up to [`TAKE_BACK`].
+    pub(super) fn undone(&self, guest: &Guest, cause: Error, hold: &Hold) -> Error {
+        if matches!(cause, Error::Pool(pool::Error::Late { .. })) {
+            return cause;
+        }
+        let open = self.settle(hold, Instant::now() + TAKE_BACK);
+        with_left(guest, cause, open)
+    }
+
     /// Settles what is open of all guests, one after the other; what cannot be settled is left for
     /// the next time.
     pub(super) fn settle_all(&self) {
@@ -91,14 +105,7 @@ impl Libvirt {
     /// What is left of it, or why nothing could be done.
     fn undo(&self, entry: Entry, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         let verb = format!("undo {}", entry.intent().verb);
-        let work = move |session: &mut Session| match undo_in_libvirt(session, entry.intent()) {
-            Ok(undone) => Ok((undone, entry)),
-            Err(error) => {
-                entry.not_settled(error.to_string());
-                Err(error)
-            }
-        };
-        let (undone, entry) = self.held(&verb, deadline, hold, work, |_, _| {})?;
+        let (undone, entry) = self.in_libvirt(&verb, entry, hold, deadline, undo_in_libvirt)?;
         let mut left = match undone {
             Undone::But(left) => left,
             Undone::Kept => {
@@ -117,6 +124,25 @@ impl Libvirt {
         }
         entry.not_settled(format!("left behind: {}", left.join(", ")));
         Err(Error::Left(left))
+    }
+
+    /// Settles libvirt's part of it, where the entry says why it could not be.
+    fn in_libvirt<T: Send + 'static>(
+        &self,
+        verb: &str,
+        entry: Entry,
+        hold: &Hold,
+        deadline: Instant,
+        settle: fn(&mut Session, &Intent) -> Result<T, Error>,
+    ) -> Result<(T, Entry), Error> {
+        let work = move |session: &mut Session| match settle(session, entry.intent()) {
+            Ok(settled) => Ok((settled, entry)),
+            Err(error) => {
+                entry.not_settled(error.to_string());
+                Err(error)
+            }
+        };
+        self.held(verb, deadline, hold, work, |_, _| {})
     }
 
     fn undo_volumes(
@@ -140,14 +166,7 @@ impl Libvirt {
     /// What libvirt or storage says.
     fn finish(&self, entry: Entry, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         let verb = format!("finish {}", entry.intent().verb);
-        let work = move |session: &mut Session| match finish_in_libvirt(session, entry.intent()) {
-            Ok(is_gone) => Ok((is_gone, entry)),
-            Err(error) => {
-                entry.not_settled(error.to_string());
-                Err(error)
-            }
-        };
-        let (is_gone, entry) = self.held(&verb, deadline, hold, work, |_, _| {})?;
+        let (is_gone, entry) = self.in_libvirt(&verb, entry, hold, deadline, finish_in_libvirt)?;
         if !is_gone {
             info!("guest {:?}: its Delete had not begun, or is of a former one", hold.key());
             return Ok(entry.settled()?);
@@ -194,7 +213,7 @@ fn leaving(intent: &Intent) -> Option<(&[String], bool)> {
 }
 
 /// The error of a create that failed, with what could not be taken back.
-pub(super) fn with_left(guest: &Guest, cause: Error, open: Result<(), Error>) -> Error {
+fn with_left(guest: &Guest, cause: Error, open: Result<(), Error>) -> Error {
     let more = match open {
         Ok(()) => return cause,
         Err(error) => error.left(),

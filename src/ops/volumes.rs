@@ -86,10 +86,8 @@ impl Libvirt {
         let removal = self.pool.run(Lane::Storage, job, Some(hold), move |_| {
             volumes.destroy_guest(&guest, Whose::Marked, deadline)
         })??;
-        if removal.left.is_empty() {
-            return Ok(!removal.destroyed.is_empty());
-        }
-        Err(Error::VolumesLeft(removal.left.iter().map(ToString::to_string).collect()))
+        complete(&removal)?;
+        Ok(!removal.destroyed.is_empty())
     }
 
     /// What is wanted of storage for each disk that names no source.
@@ -117,6 +115,17 @@ impl Libvirt {
             })
             .collect()
     }
+}
+
+/// Whether all went that had to go.
+///
+/// # Errors
+/// [`Error::VolumesLeft`] names what stays and why.
+pub(super) fn complete(removal: &storage::Removal) -> Result<(), Error> {
+    if removal.left.is_empty() {
+        return Ok(());
+    }
+    Err(Error::VolumesLeft(removal.left.iter().map(ToString::to_string).collect()))
 }
 
 /// Plans all volumes, then makes one after the other.

@@ -141,23 +141,10 @@ impl Agent {
 
     /// Calls `Libvirt.<method>` on an agent that may die under it: the whole answer, if one comes.
     pub(crate) fn try_call(&self, method: &str, guest: &Value) -> Option<Value> {
-        let request = json!({
-            "method": format!("Libvirt.{method}"), "params": [{ "guest": guest }], "id": 1,
-        });
-        let body = request.to_string();
-        let head = format!(
-            "POST /_mistify_RPC_ HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n",
-            self.address,
-            body.len()
-        );
         let mut stream = TcpStream::connect(self.address).ok()?;
         stream.set_read_timeout(Some(ANSWER)).ok()?;
-        stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).ok()?;
-        let body = answer.windows(4).position(|end| end == b"\r\n\r\n")?;
-        serde_json::from_slice(&answer[body + 4..]).ok()
+        stream.write_all(call_text(method, &json!({ "guest": guest })).as_bytes()).ok()?;
+        read_result(&mut stream)
     }
 
     /// The result of a call that has to succeed.
@@ -172,6 +159,22 @@ impl Agent {
         let answer = self.call(method, guest);
         assert_eq!(answer["result"], Value::Null, "{method} {guest}: {answer}");
         answer["error"].as_str().expect("a failed call has an error text").to_owned()
+    }
+
+    /// Its health: the status of the answer, and what it says.
+    pub(crate) fn health(&self) -> (u16, Value) {
+        self.get("/healthz")
+    }
+
+    /// Whether all that it began is settled.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.health().1["journal"]["open"] == json!([])
+    }
+
+    /// The status and the JSON of what is at this path.
+    pub(crate) fn get(&self, path: &str) -> (u16, Value) {
+        let reply = self.request("GET", path, &[], b"");
+        (reply.status, serde_json::from_slice(&reply.body).expect("JSON"))
     }
 
     /// The guest's state by Status.
@@ -214,6 +217,25 @@ impl Agent {
         stream.write_all(&[bytes.as_bytes(), body].concat()).expect("the agent reads");
         Reply::read(&mut stream)
     }
+}
+
+/// A whole call of `Libvirt.<method>` with these parameters, for a connection of its own.
+pub(crate) fn call_text(method: &str, params: &Value) -> String {
+    let call = json!({ "method": format!("Libvirt.{method}"), "params": [params], "id": 1 });
+    let body = call.to_string();
+    format!(
+        "POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// The answer to it, if a whole one comes before the connection's end.
+pub(crate) fn read_result(stream: &mut impl Read) -> Option<Value> {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let body = answer.windows(4).position(|end| end == b"\r\n\r\n")?;
+    serde_json::from_slice(&answer[body + 4..]).ok()
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, call_text, read_result};
 use crate::skip::require;
 use crate::stack::Stack;
 use crate::support::{Scratch, wait_until};
@@ -36,14 +36,7 @@ impl Random {
 /// Sends a call, and cuts the connection at random: before its last byte, after it, or in the middle
 /// of the answer. The answer, if it was not cut.
 fn call(agent: &Agent, random: &Random, method: &str, guest: &Value) -> Option<Value> {
-    let request =
-        json!({ "method": format!("Libvirt.{method}"), "params": [{ "guest": guest }], "id": 1 });
-    let body = request.to_string();
-    let text = format!(
-        "POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
+    let text = call_text(method, &json!({ "guest": guest }));
     let is_cut = random.below(CUT_ONE_IN) == 0;
     let mut stream = agent.connect();
     if is_cut && random.below(2) == 0 {
@@ -60,10 +53,7 @@ fn call(agent: &Agent, random: &Random, method: &str, guest: &Value) -> Option<V
         let _ = stream.shutdown(Shutdown::Both);
         return None;
     }
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    let head = answer.windows(4).position(|end| end == b"\r\n\r\n")?;
-    serde_json::from_slice(&answer[head + 4..]).ok()
+    read_result(&mut stream)
 }
 
 /// Calls until there is an answer that is no refusal for lack of room.

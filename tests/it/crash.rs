@@ -3,7 +3,6 @@
 //! `lab::crash` on ZFS.
 
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -12,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::skip::require;
-use crate::stack::Stack;
-use crate::support::{Scratch, wait_until};
+use crate::stack::{Stack, in_libvirt};
+use crate::support::{Scratch, files_below, wait_until};
 
 /// Longer than a loaded machine needs to settle what was left open.
 const SOON: Duration = Duration::from_secs(240);
@@ -54,7 +53,7 @@ impl Host for OnDirectory {
 
     fn stored(&self) -> Vec<String> {
         let mut found = Vec::new();
-        files(self.store.path(), &mut found);
+        files_below(self.store.path(), &mut found);
         found
     }
 }
@@ -98,12 +97,8 @@ impl<'a> Bed<'a> {
     fn everything(&self) -> Vec<String> {
         let mut found = self.host.stored();
         let macs = format!("02:00:00:{:02x}:", self.net);
-        for list in [&["list", "--all", "--name"][..], &["net-list", "--all"]] {
-            let lines = self.host.virsh(list);
-            let ours = |line: &&str| line.contains(self.name) || line.contains(&macs);
-            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-            found.extend(lines.lines().filter(ours).map(words));
-        }
+        let ours = |line: &str| line.contains(self.name) || line.contains(&macs);
+        found.extend(in_libvirt(|words| self.host.virsh(words), ours));
         found.sort();
         found
     }
@@ -115,24 +110,10 @@ impl<'a> Bed<'a> {
 
     /// Waits until nothing is open in the journal.
     fn settled(&self, agent: &Agent) {
-        wait_until("everything is settled", SOON, || {
-            let reply = agent.request("GET", "/healthz", &[], b"");
-            let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
-            health["journal"]["open"].as_array().is_some_and(Vec::is_empty)
-        });
+        wait_until("everything is settled", SOON, || agent.is_settled());
         assert_eq!(self.intents(), 0);
         let aside = fs::read_dir(self.state.path().join("set-aside")).expect("a folder");
         assert_eq!(aside.count(), 0);
-    }
-}
-
-fn files(folder: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files(&path, found);
-        }
-        found.push(path.display().to_string());
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::agent::{Agent, Reply};
 use crate::support::{Scratch, signal, wait_for, wait_until};
@@ -124,9 +124,8 @@ fn it_starts_without_libvirtd_and_says_so() {
     let agent = Agent::start(&["--libvirt-uri", &uri]);
     let error = agent.error("Status", &json!({ "id": "web-1" }));
     assert!(error.starts_with("[Code-38] [Domain-7] Failed to connect socket to "), "{error}");
-    let reply = agent.request("GET", "/healthz", &[], b"");
-    let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
-    assert_eq!((reply.status, &health["libvirt"]["answers"]), (503, &json!(false)));
+    let (status, health) = agent.health();
+    assert_eq!((status, &health["libvirt"]["answers"]), (503, &json!(false)));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::WatchLimits;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::agent::Agent;
 use crate::support::{Scratch, wait_until};
@@ -36,11 +36,6 @@ impl Mute {
         let error = answer["error"].as_str().unwrap_or_default().to_owned();
         (error, began.elapsed())
     }
-
-    fn health(&self) -> (u16, Value) {
-        let reply = self.agent.request("GET", "/healthz", &[], b"");
-        (reply.status, serde_json::from_slice(&reply.body).expect("JSON"))
-    }
 }
 
 #[test]
@@ -50,7 +45,7 @@ fn silence_ends_the_first_calls_at_their_deadline_and_the_next_at_once() {
         let (error, _) = mute.error(verb);
         assert!(error.starts_with("libvirt does not answer since "), "{verb}: {error}");
     }
-    wait_until("it is known to be silent", SOON, || mute.health().0 == 503);
+    wait_until("it is known to be silent", SOON, || mute.agent.health().0 == 503);
     let metrics = ["CPUMetrics", "DiskMetrics", "NicMetrics"];
     for verb in ["Status", "Run", "Poweroff", "Delete", "Reboot"].into_iter().chain(metrics) {
         let (error, took) = mute.error(verb);

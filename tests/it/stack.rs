@@ -304,6 +304,16 @@ fn installed(program: &str) -> bool {
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|at| Path::new(at).join(program).exists())
 }
 
+/// Domains and networks with their autostart, a line each, of those that are `ours`.
+pub(crate) fn in_libvirt(
+    virsh: impl Fn(&[&str]) -> String,
+    ours: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let lists = [&["list", "--all", "--name"][..], &["net-list", "--all"]].map(virsh);
+    let lines = lists.iter().flat_map(|list| list.lines()).filter(|line| ours(line));
+    lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
 /// A guest of one vCPU and 32 MiB with a disk `vda`; it takes notice of the power button.
 pub(crate) fn guest_xml(kind: &str, name: &str, disk: &Path) -> String {
     format!(

@@ -15,7 +15,7 @@ use mistify_libvirt::ops::{Error, Libvirt};
 use mistify_libvirt::pool::{self, Job, Lane, LaneSnapshot};
 use serde_json::json;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, call_text};
 use crate::skip::require;
 use crate::stack::{BlockDevice, Stack};
 use crate::support::{AtEnd, signal, wait_until};
@@ -198,16 +198,9 @@ fn send(agent: &Agent, method: &str, id: &str) -> Option<TcpStream> {
         "guest": { "id": id, "disks": [{ "device": "vda" }] },
         "args": { "mistify.timeout": "1" },
     });
-    let call = json!({ "method": format!("Libvirt.{method}"), "params": [params], "id": 1 });
-    let body = call.to_string();
-    let request = format!(
-        "POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
     // The agent may have ended, which is what is waited for.
     let mut stream = TcpStream::connect(agent.address()).ok()?;
-    stream.write_all(request.as_bytes()).ok()?;
+    stream.write_all(call_text(method, &params).as_bytes()).ok()?;
     Some(stream)
 }
 

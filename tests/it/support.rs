@@ -48,6 +48,17 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.is_ok_and(|s| s.success()), "SIG{name} reaches process {pid}");
 }
 
+/// Adds the paths of all files and folders below this one.
+pub(crate) fn files_below(folder: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files_below(&path, found);
+        }
+        found.push(path.display().to_string());
+    }
+}
+
 /// A folder of a test's own, removed on drop.
 pub(crate) struct Scratch(PathBuf);
 

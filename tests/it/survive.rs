@@ -41,11 +41,6 @@ fn guest(id: &str, mac: &str) -> Value {
     })
 }
 
-fn get(agent: &Agent, path: &str) -> (u16, Value) {
-    let reply = agent.request("GET", path, &[], b"");
-    (reply.status, serde_json::from_slice(&reply.body).expect("JSON"))
-}
-
 /// Domains and networks; the test has the libvirtd to itself.
 fn in_libvirt(stack: &Stack) -> String {
     stack.virsh_ok(&["list", "--all", "--name"]) + &stack.virsh_ok(&["net-list", "--all", "--name"])
@@ -66,22 +61,22 @@ fn what_is_open_while_libvirtd_is_away_is_shown_and_settled_when_it_is_back() {
 
     let agent = Agent::start(&flags);
     wait_until("it says why it cannot settle it", SOON, || {
-        let (status, health) = get(&agent, "/healthz");
+        let (status, health) = agent.health();
         let open = &health["journal"]["open"][0];
         status == 503
             && (&open["verb"], &open["guest"]) == (&json!("CreateGuest"), &json!("away"))
             && open["why"].is_string()
     });
-    let (status, ready) = get(&agent, "/readyz");
+    let (status, ready) = agent.get("/readyz");
     assert_eq!((status, &ready["why"]), (503, &json!("libvirt cannot be reached")));
     let error = agent.error("CreateGuest", &guest);
     assert!(error.starts_with("[Code-38] ") && error.ends_with(" (settle a former CreateGuest)"));
 
     stack.start_libvirtd();
-    wait_until("it is settled", SOON, || get(&agent, "/healthz").1["journal"]["open"] == json!([]));
+    wait_until("it is settled", SOON, || agent.is_settled());
     assert_eq!(in_libvirt(&stack), before);
-    wait_until("it is healthy", SOON, || get(&agent, "/healthz").0 == 200);
-    assert_eq!(get(&agent, "/readyz").0, 200);
+    wait_until("it is healthy", SOON, || agent.health().0 == 200);
+    assert_eq!(agent.get("/readyz").0, 200);
     let made = agent.ok("CreateGuest", &guest)["guest"].take();
     agent.ok("Delete", &made);
     assert_eq!(in_libvirt(&stack), before);
@@ -117,7 +112,7 @@ fn what_cannot_be_settled_is_tried_every_2_s_and_settled_when_it_can_be() {
 
     fs::remove_dir(&properties).expect("it is empty");
     fs::rename(&aside, &properties).expect("it can be moved back");
-    wait_until("it is settled", SOON, || get(&agent, "/healthz").1["journal"]["open"] == json!([]));
+    wait_until("it is settled", SOON, || agent.is_settled());
     assert!(!disk.exists() && !properties.exists());
     agent.end();
 }
@@ -163,7 +158,7 @@ fn a_stop_ends_in_time_and_what_still_runs_is_settled_by_the_next_start() {
 
     pipe.read();
     let agent = Agent::start(&flags);
-    wait_until("it is settled", SOON, || get(&agent, "/healthz").1["journal"]["open"] == json!([]));
+    wait_until("it is settled", SOON, || agent.is_settled());
     assert_eq!(in_libvirt(&stack), before);
     agent.ok("Delete", &agent.ok("CreateGuest", &guest)["guest"]);
     assert_eq!(in_libvirt(&stack), before);

@@ -3,14 +3,14 @@
 //! wants to write a file.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::skip::require;
-use crate::stack::Stack;
-use crate::support::Scratch;
+use crate::stack::{Stack, in_libvirt};
+use crate::support::{Scratch, files_below};
 
 const ID: &str = "undo-1";
 const MACS: [&str; 2] = ["02:00:00:00:60:01", "02:00:00:00:60:02"];
@@ -33,13 +33,9 @@ impl<'a> Bed<'a> {
     /// Domains, networks and their autostart of this test, and all that the store has.
     fn everything(&self) -> Vec<String> {
         let mut found = Vec::new();
-        for list in [&["list", "--all", "--name"][..], &["net-list", "--all"]] {
-            let lines = self.stack.virsh_ok(list);
-            let ours = |line: &&str| line.contains(ID) || MACS.iter().any(|mac| line.contains(mac));
-            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-            found.extend(lines.lines().filter(ours).map(words));
-        }
-        list(self.store.path(), &mut found);
+        let ours = |line: &str| line.contains(ID) || MACS.iter().any(|mac| line.contains(mac));
+        found.extend(in_libvirt(|words| self.stack.virsh_ok(words), ours));
+        files_below(self.store.path(), &mut found);
         found.sort();
         found
     }
@@ -50,16 +46,6 @@ impl<'a> Bed<'a> {
             "id": ID, "type": "qemu", "memory": 32, "cpu": 1,
             "nics": MACS.map(nic), "disks": [{ "size": 1 }, { "size": 2 }],
         })
-    }
-}
-
-fn list(folder: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            list(&path, found);
-        }
-        found.push(path.display().to_string());
     }
 }
 

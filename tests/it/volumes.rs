@@ -56,11 +56,6 @@ fn guest(id: &str, disks: &Value) -> Value {
     json!({ "id": id, "type": "test", "memory": 64, "cpu": 1, "disks": disks })
 }
 
-fn health(agent: &Agent) -> Value {
-    let reply = agent.request("GET", "/healthz", &[], b"");
-    serde_json::from_slice(&reply.body).expect("JSON")
-}
-
 fn is_size(source: &Value, mib: u64) -> bool {
     let path = source.as_str().expect("a path");
     let meta = fs::metadata(path).expect("the device is there");
@@ -167,7 +162,7 @@ fn volumes_whose_domain_is_gone_are_deleted(bed: &Bed) {
 }
 
 fn health_tells_how_full_the_store_is_and_its_folders_are_made_at_the_start(bed: &Bed) {
-    let storage = health(&bed.agent)["storage"].take();
+    let storage = bed.agent.health().1["storage"].take();
     assert_eq!((&storage["usable"], &storage["error"]), (&json!(true), &Value::Null));
     assert!(storage["free_bytes"].as_u64().is_some_and(|free| free > 0), "{storage}");
     let Some(folder) = &bed.folder else {
@@ -219,7 +214,7 @@ fn without_zfs_disks_with_sources_work_and_others_say_what_is_missing() {
     let agent = Agent::on_test_driver();
     let error = agent.error("CreateGuest", &guest("v-none", &json!([{ "size": 8 }])));
     assert!(error.contains("zfs is not installed"), "{error}");
-    let health = health(&agent);
+    let (_, health) = agent.health();
     assert_eq!((&health["status"], &health["storage"]["usable"]), (&json!("ok"), &json!(false)));
     let error = health["storage"]["error"].as_str().expect("what is missing");
     assert!(error.contains("zfs is not installed"), "{error}");

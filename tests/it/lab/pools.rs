@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::failing_disk::FailingDisk;
 use super::guests::{running, writes};
 use super::{LIBVIRT, Pool, SOON, device, fresh, is_block_device, run, virsh, zfs};
-use crate::agent::Agent;
 use crate::images::Bed;
 use crate::skip::require;
 use crate::support::{poll, wait_until};
@@ -72,13 +71,6 @@ fn without_its_pool_storage_says_so_and_all_else_is_served() {
     bed.agent.end();
 }
 
-/// Whether all that was begun is settled.
-fn nothing_is_open(agent: &Agent) -> bool {
-    let reply = agent.request("GET", "/healthz", &[], b"");
-    let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
-    health["journal"]["open"] == json!([])
-}
-
 fn guest(id: &str, disks: &Value) -> Value {
     json!({ "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": disks })
 }
@@ -111,9 +103,7 @@ fn a_pool_whose_disk_fails_is_told_in_time_and_all_else_is_served() {
     assert_eq!(agent.state(stored["id"].as_str().expect("text")), "shutoff");
 
     disk.work_again();
-    wait_until("what was begun is undone", SOON, || {
-        nothing_is_open(agent) && bed.volumes() == before
-    });
+    wait_until("what was begun is undone", SOON, || agent.is_settled() && bed.volumes() == before);
     agent.ok("CreateGuest", &another);
     agent.ok("Delete", &another);
     assert_eq!(bed.volumes(), before);
@@ -139,9 +129,7 @@ fn zfs_that_finishes_after_the_deadline_leaves_nothing() {
     thread::sleep(AFTER);
     disk.go_on();
 
-    wait_until("what came late is undone", SOON, || {
-        nothing_is_open(agent) && bed.volumes().is_empty()
-    });
+    wait_until("what came late is undone", SOON, || agent.is_settled() && bed.volumes().is_empty());
     agent.ok("CreateGuest", &slow);
     agent.ok("Delete", &slow);
     assert_eq!(bed.volumes(), [""; 0]);
