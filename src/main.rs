@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use log::info;
+use mistify_libvirt::cli::{self, Command, Request};
 use mistify_libvirt::config::Config;
 use mistify_libvirt::http::listen;
 use mistify_libvirt::journal::default_state_dir;
+use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::{activation, memory, process, signals::Signals};
-use mistify_libvirt::{cli, libvirt};
 
 fn main() -> ExitCode {
     memory::bound_arenas();
@@ -20,33 +21,34 @@ fn main() -> ExitCode {
         Ok(passed) => passed,
         Err(why) => return fail(&why),
     };
-    let request = match cli::parse(std::env::args_os().skip(1)) {
-        Ok(request) => request,
-        Err(cli::Error::Usage(why)) => {
-            eprintln!("mistify-libvirt: {why}\n\n{}", cli::USAGE);
-            return ExitCode::from(2);
-        }
-        Err(cli::Error::Value(why)) => return fail(&why),
-    };
-    let outcome = match request {
-        cli::Request::Help => {
-            print!("{}", cli::USAGE);
-            return ExitCode::SUCCESS;
-        }
-        cli::Request::Version => {
-            println!("mistify-libvirt {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
-        }
-        cli::Request::Run { mut config, log_level } => {
-            cli::start_log(log_level);
-            let ours = || default_state_dir(|name| std::env::var_os(name), process::user());
+    let variable = |name: &str| std::env::var_os(name);
+    let (command, settings) =
+        match cli::parse(std::env::args_os().skip(1), variable, cli::DEFAULT_FILE) {
+            Ok(Request::Do(command, settings)) => (command, settings),
+            Ok(Request::Help) => {
+                print!("{}", cli::usage());
+                return ExitCode::SUCCESS;
+            }
+            Ok(Request::Version) => {
+                println!("mistify-libvirt {}", env!("CARGO_PKG_VERSION"));
+                return ExitCode::SUCCESS;
+            }
+            Err(cli::Error::Usage(why)) => {
+                eprintln!("mistify-libvirt: {why}\n\n{}", cli::usage());
+                return ExitCode::from(2);
+            }
+            Err(cli::Error::Value(why)) => return fail(&why),
+        };
+    cli::start_log(&settings);
+    let mut config = settings.config;
+    let outcome = match command {
+        Command::Run => {
+            let ours = || default_state_dir(variable, process::user());
             config.state_dir = config.state_dir.or_else(ours);
             run(&config, passed)
         }
-        cli::Request::Import { config, file, id, log_level } => {
-            cli::start_log(log_level);
-            cli::import::run(&config, &file, &id)
-        }
+        Command::CheckConfig => Ok(()),
+        Command::Import { file, id } => cli::import::run(&config, &file, &id),
     };
     outcome.map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS)
 }

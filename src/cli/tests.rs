@@ -1,14 +1,43 @@
-use super::*;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
-fn run(words: &[&str]) -> (Config, Option<LevelFilter>) {
-    match parse(words.iter().map(OsString::from)) {
-        Ok(Request::Run { config, log_level }) => (*config, log_level),
+use super::*;
+use crate::config::{SocketConfig, Store};
+
+/// A file that is not there.
+const NO_FILE: &str = "/nonexistent/mistify-libvirt.conf";
+
+fn request(words: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Request, Error> {
+    let variable = |name: &str| {
+        let found = variables.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| OsString::from(value))
+    };
+    parse(words.iter().map(OsString::from), variable, file)
+}
+
+fn settings(words: &[&str], variables: &[(&str, &str)], file: &str) -> Settings {
+    match request(words, variables, file) {
+        Ok(Request::Do(Command::Run, settings)) => settings,
         other => panic!("{words:?}: {other:?}"),
     }
 }
 
+fn run(words: &[&str]) -> (Config, Option<LevelFilter>) {
+    let settings = settings(words, &[], NO_FILE);
+    (*settings.config, settings.log_level)
+}
+
 fn error(words: &[&str]) -> Error {
-    parse(words.iter().map(OsString::from)).unwrap_err()
+    request(words, &[], NO_FILE).unwrap_err()
+}
+
+/// A file with these lines; its path and what removes it.
+fn file(name: &str, lines: &str) -> String {
+    let path = std::env::temp_dir().join(format!("mistify-cli-{}-{name}", std::process::id()));
+    fs::write(&path, lines).unwrap();
+    path.to_string_lossy().into_owned()
 }
 
 #[test]
@@ -120,30 +149,147 @@ fn limits_of_the_pool_are_flags() {
 }
 
 #[test]
-fn help_names_every_flag_that_is_parsed() {
-    for flag in
-        ["--port", "--listen", "--zpool", "--log-level", "--libvirt-uri"].into_iter().chain([
-            "--bridge-type",
-            "--vnc",
-            "--nwfilter",
-            "--allow-disk-path",
-            "--state-dir",
-            "--storage",
-            "--sparse",
-            "--image-store",
-            "--image-store-port",
-            "--workers",
-            "--queue",
-            "--version",
-            "--socket",
-            "--socket-group",
-            "--allow-user",
-            "--allow-group",
-            "--allow-any-local",
-        ])
-    {
-        assert!(USAGE.contains(flag), "{flag}");
+fn help_names_every_setting_and_command_within_100_columns() {
+    let usage = usage();
+    for setting in SETTINGS {
+        assert!(
+            usage.contains(&format!("--{} ", setting.name))
+                || usage.contains(&format!("--{}\n", setting.name)),
+            "{}",
+            setting.name
+        );
     }
+    for (words, _) in commands::COMMANDS {
+        assert!(usage.contains(&format!("\n  {words} ")), "{words}");
+    }
+    for line in usage.lines() {
+        assert!(line.len() <= 100 && line == line.trim_end(), "{line:?}");
+    }
+}
+
+#[test]
+fn the_readme_shows_this_usage() {
+    assert!(include_str!("../../README.md").contains(&format!("```text\n{}```\n", usage())));
+}
+
+#[test]
+fn every_setting_is_a_flag_a_variable_and_a_line() {
+    let values = [
+        ("port", "7"),
+        ("listen", "127.0.0.2"),
+        ("socket", "/run/s"),
+        ("allow-user", "a"),
+        ("allow-group", "b"),
+        ("allow-any-local", "true"),
+        ("zpool", "tank"),
+        ("storage", "directory:/srv"),
+        ("sparse", "true"),
+        ("image-store", "true"),
+        ("log-level", "debug"),
+        ("log-format", "json"),
+        ("libvirt-uri", "test:///default"),
+        ("bridge-type", "linux"),
+        ("vnc", "tcp"),
+        ("nwfilter", "f"),
+        ("allow-disk-path", "/srv"),
+        ("state-dir", "/srv"),
+        ("metrics-listen", "127.0.0.3"),
+        ("metrics-max-age", "2"),
+        ("metrics-metadata", "owner"),
+        ("workers", "read=9"),
+        ("queue", "5"),
+        ("deadline-read", "6"),
+        ("deadline-change", "7"),
+    ];
+    // These two say something only beside another setting.
+    let beside = [
+        ("socket-group", "g", "socket", "/run/s"),
+        ("image-store-port", "5", "image-store", "true"),
+    ];
+    let singles = values.map(|(name, value)| (name, value, "queue", "64"));
+    let all: Vec<_> = singles.iter().chain(&beside).collect();
+    assert_eq!(all.len(), SETTINGS.len(), "each setting is tried here");
+    for &&(name, value, other, other_value) in &all {
+        let words = |name, value| match settings::setting(name).unwrap().takes {
+            Takes::Switch => format!("--{name}"),
+            _ => format!("--{name}={value}"),
+        };
+        let flags = [words(other, other_value), words(name, value)];
+        let by_flag = settings(&[&flags[0], &flags[1]], &[], NO_FILE);
+        assert_ne!(by_flag, settings(&[&flags[0]], &[], NO_FILE), "{name}");
+        let names = [name, other].map(|name| settings::setting(name).unwrap().variable());
+        let variables = [(names[0].as_str(), value), (names[1].as_str(), other_value)];
+        assert_eq!(settings(&[], &variables, NO_FILE), by_flag, "{name}");
+        let path =
+            file(name, &format!("# a comment\n\n {name} = {value} \n{other}={other_value}\n"));
+        // The setting beside it may be the same, which a file has once.
+        if name != other {
+            assert_eq!(settings(&[], &[], &path), by_flag, "{name}");
+            assert_eq!(settings(&["--config", &path], &[], NO_FILE), by_flag, "{name}");
+            assert_eq!(settings(&[], &[("MISTIFY_CONFIG", &path)], NO_FILE), by_flag, "{name}");
+        }
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_variable_and_that_over_the_file() {
+    let path = file("order", "queue = 1\nallow-user = a\nallow-user = b\nsparse = true\n");
+    let queue = |words: &[&str], variables: &[(&str, &str)]| {
+        settings(words, variables, &path).config.pool.queue
+    };
+    assert_eq!(queue(&["--queue", "3"], &[("MISTIFY_QUEUE", "2")]), 3);
+    assert_eq!(queue(&[], &[("MISTIFY_QUEUE", "2")]), 2);
+    assert_eq!(queue(&[], &[("MISTIFY_QUEUE", "")]), 1, "empty is not set");
+    // Who gives some of several gives all of them.
+    let users = |variables: &[(&str, &str)]| settings(&[], variables, &path).config.callers.users;
+    assert_eq!(users(&[]), ["a", "b"]);
+    assert_eq!(users(&[("MISTIFY_ALLOW_USER", "c, d")]), ["c", "d"]);
+    assert!(!settings(&[], &[("MISTIFY_SPARSE", "false")], &path).config.host.sparse);
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_line_that_cannot_be_is_told_with_file_and_number() {
+    for (lines, number, why) in [
+        ("queue = 1\nqeue = 2", 2, "qeue = 2: no such setting"),
+        ("\n\nqueue", 3, "queue: write name = value, or # and a comment"),
+        ("queue = 0", 1, "queue = 0: at least 1 is needed"),
+        ("queue = 1\nqueue = 2", 2, "queue = 2: set in a line before"),
+        ("sparse = yes", 1, "sparse = yes: write true or false"),
+        ("config = /etc/other", 1, "config = /etc/other: no such setting"),
+        ("port = 70000", 1, "port = 70000: not a number in range"),
+    ] {
+        let path = file("lines", lines);
+        // Also where a flag gives another value.
+        let error = request(&["--queue=5"], &[], &path).unwrap_err();
+        assert_eq!(error, Error::Value(format!("{path}:{number}: {why}")));
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_is_told_with_its_variable() {
+    let error = request(&[], &[("MISTIFY_PORT", "70000")], NO_FILE).unwrap_err();
+    assert_eq!(error, Error::Value("MISTIFY_PORT=70000: not a number in range".to_owned()));
+}
+
+#[test]
+fn a_file_that_is_named_has_to_be_there_and_be_small() {
+    let error = request(&["--config", NO_FILE], &[], NO_FILE).unwrap_err();
+    assert_eq!(error, Error::Value(format!("{NO_FILE}: No such file or directory (os error 2)")));
+    let path = file("large", &"# much\n".repeat(10_000));
+    let error = request(&[], &[], &path).unwrap_err();
+    assert_eq!(error, Error::Value(format!("{path}: more than 64 KiB")));
+    fs::remove_file(path).unwrap();
+    assert_eq!(settings(&["--config", "/dev/null"], &[], NO_FILE).config, Box::default());
+}
+
+#[test]
+fn to_check_the_settings_is_to_read_them() {
+    let checked = |words: &[&str]| request(words, &[], NO_FILE);
+    assert!(matches!(checked(&["--check-config"]), Ok(Request::Do(Command::CheckConfig, _))));
+    assert!(matches!(checked(&["--check-config", "--queue=0"]), Err(Error::Value(_))));
 }
 
 #[test]
@@ -187,9 +333,12 @@ fn who_may_call_and_the_socket_are_flags() {
 #[test]
 fn an_import_is_four_words_among_flags() {
     let words = ["-z", "tank", "image", "import", "--sparse", "./a.raw", "web", "-l", "info"];
-    let request = parse(words.map(OsString::from)).unwrap();
-    let Request::Import { config, file, id, log_level } = request else { panic!("{request:?}") };
-    assert_eq!((config.host.zpool.as_str(), config.host.sparse), ("tank", true));
+    let request = request(&words, &[], NO_FILE).unwrap();
+    let Request::Do(Command::Import { file, id }, settings) = request else {
+        panic!("{request:?}")
+    };
+    let host = settings.config.host;
+    assert_eq!((host.zpool.as_str(), host.sparse), ("tank", true));
     assert_eq!((file.as_path(), id.as_str()), (Path::new("./a.raw"), "web"));
-    assert_eq!(log_level, Some(LevelFilter::Info));
+    assert_eq!(settings.log_level, Some(LevelFilter::Info));
 }

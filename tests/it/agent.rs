@@ -59,7 +59,7 @@ impl Agent {
     pub(crate) fn run<S: AsRef<OsStr>>(mut command: Command, flags: &[S]) -> Self {
         let state = Scratch::new();
         let mut child = command
-            .args(["--port", "0", "--log-level", "info"])
+            .args(["--config", "/dev/null", "--port", "0", "--log-level", "info"])
             .env("STATE_DIRECTORY", state.path())
             .args(flags)
             .stdin(Stdio::null())

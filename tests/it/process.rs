@@ -49,7 +49,9 @@ fn an_unknown_word_is_usage_on_standard_error_with_status_2() {
 fn what_cannot_be_is_one_line_with_status_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port().to_string();
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 7] = [
+        (&["--config", "/nonexistent/file"], "/nonexistent/file: "),
+        (&["--check-config", "--queue", "0"], "--queue 0: "),
         (&["--port", &port], &port),
         (&["--port", "65536"], "--port 65536"),
         (&["--listen", "256.0.0.1"], "--listen 256.0.0.1"),
@@ -63,6 +65,12 @@ fn what_cannot_be_is_one_line_with_status_1() {
         assert_eq!(error.lines().count(), 1, "{words:?}: {error}");
         assert!(error.starts_with("mistify-libvirt: ") && error.contains(names), "{error}");
     }
+}
+
+#[test]
+fn settings_that_can_be_are_checked_without_a_word_and_status_0() {
+    let output = run(&["--check-config", "--config", "/dev/null"]);
+    assert_eq!((output.status.code(), output.stdout, output.stderr), (Some(0), vec![], vec![]));
 }
 
 #[test]

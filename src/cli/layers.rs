@@ -1,0 +1,132 @@
+//! Where settings come from: a flag wins over the environment, which wins over the file.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use crate::cli::Error;
+use crate::cli::settings::{Draft, SETTINGS, Setting, Takes, setting};
+
+/// The file that is read where nothing names another; it need not be there.
+pub const DEFAULT_FILE: &str = "/etc/mistify-libvirt.conf";
+
+/// Bytes of a file: each setting on a line of its own is some 2 KiB.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A value of a setting, and where it stands.
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) setting: &'static Setting,
+    pub(super) text: String,
+    /// For errors: `--port 7`, `MISTIFY_PORT=7` or `/etc/mistify-libvirt.conf:3: port = 7`.
+    pub(super) place: String,
+}
+
+impl Given {
+    pub(super) fn by_flag(setting: &'static Setting, text: String) -> Self {
+        let place = format!("--{} {text}", setting.name);
+        Self { setting, text, place }
+    }
+
+    fn apply(&self, draft: &mut Draft) -> Result<(), Error> {
+        (self.setting.apply)(draft, &self.text)
+            .map_err(|why| Error::Value(format!("{}: {why}", self.place)))
+    }
+}
+
+/// The settings of all layers, the strongest layer first. A layer that gives a setting gives all of
+/// its values. Of a setting that has one value, the last of the layer counts.
+///
+/// # Errors
+/// The first value that cannot be, also where a stronger layer gives another.
+pub(super) fn combine(layers: &[Vec<Given>]) -> Result<Draft, Error> {
+    for given in layers.iter().flatten() {
+        given.apply(&mut Draft::default())?;
+    }
+    let mut draft = Draft::default();
+    for setting in SETTINGS {
+        let mut given = layers.iter().map(|layer| given_in(layer, setting));
+        let Some(given) = given.find(|given| !given.is_empty()) else { continue };
+        let counts = match setting.takes {
+            Takes::Many(_) => &given[..],
+            Takes::One(_) | Takes::Switch => &given[given.len() - 1..],
+        };
+        for given in counts {
+            given.apply(&mut draft)?;
+        }
+    }
+    Ok(draft)
+}
+
+fn given_in<'a>(layer: &'a [Given], setting: &Setting) -> Vec<&'a Given> {
+    layer.iter().filter(|given| given.setting.name == setting.name).collect()
+}
+
+/// What the environment says.
+///
+/// # Errors
+/// A value that is not UTF-8.
+pub(super) fn environment(
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Vec<Given>, Error> {
+    let mut all = Vec::new();
+    for setting in SETTINGS {
+        let name = setting.variable();
+        // Empty is as good as not set, as usual with variables.
+        let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
+        let value = value.into_string().map_err(|_| Error::Value(format!("{name}: not UTF-8")))?;
+        let place = format!("{name}={value}");
+        let texts = match setting.takes {
+            Takes::Many(_) => value.split(',').map(|part| part.trim().to_owned()).collect(),
+            Takes::One(_) | Takes::Switch => vec![value],
+        };
+        all.extend(texts.into_iter().map(|text| Given { setting, text, place: place.clone() }));
+    }
+    Ok(all)
+}
+
+/// What the file says: a line for each value, `name = value`; `#` begins a comment. Nothing where
+/// it is not there and `may_miss`.
+///
+/// # Errors
+/// The first line that is not understood, with its number; a file that cannot be read, or is larger
+/// than 64 KiB.
+///
+/// # Blocking
+/// As long as the file system takes.
+pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<Given>, Error> {
+    let at = |why: &str| Error::Value(format!("{}: {why}", path.display()));
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| {
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        Ok(())
+    });
+    match read {
+        Ok(()) if text.len() as u64 > FILE_BYTES_MAX => Err(at("more than 64 KiB")),
+        Ok(()) => lines(path, &text),
+        Err(error) if may_miss && error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(at(&error.to_string())),
+    }
+}
+
+fn lines(path: &Path, text: &str) -> Result<Vec<Given>, Error> {
+    let mut all: Vec<Given> = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let place = format!("{}:{number}: {line}", path.display());
+        let wrong = |why: &str| Error::Value(format!("{place}: {why}"));
+        let (name, value) =
+            line.split_once('=').ok_or_else(|| wrong("write name = value, or # and a comment"))?;
+        let setting = setting(name.trim()).ok_or_else(|| wrong("no such setting"))?;
+        let is_again = all.iter().any(|given| given.setting.name == setting.name);
+        if is_again && !matches!(setting.takes, Takes::Many(_)) {
+            return Err(wrong("set in a line before"));
+        }
+        all.push(Given { setting, text: value.trim().to_owned(), place });
+    }
+    Ok(all)
+}

@@ -1,0 +1,325 @@
+//! The settings: one table, from which flags, environment, file and usage come.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use log::LevelFilter;
+
+use crate::cli::values::{
+    absolute, at_least_one, bridge_type, filter_name, level, log_format, max_age, metadata, number,
+    on_or_off, on_port, pool_name, seconds, store, tcp_address, vnc, workers,
+};
+use crate::cli::{Error, LogFormat, Settings};
+use crate::config::{
+    Config, DEFAULT_IMAGE_STORE_PORT, DEFAULT_METRICS_PORT, DEFAULT_PORT, SocketConfig,
+};
+
+/// One setting: `--name VALUE`, `MISTIFY_NAME=VALUE`, and `name = VALUE` in the file.
+#[derive(Debug)]
+pub(super) struct Setting {
+    /// Its name without dashes in front.
+    pub(super) name: &'static str,
+    /// The flag of one letter, if any.
+    pub(super) short: Option<char>,
+    pub(super) takes: Takes,
+    /// What it is for, as one paragraph.
+    pub(super) help: &'static str,
+    /// Takes a value over; the error says what is wrong with it.
+    pub(super) apply: Apply,
+}
+
+pub(super) type Apply = fn(&mut Draft, &str) -> Result<(), String>;
+
+/// What values a setting has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// None as a flag, `true` or `false` elsewhere.
+    Switch,
+    /// One, written in usage like this.
+    One(&'static str),
+    /// Any number: flags and lines are repeated, in a variable commas part them.
+    Many(&'static str),
+}
+
+impl Setting {
+    const fn one(
+        name: &'static str,
+        value: &'static str,
+        help: &'static str,
+        apply: Apply,
+    ) -> Self {
+        Self { name, short: None, takes: Takes::One(value), help, apply }
+    }
+
+    const fn many(
+        name: &'static str,
+        value: &'static str,
+        help: &'static str,
+        apply: Apply,
+    ) -> Self {
+        Self { name, short: None, takes: Takes::Many(value), help, apply }
+    }
+
+    const fn switch(name: &'static str, help: &'static str, apply: Apply) -> Self {
+        Self { name, short: None, takes: Takes::Switch, help, apply }
+    }
+
+    const fn short(mut self, letter: char) -> Self {
+        self.short = Some(letter);
+        self
+    }
+
+    /// Its variable in the environment.
+    pub(super) fn variable(&self) -> String {
+        format!("MISTIFY_{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+/// The setting of that name.
+pub(super) fn setting(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// All settings, in the order of the usage.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting::one(
+        "port",
+        "N",
+        "TCP port (default 20001; 0 lets the system choose)",
+        |draft, text| number(text).map(|port| draft.port = port),
+    )
+    .short('p'),
+    Setting::many(
+        "listen",
+        "ADDR[:PORT]",
+        "address to listen on, IPv6 in brackets (default 127.0.0.1)",
+        |draft, text| {
+            // With the port that stands for now; it is read again when the port is known.
+            tcp_address(text, DEFAULT_PORT).map(|_| draft.listen.push(text.to_owned()))
+        },
+    ),
+    Setting::one(
+        "socket",
+        "PATH",
+        "listen on a Unix socket too, for its owner and group (mode 0660); removed at the end",
+        |draft, text| absolute(text).map(|path| draft.socket = Some(path)),
+    ),
+    Setting::one(
+        "socket-group",
+        "GROUP",
+        "group of that socket; who may call is said by the next three",
+        |draft, text| {
+            draft.socket_group = Some(text.to_owned());
+            Ok(())
+        },
+    ),
+    Setting::many(
+        "allow-user",
+        "USER",
+        "user of this host that may call, besides root and the agent's own; name or number",
+        |draft, text| {
+            draft.config.callers.users.push(text.to_owned());
+            Ok(())
+        },
+    ),
+    Setting::many(
+        "allow-group",
+        "GROUP",
+        "group whose members may call; name or number",
+        |draft, text| {
+            draft.config.callers.groups.push(text.to_owned());
+            Ok(())
+        },
+    ),
+    Setting::switch(
+        "allow-any-local",
+        "let every user of this host call, as the original did; warned of at the start",
+        |draft, text| on_or_off(text).map(|is_on| draft.config.callers.any_local = is_on),
+    ),
+    Setting::one(
+        "zpool",
+        "NAME",
+        "ZFS pool of the guests' disks (default mistify)",
+        |draft, text| pool_name(text).map(|name| draft.config.host.zpool = name),
+    )
+    .short('z'),
+    Setting::one(
+        "storage",
+        "WHERE",
+        "where disks are made: zfs (default; the pool) or directory:PATH (sparse files below PATH)",
+        |draft, text| store(text).map(|store| draft.config.host.store = store),
+    ),
+    Setting::switch(
+        "sparse",
+        "set no space aside for new disks, which may then run out of it while a guest writes",
+        |draft, text| on_or_off(text).map(|is_on| draft.config.host.sparse = is_on),
+    ),
+    Setting::switch(
+        "image-store",
+        "serve the image store's methods too, on a port of their own",
+        |draft, text| on_or_off(text).map(|is_on| draft.image_store = is_on),
+    ),
+    Setting::one(
+        "image-store-port",
+        "N",
+        "that port, on the addresses of --listen (default 19999)",
+        |draft, text| number(text).map(|port| draft.image_store_port = port),
+    ),
+    Setting::one(
+        "log-level",
+        "LEVEL",
+        "debug, info, warning, error, critical, fatal or panic (default warning); wins over \
+         RUST_LOG",
+        |draft, text| level(text).map(|level| draft.log_level = Some(level)),
+    )
+    .short('l'),
+    Setting::one(
+        "log-format",
+        "FORMAT",
+        "text (default; with priorities under systemd) or json (the original's lines)",
+        |draft, text| log_format(text).map(|format| draft.log_format = format),
+    ),
+    Setting::one("libvirt-uri", "URI", "libvirt to use (default qemu:///system)", |draft, text| {
+        draft.config.host.libvirt_uri = text.to_owned();
+        Ok(())
+    }),
+    Setting::one(
+        "bridge-type",
+        "TYPE",
+        "what NICs are plugged into: openvswitch (default) or linux, which knows no VLAN tags",
+        |draft, text| bridge_type(text).map(|kind| draft.config.host.bridge_type = kind),
+    ),
+    Setting::one(
+        "vnc",
+        "WHERE",
+        "where VNC displays listen: socket (default; a Unix socket for root and qemu's user) or \
+         tcp (127.0.0.1, the guest's port)",
+        |draft, text| vnc(text).map(|listen| draft.config.host.vnc = listen),
+    ),
+    Setting::one(
+        "nwfilter",
+        "NAME",
+        "libvirt packet filter that every NIC of a new guest gets",
+        |draft, text| filter_name(text).map(|name| draft.config.host.nwfilter = Some(name)),
+    ),
+    Setting::many(
+        "allow-disk-path",
+        "DIR",
+        "let disk sources lie below DIR too; / allows everything, as the original did",
+        |draft, text| absolute(text).map(|path| draft.config.host.allow_disk_paths.push(path)),
+    ),
+    Setting::one(
+        "state-dir",
+        "DIR",
+        "where the agent keeps what it must not forget (default $STATE_DIRECTORY, else \
+         /var/lib/mistify-libvirt for root, else mistify-libvirt in $XDG_STATE_HOME or \
+         ~/.local/state)",
+        |draft, text| absolute(text).map(|path| draft.config.state_dir = Some(path)),
+    ),
+    Setting::many(
+        "metrics-listen",
+        "ADDR[:PORT]",
+        "serve /metrics and /healthz alone there, on loopback (port 9177)",
+        |draft, text| {
+            let address = tcp_address(text, DEFAULT_METRICS_PORT)?;
+            // Nobody proves who he is there, so that only this host may ask.
+            if !address.ip().is_loopback() {
+                return Err("nobody authenticates there; write an address of loopback".to_owned());
+            }
+            draft.config.metrics_listen.push(address);
+            Ok(())
+        },
+    ),
+    Setting::one(
+        "metrics-max-age",
+        "SECONDS",
+        "how long a sample is good for further scrapes, 0 to 60 (default 1)",
+        |draft, text| max_age(text).map(|age| draft.config.metrics.max_age = age),
+    ),
+    Setting::many(
+        "metrics-metadata",
+        "NAME",
+        "a piece of guests' metadata that their _info series gets as a label",
+        |draft, text| metadata(&mut draft.config.metrics.metadata, text),
+    ),
+    Setting::many(
+        "workers",
+        "LANE=N",
+        "workers of a lane: control, read, urgent (4 each) or storage (2)",
+        |draft, text| workers(&mut draft.config.pool, text),
+    ),
+    Setting::one("queue", "N", "jobs that may wait in each lane (default 64)", |draft, text| {
+        at_least_one(text).map(|count| draft.config.pool.queue = count)
+    }),
+    Setting::one(
+        "deadline-read",
+        "SECONDS",
+        "longest that Status and the metrics may take, 1 to 3600 (default 5)",
+        |draft, text| seconds(text).map(|time| draft.config.deadlines.read = time),
+    ),
+    Setting::one(
+        "deadline-change",
+        "SECONDS",
+        "longest that a change may take, 1 to 3600 (default 60)",
+        |draft, text| seconds(text).map(|time| draft.config.deadlines.change = time),
+    ),
+];
+
+/// Settings as they are gathered, until all are known.
+#[derive(Debug)]
+pub(super) struct Draft {
+    config: Config,
+    port: u16,
+    listen: Vec<String>,
+    socket: Option<PathBuf>,
+    socket_group: Option<String>,
+    image_store: bool,
+    image_store_port: u16,
+    log_level: Option<LevelFilter>,
+    log_format: LogFormat,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            port: DEFAULT_PORT,
+            listen: Vec::new(),
+            socket: None,
+            socket_group: None,
+            image_store: false,
+            image_store_port: DEFAULT_IMAGE_STORE_PORT,
+            log_level: None,
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+impl Draft {
+    /// What depends on more than one setting.
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub(super) fn finish(self) -> Result<Settings, Error> {
+        let mut config = self.config;
+        config.listen = match self.listen.is_empty() {
+            true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))],
+            false => {
+                let with_port = |text: &String| tcp_address(text, self.port);
+                self.listen.iter().map(with_port).collect::<Result<_, _>>().map_err(Error::Value)?
+            }
+        };
+        config.socket = match (self.socket, self.socket_group) {
+            (Some(path), group) => Some(SocketConfig { path, group }),
+            (None, None) => None,
+            (None, Some(group)) => {
+                return Err(Error::Value(format!("--socket-group {group}: there is no --socket")));
+            }
+        };
+        if self.image_store {
+            config.image_store = on_port(&config.listen, self.image_store_port);
+        }
+        let (log_level, log_format) = (self.log_level, self.log_format);
+        Ok(Settings { config: Box::new(config), log_level, log_format })
+    }
+}

@@ -1,0 +1,162 @@
+//! The values of settings: text in, what it means or what is wrong with it out.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::cli::LogFormat;
+use crate::config::{BridgeType, DEADLINE_S_MAX, PoolLimits, Store, VncListen};
+
+/// What is wrong with a value; whose it is says who asks.
+type Outcome<T> = Result<T, String>;
+
+fn wrong<T>(why: &str) -> Outcome<T> {
+    Err(why.to_owned())
+}
+
+pub(super) fn on_or_off(text: &str) -> Outcome<bool> {
+    text.parse().or_else(|_| wrong("write true or false"))
+}
+
+pub(super) fn number<T: FromStr>(text: &str) -> Outcome<T> {
+    text.parse().or_else(|_| wrong("not a number in range"))
+}
+
+pub(super) fn at_least_one(text: &str) -> Outcome<usize> {
+    match number(text)? {
+        0 => wrong("at least 1 is needed"),
+        count @ 1..=1024 => Ok(count),
+        _ => wrong("at most 1024"),
+    }
+}
+
+pub(super) fn seconds(text: &str) -> Outcome<Duration> {
+    match number(text)? {
+        seconds @ 1..=DEADLINE_S_MAX => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("write 1 to {DEADLINE_S_MAX} seconds")),
+    }
+}
+
+pub(super) fn max_age(text: &str) -> Outcome<Duration> {
+    match number(text)? {
+        seconds @ 0..=60 => Ok(Duration::from_secs(seconds)),
+        _ => wrong("write 0 to 60 seconds"),
+    }
+}
+
+/// An address, with this port where it names none.
+pub(super) fn tcp_address(text: &str, port: u16) -> Outcome<SocketAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let bracketed = bare.len() != text.len();
+    match (bare.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
+        (Ok(ip), _) if ip.is_ipv6() == bracketed => Ok(SocketAddr::new(ip, port)),
+        (_, Ok(address)) => Ok(address),
+        _ => {
+            Err(format!("not an address; write 127.0.0.1, 127.0.0.1:{port}, [::1] or [::1]:{port}"))
+        }
+    }
+}
+
+/// The same addresses with another port, each once.
+pub(super) fn on_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
+    let mut others: Vec<SocketAddr> = Vec::new();
+    for address in addresses.iter().map(|address| SocketAddr::new(address.ip(), port)) {
+        if !others.contains(&address) {
+            others.push(address);
+        }
+    }
+    others
+}
+
+pub(super) fn absolute(text: &str) -> Outcome<PathBuf> {
+    if Path::new(text).is_absolute() {
+        return Ok(PathBuf::from(text));
+    }
+    wrong("not an absolute path")
+}
+
+/// The names become labels, where only letters and digits tell them apart.
+pub(super) fn metadata(known: &mut Vec<String>, name: &str) -> Outcome<()> {
+    let label = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    if name.is_empty() || known.iter().any(|other| label(other) == label(name)) {
+        return wrong("empty, or as one before");
+    }
+    known.push(name.to_owned());
+    Ok(())
+}
+
+pub(super) fn workers(pool: &mut PoolLimits, text: &str) -> Outcome<()> {
+    let (lane, count) = text.split_once('=').unwrap_or((text, ""));
+    let slot = match lane {
+        "control" => &mut pool.control_workers,
+        "read" => &mut pool.read_workers,
+        "urgent" => &mut pool.urgent_workers,
+        "storage" => &mut pool.storage_workers,
+        _ => return wrong("write control=N, read=N, urgent=N or storage=N"),
+    };
+    *slot = at_least_one(count)?;
+    Ok(())
+}
+
+pub(super) fn bridge_type(text: &str) -> Outcome<BridgeType> {
+    match text {
+        "openvswitch" => Ok(BridgeType::OpenVSwitch),
+        "linux" => Ok(BridgeType::Linux),
+        _ => wrong("write openvswitch or linux"),
+    }
+}
+
+pub(super) fn vnc(text: &str) -> Outcome<VncListen> {
+    match text {
+        "socket" => Ok(VncListen::Socket),
+        "tcp" => Ok(VncListen::Tcp),
+        _ => wrong("write socket or tcp"),
+    }
+}
+
+/// Whether the filter is there is libvirt's to say, when a guest is made.
+pub(super) fn filter_name(text: &str) -> Outcome<String> {
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return wrong("not the name of a packet filter");
+    }
+    Ok(text.to_owned())
+}
+
+/// The pool's name becomes part of paths and of commands.
+pub(super) fn pool_name(text: &str) -> Outcome<String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    if text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(fits) {
+        return Ok(text.to_owned());
+    }
+    wrong("not the name of a ZFS pool")
+}
+
+pub(super) fn store(text: &str) -> Outcome<Store> {
+    match text.strip_prefix("directory:") {
+        None if text == "zfs" => Ok(Store::Zfs),
+        Some(path) if Path::new(path).is_absolute() => Ok(Store::Directory(PathBuf::from(path))),
+        _ => wrong("write zfs, or directory: and an absolute path"),
+    }
+}
+
+/// The original's levels, and `critical`, which its help lists and its code refused.
+pub(super) fn level(text: &str) -> Outcome<LevelFilter> {
+    match text.to_ascii_lowercase().as_str() {
+        "debug" => Ok(LevelFilter::Debug),
+        "info" => Ok(LevelFilter::Info),
+        "warn" | "warning" => Ok(LevelFilter::Warn),
+        "error" | "critical" | "fatal" | "panic" => Ok(LevelFilter::Error),
+        _ => wrong("write debug, info, warning, error, critical, fatal or panic"),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Outcome<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => wrong("write text or json"),
+    }
+}
