@@ -96,7 +96,7 @@ pub fn parse(
 ) -> Result<Request, Error> {
     let mut parser = lexopt::Parser::from_args(words);
     let (mut flags, mut command) = (Vec::new(), Vec::new());
-    let (mut file, mut check_config) = (None, false);
+    let (mut file, mut check_config, mut json) = (None, false, false);
     while let Some(word) = parser.next()? {
         let setting = match &word {
             Short('h') | Long("help") => return Ok(Request::Help),
@@ -107,6 +107,10 @@ pub fn parse(
             }
             Long("check-config") => {
                 check_config = true;
+                continue;
+            }
+            Long("json") => {
+                json = true;
                 continue;
             }
             Long(name) => settings::setting(name),
@@ -127,10 +131,10 @@ pub fn parse(
             (None, other) => return Err(other.unexpected().into()),
         }
     }
-    let mut command = commands::command(command)?;
-    if check_config && command == Command::Run {
-        command = Command::CheckConfig;
-    }
+    let command = match commands::command(command, json)? {
+        Command::Run if check_config => Command::CheckConfig,
+        command => command,
+    };
     let named = file.or_else(|| variable("MISTIFY_CONFIG").map(PathBuf::from));
     let lines = match named {
         Some(path) => layers::file(&path, false)?,

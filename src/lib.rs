@@ -214,6 +214,7 @@
 //! ```
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod guest;
 pub mod http;

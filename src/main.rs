@@ -7,9 +7,9 @@ use mistify_libvirt::cli::{self, Command, Request};
 use mistify_libvirt::config::Config;
 use mistify_libvirt::http::listen;
 use mistify_libvirt::journal::default_state_dir;
-use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::{activation, memory, process, signals::Signals};
+use mistify_libvirt::{client, libvirt};
 
 fn main() -> ExitCode {
     memory::bound_arenas();
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
             run(&config, passed)
         }
         Command::CheckConfig => Ok(()),
+        Command::Ask { ask, json } => return answer(client::run(&config, &ask, json)),
         Command::Import { file, id } => cli::import::run(&config, &file, &id),
     };
     outcome.map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS)
@@ -63,6 +64,12 @@ fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
     let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
     info!("libvirt {version}, {}", config.host.libvirt_uri);
     agent.serve(fronts, signals).map_err(|error| error.to_string())
+}
+
+fn answer(outcome: Result<(), client::Error>) -> ExitCode {
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    eprintln!("mistify-libvirt: {error}");
+    ExitCode::from(error.status())
 }
 
 fn fail(why: &str) -> ExitCode {

@@ -4,15 +4,32 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::cli::Error;
+use crate::client::{Ask, Params};
 
 /// Words of the longest command.
 pub(super) const WORDS_MAX: usize = 4;
 
 /// The commands and what they do, for the usage.
-pub(super) const COMMANDS: &[(&str, &str)] = &[(
-    "image import FILE ID",
-    "bring a raw or qcow2 disk or a zfs stream into the store as the image ID",
-)];
+pub(super) const COMMANDS: &[(&str, &str)] = &[
+    ("list", "all guests and their states"),
+    ("create FILE", "make the guest in FILE, JSON as CreateGuest takes it; - is standard input"),
+    ("status ID", "the state of a guest"),
+    ("run ID", "start a guest"),
+    ("shutdown ID", "press its power button"),
+    ("poweroff ID", "take its power away"),
+    ("reboot ID", "reboot its system"),
+    ("delete ID", "stop it, and remove its domain, networks and volumes"),
+    ("metrics ID", "what a guest has used"),
+    ("top", "a live table of guests by use of processors"),
+    (
+        "call METHOD [JSON|@FILE|-]",
+        "call a method with these parameters: Status, or ImageStore.ListImages",
+    ),
+    (
+        "image import FILE ID",
+        "bring a raw or qcow2 disk or a zfs stream into the store as the image ID",
+    ),
+];
 
 /// What the program is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +45,20 @@ pub enum Command {
         /// The image's id.
         id: String,
     },
+    /// Ask the agent that runs.
+    Ask {
+        /// What.
+        ask: Ask,
+        /// Whether the answer is JSON on a terminal, too.
+        json: bool,
+    },
 }
 
 /// Understands the words of a command; without any it is the agent.
 ///
 /// # Errors
 /// Words that are none.
-pub(super) fn command(words: Vec<OsString>) -> Result<Command, Error> {
+pub(super) fn command(words: Vec<OsString>, json: bool) -> Result<Command, Error> {
     let texts: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
     match (texts.as_slice(), words.as_slice()) {
@@ -42,8 +66,44 @@ pub(super) fn command(words: Vec<OsString>) -> Result<Command, Error> {
         (["image", "import", _, _], [_, _, file, id]) => {
             Ok(Command::Import { file: file.into(), id: utf_8(id)? })
         }
-        _ => Err(Error::Usage(format!("{}: not a command", texts.join(" ")))),
+        (texts, words) => match ask(texts, words)? {
+            Some(ask) => Ok(Command::Ask { ask, json }),
+            None => Err(Error::Usage(format!("{}: not a command", texts.join(" ")))),
+        },
     }
+}
+
+/// What is asked of an agent, if these words ask something.
+fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
+    let method = |verb: &str| match verb {
+        "status" => Some("Status"),
+        "run" => Some("Run"),
+        "shutdown" => Some("Shutdown"),
+        "poweroff" => Some("Poweroff"),
+        "reboot" => Some("Reboot"),
+        "delete" => Some("Delete"),
+        _ => None,
+    };
+    Ok(Some(match (texts, words) {
+        (["list"], _) => Ask::List,
+        (["top"], _) => Ask::Top,
+        (["create", _], [_, file]) => Ask::Create(file.into()),
+        (["metrics", _], [_, id]) => Ask::Metrics(utf_8(id)?),
+        (["call", _], [_, method]) => Ask::Call { method: utf_8(method)?, params: Params::None },
+        (["call", _, text], [_, method, word]) => {
+            let params = match text.strip_prefix('@') {
+                Some(file) => Params::File(file.into()),
+                None if *text == "-" => Params::File("-".into()),
+                None => Params::Text(utf_8(word)?),
+            };
+            Ask::Call { method: utf_8(method)?, params }
+        }
+        ([verb, _], [_, id]) => match method(verb) {
+            Some(method) => Ask::Guest { method, id: utf_8(id)? },
+            None => return Ok(None),
+        },
+        _ => return Ok(None),
+    }))
 }
 
 fn utf_8(word: &OsString) -> Result<String, Error> {

@@ -51,6 +51,7 @@ const OTHERS: &[(&str, &str)] = &[
         "the file of settings, which then has to be there; also MISTIFY_CONFIG",
     ),
     ("      --check-config", "read all settings, say what is wrong with them, and end"),
+    ("      --json", "what commands answer as JSON, as in a pipe, also on a terminal"),
     ("  -h, --help", "print this and end"),
     ("      --version", "print the version and end"),
 ];

@@ -26,6 +26,7 @@ mod pool;
 mod process;
 mod qemu;
 mod reconnect;
+mod shell;
 mod shortage;
 mod silent;
 mod skip;

@@ -1,0 +1,208 @@
+//! One call on a connection of its own.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::client::Error;
+use crate::config::{Config, DEFAULT_IMAGE_STORE_PORT};
+
+/// Bytes of an answer: all guests of a full host are some 5 MB.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// From the end of the agent's own deadline to the end of patience.
+const MARGIN: Duration = Duration::from_secs(10);
+/// Until a connection stands: the agent is on this host, or on the network beside it.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Headers of an answer: the agent sends some 10.
+const HEADERS_MAX: usize = 64;
+
+/// Where an agent is called. `Display` names it for errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Its Unix socket.
+    Unix(PathBuf),
+    /// Its port.
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// An agent, and how to call it.
+pub(super) struct Client {
+    guests: Endpoint,
+    images: Endpoint,
+    /// Longest wait for a part of an answer.
+    patience: Duration,
+}
+
+impl Client {
+    /// The agent that has these settings: by its Unix socket if it has one.
+    ///
+    /// # Errors
+    /// A port that only the system knows.
+    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+        let tcp = |listen: &[SocketAddr]| listen.first().map(|address| reachable(*address));
+        let port = tcp(&config.listen);
+        let guests = match (&config.socket, port) {
+            (Some(socket), _) => Endpoint::Unix(socket.path.clone()),
+            (None, Some(address)) => Endpoint::Tcp(address),
+            (None, None) => return Err(Error::Asked("the agent listens nowhere".to_owned())),
+        };
+        let host = port.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
+        let images = tcp(&config.image_store)
+            .unwrap_or_else(|| SocketAddr::new(host, DEFAULT_IMAGE_STORE_PORT));
+        Ok(Self {
+            guests,
+            images: Endpoint::Tcp(images),
+            patience: config.deadlines.change + MARGIN,
+        })
+    }
+
+    /// Calls `Service.Method` with these parameters; its result.
+    ///
+    /// # Errors
+    /// [`Error::Answered`] with the agent's words; [`Error::Unreached`] where it has none.
+    ///
+    /// # Blocking
+    /// Up to the agent's deadline for changes and 10 s.
+    pub(super) fn call(&self, method: &str, params: &Value) -> Result<Value, Error> {
+        let endpoint = match method.starts_with("ImageStore.") {
+            true => &self.images,
+            false => &self.guests,
+        };
+        let unreached = |why: &dyn fmt::Display| Error::Unreached(format!("{endpoint}: {why}"));
+        if matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0) {
+            return Err(Error::Asked("port 0: say by --port which one the agent has".to_owned()));
+        }
+        let call = json!({ "method": method, "params": params, "id": 1 }).to_string();
+        let answer = self.exchange(endpoint, &call).map_err(|error| unreached(&error))?;
+        if answer.is_empty() {
+            // As is done with callers that are not allowed.
+            return Err(unreached(&"closed without an answer; may this user call?"));
+        }
+        let (status, body) = split(&answer).ok_or_else(|| unreached(&"not an answer of HTTP"))?;
+        let text = String::from_utf8_lossy(body);
+        if status != 200 {
+            return Err(Error::Answered(format!("{status}: {}", text.trim_end())));
+        }
+        let mut answer: Value = serde_json::from_slice(body).map_err(|error| unreached(&error))?;
+        match &answer["error"] {
+            Value::Null => Ok(answer["result"].take()),
+            Value::String(why) => Err(Error::Answered(why.clone())),
+            other => Err(Error::Answered(other.to_string())),
+        }
+    }
+
+    fn exchange(&self, endpoint: &Endpoint, call: &str) -> io::Result<Vec<u8>> {
+        match endpoint {
+            Endpoint::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(self.patience))?;
+                stream.set_write_timeout(Some(self.patience))?;
+                post(stream, "localhost", call)
+            }
+            Endpoint::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(address, CONNECT)?;
+                stream.set_read_timeout(Some(self.patience))?;
+                stream.set_write_timeout(Some(self.patience))?;
+                post(stream, &address.to_string(), call)
+            }
+        }
+    }
+}
+
+/// An address that a caller can connect to: every address of the host is this host's own.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Sends the call and reads to the connection's end.
+fn post(mut stream: impl Read + Write, host: &str, call: &str) -> io::Result<Vec<u8>> {
+    let length = call.len();
+    let request = format!(
+        "POST /_mistify_RPC_ HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{call}"
+    );
+    // Whoever refuses a call may close before it has read all, and still say why.
+    let sent = stream.write_all(request.as_bytes());
+    let mut answer = Vec::new();
+    let read = stream.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut answer);
+    if answer.len() as u64 > ANSWER_BYTES_MAX {
+        return Err(io::Error::other("the answer is more than 64 MiB"));
+    }
+    match (answer.is_empty(), sent, read) {
+        (false, _, Ok(_)) => Ok(answer),
+        (true, Err(error), _) | (_, _, Err(error)) if !is_cut(&error) => Err(error),
+        _ => Ok(answer),
+    }
+}
+
+fn is_cut(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+/// The status and the body of a whole answer.
+fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut head = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(length) = head.parse(answer).ok()? else { return None };
+    let status = head.code?;
+    let body = &answer[length..];
+    let named = headers.iter().find(|header| header.name.eq_ignore_ascii_case("Content-Length"));
+    let wanted: usize = std::str::from_utf8(named?.value).ok()?.trim().parse().ok()?;
+    (body.len() == wanted).then_some((status, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(change: impl Fn(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        Client::new(&config).unwrap().guests.to_string()
+    }
+
+    #[test]
+    fn the_agent_is_where_its_settings_say() {
+        assert_eq!(endpoint(|_| ()), "127.0.0.1:20001");
+        let listen = |text: &'static str| {
+            move |config: &mut Config| config.listen = vec![text.parse().unwrap()]
+        };
+        assert_eq!(endpoint(listen("0.0.0.0:7")), "127.0.0.1:7");
+        assert_eq!(endpoint(listen("[::]:7")), "[::1]:7");
+        assert_eq!(endpoint(listen("192.0.2.1:7")), "192.0.2.1:7");
+        let socket = |config: &mut Config| {
+            config.socket =
+                Some(crate::config::SocketConfig { path: "/run/s".into(), group: None });
+        };
+        assert_eq!(endpoint(socket), "/run/s");
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_is_none() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(split(whole), Some((200, &b"{}"[..])));
+        for length in 0..whole.len() {
+            assert_eq!(split(&whole[..length]), None, "{length}");
+        }
+        assert_eq!(split(b"SSH-2.0-OpenSSH_9.2\r\n"), None);
+    }
+}

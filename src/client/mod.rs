@@ -1,0 +1,47 @@
+//! The agent from the shell: the commands that ask an agent which runs.
+//!
+//! It finds the agent by the same settings that the agent was started with, and is let in by the
+//! same rules. On a terminal it writes for people, elsewhere JSON.
+
+mod connection;
+mod output;
+mod progress;
+mod top;
+mod verbs;
+
+use std::fmt;
+
+pub use connection::Endpoint;
+pub use verbs::{Ask, Params, run};
+
+/// Why there is no good answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// What was asked cannot be: status 2.
+    Asked(String),
+    /// The agent's own words: status 1.
+    Answered(String),
+    /// Nobody, or nobody who speaks like an agent, was reached: status 3.
+    Unreached(String),
+}
+
+impl Error {
+    /// The exit status of the program.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Answered(_) => 1,
+            Self::Asked(_) => 2,
+            Self::Unreached(_) => 3,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked(why) | Self::Answered(why) | Self::Unreached(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,88 @@
+//! Tables for people.
+
+/// Lines whose columns stand below each other; the first column is left, the others are right.
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn new(titles: &[&str]) -> Self {
+        Self { rows: vec![titles.iter().map(|title| (*title).to_owned()).collect()] }
+    }
+
+    /// Adds a row of as many cells as there are titles.
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
+    }
+
+    /// All of it, each line with its end.
+    pub(super) fn text(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                match column {
+                    0 => line += &format!("{cell:<width$}", width = widths[0]),
+                    _ => line += &format!("  {cell:>width$}", width = widths[column]),
+                }
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Names come from callers: what would move a terminal's cursor does not reach it.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A count of bytes in the unit that people read, with three figures at most.
+pub(super) fn bytes(count: f64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count.max(0.0);
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match value < 10.0 && unit > 0 {
+        true => format!("{value:.1} {}", UNITS[unit]),
+        false => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let mut table = Table::new(&["GUEST", "CPU"]);
+        table.row(["a".to_owned(), "100".to_owned()]);
+        table.row(["long\x1bname".to_owned(), "7".to_owned()]);
+        let expected = "GUEST      CPU\na          100\nlong\u{fffd}name    7\n";
+        assert_eq!(table.text(), expected);
+    }
+
+    #[test]
+    fn bytes_have_three_figures_at_most() {
+        for (count, text) in [
+            (0.0, "0 B"),
+            (999.0, "999 B"),
+            (1000.0, "1.0 KiB"),
+            (1024.0 * 1024.0, "1.0 MiB"),
+            (150.0 * 1024.0, "150 KiB"),
+            (-1.0, "0 B"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+}

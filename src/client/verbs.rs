@@ -1,0 +1,267 @@
+//! What each command asks, and how its answer is shown.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::client::Error;
+use crate::client::connection::Client;
+use crate::client::output::{Table, bytes, printable};
+use crate::client::progress::Progress;
+use crate::client::top;
+use crate::config::Config;
+
+/// Bytes of parameters: what the agent takes as a body.
+const PARAMS_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Any method of the agent, `Status` or `ImageStore.ListImages`.
+    Call {
+        /// Its name; without a service's name it is one of `Libvirt`.
+        method: String,
+        /// Its parameters.
+        params: Params,
+    },
+    /// All guests and their states.
+    List,
+    /// A verb for a guest by its id.
+    Guest {
+        /// The method's name.
+        method: &'static str,
+        /// The guest's id.
+        id: String,
+    },
+    /// CreateGuest with the guest in a file.
+    Create(PathBuf),
+    /// What a guest uses.
+    Metrics(String),
+    /// All guests by use of processors, again and again.
+    Top,
+}
+
+/// Where parameters come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Params {
+    /// None: an empty object.
+    None,
+    /// These words.
+    Text(String),
+    /// A file; `-` is standard input.
+    File(PathBuf),
+}
+
+/// Asks the agent that has these settings, and writes its answer on standard output: JSON where
+/// that is no terminal, or `json` says so.
+///
+/// # Errors
+/// See [`Error`].
+///
+/// # Blocking
+/// Up to the agent's deadline for changes and 10 s; [`Ask::Top`] until its terminal is closed.
+pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
+    let client = Client::new(config)?;
+    let for_people = !json && io::stdout().is_terminal();
+    if *ask == Ask::Top {
+        return top::run(&client, for_people);
+    }
+    let (method, params, what) = request(ask)?;
+    let progress = Progress::of(what);
+    let answer = client.call(&method, &params);
+    drop(progress);
+    let answer = narrow(ask, answer?)?;
+    let text = match for_people {
+        true => readable(ask, &answer),
+        false => format!("{answer}\n"),
+    };
+    write(&text)
+}
+
+/// Writes to standard output; who has stopped reading has enough.
+pub(super) fn write(text: &str) -> Result<(), Error> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Asked(format!("write the answer: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The method, its parameters, and what to call it while it runs.
+fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
+    let libvirt = |method: &str| format!("Libvirt.{method}");
+    Ok(match ask {
+        Ask::Call { method, params } => {
+            let method = if method.contains('.') { method.clone() } else { libvirt(method) };
+            let params = match read_params(params)? {
+                params @ Value::Array(_) => params,
+                params => json!([params]),
+            };
+            (method.clone(), params, method)
+        }
+        Ask::Guest { method, id } => {
+            (libvirt(method), json!([{ "guest": { "id": id } }]), format!("{method} {id}"))
+        }
+        Ask::Create(file) => {
+            let mut guest = read_params(&Params::File(file.clone()))?;
+            // A whole parameter is understood as well as the guest alone.
+            if guest["guest"].is_object() {
+                guest = guest["guest"].take();
+            }
+            let what = format!("CreateGuest {}", guest["id"].as_str().unwrap_or_default());
+            (libvirt("CreateGuest"), json!([{ "guest": guest }]), what)
+        }
+        Ask::List | Ask::Metrics(_) | Ask::Top => {
+            (libvirt("AllMetrics"), json!([{}]), "AllMetrics".to_owned())
+        }
+    })
+}
+
+fn read_params(params: &Params) -> Result<Value, Error> {
+    let (name, text) = match params {
+        Params::None => return Ok(json!({})),
+        Params::Text(text) => ("parameters".to_owned(), text.clone()),
+        Params::File(path) => (path.display().to_string(), read(path)?),
+    };
+    serde_json::from_str(&text).map_err(|error| Error::Asked(format!("{name}: {error}")))
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    let wrong =
+        |why: &dyn ToString| Error::Asked(format!("{}: {}", path.display(), why.to_string()));
+    let mut text = String::new();
+    let mut take =
+        |source: &mut dyn Read| source.take(PARAMS_BYTES_MAX + 1).read_to_string(&mut text);
+    let read = match path.as_os_str() == "-" {
+        true => take(&mut io::stdin().lock()),
+        false => File::open(path).and_then(|mut file| take(&mut file)),
+    };
+    match read {
+        Ok(_) if text.len() as u64 > PARAMS_BYTES_MAX => Err(wrong(&"more than 1 MiB")),
+        Ok(_) => Ok(text),
+        Err(error) => Err(wrong(&error)),
+    }
+}
+
+/// Of an answer about all guests, what was asked for.
+fn narrow(ask: &Ask, mut answer: Value) -> Result<Value, Error> {
+    match ask {
+        Ask::List => {
+            let all = answer.as_object().cloned().unwrap_or_default();
+            let one = |(id, guest): (&String, &Value)| {
+                let cpus = guest["cpu"].as_array().map(Vec::len);
+                json!({ "id": id, "state": guest["state"], "running_cpus": cpus })
+            };
+            Ok(all.iter().map(one).collect())
+        }
+        Ask::Metrics(id) => match answer.get_mut(id) {
+            Some(guest) => Ok(guest.take()),
+            None => Err(Error::Answered(format!("{id}: there is no such guest"))),
+        },
+        _ => Ok(answer),
+    }
+}
+
+fn readable(ask: &Ask, answer: &Value) -> String {
+    match ask {
+        Ask::List => list(answer),
+        Ask::Metrics(_) => metrics(answer),
+        Ask::Create(_) => format!("{} created\n", word(&answer["guest"]["id"])),
+        Ask::Guest { method: "Delete", id } => format!("{} deleted\n", printable(id)),
+        Ask::Guest { id, .. } => {
+            format!("{} {}\n", printable(id), word(&answer["guest"]["state"]))
+        }
+        Ask::Call { .. } | Ask::Top => format!("{answer:#}\n"),
+    }
+}
+
+fn list(guests: &Value) -> String {
+    let mut table = Table::new(&["GUEST", "STATE"]);
+    for guest in guests.as_array().into_iter().flatten() {
+        table.row([word(&guest["id"]), word(&guest["state"])]);
+    }
+    table.text()
+}
+
+fn metrics(guest: &Value) -> String {
+    let number = |value: &Value, name: &str| value[name].as_f64().unwrap_or_default();
+    let amount = |value: &Value, name: &str| bytes(number(value, name));
+    let count = |value: &Value, name: &str| format!("{:.0}", number(value, name));
+    let mut cpus = Table::new(&["CPU", "SECONDS", "IN THE GUEST"]);
+    for (index, cpu) in guest["cpu"].as_array().into_iter().flatten().enumerate() {
+        let seconds = |name| format!("{:.2}", number(cpu, name));
+        cpus.row([index.to_string(), seconds("cpu_time"), seconds("vcpu_time")]);
+    }
+    let mut disks = Table::new(&["DISK", "READS", "READ", "WRITES", "WRITTEN"]);
+    for (name, disk) in guest["disk"].as_object().into_iter().flatten() {
+        disks.row([
+            name.clone(),
+            count(disk, "read_ops"),
+            amount(disk, "read_bytes"),
+            count(disk, "write_ops"),
+            amount(disk, "write_bytes"),
+        ]);
+    }
+    let mut nics = Table::new(&["NIC", "RECEIVED", "PACKETS", "SENT", "PACKETS"]);
+    for (name, nic) in guest["nic"].as_object().into_iter().flatten() {
+        nics.row([
+            name.clone(),
+            amount(nic, "rx_bytes"),
+            count(nic, "rx_packets"),
+            amount(nic, "tx_bytes"),
+            count(nic, "tx_packets"),
+        ]);
+    }
+    let age = number(guest, "age");
+    let state = word(&guest["state"]);
+    let (cpus, disks, nics) = (cpus.text(), disks.text(), nics.text());
+    format!("{state}, {age:.1} s ago\n\n{cpus}\n{disks}\n{nics}")
+}
+
+/// A string's content.
+pub(super) fn word(value: &Value) -> String {
+    printable(value.as_str().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_libvirts_and_its_parameters_a_list_where_nothing_else_is_said() {
+        let asked = |method: &str, params| {
+            let ask = Ask::Call { method: method.to_owned(), params };
+            let (method, params, _) = request(&ask).unwrap();
+            (method, params.to_string())
+        };
+        let text = |text: &str| Params::Text(text.to_owned());
+        assert_eq!(asked("Status", Params::None), ("Libvirt.Status".into(), "[{}]".into()));
+        assert_eq!(asked("Libvirt.Run", text("[1]")), ("Libvirt.Run".into(), "[1]".into()));
+        let images = asked("ImageStore.ListImages", text(r#"{"id":"a"}"#));
+        assert_eq!(images, ("ImageStore.ListImages".into(), r#"[{"id":"a"}]"#.into()));
+        let wrong = Ask::Call { method: "Run".into(), params: text("{") };
+        assert!(
+            matches!(request(&wrong), Err(Error::Asked(why)) if why.starts_with("parameters: "))
+        );
+    }
+
+    #[test]
+    fn a_list_has_a_line_for_each_guest() {
+        let all = json!({
+            "a": { "state": "running", "cpu": [{}, {}] }, "b\n": { "state": "shutdown", "cpu": [] },
+        });
+        let narrowed = narrow(&Ask::List, all).unwrap();
+        assert_eq!(list(&narrowed), "GUEST     STATE\na       running\nb\u{fffd}     shutdown\n");
+        assert_eq!(narrowed[0], json!({ "id": "a", "state": "running", "running_cpus": 2 }));
+    }
+
+    #[test]
+    fn metrics_of_a_guest_that_is_not_there_are_an_error() {
+        let metrics = Ask::Metrics("b".to_owned());
+        assert_eq!(narrow(&metrics, json!({ "a": {} })).unwrap_err().status(), 1);
+        assert_eq!(narrow(&metrics, json!({ "b": { "age": 1 } })), Ok(json!({ "age": 1 })));
+    }
+}

@@ -1,0 +1,165 @@
+//! The commands that ask an agent which runs, as people and scripts call them.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, PROGRAM};
+use crate::support::Scratch;
+
+/// A shell on the host of an agent.
+struct Shell {
+    agent: Agent,
+    folder: Scratch,
+}
+
+impl Shell {
+    fn new() -> Self {
+        let folder = Scratch::new();
+        let socket = folder.path().join("s").display().to_string();
+        let agent = Agent::start(&["--libvirt-uri", "test:///default", "--socket", &socket]);
+        Self { agent, folder }
+    }
+
+    fn port(&self) -> String {
+        self.agent.address().port().to_string()
+    }
+
+    /// A command with this on its standard input.
+    fn feed(&self, words: &[&str], input: &str) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(["--config", "/dev/null", "--port", &self.port()]).args(words);
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().expect("it starts");
+        let mut stdin = child.stdin.take().expect("stdin was piped");
+        // Who does not read it has ended already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("it is our child")
+    }
+
+    /// The JSON that a command answers in a pipe.
+    fn ask(&self, words: &[&str]) -> Value {
+        let output = self.feed(words, "");
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{words:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// What a command that fails says, after its status.
+    fn fail(&self, words: &[&str]) -> String {
+        let output = self.feed(words, "");
+        assert!(output.stdout.is_empty(), "{words:?}: {output:?}");
+        let why = String::from_utf8(output.stderr).expect("text");
+        format!("{} {why}", output.status.code().expect("a status"))
+    }
+
+    /// What a command writes on a terminal.
+    fn on_terminal(&self, words: &str) -> String {
+        let port = self.port();
+        let line = format!("{PROGRAM} --config /dev/null --port {port} {words}");
+        let mut script = Command::new("script");
+        let output = script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
+        let output = output.expect("bsdutils is part of every Debian");
+        assert!(output.status.success(), "{words}: {output:?}");
+        String::from_utf8(output.stdout).expect("text").replace("\r\n", "\n")
+    }
+}
+
+#[test]
+fn a_guests_life_is_a_command_a_step() {
+    let shell = Shell::new();
+    let guest = json!({ "id": "web-1", "type": "test", "memory": 64, "cpu": 1 });
+    let file = shell.folder.path().join("web-1.json");
+    fs::write(&file, guest.to_string()).expect("a file can be written");
+    let file = file.display().to_string();
+
+    assert_eq!(shell.ask(&["create", &file])["guest"]["id"], "web-1");
+    let states = |id: &str| {
+        let all = shell.ask(&["list"]);
+        let found = all.as_array().expect("a list").iter().find(|guest| guest["id"] == id);
+        found.map(|guest| guest["state"].clone())
+    };
+    assert_eq!(states("test"), Some(json!("running")));
+    assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
+    assert_eq!(shell.ask(&["status", "web-1"])["guest"]["state"], "running");
+    assert_eq!(shell.ask(&["reboot", "web-1"])["guest"]["id"], "web-1");
+    assert_eq!(shell.ask(&["shutdown", "web-1"])["guest"]["id"], "web-1");
+    assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
+    assert_eq!(shell.ask(&["poweroff", "web-1"])["guest"]["state"], "shutoff");
+    assert_eq!(shell.ask(&["delete", "web-1"])["guest"]["id"], "web-1");
+    assert!(shell.fail(&["status", "web-1"]).starts_with("1 mistify-libvirt: [Code-42] "));
+}
+
+#[test]
+fn any_method_is_called_with_words_a_file_or_standard_input() {
+    let shell = Shell::new();
+    let params = r#"{"guest":{"id":"test"}}"#;
+    let file = shell.folder.path().join("params");
+    fs::write(&file, params).expect("a file can be written");
+    let from_file = format!("@{}", file.display());
+    let expected = json!({ "guest": { "id": "test", "state": "running" } });
+    let state = |answer: &Value| answer["guest"]["state"].clone();
+    for words in [["call", "Status", params], ["call", "Libvirt.Status", &from_file]] {
+        assert_eq!(state(&shell.ask(&words)), state(&expected));
+    }
+    let output = shell.feed(&["call", "Status", "-"], &format!("[{params}]"));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(state(&answer), state(&expected));
+    assert_eq!(shell.ask(&["call", "AllMetrics"])["test"]["state"], "running");
+}
+
+#[test]
+fn the_status_tells_whose_fault_it_was() {
+    let shell = Shell::new();
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = free.local_addr().expect("bound").port().to_string();
+    drop(free);
+    for (words, says) in [
+        (&["status", "nobody"][..], "1 mistify-libvirt: [Code-42] "),
+        (&["metrics", "nobody"], "1 mistify-libvirt: nobody: there is no such guest"),
+        (&["call", "Nope"], "1 mistify-libvirt: "),
+        (&["call", "Status", "{"], "2 mistify-libvirt: parameters: "),
+        (&["create", "/nonexistent"], "2 mistify-libvirt: /nonexistent: No such file"),
+        (&["list", "--port", &port], "3 mistify-libvirt: 127.0.0.1:"),
+        (&["list", "--port", "0"], "2 mistify-libvirt: port 0: "),
+        (&["list", "--socket", "/nonexistent"], "3 mistify-libvirt: /nonexistent: No such file"),
+        (&["status"], "2 mistify-libvirt: status: not a command"),
+    ] {
+        let said = shell.fail(words);
+        assert!(said.starts_with(says), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn the_unix_socket_of_the_settings_is_used_before_the_port() {
+    let shell = Shell::new();
+    let socket = shell.folder.path().join("s").display().to_string();
+    // Were it the port, nobody would be there.
+    let words = ["--port", "1", "--socket", &socket, "status", "test"];
+    assert_eq!(shell.ask(&words)["guest"]["state"], "running");
+}
+
+#[test]
+fn on_a_terminal_answers_are_for_people_unless_json_is_asked_for() {
+    let shell = Shell::new();
+    assert_eq!(shell.on_terminal("list"), "GUEST    STATE\ntest   running\n");
+    assert_eq!(shell.on_terminal("status test"), "test running\n");
+    let metrics = shell.on_terminal("metrics test");
+    assert!(metrics.starts_with("running, ") && metrics.contains("\nCPU  SECONDS"), "{metrics}");
+    let call = shell.on_terminal("call Status '{\"guest\":{\"id\":\"test\"}}'");
+    assert!(call.starts_with("{\n  \"guest\": {\n"), "{call}");
+    let list: Value = serde_json::from_str(&shell.on_terminal("list --json")).expect("JSON");
+    assert_eq!(list[0]["id"], "test");
+}
+
+#[test]
+fn top_in_a_pipe_is_one_look_at_what_guests_do() {
+    let shell = Shell::new();
+    let top = shell.ask(&["top"]);
+    assert_eq!((&top[0]["id"], &top[0]["state"]), (&json!("test"), &json!("running")));
+    assert!(top[0]["cpu_percent"].is_number(), "{top}");
+}
