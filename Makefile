@@ -3,11 +3,26 @@
 CARGO ?= cargo
 SKIPS := $(abspath $(or $(CARGO_TARGET_DIR),target))/test-skips
 
-.PHONY: build test test-lab sanitize demo bench fmt clippy doc bindings check-bindings check-release
+PREFIX ?= /usr/local
+
+.PHONY: build install test test-lab sanitize demo bench fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
 	$(CARGO) build --release
+
+# What belongs on a host, below $(DESTDIR): PREFIX=/usr for packages. A file of settings that is there
+# stays as it is.
+install: build
+	install -D $(or $(CARGO_TARGET_DIR),target)/release/mistify-libvirt -t $(DESTDIR)$(PREFIX)/sbin
+	install -D -m 644 dist/mistify-libvirt.socket -t $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|^ExecStart=/usr/sbin|ExecStart=$(PREFIX)/sbin|' dist/mistify-libvirt.service | \
+		install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/mistify-libvirt.service
+	install -D -m 644 dist/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/mistify-libvirt.conf
+	install -D -m 644 dist/own-user.conf dist/grafana/*.json dist/prometheus/*.yml \
+		-t $(DESTDIR)$(PREFIX)/share/mistify-libvirt
+	test -e $(DESTDIR)/etc/mistify-libvirt.conf || \
+		install -D -m 644 dist/mistify-libvirt.conf -t $(DESTDIR)/etc
 
 # Ends with the count of skips by reason. MISTIFY_TEST_REQUIRE=qemu,... makes skips failures.
 test:
@@ -62,6 +77,11 @@ clippy:
 doc:
 	tests/install-deps.sh build
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --document-private-items
+
+# The units of systemd.
+check-unit:
+	tests/install-deps.sh gate
+	tests/unit.sh
 
 # Makes sys/bindings.rs again from the libvirt headers at hand.
 bindings:

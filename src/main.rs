@@ -8,7 +8,7 @@ use mistify_libvirt::config::Config;
 use mistify_libvirt::http::listen;
 use mistify_libvirt::journal::default_state_dir;
 use mistify_libvirt::ops::Libvirt;
-use mistify_libvirt::os::{activation, memory, process, signals::Signals};
+use mistify_libvirt::os::{activation, memory, notify::Notify, process, signals::Signals};
 use mistify_libvirt::{client, libvirt};
 
 fn main() -> ExitCode {
@@ -59,11 +59,13 @@ fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
     // Before anything else: a signal that comes while the agent starts must not be lost.
     let signals =
         Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
+    let notify = Notify::from_environment(|name| std::env::var_os(name))
+        .map_err(|error| format!("NOTIFY_SOCKET: {error}"))?;
     let version = libvirt::start().map_err(|error| error.to_string())?;
     let fronts = listen(config, passed).map_err(|error| error.to_string())?;
     let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
     info!("libvirt {version}, {}", config.host.libvirt_uri);
-    agent.serve(fronts, signals).map_err(|error| error.to_string())
+    agent.serve(fronts, signals, notify).map_err(|error| error.to_string())
 }
 
 fn answer(outcome: Result<(), client::Error>) -> ExitCode {

@@ -6,7 +6,8 @@
 #   build  what `cargo build` needs
 #   test   (default) also libvirtd and qemu for the tests
 #   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
-#   gate   all of these, libclang, to make the bindings again, and promtool, to check the metrics
+#   gate   all of these, libclang, to make the bindings again, promtool, to check the metrics, and
+#          systemd's tools, to check the units
 #
 # As root or through sudo. Where all is there it needs neither, nor a network.
 set -euo pipefail
@@ -22,7 +23,7 @@ case ${1:-test} in
 build) ;;
 test) packages+=("${test[@]}") ;;
 lab) packages+=("${lab[@]}") ;;
-gate) packages+=("${test[@]}" "${lab[@]}" libclang-dev binutils prometheus python3-prometheus-client) ;;
+gate) packages+=("${test[@]}" "${lab[@]}" libclang-dev binutils prometheus python3-prometheus-client systemd) ;;
 *)
     echo "usage: $0 [build|test|lab|gate]" >&2
     exit 2

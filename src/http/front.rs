@@ -20,6 +20,7 @@ use super::connection::{Connection, Fate, Place, Round};
 use super::exchange::Await;
 use super::gate::Gate;
 use super::handlers::{self, Job, Shared};
+use super::heartbeat::Door;
 use super::listener::{Listener, Stream};
 use super::parse::Request;
 use super::stream;
@@ -115,6 +116,11 @@ impl Front {
     /// The addresses and the paths that are listened on, for log lines.
     pub fn places(&self) -> Vec<String> {
         self.listeners.iter().map(Listener::to_string).collect()
+    }
+
+    /// Where it can be asked from this host.
+    pub(super) fn door(&self) -> Option<Door> {
+        self.listeners.iter().find_map(|listener| listener.door().ok())
     }
 
     /// The counts, to be had before the start: the handler that shows them is given to it.

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use crate::http::heartbeat::Door;
 use crate::os::activation::Passed;
 
 /// Its owner and its group may connect.
@@ -37,7 +38,9 @@ impl Listener {
         remove_stale(path)?;
         let listener = UnixListener::bind(path)?;
         let file = SocketFile::of(path)?;
-        chown(path, None, group)?;
+        if group.is_some() {
+            chown(path, None, group)?;
+        }
         fs::set_permissions(path, Permissions::from_mode(MODE))?;
         Self::Unix { listener, _file: Some(file) }.without_waiting()
     }
@@ -66,6 +69,14 @@ impl Listener {
                 Ok((Stream::Tcp(stream), Some(peer)))
             }
             Self::Unix { listener, .. } => Ok((Stream::Unix(listener.accept()?.0), None)),
+        }
+    }
+
+    /// Where it can be asked.
+    pub(super) fn door(&self) -> io::Result<Door> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Door::Tcp),
+            Self::Unix { listener, .. } => listener.local_addr().map(Door::Unix),
         }
     }
 

@@ -14,6 +14,7 @@ mod gate;
 mod handlers;
 mod head;
 mod health;
+mod heartbeat;
 mod listener;
 pub mod parse;
 mod respond;

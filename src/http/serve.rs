@@ -9,8 +9,10 @@ use std::time::Duration;
 use log::{info, warn};
 
 use crate::config::HttpLimits;
+use crate::http::heartbeat::Heartbeat;
 use crate::http::{BindError, Front, Tallies, routes, scrape};
 use crate::ops::{Keeper, Libvirt};
+use crate::os::notify::Notify;
 use crate::os::signals::Signals;
 use crate::rpc::Service;
 
@@ -88,21 +90,27 @@ impl Libvirt {
         let signals = Signals::install().map_err(ServeError::Signals)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let front = Front::bind(&[address], HttpLimits::default()).map_err(ServeError::Bind)?;
-        self.serve(Fronts { main: front, images: None, metrics: None }, signals)
+        self.serve(Fronts { main: front, images: None, metrics: None }, signals, None)
     }
 
     /// Answers what comes to the fronts until a signal; everything in flight is finished before it
     /// returns.
     ///
     /// Each front has handlers of its own. Those that wait for the pool are rationed in the pool,
-    /// for both together, so that each has one left.
+    /// for both together, so that each has one left. Whoever started the service is told when it
+    /// is ready, that it works, and when it stops.
     ///
     /// # Errors
     /// When threads cannot be started or signals not waited for.
     ///
     /// # Blocking
     /// Until the signal, and then up to twice [`Deadlines::drain`](crate::config::Deadlines::drain).
-    pub fn serve(self, fronts: Fronts, mut signals: Signals) -> Result<(), ServeError> {
+    pub fn serve(
+        self,
+        fronts: Fronts,
+        mut signals: Signals,
+        notify: Option<Notify>,
+    ) -> Result<(), ServeError> {
         let drain = self.deadlines().drain();
         let agent = Arc::new(self);
         let keeper = Keeper::start(&agent).map_err(ServeError::Start)?;
@@ -110,14 +118,17 @@ impl Libvirt {
         fronts.log_addresses();
         let tallies = fronts.tallies();
         let Fronts { main, images, metrics } = fronts;
+        let door = main.door();
         let start = |front: Front, handler| front.start(handler).map_err(ServeError::Start);
         let handler = |service| routes::handler(Arc::clone(&agent), service, Arc::clone(&tallies));
         let running = start(main, handler(Service::Libvirt))?;
         let images = images.map(|front| start(front, handler(Service::ImageStore))).transpose()?;
         let scrapes = || scrape::handler(Arc::clone(&agent), Arc::clone(&tallies));
         let metrics = metrics.map(|front| start(front, scrapes())).transpose()?;
+        let heartbeat = Heartbeat::start(notify, &agent, door).map_err(ServeError::Start)?;
         let signal = signals.wait().map_err(ServeError::Signals)?;
         info!("{signal:?}: finishing what runs");
+        heartbeat.stop();
         for front in images.iter().chain(&metrics) {
             // So that all have the same time.
             front.tell_to_stop(drain);

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod disk;
 pub mod files;
 pub mod memory;
+pub mod notify;
 pub mod peer;
 pub mod poll;
 pub mod process;

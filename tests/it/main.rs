@@ -26,6 +26,7 @@ mod pool;
 mod process;
 mod qemu;
 mod reconnect;
+mod service;
 mod shell;
 mod shortage;
 mod silent;

@@ -1,0 +1,202 @@
+//! Whether this process does its work, for systemd's watchdog: the front answers a request of its
+//! own, and the pool hands out what is queued. What is below, libvirt and storage, neither helps
+//! nor harms: another start would not mend it.
+
+use std::io::{self, Read, Write};
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::{self as unix, UnixStream};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use log::warn;
+
+use crate::ops::Libvirt;
+use crate::os::notify::Notify;
+use crate::pool::LaneSnapshot;
+
+/// Any answer will do, and this one asks nobody for anything.
+const REQUEST: &[u8] = b"HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 ";
+
+/// Where the front can be asked.
+#[derive(Clone, Debug)]
+pub(super) enum Door {
+    Tcp(SocketAddr),
+    Unix(unix::SocketAddr),
+}
+
+impl Door {
+    /// A request, and the beginning of its answer.
+    fn knock(&self, patience: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(&reachable(*address), patience)?;
+                stream.set_read_timeout(Some(patience))?;
+                ask(stream)
+            }
+            // A full queue of this listener waits; it is as long as the system lets it.
+            Self::Unix(address) => {
+                let stream = UnixStream::connect_addr(address)?;
+                stream.set_read_timeout(Some(patience))?;
+                ask(stream)
+            }
+        }
+    }
+}
+
+/// Every address of the host is the loopback's too.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn ask(mut stream: impl Read + Write) -> io::Result<()> {
+    stream.write_all(REQUEST)?;
+    let mut begin = [0; ANSWER.len()];
+    stream.read_exact(&mut begin)?;
+    match begin == ANSWER {
+        true => Ok(()),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// What systemd is told, and the thread that feeds its watchdog twice in its time.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    notify: Option<Arc<Notify>>,
+    feeder: Option<(JoinHandle<()>, Sender<()>)>,
+}
+
+impl Heartbeat {
+    /// Tells that the service is ready, and begins to feed the watchdog where there is one.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn start(
+        notify: Option<Notify>,
+        agent: &Arc<Libvirt>,
+        door: Option<Door>,
+    ) -> io::Result<Self> {
+        let Some(notify) = notify.map(Arc::new) else {
+            return Ok(Self { notify: None, feeder: None });
+        };
+        tell(&notify, &format!("READY=1\nSTATUS={}", status(agent)));
+        let feeder = match (notify.watchdog(), door) {
+            (Some(time), Some(door)) => Some(feed(&notify, agent, door, time)?),
+            _ => None,
+        };
+        Ok(Self { notify: Some(notify), feeder })
+    }
+
+    /// Tells that the service stops, and feeds no more: systemd has another clock for that.
+    ///
+    /// # Blocking
+    /// Up to half of the watchdog's time, while the front does not answer.
+    pub(super) fn stop(self) {
+        if let Some(notify) = &self.notify {
+            tell(notify, "STOPPING=1\nSTATUS=finishing what runs");
+        }
+        let Some((thread, stop)) = self.feeder else { return };
+        drop(stop);
+        if thread.join().is_err() {
+            warn!("the heartbeat panicked");
+        }
+    }
+}
+
+fn feed(
+    notify: &Arc<Notify>,
+    agent: &Arc<Libvirt>,
+    door: Door,
+    time: Duration,
+) -> io::Result<(JoinHandle<()>, Sender<()>)> {
+    let (notify, agent) = (Arc::clone(notify), Arc::clone(agent));
+    let (stop, stopped) = bounded::<()>(0);
+    let work = move || {
+        let (mut lanes, mut told) = (agent.pool().snapshot().lanes, status(&agent));
+        while stopped.recv_timeout(time / 2) == Err(RecvTimeoutError::Timeout) {
+            let before = mem::replace(&mut lanes, agent.pool().snapshot().lanes);
+            match works(&before, &lanes).and_then(|()| front_answers(&door, time / 4)) {
+                Ok(()) => tell(&notify, "WATCHDOG=1"),
+                Err(why) => warn!("watchdog: not fed: {why}"),
+            }
+            let status = status(&agent);
+            if status != told {
+                tell(&notify, &format!("STATUS={status}"));
+                told = status;
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("heartbeat".to_owned()).spawn(work)?;
+    Ok((thread, stop))
+}
+
+/// Tells systemd; one that does not listen is no reason to do anything else.
+fn tell(notify: &Notify, lines: &str) {
+    if let Err(error) = notify.tell(lines) {
+        warn!("tell systemd {lines:?}: {error}");
+    }
+}
+
+fn front_answers(door: &Door, patience: Duration) -> Result<(), String> {
+    door.knock(patience).map_err(|error| format!("the front does not answer: {error}"))
+}
+
+/// Whether each lane that had jobs waiting and a worker free has moved since.
+fn works(before: &[LaneSnapshot], now: &[LaneSnapshot]) -> Result<(), String> {
+    let is_idle = |lane: &LaneSnapshot| lane.queued > 0 && lane.running < lane.workers;
+    for (before, now) in before.iter().zip(now) {
+        if is_idle(before) && is_idle(now) && before.totals == now.totals {
+            return Err(format!("lane {}: {} jobs wait beside idle workers", now.lane, now.queued));
+        }
+    }
+    Ok(())
+}
+
+/// A line for `systemctl status`.
+fn status(agent: &Libvirt) -> String {
+    let seen = agent.libvirt_last_seen();
+    match (seen.error, seen.tried) {
+        (Some(why), _) => format!("libvirt: {why}"),
+        (None, true) => "libvirt answers".to_owned(),
+        (None, false) => "libvirt was not asked yet".to_owned(),
+    }
+    // A status is one line.
+    .replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{Lane, Totals};
+
+    fn lane(queued: usize, running: usize, finished: u64) -> LaneSnapshot {
+        LaneSnapshot {
+            lane: Lane::Read,
+            workers: 4,
+            queued,
+            running,
+            stuck: 0,
+            oldest: None,
+            totals: Totals { finished, ..Totals::default() },
+        }
+    }
+
+    #[test]
+    fn a_lane_stands_still_when_jobs_wait_beside_idle_workers() {
+        let judge = |before, now| works(&[before], &[now]).is_ok();
+        assert!(!judge(lane(3, 1, 7), lane(3, 1, 7)));
+        assert!(judge(lane(3, 1, 7), lane(3, 1, 8)), "one was finished");
+        assert!(judge(lane(3, 4, 7), lane(3, 4, 7)), "all workers hang below");
+        assert!(judge(lane(0, 0, 7), lane(3, 1, 7)), "they have just come");
+        assert!(judge(lane(0, 0, 7), lane(0, 0, 7)), "nothing to do");
+        assert!(works(&[], &[lane(3, 1, 7)]).is_ok(), "the first look");
+    }
+}

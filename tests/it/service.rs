@@ -1,0 +1,104 @@
+//! The agent as a service of systemd: the test is systemd's end of `$NOTIFY_SOCKET`.
+
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::agent::{Agent, PROGRAM};
+use crate::support::{Scratch, wait_until};
+
+/// Longer than a loaded machine needs for what takes milliseconds.
+const SOON: Duration = Duration::from_secs(30);
+const WATCHDOG: Duration = Duration::from_millis(400);
+
+/// What a manager of services hears.
+struct Manager {
+    socket: UnixDatagram,
+    folder: Scratch,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = Scratch::new();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
+        Self { socket, folder }
+    }
+
+    /// An agent that it starts, with a watchdog.
+    fn start(&self, flags: &[&str]) -> Agent {
+        let mut command = Command::new(PROGRAM);
+        command.env("NOTIFY_SOCKET", self.folder.path().join("notify"));
+        command.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
+        Agent::run(command, flags)
+    }
+
+    /// The next that it is told within this time, if anything.
+    fn hears(&self, limit: Duration) -> Option<String> {
+        self.socket.set_read_timeout(Some(limit)).expect("a time above zero");
+        let mut text = [0; 4096];
+        let length = self.socket.recv(&mut text).ok()?;
+        Some(String::from_utf8_lossy(&text[..length]).into_owned())
+    }
+
+    /// Waits to be told this.
+    fn waits_for(&self, lines: &str) {
+        wait_until(lines, SOON, || self.hears(SOON).is_some_and(|told| told == lines));
+    }
+
+    /// Whether nothing feeds the watchdog for three times its time.
+    fn is_not_fed(&self) -> bool {
+        let end = Instant::now() + 3 * WATCHDOG;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            if self.hears(left.max(Duration::from_millis(1))).as_deref() == Some("WATCHDOG=1") {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+#[test]
+fn systemd_is_told_when_it_is_ready_that_it_works_and_that_it_stops() {
+    let manager = Manager::new();
+    let agent = manager.start(&["--libvirt-uri", "test:///default"]);
+    assert_eq!(manager.hears(SOON).as_deref(), Some("READY=1\nSTATUS=libvirt answers"));
+    for _ in 0..3 {
+        manager.waits_for("WATCHDOG=1");
+    }
+    agent.signal("TERM");
+    manager.waits_for("STOPPING=1\nSTATUS=finishing what runs");
+    assert!(agent.wait().success());
+}
+
+#[test]
+fn the_watchdog_is_fed_while_libvirt_is_silent() {
+    let manager = Manager::new();
+    // It takes connections and says nothing.
+    let path = manager.folder.path().join("libvirt");
+    let _libvirt = UnixListener::bind(&path).expect("a socket");
+    let uri = format!("qemu:///system?socket={}", path.display());
+    let agent = manager.start(&["--libvirt-uri", &uri]);
+    manager.waits_for("STATUS=libvirt: libvirt does not answer");
+    for _ in 0..3 {
+        manager.waits_for("WATCHDOG=1");
+    }
+    drop(agent);
+}
+
+#[test]
+fn the_watchdog_is_not_fed_while_the_front_takes_no_connection() {
+    let manager = Manager::new();
+    let agent = manager.start(&["--libvirt-uri", "test:///default"]);
+    manager.waits_for("WATCHDOG=1");
+    let files = |limit: &str| {
+        let (pid, limit) = (agent.pid().to_string(), format!("--nofile={limit}"));
+        let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(status.is_ok_and(|status| status.success()));
+    };
+    // No file more: neither an accept nor a connection of its own.
+    files("3:1024");
+    wait_until("it is not fed", SOON, || manager.is_not_fed());
+    files("1024:1024");
+    manager.waits_for("WATCHDOG=1");
+    agent.end();
+}
