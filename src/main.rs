@@ -9,7 +9,7 @@ use mistify_libvirt::http::listen;
 use mistify_libvirt::journal::default_state_dir;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::{activation, memory, notify::Notify, process, signals::Signals};
-use mistify_libvirt::{client, libvirt};
+use mistify_libvirt::{check, client, libvirt};
 
 fn main() -> ExitCode {
     memory::bound_arenas();
@@ -48,6 +48,11 @@ fn main() -> ExitCode {
             run(&config, passed)
         }
         Command::CheckConfig => Ok(()),
+        Command::Check { json } => match check::run(&config, json) {
+            Ok(true) => return ExitCode::SUCCESS,
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error.to_string()),
+        },
         Command::Ask { ask, json } => return answer(client::run(&config, &ask, json)),
         Command::Import { file, id } => cli::import::run(&config, &file, &id),
     };

@@ -25,6 +25,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
         "call METHOD [JSON|@FILE|-]",
         "call a method with these parameters: Status, or ImageStore.ListImages",
     ),
+    ("check", "what this host lacks for the agent, a line each, with the remedy"),
     (
         "image import FILE ID",
         "bring a raw or qcow2 disk or a zfs stream into the store as the image ID",
@@ -45,6 +46,11 @@ pub enum Command {
         /// The image's id.
         id: String,
     },
+    /// Look at the host.
+    Check {
+        /// Whether the findings are JSON on a terminal, too.
+        json: bool,
+    },
     /// Ask the agent that runs.
     Ask {
         /// What.
@@ -63,6 +69,7 @@ pub(super) fn command(words: Vec<OsString>, json: bool) -> Result<Command, Error
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
     match (texts.as_slice(), words.as_slice()) {
         ([], _) => Ok(Command::Run),
+        (["check"], _) => Ok(Command::Check { json }),
         (["image", "import", _, _], [_, _, file, id]) => {
             Ok(Command::Import { file: file.into(), id: utf_8(id)? })
         }

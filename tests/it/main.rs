@@ -3,6 +3,7 @@
 mod agent;
 mod boot_sector;
 mod callers;
+mod check;
 mod conformance;
 mod crash;
 mod displays;

@@ -1,0 +1,154 @@
+//! What the host itself has to have.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::check::{Finding, can_use};
+use crate::config::{BridgeType, Config};
+use crate::journal::default_state_dir;
+use crate::os::process;
+
+pub(super) fn kvm(_: &Config) -> Vec<Finding> {
+    let device = Path::new("/dev/kvm");
+    vec![match can_use(device) {
+        Ok(()) => Finding::ok("kvm", "/dev/kvm can be used"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::warn(
+            "kvm",
+            "/dev/kvm is not there: guests of type kvm do not start",
+            "load kvm_intel or kvm_amd, and let the firmware allow virtualisation",
+        ),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::ok("kvm", "/dev/kvm is there, and qemu's user opens it")
+        }
+        Err(error) => Finding::warn("kvm", format!("/dev/kvm: {error}"), "load kvm's module again"),
+    }]
+}
+
+pub(super) fn cgroup(_: &Config) -> Vec<Finding> {
+    let is_there = |path: &str| Path::new("/sys/fs/cgroup").join(path).exists();
+    vec![match (is_there("cgroup.controllers"), is_there("cpuacct")) {
+        (true, _) => Finding::ok("cgroup", "version 2: CPUMetrics are by virtual processor"),
+        (false, true) => Finding::ok("cgroup", "version 1: CPUMetrics are by processor"),
+        (false, false) => Finding::warn(
+            "cgroup",
+            "none is mounted: guests run without their own",
+            "mount cgroup2 at /sys/fs/cgroup",
+        ),
+    }]
+}
+
+pub(super) fn bridges(config: &Config) -> Vec<Finding> {
+    let (found, lacks) = match config.host.bridge_type {
+        BridgeType::OpenVSwitch => (
+            // Where Debian, Fedora and upstream put it.
+            ["/run/openvswitch/db.sock", "/var/run/openvswitch/db.sock"]
+                .into_iter()
+                .find(|path| Path::new(path).exists())
+                .map(|path| format!("Open vSwitch runs: {path}")),
+            "start openvswitch-switch, or give --bridge-type linux",
+        ),
+        BridgeType::Linux => {
+            let names = linux_bridges();
+            let text = format!("bridges: {}", names.join(", "));
+            (Some(text).filter(|_| !names.is_empty()), "make the bridge that NICs name")
+        }
+    };
+    vec![match found {
+        Some(text) => Finding::ok("bridges", text),
+        None => Finding::warn("bridges", "none: guests with NICs do not start", lacks),
+    }]
+}
+
+fn linux_bridges() -> Vec<String> {
+    let Ok(all) = fs::read_dir("/sys/class/net") else { return Vec::new() };
+    let bridges = all.flatten().filter(|entry| entry.path().join("bridge").is_dir());
+    let mut names: Vec<String> =
+        bridges.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The folder of the agent's state; as the service has it, whatever the shell's environment says.
+pub(super) fn state(config: &Config) -> Vec<Finding> {
+    let found = config.state_dir.clone();
+    let Some(folder) =
+        found.or_else(|| default_state_dir(|name| std::env::var_os(name), process::user()))
+    else {
+        return vec![Finding::fail("state", "there is no place for it", "give --state-dir")];
+    };
+    vec![state_of(&folder)]
+}
+
+fn state_of(folder: &PathBuf) -> Finding {
+    let name = folder.display();
+    match fs::metadata(folder) {
+        Ok(found) if !found.is_dir() => {
+            Finding::fail("state", format!("{name} is no folder"), "move it away")
+        }
+        Ok(found) if found.permissions().mode() & 0o022 != 0 => Finding::warn(
+            "state",
+            format!("others may write into {name}"),
+            format!("chmod go-w {name}"),
+        ),
+        Ok(_) => Finding::ok("state", name.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Finding::ok("state", format!("{name} is made at the first start"))
+        }
+        Err(error) => Finding::fail(
+            "state",
+            format!("{name}: {error}"),
+            "let the agent's user read and write it",
+        ),
+    }
+}
+
+/// Whether systemd starts the agent.
+pub(super) fn unit(_: &Config) -> Vec<Finding> {
+    if !Path::new("/run/systemd/system").exists() {
+        return vec![Finding::warn(
+            "unit",
+            "systemd does not run here",
+            "start mistify-libvirt by what does, and again when it ends with status 75",
+        )];
+    }
+    let asked = Command::new("systemctl")
+        .args(["is-enabled", "mistify-libvirt.service", "mistify-libvirt.socket"])
+        .stdin(Stdio::null())
+        .output();
+    let says = match asked {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).trim().replace('\n', ", socket "),
+        Err(error) => error.to_string(),
+    };
+    vec![match says.contains("enabled") {
+        true => Finding::ok("unit", says),
+        false => Finding::warn(
+            "unit",
+            format!("not enabled: {says}"),
+            "systemctl enable --now mistify-libvirt",
+        ),
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Level;
+
+    #[test]
+    fn a_state_folder_that_others_may_write_into_is_warned_of() {
+        let folder = std::env::temp_dir().join(format!("mistify-check-{}", std::process::id()));
+        assert_eq!(state_of(&folder).level, Level::Ok, "it is made at the start");
+        fs::create_dir(&folder).unwrap();
+        for (mode, level) in [(0o700, Level::Ok), (0o755, Level::Ok), (0o775, Level::Warn)] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(state_of(&folder).level, level, "{mode:o}");
+        }
+        fs::remove_dir(&folder).unwrap();
+        fs::write(&folder, "").unwrap();
+        assert_eq!(state_of(&folder).level, Level::Fail, "a file");
+        fs::remove_file(&folder).unwrap();
+    }
+}

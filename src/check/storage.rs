@@ -1,0 +1,106 @@
+//! Where disks are made.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::check::{Finding, LOOK, can_use};
+use crate::config::{Config, Store};
+use crate::storage::{self, MIB};
+
+/// Of the store, in percent: below this a new guest or a snapshot may be the last.
+const FREE_PERCENT_MIN: u64 = 10;
+
+/// Whether the store can be asked, and how full it is.
+pub(super) fn space(config: &Config) -> Vec<Finding> {
+    let name = match &config.host.store {
+        Store::Zfs => format!("pool {}", config.host.zpool),
+        Store::Directory(path) => path.display().to_string(),
+    };
+    let asked = storage::open(&config.host, &config.storage)
+        .map_err(|error| error.to_string())
+        .and_then(|store| store.usage(Instant::now() + LOOK).map_err(|error| error.to_string()));
+    vec![match asked {
+        Ok(usage) => {
+            let all = usage.free_bytes.saturating_add(usage.used_bytes);
+            let (free, all_mib) = (usage.free_bytes / MIB, all / MIB);
+            let seen = format!("{name}: {free} of {all_mib} MiB are free");
+            match usage.free_bytes / 100 * 100 < all / 100 * FREE_PERCENT_MIN {
+                true => {
+                    Finding::warn("storage", seen, "a guest whose disk gets no space is paused")
+                }
+                false => Finding::ok("storage", seen),
+            }
+        }
+        Err(why) => Finding::fail(
+            "storage",
+            format!("{name}: {why}"),
+            "import or make the pool; as another user than root: zfs allow, see own-user.conf; \
+             or give --storage directory:PATH",
+        ),
+    }]
+}
+
+/// The kernel's part of ZFS: its version, and whether this user may speak to it.
+pub(super) fn zfs(config: &Config) -> Vec<Finding> {
+    if config.host.store != Store::Zfs {
+        return vec![Finding::ok("zfs", "not used: disks are files")];
+    }
+    let device = Path::new("/dev/zfs");
+    vec![match (fs::read_to_string("/sys/module/zfs/version"), can_use(device)) {
+        (Err(_), _) => Finding::fail("zfs", "its module is not loaded", "modprobe zfs"),
+        (Ok(_), Err(error)) => {
+            Finding::fail("zfs", format!("/dev/zfs: {error}"), "let the agent's user open it")
+        }
+        (Ok(version), Ok(())) => Finding::ok("zfs", format!("module {}", version.trim())),
+    }]
+}
+
+/// Nothing of ours is mounted: in a mount namespace of its own, as systemd gives the agent, a mount
+/// is hidden from the host or held by it.
+pub(super) fn mounts(config: &Config) -> Vec<Finding> {
+    if config.host.store != Store::Zfs {
+        return vec![Finding::ok("mounts", "not a matter of folders")];
+    }
+    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounted = mounted(&table, &config.host.zpool);
+    if mounted.is_empty() {
+        return vec![Finding::ok("mounts", "no dataset of guests or images is mounted")];
+    }
+    let remedy = |dataset: &str| format!("zfs set mountpoint=none {dataset}");
+    let found = mounted
+        .iter()
+        .map(|dataset| Finding::warn("mounts", format!("{dataset} is mounted"), remedy(dataset)));
+    found.collect()
+}
+
+/// The datasets among these mounts that hold guests or images of the pool.
+fn mounted<'a>(table: &'a str, pool: &str) -> Vec<&'a str> {
+    let ours = ["guests", "images"].map(|name| format!("{pool}/{name}"));
+    let is_ours = |dataset: &str| {
+        ours.iter().any(|root| {
+            let rest = dataset.strip_prefix(root.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    };
+    let of_line = |line: &'a str| {
+        let mut words = line.split(' ');
+        let (dataset, kind) = (words.next()?, words.nth(1)?);
+        (kind == "zfs" && is_ours(dataset)).then_some(dataset)
+    };
+    table.lines().filter_map(of_line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_the_pools_guests_and_images_are_found() {
+        let table = "tank /tank zfs rw 0 0\ntank/guests /tank/guests zfs rw,xattr 0 0\n\
+                     tank/guests/web-1 /x zfs rw 0 0\ntank/guestsroom /y zfs rw 0 0\n\
+                     tank/images /z ext4 rw 0 0\nother/images /w zfs rw 0 0\n";
+        assert_eq!(mounted(table, "tank"), ["tank/guests", "tank/guests/web-1"]);
+        assert_eq!(mounted(table, "none"), [""; 0]);
+    }
+}

@@ -1,0 +1,78 @@
+//! `mistify-libvirt check`, as an operator meets it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::agent::PROGRAM;
+use crate::support::Scratch;
+
+fn check(words: &[&str]) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.args(["check", "--config", "/dev/null"]).args(words);
+    command.stdin(Stdio::null()).output().expect("it starts")
+}
+
+/// The levels by subject, the worst of each.
+fn levels(output: &Output) -> BTreeMap<String, String> {
+    let all: Value = serde_json::from_slice(&output.stdout).expect("JSON in a pipe");
+    let all = all.as_array().expect("a list");
+    assert!(all.iter().all(|found| found["level"] == "ok" || found["remedy"].is_string()));
+    let word = |value: &Value| value.as_str().expect("a word").to_owned();
+    all.iter().map(|found| (word(&found["subject"]), word(&found["level"]))).collect()
+}
+
+#[test]
+fn a_host_that_has_what_is_needed_is_told_so_with_status_0() {
+    let folder = Scratch::new();
+    let (store, state) = (folder.path().join("store"), folder.path().join("state"));
+    fs::create_dir(&store).expect("a folder can be made");
+    let storage = format!("directory:{}", store.display());
+    let state = state.display().to_string();
+    let words = ["--libvirt-uri", "test:///default", "--storage", &storage, "--state-dir", &state];
+    let output = check(&words);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let levels = levels(&output);
+    let subjects: Vec<&str> = levels.keys().map(String::as_str).collect();
+    let all = [
+        "bridges", "callers", "cgroup", "kvm", "libvirt", "mounts", "state", "storage", "unit",
+        "zfs",
+    ];
+    assert_eq!(subjects, all);
+    for subject in ["callers", "libvirt", "mounts", "state", "storage"] {
+        assert_eq!(levels[subject], "ok", "{subject}: {output:?}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_a_failure_with_status_1() {
+    let folder = Scratch::new();
+    let state = folder.path().join("state");
+    fs::write(&state, "").expect("a file can be written");
+    let state = state.display().to_string();
+    let uri = format!("qemu:///system?socket={}", folder.path().join("absent").display());
+    let words = [
+        ["--libvirt-uri", &uri],
+        ["--storage", "directory:/nonexistent/store"],
+        ["--state-dir", &state],
+        ["--allow-user", "mistify-nobody-has-this"],
+    ];
+    let output = check(&words.concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let levels = levels(&output);
+    for subject in ["callers", "libvirt", "state", "storage"] {
+        assert_eq!(levels[subject], "fail", "{subject}: {output:?}");
+    }
+}
+
+#[test]
+fn on_a_terminal_a_finding_is_a_line() {
+    let line = format!("{PROGRAM} check --config /dev/null --libvirt-uri test:///default || true");
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output();
+    let text = String::from_utf8(output.expect("it starts").stdout).expect("text");
+    let first = text.lines().next().unwrap_or_default();
+    assert!(first.starts_with("ok    libvirt  test:///default: version "), "{text}");
+    assert!(text.lines().all(|line| ["ok ", "warn ", "fail "].iter().any(|w| line.starts_with(w))));
+}
