@@ -1,7 +1,8 @@
-//! Statistics of many domains in one round trip.
+//! Statistics of many domains in one round trip, and all of one.
 
 use std::ffi::c_uint;
 use std::ptr::{self, NonNull};
+use std::slice;
 
 use crate::libvirt::connection::Connection;
 use crate::libvirt::domain::{Domain, uuid_of};
@@ -24,6 +25,13 @@ impl Groups {
     pub const MONITOR: Self = Self(
         sys::VIR_DOMAIN_STATS_BALLOON | sys::VIR_DOMAIN_STATS_VCPU | sys::VIR_DOMAIN_STATS_BLOCK,
     );
+    /// Processor time, of the domain and of its virtual processors: the daemon asks the emulator's
+    /// monitor.
+    pub const CPU: Self = Self(sys::VIR_DOMAIN_STATS_CPU_TOTAL | sys::VIR_DOMAIN_STATS_VCPU);
+    /// Disks: the daemon asks the emulator's monitor.
+    pub const BLOCK: Self = Self(sys::VIR_DOMAIN_STATS_BLOCK);
+    /// Interfaces: the daemon answers by itself.
+    pub const INTERFACE: Self = Self(sys::VIR_DOMAIN_STATS_INTERFACE);
 }
 
 /// One domain's statistics, copied.
@@ -69,10 +77,41 @@ impl Connection {
         if domains.is_empty() {
             return Ok(Vec::new());
         }
-        match list_stats(domains, groups, sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT) {
-            Err(error) if error.code == Code::INVALID_ARG => list_stats(domains, groups, 0),
-            outcome => outcome,
-        }
+        without_wait(domains, groups)
+    }
+}
+
+impl Domain {
+    /// Statistics of this domain (`virDomainListGetStats`); `None` where the driver has no record
+    /// of it.
+    ///
+    /// # Errors
+    /// As [`Connection::stats_of`].
+    ///
+    /// # Blocking
+    /// One round trip; where the emulator is asked, until it has answered, and up to libvirt's 30 s
+    /// for whoever is busy with the domain.
+    pub fn stats(&self, groups: Groups) -> Result<Option<DomainStats>, Error> {
+        Ok(list_stats(slice::from_ref(self), groups, 0)?.pop())
+    }
+
+    /// The same without what takes a wait for somebody who is busy with the domain.
+    ///
+    /// # Errors
+    /// As [`Connection::stats_of`].
+    ///
+    /// # Blocking
+    /// One round trip, a second one with drivers that cannot tell; where the emulator is asked,
+    /// until it has answered.
+    pub fn stats_without_wait(&self, groups: Groups) -> Result<Option<DomainStats>, Error> {
+        Ok(without_wait(slice::from_ref(self), groups)?.pop())
+    }
+}
+
+fn without_wait(domains: &[Domain], groups: Groups) -> Result<Vec<DomainStats>, Error> {
+    match list_stats(domains, groups, sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT) {
+        Err(error) if error.code == Code::INVALID_ARG => list_stats(domains, groups, 0),
+        outcome => outcome,
     }
 }
 
@@ -92,7 +131,7 @@ fn list_stats(
 }
 
 /// A list of records; freed with its parameters and its references to domains.
-pub(super) struct Records(pub(super) *mut sys::virDomainStatsRecordPtr);
+struct Records(*mut sys::virDomainStatsRecordPtr);
 
 impl Records {
     fn none() -> Self {
@@ -141,7 +180,7 @@ impl Drop for Records {
 ///
 /// # Safety
 /// The record is as libvirt filled it.
-pub(super) unsafe fn params(record: &sys::virDomainStatsRecord) -> Vec<(String, Value)> {
+unsafe fn params(record: &sys::virDomainStatsRecord) -> Vec<(String, Value)> {
     let count = usize::try_from(record.nparams).unwrap_or(0);
     let mut params = Vec::with_capacity(count);
     for index in 0..count {

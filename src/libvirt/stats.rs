@@ -3,10 +3,10 @@
 use std::ffi::{c_int, c_uint};
 use std::ptr;
 
-use crate::libvirt::bulk::{Records, params};
+use crate::libvirt::bulk::Groups;
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Code, Error, check_int};
-use crate::libvirt::params::{ParamArray, Value};
+use crate::libvirt::params::ParamArray;
 use crate::libvirt::strings::argument;
 use crate::sys;
 
@@ -77,6 +77,20 @@ pub struct InterfaceStats {
     pub tx_drops: i64,
 }
 
+impl InterfaceStats {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self {
+        rx_bytes: -1,
+        rx_packets: -1,
+        rx_errors: -1,
+        rx_drops: -1,
+        tx_bytes: -1,
+        tx_packets: -1,
+        tx_errors: -1,
+        tx_drops: -1,
+    };
+}
+
 impl Domain {
     /// Time by host processor, in the order of their numbers (`virDomainGetCPUStats`).
     ///
@@ -134,9 +148,8 @@ impl Domain {
     pub fn vcpu_times(&self) -> Result<VcpuTimes, Error> {
         let mut times = VcpuTimes::default();
         let mut vcpus = Vec::new();
-        for (name, value) in
-            self.stats(sys::VIR_DOMAIN_STATS_CPU_TOTAL | sys::VIR_DOMAIN_STATS_VCPU)?
-        {
+        let stats = self.stats(Groups::CPU)?;
+        for (name, value) in stats.into_iter().flat_map(|stats| stats.params) {
             if name == "cpu.time" {
                 times.total_ns = value.as_u64();
             } else if let Some(vcpu) = vcpu_of(&name) {
@@ -256,27 +269,6 @@ impl Domain {
             tx_errors: raw.tx_errs,
             tx_drops: raw.tx_drop,
         })
-    }
-
-    /// This domain's parameters of the named groups, copied.
-    fn stats(&self, groups: c_uint) -> Result<Vec<(String, Value)>, Error> {
-        let mut domains = [self.raw.as_ptr(), ptr::null_mut()];
-        let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
-        // SAFETY: the list holds this live domain and ends with NULL; the out-pointer is live.
-        let count = unsafe {
-            sys::virDomainListGetStats(domains.as_mut_ptr(), groups, &raw mut records, 0)
-        };
-        let count = check_int(count, "virDomainListGetStats")?;
-        let records = Records(records);
-        if count < 1 {
-            return Ok(Vec::new());
-        }
-        // SAFETY: libvirt filled `count` records and one is ours, for one domain was asked for.
-        let first = unsafe { *records.0 };
-        // SAFETY: a record that libvirt filled stays as it is until the list is freed.
-        let record = unsafe { &*first };
-        // SAFETY: as libvirt filled it.
-        Ok(unsafe { params(record) })
     }
 }
 

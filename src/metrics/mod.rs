@@ -22,6 +22,7 @@ mod tests;
 pub use calls::{Calls, Counts};
 pub use own::{Listener, Own};
 pub use sample::{Cpu, Device, Disk, Fast, FastGuest, SlowGuest, SlowVcpu, Vcpu};
+pub use sample::{disks, interfaces};
 pub use sampler::{Changing, GuestView, LeftOut, Open, Sampler, Slow, View};
 pub use text::Format;
 

@@ -118,27 +118,43 @@ pub struct Disk {
 
 /// State and interfaces of a guest.
 pub(super) fn fast_guest(stats: &DomainStats) -> FastGuest {
-    let mut state = State::Unknown;
-    let mut nics = Indexed::<(String, InterfaceStats)>::default();
-    for (name, value) in &stats.params {
-        if name == "state.state" {
-            let code = value.as_i64().and_then(|code| i32::try_from(code).ok());
-            state = State::from_code(code.unwrap_or_default());
-        } else if let Some((nic, field)) = nics.entry("net.", name) {
-            read_nic(nic, field, value);
-        }
-    }
+    let state = stats.params.iter().find(|(name, _)| name == "state.state");
+    let code = state.and_then(|(_, value)| i32::try_from(value.as_i64()?).ok());
     FastGuest {
         uuid: stats.uuid.clone(),
         run: stats.id,
-        state,
+        state: code.map_or(State::Unknown, State::from_code),
         cpu: None,
-        nics: nics.0.into_values().filter(|(device, _)| !device.is_empty()).collect(),
+        nics: interfaces(stats),
         devices: BTreeMap::new(),
     }
 }
 
-fn read_nic((device, nic): &mut (String, InterfaceStats), field: &str, value: &Value) {
+/// The interfaces of a domain by their devices on the host. What libvirt leaves out it does not
+/// know.
+pub fn interfaces(stats: &DomainStats) -> BTreeMap<String, InterfaceStats> {
+    let mut nics = Indexed::<Interface>::default();
+    for (name, value) in &stats.params {
+        if let Some((nic, field)) = nics.entry("net.", name) {
+            read_nic(nic, field, value);
+        }
+    }
+    let named = nics.0.into_values().filter(|nic| !nic.device.is_empty());
+    named.map(|nic| (nic.device, nic.counters)).collect()
+}
+
+struct Interface {
+    device: String,
+    counters: InterfaceStats,
+}
+
+impl Default for Interface {
+    fn default() -> Self {
+        Self { device: String::new(), counters: InterfaceStats::UNKNOWN }
+    }
+}
+
+fn read_nic(Interface { device, counters: nic }: &mut Interface, field: &str, value: &Value) {
     let slot = match field {
         "name" => return copy_text(device, value),
         "rx.bytes" => &mut nic.rx_bytes,
@@ -151,7 +167,7 @@ fn read_nic((device, nic): &mut (String, InterfaceStats), field: &str, value: &V
         "tx.drop" => &mut nic.tx_drops,
         _ => return,
     };
-    *slot = value.as_i64().unwrap_or(0);
+    *slot = value.as_i64().unwrap_or(-1);
 }
 
 /// Memory, virtual processors and disks of a guest.
@@ -164,10 +180,9 @@ pub(super) fn slow_guest(at: Instant, stats: &DomainStats) -> SlowGuest {
         vcpus_online: None,
         balloon: BTreeMap::new(),
         vcpus: BTreeMap::new(),
-        disks: BTreeMap::new(),
+        disks: disks(stats),
     };
     let mut vcpus = Indexed::<SlowVcpu>::default();
-    let mut disks = Indexed::<(String, Disk)>::default();
     for (name, value) in &stats.params {
         match name.as_str() {
             "balloon.maximum" => guest.memory_max_kib = value.as_u64(),
@@ -182,15 +197,23 @@ pub(super) fn slow_guest(at: Instant, stats: &DomainStats) -> SlowGuest {
                         "wait" => vcpu.wait_ns = value.as_u64(),
                         _ => {}
                     }
-                } else if let Some((disk, field)) = disks.entry("block.", name) {
-                    read_disk(disk, field, value);
                 }
             }
         }
     }
     guest.vcpus = vcpus.0;
-    guest.disks = disks.0.into_values().filter(|(target, _)| !target.is_empty()).collect();
     guest
+}
+
+/// The disks of a domain by target.
+pub fn disks(stats: &DomainStats) -> BTreeMap<String, Disk> {
+    let mut disks = Indexed::<(String, Disk)>::default();
+    for (name, value) in &stats.params {
+        if let Some((disk, field)) = disks.entry("block.", name) {
+            read_disk(disk, field, value);
+        }
+    }
+    disks.0.into_values().filter(|(target, _)| !target.is_empty()).collect()
 }
 
 fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {
@@ -201,8 +224,7 @@ fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {
         "physical" => return disk.physical_bytes = value.as_u64(),
         _ => {}
     }
-    let counters = disk.counters.unwrap_or_default();
-    let mut counters = counters;
+    let mut counters = disk.counters.unwrap_or_default();
     let slot = match field {
         "rd.reqs" => &mut counters.read_ops,
         "rd.bytes" => &mut counters.read_bytes,

@@ -1,13 +1,20 @@
 //! CPUMetrics, DiskMetrics and NicMetrics of one guest (contract section 5).
+//!
+//! Each is two round trips, a lookup and one question, however many disks or NICs are asked for. One
+//! more reads where the NICs of a request without devices are plugged in. What an answer for all
+//! lacks is asked for by itself: a device that is not there, a guest that is off, a sum over disks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{
-    CpuMetrics, Disk, DiskMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse, NicMetrics,
+    CpuMetrics, DiskMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse, NicMetrics,
 };
-use crate::libvirt::{BlockStats, Code, CpuTime, Domain, Error as LibvirtError};
-use crate::libvirt::{InterfaceStats, VcpuTimes, XmlKind};
+use crate::libvirt::{BlockStats, Code, CpuTime, Domain, DomainStats, Error as LibvirtError};
+use crate::libvirt::{Groups, InterfaceStats, VcpuTimes, XmlKind};
+use crate::metrics;
 use crate::ops::{Error, Libvirt, samples};
 use crate::pool::{self, Lane};
 
@@ -21,9 +28,10 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn cpu_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
-        let ask = |domain: &Domain, _: &Guest, answer: &mut GuestMetricsResponse| {
+        let without = Arc::clone(&self.without_cpu_stats);
+        let ask = move |domain: &Domain, _: &Guest, answer: &mut GuestMetricsResponse| {
             answer.kind = "cpu".to_owned();
-            answer.cpu = cpu_times(domain)?.iter().map(cpu_seconds).collect();
+            answer.cpu = cpu_times(domain, &without)?.iter().map(cpu_seconds).collect();
             Ok(())
         };
         self.metrics("CPUMetrics", request, ask, samples::cpu)
@@ -42,10 +50,7 @@ impl Libvirt {
     ) -> Result<GuestMetricsResponse, Error> {
         let ask = |domain: &Domain, guest: &Guest, answer: &mut GuestMetricsResponse| {
             answer.kind = "disk".to_owned();
-            for Disk { device, .. } in &guest.disks {
-                let metrics = disk_counters(device, &domain.block_stats(device)?);
-                answer.disk.insert(device.clone(), metrics);
-            }
+            answer.disk = disk_metrics(domain, guest)?;
             Ok(())
         };
         self.metrics("DiskMetrics", request, ask, samples::disks)
@@ -74,7 +79,7 @@ impl Libvirt {
         &self,
         verb: &'static str,
         request: GuestMetricsRequest,
-        ask: fn(&Domain, &Guest, &mut GuestMetricsResponse) -> Result<(), Error>,
+        ask: impl Fn(&Domain, &Guest, &mut GuestMetricsResponse) -> Result<(), Error> + Send + 'static,
         stand_in: samples::StandIn,
     ) -> Result<GuestMetricsResponse, Error> {
         let guest = request.guest.ok_or(Error::NoGuest)?;
@@ -95,13 +100,27 @@ impl Libvirt {
     }
 }
 
-fn cpu_times(domain: &Domain) -> Result<Vec<CpuTime>, LibvirtError> {
+/// `without` is whether libvirt has turned out to know no times by host processor: that is so for
+/// all guests of a host, and saves the question.
+fn cpu_times(domain: &Domain, without: &AtomicBool) -> Result<Vec<CpuTime>, LibvirtError> {
+    if without.load(Ordering::Relaxed) {
+        let times = by_vcpu(&domain.vcpu_times()?);
+        // A guest that is off has none, and an error that only the other question tells.
+        if !times.is_empty() {
+            return Ok(times);
+        }
+    }
     let refused = match domain.cpu_stats() {
         Err(error) if no_cpu_stats(domain, &error)? => error,
         outcome => return outcome,
     };
     let times = by_vcpu(&domain.vcpu_times()?);
-    if times.is_empty() { Err(refused) } else { Ok(times) }
+    if times.is_empty() {
+        return Err(refused);
+    }
+    let is_of_the_host = refused.code != Code::OPERATION_INVALID;
+    without.store(is_of_the_host, Ordering::Relaxed);
+    Ok(times)
 }
 
 /// Whether the driver cannot say, rather than the domain being off: cgroup v2 has no such counters,
@@ -145,23 +164,68 @@ pub(super) fn disk_counters(device: &str, stats: &BlockStats) -> DiskMetrics {
     }
 }
 
+fn disk_metrics(
+    domain: &Domain,
+    guest: &Guest,
+) -> Result<BTreeMap<String, DiskMetrics>, LibvirtError> {
+    let devices: Vec<&str> = guest.disks.iter().map(|disk| disk.device.as_str()).collect();
+    let known = stats_of_several(domain, &devices, Groups::BLOCK)?;
+    let known = known.as_ref().map(metrics::disks).unwrap_or_default();
+    let mut answer = BTreeMap::new();
+    for device in devices {
+        if answer.contains_key(device) {
+            continue;
+        }
+        let counters = match known.get(device).and_then(|disk| disk.counters) {
+            Some(counters) => counters,
+            None => domain.block_stats(device)?,
+        };
+        answer.insert(device.to_owned(), disk_counters(device, &counters));
+    }
+    Ok(answer)
+}
+
 fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMetrics>, Error> {
     let live = if guest.nics.iter().any(|nic| nic.device.is_empty()) {
         VirDomain::from_xml(&domain.xml(XmlKind::Live)?).ok()
     } else {
         None
     };
-    let mut metrics = BTreeMap::new();
-    for nic in &guest.nics {
+    let devices = guest.nics.iter().map(|nic| {
         let found = live.as_ref().and_then(|live| live.interface_by_mac(&nic.mac));
-        let device = match found {
-            Some(interface) if nic.device.is_empty() => &interface.target.device,
-            _ => &nic.device,
+        match found {
+            Some(interface) if nic.device.is_empty() => interface.target.device.as_str(),
+            _ => nic.device.as_str(),
+        }
+    });
+    let devices: Vec<&str> = devices.collect();
+    let known = stats_of_several(domain, &devices, Groups::INTERFACE)?;
+    let known = known.as_ref().map(metrics::interfaces).unwrap_or_default();
+    let mut answer = BTreeMap::new();
+    for (nic, device) in guest.nics.iter().zip(devices) {
+        let stats = match known.get(device) {
+            Some(stats) => *stats,
+            None => domain.interface_stats(device)?,
         };
-        let stats = domain.interface_stats(device)?;
-        metrics.insert(nic.name.clone(), nic_counters(&nic.name, &stats));
+        answer.insert(nic.name.clone(), nic_counters(&nic.name, &stats));
     }
-    Ok(metrics)
+    Ok(answer)
+}
+
+/// What is known of all disks or all interfaces, where several are asked for: for one, the question
+/// for it is the cheaper one. `None` also where the driver has no such statistics.
+fn stats_of_several(
+    domain: &Domain,
+    devices: &[&str],
+    groups: Groups,
+) -> Result<Option<DomainStats>, LibvirtError> {
+    if devices.iter().collect::<BTreeSet<_>>().len() < 2 {
+        return Ok(None);
+    }
+    match domain.stats_without_wait(groups) {
+        Err(error) if error.code == Code::NO_SUPPORT => Ok(None),
+        outcome => outcome,
+    }
 }
 
 pub(super) fn nic_counters(name: &str, stats: &InterfaceStats) -> NicMetrics {

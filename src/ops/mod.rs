@@ -28,6 +28,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -60,6 +61,8 @@ pub struct Libvirt {
     sampler: Sampler,
     calls: Calls,
     metrics: MetricsConfig,
+    /// libvirt knows no processor times by host processor.
+    without_cpu_stats: Arc<AtomicBool>,
     host: HostConfig,
     deadlines: Deadlines,
 }
@@ -119,6 +122,7 @@ impl Libvirt {
             looks: Looks::default(),
             calls: Calls::default(),
             metrics: config.metrics.clone(),
+            without_cpu_stats: Arc::default(),
             host: config.host.clone(),
             deadlines: config.deadlines.clone(),
         })
