@@ -144,7 +144,7 @@ impl View {
 
     /// A view of these samples, taken in order.
     #[cfg(test)]
-    pub(super) fn of(now: Instant, fast: Fast, slow: Slow) -> Self {
+    pub(crate) fn of(now: Instant, fast: Fast, slow: Slow) -> Self {
         Self {
             now,
             fast: Some(Arc::new(fast)),
@@ -209,12 +209,12 @@ impl Sampler {
                 break;
             }
         }
-        state.view(limits)
+        state.view(Instant::now(), limits)
     }
 
     /// All that is known, from memory.
     pub fn last(&self) -> View {
-        self.shared.state.lock().view(&self.shared.limits)
+        self.shared.state.lock().view(Instant::now(), &self.shared.limits)
     }
 
     fn want_fast(&self, state: &mut State, now: Instant) {
@@ -242,8 +242,7 @@ impl Sampler {
 }
 
 impl State {
-    fn view(&self, limits: &MetricsConfig) -> View {
-        let now = Instant::now();
+    fn view(&self, now: Instant, limits: &MetricsConfig) -> View {
         let fast = self.fast.as_ref().filter(|fast| now < fast.at + limits.keep).map(Arc::clone);
         let silent = || {
             let wanted = self.fast_wanted.filter(|_| self.fast_running)?;
@@ -311,5 +310,29 @@ impl Shared {
 impl fmt::Debug for Sampler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sampler").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fast_sample_that_is_not_renewed_goes_after_a_while() {
+        let (limits, at) = (MetricsConfig::default(), Instant::now());
+        let fast = Some(Arc::new(Fast { at, guests: BTreeMap::new() }));
+        let state = State { fast, ..State::default() };
+        let moment = Duration::from_millis(1);
+        assert!(state.view(at + limits.keep - moment, &limits).fast.is_some());
+        assert!(state.view(at + limits.keep, &limits).fast.is_none());
+    }
+
+    #[test]
+    fn a_libvirt_that_lets_a_sample_wait_is_said_not_to_answer() {
+        let (limits, at) = (MetricsConfig::default(), Instant::now());
+        let state = State { fast_wanted: Some(at), fast_running: true, ..State::default() };
+        let moment = Duration::from_millis(1);
+        assert_eq!(state.view(at + limits.wait - moment, &limits).error, None);
+        assert!(state.view(at + limits.wait, &limits).error.is_some());
     }
 }

@@ -175,6 +175,9 @@ fn parameters_are_read_by_name_and_unknown_ones_passed_over() {
     assert_eq!((fast.state, fast.run, fast.uuid.as_str()), (State::Running, Some(3), "u-1"));
     let nic = fast.nics["vnet0"];
     assert_eq!((nic.rx_bytes, nic.rx_drops, nic.tx_errors, nic.tx_drops), (1, 4, -1, 8));
+    let few = stats(&[("net.0.name", text("vnet0")), ("net.0.rx.bytes", Value::Unsigned(1))]);
+    let few = fast_guest(&few).nics["vnet0"];
+    assert_eq!((few.rx_bytes, few.rx_drops), (1, -1), "what is left out is not 0");
     let slow = slow_guest(Instant::now(), &slow_stats());
     assert_eq!(
         (slow.memory_max_kib, slow.memory_kib, slow.vcpus_online),
@@ -201,10 +204,31 @@ fn values_of_another_run_and_very_old_ones_are_not_shown() {
     let mut another = view.clone();
     Arc::make_mut(&mut another.slow).guests.get_mut("web-1").unwrap().run = Some(2);
     assert!(another.guest("web-1").unwrap().slow.is_none());
-    let mut old = view.clone();
-    old.now += Duration::from_secs(300);
-    assert!(old.guest("web-1").unwrap().slow.is_none());
     assert!(view.guest("absent").is_none());
+}
+
+#[test]
+fn what_a_guest_that_hangs_was_last_known_for_goes_after_5_minutes_and_its_name_stays() {
+    let mut view = view(1);
+    let at = view.slow.guests["web-1"].at;
+    let seen = |view: &View| {
+        let text = write(view, &own(), &[], Format::Prometheus);
+        let has = |series: &str| text.lines().any(|line| line.starts_with(series));
+        assert!(has("mistify_guest_stuck_seconds{domain=\"web-1\"}"));
+        assert!(has("libvirt_domain_info_state{domain=\"web-1\",state=\"running\"} 1"));
+        let slow = [
+            "libvirt_domain_block_stats_read_bytes_total{",
+            "libvirt_domain_info_memory_usage_bytes{",
+            "libvirt_domain_memory_stats_rss_bytes{",
+            "libvirt_domain_vcpu_state{",
+            "mistify_guest_sample_age_seconds{domain=\"web-1\",tier=\"slow\"}",
+        ];
+        slow.map(has)
+    };
+    view.now = at + Duration::from_millis(299_999);
+    assert_eq!(seen(&view), [true; 5]);
+    view.now = at + Duration::from_secs(300);
+    assert_eq!(seen(&view), [false; 5]);
 }
 
 #[test]

@@ -16,7 +16,11 @@ use crate::pool::{Job, Lane};
 use crate::storage::{self, Usage, Volumes};
 
 /// How old the last look may be before a question for the agent's health causes another.
-const FRESH: Duration = Duration::from_secs(10);
+pub(super) const FRESH: Duration = Duration::from_secs(10);
+
+/// The same for a scrape, which comes every few seconds for ever: a look starts a process or two,
+/// and how full a store is changes slowly.
+pub(super) const FRESH_FOR_SCRAPES: Duration = Duration::from_secs(60);
 
 /// Between two tries to settle what is open.
 const RETRY: Duration = Duration::from_secs(2);
@@ -66,9 +70,9 @@ impl Looks {
         self.storage.lock().as_ref()?.outcome.as_ref().ok().cloned()
     }
 
-    /// Asks for another round where the last look is old.
-    pub(super) fn refresh(&self) {
-        if self.round.lock().is_some_and(|last| last.elapsed() > FRESH) {
+    /// Asks for another round where the last look is older than this.
+    pub(super) fn refresh(&self, fresh: Duration) {
+        if self.round.lock().is_some_and(|last| last.elapsed() > fresh) {
             self.nudge().now();
         }
     }
@@ -89,7 +93,7 @@ impl Libvirt {
     /// What was last seen of storage; `None` before the first look. From memory; an old answer
     /// causes another look, which nobody waits for.
     pub fn storage_seen(&self) -> Option<StorageSeen> {
-        self.looks.refresh();
+        self.looks.refresh(FRESH);
         self.looks.storage.lock().clone()
     }
 
@@ -200,5 +204,25 @@ impl Keeper {
         if self.thread.join().is_err() {
             warn!("the keeper panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_asks_for_a_look_at_most_once_a_minute() {
+        let looks = Looks::default();
+        let asked = |fresh| {
+            looks.refresh(fresh);
+            looks.asked.try_recv().is_ok()
+        };
+        let look_was = |ago| *looks.round.lock() = Instant::now().checked_sub(ago);
+        assert!(!asked(FRESH_FOR_SCRAPES), "the first look is under way");
+        look_was(Duration::from_secs(30));
+        assert!(asked(FRESH) && !asked(FRESH_FOR_SCRAPES));
+        look_was(Duration::from_secs(61));
+        assert!(asked(FRESH_FOR_SCRAPES));
     }
 }

@@ -135,7 +135,7 @@ impl Libvirt {
 
     /// What was last seen of libvirt. From memory; an old answer causes another look.
     pub fn libvirt_seen(&self) -> Seen {
-        self.looks.refresh();
+        self.looks.refresh(keeper::FRESH);
         self.opener.health().seen()
     }
 

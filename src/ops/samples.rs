@@ -16,6 +16,7 @@ use crate::libvirt::{BlockStats, VcpuTimes};
 use crate::metrics::{
     self, Calls, Cpu, Format, GuestView, Listener, Own, Sampler, SlowGuest, View,
 };
+use crate::ops::keeper::FRESH_FOR_SCRAPES;
 use crate::ops::metrics::{by_vcpu, cpu_seconds, disk_counters, nic_counters};
 use crate::ops::{Error, Libvirt, Opener, Session};
 use crate::pool::{Pool, Span};
@@ -45,19 +46,21 @@ impl Libvirt {
         &self.calls
     }
 
-    /// All metrics as text.
+    /// All metrics as text. What is known of libvirt and storage comes from memory; a look at storage
+    /// that is over a minute old causes another, which nobody waits for.
     ///
     /// # Blocking
     /// Up to [`MetricsConfig::wait`], where the last sample is old.
     pub fn metrics_text(&self, format: Format, listeners: Vec<Listener>) -> String {
         // Before the figures, which so are of the moment that they are answered.
         let view = self.sampler.view();
+        self.looks.refresh(FRESH_FOR_SCRAPES);
         let usage = self.looks.usage();
         let own = Own {
             pool: self.pool.snapshot(),
             calls: self.calls.counts(),
             open_intents: self.journal.open_intents().len(),
-            libvirt_version: self.libvirt_seen().version,
+            libvirt_version: self.opener.health().seen().version,
             listeners,
             storage: usage.map(|usage| (usage.free_bytes, usage.used_bytes)),
         };
@@ -187,4 +190,115 @@ fn sum<'c>(counters: impl Iterator<Item = &'c BlockStats>) -> BlockStats {
         flush_ops: sum.flush_ops.saturating_add(one.flush_ops),
         flush_ns: sum.flush_ns.saturating_add(one.flush_ns),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::guest::state::State;
+    use crate::guest::wire::{Disk as AskedDisk, Nic as AskedNic};
+    use crate::libvirt::InterfaceStats;
+    use crate::metrics::{Disk, Fast, FastGuest, Slow, Vcpu};
+
+    const FAST: Duration = Duration::from_secs(2);
+    const SLOW: Duration = Duration::from_secs(7);
+
+    /// A guest with two disks that have counters and one that has none.
+    fn view() -> View {
+        let now = Instant::now();
+        let ago = |age| now.checked_sub(age).unwrap();
+        let vcpu = Vcpu { run_ns: 3_000_000_000, delay_ns: 1 };
+        let cpu = Cpu { process_ns: 5_000_000_000, vcpus: [(0, vcpu)].into() };
+        let nic = InterfaceStats { rx_bytes: 1, tx_bytes: 2, ..InterfaceStats::default() };
+        let fast = FastGuest {
+            uuid: "u".into(),
+            run: Some(1),
+            state: State::Running,
+            cpu: Some(cpu),
+            nics: [("vnet0".to_owned(), nic)].into(),
+            devices: BTreeMap::new(),
+        };
+        let disk = |first: i64| {
+            let counters = BlockStats {
+                read_ops: first,
+                read_bytes: first + 1,
+                read_ns: first + 2,
+                write_ops: first + 3,
+                write_bytes: first + 4,
+                write_ns: first + 5,
+                flush_ops: first + 6,
+                flush_ns: first + 7,
+            };
+            Disk { counters: Some(counters), ..Disk::default() }
+        };
+        let disks = [("vda", disk(10)), ("vdb", disk(100)), ("hda", Disk::default())];
+        let slow = SlowGuest {
+            at: ago(SLOW),
+            run: Some(1),
+            memory_max_kib: None,
+            memory_kib: None,
+            vcpus_online: None,
+            balloon: BTreeMap::new(),
+            vcpus: BTreeMap::new(),
+            disks: disks.map(|(target, disk)| (target.to_owned(), disk)).into(),
+        };
+        let slow = Slow { guests: [("a".to_owned(), slow)].into(), ..Slow::default() };
+        View::of(now, Fast { at: ago(FAST), guests: [("a".to_owned(), fast)].into() }, slow)
+    }
+
+    fn asked(disks: &[&str], nics: &[&str]) -> Guest {
+        let disk = |device: &&str| AskedDisk { device: (*device).into(), ..AskedDisk::default() };
+        let nic = |device: &&str| AskedNic {
+            name: "eth0".into(),
+            device: (*device).into(),
+            ..AskedNic::default()
+        };
+        Guest {
+            disks: disks.iter().map(disk).collect(),
+            nics: nics.iter().map(nic).collect(),
+            ..Guest::default()
+        }
+    }
+
+    #[test]
+    fn all_metrics_of_a_guest_are_as_old_as_the_oldest_of_them() {
+        let mut view = view();
+        let all = all_of(&view, &view.guest("a").unwrap());
+        assert_eq!((all.age, all.state.as_str()), (7.0, "running"));
+        assert_eq!(all.disk.keys().collect::<Vec<_>>(), ["vda", "vdb"]);
+        assert_eq!((all.nic["vnet0"].rx_bytes, all.nic["vnet0"].tx_bytes), (1, 2));
+        assert_eq!((all.cpu[0].cpu_time, all.cpu[0].vcpu_time), (5.0, 3.0));
+        view.slow = Arc::default();
+        let all = all_of(&view, &view.guest("a").unwrap());
+        assert_eq!((all.age, all.disk.len()), (2.0, 0));
+    }
+
+    #[test]
+    fn what_stands_in_has_the_age_of_its_tier() {
+        let view = view();
+        let guest = view.guest("a").unwrap();
+        let (answer, age) = cpu(&view, &guest, &asked(&[], &[])).unwrap();
+        assert_eq!((answer.kind.as_str(), answer.cpu[0].cpu_time, age), ("cpu", 5.0, FAST));
+        let (answer, age) = nics(&view, &guest, &asked(&[], &["vnet0"])).unwrap();
+        assert_eq!((answer.kind.as_str(), answer.nic["eth0"].tx_bytes, age), ("nic", 2, FAST));
+        let (answer, age) = disks(&view, &guest, &asked(&["vdb"], &[])).unwrap();
+        assert_eq!((answer.kind.as_str(), answer.disk["vdb"].read_ops, age), ("disk", 100, SLOW));
+    }
+
+    #[test]
+    fn a_disk_without_a_name_is_the_sum_and_one_without_counters_has_no_stand_in() {
+        let view = view();
+        let guest = view.guest("a").unwrap();
+        let (answer, _) = disks(&view, &guest, &asked(&[""], &[])).unwrap();
+        let sum = &answer.disk[""];
+        assert_eq!((sum.read_ops, sum.read_bytes, sum.write_ops), (110, 112, 116));
+        assert_eq!((sum.write_bytes, sum.flush_ops), (118, 122));
+        assert_eq!((sum.read_time, sum.write_time, sum.flush_time), (114e-9, 120e-9, 124e-9));
+        for unknown in ["hda", "vdz"] {
+            assert!(disks(&view, &guest, &asked(&["vda", unknown], &[])).is_none(), "{unknown}");
+        }
+        assert!(nics(&view, &guest, &asked(&[], &["vnet0", "vnet1"])).is_none());
+    }
 }
