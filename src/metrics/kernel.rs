@@ -53,16 +53,38 @@ impl Processes {
     }
 
     fn find(&self, name: &str, run: u32, now: Instant) -> Option<Process> {
-        // libvirt has no such names; a path must not lead elsewhere.
-        if name.contains('/') {
-            return None;
-        }
-        let text = fs::read_to_string(self.pid_dir.join(format!("{name}.pid"))).ok()?;
-        let pid = text.trim().parse().ok()?;
-        // The file may be of another run, or of another world of processes.
-        let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        is_of(&words, name).then(|| Process { run, pid, vcpus: vcpu_threads(pid), looked: now })
+        let pid = noted_pid(&self.pid_dir, name)?;
+        runs(pid, name).then(|| Process { run, pid, vcpus: vcpu_threads(pid), looked: now })
     }
+}
+
+/// Whether the emulator of a guest is stopped, as `kill -STOP` leaves it: it answers nobody until it
+/// is told to go on. Not so where its process cannot be found.
+pub(super) fn is_stopped(pid_dir: &Path, name: &str) -> bool {
+    let Some(pid) = noted_pid(pid_dir, name) else { return false };
+    let state = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|text| state(&text));
+    state == Some(b'T') && runs(pid, name)
+}
+
+/// The number of a guest's process by libvirt's file, which may be of another run, or of another
+/// world of processes.
+fn noted_pid(pid_dir: &Path, name: &str) -> Option<u32> {
+    // libvirt has no such names; a path must not lead elsewhere.
+    if name.contains('/') {
+        return None;
+    }
+    fs::read_to_string(pid_dir.join(format!("{name}.pid"))).ok()?.trim().parse().ok()
+}
+
+/// Whether this process is the guest's emulator.
+fn runs(pid: u32, name: &str) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| is_of(&words, name))
+}
+
+/// The letter of a process's state in its `stat`, after its name, which may have anything in it.
+fn state(text: &[u8]) -> Option<u8> {
+    let name_end = text.iter().rposition(|byte| *byte == b')')?;
+    text.get(name_end + 2).copied()
 }
 
 impl Process {
@@ -157,6 +179,13 @@ mod tests {
         assert!(!is_of(words, "web-10"));
         assert!(is_of(b"qemu\0guest=web-1\0", "web-1"));
         assert!(!is_of(b"vim\0web-1.txt\0", "web-1"));
+    }
+
+    #[test]
+    fn the_state_of_a_process_stands_behind_its_name() {
+        assert_eq!(state(b"71 (qemu-system-x86) T 1 71 71 0 -1"), Some(b'T'));
+        assert_eq!(state(b"71 (a) T (b) S 1 71"), Some(b'S'));
+        assert_eq!((state(b"71 (a)"), state(b"71")), (None, None));
     }
 
     #[test]

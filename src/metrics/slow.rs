@@ -4,9 +4,14 @@
 //! alone with its thread and connection, and another one asks: libvirt tells it at once which guest
 //! it cannot ask, being busy with the first call. That guest is left out until the first call
 //! returns. Where the first call was only slow, what it tells is taken all the same.
+//!
+//! An emulator that is stopped is not asked at all: so no call hangs on it, and none holds libvirt's
+//! lock of the guest. A process that waits in the kernel is asked, for it mostly waits for its disk
+//! and goes on at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +45,7 @@ pub(super) fn start(
         idle: None,
         askers: 0,
         flights: Vec::new(),
+        stopped: BTreeSet::new(),
         known: Slow::default(),
     };
     let work = move || {
@@ -64,6 +70,8 @@ struct Tier {
     askers: u64,
     /// Calls that have not returned.
     flights: Vec<Flight>,
+    /// Guests whose emulators were stopped when last looked at: each sample looks again.
+    stopped: BTreeSet<String>,
     known: Slow,
 }
 
@@ -179,13 +187,14 @@ impl Tier {
     fn leave_out(&self) -> BTreeMap<String, LeftOut> {
         let mut names = BTreeMap::new();
         if !self.flights.is_empty() {
-            names.extend(self.known.stuck.keys().map(|name| (name.clone(), LeftOut::Stuck)));
+            let hang = self.known.stuck.keys().filter(|name| !self.stopped.contains(*name));
+            names.extend(hang.map(|name| (name.clone(), LeftOut::Stuck)));
         }
         names.extend((self.changing)().into_iter().map(|name| (name, LeftOut::Changing)));
         names
     }
 
-    fn note(&mut self, began: Instant, answer: Answer, left_out: BTreeMap<String, LeftOut>) {
+    fn note(&mut self, began: Instant, answer: Answer, mut left_out: BTreeMap<String, LeftOut>) {
         let known = &mut self.known;
         let since = self.flights.iter().map(|flight| flight.began).min().unwrap_or(began);
         for name in &answer.partial {
@@ -196,6 +205,13 @@ impl Tier {
                 since
             });
         }
+        for name in &answer.stopped {
+            known.stuck.entry(name.clone()).or_insert_with(|| {
+                warn!("metrics: {name}: its emulator is stopped");
+                began
+            });
+        }
+        left_out.extend(answer.stopped.iter().map(|name| (name.clone(), LeftOut::Stuck)));
         known.stuck.retain(|name, _| {
             let is_left_out = left_out.contains_key(name) && answer.running.contains(name);
             let stays = is_left_out || answer.partial.contains(name);
@@ -204,6 +220,7 @@ impl Tier {
             }
             stays
         });
+        self.stopped = answer.stopped;
         known.guests.extend(answer.guests);
         known.guests.retain(|name, _| answer.names.contains(name));
         known.metadata = answer.metadata;
@@ -224,6 +241,8 @@ struct Answer {
     running: BTreeSet<String>,
     /// Those of them that were asked and could not answer.
     partial: BTreeSet<String>,
+    /// Those of them that were not asked, as their emulator is stopped.
+    stopped: BTreeSet<String>,
     metadata: BTreeMap<String, Vec<String>>,
 }
 
@@ -245,10 +264,11 @@ impl Asker {
         let (asks, asked) = bounded::<BTreeSet<String>>(1);
         let mut line = Line::new(open);
         let mut metadata = Metadata::new(limits.metadata.clone(), limits.rare);
+        let pid_dir = limits.pid_dir.clone();
         let work = move || {
             for leave_out in asked {
                 let outcome = guarded(|| {
-                    line.read(|connection| sample(connection, &leave_out, &mut metadata))
+                    line.read(|connection| sample(connection, &leave_out, &pid_dir, &mut metadata))
                 });
                 // Has room for as many as are on their way; closed when nobody wants to know.
                 let _ = answers.try_send((number, outcome));
@@ -262,19 +282,26 @@ impl Asker {
 fn sample(
     connection: &Connection,
     leave_out: &BTreeSet<String>,
+    pid_dir: &Path,
     metadata: &mut Metadata,
 ) -> Result<Answer, libvirt::Error> {
     let at = Instant::now();
     let (mut names, mut running) = (BTreeSet::new(), BTreeSet::new());
+    let mut stopped = BTreeSet::new();
     let mut asked = Vec::new();
     for domain in connection.list_domains()? {
         let name = domain.name()?;
-        if domain.id().is_some() {
+        let runs = domain.id().is_some();
+        if runs {
             running.insert(name.clone());
         }
         if !leave_out.contains(&name) {
             metadata.look_at(&name, &domain, at);
-            asked.push(domain);
+            if runs && kernel::is_stopped(pid_dir, &name) {
+                stopped.insert(name.clone());
+            } else {
+                asked.push(domain);
+            }
         }
         names.insert(name);
     }
@@ -293,7 +320,7 @@ fn sample(
         }
         guests.insert(stats.name.clone(), guest);
     }
-    Ok(Answer { guests, names, running, partial, metadata: metadata.values() })
+    Ok(Answer { guests, names, running, partial, stopped, metadata: metadata.values() })
 }
 
 /// Metadata of guests; read again now and then.
