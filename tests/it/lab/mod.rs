@@ -10,6 +10,7 @@ mod deletes;
 mod failing_disk;
 mod figures;
 mod guests;
+mod metrics;
 mod pools;
 mod sources;
 

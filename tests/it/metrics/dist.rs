@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::skip::{Skip, require};
+use crate::support::Scratch;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const DASHBOARD: &str = "dist/grafana/mistify-libvirt.json";
@@ -66,34 +68,122 @@ fn what_an_alert_takes_from_a_rule_is_recorded() {
     assert!(count > 0);
 }
 
+const INPUT: &str = "${DS_PROMETHEUS}";
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read(DASHBOARD)).expect("JSON")
+}
+
+/// The dashboard's panels that show something, and for each its expressions.
+fn panels(dashboard: &Value) -> Vec<(&Value, Vec<&str>)> {
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let panels = panels.iter().filter(|panel| panel["type"] != "row");
+    let all = panels.map(|panel| {
+        let targets = panel["targets"].as_array().expect("targets");
+        let expressions = targets.iter().map(|target| target["expr"].as_str());
+        (panel, expressions.collect::<Option<_>>().expect("each target is an expression"))
+    });
+    all.collect()
+}
+
 #[test]
 fn the_dashboard_can_be_imported() {
-    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
+    let dashboard = dashboard();
     assert_eq!(dashboard["uid"], "mistify-libvirt");
-    assert_eq!(dashboard["__inputs"][0]["name"], "DS_PROMETHEUS");
+    assert!(dashboard["id"].is_null(), "the one who imports it gives it a number");
+    // What is asked for at the import, and what has to be installed for it.
+    let input = &dashboard["__inputs"][0];
+    let wanted = ["DS_PROMETHEUS", "datasource", "prometheus"];
+    assert_eq!(["name", "type", "pluginId"].map(|member| &input[member]), wanted);
+    let requires = dashboard["__requires"].as_array().expect("a list");
+    let requires: BTreeSet<_> = requires
+        .iter()
+        .map(|it| (&it["type"], &it["id"]))
+        .map(|(kind, id)| (kind.as_str().expect("a kind"), id.as_str().expect("an id")))
+        .collect();
+    assert!(requires.is_superset(&[("grafana", "grafana"), ("datasource", "prometheus")].into()));
+
     let variables = dashboard["templating"]["list"].as_array().expect("variables");
     let names: Vec<_> = variables.iter().filter_map(|variable| variable["name"].as_str()).collect();
     assert_eq!(names, ["host", "guest"]);
-    let panels = dashboard["panels"].as_array().expect("panels");
-    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64()).collect();
-    assert_eq!(ids.len(), panels.len(), "numbers of panels are their own");
-    let rows: Vec<_> = panels.iter().filter(|panel| panel["type"] == "row").collect();
-    assert_eq!(rows.len(), 6);
-    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
-        assert_eq!(panel["datasource"]["uid"], "${DS_PROMETHEUS}", "{}", panel["title"]);
-        let targets = panel["targets"].as_array().expect("targets");
-        assert!(targets.iter().all(|target| target["expr"].is_string()), "{}", panel["title"]);
+    let all = dashboard["panels"].as_array().expect("panels");
+    let ids: BTreeSet<_> = all.iter().map(|panel| panel["id"].as_u64()).collect();
+    assert!(!ids.contains(&None) && ids.len() == all.len(), "numbers of panels are their own");
+    let rows = all.iter().filter(|panel| panel["type"] == "row");
+    assert_eq!(rows.count(), 6);
+    for source in panels(&dashboard).iter().map(|(panel, _)| *panel).chain(variables) {
+        assert_eq!(source["datasource"]["uid"], INPUT, "{source}");
+        assert_eq!(source["datasource"]["type"], "prometheus", "{source}");
+        for target in source["targets"].as_array().into_iter().flatten() {
+            let own = &target["datasource"]["uid"];
+            assert!(own.is_null() || own == INPUT, "{source}");
+        }
     }
+}
+
+#[test]
+fn each_panel_shows_the_host_and_the_guest_that_are_chosen() {
+    let dashboard = dashboard();
+    for (panel, expressions) in panels(&dashboard) {
+        assert!(!expressions.is_empty(), "{}", panel["title"]);
+        for expression in expressions {
+            let title = &panel["title"];
+            assert!(expression.contains("instance=~\"$host\""), "{title}: {expression}");
+            let of_guests = ["libvirt_domain_", "mistify_guest_", "mistify_disk_"];
+            let of_guests = of_guests.iter().any(|start| expression.contains(start));
+            // Sums by host are over all its guests.
+            if of_guests && !expression.starts_with("sum by (instance)") {
+                assert!(expression.contains("domain=~\"$guest\""), "{title}: {expression}");
+            }
+        }
+    }
+}
+
+/// Whether `promtool` takes a file of rules; what it says where it does not.
+fn check_rules(file: &Path) -> Result<Result<(), String>, Skip> {
+    let output = Command::new("promtool").args(["check", "rules"]).arg(file).output();
+    let output = output.map_err(|error| Skip(format!("promtool does not start: {error}")))?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    Ok(if output.status.success() { Ok(()) } else { Err(said) })
 }
 
 #[test]
 fn promtool_takes_the_rules() {
     for path in RULES {
-        let file = format!("{ROOT}/{path}");
-        let output = Command::new("promtool").args(["check", "rules", &file]).output();
-        let output = output.map_err(|error| Skip(format!("promtool does not start: {error}")));
-        let Some(output) = require("promtool", output) else { return };
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{path}: {errors}");
+        let checked = check_rules(Path::new(&format!("{ROOT}/{path}")));
+        let Some(outcome) = require("promtool", checked) else { return };
+        assert_eq!(outcome, Ok(()), "{path}");
     }
+}
+
+#[test]
+fn promtool_takes_every_expression_of_the_dashboard() {
+    let dashboard = dashboard();
+    let scratch = Scratch::new();
+    let check = |expressions: &[&str]| {
+        let rules: Vec<_> = expressions
+            .iter()
+            .enumerate()
+            .map(|(index, expression)| {
+                // What Grafana puts in; the variables stand in strings, where they may stay.
+                let expression = expression.replace("$__rate_interval", "5m");
+                json!({ "record": format!("panel:{index}"), "expr": expression })
+            })
+            .collect();
+        let groups = json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+        // JSON is YAML.
+        let file = scratch.path().join("dashboard.yml");
+        fs::write(&file, groups.to_string()).expect("scratch is writable");
+        check_rules(&file)
+    };
+    let expressions: Vec<&str> = panels(&dashboard).into_iter().flat_map(|(_, all)| all).collect();
+    assert!(expressions.len() > 20, "{expressions:?}");
+    let Some(outcome) = require("promtool", check(&expressions)) else { return };
+    assert_eq!(outcome, Ok(()));
+    // It does look at them.
+    let Some(outcome) = require("promtool", check(&["rate(libvirt_up[$__interval])"])) else {
+        return;
+    };
+    assert!(outcome.is_err());
 }

@@ -29,8 +29,12 @@ fn sleeps(pid: u32) -> BTreeMap<String, u64> {
     tasks.collect()
 }
 
-/// Waits until no thread wakes up for [`LOOK`], but for libvirt's own: where the agent has other
-/// connections it keeps them alive. How often that one did.
+/// Waits until no thread wakes up for [`LOOK`], but for libvirt's own; how often that one did.
+///
+/// That is not for metrics: the agent's first look at libvirt leaves one worker with a connection
+/// that is kept for the next call, and on each connection a keepalive goes every 2 s where nothing
+/// else does, so that a libvirtd that is gone is noticed. What the test claims of that thread is
+/// that it wakes up no more than before the first scrape: no connection of the metrics' is left.
 fn wait_until_still(pid: u32) -> u64 {
     let end = Instant::now() + SOON;
     let split = || {

@@ -2,8 +2,11 @@
 
 mod dist;
 mod idle;
+mod late;
 mod shape;
+mod stopped;
 mod stuck;
+mod trips;
 mod values;
 
 use std::collections::BTreeMap;
@@ -107,10 +110,10 @@ impl Drop for Inside {
 
 /// One scrape's values by series, as in `libvirt_up` or `x_total{domain="a",tier="b"}`.
 #[derive(Debug, Clone, PartialEq)]
-struct Scrape(BTreeMap<String, f64>);
+pub(crate) struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
-    fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         Self(
             samples
@@ -122,16 +125,16 @@ impl Scrape {
         )
     }
 
-    fn get(&self, series: &str) -> Option<f64> {
+    pub(crate) fn get(&self, series: &str) -> Option<f64> {
         self.0.get(series).copied()
     }
 
-    fn value(&self, series: &str) -> f64 {
+    pub(crate) fn value(&self, series: &str) -> f64 {
         self.get(series).unwrap_or_else(|| panic!("{series} in {:#?}", self.0))
     }
 
     /// The age of a guest's values.
-    fn age(&self, guest: &str, tier: &str) -> Option<f64> {
+    pub(crate) fn age(&self, guest: &str, tier: &str) -> Option<f64> {
         let series =
             format!("mistify_guest_sample_age_seconds{{domain=\"{guest}\",tier=\"{tier}\"}}");
         self.get(&series)
@@ -140,9 +143,14 @@ impl Scrape {
     fn stuck(&self, guest: &str) -> Option<f64> {
         self.get(&format!("mistify_guest_stuck_seconds{{domain=\"{guest}\"}}"))
     }
+
+    fn left_out(&self, guest: &str, why: &str) -> bool {
+        let series = format!("mistify_guest_left_out{{domain=\"{guest}\",reason=\"{why}\"}}");
+        self.get(&series).is_some()
+    }
 }
 
-fn scrape(agent: &Agent) -> Scrape {
+pub(crate) fn scrape(agent: &Agent) -> Scrape {
     let reply = agent.request("GET", "/metrics", &[], b"");
     assert_eq!(reply.status, 200, "{}", reply.text());
     Scrape::of(&reply.text())

@@ -171,8 +171,9 @@ fn counters_never_go_back_over_pause_stuck_emulator_and_a_new_agent() {
         loop {
             let scrape = agent.scrape();
             for (series, value) in &scrape.0 {
-                let is_counter =
-                    series.starts_with("libvirt_domain_") && series.contains("_total{");
+                let is_guests = ["libvirt_domain_", "mistify_disk_device_"];
+                let is_guests = is_guests.iter().any(|start| series.starts_with(start));
+                let is_counter = is_guests && series.contains("_total{");
                 let before = last.0.get(series).copied().filter(|_| is_counter);
                 assert!(
                     before.is_none_or(|before| *value >= before),
@@ -185,7 +186,8 @@ fn counters_never_go_back_over_pause_stuck_emulator_and_a_new_agent() {
             }
         }
     };
-    let agent = Inside::start(stack, &["--metrics-max-age", "0"]);
+    let began = Instant::now();
+    let agent = Inside::start(stack, &["--metrics-max-age", "0", "--storage", "directory:/run/m"]);
     agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
     watch(&agent, Duration::from_secs(1));
     stack.virsh_ok(&["suspend", guest]);
@@ -195,9 +197,19 @@ fn counters_never_go_back_over_pause_stuck_emulator_and_a_new_agent() {
     watch(&agent, Duration::from_secs(16));
     bed.signal(guest, "CONT");
     watch(&agent, Duration::from_secs(16));
+    // Scrapes that come one after the other cause a slow sample in 15 s and a look at storage in a
+    // minute, not one each.
+    let (scrape, took) = (agent.scrape(), began.elapsed().as_secs_f64());
+    let looks = scrape.value("mistify_lane_finished_total{lane=\"storage\"}");
+    assert!((1.0..=1.0 + took / 60.0).contains(&looks), "{looks}");
+    let samples = scrape.value("mistify_metrics_samples_total{tier=\"slow\"}");
+    assert!((2.0..=1.0 + took / 15.0).contains(&samples), "{samples}");
     signal(agent.pid, "KILL");
     drop(agent);
     let agent = Inside::start(stack, &["--metrics-max-age", "0"]);
+    agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
     watch(&agent, Duration::from_secs(2));
     assert!(last.value(&cpu_time(guest)) > 0.0);
+    let devices = last.0.keys().filter(|series| series.starts_with("mistify_disk_device_"));
+    assert!(devices.count() > 0);
 }

@@ -1,0 +1,106 @@
+//! Guests whose emulators are stopped, and guests that a verb is changing: none of them is asked.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mistify_libvirt::config::MetricsConfig;
+use serde_json::json;
+
+use super::stuck::NAMED;
+use super::{Bed, Inside, SOON, Scrape, scrape};
+use crate::agent::Agent;
+use crate::skip::require;
+use crate::support::{poll, wait_until};
+
+/// More than there may be calls that are late.
+const STOPPED: usize = 6;
+
+#[test]
+fn any_number_of_stopped_guests_are_named_at_once_and_the_others_are_asked_on() {
+    let Some(bed) = require("qemu", Bed::new(STOPPED + 1)) else { return };
+    let (awake, stopped) = bed.guests.split_first().expect("guests");
+    let agent = Inside::start(&bed.stack, &["--metrics-max-age", "0"]);
+    let all_have = |scrape: &Scrape| bed.guests.iter().all(|it| scrape.age(it, "slow").is_some());
+    agent.scrape_until("all have slow values", SOON, all_have);
+
+    stopped.iter().for_each(|guest| bed.signal(guest, "STOP"));
+    let since = Instant::now();
+    let named = agent.scrape_until("all are named", NAMED, |scrape| {
+        stopped.iter().all(|guest| scrape.stuck(guest).is_some())
+    });
+    assert!(stopped.iter().all(|guest| named.left_out(guest, "stuck")), "{named:?}");
+    assert_eq!((named.stuck(awake), named.left_out(awake, "stuck")), (None, false));
+    assert!(named.age(awake, "slow").is_some_and(|age| age < since.elapsed().as_secs_f64()));
+    // Again, and no call has hung on any of them.
+    let interval = MetricsConfig::default().slow_interval;
+    let again = agent.scrape_until("the next one", interval + SOON, |scrape| {
+        let age = scrape.age(awake, "slow").expect("it is known");
+        age + 5.0 < scrape.age(&stopped[0], "slow").expect("it is kept") - interval.as_secs_f64()
+    });
+    assert_eq!(again.value("mistify_metrics_samples_late_total"), 0.0);
+
+    // One goes on, while the others do not.
+    bed.signal(&stopped[0], "CONT");
+    let since = Instant::now();
+    let is_back = |scrape: &Scrape, guest: &str| {
+        let elapsed = since.elapsed().as_secs_f64();
+        scrape.age(guest, "slow").is_some_and(|age| age < elapsed) && scrape.stuck(guest).is_none()
+    };
+    let back = agent.scrape_until("it is back", interval + SOON, |it| is_back(it, &stopped[0]));
+    assert!(stopped[1..].iter().all(|guest| back.stuck(guest).is_some()), "{back:?}");
+    stopped[1..].iter().for_each(|guest| bed.signal(guest, "CONT"));
+    agent.scrape_until("all are back", interval + SOON, |scrape| {
+        stopped.iter().all(|guest| is_back(scrape, guest) && !scrape.left_out(guest, "stuck"))
+    });
+}
+
+#[test]
+fn a_shutdown_of_a_stopped_guest_waits_for_the_guest_alone_and_comes_when_it_goes_on() {
+    let Some(bed) = require("qemu", Bed::new(1)) else { return };
+    let guest = bed.guests[0].as_str();
+    let agent = Inside::start(&bed.stack, &["--metrics-max-age", "0"]);
+    agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
+    bed.signal(guest, "STOP");
+    agent.scrape_until("it is named", NAMED, |scrape| scrape.stuck(guest).is_some());
+
+    let params = json!({ "guest": { "id": guest }, "args": { "mistify.timeout": "2" } });
+    let late = agent.agent.call_with("Shutdown", &params)["error"].clone();
+    assert!(late.as_str().is_some_and(|error| error.starts_with("deadline: ")), "{late}");
+    bed.signal(guest, "CONT");
+    wait_until("it is off", SOON, || bed.stack.qemu_pid(guest).is_none());
+}
+
+#[test]
+fn a_guest_that_a_verb_is_changing_is_left_out_and_named_as_such() {
+    let Some(bed) = require("qemu", Bed::new(2)) else { return };
+    let (changing, other) = (bed.guests[0].as_str(), bed.guests[1].as_str());
+    // Beside the stack it sees no processes there: it is the verb that keeps it from asking.
+    let agent = Agent::start(&["--libvirt-uri", &bed.stack.uri(), "--metrics-max-age", "0"]);
+    let until = |what: &str, limit: Duration, done: &dyn Fn(&Scrape) -> bool| {
+        let found = poll(limit, || Some(scrape(&agent)).filter(|scrape| done(scrape)));
+        found.unwrap_or_else(|| panic!("{what}: {:#?}\n{}", scrape(&agent), agent.log()))
+    };
+    until("both have slow values", SOON, &|scrape| {
+        [changing, other].iter().all(|guest| scrape.age(guest, "slow").is_some())
+    });
+    bed.signal(changing, "STOP");
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| agent.ok("Shutdown", &json!({ "id": changing })));
+        let since = Instant::now();
+        let out = until("it is left out", NAMED, &|scrape| scrape.left_out(changing, "changing"));
+        bed.signal(changing, "CONT");
+        assert_eq!(out.value("mistify_keys_held"), 1.0);
+        assert!(!out.left_out(other, "changing") && !out.left_out(changing, "stuck"), "{out:?}");
+        assert_eq!((out.stuck(changing), out.stuck(other)), (None, None));
+        let (old, new) = (out.age(changing, "slow"), out.age(other, "slow"));
+        assert!(new.is_some_and(|age| age < since.elapsed().as_secs_f64()), "{new:?}");
+        assert!(old > new, "{old:?} {new:?}");
+        assert_eq!(out.value("mistify_metrics_samples_late_total"), 0.0);
+        shutdown.join().expect("it succeeds");
+    });
+    wait_until("it is off", SOON, || bed.stack.qemu_pid(changing).is_none());
+    let interval = MetricsConfig::default().slow_interval;
+    until("it is gone from those left out", interval + SOON, &|scrape| {
+        !scrape.left_out(changing, "changing")
+    });
+}
