@@ -169,7 +169,8 @@ impl Domain {
     /// [`Code::INVALID_ARG`] for a device that is not there.
     ///
     /// # Blocking
-    /// One round trip in which the driver asks the emulator's monitor.
+    /// Two round trips; libvirt's client asks first what kinds of values the daemon knows. In the
+    /// second one the driver asks the emulator's monitor.
     pub fn block_stats(&self, device: &str) -> Result<BlockStats, Error> {
         match self.block_stats_by_name(device) {
             Err(error) if error.code == Code::NO_SUPPORT => self.block_stats_short(device),

@@ -1,8 +1,9 @@
 //! CPUMetrics, DiskMetrics and NicMetrics of one guest (contract section 5).
 //!
 //! Each is two round trips, a lookup and one question, however many disks or NICs are asked for. One
-//! more reads where the NICs of a request without devices are plugged in. What an answer for all
-//! lacks is asked for by itself: a device that is not there, a guest that is off, a sum over disks.
+//! more reads where the NICs of a request without devices are plugged in, and one more are times by
+//! host processor. What an answer for all lacks is asked for by itself, in two for a disk and one for
+//! a NIC: a device that is not there, a guest that is off, the sum over all disks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -169,7 +170,8 @@ fn disk_metrics(
     guest: &Guest,
 ) -> Result<BTreeMap<String, DiskMetrics>, LibvirtError> {
     let devices: Vec<&str> = guest.disks.iter().map(|disk| disk.device.as_str()).collect();
-    let known = stats_of_several(domain, &devices, Groups::BLOCK)?;
+    let named = devices.iter().any(|device| !device.is_empty());
+    let known = if named { stats_of_all(domain, Groups::BLOCK)? } else { None };
     let known = known.as_ref().map(metrics::disks).unwrap_or_default();
     let mut answer = BTreeMap::new();
     for device in devices {
@@ -199,7 +201,9 @@ fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMet
         }
     });
     let devices: Vec<&str> = devices.collect();
-    let known = stats_of_several(domain, &devices, Groups::INTERFACE)?;
+    // For one, the question for it is the cheaper one.
+    let several = devices.iter().collect::<BTreeSet<_>>().len() > 1;
+    let known = if several { stats_of_all(domain, Groups::INTERFACE)? } else { None };
     let known = known.as_ref().map(metrics::interfaces).unwrap_or_default();
     let mut answer = BTreeMap::new();
     for (nic, device) in guest.nics.iter().zip(devices) {
@@ -212,16 +216,8 @@ fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMet
     Ok(answer)
 }
 
-/// What is known of all disks or all interfaces, where several are asked for: for one, the question
-/// for it is the cheaper one. `None` also where the driver has no such statistics.
-fn stats_of_several(
-    domain: &Domain,
-    devices: &[&str],
-    groups: Groups,
-) -> Result<Option<DomainStats>, LibvirtError> {
-    if devices.iter().collect::<BTreeSet<_>>().len() < 2 {
-        return Ok(None);
-    }
+/// What is known of all disks or all interfaces; `None` also where the driver has no such statistics.
+fn stats_of_all(domain: &Domain, groups: Groups) -> Result<Option<DomainStats>, LibvirtError> {
     match domain.stats_without_wait(groups) {
         Err(error) if error.code == Code::NO_SUPPORT => Ok(None),
         outcome => outcome,
