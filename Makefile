@@ -64,7 +64,7 @@ demo: build
 	dist/demo.sh
 
 bench:
-	tests/install-deps.sh test
+	tests/install-deps.sh bench
 	$(CARGO) bench
 
 fmt:

@@ -1,16 +1,30 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need on Debian 12, and only what is missing:
 #
-#   tests/install-deps.sh [build|test|lab|gate]
+#   tests/install-deps.sh [build|test|bench|lab|gate]
 #
 #   build  what `cargo build` needs
 #   test   (default) also libvirtd and qemu for the tests
+#   bench  as test, and Debian's prometheus-libvirt-exporter, which the agent is measured beside: it
+#          is unpacked in target/ and not installed, so that no service of it is started
 #   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
 #   gate   all of these, libclang, to make the bindings again, promtool, to check the metrics, and
 #          systemd's tools, to check the units
 #
 # As root or through sudo. Where all is there it needs neither, nor a network.
 set -euo pipefail
+
+# All libraries of the exporter come with what the tests need.
+unpack_exporter() {
+    local package=prometheus-libvirt-exporter folder
+    folder=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tmp/exporter
+    [ ! -x "$folder/usr/bin/$package" ] || return 0
+    mkdir -p "$folder"
+    cd "$folder"
+    # Needs no root; apt's word of a sandbox that cannot enter this folder does no harm.
+    apt-get download -q "$package"
+    dpkg-deb -x "$package"_*.deb .
+}
 
 packages=(make gcc libc6-dev libvirt-dev)
 test=(
@@ -22,10 +36,15 @@ lab=(mmdebstrap e2fsprogs qemu-system-x86 seabios util-linux mount)
 case ${1:-test} in
 build) ;;
 test) packages+=("${test[@]}") ;;
+bench)
+    "$0" test
+    unpack_exporter
+    exit
+    ;;
 lab) packages+=("${lab[@]}") ;;
 gate) packages+=("${test[@]}" "${lab[@]}" libclang-dev binutils prometheus python3-prometheus-client systemd) ;;
 *)
-    echo "usage: $0 [build|test|lab|gate]" >&2
+    echo "usage: $0 [build|test|bench|lab|gate]" >&2
     exit 2
     ;;
 esac

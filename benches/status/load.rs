@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::sample::Sample;
+use crate::common::sample::Sample;
 
 /// The guest that is asked for: the one that libvirt's test driver has.
 pub(crate) const GUEST: &str = "test";

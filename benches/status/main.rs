@@ -7,12 +7,11 @@
 //! turns, so that the ratios hold on a machine that has other work, where absolute figures do not.
 //! The part on qemu needs what the tests' stack needs, and is left out where that is missing.
 
-mod calls;
+#[expect(dead_code, reason = "the other benchmark uses more of it")]
+#[path = "../common/mod.rs"]
+mod common;
 mod constant;
-mod host;
 mod load;
-mod report;
-mod sample;
 mod server;
 
 // The tests' bed; it names its parts by `crate::`.
@@ -34,10 +33,11 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use crate::calls::{Calls, Program};
+use crate::common::calls::{Calls, Program};
+use crate::common::host;
+use crate::common::report::{Aim, Report};
+use crate::common::sample::{Sample, float};
 use crate::constant::Constant;
-use crate::report::{Report, Row};
-use crate::sample::Sample;
 use crate::server::{AGENT, Server};
 use crate::skip::Skip;
 use crate::stack::{BlockDevice, Stack};
@@ -59,8 +59,46 @@ struct Plan {
     starts: usize,
 }
 
+/// What one contender reached with so many connections.
+struct Row {
+    contender: &'static str,
+    connections: usize,
+    /// Requests per second.
+    rate: f64,
+    p50_us: f64,
+    p99_us: f64,
+    /// CPU time of its process per request.
+    cpu_us: f64,
+}
+
 /// A name, and what does one round with so many connections for so long.
 type Contender<'a> = (&'static str, &'a dyn Fn(usize, Duration) -> Sample);
+
+impl Row {
+    fn new(contender: &'static str, connections: usize, mut sample: Sample) -> Self {
+        Self {
+            contender,
+            connections,
+            rate: sample.rate(),
+            p50_us: sample.percentile_us(50),
+            p99_us: sample.percentile_us(99),
+            cpu_us: sample.cpu_us(),
+        }
+    }
+}
+
+fn write_rows(report: &mut Report, rows: impl IntoIterator<Item = Row>) {
+    for Row { contender, connections, rate, p50_us, p99_us, cpu_us } in rows {
+        let cells = [
+            ("connections", float(connections)),
+            ("requests/s", rate.round()),
+            ("p50 µs", p50_us.round()),
+            ("p99 µs", p99_us.round()),
+            ("CPU µs per request", cpu_us.round()),
+        ];
+        report.row(contender, &cells);
+    }
+}
 
 impl Plan {
     /// Lets the contenders take turns.
@@ -112,10 +150,12 @@ fn main() {
         report.note(format!("Not measured on qemu: {why}."));
     }
     let bytes = fs::metadata(AGENT).expect("cargo built it").len();
-    report.claim("the program's size", mib(bytes.div_ceil(1024)), "at most 4 MiB");
+    let size = mib(bytes.div_ceil(1024));
+    report.claim("the program's size", size, "MiB", Aim::AtMost(4.0));
     let busy_after = host::busy_percent();
-    println!("{host} CPUs busy with other work: {busy_before} % before, {busy_after} % after.");
-    println!("\n{report}");
+    let host = format!("{host} {}", host::other_work(busy_before, busy_after));
+    println!("{host}\n\n{report}");
+    println!("\nAs JSON: {}", report.write_json("status", &host).display());
 }
 
 /// The agent on libvirt's test driver, whose calls cost next to nothing, beside servers that call
@@ -140,27 +180,26 @@ fn on_test_driver(plan: &Plan, report: &mut Report) {
     let (served, used) = (agent.served(), agent.memory());
 
     let beyond = one[0].p50_us - one[2].p50_us;
-    report.claim("test driver, 1 connection: p50 beyond the floor", us(beyond), "at most 60 µs");
-    let ratio = format!("{:.2}", many[0].rate / many[1].rate);
-    report.claim(
-        "test driver, 16 connections: requests/s, times rouille's",
-        ratio,
-        "at least 0.80",
-    );
-    let p99 = ms(many[0].p99_us / 1000.0);
-    report.claim("test driver, 16 connections: p99", p99, "under 5 ms");
-    report.claim("test driver, 1 connection: CPU per request", us(one[0].cpu_us), "under 60 µs");
+    let what = "test driver, 1 connection: p50 beyond the floor";
+    report.claim(what, beyond, "µs", Aim::AtMost(60.0));
+    let what = "test driver, 16 connections: requests/s, times rouille's";
+    report.claim(what, many[0].rate / many[1].rate, "", Aim::AtLeast(0.8));
+    let p99 = many[0].p99_us / 1000.0;
+    report.claim("test driver, 16 connections: p99", p99, "ms", Aim::AtMost(5.0));
+    let what = "test driver, 1 connection: CPU per request";
+    report.claim(what, one[0].cpu_us, "µs", Aim::AtMost(60.0));
     let anonymous = mib(idle.anonymous_kib);
-    report.claim("anonymous memory, idle", anonymous, "at most 6 MiB");
+    report.claim("anonymous memory, idle", anonymous, "MiB", Aim::AtMost(6.0));
     let growth = mib(used.anonymous_kib.saturating_sub(idle.anonymous_kib));
-    report.claim(format!("... grown by, after {served} requests"), growth, "under 1 MiB");
-    report.claim("resident memory, idle", mib(idle.resident_kib), "");
+    let after = format!("... grown by, after {served} requests");
+    report.claim(&after, growth, "MiB", Aim::AtMost(1.0));
+    report.claim("resident memory, idle", mib(idle.resident_kib), "MiB", Aim::None);
     let growth = mib(used.resident_kib.saturating_sub(idle.resident_kib));
-    report.claim(format!("... grown by, after {served} requests"), growth, "");
-    let start = ms(plan.start_ms(TEST_DRIVER));
-    report.claim("test driver: exec to first answer", start, "under 50 ms");
-    report.rows(one);
-    report.rows(many);
+    report.claim(after, growth, "MiB", Aim::None);
+    let start = plan.start_ms(TEST_DRIVER);
+    report.claim("test driver: exec to first answer", start, "ms", Aim::AtMost(50.0));
+    write_rows(report, one);
+    write_rows(report, many);
 }
 
 /// The agent on a real libvirtd with a running guest, beside a C program that makes its calls.
@@ -176,8 +215,9 @@ fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     let agent = Server::agent(&uri);
     let floor = Server::constant(Constant::Floor);
     let by_agent = |connections, length| agent.round(connections, length);
-    let by_c = |threads, length| program.round(Calls::LookupAndState, &uri, threads, length);
-    let by_c_state = |threads, length| program.round(Calls::State, &uri, threads, length);
+    let asked = (uri.as_str(), load::GUEST);
+    let by_c = |threads, length| program.round(Calls::LookupAndState, asked, threads, length);
+    let by_c_state = |threads, length| program.round(Calls::State, asked, threads, length);
     let by_floor = |connections, length| floor.round(connections, length);
     let three: [Contender<'_>; 3] = [
         ("agent, qemu", &by_agent),
@@ -187,32 +227,28 @@ fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
 
     let one = plan.race(1, [three[0], three[1], three[2], (FLOOR, &by_floor)]);
     let beyond = one[0].p50_us - one[1].p50_us - one[3].p50_us;
-    report.claim("qemu, 1 connection: p50 beyond C's and the floor", us(beyond), "at most 60 µs");
+    let what = "qemu, 1 connection: p50 beyond C's and the floor";
+    report.claim(what, beyond, "µs", Aim::AtMost(60.0));
     let beyond = one[0].p50_us - one[2].p50_us - one[3].p50_us;
-    report.claim("... beyond C's with the state alone and the floor", us(beyond), "");
-    report.claim("qemu, 1 connection: CPU per request", us(one[0].cpu_us), "under 60 µs");
-    report.rows(one);
-    for (connections, aim) in [(8, "at least 0.60"), (16, "")] {
+    report.claim("... beyond C's with the state alone and the floor", beyond, "µs", Aim::None);
+    let what = "qemu, 1 connection: CPU per request";
+    report.claim(what, one[0].cpu_us, "µs", Aim::AtMost(60.0));
+    write_rows(report, one);
+    for (connections, aim) in [(8, Aim::AtLeast(0.6)), (16, Aim::None)] {
         let rows = plan.race(connections, three);
-        let ratio = format!("{:.2}", rows[0].rate / rows[1].rate);
-        report.claim(format!("qemu, {connections} connections: requests/s, times C's"), ratio, aim);
-        report.rows(rows);
+        let what = format!("qemu, {connections} connections: requests/s, times C's");
+        report.claim(what, rows[0].rate / rows[1].rate, "", aim);
+        write_rows(report, rows);
     }
     let (served, used) = (agent.served(), mib(agent.memory().anonymous_kib));
-    report.claim(format!("qemu: anonymous memory after {served} requests"), used, "");
-    report.claim("qemu: exec to first answer", ms(plan.start_ms(&uri)), "under 50 ms");
+    let what = format!("qemu: anonymous memory after {served} requests");
+    report.claim(what, used, "MiB", Aim::None);
+    let start = plan.start_ms(&uri);
+    report.claim("qemu: exec to first answer", start, "ms", Aim::AtMost(50.0));
     Ok(())
 }
 
-fn us(time_us: f64) -> String {
-    format!("{time_us:.0} µs")
-}
-
-fn ms(time_ms: f64) -> String {
-    format!("{time_ms:.1} ms")
-}
-
-fn mib(size_kib: u64) -> String {
-    let hundredths = size_kib * 100 / 1024;
-    format!("{}.{:02} MiB", hundredths / 100, hundredths % 100)
+/// MiB, to a hundredth.
+fn mib(size_kib: u64) -> f64 {
+    f64::from(u32::try_from(size_kib * 100 / 1024).expect("less than 40 TiB")) / 100.0
 }

@@ -3,15 +3,16 @@
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::process;
+use crate::common::sample::Sample;
 use crate::constant::Constant;
 use crate::load::{self, Connection};
-use crate::sample::Sample;
 use crate::support::{Scratch, wait_for};
 
 /// The agent's program, built as it is released.
@@ -20,8 +21,6 @@ pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_mistify-libvirt");
 const START: Duration = Duration::from_secs(20);
 /// Between two attempts to connect to an agent that starts.
 const RETRY: Duration = Duration::from_micros(100);
-/// `USER_HZ`, the unit of times in /proc: 100 on every Linux since 2.6.
-const TICKS_PER_SECOND: u32 = 100;
 
 /// A server that runs; killed on drop.
 pub(crate) struct Server {
@@ -71,10 +70,7 @@ impl Server {
     }
 
     fn spawn_agent(libvirt_uri: &str) -> Self {
-        // The port is free again when the agent takes it, and nobody else asks for it.
-        let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let address = free.local_addr().expect("it is bound");
-        drop(free);
+        let address = process::free_address();
         let state = Scratch::new();
         let child = Command::new(AGENT)
             .env("STATE_DIRECTORY", state.path())
@@ -92,9 +88,9 @@ impl Server {
 
     /// One round of load on it.
     pub(crate) fn round(&self, connections: usize, length: Duration) -> Sample {
-        let before = self.cpu();
+        let before = process::cpu(self.child.id());
         let mut sample = load::run(self.address, connections, length);
-        sample.cpu = self.cpu() - before;
+        sample.cpu = process::cpu(self.child.id()) - before;
         self.served.fetch_add(sample.answered, Ordering::Relaxed);
         sample
     }
@@ -102,16 +98,6 @@ impl Server {
     /// Requests that it has answered in all rounds.
     pub(crate) fn served(&self) -> usize {
         self.served.load(Ordering::Relaxed)
-    }
-
-    /// CPU time that all its threads have used.
-    fn cpu(&self) -> Duration {
-        let stat = self.proc_file("stat");
-        // The name in parentheses may have blanks; the times are the 12th and 13th word after it.
-        let words = stat.rsplit(')').next().expect("a text has a last part").split_whitespace();
-        let times = words.skip(11).take(2);
-        let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a count")).sum();
-        Duration::from_secs(ticks) / TICKS_PER_SECOND
     }
 
     /// What it has in memory.

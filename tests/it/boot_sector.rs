@@ -14,7 +14,7 @@ use std::path::Path;
 /// Bytes that a boot sector has.
 const SECTOR: usize = 512;
 /// Where [`CODE`]'s loop begins: the first byte after the set-up.
-const LOOP: usize = 42;
+pub(crate) const LOOP: usize = 42;
 /// Where it counts its boots: the first word of the third sector.
 const BOOTS: u64 = 1024;
 

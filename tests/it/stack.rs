@@ -164,7 +164,7 @@ impl Stack {
     }
 
     /// The tests' number of the process that the stack numbers `inside`.
-    fn outside_pid(&self, inside: &str) -> Option<u32> {
+    pub(crate) fn outside_pid(&self, inside: &str) -> Option<u32> {
         let namespace = fs::read_link(format!("/proc/{}/ns/pid", self.init)).ok()?;
         fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
             let status = fs::read_to_string(entry.path().join("status")).ok()?;

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::load::GUEST;
-use crate::sample::Sample;
+use super::sample::Sample;
 
 /// Which calls it makes.
 #[derive(Clone, Copy)]
@@ -14,6 +13,12 @@ pub(crate) enum Calls {
     LookupAndState,
     /// virDomainGetState on a handle that is kept.
     State,
+    /// Statistics of all domains: what libvirtd knows by itself (state, interfaces).
+    BulkOwn,
+    /// ... what it asks emulators for (memory, virtual processors, disks).
+    BulkMonitor,
+    /// ... all six groups.
+    BulkAll,
 }
 
 /// The program.
@@ -23,7 +28,7 @@ impl Program {
     /// Compiles it.
     pub(crate) fn compile() -> Self {
         let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("calls");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/status/calls.c");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/common/calls.c");
         let flags = ["-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"];
         let mut cc = Command::new("cc");
         cc.args(flags).arg("-o").arg(&program).args([source, "-lvirt"]);
@@ -31,20 +36,24 @@ impl Program {
         Self(program)
     }
 
-    /// One round: so many threads with a connection each call for so long.
+    /// One round: so many threads with a connection each call for so long. `guest` is who is asked
+    /// for where it is one.
     pub(crate) fn round(
         &self,
         calls: Calls,
-        uri: &str,
+        (uri, guest): (&str, &str),
         threads: usize,
         length: Duration,
     ) -> Sample {
         let kind = match calls {
             Calls::LookupAndState => "lookup",
             Calls::State => "state",
+            Calls::BulkOwn => "own",
+            Calls::BulkMonitor => "monitor",
+            Calls::BulkAll => "all",
         };
         let output = Command::new(&self.0)
-            .args([uri, GUEST, &threads.to_string(), &length.as_millis().to_string(), kind])
+            .args([uri, guest, &threads.to_string(), &length.as_millis().to_string(), kind])
             .stderr(Stdio::inherit())
             .output()
             .expect("it was compiled");

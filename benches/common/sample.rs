@@ -47,6 +47,7 @@ fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-fn float(count: usize) -> f64 {
+/// A count to be divided by.
+pub(crate) fn float(count: usize) -> f64 {
     f64::from(u32::try_from(count).expect("fewer requests than 32 bits count"))
 }

@@ -35,6 +35,11 @@ pub(crate) fn busy_percent() -> u64 {
     100 * (after.busy - before.busy) / (after.all - before.all).max(1)
 }
 
+/// The same as a sentence, before and after a run.
+pub(crate) fn other_work(percent_before: u64, percent_after: u64) -> String {
+    format!("CPUs busy with other work: {percent_before} % before, {percent_after} % after.")
+}
+
 fn libvirt_version() -> String {
     let output = Command::new("virsh").arg("--version").output();
     let text = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());

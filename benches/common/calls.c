@@ -1,11 +1,14 @@
 /*
- * The libvirt calls of Status without an agent: threads with a connection each, which call one
- * after the other for a while.
+ * The agent's libvirt calls without an agent: threads with a connection each, which call one after
+ * the other for a while.
  *
- *   calls URI DOMAIN THREADS MILLISECONDS lookup|state
+ *   calls URI DOMAIN THREADS MILLISECONDS lookup|state|own|monitor|all
  *
- * lookup: virDomainLookupByName and virDomainGetState, as Status does.
- * state:  virDomainGetState alone, on a handle that was looked up before.
+ * lookup:  virDomainLookupByName and virDomainGetState, as Status does.
+ * state:   virDomainGetState alone, on a handle that was looked up before.
+ * own:     virConnectGetAllDomainStats of state and interfaces, as a fast sample does.
+ * monitor: the same of memory, virtual processors and disks, as a slow sample does.
+ * all:     the same of all six groups.
  *
  * Prints a line for each time: nanoseconds, then "elapsed" and "cpu" in nanoseconds.
  */
@@ -21,7 +24,11 @@
 #include <string.h>
 #include <time.h>
 
-enum { WARM_UP = 20, THREADS_MAX = 64, CALLS_MAX = 1 << 20 };
+enum { WARM_UP = 20, BULK_WARM_UP = 1, THREADS_MAX = 64, CALLS_MAX = 1 << 20 };
+
+static const unsigned OWN = VIR_DOMAIN_STATS_STATE | VIR_DOMAIN_STATS_INTERFACE;
+static const unsigned MONITOR =
+    VIR_DOMAIN_STATS_BALLOON | VIR_DOMAIN_STATS_VCPU | VIR_DOMAIN_STATS_BLOCK;
 
 struct caller {
     pthread_t thread;
@@ -31,6 +38,8 @@ struct caller {
 
 static const char *uri, *name;
 static int is_lookup;
+/* Groups of statistics of all domains; 0: one domain is asked for. */
+static unsigned groups, bulk_flags;
 static uint64_t length_ns;
 static pthread_barrier_t start, end;
 
@@ -47,8 +56,20 @@ static uint64_t now_ns(clockid_t clock)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+static void ask_all(virConnectPtr connection)
+{
+    virDomainStatsRecordPtr *records = NULL;
+    if (virConnectGetAllDomainStats(connection, groups, &records, bulk_flags) < 1)
+        fail("ask for statistics");
+    virDomainStatsRecordListFree(records);
+}
+
 static void ask(virConnectPtr connection, virDomainPtr known)
 {
+    if (groups) {
+        ask_all(connection);
+        return;
+    }
     int state;
     virDomainPtr domain = is_lookup ? virDomainLookupByName(connection, name) : known;
     if (!domain || virDomainGetState(domain, &state, NULL, 0) < 0)
@@ -66,7 +87,7 @@ static void *call(void *argument)
     virDomainPtr known = virDomainLookupByName(connection, name);
     if (!known)
         fail("look the domain up");
-    for (int i = 0; i < WARM_UP; i++)
+    for (int i = 0; i < (groups ? BULK_WARM_UP : WARM_UP); i++)
         ask(connection, known);
 
     pthread_barrier_wait(&start);
@@ -94,6 +115,11 @@ int main(int argc, char **argv)
     unsigned threads = (unsigned)atoi(argv[3]);
     length_ns = (uint64_t)atoi(argv[4]) * 1000000;
     is_lookup = strcmp(argv[5], "lookup") == 0;
+    groups = strcmp(argv[5], "own") == 0       ? OWN
+             : strcmp(argv[5], "monitor") == 0 ? MONITOR
+             : strcmp(argv[5], "all") == 0     ? OWN | MONITOR | VIR_DOMAIN_STATS_CPU_TOTAL
+                                               : 0;
+    bulk_flags = groups & MONITOR ? VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT : 0;
     if (threads < 1 || threads > THREADS_MAX)
         return 2;
 

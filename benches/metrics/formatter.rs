@@ -1,0 +1,132 @@
+//! How long it takes to write many guests, each as real ones were sampled.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mistify_libvirt::config::MetricsConfig;
+use mistify_libvirt::libvirt::{self, Connection};
+use mistify_libvirt::metrics::{self, Fast, Format, Own, Sampler, Slow, View};
+use mistify_libvirt::pool::{CallerSnapshot, Lane, LaneSnapshot, Snapshot, Totals};
+
+use crate::bed::Bed;
+use crate::common::report::{Aim, Report};
+use crate::common::sample::Sample;
+use crate::support::{Scratch, wait_for};
+
+/// What the guests' balloon would tell beside, had they a system with its driver.
+const OF_A_BALLOON: [&str; 8] = [
+    "unused",
+    "available",
+    "usable",
+    "disk_caches",
+    "swap_in",
+    "swap_out",
+    "major_fault",
+    "minor_fault",
+];
+const SOME: usize = 100;
+const MANY: usize = 1000;
+/// Longer than a loaded machine needs for a sample.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Writes 100 and 1,000 guests, each copied from one of the bed's.
+pub(crate) fn measure(bed: &Bed, turns: usize, report: &mut Report) {
+    let (seen, own) = (recorded(bed), own());
+    let (some, many) = (multiplied(&seen, SOME), multiplied(&seen, MANY));
+    let (mut of_some, mut of_many) = (Sample::default(), Sample::default());
+    let mut bytes = 0;
+    for _ in 0..turns {
+        for (view, sample) in [(&some, &mut of_some), (&many, &mut of_many)] {
+            let begin = Instant::now();
+            let text = metrics::write(view, &own, &[], Format::Prometheus);
+            sample.latencies.push(begin.elapsed());
+            bytes = text.len();
+        }
+    }
+    let (some_ms, many_ms) =
+        (of_some.percentile_us(50) / 1000.0, of_many.percentile_us(50) / 1000.0);
+    let what = format!("writing {MANY} guests ({} KiB): p50", bytes / 1024);
+    report.claim(what, many_ms, "ms", Aim::AtMost(10.0));
+    report.claim(format!("... {SOME} guests: p50"), some_ms, "ms", Aim::None);
+    let what = "... the former times the latter, which is 10 where it is linear";
+    report.claim(what, many_ms / some_ms, "", Aim::AtMost(12.0));
+}
+
+/// The bed's guests as the agent's own sampler sees them, both tiers.
+fn recorded(bed: &Bed) -> View {
+    libvirt::start().expect("libvirt can be used");
+    // Their processes by the numbers that they have out here.
+    let pids = Scratch::new();
+    for name in &bed.guests {
+        let pid = bed.stack.qemu_pid(name).expect("it runs").to_string();
+        fs::write(pids.path().join(format!("{name}.pid")), pid).expect("scratch is writable");
+    }
+    let limits = MetricsConfig {
+        pid_dir: pids.path().to_owned(),
+        max_age: Duration::ZERO,
+        ..MetricsConfig::default()
+    };
+    let uri = bed.stack.uri();
+    let open = move |_| Connection::open(&uri).map_err(|error| error.to_string());
+    let sampler = Sampler::start(&limits, Arc::new(open), Arc::new(Vec::new));
+    let sampler = sampler.expect("the system gives threads");
+    wait_for("both tiers and the devices", SOON, || {
+        let view = sampler.view();
+        let is_whole = view.guests().count() == bed.guests.len()
+            && view.guests().all(|guest| {
+                let slow = guest.slow.is_some_and(|slow| !slow.disks.is_empty());
+                slow && guest.fast.cpu.is_some() && !guest.fast.devices.is_empty()
+            });
+        is_whole.then_some(view)
+    })
+}
+
+/// The same with so many guests, the balloon's figures added.
+fn multiplied(seen: &View, guests: usize) -> View {
+    let originals: Vec<_> = seen.guests().collect();
+    let (mut fast, mut slow) = (BTreeMap::new(), BTreeMap::new());
+    for (number, guest) in originals.iter().cycle().take(guests).enumerate() {
+        let name = format!("guest-{number}");
+        fast.insert(name.clone(), guest.fast.clone());
+        let mut asked = guest.slow.expect("it was asked").clone();
+        let figures = OF_A_BALLOON.into_iter().zip(1_000_000..);
+        asked.balloon.extend(figures.map(|(field, figure)| (field.to_owned(), figure)));
+        slow.insert(name, asked);
+    }
+    let at = seen.fast.as_ref().expect("it was sampled").at;
+    let mut view = seen.clone();
+    view.fast = Some(Arc::new(Fast { at, guests: fast }));
+    view.slow = Arc::new(Slow { guests: slow, ..Slow::clone(&seen.slow) });
+    view
+}
+
+/// An agent that does nothing.
+fn own() -> Own {
+    let lane = |lane| LaneSnapshot {
+        lane,
+        workers: 4,
+        queued: 0,
+        running: 0,
+        stuck: 0,
+        oldest: None,
+        totals: Totals::default(),
+    };
+    let callers = CallerSnapshot {
+        callers: 0,
+        keys_held: 0,
+        keys_waiting: 0,
+        holds_refused: 0,
+        holds_late: 0,
+    };
+    let lanes = [Lane::Control, Lane::Read, Lane::Urgent, Lane::Storage].map(lane);
+    Own {
+        pool: Snapshot { lanes, callers },
+        calls: BTreeMap::new(),
+        open_intents: 0,
+        libvirt_version: None,
+        listeners: Vec::new(),
+        storage: None,
+    }
+}

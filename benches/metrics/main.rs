@@ -1,0 +1,91 @@
+//! The figures of the README: what it costs to be scraped, beside Debian's exporter.
+//!
+//!     tests/install-deps.sh bench
+//!     cargo bench --bench metrics                     about seven minutes; needs root
+//!     BENCH_WINDOW_S=60 cargo bench --bench metrics   the same with longer windows
+//!     BENCH_QUICK=1 cargo bench --bench metrics       the same in a minute, for trying it out
+//!
+//! Twenty real guests idle on a libvirtd of their own. The agent, `prometheus-libvirt-exporter` and
+//! a C program that makes the bulk calls take turns, so that the ratios hold on a machine that has
+//! other work, where absolute figures do not. Without libvirtd, qemu or the exporter it says so.
+
+mod bed;
+#[expect(dead_code, reason = "the other benchmark uses more of it")]
+#[path = "../common/mod.rs"]
+mod common;
+mod formatter;
+mod latency;
+mod scrape;
+mod windows;
+
+// The tests' bed; it names its parts by `crate::`.
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/it/boot_sector.rs"]
+mod boot_sector;
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/it/skip.rs"]
+mod skip;
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/it/stack.rs"]
+mod stack;
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/it/support.rs"]
+mod support;
+
+use std::env;
+use std::time::Duration;
+
+use crate::bed::{Bed, GUESTS};
+use crate::common::host;
+use crate::common::report::Report;
+use crate::skip::Skip;
+
+/// How much is measured.
+struct Plan {
+    /// Turns of each contender where scrapes come one after the other, and the length of one.
+    rounds: usize,
+    round: Duration,
+    /// How long one scrape a second is watched; one in 15 s is watched twice as long.
+    window: Duration,
+    /// How often the formatter writes.
+    texts: usize,
+}
+
+impl Plan {
+    fn new() -> Self {
+        let is_quick = env::var_os("BENCH_QUICK").is_some();
+        let window_s = env::var("BENCH_WINDOW_S").ok().map(|text| text.parse());
+        let window_s = window_s.unwrap_or(Ok(if is_quick { 3 } else { 30 }));
+        let window = Duration::from_secs(window_s.expect("BENCH_WINDOW_S is a number of seconds"));
+        if is_quick {
+            return Self { rounds: 1, round: Duration::from_millis(500), window, texts: 10 };
+        }
+        Self { rounds: 10, round: Duration::from_millis(1500), window, texts: 100 }
+    }
+}
+
+fn main() {
+    // `cargo bench` says so; `cargo test --all-targets` runs this too, and must not take minutes.
+    if !env::args().any(|word| word == "--bench") {
+        println!("nothing to test here; the benchmark is `cargo bench --bench metrics`");
+        return;
+    }
+    let (plan, host) = (Plan::new(), host::describe());
+    let busy_before = host::busy_percent();
+    let mut report = Report::default();
+    if let Err(Skip(why)) = measure(&plan, &mut report) {
+        report.note(format!("Not measured: {why}."));
+    }
+    let busy_after = host::busy_percent();
+    let host = format!("{host} {GUESTS} guests. {}", host::other_work(busy_before, busy_after));
+    println!("{host}\n\n{report}");
+    println!("\nAs JSON: {}", report.write_json("metrics", &host).display());
+}
+
+fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
+    let bed = Bed::new()?;
+    latency::measure(&bed, plan, report)?;
+    windows::measure(&bed, plan, report)?;
+    formatter::measure(&bed, plan.texts, report);
+    Ok(())
+}
