@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{debug, warn};
 
 use crate::libvirt::{self, Connection, Groups};
+use crate::metrics::files::Files;
 use crate::metrics::kernel::{self, Processes};
 use crate::metrics::sample::{Device, Fast, SlowGuest, fast_guest};
 use crate::metrics::sampler::{Open, Shared};
@@ -25,7 +26,7 @@ pub(super) const OPEN: Duration = Duration::from_secs(2);
 pub(super) fn start(shared: Arc<Shared>, open: Open, wanted: Receiver<()>) -> io::Result<()> {
     let limits = &shared.limits;
     let processes = Processes::new(&limits.pid_dir, limits.rare);
-    let mut tier = Tier { line: Line::new(open), processes, shared };
+    let mut tier = Tier { line: Line::new(open), processes, files: Files::default(), shared };
     let work = move || {
         while tier.line.next(&wanted, tier.shared.limits.idle) {
             let outcome = guarded(|| tier.sample());
@@ -46,6 +47,7 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, 
 struct Tier {
     line: Line,
     processes: Processes,
+    files: Files,
     shared: Arc<Shared>,
 }
 
@@ -60,22 +62,25 @@ impl Tier {
         for stats in &stats {
             let mut guest = fast_guest(stats);
             if let Some(run) = guest.run {
-                guest.cpu = self.processes.cpu(&stats.name, run, at);
+                guest.cpu = self.processes.cpu(&mut self.files, &stats.name, run, at);
             }
-            guest.devices = slow.guests.get(&stats.name).map(devices).unwrap_or_default();
+            if let Some(slow) = slow.guests.get(&stats.name) {
+                guest.devices = devices(&mut self.files, slow);
+            }
             guests.insert(stats.name.clone(), guest);
         }
         let names: BTreeSet<&str> = guests.keys().map(String::as_str).collect();
         self.processes.keep(&names);
+        self.files.close_unused();
         Ok(Fast { at, guests })
     }
 }
 
 /// The kernel's counters of the devices behind a guest's disks.
-fn devices(guest: &SlowGuest) -> BTreeMap<String, Device> {
+fn devices(files: &mut Files, guest: &SlowGuest) -> BTreeMap<String, Device> {
     let disks = guest.disks.iter();
     let devices = disks.filter_map(|(target, disk)| {
-        Some((target.clone(), kernel::device(disk.device.as_deref()?)?))
+        Some((target.clone(), kernel::device(files, disk.device.as_deref()?)?))
     });
     devices.collect()
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::metrics::files::Files;
 use crate::metrics::sample::{Cpu, Device, Vcpu};
 use crate::os::process;
 
@@ -35,14 +36,21 @@ impl Processes {
     }
 
     /// Time on processors of this run of a guest; `None` where its process cannot be found.
-    pub(super) fn cpu(&mut self, name: &str, run: u32, now: Instant) -> Option<Cpu> {
+    pub(super) fn cpu(
+        &mut self,
+        files: &mut Files,
+        name: &str,
+        run: u32,
+        now: Instant,
+    ) -> Option<Cpu> {
         let rare = self.rare;
         let known = |process: &&Process| process.run == run && now < process.looked + rare;
-        if let Some(cpu) = self.known.get(name).filter(known).and_then(Process::cpu) {
+        let known = self.known.get(name).filter(known);
+        if let Some(cpu) = known.and_then(|process| process.cpu(files)) {
             return Some(cpu);
         }
         let found = self.find(name, run, now)?;
-        let cpu = found.cpu();
+        let cpu = found.cpu(files);
         self.known.insert(name.to_owned(), found);
         cpu
     }
@@ -89,10 +97,10 @@ fn state(text: &[u8]) -> Option<u8> {
 
 impl Process {
     /// `None` when it has ended or lost a thread.
-    fn cpu(&self) -> Option<Cpu> {
+    fn cpu(&self, files: &mut Files) -> Option<Cpu> {
         let pid = self.pid;
         let vcpus = self.vcpus.iter().map(|&(number, thread)| {
-            let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat")).ok()?;
+            let text = files.read(&format!("/proc/{pid}/task/{thread}/schedstat"))?;
             Some((number, vcpu(&text)?))
         });
         // First, so that the whole is never less than its parts.
@@ -141,8 +149,8 @@ pub(super) fn device_name(source: &str) -> Option<String> {
 }
 
 /// The counters of the block device with this name.
-pub(super) fn device(name: &str) -> Option<Device> {
-    let text = fs::read_to_string(format!("/sys/class/block/{name}/stat")).ok()?;
+pub(super) fn device(files: &mut Files, name: &str) -> Option<Device> {
+    let text = files.read(&format!("/sys/class/block/{name}/stat"))?;
     device_counters(name, &text)
 }
 
@@ -218,6 +226,6 @@ mod tests {
     #[test]
     fn a_name_with_a_slash_is_no_path() {
         let mut processes = Processes::new(Path::new("/run"), Duration::from_secs(1));
-        assert_eq!(processes.cpu("../etc/x", 1, Instant::now()), None);
+        assert_eq!(processes.cpu(&mut Files::default(), "../etc/x", 1, Instant::now()), None);
     }
 }

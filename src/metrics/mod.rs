@@ -8,6 +8,7 @@
 mod calls;
 mod families;
 mod fast;
+mod files;
 mod guests;
 mod kernel;
 mod own;

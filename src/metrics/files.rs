@@ -1,0 +1,102 @@
+//! Files of the kernel that are read again and again: they are kept open, since opening one takes
+//! four times as long as reading it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Files that are kept open at once; 1,024 is a common limit of a process. Others are opened for
+/// each reading.
+const OPEN_MAX: usize = 256;
+/// More than the texts have: up to 17 numbers.
+const BYTES_MAX: usize = 512;
+
+/// The files that are open, by path.
+#[derive(Debug, Default)]
+pub(super) struct Files(BTreeMap<String, Open>);
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// Whether it was read since the last look.
+    is_used: bool,
+}
+
+impl Files {
+    /// What the file says now; `None` where it is not there. One that is gone, and has another in
+    /// its place, cannot be read any more: then it is the other that is read.
+    pub(super) fn read(&mut self, path: &str) -> Option<String> {
+        if let Some(open) = self.0.get_mut(path) {
+            open.is_used = true;
+            if let Ok(text) = read(&open.file) {
+                return Some(text);
+            }
+            self.0.remove(path);
+        }
+        let file = File::open(path).ok()?;
+        let text = read(&file).ok()?;
+        if self.0.len() < OPEN_MAX {
+            self.0.insert(path.to_owned(), Open { file, is_used: true });
+        }
+        Some(text)
+    }
+
+    /// Closes those that were not read since the last call of this.
+    pub(super) fn close_unused(&mut self) {
+        self.0.retain(|_, open| std::mem::take(&mut open.is_used));
+    }
+}
+
+/// The kernel writes these texts whole, in answer to one reading from the start.
+fn read(file: &File) -> io::Result<String> {
+    let mut bytes = [0; BYTES_MAX];
+    let length = file.read_at(&mut bytes, 0)?;
+    let text = bytes.get(..length).unwrap_or_default().to_vec();
+    String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_kept_says_what_is_new() {
+        let mut files = Files::default();
+        let mut runs = || -> u64 {
+            let text = files.read("/proc/thread-self/schedstat").unwrap();
+            text.split(' ').next().unwrap().parse().unwrap()
+        };
+        let before = runs();
+        let spin = (0..1_000_000_u64).fold(0, |sum: u64, n| std::hint::black_box(sum ^ n));
+        assert!(runs() > before, "{spin}");
+        assert_eq!(files.0.len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_told_and_not_kept() {
+        let mut child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let path = format!("/proc/{}/schedstat", child.id());
+        let mut files = Files::default();
+        assert!(files.read(&path).is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((files.read(&path), files.0.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_not_read_any_more_is_closed_and_no_more_than_the_bound_are_open() {
+        let mut files = Files::default();
+        let path = |number| format!("/proc/self/{}schedstat", "./".repeat(number));
+        for number in 0..OPEN_MAX + 10 {
+            assert!(files.read(&path(number)).is_some());
+        }
+        assert_eq!(files.0.len(), OPEN_MAX);
+        files.close_unused();
+        files.read(&path(0));
+        files.close_unused();
+        assert_eq!(files.0.len(), 1);
+    }
+}
