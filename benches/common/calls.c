@@ -2,11 +2,12 @@
  * The agent's libvirt calls without an agent: threads with a connection each, which call one after
  * the other for a while.
  *
- *   calls URI DOMAIN THREADS MILLISECONDS lookup|state|own|monitor|all
+ *   calls URI DOMAIN THREADS MILLISECONDS lookup|state|own|own-events|monitor|all
  *
  * lookup:  virDomainLookupByName and virDomainGetState, as Status does.
  * state:   virDomainGetState alone, on a handle that was looked up before.
  * own:     virConnectGetAllDomainStats of state and interfaces, as a fast sample does.
+ * own-events: the same with libvirt's event loop in a thread beside, and keepalive, which needs it.
  * monitor: the same of memory, virtual processors and disks, as a slow sample does.
  * all:     the same of all six groups.
  *
@@ -37,7 +38,7 @@ struct caller {
 };
 
 static const char *uri, *name;
-static int is_lookup;
+static int is_lookup, has_events;
 /* Groups of statistics of all domains; 0: one domain is asked for. */
 static unsigned groups, bulk_flags;
 static uint64_t length_ns;
@@ -54,6 +55,13 @@ static uint64_t now_ns(clockid_t clock)
     struct timespec now;
     clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void *run_events(void *argument)
+{
+    while (virEventRunDefaultImpl() == 0)
+        ;
+    return argument;
 }
 
 static void ask_all(virConnectPtr connection)
@@ -84,6 +92,8 @@ static void *call(void *argument)
     virConnectPtr connection = virConnectOpen(uri);
     if (!connection)
         fail("open the connection");
+    if (has_events && virConnectSetKeepAlive(connection, 2, 3) < 0)
+        fail("keep the connection alive");
     virDomainPtr known = virDomainLookupByName(connection, name);
     if (!known)
         fail("look the domain up");
@@ -115,14 +125,19 @@ int main(int argc, char **argv)
     unsigned threads = (unsigned)atoi(argv[3]);
     length_ns = (uint64_t)atoi(argv[4]) * 1000000;
     is_lookup = strcmp(argv[5], "lookup") == 0;
-    groups = strcmp(argv[5], "own") == 0       ? OWN
-             : strcmp(argv[5], "monitor") == 0 ? MONITOR
-             : strcmp(argv[5], "all") == 0     ? OWN | MONITOR | VIR_DOMAIN_STATS_CPU_TOTAL
-                                               : 0;
+    has_events = strcmp(argv[5], "own-events") == 0;
+    groups = has_events || strcmp(argv[5], "own") == 0 ? OWN
+             : strcmp(argv[5], "monitor") == 0         ? MONITOR
+             : strcmp(argv[5], "all") == 0 ? OWN | MONITOR | VIR_DOMAIN_STATS_CPU_TOTAL
+                                           : 0;
     bulk_flags = groups & MONITOR ? VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT : 0;
     if (threads < 1 || threads > THREADS_MAX)
         return 2;
 
+    pthread_t events;
+    if (has_events &&
+        (virEventRegisterDefaultImpl() < 0 || pthread_create(&events, NULL, run_events, NULL)))
+        return 2;
     pthread_barrier_init(&start, NULL, threads + 1);
     pthread_barrier_init(&end, NULL, threads + 1);
     for (unsigned i = 0; i < threads; i++) {

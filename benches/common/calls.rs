@@ -15,6 +15,8 @@ pub(crate) enum Calls {
     State,
     /// Statistics of all domains: what libvirtd knows by itself (state, interfaces).
     BulkOwn,
+    /// The same in a program that runs libvirt's event loop, as keepalive needs it.
+    BulkOwnWithEvents,
     /// ... what it asks emulators for (memory, virtual processors, disks).
     BulkMonitor,
     /// ... all six groups.
@@ -49,6 +51,7 @@ impl Program {
             Calls::LookupAndState => "lookup",
             Calls::State => "state",
             Calls::BulkOwn => "own",
+            Calls::BulkOwnWithEvents => "own-events",
             Calls::BulkMonitor => "monitor",
             Calls::BulkAll => "all",
         };
