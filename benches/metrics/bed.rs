@@ -13,7 +13,7 @@ use crate::common::process;
 use crate::scrape::Scraper;
 use crate::skip::Skip;
 use crate::stack::{BlockDevice, Stack, child_of};
-use crate::support::{Scratch, wait_for, wait_until};
+use crate::support::{Scratch, wait_until};
 
 pub(crate) const GUESTS: usize = 20;
 /// The agent's program, built as it is released.
@@ -135,7 +135,7 @@ impl Server {
         let nsenter = command.stdin(Stdio::null()).spawn().expect("nsenter starts");
         let pid = child_of(nsenter.id());
         let server = Self { nsenter, pid, address, _state: state };
-        wait_for("it listens", START, || server.scraper().connects().then_some(()));
+        wait_until("it answers", START, || server.scraper().is_answered());
         server
     }
 

@@ -39,10 +39,10 @@ impl Scraper {
         Self { address, stream: None, request: request.into_bytes() }
     }
 
-    /// Whether somebody listens there.
-    pub(crate) fn connects(&mut self) -> bool {
+    /// Whether somebody is there and answers.
+    pub(crate) fn is_answered(&mut self) -> bool {
         self.stream = TcpStream::connect(self.address).ok();
-        self.stream.is_some()
+        self.stream.is_some() && self.ask().is_some()
     }
 
     /// One scrape, which has to tell of all guests.
