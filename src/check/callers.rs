@@ -11,7 +11,7 @@ use crate::os::{process, users};
 const ORCHESTRATOR: &str = "mistify-agent";
 
 pub(super) fn callers(config: &Config) -> Vec<Finding> {
-    let CallerConfig { users, groups, any_local } = &config.callers;
+    let CallerConfig { users, groups, any_local, .. } = &config.callers;
     let mut places: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     places.extend(config.socket.iter().map(|socket| socket.path.display().to_string()));
     let mut who = vec!["root".to_owned()];
@@ -100,8 +100,12 @@ mod tests {
     #[test]
     fn names_that_nobody_has_are_failures() {
         let name = "mistify-nobody-has-this".to_owned();
-        let callers =
-            CallerConfig { users: vec![name.clone()], groups: vec![name], any_local: true };
+        let callers = CallerConfig {
+            users: vec![name.clone()],
+            groups: vec![name],
+            any_local: true,
+            ..CallerConfig::default()
+        };
         let config = Config { callers, ..Config::default() };
         let levels: Vec<Level> = super::callers(&config).iter().map(|found| found.level).collect();
         assert_eq!(levels[..3], [Level::Warn, Level::Fail, Level::Fail]);

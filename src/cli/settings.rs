@@ -137,6 +137,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         |draft, text| on_or_off(text).map(|is_on| draft.config.callers.any_local = is_on),
     ),
     Setting::one(
+        "token-file",
+        "FILE",
+        "the token that callers from beyond this host show (Authorization: Bearer), mode 0600 or \
+         0640; --listen beyond loopback needs it",
+        |draft, text| absolute(text).map(|path| draft.config.callers.token_file = Some(path)),
+    ),
+    Setting::many(
+        "allow-host",
+        "NAME",
+        "a name that callers may call this host by, besides its addresses and localhost",
+        |draft, text| {
+            draft.config.callers.host_names.push(text.to_owned());
+            Ok(())
+        },
+    ),
+    Setting::one(
         "zpool",
         "NAME",
         "ZFS pool of the guests' disks (default mistify)",
@@ -219,16 +235,25 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::many(
         "metrics-listen",
         "ADDR[:PORT]",
-        "serve /metrics and /healthz alone there, on loopback (port 9177)",
+        "serve /metrics and /healthz alone there (port 9177); beyond loopback that needs one of \
+         the next two",
         |draft, text| {
-            let address = tcp_address(text, DEFAULT_METRICS_PORT)?;
-            // Nobody proves who he is there, so that only this host may ask.
-            if !address.ip().is_loopback() {
-                return Err("nobody authenticates there; write an address of loopback".to_owned());
-            }
-            draft.config.metrics_listen.push(address);
-            Ok(())
+            let address = tcp_address(text, DEFAULT_METRICS_PORT);
+            address.map(|address| draft.config.metrics_listen.push(address))
         },
+    ),
+    Setting::one(
+        "metrics-token-file",
+        "FILE",
+        "the token of those who read that from beyond this host",
+        |draft, text| {
+            absolute(text).map(|path| draft.config.callers.metrics_token_file = Some(path))
+        },
+    ),
+    Setting::switch(
+        "metrics-open",
+        "let everybody who reaches that listener read it",
+        |draft, text| on_or_off(text).map(|is_on| draft.config.callers.metrics_open = is_on),
     ),
     Setting::one(
         "metrics-max-age",

@@ -92,7 +92,7 @@ fn unknown_words_are_usage_errors() {
 
 #[test]
 fn values_that_cannot_be_name_their_flag() {
-    let cases: [&[&str]; 25] = [
+    let cases: [&[&str]; 28] = [
         &["--port", "65536"],
         &["--port", "x"],
         &["--listen", "host"],
@@ -117,6 +117,9 @@ fn values_that_cannot_be_name_their_flag() {
         &["--storage", "zfs:"],
         &["--image-store-port", "65536"],
         &["--socket", "relative"],
+        &["--token-file", "relative"],
+        &["--metrics-token-file", "relative"],
+        &["--metrics-listen", "host"],
         &["--socket-group", "callers"],
     ];
     for words in cases {
@@ -181,6 +184,8 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
         ("allow-user", "a"),
         ("allow-group", "b"),
         ("allow-any-local", "true"),
+        ("token-file", "/a"),
+        ("allow-host", "hv1"),
         ("zpool", "tank"),
         ("storage", "directory:/srv"),
         ("sparse", "true"),
@@ -194,6 +199,8 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
         ("allow-disk-path", "/srv"),
         ("state-dir", "/srv"),
         ("metrics-listen", "127.0.0.3"),
+        ("metrics-token-file", "/b"),
+        ("metrics-open", "true"),
         ("metrics-max-age", "2"),
         ("metrics-metadata", "owner"),
         ("workers", "read=9"),
@@ -328,6 +335,18 @@ fn who_may_call_and_the_socket_are_flags() {
     );
     assert!(config.callers.any_local && !run(&[]).0.callers.any_local);
     assert_eq!(run(&["--socket", "/run/s"]).0.socket.unwrap().group, None);
+}
+
+#[test]
+fn what_callers_beyond_this_host_show_are_flags() {
+    let names = ["--allow-host", "hv1", "--allow-host=hv1.example"];
+    let files = ["--token-file=/a", "--metrics-token-file", "/b", "--metrics-open"];
+    let callers = run(&[&names[..], &files[..]].concat()).0.callers;
+    assert_eq!(callers.host_names, ["hv1", "hv1.example"]);
+    assert_eq!(callers.token_file, Some("/a".into()));
+    assert_eq!((callers.metrics_token_file, callers.metrics_open), (Some("/b".into()), true));
+    let listen = run(&["--metrics-listen", "192.0.2.1"]).0.metrics_listen;
+    assert_eq!(listen, ["192.0.2.1:9177".parse().unwrap()], "judged when it is bound");
 }
 
 #[test]

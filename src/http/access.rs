@@ -1,11 +1,9 @@
 //! Who of this host may call.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::time::Instant;
 
-use crate::config::{CallerConfig, HttpLimits};
+use crate::config::CallerConfig;
 use crate::os::{process, users};
 
 /// The rule, with names made numbers.
@@ -74,6 +72,19 @@ impl Access {
         self.any_local
     }
 
+    /// Whether a user may call; none where his groups decide.
+    pub(super) fn allows(&self, uid: u32) -> Option<bool> {
+        if self.any_local || self.is_privileged(uid) || self.users.contains(&uid) {
+            return Some(true);
+        }
+        self.groups.is_empty().then_some(false)
+    }
+
+    /// The groups whose members may call.
+    pub(super) fn groups(&self) -> &[u32] {
+        &self.groups
+    }
+
     /// Whether places are kept for this user.
     pub(super) fn is_privileged(&self, uid: u32) -> bool {
         uid == 0 || uid == self.own
@@ -90,61 +101,20 @@ pub(super) fn number(
     look_up(name).map_err(|cause| error(Some(cause)))?.ok_or_else(|| error(None))
 }
 
-/// What is known of users who are allowed by their groups or not at all, for a while.
-#[derive(Default)]
-pub(super) struct Members {
-    known: HashMap<u32, (Instant, bool)>,
-}
-
-impl Members {
-    /// Whether this user may call. Asks for the groups of a user that nothing else allows.
-    pub(super) fn may_call(
-        &mut self,
-        uid: u32,
-        access: &Access,
-        limits: &HttpLimits,
-        now: Instant,
-    ) -> bool {
-        if access.any_local || access.is_privileged(uid) || access.users.contains(&uid) {
-            return true;
-        }
-        if access.groups.is_empty() {
-            return false;
-        }
-        let is_fresh = |at: Instant| now.duration_since(at) < limits.membership;
-        if let Some((_, is_member)) = self.known.get(&uid).filter(|(at, _)| is_fresh(*at)) {
-            return *is_member;
-        }
-        let is_member = match users::groups(uid) {
-            Ok(groups) => groups.iter().any(|group| access.groups.contains(group)),
-            Err(error) => {
-                log::warn!("groups of user {uid}: {error}");
-                false
-            }
-        };
-        if self.known.len() >= limits.memberships {
-            self.known.clear();
-        }
-        self.known.insert(uid, (now, is_member));
-        is_member
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const STRANGER: u32 = 3_999_999_999;
 
     fn access(users: &[&str], groups: &[&str]) -> Result<Access, AccessError> {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Access::new(&CallerConfig { users: names(users), groups: names(groups), any_local: false })
+        let (users, groups) = (names(users), names(groups));
+        Access::new(&CallerConfig { users, groups, ..CallerConfig::default() })
     }
 
     fn may_call(access: &Access, uid: u32) -> bool {
-        Members::default().may_call(uid, access, &HttpLimits::default(), Instant::now())
+        access.allows(uid) == Some(true)
     }
 
     #[test]
@@ -169,17 +139,10 @@ mod tests {
     }
 
     #[test]
-    fn who_is_a_member_is_kept_for_a_while_and_of_few() {
-        let limits = HttpLimits { memberships: 2, ..HttpLimits::default() };
-        let access = access(&[], &["4000000000"]).unwrap();
-        let (mut members, now) = (Members::default(), Instant::now());
-        members.known.insert(STRANGER, (now, true));
-        assert!(members.may_call(STRANGER, &access, &limits, now));
-        let later = now + limits.membership + Duration::from_secs(1);
-        assert!(!members.may_call(STRANGER, &access, &limits, later), "asked anew");
-        for uid in 0..5 {
-            members.may_call(STRANGER - uid, &access, &limits, later);
-            assert!(members.known.len() <= 2);
-        }
+    fn where_groups_are_named_they_decide_about_strangers() {
+        let access = access(&["7"], &["4000000000"]).unwrap();
+        assert_eq!(access.groups(), [4_000_000_000]);
+        assert_eq!((access.allows(STRANGER), access.allows(7)), (None, Some(true)));
+        assert_eq!(Access::default().allows(STRANGER), Some(false));
     }
 }

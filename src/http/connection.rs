@@ -21,6 +21,7 @@ use super::exchange::{self, Answer, Await, Exchange, Then};
 use super::handlers::{Job, Shared};
 use super::listener::Stream;
 use super::parse::{Parser, Request};
+use super::rarely::Rarely;
 use super::respond;
 use super::tally::{Reason, Refusal};
 
@@ -78,6 +79,8 @@ pub(super) struct Round<'a> {
     pub(super) now: Instant,
     /// Where sockets are read into.
     pub(super) scratch: &'a mut [u8],
+    /// Those who came with a wrong token, or without.
+    pub(super) bad_tokens: &'a mut Rarely,
 }
 
 impl Connection {
@@ -192,7 +195,15 @@ impl Connection {
 
     /// Answers with the refusal, as the connection's last words.
     pub(super) fn refuse(&mut self, refusal: Refusal, round: &mut Round<'_>) -> Fate {
-        log::debug!("refuse {}: {}", self.caller(), refusal.sentence);
+        match refusal.reason {
+            Reason::Token => {
+                if let Some(more) = round.bad_tokens.now(round.now) {
+                    let caller = self.caller();
+                    log::warn!("refuse {caller}: no token, or a wrong one; {more} more since");
+                }
+            }
+            _ => log::debug!("refuse {}: {}", self.caller(), refusal.sentence),
+        }
         round.shared.tally.count_refusal(refusal.reason);
         self.since = round.now;
         let bytes = respond::encode_refusal(&refusal);
@@ -212,7 +223,9 @@ impl Connection {
     }
 
     fn parse(&mut self, round: &mut Round<'_>) -> Fate {
-        match self.parser.next(&round.shared.limits) {
+        let (guard, caller) = (&round.shared.guard, &self.exchange.caller);
+        let judge = |request: &Request| guard.judge(request, caller);
+        match self.parser.next(&round.shared.limits, judge) {
             Ok(Some(request)) => {
                 self.begun = None;
                 Fate::Dispatch(request)

@@ -16,23 +16,21 @@ use crate::os::users;
 
 use super::Handler;
 use super::access::{self, Access};
-use super::connection::{Connection, Fate, Place, Round};
+use super::connection::{Connection, Fate, Round};
+use super::entrance::{BUSY, Entrance};
 use super::exchange::Await;
 use super::gate::Gate;
+use super::guard::Guard;
 use super::handlers::{self, Job, Shared};
 use super::heartbeat::Door;
-use super::listener::{Listener, Stream};
+use super::listener::Listener;
 use super::parse::Request;
+use super::rarely::Rarely;
 use super::stream;
-use super::tally::{Counters, Reason, Refusal, Tally};
+use super::tally::{Counters, Tally};
 
 /// What is read from a socket at once.
 const READ_BYTES: usize = 64 * 1024;
-/// Connections over the limit that are told so with care; those beyond are told in passing.
-const SPARE_CONNECTIONS: usize = 16;
-/// A lasting failure to accept is logged this often.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
-const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many connections" };
 
 /// An address or a path that cannot be listened on.
 #[derive(Debug)]
@@ -62,6 +60,7 @@ pub struct Front {
     listeners: Vec<Listener>,
     limits: HttpLimits,
     access: Access,
+    guard: Guard,
     tally: Arc<Tally>,
 }
 
@@ -76,8 +75,8 @@ impl Front {
             Listener::bind(address).map_err(|cause| BindError { place, cause })
         };
         let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
-        let access = Access::default();
-        Ok(Self { listeners, limits, access, tally: Arc::default() })
+        let (access, guard) = (Access::default(), Guard::default());
+        Ok(Self { listeners, limits, access, guard, tally: Arc::default() })
     }
 
     /// Listens on a Unix socket as well, which the front's end removes.
@@ -108,6 +107,18 @@ impl Front {
         self.access = access;
     }
 
+    /// Wants of requests what these rules say, instead of none from beyond this host.
+    pub(super) fn protect(&mut self, guard: Guard) {
+        self.guard = guard;
+    }
+
+    /// The addresses that are listened on and that others than this host can reach.
+    pub(super) fn open_addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses = self.local_addresses();
+        addresses.retain(|address| !address.ip().to_canonical().is_loopback());
+        addresses
+    }
+
     /// The addresses that are listened on, with the port that was found for a port of 0.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(Listener::address).collect()
@@ -120,7 +131,12 @@ impl Front {
 
     /// Where it can be asked from this host.
     pub(super) fn door(&self) -> Option<Door> {
-        self.listeners.iter().find_map(|listener| listener.door().ok())
+        // One of this host alone before others, which may want a token.
+        let is_local = |it: &&Listener| {
+            it.address().is_none_or(|address| address.ip().to_canonical().is_loopback())
+        };
+        let local = self.listeners.iter().filter(is_local);
+        local.chain(&self.listeners).find_map(|listener| listener.door().ok())
     }
 
     /// The counts, to be had before the start: the handler that shows them is given to it.
@@ -134,14 +150,15 @@ impl Front {
     /// When the threads or the waker cannot be made, or the kernel does not tell who calls; what
     /// was made until then ends by itself.
     pub fn start(self, handler: Handler) -> io::Result<Running> {
-        let gate = Gate::new(self.access)?;
         let shared = Arc::new(Shared {
             limits: self.limits,
+            guard: self.guard,
             tally: self.tally,
             waker: Waker::new()?,
             stop_by: OnceLock::new(),
             streams: stream::Count::default(),
         });
+        let gate = Gate::new(self.access, &shared)?;
         // A connection has one request in flight, so that the queue is never full.
         let (jobs, queue) = crossbeam_channel::bounded(shared.limits.connections);
         let handlers = (0..shared.limits.handlers)
@@ -149,12 +166,9 @@ impl Front {
             .collect::<io::Result<Vec<_>>>()?;
         let service = Service {
             shared: Arc::clone(&shared),
-            listeners: self.listeners,
-            gate,
+            entrance: Entrance::new(self.listeners, gate),
             jobs,
             connections: Vec::new(),
-            accept_from: None,
-            accept_logged: None,
         };
         let front = thread::Builder::new().name("http-front".into()).spawn(|| service.run())?;
         Ok(Running { shared, front: Some(front), handlers })
@@ -222,14 +236,9 @@ impl Drop for Running {
 /// What the front's thread owns.
 struct Service {
     shared: Arc<Shared>,
-    listeners: Vec<Listener>,
-    gate: Gate,
+    entrance: Entrance,
     jobs: Sender<Job>,
     connections: Vec<Connection>,
-    /// Set while accepting pauses.
-    accept_from: Option<Instant>,
-    /// When a failure to accept was last logged.
-    accept_logged: Option<Instant>,
 }
 
 impl Service {
@@ -237,7 +246,7 @@ impl Service {
     fn run(mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut set = PollSet::default();
-        let mut scratch = vec![0; READ_BYTES];
+        let (mut scratch, mut bad_tokens) = (vec![0; READ_BYTES], Rarely::default());
         loop {
             self.fill(&mut set);
             if let Err(error) = set.wait(self.time_left()) {
@@ -245,12 +254,13 @@ impl Service {
                 thread::sleep(shared.limits.accept_pause);
             }
             let now = Instant::now();
-            let mut round = Round { shared: &shared, now, scratch: &mut scratch };
+            let (scratch, bad_tokens) = (&mut scratch, &mut bad_tokens);
+            let mut round = Round { shared: &shared, now, scratch, bad_tokens };
             self.serve(&set, &mut round);
-            self.accept(&set, &mut round);
+            self.entrance.admit(&set, &mut self.connections, &mut round);
             shared.tally.set_connections(self.connections.len());
             if let Some(stop_by) = shared.stop_by.get() {
-                self.listeners.clear();
+                self.entrance.close();
                 if self.connections.is_empty() || now >= *stop_by {
                     return self.connections.iter().all(Connection::is_served);
                 }
@@ -262,12 +272,7 @@ impl Service {
     fn fill(&self, set: &mut PollSet) {
         set.clear();
         set.add(&self.shared.waker, Interest::Read);
-        for listener in &self.listeners {
-            match self.accept_from {
-                Some(_) => set.skip(),
-                None => set.add(listener, Interest::Read),
-            };
-        }
+        self.entrance.fill(set);
         for connection in &self.connections {
             match connection.interest() {
                 Some(interest) => set.add(connection.stream(), interest),
@@ -280,7 +285,7 @@ impl Service {
     fn time_left(&self) -> Option<Duration> {
         let limits = &self.shared.limits;
         let deadlines = self.connections.iter().filter_map(|it| it.deadline(limits));
-        let others = [self.accept_from, self.shared.stop_by.get().copied()];
+        let others = [self.entrance.deadline(limits), self.shared.stop_by.get().copied()];
         let next = deadlines.chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -292,7 +297,7 @@ impl Service {
         }
         let is_stopping = round.shared.is_stopping();
         let until = if is_stopping { Await::Handler } else { Await::Caller };
-        let first = 1 + self.listeners.len();
+        let first = 1 + self.entrance.listeners();
         // Backwards: one that is closed is replaced by the last, which had its turn already.
         for index in (0..self.connections.len()).rev() {
             let Some(connection) = self.connections.get_mut(index) else { continue };
@@ -313,30 +318,6 @@ impl Service {
             }
         }
     }
-
-    fn accept(&mut self, set: &PollSet, round: &mut Round<'_>) {
-        self.accept_from = self.accept_from.filter(|from| *from > round.now);
-        for (index, listener) in self.listeners.iter().enumerate() {
-            if !set.is_ready(1 + index) {
-                continue;
-            }
-            // One a round, so that a flood of callers leaves the others their turns.
-            match listener.accept() {
-                Ok((stream, address)) => {
-                    admit(&mut self.connections, &mut self.gate, stream, address, round);
-                }
-                Err(error) if is_passing(&error) => {}
-                Err(error) => {
-                    self.accept_from = round.now.checked_add(round.shared.limits.accept_pause);
-                    let logged = self.accept_logged;
-                    if logged.is_none_or(|at| round.now.duration_since(at) > LOG_INTERVAL) {
-                        log::error!("accept a connection: {error}; trying on");
-                        self.accept_logged = Some(round.now);
-                    }
-                }
-            }
-        }
-    }
 }
 
 fn dispatch(
@@ -351,40 +332,4 @@ fn dispatch(
         Ok(()) => Fate::Open,
         Err(_) => connection.refuse(BUSY, round),
     }
-}
-
-/// Takes a connection in, if its caller may call; over a limit only to say so.
-fn admit(
-    connections: &mut Vec<Connection>,
-    gate: &mut Gate,
-    stream: Stream,
-    address: Option<SocketAddr>,
-    round: &mut Round<'_>,
-) {
-    let limits = &round.shared.limits;
-    let Some(caller) = gate.pass(&stream, address, limits, round.now) else {
-        round.shared.tally.count_denied();
-        return;
-    };
-    if let Err(error) = stream.prepare() {
-        log::debug!("accept {caller}: {error}");
-        return;
-    }
-    let served = connections.iter().filter(|it| it.place() == Place::Served);
-    if gate.has_place(&caller, served.map(Connection::caller), limits) {
-        connections.push(Connection::new(stream, caller, Place::Served, round.now));
-        return;
-    }
-    let mut connection = Connection::new(stream, caller, Place::Spare, round.now);
-    let fate = connection.refuse(BUSY, round);
-    let spare = connections.iter().filter(|it| it.place() == Place::Spare).count();
-    if spare < SPARE_CONNECTIONS && !matches!(fate, Fate::Closed) {
-        connections.push(connection);
-    }
-}
-
-/// Whether the failure is that of one caller, and the next may be accepted at once.
-fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
-    matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
 }

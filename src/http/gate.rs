@@ -3,34 +3,45 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::HttpLimits;
 use crate::os::peer::{Caller, Origin, Peer};
 use crate::os::socket_owners::SocketOwners;
 
-use super::access::{Access, Members};
+use super::access::Access;
+use super::handlers::Shared;
 use super::listener::Stream;
-
-/// Those who may not call are logged this often.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+use super::members::Members;
+use super::rarely::Rarely;
 
 /// Knows who is who.
 pub(super) struct Gate {
     access: Access,
     /// None where the kernel does not tell and everybody may call.
     owners: Option<SocketOwners>,
-    members: Members,
-    /// When somebody who may not call was last logged, and how many came since.
-    denied: Option<(Instant, u64)>,
+    /// None where no group may call.
+    members: Option<Members>,
+    denials: Rarely,
+}
+
+/// Whether a caller may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    May,
+    MayNot,
+    /// It is asked for; [`Gate::learn`] tells when there is news.
+    Unknown,
 }
 
 impl Gate {
     /// A gate by this rule.
     ///
     /// # Errors
-    /// Where the kernel does not tell whose sockets are, unless everybody may call.
-    pub(super) fn new(access: Access) -> io::Result<Self> {
+    /// Where the kernel does not tell whose sockets are, unless everybody may call; when the thread
+    /// that asks for groups does not start.
+    pub(super) fn new(access: Access, shared: &Arc<Shared>) -> io::Result<Self> {
         let owners = match SocketOwners::open() {
             Ok(owners) => Some(owners),
             Err(error) if access.is_for_all() => {
@@ -42,35 +53,50 @@ impl Gate {
                 return Err(io::Error::new(error.kind(), why));
             }
         };
-        Ok(Self { access, owners, members: Members::default(), denied: None })
+        let members = match access.groups() {
+            [] => None,
+            groups => Some(Members::start(groups.to_vec(), shared)?),
+        };
+        Ok(Self { access, owners, members, denials: Rarely::default() })
     }
 
-    /// Who a connection belongs to; none when that is nobody who may call, or who has gone.
-    pub(super) fn pass(
+    /// Who a connection belongs to; none when its other end has gone.
+    pub(super) fn identify(
         &mut self,
         stream: &Stream,
         address: Option<SocketAddr>,
-        limits: &HttpLimits,
-        now: Instant,
     ) -> Option<Caller> {
-        let caller = match (stream, address) {
+        match (stream, address) {
             (Stream::Tcp(tcp), Some(peer)) => {
                 let origin = Origin::of_tcp(peer, tcp.local_addr().ok()?);
-                Caller { origin, peer: self.tcp_peer(tcp, origin) }
+                Some(Caller { origin, peer: self.tcp_peer(tcp, origin) })
             }
-            _ => Caller { origin: Origin::Socket, peer: Peer::of_unix(stream).ok() },
-        };
-        let may_call = match (caller.peer, caller.origin) {
-            (Some(peer), _) => self.members.may_call(peer.uid, &self.access, limits, now),
-            // Who that is, a token tells.
-            (None, Origin::Network(_)) => true,
-            (None, Origin::Socket | Origin::Host(_)) => self.access.is_for_all(),
-        };
-        if may_call {
-            return Some(caller);
+            _ => Some(Caller { origin: Origin::Socket, peer: Peer::of_unix(stream).ok() }),
         }
-        self.log_denied(&caller, now);
-        None
+    }
+
+    /// Whether this caller may call.
+    pub(super) fn judge(&mut self, caller: &Caller, limits: &HttpLimits, now: Instant) -> Verdict {
+        let may_call = match (caller.peer, caller.origin) {
+            (Some(peer), _) => match (self.access.allows(peer.uid), &mut self.members) {
+                (Some(may_call), _) => Some(may_call),
+                (None, None) => Some(false),
+                (None, Some(members)) => members.is_member(peer.uid, limits, now),
+            },
+            // Who that is, a token tells.
+            (None, Origin::Network(_)) => Some(true),
+            (None, Origin::Socket | Origin::Host(_)) => Some(self.access.is_for_all()),
+        };
+        match may_call {
+            Some(true) => Verdict::May,
+            Some(false) => Verdict::MayNot,
+            None => Verdict::Unknown,
+        }
+    }
+
+    /// Takes in what was asked for; whether somebody who was unknown may be known now.
+    pub(super) fn learn(&mut self, limits: &HttpLimits, now: Instant) -> bool {
+        self.members.as_mut().is_some_and(|members| members.learn(limits, now))
     }
 
     /// The owner of the other end of a connection within this host.
@@ -87,19 +113,11 @@ impl Gate {
         owner.map(|uid| Peer { uid, pid: None })
     }
 
-    fn log_denied(&mut self, caller: &Caller, now: Instant) {
-        let since = match &mut self.denied {
-            Some((at, count)) if now.duration_since(*at) < LOG_INTERVAL => {
-                *count += 1;
-                return;
-            }
-            before => before.replace((now, 0)).map_or(0, |(_, count)| count),
-        };
-        let why = match caller.peer {
-            Some(_) => "not allowed to call",
-            None => "gone before it was known who that was",
-        };
-        log::warn!("refuse {caller}: {why}; {since} more since the last such line");
+    /// Tells, now and then, that somebody was turned away.
+    pub(super) fn log_denied(&mut self, caller: &Caller, why: &str, now: Instant) {
+        if let Some(more) = self.denials.now(now) {
+            log::warn!("refuse {caller}: {why}; {more} more since the last such line");
+        }
     }
 
     /// Whether one more connection of this caller is served beside those that are.
@@ -155,9 +173,14 @@ mod tests {
         }
     }
 
+    fn gate() -> Gate {
+        let (access, owners) = (Access::default(), None);
+        Gate { access, owners, members: None, denials: Rarely::default() }
+    }
+
     #[test]
     fn everybody_has_a_share_by_user_or_by_address() {
-        let gate = Gate::new(Access::default()).unwrap();
+        let gate = gate();
         let place =
             |caller: Caller, served: &[Caller]| gate.has_place(&caller, served.iter(), &limits());
         assert!(place(user(7), &[user(7); 3]));
@@ -172,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_last_places_are_roots_and_the_agents_own() {
-        let gate = Gate::new(Access::default()).unwrap();
+        let gate = gate();
         let served: Vec<Caller> = (1..=8).map(|uid| user(1_000_000 + uid)).collect();
         let place = |caller, served: &[Caller]| gate.has_place(&caller, served.iter(), &limits());
         assert!(place(user(7_000_000), &served[..7]));

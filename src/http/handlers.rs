@@ -13,6 +13,7 @@ use crate::os::poll::Waker;
 
 use super::Handler;
 use super::exchange::{self, Answer, Exchange, Then};
+use super::guard::Guard;
 use super::parse::{Persistence, Request};
 use super::respond::{self, Encoded, Wanted};
 use super::stream;
@@ -24,6 +25,7 @@ const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// What the front and its handlers have in common.
 pub(super) struct Shared {
     pub(super) limits: HttpLimits,
+    pub(super) guard: Guard,
     pub(super) tally: Arc<Tally>,
     /// Wakes the front.
     pub(super) waker: Waker,

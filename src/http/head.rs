@@ -12,6 +12,9 @@ const HEAD_TOO_LARGE: Refusal =
     Refusal { reason: Reason::Head, sentence: "the request's head is too large" };
 const CODING: Refusal =
     Refusal { reason: Reason::Coding, sentence: "the only transfer coding here is chunked" };
+const TARGET_TOO_LONG: Refusal =
+    Refusal { reason: Reason::Target, sentence: "the request's target is too long" };
+const CODING_NOT_LAST: Refusal = Refusal::malformed("chunked is not the last coding, or not once");
 const LENGTH: Refusal = Refusal::malformed("malformed Content-Length");
 const TARGET: Refusal = Refusal::malformed("malformed request target");
 
@@ -45,7 +48,11 @@ pub(super) fn parse(bytes: &[u8], limits: &HttpLimits) -> Result<Option<Head>, R
     let mut raw = httparse::Request::new(&mut slots);
     match raw.parse(bytes) {
         Ok(httparse::Status::Complete(length)) => interpret(&raw, length, limits).map(Some),
-        Ok(httparse::Status::Partial) if bytes.len() >= limits.head_bytes => Err(HEAD_TOO_LARGE),
+        Ok(httparse::Status::Partial) if bytes.len() >= limits.head_bytes => {
+            // A request line that has no end, and has its target.
+            let is_target = !bytes.contains(&b'\n') && bytes.contains(&b' ');
+            Err(if is_target { TARGET_TOO_LONG } else { HEAD_TOO_LARGE })
+        }
         Ok(httparse::Status::Partial) => Ok(None),
         Err(error) => Err(explain(error, bytes)),
     }
@@ -65,11 +72,16 @@ fn explain(error: httparse::Error, bytes: &[u8]) -> Refusal {
     }
 }
 
-/// Whether the third word begins like an HTTP version. Only asked once httparse refused that word,
-/// which it does at its first wrong byte.
+/// Whether the third word begins like an HTTP version, of which the first digit tells where it is
+/// no 1. Only asked once httparse refused that word, which it does at its first wrong byte: nothing
+/// after that byte may count.
 fn names_a_version(bytes: &[u8]) -> bool {
     let version = bytes.split(|byte| *byte == b' ').nth(2).unwrap_or_default();
-    version.strip_prefix(b"HTTP/").and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit)
+    match version.strip_prefix(b"HTTP/") {
+        Some([b'1', b'.', minor, ..]) => minor.is_ascii_digit(),
+        Some([major, ..]) => major.is_ascii_digit() && *major != b'1',
+        _ => false,
+    }
 }
 
 fn interpret(
@@ -96,6 +108,7 @@ fn interpret(
     let framing = fields.framing(is_http_1_1, limits)?;
 
     let (target, authority) = origin_form(method, target)?;
+    let unheard = authority.filter(|_| fields.hosts == 0);
     let headers = raw.headers.iter().map(|header| {
         let value = match authority {
             // RFC 9112, section 3.2.2: the authority in the target stands above Host.
@@ -107,7 +120,7 @@ fn interpret(
     let request = Request {
         method: method.to_owned(),
         target,
-        headers: headers.collect(),
+        headers: headers.chain(unheard.map(|it| ("Host".to_owned(), it.to_owned()))).collect(),
         body: Vec::new(),
         persistence: match (is_http_1_1, fields.close, fields.keep_alive) {
             (_, true, _) | (false, false, false) => Persistence::Close,
@@ -125,12 +138,15 @@ fn origin_form<'a>(method: &str, target: &'a str) -> Result<(String, Option<&'a 
     if method == "CONNECT" {
         return Err(Refusal::malformed("this is not a proxy"));
     }
+    if !is_uri(target, b"-._~!$&'()*+,;=:@/?[]") {
+        return Err(TARGET);
+    }
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok((target.to_owned(), None));
     }
     let (scheme, rest) = target.split_once("://").ok_or(TARGET)?;
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    if !is(scheme, "http") || authority.is_empty() || authority.contains(['@', '#']) {
+    if !is(scheme, "http") || authority.is_empty() || authority.contains('@') {
         return Err(TARGET);
     }
     let slash = if path.starts_with('/') { "" } else { "/" };
@@ -161,7 +177,8 @@ impl Fields {
             }
             self.length = Some(length);
         } else if is(name, "transfer-encoding") {
-            self.codings.push(value.eq_ignore_ascii_case(b"chunked"));
+            let codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            self.codings.extend(codings.map(|coding| coding.eq_ignore_ascii_case(b"chunked")));
         } else if is(name, "expect") {
             let known = value.eq_ignore_ascii_case(b"100-continue");
             self.expects_continue |= known;
@@ -186,18 +203,45 @@ impl Fields {
             // HTTP/1.0 has no codings: somebody on the way did not understand what it passed on.
             _ if !is_http_1_1 => Err(Refusal::malformed("Transfer-Encoding in HTTP/1.0")),
             ([true], None) => Ok(Framing::Chunked),
-            _ => Err(CODING),
+            // RFC 9112, sections 6.1 and 6.3: else nobody knows where the body ends.
+            ([others @ .., true], None) if !others.contains(&true) => Err(CODING),
+            _ => Err(CODING_NOT_LAST),
         }
     }
 }
 
-/// Digits alone: no sign, no list, no blank, and not more than 64 bits hold.
+/// Digits alone: no sign, no list, no blank. More than 64 bits hold is too much in any case.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     // `parse` by itself takes a leading plus.
-    if !value.iter().all(u8::is_ascii_digit) {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(LENGTH);
     }
-    std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or(LENGTH)
+    let digits = std::str::from_utf8(value).map_err(|_| LENGTH)?;
+    Ok(digits.parse().unwrap_or(u64::MAX))
+}
+
+/// Whether all of it may stand in a URI: letters, digits, `marks`, and bytes written as `%` and two
+/// hexadecimal digits.
+pub(super) fn is_uri(text: &str, marks: &[u8]) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let is_right = match byte {
+            b'%' => [bytes.next(), bytes.next()]
+                .iter()
+                .all(|digit| digit.is_some_and(|it| it.is_ascii_hexdigit())),
+            _ => byte.is_ascii_alphanumeric() || marks.contains(&byte),
+        };
+        if !is_right {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether it can be the name of a header: letters, digits and what RFC 9110 lists beside them.
+pub(super) fn is_token(name: &[u8]) -> bool {
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !name.is_empty() && name.iter().all(is_allowed)
 }
 
 fn is(name: &str, expected: &str) -> bool {

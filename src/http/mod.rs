@@ -8,21 +8,26 @@
 
 mod access;
 mod connection;
+mod entrance;
 mod exchange;
 mod front;
 mod gate;
+mod guard;
 mod handlers;
 mod head;
 mod health;
 mod heartbeat;
 mod listener;
+mod members;
 pub mod parse;
+mod rarely;
 mod respond;
 pub mod routes;
 mod scrape;
 mod serve;
 mod stream;
 mod tally;
+mod token;
 mod wiring;
 
 use std::sync::Arc;
@@ -34,6 +39,7 @@ pub use front::{BindError, Front, Running};
 pub use scrape::Tallies;
 pub use serve::{Fronts, ServeError};
 pub use tally::{Counters, Reason, Refusal, Tally};
+pub use token::TokenError;
 pub use wiring::{ListenError, listen};
 
 /// Answers one request of a caller. Runs on a handler thread and may block; a panic is answered

@@ -17,6 +17,7 @@ const BUFFER_BYTES_KEPT: usize = 4096;
 pub(super) const BODY_TOO_LARGE: Refusal =
     Refusal { reason: Reason::Body, sentence: "the request's body is too large" };
 const CHUNK: Refusal = Refusal::malformed("malformed chunk");
+const TRAILER: Refusal = Refusal::malformed("malformed trailer");
 
 /// A request that has arrived completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,14 +74,19 @@ impl Parser {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Takes the next complete request; `None` when more bytes are needed.
+    /// Takes the next complete request; `None` when more bytes are needed. `judge` is asked once
+    /// about each request, when its head is there and before its body is.
     ///
     /// # Errors
-    /// The refusal of the bytes at hand. What comes after them has no meaning any more: the
-    /// connection must end.
-    pub fn next(&mut self, limits: &HttpLimits) -> Result<Option<Request>, Refusal> {
+    /// The refusal of the bytes at hand, or that of `judge`. What comes after them has no meaning
+    /// any more: the connection must end.
+    pub fn next(
+        &mut self,
+        limits: &HttpLimits,
+        judge: impl FnOnce(&Request) -> Result<(), Refusal>,
+    ) -> Result<Option<Request>, Refusal> {
         let mut rest = self.buffer.as_slice();
-        let next = advance(&mut self.pending, &mut rest, limits);
+        let next = advance(&mut self.pending, &mut rest, limits, judge);
         let used = self.buffer.len() - rest.len();
         self.buffer.drain(..used);
         if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_BYTES_KEPT {
@@ -110,6 +116,7 @@ fn advance(
     pending: &mut Option<Pending>,
     rest: &mut &[u8],
     limits: &HttpLimits,
+    judge: impl FnOnce(&Request) -> Result<(), Refusal>,
 ) -> Result<Option<Request>, Refusal> {
     let mut current = match pending.take() {
         Some(current) => current,
@@ -120,6 +127,7 @@ fn advance(
             }
             let Some(head) = head::parse(rest, limits)? else { return Ok(None) };
             *rest = rest.get(head.length..).unwrap_or_default();
+            judge(&head.request)?;
             Pending::new(head)
         }
     };
@@ -192,7 +200,12 @@ impl Pending {
             },
             Body::Trailer => match take_line(rest, limits.head_bytes)? {
                 Some([]) => Ok(Some(Body::Complete)),
-                Some(line) => self.ignore(line, limits).map(|()| Some(Body::Trailer)),
+                Some(line) => {
+                    self.ignore(line, limits)?;
+                    let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+                    let is_field = name.len() < line.len() && head::is_token(name);
+                    if is_field { Ok(Some(Body::Trailer)) } else { Err(TRAILER) }
+                }
                 None => Ok(None),
             },
         }
@@ -216,9 +229,9 @@ impl Pending {
             return Err(CHUNK);
         }
         self.ignore(extension, limits)?;
-        // Refuses an empty size and one of more than 64 bits.
-        let size = std::str::from_utf8(size).ok().and_then(|it| u64::from_str_radix(it, 16).ok());
-        let size = usize::try_from(size.ok_or(CHUNK)?).map_err(|_| BODY_TOO_LARGE)?;
+        let size = std::str::from_utf8(size).ok().filter(|it| !it.is_empty()).ok_or(CHUNK)?;
+        // These are hexadecimal digits, so that only too many of them are none.
+        let size = usize::from_str_radix(size, 16).map_err(|_| BODY_TOO_LARGE)?;
         if size > limits.body_bytes.saturating_sub(self.request.body.len()) {
             return Err(BODY_TOO_LARGE);
         }

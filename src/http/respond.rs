@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use crate::os::clock;
 
+use super::head;
 use super::parse::Persistence;
-use super::tally::Refusal;
+use super::tally::{Reason, Refusal};
 
 /// What a caller that sent `Expect: 100-continue` waits for.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -69,7 +70,9 @@ pub(super) fn encode(
             "content-length" | "transfer-encoding" | "date" => {}
             "connection" if value.eq_ignore_ascii_case("close") => persistence = Persistence::Close,
             "connection" => {}
-            _ if is_name(name) && is_value(value) => push_header(&mut head, name, value),
+            _ if head::is_token(name.as_bytes()) && is_value(value) => {
+                push_header(&mut head, name, value)
+            }
             _ => log::warn!("leave out a response header that is malformed: {name:?}"),
         }
     }
@@ -97,6 +100,9 @@ pub(super) fn encode_refusal(refusal: &Refusal) -> Vec<u8> {
     push_status(&mut text, refusal.reason.status());
     push_header(&mut text, "Content-Type", "text/plain; charset=utf-8");
     push_header(&mut text, "Content-Length", &refusal.sentence.len().to_string());
+    if refusal.reason == Reason::Token {
+        push_header(&mut text, "WWW-Authenticate", "Bearer");
+    }
     push_end(&mut text, Persistence::Close);
     text.push_str(refusal.sentence);
     text.into_bytes()
@@ -147,12 +153,6 @@ fn push_end(head: &mut String, persistence: Persistence) {
     head.push_str("\r\n");
 }
 
-/// Whether a header's name can be written: letters, digits and what RFC 9110 lists beside them.
-fn is_name(name: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !name.is_empty() && name.bytes().all(is_allowed)
-}
-
 /// Whether a value can be written without becoming another header or response.
 fn is_value(value: &str) -> bool {
     !value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t')
@@ -180,6 +180,7 @@ fn reason_phrase(status: u16) -> &'static str {
         408 => "Request Timeout",
         409 => "Conflict",
         413 => "Content Too Large",
+        414 => "URI Too Long",
         415 => "Unsupported Media Type",
         417 => "Expectation Failed",
         421 => "Misdirected Request",
@@ -197,7 +198,6 @@ fn reason_phrase(status: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Reason;
     use rouille::{Response, ResponseBody};
 
     fn text(response: Response, wanted: Wanted, persistence: Persistence) -> String {
@@ -303,6 +303,7 @@ mod tests {
             let status = reason.status();
             assert!(!text.starts_with(&format!("HTTP/1.1 {status} \r\n")), "{text}");
             assert!(text.ends_with("\r\nConnection: close\r\n\r\nno"), "{text}");
+            assert_eq!(text.contains("\r\nWWW-Authenticate: Bearer\r\n"), status == 401);
         }
     }
 }

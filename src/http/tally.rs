@@ -7,10 +7,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub enum Reason {
     /// 400: not HTTP, or HTTP that says two things at once.
     Malformed,
+    /// 401: from beyond this host, without the token.
+    Token,
+    /// 403: sent by a web page, or by a name that is not this host's.
+    Page,
     /// 408: not complete within [`request`](crate::config::HttpLimits::request).
     Late,
     /// 413: longer than [`body_bytes`](crate::config::HttpLimits::body_bytes).
     Body,
+    /// 414: a target that fills [`head_bytes`](crate::config::HttpLimits::head_bytes) alone.
+    Target,
     /// 417: an `Expect` other than `100-continue`.
     Expectation,
     /// 431: over [`head_bytes`](crate::config::HttpLimits::head_bytes) or
@@ -27,10 +33,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of their statuses.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
+        Self::Token,
+        Self::Page,
         Self::Late,
         Self::Body,
+        Self::Target,
         Self::Expectation,
         Self::Head,
         Self::Coding,
@@ -42,8 +51,11 @@ impl Reason {
     pub fn status(self) -> u16 {
         match self {
             Self::Malformed => 400,
+            Self::Token => 401,
+            Self::Page => 403,
             Self::Late => 408,
             Self::Body => 413,
+            Self::Target => 414,
             Self::Expectation => 417,
             Self::Head => 431,
             Self::Coding => 501,
@@ -56,8 +68,11 @@ impl Reason {
     pub fn name(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::Token => "token",
+            Self::Page => "page",
             Self::Late => "late",
             Self::Body => "body",
+            Self::Target => "target",
             Self::Expectation => "expectation",
             Self::Head => "head",
             Self::Coding => "coding",

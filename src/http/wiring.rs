@@ -3,13 +3,16 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
-use crate::config::Config;
+use crate::config::{CallerConfig, Config};
 use crate::os::activation::{Named, Passed};
 
 use super::access::{Access, AccessError};
 use super::front::{BindError, Front};
+use super::guard::{Beyond, Guard, is_host_name};
 use super::serve::Fronts;
+use super::token::{Token, TokenError};
 
 /// Why the agent cannot listen as it was told.
 #[derive(Debug)]
@@ -18,6 +21,12 @@ pub enum ListenError {
     Bind(BindError),
     /// A user or a group is not known.
     Access(AccessError),
+    /// A token cannot be had.
+    Token(TokenError),
+    /// A name of this host cannot stand in `Host`.
+    HostName(String),
+    /// An address is beyond loopback, where nothing says who may call.
+    Open(SocketAddr, &'static str),
     /// A socket that was passed has a name that means nothing.
     Name(String),
     /// A socket that was passed cannot be used.
@@ -30,6 +39,13 @@ impl fmt::Display for ListenError {
         match self {
             Self::Bind(error) => write!(f, "{error}"),
             Self::Access(error) => write!(f, "{error}"),
+            Self::Token(error) => write!(f, "{error}"),
+            Self::HostName(name) => {
+                write!(f, "--allow-host {name}: write a name alone, as hv1.example")
+            }
+            Self::Open(address, flags) => {
+                write!(f, "listen on {address}: beyond loopback that needs {flags}")
+            }
             Self::Name(name) => write!(
                 f,
                 "LISTEN_FDNAMES: {name}: a socket is named {RPC}, {IMAGE_STORE} or {METRICS} \
@@ -75,27 +91,73 @@ pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError
             Some(other) => return Err(ListenError::Name(other.to_owned())),
         }
     }
-    let front = |addresses: &[SocketAddr], passed: Vec<Passed>, limits, access| {
+    let callers = &config.callers;
+    if let Some(name) = callers.host_names.iter().find(|name| !is_host_name(name)) {
+        return Err(ListenError::HostName(name.clone()));
+    }
+    let beyond = beyond("--token-file", callers.token_file.as_deref())?;
+    let front = |addresses: &[SocketAddr], passed: Vec<Passed>, limits, access, beyond| {
         let addresses = if passed.is_empty() { addresses } else { &[] };
         let mut front = Front::bind(addresses, limits)?;
         front.admit(access);
+        front.protect(Guard { beyond, names: callers.host_names.clone() });
         for socket in passed {
             front.add(socket).map_err(ListenError::Passed)?;
         }
         Ok::<_, ListenError>(front)
     };
-    let if_served = |addresses: &[SocketAddr], passed: Vec<Passed>, limits, access| {
+    let if_served = |addresses: &[SocketAddr], passed: Vec<Passed>, limits, access, beyond| {
         let is_served = !addresses.is_empty() || !passed.is_empty();
-        is_served.then(|| front(addresses, passed, limits, access)).transpose()
+        is_served.then(|| front(addresses, passed, limits, access, beyond)).transpose()
     };
     let limits = &config.http;
-    let mut main = front(&config.listen, rpc, limits.clone(), access.clone())?;
+    let mut main = front(&config.listen, rpc, limits.clone(), access.clone(), beyond.clone())?;
     if let Some(socket) = &config.socket {
         main.bind_unix(socket)?;
     }
-    let images = if_served(&config.image_store, images, limits.clone(), access)?;
+    let images = if_served(&config.image_store, images, limits.clone(), access, beyond.clone())?;
+    for front in [Some(&main), images.as_ref()].into_iter().flatten() {
+        check_open(front, &beyond, "--token-file", "root's power over guests")?;
+    }
     // Everybody on this host may read what is measured.
     let (limits, everybody) = (limits.for_metrics(), Access::of_all());
-    let metrics = if_served(&config.metrics_listen, metrics, limits, everybody)?;
+    let beyond = metrics_beyond(callers)?;
+    let metrics = if_served(&config.metrics_listen, metrics, limits, everybody, beyond.clone())?;
+    if let Some(front) = &metrics {
+        check_open(front, &beyond, "--metrics-token-file or --metrics-open", "the metrics")?;
+    }
     Ok(Fronts { main, images, metrics })
+}
+
+/// What callers beyond this host must show, where a flag may name a file with a token.
+fn beyond(flag: &'static str, file: Option<&Path>) -> Result<Beyond, ListenError> {
+    let token = file.map(|file| Token::read(flag, file)).transpose();
+    Ok(token.map_err(ListenError::Token)?.map_or(Beyond::Closed, Beyond::Token))
+}
+
+fn metrics_beyond(callers: &CallerConfig) -> Result<Beyond, ListenError> {
+    match beyond("--metrics-token-file", callers.metrics_token_file.as_deref())? {
+        Beyond::Closed if callers.metrics_open => Ok(Beyond::Open),
+        beyond => Ok(beyond),
+    }
+}
+
+/// Judges the addresses that were got in the end, however that was; warns of what is in the clear.
+fn check_open(
+    front: &Front,
+    beyond: &Beyond,
+    flags: &'static str,
+    stake: &str,
+) -> Result<(), ListenError> {
+    for address in front.open_addresses() {
+        match beyond {
+            Beyond::Closed => return Err(ListenError::Open(address, flags)),
+            Beyond::Token(_) => log::warn!(
+                "{address}: the token goes over plain HTTP, and who reads it has {stake}: keep it \
+                 to a network of your own, or behind a proxy that speaks TLS"
+            ),
+            Beyond::Open => log::warn!("{address}: everybody who reaches it has {stake}"),
+        }
+    }
+    Ok(())
 }

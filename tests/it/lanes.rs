@@ -57,7 +57,7 @@ fn call(method: &str, id: &str) -> String {
         r#"{{"method":"Libvirt.{method}","params":[{{"guest":{{"id":"{id}","type":"test","memory":64,"cpu":1}}}}],"id":1}}"#
     );
     format!(
-        "POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+        "POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -91,7 +91,7 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
 
     let (_, refused) = exchange(address, &call("Shutdown", "lanes"));
     assert!(refused.text().contains(r#""error":"busy: "#), "{refused:?}");
-    let health = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned();
+    let health = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned();
     for (request, answer) in [
         (health, r#""status":"ok""#),
         (call("Status", "lanes"), r#""state":"running""#),

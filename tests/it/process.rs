@@ -93,7 +93,7 @@ fn a_signal_finishes_what_runs_and_ends_with_status_0() {
         let mut busy = agent.connect();
         let body = br#"{"method":"Libvirt.Status","params":[{"guest":{"id":"test"}}],"id":1}"#;
         let head = format!(
-            "POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+            "POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
@@ -118,7 +118,7 @@ fn a_signal_finishes_what_runs_and_ends_with_status_0() {
 fn a_second_signal_does_not_wait_for_what_runs() {
     let agent = Agent::on_test_driver();
     let mut half = agent.connect();
-    half.write_all(b"POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\n").expect("it reads");
+    half.write_all(b"POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\n").expect("it reads");
     agent.signal("INT");
     wait_until("it is stopping", SOON, || agent.log().contains("finishing what runs"));
     agent.signal("INT");
@@ -170,7 +170,8 @@ fn logged(words: &[&str], rust_log: Option<&str>) -> String {
     let child = command.spawn().expect("the agent starts");
     let mut caller = wait_for("it listens", SOON, || TcpStream::connect(address).ok());
     let body = r#"{"method":"Libvirt.Status","params":[{"guest":{"id":"test"}}],"id":1}"#;
-    let head = "POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let head =
+        "POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let request =
         format!("{head}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
     caller.write_all(request.as_bytes()).expect("it reads");

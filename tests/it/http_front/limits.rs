@@ -15,7 +15,7 @@ fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
     let service = serve(limits, echo);
     let post = |length: usize| {
         let body = "b".repeat(length);
-        format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")
+        format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
     };
     let mut client = service.connect();
     assert_eq!(client.ask(post(200_000)).body.len(), "POST / ".len() + 200_000);
@@ -29,7 +29,7 @@ fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
 fn who_is_refused_may_finish_sending() {
     let service = serve(HttpLimits { linger: PATIENCE, ..HttpLimits::default() }, echo);
     let mut client = service.connect();
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n";
+    let head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n";
     assert_eq!(client.ask(head).status, 413);
     assert!(client.is_closed(), "the server has said all");
     // A socket that was closed would answer the first of these with a reset.
@@ -86,7 +86,7 @@ fn a_slow_request_is_late_while_others_are_served() {
 #[test]
 fn a_body_that_does_not_come_is_late() {
     let service = serve(HttpLimits { request: SHORT, ..HttpLimits::default() }, echo);
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+    let head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n";
     assert_eq!(service.status_of(head), 408);
 }
 
@@ -147,7 +147,7 @@ fn a_slow_reader_of_a_large_answer_holds_no_handler() {
     });
     let mut slow = service.connect();
     // The next request lies behind it, and is answered after it.
-    slow.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    slow.send("GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n");
     slow.send(GET);
     wait_until(|| service.running.counters().requests == 1);
     assert_eq!(service.connect().ask(GET).body, "small");

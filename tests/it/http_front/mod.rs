@@ -23,7 +23,7 @@ use rouille::{Request, Response};
 /// Long enough for anything that is going to happen, on any machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(100);
-const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 struct Service {
     running: Running,
@@ -176,7 +176,7 @@ fn gated(limits: HttpLimits) -> (Service, Gate) {
     (service, Gate { entered, open })
 }
 
-const GET_GATE: &str = "GET /gate HTTP/1.1\r\nHost: a\r\n\r\n";
+const GET_GATE: &str = "GET /gate HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 impl Gate {
     fn wait_for_request(&self) {

@@ -46,7 +46,7 @@ fn fed(limits: HttpLimits) -> (Service, Sender<&'static str>) {
     (service, feed)
 }
 
-const GET_PLAIN: &str = "GET /plain HTTP/1.1\r\nHost: a\r\n\r\n";
+const GET_PLAIN: &str = "GET /plain HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[test]
 fn a_stream_comes_in_chunks_as_it_is_made_and_its_connection_ends() {

@@ -19,6 +19,9 @@ for kind in kinds:
     if kind == "tcp":
         made = socket.socket()
         made.bind(("127.0.0.1", 0))
+    elif kind == "everywhere":
+        made = socket.socket()
+        made.bind(("0.0.0.0", 0))
     elif kind == "udp":
         made = socket.socket(type=socket.SOCK_DGRAM)
     else:
@@ -116,6 +119,19 @@ fn a_name_that_means_nothing_and_a_socket_that_does_not_listen_end_the_start() {
     assert!(error.starts_with("mistify-libvirt: LISTEN_FDNAMES: web: "), "{error}");
     let error = refused("rpc", "udp");
     assert!(error.contains("passed descriptor 3: not a stream socket that listens"), "{error}");
+}
+
+#[test]
+fn a_socket_beyond_loopback_needs_a_token_as_an_address_does() {
+    let Some(()) = require("users", python()) else { return };
+    for (name, needs) in [
+        ("rpc", "needs --token-file"),
+        ("image-store", "needs --token-file"),
+        ("metrics", "needs --metrics-token-file or --metrics-open"),
+    ] {
+        let error = refused(name, "everywhere");
+        assert!(error.contains("beyond loopback") && error.contains(needs), "{error}");
+    }
 }
 
 #[test]

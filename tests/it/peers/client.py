@@ -1,11 +1,15 @@
 # A caller of the agent, in the words of its arguments; one line of output for each.
 #
 #   ask PLACE               GET /healthz: the status, or "closed" where no byte came
-#   half PLACE              the same by a caller that says at once that it will say no more
+#   say PLACE TEXT          sends the text, in which \\r and \\n are escaped: the answer, escaped too
+#   keep FILE               keeps all others from opening it until its input ends: "kept", and "asked"
+#                           as soon as one tries
+#   half PLACE              the same as ask by a caller that says at once that it will say no more
 #   hold PLACE UID COUNT    so many connections of that user, kept until the end: how many were served
 #   storm PLACE COUNT BODY  so many connections that send a call and close at once
 #   reuse PLACE UID PID BODY  a call of that user, reset, and then GET /healthz by root from the same
 #                           port, while the process is stopped
+import fcntl
 import os
 import signal
 import socket
@@ -61,6 +65,29 @@ def ask(place, half=False):
     return status(stream)
 
 
+def say(place, text):
+    stream = connect(place)
+    answer = b""
+    try:
+        stream.sendall(text.encode().decode("unicode_escape").encode("latin-1"))
+        while part := stream.recv(65536):
+            answer += part
+    except ConnectionError:
+        pass
+    return answer.decode("latin-1").encode("unicode_escape").decode() or "closed"
+
+
+def keep(path):
+    # A lease: who opens the file has to wait, and its holder is told by a signal.
+    signal.signal(signal.SIGIO, lambda *_: print("asked", flush=True))
+    file = os.open(path, os.O_RDWR)
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    print("kept", flush=True)
+    sys.stdin.read()
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return "let go"
+
+
 def hold(place, uid, count):
     os.seteuid(int(uid))
     served = 0
@@ -110,6 +137,8 @@ while words:
     what = words.pop(0)
     action, count = {
         "ask": (ask, 1),
+        "keep": (keep, 1),
+        "say": (say, 2),
         "half": (lambda place: ask(place, True), 1),
         "hold": (hold, 3),
         "storm": (storm, 3),

@@ -2,6 +2,8 @@
 
 mod activation;
 mod attacks;
+mod beyond;
+mod pages;
 mod sockets;
 mod users;
 

@@ -1,12 +1,17 @@
 //! Which users get an answer.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::chown;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
 
-use super::{NOBODY, ON_TEST_DRIVER, STRANGER, World, ask, client, places, setpriv};
+use super::{
+    CLIENT, NOBODY, ON_TEST_DRIVER, PYTHON, SOON, STRANGER, World, ask, client, places, setpriv,
+};
 use crate::agent::{Agent, PROGRAM};
 use crate::skip::require;
+use crate::support::wait_until;
 
 /// An agent on every kind of socket of this host, and where that is.
 fn agent_everywhere(world: &World, flags: &[&str]) -> (Agent, Vec<String>) {
@@ -109,6 +114,48 @@ fn members_of_a_named_group_may_call_by_either_way_to_be_one() {
     for (uid, answer) in [(64001, "200"), (64002, "200"), (64003, "closed"), (STRANGER, "closed")] {
         assert_eq!(ask(uid, &place), answer, "{uid}");
     }
+}
+
+/// The database of groups is a file that cannot be opened until it is let go.
+#[test]
+fn while_groups_are_asked_for_all_others_are_served_and_who_waits_is_bounded() {
+    let Some(world) = require("users", World::new()) else { return };
+    let group = world.at("group");
+    let users = "root:x:0:0::/:/bin/false\nmember:x:64001:64001::/:/bin/false\n";
+    fs::write(world.path().join("passwd"), users).expect("it is ours");
+    fs::write(&group, "root:x:0:\ncallers:x:64100:member\n").expect("it is ours");
+    let script = format!(
+        "mount --bind {0}/passwd /etc/passwd && mount --bind {group} /etc/group && exec \"$@\"",
+        world.path().display(),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-m", "/bin/sh", "-c", &script, "sh", PROGRAM]);
+    let mut flags = ON_TEST_DRIVER.to_vec();
+    flags.extend(["--allow-group", "64100"]);
+    let agent = Agent::run(command, &flags);
+    let place = agent.address().to_string();
+    let mut keeper = Command::new(PYTHON);
+    keeper.args(["-c", CLIENT, "keep", &group]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut keeper = keeper.spawn().expect("it starts");
+    let mut says = BufReader::new(keeper.stdout.take().expect("piped")).lines();
+    let mut said = || says.next().and_then(Result::ok);
+    assert_eq!(said().as_deref(), Some("kept"));
+
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..10).map(|_| scope.spawn(|| ask(64001, &place))).collect();
+        assert_eq!(said().as_deref(), Some("asked"));
+        let is_turned_away = || waiting.iter().filter(|ask| ask.is_finished()).count() == 2;
+        wait_until("two are too many", SOON, is_turned_away);
+        assert_eq!(ask(0, &place), "200", "root does not wait");
+        assert!(is_turned_away(), "the others do");
+        // The end of its input is the sign to let go.
+        drop(keeper.stdin.take());
+        let mut told: Vec<_> = waiting.into_iter().map(|ask| ask.join().expect("told")).collect();
+        told.sort_unstable();
+        assert_eq!(told, [&["200"; 8][..], &["closed"; 2]].concat());
+    });
+    keeper.wait().expect("it is our child");
+    agent.end();
 }
 
 #[test]

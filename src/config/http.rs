@@ -1,0 +1,118 @@
+//! What the HTTP fronts are told, and their bounds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A Unix socket, which its owner and its group may open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its group, by name or number; else that of the agent.
+    pub group: Option<String>,
+}
+
+/// Who may call, besides root and the agent's own user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallerConfig {
+    /// Users, by name or number.
+    pub users: Vec<String>,
+    /// Groups whose members may, by name or number.
+    pub groups: Vec<String>,
+    /// Whether everybody of this host may, as with the original.
+    pub any_local: bool,
+    /// The file with the token of callers beyond this host; without one there are none.
+    pub token_file: Option<PathBuf>,
+    /// The same for the listener that serves metrics and health alone.
+    pub metrics_token_file: Option<PathBuf>,
+    /// Whether everybody beyond this host may read those.
+    pub metrics_open: bool,
+    /// Names that callers may call this host by, besides its addresses and `localhost`.
+    pub host_names: Vec<String>,
+}
+
+/// Bounds of the HTTP front. Each is a count, bytes or a time, as its name or type says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Open connections, all callers together: one orchestrator, scrapers and people need few.
+    pub connections: usize,
+    /// Open connections of one user of this host, or of one address beyond it: enough for each of
+    /// [`Self::handlers`] and as many that wait.
+    pub connections_per_caller: usize,
+    /// Of [`Self::connections`], those that only root and the agent's own user get.
+    pub connections_reserved: usize,
+    /// Request line and headers of one request, in bytes: the usual bound of servers is 8 to 16 KiB.
+    pub head_bytes: usize,
+    /// Header lines of one request: 100 is what common servers take.
+    pub headers: usize,
+    /// Body of one request, in bytes: a guest with 64 NICs and 256 disks is under 100 KiB.
+    pub body_bytes: usize,
+    /// From a request's first byte to its last: a local caller needs milliseconds.
+    pub request: Duration,
+    /// A kept-alive connection without a request.
+    pub idle: Duration,
+    /// From a response's first byte to its last, for a caller that reads slowly.
+    pub write: Duration,
+    /// Threads that answer requests; how they are shared out stands in [`PoolLimits`](super::PoolLimits).
+    pub handlers: usize,
+    /// Body of one response, in bytes: the metrics of a thousand guests are some 5 MB.
+    pub response_bytes: usize,
+    /// Answers that are streamed at once, such as snapshots: each has a thread of its own and a
+    /// disk to read.
+    pub streams: usize,
+    /// A streamed answer without a byte taken by the caller; the whole has no limit.
+    pub stream_progress: Duration,
+    /// From the last answer of a connection to its end, while the caller reads and may still send:
+    /// a close before that can destroy the answer on its way.
+    pub linger: Duration,
+    /// Bytes that are read and thrown away in that time.
+    pub linger_bytes: usize,
+    /// Without accepting, once that failed: what is short, like file descriptors, needs time.
+    pub accept_pause: Duration,
+    /// How long it holds who is a member of an allowed group: the databases may be slow to ask.
+    pub membership: Duration,
+    /// Users of whom that is kept.
+    pub memberships: usize,
+    /// Connections that wait for an answer about their users, all together: a database that
+    /// answers takes milliseconds.
+    pub unknown: usize,
+    /// Of [`Self::unknown`], those of one user.
+    pub unknown_per_caller: usize,
+    /// Connections that one listener gives at once, before those that are open have their turn.
+    pub accepts: usize,
+}
+
+impl HttpLimits {
+    /// For a listener that only serves what is in memory.
+    pub fn for_metrics(&self) -> Self {
+        Self { handlers: self.handlers.min(4), ..self.clone() }
+    }
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            connections_per_caller: 64,
+            connections_reserved: 16,
+            head_bytes: 16 * 1024,
+            headers: 100,
+            body_bytes: 1024 * 1024,
+            request: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            write: Duration::from_secs(10),
+            handlers: 32,
+            response_bytes: 16 * 1024 * 1024,
+            streams: 16,
+            stream_progress: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
+            linger_bytes: 4 * 1024 * 1024,
+            accept_pause: Duration::from_millis(100),
+            membership: Duration::from_secs(10),
+            memberships: 64,
+            unknown: 64,
+            unknown_per_caller: 8,
+            accepts: 16,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Where connections come in.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::config::HttpLimits;
+use crate::os::peer::Caller;
+use crate::os::poll::{Interest, PollSet};
+
+use super::connection::{Connection, Fate, Place, Round};
+use super::gate::{Gate, Verdict};
+use super::listener::{Listener, Stream};
+use super::rarely::Rarely;
+use super::tally::{Reason, Refusal};
+
+/// Connections over the limit that are told so with care; those beyond are told in passing.
+const SPARE_CONNECTIONS: usize = 16;
+
+pub(super) const BUSY: Refusal =
+    Refusal { reason: Reason::Busy, sentence: "busy: too many connections" };
+
+/// The sockets that listen, and who may come in.
+pub(super) struct Entrance {
+    listeners: Vec<Listener>,
+    gate: Gate,
+    /// Of whom it is not known yet whether they may call: nothing of them is read.
+    waiting: Vec<Waiting>,
+    /// Set while accepting pauses.
+    accept_from: Option<Instant>,
+    /// Lasting failures to accept.
+    failures: Rarely,
+}
+
+struct Waiting {
+    stream: Stream,
+    caller: Caller,
+    since: Instant,
+}
+
+impl Entrance {
+    pub(super) fn new(listeners: Vec<Listener>, gate: Gate) -> Self {
+        let (waiting, failures) = (Vec::new(), Rarely::default());
+        Self { listeners, gate, waiting, accept_from: None, failures }
+    }
+
+    /// How many sockets [`Entrance::fill`] puts into a set.
+    pub(super) fn listeners(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// Puts the sockets that listen into the set, where the waker alone is so far.
+    pub(super) fn fill(&self, set: &mut PollSet) {
+        for listener in &self.listeners {
+            match self.accept_from {
+                Some(_) => set.skip(),
+                None => set.add(listener, Interest::Read),
+            };
+        }
+    }
+
+    /// When there is something to do here whatever comes.
+    pub(super) fn deadline(&self, limits: &HttpLimits) -> Option<Instant> {
+        let waiting = self.waiting.iter().filter_map(|it| it.since.checked_add(limits.request));
+        waiting.chain(self.accept_from).min()
+    }
+
+    /// Takes nobody in any more.
+    pub(super) fn close(&mut self) {
+        self.listeners.clear();
+        self.waiting.clear();
+    }
+
+    /// Takes in who has come, and who is known by now.
+    pub(super) fn admit(
+        &mut self,
+        set: &PollSet,
+        connections: &mut Vec<Connection>,
+        round: &mut Round<'_>,
+    ) {
+        if !self.waiting.is_empty() {
+            self.look_again(connections, round);
+        }
+        self.accept_from = self.accept_from.filter(|from| *from > round.now);
+        for index in 0..self.listeners.len() {
+            if !set.is_ready(1 + index) {
+                continue;
+            }
+            // Some a round: with one a flood would fill the kernel's queue, where all others have
+            // to wait too, and with all it would keep those who are in from their turns.
+            for _ in 0..round.shared.limits.accepts {
+                let Some(listener) = self.listeners.get(index) else { break };
+                match listener.accept() {
+                    Ok((stream, address)) => self.meet(stream, address, connections, round),
+                    Err(error) => {
+                        self.note_failure(&error, round);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn note_failure(&mut self, error: &io::Error, round: &Round<'_>) {
+        use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+        // That of one caller, or of none: the next may be accepted at once.
+        if matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock) {
+            return;
+        }
+        self.accept_from = round.now.checked_add(round.shared.limits.accept_pause);
+        if let Some(more) = self.failures.now(round.now) {
+            log::error!("accept a connection: {error}; trying on; {more} more since the last time");
+        }
+    }
+
+    fn meet(
+        &mut self,
+        stream: Stream,
+        address: Option<SocketAddr>,
+        connections: &mut Vec<Connection>,
+        round: &mut Round<'_>,
+    ) {
+        match self.gate.identify(&stream, address) {
+            Some(caller) => {
+                self.judge(Waiting { stream, caller, since: round.now }, connections, round);
+            }
+            None => round.shared.tally.count_denied(),
+        }
+    }
+
+    /// Lets one in, turns it away, or keeps it waiting.
+    fn judge(&mut self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
+        let limits = &round.shared.limits;
+        let why = match self.gate.judge(&guest.caller, limits, round.now) {
+            Verdict::May => return self.seat(guest, connections, round),
+            Verdict::MayNot if guest.caller.peer.is_some() => "not allowed to call",
+            Verdict::MayNot => "gone before it was known who that was",
+            Verdict::Unknown => {
+                let same = self.waiting.iter().filter(|it| it.caller.peer == guest.caller.peer);
+                let (all, same) = (self.waiting.len(), same.count());
+                let is_late = guest.since.checked_add(limits.request) <= Some(round.now);
+                if !is_late && all < limits.unknown && same < limits.unknown_per_caller {
+                    self.waiting.push(guest);
+                    return;
+                }
+                "the groups of that user are not known in time"
+            }
+        };
+        round.shared.tally.count_denied();
+        self.gate.log_denied(&guest.caller, why, round.now);
+    }
+
+    fn look_again(&mut self, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
+        let limits = &round.shared.limits;
+        let has_learned = self.gate.learn(limits, round.now);
+        if has_learned || self.deadline(limits).is_some_and(|deadline| deadline <= round.now) {
+            for guest in std::mem::take(&mut self.waiting) {
+                self.judge(guest, connections, round);
+            }
+        }
+    }
+
+    /// Serves one who may call; over a limit only to say so.
+    fn seat(&self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
+        let Waiting { stream, caller, .. } = guest;
+        let limits = &round.shared.limits;
+        if let Err(error) = stream.prepare() {
+            log::debug!("accept {caller}: {error}");
+            return;
+        }
+        let served = connections.iter().filter(|it| it.place() == Place::Served);
+        if self.gate.has_place(&caller, served.map(Connection::caller), limits) {
+            connections.push(Connection::new(stream, caller, Place::Served, round.now));
+            return;
+        }
+        let mut connection = Connection::new(stream, caller, Place::Spare, round.now);
+        let fate = connection.refuse(BUSY, round);
+        let spare = connections.iter().filter(|it| it.place() == Place::Spare).count();
+        if spare < SPARE_CONNECTIONS && !matches!(fate, Fate::Closed) {
+            connections.push(connection);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What a request must show before any handler sees it, and before its body is read: a token from
+//! beyond this host, and that no web page sent it.
+//!
+//! A browser lets every page call this host in the name of who looks at it. It tells where the page
+//! comes from (`Origin`, `Sec-Fetch-Site`); and a page whose own name was made to mean this host
+//! says that name in `Host`.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::os::peer::{Caller, Origin};
+
+use super::head;
+use super::parse::Request;
+use super::tally::{Reason, Refusal};
+use super::token::Token;
+
+// Why is not said: it would tell who guesses how far he got.
+const TOKEN: Refusal = Refusal { reason: Reason::Token, sentence: "unauthorized" };
+const HOST_SYNTAX: Refusal = Refusal::malformed("malformed Host");
+const HOST: Refusal = forbidden("Host: not an address, localhost or a name of this host");
+const ORIGIN: Refusal = forbidden("Origin: web pages may not call");
+const SITE: Refusal = forbidden("Sec-Fetch-Site: web pages may not call");
+
+const fn forbidden(sentence: &'static str) -> Refusal {
+    Refusal { reason: Reason::Page, sentence }
+}
+
+/// The rules of one front.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Guard {
+    pub(super) beyond: Beyond,
+    /// Names of this host besides `localhost`.
+    pub(super) names: Vec<String>,
+}
+
+/// What callers beyond this host must show.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Beyond {
+    /// They may not call.
+    #[default]
+    Closed,
+    /// This.
+    Token(Token),
+    /// Nothing.
+    Open,
+}
+
+impl Guard {
+    /// Whether this request of that caller may go on. Only its head is looked at.
+    ///
+    /// # Errors
+    /// The refusal of one that may not.
+    pub(super) fn judge(&self, request: &Request, caller: &Caller) -> Result<(), Refusal> {
+        if let Origin::Network(_) = caller.origin {
+            self.check_token(request)?;
+        }
+        let host = one(request, "host");
+        if caller.origin != Origin::Socket {
+            // HTTP/1.0 need not have one; in HTTP/1.1 it is missed before this.
+            host.map_or(Ok(()), |host| self.check_host(host))?;
+        }
+        for origin in values(request, "origin") {
+            let authority = origin.get(.."http://".len()).filter(|it| is(it, "http://"));
+            let authority = authority.and_then(|scheme| origin.get(scheme.len()..));
+            if !authority.zip(host).is_some_and(|(authority, host)| is(authority, host)) {
+                return Err(ORIGIN);
+            }
+        }
+        // `same-site` is refused as well: to a browser all ports of one host are one site, and
+        // behind another port may be another user's pages. `none` is a person's own doing.
+        for site in values(request, "sec-fetch-site") {
+            if !["same-origin", "none"].contains(&site) {
+                return Err(SITE);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_token(&self, request: &Request) -> Result<(), Refusal> {
+        match &self.beyond {
+            Beyond::Open => Ok(()),
+            Beyond::Closed => Err(TOKEN),
+            Beyond::Token(token) => match one(request, "authorization") {
+                Some(authorization) if token.is_in(authorization) => Ok(()),
+                _ => Err(TOKEN),
+            },
+        }
+    }
+
+    fn check_host(&self, host: &str) -> Result<(), Refusal> {
+        let is_ours = match host_name(host).ok_or(HOST_SYNTAX)? {
+            Name::Address => true,
+            Name::Word(name) => {
+                is(name, "localhost") || self.names.iter().any(|ours| is(name, ours))
+            }
+        };
+        if is_ours { Ok(()) } else { Err(HOST) }
+    }
+}
+
+/// Whether this can be a name of a host, as it would stand in `Host`.
+pub(super) fn is_host_name(name: &str) -> bool {
+    !name.is_empty() && matches!(host_name(name), Some(Name::Word(word)) if word == name)
+}
+
+/// What `Host` names.
+enum Name<'a> {
+    /// An address, which no page can make its own.
+    Address,
+    Word(&'a str),
+}
+
+/// The name in a `Host` without its port; none where it is malformed (RFC 9110, section 7.2, and
+/// RFC 3986, section 3.2.2).
+fn host_name(host: &str) -> Option<Name<'_>> {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<Ipv6Addr>().ok()?;
+            (None, port)
+        }
+        None => {
+            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+            (Some(name), port)
+        }
+    };
+    let digits = if port.is_empty() { "" } else { port.strip_prefix(':')? };
+    let is_port = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let name = name.map(|name| head::is_uri(name, b"-._~!$&'()*+,;=").then_some(name));
+    match name {
+        _ if !is_port => None,
+        None => Some(Name::Address),
+        Some(name) => match name? {
+            address if address.parse::<Ipv4Addr>().is_ok() => Some(Name::Address),
+            name => Some(Name::Word(name)),
+        },
+    }
+}
+
+fn values<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let named = move |(each, _): &&(String, String)| is(each, name);
+    request.headers.iter().filter(named).map(|(_, value)| value.as_str())
+}
+
+/// The value of a header that is there once.
+fn one<'a>(request: &'a Request, name: &'a str) -> Option<&'a str> {
+    let mut values = values(request, name);
+    values.next().filter(|_| values.next().is_none())
+}
+
+fn is(text: &str, expected: &str) -> bool {
+    text.eq_ignore_ascii_case(expected)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,39 @@
+//! Log lines about what callers do: one in a while, however much they do it.
+
+use std::time::{Duration, Instant};
+
+/// Between two lines.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// One kind of line.
+#[derive(Debug, Default)]
+pub(super) struct Rarely {
+    /// When it was last written, and how often it was not since.
+    last: Option<(Instant, u64)>,
+}
+
+impl Rarely {
+    /// Whether to write the line now: then how many were left out since the last.
+    pub(super) fn now(&mut self, now: Instant) -> Option<u64> {
+        match &mut self.last {
+            Some((at, left_out)) if now.duration_since(*at) < INTERVAL => {
+                *left_out += 1;
+                None
+            }
+            last => Some(last.replace((now, 0)).map_or(0, |(_, left_out)| left_out)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_in_ten_seconds_counts_those_that_are_left_out() {
+        let (mut rarely, begin) = (Rarely::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let lines: Vec<_> = [0, 0, 9, 10, 19, 20].map(|seconds| rarely.now(at(seconds))).into();
+        assert_eq!(lines, [Some(0), None, None, Some(2), None, Some(1)]);
+    }
+}
