@@ -16,6 +16,7 @@ mod journal;
 mod lab;
 mod lanes;
 mod local;
+mod malformed;
 mod metrics;
 mod nwfilter;
 mod odd;
