@@ -3,6 +3,7 @@
 mod activation;
 mod attacks;
 mod beyond;
+mod floods;
 mod pages;
 mod sockets;
 mod users;
