@@ -1,10 +1,11 @@
 //! One call on a connection of its own.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -20,6 +21,9 @@ const MARGIN: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Headers of an answer: the agent sends some 10.
 const HEADERS_MAX: usize = 64;
+
+/// Bytes of the file with the token: the agent takes no longer one.
+const TOKEN_BYTES_MAX: u64 = 512;
 
 /// Where an agent is called. `Display` names it for errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +47,8 @@ impl fmt::Display for Endpoint {
 pub(super) struct Client {
     guests: Endpoint,
     images: Endpoint,
+    /// The file with what an agent wants to see beyond loopback.
+    token_file: Option<PathBuf>,
     /// Longest wait for a part of an answer.
     patience: Duration,
 }
@@ -66,6 +72,7 @@ impl Client {
         Ok(Self {
             guests,
             images: Endpoint::Tcp(images),
+            token_file: config.callers.token_file.clone(),
             patience: config.deadlines.change + MARGIN,
         })
     }
@@ -111,16 +118,35 @@ impl Client {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(self.patience))?;
                 stream.set_write_timeout(Some(self.patience))?;
-                post(stream, "localhost", call)
+                post(stream, "localhost", "", call)
             }
             Endpoint::Tcp(address) => {
+                let proof = match &self.token_file {
+                    Some(file) if !address.ip().to_canonical().is_loopback() => proof(file)?,
+                    _ => String::new(),
+                };
                 let stream = TcpStream::connect_timeout(address, CONNECT)?;
                 stream.set_read_timeout(Some(self.patience))?;
                 stream.set_write_timeout(Some(self.patience))?;
-                post(stream, &address.to_string(), call)
+                post(stream, &address.to_string(), &proof, call)
             }
         }
     }
+}
+
+/// The header that shows the token in this file.
+fn proof(file: &Path) -> io::Result<String> {
+    let mut token = String::new();
+    let read = File::open(file).and_then(|it| it.take(TOKEN_BYTES_MAX).read_to_string(&mut token));
+    let token = token.trim_end();
+    let why = match read {
+        Ok(_) if !token.contains(char::is_control) => {
+            return Ok(format!("Authorization: Bearer {token}\r\n"));
+        }
+        Ok(_) => "not one line".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(io::Error::other(format!("{}: {why}", file.display())))
 }
 
 /// An address that a caller can connect to: every address of the host is this host's own.
@@ -133,12 +159,12 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Sends the call and reads to the connection's end.
-fn post(mut stream: impl Read + Write, host: &str, call: &str) -> io::Result<Vec<u8>> {
+/// Sends the call, with a line of proof or none, and reads to the connection's end.
+fn post(mut stream: impl Read + Write, host: &str, proof: &str, call: &str) -> io::Result<Vec<u8>> {
     let length = call.len();
     let request = format!(
         "POST /_mistify_RPC_ HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\nConnection: close\r\n\r\n{call}"
+         {proof}Content-Length: {length}\r\nConnection: close\r\n\r\n{call}"
     );
     // Whoever refuses a call may close before it has read all, and still say why.
     let sent = stream.write_all(request.as_bytes());

@@ -212,6 +212,14 @@ fn from_beyond_this_host_the_token_is_wanted_and_on_it_the_user_counts() {
     let with_token = get(&bearer(TOKEN));
     assert_eq!(here(NOBODY, &["say", &loopback, &with_token]), "closed", "no token opens loopback");
     assert_eq!(here(0, &["ask", place]), "401");
+    let list = |flags: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command.args(["-n", "-t", &agent.pid().to_string(), PROGRAM, "list", "--listen", place]);
+        let output = command.args(["--config", "/dev/null"]).args(flags).output();
+        output.expect("it starts").status.success()
+    };
+    assert!(list(&["--token-file", &file]), "the commands of the shell show it, too");
+    assert!(!list(&[]));
     assert!(here(NOBODY, &["say", place, &with_token]).contains(" 200 "));
     agent.end();
 }
