@@ -120,8 +120,9 @@ def storm(place, count, body):
 def reuse(place, uid, pid, body):
     os.kill(int(pid), signal.SIGSTOP)
     os.seteuid(int(uid))
-    first = connect(place)
-    port = first.getsockname()[1]
+    # One that the kernel gives nobody by itself.
+    port = 10000 + os.getpid() % 20000
+    first = connect(place, port)
     post(first, body)
     first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     first.close()
