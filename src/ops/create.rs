@@ -96,7 +96,7 @@ impl Libvirt {
                 }
             };
             if !domain.is_active()? {
-                start(session.connection()?, &domain)?;
+                start(session.connection()?, &domain, &host)?;
             }
             Ok(get_state(&domain)?)
         })?;

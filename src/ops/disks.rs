@@ -1,21 +1,30 @@
 //! Disk sources: where they may lie, and what they are.
 
-use std::fs;
+mod walk;
+
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::HostConfig;
-use crate::guest::domain::SourceKind;
-use crate::guest::paths::{allowed, disk_roots};
+use crate::guest::domain::{SourceKind, VirDomain};
+use crate::guest::paths::{allowed, disk_roots, lexically_normal};
 use crate::guest::wire::Guest;
 use crate::ops::Error;
+use crate::os::{disk, files};
+use walk::{Place, Stray, follow};
+
+/// Where the kernel's devices lie.
+const DEVICES: &str = "/dev";
 
 /// Judges each disk's source and answers with what each is, in order.
 ///
-/// A source must lie under the pool's `/dev/zvol/<pool>` or an allowed folder, with its links
-/// resolved; one that does not exist is judged by its path as written and taken for a block device,
-/// for volumes may be made later.
+/// A source must be a volume of the pool by a link in `/dev/zvol/<pool>`, or lie in an allowed
+/// folder, with its links resolved, and in both cases nobody but root and the agent's user may be
+/// able to lead it elsewhere afterwards; a device lies in an allowed folder only if that is in
+/// `/dev`. What does not exist is judged by its place and taken for a block device, for volumes may
+/// be made later. A mount counts as what it covers: only root can make one.
 ///
 /// # Errors
 /// [`Error::Invalid`] that names the disk.
@@ -23,46 +32,172 @@ use crate::ops::Error;
 /// # Blocking
 /// As long as the file systems below take to answer `stat`: on a worker only.
 pub(super) fn judge(guest: &Guest, host: &HostConfig) -> Result<Vec<SourceKind>, Error> {
-    guest
-        .disks
-        .iter()
-        .enumerate()
-        .map(|(index, disk)| {
-            judge_source(Path::new(&disk.source), host)
-                .map_err(|why| Error::Invalid(why.replace("{disk}", &format!("disks[{index}]"))))
-        })
-        .collect()
+    let rule = Rule::of(host);
+    let judged = guest.disks.iter().enumerate().map(|(index, disk)| {
+        let named = |why: String| Error::Invalid(why.replace("{disk}", &format!("disks[{index}]")));
+        rule.judge(Path::new(&disk.source)).map_err(named)
+    });
+    judged.collect()
 }
 
-fn judge_source(source: &Path, host: &HostConfig) -> Result<SourceKind, String> {
-    if source.as_os_str().is_empty() {
-        return Err("{disk} has no source".to_owned());
-    }
-    let shown = source.display();
-    let failed = |error: io::Error| format!("{{disk}}.source {shown}: {error}");
-    let roots = disk_roots(host);
-    let absent =
-        |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-    let (inside, kind) = match fs::canonicalize(source) {
-        Err(error) if absent(&error) => (allowed(source, &roots), None),
-        Err(error) => return Err(failed(error)),
-        Ok(real) => {
-            let resolved: Vec<PathBuf> = roots.iter().map(|root| resolved(root)).collect();
-            let inside = allowed(&real, &resolved) || is_zvol_link(source, &real, &host.zpool);
-            (inside, Some(fs::metadata(&real).map_err(failed)?.file_type()))
+/// Judges the sources of a domain that is to be started, whoever defined it: links may have been
+/// changed since, and the flags too. A source that is not there is left to libvirt, which cannot
+/// open it.
+///
+/// # Errors
+/// As [`judge`].
+///
+/// # Blocking
+/// As [`judge`].
+pub(super) fn judge_start(domain: &VirDomain, host: &HostConfig) -> Result<(), Error> {
+    let rule = Rule::of(host);
+    for disk in &domain.devices.disks {
+        let source = disk.source.path();
+        // A drive without a medium, or a source that is no path.
+        if source.is_empty() {
+            continue;
         }
-    };
-    if !inside {
-        let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
-        return Err(format!("disk source outside {}: {{disk}}.source {shown}", roots.join(", ")));
-    }
-    match kind {
-        None => Ok(SourceKind::Block),
-        Some(kind) if kind.is_block_device() => Ok(SourceKind::Block),
-        Some(kind) if kind.is_file() => Ok(SourceKind::File),
-        Some(_) => {
-            Err(format!("{{disk}}.source {shown} is neither a block device nor a regular file"))
+        if let Err(why) = rule.look(Path::new(source)) {
+            return Err(Error::Invalid(why.replace("{disk}", &disk.target.device)));
         }
+    }
+    Ok(())
+}
+
+/// Adds to the error of a start which of the domain's disks are not there.
+///
+/// # Blocking
+/// As [`judge`].
+pub(super) fn name_missing(domain: &VirDomain, cause: Error) -> Error {
+    let disks = domain.devices.disks.iter().filter(|disk| !disk.source.path().is_empty());
+    let missing = disks.filter(|disk| {
+        fs::metadata(disk.source.path()).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    });
+    let missing: Vec<String> =
+        missing.map(|disk| format!("{} {}", disk.target.device, disk.source.path())).collect();
+    if missing.is_empty() {
+        return cause;
+    }
+    Error::DisksMissing { disks: missing, cause: Box::new(cause) }
+}
+
+/// Where sources may lie on a host.
+struct Rule {
+    zpool: String,
+    /// The pool's folder in `/dev/zvol`, without links; none where it is not sure where that is.
+    zvols: Option<PathBuf>,
+    /// The other folders, without links; those that lead nowhere sure are left out.
+    folders: Vec<PathBuf>,
+    /// As they were configured, for people.
+    shown: Vec<PathBuf>,
+    /// Whether every path is allowed, as with the original.
+    any: bool,
+}
+
+/// What a source is.
+enum Source {
+    There(SourceKind),
+    Absent { is_inside: bool },
+}
+
+impl Rule {
+    fn of(host: &HostConfig) -> Self {
+        let shown = disk_roots(host);
+        let any =
+            shown.iter().any(|root| lexically_normal(root).is_some_and(|it| it == Path::new("/")));
+        let real = |root: &PathBuf| follow(root).map(|place| place.real().to_owned()).ok();
+        let zvols = shown.first().and_then(real);
+        let folders = shown.iter().skip(1).filter_map(real).collect();
+        Self { zpool: host.zpool.clone(), zvols, folders, shown, any }
+    }
+
+    /// What a source is that a guest is defined with.
+    fn judge(&self, source: &Path) -> Result<SourceKind, String> {
+        if source.as_os_str().is_empty() {
+            return Err("{disk} has no source".to_owned());
+        }
+        match self.look(source)? {
+            Source::There(kind) => Ok(kind),
+            Source::Absent { is_inside: true } => Ok(SourceKind::Block),
+            Source::Absent { is_inside: false } => Err(self.outside(source)),
+        }
+    }
+
+    /// What a source is that is allowed, or is not there.
+    fn look(&self, source: &Path) -> Result<Source, String> {
+        let failed = |error: io::Error| format!("{{disk}}.source {}: {error}", source.display());
+        if self.any && source.is_absolute() {
+            return match fs::metadata(source) {
+                Ok(found) => kind(source, &found).map(Source::There),
+                Err(error) if walk::is_absent(&error) => Ok(Source::Absent { is_inside: true }),
+                Err(error) => Err(failed(error)),
+            };
+        }
+        match follow(source) {
+            Ok(Place::Absent { real }) => {
+                let is_inside = self.is_in_zvols(&real) || self.has(&real);
+                Ok(Source::Absent { is_inside })
+            }
+            Ok(Place::There { real, found, link }) => {
+                let is_device = found.file_type().is_block_device();
+                let link = link.as_deref().unwrap_or(&real);
+                let is_zvol = self.is_in_zvols(&real) || self.is_in_zvols(link);
+                if is_device && is_zvol && self.is_volume(&real).map_err(failed)? {
+                    return Ok(Source::There(SourceKind::Block));
+                }
+                if !self.has(&real) {
+                    return Err(self.outside(source));
+                }
+                if is_device && !self.has_device(&real) {
+                    let shown = source.display();
+                    return Err(format!("{{disk}}.source {shown} is a device outside {DEVICES}"));
+                }
+                kind(source, &found).map(Source::There)
+            }
+            // Nobody is told more of what lies outside than that it does.
+            Err(Stray::Exposed { .. } | Stray::Relative) if !allowed(source, &self.shown) => {
+                Err(self.outside(source))
+            }
+            Err(stray) => Err(format!("{{disk}}.source {}: {stray}", source.display())),
+        }
+    }
+
+    fn is_in_zvols(&self, real: &Path) -> bool {
+        self.zvols.as_ref().is_some_and(|zvols| real.starts_with(zvols))
+    }
+
+    fn has(&self, real: &Path) -> bool {
+        self.folders.iter().any(|folder| real.starts_with(folder))
+    }
+
+    fn has_device(&self, real: &Path) -> bool {
+        let mut folders = self.folders.iter().filter(|folder| folder.starts_with(DEVICES));
+        folders.any(|folder| real.starts_with(folder))
+    }
+
+    /// Whether a device is a volume of the pool, by its own word.
+    fn is_volume(&self, device: &Path) -> io::Result<bool> {
+        let device = files::straight(OpenOptions::new().read(true)).open(device)?;
+        // Devices of other kinds refuse to say a name.
+        let name = disk::zvol_name(&device).unwrap_or_default();
+        Ok(name.strip_prefix(&self.zpool).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    fn outside(&self, source: &Path) -> String {
+        let roots: Vec<String> = self.shown.iter().map(|root| root.display().to_string()).collect();
+        let shown = source.display();
+        format!("disk source outside {}: {{disk}}.source {shown}", roots.join(", "))
+    }
+}
+
+fn kind(source: &Path, found: &Metadata) -> Result<SourceKind, String> {
+    match found.file_type() {
+        kind if kind.is_block_device() => Ok(SourceKind::Block),
+        kind if kind.is_file() => Ok(SourceKind::File),
+        _ => Err(format!(
+            "{{disk}}.source {} is neither a block device nor a regular file",
+            source.display()
+        )),
     }
 }
 
@@ -71,25 +206,15 @@ pub(super) fn resolved(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Whether `source` is a link that udev keeps for a volume of the pool: it lies in the pool's tree
-/// and points at a `/dev/zd<n>` device.
-fn is_zvol_link(source: &Path, real: &Path, zpool: &str) -> bool {
-    let zvols = Path::new("/dev/zvol").join(zpool);
-    let folder = source.parent().and_then(|folder| fs::canonicalize(folder).ok());
-    let in_tree = folder.is_some_and(|folder| folder.starts_with(resolved(&zvols)));
-    let name = real.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let number = name.strip_prefix("zd").unwrap_or_default();
-    in_tree
-        && real.parent() == Some(Path::new("/dev"))
-        && !number.is_empty()
-        && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'p')
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    fn judge_source(source: &Path, host: &HostConfig) -> Result<SourceKind, String> {
+        Rule::of(host).judge(source)
+    }
 
     /// A folder of this test's own, removed at its end.
     struct Folder(PathBuf);

@@ -57,6 +57,13 @@ pub enum Error {
         /// The uuid of the domain that has it.
         uuid: String,
     },
+    /// A guest does not start whose disks are not there.
+    DisksMissing {
+        /// These, each as "vda /dev/zvol/mistify/guests/web-1/disk-0".
+        disks: Vec<String>,
+        /// What was said of the start.
+        cause: Box<Error>,
+    },
     /// A step of a longer verb failed, and what came before it was taken back.
     Step {
         /// What was being done, as in "define domain web-1".
@@ -90,6 +97,9 @@ impl fmt::Display for Error {
             Self::Journal(error) => write!(f, "{error}"),
             Self::Pool(error) => write!(f, "{error}"),
             Self::Exists { id, uuid } => write!(f, "domain '{id}' already exists with uuid {uuid}"),
+            Self::DisksMissing { disks, cause } => {
+                write!(f, "{cause} (not there: {})", disks.join(", "))
+            }
             Self::Step { step, cause, left } if left.is_empty() => write!(f, "{step}: {cause}"),
             Self::Step { step, cause, left } => {
                 write!(f, "{step}: {cause}; left behind: {}", left.join(", "))
@@ -105,7 +115,9 @@ impl Error {
     pub fn connection_lost(&self) -> bool {
         match self {
             Self::Libvirt(error) => error.connection_lost(),
-            Self::Open { cause, .. } | Self::Step { cause, .. } => cause.connection_lost(),
+            Self::Open { cause, .. }
+            | Self::Step { cause, .. }
+            | Self::DisksMissing { cause, .. } => cause.connection_lost(),
             _ => false,
         }
     }
@@ -114,7 +126,9 @@ impl Error {
     pub(super) fn is_unreachable(&self) -> bool {
         match self {
             Self::Silent { .. } => true,
-            Self::Open { cause, .. } | Self::Step { cause, .. } => cause.is_unreachable(),
+            Self::Open { cause, .. }
+            | Self::Step { cause, .. }
+            | Self::DisksMissing { cause, .. } => cause.is_unreachable(),
             other => other.connection_lost(),
         }
     }

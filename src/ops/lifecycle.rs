@@ -1,6 +1,7 @@
 //! Status, Run, Shutdown, Poweroff, Reboot and Restart (contract section 5): the verbs that look a
 //! domain up, act by its state, and answer with the state that follows.
 
+use crate::config::HostConfig;
 use crate::guest::domain::VirDomain;
 use crate::guest::state::State;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
@@ -88,17 +89,18 @@ impl Libvirt {
     /// that is taken is no error: libvirt chooses another.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; whatever keeps the emulator from starting.
+    /// As [`Libvirt::status`]; a disk that lies where none may, by now; whatever keeps the emulator
+    /// from starting, with the disks that are not there.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn run(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = named_guest(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
-        let id = guest.id.clone();
+        let (id, host) = (guest.id.clone(), self.host.clone());
         let (state, xml) = self.change("Run", &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
-            start_or_resume(session.connection()?, &domain)?;
+            start_or_resume(session.connection()?, &domain, &host)?;
             Ok((get_state(&domain)?, domain.xml(XmlKind::Live)?))
         })?;
         fill_from_live(&mut guest, &xml);
@@ -156,12 +158,16 @@ pub(super) fn destroy(domain: &Domain) -> Result<(), libvirt::Error> {
 }
 
 /// The table of contract section 5 for Run.
-fn start_or_resume(connection: &Connection, domain: &Domain) -> Result<(), libvirt::Error> {
+fn start_or_resume(
+    connection: &Connection,
+    domain: &Domain,
+    host: &HostConfig,
+) -> Result<(), Error> {
     match get_state(domain)? {
         State::Running | State::Crashed | State::Other(_) => Ok(()),
-        State::Paused | State::Suspended => domain.resume(),
+        State::Paused | State::Suspended => Ok(domain.resume()?),
         State::Shutdown | State::Shutoff | State::Blocked | State::Unknown => {
-            start(connection, domain)
+            start(connection, domain, host)
         }
     }
 }

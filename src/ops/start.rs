@@ -2,19 +2,39 @@
 
 use log::warn;
 
+use crate::config::HostConfig;
 use crate::guest::displays::with_chosen_vnc_port;
+use crate::guest::domain::VirDomain;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
+use crate::ops::{self, disks};
 
-/// Starts a domain that is off.
+/// Starts a domain that is off, if its disks lie where they may: they are judged by its own
+/// definition, however old that is.
 ///
+/// # Errors
+/// A disk that may not be there; what keeps the emulator from starting, with the disks that are not
+/// there.
+///
+/// # Blocking
+/// As [`Domain::create`] and [`disks::judge_start`].
+pub(super) fn start(
+    connection: &Connection,
+    domain: &Domain,
+    host: &HostConfig,
+) -> Result<(), ops::Error> {
+    let definition = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?).map_err(|error| {
+        ops::Error::Invalid(format!("libvirt's XML of the domain cannot be read: {error}"))
+    })?;
+    disks::judge_start(&definition, host)?;
+    let started = start_on_its_port(connection, domain);
+    started.map_err(|error| disks::name_missing(&definition, error.into()))
+}
+
 /// A display's port that something else has keeps the emulator from starting, in words that are
 /// libvirt's or qemu's own. So a start that fails inside the driver is tried once more with a port
 /// of libvirt's choice: where that works, the port was the cause. The definition keeps the port
 /// that was asked for, for the next start.
-///
-/// # Errors
-/// What keeps the emulator from starting.
-pub(super) fn start(connection: &Connection, domain: &Domain) -> Result<(), Error> {
+fn start_on_its_port(connection: &Connection, domain: &Domain) -> Result<(), Error> {
     match domain.create() {
         Err(refused) if refused.code == Code::INTERNAL_ERROR && !refused.connection_lost() => {
             start_on_chosen_port(connection, domain, refused)

@@ -286,6 +286,9 @@ fn error_text(error: &Error) -> String {
         Error::Open { verb, cause } => {
             format!("{} (settle a former {verb})", error_text(cause))
         }
+        Error::DisksMissing { disks, cause } => {
+            format!("{} (not there: {})", error_text(cause), disks.join(", "))
+        }
         Error::Step { step, cause, left } if left.is_empty() => {
             format!("{} ({step}; undone)", error_text(cause))
         }

@@ -1,0 +1,189 @@
+//! Where a path leads, followed by steps that nobody else can change.
+//!
+//! A name is only looked up in a folder that belongs to root or the agent's user and that no other
+//! user may write to; or, where a sticky bit is set, if what is found there belongs to them. What a
+//! path meant at such a look it means until one of the two changes it: no link can be swapped
+//! between a check and what libvirt opens later by the same path. So no descriptor has to be kept
+//! from the one to the other, and the path stays in the guest's definition as it was asked for: what
+//! links in `/dev` lead to has other numbers after the next boot.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::os::process;
+
+/// Links of one path, as many as the kernel follows.
+const LINKS_MAX: usize = 40;
+/// Links here can lead to what another process sees under the same names.
+const PROCESSES: &str = "/proc";
+/// Write permission of the group and of everybody else.
+const WRITABLE: u32 = 0o022;
+const WRITABLE_BY_ALL: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+
+/// What a path leads to.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// Something that is there.
+    There {
+        /// Its path without links.
+        real: PathBuf,
+        /// What it is; never a link.
+        found: Metadata,
+        /// Where the last link lies that led to it, without links itself.
+        link: Option<PathBuf>,
+    },
+    /// Nothing.
+    Absent {
+        /// Where it would be.
+        real: PathBuf,
+    },
+}
+
+impl Place {
+    /// The path without links.
+    pub(super) fn real(&self) -> &Path {
+        match self {
+            Self::There { real, .. } | Self::Absent { real } => real,
+        }
+    }
+}
+
+/// Why a path cannot be followed, or not so that it is sure where it leads.
+#[derive(Debug)]
+pub(super) enum Stray {
+    /// It does not begin at the root.
+    Relative,
+    /// A step of it is somebody else's.
+    Exposed {
+        /// What lies on the way.
+        path: PathBuf,
+        /// Who may change it.
+        by: String,
+    },
+    /// The system fails to tell.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for Stray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relative => f.write_str("not an absolute path"),
+            Self::Exposed { path, by } => {
+                write!(f, "{} can be changed by {by}", path.display())
+            }
+            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+        }
+    }
+}
+
+/// Follows a path to its end.
+///
+/// # Errors
+/// As [`Stray`] has them.
+///
+/// # Blocking
+/// As long as the file systems below take: on a worker only.
+pub(super) fn follow(path: &Path) -> Result<Place, Stray> {
+    if !path.is_absolute() {
+        return Err(Stray::Relative);
+    }
+    let mut real = PathBuf::from("/");
+    let (mut todo, mut link, mut links) = (steps(path), None, 0);
+    while let Some(step) = todo.pop() {
+        if step == ".." {
+            // Without links in it, and so the folder above; above the root is the root.
+            real.pop();
+            continue;
+        }
+        let is_shared = is_shared(&real)?;
+        let next = real.join(&step);
+        let found = match fs::symlink_metadata(&next) {
+            Ok(found) => found,
+            Err(error) if is_absent(&error) && is_shared => {
+                return Err(Stray::Exposed { path: next, by: "everybody".to_owned() });
+            }
+            Err(error) if is_absent(&error) => return Ok(absent(next, todo)),
+            Err(error) => return Err(Stray::Io(next, error)),
+        };
+        if is_shared && !is_ours(found.uid()) {
+            return Err(Stray::Exposed { path: next, by: user(&found) });
+        }
+        if !found.is_symlink() {
+            real = next;
+            continue;
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(Stray::Io(next, io::Error::other("too many links")));
+        }
+        let target = fs::read_link(&next).map_err(|error| Stray::Io(next.clone(), error))?;
+        if target.is_absolute() {
+            real = PathBuf::from("/");
+        }
+        todo.extend(steps(&target));
+        link = Some(next);
+    }
+    match fs::symlink_metadata(&real) {
+        Ok(found) => Ok(Place::There { real, found, link }),
+        Err(error) => Err(Stray::Io(real, error)),
+    }
+}
+
+/// The names of a path, the last first.
+fn steps(path: &Path) -> Vec<OsString> {
+    let names = path.components().rev().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
+    });
+    names.collect()
+}
+
+fn absent(mut real: PathBuf, todo: Vec<OsString>) -> Place {
+    for step in todo.into_iter().rev() {
+        if step == ".." {
+            real.pop();
+        } else {
+            real.push(step);
+        }
+    }
+    Place::Absent { real }
+}
+
+/// Whether an error says that nothing is there.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Whether others may put names into a folder, and may take away no others than theirs.
+fn is_shared(folder: &Path) -> Result<bool, Stray> {
+    let exposed = |by: String| Stray::Exposed { path: folder.to_owned(), by };
+    if folder.starts_with(PROCESSES) {
+        return Err(exposed("the processes in it".to_owned()));
+    }
+    let found = fs::symlink_metadata(folder);
+    let found = found.map_err(|error| Stray::Io(folder.to_owned(), error))?;
+    match found.mode() {
+        _ if !is_ours(found.uid()) => Err(exposed(user(&found))),
+        mode if mode & WRITABLE == 0 => Ok(false),
+        mode if mode & STICKY != 0 => Ok(true),
+        mode if mode & WRITABLE_BY_ALL != 0 => Err(exposed("everybody".to_owned())),
+        _ => Err(exposed(format!("group {}", found.gid()))),
+    }
+}
+
+fn is_ours(uid: u32) -> bool {
+    uid == 0 || uid == process::user()
+}
+
+fn user(found: &Metadata) -> String {
+    format!("user {}", found.uid())
+}
+
+#[cfg(test)]
+mod tests;

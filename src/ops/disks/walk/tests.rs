@@ -1,0 +1,154 @@
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+/// A folder of one test, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mistify-walk-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(path.join("in")).unwrap();
+        fs::write(path.join("in/disk"), "").unwrap();
+        Self(path.canonicalize().unwrap())
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn make_mode(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.at(name), Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn leads_to(&self, name: &str) -> PathBuf {
+        follow(&self.at(name)).unwrap().real().to_owned()
+    }
+
+    /// What lies exposed on the way, below this folder.
+    fn exposed(&self, name: &str) -> (PathBuf, String) {
+        match follow(&self.at(name)).unwrap_err() {
+            Stray::Exposed { path, by } => (path.strip_prefix(&self.0).unwrap().to_owned(), by),
+            other => panic!("{name}: {other}"),
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn links_are_followed_and_the_last_is_told() {
+    let folder = Folder::new();
+    symlink("in", folder.at("folder")).unwrap();
+    symlink(folder.at("folder/disk"), folder.at("disk")).unwrap();
+    symlink("../disk", folder.at("in/again")).unwrap();
+    for name in ["in/disk", "folder/disk", "disk", "in/again", "in/../folder/./disk"] {
+        assert_eq!(folder.leads_to(name), folder.at("in/disk"), "{name}");
+    }
+    let Place::There { link, found, .. } = follow(&folder.at("in/again")).unwrap() else {
+        panic!("it is there");
+    };
+    assert_eq!(link, Some(folder.at("folder")));
+    assert!(found.is_file());
+}
+
+#[test]
+fn the_folder_above_is_that_of_where_a_link_leads() {
+    let folder = Folder::new();
+    fs::create_dir(folder.at("other")).unwrap();
+    symlink(folder.at("in"), folder.at("other/link")).unwrap();
+    assert_eq!(folder.leads_to("other/link/../in/disk"), folder.at("in/disk"));
+    assert_eq!(follow(Path::new("/../..")).unwrap().real(), Path::new("/"));
+}
+
+#[test]
+fn what_is_not_there_is_told_with_its_place() {
+    let folder = Folder::new();
+    symlink("in/absent", folder.at("link")).unwrap();
+    for (name, real) in [
+        ("in/absent", "in/absent"),
+        ("absent/a/b", "absent/a/b"),
+        ("absent/../in/x", "in/x"),
+        ("link", "in/absent"),
+        ("in/disk/x", "in/disk/x"),
+    ] {
+        let place = follow(&folder.at(name)).unwrap();
+        assert!(matches!(place, Place::Absent { .. }), "{name}");
+        assert_eq!(place.real(), folder.at(real), "{name}");
+    }
+}
+
+#[test]
+fn a_folder_that_others_may_write_to_is_exposed() {
+    let folder = Folder::new();
+    for (mode, by) in [(0o777, "everybody"), (0o757, "everybody"), (0o775, "group ")] {
+        folder.make_mode("in", mode);
+        for name in ["in/disk", "in/absent"] {
+            let (path, found) = folder.exposed(name);
+            assert_eq!(path, Path::new("in"), "{mode:o} {name}");
+            assert!(found.starts_with(by), "{mode:o} {name}: {found}");
+        }
+    }
+    symlink("in/disk", folder.at("link")).unwrap();
+    assert_eq!(folder.exposed("link").0, Path::new("in"), "also behind a link");
+    folder.make_mode("in", 0o755);
+    assert_eq!(folder.leads_to("link"), folder.at("in/disk"));
+}
+
+#[test]
+fn in_a_folder_with_the_sticky_bit_what_is_ours_counts_and_nothing_else() {
+    let folder = Folder::new();
+    folder.make_mode("in", 0o1777);
+    assert_eq!(folder.leads_to("in/disk"), folder.at("in/disk"));
+    let absent = (PathBuf::from("in/absent"), "everybody".to_owned());
+    assert_eq!(folder.exposed("in/absent"), absent, "whoever comes first makes it");
+    if process::user() == 0 {
+        std::os::unix::fs::lchown(folder.at("in/disk"), Some(65534), None).unwrap();
+        let exposed = (PathBuf::from("in/disk"), "user 65534".to_owned());
+        assert_eq!(folder.exposed("in/disk"), exposed);
+    }
+}
+
+#[test]
+fn a_folder_of_somebody_else_is_exposed_and_a_file_in_one_of_ours_is_not() {
+    let folder = Folder::new();
+    if process::user() != 0 {
+        return;
+    }
+    std::os::unix::fs::chown(folder.at("in/disk"), Some(65534), None).unwrap();
+    assert_eq!(folder.leads_to("in/disk"), folder.at("in/disk"), "libvirt gives files to qemu");
+    std::os::unix::fs::chown(folder.at("in"), Some(65534), None).unwrap();
+    assert_eq!(folder.exposed("in/disk"), (PathBuf::from("in"), "user 65534".to_owned()));
+}
+
+#[test]
+fn links_of_processes_are_not_followed() {
+    for path in ["/proc/self/root/etc", "/proc/1/root/etc", "/dev/fd/0", "/proc/self/fd/0"] {
+        let stray = follow(Path::new(path)).unwrap_err();
+        assert!(matches!(stray, Stray::Exposed { .. }), "{path}: {stray}");
+    }
+}
+
+#[test]
+fn a_circle_ends() {
+    let folder = Folder::new();
+    symlink("b", folder.at("a")).unwrap();
+    symlink("a", folder.at("b")).unwrap();
+    assert!(follow(&folder.at("a")).unwrap_err().to_string().ends_with(": too many links"));
+}
+
+#[test]
+fn a_relative_path_leads_nowhere() {
+    for path in ["", "a", "./a", "../a"] {
+        assert!(matches!(follow(Path::new(path)), Err(Stray::Relative)), "{path}");
+    }
+}
