@@ -41,6 +41,7 @@ fn listener(name: &'static str, tally: &Tally) -> Listener {
         connections: counters.connections,
         requests: counters.requests,
         panics: counters.panics,
+        denied: counters.denied,
         refused: refused.collect(),
     }
 }

@@ -39,6 +39,8 @@ pub struct Listener {
     pub requests: u64,
     /// Handlers that panicked.
     pub panics: u64,
+    /// Connections of callers who may not call.
+    pub denied: u64,
     /// Requests and connections that were refused, by reason.
     pub refused: Vec<(&'static str, u64)>,
 }
@@ -160,6 +162,9 @@ fn write_listeners(text: &mut Text, listeners: &[Listener]) {
         Value::Count(it.requests)
     });
     each("mistify_http_panics", Counter, "Handlers that panicked", |it| Value::Count(it.panics));
+    each("mistify_http_denied", Counter, "Connections of callers who may not call", |it| {
+        Value::Count(it.denied)
+    });
     text.family(&Family {
         name: "mistify_http_refused",
         kind: Counter,

@@ -131,6 +131,7 @@ fn own() -> Own {
         connections: 1,
         requests: 2,
         panics: 0,
+        denied: 3,
         refused: vec![("late", 1)],
     };
     Own {
