@@ -2,6 +2,7 @@
 //!
 //! Importable by every room; a room is handed its own part and never the whole.
 
+mod audit;
 mod http;
 mod metrics;
 
@@ -9,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use audit::AuditConfig;
 pub use http::{CallerConfig, HttpLimits, SocketConfig};
 pub use metrics::MetricsConfig;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub socket: Option<SocketConfig>,
     /// Who may call.
     pub callers: CallerConfig,
+    /// What is kept of changing calls.
+    pub audit: AuditConfig,
     /// How guests are made and where their disks may lie.
     pub host: HostConfig,
     /// Bounds of the HTTP front.
@@ -73,6 +77,7 @@ impl Default for Config {
             image_store: Vec::new(),
             socket: None,
             callers: CallerConfig::default(),
+            audit: AuditConfig::default(),
             host: HostConfig::default(),
             http: HttpLimits::default(),
             pool: PoolLimits::default(),

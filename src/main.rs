@@ -9,6 +9,7 @@ use mistify_libvirt::http::listen;
 use mistify_libvirt::journal::default_state_dir;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::{activation, memory, notify::Notify, process, signals::Signals};
+use mistify_libvirt::rpc::Audit;
 use mistify_libvirt::{check, client, libvirt};
 
 fn main() -> ExitCode {
@@ -66,11 +67,21 @@ fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
         Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
     let notify = Notify::from_environment(|name| std::env::var_os(name))
         .map_err(|error| format!("NOTIFY_SOCKET: {error}"))?;
+    let audit = open_audit(config, &signals)?;
     let version = libvirt::start().map_err(|error| error.to_string())?;
     let fronts = listen(config, passed).map_err(|error| error.to_string())?;
     let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
     info!("libvirt {version}, {}", config.host.libvirt_uri);
-    agent.serve(fronts, signals, notify).map_err(|error| error.to_string())
+    agent.serve(fronts, audit, signals, notify).map_err(|error| error.to_string())
+}
+
+/// SIGHUP is caught where there is a file that it opens anew, and ends the process elsewhere.
+fn open_audit(config: &Config, signals: &Signals) -> Result<Audit, String> {
+    let Some(path) = &config.audit.log else { return Ok(Audit::default()) };
+    let audit = Audit::open(&config.audit)
+        .map_err(|error| format!("--audit-log {}: {error}", path.display()))?;
+    signals.catch_hangups().map_err(|error| format!("install signal handlers: {error}"))?;
+    Ok(audit)
 }
 
 fn answer(outcome: Result<(), client::Error>) -> ExitCode {

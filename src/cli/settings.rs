@@ -153,6 +153,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     ),
     Setting::one(
+        "audit-log",
+        "FILE",
+        "append a line of JSON to FILE for each changing call; SIGHUP opens it anew",
+        |draft, text| absolute(text).map(|path| draft.config.audit.log = Some(path)),
+    ),
+    Setting::one(
         "zpool",
         "NAME",
         "ZFS pool of the guests' disks (default mistify)",

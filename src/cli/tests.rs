@@ -92,7 +92,7 @@ fn unknown_words_are_usage_errors() {
 
 #[test]
 fn values_that_cannot_be_name_their_flag() {
-    let cases: [&[&str]; 28] = [
+    let cases: [&[&str]; 29] = [
         &["--port", "65536"],
         &["--port", "x"],
         &["--listen", "host"],
@@ -104,6 +104,7 @@ fn values_that_cannot_be_name_their_flag() {
         &["--vnc", "udp"],
         &["--nwfilter", ""],
         &["--allow-disk-path", "relative"],
+        &["--audit-log", "relative"],
         &["--state-dir", "state"],
         &["--workers", "control"],
         &["--workers", "fast=2"],
@@ -186,6 +187,7 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
         ("allow-any-local", "true"),
         ("token-file", "/a"),
         ("allow-host", "hv1"),
+        ("audit-log", "/srv/audit"),
         ("zpool", "tank"),
         ("storage", "directory:/srv"),
         ("sparse", "true"),

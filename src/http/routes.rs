@@ -7,7 +7,7 @@ use rouille::{Request, Response};
 
 use crate::http::{Handler, Tallies, health, scrape};
 use crate::ops::Libvirt;
-use crate::rpc::{self, Answer, Download, Service};
+use crate::rpc::{self, Answer, Audit, Behalf, Download, Service};
 
 /// Where the orchestrator calls.
 const RPC_PATH: &str = "/_mistify_RPC_";
@@ -18,13 +18,27 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What a front is given: every request to this service of the agent goes through here. The counts
 /// of all fronts are shown among the metrics.
-pub fn handler(agent: Arc<Libvirt>, service: Service, tallies: Tallies) -> Handler {
-    Arc::new(move |request, _caller| route(&agent, service, &tallies, request))
+pub fn handler(
+    agent: Arc<Libvirt>,
+    audit: Arc<Audit>,
+    service: Service,
+    tallies: Tallies,
+) -> Handler {
+    Arc::new(move |request, caller| {
+        let by = Behalf { caller, audit: &audit };
+        route(&agent, service, &tallies, request, by)
+    })
 }
 
-fn route(agent: &Libvirt, service: Service, tallies: &Tallies, request: &Request) -> Response {
+fn route(
+    agent: &Libvirt,
+    service: Service,
+    tallies: &Tallies,
+    request: &Request,
+    by: Behalf<'_>,
+) -> Response {
     match request.url().as_str() {
-        RPC_PATH => call(agent, service, request),
+        RPC_PATH => call(agent, service, request, by),
         DOWNLOAD_PATH if service == Service::ImageStore => download(agent, request),
         "/healthz" if is_read(request) => health::healthz(agent),
         "/readyz" if is_read(request) => health::readyz(agent),
@@ -50,7 +64,7 @@ pub(super) fn is_read(request: &Request) -> bool {
 const NOSNIFF: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 
 /// The verb is checked first, then the type, then what the body says.
-fn call(agent: &Libvirt, service: Service, request: &Request) -> Response {
+fn call(agent: &Libvirt, service: Service, request: &Request, by: Behalf<'_>) -> Response {
     let body = match body(request) {
         Ok(body) => body,
         Err(unread) => return unread,
@@ -67,7 +81,7 @@ fn call(agent: &Libvirt, service: Service, request: &Request) -> Response {
     if !is_json {
         return text(415, &format!("rpc: unrecognized Content-Type: {kind}"));
     }
-    match rpc::answer(agent, service, &body) {
+    match rpc::answer(agent, service, &body, by) {
         Answer::Result(json) => {
             Response::from_data(JSON, json).with_additional_header(NOSNIFF.0, NOSNIFF.1)
         }

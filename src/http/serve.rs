@@ -13,8 +13,8 @@ use crate::http::heartbeat::Heartbeat;
 use crate::http::{BindError, Front, Tallies, routes, scrape};
 use crate::ops::{Keeper, Libvirt};
 use crate::os::notify::Notify;
-use crate::os::signals::Signals;
-use crate::rpc::Service;
+use crate::os::signals::{Signal, Signals};
+use crate::rpc::{Audit, Service};
 
 /// How long what the agent does of itself may keep its sockets closed at the start.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
@@ -90,11 +90,12 @@ impl Libvirt {
         let signals = Signals::install().map_err(ServeError::Signals)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let front = Front::bind(&[address], HttpLimits::default()).map_err(ServeError::Bind)?;
-        self.serve(Fronts { main: front, images: None, metrics: None }, signals, None)
+        let fronts = Fronts { main: front, images: None, metrics: None };
+        self.serve(fronts, Audit::default(), signals, None)
     }
 
     /// Answers what comes to the fronts until a signal; everything in flight is finished before it
-    /// returns.
+    /// returns. SIGHUP, where it is caught, is for the audit's file.
     ///
     /// Each front has handlers of its own. Those that wait for the pool are rationed in the pool,
     /// for both together, so that each has one left. Whoever started the service is told when it
@@ -108,11 +109,12 @@ impl Libvirt {
     pub fn serve(
         self,
         fronts: Fronts,
+        audit: Audit,
         mut signals: Signals,
         notify: Option<Notify>,
     ) -> Result<(), ServeError> {
         let drain = self.deadlines().drain();
-        let agent = Arc::new(self);
+        let (agent, audit) = (Arc::new(self), Arc::new(audit));
         let keeper = Keeper::start(&agent).map_err(ServeError::Start)?;
         keeper.wait_for_first_round(FIRST_ROUND);
         fronts.log_addresses();
@@ -120,13 +122,20 @@ impl Libvirt {
         let Fronts { main, images, metrics } = fronts;
         let door = main.door();
         let start = |front: Front, handler| front.start(handler).map_err(ServeError::Start);
-        let handler = |service| routes::handler(Arc::clone(&agent), service, Arc::clone(&tallies));
+        let handler = |service| {
+            routes::handler(Arc::clone(&agent), Arc::clone(&audit), service, Arc::clone(&tallies))
+        };
         let running = start(main, handler(Service::Libvirt))?;
         let images = images.map(|front| start(front, handler(Service::ImageStore))).transpose()?;
         let scrapes = || scrape::handler(Arc::clone(&agent), Arc::clone(&tallies));
         let metrics = metrics.map(|front| start(front, scrapes())).transpose()?;
         let heartbeat = Heartbeat::start(notify, &agent, door).map_err(ServeError::Start)?;
-        let signal = signals.wait().map_err(ServeError::Signals)?;
+        let signal = loop {
+            match signals.wait().map_err(ServeError::Signals)? {
+                Signal::Hangup => audit.reopen(),
+                other => break other,
+            }
+        };
         info!("{signal:?}: finishing what runs");
         heartbeat.stop();
         for front in images.iter().chain(&metrics) {

@@ -122,6 +122,17 @@ impl Error {
         }
     }
 
+    /// Whether the caller is told of it while what it asked for still runs.
+    pub fn is_late(&self) -> bool {
+        match self {
+            Self::Pool(pool::Error::Late { .. }) => true,
+            Self::Open { cause, .. }
+            | Self::Step { cause, .. }
+            | Self::DisksMissing { cause, .. } => cause.is_late(),
+            _ => false,
+        }
+    }
+
     /// Whether libvirt could not be asked, or not to the end: it may answer another time.
     pub(super) fn is_unreachable(&self) -> bool {
         match self {

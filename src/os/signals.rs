@@ -23,15 +23,18 @@ pub enum Signal {
     Terminate,
     /// SIGINT: somebody at a terminal ends us.
     Interrupt,
+    /// SIGHUP: files that are only written to are to be opened anew.
+    Hangup,
 }
 
 impl Signal {
-    const ALL: [Self; 2] = [Self::Terminate, Self::Interrupt];
+    const ALL: [Self; 3] = [Self::Terminate, Self::Interrupt, Self::Hangup];
 
     fn number(self) -> libc::c_int {
         match self {
             Self::Terminate => libc::SIGTERM,
             Self::Interrupt => libc::SIGINT,
+            Self::Hangup => libc::SIGHUP,
         }
     }
 }
@@ -43,7 +46,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches the first of each signal from now on; a second one ends the process at once.
+    /// Catches the first SIGTERM and the first SIGINT from now on; a second one ends the process at
+    /// once.
     ///
     /// # Errors
     /// When the process has no file descriptor left, or has installed the handlers before.
@@ -54,10 +58,18 @@ impl Signals {
         HANDLER_END
             .set(handler_end)
             .map_err(|_| io::Error::other("signal handlers are installed already"))?;
-        for signal in Signal::ALL {
+        for signal in [Signal::Terminate, Signal::Interrupt] {
             catch(signal)?;
         }
         Ok(Self { arrived })
+    }
+
+    /// Catches every SIGHUP from now on, which else ends the process at once.
+    ///
+    /// # Errors
+    /// What sigaction(2) fails with; nothing is known that makes it fail.
+    pub fn catch_hangups(&self) -> io::Result<()> {
+        catch(Signal::Hangup)
     }
 
     /// Takes the next signal.
@@ -86,9 +98,13 @@ fn catch(signal: Signal) -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     let handler: extern "C" fn(libc::c_int) = on_signal;
     action.sa_sigaction = handler as libc::sighandler_t;
-    // Calls that a signal interrupts go on: libraries do not all expect EINTR. After the first
-    // the default is back: whoever asks twice does not want to wait for what still runs.
-    action.sa_flags = libc::SA_RESTART | libc::SA_RESETHAND;
+    // Calls that a signal interrupts go on: libraries do not all expect EINTR. After the first of
+    // those that end us the default is back: whoever asks twice does not want to wait for what still
+    // runs.
+    action.sa_flags = match signal {
+        Signal::Terminate | Signal::Interrupt => libc::SA_RESTART | libc::SA_RESETHAND,
+        Signal::Hangup => libc::SA_RESTART,
+    };
     // SAFETY: `action` is initialised and read during the call only; its handler lives in the
     // program's text and calls nothing but what signal-safety(7) lists.
     let result = unsafe { libc::sigaction(signal.number(), &action, ptr::null_mut()) };
@@ -126,6 +142,11 @@ mod tests {
         raise(libc::SIGINT);
         assert_eq!(signals.wait().unwrap(), Signal::Terminate);
         assert_eq!(signals.wait().unwrap(), Signal::Interrupt);
+        signals.catch_hangups().unwrap();
+        for _ in 0..3 {
+            raise(libc::SIGHUP);
+            assert_eq!(signals.wait().unwrap(), Signal::Hangup);
+        }
         assert!(Signals::install().is_err(), "a second reader would take half of them");
     }
 }

@@ -1,8 +1,10 @@
 //! JSON in, JSON out: the envelope, the table of methods, and the texts of errors. The only room
 //! that knows the shape of answers.
 
+mod audit;
 pub mod envelope;
 pub mod json;
+mod subject;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -15,13 +17,17 @@ use serde_json::json;
 
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
-use crate::guest::wire::{AllGuestMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse};
+use crate::guest::wire::{AllGuestMetrics, GuestMetricsRequest, GuestMetricsResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
 use crate::pool;
 use crate::rpc::envelope::{Lookup, Refusal, Request};
 use crate::storage;
+use audit::{Call, Outcome, milliseconds};
+use subject::{About, Subject};
+
+pub use audit::{Audit, Behalf};
 
 /// A request beyond this leaves so much free memory behind that it is worth giving back: a guest of
 /// common size takes 2 KiB.
@@ -56,7 +62,7 @@ impl Service {
         }
     }
 
-    fn methods(self) -> &'static [(&'static str, Method)] {
+    fn methods(self) -> &'static [Entry] {
         match self {
             Self::Libvirt => &LIBVIRT,
             Self::ImageStore => &IMAGE_STORE,
@@ -79,52 +85,77 @@ enum Method {
     Snapshot(Verb<SnapshotRequest, SnapshotResponse>),
 }
 
-const LIBVIRT: [(&str, Method); 14] = [
-    ("CreateGuest", Method::Guest(Libvirt::create_guest)),
-    ("Create", Method::Guest(Libvirt::create)),
-    ("Delete", Method::Guest(Libvirt::delete)),
-    ("Restart", Method::Guest(Libvirt::restart)),
-    ("Reboot", Method::Guest(Libvirt::reboot)),
-    ("Poweroff", Method::Guest(Libvirt::poweroff)),
-    ("Shutdown", Method::Guest(Libvirt::shutdown)),
-    ("Run", Method::Guest(Libvirt::run)),
-    ("Status", Method::Guest(Libvirt::status)),
-    ("CPUMetrics", Method::Metrics(Libvirt::cpu_metrics)),
-    ("DiskMetrics", Method::Metrics(Libvirt::disk_metrics)),
-    ("NicMetrics", Method::Metrics(Libvirt::nic_metrics)),
-    ("AllMetrics", Method::AllMetrics(Libvirt::all_metrics)),
-    ("ResizeDisk", Method::Guest(Libvirt::resize_disk)),
+/// Whether a method changes something, and so is audited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Changes,
+    Reads,
+}
+use Effect::{Changes, Reads};
+
+/// A method's name, its effect, and its verb.
+type Entry = (&'static str, Effect, Method);
+
+const LIBVIRT: [Entry; 14] = [
+    ("CreateGuest", Changes, Method::Guest(Libvirt::create_guest)),
+    ("Create", Changes, Method::Guest(Libvirt::create)),
+    ("Delete", Changes, Method::Guest(Libvirt::delete)),
+    ("Restart", Changes, Method::Guest(Libvirt::restart)),
+    ("Reboot", Changes, Method::Guest(Libvirt::reboot)),
+    ("Poweroff", Changes, Method::Guest(Libvirt::poweroff)),
+    ("Shutdown", Changes, Method::Guest(Libvirt::shutdown)),
+    ("Run", Changes, Method::Guest(Libvirt::run)),
+    ("Status", Reads, Method::Guest(Libvirt::status)),
+    ("CPUMetrics", Reads, Method::Metrics(Libvirt::cpu_metrics)),
+    ("DiskMetrics", Reads, Method::Metrics(Libvirt::disk_metrics)),
+    ("NicMetrics", Reads, Method::Metrics(Libvirt::nic_metrics)),
+    ("AllMetrics", Reads, Method::AllMetrics(Libvirt::all_metrics)),
+    ("ResizeDisk", Changes, Method::Guest(Libvirt::resize_disk)),
 ];
 
-const IMAGE_STORE: [(&str, Method); 18] = [
-    ("VerifyDisks", Method::Guest(Libvirt::verify_disks)),
-    ("CreateGuestDisks", Method::Guest(Libvirt::create_guest_disks)),
-    ("DeleteGuestsDisks", Method::Guest(Libvirt::delete_guest_disks)),
+const IMAGE_STORE: [Entry; 18] = [
+    ("VerifyDisks", Reads, Method::Guest(Libvirt::verify_disks)),
+    ("CreateGuestDisks", Changes, Method::Guest(Libvirt::create_guest_disks)),
+    ("DeleteGuestsDisks", Changes, Method::Guest(Libvirt::delete_guest_disks)),
     // The name that the original's documents have for it.
-    ("DeleteGuestDisks", Method::Guest(Libvirt::delete_guest_disks)),
-    ("CreateVolume", Method::Volume(Libvirt::create_volume)),
-    ("GetVolume", Method::Volume(Libvirt::get_volume)),
-    ("ListVolumes", Method::Volume(Libvirt::list_volumes)),
-    ("DeleteDataset", Method::Volume(Libvirt::delete_dataset)),
-    ("CreateSnapshot", Method::Snapshot(Libvirt::create_snapshot)),
-    ("GetSnapshot", Method::Snapshot(Libvirt::get_snapshot)),
-    ("ListSnapshots", Method::Snapshot(Libvirt::list_snapshots)),
-    ("DeleteSnapshot", Method::Snapshot(Libvirt::delete_snapshot)),
-    ("RollbackSnapshot", Method::Snapshot(Libvirt::rollback_snapshot)),
-    ("ListImages", Method::Image(Libvirt::list_images)),
-    ("GetImage", Method::Image(Libvirt::get_image)),
-    ("CloneImage", Method::Clone(Libvirt::clone_image)),
-    ("DeleteImage", Method::Image(Libvirt::delete_image)),
-    ("RequestImage", Method::Image(Libvirt::request_image)),
+    ("DeleteGuestDisks", Changes, Method::Guest(Libvirt::delete_guest_disks)),
+    ("CreateVolume", Changes, Method::Volume(Libvirt::create_volume)),
+    ("GetVolume", Reads, Method::Volume(Libvirt::get_volume)),
+    ("ListVolumes", Reads, Method::Volume(Libvirt::list_volumes)),
+    ("DeleteDataset", Changes, Method::Volume(Libvirt::delete_dataset)),
+    ("CreateSnapshot", Changes, Method::Snapshot(Libvirt::create_snapshot)),
+    ("GetSnapshot", Reads, Method::Snapshot(Libvirt::get_snapshot)),
+    ("ListSnapshots", Reads, Method::Snapshot(Libvirt::list_snapshots)),
+    ("DeleteSnapshot", Changes, Method::Snapshot(Libvirt::delete_snapshot)),
+    ("RollbackSnapshot", Changes, Method::Snapshot(Libvirt::rollback_snapshot)),
+    ("ListImages", Reads, Method::Image(Libvirt::list_images)),
+    ("GetImage", Reads, Method::Image(Libvirt::get_image)),
+    ("CloneImage", Changes, Method::Clone(Libvirt::clone_image)),
+    ("DeleteImage", Changes, Method::Image(Libvirt::delete_image)),
+    ("RequestImage", Changes, Method::Image(Libvirt::request_image)),
 ];
 
-/// Carries out the request in `body`, for a method of `service`.
+/// Carries out the request in `body`, for a method of `service`. A call that changes something is
+/// audited, also one that is refused.
 ///
 /// # Blocking
-/// Up to the deadline of the method that it calls.
-pub fn answer(agent: &Libvirt, service: Service, body: &[u8]) -> Answer {
-    let outcome = envelope::decode(body, |name, method| lookup(service, name, method))
-        .and_then(|request| dispatch(agent, service, &request));
+/// Up to the deadline of the method that it calls; for one that changes something also as long as it
+/// takes to write a line to a file, and to ask who a user is that was not asked for lately.
+pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answer {
+    let began = Instant::now();
+    let mut named = None;
+    let outcome = envelope::decode(body, |name, method| {
+        let found = lookup(service, name, method);
+        if let Lookup::Found(entry) = found {
+            named = Some(entry);
+        }
+        found
+    });
+    let outcome = outcome.and_then(|request| dispatch(agent, service, &request, by, began));
+    if let (Err(refusal), Some((method, Changes, _))) = (&outcome, named) {
+        let call = Call::begin(by, format!("{}.{method}", service.name()), None, began);
+        call.end(&Outcome::Refused(&refusal.text));
+    }
     let answer = outcome.unwrap_or_else(|refusal| Answer::Refused(refusal.text));
     if body.len() > LARGE_BYTES {
         memory::give_back();
@@ -151,14 +182,9 @@ pub fn download(agent: &Libvirt, body: &[u8]) -> Download {
         Err(refusal) => return Download::Refused(Refusal::STATUS, refusal.text),
     };
     let outcome = agent.send_snapshot(&request);
-    note_outcome(
-        agent,
-        Service::ImageStore,
-        "DownloadSnapshot",
-        &request.subject(),
-        began,
-        &outcome,
-    );
+    let (service, method) = (Service::ImageStore, "DownloadSnapshot");
+    agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
+    log_read(service, method, &request.subject(), began, &outcome);
     outcome.map_or_else(
         |error| {
             let status = match &error {
@@ -173,42 +199,64 @@ pub fn download(agent: &Libvirt, body: &[u8]) -> Download {
     )
 }
 
-fn lookup(service: Service, name: &str, method: &str) -> Lookup<(&'static str, Method)> {
+fn lookup(service: Service, name: &str, method: &str) -> Lookup<Entry> {
     if name != service.name() {
         return Lookup::NoService;
     }
     let mut methods = service.methods().iter().copied();
-    methods.find(|(name, _)| *name == method).map_or(Lookup::NoMethod, Lookup::Found)
+    methods.find(|(name, ..)| *name == method).map_or(Lookup::NoMethod, Lookup::Found)
 }
 
 fn dispatch(
     agent: &Libvirt,
     service: Service,
-    request: &Request<(&'static str, Method)>,
+    request: &Request<Entry>,
+    by: Behalf<'_>,
+    began: Instant,
 ) -> Result<Answer, Refusal> {
-    match request.method.1 {
-        Method::Guest(verb) => call(agent, service, request, verb),
-        Method::Metrics(verb) => call(agent, service, request, verb),
-        Method::AllMetrics(verb) => call(agent, service, request, verb),
-        Method::Image(verb) => call(agent, service, request, verb),
-        Method::Clone(verb) => call(agent, service, request, verb),
-        Method::Volume(verb) => call(agent, service, request, verb),
-        Method::Snapshot(verb) => call(agent, service, request, verb),
+    match request.method.2 {
+        Method::Guest(verb) => call(agent, service, request, by, began, verb),
+        Method::Metrics(verb) => call(agent, service, request, by, began, verb),
+        Method::AllMetrics(verb) => call(agent, service, request, by, began, verb),
+        Method::Image(verb) => call(agent, service, request, by, began, verb),
+        Method::Clone(verb) => call(agent, service, request, by, began, verb),
+        Method::Volume(verb) => call(agent, service, request, by, began, verb),
+        Method::Snapshot(verb) => call(agent, service, request, by, began, verb),
     }
 }
 
-/// Runs the verb, logs the outcome, one line a call, and writes it.
-fn call<P: DeserializeOwned + Default + Subject, R: Serialize>(
+/// Runs the verb, writes the outcome down, one line a call, and answers it.
+fn call<P: DeserializeOwned + Default + About, R: Serialize>(
     agent: &Libvirt,
     service: Service,
-    request: &Request<(&'static str, Method)>,
+    request: &Request<Entry>,
+    by: Behalf<'_>,
+    began: Instant,
     verb: Verb<P, R>,
 ) -> Result<Answer, Refusal> {
-    let began = Instant::now();
+    let (method, effect, _) = request.method;
     let params: P = request.params()?;
     let subject = params.subject();
-    let outcome = verb(agent, params);
-    note_outcome(agent, service, request.method.0, &subject, began, &outcome);
+    let outcome = match effect {
+        Changes => {
+            let name = format!("{}.{method}", service.name());
+            let call = Call::begin(by, name, Some(subject), began);
+            let outcome = verb(agent, params);
+            agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
+            call.end(&match &outcome {
+                Ok(_) => Outcome::Ok,
+                Err(error) if error.is_late() => Outcome::Late(error),
+                Err(error) => Outcome::Error(error),
+            });
+            outcome
+        }
+        Reads => {
+            let outcome = verb(agent, params);
+            agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
+            log_read(service, method, &subject, began, &outcome);
+            outcome
+        }
+    };
     let Some(id) = &request.id else { return Ok(Answer::Nothing) };
     Ok(Answer::Result(match outcome {
         Ok(result) => envelope::encode_success(&result, id),
@@ -216,60 +264,18 @@ fn call<P: DeserializeOwned + Default + Subject, R: Serialize>(
     }))
 }
 
-/// Logs how a call went, and counts it.
-fn note_outcome<T>(
-    agent: &Libvirt,
+/// Logs how a call went that changes nothing.
+fn log_read<T>(
     service: Service,
-    method: &'static str,
-    subject: &str,
+    method: &str,
+    subject: &Subject,
     began: Instant,
     outcome: &Result<T, Error>,
 ) {
-    let (service, took) = (service.name(), began.elapsed());
-    agent.calls().count(service, method, outcome.is_ok(), took);
-    let ms = took.as_secs_f64() * 1000.0;
+    let (service, ms) = (service.name(), milliseconds(began.elapsed()));
     match outcome {
         Ok(_) => info!("{service}.{method} {subject} ms={ms:.3} ok"),
         Err(error) => info!("{service}.{method} {subject} ms={ms:.3} error={error}"),
-    }
-}
-
-/// What a request is about, for the log.
-trait Subject {
-    fn subject(&self) -> String;
-}
-
-fn about_guest(guest: Option<&Guest>) -> String {
-    format!("guest={:?}", guest.map(|guest| guest.id.as_str()).unwrap_or_default())
-}
-
-impl Subject for GuestRequest {
-    fn subject(&self) -> String {
-        about_guest(self.guest.as_ref())
-    }
-}
-
-impl Subject for GuestMetricsRequest {
-    fn subject(&self) -> String {
-        about_guest(self.guest.as_ref())
-    }
-}
-
-impl Subject for ImageRequest {
-    fn subject(&self) -> String {
-        format!("image={:?}", self.id)
-    }
-}
-
-impl Subject for VolumeRequest {
-    fn subject(&self) -> String {
-        format!("dataset={:?}", self.id)
-    }
-}
-
-impl Subject for SnapshotRequest {
-    fn subject(&self) -> String {
-        format!("dataset={:?} dest={:?}", self.id, self.dest)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The whole agent in this process, so that a test can fill the pool's lanes with jobs of its own.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use mistify_libvirt::http::{Front, routes};
 use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::pool::{Job, Lane};
-use mistify_libvirt::rpc::Service;
+use mistify_libvirt::rpc::{Audit, Service};
 
 use crate::agent::Reply;
-use crate::support::wait_until;
+use crate::support::{Scratch, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -72,7 +73,11 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
     let agent = Arc::new(Libvirt::with_config(&config).expect("threads"));
     let front = Front::bind(&config.listen, config.http.clone()).expect("a free port");
     let address = front.local_addresses()[0];
-    let running = front.start(routes::handler(Arc::clone(&agent), Service::Libvirt, [].into()));
+    let scratch = Scratch::new();
+    config.audit.log = Some(scratch.path().join("audit"));
+    let audit = Arc::new(Audit::open(&config.audit).expect("scratch is writable"));
+    let handler = routes::handler(Arc::clone(&agent), audit, Service::Libvirt, [].into());
+    let running = front.start(handler);
     let running = running.expect("threads");
     let (_, made) = exchange(address, &call("Create", "lanes"));
     assert!(made.text().contains(r#""state":"running""#), "{made:?}");
@@ -91,6 +96,10 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
 
     let (_, refused) = exchange(address, &call("Shutdown", "lanes"));
     assert!(refused.text().contains(r#""error":"busy: "#), "{refused:?}");
+    let written = fs::read_to_string(scratch.path().join("audit")).expect("it is there");
+    let written = written.lines().last().expect("a line for each change");
+    assert!(written.contains(r#""method":"Libvirt.Shutdown","guest":"lanes""#), "{written}");
+    assert!(written.contains(r#""outcome":"error","error":"busy: "#), "{written}");
     let health = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned();
     for (request, answer) in [
         (health, r#""status":"ok""#),

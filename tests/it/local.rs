@@ -4,7 +4,8 @@
 
 use mistify_libvirt::libvirt::Connection;
 use mistify_libvirt::ops::Libvirt;
-use mistify_libvirt::rpc::{self, Answer, Service};
+use mistify_libvirt::os::peer::{Caller, Origin};
+use mistify_libvirt::rpc::{self, Answer, Audit, Behalf, Service};
 use serde_json::{Value, json};
 
 /// The test driver whose state is the process's.
@@ -26,8 +27,10 @@ impl Local {
     pub(crate) fn call(&self, method: &str, guest: &Value) -> Result<Value, String> {
         let params = json!([{ "guest": guest }]);
         let request = json!({ "method": format!("Libvirt.{method}"), "params": params, "id": 1 });
+        let caller = Caller { origin: Origin::Socket, peer: None };
+        let by = Behalf { caller: &caller, audit: &Audit::default() };
         let answer =
-            match rpc::answer(&self.agent, Service::Libvirt, request.to_string().as_bytes()) {
+            match rpc::answer(&self.agent, Service::Libvirt, request.to_string().as_bytes(), by) {
                 Answer::Result(bytes) => bytes,
                 other => panic!("{method}: {other:?}"),
             };

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a module a subject.
 
 mod agent;
+mod audit;
 mod boot_sector;
 mod callers;
 mod check;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::{Config, Store};
 use mistify_libvirt::ops::Libvirt;
-use mistify_libvirt::rpc::{self, Answer, Service};
+use mistify_libvirt::os::peer::{Caller, Origin};
+use mistify_libvirt::rpc::{self, Answer, Audit, Behalf, Service};
 use serde_json::{Value, json};
 
 use crate::support::Scratch;
@@ -17,7 +18,9 @@ fn call(agent: &Libvirt, method: &str, params: &Value) -> String {
     let request = json!({ "method": method, "params": [params], "id": 1 });
     let service =
         if method.starts_with("Libvirt.") { Service::Libvirt } else { Service::ImageStore };
-    match rpc::answer(agent, service, request.to_string().as_bytes()) {
+    let caller = Caller { origin: Origin::Socket, peer: None };
+    let by = Behalf { caller: &caller, audit: &Audit::default() };
+    match rpc::answer(agent, service, request.to_string().as_bytes(), by) {
         Answer::Result(answer) => {
             let answer: Value = serde_json::from_slice(&answer).expect("JSON");
             answer["error"].as_str().unwrap_or_default().to_owned()

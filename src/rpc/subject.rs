@@ -1,0 +1,102 @@
+//! What a call is about, for the log and the audit.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
+use crate::guest::wire::{Guest, GuestMetricsRequest, GuestRequest};
+
+/// What a call is about: one of the names, as the caller wrote it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Subject {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) guest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dataset: Option<String>,
+    /// What is to be made of it, such as a snapshot's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dest: Option<String>,
+}
+
+impl Subject {
+    fn members(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let Self { guest, image, dataset, dest } = self;
+        let all = [("guest", guest), ("image", image), ("dataset", dataset), ("dest", dest)];
+        all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
+    }
+
+    /// The same with at most so many characters of each name.
+    pub(super) fn cut(&self, chars: usize) -> Self {
+        let cut = |text: &Option<String>| text.as_ref().map(|text| cut(text, chars).into_owned());
+        Self {
+            guest: cut(&self.guest),
+            image: cut(&self.image),
+            dataset: cut(&self.dataset),
+            dest: cut(&self.dest),
+        }
+    }
+}
+
+/// For log lines: `guest="web-1"`.
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, value)) in self.members().enumerate() {
+            let blank = if index > 0 { " " } else { "" };
+            write!(f, "{blank}{name}={value:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a request is about.
+pub(super) trait About {
+    fn subject(&self) -> Subject;
+}
+
+fn about_guest(guest: Option<&Guest>) -> Subject {
+    let id = guest.map(|guest| guest.id.clone()).unwrap_or_default();
+    Subject { guest: Some(id), ..Subject::default() }
+}
+
+impl About for GuestRequest {
+    fn subject(&self) -> Subject {
+        about_guest(self.guest.as_ref())
+    }
+}
+
+impl About for GuestMetricsRequest {
+    fn subject(&self) -> Subject {
+        about_guest(self.guest.as_ref())
+    }
+}
+
+impl About for ImageRequest {
+    fn subject(&self) -> Subject {
+        Subject { image: Some(self.id.clone()), ..Subject::default() }
+    }
+}
+
+impl About for VolumeRequest {
+    fn subject(&self) -> Subject {
+        Subject { dataset: Some(self.id.clone()), ..Subject::default() }
+    }
+}
+
+impl About for SnapshotRequest {
+    fn subject(&self) -> Subject {
+        let (dataset, dest) = (Some(self.id.clone()), Some(self.dest.clone()));
+        Subject { dataset, dest, ..Subject::default() }
+    }
+}
+
+/// The text, or so much of it with a mark that there was more.
+pub(super) fn cut(text: &str, chars: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(chars) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+    }
+}
