@@ -4,8 +4,8 @@
 //! user may write to; or, where a sticky bit is set, if what is found there belongs to them. What a
 //! path meant at such a look it means until one of the two changes it: no link can be swapped
 //! between a check and what libvirt opens later by the same path. So no descriptor has to be kept
-//! from the one to the other, and the path stays in the guest's definition as it was asked for: what
-//! links in `/dev` lead to has other numbers after the next boot.
+//! from the one to the other, and a guest's definition keeps the path that was asked for: what links
+//! in `/dev` lead to has other numbers after the next boot.
 
 use std::ffi::OsString;
 use std::fmt;

@@ -1,5 +1,6 @@
 //! Which disk sources the agent takes where the links of real volumes lead.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -41,6 +42,8 @@ fn what_leads_out_of_the_pools_tree_is_refused() {
     let foreign = other.folder().make_bootable(0, 16);
     let to_disk = volume.with_file_name("vda");
     symlink("/dev/vda", &to_disk).expect("the tree is a folder");
+    let to_foreign = volume.with_file_name("foreign");
+    symlink(foreign.canonicalize().expect("the link leads to it"), &to_foreign).expect("as above");
 
     for source in [
         Path::new("/dev/vda"),
@@ -48,6 +51,8 @@ fn what_leads_out_of_the_pools_tree_is_refused() {
         &tree.join("guests/../../../vda"),
         &to_disk,
         &foreign,
+        // A device says itself whose volume it is.
+        &to_foreign,
         &tree.join("..").join(&other.name).join("guests"),
         // Not by its number: that is another volume's after the next boot.
         &volume.canonicalize().expect("the link leads to it"),
@@ -56,4 +61,32 @@ fn what_leads_out_of_the_pools_tree_is_refused() {
         let error = refusal(&agent, &folder.guest, source);
         assert!(error.contains("disk source outside "), "{source:?}: {error}");
     }
+}
+
+#[test]
+fn a_volumes_link_that_is_swapped_after_create_guest_keeps_the_guest_off() {
+    let Some(pool) = require("lab", Pool::shared()) else { return };
+    let Some(other) = require("lab", Pool::own(64)) else { return };
+    let (folder, agent) = (pool.folder(), pool.agent());
+    let device = folder.make_bootable(0, 16);
+    let foreign = other.folder().make_bootable(0, 16);
+    let guest = guest(&folder.guest, &device);
+    agent.ok("CreateGuest", &guest);
+    let udevs = fs::read_link(&device).expect("udev made it");
+    let swap = |target: &Path| {
+        fs::remove_file(&device).expect("it is there");
+        symlink(target, &device).expect("the tree is a folder");
+    };
+    for target in [Path::new("/dev/vda"), &foreign] {
+        swap(target);
+        let error = agent.error("Run", &guest);
+        assert!(error.contains("disk source outside "), "{target:?}: {error}");
+    }
+    fs::remove_file(&device).expect("it is there");
+    let error = agent.error("Run", &guest);
+    assert!(error.ends_with(&format!(" (not there: vda {})", device.display())), "{error}");
+    symlink(udevs, &device).expect("the tree is a folder");
+    assert_eq!(agent.ok("Run", &guest)["guest"]["state"], "running");
+    agent.ok("Poweroff", &guest);
+    agent.ok("Delete", &guest);
 }
