@@ -203,7 +203,10 @@ fn a_signal_opens_the_file_anew_and_without_one_ends_the_agent() {
     }
     bed.agent.end();
 
-    let agent = Agent::on_test_driver();
+    // Of a terminal that is gone, or under nohup, it is ignored from the start.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", PROGRAM]);
+    let agent = Agent::run(command, &["--libvirt-uri", "test:///default"]);
     agent.signal("HUP");
     assert_eq!(agent.wait().signal(), Some(1));
 }
