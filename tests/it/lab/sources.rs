@@ -39,7 +39,8 @@ fn what_leads_out_of_the_pools_tree_is_refused() {
     let (folder, agent) = (pool.folder(), pool.agent());
     let tree = Path::new("/dev/zvol").join(&pool.name);
     let volume = folder.make_bootable(0, 16);
-    let foreign = other.folder().make_bootable(0, 16);
+    let lender = other.folder();
+    let foreign = lender.make_bootable(0, 16);
     let to_disk = volume.with_file_name("vda");
     symlink("/dev/vda", &to_disk).expect("the tree is a folder");
     let to_foreign = volume.with_file_name("foreign");
@@ -69,7 +70,8 @@ fn a_volumes_link_that_is_swapped_after_create_guest_keeps_the_guest_off() {
     let Some(other) = require("lab", Pool::own(64)) else { return };
     let (folder, agent) = (pool.folder(), pool.agent());
     let device = folder.make_bootable(0, 16);
-    let foreign = other.folder().make_bootable(0, 16);
+    let lender = other.folder();
+    let foreign = lender.make_bootable(0, 16);
     let guest = guest(&folder.guest, &device);
     agent.ok("CreateGuest", &guest);
     let udevs = fs::read_link(&device).expect("udev made it");
