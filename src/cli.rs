@@ -30,7 +30,7 @@ pub use usage::usage;
 pub enum Request {
     /// Do this with these settings.
     Do(Command, Settings),
-    /// Print [`usage`] on standard output.
+    /// Print [`usage()`] on standard output.
     Help,
     /// Print the version on standard output.
     Version,
