@@ -91,7 +91,8 @@ fn lines(path: &Path) -> Vec<Value> {
 
 fn on_socket(path: &Path, body: &str) -> Reply {
     let mut stream = UnixStream::connect(path).expect("it listens");
-    let head = "POST /_mistify_RPC_ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let head =
+        "POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let length = body.len();
     let request = format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).expect("it reads");
