@@ -238,7 +238,8 @@ fn a_libvirtd_killed_under_load_loses_and_doubles_no_guest() {
         guests.iter().zip(&fates).partition(|(_, fate)| **fate == Fate::HeldByLibvirt);
     let id = |guest: &Value| guest["id"].as_str().expect("it is a text").to_owned();
     let mut expected: Vec<String> = held.iter().map(|(guest, _)| id(guest)).collect();
-    expected.insert(0, "bystander".to_owned());
+    expected.push("bystander".to_owned());
+    expected.sort_unstable();
     let names = stack.virsh_ok(&["list", "--all", "--name"]);
     let mut names: Vec<&str> = names.split_whitespace().collect();
     names.sort_unstable();

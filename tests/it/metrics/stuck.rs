@@ -73,6 +73,10 @@ fn one_stopped(bed: &Bed, agent: &Agent, stuck: &str, other: &str, hangs: bool) 
     // What the issue gives holds where a processor is to be had; else it is as much longer.
     let given = |limit: Duration| limit.mul_f64(busy());
 
+    // Right after a slow sample: none is under way then, that would hang where the next sees.
+    let taken = |scrape: &Scrape| scrape.value("mistify_metrics_samples_total{tier=\"slow\"}");
+    let so_far = taken(&scrape(agent));
+    until("another slow sample", given(2 * interval), &|scrape| taken(scrape) > so_far);
     bed.signal(stuck, "STOP");
     let named =
         time(|| drop(until("it is named", given(NAMED), &|scrape| scrape.stuck(stuck).is_some())));
