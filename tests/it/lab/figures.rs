@@ -27,10 +27,10 @@ fn cost(bed: &Bed, method: &str, guest: &Value) -> (Value, Cost) {
     run("udevadm", &["settle"]);
     let from = bed.agent.log().lines().count();
     let answer = bed.agent.ok(method, guest);
-    let end = format!("Libvirt.{method} guest={} ms=", guest["id"]);
+    let call = format!("Libvirt.{method} guest={} by ", guest["id"]);
     let log = wait_for("the call is logged", SOON, || {
         let log = bed.agent.log();
-        log.lines().skip(from).any(|line| line.contains(&end)).then_some(log)
+        log.lines().skip(from).any(|line| line.contains(&call)).then_some(log)
     });
 
     let (mut commands, mut waited_us, mut whole) = (Vec::new(), 0, Duration::ZERO);
@@ -38,7 +38,8 @@ fn cost(bed: &Bed, method: &str, guest: &Value) -> (Value, Cost) {
         let words = line.split("::command: zfs ").nth(1).filter(|words| words.contains(" -- "));
         commands.extend(words.and_then(|words| words.split(' ').next()).map(str::to_owned));
         waited_us += microseconds(line).unwrap_or(0);
-        if let Some((_, ms)) = line.split_once(&end) {
+        if let Some((_, caller)) = line.split_once(&call) {
+            let (_, ms) = caller.split_once(" ms=").expect("each call has its time");
             let ms = ms.split(' ').next().and_then(|ms| ms.parse().ok()).expect("a number");
             whole = Duration::from_secs_f64(ms) / 1000;
         }
