@@ -12,7 +12,7 @@ use crate::boot_sector::{self, boot_sector};
 use crate::common::process;
 use crate::scrape::Scraper;
 use crate::skip::Skip;
-use crate::stack::{BlockDevice, Stack, child_of};
+use crate::stack::{BlockDevice, Stack, child_of, measured_guest_xml};
 use crate::support::{Scratch, wait_until};
 
 pub(crate) const GUESTS: usize = 20;
@@ -60,7 +60,7 @@ impl Bed {
         let guests: Vec<String> = (0..GUESTS).map(|index| format!("g-{index}")).collect();
         for (index, name) in guests.iter().enumerate() {
             eprintln!("starting {name}");
-            let made = stack.with_xml("create", &xml(name, index, disk.path()));
+            let made = stack.with_xml("create", &measured_guest_xml(name, index, disk.path()));
             assert!(made.status.success(), "{made:?}");
         }
         for name in &guests {
@@ -171,31 +171,4 @@ fn make_halting(disk: &Path) {
     let device = OpenOptions::new().write(true).open(disk).expect("root may");
     device.write_all_at(&sector, 0).expect("it has a sector");
     device.sync_all().expect("it is a file behind it");
-}
-
-fn xml(name: &str, index: usize, disk: &Path) -> String {
-    let disk = disk.display();
-    format!(
-        "<domain type='qemu'>
-           <name>{name}</name>
-           <memory unit='MiB'>16</memory>
-           <vcpu>1</vcpu>
-           <os><type>hvm</type></os>
-           <features><acpi/></features>
-           <devices>
-             <disk type='block' device='disk'>
-               <driver name='qemu' type='raw'/>
-               <source dev='{disk}'/>
-               <target dev='vda' bus='virtio'/>
-               <shareable/>
-             </disk>
-             <interface type='bridge'>
-               <source bridge='mistify0'/>
-               <mac address='02:00:00:00:41:{index:02x}'/>
-               <model type='rtl8139'/>
-             </interface>
-             <memballoon model='virtio'/>
-           </devices>
-         </domain>"
-    )
 }

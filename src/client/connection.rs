@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::client::Error;
 use crate::config::{Config, DEFAULT_IMAGE_STORE_PORT};
+use crate::os::local::reachable;
 
 /// Bytes of an answer: all guests of a full host are some 5 MB.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -147,16 +148,6 @@ fn proof(file: &Path) -> io::Result<String> {
         Err(error) => error.to_string(),
     };
     Err(io::Error::other(format!("{}: {why}", file.display())))
-}
-
-/// An address that a caller can connect to: every address of the host is this host's own.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// Sends the call, with a line of proof or none, and reads to the connection's end.

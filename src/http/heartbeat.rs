@@ -4,7 +4,7 @@
 
 use std::io::{self, Read, Write};
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::{self as unix, UnixStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -14,6 +14,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use log::warn;
 
 use crate::ops::Libvirt;
+use crate::os::local::reachable;
 use crate::os::notify::Notify;
 use crate::pool::LaneSnapshot;
 
@@ -45,16 +46,6 @@ impl Door {
             }
         }
     }
-}
-
-/// Every address of the host is the loopback's too.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 fn ask(mut stream: impl Read + Write) -> io::Result<()> {

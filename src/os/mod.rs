@@ -4,6 +4,7 @@ pub mod activation;
 pub mod clock;
 pub mod disk;
 pub mod files;
+pub mod local;
 pub mod memory;
 pub mod notify;
 pub mod peer;

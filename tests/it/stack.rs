@@ -334,3 +334,31 @@ pub(crate) fn guest_xml(kind: &str, name: &str, disk: &Path) -> String {
         disk.display()
     )
 }
+
+/// A guest with a disk that others may have too, and a NIC on `mistify0`: what is measured of guests.
+pub(crate) fn measured_guest_xml(name: &str, index: usize, disk: &Path) -> String {
+    let disk = disk.display();
+    format!(
+        "<domain type='qemu'>
+           <name>{name}</name>
+           <memory unit='MiB'>16</memory>
+           <vcpu>1</vcpu>
+           <os><type>hvm</type></os>
+           <features><acpi/></features>
+           <devices>
+             <disk type='block' device='disk'>
+               <driver name='qemu' type='raw'/>
+               <source dev='{disk}'/>
+               <target dev='vda' bus='virtio'/>
+               <shareable/>
+             </disk>
+             <interface type='bridge'>
+               <source bridge='mistify0'/>
+               <mac address='02:00:00:00:40:{index:02x}'/>
+               <model type='rtl8139'/>
+             </interface>
+             <memballoon model='virtio'/>
+           </devices>
+         </domain>"
+    )
+}

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::agent::{Agent, PROGRAM};
 use crate::skip::Skip;
-use crate::stack::{BlockDevice, Stack, child_of};
+use crate::stack::{BlockDevice, Stack, child_of, measured_guest_xml};
 use crate::support::{poll, signal, wait_until};
 
 /// Longer than a loaded machine needs for what takes a second or two.
@@ -34,7 +34,7 @@ impl Bed {
         let (stack, disk) = (Stack::start()?, BlockDevice::bootable(1 << 20)?);
         let guests: Vec<String> = (0..guests).map(|index| format!("g-{index}")).collect();
         for (index, name) in guests.iter().enumerate() {
-            let made = stack.with_xml("create", &xml(name, index, &disk));
+            let made = stack.with_xml("create", &measured_guest_xml(name, index, disk.path()));
             assert!(made.status.success(), "{made:?}");
         }
         for name in &guests {
@@ -46,33 +46,6 @@ impl Bed {
     fn signal(&self, guest: &str, name: &str) {
         signal(self.stack.qemu_pid(guest).expect("it runs"), name);
     }
-}
-
-fn xml(name: &str, index: usize, disk: &BlockDevice) -> String {
-    let disk = disk.path().display();
-    format!(
-        "<domain type='qemu'>
-           <name>{name}</name>
-           <memory unit='MiB'>16</memory>
-           <vcpu>1</vcpu>
-           <os><type>hvm</type></os>
-           <features><acpi/></features>
-           <devices>
-             <disk type='block' device='disk'>
-               <driver name='qemu' type='raw'/>
-               <source dev='{disk}'/>
-               <target dev='vda' bus='virtio'/>
-               <shareable/>
-             </disk>
-             <interface type='bridge'>
-               <source bridge='mistify0'/>
-               <mac address='02:00:00:00:40:{index:02x}'/>
-               <model type='rtl8139'/>
-             </interface>
-             <memballoon model='virtio'/>
-           </devices>
-         </domain>"
-    )
 }
 
 /// An agent in the stack's world of processes and files, where libvirt and the kernel speak of the

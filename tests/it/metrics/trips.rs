@@ -6,10 +6,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{Bed, SOON, xml};
+use super::{Bed, SOON};
 use crate::agent::{Agent, PROGRAM};
 use crate::skip::require;
-use crate::stack::BlockDevice;
+use crate::stack::{BlockDevice, measured_guest_xml};
 use crate::support::{Scratch, wait_until};
 
 /// libvirt's number of its own protocol, beside that of keepalive.
@@ -62,7 +62,8 @@ fn metrics_of_a_guest_take_two_round_trips_however_many_disks_and_nics_it_has() 
             device.path().display()
         );
     }
-    let xml = xml("many", 0, &devices[0]).replace("<memballoon", &format!("{more}<memballoon"));
+    let xml = measured_guest_xml("many", 0, devices[0].path())
+        .replace("<memballoon", &format!("{more}<memballoon"));
     assert!(bed.stack.with_xml("define", &xml).status.success());
     let off = json!({ "id": "many", "disks": [{ "device": "vda" }, { "device": "vdb" }] });
     let agent = Counted::start(&bed.stack.uri());
