@@ -2,6 +2,7 @@
 //! are repeated meanwhile.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -132,7 +133,11 @@ impl Pipe {
     fn read(&self) {
         let mut options = fs::File::options();
         let _reader = options.read(true).custom_flags(libc::O_NONBLOCK).open(&self.0);
-        fs::remove_file(&self.0).expect("it is there");
+        // libvirtd may have been quicker.
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            removed => removed.expect("it can be removed"),
+        }
     }
 }
 
