@@ -21,6 +21,12 @@ install: build
 	install -D -m 644 dist/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/mistify-libvirt.conf
 	install -D -m 644 dist/own-user.conf dist/grafana/*.json dist/prometheus/*.yml \
 		-t $(DESTDIR)$(PREFIX)/share/mistify-libvirt
+	install -D -m 644 dist/mistify-libvirt.8 -t $(DESTDIR)$(PREFIX)/share/man/man8
+	for shell in bash:bash-completion/completions/mistify-libvirt zsh:zsh/site-functions/_mistify-libvirt \
+		fish:fish/vendor_completions.d/mistify-libvirt.fish; do \
+		$(DESTDIR)$(PREFIX)/sbin/mistify-libvirt --config /dev/null completions $${shell%%:*} | \
+			install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/$${shell#*:} || exit; \
+	done
 	test -e $(DESTDIR)/etc/mistify-libvirt.conf || \
 		install -D -m 644 dist/mistify-libvirt.conf -t $(DESTDIR)/etc
 

@@ -2,6 +2,7 @@
 //! end out.
 
 mod commands;
+mod completions;
 pub mod import;
 mod layers;
 mod logging;
@@ -21,6 +22,7 @@ use crate::cli::settings::{SETTINGS, Takes};
 use crate::config::Config;
 
 pub use commands::Command;
+pub use completions::{Shell, completions};
 pub use layers::DEFAULT_FILE;
 pub use logging::start_log;
 pub use usage::usage;

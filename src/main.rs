@@ -49,6 +49,10 @@ fn main() -> ExitCode {
             run(&config, passed)
         }
         Command::CheckConfig => Ok(()),
+        Command::Completions(shell) => {
+            print!("{}", cli::completions(shell));
+            Ok(())
+        }
         Command::Check { json } => match check::run(&config, json) {
             Ok(true) => return ExitCode::SUCCESS,
             Ok(false) => return ExitCode::FAILURE,

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::cli::Error;
+use crate::cli::completions::Shell;
 use crate::client::{Ask, Params};
 
 /// Words of the longest command.
@@ -26,6 +27,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
         "call a method with these parameters: Status, or ImageStore.ListImages",
     ),
     ("check", "what this host lacks for the agent, a line each, with the remedy"),
+    ("completions SHELL", "print what bash, zsh or fish needs to complete all of this"),
     (
         "image import FILE ID",
         "bring a raw or qcow2 disk or a zfs stream into the store as the image ID",
@@ -46,6 +48,8 @@ pub enum Command {
         /// The image's id.
         id: String,
     },
+    /// Print completions.
+    Completions(Shell),
     /// Look at the host.
     Check {
         /// Whether the findings are JSON on a terminal, too.
@@ -70,6 +74,9 @@ pub(super) fn command(words: Vec<OsString>, json: bool) -> Result<Command, Error
     match (texts.as_slice(), words.as_slice()) {
         ([], _) => Ok(Command::Run),
         (["check"], _) => Ok(Command::Check { json }),
+        (["completions", name], _) => Shell::named(name)
+            .map(Command::Completions)
+            .ok_or_else(|| Error::Usage(format!("completions {name}: write bash, zsh or fish"))),
         (["image", "import", _, _], [_, _, file, id]) => {
             Ok(Command::Import { file: file.into(), id: utf_8(id)? })
         }

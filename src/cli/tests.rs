@@ -177,6 +177,14 @@ fn the_readme_shows_this_usage() {
 }
 
 #[test]
+fn the_manual_shows_this_usage() {
+    let usage = usage().replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+    assert!(!usage.contains("\n."), "a line that begins with a dot is a request to troff");
+    let manual = include_str!("../../dist/mistify-libvirt.8");
+    assert!(manual.contains(&format!(".nf\n{usage}.fi\n")));
+}
+
+#[test]
 fn every_setting_is_a_flag_a_variable_and_a_line() {
     let values = [
         ("port", "7"),

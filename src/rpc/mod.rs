@@ -62,6 +62,11 @@ impl Service {
         }
     }
 
+    /// The names of its methods, as callers write them after the dot.
+    pub fn method_names(self) -> impl Iterator<Item = &'static str> {
+        self.methods().iter().map(|(name, ..)| *name)
+    }
+
     fn methods(self) -> &'static [Entry] {
         match self {
             Self::Libvirt => &LIBVIRT,

@@ -157,6 +157,35 @@ fn on_a_terminal_answers_are_for_people_unless_json_is_asked_for() {
 }
 
 #[test]
+fn bash_completes_commands_flags_methods_and_the_guests_that_are_there() {
+    let shell = Shell::new();
+    let script = shell.feed(&["completions", "bash"], "").stdout;
+    let file = shell.folder.path().join("completions");
+    fs::write(&file, script).expect("a file can be written");
+    // What bash asks for once a person has written these words and presses the key.
+    let complete = |words: &str| {
+        let line = format!(
+            ". {}; mistify-libvirt() {{ {PROGRAM} --config /dev/null --port {} \"$@\"; }}; \
+             COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _mistify_libvirt 2>/dev/null; echo \"${{COMPREPLY[@]}}\"",
+            file.display(),
+            shell.port(),
+        );
+        let output = Command::new("bash").args(["-c", &line]).output().expect("bash is there");
+        String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+    };
+    assert_eq!(complete("mistify-libvirt sh"), "shutdown");
+    assert_eq!(complete("mistify-libvirt --dead"), "--deadline-read --deadline-change");
+    assert_eq!(complete("mistify-libvirt call AllM"), "AllMetrics");
+    assert_eq!(
+        complete("mistify-libvirt call ImageStore.Li"),
+        "ImageStore.ListVolumes ImageStore.ListSnapshots ImageStore.ListImages"
+    );
+    assert_eq!(complete("mistify-libvirt status te"), "test");
+    assert_eq!(complete("mistify-libvirt image ''"), "import");
+}
+
+#[test]
 fn top_in_a_pipe_is_one_look_at_what_guests_do() {
     let shell = Shell::new();
     let top = shell.ask(&["top"]);

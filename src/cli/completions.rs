@@ -1,0 +1,216 @@
+//! What shells complete: commands, flags and the names of methods, from the same tables as the usage.
+
+use std::fmt::Write;
+
+use crate::cli::commands::COMMANDS;
+use crate::cli::settings::{SETTINGS, Takes};
+use crate::rpc::Service;
+
+/// A shell that there are completions for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+impl Shell {
+    /// The shell of that name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        match name {
+            "bash" => Some(Self::Bash),
+            "zsh" => Some(Self::Zsh),
+            "fish" => Some(Self::Fish),
+            _ => None,
+        }
+    }
+}
+
+/// Flags that are no settings: name, whether a file follows, what for.
+const OTHERS: [(&str, bool, &str); 5] = [
+    ("config", true, "the file of settings"),
+    ("check-config", false, "read all settings and end"),
+    ("json", false, "answer with JSON"),
+    ("help", false, "print the usage and end"),
+    ("version", false, "print the version and end"),
+];
+
+/// The completions, as that shell reads them.
+pub fn completions(shell: Shell) -> String {
+    match shell {
+        Shell::Bash => bash(),
+        Shell::Zsh => zsh(),
+        Shell::Fish => fish(),
+    }
+}
+
+/// The first word of each command, each once.
+fn commands() -> Vec<&'static str> {
+    let mut words: Vec<_> =
+        COMMANDS.iter().filter_map(|(words, _)| words.split(' ').next()).collect();
+    words.dedup();
+    words
+}
+
+/// Commands that the id of a guest follows.
+fn with_id() -> Vec<&'static str> {
+    let with_id = COMMANDS.iter().filter(|(words, _)| words.ends_with(" ID"));
+    with_id.filter_map(|(words, _)| words.split_once(' ')).filter_map(one_id).collect()
+}
+
+fn one_id((verb, rest): (&'static str, &'static str)) -> Option<&'static str> {
+    (rest == "ID").then_some(verb)
+}
+
+/// `Libvirt` may be left out.
+fn methods() -> Vec<String> {
+    let of = |service: Service| service.method_names().map(move |name| (service, name));
+    let all = of(Service::Libvirt).chain(of(Service::ImageStore));
+    all.map(|(service, name)| match service {
+        Service::Libvirt => name.to_owned(),
+        Service::ImageStore => format!("{}.{name}", service.name()),
+    })
+    .collect()
+}
+
+fn bash() -> String {
+    let mut flags: Vec<String> = SETTINGS.iter().map(|it| format!("--{}", it.name)).collect();
+    flags.extend(OTHERS.iter().map(|(name, ..)| format!("--{name}")));
+    let values: Vec<String> = SETTINGS
+        .iter()
+        .filter(|it| it.takes != Takes::Switch)
+        .map(|it| format!("--{}", it.name))
+        .chain(["--config".to_owned()])
+        .collect();
+    format!(
+        "# Completions of mistify-libvirt for bash.
+_mistify_libvirt() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
+    COMPREPLY=()
+    case $before in
+    {values}) compopt -o default 2>/dev/null; return ;;
+    call) COMPREPLY=($(compgen -W '{methods}' -- \"$word\")); return ;;
+    image) COMPREPLY=($(compgen -W import -- \"$word\")); return ;;
+    create | import) compopt -o default 2>/dev/null; return ;;
+    {with_id})
+        # Where no agent answers, there are none.
+        COMPREPLY=($(compgen -W \"$(mistify-libvirt list 2>/dev/null |
+            grep -o '\"id\":\"[^\"]*\"' | cut -d '\"' -f 4)\" -- \"$word\"))
+        return
+        ;;
+    esac
+    case $word in
+    -*) COMPREPLY=($(compgen -W '{flags}' -- \"$word\")) ;;
+    *) COMPREPLY=($(compgen -W '{commands}' -- \"$word\")) ;;
+    esac
+}}
+complete -F _mistify_libvirt mistify-libvirt
+",
+        values = values.join(" | "),
+        methods = methods().join(" "),
+        with_id = with_id().join(" | "),
+        flags = flags.join(" "),
+        commands = commands().join(" "),
+    )
+}
+
+/// A text between single quotes.
+fn quoted(text: &str) -> String {
+    text.replace('\'', "'\\''")
+}
+
+fn zsh() -> String {
+    let mut flags = String::new();
+    // What `_arguments` gives a meaning of its own.
+    let plain = |text: &str| quoted(text).replace(['[', ']', ':'], " ");
+    for setting in SETTINGS {
+        let (star, value) = match setting.takes {
+            Takes::Switch => ("", String::new()),
+            Takes::One(value) => ("", format!(":{}:_default", plain(value))),
+            Takes::Many(value) => ("*", format!(":{}:_default", plain(value))),
+        };
+        let _ = writeln!(flags, "    '{star}--{}[{}]{value}'", setting.name, plain(setting.help));
+    }
+    for (name, takes_file, help) in OTHERS {
+        let value = if takes_file { ":file:_files" } else { "" };
+        let _ = writeln!(flags, "    '--{name}[{help}]{value}'");
+    }
+    format!(
+        "#compdef mistify-libvirt
+# Completions of mistify-libvirt for zsh.
+local -a flags
+flags=(
+{flags})
+case $words[CURRENT-1] in
+call) compadd -- {methods} ;;
+image) compadd -- import ;;
+{with_id})
+    compadd -- ${{(f)\"$(mistify-libvirt list 2>/dev/null |
+        grep -o '\"id\":\"[^\"]*\"' | cut -d '\"' -f 4)\"}}
+    ;;
+*) _arguments $flags '1:command:({commands})' '*:file:_files' ;;
+esac
+",
+        methods = methods().join(" "),
+        with_id = with_id().join(" | "),
+        commands = commands().join(" "),
+    )
+}
+
+fn fish() -> String {
+    let mut text = "# Completions of mistify-libvirt for fish.\n".to_owned();
+    let complete = "complete -c mistify-libvirt";
+    let none_yet = "-n __fish_use_subcommand";
+    for (words, help) in COMMANDS {
+        let verb = words.split(' ').next().unwrap_or_default();
+        let _ = writeln!(text, "{complete} {none_yet} -f -a {verb} -d '{}'", quoted(help));
+    }
+    for setting in SETTINGS {
+        let short = setting.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
+        let value = if setting.takes == Takes::Switch { "" } else { " -r" };
+        let help = quoted(setting.help);
+        let _ = writeln!(text, "{complete} -l {}{short}{value} -d '{help}'", setting.name);
+    }
+    for (name, takes_file, help) in OTHERS {
+        let value = if takes_file { " -r" } else { "" };
+        let _ = writeln!(text, "{complete} -l {name}{value} -d '{help}'");
+    }
+    let list = "(mistify-libvirt list 2>/dev/null | string match -ra '(?<=\"id\":\")[^\"]*')";
+    for verb in with_id() {
+        let seen = format!("-n '__fish_seen_subcommand_from {verb}'");
+        let _ = writeln!(text, "{complete} {seen} -f -a '{}'", quoted(list));
+    }
+    let seen = "-n '__fish_seen_subcommand_from call'";
+    let _ = writeln!(text, "{complete} {seen} -f -a '{}'", methods().join(" "));
+    let _ = writeln!(text, "{complete} -n '__fish_seen_subcommand_from image' -a import");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_setting_and_method_is_completed_in_each_shell() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let text = completions(shell);
+            let words: Vec<&str> = text
+                .split(|c: char| !(c.is_ascii_alphanumeric() || "-.".contains(c)))
+                .map(|word| word.trim_start_matches('-'))
+                .collect();
+            for word in commands() {
+                assert!(words.contains(&word), "{shell:?}: {word}");
+            }
+            for setting in SETTINGS {
+                assert!(words.contains(&setting.name), "{shell:?}: {}", setting.name);
+            }
+            for method in methods() {
+                assert!(words.contains(&method.as_str()), "{shell:?}: {method}");
+            }
+        }
+        assert_eq!(with_id()[..2], ["status", "run"]);
+    }
+}
