@@ -5,7 +5,7 @@
 #   dist/demo.sh [path of mistify-libvirt]
 #   DEMO_PORT, DEMO_IMAGE_STORE_PORT: other ports than 20001 and 19999
 set -euo pipefail
-agent=${1:-target/release/mistify-libvirt}
+agent=${1:-"${CARGO_TARGET_DIR:-target}/release/mistify-libvirt"}
 port=${DEMO_PORT:-20001}
 images_port=${DEMO_IMAGE_STORE_PORT:-19999}
 work=$(mktemp -d)
