@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::cli::commands::COMMANDS;
-use crate::cli::settings::{SETTINGS, Takes};
+use crate::cli::settings::{OTHERS, SETTINGS, Takes};
 use crate::rpc::Service;
 
 /// A shell that there are completions for.
@@ -28,15 +28,6 @@ impl Shell {
         }
     }
 }
-
-/// Flags that are no settings: name, whether a file follows, what for.
-const OTHERS: [(&str, bool, &str); 5] = [
-    ("config", true, "the file of settings"),
-    ("check-config", false, "read all settings and end"),
-    ("json", false, "answer with JSON"),
-    ("help", false, "print the usage and end"),
-    ("version", false, "print the version and end"),
-];
 
 /// The completions, as that shell reads them.
 pub fn completions(shell: Shell) -> String {
@@ -78,7 +69,7 @@ fn methods() -> Vec<String> {
 
 fn bash() -> String {
     let mut flags: Vec<String> = SETTINGS.iter().map(|it| format!("--{}", it.name)).collect();
-    flags.extend(OTHERS.iter().map(|(name, ..)| format!("--{name}")));
+    flags.extend(OTHERS.iter().map(|it| format!("--{}", it.name)));
     let values: Vec<String> = SETTINGS
         .iter()
         .filter(|it| it.takes != Takes::Switch)
@@ -134,9 +125,9 @@ fn zsh() -> String {
         };
         let _ = writeln!(flags, "    '{star}--{}[{}]{value}'", setting.name, plain(setting.help));
     }
-    for (name, takes_file, help) in OTHERS {
-        let value = if takes_file { ":file:_files" } else { "" };
-        let _ = writeln!(flags, "    '--{name}[{help}]{value}'");
+    for other in OTHERS {
+        let value = if other.value.is_some() { ":file:_files" } else { "" };
+        let _ = writeln!(flags, "    '--{}[{}]{value}'", other.name, plain(other.help));
     }
     format!(
         "#compdef mistify-libvirt
@@ -174,9 +165,9 @@ fn fish() -> String {
         let help = quoted(setting.help);
         let _ = writeln!(text, "{complete} -l {}{short}{value} -d '{help}'", setting.name);
     }
-    for (name, takes_file, help) in OTHERS {
-        let value = if takes_file { " -r" } else { "" };
-        let _ = writeln!(text, "{complete} -l {name}{value} -d '{help}'");
+    for other in OTHERS {
+        let value = if other.value.is_some() { " -r" } else { "" };
+        let _ = writeln!(text, "{complete} -l {}{value} -d '{}'", other.name, quoted(other.help));
     }
     let list = "(mistify-libvirt list 2>/dev/null | string match -ra '(?<=\"id\":\")[^\"]*')";
     for verb in with_id() {

@@ -296,6 +296,37 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
 ];
 
+/// A flag that is no setting.
+#[derive(Debug)]
+pub(super) struct Other {
+    pub(super) name: &'static str,
+    pub(super) short: Option<char>,
+    /// Its value, as the usage writes it.
+    pub(super) value: Option<&'static str>,
+    pub(super) help: &'static str,
+}
+
+impl Other {
+    const fn new(name: &'static str, help: &'static str) -> Self {
+        Self { name, short: None, value: None, help }
+    }
+}
+
+/// All of these, in the order of the usage.
+pub(super) const OTHERS: &[Other] = &[
+    Other {
+        value: Some("FILE"),
+        ..Other::new(
+            "config",
+            "the file of settings, which then has to be there; also MISTIFY_CONFIG",
+        )
+    },
+    Other::new("check-config", "read all settings, say what is wrong with them, and end"),
+    Other::new("json", "what commands answer as JSON, as in a pipe, also on a terminal"),
+    Other { short: Some('h'), ..Other::new("help", "print this and end") },
+    Other::new("version", "print the version and end"),
+];
+
 /// Settings as they are gathered, until all are known.
 #[derive(Debug)]
 pub(super) struct Draft {

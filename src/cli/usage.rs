@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::cli::layers::DEFAULT_FILE;
-use crate::cli::settings::{SETTINGS, Setting, Takes};
+use crate::cli::settings::{OTHERS, SETTINGS, Setting, Takes};
 
 /// Where the explanations begin.
 const COLUMN: usize = 30;
@@ -30,10 +30,14 @@ pub fn usage() -> String {
     }
     text += "\nFlags:\n";
     for setting in SETTINGS {
-        entry(&mut text, &flag(setting), &help(setting));
+        let value = match setting.takes {
+            Takes::Switch => None,
+            Takes::One(value) | Takes::Many(value) => Some(value),
+        };
+        entry(&mut text, &flag(setting.short, setting.name, value), &help(setting));
     }
-    for (flag, help) in OTHERS {
-        entry(&mut text, flag, help);
+    for other in OTHERS {
+        entry(&mut text, &flag(other.short, other.name, other.value), other.help);
     }
     let _ = write!(
         text,
@@ -44,24 +48,10 @@ pub fn usage() -> String {
     text
 }
 
-/// Flags that are no settings.
-const OTHERS: &[(&str, &str)] = &[
-    (
-        "      --config FILE",
-        "the file of settings, which then has to be there; also MISTIFY_CONFIG",
-    ),
-    ("      --check-config", "read all settings, say what is wrong with them, and end"),
-    ("      --json", "what commands answer as JSON, as in a pipe, also on a terminal"),
-    ("  -h, --help", "print this and end"),
-    ("      --version", "print the version and end"),
-];
-
-fn flag(Setting { name, short, takes, .. }: &Setting) -> String {
+fn flag(short: Option<char>, name: &str, value: Option<&str>) -> String {
     let short = short.map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
-    match takes {
-        Takes::Switch => format!("  {short}--{name}"),
-        Takes::One(value) | Takes::Many(value) => format!("  {short}--{name} {value}"),
-    }
+    let value = value.map(|value| format!(" {value}")).unwrap_or_default();
+    format!("  {short}--{name}{value}")
 }
 
 fn help(setting: &Setting) -> String {
