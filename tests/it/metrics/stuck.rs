@@ -101,7 +101,10 @@ fn one_stopped(bed: &Bed, agent: &Agent, stuck: &str, other: &str, hangs: bool) 
         scrape.left_out(stuck, "stuck") && running.iter().all(|guest| is_older(guest))
     });
     assert!(apart.age(stuck, "fast").is_some_and(|age| age < 1.0));
-    assert_eq!(apart.value("mistify_metrics_calls_late"), f64::from(u8::from(hangs)));
+    // On a loaded machine others are late for a while.
+    until("the call that asks it, and no other, is late", SOON, &|scrape| {
+        scrape.value("mistify_metrics_calls_late") == f64::from(u8::from(hangs))
+    });
     let stopped = agent.ok("Shutdown", &json!({ "id": other }));
     assert_eq!(stopped["guest"]["id"], other);
     wait_until("another guest is off", SOON, || bed.stack.qemu_pid(other).is_none());
