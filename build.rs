@@ -75,8 +75,7 @@ mod generate {
         "virGetVersion",
         "virGetLastError",
         "virSetErrorFunc",
-        "virEventRegisterDefaultImpl",
-        "virEventRunDefaultImpl",
+        "virEventRegisterImpl",
         "virConnectOpen",
         "virConnectClose",
         "virConnectIsAlive",
@@ -97,7 +96,7 @@ mod generate {
         "virDomainIsActive",
         "virDomainGetName",
         "virDomainGetID",
-        "virDomainGetUUIDString",
+        "virDomainGetUUID",
         "virDomainGetState",
         "virDomainGetXMLDesc",
         "virDomainGetCPUStats",
@@ -116,7 +115,7 @@ mod generate {
         "virNetworkUndefine",
         "virNetworkSetAutostart",
         "virNetworkIsActive",
-        "virNetworkGetUUIDString",
+        "virNetworkGetUUID",
         "virNetworkGetXMLDesc",
         "virNetworkFree",
         "virTypedParamsClear",
@@ -134,11 +133,12 @@ mod generate {
         "virDomainXMLFlags",
         "virErrorDomain",
         "virErrorNumber",
+        "virEventHandleType",
         "virTypedParameterType",
     ];
 
     /// Constants that are macros.
-    const MACROS: &[&str] = &["VIR_UUID_STRING_BUFLEN", "VIR_TYPED_PARAM_FIELD_LENGTH"];
+    const MACROS: &[&str] = &["VIR_UUID_BUFLEN", "VIR_TYPED_PARAM_FIELD_LENGTH"];
 
     pub(super) fn bindings() -> Result<(), String> {
         let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").map_err(|e| e.to_string())?);

@@ -1,5 +1,8 @@
 // made by bindgen 0.72.1 from libvirt 9.0.0: `make bindings`
 
+pub type virFreeCallback = ::std::option::Option<
+    unsafe extern "C" fn(opaque: *mut ::std::os::raw::c_void),
+>;
 pub type virTypedParameterType = ::std::os::raw::c_uint;
 pub type virTypedParameter = _virTypedParameter;
 pub type virTypedParameterPtr = *mut virTypedParameter;
@@ -21,6 +24,50 @@ pub type virDomainStatsRecord = _virDomainStatsRecord;
 pub type virDomainStatsRecordPtr = *mut virDomainStatsRecord;
 pub type virDomainStatsTypes = ::std::os::raw::c_uint;
 pub type virConnectGetAllDomainStatsFlags = ::std::os::raw::c_uint;
+pub type virEventHandleType = ::std::os::raw::c_uint;
+pub type virEventHandleCallback = ::std::option::Option<
+    unsafe extern "C" fn(
+        watch: ::std::os::raw::c_int,
+        fd: ::std::os::raw::c_int,
+        events: ::std::os::raw::c_int,
+        opaque: *mut ::std::os::raw::c_void,
+    ),
+>;
+pub type virEventAddHandleFunc = ::std::option::Option<
+    unsafe extern "C" fn(
+        fd: ::std::os::raw::c_int,
+        event: ::std::os::raw::c_int,
+        cb: virEventHandleCallback,
+        opaque: *mut ::std::os::raw::c_void,
+        ff: virFreeCallback,
+    ) -> ::std::os::raw::c_int,
+>;
+pub type virEventUpdateHandleFunc = ::std::option::Option<
+    unsafe extern "C" fn(watch: ::std::os::raw::c_int, event: ::std::os::raw::c_int),
+>;
+pub type virEventRemoveHandleFunc = ::std::option::Option<
+    unsafe extern "C" fn(watch: ::std::os::raw::c_int) -> ::std::os::raw::c_int,
+>;
+pub type virEventTimeoutCallback = ::std::option::Option<
+    unsafe extern "C" fn(
+        timer: ::std::os::raw::c_int,
+        opaque: *mut ::std::os::raw::c_void,
+    ),
+>;
+pub type virEventAddTimeoutFunc = ::std::option::Option<
+    unsafe extern "C" fn(
+        timeout: ::std::os::raw::c_int,
+        cb: virEventTimeoutCallback,
+        opaque: *mut ::std::os::raw::c_void,
+        ff: virFreeCallback,
+    ) -> ::std::os::raw::c_int,
+>;
+pub type virEventUpdateTimeoutFunc = ::std::option::Option<
+    unsafe extern "C" fn(timer: ::std::os::raw::c_int, timeout: ::std::os::raw::c_int),
+>;
+pub type virEventRemoveTimeoutFunc = ::std::option::Option<
+    unsafe extern "C" fn(timer: ::std::os::raw::c_int) -> ::std::os::raw::c_int,
+>;
 pub type virNetwork = _virNetwork;
 pub type virNetworkPtr = *mut virNetwork;
 pub type virErrorLevel = ::std::os::raw::c_uint;
@@ -98,7 +145,7 @@ pub struct _virError {
     pub net: virNetworkPtr,
 }
 pub const VIR_TYPED_PARAM_FIELD_LENGTH: u32 = 80;
-pub const VIR_UUID_STRING_BUFLEN: u32 = 37;
+pub const VIR_UUID_BUFLEN: u32 = 16;
 pub const VIR_TYPED_PARAM_INT: virTypedParameterType = 1;
 pub const VIR_TYPED_PARAM_UINT: virTypedParameterType = 2;
 pub const VIR_TYPED_PARAM_LLONG: virTypedParameterType = 3;
@@ -277,6 +324,10 @@ pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_OTHER: virConnectGetAllDomainStatsFl
 pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: virConnectGetAllDomainStatsFlags = 536870912;
 pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING: virConnectGetAllDomainStatsFlags = 1073741824;
 pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_ENFORCE_STATS: virConnectGetAllDomainStatsFlags = 2147483648;
+pub const VIR_EVENT_HANDLE_READABLE: virEventHandleType = 1;
+pub const VIR_EVENT_HANDLE_WRITABLE: virEventHandleType = 2;
+pub const VIR_EVENT_HANDLE_ERROR: virEventHandleType = 4;
+pub const VIR_EVENT_HANDLE_HANGUP: virEventHandleType = 8;
 pub const VIR_ERR_NONE: virErrorLevel = 0;
 pub const VIR_ERR_WARNING: virErrorLevel = 1;
 pub const VIR_ERR_ERROR: virErrorLevel = 2;
@@ -568,9 +619,9 @@ unsafe extern "C" {
     ) -> ::std::os::raw::c_int;
     pub fn virDomainGetName(domain: virDomainPtr) -> *const ::std::os::raw::c_char;
     pub fn virDomainGetID(domain: virDomainPtr) -> ::std::os::raw::c_uint;
-    pub fn virDomainGetUUIDString(
+    pub fn virDomainGetUUID(
         domain: virDomainPtr,
-        buf: *mut ::std::os::raw::c_char,
+        uuid: *mut ::std::os::raw::c_uchar,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainSetMetadata(
         domain: virDomainPtr,
@@ -638,8 +689,14 @@ unsafe extern "C" {
     ) -> ::std::os::raw::c_int;
     pub fn virDomainStatsRecordListFree(stats: *mut virDomainStatsRecordPtr);
     pub fn virDomainIsActive(dom: virDomainPtr) -> ::std::os::raw::c_int;
-    pub fn virEventRegisterDefaultImpl() -> ::std::os::raw::c_int;
-    pub fn virEventRunDefaultImpl() -> ::std::os::raw::c_int;
+    pub fn virEventRegisterImpl(
+        addHandle: virEventAddHandleFunc,
+        updateHandle: virEventUpdateHandleFunc,
+        removeHandle: virEventRemoveHandleFunc,
+        addTimeout: virEventAddTimeoutFunc,
+        updateTimeout: virEventUpdateTimeoutFunc,
+        removeTimeout: virEventRemoveTimeoutFunc,
+    );
     pub fn virNetworkLookupByName(
         conn: virConnectPtr,
         name: *const ::std::os::raw::c_char,
@@ -652,9 +709,9 @@ unsafe extern "C" {
     pub fn virNetworkCreate(network: virNetworkPtr) -> ::std::os::raw::c_int;
     pub fn virNetworkDestroy(network: virNetworkPtr) -> ::std::os::raw::c_int;
     pub fn virNetworkFree(network: virNetworkPtr) -> ::std::os::raw::c_int;
-    pub fn virNetworkGetUUIDString(
+    pub fn virNetworkGetUUID(
         network: virNetworkPtr,
-        buf: *mut ::std::os::raw::c_char,
+        uuid: *mut ::std::os::raw::c_uchar,
     ) -> ::std::os::raw::c_int;
     pub fn virNetworkGetXMLDesc(
         network: virNetworkPtr,

@@ -156,9 +156,9 @@ impl Records {
         let name = unsafe { sys::virDomainGetName(domain.as_ptr()) };
         // SAFETY: NULL or a string that lives as long as the domain.
         let name = unsafe { copy_borrowed(name) }?;
-        let uuid = uuid_of("virDomainGetUUIDString", |buffer| {
-            // SAFETY: the domain is live, the buffer has VIR_UUID_STRING_BUFLEN bytes.
-            unsafe { sys::virDomainGetUUIDString(domain.as_ptr(), buffer) }
+        let uuid = uuid_of("virDomainGetUUID", |buffer| {
+            // SAFETY: the domain is live, the buffer has VIR_UUID_BUFLEN bytes.
+            unsafe { sys::virDomainGetUUID(domain.as_ptr(), buffer) }
         });
         // SAFETY: the domain is live.
         let id = unsafe { sys::virDomainGetID(domain.as_ptr()) };

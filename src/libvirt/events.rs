@@ -1,6 +1,8 @@
 //! libvirt's process-wide state: initialised once, silent on stderr, with a running event loop.
 
-use std::ffi::{c_ulong, c_void};
+use std::ffi::{c_int, c_ulong, c_void};
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::sync::OnceLock;
 use std::thread;
@@ -9,6 +11,8 @@ use std::time::Duration;
 use log::{error, warn};
 
 use crate::libvirt::error::{Error, check_int};
+use crate::libvirt::event_loop::EventLoop;
+use crate::os::epoll::Batch;
 use crate::sys;
 
 /// The oldest libvirt that the bindings promise to work with, as libvirt counts: 8.0.0.
@@ -17,11 +21,14 @@ pub const FLOOR: u64 = 8_000_000;
 /// After a failed turn of the event loop, so that a lasting fault does not eat a processor.
 const TURN_FAILED_PAUSE: Duration = Duration::from_millis(100);
 
+/// The loop that libvirt's functions below work on, which have no word of their own for it.
+static EVENTS: OnceLock<EventLoop> = OnceLock::new();
+
 /// Prepares libvirt for the whole process; the version of the library is returned.
 ///
 /// Registers and runs the event loop in a thread of its own (`libvirt-events`) for the life of the
 /// process: libvirt wants it registered before the first open and never stopped while connections
-/// live (`virEventRegisterDefaultImpl`). Without events or timers due it sleeps in poll(2).
+/// live (`virEventRegisterImpl`). Without events or timers due it sleeps.
 /// Further calls return what the first one found.
 ///
 /// # Errors
@@ -42,8 +49,8 @@ pub enum StartError {
     Call(Error),
     /// The library is older than [`FLOOR`]; its version as libvirt counts.
     TooOld(u64),
-    /// The event loop's thread was refused by the system; its words.
-    Thread(String),
+    /// The event loop or its thread was refused by the system; its words.
+    Loop(String),
 }
 
 impl std::fmt::Display for StartError {
@@ -54,7 +61,7 @@ impl std::fmt::Display for StartError {
                 let (major, minor) = (version / 1_000_000, version / 1000 % 1000);
                 write!(f, "libvirt {major}.{minor} is too old: 8.0 or later is needed")
             }
-            Self::Thread(why) => write!(f, "start libvirt's event thread: {why}"),
+            Self::Loop(why) => write!(f, "start libvirt's event loop: {why}"),
         }
     }
 }
@@ -69,13 +76,24 @@ fn start_once() -> Result<u64, StartError> {
     // would not mean silence but printing on stderr.
     unsafe { sys::virSetErrorFunc(ptr::null_mut(), Some(say_nothing)) }
     let version = young_enough(library_version().map_err(StartError::Call)?)?;
-    // SAFETY: takes nothing; before the first open, once, by the OnceLock.
-    let registered = unsafe { sys::virEventRegisterDefaultImpl() };
-    check_int(registered, "virEventRegisterDefaultImpl").map_err(StartError::Call)?;
-    thread::Builder::new()
-        .name("libvirt-events".to_owned())
-        .spawn(run_events)
-        .map_err(|error| StartError::Thread(error.to_string()))?;
+    let refused = |error: io::Error| StartError::Loop(error.to_string());
+    let new = EventLoop::new().map_err(refused)?;
+    // Empty before: this runs once.
+    let events = EVENTS.get_or_init(|| new);
+    // SAFETY: all six keep to their types' contracts, which `event_loop` tells; this comes before
+    // the first open, once, by the OnceLock of `start`.
+    unsafe {
+        sys::virEventRegisterImpl(
+            Some(add_handle),
+            Some(update_handle),
+            Some(remove_handle),
+            Some(add_timer),
+            Some(update_timer),
+            Some(remove_timer),
+        );
+    }
+    let work = || run_events(events);
+    thread::Builder::new().name("libvirt-events".to_owned()).spawn(work).map_err(refused)?;
     Ok(version)
 }
 
@@ -94,17 +112,15 @@ fn library_version() -> Result<u64, Error> {
 /// Stands in for libvirt's printer: errors reach the log through [`Error`], once.
 unsafe extern "C" fn say_nothing(_data: *mut c_void, _error: sys::virErrorPtr) {}
 
-fn run_events() {
-    let mut failing = false;
+fn run_events(events: &EventLoop) {
+    let (mut batch, mut failing) = (Batch::default(), false);
     loop {
-        // SAFETY: the default implementation is registered; this is the only thread that runs it.
-        let turn = unsafe { sys::virEventRunDefaultImpl() };
-        match check_int(turn, "virEventRunDefaultImpl") {
-            Ok(_) if failing => {
+        match events.turn(&mut batch) {
+            Ok(()) if failing => {
                 failing = false;
                 warn!("libvirt's event loop works again");
             }
-            Ok(_) => {}
+            Ok(()) => {}
             Err(why) => {
                 if !failing {
                     error!("libvirt's event loop fails: {why}");
@@ -114,6 +130,47 @@ fn run_events() {
             }
         }
     }
+}
+
+/// What the loop answers; `refused` where it panics, which must not reach C.
+fn on_loop<T>(refused: T, work: impl FnOnce(&EventLoop) -> T) -> T {
+    let Some(events) = EVENTS.get() else { return refused };
+    panic::catch_unwind(AssertUnwindSafe(|| work(events))).unwrap_or(refused)
+}
+
+unsafe extern "C" fn add_handle(
+    fd: c_int,
+    wanted: c_int,
+    callback: sys::virEventHandleCallback,
+    data: *mut c_void,
+    free: sys::virFreeCallback,
+) -> c_int {
+    on_loop(-1, |events| events.add_handle(fd, wanted, callback, data, free))
+}
+
+unsafe extern "C" fn update_handle(watch: c_int, wanted: c_int) {
+    on_loop((), |events| events.update_handle(watch, wanted));
+}
+
+unsafe extern "C" fn remove_handle(watch: c_int) -> c_int {
+    on_loop(-1, |events| events.remove_handle(watch))
+}
+
+unsafe extern "C" fn add_timer(
+    every_ms: c_int,
+    callback: sys::virEventTimeoutCallback,
+    data: *mut c_void,
+    free: sys::virFreeCallback,
+) -> c_int {
+    on_loop(-1, |events| events.add_timer(every_ms, callback, data, free))
+}
+
+unsafe extern "C" fn update_timer(timer: c_int, every_ms: c_int) {
+    on_loop((), |events| events.update_timer(timer, every_ms));
+}
+
+unsafe extern "C" fn remove_timer(timer: c_int) -> c_int {
+    on_loop(-1, |events| events.remove_timer(timer))
 }
 
 #[cfg(test)]

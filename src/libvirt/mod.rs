@@ -15,6 +15,7 @@ mod bulk;
 mod connection;
 mod domain;
 mod error;
+mod event_loop;
 mod events;
 mod network;
 mod params;

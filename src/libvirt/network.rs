@@ -76,14 +76,14 @@ impl Network {
         Ok(check_int(answer, "virNetworkIsActive")? == 1)
     }
 
-    /// The network's uuid in text (`virNetworkGetUUIDString`). Local.
+    /// The network's uuid in text (`virNetworkGetUUID`). Local.
     ///
     /// # Errors
     /// What libvirt says.
     pub fn uuid(&self) -> Result<String, Error> {
-        uuid_of("virNetworkGetUUIDString", |buffer| {
-            // SAFETY: the network is live, the buffer has libvirt's VIR_UUID_STRING_BUFLEN bytes.
-            unsafe { sys::virNetworkGetUUIDString(self.raw.as_ptr(), buffer) }
+        uuid_of("virNetworkGetUUID", |buffer| {
+            // SAFETY: the network is live, the buffer has libvirt's VIR_UUID_BUFLEN bytes.
+            unsafe { sys::virNetworkGetUUID(self.raw.as_ptr(), buffer) }
         })
     }
 

@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod clock;
 pub mod disk;
+pub mod epoll;
 pub mod files;
 pub mod local;
 pub mod memory;

@@ -89,7 +89,8 @@ impl PollSet {
     }
 }
 
-fn whole_milliseconds(timeout: Duration) -> libc::c_int {
+/// Rounded up; the longest there are for what has more.
+pub(super) fn whole_milliseconds(timeout: Duration) -> libc::c_int {
     libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
 }
 
