@@ -7,7 +7,7 @@ use std::slice;
 use crate::libvirt::connection::Connection;
 use crate::libvirt::domain::{Domain, uuid_of};
 use crate::libvirt::error::{Code, Error, check_int};
-use crate::libvirt::params::{Value, read};
+use crate::libvirt::params::{Name, Value, read};
 use crate::libvirt::strings::copy_borrowed;
 use crate::sys;
 
@@ -44,7 +44,15 @@ pub struct DomainStats {
     /// The number of its run, new at each start; `None` when it is off.
     pub id: Option<u32>,
     /// The parameters by libvirt's names, in its order.
-    pub params: Vec<(String, Value)>,
+    pub params: Vec<(Name, Value)>,
+}
+
+impl DomainStats {
+    /// The domain's state as libvirt counts, where [`Groups::OWN`] were asked for.
+    pub fn state(&self) -> Option<i32> {
+        let state = self.params.iter().find(|(name, _)| **name == *"state.state");
+        state.and_then(|(_, value)| i32::try_from(value.as_i64()?).ok())
+    }
 }
 
 impl Connection {
@@ -180,7 +188,7 @@ impl Drop for Records {
 ///
 /// # Safety
 /// The record is as libvirt filled it.
-unsafe fn params(record: &sys::virDomainStatsRecord) -> Vec<(String, Value)> {
+unsafe fn params(record: &sys::virDomainStatsRecord) -> Vec<(Name, Value)> {
     let count = usize::try_from(record.nparams).unwrap_or(0);
     let mut params = Vec::with_capacity(count);
     for index in 0..count {

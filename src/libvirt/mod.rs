@@ -28,7 +28,7 @@ pub use domain::{Domain, XmlKind};
 pub use error::{Code, Error, Origin};
 pub use events::{FLOOR, StartError, start};
 pub use network::Network;
-pub use params::Value;
+pub use params::{Name, Value};
 pub use stats::{BlockStats, CpuTime, InterfaceStats, VcpuTimes};
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! libvirt's typed parameters: named values of seven types.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
+use std::fmt;
+use std::ops::Deref;
+use std::str;
 
 use crate::libvirt::strings::copy_borrowed;
 use crate::sys;
@@ -38,6 +41,56 @@ impl Value {
     }
 }
 
+/// Bytes that libvirt has for a name, its end mark among them.
+const NAME_BYTES: usize = sys::VIR_TYPED_PARAM_FIELD_LENGTH as usize;
+
+/// A parameter's name, of up to 79 bytes. It lies where it is: a sample of all guests has hundreds.
+#[derive(Clone, Copy)]
+pub struct Name {
+    bytes: [u8; NAME_BYTES],
+    length: usize,
+}
+
+impl Name {
+    /// The name in an array of libvirt's, whose end bounds it where no NUL does. Empty for one that
+    /// is not UTF-8: nobody asks for it.
+    fn new(bytes: [u8; NAME_BYTES]) -> Self {
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(NAME_BYTES);
+        let text = bytes.get(..end).and_then(|text| str::from_utf8(text).ok());
+        Self { bytes, length: text.map_or(0, str::len) }
+    }
+}
+
+impl Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        let text = self.bytes.get(..self.length).and_then(|text| str::from_utf8(text).ok());
+        text.unwrap_or_default()
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+#[cfg(test)]
+impl From<&str> for Name {
+    fn from(text: &str) -> Self {
+        let mut bytes = [0; NAME_BYTES];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Self::new(bytes)
+    }
+}
+
 /// An array that a driver fills; entries that it leaves alone stay untyped and are skipped.
 pub(super) struct ParamArray(Vec<sys::virTypedParameter>);
 
@@ -53,13 +106,13 @@ impl ParamArray {
     }
 
     /// The entries that a driver has filled, by name.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (String, Value)> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Name, Value)> {
         // SAFETY: each entry is as libvirt filled it, or zero.
         self.0.iter().filter_map(|raw| unsafe { read(raw) })
     }
 
     /// The same for the `len` entries from `start` on, as far as there are any.
-    pub(super) fn part(&self, start: usize, len: usize) -> impl Iterator<Item = (String, Value)> {
+    pub(super) fn part(&self, start: usize, len: usize) -> impl Iterator<Item = (Name, Value)> {
         // SAFETY: as in `entries`.
         self.0.iter().skip(start).take(len).filter_map(|raw| unsafe { read(raw) })
     }
@@ -77,7 +130,7 @@ impl Drop for ParamArray {
 ///
 /// # Safety
 /// `raw` is zero or as libvirt filled it: the member of `value` that `type_` names is set.
-pub(super) unsafe fn read(raw: &sys::virTypedParameter) -> Option<(String, Value)> {
+pub(super) unsafe fn read(raw: &sys::virTypedParameter) -> Option<(Name, Value)> {
     let kind = u32::try_from(raw.type_).ok()?;
     let value = match kind {
         // SAFETY: for this and the arms below: the member that `type_` names.
@@ -100,12 +153,17 @@ pub(super) unsafe fn read(raw: &sys::virTypedParameter) -> Option<(String, Value
         }
         _ => return None,
     };
-    Some((name(raw), value))
+    Some((Name::new(raw.field.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes()))), value))
 }
 
-/// The name, which the array's end bounds where no NUL does.
-fn name(raw: &sys::virTypedParameter) -> String {
-    let bytes = raw.field.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes()));
-    let text = CStr::from_bytes_until_nul(&bytes).map_or(bytes.as_slice(), CStr::to_bytes);
-    String::from_utf8_lossy(text).into_owned()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_ends_with_its_nul_or_its_array_and_is_text() {
+        assert_eq!(&*Name::from("net.0.rx.bytes"), "net.0.rx.bytes");
+        assert_eq!(Name::new([b'a'; NAME_BYTES]).len(), NAME_BYTES);
+        assert_eq!(&*Name::new([0xff; NAME_BYTES]), "");
+    }
 }

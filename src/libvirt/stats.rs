@@ -126,7 +126,7 @@ impl Domain {
             times.extend((0..cpus).map(|cpu| {
                 let mut time = CpuTime::default();
                 for (name, value) in params.part(cpu * PARAMS_A_CPU, PARAMS_A_CPU) {
-                    match name.as_str() {
+                    match &*name {
                         "cpu_time" => time.cpu_ns = value.as_u64().unwrap_or(0),
                         "vcpu_time" => time.vcpu_ns = value.as_u64().unwrap_or(0),
                         _ => {}
@@ -150,7 +150,7 @@ impl Domain {
         let mut vcpus = Vec::new();
         let stats = self.stats(Groups::CPU)?;
         for (name, value) in stats.into_iter().flat_map(|stats| stats.params) {
-            if name == "cpu.time" {
+            if *name == *"cpu.time" {
                 times.total_ns = value.as_u64();
             } else if let Some(vcpu) = vcpu_of(&name) {
                 vcpus.extend(value.as_u64().map(|time| (vcpu, time)));
@@ -221,7 +221,7 @@ impl Domain {
         check_int(done, CALL)?;
         let mut stats = BlockStats::default();
         for (name, value) in params.entries() {
-            let slot = match name.as_str() {
+            let slot = match &*name {
                 "rd_operations" => &mut stats.read_ops,
                 "rd_bytes" => &mut stats.read_bytes,
                 "rd_total_times" => &mut stats.read_ns,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::str;
 
 /// Files that are kept open at once; 1,024 is a common limit of a process. Others are opened for
 /// each reading.
@@ -24,22 +25,23 @@ struct Open {
 }
 
 impl Files {
-    /// What the file says now; `None` where it is not there. One that is gone, and has another in
-    /// its place, cannot be read any more: then it is the other that is read.
-    pub(super) fn read(&mut self, path: &str) -> Option<String> {
+    /// What `parse` makes of what the file says now; `None` where it is not there. One that is gone,
+    /// and has another in its place, cannot be read any more: then it is the other that is read.
+    pub(super) fn read<T>(&mut self, path: &str, parse: impl Fn(&str) -> T) -> Option<T> {
+        let mut bytes = [0; BYTES_MAX];
         if let Some(open) = self.0.get_mut(path) {
             open.is_used = true;
-            if let Ok(text) = read(&open.file) {
-                return Some(text);
+            if let Ok(text) = read(&open.file, &mut bytes) {
+                return Some(parse(text));
             }
             self.0.remove(path);
         }
         let file = File::open(path).ok()?;
-        let text = read(&file).ok()?;
+        let parsed = parse(read(&file, &mut bytes).ok()?);
         if self.0.len() < OPEN_MAX {
             self.0.insert(path.to_owned(), Open { file, is_used: true });
         }
-        Some(text)
+        Some(parsed)
     }
 
     /// Closes those that were not read since the last call of this.
@@ -49,11 +51,10 @@ impl Files {
 }
 
 /// The kernel writes these texts whole, in answer to one reading from the start.
-fn read(file: &File) -> io::Result<String> {
-    let mut bytes = [0; BYTES_MAX];
-    let length = file.read_at(&mut bytes, 0)?;
-    let text = bytes.get(..length).unwrap_or_default().to_vec();
-    String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())
+fn read<'b>(file: &File, bytes: &'b mut [u8; BYTES_MAX]) -> io::Result<&'b str> {
+    let length = file.read_at(bytes, 0)?;
+    let text = bytes.get(..length).unwrap_or_default();
+    str::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
@@ -66,8 +67,8 @@ mod tests {
     fn a_file_that_is_kept_says_what_is_new() {
         let mut files = Files::default();
         let mut runs = || -> u64 {
-            let text = files.read("/proc/thread-self/schedstat").unwrap();
-            text.split(' ').next().unwrap().parse().unwrap()
+            let run_ns = |text: &str| text.split(' ').next().unwrap().parse().unwrap();
+            files.read("/proc/thread-self/schedstat", run_ns).unwrap()
         };
         let before = runs();
         let spin = (0..1_000_000_u64).fold(0, |sum: u64, n| std::hint::black_box(sum ^ n));
@@ -80,10 +81,10 @@ mod tests {
         let mut child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
         let path = format!("/proc/{}/schedstat", child.id());
         let mut files = Files::default();
-        assert!(files.read(&path).is_some());
+        assert!(files.read(&path, str::len).is_some());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!((files.read(&path), files.0.len()), (None, 0));
+        assert_eq!((files.read(&path, str::len), files.0.len()), (None, 0));
     }
 
     #[test]
@@ -91,11 +92,11 @@ mod tests {
         let mut files = Files::default();
         let path = |number| format!("/proc/self/{}schedstat", "./".repeat(number));
         for number in 0..OPEN_MAX + 10 {
-            assert!(files.read(&path(number)).is_some());
+            assert!(files.read(&path(number), str::len).is_some());
         }
         assert_eq!(files.0.len(), OPEN_MAX);
         files.close_unused();
-        files.read(&path(0));
+        files.read(&path(0), str::len);
         files.close_unused();
         assert_eq!(files.0.len(), 1);
     }

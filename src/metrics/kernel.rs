@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::files::Files;
 use crate::metrics::sample::{Cpu, Device, Vcpu};
-use crate::os::process;
+use crate::os::process::CpuClock;
 
 /// Bytes of a sector in the kernel's counters, whatever the device's own are.
 const SECTOR_BYTES: u64 = 512;
@@ -23,9 +23,9 @@ pub(super) struct Processes {
 #[derive(Debug)]
 struct Process {
     run: u32,
-    pid: u32,
-    /// Threads of virtual processors: the processor's number and the thread's.
-    vcpus: Vec<(u32, u32)>,
+    clock: CpuClock,
+    /// Threads of virtual processors: the processor's number and the file of the thread's times.
+    vcpus: Vec<(u32, String)>,
     looked: Instant,
 }
 
@@ -62,7 +62,8 @@ impl Processes {
 
     fn find(&self, name: &str, run: u32, now: Instant) -> Option<Process> {
         let pid = noted_pid(&self.pid_dir, name)?;
-        runs(pid, name).then(|| Process { run, pid, vcpus: vcpu_threads(pid), looked: now })
+        let clock = CpuClock::of(pid).ok()?;
+        runs(pid, name).then(|| Process { run, clock, vcpus: vcpu_threads(pid), looked: now })
     }
 }
 
@@ -98,14 +99,11 @@ fn state(text: &[u8]) -> Option<u8> {
 impl Process {
     /// `None` when it has ended or lost a thread.
     fn cpu(&self, files: &mut Files) -> Option<Cpu> {
-        let pid = self.pid;
-        let vcpus = self.vcpus.iter().map(|&(number, thread)| {
-            let text = files.read(&format!("/proc/{pid}/task/{thread}/schedstat"))?;
-            Some((number, vcpu(&text)?))
-        });
+        let vcpus =
+            self.vcpus.iter().map(|(number, file)| Some((*number, files.read(file, vcpu)??)));
         // First, so that the whole is never less than its parts.
         let vcpus = vcpus.collect::<Option<_>>()?;
-        Some(Cpu { process_ns: process::cpu_ns(pid).ok()?, vcpus })
+        Some(Cpu { process_ns: self.clock.ns().ok()?, vcpus })
     }
 }
 
@@ -118,11 +116,11 @@ fn is_of(words: &[u8], name: &str) -> bool {
     })
 }
 
-fn vcpu_threads(pid: u32) -> Vec<(u32, u32)> {
+fn vcpu_threads(pid: u32) -> Vec<(u32, String)> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let threads = entries.flatten().filter_map(|entry| {
         let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-        Some((vcpu_number(&name)?, entry.file_name().to_str()?.parse().ok()?))
+        Some((vcpu_number(&name)?, entry.path().join("schedstat").to_str()?.to_owned()))
     });
     threads.collect()
 }
@@ -150,19 +148,17 @@ pub(super) fn device_name(source: &str) -> Option<String> {
 
 /// The counters of the block device with this name.
 pub(super) fn device(files: &mut Files, name: &str) -> Option<Device> {
-    let text = files.read(&format!("/sys/class/block/{name}/stat"))?;
-    device_counters(name, &text)
+    files.read(&format!("/sys/class/block/{name}/stat"), |text| device_counters(name, text))?
 }
 
 /// A device's `stat`; its columns stand in the kernel's Documentation/block/stat.rst.
 fn device_counters(name: &str, text: &str) -> Option<Device> {
-    let numbers: Vec<u64> =
-        text.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-    let [reads, _, read_sectors, read_ms, writes, _, written_sectors, write_ms, _, io_ms, ..] =
-        numbers[..]
-    else {
-        return None;
-    };
+    let mut numbers = [0; 10];
+    let mut words = text.split_ascii_whitespace();
+    for number in &mut numbers {
+        *number = words.next()?.parse().ok()?;
+    }
+    let [reads, _, read_sectors, read_ms, writes, _, written_sectors, write_ms, _, io_ms] = numbers;
     Some(Device {
         name: name.to_owned(),
         reads,

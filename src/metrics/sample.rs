@@ -118,12 +118,10 @@ pub struct Disk {
 
 /// State and interfaces of a guest.
 pub(super) fn fast_guest(stats: &DomainStats) -> FastGuest {
-    let state = stats.params.iter().find(|(name, _)| name == "state.state");
-    let code = state.and_then(|(_, value)| i32::try_from(value.as_i64()?).ok());
     FastGuest {
         uuid: stats.uuid.clone(),
         run: stats.id,
-        state: code.map_or(State::Unknown, State::from_code),
+        state: stats.state().map_or(State::Unknown, State::from_code),
         cpu: None,
         nics: interfaces(stats),
         devices: BTreeMap::new(),
@@ -184,7 +182,7 @@ pub(super) fn slow_guest(at: Instant, stats: &DomainStats) -> SlowGuest {
     };
     let mut vcpus = Indexed::<SlowVcpu>::default();
     for (name, value) in &stats.params {
-        match name.as_str() {
+        match &**name {
             "balloon.maximum" => guest.memory_max_kib = value.as_u64(),
             "balloon.current" => guest.memory_kib = value.as_u64(),
             "vcpu.current" => guest.vcpus_online = value.as_u64(),
@@ -243,7 +241,7 @@ fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {
 /// Whether the emulator of a guest that runs was asked. The size of its process is what libvirt
 /// adds after every question to a monitor, and only then.
 pub(super) fn is_whole(stats: &DomainStats) -> bool {
-    stats.id.is_none() || stats.params.iter().any(|(name, _)| name == "balloon.rss")
+    stats.id.is_none() || stats.params.iter().any(|(name, _)| **name == *"balloon.rss")
 }
 
 fn copy_text(to: &mut String, value: &Value) {

@@ -13,7 +13,7 @@ use crate::libvirt::{DomainStats, Value};
 use crate::pool::{CallerSnapshot, Lane, LaneSnapshot, Snapshot, Totals};
 
 fn stats(params: &[(&str, Value)]) -> DomainStats {
-    let params = params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let params = params.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
     DomainStats { name: "web-1".into(), uuid: "u-1".into(), id: Some(3), params }
 }
 

@@ -16,30 +16,51 @@ pub fn user() -> u32 {
 /// The highest number that Linux gives a process (`PID_MAX_LIMIT`).
 const PID_MAX: libc::pid_t = 4 * 1024 * 1024;
 
-/// What a process has used of processors, all its threads together, those that ended included, in
-/// nanoseconds: its own clock, which never goes back.
+/// A process's own clock: what it has used of processors, all its threads together, those that ended
+/// included. It never goes back.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuClock(libc::clockid_t);
+
+impl CpuClock {
+    /// The clock of the process with this number.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        // A clock's number has 29 bits for the process: others would be cut off. 0 is ourselves.
+        let pid = match libc::pid_t::try_from(pid) {
+            Ok(pid @ 1..=PID_MAX) => pid,
+            _ => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        };
+        let mut clock = 0;
+        // SAFETY: the out-pointer is live.
+        match unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) } {
+            0 => Ok(Self(clock)),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+
+    /// What it shows now, in nanoseconds.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn ns(self) -> io::Result<u64> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the out-pointer is live; a clock whose process has ended is an error.
+        if unsafe { libc::clock_gettime(self.0, &raw mut time) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        Ok(seconds.saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0))
+    }
+}
+
+/// What a process has used of processors, in nanoseconds, by its [`CpuClock`].
 ///
 /// # Errors
 /// When there is no such process.
 pub fn cpu_ns(pid: u32) -> io::Result<u64> {
-    // A clock's number has 29 bits for the process: others would be cut off. 0 is ourselves.
-    let pid = match libc::pid_t::try_from(pid) {
-        Ok(pid @ 1..=PID_MAX) => pid,
-        _ => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
-    };
-    let mut clock = 0;
-    // SAFETY: the out-pointer is live.
-    let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
-    if error != 0 {
-        return Err(io::Error::from_raw_os_error(error));
-    }
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the out-pointer is live; a clock whose process has ended is an error.
-    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Ok(seconds.saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0))
+    CpuClock::of(pid)?.ns()
 }
 
 /// Takes from this thread, and from all threads and programs that it starts from now on, the way to
