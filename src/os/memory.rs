@@ -11,8 +11,9 @@ pub fn bound_arenas() {
     for (option, value) in [
         // Two are enough for workers that mostly wait.
         (libc::M_ARENA_MAX, 2),
-        // A block from here on is given back when it is freed. Setting it stops the learning.
-        (libc::M_MMAP_THRESHOLD, 64 * 1024),
+        // A block from here on is given back when it is freed. Setting it stops the learning. It is
+        // above libvirt's buffers for a message, 64 KiB and some, which each call takes and frees.
+        (libc::M_MMAP_THRESHOLD, 96 * 1024),
         (libc::M_TRIM_THRESHOLD, 128 * 1024),
     ] {
         // SAFETY: no pointers; glibc refuses what it does not know, which does no harm.
