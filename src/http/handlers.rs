@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Select};
 
 use crate::config::HttpLimits;
 use crate::os::poll::Waker;
@@ -49,7 +49,10 @@ pub(super) struct Job {
 
 /// Answers requests until the front is gone.
 pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Arc<Shared>) {
-    for Job { request, exchange } in jobs {
+    // `recv` spins and yields its processor for a while before it sleeps, at each request anew.
+    let mut next = Select::new_biased();
+    next.recv(jobs);
+    while let Ok(Job { request, exchange }) = next.select().recv(jobs) {
         let version = request.version;
         let encoded = answer(request, &exchange, handler, shared);
         let Encoded { mut bytes, mut persistence, stream } = encoded;

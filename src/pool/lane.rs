@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::board::Board;
@@ -291,9 +291,13 @@ pub(super) struct Worker<S> {
 impl<S: 'static> Worker<S> {
     /// Takes jobs until the lane is closed, or a job returns after the worker was written off.
     fn serve(mut self) {
+        let queued = self.queue.receiver.clone();
+        // `recv` spins and yields its processor for a while before it sleeps, at each job anew.
+        let mut next = Select::new_biased();
+        next.recv(&queued);
         let mut written_off = false;
         while !written_off {
-            let Ok(task) = self.queue.receiver.recv() else { break };
+            let Ok(task) = next.select().recv(&queued) else { break };
             let outcome = task.perform(&mut self);
             if outcome == Outcome::Panicked {
                 self.discard();
