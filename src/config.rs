@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use audit::AuditConfig;
-pub use http::{CallerConfig, HttpLimits, SocketConfig};
+pub use http::{CallerConfig, HEADERS_MAX, HttpLimits, SocketConfig};
 pub use metrics::MetricsConfig;
 
 /// The port that the orchestrator calls (contract section 1).

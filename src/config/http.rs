@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Header lines that there is room for on the stack: 100 is what common servers take.
+pub const HEADERS_MAX: usize = 100;
+
 /// A Unix socket, which its owner and its group may open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketConfig {
@@ -43,7 +46,7 @@ pub struct HttpLimits {
     pub connections_reserved: usize,
     /// Request line and headers of one request, in bytes: the usual bound of servers is 8 to 16 KiB.
     pub head_bytes: usize,
-    /// Header lines of one request: 100 is what common servers take.
+    /// Header lines of one request, at most [`HEADERS_MAX`].
     pub headers: usize,
     /// Body of one request, in bytes: a guest with 64 NICs and 256 disks is under 100 KiB.
     pub body_bytes: usize,
@@ -96,7 +99,7 @@ impl Default for HttpLimits {
             connections_per_caller: 64,
             connections_reserved: 16,
             head_bytes: 16 * 1024,
-            headers: 100,
+            headers: HEADERS_MAX,
             body_bytes: 1024 * 1024,
             request: Duration::from_secs(10),
             idle: Duration::from_secs(60),

@@ -3,7 +3,9 @@
 //! Whatever two programs could frame differently is refused, so that nothing in front of the agent
 //! can be made to see other requests than it does.
 
-use crate::config::HttpLimits;
+use std::mem::MaybeUninit;
+
+use crate::config::{HEADERS_MAX, HttpLimits};
 
 use super::parse::{Persistence, Request, Version};
 use super::tally::{Reason, Refusal};
@@ -44,9 +46,10 @@ pub(super) enum Framing {
 pub(super) fn parse(bytes: &[u8], limits: &HttpLimits) -> Result<Option<Head>, Refusal> {
     // Never looking past the limit makes the verdict independent of how the bytes arrive.
     let bytes = bytes.get(..limits.head_bytes).unwrap_or(bytes);
-    let mut slots = vec![httparse::EMPTY_HEADER; limits.headers];
-    let mut raw = httparse::Request::new(&mut slots);
-    match raw.parse(bytes) {
+    let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let slots = slots.get_mut(..limits.headers.min(HEADERS_MAX)).unwrap_or_default();
+    let mut raw = httparse::Request::new(&mut []);
+    match raw.parse_with_uninit_headers(bytes, slots) {
         Ok(httparse::Status::Complete(length)) => interpret(&raw, length, limits).map(Some),
         Ok(httparse::Status::Partial) if bytes.len() >= limits.head_bytes => {
             // A request line that has no end, and has its target.
