@@ -25,10 +25,9 @@ impl Libvirt {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
         let id = guest.id.clone();
-        let state = self.read(Lane::Read, "Status", &guest.id, deadline, move |connection| {
-            Ok(get_state(&connection.lookup_domain_by_name(&id)?)?)
-        })?;
-        Ok(answer(guest, state))
+        let state = self
+            .once(Lane::Read, "Status", &guest.id, deadline, move |session| session.state(&id))?;
+        Ok(answer(guest, State::from_code(state)))
     }
 
     /// Reboots the guest's system. `virDomainReboot`.

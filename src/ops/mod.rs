@@ -11,6 +11,7 @@ mod error;
 mod health;
 mod images;
 mod keeper;
+mod kept;
 mod lifecycle;
 mod metrics;
 mod networks;

@@ -6,12 +6,15 @@ use std::time::Instant;
 use log::{debug, info, warn};
 
 use crate::libvirt::{Code, Connection, Domain};
+use crate::ops::kept::Kept;
 use crate::ops::{Error, Opener};
 
 /// The state of one pool worker. It never leaves the worker's thread.
 #[derive(Debug)]
 pub struct Session {
     opener: Arc<Opener>,
+    /// Domains of the connection. They keep it open, and so go first.
+    kept: Kept,
     connection: Option<Connection>,
     /// Of the job that runs, or ran last.
     deadline: Instant,
@@ -20,7 +23,7 @@ pub struct Session {
 impl Session {
     /// A session that has no connection yet.
     pub fn new(opener: Arc<Opener>) -> Self {
-        Self { opener, connection: None, deadline: Instant::now() }
+        Self { opener, kept: Kept::default(), connection: None, deadline: Instant::now() }
     }
 
     /// A job with this deadline begins: it waits no longer for a connection.
@@ -36,14 +39,20 @@ impl Session {
     /// # Blocking
     /// Not with a live connection; else as [`Opener::open`], with the deadline of the job.
     pub fn connection(&mut self) -> Result<&Connection, Error> {
+        self.line().map(|(connection, _)| connection)
+    }
+
+    /// The same with the domains that are kept of it.
+    fn line(&mut self) -> Result<(&Connection, &mut Kept), Error> {
         if self.connection.as_ref().is_some_and(|connection| !connection.is_alive()) {
             info!("libvirt: connection lost, asking for another");
             self.release();
         }
-        match &mut self.connection {
-            Some(connection) => Ok(connection),
-            none => Ok(none.insert(self.opener.open(self.deadline)?)),
-        }
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(self.opener.open(self.deadline)?),
+        };
+        Ok((connection, &mut self.kept))
     }
 
     /// Runs `call`, which may run twice: once more on a new connection where the old one turns out
@@ -55,21 +64,41 @@ impl Session {
         &mut self,
         mut call: impl FnMut(&Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        match call(self.connection()?) {
+        self.read_kept(|connection, _| call(connection))
+    }
+
+    fn read_kept<T>(
+        &mut self,
+        mut call: impl FnMut(&Connection, &mut Kept) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (connection, kept) = self.line()?;
+        match call(connection, kept) {
             Err(error) if error.connection_lost() => {
                 warn!("libvirt: connection lost during a call, trying once more: {error}");
                 self.release();
-                call(self.connection()?)
+                let (connection, kept) = self.line()?;
+                call(connection, kept)
             }
             outcome => outcome,
         }
     }
 
     fn release(&mut self) {
+        self.kept = Kept::default();
         // A broken connection has no better end to report than the error that showed it.
         if let Some(Err(error)) = self.connection.take().map(Connection::release) {
             debug!("libvirt: close the lost connection: {error}");
         }
+    }
+
+    /// The state of the domain of that name as libvirt counts, over a connection that works: as
+    /// [`Session::domain`] and [`Domain::state`], in one round trip where the worker was asked for it
+    /// within the last second.
+    ///
+    /// # Errors
+    /// As both, and those of opening.
+    pub fn state(&mut self, name: &str) -> Result<i32, Error> {
+        self.read_kept(|connection, kept| Ok(kept.state(connection, name)?))
     }
 
     /// The domain of that name, over a connection that works.

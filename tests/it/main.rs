@@ -15,6 +15,7 @@ mod house;
 mod http_front;
 mod images;
 mod journal;
+mod kept;
 mod lab;
 mod lanes;
 mod local;

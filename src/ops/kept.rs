@@ -1,0 +1,76 @@
+//! Domains that a worker keeps for a while, so that asking for a state is one round trip.
+//!
+//! libvirt knows a domain by its uuid: one that was undefined is missed at the next question, also
+//! where another has its name by then, and is looked up again. One that was renamed is not missed,
+//! and so none is kept for long. The question that would tell a domain's name along with its state
+//! is not among those that libvirtd has workers set aside for, and these two are: a Status has to
+//! come through where its other workers hang on emulators.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::config::{KEPT_DOMAINS_MAX, KEPT_FOR};
+use crate::libvirt::{Code, Connection, Domain, Error};
+
+/// Domains of one connection by the names that they were looked up by, and when that was.
+#[derive(Debug, Default)]
+pub(super) struct Kept(BTreeMap<String, (Domain, Instant)>);
+
+impl Kept {
+    /// The state of the domain of that name on this connection, as libvirt counts.
+    ///
+    /// # Errors
+    /// As [`Connection::lookup_domain_by_name`] and [`Domain::state`].
+    ///
+    /// # Blocking
+    /// One round trip for a domain that is kept, three at most.
+    pub(super) fn state(&mut self, connection: &Connection, name: &str) -> Result<i32, Error> {
+        if let Some((domain, _)) = self.0.get(name).filter(|(_, at)| at.elapsed() < KEPT_FOR) {
+            match domain.state() {
+                Err(error) if error.code == Code::NO_DOMAIN => {}
+                outcome => return outcome,
+            }
+        }
+        self.0.remove(name);
+        let (looked_up, domain) = (Instant::now(), connection.lookup_domain_by_name(name)?);
+        let state = domain.state()?;
+        if self.0.len() >= KEPT_DOMAINS_MAX {
+            self.0.clear();
+        }
+        self.0.insert(name.to_owned(), (domain, looked_up));
+        Ok(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::libvirt;
+
+    fn define(connection: &Connection, name: &str, uuid: &str) -> Domain {
+        let xml = format!(
+            "<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory>\
+             <os><type>hvm</type></os></domain>"
+        );
+        connection.define_domain(&xml).unwrap()
+    }
+
+    #[test]
+    fn no_more_are_kept_than_the_bound_and_each_is_answered_for() {
+        libvirt::start().unwrap();
+        let connection = Connection::open("test:///default").unwrap();
+        let mut kept = Kept::default();
+        for number in 0..=KEPT_DOMAINS_MAX {
+            let name = format!("kept-{number}");
+            let uuid = format!("7c3b0e52-0000-4000-8000-{number:012}");
+            let domain = define(&connection, &name, &uuid);
+            for _ in 0..2 {
+                assert_eq!(kept.state(&connection, &name).unwrap(), 5);
+                assert!(kept.0.len() <= KEPT_DOMAINS_MAX);
+            }
+            domain.undefine().unwrap();
+            let gone = kept.state(&connection, &name).unwrap_err();
+            assert_eq!((gone.code, gone.call), (Code::NO_DOMAIN, "virDomainLookupByName"));
+        }
+    }
+}
