@@ -14,7 +14,8 @@ pub struct MetricsConfig {
     pub max_age: Duration,
     /// A scrape, for a sample that is being taken: then it shows what there is, with its age.
     pub wait: Duration,
-    /// Between two slow samples: each keeps every emulator's monitor busy for some milliseconds.
+    /// Between two slow samples: each keeps every emulator's monitor busy for some milliseconds. A
+    /// tenth less for a scrape that comes a little early, so that each at this interval has one.
     pub slow_interval: Duration,
     /// A slow sample, until an emulator is taken to hang ...
     pub slow_late: Duration,

@@ -228,20 +228,23 @@ impl Sampler {
 
     /// Whether to wait for it.
     fn want_slow(&self, state: &mut State, now: Instant) -> bool {
-        let interval = self.shared.limits.slow_interval;
-        let is_due = state.slow_wanted.is_none_or(|wanted| now >= wanted + interval);
-        if is_due && !state.slow_running {
+        let limits = &self.shared.limits;
+        if state.slow_is_due(now, limits) && !state.slow_running {
             state.slow_running = true;
             state.slow_wanted = Some(now);
             // As in `want_fast`.
             let _ = self.slow.try_send(());
         }
-        let has_begun = state.slow_wanted.is_some_and(|at| now < at + self.shared.limits.wait);
-        has_begun && state.slow.at.is_none_or(|at| now >= at + 2 * interval)
+        let has_begun = state.slow_wanted.is_some_and(|at| now < at + limits.wait);
+        has_begun && state.slow.at.is_none_or(|at| now >= at + 2 * limits.slow_interval)
     }
 }
 
 impl State {
+    fn slow_is_due(&self, now: Instant, limits: &MetricsConfig) -> bool {
+        self.slow_wanted.is_none_or(|at| now >= at + limits.slow_interval * 9 / 10)
+    }
+
     fn view(&self, now: Instant, limits: &MetricsConfig) -> View {
         let fast = self.fast.as_ref().filter(|fast| now < fast.at + limits.keep).map(Arc::clone);
         let silent = || {
@@ -325,6 +328,21 @@ mod tests {
         let moment = Duration::from_millis(1);
         assert!(state.view(at + limits.keep - moment, &limits).fast.is_some());
         assert!(state.view(at + limits.keep, &limits).fast.is_none());
+    }
+
+    #[test]
+    fn every_scrape_at_the_slow_interval_has_a_slow_sample_though_some_come_early() {
+        let (limits, begin) = (MetricsConfig::default(), Instant::now());
+        let mut state = State::default();
+        for (scrape, jitter_ms) in (0..).zip([0, 900, 100, 1_000, 0, 1_400, 0]) {
+            let now = begin + scrape * limits.slow_interval + Duration::from_millis(jitter_ms);
+            assert!(state.slow_is_due(now, &limits), "scrape {scrape}");
+            state.slow_wanted = Some(now);
+        }
+        let often = limits.slow_interval / 2;
+        let last = state.slow_wanted.unwrap();
+        assert!(!state.slow_is_due(last + often, &limits));
+        assert!(state.slow_is_due(last + 2 * often, &limits));
     }
 
     #[test]
