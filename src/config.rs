@@ -3,6 +3,7 @@
 //! Importable by every room; a room is handed its own part and never the whole.
 
 mod audit;
+pub mod fixed;
 mod http;
 mod metrics;
 

@@ -16,9 +16,7 @@ use crossbeam_channel::bounded;
 use serde_json::{Value, json};
 
 use crate::config::Config;
-
-/// One look: libvirt opens in some 10 ms, zfs answers in less than a second.
-const LOOK: Duration = Duration::from_secs(10);
+use crate::config::fixed::CHECK_LOOK;
 
 /// How a thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,7 +95,7 @@ pub fn run(config: &Config, json: bool) -> io::Result<bool> {
     let mut worst = Level::Ok;
     let mut all = Vec::new();
     for (subject, look) in LOOKS {
-        for finding in within(LOOK, subject, config, look) {
+        for finding in within(CHECK_LOOK, subject, config, look) {
             worst = worst.max(finding.level);
             match for_people {
                 true => io::stdout().write_all(line(&finding).as_bytes())?,

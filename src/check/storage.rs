@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::check::{Finding, LOOK, can_use};
+use crate::check::{Finding, can_use};
+use crate::config::fixed::CHECK_LOOK;
 use crate::config::{Config, Store};
 use crate::storage::{self, MIB};
 
@@ -17,9 +18,10 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
         Store::Zfs => format!("pool {}", config.host.zpool),
         Store::Directory(path) => path.display().to_string(),
     };
-    let asked = storage::open(&config.host, &config.storage)
-        .map_err(|error| error.to_string())
-        .and_then(|store| store.usage(Instant::now() + LOOK).map_err(|error| error.to_string()));
+    let asked =
+        storage::open(&config.host, &config.storage).map_err(|error| error.to_string()).and_then(
+            |store| store.usage(Instant::now() + CHECK_LOOK).map_err(|error| error.to_string()),
+        );
     vec![match asked {
         Ok(usage) => {
             let all = usage.free_bytes.saturating_add(usage.used_bytes);

@@ -7,12 +7,10 @@ use std::path::Path;
 
 use crate::cli::Error;
 use crate::cli::settings::{Draft, SETTINGS, Setting, Takes, setting};
+use crate::config::fixed::SETTINGS_BYTES;
 
 /// The file that is read where nothing names another; it need not be there.
 pub const DEFAULT_FILE: &str = "/etc/mistify-libvirt.conf";
-
-/// Bytes of a file: each setting on a line of its own is some 2 KiB.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A value of a setting, and where it stands.
 #[derive(Debug)]
@@ -99,11 +97,11 @@ pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<Given>, Error> {
     let at = |why: &str| Error::Value(format!("{}: {why}", path.display()));
     let mut text = String::new();
     let read = File::open(path).and_then(|file| {
-        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        file.take(SETTINGS_BYTES + 1).read_to_string(&mut text)?;
         Ok(())
     });
     match read {
-        Ok(()) if text.len() as u64 > FILE_BYTES_MAX => Err(at("more than 64 KiB")),
+        Ok(()) if text.len() as u64 > SETTINGS_BYTES => Err(at("more than 64 KiB")),
         Ok(()) => lines(path, &text),
         Err(error) if may_miss && error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(at(&error.to_string())),

@@ -11,20 +11,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client::Error;
+use crate::config::fixed::{
+    CLIENT_ANSWER_BYTES, CLIENT_CONNECT, CLIENT_HEADERS, CLIENT_MARGIN, TOKEN_BYTES,
+};
 use crate::config::{Config, DEFAULT_IMAGE_STORE_PORT};
 use crate::os::local::reachable;
-
-/// Bytes of an answer: all guests of a full host are some 5 MB.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// From the end of the agent's own deadline to the end of patience.
-const MARGIN: Duration = Duration::from_secs(10);
-/// Until a connection stands: the agent is on this host, or on the network beside it.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Headers of an answer: the agent sends some 10.
-const HEADERS_MAX: usize = 64;
-
-/// Bytes of the file with the token: the agent takes no longer one.
-const TOKEN_BYTES_MAX: u64 = 512;
 
 /// Where an agent is called. `Display` names it for errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +65,7 @@ impl Client {
             guests,
             images: Endpoint::Tcp(images),
             token_file: config.callers.token_file.clone(),
-            patience: config.deadlines.change + MARGIN,
+            patience: config.deadlines.change + CLIENT_MARGIN,
         })
     }
 
@@ -126,7 +117,7 @@ impl Client {
                     Some(file) if !address.ip().to_canonical().is_loopback() => proof(file)?,
                     _ => String::new(),
                 };
-                let stream = TcpStream::connect_timeout(address, CONNECT)?;
+                let stream = TcpStream::connect_timeout(address, CLIENT_CONNECT)?;
                 stream.set_read_timeout(Some(self.patience))?;
                 stream.set_write_timeout(Some(self.patience))?;
                 post(stream, &address.to_string(), &proof, call)
@@ -138,7 +129,8 @@ impl Client {
 /// The header that shows the token in this file.
 fn proof(file: &Path) -> io::Result<String> {
     let mut token = String::new();
-    let read = File::open(file).and_then(|it| it.take(TOKEN_BYTES_MAX).read_to_string(&mut token));
+    let read =
+        File::open(file).and_then(|it| it.take(TOKEN_BYTES as u64).read_to_string(&mut token));
     let token = token.trim_end();
     let why = match read {
         Ok(_) if !token.contains(char::is_control) => {
@@ -160,8 +152,8 @@ fn post(mut stream: impl Read + Write, host: &str, proof: &str, call: &str) -> i
     // Whoever refuses a call may close before it has read all, and still say why.
     let sent = stream.write_all(request.as_bytes());
     let mut answer = Vec::new();
-    let read = stream.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut answer);
-    if answer.len() as u64 > ANSWER_BYTES_MAX {
+    let read = stream.take(CLIENT_ANSWER_BYTES + 1).read_to_end(&mut answer);
+    if answer.len() as u64 > CLIENT_ANSWER_BYTES {
         return Err(io::Error::other("the answer is more than 64 MiB"));
     }
     match (answer.is_empty(), sent, read) {
@@ -177,7 +169,7 @@ fn is_cut(error: &io::Error) -> bool {
 
 /// The status and the body of a whole answer.
 fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut headers = [httparse::EMPTY_HEADER; CLIENT_HEADERS];
     let mut head = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(length) = head.parse(answer).ok()? else { return None };
     let status = head.code?;

@@ -10,9 +10,8 @@ use crate::client::Error;
 use crate::client::connection::Client;
 use crate::client::output::{Table, bytes, printable};
 use crate::client::verbs::{word, write};
+use crate::config::fixed::TOP_INTERVAL;
 
-/// Between two looks: the agent samples every second at most.
-const INTERVAL: Duration = Duration::from_secs(2);
 /// Home, and clear to the end of the screen.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
@@ -45,7 +44,7 @@ struct Rates {
 pub(super) fn run(client: &Client, for_people: bool) -> Result<(), Error> {
     let mut before = look(client)?;
     loop {
-        thread::sleep(INTERVAL);
+        thread::sleep(TOP_INTERVAL);
         let now = look(client)?;
         let rates = rates(&before, &now);
         if !for_people {

@@ -12,9 +12,7 @@ use crate::client::output::{Table, bytes, printable};
 use crate::client::progress::Progress;
 use crate::client::top;
 use crate::config::Config;
-
-/// Bytes of parameters: what the agent takes as a body.
-const PARAMS_BYTES_MAX: u64 = 1024 * 1024;
+use crate::config::fixed::CLIENT_PARAMS_BYTES;
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,13 +132,13 @@ fn read(path: &Path) -> Result<String, Error> {
         |why: &dyn ToString| Error::Asked(format!("{}: {}", path.display(), why.to_string()));
     let mut text = String::new();
     let mut take =
-        |source: &mut dyn Read| source.take(PARAMS_BYTES_MAX + 1).read_to_string(&mut text);
+        |source: &mut dyn Read| source.take(CLIENT_PARAMS_BYTES + 1).read_to_string(&mut text);
     let read = match path.as_os_str() == "-" {
         true => take(&mut io::stdin().lock()),
         false => File::open(path).and_then(|mut file| take(&mut file)),
     };
     match read {
-        Ok(_) if text.len() as u64 > PARAMS_BYTES_MAX => Err(wrong(&"more than 1 MiB")),
+        Ok(_) if text.len() as u64 > CLIENT_PARAMS_BYTES => Err(wrong(&"more than 1 MiB")),
         Ok(_) => Ok(text),
         Err(error) => Err(wrong(&error)),
     }

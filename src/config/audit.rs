@@ -14,7 +14,7 @@ pub struct AuditConfig {
     pub error_chars: usize,
     /// How long the name of a user holds: the databases may be slow to ask.
     pub user: Duration,
-    /// Users of whom that is kept.
+    /// Users of whom that is kept: few call, and who is not kept is asked for again.
     pub users: usize,
 }
 

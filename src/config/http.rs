@@ -52,7 +52,7 @@ pub struct HttpLimits {
     pub body_bytes: usize,
     /// From a request's first byte to its last: a local caller needs milliseconds.
     pub request: Duration,
-    /// A kept-alive connection without a request.
+    /// A kept-alive connection without a request: who needs it later opens another one.
     pub idle: Duration,
     /// From a response's first byte to its last, for a caller that reads slowly.
     pub write: Duration,
@@ -68,18 +68,19 @@ pub struct HttpLimits {
     /// From the last answer of a connection to its end, while the caller reads and may still send:
     /// a close before that can destroy the answer on its way.
     pub linger: Duration,
-    /// Bytes that are read and thrown away in that time.
+    /// Bytes that are read and thrown away in that time: four bodies of the largest size.
     pub linger_bytes: usize,
     /// Without accepting, once that failed: what is short, like file descriptors, needs time.
     pub accept_pause: Duration,
     /// How long it holds who is a member of an allowed group: the databases may be slow to ask.
     pub membership: Duration,
-    /// Users of whom that is kept.
+    /// Users of whom that is kept: few call, and who is not kept is asked for again.
     pub memberships: usize,
     /// Connections that wait for an answer about their users, all together: a database that
     /// answers takes milliseconds.
     pub unknown: usize,
-    /// Of [`Self::unknown`], those of one user.
+    /// Of [`Self::unknown`], those of one user, so that a slow answer about one is no trouble to
+    /// the others.
     pub unknown_per_caller: usize,
     /// Connections that one listener gives at once, before those that are open have their turn.
     pub accepts: usize,

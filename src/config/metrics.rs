@@ -26,7 +26,7 @@ pub struct MetricsConfig {
     pub slow_late_calls: usize,
     /// Without a scrape, until connections are closed and nothing wakes up any more.
     pub idle: Duration,
-    /// Values that are not renewed are shown for this long.
+    /// Values that are not renewed are shown for this long, as far back as Prometheus itself looks.
     pub keep: Duration,
     /// A fast or slow sample that still answers for a guest whose emulator hangs.
     pub stand_in: Duration,

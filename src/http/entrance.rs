@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::config::HttpLimits;
+use crate::config::fixed::SPARE_CONNECTIONS;
 use crate::os::peer::Caller;
 use crate::os::poll::{Interest, PollSet};
 
@@ -13,9 +14,6 @@ use super::gate::{Gate, Verdict};
 use super::listener::{Listener, Stream};
 use super::rarely::Rarely;
 use super::tally::{Reason, Refusal};
-
-/// Connections over the limit that are told so with care; those beyond are told in passing.
-const SPARE_CONNECTIONS: usize = 16;
 
 pub(super) const BUSY: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: too many connections" };

@@ -1,9 +1,8 @@
 //! Log lines about what callers do: one in a while, however much they do it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Between two lines.
-const INTERVAL: Duration = Duration::from_secs(10);
+use crate::config::fixed::LOG_INTERVAL;
 
 /// One kind of line.
 #[derive(Debug, Default)]
@@ -16,7 +15,7 @@ impl Rarely {
     /// Whether to write the line now: then how many were left out since the last.
     pub(super) fn now(&mut self, now: Instant) -> Option<u64> {
         match &mut self.last {
-            Some((at, left_out)) if now.duration_since(*at) < INTERVAL => {
+            Some((at, left_out)) if now.duration_since(*at) < LOG_INTERVAL => {
                 *left_out += 1;
                 None
             }
@@ -27,6 +26,8 @@ impl Rarely {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

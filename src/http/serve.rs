@@ -4,20 +4,17 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use log::{info, warn};
 
 use crate::config::HttpLimits;
+use crate::config::fixed::FIRST_ROUND;
 use crate::http::heartbeat::Heartbeat;
 use crate::http::{BindError, Front, Tallies, routes, scrape};
 use crate::ops::{Keeper, Libvirt};
 use crate::os::notify::Notify;
 use crate::os::signals::{Signal, Signals};
 use crate::rpc::{Audit, Service};
-
-/// How long what the agent does of itself may keep its sockets closed at the start.
-const FIRST_ROUND: Duration = Duration::from_secs(2);
 
 /// Why serving did not begin, or could not go on.
 #[derive(Debug)]

@@ -7,14 +7,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::fixed::{TOKEN_BYTES, TOKEN_CHARS_MIN};
 use crate::os::{files, process};
 
-/// What the file may hold, with the end of its line: no secret is longer.
-const FILE_BYTES_MAX: u64 = 512;
-const BYTES_MAX: usize = 512;
-/// 128 random bits are 22 characters of base64 and 32 of hex: nothing shorter has as many, and
-/// nobody guesses them, however fast he asks.
-const BYTES_MIN: usize = 22;
 /// Its owner may write it and its group may read it, at most.
 const MODE_MAX: u32 = 0o640;
 
@@ -22,7 +17,7 @@ const MODE_MAX: u32 = 0o640;
 #[derive(Clone)]
 pub(super) struct Token {
     /// Filled up with zeros, which no token has.
-    bytes: Box<[u8; BYTES_MAX]>,
+    bytes: Box<[u8; TOKEN_BYTES]>,
     length: usize,
 }
 
@@ -60,10 +55,10 @@ impl fmt::Display for TokenError {
             Why::NoFile => f.write_str("not a regular file"),
             Why::Mode(mode) => write!(f, "its mode is {mode:04o}; make it 0600 or 0640"),
             Why::Owner(uid) => write!(f, "it belongs to user {uid}; give it to root"),
-            Why::Long => write!(f, "more than {FILE_BYTES_MAX} bytes"),
+            Why::Long => write!(f, "more than {TOKEN_BYTES} bytes"),
             Why::Short => write!(
                 f,
-                "less than {BYTES_MIN} characters can be guessed; openssl rand -hex 32 makes one"
+                "less than {TOKEN_CHARS_MIN} characters can be guessed; openssl rand -hex 32 makes one"
             ),
             Why::Characters => {
                 f.write_str("not one line of letters, digits and -._~+/ (and = at its end)")
@@ -91,8 +86,8 @@ impl Token {
 
     fn of_file(file: &File) -> Result<Self, Why> {
         let mut text = Vec::new();
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(Why::Read)?;
-        if text.len() > BYTES_MAX {
+        file.take(TOKEN_BYTES as u64 + 1).read_to_end(&mut text).map_err(Why::Read)?;
+        if text.len() > TOKEN_BYTES {
             return Err(Why::Long);
         }
         let token = text.strip_suffix(b"\n").unwrap_or(&text);
@@ -106,10 +101,10 @@ impl Token {
         if !token.get(..end).unwrap_or_default().iter().all(is_allowed) {
             return Err(Why::Characters);
         }
-        if token.len() < BYTES_MIN {
+        if token.len() < TOKEN_CHARS_MIN {
             return Err(Why::Short);
         }
-        let mut bytes = Box::new([0; BYTES_MAX]);
+        let mut bytes = Box::new([0; TOKEN_BYTES]);
         bytes.get_mut(..token.len()).ok_or(Why::Long)?.copy_from_slice(token);
         Ok(Self { bytes, length: token.len() })
     }
@@ -217,8 +212,8 @@ mod tests {
             format!("Bearer {TEXT}="),
             format!("Bearer {TEXT} "),
             format!("Bearer {TEXT}\0"),
-            format!("Bearer {TEXT}{}", "\0".repeat(BYTES_MAX - TEXT.len())),
-            format!("Bearer {TEXT}{}x", "\0".repeat(BYTES_MAX - TEXT.len())),
+            format!("Bearer {TEXT}{}", "\0".repeat(TOKEN_BYTES - TEXT.len())),
+            format!("Bearer {TEXT}{}x", "\0".repeat(TOKEN_BYTES - TEXT.len())),
             format!("Bearer {}", "x".repeat(10_000)),
         ] {
             assert!(!token.is_in(&wrong), "{wrong:?}");
@@ -227,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_token_of_any_length_differs_in_each_of_its_characters() {
-        for length in [BYTES_MIN, 100, BYTES_MAX] {
+        for length in [TOKEN_CHARS_MIN, 100, TOKEN_BYTES] {
             let text = "a".repeat(length);
             let token = Token::of_test(&text);
             assert!(token.is(text.as_bytes()));

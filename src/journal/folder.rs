@@ -17,7 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{error, warn};
 
@@ -25,6 +25,7 @@ use super::Error;
 use super::intent::Scope;
 use super::record::{Record, Unfit};
 use crate::config::JournalLimits;
+use crate::config::fixed::LOCK_PAUSE;
 use crate::os::{files, process::user};
 
 const FOLDER_MODE: u32 = 0o700;
@@ -33,8 +34,6 @@ const FILE_MODE: u32 = 0o600;
 const DIGITS: usize = 8;
 /// No name has a higher number, so that there is always a next one.
 const NUMBER_MAX: u64 = u64::MAX / 2;
-/// Between two tries to lock.
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Files of one name that are set aside; the next one stays where it is.
 const SAME_NAME_MAX: u32 = 1000;
 

@@ -1,19 +1,15 @@
 //! A connection to one libvirt driver.
 
-use std::ffi::{c_int, c_uint, c_ulong};
+use std::ffi::c_ulong;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 
+use crate::config::fixed::{KEEPALIVE_COUNT, KEEPALIVE_INTERVAL_S};
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Code, Error, check_int, check_ptr};
 use crate::libvirt::network::Network;
 use crate::libvirt::strings::argument;
 use crate::sys;
-
-/// Seconds of silence after which the other side is asked for a sign of life.
-const KEEPALIVE_INTERVAL_S: c_int = 2;
-/// Unanswered questions after which the connection counts as lost.
-const KEEPALIVE_COUNT: c_uint = 3;
 
 /// An open connection to libvirt; closed when dropped.
 ///

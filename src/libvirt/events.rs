@@ -6,10 +6,10 @@ use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::Duration;
 
 use log::{error, warn};
 
+use crate::config::fixed::TURN_FAILED_PAUSE;
 use crate::libvirt::error::{Error, check_int};
 use crate::libvirt::event_loop::EventLoop;
 use crate::os::epoll::Batch;
@@ -17,9 +17,6 @@ use crate::sys;
 
 /// The oldest libvirt that the bindings promise to work with, as libvirt counts: 8.0.0.
 pub const FLOOR: u64 = 8_000_000;
-
-/// After a failed turn of the event loop, so that a lasting fault does not eat a processor.
-const TURN_FAILED_PAUSE: Duration = Duration::from_millis(100);
 
 /// The loop that libvirt's functions below work on, which have no word of their own for it.
 static EVENTS: OnceLock<EventLoop> = OnceLock::new();

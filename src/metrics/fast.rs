@@ -10,14 +10,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{debug, warn};
 
+use crate::config::fixed::SAMPLE_OPEN;
 use crate::libvirt::{self, Connection, Groups};
 use crate::metrics::files::Files;
 use crate::metrics::kernel::{self, Processes};
 use crate::metrics::sample::{Device, Fast, SlowGuest, fast_guest};
 use crate::metrics::sampler::{Open, Shared};
-
-/// For a connection to be opened; it takes some 10 ms. Whoever scrapes does not wait that long.
-pub(super) const OPEN: Duration = Duration::from_secs(2);
 
 /// Starts the thread, which takes a sample for each wish and ends with who wishes.
 ///
@@ -122,7 +120,7 @@ impl Line {
     /// What libvirt says.
     ///
     /// # Blocking
-    /// As `call`, and [`OPEN`] for a connection.
+    /// As `call`, and [`SAMPLE_OPEN`] for a connection.
     pub(super) fn read<T>(
         &mut self,
         mut call: impl FnMut(&Connection) -> Result<T, libvirt::Error>,
@@ -144,7 +142,7 @@ impl Line {
     fn connection(&mut self) -> Result<&Connection, String> {
         match &mut self.connection {
             Some(connection) => Ok(connection),
-            none => Ok(none.insert((self.open)(Instant::now() + OPEN)?)),
+            none => Ok(none.insert((self.open)(Instant::now() + SAMPLE_OPEN)?)),
         }
     }
 

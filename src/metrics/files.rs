@@ -7,9 +7,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::str;
 
-/// Files that are kept open at once; 1,024 is a common limit of a process. Others are opened for
-/// each reading.
-const OPEN_MAX: usize = 256;
+use crate::config::fixed::KERNEL_FILES;
+
 /// More than the texts have: up to 17 numbers.
 const BYTES_MAX: usize = 512;
 
@@ -38,7 +37,7 @@ impl Files {
         }
         let file = File::open(path).ok()?;
         let parsed = parse(read(&file, &mut bytes).ok()?);
-        if self.0.len() < OPEN_MAX {
+        if self.0.len() < KERNEL_FILES {
             self.0.insert(path.to_owned(), Open { file, is_used: true });
         }
         Some(parsed)
@@ -91,10 +90,10 @@ mod tests {
     fn what_is_not_read_any_more_is_closed_and_no_more_than_the_bound_are_open() {
         let mut files = Files::default();
         let path = |number| format!("/proc/self/{}schedstat", "./".repeat(number));
-        for number in 0..OPEN_MAX + 10 {
+        for number in 0..KERNEL_FILES + 10 {
             assert!(files.read(&path(number), str::len).is_some());
         }
-        assert_eq!(files.0.len(), OPEN_MAX);
+        assert_eq!(files.0.len(), KERNEL_FILES);
         files.close_unused();
         files.read(&path(0), str::len);
         files.close_unused();

@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use log::{info, warn};
 
+use crate::config::fixed::TAKE_BACK;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::steps::Steps;
-use crate::ops::volumes::{TAKE_BACK, wants_volumes};
+use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond};
 use crate::pool::Hold;
 use crate::storage::{self, Id, Removal, Volumes, Whose};

@@ -9,13 +9,14 @@ use std::time::Instant;
 use log::warn;
 
 use crate::config::GUEST_DISKS_MAX;
+use crate::config::fixed::TAKE_BACK;
 use crate::guest::check::Invalid;
 use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
 use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
 use crate::ops::steps::Steps;
-use crate::ops::volumes::{TAKE_BACK, complete};
+use crate::ops::volumes::complete;
 use crate::ops::{Error, Libvirt, named_guest, respond};
 use crate::pool::{Hold, Job, Lane};
 use crate::storage::{self, Dataset, Id, Made, Planned, Reach, Space, Volumes, Wanted, Whose};

@@ -11,19 +11,10 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use log::{debug, info, warn};
 use parking_lot::Mutex;
 
+use crate::config::fixed::{HEALTH_FRESH, SETTLE_RETRY};
 use crate::ops::Libvirt;
 use crate::pool::{Job, Lane};
 use crate::storage::{self, Usage, Volumes};
-
-/// How old the last look may be before a question for the agent's health causes another.
-pub(super) const FRESH: Duration = Duration::from_secs(10);
-
-/// The same for a scrape, which comes every few seconds for ever: a look starts a process or two,
-/// and how full a store is changes slowly.
-pub(super) const FRESH_FOR_SCRAPES: Duration = Duration::from_secs(60);
-
-/// Between two tries to settle what is open.
-const RETRY: Duration = Duration::from_secs(2);
 
 /// What was last seen of storage.
 #[derive(Clone, Debug)]
@@ -93,7 +84,7 @@ impl Libvirt {
     /// What was last seen of storage; `None` before the first look. From memory; an old answer
     /// causes another look, which nobody waits for.
     pub fn storage_seen(&self) -> Option<StorageSeen> {
-        self.looks.refresh(FRESH);
+        self.looks.refresh(HEALTH_FRESH);
         self.looks.storage.lock().clone()
     }
 
@@ -173,7 +164,7 @@ impl Keeper {
                 // for another, which must not bring it sooner.
                 let (asked, again) = match agent.journal.open_intents().is_empty() {
                     true => (agent.looks.asked.clone(), never()),
-                    false => (never(), after(RETRY)),
+                    false => (never(), after(SETTLE_RETRY)),
                 };
                 select! {
                     recv(asked) -> _ => {}
@@ -210,6 +201,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::fixed::HEALTH_FRESH_FOR_SCRAPES;
 
     #[test]
     fn a_scrape_asks_for_a_look_at_most_once_a_minute() {
@@ -219,10 +211,10 @@ mod tests {
             looks.asked.try_recv().is_ok()
         };
         let look_was = |ago| *looks.round.lock() = Instant::now().checked_sub(ago);
-        assert!(!asked(FRESH_FOR_SCRAPES), "the first look is under way");
+        assert!(!asked(HEALTH_FRESH_FOR_SCRAPES), "the first look is under way");
         look_was(Duration::from_secs(30));
-        assert!(asked(FRESH) && !asked(FRESH_FOR_SCRAPES));
+        assert!(asked(HEALTH_FRESH) && !asked(HEALTH_FRESH_FOR_SCRAPES));
         look_was(Duration::from_secs(61));
-        assert!(asked(FRESH_FOR_SCRAPES));
+        assert!(asked(HEALTH_FRESH_FOR_SCRAPES));
     }
 }

@@ -42,6 +42,7 @@ pub use lifecycle::get_state;
 pub use opener::Opener;
 pub use session::Session;
 
+use crate::config::fixed::HEALTH_FRESH;
 use crate::config::{Config, DEADLINE_S_MAX, Deadlines, HostConfig, MetricsConfig, PoolLimits};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::journal::{self, Journal, Scope};
@@ -136,7 +137,7 @@ impl Libvirt {
 
     /// What was last seen of libvirt. From memory; an old answer causes another look.
     pub fn libvirt_seen(&self) -> Seen {
-        self.looks.refresh(keeper::FRESH);
+        self.looks.refresh(HEALTH_FRESH);
         self.opener.health().seen()
     }
 

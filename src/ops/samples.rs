@@ -9,6 +9,7 @@ use std::time::Duration;
 use log::warn;
 
 use crate::config::MetricsConfig;
+use crate::config::fixed::HEALTH_FRESH_FOR_SCRAPES;
 use crate::guest::wire::{
     AllGuestMetrics, CpuMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse,
 };
@@ -16,7 +17,6 @@ use crate::libvirt::{BlockStats, VcpuTimes};
 use crate::metrics::{
     self, Calls, Cpu, Format, GuestView, Listener, Own, Sampler, SlowGuest, View,
 };
-use crate::ops::keeper::FRESH_FOR_SCRAPES;
 use crate::ops::metrics::{by_vcpu, cpu_seconds, disk_counters, nic_counters};
 use crate::ops::{Error, Libvirt, Opener, Session};
 use crate::pool::{Pool, Span};
@@ -54,7 +54,7 @@ impl Libvirt {
     pub fn metrics_text(&self, format: Format, listeners: Vec<Listener>) -> String {
         // Before the figures, which so are of the moment that they are answered.
         let view = self.sampler.view();
-        self.looks.refresh(FRESH_FOR_SCRAPES);
+        self.looks.refresh(HEALTH_FRESH_FOR_SCRAPES);
         let usage = self.looks.usage();
         let own = Own {
             pool: self.pool.snapshot(),

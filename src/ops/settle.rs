@@ -10,11 +10,11 @@ use std::time::Instant;
 
 use log::{info, warn};
 
+use crate::config::fixed::TAKE_BACK;
 use crate::guest::wire::Guest;
 use crate::journal::{Entry, Intent, Step, Verb};
 use crate::ops::delete::{destroy_if_active, undefine};
 use crate::ops::steps::{Undone, has_volumes, undo_in_libvirt, undo_in_storage};
-use crate::ops::volumes::TAKE_BACK;
 use crate::ops::{Error, Libvirt, Session, networks};
 use crate::pool::{self, Hold, Job, Lane};
 

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use log::{info, warn};
 
+use crate::config::fixed::TAKE_BACK;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::Guest;
 use crate::journal::{self, Entry, Intent, Journal, Step, Verb};
 use crate::libvirt::XmlKind;
-use crate::ops::volumes::TAKE_BACK;
 use crate::ops::{Error, Session, networks};
 use crate::storage::{Id, Made, PoolName, Volumes};
 

@@ -1,7 +1,7 @@
 //! A guest's volumes: made before its domain, taken back when that fails, destroyed with it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::guest::wire::Guest;
 use crate::journal::Step;
@@ -9,10 +9,6 @@ use crate::ops::steps::Steps;
 use crate::ops::{Error, Libvirt};
 use crate::pool::{Hold, Job, Lane};
 use crate::storage::{self, Id, Made, Space, Volumes, Wanted, Whose};
-
-/// How long taking volumes back may take, counted from the failure: longer than storage's own
-/// patience with a volume that is busy.
-pub(super) const TAKE_BACK: Duration = Duration::from_secs(30);
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {

@@ -18,6 +18,7 @@ mod journal;
 mod kept;
 mod lab;
 mod lanes;
+mod limits;
 mod local;
 mod malformed;
 mod metrics;

@@ -6,15 +6,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{error, info};
 use parking_lot::Mutex;
 
+use crate::config::fixed::LOG_INTERVAL;
 use crate::os::files;
 
-/// A file that cannot be written is logged this often.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Nobody else reads what guests and users there are.
 const FILE_MODE: u32 = 0o600;
 

@@ -1,0 +1,56 @@
+//! Limits that nothing sets: no host needs them otherwise, and no test either.
+
+use std::time::Duration;
+
+/// How old the last look at libvirt and storage may be before a question for the agent's health
+/// causes another: monitors ask every few seconds.
+pub const HEALTH_FRESH: Duration = Duration::from_secs(10);
+/// The same for a scrape, which comes every few seconds for ever: a look starts a process or two,
+/// and how full a store is changes slowly.
+pub const HEALTH_FRESH_FOR_SCRAPES: Duration = Duration::from_secs(60);
+/// Between two tries to settle what is open: what is in the way, as a device that is busy, takes
+/// about as long to go.
+pub const SETTLE_RETRY: Duration = Duration::from_secs(2);
+/// What the agent does of itself may keep its sockets closed at the start: callers are told then
+/// what is really there, and do not wait long for it.
+pub const FIRST_ROUND: Duration = Duration::from_secs(2);
+/// Taking volumes back, counted from the failure: longer than the patience with one that is busy.
+pub const TAKE_BACK: Duration = Duration::from_secs(30);
+/// A connection for samples, until it is open: it takes some 10 ms, and no scrape waits that long.
+pub const SAMPLE_OPEN: Duration = Duration::from_secs(2);
+/// Files of the kernel that samples keep open; 1,024 is a common limit of a process. Others are
+/// opened for each reading.
+pub const KERNEL_FILES: usize = 256;
+/// Silence of libvirt's, until it is asked for a sign of life, in seconds.
+pub const KEEPALIVE_INTERVAL_S: i32 = 2;
+/// Such questions without an answer, until the connection counts as lost.
+pub const KEEPALIVE_COUNT: u32 = 3;
+/// After a failed turn of libvirt's event loop, so that a lasting fault does not eat a processor.
+pub const TURN_FAILED_PAUSE: Duration = Duration::from_millis(100);
+/// Connections over the limit that are told so with care; those beyond are told in passing.
+pub const SPARE_CONNECTIONS: usize = 16;
+/// Between two log lines about the same kind of trouble, however often it comes.
+pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two tries to lock the journal: whoever has it ends within milliseconds.
+pub const LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// The file of settings, in bytes: each of them on a line of its own is some 2 KiB.
+pub const SETTINGS_BYTES: u64 = 64 * 1024;
+/// A token, and the file that it is in, in bytes: no secret is longer.
+pub const TOKEN_BYTES: usize = 512;
+/// A token's characters, at least: 128 random bits are 22 of base64 and 32 of hex.
+pub const TOKEN_CHARS_MIN: usize = 22;
+/// For each thing that `check` looks at: libvirt opens in some 10 ms, zfs answers in less than 1 s.
+pub const CHECK_LOOK: Duration = Duration::from_secs(10);
+/// For commands such as `status`: until their connection stands, as the agent is on this host or on
+/// the network beside it.
+pub const CLIENT_CONNECT: Duration = Duration::from_secs(5);
+/// From the end of the agent's own deadline to the end of a command's patience.
+pub const CLIENT_MARGIN: Duration = Duration::from_secs(10);
+/// Headers of an answer to a command: the agent sends some 10.
+pub const CLIENT_HEADERS: usize = 64;
+/// An answer to a command, in bytes: all guests of a full host are some 5 MB.
+pub const CLIENT_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+/// Parameters of `call`, in bytes: what the agent takes as a body.
+pub const CLIENT_PARAMS_BYTES: u64 = 1024 * 1024;
+/// Between two tables of `top`: the agent samples every second at most.
+pub const TOP_INTERVAL: Duration = Duration::from_secs(2);
