@@ -58,7 +58,7 @@ fn journal_line(record: &Record<'_>) -> String {
     format!("<{priority}>{}: {}", record.target(), sentence(record))
 }
 
-/// What is told, and the fields that come with it, each as `name=value`.
+/// What is told, and the fields that come with it, each as `name=value`, in their order.
 fn sentence(record: &Record<'_>) -> String {
     let mut text = record.args().to_string();
     for (name, value) in fields(record) {
@@ -76,7 +76,7 @@ fn json_line(record: &Record<'_>, time: String) -> String {
         Level::Debug => "debug",
         Level::Trace => "trace",
     };
-    let mut line = fields(record);
+    let mut line: Map<_, _> = fields(record).into_iter().collect();
     line.insert("level".to_owned(), json!(level));
     line.insert("msg".to_owned(), json!(record.args().to_string()));
     line.insert("time".to_owned(), json!(time));
@@ -84,23 +84,23 @@ fn json_line(record: &Record<'_>, time: String) -> String {
     serde_json::Value::Object(line).to_string()
 }
 
-fn fields(record: &Record<'_>) -> Map<String, serde_json::Value> {
-    struct Fields(Map<String, serde_json::Value>);
+fn fields(record: &Record<'_>) -> Vec<(String, serde_json::Value)> {
+    struct Fields(Vec<(String, serde_json::Value)>);
 
     impl<'a> VisitSource<'a> for Fields {
         fn visit_pair(&mut self, key: Key<'a>, value: Value<'a>) -> Result<(), Error> {
-            let value = match (value.to_u64(), value.to_f64(), value.to_bool()) {
+            let value = match (value.to_i64(), value.to_f64(), value.to_bool()) {
                 (Some(number), _, _) => json!(number),
                 (None, Some(number), _) => json!(number),
                 (None, None, Some(truth)) => json!(truth),
                 (None, None, None) => json!(value.to_string()),
             };
-            self.0.insert(key.to_string(), value);
+            self.0.push((key.to_string(), value));
             Ok(())
         }
     }
 
-    let mut fields = Fields(Map::new());
+    let mut fields = Fields(Vec::new());
     // Ours never fails.
     let _ = record.key_values().visit(&mut fields);
     fields.0

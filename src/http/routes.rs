@@ -2,8 +2,10 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Instant;
 
-use rouille::{Request, Response};
+use log::{Level, info, log_enabled};
+use rouille::{Request, Response, ResponseBody};
 
 use crate::http::{Handler, Tallies, health, scrape};
 use crate::ops::Libvirt;
@@ -38,8 +40,10 @@ fn route(
     by: Behalf<'_>,
 ) -> Response {
     match request.url().as_str() {
-        RPC_PATH => call(agent, service, request, by),
-        DOWNLOAD_PATH if service == Service::ImageStore => download(agent, request),
+        RPC_PATH => processed(request, by, |method| call(agent, service, request, by, method)),
+        DOWNLOAD_PATH if service == Service::ImageStore => {
+            processed(request, by, |_| download(agent, request))
+        }
         "/healthz" if is_read(request) => health::healthz(agent),
         "/readyz" if is_read(request) => health::readyz(agent),
         scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request),
@@ -63,8 +67,45 @@ pub(super) fn is_read(request: &Request) -> bool {
 
 const NOSNIFF: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 
-/// The verb is checked first, then the type, then what the body says.
-fn call(agent: &Libvirt, service: Service, request: &Request, by: Behalf<'_>) -> Response {
+/// Answers, and logs that as the original did (contract section 1): with the method that was called
+/// where it could be understood, and the body's length where it is known.
+fn processed(
+    request: &Request,
+    by: Behalf<'_>,
+    answer: impl FnOnce(&mut String) -> Response,
+) -> Response {
+    let (began, mut method) = (Instant::now(), String::new());
+    let response = answer(&mut method);
+    if !log_enabled!(Level::Info) {
+        return response;
+    }
+    let duration = began.elapsed().as_secs_f64();
+    let (body, size) = response.data.into_reader_and_size();
+    let client = by.caller.origin.address();
+    let client = client.map_or_else(|| "unix".to_owned(), |address| address.ip().to_string());
+    // What is streamed has no length yet, as HTTP says it: -1.
+    let length = size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1);
+    info!(
+        method, duration, url = request.raw_url(), status = response.status_code, size = length,
+        "userAgent" = request.header("User-Agent").unwrap_or_default(), client;
+        "request processed"
+    );
+    let data = match size {
+        Some(size) => ResponseBody::from_reader_and_size(body, size),
+        None => ResponseBody::from_reader(body),
+    };
+    Response { data, ..response }
+}
+
+/// The verb is checked first, then the type, then what the body says. `method` is told what is
+/// called.
+fn call(
+    agent: &Libvirt,
+    service: Service,
+    request: &Request,
+    by: Behalf<'_>,
+    method: &mut String,
+) -> Response {
     let body = match body(request) {
         Ok(body) => body,
         Err(unread) => return unread,
@@ -81,14 +122,16 @@ fn call(agent: &Libvirt, service: Service, request: &Request, by: Behalf<'_>) ->
     if !is_json {
         return text(415, &format!("rpc: unrecognized Content-Type: {kind}"));
     }
-    match rpc::answer(agent, service, &body, by) {
+    let answered = rpc::answer(agent, service, &body, by);
+    *method = answered.method.unwrap_or_default();
+    match answered.answer {
         Answer::Result(json) => {
             Response::from_data(JSON, json).with_additional_header(NOSNIFF.0, NOSNIFF.1)
         }
         Answer::Nothing => Response {
             status_code: 200,
             headers: vec![(NOSNIFF.0.into(), NOSNIFF.1.into())],
-            data: rouille::ResponseBody::empty(),
+            data: ResponseBody::empty(),
             upgrade: None,
         },
         Answer::Refused(why) => text(400, &why),
@@ -112,7 +155,7 @@ fn download(agent: &Libvirt, request: &Request) -> Response {
         Download::Stream(content) => Response {
             status_code: 200,
             headers: vec![("Content-Type".into(), "application/octet-stream".into())],
-            data: rouille::ResponseBody::from_reader(content),
+            data: ResponseBody::from_reader(content),
             upgrade: None,
         },
         Download::Refused(status, why) => refuse(status, &why),

@@ -18,7 +18,8 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{Level, info, log_enabled};
+use log::kv::Value;
+use log::{Level, log_enabled};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -67,33 +68,26 @@ impl Audit {
 
     /// Writes a call down.
     fn write(&self, call: &Call<'_>, outcome: &Outcome<'_>) {
-        let ms = milliseconds(call.began.elapsed());
         if self.sink.is_none() && !log_enabled!(Level::Info) {
             return;
         }
-        let peer = call.by.caller.peer;
-        let user = peer.and_then(|peer| self.user_name(peer.uid));
-        let (method, caller) = (&call.method, call.by.caller);
-        let subject = call.subject.as_ref().map(|it| it.cut(self.limits.name_chars));
-        let shown = subject.as_ref().map(|subject| format!("{subject} ")).unwrap_or_default();
-        let shown_user = user.as_deref().map(|name| format!(" user={name}")).unwrap_or_default();
-        info!("{method} {shown}by {caller}{shown_user} ms={ms:.3} {outcome}");
-        let Some(sink) = &self.sink else { return };
+        let (caller, error) = (call.by.caller, outcome.error());
+        let peer = caller.peer;
         let address = caller.origin.address();
-        let error = outcome.error();
         let record = Record {
             time: clock::rfc3339_utc(SystemTime::now()),
-            method,
-            subject,
+            method: &call.method,
+            subject: call.subject.as_ref().map(|it| it.cut(self.limits.name_chars)),
             address: address.map_or_else(|| "unix".to_owned(), |address| address.to_string()),
             uid: peer.map(|peer| peer.uid),
-            user,
+            user: peer.and_then(|peer| self.user_name(peer.uid)),
             pid: peer.and_then(|peer| peer.pid),
             outcome: outcome.name(),
             error: error.as_deref().map(|error| first_line(error, self.limits.error_chars)),
-            // As the log line has it.
-            ms: (ms * 1000.0).round() / 1000.0,
+            ms: milliseconds(call.began.elapsed()),
         };
+        record.log();
+        let Some(sink) = &self.sink else { return };
         let mut line = serde_json::to_vec(&record).expect("a record has text keys alone");
         line.push(b'\n');
         sink.write(&line);
@@ -183,14 +177,6 @@ impl Outcome<'_> {
     }
 }
 
-/// For log lines: `ok`, `error=…`.
-impl fmt::Display for Outcome<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())?;
-        self.error().map_or(Ok(()), |error| write!(f, "={}", error.replace('\n', " ")))
-    }
-}
-
 /// A line of the file.
 #[derive(Serialize)]
 struct Record<'a> {
@@ -211,8 +197,32 @@ struct Record<'a> {
     ms: f64,
 }
 
+impl Record<'_> {
+    /// Writes it into the log, as the original did with a call's method and guest (contract section
+    /// 1), and with the rest of what is known.
+    fn log(&self) {
+        let mut fields = Vec::new();
+        fields.extend(self.subject.iter().flat_map(Subject::fields));
+        fields.push(("address", Value::from(self.address.as_str())));
+        fields.extend(self.uid.map(|uid| ("uid", Value::from(uid))));
+        fields.extend(self.user.as_deref().map(|user| ("user", Value::from(user))));
+        fields.extend(self.pid.map(|pid| ("pid", Value::from(pid))));
+        fields.extend([("ms", Value::from(self.ms)), ("outcome", Value::from(self.outcome))]);
+        fields.extend(self.error.as_deref().map(|error| ("error", Value::from(error))));
+        log_call(self.method, &fields);
+    }
+}
+
+/// A line of the log about a call: its method, and the fields.
+pub(super) fn log_call(method: &str, fields: &[(&str, Value<'_>)]) {
+    let mut record = log::Record::builder();
+    record.level(Level::Info).target(module_path!()).key_values(&fields);
+    log::logger().log(&record.args(format_args!("{method}")).build());
+}
+
+/// In milliseconds, to the microsecond.
 pub(super) fn milliseconds(took: Duration) -> f64 {
-    took.as_secs_f64() * 1000.0
+    (took.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn first_line(text: &str, chars: usize) -> Cow<'_, str> {

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Instant;
 
-use log::info;
+use log::kv::Value;
+use log::{Level, log_enabled};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -24,7 +25,7 @@ use crate::os::memory;
 use crate::pool;
 use crate::rpc::envelope::{Lookup, Refusal, Request};
 use crate::storage;
-use audit::{Call, Outcome, milliseconds};
+use audit::{Call, Outcome, log_call, milliseconds};
 use subject::{About, Subject};
 
 pub use audit::{Audit, Behalf};
@@ -32,6 +33,15 @@ pub use audit::{Audit, Behalf};
 /// A request beyond this leaves so much free memory behind that it is worth giving back: a guest of
 /// common size takes 2 KiB.
 const LARGE_BYTES: usize = 8 * 1024;
+
+/// What comes of one request.
+#[derive(Debug)]
+pub struct Answered {
+    /// The method that was called, with its service: none where nobody knows it.
+    pub method: Option<String>,
+    /// What goes back.
+    pub answer: Answer,
+}
 
 /// What goes back for one request.
 #[derive(Debug)]
@@ -146,7 +156,7 @@ const IMAGE_STORE: [Entry; 18] = [
 /// # Blocking
 /// Up to the deadline of the method that it calls; for one that changes something also as long as it
 /// takes to write a line to a file, and to ask who a user is that was not asked for lately.
-pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answer {
+pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answered {
     let began = Instant::now();
     let mut named = None;
     let outcome = envelope::decode(body, |name, method| {
@@ -157,15 +167,16 @@ pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) ->
         found
     });
     let outcome = outcome.and_then(|request| dispatch(agent, service, &request, by, began));
-    if let (Err(refusal), Some((method, Changes, _))) = (&outcome, named) {
-        let call = Call::begin(by, format!("{}.{method}", service.name()), None, began);
+    let method = named.map(|(method, ..)| format!("{}.{method}", service.name()));
+    if let (Err(refusal), Some((_, Changes, _)), Some(method)) = (&outcome, named, &method) {
+        let call = Call::begin(by, method.clone(), None, began);
         call.end(&Outcome::Refused(&refusal.text));
     }
     let answer = outcome.unwrap_or_else(|refusal| Answer::Refused(refusal.text));
     if body.len() > LARGE_BYTES {
         memory::give_back();
     }
-    answer
+    Answered { method, answer }
 }
 
 /// What goes back for a snapshot that is to be downloaded.
@@ -277,11 +288,16 @@ fn log_read<T>(
     began: Instant,
     outcome: &Result<T, Error>,
 ) {
-    let (service, ms) = (service.name(), milliseconds(began.elapsed()));
-    match outcome {
-        Ok(_) => info!("{service}.{method} {subject} ms={ms:.3} ok"),
-        Err(error) => info!("{service}.{method} {subject} ms={ms:.3} error={error}"),
+    if !log_enabled!(Level::Info) {
+        return;
     }
+    let error = outcome.as_ref().err().map(ToString::to_string);
+    let word = if error.is_none() { "ok" } else { "error" };
+    let mut fields: Vec<_> = subject.fields().collect();
+    let ms = Value::from(milliseconds(began.elapsed()));
+    fields.extend([("ms", ms), ("outcome", Value::from(word))]);
+    fields.extend(error.as_deref().map(|error| ("error", Value::from(error))));
+    log_call(&format!("{}.{method}", service.name()), &fields);
 }
 
 /// What a caller reads in `error` (contract section 9, "Error strings").

@@ -1,8 +1,8 @@
 //! What a call is about, for the log and the audit.
 
 use std::borrow::Cow;
-use std::fmt;
 
+use log::kv::Value;
 use serde::Serialize;
 
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
@@ -23,10 +23,11 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    fn members(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    /// Its members, for log lines.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, Value<'_>)> {
         let Self { guest, image, dataset, dest } = self;
         let all = [("guest", guest), ("image", image), ("dataset", dataset), ("dest", dest)];
-        all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
+        all.into_iter().filter_map(|(name, value)| Some((name, Value::from(value.as_deref()?))))
     }
 
     /// The same with at most so many characters of each name.
@@ -38,17 +39,6 @@ impl Subject {
             dataset: cut(&self.dataset),
             dest: cut(&self.dest),
         }
-    }
-}
-
-/// For log lines: `guest="web-1"`.
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, value)) in self.members().enumerate() {
-            let blank = if index > 0 { " " } else { "" };
-            write!(f, "{blank}{name}={value:?}")?;
-        }
-        Ok(())
     }
 }
 

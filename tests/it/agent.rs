@@ -78,7 +78,7 @@ impl Agent {
             let log = log.lock();
             assert!(ended.is_none(), "the agent does not start: {}", log.join("\n"));
             let line = log.iter().find(|line| line.contains("listening on "))?;
-            line.split("listening on ").nth(1)?.split(',').next()?.parse().ok()
+            line.split("listening on ").nth(1)?.split(['"', ',']).next()?.parse().ok()
         });
         Self { child, address, log, _state: state }
     }

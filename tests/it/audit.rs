@@ -134,7 +134,7 @@ fn every_method_that_changes_something_is_audited_and_none_that_reads() {
     let log = bed.agent.log();
     let shown = log.lines().find(|line| line.contains("Libvirt.Reboot ")).expect("a line");
     assert!(
-        shown.contains(r#"INFO "#) && shown.contains(r#" guest="absent" by 127.0.0.1:"#),
+        shown.contains(r#"INFO "#) && shown.contains(r#" guest="absent" address="127.0.0.1:"#),
         "{shown}"
     );
     assert!(shown.contains(" uid=") && shown.contains(" ms="), "{shown}");

@@ -30,7 +30,9 @@ impl Local {
         let caller = Caller { origin: Origin::Socket, peer: None };
         let by = Behalf { caller: &caller, audit: &Audit::default() };
         let answer =
-            match rpc::answer(&self.agent, Service::Libvirt, request.to_string().as_bytes(), by) {
+            match rpc::answer(&self.agent, Service::Libvirt, request.to_string().as_bytes(), by)
+                .answer
+            {
                 Answer::Result(bytes) => bytes,
                 other => panic!("{method}: {other:?}"),
             };

@@ -19,6 +19,7 @@ mod kept;
 mod lab;
 mod lanes;
 mod limits;
+mod logs;
 mod local;
 mod malformed;
 mod metrics;

@@ -144,7 +144,7 @@ fn every_event_is_one_line_with_its_time_guest_method_and_duration() {
     wait_until("both are logged", SOON, || agent.log().matches(" Libvirt.").count() == 2);
     let log = agent.log();
     for (line, parts) in log.lines().filter(|line| line.contains(" Libvirt.")).zip([
-        ["Libvirt.Status", "guest=\"test\"", " ok"],
+        ["Libvirt.Status", "guest=\"test\"", " outcome=\"ok\""],
         ["Libvirt.Poweroff", "guest=\"two\\nlines\"", " error="],
     ]) {
         let (time, rest) = line.split_once(' ').expect("a time and the rest");

@@ -27,7 +27,7 @@ fn cost(bed: &Bed, method: &str, guest: &Value) -> (Value, Cost) {
     run("udevadm", &["settle"]);
     let from = bed.agent.log().lines().count();
     let answer = bed.agent.ok(method, guest);
-    let call = format!("Libvirt.{method} guest={} by ", guest["id"]);
+    let call = format!("Libvirt.{method} guest={} address=", guest["id"]);
     let log = wait_for("the call is logged", SOON, || {
         let log = bed.agent.log();
         log.lines().skip(from).any(|line| line.contains(&call)).then_some(log)
