@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use crate::check::Finding;
+use crate::check::host::agent_user;
 use crate::config::{CallerConfig, Config};
+use crate::http::look_at_token;
 use crate::os::{process, users};
 
 /// The names that the kernel has for the orchestrator's process, cut at 15 bytes.
@@ -34,6 +37,35 @@ pub(super) fn callers(config: &Config) -> Vec<Finding> {
             false => Finding::fail("callers", seen, format!("give --allow-user {uid}")),
         }
     }));
+    found
+}
+
+/// The files with the tokens of callers beyond this host: the agent does not start with one that it
+/// cannot take.
+pub(super) fn tokens(config: &Config) -> Vec<Finding> {
+    let CallerConfig { token_file, metrics_token_file, .. } = &config.callers;
+    let named = [("--token-file", token_file), ("--metrics-token-file", metrics_token_file)];
+    let user = match agent_user() {
+        Ok(user) => user,
+        Err(why) => {
+            return vec![Finding::warn("tokens", why, "give the unit a user that is there")];
+        }
+    };
+    let look = |(flag, file): (&'static str, &Option<PathBuf>)| {
+        let file = file.as_ref()?;
+        Some(match look_at_token(user, flag, file) {
+            Ok(()) => Finding::ok("tokens", format!("{flag} {}", file.display())),
+            Err(error) => Finding::fail(
+                "tokens",
+                error.to_string(),
+                "openssl rand -hex 32 | install -m 0600 /dev/stdin FILE makes one",
+            ),
+        })
+    };
+    let found: Vec<Finding> = named.into_iter().filter_map(look).collect();
+    if found.is_empty() {
+        return vec![Finding::ok("tokens", "none: nobody beyond this host may call")];
+    }
     found
 }
 
@@ -84,6 +116,8 @@ fn orchestrators() -> Vec<(String, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::check::Level;
 
@@ -95,6 +129,27 @@ mod tests {
         callers.users.push(stranger.to_string());
         assert!(may_call(&callers, stranger));
         assert!(may_call(&CallerConfig { any_local: true, ..CallerConfig::default() }, stranger));
+    }
+
+    #[test]
+    fn the_user_that_the_agent_runs_as_has_to_read_the_token() {
+        // Where no unit says otherwise it runs as who asks.
+        let file = std::env::temp_dir().join(format!("mistify-token-{}", std::process::id()));
+        fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
+        let look = |user: u32, mode: u32| {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            look_at_token(user, "--token-file", &file).map_err(|error| error.to_string())
+        };
+        let (own, stranger) = (process::user(), 3_999_999_999);
+        assert_eq!(look(own, 0o600), Ok(()));
+        assert!(look(own, 0o644).unwrap_err().contains("its mode is 0644"));
+        // Either it is the wrong owner, or one whose file that user cannot read.
+        let error = look(stranger, 0o640).unwrap_err();
+        assert!(
+            error.contains("it belongs to user") || error.contains("cannot read it"),
+            "{error}"
+        );
+        fs::remove_file(&file).unwrap();
     }
 
     #[test]

@@ -9,7 +9,17 @@ use std::process::{Command, Stdio};
 use crate::check::{Finding, can_use};
 use crate::config::{BridgeType, Config};
 use crate::journal::default_state_dir;
-use crate::os::process;
+use crate::os::{process, users};
+
+const ROOT: u32 = 0;
+
+/// The user with its name, where it has one.
+pub(super) fn named(user: u32) -> String {
+    match users::user_name(user) {
+        Ok(Some(name)) => format!("user {user} ({name})"),
+        Ok(None) | Err(_) => format!("user {user}"),
+    }
+}
 
 pub(super) fn kvm(_: &Config) -> Vec<Finding> {
     let device = Path::new("/dev/kvm");
@@ -105,9 +115,44 @@ fn state_of(folder: &PathBuf) -> Finding {
     }
 }
 
+/// The user that the agent runs as: as its unit says where systemd has one, else who asks.
+///
+/// # Errors
+/// When nobody has the name that the unit gives: what to tell.
+pub(super) fn agent_user() -> Result<u32, String> {
+    if !is_systemd() {
+        return Ok(process::user());
+    }
+    let asked = Command::new("systemctl")
+        .args(["show", "--property=LoadState", "--property=User", "mistify-libvirt.service"])
+        .stdin(Stdio::null())
+        .output();
+    let says = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    match user_of_unit(&says.unwrap_or_default()) {
+        None => Ok(process::user()),
+        Some("") => Ok(ROOT),
+        Some(name) => match users::user_id(name) {
+            Ok(Some(user)) => Ok(user),
+            Ok(None) => Err(format!("the unit's user {name} is not known here")),
+            Err(error) => Err(format!("the unit's user {name}: {error}")),
+        },
+    }
+}
+
+/// The user in what `systemctl show` says of a unit, empty for root; none where there is no unit.
+fn user_of_unit(says: &str) -> Option<&str> {
+    let value = |name: &str| says.lines().find_map(|line| line.strip_prefix(name));
+    value("LoadState=").filter(|state| *state == "loaded")?;
+    value("User=").or(Some(""))
+}
+
+fn is_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
 /// Whether systemd starts the agent.
 pub(super) fn unit(_: &Config) -> Vec<Finding> {
-    if !Path::new("/run/systemd/system").exists() {
+    if !is_systemd() {
         return vec![Finding::warn(
             "unit",
             "systemd does not run here",
@@ -122,7 +167,10 @@ pub(super) fn unit(_: &Config) -> Vec<Finding> {
         Ok(output) => String::from_utf8_lossy(&output.stdout).trim().replace('\n', ", socket "),
         Err(error) => error.to_string(),
     };
-    vec![match says.contains("enabled") {
+    let user = agent_user().map_or_else(|why| why, |user| format!("runs as {}", named(user)));
+    let is_enabled = says.contains("enabled");
+    let says = format!("{says}, {user}");
+    vec![match is_enabled {
         true => Finding::ok("unit", says),
         false => Finding::warn(
             "unit",
@@ -136,6 +184,17 @@ pub(super) fn unit(_: &Config) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::check::Level;
+
+    #[test]
+    fn a_unit_runs_as_its_user_or_as_root_and_none_as_nobody() {
+        assert_eq!(
+            user_of_unit("LoadState=loaded\nUser=mistify-libvirt\n"),
+            Some("mistify-libvirt")
+        );
+        assert_eq!(user_of_unit("LoadState=loaded\nUser=\n"), Some(""));
+        assert_eq!(user_of_unit("User=\nLoadState=not-found\n"), None);
+        assert_eq!(user_of_unit(""), None);
+    }
 
     #[test]
     fn a_state_folder_that_others_may_write_into_is_warned_of() {

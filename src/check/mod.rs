@@ -69,16 +69,18 @@ impl Finding {
 /// A look; what it finds may be more than one thing.
 type Look = fn(&Config) -> Vec<Finding>;
 
-const LOOKS: [(&str, Look); 10] = [
+const LOOKS: [(&str, Look); 12] = [
     ("libvirt", guests::libvirt),
     ("kvm", host::kvm),
     ("cgroup", host::cgroup),
     ("bridges", host::bridges),
     ("storage", storage::space),
     ("zfs", storage::zfs),
+    ("allowed", storage::permissions),
     ("mounts", storage::mounts),
     ("state", host::state),
     ("callers", callers::callers),
+    ("tokens", callers::tokens),
     ("unit", host::unit),
 ];
 

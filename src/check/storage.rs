@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use crate::check::host::{agent_user, named};
 use crate::check::{Finding, can_use};
 use crate::config::fixed::CHECK_LOOK;
 use crate::config::{Config, Store};
-use crate::storage::{self, MIB};
+use crate::os::users;
+use crate::storage::{self, MIB, PoolName, Who, ZfsStore};
 
 /// Of the store, in percent: below this a new guest or a snapshot may be the last.
 const FREE_PERCENT_MIN: u64 = 10;
@@ -55,6 +57,45 @@ pub(super) fn zfs(config: &Config) -> Vec<Finding> {
             Finding::fail("zfs", format!("/dev/zfs: {error}"), "let the agent's user open it")
         }
         (Ok(version), Ok(())) => Finding::ok("zfs", format!("module {}", version.trim())),
+    }]
+}
+
+/// Whether the agent's user may do on the pool what the agent does.
+pub(super) fn permissions(config: &Config) -> Vec<Finding> {
+    if config.host.store != Store::Zfs {
+        return vec![Finding::ok("allowed", "not used: disks are files")];
+    }
+    let user = match agent_user() {
+        Ok(0) => return vec![Finding::ok("allowed", "the agent runs as root, who may do all")],
+        Ok(user) => user,
+        Err(why) => {
+            return vec![Finding::warn("allowed", why, "give the unit a user that is there")];
+        }
+    };
+    let (who, pool) = (named(user), &config.host.zpool);
+    let groups = users::groups(user).unwrap_or_default();
+    let is_meant = |it: Who<'_>| match it {
+        Who::Everyone => true,
+        Who::User(name) => matches!(users::user_id(name), Ok(Some(id)) if id == user),
+        Who::Group(name) => {
+            matches!(users::group_id(name), Ok(Some(id)) if groups.contains(&id))
+        }
+    };
+    let lacking = PoolName::parse(pool).map_err(|error| error.to_string()).and_then(|name| {
+        let store = ZfsStore::new(name, config.storage.clone());
+        let asked = store.permissions_lacking(is_meant, Instant::now() + CHECK_LOOK);
+        asked.map_err(|error| error.to_string())
+    });
+    vec![match lacking {
+        Ok(lacking) if lacking.is_empty() => {
+            Finding::ok("allowed", format!("{who} may do on {pool} what the agent does"))
+        }
+        Ok(lacking) => Finding::fail(
+            "allowed",
+            format!("{who} may not {} on {pool} and below", lacking.join(", ")),
+            format!("zfs allow -u {user} {} {pool}", lacking.join(",")),
+        ),
+        Err(why) => Finding::fail("allowed", format!("{pool}: {why}"), "see zfs allow"),
     }]
 }
 

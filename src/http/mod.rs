@@ -39,7 +39,7 @@ pub use front::{BindError, Front, Running};
 pub use scrape::Tallies;
 pub use serve::{Fronts, ServeError};
 pub use tally::{Counters, Reason, Refusal, Tally};
-pub use token::TokenError;
+pub use token::{TokenError, look_at_token};
 pub use wiring::{ListenError, listen};
 
 /// Answers one request of a caller. Runs on a handler thread and may block; a panic is answered

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::fixed::{TOKEN_BYTES, TOKEN_CHARS_MIN};
-use crate::os::{files, process};
+use crate::os::{files, process, users};
 
 /// Its owner may write it and its group may read it, at most.
 const MODE_MAX: u32 = 0o640;
@@ -41,6 +41,7 @@ enum Why {
     NoFile,
     Mode(u32),
     Owner(u32),
+    Unreadable(u32),
     Long,
     Short,
     Characters,
@@ -55,6 +56,11 @@ impl fmt::Display for TokenError {
             Why::NoFile => f.write_str("not a regular file"),
             Why::Mode(mode) => write!(f, "its mode is {mode:04o}; make it 0600 or 0640"),
             Why::Owner(uid) => write!(f, "it belongs to user {uid}; give it to root"),
+            Why::Unreadable(user) => write!(
+                f,
+                "user {user}, as which the agent runs, cannot read it; give it to a group of that \
+                 user, with mode 0640"
+            ),
             Why::Long => write!(f, "more than {TOKEN_BYTES} bytes"),
             Why::Short => write!(
                 f,
@@ -76,9 +82,13 @@ impl Token {
     /// When the file is not a regular one, others than its owner may change it or others than its
     /// group read it, it belongs neither to root nor to the agent's user, or holds no token.
     pub(super) fn read(flag: &'static str, path: &Path) -> Result<Self, TokenError> {
+        Self::read_as(process::user(), flag, path)
+    }
+
+    fn read_as(user: u32, flag: &'static str, path: &Path) -> Result<Self, TokenError> {
         let token = files::straight(OpenOptions::new().read(true)).open(path);
         let token = token.map_err(Why::Read).and_then(|file| {
-            check(&file)?;
+            check(&file, user)?;
             Self::of_file(&file)
         });
         token.map_err(|why| TokenError { flag, path: path.to_owned(), why })
@@ -135,8 +145,27 @@ impl Token {
     }
 }
 
+/// Looks whether an agent that runs as this user would take the file for its token.
+///
+/// # Errors
+/// When it would not: what is wrong with the file.
+pub fn look_at_token(user: u32, flag: &'static str, path: &Path) -> Result<(), TokenError> {
+    let failed = |why| TokenError { flag, path: path.to_owned(), why };
+    Token::read_as(user, flag, path)?;
+    // Who has just read it can.
+    if user == process::user() || user == 0 {
+        return Ok(());
+    }
+    let found = path.metadata().map_err(|error| failed(Why::Read(error)))?;
+    let is_of_group = || {
+        found.mode() & 0o040 != 0
+            && users::groups(user).is_ok_and(|groups| groups.contains(&found.gid()))
+    };
+    if found.uid() == user || is_of_group() { Ok(()) } else { Err(failed(Why::Unreadable(user))) }
+}
+
 /// Whether the file is such that only who may know its token does.
-fn check(file: &File) -> Result<(), Why> {
+fn check(file: &File, user: u32) -> Result<(), Why> {
     let found = file.metadata().map_err(Why::Read)?;
     if !found.is_file() {
         return Err(Why::NoFile);
@@ -147,7 +176,7 @@ fn check(file: &File) -> Result<(), Why> {
     }
     match found.uid() {
         0 => Ok(()),
-        uid if uid == process::user() => Ok(()),
+        uid if uid == user => Ok(()),
         uid => Err(Why::Owner(uid)),
     }
 }

@@ -31,7 +31,7 @@ pub use self::types::{
     Image, ImageSource, Left, Made, Newer, Origin, Planned, Reach, Removal, Snapshot, Space, Usage,
     Volume, Wanted, Whose, Why,
 };
-pub use self::zfs::ZfsStore;
+pub use self::zfs::{PERMISSIONS, Who, ZfsStore};
 
 /// Bytes of a MiB, the unit of the wire.
 pub const MIB: u64 = 1024 * 1024;

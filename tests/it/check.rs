@@ -1,7 +1,8 @@
 //! `mistify-libvirt check`, as an operator meets it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -37,11 +38,11 @@ fn a_host_that_has_what_is_needed_is_told_so_with_status_0() {
     let levels = levels(&output);
     let subjects: Vec<&str> = levels.keys().map(String::as_str).collect();
     let all = [
-        "bridges", "callers", "cgroup", "kvm", "libvirt", "mounts", "state", "storage", "unit",
-        "zfs",
+        "allowed", "bridges", "callers", "cgroup", "kvm", "libvirt", "mounts", "state", "storage",
+        "tokens", "unit", "zfs",
     ];
     assert_eq!(subjects, all);
-    for subject in ["callers", "libvirt", "mounts", "state", "storage"] {
+    for subject in ["allowed", "callers", "libvirt", "mounts", "state", "storage", "tokens"] {
         assert_eq!(levels[subject], "ok", "{subject}: {output:?}");
     }
 }
@@ -64,6 +65,25 @@ fn what_is_missing_is_a_failure_with_status_1() {
     let levels = levels(&output);
     for subject in ["callers", "libvirt", "state", "storage"] {
         assert_eq!(levels[subject], "fail", "{subject}: {output:?}");
+    }
+}
+
+#[test]
+fn a_token_that_others_may_read_is_a_failure_with_the_remedy() {
+    let folder = Scratch::new();
+    let file = folder.path().join("token");
+    let storage = format!("directory:{}", folder.path().display());
+    let name = file.display().to_string();
+    let words = ["--libvirt-uri", "test:///default", "--storage", &storage, "--token-file", &name];
+    let look = || {
+        let output = check(&words);
+        (output.status.code(), levels(&output)["tokens"].clone())
+    };
+    assert_eq!(look(), (Some(1), "fail".to_owned()), "it is not there");
+    fs::write(&file, "0123456789abcdef0123456789abcdef\n").expect("a file can be written");
+    for (mode, outcome) in [(0o644, (Some(1), "fail")), (0o600, (Some(0), "ok"))] {
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("it is ours");
+        assert_eq!(look(), (outcome.0, outcome.1.to_owned()), "{mode:o}");
     }
 }
 

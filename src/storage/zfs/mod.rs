@@ -4,6 +4,7 @@
 //! fails is followed by a second look. Whatever the agent destroys it has looked at before.
 
 mod command;
+mod delegation;
 mod device;
 mod images;
 mod listing;
@@ -17,6 +18,8 @@ mod survey;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+pub use self::delegation::{PERMISSIONS, Who};
 
 use self::command::{Output, Zfs};
 use self::listing::{COLUMNS, Entry, Kind};

@@ -1,0 +1,130 @@
+//! What the pool lets whom do: the text of `zfs allow`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use crate::storage::{Error, ZfsStore};
+
+/// What an agent that is not root needs on its pool and below, as `own-user.conf` gives it.
+pub const PERMISSIONS: [&str; 19] = [
+    "create",
+    "destroy",
+    "mount",
+    "snapshot",
+    "clone",
+    "promote",
+    "rename",
+    "rollback",
+    "hold",
+    "release",
+    "send",
+    "receive",
+    "userprop",
+    "volsize",
+    "volblocksize",
+    "refreservation",
+    "compression",
+    "mountpoint",
+    "readonly",
+];
+
+/// Whom a pool lets do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who<'a> {
+    /// A user, as the database of users names it.
+    User(&'a str),
+    /// The members of a group.
+    Group(&'a str),
+    /// All users.
+    Everyone,
+}
+
+impl ZfsStore {
+    /// Those of [`PERMISSIONS`] that `is_meant` lacks on the pool and all below it.
+    ///
+    /// # Errors
+    /// As every method of [`Volumes`](crate::storage::Volumes).
+    ///
+    /// # Blocking
+    /// As long as one `zfs allow`.
+    pub fn permissions_lacking(
+        &self,
+        is_meant: impl Fn(Who<'_>) -> bool,
+        deadline: Instant,
+    ) -> Result<Vec<&'static str>, Error> {
+        let text = self.zfs.succeed(&["allow", self.pool.as_str()], deadline)?;
+        let has = granted(&text, is_meant);
+        Ok(PERMISSIONS.into_iter().filter(|name| !has.contains(*name)).collect())
+    }
+}
+
+/// What holds on the pool itself and below it, for whom it is meant.
+fn granted(text: &str, is_meant: impl Fn(Who<'_>) -> bool) -> BTreeSet<&str> {
+    let (mut title, mut sets, mut granted) = ("", BTreeMap::new(), BTreeSet::new());
+    for line in text.lines() {
+        let Some(entry) = line.strip_prefix('\t') else {
+            title = line;
+            continue;
+        };
+        let mut words = entry.split(' ');
+        let (who, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let (who, names) = match (title, who) {
+            ("Permission sets:", set) => {
+                sets.insert(set, name);
+                continue;
+            }
+            ("Local+Descendent permissions:", "everyone") => (Who::Everyone, name),
+            ("Local+Descendent permissions:", "user") => {
+                (Who::User(name), words.next().unwrap_or_default())
+            }
+            ("Local+Descendent permissions:", "group") => {
+                (Who::Group(name), words.next().unwrap_or_default())
+            }
+            _ => continue,
+        };
+        if is_meant(who) {
+            granted.extend(names.split(','));
+        }
+    }
+    // Sets may have sets in them, which nobody needs here.
+    let of_sets = sets.iter().filter(|(set, _)| granted.contains(*set));
+    let of_sets: Vec<_> = of_sets.flat_map(|(_, names)| names.split(',')).collect();
+    granted.extend(of_sets);
+    granted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `zfs allow tank` of OpenZFS 2.1.11.
+    const TEXT: &str = include_str!("../../../tests/golden/zfs-allow.txt");
+
+    #[test]
+    fn what_holds_here_and_below_is_found_with_its_sets_and_groups() {
+        let of = |user: &'static str, group: &'static str| {
+            let is_meant = move |who: Who<'_>| {
+                [Who::Everyone, Who::User(user), Who::Group(group)].contains(&who)
+            };
+            granted(TEXT, is_meant).into_iter().filter(|name| !name.starts_with('@')).collect()
+        };
+        let named: Vec<&str> = of("nobody", "");
+        let expected = [
+            "clone", "create", "destroy", "mount", "receive", "rename", "snapshot", "userprop",
+            "volsize",
+        ];
+        assert_eq!(named, expected, "neither what is local nor what is below alone");
+        let of_group: Vec<&str> = of("other", "disk");
+        assert_eq!(of_group, ["hold", "receive", "release", "send"]);
+        let of_everyone: Vec<&str> = of("other", "other");
+        assert_eq!(of_everyone, ["receive"]);
+    }
+
+    #[test]
+    fn the_permissions_are_those_that_own_user_conf_gives() {
+        let file = include_str!("../../../dist/own-user.conf");
+        let line = file.lines().find(|line| line.contains("zfs allow ")).expect("it says so");
+        let names = line.split("zfs allow ").nth(1).and_then(|rest| rest.split(' ').nth(1));
+        assert_eq!(names.unwrap().split(',').collect::<Vec<_>>(), PERMISSIONS);
+    }
+}
