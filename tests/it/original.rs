@@ -10,14 +10,14 @@ use crate::local::Local;
 use crate::skip::require;
 use crate::stack::{BlockDevice, Stack};
 
-const DOMAIN: &str = include_str!("../original/domain.xml");
+pub(crate) const DOMAIN: &str = include_str!("../original/domain.xml");
 const BARE: &str = include_str!("../original/domain-bare.xml");
-const NETWORK: &str = include_str!("../original/network.xml");
-const MAC: &str = "DE:AD:BE:EF:00:01";
-const DISK: &str = "/dev/zvol/mistify/guests/original/disk-0";
+pub(crate) const NETWORK: &str = include_str!("../original/network.xml");
+pub(crate) const MAC: &str = "DE:AD:BE:EF:00:01";
+pub(crate) const DISK: &str = "/dev/zvol/mistify/guests/original/disk-0";
 
 /// The request that the files were made from, as the orchestrator kept it.
-fn request() -> Value {
+pub(crate) fn request() -> Value {
     json!({
         "id": "original", "type": "test", "image": "image-1", "state": "shutoff",
         "memory": 32, "cpu": 2, "metadata": { "owner": "a & b" },

@@ -50,13 +50,13 @@ impl Bed {
 
 /// An agent in the stack's world of processes and files, where libvirt and the kernel speak of the
 /// same processes; its network is the tests'.
-struct Inside {
-    agent: Agent,
+pub(crate) struct Inside {
+    pub(crate) agent: Agent,
     pid: u32,
 }
 
 impl Inside {
-    fn start(stack: &Stack, flags: &[&str]) -> Self {
+    pub(crate) fn start(stack: &Stack, flags: &[&str]) -> Self {
         let agent = Agent::run(stack.command_outside_network(PROGRAM), flags);
         let pid = child_of(agent.pid());
         Self { agent, pid }
@@ -67,7 +67,12 @@ impl Inside {
     }
 
     /// Scrapes until this holds.
-    fn scrape_until(&self, what: &str, limit: Duration, done: impl Fn(&Scrape) -> bool) -> Scrape {
+    pub(crate) fn scrape_until(
+        &self,
+        what: &str,
+        limit: Duration,
+        done: impl Fn(&Scrape) -> bool,
+    ) -> Scrape {
         let found = poll(limit, || Some(self.scrape()).filter(&done));
         found.unwrap_or_else(|| panic!("{what}: {:#?}\n{}", self.scrape().0, self.agent.log()))
     }
