@@ -8,6 +8,8 @@ set -euo pipefail
 agent=${1:-"${CARGO_TARGET_DIR:-target}/release/mistify-libvirt"}
 port=${DEMO_PORT:-20001}
 images_port=${DEMO_IMAGE_STORE_PORT:-19999}
+# This host's settings are those of another agent.
+export MISTIFY_CONFIG=/dev/null
 work=$(mktemp -d)
 pid=
 finish() {
@@ -53,10 +55,16 @@ title 'mistify-libvirt image import disk.raw debian'
 truncate -s 64M "$work/disk.raw"
 "$agent" image import "$work/disk.raw" debian "${store[@]}"
 
+answers() { (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null; }
+# What is called must be this demo's agent and not the host's own.
+if answers; then
+  echo "port $port is taken; DEMO_PORT=N takes another" >&2
+  exit 1
+fi
 "$agent" --state-dir "$work/state" --port "$port" --image-store --image-store-port "$images_port" "${store[@]}" \
   --libvirt-uri test:///default --bridge-type linux --log-level warning &
 pid=$!
-until (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null; do
+until answers; do
   kill -0 "$pid" 2> /dev/null || { pid=; echo "the agent did not start" >&2; exit 1; }
   sleep 0.05
 done

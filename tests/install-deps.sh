@@ -30,7 +30,7 @@ packages=(make gcc libc6-dev libvirt-dev)
 test=(
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
     qemu-system-x86 qemu-utils seabios ipxe-qemu
-    openvswitch-switch iproute2 util-linux mount python3
+    openvswitch-switch iproute2 util-linux mount python3 curl openssl stunnel4
 )
 lab=(mmdebstrap e2fsprogs qemu-system-x86 seabios util-linux mount)
 case ${1:-test} in

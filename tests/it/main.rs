@@ -9,6 +9,7 @@ mod conformance;
 mod crash;
 mod disk_paths;
 mod displays;
+mod documents;
 mod golden;
 mod harness;
 mod house;

@@ -300,7 +300,7 @@ pub(crate) fn child_of(parent: u32) -> u32 {
     })
 }
 
-fn installed(program: &str) -> bool {
+pub(crate) fn installed(program: &str) -> bool {
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|at| Path::new(at).join(program).exists())
 }
 

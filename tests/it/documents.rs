@@ -1,0 +1,273 @@
+//! Every command that the documents show is run: in a world of its own, with the documents' own
+//! example files, or by a step of the gate. A command that this file does not know is a failure.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::agent::PROGRAM;
+use crate::skip::{Skip, require};
+use crate::stack::installed;
+use crate::support::Scratch;
+
+const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
+const SETUP: &str = include_str!("documents.sh");
+
+/// How a command that begins like this is run.
+#[derive(Clone, Copy)]
+enum How {
+    /// By these lines of shell, `$it` being the file with the command.
+    Shell(&'static str),
+    /// By this line of the gate.
+    Gate(&'static str),
+}
+
+/// By the words that it begins with; the first that fits counts.
+const COMMANDS: [(&str, How); 17] = [
+    ("make demo", How::Shell("demo")),
+    ("make test-lab", How::Gate("make test-lab")),
+    ("make test", How::Gate(r#"step "tests" make test"#)),
+    (".ci/run", How::Gate("# The gate: ")),
+    // Which is what `make build` does for this step.
+    ("cargo build --release", How::Gate(r#"step "release" make check-release"#)),
+    ("target/release/mistify-libvirt", How::Shell("serve")),
+    ("make install PREFIX=/usr", How::Shell("in_checkout . $it")),
+    ("systemctl daemon-reload && systemctl enable --now", How::Shell("enables_the_unit")),
+    ("openssl rand", How::Shell(". $it; listen_beyond")),
+    ("openssl req", How::Shell(". $it")),
+    ("stunnel ", How::Shell(". $it")),
+    ("curl -H ", How::Shell("says '\"libvirt\"'")),
+    ("curl --cacert ", How::Shell("says '\"libvirt\"'")),
+    ("curl -s http://127.0.0.1:20001/_mistify_RPC_ ", How::Shell("answers_as_shown")),
+    (
+        "mistify-libvirt image import ",
+        How::Shell("qemu-img create -q -f qcow2 disk.qcow2 4M; . $it"),
+    ),
+    ("promtool check config ", How::Shell(". $it")),
+    ("mistify-libvirt ", How::Shell(". $it")),
+];
+
+fn how(command: &str) -> How {
+    let known = COMMANDS.iter().find(|(begin, _)| command.starts_with(begin));
+    known.unwrap_or_else(|| panic!("nothing runs this command: {command}")).1
+}
+
+/// What a block of a document is.
+#[derive(Debug, PartialEq)]
+enum Shown {
+    /// A command, and what it answers where that is shown.
+    Command(String, Option<String>),
+    Json(String),
+    /// A file that begins with the name it is to have.
+    File(String, String),
+}
+
+/// The blocks of a Markdown text that are indented by four blanks or fenced.
+fn shown(text: &str) -> Vec<Shown> {
+    let mut found = Vec::new();
+    let (mut lines, mut before) = (text.lines().peekable(), "");
+    while let Some(line) = lines.next() {
+        if let Some(kind) = line.strip_prefix("```") {
+            let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            match kind {
+                // The usage, which a test of its own compares.
+                "text" => {}
+                "yaml" | "ini" => {
+                    let name = body[0].trim_start_matches(['#', ';', ' ']).to_owned();
+                    found.push(Shown::File(name, body.join("\n") + "\n"));
+                }
+                other => panic!("a block of {other:?}"),
+            }
+        } else if before.is_empty() && line.starts_with("    ") {
+            let mut block = vec![line];
+            while let Some(more) = lines.next_if(|line| line.starts_with("    ")) {
+                block.push(more);
+            }
+            found.extend(indented(&block));
+        }
+        before = line;
+    }
+    found
+}
+
+fn indented(block: &[&str]) -> Vec<Shown> {
+    let lines: Vec<&str> = block.iter().map(|line| &line[4..]).collect();
+    let text = lines.join("\n");
+    if text.starts_with('{') {
+        return vec![Shown::Json(text)];
+    }
+    // The rooms.
+    if text.starts_with("main -> ") {
+        return Vec::new();
+    }
+    let mut found: Vec<Shown> = Vec::new();
+    for line in text.replace("\\\n", "\\\u{0}").split('\n') {
+        let line = line.replace('\u{0}', "\n");
+        match (line.starts_with('{'), found.last_mut()) {
+            (true, Some(Shown::Command(_, answer))) => *answer = Some(line),
+            _ => found.push(Shown::Command(line, None)),
+        }
+    }
+    found
+}
+
+/// The manual's examples.
+fn examples(manual: &str) -> Vec<Shown> {
+    let section = manual.split(".SH EXAMPLES\n.nf\n").nth(1).expect("a section");
+    let lines = section.split("\n.fi").next().unwrap_or_default().lines();
+    let plain = |line: &str| line.replace(r"\-", "-").replace(r"\(aq", "'").replace(r"\e", r"\");
+    lines.map(|line| Shown::Command(plain(line), None)).collect()
+}
+
+fn everything() -> Vec<Shown> {
+    let read = |name: &str| fs::read_to_string(name).expect("it is there");
+    let mut all = shown(&read("README.md"));
+    for name in ["CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"] {
+        all.extend(shown(&read(name)));
+    }
+    all.extend(examples(&read("dist/mistify-libvirt.8")));
+    all
+}
+
+/// A folder for the world, where root can make one.
+fn world() -> Result<Scratch, Skip> {
+    let tools = ["unshare", "ip", "make", "openssl", "curl", "stunnel", "promtool", "systemctl"];
+    if let Some(lacks) = tools.into_iter().find(|tool| !installed(tool)) {
+        return Err(Skip(format!("{lacks} is not installed")));
+    }
+    let can = Command::new("unshare").args(["-m", "-n", "true"]).status();
+    match can {
+        Ok(status) if status.success() => Ok(Scratch::new()),
+        other => Err(Skip(format!("unshare: {other:?}"))),
+    }
+}
+
+#[test]
+fn every_command_of_the_documents_runs() {
+    let Some(world) = require("mount", world()) else { return };
+    let at = |name: &str| world.path().join(name);
+    let release = at("target/release");
+    fs::create_dir_all(&release).expect("a folder can be made");
+    symlink(PROGRAM, release.join("mistify-libvirt")).expect("a link can be made");
+    let mut script = SETUP.to_owned();
+    for (number, it) in everything().into_iter().enumerate() {
+        let file = at(&format!("it-{number}"));
+        let name = file.display();
+        match it {
+            Shown::Json(text) => {
+                let guest: Value = serde_json::from_str(&text).expect(&text);
+                if guest["id"] == "web-1" {
+                    // As libvirt's test driver has it.
+                    let text = guest.to_string().replace(r#""kvm""#, r#""test""#);
+                    fs::write(at("web-1.json"), text).expect("it can be written");
+                }
+            }
+            Shown::File(path, text) => {
+                fs::write(&file, text).expect("it can be written");
+                script += &format!("install -D -m 644 {name} {path}\n");
+            }
+            Shown::Command(text, answer) => {
+                let How::Shell(lines) = how(&text) else { continue };
+                fs::write(&file, text).expect("it can be written");
+                let shown = file.with_extension("answer");
+                if let Some(answer) = answer {
+                    fs::write(shown, answer).expect("it can be written");
+                }
+                script += &format!("it={name}; cat $it; echo; {lines}\n");
+            }
+        }
+    }
+    fs::write(at("script"), script + "echo all of it ran\n").expect("it can be written");
+    // It takes seconds; whatever hangs in it hangs no longer than this.
+    let output = Command::new("timeout")
+        .args([
+            "600",
+            "unshare",
+            "-m",
+            "-n",
+            "-p",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+            "bash",
+        ])
+        .arg(at("script"))
+        .current_dir(world.path())
+        .env("CHECKOUT", CHECKOUT)
+        .env_remove("MISTIFY_CONFIG")
+        .stdin(Stdio::null())
+        .output()
+        .expect("timeout starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let why = String::from_utf8_lossy(&output.stderr);
+    let log = fs::read_to_string(at("agent.log")).unwrap_or_default();
+    assert!(
+        output.status.success() && text.ends_with("all of it ran\n"),
+        "{}\n{text}\n{why}\n{log}",
+        output.status
+    );
+}
+
+#[test]
+fn what_is_too_long_for_a_test_is_run_by_the_gate() {
+    let gate = fs::read_to_string(".ci/run").expect("it is there");
+    let makefile = fs::read_to_string("Makefile").expect("it is there");
+    let mut count = 0;
+    for it in everything() {
+        let Shown::Command(command, _) = it else { continue };
+        let How::Gate(line) = how(&command) else { continue };
+        assert!(gate.contains(line), "{command}: {line} is no line of the gate");
+        count += 1;
+    }
+    assert!(count >= 5, "{count}");
+    for rule in ["\ncheck-release: build\n", "\n\t$(CARGO) build --release\n"] {
+        assert!(makefile.contains(rule), "{rule:?}");
+    }
+}
+
+#[test]
+fn what_is_named_in_a_sentence_is_there() {
+    let makefile = fs::read_to_string("Makefile").expect("it is there");
+    let manifest = fs::read_to_string("Cargo.toml").expect("it is there");
+    let mut count = 0;
+    for name in ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"] {
+        let text = fs::read_to_string(name).expect("it is there");
+        for code in text.split('`').skip(1).step_by(2) {
+            for command in code.split(" && ") {
+                let words: Vec<&str> = command.split_whitespace().collect();
+                let is_there = match words.as_slice() {
+                    ["make", target, ..] => makefile.contains(&format!("\n{target}:")),
+                    ["cargo", "bench", "--bench", bench] => {
+                        manifest.contains(&format!("name = \"{bench}\""))
+                    }
+                    [path, ..]
+                        if ["tests/", "dist/", "src/", ".ci/"]
+                            .iter()
+                            .any(|it| path.starts_with(it)) =>
+                    {
+                        Path::new(path).exists()
+                    }
+                    _ => continue,
+                };
+                assert!(is_there, "{name}: {command}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 20, "{count}");
+}
+
+#[test]
+fn a_command_that_nothing_runs_is_noticed() {
+    let text = "Words:\n\n    mistify-libvirt list   # all\n    curl -s \\\n      x\n    {\"a\":1}\n\n    {\"b\":\n     2}\n";
+    let expected = [
+        Shown::Command("mistify-libvirt list   # all".to_owned(), None),
+        Shown::Command("curl -s \\\n  x".to_owned(), Some("{\"a\":1}".to_owned())),
+        Shown::Json("{\"b\":\n 2}".to_owned()),
+    ];
+    assert_eq!(shown(text), expected);
+    assert!(std::panic::catch_unwind(|| how("rm -rf /")).is_err());
+}

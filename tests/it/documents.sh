@@ -1,0 +1,92 @@
+# The world of the documents' commands: a network, an /etc and an agent of its own.
+set -euo pipefail
+world=$PWD
+ip link set lo up
+ip address add 192.0.2.1/32 dev lo
+cp -a /etc "$world/etc"
+mount --bind "$world/etc" /etc
+echo '192.0.2.1 hv1.example' >>/etc/hosts
+# The packages' own; Prometheus has the same token as the agent.
+mkdir -p /etc/stunnel /etc/prometheus
+mkdir "$world/bin" "$world/root" "$world/store"
+ln -s "$world/target/release/mistify-libvirt" "$world/bin"
+PATH=$world/bin:$PATH
+cat >/etc/mistify-libvirt.conf <<END
+libvirt-uri = test:///default
+storage = directory:$world/store
+state-dir = $world/state
+image-store = true
+allow-disk-path = /
+END
+agent=
+
+# Runs the command in the background, and waits until it serves.
+serve() {
+    bash -c "exec $(cat "$it")" >>agent.log 2>&1 &
+    agent=$!
+    until curl -sf http://127.0.0.1:20001/readyz >/dev/null; do
+        kill -0 $agent
+        sleep 0.1
+    done
+}
+
+# The agent again, with what the text above the command gives it.
+listen_beyond() {
+    cat >>/etc/mistify-libvirt.conf <<END
+listen = 127.0.0.1
+listen = 192.0.2.1
+token-file = /etc/mistify-libvirt.token
+allow-host = hv1.example
+END
+    cp /etc/mistify-libvirt.token /etc/prometheus/mistify-libvirt.token
+    kill $agent
+    wait $agent
+    echo mistify-libvirt >again
+    local it=again
+    serve
+}
+
+# In the checkout, with the program of the tests in place of another build.
+in_checkout() {
+    (cd "$CHECKOUT" && export CARGO=true CARGO_TARGET_DIR=$world/target DESTDIR=$world/root && "$@")
+}
+
+# Ended as by Ctrl-C when it has come to its last words.
+demo() {
+    # A network of its own, where the port is free, and a group of its own, which Ctrl-C reaches.
+    set -m
+    in_checkout unshare -n bash -c "ip link set lo up && . $it" >demo.log 2>&1 &
+    set +m
+    local make=$!
+    until grep -q 'until Ctrl-C' demo.log; do
+        kill -0 $make || { cat demo.log; return 1; }
+        sleep 0.1
+    done
+    kill -INT -- -$make
+    wait $make || true
+}
+
+# There is no systemd here: what it would start is enabled in the folder that `make install` filled.
+enables_the_unit() {
+    systemctl() {
+        case $1 in
+        daemon-reload) ;;
+        enable) command systemctl --root="$world/root" enable "${@:3}" ;;
+        esac
+    }
+    . "$it"
+    unset -f systemctl
+    test -L "$world/root/etc/systemd/system/multi-user.target.wants/mistify-libvirt.service"
+}
+
+# The command's output has this in it.
+says() {
+    local output
+    output=$(. "$it")
+    printf '%s\n' "$output"
+    [[ $output == *"$1"* ]]
+}
+
+answers_as_shown() {
+    says "$(cat "$it.answer")"
+}
