@@ -1,24 +1,36 @@
-# The world of the documents' commands: a network, an /etc and an agent of its own.
+# The world of the documents' commands: an /etc and an agent of its own.
 set -euo pipefail
 world=$PWD
-ip link set lo up
-ip address add 192.0.2.1/32 dev lo
 cp -a /etc "$world/etc"
 mount --bind "$world/etc" /etc
 echo '192.0.2.1 hv1.example' >>/etc/hosts
 # The packages' own; Prometheus has the same token as the agent.
 mkdir -p /etc/stunnel /etc/prometheus
-mkdir "$world/bin" "$world/root" "$world/store"
+mkdir "$world/bin" "$world/root" "$world/store" "$world/state"
 ln -s "$world/target/release/mistify-libvirt" "$world/bin"
 PATH=$world/bin:$PATH
-cat >/etc/mistify-libvirt.conf <<END
+export STATE_DIRECTORY=$world/state
+agent=
+
+# A network of its own, and libvirt's test driver.
+on_the_test_driver() {
+    ip link set lo up
+    ip address add 192.0.2.1/32 dev lo
+    cat >/etc/mistify-libvirt.conf <<END
 libvirt-uri = test:///default
 storage = directory:$world/store
-state-dir = $world/state
 image-store = true
 allow-disk-path = /
 END
-agent=
+}
+
+# The tests' libvirtd, with the agent that the settings of the section before say.
+on_a_stack() {
+    ip link del mistify0
+    echo mistify-libvirt >first
+    local it=first
+    serve
+}
 
 # Runs the command in the background, and waits until it serves.
 serve() {
