@@ -1,20 +1,22 @@
 # The project's commands. Each installs what a Debian machine lacks for it (tests/install-deps.sh).
 
 CARGO ?= cargo
-SKIPS := $(abspath $(or $(CARGO_TARGET_DIR),target))/test-skips
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+PROGRAM := $(TARGET)/release/mistify-libvirt
+SKIPS := $(TARGET)/test-skips
 
 PREFIX ?= /usr/local
 
-.PHONY: build install test test-lab sanitize demo bench fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test test-lab sanitize demo bench fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
 	$(CARGO) build --release
 
-# What belongs on a host, below $(DESTDIR): PREFIX=/usr for packages. A file of settings that is there
-# stays as it is.
+# What belongs on a host, below $(DESTDIR): PREFIX=/usr for packages. Files of settings that are there
+# stay as they are.
 install: build
-	install -D $(or $(CARGO_TARGET_DIR),target)/release/mistify-libvirt -t $(DESTDIR)$(PREFIX)/sbin
+	install -D $(PROGRAM) -t $(DESTDIR)$(PREFIX)/sbin
 	install -D -m 644 dist/mistify-libvirt.socket -t $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|^ExecStart=/usr/sbin|ExecStart=$(PREFIX)/sbin|' dist/mistify-libvirt.service | \
 		install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/mistify-libvirt.service
@@ -29,6 +31,16 @@ install: build
 	done
 	test -e $(DESTDIR)/etc/mistify-libvirt.conf || \
 		install -D -m 644 dist/mistify-libvirt.conf -t $(DESTDIR)/etc
+	test -e $(DESTDIR)/etc/default/mistify-libvirt || \
+		install -D -m 644 dist/mistify-libvirt.default $(DESTDIR)/etc/default/mistify-libvirt
+
+# Debian's package of what `make install` brings, in target/debian. DEB_VERSION= is for another version
+# than that of Cargo.toml. The folder is where cargo-deb looks for what was built.
+deb:
+	tests/install-deps.sh deb
+	rm -rf $(TARGET)/release/package
+	$(MAKE) install DESTDIR=$(TARGET)/release/package PREFIX=/usr
+	$(TARGET)/tools/bin/cargo-deb --no-build --locked $(DEB_VERSION:%=--deb-version %)
 
 # Ends with the count of skips by reason. MISTIFY_TEST_REQUIRE=qemu,... makes skips failures.
 test:
@@ -98,6 +110,8 @@ check-bindings: build
 	tests/install-deps.sh gate
 	tests/bindings.sh check
 
-# What is made for tests alone must not be in what is released. grep's 1: not found.
+# What is made for tests alone must not be in what is released (grep's 1: not found), and it needs two
+# libraries, no more.
 check-release: build
-	grep -aq MISTIFY_STOP_AT $(or $(CARGO_TARGET_DIR),target)/release/mistify-libvirt; test $$? = 1
+	grep -aq MISTIFY_STOP_AT $(PROGRAM); test $$? = 1
+	test "$$(objdump -p $(PROGRAM) | sed -n 's/^ *NEEDED *//p' | sort | xargs)" = "libc.so.6 libvirt.so.0"

@@ -35,11 +35,21 @@ fn link() -> Result<(), String> {
         println!("cargo::rustc-link-search=native={folder}");
     }
     println!("cargo::rustc-link-lib=virt");
+    carry_unwinder();
     // A cross build's library is the cross linker's business.
     if env::var("HOST") != env::var("TARGET") || linker_finds_libvirt(folder.as_deref())? {
         return Ok(());
     }
     Err(MISSING.to_owned())
+}
+
+/// Puts gcc's unwinder into what is released, which then needs libvirt and libc alone. Panics are
+/// caught, so it cannot go. Other builds keep libgcc_s.so, where AddressSanitizer looks for it.
+fn carry_unwinder() {
+    let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
+    if is("PROFILE", "release") && is("CARGO_CFG_TARGET_ENV", "gnu") {
+        println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
+    }
 }
 
 /// Links an empty shared object against libvirt with the C compiler that rustc links with.

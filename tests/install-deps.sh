@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need on Debian 12, and only what is missing:
 #
-#   tests/install-deps.sh [build|test|bench|lab|gate]
+#   tests/install-deps.sh [build|test|bench|lab|deb|gate]
 #
 #   build  what `cargo build` needs
 #   test   (default) also libvirtd and qemu for the tests
 #   bench  as test, and Debian's prometheus-libvirt-exporter, which the agent is measured beside: it
 #          is unpacked in target/ and not installed, so that no service of it is started
 #   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
+#   deb    what `cargo build` needs, and cargo-deb, which is built in target/ in a minute
 #   gate   all of these, libclang, to make the bindings again, promtool, to check the metrics, and
 #          systemd's tools, to check the units
 #
@@ -26,6 +27,14 @@ unpack_exporter() {
     dpkg-deb -x "$package"_*.deb .
 }
 
+# Its own defaults would link liblzma; this uses the command.
+build_cargo_deb() {
+    local version=3.8.0 folder
+    folder=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tools
+    [ "$("$folder/bin/cargo-deb" --version 2>/dev/null)" != "cargo-deb $version" ] || return 0
+    cargo install --quiet --locked --no-default-features --root "$folder" cargo-deb@"$version"
+}
+
 packages=(make gcc libc6-dev libvirt-dev)
 test=(
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
@@ -33,6 +42,7 @@ test=(
     openvswitch-switch iproute2 util-linux mount python3 curl openssl stunnel4
 )
 lab=(mmdebstrap e2fsprogs qemu-system-x86 seabios util-linux mount)
+deb=(dpkg-dev xz-utils)
 case ${1:-test} in
 build) ;;
 test) packages+=("${test[@]}") ;;
@@ -42,9 +52,14 @@ bench)
     exit
     ;;
 lab) packages+=("${lab[@]}") ;;
-gate) packages+=("${test[@]}" "${lab[@]}" libclang-dev binutils prometheus python3-prometheus-client systemd) ;;
+deb)
+    "$0" build
+    build_cargo_deb
+    packages+=("${deb[@]}")
+    ;;
+gate) packages+=("${test[@]}" "${lab[@]}" "${deb[@]}" libclang-dev binutils prometheus python3-prometheus-client systemd) ;;
 *)
-    echo "usage: $0 [build|test|bench|lab|gate]" >&2
+    echo "usage: $0 [build|test|bench|lab|deb|gate]" >&2
     exit 2
     ;;
 esac
