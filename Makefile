@@ -7,7 +7,7 @@ SKIPS := $(TARGET)/test-skips
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test test-lab sanitize demo bench fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test test-lab test-systemd sanitize demo bench fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -51,22 +51,34 @@ test:
 	cut -f 1,3 $(SKIPS) | sort | uniq -c; \
 	exit $$status
 
-# The tests that need a real ZFS pool, in a virtual machine that tests/lab/build.sh makes once: a
-# boot for those that go through the agent, one for those that kill it, one for the store by itself,
-# and one for those that run guests, with Debian's own qemu.conf. TESTS=lab::... runs these in one boot instead.
-test-lab: LAB = $(CARGO) test --test it \
+# Tests in a virtual machine that tests/lab/build.sh makes once.
+LAB = $(CARGO) test --test it \
 	--config 'target."cfg(unix)".runner=["$(CURDIR)/tests/lab/runner.sh"]' --
+
+# The tests that need a real ZFS pool: a boot for those that go through the agent, one for those that
+# kill it, one for the store by itself, one for those that run guests, with Debian's own qemu.conf, and
+# one under systemd. TESTS=lab::... runs these in one boot instead.
 test-lab:
 	tests/install-deps.sh lab
 	tests/lab/build.sh
 ifdef TESTS
 	$(LAB) $(TESTS)
 else
-	$(LAB) lab:: images::zpool:: volumes::zpool:: --skip lab::crash::
+	$(LAB) lab:: images::zpool:: volumes::zpool:: --skip lab::crash:: --skip lab::systemd::
 	$(LAB) lab::crash::
 	$(LAB) storage::zpool:: storage::real_zfs::
 	LAB_QEMU_CONF=debian $(LAB) lab::guests::
+	$(MAKE) test-systemd
 endif
+
+# The package in that machine with systemd as its first process: installed, upgraded and purged.
+test-systemd:
+	rm -rf $(TARGET)/debian
+	$(MAKE) deb
+	$(MAKE) deb DEB_VERSION=9999
+	tests/install-deps.sh lab
+	tests/lab/build.sh
+	LAB_PACKAGES=$(TARGET)/debian $(LAB) $(or $(TESTS),lab::systemd::)
 
 # The tests that cross into C, under AddressSanitizer with its leak check; agents have to end without
 # a leak, too. glib's own allocator would hide its objects from it.

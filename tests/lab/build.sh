@@ -24,7 +24,7 @@ suite=${MISTIFY_LAB_SUITE:-bookworm}
 cache=${MISTIFY_LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mistify-libvirt/lab}
 flavour=cloud-amd64
 packages=(
-    udev kmod mount iproute2 procps busybox-static dbus
+    systemd-sysv udev kmod mount iproute2 procps busybox-static dbus
     zfsutils-linux libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils seabios
     openvswitch-switch dnsmasq-base
 )
@@ -36,7 +36,7 @@ log() {
 }
 
 key() {
-    { echo "$suite" && cat "$here/build.sh" "$here/init.sh" "$here/initramfs.sh"; } |
+    { echo "$suite" && cat "$here"/{build.sh,init.sh,initramfs.sh,lab.service}; } |
         sha256sum | cut -c 1-16
 }
 
@@ -128,6 +128,7 @@ image() {
     cp builder/root/modules/*.ko "$modules/extra/"
     chroot root depmod "$version"
     install -m 755 "$here/init.sh" root/sbin/labinit
+    configure_systemd root/etc
     configure_libvirt root/etc/libvirt
     rm -rf root/var/lib/apt/lists/* root/var/cache/apt/*.bin root/var/cache/apt/archives/*.deb
     initramfs "$version" >out/initrd.gz
@@ -135,6 +136,18 @@ image() {
     truncate -s "$size" out/root.img
     mke2fs -q -t ext4 -O ^has_journal -m 0 -E lazy_itable_init=1,nodiscard -d root out/root.img
     echo "linux $version, zfs $(sed -n 's/^Version: *//p' builder/usr/src/zfs-*/META)" >out/VERSION
+}
+
+# For LAB_INIT=/sbin/init (init.sh). Without an id of its own a machine is new at each boot, and all
+# its units are enabled anew.
+configure_systemd() {
+    install -m 644 "$here/lab.service" "$1/systemd/system/lab.service"
+    ln -sf ../lab.service "$1/systemd/system/multi-user.target.wants/lab.service"
+    echo 6d69737469667900000000000000006c >"$1/machine-id"
+    echo lab >"$1/hostname"
+    # Nobody logs in, and bridges are the kernel's own.
+    ln -sf /dev/null "$1/systemd/system/serial-getty@ttyS0.service"
+    rm -f "$1"/systemd/system/{getty.target,multi-user.target}.wants/{getty@tty1,openvswitch-switch}.service
 }
 
 # qemu as root; Debian's own file, whose qemu is a user of its own, stays beside it.

@@ -3,6 +3,8 @@
 # output and status go to the virtio ports `out` and `rc`. Words of the kernel command line:
 #
 #   lab.qemu-conf=debian  libvirt's qemu.conf as Debian ships it: qemu is a user of its own
+#   LAB_INIT=/sbin/init   systemd is the first process, and this a service of it (lab.service), which
+#                         leaves libvirtd and what else there is to systemd
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 
 # On the console; run.sh waits for `command`.
@@ -29,8 +31,7 @@ mount_all() {
     done 2>/dev/null
 }
 
-start_devices() {
-    /lib/systemd/systemd-udevd --daemon
+find_devices() {
     # loop and tun: nothing makes their device nodes before the modules are there.
     modprobe -a virtio_console zfs loop tun
     udevadm trigger --action=add --subsystem-match=block --subsystem-match=virtio-ports \
@@ -55,13 +56,18 @@ start_libvirt() {
     done
 }
 
-mount_all
-hostname lab
-ip link set lo up
-start_devices
+if [ $$ = 1 ]; then
+    mount_all
+    hostname lab
+    ip link set lo up
+    /lib/systemd/systemd-udevd --daemon
+fi
+find_devices
 say "udev, zfs $(cat /sys/module/zfs/version)"
-start_libvirt
-say libvirtd
+if [ $$ = 1 ]; then
+    start_libvirt
+    say libvirtd
+fi
 tr -d '\0' </dev/disk/by-id/virtio-cmd >/run/cmd
 cd /root || exit
 say command

@@ -9,6 +9,8 @@
 #
 # Environment:
 #   LAB_QEMU_CONF  debian: qemu.conf as Debian ships it (qemu is a user of its own)
+#   LAB_PACKAGES   a folder of Debian packages, two versions: systemd is the lab's first process, and
+#                  has them at $MISTIFY_TEST_PACKAGES
 #   LAB_SECONDS    the time limit of the run: 900. On two processors the longest takes some 300 with
 #                  nothing else to do, and 440 at a load of 8.
 set -euo pipefail
@@ -18,7 +20,7 @@ binary=$(realpath "$1")
 shift
 profile=$(dirname "$(dirname "$binary")")
 agent=$profile/mistify-libvirt
-words=() user=root
+words=() user=root packages=
 if [ "${LAB_QEMU_CONF:-}" = debian ]; then
     words=(-k lab.qemu-conf=debian) user=libvirt-qemu
 fi
@@ -29,11 +31,16 @@ mkdir "$scratch/share"
 cp "$binary" "$scratch/share/it"
 cp "$agent" "$scratch/share/agent"
 cp -r tests "$scratch/share/tests"
+if [ -n "${LAB_PACKAGES:-}" ]; then
+    words+=(-k LAB_INIT=/sbin/init) packages=/mnt/host/packages
+    cp -r "$LAB_PACKAGES" "$scratch/share/packages"
+fi
 
 # What is done inside, before the tests.
 {
     printf 'checkout=%q agent=%q scratch=%q\n' "$PWD" "$agent" "$(dirname "$profile")/tmp"
     echo "export MISTIFY_TEST_QEMU_USER=$user MISTIFY_TEST_REQUIRE=lab,qemu,ovs"
+    [ -z "$packages" ] || echo "export MISTIFY_TEST_PACKAGES=$packages"
     cat <<'INSIDE'
 set -euo pipefail
 mkdir -p "$checkout" "$(dirname "$agent")" "$scratch"

@@ -13,6 +13,7 @@ mod guests;
 mod metrics;
 mod pools;
 mod sources;
+mod systemd;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};

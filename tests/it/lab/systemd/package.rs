@@ -1,0 +1,77 @@
+//! The package's life on a host that has a guest.
+
+use std::{env, fs};
+
+use super::super::{quietly, run, virsh};
+use super::{OWN_SETTINGS, PACKAGE, SETTINGS, Service, UNIT, purge, qemu_pid, systemctl, text};
+use crate::agent::PROGRAM;
+use crate::skip::require;
+
+/// The files of this machine that have our name, but for those of the tests.
+fn our_files() -> String {
+    let files = run("find", &["/", "-xdev", "-name", "*mistify-libvirt*"]);
+    let own = [env!("CARGO_MANIFEST_DIR"), PROGRAM].map(str::to_owned);
+    let ours = |line: &&str| !own.iter().any(|own| line.starts_with(own));
+    files.lines().filter(ours).collect::<Vec<_>>().join("\n")
+}
+
+fn installed_version() -> String {
+    run("dpkg-query", &["--show", "--showformat", "${Version}", PACKAGE])
+}
+
+fn is(word: &str) -> bool {
+    quietly("systemctl", &["--quiet", word, UNIT]).status.success()
+}
+
+#[test]
+fn an_upgrade_starts_it_anew_and_keeps_settings_and_guests() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    let folder = service.pool.folder();
+    let guest = service.running(&folder);
+    let (qemu, agent, version) = (qemu_pid(&folder.guest), service.pid(), installed_version());
+    assert!(is("is-active") && is("is-enabled"));
+
+    run("dpkg", &["--install", text(&service.new)]);
+
+    assert_ne!(installed_version(), version);
+    assert_eq!(service.state(&folder.guest), "running");
+    assert_ne!(service.pid(), agent);
+    assert_eq!(qemu_pid(&folder.guest), qemu);
+    assert_eq!(fs::read_to_string(SETTINGS).expect("it is there"), OWN_SETTINGS);
+    service.call("Delete", &guest);
+
+    // What the operator has stopped and disabled stays so.
+    systemctl(&["disable", "--now", UNIT]);
+    run("dpkg", &["--install", "--force-downgrade", text(&service.old)]);
+    assert_eq!(installed_version(), version);
+    assert!(!is("is-active") && !is("is-enabled"));
+}
+
+#[test]
+fn a_purge_leaves_guests_networks_and_volumes_and_no_file_of_ours() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    let folder = service.pool.folder();
+    fs::write(SETTINGS, format!("{OWN_SETTINGS}audit-log = /var/log/mistify-libvirt/audit\n"))
+        .expect("the settings are ours");
+    systemctl(&["enable", "mistify-libvirt.socket"]);
+    systemctl(&["restart", UNIT]);
+    let guest = service.running(&folder);
+    let (qemu, volumes) = (qemu_pid(&folder.guest), folder.listing());
+    let networks = virsh(&["net-list", "--name"]);
+    let own = our_files();
+    for file in [SETTINGS, "/var/lib/mistify-libvirt", "/var/log/mistify-libvirt/audit"] {
+        assert!(fs::metadata(file).is_ok(), "{file} is one of those that have to go");
+    }
+    assert!(own.contains(SETTINGS), "{own}");
+    assert!(volumes.contains(&folder.volume(0)), "{volumes}");
+    assert!(networks.contains(guest["nics"][0]["mac"].as_str().expect("a MAC")), "{networks}");
+
+    purge();
+
+    assert_eq!(our_files(), "");
+    assert_eq!(qemu_pid(&folder.guest), qemu);
+    assert_eq!(virsh(&["domstate", &folder.guest]).trim(), "running");
+    assert_eq!(folder.listing(), volumes);
+    assert_eq!(virsh(&["net-list", "--name"]), networks);
+    assert_eq!(quietly("systemctl", &["status", UNIT]).status.code(), Some(4), "no such unit");
+}

@@ -1,0 +1,160 @@
+//! The units under systemd.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::super::{SOON, run};
+use super::{ADDRESS, Calls, Service, UNIT, ask_until, asked, call_by, qemu_pid, systemctl};
+use crate::skip::require;
+use crate::support::{AtEnd, signal, wait_until};
+
+/// Callers at once.
+const CALLERS: u32 = 4;
+const SOCKET_UNIT: &str = "mistify-libvirt.socket";
+const SOCKET: &str = "/run/mistify-libvirt.sock";
+
+/// What callers that ask all the time get while something is done under them; with `after` they go
+/// on for a while when it is done.
+fn under_load<S: Read + Write>(
+    id: &str,
+    connect: impl Fn() -> io::Result<S> + Sync,
+    after: bool,
+    work: impl FnOnce(),
+) -> Vec<Calls> {
+    let (stop, tries) = (AtomicBool::new(false), AtomicU32::new(0));
+    let counted = || {
+        tries.fetch_add(1, Ordering::SeqCst);
+        connect()
+    };
+    let more = |what: &str| {
+        let goal = tries.load(Ordering::SeqCst) + 4 * CALLERS;
+        wait_until(what, SOON, || tries.load(Ordering::SeqCst) >= goal);
+    };
+    thread::scope(|scope| {
+        let end = AtEnd(&stop);
+        let callers: Vec<_> =
+            (0..CALLERS).map(|_| scope.spawn(|| ask_until(&stop, id, counted))).collect();
+        more("they call");
+        work();
+        if after {
+            more("they call again");
+        }
+        drop(end);
+        callers.into_iter().map(|caller| caller.join().expect("it does not panic")).collect()
+    })
+}
+
+#[test]
+fn systemctl_start_returns_when_it_serves_and_status_says_how_libvirt_does() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    systemctl(&["stop", UNIT]);
+    systemctl(&["start", UNIT]);
+    TcpStream::connect(ADDRESS).expect("it listens when start returns");
+    wait_until("it is told", SOON, || service.property("StatusText") == "libvirt answers");
+
+    let lines = run("journalctl", &["--quiet", "--output=json", "--unit", UNIT]);
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let found = lines
+        .filter(|line| line["MESSAGE"].as_str().is_some_and(|text| text.contains("listening on ")));
+    for line in found.clone() {
+        assert_eq!(line["PRIORITY"], "6", "{line}");
+        assert!(!line["MESSAGE"].as_str().expect("text").starts_with('<'), "{line}");
+    }
+    assert!(found.count() > 1);
+}
+
+#[test]
+fn an_agent_that_is_stuck_is_killed_by_the_watchdog_and_started_anew() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    let folder = service.pool.folder();
+    let guest = service.running(&folder);
+    let qemu = qemu_pid(&folder.guest);
+    service.drop_in("[Service]\nWatchdogSec=10\n");
+    let stuck = service.pid();
+    assert_eq!(service.property("NRestarts"), "0");
+
+    signal(stuck, "STOP");
+
+    wait_until("it is started anew", 2 * SOON, || {
+        service.property("ActiveState") == "active" && ![0, stuck].contains(&service.pid())
+    });
+    assert_eq!(service.property("NRestarts"), "1");
+    let log = run("journalctl", &["--quiet", "--unit", UNIT]);
+    assert!(log.contains("Watchdog timeout"), "{log}");
+    assert_eq!(service.state(&folder.guest), "running");
+    assert_eq!(qemu_pid(&folder.guest), qemu);
+    service.call("Delete", &guest);
+}
+
+#[test]
+fn a_stop_under_load_cuts_no_call_and_a_start_leaves_guests_as_they_are() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    let (folder, slow) = (service.pool.folder(), service.pool.folder());
+    let guest = service.running(&folder);
+    let qemu = qemu_pid(&folder.guest);
+
+    let calls = thread::scope(|scope| {
+        let mut create = None;
+        let calls = under_load(
+            &folder.guest,
+            || TcpStream::connect(ADDRESS),
+            false,
+            || {
+                create = Some(scope.spawn(|| service.call("CreateGuest", &asked(&slow))));
+                let running = || service.scrape().value("mistify_lane_running{lane=\"storage\"}");
+                wait_until("its volume is being made", SOON, || running() > 0.0);
+                systemctl(&["stop", UNIT]);
+            },
+        );
+        let made = create.expect("it was begun").join().expect("it was answered");
+        assert_eq!(made["guest"]["id"], slow.guest);
+        calls
+    });
+    assert_eq!(service.property("Result"), "success");
+    for calls in &calls {
+        assert_eq!(calls.cut, 0, "{calls:?}");
+        assert!(calls.answered > 0, "{calls:?}");
+    }
+
+    systemctl(&["start", UNIT]);
+    assert_eq!(qemu_pid(&folder.guest), qemu);
+    let before = service.writes(&guest);
+    wait_until("the guest writes on", SOON, || service.writes(&guest) > before);
+    for folder in [&folder, &slow] {
+        service.call("Delete", &json!({ "id": folder.guest }));
+    }
+}
+
+#[test]
+fn a_call_of_the_socket_starts_it_and_a_restart_refuses_none() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    let folder = service.pool.folder();
+    service.call("CreateGuest", &asked(&folder));
+    systemctl(&["stop", UNIT]);
+    systemctl(&["enable", "--now", SOCKET_UNIT]);
+    let status = || call_by(&["--socket", SOCKET], "Status", &json!({ "id": folder.guest }));
+    assert_eq!(status()["guest"]["state"], "shutoff");
+    let first = service.pid();
+
+    let calls = under_load(
+        &folder.guest,
+        || UnixStream::connect(SOCKET),
+        true,
+        || {
+            systemctl(&["restart", UNIT]);
+        },
+    );
+
+    assert_ne!(service.pid(), first);
+    for calls in &calls {
+        assert_eq!((calls.cut, calls.is_refused), (0, false), "{calls:?}");
+        assert!(calls.answered > 0, "{calls:?}");
+    }
+    call_by(&["--socket", SOCKET], "Delete", &json!({ "id": folder.guest }));
+    systemctl(&["disable", "--now", SOCKET_UNIT]);
+}
