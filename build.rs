@@ -99,8 +99,10 @@ mod generate {
         "virDomainDestroy",
         "virDomainShutdown",
         "virDomainReboot",
+        "virDomainReset",
         "virDomainSuspend",
         "virDomainResume",
+        "virDomainPMWakeup",
         "virDomainUndefine",
         "virDomainUndefineFlags",
         "virDomainIsActive",
@@ -108,6 +110,7 @@ mod generate {
         "virDomainGetID",
         "virDomainGetUUID",
         "virDomainGetState",
+        "virDomainGetInfo",
         "virDomainGetXMLDesc",
         "virDomainGetCPUStats",
         "virDomainBlockResize",
@@ -115,9 +118,18 @@ mod generate {
         "virDomainBlockStatsFlags",
         "virDomainInterfaceStats",
         "virDomainSetMetadata",
+        "virDomainSetAutostart",
+        "virDomainSetMemoryFlags",
+        "virDomainSetVcpusFlags",
+        "virDomainScreenshot",
         "virDomainListGetStats",
         "virDomainStatsRecordListFree",
         "virDomainFree",
+        "virStreamNew",
+        "virStreamRecv",
+        "virStreamFinish",
+        "virStreamAbort",
+        "virStreamFree",
         "virNetworkLookupByName",
         "virNetworkDefineXML",
         "virNetworkCreate",
@@ -134,12 +146,15 @@ mod generate {
     /// Enumerations whose values are used; bindgen takes the values of a named one only with it.
     const ENUMERATIONS: &[&str] = &[
         "virConnectGetAllDomainStatsFlags",
+        "virConnectListAllDomainsFlags",
         "virDomainBlockResizeFlags",
+        "virDomainMemoryModFlags",
         "virDomainMetadataType",
         "virDomainModificationImpact",
         "virDomainState",
         "virDomainStatsTypes",
         "virDomainUndefineFlagsValues",
+        "virDomainVcpuFlags",
         "virDomainXMLFlags",
         "virErrorDomain",
         "virErrorNumber",
@@ -164,7 +179,7 @@ mod generate {
             .merge_extern_blocks(true)
             .sort_semantically(true)
             .wrap_unsafe_ops(true)
-            .no_copy("_vir(Connect|Domain|Network)")
+            .no_copy("_vir(Connect|Domain|Network|Stream)")
             .rust_target(bindgen::RustTarget::stable(85, 0).map_err(|e| e.to_string())?)
             .rust_edition(bindgen::RustEdition::Edition2024)
             .disable_header_comment()

@@ -8,18 +8,25 @@ pub type virTypedParameter = _virTypedParameter;
 pub type virTypedParameterPtr = *mut virTypedParameter;
 pub type virConnect = _virConnect;
 pub type virConnectPtr = *mut virConnect;
+pub type virStream = _virStream;
+pub type virStreamPtr = *mut virStream;
 pub type virDomain = _virDomain;
 pub type virDomainPtr = *mut virDomain;
 pub type virDomainState = ::std::os::raw::c_uint;
 pub type virDomainModificationImpact = ::std::os::raw::c_uint;
+pub type virDomainInfo = _virDomainInfo;
+pub type virDomainInfoPtr = *mut virDomainInfo;
 pub type virDomainBlockStatsStruct = _virDomainBlockStats;
 pub type virDomainBlockStatsPtr = *mut virDomainBlockStatsStruct;
 pub type virDomainInterfaceStatsStruct = _virDomainInterfaceStats;
 pub type virDomainInterfaceStatsPtr = *mut virDomainInterfaceStatsStruct;
+pub type virDomainMemoryModFlags = ::std::os::raw::c_uint;
 pub type virDomainMetadataType = ::std::os::raw::c_uint;
 pub type virDomainXMLFlags = ::std::os::raw::c_uint;
 pub type virDomainBlockResizeFlags = ::std::os::raw::c_uint;
 pub type virDomainUndefineFlagsValues = ::std::os::raw::c_uint;
+pub type virConnectListAllDomainsFlags = ::std::os::raw::c_uint;
+pub type virDomainVcpuFlags = ::std::os::raw::c_uint;
 pub type virDomainStatsRecord = _virDomainStatsRecord;
 pub type virDomainStatsRecordPtr = *mut virDomainStatsRecord;
 pub type virDomainStatsTypes = ::std::os::raw::c_uint;
@@ -92,8 +99,22 @@ pub struct _virConnect {
 }
 #[repr(C)]
 #[derive(Debug)]
+pub struct _virStream {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug)]
 pub struct _virDomain {
     _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virDomainInfo {
+    pub state: ::std::os::raw::c_uchar,
+    pub maxMem: ::std::os::raw::c_ulong,
+    pub memory: ::std::os::raw::c_ulong,
+    pub nrVirtCpu: ::std::os::raw::c_ushort,
+    pub cpuTime: ::std::os::raw::c_ulonglong,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -214,6 +235,26 @@ pub const VIR_DOMAIN_AFFECT_LIVE: virDomainModificationImpact = 1;
 pub const VIR_DOMAIN_AFFECT_CONFIG: virDomainModificationImpact = 2;
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    ["Size of _virDomainInfo"][::std::mem::size_of::<_virDomainInfo>() - 40usize];
+    ["Alignment of _virDomainInfo"][::std::mem::align_of::<_virDomainInfo>() - 8usize];
+    [
+        "Offset of field: _virDomainInfo::state",
+    ][::std::mem::offset_of!(_virDomainInfo, state) - 0usize];
+    [
+        "Offset of field: _virDomainInfo::maxMem",
+    ][::std::mem::offset_of!(_virDomainInfo, maxMem) - 8usize];
+    [
+        "Offset of field: _virDomainInfo::memory",
+    ][::std::mem::offset_of!(_virDomainInfo, memory) - 16usize];
+    [
+        "Offset of field: _virDomainInfo::nrVirtCpu",
+    ][::std::mem::offset_of!(_virDomainInfo, nrVirtCpu) - 24usize];
+    [
+        "Offset of field: _virDomainInfo::cpuTime",
+    ][::std::mem::offset_of!(_virDomainInfo, cpuTime) - 32usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
     [
         "Size of _virDomainBlockStats",
     ][::std::mem::size_of::<_virDomainBlockStats>() - 40usize];
@@ -269,6 +310,10 @@ const _: () = {
         "Offset of field: _virDomainInterfaceStats::tx_drop",
     ][::std::mem::offset_of!(_virDomainInterfaceStats, tx_drop) - 56usize];
 };
+pub const VIR_DOMAIN_MEM_CURRENT: virDomainMemoryModFlags = 0;
+pub const VIR_DOMAIN_MEM_LIVE: virDomainMemoryModFlags = 1;
+pub const VIR_DOMAIN_MEM_CONFIG: virDomainMemoryModFlags = 2;
+pub const VIR_DOMAIN_MEM_MAXIMUM: virDomainMemoryModFlags = 4;
 pub const VIR_DOMAIN_METADATA_DESCRIPTION: virDomainMetadataType = 0;
 pub const VIR_DOMAIN_METADATA_TITLE: virDomainMetadataType = 1;
 pub const VIR_DOMAIN_METADATA_ELEMENT: virDomainMetadataType = 2;
@@ -284,6 +329,28 @@ pub const VIR_DOMAIN_UNDEFINE_KEEP_NVRAM: virDomainUndefineFlagsValues = 8;
 pub const VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA: virDomainUndefineFlagsValues = 16;
 pub const VIR_DOMAIN_UNDEFINE_TPM: virDomainUndefineFlagsValues = 32;
 pub const VIR_DOMAIN_UNDEFINE_KEEP_TPM: virDomainUndefineFlagsValues = 64;
+pub const VIR_CONNECT_LIST_DOMAINS_ACTIVE: virConnectListAllDomainsFlags = 1;
+pub const VIR_CONNECT_LIST_DOMAINS_INACTIVE: virConnectListAllDomainsFlags = 2;
+pub const VIR_CONNECT_LIST_DOMAINS_PERSISTENT: virConnectListAllDomainsFlags = 4;
+pub const VIR_CONNECT_LIST_DOMAINS_TRANSIENT: virConnectListAllDomainsFlags = 8;
+pub const VIR_CONNECT_LIST_DOMAINS_RUNNING: virConnectListAllDomainsFlags = 16;
+pub const VIR_CONNECT_LIST_DOMAINS_PAUSED: virConnectListAllDomainsFlags = 32;
+pub const VIR_CONNECT_LIST_DOMAINS_SHUTOFF: virConnectListAllDomainsFlags = 64;
+pub const VIR_CONNECT_LIST_DOMAINS_OTHER: virConnectListAllDomainsFlags = 128;
+pub const VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE: virConnectListAllDomainsFlags = 256;
+pub const VIR_CONNECT_LIST_DOMAINS_NO_MANAGEDSAVE: virConnectListAllDomainsFlags = 512;
+pub const VIR_CONNECT_LIST_DOMAINS_AUTOSTART: virConnectListAllDomainsFlags = 1024;
+pub const VIR_CONNECT_LIST_DOMAINS_NO_AUTOSTART: virConnectListAllDomainsFlags = 2048;
+pub const VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT: virConnectListAllDomainsFlags = 4096;
+pub const VIR_CONNECT_LIST_DOMAINS_NO_SNAPSHOT: virConnectListAllDomainsFlags = 8192;
+pub const VIR_CONNECT_LIST_DOMAINS_HAS_CHECKPOINT: virConnectListAllDomainsFlags = 16384;
+pub const VIR_CONNECT_LIST_DOMAINS_NO_CHECKPOINT: virConnectListAllDomainsFlags = 32768;
+pub const VIR_DOMAIN_VCPU_CURRENT: virDomainVcpuFlags = 0;
+pub const VIR_DOMAIN_VCPU_LIVE: virDomainVcpuFlags = 1;
+pub const VIR_DOMAIN_VCPU_CONFIG: virDomainVcpuFlags = 2;
+pub const VIR_DOMAIN_VCPU_MAXIMUM: virDomainVcpuFlags = 4;
+pub const VIR_DOMAIN_VCPU_GUEST: virDomainVcpuFlags = 8;
+pub const VIR_DOMAIN_VCPU_HOTPLUGGABLE: virDomainVcpuFlags = 16;
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
@@ -599,10 +666,28 @@ unsafe extern "C" {
         domain: virDomainPtr,
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
+    pub fn virDomainReset(
+        domain: virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainDestroy(domain: virDomainPtr) -> ::std::os::raw::c_int;
     pub fn virDomainFree(domain: virDomainPtr) -> ::std::os::raw::c_int;
     pub fn virDomainSuspend(domain: virDomainPtr) -> ::std::os::raw::c_int;
     pub fn virDomainResume(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainPMWakeup(
+        domain: virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainScreenshot(
+        domain: virDomainPtr,
+        stream: virStreamPtr,
+        screen: ::std::os::raw::c_uint,
+        flags: ::std::os::raw::c_uint,
+    ) -> *mut ::std::os::raw::c_char;
+    pub fn virDomainGetInfo(
+        domain: virDomainPtr,
+        info: virDomainInfoPtr,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainGetState(
         domain: virDomainPtr,
         state: *mut ::std::os::raw::c_int,
@@ -622,6 +707,11 @@ unsafe extern "C" {
     pub fn virDomainGetUUID(
         domain: virDomainPtr,
         uuid: *mut ::std::os::raw::c_uchar,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainSetMemoryFlags(
+        domain: virDomainPtr,
+        memory: ::std::os::raw::c_ulong,
+        flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainSetMetadata(
         domain: virDomainPtr,
@@ -675,6 +765,15 @@ unsafe extern "C" {
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainCreate(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainSetAutostart(
+        domain: virDomainPtr,
+        autostart: ::std::os::raw::c_int,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainSetVcpusFlags(
+        domain: virDomainPtr,
+        nvcpus: ::std::os::raw::c_uint,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virConnectGetAllDomainStats(
         conn: virConnectPtr,
         stats: ::std::os::raw::c_uint,
@@ -722,6 +821,18 @@ unsafe extern "C" {
         autostart: ::std::os::raw::c_int,
     ) -> ::std::os::raw::c_int;
     pub fn virNetworkIsActive(net: virNetworkPtr) -> ::std::os::raw::c_int;
+    pub fn virStreamNew(
+        conn: virConnectPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> virStreamPtr;
+    pub fn virStreamRecv(
+        st: virStreamPtr,
+        data: *mut ::std::os::raw::c_char,
+        nbytes: usize,
+    ) -> ::std::os::raw::c_int;
+    pub fn virStreamFinish(st: virStreamPtr) -> ::std::os::raw::c_int;
+    pub fn virStreamAbort(st: virStreamPtr) -> ::std::os::raw::c_int;
+    pub fn virStreamFree(st: virStreamPtr) -> ::std::os::raw::c_int;
     pub fn virGetLastError() -> virErrorPtr;
     pub fn virSetErrorFunc(userData: *mut ::std::os::raw::c_void, handler: virErrorFunc);
 }
