@@ -39,6 +39,10 @@ pub const KEPT_DOMAINS_MAX: usize = 256;
 /// How long it keeps one: a guest that is renamed has its old name for so long. Who asks less often
 /// does not notice what a lookup costs.
 pub const KEPT_FOR: Duration = Duration::from_secs(1);
+/// Guests of a page of List that says no number: a screen or two of them.
+pub const LIST_GUESTS: usize = 100;
+/// Guests of any page: more than a host has, and a tenth of a second of libvirt's time.
+pub const LIST_GUESTS_MAX: usize = 1000;
 /// How deep arrays and objects of a request may nest: as deep as Go's decoder takes them.
 pub const JSON_DEPTH_MAX: usize = 10_000;
 

@@ -2,6 +2,7 @@
 //!
 //! What libvirt judges better is left to it: VLAN ranges, hypervisor types, models, sizes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::config::{BridgeType, GUEST_DISKS_MAX, GUEST_NICS_MAX, HostConfig, VncListen};
@@ -251,6 +252,14 @@ fn check_texts(guest: &Guest) -> Result<(), Invalid> {
             check_line(text, || format!("disks[{i}].{name}"))?;
         }
     }
+    check_metadata(metadata)
+}
+
+/// Checks metadata that is to be kept with a domain.
+///
+/// # Errors
+/// A character that XML cannot carry, with its place.
+pub fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid> {
     for (name, value) in metadata {
         check_text(name, || "a name in metadata".to_owned())?;
         check_text(value, || format!("metadata[{name:?}]"))?;

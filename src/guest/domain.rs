@@ -4,6 +4,8 @@
 //! list that Go would write as `null` when it is empty is written so. What the owner's model lacks
 //! and a new guest needs is not in the JSON and says so. XML is read and written in `domain_xml`.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, Serializer};
 
 use crate::config::{HostConfig, VncListen};
@@ -426,15 +428,21 @@ impl Metadata {
             image: disk.image.clone(),
             volume: disk.volume.clone(),
         });
-        let parameters = guest.metadata.iter().map(|(name, value)| UserMetadataParameter {
+        Self {
+            device: MetadataDevice { disks: disks.collect() },
+            user_metadata: UserMetadata::from(&guest.metadata),
+            guest: Some(guest.clone()),
+        }
+    }
+}
+
+impl From<&BTreeMap<String, String>> for UserMetadata {
+    fn from(metadata: &BTreeMap<String, String>) -> Self {
+        let parameters = metadata.iter().map(|(name, value)| UserMetadataParameter {
             name: name.clone(),
             value: value.clone(),
         });
-        Self {
-            device: MetadataDevice { disks: disks.collect() },
-            user_metadata: UserMetadata { parameters: parameters.collect() },
-            guest: Some(guest.clone()),
-        }
+        Self { parameters: parameters.collect() }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Reading takes what it knows and passes over the rest; what is absent reads as empty.
 
+use std::collections::BTreeMap;
+
 use crate::guest::domain::{
     Device, Disk, DiskDriver, DiskSource, DiskTarget, FilterRef, FilterRefParameter, Graphics,
     Interface, InterfaceAlias, InterfaceMac, InterfaceModel, InterfaceSource, InterfaceTarget,
@@ -228,10 +230,14 @@ fn write_graphics(graphics: &Graphics) -> Option<Element> {
     )
 }
 
-fn write_metadata(metadata: &Metadata) -> Element {
-    let parameters = metadata.user_metadata.parameters.iter().map(|parameter| {
+fn write_user_metadata(metadata: &UserMetadata) -> Element {
+    let parameters = metadata.parameters.iter().map(|parameter| {
         Element::new("parameter").with("name", &parameter.name).with("value", &parameter.value)
     });
+    Element::new("user_metadata").containing(parameters)
+}
+
+fn write_metadata(metadata: &Metadata) -> Element {
     let disks = metadata.device.disks.iter().map(|disk| {
         Element::new("disk")
             .with("device", &disk.device)
@@ -239,7 +245,7 @@ fn write_metadata(metadata: &Metadata) -> Element {
             .with("volume", &disk.volume)
     });
     let lists = [
-        Element::new("user_metadata").with("xmlns", USER_METADATA_NAMESPACE).containing(parameters),
+        write_user_metadata(&metadata.user_metadata).with("xmlns", USER_METADATA_NAMESPACE),
         Element::new("device").with("xmlns", DEVICE_NAMESPACE).containing(disks),
     ];
     let guest = metadata.guest.as_ref().map(|guest| {
@@ -256,6 +262,11 @@ impl Metadata {
     /// for libvirt puts it under [`GUEST_PREFIX`] and [`GUEST_NAMESPACE`].
     pub fn guest_element(guest: &Guest) -> String {
         kept_guest("guest", guest).to_xml()
+    }
+
+    /// The element that keeps a caller's metadata, for the same call.
+    pub fn user_element(metadata: &BTreeMap<String, String>) -> String {
+        write_user_metadata(&UserMetadata::from(metadata)).to_xml()
     }
 }
 

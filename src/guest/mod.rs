@@ -23,3 +23,5 @@ pub const GUEST_PREFIX: &str = "mistify";
 pub const DEVICE_NAMESPACE: &str = "http://mistify.io/xml/device/1";
 /// Namespace of a domain's user metadata (the owner's `UserMetadata`).
 pub const USER_METADATA_NAMESPACE: &str = "http://mistify.io/xml/user_metadata/1";
+/// The prefix that it has there where it was set after the domain was made.
+pub const USER_METADATA_PREFIX: &str = "user";

@@ -51,6 +51,11 @@ impl State {
         }
     }
 
+    /// The state that the wire has this name for.
+    pub fn from_name(name: &str) -> Option<Self> {
+        STATE_NAMES.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
+    }
+
     /// libvirt's number of the state.
     pub fn code(self) -> i32 {
         match self {

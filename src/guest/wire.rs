@@ -2,6 +2,7 @@
 //! the output; what is left out when empty follows the original.
 
 pub mod images;
+pub mod verbs;
 
 use std::collections::BTreeMap;
 

@@ -119,9 +119,31 @@ impl Connection {
     /// # Blocking
     /// One round trip.
     pub fn list_domains(&self) -> Result<Vec<Domain>, Error> {
+        self.list_domains_by(0)
+    }
+
+    /// The domains in a state, by libvirt's number of it. For states other than running, paused and
+    /// off libvirt has one choice together: there are more than the wanted ones in the answer then.
+    ///
+    /// # Errors
+    /// As [`Connection::list_domains`].
+    ///
+    /// # Blocking
+    /// One round trip.
+    pub fn list_domains_in(&self, state: i32) -> Result<Vec<Domain>, Error> {
+        self.list_domains_by(match c_uint::try_from(state) {
+            Ok(sys::VIR_DOMAIN_RUNNING) => sys::VIR_CONNECT_LIST_DOMAINS_RUNNING,
+            Ok(sys::VIR_DOMAIN_PAUSED) => sys::VIR_CONNECT_LIST_DOMAINS_PAUSED,
+            Ok(sys::VIR_DOMAIN_SHUTOFF) => sys::VIR_CONNECT_LIST_DOMAINS_SHUTOFF,
+            _ => sys::VIR_CONNECT_LIST_DOMAINS_OTHER,
+        })
+    }
+
+    fn list_domains_by(&self, flags: c_uint) -> Result<Vec<Domain>, Error> {
         let mut list: *mut sys::virDomainPtr = ptr::null_mut();
         // SAFETY: the connection and the out-pointer are live; array and references become ours.
-        let count = unsafe { sys::virConnectListAllDomains(self.raw.as_ptr(), &raw mut list, 0) };
+        let count =
+            unsafe { sys::virConnectListAllDomains(self.raw.as_ptr(), &raw mut list, flags) };
         let count = check_int(count, "virConnectListAllDomains")?;
         let mut domains = Vec::new();
         for index in 0..usize::try_from(count).unwrap_or(0) {

@@ -33,6 +33,17 @@ pub enum XmlKind {
     Definition,
 }
 
+/// What the daemon knows of a domain without asking its emulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// As [`Domain::state`].
+    pub state: i32,
+    /// Most memory that it may have, in KiB.
+    pub memory_max_kib: u64,
+    /// Virtual processors that it has.
+    pub vcpus: u16,
+}
+
 impl Domain {
     /// # Safety
     /// `raw` is a live domain reference that nobody else frees.
@@ -84,6 +95,20 @@ impl Domain {
         };
         check_int(found, "virDomainGetState")?;
         Ok(state)
+    }
+
+    /// State, memory and processors (`virDomainGetInfo`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    pub fn info(&self) -> Result<Info, Error> {
+        // SAFETY: all zero bits are a valid value of this struct of integers.
+        let mut raw = unsafe { std::mem::zeroed::<sys::virDomainInfo>() };
+        // SAFETY: the domain and the struct are live.
+        let found = unsafe { sys::virDomainGetInfo(self.raw.as_ptr(), &raw mut raw) };
+        check_int(found, "virDomainGetInfo")?;
+        let (state, vcpus) = (i32::from(raw.state), raw.nrVirtCpu);
+        Ok(Info { state, memory_max_kib: raw.maxMem, vcpus })
     }
 
     /// Whether the domain runs in any way, paused included (`virDomainIsActive`). One round trip.
@@ -159,6 +184,28 @@ impl Domain {
         // SAFETY: the domain is live.
         let done = unsafe { sys::virDomainReboot(self.raw.as_ptr(), 0) };
         check_int(done, "virDomainReboot").map(drop)
+    }
+
+    /// Starts the domain's system anew at once, as by its reset button (`virDomainReset`). One round
+    /// trip.
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when it is off.
+    pub fn reset(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainReset(self.raw.as_ptr(), 0) };
+        check_int(done, "virDomainReset").map(drop)
+    }
+
+    /// Wakes a domain whose own system has suspended it to memory (`virDomainPMWakeup`). One round
+    /// trip.
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when it is off; a driver or a domain without power management.
+    pub fn wake(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainPMWakeup(self.raw.as_ptr(), 0) };
+        check_int(done, "virDomainPMWakeup").map(drop)
     }
 
     /// Stops the domain's processors (`virDomainSuspend`). One round trip.

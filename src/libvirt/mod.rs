@@ -19,16 +19,18 @@ mod event_loop;
 mod events;
 mod network;
 mod params;
+mod settings;
 mod stats;
 mod strings;
 
 pub use bulk::{DomainStats, Groups};
 pub use connection::Connection;
-pub use domain::{Domain, XmlKind};
+pub use domain::{Domain, Info, XmlKind};
 pub use error::{Code, Error, Origin};
 pub use events::{FLOOR, StartError, start};
 pub use network::Network;
 pub use params::{Name, Value};
+pub use settings::Reach;
 pub use stats::{BlockStats, CpuTime, InterfaceStats, VcpuTimes};
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Status, Run, Shutdown, Poweroff, Reboot and Restart (contract section 5): the verbs that look a
-//! domain up, act by its state, and answer with the state that follows.
+//! Status, Run, Shutdown, Poweroff, Reboot and Restart (contract section 5), and Suspend, Resume and
+//! Reset, which the original has not: the verbs that look a domain up, act by its state, and answer
+//! with the state that follows.
 
 use crate::config::HostConfig;
 use crate::guest::domain::VirDomain;
@@ -78,6 +79,49 @@ impl Libvirt {
             State::Shutoff => Ok(()),
             _ => destroy(domain),
         })
+    }
+
+    /// Stops the guest's processors where they are; a guest that is paused already is a success.
+    /// `virDomainSuspend`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`]; a guest that is off cannot be paused.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn suspend(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.domain_wrapper("Suspend", Lane::Control, request, |domain, state| match state {
+            State::Paused => Ok(()),
+            _ => domain.suspend(),
+        })
+    }
+
+    /// Lets a paused guest go on, and wakes one that has suspended itself; a guest that runs is a
+    /// success. Unlike Run it starts none that is off. `virDomainResume`, `virDomainPMWakeup`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`]; a guest that is neither.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn resume(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.domain_wrapper("Resume", Lane::Control, request, |domain, state| match state {
+            State::Running => Ok(()),
+            State::Suspended => domain.wake(),
+            _ => domain.resume(),
+        })
+    }
+
+    /// Presses the guest's reset button: its system begins anew at once, without being asked. Each
+    /// call is one more. A guest that is paused stays so. `virDomainReset`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`]; a guest that is off cannot be reset.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn reset(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.domain_wrapper("Reset", Lane::Control, request, |domain, _| domain.reset())
     }
 
     /// Starts the guest, or lets a suspended one go on; a running one is left alone.

@@ -10,6 +10,7 @@ mod disks;
 mod error;
 mod health;
 mod images;
+mod inventory;
 mod keeper;
 mod kept;
 mod lifecycle;
@@ -19,6 +20,7 @@ mod opener;
 mod resize;
 mod samples;
 mod session;
+mod settings;
 mod settle;
 mod snapshots;
 mod start;
@@ -44,9 +46,10 @@ pub use session::Session;
 
 use crate::config::fixed::HEALTH_FRESH;
 use crate::config::{Config, DEADLINE_S_MAX, Deadlines, HostConfig, MetricsConfig, PoolLimits};
+use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::journal::{self, Journal, Scope};
-use crate::libvirt::{self, Connection};
+use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
 use crate::ops::keeper::Looks;
 use crate::pool::{Hold, Job, Lane, Pool};
@@ -269,6 +272,13 @@ fn begun<T>(
 /// The request's guest; the wrapped verbs want one with an id.
 fn named_guest(guest: Option<Guest>) -> Result<Guest, Error> {
     guest.filter(|guest| !guest.id.is_empty()).ok_or(Error::NoGuest)
+}
+
+/// What libvirt says of a domain. One round trip.
+fn described(domain: &Domain, kind: XmlKind) -> Result<VirDomain, Error> {
+    VirDomain::from_xml(&domain.xml(kind)?).map_err(|error| {
+        Error::Invalid(format!("libvirt's XML of the domain cannot be read: {error}"))
+    })
 }
 
 fn respond(guest: Guest) -> GuestResponse {

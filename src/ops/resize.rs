@@ -9,7 +9,7 @@ use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX};
 use crate::libvirt::XmlKind;
 use crate::ops::disks::resolved;
 use crate::ops::images::guest_with_disks;
-use crate::ops::{Error, Libvirt, Session, respond};
+use crate::ops::{Error, Libvirt, Session, described, respond};
 use crate::storage::{self, Volume, Volumes};
 
 const VERB: &str = "ResizeDisk";
@@ -34,12 +34,7 @@ impl Libvirt {
         let hold = self.hold(&guest.id, deadline)?;
 
         let id = guest.id.clone();
-        let look = move |session: &mut Session| {
-            let xml = session.domain(&id)?.xml(XmlKind::Live)?;
-            VirDomain::from_xml(&xml).map_err(|error| {
-                Error::Invalid(format!("libvirt's XML of {id} cannot be read: {error}"))
-            })
-        };
+        let look = move |session: &mut Session| described(&session.domain(&id)?, XmlKind::Live);
         let domain = self.held(VERB, deadline, &hold, look, |_, _| {})?;
 
         let mut kept = domain.metadata.guest.clone();

@@ -4,9 +4,8 @@ use log::warn;
 
 use crate::config::HostConfig;
 use crate::guest::displays::with_chosen_vnc_port;
-use crate::guest::domain::VirDomain;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
-use crate::ops::{self, disks};
+use crate::ops::{self, described, disks};
 
 /// Starts a domain that is off, if its disks lie where they may: they are judged by its own
 /// definition, however old that is.
@@ -22,9 +21,7 @@ pub(super) fn start(
     domain: &Domain,
     host: &HostConfig,
 ) -> Result<(), ops::Error> {
-    let definition = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?).map_err(|error| {
-        ops::Error::Invalid(format!("libvirt's XML of the domain cannot be read: {error}"))
-    })?;
+    let definition = described(domain, XmlKind::Inactive)?;
     disks::judge_start(&definition, host)?;
     let started = start_on_its_port(connection, domain);
     started.map_err(|error| disks::name_missing(&definition, error.into()))

@@ -16,8 +16,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::guest::domain::VirDomain;
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
+use crate::guest::wire::verbs::SettingResponse;
+use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ListRequest, ListResponse};
 use crate::guest::wire::{AllGuestMetrics, GuestMetricsRequest, GuestMetricsResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::ops::{Error, Libvirt};
@@ -94,6 +97,10 @@ enum Method {
     Guest(Verb<GuestRequest, GuestResponse>),
     Metrics(Verb<GuestMetricsRequest, GuestMetricsResponse>),
     AllMetrics(Verb<GuestMetricsRequest, BTreeMap<String, AllGuestMetrics>>),
+    List(Verb<ListRequest, ListResponse>),
+    Describe(Verb<GuestRequest, VirDomain>),
+    Autostart(Verb<AutostartRequest, AutostartResponse>),
+    Setting(Verb<GuestRequest, SettingResponse>),
     Image(Verb<ImageRequest, ImageResponse>),
     Clone(Verb<ImageRequest, VolumeResponse>),
     Volume(Verb<VolumeRequest, VolumeResponse>),
@@ -111,7 +118,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 14] = [
+const LIBVIRT: [Entry; 23] = [
     ("CreateGuest", Changes, Method::Guest(Libvirt::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Guest(Libvirt::delete)),
@@ -126,6 +133,15 @@ const LIBVIRT: [Entry; 14] = [
     ("NicMetrics", Reads, Method::Metrics(Libvirt::nic_metrics)),
     ("AllMetrics", Reads, Method::AllMetrics(Libvirt::all_metrics)),
     ("ResizeDisk", Changes, Method::Guest(Libvirt::resize_disk)),
+    ("List", Reads, Method::List(Libvirt::list_guests)),
+    ("Describe", Reads, Method::Describe(Libvirt::describe)),
+    ("Suspend", Changes, Method::Guest(Libvirt::suspend)),
+    ("Resume", Changes, Method::Guest(Libvirt::resume)),
+    ("Reset", Changes, Method::Guest(Libvirt::reset)),
+    ("SetMetadata", Changes, Method::Guest(Libvirt::set_metadata)),
+    ("SetAutostart", Changes, Method::Autostart(Libvirt::set_autostart)),
+    ("SetMemory", Changes, Method::Setting(Libvirt::set_memory)),
+    ("SetCPU", Changes, Method::Setting(Libvirt::set_cpu)),
 ];
 
 const IMAGE_STORE: [Entry; 18] = [
@@ -234,6 +250,10 @@ fn dispatch(
         Method::Guest(verb) => call(agent, service, request, by, began, verb),
         Method::Metrics(verb) => call(agent, service, request, by, began, verb),
         Method::AllMetrics(verb) => call(agent, service, request, by, began, verb),
+        Method::List(verb) => call(agent, service, request, by, began, verb),
+        Method::Describe(verb) => call(agent, service, request, by, began, verb),
+        Method::Autostart(verb) => call(agent, service, request, by, began, verb),
+        Method::Setting(verb) => call(agent, service, request, by, began, verb),
         Method::Image(verb) => call(agent, service, request, by, began, verb),
         Method::Clone(verb) => call(agent, service, request, by, began, verb),
         Method::Volume(verb) => call(agent, service, request, by, began, verb),

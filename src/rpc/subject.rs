@@ -6,6 +6,7 @@ use log::kv::Value;
 use serde::Serialize;
 
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
+use crate::guest::wire::verbs::{AutostartRequest, ListRequest};
 use crate::guest::wire::{Guest, GuestMetricsRequest, GuestRequest};
 
 /// What a call is about: one of the names, as the caller wrote it.
@@ -61,6 +62,19 @@ impl About for GuestRequest {
 impl About for GuestMetricsRequest {
     fn subject(&self) -> Subject {
         about_guest(self.guest.as_ref())
+    }
+}
+
+impl About for AutostartRequest {
+    fn subject(&self) -> Subject {
+        about_guest(self.guest.as_ref())
+    }
+}
+
+/// All guests: an empty name, as in the metrics of all.
+impl About for ListRequest {
+    fn subject(&self) -> Subject {
+        about_guest(None)
     }
 }
 

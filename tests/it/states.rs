@@ -11,7 +11,7 @@ use crate::skip::require;
 use crate::stack::{BlockDevice, Stack};
 use crate::support::Scratch;
 
-const VERBS: [&str; 12] = [
+const VERBS: [&str; 15] = [
     "Status",
     "CreateGuest",
     "Create",
@@ -24,6 +24,9 @@ const VERBS: [&str; 12] = [
     "CPUMetrics",
     "DiskMetrics",
     "NicMetrics",
+    "Suspend",
+    "Resume",
+    "Reset",
 ];
 
 /// libvirt's number of a state and its name on the wire.
@@ -78,6 +81,15 @@ fn expected(verb: &str, state: &'static str) -> Outcome {
         "Shutdown" if state == "shutdown" => In("shutdown"),
         // The test driver's guests are off as soon as they are asked.
         "Shutdown" | "Poweroff" => In("shutoff"),
+        // The test driver has a word of its own for a guest that is off, and pauses all else.
+        "Suspend" if off => Refused("1", "not running"),
+        "Suspend" => In("paused"),
+        "Resume" => match state {
+            "running" | "paused" => In("running"),
+            "suspended" => Refused("3", "virDomainPMWakeup"),
+            _ => Refused("1", "not paused"),
+        },
+        "Reset" if !off => In(state),
         "Delete" => Gone,
         _ if off => Refused("55", "domain is not running"),
         _ => Counters,
@@ -197,6 +209,9 @@ fn expected_of_qemu(verb: &str, state: &'static str) -> Outcome {
         // qemu's driver asks no paused guest to power off.
         "Shutdown" if state == "paused" => Outcome::Refused("55", "domain is not running"),
         "Reboot" | "Restart" | "Shutdown" if state != "shutoff" => Outcome::In(state),
+        "Suspend" | "Resume" if state == "shutoff" => {
+            Outcome::Refused("55", "domain is not running")
+        }
         _ => expected(verb, state),
     }
 }

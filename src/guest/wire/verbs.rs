@@ -1,0 +1,96 @@
+//! The structs of the verbs that the original has not: what guests there are, what is set of one,
+//! its console and its screen.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::guest::members::members;
+use crate::guest::wire::Guest;
+
+/// What List is called with. All of it may be absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ListRequest {
+    /// The id after which the page begins; empty for the first.
+    pub after: String,
+    /// Guests of a page; 0 is the default.
+    pub limit: u64,
+    /// A name of [`State`](crate::guest::state::State) that the guests are in; empty for any.
+    pub state: String,
+    /// What the guests' metadata has, among more.
+    pub metadata: BTreeMap<String, String>,
+    /// As those of [`GuestRequest`](super::GuestRequest).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub args: BTreeMap<String, String>,
+}
+
+members!(ListRequest {
+    "after" => after: value,
+    "limit" => limit: value,
+    "state" => state: value,
+    "metadata" => metadata: dictionary,
+    "args" => args: dictionary,
+});
+
+/// What List answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ListResponse {
+    /// In the order of their ids, byte by byte.
+    pub guests: Vec<ListedGuest>,
+    /// What `after` is for the next page; absent at the end.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
+}
+
+/// A guest of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ListedGuest {
+    /// Name of the libvirt domain.
+    pub id: String,
+    /// A name of [`State`](crate::guest::state::State).
+    pub state: String,
+    /// Most memory that it can have until its next start, in whole MiB.
+    #[serde(rename = "memory")]
+    pub memory_mib: u64,
+    /// Virtual CPUs that it has.
+    pub cpu: u64,
+}
+
+/// What SetMemory and SetCPU answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SettingResponse {
+    /// The request's guest.
+    pub guest: Option<Guest>,
+    /// Whether the guest that runs has it, too, and not only its next start.
+    pub live: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// What SetAutostart is called with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AutostartRequest {
+    /// The guest.
+    pub guest: Option<Guest>,
+    /// Whether libvirt is to start it when the host starts; it has to be said.
+    pub autostart: Option<bool>,
+    /// As those of [`GuestRequest`](super::GuestRequest).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub args: BTreeMap<String, String>,
+}
+
+members!(AutostartRequest {
+    "guest" => guest: value,
+    "autostart" => autostart: value,
+    "args" => args: dictionary,
+});
+
+/// What SetAutostart answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AutostartResponse {
+    /// The request's guest.
+    pub guest: Option<Guest>,
+    /// As it is now.
+    pub autostart: bool,
+}

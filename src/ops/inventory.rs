@@ -1,0 +1,165 @@
+//! List and Describe: what guests there are, and what libvirt says of one.
+
+use std::collections::BTreeMap;
+
+use crate::config::{LIST_GUESTS, LIST_GUESTS_MAX};
+use crate::guest::domain::{KIB_PER_MIB, VirDomain};
+use crate::guest::state::{STATE_NAMES, State};
+use crate::guest::wire::GuestRequest;
+use crate::guest::wire::verbs::{ListRequest, ListResponse, ListedGuest};
+use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::ops::lifecycle::get_state;
+use crate::ops::{Error, Libvirt, described, named_guest};
+use crate::pool::Lane;
+
+impl Libvirt {
+    /// A page of the guests of this host, whoever made them, in the order of their ids.
+    ///
+    /// No emulator is asked, so one that hangs does not matter. A page is as of its own moment: a
+    /// guest that comes or goes between two pages may be missing, and none comes twice.
+    ///
+    /// # Errors
+    /// A `limit` above [`LIST_GUESTS_MAX`], a `state` that is none; what libvirt says.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read): a round trip for all, one for each
+    /// guest of the page, and by metadata two for each that is looked at.
+    pub fn list_guests(&self, request: ListRequest) -> Result<ListResponse, Error> {
+        let deadline = self.read_deadline(&request.args)?;
+        let wanted = Wanted::parse(request)?;
+        self.read(Lane::Read, "List", "guests", deadline, move |connection| {
+            Ok(wanted.page(connection)?)
+        })
+    }
+
+    /// What libvirt says of the guest's domain, as far as the owner's model has it: what runs now,
+    /// or what its next start takes where it is off.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`].
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
+    pub fn describe(&self, request: GuestRequest) -> Result<VirDomain, Error> {
+        let id = named_guest(request.guest)?.id;
+        let deadline = self.read_deadline(&request.args)?;
+        let name = id.clone();
+        self.read(Lane::Read, "Describe", &id, deadline, move |connection| {
+            let domain = connection.lookup_domain_by_name(&name)?;
+            let mut found = described(&domain, XmlKind::Live)?;
+            get_state(&domain)?.name().clone_into(&mut found.state);
+            Ok(found)
+        })
+    }
+}
+
+/// Which guests a page has.
+struct Wanted {
+    after: String,
+    limit: usize,
+    state: Option<State>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Wanted {
+    fn parse(request: ListRequest) -> Result<Self, Error> {
+        let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
+            0 => LIST_GUESTS,
+            limit if limit <= LIST_GUESTS_MAX => limit,
+            limit => {
+                let why = format!("limit is {limit}, a page has at most {LIST_GUESTS_MAX} guests");
+                return Err(Error::Invalid(why));
+            }
+        };
+        let state = match request.state.as_str() {
+            "" => None,
+            name => Some(State::from_name(name).ok_or_else(|| {
+                let names = STATE_NAMES.map(|(_, name)| name).join(", ");
+                Error::Invalid(format!("state is {name:?}, none of {names}"))
+            })?),
+        };
+        Ok(Self { after: request.after, limit, state, metadata: request.metadata })
+    }
+
+    fn page(&self, connection: &Connection) -> Result<ListResponse, libvirt::Error> {
+        let all = match self.state {
+            Some(state) => connection.list_domains_in(state.code())?,
+            None => connection.list_domains()?,
+        };
+        let mut named = Vec::with_capacity(all.len());
+        for domain in all {
+            let name = domain.name()?;
+            if name > self.after {
+                named.push((name, domain));
+            }
+        }
+        named.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let (mut guests, mut rest) = (Vec::new(), named.into_iter());
+        while guests.len() < self.limit {
+            let Some((name, domain)) = rest.next() else { break };
+            match self.look(name, &domain) {
+                // Undefined since it was listed.
+                Err(error) if error.code == Code::NO_DOMAIN => {}
+                found => guests.extend(found?),
+            }
+        }
+        let last = guests.last().filter(|_| rest.len() > 0);
+        let next = last.map(|guest| guest.id.clone()).unwrap_or_default();
+        Ok(ListResponse { guests, next })
+    }
+
+    /// The guest, unless it is another one than is wanted.
+    fn look(&self, id: String, domain: &Domain) -> Result<Option<ListedGuest>, libvirt::Error> {
+        let info = domain.info()?;
+        let state = State::from_code(info.state);
+        // It may have changed since libvirt chose by it; and libvirt has one choice for several.
+        if self.state.is_some_and(|wanted| wanted != state) || !self.has_metadata(domain)? {
+            return Ok(None);
+        }
+        Ok(Some(ListedGuest {
+            id,
+            state: state.name().to_owned(),
+            memory_mib: info.memory_max_kib / KIB_PER_MIB,
+            cpu: u64::from(info.vcpus),
+        }))
+    }
+
+    fn has_metadata(&self, domain: &Domain) -> Result<bool, libvirt::Error> {
+        if self.metadata.is_empty() {
+            return Ok(true);
+        }
+        // XML that nobody can read has no metadata that could be wanted.
+        let Ok(found) = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?) else {
+            return Ok(false);
+        };
+        let parameters = found.metadata.user_metadata.parameters;
+        let has = |(name, value): (&String, &String)| {
+            parameters.iter().any(|found| found.name == *name && found.value == *value)
+        };
+        Ok(self.metadata.iter().all(has))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(request: ListRequest) -> String {
+        Wanted::parse(request).err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn a_page_has_a_hundred_guests_unless_it_is_said_and_a_thousand_at_most() {
+        let limit = |limit| Wanted::parse(ListRequest { limit, ..ListRequest::default() });
+        assert_eq!(limit(0).map(|it| it.limit).ok(), Some(100));
+        assert_eq!(limit(1000).map(|it| it.limit).ok(), Some(1000));
+        let why = refused(ListRequest { limit: u64::MAX, ..ListRequest::default() });
+        assert!(why.starts_with("invalid argument: limit is "), "{why}");
+    }
+
+    #[test]
+    fn a_state_has_one_of_the_names_of_the_wire() {
+        let why = refused(ListRequest { state: "Running".into(), ..ListRequest::default() });
+        assert!(why.starts_with("invalid argument: state is \"Running\", none of unknown, "));
+    }
+}

@@ -1,0 +1,137 @@
+//! SetMetadata, SetAutostart, SetMemory and SetCPU: what a guest has from its next start on, and
+//! where libvirt can do it at once what it has now.
+//!
+//! The definition comes first, then the request that is kept with the domain (so that CreateGuest
+//! and Create take the guest as it is from now on for the same), then the guest that runs. Each can
+//! be done twice, so a call that failed half way, or was late, is repeated.
+
+use crate::guest::check::check_metadata;
+use crate::guest::domain::{KIB_PER_MIB, Metadata};
+use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, SettingResponse};
+use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};
+use crate::libvirt::{self, Domain, Reach, XmlKind};
+use crate::ops::{Error, Libvirt, described, named_guest, respond};
+
+/// Sets something of a domain, as far as is said.
+type Set = fn(&Domain, u64, Reach) -> Result<(), libvirt::Error>;
+
+impl Libvirt {
+    /// Replaces the metadata of a guest by the request's, running or not: what the request has not
+    /// is gone.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; a character that XML cannot carry; what libvirt says, a
+    /// missing domain among it.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn set_metadata(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        check_metadata(&guest.metadata)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let (id, metadata) = (guest.id.clone(), guest.metadata.clone());
+        self.change("SetMetadata", &guest.id, deadline, move |session| {
+            let domain = session.domain(&id)?;
+            let element = Metadata::user_element(&metadata);
+            domain.set_metadata(USER_METADATA_NAMESPACE, USER_METADATA_PREFIX, &element)?;
+            keep(&domain, |kept| kept.metadata = metadata)
+        })?;
+        Ok(respond(guest))
+    }
+
+    /// Says whether libvirt starts the guest when the host starts. It does so by itself: nobody
+    /// looks at the guest's disks then as Run does. `virDomainSetAutostart`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::set_metadata`]; a request that does not say whether.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn set_autostart(&self, request: AutostartRequest) -> Result<AutostartResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let missing = || Error::Invalid("autostart is missing: true or false".to_owned());
+        let autostart = request.autostart.ok_or_else(missing)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let id = guest.id.clone();
+        self.change("SetAutostart", &guest.id, deadline, move |session| {
+            Ok(session.domain(&id)?.set_autostart(autostart)?)
+        })?;
+        Ok(AutostartResponse { guest: Some(guest), autostart })
+    }
+
+    /// Gives a guest the request's `memory` from its next start on, and asks the one that runs to
+    /// make do with it where that is not more than it was started with: how far it gives memory
+    /// back is up to its system. `virDomainSetMemoryFlags`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::set_metadata`]; no memory. That the running guest cannot have it is none: the
+    /// answer says so.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn set_memory(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
+        let mib = request.guest.as_ref().map_or(0, |guest| guest.memory_mib);
+        // Saturated, so that libvirt refuses what does not fit.
+        let kib = mib.saturating_mul(KIB_PER_MIB);
+        self.set("SetMemory", request, "memory", kib, Domain::set_memory, move |kept| {
+            kept.memory_mib = mib;
+        })
+    }
+
+    /// Gives a guest the request's `cpu` virtual processors from its next start on, and the one
+    /// that runs, too, where libvirt can plug and unplug them. `virDomainSetVcpusFlags`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::set_memory`].
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn set_cpu(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
+        let cpu = request.guest.as_ref().map_or(0, |guest| guest.cpu);
+        self.set("SetCPU", request, "cpu", cpu, Domain::set_vcpus, move |kept| kept.cpu = cpu)
+    }
+
+    /// Sets an amount for the next start, in the request that is kept, and now.
+    fn set(
+        &self,
+        verb: &str,
+        request: GuestRequest,
+        member: &str,
+        amount: u64,
+        set: Set,
+        note: impl FnOnce(&mut Guest) + Send + 'static,
+    ) -> Result<SettingResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        if amount == 0 {
+            return Err(Error::Invalid(format!("{member} is missing or 0")));
+        }
+        let deadline = self.change_deadline(&request.args)?;
+        let id = guest.id.clone();
+        let (live, message) = self.change(verb, &guest.id, deadline, move |session| {
+            let domain = session.domain(&id)?;
+            set(&domain, amount, Reach::NextMost)?;
+            set(&domain, amount, Reach::Next)?;
+            keep(&domain, note)?;
+            if !domain.is_active()? {
+                return Ok((false, "the guest is off".to_owned()));
+            }
+            match set(&domain, amount, Reach::Now) {
+                Ok(()) => Ok((true, String::new())),
+                Err(error) if error.connection_lost() => Err(error.into()),
+                Err(error) => Ok((false, error.message)),
+            }
+        })?;
+        Ok(SettingResponse { guest: Some(guest), live, message })
+    }
+}
+
+/// Changes the request that is kept with the domain; the original agent kept none.
+fn keep(domain: &Domain, note: impl FnOnce(&mut Guest)) -> Result<(), Error> {
+    let Some(mut kept) = described(domain, XmlKind::Inactive)?.metadata.guest else {
+        return Ok(());
+    };
+    note(&mut kept);
+    let element = Metadata::guest_element(&kept);
+    Ok(domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &element)?)
+}
