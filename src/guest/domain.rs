@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 
 use crate::config::{HostConfig, VncListen};
+use crate::guest::paths::console_log;
 use crate::guest::wire;
 
 /// The unit that libvirt counts memory in, against the wire's MiB.
@@ -53,6 +54,10 @@ pub struct Device {
     pub interfaces: Vec<Interface>,
     /// The first graphical display.
     pub graphics: Graphics,
+    /// The file that keeps what the guest writes to its first serial console; empty for none.
+    /// Beyond the owner's model.
+    #[serde(skip)]
+    pub console_log: String,
 }
 
 /// A disk, see <https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms>.
@@ -325,6 +330,7 @@ impl VirDomain {
                     .collect(),
                 interfaces: guest.nics.iter().map(|nic| Interface::for_nic(nic, host)).collect(),
                 graphics: Graphics::for_port(guest.vnc, host.vnc),
+                console_log: console_log(&guest.id, host).unwrap_or_default(),
             },
             os: Os { kind: OsType { kind: "hvm".into(), ..OsType::default() }, ..Os::default() },
             metadata: Metadata::for_guest(guest),

@@ -94,7 +94,8 @@ fn write_devices(devices: &Device) -> Element {
         .containing([
             Element::new("serial")
                 .with("type", "pty")
-                .containing([Element::new("target").with("port", "0")]),
+                .containing([Element::new("target").with("port", "0")])
+                .containing(write_console_log(&devices.console_log)),
             Element::new("console")
                 .with("type", "pty")
                 .containing([Element::new("target").with("type", "serial").with("port", "0")]),
@@ -108,6 +109,12 @@ fn write_devices(devices: &Device) -> Element {
         ])
 }
 
+/// Goes on where the guest's former run ended: what it said before it went off is in there, too.
+fn write_console_log(file: &str) -> Option<Element> {
+    let log = Element::new("log").with("file", file).with("append", "on");
+    (!file.is_empty()).then_some(log)
+}
+
 fn read_devices(devices: &Element) -> Device {
     let graphics = devices.child("graphics");
     Device {
@@ -118,6 +125,7 @@ fn read_devices(devices: &Element) -> Device {
             port: graphics.attribute("port").to_owned(),
             on_socket: graphics.child("listen").attribute("type") == "socket",
         },
+        console_log: devices.child("serial").child("log").attribute("file").to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ mod domain_xml;
 pub(crate) mod members;
 pub mod network;
 pub mod paths;
+pub mod png;
 pub mod same;
 pub mod state;
 pub mod wire;

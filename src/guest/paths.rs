@@ -1,4 +1,4 @@
-//! Where a disk's `source` may lie, judged by the path alone: no file is looked at.
+//! Where a disk's `source` may lie, and a console's log, by the path alone: no file is looked at.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -12,6 +12,16 @@ pub fn disk_roots(host: &HostConfig) -> Vec<PathBuf> {
         Store::Directory(folder) => Some(folder.clone()),
     };
     std::iter::once(zvols).chain(store).chain(host.allow_disk_paths.iter().cloned()).collect()
+}
+
+/// The file in which virtlogd keeps what a guest writes to its serial console, beside libvirt's own
+/// of the guest; `None` where libvirt is not the qemu driver of this host.
+pub fn console_log(id: &str, host: &HostConfig) -> Option<String> {
+    let uri = host.libvirt_uri.split('?').next().unwrap_or_default();
+    let is_of_host = uri.starts_with("qemu") && uri.ends_with(":///system");
+    // Not `.log`, as another guest's own may be named so. With what virtlogd adds to it the longest
+    // id is still a file's name.
+    is_of_host.then(|| format!("/var/log/libvirt/qemu/{id}.tty"))
 }
 
 /// An absolute path without `.` and `..`, as it would be without links; `None` for a relative path,
@@ -45,6 +55,20 @@ mod tests {
 
     fn normal(path: &str) -> Option<String> {
         lexically_normal(Path::new(path)).map(|path| path.display().to_string())
+    }
+
+    #[test]
+    fn a_console_is_kept_by_the_qemu_driver_of_this_host_alone() {
+        let log = |uri: &str| {
+            console_log("a", &HostConfig { libvirt_uri: uri.into(), ..HostConfig::default() })
+        };
+        for uri in ["qemu:///system", "qemu+unix:///system?socket=/run/x"] {
+            assert_eq!(log(uri).as_deref(), Some("/var/log/libvirt/qemu/a.tty"), "{uri}");
+        }
+        for uri in ["qemu:///session", "qemu+ssh://host/system", "test:///default", "xen:///system"]
+        {
+            assert_eq!(log(uri), None, "{uri}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod event_loop;
 mod events;
 mod network;
 mod params;
+mod screen;
 mod settings;
 mod stats;
 mod strings;
@@ -30,6 +31,7 @@ pub use error::{Code, Error, Origin};
 pub use events::{FLOOR, StartError, start};
 pub use network::Network;
 pub use params::{Name, Value};
+pub use screen::Screen;
 pub use settings::Reach;
 pub use stats::{BlockStats, CpuTime, InterfaceStats, VcpuTimes};
 

@@ -13,14 +13,15 @@ use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::steps::Steps;
 use crate::ops::volumes::wants_volumes;
-use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond};
+use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond, screens};
 use crate::pool::Hold;
 use crate::storage::{self, Id, Removal, Volumes, Whose};
 
 impl Libvirt {
     /// Destroys the guest's domain if it runs in any way, undefines it, removes the networks of the
     /// request's NICs that no other guest uses and those that this agent made for it, and destroys
-    /// the volumes that it made for it. A `source` that was handed in is left alone.
+    /// the volumes that it made for it. A `source` that was handed in is left alone. The log of its
+    /// console goes, too.
     ///
     /// The answer is the request's guest, unchanged. A domain that is gone already is no error
     /// where networks or volumes of it are left to remove.
@@ -51,7 +52,10 @@ impl Libvirt {
         }
         match removed? {
             (Some(missing), false) if !was_there => Err(missing.into()),
-            _ => Ok(respond(guest)),
+            _ => {
+                screens::forget_console(&guest.id, &self.host);
+                Ok(respond(guest))
+            }
         }
     }
 

@@ -19,6 +19,7 @@ mod networks;
 mod opener;
 mod resize;
 mod samples;
+mod screens;
 mod session;
 mod settings;
 mod settle;

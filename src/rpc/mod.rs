@@ -19,8 +19,8 @@ use serde_json::json;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
-use crate::guest::wire::verbs::SettingResponse;
-use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ListRequest, ListResponse};
+use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ConsoleResponse};
+use crate::guest::wire::verbs::{ListRequest, ListResponse, ScreenshotResponse, SettingResponse};
 use crate::guest::wire::{AllGuestMetrics, GuestMetricsRequest, GuestMetricsResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::ops::{Error, Libvirt};
@@ -101,6 +101,8 @@ enum Method {
     Describe(Verb<GuestRequest, VirDomain>),
     Autostart(Verb<AutostartRequest, AutostartResponse>),
     Setting(Verb<GuestRequest, SettingResponse>),
+    Console(Verb<GuestRequest, ConsoleResponse>),
+    Screenshot(Verb<GuestRequest, ScreenshotResponse>),
     Image(Verb<ImageRequest, ImageResponse>),
     Clone(Verb<ImageRequest, VolumeResponse>),
     Volume(Verb<VolumeRequest, VolumeResponse>),
@@ -118,7 +120,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 23] = [
+const LIBVIRT: [Entry; 25] = [
     ("CreateGuest", Changes, Method::Guest(Libvirt::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Guest(Libvirt::delete)),
@@ -142,6 +144,8 @@ const LIBVIRT: [Entry; 23] = [
     ("SetAutostart", Changes, Method::Autostart(Libvirt::set_autostart)),
     ("SetMemory", Changes, Method::Setting(Libvirt::set_memory)),
     ("SetCPU", Changes, Method::Setting(Libvirt::set_cpu)),
+    ("Console", Reads, Method::Console(Libvirt::console)),
+    ("Screenshot", Reads, Method::Screenshot(Libvirt::screenshot)),
 ];
 
 const IMAGE_STORE: [Entry; 18] = [
@@ -254,6 +258,8 @@ fn dispatch(
         Method::Describe(verb) => call(agent, service, request, by, began, verb),
         Method::Autostart(verb) => call(agent, service, request, by, began, verb),
         Method::Setting(verb) => call(agent, service, request, by, began, verb),
+        Method::Console(verb) => call(agent, service, request, by, began, verb),
+        Method::Screenshot(verb) => call(agent, service, request, by, began, verb),
         Method::Image(verb) => call(agent, service, request, by, began, verb),
         Method::Clone(verb) => call(agent, service, request, by, began, verb),
         Method::Volume(verb) => call(agent, service, request, by, began, verb),

@@ -35,6 +35,7 @@ mod pool;
 mod process;
 mod qemu;
 mod reconnect;
+mod screens;
 mod service;
 mod settings;
 mod shell;

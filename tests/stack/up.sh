@@ -86,6 +86,8 @@ private_folders() {
     for folder in /run /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
         mount -t tmpfs -o mode=755 tmpfs "$folder"
     done
+    # As the packages have it: logs of consoles are opened in it before libvirt would make it.
+    mkdir -m 700 /var/log/libvirt/qemu
     mkdir /run/lock /run/etc-libvirt
     cp -a /etc/libvirt/. /run/etc-libvirt
     # No network or guest of the machine's own comes along.

@@ -68,6 +68,27 @@ pub struct SettingResponse {
     pub message: String,
 }
 
+/// What Console answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConsoleResponse {
+    /// The request's guest.
+    pub guest: Option<Guest>,
+    /// The end of what it wrote to its serial console.
+    pub console: String,
+}
+
+/// What Screenshot answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ScreenshotResponse {
+    /// The request's guest.
+    pub guest: Option<Guest>,
+    /// `image/png`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The picture in base64 with padding (RFC 4648, section 4).
+    pub data: String,
+}
+
 /// What SetAutostart is called with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AutostartRequest {

@@ -1,0 +1,177 @@
+//! Console and Screenshot: what a guest shows.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+
+use log::warn;
+
+use crate::config::{
+    CONSOLE_BYTES, CONSOLE_FILES_MAX, HostConfig, PNG_BYTES_MAX, SCREEN_BYTES_MAX,
+};
+use crate::guest::check::GuestId;
+use crate::guest::paths::console_log;
+use crate::guest::png;
+use crate::guest::wire::GuestRequest;
+use crate::guest::wire::verbs::{ConsoleResponse, ScreenshotResponse};
+use crate::libvirt::XmlKind;
+use crate::ops::{Error, Libvirt, described, named_guest};
+use crate::os::files;
+use crate::pool::Lane;
+
+impl Libvirt {
+    /// The last [`CONSOLE_BYTES`] that the guest wrote to its serial console, over all its starts,
+    /// from the log that libvirt's virtlogd keeps. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`]; a guest whose definition has no such log, as those have that others
+    /// made; a log that cannot be read.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read). No emulator is asked.
+    pub fn console(&self, request: GuestRequest) -> Result<ConsoleResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let deadline = self.read_deadline(&request.args)?;
+        let id = guest.id.clone();
+        let console = self.read(Lane::Read, "Console", &guest.id, deadline, move |connection| {
+            let domain = connection.lookup_domain_by_name(&id)?;
+            let log = described(&domain, XmlKind::Live)?.devices.console_log;
+            if log.is_empty() {
+                let why = format!("the console of {id} is not kept: its definition has no log");
+                return Err(Error::Invalid(why));
+            }
+            tail(&log).map_err(|error| Error::Invalid(format!("console log {log}: {error}")))
+        })?;
+        let console = String::from_utf8_lossy(&console).into_owned();
+        Ok(ConsoleResponse { guest: Some(guest), console })
+    }
+
+    /// The guest's first screen as PNG. `virDomainScreenshot`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`]; a guest that is off or has no screen, as those without `vnc`; a
+    /// screen of more than [`SCREEN_BYTES_MAX`].
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
+    pub fn screenshot(&self, request: GuestRequest) -> Result<ScreenshotResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let deadline = self.read_deadline(&request.args)?;
+        let id = guest.id.clone();
+        let screen =
+            self.read(Lane::Read, "Screenshot", &guest.id, deadline, move |connection| {
+                let domain = connection.lookup_domain_by_name(&id)?;
+                Ok(connection.screenshot(&domain, SCREEN_BYTES_MAX)?)
+            })?;
+        let invalid = |why: &str| Error::Invalid(format!("the screen of {} {why}", guest.id));
+        let screen = screen.ok_or_else(|| invalid("is too large"))?;
+        let png = match screen.mime.as_str() {
+            "image/png" => Some(screen.image),
+            "image/x-portable-pixmap" => png::of_ppm(&screen.image),
+            _ => None,
+        };
+        let png = png.ok_or_else(|| invalid(&format!("is no picture: {}", screen.mime)))?;
+        if png.len() > PNG_BYTES_MAX {
+            return Err(invalid("is too large"));
+        }
+        let (kind, data) = ("image/png".to_owned(), base64(&png));
+        Ok(ScreenshotResponse { guest: Some(guest), kind, data })
+    }
+}
+
+/// Removes what a guest wrote to its console, so that another one of its id does not show it. What
+/// cannot be removed stays, as libvirt's own logs of a guest do.
+pub(super) fn forget_console(id: &str, host: &HostConfig) {
+    // Any other text may be another file's name.
+    let Ok(id) = GuestId::parse(id) else { return };
+    let Some(log) = console_log(id.as_str(), host) else { return };
+    let former = (0..CONSOLE_FILES_MAX).map(|number| format!("{log}.{number}"));
+    for path in std::iter::once(log.clone()).chain(former) {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            Err(error) => return warn!("guest {}: remove {path}: {error}", id.as_str()),
+            Ok(()) => {}
+        }
+    }
+}
+
+/// The end of a log. When virtlogd begins a new file, the former gets `.0` at its end.
+fn tail(log: &str) -> io::Result<Vec<u8>> {
+    let missing = |error: &io::Error| error.kind() == ErrorKind::NotFound;
+    let mut end = match tail_of(log, CONSOLE_BYTES) {
+        // The guest has not been started yet.
+        Err(error) if missing(&error) => Vec::new(),
+        read => read?,
+    };
+    if end.len() < CONSOLE_BYTES {
+        match tail_of(&format!("{log}.0"), CONSOLE_BYTES - end.len()) {
+            Err(error) if missing(&error) => {}
+            former => drop(end.splice(..0, former?)),
+        }
+    }
+    Ok(end)
+}
+
+/// The last bytes of a file, at most so many.
+fn tail_of(path: &str, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut file: File = files::straight(OpenOptions::new().read(true)).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let limit = u64::try_from(bytes).unwrap_or(u64::MAX);
+    file.seek(SeekFrom::Start(found.len().saturating_sub(limit)))?;
+    let mut end = Vec::new();
+    // It may grow meanwhile.
+    file.take(limit).read_to_end(&mut end)?;
+    Ok(end)
+}
+
+/// Base64 with padding (RFC 4648, section 4).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let byte = |index: usize| u32::from(three.get(index).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let index = usize::from((bits >> (18 - 6 * digit)).to_le_bytes()[0] & 0x3F);
+            text.push(if digit <= three.len() { char::from(DIGITS[index]) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process};
+
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        let texts = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
+        let encoded = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
+        assert_eq!(texts.map(|text| base64(text.as_bytes())), encoded);
+        assert_eq!(base64(&[0xFB, 0xFF, 0xBF]), "+/+/");
+    }
+
+    #[test]
+    fn the_end_of_a_log_goes_on_in_the_file_before() {
+        let log = env::temp_dir().join(format!("mistify-console-{}", process::id()));
+        let (log, before) = (log.display().to_string(), format!("{}.0", log.display()));
+        assert_eq!(tail(&log).unwrap(), b"", "not started yet");
+        fs::write(&log, "new").unwrap();
+        assert_eq!(tail(&log).unwrap(), b"new");
+        fs::write(&before, [vec![b'a'; 10], vec![b'b'; CONSOLE_BYTES - 3]].concat()).unwrap();
+        assert_eq!(tail(&log).unwrap(), [vec![b'b'; CONSOLE_BYTES - 3], b"new".to_vec()].concat());
+        fs::write(&log, [vec![b'c'; 10], vec![b'd'; CONSOLE_BYTES]].concat()).unwrap();
+        assert_eq!(tail(&log).unwrap(), vec![b'd'; CONSOLE_BYTES]);
+        fs::remove_file(&log).unwrap();
+        fs::remove_file(&before).unwrap();
+    }
+
+    #[test]
+    fn only_a_regular_file_is_a_log() {
+        assert_eq!(tail("/dev/null").unwrap_err().to_string(), "not a regular file");
+    }
+}
