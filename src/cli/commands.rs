@@ -12,13 +12,17 @@ pub(super) const WORDS_MAX: usize = 4;
 
 /// The commands and what they do, for the usage.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
-    ("list", "all guests and their states"),
+    ("list", "all guests: state, memory and processors"),
     ("create FILE", "make the guest in FILE, JSON as CreateGuest takes it; - is standard input"),
     ("status ID", "the state of a guest"),
     ("run ID", "start a guest"),
     ("shutdown ID", "press its power button"),
     ("poweroff ID", "take its power away"),
     ("reboot ID", "reboot its system"),
+    ("suspend ID", "stop its processors where they are"),
+    ("resume ID", "let them go on"),
+    ("reset ID", "press its reset button"),
+    ("console ID", "the end of what it has written to its serial console"),
     ("delete ID", "stop it, and remove its domain, networks and volumes"),
     ("metrics ID", "what a guest has used"),
     ("top", "a live table of guests by use of processors"),
@@ -95,6 +99,10 @@ fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
         "shutdown" => Some("Shutdown"),
         "poweroff" => Some("Poweroff"),
         "reboot" => Some("Reboot"),
+        "suspend" => Some("Suspend"),
+        "resume" => Some("Resume"),
+        "reset" => Some("Reset"),
+        "console" => Some("Console"),
         "delete" => Some("Delete"),
         _ => None,
     };

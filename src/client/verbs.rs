@@ -24,7 +24,7 @@ pub enum Ask {
         /// Its parameters.
         params: Params,
     },
-    /// All guests and their states.
+    /// All guests: state, memory and processors.
     List,
     /// A verb for a guest by its id.
     Guest {
@@ -68,7 +68,10 @@ pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
     }
     let (method, params, what) = request(ask)?;
     let progress = Progress::of(what);
-    let answer = client.call(&method, &params);
+    let answer = match ask {
+        Ask::List => all_guests(&client),
+        _ => client.call(&method, &params),
+    };
     drop(progress);
     let answer = narrow(ask, answer?)?;
     let text = match for_people {
@@ -76,6 +79,21 @@ pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
         false => format!("{answer}\n"),
     };
     write(&text)
+}
+
+/// The guests of all pages of List.
+fn all_guests(client: &Client) -> Result<Value, Error> {
+    let (mut guests, mut after) = (Vec::new(), None);
+    loop {
+        let mut page = client.call("Libvirt.List", &json!([{ "after": after }]))?;
+        if let Some(Value::Array(more)) = page.get_mut("guests").map(Value::take) {
+            guests.extend(more);
+        }
+        after = page.get("next").and_then(Value::as_str).map(str::to_owned);
+        if after.is_none() {
+            return Ok(Value::Array(guests));
+        }
+    }
 }
 
 /// Writes to standard output; who has stopped reading has enough.
@@ -112,9 +130,8 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
             let what = format!("CreateGuest {}", guest["id"].as_str().unwrap_or_default());
             (libvirt("CreateGuest"), json!([{ "guest": guest }]), what)
         }
-        Ask::List | Ask::Metrics(_) | Ask::Top => {
-            (libvirt("AllMetrics"), json!([{}]), "AllMetrics".to_owned())
-        }
+        Ask::List => (libvirt("List"), json!([{}]), "List".to_owned()),
+        Ask::Metrics(_) | Ask::Top => (libvirt("AllMetrics"), json!([{}]), "AllMetrics".to_owned()),
     })
 }
 
@@ -147,14 +164,6 @@ fn read(path: &Path) -> Result<String, Error> {
 /// Of an answer about all guests, what was asked for.
 fn narrow(ask: &Ask, mut answer: Value) -> Result<Value, Error> {
     match ask {
-        Ask::List => {
-            let all = answer.as_object().cloned().unwrap_or_default();
-            let one = |(id, guest): (&String, &Value)| {
-                let cpus = guest["cpu"].as_array().map(Vec::len);
-                json!({ "id": id, "state": guest["state"], "running_cpus": cpus })
-            };
-            Ok(all.iter().map(one).collect())
-        }
         Ask::Metrics(id) => match answer.get_mut(id) {
             Some(guest) => Ok(guest.take()),
             None => Err(Error::Answered(format!("{id}: there is no such guest"))),
@@ -168,6 +177,7 @@ fn readable(ask: &Ask, answer: &Value) -> String {
         Ask::List => list(answer),
         Ask::Metrics(_) => metrics(answer),
         Ask::Create(_) => format!("{} created\n", word(&answer["guest"]["id"])),
+        Ask::Guest { method: "Console", .. } => lines(&answer["console"]),
         Ask::Guest { method: "Delete", id } => format!("{} deleted\n", printable(id)),
         Ask::Guest { id, .. } => {
             format!("{} {}\n", printable(id), word(&answer["guest"]["state"]))
@@ -177,11 +187,18 @@ fn readable(ask: &Ask, answer: &Value) -> String {
 }
 
 fn list(guests: &Value) -> String {
-    let mut table = Table::new(&["GUEST", "STATE"]);
+    let mut table = Table::new(&["GUEST", "STATE", "MEMORY", "CPUS"]);
     for guest in guests.as_array().into_iter().flatten() {
-        table.row([word(&guest["id"]), word(&guest["state"])]);
+        let memory = bytes(guest["memory"].as_f64().unwrap_or_default() * 1024.0 * 1024.0);
+        table.row([word(&guest["id"]), word(&guest["state"]), memory, guest["cpu"].to_string()]);
     }
     table.text()
+}
+
+/// A text of lines, as a terminal may have it.
+fn lines(text: &Value) -> String {
+    let lines = text.as_str().unwrap_or_default().lines();
+    lines.map(|line| printable(line) + "\n").collect()
 }
 
 fn metrics(guest: &Value) -> String {
@@ -248,12 +265,20 @@ mod tests {
 
     #[test]
     fn a_list_has_a_line_for_each_guest() {
-        let all = json!({
-            "a": { "state": "running", "cpu": [{}, {}] }, "b\n": { "state": "shutdown", "cpu": [] },
-        });
-        let narrowed = narrow(&Ask::List, all).unwrap();
-        assert_eq!(list(&narrowed), "GUEST     STATE\na       running\nb\u{fffd}     shutdown\n");
-        assert_eq!(narrowed[0], json!({ "id": "a", "state": "running", "running_cpus": 2 }));
+        let all = json!([
+            { "id": "a", "state": "running", "memory": 8192, "cpu": 2 },
+            { "id": "b\n", "state": "shutdown", "memory": 64, "cpu": 16 },
+        ]);
+        let expected = "GUEST     STATE   MEMORY  CPUS\n\
+                        a       running  8.0 GiB     2\n\
+                        b\u{fffd}     shutdown   64 MiB    16\n";
+        assert_eq!(list(&all), expected);
+    }
+
+    #[test]
+    fn a_console_is_shown_line_by_line_without_what_moves_the_cursor() {
+        let text = json!("login:\r\n\u{1b}[2J\tx");
+        assert_eq!(lines(&text), "login:\n\u{fffd}[2J\u{fffd}x\n");
     }
 
     #[test]

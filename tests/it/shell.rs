@@ -86,6 +86,10 @@ fn a_guests_life_is_a_command_a_step() {
     assert_eq!(states("test"), Some(json!("running")));
     assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
     assert_eq!(shell.ask(&["status", "web-1"])["guest"]["state"], "running");
+    assert_eq!(shell.ask(&["suspend", "web-1"])["guest"]["state"], "paused");
+    assert_eq!(shell.ask(&["resume", "web-1"])["guest"]["state"], "running");
+    assert_eq!(shell.ask(&["reset", "web-1"])["guest"]["state"], "running");
+    assert!(shell.fail(&["console", "web-1"]).contains("the console of web-1 is not kept"));
     assert_eq!(shell.ask(&["reboot", "web-1"])["guest"]["id"], "web-1");
     assert_eq!(shell.ask(&["shutdown", "web-1"])["guest"]["id"], "web-1");
     assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
@@ -146,7 +150,10 @@ fn the_unix_socket_of_the_settings_is_used_before_the_port() {
 #[test]
 fn on_a_terminal_answers_are_for_people_unless_json_is_asked_for() {
     let shell = Shell::new();
-    assert_eq!(shell.on_terminal("list"), "GUEST    STATE\ntest   running\n");
+    assert_eq!(
+        shell.on_terminal("list"),
+        "GUEST    STATE   MEMORY  CPUS\ntest   running  8.0 GiB     2\n"
+    );
     assert_eq!(shell.on_terminal("status test"), "test running\n");
     let metrics = shell.on_terminal("metrics test");
     assert!(metrics.starts_with("running, ") && metrics.contains("\nCPU  SECONDS"), "{metrics}");
