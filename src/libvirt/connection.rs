@@ -1,6 +1,6 @@
 //! A connection to one libvirt driver.
 
-use std::ffi::c_ulong;
+use std::ffi::{c_uint, c_ulong};
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 
