@@ -25,7 +25,7 @@ use crate::os::epoll::{Batch, Epoll, Events};
 use crate::os::poll::Waker;
 use crate::sys;
 
-/// The waker's number in the set. libvirt's own are above: 0 would be one, negative ones failures.
+/// The waker's number in the set; those of handles and timers begin at 1.
 const WAKER: u64 = 0;
 
 /// libvirt's bits of a handle's events, and the kernel's.
