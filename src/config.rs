@@ -3,6 +3,7 @@
 //! Importable by every room; a room is handed its own part and never the whole.
 
 mod audit;
+mod events;
 pub mod fixed;
 mod http;
 mod metrics;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use audit::AuditConfig;
+pub use events::EventLimits;
 pub use http::{CallerConfig, HEADERS_MAX, HttpLimits, SocketConfig};
 pub use metrics::MetricsConfig;
 
@@ -89,6 +91,8 @@ pub struct Config {
     pub metrics_listen: Vec<SocketAddr>,
     /// What is measured of guests, and its bounds.
     pub metrics: MetricsConfig,
+    /// Bounds of events.
+    pub events: EventLimits,
 }
 
 impl Default for Config {
@@ -109,6 +113,7 @@ impl Default for Config {
             journal: JournalLimits::default(),
             metrics_listen: Vec::new(),
             metrics: MetricsConfig::default(),
+            events: EventLimits::default(),
         }
     }
 }

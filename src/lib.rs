@@ -217,6 +217,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod events;
 pub mod guest;
 pub mod http;
 pub mod journal;

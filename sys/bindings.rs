@@ -10,6 +10,13 @@ pub type virConnect = _virConnect;
 pub type virConnectPtr = *mut virConnect;
 pub type virStream = _virStream;
 pub type virStreamPtr = *mut virStream;
+pub type virConnectCloseFunc = ::std::option::Option<
+    unsafe extern "C" fn(
+        conn: virConnectPtr,
+        reason: ::std::os::raw::c_int,
+        opaque: *mut ::std::os::raw::c_void,
+    ),
+>;
 pub type virDomain = _virDomain;
 pub type virDomainPtr = *mut virDomain;
 pub type virDomainState = ::std::os::raw::c_uint;
@@ -31,6 +38,15 @@ pub type virDomainStatsRecord = _virDomainStatsRecord;
 pub type virDomainStatsRecordPtr = *mut virDomainStatsRecord;
 pub type virDomainStatsTypes = ::std::os::raw::c_uint;
 pub type virConnectGetAllDomainStatsFlags = ::std::os::raw::c_uint;
+pub type virDomainEventType = ::std::os::raw::c_uint;
+pub type virConnectDomainEventGenericCallback = ::std::option::Option<
+    unsafe extern "C" fn(
+        conn: virConnectPtr,
+        dom: virDomainPtr,
+        opaque: *mut ::std::os::raw::c_void,
+    ),
+>;
+pub type virDomainEventID = ::std::os::raw::c_uint;
 pub type virEventHandleType = ::std::os::raw::c_uint;
 pub type virEventHandleCallback = ::std::option::Option<
     unsafe extern "C" fn(
@@ -391,6 +407,42 @@ pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_OTHER: virConnectGetAllDomainStatsFl
 pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: virConnectGetAllDomainStatsFlags = 536870912;
 pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING: virConnectGetAllDomainStatsFlags = 1073741824;
 pub const VIR_CONNECT_GET_ALL_DOMAINS_STATS_ENFORCE_STATS: virConnectGetAllDomainStatsFlags = 2147483648;
+pub const VIR_DOMAIN_EVENT_DEFINED: virDomainEventType = 0;
+pub const VIR_DOMAIN_EVENT_UNDEFINED: virDomainEventType = 1;
+pub const VIR_DOMAIN_EVENT_STARTED: virDomainEventType = 2;
+pub const VIR_DOMAIN_EVENT_SUSPENDED: virDomainEventType = 3;
+pub const VIR_DOMAIN_EVENT_RESUMED: virDomainEventType = 4;
+pub const VIR_DOMAIN_EVENT_STOPPED: virDomainEventType = 5;
+pub const VIR_DOMAIN_EVENT_SHUTDOWN: virDomainEventType = 6;
+pub const VIR_DOMAIN_EVENT_PMSUSPENDED: virDomainEventType = 7;
+pub const VIR_DOMAIN_EVENT_CRASHED: virDomainEventType = 8;
+pub const VIR_DOMAIN_EVENT_ID_LIFECYCLE: virDomainEventID = 0;
+pub const VIR_DOMAIN_EVENT_ID_REBOOT: virDomainEventID = 1;
+pub const VIR_DOMAIN_EVENT_ID_RTC_CHANGE: virDomainEventID = 2;
+pub const VIR_DOMAIN_EVENT_ID_WATCHDOG: virDomainEventID = 3;
+pub const VIR_DOMAIN_EVENT_ID_IO_ERROR: virDomainEventID = 4;
+pub const VIR_DOMAIN_EVENT_ID_GRAPHICS: virDomainEventID = 5;
+pub const VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON: virDomainEventID = 6;
+pub const VIR_DOMAIN_EVENT_ID_CONTROL_ERROR: virDomainEventID = 7;
+pub const VIR_DOMAIN_EVENT_ID_BLOCK_JOB: virDomainEventID = 8;
+pub const VIR_DOMAIN_EVENT_ID_DISK_CHANGE: virDomainEventID = 9;
+pub const VIR_DOMAIN_EVENT_ID_TRAY_CHANGE: virDomainEventID = 10;
+pub const VIR_DOMAIN_EVENT_ID_PMWAKEUP: virDomainEventID = 11;
+pub const VIR_DOMAIN_EVENT_ID_PMSUSPEND: virDomainEventID = 12;
+pub const VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE: virDomainEventID = 13;
+pub const VIR_DOMAIN_EVENT_ID_PMSUSPEND_DISK: virDomainEventID = 14;
+pub const VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED: virDomainEventID = 15;
+pub const VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2: virDomainEventID = 16;
+pub const VIR_DOMAIN_EVENT_ID_TUNABLE: virDomainEventID = 17;
+pub const VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE: virDomainEventID = 18;
+pub const VIR_DOMAIN_EVENT_ID_DEVICE_ADDED: virDomainEventID = 19;
+pub const VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION: virDomainEventID = 20;
+pub const VIR_DOMAIN_EVENT_ID_JOB_COMPLETED: virDomainEventID = 21;
+pub const VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED: virDomainEventID = 22;
+pub const VIR_DOMAIN_EVENT_ID_METADATA_CHANGE: virDomainEventID = 23;
+pub const VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD: virDomainEventID = 24;
+pub const VIR_DOMAIN_EVENT_ID_MEMORY_FAILURE: virDomainEventID = 25;
+pub const VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE: virDomainEventID = 26;
 pub const VIR_EVENT_HANDLE_READABLE: virEventHandleType = 1;
 pub const VIR_EVENT_HANDLE_WRITABLE: virEventHandleType = 2;
 pub const VIR_EVENT_HANDLE_ERROR: virEventHandleType = 4;
@@ -656,6 +708,16 @@ unsafe extern "C" {
         interval: ::std::os::raw::c_int,
         count: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
+    pub fn virConnectRegisterCloseCallback(
+        conn: virConnectPtr,
+        cb: virConnectCloseFunc,
+        opaque: *mut ::std::os::raw::c_void,
+        freecb: virFreeCallback,
+    ) -> ::std::os::raw::c_int;
+    pub fn virConnectUnregisterCloseCallback(
+        conn: virConnectPtr,
+        cb: virConnectCloseFunc,
+    ) -> ::std::os::raw::c_int;
     pub fn virConnectIsAlive(conn: virConnectPtr) -> ::std::os::raw::c_int;
     pub fn virDomainLookupByName(
         conn: virConnectPtr,
@@ -788,6 +850,18 @@ unsafe extern "C" {
     ) -> ::std::os::raw::c_int;
     pub fn virDomainStatsRecordListFree(stats: *mut virDomainStatsRecordPtr);
     pub fn virDomainIsActive(dom: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virConnectDomainEventRegisterAny(
+        conn: virConnectPtr,
+        dom: virDomainPtr,
+        eventID: ::std::os::raw::c_int,
+        cb: virConnectDomainEventGenericCallback,
+        opaque: *mut ::std::os::raw::c_void,
+        freecb: virFreeCallback,
+    ) -> ::std::os::raw::c_int;
+    pub fn virConnectDomainEventDeregisterAny(
+        conn: virConnectPtr,
+        callbackID: ::std::os::raw::c_int,
+    ) -> ::std::os::raw::c_int;
     pub fn virEventRegisterImpl(
         addHandle: virEventAddHandleFunc,
         updateHandle: virEventUpdateHandleFunc,

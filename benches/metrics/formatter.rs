@@ -70,7 +70,7 @@ fn recorded(bed: &Bed) -> View {
     };
     let uri = bed.stack.uri();
     let open = move |_| Connection::open(&uri).map_err(|error| error.to_string());
-    let sampler = Sampler::start(&limits, Arc::new(open), Arc::new(Vec::new));
+    let sampler = Sampler::start(&limits, Arc::new(open), Arc::new(Vec::new), Arc::new(|_, _| {}));
     let sampler = sampler.expect("the system gives threads");
     wait_for("both tiers and the devices", SOON, || {
         let view = sampler.view();

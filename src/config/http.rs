@@ -63,6 +63,8 @@ pub struct HttpLimits {
     /// Answers that are streamed at once, such as snapshots: each has a thread of its own and a
     /// disk to read.
     pub streams: usize,
+    /// Listeners to events at once, each with a thread of its own that sleeps between two of them.
+    pub listeners: usize,
     /// A streamed answer without a byte taken by the caller; the whole has no limit.
     pub stream_progress: Duration,
     /// From the last answer of a connection to its end, while the caller reads and may still send:
@@ -108,6 +110,7 @@ impl Default for HttpLimits {
             handlers: 32,
             response_bytes: 16 * 1024 * 1024,
             streams: 16,
+            listeners: 64,
             stream_progress: Duration::from_secs(30),
             linger: Duration::from_secs(1),
             linger_bytes: 4 * 1024 * 1024,

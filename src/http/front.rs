@@ -156,7 +156,7 @@ impl Front {
             tally: self.tally,
             waker: Waker::new()?,
             stop_by: OnceLock::new(),
-            streams: stream::Count::default(),
+            streams: stream::Counts::default(),
         });
         let gate = Gate::new(self.access, &shared)?;
         // A connection has one request in flight, so that the queue is never full.

@@ -32,7 +32,7 @@ pub(super) struct Shared {
     /// Set once the front is told to stop: until when requests in flight may be finished.
     pub(super) stop_by: OnceLock<Instant>,
     /// Answers that are being streamed.
-    pub(super) streams: stream::Count,
+    pub(super) streams: stream::Counts,
 }
 
 impl Shared {
@@ -56,8 +56,8 @@ pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Arc<Shared>)
         let version = request.version;
         let encoded = answer(request, &exchange, handler, shared);
         let Encoded { mut bytes, mut persistence, stream } = encoded;
-        if let Some(body) = stream {
-            match stream::start(&exchange, shared, version, bytes, body) {
+        if let Some(streamed) = stream {
+            match stream::start(&exchange, shared, version, bytes, streamed) {
                 Ok(()) => continue,
                 Err(refusal) => {
                     shared.tally.count_refusal(refusal.reason);

@@ -9,6 +9,7 @@
 mod access;
 mod connection;
 mod entrance;
+mod events;
 mod exchange;
 mod front;
 mod gate;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::os::clock;
 
+use super::events;
 use super::head;
 use super::parse::Persistence;
 use super::tally::{Reason, Refusal};
@@ -18,7 +19,22 @@ pub(super) struct Encoded {
     pub(super) bytes: Vec<u8>,
     pub(super) persistence: Persistence,
     /// A body whose length is not known: it follows in chunks, and the connection ends with it.
-    pub(super) stream: Option<Box<dyn Read + Send>>,
+    pub(super) stream: Option<Streamed>,
+}
+
+/// A body that is sent as it comes.
+pub(super) struct Streamed {
+    pub(super) body: Box<dyn Read + Send>,
+    pub(super) kind: Kind,
+}
+
+/// What is counted together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It goes on until it is whole.
+    Content,
+    /// It goes on as long as somebody listens, and mostly waits.
+    Events,
 }
 
 /// Whether the request wants the body itself.
@@ -53,7 +69,14 @@ pub(super) fn encode(
     let (body, framing, stream) = match (wanted, length) {
         _ if !has_body => (Vec::new(), None, None),
         (Wanted::Head, None) => (Vec::new(), Some(CHUNKED), None),
-        (Wanted::All, None) => (Vec::new(), Some(CHUNKED), Some(reader)),
+        (Wanted::All, None) => {
+            let is_type = |(name, value): &(Cow<'_, str>, Cow<'_, str>)| {
+                name.eq_ignore_ascii_case("content-type") && value == events::CONTENT_TYPE
+            };
+            let is_events = response.headers.iter().any(is_type);
+            let kind = if is_events { Kind::Events } else { Kind::Content };
+            (Vec::new(), Some(CHUNKED), Some(Streamed { body: reader, kind }))
+        }
         (Wanted::Head, Some(length)) => (Vec::new(), Some(sized(length)), None),
         (Wanted::All, Some(length)) => {
             let body = read_body(reader, length, body_bytes_max)?;

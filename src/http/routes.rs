@@ -7,7 +7,7 @@ use std::time::Instant;
 use log::{Level, info, log_enabled};
 use rouille::{Request, Response, ResponseBody};
 
-use crate::http::{Handler, Tallies, health, scrape};
+use crate::http::{Handler, Tallies, events, health, scrape};
 use crate::ops::Libvirt;
 use crate::rpc::{self, Answer, Audit, Behalf, Download, Service};
 
@@ -44,10 +44,11 @@ fn route(
         DOWNLOAD_PATH if service == Service::ImageStore => {
             processed(request, by, |_| download(agent, request))
         }
+        events::PATH if is_read(request) => events::stream(agent.events(), request),
         "/healthz" if is_read(request) => health::healthz(agent),
         "/readyz" if is_read(request) => health::readyz(agent),
         scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request),
-        "/healthz" | "/readyz" | scrape::PATH => only_read(),
+        "/healthz" | "/readyz" | events::PATH | scrape::PATH => only_read(),
         _ => not_found(),
     }
 }
@@ -174,6 +175,6 @@ fn body(request: &Request) -> Result<Vec<u8>, Response> {
     }
 }
 
-fn text(code: u16, body: &str) -> Response {
+pub(super) fn text(code: u16, body: &str) -> Response {
     Response::from_data(TEXT, body).with_status_code(code)
 }

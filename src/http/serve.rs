@@ -135,6 +135,7 @@ impl Libvirt {
         };
         info!("{signal:?}: finishing what runs");
         heartbeat.stop();
+        agent.events().close();
         for front in images.iter().chain(&metrics) {
             // So that all have the same time.
             front.tell_to_stop(drain);

@@ -1,5 +1,6 @@
 //! Answers whose length is not known: chunk by chunk, each on a thread of its own, so that a long
-//! one costs no handler. There are few of them, and each has to go on.
+//! one costs no handler. There are few of them, and each has to go on. Those that listen to events
+//! are counted by themselves: they stay, and a download must not wait for one to go.
 
 use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
@@ -8,16 +9,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
+use log::Level;
 
 use crate::os::poll::{Interest, PollSet};
 
 use super::exchange::{self, Answer, Exchange, Then};
 use super::handlers::Shared;
 use super::parse::Version;
+use super::respond::{Kind, Streamed};
 use super::tally::{Reason, Refusal};
 
 /// What is read from a body at once.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// The same of events, which are short.
+const EVENTS_BYTES: usize = 4 * 1024;
 
 const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many streams" };
 const NO_THREAD: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: no thread to be had" };
@@ -34,46 +39,68 @@ pub(super) fn start(
     shared: &Arc<Shared>,
     version: Version,
     head: Vec<u8>,
-    body: Box<dyn Read + Send>,
+    streamed: Streamed,
 ) -> Result<(), Refusal> {
     if version == Version::Http10 {
         return Err(NO_CHUNKS);
     }
-    let free = |count| (count < shared.limits.streams).then_some(count + 1);
+    let Streamed { body, kind } = streamed;
+    let most = match kind {
+        Kind::Content => shared.limits.streams,
+        Kind::Events => shared.limits.listeners,
+    };
+    let free = |count| (count < most).then_some(count + 1);
+    let count = shared.streams.of(kind);
     // Relaxed: the count says nothing about other memory.
-    shared.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).map_err(|_| BUSY)?;
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).map_err(|_| BUSY)?;
     // What a thread that does not start has been given is lost, so it is given nothing before.
     let (give, given) = bounded::<(Stream, Vec<u8>, Box<dyn Read + Send>)>(1);
     let run = move || {
         let Ok((stream, head, body)) = given.recv() else { return };
         if let Err(error) = stream.send_all(&head, body) {
-            log::warn!("stream to {} ended early: {error}", stream.exchange.caller);
+            // A listener goes when it has heard enough.
+            let level = if kind == Kind::Events { Level::Debug } else { Level::Warn };
+            log::log!(level, "stream to {} ended early: {error}", stream.exchange.caller);
         }
     };
     if let Err(error) = thread::Builder::new().name("http-stream".into()).spawn(run) {
-        shared.streams.fetch_sub(1, Ordering::Relaxed);
+        count.fetch_sub(1, Ordering::Relaxed);
         log::error!("start a stream: {error}");
         return Err(NO_THREAD);
     }
-    let stream = Stream { exchange: Arc::clone(exchange), shared: Arc::clone(shared) };
+    let stream = Stream { exchange: Arc::clone(exchange), shared: Arc::clone(shared), kind };
     // It waits for this, and the channel has room.
     let _ = give.send((stream, head, body));
     Ok(())
 }
 
-/// The count of streams under way.
-pub(super) type Count = AtomicUsize;
+/// Streams under way.
+#[derive(Default)]
+pub(super) struct Counts {
+    contents: AtomicUsize,
+    listeners: AtomicUsize,
+}
+
+impl Counts {
+    fn of(&self, kind: Kind) -> &AtomicUsize {
+        match kind {
+            Kind::Content => &self.contents,
+            Kind::Events => &self.listeners,
+        }
+    }
+}
 
 /// An answer under way. Dropped, also by a panic of the body's reader, it ends the exchange: the
 /// connection is closed, and a body without its last chunk is seen to be broken.
 struct Stream {
     exchange: Arc<Exchange>,
     shared: Arc<Shared>,
+    kind: Kind,
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+        self.shared.streams.of(self.kind).fetch_sub(1, Ordering::Relaxed);
         let answer = Answer { at: Instant::now(), unsent: Vec::new(), then: Then::Close };
         if self.exchange.finish(answer) {
             self.shared.waker.wake();
@@ -84,8 +111,12 @@ impl Drop for Stream {
 impl Stream {
     fn send_all(&self, head: &[u8], mut body: Box<dyn Read + Send>) -> io::Result<()> {
         self.send(head)?;
-        let mut data = vec![0; CHUNK_BYTES];
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES + 16);
+        let bytes = match self.kind {
+            Kind::Content => CHUNK_BYTES,
+            Kind::Events => EVENTS_BYTES,
+        };
+        let mut data = vec![0; bytes];
+        let mut chunk = Vec::with_capacity(bytes + 16);
         loop {
             let read = match body.read(&mut data) {
                 Ok(0) => return self.send(b"0\r\n\r\n"),

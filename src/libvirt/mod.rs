@@ -14,6 +14,7 @@
 mod bulk;
 mod connection;
 mod domain;
+mod domain_events;
 mod error;
 mod event_loop;
 mod events;
@@ -27,6 +28,7 @@ mod strings;
 pub use bulk::{DomainStats, Groups};
 pub use connection::Connection;
 pub use domain::{Domain, Info, XmlKind};
+pub use domain_events::{DomainChange, Ear, Subscription, Told};
 pub use error::{Code, Error, Origin};
 pub use events::{FLOOR, StartError, start};
 pub use network::Network;

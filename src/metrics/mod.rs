@@ -24,7 +24,7 @@ pub use calls::{Calls, Counts};
 pub use own::{Listener, Own};
 pub use sample::{Cpu, Device, Disk, Fast, FastGuest, SlowGuest, SlowVcpu, Vcpu};
 pub use sample::{disks, interfaces};
-pub use sampler::{Changing, GuestView, LeftOut, Open, Sampler, Slow, View};
+pub use sampler::{Changing, GuestView, LeftOut, OnStuck, Open, Sampler, Slow, View};
 pub use text::Format;
 
 /// A text takes some 8 KB of the agent itself and as much for each guest.

@@ -26,6 +26,10 @@ pub type Open = Arc<dyn Fn(Instant) -> Result<Connection, String> + Send + Sync>
 /// Names the guests that are being changed right now.
 pub type Changing = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
+/// Told of each guest whose emulator answers no more (`true`), and when it answers again or has
+/// ended.
+pub type OnStuck = Arc<dyn Fn(&str, bool) + Send + Sync>;
+
 /// Takes samples and keeps the last ones. Its threads end with it.
 pub struct Sampler {
     shared: Arc<Shared>,
@@ -170,7 +174,12 @@ impl Sampler {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(limits: &MetricsConfig, open: Open, changing: Changing) -> io::Result<Self> {
+    pub fn start(
+        limits: &MetricsConfig,
+        open: Open,
+        changing: Changing,
+        on_stuck: OnStuck,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             limits: limits.clone(),
             state: Mutex::default(),
@@ -180,7 +189,7 @@ impl Sampler {
         let (fast, fast_wanted) = bounded(1);
         let (slow, slow_wanted) = bounded(1);
         fast::start(Arc::clone(&shared), Arc::clone(&open), fast_wanted)?;
-        slow::start(Arc::clone(&shared), open, changing, slow_wanted)?;
+        slow::start(Arc::clone(&shared), open, changing, on_stuck, slow_wanted)?;
         Ok(Self { shared, fast, slow })
     }
 

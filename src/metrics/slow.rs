@@ -25,7 +25,7 @@ use crate::libvirt::{self, Connection, Domain, Groups, XmlKind};
 use crate::metrics::fast::{Line, guarded};
 use crate::metrics::kernel;
 use crate::metrics::sample::{SlowGuest, is_whole, slow_guest};
-use crate::metrics::sampler::{Changing, LeftOut, Open, Shared, Slow};
+use crate::metrics::sampler::{Changing, LeftOut, OnStuck, Open, Shared, Slow};
 
 /// Starts the thread, which takes a sample for each wish and ends with who wishes.
 ///
@@ -35,6 +35,7 @@ pub(super) fn start(
     shared: Arc<Shared>,
     open: Open,
     changing: Changing,
+    on_stuck: OnStuck,
     wanted: Receiver<()>,
 ) -> io::Result<()> {
     let mut tier = Tier {
@@ -42,6 +43,7 @@ pub(super) fn start(
         shared,
         open,
         changing,
+        on_stuck,
         idle: None,
         askers: 0,
         flights: Vec::new(),
@@ -62,6 +64,7 @@ struct Tier {
     shared: Arc<Shared>,
     open: Open,
     changing: Changing,
+    on_stuck: OnStuck,
     /// Where all askers answer; each has at most one answer in it.
     answers: (Sender<Landing>, Receiver<Landing>),
     /// One that can be asked.
@@ -195,19 +198,21 @@ impl Tier {
     }
 
     fn note(&mut self, began: Instant, answer: Answer, mut left_out: BTreeMap<String, LeftOut>) {
-        let known = &mut self.known;
+        let (known, on_stuck) = (&mut self.known, &self.on_stuck);
         let since = self.flights.iter().map(|flight| flight.began).min().unwrap_or(began);
         for name in &answer.partial {
             known.stuck.entry(name.clone()).or_insert_with(|| {
                 // Without a late call of ours it may just be busy with somebody else's.
                 let level = if self.flights.is_empty() { Level::Debug } else { Level::Warn };
                 log!(level, "metrics: {name}: its emulator does not answer");
+                on_stuck(name, true);
                 since
             });
         }
         for name in &answer.stopped {
             known.stuck.entry(name.clone()).or_insert_with(|| {
                 warn!("metrics: {name}: its emulator is stopped");
+                on_stuck(name, true);
                 began
             });
         }
@@ -217,6 +222,7 @@ impl Tier {
             let stays = is_left_out || answer.partial.contains(name);
             if !stays {
                 info!("metrics: {name}: its emulator answers again, or has ended");
+                on_stuck(name, false);
             }
             stays
         });

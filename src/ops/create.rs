@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::HostConfig;
+use crate::events::What;
 use crate::guest::check::{check_definition, check_definition_with_networks};
 use crate::guest::domain::{SourceKind, VirDomain};
 use crate::guest::network::Network;
@@ -39,6 +40,7 @@ impl Libvirt {
         let asked = guest.clone();
         self.make_guest(&mut guest, &hold, deadline)
             .map_err(|cause| self.undone(&asked, cause, &hold))?;
+        self.events.note(&guest.id, What::Created);
         Ok(respond(guest))
     }
 
@@ -101,6 +103,7 @@ impl Libvirt {
             Ok(get_state(&domain)?)
         })?;
         guest.state = state.name().to_owned();
+        self.events.note(&guest.id, What::Created);
         Ok(respond(guest))
     }
 }

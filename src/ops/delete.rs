@@ -7,6 +7,7 @@ use std::time::Instant;
 use log::{info, warn};
 
 use crate::config::fixed::TAKE_BACK;
+use crate::events::What;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
@@ -54,6 +55,7 @@ impl Libvirt {
             (Some(missing), false) if !was_there => Err(missing.into()),
             _ => {
                 screens::forget_console(&guest.id, &self.host);
+                self.events.note(&guest.id, What::Deleted);
                 Ok(respond(guest))
             }
         }

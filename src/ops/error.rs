@@ -31,6 +31,8 @@ pub enum Error {
     },
     /// There is no sample of the guests to answer from; why none could be taken.
     NoSample(String),
+    /// So many calls wait for events already, and no more may.
+    Listeners(usize),
     /// libvirt refused.
     Libvirt(libvirt::Error),
     /// Storage refused.
@@ -89,6 +91,7 @@ impl fmt::Display for Error {
                 write!(f, "libvirt does not answer since {} ago", pool::Span(*age))
             }
             Self::NoSample(why) => write!(f, "no sample of the guests: {why}"),
+            Self::Listeners(count) => write!(f, "busy: {count} callers wait for events"),
             Self::Libvirt(error) => write!(f, "{error}"),
             Self::Storage(error) => write!(f, "{error}"),
             Self::VolumesLeft(left) => write!(f, "volumes are left: {}", left.join("; ")),

@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod disks;
 mod error;
+mod events;
 mod health;
 mod images;
 mod inventory;
@@ -47,11 +48,13 @@ pub use session::Session;
 
 use crate::config::fixed::HEALTH_FRESH;
 use crate::config::{Config, DEADLINE_S_MAX, Deadlines, HostConfig, MetricsConfig, PoolLimits};
+use crate::events::Events;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
+use crate::ops::events::Listening;
 use crate::ops::keeper::Looks;
 use crate::pool::{Hold, Job, Lane, Pool};
 use crate::storage::{self, Volumes};
@@ -65,6 +68,8 @@ pub struct Libvirt {
     journal: Arc<Journal>,
     looks: Looks,
     sampler: Sampler,
+    events: Arc<Events>,
+    _listening: Listening,
     calls: Calls,
     metrics: MetricsConfig,
     /// libvirt knows no processor times by host processor.
@@ -111,16 +116,19 @@ impl Libvirt {
         libvirt::start().map_err(io::Error::other)?;
         let journal = Arc::new(open_journal(config).map_err(io::Error::other)?);
         let health = Arc::new(Health::new(config.watch.answer));
-        // One more for the watch, one for fast samples, and all that slow samples may have.
-        let askers = config.pool.libvirt_callers() + 3 + config.metrics.slow_late_calls;
+        // One more for the watch, one for fast samples, one for events, and all of slow samples.
+        let askers = config.pool.libvirt_callers() + 4 + config.metrics.slow_late_calls;
         let uri = &config.host.libvirt_uri;
         let opener = Arc::new(Opener::start(uri, health, askers, &config.watch)?);
         let asked = Arc::clone(&opener);
         let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
-        Watch::start(&pool, &opener, config.pool.stuck, config.watch.pause)?;
+        let events = Arc::new(Events::new(&config.events));
+        Watch::start(&pool, &opener, &events, config.pool.stuck, config.watch.pause)?;
         let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
         Ok(Self {
-            sampler: samples::start(&config.metrics, &opener, &pool)?,
+            sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
+            _listening: Listening::start(&events, &opener)?,
+            events,
             pool,
             opener,
             volumes,

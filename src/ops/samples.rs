@@ -10,6 +10,7 @@ use log::warn;
 
 use crate::config::MetricsConfig;
 use crate::config::fixed::HEALTH_FRESH_FOR_SCRAPES;
+use crate::events::{Events, What};
 use crate::guest::wire::{
     AllGuestMetrics, CpuMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse,
 };
@@ -33,11 +34,15 @@ pub(super) fn start(
     limits: &MetricsConfig,
     opener: &Arc<Opener>,
     pool: &Arc<Pool<Session>>,
+    events: &Arc<Events>,
 ) -> io::Result<Sampler> {
-    let (opener, pool) = (Arc::clone(opener), Arc::downgrade(pool));
+    let (opener, pool, events) = (Arc::clone(opener), Arc::downgrade(pool), Arc::clone(events));
     let open = move |deadline| opener.open(deadline).map_err(|error| error.to_string());
     let changing = move || pool.upgrade().map(|pool| pool.held_keys()).unwrap_or_default();
-    Sampler::start(limits, Arc::new(open), Arc::new(changing))
+    let stuck = move |guest: &str, is_stuck| {
+        events.note(guest, if is_stuck { What::Stuck } else { What::Unstuck });
+    };
+    Sampler::start(limits, Arc::new(open), Arc::new(changing), Arc::new(stuck))
 }
 
 impl Libvirt {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{error, warn};
 
+use crate::events::{Events, What};
 use crate::ops::{Opener, Session};
 use crate::os::process;
 use crate::pool::{Lane, Overdue, Pool, Span};
@@ -21,6 +22,7 @@ pub(super) struct Watch {
     pool: Weak<Pool<Session>>,
     late: Receiver<()>,
     opener: Arc<Opener>,
+    events: Arc<Events>,
     /// As [`PoolLimits::stuck`](crate::config::PoolLimits::stuck).
     stuck_max: usize,
     /// As [`WatchLimits::pause`](crate::config::WatchLimits::pause).
@@ -35,6 +37,7 @@ impl Watch {
     pub(super) fn start(
         pool: &Arc<Pool<Session>>,
         opener: &Arc<Opener>,
+        events: &Arc<Events>,
         stuck_max: usize,
         pause: Duration,
     ) -> io::Result<()> {
@@ -42,6 +45,7 @@ impl Watch {
             pool: Arc::downgrade(pool),
             late: pool.late_answers(),
             opener: Arc::clone(opener),
+            events: Arc::clone(events),
             stuck_max,
             pause,
         };
@@ -93,10 +97,15 @@ impl Watch {
             process::end_at_once(process::TEMPORARY_FAILURE);
         }
         match pool.write_off(job) {
-            Ok(true) => warn!(
-                "{what} runs since {age} ago though libvirt answers: {lane}-{worker} is stuck, \
-                 another takes its place"
-            ),
+            Ok(true) => {
+                warn!(
+                    "{what} runs since {age} ago though libvirt answers: {lane}-{worker} is stuck, \
+                     another takes its place"
+                );
+                // A job is called "Status web-1".
+                let guest = what.split_once(' ').map_or("", |(_, guest)| guest);
+                self.events.note(guest, What::Stuck);
+            }
             Ok(false) => {}
             Err(error) => error!("{lane}-{worker} is stuck in {what}; start another: {error}"),
         }

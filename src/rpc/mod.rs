@@ -16,7 +16,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::events::Page;
 use crate::guest::domain::VirDomain;
+use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ConsoleResponse};
@@ -103,6 +105,7 @@ enum Method {
     Setting(Verb<GuestRequest, SettingResponse>),
     Console(Verb<GuestRequest, ConsoleResponse>),
     Screenshot(Verb<GuestRequest, ScreenshotResponse>),
+    Events(Verb<EventsRequest, Page>),
     Image(Verb<ImageRequest, ImageResponse>),
     Clone(Verb<ImageRequest, VolumeResponse>),
     Volume(Verb<VolumeRequest, VolumeResponse>),
@@ -120,7 +123,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 25] = [
+const LIBVIRT: [Entry; 26] = [
     ("CreateGuest", Changes, Method::Guest(Libvirt::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Guest(Libvirt::delete)),
@@ -134,6 +137,7 @@ const LIBVIRT: [Entry; 25] = [
     ("DiskMetrics", Reads, Method::Metrics(Libvirt::disk_metrics)),
     ("NicMetrics", Reads, Method::Metrics(Libvirt::nic_metrics)),
     ("AllMetrics", Reads, Method::AllMetrics(Libvirt::all_metrics)),
+    ("WaitEvents", Reads, Method::Events(Libvirt::wait_events)),
     ("ResizeDisk", Changes, Method::Guest(Libvirt::resize_disk)),
     ("List", Reads, Method::List(Libvirt::list_guests)),
     ("Describe", Reads, Method::Describe(Libvirt::describe)),
@@ -260,6 +264,7 @@ fn dispatch(
         Method::Setting(verb) => call(agent, service, request, by, began, verb),
         Method::Console(verb) => call(agent, service, request, by, began, verb),
         Method::Screenshot(verb) => call(agent, service, request, by, began, verb),
+        Method::Events(verb) => call(agent, service, request, by, began, verb),
         Method::Image(verb) => call(agent, service, request, by, began, verb),
         Method::Clone(verb) => call(agent, service, request, by, began, verb),
         Method::Volume(verb) => call(agent, service, request, by, began, verb),
@@ -355,6 +360,7 @@ fn error_text(error: &Error) -> String {
         | Error::InUse { .. }
         | Error::Silent { .. }
         | Error::NoSample(_)
+        | Error::Listeners(_)
         | Error::Storage(_)
         | Error::VolumesLeft(_)
         | Error::Left(_)

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use log::kv::Value;
 use serde::Serialize;
 
+use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
 use crate::guest::wire::verbs::{AutostartRequest, ListRequest};
 use crate::guest::wire::{Guest, GuestMetricsRequest, GuestRequest};
@@ -75,6 +76,13 @@ impl About for AutostartRequest {
 impl About for ListRequest {
     fn subject(&self) -> Subject {
         about_guest(None)
+    }
+}
+
+impl About for EventsRequest {
+    fn subject(&self) -> Subject {
+        let guest = Some(self.guest.clone()).filter(|guest| !guest.is_empty());
+        Subject { guest, ..Subject::default() }
     }
 }
 

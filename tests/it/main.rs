@@ -10,6 +10,7 @@ mod crash;
 mod disk_paths;
 mod displays;
 mod documents;
+mod events;
 mod golden;
 mod harness;
 mod house;

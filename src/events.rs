@@ -1,0 +1,386 @@
+//! What happens on the host, numbered and kept in a ring, for all who ask.
+//!
+//! Whoever tells of an event writes it into the ring and waits for nobody; whoever listens reads from
+//! where it was. One that is slower than the ring is told of the gap.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
+
+use crate::config::EventLimits;
+use crate::libvirt::DomainChange;
+use crate::os::clock;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// Its number: one more than that of the event before. The first of an agent's life is the time
+    /// of its start in microseconds, so that numbers grow over a restart.
+    pub seq: u64,
+    /// When it was heard of: RFC 3339, in UTC.
+    pub time: String,
+    /// The guest's id; left out for what concerns the whole host.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub guest: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened, by its name in `event`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum What {
+    /// The domain is defined, running, paused, off or gone, in the words of virsh.
+    Lifecycle {
+        /// For example `started`.
+        state: &'static str,
+        /// For example `booted`.
+        detail: &'static str,
+    },
+    /// The guest's system rebooted.
+    Reboot,
+    /// A disk failed.
+    IoError {
+        /// The disk's source on the host.
+        source: String,
+        /// libvirt's alias of the disk.
+        device: String,
+        /// What was done about it: `none`, `pause` or `report`.
+        action: &'static str,
+        /// `enospc`, or left out.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+    /// The guest's watchdog fired.
+    Watchdog {
+        /// What was done about it.
+        action: &'static str,
+    },
+    /// The guest let go of a device that was detached.
+    DeviceRemoved {
+        /// libvirt's alias of it.
+        device: String,
+    },
+    /// The guest's balloon has changed the memory that it uses.
+    Balloon {
+        /// To so much, in KiB.
+        memory_kib: u64,
+    },
+    /// A CreateGuest or Create of this agent has succeeded.
+    Created,
+    /// A Delete of this agent has succeeded.
+    Deleted,
+    /// The guest's emulator does not answer.
+    Stuck,
+    /// It answers again, or has ended.
+    Unstuck,
+    /// libvirt tells of its events from here on. What happened before was not heard: whoever keeps
+    /// states asks for them.
+    Connected,
+    /// The connection that libvirt told of events on has ended.
+    Disconnected,
+    /// So many events came faster than they could be kept.
+    Missed {
+        /// How many.
+        count: u64,
+    },
+}
+
+impl What {
+    /// Its name, as in `event`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Lifecycle { .. } => "lifecycle",
+            Self::Reboot => "reboot",
+            Self::IoError { .. } => "io-error",
+            Self::Watchdog { .. } => "watchdog",
+            Self::DeviceRemoved { .. } => "device-removed",
+            Self::Balloon { .. } => "balloon",
+            Self::Created => "created",
+            Self::Deleted => "deleted",
+            Self::Stuck => "stuck",
+            Self::Unstuck => "unstuck",
+            Self::Connected => "connected",
+            Self::Disconnected => "disconnected",
+            Self::Missed { .. } => "missed",
+        }
+    }
+}
+
+impl From<DomainChange> for What {
+    fn from(change: DomainChange) -> Self {
+        match change {
+            DomainChange::Lifecycle { event, detail } => Self::Lifecycle { state: event, detail },
+            DomainChange::Reboot => Self::Reboot,
+            DomainChange::IoError { source, device, action, reason } => {
+                Self::IoError { source, device, action, reason }
+            }
+            DomainChange::Watchdog { action } => Self::Watchdog { action },
+            DomainChange::DeviceRemoved { device } => Self::DeviceRemoved { device },
+            DomainChange::Balloon { memory_kib } => Self::Balloon { memory_kib },
+        }
+    }
+}
+
+/// The ring, and those who wait for more.
+pub struct Events {
+    state: Mutex<State>,
+    /// An event came, or none will.
+    changed: Condvar,
+    limits: EventLimits,
+}
+
+struct State {
+    ring: VecDeque<Arc<Event>>,
+    /// The number of the next event.
+    next: u64,
+    /// No event will come.
+    closed: bool,
+    /// Callers that wait in [`Events::wait_in_turn`].
+    waiting: usize,
+}
+
+/// What happened after an event that a listener knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Page {
+    /// The events, oldest first.
+    pub events: Vec<Arc<Event>>,
+    /// What to ask for next: events after this one.
+    pub next: u64,
+    /// Whether there were others in between that are not kept any more.
+    pub gap: bool,
+}
+
+impl Events {
+    /// A ring without events.
+    pub fn new(limits: &EventLimits) -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let next = u64::try_from(since_1970.as_micros()).unwrap_or(0).max(1);
+        let state = State { ring: VecDeque::new(), next, closed: false, waiting: 0 };
+        Self { state: Mutex::new(state), changed: Condvar::new(), limits: limits.clone() }
+    }
+
+    /// Bounds.
+    pub fn limits(&self) -> &EventLimits {
+        &self.limits
+    }
+
+    /// Writes down what happened to a guest, or to the host where the name is empty, and wakes who
+    /// waits. Blocks on nobody.
+    pub fn note(&self, guest: &str, what: What) {
+        let time = clock::rfc3339_utc(SystemTime::now());
+        let mut state = self.state.lock();
+        let event = Event { seq: state.next, time, guest: guest.to_owned(), what };
+        state.next += 1;
+        if state.ring.len() >= self.limits.kept {
+            state.ring.pop_front();
+        }
+        state.ring.push_back(Arc::new(event));
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The number of the last event.
+    pub fn last(&self) -> u64 {
+        self.state.lock().next - 1
+    }
+
+    /// The events after `after`, of one guest where one is named, at most so many; where there is
+    /// none, those that come until `deadline`.
+    ///
+    /// 0 stands for the oldest that is kept. A number that is not given yet, as after a clock that
+    /// was set back, is one that is not known: all that is kept comes, and a gap before it.
+    ///
+    /// # Blocking
+    /// Up to `deadline`; not after [`Events::close`].
+    pub fn wait(&self, after: u64, guest: Option<&str>, most: usize, deadline: Instant) -> Page {
+        let mut state = self.state.lock();
+        loop {
+            let page = state.page(after, guest, most);
+            if !page.events.is_empty() || page.gap || state.closed {
+                return page;
+            }
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return state.page(after, guest, most);
+            }
+        }
+    }
+
+    /// As [`Events::wait`], for callers that wait on a thread that others want as well; `None` where
+    /// [`EventLimits::waiting`] wait already.
+    ///
+    /// # Blocking
+    /// As [`Events::wait`].
+    pub fn wait_in_turn(&self, after: u64, guest: Option<&str>, deadline: Instant) -> Option<Page> {
+        {
+            let mut state = self.state.lock();
+            if state.waiting >= self.limits.waiting {
+                return None;
+            }
+            state.waiting += 1;
+        }
+        let page = self.wait(after, guest, self.limits.page, deadline);
+        self.state.lock().waiting -= 1;
+        Some(page)
+    }
+
+    /// Ends all waits, now and from now on: the agent stops.
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether [`Events::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+}
+
+impl State {
+    fn page(&self, after: u64, guest: Option<&str>, most: usize) -> Page {
+        let last = self.next - 1;
+        let oldest = self.ring.front().map_or(self.next, |event| event.seq);
+        let gap = after != 0 && (after > last || after + 1 < oldest);
+        let after = if gap { 0 } else { after };
+        let skipped = usize::try_from((after + 1).saturating_sub(oldest)).unwrap_or(usize::MAX);
+        let wanted = |event: &&Arc<Event>| guest.is_none_or(|guest| event.guest == guest);
+        let events: Vec<_> = self.ring.iter().skip(skipped).filter(wanted).take(most).collect();
+        // What is of no interest is not looked at again.
+        let next = match events.last() {
+            Some(event) if events.len() == most => event.seq,
+            _ => last,
+        };
+        Page { events: events.into_iter().cloned().collect(), next, gap }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn ring(kept: usize) -> Events {
+        Events::new(&EventLimits { kept, ..EventLimits::default() })
+    }
+
+    /// What is there now.
+    fn look(events: &Events, after: u64, guest: Option<&str>, most: usize) -> Page {
+        events.wait(after, guest, most, Instant::now())
+    }
+
+    fn numbers(page: &Page, first: u64) -> Vec<u64> {
+        page.events.iter().map(|event| event.seq - first).collect()
+    }
+
+    #[test]
+    fn events_are_numbered_one_after_the_other_and_asked_for_from_any_of_them() {
+        let events = ring(10);
+        let first = events.last() + 1;
+        (0..5).for_each(|_| events.note("a", What::Reboot));
+        assert_eq!(events.last(), first + 4);
+        let all = look(&events, 0, None, 10);
+        assert_eq!(
+            (numbers(&all, first), all.next, all.gap),
+            (vec![0, 1, 2, 3, 4], first + 4, false)
+        );
+        let some = look(&events, first + 2, None, 10);
+        assert_eq!((numbers(&some, first), some.next, some.gap), (vec![3, 4], first + 4, false));
+        let few = look(&events, first, None, 2);
+        assert_eq!((numbers(&few, first), few.next), (vec![1, 2], first + 2));
+        let none = look(&events, first + 4, None, 10);
+        assert_eq!((none.events.len(), none.next, none.gap), (0, first + 4, false));
+    }
+
+    #[test]
+    fn what_the_ring_has_lost_is_a_gap_and_what_comes_from_nowhere_too() {
+        let events = ring(3);
+        let first = events.last() + 1;
+        (0..5).for_each(|_| events.note("a", What::Reboot));
+        let kept = look(&events, first + 1, None, 10);
+        assert_eq!((numbers(&kept, first), kept.gap), (vec![2, 3, 4], false));
+        for after in [first, 1, first + 5, u64::MAX] {
+            let page = look(&events, after, None, 10);
+            assert_eq!((numbers(&page, first), page.gap), (vec![2, 3, 4], true), "{after}");
+        }
+        assert!(!look(&events, 0, None, 10).gap, "a newcomer has lost nothing");
+    }
+
+    #[test]
+    fn one_guests_events_come_alone_and_the_rest_is_passed_over() {
+        let events = ring(10);
+        let first = events.last() + 1;
+        for guest in ["a", "b", "", "a", "b"] {
+            events.note(guest, What::Reboot);
+        }
+        let page = look(&events, 0, Some("a"), 10);
+        assert_eq!((numbers(&page, first), page.next), (vec![0, 3], first + 4));
+        let page = look(&events, 0, Some("a"), 1);
+        assert_eq!((numbers(&page, first), page.next), (vec![0], first));
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_an_event_and_by_the_end() {
+        let events = Arc::new(ring(10));
+        let after = events.last();
+        let waiter = |guest: Option<&'static str>| {
+            let events = Arc::clone(&events);
+            thread::spawn(move || events.wait(after, guest, 10, Instant::now() + PATIENCE))
+        };
+        let (any, other) = (waiter(None), waiter(Some("b")));
+        events.note("a", What::Created);
+        assert_eq!(any.join().unwrap().events.len(), 1);
+        events.close();
+        assert_eq!(other.join().unwrap().events.len(), 0);
+        let began = Instant::now();
+        assert!(events.wait(events.last(), None, 10, began + PATIENCE).events.is_empty());
+        assert!(began.elapsed() < PATIENCE);
+    }
+
+    #[test]
+    fn only_so_many_wait_in_turn() {
+        let limits = EventLimits { waiting: 1, ..EventLimits::default() };
+        let events = Arc::new(Events::new(&limits));
+        let after = events.last();
+        let first = {
+            let events = Arc::clone(&events);
+            thread::spawn(move || events.wait_in_turn(after, None, Instant::now() + PATIENCE))
+        };
+        while events.state.lock().waiting == 0 {
+            thread::yield_now();
+        }
+        assert_eq!(events.wait_in_turn(after, None, Instant::now() + PATIENCE), None);
+        events.note("", What::Connected);
+        assert_eq!(first.join().unwrap().map(|page| page.events.len()), Some(1));
+        assert!(events.wait_in_turn(after, None, Instant::now()).is_some(), "its place is free");
+    }
+
+    #[test]
+    fn an_event_says_what_it_is_by_its_name() {
+        let events = ring(10);
+        events.note("web-1", What::Lifecycle { state: "started", detail: "booted" });
+        events.note("", What::Missed { count: 3 });
+        let page = look(&events, 0, None, 10);
+        let json = serde_json::to_value(&page.events).unwrap();
+        let seq = page.events[0].seq;
+        assert_eq!(
+            json[0],
+            serde_json::json!({
+                "seq": seq, "time": page.events[0].time, "guest": "web-1",
+                "event": "lifecycle", "state": "started", "detail": "booted",
+            })
+        );
+        assert_eq!(json[1]["event"], "missed");
+        assert_eq!(json[1].get("guest"), None);
+        for event in &page.events {
+            assert_eq!(serde_json::to_value(&event.what).unwrap()["event"], event.what.name());
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! What WaitEvents is called with.
+
+use serde::Serialize;
+
+use crate::guest::members::members;
+
+/// Which events are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EventsRequest {
+    /// Those after the event of this number; 0: all that are kept; absent: those that come.
+    pub after: Option<u64>,
+    /// Seconds to wait for one where there is none; absent: as long as may be.
+    pub timeout: Option<u64>,
+    /// The id of a guest, where only what happens to it is wanted.
+    pub guest: String,
+}
+
+members!(EventsRequest {
+    "after" => after: value,
+    "timeout" => timeout: value,
+    "guest" => guest: value,
+});

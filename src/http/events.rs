@@ -1,0 +1,99 @@
+//! `GET /events`: what happens, as server-sent events (WHATWG HTML, section 9.2), as long as the
+//! listener stays.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rouille::{Request, Response};
+
+use crate::events::{Event, Events};
+use crate::http::routes::text;
+
+/// Where events are to be had.
+pub(super) const PATH: &str = "/events";
+/// An answer of this type has an end only when the listener or the agent has one.
+pub(super) const CONTENT_TYPE: &str = "text/event-stream";
+/// Events that are written at once.
+const PAGE: usize = 32;
+
+/// Events after that of the number in `after` or `Last-Event-ID`; without either, those that come.
+/// `guest` in the query limits them to those of one guest.
+pub(super) fn stream(events: &Arc<Events>, request: &Request) -> Response {
+    let after = request.header("Last-Event-ID").map(str::to_owned);
+    let after = match after.or_else(|| request.get_param("after")) {
+        None => Ok(events.last()),
+        Some(number) => number.trim().parse(),
+    };
+    let Ok(after) = after else {
+        return text(400, "events: after is the number of an event\n");
+    };
+    let guest = request.get_param("guest").filter(|guest| !guest.is_empty());
+    let feed = Feed { events: Arc::clone(events), after, guest, text: Vec::new(), sent: 0 };
+    Response {
+        status_code: 200,
+        headers: vec![
+            ("Content-Type".into(), CONTENT_TYPE.into()),
+            ("Cache-Control".into(), "no-store".into()),
+        ],
+        data: rouille::ResponseBody::from_reader(feed),
+        upgrade: None,
+    }
+}
+
+/// One listener's place in the ring, and what it is being sent.
+struct Feed {
+    events: Arc<Events>,
+    after: u64,
+    guest: Option<String>,
+    text: Vec<u8>,
+    sent: usize,
+}
+
+impl Feed {
+    /// Waits for more to send; `false` when there will be none.
+    fn refill(&mut self) -> io::Result<bool> {
+        let until = Instant::now() + self.events.limits().heartbeat;
+        let page = self.events.wait(self.after, self.guest.as_deref(), PAGE, until);
+        self.text.clear();
+        self.sent = 0;
+        if page.gap {
+            self.text.extend_from_slice(b"event: gap\ndata: {}\n\n");
+        }
+        for event in &page.events {
+            write_event(&mut self.text, event)?;
+        }
+        self.after = page.next;
+        if self.text.is_empty() {
+            if self.events.is_closed() {
+                return Ok(false);
+            }
+            // A comment: whoever is gone is noticed by it.
+            self.text.extend_from_slice(b":\n\n");
+        }
+        Ok(true)
+    }
+}
+
+fn write_event(text: &mut Vec<u8>, event: &Event) -> io::Result<()> {
+    let head = format!("id: {}\nevent: {}\ndata: ", event.seq, event.what.name());
+    text.extend_from_slice(head.as_bytes());
+    // One line: JSON has no bare line ends.
+    serde_json::to_writer(&mut *text, event)?;
+    text.extend_from_slice(b"\n\n");
+    Ok(())
+}
+
+impl Read for Feed {
+    /// Blocks until something happens, up to
+    /// [`EventLimits::heartbeat`](crate::config::EventLimits::heartbeat).
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.sent == self.text.len() && !self.refill()? {
+            return Ok(0);
+        }
+        let mut rest = self.text.get(self.sent..).unwrap_or_default();
+        let count = rest.read(buffer)?;
+        self.sent += count;
+        Ok(count)
+    }
+}

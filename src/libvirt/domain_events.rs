@@ -1,0 +1,415 @@
+//! What libvirt tells of its own accord: changes of domains, and the end of the connection.
+//!
+//! libvirt calls back on the thread of its event loop, which all connections need: a callback copies
+//! what it is told into a bounded channel and returns. What finds no room is counted.
+
+use std::collections::BTreeMap;
+use std::ffi::{c_char, c_int, c_ulonglong, c_void};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+
+use crate::libvirt::connection::Connection;
+use crate::libvirt::error::{Code, Error, check_int};
+use crate::libvirt::strings::copy_borrowed;
+use crate::sys;
+
+/// One thing that libvirt told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A domain changed.
+    Domain {
+        /// Its name.
+        name: String,
+        /// What happened to it.
+        change: DomainChange,
+    },
+    /// The connection has ended: nothing more comes.
+    Closed,
+}
+
+/// What happened to a domain. Words are libvirt's own, as virsh prints them; `unknown` stands for
+/// what a libvirt younger than this program says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainChange {
+    /// It is defined, running, paused, off or gone (`virDomainEventType` and its details).
+    Lifecycle {
+        /// For example `started`.
+        event: &'static str,
+        /// For example `booted`.
+        detail: &'static str,
+    },
+    /// Its system rebooted.
+    Reboot,
+    /// A disk failed (`virConnectDomainEventIOErrorReasonCallback`).
+    IoError {
+        /// The disk's source on the host.
+        source: String,
+        /// libvirt's alias of the disk, for example `virtio-disk0`.
+        device: String,
+        /// `none`, `pause` or `report`.
+        action: &'static str,
+        /// `enospc`, or empty.
+        reason: String,
+    },
+    /// Its watchdog fired.
+    Watchdog {
+        /// What was done about that, for example `reset`.
+        action: &'static str,
+    },
+    /// The guest let go of a device that was detached.
+    DeviceRemoved {
+        /// libvirt's alias of it.
+        device: String,
+    },
+    /// Its balloon has changed the memory that it uses.
+    Balloon {
+        /// To so much, in KiB.
+        memory_kib: u64,
+    },
+}
+
+/// Where callbacks put what they are told.
+#[derive(Clone, Debug)]
+pub struct Ear {
+    told: Sender<Told>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Ear {
+    /// Puts it into this channel, and counts what finds no room there.
+    pub fn new(told: Sender<Told>, missed: Arc<AtomicU64>) -> Self {
+        Self { told, missed }
+    }
+
+    /// Waits for nothing, and does not log: libvirt's event loop stands still meanwhile.
+    fn hear(&self, told: Told) {
+        if self.told.try_send(told).is_err() {
+            // Relaxed: it counts, and says nothing about other memory.
+            self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The ears of all subscriptions, by number. libvirt is given numbers and no pointers: some of its
+/// drivers forget to say that they need one no more, and after an error it may be used or not.
+static EARS: Mutex<BTreeMap<usize, Ear>> = Mutex::new(BTreeMap::new());
+
+/// A connection that tells of all its domains, until it is dropped.
+#[derive(Debug)]
+pub struct Subscription {
+    /// In [`EARS`]; no other subscription of this process has it.
+    number: usize,
+    callbacks: Vec<c_int>,
+    connection: Connection,
+}
+
+impl Connection {
+    /// Has this connection tell of all its domains (`virConnectDomainEventRegisterAny`) and of its own
+    /// end (`virConnectRegisterCloseCallback`). A driver without connections that end, such as the
+    /// test driver, tells nothing of the latter.
+    ///
+    /// # Errors
+    /// What libvirt says, for example that the driver has no events.
+    ///
+    /// # Blocking
+    /// One round trip for each of the six kinds.
+    pub fn subscribe(self, ear: Ear) -> Result<Subscription, Error> {
+        static NUMBERS: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        EARS.lock().insert(number, ear);
+        let mut subscription = Subscription { number, callbacks: Vec::new(), connection: self };
+        subscription.hear_the_end()?;
+        for (id, callback) in callbacks() {
+            subscription.register(id, callback)?;
+        }
+        Ok(subscription)
+    }
+}
+
+impl Subscription {
+    fn hear_the_end(&self) -> Result<(), Error> {
+        let (raw, opaque) = (self.connection.raw.as_ptr(), self.opaque());
+        // SAFETY: the connection is live; the callback takes the opaque for a number.
+        let registered =
+            unsafe { sys::virConnectRegisterCloseCallback(raw, Some(closed), opaque, None) };
+        match check_int(registered, "virConnectRegisterCloseCallback") {
+            Err(error) if error.code != Code::NO_SUPPORT => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn register(
+        &mut self,
+        id: sys::virDomainEventID,
+        callback: sys::virConnectDomainEventGenericCallback,
+    ) -> Result<(), Error> {
+        let (raw, opaque) = (self.connection.raw.as_ptr(), self.opaque());
+        let id = c_int::try_from(id).unwrap_or(-1);
+        // SAFETY: the connection is live, NULL stands for all domains; `callbacks` pairs each id with
+        // a function of the type that libvirt calls for it, which takes the opaque for a number.
+        let registered = unsafe {
+            sys::virConnectDomainEventRegisterAny(raw, ptr::null_mut(), id, callback, opaque, None)
+        };
+        self.callbacks.push(check_int(registered, "virConnectDomainEventRegisterAny")?);
+        Ok(())
+    }
+
+    fn opaque(&self) -> *mut c_void {
+        ptr::without_provenance_mut(self.number)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        EARS.lock().remove(&self.number);
+        let raw = self.connection.raw.as_ptr();
+        // What fails here fails because the other side is gone; what it calls all the same finds no ear.
+        for callback in self.callbacks.drain(..) {
+            // SAFETY: the connection is live, the callback registered with it once.
+            let _ = unsafe { sys::virConnectDomainEventDeregisterAny(raw, callback) };
+        }
+        // SAFETY: as above.
+        let _ = unsafe { sys::virConnectUnregisterCloseCallback(raw, Some(closed)) };
+    }
+}
+
+/// The kinds that are asked for, each with its function as libvirt wants it: of one type for all.
+fn callbacks() -> [(sys::virDomainEventID, sys::virConnectDomainEventGenericCallback); 6] {
+    /// By libvirt's `VIR_DOMAIN_EVENT_CALLBACK`: it calls a function of the kind's own type.
+    macro_rules! generic {
+        ($function:ident: $type:ty) => {{
+            let function: $type = $function;
+            // SAFETY: both are pointers to functions; libvirt casts this one back by its id.
+            Some(unsafe { std::mem::transmute::<$type, Generic>(function) })
+        }};
+    }
+    [
+        (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, generic!(lifecycle: Lifecycle)),
+        (sys::VIR_DOMAIN_EVENT_ID_REBOOT, Some(reboot)),
+        (sys::VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, generic!(io_error: IoError)),
+        (sys::VIR_DOMAIN_EVENT_ID_WATCHDOG, generic!(watchdog: Watchdog)),
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, generic!(device_removed: DeviceRemoved)),
+        (sys::VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, generic!(balloon: Balloon)),
+    ]
+}
+
+type Conn = sys::virConnectPtr;
+type Dom = sys::virDomainPtr;
+type Generic = unsafe extern "C" fn(Conn, Dom, *mut c_void);
+type Lifecycle = unsafe extern "C" fn(Conn, Dom, c_int, c_int, *mut c_void) -> c_int;
+type IoError = unsafe extern "C" fn(
+    Conn,
+    Dom,
+    *const c_char,
+    *const c_char,
+    c_int,
+    *const c_char,
+    *mut c_void,
+);
+type Watchdog = unsafe extern "C" fn(Conn, Dom, c_int, *mut c_void);
+type DeviceRemoved = unsafe extern "C" fn(Conn, Dom, *const c_char, *mut c_void);
+type Balloon = unsafe extern "C" fn(Conn, Dom, c_ulonglong, *mut c_void);
+
+unsafe extern "C" fn lifecycle(
+    _: Conn,
+    domain: Dom,
+    event: c_int,
+    detail: c_int,
+    ear: *mut c_void,
+) -> c_int {
+    let (event, detail) = lifecycle_words(event, detail);
+    // SAFETY: libvirt keeps the domain alive for the call.
+    unsafe { tell(domain, ear, DomainChange::Lifecycle { event, detail }) }
+    0
+}
+
+unsafe extern "C" fn reboot(_: Conn, domain: Dom, ear: *mut c_void) {
+    // SAFETY: as in `lifecycle`.
+    unsafe { tell(domain, ear, DomainChange::Reboot) }
+}
+
+unsafe extern "C" fn io_error(
+    _: Conn,
+    domain: Dom,
+    source: *const c_char,
+    device: *const c_char,
+    action: c_int,
+    reason: *const c_char,
+    ear: *mut c_void,
+) {
+    // SAFETY: libvirt's strings, or NULL, which live until this function returns.
+    let [source, device, reason] =
+        [source, device, reason].map(|text| unsafe { copy_borrowed(text) }.unwrap_or_default());
+    let action = word(&["none", "pause", "report"], action);
+    let change = DomainChange::IoError { source, device, action, reason };
+    // SAFETY: as in `lifecycle`.
+    unsafe { tell(domain, ear, change) }
+}
+
+unsafe extern "C" fn watchdog(_: Conn, domain: Dom, action: c_int, ear: *mut c_void) {
+    let actions = ["none", "pause", "reset", "poweroff", "shutdown", "debug", "inject-nmi"];
+    let change = DomainChange::Watchdog { action: word(&actions, action) };
+    // SAFETY: as in `lifecycle`.
+    unsafe { tell(domain, ear, change) }
+}
+
+unsafe extern "C" fn device_removed(_: Conn, domain: Dom, device: *const c_char, ear: *mut c_void) {
+    // SAFETY: libvirt's string, which lives until this function returns.
+    let device = unsafe { copy_borrowed(device) }.unwrap_or_default();
+    // SAFETY: as in `lifecycle`.
+    unsafe { tell(domain, ear, DomainChange::DeviceRemoved { device }) }
+}
+
+unsafe extern "C" fn balloon(_: Conn, domain: Dom, memory_kib: c_ulonglong, ear: *mut c_void) {
+    // SAFETY: as in `lifecycle`.
+    unsafe { tell(domain, ear, DomainChange::Balloon { memory_kib }) }
+}
+
+unsafe extern "C" fn closed(_: Conn, _: c_int, ear: *mut c_void) {
+    hear(ear, Told::Closed);
+}
+
+/// # Safety
+/// `domain` is live during the call.
+unsafe fn tell(domain: Dom, ear: *mut c_void, change: DomainChange) {
+    // SAFETY: live by the promise.
+    let name = unsafe { sys::virDomainGetName(domain) };
+    // SAFETY: the domain's own string, which lives as long as it.
+    let name = unsafe { copy_borrowed(name) };
+    hear(ear, Told::Domain { name: name.unwrap_or_default(), change });
+}
+
+/// Nobody hears what comes after the subscription was dropped.
+fn hear(ear: *mut c_void, told: Told) {
+    let ear = EARS.lock().get(&ear.addr()).cloned();
+    if let Some(ear) = ear {
+        ear.hear(told);
+    }
+}
+
+/// The words for a change of life, each list in the order of libvirt's enumeration of that detail.
+fn lifecycle_words(event: c_int, detail: c_int) -> (&'static str, &'static str) {
+    let (event, details): (_, &[&str]) = match sys::virDomainEventType::try_from(event) {
+        Ok(sys::VIR_DOMAIN_EVENT_DEFINED) => {
+            ("defined", &["added", "updated", "renamed", "snapshot"])
+        }
+        Ok(sys::VIR_DOMAIN_EVENT_UNDEFINED) => ("undefined", &["removed", "renamed"]),
+        Ok(sys::VIR_DOMAIN_EVENT_STARTED) => {
+            ("started", &["booted", "migrated", "restored", "snapshot", "wakeup"])
+        }
+        Ok(sys::VIR_DOMAIN_EVENT_SUSPENDED) => (
+            "suspended",
+            &[
+                "paused",
+                "migrated",
+                "io-error",
+                "watchdog",
+                "restored",
+                "snapshot",
+                "api-error",
+                "post-copy",
+                "post-copy-error",
+            ],
+        ),
+        Ok(sys::VIR_DOMAIN_EVENT_RESUMED) => {
+            ("resumed", &["unpaused", "migrated", "snapshot", "post-copy", "post-copy-failed"])
+        }
+        Ok(sys::VIR_DOMAIN_EVENT_STOPPED) => (
+            "stopped",
+            &["shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "snapshot"],
+        ),
+        Ok(sys::VIR_DOMAIN_EVENT_SHUTDOWN) => ("shutdown", &["finished", "guest", "host"]),
+        Ok(sys::VIR_DOMAIN_EVENT_PMSUSPENDED) => ("pmsuspended", &["memory", "disk"]),
+        Ok(sys::VIR_DOMAIN_EVENT_CRASHED) => ("crashed", &["panicked", "crashloaded"]),
+        _ => (UNKNOWN, &[]),
+    };
+    (event, word(details, detail))
+}
+
+const UNKNOWN: &str = "unknown";
+
+fn word(words: &[&'static str], number: c_int) -> &'static str {
+    usize::try_from(number).ok().and_then(|index| words.get(index)).copied().unwrap_or(UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crossbeam_channel::{Receiver, TryRecvError, bounded};
+
+    use super::*;
+    use crate::libvirt::start;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A subscription to a test driver of its own with one domain, and another connection to it.
+    fn subscribed(room: usize) -> (Subscription, Connection, Receiver<Told>, Arc<AtomicU64>) {
+        start().unwrap();
+        // One test of this process may use the shared driver: none else defines `heard`.
+        let open = || Connection::open("test:///default").unwrap();
+        let (told, hear) = bounded(room);
+        let missed = Arc::new(AtomicU64::new(0));
+        let subscription = open().subscribe(Ear::new(told, Arc::clone(&missed))).unwrap();
+        (subscription, open(), hear, missed)
+    }
+
+    fn xml(name: &str) -> String {
+        format!(
+            "<domain type='test'><name>{name}</name><memory>1024</memory>\
+             <os><type>hvm</type></os></domain>"
+        )
+    }
+
+    #[test]
+    fn what_happens_to_a_domain_is_told_until_the_subscription_is_dropped() {
+        let (subscription, connection, hear, missed) = subscribed(64);
+        let domain = connection.define_domain(&xml("heard")).unwrap();
+        domain.create().unwrap();
+        domain.destroy().unwrap();
+        domain.undefine().unwrap();
+        let mut words = Vec::new();
+        while words.last() != Some(&("undefined", "removed")) {
+            match hear.recv_timeout(PATIENCE).unwrap() {
+                Told::Domain { name, change } if name == "heard" => {
+                    let DomainChange::Lifecycle { event, detail } = change else { panic!() };
+                    words.push((event, detail));
+                }
+                _ => {}
+            }
+        }
+        let all = [("defined", "added"), ("started", "booted"), ("stopped", "destroyed"), words[3]];
+        assert_eq!(words, all);
+        assert_eq!(missed.load(Ordering::Relaxed), 0);
+        drop(subscription);
+        // A callback that runs just now may still have a clone of the ear.
+        while hear.try_recv() != Err(TryRecvError::Disconnected) {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_waits_for_nothing() {
+        let (told, hear) = bounded(1);
+        let missed = Arc::new(AtomicU64::new(0));
+        let ear = Ear::new(told, Arc::clone(&missed));
+        ear.hear(Told::Closed);
+        ear.hear(Told::Closed);
+        drop(hear);
+        ear.hear(Told::Closed);
+        assert_eq!(missed.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn what_this_program_does_not_know_is_called_so() {
+        assert_eq!(lifecycle_words(2, 0), ("started", "booted"));
+        assert_eq!(lifecycle_words(3, 8), ("suspended", "post-copy-error"));
+        assert_eq!(lifecycle_words(2, 77), ("started", "unknown"));
+        assert_eq!(lifecycle_words(77, 0), ("unknown", "unknown"));
+        assert_eq!(lifecycle_words(-1, -1), ("unknown", "unknown"));
+    }
+}

@@ -1,0 +1,132 @@
+//! Hears what libvirt tells of its own accord, and lets callers hear it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use log::{debug, info};
+
+use crate::events::{Events, Page, What};
+use crate::guest::wire::events::EventsRequest;
+use crate::libvirt::{Ear, Subscription, Told};
+use crate::ops::{Error, Libvirt, Opener};
+
+/// Writes what libvirt tells into the ring, on a thread of its own, `libvirt-ear`, with a connection
+/// of its own. It ends with this value.
+pub(super) struct Listening {
+    /// Disconnected, it ends the thread.
+    _stop: Sender<()>,
+}
+
+struct Thread {
+    events: Arc<Events>,
+    opener: Arc<Opener>,
+    stop: Receiver<()>,
+}
+
+impl Listening {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives none.
+    pub(super) fn start(events: &Arc<Events>, opener: &Arc<Opener>) -> io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let (events, opener) = (Arc::clone(events), Arc::clone(opener));
+        let thread = Thread { events, opener, stop: stopped };
+        thread::Builder::new().name("libvirt-ear".to_owned()).spawn(move || thread.run())?;
+        Ok(Self { _stop: stop })
+    }
+}
+
+impl Thread {
+    fn run(self) {
+        let limits = self.events.limits().clone();
+        let mut said = false;
+        loop {
+            // All that an ear of a former connection may still say goes with its channel.
+            let (told, hear) = bounded(limits.backlog);
+            let missed = Arc::new(AtomicU64::new(0));
+            match self.subscribe(Ear::new(told, Arc::clone(&missed))) {
+                Ok(subscription) => {
+                    said = false;
+                    self.events.note("", What::Connected);
+                    let goes_on = self.listen(&hear, &missed);
+                    drop(subscription);
+                    self.events.note("", What::Disconnected);
+                    if !goes_on {
+                        return;
+                    }
+                }
+                Err(why) if said => debug!("events: libvirt is not heard: {why}"),
+                Err(why) => {
+                    info!("events: libvirt is not heard, and tried again: {why}");
+                    said = true;
+                }
+            }
+            if !self.pause(limits.pause) {
+                return;
+            }
+        }
+    }
+
+    fn subscribe(&self, ear: Ear) -> Result<Subscription, Error> {
+        // As long as a libvirt at work may take: the deadline is of no one's call.
+        Ok(self.opener.open(Instant::now())?.subscribe(ear)?)
+    }
+
+    /// Until the connection ends; `false` when the agent ends.
+    fn listen(&self, hear: &Receiver<Told>, missed: &AtomicU64) -> bool {
+        loop {
+            select! {
+                recv(hear) -> told => match told {
+                    Ok(Told::Domain { name, change }) => self.events.note(&name, change.into()),
+                    Ok(Told::Closed) | Err(_) => return true,
+                },
+                recv(self.stop) -> _ => return false,
+            }
+            // There is room again. The end itself may be among what was missed.
+            let count = missed.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                self.events.note("", What::Missed { count });
+                return true;
+            }
+        }
+    }
+
+    /// `false` when the agent ends meanwhile.
+    fn pause(&self, pause: Duration) -> bool {
+        self.stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout)
+    }
+}
+
+impl Libvirt {
+    /// What happens on this host.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// The events after `after`, of one guest where one is named; where there is none, those that
+    /// come within `timeout`. Without `after`, those that come from now on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a longer `timeout` than [`EventLimits::wait`]
+    /// (crate::config::EventLimits::wait); [`Error::Listeners`] where [`EventLimits::waiting`](crate::config::EventLimits::waiting) calls wait already.
+    ///
+    /// # Blocking
+    /// Up to `timeout`, or [`EventLimits::wait`](crate::config::EventLimits::wait) without it.
+    pub fn wait_events(&self, request: EventsRequest) -> Result<Page, Error> {
+        let limits = self.events.limits();
+        let timeout = request.timeout.map_or(limits.wait, Duration::from_secs);
+        if timeout > limits.wait {
+            let most = limits.wait.as_secs();
+            return Err(Error::Invalid(format!("timeout: at most {most} seconds")));
+        }
+        let after = request.after.unwrap_or_else(|| self.events.last());
+        let guest = Some(request.guest.as_str()).filter(|guest| !guest.is_empty());
+        let page = self.events.wait_in_turn(after, guest, Instant::now() + timeout);
+        page.ok_or(Error::Listeners(limits.waiting))
+    }
+}
