@@ -41,20 +41,6 @@ pub const KEPT_DOMAINS_MAX: usize = 256;
 /// How long it keeps one: a guest that is renamed has its old name for so long. Who asks less often
 /// does not notice what a lookup costs.
 pub const KEPT_FOR: Duration = Duration::from_secs(1);
-/// Guests of a page of List that says no number: a screen or two of them.
-pub const LIST_GUESTS: usize = 100;
-/// Guests of any page: more than a host has, and a tenth of a second of libvirt's time.
-pub const LIST_GUESTS_MAX: usize = 1000;
-/// What Console answers with, in bytes: some 800 lines, a boot of Linux.
-pub const CONSOLE_BYTES: usize = 64 * 1024;
-/// Former files of a console's log that are looked for, to be removed: virtlogd keeps 3 unless its
-/// `max_backups` says otherwise.
-pub const CONSOLE_FILES_MAX: usize = 100;
-/// A screen's picture as libvirt sends it, in bytes: 2560 by 1600 points, the most that a display of
-/// 16 MiB, qemu's default, has.
-pub const SCREEN_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The same as PNG: what fits as base64 into a response ([`HttpLimits::response_bytes`]).
-pub const PNG_BYTES_MAX: usize = 11 * 1024 * 1024;
 /// How deep arrays and objects of a request may nest: as deep as Go's decoder takes them.
 pub const JSON_DEPTH_MAX: usize = 10_000;
 

@@ -54,3 +54,17 @@ pub const CLIENT_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 pub const CLIENT_PARAMS_BYTES: u64 = 1024 * 1024;
 /// Between two tables of `top`: the agent samples every second at most.
 pub const TOP_INTERVAL: Duration = Duration::from_secs(2);
+/// Guests of a page of List that says no number: a screen or two of them.
+pub const LIST_GUESTS: usize = 100;
+/// Guests of any page: more than a host has, and a tenth of a second of libvirt's time.
+pub const LIST_GUESTS_MAX: usize = 1000;
+/// What Console answers with, in bytes: some 800 lines, a boot of Linux.
+pub const CONSOLE_BYTES: usize = 64 * 1024;
+/// Former files of a console's log that are looked for, to be removed: virtlogd keeps 3 unless its
+/// `max_backups` says otherwise.
+pub const CONSOLE_FILES: usize = 100;
+/// A screen's picture as libvirt sends it, in bytes: 2560 by 1600 points, the most that a display of
+/// 16 MiB, qemu's default, has.
+pub const SCREEN_BYTES: usize = 16 * 1024 * 1024;
+/// The same as PNG: what fits as base64 into a response of `http.response_bytes`.
+pub const PNG_BYTES: usize = 11 * 1024 * 1024;

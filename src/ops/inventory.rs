@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{LIST_GUESTS, LIST_GUESTS_MAX};
+use crate::config::fixed::{LIST_GUESTS, LIST_GUESTS_MAX};
 use crate::guest::domain::{KIB_PER_MIB, VirDomain};
 use crate::guest::state::{STATE_NAMES, State};
 use crate::guest::wire::GuestRequest;

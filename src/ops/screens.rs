@@ -5,9 +5,8 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 
 use log::warn;
 
-use crate::config::{
-    CONSOLE_BYTES, CONSOLE_FILES_MAX, HostConfig, PNG_BYTES_MAX, SCREEN_BYTES_MAX,
-};
+use crate::config::HostConfig;
+use crate::config::fixed::{CONSOLE_BYTES, CONSOLE_FILES, PNG_BYTES, SCREEN_BYTES};
 use crate::guest::check::GuestId;
 use crate::guest::paths::console_log;
 use crate::guest::png;
@@ -49,7 +48,7 @@ impl Libvirt {
     ///
     /// # Errors
     /// As [`Libvirt::status`]; a guest that is off or has no screen, as those without `vnc`; a
-    /// screen of more than [`SCREEN_BYTES_MAX`].
+    /// screen of more than [`SCREEN_BYTES`].
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
@@ -60,7 +59,7 @@ impl Libvirt {
         let screen =
             self.read(Lane::Read, "Screenshot", &guest.id, deadline, move |connection| {
                 let domain = connection.lookup_domain_by_name(&id)?;
-                Ok(connection.screenshot(&domain, SCREEN_BYTES_MAX)?)
+                Ok(connection.screenshot(&domain, SCREEN_BYTES)?)
             })?;
         let invalid = |why: &str| Error::Invalid(format!("the screen of {} {why}", guest.id));
         let screen = screen.ok_or_else(|| invalid("is too large"))?;
@@ -70,7 +69,7 @@ impl Libvirt {
             _ => None,
         };
         let png = png.ok_or_else(|| invalid(&format!("is no picture: {}", screen.mime)))?;
-        if png.len() > PNG_BYTES_MAX {
+        if png.len() > PNG_BYTES {
             return Err(invalid("is too large"));
         }
         let (kind, data) = ("image/png".to_owned(), base64(&png));
@@ -84,7 +83,7 @@ pub(super) fn forget_console(id: &str, host: &HostConfig) {
     // Any other text may be another file's name.
     let Ok(id) = GuestId::parse(id) else { return };
     let Some(log) = console_log(id.as_str(), host) else { return };
-    let former = (0..CONSOLE_FILES_MAX).map(|number| format!("{log}.{number}"));
+    let former = (0..CONSOLE_FILES).map(|number| format!("{log}.{number}"));
     for path in std::iter::once(log.clone()).chain(former) {
         match fs::remove_file(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => break,

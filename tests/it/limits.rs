@@ -136,7 +136,9 @@ fn table() -> Vec<String> {
         fixed::SPARE_CONNECTIONS, fixed::LOG_INTERVAL, fixed::LOCK_PAUSE, fixed::SETTINGS_BYTES,
         fixed::TOKEN_BYTES, fixed::TOKEN_CHARS_MIN, fixed::CHECK_LOOK, fixed::CLIENT_CONNECT,
         fixed::CLIENT_MARGIN, fixed::CLIENT_HEADERS, fixed::CLIENT_ANSWER_BYTES,
-        fixed::CLIENT_PARAMS_BYTES, fixed::TOP_INTERVAL,
+        fixed::CLIENT_PARAMS_BYTES, fixed::TOP_INTERVAL, fixed::LIST_GUESTS,
+        fixed::LIST_GUESTS_MAX, fixed::CONSOLE_BYTES, fixed::CONSOLE_FILES, fixed::SCREEN_BYTES,
+        fixed::PNG_BYTES,
     );
     assert_eq!(names, constants_of(FIXED), "each constant has its row");
     [
