@@ -88,7 +88,7 @@ sanitize:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address G_SLICE=always-malloc \
 	CARGO_TARGET_DIR=$(abspath $(or $(CARGO_TARGET_DIR),target))/sanitize \
 	$(CARGO) test --target $(HOST) --lib --test it -- \
-		libvirt:: conformance:: verbs:: qemu:: openvswitch:: inventory:: settings:: screens::
+		libvirt:: conformance:: verbs:: qemu:: openvswitch:: inventory:: settings:: screens:: events::
 
 demo: build
 	dist/demo.sh

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use audit::AuditConfig;
 pub use events::EventLimits;
-pub use http::{CallerConfig, HEADERS_MAX, HttpLimits, SocketConfig};
+pub use http::{CallerConfig, HttpLimits, SocketConfig};
 pub use metrics::MetricsConfig;
 
 /// The port that the orchestrator calls (contract section 1).
@@ -35,12 +35,6 @@ pub const DEADLINE_S_MAX: u64 = 3600;
 pub const GUEST_NICS_MAX: usize = 64;
 /// Disks of one guest: no guest on a host of ours comes near it.
 pub const GUEST_DISKS_MAX: usize = 256;
-/// Domains that a worker keeps handles of, well under a KiB each: more than a host of ours has guests.
-/// With more they are looked up anew now and then.
-pub const KEPT_DOMAINS_MAX: usize = 256;
-/// How long it keeps one: a guest that is renamed has its old name for so long. Who asks less often
-/// does not notice what a lookup costs.
-pub const KEPT_FOR: Duration = Duration::from_secs(1);
 /// How deep arrays and objects of a request may nest: as deep as Go's decoder takes them.
 pub const JSON_DEPTH_MAX: usize = 10_000;
 

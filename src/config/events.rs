@@ -10,13 +10,13 @@ pub struct EventLimits {
     pub kept: usize,
     /// Events that libvirt told and nobody has numbered yet: those of a host that goes down at once.
     pub backlog: usize,
-    /// Between two tries to hear libvirt again.
+    /// Between two tries to hear libvirt again: it may have been restarted.
     pub pause: Duration,
     /// Longest that one WaitEvents may wait, below the idle time of common proxies.
     pub wait: Duration,
-    /// Calls of WaitEvents that may wait at once, of [`HttpLimits::handlers`](super::HttpLimits::handlers).
+    /// Calls of WaitEvents that may wait at once, a quarter of the threads that answer requests.
     pub waiting: usize,
-    /// Events in one answer to WaitEvents: some 200 KiB.
+    /// Events in one answer to WaitEvents, some 200 KiB: who is behind asks again.
     pub page: usize,
     /// Without an event, until a listener to a stream is sent a comment, which shows whether it is
     /// still there.

@@ -68,3 +68,11 @@ pub const CONSOLE_FILES: usize = 100;
 pub const SCREEN_BYTES: usize = 16 * 1024 * 1024;
 /// The same as PNG: what fits as base64 into a response of `http.response_bytes`.
 pub const PNG_BYTES: usize = 11 * 1024 * 1024;
+/// Header lines that there is room for on the stack: 100 is what common servers take.
+pub const HEADERS_MAX: usize = 100;
+/// Domains that a worker keeps handles of, well under a KiB each: more than a host of ours has guests.
+/// With more they are looked up anew now and then.
+pub const KEPT_DOMAINS_MAX: usize = 256;
+/// How long it keeps one: a guest that is renamed has its old name for so long. Who asks less often
+/// does not notice what a lookup costs.
+pub const KEPT_FOR: Duration = Duration::from_secs(1);

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Header lines that there is room for on the stack: 100 is what common servers take.
-pub const HEADERS_MAX: usize = 100;
+use crate::config::fixed::HEADERS_MAX;
 
 /// A Unix socket, which its owner and its group may open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +45,7 @@ pub struct HttpLimits {
     pub connections_reserved: usize,
     /// Request line and headers of one request, in bytes: the usual bound of servers is 8 to 16 KiB.
     pub head_bytes: usize,
-    /// Header lines of one request, at most [`HEADERS_MAX`].
+    /// Header lines of one request, at most `HEADERS_MAX`: 100 is what common servers take.
     pub headers: usize,
     /// Body of one request, in bytes: a guest with 64 NICs and 256 disks is under 100 KiB.
     pub body_bytes: usize,

@@ -5,7 +5,8 @@
 
 use std::mem::MaybeUninit;
 
-use crate::config::{HEADERS_MAX, HttpLimits};
+use crate::config::HttpLimits;
+use crate::config::fixed::HEADERS_MAX;
 
 use super::parse::{Persistence, Request, Version};
 use super::tally::{Reason, Refusal};

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::config::{KEPT_DOMAINS_MAX, KEPT_FOR};
+use crate::config::fixed::{KEPT_DOMAINS_MAX, KEPT_FOR};
 use crate::libvirt::{Code, Connection, Domain, Error};
 
 /// Domains of one connection by the names that they were looked up by, and when that was.

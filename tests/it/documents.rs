@@ -29,11 +29,14 @@ enum How {
 }
 
 /// By the words that it begins with; the first that fits counts.
-const COMMANDS: [(&str, How); 19] = [
+const COMMANDS: [(&str, How); 22] = [
     ("make demo", How::Shell("demo")),
     ("make test-lab", How::Gate("make test-lab")),
     ("make test", How::Gate(r#"step "tests" make test"#)),
     (".ci/run", How::Gate("# The gate: ")),
+    // In the lab, by systemd's tests.
+    ("make deb", How::Gate("make test-lab")),
+    ("apt install ./target/debian/", How::Gate("make test-lab")),
     // Which is what `make build` does for this step.
     ("cargo build --release", How::Gate(r#"step "release" make check-release"#)),
     ("target/release/mistify-libvirt", How::Shell("serve")),
@@ -43,6 +46,8 @@ const COMMANDS: [(&str, How); 19] = [
     ("openssl req", How::Shell(". $it")),
     ("stunnel ", How::Shell(". $it")),
     ("curl -H ", How::Shell("says '\"libvirt\"'")),
+    // It would listen for ever.
+    ("curl -N ", How::Shell("{ timeout 5 bash $it || true; } | grep -q '^event: connected'")),
     ("curl --cacert ", How::Shell("says '\"libvirt\"'")),
     ("curl -s http://127.0.0.1:20001/_mistify_RPC_ ", How::Shell("answers_as_shown")),
     (
@@ -261,7 +266,8 @@ fn what_is_too_long_for_a_test_is_run_by_the_gate() {
         count += 1;
     }
     assert!(count >= 5, "{count}");
-    for rule in ["\ncheck-release: build\n", "\n\t$(CARGO) build --release\n"] {
+    let build = ["\ncheck-release: build\n", "\n\t$(CARGO) build --release\n"];
+    for rule in build.into_iter().chain(["\n\t$(MAKE) test-systemd\n", "\n\t$(MAKE) deb\n"]) {
         assert!(makefile.contains(rule), "{rule:?}");
     }
 }

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use mistify_libvirt::config::{self, fixed};
 use mistify_libvirt::config::{AuditConfig, Config, HttpLimits, JournalLimits, MetricsConfig};
-use mistify_libvirt::config::{Deadlines, PoolLimits, StorageLimits, WatchLimits};
+use mistify_libvirt::config::{Deadlines, EventLimits, PoolLimits, StorageLimits, WatchLimits};
 
 const CONFIG: &str = include_str!("../../src/config.rs");
 const FIXED: &str = include_str!("../../src/config/fixed.rs");
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     CONFIG,
     FIXED,
     include_str!("../../src/config/audit.rs"),
+    include_str!("../../src/config/events.rs"),
     include_str!("../../src/config/http.rs"),
     include_str!("../../src/config/metrics.rs"),
 ];
@@ -123,6 +124,7 @@ fn table() -> Vec<String> {
         journal,
         metrics_listen: _,
         metrics,
+        events,
     } = Config::default();
     let (requests, names) = constants!(CONFIG;
         config::DEADLINE_S_MAX, config::GUEST_NICS_MAX, config::GUEST_DISKS_MAX,
@@ -138,7 +140,7 @@ fn table() -> Vec<String> {
         fixed::CLIENT_MARGIN, fixed::CLIENT_HEADERS, fixed::CLIENT_ANSWER_BYTES,
         fixed::CLIENT_PARAMS_BYTES, fixed::TOP_INTERVAL, fixed::LIST_GUESTS,
         fixed::LIST_GUESTS_MAX, fixed::CONSOLE_BYTES, fixed::CONSOLE_FILES, fixed::SCREEN_BYTES,
-        fixed::PNG_BYTES,
+        fixed::PNG_BYTES, fixed::HEADERS_MAX, fixed::KEPT_DOMAINS_MAX, fixed::KEPT_FOR,
     );
     assert_eq!(names, constants_of(FIXED), "each constant has its row");
     [
@@ -160,6 +162,7 @@ fn table() -> Vec<String> {
                 handlers,
                 response_bytes,
                 streams,
+                listeners,
                 stream_progress,
                 linger,
                 linger_bytes,
@@ -212,6 +215,11 @@ fn table() -> Vec<String> {
                 max_age, wait, slow_interval, slow_late, slow_late_each, slow_late_calls, idle,
                 keep, stand_in, rare; metadata, pid_dir
             }
+        ),
+        rows!(
+            "events",
+            events,
+            EventLimits { kept, backlog, pause, wait, waiting, page, heartbeat }
         ),
         others,
     ]
