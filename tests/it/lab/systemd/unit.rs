@@ -4,12 +4,13 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread;
+use std::{fs, thread};
 
 use serde_json::{Value, json};
 
-use super::super::{SOON, run};
+use super::super::{SOON, device, run};
 use super::{ADDRESS, Calls, Service, UNIT, ask_until, asked, call_by, qemu_pid, systemctl};
+use crate::boot_sector::boots;
 use crate::skip::require;
 use crate::support::{AtEnd, signal, wait_until};
 
@@ -17,6 +18,8 @@ use crate::support::{AtEnd, signal, wait_until};
 const CALLERS: u32 = 4;
 const SOCKET_UNIT: &str = "mistify-libvirt.socket";
 const SOCKET: &str = "/run/mistify-libvirt.sock";
+/// Where `own-user.conf` says that it belongs.
+const OWN_USER: &str = "/etc/systemd/system/mistify-libvirt.service.d/own-user.conf";
 
 /// What callers that ask all the time get while something is done under them; with `after` they go
 /// on for a while when it is done.
@@ -157,4 +160,88 @@ fn a_call_of_the_socket_starts_it_and_a_restart_refuses_none() {
     }
     call_by(&["--socket", SOCKET], "Delete", &json!({ "id": folder.guest }));
     systemctl(&["disable", "--now", SOCKET_UNIT]);
+}
+
+#[test]
+fn every_verb_and_the_fast_tier_work_as_root() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    assert_eq!(user(&service), "root");
+    every_verb_and_the_fast_tier(&service);
+}
+
+#[test]
+fn every_verb_and_the_fast_tier_work_as_its_own_user() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    let shipped = "/usr/share/mistify-libvirt/own-user.conf";
+    run("install", &["-D", "-m", "644", shipped, OWN_USER]);
+    // The command that the file names, for this pool.
+    let file = fs::read_to_string(shipped).expect("it is installed");
+    let allow = file.lines().find_map(|line| line.strip_prefix("#   zfs allow "));
+    let (allow, _) = allow.and_then(|words| words.rsplit_once(' ')).expect("a command");
+    let words: Vec<&str> = allow.split(' ').chain([service.pool.name.as_str()]).collect();
+    run("zfs", &[&["allow"], &words[..]].concat());
+    systemctl(&["daemon-reload"]);
+    systemctl(&["restart", UNIT]);
+    assert_eq!(user(&service), "mistify-libvirt");
+    let status = fs::read_to_string(format!("/proc/{}/status", service.pid())).expect("it runs");
+    assert!(status.contains("CapBnd:\t0000000000000000\n"), "{status}");
+
+    every_verb_and_the_fast_tier(&service);
+}
+
+/// Whom the service's process belongs to.
+fn user(service: &Service) -> String {
+    run("ps", &["-o", "user:32=", "-p", &service.pid().to_string()]).trim().to_owned()
+}
+
+/// A guest's life in every verb, and what is read of it without asking its emulator.
+fn every_verb_and_the_fast_tier(service: &Service) {
+    let folder = service.pool.folder();
+    let id = &folder.guest;
+    let guest = service.running(&folder);
+    let state = |method: &str| {
+        let answer = service.call(method, &guest);
+        answer["guest"]["state"].as_str().unwrap_or_default().to_owned()
+    };
+
+    let zvol = fs::canonicalize(device(&folder.volume(0))).expect("its device");
+    let zvol = zvol.file_name().and_then(|name| name.to_str()).expect("its name").to_owned();
+    let labels = format!("domain=\"{id}\",target_device=\"vda\",device=\"{zvol}\"");
+    let tap = guest["nics"][0]["device"].as_str().expect("it runs");
+    let series = [
+        format!("libvirt_domain_info_cpu_time_seconds_total{{domain=\"{id}\"}}"),
+        format!("libvirt_domain_vcpu_time_seconds_total{{domain=\"{id}\",vcpu=\"0\"}}"),
+        format!("mistify_disk_device_writes_completed_total{{{labels}}}"),
+    ];
+    wait_until("the fast tier has it all", SOON, || {
+        let scrape = service.scrape();
+        series.iter().all(|series| scrape.get(series).is_some_and(|value| value > 0.0))
+    });
+    let interface = format!("domain=\"{id}\",target_device=\"{tap}\"");
+    let received = format!("libvirt_domain_interface_stats_receive_bytes_total{{{interface}}}");
+    assert!(service.scrape().get(&received).is_some(), "{received}");
+    assert!(service.call("AllMetrics", &guest)[id]["nic"][tap].is_object());
+
+    assert_eq!(service.state(id), "running");
+    assert!(service.call("CPUMetrics", &guest)["cpu"][0].is_object());
+    assert!(service.call("DiskMetrics", &guest)["disk"]["vda"].is_object());
+    assert!(service.call("NicMetrics", &guest)["nic"]["net0"].is_object());
+    let larger = json!({ "id": id, "disks": [{ "device": "vda", "size": 32 }] });
+    service.call("ResizeDisk", &larger);
+    let size = run("zfs", &["get", "-Hpo", "value", "volsize", &folder.volume(0)]);
+    assert_eq!(size.trim(), (32 << 20).to_string());
+    for method in ["Reboot", "Restart"] {
+        let booted = || boots(&device(&folder.volume(0))).expect("the volume can be read");
+        let before = booted();
+        assert_eq!(state(method), "running", "{method}");
+        // Before that it does not hear its power button.
+        wait_until("it has booted again", SOON, || booted() > before);
+    }
+    service.call("Shutdown", &guest);
+    wait_until("it is off", SOON, || service.state(id) == "shutoff");
+    assert_eq!(state("Run"), "running");
+    assert_eq!(state("Poweroff"), "shutoff");
+    assert_eq!(state("Create"), "running", "of one that is there it starts it");
+    service.call("Delete", &guest);
+    assert_eq!(folder.listing(), "");
 }
