@@ -177,6 +177,16 @@ impl Agent {
         (reply.status, serde_json::from_slice(&reply.body).expect("JSON"))
     }
 
+    /// Waits until it has begun to hear what libvirt tells, on a connection of its own; the number of
+    /// that event.
+    pub(crate) fn hears_libvirt(&self) -> u64 {
+        wait_for("it hears libvirt", START, || {
+            let answer = self.call_with("WaitEvents", &json!({ "after": 0, "timeout": 0 }));
+            let events = answer["result"]["events"].as_array().expect("events").clone();
+            events.iter().find(|event| event["event"] == "connected")?["seq"].as_u64()
+        })
+    }
+
     /// The guest's state by Status.
     pub(crate) fn state(&self, id: &str) -> String {
         let answer = self.ok("Status", &json!({ "id": id }));

@@ -38,9 +38,8 @@ fn hear(agent: &Agent, mut after: u64, last: impl Fn(&Value) -> bool) -> Vec<Val
 /// An agent that hears libvirt, and the number of its first event.
 fn agent_at(uri: &str) -> (Agent, u64) {
     let agent = Agent::start(&["--libvirt-uri", uri]);
-    let first = hear(&agent, 0, |event| event["event"] == "connected");
-    let number = first[0]["seq"].as_u64().expect("a number");
-    (agent, number)
+    let first = agent.hears_libvirt();
+    (agent, first)
 }
 
 fn is(event: &Value, guest: &str, name: &str, state: &str) -> bool {

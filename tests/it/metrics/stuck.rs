@@ -101,9 +101,11 @@ fn one_stopped(bed: &Bed, agent: &Agent, stuck: &str, other: &str, hangs: bool) 
         scrape.left_out(stuck, "stuck") && running.iter().all(|guest| is_older(guest))
     });
     assert!(apart.age(stuck, "fast").is_some_and(|age| age < 1.0));
-    // On a loaded machine others are late for a while.
+    // On a loaded machine others are late for a while, and a call may have been on its way to the
+    // guest when that was stopped.
     until("the call that asks it, and no other, is late", SOON, &|scrape| {
-        scrape.value("mistify_metrics_calls_late") == f64::from(u8::from(hangs))
+        let late = scrape.value("mistify_metrics_calls_late");
+        late == 1.0 || (late == 0.0 && !hangs)
     });
     let stopped = agent.ok("Shutdown", &json!({ "id": other }));
     assert_eq!(stopped["guest"]["id"], other);

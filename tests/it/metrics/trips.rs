@@ -34,6 +34,8 @@ impl Counted {
             command,
             &["--libvirt-uri", uri, "--workers", "read=1", "--deadline-read", "60"],
         );
+        // Its connection is none of those that are counted below.
+        agent.hears_libvirt();
         Self { agent, log, _folder: folder }
     }
 
