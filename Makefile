@@ -73,12 +73,14 @@ endif
 
 # The package in that machine with systemd as its first process: installed, upgraded and purged.
 test-systemd:
-	rm -rf $(TARGET)/debian
+	rm -rf $(TARGET)/packages
 	$(MAKE) deb
+	install -D $(TARGET)/debian/*.deb -t $(TARGET)/packages
 	$(MAKE) deb DEB_VERSION=9999
+	install $(TARGET)/debian/*.deb -t $(TARGET)/packages
 	tests/install-deps.sh lab
 	tests/lab/build.sh
-	LAB_PACKAGES=$(TARGET)/debian $(LAB) $(or $(TESTS),lab::systemd::)
+	LAB_PACKAGES=$(TARGET)/packages $(LAB) $(or $(TESTS),lab::systemd::)
 
 # The tests that cross into C, under AddressSanitizer with its leak check; agents have to end without
 # a leak, too. glib's own allocator would hide its objects from it.
