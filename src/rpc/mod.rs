@@ -5,8 +5,8 @@ mod audit;
 pub mod envelope;
 pub mod json;
 mod subject;
+mod table;
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Instant;
 
@@ -16,15 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::events::Page;
-use crate::guest::domain::VirDomain;
-use crate::guest::wire::events::EventsRequest;
-use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
-use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
-use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ConsoleResponse};
-use crate::guest::wire::verbs::{ListRequest, ListResponse, ScreenshotResponse, SettingResponse};
-use crate::guest::wire::{AllGuestMetrics, GuestMetricsRequest, GuestMetricsResponse};
-use crate::guest::wire::{GuestRequest, GuestResponse};
+use crate::guest::wire::images::SnapshotRequest;
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
 use crate::pool;
@@ -32,8 +24,11 @@ use crate::rpc::envelope::{Lookup, Refusal, Request};
 use crate::storage;
 use audit::{Call, Outcome, log_call, milliseconds};
 use subject::{About, Subject};
+use table::Effect::{Changes, Reads};
+use table::{Entry, Method, Verb};
 
 pub use audit::{Audit, Behalf};
+pub use table::Service;
 
 /// A request beyond this leaves so much free memory behind that it is worth giving back: a guest of
 /// common size takes 2 KiB.
@@ -58,121 +53,6 @@ pub enum Answer {
     /// The request could not be understood: status 400 with this line.
     Refused(String),
 }
-
-/// What is served on a port of its own (contract sections 5 and 8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Service {
-    /// Guests.
-    Libvirt,
-    /// Disks, volumes, images and snapshots.
-    ImageStore,
-}
-
-impl Service {
-    /// The part of a method's name before the dot; letters count.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Libvirt => "Libvirt",
-            Self::ImageStore => "ImageStore",
-        }
-    }
-
-    /// The names of its methods, as callers write them after the dot.
-    pub fn method_names(self) -> impl Iterator<Item = &'static str> {
-        self.methods().iter().map(|(name, ..)| *name)
-    }
-
-    fn methods(self) -> &'static [Entry] {
-        match self {
-            Self::Libvirt => &LIBVIRT,
-            Self::ImageStore => &IMAGE_STORE,
-        }
-    }
-}
-
-/// A verb with what it takes and answers.
-type Verb<P, R> = fn(&Libvirt, P) -> Result<R, Error>;
-
-/// A method, by the kind of its verb.
-#[derive(Clone, Copy)]
-enum Method {
-    Guest(Verb<GuestRequest, GuestResponse>),
-    Metrics(Verb<GuestMetricsRequest, GuestMetricsResponse>),
-    AllMetrics(Verb<GuestMetricsRequest, BTreeMap<String, AllGuestMetrics>>),
-    List(Verb<ListRequest, ListResponse>),
-    Describe(Verb<GuestRequest, VirDomain>),
-    Autostart(Verb<AutostartRequest, AutostartResponse>),
-    Setting(Verb<GuestRequest, SettingResponse>),
-    Console(Verb<GuestRequest, ConsoleResponse>),
-    Screenshot(Verb<GuestRequest, ScreenshotResponse>),
-    Events(Verb<EventsRequest, Page>),
-    Image(Verb<ImageRequest, ImageResponse>),
-    Clone(Verb<ImageRequest, VolumeResponse>),
-    Volume(Verb<VolumeRequest, VolumeResponse>),
-    Snapshot(Verb<SnapshotRequest, SnapshotResponse>),
-}
-
-/// Whether a method changes something, and so is audited.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    Changes,
-    Reads,
-}
-use Effect::{Changes, Reads};
-
-/// A method's name, its effect, and its verb.
-type Entry = (&'static str, Effect, Method);
-
-const LIBVIRT: [Entry; 26] = [
-    ("CreateGuest", Changes, Method::Guest(Libvirt::create_guest)),
-    ("Create", Changes, Method::Guest(Libvirt::create)),
-    ("Delete", Changes, Method::Guest(Libvirt::delete)),
-    ("Restart", Changes, Method::Guest(Libvirt::restart)),
-    ("Reboot", Changes, Method::Guest(Libvirt::reboot)),
-    ("Poweroff", Changes, Method::Guest(Libvirt::poweroff)),
-    ("Shutdown", Changes, Method::Guest(Libvirt::shutdown)),
-    ("Run", Changes, Method::Guest(Libvirt::run)),
-    ("Status", Reads, Method::Guest(Libvirt::status)),
-    ("CPUMetrics", Reads, Method::Metrics(Libvirt::cpu_metrics)),
-    ("DiskMetrics", Reads, Method::Metrics(Libvirt::disk_metrics)),
-    ("NicMetrics", Reads, Method::Metrics(Libvirt::nic_metrics)),
-    ("AllMetrics", Reads, Method::AllMetrics(Libvirt::all_metrics)),
-    ("WaitEvents", Reads, Method::Events(Libvirt::wait_events)),
-    ("ResizeDisk", Changes, Method::Guest(Libvirt::resize_disk)),
-    ("List", Reads, Method::List(Libvirt::list_guests)),
-    ("Describe", Reads, Method::Describe(Libvirt::describe)),
-    ("Suspend", Changes, Method::Guest(Libvirt::suspend)),
-    ("Resume", Changes, Method::Guest(Libvirt::resume)),
-    ("Reset", Changes, Method::Guest(Libvirt::reset)),
-    ("SetMetadata", Changes, Method::Guest(Libvirt::set_metadata)),
-    ("SetAutostart", Changes, Method::Autostart(Libvirt::set_autostart)),
-    ("SetMemory", Changes, Method::Setting(Libvirt::set_memory)),
-    ("SetCPU", Changes, Method::Setting(Libvirt::set_cpu)),
-    ("Console", Reads, Method::Console(Libvirt::console)),
-    ("Screenshot", Reads, Method::Screenshot(Libvirt::screenshot)),
-];
-
-const IMAGE_STORE: [Entry; 18] = [
-    ("VerifyDisks", Reads, Method::Guest(Libvirt::verify_disks)),
-    ("CreateGuestDisks", Changes, Method::Guest(Libvirt::create_guest_disks)),
-    ("DeleteGuestsDisks", Changes, Method::Guest(Libvirt::delete_guest_disks)),
-    // The name that the original's documents have for it.
-    ("DeleteGuestDisks", Changes, Method::Guest(Libvirt::delete_guest_disks)),
-    ("CreateVolume", Changes, Method::Volume(Libvirt::create_volume)),
-    ("GetVolume", Reads, Method::Volume(Libvirt::get_volume)),
-    ("ListVolumes", Reads, Method::Volume(Libvirt::list_volumes)),
-    ("DeleteDataset", Changes, Method::Volume(Libvirt::delete_dataset)),
-    ("CreateSnapshot", Changes, Method::Snapshot(Libvirt::create_snapshot)),
-    ("GetSnapshot", Reads, Method::Snapshot(Libvirt::get_snapshot)),
-    ("ListSnapshots", Reads, Method::Snapshot(Libvirt::list_snapshots)),
-    ("DeleteSnapshot", Changes, Method::Snapshot(Libvirt::delete_snapshot)),
-    ("RollbackSnapshot", Changes, Method::Snapshot(Libvirt::rollback_snapshot)),
-    ("ListImages", Reads, Method::Image(Libvirt::list_images)),
-    ("GetImage", Reads, Method::Image(Libvirt::get_image)),
-    ("CloneImage", Changes, Method::Clone(Libvirt::clone_image)),
-    ("DeleteImage", Changes, Method::Image(Libvirt::delete_image)),
-    ("RequestImage", Changes, Method::Image(Libvirt::request_image)),
-];
 
 /// Carries out the request in `body`, for a method of `service`. A call that changes something is
 /// audited, also one that is refused.
