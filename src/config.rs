@@ -37,6 +37,15 @@ pub const GUEST_NICS_MAX: usize = 64;
 pub const GUEST_DISKS_MAX: usize = 256;
 /// How deep arrays and objects of a request may nest: as deep as Go's decoder takes them.
 pub const JSON_DEPTH_MAX: usize = 10_000;
+/// Calls of one batch: a look at every guest of a large host takes a few, and one batch is one
+/// caller, who is not to keep a handler for long.
+pub const BATCH_CALLS_MAX: usize = 64;
+/// Calls of one batch that are carried out at once: twice the workers of a lane, so that none of
+/// them waits for the next call, and a quarter of [`PoolLimits::waiting_any`].
+pub const BATCH_AT_ONCE: usize = 8;
+/// Answers of one batch, in bytes, until the rest is left out: half of
+/// [`HttpLimits::response_bytes`], as the last one counted may be as long again.
+pub const BATCH_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
 /// Everything that flags decide.
 #[derive(Clone, Debug, PartialEq, Eq)]

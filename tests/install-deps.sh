@@ -4,7 +4,8 @@
 #   tests/install-deps.sh [build|test|bench|lab|deb|gate]
 #
 #   build  what `cargo build` needs
-#   test   (default) also libvirtd and qemu for the tests
+#   test   (default) also libvirtd and qemu for the tests, and PyPI's jsonrpcclient, which calls the
+#          agent: it is unpacked in target/ and not installed; without a network its test says so
 #   bench  as test, and Debian's prometheus-libvirt-exporter, which the agent is measured beside: it
 #          is unpacked in target/ and not installed, so that no service of it is started
 #   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
@@ -35,17 +36,34 @@ build_cargo_deb() {
     cargo install --quiet --locked --no-default-features --root "$folder" cargo-deb@"$version"
 }
 
+# No package of Debian's has it.
+unpack_client() {
+    local folder
+    folder=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tmp/jsonrpcclient
+    [ ! -d "$folder/jsonrpcclient" ] || return 0
+    /usr/bin/python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+        --no-deps --only-binary :all: --require-hashes --target "$folder" -r /dev/stdin <<'WHEEL' ||
+jsonrpcclient==4.0.3 --hash=sha256:3cbb9e27e1be29821becf135ea183144a836215422727e1ffe5056a49a670f0d
+WHEEL
+        echo "there is no jsonrpcclient" >&2
+}
+
 packages=(make gcc libc6-dev libvirt-dev)
 test=(
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
     qemu-system-x86 qemu-utils seabios ipxe-qemu
     openvswitch-switch iproute2 util-linux mount python3 curl openssl stunnel4
+    python3-jsonschema python3-pip
 )
 lab=(mmdebstrap e2fsprogs qemu-system-x86 seabios util-linux mount)
 deb=(dpkg-dev xz-utils)
+unpack=:
 case ${1:-test} in
 build) ;;
-test) packages+=("${test[@]}") ;;
+test)
+    packages+=("${test[@]}")
+    unpack=unpack_client
+    ;;
 bench)
     "$0" test
     unpack_exporter
@@ -57,7 +75,10 @@ deb)
     build_cargo_deb
     packages+=("${deb[@]}")
     ;;
-gate) packages+=("${test[@]}" "${lab[@]}" "${deb[@]}" libclang-dev binutils prometheus python3-prometheus-client systemd) ;;
+gate)
+    packages+=("${test[@]}" "${lab[@]}" "${deb[@]}" libclang-dev binutils prometheus python3-prometheus-client systemd)
+    unpack=unpack_client
+    ;;
 *)
     echo "usage: $0 [build|test|bench|lab|deb|gate]" >&2
     exit 2
@@ -72,7 +93,10 @@ missing=()
 for package in "${packages[@]}"; do
     installed "$package" || missing+=("$package")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+if [ ${#missing[@]} = 0 ]; then
+    "$unpack"
+    exit
+fi
 
 if ! command -v apt-get >/dev/null; then
     echo "no apt-get here; what is needed, by Debian's names: ${missing[*]}" >&2
@@ -105,3 +129,4 @@ if ! install; then
     "${as_root[@]}" apt-get update -q </dev/null
     install
 fi
+"$unpack"

@@ -12,7 +12,7 @@ const WIDTH: usize = 100;
 
 const HEAD: &str = "\
 mistify-libvirt: the agent of a hypervisor host. It creates, runs, stops, measures and deletes
-guests, and is called with JSON-RPC over HTTP at /_mistify_RPC_.
+guests, and is called with JSON-RPC over HTTP at /rpc and /_mistify_RPC_.
 
 Usage: mistify-libvirt [FLAG]...
        mistify-libvirt COMMAND [FLAG]...

@@ -13,6 +13,8 @@ use crate::rpc::{self, Answer, Audit, Behalf, Download, Service};
 
 /// Where the orchestrator calls.
 const RPC_PATH: &str = "/_mistify_RPC_";
+/// Where everybody else calls: JSON-RPC 2.0.
+const RPC_V2_PATH: &str = "/rpc";
 /// Where it fetches the content of snapshots from.
 const DOWNLOAD_PATH: &str = "/snapshots/download";
 pub(super) const JSON: &str = "application/json; charset=utf-8";
@@ -41,6 +43,7 @@ fn route(
 ) -> Response {
     match request.url().as_str() {
         RPC_PATH => processed(request, by, |method| call(agent, service, request, by, method)),
+        RPC_V2_PATH => processed(request, by, |method| call_v2(agent, service, request, by, method)),
         DOWNLOAD_PATH if service == Service::ImageStore => {
             processed(request, by, |_| download(agent, request))
         }
@@ -111,9 +114,7 @@ fn call(
         Ok(body) => body,
         Err(unread) => return unread,
     };
-    let kind = request.header("Content-Type").unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default();
-    let is_json = kind.trim().eq_ignore_ascii_case("application/json");
+    let (is_json, kind) = content_type(request);
     match request.method() {
         "POST" => {}
         // The owner's document calls with GET; the original in truth took POST alone.
@@ -126,9 +127,7 @@ fn call(
     let answered = rpc::answer(agent, service, &body, by);
     *method = answered.method.unwrap_or_default();
     match answered.answer {
-        Answer::Result(json) => {
-            Response::from_data(JSON, json).with_additional_header(NOSNIFF.0, NOSNIFF.1)
-        }
+        Answer::Result(answer) => json(answer),
         Answer::Nothing => Response {
             status_code: 200,
             headers: vec![(NOSNIFF.0.into(), NOSNIFF.1.into())],
@@ -137,6 +136,41 @@ fn call(
         },
         Answer::Refused(why) => text(400, &why),
     }
+}
+
+/// What JSON-RPC 2.0 has no words for, verb and type, is checked before the body; all else is
+/// answered with status 200, or 204 where there is nothing to say.
+fn call_v2(
+    agent: &Libvirt,
+    service: Service,
+    request: &Request,
+    by: Behalf<'_>,
+    method: &mut String,
+) -> Response {
+    if request.method() != "POST" {
+        return text(405, "method not allowed: POST").with_additional_header("Allow", "POST");
+    }
+    if let (false, kind) = content_type(request) {
+        return text(415, &format!("Content-Type: application/json, not {kind:?}"));
+    }
+    let body = match body(request) {
+        Ok(body) => body,
+        Err(unread) => return unread,
+    };
+    let answered = rpc::answer_v2(agent, service, &body, by);
+    *method = answered.method.unwrap_or_default();
+    answered.answer.map_or_else(Response::empty_204, json)
+}
+
+/// Whether the body is said to be JSON, and what it is said to be.
+fn content_type(request: &Request) -> (bool, &str) {
+    let kind = request.header("Content-Type").unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default();
+    (kind.trim().eq_ignore_ascii_case("application/json"), kind)
+}
+
+fn json(answer: Vec<u8>) -> Response {
+    Response::from_data(JSON, answer).with_additional_header(NOSNIFF.0, NOSNIFF.1)
 }
 
 /// Streams a snapshot; errors have the statuses of the contract and a line that ends.

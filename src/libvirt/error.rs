@@ -22,10 +22,20 @@ impl Code {
     pub const INVALID_CONN: Self = Self::new(sys::VIR_ERR_INVALID_CONN);
     /// An argument was refused, flags that a driver does not know among them.
     pub const INVALID_ARG: Self = Self::new(sys::VIR_ERR_INVALID_ARG);
+    /// The hypervisor or its daemon cannot be reached.
+    pub const NO_CONNECT: Self = Self::new(sys::VIR_ERR_NO_CONNECT);
     /// The operation failed, a name that is taken among the reasons.
     pub const OPERATION_FAILED: Self = Self::new(sys::VIR_ERR_OPERATION_FAILED);
     /// XML is well-formed and means nothing.
     pub const XML_ERROR: Self = Self::new(sys::VIR_ERR_XML_ERROR);
+    /// There is such a domain already.
+    pub const DOM_EXIST: Self = Self::new(sys::VIR_ERR_DOM_EXIST);
+    /// The connection is one for reading alone.
+    pub const OPERATION_DENIED: Self = Self::new(sys::VIR_ERR_OPERATION_DENIED);
+    /// XML is not well-formed, or breaks its schema.
+    pub const XML_DETAIL: Self = Self::new(sys::VIR_ERR_XML_DETAIL);
+    /// There is such a network already.
+    pub const NETWORK_EXIST: Self = Self::new(sys::VIR_ERR_NETWORK_EXIST);
     /// A system call failed; with [`Origin::RPC`] a lost connection.
     pub const SYSTEM_ERROR: Self = Self::new(sys::VIR_ERR_SYSTEM_ERROR);
     /// The conversation with libvirtd broke.
@@ -34,8 +44,20 @@ impl Code {
     pub const NO_DOMAIN: Self = Self::new(sys::VIR_ERR_NO_DOMAIN);
     /// There is no such network.
     pub const NO_NETWORK: Self = Self::new(sys::VIR_ERR_NO_NETWORK);
+    /// libvirtd wants a proof of who calls, and did not get it.
+    pub const AUTH_FAILED: Self = Self::new(sys::VIR_ERR_AUTH_FAILED);
     /// The object's state does not allow the operation.
     pub const OPERATION_INVALID: Self = Self::new(sys::VIR_ERR_OPERATION_INVALID);
+    /// The definition asks for what the driver does not have.
+    pub const CONFIG_UNSUPPORTED: Self = Self::new(sys::VIR_ERR_CONFIG_UNSUPPORTED);
+    /// Another operation on the object did not end in libvirt's own time.
+    pub const OPERATION_TIMEOUT: Self = Self::new(sys::VIR_ERR_OPERATION_TIMEOUT);
+    /// The domain has no metadata of that kind.
+    pub const NO_DOMAIN_METADATA: Self = Self::new(sys::VIR_ERR_NO_DOMAIN_METADATA);
+    /// Somebody uses the resource.
+    pub const RESOURCE_BUSY: Self = Self::new(sys::VIR_ERR_RESOURCE_BUSY);
+    /// libvirtd's rules do not allow it.
+    pub const ACCESS_DENIED: Self = Self::new(sys::VIR_ERR_ACCESS_DENIED);
     /// The driver cannot do this here.
     pub const OPERATION_UNSUPPORTED: Self = Self::new(sys::VIR_ERR_OPERATION_UNSUPPORTED);
     /// A flag or argument is known but not supported here.

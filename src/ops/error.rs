@@ -17,6 +17,8 @@ pub enum Error {
     Invalid(String),
     /// The image store refuses, in the words of the original (contract section 8).
     Refused(&'static str),
+    /// This agent does not do that, in words for the caller.
+    Unsupported(&'static str),
     /// A domain that runs uses what was to be changed under it.
     InUse {
         /// The dataset.
@@ -83,7 +85,7 @@ impl fmt::Display for Error {
             Self::NoGuest => f.write_str("invalid argument"),
             Self::Unfit(why) => write!(f, "{why}"),
             Self::Invalid(why) => write!(f, "invalid argument: {why}"),
-            Self::Refused(why) => f.write_str(why),
+            Self::Refused(why) | Self::Unsupported(why) => f.write_str(why),
             Self::InUse { dataset, user } => {
                 write!(f, "{dataset} is in use: guest {user} is running")
             }

@@ -232,7 +232,7 @@ impl Libvirt {
     /// # Errors
     /// Always.
     pub fn request_image(&self, _: ImageRequest) -> Result<ImageResponse, Error> {
-        Err(Error::Refused(
+        Err(Error::Unsupported(
             "not supported: this agent fetches no images; use mistify-libvirt image import",
         ))
     }

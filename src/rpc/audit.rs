@@ -134,9 +134,11 @@ impl<'a> Call<'a> {
         Self { by, method, subject, began, has_ended: false }
     }
 
-    pub(super) fn end(mut self, outcome: &Outcome<'_>) {
+    /// Writes the call down; what it was about.
+    pub(super) fn end(mut self, outcome: &Outcome<'_>) -> Subject {
         self.has_ended = true;
         self.by.audit.write(&self, outcome);
+        self.subject.take().unwrap_or_default()
     }
 }
 

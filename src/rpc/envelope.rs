@@ -32,13 +32,17 @@ impl<M> Request<M> {
     /// If it is not what `T` reads.
     pub fn params<'a, T: Deserialize<'a> + Default>(&'a self) -> Result<T, Refusal> {
         let Some(params) = &self.params else { return Ok(T::default()) };
-        serde_json::from_str(params.get()).map_err(|e| {
-            // The place is counted from the start of the parameter, which helps nobody.
-            let place = format!(" at line {} column {}", e.line(), e.column());
-            let text = e.to_string();
-            ill_formed(&format_args!("params[0]: {}", text.strip_suffix(&place).unwrap_or(&text)))
-        })
+        serde_json::from_str(params.get())
+            .map_err(|e| ill_formed(&format_args!("params[0]: {}", without_place(&e))))
     }
+}
+
+/// The error of a part of a request. Its place is counted from the start of that part, which helps
+/// nobody.
+pub(super) fn without_place(error: &serde_json::Error) -> String {
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let text = error.to_string();
+    text.strip_suffix(&place).unwrap_or(&text).to_owned()
 }
 
 /// A request's `id`, ready to be written into the answer.
@@ -49,6 +53,11 @@ pub struct Id(
 );
 
 impl Id {
+    /// The id as it was written, in well-formed JSON.
+    pub(super) fn new(raw: &RawValue) -> Self {
+        Self(json::compact(raw.get()))
+    }
+
     /// The id as JSON.
     pub fn as_json(&self) -> &str {
         &self.0
@@ -89,7 +98,7 @@ pub fn decode<M>(
     lookup: impl FnOnce(&str, &str) -> Lookup<M>,
 ) -> Result<Request<M>, Refusal> {
     let text = without_lone_surrogates(String::from_utf8_lossy(body));
-    check_depth(&text)?;
+    check_depth(&text).map_err(|why| ill_formed(&why))?;
     // Reads one value and looks at nothing after it.
     let envelope = Option::deserialize(&mut serde_json::Deserializer::from_str(&text));
     let envelope: Envelope<'_> = envelope.map_err(|e| ill_formed(&e))?.unwrap_or_default();
@@ -99,7 +108,7 @@ pub fn decode<M>(
     };
     let first = serde_json::from_str(params.get());
     let FirstElement(first) = first.map_err(|_| ill_formed(&"params: expected an array"))?;
-    let id = envelope.id.map(|id| Id(json::compact(id.get())));
+    let id = envelope.id.map(Id::new);
     Ok(Request { method, id, params: first.map(ToOwned::to_owned) })
 }
 
@@ -109,7 +118,7 @@ pub fn decode<M>(
 /// If it is not what `T` reads.
 pub fn decode_bare<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refusal> {
     let text = without_lone_surrogates(String::from_utf8_lossy(body));
-    check_depth(&text)?;
+    check_depth(&text).map_err(|why| ill_formed(&why))?;
     let value = Option::deserialize(&mut serde_json::Deserializer::from_str(&text));
     Ok(value.map_err(|e| ill_formed(&e))?.unwrap_or_default())
 }
@@ -199,7 +208,7 @@ fn ill_formed(cause: &dyn fmt::Display) -> Refusal {
 }
 
 /// Refuses what nests deeper than any caller's request, before a parser follows it down.
-fn check_depth(text: &str) -> Result<(), Refusal> {
+pub(super) fn check_depth(text: &str) -> Result<(), String> {
     if text.len() <= JSON_DEPTH_MAX {
         return Ok(());
     }
@@ -213,8 +222,7 @@ fn check_depth(text: &str) -> Result<(), Refusal> {
         }
         after_backslash = byte == b'\\' && !after_backslash;
         if depth > JSON_DEPTH_MAX {
-            let cause = format_args!("arrays and objects nest deeper than {JSON_DEPTH_MAX}");
-            return Err(ill_formed(&cause));
+            return Err(format!("arrays and objects nest deeper than {JSON_DEPTH_MAX}"));
         }
     }
     Ok(())
@@ -222,7 +230,7 @@ fn check_depth(text: &str) -> Result<(), Refusal> {
 
 /// Replaces each escape of half a surrogate pair by the escape of U+FFFD, as Go does; serde_json
 /// refuses them.
-fn without_lone_surrogates(text: Cow<'_, str>) -> Cow<'_, str> {
+pub(super) fn without_lone_surrogates(text: Cow<'_, str>) -> Cow<'_, str> {
     if !text.contains("\\ud") && !text.contains("\\uD") {
         return text;
     }

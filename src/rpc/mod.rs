@@ -1,4 +1,4 @@
-//! JSON in, JSON out: the envelope, the table of methods, and the texts of errors. The only room
+//! JSON in, JSON out: the envelopes, the table of methods, and the texts of errors. The only room
 //! that knows the shape of answers.
 
 mod audit;
@@ -6,6 +6,7 @@ pub mod envelope;
 pub mod json;
 mod subject;
 mod table;
+mod v2;
 
 use std::io::Read;
 use std::time::Instant;
@@ -14,8 +15,8 @@ use log::kv::Value;
 use log::{Level, log_enabled};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 
+use crate::guest::members::Members;
 use crate::guest::wire::images::SnapshotRequest;
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
@@ -29,6 +30,7 @@ use table::{Entry, Method, Verb};
 
 pub use audit::{Audit, Behalf};
 pub use table::Service;
+pub use v2::answer as answer_v2;
 
 /// A request beyond this leaves so much free memory behind that it is worth giving back: a guest of
 /// common size takes 2 KiB.
@@ -61,6 +63,7 @@ pub enum Answer {
 /// Up to the deadline of the method that it calls; for one that changes something also as long as it
 /// takes to write a line to a file, and to ask who a user is that was not asked for lately.
 pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answered {
+    let desk = Desk { agent, service, by };
     let began = Instant::now();
     let mut named = None;
     let outcome = envelope::decode(body, |name, method| {
@@ -70,17 +73,20 @@ pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) ->
         }
         found
     });
-    let outcome = outcome.and_then(|request| dispatch(agent, service, &request, by, began));
-    let method = named.map(|(method, ..)| format!("{}.{method}", service.name()));
-    if let (Err(refusal), Some((_, Changes, _)), Some(method)) = (&outcome, named, &method) {
-        let call = Call::begin(by, method.clone(), None, began);
-        call.end(&Outcome::Refused(&refusal.text));
+    let outcome = outcome.and_then(|request| desk.dispatch(&request, request.method, began));
+    if let (Err(refusal), Some(entry)) = (&outcome, named) {
+        desk.refused(entry, &refusal.text, began);
     }
     let answer = outcome.unwrap_or_else(|refusal| Answer::Refused(refusal.text));
+    give_back_after(body);
+    Answered { method: named.map(|(method, ..)| service.full_name(method)), answer }
+}
+
+/// Gives back what a large request leaves free.
+fn give_back_after(body: &[u8]) {
     if body.len() > LARGE_BYTES {
         memory::give_back();
     }
-    Answered { method, answer }
 }
 
 /// What goes back for a snapshot that is to be downloaded.
@@ -127,68 +133,115 @@ fn lookup(service: Service, name: &str, method: &str) -> Lookup<Entry> {
     methods.find(|(name, ..)| *name == method).map_or(Lookup::NoMethod, Lookup::Found)
 }
 
-fn dispatch(
-    agent: &Libvirt,
-    service: Service,
-    request: &Request<Entry>,
-    by: Behalf<'_>,
-    began: Instant,
-) -> Result<Answer, Refusal> {
-    match request.method.2 {
-        Method::Guest(verb) => call(agent, service, request, by, began, verb),
-        Method::Metrics(verb) => call(agent, service, request, by, began, verb),
-        Method::AllMetrics(verb) => call(agent, service, request, by, began, verb),
-        Method::List(verb) => call(agent, service, request, by, began, verb),
-        Method::Describe(verb) => call(agent, service, request, by, began, verb),
-        Method::Autostart(verb) => call(agent, service, request, by, began, verb),
-        Method::Setting(verb) => call(agent, service, request, by, began, verb),
-        Method::Console(verb) => call(agent, service, request, by, began, verb),
-        Method::Screenshot(verb) => call(agent, service, request, by, began, verb),
-        Method::Events(verb) => call(agent, service, request, by, began, verb),
-        Method::Image(verb) => call(agent, service, request, by, began, verb),
-        Method::Clone(verb) => call(agent, service, request, by, began, verb),
-        Method::Volume(verb) => call(agent, service, request, by, began, verb),
-        Method::Snapshot(verb) => call(agent, service, request, by, began, verb),
+/// A call as its envelope has it: how its parameters are read and its outcome is written.
+trait Asked {
+    /// What goes back.
+    type Answer;
+
+    /// Reads the parameter of the method; an absent one is empty.
+    ///
+    /// # Errors
+    /// If it is not what the method takes.
+    fn params<P: Params>(&self) -> Result<P, Refusal>;
+
+    /// Writes the outcome of a call that was about this.
+    fn answer<R: Serialize>(&self, outcome: Result<R, Error>, subject: &Subject) -> Self::Answer;
+}
+
+/// What a method takes.
+trait Params: DeserializeOwned + for<'de> Members<'de> + About {}
+
+impl<P: DeserializeOwned + for<'de> Members<'de> + About> Params for P {}
+
+impl Asked for Request<Entry> {
+    type Answer = Answer;
+
+    fn params<P: Params>(&self) -> Result<P, Refusal> {
+        Request::params(self)
+    }
+
+    fn answer<R: Serialize>(&self, outcome: Result<R, Error>, _: &Subject) -> Answer {
+        let Some(id) = &self.id else { return Answer::Nothing };
+        Answer::Result(match outcome {
+            Ok(result) => envelope::encode_success(&result, id),
+            Err(error) => envelope::encode_error(&error_text(&error), id),
+        })
     }
 }
 
-/// Runs the verb, writes the outcome down, one line a call, and answers it.
-fn call<P: DeserializeOwned + Default + About, R: Serialize>(
-    agent: &Libvirt,
+/// Where calls of one service are carried out for one caller.
+#[derive(Clone, Copy)]
+struct Desk<'a> {
+    agent: &'a Libvirt,
     service: Service,
-    request: &Request<Entry>,
-    by: Behalf<'_>,
-    began: Instant,
-    verb: Verb<P, R>,
-) -> Result<Answer, Refusal> {
-    let (method, effect, _) = request.method;
-    let params: P = request.params()?;
-    let subject = params.subject();
-    let outcome = match effect {
-        Changes => {
-            let name = format!("{}.{method}", service.name());
-            let call = Call::begin(by, name, Some(subject), began);
-            let outcome = verb(agent, params);
-            agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
-            call.end(&match &outcome {
-                Ok(_) => Outcome::Ok,
-                Err(error) if error.is_late() => Outcome::Late(error),
-                Err(error) => Outcome::Error(error),
-            });
-            outcome
+    by: Behalf<'a>,
+}
+
+impl Desk<'_> {
+    fn dispatch<A: Asked>(
+        self,
+        asked: &A,
+        entry: Entry,
+        began: Instant,
+    ) -> Result<A::Answer, Refusal> {
+        match entry.2 {
+            Method::Guest(verb) => self.call(asked, entry, began, verb),
+            Method::Metrics(verb) => self.call(asked, entry, began, verb),
+            Method::AllMetrics(verb) => self.call(asked, entry, began, verb),
+            Method::List(verb) => self.call(asked, entry, began, verb),
+            Method::Describe(verb) => self.call(asked, entry, began, verb),
+            Method::Autostart(verb) => self.call(asked, entry, began, verb),
+            Method::Setting(verb) => self.call(asked, entry, began, verb),
+            Method::Console(verb) => self.call(asked, entry, began, verb),
+            Method::Screenshot(verb) => self.call(asked, entry, began, verb),
+            Method::Events(verb) => self.call(asked, entry, began, verb),
+            Method::Image(verb) => self.call(asked, entry, began, verb),
+            Method::Clone(verb) => self.call(asked, entry, began, verb),
+            Method::Volume(verb) => self.call(asked, entry, began, verb),
+            Method::Snapshot(verb) => self.call(asked, entry, began, verb),
         }
-        Reads => {
-            let outcome = verb(agent, params);
-            agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
-            log_read(service, method, &subject, began, &outcome);
-            outcome
+    }
+
+    /// Runs the verb, writes the outcome down, one line a call, and answers it.
+    fn call<A: Asked, P: Params, R: Serialize>(
+        self,
+        asked: &A,
+        (method, effect, _): Entry,
+        began: Instant,
+        verb: Verb<P, R>,
+    ) -> Result<A::Answer, Refusal> {
+        let params: P = asked.params()?;
+        let subject = params.subject();
+        let (agent, service) = (self.agent, self.service);
+        Ok(match effect {
+            Changes => {
+                let name = service.full_name(method);
+                let call = Call::begin(self.by, name, Some(subject), began);
+                let outcome = verb(agent, params);
+                agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
+                let subject = call.end(&match &outcome {
+                    Ok(_) => Outcome::Ok,
+                    Err(error) if error.is_late() => Outcome::Late(error),
+                    Err(error) => Outcome::Error(error),
+                });
+                asked.answer(outcome, &subject)
+            }
+            Reads => {
+                let outcome = verb(agent, params);
+                agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
+                log_read(service, method, &subject, began, &outcome);
+                asked.answer(outcome, &subject)
+            }
+        })
+    }
+
+    /// Writes down a call that was refused before its verb, where the verb changes something.
+    fn refused(self, (method, effect, _): Entry, why: &str, began: Instant) {
+        if effect == Changes {
+            let name = self.service.full_name(method);
+            Call::begin(self.by, name, None, began).end(&Outcome::Refused(why));
         }
-    };
-    let Some(id) = &request.id else { return Ok(Answer::Nothing) };
-    Ok(Answer::Result(match outcome {
-        Ok(result) => envelope::encode_success(&result, id),
-        Err(error) => envelope::encode_error(&error_text(&error), id),
-    }))
+    }
 }
 
 /// Logs how a call went that changes nothing.
@@ -208,7 +261,7 @@ fn log_read<T>(
     let ms = Value::from(milliseconds(began.elapsed()));
     fields.extend([("ms", ms), ("outcome", Value::from(word))]);
     fields.extend(error.as_deref().map(|error| ("error", Value::from(error))));
-    log_call(&format!("{}.{method}", service.name()), &fields);
+    log_call(&service.full_name(method), &fields);
 }
 
 /// What a caller reads in `error` (contract section 9, "Error strings").
@@ -237,6 +290,7 @@ fn error_text(error: &Error) -> String {
         | Error::Unfit(_)
         | Error::Invalid(_)
         | Error::Refused(_)
+        | Error::Unsupported(_)
         | Error::InUse { .. }
         | Error::Silent { .. }
         | Error::NoSample(_)

@@ -31,6 +31,11 @@ impl Service {
         }
     }
 
+    /// One of its methods, as callers name it.
+    pub(super) fn full_name(self, method: &str) -> String {
+        format!("{}.{method}", self.name())
+    }
+
     /// The names of its methods, as callers write them after the dot.
     pub fn method_names(self) -> impl Iterator<Item = &'static str> {
         self.methods().iter().map(|(name, ..)| *name)
@@ -64,6 +69,28 @@ pub(super) enum Method {
     Clone(Verb<ImageRequest, VolumeResponse>),
     Volume(Verb<VolumeRequest, VolumeResponse>),
     Snapshot(Verb<SnapshotRequest, SnapshotResponse>),
+}
+
+impl Method {
+    /// The names of what it takes and answers, as `rpc.discover` has them.
+    pub(super) fn types(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Guest(_) => ("GuestRequest", "GuestResponse"),
+            Self::Metrics(_) => ("GuestMetricsRequest", "GuestMetricsResponse"),
+            Self::AllMetrics(_) => ("GuestMetricsRequest", "AllMetricsResponse"),
+            Self::List(_) => ("ListRequest", "ListResponse"),
+            Self::Describe(_) => ("GuestRequest", "Domain"),
+            Self::Autostart(_) => ("AutostartRequest", "AutostartResponse"),
+            Self::Setting(_) => ("GuestRequest", "SettingResponse"),
+            Self::Console(_) => ("GuestRequest", "ConsoleResponse"),
+            Self::Screenshot(_) => ("GuestRequest", "ScreenshotResponse"),
+            Self::Events(_) => ("EventsRequest", "EventsPage"),
+            Self::Image(_) => ("ImageRequest", "ImageResponse"),
+            Self::Clone(_) => ("ImageRequest", "VolumeResponse"),
+            Self::Volume(_) => ("VolumeRequest", "VolumeResponse"),
+            Self::Snapshot(_) => ("SnapshotRequest", "SnapshotResponse"),
+        }
+    }
 }
 
 /// Whether a method changes something, and so is audited.

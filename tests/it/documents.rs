@@ -50,6 +50,7 @@ const COMMANDS: [(&str, How); 23] = [
     ("curl -N ", How::Shell("{ timeout 5 bash $it || true; } | grep -q '^event: connected'")),
     ("curl --cacert ", How::Shell("says '\"libvirt\"'")),
     ("curl -s http://127.0.0.1:20001/_mistify_RPC_ ", How::Shell("answers_as_shown")),
+    ("curl -s http://127.0.0.1:20001/rpc ", How::Shell("answers_as_shown")),
     (
         "mistify-libvirt image import ",
         How::Shell("qemu-img convert -O qcow2 disk.raw disk.qcow2; . $it"),

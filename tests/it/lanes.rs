@@ -1,4 +1,4 @@
-//! The whole agent in this process, so that a test can fill the pool's lanes with jobs of its own.
+//! What still answers when lanes are full.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use mistify_libvirt::config::Config;
-use mistify_libvirt::http::{Front, routes};
-use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::pool::{Job, Lane};
-use mistify_libvirt::rpc::{Audit, Service};
 
 use crate::agent::Reply;
+use crate::in_process::InProcess;
 use crate::support::{Scratch, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,24 +64,16 @@ fn call(method: &str, id: &str) -> String {
 
 #[test]
 fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms() {
-    libvirt::start().expect("libvirt is there");
-    let mut config = Config::default();
-    config.host.libvirt_uri = "test:///default".to_owned();
-    config.listen = vec!["127.0.0.1:0".parse().expect("an address")];
-    let agent = Arc::new(Libvirt::with_config(&config).expect("threads"));
-    let front = Front::bind(&config.listen, config.http.clone()).expect("a free port");
-    let address = front.local_addresses()[0];
     let scratch = Scratch::new();
+    let mut config = InProcess::config();
     config.audit.log = Some(scratch.path().join("audit"));
-    let audit = Arc::new(Audit::open(&config.audit).expect("scratch is writable"));
-    let handler = routes::handler(Arc::clone(&agent), audit, Service::Libvirt, [].into());
-    let running = front.start(handler);
-    let running = running.expect("threads");
+    let inside = InProcess::start(&config);
+    let (agent, address) = (&inside.agent, inside.address);
     let (_, made) = exchange(address, &call("Create", "lanes"));
     assert!(made.text().contains(r#""state":"running""#), "{made:?}");
 
     let (hold, release) = bounded::<()>(0);
-    let blocked = fill(&agent, [Lane::Control, Lane::Storage], &release);
+    let blocked = fill(agent, [Lane::Control, Lane::Storage], &release);
     wait_until("both lanes are full and everybody is in", PATIENCE, || {
         let snapshot = agent.pool().snapshot();
         let lanes = snapshot.lanes;
@@ -123,5 +113,5 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
         caller.join().expect("its job ran");
     }
     exchange(address, &call("Delete", "lanes"));
-    assert!(running.stop(PATIENCE) && agent.stop(PATIENCE));
+    inside.end();
 }

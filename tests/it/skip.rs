@@ -1,7 +1,8 @@
 //! What becomes of a test that cannot run here: it says why, is counted, and fails where the
 //! machine has promised what it needs.
 //!
-//! - `MISTIFY_TEST_REQUIRE`: what must be there, by comma: `qemu,ovs,lab,users,mount`.
+//! - `MISTIFY_TEST_REQUIRE`: what must be there, by comma: `qemu,ovs,nwfilter,lab,users,mount,promtool`,
+//!   and `openrpc`: python3-jsonschema and jsonrpcclient.
 //!   `lab` is only had in the virtual machine of `make test-lab`, which requires it by itself.
 //! - `MISTIFY_TEST_SKIPS`: a file that gets one line a skip: need, test, reason, by tabs.
 

@@ -1,10 +1,13 @@
 //! What tests share: waiting on a condition, folders that go away, signals.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command};
+use std::process::{self, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
+
+use crate::skip::Skip;
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(5);
@@ -46,6 +49,21 @@ pub(crate) fn signal(pid: u32, name: &str) {
     // The shell's own kill: procps is not on every machine.
     let status = Command::new("/bin/sh").args(["-c", &format!("kill -s {name} {pid}")]).status();
     assert!(status.is_ok_and(|s| s.success()), "SIG{name} reaches process {pid}");
+}
+
+/// Lets a program read a text; it has to be installed.
+pub(crate) fn feed(program: &str, words: &[&str], text: &str) -> Result<Output, Skip> {
+    let mut child = Command::new(program)
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| Skip(format!("{program} does not start: {error}")))?;
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(text.as_bytes()).expect("it reads");
+    drop(input);
+    Ok(child.wait_with_output().expect("it ends"))
 }
 
 /// Adds the paths of all files and folders below this one.

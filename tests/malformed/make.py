@@ -409,7 +409,7 @@ add("cut off", "RFC 9112 8: incomplete", "closed", post("Content-Length: 1048576
 for path in ["/", "/_mistify_RPC", "/_mistify_RPC_/", "/_mistify_RPC_/x", "/_mistify_rpc_",
         "/_MISTIFY_RPC_", "/x/_mistify_RPC_",
              "/_mistify_RPC_;x", "/_mistify_RPC_.", "/debug/pprof/", "/debug/pprof/cmdline",
-             "/index.html", "/favicon.ico", "/rpc",
+             "/index.html", "/favicon.ico", "/rpc/", "/rpc/x", "/RPC", "/rpc.",
              "/snapshots/download", "/metrics/", "/healthz/", "/healthz/x", "/Metrics",
              "/.git/config", "/../../etc/passwd",
              "/%2e%2e/etc/passwd", "/cgi-bin/x", "/wp-login.php", "/a" * 100]:

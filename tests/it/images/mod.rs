@@ -38,7 +38,7 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    fn on_directory() -> Self {
+    pub(crate) fn on_directory() -> Self {
         Self::on(TEST_DRIVER, None)
     }
 
@@ -65,6 +65,11 @@ impl Bed {
             address.lines().next()?.parse().ok()
         });
         Self { agent, address, scratch, pool }
+    }
+
+    /// Where the image store is served.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The full name of a dataset or snapshot.

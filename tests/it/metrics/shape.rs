@@ -1,15 +1,14 @@
 //! The text and its ways: what other programs read it, who may ask, and how.
 
-use std::io::Write;
 use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use serde_json::json;
 
 use super::{Bed, Inside, SOON, scrape};
 use crate::agent::{Agent, PROGRAM};
 use crate::skip::{Skip, require};
-use crate::support::{Scratch, wait_for};
+use crate::support::{Scratch, feed, wait_for};
 
 const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
 
@@ -17,21 +16,6 @@ fn get(agent: &Agent, accept: &str) -> String {
     let reply = agent.request("GET", "/metrics", &[("Accept", accept)], b"");
     assert_eq!(reply.status, 200);
     reply.text()
-}
-
-/// Lets a program read a text; it has to be installed.
-fn feed(program: &str, words: &[&str], text: &str) -> Result<Output, Skip> {
-    let mut child = Command::new(program)
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| Skip(format!("{program} does not start: {error}")))?;
-    let mut input = child.stdin.take().expect("piped");
-    input.write_all(text.as_bytes()).expect("it reads");
-    drop(input);
-    Ok(child.wait_with_output().expect("it ends"))
 }
 
 #[test]

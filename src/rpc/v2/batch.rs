@@ -1,0 +1,95 @@
+//! The calls of one batch, side by side.
+//!
+//! They get threads of their own beside the handler's, which has a share in the work. Were they
+//! given to other handlers, as many batches as there are handlers would wait for each other for ever;
+//! were they jobs of a lane, a worker would wait for jobs of its own lane. A thread that waits for a
+//! lane counts among the callers of the pool like any other, and where these are too many its call
+//! is answered `busy`: so batches cannot keep all handlers, and how many threads there are is bounded
+//! by who is let in.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::value::RawValue;
+
+use super::call::Call;
+use super::errors::{Failure, Kind};
+use crate::config::{BATCH_ANSWER_BYTES, BATCH_AT_ONCE};
+use crate::rpc::Desk;
+
+/// Carries out what a batch has, which arrived then; the answers in its order, if there are any.
+pub(super) fn carry_out(desk: Desk<'_>, members: &[&RawValue], began: Instant) -> Option<Vec<u8>> {
+    let calls: Vec<_> = members.iter().map(|member| Call::read(desk, member, began)).collect();
+    let batch = Batch {
+        calls: &calls,
+        next: AtomicUsize::new(0),
+        bytes: AtomicUsize::new(0),
+        begin_until: began + desk.agent.deadlines().change,
+    };
+    let mut answers = thread::scope(|scope| {
+        let helpers: Vec<_> = (1..calls.len().min(BATCH_AT_ONCE))
+            .map_while(|_| {
+                let thread = thread::Builder::new().name("http-batch".to_owned());
+                // Where the system gives no thread those that are there do it all.
+                thread.spawn_scoped(scope, || batch.work()).ok()
+            })
+            .collect();
+        let mut answers = batch.work();
+        for helper in helpers {
+            answers.extend(helper.join().expect("panics of calls are caught"));
+        }
+        answers
+    });
+    answers.sort_unstable_by_key(|(index, _)| *index);
+    let answers: Vec<Vec<u8>> = answers.into_iter().map(|(_, answer)| answer).collect();
+    (!answers.is_empty()).then(|| [b"[", &answers.join(&b","[..])[..], b"]"].concat())
+}
+
+/// A batch at work.
+struct Batch<'a> {
+    /// The calls; the answer, if any, of what is none.
+    calls: &'a [Result<Call<'a>, Option<Vec<u8>>>],
+    next: AtomicUsize,
+    /// Of all answers so far.
+    bytes: AtomicUsize,
+    begin_until: Instant,
+}
+
+impl Batch<'_> {
+    /// Carries out one call after the other until there is none left: answers with their places.
+    fn work(&self) -> Vec<(usize, Vec<u8>)> {
+        let mut answers = Vec::new();
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(call) = self.calls.get(index) else { return answers };
+            let answer = match call {
+                Ok(call) => self.carry_out(call),
+                Err(answer) => answer.clone(),
+            };
+            answers.extend(answer.map(|answer| (index, answer)));
+        }
+    }
+
+    fn carry_out(&self, call: &Call<'_>) -> Option<Vec<u8>> {
+        let began = Instant::now();
+        if began >= self.begin_until {
+            let why = "this never ran, others of the batch took too long";
+            return call.refuse(Kind::Deadline, why.to_owned(), began);
+        }
+        // The others of the batch are to be answered, too. What a panic leaves half-changed is the
+        // pool's own affair, as for the handlers.
+        let answer = panic::catch_unwind(AssertUnwindSafe(|| call.carry_out(began)));
+        let answer = answer.unwrap_or_else(|_| {
+            log::error!("{} in a batch: panic", call.name());
+            call.fail(&Failure::new(Kind::Internal, "see the agent's log"))
+        })?;
+        let before = self.bytes.fetch_add(answer.len(), Ordering::Relaxed);
+        if before >= BATCH_ANSWER_BYTES {
+            let why = format!("done, but all answers are more than {BATCH_ANSWER_BYTES} bytes");
+            return call.fail(&Failure::new(Kind::TooLarge, why));
+        }
+        Some(answer)
+    }
+}

@@ -1,0 +1,221 @@
+//! `rpc.discover`: the methods of a service as an OpenRPC document (<https://spec.open-rpc.org>).
+//!
+//! Which methods there are, and what each takes and answers, is the dispatch's own table; words and
+//! examples are in `methods.json`, the members of requests and answers in `schemas.json`. Tests hold
+//! the three to each other, to the wire's types and to what the agent really answers.
+
+use serde_json::{Map, Value, json};
+
+use super::errors::TABLE;
+use crate::rpc::Service;
+use crate::rpc::table::{Effect, Entry};
+
+/// The method that answers this, on both ports.
+pub(super) const METHOD: &str = "rpc.discover";
+/// The version of OpenRPC.
+const OPENRPC: &str = "1.3.2";
+
+const METHODS: &str = include_str!("methods.json");
+const SCHEMAS: &str = include_str!("schemas.json");
+
+/// The document of one service.
+pub(super) fn document(service: Service) -> Value {
+    let (words, schemas) = (read(METHODS), read(SCHEMAS));
+    let methods = service.methods().iter().map(|entry| method(service, *entry, &words, &schemas));
+    let methods: Vec<Value> = methods.collect();
+    let errors: Map<String, Value> = TABLE
+        .iter()
+        .map(|row| {
+            let error = json!({ "code": row.code, "message": row.name, "data": row.meaning });
+            (error_name(row.name), error)
+        })
+        .collect();
+    json!({
+        "openrpc": OPENRPC,
+        "info": {
+            "title": format!("mistify-libvirt: {}", service.name()),
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": words["description"],
+        },
+        "methods": methods,
+        "components": { "schemas": schemas, "errors": errors },
+    })
+}
+
+fn method(service: Service, (name, effect, kind): Entry, words: &Value, schemas: &Value) -> Value {
+    let name = service.full_name(name);
+    let (takes, answers) = kind.types();
+    let words = &words[&name];
+    let mut params = Vec::new();
+    for (member, schema) in schemas[takes]["properties"].as_object().into_iter().flatten() {
+        params.push(json!({ "name": member, "schema": schema }));
+    }
+    let given = words["params"].as_object().into_iter().flatten();
+    let given: Vec<Value> =
+        given.map(|(name, value)| json!({ "name": name, "value": value })).collect();
+    let errors: Vec<Value> = TABLE
+        .iter()
+        .map(|row| json!({ "$ref": format!("#/components/errors/{}", error_name(row.name)) }))
+        .collect();
+    json!({
+        "name": name,
+        "summary": words["summary"],
+        "tags": [{ "name": if effect == Effect::Changes { "changes" } else { "reads" } }],
+        "paramStructure": "by-name",
+        "params": params,
+        "result": { "name": answers, "schema": { "$ref": format!("#/components/schemas/{answers}") } },
+        "errors": errors,
+        "examples": [{
+            "name": name,
+            "params": given,
+            "result": { "name": answers, "value": words["result"] },
+        }],
+    })
+}
+
+/// A name as OpenRPC allows it in a reference.
+fn error_name(name: &str) -> String {
+    name.replace(' ', "-").to_lowercase()
+}
+
+fn read(text: &str) -> Value {
+    serde_json::from_str(text).expect("our own files are JSON, as a test says")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::guest::members::Members;
+    use crate::events::{Event, Page, What};
+    use crate::guest::domain::VirDomain;
+    use crate::guest::wire::events::EventsRequest;
+    use crate::guest::wire::images::*;
+    use crate::guest::wire::verbs::*;
+    use crate::guest::wire::*;
+
+    fn keys(value: &Value) -> BTreeSet<&str> {
+        value.as_object().unwrap().keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn every_method_has_its_words_and_types() {
+        let (words, schemas) = (read(METHODS), read(SCHEMAS));
+        let mut named = BTreeSet::from(["description".to_owned()]);
+        for service in [Service::Libvirt, Service::ImageStore] {
+            for (name, _, kind) in service.methods() {
+                let name = service.full_name(name);
+                let (takes, answers) = kind.types();
+                for schema in [takes, answers] {
+                    assert!(schemas[schema].is_object(), "schemas.json lacks {schema} of {name}");
+                }
+                assert!(words[&name]["summary"].is_string(), "methods.json lacks {name}");
+                let known = keys(&schemas[takes]["properties"]);
+                assert!(keys(&words[&name]["params"]).is_subset(&known), "{name}: {known:?}");
+                assert!(!words[&name]["result"].is_null(), "{name} has no example");
+                named.insert(name);
+            }
+        }
+        assert_eq!(words.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(), named);
+    }
+
+    /// A type's schema names the members that are read and written, and calls those required that
+    /// are written even where they are empty.
+    fn agrees<T>(name: &str, seen: &mut BTreeSet<String>)
+    where
+        T: Default + Serialize + DeserializeOwned + for<'de> Members<'de>,
+    {
+        let schema = written::<T>(name, seen);
+        let members: BTreeSet<&str> = T::NAMES.iter().copied().collect();
+        assert_eq!(keys(&schema["properties"]), members, "{name}");
+        let full = &schema["examples"][0];
+        let echo: T = serde_json::from_value(full.clone()).unwrap();
+        assert_eq!(&serde_json::to_value(&echo).unwrap(), full, "{name}");
+        assert_eq!(keys(full), members, "{name}: the example has all");
+    }
+
+    fn written<T: Default + Serialize>(name: &str, seen: &mut BTreeSet<String>) -> Value {
+        let schema = read(SCHEMAS)[name].take();
+        seen.insert(name.to_owned());
+        let empty = serde_json::to_value(T::default()).unwrap();
+        let always: BTreeSet<&str> = keys(&empty);
+        let required = schema["required"].as_array().into_iter().flatten();
+        let required: BTreeSet<&str> = required.map(|name| name.as_str().unwrap()).collect();
+        // What callers write themselves they may leave out.
+        match ["Guest", "Nic", "Disk"].contains(&name) || name.ends_with("Request") {
+            true => assert!(required.is_subset(&always), "{name}"),
+            false => assert_eq!(required, always, "{name}"),
+        }
+        schema
+    }
+
+    /// As [`agrees`] for what is written alone: `full` has every member.
+    fn tells<T: Default + Serialize>(name: &str, full: &T, seen: &mut BTreeSet<String>) {
+        let schema = written::<T>(name, seen);
+        let full = serde_json::to_value(full).unwrap();
+        assert_eq!(keys(&schema["properties"]), keys(&full), "{name}");
+    }
+
+    #[test]
+    fn schemas_are_those_of_the_wire() {
+        let mut seen = BTreeSet::new();
+        let all = &mut seen;
+        agrees::<Guest>("Guest", all);
+        agrees::<Nic>("Nic", all);
+        agrees::<Disk>("Disk", all);
+        agrees::<GuestRequest>("GuestRequest", all);
+        agrees::<GuestResponse>("GuestResponse", all);
+        agrees::<GuestMetricsRequest>("GuestMetricsRequest", all);
+        agrees::<CpuMetrics>("CpuMetrics", all);
+        agrees::<DiskMetrics>("DiskMetrics", all);
+        agrees::<NicMetrics>("NicMetrics", all);
+        agrees::<ImageRequest>("ImageRequest", all);
+        agrees::<ImageResponse>("ImageResponse", all);
+        agrees::<Image>("Image", all);
+        agrees::<VolumeRequest>("VolumeRequest", all);
+        agrees::<VolumeResponse>("VolumeResponse", all);
+        agrees::<Volume>("Volume", all);
+        agrees::<SnapshotRequest>("SnapshotRequest", all);
+        agrees::<SnapshotResponse>("SnapshotResponse", all);
+        agrees::<Snapshot>("Snapshot", all);
+        agrees::<GuestMetricsResponse>("GuestMetricsResponse", all);
+        agrees::<ListRequest>("ListRequest", all);
+        agrees::<AutostartRequest>("AutostartRequest", all);
+        agrees::<EventsRequest>("EventsRequest", all);
+        let next = "web-1".to_owned();
+        tells("ListResponse", &ListResponse { next, ..ListResponse::default() }, all);
+        tells("ListedGuest", &ListedGuest::default(), all);
+        tells("Domain", &VirDomain::default(), all);
+        tells("AutostartResponse", &AutostartResponse::default(), all);
+        let message = "the guest is off".to_owned();
+        tells("SettingResponse", &SettingResponse { message, ..SettingResponse::default() }, all);
+        tells("ConsoleResponse", &ConsoleResponse::default(), all);
+        tells("ScreenshotResponse", &ScreenshotResponse::default(), all);
+        tells("EventsPage", &Page::default(), all);
+        all.extend(["Event".to_owned()]);
+        let event = &read(SCHEMAS)["Event"];
+        let text = String::new;
+        let kinds = [
+            What::Lifecycle { state: "started", detail: "booted" },
+            What::IoError { source: text(), device: text(), action: "none", reason: "r".into() },
+            What::Balloon { memory_kib: 1 },
+            What::Missed { count: 1 },
+        ];
+        let kinds = kinds.map(|what| {
+            let (time, guest) = (text(), "web-1".to_owned());
+            serde_json::to_value(Event { seq: 1, time, guest, what }).unwrap()
+        });
+        let members: BTreeSet<&str> = kinds.iter().flat_map(keys).collect();
+        assert_eq!(keys(&event["properties"]), members);
+        tells("AllGuestMetrics", &AllGuestMetrics::default(), all);
+        written::<BTreeMap<String, AllGuestMetrics>>("AllMetricsResponse", all);
+        assert_eq!(
+            read(SCHEMAS).as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(),
+            seen
+        );
+    }
+}

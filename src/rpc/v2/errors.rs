@@ -1,0 +1,343 @@
+//! What can go wrong, by codes: one table, which the README shows and `rpc.discover` lists.
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::libvirt::{self, Code};
+use crate::ops::Error;
+use crate::rpc::envelope::Id;
+use crate::rpc::subject::Subject;
+use crate::rpc::{error_text, json};
+use crate::{journal, pool, storage};
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Parse,
+    Request,
+    Method,
+    Params,
+    Internal,
+    Failed,
+    NotFound,
+    Exists,
+    State,
+    InUse,
+    Busy,
+    Deadline,
+    Late,
+    NoSpace,
+    Unavailable,
+    Denied,
+    Unsupported,
+    Left,
+    TooLarge,
+}
+
+/// A row of the table.
+pub(super) struct Row {
+    pub(super) kind: Kind,
+    pub(super) code: i32,
+    /// The specification's message, or ours.
+    pub(super) name: &'static str,
+    /// Whether the same call may succeed later though nobody changes anything.
+    pub(super) retryable: bool,
+    pub(super) meaning: &'static str,
+}
+
+const fn row(
+    kind: Kind,
+    code: i32,
+    name: &'static str,
+    retryable: bool,
+    meaning: &'static str,
+) -> Row {
+    Row { kind, code, name, retryable, meaning }
+}
+
+/// All of them. A code that was given stays: programs know it.
+pub(super) static TABLE: [Row; 19] = [
+    row(Kind::Parse, -32700, "Parse error", false, "the body is not JSON"),
+    row(Kind::Request, -32600, "Invalid Request", false, "the JSON is no request, or no batch"),
+    row(Kind::Method, -32601, "Method not found", false, "there is no such method on this port"),
+    row(Kind::Params, -32602, "Invalid params", false, "what is asked for cannot be"),
+    row(
+        Kind::Internal,
+        -32603,
+        "Internal error",
+        false,
+        "a defect of the agent; its log says more",
+    ),
+    row(
+        Kind::Failed,
+        -32000,
+        "failed",
+        false,
+        "libvirt, storage or the system say no; the message is theirs",
+    ),
+    row(
+        Kind::NotFound,
+        -32001,
+        "not found",
+        false,
+        "there is no such guest, network, disk, image or snapshot",
+    ),
+    row(Kind::Exists, -32002, "exists", false, "another one has the name"),
+    row(Kind::State, -32003, "wrong state", false, "the guest's state does not allow it"),
+    row(Kind::InUse, -32004, "in use", false, "somebody uses what was to be changed"),
+    row(
+        Kind::Busy,
+        -32005,
+        "busy",
+        true,
+        "too many calls wait, or the agent stops; nothing was begun",
+    ),
+    row(
+        Kind::Deadline,
+        -32006,
+        "deadline",
+        true,
+        "the deadline came before it was begun, or it was ended and undone",
+    ),
+    row(Kind::Late, -32007, "late", true, "the deadline came and it still runs"),
+    row(Kind::NoSpace, -32008, "no space", false, "it does not fit"),
+    row(
+        Kind::Unavailable,
+        -32009,
+        "unavailable",
+        true,
+        "libvirt or storage cannot be reached, or do not answer",
+    ),
+    row(Kind::Denied, -32010, "denied", false, "libvirt or the system do not let the agent"),
+    row(
+        Kind::Unsupported,
+        -32011,
+        "unsupported",
+        false,
+        "libvirt's driver or this agent have no such thing",
+    ),
+    row(
+        Kind::Left,
+        -32012,
+        "left behind",
+        true,
+        "a part could not be removed; the message names it",
+    ),
+    row(Kind::TooLarge, -32013, "too large", false, "done, but a batch has no room for the answer"),
+];
+
+impl Kind {
+    pub(super) fn row(self) -> &'static Row {
+        TABLE.iter().find(|row| row.kind == self).expect("the table has all, as a test says")
+    }
+
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::NoGuest | Error::Unfit(_) | Error::Invalid(_) | Error::Refused(_) => {
+                Self::Params
+            }
+            Error::Unsupported(_) => Self::Unsupported,
+            Error::InUse { .. } => Self::InUse,
+            Error::Silent { .. } | Error::NoSample(_) => Self::Unavailable,
+            Error::Listeners(_) => Self::Busy,
+            Error::Libvirt(error) => Self::of_libvirt(error),
+            Error::Storage(error) => Self::of_storage(error),
+            Error::VolumesLeft(_) | Error::Left(_) => Self::Left,
+            Error::Journal(error) => Self::of_journal(error),
+            Error::Pool(error) => Self::of_pool(error),
+            Error::Exists { .. } => Self::Exists,
+            Error::DisksMissing { .. } => Self::NotFound,
+            Error::Open { cause, .. } | Error::Step { cause, .. } => Self::of(cause),
+        }
+    }
+
+    fn of_libvirt(error: &libvirt::Error) -> Self {
+        match error.code {
+            _ if error.connection_lost() => Self::Unavailable,
+            Code::NO_CONNECT => Self::Unavailable,
+            Code::NO_DOMAIN | Code::NO_NETWORK | Code::NO_DOMAIN_METADATA => Self::NotFound,
+            Code::DOM_EXIST | Code::NETWORK_EXIST => Self::Exists,
+            Code::OPERATION_INVALID => Self::State,
+            Code::RESOURCE_BUSY => Self::InUse,
+            // libvirt gave up waiting for another call that changes the guest.
+            Code::OPERATION_TIMEOUT => Self::Busy,
+            Code::OPERATION_DENIED | Code::ACCESS_DENIED | Code::AUTH_FAILED => Self::Denied,
+            Code::NO_SUPPORT
+            | Code::OPERATION_UNSUPPORTED
+            | Code::ARGUMENT_UNSUPPORTED
+            | Code::CONFIG_UNSUPPORTED => Self::Unsupported,
+            Code::INVALID_ARG | Code::XML_ERROR | Code::XML_DETAIL => Self::Params,
+            _ => Self::Failed,
+        }
+    }
+
+    fn of_storage(error: &storage::Error) -> Self {
+        match error {
+            storage::Error::Name(_) | storage::Error::Invalid(_) => Self::Params,
+            storage::Error::NotFound { .. } => Self::NotFound,
+            storage::Error::Exists { .. } | storage::Error::Differs { .. } => Self::Exists,
+            storage::Error::NoSpace { .. } => Self::NoSpace,
+            storage::Error::Busy { .. }
+            | storage::Error::HasClones { .. }
+            | storage::Error::HasNewer { .. } => Self::InUse,
+            storage::Error::Left(_) | storage::Error::NotUndone { .. } => Self::Left,
+            storage::Error::NotInstalled
+            | storage::Error::PoolMissing { .. }
+            | storage::Error::Hung { .. } => Self::Unavailable,
+            storage::Error::Late { .. } => Self::Deadline,
+            storage::Error::Io { error, .. } => Self::of_io(error),
+            storage::Error::NoDevice { .. }
+            | storage::Error::Failed { .. }
+            | storage::Error::Garbled { .. } => Self::Failed,
+        }
+    }
+
+    fn of_journal(error: &journal::Error) -> Self {
+        match error {
+            journal::Error::Full { .. } => Self::Busy,
+            journal::Error::Io { error, .. } => Self::of_io(error),
+            journal::Error::Locked { .. }
+            | journal::Error::Steps { .. }
+            | journal::Error::Size { .. } => Self::Failed,
+        }
+    }
+
+    fn of_pool(error: &pool::Error) -> Self {
+        match error {
+            pool::Error::Busy { .. } | pool::Error::Stopping => Self::Busy,
+            pool::Error::KeyHeld { .. }
+            | pool::Error::Unrun { .. }
+            | pool::Error::Overdue { .. } => Self::Deadline,
+            pool::Error::Late { .. } => Self::Late,
+            pool::Error::Panicked { .. } => Self::Internal,
+        }
+    }
+
+    fn of_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// An error as it is answered.
+#[derive(Debug, Serialize)]
+pub(super) struct Failure {
+    code: i32,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Data>,
+}
+
+/// What programs may want to know of an error of a method.
+#[derive(Debug, Serialize)]
+struct Data {
+    /// `virErrorNumber` and `virErrorDomain`, where the error is libvirt's.
+    libvirt_code: Option<i32>,
+    libvirt_domain: Option<i32>,
+    retryable: bool,
+    guest: Option<String>,
+}
+
+impl Failure {
+    /// An error that no method was called for.
+    pub(super) fn new(kind: Kind, why: impl Into<String>) -> Self {
+        let row = kind.row();
+        Self { code: row.code, message: format!("{}: {}", row.name, why.into()), data: None }
+    }
+
+    /// A method's error, in the words of the old path.
+    pub(super) fn of(error: &Error, subject: &Subject) -> Self {
+        let row = Kind::of(error).row();
+        let libvirt = of_libvirt(error);
+        let data = Data {
+            libvirt_code: libvirt.map(|error| error.code.raw()),
+            libvirt_domain: libvirt.map(|error| error.domain.raw()),
+            retryable: row.retryable,
+            guest: subject.guest.clone(),
+        };
+        Self { code: row.code, message: error_text(error), data: Some(data) }
+    }
+
+    /// The whole answer to the request of this id.
+    pub(super) fn answer(&self, id: Option<&Id>) -> Vec<u8> {
+        let mut out = b"{\"jsonrpc\":\"2.0\",\"error\":".to_vec();
+        json::write(&mut out, self).expect("an error has a JSON form");
+        out.extend_from_slice(b",\"id\":");
+        out.extend_from_slice(id.map_or("null", Id::as_json).as_bytes());
+        out.push(b'}');
+        out
+    }
+}
+
+/// libvirt's error that another one comes from.
+fn of_libvirt(error: &Error) -> Option<&libvirt::Error> {
+    match error {
+        Error::Libvirt(error) => Some(error),
+        Error::Open { cause, .. }
+        | Error::Step { cause, .. }
+        | Error::DisksMissing { cause, .. } => of_libvirt(cause),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_one_code_of_its_own() {
+        for (index, row) in TABLE.iter().enumerate() {
+            assert!(std::ptr::eq(row.kind.row(), row), "{}", row.name);
+            assert!(TABLE[..index].iter().all(|other| other.code != row.code), "{}", row.code);
+            let standard = [-32700, -32600, -32601, -32602, -32603].contains(&row.code);
+            assert_eq!(standard, index < 5, "{}", row.code);
+            assert!(standard || (-32099..=-32000).contains(&row.code), "{}", row.code);
+        }
+        // The last of the enum: with it all before are counted.
+        assert_eq!(Kind::TooLarge as usize + 1, TABLE.len());
+    }
+
+    #[test]
+    fn the_readme_has_this_table() {
+        let mut table = "| code | name | again? | meaning |\n|--:|---|---|---|\n".to_owned();
+        for Row { code, name, retryable, meaning, .. } in &TABLE {
+            let again = if *retryable { "yes" } else { "" };
+            table += &format!("| {code} | {name} | {again} | {meaning} |\n");
+        }
+        let readme = include_str!("../../../README.md");
+        assert!(readme.contains(&table), "README.md lacks this:\n{table}");
+    }
+
+    #[test]
+    fn a_method_s_error_says_whether_to_try_again_and_libvirt_s_numbers() {
+        let lost = |code| libvirt::Error {
+            code,
+            domain: libvirt::Origin::RPC,
+            message: "gone".to_owned(),
+            call: "virDomainCreate",
+        };
+        let subject = Subject { guest: Some("web-1".to_owned()), ..Subject::default() };
+        let cause = Box::new(Error::Libvirt(lost(Code::SYSTEM_ERROR)));
+        let step = Error::Step { step: "define domain web-1".into(), cause, left: Vec::new() };
+        let failure = serde_json::to_value(Failure::of(&step, &subject)).unwrap();
+        let expected = serde_json::json!({
+            "code": -32009,
+            "message": "[Code-38] [Domain-7] gone (define domain web-1; undone)",
+            "data": {"libvirt_code": 38, "libvirt_domain": 7, "retryable": true, "guest": "web-1"},
+        });
+        assert_eq!(failure, expected);
+        assert_eq!(Kind::of(&Error::Libvirt(lost(Code::NO_DOMAIN))), Kind::NotFound);
+        assert_eq!(Kind::of(&Error::Libvirt(lost(Code::OPERATION_INVALID))), Kind::State);
+        let full = storage::Error::NoSpace { needed_bytes: 2, free_bytes: 1 };
+        let failure = serde_json::to_value(Failure::of(&full.into(), &Subject::default())).unwrap();
+        assert_eq!(
+            (&failure["code"], &failure["data"]["retryable"]),
+            (&(-32008).into(), &false.into())
+        );
+        assert_eq!(failure["data"]["libvirt_code"], serde_json::Value::Null);
+    }
+}

@@ -1,0 +1,178 @@
+//! Batches: side by side, in order, and bounded.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use mistify_libvirt::pool::Lane;
+use serde_json::{Value, json};
+
+use super::{answer, post, test_guest};
+use crate::agent::{Agent, Reply};
+use crate::in_process::InProcess;
+use crate::support::{AtEnd, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// So many calls, numbered by their ids.
+fn batch(count: usize, method: &str, params: &Value) -> Value {
+    let call = |id| json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": id });
+    (0..count).map(call).collect()
+}
+
+/// Posts this and returns the connection, whose answer is still to come.
+fn send(address: SocketAddr, batch: &Value) -> TcpStream {
+    let body = batch.to_string();
+    let mut stream = TcpStream::connect(address).expect("the front takes connections");
+    let head = format!(
+        "POST /rpc HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).expect("the front reads");
+    stream
+}
+
+fn receive(mut stream: impl Read) -> Vec<Value> {
+    serde_json::from_slice(&Reply::read(&mut stream).body).expect("an array")
+}
+
+fn ids(answers: &[Value]) -> Vec<u64> {
+    answers.iter().map(|answer| answer["id"].as_u64().expect("a number")).collect()
+}
+
+#[test]
+fn calls_run_side_by_side_and_their_answers_are_in_order() {
+    let inside = InProcess::start(&InProcess::config());
+    let hold = inside.occupy(Lane::Control);
+    let mut calls = batch(12, "Libvirt.Status", &test_guest());
+    for (index, method) in [(1, "Libvirt.Run"), (4, "Libvirt.Reboot"), (7, "Libvirt.Run")] {
+        // Each has a key of its own to wait with, so that they are in the lane's queue together.
+        calls[index]["method"] = json!(method);
+        calls[index]["params"]["guest"]["id"] = json!(format!("nobody-{index}"));
+    }
+    calls[10].as_object_mut().expect("a call").remove("id");
+    let stream = send(inside.address, &calls);
+    wait_until("all changes of the batch wait at once", PATIENCE, || {
+        inside.queued(Lane::Control) == 3
+    });
+    drop(hold);
+    let answers = receive(stream);
+    assert_eq!(ids(&answers), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
+    for answer in &answers {
+        let is_change = [1, 4, 7].contains(&answer["id"].as_u64().expect("a number"));
+        assert_eq!(answer["error"]["code"] == json!(-32001), is_change, "{answer}");
+        assert_eq!(answer["result"]["guest"]["state"] == json!("running"), !is_change, "{answer}");
+    }
+    inside.end();
+}
+
+#[test]
+fn a_batch_has_8_calls_in_the_pool_at_once_and_begins_none_after_the_deadline() {
+    let mut config = InProcess::config();
+    config.deadlines.change = Duration::from_secs(1);
+    let inside = InProcess::start(&config);
+    let hold = inside.occupy(Lane::Control);
+    let calls: Value = (0..20)
+        .map(|id| {
+            let params = json!({ "guest": { "id": format!("nobody-{id}") } });
+            json!({ "jsonrpc": "2.0", "method": "Libvirt.Run", "params": params, "id": id })
+        })
+        .collect();
+    let (over, most) = (&AtomicBool::new(false), &AtomicBool::new(false));
+    let answers = thread::scope(|scope| {
+        let stream = send(inside.address, &calls);
+        let watch = scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                assert!(inside.queued(Lane::Control) <= 8);
+                most.fetch_or(inside.queued(Lane::Control) == 8, Ordering::SeqCst);
+                thread::yield_now();
+            }
+        });
+        let end = AtEnd(over);
+        let answers = receive(stream);
+        drop(end);
+        watch.join().expect("never more than 8");
+        answers
+    });
+    assert!(most.load(Ordering::SeqCst), "8 at once");
+    assert_eq!(ids(&answers), (0..20).collect::<Vec<_>>());
+    let is_unrun = |answer: &&Value| {
+        assert_eq!(answer["error"]["code"], -32006, "{answer}");
+        answer["error"]["message"] == "deadline: this never ran, others of the batch took too long"
+    };
+    assert_eq!(answers.iter().filter(is_unrun).count(), 12);
+    drop(hold);
+    inside.end();
+}
+
+#[test]
+fn more_batches_than_threads_are_answered_and_so_is_health() {
+    let agent = Agent::on_test_driver();
+    let calls = batch(64, "Libvirt.Status", &test_guest());
+    // More than there are handlers, fewer than one caller may have connections.
+    let streams: Vec<_> = (0..48).map(|_| send(agent.address(), &calls)).collect();
+    let (mut done, mut busy) = (0, 0);
+    assert_eq!(agent.health().0, 200);
+    for stream in streams {
+        let answers = receive(stream);
+        assert_eq!(ids(&answers), (0..64).collect::<Vec<_>>());
+        for answer in &answers {
+            match &answer["error"]["code"] {
+                Value::Null => done += 1,
+                code => {
+                    assert_eq!(code, &json!(-32005), "{answer}");
+                    assert_eq!(answer["error"]["data"]["retryable"], true, "{answer}");
+                    busy += 1;
+                }
+            }
+        }
+    }
+    assert!(done + busy == 48 * 64 && done > 64, "{done} done, {busy} refused");
+    agent.end();
+}
+
+#[test]
+fn a_batch_that_is_too_long_is_one_error_and_nothing_of_it_runs() {
+    let agent = Agent::on_test_driver();
+    let calls = batch(65, "Libvirt.Poweroff", &test_guest());
+    let found = answer(&agent, &calls.to_string());
+    assert_eq!((&found["error"]["code"], &found["id"]), (&json!(-32600), &Value::Null), "{found}");
+    assert_eq!(found["error"]["message"], "Invalid Request: a batch of 65 calls, 64 may be in one");
+    assert_eq!(agent.state("test"), "running");
+    let found = answer(&agent, &batch(64, "Libvirt.Status", &test_guest()).to_string());
+    assert_eq!(found.as_array().map(Vec::len), Some(64));
+    agent.end();
+}
+
+#[test]
+fn answers_that_a_batch_has_no_room_for_are_errors_of_their_own() {
+    let agent = Agent::on_test_driver();
+    let all = |count| {
+        let reply =
+            post(&agent, batch(count, "Libvirt.AllMetrics", &json!({})).to_string().as_bytes());
+        assert_eq!(reply.status, 200, "the whole stays below the bound of all answers");
+        reply.body
+    };
+    for index in 0..1000 {
+        // As long as a name may be: the test driver has few figures.
+        let id = format!("guest-{index:0>240}");
+        agent.ok("Create", &json!({ "id": id, "type": "test", "memory": 64, "cpu": 1 }));
+        if index % 50 == 0 && all(1).len() > 10 * 1024 * 1024 / 64 {
+            break;
+        }
+    }
+    let body = all(64);
+    assert!(body.len() > 8 * 1024 * 1024, "{} bytes", body.len());
+    let answers: Vec<Value> = serde_json::from_slice(&body).expect("an array");
+    assert_eq!(ids(&answers), (0..64).collect::<Vec<_>>());
+    let is_left_out = |answer: &&Value| {
+        assert!(answer["error"].is_null() || answer["error"]["code"] == -32013, "{answer}");
+        answer["result"].is_null()
+    };
+    let left_out = answers.iter().filter(is_left_out).count();
+    assert!((1..64).contains(&left_out), "{left_out} of 64");
+    agent.end();
+}

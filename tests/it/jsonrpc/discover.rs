@@ -1,0 +1,293 @@
+//! `rpc.discover`: a document that is valid, whose examples are what the agent answers, and by which
+//! a program of other people can call.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::{JSON, PATH, request};
+use crate::images::Bed;
+use crate::skip::{Skip, require};
+use crate::support::feed;
+
+const META: &str = include_str!("../../openrpc/meta-schema.json");
+/// Debian's own, whose packages the gate installs: another may come first.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// A guest's life and all else that there are methods for, in an order in which each of their examples
+/// succeeds.
+const STORY: [&str; 44] = [
+    "Libvirt.CreateGuest",
+    "Libvirt.Run",
+    "Libvirt.WaitEvents",
+    "Libvirt.Status",
+    "Libvirt.List",
+    "Libvirt.Describe",
+    "Libvirt.Screenshot",
+    "Libvirt.Console",
+    "Libvirt.Suspend",
+    "Libvirt.Resume",
+    "Libvirt.Reset",
+    "Libvirt.SetMetadata",
+    "Libvirt.SetAutostart",
+    "Libvirt.Reboot",
+    "Libvirt.Restart",
+    "Libvirt.CPUMetrics",
+    "Libvirt.DiskMetrics",
+    "Libvirt.NicMetrics",
+    "Libvirt.AllMetrics",
+    "Libvirt.Shutdown",
+    "Libvirt.SetMemory",
+    "Libvirt.SetCPU",
+    "Libvirt.ResizeDisk",
+    "Libvirt.Poweroff",
+    "Libvirt.Create",
+    "ImageStore.CreateSnapshot",
+    "ImageStore.GetSnapshot",
+    "ImageStore.ListSnapshots",
+    "ImageStore.RollbackSnapshot",
+    "ImageStore.DeleteSnapshot",
+    "ImageStore.VerifyDisks",
+    "ImageStore.CreateGuestDisks",
+    "ImageStore.DeleteGuestsDisks",
+    "ImageStore.DeleteGuestDisks",
+    "ImageStore.CreateVolume",
+    "ImageStore.GetVolume",
+    "ImageStore.ListVolumes",
+    "ImageStore.DeleteDataset",
+    "ImageStore.ListImages",
+    "ImageStore.GetImage",
+    "ImageStore.CloneImage",
+    "ImageStore.DeleteImage",
+    "ImageStore.RequestImage",
+    "Libvirt.Delete",
+];
+
+/// An agent that serves both services, with an image; none where that cannot be.
+fn bed() -> Option<Bed> {
+    let bed = Bed::on_directory();
+    bed.import("debian-12", b"", 8).then_some(bed)
+}
+
+/// Where a method is served.
+fn address(bed: &Bed, method: &str) -> SocketAddr {
+    if method.starts_with("ImageStore.") { bed.address() } else { bed.agent.address() }
+}
+
+fn call(bed: &Bed, address: SocketAddr, method: &str, params: &Value) -> Value {
+    let body = request(method, params).to_string();
+    let reply = bed.agent.request_at(address, "POST", PATH, &[JSON], body.as_bytes());
+    serde_json::from_slice(&reply.body).expect("JSON")
+}
+
+/// The documents of both services.
+fn documents(bed: &Bed) -> [Value; 2] {
+    [bed.agent.address(), bed.address()]
+        .map(|address| call(bed, address, "rpc.discover", &json!({}))["result"].take())
+}
+
+/// Each method's name with the parameters and the result of its example, in the order of the story.
+/// The hypervisor is the test driver.
+fn examples(documents: &[Value]) -> Vec<(String, Value, Value)> {
+    let methods: Vec<&Value> =
+        documents.iter().flat_map(|it| it["methods"].as_array().expect("methods")).collect();
+    let named: BTreeSet<&str> =
+        methods.iter().map(|method| method["name"].as_str().expect("a name")).collect();
+    assert_eq!(named, BTreeSet::from(STORY), "every method has its place in the story");
+    let example = |name: &str| {
+        let method = methods.iter().find(|method| method["name"] == name).expect("see above");
+        let example = &method["examples"][0];
+        let params = example["params"].as_array().expect("parameters").iter();
+        let params =
+            params.map(|it| (it["name"].as_str().expect("a name").to_owned(), it["value"].clone()));
+        let on_test = |value: Value| -> Value {
+            let text = value.to_string().replace(r#""type":"kvm""#, r#""type":"test""#);
+            serde_json::from_str(&text).expect("still JSON")
+        };
+        (name.to_owned(), on_test(params.collect()), on_test(example["result"]["value"].clone()))
+    };
+    STORY.iter().map(|name| example(name)).collect()
+}
+
+/// A result as it would be on ZFS, and on a host whose guests' devices are named by their kernel.
+fn as_documented(bed: &Bed, result: &Value) -> Value {
+    let store = bed.path("");
+    let store = store.display().to_string();
+    let text = result.to_string().replace(store.trim_end_matches('/'), "/dev/zvol/mistify");
+    serde_json::from_str(&text.replace("testnet", "vnet")).expect("still JSON")
+}
+
+/// Plays the story by `call`, and checks that each result is that of its example. The results.
+fn play(
+    bed: &Bed,
+    mut call: impl FnMut(SocketAddr, &str, &Value) -> Result<Value, Value>,
+) -> Vec<Value> {
+    let mut results = Vec::new();
+    for (name, params, expected) in examples(&documents(bed)) {
+        let answer = call(address(bed, &name), &name, &params);
+        if name == "ImageStore.RequestImage" {
+            assert_eq!(answer.expect_err("images are not fetched")["code"], -32011);
+            continue;
+        }
+        let result = answer.unwrap_or_else(|error| panic!("{name} {params}: {error}"));
+        // Figures, times, uuids and pictures differ from run to run; what is in them is the schema's
+        // to say.
+        let varies = ["Metrics", "WaitEvents", "Describe", "Screenshot"];
+        if !varies.iter().any(|it| name.ends_with(it)) {
+            assert_eq!(as_documented(bed, &result), expected, "{name} {params}");
+        }
+        results.push(json!([name, result]));
+    }
+    results
+}
+
+/// What Debian's validator finds wrong with a document and these results.
+fn faults(document: &Value, results: &[Value]) -> Option<String> {
+    let meta: Value = serde_json::from_str(META).expect("JSON");
+    let given = json!({ "meta": meta, "document": document, "values": results });
+    let script = script("validate.py");
+    let output = feed(PYTHON, &[&script], &given.to_string()).and_then(|output| {
+        match output.status.code() {
+            Some(77) => Err(Skip("python3-jsonschema is not installed".to_owned())),
+            _ => Ok(output),
+        }
+    });
+    let output = require("openrpc", output)?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).expect("text"))
+}
+
+fn script(name: &str) -> String {
+    format!("{}/tests/it/jsonrpc/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn both_documents_are_openrpc_and_a_broken_one_is_found_out() {
+    let bed = Bed::on_directory();
+    for document in documents(&bed) {
+        let Some(wrong) = faults(&document, &[]) else { return };
+        assert_eq!(wrong, "");
+        let name = document["methods"][0]["name"].as_str().expect("a name");
+        type Break = fn(&mut Value);
+        let breaks: [(Break, &str); 5] = [
+            (
+                |it| drop(it.as_object_mut().expect("a document").remove("info")),
+                "'info' is a required",
+            ),
+            (|it| it["methods"][0]["params"] = json!("none"), "methods/0"),
+            (|it| it["openrpc"] = json!("9"), "openrpc: '9' is not one of"),
+            (
+                |it| it["components"]["schemas"]["Guest"]["type"] = json!("thing"),
+                "components/schemas/Guest",
+            ),
+            (|it| it["methods"][0]["examples"][0]["result"]["value"] = json!(7), "result of "),
+        ];
+        for (broken, why) in breaks {
+            let mut document = document.clone();
+            broken(&mut document);
+            let wrong = faults(&document, &[]);
+            assert!(wrong.as_ref().is_some_and(|wrong| wrong.contains(why)), "{why}: {wrong:?}");
+        }
+        let wrong = faults(&document, &[json!([name, { "more": 1 }])]);
+        assert!(
+            wrong.is_some_and(|wrong| wrong.starts_with("result of ")),
+            "a result of another type"
+        );
+    }
+    bed.agent.end();
+}
+
+#[test]
+fn every_method_answers_its_own_example_as_its_schema_says() {
+    let Some(bed) = bed() else { return };
+    let results = play(&bed, |address, method, params| {
+        let mut answer = call(&bed, address, method, params);
+        if answer["error"].is_null() {
+            Ok(answer["result"].take())
+        } else {
+            Err(answer["error"].take())
+        }
+    });
+    for document in documents(&bed) {
+        let methods = document["methods"].as_array().expect("methods");
+        let own = |it: &&Value| methods.iter().any(|method| method["name"] == it[0]);
+        let own: Vec<Value> = results.iter().filter(own).cloned().collect();
+        let Some(wrong) = faults(&document, &own) else { return };
+        assert_eq!(wrong, "");
+    }
+    bed.agent.end();
+}
+
+/// The jsonrpcclient that `tests/install-deps.sh` puts beside the tests.
+struct Client {
+    child: Child,
+    calls: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Client {
+    fn start() -> Result<Self, Skip> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jsonrpcclient");
+        let mut child = Command::new(PYTHON)
+            .arg(script("client.py"))
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| Skip(format!("{PYTHON} does not start: {error}")))?;
+        let calls = child.stdin.take().expect("piped");
+        let answers = BufReader::new(child.stdout.take().expect("piped"));
+        let mut client = Self { child, calls, answers };
+        match client.line().as_str() {
+            "ready\n" => Ok(client),
+            _ => Err(Skip(format!("there is no jsonrpcclient in {}", folder.display()))),
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("it prints text");
+        line
+    }
+
+    /// The result, or the error as an object.
+    fn call(&mut self, address: SocketAddr, method: &str, params: &Value) -> Result<Value, Value> {
+        let call = json!([address.to_string(), method, params]);
+        writeln!(self.calls, "{call}").expect("it reads");
+        let mut answer: Value = serde_json::from_str(&self.line()).expect("an answer");
+        match answer.get_mut("error") {
+            None => Ok(answer["result"].take()),
+            Some(it) => Err(json!({ "code": it[0], "message": it[1], "data": it[2] })),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // It ends by itself with its input, unless it hangs.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_client_of_other_people_calls_every_method() {
+    let Some(mut client) = require("openrpc", Client::start()) else { return };
+    let Some(bed) = bed() else { return };
+    play(&bed, |address, method, params| client.call(address, method, params));
+
+    let main = bed.agent.address();
+    let document = client.call(main, "rpc.discover", &Value::Null).expect("a document");
+    assert_eq!(document["openrpc"], "1.3.2");
+    let by_position = json!([{ "guest": { "id": "web-2" } }]);
+    let state = client.call(main, "Libvirt.Status", &by_position).expect("it is there");
+    assert_eq!(state["guest"]["state"], "running");
+    let gone = client.call(main, "Libvirt.Status", &json!({ "guest": { "id": "web-1" } }));
+    let gone = gone.expect_err("it was deleted");
+    assert_eq!((&gone["code"], &gone["data"]["guest"]), (&json!(-32001), &json!("web-1")));
+    bed.agent.end();
+}
