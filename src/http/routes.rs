@@ -43,7 +43,9 @@ fn route(
 ) -> Response {
     match request.url().as_str() {
         RPC_PATH => processed(request, by, |method| call(agent, service, request, by, method)),
-        RPC_V2_PATH => processed(request, by, |method| call_v2(agent, service, request, by, method)),
+        RPC_V2_PATH => {
+            processed(request, by, |method| call_v2(agent, service, request, by, method))
+        }
         DOWNLOAD_PATH if service == Service::ImageStore => {
             processed(request, by, |_| download(agent, request))
         }

@@ -5,7 +5,9 @@
 //! were they jobs of a lane, a worker would wait for jobs of its own lane. A thread that waits for a
 //! lane counts among the callers of the pool like any other, and where these are too many its call
 //! is answered `busy`: so batches cannot keep all handlers, and how many threads there are is bounded
-//! by who is let in.
+//! by who is let in. WaitEvents, which waits without a lane, is bounded in the same way: by
+//! [`EventLimits::waiting`](crate::config::EventLimits::waiting) for all callers together, each up to
+//! its own timeout.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};

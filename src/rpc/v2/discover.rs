@@ -90,9 +90,9 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::*;
-    use crate::guest::members::Members;
     use crate::events::{Event, Page, What};
     use crate::guest::domain::VirDomain;
+    use crate::guest::members::Members;
     use crate::guest::wire::events::EventsRequest;
     use crate::guest::wire::images::*;
     use crate::guest::wire::verbs::*;
