@@ -105,3 +105,23 @@ fn levels_have_the_names_of_logrus() {
     wait_until("it warns", SOON, || warned().is_some());
     is_of_logrus(&warned().expect("just seen"), "warning");
 }
+
+#[test]
+fn a_request_at_the_new_path_is_told_like_one_at_the_old_and_a_batch_by_each_of_its_calls() {
+    let agent = agent();
+    let call = json!({
+        "jsonrpc": "2.0", "method": "Libvirt.Status", "params": { "guest": { "id": "test" } }, "id": 1
+    });
+    let headers = [("Content-Type", "application/json")];
+    for (body, method, calls) in [(call.clone(), "Libvirt.Status", 1), (json!([call, call]), "", 3)]
+    {
+        let count = lines(&agent, "request processed").len() + 1;
+        let reply = agent.request("POST", "/rpc", &headers, body.to_string().as_bytes());
+        let line = wait_for_lines(&agent, "request processed", count).remove(count - 1);
+        is_of_logrus(&line, "info");
+        assert_eq!((&line["method"], &line["url"]), (&json!(method), &json!("/rpc")), "{line}");
+        assert_eq!((&line["status"], &line["size"]), (&json!(200), &json!(reply.body.len())));
+        let told = wait_for_lines(&agent, "Libvirt.Status", calls);
+        assert!(told.iter().all(|line| line["guest"] == "test"), "{told:?}");
+    }
+}
