@@ -9,7 +9,7 @@ use std::time::Duration;
 use mistify_libvirt::pool::Lane;
 use serde_json::{Value, json};
 
-use super::{answer, post, test_guest};
+use super::{answer, post, request, test_guest};
 use crate::agent::{Agent, Reply};
 use crate::in_process::InProcess;
 use crate::support::{AtEnd, wait_until};
@@ -175,4 +175,25 @@ fn answers_that_a_batch_has_no_room_for_are_errors_of_their_own() {
     let left_out = answers.iter().filter(is_left_out).count();
     assert!((1..64).contains(&left_out), "{left_out} of 64");
     agent.end();
+}
+
+#[test]
+fn a_batch_that_waits_for_events_keeps_the_places_that_there_are_and_no_more() {
+    let agent = Agent::start(&["--libvirt-uri", "test:///default"]);
+    let stream =
+        send(agent.address(), &batch(16, "Libvirt.WaitEvents", &json!({ "guest": "none" })));
+    let look = request("Libvirt.WaitEvents", &json!({ "guest": "none", "timeout": 0 })).to_string();
+    wait_until("all places are taken", PATIENCE, || answer(&agent, &look)["error"].is_object());
+    let busy = answer(&agent, &look)["error"].take();
+    assert_eq!(
+        (&busy["code"], &busy["data"]["retryable"]),
+        (&json!(-32005), &json!(true)),
+        "{busy}"
+    );
+    assert_eq!(agent.request("GET", "/healthz", &[], b"").status, 200);
+    let status = request("Libvirt.Status", &test_guest()).to_string();
+    assert_eq!(answer(&agent, &status)["result"]["guest"]["state"], "running");
+    // The agent's end ends the waits, and so the batch.
+    agent.end();
+    assert_eq!(ids(&receive(stream)), (0..16).collect::<Vec<_>>());
 }
