@@ -112,8 +112,9 @@ impl Libvirt {
     /// come within `timeout`. Without `after`, those that come from now on.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a longer `timeout` than [`EventLimits::wait`]
-    /// (crate::config::EventLimits::wait); [`Error::Listeners`] where [`EventLimits::waiting`](crate::config::EventLimits::waiting) calls wait already.
+    /// [`Error::Invalid`] for a longer `timeout` than
+    /// [`EventLimits::wait`](crate::config::EventLimits::wait); [`Error::Listeners`] where
+    /// [`EventLimits::waiting`](crate::config::EventLimits::waiting) calls wait already.
     ///
     /// # Blocking
     /// Up to `timeout`, or [`EventLimits::wait`](crate::config::EventLimits::wait) without it.
