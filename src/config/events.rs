@@ -14,7 +14,7 @@ pub struct EventLimits {
     pub pause: Duration,
     /// Longest that one WaitEvents may wait, below the idle time of common proxies.
     pub wait: Duration,
-    /// Calls of WaitEvents that may wait at once, a quarter of the threads that answer requests.
+    /// Calls of WaitEvents that may wait at once: there are as many more handlers for them.
     pub waiting: usize,
     /// Events in one answer to WaitEvents, some 200 KiB: who is behind asks again.
     pub page: usize,

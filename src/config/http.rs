@@ -55,7 +55,8 @@ pub struct HttpLimits {
     pub idle: Duration,
     /// From a response's first byte to its last, for a caller that reads slowly.
     pub write: Duration,
-    /// Threads that answer requests; how they are shared out stands in [`PoolLimits`](super::PoolLimits).
+    /// Threads that answer requests: 8 for those who wait for events, and 32 that [`PoolLimits`](super::PoolLimits)
+    /// shares out.
     pub handlers: usize,
     /// Body of one response, in bytes: the metrics of a thousand guests are some 5 MB.
     pub response_bytes: usize,
@@ -106,7 +107,7 @@ impl Default for HttpLimits {
             request: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             write: Duration::from_secs(10),
-            handlers: 32,
+            handlers: 40,
             response_bytes: 16 * 1024 * 1024,
             streams: 16,
             listeners: 64,
