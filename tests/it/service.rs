@@ -40,9 +40,10 @@ impl Manager {
         Some(String::from_utf8_lossy(&text[..length]).into_owned())
     }
 
-    /// Waits to be told this.
+    /// Waits to be told this, be it with something else before it.
     fn waits_for(&self, lines: &str) {
-        wait_until(lines, SOON, || self.hears(SOON).is_some_and(|told| told == lines));
+        let is_told = |told: String| told == lines || told.ends_with(&format!("\n{lines}"));
+        wait_until(lines, SOON, || self.hears(SOON).is_some_and(is_told));
     }
 
     /// Whether nothing feeds the watchdog for three times its time.
