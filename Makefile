@@ -46,7 +46,7 @@ deb:
 test:
 	tests/install-deps.sh test
 	@mkdir -p $(dir $(SKIPS)) && : >$(SKIPS)
-	@MISTIFY_TEST_SKIPS=$(SKIPS) $(CARGO) test; status=$$?; \
+	@MISTIFY_TEST_SKIPS=$(SKIPS) $(CARGO) test --no-fail-fast; status=$$?; \
 	echo "skipped tests: $$(wc -l <$(SKIPS))"; \
 	cut -f 1,3 $(SKIPS) | sort | uniq -c; \
 	exit $$status
