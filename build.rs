@@ -117,6 +117,8 @@ mod generate {
         "virDomainGetInfo",
         "virDomainGetXMLDesc",
         "virDomainGetCPUStats",
+        "virDomainAttachDeviceFlags",
+        "virDomainDetachDeviceFlags",
         "virDomainBlockResize",
         "virDomainBlockStats",
         "virDomainBlockStatsFlags",

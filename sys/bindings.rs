@@ -836,6 +836,16 @@ unsafe extern "C" {
         nvcpus: ::std::os::raw::c_uint,
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
+    pub fn virDomainAttachDeviceFlags(
+        domain: virDomainPtr,
+        xml: *const ::std::os::raw::c_char,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainDetachDeviceFlags(
+        domain: virDomainPtr,
+        xml: *const ::std::os::raw::c_char,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virConnectGetAllDomainStats(
         conn: virConnectPtr,
         stats: ::std::os::raw::c_uint,

@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_uint, c_ulong};
 
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Error, check_int};
+use crate::libvirt::strings::argument;
 use crate::sys;
 
 /// What a setting is about.
@@ -61,6 +62,45 @@ impl Domain {
         check_int(done, "virDomainSetVcpusFlags").map(drop)
     }
 
+    /// Gives the domain the device that this XML describes (`virDomainAttachDeviceFlags`).
+    ///
+    /// # Errors
+    /// One that cannot be, or is there already; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID)
+    /// for [`Reach::Now`] when it is off.
+    ///
+    /// # Blocking
+    /// As [`Domain::set_memory`].
+    pub fn attach_device(&self, xml: &str, reach: Reach) -> Result<(), Error> {
+        let call = "virDomainAttachDeviceFlags";
+        let xml = argument(xml, call)?;
+        // SAFETY: the domain is live, the text is NUL-terminated and borrowed for the call.
+        let done = unsafe {
+            sys::virDomainAttachDeviceFlags(self.raw.as_ptr(), xml.as_ptr(), affected(reach))
+        };
+        check_int(done, call).map(drop)
+    }
+
+    /// Takes the device that this XML describes from the domain (`virDomainDetachDeviceFlags`):
+    /// disks are known by their target, interfaces by their MAC. With [`Reach::Now`] the system
+    /// inside is asked to let go of it, and a success says no more than that: the live XML has the
+    /// device until it has.
+    ///
+    /// # Errors
+    /// One that is not there; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
+    /// [`Reach::Now`] when it is off.
+    ///
+    /// # Blocking
+    /// As [`Domain::set_memory`]; libvirt waits 5 s for the system inside to let go.
+    pub fn detach_device(&self, xml: &str, reach: Reach) -> Result<(), Error> {
+        let call = "virDomainDetachDeviceFlags";
+        let xml = argument(xml, call)?;
+        // SAFETY: the domain is live, the text is NUL-terminated and borrowed for the call.
+        let done = unsafe {
+            sys::virDomainDetachDeviceFlags(self.raw.as_ptr(), xml.as_ptr(), affected(reach))
+        };
+        check_int(done, call).map(drop)
+    }
+
     /// Says whether the daemon starts the domain when it is started with the host
     /// (`virDomainSetAutostart`). One round trip.
     ///
@@ -71,5 +111,13 @@ impl Domain {
         // SAFETY: the domain is live.
         let done = unsafe { sys::virDomainSetAutostart(self.raw.as_ptr(), c_int::from(autostart)) };
         check_int(done, "virDomainSetAutostart").map(drop)
+    }
+}
+
+/// Which of a domain's two descriptions a change of its devices is about.
+fn affected(reach: Reach) -> c_uint {
+    match reach {
+        Reach::NextMost | Reach::Next => sys::VIR_DOMAIN_AFFECT_CONFIG,
+        Reach::Now => sys::VIR_DOMAIN_AFFECT_LIVE,
     }
 }
