@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::config::{BridgeType, GUEST_DISKS_MAX, GUEST_NICS_MAX, HostConfig, VncListen};
-use crate::guest::wire::{Guest, Nic};
+use crate::guest::wire::{Disk, Guest, Nic};
 
 /// The longest guest id in bytes. libvirt makes file names of it, the longest of them
 /// `<id>.xml.new`, and a file name has at most 255.
@@ -170,9 +170,29 @@ pub fn check_definition(guest: &Guest, host: &HostConfig) -> Result<(), Invalid>
     check_count("disks", guest.disks.len(), GUEST_DISKS_MAX)?;
     check_texts(guest)?;
     for (i, nic) in guest.nics.iter().enumerate() {
-        check_nic(i, nic, host.bridge_type)?;
+        check_nic(&format!("nics[{i}]"), nic, host.bridge_type)?;
     }
     check_vnc(guest.vnc, host.vnc)
+}
+
+/// Checks a disk that comes to a guest.
+///
+/// # Errors
+/// The first thing that is wrong, by name.
+pub fn check_attached_disk(disk: &Disk) -> Result<(), Invalid> {
+    check_disk_texts("disk", disk)
+}
+
+/// Checks a NIC that comes to a guest, and a network with it.
+///
+/// # Errors
+/// The first thing that is wrong, by name.
+pub fn check_attached_nic(nic: &Nic, host: &HostConfig) -> Result<(), Invalid> {
+    check_nic_texts("nic", nic)?;
+    if nic.mac.is_empty() {
+        return Err(Invalid::Member { member: "nic.mac".to_owned(), fault: Fault::NoMac });
+    }
+    check_nic("nic", nic, host.bridge_type)
 }
 
 /// Checks a guest that networks are to be made for, too: what `CreateGuest` needs.
@@ -193,7 +213,11 @@ pub fn check_definition_with_networks(guest: &Guest, host: &HostConfig) -> Resul
     Ok(())
 }
 
-fn check_count(member: &'static str, count: usize, max: usize) -> Result<(), Invalid> {
+/// Checks how many of something a guest has.
+///
+/// # Errors
+/// [`Invalid::TooMany`].
+pub fn check_count(member: &'static str, count: usize, max: usize) -> Result<(), Invalid> {
     if count > max { Err(Invalid::TooMany { member, count, max }) } else { Ok(()) }
 }
 
@@ -206,9 +230,8 @@ fn check_vnc(port: i64, listen: VncListen) -> Result<(), Invalid> {
     Err(Invalid::Member { member: "vnc".to_owned(), fault })
 }
 
-fn check_nic(index: usize, nic: &Nic, bridge_type: BridgeType) -> Result<(), Invalid> {
-    let fault =
-        |name, fault| Err(Invalid::Member { member: format!("nics[{index}].{name}"), fault });
+fn check_nic(place: &str, nic: &Nic, bridge_type: BridgeType) -> Result<(), Invalid> {
+    let fault = |name, fault| Err(Invalid::Member { member: format!("{place}.{name}"), fault });
     if !nic.mac.is_empty() && !is_mac(&nic.mac) {
         return fault("mac", Fault::NotMac);
     }
@@ -228,31 +251,47 @@ fn check_texts(guest: &Guest) -> Result<(), Invalid> {
         check_text(text, || name.to_owned())?;
     }
     for (i, nic) in nics.iter().enumerate() {
-        for (name, text) in [
-            ("name", &nic.name),
-            ("network", &nic.network),
-            ("model", &nic.model),
-            ("mac", &nic.mac),
-            ("address", &nic.address),
-            ("netmask", &nic.netmask),
-            ("gateway", &nic.gateway),
-            ("device", &nic.device),
-        ] {
-            check_line(text, || format!("nics[{i}].{name}"))?;
-        }
+        check_nic_texts(&format!("nics[{i}]"), nic)?;
     }
     for (i, disk) in disks.iter().enumerate() {
-        for (name, text) in [
-            ("bus", &disk.bus),
-            ("device", &disk.device),
-            ("volume", &disk.volume),
-            ("image", &disk.image),
-            ("source", &disk.source),
-        ] {
-            check_line(text, || format!("disks[{i}].{name}"))?;
-        }
+        check_disk_texts(&format!("disks[{i}]"), disk)?;
     }
     check_metadata(metadata)
+}
+
+fn check_nic_texts(place: &str, nic: &Nic) -> Result<(), Invalid> {
+    let Nic { name, network, model, mac, address, netmask, gateway, device, vlans: _ } = nic;
+    check_lines(
+        place,
+        &[
+            ("name", name),
+            ("network", network),
+            ("model", model),
+            ("mac", mac),
+            ("address", address),
+            ("netmask", netmask),
+            ("gateway", gateway),
+            ("device", device),
+        ],
+    )
+}
+
+fn check_disk_texts(place: &str, disk: &Disk) -> Result<(), Invalid> {
+    let Disk { bus, device, size_mib: _, volume, image, source } = disk;
+    check_lines(
+        place,
+        &[
+            ("bus", bus),
+            ("device", device),
+            ("volume", volume),
+            ("image", image),
+            ("source", source),
+        ],
+    )
+}
+
+fn check_lines(place: &str, texts: &[(&str, &String)]) -> Result<(), Invalid> {
+    texts.iter().try_for_each(|(name, text)| check_line(text, || format!("{place}.{name}")))
 }
 
 /// Checks metadata that is to be kept with a domain.

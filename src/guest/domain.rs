@@ -4,7 +4,7 @@
 //! list that Go would write as `null` when it is empty is written so. What the owner's model lacks
 //! and a new guest needs is not in the JSON and says so. XML is read and written in `domain_xml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Serialize, Serializer};
 
@@ -259,6 +259,18 @@ pub struct Metadata {
     /// owner's model.
     #[serde(skip)]
     pub guest: Option<wire::Guest>,
+    /// What is the guest's besides. Beyond the owner's model.
+    #[serde(skip)]
+    pub besides: Besides,
+}
+
+/// What this agent has made for a guest that its request does not tell of, and Delete removes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Besides {
+    /// Whether there may be volumes.
+    pub volumes: bool,
+    /// Names of networks.
+    pub networks: BTreeSet<String>,
 }
 
 /// What this agent keeps of a domain's disks.
@@ -340,6 +352,11 @@ impl VirDomain {
 }
 
 impl VirDomain {
+    /// The disk with this target, such as `vda`.
+    pub fn disk_by_device(&self, device: &str) -> Option<&Disk> {
+        self.devices.disks.iter().find(|disk| disk.target.device == device)
+    }
+
     /// The interface with this MAC address, letters of any case; none for an empty one.
     pub fn interface_by_mac(&self, mac: &str) -> Option<&Interface> {
         let mut interfaces = self.devices.interfaces.iter();
@@ -349,7 +366,8 @@ impl VirDomain {
 }
 
 impl Disk {
-    fn for_guest(disk: &wire::Disk, source: SourceKind) -> Self {
+    /// The disk that a guest asks for, whose source is this.
+    pub fn for_guest(disk: &wire::Disk, source: SourceKind) -> Self {
         let path = disk.source.clone();
         let (kind, source) = match source {
             SourceKind::Block => ("block", DiskSource { device: path, ..DiskSource::default() }),
@@ -366,7 +384,8 @@ impl Disk {
 }
 
 impl Interface {
-    fn for_nic(nic: &wire::Nic, host: &HostConfig) -> Self {
+    /// The interface that a guest's NIC asks for on this host.
+    pub fn for_nic(nic: &wire::Nic, host: &HostConfig) -> Self {
         Self {
             kind: "network".into(),
             source: InterfaceSource {
@@ -428,17 +447,26 @@ impl Graphics {
 }
 
 impl Metadata {
+    /// The volume behind the disk with this target; none where nobody said one.
+    pub fn volume_of(&self, device: &str) -> Option<&str> {
+        let mut disks = self.device.disks.iter();
+        let disk = disks.find(|disk| disk.device == device && !disk.volume.is_empty())?;
+        Some(&disk.volume)
+    }
+
     fn for_guest(guest: &wire::Guest) -> Self {
-        let disks = guest.disks.iter().map(|disk| MetadataDisk {
-            device: disk.device.clone(),
-            image: disk.image.clone(),
-            volume: disk.volume.clone(),
-        });
         Self {
-            device: MetadataDevice { disks: disks.collect() },
+            device: MetadataDevice { disks: guest.disks.iter().map(MetadataDisk::from).collect() },
             user_metadata: UserMetadata::from(&guest.metadata),
             guest: Some(guest.clone()),
+            besides: Besides::default(),
         }
+    }
+}
+
+impl From<&wire::Disk> for MetadataDisk {
+    fn from(disk: &wire::Disk) -> Self {
+        Self { device: disk.device.clone(), image: disk.image.clone(), volume: disk.volume.clone() }
     }
 }
 

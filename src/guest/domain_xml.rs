@@ -5,12 +5,11 @@
 use std::collections::BTreeMap;
 
 use crate::guest::domain::{
-    Device, Disk, DiskDriver, DiskSource, DiskTarget, FilterRef, FilterRefParameter, Graphics,
-    Interface, InterfaceAlias, InterfaceMac, InterfaceModel, InterfaceSource, InterfaceTarget,
-    KIB_PER_MIB, Metadata, MetadataDevice, MetadataDisk, Os, OsBoot, OsType, UserMetadata,
-    UserMetadataParameter, VirDomain,
+    Besides, Device, Disk, DiskDriver, DiskSource, DiskTarget, FilterRef, FilterRefParameter,
+    Graphics, Interface, InterfaceAlias, InterfaceMac, InterfaceModel, InterfaceSource,
+    InterfaceTarget, KIB_PER_MIB, Metadata, MetadataDevice, MetadataDisk, Os, OsBoot, OsType,
+    UserMetadata, UserMetadataParameter, VirDomain,
 };
-use crate::guest::wire::Guest;
 use crate::guest::xml::{Element, Error};
 use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE};
 
@@ -137,8 +136,8 @@ fn read_devices(devices: &Element) -> Device {
 fn write_disk(disk: &Disk) -> Element {
     let cache = if disk.kind == "block" { "none" } else { "" };
     let driver = Element::new("driver")
-        .with("name", &disk.driver.name)
-        .with("type", &disk.driver.kind)
+        .with_nonempty("name", &disk.driver.name)
+        .with_nonempty("type", &disk.driver.kind)
         .with_nonempty("cache", cache);
     let source = Element::new("source")
         .with_nonempty("dev", &disk.source.device)
@@ -149,6 +148,20 @@ fn write_disk(disk: &Disk) -> Element {
         .with("type", &disk.kind)
         .with("device", &disk.device)
         .containing([driver, source, target])
+}
+
+impl Disk {
+    /// The XML that attaches it to a domain, or takes it from one.
+    pub fn disk_xml(&self) -> String {
+        write_disk(self).to_xml()
+    }
+}
+
+impl Interface {
+    /// The XML that attaches it to a domain, or takes it from one.
+    pub fn interface_xml(&self) -> String {
+        write_interface(self).to_xml()
+    }
 }
 
 fn read_disk(disk: &Element) -> Disk {
@@ -246,18 +259,12 @@ fn write_user_metadata(metadata: &UserMetadata) -> Element {
 }
 
 fn write_metadata(metadata: &Metadata) -> Element {
-    let disks = metadata.device.disks.iter().map(|disk| {
-        Element::new("disk")
-            .with("device", &disk.device)
-            .with("image", &disk.image)
-            .with("volume", &disk.volume)
-    });
     let lists = [
         write_user_metadata(&metadata.user_metadata).with("xmlns", USER_METADATA_NAMESPACE),
-        Element::new("device").with("xmlns", DEVICE_NAMESPACE).containing(disks),
+        write_device(&metadata.device).with("xmlns", DEVICE_NAMESPACE),
     ];
-    let guest = metadata.guest.as_ref().map(|guest| {
-        let element = kept_guest(&format!("{GUEST_PREFIX}:guest"), guest);
+    let guest = metadata.guest.as_ref().map(|_| {
+        let element = metadata.kept(&format!("{GUEST_PREFIX}:guest"));
         element.with(&format!("xmlns:{GUEST_PREFIX}"), GUEST_NAMESPACE)
     });
     Element::new("metadata")
@@ -265,22 +272,43 @@ fn write_metadata(metadata: &Metadata) -> Element {
         .containing(guest)
 }
 
+fn write_device(device: &MetadataDevice) -> Element {
+    let disks = device.disks.iter().map(|disk| {
+        Element::new("disk")
+            .with("device", &disk.device)
+            .with("image", &disk.image)
+            .with("volume", &disk.volume)
+    });
+    Element::new("device").containing(disks)
+}
+
 impl Metadata {
-    /// The element that keeps the request, as `virDomainSetMetadata` wants it: under no namespace,
-    /// for libvirt puts it under [`GUEST_PREFIX`] and [`GUEST_NAMESPACE`].
-    pub fn guest_element(guest: &Guest) -> String {
-        kept_guest("guest", guest).to_xml()
+    /// The element that keeps the request and what is the guest's besides, as
+    /// `virDomainSetMetadata` wants it: under no namespace, for libvirt puts it under
+    /// [`GUEST_PREFIX`] and [`GUEST_NAMESPACE`].
+    pub fn guest_element(&self) -> String {
+        self.kept("guest").to_xml()
+    }
+
+    /// The element of its disks, for the same call.
+    pub fn device_element(&self) -> String {
+        write_device(&self.device).to_xml()
+    }
+
+    fn kept(&self, name: &str) -> Element {
+        let json = self.guest.as_ref().map(serde_json::to_string).transpose();
+        let json = json.expect("a guest has text keys alone").unwrap_or_default();
+        let networks: Vec<&str> = self.besides.networks.iter().map(String::as_str).collect();
+        Element::new(name)
+            .with_nonempty("volumes", if self.besides.volumes { "yes" } else { "" })
+            .with_nonempty("networks", &networks.join(" "))
+            .holding(&json)
     }
 
     /// The element that keeps a caller's metadata, for the same call.
     pub fn user_element(metadata: &BTreeMap<String, String>) -> String {
         write_user_metadata(&UserMetadata::from(metadata)).to_xml()
     }
-}
-
-fn kept_guest(name: &str, guest: &Guest) -> Element {
-    let json = serde_json::to_string(guest).expect("a guest has text keys alone");
-    Element::new(name).holding(&json)
 }
 
 fn read_metadata(metadata: &Element) -> Metadata {
@@ -297,11 +325,17 @@ fn read_metadata(metadata: &Element) -> Metadata {
             value: parameter.attribute("value").to_owned(),
         }
     });
+    let kept = metadata.child_in(GUEST_NAMESPACE, "guest");
+    let networks = kept.attribute("networks").split_whitespace().map(str::to_owned);
     Metadata {
         device: MetadataDevice { disks: disks.collect() },
         user_metadata: UserMetadata { parameters: parameters.collect() },
         // A request that somebody edited beyond reading is as good as none.
-        guest: serde_json::from_str(&metadata.child_in(GUEST_NAMESPACE, "guest").text).ok(),
+        guest: serde_json::from_str(&kept.text).ok(),
+        besides: Besides {
+            volumes: kept.attribute("volumes") == "yes",
+            networks: networks.collect(),
+        },
     }
 }
 

@@ -6,6 +6,7 @@ pub mod check;
 pub mod displays;
 pub mod domain;
 mod domain_xml;
+pub mod known;
 pub(crate) mod members;
 pub mod network;
 pub mod paths;
@@ -22,6 +23,8 @@ pub const GUEST_NAMESPACE: &str = "http://mistify.io/xml/guest/1";
 pub const GUEST_PREFIX: &str = "mistify";
 /// Namespace of a domain's disk metadata (the owner's `MetadataDevice`).
 pub const DEVICE_NAMESPACE: &str = "http://mistify.io/xml/device/1";
+/// The prefix that it has there where it was set after the domain was made.
+pub const DEVICE_PREFIX: &str = "device";
 /// Namespace of a domain's user metadata (the owner's `UserMetadata`).
 pub const USER_METADATA_NAMESPACE: &str = "http://mistify.io/xml/user_metadata/1";
 /// The prefix that it has there where it was set after the domain was made.

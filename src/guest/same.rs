@@ -45,14 +45,16 @@ fn pairwise<A, B>(a: &[A], b: &[B], same: impl Fn(&A, &B) -> bool) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
 }
 
-fn same_nic(a: &Nic, b: &Nic) -> bool {
+/// Whether two NICs of requests are the same.
+pub fn same_nic(a: &Nic, b: &Nic) -> bool {
     a.mac.eq_ignore_ascii_case(&b.mac)
         && a.network == b.network
         && a.model == b.model
         && vlans(a) == vlans(b)
 }
 
-fn same_interface(nic: &Nic, interface: &domain::Interface, networks: &[Network]) -> bool {
+/// Whether a NIC is what libvirt has; `networks` has the interface's.
+pub fn same_interface(nic: &Nic, interface: &domain::Interface, networks: &[Network]) -> bool {
     let network = networks.iter().find(|n| n.name == interface.source.network);
     nic.mac.eq_ignore_ascii_case(&interface.mac.address)
         && (nic.model.is_empty() || nic.model == interface.model.kind)

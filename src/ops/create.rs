@@ -7,6 +7,7 @@ use crate::config::HostConfig;
 use crate::events::What;
 use crate::guest::check::{check_definition, check_definition_with_networks};
 use crate::guest::domain::{SourceKind, VirDomain};
+use crate::guest::known::answered;
 use crate::guest::network::Network;
 use crate::guest::same::{same_as_domain, same_guest};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
@@ -54,22 +55,27 @@ impl Libvirt {
             let look = move |session: &mut Session| is_there(session, &asked);
             let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?;
             let wanted = self.wanted(guest)?;
-            steps = self.make_volumes(guest, wanted, exists, steps, hold, deadline)?;
+            steps = self.make_volumes(guest, wanted, exists.is_some(), steps, hold, deadline)?;
         }
         let (made, host, volumes) = (guest.clone(), self.host.clone(), Arc::clone(&self.volumes));
         let work = move |session: &mut Session| {
             let outcome = make(session, &made, request, &host, &mut steps);
-            outcome.map(|()| steps)
+            outcome.map(|devices| (devices, steps))
         };
         let nudge = self.looks.nudge();
-        let late = move |session: &mut Session, outcome: Result<Steps, Error>| {
+        let late = move |session: &mut Session, outcome: Result<(_, Steps), Error>| {
             // After an error they are open already.
-            if let Ok(steps) = outcome {
+            if let Ok((_, steps)) = outcome {
                 steps.take_back(session, &*volumes);
             }
             nudge.now();
         };
-        Ok(self.held("CreateGuest", deadline, hold, work, late)?.settled()?)
+        let (devices, steps) = self.held("CreateGuest", deadline, hold, work, late)?;
+        steps.settled()?;
+        for (disk, device) in guest.disks.iter_mut().zip(devices) {
+            disk.device = device;
+        }
+        Ok(())
     }
 
     /// Defines a domain as the request has it and starts it; makes no networks (contract section 5).
@@ -108,46 +114,46 @@ impl Libvirt {
     }
 }
 
-/// Whether the guest is there already.
+/// Whether the guest is there already: then the devices of its disks.
 ///
 /// # Errors
 /// [`Error::Exists`] where another one has its id.
-fn is_there(session: &mut Session, guest: &Guest) -> Result<bool, Error> {
-    let Some(domain) = session.find(&guest.id)? else { return Ok(false) };
-    same_or_exists(session.connection()?, &domain, guest)?;
-    Ok(true)
+fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<Vec<String>>, Error> {
+    let Some(domain) = session.find(&guest.id)? else { return Ok(None) };
+    same_or_exists(session.connection()?, &domain, guest).map(Some)
 }
 
-/// The libvirt job of CreateGuest. `request` is kept with the domain.
+/// The libvirt job of CreateGuest. `request` is kept with the domain. Answers with the devices of a
+/// guest that was there: its disks may have come and gone since, and then their places tell nothing.
 fn make(
     session: &mut Session,
     guest: &Guest,
     request: Guest,
     host: &HostConfig,
     steps: &mut Steps,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     let exists = is_there(session, &request)?;
-    let sources = if exists { Vec::new() } else { disks::judge(guest, host)? };
+    let sources = if exists.is_some() { Vec::new() } else { disks::judge(guest, host)? };
     // Also for a guest that is there: a network that somebody removed or stopped belongs to it.
     for nic in &guest.nics {
         let connection = session.connection()?;
         networks::ensure(connection, &guest.id, nic, host.bridge_type, steps)
             .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
     }
-    if exists {
-        return Ok(());
+    if let Some(devices) = exists {
+        return Ok(devices);
     }
     let mut definition = VirDomain::for_guest(guest, host, &sources);
     definition.metadata.guest = Some(request);
     steps.note(Step::Domain { uuid: None })?;
     let defined = session.connection()?.define_domain(&definition.domain_xml());
     match defined {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(Vec::new()),
         Err(cause) => Err(failed_to(format!("define domain {}", guest.id), cause.into())),
     }
 }
 
-fn failed_to(step: String, cause: Error) -> Error {
+pub(super) fn failed_to(step: String, cause: Error) -> Error {
     Error::Step { step, cause: Box::new(cause), left: Vec::new() }
 }
 
@@ -168,39 +174,34 @@ pub fn new_domain(
     connection.define_domain(&VirDomain::for_guest(guest, host, sources).domain_xml())
 }
 
-/// Checks that an existing domain is the guest that is asked for (contract section 9).
-fn same_or_exists(connection: &Connection, domain: &Domain, guest: &Guest) -> Result<(), Error> {
-    let found = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?).ok();
-    let same = match &found {
-        Some(VirDomain { metadata, .. }) if metadata.guest.is_some() => {
-            metadata.guest.as_ref().is_some_and(|request| {
-                same_guest(guest, request)
-                    || found
-                        .as_ref()
-                        .is_some_and(|found| same_guest(guest, &answered(request, found)))
-            })
+/// Checks that an existing domain is the guest that is asked for (contract section 9); answers with
+/// the devices of its disks, in the guest's order.
+fn same_or_exists(
+    connection: &Connection,
+    domain: &Domain,
+    guest: &Guest,
+) -> Result<Vec<String>, Error> {
+    let other = Error::Exists { id: guest.id.clone(), uuid: domain.uuid()? };
+    let Ok(found) = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?) else {
+        return Err(other);
+    };
+    let is_same = match &found.metadata.guest {
+        // A caller may send again what it asked for, and what was answered.
+        Some(request) => {
+            same_guest(guest, request) || same_guest(guest, &answered(request, &found))
         }
         // The original agent kept no request: its XML and its networks tell.
-        Some(found) => same_as_domain(guest, found, &wiring(connection, found)?),
-        None => false,
+        None => same_as_domain(guest, &found, &wiring(connection, &found)?),
     };
-    if same {
-        return Ok(());
+    match found.metadata.guest {
+        _ if !is_same => Err(other),
+        Some(request) => Ok(request.disks.into_iter().map(|disk| disk.device).collect()),
+        None => Ok(found.devices.disks.into_iter().map(|disk| disk.target.device).collect()),
     }
-    Err(Error::Exists { id: guest.id.clone(), uuid: domain.uuid()? })
-}
-
-/// The guest as CreateGuest answered it: a caller may send either again.
-fn answered(request: &Guest, found: &VirDomain) -> Guest {
-    let mut guest = request.clone();
-    for (disk, found) in guest.disks.iter_mut().zip(&found.devices.disks) {
-        found.source.path().clone_into(&mut disk.source);
-    }
-    guest
 }
 
 /// The networks that a domain's interfaces name, as far as they are there.
-fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Network>, Error> {
+pub(super) fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Network>, Error> {
     let mut found = Vec::new();
     for interface in &domain.devices.interfaces {
         match connection.lookup_network_by_name(&interface.source.network) {

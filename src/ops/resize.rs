@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::guest::domain::{Metadata, VirDomain};
+use crate::guest::domain::VirDomain;
 use crate::guest::wire::{self, GuestRequest, GuestResponse};
 use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX};
 use crate::libvirt::XmlKind;
@@ -37,13 +37,14 @@ impl Libvirt {
         let look = move |session: &mut Session| described(&session.domain(&id)?, XmlKind::Live);
         let domain = self.held(VERB, deadline, &hold, look, |_, _| {})?;
 
-        let mut kept = domain.metadata.guest.clone();
+        let mut metadata = domain.metadata.clone();
         let wanted = guest.disks.clone();
         let work = move |volumes: &dyn Volumes| grow(volumes, &wanted, &domain, deadline);
         let grown = self.on_storage(VERB, &guest.id, Some(&hold), deadline, work)?;
-        for (disk, Grown { index, volume, .. }) in guest.disks.iter_mut().zip(&grown) {
+        for (disk, Grown { target, volume }) in guest.disks.iter_mut().zip(&grown) {
             disk.size_mib = volume.size_mib();
-            if let Some(kept) = kept.as_mut().and_then(|kept| kept.disks.get_mut(*index)) {
+            let mut kept = metadata.guest.iter_mut().flat_map(|kept| &mut kept.disks);
+            if let Some(kept) = kept.find(|kept| kept.device == *target) {
                 kept.size_mib = disk.size_mib;
             }
         }
@@ -51,12 +52,11 @@ impl Libvirt {
         let id = guest.id.clone();
         let tell = move |session: &mut Session| {
             let domain = session.domain(&id)?;
-            if let Some(kept) = &kept {
-                let element = Metadata::guest_element(kept);
-                domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &element)?;
+            if metadata.guest.is_some() {
+                domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element())?;
             }
             if domain.is_active()? {
-                for Grown { target, volume, .. } in &grown {
+                for Grown { target, volume } in &grown {
                     domain.block_resize(target, volume.size_bytes)?;
                 }
             }
@@ -69,8 +69,6 @@ impl Libvirt {
 
 /// A disk of the domain whose volume has the size that was asked for.
 struct Grown {
-    /// Its place among the domain's disks.
-    index: usize,
     /// Its target.
     target: String,
     volume: Volume,
@@ -87,32 +85,32 @@ fn grow(
     let mut found = Vec::new();
     for (position, disk) in wanted.iter().enumerate() {
         let invalid = |why: String| storage::Error::Invalid(format!("disks[{position}]{why}"));
-        let (index, target, volume) = find(disk, domain, &all).map_err(invalid)?;
+        let (target, volume) = find(disk, domain, &all).map_err(invalid)?;
         let has_mib = volume.size_mib();
         if disk.size_mib < has_mib {
             let why = format!(": {} has {has_mib} MiB and does not shrink", volume.name);
             return Err(invalid(why));
         }
-        found.push((index, target.to_owned(), volume, disk.size_mib));
+        found.push((target.to_owned(), volume, disk.size_mib));
     }
-    let grow = |(index, target, volume, size_mib): (usize, String, &Volume, u64)| {
+    let grow = |(target, volume, size_mib): (String, &Volume, u64)| {
         let volume = volumes.grow(&volume.name, size_mib, deadline)?;
-        Ok(Grown { index, target, volume })
+        Ok(Grown { target, volume })
     };
     found.into_iter().map(grow).collect()
 }
 
-/// The place, the target and the volume of a disk that is named by its device, its volume, or both.
+/// The target and the volume of a disk that is named by its device, its volume, or both.
 fn find<'a>(
     disk: &wire::Disk,
     domain: &'a VirDomain,
     all: &'a [Volume],
-) -> Result<(usize, &'a str, &'a Volume), String> {
+) -> Result<(&'a str, &'a Volume), String> {
     if disk.device.is_empty() && disk.volume.is_empty() {
         return Err(" has neither device nor volume".to_owned());
     }
     let mut is_known = false;
-    for (index, found) in domain.devices.disks.iter().enumerate() {
+    for found in &domain.devices.disks {
         if !disk.device.is_empty() && found.target.device != disk.device {
             continue;
         }
@@ -121,7 +119,7 @@ fn find<'a>(
         let volume = all.iter().find(|volume| resolved(&volume.device) == source);
         let fits = |volume: &&Volume| disk.volume.is_empty() || volume.name.as_str() == disk.volume;
         if let Some(volume) = volume.filter(fits) {
-            return Ok((index, &found.target.device, volume));
+            return Ok((&found.target.device, volume));
         }
     }
     let named = if disk.volume.is_empty() { &disk.device } else { &disk.volume };
@@ -159,7 +157,7 @@ mod tests {
         VirDomain { devices: Device { disks, ..Device::default() }, ..VirDomain::default() }
     }
 
-    fn found(device: &str, volume_name: &str) -> Result<(usize, String, String), String> {
+    fn found(device: &str, volume_name: &str) -> Result<(String, String), String> {
         let all = [volume("guests/a/disk-0"), volume("guests/a/disk-1"), volume("guests/b/disk-0")];
         let domain =
             domain(&[("vda", "guests/a/disk-0"), ("vdb", "guests/a/disk-1"), ("vdc", "elsewhere")]);
@@ -169,12 +167,12 @@ mod tests {
             ..wire::Disk::default()
         };
         find(&disk, &domain, &all)
-            .map(|(index, target, volume)| (index, target.into(), volume.name.relative().into()))
+            .map(|(target, volume)| (target.into(), volume.name.relative().into()))
     }
 
     #[test]
     fn a_disk_is_found_by_its_device_or_its_volume() {
-        let second = Ok((1, "vdb".to_owned(), "guests/a/disk-1".to_owned()));
+        let second = Ok(("vdb".to_owned(), "guests/a/disk-1".to_owned()));
         assert_eq!(found("vdb", ""), second);
         assert_eq!(found("", "tank/guests/a/disk-1"), second);
         assert_eq!(found("vdb", "tank/guests/a/disk-1"), second);

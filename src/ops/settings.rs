@@ -128,10 +128,8 @@ impl Libvirt {
 
 /// Changes the request that is kept with the domain; the original agent kept none.
 fn keep(domain: &Domain, note: impl FnOnce(&mut Guest)) -> Result<(), Error> {
-    let Some(mut kept) = described(domain, XmlKind::Inactive)?.metadata.guest else {
-        return Ok(());
-    };
-    note(&mut kept);
-    let element = Metadata::guest_element(&kept);
-    Ok(domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &element)?)
+    let mut metadata = described(domain, XmlKind::Inactive)?.metadata;
+    let Some(kept) = &mut metadata.guest else { return Ok(()) };
+    note(kept);
+    Ok(domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element())?)
 }

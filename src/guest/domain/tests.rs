@@ -238,6 +238,8 @@ proptest! {
         tcp: bool,
         nwfilter in proptest::option::of("[a-z]{1,9}"),
         metadata in proptest::collection::btree_map(xml_text(), xml_text(), 0..3),
+        volumes: bool,
+        networks in proptest::collection::btree_set("[0-9a-f:]{1,17}", 0..3),
     ) {
         let sources: Vec<_> = disks
             .iter()
@@ -249,7 +251,8 @@ proptest! {
         };
         let vnc = if tcp { VncListen::Tcp } else { VncListen::Socket };
         let host = HostConfig { vnc, nwfilter, ..HostConfig::default() };
-        let domain = VirDomain::for_guest(&guest, &host, &sources);
+        let mut domain = VirDomain::for_guest(&guest, &host, &sources);
+        domain.metadata.besides = Besides { volumes, networks };
         prop_assert_eq!(VirDomain::from_xml(&domain.domain_xml()), Ok(domain));
     }
 }

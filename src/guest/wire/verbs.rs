@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::guest::members::members;
-use crate::guest::wire::Guest;
+use crate::guest::wire::{Disk, Guest, Nic};
 
 /// What List is called with. All of it may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -56,12 +56,13 @@ pub struct ListedGuest {
     pub cpu: u64,
 }
 
-/// What SetMemory and SetCPU answer.
+/// What SetMemory, SetCPU and the verbs for devices answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SettingResponse {
-    /// The request's guest.
+    /// The request's guest; from the verbs for devices the guest as it is now.
     pub guest: Option<Guest>,
-    /// Whether the guest that runs has it, too, and not only its next start.
+    /// Whether what was asked for holds for the guest that runs, too, and not only for its next
+    /// start.
     pub live: bool,
     /// Why not.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -115,3 +116,39 @@ pub struct AutostartResponse {
     /// As it is now.
     pub autostart: bool,
 }
+
+/// What AttachDisk and DetachDisk are called with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiskRequest {
+    /// The guest.
+    pub guest: Option<Guest>,
+    /// The disk.
+    pub disk: Option<Disk>,
+    /// As those of [`GuestRequest`](super::GuestRequest).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub args: BTreeMap<String, String>,
+}
+
+members!(DiskRequest {
+    "guest" => guest: value,
+    "disk" => disk: value,
+    "args" => args: dictionary,
+});
+
+/// What AttachNic and DetachNic are called with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NicRequest {
+    /// The guest.
+    pub guest: Option<Guest>,
+    /// The NIC.
+    pub nic: Option<Nic>,
+    /// As those of [`GuestRequest`](super::GuestRequest).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub args: BTreeMap<String, String>,
+}
+
+members!(NicRequest {
+    "guest" => guest: value,
+    "nic" => nic: value,
+    "args" => args: dictionary,
+});

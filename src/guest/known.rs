@@ -1,0 +1,60 @@
+//! The guest that a domain is, in the words of the wire.
+
+use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
+use crate::guest::network::Network;
+use crate::guest::wire::{Disk, Guest, Nic};
+
+/// The request that is kept with a domain as CreateGuest answered it: where it names no source,
+/// with volume and source of the disk.
+pub fn answered(request: &Guest, found: &VirDomain) -> Guest {
+    let mut guest = request.clone();
+    for disk in guest.disks.iter_mut().filter(|disk| disk.source.is_empty()) {
+        if let Some(volume) = found.metadata.volume_of(&disk.device) {
+            volume.clone_into(&mut disk.volume);
+        }
+        if let Some(found) = found.disk_by_device(&disk.device) {
+            found.source.path().clone_into(&mut disk.source);
+        }
+    }
+    guest
+}
+
+/// A guest of the original agent, which kept no request: what the domain says of it, and for the
+/// rest what the caller does. `networks` has those of its interfaces.
+pub fn of_domain(asked: &Guest, found: &VirDomain, networks: &[Network]) -> Guest {
+    let disks = found.devices.disks.iter().map(|disk| of_disk(asked, disk));
+    let nics = found.devices.interfaces.iter().map(|it| of_interface(asked, it, networks));
+    Guest {
+        kind: found.kind.clone(),
+        memory_mib: found.memory_kib / KIB_PER_MIB,
+        cpu: found.vcpu,
+        disks: disks.collect(),
+        nics: nics.collect(),
+        ..asked.clone()
+    }
+}
+
+fn of_disk(asked: &Guest, found: &domain::Disk) -> Disk {
+    let source = found.source.path();
+    let asked = asked.disks.iter().find(|disk| disk.source == source);
+    Disk {
+        bus: found.target.bus.clone(),
+        device: found.target.device.clone(),
+        source: source.to_owned(),
+        ..asked.cloned().unwrap_or_default()
+    }
+}
+
+fn of_interface(asked: &Guest, found: &domain::Interface, networks: &[Network]) -> Nic {
+    let mac = &found.mac.address;
+    let asked = asked.nics.iter().find(|nic| nic.mac.eq_ignore_ascii_case(mac));
+    let network = networks.iter().find(|network| network.name == found.source.network);
+    let vlans = network.map(|network| network.vlans.clone());
+    Nic {
+        mac: mac.clone(),
+        model: found.model.kind.clone(),
+        network: network.map_or_else(|| found.source.bridge.clone(), |it| it.bridge.clone()),
+        vlans: vlans.filter(|vlans| !vlans.is_empty()),
+        ..asked.cloned().unwrap_or_default()
+    }
+}
