@@ -47,6 +47,14 @@ pub enum Verb {
     CreateGuestDisks,
     /// A guest and what is its own go; what is left of it is finished.
     Delete,
+    /// A disk comes to a guest, with a volume or without; what is left of it is undone.
+    AttachDisk,
+    /// A disk goes from a guest; what is left of it is finished.
+    DetachDisk,
+    /// A NIC comes to a guest, with its network; what is left of it is undone.
+    AttachNic,
+    /// A NIC goes from a guest, and its network; what is left of it is finished.
+    DetachNic,
 }
 
 impl fmt::Display for Verb {
@@ -55,6 +63,10 @@ impl fmt::Display for Verb {
             Self::CreateGuest => "CreateGuest",
             Self::CreateGuestDisks => "CreateGuestDisks",
             Self::Delete => "Delete",
+            Self::AttachDisk => "AttachDisk",
+            Self::DetachDisk => "DetachDisk",
+            Self::AttachNic => "AttachNic",
+            Self::DetachNic => "DetachNic",
         })
     }
 }
@@ -78,6 +90,20 @@ pub enum Step {
     Domain {
         /// The domain that it is; unknown before it is defined.
         uuid: Option<String>,
+    },
+    /// A disk comes to the guest's domain that it had not, or goes from it.
+    Disk {
+        /// Its target, such as `vdb`.
+        device: String,
+        /// Path of its source.
+        source: String,
+    },
+    /// The same of a NIC.
+    Nic {
+        /// Its MAC address.
+        mac: String,
+        /// Name of its network.
+        network: String,
     },
     /// What goes with the domain that is deleted.
     Leaving {

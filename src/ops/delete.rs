@@ -8,7 +8,7 @@ use log::{info, warn};
 
 use crate::config::fixed::TAKE_BACK;
 use crate::events::What;
-use crate::guest::domain::VirDomain;
+use crate::guest::domain::{Metadata, VirDomain};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
@@ -150,9 +150,10 @@ fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Rem
     let connection = session.connection()?;
     let (missing, ask_storage) = match found {
         Ok(domain) => {
-            let request = kept_request(&domain, &guest.id)?;
-            names.extend(networks_made(connection, request.as_ref(), &guest.id)?);
-            let ask_storage = request.as_ref().is_some_and(wants_volumes);
+            let found = definition(&domain, &guest.id)?;
+            names.extend(networks_made(connection, &found, &guest.id)?);
+            let Metadata { guest: request, besides, .. } = &found.metadata;
+            let ask_storage = besides.volumes || request.as_ref().is_some_and(wants_volumes);
             note_leaving(steps, &names, ask_storage, Some(domain.uuid()?));
             destroy_if_active(&domain)?;
             undefine(&domain)?;
@@ -200,28 +201,35 @@ pub(super) fn undefine(domain: &Domain) -> Result<(), libvirt::Error> {
     }
 }
 
-/// The request that the domain was made from; none where the original agent made it.
-fn kept_request(domain: &Domain, id: &str) -> Result<Option<Guest>, Error> {
-    Ok(match VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?) {
-        Ok(found) => found.metadata.guest,
-        Err(error) => {
-            warn!("guest {id}: libvirt's XML: {error}");
-            None
-        }
-    })
+/// What libvirt says of the domain; nothing where that cannot be read, which keeps no Delete.
+fn definition(domain: &Domain, id: &str) -> Result<VirDomain, Error> {
+    Ok(VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?).unwrap_or_else(|error| {
+        warn!("guest {id}: libvirt's XML: {error}");
+        VirDomain::default()
+    }))
 }
 
-/// The names of the networks that this agent made for the guest, by the request that it keeps.
+/// The names of the networks that this agent made for the guest, by what it keeps with its domain;
+/// the original kept nothing, so that there the interfaces tell.
 fn networks_made(
     connection: &Connection,
-    request: Option<&Guest>,
+    found: &VirDomain,
     id: &str,
 ) -> Result<Vec<String>, Error> {
-    let mut names = Vec::new();
-    for nic in request.iter().flat_map(|request| &request.nics) {
-        if networks::marked_for(connection, &nic.mac, id)? {
-            names.push(nic.mac.clone());
+    let mut names = found.metadata.besides.networks.clone();
+    match &found.metadata.guest {
+        Some(request) => names.extend(request.nics.iter().map(|nic| nic.mac.clone())),
+        None => {
+            let interfaces = found.devices.interfaces.iter();
+            names.extend(interfaces.map(|interface| interface.source.network.clone()));
         }
     }
-    Ok(names)
+    names.remove("");
+    let mut made = Vec::new();
+    for name in names {
+        if networks::marked_for(connection, &name, id)? {
+            made.push(name);
+        }
+    }
+    Ok(made)
 }

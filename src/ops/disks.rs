@@ -33,11 +33,19 @@ const DEVICES: &str = "/dev";
 /// As long as the file systems below take to answer `stat`: on a worker only.
 pub(super) fn judge(guest: &Guest, host: &HostConfig) -> Result<Vec<SourceKind>, Error> {
     let rule = Rule::of(host);
-    let judged = guest.disks.iter().enumerate().map(|(index, disk)| {
-        let named = |why: String| Error::Invalid(why.replace("{disk}", &format!("disks[{index}]")));
-        rule.judge(Path::new(&disk.source)).map_err(named)
-    });
-    judged.collect()
+    let disks = guest.disks.iter().enumerate();
+    disks.map(|(index, disk)| rule.judge_named(&disk.source, &format!("disks[{index}]"))).collect()
+}
+
+/// The same for the source of one disk, which the error calls `place`.
+///
+/// # Errors
+/// As [`judge`].
+///
+/// # Blocking
+/// As [`judge`].
+pub(super) fn judge_one(source: &str, place: &str, host: &HostConfig) -> Result<SourceKind, Error> {
+    Rule::of(host).judge_named(source, place)
 }
 
 /// Judges the sources of a domain that is to be started, whoever defined it: links may have been
@@ -109,6 +117,12 @@ impl Rule {
         let zvols = shown.first().and_then(real);
         let folders = shown.iter().skip(1).filter_map(real).collect();
         Self { zpool: host.zpool.clone(), zvols, folders, shown, any }
+    }
+
+    /// The same with the disk's name in the error.
+    fn judge_named(&self, source: &str, place: &str) -> Result<SourceKind, Error> {
+        let named = |why: String| Error::Invalid(why.replace("{disk}", place));
+        self.judge(Path::new(source)).map_err(named)
     }
 
     /// What a source is that a guest is defined with.

@@ -61,6 +61,10 @@ pub enum Error {
         /// The uuid of the domain that has it.
         uuid: String,
     },
+    /// The guest has no such device, in a sentence.
+    NoDevice(String),
+    /// The guest has another device in that place, in a sentence.
+    Taken(String),
     /// A guest does not start whose disks are not there.
     DisksMissing {
         /// These, each as "vda /dev/zvol/mistify/guests/web-1/disk-0".
@@ -101,6 +105,7 @@ impl fmt::Display for Error {
             Self::Left(left) => write!(f, "left behind: {}", left.join(", ")),
             Self::Journal(error) => write!(f, "{error}"),
             Self::Pool(error) => write!(f, "{error}"),
+            Self::NoDevice(why) | Self::Taken(why) => f.write_str(why),
             Self::Exists { id, uuid } => write!(f, "domain '{id}' already exists with uuid {uuid}"),
             Self::DisksMissing { disks, cause } => {
                 write!(f, "{cause} (not there: {})", disks.join(", "))

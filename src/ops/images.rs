@@ -19,7 +19,7 @@ use crate::ops::steps::Steps;
 use crate::ops::volumes::complete;
 use crate::ops::{Error, Libvirt, named_guest, respond};
 use crate::pool::{Hold, Job, Lane};
-use crate::storage::{self, Dataset, Id, Made, Planned, Reach, Space, Volumes, Wanted, Whose};
+use crate::storage::{self, Dataset, Id, Made, Planned, Reach, Volumes, Wanted, Whose};
 
 const NEED_ID: Error = Error::Refused("need an id");
 
@@ -285,8 +285,7 @@ impl Libvirt {
     }
 
     fn nobodys(&self, volume: Dataset, image: Option<Id>, size_mib: u64) -> Wanted {
-        let space = if self.host.sparse { Space::Sparse } else { Space::Reserved };
-        Wanted { volume, image, size_mib, space, owner: None, unmarked: false }
+        Wanted { volume, image, size_mib, space: self.space(), owner: None, unmarked: false }
     }
 
     /// Makes a volume that is not there; one whose caller was told that it is late is taken back,

@@ -217,7 +217,7 @@ fn start_or_resume(
 
 /// Takes each NIC's device, its alias where the caller gave no name, and the port of a display on
 /// TCP from the live XML.
-fn fill_from_live(guest: &mut Guest, xml: &str) {
+pub(super) fn fill_from_live(guest: &mut Guest, xml: &str) {
     let live = match VirDomain::from_xml(xml) {
         Ok(live) => live,
         Err(error) => {

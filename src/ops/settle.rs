@@ -1,4 +1,4 @@
-//! Settling what was left open: a create is undone, a Delete is finished.
+//! Settling what was left open: a create and an attach are undone, a Delete and a detach finished.
 //!
 //! Whoever has the key of a guest settles what is open of it before anything else: the verb whose
 //! step failed, the next verb, or the keeper after a start. So nothing new is built on what is half
@@ -15,7 +15,7 @@ use crate::guest::wire::Guest;
 use crate::journal::{Entry, Intent, Step, Verb};
 use crate::ops::delete::{destroy_if_active, undefine};
 use crate::ops::steps::{Undone, has_volumes, undo_in_libvirt, undo_in_storage};
-use crate::ops::{Error, Libvirt, Session, networks};
+use crate::ops::{Error, Libvirt, Session, devices, networks};
 use crate::pool::{self, Hold, Job, Lane};
 
 impl Libvirt {
@@ -56,7 +56,10 @@ impl Libvirt {
             let verb = entry.intent().verb;
             let outcome = match verb {
                 Verb::Delete => self.finish(entry, hold, deadline),
-                Verb::CreateGuest | Verb::CreateGuestDisks => self.undo(entry, hold, deadline),
+                Verb::DetachDisk | Verb::DetachNic => self.finish_detach(entry, hold, deadline),
+                Verb::CreateGuest | Verb::CreateGuestDisks | Verb::AttachDisk | Verb::AttachNic => {
+                    self.undo(entry, hold, deadline)
+                }
             };
             if let Err(cause) = outcome {
                 self.looks.nudge().now();
@@ -66,7 +69,7 @@ impl Libvirt {
         Ok(())
     }
 
-    /// The error of a create that failed, once it is undone; what could not be taken back is in it.
+    /// The error of a create or an attach that failed, once it is undone; what could not be taken back is in it.
     /// A late one runs on, and takes everything back itself when it returns.
     ///
     /// # Blocking
@@ -99,7 +102,7 @@ impl Libvirt {
         }
     }
 
-    /// Takes a create back.
+    /// Takes a create or an attach back.
     ///
     /// # Errors
     /// What is left of it, or why nothing could be done.
@@ -158,6 +161,18 @@ impl Libvirt {
             let left = undo_in_storage(&*volumes, entry.intent());
             (left, entry)
         })?)
+    }
+
+    /// Finishes a detach.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    fn finish_detach(&self, entry: Entry, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+        let verb = format!("finish {}", entry.intent().verb);
+        let finish = devices::finish_in_libvirt;
+        let ((), entry) = self.in_libvirt(&verb, entry, hold, deadline, finish)?;
+        info!("guest {:?}: {verb}: done", hold.key());
+        Ok(entry.settled()?)
     }
 
     /// Finishes a Delete.

@@ -12,7 +12,7 @@ use crate::guest::domain::VirDomain;
 use crate::guest::wire::Guest;
 use crate::journal::{self, Entry, Intent, Journal, Step, Verb};
 use crate::libvirt::XmlKind;
-use crate::ops::{Error, Session, networks};
+use crate::ops::{Error, Session, devices, networks};
 use crate::storage::{Id, Made, PoolName, Volumes};
 
 /// The steps of one verb on one guest. The journal hears of it with the first of them: what changes
@@ -104,7 +104,7 @@ impl Steps {
 pub(super) enum Undone {
     /// All of it is gone, but for what is named.
     But(Vec<String>),
-    /// The guest runs: somebody has taken it as it is, and so it stays.
+    /// The guest runs with it: somebody has taken it as it is, and so it stays.
     Kept,
 }
 
@@ -120,30 +120,40 @@ pub(super) enum Undone {
 pub(super) fn undo_in_libvirt(session: &mut Session, intent: &Intent) -> Result<Undone, Error> {
     let mut left = Vec::new();
     for step in intent.steps.iter().rev() {
-        let (what, outcome) = match step {
-            Step::Domain { .. } => match undefine(session, &intent.guest) {
-                Ok(true) => return Ok(Undone::Kept),
-                outcome => ("domain ", outcome.map(drop)),
-            },
-            Step::NetworkDefined(name) => {
-                (name.as_str(), remove_network(session, name, &intent.guest))
+        let outcome = match step {
+            Step::Domain { .. } => undefine(session, &intent.guest),
+            Step::Disk { .. } | Step::Nic { .. } => {
+                devices::take_back(session, &intent.guest, step)
             }
-            Step::NetworkStarted(name) => (name.as_str(), stop_network(session, name)),
+            Step::NetworkDefined(name) => {
+                remove_network(session, name, &intent.guest).map(|()| false)
+            }
+            Step::NetworkStarted(name) => stop_network(session, name).map(|()| false),
             Step::Volume { .. } | Step::Leaving { .. } => continue,
         };
-        if let Err(error) = outcome {
-            if error.is_unreachable() {
-                return Err(error);
+        match outcome {
+            Ok(true) => return Ok(Undone::Kept),
+            Ok(false) => {}
+            Err(error) if error.is_unreachable() => return Err(error),
+            Err(error) => {
+                let what = name_of(step, &intent.guest);
+                warn!("undo {} {:?}: {what}: {error}", intent.verb, intent.guest);
+                left.push(what);
             }
-            let what = match step {
-                Step::Domain { .. } => format!("{what}{}", intent.guest),
-                _ => format!("network {what}"),
-            };
-            warn!("undo {} {:?}: {what}: {error}", intent.verb, intent.guest);
-            left.push(what);
         }
     }
     Ok(Undone::But(left))
+}
+
+/// What a step made, for people.
+fn name_of(step: &Step, guest: &str) -> String {
+    match step {
+        Step::NetworkDefined(name) | Step::NetworkStarted(name) => format!("network {name}"),
+        Step::Volume { name, .. } => format!("volume {name}"),
+        Step::Disk { device, .. } => format!("disk {device}"),
+        Step::Nic { mac, .. } => format!("NIC {mac}"),
+        Step::Domain { .. } | Step::Leaving { .. } => format!("domain {guest}"),
+    }
 }
 
 /// Undefines the guest's domain if this agent made it and it is off; whether it runs.

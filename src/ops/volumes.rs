@@ -3,16 +3,77 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::guest::wire::Guest;
+use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
 use crate::ops::steps::Steps;
 use crate::ops::{Error, Libvirt};
 use crate::pool::{Hold, Job, Lane};
-use crate::storage::{self, Id, Made, Space, Volumes, Wanted, Whose};
+use crate::storage::{self, BadName, Dataset, Id, Made, PoolName, Space, Volumes, Wanted, Whose};
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {
     guest.disks.iter().any(|disk| disk.source.is_empty())
+}
+
+/// The volumes that a guest's disks may have as its own: `<pool>/guests/<id>/disk-<n>`.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    pool: PoolName,
+    owner: Id,
+}
+
+impl Own {
+    /// Those of the guest of this id.
+    ///
+    /// # Errors
+    /// For an id that no dataset can have: such a guest has none.
+    pub(super) fn new(pool: &PoolName, id: &str) -> Result<Self, storage::Error> {
+        Ok(Self { pool: pool.clone(), owner: Id::parse(id)? })
+    }
+
+    /// The dataset that they are in.
+    pub(super) fn folder(&self) -> Result<Dataset, BadName> {
+        self.pool.guest(&self.owner)
+    }
+
+    /// The one of this number.
+    pub(super) fn number(&self, number: usize) -> Result<Dataset, BadName> {
+        self.pool.guest_disk(&self.owner, number)
+    }
+
+    /// The one of this full name.
+    pub(super) fn named(&self, volume: &str) -> Option<Dataset> {
+        let (_, number) = volume.rsplit_once("/disk-")?;
+        self.number(number.parse().ok()?).ok().filter(|own| own.as_str() == volume)
+    }
+
+    /// The volume of a disk that names no source: the one of these that it names, else that of its
+    /// place among the guest's disks.
+    pub(super) fn of(&self, index: usize, disk: &Disk) -> Result<Dataset, BadName> {
+        self.named(&disk.volume).map_or_else(|| self.number(index), Ok)
+    }
+
+    /// What is wanted of storage for such a disk; `place` is its name in the request.
+    pub(super) fn wanted(
+        &self,
+        volume: Dataset,
+        disk: &Disk,
+        place: &str,
+        space: Space,
+    ) -> Result<Wanted, Error> {
+        let image = Some(disk.image.as_str()).filter(|image| !image.is_empty());
+        if image.is_none() && disk.size_mib == 0 {
+            return Err(Error::Invalid(format!("{place} has no image and no size")));
+        }
+        Ok(Wanted {
+            volume,
+            image: image.map(Id::parse).transpose().map_err(storage::Error::Name)?,
+            size_mib: disk.size_mib,
+            space,
+            owner: Some(self.owner.clone()),
+            unmarked: false,
+        })
+    }
 }
 
 impl Libvirt {
@@ -88,28 +149,35 @@ impl Libvirt {
 
     /// What is wanted of storage for each disk that names no source.
     pub(super) fn wanted(&self, guest: &Guest) -> Result<Vec<Wanted>, Error> {
-        let owner = Id::parse(&guest.id).map_err(storage::Error::Name)?;
+        let own = Own::new(self.volumes.pool(), &guest.id)?;
         let disks = guest.disks.iter().enumerate().filter(|(_, disk)| disk.source.is_empty());
         disks
             .map(|(index, disk)| {
-                let image = Some(disk.image.as_str()).filter(|image| !image.is_empty());
-                if image.is_none() && disk.size_mib == 0 {
-                    return Err(Error::Invalid(format!("disks[{index}] has no image and no size")));
-                }
-                Ok(Wanted {
-                    volume: self
-                        .volumes
-                        .pool()
-                        .guest_disk(&owner, index)
-                        .map_err(storage::Error::Name)?,
-                    image: image.map(Id::parse).transpose().map_err(storage::Error::Name)?,
-                    size_mib: disk.size_mib,
-                    space: if self.host.sparse { Space::Sparse } else { Space::Reserved },
-                    owner: Some(owner.clone()),
-                    unmarked: false,
-                })
+                let volume = own.of(index, disk).map_err(storage::Error::Name)?;
+                own.wanted(volume, disk, &format!("disks[{index}]"), self.space())
             })
             .collect()
+    }
+
+    /// Whether space is set aside for new volumes.
+    pub(super) fn space(&self) -> Space {
+        if self.host.sparse { Space::Sparse } else { Space::Reserved }
+    }
+
+    /// The volumes below a guest's dataset; none where that is not there.
+    pub(super) fn own_volumes(
+        &self,
+        verb: &str,
+        own: &Own,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<Vec<storage::Volume>, Error> {
+        let folder = own.folder().map_err(storage::Error::Name)?;
+        let list = move |volumes: &dyn Volumes| match volumes.volumes(Some(&folder), deadline) {
+            Err(storage::Error::NotFound { .. }) => Ok(Vec::new()),
+            outcome => outcome,
+        };
+        self.on_storage(verb, hold.key(), Some(hold), deadline, list)
     }
 }
 

@@ -192,6 +192,8 @@ impl Desk<'_> {
             Method::Describe(verb) => self.call(asked, entry, began, verb),
             Method::Autostart(verb) => self.call(asked, entry, began, verb),
             Method::Setting(verb) => self.call(asked, entry, began, verb),
+            Method::Disk(verb) => self.call(asked, entry, began, verb),
+            Method::Nic(verb) => self.call(asked, entry, began, verb),
             Method::Console(verb) => self.call(asked, entry, began, verb),
             Method::Screenshot(verb) => self.call(asked, entry, began, verb),
             Method::Events(verb) => self.call(asked, entry, began, verb),
@@ -292,6 +294,8 @@ fn error_text(error: &Error) -> String {
         | Error::Refused(_)
         | Error::Unsupported(_)
         | Error::InUse { .. }
+        | Error::NoDevice(_)
+        | Error::Taken(_)
         | Error::Silent { .. }
         | Error::NoSample(_)
         | Error::Listeners(_)

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
-use crate::guest::wire::verbs::{AutostartRequest, ListRequest};
+use crate::guest::wire::verbs::{AutostartRequest, DiskRequest, ListRequest, NicRequest};
 use crate::guest::wire::{Guest, GuestMetricsRequest, GuestRequest};
 
 /// What a call is about: one of the names, as the caller wrote it.
@@ -67,6 +67,18 @@ impl About for GuestMetricsRequest {
 }
 
 impl About for AutostartRequest {
+    fn subject(&self) -> Subject {
+        about_guest(self.guest.as_ref())
+    }
+}
+
+impl About for DiskRequest {
+    fn subject(&self) -> Subject {
+        about_guest(self.guest.as_ref())
+    }
+}
+
+impl About for NicRequest {
     fn subject(&self) -> Subject {
         about_guest(self.guest.as_ref())
     }

@@ -8,6 +8,7 @@ use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ConsoleResponse};
+use crate::guest::wire::verbs::{DiskRequest, NicRequest};
 use crate::guest::wire::verbs::{ListRequest, ListResponse, ScreenshotResponse, SettingResponse};
 use crate::guest::wire::{AllGuestMetrics, GuestMetricsRequest, GuestMetricsResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
@@ -62,6 +63,8 @@ pub(super) enum Method {
     Describe(Verb<GuestRequest, VirDomain>),
     Autostart(Verb<AutostartRequest, AutostartResponse>),
     Setting(Verb<GuestRequest, SettingResponse>),
+    Disk(Verb<DiskRequest, SettingResponse>),
+    Nic(Verb<NicRequest, SettingResponse>),
     Console(Verb<GuestRequest, ConsoleResponse>),
     Screenshot(Verb<GuestRequest, ScreenshotResponse>),
     Events(Verb<EventsRequest, Page>),
@@ -82,6 +85,8 @@ impl Method {
             Self::Describe(_) => ("GuestRequest", "Domain"),
             Self::Autostart(_) => ("AutostartRequest", "AutostartResponse"),
             Self::Setting(_) => ("GuestRequest", "SettingResponse"),
+            Self::Disk(_) => ("DiskRequest", "SettingResponse"),
+            Self::Nic(_) => ("NicRequest", "SettingResponse"),
             Self::Console(_) => ("GuestRequest", "ConsoleResponse"),
             Self::Screenshot(_) => ("GuestRequest", "ScreenshotResponse"),
             Self::Events(_) => ("EventsRequest", "EventsPage"),
@@ -104,7 +109,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 pub(super) type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 26] = [
+const LIBVIRT: [Entry; 30] = [
     ("CreateGuest", Changes, Method::Guest(Libvirt::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Guest(Libvirt::delete)),
@@ -129,6 +134,10 @@ const LIBVIRT: [Entry; 26] = [
     ("SetAutostart", Changes, Method::Autostart(Libvirt::set_autostart)),
     ("SetMemory", Changes, Method::Setting(Libvirt::set_memory)),
     ("SetCPU", Changes, Method::Setting(Libvirt::set_cpu)),
+    ("AttachDisk", Changes, Method::Disk(Libvirt::attach_disk)),
+    ("DetachDisk", Changes, Method::Disk(Libvirt::detach_disk)),
+    ("AttachNic", Changes, Method::Nic(Libvirt::attach_nic)),
+    ("DetachNic", Changes, Method::Nic(Libvirt::detach_nic)),
     ("Console", Reads, Method::Console(Libvirt::console)),
     ("Screenshot", Reads, Method::Screenshot(Libvirt::screenshot)),
 ];

@@ -185,6 +185,8 @@ mod tests {
         agrees::<GuestMetricsResponse>("GuestMetricsResponse", all);
         agrees::<ListRequest>("ListRequest", all);
         agrees::<AutostartRequest>("AutostartRequest", all);
+        agrees::<DiskRequest>("DiskRequest", all);
+        agrees::<NicRequest>("NicRequest", all);
         agrees::<EventsRequest>("EventsRequest", all);
         let next = "web-1".to_owned();
         tells("ListResponse", &ListResponse { next, ..ListResponse::default() }, all);

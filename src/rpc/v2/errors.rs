@@ -146,8 +146,8 @@ impl Kind {
             Error::VolumesLeft(_) | Error::Left(_) => Self::Left,
             Error::Journal(error) => Self::of_journal(error),
             Error::Pool(error) => Self::of_pool(error),
-            Error::Exists { .. } => Self::Exists,
-            Error::DisksMissing { .. } => Self::NotFound,
+            Error::Exists { .. } | Error::Taken(_) => Self::Exists,
+            Error::DisksMissing { .. } | Error::NoDevice(_) => Self::NotFound,
             Error::Open { cause, .. } | Error::Step { cause, .. } => Self::of(cause),
         }
     }

@@ -1,0 +1,383 @@
+//! AttachDisk and AttachNic: made as CreateGuest makes them, or taken back as one.
+
+use std::mem;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::{GUEST_DISKS_MAX, GUEST_NICS_MAX};
+use crate::guest::check::{check_attached_disk, check_attached_nic, check_count};
+use crate::guest::domain::{Disk, Interface, Metadata, VirDomain};
+use crate::guest::same::{same_interface, same_nic};
+use crate::guest::wire::verbs::{DiskRequest, NicRequest, SettingResponse};
+use crate::guest::wire::{self, Guest, Nic, disk_device};
+use crate::journal::{Step, Verb};
+use crate::libvirt::{Connection, Reach, XmlKind};
+use crate::ops::create::{failed_to, wiring};
+use crate::ops::devices::{Changed, Device, Way, kept, running};
+use crate::ops::disks::{judge_one, resolved};
+use crate::ops::steps::Steps;
+use crate::ops::volumes::Own;
+use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
+use crate::pool::Hold;
+use crate::storage::{self, Dataset, Volume};
+
+const DISK_VERB: &str = "AttachDisk";
+const NIC_VERB: &str = "AttachNic";
+const BUS: &str = "virtio";
+
+impl Libvirt {
+    /// Gives a guest a disk, from its next start on, and the one that runs, too. The disk names its
+    /// `source`; or its `volume`, one of the guest's own that it does not use; or an image or a size,
+    /// for which a volume is made as by [`Libvirt::create_guest`], of the next free number unless it
+    /// names one. Its device is the next that is free, unless it names one.
+    ///
+    /// A disk that the guest has by this source, by this volume, or as this device with the same
+    /// image and size, is a success: the guest that runs is told once more.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] names what cannot be; [`Error::Taken`]
+    /// where another disk has the device; what storage and libvirt say, a missing domain among it.
+    /// Nothing is left of it then. That the running guest cannot have it is none: the answer says so.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change). A definition that is changed
+    /// later than that is taken back.
+    pub fn attach_disk(&self, request: DiskRequest) -> Result<SettingResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let missing = || Error::Invalid("disk is missing".to_owned());
+        let disk = request.disk.ok_or_else(missing)?;
+        check_attached_disk(&disk)?;
+        check_place(&disk)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let hold = self.hold(&guest.id, deadline)?;
+        let changed = self
+            .add_disk(&guest, disk, &hold, deadline)
+            .map_err(|cause| self.undone(&guest, cause, &hold))?;
+        Ok(self.tell_running(DISK_VERB, Way::Comes, changed, &hold, deadline))
+    }
+
+    /// Gives a guest a NIC and the network that it needs, as [`Libvirt::create_guest`] does, from its
+    /// next start on, and the one that runs, too. The same NIC again is a success, as with disks.
+    ///
+    /// # Errors
+    /// As [`Libvirt::attach_disk`]; [`Error::Taken`] where the guest has another NIC with this MAC.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::attach_disk`].
+    pub fn attach_nic(&self, request: NicRequest) -> Result<SettingResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let missing = || Error::Invalid("nic is missing".to_owned());
+        let nic = request.nic.ok_or_else(missing)?;
+        check_attached_nic(&nic, &self.host)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let hold = self.hold(&guest.id, deadline)?;
+        let changed = self
+            .add_nic(&guest, nic, &hold, deadline)
+            .map_err(|cause| self.undone(&guest, cause, &hold))?;
+        Ok(self.tell_running(NIC_VERB, Way::Comes, changed, &hold, deadline))
+    }
+
+    /// The steps of AttachDisk. After an error what was noted of them is open, and to be settled.
+    fn add_disk(
+        &self,
+        guest: &Guest,
+        asked: wire::Disk,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<Changed, Error> {
+        let here = self.look_around(&asked, hold, deadline)?;
+        let mut steps = Steps::new(&self.journal, Verb::AttachDisk, guest);
+        let mut disk = wire::Disk { bus: BUS.to_owned(), ..asked.clone() };
+        let found = here.find(&disk)?;
+        match found {
+            Some(found) => {
+                found.target.device.clone_into(&mut disk.device);
+                found.source.path().clone_into(&mut disk.source);
+            }
+            None => disk.device = here.free_device(&disk.device)?,
+        }
+        let own = here.own.as_ref().filter(|_| found.is_none()).cloned();
+        if let Some(own) = &own {
+            steps = self.give_volume(guest, &mut disk, own, &here, steps, (hold, deadline))?;
+        }
+        let (guest, host, is_there) = (guest.clone(), self.host.clone(), found.is_some());
+        let work = move |session: &mut Session, steps: &mut Steps| {
+            let kind = judge_one(&disk.source, "disk", &host)?;
+            let device = Device::Disk(Disk::for_guest(&disk, kind));
+            let keep = |kept: &mut Metadata| kept::add_disk(kept, &disk, &asked, own.as_ref());
+            define(session, &guest, device, is_there, steps, &keep)
+        };
+        self.in_definition(DISK_VERB, steps, hold, deadline, Box::new(work))
+    }
+
+    /// Looks at what there is for a disk that comes; at volumes where it may get one of them.
+    fn look_around(
+        &self,
+        disk: &wire::Disk,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<Around, Error> {
+        let (definition, live) = self.look_at_devices(DISK_VERB, hold, deadline)?;
+        let mut here = Around { definition, live, own: None, volumes: Vec::new() };
+        if disk.source.is_empty() {
+            let own = here.own.insert(Own::new(self.volumes.pool(), hold.key())?);
+            here.volumes = self.own_volumes(DISK_VERB, own, hold, deadline)?;
+        }
+        Ok(here)
+    }
+
+    /// Gives a disk without a source a volume: the one that it names, if that is there and nothing
+    /// more is asked of it, else one that is made as for CreateGuest.
+    fn give_volume(
+        &self,
+        guest: &Guest,
+        disk: &mut wire::Disk,
+        own: &Own,
+        here: &Around,
+        steps: Steps,
+        (hold, deadline): (&Hold, Instant),
+    ) -> Result<Steps, Error> {
+        let wants_any = disk.image.is_empty() && disk.size_mib == 0;
+        if let (true, Some(volume)) = (wants_any, here.volume(disk)) {
+            disk.size_mib = volume.size_mib();
+            disk.source = volume.device.to_string_lossy().into_owned();
+            return Ok(steps);
+        }
+        if wants_any && !disk.volume.is_empty() {
+            return Err(storage::Error::NotFound { name: disk.volume.clone() }.into());
+        }
+        let volume = here.volume_for(own, disk)?;
+        let wanted = vec![own.wanted(volume, disk, "disk", self.space())?];
+        let mut with_it = Guest { disks: vec![mem::take(disk)], ..guest.clone() };
+        let steps = self.make_volumes(&mut with_it, wanted, false, steps, hold, deadline)?;
+        *disk = with_it.disks.pop().unwrap_or_default();
+        Ok(steps)
+    }
+
+    /// The steps of AttachNic. After an error what was noted of them is open, and to be settled.
+    fn add_nic(
+        &self,
+        guest: &Guest,
+        nic: Nic,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<Changed, Error> {
+        let steps = Steps::new(&self.journal, Verb::AttachNic, guest);
+        let (guest, host) = (guest.clone(), self.host.clone());
+        let work = move |session: &mut Session, steps: &mut Steps| {
+            let definition = described(&session.domain(&guest.id)?, XmlKind::Inactive)?;
+            let connection = session.connection()?;
+            let is_there = has_nic(connection, &definition, &nic)?;
+            networks::ensure(connection, &guest.id, &nic, host.bridge_type, steps)
+                .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
+            let device = Device::Nic(Interface::for_nic(&nic, &host));
+            let keep = |kept: &mut Metadata| kept::add_nic(kept, &nic);
+            define(session, &guest, device, is_there, steps, &keep)
+        };
+        self.in_definition(NIC_VERB, steps, hold, deadline, Box::new(work))
+    }
+
+    /// The job that changes the definition; one that ends late is taken back.
+    fn in_definition(
+        &self,
+        verb: &str,
+        mut steps: Steps,
+        hold: &Hold,
+        deadline: Instant,
+        work: Box<Work>,
+    ) -> Result<Changed, Error> {
+        let (volumes, nudge) = (Arc::clone(&self.volumes), self.looks.nudge());
+        let work = move |session: &mut Session| {
+            let changed = work(session, &mut steps)?;
+            Ok((changed, steps))
+        };
+        let late = move |session: &mut Session, outcome: Result<(Changed, Steps), Error>| {
+            // After an error they are open already.
+            if let Ok((_, steps)) = outcome {
+                steps.take_back(session, &*volumes);
+            }
+            nudge.now();
+        };
+        let (changed, steps) = self.held(verb, deadline, hold, work, late)?;
+        steps.settled()?;
+        Ok(changed)
+    }
+}
+
+/// What is done under the journal.
+type Work = dyn FnOnce(&mut Session, &mut Steps) -> Result<Changed, Error> + Send;
+
+/// What there is for a disk that comes.
+struct Around {
+    definition: VirDomain,
+    live: Option<VirDomain>,
+    /// Where its volume is to be one of the guest's own, these.
+    own: Option<Own>,
+    /// Those of them that are there.
+    volumes: Vec<Volume>,
+}
+
+impl Around {
+    /// The volume that a disk names.
+    fn volume(&self, disk: &wire::Disk) -> Option<&Volume> {
+        self.volumes.iter().find(|volume| volume.name.as_str() == disk.volume)
+    }
+
+    /// The disk of the definition that is this one already.
+    ///
+    /// # Errors
+    /// Where it is another device than this one shall be.
+    fn find(&self, disk: &wire::Disk) -> Result<Option<&Disk>, Error> {
+        let source = match self.volume(disk) {
+            Some(volume) if disk.source.is_empty() => resolved(&volume.device),
+            _ if disk.source.is_empty() => {
+                let found = self.definition.disk_by_device(&disk.device);
+                return Ok(found.filter(|_| self.was_asked_for(disk)));
+            }
+            _ => resolved(Path::new(&disk.source)),
+        };
+        let mut disks = self.definition.devices.disks.iter();
+        let found = disks.find(|found| resolved(Path::new(found.source.path())) == source);
+        match found.map(|found| &found.target.device) {
+            Some(device) if !disk.device.is_empty() && *device != disk.device => {
+                Err(Error::Taken(format!("{} is the guest's {device}", source.display())))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Whether the disk with this device was asked for with the same image and size.
+    fn was_asked_for(&self, disk: &wire::Disk) -> bool {
+        let kept = self.definition.metadata.guest.iter().flat_map(|kept| &kept.disks);
+        let alike = |kept: &&wire::Disk| {
+            kept.device == disk.device
+                && (&kept.image, kept.size_mib) == (&disk.image, disk.size_mib)
+        };
+        disk.volume.is_empty() && kept.filter(|kept| kept.source.is_empty()).any(|it| alike(&it))
+    }
+
+    /// The device that a disk names, else the first that neither the definition nor what runs has.
+    fn free_device(&self, named: &str) -> Result<String, Error> {
+        let has = |domain: &VirDomain, device: &str| domain.disk_by_device(device).is_some();
+        let is_taken = |device: &String| {
+            has(&self.definition, device) || self.live.as_ref().is_some_and(|it| has(it, device))
+        };
+        check_count("disks", self.definition.devices.disks.len() + 1, GUEST_DISKS_MAX)?;
+        let named = Some(named.to_owned()).filter(|named| !named.is_empty());
+        match named {
+            Some(device) if is_taken(&device) => {
+                Err(Error::Taken(format!("the guest has another disk {device}")))
+            }
+            Some(device) => Ok(device),
+            None => Ok((0..).map(disk_device).find(|device| !is_taken(device)).unwrap_or_default()),
+        }
+    }
+
+    /// The volume that a disk names, else the first that neither is there nor used.
+    fn volume_for(&self, own: &Own, disk: &wire::Disk) -> Result<Dataset, Error> {
+        let is_free = |name: &Dataset| {
+            let mut used = self.definition.devices.disks.iter().map(|disk| disk.source.path());
+            // Also one that is used and not there: what is made now is not what was lost.
+            !self.volumes.iter().any(|volume| volume.name == *name)
+                && !used.any(|source| Path::new(source).ends_with(name.relative()))
+        };
+        if disk.volume.is_empty() {
+            let mut numbered = (0..).map(|number| own.number(number));
+            let free = numbered.find(|name| name.as_ref().map_or(true, is_free));
+            return Ok(free.unwrap_or_else(|| own.number(0)).map_err(storage::Error::Name)?);
+        }
+        let is_adopted = self.volume(disk).is_some();
+        let named = own.named(&disk.volume).filter(|name| is_adopted || is_free(name));
+        named.ok_or_else(|| {
+            let own = own.number(0).map_or_else(|bad| bad.to_string(), |own| own.to_string());
+            Error::Invalid(format!("disk.volume {} is none such as {own}", disk.volume))
+        })
+    }
+}
+
+/// Whether the definition has a NIC already.
+///
+/// # Errors
+/// Where it has another one with its MAC.
+fn has_nic(connection: &Connection, definition: &VirDomain, nic: &Nic) -> Result<bool, Error> {
+    let Some(found) = definition.interface_by_mac(&nic.mac) else {
+        check_count("nics", definition.devices.interfaces.len() + 1, GUEST_NICS_MAX)?;
+        return Ok(false);
+    };
+    let mut kept = definition.metadata.guest.iter().flat_map(|kept| &kept.nics);
+    let is_same = match kept.find(|kept| kept.mac.eq_ignore_ascii_case(&nic.mac)) {
+        Some(kept) => same_nic(nic, kept),
+        None => same_interface(nic, found, &wiring(connection, definition)?),
+    };
+    match is_same {
+        true => Ok(true),
+        false => Err(Error::Taken(format!("the guest has another NIC {}", nic.mac))),
+    }
+}
+
+/// Checks where a disk shall be for the guest: what cannot be plugged in is not promised.
+fn check_place(disk: &wire::Disk) -> Result<(), Error> {
+    if !disk.bus.is_empty() && disk.bus != BUS {
+        return Err(Error::Invalid(format!("disk.bus {}: {BUS} is the only one", disk.bus)));
+    }
+    let is_letters =
+        |rest: &str| (1..=3).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_lowercase());
+    if disk.device.is_empty() || disk.device.strip_prefix("vd").is_some_and(is_letters) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("disk.device {} is no name such as vdb", disk.device)))
+}
+
+/// Changes what is kept with a domain and then the domain's definition, both noted before. A device
+/// that is there is only kept, where it was not.
+fn define(
+    session: &mut Session,
+    guest: &Guest,
+    device: Device,
+    is_there: bool,
+    steps: &mut Steps,
+    keep: &dyn Fn(&mut Metadata),
+) -> Result<Changed, Error> {
+    let domain = session.domain(&guest.id)?;
+    let mut metadata = described(&domain, XmlKind::Inactive)?.metadata;
+    if !is_there {
+        steps.note(device.step())?;
+    }
+    if !is_there || !kept::has(&metadata, &device) {
+        keep(&mut metadata);
+        kept::write(&domain, &metadata, &device)?;
+    }
+    if !is_there {
+        let attached = domain.attach_device(&device.xml(), Reach::Next);
+        attached.map_err(|cause| failed_to(format!("attach {device}"), cause.into()))?;
+    }
+    Changed::read(session, &domain, guest, device)
+}
+
+/// Takes a device that came back out of the definition and of what is kept. What runs is not asked:
+/// it is told only of what is settled. Where it has the device all the same, somebody has started the
+/// guest with it, and all of it stays, which is the answer.
+///
+/// # Errors
+/// When libvirt cannot be asked, or does not let it go.
+pub(in crate::ops) fn take_back(
+    session: &mut Session,
+    id: &str,
+    step: &Step,
+) -> Result<bool, Error> {
+    let (Some(device), Some(domain)) = (Device::of(step), session.find(id)?) else {
+        return Ok(false);
+    };
+    let definition = described(&domain, XmlKind::Inactive)?;
+    if let Some(found) = device.found_in(&definition) {
+        if running(&domain)?.is_some_and(|live| device.found_in(&live).is_some()) {
+            return Ok(true);
+        }
+        domain.detach_device(&found.xml(), Reach::Next)?;
+    }
+    let mut metadata = definition.metadata;
+    kept::remove(&mut metadata, &device);
+    kept::write(&domain, &metadata, &device)?;
+    Ok(false)
+}

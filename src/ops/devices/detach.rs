@@ -1,0 +1,237 @@
+//! DetachDisk and DetachNic: what a guest has not from its next start on, and what it lets go of now.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use log::warn;
+
+use crate::guest::domain::{Disk, VirDomain};
+use crate::guest::wire::verbs::{DiskRequest, NicRequest, SettingResponse};
+use crate::guest::wire::{self, Guest, Nic};
+use crate::journal::{Intent, Verb};
+use crate::libvirt::{Domain, Reach, XmlKind};
+use crate::ops::devices::{Changed, Device, Way, kept, running};
+use crate::ops::disks::resolved;
+use crate::ops::steps::Steps;
+use crate::ops::volumes::wants_volumes;
+use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
+use crate::pool::Hold;
+use crate::storage::{self, Volumes};
+
+const DISK_VERB: &str = "DetachDisk";
+const NIC_VERB: &str = "DetachNic";
+
+impl Libvirt {
+    /// Takes a disk from a guest, from its next start on, and asks the one that runs to let go of it.
+    /// The disk is named by its `device`, its `volume`, its `source`, or more of them. A volume that
+    /// this agent made stays the guest's: AttachDisk takes it again by its name, and Delete destroys
+    /// it.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; [`Error::NoDevice`] where the guest has no such disk; what
+    /// libvirt says, a missing domain among it. That the running guest does not let go of it is none:
+    /// the answer says so, and the call can be repeated.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); a running guest is waited for
+    /// as [`Domain::detach_device`] does. Later than that it is still finished.
+    pub fn detach_disk(&self, request: DiskRequest) -> Result<SettingResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let disk = request.disk.unwrap_or_default();
+        if disk.device.is_empty() && disk.volume.is_empty() && disk.source.is_empty() {
+            let why = "disk has neither device, volume nor source";
+            return Err(Error::Invalid(why.to_owned()));
+        }
+        let deadline = self.change_deadline(&request.args)?;
+        let hold = self.hold(&guest.id, deadline)?;
+        // A source says all; what stands beside it may be the caller's own words.
+        let volume = match disk.volume.as_str() {
+            name if !name.is_empty() && disk.source.is_empty() => {
+                Some(self.device_of(name, &hold, deadline)?)
+            }
+            _ => None,
+        };
+        let (definition, live) = self.look_at_devices(DISK_VERB, &hold, deadline)?;
+        let find = |domain: &VirDomain| find_disk(domain, &disk, volume.as_deref());
+        let found = find(&definition).or_else(|| find(live.as_ref()?));
+        let device = found.ok_or_else(|| no_disk(&disk))?;
+        self.detach(Verb::DetachDisk, DISK_VERB, guest, device, &hold, deadline)
+    }
+
+    /// Takes a NIC from a guest, from its next start on, asks the one that runs to let go of it, and
+    /// then removes the network that its MAC names, unless another guest uses it. The NIC is named by
+    /// its `mac`, or without that by its `name`. The network stays as long as the running guest has
+    /// not let go: the same call removes it later, and so does Delete.
+    ///
+    /// # Errors
+    /// As [`Libvirt::detach_disk`].
+    ///
+    /// # Blocking
+    /// As [`Libvirt::detach_disk`].
+    pub fn detach_nic(&self, request: NicRequest) -> Result<SettingResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let nic = request.nic.unwrap_or_default();
+        if nic.mac.is_empty() && nic.name.is_empty() {
+            return Err(Error::Invalid("nic has neither mac nor name".to_owned()));
+        }
+        let deadline = self.change_deadline(&request.args)?;
+        let hold = self.hold(&guest.id, deadline)?;
+        let (definition, live) = self.look_at_devices(NIC_VERB, &hold, deadline)?;
+        let device = find_nic(&definition, live.as_ref(), &nic)?;
+        self.detach(Verb::DetachNic, NIC_VERB, guest, device, &hold, deadline)
+    }
+
+    /// Takes it out of the definition, under the journal, and then tells what runs.
+    fn detach(
+        &self,
+        verb: Verb,
+        name: &str,
+        guest: Guest,
+        device: Device,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<SettingResponse, Error> {
+        let mut steps = Steps::new(&self.journal, verb, &guest);
+        let nudge = self.looks.nudge();
+        let work = move |session: &mut Session| {
+            let domain = session.domain(&guest.id)?;
+            steps.note(device.step())?;
+            if let Err(error) = leave_definition(&domain, &device) {
+                if !error.is_unreachable() {
+                    // The caller hears that it is there still.
+                    steps.settled()?;
+                }
+                return Err(error);
+            }
+            forget(session, &domain, &guest.id, &device)?;
+            steps.settled()?;
+            Changed::read(session, &domain, &guest, device)
+        };
+        // What is open of it is finished as soon as that can be.
+        let late = move |_: &mut Session, _| nudge.now();
+        let changed = self
+            .held(name, deadline, hold, work, late)
+            .inspect_err(|_| self.looks.nudge().now())?;
+        Ok(self.tell_running(name, Way::Goes, changed, hold, deadline))
+    }
+
+    /// The device of the volume of this name.
+    fn device_of(&self, volume: &str, hold: &Hold, deadline: Instant) -> Result<PathBuf, Error> {
+        let name = self.volumes.pool().full_dataset(volume).map_err(storage::Error::Name)?;
+        let look = move |volumes: &dyn Volumes| volumes.volume(&name, deadline);
+        Ok(self.on_storage(DISK_VERB, hold.key(), Some(hold), deadline, look)?.device)
+    }
+}
+
+/// The disk of a domain that has all of what a request names.
+fn find_disk(domain: &VirDomain, disk: &wire::Disk, volume: Option<&Path>) -> Option<Device> {
+    let named = |path: &str| (!path.is_empty()).then(|| resolved(Path::new(path)));
+    let sources = [named(&disk.source), volume.map(resolved)];
+    let is_it = |found: &&Disk| {
+        let source = resolved(Path::new(found.source.path()));
+        (disk.device.is_empty() || disk.device == found.target.device)
+            && sources.iter().flatten().all(|named| *named == source)
+    };
+    domain.devices.disks.iter().find(is_it).cloned().map(Device::Disk)
+}
+
+fn no_disk(disk: &wire::Disk) -> Error {
+    let names = [&disk.device, &disk.source, &disk.volume];
+    let named = names.into_iter().find(|name| !name.is_empty()).map_or("", String::as_str);
+    Error::NoDevice(format!("the guest has no disk {named}"))
+}
+
+/// The NIC that a request names; one that is gone already, if its network is left.
+fn find_nic(definition: &VirDomain, live: Option<&VirDomain>, nic: &Nic) -> Result<Device, Error> {
+    let mac = match nic.mac.as_str() {
+        "" => mac_of(definition, live, &nic.name)?,
+        mac => mac.to_owned(),
+    };
+    let found = definition.interface_by_mac(&mac).or_else(|| live?.interface_by_mac(&mac));
+    if let Some(found) = found {
+        return Ok(Device::Nic(found.clone()));
+    }
+    let mut left = definition.metadata.besides.networks.iter();
+    match left.find(|network| network.eq_ignore_ascii_case(&mac)) {
+        Some(network) => Ok(Device::nic(&mac, network)),
+        None => Err(Error::NoDevice(format!("the guest has no NIC {mac}"))),
+    }
+}
+
+/// The MAC of the NIC that has a name: by the request that is kept, by libvirt's alias of one that
+/// runs, or as the original agent wrote it.
+fn mac_of(definition: &VirDomain, live: Option<&VirDomain>, name: &str) -> Result<String, Error> {
+    let kept = definition.metadata.guest.iter().flat_map(|kept| &kept.nics);
+    let kept = kept.filter(|nic| nic.name == name).map(|nic| &nic.mac);
+    let interfaces = [Some(definition), live].into_iter().flatten();
+    let interfaces = interfaces.flat_map(|domain| &domain.devices.interfaces);
+    let named = interfaces.filter(|it| it.guest_device == name || it.alias.name == name);
+    let macs = kept.chain(named.map(|it| &it.mac.address)).map(|mac| mac.to_lowercase());
+    let mut macs: BTreeSet<String> = macs.collect();
+    match (macs.pop_first(), macs.len()) {
+        (Some(mac), 0) => Ok(mac),
+        (None, _) => Err(Error::NoDevice(format!("the guest has no NIC {name}"))),
+        _ => Err(Error::Invalid(format!("nic.name {name}: more than one has it, name its mac"))),
+    }
+}
+
+/// Takes a device out of the domain's definition, if that has it.
+fn leave_definition(domain: &Domain, device: &Device) -> Result<(), Error> {
+    match device.found_in(&described(domain, XmlKind::Inactive)?) {
+        Some(found) => Ok(domain.detach_device(&found.xml(), Reach::Next)?),
+        None => Ok(()),
+    }
+}
+
+/// Takes a device out of what is kept with the domain, and removes its network, unless what runs is
+/// plugged into it still: then that is kept in mind.
+fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> Result<(), Error> {
+    let mut metadata = described(domain, XmlKind::Inactive)?.metadata;
+    // A volume may be left that no disk tells of.
+    metadata.besides.volumes |= metadata.guest.as_ref().is_some_and(wants_volumes);
+    kept::remove(&mut metadata, device);
+    if let Some(network) = device.network() {
+        let names = BTreeSet::from([network.to_owned()]);
+        if running(domain)?.is_some_and(|live| device.found_in(&live).is_some()) {
+            metadata.besides.networks.extend(names);
+        } else {
+            networks::remove_all(session.connection()?, id, &names)?;
+            metadata.besides.networks.remove(network);
+        }
+    }
+    Ok(kept::write(domain, &metadata, device)?)
+}
+
+/// Whether what runs has let go of a device that it was asked for; why not, for the caller.
+pub(super) fn has_let_go(
+    session: &mut Session,
+    domain: &Domain,
+    id: &str,
+    device: &Device,
+) -> Result<Result<(), String>, Error> {
+    if running(domain)?.is_some_and(|live| device.found_in(&live).is_some()) {
+        return Ok(Err("the guest was asked and has not let go of it yet".to_owned()));
+    }
+    if device.network().is_some() {
+        forget(session, domain, id, device)?;
+    }
+    Ok(Ok(()))
+}
+
+/// Libvirt's part of a detach that was cut off. Where libvirt does not let the device go, the guest
+/// has it as before.
+pub(in crate::ops) fn finish_in_libvirt(
+    session: &mut Session,
+    intent: &Intent,
+) -> Result<(), Error> {
+    let Some(domain) = session.find(&intent.guest)? else { return Ok(()) };
+    for device in intent.steps.iter().filter_map(Device::of) {
+        match leave_definition(&domain, &device) {
+            Ok(()) => forget(session, &domain, &intent.guest, &device)?,
+            Err(error) if error.is_unreachable() => return Err(error),
+            Err(error) => warn!("guest {:?}: {device} stays: {error}", intent.guest),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! The request that is kept with a domain, as devices come and go: from then on the guest with them,
+//! or without, is the same for CreateGuest and Create.
+
+use crate::guest::domain::{Metadata, MetadataDisk};
+use crate::guest::wire::{Disk, Nic};
+use crate::guest::{DEVICE_NAMESPACE, DEVICE_PREFIX, GUEST_NAMESPACE, GUEST_PREFIX};
+use crate::libvirt::{Domain, Error};
+use crate::ops::devices::Device;
+use crate::ops::volumes::Own;
+
+/// Whether a device is in the request. The original agent kept none, so nothing is missing there.
+pub(super) fn has(metadata: &Metadata, device: &Device) -> bool {
+    metadata.guest.as_ref().is_none_or(|kept| match device {
+        Device::Disk(disk) => kept.disks.iter().any(|kept| kept.device == disk.target.device),
+        Device::Nic(nic) => {
+            kept.nics.iter().any(|kept| kept.mac.eq_ignore_ascii_case(&nic.mac.address))
+        }
+    })
+}
+
+/// Adds a disk. One whose volume is the guest's `own` is kept as it was asked for, without its source,
+/// which tells Delete of it, and with its volume, unless its place tells that.
+pub(super) fn add_disk(metadata: &mut Metadata, disk: &Disk, asked: &Disk, own: Option<&Own>) {
+    metadata.device.disks.push(MetadataDisk::from(disk));
+    let Some(kept) = &mut metadata.guest else {
+        metadata.besides.volumes |= own.is_some();
+        return;
+    };
+    let mut disk = disk.clone();
+    if let Some(own) = own {
+        disk.source.clear();
+        if !asked.image.is_empty() {
+            disk.size_mib = asked.size_mib;
+        }
+        let place = own.of(kept.disks.len(), asked);
+        if place.is_ok_and(|volume| volume.as_str() == disk.volume) {
+            asked.volume.clone_into(&mut disk.volume);
+        }
+    }
+    kept.disks.push(disk);
+}
+
+/// Adds a NIC.
+pub(super) fn add_nic(metadata: &mut Metadata, nic: &Nic) {
+    if let Some(kept) = &mut metadata.guest {
+        kept.nics.push(nic.clone());
+    }
+}
+
+/// Takes a device out.
+pub(super) fn remove(metadata: &mut Metadata, device: &Device) {
+    match device {
+        Device::Disk(disk) => {
+            name_volumes_behind(metadata, &disk.target.device);
+            let stays = |device: &String| *device != disk.target.device;
+            metadata.device.disks.retain(|kept| stays(&kept.device));
+            if let Some(kept) = &mut metadata.guest {
+                kept.disks.retain(|kept| stays(&kept.device));
+            }
+        }
+        Device::Nic(nic) => {
+            if let Some(kept) = &mut metadata.guest {
+                kept.nics.retain(|kept| !kept.mac.eq_ignore_ascii_case(&nic.mac.address));
+            }
+        }
+    }
+}
+
+/// Says the volumes of the disks behind this one, which their places told until now.
+fn name_volumes_behind(metadata: &mut Metadata, device: &str) {
+    let Some(mut kept) = metadata.guest.take() else { return };
+    let behind = kept.disks.iter_mut().skip_while(|disk| disk.device != device).skip(1);
+    for disk in behind.filter(|disk| disk.source.is_empty()) {
+        if let Some(volume) = metadata.volume_of(&disk.device) {
+            volume.clone_into(&mut disk.volume);
+        }
+    }
+    metadata.guest = Some(kept);
+}
+
+/// Writes to the domain what is to be kept after a change of this device.
+pub(super) fn write(domain: &Domain, metadata: &Metadata, device: &Device) -> Result<(), Error> {
+    if let Device::Disk(_) = device {
+        domain.set_metadata(DEVICE_NAMESPACE, DEVICE_PREFIX, &metadata.device_element())?;
+    }
+    domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::domain::{self, DiskTarget};
+    use crate::guest::wire::Guest;
+    use crate::storage::PoolName;
+
+    fn own() -> Own {
+        Own::new(&PoolName::parse("tank").unwrap(), "a").unwrap()
+    }
+
+    /// A disk as AttachDisk has made it.
+    fn disk(device: &str, number: usize) -> Disk {
+        let volume = own().number(number).unwrap().to_string();
+        let source = format!("/dev/zvol/{volume}");
+        Disk { device: device.into(), size_mib: 1, volume, source, ..Disk::default() }
+    }
+
+    fn named(device: &str) -> Device {
+        let target = DiskTarget { device: device.into(), ..DiskTarget::default() };
+        Device::Disk(domain::Disk { target, ..domain::Disk::default() })
+    }
+
+    /// With disks of these devices and numbers, which were asked for by their sizes alone.
+    fn kept(disks: &[(&str, usize)]) -> Metadata {
+        let mut metadata = Metadata { guest: Some(Guest::default()), ..Metadata::default() };
+        for (device, number) in disks {
+            let asked = Disk { size_mib: 1, ..Disk::default() };
+            add_disk(&mut metadata, &disk(device, *number), &asked, Some(&own()));
+        }
+        metadata
+    }
+
+    /// What the request says of each disk's volume, and what is meant by it.
+    fn volumes(metadata: &Metadata) -> Vec<(&str, String)> {
+        let disks = metadata.guest.as_ref().unwrap().disks.iter().enumerate();
+        let volume = |(index, disk): (usize, &'_ Disk)| own().of(index, disk).unwrap().to_string();
+        disks.clone().map(|(_, disk)| disk.volume.as_str()).zip(disks.map(volume)).collect()
+    }
+
+    #[test]
+    fn a_volume_is_said_where_its_place_does_not_tell_it() {
+        let metadata = kept(&[("vda", 0), ("vdb", 7)]);
+        let said = ("tank/guests/a/disk-7", "tank/guests/a/disk-7".to_owned());
+        assert_eq!(volumes(&metadata), [("", "tank/guests/a/disk-0".to_owned()), said]);
+        assert_eq!(metadata.volume_of("vda"), Some("tank/guests/a/disk-0"));
+    }
+
+    #[test]
+    fn disks_keep_their_volumes_when_one_before_them_goes() {
+        let mut metadata = kept(&[("vda", 0), ("vdb", 1), ("vdc", 2)]);
+        remove(&mut metadata, &named("vdb"));
+        let meant = |metadata: &Metadata| {
+            volumes(metadata).into_iter().map(|(_, volume)| volume).collect::<Vec<_>>()
+        };
+        assert_eq!(meant(&metadata), ["tank/guests/a/disk-0", "tank/guests/a/disk-2"]);
+        assert_eq!((has(&metadata, &named("vdb")), has(&metadata, &named("vdc"))), (false, true));
+        remove(&mut metadata, &named("vda"));
+        assert_eq!(meant(&metadata), ["tank/guests/a/disk-2"]);
+        assert_eq!(metadata.device.disks.len(), 1);
+    }
+
+    #[test]
+    fn a_handed_in_source_is_kept_and_a_guest_of_the_original_remembers_its_volumes() {
+        let mut metadata = kept(&[]);
+        add_disk(&mut metadata, &disk("vda", 3), &disk("vda", 3), None);
+        assert_eq!(metadata.guest.as_ref().unwrap().disks, [disk("vda", 3)]);
+        let mut original = Metadata::default();
+        add_disk(&mut original, &disk("vda", 3), &Disk::default(), None);
+        assert!(!original.besides.volumes);
+        add_disk(&mut original, &disk("vdb", 4), &Disk::default(), Some(&own()));
+        assert!(original.besides.volumes && original.guest.is_none());
+    }
+}
