@@ -141,9 +141,14 @@ impl Agent {
 
     /// Calls `Libvirt.<method>` on an agent that may die under it: the whole answer, if one comes.
     pub(crate) fn try_call(&self, method: &str, guest: &Value) -> Option<Value> {
+        self.try_call_with(method, &json!({ "guest": guest }))
+    }
+
+    /// The same with these parameters.
+    pub(crate) fn try_call_with(&self, method: &str, params: &Value) -> Option<Value> {
         let mut stream = TcpStream::connect(self.address).ok()?;
         stream.set_read_timeout(Some(ANSWER)).ok()?;
-        stream.write_all(call_text(method, &json!({ "guest": guest })).as_bytes()).ok()?;
+        stream.write_all(call_text(method, params).as_bytes()).ok()?;
         read_result(&mut stream)
     }
 

@@ -59,11 +59,37 @@ const CODE: [u8; 80] = [
     0xEB, 0xDA,             // jmp  loop
 ];
 
+// ACPI's registers for plugging PCI devices (docs/specs/acpi_pci_hotplug.txt of qemu): 0xAE04 has a
+// bit for each slot that is to be let go, and writing one to 0xAE08 does it.
+#[rustfmt::skip]
+const LET_GO: [u8; 18] = [
+    // wait:
+    0xF4,                   // hlt                  until the next tick
+    0xBA, 0x04, 0xAE,       // mov  dx, 0xAE04
+    0x66, 0xED,             // in   eax, dx
+    0x66, 0x85, 0xC0,       // test eax, eax        asked for any?
+    0x74, 0x05,             // jz   next
+    0xBA, 0x08, 0xAE,       // mov  dx, 0xAE08
+    0x66, 0xEF,             // out  dx, eax         let it go
+    // next:
+    0xEB, 0xCB,             // jmp  loop
+];
+/// Where [`CODE`] waits for the next tick.
+const WAIT: usize = 77;
+
 /// The first sector of a bootable disk.
 pub(crate) fn boot_sector() -> [u8; SECTOR] {
     let mut sector = [0; SECTOR];
     sector[..CODE.len()].copy_from_slice(&CODE);
     sector[SECTOR - 2..].copy_from_slice(&[0x55, 0xAA]);
+    sector
+}
+
+/// The same of a guest that lets go of devices when it is asked to, as one with an operating system
+/// does.
+pub(crate) fn obliging_boot_sector() -> [u8; SECTOR] {
+    let mut sector = boot_sector();
+    sector[WAIT..WAIT + LET_GO.len()].copy_from_slice(&LET_GO);
     sector
 }
 
@@ -84,6 +110,8 @@ pub(crate) fn boots(disk: &Path) -> io::Result<u16> {
 
 #[test]
 fn the_last_jump_goes_back_to_the_loop() {
-    let back = i8::from_le_bytes([CODE[CODE.len() - 1]]);
-    assert_eq!(CODE.len().checked_add_signed(isize::from(back)), Some(LOOP));
+    for (code, end) in [(&CODE[..], CODE.len()), (&LET_GO, WAIT + LET_GO.len())] {
+        let back = i8::from_le_bytes([code[code.len() - 1]]);
+        assert_eq!(end.checked_add_signed(isize::from(back)), Some(LOOP));
+    }
 }

@@ -93,12 +93,19 @@ impl<'a> Bed<'a> {
         })
     }
 
-    /// All domains and networks of this test, and all that is stored.
+    /// All domains with their devices and networks of this test, and all that is stored.
     fn everything(&self) -> Vec<String> {
         let mut found = self.host.stored();
         let macs = format!("02:00:00:{:02x}:", self.net);
         let ours = |line: &str| line.contains(self.name) || line.contains(&macs);
-        found.extend(in_libvirt(|words| self.host.virsh(words), ours));
+        let there = in_libvirt(|words| self.host.virsh(words), ours);
+        for domain in there.iter().filter(|line| line.starts_with(self.name)) {
+            for list in ["domblklist", "domiflist"] {
+                let devices = self.host.virsh(&[list, domain, "--inactive"]);
+                found.extend(devices.lines().map(|device| format!("{domain} {device}")));
+            }
+        }
+        found.extend(there);
         found.sort();
         found
     }
@@ -129,6 +136,7 @@ struct Death {
 fn at_every_write(
     bed: &Bed,
     verb: &str,
+    params: &Value,
     prepare: impl Fn(&Agent),
     after: impl Fn(&Agent),
 ) -> Vec<Death> {
@@ -139,7 +147,7 @@ fn at_every_write(
         prepare(&first);
         first.end();
         let agent = bed.agent(Some(&at));
-        if agent.try_call(verb, &bed.guest(1)).is_some() {
+        if agent.try_call_with(verb, params).is_some() {
             agent.end();
             return deaths;
         }
@@ -165,7 +173,8 @@ pub(crate) fn create_is_undone(bed: &Bed) {
         agent.ok("Delete", &made);
         assert_eq!(bed.everything(), bystander);
     };
-    let mut deaths = at_every_write(bed, "CreateGuest", |_| {}, again);
+    let mut deaths =
+        at_every_write(bed, "CreateGuest", &json!({ "guest": bed.guest(1) }), |_| {}, again);
     // The beginning, two volumes, two networks, the domain, the end.
     assert_eq!(deaths.len(), 2 * 7);
     let done = deaths.pop().expect("some");
@@ -190,7 +199,7 @@ pub(crate) fn delete_is_finished(bed: &Bed) {
         agent.ok("Run", &agent.ok("CreateGuest", &bed.guest(1))["guest"]);
         assert_eq!(bed.everything(), whole);
     };
-    let deaths = at_every_write(bed, "Delete", prepare, |_| {});
+    let deaths = at_every_write(bed, "Delete", &json!({ "guest": bed.guest(1) }), prepare, |_| {});
     // The beginning, what leaves, the domain, the end.
     assert_eq!(deaths.len(), 2 * 4);
     for (number, death) in deaths.iter().enumerate() {
@@ -199,6 +208,89 @@ pub(crate) fn delete_is_finished(bed: &Bed) {
     }
     let agent = bed.agent(None);
     agent.ok("Delete", &bed.guest(2));
+    agent.end();
+}
+
+/// A device of the first guest that comes, and its last part in what there is then.
+fn device(bed: &Bed, kind: &str) -> Value {
+    match kind {
+        "Disk" => json!({ "device": "vdc", "size": 1 }),
+        _ => json!({ "network": "mistify0", "mac": format!("02:00:00:{:02x}:01:03", bed.net) }),
+    }
+}
+
+fn device_call(bed: &Bed, kind: &str) -> Value {
+    json!({ "guest": { "id": bed.guest(1)["id"] }, kind.to_lowercase(): device(bed, kind) })
+}
+
+fn attached(agent: &Agent, bed: &Bed, kind: &str) {
+    let answer = agent.call_with(&format!("Attach{kind}"), &device_call(bed, kind));
+    assert_eq!(answer["error"], Value::Null);
+}
+
+pub(crate) fn attach_is_undone(bed: &Bed, kind: &str) {
+    let agent = bed.agent(None);
+    agent.ok("CreateGuest", &bed.guest(1));
+    agent.end();
+    let without = bed.everything();
+    let again = |agent: &Agent| {
+        if bed.everything() == without {
+            // What is kept with it says the same.
+            agent.ok("CreateGuest", &bed.guest(1));
+        }
+        attached(agent, bed, kind);
+        assert_ne!(bed.everything(), without);
+        agent.ok("Delete", &bed.guest(1));
+        agent.ok("CreateGuest", &bed.guest(1));
+        // The NIC's network is removed by what is kept, the volume by its mark.
+        assert_eq!(bed.everything(), without);
+    };
+    let verb = format!("Attach{kind}");
+    let mut deaths = at_every_write(bed, &verb, &device_call(bed, kind), |_| {}, again);
+    // The beginning, the volume or network, the device, the end.
+    assert_eq!(deaths.len(), 2 * 4);
+    let done = deaths.pop().expect("some");
+    assert_ne!(done.there, without, "{}: it was done, and stays", done.at);
+    for death in deaths {
+        assert_eq!(death.there, without, "{}", death.at);
+    }
+    let agent = bed.agent(None);
+    agent.ok("Delete", &bed.guest(1));
+    agent.end();
+}
+
+pub(crate) fn detach_is_finished(bed: &Bed, kind: &str) {
+    let agent = bed.agent(None);
+    let all = |agent: &Agent| {
+        agent.try_call("Delete", &bed.guest(1));
+        agent.ok("CreateGuest", &bed.guest(1));
+        attached(agent, bed, kind);
+        bed.everything()
+    };
+    let whole = all(&agent);
+    agent.end();
+    let after = |agent: &Agent| {
+        if bed.everything() != whole {
+            agent.ok("CreateGuest", &bed.guest(1));
+        }
+    };
+    let prepare = |agent: &Agent| assert_eq!(all(agent), whole);
+    let verb = format!("Detach{kind}");
+    let deaths = at_every_write(bed, &verb, &device_call(bed, kind), prepare, after);
+    // The beginning, the device, the end.
+    assert_eq!(deaths.len(), 2 * 3);
+    for (number, death) in deaths.iter().enumerate() {
+        let is_begun = number >= 3;
+        assert_eq!(death.there != whole, is_begun, "{}: {:?}", death.at, death.there);
+        assert_eq!(
+            death.there,
+            if is_begun { &deaths[5].there[..] } else { &whole },
+            "{}",
+            death.at
+        );
+    }
+    let agent = bed.agent(None);
+    agent.ok("Delete", &bed.guest(1));
     agent.end();
 }
 
@@ -262,6 +354,25 @@ fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
     let host = OnDirectory { stack, store: Scratch::new() };
     let bed = Bed::new(&host, "crash-delete", 0x72);
     delete_is_finished(&bed);
+}
+
+#[test]
+fn a_device_whose_coming_is_killed_at_any_write_is_not_there_and_comes_then() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    for (kind, name, net) in [("Disk", "crash-disk-comes", 0x74), ("Nic", "crash-nic-comes", 0x75)]
+    {
+        let host = OnDirectory { stack, store: Scratch::new() };
+        attach_is_undone(&Bed::new(&host, name, net), kind);
+    }
+}
+
+#[test]
+fn a_device_whose_going_is_killed_at_any_write_is_gone_or_was_not_asked_for() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    for (kind, name, net) in [("Disk", "crash-disk-goes", 0x76), ("Nic", "crash-nic-goes", 0x77)] {
+        let host = OnDirectory { stack, store: Scratch::new() };
+        detach_is_finished(&Bed::new(&host, name, net), kind);
+    }
 }
 
 #[test]

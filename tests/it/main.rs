@@ -7,6 +7,7 @@ mod callers;
 mod check;
 mod conformance;
 mod crash;
+mod devices;
 mod disk_paths;
 mod displays;
 mod documents;

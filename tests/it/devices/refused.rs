@@ -1,0 +1,165 @@
+//! What cannot be, and changes nothing.
+
+use serde_json::{Value, json};
+
+use super::Bed;
+use crate::agent::Agent;
+use crate::support::{Scratch, files_below};
+
+#[test]
+fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
+    let Some(bed) = Bed::new("refused-names", 0x31) else { return };
+    let made = bed.made(&json!([{ "size": 1 }, { "size": 1 }]));
+    let before = bed.everything();
+    let outside = format!(
+        "invalid argument: disk source outside /dev/zvol/mistify, {}: disk.source /etc/passwd",
+        bed.store.path().display()
+    );
+    let (other, absent) = ("mistify/guests/other/disk-0", bed.volume(9));
+    let mac = bed.mac(1);
+    for (method, device, why) in [
+        ("AttachDisk", Value::Null, "invalid argument: disk is missing"),
+        ("AttachDisk", json!({}), "invalid argument: disk has no image and no size"),
+        ("AttachDisk", json!({ "source": "/etc/passwd" }), &outside),
+        (
+            "AttachDisk",
+            json!({ "source": "/a\nb" }),
+            "invalid argument: disk.source has a tab or a line end (U+000A)",
+        ),
+        (
+            "AttachDisk",
+            json!({ "size": 1, "bus": "ide" }),
+            "invalid argument: disk.bus ide: virtio is the only one",
+        ),
+        (
+            "AttachDisk",
+            json!({ "size": 1, "device": "hda" }),
+            "invalid argument: disk.device hda is no name such as vdb",
+        ),
+        ("AttachDisk", json!({ "size": 2, "device": "vda" }), "the guest has another disk vda"),
+        ("AttachDisk", json!({ "volume": absent }), "not found"),
+        ("AttachDisk", json!({ "image": "none" }), "not found"),
+        (
+            "AttachDisk",
+            json!({ "size": u64::MAX }),
+            "invalid argument: size 18446744073709551615 MiB is too large",
+        ),
+        (
+            "AttachDisk",
+            json!({ "size": 1, "volume": other }),
+            &format!("invalid argument: disk.volume {other} is none such as {}", bed.volume(0)),
+        ),
+        ("DetachDisk", Value::Null, "invalid argument: disk has neither device, volume nor source"),
+        ("DetachDisk", json!({ "device": "vdz" }), "the guest has no disk vdz"),
+        (
+            "DetachDisk",
+            json!({ "device": "vda", "volume": bed.volume(1) }),
+            "the guest has no disk vda",
+        ),
+        ("DetachDisk", json!({ "volume": absent }), "not found"),
+        ("AttachNic", Value::Null, "invalid argument: nic is missing"),
+        (
+            "AttachNic",
+            json!({ "network": "mistify0" }),
+            "invalid argument: nic.mac is missing: the network of the NIC is named by it",
+        ),
+        (
+            "AttachNic",
+            json!({ "mac": "x" }),
+            "invalid argument: nic.mac: not a MAC address such as 02:00:00:00:00:0a",
+        ),
+        (
+            "AttachNic",
+            json!({ "mac": bed.mac(2), "vlans": [7] }),
+            "invalid argument: nic.vlans: a Linux bridge carries no VLAN tags",
+        ),
+        (
+            "AttachNic",
+            json!({ "mac": mac, "network": "other" }),
+            &format!("the guest has another NIC {mac}"),
+        ),
+        ("DetachNic", json!({}), "invalid argument: nic has neither mac nor name"),
+        ("DetachNic", json!({ "name": "lan" }), "the guest has no NIC lan"),
+    ] {
+        assert_eq!(bed.error(method, &device), why, "{method} {device}");
+        assert_eq!(bed.everything(), before, "{method} {device}");
+    }
+    bed.is_now(&made);
+    for (method, device) in
+        [("AttachDisk", "disk"), ("DetachDisk", "disk"), ("AttachNic", "nic"), ("DetachNic", "nic")]
+    {
+        let device = (device, json!({ "device": "vda", "size": 1, "mac": mac }));
+        let call = |guest: Value| {
+            let answer =
+                bed.agent.call_with(method, &json!({ "guest": guest, device.0: device.1 }));
+            answer["error"].as_str().expect("an error").to_owned()
+        };
+        assert!(call(json!({ "id": "gone" })).starts_with("[Code-42] "), "{method}");
+        assert_eq!(call(json!({})), "invalid argument", "{method}");
+    }
+    bed.end();
+}
+
+#[test]
+fn more_disks_and_nics_than_a_guest_may_have_are_refused() {
+    let Some(bed) = Bed::new("refused-more", 0x32) else { return };
+    let mut guest = bed.guest(&json!([]));
+    guest["nics"] = (1..=64).map(|number| bed.nic(number)).collect();
+    bed.agent.ok("CreateGuest", &guest);
+    let error = bed.error("AttachNic", &bed.nic(65));
+    assert_eq!(error, "invalid argument: 65 nics, a guest may have 64");
+    bed.end();
+}
+
+#[test]
+fn an_attach_that_libvirt_refuses_is_undone() {
+    let Some(bed) = Bed::new("refused-undone", 0x33) else { return };
+    let made = bed.made(&json!([{ "size": 1 }]));
+    let before = bed.everything();
+    let mut nic = bed.nic(2);
+    nic["model"] = json!("no such model");
+    let error = bed.error("AttachNic", &nic);
+    assert!(error.ends_with(&format!(" (attach NIC {}; undone)", bed.mac(2))), "{error}");
+    assert_eq!(bed.everything(), before);
+    bed.is_now(&made);
+    assert!(bed.agent.is_settled());
+    bed.end();
+}
+
+#[test]
+fn a_driver_that_attaches_nothing_says_so_and_nothing_is_left() {
+    let store = Scratch::new();
+    let storage = format!("directory:{}", store.path().display());
+    let agent = Agent::start(&["--libvirt-uri", "test:///default", "--storage", &storage]);
+    let guest =
+        json!({ "id": "plain", "type": "test", "memory": 64, "cpu": 1, "disks": [{ "size": 1 }] });
+    let made = agent.ok("CreateGuest", &guest)["guest"].take();
+    let files = || {
+        let mut found = Vec::new();
+        files_below(store.path(), &mut found);
+        found.sort();
+        found
+    };
+    let before = files();
+    let mac = "02:00:00:91:33:01";
+    for (method, member, device, undone) in [
+        ("AttachDisk", "disk", json!({ "size": 1 }), " (attach disk vdb; undone)"),
+        ("DetachDisk", "disk", json!({ "device": "vda" }), ""),
+        (
+            "AttachNic",
+            "nic",
+            json!({ "network": "br0", "mac": mac }),
+            " (attach NIC 02:00:00:91:33:01; undone)",
+        ),
+    ] {
+        let answer =
+            agent.call_with(method, &json!({ "guest": { "id": "plain" }, member: device }));
+        let error = answer["error"].as_str().expect("an error");
+        assert!(error.starts_with("[Code-3] ") && error.ends_with(undone), "{method}: {error}");
+        assert_eq!(files(), before, "{method}");
+        assert!(agent.is_settled(), "{method}");
+        assert_eq!(agent.ok("CreateGuest", &made)["guest"], made, "{method}");
+    }
+    agent.ok("Delete", &guest);
+    agent.end();
+}
