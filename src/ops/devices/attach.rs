@@ -15,7 +15,7 @@ use crate::journal::{Step, Verb};
 use crate::libvirt::{Connection, Reach, XmlKind};
 use crate::ops::create::{failed_to, wiring};
 use crate::ops::devices::{Changed, Device, Way, kept, running};
-use crate::ops::disks::{judge_one, resolved};
+use crate::ops::disks::judge_one;
 use crate::ops::steps::Steps;
 use crate::ops::volumes::Own;
 use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
@@ -122,6 +122,11 @@ impl Libvirt {
         let mut here = Around { definition, live, own: None, volumes: Vec::new() };
         if disk.source.is_empty() {
             let own = here.own.insert(Own::new(self.volumes.pool(), hold.key())?);
+            if !disk.volume.is_empty() && own.named(&disk.volume).is_none() {
+                let folder = own.folder().map_err(storage::Error::Name)?;
+                let why = format!("disk.volume {} is none such as {folder}/disk-1", disk.volume);
+                return Err(Error::Invalid(why));
+            }
             here.volumes = self.own_volumes(DISK_VERB, own, hold, deadline)?;
         }
         Ok(here)
@@ -219,7 +224,7 @@ struct Around {
 }
 
 impl Around {
-    /// The volume that a disk names.
+    /// The volume that a disk names, where it names no source.
     fn volume(&self, disk: &wire::Disk) -> Option<&Volume> {
         self.volumes.iter().find(|volume| volume.name.as_str() == disk.volume)
     }
@@ -230,15 +235,15 @@ impl Around {
     /// Where it is another device than this one shall be.
     fn find(&self, disk: &wire::Disk) -> Result<Option<&Disk>, Error> {
         let source = match self.volume(disk) {
-            Some(volume) if disk.source.is_empty() => resolved(&volume.device),
-            _ if disk.source.is_empty() => {
+            Some(volume) => volume.device.as_path(),
+            None if disk.source.is_empty() => {
                 let found = self.definition.disk_by_device(&disk.device);
                 return Ok(found.filter(|_| self.was_asked_for(disk)));
             }
-            _ => resolved(Path::new(&disk.source)),
+            None => Path::new(&disk.source),
         };
         let mut disks = self.definition.devices.disks.iter();
-        let found = disks.find(|found| resolved(Path::new(found.source.path())) == source);
+        let found = disks.find(|found| Path::new(found.source.path()) == source);
         match found.map(|found| &found.target.device) {
             Some(device) if !disk.device.is_empty() && *device != disk.device => {
                 Err(Error::Taken(format!("{} is the guest's {device}", source.display())))
@@ -275,24 +280,26 @@ impl Around {
     }
 
     /// The volume that a disk names, else the first that neither is there nor used.
+    ///
+    /// # Errors
+    /// Where it names one that a disk of the guest has and that is not there: what would be made now
+    /// is not what was lost.
     fn volume_for(&self, own: &Own, disk: &wire::Disk) -> Result<Dataset, Error> {
-        let is_free = |name: &Dataset| {
-            let mut used = self.definition.devices.disks.iter().map(|disk| disk.source.path());
-            // Also one that is used and not there: what is made now is not what was lost.
-            !self.volumes.iter().any(|volume| volume.name == *name)
-                && !used.any(|source| Path::new(source).ends_with(name.relative()))
+        let is_there = |name: &Dataset| self.volumes.iter().any(|volume| volume.name == *name);
+        let is_used = |name: &Dataset| {
+            let mut sources = self.definition.devices.disks.iter().map(|disk| disk.source.path());
+            sources.any(|source| Path::new(source).ends_with(name.relative()))
         };
-        if disk.volume.is_empty() {
-            let mut numbered = (0..).map(|number| own.number(number));
-            let free = numbered.find(|name| name.as_ref().map_or(true, is_free));
-            return Ok(free.unwrap_or_else(|| own.number(0)).map_err(storage::Error::Name)?);
+        if let Some(named) = own.named(&disk.volume) {
+            return match is_used(&named) && !is_there(&named) {
+                true => Err(storage::Error::NotFound { name: named.to_string() }.into()),
+                false => Ok(named),
+            };
         }
-        let is_adopted = self.volume(disk).is_some();
-        let named = own.named(&disk.volume).filter(|name| is_adopted || is_free(name));
-        named.ok_or_else(|| {
-            let own = own.number(0).map_or_else(|bad| bad.to_string(), |own| own.to_string());
-            Error::Invalid(format!("disk.volume {} is none such as {own}", disk.volume))
-        })
+        let is_free = |name: &Dataset| !is_there(name) && !is_used(name);
+        let mut numbered = (0..).map(|number| own.number(number));
+        let free = numbered.find(|name| name.as_ref().map_or(true, is_free));
+        Ok(free.unwrap_or_else(|| own.number(0)).map_err(storage::Error::Name)?)
     }
 }
 

@@ -12,7 +12,6 @@ use crate::guest::wire::{self, Guest, Nic};
 use crate::journal::{Intent, Verb};
 use crate::libvirt::{Domain, Reach, XmlKind};
 use crate::ops::devices::{Changed, Device, Way, kept, running};
-use crate::ops::disks::resolved;
 use crate::ops::steps::Steps;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
@@ -126,12 +125,10 @@ impl Libvirt {
 
 /// The disk of a domain that has all of what a request names.
 fn find_disk(domain: &VirDomain, disk: &wire::Disk, volume: Option<&Path>) -> Option<Device> {
-    let named = |path: &str| (!path.is_empty()).then(|| resolved(Path::new(path)));
-    let sources = [named(&disk.source), volume.map(resolved)];
     let is_it = |found: &&Disk| {
-        let source = resolved(Path::new(found.source.path()));
         (disk.device.is_empty() || disk.device == found.target.device)
-            && sources.iter().flatten().all(|named| *named == source)
+            && (disk.source.is_empty() || disk.source == found.source.path())
+            && volume.is_none_or(|volume| volume == Path::new(found.source.path()))
     };
     domain.devices.disks.iter().find(is_it).cloned().map(Device::Disk)
 }

@@ -47,7 +47,7 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         (
             "AttachDisk",
             json!({ "size": 1, "volume": other }),
-            &format!("invalid argument: disk.volume {other} is none such as {}", bed.volume(0)),
+            &format!("invalid argument: disk.volume {other} is none such as {}", bed.volume(1)),
         ),
         ("DetachDisk", Value::Null, "invalid argument: disk has neither device, volume nor source"),
         ("DetachDisk", json!({ "device": "vdz" }), "the guest has no disk vdz"),
