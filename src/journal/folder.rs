@@ -11,9 +11,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::thread;
@@ -26,16 +26,13 @@ use super::intent::Scope;
 use super::record::{Record, Unfit};
 use crate::config::JournalLimits;
 use crate::config::fixed::LOCK_PAUSE;
-use crate::os::{files, process::user};
+use crate::os::files;
 
-const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Digits of a name, so that names sort as numbers; more than that are taken, too.
 const DIGITS: usize = 8;
 /// No name has a higher number, so that there is always a next one.
 const NUMBER_MAX: u64 = u64::MAX / 2;
-/// Files of one name that are set aside; the next one stays where it is.
-const SAME_NAME_MAX: u32 = 1000;
 
 /// The journal's folder, which is this agent's alone while it lives.
 #[derive(Debug)]
@@ -60,6 +57,7 @@ pub(super) struct Left {
 impl Folder {
     /// Takes the folder, which is made where it is absent.
     pub(super) fn open(path: &Path, limits: &JournalLimits) -> Result<Self, Error> {
+        let make_folder = |path: &Path| files::make_folder(path).map_err(at("make", path));
         make_folder(path)?;
         let lock = lock(path, Instant::now() + limits.lock)?;
         let (intents, set_aside) = (path.join("intents"), path.join("set-aside"));
@@ -105,7 +103,8 @@ impl Folder {
         limits: &JournalLimits,
     ) -> Result<Option<Record>, Error> {
         let path = self.path(number);
-        let read = content(&path, limits).and_then(|content| {
+        let content = files::read_own(&path, limits.file_bytes).map_err(Unfit::Io);
+        let read = content.and_then(|content| {
             let record = Record::read(&content, scope, limits)?;
             let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
             if bytes > record.tail.bytes {
@@ -129,7 +128,7 @@ impl Folder {
     pub(super) fn place(&self, number: u64, line: &[u8]) -> Result<(), Error> {
         let path = self.path(number);
         let draft = path.with_extension("new");
-        let placed = write_new(&draft, line)
+        let placed = files::write_new(&draft, line)
             .map_err(at("write", &draft))
             .and_then(|()| fs::rename(&draft, &path).map_err(at("make", &path)));
         if placed.is_err() {
@@ -183,19 +182,8 @@ impl Folder {
 
     /// Moves a file out of the way, over nothing; where that fails it stays.
     fn put_aside(&self, name: &OsStr, why: &Unfit) {
+        let moved = files::set_aside(&self.intents, name, &self.set_aside);
         let from = self.intents.join(name);
-        let to = (0..SAME_NAME_MAX).map(|number| {
-            let mut name = name.to_owned();
-            if number > 0 {
-                name.push(format!(".{number}"));
-            }
-            self.set_aside.join(name)
-        });
-        let free = |path: &PathBuf| fs::symlink_metadata(path).is_err();
-        let moved = match to.into_iter().find(free) {
-            Some(to) => fs::rename(&from, &to).map(|()| to),
-            None => Err(io::ErrorKind::AlreadyExists.into()),
-        };
         let from = from.display();
         match moved {
             Ok(to) => warn!("journal: {from}: {why}; moved to {}", to.display()),
@@ -226,19 +214,6 @@ impl Name {
     }
 }
 
-/// Makes a folder where it is absent, and has its name on the disk.
-fn make_folder(path: &Path) -> Result<(), Error> {
-    let is_there = fs::symlink_metadata(path).is_ok();
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(FOLDER_MODE).create(path).map_err(at("make", path))?;
-    match path.parent() {
-        Some(above) if !is_there => {
-            File::open(above).and_then(|above| above.sync_all()).map_err(at("write", above))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Takes the folder's lock and writes down who has it.
 fn lock(folder: &Path, deadline: Instant) -> Result<File, Error> {
     let path = folder.join("lock");
@@ -263,31 +238,6 @@ fn holder(lock: &File) -> Option<u32> {
     let mut text = String::new();
     lock.take(32).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
-}
-
-/// The content of an intent's file, which may be anything, of any length.
-fn content(path: &Path, limits: &JournalLimits) -> Result<Vec<u8>, Unfit> {
-    let file = files::straight(OpenOptions::new().read(true)).open(path).map_err(Unfit::Io)?;
-    let metadata = file.metadata().map_err(Unfit::Io)?;
-    if !metadata.is_file() {
-        return Err(Unfit::Foreign("it is not a regular file"));
-    }
-    if metadata.uid() != user() {
-        return Err(Unfit::Foreign("it is another user's"));
-    }
-    let mut content = Vec::new();
-    let read = file.take(limits.file_bytes.saturating_add(1)).read_to_end(&mut content);
-    if u64::try_from(read.map_err(Unfit::Io)?).unwrap_or(u64::MAX) > limits.file_bytes {
-        return Err(Unfit::Size(limits.file_bytes));
-    }
-    Ok(content)
-}
-
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(FILE_MODE).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
 }
 
 fn at(verb: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {

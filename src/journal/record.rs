@@ -2,9 +2,7 @@
 //!
 //! Lines of a checksum, a space and JSON: first a header with the request, then one line a step.
 //! The checksum is that of all JSON so far, so that a line which is changed, lost, doubled or
-//! another file's is told from one that was written. It is FNV-1a of 64 bits: a step of it loses
-//! nothing, so one changed byte always changes the sum, and any other damage passes once in 2^64.
-//! It guards against accidents; against people the folder's mode does.
+//! another file's is told from one that was written.
 
 use std::fmt;
 use std::io;
@@ -15,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::intent::{Intent, Scope, Step, Verb};
 use crate::config::JournalLimits;
 use crate::guest::wire::Guest;
+use crate::os::files::{CHECKSUM_START, checksum};
 
 /// Of the format; a file of another one is not understood.
 const VERSION: u32 = 1;
@@ -42,8 +41,6 @@ pub(super) struct Tail {
 pub(super) enum Unfit {
     /// It is not a file of the journal.
     Foreign(&'static str),
-    /// It is larger than any intent.
-    Size(u64),
     /// It has more steps than any intent.
     Steps(usize),
     /// The line of this number, from 1, is not what was written.
@@ -73,7 +70,7 @@ struct Header {
 }
 
 impl Tail {
-    const START: Self = Self { bytes: 0, sum: 0xcbf2_9ce4_8422_2325 };
+    const START: Self = Self { bytes: 0, sum: CHECKSUM_START };
 
     /// The next line, and the tail after it.
     pub(super) fn line(&self, content: &impl Serialize) -> (Vec<u8>, Self) {
@@ -95,13 +92,11 @@ impl Tail {
     }
 
     fn after(&self, json: &[u8]) -> Self {
-        const PRIME: u64 = 0x0000_0100_0000_01b3;
-        let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(PRIME);
         // usize is at most 64 bits wide.
         let length = u64::try_from(SUM_DIGITS + 2 + json.len()).unwrap_or(u64::MAX);
         Self {
             bytes: self.bytes.saturating_add(length),
-            sum: json.iter().chain(b"\n").fold(self.sum, step),
+            sum: checksum(checksum(self.sum, json), b"\n"),
         }
     }
 }
@@ -181,7 +176,6 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Foreign(what) => f.write_str(what),
-            Self::Size(bytes) => write!(f, "it has more than {bytes} bytes"),
             Self::Steps(steps) => write!(f, "it has more than {steps} steps"),
             Self::Line(number) => write!(f, "line {number} is not as it was written"),
             Self::Version(version) => write!(f, "its format is version {version}"),

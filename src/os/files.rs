@@ -1,11 +1,21 @@
-//! Files that may be anything: opened without being led astray, and locked.
+//! Files that may be anything: opened without being led astray, and locked; and what the agent keeps
+//! in files of its own: made whole, told from damage, set aside.
 
 #![expect(unsafe_code, reason = "flock has no safe form in the std of our oldest Rust")]
 
-use std::fs::OpenOptions;
-use std::io;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::os::process::user;
+
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+/// Files of one name that are set aside; the next one stays where it is.
+const SAME_NAME_MAX: u32 = 1000;
 
 /// Makes an open follow no link at its end and never wait, as it would for a pipe's other side.
 pub fn straight(options: &mut OpenOptions) -> &mut OpenOptions {
@@ -33,9 +43,90 @@ pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
+/// Makes a folder for the agent's user alone where it is absent, and has its name on the disk.
+///
+/// # Errors
+/// When it cannot be made.
+///
+/// # Blocking
+/// As long as the disk takes.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    let is_there = fs::symlink_metadata(path).is_ok();
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)?;
+    match path.parent() {
+        Some(above) if !is_there => File::open(above)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a file for the agent's user alone, which is on the disk when this returns; its name is not.
+///
+/// # Errors
+/// Where there is one already; when it cannot be written.
+///
+/// # Blocking
+/// As long as the disk takes.
+pub fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(FILE_MODE).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// The content of a file that the agent has written, where anything may lie, of any length.
+///
+/// # Errors
+/// When it cannot be read, is no regular file of the agent's user, or has more than so many bytes.
+///
+/// # Blocking
+/// As long as the disk takes.
+pub fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let file = straight(OpenOptions::new().read(true)).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if metadata.uid() != user() {
+        return Err(io::Error::other("it is another user's"));
+    }
+    let mut content = Vec::new();
+    let read = file.take(bytes_max.saturating_add(1)).read_to_end(&mut content)?;
+    if u64::try_from(read).unwrap_or(u64::MAX) > bytes_max {
+        return Err(io::Error::other(format!("it has more than {bytes_max} bytes")));
+    }
+    Ok(content)
+}
+
+/// Moves a file of `from` into another folder, over nothing; its new path.
+///
+/// # Errors
+/// It stays where it is then.
+pub fn set_aside(from: &Path, name: &OsStr, folder: &Path) -> io::Result<PathBuf> {
+    let mut paths = (0..SAME_NAME_MAX).map(|number| {
+        let mut name = name.to_owned();
+        if number > 0 {
+            name.push(format!(".{number}"));
+        }
+        folder.join(name)
+    });
+    let free = paths.find(|path| fs::symlink_metadata(path).is_err());
+    let to = free.ok_or(io::ErrorKind::AlreadyExists)?;
+    fs::rename(from.join(name), &to).map(|()| to)
+}
+
+/// The checksum of nothing.
+pub const CHECKSUM_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// A checksum continued over more bytes: FNV-1a of 64 bits. A step of it loses nothing, so one changed
+/// byte always changes the sum, and any other damage passes once in 2^64. It guards against
+/// accidents; against people the modes of files do.
+pub fn checksum(sum: u64, bytes: &[u8]) -> u64 {
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    bytes.iter().fold(sum, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(PRIME))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
     use std::os::unix::fs::symlink;
     use std::time::{Duration, Instant};
     use std::{env, process, thread};
