@@ -6,6 +6,7 @@ mod audit;
 mod events;
 pub mod fixed;
 mod http;
+mod jobs;
 mod metrics;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub use audit::AuditConfig;
 pub use events::EventLimits;
 pub use http::{CallerConfig, HttpLimits, SocketConfig};
+pub use jobs::JobLimits;
 pub use metrics::MetricsConfig;
 
 /// The port that the orchestrator calls (contract section 1).
@@ -82,6 +84,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// Bounds of events.
     pub events: EventLimits,
+    /// Bounds of jobs.
+    pub jobs: JobLimits,
 }
 
 impl Default for Config {
@@ -103,6 +107,7 @@ impl Default for Config {
             metrics_listen: Vec::new(),
             metrics: MetricsConfig::default(),
             events: EventLimits::default(),
+            jobs: JobLimits::default(),
         }
     }
 }

@@ -220,6 +220,7 @@ pub mod config;
 pub mod events;
 pub mod guest;
 pub mod http;
+pub mod jobs;
 pub mod journal;
 #[expect(unsafe_code, reason = "one of the two rooms that may; each block says why it is sound")]
 pub mod libvirt;

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use mistify_libvirt::config::{self, fixed};
 use mistify_libvirt::config::{AuditConfig, Config, HttpLimits, JournalLimits, MetricsConfig};
-use mistify_libvirt::config::{Deadlines, EventLimits, PoolLimits, StorageLimits, WatchLimits};
+use mistify_libvirt::config::{
+    Deadlines, EventLimits, JobLimits, PoolLimits, StorageLimits, WatchLimits,
+};
 
 const CONFIG: &str = include_str!("../../src/config.rs");
 const FIXED: &str = include_str!("../../src/config/fixed.rs");
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     CONFIG,
     FIXED,
     include_str!("../../src/config/audit.rs"),
     include_str!("../../src/config/events.rs"),
     include_str!("../../src/config/http.rs"),
+    include_str!("../../src/config/jobs.rs"),
     include_str!("../../src/config/metrics.rs"),
 ];
 
@@ -125,6 +128,7 @@ fn table() -> Vec<String> {
         metrics_listen: _,
         metrics,
         events,
+        jobs,
     } = Config::default();
     let (requests, names) = constants!(CONFIG;
         config::DEADLINE_S_MAX, config::GUEST_NICS_MAX, config::GUEST_DISKS_MAX,
@@ -221,6 +225,20 @@ fn table() -> Vec<String> {
             "events",
             events,
             EventLimits { kept, backlog, pause, wait, waiting, page, heartbeat }
+        ),
+        rows!(
+            "jobs",
+            jobs,
+            JobLimits {
+                at_once,
+                queued,
+                queued_per_guest,
+                request_bytes,
+                kept,
+                kept_for,
+                file_bytes,
+                pause
+            }
         ),
         others,
     ]

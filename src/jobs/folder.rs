@@ -1,0 +1,234 @@
+//! The files of jobs.
+//!
+//! ```text
+//! DIR/jobs/N.queued     what is asked for
+//! DIR/jobs/N.running    the same by another name, from before it is begun
+//! DIR/jobs/N.ended      what came of it
+//! DIR/jobs/N.new        not yet in its place
+//! DIR/set-aside/        what was found among them and cannot be followed
+//! ```
+//!
+//! A file is a line: a checksum, a space and JSON. It is on the disk before it gets its name, so that
+//! no end of the agent leaves a half one. That a job is begun is a rename, which needs no space.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use log::{error, warn};
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::job::Record;
+use crate::os::files::{self, CHECKSUM_START, checksum};
+
+/// Of the format; a file of another one is not understood.
+const VERSION: u32 = 1;
+/// Digits of a name, so that names sort as numbers: microseconds since 1970 have as many.
+const DIGITS: usize = 16;
+/// No job has a higher number, so that there is always a next one.
+pub(super) const NUMBER_MAX: u64 = u64::MAX / 2;
+
+/// How far a file's job is; the later name counts where there are two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    Queued,
+    Running,
+    Ended,
+}
+
+impl Stage {
+    const ALL: [Self; 3] = [Self::Queued, Self::Running, Self::Ended];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// The content of a file.
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    version: u32,
+    /// What jobs are about: names mean other things in another libvirt or store.
+    scope: Cow<'a, str>,
+    record: Cow<'a, Record>,
+}
+
+/// The folder, which is this agent's alone: it lies in the one that the journal locks.
+pub(super) struct Folder {
+    path: PathBuf,
+    set_aside: PathBuf,
+    scope: String,
+    file_bytes: u64,
+    /// Open, so that syncing it needs no free descriptor.
+    open: File,
+}
+
+impl Folder {
+    pub(super) fn open(
+        path: &Path,
+        set_aside: &Path,
+        scope: String,
+        file_bytes: u64,
+    ) -> Result<Self, Error> {
+        files::make_folder(path).map_err(at("make", path))?;
+        files::make_folder(set_aside).map_err(at("make", set_aside))?;
+        let open = File::open(path).map_err(at("open", path))?;
+        Ok(Self { path: path.to_owned(), set_aside: set_aside.to_owned(), scope, file_bytes, open })
+    }
+
+    /// Reads what is there, removes what was not yet in its place or has been overtaken, and sets
+    /// aside the rest.
+    pub(super) fn sweep(&self) -> Result<Vec<(u64, Stage, Record)>, Error> {
+        let mut found: BTreeMap<u64, Stage> = BTreeMap::new();
+        for entry in fs::read_dir(&self.path).map_err(at("list", &self.path))? {
+            let name = entry.map_err(at("list", &self.path))?.file_name();
+            match parse(&name) {
+                Some((number, Some(stage))) => {
+                    let latest = found.entry(number).or_insert(stage);
+                    *latest = stage.max(*latest);
+                }
+                Some((_, None)) => self.discard(&self.path.join(&name))?,
+                None => self.put_aside(&name, "it is not named like a job"),
+            }
+        }
+        let mut records = Vec::new();
+        for (number, stage) in found {
+            for former in Stage::ALL.into_iter().filter(|former| *former < stage) {
+                self.discard(&self.file(number, former))?;
+            }
+            let path = self.file(number, stage);
+            match self.read(&path, number) {
+                Ok(record) => records.push((number, stage, record)),
+                // The file is not to blame.
+                Err(error) if files::is_shortage(&error) => return Err(at("read", &path)(error)),
+                Err(error) => {
+                    self.put_aside(path.file_name().unwrap_or_default(), &error.to_string());
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn read(&self, path: &Path, number: u64) -> io::Result<Record> {
+        let content = files::read_own(path, self.file_bytes)?;
+        let damaged = || io::Error::other("it is not as it was written");
+        let text = std::str::from_utf8(&content).map_err(|_| damaged())?;
+        let (sum, json) = text.trim_end_matches('\n').split_once(' ').ok_or_else(damaged)?;
+        if sum != sum_of(json) {
+            return Err(damaged());
+        }
+        let line: Line<'_> = serde_json::from_str(json).map_err(io::Error::other)?;
+        if line.version != VERSION {
+            return Err(io::Error::other(format!("its format is version {}", line.version)));
+        }
+        if line.scope != self.scope {
+            return Err(io::Error::other(format!("it is about {}", line.scope)));
+        }
+        if line.record.job.id != number.to_string() {
+            return Err(io::Error::other("it is another job's"));
+        }
+        Ok(line.record.into_owned())
+    }
+
+    /// Makes the file of a job that waits; when this returns it is on the disk.
+    pub(super) fn place(&self, number: u64, record: &Record) -> Result<(), Error> {
+        self.write(number, Stage::Queued, record)?;
+        self.sync().inspect_err(|_| {
+            // It is not taken; what stays of it here a start would begin.
+            let _ = self.discard(&self.file(number, Stage::Queued));
+        })
+    }
+
+    /// Has it on the disk that a job is begun.
+    pub(super) fn begin(&self, number: u64) -> Result<(), Error> {
+        let (from, to) = (self.file(number, Stage::Queued), self.file(number, Stage::Running));
+        fs::rename(&from, &to).map_err(at("rename", &from))?;
+        self.sync()
+    }
+
+    /// Has it on the disk what came of a job. Where that fails it is not begun again either.
+    pub(super) fn end(&self, number: u64, record: &Record) -> Result<(), Error> {
+        let written = self.write(number, Stage::Ended, record);
+        self.discard(&self.file(number, Stage::Queued))?;
+        written?;
+        self.discard(&self.file(number, Stage::Running))?;
+        self.sync()
+    }
+
+    /// Removes what there is of a job that has ended.
+    pub(super) fn forget(&self, number: u64) -> Result<(), Error> {
+        Stage::ALL.into_iter().try_for_each(|stage| self.discard(&self.file(number, stage)))
+    }
+
+    fn write(&self, number: u64, stage: Stage, record: &Record) -> Result<(), Error> {
+        let (scope, record) = (Cow::from(&self.scope), Cow::Borrowed(record));
+        let line = Line { version: VERSION, scope, record };
+        let json = serde_json::to_string(&line).expect("a record has text keys alone");
+        let content = format!("{} {json}\n", sum_of(&json));
+        let (draft, path) = (self.path.join(name(number, "new")), self.file(number, stage));
+        let placed = files::write_new(&draft, content.as_bytes())
+            .map_err(at("write", &draft))
+            .and_then(|()| fs::rename(&draft, &path).map_err(at("make", &path)));
+        placed.inspect_err(|_| {
+            // A start removes it otherwise.
+            let _ = self.discard(&draft);
+        })
+    }
+
+    /// Has the folder's names on the disk.
+    fn sync(&self) -> Result<(), Error> {
+        self.open.sync_all().map_err(at("write", &self.path))
+    }
+
+    fn file(&self, number: u64, stage: Stage) -> PathBuf {
+        self.path.join(name(number, stage.name()))
+    }
+
+    /// Removes a file, if it is there.
+    fn discard(&self, path: &Path) -> Result<(), Error> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves a file out of the way; where that fails it stays, and is looked at by the next start.
+    fn put_aside(&self, name: &OsStr, why: &str) {
+        let moved = files::set_aside(&self.path, name, &self.set_aside);
+        let from = self.path.join(name);
+        match moved {
+            Ok(to) => warn!("jobs: {}: {why}; moved to {}", from.display(), to.display()),
+            Err(error) => error!("jobs: {}: {why}; it stays there: {error}", from.display()),
+        }
+    }
+}
+
+/// What a name stands for, a draft by no stage; `None` for one that is not given here.
+fn parse(file: &OsStr) -> Option<(u64, Option<Stage>)> {
+    let (digits, kind) = file.to_str()?.split_once('.')?;
+    let number: u64 = digits.parse().ok()?;
+    let stage = Stage::ALL.into_iter().find(|stage| stage.name() == kind);
+    let is_ours = number <= NUMBER_MAX && *file == *name(number, kind);
+    (is_ours && (stage.is_some() || kind == "new")).then_some((number, stage))
+}
+
+fn name(number: u64, kind: &str) -> String {
+    format!("{number:0DIGITS$}.{kind}")
+}
+
+fn sum_of(json: &str) -> String {
+    format!("{:016x}", checksum(CHECKSUM_START, json.as_bytes()))
+}
+
+fn at(verb: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |error| Error::Io { verb, path: path.clone(), error }
+}

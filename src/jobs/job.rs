@@ -1,0 +1,179 @@
+//! What a job is. Plain data, as callers see it and as its file has it.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::Progress;
+use crate::os::clock;
+use crate::os::peer::Caller;
+
+/// A job, as callers see it. Times are RFC 3339, in UTC.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Job {
+    /// Its name, which no other job gets: digits alone.
+    pub id: String,
+    /// The method that was called, with its service's name.
+    pub method: String,
+    /// The id of the guest that it is about.
+    pub guest: String,
+    /// How far it is.
+    pub state: State,
+    /// When it was asked for.
+    pub created: String,
+    /// When it was begun.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub started: String,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ended: String,
+    /// What it is at, or was last.
+    #[serde(default, skip_serializing_if = "Progress::is_empty")]
+    pub progress: Progress,
+    /// What the call would have answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Box<RawValue>>,
+    /// The error that it would have answered with; of a job that is lost a `message` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Box<RawValue>>,
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It waits to be begun.
+    #[default]
+    Queued,
+    /// It is being carried out.
+    Running,
+    /// It has a result.
+    Done,
+    /// It has an error.
+    Failed,
+    /// It was cancelled before it was begun.
+    Cancelled,
+    /// The agent ended before it did.
+    Lost,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Running, Self::Done, Self::Failed, Self::Cancelled, Self::Lost];
+
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// Whether nothing comes after it.
+    pub fn is_end(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Some jobs.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Page {
+    /// The oldest first, without their results.
+    pub jobs: Vec<Job>,
+    /// What `after` is for the next page; absent at the end.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
+}
+
+/// What a job is asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The parameter of its method, as the caller wrote it.
+    pub params: Box<RawValue>,
+    /// Who asked.
+    pub caller: Caller,
+}
+
+/// How a job ends.
+#[derive(Debug)]
+pub enum Outcome {
+    /// With this result.
+    Done(Box<RawValue>),
+    /// With this error.
+    Failed(Box<RawValue>),
+    /// Before it was begun.
+    Cancelled,
+    /// With the agent; what is known of it.
+    Lost(String),
+}
+
+/// A job as its file has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// When it came into its state, but for running, in milliseconds since 1970.
+    pub(super) at_ms: u64,
+    pub(super) job: Job,
+    /// Until it is begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) request: Option<Request>,
+}
+
+impl Record {
+    pub(super) fn queued(
+        number: u64,
+        method: &str,
+        guest: &str,
+        request: Request,
+        at: SystemTime,
+    ) -> Self {
+        let job = Job {
+            id: number.to_string(),
+            method: method.to_owned(),
+            guest: guest.to_owned(),
+            created: clock::rfc3339_utc(at),
+            ..Job::default()
+        };
+        Self { at_ms: milliseconds(at), job, request: Some(request) }
+    }
+
+    pub(super) fn end(&mut self, outcome: Outcome, at: SystemTime) {
+        let job = &mut self.job;
+        job.state = match outcome {
+            Outcome::Done(result) => {
+                job.result = Some(result);
+                State::Done
+            }
+            Outcome::Failed(error) => {
+                job.error = Some(error);
+                State::Failed
+            }
+            Outcome::Cancelled => State::Cancelled,
+            Outcome::Lost(message) => {
+                let error = serde_json::json!({ "message": message }).to_string();
+                job.error = RawValue::from_string(error).ok();
+                State::Lost
+            }
+        };
+        job.ended = clock::rfc3339_utc(at);
+        self.at_ms = milliseconds(at);
+        self.request = None;
+    }
+}
+
+fn milliseconds(at: SystemTime) -> u64 {
+    let since_1970 = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,387 @@
+//! Calls that outlive their request: what each of them is, and what came of it.
+//!
+//! ```text
+//! add ──► queued ── next ──► running ── end ──► done, failed
+//!            │                  │
+//!          cancel          the agent ends
+//!            ▼                  ▼
+//!        cancelled            lost              all of these are kept for a while
+//! ```
+//!
+//! This room keeps jobs (in files, see `folder`) and says whose turn it is; it carries nothing out and
+//! does not know what a request or an outcome means: both are JSON of whoever calls. What holds:
+//! - When [`Jobs::add`] returns, the disk has the job; a start that finds it queued begins it.
+//! - When [`Jobs::may_begin`] returns, the disk has that it runs: whatever happens then, no start begins
+//!   it again. One that an agent's end cut off is lost, and says so.
+//! - Jobs of one guest run one after the other, in the order in which they came.
+//! - No lock is held while a disk is waited for: each step of a job is one thread's alone.
+
+mod error;
+mod folder;
+mod job;
+mod progress;
+mod table;
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use log::warn;
+use parking_lot::{Condvar, Mutex};
+
+use crate::config::JobLimits;
+use crate::os::clock;
+
+use self::folder::{Folder, Stage};
+use self::job::Record;
+use self::table::{Kept, Table, number};
+
+pub use self::error::Error;
+pub use self::job::{Job, Outcome, Page, Request, State};
+pub use self::progress::{Progress, Track, reached, tracker};
+
+/// The jobs of one agent.
+pub struct Jobs {
+    table: Mutex<Table>,
+    /// A job may be begun, one has ended, or none is begun any more.
+    changed: Condvar,
+    /// `None` for jobs that end with the process.
+    folder: Option<Folder>,
+    limits: JobLimits,
+    clock: fn() -> SystemTime,
+}
+
+/// A job that is to be carried out, by whoever has this.
+pub struct Begun {
+    number: u64,
+    /// The method, with its service's name.
+    pub method: String,
+    /// What is asked for, and by whom.
+    pub request: Request,
+    track: Track,
+}
+
+impl Begun {
+    /// The job's id.
+    pub fn id(&self) -> String {
+        self.number.to_string()
+    }
+
+    /// Runs `work` so that the steps which it tells of are this job's.
+    pub fn tracked<T>(&self, work: impl FnOnce() -> T) -> T {
+        progress::tracked(&self.track, work)
+    }
+}
+
+impl Jobs {
+    /// The jobs in `folder`, which is made where it is absent and has to be this agent's alone. Those
+    /// that ran are lost; `fate` says what becomes of what they began. What cannot be followed is moved
+    /// to `set_aside`, and what is about another `scope`, too.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder cannot be used.
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn open(
+        folder: &Path,
+        set_aside: &Path,
+        scope: String,
+        limits: &JobLimits,
+        fate: impl Fn(&Job) -> &'static str,
+    ) -> Result<Self, Error> {
+        Self::open_by(folder, set_aside, scope, limits, fate, SystemTime::now)
+    }
+
+    fn open_by(
+        folder: &Path,
+        set_aside: &Path,
+        scope: String,
+        limits: &JobLimits,
+        fate: impl Fn(&Job) -> &'static str,
+        clock: fn() -> SystemTime,
+    ) -> Result<Self, Error> {
+        let folder = Folder::open(folder, set_aside, scope, limits.file_bytes)?;
+        let left = folder.sweep()?;
+        let jobs = Self::with(Some(folder), limits, clock);
+        for (number, stage, mut record) in left {
+            let why = match stage {
+                Stage::Ended => None,
+                Stage::Running => Some(("the agent ended while it ran: ", fate(&record.job))),
+                Stage::Queued if jobs.is_old(&record) => {
+                    Some(("it was not begun: ", "the agent was away for too long"))
+                }
+                Stage::Queued => None,
+            };
+            if let Some((what, fate)) = why {
+                jobs.close_record(&mut record, Outcome::Lost(format!("{what}{fate}")));
+                jobs.write_end(number, &record);
+            }
+            let mut table = jobs.table.lock();
+            table.next = table.next.max(number + 1);
+            table.kept.insert(number, Kept { record, track: Track::default(), placed: true });
+        }
+        jobs.forget();
+        Ok(jobs)
+    }
+
+    /// Jobs that end with the process, for an agent that has no folder.
+    pub fn in_memory(limits: &JobLimits) -> Self {
+        Self::with(None, limits, SystemTime::now)
+    }
+
+    fn with(folder: Option<Folder>, limits: &JobLimits, clock: fn() -> SystemTime) -> Self {
+        // So that numbers grow over a restart, also where no job is left of the time before.
+        let micros = clock().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let next = u64::try_from(micros).unwrap_or(0).clamp(1, folder::NUMBER_MAX);
+        let table = Mutex::new(Table { next, ..Table::default() });
+        Self { table, changed: Condvar::new(), folder, limits: limits.clone(), clock }
+    }
+
+    /// Bounds.
+    pub fn limits(&self) -> &JobLimits {
+        &self.limits
+    }
+
+    /// Takes a call as a job; its id.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::GuestFull`], [`Error::Size`], [`Error::Closed`] or [`Error::Io`]:
+    /// there is no job then.
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn add(&self, method: &str, guest: &str, request: Request) -> Result<String, Error> {
+        if request.params.get().len() > self.limits.request_bytes {
+            return Err(Error::Size { bytes: self.limits.request_bytes });
+        }
+        self.forget();
+        let at = (self.clock)();
+        let (number, record) = {
+            let mut table = self.table.lock();
+            table.has_room(guest, &self.limits)?;
+            let number = table.next;
+            table.next += 1;
+            let record = Record::queued(number, method, guest, request, at);
+            let kept = Kept { record: record.clone(), track: Track::default(), placed: false };
+            table.kept.insert(number, kept);
+            (number, record)
+        };
+        let placed = self.on_disk(|folder| folder.place(number, &record));
+        let mut table = self.table.lock();
+        if let Err(error) = placed {
+            table.kept.remove(&number);
+            // It kept those of its guest that came after it.
+            self.changed.notify_all();
+            return Err(error);
+        }
+        table.change(number, |kept| kept.placed = true);
+        self.changed.notify_all();
+        Ok(record.job.id)
+    }
+
+    /// Waits for a job that may be begun, which nobody else gets or cancels from here on; `None` once
+    /// none is begun any more.
+    ///
+    /// # Blocking
+    /// Until then.
+    pub fn next(&self) -> Option<Begun> {
+        let mut table = self.table.lock();
+        while !table.closed {
+            if let Some(begun) = self.take(&mut table) {
+                return Some(begun);
+            }
+            self.changed.wait(&mut table);
+        }
+        None
+    }
+
+    /// The job whose turn it is, if there is one.
+    fn take(&self, table: &mut Table) -> Option<Begun> {
+        let number = table.first()?;
+        let kept = table.kept.get_mut(&number)?;
+        let request = kept.record.request.take()?;
+        kept.record.job.state = State::Running;
+        kept.record.job.started = clock::rfc3339_utc((self.clock)());
+        let method = kept.record.job.method.clone();
+        Some(Begun { number, method, request, track: kept.track.clone() })
+    }
+
+    /// Has it on the disk that a job is begun: to be called before its first step.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: it is to be ended, and not begun.
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn may_begin(&self, begun: &Begun) -> Result<(), Error> {
+        self.on_disk(|folder| folder.begin(begun.number))
+    }
+
+    /// Ends a job; as it is now. Where the disk does not take the outcome, that is logged, and the next
+    /// start takes the job for lost.
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn end(&self, begun: &Begun, outcome: Outcome) -> Job {
+        let number = begun.number;
+        let record = self.table.lock().kept.get(&number).map(|kept| kept.record.clone());
+        let mut record = record.expect("a job that runs is not forgotten");
+        record.job.progress = begun.track.progress();
+        self.close_record(&mut record, outcome);
+        self.write_end(number, &record);
+        let job = record.job.clone();
+        self.table.lock().change(number, |kept| kept.record = record);
+        self.changed.notify_all();
+        self.forget();
+        job
+    }
+
+    /// The job of this id.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    ///
+    /// # Blocking
+    /// As long as the disk takes to remove files of jobs that are forgotten.
+    pub fn get(&self, id: &str) -> Result<Job, Error> {
+        self.forget();
+        let table = self.table.lock();
+        let (_, kept) = table.find(id)?;
+        Ok(kept.job())
+    }
+
+    /// At most `limit` jobs that are `wanted`, whose ids come after this one, the oldest first and
+    /// without their results.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] where `after` is no id.
+    ///
+    /// # Blocking
+    /// As [`Jobs::get`].
+    pub fn list(
+        &self,
+        after: &str,
+        limit: usize,
+        wanted: impl Fn(&Job) -> bool,
+    ) -> Result<Page, Error> {
+        let after = match after {
+            "" => 0,
+            id => number(id).ok_or_else(|| Error::Unknown { id: id.to_owned() })?,
+        };
+        self.forget();
+        let table = self.table.lock();
+        let known = table.kept.range(after.saturating_add(1)..).filter(|(_, kept)| kept.placed);
+        let mut found = known.filter(|(_, kept)| wanted(&kept.record.job));
+        let without_result = |kept: &Kept| Job { result: None, ..kept.job() };
+        let jobs: Vec<Job> =
+            found.by_ref().take(limit).map(|(_, kept)| without_result(kept)).collect();
+        let more = found.next().is_some();
+        let last = jobs.last().filter(|_| more).map(|job| job.id.clone());
+        Ok(Page { jobs, next: last.unwrap_or_default() })
+    }
+
+    /// Cancels a job that is not begun; as it is then, and whether it is that by this call: one that is
+    /// cancelled already is a success.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]; [`Error::Begun`] for any other job.
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn cancel(&self, id: &str) -> Result<(Job, bool), Error> {
+        let (number, record) = {
+            let mut table = self.table.lock();
+            let (number, kept) = table.find(id)?;
+            let mut record = kept.record.clone();
+            match record.job.state {
+                State::Queued => {}
+                State::Cancelled => return Ok((record.job, false)),
+                state => return Err(Error::Begun { id: id.to_owned(), state }),
+            }
+            self.close_record(&mut record, Outcome::Cancelled);
+            table.change(number, |kept| kept.record = record.clone());
+            (number, record)
+        };
+        // Others of its guest may have waited for it.
+        self.changed.notify_all();
+        self.write_end(number, &record);
+        Ok((record.job, true))
+    }
+
+    /// How many wait, and how many run.
+    pub fn counts(&self) -> (usize, usize) {
+        let table = self.table.lock();
+        (table.count(State::Queued), table.count(State::Running))
+    }
+
+    /// From here on none is taken or begun. Those that wait stay on the disk.
+    pub fn close(&self) {
+        self.table.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end of those that run; whether all have ended.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub fn wait_for_ends(&self, deadline: Instant) -> bool {
+        let mut table = self.table.lock();
+        while table.count(State::Running) > 0 {
+            if self.changed.wait_until(&mut table, deadline).timed_out() {
+                return table.count(State::Running) == 0;
+            }
+        }
+        true
+    }
+
+    fn on_disk(&self, work: impl FnOnce(&Folder) -> Result<(), Error>) -> Result<(), Error> {
+        self.folder.as_ref().map_or(Ok(()), work)
+    }
+
+    /// Writes an outcome into a record.
+    fn close_record(&self, record: &mut Record, outcome: Outcome) {
+        record.end(outcome, (self.clock)());
+        let result = record.job.result.as_deref().map_or(0, |result| result.get().len());
+        let room = usize::try_from(self.limits.file_bytes / 2).unwrap_or(usize::MAX);
+        if result > room {
+            warn!("job {}: its result of {result} bytes is not kept", record.job.id);
+            record.job.result = None;
+        }
+    }
+
+    fn write_end(&self, number: u64, record: &Record) {
+        if let Err(error) = self.on_disk(|folder| folder.end(number, record)) {
+            warn!("job {number}: its end is not on the disk: {error}");
+        }
+    }
+
+    /// Whether an end, or a beginning that did not come, is longer ago than is kept.
+    fn is_old(&self, record: &Record) -> bool {
+        let since_1970 = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
+        since_1970.saturating_sub(Duration::from_millis(record.at_ms)) >= self.limits.kept_for
+    }
+
+    /// Forgets the jobs that ended too long ago, and the first of them to end where they are too many.
+    fn forget(&self) {
+        let gone: Vec<u64> = {
+            let mut table = self.table.lock();
+            let mut gone: Vec<u64> = table
+                .kept
+                .iter()
+                .filter(|(_, kept)| kept.record.job.state.is_end() && self.is_old(&kept.record))
+                .map(|(number, _)| *number)
+                .collect();
+            gone.iter().for_each(|number| drop(table.kept.remove(number)));
+            gone.extend(table.crowded_out(self.limits.kept));
+            gone
+        };
+        for number in gone {
+            if let Err(error) = self.on_disk(|folder| folder.forget(number)) {
+                warn!("job {number}: {error}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,407 @@
+use std::cell::Cell;
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{env, thread};
+
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::os::peer::{Caller, Origin, Peer};
+
+thread_local! {
+    /// How far this test's clock is ahead.
+    static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+fn clock() -> SystemTime {
+    SystemTime::now() + AHEAD.get()
+}
+
+fn later(by: Duration) {
+    AHEAD.set(AHEAD.get() + by);
+}
+
+/// A folder of jobs, removed on drop.
+struct Home(PathBuf);
+
+impl Home {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("mistify-jobs-{}-{number}", process::id()));
+        // One that a test which was killed left.
+        let _ = fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    fn open(&self) -> Jobs {
+        self.open_with(&JobLimits::default())
+    }
+
+    fn open_with(&self, limits: &JobLimits) -> Jobs {
+        self.open_about("here", limits)
+    }
+
+    fn open_about(&self, scope: &str, limits: &JobLimits) -> Jobs {
+        let (folder, aside) = (self.0.join("jobs"), self.0.join("set-aside"));
+        let fate = |job: &Job| if job.guest == "open" { "it is undone" } else { "who knows" };
+        Jobs::open_by(&folder, &aside, scope.to_owned(), limits, fate, clock).unwrap()
+    }
+
+    /// The names in a folder of it, without the jobs' numbers.
+    fn names(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.0.join(folder)).unwrap();
+        let name = |name: String| name.rsplit('.').next().unwrap_or_default().to_owned();
+        let mut names: Vec<String> = entries
+            .map(|entry| name(entry.unwrap().file_name().to_string_lossy().into_owned()))
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn file(&self, id: &str, kind: &str) -> PathBuf {
+        self.0.join(format!("jobs/{:016}.{kind}", id.parse::<u64>().unwrap()))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // What stays in the folder for temporary files harms nobody.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn json(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).unwrap()
+}
+
+fn request(text: &str) -> Request {
+    let peer = Some(Peer { uid: 7, pid: Some(8) });
+    Request { params: json(text), caller: Caller { origin: Origin::Socket, peer } }
+}
+
+fn add(jobs: &Jobs, guest: &str) -> String {
+    jobs.add("Libvirt.Run", guest, request(r#"{"guest":{}}"#)).unwrap()
+}
+
+/// The next job, if one may be begun.
+fn take(jobs: &Jobs) -> Option<Begun> {
+    jobs.take(&mut jobs.table.lock())
+}
+
+/// Begins the next job, which there has to be.
+fn begin(jobs: &Jobs) -> Begun {
+    let begun = take(jobs).expect("a job waits");
+    jobs.may_begin(&begun).unwrap();
+    begun
+}
+
+fn done(jobs: &Jobs, begun: &Begun) -> Job {
+    jobs.end(begun, Outcome::Done(json(r#"{"guest":null}"#)))
+}
+
+fn states(jobs: &Jobs) -> Vec<State> {
+    jobs.list("", 1000, |_| true).unwrap().jobs.iter().map(|job| job.state).collect()
+}
+
+fn message(job: &Job) -> String {
+    let error: serde_json::Value = serde_json::from_str(job.error.as_ref().unwrap().get()).unwrap();
+    error["message"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_job_goes_from_queued_to_its_outcome_and_is_the_same_after_a_restart() {
+    let home = Home::new();
+    let jobs = home.open();
+    let id = add(&jobs, "web-1");
+    assert_eq!(jobs.get(&id).unwrap().state, State::Queued);
+    assert_eq!(home.names("jobs"), ["queued"]);
+    let begun = jobs.next().expect("it waits");
+    jobs.may_begin(&begun).unwrap();
+    assert_eq!((begun.id(), &*begun.method), (id.clone(), "Libvirt.Run"));
+    assert_eq!(begun.request.params.get(), r#"{"guest":{}}"#);
+    assert_eq!(begun.request.caller, request("{}").caller);
+    assert_eq!(home.names("jobs"), ["running"]);
+    begun.tracked(|| {
+        reached("wait");
+        let track = tracker().expect("a job is carried out here");
+        thread::spawn(move || track.step("domain".to_owned())).join().unwrap();
+    });
+    reached("nobody's");
+    let running = jobs.get(&id).unwrap();
+    let progress = Progress { steps: 1, step: "domain".to_owned() };
+    assert_eq!((running.state, &running.progress), (State::Running, &progress));
+    let ended = done(&jobs, &begun);
+    assert_eq!(home.names("jobs"), ["ended"]);
+    drop(jobs);
+
+    let again = home.open().get(&id).unwrap();
+    let text = |job: &Job| serde_json::to_string(job).unwrap();
+    assert_eq!(text(&again), text(&ended));
+    assert_eq!((again.state, again.progress), (State::Done, progress));
+    assert_eq!(again.result.unwrap().get(), r#"{"guest":null}"#);
+    assert!(again.created <= again.started && again.started <= again.ended);
+}
+
+#[test]
+fn what_waits_is_begun_by_the_next_start_and_what_ran_is_lost_and_never_begun_again() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (ran, undone, waits) = (add(&jobs, "a"), add(&jobs, "open"), add(&jobs, "b"));
+    let _left = [begin(&jobs), begin(&jobs)];
+    drop(jobs);
+    let jobs = home.open();
+    let lost = jobs.get(&ran).unwrap();
+    assert_eq!(lost.state, State::Lost);
+    assert_eq!(message(&lost), "the agent ended while it ran: who knows");
+    let lost = message(&jobs.get(&undone).unwrap());
+    assert_eq!(lost, "the agent ended while it ran: it is undone");
+    let begun = begin(&jobs);
+    assert_eq!(begun.id(), waits);
+    assert!(take(&jobs).is_none());
+    done(&jobs, &begun);
+    drop(jobs);
+    assert_eq!(states(&home.open()), [State::Lost, State::Lost, State::Done]);
+    assert_eq!(home.names("set-aside"), [""; 0]);
+}
+
+#[test]
+fn a_job_that_waited_for_longer_than_is_kept_is_not_begun_by_a_start() {
+    let home = Home::new();
+    let id = add(&home.open(), "a");
+    later(JobLimits::default().kept_for);
+    let jobs = home.open();
+    assert!(take(&jobs).is_none());
+    assert!(message(&jobs.get(&id).unwrap()).contains("was not begun"));
+}
+
+#[test]
+fn a_job_is_kept_an_hour_after_its_end_and_its_id_is_nobodys_then() {
+    let home = Home::new();
+    let jobs = home.open();
+    let id = add(&jobs, "a");
+    later(Duration::from_secs(3000));
+    done(&jobs, &begin(&jobs));
+    later(Duration::from_secs(3599));
+    assert_eq!(jobs.get(&id).unwrap().state, State::Done);
+    later(Duration::from_secs(1));
+    assert!(matches!(jobs.get(&id), Err(Error::Unknown { .. })));
+    assert_eq!(home.names("jobs"), [""; 0]);
+    drop(jobs);
+    let jobs = home.open();
+    assert!(number(&add(&jobs, "a")) > number(&id));
+    done(&jobs, &begin(&jobs));
+    drop(jobs);
+    later(Duration::from_secs(3600));
+    assert_eq!(states(&home.open()), []);
+}
+
+#[test]
+fn numbers_grow_though_the_clock_is_set_back() {
+    let home = Home::new();
+    later(Duration::from_secs(100));
+    let first = add(&home.open(), "a");
+    AHEAD.set(Duration::ZERO);
+    assert!(number(&add(&home.open(), "a")) > number(&first));
+}
+
+#[test]
+fn of_too_many_the_one_that_ended_first_is_forgotten() {
+    let home = Home::new();
+    let jobs = home.open_with(&JobLimits { kept: 2, ..JobLimits::default() });
+    let (a, b, c) = (add(&jobs, "a"), add(&jobs, "b"), add(&jobs, "c"));
+    let (first, second, third) = (begin(&jobs), begin(&jobs), begin(&jobs));
+    for begun in [&second, &first, &third] {
+        later(Duration::from_secs(1));
+        done(&jobs, begun);
+    }
+    assert!(jobs.get(&b).is_err());
+    assert!(jobs.get(&a).is_ok() && jobs.get(&c).is_ok());
+    assert_eq!(home.names("jobs"), ["ended"; 2]);
+}
+
+#[test]
+fn jobs_of_a_guest_come_one_after_the_other_and_those_of_others_side_by_side() {
+    let jobs = Jobs::in_memory(&JobLimits::default());
+    let (first, second, other) = (add(&jobs, "a"), add(&jobs, "a"), add(&jobs, "b"));
+    let running = begin(&jobs);
+    assert_eq!(running.id(), first);
+    assert_eq!(begin(&jobs).id(), other);
+    assert!(take(&jobs).is_none());
+    done(&jobs, &running);
+    assert_eq!(begin(&jobs).id(), second);
+}
+
+#[test]
+fn only_so_many_wait_all_together_and_of_one_guest() {
+    let limits = JobLimits { queued: 3, queued_per_guest: 2, ..JobLimits::default() };
+    let home = Home::new();
+    let jobs = home.open_with(&limits);
+    let try_add = |guest| jobs.add("Libvirt.Run", guest, request("{}"));
+    for guest in ["a", "a", "b"] {
+        if guest == "b" {
+            let full = try_add("a").unwrap_err();
+            assert_eq!(full.to_string(), "busy: 2 jobs wait for a");
+        }
+        try_add(guest).unwrap();
+    }
+    assert_eq!(try_add("c").unwrap_err().to_string(), "busy: 3 jobs wait");
+    assert_eq!(home.names("jobs"), ["queued"; 3]);
+    // One that runs waits no more.
+    begin(&jobs);
+    try_add("c").unwrap();
+    assert_eq!(jobs.counts(), (3, 1));
+}
+
+#[test]
+fn a_job_that_waits_can_be_cancelled_and_no_other() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (first, second) = (add(&jobs, "a"), add(&jobs, "a"));
+    let begun = begin(&jobs);
+    let why = jobs.cancel(&first).unwrap_err().to_string();
+    assert_eq!(why, format!("job {first} is running, it cannot be cancelled"));
+    let (job, is_new) = jobs.cancel(&second).unwrap();
+    assert!(is_new && job.state == State::Cancelled && job.started.is_empty());
+    assert!(!jobs.cancel(&second).unwrap().1, "it is that already");
+    done(&jobs, &begun);
+    assert!(take(&jobs).is_none(), "nothing waits");
+    assert!(matches!(jobs.cancel(&first), Err(Error::Begun { state: State::Done, .. })));
+    for id in ["", "0", "x", "99", &format!("0{first}"), &format!("+{first}")] {
+        assert!(matches!(jobs.cancel(id), Err(Error::Unknown { .. })), "{id:?}");
+    }
+    drop(jobs);
+    assert_eq!(states(&home.open()), [State::Done, State::Cancelled]);
+}
+
+#[test]
+fn pages_go_on_after_the_last_of_the_page_before() {
+    let jobs = Jobs::in_memory(&JobLimits::default());
+    let ids: Vec<String> = ["a", "b", "a", "a"].map(|guest| add(&jobs, guest)).into();
+    let of_a = |after: &str, limit| {
+        let page = jobs.list(after, limit, |job| job.guest == "a").unwrap();
+        (page.jobs.into_iter().map(|job| job.id).collect::<Vec<_>>(), page.next)
+    };
+    assert_eq!(of_a("", 2), (vec![ids[0].clone(), ids[2].clone()], ids[2].clone()));
+    assert_eq!(of_a(&ids[2], 2), (vec![ids[3].clone()], String::new()));
+    assert_eq!(of_a("", 3).1, "");
+    assert!(jobs.list("x", 1, |_| true).is_err());
+    let begun = begin(&jobs);
+    done(&jobs, &begun);
+    assert!(jobs.get(&ids[0]).unwrap().result.is_some());
+    assert!(jobs.list("", 9, |_| true).unwrap().jobs[0].result.is_none());
+}
+
+#[test]
+fn no_end_of_the_agent_leaves_files_that_the_next_start_cannot_read() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (a, b, c) = (add(&jobs, "a"), add(&jobs, "b"), add(&jobs, "c"));
+    let copy = |id: &str, from, to| fs::copy(home.file(id, from), home.file(id, to)).unwrap();
+    // Ended in the middle of each of the three writes: a job that is taken, one that is begun twice
+    // over, as after a rename of which a part came to the disk, and one that has ended.
+    fs::write(home.file("1", "new"), b"0123").unwrap();
+    copy(&a, "queued", "running");
+    let running = begin(&jobs);
+    assert_eq!(running.id(), a);
+    let begun = begin(&jobs);
+    copy(&b, "running", "queued");
+    let queued = fs::read(home.file(&b, "queued")).unwrap();
+    done(&jobs, &begun);
+    fs::write(home.file(&b, "running"), &queued).unwrap();
+    fs::write(home.file(&b, "queued"), &queued).unwrap();
+    drop(jobs);
+    let jobs = home.open();
+    assert_eq!(states(&jobs), [State::Lost, State::Done, State::Queued]);
+    assert_eq!(begin(&jobs).id(), c);
+    assert_eq!(home.names("jobs"), ["ended", "ended", "running"]);
+    assert_eq!(home.names("set-aside"), [""; 0]);
+}
+
+#[test]
+fn damaged_and_foreign_files_are_set_aside_and_never_followed() {
+    let home = Home::new();
+    let jobs = home.open();
+    let ids: Vec<String> = ["a", "b", "c", "d", "e"].map(|guest| add(&jobs, guest)).into();
+    drop(jobs);
+    let file = |index: usize| home.file(&ids[index], "queued");
+    let content = fs::read_to_string(file(0)).unwrap();
+    // Another guest's name, half of it, nothing, another job's, and what is no file.
+    fs::write(file(0), content.replace(r#""guest":"a""#, r#""guest":"z""#)).unwrap();
+    OpenOptions::new().write(true).open(file(1)).unwrap().set_len(100).unwrap();
+    fs::write(file(2), b"").unwrap();
+    fs::copy(file(4), file(3)).unwrap();
+    fs::create_dir(home.file("1", "ended")).unwrap();
+    fs::write(home.0.join("jobs/notes"), b"x").unwrap();
+    fs::write(home.0.join("jobs/7.queued"), b"x").unwrap();
+    let jobs = home.open();
+    assert_eq!(states(&jobs), [State::Queued]);
+    assert_eq!(begin(&jobs).id(), ids[4]);
+    assert_eq!(home.names("set-aside").len(), 7);
+    drop(jobs);
+    let other = home.open_about("elsewhere", &JobLimits::default());
+    assert_eq!(states(&other), [], "names mean other things there");
+    assert_eq!(home.names("set-aside").len(), 8);
+}
+
+#[test]
+fn without_the_disk_nothing_is_taken_and_nothing_that_may_not_be_noted_is_begun() {
+    let home = Home::new();
+    let jobs = home.open();
+    let id = add(&jobs, "a");
+    fs::remove_dir_all(home.0.join("jobs")).unwrap();
+    assert!(matches!(jobs.add("Libvirt.Run", "a", request("{}")), Err(Error::Io { .. })));
+    assert_eq!(states(&jobs), [State::Queued]);
+    let begun = take(&jobs).unwrap();
+    assert!(matches!(jobs.may_begin(&begun), Err(Error::Io { .. })));
+    jobs.end(&begun, Outcome::Failed(json("{}")));
+    assert_eq!(jobs.get(&id).unwrap().state, State::Failed);
+}
+
+#[test]
+fn what_is_too_long_is_not_taken_and_a_result_that_is_is_not_kept() {
+    let limits = JobLimits { request_bytes: 100, file_bytes: 1000, ..JobLimits::default() };
+    let home = Home::new();
+    let jobs = home.open_with(&limits);
+    let long = format!("\"{}\"", "x".repeat(600));
+    let why = jobs.add("Libvirt.Run", "a", request(&long)).unwrap_err().to_string();
+    assert_eq!(why, "invalid argument: a job of more than 100 bytes");
+    let id = add(&jobs, "a");
+    jobs.end(&begin(&jobs), Outcome::Done(json(&long)));
+    drop(jobs);
+    let job = home.open_with(&limits).get(&id).unwrap();
+    assert!(job.state == State::Done && job.result.is_none());
+}
+
+#[test]
+fn after_the_close_none_is_taken_or_begun_and_who_waits_is_woken() {
+    let jobs = Jobs::in_memory(&JobLimits::default());
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| jobs.next().is_none());
+        jobs.close();
+        assert!(waiter.join().unwrap());
+    });
+    assert!(matches!(jobs.add("Libvirt.Run", "a", request("{}")), Err(Error::Closed)));
+
+    let jobs = Jobs::in_memory(&JobLimits::default());
+    add(&jobs, "a");
+    let begun = begin(&jobs);
+    add(&jobs, "b");
+    jobs.close();
+    assert!(jobs.next().is_none());
+    assert!(!jobs.wait_for_ends(Instant::now()));
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| jobs.wait_for_ends(Instant::now() + Duration::from_secs(60)));
+        done(&jobs, &begun);
+        assert!(waiter.join().unwrap());
+    });
+}
+
+#[test]
+fn states_are_named_as_on_the_wire() {
+    for state in State::ALL {
+        assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+    }
+}
