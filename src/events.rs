@@ -74,6 +74,13 @@ pub enum What {
     Created,
     /// A Delete of this agent has succeeded.
     Deleted,
+    /// A job has ended.
+    Job {
+        /// Its id.
+        job: String,
+        /// How: `done`, `failed` or `cancelled`.
+        state: &'static str,
+    },
     /// The guest's emulator does not answer.
     Stuck,
     /// It answers again, or has ended.
@@ -102,6 +109,7 @@ impl What {
             Self::Balloon { .. } => "balloon",
             Self::Created => "created",
             Self::Deleted => "deleted",
+            Self::Job { .. } => "job",
             Self::Stuck => "stuck",
             Self::Unstuck => "unstuck",
             Self::Connected => "connected",

@@ -59,10 +59,10 @@ fn one_id((verb, rest): (&'static str, &'static str)) -> Option<&'static str> {
 /// `Libvirt` may be left out.
 fn methods() -> Vec<String> {
     let of = |service: Service| service.method_names().map(move |name| (service, name));
-    let all = of(Service::Libvirt).chain(of(Service::ImageStore));
+    let all = of(Service::Libvirt).chain(of(Service::Job)).chain(of(Service::ImageStore));
     all.map(|(service, name)| match service {
         Service::Libvirt => name.to_owned(),
-        Service::ImageStore => format!("{}.{name}", service.name()),
+        Service::ImageStore | Service::Job => format!("{}.{name}", service.name()),
     })
     .collect()
 }

@@ -3,6 +3,7 @@
 
 pub mod events;
 pub mod images;
+pub mod jobs;
 pub mod verbs;
 
 use std::collections::BTreeMap;
@@ -183,12 +184,16 @@ pub struct GuestResponse {
     /// Never set by this agent.
     #[serde(skip_serializing_if = "is_zero")]
     pub retry: i64,
+    /// The id of the job that the call became, where the caller wanted one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub job: String,
 }
 
 members!(GuestResponse {
     "guest" => guest: value,
     "message" => message: value,
     "retry" => retry: value,
+    "job" => job: value,
 });
 
 /// What the metrics methods are called with.

@@ -19,12 +19,14 @@ pub(super) fn healthz(agent: &Libvirt) -> Response {
     let seen = agent.libvirt_seen();
     let status = libvirt_status(&seen);
     let lanes = agent.pool().snapshot().lanes;
+    let (queued, running) = agent.jobs().counts();
     let body = json!({
         "status": status.unwrap_or("ok"),
         "version": env!("CARGO_PKG_VERSION"),
         "libvirt": libvirt(&seen),
         "storage": storage(agent),
         "pool": pool(&lanes),
+        "jobs": { "queued": queued, "running": running },
         "journal": { "open": agent.open_intents().iter().map(intent).collect::<Vec<_>>() },
     });
     answer(&body, status.is_none())

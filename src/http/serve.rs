@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use log::{info, warn};
 
@@ -14,7 +15,7 @@ use crate::http::{BindError, Front, Tallies, routes, scrape};
 use crate::ops::{Keeper, Libvirt};
 use crate::os::notify::Notify;
 use crate::os::signals::{Signal, Signals};
-use crate::rpc::{Audit, Service};
+use crate::rpc::{Audit, Service, Workers};
 
 /// Why serving did not begin, or could not go on.
 #[derive(Debug)]
@@ -114,6 +115,7 @@ impl Libvirt {
         let (agent, audit) = (Arc::new(self), Arc::new(audit));
         let keeper = Keeper::start(&agent).map_err(ServeError::Start)?;
         keeper.wait_for_first_round(FIRST_ROUND);
+        let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
         fronts.log_addresses();
         let tallies = fronts.tallies();
         let Fronts { main, images, metrics } = fronts;
@@ -136,6 +138,8 @@ impl Libvirt {
         info!("{signal:?}: finishing what runs");
         heartbeat.stop();
         agent.events().close();
+        jobs.tell_to_stop();
+        let jobs_by = Instant::now() + drain;
         for front in images.iter().chain(&metrics) {
             // So that all have the same time.
             front.tell_to_stop(drain);
@@ -144,6 +148,7 @@ impl Libvirt {
             running.stop(drain),
             images.is_none_or(|images| images.stop(drain)),
             metrics.is_none_or(|metrics| metrics.stop(drain)),
+            jobs.stop(jobs_by),
             agent.stop(drain),
         ];
         keeper.stop();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::journal::Verb;
-use crate::{guest, journal, libvirt, pool, storage};
+use crate::{guest, jobs, journal, libvirt, pool, storage};
 
 /// Why a verb failed.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub enum Error {
     },
     /// What could not be taken back of a verb.
     Left(Vec<String>),
+    /// A job that is not there, or cannot be had.
+    Jobs(jobs::Error),
     /// The journal cannot be written, and without it nothing is begun.
     Journal(journal::Error),
     /// The pool did not run the job, or not in time.
@@ -103,6 +105,7 @@ impl fmt::Display for Error {
             Self::VolumesLeft(left) => write!(f, "volumes are left: {}", left.join("; ")),
             Self::Open { verb, cause } => write!(f, "settle a former {verb}: {cause}"),
             Self::Left(left) => write!(f, "left behind: {}", left.join(", ")),
+            Self::Jobs(error) => write!(f, "{error}"),
             Self::Journal(error) => write!(f, "{error}"),
             Self::Pool(error) => write!(f, "{error}"),
             Self::NoDevice(why) | Self::Taken(why) => f.write_str(why),
@@ -179,6 +182,12 @@ impl From<storage::Error> for Error {
 impl From<journal::Error> for Error {
     fn from(error: journal::Error) -> Self {
         Self::Journal(error)
+    }
+}
+
+impl From<jobs::Error> for Error {
+    fn from(error: jobs::Error) -> Self {
+        Self::Jobs(error)
     }
 }
 

@@ -13,6 +13,7 @@ mod events;
 mod health;
 mod images;
 mod inventory;
+mod jobs;
 mod keeper;
 mod kept;
 mod lifecycle;
@@ -52,10 +53,12 @@ use crate::config::{Config, DEADLINE_S_MAX, Deadlines, HostConfig, MetricsConfig
 use crate::events::Events;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestResponse};
+use crate::jobs::{Jobs, reached};
 use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
 use crate::ops::events::Listening;
+use crate::ops::jobs::ASYNC;
 use crate::ops::keeper::Looks;
 use crate::pool::{Hold, Job, Lane, Pool};
 use crate::storage::{self, Volumes};
@@ -67,6 +70,7 @@ pub struct Libvirt {
     opener: Arc<Opener>,
     volumes: Arc<dyn Volumes>,
     journal: Arc<Journal>,
+    jobs: Jobs,
     looks: Looks,
     sampler: Sampler,
     events: Arc<Events>,
@@ -116,6 +120,7 @@ impl Libvirt {
     pub fn with_config(config: &Config) -> io::Result<Self> {
         libvirt::start().map_err(io::Error::other)?;
         let journal = Arc::new(open_journal(config).map_err(io::Error::other)?);
+        let jobs = jobs::open(config, &journal).map_err(io::Error::other)?;
         let health = Arc::new(Health::new(config.watch.answer));
         // One more for the watch, one for fast samples, one for events, and all of slow samples.
         let askers = config.pool.libvirt_callers() + 4 + config.metrics.slow_late_calls;
@@ -134,6 +139,7 @@ impl Libvirt {
             opener,
             volumes,
             journal,
+            jobs,
             looks: Looks::default(),
             calls: Calls::default(),
             metrics: config.metrics.clone(),
@@ -220,6 +226,7 @@ impl Libvirt {
     ) -> Result<T, Error> {
         self.opener.health().may_answer()?;
         let job = Job { what: format!("{verb} {}", hold.key()), deadline };
+        reached(&job.what);
         self.pool.run_or_else(Lane::Control, job, Some(hold), begun(deadline, work), late)?
     }
 
@@ -246,6 +253,7 @@ impl Libvirt {
     ) -> Result<T, Error> {
         self.opener.health().may_answer()?;
         let job = Job { what: format!("{verb} {id}"), deadline };
+        reached(&job.what);
         self.pool.not_overdue(lane, &job.what)?;
         self.pool.run(lane, job, None, begun(deadline, work))?
     }
@@ -254,7 +262,11 @@ impl Libvirt {
         deadline(args, self.deadlines.read)
     }
 
-    fn change_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
+    /// Until when a change may take that begins now.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for words in `args` that do not say so.
+    pub fn change_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
         deadline(args, self.deadlines.change)
     }
 }
@@ -297,10 +309,11 @@ fn respond(guest: Guest) -> GuestResponse {
 
 /// When a call that arrives now is late, by `mistify.timeout` or else by `default`.
 ///
-/// The other words of our own in `args` change what a verb means; as long as they are not there, a
-/// request that has them is refused rather than carried out for real.
+/// The other words of our own in `args` change what a verb means; where they are not for a verb, or not
+/// there yet, a request that has them is refused rather than carried out for real. A change that is to
+/// be a job has lost its word by now.
 fn deadline(args: &BTreeMap<String, String>, default: Duration) -> Result<Instant, Error> {
-    for word in ["mistify.dry_run", "mistify.async"] {
+    for word in ["mistify.dry_run", ASYNC] {
         if args.contains_key(word) {
             return Err(Error::Invalid(format!("args: {word} is not supported")));
         }

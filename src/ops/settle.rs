@@ -12,6 +12,7 @@ use log::{info, warn};
 
 use crate::config::fixed::TAKE_BACK;
 use crate::guest::wire::Guest;
+use crate::jobs::reached;
 use crate::journal::{Entry, Intent, Step, Verb};
 use crate::ops::delete::{destroy_if_active, undefine};
 use crate::ops::steps::{Undone, has_volumes, undo_in_libvirt, undo_in_storage};
@@ -41,6 +42,7 @@ impl Libvirt {
     /// Up to `deadline`.
     pub(super) fn hold(&self, id: &str, deadline: Instant) -> Result<Hold, Error> {
         self.opener.health().may_answer()?;
+        reached("wait for other calls to the guest");
         self.key(id, deadline)
     }
 

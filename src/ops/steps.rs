@@ -10,6 +10,7 @@ use log::{info, warn};
 use crate::config::fixed::TAKE_BACK;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::Guest;
+use crate::jobs::{Track, tracker};
 use crate::journal::{self, Entry, Intent, Journal, Step, Verb};
 use crate::libvirt::XmlKind;
 use crate::ops::{Error, Session, devices, networks};
@@ -24,12 +25,15 @@ pub(super) struct Steps {
     verb: Verb,
     request: Guest,
     entry: Option<Entry>,
+    /// Of the job that this is a part of, if it is of one.
+    track: Option<Track>,
 }
 
 impl Steps {
-    /// No step yet.
+    /// No step yet. To be called on the thread of the call.
     pub(super) fn new(journal: &Arc<Journal>, verb: Verb, request: &Guest) -> Self {
-        Self { journal: Arc::clone(journal), verb, request: request.clone(), entry: None }
+        let (journal, request) = (Arc::clone(journal), request.clone());
+        Self { journal, verb, request, entry: None, track: tracker() }
     }
 
     /// Whose they are.
@@ -57,7 +61,12 @@ impl Steps {
                 none.insert(entry)
             }
         };
-        entry.note(step)
+        let what = self.track.as_ref().map(|track| (track, words(&step)));
+        entry.note(step)?;
+        if let Some((track, what)) = what {
+            track.step(what);
+        }
+        Ok(())
     }
 
     /// The verb is done.
@@ -96,6 +105,18 @@ impl Steps {
             entry.not_settled(format!("left behind: {}", left.join(", ")));
         }
         warn!("guest {guest:?}: take a late {verb} back: left behind: {}", left.join(", "));
+    }
+}
+
+/// A step as people who look at a job read it.
+fn words(step: &Step) -> String {
+    match step {
+        Step::Volume { name, .. } => format!("volume {name}"),
+        Step::NetworkDefined(name) | Step::NetworkStarted(name) => format!("network {name}"),
+        Step::Domain { .. } => "domain".to_owned(),
+        Step::Disk { device, .. } => format!("disk {device}"),
+        Step::Nic { mac, .. } => format!("NIC {mac}"),
+        Step::Leaving { .. } => "what goes with the domain".to_owned(),
     }
 }
 

@@ -35,6 +35,11 @@ impl<M> Request<M> {
         serde_json::from_str(params.get())
             .map_err(|e| ill_formed(&format_args!("params[0]: {}", without_place(&e))))
     }
+
+    /// That parameter as it was written.
+    pub fn raw_params(&self) -> Option<&RawValue> {
+        self.params.as_deref()
+    }
 }
 
 /// The error of a part of a request. Its place is counted from the start of that part, which helps

@@ -3,6 +3,7 @@
 
 mod audit;
 pub mod envelope;
+mod jobs;
 pub mod json;
 mod subject;
 mod table;
@@ -15,8 +16,10 @@ use log::kv::Value;
 use log::{Level, log_enabled};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::guest::members::Members;
+use crate::guest::wire::GuestResponse;
 use crate::guest::wire::images::SnapshotRequest;
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
@@ -29,6 +32,8 @@ use table::Effect::{Changes, Reads};
 use table::{Entry, Method, Verb};
 
 pub use audit::{Audit, Behalf};
+use jobs::Turn;
+pub use jobs::Workers;
 pub use table::Service;
 pub use v2::answer as answer_v2;
 
@@ -63,23 +68,23 @@ pub enum Answer {
 /// Up to the deadline of the method that it calls; for one that changes something also as long as it
 /// takes to write a line to a file, and to ask who a user is that was not asked for lately.
 pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answered {
-    let desk = Desk { agent, service, by };
+    let desk = Desk { agent, by };
     let began = Instant::now();
     let mut named = None;
     let outcome = envelope::decode(body, |name, method| {
         let found = lookup(service, name, method);
-        if let Lookup::Found(entry) = found {
-            named = Some(entry);
+        if let Lookup::Found(callee) = found {
+            named = Some(callee);
         }
         found
     });
     let outcome = outcome.and_then(|request| desk.dispatch(&request, request.method, began));
-    if let (Err(refusal), Some(entry)) = (&outcome, named) {
-        desk.refused(entry, &refusal.text, began);
+    if let (Err(refusal), Some(callee)) = (&outcome, named) {
+        desk.refused(callee, &refusal.text, began);
     }
     let answer = outcome.unwrap_or_else(|refusal| Answer::Refused(refusal.text));
     give_back_after(body);
-    Answered { method: named.map(|(method, ..)| service.full_name(method)), answer }
+    Answered { method: named.map(Callee::full_name), answer }
 }
 
 /// Gives back what a large request leaves free.
@@ -125,12 +130,29 @@ pub fn download(agent: &Libvirt, body: &[u8]) -> Download {
     )
 }
 
-fn lookup(service: Service, name: &str, method: &str) -> Lookup<Entry> {
-    if name != service.name() {
-        return Lookup::NoService;
+/// A method with its service.
+#[derive(Clone, Copy)]
+struct Callee {
+    service: Service,
+    entry: Entry,
+}
+
+impl Callee {
+    /// Its name, as callers write it.
+    fn full_name(self) -> String {
+        self.service.full_name(self.entry.0)
     }
+}
+
+/// A method that is served on the port of `port`.
+fn lookup(port: Service, name: &str, method: &str) -> Lookup<Callee> {
+    let Some(service) = port.at_port().iter().copied().find(|service| service.name() == name)
+    else {
+        return Lookup::NoService;
+    };
     let mut methods = service.methods().iter().copied();
-    methods.find(|(name, ..)| *name == method).map_or(Lookup::NoMethod, Lookup::Found)
+    let found = methods.find(|(name, ..)| *name == method);
+    found.map_or(Lookup::NoMethod, |entry| Lookup::Found(Callee { service, entry }))
 }
 
 /// A call as its envelope has it: how its parameters are read and its outcome is written.
@@ -144,17 +166,44 @@ trait Asked {
     /// If it is not what the method takes.
     fn params<P: Params>(&self) -> Result<P, Refusal>;
 
+    /// When it is to be carried out, by its envelope.
+    ///
+    /// # Errors
+    /// If that is said in a way that cannot be understood.
+    fn when(&self) -> Result<When<'_>, Refusal>;
+
+    /// The parameter as it was written, where there is one.
+    fn written(&self) -> Option<&RawValue>;
+
     /// Writes the outcome of a call that was about this.
     fn answer<R: Serialize>(&self, outcome: Result<R, Error>, subject: &Subject) -> Self::Answer;
 }
 
+/// When a call is carried out that may become a job.
+enum When<'a> {
+    /// Now, unless its arguments say otherwise.
+    Now,
+    /// As a job.
+    Later,
+    /// Now: it is the call of this job.
+    ByJob(&'a str),
+}
+
 /// What a method takes.
-trait Params: DeserializeOwned + for<'de> Members<'de> + About {}
+trait Params: Clone + DeserializeOwned + for<'de> Members<'de> + About {}
 
-impl<P: DeserializeOwned + for<'de> Members<'de> + About> Params for P {}
+impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + About> Params for P {}
 
-impl Asked for Request<Entry> {
+impl Asked for Request<Callee> {
     type Answer = Answer;
+
+    fn when(&self) -> Result<When<'_>, Refusal> {
+        Ok(When::Now)
+    }
+
+    fn written(&self) -> Option<&RawValue> {
+        self.raw_params()
+    }
 
     fn params<P: Params>(&self) -> Result<P, Refusal> {
         Request::params(self)
@@ -169,11 +218,10 @@ impl Asked for Request<Entry> {
     }
 }
 
-/// Where calls of one service are carried out for one caller.
+/// Where calls are carried out for one caller.
 #[derive(Clone, Copy)]
 struct Desk<'a> {
     agent: &'a Libvirt,
-    service: Service,
     by: Behalf<'a>,
 }
 
@@ -181,45 +229,65 @@ impl Desk<'_> {
     fn dispatch<A: Asked>(
         self,
         asked: &A,
-        entry: Entry,
+        callee: Callee,
         began: Instant,
     ) -> Result<A::Answer, Refusal> {
-        match entry.2 {
-            Method::Guest(verb) => self.call(asked, entry, began, verb),
-            Method::Metrics(verb) => self.call(asked, entry, began, verb),
-            Method::AllMetrics(verb) => self.call(asked, entry, began, verb),
-            Method::List(verb) => self.call(asked, entry, began, verb),
-            Method::Describe(verb) => self.call(asked, entry, began, verb),
-            Method::Autostart(verb) => self.call(asked, entry, began, verb),
-            Method::Setting(verb) => self.call(asked, entry, began, verb),
-            Method::Disk(verb) => self.call(asked, entry, began, verb),
-            Method::Nic(verb) => self.call(asked, entry, began, verb),
-            Method::Console(verb) => self.call(asked, entry, began, verb),
-            Method::Screenshot(verb) => self.call(asked, entry, began, verb),
-            Method::Events(verb) => self.call(asked, entry, began, verb),
-            Method::Image(verb) => self.call(asked, entry, began, verb),
-            Method::Clone(verb) => self.call(asked, entry, began, verb),
-            Method::Volume(verb) => self.call(asked, entry, began, verb),
-            Method::Snapshot(verb) => self.call(asked, entry, began, verb),
+        match callee.entry.2 {
+            Method::Guest(verb) => self.call(asked, callee, began, verb),
+            Method::Metrics(verb) => self.call(asked, callee, began, verb),
+            Method::AllMetrics(verb) => self.call(asked, callee, began, verb),
+            Method::List(verb) => self.call(asked, callee, began, verb),
+            Method::Describe(verb) => self.call(asked, callee, began, verb),
+            Method::Autostart(verb) => self.call(asked, callee, began, verb),
+            Method::Setting(verb) => self.call(asked, callee, began, verb),
+            Method::Disk(verb) => self.call(asked, callee, began, verb),
+            Method::Nic(verb) => self.call(asked, callee, began, verb),
+            Method::Console(verb) => self.call(asked, callee, began, verb),
+            Method::Screenshot(verb) => self.call(asked, callee, began, verb),
+            Method::Events(verb) => self.call(asked, callee, began, verb),
+            Method::Image(verb) => self.call(asked, callee, began, verb),
+            Method::Clone(verb) => self.call(asked, callee, began, verb),
+            Method::Volume(verb) => self.call(asked, callee, began, verb),
+            Method::Snapshot(verb) => self.call(asked, callee, began, verb),
+            Method::Job(verb) => self.call(asked, callee, began, verb),
+            Method::Jobs(verb) => self.call(asked, callee, began, verb),
         }
     }
 
-    /// Runs the verb, writes the outcome down, one line a call, and answers it.
+    /// Runs the verb, writes the outcome down, one line a call, and answers it; or makes a job of the
+    /// call, whose line comes when that is carried out.
     fn call<A: Asked, P: Params, R: Serialize>(
         self,
         asked: &A,
-        (method, effect, _): Entry,
+        callee: Callee,
         began: Instant,
         verb: Verb<P, R>,
     ) -> Result<A::Answer, Refusal> {
-        let params: P = asked.params()?;
-        let subject = params.subject();
-        let (agent, service) = (self.agent, self.service);
+        let mut params: P = asked.params()?;
+        let mut subject = params.subject();
+        let agent = self.agent;
+        let (service, (method, effect, _)) = (callee.service, callee.entry);
+        let mut patience = None;
+        if let (true, Some((guest, args))) = (callee.may_be_job(), params.for_job()) {
+            let when = asked.when()?;
+            if let When::ByJob(id) = when {
+                subject.job = Some(id.to_owned());
+            }
+            match self.as_job(callee, &when, guest, args, asked.written()) {
+                Ok(Turn::AtOnce) => {}
+                Ok(Turn::Patient(until)) => patience = Some(until),
+                Ok(Turn::Later(accepted)) => return Ok(asked.answer(Ok(*accepted), &subject)),
+                Err(error) => {
+                    let call = Call::begin(self.by, callee.full_name(), Some(subject), began);
+                    let subject = call.end(&Outcome::Error(&error));
+                    return Ok(asked.answer(Err::<GuestResponse, _>(error), &subject));
+                }
+            }
+        }
         Ok(match effect {
             Changes => {
-                let name = service.full_name(method);
-                let call = Call::begin(self.by, name, Some(subject), began);
-                let outcome = verb(agent, params);
+                let call = Call::begin(self.by, callee.full_name(), Some(subject), began);
+                let outcome = self.run(verb, params, patience);
                 agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
                 let subject = call.end(&match &outcome {
                     Ok(_) => Outcome::Ok,
@@ -238,10 +306,9 @@ impl Desk<'_> {
     }
 
     /// Writes down a call that was refused before its verb, where the verb changes something.
-    fn refused(self, (method, effect, _): Entry, why: &str, began: Instant) {
-        if effect == Changes {
-            let name = self.service.full_name(method);
-            Call::begin(self.by, name, None, began).end(&Outcome::Refused(why));
+    fn refused(self, callee: Callee, why: &str, began: Instant) {
+        if callee.entry.1 == Changes {
+            Call::begin(self.by, callee.full_name(), None, began).end(&Outcome::Refused(why));
         }
     }
 }
@@ -302,6 +369,7 @@ fn error_text(error: &Error) -> String {
         | Error::Storage(_)
         | Error::VolumesLeft(_)
         | Error::Left(_)
+        | Error::Jobs(_)
         | Error::Journal(_)
         | Error::Pool(_) => error.to_string(),
     }

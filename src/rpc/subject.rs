@@ -1,12 +1,14 @@
 //! What a call is about, for the log and the audit.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use log::kv::Value;
 use serde::Serialize;
 
 use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
+use crate::guest::wire::jobs::{JobRequest, JobsRequest};
 use crate::guest::wire::verbs::{AutostartRequest, DiskRequest, ListRequest, NicRequest};
 use crate::guest::wire::{Guest, GuestMetricsRequest, GuestRequest};
 
@@ -22,13 +24,22 @@ pub(super) struct Subject {
     /// What is to be made of it, such as a snapshot's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) dest: Option<String>,
+    /// A job, or the one that a call is carried out by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) job: Option<String>,
 }
 
 impl Subject {
     /// Its members, for log lines.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, Value<'_>)> {
-        let Self { guest, image, dataset, dest } = self;
-        let all = [("guest", guest), ("image", image), ("dataset", dataset), ("dest", dest)];
+        let Self { guest, image, dataset, dest, job } = self;
+        let all = [
+            ("guest", guest),
+            ("image", image),
+            ("dataset", dataset),
+            ("dest", dest),
+            ("job", job),
+        ];
         all.into_iter().filter_map(|(name, value)| Some((name, Value::from(value.as_deref()?))))
     }
 
@@ -40,6 +51,7 @@ impl Subject {
             image: cut(&self.image),
             dataset: cut(&self.dataset),
             dest: cut(&self.dest),
+            job: cut(&self.job),
         }
     }
 }
@@ -47,6 +59,11 @@ impl Subject {
 /// What a request is about.
 pub(super) trait About {
     fn subject(&self) -> Subject;
+
+    /// Its guest and its arguments, where a job can be made of it.
+    fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
+        None
+    }
 }
 
 fn about_guest(guest: Option<&Guest>) -> Subject {
@@ -54,31 +71,24 @@ fn about_guest(guest: Option<&Guest>) -> Subject {
     Subject { guest: Some(id), ..Subject::default() }
 }
 
-impl About for GuestRequest {
-    fn subject(&self) -> Subject {
-        about_guest(self.guest.as_ref())
-    }
+/// Requests about one guest with arguments, of which jobs can be made.
+macro_rules! about_one_guest {
+    ($($request:ty),*) => {$(
+        impl About for $request {
+            fn subject(&self) -> Subject {
+                about_guest(self.guest.as_ref())
+            }
+
+            fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
+                Some((self.guest.as_ref(), &mut self.args))
+            }
+        }
+    )*};
 }
+
+about_one_guest!(GuestRequest, AutostartRequest, DiskRequest, NicRequest);
 
 impl About for GuestMetricsRequest {
-    fn subject(&self) -> Subject {
-        about_guest(self.guest.as_ref())
-    }
-}
-
-impl About for AutostartRequest {
-    fn subject(&self) -> Subject {
-        about_guest(self.guest.as_ref())
-    }
-}
-
-impl About for DiskRequest {
-    fn subject(&self) -> Subject {
-        about_guest(self.guest.as_ref())
-    }
-}
-
-impl About for NicRequest {
     fn subject(&self) -> Subject {
         about_guest(self.guest.as_ref())
     }
@@ -92,6 +102,19 @@ impl About for ListRequest {
 }
 
 impl About for EventsRequest {
+    fn subject(&self) -> Subject {
+        let guest = Some(self.guest.clone()).filter(|guest| !guest.is_empty());
+        Subject { guest, ..Subject::default() }
+    }
+}
+
+impl About for JobRequest {
+    fn subject(&self) -> Subject {
+        Subject { job: Some(self.id.clone()), ..Subject::default() }
+    }
+}
+
+impl About for JobsRequest {
     fn subject(&self) -> Subject {
         let guest = Some(self.guest.clone()).filter(|guest| !guest.is_empty());
         Subject { guest, ..Subject::default() }

@@ -7,20 +7,24 @@ use crate::guest::domain::VirDomain;
 use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
+use crate::guest::wire::jobs::{JobRequest, JobsRequest};
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ConsoleResponse};
 use crate::guest::wire::verbs::{DiskRequest, NicRequest};
 use crate::guest::wire::verbs::{ListRequest, ListResponse, ScreenshotResponse, SettingResponse};
 use crate::guest::wire::{AllGuestMetrics, GuestMetricsRequest, GuestMetricsResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
+use crate::jobs::{self, Job};
 use crate::ops::{Error, Libvirt};
 
-/// What is served on a port of its own (contract sections 5 and 8).
+/// What is served: guests and jobs on one port, all else on another (contract sections 5 and 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// Guests.
     Libvirt,
     /// Disks, volumes, images and snapshots.
     ImageStore,
+    /// Calls that outlive their request; on the port of guests.
+    Job,
 }
 
 impl Service {
@@ -29,6 +33,15 @@ impl Service {
         match self {
             Self::Libvirt => "Libvirt",
             Self::ImageStore => "ImageStore",
+            Self::Job => "Job",
+        }
+    }
+
+    /// The services on the port of this one.
+    pub fn at_port(self) -> &'static [Self] {
+        match self {
+            Self::Libvirt | Self::Job => &[Self::Libvirt, Self::Job],
+            Self::ImageStore => &[Self::ImageStore],
         }
     }
 
@@ -46,6 +59,7 @@ impl Service {
         match self {
             Self::Libvirt => &LIBVIRT,
             Self::ImageStore => &IMAGE_STORE,
+            Self::Job => &JOB,
         }
     }
 }
@@ -72,6 +86,8 @@ pub(super) enum Method {
     Clone(Verb<ImageRequest, VolumeResponse>),
     Volume(Verb<VolumeRequest, VolumeResponse>),
     Snapshot(Verb<SnapshotRequest, SnapshotResponse>),
+    Job(Verb<JobRequest, Job>),
+    Jobs(Verb<JobsRequest, jobs::Page>),
 }
 
 impl Method {
@@ -94,6 +110,8 @@ impl Method {
             Self::Clone(_) => ("ImageRequest", "VolumeResponse"),
             Self::Volume(_) => ("VolumeRequest", "VolumeResponse"),
             Self::Snapshot(_) => ("SnapshotRequest", "SnapshotResponse"),
+            Self::Job(_) => ("JobRequest", "Job"),
+            Self::Jobs(_) => ("JobsRequest", "JobsPage"),
         }
     }
 }
@@ -140,6 +158,12 @@ const LIBVIRT: [Entry; 30] = [
     ("DetachNic", Changes, Method::Nic(Libvirt::detach_nic)),
     ("Console", Reads, Method::Console(Libvirt::console)),
     ("Screenshot", Reads, Method::Screenshot(Libvirt::screenshot)),
+];
+
+const JOB: [Entry; 3] = [
+    ("Get", Reads, Method::Job(Libvirt::get_job)),
+    ("List", Reads, Method::Jobs(Libvirt::list_jobs)),
+    ("Cancel", Changes, Method::Job(Libvirt::cancel_job)),
 ];
 
 const IMAGE_STORE: [Entry; 18] = [

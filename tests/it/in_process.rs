@@ -10,7 +10,7 @@ use mistify_libvirt::http::{Front, Running, routes};
 use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::pool::{Job, Lane};
-use mistify_libvirt::rpc::{Audit, Service};
+use mistify_libvirt::rpc::{Audit, Service, Workers};
 
 use crate::support::wait_until;
 
@@ -21,6 +21,7 @@ pub(crate) struct InProcess {
     pub(crate) agent: Arc<Libvirt>,
     pub(crate) address: SocketAddr,
     running: Running,
+    jobs: Workers,
 }
 
 impl InProcess {
@@ -38,9 +39,10 @@ impl InProcess {
         let front = Front::bind(&config.listen, config.http.clone()).expect("a free port");
         let address = front.local_addresses()[0];
         let audit = Arc::new(Audit::open(&config.audit).expect("scratch is writable"));
+        let jobs = Workers::start(&agent, &audit).expect("threads");
         let handler = routes::handler(Arc::clone(&agent), audit, Service::Libvirt, [].into());
         let running = front.start(handler).expect("threads");
-        Self { agent, address, running }
+        Self { agent, address, running, jobs }
     }
 
     /// Keeps all workers of a lane busy until what it answers is dropped.
@@ -72,6 +74,8 @@ impl InProcess {
     }
 
     pub(crate) fn end(self) {
-        assert!(self.running.stop(PATIENCE) && self.agent.stop(PATIENCE));
+        self.jobs.tell_to_stop();
+        assert!(self.running.stop(PATIENCE));
+        assert!(self.jobs.stop(Instant::now() + PATIENCE) && self.agent.stop(PATIENCE));
     }
 }

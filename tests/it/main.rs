@@ -19,6 +19,7 @@ mod http_front;
 mod images;
 mod in_process;
 mod inventory;
+mod jobs;
 mod journal;
 mod jsonrpc;
 mod kept;

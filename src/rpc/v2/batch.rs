@@ -9,7 +9,6 @@
 //! [`EventLimits::waiting`](crate::config::EventLimits::waiting) for all callers together, each up to
 //! its own timeout.
 
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -19,11 +18,17 @@ use serde_json::value::RawValue;
 use super::call::Call;
 use super::errors::{Failure, Kind};
 use crate::config::{BATCH_ANSWER_BYTES, BATCH_AT_ONCE};
-use crate::rpc::Desk;
+use crate::rpc::{Desk, Service};
 
 /// Carries out what a batch has, which arrived then; the answers in its order, if there are any.
-pub(super) fn carry_out(desk: Desk<'_>, members: &[&RawValue], began: Instant) -> Option<Vec<u8>> {
-    let calls: Vec<_> = members.iter().map(|member| Call::read(desk, member, began)).collect();
+pub(super) fn carry_out(
+    desk: Desk<'_>,
+    port: Service,
+    members: &[&RawValue],
+    began: Instant,
+) -> Option<Vec<u8>> {
+    let calls = members.iter().map(|member| Call::read(desk, port, member, began));
+    let calls: Vec<_> = calls.collect();
     let batch = Batch {
         calls: &calls,
         next: AtomicUsize::new(0),
@@ -80,13 +85,8 @@ impl Batch<'_> {
             let why = "this never ran, others of the batch took too long";
             return call.refuse(Kind::Deadline, why.to_owned(), began);
         }
-        // The others of the batch are to be answered, too. What a panic leaves half-changed is the
-        // pool's own affair, as for the handlers.
-        let answer = panic::catch_unwind(AssertUnwindSafe(|| call.carry_out(began)));
-        let answer = answer.unwrap_or_else(|_| {
-            log::error!("{} in a batch: panic", call.name());
-            call.fail(&Failure::new(Kind::Internal, "see the agent's log"))
-        })?;
+        // The others of the batch are to be answered, too.
+        let answer = call.carry_out_guarded(began)?;
         let before = self.bytes.fetch_add(answer.len(), Ordering::Relaxed);
         if before >= BATCH_ANSWER_BYTES {
             let why = format!("done, but all answers are more than {BATCH_ANSWER_BYTES} bytes");

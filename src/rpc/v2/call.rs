@@ -1,10 +1,10 @@
 //! One request: from JSON to a method, and its outcome to JSON.
 
 use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
 use serde::Serialize;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::discover;
@@ -12,31 +12,37 @@ use super::errors::{Failure, Kind};
 use crate::ops::Error;
 use crate::rpc::envelope::{Id, Lookup, Refusal, without_place};
 use crate::rpc::subject::Subject;
-use crate::rpc::table::Entry;
-use crate::rpc::{Asked, Desk, Params, json, lookup};
+use crate::rpc::{Asked, Callee, Desk, Params, Service, When, json, lookup};
+
+/// The parameter beside those of a method by which a job is made of its call.
+pub(super) const ASYNC: &str = "async";
 
 /// A request that names a method.
 pub(super) struct Call<'a> {
     desk: Desk<'a>,
-    callee: Callee,
+    called: Called,
     params: Option<&'a RawValue>,
     /// Without one it is a notification, which is never answered.
     id: Option<Id>,
+    /// The job whose call it is.
+    job: Option<&'a str>,
 }
 
-enum Callee {
-    Method(Entry),
-    Discover,
+#[derive(Clone, Copy)]
+enum Called {
+    Method(Callee),
+    /// What is served on the port of this service.
+    Discover(Service),
 }
 
-impl Callee {
-    fn find(desk: Desk<'_>, name: &str) -> Option<Self> {
+impl Called {
+    fn find(port: Service, name: &str) -> Option<Self> {
         if name == discover::METHOD {
-            return Some(Self::Discover);
+            return Some(Self::Discover(port));
         }
         let (service, method) = name.split_once('.')?;
-        match lookup(desk.service, service, method) {
-            Lookup::Found(entry) => Some(Self::Method(entry)),
+        match lookup(port, service, method) {
+            Lookup::Found(callee) => Some(Self::Method(callee)),
             Lookup::NoService | Lookup::NoMethod => None,
         }
     }
@@ -49,15 +55,15 @@ impl<'a> Call<'a> {
     /// Its answer, if it gets one, where it is none or names no method.
     pub(super) fn read(
         desk: Desk<'a>,
+        port: Service,
         message: &'a RawValue,
         began: Instant,
     ) -> Result<Self, Option<Vec<u8>>> {
         let invalid = |why: &str, id| Err(Some(Failure::new(Kind::Request, why).answer(id)));
-        let members: Result<BTreeMap<String, &RawValue>, _> = serde_json::from_str(message.get());
-        let Ok(members) = members else { return invalid("a request is an object", None) };
+        let Ok(members) = members(message) else { return invalid("a request is an object", None) };
         let id = members.get("id").map(|id| is_id(id).then(|| Id::new(id)));
         let name = members.get("method").and_then(|name| text(name));
-        let callee = name.as_deref().and_then(|name| Callee::find(desk, name));
+        let called = name.as_deref().and_then(|name| Called::find(port, name));
         let params = members.get("params").copied();
         let fault = if id == Some(None) {
             Some("id is neither a string, a number nor null")
@@ -72,16 +78,27 @@ impl<'a> Call<'a> {
         };
         let id = id.flatten();
         if let Some(why) = fault {
-            if let Some(Callee::Method(entry)) = callee {
-                desk.refused(entry, why, began);
+            if let Some(Called::Method(callee)) = called {
+                desk.refused(callee, why, began);
             }
             return invalid(why, id.as_ref());
         }
-        let Some(callee) = callee else {
+        let Some(called) = called else {
             let name = name.unwrap_or_default();
             return Err(id.map(|id| Failure::new(Kind::Method, name).answer(Some(&id))));
         };
-        Ok(Self { desk, callee, params, id })
+        Ok(Self { desk, called, params, id, job: None })
+    }
+
+    /// The call of a job, which is answered under the id `null`.
+    pub(super) fn of_job(
+        desk: Desk<'a>,
+        callee: Callee,
+        params: &'a RawValue,
+        job: &'a str,
+    ) -> Self {
+        let (called, id) = (Called::Method(callee), Some(Id::new(RawValue::NULL)));
+        Self { desk, called, params: Some(params), id, job: Some(job) }
     }
 
     /// Carries it out; its answer, if it gets one.
@@ -89,19 +106,29 @@ impl<'a> Call<'a> {
     /// # Blocking
     /// Up to the deadline of its method.
     pub(super) fn carry_out(&self, began: Instant) -> Option<Vec<u8>> {
-        let outcome = match self.callee {
-            Callee::Method(entry) => self.desk.dispatch(self, entry, began),
-            Callee::Discover => object(self.params)
-                .and_then(|params| check_names(params, &[]))
-                .map(|()| self.success(&discover::document(self.desk.service))),
+        let outcome = match self.called {
+            Called::Method(callee) => self.desk.dispatch(self, callee, began),
+            Called::Discover(port) => object(self.params)
+                .and_then(|params| self.check_names(params, &[]))
+                .map(|()| self.success(&discover::document(port))),
         };
         outcome.unwrap_or_else(|refusal| self.refuse(Kind::Params, refusal.text, began))
     }
 
+    /// The same where a panic is to end this call alone. What it leaves half-changed is the pool's own
+    /// affair, as for the handlers.
+    pub(super) fn carry_out_guarded(&self, began: Instant) -> Option<Vec<u8>> {
+        let answer = panic::catch_unwind(AssertUnwindSafe(|| self.carry_out(began)));
+        answer.unwrap_or_else(|_| {
+            log::error!("{}: panic", self.name());
+            self.fail(&Failure::new(Kind::Internal, "see the agent's log"))
+        })
+    }
+
     /// Answers that its method is not called, and writes that down.
     pub(super) fn refuse(&self, kind: Kind, why: String, began: Instant) -> Option<Vec<u8>> {
-        if let Callee::Method(entry) = self.callee {
-            self.desk.refused(entry, &why, began);
+        if let Called::Method(callee) = self.called {
+            self.desk.refused(callee, &why, began);
         }
         self.fail(&Failure::new(kind, why))
     }
@@ -113,9 +140,28 @@ impl<'a> Call<'a> {
 
     /// The name of its method, with the service's.
     pub(super) fn name(&self) -> String {
-        match self.callee {
-            Callee::Method((name, ..)) => self.desk.service.full_name(name),
-            Callee::Discover => discover::METHOD.to_owned(),
+        match self.called {
+            Called::Method(callee) => callee.full_name(),
+            Called::Discover(_) => discover::METHOD.to_owned(),
+        }
+    }
+
+    /// Whether a job may be made of it.
+    fn may_be_job(&self) -> bool {
+        matches!(self.called, Called::Method(callee) if callee.may_be_job())
+    }
+
+    /// Checks that an object's members have these names.
+    fn check_names(&self, object: Option<&RawValue>, known: &[&str]) -> Result<(), Refusal> {
+        let Some(object) = object else { return Ok(()) };
+        let members = members(object)?;
+        let is_known = |name: &str| known.contains(&name) || (name == ASYNC && self.may_be_job());
+        match members.keys().find(|name| !is_known(name)) {
+            None => Ok(()),
+            Some(name) if name == ASYNC => {
+                refuse(format!("{ASYNC} is for changes of guests alone"))
+            }
+            Some(name) => refuse(format!("{name:?} is unknown, known are {known:?}")),
         }
     }
 
@@ -140,8 +186,30 @@ impl Asked for Call<'_> {
 
     fn params<P: Params>(&self) -> Result<P, Refusal> {
         let Some(object) = object(self.params)? else { return Ok(P::default()) };
-        check_names(Some(object), P::NAMES)?;
+        // What a job asks for was checked when it was taken, by the rules of its caller's path.
+        if self.job.is_none() {
+            self.check_names(Some(object), P::NAMES)?;
+        }
         serde_json::from_str(object.get()).map_err(|error| Refusal { text: without_place(&error) })
+    }
+
+    fn when(&self) -> Result<When<'_>, Refusal> {
+        if let Some(job) = self.job {
+            return Ok(When::ByJob(job));
+        }
+        let wanted = match object(self.params)? {
+            Some(object) => members(object)?.get(ASYNC).map(|wanted| wanted.get()),
+            None => None,
+        };
+        match wanted {
+            None | Some("false" | "null") => Ok(When::Now),
+            Some("true") => Ok(When::Later),
+            Some(other) => refuse(format!("{ASYNC}: {other} is neither true nor false")),
+        }
+    }
+
+    fn written(&self) -> Option<&RawValue> {
+        object(self.params).ok().flatten()
     }
 
     fn answer<R: Serialize>(&self, outcome: Result<R, Error>, subject: &Subject) -> Self::Answer {
@@ -167,15 +235,9 @@ fn object(params: Option<&RawValue>) -> Result<Option<&RawValue>, Refusal> {
     }
 }
 
-/// Checks that an object's members have these names.
-fn check_names(object: Option<&RawValue>, known: &[&str]) -> Result<(), Refusal> {
-    let Some(object) = object else { return Ok(()) };
-    let members: BTreeMap<String, IgnoredAny> = serde_json::from_str(object.get())
-        .map_err(|error| Refusal { text: without_place(&error) })?;
-    match members.keys().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => refuse(format!("{name:?} is unknown, known are {known:?}")),
-        None => Ok(()),
-    }
+/// An object's members.
+pub(super) fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, Refusal> {
+    serde_json::from_str(object.get()).map_err(|error| Refusal { text: without_place(&error) })
 }
 
 fn refuse<T>(text: String) -> Result<T, Refusal> {

@@ -6,9 +6,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::call::ASYNC;
 use super::errors::TABLE;
-use crate::rpc::Service;
-use crate::rpc::table::{Effect, Entry};
+use crate::rpc::table::Effect;
+use crate::rpc::{Callee, Service};
 
 /// The method that answers this, on both ports.
 pub(super) const METHOD: &str = "rpc.discover";
@@ -18,11 +19,13 @@ const OPENRPC: &str = "1.3.2";
 const METHODS: &str = include_str!("methods.json");
 const SCHEMAS: &str = include_str!("schemas.json");
 
-/// The document of one service.
-pub(super) fn document(service: Service) -> Value {
+/// The document of what is served on the port of this service.
+pub(super) fn document(port: Service) -> Value {
     let (words, schemas) = (read(METHODS), read(SCHEMAS));
-    let methods = service.methods().iter().map(|entry| method(service, *entry, &words, &schemas));
-    let methods: Vec<Value> = methods.collect();
+    let all = port.at_port().iter().flat_map(|service| {
+        service.methods().iter().map(move |entry| Callee { service: *service, entry: *entry })
+    });
+    let methods: Vec<Value> = all.map(|callee| method(callee, &words, &schemas)).collect();
     let errors: Map<String, Value> = TABLE
         .iter()
         .map(|row| {
@@ -33,7 +36,7 @@ pub(super) fn document(service: Service) -> Value {
     json!({
         "openrpc": OPENRPC,
         "info": {
-            "title": format!("mistify-libvirt: {}", service.name()),
+            "title": format!("mistify-libvirt: {}", port.name()),
             "version": env!("CARGO_PKG_VERSION"),
             "description": words["description"],
         },
@@ -42,13 +45,19 @@ pub(super) fn document(service: Service) -> Value {
     })
 }
 
-fn method(service: Service, (name, effect, kind): Entry, words: &Value, schemas: &Value) -> Value {
-    let name = service.full_name(name);
+fn method(callee: Callee, words: &Value, schemas: &Value) -> Value {
+    let (_, effect, kind) = callee.entry;
+    let name = callee.full_name();
     let (takes, answers) = kind.types();
     let words = &words[&name];
     let mut params = Vec::new();
     for (member, schema) in schemas[takes]["properties"].as_object().into_iter().flatten() {
         params.push(json!({ "name": member, "schema": schema }));
+    }
+    if callee.may_be_job() {
+        let schema = json!({ "type": "boolean", "description": "whether the answer is its guest \
+            and a job at once: a GuestResponse, whatever the result is else" });
+        params.push(json!({ "name": ASYNC, "schema": schema }));
     }
     let given = words["params"].as_object().into_iter().flatten();
     let given: Vec<Value> =
@@ -88,6 +97,7 @@ mod tests {
 
     use serde::Serialize;
     use serde::de::DeserializeOwned;
+    use serde_json::value::RawValue;
 
     use super::*;
     use crate::events::{Event, Page, What};
@@ -95,8 +105,10 @@ mod tests {
     use crate::guest::members::Members;
     use crate::guest::wire::events::EventsRequest;
     use crate::guest::wire::images::*;
+    use crate::guest::wire::jobs::*;
     use crate::guest::wire::verbs::*;
     use crate::guest::wire::*;
+    use crate::jobs::{self, Job, Progress};
 
     fn keys(value: &Value) -> BTreeSet<&str> {
         value.as_object().unwrap().keys().map(String::as_str).collect()
@@ -106,7 +118,7 @@ mod tests {
     fn every_method_has_its_words_and_types() {
         let (words, schemas) = (read(METHODS), read(SCHEMAS));
         let mut named = BTreeSet::from(["description".to_owned()]);
-        for service in [Service::Libvirt, Service::ImageStore] {
+        for service in [Service::Libvirt, Service::ImageStore, Service::Job] {
             for (name, _, kind) in service.methods() {
                 let name = service.full_name(name);
                 let (takes, answers) = kind.types();
@@ -188,6 +200,16 @@ mod tests {
         agrees::<DiskRequest>("DiskRequest", all);
         agrees::<NicRequest>("NicRequest", all);
         agrees::<EventsRequest>("EventsRequest", all);
+        agrees::<JobRequest>("JobRequest", all);
+        agrees::<JobsRequest>("JobsRequest", all);
+        let (started, ended, text) = ("now".to_owned(), "now".to_owned(), "{}".to_owned());
+        let result = RawValue::from_string(text).ok();
+        let progress = Progress { steps: 1, step: "domain".to_owned() };
+        let error = result.clone();
+        let job = Job { started, ended, progress, result, error, ..Job::default() };
+        tells("Job", &job, all);
+        let next = "1".to_owned();
+        tells("JobsPage", &jobs::Page { next, ..jobs::Page::default() }, all);
         let next = "web-1".to_owned();
         tells("ListResponse", &ListResponse { next, ..ListResponse::default() }, all);
         tells("ListedGuest", &ListedGuest::default(), all);
@@ -206,6 +228,7 @@ mod tests {
             What::IoError { source: text(), device: text(), action: "none", reason: "r".into() },
             What::Balloon { memory_kib: 1 },
             What::Missed { count: 1 },
+            What::Job { job: text(), state: "done" },
         ];
         let kinds = kinds.map(|what| {
             let (time, guest) = (text(), "web-1".to_owned());

@@ -3,13 +3,14 @@
 use std::io;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::libvirt::{self, Code};
 use crate::ops::Error;
 use crate::rpc::envelope::Id;
 use crate::rpc::subject::Subject;
 use crate::rpc::{error_text, json};
-use crate::{journal, pool, storage};
+use crate::{jobs, journal, pool, storage};
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +82,16 @@ pub(super) static TABLE: [Row; 19] = [
         -32001,
         "not found",
         false,
-        "there is no such guest, network, disk, image or snapshot",
+        "there is no such guest, network, disk, image, snapshot or job",
     ),
     row(Kind::Exists, -32002, "exists", false, "another one has the name"),
-    row(Kind::State, -32003, "wrong state", false, "the guest's state does not allow it"),
+    row(
+        Kind::State,
+        -32003,
+        "wrong state",
+        false,
+        "the state of the guest or job does not allow it",
+    ),
     row(Kind::InUse, -32004, "in use", false, "somebody uses what was to be changed"),
     row(
         Kind::Busy,
@@ -144,6 +151,7 @@ impl Kind {
             Error::Libvirt(error) => Self::of_libvirt(error),
             Error::Storage(error) => Self::of_storage(error),
             Error::VolumesLeft(_) | Error::Left(_) => Self::Left,
+            Error::Jobs(error) => Self::of_jobs(error),
             Error::Journal(error) => Self::of_journal(error),
             Error::Pool(error) => Self::of_pool(error),
             Error::Exists { .. } | Error::Taken(_) => Self::Exists,
@@ -200,6 +208,18 @@ impl Kind {
             journal::Error::Locked { .. }
             | journal::Error::Steps { .. }
             | journal::Error::Size { .. } => Self::Failed,
+        }
+    }
+
+    fn of_jobs(error: &jobs::Error) -> Self {
+        match error {
+            jobs::Error::Unknown { .. } => Self::NotFound,
+            jobs::Error::Begun { .. } => Self::State,
+            jobs::Error::Full { .. } | jobs::Error::GuestFull { .. } | jobs::Error::Closed => {
+                Self::Busy
+            }
+            jobs::Error::Size { .. } => Self::Params,
+            jobs::Error::Io { error, .. } => Self::of_io(error),
         }
     }
 
@@ -260,6 +280,11 @@ impl Failure {
             guest: subject.guest.clone(),
         };
         Self { code: row.code, message: error_text(error), data: Some(data) }
+    }
+
+    /// The error alone.
+    pub(super) fn json(&self) -> Box<RawValue> {
+        serde_json::value::to_raw_value(self).expect("an error has a JSON form")
     }
 
     /// The whole answer to the request of this id.

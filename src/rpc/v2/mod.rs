@@ -15,6 +15,7 @@ mod batch;
 mod call;
 mod discover;
 mod errors;
+mod job;
 
 use std::time::Instant;
 
@@ -24,6 +25,8 @@ use crate::config::BATCH_CALLS_MAX;
 use crate::ops::Libvirt;
 use crate::rpc::envelope::{check_depth, without_lone_surrogates};
 use crate::rpc::{Behalf, Desk, Service, give_back_after};
+pub(super) use job::{carry_out_job, failed};
+
 use call::Call;
 use errors::{Failure, Kind};
 
@@ -35,8 +38,8 @@ use errors::{Failure, Kind};
 /// As [`answer`](crate::rpc::answer) for one call; for a batch up to twice that, as none of its
 /// calls is begun after the deadline for changes.
 pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answered {
-    let desk = Desk { agent, service, by };
-    let mut answered = match message(body, |message| carry_out(desk, message)) {
+    let desk = Desk { agent, by };
+    let mut answered = match message(body, |message| carry_out(desk, service, message)) {
         Ok(answered) => answered,
         Err(failure) => failure.into(),
     };
@@ -70,10 +73,10 @@ fn message<T>(body: &[u8], then: impl FnOnce(&RawValue) -> T) -> Result<T, Failu
     Ok(then(message))
 }
 
-fn carry_out(desk: Desk<'_>, message: &RawValue) -> Answered {
+fn carry_out(desk: Desk<'_>, port: Service, message: &RawValue) -> Answered {
     let began = Instant::now();
     if !message.get().starts_with('[') {
-        return match Call::read(desk, message, began) {
+        return match Call::read(desk, port, message, began) {
             Ok(call) => Answered { method: Some(call.name()), answer: call.carry_out(began) },
             Err(answer) => Answered { method: None, answer },
         };
@@ -86,7 +89,7 @@ fn carry_out(desk: Desk<'_>, message: &RawValue) -> Answered {
     match members.len() {
         0 => refuse("a batch without calls".to_owned()),
         1..=BATCH_CALLS_MAX => {
-            Answered { method: None, answer: batch::carry_out(desk, &members, began) }
+            Answered { method: None, answer: batch::carry_out(desk, port, &members, began) }
         }
         many => refuse(format!("a batch of {many} calls, {BATCH_CALLS_MAX} may be in one")),
     }

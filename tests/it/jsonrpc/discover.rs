@@ -6,13 +6,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{JSON, PATH, request};
 use crate::images::Bed;
 use crate::skip::{Skip, require};
-use crate::support::feed;
+use crate::support::{feed, wait_until};
 
 const META: &str = include_str!("../../openrpc/meta-schema.json");
 /// Debian's own, whose packages the gate installs: another may come first.
@@ -20,7 +21,7 @@ const PYTHON: &str = "/usr/bin/python3";
 
 /// A guest's life and all else that there are methods for, in an order in which each of their examples
 /// succeeds.
-const STORY: [&str; 48] = [
+const STORY: [&str; 51] = [
     "Libvirt.CreateGuest",
     "Libvirt.Run",
     "Libvirt.WaitEvents",
@@ -33,6 +34,9 @@ const STORY: [&str; 48] = [
     "Libvirt.Resume",
     "Libvirt.Reset",
     "Libvirt.SetMetadata",
+    "Job.Get",
+    "Job.List",
+    "Job.Cancel",
     "Libvirt.SetAutostart",
     "Libvirt.Reboot",
     "Libvirt.Restart",
@@ -72,14 +76,15 @@ const STORY: [&str; 48] = [
 ];
 
 /// What of it fails here, and how: the test driver keeps no consoles and attaches no devices, so that
-/// there are none to be detached, and images are not fetched. `devices` plays what is about devices
-/// with qemu.
-const REFUSED: [(&str, i64); 6] = [
+/// there are none to be detached, a job is done at once, and images are not fetched. `devices` plays what
+/// is about devices with qemu.
+const REFUSED: [(&str, i64); 7] = [
     ("Libvirt.Console", -32602),
     ("Libvirt.AttachDisk", -32011),
     ("Libvirt.DetachDisk", -32001),
     ("Libvirt.AttachNic", -32011),
     ("Libvirt.DetachNic", -32001),
+    ("Job.Cancel", -32003),
     ("ImageStore.RequestImage", -32011),
 ];
 
@@ -137,13 +142,28 @@ fn as_documented(bed: &Bed, result: &Value) -> Value {
     serde_json::from_str(&text.replace("testnet", "vnet")).expect("still JSON")
 }
 
+/// The id of a job that is done.
+fn done_job(bed: &Bed) -> Value {
+    let (address, guest) = (bed.agent.address(), json!({ "id": "web-1", "metadata": {} }));
+    let params = json!({ "guest": guest, "async": true });
+    let mut answer = call(bed, address, "Libvirt.SetMetadata", &params);
+    let id = answer["result"]["job"].take();
+    wait_until("it is done", Duration::from_secs(60), || {
+        call(bed, address, "Job.Get", &json!({ "id": id }))["result"]["state"] == "done"
+    });
+    id
+}
+
 /// Plays the story by `call`, and checks that each result is that of its example. The results.
 fn play(
     bed: &Bed,
     mut call: impl FnMut(SocketAddr, &str, &Value) -> Result<Value, Value>,
 ) -> Vec<Value> {
-    let mut results = Vec::new();
-    for (name, params, expected) in examples(&documents(bed)) {
+    let (mut results, mut job) = (Vec::new(), None);
+    for (name, mut params, expected) in examples(&documents(bed)) {
+        if name.starts_with("Job.") && !params["id"].is_null() {
+            params["id"] = job.get_or_insert_with(|| done_job(bed)).clone();
+        }
         let answer = call(address(bed, &name), &name, &params);
         if let Some((_, code)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
             assert_eq!(answer.expect_err(&name)["code"], *code, "{name}");
@@ -152,7 +172,7 @@ fn play(
         let result = answer.unwrap_or_else(|error| panic!("{name} {params}: {error}"));
         // Figures, times, uuids and pictures differ from run to run; what is in them is the schema's
         // to say.
-        let varies = ["Metrics", "WaitEvents", "Describe", "Screenshot"];
+        let varies = ["Metrics", "WaitEvents", "Describe", "Screenshot", "Job.Get", "Job.List"];
         if !varies.iter().any(|it| name.ends_with(it)) {
             assert_eq!(as_documented(bed, &result), expected, "{name} {params}");
         }

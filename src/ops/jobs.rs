@@ -1,0 +1,150 @@
+//! Calls as jobs: taken, given out to be carried out, shown and cancelled. `rpc` carries them out.
+
+use std::collections::BTreeMap;
+
+use crate::config::Config;
+use crate::config::fixed::{LIST_GUESTS, LIST_GUESTS_MAX};
+use crate::events::What;
+use crate::guest::wire::jobs::{JobRequest, JobsRequest};
+use crate::guest::wire::{Guest, GuestResponse};
+use crate::jobs::{self, Begun, Job, Jobs, Outcome, Page, Request, State};
+use crate::journal::{Journal, Scope, Verb};
+use crate::ops::{Error, Libvirt, named_guest};
+
+/// The word in `args` by which a caller wants a job.
+pub(super) const ASYNC: &str = "mistify.async";
+
+/// The jobs below the folder of the agent's state, which its journal has locked; else jobs that end
+/// with the process.
+pub(super) fn open(config: &Config, journal: &Journal) -> Result<Jobs, jobs::Error> {
+    let Some(state) = &config.state_dir else { return Ok(Jobs::in_memory(&config.jobs)) };
+    let scope = Scope::from(&config.host).to_string();
+    let (folder, set_aside) = (state.join("jobs"), state.join("set-aside"));
+    Jobs::open(&folder, &set_aside, scope, &config.jobs, |job| fate(journal, job))
+}
+
+/// What becomes of what a job began that ended with the agent.
+fn fate(journal: &Journal, job: &Job) -> &'static str {
+    let open = journal.open_intents();
+    let of_job = open.iter().find(|intent| {
+        intent.guest == job.guest && job.method.ends_with(&format!(".{}", intent.verb))
+    });
+    match of_job.map(|intent| intent.verb) {
+        Some(Verb::Delete | Verb::DetachDisk | Verb::DetachNic) => "what it began is finished",
+        Some(Verb::CreateGuest | Verb::CreateGuestDisks | Verb::AttachDisk | Verb::AttachNic) => {
+            "what it began is undone"
+        }
+        None => "whether it was done is for its guest to say",
+    }
+}
+
+impl Libvirt {
+    /// The jobs of this agent.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// Takes the word out of `args` by which a caller wants a job: whether it does.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a word that is neither `true` nor `false`.
+    pub fn wants_job(args: &mut BTreeMap<String, String>) -> Result<bool, Error> {
+        match args.remove(ASYNC).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(word) => Err(Error::Invalid(format!(
+                "args: {ASYNC} is {word:?}, neither \"true\" nor \"false\""
+            ))),
+        }
+    }
+
+    /// Takes a call of `method` as a job. What can be told at once of its guest and `args` is.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; a deadline that is none; as [`Jobs::add`].
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn add_job(
+        &self,
+        method: &str,
+        guest: Option<&Guest>,
+        args: &BTreeMap<String, String>,
+        request: Request,
+    ) -> Result<GuestResponse, Error> {
+        let guest = named_guest(guest.cloned())?;
+        self.change_deadline(args)?;
+        let job = self.jobs.add(method, &guest.id, request)?;
+        Ok(GuestResponse { guest: Some(guest), job, ..GuestResponse::default() })
+    }
+
+    /// Ends a job, and tells those who listen.
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn end_job(&self, begun: &Begun, outcome: Outcome) {
+        let job = self.jobs.end(begun, outcome);
+        self.tell_end(&job);
+    }
+
+    fn tell_end(&self, job: &Job) {
+        let what = What::Job { job: job.id.clone(), state: job.state.name() };
+        self.events.note(&job.guest, what);
+    }
+
+    /// A job: how far it is, and what came of it.
+    ///
+    /// # Errors
+    /// Where there is none of this id, or none any more.
+    ///
+    /// # Blocking
+    /// As [`Jobs::get`].
+    pub fn get_job(&self, request: JobRequest) -> Result<Job, Error> {
+        Ok(self.jobs.get(&request.id)?)
+    }
+
+    /// A page of the jobs that are kept, the oldest first, without their results.
+    ///
+    /// # Errors
+    /// A `limit` above [`LIST_GUESTS_MAX`], a `state` that is none, an `after` that is no id.
+    ///
+    /// # Blocking
+    /// As [`Jobs::get`].
+    pub fn list_jobs(&self, request: JobsRequest) -> Result<Page, Error> {
+        let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
+            0 => LIST_GUESTS,
+            limit if limit <= LIST_GUESTS_MAX => limit,
+            limit => {
+                let why = format!("limit is {limit}, a page has at most {LIST_GUESTS_MAX} jobs");
+                return Err(Error::Invalid(why));
+            }
+        };
+        let state = match request.state.as_str() {
+            "" => None,
+            name => Some(State::ALL.into_iter().find(|it| it.name() == name).ok_or_else(|| {
+                let names = State::ALL.map(State::name).join(", ");
+                Error::Invalid(format!("state is {name:?}, none of {names}"))
+            })?),
+        };
+        let guest = Some(request.guest.as_str()).filter(|guest| !guest.is_empty());
+        Ok(self.jobs.list(&request.after, limit, |job| {
+            state.is_none_or(|state| state == job.state)
+                && guest.is_none_or(|guest| guest == job.guest)
+        })?)
+    }
+
+    /// Cancels a job that is not begun.
+    ///
+    /// # Errors
+    /// As [`Libvirt::get_job`]; a job that is begun, or has ended otherwise.
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn cancel_job(&self, request: JobRequest) -> Result<Job, Error> {
+        let (job, is_new) = self.jobs.cancel(&request.id)?;
+        if is_new {
+            self.tell_end(&job);
+        }
+        Ok(job)
+    }
+}

@@ -1,0 +1,152 @@
+//! Calls that are carried out after their request was answered: on threads of their own, by the same
+//! desk that carries out all others, for the caller that asked.
+//!
+//! A job's thread counts among the callers of the pool like any other. As it keeps no handler waiting,
+//! it has patience where these are too many: what was taken is not told `busy` for that.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use serde_json::value::RawValue;
+
+use super::table::Effect::Changes;
+use super::table::Verb;
+use super::{Audit, Behalf, Callee, Desk, Params, Service, When, lookup, v2};
+use crate::guest::wire::{Guest, GuestResponse};
+use crate::jobs::{Begun, Request, reached};
+use crate::ops::{Error, Libvirt};
+use crate::pool::{self, Full};
+use crate::rpc::envelope::Lookup;
+
+impl Callee {
+    /// Whether its calls may become jobs: it changes a guest.
+    pub(super) fn may_be_job(self) -> bool {
+        self.service == Service::Libvirt && self.entry.1 == Changes
+    }
+}
+
+impl Desk<'_> {
+    /// Makes a job of a call where its caller wants that.
+    pub(super) fn as_job(
+        self,
+        callee: Callee,
+        when: &When<'_>,
+        guest: Option<&Guest>,
+        args: &mut BTreeMap<String, String>,
+        written: Option<&RawValue>,
+    ) -> Result<Turn, Error> {
+        let wanted = Libvirt::wants_job(args)?;
+        match when {
+            When::ByJob(_) => return Ok(Turn::Patient(self.agent.change_deadline(args)?)),
+            When::Now if !wanted => return Ok(Turn::AtOnce),
+            When::Now | When::Later => {}
+        }
+        let params = written.ok_or(Error::NoGuest)?.to_owned();
+        let request = Request { params, caller: *self.by.caller };
+        self.agent
+            .add_job(&callee.full_name(), guest, args, request)
+            .map(|accepted| Turn::Later(Box::new(accepted)))
+    }
+
+    /// Runs a verb; of a job again and again while the pool is full of callers, so that nothing of it was
+    /// done.
+    pub(super) fn run<P: Params, R>(
+        self,
+        verb: Verb<P, R>,
+        params: P,
+        patience: Option<Instant>,
+    ) -> Result<R, Error> {
+        while patience.is_some_and(|until| Instant::now() < until) {
+            match verb(self.agent, params.clone()) {
+                Err(Error::Pool(pool::Error::Busy { full: Full::Callers(_), .. })) => {
+                    reached("wait for a place in the pool");
+                    thread::sleep(self.agent.jobs().limits().pause);
+                }
+                outcome => return outcome,
+            }
+        }
+        verb(self.agent, params)
+    }
+}
+
+/// What becomes of a call that may be a job.
+pub(super) enum Turn {
+    /// It is carried out.
+    AtOnce,
+    /// It is that of a job, which waits for a place in the pool until then.
+    Patient(Instant),
+    /// It is a job from here on, and this the answer.
+    Later(Box<GuestResponse>),
+}
+
+/// The threads that carry jobs out.
+pub struct Workers {
+    agent: Arc<Libvirt>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts them; jobs that a former life of the agent left are begun at once.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn start(agent: &Arc<Libvirt>, audit: &Arc<Audit>) -> io::Result<Self> {
+        let mut workers = Self { agent: Arc::clone(agent), threads: Vec::new() };
+        for index in 0..agent.jobs().limits().at_once {
+            let (agent, audit) = (Arc::clone(agent), Arc::clone(audit));
+            let thread = thread::Builder::new().name(format!("job-{index}"));
+            let thread = thread.spawn(move || work(&agent, &audit));
+            workers.threads.push(thread.inspect_err(|_| workers.tell_to_stop())?);
+        }
+        Ok(workers)
+    }
+
+    /// From here on no job is begun, or taken.
+    pub fn tell_to_stop(&self) {
+        self.agent.jobs().close();
+    }
+
+    /// Waits for the jobs that run; whether all have ended.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub fn stop(self, deadline: Instant) -> bool {
+        self.tell_to_stop();
+        let ended = self.agent.jobs().wait_for_ends(deadline);
+        if ended {
+            for thread in self.threads {
+                thread.join().expect("panics of calls are caught");
+            }
+        }
+        ended
+    }
+}
+
+/// Carries out one job after the other until none is begun any more.
+fn work(agent: &Libvirt, audit: &Audit) {
+    while let Some(begun) = agent.jobs().next() {
+        carry_out(agent, audit, &begun);
+    }
+}
+
+fn carry_out(agent: &Libvirt, audit: &Audit, begun: &Begun) {
+    let caller = begun.request.caller;
+    let desk = Desk { agent, by: Behalf { caller: &caller, audit } };
+    let outcome = match agent.jobs().may_begin(begun) {
+        Ok(()) => begun.tracked(|| v2::carry_out_job(desk, callee(&begun.method), begun)),
+        Err(error) => v2::failed(&error.into(), begun),
+    };
+    agent.end_job(begun, outcome);
+}
+
+/// The method of a job; none that this version does not have any more.
+fn callee(name: &str) -> Option<Callee> {
+    let (service, method) = name.split_once('.')?;
+    match lookup(Service::Libvirt, service, method) {
+        Lookup::Found(callee) if callee.may_be_job() => Some(callee),
+        _ => None,
+    }
+}
