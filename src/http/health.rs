@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::http::routes::JSON;
 use crate::journal::Summary;
 use crate::ops::{Libvirt, Seen};
+use crate::os::process;
 use crate::pool::{LaneSnapshot, Running};
 
 /// `/healthz`: what is seen of everything below. 503 where libvirt does not answer: then the agent
@@ -22,6 +23,7 @@ pub(super) fn healthz(agent: &Libvirt) -> Response {
     let (queued, running) = agent.jobs().counts();
     let body = json!({
         "status": status.unwrap_or("ok"),
+        "host": process::host_name(),
         "version": env!("CARGO_PKG_VERSION"),
         "libvirt": libvirt(&seen),
         "storage": storage(agent),

@@ -1,4 +1,4 @@
-//! This process: whose it is, and its sudden end.
+//! This process: whose it is, where it runs, and its sudden end.
 
 #![expect(
     unsafe_code,
@@ -11,6 +11,12 @@ use std::io;
 pub fn user() -> u32 {
     // SAFETY: takes no pointer and cannot fail.
     unsafe { libc::geteuid() }
+}
+
+/// The name of this host, as it is now; empty where the kernel does not tell.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim_end().to_owned()
 }
 
 /// The highest number that Linux gives a process (`PID_MAX_LIMIT`).

@@ -418,6 +418,8 @@ fn healthz_answers_from_memory() {
     let reply = agent.request("GET", "/healthz", &[], b"");
     let health: Value = serde_json::from_slice(&reply.body).expect("JSON");
     assert_eq!((reply.status, &health["status"]), (200, &json!("ok")));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux has it");
+    assert_eq!(health["host"], host.trim_end());
     assert_eq!(health["libvirt"]["answers"], true);
     assert!(health["libvirt"]["version"].is_string(), "{health}");
     assert_eq!(health["pool"]["lanes"]["control"]["workers"], 4);
