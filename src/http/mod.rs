@@ -20,6 +20,7 @@ mod health;
 mod heartbeat;
 mod listener;
 mod members;
+mod page;
 pub mod parse;
 mod rarely;
 mod respond;

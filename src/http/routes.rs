@@ -7,7 +7,7 @@ use std::time::Instant;
 use log::{Level, info, log_enabled};
 use rouille::{Request, Response, ResponseBody};
 
-use crate::http::{Handler, Tallies, events, health, scrape};
+use crate::http::{Handler, Tallies, events, health, page, scrape};
 use crate::ops::Libvirt;
 use crate::rpc::{self, Answer, Audit, Behalf, Download, Service};
 
@@ -53,7 +53,12 @@ fn route(
         "/healthz" if is_read(request) => health::healthz(agent),
         "/readyz" if is_read(request) => health::readyz(agent),
         scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request),
+        // It is about guests, which the image store's port knows nothing of.
+        page::PATH | page::PATH_WITHOUT_SLASH if service == Service::ImageStore => not_found(),
+        page::PATH if is_read(request) => page::page(),
+        page::PATH_WITHOUT_SLASH if is_read(request) => Response::redirect_308(page::PATH),
         "/healthz" | "/readyz" | events::PATH | scrape::PATH => only_read(),
+        page::PATH | page::PATH_WITHOUT_SLASH => only_read(),
         _ => not_found(),
     }
 }

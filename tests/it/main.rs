@@ -35,6 +35,7 @@ mod odd;
 mod openvswitch;
 mod original;
 mod owner;
+mod page;
 mod peers;
 mod pool;
 mod process;

@@ -23,7 +23,7 @@ use crate::lab::Pool;
 use crate::skip::{Skip, require};
 use crate::support::{Scratch, wait_for};
 
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 const TEST_DRIVER: &str = "test:///default";
 const MIB: usize = 1024 * 1024;
 const QEMU_IMG: &str = "/usr/bin/qemu-img";

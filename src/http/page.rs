@@ -1,0 +1,62 @@
+//! `GET /ui/`: a page that shows the host and its guests to people, and changes nothing.
+//!
+//! It is one file that holds all it needs and asks nobody but this agent, by what every caller has:
+//! `/rpc`, `/events` and `/healthz`. Who gets it is who may call: the gate has let him in. What it
+//! shows comes in part from guests, so it makes text of everything, and its browser is told to run
+//! and load nothing else (Content Security Policy, level 3).
+
+use rouille::{Response, ResponseBody};
+
+/// Where the page is to be had.
+pub(super) const PATH: &str = "/ui/";
+/// What people may well write.
+pub(super) const PATH_WITHOUT_SLASH: &str = "/ui";
+
+const PAGE: &str = concat!(
+    "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
+    "<meta name=\"viewport\" content=\"width=device-width\">\n<title>mistify</title>\n",
+    "<link rel=\"icon\" href=\"data:,\">\n<style>",
+    include_str!("page/page.css"),
+    "</style>\n</head>\n<body>\n",
+    include_str!("page/page.html"),
+    "<script>",
+    include_str!("page/ask.js"),
+    include_str!("page/host.js"),
+    include_str!("page/guests.js"),
+    include_str!("page/list.js"),
+    include_str!("page/guest.js"),
+    include_str!("page/events.js"),
+    include_str!("page/keys.js"),
+    "</script>\n</body>\n</html>\n",
+);
+
+/// The style and the script are named by their SHA-256; `page::the_policy_names_what_is_there` says
+/// what that is after a change.
+const POLICY: &str = "default-src 'none'; \
+    style-src 'sha256-zZddqg+39xPOc5ozD6XGX5EwmdtVtlnLxSY2TP0b+sE='; \
+    script-src 'sha256-w+BewHYSBnAFQUN2oSCmBs/a+plF6p9W7QSG/Rvuyd0='; \
+    connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
+const HEADERS: [(&str, &str); 7] = [
+    ("Content-Type", "text/html; charset=utf-8"),
+    ("Content-Security-Policy", POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    // Not `no-referrer`: with that some browsers send `Origin: null`, which the guard refuses.
+    ("Referrer-Policy", "same-origin"),
+    // The agent of tomorrow may be another one.
+    ("Cache-Control", "no-store"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+];
+
+/// The page.
+pub(super) fn page() -> Response {
+    let headers = HEADERS.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    Response {
+        status_code: 200,
+        headers: headers.collect(),
+        data: ResponseBody::from_reader_and_size(PAGE.as_bytes(), PAGE.len()),
+        upgrade: None,
+    }
+}

@@ -1,0 +1,91 @@
+'use strict';
+// The agent's page for people: it asks /healthz and /rpc, hears /events, and changes nothing. While
+// nobody sees it, it asks and hears nothing. Whatever comes from guests goes into the page as text.
+
+/** Between two looks, and at the least so where events tell that there is something to see. */
+const LOOK_MS = 2000, HURRY_MS = 500;
+/** For an answer: longer than the agent's own deadline for reads. */
+const PATIENCE_MS = 10_000;
+/** Between two Lists without an event, and for how long what one says outdoes a sample. */
+const LIST_MS = 30_000, LISTED_MS = 1500;
+/** After which a sample without any change counts as a new one: the most of --metrics-max-age. */
+const SAME_MS = 60_000;
+/** Without a look, after which a line begins anew. */
+const BREAK_MS = 120_000;
+/** Of a line: two minutes. */
+const POINTS = 60;
+/** Events that are kept, and shown. */
+const EVENTS_KEPT = 1000, EVENTS_SHOWN = 200, OWN_EVENTS_SHOWN = 30;
+/** Until events are asked for again, at first and at most. */
+const LISTEN_MS = 1000, LISTEN_MS_MAX = 30_000;
+const KINDS = ['lifecycle', 'reboot', 'io-error', 'watchdog', 'device-removed', 'balloon', 'created',
+  'deleted', 'stuck', 'unstuck', 'connected', 'disconnected', 'missed', 'gap'];
+const TROUBLE = new Set(['io-error', 'watchdog', 'stuck', 'disconnected', 'missed', 'gap']);
+
+const at = (id) => document.getElementById(id);
+const words = new Intl.Collator(undefined, { numeric: true });
+
+/** An element with these properties, and children of which strings are text. */
+function make(tag, properties, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+/** Shows a text, if it is another one. */
+function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function complain(id, error) {
+  at(id).hidden = !error;
+  say(at(id), error ? error.message : '');
+}
+
+function bytes(count) {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+  let unit = 0;
+  for (; count >= 1000 && unit < units.length - 1; unit++) count /= 1024;
+  return `${count.toFixed(unit && count < 10 ? 1 : 0)} ${units[unit]}`;
+}
+
+function span(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 129_600 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86_400)} d`;
+}
+
+// Asking.
+
+/** Ends whatever is asked when the page is hidden. */
+let away = new AbortController();
+
+async function ask(path, options) {
+  const signal = AbortSignal.any([away.signal, AbortSignal.timeout(PATIENCE_MS)]);
+  try {
+    return await fetch(path, { cache: 'no-store', ...options, signal });
+  } catch (error) {
+    if (error.name === 'TimeoutError') throw new Error(`no answer within ${PATIENCE_MS / 1000} s`);
+    throw error.name === 'AbortError' ? error : new Error('the agent is not reached');
+  }
+}
+
+async function call(method, params = {}) {
+  const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method: `Libvirt.${method}`, params });
+  const headers = { 'Content-Type': 'application/json' };
+  const answer = await ask('/rpc', { method: 'POST', headers, body });
+  if (!answer.ok) throw new Error(`${answer.status}: ${(await answer.text()).trim()}`);
+  const { error, result } = await answer.json();
+  if (error) throw new Error(error.message);
+  return result;
+}
+
+/** Does it, and shows in place why it failed; a page that is hidden meanwhile fails nothing. */
+async function attempt(place, work) {
+  try {
+    await work();
+    complain(place);
+  } catch (error) {
+    if (error.name !== 'AbortError') complain(place, error);
+  }
+}
