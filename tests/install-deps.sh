@@ -10,8 +10,8 @@
 #          is unpacked in target/ and not installed, so that no service of it is started
 #   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
 #   deb    what `cargo build` needs, and cargo-deb, which is built in target/ in a minute
-#   gate   all of these, libclang, to make the bindings again, promtool, to check the metrics, and
-#          systemd's tools, to check the units
+#   gate   all of these, libclang, to make the bindings again, promtool, to check the metrics,
+#          systemd's tools, to check the units, and Chromium, to look at the page
 #
 # As root or through sudo. Where all is there it needs neither, nor a network.
 set -euo pipefail
@@ -76,7 +76,8 @@ deb)
     packages+=("${deb[@]}")
     ;;
 gate)
-    packages+=("${test[@]}" "${lab[@]}" "${deb[@]}" libclang-dev binutils prometheus python3-prometheus-client systemd)
+    packages+=("${test[@]}" "${lab[@]}" "${deb[@]}" libclang-dev binutils prometheus python3-prometheus-client systemd
+        chromium chromium-driver fonts-dejavu-core)
     unpack=unpack_client
     ;;
 *)

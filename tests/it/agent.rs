@@ -289,10 +289,12 @@ impl Reply {
         let (head, body) = (String::from_utf8_lossy(&bytes[..end]), &bytes[end + 4..]);
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
-        let headers = lines.filter_map(|line| line.split_once(": "));
+        let headers = lines.filter_map(|line| line.split_once(':'));
         Self {
             status: status.expect("a status"),
-            headers: headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect(),
+            headers: headers
+                .map(|(name, value)| (name.to_lowercase(), value.trim_start().to_owned()))
+                .collect(),
             body: body.to_vec(),
         }
     }

@@ -72,7 +72,7 @@ fn difference(png: &Path, ppm: &Path) -> Option<String> {
     (!compare.status.success()).then_some(why)
 }
 
-fn unbase64(text: &str, to: &Path) {
+pub(crate) fn unbase64(text: &str, to: &Path) {
     let script = "import base64, sys
 data = base64.b64decode(sys.stdin.read(), validate=True)
 open(sys.argv[1], 'wb').write(data)";
@@ -125,7 +125,7 @@ fn the_test_drivers_picture_is_passed_on_and_it_keeps_no_console() {
 }
 
 /// A guest with a screen that says a text on its serial console.
-fn telling(id: &str, text: &[u8], files: &Scratch) -> Value {
+pub(crate) fn telling(id: &str, text: &[u8], files: &Scratch) -> Value {
     let disk = files.path().join(id);
     let mut image = [&TELLS[..], text].concat();
     image.resize(510, 0);

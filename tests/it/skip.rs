@@ -2,7 +2,7 @@
 //! machine has promised what it needs.
 //!
 //! - `MISTIFY_TEST_REQUIRE`: what must be there, by comma: `qemu,ovs,nwfilter,lab,users,mount,promtool`,
-//!   and `openrpc`: python3-jsonschema and jsonrpcclient.
+//!   `openrpc`: python3-jsonschema and jsonrpcclient, and `browser`: Chromium and its driver.
 //!   `lab` is only had in the virtual machine of `make test-lab`, which requires it by itself.
 //! - `MISTIFY_TEST_SKIPS`: a file that gets one line a skip: need, test, reason, by tabs.
 

@@ -1,4 +1,7 @@
-//! The page for people: how it is served.
+//! The page for people: how it is served here, and in a browser with real guests in `shown`.
+
+mod browser;
+mod shown;
 
 use mistify_libvirt::rpc::Service;
 
