@@ -36,16 +36,8 @@ log() {
 }
 
 key() {
-    { echo "$suite" && cat "$here"/{build.sh,init.sh,initramfs.sh,lab.service}; } |
+    { echo "$suite" && cat "$here"/{build.sh,sources.sh,init.sh,initramfs.sh,lab.service}; } |
         sha256sum | cut -c 1-16
-}
-
-# The host's own mirror of release $1, or Debian's at path $2.
-mirror() {
-    local own
-    own=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
-        awk -v "release=$1" '$1 == release && $2 == "main" && !uri { uri = $3 } END { print uri }')
-    echo "${own:-http://deb.debian.org/$2}"
 }
 
 # A file system in folder $1 with the packages $2 (by comma).
@@ -66,11 +58,7 @@ step() {
 }
 
 sources() {
-    local main security
-    main=$(mirror "$suite" debian/)
-    security=$(mirror "$suite-security" debian-security/)
-    printf 'deb %s main contrib\n' "$main $suite" "$main $suite-updates" \
-        "$security $suite-security" >sources.list
+    "$here/sources.sh" "$suite" main contrib >sources.list
 }
 
 compiler() {
