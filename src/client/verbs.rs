@@ -67,7 +67,7 @@ pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
         return top::run(&client, for_people);
     }
     let (method, params, what) = request(ask)?;
-    let progress = Progress::of(what);
+    let progress = Progress::of(printable(&what));
     let answer = match ask {
         Ask::List => all_guests(&client),
         _ => client.call(&method, &params),

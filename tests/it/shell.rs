@@ -164,6 +164,24 @@ fn on_a_terminal_answers_are_for_people_unless_json_is_asked_for() {
 }
 
 #[test]
+fn what_takes_its_time_is_told_by_the_second_on_a_terminal_alone() {
+    let shell = Shell::new();
+    // Nothing happens here for which it would end before its time.
+    let words = r#"{"timeout": 3, "guest": "nobody"}"#;
+    let said = shell.on_terminal(&format!("call WaitEvents '{words}' --json"));
+    let (told, answer) = said.split_once("\r\u{1b}[K").expect(&said);
+    let seconds =
+        |told: &str| told.strip_prefix("Libvirt.WaitEvents: ")?.strip_suffix(" s")?.parse().ok();
+    let told: Vec<u64> = told.split('\r').filter_map(seconds).collect();
+    assert!(told.len() >= 2 && told[0] >= 1 && told.is_sorted(), "{said:?}");
+    let answer: Value = serde_json::from_str(answer).expect("JSON alone is left");
+    assert_eq!(answer["events"], json!([]));
+    // And what is not slow, or not in front of a person, has none of it.
+    assert_eq!(shell.on_terminal("status test"), "test running\n");
+    assert_eq!(shell.ask(&["call", "WaitEvents", words])["events"], json!([]));
+}
+
+#[test]
 fn bash_completes_commands_flags_methods_and_the_guests_that_are_there() {
     let shell = Shell::new();
     let script = shell.feed(&["completions", "bash"], "").stdout;
