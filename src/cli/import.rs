@@ -82,7 +82,8 @@ impl Format {
         }
         let mut info = qemu_img();
         info.args(["info", "--output=json"]).arg(path);
-        let output = info.output().map_err(|error| format!("{QEMU_IMG}: {error}"))?;
+        let lacks = |error| format!("{QEMU_IMG} (Debian's qemu-utils): {error}");
+        let output = info.output().map_err(lacks)?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
         }
