@@ -4,6 +4,7 @@
 //! They run side by side: each keeps to a [`Folder`] of the machine's pool, or to a [`Pool`] of its
 //! own where it fills, removes or lists one. `guests` runs once more with Debian's own `qemu.conf`.
 
+mod check;
 mod clock;
 mod crash;
 mod deletes;

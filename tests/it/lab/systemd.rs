@@ -1,6 +1,7 @@
 //! The package on a host whose first process is systemd: `make test-systemd`. All is done as an
 //! operator does it, by dpkg, systemctl and the program's own commands.
 
+mod check;
 mod package;
 mod unit;
 
@@ -26,6 +27,8 @@ const ADDRESS: &str = "127.0.0.1:20001";
 const SETTINGS: &str = "/etc/mistify-libvirt.conf";
 /// What this machine has otherwise than the agent expects.
 const OWN_SETTINGS: &str = "zpool = tank\nbridge-type = linux\nlog-level = info\n";
+/// Where `own-user.conf` says that it belongs.
+const OWN_USER: &str = "/etc/systemd/system/mistify-libvirt.service.d/own-user.conf";
 /// Drop-ins of a test's own, which no package knows.
 const DROP_INS: &str = "/run/systemd/system/mistify-libvirt.service.d";
 
@@ -65,6 +68,13 @@ impl Service {
         fs::write(format!("{DROP_INS}/test.conf"), lines).expect("a file");
         systemctl(&["daemon-reload"]);
         systemctl(&["restart", UNIT]);
+    }
+
+    /// Has the unit run as the user of `own-user.conf` from its next start on.
+    fn become_its_own_user(&self) {
+        let shipped = "/usr/share/mistify-libvirt/own-user.conf";
+        run("install", &["-D", "-m", "644", shipped, OWN_USER]);
+        systemctl(&["daemon-reload"]);
     }
 
     fn property(&self, name: &str) -> String {

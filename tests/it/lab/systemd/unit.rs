@@ -9,7 +9,9 @@ use std::{fs, thread};
 use serde_json::{Value, json};
 
 use super::super::{SOON, device, run};
-use super::{ADDRESS, Calls, Service, UNIT, ask_until, asked, call_by, qemu_pid, systemctl};
+use super::{
+    ADDRESS, Calls, OWN_USER, Service, UNIT, ask_until, asked, call_by, qemu_pid, systemctl,
+};
 use crate::boot_sector::boots;
 use crate::skip::require;
 use crate::support::{AtEnd, signal, wait_until};
@@ -18,8 +20,6 @@ use crate::support::{AtEnd, signal, wait_until};
 const CALLERS: u32 = 4;
 const SOCKET_UNIT: &str = "mistify-libvirt.socket";
 const SOCKET: &str = "/run/mistify-libvirt.sock";
-/// Where `own-user.conf` says that it belongs.
-const OWN_USER: &str = "/etc/systemd/system/mistify-libvirt.service.d/own-user.conf";
 
 /// What callers that ask all the time get while something is done under them; with `after` they go
 /// on for a while when it is done.
@@ -172,15 +172,13 @@ fn every_verb_and_the_fast_tier_work_as_root() {
 #[test]
 fn every_verb_and_the_fast_tier_work_as_its_own_user() {
     let Some(service) = require("lab", Service::installed()) else { return };
-    let shipped = "/usr/share/mistify-libvirt/own-user.conf";
-    run("install", &["-D", "-m", "644", shipped, OWN_USER]);
+    service.become_its_own_user();
     // The command that the file names, for this pool.
-    let file = fs::read_to_string(shipped).expect("it is installed");
+    let file = fs::read_to_string(OWN_USER).expect("it is installed");
     let allow = file.lines().find_map(|line| line.strip_prefix("#   zfs allow "));
     let (allow, _) = allow.and_then(|words| words.rsplit_once(' ')).expect("a command");
     let words: Vec<&str> = allow.split(' ').chain([service.pool.name.as_str()]).collect();
     run("zfs", &[&["allow"], &words[..]].concat());
-    systemctl(&["daemon-reload"]);
     systemctl(&["restart", UNIT]);
     assert_eq!(user(&service), "mistify-libvirt");
     let status = fs::read_to_string(format!("/proc/{}/status", service.pid())).expect("it runs");

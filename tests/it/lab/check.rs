@@ -1,0 +1,129 @@
+//! `mistify-libvirt check` on real ZFS: what it finds is so, and each remedy that it names is one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::{Pool, run, zfs};
+use crate::agent::PROGRAM;
+use crate::skip::require;
+
+/// The user nobody, on Debian.
+const NOBODY: u32 = 65534;
+
+/// What a check has said: its status, and each finding by its subject.
+pub(super) struct Checked {
+    pub(super) status: Option<i32>,
+    findings: BTreeMap<String, Value>,
+}
+
+impl Checked {
+    pub(super) fn by(mut check: Command) -> Self {
+        let output = check.stdin(Stdio::null()).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let all: Vec<Value> = serde_json::from_slice(&output.stdout).expect(&said);
+        let subject = |found: &Value| found["subject"].as_str().expect("a word").to_owned();
+        let findings = all.into_iter().map(|found| (subject(&found), found)).collect();
+        Self { status: output.status.code(), findings }
+    }
+
+    fn member(&self, subject: &str, member: &str) -> &str {
+        self.findings[subject][member].as_str().expect("a text")
+    }
+
+    /// The level, and what was seen.
+    pub(super) fn line(&self, subject: &str) -> String {
+        format!("{} {}", self.member(subject, "level"), self.member(subject, "seen"))
+    }
+
+    /// Does as it says, which is one command.
+    pub(super) fn follow(&self, subject: &str) {
+        let words: Vec<&str> = self.member(subject, "remedy").split(' ').collect();
+        run(words[0], &words[1..]);
+    }
+}
+
+/// A check of this pool, as root.
+fn check(pool: &str) -> Command {
+    // Where other users reach it, too.
+    let mut check = Command::new(fs::canonicalize(PROGRAM).expect("it is there"));
+    check.args(["check", "--config", "/dev/null", "--bridge-type", "linux", "--zpool", pool]);
+    check
+}
+
+#[test]
+fn a_pool_that_can_be_used_is_told_with_its_room_and_the_version_of_zfs() {
+    let Some(pool) = require("lab", Pool::own(256)) else { return };
+    let found = Checked::by(check(&pool.name));
+    assert_eq!(found.status, Some(0));
+    let storage = found.line("storage");
+    let room = storage.strip_prefix(&format!("ok pool {}: ", pool.name)).expect(&storage);
+    let numbers: Vec<u64> = room.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [free, all] = numbers[..] else { panic!("{room}") };
+    let told = zfs(&["get", "-Hpo", "value", "available,used", &pool.name]);
+    let told: Vec<u64> = told.lines().filter_map(|line| line.parse().ok()).collect();
+    let [available, used] = told[..] else { panic!("{told:?}") };
+    // A pool goes on writing about itself.
+    let is_near = |mib: u64, bytes: u64| mib.abs_diff(bytes >> 20) <= 1;
+    assert!(is_near(free, available) && is_near(all, available + used), "{room}: {told:?}");
+    let version = run("zfs", &["version"]);
+    let module = version.lines().find_map(|line| line.strip_prefix("zfs-kmod-")).expect(&version);
+    assert_eq!(found.line("zfs"), format!("ok module {module}"));
+    assert_eq!(found.line("allowed"), "ok the agent runs as root, who may do all");
+    assert_eq!(found.line("mounts"), "ok no dataset of guests or images is mounted");
+}
+
+#[test]
+fn a_pool_without_room_is_warned_of_and_one_that_is_not_there_is_a_failure() {
+    let Some(pool) = require("lab", Pool::own(64)) else { return };
+    pool.fill();
+    let full = Checked::by(check(&pool.name));
+    assert!(full.line("storage").starts_with("warn pool "), "{}", full.line("storage"));
+    assert_eq!(full.status, Some(0), "guests that run go on");
+
+    let absent = Checked::by(check("absent"));
+    assert_eq!(absent.status, Some(1));
+    let storage = absent.line("storage");
+    assert_eq!(storage, "fail pool absent: pool absent is missing");
+    assert!(absent.member("storage", "remedy").starts_with("import or make the pool"));
+}
+
+#[test]
+fn a_mounted_dataset_of_guests_is_warned_of_and_the_remedy_unmounts_it() {
+    let Some(pool) = require("lab", Pool::own(64)) else { return };
+    let guests = format!("{}/guests", pool.name);
+    zfs(&["create", &guests]);
+    let found = Checked::by(check(&pool.name));
+    assert_eq!(found.line("mounts"), format!("warn {guests} is mounted"));
+    assert_eq!(found.status, Some(0));
+    found.follow("mounts");
+    assert_eq!(zfs(&["get", "-Ho", "value", "mounted", &guests]), "no\n");
+    let after = Checked::by(check(&pool.name));
+    assert_eq!(after.line("mounts"), "ok no dataset of guests or images is mounted");
+}
+
+#[test]
+fn a_user_who_may_not_is_told_what_root_has_to_allow_and_may_then() {
+    let Some(pool) = require("lab", Pool::own(64)) else { return };
+    let by_nobody = || {
+        let mut check = check(&pool.name);
+        check.uid(NOBODY).gid(NOBODY);
+        Checked::by(check)
+    };
+    let found = by_nobody();
+    assert_eq!(found.status, Some(1));
+    assert!(found.line("allowed").starts_with("fail user 65534 (nobody) may not create, "));
+    assert!(found.line("zfs").starts_with("ok module "), "{}", found.line("zfs"));
+    // A permission less than it takes is named alone.
+    zfs(&["allow", "-u", "nobody", "create,destroy,mount", &pool.name]);
+    assert!(!by_nobody().line("allowed").contains("create"));
+    by_nobody().follow("allowed");
+    let after = by_nobody().line("allowed");
+    assert_eq!(
+        after,
+        format!("ok user 65534 (nobody) may do on {} what the agent does", pool.name)
+    );
+}

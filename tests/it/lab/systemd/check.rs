@@ -1,0 +1,48 @@
+//! What an operator is told by `mistify-libvirt check` who has installed the package.
+
+use std::process::Command;
+
+use super::super::check::Checked;
+use super::super::{quietly, run};
+use super::{PACKAGE, Service, UNIT, systemctl};
+use crate::skip::require;
+
+#[test]
+fn the_units_own_user_is_told_what_the_pool_has_to_allow_and_that_is_enough() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    let pool = service.pool.name.as_str();
+    let by_root = || {
+        let mut check = Command::new(PACKAGE);
+        check.arg("check");
+        Checked::by(check)
+    };
+    let by_its_user = || {
+        let mut check = Command::new("runuser");
+        check.args(["-u", PACKAGE, "--", PACKAGE, "check"]);
+        Checked::by(check)
+    };
+    let found = by_root();
+    assert_eq!(found.status, Some(0));
+    assert_eq!(found.line("allowed"), "ok the agent runs as root, who may do all");
+    assert_eq!(found.line("unit"), "ok enabled, socket disabled, runs as user 0 (root)");
+
+    // Another test may have allowed it; else there is nothing to take back.
+    quietly("zfs", &["unallow", "-u", PACKAGE, pool]);
+    service.become_its_own_user();
+    let who = format!("user {} ({PACKAGE})", run("id", &["-u", PACKAGE]).trim());
+    for found in [by_root(), by_its_user()] {
+        assert_eq!(found.status, Some(1));
+        let allowed = found.line("allowed");
+        assert!(allowed.starts_with(&format!("fail {who} may not create, ")), "{allowed}");
+    }
+    by_root().follow("allowed");
+    systemctl(&["restart", UNIT]);
+    for found in [by_root(), by_its_user()] {
+        assert_eq!(found.line("allowed"), format!("ok {who} may do on {pool} what the agent does"));
+        assert!(found.line("unit").ends_with(&format!("runs as {who}")), "{}", found.line("unit"));
+        for subject in ["libvirt", "storage", "zfs", "mounts"] {
+            assert!(found.line(subject).starts_with("ok "), "{}", found.line(subject));
+        }
+    }
+    quietly("zfs", &["unallow", "-u", PACKAGE, pool]);
+}
