@@ -7,7 +7,7 @@ SKIPS := $(TARGET)/test-skips
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test test-lab test-systemd sanitize demo bench fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test test-lab test-systemd test-new-user sanitize demo bench fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -82,6 +82,11 @@ test-systemd:
 	tests/lab/build.sh
 	LAB_PACKAGES=$(TARGET)/packages $(LAB) $(or $(TESTS),lab::systemd::)
 
+# The README's commands on a bare Debian 12, from the first one to a guest that runs, and a purge.
+test-new-user:
+	tests/install-deps.sh bare
+	MISTIFY_TEST_BARE=1 MISTIFY_TEST_REQUIRE=bare $(CARGO) test --test it -- new_user::
+
 # The tests that cross into C, under AddressSanitizer with its leak check; agents have to end without
 # a leak, too. glib's own allocator would hide its objects from it.
 sanitize: HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -93,6 +98,7 @@ sanitize:
 		libvirt:: conformance:: verbs:: qemu:: openvswitch:: inventory:: settings:: screens:: events::
 
 demo: build
+	tests/install-deps.sh demo
 	dist/demo.sh
 
 bench:

@@ -64,7 +64,9 @@ fi
 "$agent" --state-dir "$work/state" --port "$port" --image-store --image-store-port "$images_port" "${store[@]}" \
   --libvirt-uri test:///default --bridge-type linux --log-level warning &
 pid=$!
-until answers; do
+# A whole request: of one who only connects the log has a warning.
+serves() { [ -n "$(request "$1" GET /healthz '' 2> /dev/null)" ]; }
+until serves "$port" && serves "$images_port"; do
   kill -0 "$pid" 2> /dev/null || { pid=; echo "the agent did not start" >&2; exit 1; }
   sleep 0.05
 done

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need on Debian 12, and only what is missing:
 #
-#   tests/install-deps.sh [build|test|bench|lab|deb|gate]
+#   tests/install-deps.sh [build|demo|test|bench|lab|bare|deb|gate]
 #
 #   build  what `cargo build` needs
+#   demo   what the demo needs besides: qemu-img, which reads its disk
 #   test   (default) also libvirtd and qemu for the tests, and PyPI's jsonrpcclient, which calls the
 #          agent: it is unpacked in target/ and not installed; without a network its test says so
 #   bench  as test, and Debian's prometheus-libvirt-exporter, which the agent is measured beside: it
 #          is unpacked in target/ and not installed, so that no service of it is started
 #   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
+#   bare   what `cargo build` needs, and what makes and boots the bare machine of tests/bare
 #   deb    what `cargo build` needs, and cargo-deb, which is built in target/ in a minute
 #   gate   all of these, libclang, to make the bindings again, promtool, to check the metrics,
 #          systemd's tools, to check the units, and Chromium, to look at the page
@@ -56,10 +58,12 @@ test=(
     python3-jsonschema python3-pip
 )
 lab=(mmdebstrap e2fsprogs qemu-system-x86 seabios util-linux mount)
+bare=(mmdebstrap systemd-container slirp4netns util-linux mount git)
 deb=(dpkg-dev xz-utils)
 unpack=:
 case ${1:-test} in
 build) ;;
+demo) packages+=(qemu-utils) ;;
 test)
     packages+=("${test[@]}")
     unpack=unpack_client
@@ -70,18 +74,19 @@ bench)
     exit
     ;;
 lab) packages+=("${lab[@]}") ;;
+bare) packages+=("${bare[@]}") ;;
 deb)
     "$0" build
     build_cargo_deb
     packages+=("${deb[@]}")
     ;;
 gate)
-    packages+=("${test[@]}" "${lab[@]}" "${deb[@]}" libclang-dev binutils prometheus python3-prometheus-client systemd
-        chromium chromium-driver fonts-dejavu-core)
+    packages+=("${test[@]}" "${lab[@]}" "${bare[@]}" "${deb[@]}" libclang-dev binutils prometheus
+        python3-prometheus-client systemd chromium chromium-driver fonts-dejavu-core)
     unpack=unpack_client
     ;;
 *)
-    echo "usage: $0 [build|test|bench|lab|deb|gate]" >&2
+    echo "usage: $0 [build|demo|test|bench|lab|bare|deb|gate]" >&2
     exit 2
     ;;
 esac

@@ -29,7 +29,10 @@ enum How {
 }
 
 /// By the words that it begins with; the first that fits counts.
-const COMMANDS: [(&str, How); 24] = [
+const COMMANDS: [(&str, How); 26] = [
+    // By somebody who has nothing yet.
+    ("apt-get install ", How::Gate("make test-new-user")),
+    ("systemctl restart mistify-libvirt", How::Gate("make test-new-user")),
     ("make demo", How::Shell("demo")),
     ("make test-lab", How::Gate("make test-lab")),
     ("make test", How::Gate("\n    make test 2>&1 ")),
@@ -73,7 +76,7 @@ fn how(command: &str) -> How {
 
 /// What a block of a document is.
 #[derive(Debug, PartialEq)]
-enum Shown {
+pub(crate) enum Shown {
     /// A command, and what it answers where that is shown.
     Command(String, Option<String>),
     Json(String),
@@ -82,7 +85,7 @@ enum Shown {
 }
 
 /// The blocks of a Markdown text that are indented by four blanks or fenced.
-fn shown(text: &str) -> Vec<Shown> {
+pub(crate) fn shown(text: &str) -> Vec<Shown> {
     let mut found = Vec::new();
     let (mut lines, mut before) = (text.lines().peekable(), "");
     while let Some(line) = lines.next() {
@@ -138,7 +141,7 @@ fn examples(manual: &str) -> Vec<Shown> {
     lines.map(|line| Shown::Command(plain(line), None)).collect()
 }
 
-fn read(name: &str) -> String {
+pub(crate) fn read(name: &str) -> String {
     fs::read_to_string(name).expect("it is there")
 }
 

@@ -30,6 +30,7 @@ mod local;
 mod logs;
 mod malformed;
 mod metrics;
+mod new_user;
 mod nwfilter;
 mod odd;
 mod openvswitch;

@@ -3,7 +3,8 @@
 //!
 //! - `MISTIFY_TEST_REQUIRE`: what must be there, by comma: `qemu,ovs,nwfilter,lab,users,mount,promtool`,
 //!   `openrpc`: python3-jsonschema and jsonrpcclient, and `browser`: Chromium and its driver.
-//!   `lab` is only had in the virtual machine of `make test-lab`, which requires it by itself.
+//!   `lab` is only had in the virtual machine of `make test-lab`, which requires it by itself, and
+//!   `bare` by `make test-new-user`, which does, too.
 //! - `MISTIFY_TEST_SKIPS`: a file that gets one line a skip: need, test, reason, by tabs.
 
 use std::env;

@@ -1,0 +1,89 @@
+# What follows the README on a bare machine (tests/bare/run.sh): the commands that need more than to be
+# typed, and what has to be true after them.
+set -euo pipefail
+export SYSTEMD_PAGER=
+
+# Whether the agent answers the path, with status $2 where one is given.
+answers() {
+    (exec 3<>/dev/tcp/127.0.0.1/20001 && printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$1" >&3 &&
+        grep -q "^HTTP/1.. ${2:-}" <&3) 2>/dev/null
+}
+
+# Runs the command in the background until $1 holds, then ends it as Ctrl-C does.
+until_ctrl_c() {
+    set -m
+    bash "$it" >until.log 2>&1 &
+    set +m
+    local job=$!
+    until eval "$1"; do
+        kill -0 $job || { cat until.log; return 1; }
+        sleep 0.2
+    done
+    kill -INT -- -$job
+    wait $job || true
+    cat until.log
+}
+
+# Within a minute, for a guest without KVM takes seconds to boot.
+soon() {
+    for ((tries = 0; tries < 600; tries++)); do
+        ! "$@" || return 0
+        sleep 0.1
+    done
+    echo "not so within a minute: $*"
+    return 1
+}
+
+has_written() {
+    [ "$(virsh domblkstat web-1 vda | awk '$2 == "wr_req" { print $3 }')" -gt "$1" ]
+}
+
+writes_on() {
+    soon has_written "$(virsh domblkstat web-1 vda | awk '$2 == "wr_req" { print $3 }')"
+}
+
+# The guest of the README runs as it did: it is the same process, and its disk is written.
+guest_runs_on() {
+    [ "$(cat /run/libvirt/qemu/web-1.pid)" = "$qemu" ]
+    writes_on
+}
+
+is_running() {
+    mistify-libvirt status web-1 | grep -q '"state":"running"'
+}
+
+agent_pid() {
+    systemctl show --value --property MainPID mistify-libvirt
+}
+
+after_the_first_guest() {
+    is_running
+    soon has_written 0
+    qemu=$(cat /run/libvirt/qemu/web-1.pid)
+    systemctl is-active mistify-libvirt
+    mistify-libvirt check
+    mistify-libvirt check | grep -q 'bridges: mistify0'
+    mistify-libvirt list
+}
+
+# A later version, by the same commands.
+upgrade() {
+    local before
+    before=$(agent_pid)
+    rm target/debian/*.deb
+    make deb DEB_VERSION=9999
+    apt install ./target/debian/mistify-libvirt_*.deb
+    soon answers /readyz 200
+    [ "$(agent_pid)" != "$before" ]
+    [ "$(dpkg-query -W -f '${Version}' mistify-libvirt)" = 9999 ]
+    is_running
+    guest_runs_on
+}
+
+after_the_purge() {
+    guest_runs_on
+    virsh domstate web-1 | grep -q running
+    local left
+    left=$(find / -xdev -name '*mistify-libvirt*' ! -path '/root/*' ! -path '/var/cache/*')
+    [ -z "$left" ] || { echo "left behind: $left"; return 1; }
+}
