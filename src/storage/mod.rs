@@ -28,8 +28,8 @@ pub use self::directory::DirectoryStore;
 pub use self::error::Error;
 pub use self::name::{BadName, Dataset, Id, PoolName, SnapshotName};
 pub use self::types::{
-    Image, ImageSource, Left, Made, Newer, Origin, Planned, Reach, Removal, Snapshot, Space, Usage,
-    Volume, Wanted, Whose, Why,
+    Action, Image, ImageSource, Left, Made, Newer, Origin, Planned, Plans, Reach, Removal,
+    Removing, Snapshot, Space, Usage, Volume, Wanted, Whose, Why,
 };
 pub use self::zfs::{PERMISSIONS, Who, ZfsStore};
 
@@ -68,8 +68,8 @@ fn round_up(bytes: u64, unit: u64) -> u64 {
 /// asked; what else it fails with stands at each.
 ///
 /// # Blocking
-/// Every method but [`Volumes::pool`] blocks up to its deadline and, where that passed in the
-/// middle of a change, the grace of [`StorageLimits`].
+/// Every method but [`Volumes::pool`] and [`Volumes::making`] blocks up to its deadline and, where
+/// that passed in the middle of a change, the grace of [`StorageLimits`].
 pub trait Volumes: Send + Sync {
     /// The pool whose names the store takes. From memory.
     fn pool(&self) -> &PoolName;
@@ -89,12 +89,24 @@ pub trait Volumes: Send + Sync {
 
     /// Checks all volumes of one guest together, and changes nothing: names, images, sizes, what is
     /// there already, free space with reservations counted. The answers are in the order of
-    /// `wanted`; for zfs it is one listing.
+    /// `wanted`; for zfs it is one listing. The error of one of them is [`Error::Invalid`] for a size
+    /// that cannot be, [`Error::NotFound`] for an unknown image, [`Error::Differs`] for a volume that
+    /// is another.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a size that cannot be, [`Error::NotFound`] for an unknown image,
-    /// [`Error::Differs`] for a volume that is another, [`Error::NoSpace`].
-    fn plan(&self, wanted: &[Wanted], deadline: Instant) -> Result<Vec<Planned>, Error>;
+    /// As the trait says.
+    fn plans(&self, wanted: &[Wanted], deadline: Instant) -> Result<Plans, Error>;
+
+    /// The same where all of them have to be.
+    ///
+    /// # Errors
+    /// That of the first one, [`Error::NoSpace`].
+    fn plan(&self, wanted: &[Wanted], deadline: Instant) -> Result<Vec<Planned>, Error> {
+        self.plans(wanted, deadline)?.all()
+    }
+
+    /// What [`Volumes::make`] would do; nothing for a volume that was found. From memory.
+    fn making(&self, planned: &Planned) -> Vec<Action>;
 
     /// Makes one planned volume, or adopts it where the plan found it, and waits for its device.
     /// A failure leaves nothing of it.
@@ -120,6 +132,12 @@ pub trait Volumes: Send + Sync {
     /// # Errors
     /// As the trait says. What could not be destroyed is in the answer.
     fn destroy_guest(&self, guest: &Id, whose: Whose, deadline: Instant) -> Result<Removal, Error>;
+
+    /// What [`Volumes::destroy_guest`] with [`Whose::Marked`] would do; changes nothing.
+    ///
+    /// # Errors
+    /// As the trait says.
+    fn destroying_guest(&self, guest: &Id, deadline: Instant) -> Result<Removing, Error>;
 
     /// Grows a volume to at least `size_mib`; the same size is a success that changes nothing.
     ///

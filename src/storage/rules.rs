@@ -48,9 +48,12 @@ pub(super) fn adopt(
 }
 
 /// Checks that the volumes which are still to be made fit together. Sparse ones take nothing.
-pub(super) fn check_space(planned: &[Planned], free_bytes: u64) -> Result<(), Error> {
+pub(super) fn check_space<'p>(
+    planned: impl IntoIterator<Item = &'p Planned>,
+    free_bytes: u64,
+) -> Result<(), Error> {
     let reserved = planned
-        .iter()
+        .into_iter()
         .filter(|plan| plan.found.is_none() && plan.wanted.space == Space::Reserved)
         .map(|plan| plan.size_bytes);
     let needed_bytes = reserved.fold(0, u64::saturating_add);
@@ -229,6 +232,7 @@ mod tests {
             size_bytes,
             origin: None,
             found,
+            device: PathBuf::new(),
             parent_found: true,
             made_first: None,
         };

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::MIB;
 use super::error::Error;
 use super::name::{Dataset, Id, SnapshotName};
+use super::rules::check_space;
 
 /// A volume that somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Planned {
     pub origin: Option<Origin>,
     /// The volume, where it is there already and is adopted.
     pub found: Option<Volume>,
+    /// Where guests will find it, as in [`Volume::device`].
+    pub device: PathBuf,
     /// Whether the dataset above it was there.
     pub parent_found: bool,
     /// A file system above it that has to be made first: made along with the volume it would be
@@ -77,6 +80,61 @@ impl Planned {
     pub fn size_mib(&self) -> u64 {
         self.size_bytes / MIB
     }
+}
+
+/// What came of planning volumes, each by itself and all together.
+#[derive(Debug)]
+pub struct Plans {
+    /// Each, in the order in which they were wanted; or why it cannot be.
+    pub each: Vec<Result<Planned, Error>>,
+    /// Bytes that are free for them.
+    pub free_bytes: u64,
+}
+
+impl Plans {
+    /// All of them, which fit together.
+    ///
+    /// # Errors
+    /// The first reason why one cannot be; [`Error::NoSpace`].
+    pub fn all(self) -> Result<Vec<Planned>, Error> {
+        let planned: Vec<Planned> = self.each.into_iter().collect::<Result<_, Error>>()?;
+        check_space(&planned, self.free_bytes)?;
+        Ok(planned)
+    }
+
+    /// Whether those that can be fit together.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`].
+    pub fn fit(&self) -> Result<(), Error> {
+        check_space(self.each.iter().flatten(), self.free_bytes)
+    }
+}
+
+/// Something that a store would do, for who asks before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Action {
+    /// What, as in `make volume`.
+    pub what: &'static str,
+    /// Full name of the dataset.
+    pub name: String,
+    /// The command that does it, its name first; empty where it takes none.
+    pub command: Vec<String>,
+    /// How it is done without one.
+    pub detail: String,
+    /// Full names of what goes along.
+    pub with: Vec<String>,
+}
+
+/// What destroying a guest's volumes would do, where nobody has them open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removing {
+    /// In this order.
+    pub actions: Vec<Action>,
+    /// What would stay though it is meant.
+    pub left: Vec<Left>,
+    /// Full names of what lies below and is not meant: other people's.
+    pub foreign: Vec<String>,
 }
 
 /// The snapshot of an image that a volume is cloned from.

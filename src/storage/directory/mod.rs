@@ -29,8 +29,8 @@ use parking_lot::Mutex;
 use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::storage::{
-    Dataset, Error, Id, Image, ImageSource, Made, Newer, Planned, PoolName, Reach, Removal,
-    Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    Action, Dataset, Error, Id, Image, ImageSource, Made, Newer, Planned, Plans, PoolName, Reach,
+    Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
 };
 
 /// The volumes in one folder.
@@ -94,8 +94,12 @@ impl Volumes for DirectoryStore {
         self.make_folder(&self.path(&self.pool.guests()))
     }
 
-    fn plan(&self, wanted: &[Wanted], _deadline: Instant) -> Result<Vec<Planned>, Error> {
+    fn plans(&self, wanted: &[Wanted], _deadline: Instant) -> Result<Plans, Error> {
         self.plan_volumes(wanted)
+    }
+
+    fn making(&self, planned: &Planned) -> Vec<Action> {
+        self.making_volume(planned)
     }
 
     fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error> {
@@ -108,6 +112,10 @@ impl Volumes for DirectoryStore {
 
     fn destroy_guest(&self, guest: &Id, whose: Whose, deadline: Instant) -> Result<Removal, Error> {
         self.remove_guest(guest, whose, deadline)
+    }
+
+    fn destroying_guest(&self, guest: &Id, _deadline: Instant) -> Result<Removing, Error> {
+        self.removing_guest(guest)
     }
 
     fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error> {

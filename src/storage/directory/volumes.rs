@@ -13,15 +13,14 @@ use crate::storage::rules::{
     adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
 };
 use crate::storage::{
-    Dataset, Error, Id, Made, Origin, Planned, Reach, Removal, Space, Volume, Wanted, Whose, Why,
+    Action, Dataset, Error, Id, Made, Origin, Planned, Plans, Reach, Removal, Removing, Space,
+    Volume, Wanted, Whose, Why,
 };
 
 impl DirectoryStore {
-    pub(super) fn plan_volumes(&self, wanted: &[Wanted]) -> Result<Vec<Planned>, Error> {
-        let plans = wanted.iter().map(|wanted| self.plan_one(wanted));
-        let planned: Vec<Planned> = plans.collect::<Result<_, Error>>()?;
-        check_space(&planned, self.free_bytes()?)?;
-        Ok(planned)
+    pub(super) fn plan_volumes(&self, wanted: &[Wanted]) -> Result<Plans, Error> {
+        let each = wanted.iter().map(|wanted| self.plan_one(wanted)).collect();
+        Ok(Plans { each, free_bytes: self.free_bytes()? })
     }
 
     fn plan_one(&self, wanted: &Wanted) -> Result<Planned, Error> {
@@ -44,6 +43,7 @@ impl DirectoryStore {
             size_bytes,
             origin,
             found,
+            device: self.path(volume),
             parent_found,
             made_first: None,
         })
@@ -52,6 +52,23 @@ impl DirectoryStore {
     fn origin(&self, id: &Id) -> Result<Origin, Error> {
         let image = self.find_image(id)?;
         Ok(Origin { snapshot: image.snapshot, size_bytes: image.size_bytes })
+    }
+
+    /// What [`DirectoryStore::make_volume`] would do.
+    pub(super) fn making_volume(&self, planned: &Planned) -> Vec<Action> {
+        if planned.found.is_some() {
+            return Vec::new();
+        }
+        let (path, bytes) = (planned.device.display(), planned.size_bytes);
+        let detail = match &planned.origin {
+            Some(Origin { snapshot, .. }) => {
+                let from = self.snapshot_path(snapshot);
+                format!("{path}, a copy of {} of {bytes} bytes", from.display())
+            }
+            None => format!("{path}, a sparse file of {bytes} bytes"),
+        };
+        let name = planned.wanted.volume.to_string();
+        vec![Action { what: "make volume", name, detail, ..Action::default() }]
     }
 
     pub(super) fn make_volume(
@@ -148,11 +165,32 @@ impl DirectoryStore {
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let root = self.pool.guest(guest)?;
-        let marked = |volume: &Volume| {
-            is_disk_of(volume.name.as_str(), &root)
-                && volume.owner.as_deref() == Some(guest.as_str())
-        };
-        self.clear(&root, |volume| whose == Whose::Anyones || marked(volume), deadline)
+        self.clear(&root, |volume| is_meant(volume, guest, &root, whose), deadline)
+    }
+
+    /// What [`DirectoryStore::remove_guest`] does with what is marked, where nobody has that open.
+    pub(super) fn removing_guest(&self, guest: &Id) -> Result<Removing, Error> {
+        let root = self.pool.guest(guest)?;
+        let mut removing = Removing::default();
+        if !self.path(&root).exists() {
+            return Ok(removing);
+        }
+        for name in self.datasets(Some(&root))? {
+            let Some(volume) = self.volume_at(&name)? else { continue };
+            if !is_meant(&volume, guest, &root, Whose::Marked) {
+                removing.foreign.push(name.to_string());
+                continue;
+            }
+            let with = self.snapshots_of(&name)?;
+            removing.actions.push(Action {
+                what: "destroy",
+                name: name.to_string(),
+                detail: volume.device.display().to_string(),
+                with: with.iter().map(|seen| seen.snapshot.name.to_string()).collect(),
+                ..Action::default()
+            });
+        }
+        Ok(removing)
     }
 
     pub(super) fn take_volumes_back(
@@ -262,4 +300,10 @@ impl DirectoryStore {
             waited: begin.elapsed(),
         })
     }
+}
+
+/// Whether a volume below a guest's root goes with the guest.
+fn is_meant(volume: &Volume, guest: &Id, root: &Dataset, whose: Whose) -> bool {
+    let is_marked = volume.owner.as_deref() == Some(guest.as_str());
+    whose == Whose::Anyones || (is_marked && is_disk_of(volume.name.as_str(), root))
 }

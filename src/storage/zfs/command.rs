@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::iter;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::config::StorageLimits;
 use crate::os::poll::{Interest, PollSet};
-use crate::storage::Error;
+use crate::storage::{Action, Error};
 
 /// Where distributions put the command.
 const FOLDERS: [&str; 6] =
@@ -159,6 +160,13 @@ impl Zfs {
             grace: self.limits.kill,
         })
     }
+}
+
+/// What a command with these words would do to what is named.
+pub(super) fn action<W: AsRef<str>>(what: &'static str, name: &str, words: &[W]) -> Action {
+    let words = words.iter().map(|word| word.as_ref().to_owned());
+    let command = iter::once("zfs".to_owned()).chain(words).collect();
+    Action { what, name: name.to_owned(), command, ..Action::default() }
 }
 
 fn find() -> Option<PathBuf> {

@@ -2,18 +2,17 @@
 
 use std::time::Instant;
 
-use super::command::Output;
+use super::command::{Output, action};
 use super::listing::OWNER;
 use super::{ALL, DATASETS, Depth, Kind, ZfsStore, device, not_found, says_no_space};
 use crate::storage::rules::{growth, no_image};
-use crate::storage::{Dataset, Error, Planned, Space, Volume};
+use crate::storage::{Action, Dataset, Error, Planned, Space, Volume};
 
 impl ZfsStore {
     /// A file system that is never mounted: a service with a mount namespace of its own would hide
     /// or pin a mount. One that is there already is a success.
     pub(super) fn make_file_system(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
-        let words = ["create", "-o", "mountpoint=none", "--", name.as_str()];
-        let output = self.zfs.run(&words, deadline)?;
+        let output = self.zfs.run(&file_system_words(name), deadline)?;
         if output.status.success() {
             return Ok(());
         }
@@ -49,12 +48,25 @@ impl ZfsStore {
             Ok(size_bytes) => Ok(Volume {
                 name: volume.clone(),
                 size_bytes,
-                device: device::path(volume),
+                device: planned.device.clone(),
                 origin: planned.origin.as_ref().map(|origin| origin.snapshot.to_string()),
                 owner: planned.wanted.owner.as_ref().map(ToString::to_string),
             }),
             Err(cause) => Err(self.undone(planned, cause, deadline)),
         }
+    }
+
+    /// The commands of [`ZfsStore::make_volume`].
+    pub(super) fn making_volume(planned: &Planned) -> Vec<Action> {
+        if planned.found.is_some() {
+            return Vec::new();
+        }
+        let made_first = planned
+            .made_first
+            .as_ref()
+            .map(|parent| action("make file system", parent.as_str(), &file_system_words(parent)));
+        let volume = action("make volume", planned.wanted.volume.as_str(), &words(planned));
+        made_first.into_iter().chain([volume]).collect()
     }
 
     /// Why a volume could not be made, by a second look.
@@ -138,6 +150,11 @@ impl ZfsStore {
     }
 }
 
+/// The command that makes a file system which is never mounted.
+fn file_system_words(name: &Dataset) -> [&str; 5] {
+    ["create", "-o", "mountpoint=none", "--", name.as_str()]
+}
+
 /// The command that makes a planned volume.
 fn words(planned: &Planned) -> Vec<String> {
     let wanted = &planned.wanted;
@@ -172,6 +189,8 @@ fn words(planned: &Planned) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::storage::{Id, Origin, PoolName, Wanted};
 
@@ -190,6 +209,7 @@ mod tests {
             size_bytes,
             origin: origin_bytes.map(|size_bytes| Origin { snapshot, size_bytes }),
             found: None,
+            device: PathBuf::new(),
             parent_found: false,
             made_first: None,
         }

@@ -25,8 +25,8 @@ use self::command::{Output, Zfs};
 use self::listing::{COLUMNS, Entry, Kind};
 use crate::config::StorageLimits;
 use crate::storage::{
-    Dataset, Error, Id, Image, ImageSource, Made, Newer, Planned, PoolName, Reach, Removal,
-    Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    Action, Dataset, Error, Id, Image, ImageSource, Made, Newer, Planned, Plans, PoolName, Reach,
+    Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
 };
 
 /// The volumes of one ZFS pool.
@@ -181,8 +181,12 @@ impl Volumes for ZfsStore {
         Ok(())
     }
 
-    fn plan(&self, wanted: &[Wanted], deadline: Instant) -> Result<Vec<Planned>, Error> {
+    fn plans(&self, wanted: &[Wanted], deadline: Instant) -> Result<Plans, Error> {
         self.plan_volumes(wanted, deadline)
+    }
+
+    fn making(&self, planned: &Planned) -> Vec<Action> {
+        Self::making_volume(planned)
     }
 
     fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error> {
@@ -195,6 +199,10 @@ impl Volumes for ZfsStore {
 
     fn destroy_guest(&self, guest: &Id, whose: Whose, deadline: Instant) -> Result<Removal, Error> {
         self.remove_guest(guest, whose, deadline)
+    }
+
+    fn destroying_guest(&self, guest: &Id, deadline: Instant) -> Result<Removing, Error> {
+        self.removing_guest(guest, deadline)
     }
 
     fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error> {

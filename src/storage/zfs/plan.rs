@@ -5,27 +5,24 @@ use std::iter;
 use std::time::Instant;
 
 use super::listing::{Entry, Kind};
-use super::{ALL, Depth, ZfsStore, not_found};
-use crate::storage::rules::{adopt, check_space, size_bytes};
-use crate::storage::{Dataset, Error, Id, Origin, Planned, Wanted};
+use super::{ALL, Depth, ZfsStore, device, not_found};
+use crate::storage::rules::{adopt, size_bytes};
+use crate::storage::{Dataset, Error, Id, Origin, Planned, Plans, Wanted};
 
 impl ZfsStore {
     pub(super) fn plan_volumes(
         &self,
         wanted: &[Wanted],
         deadline: Instant,
-    ) -> Result<Vec<Planned>, Error> {
+    ) -> Result<Plans, Error> {
         let names: Vec<String> = self.names_for(wanted)?.into_iter().collect();
         let seen = self.look(Depth::One, ALL, &names, deadline)?;
-        let plans = wanted.iter().map(|wanted| self.plan_one(wanted, &seen));
-        let planned: Vec<Planned> = plans.collect::<Result<_, Error>>()?;
+        let each = wanted.iter().map(|wanted| self.plan_one(wanted, &seen)).collect();
         // The volumes of one call are one guest's: what bounds one of them bounds all.
-        if let Some(first) = wanted.first() {
-            let above = above(&first.volume).find_map(|it| find(&seen, it.as_str()));
-            let above = above.or_else(|| find(&seen, self.pool.as_str()));
-            check_space(&planned, above.map_or(0, |above| above.available))?;
-        }
-        Ok(planned)
+        let mut above = wanted.first().into_iter().flat_map(|first| above(&first.volume));
+        let bound = above.find_map(|it| find(&seen, it.as_str()));
+        let bound = bound.or_else(|| find(&seen, self.pool.as_str()));
+        Ok(Plans { each, free_bytes: bound.map_or(0, |bound| bound.available) })
     }
 
     /// What to list, one level deep, to know all that plans need. Not `guests` itself, for it may
@@ -73,6 +70,7 @@ impl ZfsStore {
             size_bytes,
             origin,
             found,
+            device: device::path(&wanted.volume),
             parent_found: absent.is_empty(),
             made_first: self.made_first(absent, seen),
         })

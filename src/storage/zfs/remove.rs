@@ -2,12 +2,15 @@
 
 use std::time::Instant;
 
+use super::command::action;
 use super::listing::{Entry, Kind};
 use super::survey::Survey;
 use super::{ALL, Depth, ZfsStore, device, not_found};
 use crate::storage::holders::{self, holders};
 use crate::storage::rules::{below_guests, is_disk_of};
-use crate::storage::{Dataset, Error, Id, Left, Made, Reach, Removal, Whose, Why};
+use crate::storage::{
+    Action, Dataset, Error, Id, Left, Made, Reach, Removal, Removing, Whose, Why,
+};
 
 impl ZfsStore {
     pub(super) fn remove_guest(
@@ -18,15 +21,33 @@ impl ZfsStore {
     ) -> Result<Removal, Error> {
         let root = self.pool.guest(guest)?;
         let entries = self.look(Depth::All, ALL, &[root.as_str()], deadline)?;
-        let chosen = |entry: &Entry| match whose {
-            Whose::Marked => {
-                entry.kind == Kind::Volume
-                    && is_disk_of(&entry.name, &root)
-                    && entry.owner.as_deref() == Some(guest.as_str())
-            }
-            Whose::Anyones => true,
+        self.clear(&root, &entries, |entry| is_meant(entry, guest, &root, whose), deadline)
+    }
+
+    /// What [`ZfsStore::remove_guest`] does with what is marked, where nobody has that open.
+    pub(super) fn removing_guest(&self, guest: &Id, deadline: Instant) -> Result<Removing, Error> {
+        let root = self.pool.guest(guest)?;
+        let entries = self.look(Depth::All, ALL, &[root.as_str()], deadline)?;
+        if entries.is_empty() {
+            return Ok(Removing::default());
+        }
+        let marked = |entry: &Entry| is_meant(entry, guest, &root, Whose::Marked);
+        let survey = Survey::of(root.as_str(), &entries, marked);
+        let names = match survey.is_whole() {
+            true => vec![root.as_str()],
+            false => survey.doomed.iter().map(String::as_str).collect(),
         };
-        self.clear(&root, &entries, chosen, deadline)
+        let actions = names.into_iter().map(|name| {
+            let is_below = |entry: &&Entry| {
+                entry.name.strip_prefix(name).is_some_and(|it| it.starts_with(['/', '@']))
+            };
+            let with: Vec<String> =
+                entries.iter().filter(is_below).map(|entry| entry.name.clone()).collect();
+            let words = destroy_words(name, !with.is_empty());
+            Action { with, ..action("destroy", name, &words) }
+        });
+        let actions = actions.collect();
+        Ok(Removing { actions, left: survey.left, foreign: survey.foreign })
     }
 
     pub(super) fn take_volumes_back(
@@ -121,10 +142,9 @@ impl ZfsStore {
         patience: Instant,
         deadline: Instant,
     ) -> Result<Result<(), Why>, Error> {
-        let words =
-            if recursive { &["destroy", "-r", "--", name][..] } else { &["destroy", "--", name] };
+        let words = destroy_words(name, recursive);
         loop {
-            let output = self.zfs.run(words, deadline)?;
+            let output = self.zfs.run(&words, deadline)?;
             if output.status.success() {
                 return Ok(Ok(()));
             }
@@ -161,6 +181,23 @@ impl ZfsStore {
         patience: Instant,
     ) -> Result<Result<(), Vec<String>>, Error> {
         Ok(holders::wait_closed(&device::path(&self.pool.full_dataset(name)?), patience))
+    }
+}
+
+/// The command that destroys a dataset, and what is below it too.
+fn destroy_words(name: &str, recursive: bool) -> Vec<&str> {
+    if recursive { vec!["destroy", "-r", "--", name] } else { vec!["destroy", "--", name] }
+}
+
+/// Whether an entry below a guest's root goes with the guest.
+fn is_meant(entry: &Entry, guest: &Id, root: &Dataset, whose: Whose) -> bool {
+    match whose {
+        Whose::Marked => {
+            entry.kind == Kind::Volume
+                && is_disk_of(&entry.name, root)
+                && entry.owner.as_deref() == Some(guest.as_str())
+        }
+        Whose::Anyones => true,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Error, Id, ImageSource, Newer, PoolName, Reach, Space, Volumes, Wanted, Whose, ZfsStore,
+    Action, Error, Id, ImageSource, Newer, PoolName, Reach, Space, Volumes, Wanted, Whose, ZfsStore,
 };
 
 use crate::support::{Scratch, wait_until};
@@ -276,6 +276,42 @@ fn what_was_made_before_a_failure_is_undone() {
         assert!(error.to_string().starts_with(expected), "{error}");
         assert!(!zfs.file("made").exists(), "{:?}", zfs.calls());
     }
+}
+
+#[test]
+fn the_commands_of_a_plan_are_those_that_are_run() {
+    let script = format!(
+        "{POOL}
+        case $1 in
+          list) list \"$@\";;
+          create) touch $HERE/made;;
+          destroy) rm $HERE/made;;
+        esac"
+    );
+    let limits = StorageLimits { device: Duration::from_millis(200), ..StorageLimits::default() };
+    let zfs = StandIn::with(&script, limits);
+    let run = |verb: &str| {
+        let calls = fs::read_to_string(zfs.file("calls")).unwrap();
+        let calls = calls.lines().filter(|call| call.starts_with(verb));
+        calls.map(|call| format!("zfs {call}")).collect::<Vec<_>>()
+    };
+    let commands = |actions: &[Action]| {
+        actions.iter().map(|action| action.command.join(" ")).collect::<Vec<_>>()
+    };
+    let plans = zfs.store.plan(&[zfs.wanted()], soon()).unwrap();
+    let making = commands(&zfs.store.making(&plans[0]));
+    assert_eq!(run("create"), [""; 0]);
+    // Its device never comes: then what was made is destroyed, as a guest's volumes are.
+    zfs.store.make(&plans[0], soon()).unwrap_err();
+    assert_eq!((run("create"), making.len()), (making, 1));
+    let guest = Id::parse("web-1").unwrap();
+    fs::write(zfs.file("made"), "").unwrap();
+    let removing = zfs.store.destroying_guest(&guest, soon()).unwrap();
+    assert_eq!(removing.actions[0].with, ["tank/guests/web-1/disk-0"]);
+    assert!(zfs.file("made").exists());
+    let before = run("destroy").len();
+    zfs.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
+    assert_eq!(run("destroy")[before..], commands(&removing.actions));
 }
 
 #[test]
