@@ -107,6 +107,13 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Invalid {}
 
+impl Invalid {
+    /// Whether a part of the guest is wrong, which leaves the rest to be looked at.
+    pub fn is_of_a_part(&self) -> bool {
+        matches!(self, Self::Member { member, .. } if member != "id")
+    }
+}
+
 /// The id of a guest, checked: it names a libvirt domain and libvirt's files.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GuestId(String);
@@ -165,14 +172,7 @@ pub fn xml_carries(c: char) -> bool {
 /// # Errors
 /// The first thing that is wrong, by name.
 pub fn check_definition(guest: &Guest, host: &HostConfig) -> Result<(), Invalid> {
-    GuestId::parse(&guest.id)?;
-    check_count("nics", guest.nics.len(), GUEST_NICS_MAX)?;
-    check_count("disks", guest.disks.len(), GUEST_DISKS_MAX)?;
-    check_texts(guest)?;
-    for (i, nic) in guest.nics.iter().enumerate() {
-        check_nic(&format!("nics[{i}]"), nic, host.bridge_type)?;
-    }
-    check_vnc(guest.vnc, host.vnc)
+    first(definition_faults(guest, host))
 }
 
 /// Checks a disk that comes to a guest.
@@ -180,7 +180,7 @@ pub fn check_definition(guest: &Guest, host: &HostConfig) -> Result<(), Invalid>
 /// # Errors
 /// The first thing that is wrong, by name.
 pub fn check_attached_disk(disk: &Disk) -> Result<(), Invalid> {
-    check_disk_texts("disk", disk)
+    first(disk_text_faults("disk", disk))
 }
 
 /// Checks a NIC that comes to a guest, and a network with it.
@@ -188,7 +188,7 @@ pub fn check_attached_disk(disk: &Disk) -> Result<(), Invalid> {
 /// # Errors
 /// The first thing that is wrong, by name.
 pub fn check_attached_nic(nic: &Nic, host: &HostConfig) -> Result<(), Invalid> {
-    check_nic_texts("nic", nic)?;
+    first(nic_text_faults("nic", nic))?;
     if nic.mac.is_empty() {
         return Err(Invalid::Member { member: "nic.mac".to_owned(), fault: Fault::NoMac });
     }
@@ -200,17 +200,50 @@ pub fn check_attached_nic(nic: &Nic, host: &HostConfig) -> Result<(), Invalid> {
 /// # Errors
 /// The first thing that is wrong, by name.
 pub fn check_definition_with_networks(guest: &Guest, host: &HostConfig) -> Result<(), Invalid> {
-    check_definition(guest, host)?;
-    for (i, nic) in guest.nics.iter().enumerate() {
-        let fault = |fault| Err(Invalid::Member { member: format!("nics[{i}].mac"), fault });
-        if nic.mac.is_empty() {
-            return fault(Fault::NoMac);
-        }
-        if guest.nics.iter().take(i).any(|other| other.mac.eq_ignore_ascii_case(&nic.mac)) {
-            return fault(Fault::RepeatedMac);
-        }
+    first(faults(guest, host))
+}
+
+/// All that is wrong with a guest that `CreateGuest` is to make, by name. Where its id is none or
+/// it has too many of something, nothing else of it is looked at.
+pub fn faults(guest: &Guest, host: &HostConfig) -> Vec<Invalid> {
+    let mut found = definition_faults(guest, host);
+    if !found.iter().all(Invalid::is_of_a_part) {
+        return found;
     }
-    Ok(())
+    for (i, nic) in guest.nics.iter().enumerate() {
+        let is_same = |other: &Nic| other.mac.eq_ignore_ascii_case(&nic.mac);
+        let fault = match nic.mac.as_str() {
+            "" => Fault::NoMac,
+            _ if guest.nics.iter().take(i).any(is_same) => Fault::RepeatedMac,
+            _ => continue,
+        };
+        found.push(Invalid::Member { member: format!("nics[{i}].mac"), fault });
+    }
+    found
+}
+
+fn first(found: Vec<Invalid>) -> Result<(), Invalid> {
+    found.into_iter().next().map_or(Ok(()), Err)
+}
+
+fn definition_faults(guest: &Guest, host: &HostConfig) -> Vec<Invalid> {
+    let whole = [
+        GuestId::parse(&guest.id).map(drop),
+        check_count("nics", guest.nics.len(), GUEST_NICS_MAX),
+        check_count("disks", guest.disks.len(), GUEST_DISKS_MAX),
+    ];
+    let mut found: Vec<Invalid> = whole.into_iter().filter_map(Result::err).collect();
+    if found.is_empty() {
+        check_texts(guest, &mut found);
+        let nics = guest.nics.iter().enumerate();
+        found.extend(
+            nics.filter_map(|(i, nic)| {
+                check_nic(&format!("nics[{i}]"), nic, host.bridge_type).err()
+            }),
+        );
+        found.extend(check_vnc(guest.vnc, host.vnc).err());
+    }
+    found
 }
 
 /// Checks how many of something a guest has.
@@ -243,25 +276,25 @@ fn check_nic(place: &str, nic: &Nic, bridge_type: BridgeType) -> Result<(), Inva
 }
 
 /// Checks every text of a guest: the whole request is kept in the domain's XML.
-fn check_texts(guest: &Guest) -> Result<(), Invalid> {
+fn check_texts(guest: &Guest, found: &mut Vec<Invalid>) {
     let Guest { id: _, kind, image, nics, disks, state, memory_mib: _, cpu: _, vnc: _, metadata } =
         guest;
-    check_line(kind, || "type".to_owned())?;
+    found.extend(check_line(kind, || "type".to_owned()).err());
     for (name, text) in [("image", image), ("state", state)] {
-        check_text(text, || name.to_owned())?;
+        found.extend(check_text(text, || name.to_owned()).err());
     }
     for (i, nic) in nics.iter().enumerate() {
-        check_nic_texts(&format!("nics[{i}]"), nic)?;
+        found.extend(nic_text_faults(&format!("nics[{i}]"), nic));
     }
     for (i, disk) in disks.iter().enumerate() {
-        check_disk_texts(&format!("disks[{i}]"), disk)?;
+        found.extend(disk_text_faults(&format!("disks[{i}]"), disk));
     }
-    check_metadata(metadata)
+    found.extend(check_metadata(metadata).err());
 }
 
-fn check_nic_texts(place: &str, nic: &Nic) -> Result<(), Invalid> {
+fn nic_text_faults(place: &str, nic: &Nic) -> Vec<Invalid> {
     let Nic { name, network, model, mac, address, netmask, gateway, device, vlans: _ } = nic;
-    check_lines(
+    line_faults(
         place,
         &[
             ("name", name),
@@ -276,9 +309,9 @@ fn check_nic_texts(place: &str, nic: &Nic) -> Result<(), Invalid> {
     )
 }
 
-fn check_disk_texts(place: &str, disk: &Disk) -> Result<(), Invalid> {
+fn disk_text_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
     let Disk { bus, device, size_mib: _, volume, image, source } = disk;
-    check_lines(
+    line_faults(
         place,
         &[
             ("bus", bus),
@@ -290,8 +323,9 @@ fn check_disk_texts(place: &str, disk: &Disk) -> Result<(), Invalid> {
     )
 }
 
-fn check_lines(place: &str, texts: &[(&str, &String)]) -> Result<(), Invalid> {
-    texts.iter().try_for_each(|(name, text)| check_line(text, || format!("{place}.{name}")))
+fn line_faults(place: &str, texts: &[(&str, &String)]) -> Vec<Invalid> {
+    let line = |(name, text): &(&str, &String)| check_line(text, || format!("{place}.{name}"));
+    texts.iter().filter_map(|text| line(text).err()).collect()
 }
 
 /// Checks metadata that is to be kept with a domain.
