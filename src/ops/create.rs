@@ -143,14 +143,25 @@ fn make(
     if let Some(devices) = exists {
         return Ok(devices);
     }
-    let mut definition = VirDomain::for_guest(guest, host, &sources);
-    definition.metadata.guest = Some(request);
+    let domain = definition(guest, request, host, &sources);
     steps.note(Step::Domain { uuid: None })?;
-    let defined = session.connection()?.define_domain(&definition.domain_xml());
+    let defined = session.connection()?.define_domain(&domain.domain_xml());
     match defined {
         Ok(_) => Ok(Vec::new()),
         Err(cause) => Err(failed_to(format!("define domain {}", guest.id), cause.into())),
     }
+}
+
+/// The domain of a guest, with the request that it is made from kept in it.
+pub(super) fn definition(
+    guest: &Guest,
+    request: Guest,
+    host: &HostConfig,
+    sources: &[SourceKind],
+) -> VirDomain {
+    let mut domain = VirDomain::for_guest(guest, host, sources);
+    domain.metadata.guest = Some(request);
+    domain
 }
 
 pub(super) fn failed_to(step: String, cause: Error) -> Error {
@@ -176,7 +187,10 @@ pub fn new_domain(
 
 /// Checks that an existing domain is the guest that is asked for (contract section 9); answers with
 /// the devices of its disks, in the guest's order.
-fn same_or_exists(
+///
+/// # Errors
+/// [`Error::Exists`] where it is another one.
+pub(super) fn same_or_exists(
     connection: &Connection,
     domain: &Domain,
     guest: &Guest,

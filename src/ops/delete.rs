@@ -144,35 +144,39 @@ struct Removed {
 }
 
 fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Removed, Error> {
-    let mut names: BTreeSet<String> = guest.nics.iter().map(|nic| nic.mac.clone()).collect();
-    names.remove("");
-    let found = session.domain(&guest.id);
-    let connection = session.connection()?;
-    let (missing, ask_storage) = match found {
-        Ok(domain) => {
-            let found = definition(&domain, &guest.id)?;
-            names.extend(networks_made(connection, &found, &guest.id)?);
-            let Metadata { guest: request, besides, .. } = &found.metadata;
-            let ask_storage = besides.volumes || request.as_ref().is_some_and(wants_volumes);
-            note_leaving(steps, &names, ask_storage, Some(domain.uuid()?));
-            destroy_if_active(&domain)?;
-            undefine(&domain)?;
-            (None, ask_storage)
-        }
-        Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => {
-            if !names.is_empty() {
-                note_leaving(steps, &names, true, None);
-            }
-            (Some(error), true)
-        }
+    let (domain, missing) = match session.domain(&guest.id) {
+        Ok(domain) => (Some(domain), None),
+        Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => (None, Some(error)),
         Err(error) => return Err(error),
     };
-    // Without an id nothing says whose networks these would be.
-    let removed = match guest.id.as_str() {
-        "" => 0,
-        id => networks::remove_all(connection, id, &names)?,
-    };
+    let connection = session.connection()?;
+    let (names, ask_storage) = leaving(connection, guest, domain.as_ref())?;
+    if let Some(domain) = domain {
+        note_leaving(steps, &names, ask_storage, Some(domain.uuid()?));
+        destroy_if_active(&domain)?;
+        undefine(&domain)?;
+    } else if !names.is_empty() {
+        note_leaving(steps, &names, ask_storage, None);
+    }
+    let removed = networks::remove_all(connection, &guest.id, &names)?;
     Ok(Removed { missing, something: removed > 0, ask_storage })
+}
+
+/// The names of the networks that go with a guest if no other one uses them, and whether it may have
+/// volumes that this agent made.
+pub(super) fn leaving(
+    connection: &Connection,
+    guest: &Guest,
+    domain: Option<&Domain>,
+) -> Result<(BTreeSet<String>, bool), Error> {
+    let mut names: BTreeSet<String> = guest.nics.iter().map(|nic| nic.mac.clone()).collect();
+    names.remove("");
+    let Some(domain) = domain else { return Ok((names, true)) };
+    let found = definition(domain, &guest.id)?;
+    names.extend(networks_made(connection, &found, &guest.id)?);
+    let Metadata { guest: request, besides, .. } = &found.metadata;
+    let ask_storage = besides.volumes || request.as_ref().is_some_and(wants_volumes);
+    Ok((names, ask_storage))
 }
 
 /// Notes what goes. A journal that cannot be written does not keep a guest: deleting may be what

@@ -32,9 +32,17 @@ const DEVICES: &str = "/dev";
 /// # Blocking
 /// As long as the file systems below take to answer `stat`: on a worker only.
 pub(super) fn judge(guest: &Guest, host: &HostConfig) -> Result<Vec<SourceKind>, Error> {
+    judge_each(guest, host).collect()
+}
+
+/// The same one by one, each with its own error.
+pub(super) fn judge_each(
+    guest: &Guest,
+    host: &HostConfig,
+) -> impl Iterator<Item = Result<SourceKind, Error>> {
     let rule = Rule::of(host);
     let disks = guest.disks.iter().enumerate();
-    disks.map(|(index, disk)| rule.judge_named(&disk.source, &format!("disks[{index}]"))).collect()
+    disks.map(move |(index, disk)| rule.judge_named(&disk.source, &format!("disks[{index}]")))
 }
 
 /// The same for the source of one disk, which the error calls `place`.
@@ -78,15 +86,18 @@ pub(super) fn judge_start(domain: &VirDomain, host: &HostConfig) -> Result<(), E
 /// As [`judge`].
 pub(super) fn name_missing(domain: &VirDomain, cause: Error) -> Error {
     let disks = domain.devices.disks.iter().filter(|disk| !disk.source.path().is_empty());
-    let missing = disks.filter(|disk| {
-        fs::metadata(disk.source.path()).is_err_and(|error| error.kind() == ErrorKind::NotFound)
-    });
+    let missing = disks.filter(|disk| is_missing(disk.source.path()));
     let missing: Vec<String> =
         missing.map(|disk| format!("{} {}", disk.target.device, disk.source.path())).collect();
     if missing.is_empty() {
         return cause;
     }
     Error::DisksMissing { disks: missing, cause: Box::new(cause) }
+}
+
+/// Whether there is nothing at a path.
+pub(super) fn is_missing(path: &str) -> bool {
+    fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// Where sources may lie on a host.

@@ -11,9 +11,6 @@ use crate::jobs::{self, Begun, Job, Jobs, Outcome, Page, Request, State};
 use crate::journal::{Journal, Scope, Verb};
 use crate::ops::{Error, Libvirt, named_guest};
 
-/// The word in `args` by which a caller wants a job.
-pub(super) const ASYNC: &str = "mistify.async";
-
 /// The jobs below the folder of the agent's state, which its journal has locked; else jobs that end
 /// with the process.
 pub(super) fn open(config: &Config, journal: &Journal) -> Result<Jobs, jobs::Error> {
@@ -42,20 +39,6 @@ impl Libvirt {
     /// The jobs of this agent.
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
-    }
-
-    /// Takes the word out of `args` by which a caller wants a job: whether it does.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a word that is neither `true` nor `false`.
-    pub fn wants_job(args: &mut BTreeMap<String, String>) -> Result<bool, Error> {
-        match args.remove(ASYNC).as_deref() {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(word) => Err(Error::Invalid(format!(
-                "args: {ASYNC} is {word:?}, neither \"true\" nor \"false\""
-            ))),
-        }
     }
 
     /// Takes a call of `method` as a job. What can be told at once of its guest and `args` is.

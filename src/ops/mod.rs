@@ -4,6 +4,7 @@
 //! a pool worker that owns a libvirt connection. No libvirt handle leaves its worker; what comes
 //! back is data. Nothing here knows HTTP or JSON.
 
+mod args;
 mod create;
 mod delete;
 mod devices;
@@ -20,6 +21,7 @@ mod lifecycle;
 mod metrics;
 mod networks;
 mod opener;
+mod plan;
 mod resize;
 mod samples;
 mod screens;
@@ -40,16 +42,18 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+pub use args::{is_dry_run, wants_job};
 pub use create::new_domain;
 pub use error::Error;
 pub use health::{Health, Seen};
 pub use keeper::{Keeper, StorageSeen};
 pub use lifecycle::get_state;
 pub use opener::Opener;
+pub use plan::{Forecast, Problem};
 pub use session::Session;
 
 use crate::config::fixed::HEALTH_FRESH;
-use crate::config::{Config, DEADLINE_S_MAX, Deadlines, HostConfig, MetricsConfig, PoolLimits};
+use crate::config::{Config, Deadlines, HostConfig, MetricsConfig, PoolLimits};
 use crate::events::Events;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestResponse};
@@ -58,7 +62,6 @@ use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
 use crate::ops::events::Listening;
-use crate::ops::jobs::ASYNC;
 use crate::ops::keeper::Looks;
 use crate::pool::{Hold, Job, Lane, Pool};
 use crate::storage::{self, Volumes};
@@ -259,7 +262,7 @@ impl Libvirt {
     }
 
     fn read_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
-        deadline(args, self.deadlines.read)
+        args::deadline(args, self.deadlines.read)
     }
 
     /// Until when a change may take that begins now.
@@ -267,7 +270,7 @@ impl Libvirt {
     /// # Errors
     /// [`Error::Invalid`] for words in `args` that do not say so.
     pub fn change_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
-        deadline(args, self.deadlines.change)
+        args::deadline(args, self.deadlines.change)
     }
 }
 
@@ -305,30 +308,4 @@ fn described(domain: &Domain, kind: XmlKind) -> Result<VirDomain, Error> {
 
 fn respond(guest: Guest) -> GuestResponse {
     GuestResponse { guest: Some(guest), ..GuestResponse::default() }
-}
-
-/// When a call that arrives now is late, by `mistify.timeout` or else by `default`.
-///
-/// The other words of our own in `args` change what a verb means; where they are not for a verb, or not
-/// there yet, a request that has them is refused rather than carried out for real. A change that is to
-/// be a job has lost its word by now.
-fn deadline(args: &BTreeMap<String, String>, default: Duration) -> Result<Instant, Error> {
-    for word in ["mistify.dry_run", ASYNC] {
-        if args.contains_key(word) {
-            return Err(Error::Invalid(format!("args: {word} is not supported")));
-        }
-    }
-    let wait = match args.get("mistify.timeout") {
-        None => default,
-        Some(text) => match text.parse::<u64>() {
-            Ok(seconds @ 1..=DEADLINE_S_MAX) => Duration::from_secs(seconds),
-            _ => {
-                return Err(Error::Invalid(format!(
-                    "args: mistify.timeout is {text:?}, not a number of seconds from 1 to \
-                     {DEADLINE_S_MAX}"
-                )));
-            }
-        },
-    };
-    Ok(Instant::now() + wait)
 }

@@ -27,15 +27,14 @@ pub(super) fn ensure(
 ) -> Result<(), ops::Error> {
     let wanted = Wiring::for_nic(nic, bridge_type, id);
     let mut is_new = false;
-    let network = match connection.lookup_network_by_name(&nic.mac) {
-        Ok(network) if is_ours(connection, &network, &wanted, id)? => network,
-        Ok(_) => connection.define_network(&wanted.network_xml())?,
-        Err(error) if error.code == Code::NO_NETWORK => {
+    let network = match standing(connection, &wanted, id)? {
+        Standing::Ours(network) => network,
+        Standing::Taken => connection.define_network(&wanted.network_xml())?,
+        Standing::Absent => {
             steps.note(Step::NetworkDefined(nic.mac.clone()))?;
             is_new = true;
             connection.define_network(&wanted.network_xml())?
         }
-        Err(error) => return Err(error.into()),
     };
     network.set_autostart()?;
     if network.is_active()? {
@@ -47,6 +46,30 @@ pub(super) fn ensure(
     match network.create() {
         Err(error) if error.code == Code::OPERATION_INVALID && network.is_active()? => Ok(()),
         outcome => Ok(outcome?),
+    }
+}
+
+/// What there is under the name of a network that is wanted.
+pub(super) enum Standing {
+    /// Nothing.
+    Absent,
+    /// What would be made, and no other guest's.
+    Ours(Network),
+    /// Something else, or another guest's.
+    Taken,
+}
+
+/// Looks for the network that the guest `id` wants.
+pub(super) fn standing(
+    connection: &Connection,
+    wanted: &Wiring,
+    id: &str,
+) -> Result<Standing, Error> {
+    match connection.lookup_network_by_name(&wanted.name) {
+        Ok(network) if is_ours(connection, &network, wanted, id)? => Ok(Standing::Ours(network)),
+        Ok(_) => Ok(Standing::Taken),
+        Err(error) if error.code == Code::NO_NETWORK => Ok(Standing::Absent),
+        Err(error) => Err(error),
     }
 }
 
@@ -106,27 +129,37 @@ pub(super) fn remove_all(
     id: &str,
     names: &BTreeSet<String>,
 ) -> Result<usize, Error> {
-    let mut present = Vec::new();
-    for name in names {
-        match connection.lookup_network_by_name(name) {
-            Ok(_) => present.push(name),
-            Err(error) if error.code == Code::NO_NETWORK => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if present.is_empty() {
-        return Ok(0);
-    }
-    let used = in_use_by_others(connection, id)?;
     let mut removed = 0;
-    for name in present {
-        if used.contains(&name.to_lowercase()) {
+    for (name, is_used) in present(connection, id, names)? {
+        if is_used {
             info!("guest {id}: network {name} stays, another guest uses it");
         } else if remove(connection, name)? {
             removed += 1;
         }
     }
     Ok(removed)
+}
+
+/// The networks of those names that are there, and whether guests other than `id` use each. Without
+/// an id nothing says whose they would be: then there are none.
+pub(super) fn present<'n>(
+    connection: &Connection,
+    id: &str,
+    names: &'n BTreeSet<String>,
+) -> Result<Vec<(&'n str, bool)>, Error> {
+    let mut present = Vec::new();
+    for name in names.iter().filter(|_| !id.is_empty()) {
+        match connection.lookup_network_by_name(name) {
+            Ok(_) => present.push(name.as_str()),
+            Err(error) if error.code == Code::NO_NETWORK => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if present.is_empty() {
+        return Ok(Vec::new());
+    }
+    let used = in_use_by_others(connection, id)?;
+    Ok(present.into_iter().map(|name| (name, used.contains(&name.to_lowercase()))).collect())
 }
 
 /// Whether a network carries our mark for this guest.

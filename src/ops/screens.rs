@@ -77,6 +77,12 @@ impl Libvirt {
     }
 }
 
+/// The console log of a guest, where one is kept.
+pub(super) fn kept_console(id: &str, host: &HostConfig) -> Option<String> {
+    let id = GuestId::parse(id).ok()?;
+    console_log(id.as_str(), host).filter(|log| fs::exists(log).unwrap_or(false))
+}
+
 /// Removes what a guest wrote to its console, so that another one of its id does not show it. What
 /// cannot be removed stays, as libvirt's own logs of a guest do.
 pub(super) fn forget_console(id: &str, host: &HostConfig) {

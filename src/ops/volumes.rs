@@ -1,5 +1,6 @@
 //! A guest's volumes: made before its domain, taken back when that fails, destroyed with it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -116,9 +117,7 @@ impl Libvirt {
         )??;
         let disks = guest.disks.iter_mut().filter(|disk| disk.source.is_empty());
         for (disk, volume) in disks.zip(devices) {
-            disk.size_mib = volume.size_mib();
-            disk.volume = volume.name.to_string();
-            disk.source = volume.device.to_string_lossy().into_owned();
+            fill(disk, volume.size_mib(), &volume.name, &volume.device);
         }
         Ok(steps)
     }
@@ -149,14 +148,22 @@ impl Libvirt {
 
     /// What is wanted of storage for each disk that names no source.
     pub(super) fn wanted(&self, guest: &Guest) -> Result<Vec<Wanted>, Error> {
-        let own = Own::new(self.volumes.pool(), &guest.id)?;
+        self.wanted_each(guest).map(|(_, wanted)| wanted).collect()
+    }
+
+    /// The same with each disk's index, or why it cannot be.
+    pub(super) fn wanted_each(
+        &self,
+        guest: &Guest,
+    ) -> impl Iterator<Item = (usize, Result<Wanted, Error>)> {
         let disks = guest.disks.iter().enumerate().filter(|(_, disk)| disk.source.is_empty());
-        disks
-            .map(|(index, disk)| {
-                let volume = own.of(index, disk).map_err(storage::Error::Name)?;
-                own.wanted(volume, disk, &format!("disks[{index}]"), self.space())
-            })
-            .collect()
+        disks.map(|(index, disk)| (index, self.wanted_one(&guest.id, index, disk)))
+    }
+
+    fn wanted_one(&self, id: &str, index: usize, disk: &Disk) -> Result<Wanted, Error> {
+        let own = Own::new(self.volumes.pool(), id)?;
+        let volume = own.of(index, disk).map_err(storage::Error::Name)?;
+        own.wanted(volume, disk, &format!("disks[{index}]"), self.space())
     }
 
     /// Whether space is set aside for new volumes.
@@ -179,6 +186,13 @@ impl Libvirt {
         };
         self.on_storage(verb, hold.key(), Some(hold), deadline, list)
     }
+}
+
+/// Fills in what a disk has of its volume.
+pub(super) fn fill(disk: &mut Disk, size_mib: u64, volume: &Dataset, device: &Path) {
+    disk.size_mib = size_mib;
+    disk.volume = volume.to_string();
+    disk.source = device.to_string_lossy().into_owned();
 }
 
 /// Whether all went that had to go.

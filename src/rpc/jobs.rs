@@ -17,7 +17,7 @@ use super::table::Verb;
 use super::{Audit, Behalf, Callee, Desk, Params, Service, When, lookup, v2};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::jobs::{Begun, Request, reached};
-use crate::ops::{Error, Libvirt};
+use crate::ops::{self, Error, Libvirt};
 use crate::pool::{self, Full};
 use crate::rpc::envelope::Lookup;
 
@@ -38,7 +38,7 @@ impl Desk<'_> {
         args: &mut BTreeMap<String, String>,
         written: Option<&RawValue>,
     ) -> Result<Turn, Error> {
-        let wanted = Libvirt::wants_job(args)?;
+        let wanted = ops::wants_job(args)?;
         match when {
             When::ByJob(_) => return Ok(Turn::Patient(self.agent.change_deadline(args)?)),
             When::Now if !wanted => return Ok(Turn::AtOnce),

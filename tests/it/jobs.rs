@@ -232,7 +232,10 @@ fn what_can_be_told_at_once_is_no_job() {
     assert_eq!(found["message"], "Invalid params: async is for changes of guests alone");
     let args = json!({ "guest": { "id": "test" }, "args": { "mistify.async": "true" } });
     let answer = agent.call_with("Status", &args);
-    assert_eq!(answer["error"], "invalid argument: args: mistify.async is not supported");
+    assert_eq!(
+        answer["error"],
+        "invalid argument: args: mistify.async is for changes of guests alone"
+    );
     // On the old path the words of the new one are the caller's own.
     let own = json!({ "guest": test_guest("old"), "async": true });
     let answer = agent.call_with("SetMetadata", &own);

@@ -387,17 +387,6 @@ fn a_timeout_of_ones_own_is_taken_and_a_bad_one_refused() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_and_not_carried_out() {
-    let agent = agent();
-    let params = json!({ "guest": guest("dry"), "args": { "mistify.dry_run": "true" } });
-    let answer = agent.call_with("CreateGuest", &params);
-    let error = answer["error"].as_str().unwrap_or_default();
-    assert!(error.starts_with("invalid argument: args: "), "{answer}");
-    assert!(agent.error("Status", &guest("dry")).starts_with("[Code-42] "));
-    agent.end();
-}
-
-#[test]
 fn a_notification_runs_and_is_answered_with_nothing() {
     let agent = agent();
     let body = r#"{"method":"Libvirt.CreateGuest","params":[{"guest":{"id":"quiet","type":"test","memory":64,"cpu":1}}]}"#;

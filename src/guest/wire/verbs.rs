@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::guest::members::members;
-use crate::guest::wire::{Disk, Guest, Nic};
+use crate::guest::wire::{Disk, Guest, GuestRequest, Nic};
 
 /// What List is called with. All of it may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -19,7 +19,7 @@ pub struct ListRequest {
     pub state: String,
     /// What the guests' metadata has, among more.
     pub metadata: BTreeMap<String, String>,
-    /// As those of [`GuestRequest`](super::GuestRequest).
+    /// As those of [`GuestRequest`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, String>,
 }
@@ -54,6 +54,78 @@ pub struct ListedGuest {
     pub memory_mib: u64,
     /// Virtual CPUs that it has.
     pub cpu: u64,
+}
+
+/// What CreateGuest and Delete are called with: the verbs that can say what they would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PlanRequest {
+    /// The guest.
+    pub guest: Option<Guest>,
+    /// As that of [`GuestRequest`].
+    pub action: String,
+    /// As those of [`GuestRequest`]; `mistify.dry_run` is the same as `dry_run`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub args: BTreeMap<String, String>,
+    /// Whether nothing is to be done, and the answer is to have the plan.
+    pub dry_run: bool,
+}
+
+members!(PlanRequest {
+    "guest" => guest: value,
+    "action" => action: value,
+    "args" => args: dictionary,
+    "dry_run" => dry_run: value,
+});
+
+impl From<PlanRequest> for GuestRequest {
+    fn from(PlanRequest { guest, action, args, dry_run: _ }: PlanRequest) -> Self {
+        Self { guest, action, args }
+    }
+}
+
+/// What CreateGuest and Delete answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PlanResponse {
+    /// The guest as it is now; with a plan, as it would be answered.
+    pub guest: Option<Guest>,
+    /// What would be done, where nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+}
+
+/// What a verb would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// In this order, as far as they are known; none where nothing would be begun.
+    pub steps: Vec<PlanStep>,
+    /// What would make the verb fail, each as its error would say it.
+    pub problems: Vec<String>,
+    /// What would not, and is worth knowing.
+    pub warnings: Vec<String>,
+    /// That there is nothing to do, and why.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PlanStep {
+    /// What is done, as in `define network`.
+    pub what: &'static str,
+    /// To what: the name of a domain, network or dataset, or a file's path.
+    pub name: String,
+    /// The command that does it, word by word, with the command's name first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// What libvirt is given.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub xml: String,
+    /// More of it in words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// What goes along, by full name, as a volume's snapshots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<String>,
 }
 
 /// What SetMemory, SetCPU and the verbs for devices answer.
@@ -97,7 +169,7 @@ pub struct AutostartRequest {
     pub guest: Option<Guest>,
     /// Whether libvirt is to start it when the host starts; it has to be said.
     pub autostart: Option<bool>,
-    /// As those of [`GuestRequest`](super::GuestRequest).
+    /// As those of [`GuestRequest`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, String>,
 }

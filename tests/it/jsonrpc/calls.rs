@@ -104,7 +104,7 @@ fn parameters_are_one_object_whose_names_match_exactly() {
         ),
         (
             json!({ "guest": { "id": "test" }, "args": { "mistify.dry_run": "true" } }),
-            "invalid argument: args: mistify.dry_run is not supported",
+            "invalid argument: args: mistify.dry_run is for CreateGuest and Delete alone",
         ),
         (json!([]), "invalid argument"),
         (json!([null]), "invalid argument"),

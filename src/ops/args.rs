@@ -1,0 +1,76 @@
+//! The agent's own words among the `args` of a request (contract section 9): what begins with
+//! `mistify.` changes how a call is carried out, all else is the orchestrator's own.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::config::DEADLINE_S_MAX;
+use crate::ops::Error;
+
+type Args = BTreeMap<String, String>;
+
+const TIMEOUT: &str = "mistify.timeout";
+const DRY_RUN: &str = "mistify.dry_run";
+const ASYNC: &str = "mistify.async";
+
+/// Whether the call is only to say what it would do.
+///
+/// # Errors
+/// [`Error::Invalid`] where that is neither `true` nor `false`.
+pub fn is_dry_run(args: &Args) -> Result<bool, Error> {
+    is_true(DRY_RUN, args.get(DRY_RUN).map(String::as_str))
+}
+
+/// Takes the word out by which a caller wants a job: whether it does.
+///
+/// # Errors
+/// As [`is_dry_run`].
+pub fn wants_job(args: &mut Args) -> Result<bool, Error> {
+    is_true(ASYNC, args.remove(ASYNC).as_deref())
+}
+
+fn is_true(word: &str, text: Option<&str>) -> Result<bool, Error> {
+    match text {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(text) => {
+            Err(Error::Invalid(format!("args: {word} is {text:?}, neither \"true\" nor \"false\"")))
+        }
+    }
+}
+
+/// When a call that arrives now is late, by `mistify.timeout` or else by `default`. One that is only
+/// to say what it would do is refused: who can do that asks [`plan_deadline`].
+///
+/// # Errors
+/// [`Error::Invalid`] names the word that is wrong.
+pub(super) fn deadline(args: &Args, default: Duration) -> Result<Instant, Error> {
+    if is_dry_run(args)? {
+        return Err(Error::Invalid(format!("args: {DRY_RUN} is for CreateGuest and Delete alone")));
+    }
+    plan_deadline(args, default)
+}
+
+/// The same for a call that changes nothing if it is told not to.
+///
+/// # Errors
+/// As [`deadline`].
+pub(super) fn plan_deadline(args: &Args, default: Duration) -> Result<Instant, Error> {
+    // A change that is to be a job has lost its word by now.
+    if args.contains_key(ASYNC) {
+        return Err(Error::Invalid(format!("args: {ASYNC} is for changes of guests alone")));
+    }
+    let wait = match args.get(TIMEOUT) {
+        None => default,
+        Some(text) => match text.parse::<u64>() {
+            Ok(seconds @ 1..=DEADLINE_S_MAX) => Duration::from_secs(seconds),
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "args: {TIMEOUT} is {text:?}, not a number of seconds from 1 to \
+                     {DEADLINE_S_MAX}"
+                )));
+            }
+        },
+    };
+    Ok(Instant::now() + wait)
+}

@@ -1,0 +1,258 @@
+//! What CreateGuest would do.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::config::{HostConfig, Store};
+use crate::guest::check::{self, Invalid, is_mac};
+use crate::guest::domain::SourceKind;
+use crate::guest::network::Network as Wiring;
+use crate::guest::wire::verbs::PlanStep;
+use crate::guest::wire::{Guest, GuestRequest};
+use crate::libvirt::{Code, Connection};
+use crate::ops::create::{definition, same_or_exists};
+use crate::ops::networks::Standing;
+use crate::ops::plan::{Forecast, Problem, step_of};
+use crate::ops::volumes::{fill, wants_volumes};
+use crate::ops::{Error, Libvirt, args, disks, named_guest, networks};
+use crate::pool::Lane;
+use crate::storage::{self, Plans, Volumes};
+
+impl Libvirt {
+    /// What [`Libvirt::create_guest`] would do with the same request.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`]; when the agent is too busy, or the deadline comes.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn plan_create_guest(&self, request: GuestRequest) -> Result<Forecast, Error> {
+        let mut guest = named_guest(request.guest)?;
+        let deadline = args::plan_deadline(&request.args, self.deadlines.change)?;
+        let faults = check::faults(&guest, &self.host);
+        guest.complete();
+        let mut forecast = self.forecast(guest);
+        let mut is_begun = faults.is_empty();
+        let can_be_looked_at = faults.iter().all(Invalid::is_of_a_part);
+        forecast.problems.extend(faults.into_iter().map(|fault| Problem::Error(fault.into())));
+        if can_be_looked_at {
+            is_begun &= self.foresee_guest(&mut forecast, deadline)?;
+        }
+        if !is_begun {
+            forecast.plan.steps.clear();
+        }
+        Ok(forecast)
+    }
+
+    /// What CreateGuest would do with a guest whose parts may be wrong; whether it would begin at all,
+    /// as it does not where another guest has the id.
+    fn foresee_guest(&self, forecast: &mut Forecast, deadline: Instant) -> Result<bool, Error> {
+        let request = forecast.guest.clone();
+        let (asked, host) = (request.clone(), self.host.clone());
+        let look = move |connection: &Connection| look_for(connection, &asked, &host);
+        let seen = self.read(Lane::Read, "plan CreateGuest", &request.id, deadline, look);
+        let Seen { there, steps, taken } =
+            forecast.unless_failed("libvirt", seen)?.unwrap_or_default();
+        forecast.problems.extend(taken.into_iter().map(Problem::Words));
+        let is_free = matches!(there, There::Nobody);
+        let (devices, another) = match there {
+            There::Same(devices) => (Some(devices), None),
+            There::Another(error) => (None, Some(error)),
+            There::Nobody | There::Unknown => (None, None),
+        };
+        let is_begun = another.is_none();
+        let fresh = match another {
+            // Its volumes are not to be looked at.
+            Some(error) => {
+                forecast.problems.push(Problem::Error(error));
+                BTreeSet::new()
+            }
+            None => self.foresee_volumes(forecast, devices.is_some(), deadline)?,
+        };
+        forecast.plan.steps.extend(steps);
+        if let Some(devices) = devices {
+            for (disk, device) in forecast.guest.disks.iter_mut().zip(devices) {
+                disk.device = device;
+            }
+            if forecast.plan.steps.is_empty() && forecast.problems.is_empty() {
+                "the guest is there already: nothing would be done"
+                    .clone_into(&mut forecast.plan.message);
+            }
+            return Ok(is_begun);
+        }
+        let sources = self.foresee_sources(forecast, &fresh, deadline)?;
+        if let Some(sources) = sources.filter(|_| is_free) {
+            let domain = definition(&forecast.guest, request, &self.host, &sources);
+            forecast.plan.steps.push(PlanStep {
+                what: "define domain",
+                name: domain.name.clone(),
+                xml: domain.domain_xml(),
+                ..PlanStep::default()
+            });
+        }
+        Ok(is_begun)
+    }
+
+    /// The volumes of a guest that names no source for them; which of its disks would get new ones.
+    fn foresee_volumes(
+        &self,
+        forecast: &mut Forecast,
+        exists: bool,
+        deadline: Instant,
+    ) -> Result<BTreeSet<usize>, Error> {
+        let mut fresh = BTreeSet::new();
+        if !wants_volumes(&forecast.guest) {
+            return Ok(fresh);
+        }
+        let (mut indices, mut wanted) = (Vec::new(), Vec::new());
+        for (index, each) in self.wanted_each(&forecast.guest) {
+            match each {
+                Ok(each) => {
+                    indices.push(index);
+                    wanted.push(each);
+                }
+                Err(error) => forecast.problems.push(of_disk(index, error)),
+            }
+        }
+        let what = format!("plan CreateGuest {}", forecast.guest.id);
+        let plan = move |volumes: &dyn Volumes| volumes.plans(&wanted, deadline);
+        let plans = self.ask_storage(what, deadline, plan);
+        let Some(plans) = forecast.unless_failed("storage", plans)? else { return Ok(fresh) };
+        if let Err(error) = plans.fit() {
+            forecast.problems.push(Problem::Part("disks".to_owned(), error.into()));
+        }
+        let Plans { each, .. } = plans;
+        for (index, planned) in indices.into_iter().zip(each) {
+            let planned = planned.and_then(|planned| match planned.found {
+                // As when it is made: a new, empty disk would look like the guest's own.
+                None if exists => {
+                    Err(storage::Error::NotFound { name: planned.wanted.volume.to_string() })
+                }
+                _ => Ok(planned),
+            });
+            let planned = match planned {
+                Ok(planned) => planned,
+                Err(error) => {
+                    forecast.problems.push(of_disk(index, error.into()));
+                    continue;
+                }
+            };
+            forecast.plan.steps.extend(self.volumes.making(&planned).into_iter().map(step_of));
+            if planned.found.is_none() {
+                fresh.insert(index);
+            }
+            if let Some(disk) = forecast.guest.disks.get_mut(index) {
+                fill(disk, planned.size_mib(), &planned.wanted.volume, &planned.device);
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// What the sources of a guest's disks are or, of `fresh` ones, will be; nothing where one of
+    /// them cannot be.
+    fn foresee_sources(
+        &self,
+        forecast: &mut Forecast,
+        fresh: &BTreeSet<usize>,
+        deadline: Instant,
+    ) -> Result<Option<Vec<SourceKind>>, Error> {
+        let (guest, host) = (forecast.guest.clone(), self.host.clone());
+        let look = move || {
+            let judged = disks::judge_each(&guest, &host);
+            judged
+                .zip(&guest.disks)
+                .map(|(it, disk)| (it, disks::is_missing(&disk.source)))
+                .collect()
+        };
+        let what = format!("plan CreateGuest {}: disks", forecast.guest.id);
+        let judged: Vec<(Result<SourceKind, Error>, bool)> =
+            self.aside(Lane::Read, what, deadline, look)?;
+        let made = match self.host.store {
+            Store::Zfs => SourceKind::Block,
+            Store::Directory(_) => SourceKind::File,
+        };
+        let mut kinds = Vec::with_capacity(judged.len());
+        for (index, (judged, is_missing)) in judged.into_iter().enumerate() {
+            let source = forecast.guest.disks.get(index).map_or("", |disk| disk.source.as_str());
+            match judged {
+                // Its volume has a problem, which is noted.
+                _ if source.is_empty() => {}
+                Ok(_) if fresh.contains(&index) => kinds.push(made),
+                Ok(kind) => {
+                    kinds.push(kind);
+                    if is_missing {
+                        let why = "is not there, and the guest would not start";
+                        forecast
+                            .plan
+                            .warnings
+                            .push(format!("disks[{index}].source {source} {why}"));
+                    }
+                }
+                Err(error) => forecast.problems.push(Problem::Error(error)),
+            }
+        }
+        Ok(Some(kinds).filter(|kinds| kinds.len() == forecast.guest.disks.len()))
+    }
+}
+
+/// Who has the id of a guest that is to be made.
+#[derive(Default)]
+enum There {
+    /// libvirt could not be asked.
+    #[default]
+    Unknown,
+    Nobody,
+    /// The same guest, with the devices of its disks.
+    Same(Vec<String>),
+    Another(Error),
+}
+
+/// What libvirt has of a guest that is to be made.
+#[derive(Default)]
+struct Seen {
+    there: There,
+    /// What is missing of its networks.
+    steps: Vec<PlanStep>,
+    /// The networks that are others', in words.
+    taken: Vec<String>,
+}
+
+fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result<Seen, Error> {
+    let there = match connection.lookup_domain_by_name(&guest.id) {
+        Err(error) if error.code == Code::NO_DOMAIN => There::Nobody,
+        found => match same_or_exists(connection, &found?, guest) {
+            Ok(devices) => There::Same(devices),
+            Err(error @ Error::Exists { .. }) => There::Another(error),
+            Err(error) => return Err(error),
+        },
+    };
+    let mut seen = Seen { there, ..Seen::default() };
+    // One without a MAC address that is one has its fault noted.
+    for nic in guest.nics.iter().filter(|nic| is_mac(&nic.mac)) {
+        let wanted = Wiring::for_nic(nic, host.bridge_type, &guest.id);
+        let step = |what| PlanStep { what, name: nic.mac.clone(), ..PlanStep::default() };
+        match networks::standing(connection, &wanted, &guest.id)? {
+            Standing::Absent => {
+                let (xml, detail) = (wanted.network_xml(), "it starts with libvirtd".to_owned());
+                seen.steps.push(PlanStep { xml, detail, ..step("define network") });
+                seen.steps.push(step("start network"));
+            }
+            Standing::Ours(network) if network.is_active()? => {}
+            Standing::Ours(_) => seen.steps.push(step("start network")),
+            Standing::Taken => seen.taken.push(format!(
+                "network {}: it is there, and leads elsewhere or is another guest's",
+                nic.mac
+            )),
+        }
+    }
+    Ok(seen)
+}
+
+fn of_disk(index: usize, error: Error) -> Problem {
+    // What storage does not find it does not name either.
+    let part = match &error {
+        Error::Storage(storage::Error::NotFound { name }) => format!("disks[{index}]: {name}"),
+        _ => format!("disks[{index}]"),
+    };
+    Problem::Part(part, error)
+}

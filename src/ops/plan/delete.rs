@@ -1,0 +1,115 @@
+//! What Delete would do.
+
+use std::time::Instant;
+
+use crate::guest::wire::verbs::PlanStep;
+use crate::guest::wire::{Guest, GuestRequest};
+use crate::libvirt::{self, Code, Connection};
+use crate::ops::delete::leaving;
+use crate::ops::lifecycle::get_state;
+use crate::ops::plan::{Forecast, Problem, step_of};
+use crate::ops::{Error, Libvirt, args, networks, screens};
+use crate::pool::Lane;
+use crate::storage::{self, Id, Removing, Volumes};
+
+impl Libvirt {
+    /// What [`Libvirt::delete`] would do with the same request.
+    ///
+    /// # Errors
+    /// As [`Libvirt::plan_create_guest`].
+    ///
+    /// # Blocking
+    /// As [`Libvirt::plan_create_guest`].
+    pub fn plan_delete(&self, request: GuestRequest) -> Result<Forecast, Error> {
+        let guest = request.guest.ok_or(Error::NoGuest)?;
+        let deadline = args::plan_deadline(&request.args, self.deadlines.change)?;
+        let (id, asked) = (guest.id.clone(), guest.clone());
+        let mut forecast = self.forecast(guest);
+        let look = move |connection: &Connection| look_at_leaving(connection, &asked);
+        let seen = self.read(Lane::Read, "plan Delete", &id, deadline, look);
+        let seen = forecast.unless_failed("libvirt", seen)?;
+        let ask_storage = seen.as_ref().is_none_or(|seen| seen.ask_storage);
+        let missing = seen.and_then(|seen| {
+            forecast.plan.steps.extend(seen.steps);
+            forecast.plan.warnings.extend(seen.warnings);
+            seen.missing
+        });
+        if let Some(id) = Id::parse(&id).ok().filter(|_| ask_storage) {
+            self.foresee_removal(&mut forecast, id, missing.is_some(), deadline)?;
+        }
+        match missing {
+            Some(missing) if forecast.plan.steps.is_empty() => {
+                forecast.problems.push(Problem::Error(missing.into()));
+            }
+            _ => forecast.plan.steps.extend(
+                screens::kept_console(&id, &self.host).map(|log| PlanStep {
+                    what: "remove file",
+                    name: log,
+                    ..PlanStep::default()
+                }),
+            ),
+        }
+        Ok(forecast)
+    }
+
+    /// The volumes that a Delete would destroy. `is_gone`: there is no such domain.
+    fn foresee_removal(
+        &self,
+        forecast: &mut Forecast,
+        guest: Id,
+        is_gone: bool,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let what = format!("plan Delete {guest}");
+        let look = move |volumes: &dyn Volumes| volumes.destroying_guest(&guest, deadline);
+        let removing = match self.ask_storage(what, deadline, look) {
+            // As when it is done: a host without the store has no volumes of ours.
+            Err(Error::Storage(
+                storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
+            )) if is_gone => return Ok(()),
+            removing => forecast.unless_failed("storage", removing)?,
+        };
+        let Some(Removing { actions, left, foreign }) = removing else { return Ok(()) };
+        forecast.plan.steps.extend(actions.into_iter().map(step_of));
+        forecast.problems.extend(left.iter().map(|left| Problem::Words(left.to_string())));
+        let stays = |name| format!("{name} stays: it was not made for this guest");
+        forecast.plan.warnings.extend(foreign.into_iter().map(stays));
+        Ok(())
+    }
+}
+
+/// What libvirt has of a guest that is to be deleted.
+struct SeenLeaving {
+    steps: Vec<PlanStep>,
+    warnings: Vec<String>,
+    /// libvirt's word that there is no such domain.
+    missing: Option<libvirt::Error>,
+    /// Whether the guest may have volumes that this agent made.
+    ask_storage: bool,
+}
+
+fn look_at_leaving(connection: &Connection, guest: &Guest) -> Result<SeenLeaving, Error> {
+    let id = guest.id.as_str();
+    let (domain, missing) = match connection.lookup_domain_by_name(id) {
+        Err(error) if error.code == Code::NO_DOMAIN => (None, Some(error)),
+        found => (Some(found?), None),
+    };
+    let (names, ask_storage) = leaving(connection, guest, domain.as_ref())?;
+    let step = |what, name: &str| PlanStep { what, name: name.to_owned(), ..PlanStep::default() };
+    let mut steps = Vec::new();
+    if let Some(domain) = domain {
+        if domain.is_active()? {
+            let detail = format!("it is {}", get_state(&domain)?.name());
+            steps.push(PlanStep { detail, ..step("destroy domain", id) });
+        }
+        steps.push(step("undefine domain", id));
+    }
+    let mut warnings = Vec::new();
+    for (name, is_used) in networks::present(connection, id, &names)? {
+        match is_used {
+            true => warnings.push(format!("network {name} stays: another guest uses it")),
+            false => steps.push(step("remove network", name)),
+        }
+    }
+    Ok(SeenLeaving { steps, warnings, missing, ask_storage })
+}
