@@ -64,7 +64,7 @@ test-lab:
 ifdef TESTS
 	$(LAB) $(TESTS)
 else
-	$(LAB) lab:: images::zpool:: volumes::zpool:: --skip lab::crash:: --skip lab::systemd::
+	$(LAB) lab:: images::zpool:: volumes::zpool:: dry_run::zpool:: --skip lab::crash:: --skip lab::systemd::
 	$(LAB) lab::crash::
 	$(LAB) storage::zpool:: storage::real_zfs::
 	LAB_QEMU_CONF=debian $(LAB) lab::guests::

@@ -37,12 +37,16 @@ impl Desk<'_> {
         guest: Option<&Guest>,
         args: &mut BTreeMap<String, String>,
         written: Option<&RawValue>,
+        is_dry_run: bool,
     ) -> Result<Turn, Error> {
         let wanted = ops::wants_job(args)?;
         match when {
             When::ByJob(_) => return Ok(Turn::Patient(self.agent.change_deadline(args)?)),
             When::Now if !wanted => return Ok(Turn::AtOnce),
             When::Now | When::Later => {}
+        }
+        if is_dry_run {
+            return Err(Error::Invalid("a dry run changes nothing, and so is no job".to_owned()));
         }
         let params = written.ok_or(Error::NoGuest)?.to_owned();
         let request = Request { params, caller: *self.by.caller };

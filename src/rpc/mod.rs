@@ -2,6 +2,7 @@
 //! that knows the shape of answers.
 
 mod audit;
+mod dry_run;
 pub mod envelope;
 mod jobs;
 pub mod json;
@@ -28,7 +29,7 @@ use crate::rpc::envelope::{Lookup, Refusal, Request};
 use crate::storage;
 use audit::{Call, Outcome, log_call, milliseconds};
 use subject::{About, Subject};
-use table::Effect::{Changes, Reads};
+use table::Effect::Changes;
 use table::{Entry, Method, Verb};
 
 pub use audit::{Audit, Behalf};
@@ -115,7 +116,7 @@ pub fn download(agent: &Libvirt, body: &[u8]) -> Download {
     let outcome = agent.send_snapshot(&request);
     let (service, method) = (Service::ImageStore, "DownloadSnapshot");
     agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
-    log_read(service, method, &request.subject(), began, &outcome);
+    log_read(service, method, &request.subject(), false, began, &outcome);
     outcome.map_or_else(
         |error| {
             let status = match &error {
@@ -234,6 +235,7 @@ impl Desk<'_> {
     ) -> Result<A::Answer, Refusal> {
         match callee.entry.2 {
             Method::Guest(verb) => self.call(asked, callee, began, verb),
+            Method::Plan(verb) => self.call(asked, callee, began, verb),
             Method::Metrics(verb) => self.call(asked, callee, began, verb),
             Method::AllMetrics(verb) => self.call(asked, callee, began, verb),
             Method::List(verb) => self.call(asked, callee, began, verb),
@@ -267,13 +269,14 @@ impl Desk<'_> {
         let mut subject = params.subject();
         let agent = self.agent;
         let (service, (method, effect, _)) = (callee.service, callee.entry);
+        let is_dry_run = params.is_dry_run();
         let mut patience = None;
         if let (true, Some((guest, args))) = (callee.may_be_job(), params.for_job()) {
             let when = asked.when()?;
             if let When::ByJob(id) = when {
                 subject.job = Some(id.to_owned());
             }
-            match self.as_job(callee, &when, guest, args, asked.written()) {
+            match self.as_job(callee, &when, guest, args, asked.written(), is_dry_run) {
                 Ok(Turn::AtOnce) => {}
                 Ok(Turn::Patient(until)) => patience = Some(until),
                 Ok(Turn::Later(accepted)) => return Ok(asked.answer(Ok(*accepted), &subject)),
@@ -285,7 +288,7 @@ impl Desk<'_> {
             }
         }
         Ok(match effect {
-            Changes => {
+            Changes if !is_dry_run => {
                 let call = Call::begin(self.by, callee.full_name(), Some(subject), began);
                 let outcome = self.run(verb, params, patience);
                 agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
@@ -296,10 +299,10 @@ impl Desk<'_> {
                 });
                 asked.answer(outcome, &subject)
             }
-            Reads => {
+            _ => {
                 let outcome = verb(agent, params);
                 agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
-                log_read(service, method, &subject, began, &outcome);
+                log_read(service, method, &subject, is_dry_run, began, &outcome);
                 asked.answer(outcome, &subject)
             }
         })
@@ -313,11 +316,12 @@ impl Desk<'_> {
     }
 }
 
-/// Logs how a call went that changes nothing.
+/// Logs how a call went that changes nothing, be it one of a method that else does.
 fn log_read<T>(
     service: Service,
     method: &str,
     subject: &Subject,
+    is_dry_run: bool,
     began: Instant,
     outcome: &Result<T, Error>,
 ) {
@@ -328,6 +332,7 @@ fn log_read<T>(
     let word = if error.is_none() { "ok" } else { "error" };
     let mut fields: Vec<_> = subject.fields().collect();
     let ms = Value::from(milliseconds(began.elapsed()));
+    fields.extend(is_dry_run.then_some(("dry_run", Value::from(true))));
     fields.extend([("ms", ms), ("outcome", Value::from(word))]);
     fields.extend(error.as_deref().map(|error| ("error", Value::from(error))));
     log_call(&service.full_name(method), &fields);

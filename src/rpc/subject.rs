@@ -9,8 +9,11 @@ use serde::Serialize;
 use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
 use crate::guest::wire::jobs::{JobRequest, JobsRequest};
-use crate::guest::wire::verbs::{AutostartRequest, DiskRequest, ListRequest, NicRequest};
+use crate::guest::wire::verbs::{
+    AutostartRequest, DiskRequest, ListRequest, NicRequest, PlanRequest,
+};
 use crate::guest::wire::{Guest, GuestMetricsRequest, GuestRequest};
+use crate::rpc::dry_run;
 
 /// What a call is about: one of the names, as the caller wrote it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -64,6 +67,11 @@ pub(super) trait About {
     fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
         None
     }
+
+    /// Whether it changes nothing though its method does.
+    fn is_dry_run(&self) -> bool {
+        false
+    }
 }
 
 fn about_guest(guest: Option<&Guest>) -> Subject {
@@ -87,6 +95,20 @@ macro_rules! about_one_guest {
 }
 
 about_one_guest!(GuestRequest, AutostartRequest, DiskRequest, NicRequest);
+
+impl About for PlanRequest {
+    fn subject(&self) -> Subject {
+        about_guest(self.guest.as_ref())
+    }
+
+    fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
+        Some((self.guest.as_ref(), &mut self.args))
+    }
+
+    fn is_dry_run(&self) -> bool {
+        dry_run::is_asked(self).unwrap_or(false)
+    }
+}
 
 impl About for GuestMetricsRequest {
     fn subject(&self) -> Subject {

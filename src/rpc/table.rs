@@ -10,11 +10,13 @@ use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse
 use crate::guest::wire::jobs::{JobRequest, JobsRequest};
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ConsoleResponse};
 use crate::guest::wire::verbs::{DiskRequest, NicRequest};
-use crate::guest::wire::verbs::{ListRequest, ListResponse, ScreenshotResponse, SettingResponse};
+use crate::guest::wire::verbs::{ListRequest, ListResponse, PlanRequest, PlanResponse};
+use crate::guest::wire::verbs::{ScreenshotResponse, SettingResponse};
 use crate::guest::wire::{AllGuestMetrics, GuestMetricsRequest, GuestMetricsResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::jobs::{self, Job};
 use crate::ops::{Error, Libvirt};
+use crate::rpc::dry_run;
 
 /// What is served: guests and jobs on one port, all else on another (contract sections 5 and 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,7 @@ pub(super) type Verb<P, R> = fn(&Libvirt, P) -> Result<R, Error>;
 #[derive(Clone, Copy)]
 pub(super) enum Method {
     Guest(Verb<GuestRequest, GuestResponse>),
+    Plan(Verb<PlanRequest, PlanResponse>),
     Metrics(Verb<GuestMetricsRequest, GuestMetricsResponse>),
     AllMetrics(Verb<GuestMetricsRequest, BTreeMap<String, AllGuestMetrics>>),
     List(Verb<ListRequest, ListResponse>),
@@ -95,6 +98,7 @@ impl Method {
     pub(super) fn types(self) -> (&'static str, &'static str) {
         match self {
             Self::Guest(_) => ("GuestRequest", "GuestResponse"),
+            Self::Plan(_) => ("PlanRequest", "PlanResponse"),
             Self::Metrics(_) => ("GuestMetricsRequest", "GuestMetricsResponse"),
             Self::AllMetrics(_) => ("GuestMetricsRequest", "AllMetricsResponse"),
             Self::List(_) => ("ListRequest", "ListResponse"),
@@ -128,9 +132,9 @@ use Effect::{Changes, Reads};
 pub(super) type Entry = (&'static str, Effect, Method);
 
 const LIBVIRT: [Entry; 30] = [
-    ("CreateGuest", Changes, Method::Guest(Libvirt::create_guest)),
+    ("CreateGuest", Changes, Method::Plan(dry_run::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
-    ("Delete", Changes, Method::Guest(Libvirt::delete)),
+    ("Delete", Changes, Method::Plan(dry_run::delete)),
     ("Restart", Changes, Method::Guest(Libvirt::restart)),
     ("Reboot", Changes, Method::Guest(Libvirt::reboot)),
     ("Poweroff", Changes, Method::Guest(Libvirt::poweroff)),

@@ -11,6 +11,7 @@ mod devices;
 mod disk_paths;
 mod displays;
 mod documents;
+mod dry_run;
 mod events;
 mod golden;
 mod harness;

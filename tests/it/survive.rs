@@ -72,6 +72,9 @@ fn what_is_open_while_libvirtd_is_away_is_shown_and_settled_when_it_is_back() {
     assert_eq!((status, &ready["why"]), (503, &json!("libvirt cannot be reached")));
     let error = agent.error("CreateGuest", &guest);
     assert!(error.starts_with("[Code-38] ") && error.ends_with(" (settle a former CreateGuest)"));
+    let dry = json!({ "guest": guest, "args": { "mistify.dry_run": "true" } });
+    let planned = agent.call_with("CreateGuest", &dry)["result"]["plan"].take();
+    assert_eq!(planned["warnings"][0], "a former CreateGuest would be settled first", "{planned}");
 
     stack.start_libvirtd();
     wait_until("it is settled", SOON, || agent.is_settled());

@@ -197,13 +197,15 @@ mod tests {
         agrees::<GuestMetricsResponse>("GuestMetricsResponse", all);
         agrees::<ListRequest>("ListRequest", all);
         agrees::<AutostartRequest>("AutostartRequest", all);
+        agrees::<PlanRequest>("PlanRequest", all);
         agrees::<DiskRequest>("DiskRequest", all);
         agrees::<NicRequest>("NicRequest", all);
         agrees::<EventsRequest>("EventsRequest", all);
         agrees::<JobRequest>("JobRequest", all);
         agrees::<JobsRequest>("JobsRequest", all);
-        let (started, ended, text) = ("now".to_owned(), "now".to_owned(), "{}".to_owned());
-        let result = RawValue::from_string(text).ok();
+        let text = String::new;
+        let (started, ended) = ("now".to_owned(), "now".to_owned());
+        let result = RawValue::from_string("{}".to_owned()).ok();
         let progress = Progress { steps: 1, step: "domain".to_owned() };
         let error = result.clone();
         let job = Job { started, ended, progress, result, error, ..Job::default() };
@@ -220,9 +222,20 @@ mod tests {
         tells("ConsoleResponse", &ConsoleResponse::default(), all);
         tells("ScreenshotResponse", &ScreenshotResponse::default(), all);
         tells("EventsPage", &Page::default(), all);
+        let plan = Plan { message: "nothing would be done".to_owned(), ..Plan::default() };
+        tells("Plan", &plan, all);
+        tells("PlanResponse", &PlanResponse { guest: None, plan: Some(plan) }, all);
+        let one = || vec![text()];
+        let step = PlanStep {
+            command: one(),
+            xml: "<domain/>".to_owned(),
+            detail: "it is running".to_owned(),
+            with: one(),
+            ..PlanStep::default()
+        };
+        tells("PlanStep", &step, all);
         all.extend(["Event".to_owned()]);
         let event = &read(SCHEMAS)["Event"];
-        let text = String::new;
         let kinds = [
             What::Lifecycle { state: "started", detail: "booted" },
             What::IoError { source: text(), device: text(), action: "none", reason: "r".into() },

@@ -30,7 +30,7 @@ fn request(method: &str, params: &Value) -> Value {
 }
 
 /// The result of a call.
-fn result(agent: &Agent, method: &str, params: &Value) -> Value {
+pub(crate) fn result(agent: &Agent, method: &str, params: &Value) -> Value {
     let mut answer = answer(agent, &request(method, params).to_string());
     assert_eq!((&answer["jsonrpc"], &answer["id"]), (&json!("2.0"), &json!(7)), "{answer}");
     assert!(answer.get("error").is_none(), "{method} {params}: {answer}");
@@ -38,7 +38,7 @@ fn result(agent: &Agent, method: &str, params: &Value) -> Value {
 }
 
 /// The error of a call that has to fail.
-fn error(agent: &Agent, method: &str, params: &Value) -> Value {
+pub(crate) fn error(agent: &Agent, method: &str, params: &Value) -> Value {
     let mut answer = answer(agent, &request(method, params).to_string());
     assert_eq!((&answer["jsonrpc"], &answer["id"]), (&json!("2.0"), &json!(7)), "{answer}");
     assert!(answer.get("result").is_none(), "{method} {params}: {answer}");

@@ -174,8 +174,15 @@ fn listing(dataset: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// The commands that changed a pool so far, as they were given.
+pub(crate) fn history(pool: &str) -> Vec<String> {
+    let text = run("zpool", &["history", pool]);
+    let commands = text.lines().filter_map(|line| line.split_once(' ').map(|(_, it)| it));
+    commands.filter(|it| it.starts_with("zfs ")).map(str::to_owned).collect()
+}
+
 /// A zfs command that has to succeed; its standard output.
-fn zfs(arguments: &[&str]) -> String {
+pub(crate) fn zfs(arguments: &[&str]) -> String {
     run("zfs", arguments)
 }
 

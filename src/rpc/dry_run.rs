@@ -1,0 +1,46 @@
+//! CreateGuest and Delete: carried out, or only planned where the request says so.
+
+use crate::guest::wire::verbs::{PlanRequest, PlanResponse};
+use crate::guest::wire::{GuestRequest, GuestResponse};
+use crate::ops::{self, Error, Forecast, Libvirt, Problem};
+use crate::rpc::error_text;
+use crate::rpc::table::Verb;
+
+pub(super) fn create_guest(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
+    either(agent, request, Libvirt::create_guest, Libvirt::plan_create_guest)
+}
+
+pub(super) fn delete(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
+    either(agent, request, Libvirt::delete, Libvirt::plan_delete)
+}
+
+/// Whether nothing is to be done: by the member, or by the word in `args`, which all paths have.
+///
+/// # Errors
+/// [`Error::Invalid`] for a word that is neither yes nor no.
+pub(super) fn is_asked(request: &PlanRequest) -> Result<bool, Error> {
+    Ok(ops::is_dry_run(&request.args)? || request.dry_run)
+}
+
+fn either(
+    agent: &Libvirt,
+    request: PlanRequest,
+    carry_out: Verb<GuestRequest, GuestResponse>,
+    plan: Verb<GuestRequest, Forecast>,
+) -> Result<PlanResponse, Error> {
+    if !is_asked(&request)? {
+        let done = carry_out(agent, request.into())?;
+        return Ok(PlanResponse { guest: done.guest, plan: None });
+    }
+    let Forecast { guest, mut plan, problems } = plan(agent, request.into())?;
+    plan.problems = problems.iter().map(text).collect();
+    Ok(PlanResponse { guest: Some(guest), plan: Some(plan) })
+}
+
+fn text(problem: &Problem) -> String {
+    match problem {
+        Problem::Error(error) => error_text(error),
+        Problem::Part(part, error) => format!("{part}: {}", error_text(error)),
+        Problem::Words(words) => words.clone(),
+    }
+}
