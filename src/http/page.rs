@@ -34,7 +34,7 @@ const PAGE: &str = concat!(
 /// what that is after a change.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-zZddqg+39xPOc5ozD6XGX5EwmdtVtlnLxSY2TP0b+sE='; \
-    script-src 'sha256-w+BewHYSBnAFQUN2oSCmBs/a+plF6p9W7QSG/Rvuyd0='; \
+    script-src 'sha256-cVvm1uLU+wFsu0rd4VMNYgKGuwUGfkUwWj3CtNgGOmI='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 

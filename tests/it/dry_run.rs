@@ -432,6 +432,14 @@ fn a_dry_run_of_another_verb_is_refused_and_so_is_a_word_that_is_neither() {
     let error = jsonrpc::error(host.agent(), "Libvirt.Delete", &text);
     assert_eq!(error["code"], -32602, "{error}");
     assert_eq!(host.agent().state("p-other"), "shutoff");
+    // It is no job either, by whichever words.
+    let old = json!({ "guest": there, "args": { DRY: "true", "mistify.async": "true" } });
+    let refused = "invalid argument: a dry run changes nothing, and so is no job";
+    assert_eq!(host.agent().call_with("Delete", &old)["error"], refused);
+    let new = json!({ "guest": there, "dry_run": true, "async": true });
+    let error = jsonrpc::error(host.agent(), "Libvirt.Delete", &new);
+    assert_eq!((&error["code"], &error["message"]), (&json!(-32602), &json!(refused)));
+    assert_eq!(host.agent().state("p-other"), "shutoff");
     // Neither word is a dry run; one of both is.
     let both = |word: &str, member: bool| json!({ "guest": there, "args": { DRY: word }, "dry_run": member });
     for (word, member) in [("false", true), ("true", false)] {

@@ -57,7 +57,8 @@ function newEvent(event, withGuest) {
   const { seq, time, guest, event: kind, state, detail, ...more } = event;
   const when = new Date(time);
   const isOld = when.toDateString() !== new Date().toDateString();
-  const what = { lifecycle: `${state}: ${detail}`, gap: 'gap: events before this one are not kept',
+  const what = { lifecycle: `${state}: ${detail}`, job: `job is ${state}`,
+    gap: 'gap: events before this one are not kept',
     connected: 'libvirt is heard', disconnected: 'libvirt is not heard any more' }[kind] ?? kind;
   const rest = Object.entries(more).map(([name, value]) => `${name} ${value}`).join(', ');
   return make('li', { className: TROUBLE.has(kind) ? 'warn' : '' },
