@@ -196,7 +196,7 @@ pub struct DiskRequest {
     pub guest: Option<Guest>,
     /// The disk.
     pub disk: Option<Disk>,
-    /// As those of [`GuestRequest`](super::GuestRequest).
+    /// As those of [`GuestRequest`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, String>,
 }
@@ -214,7 +214,7 @@ pub struct NicRequest {
     pub guest: Option<Guest>,
     /// The NIC.
     pub nic: Option<Nic>,
-    /// As those of [`GuestRequest`](super::GuestRequest).
+    /// As those of [`GuestRequest`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, String>,
 }
