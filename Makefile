@@ -7,7 +7,7 @@ SKIPS := $(TARGET)/test-skips
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test test-lab test-systemd test-new-user sanitize demo bench fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test test-lab test-systemd test-new-user sanitize deny demo bench fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -96,6 +96,11 @@ sanitize:
 	CARGO_TARGET_DIR=$(abspath $(or $(CARGO_TARGET_DIR),target))/sanitize \
 	$(CARGO) test --target $(HOST) --lib --test it -- \
 		libvirt:: conformance:: verbs:: qemu:: openvswitch:: inventory:: settings:: screens:: events::
+
+# Licences, sources and bans of all packages (deny.toml).
+deny:
+	tests/install-deps.sh deny
+	tests/deny.sh
 
 demo: build
 	tests/install-deps.sh demo

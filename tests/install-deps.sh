@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need on Debian 12, and only what is missing:
 #
-#   tests/install-deps.sh [build|demo|test|bench|lab|bare|deb|gate]
+#   tests/install-deps.sh [build|demo|test|bench|lab|bare|deb|deny|gate]
 #
 #   build  what `cargo build` needs
 #   demo   what the demo needs besides: qemu-img, which reads its disk
@@ -12,6 +12,7 @@
 #   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
 #   bare   what `cargo build` needs, and what makes and boots the bare machine of tests/bare
 #   deb    what `cargo build` needs, and cargo-deb, which is built in target/ in a minute
+#   deny   cargo-deny, which is built once, in 3 minutes, in ~/.cache/mistify-libvirt
 #   gate   all of these, libclang, to make the bindings again, promtool, to check the metrics,
 #          systemd's tools, to check the units, and Chromium, to look at the page
 #
@@ -36,6 +37,13 @@ build_cargo_deb() {
     folder=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/tools
     [ "$("$folder/bin/cargo-deb" --version 2>/dev/null)" != "cargo-deb $version" ] || return 0
     cargo install --quiet --locked --no-default-features --root "$folder" cargo-deb@"$version"
+}
+
+# Outside of the checkout: it takes longer than all of the agent, and every checkout needs the same.
+build_cargo_deny() {
+    local version=0.20.2 folder=${XDG_CACHE_HOME:-$HOME/.cache}/mistify-libvirt
+    [ "$("$folder/bin/cargo-deny" --version 2>/dev/null)" != "cargo-deny $version" ] || return 0
+    cargo install --quiet --locked --root "$folder" cargo-deny@"$version"
 }
 
 # No package of Debian's has it.
@@ -80,13 +88,18 @@ deb)
     build_cargo_deb
     packages+=("${deb[@]}")
     ;;
+deny)
+    build_cargo_deny
+    exit
+    ;;
 gate)
+    build_cargo_deny
     packages+=("${test[@]}" "${lab[@]}" "${bare[@]}" "${deb[@]}" libclang-dev binutils prometheus
         python3-prometheus-client systemd chromium chromium-driver fonts-dejavu-core)
     unpack=unpack_client
     ;;
 *)
-    echo "usage: $0 [build|demo|test|bench|lab|bare|deb|gate]" >&2
+    echo "usage: $0 [build|demo|test|bench|lab|bare|deb|deny|gate]" >&2
     exit 2
     ;;
 esac
