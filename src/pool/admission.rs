@@ -43,6 +43,7 @@ pub(super) enum Place {
 
 /// A key that somebody holds; a key that nobody holds has no record.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Key {
     holder: Ticket,
     waiters: VecDeque<Ticket>,
@@ -50,6 +51,7 @@ struct Key {
 
 /// How many callers a ration has admitted, and how many it may.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Count {
     callers: usize,
     limit: usize,
@@ -57,6 +59,7 @@ struct Count {
 
 /// The state: callers per ration, keys with their waiters in order of arrival.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Admission {
     change: Count,
     read: Count,

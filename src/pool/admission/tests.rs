@@ -1,4 +1,7 @@
-//! Each rule of the admission by name, then any sequence of events against a slow, plain model.
+//! Each rule of the admission by name, then every order of a few callers, then any sequence of events
+//! against a slow, plain model.
+
+mod orders;
 
 use proptest::prelude::*;
 
