@@ -91,6 +91,14 @@ fn unknown_words_are_usage_errors() {
 }
 
 #[test]
+fn the_name_of_a_pool_is_one_that_the_store_takes() {
+    let longest = "a".repeat(100);
+    assert_eq!(run(&["--zpool", &longest]).0.host.zpool, longest);
+    let longer = error(&["--zpool", &format!("{longest}a")]).to_string();
+    assert!(longer.ends_with(": not a ZFS pool: it is too long"), "{longer}");
+}
+
+#[test]
 fn values_that_cannot_be_name_their_flag() {
     let cases: [&[&str]; 29] = [
         &["--port", "65536"],

@@ -9,6 +9,7 @@ use log::LevelFilter;
 
 use crate::cli::LogFormat;
 use crate::config::{BridgeType, DEADLINE_S_MAX, PoolLimits, Store, VncListen};
+use crate::storage::PoolName;
 
 /// What is wrong with a value; whose it is says who asks.
 type Outcome<T> = Result<T, String>;
@@ -127,11 +128,8 @@ pub(super) fn filter_name(text: &str) -> Outcome<String> {
 
 /// The pool's name becomes part of paths and of commands.
 pub(super) fn pool_name(text: &str) -> Outcome<String> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
-    if text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(fits) {
-        return Ok(text.to_owned());
-    }
-    wrong("not the name of a ZFS pool")
+    let name = PoolName::parse(text).map_err(|bad| format!("not a ZFS pool: it {}", bad.why))?;
+    Ok(name.as_str().to_owned())
 }
 
 pub(super) fn store(text: &str) -> Outcome<Store> {
