@@ -20,10 +20,14 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Looks at a recursive listing of `root`. `chosen` says which datasets are meant; a file system
-    /// that is the root goes with them.
+    /// that is the root goes with them. What is not below the root is nothing of it, whoever listed it.
     pub(super) fn of(root: &str, entries: &[Entry], chosen: impl Fn(&Entry) -> bool) -> Self {
+        let is_of_root = |entry: &&Entry| {
+            let rest = entry.dataset().strip_prefix(root);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         let (snapshots, mut datasets): (Vec<&Entry>, Vec<&Entry>) =
-            entries.iter().partition(|entry| entry.kind == Kind::Snapshot);
+            entries.iter().filter(is_of_root).partition(|entry| entry.kind == Kind::Snapshot);
         datasets.sort_by_key(|entry| std::cmp::Reverse(entry.createtxg));
         let mut survey = Self::default();
         let mut going = BTreeSet::new();
@@ -136,6 +140,13 @@ mod tests {
         let entries = [entry("p/g", Kind::FileSystem, 1), entry("p/g/a", Kind::Volume, 2)];
         assert!(Survey::of("p/g", &entries, |_| true).is_whole());
         assert!(Survey::of("p/g", &entries[..1], |_| false).is_whole(), "the root goes along");
+    }
+
+    #[test]
+    fn what_is_not_below_the_root_is_not_touched() {
+        let names = ["p/g", "p/gh", "p/other", "q"].map(|name| entry(name, Kind::Volume, 1));
+        let survey = Survey::of("p/g", &names, |_| true);
+        assert_eq!((survey.doomed, survey.foreign), (vec!["p/g".to_owned()], Vec::new()));
     }
 
     #[test]
