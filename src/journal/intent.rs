@@ -34,7 +34,10 @@ impl From<&HostConfig> for Scope {
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}, pool {}", self.libvirt_uri, self.store, self.zpool)
+        // On one line, also where a file has it that nobody of ours wrote.
+        let Self { libvirt_uri, store, zpool } = self;
+        let [uri, store, zpool] = [libvirt_uri, store, zpool].map(|text| text.escape_debug());
+        write!(f, "{uri}, {store}, pool {zpool}")
     }
 }
 
