@@ -7,7 +7,7 @@ SKIPS := $(TARGET)/test-skips
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test test-lab test-systemd test-new-user sanitize deny demo bench fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test test-lab test-systemd test-new-user sanitize fuzz deny demo bench fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -97,6 +97,12 @@ sanitize:
 	$(CARGO) test --target $(HOST) --lib --test it -- \
 		libvirt:: conformance:: verbs:: qemu:: openvswitch:: inventory:: settings:: screens:: events::
 
+# Looks for input that breaks what must hold, SECONDS for each target of src/fuzz.rs, or FUZZ=... alone.
+SECONDS ?= 60
+fuzz:
+	tests/install-deps.sh fuzz
+	fuzz/run.sh $(SECONDS) $(FUZZ)
+
 # Licences, sources and bans of all packages (deny.toml).
 deny:
 	tests/install-deps.sh deny
@@ -112,6 +118,7 @@ bench:
 
 fmt:
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 
 clippy:
 	tests/install-deps.sh build

@@ -3,6 +3,8 @@
 
 mod commands;
 mod completions;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod import;
 mod layers;
 mod logging;

@@ -218,6 +218,8 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod guest;
 pub mod http;
 pub mod jobs;

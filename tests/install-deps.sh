@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need on Debian 12, and only what is missing:
 #
-#   tests/install-deps.sh [build|demo|test|bench|lab|bare|deb|deny|gate]
+#   tests/install-deps.sh [build|demo|test|bench|lab|bare|deb|deny|fuzz|gate]
 #
 #   build  what `cargo build` needs
 #   demo   what the demo needs besides: qemu-img, which reads its disk
@@ -13,6 +13,7 @@
 #   bare   what `cargo build` needs, and what makes and boots the bare machine of tests/bare
 #   deb    what `cargo build` needs, and cargo-deb, which is built in target/ in a minute
 #   deny   cargo-deny, which is built once, in 3 minutes, in ~/.cache/mistify-libvirt
+#   fuzz   what `cargo build` needs, and a C++ compiler, for libFuzzer
 #   gate   all of these, libclang, to make the bindings again, promtool, to check the metrics,
 #          systemd's tools, to check the units, and Chromium, to look at the page
 #
@@ -92,14 +93,15 @@ deny)
     build_cargo_deny
     exit
     ;;
+fuzz) packages+=(g++) ;;
 gate)
     build_cargo_deny
-    packages+=("${test[@]}" "${lab[@]}" "${bare[@]}" "${deb[@]}" libclang-dev binutils prometheus
+    packages+=("${test[@]}" "${lab[@]}" "${bare[@]}" "${deb[@]}" g++ libclang-dev binutils prometheus
         python3-prometheus-client systemd chromium chromium-driver fonts-dejavu-core)
     unpack=unpack_client
     ;;
 *)
-    echo "usage: $0 [build|demo|test|bench|lab|bare|deb|deny|gate]" >&2
+    echo "usage: $0 [build|demo|test|bench|lab|bare|deb|deny|fuzz|gate]" >&2
     exit 2
     ;;
 esac

@@ -13,7 +13,7 @@ use crate::config::fixed::SETTINGS_BYTES;
 pub const DEFAULT_FILE: &str = "/etc/mistify-libvirt.conf";
 
 /// A value of a setting, and where it stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Given {
     pub(super) setting: &'static Setting,
     pub(super) text: String,
@@ -108,7 +108,7 @@ pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<Given>, Error> {
     }
 }
 
-fn lines(path: &Path, text: &str) -> Result<Vec<Given>, Error> {
+pub(super) fn lines(path: &Path, text: &str) -> Result<Vec<Given>, Error> {
     let mut all: Vec<Given> = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();

@@ -263,5 +263,7 @@ fn take_line<'a>(rest: &mut &'a [u8], bytes_max: usize) -> Result<Option<&'a [u8
     Ok(Some(line))
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

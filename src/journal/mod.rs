@@ -36,6 +36,8 @@ use crate::guest::wire::Guest;
 
 pub use self::error::Error;
 pub use self::intent::{Intent, Scope, Step, Summary, Verb};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::record::fuzz::journal_file as fuzz_journal_file;
 pub use self::state_dir::default_state_dir;
 
 /// The journal of one agent. Its folder, if it has one, is locked until it and all its entries are dropped.

@@ -185,5 +185,7 @@ impl fmt::Display for Unfit {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

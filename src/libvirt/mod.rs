@@ -18,6 +18,8 @@ mod domain_events;
 mod error;
 mod event_loop;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod network;
 mod params;
 mod screen;

@@ -4,6 +4,8 @@
 mod audit;
 mod dry_run;
 pub mod envelope;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod jobs;
 pub mod json;
 mod subject;

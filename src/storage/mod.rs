@@ -31,6 +31,8 @@ pub use self::types::{
     Action, Image, ImageSource, Left, Made, Newer, Origin, Planned, Plans, Reach, Removal,
     Removing, Snapshot, Space, Usage, Volume, Wanted, Whose, Why,
 };
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::zfs::fuzz::zfs_output as fuzz_zfs_output;
 pub use self::zfs::{PERMISSIONS, Who, ZfsStore};
 
 /// Bytes of a MiB, the unit of the wire.

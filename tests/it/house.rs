@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Groups of rooms from left to right: a room may name itself and rooms of groups to its right.
 const ORDER: [&[&str]; 9] = [
-    &["main", "lib"],
+    &["main", "lib", "fuzz"],
     &["cli"],
     &["client", "check"],
     &["http"],
@@ -219,4 +219,22 @@ fn every_test_that_the_readme_names_is_there() {
         named += 1;
     }
     assert!(named >= 20, "{named}");
+}
+
+#[test]
+fn what_is_fuzzed_is_what_is_shipped() {
+    let packages = |file: &str| -> Vec<String> {
+        let text = fs::read_to_string(file).expect("it is there");
+        let packages = text.split("[[package]]\n").skip(1);
+        packages.map(|it| it.lines().take(2).collect::<Vec<_>>().join(" ")).collect()
+    };
+    let name = |package: &str| package.split(" version").next().map(str::to_owned);
+    let shipped = packages("Cargo.lock");
+    let mut same = 0;
+    for package in packages("fuzz/Cargo.lock") {
+        let of_name = shipped.iter().filter(|it| name(it) == name(&package)).count();
+        assert!(of_name == 0 || shipped.contains(&package), "fuzz/Cargo.lock has {package}");
+        same += usize::from(of_name > 0);
+    }
+    assert!(same >= 50, "{same}");
 }

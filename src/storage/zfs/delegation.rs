@@ -59,7 +59,7 @@ impl ZfsStore {
 }
 
 /// What holds on the pool itself and below it, for whom it is meant.
-fn granted(text: &str, is_meant: impl Fn(Who<'_>) -> bool) -> BTreeSet<&str> {
+pub(super) fn granted(text: &str, is_meant: impl Fn(Who<'_>) -> bool) -> BTreeSet<&str> {
     let (mut title, mut sets, mut granted) = ("", BTreeMap::new(), BTreeSet::new());
     for line in text.lines() {
         let Some(entry) = line.strip_prefix('\t') else {

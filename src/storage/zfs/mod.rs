@@ -6,6 +6,8 @@
 mod command;
 mod delegation;
 mod device;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod images;
 mod listing;
 mod make;

@@ -1,0 +1,83 @@
+//! What must hold of the file of settings whatever is in it.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::str;
+
+use super::layers::{Given, combine, environment, lines};
+use super::{Error, Settings, values};
+use crate::config::DEADLINE_S_MAX;
+use crate::storage::PoolName;
+
+/// Whether the setting takes this as the name of a pool.
+pub(crate) fn takes_pool(name: &str) -> bool {
+    values::pool_name(name).is_ok()
+}
+
+/// The bytes as a file of settings. What is wrong has a place; what is accepted is within bounds,
+/// and means the same as flags, as variables, and as flags that stand above such a file.
+pub(crate) fn configuration(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let read = || lines(Path::new("a.conf"), text);
+    let given = match read() {
+        Ok(given) => given,
+        Err(error) => {
+            let said = error.to_string();
+            let number = said.strip_prefix("a.conf:").and_then(|rest| rest.split(':').next());
+            let number: usize = number.and_then(|it| it.parse().ok()).expect("it has a place");
+            assert!((1..=text.lines().count()).contains(&number), "{said}");
+            return;
+        }
+    };
+    let flags = || {
+        let flag = |given: &Given| Given::by_flag(given.setting, given.text.clone());
+        given.iter().map(flag).collect::<Vec<_>>()
+    };
+    let in_file = settings(&[read().expect("as before")]);
+    let by_flags = settings(&[flags()]);
+    match &in_file {
+        Ok(settings) => {
+            assert_within_bounds(settings);
+            assert_eq!(by_flags, in_file);
+            assert_eq!(settings_of_both(flags(), &given), in_file, "flags win");
+        }
+        Err(_) => assert!(by_flags.is_err(), "{by_flags:?}"),
+    }
+    // A variable that is empty is not set, and commas part its values.
+    if !given.iter().any(|given| given.text.is_empty() || given.text.contains([',', '\0'])) {
+        let variables = environment(|name| variable(&given, name)).expect("it is UTF-8");
+        let by_variables = settings(&[variables]);
+        assert_eq!(by_variables.is_ok(), in_file.is_ok(), "{by_variables:?}");
+        assert!(in_file.is_err() || by_variables == in_file);
+    }
+}
+
+fn settings(layers: &[Vec<Given>]) -> Result<Settings, Error> {
+    combine(layers)?.finish()
+}
+
+fn settings_of_both(flags: Vec<Given>, weaker: &[Given]) -> Result<Settings, Error> {
+    let weaker = weaker.iter().map(|given| Given { place: String::new(), ..given.clone() });
+    settings(&[flags, weaker.collect()])
+}
+
+/// The values of a setting as its variable has them.
+fn variable(given: &[Given], name: &str) -> Option<OsString> {
+    let of_it = given.iter().filter(|given| given.setting.variable() == name);
+    let texts: Vec<&str> = of_it.map(|given| given.text.as_str()).collect();
+    (!texts.is_empty()).then(|| texts.join(",").into())
+}
+
+fn assert_within_bounds(settings: &Settings) {
+    let config = &settings.config;
+    assert!(PoolName::parse(&config.host.zpool).is_ok(), "the store takes {}", config.host.zpool);
+    let pool = &config.pool;
+    let workers =
+        [pool.control_workers, pool.read_workers, pool.urgent_workers, pool.storage_workers];
+    assert!(workers.into_iter().chain([pool.queue]).all(|count| (1..=1024).contains(&count)));
+    let seconds = [config.deadlines.read, config.deadlines.change].map(|it| it.as_secs());
+    assert!(seconds.iter().all(|it| (1..=DEADLINE_S_MAX).contains(it)));
+    assert!(config.metrics.max_age.as_secs() <= 60);
+    assert!(!config.listen.is_empty());
+    assert!(config.host.allow_disk_paths.iter().all(|path| path.is_absolute()));
+}

@@ -1,0 +1,59 @@
+//! What must hold whatever comes in from outside: for `make fuzz`, which looks for bytes where it
+//! does not, and for a test, which takes the bytes of `fuzz/corpus`.
+//!
+//! Each target takes any bytes, and panics where something does not hold. Those that need what a
+//! room keeps to itself stand in a `fuzz.rs` of that room.
+
+mod guest;
+mod names;
+mod typed;
+
+use crate::{cli, http, journal, rpc, storage};
+
+/// A target: asked with any bytes, it panics where what must hold does not.
+pub type Target = fn(&[u8]);
+
+/// The targets, by the names of their folders in `fuzz/corpus`.
+pub const TARGETS: [(&str, Target); 9] = [
+    ("http-framing", http::parse::fuzz::framing),
+    ("rpc-decode", rpc::fuzz::decode),
+    ("guest-xml", guest::guest_to_xml),
+    ("live-xml", guest::live_xml),
+    ("dataset-names", names::dataset_names),
+    ("zfs-output", storage::fuzz_zfs_output),
+    ("typed-parameters", typed::typed_parameters),
+    ("journal-file", journal::fuzz_journal_file),
+    ("configuration", cli::fuzz::configuration),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn what_must_hold_does_for_the_corpora() {
+        let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        for (name, target) in TARGETS {
+            let files = fs::read_dir(corpora.join(name)).unwrap();
+            let count = files.map(|file| target(&fs::read(file.unwrap().path()).unwrap())).count();
+            assert!(count >= 5, "{name}: {count} files");
+        }
+        assert_eq!(fs::read_dir(corpora).unwrap().count(), TARGETS.len());
+    }
+
+    #[test]
+    fn anything_at_all_may_come() {
+        for (name, target) in TARGETS {
+            for byte in [0, b'\n', b'[', b'<', b'a', 0xff] {
+                for length in [0, 1, 2, 3, 40, 20_000] {
+                    let bytes = vec![byte; length];
+                    let holds = std::panic::catch_unwind(|| target(&bytes)).is_ok();
+                    assert!(holds, "{name}: {length} times {byte:#x}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What must hold whatever the `zfs` command prints.
+
+use std::collections::BTreeSet;
+
+use super::delegation::granted;
+use super::listing::{self, Kind};
+use super::survey::Survey;
+
+/// The text as a listing, of which the first line is what is to be removed, and as permissions. What
+/// is destroyed was chosen, lies below, and keeps nobody's origin; all the rest is named.
+pub(crate) fn zfs_output(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let has = granted(&text, |_| true);
+    assert!(has.iter().all(|name| text.contains(name)));
+    let Ok(mut entries) = listing::parse(&text) else { return };
+    assert_eq!(entries.len(), text.lines().count());
+    let Some(root) = entries.first().map(|entry| entry.name.clone()) else { return };
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    entries.dedup_by(|a, b| a.name == b.name);
+    let is_of_root = |name: &str| {
+        name.strip_prefix(&root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    for whose in [None, entries.iter().find_map(|entry| entry.owner.as_deref())] {
+        let chosen = |entry: &listing::Entry| whose.is_none() || entry.owner.as_deref() == whose;
+        let survey = Survey::of(&root, &entries, chosen);
+        let find = |name: &str| entries.iter().find(|entry| entry.name == name);
+        let doomed: BTreeSet<&str> = survey.doomed.iter().map(String::as_str).collect();
+        assert_eq!(doomed.len(), survey.doomed.len(), "each once");
+        for name in &survey.doomed {
+            let entry = find(name).expect("it was listed");
+            assert!(entry.kind == Kind::Volume && chosen(entry), "{name}");
+            assert!(is_of_root(name), "{name} is not below {root}");
+        }
+        for snapshot in entries.iter().filter(|entry| entry.kind == Kind::Snapshot) {
+            if !doomed.contains(snapshot.dataset()) {
+                continue;
+            }
+            assert_eq!(snapshot.holds, 0, "{} is held", snapshot.name);
+            let all_go = snapshot.clones.iter().all(|clone| doomed.contains(clone.as_str()));
+            assert!(all_go, "{} has clones that stay", snapshot.name);
+            assert!(survey.with_snapshots.contains(snapshot.dataset()));
+        }
+        for entry in entries.iter().filter(|entry| entry.kind == Kind::Volume) {
+            let is_left = survey.left.iter().any(|left| left.name == entry.name);
+            let is_foreign = survey.foreign.contains(&entry.name);
+            let ways = [doomed.contains(entry.name.as_str()), is_left, is_foreign];
+            let expected = usize::from(is_of_root(&entry.name));
+            assert_eq!(ways.iter().filter(|is| **is).count(), expected, "{}", entry.name);
+        }
+    }
+}
