@@ -15,16 +15,27 @@ use crate::config::fixed::TOP_INTERVAL;
 /// Home, and clear to the end of the screen.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// Counters of one guest.
+/// Counters of one guest. Those of processors and NICs are as new as the look: the agent reads them
+/// for it. Those of disks come from emulators, which it asks more rarely.
 #[derive(Clone, Debug, PartialEq)]
 struct Sample {
     at: Instant,
     state: String,
     cpu_seconds: f64,
-    read_bytes: f64,
-    written_bytes: f64,
     received_bytes: f64,
     sent_bytes: f64,
+    disks: Disks,
+}
+
+/// What is known of a guest's disks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Disks {
+    /// When the counters were read.
+    at: Instant,
+    read_bytes: f64,
+    written_bytes: f64,
+    /// Bytes read and written in a second, before that; unknown before they were read twice.
+    rates: Option<(f64, f64)>,
 }
 
 /// What a guest did in a second, between two looks.
@@ -34,10 +45,10 @@ struct Rates {
     state: String,
     /// Of one processor.
     cpu_percent: f64,
-    read: f64,
-    written: f64,
     received: f64,
     sent: f64,
+    /// Bytes read and written by its disks, as long as nothing newer is known.
+    disks: Option<(f64, f64)>,
 }
 
 /// Shows it until its terminal is closed; one look, as JSON, where it is not for people.
@@ -45,8 +56,8 @@ pub(super) fn run(client: &Client, for_people: bool) -> Result<(), Error> {
     let mut before = look(client)?;
     loop {
         thread::sleep(TOP_INTERVAL);
-        let now = look(client)?;
-        let rates = rates(&before, &now);
+        let mut now = look(client)?;
+        let rates = rates(&before, &mut now);
         if !for_people {
             return write(&format!("{}\n", rates.iter().map(as_json).collect::<Value>()));
         }
@@ -72,37 +83,59 @@ fn sample(guest: &Value, now: Instant) -> Sample {
         }
     };
     let age = guest["age"].as_f64().filter(|age| (0.0..1e9).contains(age)).unwrap_or_default();
-    Sample {
+    let disks = Disks {
         at: now.checked_sub(Duration::from_secs_f64(age)).unwrap_or(now),
-        state: word(&guest["state"]),
-        cpu_seconds: sum("cpu", "cpu_time"),
         read_bytes: sum("disk", "read_bytes"),
         written_bytes: sum("disk", "write_bytes"),
+        rates: None,
+    };
+    Sample {
+        at: now,
+        state: word(&guest["state"]),
+        cpu_seconds: sum("cpu", "cpu_time"),
         received_bytes: sum("nic", "rx_bytes"),
         sent_bytes: sum("nic", "tx_bytes"),
+        disks,
     }
 }
 
-/// Of guests that were there both times; a counter that went back was begun anew.
-fn rates(before: &BTreeMap<String, Sample>, now: &BTreeMap<String, Sample>) -> Vec<Rates> {
-    let rate_of = |(id, now): (&String, &Sample)| {
-        let before = before.get(id)?;
-        let seconds = now.at.saturating_duration_since(before.at).as_secs_f64();
-        let rate = |counter: fn(&Sample) -> f64| match seconds > 0.0 {
-            true => ((counter(now) - counter(before)) / seconds).max(0.0),
-            false => 0.0,
+/// How much a counter has grown in a second; one that went back was begun anew.
+fn rate(before: f64, now: f64, seconds: f64) -> f64 {
+    if seconds > 0.0 { ((now - before) / seconds).max(0.0) } else { 0.0 }
+}
+
+impl Disks {
+    /// Finds out the rates, or keeps those of `before` where nothing was read since.
+    fn follow(&mut self, before: &Self) {
+        let since = self.at.saturating_duration_since(before.at);
+        // The age of one reading, told twice, differs by as much as an answer takes.
+        self.rates = if since > TOP_INTERVAL / 2 {
+            let seconds = since.as_secs_f64();
+            let read = rate(before.read_bytes, self.read_bytes, seconds);
+            Some((read, rate(before.written_bytes, self.written_bytes, seconds)))
+        } else {
+            self.at = before.at;
+            before.rates
         };
+    }
+}
+
+/// Of guests that were there both times.
+fn rates(before: &BTreeMap<String, Sample>, now: &mut BTreeMap<String, Sample>) -> Vec<Rates> {
+    let rate_of = |(id, now): (&String, &mut Sample)| {
+        let before = before.get(id)?;
+        now.disks.follow(&before.disks);
+        let seconds = now.at.saturating_duration_since(before.at).as_secs_f64();
         Some(Rates {
             id: id.clone(),
             state: now.state.clone(),
-            cpu_percent: 100.0 * rate(|sample| sample.cpu_seconds),
-            read: rate(|sample| sample.read_bytes),
-            written: rate(|sample| sample.written_bytes),
-            received: rate(|sample| sample.received_bytes),
-            sent: rate(|sample| sample.sent_bytes),
+            cpu_percent: 100.0 * rate(before.cpu_seconds, now.cpu_seconds, seconds),
+            received: rate(before.received_bytes, now.received_bytes, seconds),
+            sent: rate(before.sent_bytes, now.sent_bytes, seconds),
+            disks: now.disks.rates,
         })
     };
-    let mut all: Vec<Rates> = now.iter().filter_map(rate_of).collect();
+    let mut all: Vec<Rates> = now.iter_mut().filter_map(rate_of).collect();
     all.sort_by(|one, other| other.cpu_percent.total_cmp(&one.cpu_percent));
     all
 }
@@ -114,8 +147,8 @@ fn table(rates: &[Rates]) -> String {
             printable(&each.id),
             each.state.clone(),
             format!("{:.1}", each.cpu_percent),
-            bytes(each.read),
-            bytes(each.written),
+            each.disks.map_or("-".to_owned(), |(read, _)| bytes(read)),
+            each.disks.map_or("-".to_owned(), |(_, written)| bytes(written)),
             bytes(each.received),
             bytes(each.sent),
         ]);
@@ -126,7 +159,8 @@ fn table(rates: &[Rates]) -> String {
 fn as_json(rates: &Rates) -> Value {
     json!({
         "id": rates.id, "state": rates.state, "cpu_percent": rates.cpu_percent,
-        "read_bytes_per_second": rates.read, "written_bytes_per_second": rates.written,
+        "read_bytes_per_second": rates.disks.map(|(read, _)| read),
+        "written_bytes_per_second": rates.disks.map(|(_, written)| written),
         "received_bytes_per_second": rates.received, "sent_bytes_per_second": rates.sent,
     })
 }
@@ -135,35 +169,63 @@ fn as_json(rates: &Rates) -> Value {
 mod tests {
     use super::*;
 
+    /// What a look at `now` finds, with disks that were read `age` seconds before.
+    fn looked(now: Instant, age: f64, cpu_seconds: f64, bytes: f64) -> Sample {
+        let guest = json!({
+            "state": "running", "age": age, "cpu": [{ "cpu_time": cpu_seconds }],
+            "disk": { "vda": { "read_bytes": bytes, "write_bytes": 2.0 * bytes } },
+            "nic": { "n": { "rx_bytes": 3.0 * bytes, "tx_bytes": 4.0 * bytes } },
+        });
+        sample(&guest, now)
+    }
+
+    fn all<const N: usize>(guests: [(&str, Sample); N]) -> BTreeMap<String, Sample> {
+        guests.map(|(id, sample)| (id.to_owned(), sample)).into()
+    }
+
     #[test]
-    fn rates_are_by_the_age_of_the_samples_and_the_busiest_comes_first() {
-        let now = Instant::now();
-        let look = |age: f64, seconds: f64, bytes: f64| {
-            let guest = json!({
-                "state": "running", "age": age, "cpu": [{ "cpu_time": seconds }],
-                "disk": { "vda": { "read_bytes": bytes, "write_bytes": 2.0 * bytes } },
-                "nic": { "n": { "rx_bytes": 3.0 * bytes, "tx_bytes": 4.0 * bytes } },
-            });
-            sample(&guest, now)
-        };
-        let before = BTreeMap::from([
-            ("idle".to_owned(), look(3.0, 1.0, 0.0)),
-            ("busy".to_owned(), look(3.0, 1.0, 500.0)),
-            ("gone".to_owned(), look(3.0, 1.0, 0.0)),
-        ]);
-        let after = BTreeMap::from([
-            ("idle".to_owned(), look(1.0, 1.0, 0.0)),
-            // Its counters of bytes began anew.
-            ("busy".to_owned(), look(1.0, 2.0, 0.0)),
-            ("new".to_owned(), look(1.0, 9.0, 9.0)),
-        ]);
-        let rates = rates(&before, &after);
+    fn the_busiest_comes_first_and_who_was_not_there_both_times_not_at_all() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(2);
+        let look = |cpu_seconds, bytes| looked(start, 0.0, cpu_seconds, bytes);
+        let before =
+            all([("idle", look(1.0, 0.0)), ("busy", look(1.0, 500.0)), ("gone", look(1.0, 0.0))]);
+        let look = |cpu_seconds, bytes| looked(later, 0.0, cpu_seconds, bytes);
+        // The busy one's counters of bytes began anew.
+        let mut after =
+            all([("idle", look(1.0, 0.0)), ("busy", look(2.0, 0.0)), ("new", look(9.0, 9.0))]);
+        let rates = rates(&before, &mut after);
         let ids: Vec<&str> = rates.iter().map(|each| each.id.as_str()).collect();
         assert_eq!(ids, ["busy", "idle"]);
         assert!((rates[0].cpu_percent - 50.0).abs() < 1e-6, "{rates:?}");
-        assert_eq!((rates[0].read, rates[0].sent), (0.0, 0.0));
+        assert_eq!((rates[0].disks, rates[0].sent), (Some((0.0, 0.0)), 0.0));
         let text = table(&rates);
         assert!(text.starts_with("GUEST    STATE  CPU %  READ/s"), "{text}");
         assert_eq!(text.lines().count(), 3);
+    }
+
+    #[test]
+    fn disks_have_the_rate_between_their_last_two_readings_until_the_next_one() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // Looks by seconds; disks are read at 0, at 15 with 1500 bytes more, and at 30.
+        let looks = [
+            (1, 1.0, 0.0),
+            (3, 3.01, 0.0),
+            (16, 1.0, 1500.0),
+            (18, 2.99, 1500.0),
+            (31, 1.0, 1500.0),
+        ];
+        let looks =
+            looks.map(|(seconds, age, bytes)| all([("g", looked(at(seconds), age, 0.1, bytes))]));
+        let mut looks = looks.into_iter();
+        let mut before = looks.next().unwrap();
+        let told = looks.map(|mut now| {
+            let disks = rates(&before, &mut now)[0].disks;
+            before = now;
+            disks.map(|(read, written)| (read.round(), written.round()))
+        });
+        let hundred = Some((100.0, 200.0));
+        assert_eq!(told.collect::<Vec<_>>(), [None, hundred, hundred, Some((0.0, 0.0))]);
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{LIBVIRT, Pool, virsh};
-use crate::crash::{Bed, Host, create_is_undone, delete_is_finished, random_kills};
+use crate::crash::{
+    Bed, Host, attach_is_undone, create_is_undone, delete_is_finished, random_kills,
+};
 use crate::skip::require;
 
 /// Fewer than with a folder: here each takes seconds.
@@ -38,6 +40,12 @@ fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
 fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
     let Some(pool) = require("lab", Pool::own(128)) else { return };
     delete_is_finished(&Bed::new(&OnZfs(pool), "crash-delete", 0x72));
+}
+
+#[test]
+fn a_disk_whose_coming_is_killed_at_any_write_is_undone_or_stays_whole() {
+    let Some(pool) = require("lab", Pool::own(128)) else { return };
+    attach_is_undone(&Bed::new(&OnZfs(pool), "crash-attach", 0x74), "Disk");
 }
 
 #[test]
