@@ -11,9 +11,9 @@ use serde_json::json;
 use super::{Bed, Inside, SOON, Scrape, median, scrape, time};
 use crate::agent::Agent;
 use crate::skip::require;
-use crate::support::{poll, wait_until};
+use crate::support::{poll, wait_for, wait_until};
 
-/// What the issue gives a stuck guest until a metric names it.
+/// As long as a stuck guest may take until a metric names it.
 pub(super) const NAMED: Duration = Duration::from_secs(30);
 const GUESTS: usize = 20;
 
@@ -53,7 +53,7 @@ fn busy() -> f64 {
     (load / f64::from(u32::try_from(processors).expect("few"))).max(1.0)
 }
 
-/// What the issue asks of one stopped guest among others. `hangs` is whether the agent cannot see
+/// What holds with one stopped guest among others. `hangs` is whether the agent cannot see
 /// that it is stopped, and so lets a call hang on it.
 fn one_stopped(bed: &Bed, agent: &Agent, stuck: &str, other: &str, hangs: bool) {
     let until = |what: &str, limit: Duration, done: &dyn Fn(&Scrape) -> bool| {
@@ -70,7 +70,7 @@ fn one_stopped(bed: &Bed, agent: &Agent, stuck: &str, other: &str, hangs: bool) 
     // A busy machine takes its time for a slow sample; one that is not, a tenth of a second.
     let usual = scrape(agent).value("mistify_metrics_sample_seconds{tier=\"slow\"}");
     let slack = Duration::from_secs_f64(1.0 + 5.0 * usual);
-    // What the issue gives holds where a processor is to be had; else it is as much longer.
+    // That time holds where a processor is to be had; else it is as much longer.
     let given = |limit: Duration| limit.mul_f64(busy());
 
     // Right after a slow sample: none is under way then, that would hang where the next sees.
@@ -211,4 +211,19 @@ fn a_restarted_libvirtd_is_asked_again() {
     agent.scrape_until("up", SOON, |scrape| {
         scrape.value("libvirt_up") == 1.0 && scrape.age(guest, "fast").is_some_and(|age| age < 1.0)
     });
+}
+
+#[test]
+fn a_driver_without_emulators_has_none_that_hang() {
+    let agent = Agent::on_test_driver();
+    let has_slow_sample = || {
+        let text = agent.request("GET", "/metrics", &[], b"").text();
+        let age = "mistify_guest_sample_age_seconds{domain=\"test\",tier=\"slow\"}";
+        text.contains(age).then_some(text)
+    };
+    let text = wait_for("a slow sample", SOON, has_slow_sample);
+    assert!(!text.contains("mistify_guest_stuck_seconds{"), "{text}");
+    let answer = agent.call_with("WaitEvents", &json!({ "after": 0, "timeout": 0 }));
+    let events = answer["result"]["events"].as_array().expect("events");
+    assert!(events.iter().all(|event| event["event"] != "stuck"), "{answer}");
 }
