@@ -8,25 +8,23 @@
 //! DIR/set-aside/        what was found among them and cannot be followed
 //! ```
 //!
-//! A file is a line: a checksum, a space and JSON. It is on the disk before it gets its name, so that
+//! A file is a line: a checksum, a space and a JSON array of texts: the format, what the job is about, and
+//! the job. It is on the disk before it gets its name, so that
 //! no end of the agent leaves a half one. That a job is begun is a rename, which needs no space.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use log::{error, warn};
-use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::job::Record;
 use crate::os::files::{self, CHECKSUM_START, checksum};
 
 /// Of the format; a file of another one is not understood.
-const VERSION: u32 = 1;
+const FORMAT: &str = "job 1";
 /// Digits of a name, so that names sort as numbers: microseconds since 1970 have as many.
 const DIGITS: usize = 16;
 /// No job has a higher number, so that there is always a next one.
@@ -50,15 +48,6 @@ impl Stage {
             Self::Ended => "ended",
         }
     }
-}
-
-/// The content of a file.
-#[derive(Serialize, Deserialize)]
-struct Line<'a> {
-    version: u32,
-    /// What jobs are about: names mean other things in another libvirt or store.
-    scope: Cow<'a, str>,
-    record: Cow<'a, Record>,
 }
 
 /// The folder, which is this agent's alone: it lies in the one that the journal locks.
@@ -87,13 +76,16 @@ impl Folder {
     /// Reads what is there, removes what was not yet in its place or has been overtaken, and sets
     /// aside the rest.
     pub(super) fn sweep(&self) -> Result<Vec<(u64, Stage, Record)>, Error> {
-        let mut found: BTreeMap<u64, Stage> = BTreeMap::new();
+        let mut found: Vec<(u64, Stage)> = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(at("list", &self.path))? {
             let name = entry.map_err(at("list", &self.path))?.file_name();
             match parse(&name) {
                 Some((number, Some(stage))) => {
-                    let latest = found.entry(number).or_insert(stage);
-                    *latest = stage.max(*latest);
+                    let at = found.partition_point(|(other, _)| *other < number);
+                    match found.get_mut(at) {
+                        Some((same, latest)) if *same == number => *latest = stage.max(*latest),
+                        _ => found.insert(at, (number, stage)),
+                    }
                 }
                 Some((_, None)) => self.discard(&self.path.join(&name))?,
                 None => self.put_aside(&name, "it is not named like a job"),
@@ -125,17 +117,19 @@ impl Folder {
         if sum != sum_of(json) {
             return Err(damaged());
         }
-        let line: Line<'_> = serde_json::from_str(json).map_err(io::Error::other)?;
-        if line.version != VERSION {
-            return Err(io::Error::other(format!("its format is version {}", line.version)));
+        let texts: Vec<String> = serde_json::from_str(json).map_err(|_| damaged())?;
+        let (scope, texts) = match &texts[..] {
+            [format, scope, texts @ ..] if format == FORMAT => (scope, texts),
+            _ => return Err(io::Error::other("it has another format")),
+        };
+        if *scope != self.scope {
+            return Err(io::Error::other(format!("it is about {scope}")));
         }
-        if line.scope != self.scope {
-            return Err(io::Error::other(format!("it is about {}", line.scope)));
+        let record = Record::read(texts).ok_or_else(damaged)?;
+        match record.job.id == number.to_string() {
+            true => Ok(record),
+            false => Err(io::Error::other("it is another job's")),
         }
-        if line.record.job.id != number.to_string() {
-            return Err(io::Error::other("it is another job's"));
-        }
-        Ok(line.record.into_owned())
     }
 
     /// Makes the file of a job that waits; when this returns it is on the disk.
@@ -169,9 +163,9 @@ impl Folder {
     }
 
     fn write(&self, number: u64, stage: Stage, record: &Record) -> Result<(), Error> {
-        let (scope, record) = (Cow::from(&self.scope), Cow::Borrowed(record));
-        let line = Line { version: VERSION, scope, record };
-        let json = serde_json::to_string(&line).expect("a record has text keys alone");
+        let mut texts = vec![FORMAT.to_owned(), self.scope.clone()];
+        texts.extend(record.texts());
+        let json = serde_json::to_string(&texts).expect("texts have a JSON form");
         let content = format!("{} {json}\n", sum_of(&json));
         let (draft, path) = (self.path.join(name(number, "new")), self.file(number, stage));
         let placed = files::write_new(&draft, content.as_bytes())

@@ -3,15 +3,16 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::Progress;
 use crate::os::clock;
-use crate::os::peer::Caller;
+use crate::os::peer::{Caller, Origin, Peer};
 
 /// A job, as callers see it. Times are RFC 3339, in UTC.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Job {
     /// Its name, which no other job gets: digits alone.
     pub id: String,
@@ -24,24 +25,24 @@ pub struct Job {
     /// When it was asked for.
     pub created: String,
     /// When it was begun.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub started: String,
     /// When it ended.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub ended: String,
     /// What it is at, or was last.
-    #[serde(default, skip_serializing_if = "Progress::is_empty")]
+    #[serde(skip_serializing_if = "Progress::is_empty")]
     pub progress: Progress,
     /// What the call would have answered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<RawValue>>,
     /// The error that it would have answered with; of a job that is lost a `message` alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Box<RawValue>>,
 }
 
 /// How far a job is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// It waits to be begun.
@@ -99,7 +100,7 @@ pub struct Page {
 }
 
 /// What a job is asked for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// The parameter of its method, as the caller wrote it.
     pub params: Box<RawValue>,
@@ -121,13 +122,12 @@ pub enum Outcome {
 }
 
 /// A job as its file has it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(super) struct Record {
     /// When it came into its state, but for running, in milliseconds since 1970.
     pub(super) at_ms: u64,
     pub(super) job: Job,
     /// Until it is begun.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) request: Option<Request>,
 }
 
@@ -162,7 +162,7 @@ impl Record {
             }
             Outcome::Cancelled => State::Cancelled,
             Outcome::Lost(message) => {
-                let error = serde_json::json!({ "message": message }).to_string();
+                let error = json!({ "message": message }).to_string();
                 job.error = RawValue::from_string(error).ok();
                 State::Lost
             }
@@ -171,6 +171,81 @@ impl Record {
         self.at_ms = milliseconds(at);
         self.request = None;
     }
+
+    /// All of it as texts, in the order in which they are read again.
+    pub(super) fn texts(&self) -> Vec<String> {
+        let job = self.job.clone();
+        let json = |value: Option<Box<RawValue>>| value.map_or_else(String::new, text);
+        let mut texts = vec![
+            self.at_ms.to_string(),
+            job.id,
+            job.method,
+            job.guest,
+            job.state.name().to_owned(),
+            job.created,
+            job.started,
+            job.ended,
+            job.progress.steps.to_string(),
+            job.progress.step,
+            json(job.result),
+            json(job.error),
+        ];
+        if let Some(Request { params, caller: Caller { origin, peer } }) = self.request.clone() {
+            let beyond = matches!(origin, Origin::Network(_));
+            let number = |number: Option<u32>| number.map_or_else(String::new, |it| it.to_string());
+            texts.push(text(params));
+            texts.push(origin.address().map_or_else(String::new, |address| address.to_string()));
+            texts.push(if beyond { "beyond" } else { "here" }.to_owned());
+            texts.extend([peer.map(|peer| peer.uid), peer.and_then(|peer| peer.pid)].map(number));
+        }
+        texts
+    }
+
+    /// Reads these again; `None` for others.
+    pub(super) fn read(texts: &[String]) -> Option<Self> {
+        let [at_ms, id, method, guest, state, created, started, ended, steps, step, rest @ ..] =
+            texts
+        else {
+            return None;
+        };
+        let [result, error, request @ ..] = rest else { return None };
+        let job = Job {
+            id: id.clone(),
+            method: method.clone(),
+            guest: guest.clone(),
+            state: State::ALL.into_iter().find(|it| it.name() == state)?,
+            created: created.clone(),
+            started: started.clone(),
+            ended: ended.clone(),
+            progress: Progress { steps: steps.parse().ok()?, step: step.clone() },
+            result: raw(result),
+            error: raw(error),
+        };
+        let request = match request {
+            [] => None,
+            [params, address, place, uid, pid] => {
+                let address = (!address.is_empty()).then(|| address.parse()).transpose().ok()?;
+                let origin = match address {
+                    None => Origin::Socket,
+                    Some(address) if place == "beyond" => Origin::Network(address),
+                    Some(address) => Origin::Host(address),
+                };
+                let peer = uid.parse().ok().map(|uid| Peer { uid, pid: pid.parse().ok() });
+                Some(Request { params: raw(params)?, caller: Caller { origin, peer } })
+            }
+            _ => return None,
+        };
+        Some(Self { at_ms: at_ms.parse().ok()?, job, request })
+    }
+}
+
+fn text(json: Box<RawValue>) -> String {
+    Box::<str>::from(json).into_string()
+}
+
+/// What is JSON; an absent one is an empty text.
+fn raw(text: &str) -> Option<Box<RawValue>> {
+    RawValue::from_string(text.to_owned()).ok()
 }
 
 fn milliseconds(at: SystemTime) -> u64 {

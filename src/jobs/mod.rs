@@ -117,8 +117,9 @@ impl Jobs {
                 jobs.write_end(number, &record);
             }
             let mut table = jobs.table.lock();
-            table.next = table.next.max(number + 1);
-            table.kept.insert(number, Kept { record, track: Track::default(), placed: true });
+            let next = table.next;
+            table.add(number, record, true);
+            table.next = table.next.max(next);
         }
         jobs.forget();
         Ok(jobs)
@@ -160,21 +161,19 @@ impl Jobs {
             let mut table = self.table.lock();
             table.has_room(guest, &self.limits)?;
             let number = table.next;
-            table.next += 1;
             let record = Record::queued(number, method, guest, request, at);
-            let kept = Kept { record: record.clone(), track: Track::default(), placed: false };
-            table.kept.insert(number, kept);
+            table.add(number, record.clone(), false);
             (number, record)
         };
         let placed = self.on_disk(|folder| folder.place(number, &record));
         let mut table = self.table.lock();
         if let Err(error) = placed {
-            table.kept.remove(&number);
+            table.kept.retain(|kept| kept.number != number);
             // It kept those of its guest that came after it.
             self.changed.notify_all();
             return Err(error);
         }
-        table.change(number, |kept| kept.placed = true);
+        table.get(number).placed = true;
         self.changed.notify_all();
         Ok(record.job.id)
     }
@@ -197,13 +196,12 @@ impl Jobs {
 
     /// The job whose turn it is, if there is one.
     fn take(&self, table: &mut Table) -> Option<Begun> {
-        let number = table.first()?;
-        let kept = table.kept.get_mut(&number)?;
+        let kept = table.first()?;
         let request = kept.record.request.take()?;
         kept.record.job.state = State::Running;
         kept.record.job.started = clock::rfc3339_utc((self.clock)());
         let method = kept.record.job.method.clone();
-        Some(Begun { number, method, request, track: kept.track.clone() })
+        Some(Begun { number: kept.number, method, request, track: kept.track.clone() })
     }
 
     /// Has it on the disk that a job is begun: to be called before its first step.
@@ -224,13 +222,12 @@ impl Jobs {
     /// As long as the disk takes.
     pub fn end(&self, begun: &Begun, outcome: Outcome) -> Job {
         let number = begun.number;
-        let record = self.table.lock().kept.get(&number).map(|kept| kept.record.clone());
-        let mut record = record.expect("a job that runs is not forgotten");
+        let mut record = self.table.lock().get(number).record.clone();
         record.job.progress = begun.track.progress();
         self.close_record(&mut record, outcome);
         self.write_end(number, &record);
         let job = record.job.clone();
-        self.table.lock().change(number, |kept| kept.record = record);
+        self.table.lock().get(number).record = record;
         self.changed.notify_all();
         self.forget();
         job
@@ -245,9 +242,7 @@ impl Jobs {
     /// As long as the disk takes to remove files of jobs that are forgotten.
     pub fn get(&self, id: &str) -> Result<Job, Error> {
         self.forget();
-        let table = self.table.lock();
-        let (_, kept) = table.find(id)?;
-        Ok(kept.job())
+        Ok(self.table.lock().find(id)?.job())
     }
 
     /// At most `limit` jobs that are `wanted`, whose ids come after this one, the oldest first and
@@ -270,11 +265,10 @@ impl Jobs {
         };
         self.forget();
         let table = self.table.lock();
-        let known = table.kept.range(after.saturating_add(1)..).filter(|(_, kept)| kept.placed);
-        let mut found = known.filter(|(_, kept)| wanted(&kept.record.job));
-        let without_result = |kept: &Kept| Job { result: None, ..kept.job() };
+        let known = table.kept.iter().filter(|kept| kept.placed && kept.number > after);
+        let mut found = known.filter(|kept| wanted(&kept.record.job)).map(Kept::job);
         let jobs: Vec<Job> =
-            found.by_ref().take(limit).map(|(_, kept)| without_result(kept)).collect();
+            found.by_ref().take(limit).map(|job| Job { result: None, ..job }).collect();
         let more = found.next().is_some();
         let last = jobs.last().filter(|_| more).map(|job| job.id.clone());
         Ok(Page { jobs, next: last.unwrap_or_default() })
@@ -291,7 +285,7 @@ impl Jobs {
     pub fn cancel(&self, id: &str) -> Result<(Job, bool), Error> {
         let (number, record) = {
             let mut table = self.table.lock();
-            let (number, kept) = table.find(id)?;
+            let kept = table.find(id)?;
             let mut record = kept.record.clone();
             match record.job.state {
                 State::Queued => {}
@@ -299,8 +293,8 @@ impl Jobs {
                 state => return Err(Error::Begun { id: id.to_owned(), state }),
             }
             self.close_record(&mut record, Outcome::Cancelled);
-            table.change(number, |kept| kept.record = record.clone());
-            (number, record)
+            kept.record = record.clone();
+            (kept.number, record)
         };
         // Others of its guest may have waited for it.
         self.changed.notify_all();
@@ -363,18 +357,7 @@ impl Jobs {
 
     /// Forgets the jobs that ended too long ago, and the first of them to end where they are too many.
     fn forget(&self) {
-        let gone: Vec<u64> = {
-            let mut table = self.table.lock();
-            let mut gone: Vec<u64> = table
-                .kept
-                .iter()
-                .filter(|(_, kept)| kept.record.job.state.is_end() && self.is_old(&kept.record))
-                .map(|(number, _)| *number)
-                .collect();
-            gone.iter().for_each(|number| drop(table.kept.remove(number)));
-            gone.extend(table.crowded_out(self.limits.kept));
-            gone
-        };
+        let gone = self.table.lock().forget(self.limits.kept, |record| self.is_old(record));
         for number in gone {
             if let Err(error) = self.on_disk(|folder| folder.forget(number)) {
                 warn!("job {number}: {error}");

@@ -1,7 +1,5 @@
 //! Which jobs there are, and whose turn it is: without a lock, a file or a clock.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::job::Record;
 use super::{Error, Job, State, Track};
 use crate::config::JobLimits;
@@ -9,7 +7,7 @@ use crate::config::JobLimits;
 #[derive(Default)]
 pub(super) struct Table {
     /// By number: the oldest comes first.
-    pub(super) kept: BTreeMap<u64, Kept>,
+    pub(super) kept: Vec<Kept>,
     /// The number of the next one.
     pub(super) next: u64,
     /// None is begun any more.
@@ -17,6 +15,7 @@ pub(super) struct Table {
 }
 
 pub(super) struct Kept {
+    pub(super) number: u64,
     pub(super) record: Record,
     pub(super) track: Track,
     /// Whether its first file is in its place; until then nobody knows of it.
@@ -25,7 +24,7 @@ pub(super) struct Kept {
 
 impl Table {
     pub(super) fn has_room(&self, guest: &str, limits: &JobLimits) -> Result<(), Error> {
-        let queued = |kept: &&Kept| kept.record.job.state == State::Queued;
+        let queued = |kept: &&Kept| kept.state() == State::Queued;
         let of_guest = |kept: &&Kept| kept.record.job.guest == guest;
         if self.closed {
             return Err(Error::Closed);
@@ -34,52 +33,75 @@ impl Table {
             return Err(Error::Full { limit: limits.queued });
         }
         let limit = limits.queued_per_guest;
-        match self.kept.values().filter(queued).filter(of_guest).count() {
+        match self.kept.iter().filter(queued).filter(of_guest).count() {
             many if many >= limit => Err(Error::GuestFull { guest: guest.to_owned(), limit }),
             _ => Ok(()),
         }
     }
 
+    /// Adds a job, whose number is higher than all before.
+    pub(super) fn add(&mut self, number: u64, record: Record, placed: bool) {
+        self.kept.push(Kept { number, record, track: Track::default(), placed });
+        self.next = number + 1;
+    }
+
     pub(super) fn count(&self, state: State) -> usize {
-        self.kept.values().filter(|kept| kept.record.job.state == state).count()
+        self.kept.iter().filter(|kept| kept.state() == state).count()
     }
 
     /// The oldest job that waits for no other of its guest.
-    pub(super) fn first(&self) -> Option<u64> {
-        let open = self.kept.iter().filter(|(_, kept)| !kept.record.job.state.is_end());
-        let mut guests = BTreeSet::new();
+    pub(super) fn first(&mut self) -> Option<&mut Kept> {
         // A job that runs is older than those of its guest that wait.
-        let mut firsts = open.filter(|(_, kept)| guests.insert(kept.record.job.guest.as_str()));
-        let ready = |kept: &Kept| kept.placed && kept.record.job.state == State::Queued;
-        firsts.find(|(_, kept)| ready(kept)).map(|(number, _)| *number)
+        let waits = |index: usize, it: &Kept| {
+            let mut open = self.kept.iter().take(index).filter(|kept| !kept.state().is_end());
+            open.any(|kept| kept.record.job.guest == it.record.job.guest)
+        };
+        let ready = |(index, kept): (usize, &Kept)| {
+            kept.placed && kept.state() == State::Queued && !waits(index, kept)
+        };
+        let index = self.kept.iter().enumerate().position(ready)?;
+        self.kept.get_mut(index)
     }
 
-    pub(super) fn find(&self, id: &str) -> Result<(u64, &Kept), Error> {
-        let found = number(id).and_then(|number| Some((number, self.kept.get(&number)?)));
-        let found = found.filter(|(_, kept)| kept.placed);
+    pub(super) fn find(&mut self, id: &str) -> Result<&mut Kept, Error> {
+        let number = number(id);
+        let found = self.kept.iter_mut().find(|kept| Some(kept.number) == number && kept.placed);
         found.ok_or_else(|| Error::Unknown { id: id.to_owned() })
     }
 
-    pub(super) fn change(&mut self, number: u64, change: impl FnOnce(&mut Kept)) {
-        if let Some(kept) = self.kept.get_mut(&number) {
-            change(kept);
-        }
+    /// A job that is not forgotten yet.
+    pub(super) fn get(&mut self, number: u64) -> &mut Kept {
+        let found = self.kept.iter_mut().find(|kept| kept.number == number);
+        found.expect("only a job that has ended is forgotten")
     }
 
-    /// Takes out those that ended first, where more have than are kept.
-    pub(super) fn crowded_out(&mut self, most: usize) -> Vec<u64> {
-        let ended = self.kept.iter().filter(|(_, kept)| kept.record.job.state.is_end());
-        let mut ended: Vec<(u64, u64)> =
-            ended.map(|(number, kept)| (kept.record.at_ms, *number)).collect();
-        ended.sort_unstable();
-        let out = ended.len().saturating_sub(most);
-        let out: Vec<u64> = ended.into_iter().take(out).map(|(_, number)| number).collect();
-        out.iter().for_each(|number| drop(self.kept.remove(number)));
-        out
+    /// Takes out the jobs that ended and are too old, and of the others those that ended first, where
+    /// more have than are kept; their numbers.
+    pub(super) fn forget(&mut self, most: usize, is_old: impl Fn(&Record) -> bool) -> Vec<u64> {
+        let mut gone = Vec::new();
+        while let Some(first) = self.first_to_end() {
+            let ended = self.kept.iter().filter(|kept| kept.state().is_end()).count();
+            if ended <= most && !is_old(&first.record) {
+                break;
+            }
+            let number = first.number;
+            gone.push(number);
+            self.kept.retain(|kept| kept.number != number);
+        }
+        gone
+    }
+
+    fn first_to_end(&self) -> Option<&Kept> {
+        let ended = self.kept.iter().filter(|kept| kept.state().is_end());
+        ended.min_by_key(|kept| kept.record.at_ms)
     }
 }
 
 impl Kept {
+    pub(super) fn state(&self) -> State {
+        self.record.job.state
+    }
+
     /// The job as callers see it.
     pub(super) fn job(&self) -> Job {
         let mut job = self.record.job.clone();

@@ -329,7 +329,8 @@ fn damaged_and_foreign_files_are_set_aside_and_never_followed() {
     let file = |index: usize| home.file(&ids[index], "queued");
     let content = fs::read_to_string(file(0)).unwrap();
     // Another guest's name, half of it, nothing, another job's, and what is no file.
-    fs::write(file(0), content.replace(r#""guest":"a""#, r#""guest":"z""#)).unwrap();
+    assert_eq!(content.matches(r#","a","#).count(), 1);
+    fs::write(file(0), content.replace(r#","a","#, r#","z","#)).unwrap();
     OpenOptions::new().write(true).open(file(1)).unwrap().set_len(100).unwrap();
     fs::write(file(2), b"").unwrap();
     fs::copy(file(4), file(3)).unwrap();
@@ -397,6 +398,23 @@ fn after_the_close_none_is_taken_or_begun_and_who_waits_is_woken() {
         done(&jobs, &begun);
         assert!(waiter.join().unwrap());
     });
+}
+
+#[test]
+fn whose_a_job_is_comes_through_a_file() {
+    let peers = [None, Some(Peer { uid: 0, pid: None }), Some(Peer { uid: 7, pid: Some(8) })];
+    let address = "[::1]:4711".parse().unwrap();
+    for origin in [Origin::Socket, Origin::Host(address), Origin::Network(address)] {
+        for peer in peers {
+            let caller = Caller { origin, peer };
+            let request = Request { params: json("[\"\\n\"]"), caller };
+            let record = Record::queued(7, "Libvirt.Run", "\"a\n", request, clock());
+            let again = Record::read(&record.texts()).unwrap();
+            assert_eq!(again.texts(), record.texts());
+            assert_eq!(again.request.unwrap().caller, caller);
+        }
+    }
+    assert!(Record::read(&[]).is_none());
 }
 
 #[test]

@@ -8,10 +8,8 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
-use serde::{Deserialize, Serialize};
-
 /// A process of this host, as the kernel tells it: nothing of it is the process's own word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// The effective user that made the socket.
     pub uid: u32,
@@ -49,7 +47,7 @@ impl Peer {
 }
 
 /// Where a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A Unix socket.
     Socket,
@@ -77,7 +75,7 @@ impl Origin {
 }
 
 /// Who sends a connection's requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Where from.
     pub origin: Origin,

@@ -5,13 +5,13 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::config::JSON_DEPTH_MAX;
 use crate::guest::members::members;
-use crate::rpc::json;
+use crate::rpc::json::{self, Writer};
 
 /// A request that got past the envelope.
 #[derive(Clone, Debug)]
@@ -26,20 +26,15 @@ pub struct Request<M> {
 }
 
 impl<M> Request<M> {
-    /// Reads the parameter of the method; an absent one is empty.
-    ///
-    /// # Errors
-    /// If it is not what `T` reads.
-    pub fn params<'a, T: Deserialize<'a> + Default>(&'a self) -> Result<T, Refusal> {
-        let Some(params) = &self.params else { return Ok(T::default()) };
-        serde_json::from_str(params.get())
-            .map_err(|e| ill_formed(&format_args!("params[0]: {}", without_place(&e))))
-    }
-
-    /// That parameter as it was written.
-    pub fn raw_params(&self) -> Option<&RawValue> {
+    /// The parameter of the method, as it was written; an absent one is empty.
+    pub fn params(&self) -> Option<&RawValue> {
         self.params.as_deref()
     }
+}
+
+/// The refusal of a parameter that is not what its method reads.
+pub(super) fn unfit(error: &serde_json::Error) -> Refusal {
+    ill_formed(&format_args!("params[0]: {}", without_place(error)))
 }
 
 /// The error of a part of a request. Its place is counted from the start of that part, which helps
@@ -128,12 +123,12 @@ pub fn decode_bare<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refu
     Ok(value.map_err(|e| ill_formed(&e))?.unwrap_or_default())
 }
 
-/// The answer of a method that succeeded.
-pub fn encode_success(result: &impl Serialize, id: &Id) -> Vec<u8> {
+/// The answer of a method that succeeded with the result that this writes.
+pub(super) fn encode_success(write: Writer<'_>, id: &Id) -> Vec<u8> {
     // The answer is mostly the request's guest again, so this is rarely grown.
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(b"{\"result\":");
-    if let Err(error) = json::write(&mut out, result) {
+    if let Err(error) = write(&mut out) {
         return encode_error(&format!("answer without a JSON form: {error}"), id);
     }
     out.extend_from_slice(b",\"error\":null,\"id\":");

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::table::Effect::Changes;
 use super::table::Verb;
-use super::{Audit, Behalf, Callee, Desk, Params, Service, When, lookup, v2};
+use super::{Audit, Behalf, Callee, Desk, Params, Service, lookup, v2};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::jobs::{Begun, Request, reached};
 use crate::ops::{self, Error, Libvirt};
@@ -33,7 +33,7 @@ impl Desk<'_> {
     pub(super) fn as_job(
         self,
         callee: Callee,
-        when: &When<'_>,
+        when: When<'_>,
         guest: Option<&Guest>,
         args: &mut BTreeMap<String, String>,
         written: Option<&RawValue>,
@@ -41,8 +41,8 @@ impl Desk<'_> {
     ) -> Result<Turn, Error> {
         let wanted = ops::wants_job(args)?;
         match when {
-            When::ByJob(_) => return Ok(Turn::Patient(self.agent.change_deadline(args)?)),
-            When::Now if !wanted => return Ok(Turn::AtOnce),
+            When::ByJob(_) => return Ok(Turn::Now(Some(self.agent.change_deadline(args)?))),
+            When::Now if !wanted => return Ok(Turn::Now(None)),
             When::Now | When::Later => {}
         }
         if is_dry_run {
@@ -50,38 +50,57 @@ impl Desk<'_> {
         }
         let params = written.ok_or(Error::NoGuest)?.to_owned();
         let request = Request { params, caller: *self.by.caller };
-        self.agent
-            .add_job(&callee.full_name(), guest, args, request)
-            .map(|accepted| Turn::Later(Box::new(accepted)))
+        let accepted = self.agent.add_job(&callee.full_name(), guest, args, request)?;
+        Ok(Turn::Later(Box::new(accepted)))
     }
 
-    /// Runs a verb; of a job again and again while the pool is full of callers, so that nothing of it was
-    /// done.
-    pub(super) fn run<P: Params, R>(
+    /// Runs the verb of a job, and again until then while the pool is full of callers, so that nothing
+    /// of it was done.
+    pub(super) fn patiently<P: Params, R>(
         self,
         verb: Verb<P, R>,
-        params: P,
-        patience: Option<Instant>,
+        params: &P,
+        until: Instant,
     ) -> Result<R, Error> {
-        while patience.is_some_and(|until| Instant::now() < until) {
+        loop {
             match verb(self.agent, params.clone()) {
-                Err(Error::Pool(pool::Error::Busy { full: Full::Callers(_), .. })) => {
+                Err(Error::Pool(pool::Error::Busy { full: Full::Callers(_), .. }))
+                    if Instant::now() < until =>
+                {
                     reached("wait for a place in the pool");
                     thread::sleep(self.agent.jobs().limits().pause);
                 }
                 outcome => return outcome,
             }
         }
-        verb(self.agent, params)
+    }
+}
+
+/// When a call is carried out that may become a job.
+#[derive(Clone, Copy)]
+pub(super) enum When<'a> {
+    /// Now, unless its arguments say otherwise.
+    Now,
+    /// As a job.
+    Later,
+    /// Now: it is the call of this job.
+    ByJob(&'a str),
+}
+
+impl When<'_> {
+    /// The job whose call it is.
+    pub(super) fn job(self) -> Option<String> {
+        match self {
+            Self::ByJob(id) => Some(id.to_owned()),
+            Self::Now | Self::Later => None,
+        }
     }
 }
 
 /// What becomes of a call that may be a job.
 pub(super) enum Turn {
-    /// It is carried out.
-    AtOnce,
-    /// It is that of a job, which waits for a place in the pool until then.
-    Patient(Instant),
+    /// It is carried out; that of a job waits for a place in the pool until then.
+    Now(Option<Instant>),
     /// It is a job from here on, and this the answer.
     Later(Box<GuestResponse>),
 }

@@ -14,6 +14,10 @@ pub fn write(out: &mut Vec<u8>, value: &impl Serialize) -> serde_json::Result<()
     value.serialize(&mut Serializer::with_formatter(out, GoFormatter))
 }
 
+/// What writes a value in this way; however many kinds of values there are, who is given one of these
+/// is compiled once.
+pub(super) type Writer<'a> = &'a dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>;
+
 /// Well-formed JSON without the blanks between its parts, and with the characters escaped that
 /// [`write()`] escapes. All else, the digits of numbers above all, stays as it was written.
 pub fn compact(json: &str) -> String {

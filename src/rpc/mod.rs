@@ -22,12 +22,12 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::guest::members::Members;
-use crate::guest::wire::GuestResponse;
 use crate::guest::wire::images::SnapshotRequest;
 use crate::ops::{Error, Libvirt};
 use crate::os::memory;
 use crate::pool;
 use crate::rpc::envelope::{Lookup, Refusal, Request};
+use crate::rpc::json::Writer;
 use crate::storage;
 use audit::{Call, Outcome, log_call, milliseconds};
 use subject::{About, Subject};
@@ -35,8 +35,8 @@ use table::Effect::Changes;
 use table::{Entry, Method, Verb};
 
 pub use audit::{Audit, Behalf};
-use jobs::Turn;
 pub use jobs::Workers;
+use jobs::{Turn, When};
 pub use table::Service;
 pub use v2::answer as answer_v2;
 
@@ -85,7 +85,11 @@ pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) ->
     if let (Err(refusal), Some(callee)) = (&outcome, named) {
         desk.refused(callee, &refusal.text, began);
     }
-    let answer = outcome.unwrap_or_else(|refusal| Answer::Refused(refusal.text));
+    let answer = match outcome {
+        Ok(Some(answer)) => Answer::Result(answer),
+        Ok(None) => Answer::Nothing,
+        Err(refusal) => Answer::Refused(refusal.text),
+    };
     give_back_after(body);
     Answered { method: named.map(Callee::full_name), answer }
 }
@@ -118,7 +122,7 @@ pub fn download(agent: &Libvirt, body: &[u8]) -> Download {
     let outcome = agent.send_snapshot(&request);
     let (service, method) = (Service::ImageStore, "DownloadSnapshot");
     agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
-    log_read(service, method, &request.subject(), false, began, &outcome);
+    log_read(service, method, &request.subject(), false, began, outcome.as_ref().err());
     outcome.map_or_else(
         |error| {
             let status = match &error {
@@ -158,38 +162,26 @@ fn lookup(port: Service, name: &str, method: &str) -> Lookup<Callee> {
     found.map_or(Lookup::NoMethod, |entry| Lookup::Found(Callee { service, entry }))
 }
 
-/// A call as its envelope has it: how its parameters are read and its outcome is written.
+/// A call as its envelope has it: how its parameter is given and its outcome is written.
 trait Asked {
-    /// What goes back.
-    type Answer;
-
-    /// Reads the parameter of the method; an absent one is empty.
+    /// The parameter as it was written, where there is one, which may have these members.
     ///
     /// # Errors
-    /// If it is not what the method takes.
-    fn params<P: Params>(&self) -> Result<P, Refusal>;
+    /// If it has others, where that counts.
+    fn params(&self, known: &[&str]) -> Result<Option<&RawValue>, Refusal>;
 
-    /// When it is to be carried out, by its envelope.
+    /// The refusal of a parameter that is not what the method takes.
+    fn unfit(&self, error: &serde_json::Error) -> Refusal;
+
+    /// When it is to be carried out where it may become a job, as far as the envelope says that.
     ///
     /// # Errors
     /// If that is said in a way that cannot be understood.
     fn when(&self) -> Result<When<'_>, Refusal>;
 
-    /// The parameter as it was written, where there is one.
-    fn written(&self) -> Option<&RawValue>;
-
-    /// Writes the outcome of a call that was about this.
-    fn answer<R: Serialize>(&self, outcome: Result<R, Error>, subject: &Subject) -> Self::Answer;
-}
-
-/// When a call is carried out that may become a job.
-enum When<'a> {
-    /// Now, unless its arguments say otherwise.
-    Now,
-    /// As a job.
-    Later,
-    /// Now: it is the call of this job.
-    ByJob(&'a str),
+    /// The answer, if it gets one: with the result that is written, or the error of a call that was
+    /// about this.
+    fn answer(&self, outcome: Result<Writer<'_>, &Error>, subject: &Subject) -> Option<Vec<u8>>;
 }
 
 /// What a method takes.
@@ -198,25 +190,23 @@ trait Params: Clone + DeserializeOwned + for<'de> Members<'de> + About {}
 impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + About> Params for P {}
 
 impl Asked for Request<Callee> {
-    type Answer = Answer;
+    fn params(&self, _: &[&str]) -> Result<Option<&RawValue>, Refusal> {
+        Ok(Request::params(self))
+    }
+
+    fn unfit(&self, error: &serde_json::Error) -> Refusal {
+        envelope::unfit(error)
+    }
 
     fn when(&self) -> Result<When<'_>, Refusal> {
         Ok(When::Now)
     }
 
-    fn written(&self) -> Option<&RawValue> {
-        self.raw_params()
-    }
-
-    fn params<P: Params>(&self) -> Result<P, Refusal> {
-        Request::params(self)
-    }
-
-    fn answer<R: Serialize>(&self, outcome: Result<R, Error>, _: &Subject) -> Answer {
-        let Some(id) = &self.id else { return Answer::Nothing };
-        Answer::Result(match outcome {
-            Ok(result) => envelope::encode_success(&result, id),
-            Err(error) => envelope::encode_error(&error_text(&error), id),
+    fn answer(&self, outcome: Result<Writer<'_>, &Error>, _: &Subject) -> Option<Vec<u8>> {
+        let id = self.id.as_ref()?;
+        Some(match outcome {
+            Ok(write) => envelope::encode_success(write, id),
+            Err(error) => envelope::encode_error(&error_text(error), id),
         })
     }
 }
@@ -228,13 +218,14 @@ struct Desk<'a> {
     by: Behalf<'a>,
 }
 
-impl Desk<'_> {
-    fn dispatch<A: Asked>(
+impl<'a> Desk<'a> {
+    /// Carries a call out; its answer, if it gets one.
+    fn dispatch(
         self,
-        asked: &A,
+        asked: &dyn Asked,
         callee: Callee,
         began: Instant,
-    ) -> Result<A::Answer, Refusal> {
+    ) -> Result<Option<Vec<u8>>, Refusal> {
         match callee.entry.2 {
             Method::Guest(verb) => self.call(asked, callee, began, verb),
             Method::Plan(verb) => self.call(asked, callee, began, verb),
@@ -260,54 +251,65 @@ impl Desk<'_> {
 
     /// Runs the verb, writes the outcome down, one line a call, and answers it; or makes a job of the
     /// call, whose line comes when that is carried out.
-    fn call<A: Asked, P: Params, R: Serialize>(
+    fn call<P: Params, R: Serialize>(
         self,
-        asked: &A,
+        asked: &dyn Asked,
         callee: Callee,
         began: Instant,
         verb: Verb<P, R>,
-    ) -> Result<A::Answer, Refusal> {
-        let mut params: P = asked.params()?;
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let written = asked.params(P::NAMES)?;
+        let mut params = match written {
+            Some(written) => {
+                serde_json::from_str(written.get()).map_err(|error| asked.unfit(&error))?
+            }
+            None => P::default(),
+        };
         let mut subject = params.subject();
-        let agent = self.agent;
-        let (service, (method, effect, _)) = (callee.service, callee.entry);
         let is_dry_run = params.is_dry_run();
         let mut patience = None;
         if let (true, Some((guest, args))) = (callee.may_be_job(), params.for_job()) {
             let when = asked.when()?;
-            if let When::ByJob(id) = when {
-                subject.job = Some(id.to_owned());
-            }
-            match self.as_job(callee, &when, guest, args, asked.written(), is_dry_run) {
-                Ok(Turn::AtOnce) => {}
-                Ok(Turn::Patient(until)) => patience = Some(until),
-                Ok(Turn::Later(accepted)) => return Ok(asked.answer(Ok(*accepted), &subject)),
+            subject.job = when.job();
+            match self.as_job(callee, when, guest, args, written, is_dry_run) {
+                Ok(Turn::Now(until)) => patience = until,
+                Ok(Turn::Later(accepted)) => {
+                    return Ok(asked.answer(Ok(&|out| json::write(out, &*accepted)), &subject));
+                }
                 Err(error) => {
-                    let call = Call::begin(self.by, callee.full_name(), Some(subject), began);
-                    let subject = call.end(&Outcome::Error(&error));
-                    return Ok(asked.answer(Err::<GuestResponse, _>(error), &subject));
+                    let subject =
+                        self.begin(callee, subject, is_dry_run, began).end(self, Some(&error));
+                    return Ok(asked.answer(Err(&error), &subject));
                 }
             }
         }
-        Ok(match effect {
-            Changes if !is_dry_run => {
-                let call = Call::begin(self.by, callee.full_name(), Some(subject), began);
-                let outcome = self.run(verb, params, patience);
-                agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
-                let subject = call.end(&match &outcome {
-                    Ok(_) => Outcome::Ok,
-                    Err(error) if error.is_late() => Outcome::Late(error),
-                    Err(error) => Outcome::Error(error),
-                });
-                asked.answer(outcome, &subject)
-            }
-            _ => {
-                let outcome = verb(agent, params);
-                agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
-                log_read(service, method, &subject, is_dry_run, began, &outcome);
-                asked.answer(outcome, &subject)
-            }
+        let doing = self.begin(callee, subject, is_dry_run, began);
+        let outcome = match patience {
+            None => verb(self.agent, params),
+            Some(until) => self.patiently(verb, &params, until),
+        };
+        let subject = doing.end(self, outcome.as_ref().err());
+        Ok(match &outcome {
+            Ok(result) => asked.answer(Ok(&|out| json::write(out, result)), &subject),
+            Err(error) => asked.answer(Err(error), &subject),
         })
+    }
+
+    /// A call that is carried out from here on.
+    fn begin(
+        self,
+        callee: Callee,
+        subject: Subject,
+        is_dry_run: bool,
+        began: Instant,
+    ) -> Doing<'a> {
+        let what = match callee.entry.1 {
+            Changes if !is_dry_run => {
+                What::Change(Call::begin(self.by, callee.full_name(), Some(subject), began))
+            }
+            _ => What::Read { subject, is_dry_run },
+        };
+        Doing { callee, began, what }
     }
 
     /// Writes down a call that was refused before its verb, where the verb changes something.
@@ -318,19 +320,50 @@ impl Desk<'_> {
     }
 }
 
+/// A call that is being carried out.
+struct Doing<'a> {
+    callee: Callee,
+    began: Instant,
+    what: What<'a>,
+}
+
+enum What<'a> {
+    Change(Call<'a>),
+    Read { subject: Subject, is_dry_run: bool },
+}
+
+impl Doing<'_> {
+    /// Counts it and writes it down, by its error if it has one; what it was about.
+    fn end(self, desk: Desk<'_>, error: Option<&Error>) -> Subject {
+        let Self { callee: Callee { service, entry: (method, ..) }, began, what } = self;
+        desk.agent.calls().count(service.name(), method, error.is_none(), began.elapsed());
+        match what {
+            What::Change(call) => call.end(&match error {
+                None => Outcome::Ok,
+                Some(error) if error.is_late() => Outcome::Late(error),
+                Some(error) => Outcome::Error(error),
+            }),
+            What::Read { subject, is_dry_run } => {
+                log_read(service, method, &subject, is_dry_run, began, error);
+                subject
+            }
+        }
+    }
+}
+
 /// Logs how a call went that changes nothing, be it one of a method that else does.
-fn log_read<T>(
+fn log_read(
     service: Service,
     method: &str,
     subject: &Subject,
     is_dry_run: bool,
     began: Instant,
-    outcome: &Result<T, Error>,
+    error: Option<&Error>,
 ) {
     if !log_enabled!(Level::Info) {
         return;
     }
-    let error = outcome.as_ref().err().map(ToString::to_string);
+    let error = error.map(ToString::to_string);
     let word = if error.is_none() { "ok" } else { "error" };
     let mut fields: Vec<_> = subject.fields().collect();
     let ms = Value::from(milliseconds(began.elapsed()));

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::discover;
 use super::errors::{Failure, Kind};
 use crate::ops::Error;
 use crate::rpc::envelope::{Id, Lookup, Refusal, without_place};
+use crate::rpc::jobs::When;
+use crate::rpc::json::Writer;
 use crate::rpc::subject::Subject;
-use crate::rpc::{Asked, Callee, Desk, Params, Service, When, json, lookup};
+use crate::rpc::{Asked, Callee, Desk, Service, json, lookup};
 
 /// The parameter beside those of a method by which a job is made of its call.
 pub(super) const ASYNC: &str = "async";
@@ -110,7 +111,7 @@ impl<'a> Call<'a> {
             Called::Method(callee) => self.desk.dispatch(self, callee, began),
             Called::Discover(port) => object(self.params)
                 .and_then(|params| self.check_names(params, &[]))
-                .map(|()| self.success(&discover::document(port))),
+                .map(|()| self.success(&|out| json::write(out, &discover::document(port)))),
         };
         outcome.unwrap_or_else(|refusal| self.refuse(Kind::Params, refusal.text, began))
     }
@@ -165,12 +166,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn success(&self, result: &impl Serialize) -> Option<Vec<u8>> {
+    fn success(&self, write: Writer<'_>) -> Option<Vec<u8>> {
         let id = self.id.as_ref()?;
         // The answer is mostly the request's guest again, so this is rarely grown.
         let mut out = Vec::with_capacity(1024);
         out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"result\":");
-        if let Err(error) = json::write(&mut out, result) {
+        if let Err(error) = write(&mut out) {
             let why = format!("answer without a JSON form: {error}");
             return self.fail(&Failure::new(Kind::Internal, why));
         }
@@ -182,40 +183,35 @@ impl<'a> Call<'a> {
 }
 
 impl Asked for Call<'_> {
-    type Answer = Option<Vec<u8>>;
-
-    fn params<P: Params>(&self) -> Result<P, Refusal> {
-        let Some(object) = object(self.params)? else { return Ok(P::default()) };
+    fn params(&self, known: &[&str]) -> Result<Option<&RawValue>, Refusal> {
+        let object = object(self.params)?;
         // What a job asks for was checked when it was taken, by the rules of its caller's path.
         if self.job.is_none() {
-            self.check_names(Some(object), P::NAMES)?;
+            self.check_names(object, known)?;
         }
-        serde_json::from_str(object.get()).map_err(|error| Refusal { text: without_place(&error) })
+        Ok(object)
+    }
+
+    fn unfit(&self, error: &serde_json::Error) -> Refusal {
+        Refusal { text: without_place(error) }
     }
 
     fn when(&self) -> Result<When<'_>, Refusal> {
         if let Some(job) = self.job {
             return Ok(When::ByJob(job));
         }
-        let wanted = match object(self.params)? {
-            Some(object) => members(object)?.get(ASYNC).map(|wanted| wanted.get()),
-            None => None,
-        };
-        match wanted {
+        let members = object(self.params)?.map_or_else(|| Ok(BTreeMap::new()), members)?;
+        match members.get(ASYNC).map(|wanted| wanted.get()) {
             None | Some("false" | "null") => Ok(When::Now),
             Some("true") => Ok(When::Later),
             Some(other) => refuse(format!("{ASYNC}: {other} is neither true nor false")),
         }
     }
 
-    fn written(&self) -> Option<&RawValue> {
-        object(self.params).ok().flatten()
-    }
-
-    fn answer<R: Serialize>(&self, outcome: Result<R, Error>, subject: &Subject) -> Self::Answer {
+    fn answer(&self, outcome: Result<Writer<'_>, &Error>, subject: &Subject) -> Option<Vec<u8>> {
         match outcome {
-            Ok(result) => self.success(&result),
-            Err(error) => self.fail(&Failure::of(&error, subject)),
+            Ok(write) => self.success(write),
+            Err(error) => self.fail(&Failure::of(error, subject)),
         }
     }
 }

@@ -284,7 +284,10 @@ impl Failure {
 
     /// The error alone.
     pub(super) fn json(&self) -> Box<RawValue> {
-        serde_json::value::to_raw_value(self).expect("an error has a JSON form")
+        let mut out = Vec::new();
+        json::write(&mut out, self).expect("an error has a JSON form");
+        let text = String::from_utf8(out).expect("JSON is text");
+        RawValue::from_string(text).expect("it was just written")
     }
 
     /// The whole answer to the request of this id.
