@@ -14,7 +14,7 @@
 #
 # Environment:
 #   MISTIFY_BARE_CACHE    what is kept: ~/.cache/mistify-libvirt/bare
-#   MISTIFY_BARE_SECONDS  the time that all of it may take: 1800
+#   MISTIFY_BARE_SECONDS  the time that all of it may take: 2700, for machines with much else to do
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin LC_ALL=C
 
@@ -122,7 +122,7 @@ export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
 
 log "starting it"
 status=0
-setpriv --pdeathsig KILL timeout --foreground "${MISTIFY_BARE_SECONDS:-1800}" \
+setpriv --pdeathsig KILL timeout --foreground "${MISTIFY_BARE_SECONDS:-2700}" \
     setpriv --pdeathsig KILL nsenter --net="$network" systemd-nspawn --quiet --register=no --keep-unit \
     --directory="$root" --machine=bare --resolv-conf=off --console=read-only \
     --network-namespace-path="$network" --capability=CAP_NET_ADMIN \
