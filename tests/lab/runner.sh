@@ -11,8 +11,8 @@
 #   LAB_QEMU_CONF  debian: qemu.conf as Debian ships it (qemu is a user of its own)
 #   LAB_PACKAGES   a folder of Debian packages, two versions: systemd is the lab's first process, and
 #                  has them at $MISTIFY_TEST_PACKAGES
-#   LAB_SECONDS    the time limit of the run: 900. On two processors the longest takes some 300 with
-#                  nothing else to do, and 440 at a load of 8.
+#   LAB_SECONDS    the time limit of the run: 1500. On two processors the longest takes some 400 with
+#                  nothing else to do, and more with something.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -60,7 +60,7 @@ INSIDE
 } >"$scratch/inside"
 
 status=0
-tests/lab/run.sh -t "${LAB_SECONDS:-900}" -d "$scratch/share" "${words[@]}" -- \
+tests/lab/run.sh -t "${LAB_SECONDS:-1500}" -d "$scratch/share" "${words[@]}" -- \
     "$(cat "$scratch/inside")" | tee "$scratch/output" || status=$?
 if [ "$status" = 0 ] && ! grep -q '^test result: ok\. [1-9]' "$scratch/output"; then
     echo "runner.sh: no test ran in the lab" >&2
