@@ -22,7 +22,7 @@ const SECTIONS: [&str; 2] = ["\n## Two commands\n", "\n## A first guest\n"];
 const PURGE: &str = "apt purge mistify-libvirt";
 
 /// How a command that begins like this is typed; the first that fits counts.
-const COMMANDS: [(&str, &str); 12] = [
+const COMMANDS: [(&str, &str); 13] = [
     // Steps of the gate by themselves.
     ("make test", ":"),
     ("make demo", "until_ctrl_c \"grep -q 'until Ctrl-C' until.log\""),
@@ -38,6 +38,8 @@ const COMMANDS: [(&str, &str); 12] = [
     ("mistify-libvirt image import ", "qemu-img convert -O qcow2 ../given/disk disk.qcow2; . $it"),
     ("mistify-libvirt create ", ". $it"),
     ("mistify-libvirt status ", ". $it; after_the_first_guest"),
+    // A disk and a NIC more.
+    ("mistify-libvirt call ", ". $it"),
 ];
 
 fn how(command: &str) -> &'static str {
