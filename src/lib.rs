@@ -170,6 +170,7 @@
 //!         disks: vec![disk],
 //!         interfaces: vec![interface],
 //!         graphics: Graphics { kind: "vnc".into(), port: "5901".into(), on_socket: false },
+//!         console_log: String::new(),
 //!     },
 //!     os: Os {
 //!         kind: OsType { kind: "hvm".into(), arch: "i686".into(), ..OsType::default() },
