@@ -266,29 +266,33 @@ fn jobs_of_a_guest_run_in_order_and_wait_within_bounds_and_can_be_cancelled_unti
     config.jobs = JobLimits { queued: 4, queued_per_guest: 3, ..JobLimits::default() };
     let agent = InProcess::start(&config);
     let address = agent.address;
+    // The test driver is the process's, and its own guest that of all tests.
+    let owned = |owner: &str| json!({ "id": "job-order", "metadata": { "owner": owner } });
+    let guest = json!({ "id": "job-order", "type": "test", "memory": 32, "cpu": 1 });
+    rpc(address, "Libvirt.CreateGuest", &json!({ "guest": guest }));
     let busy = agent.occupy(Lane::Control);
-    let first = start(address, "Libvirt.SetMetadata", &test_guest("first"));
+    let first = start(address, "Libvirt.SetMetadata", &owned("first"));
     is_in(address, &first, "running");
-    let step = json!({ "steps": 0, "step": "SetMetadata test" });
+    let step = json!({ "steps": 0, "step": "SetMetadata job-order" });
     wait_until("it says what it is at", SOON, || get(address, &first)["progress"] == step);
     let waits: Vec<String> = ["second", "third", "fourth"]
-        .map(|owner| start(address, "Libvirt.SetMetadata", &test_guest(owner)))
+        .map(|owner| start(address, "Libvirt.SetMetadata", &owned(owner)))
         .into();
-    let full = json!({ "guest": test_guest("fifth"), "async": true });
+    let full = json!({ "guest": owned("fifth"), "async": true });
     let refused = error(address, "Libvirt.SetMetadata", &full);
     assert_eq!((&refused["code"], &refused["data"]["retryable"]), (&json!(-32005), &json!(true)));
-    assert_eq!(refused["message"], "busy: 3 jobs wait for test");
+    assert_eq!(refused["message"], "busy: 3 jobs wait for job-order");
     // Another guest's does not wait for them: it runs, and waits for the lane.
-    let other = start(address, "Libvirt.SetMetadata", &json!({ "id": "other" }));
+    let other = start(address, "Libvirt.SetMetadata", &json!({ "id": "job-other" }));
     is_in(address, &other, "running");
-    let one_more = start(address, "Libvirt.SetMetadata", &json!({ "id": "other" }));
-    let full = json!({ "guest": { "id": "other" }, "async": true });
+    let one_more = start(address, "Libvirt.SetMetadata", &json!({ "id": "job-other" }));
+    let full = json!({ "guest": { "id": "job-other" }, "async": true });
     assert_eq!(error(address, "Libvirt.SetMetadata", &full)["message"], "busy: 4 jobs wait");
 
-    let queued = rpc(address, "Job.List", &json!({ "state": "queued", "guest": "test" }));
+    let queued = rpc(address, "Job.List", &json!({ "state": "queued", "guest": "job-order" }));
     let ids = queued["jobs"].as_array().expect("jobs").iter().map(|job| job["id"].clone());
     assert_eq!(ids.collect::<Vec<_>>(), waits, "in order");
-    let page = rpc(address, "Job.List", &json!({ "guest": "test", "limit": 1 }));
+    let page = rpc(address, "Job.List", &json!({ "guest": "job-order", "limit": 1 }));
     assert_eq!((&page["jobs"][0]["id"], &page["next"]), (&json!(first), &json!(first)));
     let cancelled = rpc(address, "Job.Cancel", &json!({ "id": waits[1] }));
     assert_eq!(cancelled["state"], "cancelled");
@@ -303,11 +307,12 @@ fn jobs_of_a_guest_run_in_order_and_wait_within_bounds_and_can_be_cancelled_unti
     for (before, after) in order.iter().zip(&order[1..]) {
         assert!(before["ended"].as_str() <= after["started"].as_str(), "{order:?}");
     }
-    let described = rpc(address, "Libvirt.Describe", &json!({ "guest": { "id": "test" } }));
+    let described = rpc(address, "Libvirt.Describe", &json!({ "guest": { "id": "job-order" } }));
     let kept = &described["Metadata"]["UserMetadata"]["Parameters"][0]["Value"];
     assert_eq!(kept, "fourth", "the last one counts");
     assert_eq!(ended(address, &one_more)["error"]["code"], -32001);
     assert_eq!(error(address, "Job.Cancel", &json!({ "id": first }))["code"], -32003);
+    rpc(address, "Libvirt.Delete", &json!({ "guest": guest }));
     agent.end();
 }
 
@@ -320,7 +325,7 @@ fn jobs_wait_while_the_pool_is_full_of_callers_and_are_not_told_busy() {
     let busy = agent.occupy(Lane::Control);
     let now = json!({ "guest": test_guest("now") });
     assert_eq!(error(agent.address, "Libvirt.SetMetadata", &now)["code"], -32005);
-    let ids = ["test", "a", "b", "c", "d", "e"]
+    let ids = ["test", "job-a", "job-b", "job-c", "job-d", "job-e"]
         .map(|guest| start(agent.address, "Libvirt.SetMetadata", &json!({ "id": guest })));
     let step = json!({ "steps": 0, "step": "wait for a place in the pool" });
     for id in &ids {
