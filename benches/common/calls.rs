@@ -13,6 +13,12 @@ pub(crate) enum Calls {
     LookupAndState,
     /// virDomainGetState on a handle that is kept.
     State,
+    /// virDomainLookupByName and the guest's processor times, as CPUMetrics does.
+    LookupAndCpu,
+    /// ... its disks' counters, as DiskMetrics does.
+    LookupAndDisk,
+    /// ... its NIC's counters, as NicMetrics does.
+    LookupAndNic,
     /// Statistics of all domains: what libvirtd knows by itself (state, interfaces).
     BulkOwn,
     /// The same in a program that runs libvirt's event loop, as keepalive needs it.
@@ -38,25 +44,28 @@ impl Program {
         Self(program)
     }
 
-    /// One round: so many threads with a connection each call for so long. `guest` is who is asked
-    /// for where it is one.
+    /// One round: so many threads with a connection each call for so long. `guests`, by comma, are
+    /// asked for in turn where it is one that is asked for; NICs stand behind a slash.
     pub(crate) fn round(
         &self,
         calls: Calls,
-        (uri, guest): (&str, &str),
+        (uri, guests): (&str, &str),
         threads: usize,
         length: Duration,
     ) -> Sample {
         let kind = match calls {
             Calls::LookupAndState => "lookup",
             Calls::State => "state",
+            Calls::LookupAndCpu => "cpu",
+            Calls::LookupAndDisk => "disk",
+            Calls::LookupAndNic => "nic",
             Calls::BulkOwn => "own",
             Calls::BulkOwnWithEvents => "own-events",
             Calls::BulkMonitor => "monitor",
             Calls::BulkAll => "all",
         };
         let output = Command::new(&self.0)
-            .args([uri, guest, &threads.to_string(), &length.as_millis().to_string(), kind])
+            .args([uri, guests, &threads.to_string(), &length.as_millis().to_string(), kind])
             .stderr(Stdio::inherit())
             .output()
             .expect("it was compiled");

@@ -1,5 +1,6 @@
 //! The figures as Markdown, ready for the README, and as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,15 +74,25 @@ impl Report {
         self.notes.push(sentence.into());
     }
 
+    /// Whether no figure has missed what it should be.
+    pub(crate) fn is_met(&self) -> bool {
+        self.claims.iter().all(|claim| claim.aim.is_met(claim.value) != Some(false))
+    }
+
     /// Writes all of it to `target/bench/<name>.json`; the file's path.
     pub(crate) fn write_json(&self, name: &str, host: &str) -> PathBuf {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in target");
-        let folder = target.join("bench");
-        fs::create_dir_all(&folder).expect("target is writable");
-        let path = folder.join(format!("{name}.json"));
-        let text = format!("{:#}\n", self.json(name, host));
-        fs::write(&path, text).expect("target is writable");
-        path
+        write(name, &self.json(name, host))
+    }
+
+    /// The same, and puts it into `target/bench/all.json`, in the place of an older one: what
+    /// `make bench-compare` takes.
+    pub(crate) fn write_json_among_all(&self, name: &str, host: &str) -> PathBuf {
+        let all = fs::read(folder().join("all.json")).ok();
+        let all = all.and_then(|text| serde_json::from_slice(&text).ok());
+        let mut all: BTreeMap<String, Value> = all.unwrap_or_default();
+        all.insert(name.to_owned(), self.json(name, host));
+        write("all", &json!(all));
+        self.write_json(name, host)
     }
 
     fn json(&self, name: &str, host: &str) -> Value {
@@ -108,6 +119,18 @@ impl Report {
             "notes": self.notes,
         })
     }
+}
+
+fn folder() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in target");
+    target.join("bench")
+}
+
+fn write(name: &str, json: &Value) -> PathBuf {
+    let path = folder().join(format!("{name}.json"));
+    fs::create_dir_all(folder()).expect("target is writable");
+    fs::write(&path, format!("{json:#}\n")).expect("target is writable");
+    path
 }
 
 impl fmt::Display for Report {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Latencies and CPU time. Rounds are added up: the contenders take turns, so that what else the
 /// machine does hits them alike.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Sample {
     /// From each request to its whole answer.
     pub(crate) latencies: Vec<Duration>,
@@ -14,6 +14,8 @@ pub(crate) struct Sample {
     pub(crate) cpu: Duration,
     /// Requests that took this CPU time: those of the warm-up are among them.
     pub(crate) answered: usize,
+    /// Answers that were refusals for lack of room; each was asked again.
+    pub(crate) refused: usize,
 }
 
 impl Sample {
@@ -23,6 +25,7 @@ impl Sample {
         self.elapsed += round.elapsed;
         self.cpu += round.cpu;
         self.answered += round.answered;
+        self.refused += round.refused;
     }
 
     /// The latency that so many per cent of the requests stayed within, in µs.

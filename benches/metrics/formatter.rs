@@ -10,7 +10,7 @@ use mistify_libvirt::libvirt::{self, Connection};
 use mistify_libvirt::metrics::{self, Fast, Format, Own, Sampler, Slow, View};
 use mistify_libvirt::pool::{CallerSnapshot, Lane, LaneSnapshot, Snapshot, Totals};
 
-use crate::bed::Bed;
+use crate::common::bed::Bed;
 use crate::common::report::{Aim, Report};
 use crate::common::sample::Sample;
 use crate::support::{Scratch, wait_for};

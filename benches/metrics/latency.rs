@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::Plan;
-use crate::bed::{Bed, GUESTS, Server};
+use crate::common::bed::Bed;
 use crate::common::calls::{Calls, Program};
 use crate::common::report::{Aim, Report};
 use crate::common::sample::{Sample, float};
-use crate::scrape::Scrape;
+use crate::common::scrape::{Scrape, Scraper};
+use crate::common::server::Server;
 use crate::skip::Skip;
 use crate::support::wait_until;
+use crate::{GUESTS, Plan};
 
 /// Longer than a loaded machine needs for a sample.
 const SOON: Duration = Duration::from_secs(60);
@@ -32,9 +33,9 @@ type Contender<'a> = (&'static str, &'a dyn Fn(&mut Run));
 /// # Errors
 /// When there is no exporter.
 pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(), Skip> {
-    let fresh = bed.agent(&["--metrics-max-age", "0"]);
-    let kept = bed.agent(&[]);
-    let exporter = bed.exporter()?;
+    let fresh = Server::agent_inside(&bed.stack, &["--metrics-max-age", "0"]);
+    let kept = Server::agent_inside(&bed.stack, &[]);
+    let exporter = Server::exporter(&bed.stack)?;
     let program = Program::compile();
     let uri = bed.stack.uri();
     let by_c = |calls| program.round(calls, (&uri, &bed.guests[0]), 1, plan.round);
@@ -74,14 +75,14 @@ pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(),
 
 /// Until the agent has a slow sample, and the device counters that it finds by it.
 fn warm_up(server: &Server) {
-    let mut scraper = server.scraper();
+    let mut scraper = Scraper::new(server.address(), GUESTS);
     let has_both = |scrape: Scrape| scrape.slow_samples().is_none_or(|count| count >= 1.0);
     wait_until("a slow sample", SOON, || has_both(scraper.scrape()));
     scraper.scrape();
 }
 
 fn scrape(server: &Server, length: Duration, run: &mut Run) {
-    let mut scraper = server.scraper();
+    let mut scraper = Scraper::new(server.address(), GUESTS);
     scraper.scrape();
     let (begin, cpu, before) = (Instant::now(), server.cpu(), run.sample.latencies.len());
     while begin.elapsed() < length {

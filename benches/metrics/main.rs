@@ -9,13 +9,11 @@
 //! a C program that makes the bulk calls take turns, so that the ratios hold on a machine that has
 //! other work, where absolute figures do not. Without libvirtd, qemu or the exporter it says so.
 
-mod bed;
-#[expect(dead_code, reason = "the other benchmark uses more of it")]
+#[expect(dead_code, reason = "other benchmarks use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
 mod formatter;
 mod latency;
-mod scrape;
 mod windows;
 
 // The tests' bed; it names its parts by `crate::`.
@@ -35,10 +33,12 @@ mod support;
 use std::env;
 use std::time::Duration;
 
-use crate::bed::{Bed, GUESTS};
+use crate::common::bed::Bed;
 use crate::common::host;
 use crate::common::report::Report;
 use crate::skip::Skip;
+
+const GUESTS: usize = 20;
 
 /// How much is measured.
 struct Plan {
@@ -79,11 +79,11 @@ fn main() {
     let busy_after = host::busy_percent();
     let host = format!("{host} {GUESTS} guests. {}", host::other_work(busy_before, busy_after));
     println!("{host}\n\n{report}");
-    println!("\nAs JSON: {}", report.write_json("metrics", &host).display());
+    println!("\nAs JSON: {}", report.write_json_among_all("metrics", &host).display());
 }
 
 fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
-    let bed = Bed::new()?;
+    let bed = Bed::new(GUESTS)?;
     latency::measure(&bed, plan, report)?;
     windows::measure(&bed, plan, report)?;
     formatter::measure(&bed, plan.texts, report);

@@ -3,11 +3,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Plan;
-use crate::bed::{Bed, Behind, Server};
+use crate::common::bed::{Bed, Behind};
 use crate::common::report::{Aim, Report};
 use crate::common::sample::{Sample, float};
+use crate::common::scrape::Scraper;
+use crate::common::server::Server;
 use crate::skip::Skip;
+use crate::{GUESTS, Plan};
 
 const SELDOM: Duration = Duration::from_secs(15);
 const OFTEN: Duration = Duration::from_secs(1);
@@ -25,9 +27,10 @@ struct Window {
 /// # Errors
 /// When there is no exporter.
 pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(), Skip> {
-    let (agent, exporter) = (bed.agent(&[]), bed.exporter()?);
-    agent.scraper().scrape();
-    exporter.scraper().scrape();
+    let (agent, exporter) = (Server::agent_inside(&bed.stack, &[]), Server::exporter(&bed.stack)?);
+    for server in [&agent, &exporter] {
+        Scraper::new(server.address(), GUESTS).scrape();
+    }
     eprintln!("{:?} without a scrape", plan.window);
     let mut nothing = Window::of(bed, &agent, None, plan.window);
     nothing.write_row(report, "no scrapes; the agent's connections are open");
@@ -52,7 +55,7 @@ pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(),
 
 impl Window {
     fn of(bed: &Bed, server: &Server, every: Option<Duration>, length: Duration) -> Self {
-        let mut scraper = server.scraper();
+        let mut scraper = Scraper::new(server.address(), GUESTS);
         // Opens what is opened at first, and tells how many samples there have been.
         let first = every.map(|_| scraper.scrape());
         let slow_before = first.and_then(|scrape| scrape.slow_samples()).unwrap_or_default();

@@ -7,12 +7,10 @@
 //! turns, so that the ratios hold on a machine that has other work, where absolute figures do not.
 //! The part on qemu needs what the tests' stack needs, and is left out where that is missing.
 
-#[expect(dead_code, reason = "the other benchmark uses more of it")]
+#[expect(dead_code, reason = "other benchmarks use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
-mod constant;
 mod load;
-mod server;
 
 // The tests' bed; it names its parts by `crate::`.
 #[expect(dead_code, reason = "the tests use more of it")]
@@ -28,17 +26,20 @@ mod stack;
 #[path = "../../tests/it/support.rs"]
 mod support;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use crate::common::calls::{Calls, Program};
+use crate::common::constant::{Constant, GUEST};
 use crate::common::host;
 use crate::common::report::{Aim, Report};
 use crate::common::sample::{Sample, float};
-use crate::constant::Constant;
-use crate::server::{AGENT, Server};
+use crate::common::server::{AGENT, Server, mib};
+use crate::load::Asked;
 use crate::skip::Skip;
 use crate::stack::{BlockDevice, Stack};
 
@@ -120,7 +121,8 @@ impl Plan {
     /// The median time from exec to the first answer.
     fn start_ms(&self, libvirt_uri: &str) -> f64 {
         eprintln!("{} starts: {libvirt_uri}", self.starts);
-        let start = |_| Server::time_to_first_answer(libvirt_uri);
+        let flags = ["--libvirt-uri", libvirt_uri];
+        let start = |_| Server::time_to_answer(&flags, load::request, load::is_answer);
         let latencies = (0..self.starts).map(start).collect();
         Sample { latencies, ..Sample::default() }.percentile_us(50) / 1000.0
     }
@@ -152,19 +154,20 @@ fn main() {
     let bytes = fs::metadata(AGENT).expect("cargo built it").len();
     let size = mib(bytes.div_ceil(1024));
     report.claim("the program's size", size, "MiB", Aim::AtMost(4.0));
+    report.claim("packages that it is made of", float(packages()), "packages", Aim::None);
     let busy_after = host::busy_percent();
     let host = format!("{host} {}", host::other_work(busy_before, busy_after));
     println!("{host}\n\n{report}");
-    println!("\nAs JSON: {}", report.write_json("status", &host).display());
+    println!("\nAs JSON: {}", report.write_json_among_all("status", &host).display());
 }
 
 /// The agent on libvirt's test driver, whose calls cost next to nothing, beside servers that call
 /// nothing; and its memory before and after.
 fn on_test_driver(plan: &Plan, report: &mut Report) {
-    let agent = Server::agent(TEST_DRIVER);
+    let agent = Asked::new(Server::agent(&["--libvirt-uri", TEST_DRIVER]));
     thread::sleep(SETTLE);
-    let idle = agent.memory();
-    let (rouille, floor) = (Server::constant(Constant::Rouille), Server::constant(Constant::Floor));
+    let idle = agent.server.memory();
+    let [rouille, floor] = [Constant::Rouille, Constant::Floor].map(constant);
     let by_agent = |connections, length| agent.round(connections, length);
     let by_rouille = |connections, length| rouille.round(connections, length);
     let by_floor = |connections, length| floor.round(connections, length);
@@ -177,7 +180,7 @@ fn on_test_driver(plan: &Plan, report: &mut Report) {
         eprintln!("{} of {} requests", agent.served(), plan.requests);
         agent.round(16, plan.round);
     }
-    let (served, used) = (agent.served(), agent.memory());
+    let (served, used) = (agent.served(), agent.server.memory());
 
     let beyond = one[0].p50_us - one[2].p50_us;
     let what = "test driver, 1 connection: p50 beyond the floor";
@@ -210,12 +213,12 @@ fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     let program = Program::compile();
     let stack = Stack::start()?;
     let disk = BlockDevice::bootable(1 << 20)?;
-    stack.boot("qemu", load::GUEST, &disk);
+    stack.boot("qemu", GUEST, &disk);
     let uri = stack.uri();
-    let agent = Server::agent(&uri);
-    let floor = Server::constant(Constant::Floor);
+    let agent = Asked::new(Server::agent(&["--libvirt-uri", &uri]));
+    let floor = constant(Constant::Floor);
     let by_agent = |connections, length| agent.round(connections, length);
-    let asked = (uri.as_str(), load::GUEST);
+    let asked = (uri.as_str(), GUEST);
     let by_c = |threads, length| program.round(Calls::LookupAndState, asked, threads, length);
     let by_c_state = |threads, length| program.round(Calls::State, asked, threads, length);
     let by_floor = |connections, length| floor.round(connections, length);
@@ -240,7 +243,7 @@ fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
         report.claim(what, rows[0].rate / rows[1].rate, "", aim);
         write_rows(report, rows);
     }
-    let (served, used) = (agent.served(), mib(agent.memory().anonymous_kib));
+    let (served, used) = (agent.served(), mib(agent.server.memory().anonymous_kib));
     let what = format!("qemu: anonymous memory after {served} requests");
     report.claim(what, used, "MiB", Aim::None);
     let start = plan.start_ms(&uri);
@@ -248,7 +251,19 @@ fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     Ok(())
 }
 
-/// MiB, to a hundredth.
-fn mib(size_kib: u64) -> f64 {
-    f64::from(u32::try_from(size_kib * 100 / 1024).expect("less than 40 TiB")) / 100.0
+/// Packages behind the normal dependencies, ours among them.
+fn packages() -> usize {
+    let words = ["tree", "--locked", "--edges", "normal", "--prefix", "none", "--no-dedupe"];
+    let tree = Command::new(env!("CARGO"))
+        .args(words)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo starts");
+    assert!(tree.status.success(), "{tree:?}");
+    let lines = String::from_utf8_lossy(&tree.stdout);
+    lines.lines().collect::<BTreeSet<_>>().len()
+}
+
+fn constant(kind: Constant) -> Asked {
+    Asked::new(Server::constant(kind))
 }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::agent::{Agent, call_text, read_result};
 use crate::skip::require;
 use crate::stack::Stack;
-use crate::support::{Scratch, wait_until};
+use crate::support::{Random, Scratch, wait_until};
 
 const GUESTS: usize = 100;
 const CALLERS: usize = 16;
@@ -19,19 +19,6 @@ const CALLERS: usize = 16;
 const SOON: Duration = Duration::from_secs(120);
 /// One connection in so many is cut before its answer.
 const CUT_ONE_IN: u64 = 3;
-
-/// Any spread will do, and it is the same in every run: the constants are Numerical Recipes'.
-struct Random(AtomicU64);
-
-impl Random {
-    fn below(&self, limit: u64) -> u64 {
-        let step = |state: u64| {
-            Some(state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) % (1 << 32))
-        };
-        let state = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
-        (state.unwrap_or_default() >> 8) % limit
-    }
-}
 
 /// Sends a call, and cuts the connection at random: before its last byte, after it, or in the middle
 /// of the answer. The answer, if it was not cut.
@@ -84,7 +71,7 @@ fn a_hundred_guests_of_callers_that_are_cut_off_at_random_leave_nothing() {
             + &stack.virsh_ok(&["net-list", "--all", "--name"])
     };
     let before = everything();
-    let (random, next) = (Random(AtomicU64::new(7)), AtomicUsize::new(0));
+    let (random, next) = (Random::new(7), AtomicUsize::new(0));
     let live = |number: usize| {
         let guest = json!({
             "id": format!("cut-{number}"), "type": "qemu", "memory": 16, "cpu": 1,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -41,6 +41,24 @@ pub(crate) struct AtEnd<'a>(pub(crate) &'a AtomicBool);
 impl Drop for AtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Numbers of any spread, the same in every run with the same seed: the constants are Numerical
+/// Recipes'.
+pub(crate) struct Random(AtomicU64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    pub(crate) fn below(&self, limit: u64) -> u64 {
+        let step = |state: u64| {
+            Some(state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) % (1 << 32))
+        };
+        let state = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
+        (state.unwrap_or_default() >> 8) % limit
     }
 }
 

@@ -8,7 +8,7 @@ use mistify_libvirt::guest::domain::VirDomain;
 use serde_json::{Value, json};
 
 use crate::boot_sector::boots;
-use crate::metrics::Inside;
+use crate::inside::Inside;
 use crate::original::{DISK, DOMAIN, MAC, NETWORK, request};
 use crate::skip::{Skip, require};
 use crate::stack::{BlockDevice, Bridge, Cgroup, Stack};

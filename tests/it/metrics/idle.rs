@@ -59,10 +59,11 @@ fn an_agent_that_nobody_scrapes_sleeps_and_sleeps_again_a_minute_after_the_last_
     let Some(bed) = require("qemu", Bed::new(1)) else { return };
     let guest = bed.guests[0].as_str();
     let agent = Inside::start(&bed.stack, &[]);
-    let before = wait_until_still(agent.pid);
+    let before = wait_until_still(agent.pid());
 
     agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
-    let taken = || Path::new(&format!("/proc/{}/task", agent.pid)).read_dir().map(Iterator::count);
+    let taken =
+        || Path::new(&format!("/proc/{}/task", agent.pid())).read_dir().map(Iterator::count);
     let with_asker = taken().expect("it runs");
     let last = Instant::now();
     let idle = MetricsConfig::default().idle;
@@ -71,7 +72,7 @@ fn an_agent_that_nobody_scrapes_sleeps_and_sleeps_again_a_minute_after_the_last_
     });
     assert!(last.elapsed() + Duration::from_secs(1) >= idle, "{:?}", last.elapsed());
     // The fast tier's connection is closed a moment later.
-    let is_as_before = || wait_until_still(agent.pid) <= before + 1;
+    let is_as_before = || wait_until_still(agent.pid()) <= before + 1;
     wait_until("libvirt wakes up no more than before", SOON, is_as_before);
 
     let scrape = agent.scrape();

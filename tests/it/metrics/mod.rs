@@ -10,12 +10,12 @@ mod trips;
 mod values;
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::agent::{Agent, PROGRAM};
+use crate::agent::Agent;
+use crate::inside::Inside;
 use crate::skip::Skip;
-use crate::stack::{BlockDevice, Stack, child_of, measured_guest_xml};
+use crate::stack::{BlockDevice, Stack, measured_guest_xml};
 use crate::support::{poll, signal, wait_until};
 
 /// Longer than a loaded machine needs for what takes a second or two.
@@ -48,20 +48,7 @@ impl Bed {
     }
 }
 
-/// An agent in the stack's world of processes and files, where libvirt and the kernel speak of the
-/// same processes; its network is the tests'.
-pub(crate) struct Inside {
-    pub(crate) agent: Agent,
-    pid: u32,
-}
-
 impl Inside {
-    pub(crate) fn start(stack: &Stack, flags: &[&str]) -> Self {
-        let agent = Agent::run(stack.command_outside_network(PROGRAM), flags);
-        let pid = child_of(agent.pid());
-        Self { agent, pid }
-    }
-
     fn scrape(&self) -> Scrape {
         scrape(&self.agent)
     }
@@ -75,14 +62,6 @@ impl Inside {
     ) -> Scrape {
         let found = poll(limit, || Some(self.scrape()).filter(&done));
         found.unwrap_or_else(|| panic!("{what}: {:#?}\n{}", self.scrape().0, self.agent.log()))
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        // nsenter, which the test started, does not pass its end on. It may be over already.
-        let kill = format!("kill -s KILL {} 2>/dev/null", self.pid);
-        let _ = Command::new("/bin/sh").args(["-c", &kill]).status();
     }
 }
 

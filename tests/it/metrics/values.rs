@@ -204,7 +204,7 @@ fn counters_never_go_back_over_pause_stuck_emulator_and_a_new_agent() {
     assert!((1.0..=1.0 + took / 60.0).contains(&looks), "{looks}");
     let samples = scrape.value("mistify_metrics_samples_total{tier=\"slow\"}");
     assert!((2.0..=1.0 + took / 15.0).contains(&samples), "{samples}");
-    signal(agent.pid, "KILL");
+    signal(agent.pid(), "KILL");
     drop(agent);
     let agent = Inside::start(stack, &["--metrics-max-age", "0"]);
     agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());

@@ -5,8 +5,11 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-use crate::load::ANSWER;
-
+/// The guest that is asked for: the one that libvirt's test driver has.
+pub(crate) const GUEST: &str = "test";
+/// What every contender answers to a Status of it.
+pub(crate) const ANSWER: &str =
+    "{\"result\":{\"guest\":{\"id\":\"test\",\"state\":\"running\"}},\"error\":null,\"id\":1}\n";
 const LOCALHOST: (&str, u16) = ("127.0.0.1", 0);
 
 /// A constant-answer server.

@@ -1,0 +1,105 @@
+//! Guests that idle on a libvirtd of their own.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use super::process;
+use crate::boot_sector::{self, boot_sector};
+use crate::skip::Skip;
+use crate::stack::{BlockDevice, Stack, measured_guest_xml};
+use crate::support::wait_until;
+
+/// All guests at once on a loaded machine.
+const BOOT: Duration = Duration::from_secs(300);
+/// For a look at how much the guests do, and what they may use of a processor in it, all together.
+const LOOK: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_millis(200);
+
+/// The guests and their libvirtd.
+pub(crate) struct Bed {
+    pub(crate) guests: Vec<String>,
+    pub(crate) stack: Stack,
+    libvirtd: u32,
+    emulators: Vec<u32>,
+    /// Freed after the stack.
+    disk: BlockDevice,
+}
+
+/// CPU time of those behind an answer.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Behind {
+    pub(crate) libvirtd: Duration,
+    /// The guests' processes together; their monitors are asked, too.
+    pub(crate) emulators: Duration,
+}
+
+impl Bed {
+    /// So many guests, which have booted and halted.
+    ///
+    /// # Errors
+    /// Why there is no such libvirtd here.
+    pub(crate) fn new(guests: usize) -> Result<Self, Skip> {
+        let (stack, disk) = (Stack::start()?, BlockDevice::bootable(1 << 20)?);
+        make_halting(disk.path());
+        let pid = fs::read_to_string(stack.path("/run/libvirtd.pid")).expect("libvirtd writes it");
+        let libvirtd = stack.outside_pid(pid.trim()).expect("it runs");
+        let mut bed = Self { guests: Vec::new(), stack, libvirtd, emulators: Vec::new(), disk };
+        bed.grow(guests);
+        Ok(bed)
+    }
+
+    /// Starts more until there are so many, and waits until they have booted and halted.
+    pub(crate) fn grow(&mut self, guests: usize) {
+        let before = self.guests.len();
+        for index in before..guests {
+            let name = format!("g-{index}");
+            eprintln!("starting {name}");
+            let xml = measured_guest_xml(&name, index, self.disk.path());
+            let made = self.stack.with_xml("create", &xml);
+            assert!(made.status.success(), "{made:?}");
+            self.emulators.push(self.stack.qemu_pid(&name).expect("it runs"));
+            self.guests.push(name);
+        }
+        for name in &self.guests[before..] {
+            wait_until("the guest has booted", BOOT, || self.stack.writes(name) > 0);
+        }
+        wait_until("the guests idle", BOOT, || {
+            let before = self.cpu();
+            thread::sleep(LOOK);
+            self.cpu().since(before).emulators < IDLE
+        });
+    }
+
+    /// CPU time since their starts.
+    pub(crate) fn cpu(&self) -> Behind {
+        let emulators = self.emulators.iter().map(|pid| process::cpu(*pid)).sum();
+        Behind { libvirtd: process::cpu(self.libvirtd), emulators }
+    }
+}
+
+impl Behind {
+    /// What was used since an earlier look.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            libvirtd: self.libvirtd.saturating_sub(before.libvirtd),
+            emulators: self.emulators.saturating_sub(before.emulators),
+        }
+    }
+}
+
+/// Has the guests of this disk halt for good where they would loop.
+fn make_halting(disk: &Path) {
+    const HALT: [u8; 4] = [
+        0xFA, // cli
+        0xF4, // hlt
+        0xEB, 0xFD, // jmp to hlt
+    ];
+    let mut sector = boot_sector();
+    sector[boot_sector::LOOP..][..HALT.len()].copy_from_slice(&HALT);
+    let device = OpenOptions::new().write(true).open(disk).expect("root may");
+    device.write_all_at(&sector, 0).expect("it has a sector");
+    device.sync_all().expect("it is a file behind it");
+}
