@@ -7,7 +7,7 @@ SKIPS := $(TARGET)/test-skips
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test test-lab test-systemd test-new-user sanitize fuzz deny demo bench fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test test-lab test-systemd test-new-user sanitize fuzz deny demo bench bench-compare fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -112,9 +112,22 @@ demo: build
 	tests/install-deps.sh demo
 	dist/demo.sh
 
+# The README's figures, in under 10 minutes once it is built; target/bench/all.json has them all.
 bench:
 	tests/install-deps.sh bench
-	$(CARGO) bench
+	rm -f $(FIGURES)
+	BENCH_WINDOW_S=$(or $(BENCH_WINDOW_S),20) \
+	$(CARGO) bench --bench status --bench metrics --bench methods
+
+FIGURES := $(TARGET)/bench/all.json
+NEW ?= $(FIGURES)
+
+# Fails when a ratio is worse by 10 % than in OLD=, such a file of before; NEW= is for another one than
+# that of the last `make bench`.
+bench-compare:
+	test -e "$(OLD)"
+	test -e "$(NEW)" || $(MAKE) bench
+	$(CARGO) bench --bench compare -- "$(abspath $(OLD))" "$(abspath $(NEW))"
 
 fmt:
 	$(CARGO) fmt --check

@@ -2,6 +2,7 @@
 
 mod agent;
 mod audit;
+mod bench_compare;
 mod boot_sector;
 mod callers;
 mod check;
