@@ -7,7 +7,7 @@ SKIPS := $(TARGET)/test-skips
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test test-lab test-systemd test-new-user sanitize fuzz deny demo bench bench-compare fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test test-lab test-systemd test-new-user sanitize fuzz deny demo bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -128,6 +128,11 @@ bench-compare:
 	test -e "$(OLD)"
 	test -e "$(NEW)" || $(MAKE) bench
 	$(CARGO) bench --bench compare -- "$(abspath $(OLD))" "$(abspath $(NEW))"
+
+# Everything at once for MINUTES=, by the random numbers of SEED= where it is given.
+soak:
+	tests/install-deps.sh test
+	SOAK_MINUTES=$(or $(MINUTES),10) SOAK_SEED=$(SEED) $(CARGO) bench --bench soak
 
 fmt:
 	$(CARGO) fmt --check

@@ -1,0 +1,67 @@
+//! What goes wrong meanwhile, one thing at a time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::Random;
+use crate::world::{GUESTS, World, id, send};
+
+/// Which faults come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Faults {
+    /// All but one: the agent lives on.
+    ButKills,
+    /// The agent is killed, too.
+    All,
+}
+
+/// How often the end is looked for in a longer wait.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Has one fault after the other, with pauses, until `over`; each is cured before it returns.
+pub(crate) fn cause(world: &World, faults: Faults, seed: u64, over: &AtomicBool) {
+    let random = Random::new(seed);
+    while !over.load(Ordering::Relaxed) {
+        wait(Duration::from_millis(1000 + random.below(6000)), over);
+        match random.below(10) {
+            0..=3 => stop_an_emulator(world, &random, over),
+            4 => {
+                world.tally.fault("libvirtd was stopped and went on");
+                world.stack.signal_libvirtd("STOP");
+                wait(Duration::from_millis(500 + random.below(5000)), over);
+                world.stack.signal_libvirtd("CONT");
+            }
+            5 => restart_libvirtd(world, "TERM"),
+            6 => restart_libvirtd(world, "KILL"),
+            _ if faults == Faults::All => {
+                world.tally.fault("the agent was killed and started");
+                world.kill_agent();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn stop_an_emulator(world: &World, random: &Random, over: &AtomicBool) {
+    let number = usize::try_from(random.below(GUESTS as u64)).expect("few guests");
+    // It may be off.
+    let Some(pid) = world.stack.qemu_pid(&id(number)) else { return };
+    world.tally.fault("an emulator was stopped and went on");
+    send("STOP", pid);
+    wait(Duration::from_millis(500 + random.below(8000)), over);
+    send("CONT", pid);
+}
+
+fn restart_libvirtd(world: &World, signal: &str) {
+    world.tally.fault(&format!("libvirtd got SIG{signal} and was started"));
+    world.stack.signal_libvirtd(signal);
+    world.stack.start_libvirtd();
+}
+
+fn wait(length: Duration, over: &AtomicBool) {
+    let end = Instant::now() + length;
+    while Instant::now() < end && !over.load(Ordering::Relaxed) {
+        thread::sleep(LOOK);
+    }
+}

@@ -1,0 +1,128 @@
+//! What happened, counted.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::common::report::Report;
+use crate::common::sample::float;
+
+/// Most violations that are kept in words; all are counted.
+const TOLD: usize = 20;
+
+/// What came of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ok,
+    NotFound,
+    Exists,
+    WrongState,
+    Busy,
+    /// It came too late, or was ended by its deadline.
+    Late,
+    /// libvirt is away.
+    Unavailable,
+    /// Any other error of a method.
+    Failed,
+    /// The caller went away.
+    Cut,
+    /// The agent was killed meanwhile, or had no room for the connection.
+    NoAnswer,
+}
+
+/// Its columns, in the order of the enum.
+const COLUMNS: [&str; 10] = [
+    "ok",
+    "not found",
+    "exists",
+    "wrong state",
+    "busy",
+    "late",
+    "unavailable",
+    "failed",
+    "cut",
+    "no answer",
+];
+
+/// All counts.
+#[derive(Default)]
+pub(crate) struct Tally {
+    calls: Mutex<BTreeMap<String, [usize; COLUMNS.len()]>>,
+    faults: Mutex<BTreeMap<String, usize>>,
+    violations: Mutex<(usize, Vec<String>)>,
+}
+
+impl Outcome {
+    /// By the error of `/rpc`; none where no call of the soak may end so.
+    pub(crate) fn of_code(code: i64) -> Option<Self> {
+        Some(match code {
+            -32001 => Self::NotFound,
+            -32002 => Self::Exists,
+            -32003 => Self::WrongState,
+            -32005 => Self::Busy,
+            -32006 | -32007 => Self::Late,
+            -32009 => Self::Unavailable,
+            // Invalid parameters: a console that is not kept, a disk that would shrink.
+            -32602 | -32000 | -32004 | -32008 | -32012..=-32010 => Self::Failed,
+            _ => return None,
+        })
+    }
+
+    /// By the answer of the original's path.
+    pub(crate) fn of_text(error: &Value) -> Self {
+        match error.as_str() {
+            None => Self::Ok,
+            Some(text) if text.starts_with("[Code-42]") => Self::NotFound,
+            Some(text) if text.starts_with("[Code-9]") => Self::Exists,
+            Some(text) if text.starts_with("[Code-55]") => Self::WrongState,
+            Some(text) if text.starts_with("busy: ") => Self::Busy,
+            Some(text) if text.starts_with("deadline: ") => Self::Late,
+            Some(text) if text.starts_with("libvirt does not answer") => Self::Unavailable,
+            Some(_) => Self::Failed,
+        }
+    }
+}
+
+impl Tally {
+    pub(crate) fn call(&self, method: &str, outcome: Outcome) {
+        let mut calls = self.calls.lock();
+        let counts = calls.entry(method.to_owned()).or_default();
+        counts[outcome as usize] += 1;
+    }
+
+    pub(crate) fn fault(&self, what: &str) {
+        *self.faults.lock().entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// What may not happen.
+    pub(crate) fn violation(&self, what: &str) {
+        eprintln!("violation: {what}");
+        let (count, told) = &mut *self.violations.lock();
+        *count += 1;
+        if told.len() < TOLD {
+            told.push(what.to_owned());
+        }
+    }
+
+    /// How many of these, and the first of them.
+    pub(crate) fn violations(&self) -> (usize, Vec<String>) {
+        self.violations.lock().clone()
+    }
+
+    /// All calls so far.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.lock().values().flatten().sum()
+    }
+
+    pub(crate) fn write(&self, report: &mut Report) {
+        for (method, counts) in &*self.calls.lock() {
+            let cells: Vec<_> =
+                COLUMNS.into_iter().zip(counts.iter().map(|count| float(*count))).collect();
+            report.row(method, &cells);
+        }
+        for (fault, count) in &*self.faults.lock() {
+            report.row(fault, &[("times", float(*count))]);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! What the soak runs in: a libvirtd of its own, a store in a folder, and one life of the agent
+//! after the other.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use serde_json::{Value, json};
+
+use crate::agent::PROGRAM;
+use crate::boot_sector;
+use crate::inside::Inside;
+use crate::skip::Skip;
+use crate::stack::{Stack, in_libvirt};
+use crate::support::{Scratch, files_below, wait_until};
+use crate::tally::Tally;
+
+/// Guests at most; each caller has some of them to itself.
+pub(crate) const GUESTS: usize = 8;
+/// The image of guests' first disks.
+pub(crate) const IMAGE: &str = "boot";
+/// Longer than a loaded machine needs for what takes seconds.
+pub(crate) const SOON: Duration = Duration::from_secs(240);
+/// Until everything that was under way is over: an idle sampler takes a minute to end.
+const REST: Duration = Duration::from_secs(180);
+/// How long figures have to stay what they are until they count.
+const STILL: Duration = Duration::from_secs(5);
+/// Between two looks while waiting for rest.
+const LOOK: Duration = Duration::from_millis(500);
+/// Calls at once that make every worker open its connection.
+const BURST: usize = 16;
+/// What libvirt says of a guest whose lock it keeps for ever, as it does now and then when it is
+/// killed while it starts one.
+const LOCKED: &str = "[Code-68]";
+
+/// All of it.
+pub(crate) struct World {
+    pub(crate) stack: Stack,
+    pub(crate) tally: Tally,
+    life: RwLock<Arc<Inside>>,
+    store: Scratch,
+    state: Scratch,
+    /// What was there before the first call.
+    before: Vec<String>,
+}
+
+/// What must not grow.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Vitals {
+    pub(crate) anonymous_kib: u64,
+    pub(crate) resident_kib: u64,
+    pub(crate) threads: usize,
+    /// What each is open on, sorted, without the numbers of sockets.
+    pub(crate) descriptors: Vec<String>,
+    /// To libvirtd.
+    pub(crate) connections: usize,
+}
+
+impl World {
+    /// # Errors
+    /// Why there is no such libvirtd here.
+    pub(crate) fn new() -> Result<Self, Skip> {
+        let (stack, store, state) = (Stack::start()?, Scratch::new(), Scratch::new());
+        import(store.path());
+        let life = RwLock::new(Arc::new(start(&stack, store.path(), state.path())));
+        let tally = Tally::default();
+        let mut world = Self { stack, tally, life, store, state, before: Vec::new() };
+        // A store that was used once has what it keeps.
+        world.insist("CreateGuest", &guest(0));
+        world.delete_all();
+        world.before = world.everything();
+        Ok(world)
+    }
+
+    /// The agent as it lives now.
+    pub(crate) fn agent(&self) -> Arc<Inside> {
+        Arc::clone(&self.life.read())
+    }
+
+    /// Kills the agent and starts it again; callers wait meanwhile.
+    pub(crate) fn kill_agent(&self) {
+        let mut life = self.life.write();
+        send("KILL", life.pid());
+        self.examine_log(&life);
+        *life = Arc::new(start(&self.stack, self.store.path(), self.state.path()));
+    }
+
+    /// Ends the agent in order.
+    pub(crate) fn end(&self) {
+        let life = self.agent();
+        send("TERM", life.pid());
+        wait_until("the agent ends", SOON, || !is_alive(life.pid()));
+        self.examine_log(&life);
+    }
+
+    /// Starts the agent anew where it has ended, which it never should by itself.
+    pub(crate) fn see_that_it_lives(&self) {
+        // Nobody kills it while this is held.
+        let life = self.life.read();
+        if is_alive(life.pid()) {
+            return;
+        }
+        let log = life.agent.log();
+        let last: Vec<&str> = log.lines().rev().take(3).collect();
+        self.tally.violation(&format!("the agent ended by itself: {}", last.join(" / ")));
+        drop(life);
+        self.kill_agent();
+    }
+
+    fn examine_log(&self, life: &Inside) {
+        for line in life.agent.log().lines().filter(|line| line.contains("panicked")) {
+            self.tally.violation(&format!("a panic: {line}"));
+        }
+    }
+
+    /// What the agent's process has now; connections are not counted.
+    pub(crate) fn vitals(&self) -> Option<Vitals> {
+        let pid = self.agent().pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let number = |name: &str| -> Option<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        Some(Vitals {
+            anonymous_kib: number("RssAnon:")?,
+            resident_kib: number("VmRSS:")?,
+            threads: usize::try_from(number("Threads:")?).ok()?,
+            descriptors: descriptors(pid)?,
+            connections: 0,
+        })
+    }
+
+    /// Waits until nothing is under way any more, and figures stay what they are. Every worker has
+    /// its connection then, and the sampler has none.
+    pub(crate) fn at_rest(&self) -> Vitals {
+        eprintln!("waiting for rest");
+        let life = self.agent();
+        wait_until("what was begun is settled", SOON, || life.agent.is_settled());
+        let begin = Instant::now();
+        let (mut last, mut since) = (Vitals::default(), Instant::now());
+        while begin.elapsed() < REST {
+            self.burst();
+            thread::sleep(LOOK);
+            let now =
+                Vitals { connections: self.connections(), ..self.vitals().expect("it lives") };
+            let counts = |it: &Vitals| (it.threads, it.descriptors.len(), it.connections);
+            if counts(&now) != counts(&last) || self.has_thread("metrics-ask") {
+                since = Instant::now();
+            }
+            last = now;
+            if since.elapsed() >= STILL {
+                break;
+            }
+        }
+        last
+    }
+
+    /// As many calls at once as there are workers, of each lane for guests.
+    fn burst(&self) {
+        let life = self.agent();
+        for method in ["Status", "Reboot", "Poweroff"] {
+            thread::scope(|scope| {
+                for number in 0..BURST {
+                    let guest = json!({ "id": format!("nobody-{number}") });
+                    let life = &life;
+                    scope.spawn(move || life.agent.call(method, &guest));
+                }
+            });
+        }
+    }
+
+    fn has_thread(&self, name: &str) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.agent().pid()));
+        tasks.is_ok_and(|tasks| {
+            tasks.flatten().any(|task| {
+                fs::read_to_string(task.path().join("comm"))
+                    .is_ok_and(|comm| comm.starts_with(name))
+            })
+        })
+    }
+
+    /// Clients that libvirtd has; nobody but the agent is one for long.
+    fn connections(&self) -> usize {
+        let mut admin = self.stack.command("virt-admin");
+        let output = admin.args(["client-list", "libvirtd"]).output().expect("it starts");
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let is_client = |line: &&str| line.trim_start().starts_with(|c: char| c.is_ascii_digit());
+        text.lines().filter(is_client).count()
+    }
+
+    /// Repeats a call until it succeeds: a slow machine's libvirtd may count as silent for a while.
+    pub(crate) fn insist(&self, method: &str, guest: &Value) {
+        let life = self.agent();
+        wait_until(method, SOON, || life.agent.call(method, guest)["error"].is_null());
+    }
+
+    /// Deletes every guest, as persistently as an orchestrator has to.
+    pub(crate) fn delete_all(&self) {
+        for number in 0..GUESTS {
+            let guest = guest(number);
+            let mut last = String::new();
+            let end = Instant::now() + SOON;
+            while !self.is_deleted(&guest, &mut last) {
+                if Instant::now() > end {
+                    self.tally.violation(&format!("{} cannot be deleted: {last}", guest["id"]));
+                    break;
+                }
+                thread::sleep(LOOK);
+            }
+        }
+    }
+
+    /// One try. The agent lives, and nobody kills it meanwhile.
+    fn is_deleted(&self, guest: &Value, last: &mut String) -> bool {
+        let answer = self.agent().agent.call("Delete", guest);
+        let Some(error) = answer["error"].as_str() else { return true };
+        if error.starts_with(LOCKED) {
+            self.free(guest["id"].as_str().expect("a text"));
+        }
+        error.clone_into(last);
+        error.starts_with("[Code-42]")
+    }
+
+    /// The remedy that the README names for a lock that libvirt keeps for ever.
+    fn free(&self, id: &str) {
+        self.tally.fault("a guest whose lock libvirt kept was freed");
+        if let Some(pid) = self.stack.qemu_pid(id) {
+            send("KILL", pid);
+        }
+        self.stack.signal_libvirtd("TERM");
+        self.stack.start_libvirtd();
+    }
+
+    /// What is there and was not before the first call: domains, networks, files of the store and
+    /// notes of the journal.
+    pub(crate) fn left_over(&self) -> Vec<String> {
+        self.everything().into_iter().filter(|it| !self.before.contains(it)).collect()
+    }
+
+    fn everything(&self) -> Vec<String> {
+        let mut found = in_libvirt(|words| self.stack.virsh_ok(words), |_| true);
+        files_below(self.store.path(), &mut found);
+        for folder in ["intents", "set-aside"] {
+            let path = self.state.path().join(folder);
+            if path.exists() {
+                files_below(&path, &mut found);
+            }
+        }
+        found
+    }
+}
+
+fn descriptors(pid: u32) -> Option<Vec<String>> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    let target = |link: fs::DirEntry| {
+        let target = fs::read_link(link.path()).unwrap_or_default().display().to_string();
+        target.split(":[").next().unwrap_or_default().to_owned()
+    };
+    let mut all: Vec<String> = links.map(target).collect();
+    all.sort_unstable();
+    Some(all)
+}
+
+/// Starts an agent with this store and state.
+fn start(stack: &Stack, store: &Path, state: &Path) -> Inside {
+    let storage = format!("directory:{}", store.display());
+    let state = state.to_str().expect("scratch paths are UTF-8");
+    Inside::start(stack, &["--bridge-type", "linux", "--storage", &storage, "--state-dir", state])
+}
+
+/// Brings a bootable image into the store.
+fn import(store: &Path) {
+    let scratch = Scratch::new();
+    let image = scratch.path().join("boot.raw");
+    boot_sector::write_image(&image, 1 << 20).expect("scratch is writable");
+    let storage = format!("directory:{}", store.display());
+    let output = Command::new(PROGRAM)
+        .args(["--config", "/dev/null", "--storage", &storage, "image", "import"])
+        .arg(&image)
+        .arg(IMAGE)
+        .env("STATE_DIRECTORY", scratch.path())
+        .output()
+        .expect("it starts");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// A guest that boots and obeys its power button, with two volumes, a NIC and a screen.
+pub(crate) fn guest(number: usize) -> Value {
+    json!({
+        "id": id(number), "type": "qemu", "memory": 32, "cpu": 1, "vnc": -1,
+        "nics": [{ "name": "eth0", "network": "mistify0", "model": "rtl8139",
+                   "mac": format!("02:00:00:00:77:{number:02x}") }],
+        "disks": [{ "image": IMAGE }, { "size": 1 }],
+    })
+}
+
+pub(crate) fn id(number: usize) -> String {
+    format!("soak-{number}")
+}
+
+/// Sends a signal to a process that may be gone.
+pub(crate) fn send(name: &str, pid: u32) {
+    let kill = format!("kill -s {name} {pid} 2>/dev/null");
+    // It is no matter then.
+    let _ = Command::new("/bin/sh").args(["-c", &kill]).status();
+}
+
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
