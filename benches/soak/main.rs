@@ -49,6 +49,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use mistify_libvirt::config::{EventLimits, JobLimits};
 use serde_json::json;
 
 use crate::agent::Agent;
@@ -65,8 +66,6 @@ const CALLERS: usize = 4;
 const LISTENERS: usize = 2;
 /// Seeds of one time of work: each thread has its own.
 const SEEDS: u64 = 16;
-/// What the agent keeps of events: memory is looked at with the ring full.
-const EVENTS_KEPT: usize = 4096;
 /// Guests that each caller makes and deletes until that is looked at.
 const LIVES: usize = 50;
 /// Most that memory may be at the end, and have grown by, in MiB.
@@ -124,7 +123,7 @@ fn soak(plan: &Plan) -> Result<Report, Skip> {
     run.work(plan.length / 4, Faults::All);
     world.delete_all();
     world.kill_agent();
-    fill_events(&world);
+    fill_rings(&world);
     run.work(plan.length / 4, Faults::ButKills);
     world.delete_all();
     let early = world.at_rest();
@@ -190,24 +189,35 @@ impl Run<'_> {
             ("descriptors", float(now.descriptors.len())),
             ("calls so far", float(self.world.tally.calls())),
         ];
-        self.report.row(format!("after {} s", self.begin.elapsed().as_secs()), &cells);
+        let seconds = self.begin.elapsed().as_secs();
+        // What a run that is cut off has shown.
+        eprintln!("after {seconds} s: {:.1} MiB of anonymous memory", mib(now.anonymous_kib));
+        self.report.row(format!("after {seconds} s"), &cells);
     }
 }
 
-/// Makes and deletes guests without anything until the agent keeps no more events than it does by
-/// then.
-fn fill_events(world: &World) {
-    eprintln!("filling the ring of events");
+/// Makes and deletes guests without anything, and has jobs, until the agent keeps no more events and
+/// ended jobs than it does by then.
+fn fill_rings(world: &World) {
+    eprintln!("filling the rings of events and jobs");
     let life = world.agent();
-    let fill = &|number: usize| {
+    let (mut guest, job) = (world::guest(0), json!({ "mistify.async": "true" }));
+    world.insist("CreateGuest", &json!({ "guest": guest }));
+    for number in 0..JobLimits::default().kept {
+        guest["metadata"] = json!({ "n": number.to_string() });
+        world.insist("SetMetadata", &json!({ "guest": guest, "args": job }));
+    }
+    world.delete_all();
+    let fill = |number: usize| {
         let mut guest = world::guest(number);
         (guest["nics"], guest["disks"]) = (json!([]), json!([]));
         for _ in 0..LIVES {
-            world.insist("CreateGuest", &guest);
-            world.insist("Delete", &guest);
+            world.insist("CreateGuest", &json!({ "guest": guest }));
+            world.insist("Delete", &json!({ "guest": guest }));
         }
     };
-    while events(&life.agent) < EVENTS_KEPT {
+    let fill = &fill;
+    while events(&life.agent) < EventLimits::default().kept {
         thread::scope(|scope| {
             (0..CALLERS).for_each(|number| drop(scope.spawn(move || fill(number))));
         });

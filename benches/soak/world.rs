@@ -25,6 +25,10 @@ pub(crate) const GUESTS: usize = 8;
 pub(crate) const IMAGE: &str = "boot";
 /// Longer than a loaded machine needs for what takes seconds.
 pub(crate) const SOON: Duration = Duration::from_secs(240);
+/// For the deletion of one guest, and from one remedy for a lock to the next: libvirt itself looks for
+/// an emulator that is gone for half a minute.
+const DELETED: Duration = Duration::from_secs(600);
+const FREED: Duration = Duration::from_secs(150);
 /// Until everything that was under way is over: an idle sampler takes a minute to end.
 const REST: Duration = Duration::from_secs(180);
 /// How long figures have to stay what they are until they count.
@@ -70,7 +74,7 @@ impl World {
         let tally = Tally::default();
         let mut world = Self { stack, tally, life, store, state, before: Vec::new() };
         // A store that was used once has what it keeps.
-        world.insist("CreateGuest", &guest(0));
+        world.insist("CreateGuest", &json!({ "guest": guest(0) }));
         world.delete_all();
         world.before = world.everything();
         Ok(world)
@@ -139,7 +143,16 @@ impl World {
     pub(crate) fn at_rest(&self) -> Vitals {
         eprintln!("waiting for rest");
         let life = self.agent();
-        wait_until("what was begun is settled", SOON, || life.agent.is_settled());
+        self.has_to_be("what was begun is settled", || life.agent.is_settled());
+        self.has_to_be("jobs have ended", || {
+            let jobs = life.agent.health().1["jobs"].take();
+            jobs["queued"] == 0 && jobs["running"] == 0
+        });
+        // What the sampler keeps open of guests that are gone goes with its next sample.
+        self.has_to_be("the metrics know no guest any more", || {
+            let metrics = life.agent.request("GET", "/metrics", &[], b"").text();
+            !metrics.contains("domain=\"")
+        });
         let begin = Instant::now();
         let (mut last, mut since) = (Vitals::default(), Instant::now());
         while begin.elapsed() < REST {
@@ -157,6 +170,17 @@ impl World {
             }
         }
         last
+    }
+
+    /// Waits for what has to come soon, and has it noted where it does not.
+    fn has_to_be(&self, what: &str, is_so: impl Fn() -> bool) {
+        let end = Instant::now() + SOON;
+        while !is_so() {
+            if Instant::now() > end {
+                return self.tally.violation(&format!("not so in {} s: {what}", SOON.as_secs()));
+            }
+            thread::sleep(LOOK);
+        }
     }
 
     /// As many calls at once as there are workers, of each lane for guests.
@@ -194,46 +218,68 @@ impl World {
     }
 
     /// Repeats a call until it succeeds: a slow machine's libvirtd may count as silent for a while.
-    pub(crate) fn insist(&self, method: &str, guest: &Value) {
+    pub(crate) fn insist(&self, method: &str, params: &Value) {
         let life = self.agent();
-        wait_until(method, SOON, || life.agent.call(method, guest)["error"].is_null());
+        wait_until(method, SOON, || life.agent.call_with(method, params)["error"].is_null());
     }
 
     /// Deletes every guest, as persistently as an orchestrator has to.
     pub(crate) fn delete_all(&self) {
         for number in 0..GUESTS {
             let guest = guest(number);
-            let mut last = String::new();
-            let end = Instant::now() + SOON;
-            while !self.is_deleted(&guest, &mut last) {
+            let (end, mut freed) = (Instant::now() + DELETED, None);
+            while let Some(error) = self.cannot_delete(&guest) {
                 if Instant::now() > end {
-                    self.tally.violation(&format!("{} cannot be deleted: {last}", guest["id"]));
+                    self.tally.violation(&format!("{} cannot be deleted: {error}", guest["id"]));
                     break;
+                }
+                let is_due = freed.is_none_or(|at: Instant| at.elapsed() > FREED);
+                if error.starts_with(LOCKED) && is_due {
+                    freed = Some(Instant::now());
+                    self.free(guest["id"].as_str().expect("a text"));
                 }
                 thread::sleep(LOOK);
             }
         }
     }
 
-    /// One try. The agent lives, and nobody kills it meanwhile.
-    fn is_deleted(&self, guest: &Value, last: &mut String) -> bool {
+    /// One try, and its error. The agent lives, and nobody kills it meanwhile.
+    fn cannot_delete(&self, guest: &Value) -> Option<String> {
         let answer = self.agent().agent.call("Delete", guest);
-        let Some(error) = answer["error"].as_str() else { return true };
-        if error.starts_with(LOCKED) {
-            self.free(guest["id"].as_str().expect("a text"));
-        }
-        error.clone_into(last);
-        error.starts_with("[Code-42]")
+        let error = answer["error"].as_str().filter(|error| !error.starts_with("[Code-42]"))?;
+        Some(error.to_owned())
     }
 
-    /// The remedy that the README names for a lock that libvirt keeps for ever.
+    /// The remedy that the README names for a lock that libvirt keeps for ever, and all that libvirt
+    /// itself knows of the emulator.
     fn free(&self, id: &str) {
         self.tally.fault("a guest whose lock libvirt kept was freed");
-        if let Some(pid) = self.stack.qemu_pid(id) {
+        self.stack.signal_libvirtd("TERM");
+        // libvirt may have lost its pid file.
+        let emulator = format!("guest={id},");
+        let emulators = self.processes_with(&emulator);
+        eprintln!("freeing {id}, emulators {emulators:?}");
+        for pid in emulators {
             send("KILL", pid);
         }
-        self.stack.signal_libvirtd("TERM");
+        for kind in ["xml", "pid"] {
+            // It may not have been written.
+            let _ = fs::remove_file(self.stack.path(&format!("/run/libvirt/qemu/{id}.{kind}")));
+        }
         self.stack.start_libvirtd();
+    }
+
+    /// Processes of this stack with such a word among theirs.
+    fn processes_with(&self, word: &str) -> Vec<u32> {
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let ours = namespace(self.agent().pid());
+        let all = fs::read_dir("/proc").expect("it is mounted").flatten();
+        let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let has_word = |pid: &u32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&words).contains(word) && namespace(*pid) == ours
+        };
+        numbers.filter(has_word).collect()
     }
 
     /// What is there and was not before the first call: domains, networks, files of the store and
