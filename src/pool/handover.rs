@@ -52,7 +52,7 @@ pub(super) enum Answer<T> {
 }
 
 /// The state machine; `W` is the work, `L` what to do with a late result of type `T`.
-enum State<T, W, L> {
+pub(super) enum State<T, W, L> {
     Queued { work: W, late: L },
     Running { since: Instant, late: L },
     GivenUp { late: L },
@@ -62,7 +62,7 @@ enum State<T, W, L> {
 
 impl<T, W, L> State<T, W, L> {
     /// A worker takes the work, unless it is too late or there is none left.
-    fn start(&mut self, now: Instant, deadline: Instant) -> Option<W> {
+    pub(super) fn start(&mut self, now: Instant, deadline: Instant) -> Option<W> {
         match mem::replace(self, Self::Over) {
             Self::Queued { work, late } if now < deadline => {
                 *self = Self::Running { since: now, late };
@@ -76,7 +76,7 @@ impl<T, W, L> State<T, W, L> {
     }
 
     /// The worker is done. `Some` when nobody waits for the result: what to do then, and with what.
-    fn finish(&mut self, result: Result<T, Failure>) -> Option<(Result<T, Failure>, L)> {
+    pub(super) fn finish(&mut self, result: Result<T, Failure>) -> Option<(Result<T, Failure>, L)> {
         match mem::replace(self, Self::Over) {
             Self::GivenUp { late } => Some((result, late)),
             Self::Running { late, .. } => {
@@ -91,7 +91,7 @@ impl<T, W, L> State<T, W, L> {
     }
 
     /// The pool stops; work that nobody has begun is returned, to be dropped.
-    fn refuse(&mut self) -> Option<W> {
+    pub(super) fn refuse(&mut self) -> Option<W> {
         match mem::replace(self, Self::Over) {
             Self::Queued { work, late } => {
                 *self = Self::Done { result: Err(Failure::Stopping), late };
@@ -106,7 +106,7 @@ impl<T, W, L> State<T, W, L> {
 
     /// The caller looks for its answer; at its deadline it takes whatever there is. The closures
     /// that will not run come along, to be dropped outside the lock.
-    fn collect(&mut self, expired: bool) -> Option<(Answer<T>, Option<W>, Option<L>)> {
+    pub(super) fn collect(&mut self, expired: bool) -> Option<(Answer<T>, Option<W>, Option<L>)> {
         match mem::replace(self, Self::Over) {
             Self::Done { result, late } => Some((Answer::Done(result), None, Some(late))),
             Self::Queued { work, late } if expired => Some((Answer::Unrun, Some(work), Some(late))),
@@ -172,7 +172,7 @@ where
             return outcome;
         };
         let Ok(result) = result else {
-            worker.drop_guarded(&self.label.what, late);
+            worker.guarded(&self.label.what, || drop(late));
             return outcome;
         };
         match worker.call(&self.label.what, |state| late(state, result)) {

@@ -336,9 +336,9 @@ impl<S> Worker<S> {
             .map_err(|payload| self.report(what, payload))
     }
 
-    /// Drops what a job brought along; a panic is logged.
-    pub(super) fn drop_guarded<T>(&self, what: &str, value: T) {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(move || drop(value))) {
+    /// Does what a job brought along for its end, if only to drop it; a panic is logged.
+    pub(super) fn guarded(&self, what: &str, end: impl FnOnce()) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(end)) {
             self.report(what, payload);
         }
     }
@@ -360,7 +360,7 @@ impl<S> Worker<S> {
     /// Drops the state; the next job gets a new one.
     fn discard(&mut self) {
         if let Some(state) = self.state.take() {
-            self.drop_guarded("drop a worker's state", state);
+            self.guarded("drop a worker's state", || drop(state));
         }
     }
 

@@ -6,6 +6,9 @@
 //!        ◄─ result or deadline ── [handover] ◄──┘        one state machine per job
 //! ```
 //!
+//! A caller that need not wait posts its job instead, with what is done with the answer: the worker
+//! does that, or the pool's clock at the deadline (`posted`, `clock`). So one thread fewer is woken.
+//!
 //! What holds, and where it is decided:
 //! - Nobody waits without a bound: too many callers (`admission`) or jobs (`lane`) is
 //!   [`Error::Busy`] at once, and every wait ends at its deadline.
@@ -19,19 +22,23 @@
 
 mod admission;
 mod board;
+mod clock;
 mod error;
 mod handover;
 mod hold;
 mod lane;
+mod posted;
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use self::admission::Refusal;
+use self::clock::Clock;
 use self::handover::{Answer, Call, Failure, Label};
 use self::hold::{Gate, NoHold, Seat};
 use self::lane::{MakeState, Queue};
+use self::posted::Posted;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::PoolLimits;
@@ -67,6 +74,7 @@ pub struct Pool<S: 'static> {
     limits: PoolLimits,
     gate: Arc<Gate>,
     make: MakeState<S>,
+    clock: Arc<Clock>,
     /// Holds a word from when a caller was told `Late` until somebody took notice.
     late: (Sender<()>, Receiver<()>),
     control: Arc<Queue<S>>,
@@ -89,6 +97,7 @@ impl<S: 'static> Pool<S> {
             limits: limits.clone(),
             gate: Gate::new(limits),
             make: Arc::new(make_state),
+            clock: Clock::start()?,
             late: bounded(1),
             control: Queue::new(Lane::Control, limits.queue),
             read: Queue::new(Lane::Read, limits.queue),
@@ -166,8 +175,7 @@ impl<S: 'static> Pool<S> {
         work: impl FnOnce(&mut S) -> T + Send + 'static,
         late: impl FnOnce(&mut S, T) + Send + 'static,
     ) -> Result<T, Error> {
-        let arrived = Instant::now();
-        let queue = self.queue(lane);
+        let books = self.books(lane);
         let _seat = self.seat(lane, hold)?;
 
         let held = hold.cloned();
@@ -178,27 +186,34 @@ impl<S: 'static> Pool<S> {
         let Job { what, deadline } = job;
         let label = Label { what: what.clone(), key: hold.map(Hold::name), deadline };
         let call = Arc::new(Call::new(label, work, late));
-        queue.submit(Arc::clone(&call) as Arc<dyn lane::Task<S>>)?;
+        books.queue.submit(Arc::clone(&call) as Arc<dyn lane::Task<S>>)?;
+        books.result(&what, call.wait())
+    }
 
-        match call.wait() {
-            Answer::Done(Ok(result)) => Ok(result),
-            Answer::Done(Err(Failure::Panicked)) => Err(Error::Panicked { what }),
-            Answer::Done(Err(Failure::Stopping)) => Err(Error::Stopping),
-            Answer::Unrun => {
-                queue.count_unrun();
-                let (waited, running) = (arrived.elapsed(), queue.oldest());
-                Err(Error::Unrun { what, lane, waited, running })
-            }
-            Answer::Late { since } => {
-                queue.count_late();
-                // A word that is still there says the same.
-                let _ = self.late.0.try_send(());
-                let age = since.elapsed();
-                let running_since =
-                    SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-                Err(Error::Late { what, waited: arrived.elapsed(), running_since, age })
-            }
-        }
+    /// A place among the callers for a job of this lane that is posted, if one is free.
+    pub fn place(&self, lane: Lane) -> Option<Place> {
+        self.gate.enter(ration(lane)).ok().map(Place)
+    }
+
+    /// Has a worker of `lane` run `work`, and does not wait for it: `then` gets its result, once, on
+    /// the worker's thread; at the deadline an error, on the clock's; where it cannot be queued one
+    /// on this thread. It must not block, and neither does this.
+    pub fn post<T: Send + 'static>(
+        &self,
+        Place(seat): Place,
+        lane: Lane,
+        job: Job,
+        work: impl FnOnce(&mut S) -> T + Send + 'static,
+        then: impl FnOnce(Result<T, Error>) + Send + 'static,
+    ) {
+        let Job { what, deadline } = job;
+        let label = Label { what, key: None, deadline };
+        Posted::submit(label, self.books(lane), &self.clock, work, (seat, then));
+    }
+
+    fn books(&self, lane: Lane) -> Books<S> {
+        let (queue, late) = (Arc::clone(self.queue(lane)), self.late.0.clone());
+        Books { queue, late, lane, arrived: Instant::now() }
     }
 
     /// Has a word whenever callers were told `Late` since the last one was taken; it ends with the
@@ -276,12 +291,7 @@ impl<S: 'static> Pool<S> {
         if hold.is_some_and(Hold::has_seat) {
             return Ok(None);
         }
-        let ration = match lane {
-            Lane::Control | Lane::Storage => Ration::Change,
-            Lane::Read => Ration::Read,
-            Lane::Urgent => Ration::Any,
-        };
-        self.gate.enter(ration).map(Some).map_err(|refusal| {
+        self.gate.enter(ration(lane)).map(Some).map_err(|refusal| {
             self.queue(lane).count_refused();
             self.refused(refusal, lane, "")
         })
@@ -329,5 +339,57 @@ impl<S: 'static> Pool<S> {
 impl<S: 'static> Drop for Pool<S> {
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
+        self.clock.stop();
+    }
+}
+
+/// A place among the callers, until the job that it is for has its answer.
+pub struct Place(Seat);
+
+/// Which share of the callers those of a lane are.
+fn ration(lane: Lane) -> Ration {
+    match lane {
+        Lane::Control | Lane::Storage => Ration::Change,
+        Lane::Read => Ration::Read,
+        Lane::Urgent => Ration::Any,
+    }
+}
+
+/// Where it is written down what became of a job of a lane.
+struct Books<S: 'static> {
+    queue: Arc<Queue<S>>,
+    late: Sender<()>,
+    lane: Lane,
+    /// When its caller came.
+    arrived: Instant,
+}
+
+impl<S: 'static> Books<S> {
+    /// What the caller is told, counted.
+    ///
+    /// # Errors
+    /// Where there is no result.
+    fn result<T>(&self, what: &str, answer: Answer<T>) -> Result<T, Error> {
+        let what = || what.to_owned();
+        match answer {
+            Answer::Done(Ok(result)) => Ok(result),
+            Answer::Done(Err(Failure::Panicked)) => Err(Error::Panicked { what: what() }),
+            Answer::Done(Err(Failure::Stopping)) => Err(Error::Stopping),
+            Answer::Unrun => {
+                self.queue.count_unrun();
+                let (waited, running) = (self.arrived.elapsed(), self.queue.oldest());
+                Err(Error::Unrun { what: what(), lane: self.lane, waited, running })
+            }
+            Answer::Late { since } => {
+                self.queue.count_late();
+                // A word that is still there says the same.
+                let _ = self.late.try_send(());
+                let age = since.elapsed();
+                let running_since =
+                    SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+                let waited = self.arrived.elapsed();
+                Err(Error::Late { what: what(), waited, running_since, age })
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod ends;
 mod lanes;
 mod late;
+mod posted;
 mod stuck;
 
 use std::cell::Cell;

@@ -1,0 +1,128 @@
+//! One job that nobody waits for: whoever ends it hands its answer on, the worker or, at the
+//! deadline, the clock. The state machine is that of a job with a caller, so that of both exactly
+//! one has the answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::clock::{Alarm, Clock, Ticket};
+use super::error::Error;
+use super::handover::{Failure, Label, State};
+use super::hold::Seat;
+use super::lane::{Outcome, Panicked, Task, Worker};
+use super::{Books, lane};
+
+/// The job as its worker, the clock and the pool share it.
+pub(super) struct Posted<S: 'static, T, W, D> {
+    label: Label,
+    books: Books<S>,
+    clock: Arc<Clock>,
+    ticket: Ticket,
+    state: Mutex<State<T, W, ()>>,
+    /// What is done with the answer, and a place among the callers until then.
+    then: Mutex<Option<(Seat, D)>>,
+}
+
+impl<S, T, W, D> Posted<S, T, W, D>
+where
+    S: 'static,
+    T: Send + 'static,
+    W: FnOnce(&mut S) -> T + Send + 'static,
+    D: FnOnce(Result<T, Error>) + Send + 'static,
+{
+    /// Queues such a job. Where that is refused the answer is handed on at once.
+    pub(super) fn submit(
+        label: Label,
+        books: Books<S>,
+        clock: &Arc<Clock>,
+        work: W,
+        then: (Seat, D),
+    ) {
+        let posted = Arc::new(Self {
+            ticket: clock.ticket(label.deadline),
+            clock: Arc::clone(clock),
+            label,
+            books,
+            state: Mutex::new(State::Queued { work, late: () }),
+            then: Mutex::new(Some(then)),
+        });
+        let task = Arc::clone(&posted) as Arc<dyn lane::Task<S>>;
+        if let Err(refused) = posted.books.queue.submit(task) {
+            // Nobody else has begun it.
+            let end = posted.state.lock().collect(true);
+            drop(end);
+            posted.hand_on(Err(refused));
+            return;
+        }
+        // Not before: what is due must be queued.
+        clock.set(posted.ticket, Arc::clone(&posted) as Arc<dyn Alarm>);
+        if posted.then.lock().is_none() {
+            // The worker was faster, and had nothing to take back.
+            clock.cancel(posted.ticket);
+        }
+    }
+
+    /// Hands the answer on if there is one; at the deadline there always is.
+    fn settle(&self, is_due: bool) {
+        let end = self.state.lock().collect(is_due);
+        if let Some((answer, work, _)) = end {
+            drop(work);
+            self.hand_on(self.books.result(&self.label.what, answer));
+        }
+    }
+
+    fn hand_on(&self, result: Result<T, Error>) {
+        let then = self.then.lock().take();
+        self.clock.cancel(self.ticket);
+        if let Some((seat, then)) = then {
+            // Free before the answer is out: who has it may ask again.
+            drop(seat);
+            then(result);
+        }
+    }
+}
+
+impl<S, T, W, D> Task<S> for Posted<S, T, W, D>
+where
+    S: 'static,
+    T: Send + 'static,
+    W: FnOnce(&mut S) -> T + Send + 'static,
+    D: FnOnce(Result<T, Error>) + Send + 'static,
+{
+    fn perform(&self, worker: &mut Worker<S>) -> Outcome {
+        let now = Instant::now();
+        let Some(work) = self.state.lock().start(now, self.label.deadline) else {
+            return Outcome::NotRun;
+        };
+        worker.begin(&self.label, now);
+        let result = worker.call(&self.label.what, work).map_err(|Panicked| Failure::Panicked);
+        let outcome = if result.is_ok() { Outcome::Returned } else { Outcome::Panicked };
+        // A result that is too late is nobody's.
+        let late = self.state.lock().finish(result);
+        worker.guarded(&self.label.what, || {
+            drop(late);
+            self.settle(false);
+        });
+        outcome
+    }
+
+    fn refuse(&self) -> bool {
+        let is_refused = self.state.lock().refuse().is_some();
+        self.settle(false);
+        is_refused
+    }
+}
+
+impl<S, T, W, D> Alarm for Posted<S, T, W, D>
+where
+    S: 'static,
+    T: Send + 'static,
+    W: FnOnce(&mut S) -> T + Send + 'static,
+    D: FnOnce(Result<T, Error>) + Send + 'static,
+{
+    fn ring(&self) {
+        self.settle(true);
+    }
+}
