@@ -75,7 +75,7 @@ pub(super) enum Fate {
 
 /// What all connections use in one round of the front.
 pub(super) struct Round<'a> {
-    pub(super) shared: &'a Shared,
+    pub(super) shared: &'a Arc<Shared>,
     pub(super) now: Instant,
     /// Where sockets are read into.
     pub(super) scratch: &'a mut [u8],

@@ -14,7 +14,6 @@ use crate::os::activation::Passed;
 use crate::os::poll::{Interest, PollSet, Waker};
 use crate::os::users;
 
-use super::Handler;
 use super::access::{self, Access};
 use super::connection::{Connection, Fate, Round};
 use super::entrance::{BUSY, Entrance};
@@ -26,8 +25,10 @@ use super::heartbeat::Door;
 use super::listener::Listener;
 use super::parse::Request;
 use super::rarely::Rarely;
+use super::reply;
 use super::stream;
 use super::tally::{Counters, Tally};
+use super::{Handler, Shortcut};
 
 /// What is read from a socket at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -55,13 +56,20 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 /// Sockets that listen and are not served yet: the kernel keeps the callers waiting.
-#[derive(Debug)]
 pub struct Front {
     listeners: Vec<Listener>,
     limits: HttpLimits,
     access: Access,
     guard: Guard,
     tally: Arc<Tally>,
+    shortcut: Option<Shortcut>,
+}
+
+// By its addresses alone.
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front").field("listeners", &self.listeners).finish_non_exhaustive()
+    }
 }
 
 impl Front {
@@ -76,7 +84,7 @@ impl Front {
         };
         let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
         let (access, guard) = (Access::default(), Guard::default());
-        Ok(Self { listeners, limits, access, guard, tally: Arc::default() })
+        Ok(Self { listeners, limits, access, guard, tally: Arc::default(), shortcut: None })
     }
 
     /// Listens on a Unix socket as well, which the front's end removes.
@@ -110,6 +118,11 @@ impl Front {
     /// Wants of requests what these rules say, instead of none from beyond this host.
     pub(super) fn protect(&mut self, guard: Guard) {
         self.guard = guard;
+    }
+
+    /// Offers each request to this first, instead of leaving all of them to handlers.
+    pub fn offer_to(&mut self, shortcut: Shortcut) {
+        self.shortcut = Some(shortcut);
     }
 
     /// The addresses that are listened on and that others than this host can reach.
@@ -168,6 +181,7 @@ impl Front {
             shared: Arc::clone(&shared),
             entrance: Entrance::new(self.listeners, gate),
             jobs,
+            shortcut: self.shortcut,
             connections: Vec::new(),
         };
         let front = thread::Builder::new().name("http-front".into()).spawn(|| service.run())?;
@@ -238,6 +252,7 @@ struct Service {
     shared: Arc<Shared>,
     entrance: Entrance,
     jobs: Sender<Job>,
+    shortcut: Option<Shortcut>,
     connections: Vec<Connection>,
 }
 
@@ -311,7 +326,7 @@ impl Service {
                 fate = connection.on_deadline(round);
             }
             if let Fate::Dispatch(request) = fate {
-                fate = dispatch(&self.jobs, connection, request, round);
+                fate = dispatch(&self.jobs, self.shortcut.as_ref(), connection, request, round);
             }
             if matches!(fate, Fate::Closed) || (is_stopping && connection.is_idle()) {
                 self.connections.swap_remove(index);
@@ -322,13 +337,18 @@ impl Service {
 
 fn dispatch(
     jobs: &Sender<Job>,
+    shortcut: Option<&Shortcut>,
     connection: &mut Connection,
     request: Request,
     round: &mut Round<'_>,
 ) -> Fate {
     // Counted first, so that a handler which shows the counts finds its own request in them.
     round.shared.tally.count_request();
-    match jobs.try_send(connection.dispatch(request, round.now)) {
+    let job = connection.dispatch(request, round.now);
+    if shortcut.is_some_and(|shortcut| reply::offer(shortcut, &job, round.shared)) {
+        return Fate::Open;
+    }
+    match jobs.try_send(job) {
         Ok(()) => Fate::Open,
         Err(_) => connection.refuse(BUSY, round),
     }

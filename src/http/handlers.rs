@@ -14,7 +14,7 @@ use crate::os::poll::Waker;
 use super::Handler;
 use super::exchange::{self, Answer, Exchange, Then};
 use super::guard::Guard;
-use super::parse::{Persistence, Request};
+use super::parse::{Persistence, Request, Version};
 use super::respond::{self, Encoded, Wanted};
 use super::stream;
 use super::tally::Tally;
@@ -55,32 +55,42 @@ pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Arc<Shared>)
     while let Ok(Job { request, exchange }) = next.select().recv(jobs) {
         let version = request.version;
         let encoded = answer(request, &exchange, handler, shared);
-        let Encoded { mut bytes, mut persistence, stream } = encoded;
-        if let Some(streamed) = stream {
-            match stream::start(&exchange, shared, version, bytes, streamed) {
-                Ok(()) => continue,
-                Err(refusal) => {
-                    shared.tally.count_refusal(refusal.reason);
-                    (bytes, persistence) = (respond::encode_refusal(&refusal), Persistence::Close);
-                }
+        deliver(encoded, version, &exchange, shared);
+    }
+}
+
+/// Sends what the socket takes at once and leaves the rest to the front.
+pub(super) fn deliver(
+    encoded: Encoded,
+    version: Version,
+    exchange: &Arc<Exchange>,
+    shared: &Arc<Shared>,
+) {
+    let Encoded { mut bytes, mut persistence, stream } = encoded;
+    if let Some(streamed) = stream {
+        match stream::start(exchange, shared, version, bytes, streamed) {
+            Ok(()) => return,
+            Err(refusal) => {
+                shared.tally.count_refusal(refusal.reason);
+                (bytes, persistence) = (respond::encode_refusal(&refusal), Persistence::Close);
             }
         }
-        let at = Instant::now();
-        let mut then = match persistence {
-            Persistence::Close => Then::Close,
-            Persistence::Implied | Persistence::Asked => Then::KeepOpen,
-        };
-        match exchange::send(&exchange.stream, &bytes) {
-            Ok(sent) => drop(bytes.drain(..sent)),
-            Err(error) => {
-                log::debug!("{} left before its answer: {error}", exchange.caller);
-                bytes.clear();
-                then = Then::Close;
-            }
+    }
+    let at = Instant::now();
+    let mut then = match persistence {
+        Persistence::Close => Then::Close,
+        Persistence::Implied | Persistence::Asked => Then::KeepOpen,
+    };
+    match exchange::send(&exchange.stream, &bytes) {
+        Ok(sent) => drop(bytes.drain(..sent)),
+        Err(error) => {
+            log::debug!("{} left before its answer: {error}", exchange.caller);
+            bytes.clear();
+            then = Then::Close;
         }
-        if exchange.finish(Answer { at, unsent: bytes, then }) {
-            shared.waker.wake();
-        }
+    }
+    if exchange.finish(Answer { at, unsent: bytes, then }) {
+        shared.waker.wake();
     }
 }
 
@@ -110,7 +120,7 @@ fn answer(request: Request, exchange: &Exchange, handler: &Handler, shared: &Sha
     respond::encode_failure(persistence())
 }
 
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
+pub(super) fn panic_text(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -3,7 +3,8 @@
 //! One thread (`front`) waits for all sockets, reads, frames (`parse`, `head`) and hands complete
 //! requests to a fixed number of threads (`handlers`), which answer them by a [`Handler`] made of
 //! rouille's types and write what the socket takes at once. A slow writer or reader costs a slot
-//! among the connections and never a handler. An answer whose length is not known goes out in
+//! among the connections and never a handler. What needs no handler is answered past them (`reply`): the
+//! front offers each request to a [`Shortcut`] first. An answer whose length is not known goes out in
 //! chunks on a thread of its own (`stream`), of which there are few.
 
 mod access;
@@ -23,6 +24,7 @@ mod members;
 mod page;
 pub mod parse;
 mod rarely;
+mod reply;
 mod respond;
 pub mod routes;
 mod scrape;
@@ -38,6 +40,7 @@ use crate::os::peer::Caller;
 
 pub use access::{Access, AccessError};
 pub use front::{BindError, Front, Running};
+pub use reply::Reply;
 pub use scrape::Tallies;
 pub use serve::{Fronts, ServeError};
 pub use tally::{Counters, Reason, Refusal, Tally};
@@ -47,3 +50,9 @@ pub use wiring::{ListenError, listen};
 /// Answers one request of a caller. Runs on a handler thread and may block; a panic is answered
 /// with 500.
 pub type Handler = Arc<dyn Fn(&rouille::Request, &Caller) -> rouille::Response + Send + Sync>;
+
+/// Answers one request of a caller without a handler, if it is one that it can: it then takes the
+/// reply and is `true`. Else it has done nothing, and a handler has the request. Runs on the front's
+/// own thread, and so blocks for nothing.
+pub type Shortcut =
+    Arc<dyn Fn(&parse::Request, &Caller, &mut dyn FnMut() -> Reply) -> bool + Send + Sync>;

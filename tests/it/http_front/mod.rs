@@ -6,6 +6,7 @@ mod failures;
 mod lifecycle;
 mod limits;
 mod requests;
+mod shortcuts;
 mod streams;
 
 use std::io::{Read, Write};

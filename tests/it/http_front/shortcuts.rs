@@ -1,0 +1,154 @@
+//! What is answered past the handlers.
+
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use mistify_libvirt::config::HttpLimits;
+use mistify_libvirt::http::{Front, Reply};
+use rouille::Response;
+
+use super::{GET, PATIENCE, Service, any_port, wait_until};
+
+/// A service whose shortcut takes what begins with `/short`, and hands the replies out here; it
+/// panics before it takes `/panic`, and after it has taken `/short/panic`.
+fn serve(limits: HttpLimits) -> (Service, Receiver<Reply>) {
+    let mut front = Front::bind(&[any_port()], limits).unwrap();
+    let address = front.local_addresses()[0];
+    let (replies, taken) = unbounded();
+    front.offer_to(Arc::new(move |request, _, take| {
+        assert_ne!(request.target, "/panic", "on purpose");
+        if !request.target.starts_with("/short") {
+            return false;
+        }
+        let reply = take();
+        assert_ne!(request.target, "/short/panic", "on purpose");
+        replies.send(reply).unwrap();
+        true
+    }));
+    let handler =
+        |request: &rouille::Request| Response::text(format!("handler {}", request.raw_url()));
+    let running = front.start(Arc::new(move |request: &_, _: &_| handler(request))).unwrap();
+    (Service { running, address }, taken)
+}
+
+fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+fn next(taken: &Receiver<Reply>) -> Reply {
+    taken.recv_timeout(PATIENCE).unwrap()
+}
+
+#[test]
+fn what_it_takes_is_answered_from_any_thread_and_the_rest_by_a_handler() {
+    let (service, taken) = serve(HttpLimits::default());
+    let mut client = service.connect();
+    for _ in 0..3 {
+        client.send(get("/short"));
+        thread::scope(|scope| scope.spawn(|| next(&taken).send(Response::text("later"))).join())
+            .unwrap();
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.body.as_str()), (200, "later"));
+        assert_eq!(client.ask(get("/long")).body, "handler /long");
+    }
+    assert_eq!(service.running.counters().requests, 6, "each is counted once");
+}
+
+#[test]
+fn it_is_taken_while_every_handler_is_at_work() {
+    let limits = HttpLimits { handlers: 0, ..HttpLimits::default() };
+    let (service, taken) = serve(limits);
+    let mut waits = service.connect();
+    waits.send(GET);
+    let mut client = service.connect();
+    client.send(get("/short"));
+    next(&taken).send(Response::text("now"));
+    assert_eq!(client.answer().body, "now");
+}
+
+#[test]
+fn requests_that_come_together_are_answered_in_their_order() {
+    let (service, taken) = serve(HttpLimits::default());
+    let mut client = service.connect();
+    client.send([get("/short/1"), get("/2"), get("/short/3")].concat());
+    let first = next(&taken);
+    assert!(taken.is_empty(), "one request of a connection at a time");
+    first.send(Response::text("1"));
+    assert_eq!(client.answer().body, "1");
+    assert_eq!(client.answer().body, "handler /2");
+    next(&taken).send(Response::text("3"));
+    assert_eq!(client.answer().body, "3");
+}
+
+#[test]
+fn the_front_sends_what_the_socket_does_not_take() {
+    let (service, taken) = serve(HttpLimits::default());
+    let mut client = service.connect();
+    client.send(get("/short"));
+    let long = "x".repeat(HttpLimits::default().response_bytes);
+    next(&taken).send(Response::text(long.clone()));
+    assert!(client.answer().body == long);
+    assert_eq!(client.ask(GET).status, 200);
+}
+
+#[test]
+fn a_reply_that_nobody_sends_is_500_without_a_word() {
+    let (service, taken) = serve(HttpLimits::default());
+    let mut client = service.connect();
+    client.send(get("/short"));
+    drop(next(&taken));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.body.as_str()), (500, ""));
+    assert_eq!(client.ask(GET).status, 200, "the connection goes on");
+    assert_eq!(service.running.counters().panics, 0);
+}
+
+#[test]
+fn a_panic_leaves_the_request_to_a_handler_or_where_it_was_taken_is_500() {
+    let (service, _taken) = serve(HttpLimits::default());
+    let mut client = service.connect();
+    assert_eq!(client.ask(get("/panic")).body, "handler /panic");
+    assert_eq!(client.ask(get("/short/panic")).status, 500);
+    assert_eq!(client.ask(GET).status, 200);
+    assert_eq!(service.running.counters().panics, 2);
+}
+
+#[test]
+fn an_answer_that_cannot_be_sent_is_500() {
+    let (service, taken) = serve(HttpLimits::default());
+    let mut client = service.connect();
+    client.send(get("/short"));
+    next(&taken).send(Response::text("").with_status_code(99));
+    assert_eq!(client.answer().status, 500);
+}
+
+#[test]
+fn who_left_before_the_answer_costs_nothing() {
+    let (service, taken) = serve(HttpLimits::default());
+    let mut client = service.connect();
+    client.send(get("/short"));
+    let reply = next(&taken);
+    drop(client);
+    reply.send(Response::text("x".repeat(1 << 20)));
+    service.wait_for_connections(0);
+    assert_eq!(service.status_of(GET), 200);
+}
+
+#[test]
+fn a_stop_waits_for_a_reply_and_closes_after_it() {
+    let (service, taken) = serve(HttpLimits::default());
+    let mut client = service.connect();
+    client.send(get("/short"));
+    let reply = next(&taken);
+    let (address, running) = (service.address, service.running);
+    let (report, stopped) = bounded(1);
+    thread::spawn(move || report.send(running.stop(PATIENCE)));
+    wait_until(|| std::net::TcpStream::connect(address).is_err());
+    assert!(stopped.is_empty());
+    reply.send(Response::text("last"));
+    let answer = client.answer();
+    assert_eq!((answer.body.as_str(), answer.header("connection")), ("last", Some("close")));
+    drop(client);
+    assert_eq!(stopped.recv_timeout(PATIENCE), Ok(true));
+}
