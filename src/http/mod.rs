@@ -51,8 +51,7 @@ pub use wiring::{ListenError, listen};
 /// with 500.
 pub type Handler = Arc<dyn Fn(&rouille::Request, &Caller) -> rouille::Response + Send + Sync>;
 
-/// Answers one request of a caller without a handler, if it is one that it can: it then takes the
-/// reply and is `true`. Else it has done nothing, and a handler has the request. Runs on the front's
-/// own thread, and so blocks for nothing.
-pub type Shortcut =
-    Arc<dyn Fn(&parse::Request, &Caller, &mut dyn FnMut() -> Reply) -> bool + Send + Sync>;
+/// Answers one request of a caller without a handler, if it is one that it can: it then takes the reply.
+/// Else it does nothing, and a handler has the request. Runs on the front's own thread, and so blocks
+/// for nothing.
+pub type Shortcut = Arc<dyn Fn(&parse::Request, &Caller, &mut dyn FnMut() -> Reply) + Send + Sync>;

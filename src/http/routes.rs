@@ -7,14 +7,18 @@ use std::time::Instant;
 use log::{Level, info, log_enabled};
 use rouille::{Request, Response, ResponseBody};
 
-use crate::http::{Handler, Tallies, events, health, page, scrape};
+use crate::http::{Handler, Shortcut, Tallies, events, health, page, scrape};
 use crate::ops::Libvirt;
+use crate::os::peer::Caller;
 use crate::rpc::{self, Answer, Audit, Behalf, Download, Service};
 
 /// Where the orchestrator calls.
 const RPC_PATH: &str = "/_mistify_RPC_";
 /// Where everybody else calls: JSON-RPC 2.0.
 const RPC_V2_PATH: &str = "/rpc";
+/// A poll beyond this is left to a handler, so that the front does not read long ones: that of a guest
+/// of common size takes 2 KiB.
+const SHORT_BYTES: usize = 4 * 1024;
 /// Where it fetches the content of snapshots from.
 const DOWNLOAD_PATH: &str = "/snapshots/download";
 pub(super) const JSON: &str = "application/json; charset=utf-8";
@@ -31,6 +35,38 @@ pub fn handler(
     Arc::new(move |request, caller| {
         let by = Behalf { caller, audit: &audit };
         route(&agent, service, &tallies, request, by)
+    })
+}
+
+/// What a front offers each request to first: a short call of a method that is one question to libvirt
+/// goes to a worker at once, and the worker answers.
+pub fn shortcut(agent: Arc<Libvirt>, service: Service) -> Shortcut {
+    Arc::new(move |request, caller, take| {
+        let header = |name: &str| {
+            let mut headers = request.headers.iter();
+            headers.find(|(it, _)| it.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        };
+        let is_call = request.target == RPC_PATH && request.method == "POST";
+        if !is_call || request.body.len() > SHORT_BYTES || !is_json(header("Content-Type")) {
+            return;
+        }
+        let log = log_enabled!(Level::Info).then(|| Processed {
+            began: Instant::now(),
+            url: request.target.clone(),
+            user_agent: header("User-Agent").unwrap_or_default().to_owned(),
+            client: client(caller),
+        });
+        rpc::post(&agent, service, &request.body, || {
+            let reply = take();
+            move |answered| {
+                let method = answered.method.as_deref().unwrap_or_default();
+                let response = respond(answered.answer);
+                reply.send(match &log {
+                    Some(log) => log.response(method, response),
+                    None => response,
+                });
+            }
+        });
     })
 }
 
@@ -78,8 +114,7 @@ pub(super) fn is_read(request: &Request) -> bool {
 
 const NOSNIFF: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 
-/// Answers, and logs that as the original did (contract section 1): with the method that was called
-/// where it could be understood, and the body's length where it is known.
+/// Answers, and logs that. `answer` says which method was called, where it could be understood.
 fn processed(
     request: &Request,
     by: Behalf<'_>,
@@ -90,22 +125,48 @@ fn processed(
     if !log_enabled!(Level::Info) {
         return response;
     }
-    let duration = began.elapsed().as_secs_f64();
-    let (body, size) = response.data.into_reader_and_size();
-    let client = by.caller.origin.address();
-    let client = client.map_or_else(|| "unix".to_owned(), |address| address.ip().to_string());
-    // What is streamed has no length yet, as HTTP says it: -1.
-    let length = size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1);
-    info!(
-        method, duration, url = request.raw_url(), status = response.status_code, size = length,
-        "userAgent" = request.header("User-Agent").unwrap_or_default(), client;
-        "request processed"
-    );
-    let data = match size {
-        Some(size) => ResponseBody::from_reader_and_size(body, size),
-        None => ResponseBody::from_reader(body),
+    let processed = Processed {
+        began,
+        url: request.raw_url().to_owned(),
+        user_agent: request.header("User-Agent").unwrap_or_default().to_owned(),
+        client: client(by.caller),
     };
-    Response { data, ..response }
+    processed.response(&method, response)
+}
+
+/// The caller's address, for log lines.
+fn client(caller: &Caller) -> String {
+    let address = caller.origin.address();
+    address.map_or_else(|| "unix".to_owned(), |address| address.ip().to_string())
+}
+
+/// A call, for the line that the original has for each (contract section 1).
+struct Processed {
+    began: Instant,
+    url: String,
+    user_agent: String,
+    client: String,
+}
+
+impl Processed {
+    /// Logs that it was answered so, with the body's length where that is known.
+    fn response(&self, method: &str, response: Response) -> Response {
+        let Self { began, url, user_agent, client } = self;
+        let duration = began.elapsed().as_secs_f64();
+        let (body, size) = response.data.into_reader_and_size();
+        // What is streamed has no length yet, as HTTP says it: -1.
+        let length = size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1);
+        info!(
+            method, duration, url, status = response.status_code, size = length,
+            "userAgent" = user_agent, client;
+            "request processed"
+        );
+        let data = match size {
+            Some(size) => ResponseBody::from_reader_and_size(body, size),
+            None => ResponseBody::from_reader(body),
+        };
+        Response { data, ..response }
+    }
 }
 
 /// The verb is checked first, then the type, then what the body says. `method` is told what is
@@ -121,7 +182,8 @@ fn call(
         Ok(body) => body,
         Err(unread) => return unread,
     };
-    let (is_json, kind) = content_type(request);
+    let kind = request.header("Content-Type");
+    let is_json = is_json(kind);
     match request.method() {
         "POST" => {}
         // The owner's document calls with GET; the original in truth took POST alone.
@@ -129,11 +191,16 @@ fn call(
         other => return text(405, &format!("rpc: POST method required, received {other}")),
     }
     if !is_json {
+        let kind = media_type(kind);
         return text(415, &format!("rpc: unrecognized Content-Type: {kind}"));
     }
     let answered = rpc::answer(agent, service, &body, by);
     *method = answered.method.unwrap_or_default();
-    match answered.answer {
+    respond(answered.answer)
+}
+
+fn respond(answer: Answer) -> Response {
+    match answer {
         Answer::Result(answer) => json(answer),
         Answer::Nothing => Response {
             status_code: 200,
@@ -157,7 +224,9 @@ fn call_v2(
     if request.method() != "POST" {
         return text(405, "method not allowed: POST").with_additional_header("Allow", "POST");
     }
-    if let (false, kind) = content_type(request) {
+    let kind = request.header("Content-Type");
+    if !is_json(kind) {
+        let kind = media_type(kind);
         return text(415, &format!("Content-Type: application/json, not {kind:?}"));
     }
     let body = match body(request) {
@@ -169,11 +238,14 @@ fn call_v2(
     answered.answer.map_or_else(Response::empty_204, json)
 }
 
-/// Whether the body is said to be JSON, and what it is said to be.
-fn content_type(request: &Request) -> (bool, &str) {
-    let kind = request.header("Content-Type").unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default();
-    (kind.trim().eq_ignore_ascii_case("application/json"), kind)
+/// Whether the body is said to be JSON.
+fn is_json(content_type: Option<&str>) -> bool {
+    media_type(content_type).trim().eq_ignore_ascii_case("application/json")
+}
+
+/// What the body is said to be, without parameters.
+fn media_type(content_type: Option<&str>) -> &str {
+    content_type.unwrap_or_default().split(';').next().unwrap_or_default()
 }
 
 fn json(answer: Vec<u8>) -> Response {

@@ -118,7 +118,8 @@ impl Libvirt {
         let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
         fronts.log_addresses();
         let tallies = fronts.tallies();
-        let Fronts { main, images, metrics } = fronts;
+        let Fronts { mut main, images, metrics } = fronts;
+        main.offer_to(routes::shortcut(Arc::clone(&agent), Service::Libvirt));
         let door = main.door();
         let start = |front: Front, handler| front.start(handler).map_err(ServeError::Start);
         let handler = |service| {

@@ -8,7 +8,7 @@ use crate::guest::state::State;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::start::start;
-use crate::ops::{Error, Libvirt, Session, named_guest, respond};
+use crate::ops::{Error, Libvirt, Question, Session, named_guest, respond};
 use crate::pool::Lane;
 
 /// What a verb does with a domain whose state is known.
@@ -23,12 +23,20 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn status(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        self.ask(self.status_question(request)?)
+    }
+
+    /// What [`Libvirt::status`] asks.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; an argument that cannot be understood.
+    pub fn status_question(&self, request: GuestRequest) -> Result<Question<GuestResponse>, Error> {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
-        let id = guest.id.clone();
-        let state = self
-            .once(Lane::Read, "Status", &guest.id, deadline, move |session| session.state(&id))?;
-        Ok(answer(guest, State::from_code(state)))
+        Ok(Question::new("Status", guest.id.clone(), deadline, |session| {
+            let state = session.state(&guest.id)?;
+            Ok(answer(guest, State::from_code(state)))
+        }))
     }
 
     /// Reboots the guest's system. `virDomainReboot`.

@@ -16,8 +16,7 @@ use crate::guest::wire::{
 use crate::libvirt::{BlockStats, Code, CpuTime, Domain, DomainStats, Error as LibvirtError};
 use crate::libvirt::{Groups, InterfaceStats, VcpuTimes, XmlKind};
 use crate::metrics;
-use crate::ops::{Error, Libvirt, samples};
-use crate::pool::{self, Lane};
+use crate::ops::{Error, Libvirt, Question, samples};
 
 impl Libvirt {
     /// Processor time: an element for each processor that `virDomainGetCPUStats` answers for; where
@@ -29,13 +28,24 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn cpu_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
+        self.ask(self.cpu_question(request)?)
+    }
+
+    /// What [`Libvirt::cpu_metrics`] asks.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without a guest; an argument that cannot be understood.
+    pub fn cpu_question(
+        &self,
+        request: GuestMetricsRequest,
+    ) -> Result<Question<GuestMetricsResponse>, Error> {
         let without = Arc::clone(&self.without_cpu_stats);
         let ask = move |domain: &Domain, _: &Guest, answer: &mut GuestMetricsResponse| {
             answer.kind = "cpu".to_owned();
             answer.cpu = cpu_times(domain, &without)?.iter().map(cpu_seconds).collect();
             Ok(())
         };
-        self.metrics("CPUMetrics", request, ask, samples::cpu)
+        self.metrics_question("CPUMetrics", request, ask, samples::cpu)
     }
 
     /// Counters of each of the request's disks, by its `device`.
@@ -49,12 +59,23 @@ impl Libvirt {
         &self,
         request: GuestMetricsRequest,
     ) -> Result<GuestMetricsResponse, Error> {
+        self.ask(self.disk_question(request)?)
+    }
+
+    /// What [`Libvirt::disk_metrics`] asks.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without a guest; an argument that cannot be understood.
+    pub fn disk_question(
+        &self,
+        request: GuestMetricsRequest,
+    ) -> Result<Question<GuestMetricsResponse>, Error> {
         let ask = |domain: &Domain, guest: &Guest, answer: &mut GuestMetricsResponse| {
             answer.kind = "disk".to_owned();
             answer.disk = disk_metrics(domain, guest)?;
             Ok(())
         };
-        self.metrics("DiskMetrics", request, ask, samples::disks)
+        self.metrics_question("DiskMetrics", request, ask, samples::disks)
     }
 
     /// Counters of each of the request's NICs, by its `name`; a NIC without a `device` is found by
@@ -66,38 +87,46 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
     pub fn nic_metrics(&self, request: GuestMetricsRequest) -> Result<GuestMetricsResponse, Error> {
+        self.ask(self.nic_question(request)?)
+    }
+
+    /// What [`Libvirt::nic_metrics`] asks.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without a guest; an argument that cannot be understood.
+    pub fn nic_question(
+        &self,
+        request: GuestMetricsRequest,
+    ) -> Result<Question<GuestMetricsResponse>, Error> {
         let ask = |domain: &Domain, guest: &Guest, answer: &mut GuestMetricsResponse| {
             answer.kind = "nic".to_owned();
             answer.nic = nic_metrics(domain, guest)?;
             Ok(())
         };
-        self.metrics("NicMetrics", request, ask, samples::nics)
+        self.metrics_question("NicMetrics", request, ask, samples::nics)
     }
 
     /// What the three have in common: one job on the read lane that may run twice. Where it is late
     /// because the guest's emulator hangs, the last sample stands in if it is young.
-    fn metrics(
+    fn metrics_question(
         &self,
         verb: &'static str,
         request: GuestMetricsRequest,
         ask: impl Fn(&Domain, &Guest, &mut GuestMetricsResponse) -> Result<(), Error> + Send + 'static,
         stand_in: samples::StandIn,
-    ) -> Result<GuestMetricsResponse, Error> {
+    ) -> Result<Question<GuestMetricsResponse>, Error> {
         let guest = request.guest.ok_or(Error::NoGuest)?;
         let deadline = self.read_deadline(&request.args)?;
         let asked = guest.clone();
-        let outcome = self.read(Lane::Read, verb, &guest.id, deadline, move |connection| {
-            let domain = connection.lookup_domain_by_name(&asked.id)?;
-            let mut answer = GuestMetricsResponse::default();
-            ask(&domain, &asked, &mut answer)?;
-            Ok(answer)
+        let question = Question::new(verb, guest.id.clone(), deadline, move |session| {
+            session.read(|connection| {
+                let domain = connection.lookup_domain_by_name(&asked.id)?;
+                let mut answer = GuestMetricsResponse::default();
+                ask(&domain, &asked, &mut answer)?;
+                Ok(answer)
+            })
         });
-        match outcome {
-            Err(Error::Pool(late @ (pool::Error::Late { .. } | pool::Error::Overdue { .. }))) => {
-                self.sampled(verb, &guest, stand_in).ok_or(Error::Pool(late))
-            }
-            outcome => outcome,
-        }
+        Ok(question.or_late(move |agent| agent.sampled(verb, &guest, stand_in)))
     }
 }
 

@@ -22,6 +22,7 @@ mod metrics;
 mod networks;
 mod opener;
 mod plan;
+mod question;
 mod resize;
 mod samples;
 mod screens;
@@ -50,6 +51,7 @@ pub use keeper::{Keeper, StorageSeen};
 pub use lifecycle::get_state;
 pub use opener::Opener;
 pub use plan::{Forecast, Problem};
+pub use question::Question;
 pub use session::Session;
 
 use crate::config::fixed::HEALTH_FRESH;
@@ -254,11 +256,20 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let job = self.may_ask(lane, verb, id, deadline)?;
+        self.pool.run(lane, job, None, begun(deadline, work))?
+    }
+
+    /// The job of [`Self::once`].
+    ///
+    /// # Errors
+    /// Where it is not to be begun now.
+    fn may_ask(&self, lane: Lane, verb: &str, id: &str, deadline: Instant) -> Result<Job, Error> {
         self.opener.health().may_answer()?;
         let job = Job { what: format!("{verb} {id}"), deadline };
         reached(&job.what);
         self.pool.not_overdue(lane, &job.what)?;
-        self.pool.run(lane, job, None, begun(deadline, work))?
+        Ok(job)
     }
 
     fn read_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {

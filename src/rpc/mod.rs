@@ -8,6 +8,7 @@ pub mod envelope;
 pub(crate) mod fuzz;
 mod jobs;
 pub mod json;
+mod post;
 mod subject;
 mod table;
 mod v2;
@@ -37,6 +38,7 @@ use table::{Entry, Method, Verb};
 pub use audit::{Audit, Behalf};
 pub use jobs::Workers;
 use jobs::{Turn, When};
+pub use post::post;
 pub use table::Service;
 pub use v2::answer as answer_v2;
 
@@ -227,9 +229,9 @@ impl<'a> Desk<'a> {
         began: Instant,
     ) -> Result<Option<Vec<u8>>, Refusal> {
         match callee.entry.2 {
-            Method::Guest(verb) => self.call(asked, callee, began, verb),
+            Method::Guest(verb) | Method::Status(verb, _) => self.call(asked, callee, began, verb),
             Method::Plan(verb) => self.call(asked, callee, began, verb),
-            Method::Metrics(verb) => self.call(asked, callee, began, verb),
+            Method::Metrics(verb, _) => self.call(asked, callee, began, verb),
             Method::AllMetrics(verb) => self.call(asked, callee, began, verb),
             Method::List(verb) => self.call(asked, callee, began, verb),
             Method::Describe(verb) => self.call(asked, callee, began, verb),
@@ -277,8 +279,9 @@ impl<'a> Desk<'a> {
                     return Ok(asked.answer(Ok(&|out| json::write(out, &*accepted)), &subject));
                 }
                 Err(error) => {
-                    let subject =
-                        self.begin(callee, subject, is_dry_run, began).end(self, Some(&error));
+                    let subject = self
+                        .begin(callee, subject, is_dry_run, began)
+                        .end(self.agent, Some(&error));
                     return Ok(asked.answer(Err(&error), &subject));
                 }
             }
@@ -288,7 +291,7 @@ impl<'a> Desk<'a> {
             None => verb(self.agent, params),
             Some(until) => self.patiently(verb, &params, until),
         };
-        let subject = doing.end(self, outcome.as_ref().err());
+        let subject = doing.end(self.agent, outcome.as_ref().err());
         Ok(match &outcome {
             Ok(result) => asked.answer(Ok(&|out| json::write(out, result)), &subject),
             Err(error) => asked.answer(Err(error), &subject),
@@ -334,9 +337,9 @@ enum What<'a> {
 
 impl Doing<'_> {
     /// Counts it and writes it down, by its error if it has one; what it was about.
-    fn end(self, desk: Desk<'_>, error: Option<&Error>) -> Subject {
+    fn end(self, agent: &Libvirt, error: Option<&Error>) -> Subject {
         let Self { callee: Callee { service, entry: (method, ..) }, began, what } = self;
-        desk.agent.calls().count(service.name(), method, error.is_none(), began.elapsed());
+        agent.calls().count(service.name(), method, error.is_none(), began.elapsed());
         match what {
             What::Change(call) => call.end(&match error {
                 None => Outcome::Ok,

@@ -15,7 +15,7 @@ use crate::guest::wire::verbs::{ScreenshotResponse, SettingResponse};
 use crate::guest::wire::{AllGuestMetrics, GuestMetricsRequest, GuestMetricsResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::jobs::{self, Job};
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Error, Libvirt, Question};
 use crate::rpc::dry_run;
 
 /// What is served: guests and jobs on one port, all else on another (contract sections 5 and 8).
@@ -69,12 +69,20 @@ impl Service {
 /// A verb with what it takes and answers.
 pub(super) type Verb<P, R> = fn(&Libvirt, P) -> Result<R, Error>;
 
+/// What such a verb asks where it is one question to libvirt.
+pub(super) type Asks<P, R> = Verb<P, Question<R>>;
+
 /// A method, by the kind of its verb.
 #[derive(Clone, Copy)]
 pub(super) enum Method {
     Guest(Verb<GuestRequest, GuestResponse>),
     Plan(Verb<PlanRequest, PlanResponse>),
-    Metrics(Verb<GuestMetricsRequest, GuestMetricsResponse>),
+    /// A question to libvirt, as the one below: both with what they ask.
+    Status(Verb<GuestRequest, GuestResponse>, Asks<GuestRequest, GuestResponse>),
+    Metrics(
+        Verb<GuestMetricsRequest, GuestMetricsResponse>,
+        Asks<GuestMetricsRequest, GuestMetricsResponse>,
+    ),
     AllMetrics(Verb<GuestMetricsRequest, BTreeMap<String, AllGuestMetrics>>),
     List(Verb<ListRequest, ListResponse>),
     Describe(Verb<GuestRequest, VirDomain>),
@@ -97,9 +105,9 @@ impl Method {
     /// The names of what it takes and answers, as `rpc.discover` has them.
     pub(super) fn types(self) -> (&'static str, &'static str) {
         match self {
-            Self::Guest(_) => ("GuestRequest", "GuestResponse"),
+            Self::Guest(_) | Self::Status(..) => ("GuestRequest", "GuestResponse"),
             Self::Plan(_) => ("PlanRequest", "PlanResponse"),
-            Self::Metrics(_) => ("GuestMetricsRequest", "GuestMetricsResponse"),
+            Self::Metrics(..) => ("GuestMetricsRequest", "GuestMetricsResponse"),
             Self::AllMetrics(_) => ("GuestMetricsRequest", "AllMetricsResponse"),
             Self::List(_) => ("ListRequest", "ListResponse"),
             Self::Describe(_) => ("GuestRequest", "Domain"),
@@ -140,10 +148,10 @@ const LIBVIRT: [Entry; 30] = [
     ("Poweroff", Changes, Method::Guest(Libvirt::poweroff)),
     ("Shutdown", Changes, Method::Guest(Libvirt::shutdown)),
     ("Run", Changes, Method::Guest(Libvirt::run)),
-    ("Status", Reads, Method::Guest(Libvirt::status)),
-    ("CPUMetrics", Reads, Method::Metrics(Libvirt::cpu_metrics)),
-    ("DiskMetrics", Reads, Method::Metrics(Libvirt::disk_metrics)),
-    ("NicMetrics", Reads, Method::Metrics(Libvirt::nic_metrics)),
+    ("Status", Reads, Method::Status(Libvirt::status, Libvirt::status_question)),
+    ("CPUMetrics", Reads, Method::Metrics(Libvirt::cpu_metrics, Libvirt::cpu_question)),
+    ("DiskMetrics", Reads, Method::Metrics(Libvirt::disk_metrics, Libvirt::disk_question)),
+    ("NicMetrics", Reads, Method::Metrics(Libvirt::nic_metrics, Libvirt::nic_question)),
     ("AllMetrics", Reads, Method::AllMetrics(Libvirt::all_metrics)),
     ("WaitEvents", Reads, Method::Events(Libvirt::wait_events)),
     ("ResizeDisk", Changes, Method::Guest(Libvirt::resize_disk)),

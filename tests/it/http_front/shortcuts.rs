@@ -19,12 +19,11 @@ fn serve(limits: HttpLimits) -> (Service, Receiver<Reply>) {
     front.offer_to(Arc::new(move |request, _, take| {
         assert_ne!(request.target, "/panic", "on purpose");
         if !request.target.starts_with("/short") {
-            return false;
+            return;
         }
         let reply = take();
         assert_ne!(request.target, "/short/panic", "on purpose");
         replies.send(reply).unwrap();
-        true
     }));
     let handler =
         |request: &rouille::Request| Response::text(format!("handler {}", request.raw_url()));

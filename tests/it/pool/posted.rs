@@ -220,7 +220,8 @@ fn each_of_many_with_deadlines_as_short_as_they_take_is_answered_once() {
     assert!(all.contains(&true) && all.contains(&false), "both ends were tried");
     until("all is counted", || {
         let totals = lane(&pool, Lane::Read).totals;
-        totals.finished + totals.unrun == posted as u64
+        // Those that are due stay in the queue until a worker comes to them, and so it may be full.
+        totals.finished + totals.unrun + totals.refused == posted as u64
     });
     assert_eq!(pool.snapshot().callers.callers, 0);
 }
