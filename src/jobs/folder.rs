@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use log::{error, warn};
 
-use super::Error;
 use super::job::Record;
+use super::{Error, State};
 use crate::os::files::{self, CHECKSUM_START, checksum};
 
 /// Of the format; a file of another one is not understood.
@@ -46,6 +46,20 @@ impl Stage {
             Self::Queued => "queued",
             Self::Running => "running",
             Self::Ended => "ended",
+        }
+    }
+
+    fn before(self) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |former| *former < self)
+    }
+
+    /// Whether a job's file may have this in it: one that runs is as it was when it waited.
+    fn fits(self, record: &Record) -> bool {
+        match self {
+            Self::Queued | Self::Running => {
+                record.job.state == State::Queued && record.request.is_some()
+            }
+            Self::Ended => record.job.state.is_end() && record.request.is_none(),
         }
     }
 }
@@ -78,8 +92,13 @@ impl Folder {
     pub(super) fn sweep(&self) -> Result<Vec<(u64, Stage, Record)>, Error> {
         let mut found: Vec<(u64, Stage)> = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(at("list", &self.path))? {
-            let name = entry.map_err(at("list", &self.path))?.file_name();
+            let entry = entry.map_err(at("list", &self.path))?;
+            let name = entry.file_name();
             match parse(&name) {
+                // It can be neither read nor removed like a file.
+                _ if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
+                    self.put_aside(&name, "it is a folder");
+                }
                 Some((number, Some(stage))) => {
                     let at = found.partition_point(|(other, _)| *other < number);
                     match found.get_mut(at) {
@@ -88,29 +107,30 @@ impl Folder {
                     }
                 }
                 Some((_, None)) => self.discard(&self.path.join(&name))?,
-                None => self.put_aside(&name, "it is not named like a job"),
+                None => {
+                    self.put_aside(&name, "it is not named like a job");
+                }
             }
         }
         let mut records = Vec::new();
         for (number, stage) in found {
-            for former in Stage::ALL.into_iter().filter(|former| *former < stage) {
-                self.discard(&self.file(number, former))?;
-            }
-            let path = self.file(number, stage);
-            match self.read(&path, number) {
-                Ok(record) => records.push((number, stage, record)),
-                // The file is not to blame.
-                Err(error) if files::is_shortage(&error) => return Err(at("read", &path)(error)),
-                Err(error) => {
-                    self.put_aside(path.file_name().unwrap_or_default(), &error.to_string());
+            match self.read(number, stage) {
+                Ok(record) => {
+                    stage.before().try_for_each(|it| self.discard(&self.file(number, it)))?;
+                    records.push((number, stage, record));
                 }
+                // The file is not to blame.
+                Err(error) if files::is_shortage(&error) => {
+                    return Err(at("read", &self.file(number, stage))(error));
+                }
+                Err(error) => self.put_job_aside(number, stage, &error.to_string()),
             }
         }
         Ok(records)
     }
 
-    fn read(&self, path: &Path, number: u64) -> io::Result<Record> {
-        let content = files::read_own(path, self.file_bytes)?;
+    fn read(&self, number: u64, stage: Stage) -> io::Result<Record> {
+        let content = files::read_own(&self.file(number, stage), self.file_bytes)?;
         let damaged = || io::Error::other("it is not as it was written");
         let text = std::str::from_utf8(&content).map_err(|_| damaged())?;
         let (sum, json) = text.trim_end_matches('\n').split_once(' ').ok_or_else(damaged)?;
@@ -125,7 +145,7 @@ impl Folder {
         if *scope != self.scope {
             return Err(io::Error::other(format!("it is about {scope}")));
         }
-        let record = Record::read(texts).ok_or_else(damaged)?;
+        let record = Record::read(texts).filter(|it| stage.fits(it)).ok_or_else(damaged)?;
         match record.job.id == number.to_string() {
             true => Ok(record),
             false => Err(io::Error::other("it is another job's")),
@@ -163,10 +183,8 @@ impl Folder {
     }
 
     fn write(&self, number: u64, stage: Stage, record: &Record) -> Result<(), Error> {
-        let mut texts = vec![FORMAT.to_owned(), self.scope.clone()];
-        texts.extend(record.texts());
-        let json = serde_json::to_string(&texts).expect("texts have a JSON form");
-        let content = format!("{} {json}\n", sum_of(&json));
+        let json = serde_json::to_string(&self.texts(record)).expect("texts have a JSON form");
+        let content = line(&json);
         let (draft, path) = (self.path.join(name(number, "new")), self.file(number, stage));
         let placed = files::write_new(&draft, content.as_bytes())
             .map_err(at("write", &draft))
@@ -175,6 +193,13 @@ impl Folder {
             // A start removes it otherwise.
             let _ = self.discard(&draft);
         })
+    }
+
+    /// What is in a job's file.
+    pub(super) fn texts(&self, record: &Record) -> Vec<String> {
+        let mut texts = vec![FORMAT.to_owned(), self.scope.clone()];
+        texts.extend(record.texts());
+        texts
     }
 
     /// Has the folder's names on the disk.
@@ -194,19 +219,34 @@ impl Folder {
         }
     }
 
-    /// Moves a file out of the way; where that fails it stays, and is looked at by the next start.
-    fn put_aside(&self, name: &OsStr, why: &str) {
+    /// Moves a job out of the way whose last file cannot be followed. What that has overtaken goes
+    /// first, and it only then: alone it would be begun once more.
+    fn put_job_aside(&self, number: u64, last: Stage, why: &str) {
+        let all_gone = last.before().all(|stage| {
+            let is_there = fs::symlink_metadata(self.file(number, stage)).is_ok();
+            let why = format!("it is {}, and of that: {why}", last.name());
+            !is_there || self.put_aside(name(number, stage.name()).as_ref(), &why)
+        });
+        if all_gone {
+            self.put_aside(name(number, last.name()).as_ref(), why);
+        }
+    }
+
+    /// Moves a file out of the way; where that fails, `false`, it stays and is looked at by the next
+    /// start.
+    fn put_aside(&self, name: &OsStr, why: &str) -> bool {
         let moved = files::set_aside(&self.path, name, &self.set_aside);
         let from = self.path.join(name);
-        match moved {
+        match &moved {
             Ok(to) => warn!("jobs: {}: {why}; moved to {}", from.display(), to.display()),
             Err(error) => error!("jobs: {}: {why}; it stays there: {error}", from.display()),
         }
+        moved.is_ok()
     }
 }
 
 /// What a name stands for, a draft by no stage; `None` for one that is not given here.
-fn parse(file: &OsStr) -> Option<(u64, Option<Stage>)> {
+pub(super) fn parse(file: &OsStr) -> Option<(u64, Option<Stage>)> {
     let (digits, kind) = file.to_str()?.split_once('.')?;
     let number: u64 = digits.parse().ok()?;
     let stage = Stage::ALL.into_iter().find(|stage| stage.name() == kind);
@@ -216,6 +256,11 @@ fn parse(file: &OsStr) -> Option<(u64, Option<Stage>)> {
 
 fn name(number: u64, kind: &str) -> String {
     format!("{number:0DIGITS$}.{kind}")
+}
+
+/// All of a file.
+pub(super) fn line(json: &str) -> String {
+    format!("{} {json}\n", sum_of(json))
 }
 
 fn sum_of(json: &str) -> String {

@@ -201,7 +201,7 @@ impl Record {
         texts
     }
 
-    /// Reads these again; `None` for others.
+    /// Reads these again; `None` for others, be it that they were understood.
     pub(super) fn read(texts: &[String]) -> Option<Self> {
         let [at_ms, id, method, guest, state, created, started, ended, steps, step, rest @ ..] =
             texts
@@ -235,7 +235,8 @@ impl Record {
             }
             _ => return None,
         };
-        Some(Self { at_ms: at_ms.parse().ok()?, job, request })
+        let record = Self { at_ms: at_ms.parse().ok()?, job, request };
+        (record.texts() == texts).then_some(record)
     }
 }
 

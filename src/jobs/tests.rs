@@ -348,6 +348,50 @@ fn damaged_and_foreign_files_are_set_aside_and_never_followed() {
 }
 
 #[test]
+fn a_folder_among_the_files_keeps_no_agent_from_starting() {
+    let home = Home::new();
+    let jobs = home.open();
+    let id = add(&jobs, "a");
+    done(&jobs, &begin(&jobs));
+    drop(jobs);
+    fs::create_dir(home.file(&id, "queued")).unwrap();
+    fs::create_dir(home.file("1", "new")).unwrap();
+    assert_eq!(states(&home.open()), [State::Done]);
+    assert_eq!(home.names("set-aside"), ["new", "queued"]);
+}
+
+#[test]
+fn what_a_damaged_file_has_overtaken_is_set_aside_with_it_and_not_begun_again() {
+    let home = Home::new();
+    let jobs = home.open();
+    let id = add(&jobs, "a");
+    let queued = fs::read(home.file(&id, "queued")).unwrap();
+    done(&jobs, &begin(&jobs));
+    drop(jobs);
+    fs::write(home.file(&id, "queued"), &queued).unwrap();
+    fs::write(home.file(&id, "ended"), b"").unwrap();
+    for _ in 0..2 {
+        assert_eq!(states(&home.open()), []);
+    }
+    assert_eq!(home.names("set-aside"), ["ended", "queued"]);
+    assert_eq!(fs::read(home.0.join(format!("set-aside/{id}.queued"))).unwrap(), queued);
+}
+
+#[test]
+fn a_file_whose_job_cannot_be_so_far_holds_up_no_other() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (first, second) = (add(&jobs, "a"), add(&jobs, "a"));
+    done(&jobs, &begin(&jobs));
+    drop(jobs);
+    // It has ended and waits for its turn.
+    fs::rename(home.file(&first, "ended"), home.file(&first, "queued")).unwrap();
+    let jobs = home.open();
+    assert_eq!(home.names("set-aside"), ["queued"]);
+    assert_eq!(begin(&jobs).id(), second);
+}
+
+#[test]
 fn without_the_disk_nothing_is_taken_and_nothing_that_may_not_be_noted_is_begun() {
     let home = Home::new();
     let jobs = home.open();
@@ -415,6 +459,22 @@ fn whose_a_job_is_comes_through_a_file() {
         }
     }
     assert!(Record::read(&[]).is_none());
+}
+
+#[test]
+fn texts_that_would_not_be_written_so_are_not_read() {
+    let record = Record::queued(7, "Libvirt.Run", "a", request("{}"), clock());
+    let texts = record.texts();
+    assert!(Record::read(&texts).is_some());
+    let user = texts.len() - 2;
+    // A number, a step count, a result, the parameters, where from, the user and the process.
+    let odd =
+        [(0, "+1"), (8, "x"), (10, "{"), (12, ""), (14, "there"), (user, "root"), (user + 1, "+8")];
+    for (index, text) in odd {
+        let mut texts = texts.clone();
+        texts[index] = text.to_owned();
+        assert!(Record::read(&texts).is_none(), "{index}: {text}");
+    }
 }
 
 #[test]
