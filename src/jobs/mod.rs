@@ -336,7 +336,8 @@ impl Jobs {
     fn close_record(&self, record: &mut Record, outcome: Outcome) {
         record.end(outcome, (self.clock)());
         let result = record.job.result.as_deref().map_or(0, |result| result.get().len());
-        let room = usize::try_from(self.limits.file_bytes / 2).unwrap_or(usize::MAX);
+        // Half the file, where it is all quotes and backslashes, which have to be escaped in it.
+        let room = usize::try_from(self.limits.file_bytes / 4).unwrap_or(usize::MAX);
         if result > room {
             warn!("job {}: its result of {result} bytes is not kept", record.job.id);
             record.job.result = None;

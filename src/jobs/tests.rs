@@ -392,6 +392,21 @@ fn a_file_whose_job_cannot_be_so_far_holds_up_no_other() {
 }
 
 #[test]
+fn a_result_that_has_to_be_escaped_is_kept_or_left_out_and_its_job_is_known() {
+    let limits = JobLimits { file_bytes: 1000, ..JobLimits::default() };
+    for backslashes in [10, 100, 150, 248] {
+        let home = Home::new();
+        let jobs = home.open_with(&limits);
+        let id = add(&jobs, "a");
+        let result = json(&format!("\"{}\"", "\\\\".repeat(backslashes)));
+        jobs.end(&begin(&jobs), Outcome::Done(result));
+        drop(jobs);
+        let job = home.open_with(&limits).get(&id).expect("it is known");
+        assert_eq!((job.state, job.result.is_some()), (State::Done, backslashes < 150));
+    }
+}
+
+#[test]
 fn without_the_disk_nothing_is_taken_and_nothing_that_may_not_be_noted_is_begun() {
     let home = Home::new();
     let jobs = home.open();
