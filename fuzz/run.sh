@@ -22,6 +22,8 @@ coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
 RUSTC_BOOTSTRAP=1 RUSTFLAGS="--cfg fuzzing -Zsanitizer=address $coverage" CARGO_TARGET_DIR=$target \
     "${CARGO:-cargo}" build --quiet --locked --release --target "$host"
 
+# Of targets that need files: in memory, where the system has such a folder.
+[ ! -w /dev/shm ] || export TMPDIR=/dev/shm
 mkdir -p "$target/found"
 failed=()
 for name in "${targets[@]}"; do

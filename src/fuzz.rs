@@ -8,21 +8,23 @@ mod guest;
 mod names;
 mod typed;
 
-use crate::{cli, http, journal, rpc, storage};
+use crate::{cli, http, jobs, journal, rpc, storage};
 
 /// A target: asked with any bytes, it panics where what must hold does not.
 pub type Target = fn(&[u8]);
 
 /// The targets, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("http-framing", http::parse::fuzz::framing),
     ("rpc-decode", rpc::fuzz::decode),
+    ("rpc-v2", rpc::fuzz_calls),
     ("guest-xml", guest::guest_to_xml),
     ("live-xml", guest::live_xml),
     ("dataset-names", names::dataset_names),
     ("zfs-output", storage::fuzz_zfs_output),
     ("typed-parameters", typed::typed_parameters),
     ("journal-file", journal::fuzz_journal_file),
+    ("job-files", jobs::fuzz::job_files),
     ("configuration", cli::fuzz::configuration),
 ];
 

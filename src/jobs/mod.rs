@@ -18,6 +18,8 @@
 
 mod error;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod job;
 mod progress;
 mod table;

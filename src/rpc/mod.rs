@@ -41,6 +41,8 @@ use jobs::{Turn, When};
 pub use post::post;
 pub use table::Service;
 pub use v2::answer as answer_v2;
+#[cfg(any(test, fuzzing))]
+pub(crate) use v2::fuzz_calls;
 
 /// A request beyond this leaves so much free memory behind that it is worth giving back: a guest of
 /// common size takes 2 KiB.

@@ -1,5 +1,8 @@
 //! One request: from JSON to a method, and its outcome to JSON.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;

@@ -25,6 +25,8 @@ use crate::config::BATCH_CALLS_MAX;
 use crate::ops::Libvirt;
 use crate::rpc::envelope::{check_depth, without_lone_surrogates};
 use crate::rpc::{Behalf, Desk, Service, give_back_after};
+#[cfg(any(test, fuzzing))]
+pub(crate) use call::fuzz::calls as fuzz_calls;
 pub(super) use job::{carry_out_job, failed};
 
 use call::Call;

@@ -1,0 +1,251 @@
+//! What must hold of the folder of jobs whatever is in it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+use std::{env, process, str, thread};
+
+use serde_json::value::RawValue;
+
+use super::folder::{self, NUMBER_MAX};
+use super::*;
+use crate::os::peer::{Caller, Origin};
+
+/// Entries that are looked at; each has to be moved or read several times.
+const ENTRIES_MAX: usize = 16;
+/// In bytes, so that there is room for a number behind it.
+const NAME_MAX: usize = 200;
+/// What lies where files are set aside, under the name of each of them.
+const FORMER: &[u8] = b"former";
+
+/// Lines, each of them an entry of the folder: its name, a blank, and what it is: `/` a folder, `@` a
+/// link, `=` a file with this text under a right sum, anything else a file of these bytes. Whatever
+/// they are, jobs are opened; each entry is followed, overtaken or set aside as it was; what is
+/// followed is the same when it is read again, does not keep others from being begun, and numbers
+/// grow.
+pub(crate) fn job_files(data: &[u8]) {
+    let home = Home::new();
+    let before = home.fill(data);
+    let records = home.folder().sweep().expect("whatever is in it");
+    home.all_are_there(&before, &records);
+    if records.is_empty() {
+        // What comes now is no news, and takes longer than all before.
+        return;
+    }
+    let aside = home.content("set-aside");
+
+    let jobs = home.open();
+    for (_, stage, record) in &records {
+        follows(&jobs, *stage, record);
+    }
+    let jobs = home.again(jobs);
+    let added = add(&jobs);
+    let jobs = home.again(jobs);
+    let mut begun = Vec::new();
+    let next = || jobs.take(&mut jobs.table.lock());
+    while let Some(job) = next() {
+        jobs.may_begin(&job).expect("it waits in its file");
+        begun.push(job.id());
+        jobs.end(&job, Outcome::Done(job.request.params.clone()));
+    }
+    assert!(added.is_none_or(|id| begun.contains(&id)), "none keeps another waiting for ever");
+    assert_eq!(jobs.counts(), (0, 0));
+    assert!(jobs.wait_for_ends(Instant::now()));
+    let jobs = home.again(jobs);
+    assert_eq!(home.content("jobs").len(), jobs.table.lock().kept.len(), "a file for each");
+    assert_eq!(home.content("set-aside"), aside, "what the agent writes it can read");
+}
+
+/// What a start makes of a file.
+fn follows(jobs: &Jobs, stage: Stage, record: &Record) {
+    let is_old = jobs.is_old(record);
+    let Ok(job) = jobs.get(&record.job.id) else {
+        let ended = jobs.table.lock().kept.iter().filter(|kept| kept.state().is_end()).count();
+        let has_ended = stage != Stage::Queued || is_old;
+        assert!(has_ended && (is_old || ended == jobs.limits.kept), "{record:?} is forgotten");
+        return;
+    };
+    match stage {
+        Stage::Ended => assert_eq!(text(&job), text(&record.job)),
+        Stage::Running => assert_eq!(job.state, State::Lost),
+        Stage::Queued if is_old => assert_eq!(job.state, State::Lost),
+        Stage::Queued => assert_eq!(text(&job), text(&record.job)),
+    }
+}
+
+/// Takes one more job; its id, unless an entry has the last number that there is.
+fn add(jobs: &Jobs) -> Option<String> {
+    if jobs.table.lock().next > NUMBER_MAX {
+        return None;
+    }
+    let caller = Caller { origin: Origin::Socket, peer: None };
+    let request = Request { params: RawValue::NULL.to_owned(), caller };
+    let id = jobs.add("Libvirt.Run", "one more", request).expect("there is room");
+    let is_last = jobs.table.lock().kept.iter().all(|kept| kept.number <= number(&id).unwrap_or(0));
+    assert!(is_last, "{id} is higher than all before");
+    Some(id)
+}
+
+fn text(job: &Job) -> String {
+    serde_json::to_string(job).expect("a job has a JSON form")
+}
+
+fn clock() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_764_086_400)
+}
+
+/// The folders of an agent, removed on drop.
+struct Home(PathBuf);
+
+impl Home {
+    fn new() -> Self {
+        let whose = format!("{}-{:?}", process::id(), thread::current().id());
+        let path = env::temp_dir().join(format!("mistify-fuzz-{whose}"));
+        // What one left that did not hold.
+        let _ = fs::remove_dir_all(&path);
+        let home = Self(path);
+        home.folder();
+        home
+    }
+
+    fn limits() -> JobLimits {
+        JobLimits { kept: 4, queued_per_guest: 64, file_bytes: 16 * 1024, ..JobLimits::default() }
+    }
+
+    fn folder(&self) -> Folder {
+        let (jobs, aside) = (self.0.join("jobs"), self.0.join("set-aside"));
+        let file_bytes = Self::limits().file_bytes;
+        Folder::open(&jobs, &aside, "here".to_owned(), file_bytes).expect("it can be made")
+    }
+
+    fn open(&self) -> Jobs {
+        let (jobs, aside) = (self.0.join("jobs"), self.0.join("set-aside"));
+        let (limits, fate) = (Self::limits(), |_: &Job| "who knows");
+        Jobs::open_by(&jobs, &aside, "here".to_owned(), &limits, fate, clock).expect("it is open")
+    }
+
+    /// The jobs after a restart, which are the same.
+    fn again(&self, jobs: Jobs) -> Jobs {
+        let all = |jobs: &Jobs| -> Vec<String> {
+            jobs.table.lock().kept.iter().map(|kept| text(&kept.job())).collect()
+        };
+        let before = all(&jobs);
+        drop(jobs);
+        let jobs = self.open();
+        assert_eq!(all(&jobs), before);
+        jobs
+    }
+
+    /// Makes the entries, and another one of the same name where each would be set aside.
+    fn fill(&self, data: &[u8]) -> Vec<Entry> {
+        let (jobs, aside) = (self.0.join("jobs"), self.0.join("set-aside"));
+        for line in data.split(|byte| *byte == b'\n').take(ENTRIES_MAX) {
+            let Some((name, what)) = split_at_blank(line).filter(|(name, _)| is_name(name)) else {
+                continue;
+            };
+            let path = jobs.join(OsStr::from_bytes(name));
+            if fs::symlink_metadata(&path).is_ok() {
+                continue;
+            }
+            let made = match what {
+                b"/" => fs::create_dir(&path),
+                b"@" => symlink("/dev/null", &path),
+                [b'=', json @ ..] => match str::from_utf8(json) {
+                    Ok(json) => fs::write(&path, folder::line(json)),
+                    Err(_) => fs::write(&path, json),
+                },
+                bytes => fs::write(&path, bytes),
+            };
+            made.expect("the folder can be written");
+            fs::write(aside.join(OsStr::from_bytes(name)), FORMER).expect("so can this");
+        }
+        self.content("jobs").into_iter().collect()
+    }
+
+    /// What is in one of its folders.
+    fn content(&self, folder: &str) -> BTreeMap<Vec<u8>, What> {
+        let entries = fs::read_dir(self.0.join(folder)).expect("it is there");
+        let entries = entries.map(|entry| entry.expect("it can be listed"));
+        entries
+            .map(|entry| {
+                let kind = entry.file_type().expect("it is known");
+                let what = match () {
+                    () if kind.is_dir() => What::Folder,
+                    () if kind.is_symlink() => What::Link,
+                    () => What::File(fs::read(entry.path()).expect("it can be read")),
+                };
+                (entry.file_name().as_bytes().to_owned(), what)
+            })
+            .collect()
+    }
+
+    /// Each entry is what a record was read of and would be written from, or set aside over nothing, or
+    /// was a draft, or overtaken by a record.
+    fn all_are_there(&self, before: &[Entry], records: &[(u64, Stage, Record)]) {
+        let (jobs, aside) = (self.content("jobs"), self.content("set-aside"));
+        assert_eq!(jobs.len(), records.len(), "what is not followed does not stay");
+        for (name, what) in before {
+            assert_eq!(aside.get(name), Some(&What::File(FORMER.to_owned())));
+            let parsed = folder::parse(OsStr::from_bytes(name));
+            let record =
+                parsed.and_then(|(number, _)| records.iter().find(|(other, ..)| *other == number));
+            let moved = aside.get(&[name, &b".1"[..]].concat());
+            match (parsed, record) {
+                (Some((_, Some(stage))), Some((_, last, record))) if stage == *last => {
+                    assert_eq!((jobs.get(name), moved), (Some(what), None));
+                    assert_eq!(self.folder().texts(record), texts(what), "all of it is read");
+                }
+                (Some((_, Some(stage))), Some((_, last, _)))
+                    if stage < *last && *what != What::Folder =>
+                {
+                    assert_eq!((jobs.get(name), moved), (None, None), "it is overtaken");
+                }
+                (Some((_, None)), _) if *what != What::Folder => {
+                    assert_eq!((jobs.get(name), moved), (None, None), "it is a draft");
+                }
+                _ => assert_eq!((jobs.get(name), moved), (None, Some(what)), "it is set aside"),
+            }
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // What stays in the folder for temporary files harms nobody.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An entry of a folder, by its name.
+type Entry = (Vec<u8>, What);
+
+#[derive(Debug, PartialEq)]
+enum What {
+    File(Vec<u8>),
+    Folder,
+    Link,
+}
+
+fn split_at_blank(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let blank = line.iter().position(|byte| *byte == b' ')?;
+    Some((line.get(..blank)?, line.get(blank + 1..)?))
+}
+
+/// The texts of a file that was read.
+fn texts(what: &What) -> Vec<String> {
+    let What::File(content) = what else { panic!("a record of {what:?}") };
+    let text = str::from_utf8(content).expect("it was read");
+    let (_, json) = text.trim_end().split_once(' ').expect("it was read");
+    assert_eq!(folder::line(json).trim_end(), text.trim_end(), "under its sum");
+    serde_json::from_str(json).expect("it was read")
+}
+
+/// Whether an entry can have this name.
+fn is_name(name: &[u8]) -> bool {
+    let mut parts = Path::new(OsStr::from_bytes(name)).components();
+    let is_one = |part| matches!(part, Component::Normal(part) if part.as_bytes() == name);
+    name.len() <= NAME_MAX && !name.contains(&0) && parts.next().is_some_and(is_one)
+}

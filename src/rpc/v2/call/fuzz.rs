@@ -1,0 +1,181 @@
+//! What must hold of JSON-RPC 2.0 whatever comes in.
+
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::*;
+use crate::config::BATCH_CALLS_MAX;
+use crate::ops::Libvirt;
+use crate::os::peer::{Caller, Origin};
+use crate::rpc::v2::{self, errors::TABLE};
+use crate::rpc::{Audit, Behalf};
+
+/// Members of the requests of `GuestRequest`.
+const KNOWN: &[&str] = &["guest", "args"];
+
+/// The bytes as a body. A request is what another reader of JSON sees in it, and where it calls a
+/// method its parameters are what was sent. Answers are JSON of the specification's shape, on one
+/// line, in the order of their calls and under their ids; notifications have none.
+pub(crate) fn calls(data: &[u8]) {
+    static AGENT: OnceLock<Libvirt> = OnceLock::new();
+    let agent = AGENT.get_or_init(|| {
+        Libvirt::new("test:///default", "mistify", 1).expect("the test driver is there")
+    });
+    let caller = Caller { origin: Origin::Socket, peer: None };
+    let audit = Audit::default();
+    let desk = Desk { agent, by: Behalf { caller: &caller, audit: &audit } };
+    for port in [Service::Libvirt, Service::ImageStore] {
+        let ids = v2::message(data, |message| body(desk, port, message));
+        // No method is called: what one does is not what this is about.
+        let Some(ids) = ids.unwrap_or_else(|_| Some(vec!["null".to_owned()])) else { continue };
+        let answered = v2::answer(agent, port, data, desk.by);
+        let answers = answered.answer.map(|answer| {
+            let (end, line) = answer.split_last().expect("it is not empty");
+            assert!(*end == b'\n' && !line.contains(&b'\n'), "one line");
+            String::from_utf8(line.to_owned()).expect("it is text")
+        });
+        let Some(answers) = answers else {
+            assert!(ids.is_empty(), "no answer to {ids:?}");
+            continue;
+        };
+        let answers: Vec<&RawValue> = match answers.starts_with('[') {
+            true => serde_json::from_str(&answers).expect("they are JSON"),
+            false => vec![serde_json::from_str(&answers).expect("it is JSON")],
+        };
+        let answered: Vec<&str> = answers.into_iter().map(answer).collect();
+        assert_eq!(answered, ids);
+    }
+}
+
+/// Reads what is in a body; the ids under which it is answered, unless it calls a method.
+fn body(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>> {
+    let members: Vec<&RawValue> = match message.get().starts_with('[') {
+        true => serde_json::from_str(message.get()).expect("its JSON was read"),
+        false => vec![message],
+    };
+    if !(1..=BATCH_CALLS_MAX).contains(&members.len()) {
+        return Some(vec!["null".to_owned()]);
+    }
+    let ids: Vec<Option<Vec<String>>> =
+        members.iter().map(|member| request(desk, port, member)).collect();
+    ids.into_iter().collect::<Option<Vec<_>>>().map(|ids| ids.concat())
+}
+
+/// The id of the answer to a request, if it gets one; `None` where a method is called.
+fn request(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>> {
+    let read = Call::read(desk, port, message, Instant::now());
+    // Numbers that are no f64 are none to this reader, and so is what nests deeper than it goes.
+    if let Ok(value) = serde_json::from_str::<Value>(message.get()) {
+        same(port, &value, &read);
+    }
+    let call = match read {
+        Ok(call) => call,
+        Err(answered) => return Some(answered.iter().map(|it| id(it)).collect()),
+    };
+    let failed = call.fail(&Failure::new(Kind::Internal, "a \"line\"\n<of> text"));
+    let succeeded = call.success(&|out| json::write(out, &"a \"line\"\n<of> text"));
+    let ids = |answer: &Option<Vec<u8>>| answer.iter().map(|it| id(it)).collect::<Vec<_>>();
+    let expected: Vec<String> = call.id.iter().map(|id| id.as_json().to_owned()).collect();
+    assert_eq!((ids(&failed), ids(&succeeded)), (expected.clone(), expected.clone()));
+    if let Called::Method(_) = call.called {
+        parameters(&call);
+        return None;
+    }
+    Some(expected)
+}
+
+/// What was read is what another reader sees.
+fn same(port: Service, value: &Value, read: &Result<Call<'_>, Option<Vec<u8>>>) {
+    let member = |name: &str| value.get(name);
+    let is_id = |it: &Value| it.is_string() || it.is_number() || it.is_null();
+    let is_request = member("jsonrpc") == Some(&Value::from("2.0"))
+        && member("params").is_none_or(|it| it.is_array() || it.is_object())
+        && member("id").is_none_or(is_id);
+    let name = member("method").and_then(Value::as_str);
+    let known = name.is_some_and(|name| {
+        let mut methods = port.at_port().iter().flat_map(|service| {
+            service.method_names().map(|method| format!("{}.{method}", service.name()))
+        });
+        name == discover::METHOD || methods.any(|method| method == name)
+    });
+    match read {
+        Ok(call) => {
+            assert!(is_request && known, "{value}");
+            assert_eq!(name, Some(&*call.name()));
+            assert_eq!(call.id.is_some(), member("id").is_some(), "{value}");
+            let id = call.id.as_ref().map(|id| serde_json::from_str(id.as_json()).expect("JSON"));
+            assert_eq!(id.as_ref(), member("id"));
+        }
+        Err(Some(answer)) => {
+            assert!(!is_request || (!known && (name.is_none() || member("id").is_some())));
+            let id: Value = serde_json::from_str(&id(answer)).expect("JSON");
+            assert_eq!(
+                Some(&id).filter(|id| !id.is_null()),
+                member("id").filter(|it| is_id(it) && !it.is_null())
+            );
+        }
+        Err(None) => assert!(is_request && name.is_some() && !known, "{value}"),
+    }
+}
+
+/// The parameters of a call of a method, and when it is to be carried out.
+fn parameters(call: &Call<'_>) {
+    let (Ok(params), when) = (call.params(KNOWN), call.when()) else { return };
+    let sent = call.params.map(|sent| serde_json::from_str::<Value>(sent.get()));
+    let Ok(sent) = sent.transpose() else { return };
+    let sent = match &sent {
+        Some(Value::Array(elements)) => elements.first(),
+        other => other.as_ref(),
+    };
+    let read = params.map(|params| serde_json::from_str::<Value>(params.get()).expect("as sent"));
+    assert_eq!(read.as_ref(), sent.filter(|sent| !sent.is_null()));
+    let names = || read.as_ref().and_then(Value::as_object).into_iter().flat_map(|it| it.keys());
+    let is_async = |name: &String| name == ASYNC;
+    assert!(names().all(|name| KNOWN.contains(&name.as_str()) || is_async(name)));
+    assert!(!names().any(is_async) || call.may_be_job());
+    let wanted = read.as_ref().and_then(|read| read.get(ASYNC));
+    match when {
+        Ok(When::Later) => assert_eq!(wanted, Some(&Value::Bool(true))),
+        Ok(When::Now) => {
+            assert!(wanted.is_none_or(|it| matches!(it, Value::Null | Value::Bool(false))));
+        }
+        Ok(When::ByJob(job)) => panic!("it is of no job: {job}"),
+        Err(_) => assert!(wanted.is_some_and(|it| !it.is_boolean() && !it.is_null())),
+    }
+}
+
+/// The id of an answer, which is JSON on one line.
+fn id(line: &[u8]) -> String {
+    assert!(!line.contains(&b'\n'));
+    answer(serde_json::from_slice(line).expect("it is JSON")).to_owned()
+}
+
+/// The id of an answer, which has these members and no other.
+fn answer(answer: &RawValue) -> &str {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Answer<'a> {
+        jsonrpc: String,
+        #[serde(borrow)]
+        result: Option<&'a RawValue>,
+        error: Option<Error>,
+        #[serde(borrow)]
+        id: &'a RawValue,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Error {
+        code: i32,
+        message: String,
+    }
+    let answer: Answer<'_> = serde_json::from_str(answer.get()).expect("it is an answer");
+    assert_eq!(answer.jsonrpc, "2.0");
+    assert!(answer.result.is_some() != answer.error.is_some(), "one of them");
+    if let Some(Error { code, message }) = answer.error {
+        let row = TABLE.iter().find(|row| row.code == code).expect("it is in the table");
+        assert!(message.starts_with(&format!("{}: ", row.name)), "{message}");
+    }
+    answer.id.get()
+}
