@@ -7,7 +7,7 @@ SKIPS := $(TARGET)/test-skips
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test test-lab test-systemd test-new-user sanitize fuzz deny demo bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test test-lab test-systemd test-new-user sanitize coverage fuzz deny demo bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -103,6 +103,12 @@ fuzz:
 	tests/install-deps.sh fuzz
 	fuzz/run.sh $(SECONDS) $(FUZZ)
 
+# How much of each room the tests run, without those that want a machine of their own; what they do not
+# run is marked in target/coverage/not-run.txt. TESTS=... counts what these alone run.
+coverage:
+	tests/install-deps.sh coverage
+	tests/coverage/run.sh $(TESTS)
+
 # Licences, sources and bans of all packages (deny.toml).
 deny:
 	tests/install-deps.sh deny
@@ -137,6 +143,7 @@ soak:
 fmt:
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	$(CARGO) fmt --check --manifest-path tests/coverage/Cargo.toml
 
 clippy:
 	tests/install-deps.sh build

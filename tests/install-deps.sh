@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need on Debian 12, and only what is missing:
 #
-#   tests/install-deps.sh [build|demo|test|bench|lab|bare|deb|deny|fuzz|gate]
+#   tests/install-deps.sh [build|demo|test|coverage|bench|lab|bare|deb|deny|fuzz|gate]
 #
 #   build  what `cargo build` needs
 #   demo   what the demo needs besides: qemu-img, which reads its disk
 #   test   (default) also libvirtd and qemu for the tests, and PyPI's jsonrpcclient, which calls the
 #          agent: it is unpacked in target/ and not installed; without a network its test says so
+#   coverage
+#          as test, and the program that reads the counters, which is built once, in a minute, in
+#          ~/.cache/mistify-libvirt
 #   bench  as test, and Debian's prometheus-libvirt-exporter, which the agent is measured beside: it
 #          is unpacked in target/ and not installed, so that no service of it is started
 #   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
@@ -47,6 +50,12 @@ build_cargo_deny() {
     cargo install --quiet --locked --root "$folder" cargo-deny@"$version"
 }
 
+# Outside of the checkout as well.
+build_coverage() {
+    CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/mistify-libvirt/coverage cargo build --quiet \
+        --locked --release --manifest-path "$(dirname "$0")/coverage/Cargo.toml"
+}
+
 # No package of Debian's has it.
 unpack_client() {
     local folder
@@ -77,6 +86,11 @@ test)
     packages+=("${test[@]}")
     unpack=unpack_client
     ;;
+coverage)
+    "$0" test
+    build_coverage
+    exit
+    ;;
 bench)
     "$0" test
     unpack_exporter
@@ -101,7 +115,7 @@ gate)
     unpack=unpack_client
     ;;
 *)
-    echo "usage: $0 [build|demo|test|bench|lab|bare|deb|deny|fuzz|gate]" >&2
+    echo "usage: $0 [build|demo|test|coverage|bench|lab|bare|deb|deny|fuzz|gate]" >&2
     exit 2
     ;;
 esac
