@@ -8,6 +8,7 @@ use std::{env, thread};
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::os::files::{CHECKSUM_START, checksum};
 use crate::os::peer::{Caller, Origin, Peer};
 
 thread_local! {
@@ -404,6 +405,78 @@ fn a_result_that_has_to_be_escaped_is_kept_or_left_out_and_its_job_is_known() {
         let job = home.open_with(&limits).get(&id).expect("it is known");
         assert_eq!((job.state, job.result.is_some()), (State::Done, backslashes < 150));
     }
+}
+
+#[test]
+fn files_with_right_sums_that_say_something_else_are_set_aside() {
+    let home = Home::new();
+    let jobs = home.open();
+    let id = add(&jobs, "a");
+    let path = home.file(&id, "queued");
+    let whole: Vec<String> = {
+        let text = fs::read_to_string(&path).unwrap();
+        serde_json::from_str(text.split_once(' ').unwrap().1).unwrap()
+    };
+    drop(jobs);
+    let line = |json: &str| {
+        format!("{:016x} {json}\n", checksum(CHECKSUM_START, json.as_bytes())).into_bytes()
+    };
+    let with = |index: usize, text: &str| {
+        let mut texts = whole.clone();
+        texts[index] = text.to_owned();
+        line(&serde_json::to_string(&texts).unwrap())
+    };
+    let of = |texts: &[String]| line(&serde_json::to_string(texts).unwrap());
+    // Its own file is read; else each would be set aside for the sake of this test.
+    fs::write(&path, of(&whole)).unwrap();
+    assert_eq!(states(&home.open()), [State::Queued]);
+    let others = [
+        b"\xff ".to_vec(),
+        line("{}"),
+        of(&[]),
+        of(&whole[..5]),
+        of(&whole[..13]),
+        of(&whole[..whole.len() - 1]),
+        with(0, "job 0"),
+        with(2, "soon"),
+        with(6, "flying"),
+        with(10, "-1"),
+        with(14, "{"),
+        with(15, "here"),
+    ];
+    for (index, other) in others.iter().enumerate() {
+        fs::write(&path, other).unwrap();
+        assert_eq!(states(&home.open()), [], "{index}");
+        assert_eq!(home.names("set-aside").len(), index + 1);
+    }
+}
+
+#[test]
+fn what_cannot_be_set_aside_stays_and_breaks_no_start() {
+    let home = Home::new();
+    let id = add(&home.open(), "a");
+    let strange = home.0.join("jobs/strange");
+    fs::write(&strange, "precious").unwrap();
+    for number in 0..1000 {
+        let name = if number == 0 { String::new() } else { format!(".{number}") };
+        fs::write(home.0.join(format!("set-aside/strange{name}")), "").unwrap();
+    }
+    assert_eq!(begin(&home.open()).id(), id);
+    assert_eq!(fs::read_to_string(&strange).unwrap(), "precious");
+}
+
+#[test]
+fn a_job_is_forgotten_though_its_file_cannot_be_removed() {
+    let home = Home::new();
+    let jobs = home.open();
+    let id = add(&jobs, "a");
+    done(&jobs, &begin(&jobs));
+    fs::remove_file(home.file(&id, "ended")).unwrap();
+    fs::create_dir(home.file(&id, "ended")).unwrap();
+    later(JobLimits::default().kept_for);
+    assert!(matches!(jobs.get(&id), Err(Error::Unknown { .. })));
+    assert_eq!(home.names("jobs"), ["ended"]);
+    assert_eq!(states(&jobs), []);
 }
 
 #[test]

@@ -131,3 +131,37 @@ impl Libvirt {
         Ok(job)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{HostConfig, JournalLimits};
+
+    #[test]
+    fn a_lost_job_is_told_what_becomes_of_what_it_began() {
+        let scope = Scope::from(&HostConfig::default());
+        let journal = Journal::in_memory(scope, &JournalLimits::default());
+        let fate = |method: &str, guest: &str| {
+            let (method, guest) = (format!("Libvirt.{method}"), guest.to_owned());
+            fate(&journal, &Job { method, guest, ..Job::default() })
+        };
+        let unknown = "whether it was done is for its guest to say";
+        for (verb, becomes) in [
+            (Verb::CreateGuest, "what it began is undone"),
+            (Verb::AttachDisk, "what it began is undone"),
+            (Verb::AttachNic, "what it began is undone"),
+            (Verb::Delete, "what it began is finished"),
+            (Verb::DetachDisk, "what it began is finished"),
+            (Verb::DetachNic, "what it began is finished"),
+        ] {
+            let entry = journal.begin(verb, "a", &Guest::default()).unwrap();
+            // It runs, and is nobody's to settle.
+            assert_eq!(fate(&verb.to_string(), "a"), unknown);
+            drop(entry);
+            assert_eq!(fate(&verb.to_string(), "a"), becomes, "{verb}");
+            assert_eq!(fate(&verb.to_string(), "b"), unknown, "another guest's");
+            assert_eq!(fate("Run", "a"), unknown, "another verb's");
+            journal.open_of("a").unwrap().settled().unwrap();
+        }
+    }
+}
