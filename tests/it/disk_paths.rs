@@ -279,3 +279,25 @@ fn what_is_no_volume_is_refused_in_the_pools_folder_too() {
     }
     agent.ok("CreateGuest", &guest("later", "test", Path::new("/dev/zvol/mistify/guests/later")));
 }
+
+#[test]
+fn what_cannot_be_looked_at_is_named_and_no_guest_is_made_of_it() {
+    let bed = Bed::new("test:///default");
+    let any = Agent::start(&["--libvirt-uri", "test:///default", "--allow-disk-path", "/"]);
+    symlink("loop", bed.at("in/loop")).expect("it is ours");
+    let long = bed.at("in").join("x".repeat(256));
+    for (source, narrow, wide) in [
+        (&long, "File name too long (os error 36)", "File name too long (os error 36)"),
+        (&bed.at("in/loop"), "too many links", "Too many levels of symbolic links (os error 40)"),
+    ] {
+        for (agent, why) in [(&bed.agent, narrow), (&any, wide)] {
+            let error = agent.error("CreateGuest", &guest("unseen", "test", source));
+            let begin = format!("invalid argument: disks[0].source {}: ", source.display());
+            assert!(error.starts_with(&begin) && error.ends_with(why), "{error}");
+            let status = agent.error("Status", &json!({ "id": "unseen" }));
+            assert!(status.starts_with("[Code-42] "), "{status}");
+        }
+    }
+    any.end();
+    bed.agent.end();
+}

@@ -2,6 +2,8 @@
 //! it is that. One body of claims for both stores, on libvirt's test driver; the XML on a real
 //! libvirtd.
 
+mod left;
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};

@@ -1,5 +1,7 @@
 //! What cannot be, and changes nothing.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use super::Bed;
@@ -38,6 +40,11 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         ),
         ("AttachDisk", json!({ "size": 2, "device": "vda" }), "the guest has another disk vda"),
         ("AttachDisk", json!({ "volume": absent }), "not found"),
+        (
+            "AttachDisk",
+            json!({ "volume": bed.volume(1), "device": "vdc" }),
+            &format!("{} is the guest's vdb", bed.source(1)),
+        ),
         ("AttachDisk", json!({ "image": "none" }), "not found"),
         (
             "AttachDisk",
@@ -108,6 +115,39 @@ fn more_disks_and_nics_than_a_guest_may_have_are_refused() {
     bed.agent.ok("CreateGuest", &guest);
     let error = bed.error("AttachNic", &bed.nic(65));
     assert_eq!(error, "invalid argument: 65 nics, a guest may have 64");
+    bed.end();
+}
+
+#[test]
+fn a_volume_that_was_lost_is_not_made_anew_for_the_disk_that_had_it() {
+    let Some(bed) = Bed::new("refused-lost", 0x34) else { return };
+    bed.made(&json!([{ "size": 1 }, { "size": 1 }]));
+    fs::remove_file(bed.source(1)).expect("it is there");
+    let before = bed.everything();
+    let named = json!({ "volume": bed.volume(1), "size": 1 });
+    assert_eq!(bed.error("AttachDisk", &named), "not found");
+    assert_eq!(bed.everything(), before);
+    // Nor is its name given to another disk.
+    let answer = bed.ok("AttachDisk", &json!({ "size": 1 }));
+    assert_eq!(answer["guest"]["disks"][2]["volume"], bed.volume(2));
+    bed.end();
+}
+
+#[test]
+fn of_two_nics_with_one_name_none_is_taken_by_it() {
+    let Some(bed) = Bed::new("refused-twins", 0x35) else { return };
+    bed.made(&json!([]));
+    for number in [2, 3] {
+        let mut nic = bed.nic(number);
+        nic["name"] = json!("lan");
+        bed.ok("AttachNic", &nic);
+    }
+    let before = bed.everything();
+    let error = bed.error("DetachNic", &json!({ "name": "lan" }));
+    assert_eq!(error, "invalid argument: nic.name lan: more than one has it, name its mac");
+    assert_eq!(bed.everything(), before);
+    bed.ok("DetachNic", &json!({ "mac": bed.mac(3) }));
+    bed.ok("DetachNic", &json!({ "name": "lan" }));
     bed.end();
 }
 

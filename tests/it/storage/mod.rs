@@ -9,6 +9,7 @@
 mod bench;
 mod disks;
 mod faults;
+mod folder;
 mod images;
 mod real_zfs;
 mod snapshots;
