@@ -13,18 +13,17 @@ cd "$(dirname "$0")/../.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/coverage
 report=${XDG_CACHE_HOME:-$HOME/.cache}/mistify-libvirt/coverage/release/coverage
 counts=$target/counts
-host=$(rustc -vV | sed -n 's/^host: //p')
 
 export RUSTFLAGS="-Cinstrument-coverage -Cllvm-args=-runtime-counter-relocation"
 export CARGO_TARGET_DIR=$target LLVM_PROFILE_FILE=$counts/%m%c.profraw
-# With a target named, build scripts and macros do without counters.
-tests=("${CARGO:-cargo}" test --target "$host" --lib --test it)
+tests=("${CARGO:-cargo}" test --lib --test it)
 built=$("${tests[@]}" --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
-agent=$target/$host/debug/mistify-libvirt
+agent=$target/debug/mistify-libvirt
 it=$(grep '/deps/it-' <<<"$built")
 unit=$(grep '/deps/mistify_libvirt-' <<<"$built")
 
-# One file for each program, which also those can write that a test runs as another user.
+# Without what build scripts and macros have counted; one file for each program, which also those can
+# write that a test runs as another user.
 rm -rf "$counts"
 mkdir -p "$counts"
 "$agent" --version >/dev/null

@@ -23,6 +23,9 @@ pub(super) fn a_guest_without_id_or_disks_and_a_disk_of_nothing_are_invalid_argu
         let nothing = with_disks("g", &json!([{ "size": 1 }, {}]));
         let why = "invalid argument: disks[1] has no image and no size";
         assert_eq!(bed.guest_error(method, &nothing), why);
+        let many = with_disks("g", &json!(vec![json!({ "size": 1 }); 257]));
+        let why = "invalid argument: 257 disks, a guest may have 256";
+        assert_eq!(bed.guest_error(method, &many), why);
         let outside = bed.guest_error(method, &with_disks("../images", &disk));
         assert!(outside.starts_with("invalid argument: id \"../images\" "), "{outside}");
     }
