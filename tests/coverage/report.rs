@@ -120,7 +120,7 @@ fn not_run(name: &Path, regions: &BTreeMap<SourceLocation, usize>, text: &[&str]
 }
 
 fn print(rooms: &BTreeMap<String, Room>) {
-    println!("| room | lines | run | of 100 |\n|---|---|---|---|");
+    println!("| room | lines | run | of 100 |\n|---|--:|--:|--:|");
     let mut all = Room::default();
     for (name, room) in rooms {
         println!("{}", row(name, room));

@@ -14,7 +14,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/coverage
 report=${XDG_CACHE_HOME:-$HOME/.cache}/mistify-libvirt/coverage/release/coverage
 counts=$target/counts
 
-export RUSTFLAGS="-Cinstrument-coverage -Cllvm-args=-runtime-counter-relocation"
+export RUSTFLAGS="-C instrument-coverage -C llvm-args=-runtime-counter-relocation"
 export CARGO_TARGET_DIR=$target LLVM_PROFILE_FILE=$counts/%m%c.profraw
 tests=("${CARGO:-cargo}" test --lib --test it)
 built=$("${tests[@]}" --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::slice;
 use std::time::Instant;
 
 use mistify_libvirt::config::StorageLimits;
@@ -39,7 +40,7 @@ fn a_file_that_came_after_the_plan_is_not_written_over() {
     let bench = Bench::on_directory();
     let guest = bench.id("late");
     let wanted = bench.wanted(&guest, 0);
-    let planned = bench.store.plan(&[wanted.clone()], soon()).unwrap().remove(0);
+    let planned = bench.store.plan(slice::from_ref(&wanted), soon()).unwrap().remove(0);
     let disk = path(&bench, &wanted.volume);
     fs::create_dir_all(disk.parent().unwrap()).unwrap();
     fs::write(&disk, "precious").unwrap();
