@@ -238,14 +238,19 @@ fn split_at_blank(line: &[u8]) -> Option<(&[u8], &[u8])> {
 fn texts(what: &What) -> Vec<String> {
     let What::File(content) = what else { panic!("a record of {what:?}") };
     let text = str::from_utf8(content).expect("it was read");
-    let (_, json) = text.trim_end().split_once(' ').expect("it was read");
-    assert_eq!(folder::line(json).trim_end(), text.trim_end(), "under its sum");
+    let text = text.trim_end_matches('\n');
+    let (_, json) = text.split_once(' ').expect("it was read");
+    assert_eq!(folder::line(json), format!("{text}\n"), "under its sum");
     serde_json::from_str(json).expect("it was read")
 }
 
-/// Whether an entry can have this name.
+/// Whether an entry can have this name, which is none that only a file gets which is set aside.
 fn is_name(name: &[u8]) -> bool {
     let mut parts = Path::new(OsStr::from_bytes(name)).components();
     let is_one = |part| matches!(part, Component::Normal(part) if part.as_bytes() == name);
-    name.len() <= NAME_MAX && !name.contains(&0) && parts.next().is_some_and(is_one)
+    let end = name.rsplit(|byte| *byte == b'.').next().unwrap_or_default();
+    name.len() <= NAME_MAX
+        && !name.contains(&0)
+        && !end.iter().all(u8::is_ascii_digit)
+        && parts.next().is_some_and(is_one)
 }
