@@ -17,7 +17,8 @@
  * monitor: the same of memory, virtual processors and disks, as a slow sample does.
  * all:     the same of all six groups.
  *
- * Prints a line for each time: nanoseconds, then "elapsed" and "cpu" in nanoseconds.
+ * Prints a line for each time: nanoseconds, then "elapsed" and "cpu" in nanoseconds; before them what
+ * it has in memory with its connections open, "resident" in KiB.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -30,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { WARM_UP = 20, BULK_WARM_UP = 1, THREADS_MAX = 64, CALLS_MAX = 1 << 20, DOMAINS_MAX = 64 };
 
@@ -65,6 +67,16 @@ static uint64_t now_ns(clockid_t clock)
     struct timespec now;
     clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static long resident_kib(void)
+{
+    long size, resident;
+    FILE *statm = fopen("/proc/self/statm", "r");
+    if (!statm || fscanf(statm, "%ld %ld", &size, &resident) != 2)
+        exit(2);
+    fclose(statm);
+    return resident * (sysconf(_SC_PAGESIZE) / 1024);
 }
 
 static void *run_events(void *argument)
@@ -138,6 +150,7 @@ static void *call(void *argument)
         ask(connection, known, which);
 
     pthread_barrier_wait(&start);
+    pthread_barrier_wait(&start);
     uint64_t begin = now_ns(CLOCK_MONOTONIC), asked = begin;
     while (asked - begin < length_ns && caller->calls < CALLS_MAX) {
         ask(connection, known, which);
@@ -200,6 +213,8 @@ int main(int argc, char **argv)
         if (!callers[i].taken_ns || pthread_create(&callers[i].thread, NULL, call, &callers[i]))
             return 2;
     }
+    pthread_barrier_wait(&start);
+    printf("resident %ld\n", resident_kib());
     pthread_barrier_wait(&start);
     uint64_t begin = now_ns(CLOCK_MONOTONIC), cpu = now_ns(CLOCK_PROCESS_CPUTIME_ID);
     pthread_barrier_wait(&end);

@@ -53,6 +53,37 @@ impl Program {
         threads: usize,
         length: Duration,
     ) -> Sample {
+        let mut sample = Sample::default();
+        self.run(calls, (uri, guests), threads, length, |what, number| {
+            let time = Duration::from_nanos(number);
+            match what {
+                "elapsed" => sample.elapsed = time,
+                "cpu" => sample.cpu = time,
+                "" => sample.latencies.push(time),
+                _ => {}
+            }
+        });
+        sample.answered = sample.latencies.len();
+        sample
+    }
+
+    /// What it has in memory with one connection open on which it has asked for a state, in KiB.
+    pub(crate) fn resident_kib(&self, asked: (&str, &str)) -> u64 {
+        let mut resident = None;
+        self.run(Calls::State, asked, 1, Duration::ZERO, |what, number| {
+            resident = resident.or((what == "resident").then_some(number));
+        });
+        resident.expect("it prints it")
+    }
+
+    fn run(
+        &self,
+        calls: Calls,
+        (uri, guests): (&str, &str),
+        threads: usize,
+        length: Duration,
+        mut line: impl FnMut(&str, u64),
+    ) {
         let kind = match calls {
             Calls::LookupAndState => "lookup",
             Calls::State => "state",
@@ -70,17 +101,9 @@ impl Program {
             .output()
             .expect("it was compiled");
         assert!(output.status.success(), "calls.c reaches libvirt");
-        let mut sample = Sample::default();
-        for line in String::from_utf8_lossy(&output.stdout).lines() {
-            let (what, number) = line.split_once(' ').unwrap_or(("", line));
-            let time = Duration::from_nanos(number.parse().expect("nanoseconds"));
-            match what {
-                "elapsed" => sample.elapsed = time,
-                "cpu" => sample.cpu = time,
-                _ => sample.latencies.push(time),
-            }
+        for each in String::from_utf8_lossy(&output.stdout).lines() {
+            let (what, number) = each.split_once(' ').unwrap_or(("", each));
+            line(what, number.parse().expect("a number"));
         }
-        sample.answered = sample.latencies.len();
-        sample
     }
 }

@@ -147,8 +147,9 @@ fn main() {
     let host = host::describe();
     let busy_before = host::busy_percent();
     let mut report = Report::default();
-    on_test_driver(&plan, &mut report);
-    if let Err(Skip(why)) = on_qemu(&plan, &mut report) {
+    let program = Program::compile();
+    on_test_driver(&plan, &program, &mut report);
+    if let Err(Skip(why)) = on_qemu(&plan, &program, &mut report) {
         report.note(format!("Not measured on qemu: {why}."));
     }
     let bytes = fs::metadata(AGENT).expect("cargo built it").len();
@@ -163,7 +164,7 @@ fn main() {
 
 /// The agent on libvirt's test driver, whose calls cost next to nothing, beside servers that call
 /// nothing; and its memory before and after.
-fn on_test_driver(plan: &Plan, report: &mut Report) {
+fn on_test_driver(plan: &Plan, program: &Program, report: &mut Report) {
     let agent = Asked::new(Server::agent(&["--libvirt-uri", TEST_DRIVER]));
     thread::sleep(SETTLE);
     let idle = agent.server.memory();
@@ -197,7 +198,12 @@ fn on_test_driver(plan: &Plan, report: &mut Report) {
     let after = format!("... grown by, after {served} requests");
     report.claim(&after, growth, "MiB", Aim::AtMost(1.0));
     report.claim("resident memory, idle", mib(idle.resident_kib), "MiB", Aim::None);
+    let bare = program.resident_kib((TEST_DRIVER, GUEST));
+    let what = "... beyond a C program's with one connection open";
+    let beyond = mib(idle.resident_kib) - mib(bare);
+    report.claim(what, beyond, "MiB", Aim::AtMost(6.0));
     let growth = mib(used.resident_kib.saturating_sub(idle.resident_kib));
+    let after = format!("resident memory grown by, after {served} requests");
     report.claim(after, growth, "MiB", Aim::None);
     let start = plan.start_ms(TEST_DRIVER);
     report.claim("test driver: exec to first answer", start, "ms", Aim::AtMost(50.0));
@@ -209,8 +215,7 @@ fn on_test_driver(plan: &Plan, report: &mut Report) {
 ///
 /// # Errors
 /// Why there is no such libvirtd here.
-fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
-    let program = Program::compile();
+fn on_qemu(plan: &Plan, program: &Program, report: &mut Report) -> Result<(), Skip> {
     let stack = Stack::start()?;
     let disk = BlockDevice::bootable(1 << 20)?;
     stack.boot("qemu", GUEST, &disk);
