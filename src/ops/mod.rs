@@ -51,7 +51,7 @@ pub use keeper::{Keeper, StorageSeen};
 pub use lifecycle::get_state;
 pub use opener::Opener;
 pub use plan::{Forecast, Problem};
-pub use question::Question;
+pub use question::{Posting, Question};
 pub use session::Session;
 
 use crate::config::fixed::HEALTH_FRESH;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::ops::{Error, Libvirt, Session, begun};
-use crate::pool::{self, Lane, Place};
+use crate::pool::{self, Job, Lane, Place};
 
 /// What a worker does for the answer.
 type Work<R> = Box<dyn FnOnce(&mut Session) -> Result<R, Error> + Send>;
@@ -20,6 +20,12 @@ pub struct Question<R> {
     deadline: Instant,
     work: Work<R>,
     stand_in: Option<StandIn<R>>,
+}
+
+/// A place for one question, which is its own until it has its answer.
+pub struct Posting {
+    place: Place,
+    job: Job,
 }
 
 impl<R: Send + 'static> Question<R> {
@@ -56,9 +62,11 @@ impl Libvirt {
         self.or_late(self.once(Lane::Read, verb, &id, deadline, work), stand_in)
     }
 
-    /// A place for a question that is posted, if one is free.
-    pub fn place_for_question(&self) -> Option<Place> {
-        self.pool.place(Lane::Read)
+    /// What it takes to post a question: none where all places are taken, or where it is to be refused.
+    pub fn may_post<R: Send + 'static>(&self, question: &Question<R>) -> Option<Posting> {
+        let Question { verb, id, deadline, .. } = question;
+        let job = self.may_ask(Lane::Read, verb, id, *deadline).ok()?;
+        Some(Posting { place: self.pool.place(Lane::Read)?, job })
     }
 
     /// Asks, and waits for nothing: `then` gets the answer, as [`Pool::post`] says.
@@ -66,18 +74,11 @@ impl Libvirt {
     /// [`Pool::post`]: crate::pool::Pool::post
     pub fn post<R: Send + 'static>(
         self: &Arc<Self>,
-        place: Place,
+        Posting { place, job }: Posting,
         question: Question<R>,
         then: impl FnOnce(Result<R, Error>) + Send + 'static,
     ) {
-        let Question { verb, id, deadline, work, stand_in } = question;
-        let job = match self.may_ask(Lane::Read, verb, &id, deadline) {
-            Ok(job) => job,
-            Err(error) => {
-                drop(place);
-                return then(self.or_late(Err(error), stand_in));
-            }
-        };
+        let Question { deadline, work, stand_in, .. } = question;
         let agent = Arc::clone(self);
         self.pool.post(place, Lane::Read, job, begun(deadline, work), move |outcome| {
             let outcome = outcome.map_err(Error::Pool).and_then(|outcome| outcome);

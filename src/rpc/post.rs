@@ -12,9 +12,9 @@ use crate::rpc::{Answer, Answered, Asked, Callee, Doing, Params, Service, What};
 use crate::rpc::{envelope, json, lookup};
 
 /// Has the call in `body` carried out if it is one question to libvirt: what `reply` gives is then
-/// called with the answer, by whoever has it. For any other call, one that is not as it should be, and
-/// one that finds no place now nothing is done, and `reply` not called: [`answer`](crate::rpc::answer)
-/// is for those. Blocks for nothing.
+/// called with the answer, by whoever has it. For any other call, one that is to be refused, and one
+/// that finds no place now nothing is done, and `reply` not called: [`answer`](crate::rpc::answer) is
+/// for those. Blocks for nothing.
 pub fn post<R: FnOnce(Answered) + Send + 'static>(
     agent: &Arc<Libvirt>,
     service: Service,
@@ -44,10 +44,10 @@ fn ask<P: Params, A: Serialize + Send + 'static, R: FnOnce(Answered) + Send + 's
     let params: P = serde_json::from_str(request.params()?.get()).ok()?;
     let (subject, is_dry_run) = (params.subject(), params.is_dry_run());
     let question = asks(agent, params).ok()?;
-    let place = agent.place_for_question()?;
+    let posting = agent.may_post(&question)?;
     let doing = Doing { callee, began, what: What::Read { subject, is_dry_run } };
     let (counted_by, reply) = (Arc::clone(agent), reply());
-    agent.post(place, question, move |outcome| {
+    agent.post(posting, question, move |outcome| {
         let subject = doing.end(&counted_by, outcome.as_ref().err());
         let answer = match &outcome {
             Ok(result) => request.answer(Ok(&|out| json::write(out, result)), &subject),

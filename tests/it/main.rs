@@ -42,6 +42,7 @@ mod original;
 mod owner;
 mod page;
 mod peers;
+mod polls;
 mod pool;
 mod process;
 mod qemu;
