@@ -135,10 +135,14 @@ bench-compare:
 	test -e "$(NEW)" || $(MAKE) bench
 	$(CARGO) bench --bench compare -- "$(abspath $(OLD))" "$(abspath $(NEW))"
 
-# Everything at once for MINUTES=, by the random numbers of SEED= where it is given.
+# What the service tells glibc's allocator.
+TUNABLES = $(shell sed -n 's/^Environment=\(GLIBC_TUNABLES=\)/\1/p' dist/mistify-libvirt.service)
+
+# Everything at once for MINUTES=, by the random numbers of SEED= where it is given; the agent runs as the
+# service does.
 soak:
 	tests/install-deps.sh test
-	SOAK_MINUTES=$(or $(MINUTES),10) SOAK_SEED=$(SEED) $(CARGO) bench --bench soak
+	$(TUNABLES) SOAK_MINUTES=$(or $(MINUTES),10) SOAK_SEED=$(SEED) $(CARGO) bench --bench soak
 
 fmt:
 	$(CARGO) fmt --check
