@@ -13,6 +13,8 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::lane::panic_text;
+
 /// What is to happen at a time, on the clock's thread. It must not block.
 pub(super) trait Alarm: Send + Sync {
     /// The time has come.
@@ -113,7 +115,7 @@ impl Clock {
 
 /// A panic costs this alarm alone.
 fn ring(alarm: &dyn Alarm) {
-    if catch_unwind(AssertUnwindSafe(|| alarm.ring())).is_err() {
-        log::error!("pool clock: an alarm panicked");
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| alarm.ring())) {
+        log::error!("pool clock: panic: {}", panic_text(payload));
     }
 }

@@ -93,6 +93,9 @@ pub(super) trait Task<S>: Send + Sync {
     /// Does the job on this worker and hands over its result, unless nobody wants it any more.
     fn perform(&self, worker: &mut Worker<S>) -> Outcome;
 
+    /// Hands on what nobody waits for, when the worker is free again.
+    fn hand_on(&self) {}
+
     /// Answers that the pool stops, if no worker has begun; whether that was so.
     fn refuse(&self) -> bool;
 }
@@ -257,6 +260,7 @@ impl<S: 'static> Queue<S> {
             if task.refuse() {
                 self.count_unrun();
             }
+            task.hand_on();
         }
     }
 
@@ -278,6 +282,19 @@ impl<S: 'static> Queue<S> {
         }
         ended
     }
+}
+
+/// What a panic said.
+pub(super) fn panic_text(payload: Box<dyn Any + Send>) -> String {
+    let text = payload
+        .downcast::<String>()
+        .map(|text| *text)
+        .or_else(|payload| payload.downcast::<&str>().map(|text| (*text).to_owned()));
+    text.unwrap_or_else(|payload| {
+        // Dropping a value of an unknown type could panic again.
+        mem::forget(payload);
+        "(no text)".to_owned()
+    })
 }
 
 /// A thread of a lane and its private state.
@@ -303,6 +320,7 @@ impl<S: 'static> Worker<S> {
                 self.discard();
             }
             written_off = !self.end(outcome);
+            task.hand_on();
         }
         self.discard();
         let mut board = self.queue.board.lock();
@@ -344,15 +362,7 @@ impl<S> Worker<S> {
     }
 
     fn report(&self, what: &str, payload: Box<dyn Any + Send>) -> Panicked {
-        let text = payload
-            .downcast::<String>()
-            .map(|text| *text)
-            .or_else(|payload| payload.downcast::<&str>().map(|text| (*text).to_owned()));
-        let text = text.unwrap_or_else(|payload| {
-            // Dropping a value of an unknown type could panic again.
-            mem::forget(payload);
-            "(no text)".to_owned()
-        });
+        let text = panic_text(payload);
         log::error!("{what}: panic on {}-{}: {text}", self.queue.lane, self.number);
         Panicked
     }

@@ -197,7 +197,8 @@ impl<S: 'static> Pool<S> {
 
     /// Has a worker of `lane` run `work`, and does not wait for it: `then` gets its result, once, on
     /// the worker's thread; at the deadline an error, on the clock's; where it cannot be queued one
-    /// on this thread. It must not block, and neither does this.
+    /// on this thread. It must not block, but for a line of the log, and neither does this. Dropping
+    /// the pool drops what its clock would have called later.
     pub fn post<T: Send + 'static>(
         &self,
         Place(seat): Place,

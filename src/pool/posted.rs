@@ -2,6 +2,7 @@
 //! deadline, the clock. The state machine is that of a job with a caller, so that of both exactly
 //! one has the answer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use super::clock::{Alarm, Clock, Ticket};
 use super::error::Error;
 use super::handover::{Failure, Label, State};
 use super::hold::Seat;
-use super::lane::{Outcome, Panicked, Task, Worker};
+use super::lane::{Outcome, Panicked, Task, Worker, panic_text};
 use super::{Books, lane};
 
 /// The job as its worker, the clock and the pool share it.
@@ -53,7 +54,7 @@ where
             // Nobody else has begun it.
             let end = posted.state.lock().collect(true);
             drop(end);
-            posted.hand_on(Err(refused));
+            posted.tell(Err(refused));
             return;
         }
         // Not before: what is due must be queued.
@@ -64,22 +65,24 @@ where
         }
     }
 
-    /// Hands the answer on if there is one; at the deadline there always is.
+    /// Tells the answer if there is one; at the deadline there always is.
     fn settle(&self, is_due: bool) {
         let end = self.state.lock().collect(is_due);
         if let Some((answer, work, _)) = end {
             drop(work);
-            self.hand_on(self.books.result(&self.label.what, answer));
+            self.tell(self.books.result(&self.label.what, answer));
         }
     }
 
-    fn hand_on(&self, result: Result<T, Error>) {
+    fn tell(&self, result: Result<T, Error>) {
         let then = self.then.lock().take();
         self.clock.cancel(self.ticket);
-        if let Some((seat, then)) = then {
-            // Free before the answer is out: who has it may ask again.
-            drop(seat);
-            then(result);
+        let Some((seat, then)) = then else { return };
+        // Free before the answer is out: who has it may ask again.
+        drop(seat);
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| then(result))) {
+            let text = panic_text(payload);
+            log::error!("{}: panic of who got its answer: {text}", self.label.what);
         }
     }
 }
@@ -101,17 +104,17 @@ where
         let outcome = if result.is_ok() { Outcome::Returned } else { Outcome::Panicked };
         // A result that is too late is nobody's.
         let late = self.state.lock().finish(result);
-        worker.guarded(&self.label.what, || {
-            drop(late);
-            self.settle(false);
-        });
+        worker.guarded(&self.label.what, || drop(late));
         outcome
     }
 
-    fn refuse(&self) -> bool {
-        let is_refused = self.state.lock().refuse().is_some();
+    fn hand_on(&self) {
         self.settle(false);
-        is_refused
+    }
+
+    fn refuse(&self) -> bool {
+        let work = self.state.lock().refuse();
+        work.is_some()
     }
 }
 

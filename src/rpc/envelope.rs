@@ -289,7 +289,7 @@ fn go_quoted(text: &str) -> String {
 /// Whether a character beyond ASCII shows on paper. Rust knows, but escapes a combining character
 /// that stands first, too; so it is asked after a letter.
 fn is_printable(c: char) -> bool {
-    format!("a{c}").escape_debug().nth(1) == Some(c)
+    c.escape_debug().next() == Some(c) || format!("a{c}").escape_debug().nth(1) == Some(c)
 }
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ pub fn post<R: FnOnce(Answered) + Send + 'static>(
     reply: impl FnOnce() -> R,
 ) {
     let began = Instant::now();
+    if !may_be_poll(service, body) {
+        return;
+    }
     let lookup = |name: &str, method: &str| lookup(service, name, method);
     let Ok(request) = envelope::decode(body, lookup) else { return };
     // What does not come to a question is left as it is.
@@ -30,6 +33,15 @@ pub fn post<R: FnOnce(Answered) + Send + 'static>(
         Method::Metrics(_, asks) => ask(agent, request, asks, began, reply),
         _ => None,
     };
+}
+
+/// Whether the name of such a method is in it: others are not to be read twice.
+fn may_be_poll(service: Service, body: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(body) else { return false };
+    let methods = service.methods().iter();
+    let mut polls =
+        methods.filter(|(.., method)| matches!(method, Method::Status(..) | Method::Metrics(..)));
+    polls.any(|(name, ..)| text.contains(name))
 }
 
 /// `None` where nothing is done.

@@ -5,6 +5,7 @@ use std::mem;
 use std::thread;
 use std::time::Duration;
 
+use mistify_libvirt::config::HttpLimits;
 use serde_json::json;
 
 use crate::agent::{Agent, Reply};
@@ -19,8 +20,8 @@ const SOON: Duration = Duration::from_secs(60);
 /// Between two looks at what may still change.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often the handlers' threads have gone to sleep.
-fn sleeps(agent: &Agent) -> u64 {
+/// How often each handler's thread has gone to sleep.
+fn sleeps(agent: &Agent) -> Vec<u64> {
     let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("it runs").flatten();
     let of_handler = |thread: fs::DirEntry| -> Option<u64> {
         let name = fs::read_to_string(thread.path().join("comm")).ok()?;
@@ -30,7 +31,26 @@ fn sleeps(agent: &Agent) -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
         line.trim().parse().ok()
     };
-    threads.filter_map(of_handler).sum()
+    threads.filter_map(of_handler).collect()
+}
+
+fn all(sleeps: &[u64]) -> u64 {
+    sleeps.iter().sum()
+}
+
+/// An agent whose handlers are all there, and sleep.
+fn agent_at_rest() -> Agent {
+    let agent = Agent::on_test_driver();
+    // The front runs, and a handler.
+    assert_eq!(ask(&agent, PATH_TO_HANDLER, "Status", "test").status, 200);
+    let mut last = Vec::new();
+    wait_until("each handler has gone to sleep", SOON, || {
+        thread::sleep(LOOK);
+        let now = sleeps(&agent);
+        let were = mem::replace(&mut last, now);
+        last.len() == HttpLimits::default().handlers && !last.contains(&0) && were == last
+    });
+    agent
 }
 
 fn ask(agent: &Agent, path: &str, method: &str, guest: &str) -> Reply {
@@ -42,23 +62,16 @@ fn ask(agent: &Agent, path: &str, method: &str, guest: &str) -> Reply {
 
 #[test]
 fn a_poll_wakes_no_handler() {
-    let agent = Agent::on_test_driver();
-    // Each handler has gone to sleep for the first time.
-    let mut last = sleeps(&agent);
-    wait_until("the handlers sleep", SOON, || {
-        thread::sleep(LOOK);
-        let now = sleeps(&agent);
-        mem::replace(&mut last, now) == now
-    });
-    let before = sleeps(&agent);
+    let agent = agent_at_rest();
+    let before = all(&sleeps(&agent));
     for method in POLLS {
         for guest in ["test", "nobody"] {
             assert_eq!(ask(&agent, PATH, method, guest).status, 200, "{method}");
         }
     }
-    assert_eq!(sleeps(&agent), before);
+    assert_eq!(all(&sleeps(&agent)), before);
     ask(&agent, PATH_TO_HANDLER, "Status", "test");
-    wait_until("a handler has had that one", SOON, || sleeps(&agent) > before);
+    wait_until("a handler has had that one", SOON, || all(&sleeps(&agent)) > before);
 }
 
 #[test]
@@ -82,7 +95,8 @@ fn a_poll_is_answered_as_by_a_handler() {
 
 #[test]
 fn a_poll_that_cannot_be_is_refused_by_a_handler() {
-    let agent = Agent::on_test_driver();
+    let agent = agent_at_rest();
+    let before = all(&sleeps(&agent));
     let post = |body: &str| {
         let kind = [("Content-Type", "application/json")];
         let reply = agent.request("POST", PATH, &kind, body.as_bytes());
@@ -98,6 +112,7 @@ fn a_poll_that_cannot_be_is_refused_by_a_handler() {
     ] {
         assert_eq!(post(unfit).0, 400, "{unfit}");
     }
+    wait_until("handlers have had these four", SOON, || all(&sleeps(&agent)) >= before + 4);
     // Longer than the front reads: a handler has it, to the same end.
     let long =
         format!("{}{}", " ".repeat(5000), no_guest.replace("{}", r#"{"guest":{"id":"test"}}"#));

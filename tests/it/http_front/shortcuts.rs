@@ -11,11 +11,13 @@ use rouille::Response;
 use super::{GET, PATIENCE, Service, any_port, wait_until};
 
 /// A service whose shortcut takes what begins with `/short`, and hands the replies out here; it
-/// panics before it takes `/panic`, and after it has taken `/short/panic`.
+/// panics before it takes `/panic`, and after it has taken `/short/panic`. A handler has `/wait` until
+/// `/short/go-on` is taken.
 fn serve(limits: HttpLimits) -> (Service, Receiver<Reply>) {
     let mut front = Front::bind(&[any_port()], limits).unwrap();
     let address = front.local_addresses()[0];
     let (replies, taken) = unbounded();
+    let (go_on, told) = unbounded();
     front.offer_to(Arc::new(move |request, _, take| {
         assert_ne!(request.target, "/panic", "on purpose");
         if !request.target.starts_with("/short") {
@@ -23,10 +25,17 @@ fn serve(limits: HttpLimits) -> (Service, Receiver<Reply>) {
         }
         let reply = take();
         assert_ne!(request.target, "/short/panic", "on purpose");
+        if request.target == "/short/go-on" {
+            go_on.send(()).unwrap();
+        }
         replies.send(reply).unwrap();
     }));
-    let handler =
-        |request: &rouille::Request| Response::text(format!("handler {}", request.raw_url()));
+    let handler = move |request: &rouille::Request| {
+        if request.raw_url() == "/wait" {
+            told.recv_timeout(PATIENCE).unwrap();
+        }
+        Response::text(format!("handler {}", request.raw_url()))
+    };
     let running = front.start(Arc::new(move |request: &_, _: &_| handler(request))).unwrap();
     (Service { running, address }, taken)
 }
@@ -56,14 +65,19 @@ fn what_it_takes_is_answered_from_any_thread_and_the_rest_by_a_handler() {
 
 #[test]
 fn it_is_taken_while_every_handler_is_at_work() {
-    let limits = HttpLimits { handlers: 0, ..HttpLimits::default() };
-    let (service, taken) = serve(limits);
+    let (service, taken) = serve(HttpLimits { handlers: 1, ..HttpLimits::default() });
     let mut waits = service.connect();
-    waits.send(GET);
+    waits.send(get("/wait"));
+    wait_until(|| service.running.counters().requests == 1);
     let mut client = service.connect();
     client.send(get("/short"));
     next(&taken).send(Response::text("now"));
     assert_eq!(client.answer().body, "now");
+    // The only handler has been at work until now.
+    client.send(get("/short/go-on"));
+    next(&taken).send(Response::text("gone on"));
+    assert_eq!(client.answer().body, "gone on");
+    assert_eq!(waits.answer().body, "handler /wait");
 }
 
 #[test]
