@@ -62,7 +62,7 @@ pub(super) enum State<T, W, L> {
 
 impl<T, W, L> State<T, W, L> {
     /// A worker takes the work, unless it is too late or there is none left.
-    pub(super) fn start(&mut self, now: Instant, deadline: Instant) -> Option<W> {
+    fn start(&mut self, now: Instant, deadline: Instant) -> Option<W> {
         match mem::replace(self, Self::Over) {
             Self::Queued { work, late } if now < deadline => {
                 *self = Self::Running { since: now, late };
@@ -76,7 +76,7 @@ impl<T, W, L> State<T, W, L> {
     }
 
     /// The worker is done. `Some` when nobody waits for the result: what to do then, and with what.
-    pub(super) fn finish(&mut self, result: Result<T, Failure>) -> Option<(Result<T, Failure>, L)> {
+    fn finish(&mut self, result: Result<T, Failure>) -> Option<GivenUp<T, L>> {
         match mem::replace(self, Self::Over) {
             Self::GivenUp { late } => Some((result, late)),
             Self::Running { late, .. } => {
@@ -158,15 +158,9 @@ where
     L: FnOnce(&mut S, T) + Send,
 {
     fn perform(&self, worker: &mut Worker<S>) -> Outcome {
-        let now = Instant::now();
-        let Some(work) = self.state.lock().start(now, self.label.deadline) else {
+        let Some((outcome, given_up)) = work_off(&self.state, &self.label, worker) else {
             return Outcome::NotRun;
         };
-        worker.begin(&self.label, now);
-        let result = worker.call(&self.label.what, work).map_err(|Panicked| Failure::Panicked);
-        let outcome = if result.is_ok() { Outcome::Returned } else { Outcome::Panicked };
-
-        let given_up = self.state.lock().finish(result);
         let Some((result, late)) = given_up else {
             self.done.notify_one();
             return outcome;
@@ -186,6 +180,24 @@ where
         self.done.notify_one();
         work.is_some()
     }
+}
+
+/// A result that nobody waits for, and what is to be done with it.
+type GivenUp<T, L> = (Result<T, Failure>, L);
+
+/// Runs a job's work on this worker unless it is too late or there is none left: how it went, and
+/// what came of it where its caller has given up.
+pub(super) fn work_off<S, T, W: FnOnce(&mut S) -> T, L>(
+    state: &Mutex<State<T, W, L>>,
+    label: &Label,
+    worker: &mut Worker<S>,
+) -> Option<(Outcome, Option<GivenUp<T, L>>)> {
+    let now = Instant::now();
+    let work = state.lock().start(now, label.deadline)?;
+    worker.begin(label, now);
+    let result = worker.call(&label.what, work).map_err(|Panicked| Failure::Panicked);
+    let outcome = if result.is_ok() { Outcome::Returned } else { Outcome::Panicked };
+    Some((outcome, state.lock().finish(result)))
 }
 
 #[cfg(test)]

@@ -4,15 +4,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::clock::{Alarm, Clock, Ticket};
 use super::error::Error;
-use super::handover::{Failure, Label, State};
+use super::handover::{Label, State, work_off};
 use super::hold::Seat;
-use super::lane::{Outcome, Panicked, Task, Worker, panic_text};
+use super::lane::{Outcome, Task, Worker, panic_text};
 use super::{Books, lane};
 
 /// The job as its worker, the clock and the pool share it.
@@ -95,15 +94,10 @@ where
     D: FnOnce(Result<T, Error>) + Send + 'static,
 {
     fn perform(&self, worker: &mut Worker<S>) -> Outcome {
-        let now = Instant::now();
-        let Some(work) = self.state.lock().start(now, self.label.deadline) else {
+        let Some((outcome, late)) = work_off(&self.state, &self.label, worker) else {
             return Outcome::NotRun;
         };
-        worker.begin(&self.label, now);
-        let result = worker.call(&self.label.what, work).map_err(|Panicked| Failure::Panicked);
-        let outcome = if result.is_ok() { Outcome::Returned } else { Outcome::Panicked };
         // A result that is too late is nobody's.
-        let late = self.state.lock().finish(result);
         worker.guarded(&self.label.what, || drop(late));
         outcome
     }
