@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::board::Board;
@@ -114,6 +115,19 @@ pub(super) enum Outcome {
 /// The work panicked; it is logged.
 pub(super) struct Panicked;
 
+/// A worker that sleeps, if one did, and has a job to take. Dropped, it is woken: outside all locks,
+/// for it may get this processor at once.
+#[must_use = "a job waits for it"]
+pub(super) struct Wake(Option<Thread>);
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        if let Some(worker) = &self.0 {
+            worker.unpark();
+        }
+    }
+}
+
 /// Makes a worker's state, on its thread.
 pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
 
@@ -195,21 +209,22 @@ impl<S: 'static> Queue<S> {
         self.board.lock().overdue_named(what)
     }
 
-    /// Queues a job; never blocks.
+    /// Queues a job; never blocks. A worker may have it before this returns; one that sleeps is woken
+    /// by what this returns.
     ///
     /// # Errors
     /// `Busy` when the queue is full, `Stopping` when the lane is closed.
-    pub(super) fn submit(&self, task: Arc<dyn Task<S>>) -> Result<(), Error> {
-        // Counted before a worker can take it, so that the count never falls below zero.
-        self.board.lock().queued += 1;
+    pub(super) fn submit(&self, task: Arc<dyn Task<S>>) -> Result<Wake, Error> {
+        let mut board = self.board.lock();
         // `try_send` does not block; under the lock nothing is sent once `close` is through.
         let sent = match &*self.sender.read() {
             Some(sender) => sender.try_send(task),
             None => Err(TrySendError::Disconnected(task)),
         };
-        let Err(refused) = sent else { return Ok(()) };
-        let mut board = self.board.lock();
-        board.queued -= 1;
+        let Err(refused) = sent else {
+            board.queued += 1;
+            return Ok(Wake(board.wake()));
+        };
         board.totals.refused += 1;
         Err(match refused {
             TrySendError::Disconnected(_) => Error::Stopping,
@@ -256,6 +271,8 @@ impl<S: 'static> Queue<S> {
     /// Takes no more jobs and answers the queued ones; workers end when they are done with theirs.
     pub(super) fn close(&self) {
         drop(self.sender.write().take());
+        let sleeping = iter::from_fn(|| self.board.lock().wake());
+        sleeping.for_each(|worker| worker.unpark());
         for task in self.receiver.try_iter() {
             if task.refuse() {
                 self.count_unrun();
@@ -308,13 +325,9 @@ pub(super) struct Worker<S> {
 impl<S: 'static> Worker<S> {
     /// Takes jobs until the lane is closed, or a job returns after the worker was written off.
     fn serve(mut self) {
-        let queued = self.queue.receiver.clone();
-        // `recv` spins and yields its processor for a while before it sleeps, at each job anew.
-        let mut next = Select::new_biased();
-        next.recv(&queued);
         let mut written_off = false;
         while !written_off {
-            let Ok(task) = next.select().recv(&queued) else { break };
+            let Some(task) = self.next() else { break };
             let outcome = task.perform(&mut self);
             if outcome == Outcome::Panicked {
                 self.discard();
@@ -330,6 +343,26 @@ impl<S: 'static> Worker<S> {
         }
         drop(board);
         self.queue.ended.notify_all();
+    }
+
+    /// The next job, which is waited for; `None` when the lane is closed and its queue empty.
+    ///
+    /// The queue's own wait is not used: it spins and yields its processor for a while before it
+    /// sleeps, or wakes under a lock that the woken one wants at once; and it lets all workers of an
+    /// idle lane take turns, where the last to have worked has its guests and its memory at hand.
+    fn next(&self) -> Option<Arc<dyn Task<S>>> {
+        let this = thread::current();
+        loop {
+            let mut board = self.queue.board.lock();
+            board.rise(&this);
+            match self.queue.receiver.try_recv() {
+                Ok(task) => return Some(task),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => board.sleep(this.clone()),
+            }
+            drop(board);
+            thread::park();
+        }
     }
 }
 

@@ -186,7 +186,7 @@ impl<S: 'static> Pool<S> {
         let Job { what, deadline } = job;
         let label = Label { what: what.clone(), key: hold.map(Hold::name), deadline };
         let call = Arc::new(Call::new(label, work, late));
-        books.queue.submit(Arc::clone(&call) as Arc<dyn lane::Task<S>>)?;
+        drop(books.queue.submit(Arc::clone(&call) as Arc<dyn lane::Task<S>>)?);
         books.result(&what, call.wait())
     }
 

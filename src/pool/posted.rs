@@ -49,19 +49,24 @@ where
             then: Mutex::new(Some(then)),
         });
         let task = Arc::clone(&posted) as Arc<dyn lane::Task<S>>;
-        if let Err(refused) = posted.books.queue.submit(task) {
-            // Nobody else has begun it.
-            let end = posted.state.lock().collect(true);
-            drop(end);
-            posted.tell(Err(refused));
-            return;
-        }
+        let wake = match posted.books.queue.submit(task) {
+            Ok(wake) => wake,
+            Err(refused) => {
+                // Nobody else has begun it.
+                let end = posted.state.lock().collect(true);
+                drop(end);
+                posted.tell(Err(refused));
+                return;
+            }
+        };
         // Not before: what is due must be queued.
         clock.set(posted.ticket, Arc::clone(&posted) as Arc<dyn Alarm>);
         if posted.then.lock().is_none() {
-            // The worker was faster, and had nothing to take back.
+            // A worker that was awake was faster, and had nothing to take back.
             clock.cancel(posted.ticket);
         }
+        // Last of all: this thread is to have nothing left that the worker could wait for.
+        drop(wake);
     }
 
     /// Tells the answer if there is one; at the deadline there always is.
