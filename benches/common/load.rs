@@ -12,8 +12,10 @@ use super::sample::Sample;
 /// two at least: they open what is opened when first needed.
 const WARM_UP: usize = 20;
 const WARM_UP_EACH: usize = 2;
-/// Between a refusal for lack of room and the next try.
+/// Between a refusal for lack of room and the next try; each of the same request doubles it, up to the
+/// longest.
 const PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 /// How often a connection asks for what it has to ask for.
 #[derive(Clone, Copy)]
@@ -41,8 +43,9 @@ pub(crate) fn run(
         Repeat::For(_) => WARM_UP.div_ceil(work.len()).max(WARM_UP_EACH),
     };
     let open = |requests| {
-        let connection = Connection::open(address).expect("the server takes connections");
-        let mut caller = Caller { connection, requests, is_right, taken: Sample::default() };
+        let connection = connect(address);
+        let mut caller =
+            Caller { address, connection, requests, is_right, taken: Sample::default() };
         requests.iter().cycle().take(warm_up).for_each(|request| caller.ask(request));
         caller.taken.latencies.clear();
         caller
@@ -76,7 +79,12 @@ pub(crate) fn run(
     })
 }
 
+fn connect(address: SocketAddr) -> Connection {
+    Connection::open(address).expect("the server takes connections")
+}
+
 struct Caller<'a> {
+    address: SocketAddr,
     connection: Connection,
     requests: &'a [Vec<u8>],
     is_right: fn(&Answer<'_>) -> bool,
@@ -86,15 +94,23 @@ struct Caller<'a> {
 impl Caller<'_> {
     fn ask(&mut self, request: &[u8]) {
         let begin = Instant::now();
+        let mut pause = PAUSE;
         loop {
             let answer = self.connection.exchange(request).expect("an answer");
             if (self.is_right)(&answer) {
                 break;
             }
             let text = answer.text();
-            assert!(text.contains("\"error\":\"busy: "), "{} {text}", answer.status);
+            // Of connections of a load before some may count a moment longer than they are open.
+            let is_turned_away = answer.status == 503 && text.contains("too many connections");
+            let is_busy = is_turned_away || text.contains("\"error\":\"busy: ");
+            assert!(is_busy, "{} {text}", answer.status);
             self.taken.refused += 1;
-            thread::sleep(PAUSE);
+            thread::sleep(pause);
+            if is_turned_away {
+                self.connection = connect(self.address);
+            }
+            pause = (2 * pause).min(LONGEST_PAUSE);
         }
         self.taken.latencies.push(begin.elapsed());
         self.taken.answered += 1;

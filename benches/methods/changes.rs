@@ -73,6 +73,7 @@ impl Phase {
             ("calls", calls),
             ("median ms", self.sample.percentile_us(50) / 1000.0),
             ("longest ms", self.sample.percentile_us(100) / 1000.0),
+            ("busy", float(self.sample.refused)),
             ("own CPU s per 1,000", self.sample.cpu_us() / 1000.0),
             ("libvirtd's", self.libvirtd.as_secs_f64() * 1000.0 / calls),
         ];

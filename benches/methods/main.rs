@@ -13,10 +13,9 @@
 //!
 //! **Changes** (CreateGuest, Run, Reboot, Restart, Poweroff, Delete, Create, Shutdown) need a guest
 //! that is in the state for it. So guests are led through a life in phases, all of them through one
-//! before the next; each is called once in a phase. On the test driver that is at 1, 8 and 64
-//! connections. On qemu it is at 1 connection beside 1, 20 and 50 other guests, and at 8 beside
-//! one: an emulator takes most of a second of a processor to start without KVM, so 64 at once would
-//! measure the host. These are few calls: there is a median and a longest of them, and no p99. The
+//! before the next; each is called once in a phase, at 1, 8 and 64 connections. On qemu these are few
+//! calls, for an emulator takes most of a second of a processor to start without KVM: there is a
+//! median and a longest of them, and no p99; Run and Create of many at once measure the host. The
 //! guests of a life have a blank disk, a volume of the agent's, and never boot: Reboot and Shutdown
 //! return when their guest is asked. No C program stands beside them: libvirt's part of a change is
 //! the same, and most of it.
@@ -24,8 +23,8 @@
 //! The other guests are booted, halted and run; they are qemu's without KVM. Every round trip to
 //! libvirt is counted by what stands between an agent and libvirtd, while nothing is timed. With 64
 //! connections there are more callers than `pool.waiting_read` and `waiting_change` let wait: those
-//! beyond are told `busy` at once, ask again a millisecond later, and have their latency counted
-//! from the first try.
+//! beyond are told `busy` at once, ask again after 1 ms, 2, 4 and so on up to 64, and have their
+//! latency counted from the first try.
 
 mod changes;
 #[expect(dead_code, reason = "other benchmarks use more of it")]
@@ -147,8 +146,7 @@ fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
         let agent = Server::agent_inside(&bed.stack, &FLAGS);
         let asked = bed.guests.iter().enumerate().map(|(index, id)| as_run(&agent, id, index));
         reads::on_qemu(plan, &bed, &agent, (&program, &asked.collect::<Vec<_>>()), report)?;
-        let at_once: &[usize] = if guests == 1 { &[1, 8] } else { &[1] };
-        for &connections in at_once {
+        for connections in CONNECTIONS {
             let each = if connections == 1 { plan.lives_on_qemu } else { 1 };
             let libvirtd = || bed.cpu().libvirtd;
             for phase in changes::live(&agent, "qemu", connections, each, libvirtd) {

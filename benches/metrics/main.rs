@@ -60,7 +60,7 @@ impl Plan {
         if is_quick {
             return Self { rounds: 1, round: Duration::from_millis(500), window, texts: 10 };
         }
-        Self { rounds: 10, round: Duration::from_secs(1), window, texts: 100 }
+        Self { rounds: 6, round: Duration::from_millis(600), window, texts: 100 }
     }
 }
 

@@ -142,7 +142,7 @@ fn main() {
         None => (Duration::from_millis(500), 1_000_000, 20),
         Some(_) => (Duration::from_millis(50), 20_000, 5),
     };
-    let plan = Plan { rounds: 10, round, requests, starts };
+    let plan = Plan { rounds: 6, round, requests, starts };
 
     let host = host::describe();
     let busy_before = host::busy_percent();
