@@ -235,3 +235,4 @@ pub mod rpc;
 pub mod storage;
 #[path = "../sys/mod.rs"]
 mod sys;
+mod threads;

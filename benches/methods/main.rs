@@ -1,7 +1,7 @@
 //! The figures of every method: what a call takes and costs, by guests and by connections.
 //!
 //!     tests/install-deps.sh bench
-//!     cargo bench --bench methods                   about four minutes; needs root
+//!     cargo bench --bench methods                   about six minutes; needs root
 //!     BENCH_QUICK=1 cargo bench --bench methods     with few guests in a minute, for trying it out
 //!
 //! **Reads** (Status, CPUMetrics, DiskMetrics, NicMetrics, AllMetrics, `/metrics`) are asked for at
@@ -103,8 +103,8 @@ fn main() {
         let round = Duration::from_millis(50);
         Plan { guests: [1, 2, 4], rounds: 1, round, lives: 1, lives_on_qemu: 1, starts: 2 }
     } else {
-        let round = Duration::from_millis(200);
-        Plan { guests: [1, 20, 50], rounds: 3, round, lives: 4, lives_on_qemu: 3, starts: 10 }
+        let round = Duration::from_millis(250);
+        Plan { guests: [1, 20, 50], rounds: 2, round, lives: 4, lives_on_qemu: 3, starts: 10 }
     };
     let host = host::describe();
     let busy_before = host::busy_percent();

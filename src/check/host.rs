@@ -61,9 +61,8 @@ pub(super) fn bridges(config: &Config) -> Vec<Finding> {
             "start openvswitch-switch, or give --bridge-type linux",
         ),
         BridgeType::Linux => {
-            let names = linux_bridges();
-            let text = format!("bridges: {}", names.join(", "));
-            (Some(text).filter(|_| !names.is_empty()), "make the bridge that NICs name")
+            let names = linux_bridges().join(", ");
+            (Some(names).filter(|it| !it.is_empty()), "make the bridge that NICs name")
         }
     };
     vec![match found {

@@ -7,12 +7,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-
 use crate::config::{HttpLimits, SocketConfig};
 use crate::os::activation::Passed;
 use crate::os::poll::{Interest, PollSet, Waker};
 use crate::os::users;
+use crate::threads::Queue;
 
 use super::access::{self, Access};
 use super::connection::{Connection, Fate, Round};
@@ -173,9 +172,9 @@ impl Front {
         });
         let gate = Gate::new(self.access, &shared)?;
         // A connection has one request in flight, so that the queue is never full.
-        let (jobs, queue) = crossbeam_channel::bounded(shared.limits.connections);
+        let jobs = Jobs(Arc::new(Queue::new(shared.limits.connections)));
         let handlers = (0..shared.limits.handlers)
-            .map(|index| start_handler(index, &queue, &handler, &shared))
+            .map(|index| start_handler(index, &jobs.0, &handler, &shared))
             .collect::<io::Result<Vec<_>>>()?;
         let service = Service {
             shared: Arc::clone(&shared),
@@ -191,11 +190,11 @@ impl Front {
 
 fn start_handler(
     index: usize,
-    queue: &Receiver<Job>,
+    queue: &Arc<Queue<Job>>,
     handler: &Handler,
     shared: &Arc<Shared>,
 ) -> io::Result<JoinHandle<()>> {
-    let (queue, handler, shared) = (queue.clone(), Arc::clone(handler), Arc::clone(shared));
+    let (queue, handler, shared) = (Arc::clone(queue), Arc::clone(handler), Arc::clone(shared));
     let name = format!("http-{index}");
     thread::Builder::new().name(name).spawn(move || handlers::run(&queue, &handler, &shared))
 }
@@ -247,11 +246,20 @@ impl Drop for Running {
     }
 }
 
+/// What waits for handlers, which end when this is dropped.
+struct Jobs(Arc<Queue<Job>>);
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// What the front's thread owns.
 struct Service {
     shared: Arc<Shared>,
     entrance: Entrance,
-    jobs: Sender<Job>,
+    jobs: Jobs,
     shortcut: Option<Shortcut>,
     connections: Vec<Connection>,
 }
@@ -336,7 +344,7 @@ impl Service {
 }
 
 fn dispatch(
-    jobs: &Sender<Job>,
+    jobs: &Jobs,
     shortcut: Option<&Shortcut>,
     connection: &mut Connection,
     request: Request,
@@ -348,8 +356,8 @@ fn dispatch(
     if shortcut.is_some_and(|shortcut| reply::offer(shortcut, &job, round.shared)) {
         return Fate::Open;
     }
-    match jobs.try_send(job) {
-        Ok(()) => Fate::Open,
+    match jobs.0.put(job) {
+        Ok(_wake) => Fate::Open,
         Err(_) => connection.refuse(BUSY, round),
     }
 }

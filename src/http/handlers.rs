@@ -1,15 +1,13 @@
 //! The threads that answer.
 
-use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Select};
-
 use crate::config::HttpLimits;
 use crate::os::poll::Waker;
+use crate::threads::{Queue, panic_text};
 
 use super::Handler;
 use super::exchange::{self, Answer, Exchange, Then};
@@ -48,11 +46,8 @@ pub(super) struct Job {
 }
 
 /// Answers requests until the front is gone.
-pub(super) fn run(jobs: &Receiver<Job>, handler: &Handler, shared: &Arc<Shared>) {
-    // `recv` spins and yields its processor for a while before it sleeps, at each request anew.
-    let mut next = Select::new_biased();
-    next.recv(jobs);
-    while let Ok(Job { request, exchange }) = next.select().recv(jobs) {
+pub(super) fn run(jobs: &Queue<Job>, handler: &Handler, shared: &Arc<Shared>) {
+    while let Some(Job { request, exchange }) = jobs.next() {
         let version = request.version;
         let encoded = answer(request, &exchange, handler, shared);
         deliver(encoded, version, &exchange, shared);
@@ -113,14 +108,9 @@ fn answer(request: Request, exchange: &Exchange, handler: &Handler, shared: &Sha
         Ok(Err(error)) => format!("unusable response: {error}"),
         Err(payload) => {
             shared.tally.count_panic();
-            format!("panic: {}", panic_text(&*payload))
+            format!("panic: {}", panic_text(payload))
         }
     };
     log::error!("answer {} {}: {problem}", request.method(), request.raw_url());
     respond::encode_failure(persistence())
-}
-
-pub(super) fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

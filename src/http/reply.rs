@@ -4,11 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
+use super::Shortcut;
 use super::exchange::Exchange;
 use super::handlers::{self, Job, Shared};
 use super::parse::{Persistence, Request, Version};
 use super::respond::{self, Encoded, Wanted};
-use super::{Shortcut, handlers::panic_text};
+use crate::threads::panic_text;
 
 /// What a request waits for whose shortcut has taken it. Dropped, it is 500 without a word.
 pub struct Reply {
@@ -68,7 +69,7 @@ pub(super) fn offer(shortcut: &Shortcut, job: &Job, shared: &Arc<Shared>) -> boo
         if !is_taken {
             shared.tally.count_panic();
         }
-        let (method, target, text) = (&request.method, &request.target, panic_text(&*payload));
+        let (method, target, text) = (&request.method, &request.target, panic_text(payload));
         log::error!("take {method} {target}: panic: {text}");
     }
     is_taken

@@ -162,8 +162,7 @@ impl Record {
             }
             Outcome::Cancelled => State::Cancelled,
             Outcome::Lost(message) => {
-                let error = json!({ "message": message }).to_string();
-                job.error = RawValue::from_string(error).ok();
+                job.error = error_of(&message);
                 State::Lost
             }
         };
@@ -247,6 +246,11 @@ fn text(json: Box<RawValue>) -> String {
 /// What is JSON; an absent one is an empty text.
 fn raw(text: &str) -> Option<Box<RawValue>> {
     RawValue::from_string(text.to_owned()).ok()
+}
+
+/// An error that says this and nothing else.
+pub(super) fn error_of(message: &str) -> Option<Box<RawValue>> {
+    raw(&json!({ "message": message }).to_string())
 }
 
 fn milliseconds(at: SystemTime) -> u64 {

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::warn;
 use parking_lot::{Condvar, Mutex};
+use serde_json::value::RawValue;
 
 use crate::config::JobLimits;
 use crate::os::clock;
@@ -337,12 +338,19 @@ impl Jobs {
     /// Writes an outcome into a record.
     fn close_record(&self, record: &mut Record, outcome: Outcome) {
         record.end(outcome, (self.clock)());
-        let result = record.job.result.as_deref().map_or(0, |result| result.get().len());
+        let Job { id, result, error, .. } = &mut record.job;
         // Half the file, where it is all quotes and backslashes, which have to be escaped in it.
         let room = usize::try_from(self.limits.file_bytes / 4).unwrap_or(usize::MAX);
-        if result > room {
-            warn!("job {}: its result of {result} bytes is not kept", record.job.id);
-            record.job.result = None;
+        let too_long = |it: &Option<Box<RawValue>>| {
+            it.as_deref().map(|it| it.get().len()).filter(|bytes| *bytes > room)
+        };
+        if let Some(bytes) = too_long(result) {
+            warn!("job {id}: its result of {bytes} bytes is not kept");
+            *result = None;
+        }
+        if let Some(bytes) = too_long(error) {
+            warn!("job {id}: its error of {bytes} bytes is not kept");
+            *error = job::error_of(&format!("an error of {bytes} bytes, which is not kept"));
         }
     }
 

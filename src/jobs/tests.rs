@@ -509,6 +509,22 @@ fn what_is_too_long_is_not_taken_and_a_result_that_is_is_not_kept() {
 }
 
 #[test]
+fn an_error_that_is_too_long_is_not_kept_and_its_job_has_failed_all_the_same() {
+    let limits = JobLimits { file_bytes: 1000, ..JobLimits::default() };
+    let home = Home::new();
+    let jobs = home.open_with(&limits);
+    for (length, kept) in [(248, true), (249, false), (2000, false)] {
+        let id = add(&jobs, "a");
+        let error = json(&format!("\"{}\"", "x".repeat(length)));
+        jobs.end(&begin(&jobs), Outcome::Failed(error.clone()));
+        let job = home.open_with(&limits).get(&id).unwrap();
+        assert_eq!(job.state, State::Failed);
+        let left = job.error.expect("it has one");
+        assert_eq!(left.get() == error.get(), kept, "{length}: {left}");
+    }
+}
+
+#[test]
 fn after_the_close_none_is_taken_or_begun_and_who_waits_is_woken() {
     let jobs = Jobs::in_memory(&JobLimits::default());
     thread::scope(|scope| {

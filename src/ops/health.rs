@@ -1,5 +1,6 @@
 //! What the agent last saw of libvirt, readable at any time without asking it.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -92,18 +93,18 @@ impl Health {
     /// Notes that somebody who asked at `asked` waits no longer for a connection; the error for it.
     pub(super) fn given_up(&self, asked: Instant) -> Error {
         let mut state = self.state.lock();
-        let since = match &mut state.opening {
-            Some(opening) => {
-                if !opening.given_up {
-                    let age = Span(opening.began.elapsed());
-                    warn!("libvirt does not answer since {age} ago; it is still waited for");
-                }
-                opening.given_up = true;
-                opening.began
-            }
-            None => asked,
+        let (since, is_news) = match &mut state.opening {
+            Some(opening) => (opening.began, !mem::replace(&mut opening.given_up, true)),
+            None => (asked, false),
         };
-        Error::Silent { age: since.elapsed() }
+        // The log may keep this thread waiting, and nobody else is to wait with it.
+        drop(state);
+        let age = since.elapsed();
+        if is_news {
+            let age = Span(age);
+            warn!("libvirt does not answer since {age} ago; it is still waited for");
+        }
+        Error::Silent { age }
     }
 
     /// Notes how the open ended: the version that answered, if it says, or why it was refused.
@@ -111,13 +112,6 @@ impl Health {
         let mut state = self.state.lock();
         let was_silent = self.silent_since(&state).is_some();
         let opening = state.opening.take();
-        if let Some(Opening { began, given_up: true }) = opening {
-            let age = Span(began.elapsed());
-            match outcome {
-                Ok(_) => warn!("libvirt answers again after {age}"),
-                Err(error) => warn!("libvirt refuses after {age}: {error}"),
-            }
-        }
         let seen = &mut state.seen;
         let error = outcome.err().map(ToString::to_string);
         if !seen.tried || was_silent || seen.error.is_some() != error.is_some() {
@@ -126,6 +120,14 @@ impl Health {
         seen.tried = true;
         seen.error = error;
         seen.version = outcome.ok().flatten().or(seen.version);
+        drop(state);
+        if let Some(Opening { began, given_up: true }) = opening {
+            let age = Span(began.elapsed());
+            match outcome {
+                Ok(_) => warn!("libvirt answers again after {age}"),
+                Err(error) => warn!("libvirt refuses after {age}: {error}"),
+            }
+        }
     }
 
     fn silent_since(&self, state: &State) -> Option<Instant> {

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread::Thread;
 use std::time::Instant;
 
 use super::error::Running;
@@ -28,8 +27,6 @@ pub(super) struct Board {
     next: usize,
     /// Jobs that wait for a worker and whose callers wait for them.
     pub(super) queued: usize,
-    /// Workers that found no job, the last of them last.
-    sleeping: Vec<Thread>,
     pub(super) totals: Totals,
     /// By worker's number.
     running: BTreeMap<usize, Entry>,
@@ -62,21 +59,6 @@ impl Board {
         self.next += 1;
         self.threads += 1;
         self.workers += 1;
-    }
-
-    /// A worker has found no job.
-    pub(super) fn sleep(&mut self, worker: Thread) {
-        self.sleeping.push(worker);
-    }
-
-    /// A worker is awake: it was woken, or is up by itself.
-    pub(super) fn rise(&mut self, worker: &Thread) {
-        self.sleeping.retain(|other| other.id() != worker.id());
-    }
-
-    /// The worker that is to be woken for a job: the last to have worked.
-    pub(super) fn wake(&mut self) -> Option<Thread> {
-        self.sleeping.pop()
     }
 
     /// A worker takes a job that was queued.
@@ -156,28 +138,5 @@ impl Board {
 
     fn all(&self) -> impl Iterator<Item = &Entry> {
         self.running.values().chain(self.stuck.values())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn the_last_worker_to_fall_asleep_is_woken_first_and_none_that_is_up() {
-        let workers: Vec<_> = (0..4).map(|_| thread::spawn(|| {})).collect();
-        let [first, second, third, fourth] = &workers[..] else { unreachable!("four") };
-        let mut board = Board::default();
-        for worker in &workers {
-            board.sleep(worker.thread().clone());
-        }
-        board.rise(fourth.thread());
-        board.rise(second.thread());
-        board.sleep(second.thread().clone());
-        let woken: Vec<_> = std::iter::from_fn(|| board.wake()).map(|it| it.id()).collect();
-        assert_eq!(woken, [second, third, first].map(|it| it.thread().id()));
-        workers.into_iter().for_each(|worker| worker.join().unwrap());
     }
 }

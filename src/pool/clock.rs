@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::lane::panic_text;
+use crate::threads::panic_text;
 
 /// What is to happen at a time, on the clock's thread. It must not block.
 pub(super) trait Alarm: Send + Sync {

@@ -3,19 +3,19 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::iter;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
-use parking_lot::{Condvar, Mutex, RwLock};
+use crossbeam_channel::TrySendError;
+use parking_lot::{Condvar, Mutex};
 
 use super::board::Board;
 use super::error::{Error, Full, Running};
 use super::handover::Label;
+use crate::threads::{self, Wake, panic_text};
 
 /// Which workers do a job. No lane waits for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,19 +115,6 @@ pub(super) enum Outcome {
 /// The work panicked; it is logged.
 pub(super) struct Panicked;
 
-/// A worker that sleeps, if one did, and has a job to take. Dropped, it is woken: outside all locks,
-/// for it may get this processor at once.
-#[must_use = "a job waits for it"]
-pub(super) struct Wake(Option<Thread>);
-
-impl Drop for Wake {
-    fn drop(&mut self) {
-        if let Some(worker) = &self.0 {
-            worker.unpark();
-        }
-    }
-}
-
 /// Makes a worker's state, on its thread.
 pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
 
@@ -135,9 +122,8 @@ pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
 pub(super) struct Queue<S> {
     lane: Lane,
     limit: usize,
-    /// Gone when the lane is closed: the workers then end.
-    sender: RwLock<Option<Sender<Arc<dyn Task<S>>>>>,
-    receiver: Receiver<Arc<dyn Task<S>>>,
+    /// Closed with the lane: the workers then end.
+    tasks: threads::Queue<Arc<dyn Task<S>>>,
     board: Mutex<Board>,
     /// A worker ended.
     ended: Condvar,
@@ -147,12 +133,10 @@ pub(super) struct Queue<S> {
 impl<S: 'static> Queue<S> {
     /// An open lane without workers.
     pub(super) fn new(lane: Lane, limit: usize) -> Arc<Self> {
-        let (sender, receiver) = bounded(limit);
         Arc::new(Self {
             lane,
             limit,
-            sender: RwLock::new(Some(sender)),
-            receiver,
+            tasks: threads::Queue::new(limit),
             board: Mutex::default(),
             ended: Condvar::new(),
             threads: Mutex::default(),
@@ -215,15 +199,14 @@ impl<S: 'static> Queue<S> {
     /// # Errors
     /// `Busy` when the queue is full, `Stopping` when the lane is closed.
     pub(super) fn submit(&self, task: Arc<dyn Task<S>>) -> Result<Wake, Error> {
+        // Held over both, so that a job is counted before a worker can begin it.
         let mut board = self.board.lock();
-        // `try_send` does not block; under the lock nothing is sent once `close` is through.
-        let sent = match &*self.sender.read() {
-            Some(sender) => sender.try_send(task),
-            None => Err(TrySendError::Disconnected(task)),
-        };
-        let Err(refused) = sent else {
-            board.queued += 1;
-            return Ok(Wake(board.wake()));
+        let refused = match self.tasks.put(task) {
+            Ok(wake) => {
+                board.queued += 1;
+                return Ok(wake);
+            }
+            Err(refused) => refused,
         };
         board.totals.refused += 1;
         Err(match refused {
@@ -270,10 +253,8 @@ impl<S: 'static> Queue<S> {
 
     /// Takes no more jobs and answers the queued ones; workers end when they are done with theirs.
     pub(super) fn close(&self) {
-        drop(self.sender.write().take());
-        let sleeping = iter::from_fn(|| self.board.lock().wake());
-        sleeping.for_each(|worker| worker.unpark());
-        for task in self.receiver.try_iter() {
+        self.tasks.close();
+        for task in self.tasks.drain() {
             if task.refuse() {
                 self.count_unrun();
             }
@@ -301,19 +282,6 @@ impl<S: 'static> Queue<S> {
     }
 }
 
-/// What a panic said.
-pub(super) fn panic_text(payload: Box<dyn Any + Send>) -> String {
-    let text = payload
-        .downcast::<String>()
-        .map(|text| *text)
-        .or_else(|payload| payload.downcast::<&str>().map(|text| (*text).to_owned()));
-    text.unwrap_or_else(|payload| {
-        // Dropping a value of an unknown type could panic again.
-        mem::forget(payload);
-        "(no text)".to_owned()
-    })
-}
-
 /// A thread of a lane and its private state.
 pub(super) struct Worker<S> {
     queue: Arc<Queue<S>>,
@@ -327,7 +295,7 @@ impl<S: 'static> Worker<S> {
     fn serve(mut self) {
         let mut written_off = false;
         while !written_off {
-            let Some(task) = self.next() else { break };
+            let Some(task) = self.queue.tasks.next() else { break };
             let outcome = task.perform(&mut self);
             if outcome == Outcome::Panicked {
                 self.discard();
@@ -343,26 +311,6 @@ impl<S: 'static> Worker<S> {
         }
         drop(board);
         self.queue.ended.notify_all();
-    }
-
-    /// The next job, which is waited for; `None` when the lane is closed and its queue empty.
-    ///
-    /// The queue's own wait is not used: it spins and yields its processor for a while before it
-    /// sleeps, or wakes under a lock that the woken one wants at once; and it lets all workers of an
-    /// idle lane take turns, where the last to have worked has its guests and its memory at hand.
-    fn next(&self) -> Option<Arc<dyn Task<S>>> {
-        let this = thread::current();
-        loop {
-            let mut board = self.queue.board.lock();
-            board.rise(&this);
-            match self.queue.receiver.try_recv() {
-                Ok(task) => return Some(task),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => board.sleep(this.clone()),
-            }
-            drop(board);
-            thread::park();
-        }
     }
 }
 

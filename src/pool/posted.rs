@@ -11,8 +11,9 @@ use super::clock::{Alarm, Clock, Ticket};
 use super::error::Error;
 use super::handover::{Label, State, work_off};
 use super::hold::Seat;
-use super::lane::{Outcome, Task, Worker, panic_text};
+use super::lane::{Outcome, Task, Worker};
 use super::{Books, lane};
+use crate::threads::panic_text;
 
 /// The job as its worker, the clock and the pool share it.
 pub(super) struct Posted<S: 'static, T, W, D> {

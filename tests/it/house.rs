@@ -14,7 +14,7 @@ const ORDER: [&[&str]; 9] = [
     &["ops"],
     &["journal", "events", "jobs", "metrics"],
     &["pool", "libvirt", "storage", "guest"],
-    &["config", "os", "sys"],
+    &["config", "os", "sys", "threads"],
 ];
 const UNSAFE_ROOMS: [&str; 2] = ["libvirt", "os"];
 const LINES_MAX: usize = 600;

@@ -1,0 +1,225 @@
+//! A bounded queue between threads that never wait to put something in and threads that sleep until
+//! there is something.
+//!
+//! A channel holds what is queued, and its own waits are not used: they spin and yield the processor
+//! for a while before they sleep, or wake a thread under a lock that this one wants at once; and those
+//! that sleep take turns. Here the last to fall asleep is woken first, as it has its memory at hand,
+//! and outside all locks.
+
+use std::thread::{self, Thread};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use parking_lot::Mutex;
+
+/// The queue, as both sides share it.
+pub(crate) struct Queue<T> {
+    state: Mutex<State<T>>,
+    receiver: Receiver<T>,
+}
+
+struct State<T> {
+    /// Gone once the queue is closed.
+    sender: Option<Sender<T>>,
+    /// Who found nothing, the last of them last. Whoever is in it sleeps, or is up by itself and will
+    /// look again; so one that is taken out has to be woken, and nobody else.
+    sleeping: Vec<Thread>,
+}
+
+/// A thread that has something to take, if one slept. Dropped, it is woken: by whoever has put
+/// something in, as the last of all that both want, for it may get this processor at once.
+#[must_use = "somebody sleeps on"]
+pub(crate) struct Wake(Option<Thread>);
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        if let Some(sleeper) = &self.0 {
+            sleeper.unpark();
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    /// An empty queue for so many things.
+    pub(crate) fn new(most: usize) -> Self {
+        let (sender, receiver) = bounded(most);
+        let state = State { sender: Some(sender), sleeping: Vec::new() };
+        Self { state: Mutex::new(state), receiver }
+    }
+
+    /// Puts something in, without waiting. A thread that is awake may have it before this returns.
+    ///
+    /// # Errors
+    /// `Full`; `Disconnected` where the queue is closed.
+    pub(crate) fn put(&self, item: T) -> Result<Wake, TrySendError<T>> {
+        let mut state = self.state.lock();
+        match &state.sender {
+            Some(sender) => sender.try_send(item)?,
+            None => return Err(TrySendError::Disconnected(item)),
+        }
+        Ok(Wake(state.sleeping.pop()))
+    }
+
+    /// Takes what was put in first; `None` when the queue is closed and empty.
+    ///
+    /// # Blocking
+    /// Until then.
+    pub(crate) fn next(&self) -> Option<T> {
+        let this = thread::current();
+        loop {
+            let mut state = self.state.lock();
+            state.sleeping.retain(|other| other.id() != this.id());
+            match self.receiver.try_recv() {
+                Ok(item) => return Some(item),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => state.sleeping.push(this.clone()),
+            }
+            drop(state);
+            thread::park();
+        }
+    }
+
+    /// Lets nothing in any more; those who find nothing left then end.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.sender = None;
+        let sleeping: Vec<_> = state.sleeping.drain(..).collect();
+        drop(state);
+        sleeping.iter().for_each(Thread::unpark);
+    }
+
+    /// Takes out what is in it now.
+    pub(crate) fn drain(&self) -> impl Iterator<Item = T> {
+        self.receiver.try_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::thread::{JoinHandle, ThreadId};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Threads that take, each at work on what it took until that is received.
+    struct Takers {
+        queue: Arc<Queue<u32>>,
+        threads: Vec<JoinHandle<()>>,
+        taken: Receiver<(ThreadId, u32)>,
+    }
+
+    fn until(claim: &str, condition: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < end, "never came: {claim}");
+            thread::yield_now();
+        }
+    }
+
+    impl Takers {
+        fn new(most: usize, count: usize) -> Self {
+            let queue = Arc::new(Queue::new(most));
+            let (sender, taken) = bounded(0);
+            let threads = (0..count).map(|_| {
+                let (queue, sender) = (Arc::clone(&queue), sender.clone());
+                thread::spawn(move || {
+                    while let Some(item) = queue.next() {
+                        sender.send((thread::current().id(), item)).unwrap();
+                    }
+                })
+            });
+            Self { threads: threads.collect(), queue, taken }
+        }
+
+        fn wait_until_all_sleep(&self) {
+            until("all sleep", || self.queue.state.lock().sleeping.len() == self.threads.len());
+        }
+
+        fn next(&self) -> (ThreadId, u32) {
+            self.taken.recv_timeout(Duration::from_secs(20)).expect("somebody takes it")
+        }
+
+        fn end(self) {
+            self.queue.close();
+            until("all end", || self.threads.iter().all(JoinHandle::is_finished));
+            self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+        }
+    }
+
+    #[test]
+    fn the_last_to_fall_asleep_takes_what_comes_next() {
+        let takers = Takers::new(8, 3);
+        takers.wait_until_all_sleep();
+        let last = takers.queue.state.lock().sleeping[2].id();
+        for item in 0..100 {
+            drop(takers.queue.put(item).unwrap());
+            assert_eq!(takers.next(), (last, item));
+            takers.wait_until_all_sleep();
+        }
+        takers.end();
+    }
+
+    #[test]
+    fn who_is_up_by_itself_and_at_work_is_not_the_one_that_is_woken() {
+        let takers = Takers::new(8, 2);
+        takers.wait_until_all_sleep();
+        let last = {
+            let state = takers.queue.state.lock();
+            state.sender.as_ref().unwrap().send(1).unwrap();
+            state.sleeping[1].clone()
+        };
+        last.unpark();
+        until("it takes it", || takers.queue.receiver.is_empty());
+        drop(takers.queue.put(2).unwrap());
+        until("the other takes it", || takers.queue.receiver.is_empty());
+        let (one, other) = (takers.next(), takers.next());
+        assert!(one.0 != other.0 && [one, other].contains(&(last.id(), 1)));
+        takers.end();
+    }
+
+    #[test]
+    fn nobody_sleeps_over_something_whoever_is_up_by_itself() {
+        const ITEMS: u32 = 20_000;
+        let takers = Takers::new(usize::try_from(ITEMS).unwrap(), 3);
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // As what else a thread does may leave it a word that ends its next sleep.
+            scope.spawn(|| {
+                while !is_over.load(SeqCst) {
+                    takers.threads.iter().for_each(|it| it.thread().unpark());
+                    thread::yield_now();
+                }
+            });
+            for item in 0..ITEMS {
+                drop(takers.queue.put(item).unwrap());
+                if item % 7 == 0 {
+                    let _ = takers.next();
+                }
+            }
+            let left = ITEMS - ITEMS.div_ceil(7);
+            for _ in 0..left {
+                let _ = takers.next();
+            }
+            is_over.store(true, SeqCst);
+        });
+        assert!(takers.taken.is_empty());
+        takers.end();
+    }
+
+    #[test]
+    fn it_is_full_with_as_many_as_it_is_for_and_closed_it_lets_nothing_in_and_all_out() {
+        let queue = Queue::new(2);
+        drop(queue.put(1).unwrap());
+        drop(queue.put(2).unwrap());
+        assert!(matches!(queue.put(3), Err(TrySendError::Full(3))));
+        queue.close();
+        assert!(matches!(queue.put(4), Err(TrySendError::Disconnected(4))));
+        assert_eq!(queue.next(), Some(1));
+        assert_eq!(queue.drain().collect::<Vec<_>>(), [2]);
+        assert_eq!(queue.next(), None);
+        let takers = Takers::new(2, 2);
+        takers.wait_until_all_sleep();
+        takers.end();
+    }
+}
