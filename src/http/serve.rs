@@ -61,17 +61,18 @@ impl Fronts {
         self.named().map(|(name, front)| (name, front.tally())).collect()
     }
 
-    fn log_addresses(&self) {
+    /// Where they listen, for log lines.
+    fn places(&self) -> Vec<String> {
+        let mut places = Vec::new();
         for (name, front) in self.named() {
             let subject = match name {
                 "images" => "the image store listens on",
                 "metrics" => "metrics are served on",
                 _ => "listening on",
             };
-            for address in front.places() {
-                info!("{subject} {address}");
-            }
+            places.extend(front.places().iter().map(|place| format!("{subject} {place}")));
         }
+        places
     }
 }
 
@@ -116,8 +117,7 @@ impl Libvirt {
         let keeper = Keeper::start(&agent).map_err(ServeError::Start)?;
         keeper.wait_for_first_round(FIRST_ROUND);
         let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
-        fronts.log_addresses();
-        let tallies = fronts.tallies();
+        let (tallies, places) = (fronts.tallies(), fronts.places());
         let Fronts { mut main, images, metrics } = fronts;
         main.offer_to(routes::shortcut(Arc::clone(&agent), Service::Libvirt));
         let door = main.door();
@@ -130,6 +130,8 @@ impl Libvirt {
         let scrapes = || scrape::handler(Arc::clone(&agent), Arc::clone(&tallies));
         let metrics = metrics.map(|front| start(front, scrapes())).transpose()?;
         let heartbeat = Heartbeat::start(notify, &agent, door).map_err(ServeError::Start)?;
+        // Who reads this can call.
+        places.iter().for_each(|place| info!("{place}"));
         let signal = loop {
             match signals.wait().map_err(ServeError::Signals)? {
                 Signal::Hangup => audit.reopen(),

@@ -76,7 +76,7 @@ impl Libvirt {
             Err(error) if error.is_unreachable() => Err(error),
             Err(error) => {
                 // The caller hears what is left, and says what is to become of it.
-                steps.settled()?;
+                end(steps);
                 Err(error)
             }
         };
@@ -97,14 +97,23 @@ impl Libvirt {
                     storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
                 )) if removed.missing.is_some() => {}
                 Err(error @ Error::VolumesLeft(_)) => {
-                    steps.settled()?;
+                    end(steps);
                     return Err(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        steps.settled()?;
+        end(steps);
         Ok((removed.missing, removed.something))
+    }
+}
+
+/// Ends the journal's part of it. What is gone is gone: where the journal has it all the same, the next
+/// start finds nothing left to do.
+fn end(steps: Steps) {
+    let guest = steps.guest().to_owned();
+    if let Err(error) = steps.settled() {
+        warn!("guest {guest:?}: the end of a Delete: {error}");
     }
 }
 

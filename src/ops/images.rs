@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::warn;
+use log::{info, warn};
 
 use crate::config::GUEST_DISKS_MAX;
 use crate::config::fixed::TAKE_BACK;
@@ -19,7 +19,7 @@ use crate::ops::steps::Steps;
 use crate::ops::volumes::complete;
 use crate::ops::{Error, Libvirt, named_guest, respond};
 use crate::pool::{Hold, Job, Lane};
-use crate::storage::{self, Dataset, Id, Made, Planned, Reach, Volumes, Wanted, Whose};
+use crate::storage::{self, Dataset, Id, Made, Planned, Reach, Removal, Volumes, Wanted, Whose};
 
 const NEED_ID: Error = Error::Refused("need an id");
 
@@ -309,7 +309,10 @@ impl Libvirt {
             let Ok((_, planned)) = outcome else { return };
             let made: Vec<Made> = planned.iter().filter_map(Planned::to_make).collect();
             let outcome = late.take_back(&made, Instant::now() + TAKE_BACK);
-            warn!("{name}: took a late volume back: {outcome:?}");
+            match outcome.and_then(Removal::complete) {
+                Ok(_) => info!("{name}: a late volume was taken back"),
+                Err(error) => warn!("{name}: take a late volume back: {error}"),
+            }
         };
         let (made, _) =
             self.pool.run_or_else(Lane::Storage, job, hold.as_ref(), work, take_back)??;

@@ -12,7 +12,7 @@ use crate::guest::paths::console_log;
 use crate::guest::png;
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::verbs::{ConsoleResponse, ScreenshotResponse};
-use crate::libvirt::XmlKind;
+use crate::libvirt::{Screen, XmlKind};
 use crate::ops::{Error, Libvirt, described, named_guest};
 use crate::os::files;
 use crate::pool::Lane;
@@ -61,19 +61,25 @@ impl Libvirt {
                 let domain = connection.lookup_domain_by_name(&id)?;
                 Ok(connection.screenshot(&domain, SCREEN_BYTES)?)
             })?;
-        let invalid = |why: &str| Error::Invalid(format!("the screen of {} {why}", guest.id));
-        let screen = screen.ok_or_else(|| invalid("is too large"))?;
-        let png = match screen.mime.as_str() {
-            "image/png" => Some(screen.image),
-            "image/x-portable-pixmap" => png::of_ppm(&screen.image),
-            _ => None,
-        };
-        let png = png.ok_or_else(|| invalid(&format!("is no picture: {}", screen.mime)))?;
-        if png.len() > PNG_BYTES {
-            return Err(invalid("is too large"));
-        }
+        let png = picture(screen)
+            .map_err(|why| Error::Invalid(format!("the screen of {} {why}", guest.id)))?;
         let (kind, data) = ("image/png".to_owned(), base64(&png));
         Ok(ScreenshotResponse { guest: Some(guest), kind, data })
+    }
+}
+
+/// A screen as PNG, or what it is instead.
+fn picture(screen: Option<Screen>) -> Result<Vec<u8>, String> {
+    let Some(Screen { mime, image }) = screen else { return Err("is too large".to_owned()) };
+    let png = match mime.as_str() {
+        "image/png" => Some(image),
+        "image/x-portable-pixmap" => png::of_ppm(&image),
+        _ => None,
+    };
+    match png {
+        None => Err(format!("is no picture: {mime}")),
+        Some(png) if png.len() > PNG_BYTES => Err("is too large".to_owned()),
+        Some(png) => Ok(png),
     }
 }
 
@@ -158,6 +164,21 @@ mod tests {
         let encoded = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
         assert_eq!(texts.map(|text| base64(text.as_bytes())), encoded);
         assert_eq!(base64(&[0xFB, 0xFF, 0xBF]), "+/+/");
+    }
+
+    #[test]
+    fn a_screen_that_is_no_picture_or_too_large_is_told_so() {
+        let screen = |mime: &str, image: Vec<u8>| Some(Screen { mime: mime.to_owned(), image });
+        let of = |screen| picture(screen).map(|png| png.len());
+        assert_eq!(of(screen("image/png", vec![0; PNG_BYTES])), Ok(PNG_BYTES));
+        for screen in [None, screen("image/png", vec![0; PNG_BYTES + 1])] {
+            assert_eq!(of(screen), Err("is too large".to_owned()));
+        }
+        for (mime, image) in [("image/x-portable-pixmap", "P6 2 2 255\nshort"), ("text/plain", "a")]
+        {
+            let why = format!("is no picture: {mime}");
+            assert_eq!(of(screen(mime, image.into())), Err(why));
+        }
     }
 
     #[test]

@@ -56,7 +56,15 @@ impl Agent {
     }
 
     /// What this command starts, which passes its words on.
-    pub(crate) fn run<S: AsRef<OsStr>>(mut command: Command, flags: &[S]) -> Self {
+    pub(crate) fn run<S: AsRef<OsStr>>(command: Command, flags: &[S]) -> Self {
+        Self::try_run(command, flags).unwrap_or_else(|log| panic!("it does not start: {log}"))
+    }
+
+    /// The same, or the log of one that has ended instead of listening.
+    pub(crate) fn try_run<S: AsRef<OsStr>>(
+        mut command: Command,
+        flags: &[S],
+    ) -> Result<Self, String> {
         let state = Scratch::new();
         let mut child = command
             .args(["--config", "/dev/null", "--port", "0", "--log-level", "info"])
@@ -68,19 +76,24 @@ impl Agent {
             .expect("the agent starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, sink) = (child.stderr.take().expect("stderr was piped"), Arc::clone(&log));
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in BufReader::new(lines).lines().map_while(Result::ok) {
                 sink.lock().push(line);
             }
         });
         let address = wait_for("the agent listens", START, || {
-            let ended = child.try_wait().expect("it is our child");
+            if child.try_wait().expect("it is our child").is_some() {
+                return Some(None);
+            }
             let log = log.lock();
-            assert!(ended.is_none(), "the agent does not start: {}", log.join("\n"));
             let line = log.iter().find(|line| line.contains("listening on "))?;
-            line.split("listening on ").nth(1)?.split(['"', ',']).next()?.parse().ok()
+            Some(line.split("listening on ").nth(1)?.split(['"', ',']).next()?.parse().ok())
         });
-        Self { child, address, log, _state: state }
+        let Some(address) = address else {
+            reader.join().expect("it reads to the end");
+            return Err(log.lock().join("\n"));
+        };
+        Ok(Self { child, address, log, _state: state })
     }
 
     /// Where it listens.

@@ -15,6 +15,7 @@ mod displays;
 mod documents;
 mod dry_run;
 mod events;
+mod faults;
 mod golden;
 mod harness;
 mod house;

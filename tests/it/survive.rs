@@ -2,8 +2,9 @@
 //! are repeated meanwhile.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::agent::Agent;
 use crate::skip::require;
 use crate::stack::Stack;
 use crate::support::{Scratch, wait_until};
+use crate::undo::Obstacle;
 
 /// Longer than a loaded machine needs for what takes seconds.
 const SOON: Duration = Duration::from_secs(90);
@@ -47,6 +49,13 @@ fn in_libvirt(stack: &Stack) -> String {
     stack.virsh_ok(&["list", "--all", "--name"]) + &stack.virsh_ok(&["net-list", "--all", "--name"])
 }
 
+/// Kills an agent in its CreateGuest at that write to its journal.
+fn cut_off(flags: &[impl AsRef<OsStr>], guest: &Value, at: &str) {
+    let agent = Agent::start_in(Some(("MISTIFY_STOP_AT", at)), flags);
+    assert_eq!(agent.try_call("CreateGuest", guest), None);
+    agent.wait();
+}
+
 #[test]
 fn what_is_open_while_libvirtd_is_away_is_shown_and_settled_when_it_is_back() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
@@ -54,9 +63,7 @@ fn what_is_open_while_libvirtd_is_away_is_shown_and_settled_when_it_is_back() {
     let (flags, guest) = (flags(&stack, &folder), guest("away", "02:00:00:00:74:01"));
     let before = in_libvirt(&stack);
     // The beginning, the volume, the network; the domain is not made any more.
-    let agent = Agent::start_in(Some(("MISTIFY_STOP_AT", "before:4")), &flags);
-    assert_eq!(agent.try_call("CreateGuest", &guest), None);
-    agent.wait();
+    cut_off(&flags, &guest, "before:4");
     assert_ne!(in_libvirt(&stack), before);
     stack.signal_libvirtd("KILL");
 
@@ -97,9 +104,7 @@ fn what_cannot_be_settled_is_tried_every_2_s_and_settled_when_it_can_be() {
         "id": "barred", "type": "test", "memory": 32, "cpu": 1, "nics": [], "disks": [{ "size": 1 }],
     });
     // The beginning and the volume; the domain is not made any more.
-    let agent = Agent::start_in(Some(("MISTIFY_STOP_AT", "before:3")), &flags);
-    assert_eq!(agent.try_call("CreateGuest", &guest), None);
-    agent.wait();
+    cut_off(&flags, &guest, "before:3");
     let disk = folder.path().join("store/guests/barred/disk-0");
     let (properties, aside) = (disk.with_file_name("disk-0#"), folder.path().join("aside"));
     fs::rename(&properties, &aside).expect("the volume was made");
@@ -118,6 +123,87 @@ fn what_cannot_be_settled_is_tried_every_2_s_and_settled_when_it_can_be() {
     fs::rename(&aside, &properties).expect("it can be moved back");
     wait_until("it is settled", SOON, || agent.is_settled());
     assert!(!disk.exists() && !properties.exists());
+    agent.end();
+}
+
+#[test]
+fn a_create_that_was_cut_off_keeps_its_guest_when_somebody_has_started_it() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let folder = Scratch::new();
+    let (flags, guest) = (flags(&stack, &folder), guest("taken", "02:00:00:00:74:05"));
+    let before = in_libvirt(&stack);
+    // The beginning, the volume, the network, the domain; its end is not noted any more.
+    cut_off(&flags, &guest, "before:5");
+    stack.virsh_ok(&["start", "taken"]);
+    let there = in_libvirt(&stack);
+
+    let agent = Agent::start(&flags);
+    wait_until("it is settled", SOON, || agent.is_settled());
+    assert!(agent.log().contains("guest \"taken\" runs: what was begun of it stays"));
+    assert_eq!(in_libvirt(&stack), there);
+    assert_eq!(agent.ok("Status", &guest)["guest"]["state"], "running");
+    assert!(folder.path().join("store/guests/taken/disk-0").exists());
+    agent.ok("Delete", &guest);
+    assert_eq!(in_libvirt(&stack), before);
+    agent.end();
+}
+
+#[test]
+fn what_libvirt_refuses_to_take_back_is_named_and_goes_once_it_can() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let folder = Scratch::new();
+    let (flags, guest) = (flags(&stack, &folder), guest("kept", "02:00:00:00:74:06"));
+    let before = in_libvirt(&stack);
+    cut_off(&flags, &guest, "before:5");
+    let definition = stack.path("/etc/libvirt/qemu/kept.xml");
+    fs::remove_file(&definition).expect("it is defined");
+    let obstacle = Obstacle::at(definition);
+
+    let agent = Agent::start(&flags);
+    wait_until("it says what is left", SOON, || {
+        agent.health().1["journal"]["open"][0]["why"] == "left behind: domain kept"
+    });
+    assert!(in_libvirt(&stack).contains("kept\n"));
+    drop(obstacle);
+    wait_until("it is settled", SOON, || agent.is_settled());
+    assert_eq!(in_libvirt(&stack), before);
+    assert!(!folder.path().join("store/guests/kept").exists());
+    agent.end();
+}
+
+/// Holds back the end of networks as long as a file is there.
+const HOOK: &str = "#!/bin/sh
+while [ \"$2\" = stopped ] && [ -e /run/hold ]; do sleep 0.05; done
+";
+
+#[test]
+fn a_delete_that_is_late_is_finished_with_its_networks_and_volumes() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let (hook, hold) = (stack.path("/etc/libvirt/hooks/network"), stack.path("/run/hold"));
+    fs::create_dir_all(hook.parent().expect("a folder")).expect("it can be made");
+    fs::write(&hook, HOOK).expect("it can be written");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    // It looks for hooks when it starts.
+    stack.signal_libvirtd("KILL");
+    stack.start_libvirtd();
+    let folder = Scratch::new();
+    let (mut flags, guest) = (flags(&stack, &folder), guest("leaving", "02:00:00:00:74:07"));
+    flags.extend(["--deadline-change", "5"].map(str::to_owned));
+    let before = in_libvirt(&stack);
+    let agent = Agent::start(&flags);
+    let made = agent.ok("CreateGuest", &guest)["guest"].take();
+    let disk = folder.path().join("store/guests/leaving/disk-0");
+
+    fs::write(&hold, "").expect("it can be written");
+    let late = agent.error("Delete", &made);
+    assert!(late.starts_with("deadline: Delete leaving not done in "), "{late}");
+    assert!(disk.exists());
+    fs::remove_file(&hold).expect("it is there");
+    let finished = "guest \"leaving\": a late Delete was finished";
+    wait_until("it is finished", SOON, || agent.log().contains(finished));
+    assert!(agent.is_settled());
+    assert_eq!(in_libvirt(&stack), before);
+    assert!(!disk.parent().expect("a folder").exists());
     agent.end();
 }
 

@@ -50,10 +50,10 @@ impl<'a> Bed<'a> {
 }
 
 /// A folder in a file's place.
-struct Obstacle(PathBuf);
+pub(crate) struct Obstacle(PathBuf);
 
 impl Obstacle {
-    fn at(path: PathBuf) -> Self {
+    pub(crate) fn at(path: PathBuf) -> Self {
         fs::create_dir_all(path.join("in-the-way")).expect("a folder can be made");
         Self(path)
     }

@@ -223,7 +223,14 @@ impl Draft {
     pub(super) fn place(self, path: &Path) -> Result<bool, Error> {
         self.file.sync_all().map_err(at("write", &self.path))?;
         match fs::hard_link(&self.path, path) {
-            Ok(()) => sync_folder(path).map(|()| true),
+            Ok(()) => match sync_folder(path) {
+                Ok(()) => Ok(true),
+                Err(error) => {
+                    // Nobody is told of it.
+                    remove_if_there(path)?;
+                    Err(error)
+                }
+            },
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(at("make", path)(error)),
         }

@@ -5,6 +5,7 @@
 mod disks;
 mod import;
 mod keys;
+mod late;
 pub(crate) mod resize;
 mod snapshots;
 mod volumes;

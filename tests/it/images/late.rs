@@ -1,0 +1,46 @@
+//! Volumes that come after their caller was told that they are late.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::{Bed, SOON, TEST_DRIVER};
+use crate::support::wait_until;
+
+#[test]
+fn a_volume_that_comes_late_is_taken_back_and_a_late_clone_is_called_off() {
+    let bed = Bed::with_flags(TEST_DRIVER, None, &["--deadline-change", "3"]);
+    if !bed.import("image", b"content", 1) {
+        return;
+    }
+    bed.ok("CreateVolume", &json!({ "id": "guests/other/disk-0", "size": 1 }));
+    let (volume, name) = ("guests/late/disk-0", json!({ "id": "guests/late/disk-0" }));
+    // What the store keeps of a volume; it reads that of all of them before it promises space.
+    let kept = bed.path("guests/other/disk-0#");
+    for (method, params) in [
+        ("CreateVolume", json!({ "id": volume, "size": 1 })),
+        ("CloneImage", json!({ "id": "image", "dest": volume })),
+    ] {
+        let aside = bed.scratch.path().join("aside");
+        fs::rename(&kept, &aside).expect("the volume is there");
+        // Who reads a pipe waits until somebody writes.
+        let made = Command::new("mkfifo").arg(&kept).status();
+        assert!(made.is_ok_and(|status| status.success()));
+        let late = bed.error(method, &params);
+        assert!(late.starts_with(&format!("deadline: {method} ")), "{late}");
+
+        let mut pipe = OpenOptions::new().write(true).open(&kept).expect("it is read");
+        let content = fs::read(&aside).expect("it was moved");
+        fs::rename(&aside, &kept).expect("it can be moved back");
+        pipe.write_all(&content).expect("it is read");
+        drop(pipe);
+        // It waits for the late one, whose volume would be in its way.
+        wait_until("it succeeds", SOON, || bed.call(method, &params).is_ok());
+        bed.ok("DeleteDataset", &name);
+    }
+    let taken_back = format!("{}: a late volume was taken back", bed.full(volume));
+    assert_eq!(bed.agent.log().matches(&taken_back).count(), 1, "a clone ends at its deadline");
+    bed.agent.end();
+}
