@@ -14,6 +14,8 @@ use crate::support::wait_until;
 
 /// All guests at once on a loaded machine.
 const BOOT: Duration = Duration::from_secs(300);
+/// How many are started at once.
+const STARTERS: usize = 4;
 /// For a look at how much the guests do, and what they may use of a processor in it, all together.
 const LOOK: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_millis(200);
@@ -54,12 +56,21 @@ impl Bed {
     /// Starts more until there are so many, and waits until they have booted and halted.
     pub(crate) fn grow(&mut self, guests: usize) {
         let before = self.guests.len();
-        for index in before..guests {
-            let name = format!("g-{index}");
+        let name = |index| format!("g-{index}");
+        let start = |index: usize| {
+            let name = name(index);
             eprintln!("starting {name}");
             let xml = measured_guest_xml(&name, index, self.disk.path());
             let made = self.stack.with_xml("create", &xml);
             assert!(made.status.success(), "{made:?}");
+        };
+        let start = &start;
+        thread::scope(|scope| {
+            for first in before..guests.min(before + STARTERS) {
+                scope.spawn(move || (first..guests).step_by(STARTERS).for_each(start));
+            }
+        });
+        for name in (before..guests).map(name) {
             self.emulators.push(self.stack.qemu_pid(&name).expect("it runs"));
             self.guests.push(name);
         }

@@ -66,7 +66,9 @@ use crate::common::{host, scrape};
 use crate::skip::Skip;
 
 /// How many connections call at once.
-const CONNECTIONS: [usize; 3] = [1, 8, 64];
+const CONNECTIONS: [usize; 3] = [1, 8, MANY];
+/// So many that it takes a while to open them.
+const MANY: usize = 64;
 /// What agents are told here. A machine that is short of time is to be measured all the same, so
 /// deadlines are far.
 const FLAGS: [&str; 6] =
@@ -79,7 +81,7 @@ const METRICS: &str = "/metrics";
 struct Plan {
     /// How many guests there are on the real libvirtd, fewest first.
     guests: [usize; 3],
-    /// Turns of each contender, and the length of one.
+    /// Turns of each contender, and the length of one; at [`MANY`] connections one is as long as all.
     rounds: usize,
     round: Duration,
     /// Guests that each connection leads through a life, on the test driver and on qemu.
@@ -165,6 +167,14 @@ fn on_qemu(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
 }
 
 impl Plan {
+    /// Turns of each contender at so many connections, and the length of one.
+    fn turns(&self, connections: usize) -> (usize, Duration) {
+        match connections {
+            MANY => (1, self.round * u32::try_from(self.rounds).expect("a few")),
+            _ => (self.rounds, self.round),
+        }
+    }
+
     /// The median time from exec until changes are taken.
     fn start_ms(&self, libvirt_uri: &str) -> f64 {
         eprintln!("{} starts", self.starts);

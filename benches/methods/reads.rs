@@ -53,10 +53,11 @@ pub(crate) fn on_test_driver(plan: &Plan, agent: &Server, guests: &[Value], repo
             contenders.push(("one thread, constant answer".to_owned(), &floor, "Status"));
         }
         let mut samples = vec![Sample::default(); contenders.len()];
-        for _ in 0..plan.rounds {
+        let (rounds, length) = plan.turns(connections);
+        for _ in 0..rounds {
             for (sample, (who, server, method)) in samples.iter_mut().zip(&contenders) {
                 eprintln!("{connections} connection(s): {who}");
-                sample.add(round(server, method, guests, connections, plan.round));
+                sample.add(round(server, method, guests, connections, length));
             }
         }
         status_rates.push(samples[0].rate());
@@ -84,22 +85,23 @@ pub(crate) fn on_qemu(
     let exporter = Server::exporter(&bed.stack)?;
     let (uri, names) = (bed.stack.uri(), names(guests));
     let count = guests.len();
-    let by_agent = |method, connections| {
+    let by_agent = |method, connections, length| {
         let before = bed.cpu();
-        let sample = round(agent, method, guests, connections, plan.round);
+        let sample = round(agent, method, guests, connections, length);
         Run { sample, libvirtd: bed.cpu().since(before).libvirtd }
     };
     for connections in CONNECTIONS {
         let mut runs = READS.map(|_| Run::default());
         let mut by_c = BESIDE.map(|_| Sample::default());
         let mut exported = Run::default();
-        for _ in 0..plan.rounds {
+        let (rounds, length) = plan.turns(connections);
+        for _ in 0..rounds {
             eprintln!("{count} guest(s), {connections} connection(s)");
             for (run, method) in runs.iter_mut().zip(READS) {
-                run.add(by_agent(method, connections));
+                run.add(by_agent(method, connections, length));
             }
             for (sample, (_, calls)) in by_c.iter_mut().zip(BESIDE) {
-                sample.add(program.round(calls, (&uri, &names), connections, plan.round));
+                sample.add(program.round(calls, (&uri, &names), connections, length));
             }
             if connections == 1 {
                 exported.add(scrapes(bed, &exporter));

@@ -45,7 +45,7 @@ struct Plan {
     /// Turns of each contender where scrapes come one after the other, and the length of one.
     rounds: usize,
     round: Duration,
-    /// How long one scrape a second is watched; one in 15 s is watched twice as long.
+    /// How long scrapes are watched that come by the second, or in 15; of these there are two at least.
     window: Duration,
     /// How often the formatter writes.
     texts: usize,

@@ -22,7 +22,7 @@ struct Window {
     slow_samples: f64,
 }
 
-/// A window without scrapes, and two of each, at one scrape a second and at one in 15 s.
+/// A short window without scrapes, and two of each, at one scrape a second and at one in 15 s.
 ///
 /// # Errors
 /// When there is no exporter.
@@ -31,10 +31,13 @@ pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(),
     for server in [&agent, &exporter] {
         Scraper::new(server.address(), GUESTS).scrape();
     }
-    eprintln!("{:?} without a scrape", plan.window);
-    let mut nothing = Window::of(bed, &agent, None, plan.window);
+    let half = plan.window / 2;
+    eprintln!("{half:?} without a scrape");
+    let mut nothing = Window::of(bed, &agent, None, half);
     nothing.write_row(report, "no scrapes; the agent's connections are open");
-    for (every, length, most) in [(OFTEN, plan.window, 0.1), (SELDOM, 2 * plan.window, 1.0)] {
+    for (every, length, most) in
+        [(OFTEN, plan.window, 0.1), (SELDOM, plan.window.max(SELDOM + OFTEN), 1.0)]
+    {
         let seconds = every.as_secs();
         let mut take = |who: &str, server| {
             eprintln!("{length:?} of a scrape every {seconds} s: {who}");
