@@ -122,7 +122,7 @@ demo: build
 bench:
 	tests/install-deps.sh bench
 	rm -f $(FIGURES)
-	BENCH_WINDOW_S=$(or $(BENCH_WINDOW_S),20) \
+	BENCH_WINDOW_S=$(or $(BENCH_WINDOW_S),15) \
 	$(CARGO) bench --bench status --bench metrics --bench methods
 
 FIGURES := $(TARGET)/bench/all.json

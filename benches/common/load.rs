@@ -47,7 +47,7 @@ pub(crate) fn run(
         let mut caller =
             Caller { address, connection, requests, is_right, taken: Sample::default() };
         requests.iter().cycle().take(warm_up).for_each(|request| caller.ask(request));
-        caller.taken.latencies.clear();
+        (caller.taken.latencies, caller.taken.refused) = (Vec::new(), 0);
         caller
     };
     let callers: Vec<_> = work.iter().map(Vec::as_slice).map(open).collect();
@@ -101,7 +101,7 @@ impl Caller<'_> {
                 break;
             }
             let text = answer.text();
-            // Of connections of a load before some may count a moment longer than they are open.
+            // The server may still count connections of the load before.
             let is_turned_away = answer.status == 503 && text.contains("too many connections");
             let is_busy = is_turned_away || text.contains("\"error\":\"busy: ");
             assert!(is_busy, "{} {text}", answer.status);

@@ -45,7 +45,8 @@ struct Plan {
     /// Turns of each contender where scrapes come one after the other, and the length of one.
     rounds: usize,
     round: Duration,
-    /// How long scrapes are watched that come by the second, or in 15; of these there are two at least.
+    /// How long scrapes are watched that come by the second. Those in 15 s are for as many times 15 s
+    /// as there are in it, one at least.
     window: Duration,
     /// How often the formatter writes.
     texts: usize,

@@ -31,13 +31,13 @@ pub(crate) fn measure(bed: &Bed, plan: &Plan, report: &mut Report) -> Result<(),
     for server in [&agent, &exporter] {
         Scraper::new(server.address(), GUESTS).scrape();
     }
-    let half = plan.window / 2;
-    eprintln!("{half:?} without a scrape");
-    let mut nothing = Window::of(bed, &agent, None, half);
+    let part = plan.window / 4;
+    eprintln!("{part:?} without a scrape");
+    let mut nothing = Window::of(bed, &agent, None, part);
     nothing.write_row(report, "no scrapes; the agent's connections are open");
-    for (every, length, most) in
-        [(OFTEN, plan.window, 0.1), (SELDOM, plan.window.max(SELDOM + OFTEN), 1.0)]
-    {
+    let times = (plan.window.as_secs() / SELDOM.as_secs()).max(1);
+    let seldom = SELDOM * u32::try_from(times).expect("a few");
+    for (every, length, most) in [(OFTEN, plan.window, 0.1), (SELDOM, seldom, 1.0)] {
         let seconds = every.as_secs();
         let mut take = |who: &str, server| {
             eprintln!("{length:?} of a scrape every {seconds} s: {who}");
@@ -64,7 +64,8 @@ impl Window {
         let slow_before = first.and_then(|scrape| scrape.slow_samples()).unwrap_or_default();
         let mut sample = Sample::default();
         let mut slow_after = slow_before;
-        thread::sleep(every.unwrap_or_default().min(OFTEN));
+        // Then the next is as long after the last as all others.
+        thread::sleep(every.unwrap_or_default());
         let (begin, own, behind) = (Instant::now(), server.cpu(), bed.cpu());
         let end = begin + length;
         let mut next = begin;

@@ -36,7 +36,8 @@ pub struct Job {
     /// What the call would have answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<RawValue>>,
-    /// The error that it would have answered with; of a job that is lost a `message` alone.
+    /// The error that it would have answered with; of a job that is lost a `message` alone,
+    /// and where it is too long to be kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Box<RawValue>>,
 }

@@ -12,6 +12,7 @@ use crate::guest::domain::{Metadata, VirDomain};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::ops::keeper::Nudge;
 use crate::ops::steps::Steps;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond, screens};
@@ -71,12 +72,13 @@ impl Libvirt {
     ) -> Result<(Option<libvirt::Error>, bool), Error> {
         let (leaving, volumes) = (guest.clone(), Arc::clone(&self.volumes));
         let mut steps = Steps::new(&self.journal, Verb::Delete, guest);
+        let ended = self.looks.nudge();
         let work = move |session: &mut Session| match remove(session, &leaving, &mut steps) {
             Ok(removed) => Ok((removed, steps)),
             Err(error) if error.is_unreachable() => Err(error),
             Err(error) => {
                 // The caller hears what is left, and says what is to become of it.
-                end(steps);
+                end(steps, &ended);
                 Err(error)
             }
         };
@@ -97,23 +99,24 @@ impl Libvirt {
                     storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
                 )) if removed.missing.is_some() => {}
                 Err(error @ Error::VolumesLeft(_)) => {
-                    end(steps);
+                    end(steps, &self.looks.nudge());
                     return Err(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        end(steps);
+        end(steps, &self.looks.nudge());
         Ok((removed.missing, removed.something))
     }
 }
 
-/// Ends the journal's part of it. What is gone is gone: where the journal has it all the same, the next
-/// start finds nothing left to do.
-fn end(steps: Steps) {
+/// Ends the journal's part of it. What is gone is gone, whatever the journal can note: where it has the
+/// Delete all the same, that is finished once more, by the keeper or the next verb.
+fn end(steps: Steps, keeper: &Nudge) {
     let guest = steps.guest().to_owned();
     if let Err(error) = steps.settled() {
         warn!("guest {guest:?}: the end of a Delete: {error}");
+        keeper.now();
     }
 }
 

@@ -2,8 +2,8 @@
 //! there is something.
 //!
 //! A channel holds what is queued, and its own waits are not used: they spin and yield the processor
-//! for a while before they sleep, or wake a thread under a lock that this one wants at once; and those
-//! that sleep take turns. Here the last to fall asleep is woken first, as it has its memory at hand,
+//! for a while before they sleep, or wake a thread under a lock that the woken thread wants at once; and
+//! those that sleep take turns. Here the last to fall asleep is woken first, as it has its memory at hand,
 //! and outside all locks.
 
 use std::thread::{self, Thread};
@@ -21,11 +21,11 @@ struct State<T> {
     /// Gone once the queue is closed.
     sender: Option<Sender<T>>,
     /// Who found nothing, the last of them last. Whoever is in it sleeps, or is up by itself and will
-    /// look again; so one that is taken out has to be woken, and nobody else.
+    /// look again; so one that another takes out has to be woken, and nobody else.
     sleeping: Vec<Thread>,
 }
 
-/// A thread that has something to take, if one slept. Dropped, it is woken: by whoever has put
+/// A thread that is to look again, if one slept. Dropped, it is woken: by whoever has put
 /// something in, as the last of all that both want, for it may get this processor at once.
 #[must_use = "somebody sleeps on"]
 pub(crate) struct Wake(Option<Thread>);
@@ -96,7 +96,6 @@ impl<T> Queue<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::thread::{JoinHandle, ThreadId};
     use std::time::{Duration, Instant};
 
@@ -180,30 +179,13 @@ mod tests {
 
     #[test]
     fn nobody_sleeps_over_something_whoever_is_up_by_itself() {
-        const ITEMS: u32 = 20_000;
-        let takers = Takers::new(usize::try_from(ITEMS).unwrap(), 3);
-        let is_over = AtomicBool::new(false);
-        thread::scope(|scope| {
+        let takers = Takers::new(8, 3);
+        for (item, up) in (0..3000).zip(takers.threads.iter().cycle()) {
             // As what else a thread does may leave it a word that ends its next sleep.
-            scope.spawn(|| {
-                while !is_over.load(SeqCst) {
-                    takers.threads.iter().for_each(|it| it.thread().unpark());
-                    thread::yield_now();
-                }
-            });
-            for item in 0..ITEMS {
-                drop(takers.queue.put(item).unwrap());
-                if item % 7 == 0 {
-                    let _ = takers.next();
-                }
-            }
-            let left = ITEMS - ITEMS.div_ceil(7);
-            for _ in 0..left {
-                let _ = takers.next();
-            }
-            is_over.store(true, SeqCst);
-        });
-        assert!(takers.taken.is_empty());
+            up.thread().unpark();
+            drop(takers.queue.put(item).unwrap());
+            assert_eq!(takers.next().1, item);
+        }
         takers.end();
     }
 

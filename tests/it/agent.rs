@@ -26,6 +26,8 @@ pub(crate) struct Agent {
     child: Child,
     address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
+    /// Who reads that, to its end.
+    reader: Option<thread::JoinHandle<()>>,
     /// Its state, where no flag gives it another folder.
     _state: Scratch,
 }
@@ -87,13 +89,14 @@ impl Agent {
             }
             let log = log.lock();
             let line = log.iter().find(|line| line.contains("listening on "))?;
-            Some(line.split("listening on ").nth(1)?.split(['"', ',']).next()?.parse().ok())
+            line.split("listening on ").nth(1)?.split(['"', ',']).next()?.parse().ok().map(Some)
         });
         let Some(address) = address else {
             reader.join().expect("it reads to the end");
             return Err(log.lock().join("\n"));
         };
-        Ok(Self { child, address, log, _state: state })
+        let reader = Some(reader);
+        Ok(Self { child, address, log, reader, _state: state })
     }
 
     /// Where it listens.
@@ -127,6 +130,15 @@ impl Agent {
         let log = Arc::clone(&self.log);
         let status = self.wait();
         assert!(status.success(), "{status}:\n{}", log.lock().join("\n"));
+    }
+
+    /// The same for one whose children have ended; all of its log.
+    pub(crate) fn end_to_the_last_line(mut self) -> String {
+        let (log, reader) = (Arc::clone(&self.log), self.reader.take());
+        self.end();
+        reader.expect("it is joined once").join().expect("it reads to the end");
+        let log = log.lock();
+        log.join("\n")
     }
 
     /// An open connection to it.

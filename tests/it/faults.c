@@ -1,7 +1,8 @@
 // Loaded into an agent before libc: lets a call fail, as the real thing does not on demand.
 //
 //   FAULT=CALL:ERRNO:NUMBER[:PART]   the NUMBERth of these calls fails, once, with that error; of those
-//                                    that name a path, only calls for one with PART in it count
+//                                    that name a path, only calls for one with PART in it count;
+//                                    fdatasync counts as fsync
 //   FAULT=CALL:ERRNO:*[:PART]        all of them fail
 //
 // It says on standard error when it has done so.
@@ -51,12 +52,20 @@ static int fails(const char *name, const char *path) {
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-int fsync(int fd) {
+static int sync_fails(int fd) {
     char link[32], path[256] = "";
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     if (readlink(link, path, sizeof path - 1) < 0)
         path[0] = '\0';
-    return fails("fsync", path) ? -1 : REAL(fsync)(fd);
+    return fails("fsync", path);
+}
+
+int fsync(int fd) {
+    return sync_fails(fd) ? -1 : REAL(fsync)(fd);
+}
+
+int fdatasync(int fd) {
+    return sync_fails(fd) ? -1 : REAL(fdatasync)(fd);
 }
 
 DIR *opendir(const char *path) {
@@ -66,7 +75,7 @@ DIR *opendir(const char *path) {
 int open64(const char *path, int flags, ...) {
     va_list arguments;
     va_start(arguments, flags);
-    mode_t mode = va_arg(arguments, mode_t);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
     va_end(arguments);
     return fails("open64", path) ? -1 : REAL(open64)(path, flags, mode);
 }

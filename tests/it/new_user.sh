@@ -62,7 +62,7 @@ after_the_first_guest() {
     qemu=$(cat /run/libvirt/qemu/web-1.pid)
     systemctl is-active mistify-libvirt
     mistify-libvirt check
-    mistify-libvirt check | grep -q '"seen":"mistify0"'
+    mistify-libvirt check | grep -q '"seen":"mistify0'
     mistify-libvirt list
 }
 

@@ -139,7 +139,8 @@ fn a_create_that_was_cut_off_keeps_its_guest_when_somebody_has_started_it() {
 
     let agent = Agent::start(&flags);
     wait_until("it is settled", SOON, || agent.is_settled());
-    assert!(agent.log().contains("guest \"taken\" runs: what was begun of it stays"));
+    let stays = "guest \"taken\" runs: what was begun of it stays";
+    wait_until("it says so", SOON, || agent.log().contains(stays));
     assert_eq!(in_libvirt(&stack), there);
     assert_eq!(agent.ok("Status", &guest)["guest"]["state"], "running");
     assert!(folder.path().join("store/guests/taken/disk-0").exists());

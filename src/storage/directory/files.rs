@@ -226,8 +226,10 @@ impl Draft {
             Ok(()) => match sync_folder(path) {
                 Ok(()) => Ok(true),
                 Err(error) => {
-                    // Nobody is told of it.
-                    remove_if_there(path)?;
+                    // Who hears this error is to find nothing there.
+                    if let Err(more) = remove_if_there(path) {
+                        warn!("{more}");
+                    }
                     Err(error)
                 }
             },

@@ -10,7 +10,7 @@ use super::{Bed, SOON, TEST_DRIVER};
 use crate::support::wait_until;
 
 #[test]
-fn a_volume_that_comes_late_is_taken_back_and_a_late_clone_is_called_off() {
+fn a_volume_or_clone_that_comes_late_is_not_in_the_way_of_the_next() {
     let bed = Bed::with_flags(TEST_DRIVER, None, &["--deadline-change", "3"]);
     if !bed.import("image", b"content", 1) {
         return;
@@ -29,7 +29,8 @@ fn a_volume_that_comes_late_is_taken_back_and_a_late_clone_is_called_off() {
         let made = Command::new("mkfifo").arg(&kept).status();
         assert!(made.is_ok_and(|status| status.success()));
         let late = bed.error(method, &params);
-        assert!(late.starts_with(&format!("deadline: {method} ")), "{late}");
+        let words = format!("deadline: {method} ");
+        assert!(late.starts_with(&words) && late.contains(" not done in "), "{late}");
 
         let mut pipe = OpenOptions::new().write(true).open(&kept).expect("it is read");
         let content = fs::read(&aside).expect("it was moved");
@@ -41,6 +42,7 @@ fn a_volume_that_comes_late_is_taken_back_and_a_late_clone_is_called_off() {
         bed.ok("DeleteDataset", &name);
     }
     let taken_back = format!("{}: a late volume was taken back", bed.full(volume));
-    assert_eq!(bed.agent.log().matches(&taken_back).count(), 1, "a clone ends at its deadline");
+    // A clone ends at its deadline, where it is a copy and not shared with its image.
+    assert!(bed.agent.log().contains(&taken_back));
     bed.agent.end();
 }
