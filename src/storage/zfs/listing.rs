@@ -60,14 +60,25 @@ impl Entry {
         let mut next = || values.next();
         let text = |value: &str| Some(value).filter(|value| *value != "-").map(str::to_owned);
         let number = |value: &str| if value == "-" { Some(0) } else { value.parse().ok() };
+        let name = next().filter(|name| !name.is_empty())?.to_owned();
+        let kind = match next()? {
+            "filesystem" => Kind::FileSystem,
+            "volume" => Kind::Volume,
+            "snapshot" => Kind::Snapshot,
+            _ => return None,
+        };
+        let fits = match kind {
+            Kind::Snapshot => {
+                name.split_once('@').is_some_and(|(_, own)| !own.contains(['@', '/']))
+            }
+            Kind::FileSystem | Kind::Volume => !name.contains('@'),
+        };
+        if !fits {
+            return None;
+        }
         Some(Self {
-            name: next().filter(|name| !name.is_empty())?.to_owned(),
-            kind: match next()? {
-                "filesystem" => Kind::FileSystem,
-                "volume" => Kind::Volume,
-                "snapshot" => Kind::Snapshot,
-                _ => return None,
-            },
+            name,
+            kind,
             used: number(next()?)?,
             available: number(next()?)?,
             volsize: number(next()?)?,
@@ -138,5 +149,18 @@ mod tests {
             assert!(Entry::parse(garbage).is_err(), "{garbage}");
         }
         assert!(Entry::parse(&VOLUME.replace("\tvolume\t", "\tbookmark\t")).is_err());
+    }
+
+    #[test]
+    fn a_name_that_does_not_fit_its_kind_is_no_line_of_a_listing() {
+        for (line, from, to) in [
+            (VOLUME, "web-1/disk-0\t", "web-1@disk-0\t"),
+            (VOLUME, "\tvolume\t", "\tsnapshot\t"),
+            (FILE_SYSTEM, "tank\t", "tank@a\t"),
+            (SNAPSHOT, "@one\t", "@one/two\t"),
+            (SNAPSHOT, "@one\t", "@one@two\t"),
+        ] {
+            assert!(Entry::parse(&line.replacen(from, to, 1)).is_err(), "{to}");
+        }
     }
 }
