@@ -39,6 +39,8 @@ impl Survey {
                 survey.foreign.push(entry.name.clone());
             }
         }
+        let volumes = datasets.iter().filter(|entry| entry.kind == Kind::Volume);
+        let volumes: BTreeSet<&str> = volumes.map(|entry| entry.name.as_str()).collect();
         let mut staying: BTreeMap<&str, Why> = BTreeMap::new();
         // What stays keeps its origin, which may keep another: until nothing changes any more.
         loop {
@@ -48,8 +50,11 @@ impl Survey {
                 if !going.contains(dataset) || staying.contains_key(dataset) {
                     continue;
                 }
+                // A volume's clones are volumes; a file system by that name does not go with them.
+                let may_go = |clone: &str| !volumes.contains(dataset) || volumes.contains(clone);
                 let gone = |clone: &&String| {
-                    going.contains(clone.as_str()) && !staying.contains_key(clone.as_str())
+                    let clone = clone.as_str();
+                    going.contains(clone) && !staying.contains_key(clone) && may_go(clone)
                 };
                 let clones: Vec<String> =
                     snapshot.clones.iter().filter(|it| !gone(it)).cloned().collect();
@@ -159,6 +164,13 @@ mod tests {
     #[test]
     fn a_clone_that_goes_too_keeps_nothing() {
         assert_eq!(survey(vec![snapshot("p/g/a@s", 0, &["p/g/b"])]).doomed, ["p/g/b", "p/g/a"]);
+    }
+
+    #[test]
+    fn a_file_system_is_no_clone_that_goes_with_its_volume() {
+        let survey = survey(vec![snapshot("p/g/a@s", 0, &["p/g"])]);
+        assert_eq!(survey.doomed, ["p/g/b"]);
+        assert_eq!(survey.left, [left("p/g/a", Why::Clones(vec!["p/g".into()]))]);
     }
 
     #[test]
