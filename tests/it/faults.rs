@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, PROGRAM};
 use crate::support::{Scratch, wait_until};
+use crate::survive::cut_off;
 
 /// Longer than a loaded machine needs to settle something.
 const SOON: Duration = Duration::from_secs(60);
@@ -96,9 +97,7 @@ impl Home {
 
     /// Has an agent leave something open in its journal.
     fn leave_open(&self) {
-        let agent = Agent::start_in(Some(("MISTIFY_STOP_AT", "before:3")), &self.flags());
-        assert_eq!(agent.try_call("CreateGuest", &guest()), None);
-        agent.wait();
+        cut_off(&self.flags(), &guest(), "before:3");
         assert_eq!(entries(&self.path("state/intents")), 1);
     }
 

@@ -50,7 +50,7 @@ fn in_libvirt(stack: &Stack) -> String {
 }
 
 /// Kills an agent in its CreateGuest at that write to its journal.
-fn cut_off(flags: &[impl AsRef<OsStr>], guest: &Value, at: &str) {
+pub(crate) fn cut_off(flags: &[impl AsRef<OsStr>], guest: &Value, at: &str) {
     let agent = Agent::start_in(Some(("MISTIFY_STOP_AT", at)), flags);
     assert_eq!(agent.try_call("CreateGuest", guest), None);
     agent.wait();
