@@ -11,9 +11,9 @@
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::config::HttpLimits;
+use crate::config::fixed::FIRST_REQUEST;
 use crate::os::peer::Caller;
 use crate::os::poll::Interest;
 
@@ -37,6 +37,8 @@ pub(super) struct Connection {
     since: Instant,
     /// When the first byte of the request that is being read arrived.
     begun: Option<Instant>,
+    /// Whether it has had a request.
+    has_called: bool,
 }
 
 /// Whether a connection is one of those that are served.
@@ -92,6 +94,7 @@ impl Connection {
             phase: Phase::Reading,
             since: now,
             begun: None,
+            has_called: false,
         }
     }
 
@@ -121,10 +124,11 @@ impl Connection {
 
     /// When the phase must be over. A handler's time is the handler's own; while one works the
     /// front looks again after the idle time, because the answer may be given already.
-    pub(super) fn deadline(&self, limits: &HttpLimits) -> Option<Instant> {
+    pub(super) fn deadline(&self, shared: &Shared) -> Option<Instant> {
+        let limits = &shared.limits;
         match (&self.phase, self.begun) {
             (Phase::Reading, Some(begun)) => begun.checked_add(limits.request),
-            (Phase::Reading, None) => self.since.checked_add(limits.idle),
+            (Phase::Reading, None) => self.since.checked_add(self.patience(shared)),
             (Phase::InFlight(Await::Caller), _) => self.since.checked_add(limits.idle),
             (Phase::InFlight(Await::Handler), _) => None,
             (Phase::Writing { .. }, _) => self.since.checked_add(limits.write),
@@ -132,8 +136,18 @@ impl Connection {
         }
     }
 
+    /// How long it may be idle. At a stop one that has called goes at once: whoever keeps it knows
+    /// that this happens, and opens another. One that has just come has its request on the way.
+    fn patience(&self, shared: &Shared) -> Duration {
+        match (shared.is_stopping(), self.has_called) {
+            (false, _) => shared.limits.idle,
+            (true, false) => FIRST_REQUEST,
+            (true, true) => Duration::ZERO,
+        }
+    }
+
     /// Whether no request has begun and no answer is under way.
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Reading) && self.begun.is_none()
     }
 
@@ -161,7 +175,12 @@ impl Connection {
         match self.phase {
             Phase::Reading if self.begun.is_some() => self.refuse(LATE, round),
             Phase::InFlight(_) => self.on_handler(Await::Handler, round),
-            Phase::Reading | Phase::Writing { .. } | Phase::Lingering { .. } => Fate::Closed,
+            // What has come at the last moment is not thrown away.
+            Phase::Reading => match self.read(round) {
+                Fate::Open if self.is_idle() => Fate::Closed,
+                fate => fate,
+            },
+            Phase::Writing { .. } | Phase::Lingering { .. } => Fate::Closed,
         }
     }
 
@@ -188,6 +207,7 @@ impl Connection {
         // Of a request that is here already the socket will tell nothing.
         let until = if self.parser.has_begun() { Await::Handler } else { Await::Caller };
         self.exchange.begin(until);
+        self.has_called = true;
         self.phase = Phase::InFlight(until);
         self.since = now;
         Job { request, exchange: Arc::clone(&self.exchange) }

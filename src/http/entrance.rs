@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::config::HttpLimits;
-use crate::config::fixed::SPARE_CONNECTIONS;
+use crate::config::fixed::{LAST_ARRIVALS, SPARE_CONNECTIONS};
 use crate::os::peer::Caller;
 use crate::os::poll::{Interest, PollSet};
 
@@ -18,6 +18,9 @@ use super::tally::{Reason, Refusal};
 pub(super) const BUSY: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: too many connections" };
 
+/// More connections than the kernel has made and nobody has accepted: `net.core.somaxconn`.
+const QUEUE: usize = 4096;
+
 /// The sockets that listen, and who may come in.
 pub(super) struct Entrance {
     listeners: Vec<Listener>,
@@ -26,6 +29,8 @@ pub(super) struct Entrance {
     waiting: Vec<Waiting>,
     /// Set while accepting pauses.
     accept_from: Option<Instant>,
+    /// Set once it is told to close.
+    closes_at: Option<Instant>,
     /// Lasting failures to accept.
     failures: Rarely,
 }
@@ -39,7 +44,7 @@ struct Waiting {
 impl Entrance {
     pub(super) fn new(listeners: Vec<Listener>, gate: Gate) -> Self {
         let (waiting, failures) = (Vec::new(), Rarely::default());
-        Self { listeners, gate, waiting, accept_from: None, failures }
+        Self { listeners, gate, waiting, accept_from: None, closes_at: None, failures }
     }
 
     /// How many sockets [`Entrance::fill`] puts into a set.
@@ -60,13 +65,21 @@ impl Entrance {
     /// When there is something to do here whatever comes.
     pub(super) fn deadline(&self, limits: &HttpLimits) -> Option<Instant> {
         let waiting = self.waiting.iter().filter_map(|it| it.since.checked_add(limits.request));
-        waiting.chain(self.accept_from).min()
+        let closes_at = self.closes_at.filter(|_| !self.listeners.is_empty());
+        waiting.chain(self.accept_from).chain(closes_at).min()
     }
 
-    /// Takes nobody in any more.
-    pub(super) fn close(&mut self) {
-        self.listeners.clear();
-        self.waiting.clear();
+    /// Turns newcomers away, and closes once all who have connected are in.
+    pub(super) fn close(&mut self, now: Instant) {
+        if self.closes_at.is_none() {
+            self.listeners.retain_mut(Listener::turn_away);
+            self.closes_at = now.checked_add(LAST_ARRIVALS);
+        }
+    }
+
+    /// Whether it is closed, and nobody waits to be let in.
+    pub(super) fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.waiting.is_empty()
     }
 
     /// Takes in who has come, and who is known by now.
@@ -80,13 +93,15 @@ impl Entrance {
             self.look_again(connections, round);
         }
         self.accept_from = self.accept_from.filter(|from| *from > round.now);
+        let is_last = self.closes_at.is_some_and(|at| at <= round.now);
+        // Some a round: with one a flood would fill the kernel's queue, where all others have
+        // to wait too, and with all it would keep those who are in from their turns.
+        let most = if is_last { QUEUE } else { round.shared.limits.accepts };
         for index in 0..self.listeners.len() {
-            if !set.is_ready(1 + index) {
+            if !is_last && !set.is_ready(1 + index) {
                 continue;
             }
-            // Some a round: with one a flood would fill the kernel's queue, where all others have
-            // to wait too, and with all it would keep those who are in from their turns.
-            for _ in 0..round.shared.limits.accepts {
+            for _ in 0..most {
                 let Some(listener) = self.listeners.get(index) else { break };
                 match listener.accept() {
                     Ok((stream, address)) => self.meet(stream, address, connections, round),
@@ -96,6 +111,9 @@ impl Entrance {
                     }
                 }
             }
+        }
+        if is_last {
+            self.listeners.clear();
         }
     }
 

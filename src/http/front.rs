@@ -283,8 +283,9 @@ impl Service {
             self.entrance.admit(&set, &mut self.connections, &mut round);
             shared.tally.set_connections(self.connections.len());
             if let Some(stop_by) = shared.stop_by.get() {
-                self.entrance.close();
-                if self.connections.is_empty() || now >= *stop_by {
+                self.entrance.close(now);
+                let is_empty = self.connections.is_empty() && self.entrance.is_empty();
+                if is_empty || now >= *stop_by {
                     return self.connections.iter().all(Connection::is_served);
                 }
             }
@@ -306,9 +307,9 @@ impl Service {
 
     /// The time until the next deadline of anything.
     fn time_left(&self) -> Option<Duration> {
-        let limits = &self.shared.limits;
-        let deadlines = self.connections.iter().filter_map(|it| it.deadline(limits));
-        let others = [self.entrance.deadline(limits), self.shared.stop_by.get().copied()];
+        let shared = &self.shared;
+        let deadlines = self.connections.iter().filter_map(|it| it.deadline(shared));
+        let others = [self.entrance.deadline(&shared.limits), shared.stop_by.get().copied()];
         let next = deadlines.chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -329,14 +330,14 @@ impl Service {
                 (false, true) => connection.on_handler(until, round),
                 (false, false) => Fate::Open,
             };
-            let deadline = connection.deadline(&round.shared.limits);
+            let deadline = connection.deadline(round.shared);
             if matches!(fate, Fate::Open) && deadline.is_some_and(|it| it <= round.now) {
                 fate = connection.on_deadline(round);
             }
             if let Fate::Dispatch(request) = fate {
                 fate = dispatch(&self.jobs, self.shortcut.as_ref(), connection, request, round);
             }
-            if matches!(fate, Fate::Closed) || (is_stopping && connection.is_idle()) {
+            if matches!(fate, Fate::Closed) {
                 self.connections.swap_remove(index);
             }
         }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::http::heartbeat::Door;
 use crate::os::activation::Passed;
+use crate::os::newcomers;
 
 /// Its owner and its group may connect.
 const MODE: u32 = 0o660;
@@ -18,18 +19,19 @@ const MODE: u32 = 0o660;
 /// A socket that listens.
 #[derive(Debug)]
 pub(super) enum Listener {
-    Tcp(TcpListener),
-    /// With its file, where that is ours to remove.
-    Unix {
-        listener: UnixListener,
-        _file: Option<SocketFile>,
+    Tcp {
+        listener: TcpListener,
+        /// Whether it is ours alone.
+        is_own: bool,
     },
+    /// With its file, where it is ours alone.
+    Unix { listener: UnixListener, file: Option<SocketFile> },
 }
 
 impl Listener {
     /// Listens on a TCP address.
     pub(super) fn bind(address: &SocketAddr) -> io::Result<Self> {
-        Self::Tcp(TcpListener::bind(address)?).without_waiting()
+        Self::Tcp { listener: TcpListener::bind(address)?, is_own: true }.without_waiting()
     }
 
     /// Listens on a Unix socket at this path, for its owner and this group. A socket that is there
@@ -42,20 +44,20 @@ impl Listener {
             chown(path, None, group)?;
         }
         fs::set_permissions(path, Permissions::from_mode(MODE))?;
-        Self::Unix { listener, _file: Some(file) }.without_waiting()
+        Self::Unix { listener, file: Some(file) }.without_waiting()
     }
 
     /// A socket that the agent was started with.
     pub(super) fn passed(socket: Passed) -> io::Result<Self> {
         match socket {
-            Passed::Tcp(listener) => Self::Tcp(listener).without_waiting(),
-            Passed::Unix(listener) => Self::Unix { listener, _file: None }.without_waiting(),
+            Passed::Tcp(listener) => Self::Tcp { listener, is_own: false }.without_waiting(),
+            Passed::Unix(listener) => Self::Unix { listener, file: None }.without_waiting(),
         }
     }
 
     fn without_waiting(self) -> io::Result<Self> {
         match &self {
-            Self::Tcp(listener) => listener.set_nonblocking(true)?,
+            Self::Tcp { listener, .. } => listener.set_nonblocking(true)?,
             Self::Unix { listener, .. } => listener.set_nonblocking(true)?,
         }
         Ok(self)
@@ -64,7 +66,7 @@ impl Listener {
     /// The next connection, without waiting for one, and its address by TCP.
     pub(super) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp { listener, .. } => {
                 let (stream, peer) = listener.accept()?;
                 Ok((Stream::Tcp(stream), Some(peer)))
             }
@@ -72,10 +74,27 @@ impl Listener {
         }
     }
 
+    /// Lets nobody connect any more. True: those who have connected before are still to be accepted,
+    /// as they would be cut off by its end. Those of a socket that was passed are not: whoever passed
+    /// it keeps it, and the next agent finds them in it.
+    pub(super) fn turn_away(&mut self) -> bool {
+        match self {
+            Self::Tcp { listener, is_own: true } => {
+                if let Err(error) = newcomers::turn_away(listener) {
+                    // Then only those who come between the last accept and the close are cut off.
+                    log::debug!("turn newcomers away: {error}");
+                }
+                true
+            }
+            Self::Unix { file, .. } => file.take().is_some(),
+            Self::Tcp { is_own: false, .. } => false,
+        }
+    }
+
     /// Where it can be asked.
     pub(super) fn door(&self) -> io::Result<Door> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map(Door::Tcp),
+            Self::Tcp { listener, .. } => listener.local_addr().map(Door::Tcp),
             Self::Unix { listener, .. } => listener.local_addr().map(Door::Unix),
         }
     }
@@ -83,7 +102,7 @@ impl Listener {
     /// The address, of TCP.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp { listener, .. } => listener.local_addr().ok(),
             Self::Unix { .. } => None,
         }
     }
@@ -93,7 +112,7 @@ impl Listener {
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(listener) => match listener.local_addr() {
+            Self::Tcp { listener, .. } => match listener.local_addr() {
                 Ok(address) => write!(f, "{address}"),
                 Err(error) => write!(f, "an address unknown: {error}"),
             },
@@ -110,7 +129,7 @@ impl fmt::Display for Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp { listener, .. } => listener.as_fd(),
             Self::Unix { listener, .. } => listener.as_fd(),
         }
     }
@@ -224,6 +243,8 @@ impl Write for &Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn path(name: &str) -> PathBuf {
@@ -242,6 +263,29 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_was_passed_lets_callers_in_for_whoever_is_next() {
+        let (path, here) = (path("passed"), "127.0.0.1:0");
+        let passed = TcpListener::bind(here).unwrap();
+        let address = passed.local_addr().unwrap();
+        let copy = Passed::Tcp(passed.try_clone().unwrap());
+        assert!(!Listener::passed(copy).unwrap().turn_away());
+        TcpStream::connect_timeout(&address, Duration::from_secs(20)).unwrap();
+        let passed = UnixListener::bind(&path).unwrap();
+        let copy = Passed::Unix(passed.try_clone().unwrap());
+        assert!(!Listener::passed(copy).unwrap().turn_away());
+        UnixStream::connect(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+
+        let mut own = Listener::bind_unix(&path, None).unwrap();
+        assert!(own.turn_away());
+        assert!(!path.exists());
+        let mut own = Listener::bind(&here.parse().unwrap()).unwrap();
+        assert!(own.turn_away());
+        let late = TcpStream::connect_timeout(&own.address().unwrap(), Duration::from_millis(50));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

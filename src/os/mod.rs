@@ -7,6 +7,7 @@ pub mod epoll;
 pub mod files;
 pub mod local;
 pub mod memory;
+pub mod newcomers;
 pub mod notify;
 pub mod peer;
 pub mod poll;

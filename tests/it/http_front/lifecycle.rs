@@ -1,13 +1,15 @@
 //! From the bind to the stop.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use mistify_libvirt::config::HttpLimits;
-use mistify_libvirt::http::Front;
+use mistify_libvirt::config::{HttpLimits, SocketConfig};
+use mistify_libvirt::http::{Front, Running};
 use rouille::{Response, ResponseBody};
 
 use super::{GET, GET_GATE, PATIENCE, SHORT, Service, any_port, echo, gated, serve, wait_until};
@@ -69,6 +71,72 @@ fn a_stop_gives_up_at_its_deadline() {
     assert!(!service.running.stop(SHORT));
     gate.open.send(()).unwrap();
     assert_eq!(client.answer().status, 200, "the socket lives as long as its handler");
+}
+
+/// The calls of one who opens a connection for each, until none is to be had: how many were answered,
+/// and how many cut off.
+fn call_until_refused<S: Read + Write>(connect: impl Fn() -> io::Result<S>) -> [u32; 2] {
+    let mut calls = [0; 2];
+    while let Ok(mut stream) = connect() {
+        let mut status = [0; 12];
+        let sent = stream.write_all(GET.as_bytes());
+        let received = sent.and_then(|()| stream.read_exact(&mut status));
+        let is_answered = received.is_ok() && &status == b"HTTP/1.1 200";
+        calls[usize::from(!is_answered)] += 1;
+    }
+    calls
+}
+
+/// Stops the service under four who call it all the time.
+fn stop_under_load<S: Read + Write>(running: Running, connect: impl Fn() -> io::Result<S> + Sync) {
+    thread::scope(|scope| {
+        let callers: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| call_until_refused(&connect))).collect();
+        wait_until(|| running.counters().requests > 20);
+        assert!(running.stop(PATIENCE));
+        for caller in callers {
+            let [answered, cut] = caller.join().unwrap();
+            assert_eq!(cut, 0, "{answered} were answered");
+        }
+    });
+}
+
+#[test]
+fn a_stop_cuts_off_nobody_who_has_connected() {
+    for _ in 0..40 {
+        let service = serve(HttpLimits::default(), echo);
+        let address = service.address;
+        // Who comes too late is not refused before the kernel has tried once more, after a second.
+        stop_under_load(service.running, || TcpStream::connect_timeout(&address, SHORT));
+    }
+}
+
+#[test]
+fn a_stop_cuts_off_nobody_who_has_connected_to_its_socket() {
+    let path = std::env::temp_dir().join(format!("mistify-stop-{}", std::process::id()));
+    for _ in 0..40 {
+        let mut front = Front::bind(&[], HttpLimits::default()).unwrap();
+        front.bind_unix(&SocketConfig { path: path.clone(), group: None }).unwrap();
+        let running = front.start(Arc::new(|request: &_, _: &_| echo(request))).unwrap();
+        stop_under_load(running, || UnixStream::connect(&path));
+    }
+}
+
+#[test]
+fn a_stop_waits_for_the_first_request_of_who_has_just_come_for_a_second() {
+    let service = serve(HttpLimits::default(), echo);
+    let (mut caller, mut silent) = (service.connect(), service.connect());
+    service.wait_for_connections(2);
+    let begin = Instant::now();
+    let address = service.address;
+    let stopping = thread::spawn(move || service.running.stop(PATIENCE));
+    wait_until(|| TcpStream::connect_timeout(&address, SHORT).is_err());
+
+    let answer = caller.ask(GET);
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert!(caller.is_closed() && silent.is_closed());
+    assert!(stopping.join().unwrap());
+    assert!(begin.elapsed() < PATIENCE / 2, "who says nothing is not waited for until the end");
 }
 
 /// A body that is there once the gate is opened.

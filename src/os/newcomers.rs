@@ -1,0 +1,86 @@
+//! Ends the coming of connections to a socket that listens, while those that stand already can
+//! still be accepted. To close it resets all that nobody has accepted yet: their callers have
+//! connected and may have sent a request.
+
+#![expect(unsafe_code, reason = "setsockopt(2) with a filter has no safe form in std")]
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+
+use libc::{BPF_ABS, BPF_B, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET};
+
+/// Where a TCP header has its flags, in bytes from its start: the filter of a socket sees a packet
+/// from there on (RFC 9293, section 3.1).
+const FLAGS: u32 = 13;
+/// The flag of a packet that opens a connection.
+const SYN: u32 = 0x02;
+/// What a filter returns is how many bytes of the packet pass.
+const ALL: u32 = u32::MAX;
+
+/// Has the kernel drop what would open a new connection. Who tries meanwhile is refused when the
+/// socket is closed, and tries again until then.
+///
+/// # Errors
+/// Where the kernel takes no filters; nothing has changed then.
+pub fn turn_away(listener: &TcpListener) -> io::Result<()> {
+    let step = |code: u32, k, jt, jf| {
+        // Codes are of 16 bits; the constants of libc are wider.
+        let code = u16::try_from(code).map_err(io::Error::other)?;
+        io::Result::Ok(libc::sock_filter { code, jt, jf, k })
+    };
+    // With the flag the next step but one follows, else the next.
+    let mut steps = [
+        step(BPF_LD | BPF_B | BPF_ABS, FLAGS, 0, 0)?,
+        step(BPF_JMP | BPF_JSET | BPF_K, SYN, 1, 0)?,
+        step(BPF_RET | BPF_K, ALL, 0, 0)?,
+        step(BPF_RET | BPF_K, 0, 0, 0)?,
+    ];
+    let len = u16::try_from(steps.len()).map_err(io::Error::other)?;
+    let filter = libc::sock_fprog { len, filter: steps.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(size_of_val(&filter)).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `size` bytes of `filter` and the `len` steps that it points to, which
+    // all outlive the call, and copies them; the descriptor is open as long as `listener`.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_has_connected_can_be_accepted_and_served_and_nobody_else_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut caller = TcpStream::connect(address).unwrap();
+        caller.write_all(b"before").unwrap();
+
+        turn_away(&listener).unwrap();
+
+        let error = TcpStream::connect_timeout(&address, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let (mut stream, _) = listener.accept().unwrap();
+        caller.write_all(b", after").unwrap();
+        let mut bytes = [0; 13];
+        stream.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"before, after");
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(listener);
+        let error = TcpStream::connect(address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    }
+}
