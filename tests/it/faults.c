@@ -6,7 +6,6 @@
 //   FAULT=CALL:ERRNO:*[:PART]        all of them fail
 //
 // It says on standard error when it has done so.
-#define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>

@@ -20,18 +20,21 @@ const SOON: Duration = Duration::from_secs(60);
 /// More than any of these calls is made by an agent of these tests.
 const CALLS_MAX: usize = 500;
 
-/// The library.
+/// Makes a library of a file of this folder, to be loaded before others.
+pub(crate) fn library(source: &str) -> PathBuf {
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source).with_extension("so");
+    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).join(source);
+    let flags = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"];
+    let mut cc = Command::new("cc");
+    cc.args(flags).arg("-o").arg(&library).arg(&source).arg("-ldl");
+    assert!(cc.status().is_ok_and(|status| status.success()), "cc compiles {source:?}");
+    library
+}
+
+/// What lets the system's calls fail.
 fn faults() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/faults.c");
-        let flags = ["-std=c17", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"];
-        let mut cc = Command::new("cc");
-        cc.args(flags).arg("-o").arg(&library).args([source, "-ldl"]);
-        assert!(cc.status().is_ok_and(|status| status.success()), "cc compiles {source}");
-        library
-    })
+    LIBRARY.get_or_init(|| library("faults.c"))
 }
 
 /// The folders of agents on libvirt's test driver, one after the other.

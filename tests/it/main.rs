@@ -30,6 +30,7 @@ mod jsonrpc;
 mod kept;
 mod lab;
 mod lanes;
+mod libvirt_fails;
 mod limits;
 mod local;
 mod logs;
