@@ -30,9 +30,9 @@ pub const TURN_FAILED_PAUSE: Duration = Duration::from_millis(100);
 /// Connections over the limit that are told so with care; those beyond are told in passing.
 pub const SPARE_CONNECTIONS: usize = 16;
 /// At a stop, from the last moment to connect until nothing more is accepted: the kernel may be in
-/// the middle of a connection, for microseconds.
+/// the middle of a connection, for microseconds with this host and a round trip with others.
 pub const LAST_ARRIVALS: Duration = Duration::from_millis(5);
-/// At a stop, for the first request of a connection that has just come: callers send it at once, and
+/// At a stop, for the first request of a connection that has had none: it may be on its way, and
 /// whoever is cut off there cannot know whether anything was done.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// Between two log lines about the same kind of trouble, however often it comes.

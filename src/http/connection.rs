@@ -11,7 +11,7 @@
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::fixed::FIRST_REQUEST;
 use crate::os::peer::Caller;
@@ -128,7 +128,7 @@ impl Connection {
         let limits = &shared.limits;
         match (&self.phase, self.begun) {
             (Phase::Reading, Some(begun)) => begun.checked_add(limits.request),
-            (Phase::Reading, None) => self.since.checked_add(self.patience(shared)),
+            (Phase::Reading, None) => self.idle_until(shared),
             (Phase::InFlight(Await::Caller), _) => self.since.checked_add(limits.idle),
             (Phase::InFlight(Await::Handler), _) => None,
             (Phase::Writing { .. }, _) => self.since.checked_add(limits.write),
@@ -136,13 +136,13 @@ impl Connection {
         }
     }
 
-    /// How long it may be idle. At a stop one that has called goes at once: whoever keeps it knows
-    /// that this happens, and opens another. One that has just come has its request on the way.
-    fn patience(&self, shared: &Shared) -> Duration {
-        match (shared.is_stopping(), self.has_called) {
-            (false, _) => shared.limits.idle,
-            (true, false) => FIRST_REQUEST,
-            (true, true) => Duration::ZERO,
+    /// When an idle one is closed. At a stop one that has called goes at once: whoever keeps it knows
+    /// that this happens, and opens another. One that has not may have its request on the way.
+    fn idle_until(&self, shared: &Shared) -> Option<Instant> {
+        match (shared.stop.get(), self.has_called) {
+            (None, _) => self.since.checked_add(shared.limits.idle),
+            (Some(stop), false) => stop.since.max(self.since).checked_add(FIRST_REQUEST),
+            (Some(_), true) => Some(self.since),
         }
     }
 

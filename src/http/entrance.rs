@@ -18,8 +18,9 @@ use super::tally::{Reason, Refusal};
 pub(super) const BUSY: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: too many connections" };
 
-/// More connections than the kernel has made and nobody has accepted: `net.core.somaxconn`.
-const QUEUE: usize = 4096;
+/// Connections that one listener gives in its last round, where newcomers could not be turned away
+/// either: more than the kernel keeps of ours, which is 128 by TCP.
+const LAST_ACCEPTS: usize = 4096;
 
 /// The sockets that listen, and who may come in.
 pub(super) struct Entrance {
@@ -66,14 +67,14 @@ impl Entrance {
     pub(super) fn deadline(&self, limits: &HttpLimits) -> Option<Instant> {
         let waiting = self.waiting.iter().filter_map(|it| it.since.checked_add(limits.request));
         let closes_at = self.closes_at.filter(|_| !self.listeners.is_empty());
-        waiting.chain(self.accept_from).chain(closes_at).min()
+        waiting.chain(self.accept_from.or(closes_at)).min()
     }
 
     /// Turns newcomers away, and closes once all who have connected are in.
-    pub(super) fn close(&mut self, now: Instant) {
+    pub(super) fn close(&mut self) {
         if self.closes_at.is_none() {
             self.listeners.retain_mut(Listener::turn_away);
-            self.closes_at = now.checked_add(LAST_ARRIVALS);
+            self.closes_at = Instant::now().checked_add(LAST_ARRIVALS);
         }
     }
 
@@ -93,10 +94,11 @@ impl Entrance {
             self.look_again(connections, round);
         }
         self.accept_from = self.accept_from.filter(|from| *from > round.now);
-        let is_last = self.closes_at.is_some_and(|at| at <= round.now);
+        let is_due = self.closes_at.is_some_and(|at| at <= round.now);
+        let is_last = is_due && self.accept_from.is_none();
         // Some a round: with one a flood would fill the kernel's queue, where all others have
         // to wait too, and with all it would keep those who are in from their turns.
-        let most = if is_last { QUEUE } else { round.shared.limits.accepts };
+        let most = if is_last { LAST_ACCEPTS } else { round.shared.limits.accepts };
         for index in 0..self.listeners.len() {
             if !is_last && !set.is_ready(1 + index) {
                 continue;
@@ -105,24 +107,25 @@ impl Entrance {
                 let Some(listener) = self.listeners.get(index) else { break };
                 match listener.accept() {
                     Ok((stream, address)) => self.meet(stream, address, connections, round),
-                    Err(error) => {
-                        self.note_failure(&error, round);
-                        break;
-                    }
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::WouldBlock => break,
+                        // That of one caller, or of none.
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                        _ => {
+                            self.pause(&error, round);
+                            break;
+                        }
+                    },
                 }
             }
         }
-        if is_last {
+        if is_last && self.accept_from.is_none() {
             self.listeners.clear();
         }
     }
 
-    fn note_failure(&mut self, error: &io::Error, round: &Round<'_>) {
-        use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
-        // That of one caller, or of none: the next may be accepted at once.
-        if matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock) {
-            return;
-        }
+    /// Accepts nothing for a time: what is short comes back by itself, or does not.
+    fn pause(&mut self, error: &io::Error, round: &Round<'_>) {
         self.accept_from = round.now.checked_add(round.shared.limits.accept_pause);
         if let Some(more) = self.failures.now(round.now) {
             log::error!("accept a connection: {error}; trying on; {more} more since the last time");

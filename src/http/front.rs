@@ -19,7 +19,7 @@ use super::entrance::{BUSY, Entrance};
 use super::exchange::Await;
 use super::gate::Gate;
 use super::guard::Guard;
-use super::handlers::{self, Job, Shared};
+use super::handlers::{self, Job, Shared, Stop};
 use super::heartbeat::Door;
 use super::listener::Listener;
 use super::parse::Request;
@@ -167,7 +167,7 @@ impl Front {
             guard: self.guard,
             tally: self.tally,
             waker: Waker::new()?,
-            stop_by: OnceLock::new(),
+            stop: OnceLock::new(),
             streams: stream::Counts::default(),
         });
         let gate = Gate::new(self.access, &shared)?;
@@ -212,8 +212,9 @@ impl Running {
         self.shared.tally.counters()
     }
 
-    /// Stops: accepts nothing more, closes what is idle, and finishes the requests that have begun.
-    /// True when all of them were answered.
+    /// Stops: turns newcomers away, closes what is idle, and finishes the requests that have begun or
+    /// are on their way: those who have connected before and have not called yet get
+    /// [`FIRST_REQUEST`](crate::config::fixed::FIRST_REQUEST) for it. True when all were answered.
     ///
     /// # Blocking
     /// Until the last answer is sent and its connection closed, at most for `drain`. Handlers that
@@ -233,9 +234,9 @@ impl Running {
 
     /// Begins what [`Running::stop`] waits for: of several services all can begin at once.
     pub fn tell_to_stop(&self, drain: Duration) {
-        let now = Instant::now();
-        let stop_by = now.checked_add(drain).unwrap_or(now);
-        self.shared.stop_by.get_or_init(|| stop_by);
+        let since = Instant::now();
+        let by = since.checked_add(drain).unwrap_or(since);
+        self.shared.stop.get_or_init(|| Stop { since, by });
         self.shared.waker.wake();
     }
 }
@@ -282,10 +283,10 @@ impl Service {
             self.serve(&set, &mut round);
             self.entrance.admit(&set, &mut self.connections, &mut round);
             shared.tally.set_connections(self.connections.len());
-            if let Some(stop_by) = shared.stop_by.get() {
-                self.entrance.close(now);
+            if let Some(stop) = shared.stop.get() {
+                self.entrance.close();
                 let is_empty = self.connections.is_empty() && self.entrance.is_empty();
-                if is_empty || now >= *stop_by {
+                if is_empty || now >= stop.by {
                     return self.connections.iter().all(Connection::is_served);
                 }
             }
@@ -309,7 +310,8 @@ impl Service {
     fn time_left(&self) -> Option<Duration> {
         let shared = &self.shared;
         let deadlines = self.connections.iter().filter_map(|it| it.deadline(shared));
-        let others = [self.entrance.deadline(&shared.limits), shared.stop_by.get().copied()];
+        let stop_by = shared.stop.get().map(|stop| stop.by);
+        let others = [self.entrance.deadline(&shared.limits), stop_by];
         let next = deadlines.chain(others.into_iter().flatten()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }

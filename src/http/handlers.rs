@@ -27,15 +27,23 @@ pub(super) struct Shared {
     pub(super) tally: Arc<Tally>,
     /// Wakes the front.
     pub(super) waker: Waker,
-    /// Set once the front is told to stop: until when requests in flight may be finished.
-    pub(super) stop_by: OnceLock<Instant>,
+    /// Set once the front is told to stop.
+    pub(super) stop: OnceLock<Stop>,
     /// Answers that are being streamed.
     pub(super) streams: stream::Counts,
 }
 
+/// A stop of the front.
+pub(super) struct Stop {
+    /// When it was told to.
+    pub(super) since: Instant,
+    /// Until when requests in flight may be finished.
+    pub(super) by: Instant,
+}
+
 impl Shared {
     pub(super) fn is_stopping(&self) -> bool {
-        self.stop_by.get().is_some()
+        self.stop.get().is_some()
     }
 }
 

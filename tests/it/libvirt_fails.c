@@ -3,7 +3,8 @@
 //
 //   refused NUMBER   it is not done, and the error is one of the call alone
 //   lost NUMBER      it is not done, and the error is that the connection is gone
-//   unheard NUMBER   it is done, and the error is that the connection is gone
+//   unheard NUMBER   it is done, and the error is that the connection is gone; counted are only calls
+//                    that change something
 //
 // Then the file goes, and the call is named on standard error.
 #include <dlfcn.h>
@@ -19,7 +20,7 @@ enum how { NOT_AT_ALL, REFUSED, LOST, UNHEARD };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static enum how counted(const char *path, const char *call) {
+static enum how counted(const char *path, const char *call, int changes) {
     char word[16];
     unsigned number;
     FILE *file = fopen(path, "r+");
@@ -27,6 +28,10 @@ static enum how counted(const char *path, const char *call) {
         return NOT_AT_ALL;
     if (fscanf(file, "%15s %u", word, &number) != 2)
         abort();
+    if (strcmp(word, "unheard") == 0 && !changes) {
+        fclose(file);
+        return NOT_AT_ALL;
+    }
     if (number > 1) {
         rewind(file);
         fprintf(file, "%s %-10u\n", word, number - 1);
@@ -39,12 +44,12 @@ static enum how counted(const char *path, const char *call) {
     return strcmp(word, "refused") == 0 ? REFUSED : strcmp(word, "lost") == 0 ? LOST : UNHEARD;
 }
 
-static enum how how(const char *call) {
+static enum how how(const char *call, int changes) {
     const char *path = getenv("FAULTS");
     if (path == NULL)
         return NOT_AT_ALL;
     pthread_mutex_lock(&lock);
-    enum how how = counted(path, call);
+    enum how how = counted(path, call, changes);
     pthread_mutex_unlock(&lock);
     return how;
 }
@@ -57,10 +62,10 @@ static void leave_error(enum how how) {
         virConnectClose(NULL);
 }
 
-#define FAILS(type, name, failed, parameters, arguments)                                            \
+#define FAILS(changes, type, name, failed, parameters, arguments)                                  \
     type name parameters {                                                                         \
-        __typeof__(&name) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name);                        \
-        enum how it = how(#name);                                                                  \
+        __typeof__(&name) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name);                       \
+        enum how it = how(#name, changes);                                                         \
         if (it == NOT_AT_ALL)                                                                      \
             return real arguments;                                                                 \
         if (it == UNHEARD)                                                                         \
@@ -69,65 +74,66 @@ static void leave_error(enum how how) {
         return failed;                                                                             \
     }
 
-#define OF_DOMAIN(name) FAILS(int, name, -1, (virDomainPtr domain), (domain))
-#define OF_DOMAIN_FLAGS(name)                                                                       \
-    FAILS(int, name, -1, (virDomainPtr domain, unsigned flags), (domain, flags))
-#define OF_NETWORK(name) FAILS(int, name, -1, (virNetworkPtr network), (network))
+#define READS(...) FAILS(0, __VA_ARGS__)
+#define CHANGES(...) FAILS(1, __VA_ARGS__)
+#define CHANGES_DOMAIN(name) CHANGES(int, name, -1, (virDomainPtr domain), (domain))
+#define CHANGES_DOMAIN_BY(name)                                                                     \
+    CHANGES(int, name, -1, (virDomainPtr domain, unsigned flags), (domain, flags))
+#define CHANGES_NETWORK(name) CHANGES(int, name, -1, (virNetworkPtr network), (network))
 
-FAILS(virConnectPtr, virConnectOpen, NULL, (const char *uri), (uri))
-FAILS(int, virConnectListAllDomains, -1, (virConnectPtr conn, virDomainPtr **domains, unsigned flags),
+READS(virConnectPtr, virConnectOpen, NULL, (const char *uri), (uri))
+READS(int, virConnectListAllDomains, -1, (virConnectPtr conn, virDomainPtr **domains, unsigned flags),
       (conn, domains, flags))
-FAILS(int, virConnectGetAllDomainStats, -1,
+READS(int, virConnectGetAllDomainStats, -1,
       (virConnectPtr conn, unsigned stats, virDomainStatsRecordPtr **records, unsigned flags),
       (conn, stats, records, flags))
 
-FAILS(virDomainPtr, virDomainLookupByName, NULL, (virConnectPtr conn, const char *id), (conn, id))
-FAILS(virDomainPtr, virDomainDefineXML, NULL, (virConnectPtr conn, const char *xml), (conn, xml))
-OF_DOMAIN(virDomainCreate)
-OF_DOMAIN(virDomainDestroy)
-OF_DOMAIN(virDomainIsActive)
-OF_DOMAIN(virDomainResume)
-OF_DOMAIN(virDomainShutdown)
-OF_DOMAIN(virDomainSuspend)
-OF_DOMAIN_FLAGS(virDomainReboot)
-OF_DOMAIN_FLAGS(virDomainReset)
-OF_DOMAIN_FLAGS(virDomainUndefineFlags)
-FAILS(char *, virDomainGetXMLDesc, NULL, (virDomainPtr domain, unsigned flags), (domain, flags))
-FAILS(int, virDomainGetInfo, -1, (virDomainPtr domain, virDomainInfoPtr info), (domain, info))
-FAILS(int, virDomainGetState, -1, (virDomainPtr domain, int *state, int *reason, unsigned flags),
+READS(virDomainPtr, virDomainLookupByName, NULL, (virConnectPtr conn, const char *id), (conn, id))
+CHANGES(virDomainPtr, virDomainDefineXML, NULL, (virConnectPtr conn, const char *xml), (conn, xml))
+CHANGES_DOMAIN(virDomainCreate)
+CHANGES_DOMAIN(virDomainDestroy)
+READS(int, virDomainIsActive, -1, (virDomainPtr domain), (domain))
+CHANGES_DOMAIN(virDomainResume)
+CHANGES_DOMAIN(virDomainSuspend)
+CHANGES_DOMAIN_BY(virDomainReboot)
+CHANGES_DOMAIN_BY(virDomainReset)
+CHANGES_DOMAIN_BY(virDomainUndefineFlags)
+READS(char *, virDomainGetXMLDesc, NULL, (virDomainPtr domain, unsigned flags), (domain, flags))
+READS(int, virDomainGetInfo, -1, (virDomainPtr domain, virDomainInfoPtr info), (domain, info))
+READS(int, virDomainGetState, -1, (virDomainPtr domain, int *state, int *reason, unsigned flags),
       (domain, state, reason, flags))
-FAILS(int, virDomainSetAutostart, -1, (virDomainPtr domain, int is_on), (domain, is_on))
-FAILS(int, virDomainSetMemoryFlags, -1, (virDomainPtr domain, unsigned long kib, unsigned flags),
+CHANGES(int, virDomainSetAutostart, -1, (virDomainPtr domain, int is_on), (domain, is_on))
+CHANGES(int, virDomainSetMemoryFlags, -1, (virDomainPtr domain, unsigned long kib, unsigned flags),
       (domain, kib, flags))
-FAILS(int, virDomainSetVcpusFlags, -1, (virDomainPtr domain, unsigned count, unsigned flags),
+CHANGES(int, virDomainSetVcpusFlags, -1, (virDomainPtr domain, unsigned count, unsigned flags),
       (domain, count, flags))
-FAILS(int, virDomainSetMetadata, -1,
+CHANGES(int, virDomainSetMetadata, -1,
       (virDomainPtr domain, int type, const char *text, const char *key, const char *uri,
        unsigned flags),
       (domain, type, text, key, uri, flags))
-FAILS(int, virDomainAttachDeviceFlags, -1, (virDomainPtr domain, const char *xml, unsigned flags),
+CHANGES(int, virDomainAttachDeviceFlags, -1, (virDomainPtr domain, const char *xml, unsigned flags),
       (domain, xml, flags))
-FAILS(int, virDomainDetachDeviceFlags, -1, (virDomainPtr domain, const char *xml, unsigned flags),
+CHANGES(int, virDomainDetachDeviceFlags, -1, (virDomainPtr domain, const char *xml, unsigned flags),
       (domain, xml, flags))
-FAILS(int, virDomainBlockResize, -1,
+CHANGES(int, virDomainBlockResize, -1,
       (virDomainPtr domain, const char *disk, unsigned long long size, unsigned flags),
       (domain, disk, size, flags))
-FAILS(int, virDomainBlockStatsFlags, -1,
+READS(int, virDomainBlockStatsFlags, -1,
       (virDomainPtr domain, const char *disk, virTypedParameterPtr stats, int *count, unsigned flags),
       (domain, disk, stats, count, flags))
-FAILS(int, virDomainInterfaceStats, -1,
+READS(int, virDomainInterfaceStats, -1,
       (virDomainPtr domain, const char *device, virDomainInterfaceStatsPtr stats, size_t size),
       (domain, device, stats, size))
-FAILS(int, virDomainListGetStats, -1,
+READS(int, virDomainListGetStats, -1,
       (virDomainPtr *domains, unsigned stats, virDomainStatsRecordPtr **records, unsigned flags),
       (domains, stats, records, flags))
 
-FAILS(virNetworkPtr, virNetworkLookupByName, NULL, (virConnectPtr conn, const char *name),
+READS(virNetworkPtr, virNetworkLookupByName, NULL, (virConnectPtr conn, const char *name),
       (conn, name))
-FAILS(virNetworkPtr, virNetworkDefineXML, NULL, (virConnectPtr conn, const char *xml), (conn, xml))
-OF_NETWORK(virNetworkCreate)
-OF_NETWORK(virNetworkDestroy)
-OF_NETWORK(virNetworkIsActive)
-OF_NETWORK(virNetworkUndefine)
-FAILS(char *, virNetworkGetXMLDesc, NULL, (virNetworkPtr network, unsigned flags), (network, flags))
-FAILS(int, virNetworkSetAutostart, -1, (virNetworkPtr network, int is_on), (network, is_on))
+CHANGES(virNetworkPtr, virNetworkDefineXML, NULL, (virConnectPtr conn, const char *xml), (conn, xml))
+CHANGES_NETWORK(virNetworkCreate)
+CHANGES_NETWORK(virNetworkDestroy)
+READS(int, virNetworkIsActive, -1, (virNetworkPtr network), (network))
+CHANGES_NETWORK(virNetworkUndefine)
+READS(char *, virNetworkGetXMLDesc, NULL, (virNetworkPtr network, unsigned flags), (network, flags))
+CHANGES(int, virNetworkSetAutostart, -1, (virNetworkPtr network, int is_on), (network, is_on))

@@ -1,13 +1,15 @@
 //! Callers that leave, handlers that panic, files that run out.
 
+use std::fs::File;
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
+use std::thread;
 
 use mistify_libvirt::config::HttpLimits;
 use rouille::{Response, ResponseBody};
 
-use super::{GET, GET_GATE, echo, gated, serve, wait_until};
+use super::{GET, GET_GATE, PATIENCE, SHORT, echo, gated, serve, wait_until};
 
 #[test]
 fn a_caller_that_leaves_costs_nothing_but_its_answer() {
@@ -109,4 +111,21 @@ fn run_out_of_file_descriptors() {
     assert_eq!(first.ask(GET).status, 200, "who is in is served");
     drop(others);
     assert_eq!(service.status_of(GET), 200, "and accepting goes on");
+
+    // A stop does not close before it could take in who has connected.
+    drop(first);
+    service.wait_for_connections(0);
+    let mut files = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        files.push(file);
+    }
+    files.pop();
+    let mut last = service.connect();
+    let stopping = thread::spawn(move || service.running.stop(PATIENCE));
+    thread::sleep(SHORT);
+    assert!(!stopping.is_finished());
+    drop(files);
+    assert_eq!(last.ask(GET).status, 200);
+    drop(last);
+    assert!(stopping.join().unwrap());
 }

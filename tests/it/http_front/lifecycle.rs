@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use mistify_libvirt::config::fixed::FIRST_REQUEST;
 use mistify_libvirt::config::{HttpLimits, SocketConfig};
 use mistify_libvirt::http::{Front, Running};
 use rouille::{Response, ResponseBody};
@@ -123,14 +124,17 @@ fn a_stop_cuts_off_nobody_who_has_connected_to_its_socket() {
 }
 
 #[test]
-fn a_stop_waits_for_the_first_request_of_who_has_just_come_for_a_second() {
+fn a_stop_waits_a_second_for_the_first_request_of_who_has_connected() {
     let service = serve(HttpLimits::default(), echo);
-    let (mut caller, mut silent) = (service.connect(), service.connect());
-    service.wait_for_connections(2);
+    let (mut caller, mut silent, mut idle) =
+        (service.connect(), service.connect(), service.connect());
+    assert_eq!(idle.ask(GET).status, 200);
+    service.wait_for_connections(3);
+    // That second begins with the stop, however long they were silent before.
+    thread::sleep(FIRST_REQUEST);
     let begin = Instant::now();
-    let address = service.address;
     let stopping = thread::spawn(move || service.running.stop(PATIENCE));
-    wait_until(|| TcpStream::connect_timeout(&address, SHORT).is_err());
+    assert!(idle.is_closed(), "it stops");
 
     let answer = caller.ask(GET);
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
