@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::agent::{Agent, PROGRAM};
 use crate::faults::library;
 use crate::skip::require;
-use crate::stack::Stack;
+use crate::stack::{Stack, in_libvirt};
 use crate::support::{Scratch, files_below, wait_until};
 
 /// Longer than a loaded machine needs to settle something.
@@ -93,18 +93,15 @@ impl Bed {
     /// the guest is made anew.
     fn everything(&self) -> Vec<String> {
         let macs = format!("02:00:00:92:{:02x}:", self.net);
-        let ours = |line: &&str| line.contains(self.id) || line.contains(&macs);
-        // One process for all: the last two fail where there is no guest.
-        let words = format!("domstate {0}; dumpxml {0} --inactive", self.id);
-        let words = format!("list --all --name; net-list --all; echo ----; {words}");
-        let told = String::from_utf8(self.stack.virsh(&[&words]).stdout).expect("UTF-8");
-        let (lists, guest) = told.split_once("----").expect("an echo");
-        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-        let mut found: Vec<_> = lists.lines().filter(ours).map(words).collect();
-        // Metadata that was taken back has a prefix of libvirt's for its name space.
-        let guest = guest.replace("device:", "").replace(":device", "");
-        found.extend(guest.lines().filter(|it| !it.contains("uuid")).map(str::to_owned));
-        found.retain(|line| !line.is_empty());
+        let ours = |line: &str| line.contains(self.id) || line.contains(&macs);
+        let mut found = in_libvirt(|words| self.stack.virsh_ok(words), ours);
+        if found.iter().any(|line| line == self.id) {
+            let words = format!("domstate {0}; dumpxml {0} --inactive", self.id);
+            let guest = self.stack.virsh_ok(&[&words]);
+            // Metadata that was taken back has a prefix of libvirt's for its name space.
+            let guest = guest.replace("device:", "").replace(":device", "");
+            found.extend(guest.lines().filter(|it| !it.contains("uuid")).map(str::to_owned));
+        }
         let mut stored = Vec::new();
         files_below(&self.store.path().join("guests"), &mut stored);
         stored.sort();
