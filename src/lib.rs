@@ -218,6 +218,9 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod config;
+#[cfg(test)]
+#[path = "../tests/it/cost.rs"]
+mod cost;
 pub mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

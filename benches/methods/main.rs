@@ -37,6 +37,8 @@ mod trips;
 #[expect(dead_code, reason = "the tests use more of it")]
 #[path = "../../tests/it/boot_sector.rs"]
 mod boot_sector;
+#[path = "../../tests/it/cost.rs"]
+mod cost;
 #[path = "../../tests/it/counting.rs"]
 mod counting;
 #[expect(dead_code, reason = "the tests use more of it")]

@@ -31,6 +31,8 @@ mod agent;
 #[expect(dead_code, reason = "the tests use more of it")]
 #[path = "../../tests/it/boot_sector.rs"]
 mod boot_sector;
+#[path = "../../tests/it/cost.rs"]
+mod cost;
 #[path = "../../tests/it/inside.rs"]
 mod inside;
 #[expect(dead_code, reason = "the tests use more of it")]

@@ -16,6 +16,8 @@ mod load;
 #[expect(dead_code, reason = "the tests use more of it")]
 #[path = "../../tests/it/boot_sector.rs"]
 mod boot_sector;
+#[path = "../../tests/it/cost.rs"]
+mod cost;
 #[expect(dead_code, reason = "the tests use more of it")]
 #[path = "../../tests/it/skip.rs"]
 mod skip;

@@ -208,6 +208,7 @@ fn define_nonsense(connection: &Connection, word: &str) -> Error {
 
 #[test]
 fn of_100_000_failing_calls_of_each_kind_on_8_threads_every_error_is_its_own() {
+    crate::cost::slow("makes 600,000 calls of libvirt");
     const THREADS: usize = 8;
     const CALLS: usize = 100_000 / THREADS;
     start().unwrap();

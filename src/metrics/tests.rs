@@ -236,6 +236,7 @@ fn what_a_guest_that_hangs_was_last_known_for_goes_after_5_minutes_and_its_name_
 
 #[test]
 fn a_text_takes_time_in_line_with_its_guests() {
+    crate::cost::slow("writes the text of 1,000 guests ten times");
     let least = |guests| {
         let (view, own) = (view(guests), own());
         // The thread's own time: the machine has other work.

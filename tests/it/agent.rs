@@ -1,22 +1,24 @@
 //! The agent as its callers have it: the real program on a port of its own, and a plain client.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::support::{Scratch, signal, wait_for};
+use crate::support::{Scratch, poll, signal, wait_for};
 
 /// Longer than a loaded machine needs to start the agent.
 const START: Duration = Duration::from_secs(60);
 /// Longer than any call of these tests may take.
 const ANSWER: Duration = Duration::from_secs(300);
+/// How much of the log of an agent a failed test shows.
+const LOG_LINES: usize = 200;
 
 /// The agent's program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mistify-libvirt");
@@ -25,11 +27,24 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mistify-libvirt");
 pub(crate) struct Agent {
     child: Child,
     address: SocketAddr,
-    log: Arc<Mutex<Vec<String>>>,
-    /// Who reads that, to its end.
-    reader: Option<thread::JoinHandle<()>>,
-    /// Its state, where no flag gives it another folder.
+    log: Log,
+    /// Its state directory, unless a flag names another.
     _state: Scratch,
+}
+
+/// The agent's standard error, in a file: a line that the agent has written can be read at once. A pipe
+/// would show it only after a reader thread had run.
+struct Log(Scratch);
+
+impl Log {
+    fn path(&self) -> PathBuf {
+        self.0.path().join("log")
+    }
+
+    fn read(&self) -> String {
+        let bytes = fs::read(self.path()).expect("the log can be read");
+        String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned()
+    }
 }
 
 impl Agent {
@@ -67,36 +82,27 @@ impl Agent {
         mut command: Command,
         flags: &[S],
     ) -> Result<Self, String> {
-        let state = Scratch::new();
+        let (state, log) = (Scratch::new(), Log(Scratch::new()));
         let mut child = command
             .args(["--config", "/dev/null", "--port", "0", "--log-level", "info"])
             .env("STATE_DIRECTORY", state.path())
             .args(flags)
             .stdin(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(File::create(log.path()).expect("the log can be created"))
             .spawn()
             .expect("the agent starts");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, sink) = (child.stderr.take().expect("stderr was piped"), Arc::clone(&log));
-        let reader = thread::spawn(move || {
-            for line in BufReader::new(lines).lines().map_while(Result::ok) {
-                sink.lock().push(line);
-            }
-        });
         let address = wait_for("the agent listens", START, || {
             if child.try_wait().expect("it is our child").is_some() {
                 return Some(None);
             }
-            let log = log.lock();
-            let line = log.iter().find(|line| line.contains("listening on "))?;
+            let text = log.read();
+            let line = text.lines().find(|line| line.contains("listening on "))?;
             line.split("listening on ").nth(1)?.split(['"', ',']).next()?.parse().ok().map(Some)
         });
-        let Some(address) = address else {
-            reader.join().expect("it reads to the end");
-            return Err(log.lock().join("\n"));
-        };
-        let reader = Some(reader);
-        Ok(Self { child, address, log, reader, _state: state })
+        match address {
+            Some(address) => Ok(Self { child, address, log, _state: state }),
+            None => Err(log.read()),
+        }
     }
 
     /// Where it listens.
@@ -109,9 +115,16 @@ impl Agent {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// What it has logged so far. The line of a call is there before the call's answer; for a line that
+    /// no answer follows, use [`Self::logged`].
     pub(crate) fn log(&self) -> String {
-        self.log.lock().join("\n")
+        self.log.read()
+    }
+
+    /// Waits until its log contains `text`, and returns the first line that does.
+    pub(crate) fn logged(&self, text: &str) -> String {
+        let line = || self.log().lines().find(|line| line.contains(text)).map(str::to_owned);
+        poll(START, line).unwrap_or_else(|| panic!("{text:?} is not in the log:\n{}", self.log()))
     }
 
     /// Sends it a signal by name.
@@ -124,21 +137,14 @@ impl Agent {
         self.child.wait().expect("it is our child")
     }
 
-    /// Ends it by SIGTERM, which has to be in order: under AddressSanitizer a leak is not.
-    pub(crate) fn end(self) {
+    /// Ends it by SIGTERM, which has to be in order: under AddressSanitizer a leak is not. Returns all
+    /// that it has logged.
+    pub(crate) fn end(mut self) -> String {
         self.signal("TERM");
-        let log = Arc::clone(&self.log);
-        let status = self.wait();
-        assert!(status.success(), "{status}:\n{}", log.lock().join("\n"));
-    }
-
-    /// The same for one whose children have ended; all of its log.
-    pub(crate) fn end_to_the_last_line(mut self) -> String {
-        let (log, reader) = (Arc::clone(&self.log), self.reader.take());
-        self.end();
-        reader.expect("it is joined once").join().expect("it reads to the end");
-        let log = log.lock();
-        log.join("\n")
+        let status = self.child.wait().expect("it is our child");
+        let log = self.log();
+        assert!(status.success(), "{status}:\n{log}");
+        log
     }
 
     /// An open connection to it.
@@ -289,6 +295,12 @@ impl Drop for Agent {
         // It may have ended already, which was then the test's business.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            println!("the end of the agent's log:\n{}", end.join("\n"));
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, PROGRAM};
+use crate::cost::slow;
 use crate::support::{Scratch, wait_until};
 use crate::survive::cut_off;
 
@@ -58,6 +59,7 @@ impl Home {
 
     /// An agent with such a fault, or what it has logged when it has ended instead.
     fn start(&self, fault: &str, more: &[&str]) -> Result<Agent, String> {
+        slow("starts an agent for each call that fails");
         let mut command = Command::new(PROGRAM);
         command.env("LD_PRELOAD", faults()).env("FAULT", fault);
         let mut flags = self.flags().to_vec();
@@ -80,7 +82,7 @@ impl Home {
             let log = match self.start(&fault, &[]) {
                 Ok(agent) => {
                     using(&agent);
-                    agent.end_to_the_last_line()
+                    agent.end()
                 }
                 Err(log) => {
                     let why = log.lines().last().unwrap_or_default();
@@ -202,10 +204,10 @@ fn an_event_loop_that_fails_says_so_and_goes_on() {
     let home = Home::new();
     let agent = home.start(&format!("epoll_wait:{}:1", libc::EIO), &[]).expect("it goes on");
     let fails = "libvirt's event loop fails: Input/output error (os error 5)";
-    wait_until("it fails", SOON, || agent.log().contains(fails));
+    agent.logged(fails);
     // Of what happens to a guest libvirt tells by its loop.
     agent.ok("Poweroff", &json!({ "id": "test" }));
-    wait_until("it works", SOON, || agent.log().contains("libvirt's event loop works again"));
+    agent.logged("libvirt's event loop works again");
     agent.end();
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, PROGRAM};
+use crate::cost::slow;
 use crate::faults::library;
 use crate::skip::require;
 use crate::stack::{Stack, in_libvirt};
@@ -47,6 +48,7 @@ struct Bed {
 
 impl Bed {
     fn new(id: &'static str, net: u8) -> Option<Self> {
+        slow("fails each call of libvirt in turn");
         let stack = require("qemu", Stack::shared())?;
         let store = Scratch::new();
         let fault = store.path().join("fault");
@@ -93,7 +95,7 @@ impl Bed {
     /// the guest is made anew.
     fn everything(&self) -> Vec<String> {
         let macs = format!("02:00:00:92:{:02x}:", self.net);
-        let ours = |line: &str| line.contains(self.id) || line.contains(&macs);
+        let ours = |line: &str| line == self.id || line.contains(&macs);
         let mut found = in_libvirt(|words| self.stack.virsh_ok(words), ours);
         if found.iter().any(|line| line == self.id) {
             let words = format!("domstate {0}; dumpxml {0} --inactive", self.id);
@@ -177,7 +179,7 @@ impl Bed {
     fn end(self) {
         self.agent.call("Delete", &self.guest());
         assert_eq!(self.everything(), [""; 0]);
-        let log = self.agent.end_to_the_last_line();
+        let log = self.agent.end();
         assert!(!log.contains("panic"), "{log}");
     }
 }

@@ -7,6 +7,7 @@ mod boot_sector;
 mod callers;
 mod check;
 mod conformance;
+mod cost;
 mod counting;
 mod crash;
 mod devices;

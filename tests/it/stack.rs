@@ -15,13 +15,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::boot_sector;
+use crate::cost::slow;
 use crate::skip::Skip;
 use crate::support::{Scratch, poll, wait_for, wait_until};
 
-/// How long a guest may take to reach its boot sector; KVM without hardware support is slow there.
-const BOOT: Duration = Duration::from_secs(20);
+/// Longer than a loaded machine needs to get an emulated guest to its boot sector.
+const BOOT: Duration = Duration::from_secs(120);
+/// How long a guest on KVM may take for that; without hardware support it may never get there.
+const BOOT_ON_KVM: Duration = Duration::from_secs(20);
 /// Longer than a loaded machine needs for anything that takes milliseconds.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 /// What libvirtd sees of the host's cgroups.
 #[derive(Clone, Copy)]
@@ -57,6 +60,7 @@ struct Control {
 impl Stack {
     /// The one stack that tests of this process share; guests in it need names of their own.
     pub(crate) fn shared() -> Result<&'static Self, Skip> {
+        slow("uses real libvirtd and qemu");
         static SHARED: OnceLock<Result<Stack, Skip>> = OnceLock::new();
         SHARED.get_or_init(Self::start).as_ref().map_err(Skip::clone)
     }
@@ -83,6 +87,7 @@ impl Stack {
                 return Err(Skip(format!("{program} is not installed")));
             }
         }
+        slow("starts a libvirtd of its own");
         let mode = match cgroup {
             Cgroup::V2 => "v2",
             Cgroup::V1 => "v1",
@@ -201,10 +206,11 @@ impl Stack {
             if !Path::new("/dev/kvm").exists() {
                 return Ok("qemu");
             }
+            slow("waits for a guest on KVM, which may hang");
             let (name, disk) = ("mistify-kvm-probe", BlockDevice::bootable(1 << 20)?);
             let xml = guest_xml("kvm", name, disk.path());
             let boots = self.with_xml("create", &xml).status.success()
-                && poll(BOOT, || (self.writes(name) > 0).then_some(())).is_some();
+                && poll(BOOT_ON_KVM, || (self.writes(name) > 0).then_some(())).is_some();
             // Absent when it did not start.
             self.virsh(&["destroy", name]);
             Ok(if boots { "kvm" } else { "qemu" })
@@ -214,6 +220,7 @@ impl Stack {
 
     /// Defines and starts a boot-sector guest and returns when it writes to its disk.
     pub(crate) fn boot(&self, kind: &str, name: &str, disk: &BlockDevice) {
+        slow("waits for a real guest boot");
         let defined = self.with_xml("define", &guest_xml(kind, name, disk.path()));
         assert!(defined.status.success(), "define: {defined:?}");
         self.virsh_ok(&["start", name]);

@@ -157,6 +157,7 @@ fn a_file_cut_anywhere_says_its_complete_steps_or_nothing() {
 
 #[test]
 fn no_changed_byte_says_what_was_not_written() {
+    crate::cost::slow("changes each byte of a record");
     let (lines, record) = written("web-1", &sample());
     let content = lines.concat();
     for at in 0..content.len() {

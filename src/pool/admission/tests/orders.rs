@@ -166,6 +166,7 @@ impl Walk {
 
 #[test]
 fn in_every_order_of_callers_the_limits_and_the_lines_hold() {
+    crate::cost::slow("tries every order of callers");
     let mut seen = HashSet::new();
     let mut walks = vec![Walk::begin()];
     let mut steps = 0;
