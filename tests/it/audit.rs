@@ -8,8 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use mistify_libvirt::config::fixed::LOG_INTERVAL;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, PROGRAM, Reply};
@@ -102,11 +103,9 @@ fn on_socket(path: &Path, body: &str) -> Reply {
 #[test]
 fn every_method_that_changes_something_is_audited_and_none_that_reads() {
     let bed = Bed::new(&["--image-store", "--image-store-port", "0"]);
-    let images = {
-        let log = bed.agent.log();
-        let line = log.lines().find_map(|line| line.split("image store listens on ").nth(1));
-        line.expect("it is served").parse().expect("an address")
-    };
+    let listens = "image store listens on ";
+    let line = bed.agent.logged(listens);
+    let images = line.split(listens).nth(1).expect("see above").parse().expect("an address");
     for method in READS.iter().chain(&CHANGES) {
         let address = if method.starts_with("Libvirt.") { bed.agent.address() } else { images };
         let params = json!([{ "guest": { "id": "absent" }, "id": "absent", "dest": "x" }]);
@@ -268,7 +267,7 @@ fn a_full_disk_costs_lines_and_no_calls() {
     drop(file);
     let written = || fs::metadata(&inside).expect("it is there").len();
     let full = || agent.log().contains("write audit log");
-    let mut calls = 0;
+    let (mut calls, began) = (0, Instant::now());
     while !full() && calls < 2000 {
         agent.error("Run", &json!({ "id": "absent" }));
         calls += 1;
@@ -277,7 +276,10 @@ fn a_full_disk_costs_lines_and_no_calls() {
     for _ in 0..20 {
         agent.ok("Poweroff", &json!({ "id": "test" }));
     }
-    assert_eq!(agent.log().matches("write audit log").count(), 1, "{}", agent.log());
+    // The agent logs this once in an interval; on a loaded machine the calls may take longer than one.
+    let whiles = began.elapsed().as_secs() / LOG_INTERVAL.as_secs();
+    let lines = agent.log().matches("write audit log").count();
+    assert!((1..=1 + usize::try_from(whiles).expect("few")).contains(&lines), "{}", agent.log());
     fs::remove_file(&filler).expect("it is ours");
     agent.ok("Poweroff", &json!({ "id": "test" }));
     let text = fs::read_to_string(&inside).expect("it is there");
@@ -300,12 +302,13 @@ fn a_change_that_outlives_its_deadline_is_audited_as_late() {
     let agent = Agent::start(&flags);
     let pid = stack.qemu_pid("hanging").expect("it runs");
     signal(pid, "STOP");
-    let params = json!({ "guest": { "id": "hanging" }, "args": { "mistify.timeout": "1" } });
+    // Longer than a loaded machine needs to begin the change: one that was not begun is not late.
+    let params = json!({ "guest": { "id": "hanging" }, "args": { "mistify.timeout": "5" } });
     let answer = agent.call_with("Shutdown", &params);
     assert!(answer["error"].as_str().is_some_and(|it| it.starts_with("deadline: ")), "{answer}");
     signal(pid, "CONT");
     let lines = lines(&log);
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!((&line["outcome"], &line["error"]), (&json!("late"), &answer["error"]));
-    assert!(line["ms"].as_f64().is_some_and(|ms| ms >= 1000.0), "{line}");
+    assert!(line["ms"].as_f64().is_some_and(|ms| ms >= 5000.0), "{line}");
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
+use crate::cost::slow;
 use crate::skip::require;
 use crate::stack::{Stack, in_libvirt};
 use crate::support::{Scratch, files_below, wait_until};
@@ -69,6 +70,7 @@ pub(crate) struct Bed<'a> {
 
 impl<'a> Bed<'a> {
     pub(crate) fn new(host: &'a dyn Host, name: &'static str, net: u8) -> Self {
+        slow("kills the agent and starts it again, many times");
         Self { host, state: Scratch::new(), name, net }
     }
 
@@ -97,9 +99,14 @@ impl<'a> Bed<'a> {
     fn everything(&self) -> Vec<String> {
         let mut found = self.host.stored();
         let macs = format!("02:00:00:{:02x}:", self.net);
-        let ours = |line: &str| line.contains(self.name) || line.contains(&macs);
+        // Tests share the libvirtd: the name of another test's guest may contain this one.
+        let guests = format!("{}-", self.name);
+        let ours = |line: &str| {
+            let name = line.trim_start();
+            name.starts_with(&guests) || name.starts_with(&macs)
+        };
         let there = in_libvirt(|words| self.host.virsh(words), ours);
-        for domain in there.iter().filter(|line| line.starts_with(self.name)) {
+        for domain in there.iter().filter(|line| line.starts_with(&guests)) {
             for list in ["domblklist", "domiflist"] {
                 let devices = self.host.virsh(&[list, domain, "--inactive"]);
                 found.extend(devices.lines().map(|device| format!("{domain} {device}")));
@@ -147,7 +154,8 @@ fn at_every_write(
         prepare(&first);
         first.end();
         let agent = bed.agent(Some(&at));
-        if agent.try_call_with(verb, params).is_some() {
+        if let Some(answer) = agent.try_call_with(verb, params) {
+            assert_eq!(answer["error"], Value::Null, "{verb} at {at}");
             agent.end();
             return deaths;
         }

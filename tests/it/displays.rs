@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use crate::agent::Agent;
 use crate::skip::require;
 use crate::stack::Stack;
-use crate::support::{Scratch, poll, wait_until};
+use crate::support::{Scratch, wait_until};
 
-const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn agent(stack: &Stack, vnc: &str) -> Agent {
     Agent::start(&["--libvirt-uri", &stack.uri(), "--vnc", vnc])
@@ -116,7 +116,7 @@ fn a_port_of_another_guest_or_program_becomes_a_chosen_one() {
         let kept = display(stack, id, "port", &["--inactive"]);
         assert_eq!(kept, Some(taken.to_string()), "for the next start");
         let line = format!("{id}: its VNC port is taken, libvirt chose another: ");
-        assert!(poll(SOON, || agent.log().contains(&line).then_some(())).is_some());
+        agent.logged(&line);
         assert_eq!(agent.ok("CreateGuest", &ran)["guest"]["vnc"], port);
         agent.ok("Poweroff", &ran);
         if taken == 5991 {

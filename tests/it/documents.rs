@@ -18,30 +18,37 @@ use crate::support::{Scratch, wait_until};
 const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
 const SETUP: &str = include_str!("documents.sh");
 const SOON: Duration = Duration::from_secs(90);
+/// The documents, of which the README is the first.
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/testing.md"];
 
 /// How a command that begins like this is run.
 #[derive(Clone, Copy)]
 enum How {
     /// By these lines of shell, `$it` being the file with the command.
     Shell(&'static str),
-    /// By this line of the gate.
+    /// By this line of `.ci/run` or of `make verify`.
     Gate(&'static str),
+    /// By a person, as it runs the gates themselves: its file or make target exists.
+    Person,
 }
 
 /// By the words that it begins with; the first that fits counts.
-const COMMANDS: [(&str, How); 26] = [
+const COMMANDS: [(&str, How); 28] = [
     // By somebody who has nothing yet.
     ("apt-get install ", How::Gate("make test-new-user")),
     ("systemctl restart mistify-libvirt", How::Gate("make test-new-user")),
     ("make demo", How::Shell("demo")),
-    ("make test-lab", How::Gate("make test-lab")),
-    ("make test", How::Gate("\n    make test 2>&1 ")),
-    (".ci/run", How::Gate("# The gate: ")),
+    ("make test-lab", How::Gate("make test-lab-agent")),
+    ("make verify", How::Person),
+    ("make stress", How::Person),
+    (".ci/run", How::Person),
+    ("make test", How::Gate("tests/run-tests.sh gate")),
     // In the lab, by systemd's tests.
-    ("make deb", How::Gate("make test-lab")),
-    ("apt install ./target/debian/", How::Gate("make test-lab")),
+    ("make deb", How::Gate("make test-systemd")),
+    ("apt install ./target/debian/", How::Gate("make test-systemd")),
     // Which is what `make build` does for this step.
-    ("cargo build --release", How::Gate(r#"step "release" make check-release"#)),
+    ("cargo build --release", How::Gate(r#"step "compile release" make build"#)),
     ("target/release/mistify-libvirt", How::Shell("serve")),
     ("make install PREFIX=/usr", How::Shell("in_checkout . $it")),
     ("systemctl daemon-reload && systemctl enable --now", How::Shell("enables_the_unit")),
@@ -49,8 +56,8 @@ const COMMANDS: [(&str, How); 26] = [
     ("openssl req", How::Shell(". $it")),
     ("stunnel ", How::Shell(". $it")),
     ("curl -H ", How::Shell("says '\"libvirt\"'")),
-    // It would listen for ever.
-    ("curl -N ", How::Shell("{ timeout 5 bash $it || true; } | grep -q '^event: connected'")),
+    // It listens for ever, and ends with this world.
+    ("curl -N ", How::Shell("timeout 60 grep -q '^event: connected' <(bash $it)")),
     ("curl --cacert ", How::Shell("says '\"libvirt\"'")),
     ("curl -s http://127.0.0.1:20001/_mistify_RPC_ ", How::Shell("answers_as_shown")),
     ("curl -s http://127.0.0.1:20001/rpc ", How::Shell("answers_as_shown")),
@@ -157,7 +164,7 @@ fn first_guest_and_rest() -> (String, String) {
 /// Everything that any libvirt will do for.
 fn everything() -> Vec<Shown> {
     let mut all = shown(&first_guest_and_rest().1);
-    for name in ["CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"] {
+    for name in &DOCUMENTS[1..] {
         all.extend(shown(&read(name)));
     }
     all.extend(examples(&read("dist/mistify-libvirt.8")));
@@ -241,6 +248,7 @@ fn run_script(mut unshare: Command, world: &Path) {
 
 #[test]
 fn every_command_of_the_documents_runs() {
+    crate::cost::slow("runs every command of the documents");
     let Some(world) = require("mount", world()) else { return };
     // They come together, with what the gate needs.
     let Some(()) = require("promtool", tools(&["promtool", "systemctl"])) else { return };
@@ -265,18 +273,32 @@ fn the_first_guest_of_the_readme_runs_on_a_real_host() {
 
 #[test]
 fn what_is_too_long_for_a_test_is_run_by_the_gate() {
-    let gate = read(".ci/run");
+    let gates = read(".ci/run") + &read("tests/gate/verify.sh");
     let makefile = read("Makefile");
-    let mut count = 0;
+    let (mut by_gates, mut by_persons) = (0, 0);
     for it in everything() {
         let Shown::Command(command, _) = it else { continue };
-        let How::Gate(line) = how(&command) else { continue };
-        assert!(gate.contains(line), "{command}: {line} is no line of the gate");
-        count += 1;
+        match how(&command) {
+            How::Shell(_) => {}
+            How::Gate(line) => {
+                assert!(gates.contains(line), "{command}: {line} is in no gate");
+                by_gates += 1;
+            }
+            How::Person => {
+                let words: Vec<&str> = command.split_whitespace().collect();
+                let is_there = match words.as_slice() {
+                    ["make", target, ..] => makefile.contains(&format!("\n{target}:")),
+                    [path, ..] => Path::new(path).exists(),
+                    [] => false,
+                };
+                assert!(is_there, "{command}");
+                by_persons += 1;
+            }
+        }
     }
-    assert!(count >= 5, "{count}");
-    let build = ["\ncheck-release: build\n", "\n\t$(CARGO) build --release\n"];
-    for rule in build.into_iter().chain(["\n\t$(MAKE) test-systemd\n", "\n\t$(MAKE) deb\n"]) {
+    assert!(by_gates >= 5 && by_persons >= 3, "{by_gates} and {by_persons}");
+    let build = ["\nbuild:\n", "\n\t$(CARGO) build --release\n"];
+    for rule in build.into_iter().chain(["\n\t$(MAKE) deb\n"]) {
         assert!(makefile.contains(rule), "{rule:?}");
     }
 }
@@ -286,7 +308,7 @@ fn what_is_named_in_a_sentence_is_there() {
     let makefile = read("Makefile");
     let manifest = read("Cargo.toml");
     let mut count = 0;
-    for name in ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"] {
+    for name in DOCUMENTS {
         let text = read(name);
         for code in text.split('`').skip(1).step_by(2) {
             for command in code.split(" && ") {

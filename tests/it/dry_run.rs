@@ -22,6 +22,8 @@ use crate::support::Scratch;
 
 const TEST_DRIVER: &str = "test:///default";
 const DRY: &str = "mistify.dry_run";
+/// The deadline of calls that name none, as [`InProcess::config`] has it.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// An agent with a store, and all that it may write to.
 struct Host {
@@ -40,6 +42,7 @@ impl Host {
         let (state, disks, audit) = (at("state"), at("disks"), at("audit"));
         fs::create_dir(&disks).expect("scratch is writable");
         let flags = ["--state-dir", &state, "--allow-disk-path", &disks, "--audit-log", &audit];
+        // This returns once the agent has prepared its store: after that only calls change it.
         let bed = Bed::with_flags(TEST_DRIVER, pool, &flags);
         let document = jsonrpc::result(&bed.agent, "rpc.discover", &json!({}));
         let what = &document["components"]["schemas"]["PlanStep"]["properties"]["what"]["enum"];
@@ -480,16 +483,15 @@ fn a_plan_waits_for_no_other_verb_of_the_guest_and_for_nothing_beyond_its_deadli
         host.agent.plan_create_guest(request)
     };
     let asked = guest("p-held", &json!([{ "size": 1 }]));
-    let until = Instant::now() + Duration::from_secs(30);
-    let hold = host.agent.pool().hold("p-held", until).expect("the key is free");
-    let forecast = ask(&asked, "30").expect("a plan");
+    let hold = host.agent.pool().hold("p-held", Instant::now() + PATIENCE).expect("it is free");
+    let forecast = ask(&asked, "300").expect("a plan");
     assert_eq!((forecast.plan.steps.len(), forecast.problems.len()), (2, 0), "{forecast:?}");
     drop(hold);
     let busy = host.occupy(Lane::Storage);
     let begin = Instant::now();
     let late = ask(&asked, "1").expect_err("storage is busy").to_string();
     assert!(late.starts_with("deadline: "), "{late}");
-    assert!(begin.elapsed() < Duration::from_secs(20), "{late}");
+    assert!(begin.elapsed() < PATIENCE / 3, "{late}");
     drop(busy);
     host.end();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
-use mistify_libvirt::config::Config;
+use mistify_libvirt::config::{Config, Deadlines};
 use mistify_libvirt::http::{Front, Running, routes};
 use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
@@ -14,7 +14,8 @@ use mistify_libvirt::rpc::{Audit, Service, Workers};
 
 use crate::support::wait_until;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any test takes: a worker whose job takes longer is replaced by another.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// An agent that serves guests.
 pub(crate) struct InProcess {
@@ -30,6 +31,8 @@ impl InProcess {
         let mut config = Config::default();
         config.host.libvirt_uri = "test:///default".to_owned();
         config.listen = vec!["127.0.0.1:0".parse().expect("an address")];
+        // So that no call is late because the machine is loaded.
+        config.deadlines = Deadlines { read: PATIENCE, change: PATIENCE };
         config
     }
 

@@ -12,7 +12,7 @@ use crate::stack::Stack;
 use crate::support::wait_until;
 
 /// Longer than a loaded machine needs for a few calls.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// An agent with one worker for reads, so that each Status comes to the same.
 fn agent(uri: &str) -> Agent {

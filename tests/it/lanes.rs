@@ -16,7 +16,10 @@ use crate::agent::Reply;
 use crate::in_process::InProcess;
 use crate::support::{Scratch, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than a loaded machine needs for what takes milliseconds.
+const SOON: Duration = Duration::from_secs(60);
+/// Longer than the whole test: the lanes stay full until the test frees them.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Callers that are blocked on these lanes, as many as are let in, until the sender is dropped.
 fn fill(
@@ -74,7 +77,7 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
 
     let (hold, release) = bounded::<()>(0);
     let blocked = fill(agent, [Lane::Control, Lane::Storage], &release);
-    wait_until("both lanes are full and everybody is in", PATIENCE, || {
+    wait_until("both lanes are full and everybody is in", SOON, || {
         let snapshot = agent.pool().snapshot();
         let lanes = snapshot.lanes;
         let busy = |lane: Lane| {
@@ -96,17 +99,16 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
         (call("Status", "lanes"), r#""state":"running""#),
         (call("Poweroff", "lanes"), r#""state":"shutoff""#),
     ] {
-        // The best of some: a busy machine is not what this is about, and a lane that waited for
-        // the full ones would not answer at all.
-        let best = (0..10)
-            .map(|_| {
-                let (took, reply) = exchange(address, &request);
-                assert!(reply.text().contains(answer), "{request}\n{reply:?}");
-                took
-            })
-            .min();
-        assert!(best.is_some_and(|best| best < Duration::from_millis(50)), "{best:?}: {request}");
+        // A loaded machine delays some answers; a lane that waited for the full ones would answer none.
+        wait_until("an answer within 50 ms", SOON, || {
+            let (took, reply) = exchange(address, &request);
+            assert!(reply.text().contains(answer), "{request}\n{reply:?}");
+            took < Duration::from_millis(50)
+        });
     }
+    let lanes = agent.pool().snapshot().lanes;
+    let full = lanes.iter().filter(|it| it.running == it.workers && it.queued > 0);
+    assert_eq!(full.count(), 2, "control and storage were full all the time: {lanes:?}");
 
     drop(hold);
     for caller in blocked {

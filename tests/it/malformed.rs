@@ -8,6 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use serde_json::Value;
 
 use crate::agent::{Agent, Reply};
+use crate::cost::slow;
 
 const REQUESTS: &str = include_str!("../malformed/requests.jsonl");
 const GOOD: &str = r#"{"method":"Libvirt.Status","params":[{"guest":{"id":"test"}}],"id":1}"#;
@@ -78,6 +79,7 @@ fn call(stream: &mut TcpStream) {
 
 #[test]
 fn each_is_refused_as_it_must_be_and_good_ones_are_answered_between_them() {
+    slow("sends thousands of requests");
     let agent = Agent::on_test_driver();
     let mut good = agent.connect();
     let (mut sent, mut wrong) = (HashSet::new(), Vec::new());

@@ -20,36 +20,55 @@ const SOON: Duration = Duration::from_secs(60);
 /// Between two looks at what may still change.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often each handler's thread has gone to sleep.
-fn sleeps(agent: &Agent) -> Vec<u64> {
+/// How often a thread of the front has gone to sleep, and whether it sleeps now.
+#[derive(PartialEq)]
+struct Sleeper {
+    is_handler: bool,
+    is_asleep: bool,
+    sleeps: u64,
+}
+
+/// The front's own thread, which hands requests out, and its handlers.
+fn sleepers(agent: &Agent) -> Vec<Sleeper> {
     let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("it runs").flatten();
-    let of_handler = |thread: fs::DirEntry| -> Option<u64> {
+    let of_front = |thread: fs::DirEntry| -> Option<Sleeper> {
         let name = fs::read_to_string(thread.path().join("comm")).ok()?;
-        let number = name.trim().strip_prefix("http-")?;
-        number.parse::<usize>().ok()?;
+        let name = name.trim().strip_prefix("http-")?;
         let status = fs::read_to_string(thread.path().join("status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-        line.trim().parse().ok()
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        Some(Sleeper {
+            is_handler: name.parse::<usize>().is_ok(),
+            is_asleep: field("State:")?.trim().starts_with('S'),
+            sleeps: field("voluntary_ctxt_switches:")?.trim().parse().ok()?,
+        })
     };
-    threads.filter_map(of_handler).collect()
+    threads.filter_map(of_front).collect()
 }
 
-fn all(sleeps: &[u64]) -> u64 {
-    sleeps.iter().sum()
+/// How often all handlers together have gone to sleep.
+fn sleeps(sleepers: &[Sleeper]) -> u64 {
+    sleepers.iter().filter(|it| it.is_handler).map(|it| it.sleeps).sum()
 }
 
-/// An agent whose handlers are all there, and sleep.
-fn agent_at_rest() -> Agent {
+/// The same once no thread of the front has anything left to do. A thread that a loaded machine has not
+/// let run yet is not asleep.
+fn sleeps_at_rest(agent: &Agent) -> u64 {
+    let mut last = Vec::new();
+    wait_until("the front and each handler have gone to sleep", SOON, || {
+        thread::sleep(LOOK);
+        let were = mem::replace(&mut last, sleepers(agent));
+        let handlers = last.iter().filter(|it| it.is_handler && it.sleeps > 0).count();
+        let is_at_rest = last.iter().all(|it| it.is_asleep) && were == last;
+        is_at_rest && handlers == HttpLimits::default().handlers
+    });
+    sleeps(&last)
+}
+
+/// An agent that has answered a request by a handler.
+fn agent() -> Agent {
     let agent = Agent::on_test_driver();
     // The front runs, and a handler.
     assert_eq!(ask(&agent, PATH_TO_HANDLER, "Status", "test").status, 200);
-    let mut last = Vec::new();
-    wait_until("each handler has gone to sleep", SOON, || {
-        thread::sleep(LOOK);
-        let now = sleeps(&agent);
-        let were = mem::replace(&mut last, now);
-        last.len() == HttpLimits::default().handlers && !last.contains(&0) && were == last
-    });
     agent
 }
 
@@ -62,16 +81,16 @@ fn ask(agent: &Agent, path: &str, method: &str, guest: &str) -> Reply {
 
 #[test]
 fn a_poll_wakes_no_handler() {
-    let agent = agent_at_rest();
-    let before = all(&sleeps(&agent));
+    let agent = agent();
+    let before = sleeps_at_rest(&agent);
     for method in POLLS {
         for guest in ["test", "nobody"] {
             assert_eq!(ask(&agent, PATH, method, guest).status, 200, "{method}");
         }
     }
-    assert_eq!(all(&sleeps(&agent)), before);
+    assert_eq!(sleeps_at_rest(&agent), before);
     ask(&agent, PATH_TO_HANDLER, "Status", "test");
-    wait_until("a handler has had that one", SOON, || all(&sleeps(&agent)) > before);
+    wait_until("a handler has had that one", SOON, || sleeps(&sleepers(&agent)) > before);
 }
 
 #[test]
@@ -95,8 +114,8 @@ fn a_poll_is_answered_as_by_a_handler() {
 
 #[test]
 fn a_poll_that_cannot_be_is_refused_by_a_handler() {
-    let agent = agent_at_rest();
-    let before = all(&sleeps(&agent));
+    let agent = agent();
+    let before = sleeps_at_rest(&agent);
     let post = |body: &str| {
         let kind = [("Content-Type", "application/json")];
         let reply = agent.request("POST", PATH, &kind, body.as_bytes());
@@ -112,7 +131,7 @@ fn a_poll_that_cannot_be_is_refused_by_a_handler() {
     ] {
         assert_eq!(post(unfit).0, 400, "{unfit}");
     }
-    wait_until("handlers have had these four", SOON, || all(&sleeps(&agent)) >= before + 4);
+    wait_until("handlers have had these four", SOON, || sleeps(&sleepers(&agent)) >= before + 4);
     // Longer than the front reads: a handler has it, to the same end.
     let long =
         format!("{}{}", " ".repeat(5000), no_guest.replace("{}", r#"{"guest":{"id":"test"}}"#));

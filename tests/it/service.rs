@@ -8,7 +8,7 @@ use crate::agent::{Agent, PROGRAM};
 use crate::support::{Scratch, wait_until};
 
 /// Longer than a loaded machine needs for what takes milliseconds.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const WATCHDOG: Duration = Duration::from_millis(400);
 
 /// What a manager of services hears.
@@ -62,7 +62,12 @@ impl Manager {
 fn systemd_is_told_when_it_is_ready_that_it_works_and_that_it_stops() {
     let manager = Manager::new();
     let agent = manager.start(&["--libvirt-uri", "test:///default"]);
-    assert_eq!(manager.hears(SOON).as_deref(), Some("READY=1\nSTATUS=libvirt answers"));
+    let first = manager.hears(SOON).expect("it is told something");
+    assert!(first.starts_with("READY=1\nSTATUS=libvirt "), "{first}");
+    // On a loaded machine the agent is ready before its first look at libvirt is over.
+    if first != "READY=1\nSTATUS=libvirt answers" {
+        manager.waits_for("STATUS=libvirt answers");
+    }
     for _ in 0..3 {
         manager.waits_for("WATCHDOG=1");
     }

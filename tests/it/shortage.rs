@@ -136,6 +136,8 @@ fn with_64_file_descriptors_it_serves_and_recovers_when_callers_take_them_all() 
     let flags = ["--libvirt-uri", "test:///default", "--storage", &storage];
     let agent = Agent::start_after("ulimit -n 64", &flags);
     let made = agent.ok("CreateGuest", &guest("few", &json!([{ "size": 1 }])))["guest"].take();
+    let files = || entries(Path::new(&format!("/proc/{}/fd", agent.pid())));
+    let before = files();
     let callers: Vec<TcpStream> = (0..100).filter_map(|_| agent.try_connect()).collect();
     wait_until("the log says what is short", SOON, || {
         agent.log().to_lowercase().contains("too many open files")
@@ -144,6 +146,8 @@ fn with_64_file_descriptors_it_serves_and_recovers_when_callers_take_them_all() 
     wait_until("it answers again", SOON, || {
         agent.try_call("Status", &json!({ "id": "few" })).is_some()
     });
+    // That call came after all of theirs, whose ends the agent still has to see.
+    wait_until("their descriptors are free", SOON, || files() < before + 16);
     agent.ok("CreateGuest", &made);
     agent.ok("Delete", &made);
     assert_eq!(entries(&store.path().join("guests")), 0);

@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::agent::Agent;
 use crate::support::{Scratch, wait_until};
 
-const SOON: Duration = Duration::from_secs(20);
+/// Longer than a loaded machine needs for what takes seconds.
+const SOON: Duration = Duration::from_secs(60);
 
 /// A socket that takes connections and says nothing, and an agent that takes it for libvirt's.
 struct Mute {
@@ -28,13 +29,12 @@ impl Mute {
         Self { socket, agent, _scratch: scratch }
     }
 
-    /// The error of a call that may take a second, and how long it took.
-    fn error(&self, verb: &str) -> (String, Duration) {
-        let params = json!({ "guest": { "id": "web-1" }, "args": { "mistify.timeout": "1" } });
-        let began = Instant::now();
+    /// The error of a call that may take so many seconds.
+    fn error(&self, verb: &str, timeout: &str) -> String {
+        let args = json!({ "mistify.timeout": timeout });
+        let params = json!({ "guest": { "id": "web-1" }, "args": args });
         let answer = self.agent.call_with(verb, &params);
-        let error = answer["error"].as_str().unwrap_or_default().to_owned();
-        (error, began.elapsed())
+        answer["error"].as_str().unwrap_or_default().to_owned()
     }
 }
 
@@ -42,23 +42,24 @@ impl Mute {
 fn silence_ends_the_first_calls_at_their_deadline_and_the_next_at_once() {
     let mute = Mute::new();
     for verb in ["Status", "Run", "Poweroff"] {
-        let (error, _) = mute.error(verb);
+        let error = mute.error(verb, "1");
         assert!(error.starts_with("libvirt does not answer since "), "{verb}: {error}");
     }
     wait_until("it is known to be silent", SOON, || mute.agent.health().0 == 503);
     let metrics = ["CPUMetrics", "DiskMetrics", "NicMetrics"];
     for verb in ["Status", "Run", "Poweroff", "Delete", "Reboot"].into_iter().chain(metrics) {
-        let (error, took) = mute.error(verb);
+        let began = Instant::now();
+        let error = mute.error(verb, "600");
         assert!(error.starts_with("libvirt does not answer since "), "{verb}: {error}");
-        // Well under the second that it had.
-        assert!(took < Duration::from_millis(500), "{verb}: {took:?}");
+        // Well under the time that it had.
+        assert!(began.elapsed() < Duration::from_secs(30), "{verb}: {:?}", began.elapsed());
     }
 }
 
 #[test]
 fn silence_that_ends_in_a_refusal_is_answered_as_one() {
     let mute = Mute::new();
-    mute.error("Status");
+    mute.error("Status", "1");
     let Mute { socket, agent, _scratch } = mute;
     drop(socket);
     wait_until("the refusal is known", SOON, || {

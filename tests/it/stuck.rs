@@ -22,10 +22,14 @@ use crate::support::{AtEnd, signal, wait_until};
 
 /// Longer than a loaded machine needs for what takes seconds.
 const SOON: Duration = Duration::from_secs(60);
-/// How long reads may take here.
-const READ: Duration = Duration::from_secs(2);
+/// How long a call may take that is to be late.
+const SHORT: Duration = Duration::from_secs(2);
+/// How long all other calls may take: for ever, beside what they need.
+const READ: Duration = Duration::from_secs(300);
+/// Longer than a loaded machine needs for one call, and far from [`READ`].
+const QUICK: Duration = Duration::from_secs(60);
 
-/// An agent inside this process, for its figures, with short deadlines for reads.
+/// An agent inside this process, for its figures.
 fn agent(uri: &str) -> Libvirt {
     let mut config = Config::default();
     config.host.libvirt_uri = uri.to_owned();
@@ -53,14 +57,18 @@ fn poweroff(agent: &Libvirt, id: &str) -> Result<String, Error> {
     agent.poweroff(request).map(|answer| answer.guest.expect("Poweroff answers a guest").state)
 }
 
+/// A question about this guest that may take [`SHORT`].
+fn short(id: &str) -> GuestMetricsRequest {
+    let args = [("mistify.timeout".to_owned(), SHORT.as_secs().to_string())].into();
+    GuestMetricsRequest { guest: guest(id), args, ..GuestMetricsRequest::default() }
+}
+
 fn disk_metrics(agent: &Libvirt, id: &str) -> Result<(), Error> {
-    let request = GuestMetricsRequest { guest: guest(id), ..GuestMetricsRequest::default() };
-    agent.disk_metrics(request).map(drop)
+    agent.disk_metrics(short(id)).map(drop)
 }
 
 fn cpu_metrics(agent: &Libvirt, id: &str) -> Result<(), Error> {
-    let request = GuestMetricsRequest { guest: guest(id), ..GuestMetricsRequest::default() };
-    agent.cpu_metrics(request).map(drop)
+    agent.cpu_metrics(short(id)).map(drop)
 }
 
 #[test]
@@ -71,7 +79,7 @@ fn stuck_workers_are_replaced_as_long_as_libvirt_answers() {
         for number in 0..4 {
             let (agent, release) = (&agent, release.clone());
             scope.spawn(move || {
-                let job = Job { what: format!("stuck {number}"), deadline: Instant::now() + READ };
+                let job = Job { what: format!("stuck {number}"), deadline: Instant::now() + SHORT };
                 let outcome = agent.pool().run(Lane::Read, job, None, move |_| {
                     // Ends when the test drops the other side.
                     let _ = release.recv();
@@ -96,7 +104,7 @@ fn storage_that_is_late_is_not_libvirts_and_stays() {
     let (hold, release) = bounded::<()>(0);
     for lane in [Lane::Storage, Lane::Read] {
         let release = release.clone();
-        let job = Job { what: "slow".to_owned(), deadline: Instant::now() + READ };
+        let job = Job { what: "slow".to_owned(), deadline: Instant::now() + SHORT };
         let outcome = agent.pool().run(lane, job, None, move |_| {
             // Ends when the test drops the other side.
             let _ = release.recv();
@@ -146,7 +154,8 @@ fn a_stopped_qemu_costs_nobody_else_anything_and_is_cured_by_poweroff() {
     }
     let agent = agent(&stack.uri());
     let others = ["web-1", "web-2"];
-    disk_metrics(&agent, "victim").expect("it runs");
+    let asked = GuestMetricsRequest { guest: guest("victim"), ..GuestMetricsRequest::default() };
+    agent.disk_metrics(asked).expect("it runs");
     let calm = Latencies::measure(&agent, &others, |calls| calls >= 1000);
 
     let pid = stack.qemu_pid("victim").expect("it runs");
@@ -161,7 +170,7 @@ fn a_stopped_qemu_costs_nobody_else_anything_and_is_cured_by_poweroff() {
         let began = Instant::now();
         let late = disk_metrics(&agent, "victim").expect_err("its emulator hangs");
         assert!(matches!(late, Error::Pool(pool::Error::Late { .. })), "{late}");
-        assert!(began.elapsed() < 3 * READ, "{:?}", began.elapsed());
+        assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
         wait_until("its worker is written off", SOON, || lane(&agent, Lane::Read).stuck == 1);
         for _ in 0..20 {
             let refused = disk_metrics(&agent, "victim").expect_err("its emulator hangs");
@@ -176,12 +185,12 @@ fn a_stopped_qemu_costs_nobody_else_anything_and_is_cured_by_poweroff() {
     });
     let ratio = troubled.p99().as_secs_f64() / calm.p99().as_secs_f64();
     println!("p99 {:?}, {:?} beside the stopped one: {ratio:.2}", calm.p99(), troubled.p99());
-    // Twice is the aim, and for the benchmark to say; a call that met the stuck one took seconds.
-    assert!(troubled.0.last().is_some_and(|&longest| longest < READ), "{:?}", troubled.0.last());
+    // Twice is the aim, and for the benchmark to say; a call that met the stuck one would not have ended.
+    assert!(troubled.0.last().is_some_and(|&longest| longest < QUICK), "{:?}", troubled.0.last());
 
     signal(pid, "CONT");
     wait_until("both have returned", SOON, || lane(&agent, Lane::Read).stuck == 0);
-    disk_metrics(&agent, "victim").expect("it goes on");
+    wait_until("it goes on", SOON, || disk_metrics(&agent, "victim").is_ok());
 
     signal(pid, "STOP");
     disk_metrics(&agent, "victim").expect_err("its emulator hangs again");
@@ -228,7 +237,7 @@ fn one_stuck_worker_too_many_ends_the_agent_with_status_75_and_no_guest() {
     let mut last = Instant::now();
     let (mut rounds, mut callers) = (0, Vec::new());
     wait_until("the agent ends", SOON, || {
-        if rounds == 0 || last.elapsed() > READ {
+        if rounds == 0 || last.elapsed() > SHORT {
             (rounds, last) = (rounds + 1, Instant::now());
             for id in ids {
                 let verbs = ["DiskMetrics", "CPUMetrics", "Shutdown"];

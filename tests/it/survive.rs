@@ -49,6 +49,12 @@ fn in_libvirt(stack: &Stack) -> String {
     stack.virsh_ok(&["list", "--all", "--name"]) + &stack.virsh_ok(&["net-list", "--all", "--name"])
 }
 
+/// The error of a call that may take so many seconds, which is not enough.
+fn late_error(agent: &Agent, method: &str, guest: &Value, timeout: &str) -> String {
+    let params = json!({ "guest": guest, "args": { "mistify.timeout": timeout } });
+    agent.call_with(method, &params)["error"].as_str().unwrap_or_default().to_owned()
+}
+
 /// Kills an agent in its CreateGuest at that write to its journal.
 pub(crate) fn cut_off(flags: &[impl AsRef<OsStr>], guest: &Value, at: &str) {
     let agent = Agent::start_in(Some(("MISTIFY_STOP_AT", at)), flags);
@@ -140,7 +146,7 @@ fn a_create_that_was_cut_off_keeps_its_guest_when_somebody_has_started_it() {
     let agent = Agent::start(&flags);
     wait_until("it is settled", SOON, || agent.is_settled());
     let stays = "guest \"taken\" runs: what was begun of it stays";
-    wait_until("it says so", SOON, || agent.log().contains(stays));
+    agent.logged(stays);
     assert_eq!(in_libvirt(&stack), there);
     assert_eq!(agent.ok("Status", &guest)["guest"]["state"], "running");
     assert!(folder.path().join("store/guests/taken/disk-0").exists());
@@ -188,20 +194,18 @@ fn a_delete_that_is_late_is_finished_with_its_networks_and_volumes() {
     stack.signal_libvirtd("KILL");
     stack.start_libvirtd();
     let folder = Scratch::new();
-    let (mut flags, guest) = (flags(&stack, &folder), guest("leaving", "02:00:00:00:74:07"));
-    flags.extend(["--deadline-change", "5"].map(str::to_owned));
+    let (flags, guest) = (flags(&stack, &folder), guest("leaving", "02:00:00:00:74:07"));
     let before = in_libvirt(&stack);
     let agent = Agent::start(&flags);
     let made = agent.ok("CreateGuest", &guest)["guest"].take();
     let disk = folder.path().join("store/guests/leaving/disk-0");
 
     fs::write(&hold, "").expect("it can be written");
-    let late = agent.error("Delete", &made);
+    let late = late_error(&agent, "Delete", &made, "5");
     assert!(late.starts_with("deadline: Delete leaving not done in "), "{late}");
     assert!(disk.exists());
     fs::remove_file(&hold).expect("it is there");
-    let finished = "guest \"leaving\": a late Delete was finished";
-    wait_until("it is finished", SOON, || agent.log().contains(finished));
+    agent.logged("guest \"leaving\": a late Delete was finished");
     assert!(agent.is_settled());
     assert_eq!(in_libvirt(&stack), before);
     assert!(!disk.parent().expect("a folder").exists());
@@ -240,14 +244,15 @@ fn a_stop_ends_in_time_and_what_still_runs_is_settled_by_the_next_start() {
     let before = in_libvirt(&stack);
     let agent = Agent::start(&flags);
     let pipe = Pipe::at(stack.path("/etc/libvirt/qemu/stopped.xml.new"));
-    let late = agent.error("CreateGuest", &guest);
+    // Time enough for a loaded machine to get as far as the pipe.
+    let late = late_error(&agent, "CreateGuest", &guest, "10");
     assert!(late.starts_with("deadline: CreateGuest stopped not done in "), "{late}");
 
     agent.signal("TERM");
     let asked = Instant::now();
     assert!(agent.wait().success());
-    // The deadline and 5 s, for the fronts and for the pool.
-    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    // The default deadline and 5 s, for the fronts and for the pool: some 14 s; the pipe waits for ever.
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
     let intents = fs::read_dir(folder.path().join("state/intents")).expect("a folder");
     assert_eq!(intents.count(), 1);
 
@@ -301,7 +306,7 @@ fn the_same_create_after_a_late_one_waits_for_its_undoing_and_succeeds() {
     agent.delete(request("60")).expect("it is there");
 
     stack.signal_libvirtd("STOP");
-    let late = agent.create_guest(request("1")).expect_err("nobody answers");
+    let late = agent.create_guest(request("3")).expect_err("nobody answers");
     assert!(matches!(late, Error::Pool(pool::Error::Late { .. })), "{late}");
     stack.signal_libvirtd("CONT");
     // As an orchestrator does: until it works. The first one was not called off.

@@ -33,7 +33,7 @@ impl<'a> Bed<'a> {
     /// Domains, networks and their autostart of this test, and all that the store has.
     fn everything(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let ours = |line: &str| line.contains(ID) || MACS.iter().any(|mac| line.contains(mac));
+        let ours = |line: &str| line == ID || MACS.iter().any(|mac| line.contains(mac));
         found.extend(in_libvirt(|words| self.stack.virsh_ok(words), ours));
         files_below(self.store.path(), &mut found);
         found.sort();

@@ -5,12 +5,16 @@
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::skip::{Skip, require};
-use crate::support::Scratch;
+use crate::support::{Scratch, wait_for};
+
+/// Longer than a loaded machine needs for what takes milliseconds.
+const SOON: Duration = Duration::from_secs(60);
 
 /// An agent on libvirt's test driver with a store.
 struct Bed {
@@ -162,7 +166,10 @@ fn volumes_whose_domain_is_gone_are_deleted(bed: &Bed) {
 }
 
 fn health_tells_how_full_the_store_is_and_its_folders_are_made_at_the_start(bed: &Bed) {
-    let storage = bed.agent.health().1["storage"].take();
+    // A loaded machine serves before its first look at the store.
+    let storage = wait_for("a look at the store", SOON, || {
+        Some(bed.agent.health().1["storage"].take()).filter(|it| !it["usable"].is_null())
+    });
     assert_eq!((&storage["usable"], &storage["error"]), (&json!(true), &Value::Null));
     assert!(storage["free_bytes"].as_u64().is_some_and(|free| free > 0), "{storage}");
     let Some(folder) = &bed.folder else {
@@ -214,7 +221,9 @@ fn without_zfs_disks_with_sources_work_and_others_say_what_is_missing() {
     let agent = Agent::on_test_driver();
     let error = agent.error("CreateGuest", &guest("v-none", &json!([{ "size": 8 }])));
     assert!(error.contains("zfs is not installed"), "{error}");
-    let (_, health) = agent.health();
+    let health = wait_for("a look at the store", SOON, || {
+        Some(agent.health().1).filter(|health| !health["storage"]["usable"].is_null())
+    });
     assert_eq!((&health["status"], &health["storage"]["usable"]), (&json!("ok"), &json!(false)));
     let error = health["storage"]["error"].as_str().expect("what is missing");
     assert!(error.contains("zfs is not installed"), "{error}");

@@ -13,8 +13,9 @@ fn a_guest_whose_emulator_hangs_has_its_disk_from_its_next_start_on() {
     let bed = Bed::on(&stack, "late", 0x41, &[]);
     bed.agent.ok("Run", &bed.made(&json!([{ "size": 1 }])));
     signal(stack.qemu_pid(bed.id).expect("it runs"), "STOP");
+    // Longer than a loaded machine needs for all that comes before the emulator.
     let asked = json!({
-        "guest": { "id": bed.id }, "disk": { "size": 2 }, "args": { "mistify.timeout": "3" },
+        "guest": { "id": bed.id }, "disk": { "size": 2 }, "args": { "mistify.timeout": "10" },
     });
     let answer = bed.agent.call_with("AttachDisk", &asked)["result"].take();
     assert_eq!(answer["live"], false, "{answer}");

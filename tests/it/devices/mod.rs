@@ -34,7 +34,9 @@ impl<'a> Bed<'a> {
         let (uri, folder) = (stack.uri(), store.path().display().to_string());
         let storage = format!("directory:{folder}");
         let flags = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--storage", &storage];
-        let flags: Vec<&str> = flags.iter().chain(more).copied().collect();
+        // A call that is late on a slow machine would look like one that fails.
+        let patient = ["--deadline-read", "240", "--deadline-change", "240"];
+        let flags: Vec<&str> = flags.iter().chain(&patient).chain(more).copied().collect();
         Self { stack, agent: Agent::start(&flags), store, id, net }
     }
 
@@ -120,7 +122,8 @@ impl<'a> Bed<'a> {
     /// All that there is of the guest: domain, networks, files.
     fn everything(&self) -> Vec<String> {
         let macs = format!("02:00:00:91:{:02x}:", self.net);
-        let ours = |line: &str| line.contains(self.id) || line.contains(&macs);
+        // Tests share the libvirtd: the id of another test's guest may contain this one.
+        let ours = |line: &str| line.trim() == self.id || line.trim_start().starts_with(&macs);
         let mut found = in_libvirt(|words| self.stack.virsh_ok(words), ours);
         files_below(self.store.path(), &mut found);
         found.sort();

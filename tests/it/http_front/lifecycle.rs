@@ -8,24 +8,26 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use mistify_libvirt::config::SocketConfig;
 use mistify_libvirt::config::fixed::FIRST_REQUEST;
-use mistify_libvirt::config::{HttpLimits, SocketConfig};
 use mistify_libvirt::http::{Front, Running};
 use rouille::{Response, ResponseBody};
 
-use super::{GET, GET_GATE, PATIENCE, SHORT, Service, any_port, echo, gated, serve, wait_until};
+use super::{
+    GET, GET_GATE, PATIENCE, SHORT, Service, any_port, echo, gated, patient, serve, wait_until,
+};
 
 #[test]
 fn an_address_in_use_is_named() {
-    let first = Front::bind(&[any_port()], HttpLimits::default()).unwrap();
+    let first = Front::bind(&[any_port()], patient()).unwrap();
     let address = first.local_addresses()[0];
-    let error = Front::bind(&[any_port(), address], HttpLimits::default()).unwrap_err();
+    let error = Front::bind(&[any_port(), address], patient()).unwrap_err();
     assert_eq!(error.to_string(), format!("listen on {address}: address in use"));
 }
 
 #[test]
 fn every_address_is_served() {
-    let front = Front::bind(&[any_port(), any_port()], HttpLimits::default()).unwrap();
+    let front = Front::bind(&[any_port(), any_port()], patient()).unwrap();
     let addresses = front.local_addresses();
     let running = front.start(Arc::new(|request: &_, _: &_| echo(request))).unwrap();
     let mut service = Service { running, address: addresses[0] };
@@ -36,7 +38,7 @@ fn every_address_is_served() {
 
 #[test]
 fn a_stop_finishes_what_has_begun_and_takes_nothing_new() {
-    let (service, gate) = gated(HttpLimits::default());
+    let (service, gate) = gated(patient());
     let (address, mut idle) = (service.address, service.connect());
     assert_eq!(idle.ask(GET).status, 200);
     let mut in_flight = service.connect();
@@ -65,7 +67,7 @@ fn a_stop_finishes_what_has_begun_and_takes_nothing_new() {
 
 #[test]
 fn a_stop_gives_up_at_its_deadline() {
-    let (service, gate) = gated(HttpLimits::default());
+    let (service, gate) = gated(patient());
     let mut client = service.connect();
     client.send(GET_GATE);
     gate.wait_for_request();
@@ -75,17 +77,22 @@ fn a_stop_gives_up_at_its_deadline() {
 }
 
 /// The calls of one who opens a connection for each, until none is to be had: how many were answered,
-/// and how many cut off.
+/// and how many cut off. A call that this thread sent later than [`FIRST_REQUEST`] may be cut off, and
+/// does not count then.
 fn call_until_refused<S: Read + Write>(connect: impl Fn() -> io::Result<S>) -> [u32; 2] {
     let mut calls = [0; 2];
-    while let Ok(mut stream) = connect() {
+    loop {
+        let begin = Instant::now();
+        let Ok(mut stream) = connect() else { return calls };
         let mut status = [0; 12];
         let sent = stream.write_all(GET.as_bytes());
+        let is_prompt = begin.elapsed() < FIRST_REQUEST;
         let received = sent.and_then(|()| stream.read_exact(&mut status));
         let is_answered = received.is_ok() && &status == b"HTTP/1.1 200";
-        calls[usize::from(!is_answered)] += 1;
+        if is_answered || is_prompt {
+            calls[usize::from(!is_answered)] += 1;
+        }
     }
-    calls
 }
 
 /// Stops the service under four who call it all the time.
@@ -105,7 +112,7 @@ fn stop_under_load<S: Read + Write>(running: Running, connect: impl Fn() -> io::
 #[test]
 fn a_stop_cuts_off_nobody_who_has_connected() {
     for _ in 0..40 {
-        let service = serve(HttpLimits::default(), echo);
+        let service = serve(patient(), echo);
         let address = service.address;
         // Who comes too late is not refused before the kernel has tried once more, after a second.
         stop_under_load(service.running, || TcpStream::connect_timeout(&address, SHORT));
@@ -116,7 +123,7 @@ fn a_stop_cuts_off_nobody_who_has_connected() {
 fn a_stop_cuts_off_nobody_who_has_connected_to_its_socket() {
     let path = std::env::temp_dir().join(format!("mistify-stop-{}", std::process::id()));
     for _ in 0..40 {
-        let mut front = Front::bind(&[], HttpLimits::default()).unwrap();
+        let mut front = Front::bind(&[], patient()).unwrap();
         front.bind_unix(&SocketConfig { path: path.clone(), group: None }).unwrap();
         let running = front.start(Arc::new(|request: &_, _: &_| echo(request))).unwrap();
         stop_under_load(running, || UnixStream::connect(&path));
@@ -125,7 +132,13 @@ fn a_stop_cuts_off_nobody_who_has_connected_to_its_socket() {
 
 #[test]
 fn a_stop_waits_a_second_for_the_first_request_of_who_has_connected() {
-    let service = serve(HttpLimits::default(), echo);
+    // On a loaded machine the caller may send later than that; then the test tries again.
+    wait_until(is_answered_within_a_second_of_the_stop);
+}
+
+/// Whether a caller sent its request within [`FIRST_REQUEST`] of a stop; if so, it gets its answer.
+fn is_answered_within_a_second_of_the_stop() -> bool {
+    let service = serve(patient(), echo);
     let (mut caller, mut silent, mut idle) =
         (service.connect(), service.connect(), service.connect());
     assert_eq!(idle.ask(GET).status, 200);
@@ -136,11 +149,19 @@ fn a_stop_waits_a_second_for_the_first_request_of_who_has_connected() {
     let stopping = thread::spawn(move || service.running.stop(PATIENCE));
     assert!(idle.is_closed(), "it stops");
 
-    let answer = caller.ask(GET);
-    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
-    assert!(caller.is_closed() && silent.is_closed());
+    let sent = caller.stream.write_all(GET.as_bytes());
+    let is_prompt = begin.elapsed() < FIRST_REQUEST;
+    if is_prompt {
+        sent.unwrap();
+        let answer = caller.answer();
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert!(caller.is_closed());
+    }
+    assert!(silent.is_closed());
+    drop(caller);
     assert!(stopping.join().unwrap());
     assert!(begin.elapsed() < PATIENCE / 2, "who says nothing is not waited for until the end");
+    is_prompt
 }
 
 /// A body that is there once the gate is opened.
@@ -161,7 +182,7 @@ impl Read for LateBody {
 #[test]
 fn a_stop_ends_for_answers_that_were_promised_another_request_too() {
     let ((begun, is_begun), (open, opened)) = (unbounded(), unbounded());
-    let service = serve(HttpLimits::default(), move |_| {
+    let service = serve(patient(), move |_| {
         let body = LateBody { begun: begun.clone(), open: opened.clone() };
         Response { data: ResponseBody::from_reader_and_size(body, 0), ..Response::text("") }
     });

@@ -7,11 +7,11 @@ use mistify_libvirt::config::HttpLimits;
 use mistify_libvirt::http::Reason;
 use rouille::{Response, ResponseBody};
 
-use super::{GET, GET_GATE, PATIENCE, SHORT, echo, gated, serve, wait_until};
+use super::{GET, GET_GATE, MOMENT, PATIENCE, SHORT, echo, gated, patient, serve, wait_until};
 
 #[test]
 fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
-    let limits = HttpLimits { body_bytes: 200_000, ..HttpLimits::default() };
+    let limits = HttpLimits { body_bytes: 200_000, ..patient() };
     let service = serve(limits, echo);
     let post = |length: usize| {
         let body = "b".repeat(length);
@@ -27,7 +27,7 @@ fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
 
 #[test]
 fn who_is_refused_may_finish_sending() {
-    let service = serve(HttpLimits { linger: PATIENCE, ..HttpLimits::default() }, echo);
+    let service = serve(HttpLimits { linger: PATIENCE, ..patient() }, echo);
     let mut client = service.connect();
     let head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n";
     assert_eq!(client.ask(head).status, 413);
@@ -43,7 +43,7 @@ fn who_is_refused_may_finish_sending() {
 
 #[test]
 fn who_is_refused_and_stays_is_closed_after_a_time() {
-    let service = serve(HttpLimits { linger: SHORT, ..HttpLimits::default() }, echo);
+    let service = serve(HttpLimits { linger: SHORT, ..patient() }, echo);
     let mut client = service.connect();
     assert_eq!(client.ask("x\r\n\r\n").status, 400);
     service.wait_for_connections(0);
@@ -51,7 +51,7 @@ fn who_is_refused_and_stays_is_closed_after_a_time() {
 
 #[test]
 fn an_endless_head_is_refused_and_its_sender_is_not_read_for_ever() {
-    let service = serve(HttpLimits { linger_bytes: 300_000, ..HttpLimits::default() }, echo);
+    let service = serve(HttpLimits { linger_bytes: 300_000, ..patient() }, echo);
     let mut client = service.connect();
     let mut sent = 0;
     let piece = [b'x'; 10_000];
@@ -65,7 +65,8 @@ fn an_endless_head_is_refused_and_its_sender_is_not_read_for_ever() {
 
 #[test]
 fn a_slow_request_is_late_while_others_are_served() {
-    let limits = HttpLimits { request: SHORT, ..HttpLimits::default() };
+    // The connection stays open until this thread has read the answer.
+    let limits = HttpLimits { request: SHORT, linger: PATIENCE, ..patient() };
     let service = serve(limits, echo);
     let mut slow = service.connect();
     let mut other = service.connect();
@@ -85,27 +86,27 @@ fn a_slow_request_is_late_while_others_are_served() {
 
 #[test]
 fn a_body_that_does_not_come_is_late() {
-    let service = serve(HttpLimits { request: SHORT, ..HttpLimits::default() }, echo);
+    let service = serve(HttpLimits { request: SHORT, ..patient() }, echo);
     let head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n";
     assert_eq!(service.status_of(head), 408);
 }
 
 #[test]
 fn an_idle_connection_is_closed_without_a_word() {
-    let service = serve(HttpLimits { idle: SHORT, ..HttpLimits::default() }, echo);
+    let service = serve(HttpLimits { idle: MOMENT, ..patient() }, echo);
     let mut fresh = service.connect();
     let mut used = service.connect();
     let begin = Instant::now();
     used.ask(GET);
     assert!(fresh.is_closed());
     assert!(used.is_closed());
-    assert!(begin.elapsed() >= SHORT);
+    assert!(begin.elapsed() >= MOMENT);
     service.wait_for_connections(0);
 }
 
 #[test]
 fn a_request_that_takes_longer_than_the_idle_time_is_answered() {
-    let (service, gate) = gated(HttpLimits { idle: SHORT, ..HttpLimits::default() });
+    let (service, gate) = gated(HttpLimits { idle: MOMENT, ..patient() });
     let mut slow = service.connect();
     slow.send(GET_GATE);
     gate.wait_for_request();
@@ -118,7 +119,7 @@ fn a_request_that_takes_longer_than_the_idle_time_is_answered() {
 
 #[test]
 fn connections_over_the_limit_are_told_so() {
-    let limits = HttpLimits { connections_per_caller: 256, ..HttpLimits::default() };
+    let limits = HttpLimits { connections_per_caller: 256, ..patient() };
     let service = serve(limits, echo);
     let mut kept: Vec<_> = (0..256).map(|_| service.connect()).collect();
     let mut over: Vec<_> = (0..44).map(|_| service.connect()).collect();
@@ -138,7 +139,7 @@ fn connections_over_the_limit_are_told_so() {
 
 #[test]
 fn a_slow_reader_of_a_large_answer_holds_no_handler() {
-    let limits = HttpLimits { handlers: 1, ..HttpLimits::default() };
+    let limits = HttpLimits { handlers: 1, ..patient() };
     // Far more than sockets buffer.
     let large = 12 * 1024 * 1024;
     let service = serve(limits, move |request| match request.raw_url() {
@@ -158,7 +159,7 @@ fn a_slow_reader_of_a_large_answer_holds_no_handler() {
 
 #[test]
 fn a_caller_that_does_not_read_is_cut_off() {
-    let limits = HttpLimits { write: SHORT, ..HttpLimits::default() };
+    let limits = HttpLimits { write: SHORT, ..patient() };
     let service = serve(limits, |_| Response::from_data("a/b", vec![b'x'; 12 * 1024 * 1024]));
     let mut client = service.connect();
     client.send(GET);
@@ -168,7 +169,7 @@ fn a_caller_that_does_not_read_is_cut_off() {
 
 #[test]
 fn an_answer_over_its_limit_is_500() {
-    let limits = HttpLimits { response_bytes: 1_000, ..HttpLimits::default() };
+    let limits = HttpLimits { response_bytes: 1_000, ..patient() };
     let service = serve(limits, |_| Response {
         data: ResponseBody::from_reader_and_size(std::io::repeat(b'x'), 1_000),
         ..Response::text("")
@@ -178,7 +179,7 @@ fn an_answer_over_its_limit_is_500() {
 
 #[test]
 fn more_requests_than_handlers_wait_for_one() {
-    let (service, gate) = gated(HttpLimits { handlers: 2, ..HttpLimits::default() });
+    let (service, gate) = gated(HttpLimits { handlers: 2, ..patient() });
     let mut clients: Vec<_> = (0..20).map(|_| service.connect()).collect();
     for client in &mut clients {
         client.send(GET_GATE);

@@ -12,8 +12,7 @@ mod streams;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mistify_libvirt::config::HttpLimits;
@@ -21,14 +20,29 @@ use mistify_libvirt::http::{Front, Reason, Running};
 use mistify_libvirt::os::peer::Caller;
 use rouille::{Request, Response};
 
+use crate::support;
+
 /// Long enough for anything that is going to happen, on any machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 const SHORT: Duration = Duration::from_millis(100);
+/// Longer than a loaded machine keeps a thread from running.
+const MOMENT: Duration = Duration::from_secs(3);
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 struct Service {
     running: Running,
     address: SocketAddr,
+}
+
+/// Limits whose times no test reaches on a loaded machine. A test sets those that it is about.
+fn patient() -> HttpLimits {
+    HttpLimits {
+        request: PATIENCE,
+        idle: PATIENCE,
+        write: PATIENCE,
+        stream_progress: PATIENCE,
+        ..HttpLimits::default()
+    }
 }
 
 fn any_port() -> SocketAddr {
@@ -82,12 +96,10 @@ impl Service {
     }
 }
 
+#[track_caller]
 fn wait_until(condition: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !condition() {
-        assert!(begin.elapsed() < PATIENCE, "the condition does not come true");
-        thread::yield_now();
-    }
+    let place = std::panic::Location::caller();
+    support::wait_until(&format!("the condition at {place}"), PATIENCE, condition);
 }
 
 struct Client {

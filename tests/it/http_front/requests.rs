@@ -8,11 +8,11 @@ use mistify_libvirt::config::HttpLimits;
 use mistify_libvirt::http::Reason;
 use rouille::Response;
 
-use super::{GET, echo, serve};
+use super::{GET, echo, patient, serve};
 
 #[test]
 fn a_kept_connection_answers_one_request_after_another() {
-    let service = serve(HttpLimits::default(), echo);
+    let service = serve(patient(), echo);
     let mut client = service.connect();
     for index in 0..3 {
         let answer = client.ask(format!("GET /{index} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
@@ -26,7 +26,7 @@ fn a_kept_connection_answers_one_request_after_another() {
 
 #[test]
 fn pipelined_requests_are_answered_in_their_order() {
-    let service = serve(HttpLimits::default(), echo);
+    let service = serve(patient(), echo);
     let mut client = service.connect();
     let request =
         |index| format!("POST /{index} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab");
@@ -38,7 +38,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 
 #[test]
 fn a_connection_is_closed_when_the_request_or_its_version_wants_it() {
-    let service = serve(HttpLimits::default(), echo);
+    let service = serve(patient(), echo);
     let closing = [
         "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         "GET / HTTP/1.0\r\n\r\n",
@@ -58,7 +58,7 @@ fn a_connection_is_closed_when_the_request_or_its_version_wants_it() {
 
 #[test]
 fn head_has_the_headers_of_get_and_no_body() {
-    let service = serve(HttpLimits::default(), |_| Response::text("hello"));
+    let service = serve(patient(), |_| Response::text("hello"));
     let mut client = service.connect();
     client.send("HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(client.head().header("content-length"), Some("5"));
@@ -67,7 +67,7 @@ fn head_has_the_headers_of_get_and_no_body() {
 
 #[test]
 fn chunked_bodies_arrive_whole() {
-    let service = serve(HttpLimits::default(), echo);
+    let service = serve(patient(), echo);
     let head = "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
     let body = "3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: t\r\n\r\n";
     let mut client = service.connect();
@@ -81,7 +81,7 @@ fn chunked_bodies_arrive_whole() {
 
 #[test]
 fn a_caller_that_waits_for_it_is_told_to_continue() {
-    let service = serve(HttpLimits::default(), echo);
+    let service = serve(patient(), echo);
     let mut client = service.connect();
     client.send(
         "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
@@ -94,7 +94,7 @@ fn a_caller_that_waits_for_it_is_told_to_continue() {
 
 #[test]
 fn refusals_are_sentences_and_end_the_connection() {
-    let service = serve(HttpLimits::default(), echo);
+    let service = serve(patient(), echo);
     let mut client = service.connect();
     // The second request must not be taken for one: nobody knows where the first ends.
     let answer = client
@@ -109,7 +109,7 @@ fn refusals_are_sentences_and_end_the_connection() {
 
 #[test]
 fn each_kind_of_refusal_has_its_status() {
-    let service = serve(HttpLimits::default(), echo);
+    let service = serve(patient(), echo);
     let post = |header: &str| format!("POST / HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n");
     assert_eq!(service.status_of(post("Content-Length: x")), 400);
     assert_eq!(service.status_of(GET.replace("localhost", "evil.example")), 403);
@@ -126,7 +126,7 @@ fn each_kind_of_refusal_has_its_status() {
 fn a_handler_sees_each_request_once() {
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);
-    let service = serve(HttpLimits::default(), move |request| {
+    let service = serve(patient(), move |request| {
         counted.fetch_add(1, Ordering::SeqCst);
         echo(request)
     });
@@ -148,7 +148,7 @@ fn a_handler_sees_each_request_once() {
 
 #[test]
 fn large_answers_arrive_whole_on_many_connections_at_once() {
-    let service = serve(HttpLimits { handlers: 4, ..HttpLimits::default() }, |request| {
+    let service = serve(HttpLimits { handlers: 4, ..patient() }, |request| {
         let length: usize = request.raw_url()[1..].parse().unwrap();
         let body = (0..length).map(|index| b'a' + u8::try_from(index % 23).unwrap()).collect();
         Response::from_data::<_, Vec<u8>>("a/b", body)

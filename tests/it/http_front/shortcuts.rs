@@ -8,7 +8,7 @@ use mistify_libvirt::config::HttpLimits;
 use mistify_libvirt::http::{Front, Reply};
 use rouille::Response;
 
-use super::{GET, PATIENCE, Service, any_port, wait_until};
+use super::{GET, PATIENCE, Service, any_port, patient, wait_until};
 
 /// A service whose shortcut takes what begins with `/short`, and hands the replies out here; it
 /// panics before it takes `/panic`, and after it has taken `/short/panic`. A handler has `/wait` until
@@ -50,7 +50,7 @@ fn next(taken: &Receiver<Reply>) -> Reply {
 
 #[test]
 fn what_it_takes_is_answered_from_any_thread_and_the_rest_by_a_handler() {
-    let (service, taken) = serve(HttpLimits::default());
+    let (service, taken) = serve(patient());
     let mut client = service.connect();
     for _ in 0..3 {
         client.send(get("/short"));
@@ -65,7 +65,7 @@ fn what_it_takes_is_answered_from_any_thread_and_the_rest_by_a_handler() {
 
 #[test]
 fn it_is_taken_while_every_handler_is_at_work() {
-    let (service, taken) = serve(HttpLimits { handlers: 1, ..HttpLimits::default() });
+    let (service, taken) = serve(HttpLimits { handlers: 1, ..patient() });
     let mut waits = service.connect();
     waits.send(get("/wait"));
     wait_until(|| service.running.counters().requests == 1);
@@ -82,7 +82,7 @@ fn it_is_taken_while_every_handler_is_at_work() {
 
 #[test]
 fn requests_that_come_together_are_answered_in_their_order() {
-    let (service, taken) = serve(HttpLimits::default());
+    let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send([get("/short/1"), get("/2"), get("/short/3")].concat());
     let first = next(&taken);
@@ -96,7 +96,7 @@ fn requests_that_come_together_are_answered_in_their_order() {
 
 #[test]
 fn the_front_sends_what_the_socket_does_not_take() {
-    let (service, taken) = serve(HttpLimits::default());
+    let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send(get("/short"));
     let long = "x".repeat(HttpLimits::default().response_bytes);
@@ -107,7 +107,7 @@ fn the_front_sends_what_the_socket_does_not_take() {
 
 #[test]
 fn a_reply_that_nobody_sends_is_500_without_a_word() {
-    let (service, taken) = serve(HttpLimits::default());
+    let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send(get("/short"));
     drop(next(&taken));
@@ -119,7 +119,7 @@ fn a_reply_that_nobody_sends_is_500_without_a_word() {
 
 #[test]
 fn a_panic_leaves_the_request_to_a_handler_or_where_it_was_taken_is_500() {
-    let (service, _taken) = serve(HttpLimits::default());
+    let (service, _taken) = serve(patient());
     let mut client = service.connect();
     assert_eq!(client.ask(get("/panic")).body, "handler /panic");
     assert_eq!(client.ask(get("/short/panic")).status, 500);
@@ -129,7 +129,7 @@ fn a_panic_leaves_the_request_to_a_handler_or_where_it_was_taken_is_500() {
 
 #[test]
 fn an_answer_that_cannot_be_sent_is_500() {
-    let (service, taken) = serve(HttpLimits::default());
+    let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send(get("/short"));
     next(&taken).send(Response::text("").with_status_code(99));
@@ -138,7 +138,7 @@ fn an_answer_that_cannot_be_sent_is_500() {
 
 #[test]
 fn who_left_before_the_answer_costs_nothing() {
-    let (service, taken) = serve(HttpLimits::default());
+    let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send(get("/short"));
     let reply = next(&taken);
@@ -150,7 +150,7 @@ fn who_left_before_the_answer_costs_nothing() {
 
 #[test]
 fn a_stop_waits_for_a_reply_and_closes_after_it() {
-    let (service, taken) = serve(HttpLimits::default());
+    let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send(get("/short"));
     let reply = next(&taken);

@@ -8,7 +8,7 @@ use mistify_libvirt::config::HttpLimits;
 use mistify_libvirt::http::Reason;
 use rouille::{Response, ResponseBody};
 
-use super::{Client, GET, PATIENCE, SHORT, Service, serve, wait_until};
+use super::{Client, GET, PATIENCE, SHORT, Service, patient, serve, wait_until};
 
 fn stream(body: impl Read + Send + 'static) -> Response {
     Response { data: ResponseBody::from_reader(body), ..Response::text("") }
@@ -50,7 +50,7 @@ const GET_PLAIN: &str = "GET /plain HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[test]
 fn a_stream_comes_in_chunks_as_it_is_made_and_its_connection_ends() {
-    let (service, feed) = fed(HttpLimits::default());
+    let (service, feed) = fed(patient());
     let mut client = service.connect();
     client.send(GET);
     let head = client.head();
@@ -71,8 +71,9 @@ fn a_stream_comes_in_chunks_as_it_is_made_and_its_connection_ends() {
 
 #[test]
 fn a_long_stream_arrives_whole() {
+    crate::cost::slow("streams 40 MiB");
     const BYTES: u64 = 40 * 1024 * 1024;
-    let limits = HttpLimits { response_bytes: 1_000, ..HttpLimits::default() };
+    let limits = HttpLimits { response_bytes: 1_000, ..patient() };
     let service = serve(limits, |_| stream(io::repeat(b'x').take(BYTES)));
     let mut client = service.connect();
     client.send(GET);
@@ -86,7 +87,7 @@ fn a_long_stream_arrives_whole() {
 #[test]
 fn a_stream_that_breaks_off_has_no_last_chunk() {
     for end in ["fail", "panic"] {
-        let (service, feed) = fed(HttpLimits::default());
+        let (service, feed) = fed(patient());
         let mut client = service.connect();
         client.send(GET);
         feed.send("begun").unwrap();
@@ -99,7 +100,7 @@ fn a_stream_that_breaks_off_has_no_last_chunk() {
 
 #[test]
 fn streams_cost_no_handler_and_are_bounded() {
-    let limits = HttpLimits { handlers: 1, streams: 2, ..HttpLimits::default() };
+    let limits = HttpLimits { handlers: 1, streams: 2, ..patient() };
     let (service, feed) = fed(limits);
     let mut clients = [service.connect(), service.connect()];
     for client in &mut clients {
@@ -123,7 +124,7 @@ fn streams_cost_no_handler_and_are_bounded() {
 
 #[test]
 fn a_caller_of_http_1_0_is_told_that_it_cannot_have_a_stream() {
-    let (service, _feed) = fed(HttpLimits::default());
+    let (service, _feed) = fed(patient());
     let answer = service.connect().ask("GET / HTTP/1.0\r\n\r\n");
     assert_eq!(answer.status, 505);
     assert_eq!(answer.body, "a stream is sent in the chunks of HTTP/1.1");
@@ -131,7 +132,7 @@ fn a_caller_of_http_1_0_is_told_that_it_cannot_have_a_stream() {
 
 #[test]
 fn a_caller_that_takes_nothing_of_a_stream_is_cut_off() {
-    let limits = HttpLimits { stream_progress: SHORT, ..HttpLimits::default() };
+    let limits = HttpLimits { stream_progress: SHORT, ..patient() };
     let service = serve(limits, |_| stream(io::repeat(b'x')));
     let mut client = service.connect();
     client.send(GET);
@@ -141,7 +142,7 @@ fn a_caller_that_takes_nothing_of_a_stream_is_cut_off() {
 
 #[test]
 fn a_caller_that_leaves_ends_its_stream() {
-    let service = serve(HttpLimits::default(), |_| stream(io::repeat(b'x')));
+    let service = serve(patient(), |_| stream(io::repeat(b'x')));
     let mut client = service.connect();
     client.send(GET);
     client.head();
@@ -151,7 +152,7 @@ fn a_caller_that_leaves_ends_its_stream() {
 
 #[test]
 fn a_stop_waits_for_the_end_of_a_stream() {
-    let (service, feed) = fed(HttpLimits::default());
+    let (service, feed) = fed(patient());
     let mut client = service.connect();
     client.send(GET);
     client.head();

@@ -11,11 +11,13 @@ use crate::support::wait_until;
 
 #[test]
 fn a_volume_or_clone_that_comes_late_is_not_in_the_way_of_the_next() {
-    let bed = Bed::with_flags(TEST_DRIVER, None, &["--deadline-change", "3"]);
+    // A late call takes as long: it has to be begun by then, also on a loaded machine.
+    let bed = Bed::with_flags(TEST_DRIVER, None, &["--deadline-change", "5"]);
     if !bed.import("image", b"content", 1) {
         return;
     }
-    bed.ok("CreateVolume", &json!({ "id": "guests/other/disk-0", "size": 1 }));
+    let other = json!({ "id": "guests/other/disk-0", "size": 1 });
+    wait_until("another volume is made", SOON, || bed.call("CreateVolume", &other).is_ok());
     let (volume, name) = ("guests/late/disk-0", json!({ "id": "guests/late/disk-0" }));
     // What the store keeps of a volume; it reads that of all of them before it promises space.
     let kept = bed.path("guests/other/disk-0#");
@@ -39,7 +41,9 @@ fn a_volume_or_clone_that_comes_late_is_not_in_the_way_of_the_next() {
         drop(pipe);
         // It waits for the late one, whose volume would be in its way.
         wait_until("it succeeds", SOON, || bed.call(method, &params).is_ok());
-        bed.ok("DeleteDataset", &name);
+        wait_until("it is gone", SOON, || {
+            bed.call("DeleteDataset", &name).is_ok() || bed.is_absent(volume)
+        });
     }
     let taken_back = format!("{}: a late volume was taken back", bed.full(volume));
     // A clone ends at its deadline, where it is a copy and not shared with its image.

@@ -22,9 +22,10 @@ use serde_json::{Value, json};
 use crate::agent::{Agent, Reply};
 use crate::lab::Pool;
 use crate::skip::{Skip, require};
-use crate::support::{Scratch, wait_for};
+use crate::support::{Scratch, wait_until};
 
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// Longer than a loaded machine needs for what takes a second or two.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 const TEST_DRIVER: &str = "test:///default";
 const MIB: usize = 1024 * 1024;
 const QEMU_IMG: &str = "/usr/bin/qemu-img";
@@ -60,11 +61,12 @@ impl Bed {
         let served = ["--bridge-type", "linux", "--image-store", "--image-store-port", "0"];
         flags.extend(served.iter().chain(more).map(|flag| (*flag).to_owned()));
         let agent = Agent::start(&flags);
-        let address = wait_for("the image store listens", SOON, || {
-            let log = agent.log();
-            let address = log.split("the image store listens on ").nth(1)?;
-            address.lines().next()?.parse().ok()
-        });
+        let listens = "the image store listens on ";
+        let line = agent.logged(listens);
+        let address = line.split(listens).nth(1).expect("see above").parse().expect("an address");
+        // The agent prepares its store in the background, and on a loaded machine serves before that.
+        let is_usable = || agent.health().1["storage"]["usable"] == true;
+        wait_until("the store is prepared", SOON, is_usable);
         Self { agent, address, scratch, pool }
     }
 

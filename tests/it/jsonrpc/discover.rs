@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{JSON, PATH, request};
+use super::{JSON, PATH, request, wait_for_a_sample};
+use crate::cost::slow;
 use crate::images::Bed;
 use crate::skip::{Skip, require};
 use crate::support::{feed, wait_until};
@@ -159,6 +160,7 @@ fn play(
     bed: &Bed,
     mut call: impl FnMut(SocketAddr, &str, &Value) -> Result<Value, Value>,
 ) -> Vec<Value> {
+    wait_for_a_sample(&bed.agent);
     let (mut results, mut job) = (Vec::new(), None);
     for (name, mut params, expected) in examples(&documents(bed)) {
         if name.starts_with("Job.") && !params["id"].is_null() {
@@ -267,6 +269,7 @@ struct Client {
 
 impl Client {
     fn start() -> Result<Self, Skip> {
+        slow("runs Python's JSON-RPC client");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jsonrpcclient");
         let mut child = Command::new(PYTHON)
             .arg(script("client.py"))

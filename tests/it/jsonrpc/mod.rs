@@ -5,9 +5,12 @@ mod calls;
 mod discover;
 mod spec;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Reply};
+use crate::support::wait_until;
 
 const PATH: &str = "/rpc";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -43,6 +46,14 @@ pub(crate) fn error(agent: &Agent, method: &str, params: &Value) -> Value {
     assert_eq!((&answer["jsonrpc"], &answer["id"]), (&json!("2.0"), &json!(7)), "{answer}");
     assert!(answer.get("result").is_none(), "{method} {params}: {answer}");
     answer["error"].take()
+}
+
+/// Waits until AllMetrics has something to answer with: a loaded machine may take longer for the first
+/// sample than the agent waits for it.
+fn wait_for_a_sample(agent: &Agent) {
+    let body = request("Libvirt.AllMetrics", &json!({})).to_string();
+    let has_one = || answer(agent, &body)["result"].is_object();
+    wait_until("there is a sample", Duration::from_secs(60), has_one);
 }
 
 /// The test driver's own guest.

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{answer, post, test_guest};
+use super::{answer, post, test_guest, wait_for_a_sample};
 use crate::agent::Agent;
 
 const STATUS: &str = r#"{"guest":{"id":"test","state":"running"}}"#;
@@ -150,6 +150,7 @@ fn same(expected: &Value, found: &Value) -> bool {
 #[test]
 fn the_examples_of_the_specification_are_answered_as_it_says() {
     let agent = Agent::on_test_driver();
+    wait_for_a_sample(&agent);
     for (sent, wanted) in EXAMPLES {
         let mut ours = sent.to_owned();
         for (theirs, replaced) in OURS {

@@ -51,9 +51,8 @@ fn a_volumes_own_counters_are_exported_and_stay_fresh_when_the_emulator_hangs() 
     virsh(&["suspend", guest]);
     let still = || {
         let before = stat(&zvol);
-        let age = |scrape: &Scrape| scrape.age(guest, "fast").expect("it runs");
         let since = Instant::now();
-        let scrape = until("a new sample", &|it| age(it) < since.elapsed().as_secs_f64() - 0.05);
+        let scrape = until("a new sample", &|it| it.is_newer(guest, "fast", since));
         (before == stat(&zvol)).then_some((before, scrape))
     };
     let (counters, scrape_of) = poll(SOON, still).expect("the volume comes to rest");

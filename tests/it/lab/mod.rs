@@ -27,6 +27,7 @@ use std::{env, iter};
 
 use crate::agent::Agent;
 use crate::boot_sector::boot_sector;
+use crate::cost::slow;
 use crate::skip::Skip;
 use crate::support::{poll, wait_until};
 
@@ -46,7 +47,10 @@ impl Pool {
     /// The machine's pool, where this is the lab.
     fn shared() -> Result<Self, Skip> {
         match env::var("MISTIFY_TEST_ZPOOL") {
-            Ok(name) => Ok(Self { name, file: None }),
+            Ok(name) => {
+                slow("runs in an emulated machine");
+                Ok(Self { name, file: None })
+            }
             Err(_) => Err(Skip("MISTIFY_TEST_ZPOOL names no pool: make test-lab".to_owned())),
         }
     }
@@ -144,7 +148,7 @@ impl Drop for Folder {
         quietly("virsh", &["destroy", &self.guest]);
         quietly("virsh", &["undefine", &self.guest]);
         // Busy as long as udev looks at a volume that was closed.
-        poll(Duration::from_secs(10), || {
+        poll(SOON, || {
             let output = quietly("zfs", &["destroy", "-r", &self.dataset]);
             let gone = String::from_utf8_lossy(&output.stderr).contains("does not exist");
             (gone || output.status.success()).then_some(())

@@ -24,12 +24,12 @@ fn a_full_pool_pauses_the_guest_and_run_resumes_it_when_there_is_room() {
     assert!(error.contains("vda: no space"), "{error}");
 
     fs::remove_file(filler).expect("it is ours");
-    wait_until("it can be resumed", SOON, || {
+    wait_until("it can be resumed", 3 * SOON, || {
         // What was freed is there some transactions later; until then the guest pauses again.
         run("zpool", &["sync", &pool.name]);
         agent.ok("Run", &guest);
         let before = writes(&agent, &guest);
-        poll(Duration::from_secs(1), || (writes(&agent, &guest) > before).then_some(())).is_some()
+        poll(Duration::from_secs(5), || (writes(&agent, &guest) > before).then_some(())).is_some()
     });
     assert_eq!(agent.state(&folder.guest), "running");
     agent.ok("Delete", &guest);

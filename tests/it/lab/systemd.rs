@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
@@ -96,10 +97,11 @@ impl Service {
     }
 
     fn scrape(&self) -> Scrape {
+        let asked = Instant::now();
         let mut stream = TcpStream::connect(ADDRESS).expect("it listens");
         let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).expect("it reads");
-        Scrape::of(&Reply::read(&mut stream).text())
+        Scrape::of(asked, &Reply::read(&mut stream).text())
     }
 
     /// Creates the folder's guest with a disk and an interface, and runs it; it as Run answered,

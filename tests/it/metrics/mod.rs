@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::agent::Agent;
+use crate::cost::slow;
 use crate::inside::Inside;
 use crate::skip::Skip;
 use crate::stack::{BlockDevice, Stack, measured_guest_xml};
@@ -32,6 +33,7 @@ struct Bed {
 impl Bed {
     fn new(guests: usize) -> Result<Self, Skip> {
         let (stack, disk) = (Stack::start()?, BlockDevice::bootable(1 << 20)?);
+        slow("waits for real guest boots");
         let guests: Vec<String> = (0..guests).map(|index| format!("g-{index}")).collect();
         for (index, name) in guests.iter().enumerate() {
             let made = stack.with_xml("create", &measured_guest_xml(name, index, disk.path()));
@@ -65,21 +67,20 @@ impl Inside {
     }
 }
 
-/// One scrape's values by series, as in `libvirt_up` or `x_total{domain="a",tier="b"}`.
+/// One scrape's values by series, as in `libvirt_up` or `x_total{domain="a",tier="b"}`, and when it was
+/// asked for.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Scrape(BTreeMap<String, f64>);
+pub(crate) struct Scrape(BTreeMap<String, f64>, Instant);
 
 impl Scrape {
-    pub(crate) fn of(text: &str) -> Self {
+    /// What is answered with this text to a question of `asked`.
+    pub(crate) fn of(asked: Instant, text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
-        Self(
-            samples
-                .map(|line| {
-                    let (series, value) = line.rsplit_once(' ').expect("a series and a value");
-                    (series.to_owned(), value.parse().expect("a number"))
-                })
-                .collect(),
-        )
+        let values = samples.map(|line| {
+            let (series, value) = line.rsplit_once(' ').expect("a series and a value");
+            (series.to_owned(), value.parse().expect("a number"))
+        });
+        Self(values.collect(), asked)
     }
 
     pub(crate) fn get(&self, series: &str) -> Option<f64> {
@@ -97,6 +98,12 @@ impl Scrape {
         self.get(&series)
     }
 
+    /// Whether a guest's values are of a sample that began after `since`, however long the answer took.
+    pub(crate) fn is_newer(&self, guest: &str, tier: &str, since: Instant) -> bool {
+        let time = self.1.saturating_duration_since(since).as_secs_f64();
+        self.age(guest, tier).is_some_and(|age| age < time)
+    }
+
     fn stuck(&self, guest: &str) -> Option<f64> {
         self.get(&format!("mistify_guest_stuck_seconds{{domain=\"{guest}\"}}"))
     }
@@ -108,9 +115,10 @@ impl Scrape {
 }
 
 pub(crate) fn scrape(agent: &Agent) -> Scrape {
+    let asked = Instant::now();
     let reply = agent.request("GET", "/metrics", &[], b"");
     assert_eq!(reply.status, 200, "{}", reply.text());
-    Scrape::of(&reply.text())
+    Scrape::of(asked, &reply.text())
 }
 
 fn time(work: impl FnOnce()) -> Duration {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use mistify_libvirt::config::MetricsConfig;
 use mistify_libvirt::os::process;
 use serde_json::json;
 
@@ -113,14 +114,13 @@ fn values_are_those_of_domstats_the_process_clock_and_the_tests_own_traffic() {
     assert_eq!(scrape.value(&state), 1.0);
 
     stack.virsh_ok(&["suspend", guest]);
-    let (since, still) = (Instant::now(), Truth::of(stack, guest));
+    let since = Instant::now();
+    let still = Truth::of(stack, guest);
     let device = stack.virsh_ok(&["domblklist", guest]);
     let device = device.split("/dev/").nth(1).expect("a device").trim().to_owned();
     let paused = agent.scrape_until("it is seen to be paused", SOON, |scrape| {
         let state = format!("libvirt_domain_info_state{{domain=\"{guest}\",state=\"paused\"}}");
-        // The scrape itself takes some of the time.
-        let elapsed = since.elapsed().as_secs_f64() - 0.2;
-        let is_after = scrape.age(guest, "slow").is_some_and(|age| age < elapsed);
+        let is_after = ["slow", "fast"].iter().all(|tier| scrape.is_newer(guest, tier, since));
         scrape.get(&state) == Some(3.0) && is_after
     });
     assert_between(&paused, guest, &still, &Truth::of(stack, guest));
@@ -165,51 +165,54 @@ fn all_guests_come_in_one_answer_that_agrees_with_the_answers_for_each() {
 fn counters_never_go_back_over_pause_stuck_emulator_and_a_new_agent() {
     let Some(bed) = require("qemu", Bed::new(2)) else { return };
     let (stack, guest) = (&bed.stack, bed.guests[0].as_str());
-    let mut last = Scrape(BTreeMap::new());
-    let mut watch = |agent: &Inside, time: Duration| {
-        let end = Instant::now() + time;
-        loop {
+    let other = bed.guests[1].as_str();
+    let limits = MetricsConfig::default();
+    let mut last = BTreeMap::new();
+    // Looks at each scrape until a sample that begins now has renewed a guest's values.
+    let mut watch = |agent: &Inside, name: &str, tier: &str| {
+        let since = Instant::now();
+        wait_until(&format!("a {tier} sample"), limits.slow_interval + SOON, || {
             let scrape = agent.scrape();
             for (series, value) in &scrape.0 {
                 let is_guests = ["libvirt_domain_", "mistify_disk_device_"];
                 let is_guests = is_guests.iter().any(|start| series.starts_with(start));
                 let is_counter = is_guests && series.contains("_total{");
-                let before = last.0.get(series).copied().filter(|_| is_counter);
+                let before = last.get(series).copied().filter(|_| is_counter);
                 assert!(
                     before.is_none_or(|before| *value >= before),
                     "{series}: {before:?} {value}"
                 );
             }
-            last.0.extend(scrape.0);
-            if Instant::now() >= end {
-                return;
-            }
-        }
+            let is_new = scrape.is_newer(name, tier, since);
+            last.extend(scrape.0);
+            is_new
+        });
     };
     let began = Instant::now();
     let agent = Inside::start(stack, &["--metrics-max-age", "0", "--storage", "directory:/run/m"]);
     agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
-    watch(&agent, Duration::from_secs(1));
+    watch(&agent, guest, "fast");
     stack.virsh_ok(&["suspend", guest]);
-    watch(&agent, Duration::from_secs(1));
+    watch(&agent, guest, "fast");
     stack.virsh_ok(&["resume", guest]);
     bed.signal(guest, "STOP");
-    watch(&agent, Duration::from_secs(16));
+    watch(&agent, other, "slow");
     bed.signal(guest, "CONT");
-    watch(&agent, Duration::from_secs(16));
-    // Scrapes that come one after the other cause a slow sample in 15 s and a look at storage in a
-    // minute, not one each.
+    watch(&agent, guest, "slow");
+    // Scrapes that come one after the other cause a slow sample in 15 s, less a tenth, and a look at
+    // storage in a minute, not one each.
     let (scrape, took) = (agent.scrape(), began.elapsed().as_secs_f64());
     let looks = scrape.value("mistify_lane_finished_total{lane=\"storage\"}");
     assert!((1.0..=1.0 + took / 60.0).contains(&looks), "{looks}");
     let samples = scrape.value("mistify_metrics_samples_total{tier=\"slow\"}");
-    assert!((2.0..=1.0 + took / 15.0).contains(&samples), "{samples}");
+    let most = 1.0 + took / (0.9 * limits.slow_interval.as_secs_f64());
+    assert!((2.0..=most).contains(&samples), "{samples} in {took} s");
     signal(agent.pid(), "KILL");
     drop(agent);
     let agent = Inside::start(stack, &["--metrics-max-age", "0"]);
     agent.scrape_until("a slow sample", SOON, |scrape| scrape.age(guest, "slow").is_some());
-    watch(&agent, Duration::from_secs(2));
-    assert!(last.value(&cpu_time(guest)) > 0.0);
-    let devices = last.0.keys().filter(|series| series.starts_with("mistify_disk_device_"));
+    watch(&agent, guest, "fast");
+    assert!(last[&cpu_time(guest)] > 0.0);
+    let devices = last.keys().filter(|series| series.starts_with("mistify_disk_device_"));
     assert!(devices.count() > 0);
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::Reply;
+use crate::cost::slow;
 use crate::screens::unbase64;
 use crate::skip::Skip;
 use crate::stack::installed;
@@ -17,8 +18,8 @@ use crate::support::{Scratch, wait_until};
 
 /// Longer than a loaded machine needs to start a browser, and for any of its answers.
 const ANSWER: Duration = Duration::from_secs(120);
-/// Longer than a loaded machine needs for what the page does in seconds.
-pub(super) const SOON: Duration = Duration::from_secs(90);
+/// Longer than a loaded machine needs for what the page does in a minute.
+pub(super) const SOON: Duration = Duration::from_secs(300);
 
 /// It may reach this host alone, asks nobody about itself, and leaves nothing behind.
 const FLAGS: [&str; 10] = [
@@ -57,6 +58,7 @@ impl Browser {
         if let Some(lacks) = ["chromium", "chromedriver"].iter().find(|name| !installed(name)) {
             return Err(Skip(format!("{lacks} is not installed")));
         }
+        slow("starts Chromium");
         let home = Scratch::new();
         // In a namespace of its own the driver takes the browser with it, however it ends.
         let mut driver = Command::new("unshare")

@@ -1,10 +1,16 @@
 //! Callers that want what they may not have: another's name, or everybody's places.
 
+use std::time::Instant;
+
 use serde_json::json;
 
-use super::{NOBODY, ON_TEST_DRIVER, World, ask, client, create, setpriv};
+use super::{
+    NOBODY, ON_TEST_DRIVER, SOON, World, ask, client, create, one_in_ten_seconds, setpriv,
+};
 use crate::agent::Agent;
+use crate::cost::slow;
 use crate::skip::require;
+use crate::support::wait_until;
 
 fn is_made(agent: &Agent, id: &str) -> bool {
     let answer = agent.call("Status", &json!({ "id": id }));
@@ -15,16 +21,18 @@ fn is_made(agent: &Agent, id: &str) -> bool {
 
 #[test]
 fn of_ten_thousand_callers_that_close_at_once_none_is_taken_for_root() {
+    slow("makes ten thousand calls");
     let Some(_world) = require("users", World::new()) else { return };
+    let began = Instant::now();
     let agent = Agent::start(&ON_TEST_DRIVER);
     let place = agent.address().to_string();
     let sent = client(setpriv(NOBODY), &["storm", &place, "10000", &create("stolen")]);
     assert_eq!(sent, "10000");
     assert!(!is_made(&agent, "stolen"));
-    assert!(!agent.log().contains("CreateGuest"), "{}", agent.log());
-    let refused = agent.log().matches("refuse ").count();
-    assert!((1..=20).contains(&refused), "{refused}");
-    agent.end();
+    // With all that is left to be done for them.
+    let log = agent.end();
+    assert!(!log.contains("CreateGuest"), "{log}");
+    one_in_ten_seconds(&log, "refuse ", began);
 }
 
 #[test]
@@ -35,8 +43,8 @@ fn who_takes_over_a_port_does_not_lend_its_name_to_who_had_it() {
     let words = ["reuse", &place, &NOBODY.to_string(), &pid, &create("borrowed")];
     assert_eq!(client(setpriv(0), &words), "200", "root's own call");
     assert!(!is_made(&agent, "borrowed"));
-    assert!(!agent.log().contains("CreateGuest"), "{}", agent.log());
-    agent.end();
+    let log = agent.end();
+    assert!(!log.contains("CreateGuest"), "{log}");
 }
 
 #[test]
@@ -56,6 +64,6 @@ fn a_user_has_64_connections_and_the_last_16_are_roots() {
     words.extend(["ask", &place]);
     let served = client(setpriv(0), &words);
     assert_eq!(served.lines().collect::<Vec<_>>(), ["64", "64", "64", "48", "16", "503"]);
-    assert_eq!(ask(64004, &place), "200", "the places are free again");
+    wait_until("the places are free again", SOON, || ask(64004, &place) == "200");
     agent.end();
 }

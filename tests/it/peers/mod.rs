@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::agent::{Agent, PROGRAM};
 use crate::skip::Skip;
@@ -104,6 +104,12 @@ fn places(agent: &Agent, count: usize) -> Vec<String> {
         let places: Vec<String> = places.map(str::to_owned).collect();
         (places.len() == count).then_some(places)
     })
+}
+
+/// Of a kind of line there is one at least, and since `began` no more than one in ten seconds.
+fn one_in_ten_seconds(log: &str, line: &str, began: Instant) {
+    let (lines, tens) = (log.matches(line).count(), began.elapsed().as_secs() / 10);
+    assert!((1..=1 + tens).contains(&(lines as u64)), "{lines} in {:?}: {log}", began.elapsed());
 }
 
 /// A call that makes a guest.

@@ -171,6 +171,7 @@ fn workers_are_named_and_keep_their_state() {
 
 #[test]
 fn nothing_is_left_after_a_hundred_thousand_calls() {
+    crate::cost::slow("makes 100,000 calls");
     const THREADS: u64 = 8;
     const CALLS: u64 = 12_500;
     let pool = pool(&PoolLimits::default());

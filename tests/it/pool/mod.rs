@@ -21,7 +21,7 @@ use mistify_libvirt::config::PoolLimits;
 use mistify_libvirt::pool::{Error, Full, Job, Lane, LaneSnapshot, Overdue, Pool, Ration};
 
 /// Longer than any test that passes.
-const FAR: Duration = Duration::from_secs(20);
+const FAR: Duration = Duration::from_secs(120);
 
 /// A worker's state that cannot leave its thread: how many jobs it has seen.
 type State = Rc<Cell<usize>>;
@@ -103,7 +103,8 @@ fn run_late(pool: &Pool<State>, key: &str, then: impl Then, late: impl Then) -> 
             then();
         };
         match pool.run_or_else(Lane::Control, job, Some(&hold), work, |_, ()| late()) {
-            Err(Error::Late { .. }) => ControlFlow::Break(block),
+            // Its worker has taken it, and may not have begun it yet.
+            Err(Error::Late { .. }) => ControlFlow::Break(block.wait_until_running()),
             // The machine was so busy that no worker came in time.
             Err(Error::Unrun { .. }) => ControlFlow::Continue(()),
             other => panic!("{other:?}"),

@@ -12,8 +12,11 @@ use mistify_libvirt::storage::{
 
 use crate::support::{Scratch, wait_until};
 
-/// Longer than any of these calls may take, deadline and grace together.
-const LONG: Duration = Duration::from_secs(20);
+/// Longer than a loaded machine needs for any of these calls, deadline and grace together; what hangs
+/// here hangs for 1,000 s.
+const LONG: Duration = Duration::from_secs(120);
+/// How long a command may take that is to be late.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// A store whose `zfs` is a script. The script knows its folder as `$HERE`.
 struct StandIn {
@@ -23,15 +26,7 @@ struct StandIn {
 
 impl StandIn {
     fn new(script: &str) -> Self {
-        let limits = StorageLimits {
-            command: Duration::from_millis(400),
-            device: Duration::from_millis(200),
-            busy: Duration::from_millis(300),
-            undo: Duration::from_secs(5),
-            progress: Duration::from_millis(400),
-            ..StorageLimits::default()
-        };
-        Self::with(script, limits)
+        Self::with(script, limits())
     }
 
     fn with(script: &str, limits: StorageLimits) -> Self {
@@ -64,6 +59,19 @@ impl StandIn {
             owner: Some(guest),
             unmarked: false,
         }
+    }
+}
+
+/// Patient with a loaded machine, and short where what is waited for never comes.
+fn limits() -> StorageLimits {
+    StorageLimits {
+        command: LONG,
+        kill: LONG,
+        device: Duration::from_millis(200),
+        busy: Duration::from_millis(300),
+        undo: LONG,
+        progress: LONG,
+        ..StorageLimits::default()
     }
 }
 
@@ -153,26 +161,33 @@ fn what_zfs_refuses_for_another_reason_is_told_as_it_says_it() {
 
 #[test]
 fn a_command_that_hangs_is_killed_at_its_deadline() {
-    let zfs = StandIn::new("echo $$ >$HERE/pid; exec sleep 1000");
-    let begin = Instant::now();
-    let deadline = begin + Duration::from_millis(150);
-    let error = zfs.store.volumes(None, deadline).unwrap_err();
-    assert!(matches!(error, Error::Late { .. }), "{error}");
-    assert!(begin.elapsed() >= Duration::from_millis(150) && begin.elapsed() < LONG);
-    assert!(error.to_string().starts_with("deadline: zfs list tank "), "{error}");
-    let pid = fs::read_to_string(zfs.file("pid")).unwrap();
+    let script = "echo $$ >$HERE/pid; exec sleep 1000";
+    let zfs = StandIn::new(script);
+    let late = |time: Duration| {
+        let begin = Instant::now();
+        let error = zfs.store.volumes(None, begin + time).unwrap_err();
+        assert!(matches!(error, Error::Late { .. }), "{error}");
+        assert!(begin.elapsed() >= time && begin.elapsed() < LONG);
+        assert!(error.to_string().starts_with("deadline: zfs list tank "), "{error}");
+        // None where a loaded machine did not start it by then.
+        fs::read_to_string(zfs.file("pid")).ok()
+    };
+    let pid = (0..5).find_map(|power| late(SHORT * (1 << power))).expect("it starts");
     assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is gone and reaped");
 
     // The bound of one command comes first where the caller has much time.
+    let command = Duration::from_millis(400);
+    let zfs = StandIn::with(script, StorageLimits { command, ..limits() });
     let begin = Instant::now();
     assert!(matches!(zfs.store.volumes(None, soon()), Err(Error::Late { .. })));
-    assert!(begin.elapsed() >= Duration::from_millis(400) && begin.elapsed() < LONG);
+    assert!(begin.elapsed() >= command && begin.elapsed() < LONG);
 }
 
 #[test]
 fn a_command_that_closes_its_outputs_and_hangs_is_killed_too() {
     let zfs = StandIn::new("exec sleep 1000 >/dev/null 2>&1");
-    assert!(matches!(zfs.store.volumes(None, soon()), Err(Error::Late { .. })));
+    let late = zfs.store.volumes(None, Instant::now() + SHORT);
+    assert!(matches!(late, Err(Error::Late { .. })), "{late:?}");
 }
 
 #[test]
@@ -210,9 +225,8 @@ fn garbage_is_told_with_its_first_line() {
 
 #[test]
 fn ten_mebibytes_of_errors_are_read_and_the_first_kept() {
-    let zfs = StandIn::with(
+    let zfs = StandIn::new(
         "echo first >&2; head -c 10485760 /dev/zero | tr '\\0' x >&2; echo done >$HERE/done; exit 1",
-        StorageLimits::default(),
     );
     let error = zfs.store.volumes(None, soon()).unwrap_err();
     assert!(matches!(&error, Error::Failed { .. }), "{error:?}");
@@ -257,10 +271,10 @@ fn what_was_made_before_a_failure_is_undone() {
     assert!(matches!(error, Error::Failed { .. }), "{error:?}");
     assert_eq!(calls.last().unwrap(), "destroy -r -- tank/guests/web-1");
 
-    for (create, expected) in [
+    for (create, time, expected) in [
         // Made and then stuck, past the deadline; made, and its device never comes.
-        ("exec sleep 1000", "deadline: zfs create tank/guests/web-1/disk-0 "),
-        ("exit 0", "no block device /dev/zvol/tank/guests/web-1/disk-0 after "),
+        ("exec sleep 1000", SHORT, "deadline: zfs create tank/guests/web-1/disk-0 "),
+        ("exit 0", LONG, "no block device /dev/zvol/tank/guests/web-1/disk-0 after "),
     ] {
         let zfs = StandIn::new(&format!(
             "{POOL}
@@ -271,8 +285,7 @@ fn what_was_made_before_a_failure_is_undone() {
             esac"
         ));
         let plans = zfs.store.plan(&[zfs.wanted()], soon()).unwrap();
-        let deadline = Instant::now() + Duration::from_millis(300);
-        let error = zfs.store.make(&plans[0], deadline).unwrap_err();
+        let error = zfs.store.make(&plans[0], Instant::now() + time).unwrap_err();
         assert!(error.to_string().starts_with(expected), "{error}");
         assert!(!zfs.file("made").exists(), "{:?}", zfs.calls());
     }
@@ -288,8 +301,7 @@ fn the_commands_of_a_plan_are_those_that_are_run() {
           destroy) rm $HERE/made;;
         esac"
     );
-    let limits = StorageLimits { device: Duration::from_millis(200), ..StorageLimits::default() };
-    let zfs = StandIn::with(&script, limits);
+    let zfs = StandIn::new(&script);
     let run = |verb: &str| {
         let calls = fs::read_to_string(zfs.file("calls")).unwrap();
         let calls = calls.lines().filter(|call| call.starts_with(verb));
@@ -345,8 +357,7 @@ fn a_busy_volume_is_tried_again_until_patience_ends() {
         )
     };
     let guest = Id::parse("web-1").unwrap();
-    let limits = StorageLimits { busy: LONG, ..StorageLimits::default() };
-    let zfs = StandIn::with(&script(3), limits);
+    let zfs = StandIn::with(&script(3), StorageLimits { busy: LONG, ..limits() });
     let removal = zfs.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
     assert_eq!(removal.complete().unwrap(), ["tank/guests/web-1/disk-0"]);
 
@@ -371,7 +382,10 @@ fn a_stream_that_stops_or_fails_is_no_end() {
     ] {
         let snapshot =
             "printf 'tank/a@b\\tsnapshot\\t1\\t-\\t9\\t-\\t-\\t1\\t0\\t4\\t-\\t-\\t-\\t-\\n'";
-        let zfs = StandIn::new(&format!("case $1 in list) {snapshot};; send) {send};; esac"));
+        let script = format!("case $1 in list) {snapshot};; send) {send};; esac");
+        // Time enough for a loaded machine to print the first line.
+        let progress = if expected == "deadline: " { 3 * SHORT } else { LONG };
+        let zfs = StandIn::with(&script, StorageLimits { progress, ..limits() });
         let name = zfs.store.pool().snapshot("a@b").unwrap();
         let mut text = String::new();
         let outcome = zfs.store.send(&name, soon()).unwrap().read_to_string(&mut text);

@@ -194,10 +194,13 @@ fn a_device_is_seen_as_soon_as_its_link_is_made() {
             begin.elapsed()
         })
     };
-    // This machine may be emulated and busy: its own look is the measure.
-    let (look, wait) = (median(look), median(wait));
-    println!("a look: {look:?}, from the link to the answer: {wait:?}");
-    assert!(wait < Duration::from_millis(20) + 2 * look, "{wait:?}, and a look is {look:?}");
+    // This machine may be emulated: its own look is the measure. It may be busy for a while, too, and a
+    // store that does not watch is late each time.
+    wait_until("it is seen as soon as that", Duration::from_secs(300), || {
+        let (look, wait) = (median(look), median(wait));
+        println!("a look: {look:?}, from the link to the answer: {wait:?}");
+        wait < Duration::from_millis(20) + 2 * look
+    });
     bench.clean_up(&guest);
 }
 

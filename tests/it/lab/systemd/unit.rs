@@ -14,7 +14,7 @@ use super::{
 };
 use crate::boot_sector::boots;
 use crate::skip::require;
-use crate::support::{AtEnd, signal, wait_until};
+use crate::support::{AtEnd, signal, wait_for, wait_until};
 
 /// Callers at once.
 const CALLERS: u32 = 4;
@@ -60,15 +60,19 @@ fn systemctl_start_returns_when_it_serves_and_status_says_how_libvirt_does() {
     TcpStream::connect(ADDRESS).expect("it listens when start returns");
     wait_until("it is told", SOON, || service.property("StatusText") == "libvirt answers");
 
-    let lines = run("journalctl", &["--quiet", "--output=json", "--unit", UNIT]);
-    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    let found = lines
-        .filter(|line| line["MESSAGE"].as_str().is_some_and(|text| text.contains("listening on ")));
-    for line in found.clone() {
+    // The journal is written by another process.
+    let found = wait_for("its places are in the journal", SOON, || {
+        let lines = run("journalctl", &["--quiet", "--output=json", "--unit", UNIT]);
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let text = |line: &Value| line["MESSAGE"].as_str().map(str::to_owned).unwrap_or_default();
+        let found = lines.filter(|line| text(line).contains("listening on "));
+        let found: Vec<Value> = found.collect();
+        (found.len() > 1).then_some(found)
+    });
+    for line in found {
         assert_eq!(line["PRIORITY"], "6", "{line}");
         assert!(!line["MESSAGE"].as_str().expect("text").starts_with('<'), "{line}");
     }
-    assert!(found.count() > 1);
 }
 
 #[test]
@@ -87,8 +91,9 @@ fn an_agent_that_is_stuck_is_killed_by_the_watchdog_and_started_anew() {
         service.property("ActiveState") == "active" && ![0, stuck].contains(&service.pid())
     });
     assert_eq!(service.property("NRestarts"), "1");
-    let log = run("journalctl", &["--quiet", "--unit", UNIT]);
-    assert!(log.contains("Watchdog timeout"), "{log}");
+    wait_until("the journal says why", SOON, || {
+        run("journalctl", &["--quiet", "--unit", UNIT]).contains("Watchdog timeout")
+    });
     assert_eq!(service.state(&folder.guest), "running");
     assert_eq!(qemu_pid(&folder.guest), qemu);
     service.call("Delete", &guest);
@@ -108,9 +113,13 @@ fn a_stop_under_load_cuts_no_call_and_a_start_leaves_guests_as_they_are() {
             || TcpStream::connect(ADDRESS),
             false,
             || {
-                create = Some(scope.spawn(|| service.call("CreateGuest", &asked(&slow))));
+                let call = scope.spawn(|| service.call("CreateGuest", &asked(&slow)));
                 let running = || service.scrape().value("mistify_lane_running{lane=\"storage\"}");
-                wait_until("its volume is being made", SOON, || running() > 0.0);
+                // Or was made between two looks.
+                wait_until("its volume is being made", SOON, || {
+                    running() > 0.0 || call.is_finished()
+                });
+                create = Some(call);
                 systemctl(&["stop", UNIT]);
             },
         );
@@ -217,7 +226,7 @@ fn every_verb_and_the_fast_tier(service: &Service) {
     });
     let interface = format!("domain=\"{id}\",target_device=\"{tap}\"");
     let received = format!("libvirt_domain_interface_stats_receive_bytes_total{{{interface}}}");
-    assert!(service.scrape().get(&received).is_some(), "{received}");
+    wait_until("its interface is in a scrape", SOON, || service.scrape().get(&received).is_some());
     assert!(service.call("AllMetrics", &guest)[id]["nic"][tap].is_object());
 
     assert_eq!(service.state(id), "running");
