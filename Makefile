@@ -3,11 +3,10 @@
 CARGO ?= cargo
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PROGRAM := $(TARGET)/release/mistify-libvirt
-SKIPS := $(TARGET)/test-skips
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test test-lab test-systemd test-new-user sanitize coverage fuzz deny demo bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test verify stress lab-image test-lab test-lab-agent test-lab-crash test-lab-storage test-lab-short test-lab-guests test-systemd test-new-user sanitize coverage fuzz deny demo bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -42,34 +41,57 @@ deb:
 	$(MAKE) install DESTDIR=$(TARGET)/release/package PREFIX=/usr
 	$(TARGET)/tools/bin/cargo-deb --no-build --locked $(DEB_VERSION:%=--deb-version %)
 
-# Ends with the count of skips by reason. MISTIFY_TEST_REQUIRE=qemu,... makes skips failures.
+# All tests but those that need a machine of their own, or with TEST=name the unit and integration tests
+# that have it in their name. Ends with the count of skips by reason. MISTIFY_TEST_REQUIRE=qemu,... makes
+# skips failures.
 test:
 	tests/install-deps.sh test
-	@mkdir -p $(dir $(SKIPS)) && : >$(SKIPS)
-	@MISTIFY_TEST_SKIPS=$(SKIPS) $(CARGO) test --no-fail-fast; status=$$?; \
-	echo "skipped tests: $$(wc -l <$(SKIPS))"; \
-	cut -f 1,3 $(SKIPS) | sort | uniq -c; \
-	exit $$status
+	tests/run-tests.sh $(if $(TEST),only $(TEST))
+
+# What takes too long for .ci/run, in at most 90 minutes. It can be stopped, and goes on where it was.
+verify:
+	tests/gate/verify.sh
+
+# The integration tests N times beside 8 busy loops: a test that fails here depends on time.
+stress:
+	tests/install-deps.sh test
+	tests/gate/stress.sh $(or $(N),5)
 
 # Tests in a virtual machine that tests/lab/build.sh makes once.
 LAB = $(CARGO) test --test it \
 	--config 'target."cfg(unix)".runner=["$(CURDIR)/tests/lab/runner.sh"]' --
 
-# The tests that need a real ZFS pool: a boot for those that go through the agent, one for those that
-# kill it, one for the store by itself, one for those that run guests, with Debian's own qemu.conf, and
-# one under systemd. TESTS=lab::... runs these in one boot instead.
-test-lab:
-	tests/install-deps.sh lab
-	tests/lab/build.sh
+# The tests that need a real ZFS pool. TESTS=lab::... runs these in one boot instead.
 ifdef TESTS
+test-lab: lab-image
 	$(LAB) $(TESTS)
 else
-	$(LAB) lab:: images::zpool:: volumes::zpool:: dry_run::zpool:: --skip lab::crash:: --skip lab::systemd::
-	$(LAB) lab::crash::
-	$(LAB) storage::zpool:: storage::real_zfs::
-	LAB_QEMU_CONF=debian $(LAB) lab::guests::
-	$(MAKE) test-systemd
+test-lab: test-lab-agent test-lab-crash test-lab-storage test-lab-guests test-systemd
 endif
+
+lab-image:
+	tests/install-deps.sh lab
+	tests/lab/build.sh
+
+# Tests that go through the agent.
+test-lab-agent: lab-image
+	$(LAB) lab:: images::zpool:: volumes::zpool:: dry_run::zpool:: --skip lab::crash:: --skip lab::systemd::
+
+# Tests that kill the agent.
+test-lab-crash: lab-image
+	$(LAB) lab::crash::
+
+# The store by itself.
+test-lab-storage: lab-image
+	$(LAB) storage::zpool:: storage::real_zfs::
+
+# The lab's part of .ci/run.
+test-lab-short: lab-image
+	$(LAB) --exact $$(sed '/^#/d' tests/gate/lab-short)
+
+# Tests that run guests, with Debian's own qemu.conf.
+test-lab-guests: lab-image
+	LAB_QEMU_CONF=debian $(LAB) lab::guests::
 
 # The package in that machine with systemd as its first process: installed, upgraded and purged.
 test-systemd:
@@ -109,7 +131,7 @@ coverage:
 	tests/install-deps.sh coverage
 	tests/coverage/run.sh $(TESTS)
 
-# Licences, sources and bans of all packages (deny.toml).
+# Licences, sources and bans of all packages (deny.toml). Writes tests/deny.sha256.
 deny:
 	tests/install-deps.sh deny
 	tests/deny.sh
@@ -171,8 +193,11 @@ check-bindings: build
 	tests/install-deps.sh gate
 	tests/bindings.sh check
 
-# What is made for tests alone must not be in what is released (grep's 1: not found), and it needs two
-# libraries, no more.
+# What is made for tests alone must not be in what is released (grep's 1: not found), it needs two
+# libraries, no more, and has at most 4 MiB; all packages compile with the Rust of Cargo.toml's
+# rust-version.
 check-release: build
 	grep -aq MISTIFY_STOP_AT $(PROGRAM); test $$? = 1
 	test "$$(objdump -p $(PROGRAM) | sed -n 's/^ *NEEDED *//p' | sort | xargs)" = "libc.so.6 libvirt.so.0"
+	test "$$(stat -c %s $(PROGRAM))" -le 4194304
+	tests/msrv.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need on Debian 12, and only what is missing:
 #
-#   tests/install-deps.sh [build|demo|test|coverage|bench|lab|bare|deb|deny|fuzz|gate]
+#   tests/install-deps.sh [build|demo|test|coverage|bench|lab|bare|deb|deny|fuzz|gate|verify]
 #
 #   build  what `cargo build` needs
 #   demo   what the demo needs besides: qemu-img, which reads its disk
@@ -17,8 +17,9 @@
 #   deb    what `cargo build` needs, and cargo-deb, which is built in target/ in a minute
 #   deny   cargo-deny, which is built once, in 3 minutes, in ~/.cache/mistify-libvirt
 #   fuzz   what `cargo build` needs, and a C++ compiler, for libFuzzer
-#   gate   all of these, libclang, to make the bindings again, promtool, to check the metrics,
-#          systemd's tools, to check the units, and Chromium, to look at the page
+#   gate   what .ci/run needs: build, test and lab, libclang, to make the bindings again, promtool, to
+#          check the metrics, and systemd's tools, to check the units
+#   verify what `make verify` needs: gate, bare, deb, deny and fuzz, and Chromium, to look at the page
 #
 # As root or through sudo. Where all is there it needs neither, nor a network.
 set -euo pipefail
@@ -78,6 +79,7 @@ test=(
 lab=(mmdebstrap e2fsprogs qemu-system-x86 seabios util-linux mount)
 bare=(mmdebstrap systemd-container slirp4netns util-linux mount git)
 deb=(dpkg-dev xz-utils)
+gate=(binutils libclang-dev prometheus systemd)
 unpack=:
 case ${1:-test} in
 build) ;;
@@ -109,13 +111,18 @@ deny)
     ;;
 fuzz) packages+=(g++) ;;
 gate)
+    packages+=("${test[@]}" "${lab[@]}" "${gate[@]}")
+    unpack=unpack_client
+    ;;
+verify)
     build_cargo_deny
-    packages+=("${test[@]}" "${lab[@]}" "${bare[@]}" "${deb[@]}" g++ libclang-dev binutils prometheus
-        python3-prometheus-client systemd chromium chromium-driver fonts-dejavu-core)
+    build_cargo_deb
+    packages+=("${test[@]}" "${lab[@]}" "${gate[@]}" "${bare[@]}" "${deb[@]}" g++ python3-prometheus-client
+        chromium chromium-driver fonts-dejavu-core)
     unpack=unpack_client
     ;;
 *)
-    echo "usage: $0 [build|demo|test|coverage|bench|lab|bare|deb|deny|fuzz|gate]" >&2
+    echo "usage: $0 [build|demo|test|coverage|bench|lab|bare|deb|deny|fuzz|gate|verify]" >&2
     exit 2
     ;;
 esac

@@ -40,6 +40,9 @@ fi
 {
     printf 'checkout=%q agent=%q scratch=%q\n' "$PWD" "$agent" "$(dirname "$profile")/tmp"
     echo "export MISTIFY_TEST_QEMU_USER=$user MISTIFY_TEST_REQUIRE=lab,qemu,ovs"
+    # As tests/gate/timed.sh does; and why tests are slow comes out with the output.
+    echo "export RUSTC_BOOTSTRAP=1 MISTIFY_TEST_COSTS=/run/costs"
+    echo "trap 'sed \"s/^/cost: /\" /run/costs' EXIT"
     [ -z "$packages" ] || echo "export MISTIFY_TEST_PACKAGES=$packages"
     cat <<'INSIDE'
 set -euo pipefail
@@ -55,7 +58,7 @@ export MISTIFY_TEST_ZPOOL=tank MISTIFY_TEST_SKIPS=/run/skips
 cd "$checkout"
 INSIDE
     printf '/mnt/host/it'
-    printf ' %q' "$@"
+    printf ' %q' "$@" -Z unstable-options --report-time
     printf '\n%s\n' '[ ! -s "$MISTIFY_TEST_SKIPS" ] || { echo "skipped in the lab" >&2 && exit 1; }'
 } >"$scratch/inside"
 
