@@ -3,8 +3,8 @@
 #
 #   tests/gate/stress.sh N [TEST]...
 #
-# A test that fails here depends on how fast the machine is. The output of run K is in
-# target/gate/stress/K.log.
+# Without names it runs those of .ci/run. A test that fails here depends on how fast the machine is. The
+# output of run K is in target/gate/stress/K.log.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,6 +14,10 @@ dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")/gate/stress
 rm -rf "$dir"
 mkdir -p "$dir"
 "${CARGO:-cargo}" test --no-run || exit
+words=("$@")
+if [ $# = 0 ]; then
+    mapfile -t words < <(sed -E '/^(#|$)/d; s/^/--skip=/' tests/gate/verify-only)
+fi
 
 loops=()
 trap 'kill "${loops[@]}" 2>/dev/null' EXIT
@@ -27,7 +31,7 @@ passed=0
 for run in $(seq "$runs"); do
     began=$SECONDS
     if RUST_TEST_THREADS=${RUST_TEST_THREADS:-8} "${CARGO:-cargo}" test --test it \
-        --config "target.'cfg(unix)'.runner=['$PWD/tests/gate/timed.sh']" -- "$@" >"$dir/$run.log" 2>&1; then
+        --config "target.'cfg(unix)'.runner=['$PWD/tests/gate/timed.sh']" -- "${words[@]}" >"$dir/$run.log" 2>&1; then
         passed=$((passed + 1))
         echo "run $run: passed in $((SECONDS - began)) s, load $(cut -d ' ' -f 1 /proc/loadavg)"
     else

@@ -179,6 +179,7 @@ fn who_waits_hears_at_once_and_what_cannot_be_is_refused() {
 
 #[test]
 fn only_so_many_calls_wait_and_the_handlers_stay_free() {
+    crate::cost::slow("waits for a timeout of 5 s");
     let (agent, _) = agent_at("test:///default");
     let over = AtomicBool::new(false);
     thread::scope(|scope| {

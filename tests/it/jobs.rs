@@ -345,6 +345,7 @@ fn jobs_wait_while_the_pool_is_full_of_callers_and_are_not_told_busy() {
 
 #[test]
 fn a_deadline_counts_from_when_the_job_is_begun() {
+    crate::cost::slow("waits for deadlines of 6 s");
     let mut config = InProcess::config();
     config.jobs.at_once = 1;
     let agent = InProcess::start(&config);

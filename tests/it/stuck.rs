@@ -100,6 +100,7 @@ fn stuck_workers_are_replaced_as_long_as_libvirt_answers() {
 
 #[test]
 fn storage_that_is_late_is_not_libvirts_and_stays() {
+    crate::cost::slow("waits for deadlines");
     let agent = agent("test:///default");
     let (hold, release) = bounded::<()>(0);
     for lane in [Lane::Storage, Lane::Read] {

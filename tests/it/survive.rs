@@ -102,6 +102,7 @@ fn what_is_open_while_libvirtd_is_away_is_shown_and_settled_when_it_is_back() {
 
 #[test]
 fn what_cannot_be_settled_is_tried_every_2_s_and_settled_when_it_can_be() {
+    crate::cost::slow("waits for retries every 2 s");
     let folder = Scratch::new();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let (store, state) = (format!("directory:{}", at("store")), at("state"));

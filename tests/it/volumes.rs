@@ -33,6 +33,7 @@ impl Bed {
     }
 
     fn on_zpool() -> Option<Self> {
+        crate::cost::slow("runs in an emulated machine");
         let none = |_| Skip("MISTIFY_TEST_ZPOOL names no pool: make test-lab".to_owned());
         let pool = require("lab", std::env::var("MISTIFY_TEST_ZPOOL").map_err(none))?;
         let agent = Agent::start(&["--libvirt-uri", "test:///default", "--zpool", &pool]);

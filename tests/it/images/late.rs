@@ -11,6 +11,7 @@ use crate::support::wait_until;
 
 #[test]
 fn a_volume_or_clone_that_comes_late_is_not_in_the_way_of_the_next() {
+    crate::cost::slow("waits for deadlines of 5 s");
     // A late call takes as long: it has to be begun by then, also on a loaded machine.
     let bed = Bed::with_flags(TEST_DRIVER, None, &["--deadline-change", "5"]);
     if !bed.import("image", b"content", 1) {

@@ -71,6 +71,7 @@ fn calls_run_side_by_side_and_their_answers_are_in_order() {
 
 #[test]
 fn a_batch_has_8_calls_in_the_pool_at_once_and_begins_none_after_the_deadline() {
+    crate::cost::slow("waits for a deadline of 5 s");
     let mut config = InProcess::config();
     // Longer than a loaded machine needs to begin 8 calls.
     config.deadlines.change = Duration::from_secs(5);
@@ -152,6 +153,7 @@ fn a_batch_that_is_too_long_is_one_error_and_nothing_of_it_runs() {
 
 #[test]
 fn answers_that_a_batch_has_no_room_for_are_errors_of_their_own() {
+    crate::cost::slow("answers batches of many MiB");
     let agent = Agent::on_test_driver();
     let all = |count| {
         let reply =

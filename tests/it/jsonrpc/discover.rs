@@ -205,6 +205,7 @@ fn script(name: &str) -> String {
 
 #[test]
 fn both_documents_are_openrpc_and_a_broken_one_is_found_out() {
+    crate::cost::slow("validates documents in Python");
     let bed = Bed::on_directory();
     for document in documents(&bed) {
         let Some(wrong) = faults(&document, &[]) else { return };
@@ -241,6 +242,7 @@ fn both_documents_are_openrpc_and_a_broken_one_is_found_out() {
 
 #[test]
 fn every_method_answers_its_own_example_as_its_schema_says() {
+    crate::cost::slow("calls every method");
     let Some(bed) = bed() else { return };
     let results = play(&bed, |address, method, params| {
         let mut answer = call(&bed, address, method, params);

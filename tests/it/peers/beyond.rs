@@ -147,6 +147,7 @@ fn a_token_that_others_could_know_ends_the_start() {
 
 #[test]
 fn from_beyond_this_host_the_token_is_wanted_and_on_it_the_user_counts() {
+    crate::cost::slow("starts many agents and callers");
     let Some(world) = require("users", World::new()) else { return };
     let Some(neighbour) = require("users", Neighbour::new()) else { return };
     let file = written(&world, "token", &format!("{TOKEN}\n"), 0o600);

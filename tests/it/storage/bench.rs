@@ -36,6 +36,7 @@ impl Bench {
 
     /// On the real pool, if there is one.
     pub(crate) fn on_zpool() -> Option<Self> {
+        crate::cost::slow("runs in an emulated machine");
         let store = Box::new(ZfsStore::new(zpool()?, limits()));
         Some(Self::of(store, true, Scratch::new()))
     }
