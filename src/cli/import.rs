@@ -1,14 +1,18 @@
-//! `image import`: a raw or qcow2 disk, or a zfs stream, becomes an image of the store.
+//! `image import`: a raw or qcow2 disk, or a zfs stream, becomes an image of the store. Each may be
+//! compressed with gzip, xz or zstd, where that program is installed.
 
 use std::cell::Cell;
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, Stdio};
 
 use serde_json::Value;
 
 use crate::config::Config;
+use crate::os::files;
 use crate::storage::{self, Id, ImageSource, MIB};
 
 /// Reads the formats of disks; part of every distribution's qemu.
@@ -34,8 +38,15 @@ pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
     // Absolute, and so without a `-` or a protocol such as `nbd:` in front.
     let path = fs::canonicalize(file).map_err(|error| failed(&error))?;
     let content = File::open(&path).map_err(|error| failed(&error))?;
+    let (path, content) = match compression_of(&content).map_err(|error| failed(&error))? {
+        None => (path, content),
+        Some(compression) => decompress(content, compression).map_err(|error| failed(&error))?,
+    };
 
     let format = Format::of(&path, &content).map_err(|error| failed(&error))?;
+    if matches!(format, Format::Qcow2 { .. }) {
+        check(&path).map_err(|error| failed(&error))?;
+    }
     let progress = Progress::new(format.size_bytes());
     let mut fill = |target: &Path| convert(&path, target, &progress);
     let source = match format {
@@ -48,6 +59,82 @@ pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
         .map_err(|error| failed(&error))?;
     println!("{} {} MiB {}", image.id, image.size_mib(), image.snapshot);
     Ok(())
+}
+
+/// How a file is compressed: the name, its first bytes, and the program that decompresses it to standard
+/// output, where there is one.
+struct Compression {
+    name: &'static str,
+    magic: &'static [u8],
+    program: Option<&'static str>,
+}
+
+/// By the formats' own documents (RFC 1952, the xz and zstd formats, and so on).
+const COMPRESSIONS: [Compression; 7] = [
+    Compression { name: "gzip", magic: b"\x1f\x8b", program: Some("/usr/bin/gzip") },
+    Compression { name: "xz", magic: b"\xfd7zXZ\0", program: Some("/usr/bin/xz") },
+    Compression { name: "zstd", magic: b"\x28\xb5\x2f\xfd", program: Some("/usr/bin/zstd") },
+    Compression { name: "bzip2", magic: b"BZh", program: None },
+    Compression { name: "lz4", magic: b"\x04\x22\x4d\x18", program: None },
+    Compression { name: "zip", magic: b"PK\x03\x04", program: None },
+    Compression { name: "7-Zip", magic: b"7z\xbc\xaf\x27\x1c", program: None },
+];
+
+/// How a file is compressed; `None` for one that is not, by its first bytes.
+fn compression_of(mut content: &File) -> io::Result<Option<&'static Compression>> {
+    let mut start = Vec::new();
+    content.take(16).read_to_end(&mut start)?;
+    content.rewind()?;
+    Ok(COMPRESSIONS.iter().find(|it| start.starts_with(it.magic)))
+}
+
+/// Decompresses a file into one without a name in `$TMPDIR`, or `/var/tmp`, which is gone when it is
+/// closed. The path is good for this process and its children as long as the file is open.
+fn decompress(packed: File, compression: &Compression) -> Result<(PathBuf, File), String> {
+    let Compression { name, program, .. } = compression;
+    let remedy = format!("the file is compressed with {name}; decompress it first");
+    let Some(program) = program.filter(|program| Path::new(program).exists()) else {
+        return Err(remedy);
+    };
+    let folder = env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let file =
+        files::nameless(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let output = file.try_clone().map_err(|error| error.to_string())?;
+    let mut command = Command::new(program);
+    command.env_clear().env("LC_ALL", "C").args(["-d", "-c"]);
+    let ended = command.stdin(packed).stdout(output).output();
+    let ended = ended.map_err(|error| format!("{program}: {error}"))?;
+    if !ended.status.success() {
+        let said = String::from_utf8_lossy(&ended.stderr);
+        let said = said.lines().next().unwrap_or_default();
+        return Err(format!("cannot decompress it with {name}: {}: {said}", ended.status));
+    }
+    let path = PathBuf::from(format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd()));
+    (&file).rewind().map_err(|error| error.to_string())?;
+    Ok((path, file))
+}
+
+/// Checks a qcow2 file (`qemu-img check`): a download that broke off has clusters beyond its end, which
+/// would be read as zeroes.
+fn check(path: &Path) -> Result<(), String> {
+    let mut command = qemu_img();
+    command.args(["check", "-f", "qcow2", "--output=json"]).arg(path);
+    let output = command.output().map_err(|error| format!("{QEMU_IMG}: {error}"))?;
+    match output.status.code() {
+        // 3: clusters that nothing uses, which harms no data.
+        Some(0 | 3) => Ok(()),
+        _ => {
+            let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let corruptions = found["corruptions"].as_u64().unwrap_or_default();
+            let errors = found["check-errors"].as_u64().unwrap_or_default();
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().next().unwrap_or_default();
+            Err(match corruptions + errors {
+                0 => format!("{QEMU_IMG} check: {}: {said}", output.status),
+                found => format!("the qcow2 file is damaged or incomplete: {found} errors"),
+            })
+        }
+    }
 }
 
 /// What a file is.

@@ -22,6 +22,16 @@ pub fn straight(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
 }
 
+/// Creates a file without a name in a directory (`O_TMPFILE`): it is gone when it is closed, however the
+/// process ends.
+///
+/// # Errors
+/// When the directory takes no file, or its file system knows no such files.
+pub fn nameless(directory: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_TMPFILE).mode(FILE_MODE).open(directory)
+}
+
 /// Takes the whole file for this opening of it, until all its descriptors are closed; a process
 /// that ends, however it does, lets go. `false` where another opening has it.
 ///

@@ -69,6 +69,27 @@ pub fn cpu_ns(pid: u32) -> io::Result<u64> {
     CpuClock::of(pid)?.ns()
 }
 
+/// Names this process among all processes that this host has had: boot, number and start time, as in
+/// `0b9d81b2-…:4711:98231`. Empty where `/proc` does not tell.
+pub fn identity() -> String {
+    identity_of(std::process::id()).unwrap_or_default()
+}
+
+/// Returns the number of the process that [`identity`] named, if it still runs.
+pub fn running(identity: &str) -> Option<u32> {
+    let pid = identity.split(':').nth(1)?.parse().ok()?;
+    (identity_of(pid)? == identity).then_some(pid)
+}
+
+fn identity_of(pid: u32) -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command, which may have blanks and parentheses, ends at the last parenthesis; the start time
+    // is field 22 (proc_pid_stat(5)).
+    let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?;
+    Some(format!("{}:{pid}:{started}", boot.trim_end()))
+}
+
 /// Takes from this thread, and from all threads and programs that it starts from now on, the way to
 /// more privileges than it has: set-user-id programs run as they are. Before there are threads.
 ///
@@ -114,6 +135,25 @@ mod tests {
         while super::cpu_ns(own).unwrap() == before {}
         for no_process in [0, 1 << 22, 1 << 29, i32::MAX.unsigned_abs(), u32::MAX] {
             assert!(super::cpu_ns(no_process).is_err(), "{no_process}");
+        }
+    }
+
+    #[test]
+    fn an_identity_is_of_one_run_of_a_process() {
+        let own = super::identity();
+        assert_eq!(super::running(&own), Some(std::process::id()));
+        let mut child = std::process::Command::new("/bin/cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let other = super::identity_of(child.id()).unwrap();
+        assert_eq!(super::running(&other), Some(child.id()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let (boot, rest) = own.split_once(':').unwrap();
+        let earlier = format!("{boot}:{}:1", rest.split_once(':').unwrap().0);
+        for ended in [other.as_str(), &earlier, "", "a:b:c", "a:1:2"] {
+            assert_eq!(super::running(ended), None, "{ended}");
         }
     }
 

@@ -2,19 +2,40 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+use log::warn;
 
 use super::files::{at, sync_folder};
 use super::{DirectoryStore, not_found};
+use crate::os::files::lock;
 use crate::storage::copy::copy;
-use crate::storage::holders::wait_closed;
+use crate::storage::holders::{holders, wait_closed};
 use crate::storage::{Dataset, Error, Id, Image, ImageSource, round_up};
 
 /// The name of the snapshot of an imported image.
 const SNAPSHOT: &str = "image";
 /// The unit of disks' sizes.
 const SECTOR_BYTES: u64 = 512;
+/// How often a lock file is opened anew that was removed meanwhile.
+const LOCK_TRIES: usize = 10;
+const LOCK_MODE: u32 = 0o600;
+
+/// The lock of an image's id, for as long as this value lives. The file goes first, then the lock.
+struct ImageLock {
+    path: PathBuf,
+    _file: fs::File,
+}
+
+impl Drop for ImageLock {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            warn!("remove {}: {error}", self.path.display());
+        }
+    }
+}
 
 impl DirectoryStore {
     pub(super) fn list_images(&self) -> Result<Vec<Image>, Error> {
@@ -94,6 +115,10 @@ impl DirectoryStore {
         }
         let images = self.path(&self.pool.images());
         self.make_folder(&images)?;
+        let _alone = self.lock_image(name)?;
+        if path.exists() {
+            return Err(Error::Exists { name: name.to_string() });
+        }
         self.sweep(&images)?;
         let draft = self.draft(&images)?;
         draft.set_size(round_up(size_bytes, SECTOR_BYTES))?;
@@ -104,5 +129,28 @@ impl DirectoryStore {
         // snapshot of nothing, which the next import replaces.
         fs::hard_link(&snapshot, &path).map_err(at("make", &path))?;
         sync_folder(&path)
+    }
+
+    /// Locks the id of an image against imports by other processes and threads, by the file `ID%`.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where another import has it.
+    fn lock_image(&self, name: &Dataset) -> Result<ImageLock, Error> {
+        let path = self.beside(name, "%");
+        for _ in 0..LOCK_TRIES {
+            let mut options = fs::OpenOptions::new();
+            let file = options.create(true).truncate(false).write(true).mode(LOCK_MODE).open(&path);
+            let file = file.map_err(at("make", &path))?;
+            if !lock(&file).map_err(at("lock", &path))? {
+                let holders = holders(&path);
+                return Err(Error::Busy { name: name.to_string(), holders });
+            }
+            let own = file.metadata().map_err(at("look at", &path))?;
+            // The import before may have removed the file after it was opened here.
+            if fs::metadata(&path).is_ok_and(|it| (it.dev(), it.ino()) == (own.dev(), own.ino())) {
+                return Ok(ImageLock { path, _file: file });
+            }
+        }
+        Err(Error::Busy { name: name.to_string(), holders: Vec::new() })
     }
 }

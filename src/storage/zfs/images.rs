@@ -12,10 +12,12 @@ use super::listing::{Entry, Kind, OWNER};
 use super::plan::newest_snapshot;
 use super::snapshots::check_free;
 use super::{ALL, Depth, ZfsStore, device, not_found, says_no_space};
+use crate::os::process;
 use crate::storage::copy::copy;
 use crate::storage::{Dataset, Error, Id, Image, ImageSource, Left, round_up};
 
-/// The mark of a volume that an import made; no guest's id has an `@`.
+/// The mark of a volume that an import made, before the importing process's identity; no guest's id has
+/// an `@`. Older versions wrote it without an identity.
 const IMPORT: &str = "@import";
 /// The name of the snapshot of an imported image.
 const SNAPSHOT: &str = "image";
@@ -69,6 +71,7 @@ impl ZfsStore {
             Err(error @ (Error::Exists { .. } | Error::Hung { .. } | Error::NotInstalled)) => {
                 Err(error)
             }
+            Err(cause) if !self.is_our_import(&name) => Err(cause),
             Err(cause) => {
                 let deadline = self.undo_deadline(Instant::now());
                 match self.destroy_image(&name, deadline) {
@@ -94,10 +97,19 @@ impl ZfsStore {
         let complete = newest_snapshot(&entries, name.as_str()).is_some();
         match found {
             None => Ok(()),
-            Some(found) if found.owner.as_deref() == Some(IMPORT) && !complete => {
-                info!("image {name}: destroying what an import left that was cut off");
-                self.destroy_image(name, deadline)
-            }
+            Some(found) if !complete => match found.owner.as_deref().and_then(importer) {
+                Some(identity) => match process::running(identity) {
+                    Some(pid) => {
+                        let holders = vec![format!("an import by process {pid}")];
+                        Err(Error::Busy { name: name.to_string(), holders })
+                    }
+                    None => {
+                        info!("image {name}: destroying what an import left that was cut off");
+                        self.destroy_image(name, deadline)
+                    }
+                },
+                None => Err(Error::Exists { name: name.to_string() }),
+            },
             Some(_) => Err(Error::Exists { name: name.to_string() }),
         }
     }
@@ -131,7 +143,8 @@ impl ZfsStore {
         if size_bytes == 0 {
             return Err(Error::Invalid(format!("image {name} is empty")));
         }
-        let (size, mark) = (size_bytes.to_string(), format!("{OWNER}={IMPORT}"));
+        let size = size_bytes.to_string();
+        let mark = format!("{OWNER}={IMPORT}:{}", process::identity());
         let words = ["create", "-s", "-V", &size, "-o", "compression=lz4", "-o", &mark, "--"];
         let words = [&words[..], &[name.as_str()]].concat();
         let output = self.zfs.run(&words, self.soon())?;
@@ -188,6 +201,14 @@ impl ZfsStore {
         }
     }
 
+    /// Whether an incomplete image of this name is what this process has begun. A received one has no
+    /// mark: zfs itself allows one receive into a name, and takes back a part of one.
+    fn is_our_import(&self, name: &Dataset) -> bool {
+        let found = self.look_at(name.as_str(), self.soon());
+        let Ok(Some(entry)) = found else { return true };
+        entry.owner.as_deref().and_then(importer).is_none_or(|it| it == process::identity())
+    }
+
     fn destroy_image(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
         let patience = self.patience(deadline);
         let destroyed = self.destroy(name.as_str(), true, patience, deadline)?;
@@ -209,6 +230,12 @@ impl ZfsStore {
     fn soon(&self) -> Instant {
         Instant::now() + self.zfs.limits.command
     }
+}
+
+/// The identity of the process that has made a volume with this mark; `None` for other marks.
+fn importer(mark: &str) -> Option<&str> {
+    let rest = mark.strip_prefix(IMPORT)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix(':') }
 }
 
 /// Why an image could not be written.

@@ -93,3 +93,60 @@ pub(super) fn an_import_that_cannot_be_is_one_line_with_status_1_and_leaves_noth
     );
     bed.agent.end();
 }
+
+pub(super) fn an_incomplete_qcow2_disk_is_refused(bed: Bed) {
+    if require("qemu", qemu_img()).is_none() {
+        return;
+    }
+    let folder = bed.scratch.path();
+    fs::write(folder.join("a.raw"), vec![7; 3 * MIB]).expect("the directory takes files");
+    run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "whole.qcow2"], folder);
+    let whole = fs::read(folder.join("whole.qcow2")).expect("it is made");
+    for (name, bytes) in [("cut.qcow2", whole.len() * 2 / 3), ("head.qcow2", 400_000)] {
+        fs::write(folder.join(name), &whole[..bytes]).expect("the directory takes files");
+        let output = bed.run_import(name, "cut");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains("the qcow2 file is damaged or incomplete: "), "{said}");
+    }
+    assert_eq!(bed.ok("ListImages", &json!({})), json!({ "images": [] }));
+    assert_eq!(bed.volumes(), [""; 0]);
+    bed.agent.end();
+}
+
+pub(super) fn a_compressed_disk_is_decompressed_or_refused(bed: Bed) {
+    if require("qemu", qemu_img()).is_none() {
+        return;
+    }
+    let folder = bed.scratch.path();
+    let content = vec![7; 3 * MIB];
+    fs::write(folder.join("a.raw"), &content).expect("the directory takes files");
+    run_qemu_img(&["convert", "-O", "qcow2", "a.raw", "a.qcow2"], folder);
+    let compress = |words: &[&str]| {
+        let status = Command::new(words[0]).args(&words[1..]).current_dir(folder).status();
+        assert!(status.is_ok_and(|it| it.success()), "{words:?}");
+    };
+    compress(&["gzip", "-k", "a.raw"]);
+    compress(&["xz", "-k", "a.qcow2"]);
+    for (file, id) in [("a.raw.gz", "gz"), ("a.qcow2.xz", "xz")] {
+        let output = bed.run_import(file, id);
+        assert!(output.status.success(), "{file}: {output:?}");
+        assert!(text(&output.stdout).starts_with(&format!("{id} 3 MiB ")), "{output:?}");
+        let clone = json!({ "id": id, "dest": format!("guests/{id}/disk-0") });
+        bed.ok("CloneImage", &clone);
+        let cloned = fs::read(bed.path(&format!("guests/{id}/disk-0"))).expect("a file");
+        assert!(cloned == content, "{file}");
+    }
+    let gz = fs::read(folder.join("a.raw.gz")).expect("it is made");
+    fs::write(folder.join("cut.gz"), &gz[..gz.len() / 2]).expect("the directory takes files");
+    fs::write(folder.join("a.bz2"), b"BZh91AY&SY").expect("the directory takes files");
+    for (file, why) in [
+        ("cut.gz", "cannot decompress it with gzip: "),
+        ("a.bz2", "the file is compressed with bzip2; decompress it first"),
+    ] {
+        let output = bed.run_import(file, "none");
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(why), "{file}: {said}");
+    }
+    bed.agent.end();
+}

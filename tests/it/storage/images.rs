@@ -87,3 +87,32 @@ pub(crate) fn the_newest_snapshot_of_an_image_is_cloned(bench: &Bench) {
     bench.clean_up(&guest);
     bench.store.delete_image(&id, soon()).unwrap();
 }
+
+pub(crate) fn of_two_imports_of_an_id_the_second_is_refused(bench: &Bench) {
+    let (id, store) = (bench.id("image"), &bench.store);
+    let mut while_first_runs = None;
+    let first = ImageSource::Filled {
+        size_bytes: MIB,
+        fill: &mut |path| {
+            File::options().write(true).open(path)?.write_all_at(b"first", 0)?;
+            let source = ImageSource::Filled {
+                size_bytes: MIB,
+                fill: &mut |path| {
+                    File::options().write(true).open(path)?.write_all_at(b"second", 0)
+                },
+            };
+            while_first_runs = Some(store.import_image(&id, source, &mut |_| {}));
+            Ok(())
+        },
+    };
+    let image = store.import_image(&id, first, &mut |_| {}).unwrap();
+    let second = while_first_runs.unwrap();
+    assert!(matches!(second, Err(Error::Busy { .. } | Error::Exists { .. })), "{second:?}");
+    let device = store.volume(&image.volume, soon()).unwrap().device;
+    assert!(begins_with(&device, "first"));
+    let guest = bench.id("web");
+    let clone = bench.make(&Wanted { image: Some(id.clone()), ..bench.wanted(&guest, 0) });
+    assert!(begins_with(&clone.device, "first"));
+    bench.clean_up(&guest);
+    store.delete_image(&id, soon()).unwrap();
+}

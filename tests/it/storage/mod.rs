@@ -60,5 +60,6 @@ on_both_stores! {
         a_raw_file_becomes_an_image_and_goes_again
         an_import_that_fails_leaves_nothing
         a_second_import_of_an_id_is_refused
+        of_two_imports_of_an_id_the_second_is_refused
         the_newest_snapshot_of_an_image_is_cloned;
 }
