@@ -74,6 +74,10 @@ pub struct Disk {
     pub source: DiskSource,
     /// Where the guest sees it.
     pub target: DiskTarget,
+    /// Paths of the files below the source, the nearest first, where libvirt names them. Beyond the
+    /// owner's model.
+    #[serde(skip)]
+    pub backing: Vec<String>,
 }
 
 /// How a disk is read.
@@ -379,6 +383,7 @@ impl Disk {
             driver: DiskDriver { name: "qemu".into(), kind: "raw".into() },
             source,
             target: DiskTarget { device: disk.device.clone(), bus: disk.bus.clone() },
+            backing: Vec::new(),
         }
     }
 }

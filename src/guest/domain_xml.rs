@@ -182,6 +182,20 @@ fn read_disk(disk: &Element) -> Disk {
             device: target.attribute("dev").to_owned(),
             bus: target.attribute("bus").to_owned(),
         },
+        backing: read_backing(disk),
+    }
+}
+
+/// The sources of the nested `<backingStore>` elements.
+fn read_backing(disk: &Element) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut store = disk.child("backingStore");
+    loop {
+        let source = store.child("source");
+        let paths = [source.attribute("dev"), source.attribute("file")];
+        let Some(path) = paths.into_iter().find(|path| !path.is_empty()) else { return found };
+        found.push(path.to_owned());
+        store = store.child("backingStore");
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Network {
     pub vlans: Vec<i64>,
     /// Id of the guest that this agent made it for; none on networks of the original agent.
     pub owner: Option<String>,
+    /// Whether it leads to a bridge of the host and has the port group of guests' networks.
+    pub is_for_guest: bool,
 }
 
 impl Network {
@@ -34,6 +36,15 @@ impl Network {
             openvswitch: bridge_type == BridgeType::OpenVSwitch,
             vlans: nic.vlans.clone().unwrap_or_default(),
             owner: Some(owner.to_owned()),
+            is_for_guest: true,
+        }
+    }
+
+    /// Whether it may have been made for this guest: by its mark, or, without a mark, by its form.
+    pub fn may_be_of(&self, guest: &str) -> bool {
+        match &self.owner {
+            Some(owner) => owner == guest,
+            None => self.is_for_guest,
         }
     }
 
@@ -92,6 +103,8 @@ impl Network {
                 .map(|tag| number("tag id", tag.attribute("id")))
                 .collect::<Result<_, _>>()?,
             owner: owner.map(|mark| mark.attribute("guest").to_owned()),
+            is_for_guest: port_group.is_some()
+                && network.child("forward").attribute("mode") == "bridge",
         })
     }
 }
@@ -208,7 +221,15 @@ mod tests {
             openvswitch: bool,
         ) {
             let network =
-                Network { name, uuid: String::new(), bridge, openvswitch, vlans, owner };
+                Network {
+                    name,
+                    uuid: String::new(),
+                    bridge,
+                    openvswitch,
+                    vlans,
+                    owner,
+                    is_for_guest: true,
+                };
             prop_assert_eq!(Network::from_xml(&network.network_xml()), Ok(network));
         }
     }

@@ -1,6 +1,8 @@
 //! Delete: a guest's domain and networks, gone; what a former attempt left included.
 
 use std::collections::BTreeSet;
+use std::mem;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,10 +14,11 @@ use crate::guest::domain::{Metadata, VirDomain};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::ops::disks::resolved;
 use crate::ops::keeper::Nudge;
 use crate::ops::steps::Steps;
 use crate::ops::volumes::wants_volumes;
-use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond, screens};
+use crate::ops::{Error, Libvirt, Session, domains, lifecycle, networks, respond, screens};
 use crate::pool::Hold;
 use crate::storage::{self, Id, Removal, Volumes, Whose};
 
@@ -84,26 +87,23 @@ impl Libvirt {
         };
         let id = guest.id.clone();
         let nudge = self.looks.nudge();
-        let late = move |_: &mut Session, outcome: Result<(Removed, Steps), Error>| {
+        let late = move |session: &mut Session, outcome: Result<(Removed, Steps), Error>| {
             if let Ok((removed, steps)) = outcome {
-                finish_late(&*volumes, &id, &removed, steps);
+                finish_late(session, &*volumes, &id, removed, steps);
             }
             nudge.now();
         };
         let (mut removed, steps) = self.held("Delete", deadline, hold, work, late)?;
-        if removed.ask_storage {
-            match self.destroy_volumes(&guest.id, hold, deadline) {
-                Ok(were_there) => removed.something |= were_there,
-                // A host without the store has no volumes of ours, unless the guest says so.
-                Err(Error::Storage(
-                    storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
-                )) if removed.missing.is_some() => {}
-                Err(error @ Error::VolumesLeft(_)) => {
-                    end(steps, &self.looks.nudge());
-                    return Err(error);
-                }
-                Err(error) => return Err(error),
+        // Also where the definition says nothing of volumes: it may have been made anew without what this
+        // agent keeps in it, and the next guest of this id must not find them.
+        let Volumed { expected, kept, .. } = mem::take(&mut removed.volumes);
+        match self.destroy_volumes(&guest.id, expected, kept, hold, deadline) {
+            Ok(were_there) => removed.something |= were_there,
+            Err(error @ Error::VolumesLeft(_)) => {
+                end(steps, &self.looks.nudge());
+                return Err(error);
             }
+            Err(error) => return Err(error),
         }
         end(steps, &self.looks.nudge());
         Ok((removed.missing, removed.something))
@@ -121,17 +121,34 @@ fn end(steps: Steps, keeper: &Nudge) {
 }
 
 /// The volumes of a Delete whose caller was told that it is late.
-fn finish_late(volumes: &dyn Volumes, id: &str, removed: &Removed, steps: Steps) {
-    let outcome = match Id::parse(id) {
-        Ok(guest) if removed.ask_storage => volumes
-            .destroy_guest(&guest, Whose::Marked, Instant::now() + TAKE_BACK)
-            .and_then(Removal::complete)
-            .map(drop),
-        _ => Ok(()),
-    };
-    match outcome.map_err(Error::from).and_then(|()| Ok(steps.settled()?)) {
+fn finish_late(
+    session: &mut Session,
+    volumes: &dyn Volumes,
+    id: &str,
+    removed: Removed,
+    steps: Steps,
+) {
+    let outcome = destroy_late(session, volumes, id, removed.volumes.kept);
+    let outcome = outcome.and_then(|()| Ok(steps.settled()?));
+    match outcome {
         Ok(()) => info!("guest {id:?}: a late Delete was finished"),
         Err(error) => warn!("guest {id:?}: finish a late Delete: {error}"),
+    }
+}
+
+fn destroy_late(
+    session: &mut Session,
+    volumes: &dyn Volumes,
+    id: &str,
+    kept: Vec<PathBuf>,
+) -> Result<(), Error> {
+    let Ok(guest) = Id::parse(id) else { return Ok(()) };
+    let mut in_use = session.read(|connection| Ok(domains::in_use_by_others(connection, id)?))?;
+    kept.into_iter().for_each(|path| in_use.keep(path));
+    let deadline = Instant::now() + TAKE_BACK;
+    match volumes.destroy_guest(&guest, Whose::Marked, &in_use, deadline) {
+        Err(storage::Error::NotInstalled | storage::Error::PoolMissing { .. }) => Ok(()),
+        removal => Ok(removal.and_then(Removal::complete).map(drop)?),
     }
 }
 
@@ -151,8 +168,21 @@ struct Removed {
     missing: Option<libvirt::Error>,
     /// Whether anything was removed.
     something: bool,
-    /// Whether the guest may have volumes that this agent made.
-    ask_storage: bool,
+    /// What the domain said of the guest's volumes.
+    volumes: Volumed,
+}
+
+/// What a domain says of the volumes that go with it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Volumed {
+    /// Whether this agent made some, by what it keeps with the domain.
+    pub(super) expected: bool,
+    /// Whether a recovery, which has no definition to read any more, destroys the volumes with the guest's
+    /// mark: not where all may have been handed in.
+    pub(super) in_recovery: bool,
+    /// Sources that were handed in, by what is kept with the domain: their maker destroys them. None where
+    /// nothing is kept.
+    pub(super) kept: Vec<PathBuf>,
 }
 
 fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Removed, Error> {
@@ -162,33 +192,41 @@ fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Rem
         Err(error) => return Err(error),
     };
     let connection = session.connection()?;
-    let (names, ask_storage) = leaving(connection, guest, domain.as_ref())?;
+    let (names, volumes) = leaving(connection, guest, domain.as_ref())?;
     if let Some(domain) = domain {
-        note_leaving(steps, &names, ask_storage, Some(domain.uuid()?));
+        note_leaving(steps, &names, volumes.in_recovery, Some(domain.uuid()?));
         destroy_if_active(&domain)?;
         undefine(&domain)?;
     } else if !names.is_empty() {
-        note_leaving(steps, &names, ask_storage, None);
+        note_leaving(steps, &names, volumes.in_recovery, None);
     }
     let removed = networks::remove_all(connection, &guest.id, &names)?;
-    Ok(Removed { missing, something: removed > 0, ask_storage })
+    Ok(Removed { missing, something: removed > 0, volumes })
 }
 
-/// The names of the networks that go with a guest if no other one uses them, and whether it may have
-/// volumes that this agent made.
+/// The names of the networks that go with a guest if no other one uses them, and what its definition says
+/// of its volumes.
 pub(super) fn leaving(
     connection: &Connection,
     guest: &Guest,
     domain: Option<&Domain>,
-) -> Result<(BTreeSet<String>, bool), Error> {
+) -> Result<(BTreeSet<String>, Volumed), Error> {
     let mut names: BTreeSet<String> = guest.nics.iter().map(|nic| nic.mac.clone()).collect();
     names.remove("");
-    let Some(domain) = domain else { return Ok((names, true)) };
+    let Some(domain) = domain else {
+        return Ok((names, Volumed { in_recovery: true, ..Volumed::default() }));
+    };
     let found = definition(domain, &guest.id)?;
     names.extend(networks_made(connection, &found, &guest.id)?);
     let Metadata { guest: request, besides, .. } = &found.metadata;
-    let ask_storage = besides.volumes || request.as_ref().is_some_and(wants_volumes);
-    Ok((names, ask_storage))
+    let handed_in = request.iter().flat_map(|request| &request.disks);
+    let handed_in = handed_in.filter(|disk| !disk.source.is_empty());
+    let volumes = Volumed {
+        expected: besides.volumes || request.as_ref().is_some_and(wants_volumes),
+        in_recovery: besides.volumes || request.as_ref().is_none_or(wants_volumes),
+        kept: handed_in.map(|disk| resolved(Path::new(&disk.source))).collect(),
+    };
+    Ok((names, volumes))
 }
 
 /// Notes what goes. A journal that cannot be written does not keep a guest: deleting may be what

@@ -19,12 +19,14 @@ pub enum Error {
     Refused(&'static str),
     /// This agent does not do that, in words for the caller.
     Unsupported(&'static str),
-    /// A domain that runs uses what was to be changed under it.
+    /// A domain uses what was to be changed under it.
     InUse {
         /// The dataset.
         dataset: String,
         /// The domain's name.
         user: String,
+        /// What of the domain stands against it, as in `is running`.
+        why: &'static str,
     },
     /// libvirt neither answers nor refuses.
     Silent {
@@ -92,8 +94,8 @@ impl fmt::Display for Error {
             Self::Unfit(why) => write!(f, "{why}"),
             Self::Invalid(why) => write!(f, "invalid argument: {why}"),
             Self::Refused(why) | Self::Unsupported(why) => f.write_str(why),
-            Self::InUse { dataset, user } => {
-                write!(f, "{dataset} is in use: guest {user} is running")
+            Self::InUse { dataset, user, why } => {
+                write!(f, "{dataset} is in use: guest {user} {why}")
             }
             Self::Silent { age } => {
                 write!(f, "libvirt does not answer since {} ago", pool::Span(*age))

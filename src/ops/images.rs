@@ -80,8 +80,10 @@ impl Libvirt {
         let deadline = self.change_deadline(&request.args)?;
         let id = Id::parse(&guest.id).map_err(storage::Error::Name)?;
         let hold = self.key(&guest.id, deadline)?;
-        let destroy =
-            move |volumes: &dyn Volumes| volumes.destroy_guest(&id, Whose::Anyones, deadline);
+        let in_use = self.in_use_by_others("DeleteGuestDisks", &hold, deadline)?;
+        let destroy = move |volumes: &dyn Volumes| {
+            volumes.destroy_guest(&id, Whose::Anyones, &in_use, deadline)
+        };
         let removal =
             self.on_storage("DeleteGuestDisks", &guest.id, Some(&hold), deadline, destroy)?;
         complete(&removal)?;
@@ -151,13 +153,18 @@ impl Libvirt {
     /// As [`Libvirt::verify_disks`].
     pub fn delete_dataset(&self, request: VolumeRequest) -> Result<VolumeResponse, Error> {
         let name = self.dataset(&request.id)?;
+        const VERB: &str = "DeleteDataset";
         let what = name.clone();
+        let deadline = self.storage_deadline();
+        let hold = self.key(guest_of(&name).unwrap_or_default(), deadline)?;
+        let in_use = self.in_use_by_others(VERB, &hold, deadline)?;
+        let delete = move |volumes: &dyn Volumes| {
+            let found = volumes.volumes(Some(&name), deadline)?.into_iter();
+            let itself = found.into_iter().find(|volume| volume.name == name);
+            Ok((itself, volumes.delete(&name, Reach::Below, &in_use, deadline)?))
+        };
         let (volume, removal) =
-            self.change_dataset("DeleteDataset", &what, move |it, deadline| {
-                let found = it.volumes(Some(&name), deadline)?.into_iter();
-                let itself = found.into_iter().find(|volume| volume.name == name);
-                Ok((itself, it.delete(&name, Reach::Below, deadline)?))
-            })?;
+            self.on_storage(VERB, what.as_str(), Some(&hold), deadline, delete)?;
         complete(&removal)?;
         // A file system has neither size nor device.
         let other = || wire::Volume { id: what.to_string(), ..wire::Volume::default() };

@@ -9,6 +9,7 @@ mod create;
 mod delete;
 mod devices;
 mod disks;
+mod domains;
 mod error;
 mod events;
 mod health;

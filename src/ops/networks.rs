@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use log::info;
 
 use crate::config::BridgeType;
-use crate::guest::domain::VirDomain;
+use crate::guest::check::is_mac;
 use crate::guest::network::Network as Wiring;
 use crate::guest::wire::Nic;
 use crate::journal::Step;
-use crate::libvirt::{Code, Connection, Error, Network, XmlKind};
+use crate::libvirt::{Code, Connection, Error, Network};
 use crate::ops;
+use crate::ops::domains::uses_of_others;
 use crate::ops::steps::Steps;
 
 /// Sees to it that the NIC's network is there, starts with libvirtd, and runs now. What is changed
@@ -85,7 +86,10 @@ fn is_ours(
         && match &found.owner {
             Some(owner) => owner == id,
             // The original agent left no mark: the domains that use it tell whose it is.
-            None => !in_use_by_others(connection, id)?.contains(&found.name.to_lowercase()),
+            None => {
+                let others = uses_of_others(connection, id)?;
+                !others.iter().any(|other| other.has_network(&found.name))
+            }
         })
 }
 
@@ -140,17 +144,24 @@ pub(super) fn remove_all(
     Ok(removed)
 }
 
-/// The networks of those names that are there, and whether guests other than `id` use each. Without
-/// an id nothing says whose they would be: then there are none.
+/// The networks of those names that are there and may be the guest's, and whether guests other than `id`
+/// use each. Without an id nothing says whose they would be: then there are none.
+///
+/// A guest's network is named by a MAC address. It has this guest's mark, or none and the form of the
+/// original's networks (contract section 5.2); any other network is never removed, whatever a request
+/// calls it.
 pub(super) fn present<'n>(
     connection: &Connection,
     id: &str,
     names: &'n BTreeSet<String>,
 ) -> Result<Vec<(&'n str, bool)>, Error> {
     let mut present = Vec::new();
-    for name in names.iter().filter(|_| !id.is_empty()) {
+    for name in names.iter().filter(|name| !id.is_empty() && is_mac(name)) {
         match connection.lookup_network_by_name(name) {
-            Ok(_) => present.push(name.as_str()),
+            Ok(network) => match Wiring::from_xml(&network.xml()?) {
+                Ok(found) if found.may_be_of(id) => present.push(name.as_str()),
+                _ => info!("guest {id}: network {name} stays: it is not this guest's"),
+            },
             Err(error) if error.code == Code::NO_NETWORK => {}
             Err(error) => return Err(error),
         }
@@ -158,8 +169,9 @@ pub(super) fn present<'n>(
     if present.is_empty() {
         return Ok(Vec::new());
     }
-    let used = in_use_by_others(connection, id)?;
-    Ok(present.into_iter().map(|name| (name, used.contains(&name.to_lowercase()))).collect())
+    let others = uses_of_others(connection, id)?;
+    let is_used = |name: &str| others.iter().any(|other| other.has_network(name));
+    Ok(present.into_iter().map(|name| (name, is_used(name))).collect())
 }
 
 /// Whether a network carries our mark for this guest.
@@ -172,25 +184,4 @@ pub(super) fn marked_for(connection: &Connection, name: &str, id: &str) -> Resul
         Err(error) if error.code == Code::NO_NETWORK => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// The names, in lower case, of the networks that domains other than `id` are wired to.
-fn in_use_by_others(connection: &Connection, id: &str) -> Result<BTreeSet<String>, Error> {
-    let mut used = BTreeSet::new();
-    for domain in connection.list_domains()? {
-        if domain.name()? == id {
-            continue;
-        }
-        let xml = match domain.xml(XmlKind::Live) {
-            Ok(xml) => xml,
-            // Undefined since it was listed.
-            Err(error) if error.code == Code::NO_DOMAIN => continue,
-            Err(error) => return Err(error),
-        };
-        if let Ok(domain) = VirDomain::from_xml(&xml) {
-            let interfaces = domain.devices.interfaces.into_iter();
-            used.extend(interfaces.map(|interface| interface.source.network.to_lowercase()));
-        }
-    }
-    Ok(used)
 }

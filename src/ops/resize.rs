@@ -1,18 +1,21 @@
 //! ResizeDisk: a volume grows, and a running guest is told.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::guest::domain::VirDomain;
+use crate::guest::domain::{Disk, VirDomain};
 use crate::guest::wire::{self, GuestRequest, GuestResponse};
 use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX};
 use crate::libvirt::XmlKind;
 use crate::ops::disks::resolved;
+use crate::ops::domains::{DomainUse, backing_files, uses_of_others};
 use crate::ops::images::guest_with_disks;
 use crate::ops::{Error, Libvirt, Session, described, respond};
 use crate::storage::{self, Volume, Volumes};
 
 const VERB: &str = "ResizeDisk";
+/// The format whose size is that of its file or device.
+const RAW: &str = "raw";
 
 impl Libvirt {
     /// Grows the volumes of a guest's disks to the `size` that each disk of the request has, and
@@ -34,12 +37,15 @@ impl Libvirt {
         let hold = self.hold(&guest.id, deadline)?;
 
         let id = guest.id.clone();
-        let look = move |session: &mut Session| described(&session.domain(&id)?, XmlKind::Live);
-        let domain = self.held(VERB, deadline, &hold, look, |_, _| {})?;
+        let look = move |session: &mut Session| {
+            let domain = described(&session.domain(&id)?, XmlKind::Live)?;
+            Ok((domain, uses_of_others(session.connection()?, &id)?))
+        };
+        let (domain, others) = self.held(VERB, deadline, &hold, look, |_, _| {})?;
 
         let mut metadata = domain.metadata.clone();
         let wanted = guest.disks.clone();
-        let work = move |volumes: &dyn Volumes| grow(volumes, &wanted, &domain, deadline);
+        let work = move |volumes: &dyn Volumes| grow(volumes, &wanted, &domain, &others, deadline);
         let grown = self.on_storage(VERB, &guest.id, Some(&hold), deadline, work)?;
         for (disk, Grown { target, volume }) in guest.disks.iter_mut().zip(&grown) {
             disk.size_mib = volume.size_mib();
@@ -79,6 +85,7 @@ fn grow(
     volumes: &dyn Volumes,
     wanted: &[wire::Disk],
     domain: &VirDomain,
+    others: &[DomainUse],
     deadline: Instant,
 ) -> Result<Vec<Grown>, storage::Error> {
     let all = volumes.volumes(None, deadline)?;
@@ -86,6 +93,10 @@ fn grow(
     for (position, disk) in wanted.iter().enumerate() {
         let invalid = |why: String| storage::Error::Invalid(format!("disks[{position}]{why}"));
         let (target, volume) = find(disk, domain, &all).map_err(invalid)?;
+        if let Some(other) = others.iter().find(|it| it.of_volume(&volume.device).is_some()) {
+            let why = format!(": domain {} uses {} too", other.name, volume.name);
+            return Err(invalid(why));
+        }
         let has_mib = volume.size_mib();
         if disk.size_mib < has_mib {
             let why = format!(": {} has {has_mib} MiB and does not shrink", volume.name);
@@ -115,6 +126,16 @@ fn find<'a>(
             continue;
         }
         is_known |= !disk.device.is_empty();
+        // A qcow2 file's length is not its disk's, and a volume below such a file is not what the guest
+        // has: only libvirt and qemu know the size of these.
+        if !["", RAW].contains(&found.driver.kind.as_str())
+            && (is_known || named_by_volume(found, disk, all))
+        {
+            let (target, kind) = (&found.target.device, &found.driver.kind);
+            return Err(format!(
+                ": {target} has the format {kind}; only {RAW} disks can be resized"
+            ));
+        }
         let source = resolved(Path::new(found.source.path()));
         let volume = all.iter().find(|volume| resolved(&volume.device) == source);
         let fits = |volume: &&Volume| disk.volume.is_empty() || volume.name.as_str() == disk.volume;
@@ -129,9 +150,19 @@ fn find<'a>(
     })
 }
 
+/// Whether the volume that a request names is the source of this disk, or lies below it.
+fn named_by_volume(found: &Disk, wanted: &wire::Disk, all: &[Volume]) -> bool {
+    let Some(volume) = all.iter().find(|it| it.name.as_str() == wanted.volume) else {
+        return false;
+    };
+    let device = resolved(&volume.device);
+    let mut paths = vec![PathBuf::from(found.source.path())];
+    paths.extend(backing_files(found));
+    paths.iter().any(|path| resolved(path) == device)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
 
     use super::*;
     use crate::guest::domain::{Device, Disk, DiskSource, DiskTarget};

@@ -188,8 +188,11 @@ impl Libvirt {
             info!("guest {:?}: its Delete had not begun, or is of a former one", hold.key());
             return Ok(entry.settled()?);
         }
+        // Without the domain nothing tells volumes that were handed in: these are only among the others where
+        // the guest has none of its own.
         if leaving(entry.intent()).is_some_and(|(_, volumes)| volumes) {
-            if let Err(error) = self.destroy_volumes(hold.key(), hold, deadline) {
+            let destroyed = self.destroy_volumes(hold.key(), false, Vec::new(), hold, deadline);
+            if let Err(error) = destroyed {
                 entry.not_settled(error.to_string());
                 return Err(error);
             }

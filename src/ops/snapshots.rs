@@ -3,12 +3,14 @@
 use std::io::Read;
 use std::path::Path;
 
-use crate::guest::domain::VirDomain;
+use log::warn;
+
 use crate::guest::wire::images::{self as wire, SnapshotRequest, SnapshotResponse};
-use crate::libvirt::{Code, Connection, XmlKind};
-use crate::ops::disks::resolved;
+use crate::libvirt::Connection;
+use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
 use crate::ops::images::guest_of;
 use crate::ops::{Error, Libvirt, Session};
+use crate::pool::Lane;
 use crate::storage::{self, Newer, Reach, Snapshot, SnapshotName, Volumes};
 
 const NOT_VALID: Error = Error::Refused("not a valid dataset");
@@ -39,6 +41,7 @@ impl Libvirt {
             }
         };
         let reach = reach(&request);
+        self.check_not_below(&dataset, reach)?;
         let made = self.change_dataset("CreateSnapshot", &dataset, move |volumes, deadline| {
             volumes.create_snapshot(&name, reach, deadline)
         })?;
@@ -100,11 +103,11 @@ impl Libvirt {
     }
 
     /// Rolls one dataset back to a snapshot, with `destroyMoreRecent` past newer ones, which are
-    /// destroyed. A dataset that a running guest uses is left alone: its system would not notice,
-    /// and write what it remembers over the old content.
+    /// destroyed. A volume that a running guest or another domain uses, or that lies below a guest's
+    /// qcow2 file, is left alone.
     ///
     /// # Errors
-    /// As [`Libvirt::get_snapshot`]; a guest that runs; what storage says.
+    /// As [`Libvirt::get_snapshot`]; [`Error::InUse`]; what storage says.
     ///
     /// # Blocking
     /// As [`Libvirt::create_snapshot`].
@@ -127,8 +130,8 @@ impl Libvirt {
 
         let dataset = name.dataset().to_string();
         let ask = move |session: &mut Session| {
-            session.read(|connection| match running_user(connection, &id, device.as_deref())? {
-                Some(user) => Err(Error::InUse { dataset: dataset.clone(), user }),
+            session.read(|connection| match obstacle(connection, &id, device.as_deref())? {
+                Some((user, why)) => Err(Error::InUse { dataset: dataset.clone(), user, why }),
                 None => Ok(()),
             })
         };
@@ -153,6 +156,44 @@ impl Libvirt {
         let deadline = self.storage_deadline();
         let send = move |volumes: &dyn Volumes| volumes.send(&name, deadline);
         self.on_storage("DownloadSnapshot", &request.id, None, deadline, send)
+    }
+
+    /// Refuses a snapshot of a guest's volume that lies below a file of a guest: the guest's disk is that
+    /// file, and what was written since is not in the volume.
+    ///
+    /// # Errors
+    /// [`Error::InUse`]. Where libvirt cannot be asked the snapshot is taken all the same, as it harms
+    /// nothing.
+    fn check_not_below(&self, dataset: &storage::Dataset, reach: Reach) -> Result<(), Error> {
+        const VERB: &str = "CreateSnapshot";
+        if guest_of(dataset).is_none() {
+            return Ok(());
+        }
+        let deadline = self.storage_deadline();
+        let root = dataset.clone();
+        let look = move |volumes: &dyn Volumes| volumes.volumes(Some(&root), deadline);
+        let mut volumes = self.on_storage(VERB, dataset.as_str(), None, deadline, look)?;
+        volumes.retain(|volume| reach == Reach::Below || volume.name == *dataset);
+        let uses = |connection: &Connection| Ok(all_uses(connection)?);
+        let domains = match self.read(Lane::Read, VERB, dataset.as_str(), deadline, uses) {
+            Ok(domains) => domains,
+            Err(error) => {
+                warn!("cannot ask libvirt what lies on top of {dataset}: {error}");
+                return Ok(());
+            }
+        };
+        for volume in &volumes {
+            let is_on_top =
+                |it: &&DomainUse| it.of_volume(&volume.device) == Some(VolumeUse::Backing);
+            if let Some(domain) = domains.iter().find(is_on_top) {
+                return Err(Error::InUse {
+                    dataset: volume.name.to_string(),
+                    user: domain.name.clone(),
+                    why: "has a file on top of it",
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The snapshots of a dataset and all below it, or of the pool.
@@ -190,39 +231,27 @@ fn answer(snapshots: &[Snapshot]) -> SnapshotResponse {
     SnapshotResponse { snapshots: snapshots.iter().map(answer).collect() }
 }
 
-/// The first domain that runs in any way and is the guest `id` or has a disk on `device`.
-fn running_user(
+/// The first domain that stands against rolling back `device`, a volume of the guest `id`, and why. A
+/// guest that runs would not notice, and write what it remembers over the former content; a file on top
+/// of the volume would no longer fit it; and of another domain's disk this guest has no say.
+fn obstacle(
     connection: &Connection,
     id: &str,
     device: Option<&Path>,
-) -> Result<Option<String>, Error> {
-    let device = device.map(resolved);
-    for domain in connection.list_domains()? {
-        let name = domain.name()?;
-        let xml = match domain.is_active() {
-            Ok(true) if name == id => return Ok(Some(name)),
-            Ok(true) => domain.xml(XmlKind::Live),
-            Ok(false) => continue,
-            Err(error) => Err(error),
-        };
-        let found = match xml {
-            Ok(xml) => VirDomain::from_xml(&xml),
-            // It is gone since the listing.
-            Err(error) if error.code == Code::NO_DOMAIN => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let uses = match (&found, &device) {
-            (_, None) => false,
-            (Ok(found), Some(device)) => {
-                let mut disks = found.devices.disks.iter().map(|disk| disk.source.path());
-                disks.any(|source| !source.is_empty() && resolved(Path::new(source)) == *device)
-            }
+) -> Result<Option<(String, &'static str)>, Error> {
+    let stands = |domain: &DomainUse| {
+        let found = device.and_then(|device| domain.of_volume(device));
+        let is_own = domain.name == id;
+        match found {
+            _ if is_own && domain.runs => Some("is running"),
+            Some(VolumeUse::Backing) => Some("has a file on top of it"),
+            Some(VolumeUse::Disk) if domain.runs => Some("is running"),
+            Some(VolumeUse::Disk) if !is_own => Some("has it as a disk"),
             // Better one rollback too few.
-            (Err(_), Some(_)) => true,
-        };
-        if uses {
-            return Ok(Some(name));
+            None if device.is_some() && domain.is_unreadable => Some("cannot be read"),
+            _ => None,
         }
-    }
-    Ok(None)
+    };
+    let found = all_uses(connection)?;
+    Ok(found.into_iter().find_map(|domain| stands(&domain).map(|why| (domain.name, why))))
 }

@@ -1,15 +1,17 @@
 //! A guest's volumes: made before its domain, taken back when that fails, destroyed with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
 use crate::ops::steps::Steps;
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Error, Libvirt, Session, domains};
 use crate::pool::{Hold, Job, Lane};
-use crate::storage::{self, BadName, Dataset, Id, Made, PoolName, Space, Volumes, Wanted, Whose};
+use crate::storage::{
+    self, BadName, Dataset, Id, InUse, Made, Planned, PoolName, Space, Volumes, Wanted, Whose,
+};
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {
@@ -96,15 +98,19 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<Steps, Error> {
+        let verb = format!("{}", steps.verb());
+        let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
+        let planned = self.on_storage(&verb, &guest.id, Some(hold), deadline, plan)?;
+        self.check_adopted(&verb, &planned, hold, deadline)?;
         let (volumes, late) = (Arc::clone(&self.volumes), Arc::clone(&self.volumes));
         let nudge = self.looks.nudge();
-        let job = Job { what: format!("{} {}", steps.verb(), guest.id), deadline };
+        let job = Job { what: format!("{verb} {}", guest.id), deadline };
         let (devices, steps) = self.pool.run_or_else(
             Lane::Storage,
             job,
             Some(hold),
             move |_| {
-                let devices = make(&*volumes, &wanted, exists, &mut steps, deadline)?;
+                let devices = make(&*volumes, planned, exists, &mut steps, deadline)?;
                 Ok::<_, Error>((devices, steps))
             },
             move |session, outcome| {
@@ -122,7 +128,52 @@ impl Libvirt {
         Ok(steps)
     }
 
-    /// Destroys the volumes that this agent made for the guest; whether there were any.
+    /// Refuses to adopt a volume that another domain uses: a guest that was renamed keeps its disks.
+    ///
+    /// # Errors
+    /// [`Error::Step`] names the volume and the domain; when libvirt cannot be asked.
+    fn check_adopted(
+        &self,
+        verb: &str,
+        planned: &[Planned],
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let found = planned.iter().filter_map(|planned| planned.found.clone());
+        let found: Vec<storage::Volume> = found.collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let in_use = self.in_use_by_others(verb, hold, deadline)?;
+        let used = found.iter().find_map(|volume| Some((volume, in_use.by(&volume.device)?)));
+        let Some((volume, by)) = used else { return Ok(()) };
+        let what = vec![format!("it is used by {by}")];
+        Err(storage::Error::Differs { volume: volume.name.clone(), what }.into())
+    }
+
+    /// The disks and backing files of all other domains.
+    ///
+    /// # Errors
+    /// When libvirt cannot be asked.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn in_use_by_others(
+        &self,
+        verb: &str,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<InUse, Error> {
+        let id = hold.key().to_owned();
+        let look = move |session: &mut Session| {
+            session.read(|connection| Ok(domains::in_use_by_others(connection, &id)?))
+        };
+        self.held(verb, deadline, hold, look, |_, _| {})
+    }
+
+    /// Destroys the volumes that this agent made for the guest, told by their mark, but for those that
+    /// another domain uses and those at the paths `kept`; whether there were any. `expected` says that the
+    /// guest has some: a host without the store has none of ours otherwise.
     ///
     /// # Errors
     /// [`Error::VolumesLeft`] names what stays and why; what storage says when it cannot be asked.
@@ -132,18 +183,28 @@ impl Libvirt {
     pub(super) fn destroy_volumes(
         &self,
         id: &str,
+        expected: bool,
+        kept: Vec<PathBuf>,
         hold: &Hold,
         deadline: Instant,
     ) -> Result<bool, Error> {
         // An id that is no dataset's name has no volumes.
         let Ok(guest) = Id::parse(id) else { return Ok(false) };
-        let volumes = Arc::clone(&self.volumes);
-        let job = Job { what: format!("Delete {id}"), deadline };
-        let removal = self.pool.run(Lane::Storage, job, Some(hold), move |_| {
-            volumes.destroy_guest(&guest, Whose::Marked, deadline)
-        })??;
-        complete(&removal)?;
-        Ok(!removal.destroyed.is_empty())
+        let mut in_use = self.in_use_by_others("Delete", hold, deadline)?;
+        kept.into_iter().for_each(|path| in_use.keep(path));
+        let destroy = move |volumes: &dyn Volumes| {
+            volumes.destroy_guest(&guest, Whose::Marked, &in_use, deadline)
+        };
+        match self.on_storage("Delete", id, Some(hold), deadline, destroy) {
+            Err(Error::Storage(
+                storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
+            )) if !expected => Ok(false),
+            removal => {
+                let removal = removal?;
+                complete(&removal)?;
+                Ok(!removal.destroyed.is_empty())
+            }
+        }
     }
 
     /// What is wanted of storage for each disk that names no source.
@@ -206,15 +267,14 @@ pub(super) fn complete(removal: &storage::Removal) -> Result<(), Error> {
     Err(Error::VolumesLeft(removal.left.iter().map(ToString::to_string).collect()))
 }
 
-/// Plans all volumes, then makes one after the other.
+/// Makes one planned volume after the other.
 fn make(
     volumes: &dyn Volumes,
-    wanted: &[Wanted],
+    planned: Vec<Planned>,
     exists: bool,
     steps: &mut Steps,
     deadline: Instant,
 ) -> Result<Vec<storage::Volume>, Error> {
-    let planned = volumes.plan(wanted, deadline)?;
     if let Some(gone) = planned.iter().find(|planned| exists && planned.found.is_none()) {
         // A new, empty disk would look like the guest's own.
         return Err(storage::Error::NotFound { name: gone.wanted.volume.to_string() }.into());

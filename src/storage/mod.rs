@@ -28,7 +28,7 @@ pub use self::directory::DirectoryStore;
 pub use self::error::Error;
 pub use self::name::{BadName, Dataset, Id, PoolName, SnapshotName};
 pub use self::types::{
-    Action, Image, ImageSource, Left, Made, Newer, Origin, Planned, Plans, Reach, Removal,
+    Action, Image, ImageSource, InUse, Left, Made, Newer, Origin, Planned, Plans, Reach, Removal,
     Removing, Snapshot, Space, Usage, Volume, Wanted, Whose, Why,
 };
 #[cfg(any(test, fuzzing))]
@@ -128,18 +128,29 @@ pub trait Volumes: Send + Sync {
     fn take_back(&self, made: &[Made], deadline: Instant) -> Result<Removal, Error>;
 
     /// Destroys a guest's volumes with their snapshots, and `guests/<id>` itself when nothing else
-    /// is below. A volume that has a clone elsewhere, a held snapshot or an open device is left and
-    /// reported; the rest is done. A guest without volumes is an empty answer.
+    /// is below. A volume that is in use, has a clone elsewhere, a held snapshot or an open device is left
+    /// and reported; the rest is done. A guest without volumes is an empty answer.
     ///
     /// # Errors
     /// As the trait says. What could not be destroyed is in the answer.
-    fn destroy_guest(&self, guest: &Id, whose: Whose, deadline: Instant) -> Result<Removal, Error>;
+    fn destroy_guest(
+        &self,
+        guest: &Id,
+        whose: Whose,
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removal, Error>;
 
     /// What [`Volumes::destroy_guest`] with [`Whose::Marked`] would do; changes nothing.
     ///
     /// # Errors
     /// As the trait says.
-    fn destroying_guest(&self, guest: &Id, deadline: Instant) -> Result<Removing, Error>;
+    fn destroying_guest(
+        &self,
+        guest: &Id,
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removing, Error>;
 
     /// Grows a volume to at least `size_mib`; the same size is a success that changes nothing.
     ///
@@ -160,12 +171,18 @@ pub trait Volumes: Send + Sync {
     fn volume(&self, name: &Dataset, deadline: Instant) -> Result<Volume, Error>;
 
     /// Destroys a dataset below `guests/`, whoever made it; with [`Reach::Below`] all that is below
-    /// it and its snapshots.
+    /// it and its snapshots. What is in use is left and reported.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] outside `guests/` or where something is below and
     /// only [`Reach::Itself`] was asked for. What could not be destroyed is in the answer.
-    fn delete(&self, name: &Dataset, reach: Reach, deadline: Instant) -> Result<Removal, Error>;
+    fn delete(
+        &self,
+        name: &Dataset,
+        reach: Reach,
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removal, Error>;
 
     /// Takes a snapshot of a dataset, with [`Reach::Below`] at once of all that is below it.
     /// Answers with those that were made.

@@ -1,7 +1,8 @@
 //! What storage calls take and answer: plain data.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -222,6 +223,42 @@ pub enum ImageSource<'a> {
     },
 }
 
+/// The volumes that a removal leaves, by the paths of their devices or files, without links.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InUse {
+    users: BTreeMap<PathBuf, String>,
+    kept: BTreeSet<PathBuf>,
+}
+
+impl InUse {
+    /// Adds what this user has, as in `domain web-1`. A removal that would destroy it reports it.
+    pub fn add(&mut self, path: PathBuf, user: String) {
+        self.users.insert(path, user);
+    }
+
+    /// Adds what was handed in by a caller, who destroys it. It is not meant by a removal.
+    pub fn keep(&mut self, path: PathBuf) {
+        self.kept.insert(path);
+    }
+
+    /// Who uses what is at this path.
+    pub fn by(&self, path: &Path) -> Option<String> {
+        if self.users.is_empty() {
+            return None;
+        }
+        self.users.get(&real(path)).cloned()
+    }
+
+    /// Whether a caller has handed in what is at this path.
+    pub(super) fn keeps(&self, path: &Path) -> bool {
+        !self.kept.is_empty() && self.kept.contains(&real(path))
+    }
+}
+
+fn real(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// How far a call reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
@@ -312,6 +349,8 @@ pub enum Why {
     Held(String),
     /// These processes have it open; unknown ones where it is empty.
     Open(Vec<String>),
+    /// This one uses it, as in `domain web-1`.
+    Used(String),
     /// The command failed, and said this.
     Failed(String),
 }
@@ -324,6 +363,7 @@ impl fmt::Display for Left {
             Why::Held(snapshot) => write!(f, "{name}: {snapshot} is held"),
             Why::Open(who) if who.is_empty() => write!(f, "{name} is in use"),
             Why::Open(who) => write!(f, "{name} is in use by {}", who.join(", ")),
+            Why::Used(by) => write!(f, "{name} is used by {by}"),
             Why::Failed(why) => write!(f, "{name}: {why}"),
         }
     }

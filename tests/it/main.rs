@@ -43,6 +43,7 @@ mod odd;
 mod openvswitch;
 mod original;
 mod owner;
+mod ownership;
 mod page;
 mod peers;
 mod polls;

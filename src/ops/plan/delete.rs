@@ -6,11 +6,12 @@ use crate::guest::wire::verbs::PlanStep;
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::{self, Code, Connection};
 use crate::ops::delete::leaving;
+use crate::ops::domains::in_use_by_others;
 use crate::ops::lifecycle::get_state;
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::{Error, Libvirt, args, networks, screens};
 use crate::pool::Lane;
-use crate::storage::{self, Id, Removing, Volumes};
+use crate::storage::{self, Id, InUse, Removing, Volumes};
 
 impl Libvirt {
     /// What [`Libvirt::delete`] would do with the same request.
@@ -28,14 +29,15 @@ impl Libvirt {
         let look = move |connection: &Connection| look_at_leaving(connection, &asked);
         let seen = self.read(Lane::Read, "plan Delete", &id, deadline, look);
         let seen = forecast.unless_failed("libvirt", seen)?;
-        let ask_storage = seen.as_ref().is_none_or(|seen| seen.ask_storage);
+        let expected = seen.as_ref().is_none_or(|seen| seen.expected);
+        let in_use = seen.as_ref().map(|seen| seen.in_use.clone()).unwrap_or_default();
         let missing = seen.and_then(|seen| {
             forecast.plan.steps.extend(seen.steps);
             forecast.plan.warnings.extend(seen.warnings);
             seen.missing
         });
-        if let Some(id) = Id::parse(&id).ok().filter(|_| ask_storage) {
-            self.foresee_removal(&mut forecast, id, missing.is_some(), deadline)?;
+        if let Ok(id) = Id::parse(&id) {
+            self.foresee_removal(&mut forecast, id, expected, in_use, deadline)?;
         }
         match missing {
             Some(missing) if forecast.plan.steps.is_empty() => {
@@ -52,21 +54,22 @@ impl Libvirt {
         Ok(forecast)
     }
 
-    /// The volumes that a Delete would destroy. `is_gone`: there is no such domain.
+    /// The volumes that a Delete would destroy. `expected`: the guest's definition says that it has some.
     fn foresee_removal(
         &self,
         forecast: &mut Forecast,
         guest: Id,
-        is_gone: bool,
+        expected: bool,
+        in_use: InUse,
         deadline: Instant,
     ) -> Result<(), Error> {
         let what = format!("plan Delete {guest}");
-        let look = move |volumes: &dyn Volumes| volumes.destroying_guest(&guest, deadline);
+        let look = move |volumes: &dyn Volumes| volumes.destroying_guest(&guest, &in_use, deadline);
         let removing = match self.ask_storage(what, deadline, look) {
             // As when it is done: a host without the store has no volumes of ours.
             Err(Error::Storage(
                 storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
-            )) if is_gone => return Ok(()),
+            )) if !expected => return Ok(()),
             removing => forecast.unless_failed("storage", removing)?,
         };
         let Some(Removing { actions, left, foreign }) = removing else { return Ok(()) };
@@ -84,8 +87,10 @@ struct SeenLeaving {
     warnings: Vec<String>,
     /// libvirt's word that there is no such domain.
     missing: Option<libvirt::Error>,
-    /// Whether the guest may have volumes that this agent made.
-    ask_storage: bool,
+    /// Whether the guest has volumes that this agent made, by its definition.
+    expected: bool,
+    /// What other domains use, and what was handed in.
+    in_use: InUse,
 }
 
 fn look_at_leaving(connection: &Connection, guest: &Guest) -> Result<SeenLeaving, Error> {
@@ -94,7 +99,7 @@ fn look_at_leaving(connection: &Connection, guest: &Guest) -> Result<SeenLeaving
         Err(error) if error.code == Code::NO_DOMAIN => (None, Some(error)),
         found => (Some(found?), None),
     };
-    let (names, ask_storage) = leaving(connection, guest, domain.as_ref())?;
+    let (names, volumes) = leaving(connection, guest, domain.as_ref())?;
     let step = |what, name: &str| PlanStep { what, name: name.to_owned(), ..PlanStep::default() };
     let mut steps = Vec::new();
     if let Some(domain) = domain {
@@ -111,5 +116,7 @@ fn look_at_leaving(connection: &Connection, guest: &Guest) -> Result<SeenLeaving
             false => steps.push(step("remove network", name)),
         }
     }
-    Ok(SeenLeaving { steps, warnings, missing, ask_storage })
+    let mut in_use = in_use_by_others(connection, id)?;
+    volumes.kept.into_iter().for_each(|path| in_use.keep(path));
+    Ok(SeenLeaving { steps, warnings, missing, expected: volumes.expected, in_use })
 }

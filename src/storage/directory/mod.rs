@@ -29,8 +29,8 @@ use parking_lot::Mutex;
 use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::storage::{
-    Action, Dataset, Error, Id, Image, ImageSource, Made, Newer, Planned, Plans, PoolName, Reach,
-    Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Newer, Planned, Plans, PoolName,
+    Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
 };
 
 /// The volumes in one folder.
@@ -110,12 +110,23 @@ impl Volumes for DirectoryStore {
         self.take_volumes_back(made, deadline)
     }
 
-    fn destroy_guest(&self, guest: &Id, whose: Whose, deadline: Instant) -> Result<Removal, Error> {
-        self.remove_guest(guest, whose, deadline)
+    fn destroy_guest(
+        &self,
+        guest: &Id,
+        whose: Whose,
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        self.remove_guest(guest, whose, in_use, deadline)
     }
 
-    fn destroying_guest(&self, guest: &Id, _deadline: Instant) -> Result<Removing, Error> {
-        self.removing_guest(guest)
+    fn destroying_guest(
+        &self,
+        guest: &Id,
+        in_use: &InUse,
+        _deadline: Instant,
+    ) -> Result<Removing, Error> {
+        self.removing_guest(guest, in_use)
     }
 
     fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error> {
@@ -132,8 +143,14 @@ impl Volumes for DirectoryStore {
         self.volume_at(name)?.ok_or_else(|| not_found(name))
     }
 
-    fn delete(&self, name: &Dataset, reach: Reach, deadline: Instant) -> Result<Removal, Error> {
-        self.delete_dataset(name, reach, deadline)
+    fn delete(
+        &self,
+        name: &Dataset,
+        reach: Reach,
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        self.delete_dataset(name, reach, in_use, deadline)
     }
 
     fn create_snapshot(

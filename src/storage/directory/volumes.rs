@@ -13,8 +13,8 @@ use crate::storage::rules::{
     adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
 };
 use crate::storage::{
-    Action, Dataset, Error, Id, Made, Origin, Planned, Plans, Reach, Removal, Removing, Space,
-    Volume, Wanted, Whose, Why,
+    Action, Dataset, Error, Id, InUse, Left, Made, Origin, Planned, Plans, Reach, Removal,
+    Removing, Space, Volume, Wanted, Whose, Why,
 };
 
 impl DirectoryStore {
@@ -162,14 +162,18 @@ impl DirectoryStore {
         &self,
         guest: &Id,
         whose: Whose,
+        in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let root = self.pool.guest(guest)?;
-        self.clear(&root, |volume| is_meant(volume, guest, &root, whose), deadline)
+        let meant = |volume: &Volume| {
+            is_meant(volume, guest, &root, whose) && !in_use.keeps(&volume.device)
+        };
+        self.clear(&root, meant, in_use, deadline)
     }
 
     /// What [`DirectoryStore::remove_guest`] does with what is marked, where nobody has that open.
-    pub(super) fn removing_guest(&self, guest: &Id) -> Result<Removing, Error> {
+    pub(super) fn removing_guest(&self, guest: &Id, in_use: &InUse) -> Result<Removing, Error> {
         let root = self.pool.guest(guest)?;
         let mut removing = Removing::default();
         if !self.path(&root).exists() {
@@ -177,8 +181,13 @@ impl DirectoryStore {
         }
         for name in self.datasets(Some(&root))? {
             let Some(volume) = self.volume_at(&name)? else { continue };
-            if !is_meant(&volume, guest, &root, Whose::Marked) {
+            let is_meant = is_meant(&volume, guest, &root, Whose::Marked);
+            if !is_meant || in_use.keeps(&volume.device) {
                 removing.foreign.push(name.to_string());
+                continue;
+            }
+            if let Some(by) = in_use.by(&volume.device) {
+                removing.left.push(Left { name: name.to_string(), why: Why::Used(by) });
                 continue;
             }
             let with = self.snapshots_of(&name)?;
@@ -201,7 +210,7 @@ impl DirectoryStore {
         let mut removal = Removal::default();
         for Made { volume, owner, with_parent } in made {
             let ours = |it: &Volume| it.owner.as_deref() == owner.as_ref().map(Id::as_str);
-            removal.merge(self.clear(volume, ours, deadline)?);
+            removal.merge(self.clear(volume, ours, &InUse::default(), deadline)?);
             // A crash can leave a draft, or properties whose volume never came.
             if let Some(folder) = self.path(volume).parent().filter(|folder| folder.is_dir()) {
                 self.sweep(folder)?;
@@ -218,6 +227,7 @@ impl DirectoryStore {
         &self,
         name: &Dataset,
         reach: Reach,
+        in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         below_guests(name, &self.pool)?;
@@ -225,7 +235,7 @@ impl DirectoryStore {
         if below && reach == Reach::Itself {
             return Err(Error::Invalid(format!("{name} has snapshots or datasets below it")));
         }
-        self.clear(name, |_| true, deadline)
+        self.clear(name, |_| true, in_use, deadline)
     }
 
     /// Removes the chosen volumes at and below `root`, and the folders that are empty then.
@@ -233,6 +243,7 @@ impl DirectoryStore {
         &self,
         root: &Dataset,
         chosen: impl Fn(&Volume) -> bool,
+        in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let mut removal = Removal::default();
@@ -244,8 +255,11 @@ impl DirectoryStore {
             match self.volume_at(&name)? {
                 None => folders.push(name),
                 Some(volume) if !chosen(&volume) => removal.foreign.push(name.to_string()),
-                Some(volume) if !holders(&volume.device).is_empty() => open.push(name),
-                Some(_) => removal.note(name.as_str(), self.remove_volume(&name).map(Ok)?),
+                Some(volume) => match in_use.by(&volume.device) {
+                    Some(by) => removal.note(name.as_str(), Err(Why::Used(by))),
+                    None if !holders(&volume.device).is_empty() => open.push(name),
+                    None => removal.note(name.as_str(), self.remove_volume(&name).map(Ok)?),
+                },
             }
         }
         let patience = self.patience(deadline);

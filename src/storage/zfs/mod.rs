@@ -27,8 +27,8 @@ use self::command::{Output, Zfs};
 use self::listing::{COLUMNS, Entry, Kind};
 use crate::config::StorageLimits;
 use crate::storage::{
-    Action, Dataset, Error, Id, Image, ImageSource, Made, Newer, Planned, Plans, PoolName, Reach,
-    Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Newer, Planned, Plans, PoolName,
+    Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
 };
 
 /// The volumes of one ZFS pool.
@@ -199,12 +199,23 @@ impl Volumes for ZfsStore {
         self.take_volumes_back(made, deadline)
     }
 
-    fn destroy_guest(&self, guest: &Id, whose: Whose, deadline: Instant) -> Result<Removal, Error> {
-        self.remove_guest(guest, whose, deadline)
+    fn destroy_guest(
+        &self,
+        guest: &Id,
+        whose: Whose,
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        self.remove_guest(guest, whose, in_use, deadline)
     }
 
-    fn destroying_guest(&self, guest: &Id, deadline: Instant) -> Result<Removing, Error> {
-        self.removing_guest(guest, deadline)
+    fn destroying_guest(
+        &self,
+        guest: &Id,
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removing, Error> {
+        self.removing_guest(guest, in_use, deadline)
     }
 
     fn grow(&self, volume: &Dataset, size_mib: u64, deadline: Instant) -> Result<Volume, Error> {
@@ -227,8 +238,14 @@ impl Volumes for ZfsStore {
         entry.and_then(|entry| self.volume_of(&entry)).ok_or_else(|| not_found(name))
     }
 
-    fn delete(&self, name: &Dataset, reach: Reach, deadline: Instant) -> Result<Removal, Error> {
-        self.delete_dataset(name, reach, deadline)
+    fn delete(
+        &self,
+        name: &Dataset,
+        reach: Reach,
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        self.delete_dataset(name, reach, in_use, deadline)
     }
 
     fn create_snapshot(

@@ -9,7 +9,7 @@ use super::{ALL, Depth, ZfsStore, device, not_found};
 use crate::storage::holders::{self, holders};
 use crate::storage::rules::{below_guests, is_disk_of};
 use crate::storage::{
-    Action, Dataset, Error, Id, Left, Made, Reach, Removal, Removing, Whose, Why,
+    Action, Dataset, Error, Id, InUse, Left, Made, Reach, Removal, Removing, Whose, Why,
 };
 
 impl ZfsStore {
@@ -17,22 +17,33 @@ impl ZfsStore {
         &self,
         guest: &Id,
         whose: Whose,
+        in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let root = self.pool.guest(guest)?;
         let entries = self.look(Depth::All, ALL, &[root.as_str()], deadline)?;
-        self.clear(&root, &entries, |entry| is_meant(entry, guest, &root, whose), deadline)
+        let meant = |entry: &Entry| {
+            is_meant(entry, guest, &root, whose) && !self.is_kept(&entry.name, in_use)
+        };
+        self.clear(&root, &entries, meant, in_use, deadline)
     }
 
     /// What [`ZfsStore::remove_guest`] does with what is marked, where nobody has that open.
-    pub(super) fn removing_guest(&self, guest: &Id, deadline: Instant) -> Result<Removing, Error> {
+    pub(super) fn removing_guest(
+        &self,
+        guest: &Id,
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removing, Error> {
         let root = self.pool.guest(guest)?;
         let entries = self.look(Depth::All, ALL, &[root.as_str()], deadline)?;
         if entries.is_empty() {
             return Ok(Removing::default());
         }
-        let marked = |entry: &Entry| is_meant(entry, guest, &root, Whose::Marked);
-        let survey = Survey::of(root.as_str(), &entries, marked);
+        let marked = |entry: &Entry| {
+            is_meant(entry, guest, &root, Whose::Marked) && !self.is_kept(&entry.name, in_use)
+        };
+        let survey = Survey::of(root.as_str(), &entries, marked, |name| self.user_of(name, in_use));
         let names = match survey.is_whole() {
             true => vec![root.as_str()],
             false => survey.doomed.iter().map(String::as_str).collect(),
@@ -66,7 +77,7 @@ impl ZfsStore {
             let chosen = |entry: &Entry| {
                 entry.kind == Kind::Volume && made.iter().any(|made| is_of(entry, made))
             };
-            removal.merge(self.clear(root, &entries, chosen, deadline)?);
+            removal.merge(self.clear(root, &entries, chosen, &InUse::default(), deadline)?);
         }
         Ok(removal)
     }
@@ -75,6 +86,7 @@ impl ZfsStore {
         &self,
         name: &Dataset,
         reach: Reach,
+        in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         below_guests(name, &self.pool)?;
@@ -84,7 +96,7 @@ impl ZfsStore {
             2.. if reach == Reach::Itself => {
                 Err(Error::Invalid(format!("{name} has snapshots or datasets below it")))
             }
-            _ => self.clear(name, &entries, |_| true, deadline),
+            _ => self.clear(name, &entries, |_| true, in_use, deadline),
         }
     }
 
@@ -95,12 +107,13 @@ impl ZfsStore {
         root: &Dataset,
         entries: &[Entry],
         chosen: impl Fn(&Entry) -> bool,
+        in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         if entries.is_empty() {
             return Ok(Removal::default());
         }
-        let survey = Survey::of(root.as_str(), entries, chosen);
+        let survey = Survey::of(root.as_str(), entries, chosen, |name| self.user_of(name, in_use));
         let patience = self.patience(deadline);
         // `destroy -r` of an open volume fails, but not before it has destroyed the snapshots.
         let (mut open, mut closed) = (Vec::new(), Vec::new());
@@ -132,6 +145,16 @@ impl ZfsStore {
             }
         }
         Ok(removal)
+    }
+
+    /// Whether a caller has handed in the volume of this full name.
+    fn is_kept(&self, name: &str, in_use: &InUse) -> bool {
+        self.pool.full_dataset(name).is_ok_and(|name| in_use.keeps(&device::path(&name)))
+    }
+
+    /// Who uses the volume of this full name.
+    fn user_of(&self, name: &str, in_use: &InUse) -> Option<String> {
+        in_use.by(&device::path(&self.pool.full_dataset(name).ok()?))
     }
 
     /// Destroys a dataset, waiting for who has it open. One that is gone is a success.

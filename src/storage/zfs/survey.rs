@@ -21,7 +21,13 @@ pub(super) struct Survey {
 impl Survey {
     /// Looks at a recursive listing of `root`. `chosen` says which datasets are meant; a file system
     /// that is the root goes with them. What is not below the root is nothing of it, whoever listed it.
-    pub(super) fn of(root: &str, entries: &[Entry], chosen: impl Fn(&Entry) -> bool) -> Self {
+    /// `user` says who uses a volume, which stays then.
+    pub(super) fn of(
+        root: &str,
+        entries: &[Entry],
+        chosen: impl Fn(&Entry) -> bool,
+        user: impl Fn(&str) -> Option<String>,
+    ) -> Self {
         let is_of_root = |entry: &&Entry| {
             let rest = entry.dataset().strip_prefix(root);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -41,7 +47,9 @@ impl Survey {
         }
         let volumes = datasets.iter().filter(|entry| entry.kind == Kind::Volume);
         let volumes: BTreeSet<&str> = volumes.map(|entry| entry.name.as_str()).collect();
-        let mut staying: BTreeMap<&str, Why> = BTreeMap::new();
+        let used = volumes.iter().filter(|name| going.contains(*name));
+        let mut staying: BTreeMap<&str, Why> =
+            used.filter_map(|name| Some((*name, Why::Used(user(name)?)))).collect();
         // What stays keeps its origin, which may keep another: until nothing changes any more.
         loop {
             let before = staying.len();
@@ -124,7 +132,7 @@ mod tests {
             entry("p/g/c", Kind::Volume, 4),
         ];
         entries.extend(snapshots);
-        Survey::of("p/g", &entries, |entry| entry.name != "p/g/c")
+        Survey::of("p/g", &entries, |entry| entry.name != "p/g/c", |_| None)
     }
 
     fn left(name: &str, why: Why) -> Left {
@@ -143,14 +151,17 @@ mod tests {
     #[test]
     fn all_below_is_whole_where_all_of_it_is_chosen() {
         let entries = [entry("p/g", Kind::FileSystem, 1), entry("p/g/a", Kind::Volume, 2)];
-        assert!(Survey::of("p/g", &entries, |_| true).is_whole());
-        assert!(Survey::of("p/g", &entries[..1], |_| false).is_whole(), "the root goes along");
+        assert!(Survey::of("p/g", &entries, |_| true, |_| None).is_whole());
+        assert!(
+            Survey::of("p/g", &entries[..1], |_| false, |_| None).is_whole(),
+            "the root goes along"
+        );
     }
 
     #[test]
     fn what_is_not_below_the_root_is_not_touched() {
         let names = ["p/g", "p/gh", "p/other", "q"].map(|name| entry(name, Kind::Volume, 1));
-        let survey = Survey::of("p/g", &names, |_| true);
+        let survey = Survey::of("p/g", &names, |_| true, |_| None);
         assert_eq!((survey.doomed, survey.foreign), (vec!["p/g".to_owned()], Vec::new()));
     }
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Dataset, DirectoryStore, Id, Image, ImageSource, MIB, PoolName, Reach, Space, Volume, Volumes,
-    Wanted, Whose, ZfsStore,
+    Dataset, DirectoryStore, Id, Image, ImageSource, InUse, MIB, PoolName, Reach, Space, Volume,
+    Volumes, Wanted, Whose, ZfsStore,
 };
 
 use crate::skip::{Skip, require};
@@ -108,7 +108,8 @@ impl Bench {
     }
 
     pub(crate) fn clean_up(&self, guest: &Id) {
-        let removal = self.store.destroy_guest(guest, Whose::Anyones, soon()).unwrap();
+        let removal =
+            self.store.destroy_guest(guest, Whose::Anyones, &InUse::default(), soon()).unwrap();
         assert_eq!(removal.left, []);
         assert!(self.is_gone(guest));
     }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use mistify_libvirt::storage::{Error, MIB, Made, Planned, Reach, Space, Wanted, Whose, Why};
+use mistify_libvirt::storage::{
+    Error, InUse, MIB, Made, Planned, Reach, Space, Wanted, Whose, Why,
+};
 
 use super::bench::{Bench, Holder, begins_with, soon, write};
 
@@ -158,7 +160,8 @@ pub(crate) fn what_was_made_is_taken_back_and_what_was_there_stays(bench: &Bench
 
 pub(crate) fn a_guests_volumes_go_with_their_snapshots_and_others_stay(bench: &Bench) {
     let (guest, other) = (bench.id("web"), bench.id("other"));
-    let nothing = bench.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
+    let nothing =
+        bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
     assert_eq!(nothing.complete().unwrap(), [""; 0]);
     for index in [0, 1] {
         bench.make(&bench.wanted(&guest, index));
@@ -170,7 +173,8 @@ pub(crate) fn a_guests_volumes_go_with_their_snapshots_and_others_stay(bench: &B
     bench.make(&Wanted { volume: named.clone(), ..bench.wanted(&guest, 3) });
     bench.make(&bench.wanted(&other, 0));
 
-    let removal = bench.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
+    let removal =
+        bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
     let mut destroyed = removal.destroyed.clone();
     destroyed.sort();
     assert_eq!(destroyed, [0, 1].map(|index| bench.disk(&guest, index).to_string()));
@@ -181,7 +185,8 @@ pub(crate) fn a_guests_volumes_go_with_their_snapshots_and_others_stay(bench: &B
 
     bench.clean_up(&guest);
     assert_eq!(bench.all_of(&other), [bench.disk(&other, 0).to_string()]);
-    let removal = bench.store.destroy_guest(&other, Whose::Marked, soon()).unwrap();
+    let removal =
+        bench.store.destroy_guest(&other, Whose::Marked, &InUse::default(), soon()).unwrap();
     assert_eq!(removal.complete().unwrap(), [bench.disk(&other, 0).to_string()]);
     assert!(bench.is_gone(&other));
 }
@@ -193,7 +198,8 @@ pub(crate) fn an_open_volume_is_left_with_its_snapshots_and_its_user_is_named(be
     bench.snapshot(&open.name, "monday");
     let holder = Holder::of(&open);
     let deadline = Instant::now() + Duration::from_secs(5);
-    let removal = bench.store.destroy_guest(&guest, Whose::Marked, deadline).unwrap();
+    let removal =
+        bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), deadline).unwrap();
     assert_eq!(removal.destroyed, [bench.disk(&guest, 1).to_string()], "the rest is done");
     let [left] = &removal.left[..] else { panic!("{removal:?}") };
     assert_eq!(
@@ -202,7 +208,8 @@ pub(crate) fn an_open_volume_is_left_with_its_snapshots_and_its_user_is_named(be
     );
     assert_eq!(bench.all_of(&guest), [open.name.to_string(), format!("{}@monday", open.name)]);
     drop(holder);
-    let removal = bench.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
+    let removal =
+        bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
     assert_eq!(removal.complete().unwrap(), [open.name.to_string()]);
     assert!(bench.is_gone(&guest));
 }
@@ -236,7 +243,8 @@ pub(crate) fn only_below_guests_is_deleted_and_only_what_was_asked_for(bench: &B
     let image = bench.image(&image, "");
     for outside in [image.volume.clone(), bench.store.pool().guests(), bench.store.pool().images()]
     {
-        let error = bench.store.delete(&outside, Reach::Below, soon()).unwrap_err();
+        let error =
+            bench.store.delete(&outside, Reach::Below, &InUse::default(), soon()).unwrap_err();
         assert!(matches!(error, Error::Invalid(_)), "{error}");
     }
     bench.store.delete_image(&image.id, soon()).unwrap();
@@ -245,14 +253,16 @@ pub(crate) fn only_below_guests_is_deleted_and_only_what_was_asked_for(bench: &B
     bench.snapshot(&made.name, "monday");
     let folder = made.name.parent().unwrap();
     for above in [&folder, &made.name] {
-        let error = bench.store.delete(above, Reach::Itself, soon()).unwrap_err();
+        let error =
+            bench.store.delete(above, Reach::Itself, &InUse::default(), soon()).unwrap_err();
         assert!(matches!(error, Error::Invalid(_)), "{error}");
     }
     assert_eq!(bench.all_of(&guest).len(), 2);
-    let removal = bench.store.delete(&made.name, Reach::Below, soon()).unwrap();
+    let removal = bench.store.delete(&made.name, Reach::Below, &InUse::default(), soon()).unwrap();
     assert_eq!(removal.complete().unwrap(), [made.name.to_string()]);
-    bench.store.delete(&folder, Reach::Itself, soon()).unwrap();
+    bench.store.delete(&folder, Reach::Itself, &InUse::default(), soon()).unwrap();
     assert!(bench.is_gone(&guest));
-    let error = bench.store.delete(&made.name, Reach::Below, soon()).unwrap_err();
+    let error =
+        bench.store.delete(&made.name, Reach::Below, &InUse::default(), soon()).unwrap_err();
     assert_eq!(error.to_string(), "not found");
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Action, Error, Id, ImageSource, Newer, PoolName, Reach, Space, Volumes, Wanted, Whose, ZfsStore,
+    Action, Error, Id, ImageSource, InUse, Newer, PoolName, Reach, Space, Volumes, Wanted, Whose,
+    ZfsStore,
 };
 
 use crate::support::{Scratch, wait_until};
@@ -108,11 +109,11 @@ fn all_calls(zfs: &StandIn) -> Vec<Error> {
         store.usage(soon()).unwrap_err(),
         store.prepare(soon()).unwrap_err(),
         store.plan(&[zfs.wanted()], soon()).unwrap_err(),
-        store.destroy_guest(&guest, Whose::Marked, soon()).unwrap_err(),
+        store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap_err(),
         store.grow(&volume, 9, soon()).unwrap_err(),
         store.volumes(None, soon()).unwrap_err(),
         store.volume(&volume, soon()).unwrap_err(),
-        store.delete(&volume, Reach::Below, soon()).unwrap_err(),
+        store.delete(&volume, Reach::Below, &InUse::default(), soon()).unwrap_err(),
         store.create_snapshot(&snapshot, Reach::Below, soon()).unwrap_err(),
         store.snapshots(None, soon()).unwrap_err(),
         store.snapshot(&snapshot, soon()).unwrap_err(),
@@ -318,11 +319,11 @@ fn the_commands_of_a_plan_are_those_that_are_run() {
     assert_eq!((run("create"), making.len()), (making, 1));
     let guest = Id::parse("web-1").unwrap();
     fs::write(zfs.file("made"), "").unwrap();
-    let removing = zfs.store.destroying_guest(&guest, soon()).unwrap();
+    let removing = zfs.store.destroying_guest(&guest, &InUse::default(), soon()).unwrap();
     assert_eq!(removing.actions[0].with, ["tank/guests/web-1/disk-0"]);
     assert!(zfs.file("made").exists());
     let before = run("destroy").len();
-    zfs.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
+    zfs.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
     assert_eq!(run("destroy")[before..], commands(&removing.actions));
 }
 
@@ -358,12 +359,14 @@ fn a_busy_volume_is_tried_again_until_patience_ends() {
     };
     let guest = Id::parse("web-1").unwrap();
     let zfs = StandIn::with(&script(3), StorageLimits { busy: LONG, ..limits() });
-    let removal = zfs.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
+    let removal =
+        zfs.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
     assert_eq!(removal.complete().unwrap(), ["tank/guests/web-1/disk-0"]);
 
     let zfs = StandIn::new(&script(1000));
     let begin = Instant::now();
-    let removal = zfs.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
+    let removal =
+        zfs.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
     let error = removal.complete().unwrap_err();
     assert_eq!(error.to_string(), "tank/guests/web-1/disk-0 is in use");
     assert!(begin.elapsed() < LONG);

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Dataset, DirectoryStore, Error, ImageSource, Newer, PoolName, Reach, Volumes, Wanted, Whose,
+    Dataset, DirectoryStore, Error, ImageSource, InUse, Newer, PoolName, Reach, Volumes, Wanted,
+    Whose,
 };
 
 use super::bench::{Bench, Holder, begins_with, soon, write};
@@ -102,7 +103,12 @@ fn damaged_properties_are_named_and_nothing_is_destroyed_by_them() {
         };
         named(bench.store.volume(&volume.name, soon()).unwrap_err());
         named(bench.store.plan(&[bench.wanted(&guest, 0)], soon()).unwrap_err());
-        named(bench.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap_err());
+        named(
+            bench
+                .store
+                .destroy_guest(&guest, Whose::Marked, &InUse::default(), soon())
+                .unwrap_err(),
+        );
         assert!(begins_with(&volume.device, "precious"));
     }
     fs::write(&beside, kept).unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Error, ImageSource, PoolName, Reach, Space, Volumes, Wanted, Whose, Why, ZfsStore,
+    Error, ImageSource, InUse, PoolName, Reach, Space, Volumes, Wanted, Whose, Why, ZfsStore,
 };
 
 use super::bench::{Bench, begins_with, soon, write};
@@ -37,7 +37,8 @@ fn a_clone_elsewhere_keeps_its_origin_and_is_named() {
     let clone = bench.disk(&other, 7).to_string();
     zfs(&["clone", &format!("{kept}@monday"), &clone]);
 
-    let removal = bench.store.destroy_guest(&guest, Whose::Anyones, soon()).unwrap();
+    let removal =
+        bench.store.destroy_guest(&guest, Whose::Anyones, &InUse::default(), soon()).unwrap();
     assert_eq!(removal.destroyed, [bench.disk(&guest, 1).to_string()]);
     assert_eq!(removal.left[0].why, Why::Clones(vec![clone.clone()]));
     let error = removal.complete().unwrap_err();
@@ -59,7 +60,8 @@ fn a_hold_keeps_its_volume_with_all_its_snapshots() {
     bench.snapshot(&held, "before");
     bench.snapshot(&held, "held");
     zfs(&["hold", "keep", &format!("{held}@held")]);
-    let removal = bench.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
+    let removal =
+        bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
     assert_eq!(removal.left[0].why, Why::Held(format!("{held}@held")));
     assert_eq!(bench.all_of(&guest).len(), 3);
     zfs(&["release", "keep", &format!("{held}@held")]);
@@ -252,7 +254,8 @@ fn a_disk_costs_one_listing_and_one_command_and_a_delete_as_much() {
     assert_eq!(calls(), ["list", "clone"]);
     // Each more try at a volume that udev looks at is a process; so let it end first.
     settle();
-    let removal = bench.store.destroy_guest(&guest, Whose::Marked, soon()).unwrap();
+    let removal =
+        bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
     assert_eq!(removal.complete().unwrap().len(), 3);
     assert_eq!(calls(), ["list", "destroy"]);
     bench.store.delete_image(&id, soon()).unwrap();

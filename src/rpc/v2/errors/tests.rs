@@ -141,7 +141,7 @@ fn the_agent_s_own_refusals_have_the_kinds_that_callers_act_upon() {
         (Error::Listeners(8), Kind::Busy),
         (Error::Left(Vec::new()), Kind::Left),
         (Error::VolumesLeft(Vec::new()), Kind::Left),
-        (Error::InUse { dataset: String::new(), user: String::new() }, Kind::InUse),
+        (Error::InUse { dataset: String::new(), user: String::new(), why: "" }, Kind::InUse),
     ] {
         assert_eq!(Kind::of(&error), kind, "{error}");
     }

@@ -1,0 +1,256 @@
+//! Disks and networks that are not the guest's alone: nothing of another domain's is destroyed, adopted,
+//! rolled back or resized, whatever a mark or a request says. On a real libvirtd with a directory store.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::skip::require;
+use crate::stack::{Stack, installed};
+use crate::support::Scratch;
+
+const MIB: u64 = 1 << 20;
+
+/// An agent with a directory store on the stack that tests share.
+struct Bed {
+    stack: &'static Stack,
+    agent: Agent,
+    store: Scratch,
+}
+
+impl Bed {
+    fn new() -> Option<Self> {
+        let stack = require("qemu", Stack::shared())?;
+        let store = Scratch::new();
+        let (uri, storage) = (stack.uri(), format!("directory:{}", store.path().display()));
+        let flags = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--storage", &storage];
+        let more = ["--image-store", "--image-store-port", "0", "--deadline-read", "60"];
+        Some(Self { stack, agent: Agent::start(&[&flags[..], &more].concat()), store })
+    }
+
+    fn disk(&self, id: &str) -> PathBuf {
+        self.store.path().join(format!("guests/{id}/disk-0"))
+    }
+
+    /// Makes a guest with one blank disk, which begins with a text then.
+    fn make(&self, id: &str, size: u64) -> Value {
+        let guest = json!({
+            "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": [{ "size": size }],
+        });
+        self.agent.ok("CreateGuest", &guest);
+        let disk = self.disk(id);
+        let mut content = fs::read(&disk).expect("the disk is there");
+        content[..6].copy_from_slice(b"SECRET");
+        fs::write(&disk, content).expect("the disk can be written");
+        guest
+    }
+
+    fn has_content(&self, id: &str) -> bool {
+        fs::read(self.disk(id)).is_ok_and(|content| content.starts_with(b"SECRET"))
+    }
+
+    /// The error of an image store's method, none for a success.
+    fn store_error(&self, method: &str, request: &Value) -> Option<String> {
+        let line = self.agent.logged("the image store listens on ");
+        let address = line.split("listens on ").nth(1).expect("an address");
+        let address = address.split([' ', ',', '"']).next().expect("an address");
+        let body =
+            json!({ "method": format!("ImageStore.{method}"), "params": [request], "id": 1 });
+        let reply = self.agent.request_at(
+            address.parse().expect("an address"),
+            "POST",
+            "/_mistify_RPC_",
+            &[("Content-Type", "application/json")],
+            body.to_string().as_bytes(),
+        );
+        let answer: Value = serde_json::from_slice(&reply.body).expect("JSON");
+        answer["error"].as_str().map(str::to_owned)
+    }
+
+    fn resize(&self, id: &str, size: u64) -> Value {
+        self.agent
+            .call("ResizeDisk", &json!({ "id": id, "disks": [{ "device": "vda", "size": size }] }))
+    }
+}
+
+#[test]
+fn a_renamed_guest_keeps_its_disks() {
+    let Some(bed) = Bed::new() else { return };
+    let asked = bed.make("own-renamed", 4);
+    bed.stack.virsh_ok(&["domrename", "own-renamed", "own-kept-aside"]);
+
+    let plan = bed.agent.call_with(
+        "Delete",
+        &json!({ "guest": { "id": "own-renamed" }, "args": { "mistify.dry_run": "true" } }),
+    );
+    let problems = plan["result"]["plan"]["problems"].to_string();
+    assert!(problems.contains("disk-0 is used by domain own-kept-aside"), "{plan}");
+    for verb in ["Delete", "CreateGuest"] {
+        let error = bed.agent.error(verb, &asked);
+        assert!(error.contains("used by domain own-kept-aside"), "{verb}: {error}");
+        assert!(bed.has_content("own-renamed"), "{verb}");
+    }
+    let dataset = json!({ "id": "guests/own-renamed/disk-0" });
+    for (verb, request) in
+        [("DeleteDataset", &dataset), ("DeleteGuestsDisks", &json!({ "guest": &asked }))]
+    {
+        let error = bed.store_error(verb, request).expect("it is refused");
+        assert!(error.contains("used by domain own-kept-aside"), "{verb}: {error}");
+        assert!(bed.has_content("own-renamed"), "{verb}");
+    }
+    bed.stack.virsh_ok(&["undefine", "own-kept-aside"]);
+    bed.agent.ok("Delete", &json!({ "id": "own-renamed" }));
+    assert!(!bed.disk("own-renamed").exists());
+    bed.agent.end();
+}
+
+#[test]
+fn another_domains_disk_is_not_rolled_back_or_resized() {
+    let Some(bed) = Bed::new() else { return };
+    bed.make("own-shared", 4);
+    let snapshot = json!({ "id": "guests/own-shared/disk-0", "dest": "s1" });
+    assert_eq!(bed.store_error("CreateSnapshot", &snapshot), None);
+    let xml = bed.stack.virsh_ok(&["dumpxml", "own-shared"]);
+    let uuid = bed.stack.virsh_ok(&["domuuid", "own-shared"]);
+    let other = xml
+        .replace("<name>own-shared<", "<name>own-second<")
+        .replace(uuid.trim(), "5f4e3d2c-1b0a-4948-8776-655443322110");
+    assert!(bed.stack.with_xml("define", &other).status.success());
+
+    let at = json!({ "id": "guests/own-shared/disk-0@s1" });
+    let error = bed.store_error("RollbackSnapshot", &at).expect("it is refused");
+    assert!(error.ends_with("guest own-second has it as a disk"), "{error}");
+    let answer = bed.resize("own-shared", 8).to_string();
+    assert!(
+        answer.contains("domain own-second uses mistify/guests/own-shared/disk-0 too"),
+        "{answer}"
+    );
+    assert_eq!(fs::metadata(bed.disk("own-shared")).expect("it is there").len(), 4 * MIB);
+    bed.stack.virsh_ok(&["undefine", "own-second"]);
+    assert_eq!(bed.store_error("RollbackSnapshot", &at), None);
+    assert_eq!(bed.resize("own-shared", 8)["error"], Value::Null);
+    bed.agent.ok("Delete", &json!({ "id": "own-shared" }));
+    bed.agent.end();
+}
+
+#[test]
+fn a_guest_without_our_metadata_leaves_no_volume() {
+    let Some(bed) = Bed::new() else { return };
+    let asked = bed.make("own-lost", 4);
+    let xml = bed.stack.virsh_ok(&["dumpxml", "own-lost"]);
+    let (before, rest) = xml.split_once("<metadata>").expect("our metadata");
+    let (_, after) = rest.split_once("</metadata>").expect("its end");
+    assert!(bed.stack.with_xml("define", &format!("{before}{after}")).status.success());
+
+    let plan = bed.agent.call_with(
+        "Delete",
+        &json!({ "guest": { "id": "own-lost" }, "args": { "mistify.dry_run": "true" } }),
+    );
+    assert!(plan["result"]["plan"]["steps"].to_string().contains("own-lost/disk-0"), "{plan}");
+    bed.agent.ok("Delete", &json!({ "id": "own-lost" }));
+    assert!(!bed.disk("own-lost").exists());
+    bed.agent.ok("CreateGuest", &asked);
+    assert!(!bed.has_content("own-lost"));
+    bed.agent.ok("Delete", &json!({ "id": "own-lost" }));
+    bed.agent.end();
+}
+
+#[test]
+fn a_qcow2_disk_is_not_resized() {
+    let Some(bed) = Bed::new() else { return };
+    if !installed("qemu-img") {
+        return;
+    }
+    bed.make("own-qcow2", 4);
+    let path = bed.disk("own-qcow2");
+    let create = ["create", "-f", "qcow2"];
+    let made = Command::new("qemu-img").args(create).arg(&path).arg("64M").output();
+    assert!(made.is_ok_and(|output| output.status.success()));
+    let xml = bed.stack.virsh_ok(&["dumpxml", "own-qcow2"]);
+    let xml = xml.replace("name='qemu' type='raw'", "name='qemu' type='qcow2'");
+    assert!(bed.stack.with_xml("define", &xml).status.success());
+
+    let before = fs::read(&path).expect("the disk is there");
+    let refused = |size| {
+        let answer = bed.resize("own-qcow2", size).to_string();
+        assert!(
+            answer.contains("vda has the format qcow2; only raw disks can be resized"),
+            "{answer}"
+        );
+    };
+    refused(128);
+    assert!(fs::read(&path).expect("the disk is there") == before);
+    bed.agent.ok("Run", &json!({ "id": "own-qcow2" }));
+    refused(32);
+    let info = bed.stack.virsh_ok(&["domblkinfo", "own-qcow2", "vda"]);
+    assert!(
+        info.lines().any(|line| line.split_whitespace().eq(["Capacity:", "67108864"])),
+        "{info}"
+    );
+    bed.agent.ok("Delete", &json!({ "id": "own-qcow2" }));
+    bed.agent.end();
+}
+
+#[test]
+fn a_volume_below_an_overlay_stays_as_it_is() {
+    let Some(bed) = Bed::new() else { return };
+    bed.make("own-overlay", 4);
+    let before = json!({ "id": "guests/own-overlay/disk-0", "dest": "before" });
+    assert_eq!(bed.store_error("CreateSnapshot", &before), None);
+    let id = json!({ "id": "own-overlay" });
+    bed.agent.ok("Run", &id);
+    bed.stack.virsh_ok(&["snapshot-create-as", "own-overlay", "s1", "--disk-only"]);
+
+    let is_refused = || {
+        let answer = bed.resize("own-overlay", 8).to_string();
+        assert!(answer.contains("vda has the format qcow2; only raw disks"), "{answer}");
+        let by_volume = json!({
+            "id": "own-overlay",
+            "disks": [{ "volume": "mistify/guests/own-overlay/disk-0", "size": 8 }],
+        });
+        let error = bed.agent.error("ResizeDisk", &by_volume);
+        assert!(error.contains("only raw disks can be resized"), "{error}");
+        let at = json!({ "id": "guests/own-overlay/disk-0@before" });
+        assert!(bed.store_error("RollbackSnapshot", &at).is_some());
+        let after = json!({ "id": "guests/own-overlay/disk-0", "dest": "after" });
+        let error = bed.store_error("CreateSnapshot", &after).expect("it is refused");
+        assert!(error.ends_with("guest own-overlay has a file on top of it"), "{error}");
+    };
+    is_refused();
+    bed.agent.ok("Poweroff", &id);
+    is_refused();
+    assert!(bed.has_content("own-overlay"));
+    bed.agent.ok("Delete", &id);
+    bed.agent.end();
+}
+
+#[test]
+fn delete_removes_no_network_that_is_not_a_guests() {
+    let Some(bed) = Bed::new() else { return };
+    let plain = "<network><name>own-plain</name><forward mode='bridge'/><bridge name='mistify0'/></network>";
+    let isolated = "<network><name>02:00:00:00:93:01</name><bridge name='own-isolated'/></network>";
+    for xml in [plain, isolated] {
+        assert!(bed.stack.with_xml("net-define", xml).status.success());
+    }
+    let other = json!({
+        "id": "own-other", "type": "qemu", "memory": 32, "cpu": 1,
+        "nics": [{ "network": "mistify0", "model": "virtio", "mac": "02:00:00:00:93:02" }],
+    });
+    bed.agent.ok("CreateGuest", &other);
+    bed.stack.virsh_ok(&["undefine", "own-other"]);
+    for name in ["own-plain", "02:00:00:00:93:01", "02:00:00:00:93:02"] {
+        let error =
+            bed.agent.error("Delete", &json!({ "id": "own-none", "nics": [{ "mac": name }] }));
+        assert!(error.starts_with("[Code-42] "), "{name}: {error}");
+        let networks = bed.stack.virsh_ok(&["net-list", "--all", "--name"]);
+        assert!(networks.lines().any(|line| line.trim() == name), "{name}: {networks}");
+    }
+    bed.agent.ok("Delete", &other);
+    for name in ["own-plain", "02:00:00:00:93:01"] {
+        bed.stack.virsh_ok(&["net-undefine", name]);
+    }
+    bed.agent.end();
+}
