@@ -13,6 +13,7 @@ use crate::guest::same::{same_as_domain, same_guest};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::ops::domains::sources;
 use crate::ops::lifecycle::get_state;
 use crate::ops::start::start;
 use crate::ops::steps::Steps;
@@ -49,6 +50,7 @@ impl Libvirt {
     fn make_guest(&self, guest: &mut Guest, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         let request = guest.clone();
         let mut steps = Steps::new(&self.journal, Verb::CreateGuest, &request);
+        self.check_sources("CreateGuest", &guest.id, sources(guest), hold, deadline)?;
         if wants_volumes(guest) {
             // First: another guest's volumes are not to be looked at, let alone adopted.
             let asked = request.clone();
@@ -92,7 +94,9 @@ impl Libvirt {
         check_definition(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         let (made, host) = (guest.clone(), self.host.clone());
-        let state = self.change("Create", &guest.id, deadline, move |session| {
+        let hold = self.hold(&guest.id, deadline)?;
+        self.check_sources("Create", &guest.id, sources(&guest), &hold, deadline)?;
+        let work = move |session: &mut Session| {
             let domain = match session.find(&made.id)? {
                 Some(domain) => {
                     same_or_exists(session.connection()?, &domain, &made)?;
@@ -107,7 +111,8 @@ impl Libvirt {
                 start(session.connection()?, &domain, &host)?;
             }
             Ok(get_state(&domain)?)
-        })?;
+        };
+        let state = self.held("Create", deadline, &hold, work, |_, _| {})?;
         guest.state = state.name().to_owned();
         self.events.note(&guest.id, What::Created);
         Ok(respond(guest))

@@ -2,17 +2,18 @@
 
 mod walk;
 
-use std::fs::{self, Metadata, OpenOptions};
+use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::HostConfig;
+use crate::config::{HostConfig, Store};
 use crate::guest::domain::{SourceKind, VirDomain};
 use crate::guest::paths::{allowed, disk_roots, lexically_normal};
 use crate::guest::wire::Guest;
 use crate::ops::Error;
-use crate::os::{disk, files};
+use crate::os::disk;
+use crate::storage::PoolName;
 use walk::{Place, Stray, follow};
 
 /// Where the kernel's devices lie.
@@ -23,7 +24,8 @@ const DEVICES: &str = "/dev";
 /// A source must be a volume of the pool by a link in `/dev/zvol/<pool>`, or lie in an allowed
 /// folder, with its links resolved, and in both cases nobody but root and the agent's user may be
 /// able to lead it elsewhere afterwards; a device lies in an allowed folder only if that is in
-/// `/dev`. What does not exist is judged by its place and taken for a block device, for volumes may
+/// `/dev`. Of the pool and of the directory store only volumes below `guests/` are sources, whatever
+/// is allowed: a guest would write into an image, a snapshot or a mark. What does not exist is judged by its place and taken for a block device, for volumes may
 /// be made later. A mount counts as what it covers: only root can make one.
 ///
 /// # Errors
@@ -107,6 +109,8 @@ struct Rule {
     zvols: Option<PathBuf>,
     /// The other folders, without links; those that lead nowhere sure are left out.
     folders: Vec<PathBuf>,
+    /// The directory store, without links, where that is the store.
+    store: Option<PathBuf>,
     /// As they were configured, for people.
     shown: Vec<PathBuf>,
     /// Whether every path is allowed, as with the original.
@@ -127,7 +131,11 @@ impl Rule {
         let real = |root: &PathBuf| follow(root).map(|place| place.real().to_owned()).ok();
         let zvols = shown.first().and_then(real);
         let folders = shown.iter().skip(1).filter_map(real).collect();
-        Self { zpool: host.zpool.clone(), zvols, folders, shown, any }
+        let store = match &host.store {
+            Store::Directory(root) => Some(resolved(root)),
+            Store::Zfs => None,
+        };
+        Self { zpool: host.zpool.clone(), zvols, folders, store, shown, any }
     }
 
     /// The same with the disk's name in the error.
@@ -151,6 +159,7 @@ impl Rule {
     /// What a source is that is allowed, or is not there.
     fn look(&self, source: &Path) -> Result<Source, String> {
         let failed = |error: io::Error| format!("{{disk}}.source {}: {error}", source.display());
+        self.check_stored(source)?;
         if self.any && source.is_absolute() {
             return match fs::metadata(source) {
                 Ok(found) => kind(source, &found).map(Source::There),
@@ -187,6 +196,44 @@ impl Rule {
         }
     }
 
+    /// Refuses what is in the pool or the directory store and is no volume below `guests/`. Where nothing is
+    /// there yet, only what has the path of an image or a snapshot.
+    fn check_stored(&self, source: &Path) -> Result<(), String> {
+        let shown = source.display();
+        let refused =
+            format!("{{disk}}.source {shown} is in the store, but no volume below guests/");
+        let Ok(real) = fs::canonicalize(source) else {
+            let roots = self.store.iter().chain(&self.zvols);
+            let normal = lexically_normal(source);
+            let relative =
+                normal.iter().flat_map(|path| roots.clone().map(|it| path.strip_prefix(it)));
+            let is_other =
+                |path: &Path| path.starts_with("images") || path.to_string_lossy().contains('@');
+            return match relative.flatten().any(is_other) {
+                true => Err(refused),
+                false => Ok(()),
+            };
+        };
+        let in_store = self.store.as_ref().and_then(|store| real.strip_prefix(store).ok());
+        let is_device = fs::metadata(&real).is_ok_and(|it| it.file_type().is_block_device());
+        let zvol = if is_device { disk::zvol_name_at(&real).ok().flatten() } else { None };
+        let in_pool =
+            zvol.as_ref().and_then(|name| name.strip_prefix(&self.zpool)?.strip_prefix('/'));
+        let relative = match in_store {
+            Some(path) => path.to_string_lossy().into_owned(),
+            None => match in_pool {
+                Some(name) => name.to_owned(),
+                None => return Ok(()),
+            },
+        };
+        let pool = PoolName::parse(&self.zpool).ok();
+        let is_name = pool.is_some_and(|pool| pool.dataset(&relative).is_ok());
+        match relative.starts_with("guests/") && is_name {
+            true => Ok(()),
+            false => Err(refused),
+        }
+    }
+
     fn is_in_zvols(&self, real: &Path) -> bool {
         self.zvols.as_ref().is_some_and(|zvols| real.starts_with(zvols))
     }
@@ -202,9 +249,7 @@ impl Rule {
 
     /// Whether a device is a volume of the pool, by its own word.
     fn is_volume(&self, device: &Path) -> io::Result<bool> {
-        let device = files::straight(OpenOptions::new().read(true)).open(device)?;
-        // Devices of other kinds refuse to say a name.
-        let name = disk::zvol_name(&device).unwrap_or_default();
+        let name = disk::zvol_name_at(device)?.unwrap_or_default();
         Ok(name.strip_prefix(&self.zpool).is_some_and(|rest| rest.starts_with('/')))
     }
 

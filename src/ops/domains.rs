@@ -9,14 +9,19 @@ use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use log::warn;
 
 use crate::guest::domain::{Disk, VirDomain};
+use crate::guest::wire::Guest;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::disks::resolved;
+use crate::ops::images::guest_of;
+use crate::ops::{self, Libvirt};
 use crate::os::files;
-use crate::storage::InUse;
+use crate::pool::{Hold, Lane};
+use crate::storage::{self, InUse, Volumes};
 
 /// The longest chain of qcow2 files that is followed (libvirt allows 200).
 const CHAIN_MAX: usize = 200;
@@ -184,6 +189,88 @@ fn qcow2_backing_file(path: &Path) -> Option<PathBuf> {
     let name = String::from_utf8(name).ok()?;
     let name = name.strip_prefix("file:").unwrap_or(&name);
     Some(path.parent().unwrap_or(Path::new("/")).join(name))
+}
+
+impl Libvirt {
+    /// Why the sources that a caller has handed in for the guest `id` cannot be its disks, each with its
+    /// place in the request: a volume of the store that has another guest's mark, or that another domain
+    /// uses. Sources outside the store are not looked at.
+    ///
+    /// # Errors
+    /// When libvirt or storage cannot be asked.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn refused_sources(
+        &self,
+        verb: &str,
+        id: &str,
+        sources: Vec<(String, String)>,
+        hold: Option<&Hold>,
+        deadline: Instant,
+    ) -> Result<Vec<ops::Error>, ops::Error> {
+        if sources.is_empty() {
+            return Ok(Vec::new());
+        }
+        let own = id.to_owned();
+        let look = move |volumes: &dyn Volumes| {
+            let named = sources.into_iter().filter_map(|(place, source)| {
+                let name = volumes.name_of(Path::new(&source))?;
+                Some((place, source, name))
+            });
+            named
+                .map(|(place, source, name)| {
+                    // By their names they are the guest's own, and nobody else's mark is on them.
+                    let owner = match guest_of(&name) == Some(&own) {
+                        true => None,
+                        false => volumes.volume(&name, deadline)?.owner,
+                    };
+                    Ok((place, source, name, owner.filter(|owner| *owner != own)))
+                })
+                .collect::<Result<Vec<_>, storage::Error>>()
+        };
+        let stored = self.on_storage(verb, id, hold, deadline, look)?;
+        if stored.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked = id.to_owned();
+        let uses = move |connection: &Connection| Ok(in_use_by_others(connection, &asked)?);
+        let in_use = self.read(Lane::Read, verb, id, deadline, uses)?;
+        let refused = stored.into_iter().filter_map(|(place, source, name, owner)| {
+            if let Some(owner) = owner {
+                let why = format!("{place}.source {source} is a volume of guest {owner}");
+                return Some(ops::Error::Invalid(why));
+            }
+            let by = in_use.by(Path::new(&source))?;
+            Some(ops::Error::Taken(format!("{place}.source {source}: {name} is used by {by}")))
+        });
+        Ok(refused.collect())
+    }
+
+    /// The same where all of them have to be right.
+    ///
+    /// # Errors
+    /// The first of [`Libvirt::refused_sources`]; as that.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn check_sources(
+        &self,
+        verb: &str,
+        id: &str,
+        sources: Vec<(String, String)>,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), ops::Error> {
+        let refused = self.refused_sources(verb, id, sources, Some(hold), deadline)?;
+        refused.into_iter().next().map_or(Ok(()), Err)
+    }
+}
+
+/// The sources that a guest's disks name, each with its place in the request.
+pub(super) fn sources(guest: &Guest) -> Vec<(String, String)> {
+    let disks = guest.disks.iter().enumerate().filter(|(_, disk)| !disk.source.is_empty());
+    disks.map(|(index, disk)| (format!("disks[{index}]"), disk.source.clone())).collect()
 }
 
 #[cfg(test)]

@@ -4,13 +4,15 @@
 #![expect(unsafe_code, reason = "ioctl, lseek with SEEK_DATA and statvfs have no safe form in std")]
 
 use std::ffi::{CStr, CString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use crate::os::files;
 
 /// Longest name that [`zvol_name`] reads, with its end mark; part of the ioctl's number.
 const ZVOL_NAME_BYTES: usize = 256;
@@ -31,6 +33,15 @@ pub fn zvol_name(device: &File) -> io::Result<String> {
     }
     let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
     name.to_str().map(str::to_owned).map_err(io::Error::other)
+}
+
+/// The same of the device at a path, which is opened for that; `None` for a device of another kind.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn zvol_name_at(path: &Path) -> io::Result<Option<String>> {
+    let device = files::straight(OpenOptions::new().read(true)).open(path)?;
+    Ok(zvol_name(&device).ok())
 }
 
 /// Makes `to` share all content with `from` (a reflink). `false` where the file system cannot, or

@@ -19,6 +19,7 @@ mod types;
 mod zfs;
 
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -169,6 +170,10 @@ pub trait Volumes: Send + Sync {
     /// # Errors
     /// [`Error::NotFound`], also for what is not a volume.
     fn volume(&self, name: &Dataset, deadline: Instant) -> Result<Volume, Error>;
+
+    /// The name of the volume that a path leads to, its links resolved; `None` for a path outside the store,
+    /// or where nothing is. Asks the system alone, not `zfs`.
+    fn name_of(&self, path: &Path) -> Option<Dataset>;
 
     /// Destroys a dataset below `guests/`, whoever made it; with [`Reach::Below`] all that is below
     /// it and its snapshots. What is in use is left and reported.

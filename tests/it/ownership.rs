@@ -2,6 +2,7 @@
 //! rolled back or resized, whatever a mark or a request says. On a real libvirtd with a directory store.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -252,5 +253,77 @@ fn delete_removes_no_network_that_is_not_a_guests() {
     for name in ["own-plain", "02:00:00:00:93:01"] {
         bed.stack.virsh_ok(&["net-undefine", name]);
     }
+    bed.agent.end();
+}
+
+#[test]
+fn only_volumes_of_the_guest_are_sources_in_the_store() {
+    let Some(bed) = Bed::new() else { return };
+    bed.make("own-first", 4);
+    assert_eq!(
+        bed.store_error("CreateSnapshot", &json!({ "id": "guests/own-first/disk-0", "dest": "s" })),
+        None
+    );
+    let raw = bed.store.path().join("raw");
+    fs::write(&raw, vec![0; 1 << 20]).expect("the directory takes files");
+    let import = Command::new(crate::agent::PROGRAM)
+        .args(["--config", "/dev/null", "--storage"])
+        .arg(format!("directory:{}", bed.store.path().display()))
+        .args(["image", "import"])
+        .arg(&raw)
+        .arg("base")
+        .output();
+    assert!(import.as_ref().is_ok_and(|output| output.status.success()), "{import:?}");
+
+    let store = bed.store.path();
+    let link = store.with_extension("link");
+    symlink(store.join("images/base"), &link).expect("a link can be made");
+    let with = |source: PathBuf| {
+        json!({
+            "id": "own-thief", "type": "qemu", "memory": 32, "cpu": 1,
+            "disks": [{ "source": source.display().to_string() }],
+        })
+    };
+    for (source, why) in [
+        (store.join("images/base"), "is in the store, but no volume below guests/"),
+        (store.join("images/base@image"), "is in the store, but no volume below guests/"),
+        (link.clone(), "is in the store, but no volume below guests/"),
+        (raw, "is in the store, but no volume below guests/"),
+        (store.join("guests/own-first/disk-0@s"), "is in the store, but no volume below guests/"),
+        (store.join("guests/own-first/disk-0#"), "is in the store, but no volume below guests/"),
+        (store.join("guests/own-first/disk-0"), "is a volume of guest own-first"),
+    ] {
+        let guest = with(source);
+        for verb in ["CreateGuest", "Create"] {
+            let error = bed.agent.error(verb, &guest);
+            assert!(error.contains(why), "{verb} {guest}: {error}");
+        }
+        let plan = bed.agent.call_with(
+            "CreateGuest",
+            &json!({ "guest": guest, "args": { "mistify.dry_run": "true" } }),
+        );
+        assert!(plan["result"]["plan"]["problems"].to_string().contains(why), "{plan}");
+    }
+    fs::remove_file(&link).expect("it is there");
+    let names = bed.stack.virsh_ok(&["list", "--all", "--name"]);
+    assert!(!names.contains("own-thief"), "{names}");
+
+    // A volume without a mark that a guest has already is not another's as well.
+    let shared = json!({ "id": "guests/own-both/disk-0", "size": 1 });
+    assert_eq!(bed.store_error("CreateVolume", &shared), None);
+    let source = store.join("guests/own-both/disk-0").display().to_string();
+    let disk = json!({ "source": source });
+    let attach = |id: &str| {
+        bed.agent.call_with("AttachDisk", &json!({ "guest": { "id": id }, "disk": disk }))
+    };
+    assert_eq!(attach("own-first")["error"], Value::Null);
+    bed.make("own-later", 4);
+    let answer = attach("own-later").to_string();
+    assert!(answer.contains("is used by domain own-first"), "{answer}");
+    for id in ["own-first", "own-later"] {
+        bed.agent.ok("Delete", &json!({ "id": id }));
+    }
+    let image = fs::metadata(store.join("images/base")).expect("the image");
+    assert_eq!(image.permissions().mode() & 0o777, 0o400);
     bed.agent.end();
 }

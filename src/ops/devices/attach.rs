@@ -97,6 +97,10 @@ impl Libvirt {
             }
             None => disk.device = here.free_device(&disk.device)?,
         }
+        if !asked.source.is_empty() {
+            let source = vec![("disk".to_owned(), asked.source.clone())];
+            self.check_sources(DISK_VERB, &guest.id, source, hold, deadline)?;
+        }
         let own = here.own.as_ref().filter(|_| found.is_none()).cloned();
         if let Some(own) = &own {
             steps = self.give_volume(guest, &mut disk, own, &here, steps, (hold, deadline))?;

@@ -11,6 +11,7 @@ use crate::guest::wire::verbs::PlanStep;
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::{Code, Connection};
 use crate::ops::create::{definition, same_or_exists};
+use crate::ops::domains::sources;
 use crate::ops::networks::Standing;
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::volumes::{fill, wants_volumes};
@@ -80,6 +81,11 @@ impl Libvirt {
             }
             return Ok(is_begun);
         }
+        let handed_in = sources(&request);
+        let refused =
+            self.refused_sources("plan CreateGuest", &request.id, handed_in, None, deadline);
+        let refused = forecast.unless_failed("sources", refused)?.unwrap_or_default();
+        forecast.problems.extend(refused.into_iter().map(Problem::Error));
         let sources = self.foresee_sources(forecast, &fresh, deadline)?;
         if let Some(sources) = sources.filter(|_| is_free) {
             let domain = definition(&forecast.guest, request, &self.host, &sources);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -22,6 +22,8 @@ const SECTOR_BYTES: u64 = 512;
 /// How often a lock file is opened anew that was removed meanwhile.
 const LOCK_TRIES: usize = 10;
 const LOCK_MODE: u32 = 0o600;
+/// An image is read by the agent's user and written by nobody.
+const IMAGE_MODE: u32 = 0o400;
 
 /// The lock of an image's id, for as long as this value lives. The file goes first, then the lock.
 struct ImageLock {
@@ -123,6 +125,9 @@ impl DirectoryStore {
         let draft = self.draft(&images)?;
         draft.set_size(round_up(size_bytes, SECTOR_BYTES))?;
         write(&draft.path).map_err(at("write image", &path))?;
+        // Its clones are copies: nobody writes into an image, be it by a guest that has it as a disk.
+        let read_only = fs::Permissions::from_mode(IMAGE_MODE);
+        draft.file.set_permissions(read_only).map_err(at("protect", &path))?;
         let snapshot = self.snapshot_path(&name.snapshot(SNAPSHOT)?);
         draft.replace(&snapshot)?;
         // The image is there with its second name. An import that was cut off before it left a

@@ -143,6 +143,12 @@ impl Volumes for DirectoryStore {
         self.volume_at(name)?.ok_or_else(|| not_found(name))
     }
 
+    fn name_of(&self, path: &Path) -> Option<Dataset> {
+        let root = fs::canonicalize(&self.root).ok()?;
+        let real = fs::canonicalize(path).ok()?;
+        self.pool.dataset(real.strip_prefix(root).ok()?.to_str()?).ok()
+    }
+
     fn delete(
         &self,
         name: &Dataset,

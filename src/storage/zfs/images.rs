@@ -160,6 +160,8 @@ impl ZfsStore {
         // A snapshot has what reached the pool, not what the kernel still keeps for the device.
         let synced = File::options().write(true).open(&device).and_then(|it| it.sync_all());
         synced.map_err(|error| writing(name, error))?;
+        // Nobody writes into an image, be it by a guest that has it as a disk; clones do not inherit this.
+        self.zfs.succeed(&["set", "readonly=on", name.as_str()], self.soon())?;
         let snapshot = name.snapshot(SNAPSHOT)?;
         self.zfs.succeed(&["snapshot", "--", snapshot.as_str()], self.soon()).map(drop)
     }
@@ -184,7 +186,7 @@ impl ZfsStore {
             at.is_some() && since.elapsed() >= self.zfs.limits.progress
         };
         // Not mounted, whatever it is.
-        let words = ["receive", "-u", "--", name.as_str()];
+        let words = ["receive", "-u", "-o", "readonly=on", "--", name.as_str()];
         let output = self.zfs.run_until(&words, Stdio::from(own), late)?;
         if says_no_space(&output) {
             return Err(Error::NoSpace { needed_bytes: 0, free_bytes: 0 });

@@ -17,8 +17,9 @@ mod snapshots;
 mod stream;
 mod survey;
 
+use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use self::delegation::{PERMISSIONS, Who};
@@ -26,6 +27,7 @@ pub use self::delegation::{PERMISSIONS, Who};
 use self::command::{Output, Zfs};
 use self::listing::{COLUMNS, Entry, Kind};
 use crate::config::StorageLimits;
+use crate::os::disk;
 use crate::storage::{
     Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Newer, Planned, Plans, PoolName,
     Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
@@ -236,6 +238,11 @@ impl Volumes for ZfsStore {
         let entry = self.look_at(name.as_str(), deadline)?;
         let entry = entry.filter(|entry| entry.kind == Kind::Volume);
         entry.and_then(|entry| self.volume_of(&entry)).ok_or_else(|| not_found(name))
+    }
+
+    fn name_of(&self, path: &Path) -> Option<Dataset> {
+        let device = fs::canonicalize(path).ok()?;
+        self.pool.full_dataset(&disk::zvol_name_at(&device).ok()??).ok()
     }
 
     fn delete(
