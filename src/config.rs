@@ -37,6 +37,12 @@ pub const DEADLINE_S_MAX: u64 = 3600;
 pub const GUEST_NICS_MAX: usize = 64;
 /// Disks of one guest: no guest on a host of ours comes near it.
 pub const GUEST_DISKS_MAX: usize = 256;
+/// Metadata of one guest, in bytes as XML has them: it is read with the definition, by every caller of
+/// libvirt, and stands in it twice.
+pub const GUEST_METADATA_BYTES: usize = 64 * 1024;
+/// The definition of one guest, in bytes of XML: libvirt hands out no text above 4 MiB
+/// (`REMOTE_STRING_MAX`), and adds to what it is given.
+pub const GUEST_DEFINITION_BYTES: usize = 1024 * 1024;
 /// How deep arrays and objects of a request may nest: as deep as Go's decoder takes them.
 pub const JSON_DEPTH_MAX: usize = 10_000;
 /// Calls of one batch: a look at every guest of a large host takes a few, and one batch is one

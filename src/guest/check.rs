@@ -5,8 +5,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::config::{BridgeType, GUEST_DISKS_MAX, GUEST_NICS_MAX, HostConfig, VncListen};
+use crate::config::{
+    BridgeType, GUEST_DISKS_MAX, GUEST_METADATA_BYTES, GUEST_NICS_MAX, HostConfig, VncListen,
+};
 use crate::guest::wire::{Disk, Guest, Nic};
+use crate::guest::xml::escaped_bytes;
 
 /// The longest guest id in bytes. libvirt makes file names of it, the longest of them
 /// `<id>.xml.new`, and a file name has at most 255.
@@ -58,6 +61,13 @@ pub enum Fault {
     RepeatedMac,
     /// VLAN tags on a host with Linux bridges.
     TagsOnLinuxBridge,
+    /// It is larger than a definition may hold.
+    TooLarge {
+        /// Its size as XML.
+        bytes: usize,
+        /// The size that it may have.
+        max: usize,
+    },
     /// A VNC port that is none.
     NotVncPort(i64),
     /// A port below the first that qemu gives to displays.
@@ -95,6 +105,9 @@ impl fmt::Display for Fault {
             Self::NoMac => f.write_str(" is missing: the network of the NIC is named by it"),
             Self::RepeatedMac => f.write_str(" stands at another NIC too"),
             Self::TagsOnLinuxBridge => f.write_str(": a Linux bridge carries no VLAN tags"),
+            Self::TooLarge { bytes, max } => {
+                write!(f, " has {bytes} bytes as XML, more than {max}")
+            }
             Self::LowVncPort(port) => {
                 write!(f, ": {port} is below {VNC_PORT_MIN}, the first port for displays")
             }
@@ -337,7 +350,14 @@ pub fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Invalid
         check_text(name, || "a name in metadata".to_owned())?;
         check_text(value, || format!("metadata[{name:?}]"))?;
     }
-    Ok(())
+    let pairs = metadata.iter().map(|(name, value)| escaped_bytes(name) + escaped_bytes(value));
+    match pairs.sum() {
+        bytes if bytes > GUEST_METADATA_BYTES => Err(Invalid::Member {
+            member: "metadata".to_owned(),
+            fault: Fault::TooLarge { bytes, max: GUEST_METADATA_BYTES },
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Checks a text that libvirt keeps in XML of its own, which it writes with raw tabs and line ends:

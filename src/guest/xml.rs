@@ -177,6 +177,16 @@ fn write_element(writer: &mut Writer<Vec<u8>>, element: &Element) -> std::io::Re
     writer.write_event(Event::End(BytesEnd::new(element.name.as_str())))
 }
 
+/// How many bytes a text has in XML at most, where its special characters are references.
+pub(crate) fn escaped_bytes(text: &str) -> usize {
+    let bytes = |c: char| match c {
+        '<' | '>' | '&' | '"' | '\'' => "&quot;".len(),
+        c if c < ' ' => "&#x1F;".len(),
+        c => c.len_utf8(),
+    };
+    text.chars().map(bytes).sum()
+}
+
 /// Writes each of `specials` as a character reference.
 fn escape<'a>(raw: &'a str, specials: &[char]) -> Cow<'a, str> {
     if !raw.contains(specials) {

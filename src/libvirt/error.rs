@@ -108,6 +108,9 @@ pub struct Error {
     pub call: &'static str,
 }
 
+/// What libvirt says of a message above its protocol's bounds (`virNetMessageEncodePayload`).
+const TOO_LARGE: &str = "Unable to encode message payload";
+
 impl Error {
     /// Whether the connection is gone, so that a new one may do better.
     ///
@@ -115,7 +118,9 @@ impl Error {
     /// fails to start raises the same codes, and reconnecting would not help it.
     pub fn connection_lost(&self) -> bool {
         match self.code {
-            Code::RPC | Code::INVALID_CONN => true,
+            // An answer that is too large for the protocol is an answer.
+            Code::RPC => !self.message.contains(TOO_LARGE),
+            Code::INVALID_CONN => true,
             Code::SYSTEM_ERROR | Code::INTERNAL_ERROR => {
                 self.domain == Origin::RPC || self.domain == Origin::REMOTE
             }

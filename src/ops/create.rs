@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::HostConfig;
+use crate::config::{GUEST_DEFINITION_BYTES, HostConfig};
 use crate::events::What;
 use crate::guest::check::{check_definition, check_definition_with_networks};
 use crate::guest::domain::{SourceKind, VirDomain};
@@ -104,6 +104,7 @@ impl Libvirt {
                 }
                 None => {
                     let sources = disks::judge(&made, &host)?;
+                    check_size(&VirDomain::for_guest(&made, &host, &sources).domain_xml())?;
                     new_domain(session.connection()?, &made, &host, &sources)?
                 }
             };
@@ -139,6 +140,10 @@ fn make(
 ) -> Result<Vec<String>, Error> {
     let exists = is_there(session, &request)?;
     let sources = if exists.is_some() { Vec::new() } else { disks::judge(guest, host)? };
+    let xml = definition(guest, request, host, &sources).domain_xml();
+    if exists.is_none() {
+        check_size(&xml)?;
+    }
     // Also for a guest that is there: a network that somebody removed or stopped belongs to it.
     for nic in &guest.nics {
         let connection = session.connection()?;
@@ -148,9 +153,8 @@ fn make(
     if let Some(devices) = exists {
         return Ok(devices);
     }
-    let domain = definition(guest, request, host, &sources);
     steps.note(Step::Domain { uuid: None })?;
-    let defined = session.connection()?.define_domain(&domain.domain_xml());
+    let defined = session.connection()?.define_domain(&xml);
     match defined {
         Ok(_) => Ok(Vec::new()),
         Err(cause) => Err(failed_to(format!("define domain {}", guest.id), cause.into())),
@@ -167,6 +171,16 @@ pub(super) fn definition(
     let mut domain = VirDomain::for_guest(guest, host, sources);
     domain.metadata.guest = Some(request);
     domain
+}
+
+/// Refuses a definition that libvirt might not hand out again.
+fn check_size(xml: &str) -> Result<(), Error> {
+    match xml.len() {
+        bytes if bytes > GUEST_DEFINITION_BYTES => Err(Error::Invalid(format!(
+            "the guest's definition has {bytes} bytes, more than {GUEST_DEFINITION_BYTES}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn failed_to(step: String, cause: Error) -> Error {

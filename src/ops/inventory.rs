@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use log::warn;
+
 use crate::config::fixed::{LIST_GUESTS, LIST_GUESTS_MAX};
 use crate::guest::domain::{KIB_PER_MIB, VirDomain};
 use crate::guest::state::{STATE_NAMES, State};
@@ -128,10 +130,18 @@ impl Wanted {
         if self.metadata.is_empty() {
             return Ok(true);
         }
-        // XML that nobody can read has no metadata that could be wanted.
-        let Ok(found) = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?) else {
-            return Ok(false);
+        // A definition that nobody can read has no metadata that could be wanted, and keeps no page.
+        let xml = match domain.xml(XmlKind::Inactive) {
+            Err(error) if error.code == Code::NO_DOMAIN || error.connection_lost() => {
+                return Err(error);
+            }
+            Err(error) => {
+                warn!("cannot read the definition of a domain: {error}");
+                return Ok(false);
+            }
+            Ok(xml) => xml,
         };
+        let Ok(found) = VirDomain::from_xml(&xml) else { return Ok(false) };
         let parameters = found.metadata.user_metadata.parameters;
         let has = |(name, value): (&String, &String)| {
             parameters.iter().any(|found| found.name == *name && found.value == *value)

@@ -132,7 +132,7 @@ fn table() -> Vec<String> {
     } = Config::default();
     let (requests, names) = constants!(CONFIG;
         config::DEADLINE_S_MAX, config::GUEST_NICS_MAX, config::GUEST_DISKS_MAX,
-        config::JSON_DEPTH_MAX, config::BATCH_CALLS_MAX, config::BATCH_AT_ONCE,
+        config::GUEST_METADATA_BYTES, config::GUEST_DEFINITION_BYTES, config::JSON_DEPTH_MAX, config::BATCH_CALLS_MAX, config::BATCH_AT_ONCE,
         config::BATCH_ANSWER_BYTES,
     );
     assert_eq!(names, constants_of(CONFIG), "each constant has its row");

@@ -327,3 +327,58 @@ fn only_volumes_of_the_guest_are_sources_in_the_store() {
     assert_eq!(image.permissions().mode() & 0o777, 0o400);
     bed.agent.end();
 }
+
+#[test]
+fn metadata_that_libvirt_cannot_hand_out_is_refused() {
+    let Some(bed) = Bed::new() else { return };
+    let with = |value: String| {
+        json!({
+            "id": "own-large", "type": "qemu", "memory": 32, "cpu": 1, "metadata": { "k": value },
+            "nics": [{ "network": "mistify0", "model": "virtio", "mac": "02:00:00:00:93:07" }],
+        })
+    };
+    for value in ["x".repeat(65_536), "&".repeat(11_000), "\"".repeat(1_000_000 / 6)] {
+        let guest = with(value);
+        for verb in ["CreateGuest", "Create"] {
+            let error = bed.agent.error(verb, &guest);
+            assert!(error.contains("metadata has ") && error.contains(" bytes as XML"), "{error}");
+        }
+    }
+    let guest = with("&\"".repeat(5_000));
+    bed.agent.ok("CreateGuest", &guest);
+    bed.agent.ok("CreateGuest", &guest);
+    let error = bed.agent.error("SetMetadata", &with("x".repeat(65_536)));
+    assert!(error.contains("metadata has 65537 bytes as XML, more than 65536"), "{error}");
+    bed.agent.ok("Delete", &json!({ "id": "own-large" }));
+    bed.agent.end();
+}
+
+#[test]
+fn an_unreadable_domain_keeps_no_other_guests_verb() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let uri = stack.uri();
+    let agent = Agent::start(&["--libvirt-uri", &uri, "--bridge-type", "linux"]);
+    // Above what libvirt's protocol hands out (4 MiB), as a text of XML's special characters becomes.
+    let metadata = format!("<m:m xmlns:m='urn:m'>{}</m:m>", "&amp;".repeat(900_000));
+    let xml = format!(
+        "<domain type='qemu'><name>huge</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+         <os><type>hvm</type></os><metadata>{metadata}</metadata></domain>"
+    );
+    assert!(fs::create_dir_all(stack.path("/etc/libvirt/qemu")).is_ok());
+    stack.signal_libvirtd("KILL");
+    let xml = xml.replace("<name>", "<uuid>5f4e3d2c-1b0a-4948-8776-655443322119</uuid><name>");
+    fs::write(stack.path("/etc/libvirt/qemu/huge.xml"), xml).expect("it can be written");
+    stack.start_libvirtd();
+    assert!(!stack.virsh(&["dumpxml", "huge"]).status.success(), "libvirt hands it out");
+
+    let guest = json!({
+        "id": "beside", "type": "qemu", "memory": 32, "cpu": 1, "metadata": { "owner": "a" },
+        "nics": [{ "network": "mistify0", "model": "virtio", "mac": "02:00:00:00:93:08" }],
+    });
+    agent.ok("CreateGuest", &guest);
+    let listed = agent.call_with("List", &json!({ "metadata": { "owner": "a" } }));
+    assert_eq!(listed["result"]["guests"][0]["id"], "beside", "{listed}");
+    agent.ok("Delete", &json!({ "id": "beside" }));
+    assert!(!stack.virsh_ok(&["list", "--all", "--name"]).contains("beside"));
+    agent.end();
+}
