@@ -43,7 +43,9 @@ impl Log {
 
     fn read(&self) -> String {
         let bytes = fs::read(self.path()).expect("the log can be read");
-        String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned()
+        // A line that is being written is not there yet.
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..end]).into_owned()
     }
 }
 

@@ -104,6 +104,13 @@ impl Scrape {
         self.age(guest, tier).is_some_and(|age| age < time)
     }
 
+    /// Whether no slow sample is under way, nor will be for some seconds: the last one, of all these guests,
+    /// began a short while ago, and no call is late.
+    fn is_at_rest(&self, guests: &[String]) -> bool {
+        let is_young = |guest: &String| self.age(guest, "slow").is_some_and(|age| age < 10.0);
+        guests.iter().all(is_young) && self.value("mistify_metrics_calls_late") == 0.0
+    }
+
     fn stuck(&self, guest: &str) -> Option<f64> {
         self.get(&format!("mistify_guest_stuck_seconds{{domain=\"{guest}\"}}"))
     }
