@@ -35,6 +35,9 @@ pub const LAST_ARRIVALS: Duration = Duration::from_millis(5);
 /// At a stop, for the first request of a connection that has had none: it may be on its way, and
 /// whoever is cut off there cannot know whether anything was done.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
+/// At a stop, for reads that run when no caller is left: nobody waits for their answers, and one that
+/// hangs on an emulator would keep the stop.
+pub const LATE_READS: Duration = Duration::from_secs(1);
 /// Between two log lines about the same kind of trouble, however often it comes.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two tries to lock the journal: whoever has it ends within milliseconds.

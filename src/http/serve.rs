@@ -104,7 +104,7 @@ impl Libvirt {
     /// When threads cannot be started or signals not waited for.
     ///
     /// # Blocking
-    /// Until the signal, and then up to twice [`Deadlines::drain`](crate::config::Deadlines::drain).
+    /// Until the signal, and then up to [`Deadlines::drain`](crate::config::Deadlines::drain).
     pub fn serve(
         self,
         fronts: Fronts,
@@ -142,17 +142,19 @@ impl Libvirt {
         heartbeat.stop();
         agent.events().close();
         jobs.tell_to_stop();
-        let jobs_by = Instant::now() + drain;
+        // One bound for the whole stop: a service manager's is not much longer.
+        let stopped_by = Instant::now() + drain;
+        let left = || stopped_by.saturating_duration_since(Instant::now());
         for front in images.iter().chain(&metrics) {
             // So that all have the same time.
             front.tell_to_stop(drain);
         }
         let ended = [
-            running.stop(drain),
-            images.is_none_or(|images| images.stop(drain)),
-            metrics.is_none_or(|metrics| metrics.stop(drain)),
-            jobs.stop(jobs_by),
-            agent.stop(drain),
+            running.stop(left()),
+            images.is_none_or(|images| images.stop(left())),
+            metrics.is_none_or(|metrics| metrics.stop(left())),
+            jobs.stop(stopped_by),
+            agent.stop(left()),
         ];
         keeper.stop();
         if ended.contains(&false) {

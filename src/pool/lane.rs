@@ -262,6 +262,11 @@ impl<S: 'static> Queue<S> {
         }
     }
 
+    /// Which lane it is.
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
+    }
+
     /// Waits for the workers of a closed lane to end; whether all did.
     ///
     /// # Blocking

@@ -42,6 +42,7 @@ use self::posted::Posted;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::PoolLimits;
+use crate::config::fixed::LATE_READS;
 
 pub(crate) use self::error::Span;
 pub use self::error::{Error, Full, Ration, Running};
@@ -269,7 +270,8 @@ impl<S: 'static> Pool<S> {
 
     /// Ends the pool: new callers are told `Stopping`, and so are those that wait for a key. Verbs
     /// that hold their key and jobs that were queued get `grace` to end; what is still queued then
-    /// is answered `Stopping` and never runs. Returns whether everything ended.
+    /// is answered `Stopping` and never runs. A read that runs when all callers are answered gets
+    /// [`LATE_READS`]. Returns whether everything ended.
     ///
     /// # Blocking
     /// Up to `grace`.
@@ -280,7 +282,11 @@ impl<S: 'static> Pool<S> {
             queue.close();
         }
         // Each is joined, also after one that did not end.
-        let ended = self.queues().map(|queue| queue.join(deadline));
+        let reads_by = deadline.min(Instant::now() + LATE_READS);
+        let ended = self.queues().map(|queue| match queue.lane() {
+            Lane::Read => queue.join(reads_by),
+            Lane::Control | Lane::Urgent | Lane::Storage => queue.join(deadline),
+        });
         callers_left && !ended.contains(&false)
     }
 

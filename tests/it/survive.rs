@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::skip::require;
-use crate::stack::Stack;
-use crate::support::{Scratch, wait_until};
+use crate::stack::{BlockDevice, Stack};
+use crate::support::{Scratch, signal, wait_until};
 use crate::undo::Obstacle;
 
 /// Longer than a loaded machine needs for what takes seconds.
@@ -264,6 +264,26 @@ fn a_stop_ends_in_time_and_what_still_runs_is_settled_by_the_next_start() {
     agent.ok("Delete", &agent.ok("CreateGuest", &guest)["guest"]);
     assert_eq!(in_libvirt(&stack), before);
     agent.end();
+}
+
+#[test]
+fn a_read_that_hangs_does_not_keep_a_stop() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
+    stack.boot("qemu", "hung", &disk);
+    // A stop may take as long as a change, and 5 s.
+    let agent = Agent::start(&["--libvirt-uri", &stack.uri(), "--deadline-change", "600"]);
+    let hung = json!({ "id": "hung", "disks": [{ "device": "vda" }] });
+    agent.ok("Status", &hung);
+    signal(stack.qemu_pid("hung").expect("it runs"), "STOP");
+    let params = json!({ "guest": hung, "args": { "mistify.timeout": "1" } });
+    let answer = agent.call_with("DiskMetrics", &params);
+    assert!(answer["error"].as_str().is_some_and(|it| it.starts_with("deadline: ")), "{answer}");
+
+    agent.signal("TERM");
+    let asked = Instant::now();
+    assert!(agent.wait().success());
+    assert!(asked.elapsed() < Duration::from_secs(300), "{:?}", asked.elapsed());
 }
 
 #[test]

@@ -128,6 +128,19 @@ fn stop_leaves_a_stuck_job_after_its_grace_and_answers_the_queued() {
 }
 
 #[test]
+fn stop_does_not_wait_for_a_read_that_hangs() {
+    let pool = pool(&limits());
+    let (release, hang) = bounded::<()>(0);
+    let hang = move |_: &mut State| hang.recv();
+    let late = pool.run(Lane::Read, soon("hangs"), None, hang);
+    assert!(matches!(late, Err(Error::Late { .. })), "{late:?}");
+    let began = Instant::now();
+    assert!(!pool.stop(10 * FAR));
+    assert!(began.elapsed() < FAR, "{:?}", began.elapsed());
+    drop(release);
+}
+
+#[test]
 fn dropping_the_pool_does_not_wait_for_a_stuck_job_and_the_late_handler_still_runs() {
     let pool = pool(&limits());
     let (undone, wait_undone) = unbounded();
