@@ -114,7 +114,18 @@ pub enum Step {
         networks: Vec<String>,
         /// Whether the guest's volumes do.
         volumes: bool,
+        /// Whether the definition says that there are some, so that a store that is away is waited for.
+        #[serde(default = "yes")]
+        expected: bool,
+        /// Sources that a caller has supplied, which stay.
+        #[serde(default)]
+        kept: Vec<String>,
     },
+}
+
+/// What entries of former versions mean, which do not say it.
+fn yes() -> bool {
+    true
 }
 
 /// A verb that was begun and is not settled.

@@ -1,8 +1,7 @@
 //! Delete: a guest's domain and networks, gone; what a former attempt left included.
 
 use std::collections::BTreeSet;
-use std::mem;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,10 +16,10 @@ use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::disks::resolved;
 use crate::ops::keeper::Nudge;
 use crate::ops::steps::Steps;
-use crate::ops::volumes::wants_volumes;
+use crate::ops::volumes::{Expected, LeavingVolumes, complete, wants_volumes};
 use crate::ops::{Error, Libvirt, Session, domains, lifecycle, networks, respond, screens};
 use crate::pool::Hold;
-use crate::storage::{self, Id, Removal, Volumes, Whose};
+use crate::storage::{Id, Removal, Volumes, Whose, Why};
 
 impl Libvirt {
     /// Destroys the guest's domain if it runs in any way, undefines it, removes the networks of the
@@ -94,16 +93,13 @@ impl Libvirt {
             nudge.now();
         };
         let (mut removed, steps) = self.held("Delete", deadline, hold, work, late)?;
-        // Also where the definition says nothing of volumes: it may have been made anew without what this
-        // agent keeps in it, and the next guest of this id must not find them.
-        let Volumed { expected, kept, .. } = mem::take(&mut removed.volumes);
-        match self.destroy_volumes(&guest.id, expected, kept, hold, deadline) {
-            Ok(were_there) => removed.something |= were_there,
-            Err(error @ Error::VolumesLeft(_)) => {
-                end(steps, &self.looks.nudge());
-                return Err(error);
-            }
-            Err(error) => return Err(error),
+        // Also where the definition names no volumes: another tool may have defined the domain again without
+        // this agent's metadata, and the next guest of this id must not find them.
+        let removal = self.destroy_volumes(&guest.id, removed.volumes, hold, deadline)?;
+        removed.something |= !removal.destroyed.is_empty();
+        if let Err(error) = complete(&removal) {
+            end(steps, &self.looks.nudge());
+            return Err(error);
         }
         end(steps, &self.looks.nudge());
         Ok((removed.missing, removed.something))
@@ -128,9 +124,8 @@ fn finish_late(
     removed: Removed,
     steps: Steps,
 ) {
-    let outcome = destroy_late(session, volumes, id, removed.volumes.kept);
-    let outcome = outcome.and_then(|()| Ok(steps.settled()?));
-    match outcome {
+    let outcome = destroy_late(session, volumes, id, removed.volumes);
+    match outcome.and_then(|()| Ok(steps.settled()?)) {
         Ok(()) => info!("guest {id:?}: a late Delete was finished"),
         Err(error) => warn!("guest {id:?}: finish a late Delete: {error}"),
     }
@@ -140,15 +135,33 @@ fn destroy_late(
     session: &mut Session,
     volumes: &dyn Volumes,
     id: &str,
-    kept: Vec<PathBuf>,
+    leaving: LeavingVolumes,
 ) -> Result<(), Error> {
     let Ok(guest) = Id::parse(id) else { return Ok(()) };
+    let LeavingVolumes { expected, kept } = leaving;
     let mut in_use = session.read(|connection| Ok(domains::in_use_by_others(connection, id)?))?;
     kept.into_iter().for_each(|path| in_use.keep(path));
     let deadline = Instant::now() + TAKE_BACK;
     match volumes.destroy_guest(&guest, Whose::Marked, &in_use, deadline) {
-        Err(storage::Error::NotInstalled | storage::Error::PoolMissing { .. }) => Ok(()),
-        removal => Ok(removal.and_then(Removal::complete).map(drop)?),
+        Err(error) if expected.allows(&error) => Ok(()),
+        removal => report_left(id, &removal?),
+    }
+}
+
+/// What a Delete that no caller waits for does about volumes that stay: those that another domain uses are
+/// that domain's now, so that the Delete is done; all others are tried again.
+///
+/// # Errors
+/// [`Error::VolumesLeft`].
+pub(super) fn report_left(id: &str, removal: &Removal) -> Result<(), Error> {
+    let (used, others): (Vec<_>, Vec<_>) =
+        removal.left.iter().partition(|left| matches!(left.why, Why::Used(_)));
+    for left in used {
+        warn!("guest {id:?}: a volume stays: {left}");
+    }
+    match others.is_empty() {
+        true => Ok(()),
+        false => Err(Error::VolumesLeft(others.iter().map(ToString::to_string).collect())),
     }
 }
 
@@ -169,20 +182,7 @@ struct Removed {
     /// Whether anything was removed.
     something: bool,
     /// What the domain said of the guest's volumes.
-    volumes: Volumed,
-}
-
-/// What a domain says of the volumes that go with it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Volumed {
-    /// Whether this agent made some, by what it keeps with the domain.
-    pub(super) expected: bool,
-    /// Whether a recovery, which has no definition to read any more, destroys the volumes with the guest's
-    /// mark: not where all may have been handed in.
-    pub(super) in_recovery: bool,
-    /// Sources that were handed in, by what is kept with the domain: their maker destroys them. None where
-    /// nothing is kept.
-    pub(super) kept: Vec<PathBuf>,
+    volumes: LeavingVolumes,
 }
 
 fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Removed, Error> {
@@ -194,11 +194,11 @@ fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Rem
     let connection = session.connection()?;
     let (names, volumes) = leaving(connection, guest, domain.as_ref())?;
     if let Some(domain) = domain {
-        note_leaving(steps, &names, volumes.in_recovery, Some(domain.uuid()?));
+        note_leaving(steps, &names, &volumes, Some(domain.uuid()?));
         destroy_if_active(&domain)?;
         undefine(&domain)?;
     } else if !names.is_empty() {
-        note_leaving(steps, &names, volumes.in_recovery, None);
+        note_leaving(steps, &names, &volumes, None);
     }
     let removed = networks::remove_all(connection, &guest.id, &names)?;
     Ok(Removed { missing, something: removed > 0, volumes })
@@ -210,21 +210,26 @@ pub(super) fn leaving(
     connection: &Connection,
     guest: &Guest,
     domain: Option<&Domain>,
-) -> Result<(BTreeSet<String>, Volumed), Error> {
+) -> Result<(BTreeSet<String>, LeavingVolumes), Error> {
     let mut names: BTreeSet<String> = guest.nics.iter().map(|nic| nic.mac.clone()).collect();
     names.remove("");
     let Some(domain) = domain else {
-        return Ok((names, Volumed { in_recovery: true, ..Volumed::default() }));
+        let volumes = LeavingVolumes { expected: Expected::Unknown, kept: Vec::new() };
+        return Ok((names, volumes));
     };
     let found = definition(domain, &guest.id)?;
     names.extend(networks_made(connection, &found, &guest.id)?);
     let Metadata { guest: request, besides, .. } = &found.metadata;
-    let handed_in = request.iter().flat_map(|request| &request.disks);
-    let handed_in = handed_in.filter(|disk| !disk.source.is_empty());
-    let volumes = Volumed {
-        expected: besides.volumes || request.as_ref().is_some_and(wants_volumes),
-        in_recovery: besides.volumes || request.as_ref().is_none_or(wants_volumes),
-        kept: handed_in.map(|disk| resolved(Path::new(&disk.source))).collect(),
+    let supplied = request.iter().flat_map(|request| &request.disks);
+    let supplied = supplied.filter(|disk| !disk.source.is_empty());
+    let volumes = LeavingVolumes {
+        expected: match request {
+            _ if besides.volumes => Expected::Some,
+            Some(request) if wants_volumes(request) => Expected::Some,
+            Some(_) => Expected::None,
+            None => Expected::Unknown,
+        },
+        kept: supplied.map(|disk| resolved(Path::new(&disk.source))).collect(),
     };
     Ok((names, volumes))
 }
@@ -234,13 +239,19 @@ pub(super) fn leaving(
 fn note_leaving(
     steps: &mut Steps,
     names: &BTreeSet<String>,
-    volumes: bool,
+    volumes: &LeavingVolumes,
     domain_uuid: Option<String>,
 ) {
     let networks = names.iter().cloned().collect();
     // Last what decides: without it the guest is whole, and a crash leaves it so.
     let domain = domain_uuid.map(|uuid| Step::Domain { uuid: Some(uuid) });
-    let leaving = [Some(Step::Leaving { networks, volumes }), domain];
+    let leaving = Step::Leaving {
+        networks,
+        volumes: volumes.expected != Expected::None,
+        expected: volumes.expected == Expected::Some,
+        kept: volumes.kept.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+    };
+    let leaving = [Some(leaving), domain];
     let noted = leaving.into_iter().flatten().try_for_each(|step| steps.note(step));
     if let Err(error) = noted {
         warn!("guest {:?}: a Delete that a crash may leave half done: {error}", steps.guest());

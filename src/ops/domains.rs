@@ -1,14 +1,14 @@
 //! What the definitions of the host's domains use: asked before a verb removes, rolls back, grows or
 //! adopts something that another domain may have.
 //!
-//! One round trip for the list and one or two for each domain, so a verb asks only where the answer
-//! decides.
+//! It costs a round trip for the list and two or three for each domain.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use log::warn;
@@ -37,10 +37,9 @@ pub(super) struct DomainUse {
     pub(super) is_unreadable: bool,
     /// Networks that its interfaces are plugged into, in lower case.
     networks: BTreeSet<String>,
-    /// Its disks' sources, without links.
-    disks: BTreeSet<PathBuf>,
-    /// What lies below these as a backing file, without links.
-    backing: BTreeSet<PathBuf>,
+    /// Its disks. Their paths are followed only where a volume is asked for: one may lie on a file system
+    /// that hangs.
+    disks: Vec<Disk>,
 }
 
 /// How a domain uses a volume.
@@ -53,19 +52,35 @@ pub(super) enum VolumeUse {
 }
 
 impl DomainUse {
-    /// Whether an interface is plugged into this network. A domain that cannot be read may have one.
+    /// Whether an interface is plugged into this network.
     pub(super) fn has_network(&self, name: &str) -> bool {
-        self.is_unreadable || self.networks.contains(&name.to_lowercase())
+        self.networks.contains(&name.to_lowercase())
+    }
+
+    /// The same, where a domain that cannot be read counts as one that has such an interface.
+    pub(super) fn may_have_network(&self, name: &str) -> bool {
+        self.is_unreadable || self.has_network(name)
     }
 
     /// How the domain uses the volume at this path.
     pub(super) fn of_volume(&self, device: &Path) -> Option<VolumeUse> {
         let device = resolved(device);
+        let is_at = |path: &PathBuf| resolved(path) == device;
         match () {
-            () if self.backing.contains(&device) => Some(VolumeUse::Backing),
-            () if self.disks.contains(&device) => Some(VolumeUse::Disk),
+            () if self.backing().any(|path| is_at(&path)) => Some(VolumeUse::Backing),
+            () if self.sources().any(|path| is_at(&path)) => Some(VolumeUse::Disk),
             () => None,
         }
+    }
+
+    /// The sources of its disks.
+    fn sources(&self) -> impl Iterator<Item = PathBuf> {
+        self.disks.iter().map(|disk| PathBuf::from(disk.source.path()))
+    }
+
+    /// The files below these.
+    fn backing(&self) -> impl Iterator<Item = PathBuf> {
+        self.disks.iter().flat_map(backing_files)
     }
 
     fn read(domain: &Domain, name: String) -> Result<Option<Self>, Error> {
@@ -102,21 +117,15 @@ impl DomainUse {
         let interfaces = domain.devices.interfaces.iter();
         let networks = interfaces.map(|interface| interface.source.network.to_lowercase());
         self.networks.extend(networks.filter(|name| !name.is_empty()));
-        for disk in &domain.devices.disks {
-            let source = disk.source.path();
-            if source.is_empty() {
-                continue;
-            }
-            self.disks.insert(resolved(Path::new(source)));
-            self.backing.extend(backing_files(disk).iter().map(|path| resolved(path)));
-        }
+        let disks = domain.devices.disks.iter();
+        self.disks.extend(disks.filter(|disk| !disk.source.path().is_empty()).cloned());
     }
 }
 
 /// What every domain of the host uses.
 ///
 /// # Errors
-/// When libvirt cannot be asked. A domain that cannot be read is none.
+/// When libvirt cannot be asked. For a domain that cannot be read the answer says so.
 ///
 /// # Blocking
 /// As long as libvirt takes for a call or two for each domain.
@@ -146,55 +155,88 @@ pub(super) fn uses_of_others(connection: &Connection, id: &str) -> Result<Vec<Do
 pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUse, Error> {
     let mut in_use = InUse::default();
     for domain in uses_of_others(connection, id)? {
-        for path in domain.disks.into_iter().chain(domain.backing) {
-            in_use.add(path, format!("domain {}", domain.name));
+        for path in domain.sources().chain(domain.backing()) {
+            in_use.add(resolved(&path), format!("domain {}", domain.name));
         }
     }
     Ok(in_use)
 }
 
 /// The files below a disk's source: libvirt names them for a domain that runs; of one that is off the
-/// qcow2 files themselves say it.
+/// qcow2 files themselves do. What lies below a file is read as qcow2 only where that file says so: a
+/// guest writes what it likes into a raw disk.
 pub(super) fn backing_files(disk: &Disk) -> Vec<PathBuf> {
     if !disk.backing.is_empty() {
         return disk.backing.iter().map(PathBuf::from).collect();
     }
     let mut found = Vec::new();
-    let mut top = PathBuf::from(disk.source.path());
-    while disk.driver.kind == "qcow2" && found.len() < CHAIN_MAX {
-        let Some(below) = qcow2_backing_file(&top) else { break };
-        found.push(below.clone());
-        top = below;
+    let mut top = (disk.driver.kind == QCOW2).then(|| PathBuf::from(disk.source.path()));
+    while let Some(below) = top.take().and_then(|top| Backing::of(&top)) {
+        if found.len() == CHAIN_MAX {
+            break;
+        }
+        found.push(below.path.clone());
+        top = below.is_qcow2.then_some(below.path);
     }
     found
 }
 
-/// The backing file that a qcow2 file names (docs/interop/qcow2.txt of qemu); `None` where it has none,
-/// is no qcow2 file, or cannot be read.
-fn qcow2_backing_file(path: &Path) -> Option<PathBuf> {
-    const MAGIC: &[u8] = b"QFI\xfb";
-    // qemu's own bound.
-    const NAME_BYTES_MAX: usize = 1023;
-    let mut file = files::straight(OpenOptions::new().read(true)).open(resolved(path)).ok()?;
-    let mut header = [0; 20];
-    file.read_exact(&mut header).ok()?;
-    let (magic, offset, size) = (&header[..4], &header[8..16], &header[16..20]);
-    let offset = u64::from_be_bytes(offset.try_into().ok()?);
-    let size = usize::try_from(u32::from_be_bytes(size.try_into().ok()?)).ok()?;
-    if magic != MAGIC || offset == 0 || size == 0 || size > NAME_BYTES_MAX {
-        return None;
+const QCOW2: &str = "qcow2";
+
+/// The backing file that a qcow2 file names.
+struct Backing {
+    path: PathBuf,
+    /// Whether it is qcow2 itself, by the word of the file on top.
+    is_qcow2: bool,
+}
+
+impl Backing {
+    /// Reads the head of a qcow2 file (docs/interop/qcow2.txt of qemu); `None` where it has no backing
+    /// file, is no qcow2 file, or cannot be read.
+    fn of(path: &Path) -> Option<Self> {
+        const MAGIC: &[u8] = b"QFI\xfb";
+        const FORMAT: u32 = 0xe279_2aca;
+        // qemu's own bounds: names, and the first cluster, which holds the head.
+        const NAME_BYTES_MAX: usize = 1023;
+        const HEAD_BYTES_MAX: u64 = 64 * 1024;
+        let real = resolved(path);
+        let kind = fs::metadata(&real).ok()?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return None;
+        }
+        let file = files::straight(OpenOptions::new().read(true)).open(real).ok()?;
+        let mut head = Vec::new();
+        file.take(HEAD_BYTES_MAX).read_to_end(&mut head).ok()?;
+        let word = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
+        let at =
+            usize::try_from(word(8)?).ok()?.checked_shl(32)? | usize::try_from(word(12)?).ok()?;
+        let size = usize::try_from(word(16)?).ok()?;
+        if !head.starts_with(MAGIC) || at == 0 || size == 0 || size > NAME_BYTES_MAX {
+            return None;
+        }
+        let name = String::from_utf8(head.get(at..at.checked_add(size)?)?.to_vec()).ok()?;
+        let name = name.strip_prefix("file:").unwrap_or(&name);
+        // Version 2 has 72 bytes before its extensions; later ones say how many.
+        let mut next = if word(4)? < 3 { 72 } else { usize::try_from(word(100)?).ok()? };
+        let mut is_qcow2 = false;
+        while let (Some(extension), Some(length)) = (word(next), word(next + 4)) {
+            let length = usize::try_from(length).ok()?;
+            let data = head.get(next + 8..(next + 8).checked_add(length)?).unwrap_or_default();
+            match extension {
+                0 => break,
+                FORMAT => is_qcow2 = data == QCOW2.as_bytes(),
+                _ => {}
+            }
+            next = (next + 8).checked_add(length.next_multiple_of(8))?;
+        }
+        Some(Self { path: path.parent().unwrap_or(Path::new("/")).join(name), is_qcow2 })
     }
-    let mut name = vec![0; size];
-    file.read_exact_at(&mut name, offset).ok()?;
-    let name = String::from_utf8(name).ok()?;
-    let name = name.strip_prefix("file:").unwrap_or(&name);
-    Some(path.parent().unwrap_or(Path::new("/")).join(name))
 }
 
 impl Libvirt {
     /// Why the sources that a caller has handed in for the guest `id` cannot be its disks, each with its
     /// place in the request: a volume of the store that has another guest's mark, or that another domain
-    /// uses. Sources outside the store are not looked at.
+    /// uses.
     ///
     /// # Errors
     /// When libvirt or storage cannot be asked.
@@ -213,26 +255,34 @@ impl Libvirt {
             return Ok(Vec::new());
         }
         let own = id.to_owned();
-        let look = move |volumes: &dyn Volumes| {
+        let volumes = Arc::clone(&self.volumes);
+        let names = move || {
             let named = sources.into_iter().filter_map(|(place, source)| {
                 let name = volumes.name_of(Path::new(&source))?;
                 Some((place, source, name))
             });
+            named.collect::<Vec<_>>()
+        };
+        let named = self.aside(Lane::Read, format!("{verb} {id}: sources"), deadline, names)?;
+        if named.is_empty() {
+            return Ok(Vec::new());
+        }
+        let look = move |volumes: &dyn Volumes| {
             named
+                .into_iter()
                 .map(|(place, source, name)| {
                     // By their names they are the guest's own, and nobody else's mark is on them.
                     let owner = match guest_of(&name) == Some(&own) {
                         true => None,
                         false => volumes.volume(&name, deadline)?.owner,
                     };
-                    Ok((place, source, name, owner.filter(|owner| *owner != own)))
+                    // A mark that is no guest's id is an image's, which is refused by its place.
+                    let other = |owner: &String| *owner != own && !owner.starts_with('@');
+                    Ok((place, source, name, owner.filter(other)))
                 })
                 .collect::<Result<Vec<_>, storage::Error>>()
         };
         let stored = self.on_storage(verb, id, hold, deadline, look)?;
-        if stored.is_empty() {
-            return Ok(Vec::new());
-        }
         let asked = id.to_owned();
         let uses = move |connection: &Connection| Ok(in_use_by_others(connection, &asked)?);
         let in_use = self.read(Lane::Read, verb, id, deadline, uses)?;
@@ -279,34 +329,42 @@ mod tests {
 
     use super::*;
 
-    /// The head of a qcow2 file that lies on top of `name`.
-    fn qcow2(name: &str) -> Vec<u8> {
-        let mut head = b"QFI\xfb\0\0\0\x03".to_vec();
-        head.extend(64_u64.to_be_bytes());
-        head.extend(u32::try_from(name.len()).unwrap().to_be_bytes());
-        head.resize(64, 0);
+    /// The head of a qcow2 file that lies on top of `name`, which has this format.
+    fn qcow2(name: &str, format: &str) -> Vec<u8> {
+        let length = |text: &str| u32::try_from(text.len()).unwrap().to_be_bytes();
+        let mut head = b"QFI\xfb\0\0\0\x02".to_vec();
+        head.extend(256_u64.to_be_bytes());
+        head.extend(length(name));
+        head.resize(72, 0);
+        head.extend(0xe279_2aca_u32.to_be_bytes());
+        head.extend(length(format));
+        head.extend(format.as_bytes());
+        head.resize(256, 0);
         head.extend(name.as_bytes());
         head
     }
 
     #[test]
-    fn a_chain_of_qcow2_files_is_followed_to_its_end() {
+    fn a_chain_is_followed_as_its_files_say() {
         let folder = std::env::temp_dir().join(format!("mistify-chain-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = |name: &str| folder.join(name);
-        fs::write(path("top"), qcow2("middle")).unwrap();
-        fs::write(path("middle"), qcow2(path("base").to_str().unwrap())).unwrap();
-        fs::write(path("base"), "raw").unwrap();
-        fs::write(path("loop"), qcow2("loop")).unwrap();
+        fs::write(path("top"), qcow2("middle", "qcow2")).unwrap();
+        fs::write(path("middle"), qcow2(path("base").to_str().unwrap(), "raw")).unwrap();
+        // A guest that writes a head into its raw disk leads nowhere.
+        fs::write(path("base"), qcow2("victim", "qcow2")).unwrap();
+        fs::write(path("loop"), qcow2("loop", "qcow2")).unwrap();
         let mut disk = Disk::default();
         disk.source.file = path("top").display().to_string();
         disk.driver.kind = "qcow2".to_owned();
         assert_eq!(backing_files(&disk), [path("middle"), path("base")]);
         disk.driver.kind = "raw".to_owned();
-        assert!(backing_files(&disk).is_empty(), "raw bytes are no header");
+        assert!(backing_files(&disk).is_empty(), "raw bytes are no head");
         disk.driver.kind = "qcow2".to_owned();
         disk.source.file = path("loop").display().to_string();
         assert_eq!(backing_files(&disk).len(), CHAIN_MAX);
+        disk.source.file = "/dev/null".to_owned();
+        assert!(backing_files(&disk).is_empty());
         disk.backing = vec!["/by/libvirt".to_owned()];
         assert_eq!(backing_files(&disk), [PathBuf::from("/by/libvirt")]);
         fs::remove_dir_all(&folder).unwrap();
@@ -315,6 +373,7 @@ mod tests {
     #[test]
     fn an_unreadable_domain_may_use_any_network() {
         let unreadable = DomainUse { is_unreadable: true, ..DomainUse::default() };
-        assert!(unreadable.has_network("any") && !DomainUse::default().has_network("any"));
+        assert!(unreadable.may_have_network("any") && !unreadable.has_network("any"));
+        assert!(!DomainUse::default().may_have_network("any"));
     }
 }

@@ -15,11 +15,15 @@ use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
 use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
+use crate::libvirt::Connection;
+use crate::ops::domains::{VolumeUse, all_uses};
 use crate::ops::steps::Steps;
 use crate::ops::volumes::complete;
 use crate::ops::{Error, Libvirt, named_guest, respond};
 use crate::pool::{Hold, Job, Lane};
-use crate::storage::{self, Dataset, Id, Made, Planned, Reach, Removal, Volumes, Wanted, Whose};
+use crate::storage::{
+    self, Dataset, Id, InUse, Made, Planned, Reach, Removal, Volumes, Wanted, Whose,
+};
 
 const NEED_ID: Error = Error::Refused("need an id");
 
@@ -226,6 +230,13 @@ impl Libvirt {
     pub fn delete_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
         let id = image_id(&request.id)?;
         let deadline = self.storage_deadline();
+        let found = id.clone();
+        let look = move |volumes: &dyn Volumes| {
+            let image = volumes.image(&found, deadline)?;
+            volumes.volume(&image.volume, deadline)
+        };
+        let volume = self.on_storage("DeleteImage", &request.id, None, deadline, look)?;
+        self.check_unused("DeleteImage", &volume, deadline)?;
         let delete = move |volumes: &dyn Volumes| {
             let image = volumes.image(&id, deadline)?;
             volumes.delete_image(&id, deadline).map(|()| image)
@@ -242,6 +253,35 @@ impl Libvirt {
         Err(Error::Unsupported(
             "not supported: this agent fetches no images; use mistify-libvirt image import",
         ))
+    }
+
+    /// Refuses to remove what a domain has as a disk, or below a qcow2 file. Where libvirt cannot be asked,
+    /// nothing is refused: the store's own checks remain.
+    fn check_unused(
+        &self,
+        verb: &str,
+        volume: &storage::Volume,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let uses = |connection: &Connection| Ok(all_uses(connection)?);
+        let domains = match self.read(Lane::Read, verb, volume.name.as_str(), deadline, uses) {
+            Ok(domains) => domains,
+            Err(error) => {
+                warn!("cannot ask libvirt what uses {}: {error}", volume.name);
+                return Ok(());
+            }
+        };
+        let user = domains.into_iter().find_map(|domain| {
+            let why = match domain.of_volume(&volume.device)? {
+                VolumeUse::Disk => "has it as a disk",
+                VolumeUse::Backing => "has a file on top of it",
+            };
+            Some((domain.name, why))
+        });
+        match user {
+            Some((user, why)) => Err(Error::InUse { dataset: volume.name.to_string(), user, why }),
+            None => Ok(()),
+        }
     }
 
     /// When a storage call that arrives now is late. Those that only look get as long as those that
@@ -315,7 +355,7 @@ impl Libvirt {
         let take_back = move |_: &mut _, outcome: Result<(_, Vec<Planned>), storage::Error>| {
             let Ok((_, planned)) = outcome else { return };
             let made: Vec<Made> = planned.iter().filter_map(Planned::to_make).collect();
-            let outcome = late.take_back(&made, Instant::now() + TAKE_BACK);
+            let outcome = late.take_back(&made, &InUse::default(), Instant::now() + TAKE_BACK);
             match outcome.and_then(Removal::complete) {
                 Ok(_) => info!("{name}: a late volume was taken back"),
                 Err(error) => warn!("{name}: take a late volume back: {error}"),

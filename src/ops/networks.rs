@@ -88,7 +88,7 @@ fn is_ours(
             // The original agent left no mark: the domains that use it tell whose it is.
             None => {
                 let others = uses_of_others(connection, id)?;
-                !others.iter().any(|other| other.has_network(&found.name))
+                !others.iter().any(|other| other.may_have_network(&found.name))
             }
         })
 }
@@ -159,7 +159,9 @@ pub(super) fn present<'n>(
     for name in names.iter().filter(|name| !id.is_empty() && is_mac(name)) {
         match connection.lookup_network_by_name(name) {
             Ok(network) => match Wiring::from_xml(&network.xml()?) {
-                Ok(found) if found.may_be_of(id) => present.push(name.as_str()),
+                Ok(found) if found.may_be_of(id) => {
+                    present.push((name.as_str(), found.owner.is_some()))
+                }
                 _ => info!("guest {id}: network {name} stays: it is not this guest's"),
             },
             Err(error) if error.code == Code::NO_NETWORK => {}
@@ -170,8 +172,12 @@ pub(super) fn present<'n>(
         return Ok(Vec::new());
     }
     let others = uses_of_others(connection, id)?;
-    let is_used = |name: &str| others.iter().any(|other| other.has_network(name));
-    Ok(present.into_iter().map(|name| (name, is_used(name))).collect())
+    // Without a mark only the domains tell whose a network is, and one that cannot be read may have it.
+    let is_used = |(name, is_marked)| match is_marked {
+        true => others.iter().any(|other| other.has_network(name)),
+        false => others.iter().any(|other| other.may_have_network(name)),
+    };
+    Ok(present.into_iter().map(|seen| (seen.0, is_used(seen))).collect())
 }
 
 /// Whether a network carries our mark for this guest.

@@ -60,7 +60,7 @@ impl Libvirt {
     }
 
     /// One job that changes nothing and asks no libvirt; refused as long as the same is late.
-    fn aside<T: Send + 'static>(
+    pub(super) fn aside<T: Send + 'static>(
         &self,
         lane: Lane,
         what: String,

@@ -26,8 +26,8 @@ impl Libvirt {
     ///
     /// # Errors
     /// [`Error::NoGuest`] without a guest, an id or disks; what libvirt says, a missing domain among
-    /// it; a disk that the guest has not, that is no volume of the pool, or that would shrink: then
-    /// nothing has grown.
+    /// it; a disk that the guest has not, that is no volume of the pool or not raw, that another domain uses
+    /// too, or that would shrink: then nothing has grown.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).

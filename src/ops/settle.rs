@@ -5,6 +5,7 @@
 //! there, and nobody settles what still runs: that has the key.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,9 +15,10 @@ use crate::config::fixed::TAKE_BACK;
 use crate::guest::wire::Guest;
 use crate::jobs::reached;
 use crate::journal::{Entry, Intent, Step, Verb};
-use crate::ops::delete::{destroy_if_active, undefine};
+use crate::ops::delete::{destroy_if_active, report_left, undefine};
 use crate::ops::steps::{Undone, has_volumes, undo_in_libvirt, undo_in_storage};
-use crate::ops::{Error, Libvirt, Session, devices, networks};
+use crate::ops::volumes::{Expected, LeavingVolumes};
+use crate::ops::{Error, Libvirt, Session, devices, domains, networks};
 use crate::pool::{self, Hold, Job, Lane};
 
 impl Libvirt {
@@ -138,7 +140,7 @@ impl Libvirt {
         entry: Entry,
         hold: &Hold,
         deadline: Instant,
-        settle: fn(&mut Session, &Intent) -> Result<T, Error>,
+        settle: impl FnOnce(&mut Session, &Intent) -> Result<T, Error> + Send + 'static,
     ) -> Result<(T, Entry), Error> {
         let work = move |session: &mut Session| match settle(session, entry.intent()) {
             Ok(settled) => Ok((settled, entry)),
@@ -157,10 +159,15 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(Vec<String>, Entry), Error> {
+        let id = hold.key().to_owned();
+        let scan = move |session: &mut Session, _: &Intent| {
+            session.read(|connection| Ok(domains::in_use_by_others(connection, &id)?))
+        };
+        let (in_use, entry) = self.in_libvirt(verb, entry, hold, deadline, scan)?;
         let volumes = Arc::clone(&self.volumes);
         let job = Job { what: format!("{verb} {}", hold.key()), deadline };
         Ok(self.pool.run(Lane::Storage, job, Some(hold), move |_| {
-            let left = undo_in_storage(&*volumes, entry.intent());
+            let left = undo_in_storage(&*volumes, entry.intent(), &in_use);
             (left, entry)
         })?)
     }
@@ -188,11 +195,9 @@ impl Libvirt {
             info!("guest {:?}: its Delete had not begun, or is of a former one", hold.key());
             return Ok(entry.settled()?);
         }
-        // Without the domain nothing tells volumes that were handed in: these are only among the others where
-        // the guest has none of its own.
-        if leaving(entry.intent()).is_some_and(|(_, volumes)| volumes) {
-            let destroyed = self.destroy_volumes(hold.key(), false, Vec::new(), hold, deadline);
-            if let Err(error) = destroyed {
+        if let Some(volumes) = leaving_volumes(entry.intent()) {
+            let removal = self.destroy_volumes(hold.key(), volumes, hold, deadline);
+            if let Err(error) = removal.and_then(|removal| report_left(hold.key(), &removal)) {
                 entry.not_settled(error.to_string());
                 return Err(error);
             }
@@ -215,7 +220,7 @@ fn finish_in_libvirt(session: &mut Session, intent: &Intent) -> Result<bool, Err
     }
     let connection = session.connection()?;
     let mut marked = BTreeSet::new();
-    for name in leaving(intent).map(|(networks, _)| networks).unwrap_or_default() {
+    for name in leaving_networks(intent) {
         if networks::marked_for(connection, name, &intent.guest)? {
             marked.insert(name.clone());
         }
@@ -224,10 +229,22 @@ fn finish_in_libvirt(session: &mut Session, intent: &Intent) -> Result<bool, Err
     Ok(true)
 }
 
-/// The networks, and whether there are volumes, that go with the domain.
-fn leaving(intent: &Intent) -> Option<(&[String], bool)> {
+/// The networks that go with the domain.
+fn leaving_networks(intent: &Intent) -> &[String] {
+    let networks = intent.steps.iter().find_map(|step| match step {
+        Step::Leaving { networks, .. } => Some(networks.as_slice()),
+        _ => None,
+    });
+    networks.unwrap_or_default()
+}
+
+/// The volumes that go with the domain, if any do.
+fn leaving_volumes(intent: &Intent) -> Option<LeavingVolumes> {
     intent.steps.iter().find_map(|step| match step {
-        Step::Leaving { networks, volumes } => Some((networks.as_slice(), *volumes)),
+        Step::Leaving { volumes: true, expected, kept, .. } => Some(LeavingVolumes {
+            expected: if *expected { Expected::Some } else { Expected::Unknown },
+            kept: kept.iter().map(PathBuf::from).collect(),
+        }),
         _ => None,
     })
 }

@@ -1,7 +1,6 @@
 //! The image store's methods for snapshots (contract section 8).
 
 use std::io::Read;
-use std::path::Path;
 
 use log::warn;
 
@@ -123,14 +122,14 @@ impl Libvirt {
             let snapshot = volumes.snapshot(&looked_for, deadline)?;
             // A file system has no device.
             let volume = volumes.volume(looked_for.dataset(), deadline).ok();
-            Ok((snapshot, volume.map(|volume| volume.device)))
+            Ok((snapshot, volume))
         };
-        let (snapshot, device) =
+        let (snapshot, volume) =
             self.on_storage(VERB, name.as_str(), Some(&hold), deadline, look)?;
 
         let dataset = name.dataset().to_string();
         let ask = move |session: &mut Session| {
-            session.read(|connection| match obstacle(connection, &id, device.as_deref())? {
+            session.read(|connection| match obstacle(connection, &id, volume.as_ref())? {
                 Some((user, why)) => Err(Error::InUse { dataset: dataset.clone(), user, why }),
                 None => Ok(()),
             })
@@ -166,7 +165,7 @@ impl Libvirt {
     /// nothing.
     fn check_not_below(&self, dataset: &storage::Dataset, reach: Reach) -> Result<(), Error> {
         const VERB: &str = "CreateSnapshot";
-        if guest_of(dataset).is_none() {
+        if guest_of(dataset).is_none() && *dataset != self.volumes.pool().guests() {
             return Ok(());
         }
         let deadline = self.storage_deadline();
@@ -231,24 +230,29 @@ fn answer(snapshots: &[Snapshot]) -> SnapshotResponse {
     SnapshotResponse { snapshots: snapshots.iter().map(answer).collect() }
 }
 
-/// The first domain that stands against rolling back `device`, a volume of the guest `id`, and why. A
-/// guest that runs would not notice, and write what it remembers over the former content; a file on top
-/// of the volume would no longer fit it; and of another domain's disk this guest has no say.
+/// The first domain that forbids a rollback of `volume` below `guests/<id>`, and why. A guest that runs
+/// would not notice, and would write what it has in memory over the former content. A file on top of the
+/// volume would no longer fit it. A volume with the mark of one guest that another domain has as a disk
+/// belongs to a guest that was renamed.
 fn obstacle(
     connection: &Connection,
     id: &str,
-    device: Option<&Path>,
+    volume: Option<&storage::Volume>,
 ) -> Result<Option<(String, &'static str)>, Error> {
     let stands = |domain: &DomainUse| {
-        let found = device.and_then(|device| domain.of_volume(device));
+        let found = volume.and_then(|volume| domain.of_volume(&volume.device));
+        let owner = volume.and_then(|volume| volume.owner.as_deref());
         let is_own = domain.name == id;
         match found {
             _ if is_own && domain.runs => Some("is running"),
             Some(VolumeUse::Backing) => Some("has a file on top of it"),
             Some(VolumeUse::Disk) if domain.runs => Some("is running"),
-            Some(VolumeUse::Disk) if !is_own => Some("has it as a disk"),
-            // Better one rollback too few.
-            None if device.is_some() && domain.is_unreadable => Some("cannot be read"),
+            Some(VolumeUse::Disk) if owner.is_some_and(|owner| owner != domain.name) => {
+                Some("has it as a disk")
+            }
+            None if volume.is_some() && domain.is_unreadable => {
+                Some("has a definition that cannot be read")
+            }
             _ => None,
         }
     };

@@ -13,8 +13,8 @@ use crate::guest::wire::Guest;
 use crate::jobs::{Track, tracker};
 use crate::journal::{self, Entry, Intent, Journal, Step, Verb};
 use crate::libvirt::XmlKind;
-use crate::ops::{Error, Session, devices, networks};
-use crate::storage::{Id, Made, PoolName, Volumes};
+use crate::ops::{Error, Session, devices, domains, networks};
+use crate::storage::{Id, InUse, Made, PoolName, Volumes, Why};
 
 /// The steps of one verb on one guest. The journal hears of it with the first of them: what changes
 /// nothing costs nothing.
@@ -91,7 +91,10 @@ impl Steps {
         let mut left = match undo_in_libvirt(session, entry.intent()) {
             Ok(Undone::Kept) => Vec::new(),
             Ok(Undone::But(mut left)) => {
-                left.extend(undo_in_storage(volumes, entry.intent()));
+                match session.read(|it| Ok(domains::in_use_by_others(it, &guest)?)) {
+                    Ok(in_use) => left.extend(undo_in_storage(volumes, entry.intent(), &in_use)),
+                    Err(error) => left.push(error.to_string()),
+                }
                 left
             }
             Err(error) => vec![error.to_string()],
@@ -206,13 +209,23 @@ fn stop_network(session: &mut Session, name: &str) -> Result<(), Error> {
 ///
 /// # Blocking
 /// Up to [`TAKE_BACK`].
-pub(super) fn undo_in_storage(volumes: &dyn Volumes, intent: &Intent) -> Vec<String> {
+pub(super) fn undo_in_storage(
+    volumes: &dyn Volumes,
+    intent: &Intent,
+    in_use: &InUse,
+) -> Vec<String> {
     let made = made_volumes(volumes.pool(), intent);
     if made.is_empty() {
         return Vec::new();
     }
-    match volumes.take_back(&made, Instant::now() + TAKE_BACK) {
-        Ok(removal) => removal.left.iter().map(|left| format!("volume {left}")).collect(),
+    match volumes.take_back(&made, in_use, Instant::now() + TAKE_BACK) {
+        Ok(removal) => {
+            // A guest that was renamed meanwhile has its disks.
+            let (used, left): (Vec<_>, Vec<_>) =
+                removal.left.iter().partition(|left| matches!(left.why, Why::Used(_)));
+            used.iter().for_each(|left| warn!("undo {} {:?}: {left}", intent.verb, intent.guest));
+            left.iter().map(|left| format!("volume {left}")).collect()
+        }
         Err(error) => {
             warn!("undo {} {:?}: volumes: {error}", intent.verb, intent.guest);
             made.iter().map(|made| format!("volume {}", made.volume)).collect()

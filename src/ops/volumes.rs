@@ -4,18 +4,55 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use log::warn;
+
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
 use crate::ops::steps::Steps;
 use crate::ops::{Error, Libvirt, Session, domains};
 use crate::pool::{Hold, Job, Lane};
 use crate::storage::{
-    self, BadName, Dataset, Id, InUse, Made, Planned, PoolName, Space, Volumes, Wanted, Whose,
+    self, BadName, Dataset, Id, InUse, Made, Planned, PoolName, Removal, Space, Volumes, Wanted,
+    Whose,
 };
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {
     guest.disks.iter().any(|disk| disk.source.is_empty())
+}
+
+/// What a Delete knows of the volumes that go with the guest.
+#[derive(Clone, Debug)]
+pub(super) struct LeavingVolumes {
+    /// Whether there are some.
+    pub(super) expected: Expected,
+    /// Sources that a caller has supplied, without links: whoever made them destroys them.
+    pub(super) kept: Vec<PathBuf>,
+}
+
+/// Whether a guest has volumes that this agent made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// Its definition says so.
+    Some,
+    /// There is no definition, or one without this agent's metadata.
+    Unknown,
+    /// Its definition says that it has none.
+    None,
+}
+
+impl Expected {
+    /// Whether a Delete succeeds though storage fails so: a host without the store has no volumes of ours,
+    /// and a guest without volumes does not wait for a pool that hangs.
+    pub(super) fn allows(self, error: &storage::Error) -> bool {
+        match self {
+            Self::Some => false,
+            Self::Unknown => {
+                matches!(error, storage::Error::NotInstalled | storage::Error::PoolMissing { .. })
+            }
+            Self::None => true,
+        }
+    }
 }
 
 /// The volumes that a guest's disks may have as its own: `<pool>/guests/<id>/disk-<n>`.
@@ -101,7 +138,8 @@ impl Libvirt {
         let verb = format!("{}", steps.verb());
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
         let planned = self.on_storage(&verb, &guest.id, Some(hold), deadline, plan)?;
-        self.check_adopted(&verb, &planned, hold, deadline)?;
+        let found: Vec<_> = planned.iter().filter_map(|planned| planned.found.clone()).collect();
+        self.check_adopted(&verb, &found, hold, deadline)?;
         let (volumes, late) = (Arc::clone(&self.volumes), Arc::clone(&self.volumes));
         let nudge = self.looks.nudge();
         let job = Job { what: format!("{verb} {}", guest.id), deadline };
@@ -131,16 +169,14 @@ impl Libvirt {
     /// Refuses to adopt a volume that another domain uses: a guest that was renamed keeps its disks.
     ///
     /// # Errors
-    /// [`Error::Step`] names the volume and the domain; when libvirt cannot be asked.
-    fn check_adopted(
+    /// [`storage::Error::Differs`] names the volume and the domain; when libvirt cannot be asked.
+    pub(super) fn check_adopted(
         &self,
         verb: &str,
-        planned: &[Planned],
+        found: &[storage::Volume],
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let found = planned.iter().filter_map(|planned| planned.found.clone());
-        let found: Vec<storage::Volume> = found.collect();
         if found.is_empty() {
             return Ok(());
         }
@@ -172,38 +208,35 @@ impl Libvirt {
     }
 
     /// Destroys the volumes that this agent made for the guest, told by their mark, but for those that
-    /// another domain uses and those at the paths `kept`; whether there were any. `expected` says that the
-    /// guest has some: a host without the store has none of ours otherwise.
+    /// another domain uses and those that a caller has supplied.
     ///
     /// # Errors
-    /// [`Error::VolumesLeft`] names what stays and why; what storage says when it cannot be asked.
+    /// What storage says when it cannot be asked, unless `leaving` makes that no error. What stays is in
+    /// the answer.
     ///
     /// # Blocking
     /// Up to `deadline`.
     pub(super) fn destroy_volumes(
         &self,
         id: &str,
-        expected: bool,
-        kept: Vec<PathBuf>,
+        leaving: LeavingVolumes,
         hold: &Hold,
         deadline: Instant,
-    ) -> Result<bool, Error> {
+    ) -> Result<Removal, Error> {
         // An id that is no dataset's name has no volumes.
-        let Ok(guest) = Id::parse(id) else { return Ok(false) };
+        let Ok(guest) = Id::parse(id) else { return Ok(Removal::default()) };
+        let LeavingVolumes { expected, kept } = leaving;
         let mut in_use = self.in_use_by_others("Delete", hold, deadline)?;
         kept.into_iter().for_each(|path| in_use.keep(path));
         let destroy = move |volumes: &dyn Volumes| {
             volumes.destroy_guest(&guest, Whose::Marked, &in_use, deadline)
         };
         match self.on_storage("Delete", id, Some(hold), deadline, destroy) {
-            Err(Error::Storage(
-                storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
-            )) if !expected => Ok(false),
-            removal => {
-                let removal = removal?;
-                complete(&removal)?;
-                Ok(!removal.destroyed.is_empty())
+            Err(Error::Storage(error)) if expected.allows(&error) => {
+                warn!("guest {id}: cannot look for its volumes: {error}");
+                Ok(Removal::default())
             }
+            outcome => outcome,
         }
     }
 

@@ -126,7 +126,8 @@ pub trait Volumes: Send + Sync {
     /// # Errors
     /// As the trait says, [`Error::Hung`] also for one command that hangs: it may yet make what is
     /// to be taken back. What could not be destroyed is in the answer.
-    fn take_back(&self, made: &[Made], deadline: Instant) -> Result<Removal, Error>;
+    fn take_back(&self, made: &[Made], in_use: &InUse, deadline: Instant)
+    -> Result<Removal, Error>;
 
     /// Destroys a guest's volumes with their snapshots, and `guests/<id>` itself when nothing else
     /// is below. A volume that is in use, has a clone elsewhere, a held snapshot or an open device is left

@@ -102,6 +102,14 @@ fn a_renamed_guest_keeps_its_disks() {
         assert!(error.contains("used by domain own-kept-aside"), "{verb}: {error}");
         assert!(bed.has_content("own-renamed"), "{verb}");
     }
+    // A new guest of the id has no disk, and gets none of the other's.
+    let bare = json!({ "id": "own-renamed", "type": "qemu", "memory": 32, "cpu": 1 });
+    bed.agent.ok("CreateGuest", &bare);
+    let volume = json!({ "volume": "mistify/guests/own-renamed/disk-0" });
+    let attach = json!({ "guest": { "id": "own-renamed" }, "disk": volume });
+    let answer = bed.agent.call_with("AttachDisk", &attach).to_string();
+    assert!(answer.contains("it is used by domain own-kept-aside"), "{answer}");
+    bed.stack.virsh_ok(&["undefine", "own-renamed"]);
     bed.stack.virsh_ok(&["undefine", "own-kept-aside"]);
     bed.agent.ok("Delete", &json!({ "id": "own-renamed" }));
     assert!(!bed.disk("own-renamed").exists());
@@ -134,6 +142,58 @@ fn another_domains_disk_is_not_rolled_back_or_resized() {
     assert_eq!(bed.store_error("RollbackSnapshot", &at), None);
     assert_eq!(bed.resize("own-shared", 8)["error"], Value::Null);
     bed.agent.ok("Delete", &json!({ "id": "own-shared" }));
+    bed.agent.end();
+}
+
+#[test]
+fn a_volume_without_a_mark_is_rolled_back() {
+    let Some(bed) = Bed::new() else { return };
+    let made = json!({ "id": "guests/own-data/disk-0", "size": 1 });
+    assert_eq!(bed.store_error("CreateVolume", &made), None);
+    let snapshot = json!({ "id": "guests/own-data/disk-0", "dest": "s1" });
+    assert_eq!(bed.store_error("CreateSnapshot", &snapshot), None);
+    let guest = json!({
+        "id": "own-borrower", "type": "qemu", "memory": 32, "cpu": 1,
+        "disks": [{ "source": bed.disk("own-data").display().to_string() }],
+    });
+    bed.agent.ok("CreateGuest", &guest);
+    let at = json!({ "id": "guests/own-data/disk-0@s1" });
+    assert_eq!(bed.store_error("RollbackSnapshot", &at), None);
+    bed.agent.ok("Delete", &guest);
+    assert!(bed.disk("own-data").exists());
+    bed.agent.end();
+}
+
+#[test]
+fn an_image_below_a_guests_file_is_not_deleted() {
+    let Some(bed) = Bed::new() else { return };
+    if !installed("qemu-img") {
+        return;
+    }
+    let raw = bed.store.path().join("raw");
+    fs::write(&raw, vec![0; 1 << 20]).expect("the directory takes files");
+    let import = Command::new(crate::agent::PROGRAM)
+        .args(["--config", "/dev/null", "--storage"])
+        .arg(format!("directory:{}", bed.store.path().display()))
+        .args(["image", "import"])
+        .arg(&raw)
+        .arg("base")
+        .output();
+    assert!(import.as_ref().is_ok_and(|output| output.status.success()), "{import:?}");
+    bed.make("own-thin", 4);
+    let path = bed.disk("own-thin");
+    let create = ["create", "-f", "qcow2", "-F", "raw", "-b"];
+    let base = bed.store.path().join("images/base");
+    let made = Command::new("qemu-img").args(create).arg(&base).arg(&path).output();
+    assert!(made.as_ref().is_ok_and(|output| output.status.success()), "{made:?}");
+    let xml = bed.stack.virsh_ok(&["dumpxml", "own-thin"]);
+    let xml = xml.replace("name='qemu' type='raw'", "name='qemu' type='qcow2'");
+    assert!(bed.stack.with_xml("define", &xml).status.success());
+
+    let error = bed.store_error("DeleteImage", &json!({ "id": "base" })).expect("it is refused");
+    assert!(error.ends_with("guest own-thin has a file on top of it"), "{error}");
+    bed.agent.ok("Delete", &json!({ "id": "own-thin" }));
+    assert_eq!(bed.store_error("DeleteImage", &json!({ "id": "base" })), None);
     bed.agent.end();
 }
 

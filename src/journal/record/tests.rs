@@ -38,7 +38,12 @@ fn sample() -> Vec<Step> {
         Step::NetworkDefined("02:00:00:00:00:01".to_owned()),
         Step::NetworkStarted("02:00:00:00:00:01".to_owned()),
         Step::Domain { uuid: None },
-        Step::Leaving { networks: vec!["02:00:00:00:00:01".to_owned()], volumes: true },
+        Step::Leaving {
+            networks: vec!["02:00:00:00:00:01".to_owned()],
+            volumes: true,
+            expected: false,
+            kept: vec!["/dev/sdb".to_owned()],
+        },
     ]
 }
 
@@ -49,8 +54,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         any::<String>().prop_map(Step::NetworkDefined),
         any::<String>().prop_map(Step::NetworkStarted),
         any::<Option<String>>().prop_map(|uuid| Step::Domain { uuid }),
-        (proptest::collection::vec(any::<String>(), 0..3), any::<bool>())
-            .prop_map(|(networks, volumes)| Step::Leaving { networks, volumes }),
+        (proptest::collection::vec(any::<String>(), 0..3), any::<bool>()).prop_map(
+            |(networks, volumes)| Step::Leaving {
+                networks,
+                volumes,
+                expected: !volumes,
+                kept: Vec::new(),
+            }
+        ),
     ];
     proptest::collection::vec(step, 0..6)
 }
@@ -77,9 +88,20 @@ fn the_format_is_text_that_people_can_read() {
         r#"{"network_defined":"02:00:00:00:00:01"}"#,
         r#"{"network_started":"02:00:00:00:00:01"}"#,
         r#"{"domain":{"uuid":null}}"#,
-        r#"{"leaving":{"networks":["02:00:00:00:00:01"],"volumes":true}}"#,
+        concat!(
+            r#"{"leaving":{"networks":["02:00:00:00:00:01"],"volumes":true,"expected":false,"#,
+            r#""kept":["/dev/sdb"]}}"#,
+        ),
     ];
     assert!(steps.eq(expected), "{lines:?}");
+}
+
+#[test]
+fn a_delete_of_a_former_version_expects_its_volumes() {
+    let step = r#"{"leaving":{"networks":[],"volumes":true}}"#;
+    let expected =
+        Step::Leaving { networks: vec![], volumes: true, expected: true, kept: Vec::new() };
+    assert_eq!(serde_json::from_str::<Step>(step).unwrap(), expected);
 }
 
 // The sum was made with the definition of FNV-1a, in another language.

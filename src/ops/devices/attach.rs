@@ -149,6 +149,7 @@ impl Libvirt {
     ) -> Result<Steps, Error> {
         let wants_any = disk.image.is_empty() && disk.size_mib == 0;
         if let (true, Some(volume)) = (wants_any, here.volume(disk)) {
+            self.check_adopted(DISK_VERB, std::slice::from_ref(volume), hold, deadline)?;
             disk.size_mib = volume.size_mib();
             disk.source = volume.device.to_string_lossy().into_owned();
             return Ok(steps);

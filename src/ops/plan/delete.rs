@@ -9,9 +9,10 @@ use crate::ops::delete::leaving;
 use crate::ops::domains::in_use_by_others;
 use crate::ops::lifecycle::get_state;
 use crate::ops::plan::{Forecast, Problem, step_of};
+use crate::ops::volumes::Expected;
 use crate::ops::{Error, Libvirt, args, networks, screens};
 use crate::pool::Lane;
-use crate::storage::{self, Id, InUse, Removing, Volumes};
+use crate::storage::{Id, InUse, Removing, Volumes};
 
 impl Libvirt {
     /// What [`Libvirt::delete`] would do with the same request.
@@ -29,7 +30,7 @@ impl Libvirt {
         let look = move |connection: &Connection| look_at_leaving(connection, &asked);
         let seen = self.read(Lane::Read, "plan Delete", &id, deadline, look);
         let seen = forecast.unless_failed("libvirt", seen)?;
-        let expected = seen.as_ref().is_none_or(|seen| seen.expected);
+        let expected = seen.as_ref().map_or(Expected::Some, |seen| seen.expected);
         let in_use = seen.as_ref().map(|seen| seen.in_use.clone()).unwrap_or_default();
         let missing = seen.and_then(|seen| {
             forecast.plan.steps.extend(seen.steps);
@@ -54,22 +55,20 @@ impl Libvirt {
         Ok(forecast)
     }
 
-    /// The volumes that a Delete would destroy. `expected`: the guest's definition says that it has some.
+    /// The volumes that a Delete would destroy.
     fn foresee_removal(
         &self,
         forecast: &mut Forecast,
         guest: Id,
-        expected: bool,
+        expected: Expected,
         in_use: InUse,
         deadline: Instant,
     ) -> Result<(), Error> {
         let what = format!("plan Delete {guest}");
         let look = move |volumes: &dyn Volumes| volumes.destroying_guest(&guest, &in_use, deadline);
         let removing = match self.ask_storage(what, deadline, look) {
-            // As when it is done: a host without the store has no volumes of ours.
-            Err(Error::Storage(
-                storage::Error::NotInstalled | storage::Error::PoolMissing { .. },
-            )) if !expected => return Ok(()),
+            // As when it is done.
+            Err(Error::Storage(error)) if expected.allows(&error) => return Ok(()),
             removing => forecast.unless_failed("storage", removing)?,
         };
         let Some(Removing { actions, left, foreign }) = removing else { return Ok(()) };
@@ -87,8 +86,8 @@ struct SeenLeaving {
     warnings: Vec<String>,
     /// libvirt's word that there is no such domain.
     missing: Option<libvirt::Error>,
-    /// Whether the guest has volumes that this agent made, by its definition.
-    expected: bool,
+    /// Whether the guest has volumes that this agent made.
+    expected: Expected,
     /// What other domains use, and what was handed in.
     in_use: InUse,
 }

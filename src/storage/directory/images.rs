@@ -70,6 +70,7 @@ impl DirectoryStore {
     pub(super) fn remove_image(&self, id: &Id, deadline: Instant) -> Result<(), Error> {
         let name = self.pool.image(id)?;
         self.volume_at(&name)?.ok_or_else(|| not_found(&name))?;
+        let _alone = self.lock_image(&name)?;
         wait_closed(&self.path(&name), self.patience(deadline))
             .map_err(|holders| Error::Busy { name: name.to_string(), holders })?;
         self.remove_volume(&name)

@@ -106,8 +106,13 @@ impl Volumes for DirectoryStore {
         self.make_volume(planned, deadline)
     }
 
-    fn take_back(&self, made: &[Made], deadline: Instant) -> Result<Removal, Error> {
-        self.take_volumes_back(made, deadline)
+    fn take_back(
+        &self,
+        made: &[Made],
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        self.take_volumes_back(made, in_use, deadline)
     }
 
     fn destroy_guest(

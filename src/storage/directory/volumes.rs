@@ -205,12 +205,13 @@ impl DirectoryStore {
     pub(super) fn take_volumes_back(
         &self,
         made: &[Made],
+        in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let mut removal = Removal::default();
         for Made { volume, owner, with_parent } in made {
             let ours = |it: &Volume| it.owner.as_deref() == owner.as_ref().map(Id::as_str);
-            removal.merge(self.clear(volume, ours, &InUse::default(), deadline)?);
+            removal.merge(self.clear(volume, ours, in_use, deadline)?);
             // A crash can leave a draft, or properties whose volume never came.
             if let Some(folder) = self.path(volume).parent().filter(|folder| folder.is_dir()) {
                 self.sweep(folder)?;

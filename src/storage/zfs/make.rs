@@ -6,7 +6,7 @@ use super::command::{Output, action};
 use super::listing::OWNER;
 use super::{ALL, DATASETS, Depth, Kind, ZfsStore, device, not_found, says_no_space};
 use crate::storage::rules::{growth, no_image};
-use crate::storage::{Action, Dataset, Error, Planned, Space, Volume};
+use crate::storage::{Action, Dataset, Error, InUse, Planned, Space, Volume};
 
 impl ZfsStore {
     /// A file system that is never mounted: a service with a mount namespace of its own would hide
@@ -105,11 +105,12 @@ impl ZfsStore {
     fn undone(&self, planned: &Planned, cause: Error, deadline: Instant) -> Error {
         let Some(made) = planned.to_make() else { return cause };
         let made = std::slice::from_ref(&made);
-        let left = match self.take_volumes_back(made, self.undo_deadline(deadline)) {
-            Ok(removal) if removal.left.is_empty() => return cause,
-            Ok(removal) => removal.left.iter().map(ToString::to_string).collect(),
-            Err(error) => vec![format!("{}: {error}", planned.wanted.volume)],
-        };
+        let left =
+            match self.take_volumes_back(made, &InUse::default(), self.undo_deadline(deadline)) {
+                Ok(removal) if removal.left.is_empty() => return cause,
+                Ok(removal) => removal.left.iter().map(ToString::to_string).collect(),
+                Err(error) => vec![format!("{}: {error}", planned.wanted.volume)],
+            };
         Error::NotUndone { cause: Box::new(cause), left: left.join(", ") }
     }
 

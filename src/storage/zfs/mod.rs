@@ -19,6 +19,7 @@ mod survey;
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -197,8 +198,13 @@ impl Volumes for ZfsStore {
         self.make_volume(planned, deadline)
     }
 
-    fn take_back(&self, made: &[Made], deadline: Instant) -> Result<Removal, Error> {
-        self.take_volumes_back(made, deadline)
+    fn take_back(
+        &self,
+        made: &[Made],
+        in_use: &InUse,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        self.take_volumes_back(made, in_use, deadline)
     }
 
     fn destroy_guest(
@@ -242,6 +248,8 @@ impl Volumes for ZfsStore {
 
     fn name_of(&self, path: &Path) -> Option<Dataset> {
         let device = fs::canonicalize(path).ok()?;
+        // Whatever else a caller names is not opened.
+        fs::metadata(&device).ok().filter(|found| found.file_type().is_block_device())?;
         self.pool.full_dataset(&disk::zvol_name_at(&device).ok()??).ok()
     }
 

@@ -64,6 +64,7 @@ impl ZfsStore {
     pub(super) fn take_volumes_back(
         &self,
         made: &[Made],
+        in_use: &InUse,
         deadline: Instant,
     ) -> Result<Removal, Error> {
         // A create that hangs may yet make what is not there to be taken back.
@@ -77,7 +78,7 @@ impl ZfsStore {
             let chosen = |entry: &Entry| {
                 entry.kind == Kind::Volume && made.iter().any(|made| is_of(entry, made))
             };
-            removal.merge(self.clear(root, &entries, chosen, &InUse::default(), deadline)?);
+            removal.merge(self.clear(root, &entries, chosen, in_use, deadline)?);
         }
         Ok(removal)
     }

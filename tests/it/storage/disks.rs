@@ -140,10 +140,13 @@ pub(crate) fn what_was_made_is_taken_back_and_what_was_there_stays(bench: &Bench
         bench.store.make(plan, soon()).unwrap();
     }
     bench.snapshot(&wanted[0].volume, "between");
-    let removal = bench.store.take_back(&made_by(&plans), soon()).unwrap();
+    let removal = bench.store.take_back(&made_by(&plans), &InUse::default(), soon()).unwrap();
     assert_eq!((removal.destroyed.len(), removal.left), (2, vec![]));
     assert!(bench.is_gone(&guest), "the parent, which was made along, is gone as well");
-    assert_eq!(bench.store.take_back(&made_by(&plans), soon()).unwrap().destroyed, [""; 0]);
+    assert_eq!(
+        bench.store.take_back(&made_by(&plans), &InUse::default(), soon()).unwrap().destroyed,
+        [""; 0]
+    );
 
     let there = bench.make(&wanted[0]);
     write(&there, "mine");
@@ -151,7 +154,7 @@ pub(crate) fn what_was_made_is_taken_back_and_what_was_there_stays(bench: &Bench
     for plan in &plans {
         bench.store.make(plan, soon()).unwrap();
     }
-    let removal = bench.store.take_back(&made_by(&plans), soon()).unwrap();
+    let removal = bench.store.take_back(&made_by(&plans), &InUse::default(), soon()).unwrap();
     assert_eq!(removal.destroyed, [wanted[1].volume.to_string()]);
     assert_eq!(bench.all_of(&guest), [there.name.to_string()]);
     assert!(begins_with(&there.device, "mine"));
