@@ -6,7 +6,7 @@ PROGRAM := $(TARGET)/release/mistify-libvirt
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test verify stress lab-image test-lab test-lab-agent test-lab-crash test-lab-storage test-lab-short test-lab-guests test-systemd test-new-user sanitize coverage fuzz deny demo bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test verify stress lab-image test-lab test-lab-agent test-lab-volumes test-lab-crash test-lab-storage test-lab-short test-lab-guests test-systemd test-new-user sanitize coverage fuzz deny demo bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -66,16 +66,20 @@ ifdef TESTS
 test-lab: lab-image
 	$(LAB) $(TESTS)
 else
-test-lab: test-lab-agent test-lab-crash test-lab-storage test-lab-guests test-systemd
+test-lab: test-lab-agent test-lab-volumes test-lab-crash test-lab-storage test-lab-guests test-systemd
 endif
 
 lab-image:
 	tests/install-deps.sh lab
 	tests/lab/build.sh
 
-# Tests that go through the agent.
+# Tests that go through the agent, on pools of the lab.
 test-lab-agent: lab-image
-	$(LAB) lab:: images::zpool:: volumes::zpool:: dry_run::zpool:: --skip lab::crash:: --skip lab::systemd::
+	$(LAB) lab:: --skip lab::crash:: --skip lab::systemd::
+
+# Tests that go through the agent, which also run on a directory store elsewhere.
+test-lab-volumes: lab-image
+	$(LAB) images::zpool:: volumes::zpool:: dry_run::zpool::
 
 # Tests that kill the agent.
 test-lab-crash: lab-image

@@ -33,6 +33,16 @@ key() {
     } | sha256sum | cut -c 1-16
 }
 
+# Runs a command in a process group of its own, which ends at the limit, or with this script.
+bounded() {
+    timeout -k 10 "$limit_seconds" "$@" &
+    local group=$! status=0
+    trap 'kill -TERM -- "-$group" 2>/dev/null; exit 130' INT TERM
+    wait "$group" || status=$?
+    trap - INT TERM
+    return "$status"
+}
+
 # Runs a step unless it has passed on the same inputs: its name, the command, `--`, the inputs.
 once() {
     local name=$1 command=() stamp began
@@ -48,7 +58,7 @@ once() {
         return
     fi
     began=$SECONDS
-    step "$name" timeout --foreground -k 10 "$limit_seconds" "${command[@]}" || return 0
+    step "$name" bounded "${command[@]}" || return 0
     rm -f "$passed/${name// /-}"-????????????????
     echo "$((SECONDS - began)) s, $(date -u +%Y-%m-%dT%H:%MZ)" >"$stamp"
 }
@@ -64,6 +74,7 @@ once "metrics rules" promtool check rules dist/prometheus/rules.yml dist/prometh
 once "memory safety" make sanitize -- "${tests[@]}"
 once "fuzzing" make fuzz SECONDS=20 -- "${program[@]}" fuzz
 once "lab" make test-lab-agent -- "${lab[@]}"
+once "lab volumes" make test-lab-volumes -- "${lab[@]}"
 once "lab crashes" make test-lab-crash -- "${lab[@]}"
 once "lab storage" make test-lab-storage -- "${lab[@]}"
 once "lab guests" make test-lab-guests -- "${lab[@]}"
