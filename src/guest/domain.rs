@@ -74,10 +74,6 @@ pub struct Disk {
     pub source: DiskSource,
     /// Where the guest sees it.
     pub target: DiskTarget,
-    /// Paths of the files below the source, the nearest first, where libvirt names them. Beyond the
-    /// owner's model.
-    #[serde(skip)]
-    pub backing: Vec<String>,
 }
 
 /// How a disk is read.
@@ -99,6 +95,9 @@ pub struct DiskSource {
     /// Path of a block device.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device: String,
+    /// Paths of the files below that, the nearest first, where libvirt names them. Beyond the owner's model.
+    #[serde(skip)]
+    pub backing: Vec<String>,
 }
 
 impl DiskSource {
@@ -383,7 +382,6 @@ impl Disk {
             driver: DiskDriver { name: "qemu".into(), kind: "raw".into() },
             source,
             target: DiskTarget { device: disk.device.clone(), bus: disk.bus.clone() },
-            backing: Vec::new(),
         }
     }
 }

@@ -177,12 +177,12 @@ fn read_disk(disk: &Element) -> Disk {
         source: DiskSource {
             file: source.attribute("file").to_owned(),
             device: source.attribute("dev").to_owned(),
+            backing: read_backing(disk),
         },
         target: DiskTarget {
             device: target.attribute("dev").to_owned(),
             bus: target.attribute("bus").to_owned(),
         },
-        backing: read_backing(disk),
     }
 }
 

@@ -166,8 +166,8 @@ pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUs
 /// qcow2 files themselves do. What lies below a file is read as qcow2 only where that file says so: a
 /// guest writes what it likes into a raw disk.
 pub(super) fn backing_files(disk: &Disk) -> Vec<PathBuf> {
-    if !disk.backing.is_empty() {
-        return disk.backing.iter().map(PathBuf::from).collect();
+    if !disk.source.backing.is_empty() {
+        return disk.source.backing.iter().map(PathBuf::from).collect();
     }
     let mut found = Vec::new();
     let mut top = (disk.driver.kind == QCOW2).then(|| PathBuf::from(disk.source.path()));
@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(backing_files(&disk).len(), CHAIN_MAX);
         disk.source.file = "/dev/null".to_owned();
         assert!(backing_files(&disk).is_empty());
-        disk.backing = vec!["/by/libvirt".to_owned()];
+        disk.source.backing = vec!["/by/libvirt".to_owned()];
         assert_eq!(backing_files(&disk), [PathBuf::from("/by/libvirt")]);
         fs::remove_dir_all(&folder).unwrap();
     }
