@@ -127,9 +127,20 @@ pub(super) fn a_compressed_disk_is_decompressed_or_refused(bed: Bed) {
         assert!(status.is_ok_and(|it| it.success()), "{words:?}");
     };
     compress(&["gzip", "-k", "a.raw"]);
-    compress(&["xz", "-k", "a.qcow2"]);
+    // A minimal Debian has gzip alone.
+    let has_xz = Path::new("/usr/bin/xz").exists();
+    if has_xz {
+        compress(&["xz", "-k", "a.qcow2"]);
+    } else {
+        fs::write(folder.join("a.qcow2.xz"), b"\xfd7zXZ\0").expect("the directory takes files");
+    }
     for (file, id) in [("a.raw.gz", "gz"), ("a.qcow2.xz", "xz")] {
         let output = bed.run_import(file, id);
+        if id == "xz" && !has_xz {
+            let said = text(&output.stderr);
+            assert!(said.contains("compressed with xz; decompress it first"), "{said}");
+            continue;
+        }
         assert!(output.status.success(), "{file}: {output:?}");
         assert!(text(&output.stdout).starts_with(&format!("{id} 3 MiB ")), "{output:?}");
         let clone = json!({ "id": id, "dest": format!("guests/{id}/disk-0") });
