@@ -26,7 +26,7 @@ pub(super) fn wants_volumes(guest: &Guest) -> bool {
 pub(super) struct LeavingVolumes {
     /// Whether there are some.
     pub(super) expected: Expected,
-    /// Sources that a caller has supplied, without links: whoever made them destroys them.
+    /// Sources that a caller has supplied, without links. Their maker destroys them.
     pub(super) kept: Vec<PathBuf>,
 }
 
@@ -207,8 +207,8 @@ impl Libvirt {
         self.held(verb, deadline, hold, look, |_, _| {})
     }
 
-    /// Destroys the volumes that this agent made for the guest, told by their mark, but for those that
-    /// another domain uses and those that a caller has supplied.
+    /// Destroys the volumes with the guest's mark. A volume that another domain uses stays, and so does a
+    /// source that a caller has supplied.
     ///
     /// # Errors
     /// What storage says when it cannot be asked, unless `leaving` makes that no error. What stays is in

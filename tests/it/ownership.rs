@@ -8,9 +8,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, PROGRAM};
+use crate::images::qemu_img;
 use crate::skip::require;
-use crate::stack::{Stack, installed};
+use crate::stack::Stack;
 use crate::support::Scratch;
 
 const MIB: u64 = 1 << 20;
@@ -69,6 +70,21 @@ impl Bed {
         );
         let answer: Value = serde_json::from_slice(&reply.body).expect("JSON");
         answer["error"].as_str().map(str::to_owned)
+    }
+
+    /// Imports the image `base` from a raw file in the store's directory; the file's path.
+    fn import_base(&self) -> PathBuf {
+        let raw = self.store.path().join("raw");
+        fs::write(&raw, vec![0; 1 << 20]).expect("the directory takes files");
+        let import = Command::new(PROGRAM)
+            .args(["--config", "/dev/null", "--storage"])
+            .arg(format!("directory:{}", self.store.path().display()))
+            .args(["image", "import"])
+            .arg(&raw)
+            .arg("base")
+            .output();
+        assert!(import.as_ref().is_ok_and(|output| output.status.success()), "{import:?}");
+        raw
     }
 
     fn resize(&self, id: &str, size: u64) -> Value {
@@ -167,19 +183,8 @@ fn a_volume_without_a_mark_is_rolled_back() {
 #[test]
 fn an_image_below_a_guests_file_is_not_deleted() {
     let Some(bed) = Bed::new() else { return };
-    if !installed("qemu-img") {
-        return;
-    }
-    let raw = bed.store.path().join("raw");
-    fs::write(&raw, vec![0; 1 << 20]).expect("the directory takes files");
-    let import = Command::new(crate::agent::PROGRAM)
-        .args(["--config", "/dev/null", "--storage"])
-        .arg(format!("directory:{}", bed.store.path().display()))
-        .args(["image", "import"])
-        .arg(&raw)
-        .arg("base")
-        .output();
-    assert!(import.as_ref().is_ok_and(|output| output.status.success()), "{import:?}");
+    let Some(()) = require("qemu", qemu_img()) else { return };
+    bed.import_base();
     bed.make("own-thin", 4);
     let path = bed.disk("own-thin");
     let create = ["create", "-f", "qcow2", "-F", "raw", "-b"];
@@ -222,9 +227,7 @@ fn a_guest_without_our_metadata_leaves_no_volume() {
 #[test]
 fn a_qcow2_disk_is_not_resized() {
     let Some(bed) = Bed::new() else { return };
-    if !installed("qemu-img") {
-        return;
-    }
+    let Some(()) = require("qemu", qemu_img()) else { return };
     bed.make("own-qcow2", 4);
     let path = bed.disk("own-qcow2");
     let create = ["create", "-f", "qcow2"];
@@ -324,16 +327,7 @@ fn only_volumes_of_the_guest_are_sources_in_the_store() {
         bed.store_error("CreateSnapshot", &json!({ "id": "guests/own-first/disk-0", "dest": "s" })),
         None
     );
-    let raw = bed.store.path().join("raw");
-    fs::write(&raw, vec![0; 1 << 20]).expect("the directory takes files");
-    let import = Command::new(crate::agent::PROGRAM)
-        .args(["--config", "/dev/null", "--storage"])
-        .arg(format!("directory:{}", bed.store.path().display()))
-        .args(["image", "import"])
-        .arg(&raw)
-        .arg("base")
-        .output();
-    assert!(import.as_ref().is_ok_and(|output| output.status.success()), "{import:?}");
+    let raw = bed.import_base();
 
     let store = bed.store.path();
     let link = store.with_extension("link");

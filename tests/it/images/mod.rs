@@ -182,7 +182,7 @@ fn store_flags(scratch: &Scratch, pool: Option<&Pool>) -> [String; 2] {
     }
 }
 
-fn qemu_img() -> Result<(), Skip> {
+pub(crate) fn qemu_img() -> Result<(), Skip> {
     match Path::new(QEMU_IMG).exists() {
         true => Ok(()),
         false => Err(Skip(format!("there is no {QEMU_IMG}"))),
