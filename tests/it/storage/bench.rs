@@ -43,6 +43,7 @@ impl Bench {
 
     /// On the real pool by another program.
     pub(crate) fn on_zpool_by(program: &Path, scratch: Scratch) -> Option<Self> {
+        crate::cost::slow("runs in an emulated machine");
         let store = ZfsStore::with_program(zpool()?, limits(), program.to_owned());
         Some(Self::of(Box::new(store), true, scratch))
     }
