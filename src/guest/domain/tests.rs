@@ -1,3 +1,5 @@
+use std::sync::Once;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -241,6 +243,8 @@ proptest! {
         volumes: bool,
         networks in proptest::collection::btree_set("[0-9a-f:]{1,17}", 0..3),
     ) {
+        static COST: Once = Once::new();
+        COST.call_once(|| crate::cost::slow("writes and reads 256 random guests"));
         let sources: Vec<_> = disks
             .iter()
             .map(|(_, file)| if *file { SourceKind::File } else { SourceKind::Block })
