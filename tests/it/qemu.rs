@@ -276,13 +276,13 @@ fn a_stopped_libvirtd_ends_calls_at_their_deadline_and_is_used_again_after() {
     assert!(late.starts_with("deadline: Status waiting "), "{late}");
     assert!(late.contains("still running since "), "{late}");
     // Its lane has no connection yet. On a loaded machine the deadline may come before the words for that.
-    wait_until("it is told that libvirt is silent", SOON, || {
+    wait_until("the agent answers that libvirt does not answer", SOON, || {
         error("Poweroff").starts_with("libvirt does not answer since ")
     });
     // Each had a second of its own, instead of the 60 s that calls have by default.
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     stack.signal_libvirtd("CONT");
-    wait_until("it works again", SOON, || {
+    wait_until("the agent answers Status again", SOON, || {
         bed.agent.call("Status", &json!({ "id": "waiting" }))["error"].is_null()
     });
 }
