@@ -24,6 +24,7 @@ use crate::cli::settings::{SETTINGS, Takes};
 use crate::config::Config;
 
 pub use commands::Command;
+use commands::Switches;
 pub use completions::{Shell, completions};
 pub use layers::DEFAULT_FILE;
 pub use logging::start_log;
@@ -100,7 +101,8 @@ pub fn parse(
 ) -> Result<Request, Error> {
     let mut parser = lexopt::Parser::from_args(words);
     let (mut flags, mut command) = (Vec::new(), Vec::new());
-    let (mut file, mut check_config, mut json) = (None, false, false);
+    let (mut file, mut check_config) = (None, false);
+    let mut switches = Switches::default();
     while let Some(word) = parser.next()? {
         let setting = match &word {
             Short('h') | Long("help") => return Ok(Request::Help),
@@ -114,7 +116,11 @@ pub fn parse(
                 continue;
             }
             Long("json") => {
-                json = true;
+                switches.json = true;
+                continue;
+            }
+            Long("remove") => {
+                switches.remove = true;
                 continue;
             }
             Long(name) => settings::setting(name),
@@ -135,7 +141,7 @@ pub fn parse(
             (None, other) => return Err(other.unexpected().into()),
         }
     }
-    let command = match commands::command(command, json)? {
+    let command = match commands::command(command, switches)? {
         Command::Run if check_config => Command::CheckConfig,
         command => command,
     };

@@ -207,9 +207,13 @@ pub struct PoolLimits {
     /// Callers that may wait for one guest's key, so that verbs sent again and again to a stuck
     /// guest do not use up [`Self::waiting_change`]; the orchestrator sends one at a time.
     pub waiting_key: usize,
-    /// Workers that may be stuck at once, each in a call that does not return though libvirt
-    /// answers: with one more the agent ends, to be started again. libvirtd serves 20 calls.
+    /// Workers that others may have replaced at once, each in a call that does not return though libvirt
+    /// answers. With one more no worker is replaced, and calls that find all workers of their lane in such
+    /// calls are told `busy`. libvirtd serves 20 calls.
     pub stuck: usize,
+    /// After this a call that does not return is stuck, and an event says so: well above the 30 s that
+    /// libvirt itself waits for a guest's lock.
+    pub stuck_age: Duration,
 }
 
 impl PoolLimits {
@@ -233,6 +237,7 @@ impl Default for PoolLimits {
             waiting_any: 31,
             waiting_key: 8,
             stuck: 8,
+            stuck_age: Duration::from_secs(60),
         }
     }
 }

@@ -719,6 +719,11 @@ unsafe extern "C" {
         cb: virConnectCloseFunc,
     ) -> ::std::os::raw::c_int;
     pub fn virConnectIsAlive(conn: virConnectPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainCreateXML(
+        conn: virConnectPtr,
+        xmlDesc: *const ::std::os::raw::c_char,
+        flags: ::std::os::raw::c_uint,
+    ) -> virDomainPtr;
     pub fn virDomainLookupByName(
         conn: virConnectPtr,
         name: *const ::std::os::raw::c_char,
@@ -738,6 +743,14 @@ unsafe extern "C" {
     pub fn virDomainResume(domain: virDomainPtr) -> ::std::os::raw::c_int;
     pub fn virDomainPMWakeup(
         domain: virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainHasManagedSaveImage(
+        dom: virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainManagedSaveRemove(
+        dom: virDomainPtr,
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainScreenshot(
@@ -860,6 +873,7 @@ unsafe extern "C" {
     ) -> ::std::os::raw::c_int;
     pub fn virDomainStatsRecordListFree(stats: *mut virDomainStatsRecordPtr);
     pub fn virDomainIsActive(dom: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainIsPersistent(dom: virDomainPtr) -> ::std::os::raw::c_int;
     pub fn virConnectDomainEventRegisterAny(
         conn: virConnectPtr,
         dom: virDomainPtr,

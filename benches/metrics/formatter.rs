@@ -126,6 +126,7 @@ fn own() -> Own {
         pool: Snapshot { lanes, callers },
         calls: BTreeMap::new(),
         open_intents: 0,
+        leftovers: 0,
         libvirt_version: None,
         listeners: Vec::new(),
         storage: None,

@@ -22,8 +22,10 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("suspend ID", "stop its processors where they are"),
     ("resume ID", "let them go on"),
     ("reset ID", "press its reset button"),
+    ("discard-saved ID", "forget the memory that it was saved with: its next start boots"),
     ("console ID", "the end of what it has written to its serial console"),
     ("delete ID", "stop it, and remove its domain, networks and volumes"),
+    ("leftovers", "what calls could not undo or finish, and why; of one guest with its ID"),
     ("metrics ID", "what a guest has used"),
     ("top", "a live table of guests by use of processors"),
     (
@@ -68,11 +70,24 @@ pub enum Command {
     },
 }
 
+/// Switches that commands have.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Switches {
+    /// Whether answers are JSON on a terminal, too.
+    pub(super) json: bool,
+    /// Whether leftovers are removed.
+    pub(super) remove: bool,
+}
+
 /// Understands the words of a command; without any it is the agent.
 ///
 /// # Errors
 /// Words that are none.
-pub(super) fn command(words: Vec<OsString>, json: bool) -> Result<Command, Error> {
+pub(super) fn command(words: Vec<OsString>, switches: Switches) -> Result<Command, Error> {
+    let Switches { json, remove } = switches;
+    if remove && words.first().is_none_or(|word| word != "leftovers") {
+        return Err(Error::Usage("--remove is for leftovers".to_owned()));
+    }
     let texts: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
     match (texts.as_slice(), words.as_slice()) {
@@ -83,6 +98,10 @@ pub(super) fn command(words: Vec<OsString>, json: bool) -> Result<Command, Error
             .ok_or_else(|| Error::Usage(format!("completions {name}: write bash, zsh or fish"))),
         (["image", "import", _, _], [_, _, file, id]) => {
             Ok(Command::Import { file: file.into(), id: utf_8(id)? })
+        }
+        (["leftovers", ..], [_, id @ ..]) if id.len() <= 1 => {
+            let guest = id.first().map(utf_8).transpose()?.unwrap_or_default();
+            Ok(Command::Ask { ask: Ask::Leftovers { guest, remove }, json })
         }
         (texts, words) => match ask(texts, words)? {
             Some(ask) => Ok(Command::Ask { ask, json }),
@@ -102,6 +121,7 @@ fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
         "suspend" => Some("Suspend"),
         "resume" => Some("Resume"),
         "reset" => Some("Reset"),
+        "discard-saved" => Some("DiscardSaved"),
         "console" => Some("Console"),
         "delete" => Some("Delete"),
         _ => None,

@@ -323,6 +323,7 @@ pub(super) const OTHERS: &[Other] = &[
     },
     Other::new("check-config", "read all settings, say what is wrong with them, and end"),
     Other::new("json", "what commands answer as JSON, as in a pipe, also on a terminal"),
+    Other::new("remove", "with leftovers: remove them, where nothing uses them"),
     Other { short: Some('h'), ..Other::new("help", "print this and end") },
     Other::new("version", "print the version and end"),
 ];

@@ -37,6 +37,13 @@ pub enum Ask {
     Create(PathBuf),
     /// What a guest uses.
     Metrics(String),
+    /// What calls left over, of all guests or of one.
+    Leftovers {
+        /// The guest's id; empty for all.
+        guest: String,
+        /// Whether to remove it.
+        remove: bool,
+    },
     /// All guests by use of processors, again and again.
     Top,
 }
@@ -78,7 +85,13 @@ pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
         true => readable(ask, &answer),
         false => format!("{answer}\n"),
     };
-    write(&text)
+    write(&text)?;
+    match ask {
+        Ask::Leftovers { remove: true, .. } if answer["leftovers"] != json!([]) => {
+            Err(Error::Answered("some leftovers stay".to_owned()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The guests of all pages of List.
@@ -131,6 +144,10 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
             (libvirt("CreateGuest"), json!([{ "guest": guest }]), what)
         }
         Ask::List => (libvirt("List"), json!([{}]), "List".to_owned()),
+        Ask::Leftovers { guest, remove } => {
+            let method = if *remove { "RemoveLeftovers" } else { "Leftovers" };
+            (libvirt(method), json!([{ "guest": { "id": guest } }]), method.to_owned())
+        }
         Ask::Metrics(_) | Ask::Top => (libvirt("AllMetrics"), json!([{}]), "AllMetrics".to_owned()),
     })
 }
@@ -176,9 +193,13 @@ fn readable(ask: &Ask, answer: &Value) -> String {
     match ask {
         Ask::List => list(answer),
         Ask::Metrics(_) => metrics(answer),
+        Ask::Leftovers { .. } => leftovers(&answer["leftovers"]),
         Ask::Create(_) => format!("{} created\n", word(&answer["guest"]["id"])),
         Ask::Guest { method: "Console", .. } => lines(&answer["console"]),
         Ask::Guest { method: "Delete", id } => format!("{} deleted\n", printable(id)),
+        Ask::Guest { method: "DiscardSaved", id } => {
+            format!("{} boots at its next start\n", printable(id))
+        }
         Ask::Guest { id, .. } => {
             format!("{} {}\n", printable(id), word(&answer["guest"]["state"]))
         }
@@ -190,7 +211,20 @@ fn list(guests: &Value) -> String {
     let mut table = Table::new(&["GUEST", "STATE", "MEMORY", "CPUS"]);
     for guest in guests.as_array().into_iter().flatten() {
         let memory = bytes(guest["memory"].as_f64().unwrap_or_default() * 1024.0 * 1024.0);
-        table.row([word(&guest["id"]), word(&guest["state"]), memory, guest["cpu"].to_string()]);
+        let state = match guest["saved"] == true {
+            true => "saved".to_owned(),
+            false => word(&guest["state"]),
+        };
+        table.row([word(&guest["id"]), state, memory, guest["cpu"].to_string()]);
+    }
+    table.text()
+}
+
+fn leftovers(found: &Value) -> String {
+    let mut table = Table::new(&["GUEST", "METHOD", "SINCE", "STATE", "WHY"]);
+    for left in found.as_array().into_iter().flatten() {
+        let text = ["guest", "method", "since", "state", "why"].map(|member| word(&left[member]));
+        table.row(text);
     }
     table.text()
 }

@@ -8,9 +8,16 @@ pub const HEALTH_FRESH: Duration = Duration::from_secs(10);
 /// The same for a scrape, which comes every few seconds for ever: a look starts a process or two,
 /// and how full a store is changes slowly.
 pub const HEALTH_FRESH_FOR_SCRAPES: Duration = Duration::from_secs(60);
-/// Between two tries to settle what is open: what is in the way, as a device that is busy, takes
-/// about as long to go.
-pub const SETTLE_RETRY: Duration = Duration::from_secs(2);
+/// After the first try to recover a change that failed; doubled after each further one. What is in the way,
+/// such as a busy device, takes about as long to go.
+pub const RECOVERY_PAUSE: Duration = Duration::from_secs(2);
+/// The longest such pause, so that a host recovers within a minute after its operator mended it.
+pub const RECOVERY_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Refused tries, after which a change is left as it is and listed as a leftover: with the pauses between
+/// them half a minute.
+pub const RECOVERY_TRIES: u32 = 5;
+/// The reconciler's wait for a guest's lock: a verb that has it recovers the guest itself.
+pub const RECOVERY_LOCK: Duration = Duration::from_secs(1);
 /// What the agent does of itself may keep its sockets closed at the start: callers are told then
 /// what is really there, and do not wait long for it.
 pub const FIRST_ROUND: Duration = Duration::from_secs(2);

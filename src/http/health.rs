@@ -29,7 +29,10 @@ pub(super) fn healthz(agent: &Libvirt) -> Response {
         "storage": storage(agent),
         "pool": pool(&lanes),
         "jobs": { "queued": queued, "running": running },
-        "journal": { "open": agent.open_intents().iter().map(intent).collect::<Vec<_>>() },
+        "journal": {
+            "open": agent.open_intents().iter().map(intent).collect::<Vec<_>>(),
+            "left": agent.left_intents().iter().map(intent).collect::<Vec<_>>(),
+        },
     });
     answer(&body, status.is_none())
 }

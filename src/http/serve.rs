@@ -12,7 +12,7 @@ use crate::config::HttpLimits;
 use crate::config::fixed::FIRST_ROUND;
 use crate::http::heartbeat::Heartbeat;
 use crate::http::{BindError, Front, Tallies, routes, scrape};
-use crate::ops::{Keeper, Libvirt};
+use crate::ops::{Reconciler, Libvirt};
 use crate::os::notify::Notify;
 use crate::os::signals::{Signal, Signals};
 use crate::rpc::{Audit, Service, Workers};
@@ -114,8 +114,8 @@ impl Libvirt {
     ) -> Result<(), ServeError> {
         let drain = self.deadlines().drain();
         let (agent, audit) = (Arc::new(self), Arc::new(audit));
-        let keeper = Keeper::start(&agent).map_err(ServeError::Start)?;
-        keeper.wait_for_first_round(FIRST_ROUND);
+        let reconciler = Reconciler::start(&agent).map_err(ServeError::Start)?;
+        reconciler.wait_for_first_round(FIRST_ROUND);
         let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
         let (tallies, places) = (fronts.tallies(), fronts.places());
         let Fronts { mut main, images, metrics } = fronts;
@@ -156,7 +156,7 @@ impl Libvirt {
             jobs.stop(stopped_by),
             agent.stop(left()),
         ];
-        keeper.stop();
+        reconciler.stop();
         if ended.contains(&false) {
             warn!("stopped before all work was finished");
         }

@@ -52,10 +52,10 @@ pub fn tracker() -> Option<Track> {
 }
 
 /// The job that this thread carries out, if it does, is at this now; no step of its own.
-pub fn reached(what: &str) {
+pub fn reached(what: impl ToString) {
     MINE.with_borrow(|mine| {
         if let Some(Track(progress)) = mine {
-            what.clone_into(&mut progress.lock().step);
+            progress.lock().step = what.to_string();
         }
     });
 }

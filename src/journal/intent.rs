@@ -1,7 +1,7 @@
 //! What is about to happen to a guest. Plain data.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,20 +44,41 @@ impl fmt::Display for Scope {
 /// A verb of more than one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verb {
-    /// Networks, volumes and a domain are made; what is left of it is undone.
+    /// Makes networks, volumes and a domain.
     CreateGuest,
-    /// A guest's volumes are made; what is left of them is undone.
+    /// Makes a guest's volumes.
     CreateGuestDisks,
-    /// A guest and what is its own go; what is left of it is finished.
+    /// Removes a guest's domain, networks and volumes.
     Delete,
-    /// A disk comes to a guest, with a volume or without; what is left of it is undone.
+    /// Attaches a disk to a guest, with a volume or without.
     AttachDisk,
-    /// A disk goes from a guest; what is left of it is finished.
+    /// Detaches a disk from a guest.
     DetachDisk,
-    /// A NIC comes to a guest, with its network; what is left of it is undone.
+    /// Attaches a NIC to a guest, with its network.
     AttachNic,
-    /// A NIC goes from a guest, and its network; what is left of it is finished.
+    /// Detaches a NIC from a guest, with its network.
     DetachNic,
+}
+
+/// What recovery does with a verb that did not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// It undoes the steps.
+    Back,
+    /// It finishes the steps.
+    Forward,
+}
+
+impl Verb {
+    /// What recovery does with it.
+    pub fn direction(self) -> Direction {
+        match self {
+            Self::CreateGuest | Self::CreateGuestDisks | Self::AttachDisk | Self::AttachNic => {
+                Direction::Back
+            }
+            Self::Delete | Self::DetachDisk | Self::DetachNic => Direction::Forward,
+        }
+    }
 }
 
 impl fmt::Display for Verb {
@@ -123,6 +144,20 @@ pub enum Step {
     },
 }
 
+/// The object of a step, as people who look at a job or at leftovers read it.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume { name, .. } => write!(f, "volume {name}"),
+            Self::NetworkDefined(name) | Self::NetworkStarted(name) => write!(f, "network {name}"),
+            Self::Domain { .. } => f.write_str("domain"),
+            Self::Disk { device, .. } => write!(f, "disk {device}"),
+            Self::Nic { mac, .. } => write!(f, "NIC {mac}"),
+            Self::Leaving { .. } => f.write_str("networks and volumes"),
+        }
+    }
+}
+
 /// What entries of former versions mean, which do not say it.
 fn yes() -> bool {
     true
@@ -144,12 +179,13 @@ pub struct Intent {
 }
 
 impl Intent {
-    pub(super) fn summary(&self) -> Summary {
-        Summary { verb: self.verb, guest: self.guest.clone(), since: self.begun, why: None }
+    pub(super) fn summary(&self, state: State) -> Summary {
+        let (guest, since) = (self.guest.clone(), self.begun);
+        Summary { verb: self.verb, guest, since, why: None, left: Vec::new(), tries: 0, state }
     }
 }
 
-/// An open intent, as `/healthz` shows it.
+/// What is known of an intent, from memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// What was begun.
@@ -158,6 +194,40 @@ pub struct Summary {
     pub guest: String,
     /// When, by the clock of then.
     pub since: SystemTime,
-    /// Why it could not be settled last time; `None` before the first try.
+    /// Why it could not be recovered last time; `None` before the first try.
     pub why: Option<String>,
+    /// What it left, each with the reason; empty before the first try that got so far.
+    pub left: Vec<String>,
+    /// How often its recovery was tried since the agent started.
+    pub tries: u32,
+    /// What becomes of it.
+    pub state: State,
+}
+
+/// What becomes of an intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The verb that began it runs.
+    Running,
+    /// It has to be recovered before its guest is changed again.
+    Open {
+        /// When the next try is due.
+        retry: Instant,
+    },
+    /// Its recovery was refused; the guest's verbs do not wait for it.
+    Leftover {
+        /// When the next try is due; `None`: not before somebody asks for one.
+        retry: Option<Instant>,
+    },
+}
+
+impl State {
+    /// When the next try is due.
+    pub(super) fn retry(self) -> Option<Instant> {
+        match self {
+            Self::Running => None,
+            Self::Open { retry } => Some(retry),
+            Self::Leftover { retry } => retry,
+        }
+    }
 }

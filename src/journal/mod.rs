@@ -3,13 +3,14 @@
 //! ```text
 //! begin ──► Entry ── note, note, .. ──► settled              nothing is left to do: the file goes
 //!             │  ▲
-//!     dropped │  │ open_of
-//!             ▼  │
-//!        open intent ◄── open, at start: what a crash left
+//!     dropped │  │ open_of, leftovers_of
+//!     or kept ▼  │
+//!        open intent, leftover ◄── open, at start: what a crash left
 //! ```
 //!
-//! The journal keeps files (see `folder`) and knows nothing of what the steps mean: whoever takes an
-//! open intent asks libvirt and storage what is really there, and undoes or finishes it. What holds:
+//! An open intent has to be recovered before its guest is changed again. A leftover was tried and refused;
+//! it only remembers what still exists. The journal keeps files (see `folder`) and knows nothing of what the
+//! steps mean: `ops::recovery` asks libvirt and storage what exists, and undoes or finishes it. What holds:
 //! - When [`Journal::begin`] and [`Entry::note`] return, the disk has it: a step is noted before it
 //!   is begun, so the steps name all that may be there, and things that may not be.
 //! - A line that was being written is ignored: its step was never begun. Any other damage, and any
@@ -23,10 +24,12 @@ mod record;
 mod state_dir;
 mod stop;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
+use log::error;
 use parking_lot::Mutex;
 
 use self::folder::Folder;
@@ -35,7 +38,7 @@ use crate::config::JournalLimits;
 use crate::guest::wire::Guest;
 
 pub use self::error::Error;
-pub use self::intent::{Intent, Scope, Step, Summary, Verb};
+pub use self::intent::{Direction, Intent, Scope, State, Step, Summary, Verb};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::record::fuzz::journal_file as fuzz_journal_file;
 pub use self::state_dir::default_state_dir;
@@ -52,23 +55,21 @@ struct Shared {
     folder: Option<Folder>,
     scope: Scope,
     limits: JournalLimits,
-    kept: Mutex<Kept>,
+    slots: Mutex<Slots>,
 }
 
 /// The intents that have a file, or are about to.
 #[derive(Debug)]
-struct Kept {
+struct Slots {
     /// The number of the next file.
     next: u64,
     /// By number: the oldest comes first, whatever the clock said.
-    slots: BTreeMap<u64, Slot>,
+    by_number: BTreeMap<u64, Slot>,
 }
 
 #[derive(Debug)]
 struct Slot {
     summary: Summary,
-    /// Whether the verb that began it is gone.
-    open: bool,
     /// What the file says; `None` while an entry has it.
     record: Option<Record>,
 }
@@ -86,22 +87,22 @@ impl Journal {
         let folder = Folder::open(folder, limits)?;
         let left = folder.sweep(&scope, limits)?;
         let slots = left.records.into_iter().map(|(number, record)| {
-            let summary = record.intent.summary();
-            (number, Slot { summary, open: true, record: Some(record) })
+            let summary = record.intent.summary(State::Open { retry: Instant::now() });
+            (number, Slot { summary, record: Some(record) })
         });
-        let kept = Kept { next: left.next, slots: slots.collect() };
-        Ok(Self::with(Some(folder), scope, limits, kept))
+        let slots = Slots { next: left.next, by_number: slots.collect() };
+        Ok(Self::with(Some(folder), scope, limits, slots))
     }
 
     /// A journal that ends with the process, for an agent that has no folder: what fails is undone,
     /// and what a crash leaves is not.
     pub fn in_memory(scope: Scope, limits: &JournalLimits) -> Self {
-        Self::with(None, scope, limits, Kept { next: 1, slots: BTreeMap::new() })
+        Self::with(None, scope, limits, Slots { next: 1, by_number: BTreeMap::new() })
     }
 
-    fn with(folder: Option<Folder>, scope: Scope, limits: &JournalLimits, kept: Kept) -> Self {
-        let (limits, kept) = (limits.clone(), Mutex::new(kept));
-        Self { shared: Arc::new(Shared { folder, scope, limits, kept }) }
+    fn with(folder: Option<Folder>, scope: Scope, limits: &JournalLimits, slots: Slots) -> Self {
+        let (limits, slots) = (limits.clone(), Mutex::new(slots));
+        Self { shared: Arc::new(Shared { folder, scope, limits, slots }) }
     }
 
     /// Begins a verb: to be called before its first step.
@@ -115,33 +116,77 @@ impl Journal {
         let shared = &self.shared;
         let (record, line) = Record::begin(&shared.scope, verb, guest, request);
         shared.check_size(record.tail)?;
-        let number = shared.reserve(record.intent.summary())?;
+        let number = shared.reserve(record.intent.summary(State::Running))?;
         let write = stop::Write::begin();
         let placed = shared.on_disk(|folder| folder.place(number, &line));
         if placed.is_err() {
-            shared.kept.lock().slots.remove(&number);
+            shared.slots.lock().by_number.remove(&number);
         }
         placed?;
         write.end();
         Ok(Entry { shared: Arc::clone(shared), number, record, done: false })
     }
 
-    /// Takes the oldest open intent of a guest, to settle it: one that a crash left, or whose entry
+    /// Takes the oldest open intent of a guest, to recover it: one that a crash left, or whose entry
     /// was dropped. `None` where nobody left any, or others have it.
     pub fn open_of(&self, guest: &str) -> Option<Entry> {
-        let mut kept = self.shared.kept.lock();
-        let mut slots = kept.slots.iter_mut().filter(|(_, slot)| slot.summary.guest == guest);
-        let (number, record) =
-            slots.find_map(|(number, slot)| Some((*number, slot.record.take()?)))?;
-        Some(Entry { shared: Arc::clone(&self.shared), number, record, done: false })
+        let is_open = |summary: &Summary| {
+            summary.guest == guest && matches!(summary.state, State::Open { .. })
+        };
+        self.take(is_open, 1).pop()
     }
 
-    /// The intents that wait to be settled or are being settled, the oldest first; not those of
-    /// verbs that run. Answers from memory.
+    /// Takes the leftovers of a guest, the oldest first; with `due` only those whose next try is due by then.
+    pub fn leftovers_of(&self, guest: &str, due: Option<Instant>) -> Vec<Entry> {
+        let is_wanted = |summary: &Summary| {
+            let State::Leftover { retry } = summary.state else { return false };
+            let is_due = due.is_none_or(|due| retry.is_some_and(|retry| retry <= due));
+            summary.guest == guest && is_due
+        };
+        self.take(is_wanted, usize::MAX)
+    }
+
+    fn take(&self, is_wanted: impl Fn(&Summary) -> bool, count: usize) -> Vec<Entry> {
+        let mut slots = self.shared.slots.lock();
+        let slots = slots.by_number.iter_mut().filter(|(_, slot)| is_wanted(&slot.summary));
+        let taken = slots.filter_map(|(number, slot)| Some((*number, slot.record.take()?)));
+        let entry = |(number, record)| {
+            Entry { shared: Arc::clone(&self.shared), number, record, done: false }
+        };
+        taken.take(count).map(entry).collect()
+    }
+
+    /// The intents that wait to be recovered or are being recovered, the oldest first; neither those of
+    /// verbs that run nor leftovers. Answers from memory.
     pub fn open_intents(&self) -> Vec<Summary> {
-        let kept = self.shared.kept.lock();
-        let open = kept.slots.values().filter(|slot| slot.open);
-        open.map(|slot| slot.summary.clone()).collect()
+        self.summaries(|state| matches!(state, State::Open { .. }))
+    }
+
+    /// The leftovers, the oldest first. Answers from memory.
+    pub fn leftovers(&self) -> Vec<Summary> {
+        self.summaries(|state| matches!(state, State::Leftover { .. }))
+    }
+
+    fn summaries(&self, is_wanted: impl Fn(&State) -> bool) -> Vec<Summary> {
+        let slots = self.shared.slots.lock();
+        let found = slots.by_number.values().filter(|slot| is_wanted(&slot.summary.state));
+        found.map(|slot| slot.summary.clone()).collect()
+    }
+
+    /// The guests with an intent whose next try is due by `now`, and when the first of the others is.
+    pub fn due(&self, now: Instant) -> (BTreeSet<String>, Option<Instant>) {
+        let slots = self.shared.slots.lock();
+        let waiting = slots.by_number.values().filter(|slot| slot.record.is_some());
+        let mut due = BTreeSet::new();
+        let mut next: Option<Instant> = None;
+        for Summary { guest, state, .. } in waiting.map(|slot| &slot.summary) {
+            match state.retry() {
+                Some(retry) if retry <= now => drop(due.insert(guest.clone())),
+                Some(retry) => next = Some(next.map_or(retry, |next| next.min(retry))),
+                None => {}
+            }
+        }
+        (due, next)
     }
 }
 
@@ -152,15 +197,35 @@ impl Shared {
 
     /// A number for a new file, where there is room for one.
     fn reserve(&self, summary: Summary) -> Result<u64, Error> {
-        let mut kept = self.kept.lock();
-        let files = kept.slots.len();
+        let mut slots = self.slots.lock();
+        let files = slots.by_number.len();
         if files >= self.limits.files {
             return Err(Error::Full { files });
         }
-        let number = kept.next;
-        kept.next += 1;
-        kept.slots.insert(number, Slot { summary, open: false, record: None });
+        let number = slots.next;
+        slots.next += 1;
+        slots.by_number.insert(number, Slot { summary, record: None });
         Ok(number)
+    }
+
+    /// Makes room for one more leftover: the oldest is forgotten where half of all files are leftovers.
+    fn bound_leftovers(&self) {
+        let mut slots = self.slots.lock();
+        let mut found = slots.by_number.iter().filter(|(_, slot)| {
+            matches!(slot.summary.state, State::Leftover { .. }) && slot.record.is_some()
+        });
+        let Some((&oldest, slot)) = found.next() else { return };
+        if found.count() + 1 < (self.limits.files / 2).max(1) {
+            return;
+        }
+        let Summary { verb, guest, why, .. } = &slot.summary;
+        let why = why.as_deref().unwrap_or("not tried");
+        error!("too many leftovers; forgetting the oldest: {verb} guest={guest:?}: {why}");
+        slots.by_number.remove(&oldest);
+        drop(slots);
+        if let Err(error) = self.on_disk(|folder| folder.remove(oldest)) {
+            error!("journal: {error}");
+        }
     }
 
     fn check_size(&self, tail: Tail) -> Result<(), Error> {
@@ -223,22 +288,58 @@ impl Entry {
     pub fn settled(mut self) -> Result<(), Error> {
         let write = stop::Write::begin();
         if let Err(error) = self.shared.on_disk(|folder| folder.remove(self.number)) {
-            self.not_settled(error.to_string());
+            self.keep(Kept::open(error.to_string()));
             return Err(error);
         }
         self.done = true;
-        self.shared.kept.lock().slots.remove(&self.number);
+        self.shared.slots.lock().by_number.remove(&self.number);
         self.shared.on_disk(Folder::sync)?;
         write.end();
         Ok(())
     }
 
-    /// Leaves the intent open, with the reason for [`Journal::open_intents`].
-    pub fn not_settled(self, why: String) {
-        if let Some(slot) = self.shared.kept.lock().slots.get_mut(&self.number) {
-            slot.summary.why = Some(why);
+    /// How often its recovery was tried since the agent started.
+    pub fn tries(&self) -> u32 {
+        self.shared.slots.lock().by_number.get(&self.number).map_or(0, |slot| slot.summary.tries)
+    }
+
+    /// Keeps the intent in the journal. Answers whether the reason is a new one.
+    pub fn keep(self, kept: Kept) -> bool {
+        let Kept { why, left, tried, state } = kept;
+        if matches!(state, State::Leftover { .. }) {
+            self.shared.bound_leftovers();
         }
-        // Dropped here, which opens it.
+        let mut slots = self.shared.slots.lock();
+        let Some(slot) = slots.by_number.get_mut(&self.number) else { return true };
+        let is_new = slot.summary.why.as_ref() != Some(&why);
+        slot.summary.why = Some(why);
+        slot.summary.left = left;
+        slot.summary.tries += u32::from(tried);
+        slot.summary.state = state;
+        drop(slots);
+        // Dropped here, which puts the record back.
+        is_new
+    }
+}
+
+/// Why and how an intent stays in the journal.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Why it could not be recovered.
+    pub why: String,
+    /// What it left, each with the reason.
+    pub left: Vec<String>,
+    /// Whether this was a try to recover it.
+    pub tried: bool,
+    /// What becomes of it.
+    pub state: State,
+}
+
+impl Kept {
+    /// Open, to be recovered at once.
+    pub fn open(why: String) -> Self {
+        let state = State::Open { retry: Instant::now() };
+        Self { why, left: Vec::new(), tried: false, state }
     }
 }
 
@@ -247,8 +348,10 @@ impl Drop for Entry {
         if self.done {
             return;
         }
-        if let Some(slot) = self.shared.kept.lock().slots.get_mut(&self.number) {
-            slot.open = true;
+        if let Some(slot) = self.shared.slots.lock().by_number.get_mut(&self.number) {
+            if slot.summary.state == State::Running {
+                slot.summary.state = State::Open { retry: Instant::now() };
+            }
             slot.record = Some(self.record.clone());
         }
     }

@@ -92,13 +92,13 @@ fn what_was_noted_is_there_after_the_agent_is_gone() {
     assert!(intent.begun > SystemTime::now() - Duration::from_secs(60));
     drop((entry, journal));
     let journal = home.open();
-    let summary = Summary {
-        verb: Verb::CreateGuest,
-        guest: "web-1".to_owned(),
-        since: intent.begun,
-        why: None,
+    let open = journal.open_intents();
+    let [Summary { verb, guest, since, why: None, tries: 0, state: State::Open { .. }, .. }] =
+        open.as_slice()
+    else {
+        panic!("one that is open: {open:?}")
     };
-    assert_eq!(journal.open_intents(), [summary]);
+    assert_eq!((*verb, guest.as_str(), *since), (Verb::CreateGuest, "web-1", intent.begun));
     assert_eq!(*journal.open_of("web-1").unwrap().intent(), intent);
 }
 
@@ -141,13 +141,66 @@ fn why_it_could_not_be_settled_is_shown_until_it_is() {
     let journal = home.open();
     drop(begin(&journal, "web-1", 1));
     drop(begin(&journal, "web-2", 1));
-    journal.open_of("web-2").unwrap().not_settled("no libvirt".to_owned());
+    journal.open_of("web-2").unwrap().keep(Kept::open("no libvirt".to_owned()));
     let whys = |journal: &Journal| -> Vec<Option<String>> {
         journal.open_intents().into_iter().map(|summary| summary.why).collect()
     };
     assert_eq!(whys(&journal), [None, Some("no libvirt".to_owned())]);
     journal.open_of("web-2").unwrap().settled().unwrap();
     assert_eq!(whys(&journal), [None]);
+}
+
+/// Keeps an intent as a leftover.
+fn leave(entry: Entry, why: &str, retry: Option<Instant>) -> bool {
+    let state = State::Leftover { retry };
+    entry.keep(Kept { why: why.to_owned(), left: vec![why.to_owned()], tried: true, state })
+}
+
+#[test]
+fn leftovers_are_listed_and_not_open() {
+    let home = Home::new();
+    let journal = home.open();
+    assert!(leave(begin(&journal, "web-1", 1), "in use", None), "a new reason");
+    assert_eq!(journal.open_intents(), []);
+    assert!(journal.open_of("web-1").is_none());
+    let listed = journal.leftovers();
+    assert_eq!((listed[0].left.as_slice(), listed[0].tries), (&["in use".to_owned()][..], 1));
+    let mut again = journal.leftovers_of("web-1", None);
+    assert!(journal.leftovers_of("web-1", None).is_empty(), "others have it");
+    assert!(!leave(again.pop().unwrap(), "in use", None), "the same reason");
+    assert_eq!(journal.leftovers()[0].tries, 2);
+    drop(journal);
+    assert_eq!(open_guests(&home.open()), ["web-1"], "a new agent tries it first");
+}
+
+#[test]
+fn a_retry_is_due_at_its_time() {
+    let home = Home::new();
+    let journal = home.open();
+    let now = Instant::now();
+    let later = now + Duration::from_secs(60);
+    leave(begin(&journal, "never", 1), "in use", None);
+    leave(begin(&journal, "later", 1), "in use", Some(later));
+    drop(begin(&journal, "open", 1));
+    let _runs = begin(&journal, "runs", 1);
+    let now = Instant::now();
+    assert_eq!(journal.due(now), (BTreeSet::from(["open".to_owned()]), Some(later)));
+    assert!(journal.leftovers_of("later", Some(now)).is_empty());
+    assert_eq!(journal.leftovers_of("later", Some(later)).len(), 1);
+    assert!(journal.leftovers_of("never", Some(later)).is_empty());
+}
+
+#[test]
+fn the_oldest_of_too_many_leftovers_is_forgotten() {
+    let home = Home::new();
+    let limits = JournalLimits { files: 8, ..JournalLimits::default() };
+    let journal = home.open_with(&limits);
+    for number in 0..5 {
+        leave(begin(&journal, &format!("web-{number}"), 1), "in use", None);
+    }
+    let guests: Vec<_> = journal.leftovers().into_iter().map(|it| it.guest).collect();
+    assert_eq!(guests, ["web-1", "web-2", "web-3", "web-4"]);
+    assert_eq!(home.names("intents").len(), 4);
 }
 
 #[test]

@@ -111,6 +111,22 @@ impl Connection {
         Ok(unsafe { Domain::from_raw(raw) })
     }
 
+    /// Starts a domain that is off by another XML than its definition, which stays (`virDomainCreateXML`).
+    ///
+    /// # Errors
+    /// [`Code::OPERATION_INVALID`] when it runs already; whatever keeps the emulator from starting.
+    ///
+    /// # Blocking
+    /// As [`Domain::create`].
+    pub fn create_domain(&self, xml: &str) -> Result<Domain, Error> {
+        let xml = argument(xml, "virDomainCreateXML")?;
+        // SAFETY: the connection is live, the XML NUL-terminated; the reference is ours to free.
+        let raw = unsafe { sys::virDomainCreateXML(self.raw.as_ptr(), xml.as_ptr(), 0) };
+        let raw = check_ptr(raw, "virDomainCreateXML")?;
+        // SAFETY: a fresh reference that nobody else frees.
+        Ok(unsafe { Domain::from_raw(raw) })
+    }
+
     /// All domains, running or not (`virConnectListAllDomains`).
     ///
     /// # Errors
@@ -137,6 +153,17 @@ impl Connection {
             Ok(sys::VIR_DOMAIN_SHUTOFF) => sys::VIR_CONNECT_LIST_DOMAINS_SHUTOFF,
             _ => sys::VIR_CONNECT_LIST_DOMAINS_OTHER,
         })
+    }
+
+    /// The domains with a managed save image.
+    ///
+    /// # Errors
+    /// As [`Connection::list_domains`].
+    ///
+    /// # Blocking
+    /// One round trip.
+    pub fn list_saved_domains(&self) -> Result<Vec<Domain>, Error> {
+        self.list_domains_by(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
     }
 
     fn list_domains_by(&self, flags: c_uint) -> Result<Vec<Domain>, Error> {

@@ -121,6 +121,39 @@ impl Domain {
         Ok(check_int(answer, "virDomainIsActive")? == 1)
     }
 
+    /// Whether the domain has a definition, so that it is there when it is off (`virDomainIsPersistent`). One
+    /// round trip.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when it ended meanwhile.
+    pub fn is_persistent(&self) -> Result<bool, Error> {
+        // SAFETY: the domain is live.
+        let answer = unsafe { sys::virDomainIsPersistent(self.raw.as_ptr()) };
+        Ok(check_int(answer, "virDomainIsPersistent")? == 1)
+    }
+
+    /// Whether libvirt keeps the memory of the domain in a managed save image, from which the next start goes on
+    /// (`virDomainHasManagedSaveImage`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile; [`Code::NO_SUPPORT`] of a driver without them.
+    pub fn has_managed_save(&self) -> Result<bool, Error> {
+        // SAFETY: the domain is live.
+        let answer = unsafe { sys::virDomainHasManagedSaveImage(self.raw.as_ptr(), 0) };
+        Ok(check_int(answer, "virDomainHasManagedSaveImage")? == 1)
+    }
+
+    /// Removes the domain's managed save image, so that the next start boots
+    /// (`virDomainManagedSaveRemove`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile; what keeps libvirt from removing the file.
+    pub fn remove_managed_save(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainManagedSaveRemove(self.raw.as_ptr(), 0) };
+        check_int(done, "virDomainManagedSaveRemove").map(drop)
+    }
+
     /// The domain's XML (`virDomainGetXMLDesc`). One round trip.
     ///
     /// # Errors

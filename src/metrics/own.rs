@@ -20,6 +20,8 @@ pub struct Own {
     pub calls: BTreeMap<(&'static str, &'static str), Counts>,
     /// Intents of the journal that wait to be settled.
     pub open_intents: usize,
+    /// What calls left over and the agent could not remove.
+    pub leftovers: usize,
     /// libvirt's version, as libvirt counts, where it is known.
     pub libvirt_version: Option<u64>,
     /// Its listeners.
@@ -54,6 +56,9 @@ pub(super) fn write(text: &mut Text, view: &View, own: &Own) {
     write_samples(text, view);
     one(text, "mistify_journal_open_intents", Gauge, "Intents that wait to be settled", {
         count(own.open_intents)
+    });
+    one(text, "mistify_journal_leftovers", Gauge, "Calls whose leftovers could not be removed", {
+        count(own.leftovers)
     });
     if let Some((free, used)) = own.storage {
         let name = "mistify_storage_free_bytes";

@@ -138,6 +138,7 @@ fn own() -> Own {
         pool: Snapshot { lanes, callers },
         calls: calls.counts(),
         open_intents: 1,
+        leftovers: 2,
         libvirt_version: Some(9_000_000),
         listeners: vec![listener],
         storage: Some((100, 50)),

@@ -15,11 +15,11 @@ use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::domains::sources;
 use crate::ops::lifecycle::get_state;
+use crate::ops::recovery::Transaction;
 use crate::ops::start::start;
-use crate::ops::steps::Steps;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, disks, networks, respond};
-use crate::pool::Hold;
+use crate::pool::{Hold, Lane};
 
 impl Libvirt {
     /// Defines a guest's networks and domain; it is not started (contract section 5).
@@ -46,34 +46,26 @@ impl Libvirt {
         Ok(respond(guest))
     }
 
-    /// The steps of CreateGuest. After an error what was noted of them is open, and to be settled.
+    /// The steps of CreateGuest. After an error the journal has them, to be undone.
     fn make_guest(&self, guest: &mut Guest, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         let request = guest.clone();
-        let mut steps = Steps::new(&self.journal, Verb::CreateGuest, &request);
+        let mut transaction = Transaction::begin(self, Verb::CreateGuest, &request);
         self.check_sources("CreateGuest", &guest.id, sources(guest), hold, deadline)?;
         if wants_volumes(guest) {
             // First: another guest's volumes are not to be looked at, let alone adopted.
             let asked = request.clone();
             let look = move |session: &mut Session| is_there(session, &asked);
-            let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?;
+            let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?.is_some();
             let wanted = self.wanted(guest)?;
-            steps = self.make_volumes(guest, wanted, exists.is_some(), steps, hold, deadline)?;
+            transaction = self.make_volumes(guest, wanted, exists, transaction, hold, deadline)?;
         }
-        let (made, host, volumes) = (guest.clone(), self.host.clone(), Arc::clone(&self.volumes));
-        let work = move |session: &mut Session| {
-            let outcome = make(session, &made, request, &host, &mut steps);
-            outcome.map(|devices| (devices, steps))
+        let (made, host) = (guest.clone(), self.host.clone());
+        let work = move |session: &mut Session, transaction: &mut Transaction| {
+            make(session, &made, request, &host, transaction)
         };
-        let nudge = self.looks.nudge();
-        let late = move |session: &mut Session, outcome: Result<(_, Steps), Error>| {
-            // After an error they are open already.
-            if let Ok((_, steps)) = outcome {
-                steps.take_back(session, &*volumes);
-            }
-            nudge.now();
-        };
-        let (devices, steps) = self.held("CreateGuest", deadline, hold, work, late)?;
-        steps.settled()?;
+        let (devices, transaction) =
+            self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
+        transaction.commit()?;
         for (disk, device) in guest.disks.iter_mut().zip(devices) {
             disk.device = device;
         }
@@ -113,7 +105,13 @@ impl Libvirt {
             }
             Ok(get_state(&domain)?)
         };
-        let state = self.held("Create", deadline, &hold, work, |_, _| {})?;
+        let (events, id) = (Arc::clone(&self.events), guest.id.clone());
+        let late = move |_: &mut Session, outcome: Result<_, Error>| {
+            if outcome.is_ok() {
+                events.note(&id, What::Created);
+            }
+        };
+        let state = self.held("Create", deadline, &hold, work, late)?;
         guest.state = state.name().to_owned();
         self.events.note(&guest.id, What::Created);
         Ok(respond(guest))
@@ -136,7 +134,7 @@ fn make(
     guest: &Guest,
     request: Guest,
     host: &HostConfig,
-    steps: &mut Steps,
+    transaction: &mut Transaction,
 ) -> Result<Vec<String>, Error> {
     let exists = is_there(session, &request)?;
     let sources = if exists.is_some() { Vec::new() } else { disks::judge(guest, host)? };
@@ -147,13 +145,13 @@ fn make(
     // Also for a guest that is there: a network that somebody removed or stopped belongs to it.
     for nic in &guest.nics {
         let connection = session.connection()?;
-        networks::ensure(connection, &guest.id, nic, host.bridge_type, steps)
+        networks::ensure(connection, &guest.id, nic, host.bridge_type, transaction)
             .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
     }
     if let Some(devices) = exists {
         return Ok(devices);
     }
-    steps.note(Step::Domain { uuid: None })?;
+    transaction.record(Step::Domain { uuid: None })?;
     let defined = session.connection()?.define_domain(&xml);
     match defined {
         Ok(_) => Ok(Vec::new()),

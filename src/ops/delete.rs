@@ -2,24 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
-use log::{info, warn};
+use log::warn;
 
-use crate::config::fixed::TAKE_BACK;
 use crate::events::What;
 use crate::guest::domain::{Metadata, VirDomain};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::disks::resolved;
-use crate::ops::keeper::Nudge;
-use crate::ops::steps::Steps;
-use crate::ops::volumes::{Expected, LeavingVolumes, complete, wants_volumes};
-use crate::ops::{Error, Libvirt, Session, domains, lifecycle, networks, respond, screens};
-use crate::pool::Hold;
-use crate::storage::{Id, Removal, Volumes, Whose, Why};
+use crate::ops::recovery::{Leftover, Recovered, Transaction};
+use crate::ops::volumes::{Expected, LeavingVolumes, wants_volumes};
+use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond, screens};
+use crate::pool::{Hold, Lane};
 
 impl Libvirt {
     /// Destroys the guest's domain if it runs in any way, undefines it, removes the networks of the
@@ -49,12 +45,8 @@ impl Libvirt {
             None => Ok(false),
         })?;
         let hold = self.hold(&guest.id, deadline)?;
-        let removed = self.remove_guest(&guest, &hold, deadline);
-        if removed.as_ref().is_err_and(Error::is_unreachable) {
-            // What is open of it is finished as soon as that can be.
-            self.looks.nudge().now();
-        }
-        match removed? {
+        let removed = self.remove_guest(&guest, &hold, deadline)?;
+        match removed {
             (Some(missing), false) if !was_there => Err(missing.into()),
             _ => {
                 screens::forget_console(&guest.id, &self.host);
@@ -72,97 +64,50 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(Option<libvirt::Error>, bool), Error> {
-        let (leaving, volumes) = (guest.clone(), Arc::clone(&self.volumes));
-        let mut steps = Steps::new(&self.journal, Verb::Delete, guest);
-        let ended = self.looks.nudge();
-        let work = move |session: &mut Session| match remove(session, &leaving, &mut steps) {
-            Ok(removed) => Ok((removed, steps)),
-            Err(error) if error.is_unreachable() => Err(error),
-            Err(error) => {
-                // The caller hears what is left, and says what is to become of it.
-                end(steps, &ended);
-                Err(error)
-            }
+        let asked = guest.clone();
+        let work = move |session: &mut Session, transaction: &mut Transaction| {
+            let (steps, missing) = leaving_steps(session, &asked)?;
+            transaction.record_if_possible(steps);
+            Ok(missing)
         };
-        let id = guest.id.clone();
-        let nudge = self.looks.nudge();
-        let late = move |session: &mut Session, outcome: Result<(Removed, Steps), Error>| {
-            if let Ok((removed, steps)) = outcome {
-                finish_late(session, &*volumes, &id, removed, steps);
-            }
-            nudge.now();
-        };
-        let (mut removed, steps) = self.held("Delete", deadline, hold, work, late)?;
-        // Also where the definition names no volumes: another tool may have defined the domain again without
-        // this agent's metadata, and the next guest of this id must not find them.
-        let removal = self.destroy_volumes(&guest.id, removed.volumes, hold, deadline)?;
-        removed.something |= !removal.destroyed.is_empty();
-        if let Err(error) = complete(&removal) {
-            end(steps, &self.looks.nudge());
-            return Err(error);
+        let transaction = Transaction::begin(self, Verb::Delete, guest);
+        let (missing, transaction) =
+            self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
+        let outcome = self.recover(transaction, hold, deadline);
+        // What earlier Deletes of this guest had to leave.
+        let earlier = self.recover_leftovers(hold, None, deadline);
+        let Recovered { removed, used, .. } = outcome?;
+        let removed = removed || earlier?;
+        match used.is_empty() {
+            true => Ok((missing, removed)),
+            false => Err(Error::VolumesLeft(used.iter().map(Leftover::reason).collect())),
         }
-        end(steps, &self.looks.nudge());
-        Ok((removed.missing, removed.something))
     }
 }
 
-/// Ends the journal's part of it. What is gone is gone, whatever the journal can note: where it has the
-/// Delete all the same, that is finished once more, by the keeper or the next verb.
-fn end(steps: Steps, keeper: &Nudge) {
-    let guest = steps.guest().to_owned();
-    if let Err(error) = steps.settled() {
-        warn!("guest {guest:?}: the end of a Delete: {error}");
-        keeper.now();
-    }
-}
-
-/// The volumes of a Delete whose caller was told that it is late.
-fn finish_late(
+/// The steps of a Delete, in reverse order; and libvirt's word, where there is no such domain.
+fn leaving_steps(
     session: &mut Session,
-    volumes: &dyn Volumes,
-    id: &str,
-    removed: Removed,
-    steps: Steps,
-) {
-    let outcome = destroy_late(session, volumes, id, removed.volumes);
-    match outcome.and_then(|()| Ok(steps.settled()?)) {
-        Ok(()) => info!("guest {id:?}: a late Delete was finished"),
-        Err(error) => warn!("guest {id:?}: finish a late Delete: {error}"),
+    guest: &Guest,
+) -> Result<(Vec<Step>, Option<libvirt::Error>), Error> {
+    let (domain, missing) = match session.domain(&guest.id) {
+        Ok(domain) => (Some(domain), None),
+        Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => (None, Some(error)),
+        Err(error) => return Err(error),
+    };
+    let (networks, volumes) = leaving(session.connection()?, guest, domain.as_ref())?;
+    let leaving = Step::Leaving {
+        networks: networks.into_iter().collect(),
+        volumes: volumes.expected != Expected::None,
+        expected: volumes.expected == Expected::Some,
+        kept: volumes.kept.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+    };
+    let mut steps = vec![leaving];
+    if let Some(domain) = domain {
+        // Last what decides: without it the guest is whole, and a crash leaves it so.
+        steps.push(Step::Domain { uuid: Some(domain.uuid()?) });
     }
-}
-
-fn destroy_late(
-    session: &mut Session,
-    volumes: &dyn Volumes,
-    id: &str,
-    leaving: LeavingVolumes,
-) -> Result<(), Error> {
-    let Ok(guest) = Id::parse(id) else { return Ok(()) };
-    let LeavingVolumes { expected, kept } = leaving;
-    let mut in_use = session.read(|connection| Ok(domains::in_use_by_others(connection, id)?))?;
-    kept.into_iter().for_each(|path| in_use.keep(path));
-    let deadline = Instant::now() + TAKE_BACK;
-    match volumes.destroy_guest(&guest, Whose::Marked, &in_use, deadline) {
-        Err(error) if expected.allows(&error) => Ok(()),
-        removal => report_left(id, &removal?),
-    }
-}
-
-/// What a Delete that no caller waits for does about volumes that stay: those that another domain uses are
-/// that domain's now, so that the Delete is done; all others are tried again.
-///
-/// # Errors
-/// [`Error::VolumesLeft`].
-pub(super) fn report_left(id: &str, removal: &Removal) -> Result<(), Error> {
-    let (used, others): (Vec<_>, Vec<_>) =
-        removal.left.iter().partition(|left| matches!(left.why, Why::Used(_)));
-    for left in used {
-        warn!("guest {id:?}: a volume stays: {left}");
-    }
-    match others.is_empty() {
-        true => Ok(()),
-        false => Err(Error::VolumesLeft(others.iter().map(ToString::to_string).collect())),
-    }
+    Ok((steps, missing))
 }
 
 pub(super) fn destroy_if_active(domain: &Domain) -> Result<(), Error> {
@@ -173,35 +118,6 @@ pub(super) fn destroy_if_active(domain: &Domain) -> Result<(), Error> {
         Err(error) if !gone(&error) => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-/// What the libvirt job of a Delete found and did.
-struct Removed {
-    /// libvirt's word that there is no such domain.
-    missing: Option<libvirt::Error>,
-    /// Whether anything was removed.
-    something: bool,
-    /// What the domain said of the guest's volumes.
-    volumes: LeavingVolumes,
-}
-
-fn remove(session: &mut Session, guest: &Guest, steps: &mut Steps) -> Result<Removed, Error> {
-    let (domain, missing) = match session.domain(&guest.id) {
-        Ok(domain) => (Some(domain), None),
-        Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => (None, Some(error)),
-        Err(error) => return Err(error),
-    };
-    let connection = session.connection()?;
-    let (names, volumes) = leaving(connection, guest, domain.as_ref())?;
-    if let Some(domain) = domain {
-        note_leaving(steps, &names, &volumes, Some(domain.uuid()?));
-        destroy_if_active(&domain)?;
-        undefine(&domain)?;
-    } else if !names.is_empty() {
-        note_leaving(steps, &names, &volumes, None);
-    }
-    let removed = networks::remove_all(connection, &guest.id, &names)?;
-    Ok(Removed { missing, something: removed > 0, volumes })
 }
 
 /// The names of the networks that go with a guest if no other one uses them, and what its definition says
@@ -232,30 +148,6 @@ pub(super) fn leaving(
         kept: supplied.map(|disk| resolved(Path::new(&disk.source))).collect(),
     };
     Ok((names, volumes))
-}
-
-/// Notes what goes. A journal that cannot be written does not keep a guest: deleting may be what
-/// makes room again, and a Delete that a crash cut off can be repeated.
-fn note_leaving(
-    steps: &mut Steps,
-    names: &BTreeSet<String>,
-    volumes: &LeavingVolumes,
-    domain_uuid: Option<String>,
-) {
-    let networks = names.iter().cloned().collect();
-    // Last what decides: without it the guest is whole, and a crash leaves it so.
-    let domain = domain_uuid.map(|uuid| Step::Domain { uuid: Some(uuid) });
-    let leaving = Step::Leaving {
-        networks,
-        volumes: volumes.expected != Expected::None,
-        expected: volumes.expected == Expected::Some,
-        kept: volumes.kept.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
-    };
-    let leaving = [Some(leaving), domain];
-    let noted = leaving.into_iter().flatten().try_for_each(|step| steps.note(step));
-    if let Err(error) = noted {
-        warn!("guest {:?}: a Delete that a crash may leave half done: {error}", steps.guest());
-    }
 }
 
 /// Forgets a domain; one without a definition is gone when it is off.

@@ -20,7 +20,7 @@ use crate::ops::disks::resolved;
 use crate::ops::images::guest_of;
 use crate::ops::{self, Libvirt};
 use crate::os::files;
-use crate::pool::{Hold, Lane};
+use crate::pool::{Hold, JobName, Lane};
 use crate::storage::{self, InUse, Volumes};
 
 /// The longest chain of qcow2 files that is followed (libvirt allows 200).
@@ -33,6 +33,8 @@ pub(super) struct DomainUse {
     pub(super) name: String,
     /// Whether it runs in any way.
     pub(super) runs: bool,
+    /// Whether it is off with saved memory, which its disks have to fit.
+    pub(super) is_saved: bool,
     /// Whether libvirt could not give its definition, or it could not be read: it may use anything.
     pub(super) is_unreadable: bool,
     /// Networks that its interfaces are plugged into, in lower case.
@@ -70,6 +72,13 @@ impl DomainUse {
             () if self.backing().any(|path| is_at(&path)) => Some(VolumeUse::Backing),
             () if self.sources().any(|path| is_at(&path)) => Some(VolumeUse::Disk),
             () => None,
+        }
+    }
+
+    /// Adds its disks and their backing files.
+    pub(super) fn add_to(&self, in_use: &mut InUse) {
+        for path in self.sources().chain(self.backing()) {
+            in_use.add(resolved(&path), format!("domain {}", self.name));
         }
     }
 
@@ -130,9 +139,14 @@ impl DomainUse {
 /// # Blocking
 /// As long as libvirt takes for a call or two for each domain.
 pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error> {
+    let saved = connection.list_saved_domains()?;
+    let saved: BTreeSet<String> = saved.iter().map(Domain::name).collect::<Result<_, _>>()?;
     let mut found = Vec::new();
     for domain in connection.list_domains()? {
         found.extend(DomainUse::read(&domain, domain.name()?)?);
+    }
+    for domain in &mut found {
+        domain.is_saved = !domain.runs && saved.contains(&domain.name);
     }
     Ok(found)
 }
@@ -154,11 +168,7 @@ pub(super) fn uses_of_others(connection: &Connection, id: &str) -> Result<Vec<Do
 /// As [`all_uses`].
 pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUse, Error> {
     let mut in_use = InUse::default();
-    for domain in uses_of_others(connection, id)? {
-        for path in domain.sources().chain(domain.backing()) {
-            in_use.add(resolved(&path), format!("domain {}", domain.name));
-        }
-    }
+    uses_of_others(connection, id)?.iter().for_each(|domain| domain.add_to(&mut in_use));
     Ok(in_use)
 }
 
@@ -263,7 +273,7 @@ impl Libvirt {
             });
             named.collect::<Vec<_>>()
         };
-        let named = self.aside(Lane::Read, format!("{verb} {id}: sources"), deadline, names)?;
+        let named = self.aside(Lane::Read, JobName::new(verb, format!("{id}: sources")), deadline, names)?;
         if named.is_empty() {
             return Ok(Vec::new());
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::journal::Verb;
+use crate::journal::{Direction, Verb};
 use crate::{guest, jobs, journal, libvirt, pool, storage};
 
 /// Why a verb failed.
@@ -27,6 +27,11 @@ pub enum Error {
         user: String,
         /// What of the domain stands against it, as in `is running`.
         why: &'static str,
+    },
+    /// The guest has saved memory, which has to fit its disks and devices.
+    Saved {
+        /// The guest's id.
+        id: String,
     },
     /// libvirt neither answers nor refuses.
     Silent {
@@ -97,6 +102,11 @@ impl fmt::Display for Error {
             Self::InUse { dataset, user, why } => {
                 write!(f, "{dataset} is in use: guest {user} {why}")
             }
+            Self::Saved { id } => write!(
+                f,
+                "guest {id} has saved memory, which this would not fit: Run and power it off, or \
+                 DiscardSaved"
+            ),
             Self::Silent { age } => {
                 write!(f, "libvirt does not answer since {} ago", pool::Span(*age))
             }
@@ -105,7 +115,10 @@ impl fmt::Display for Error {
             Self::Libvirt(error) => write!(f, "{error}"),
             Self::Storage(error) => write!(f, "{error}"),
             Self::VolumesLeft(left) => write!(f, "volumes are left: {}", left.join("; ")),
-            Self::Open { verb, cause } => write!(f, "settle a former {verb}: {cause}"),
+            Self::Open { verb, cause } => match verb.direction() {
+                Direction::Back => write!(f, "cannot undo an earlier {verb}: {cause}"),
+                Direction::Forward => write!(f, "cannot complete an earlier {verb}: {cause}"),
+            },
             Self::Left(left) => write!(f, "left behind: {}", left.join(", ")),
             Self::Jobs(error) => write!(f, "{error}"),
             Self::Journal(error) => write!(f, "{error}"),
@@ -156,6 +169,17 @@ impl Error {
             | Self::Step { cause, .. }
             | Self::DisksMissing { cause, .. } => cause.is_unreachable(),
             other => other.connection_lost(),
+        }
+    }
+
+    /// Whether libvirt or storage could not be asked, or did not answer in time: nothing was refused.
+    pub(super) fn cannot_ask(&self) -> bool {
+        match self {
+            Self::Open { cause, .. }
+            | Self::Step { cause, .. }
+            | Self::DisksMissing { cause, .. } => cause.cannot_ask(),
+            Self::Pool(_) | Self::Storage(_) | Self::Journal(_) => true,
+            other => other.is_unreachable(),
         }
     }
 

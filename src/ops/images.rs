@@ -17,10 +17,10 @@ use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
 use crate::libvirt::Connection;
 use crate::ops::domains::{VolumeUse, all_uses};
-use crate::ops::steps::Steps;
+use crate::ops::recovery::Transaction;
 use crate::ops::volumes::complete;
 use crate::ops::{Error, Libvirt, named_guest, respond};
-use crate::pool::{Hold, Job, Lane};
+use crate::pool::{Hold, Job, JobName, Lane};
 use crate::storage::{
     self, Dataset, Id, InUse, Made, Planned, Reach, Removal, Volumes, Wanted, Whose,
 };
@@ -64,9 +64,9 @@ impl Libvirt {
         let deadline = self.change_deadline(&request.args)?;
         let wanted = self.wanted_or_unmarked(&guest)?;
         let hold = self.key(&guest.id, deadline)?;
-        let steps = Steps::new(&self.journal, Verb::CreateGuestDisks, &guest);
-        self.make_volumes(&mut guest, wanted, false, steps, &hold, deadline)
-            .and_then(|steps| Ok(steps.settled()?))
+        let transaction = Transaction::begin(self, Verb::CreateGuestDisks, &guest);
+        self.make_volumes(&mut guest, wanted, false, transaction, &hold, deadline)
+            .and_then(|transaction| Ok(transaction.commit()?))
             .map_err(|cause| self.undone(&guest, cause, &hold))?;
         Ok(respond(guest))
     }
@@ -84,6 +84,7 @@ impl Libvirt {
         let deadline = self.change_deadline(&request.args)?;
         let id = Id::parse(&guest.id).map_err(storage::Error::Name)?;
         let hold = self.key(&guest.id, deadline)?;
+        self.check_not_saved("DeleteGuestDisks", &hold, deadline)?;
         let in_use = self.in_use_by_others("DeleteGuestDisks", &hold, deadline)?;
         let destroy = move |volumes: &dyn Volumes| {
             volumes.destroy_guest(&id, Whose::Anyones, &in_use, deadline)
@@ -161,6 +162,7 @@ impl Libvirt {
         let what = name.clone();
         let deadline = self.storage_deadline();
         let hold = self.key(guest_of(&name).unwrap_or_default(), deadline)?;
+        self.check_not_saved(VERB, &hold, deadline)?;
         let in_use = self.in_use_by_others(VERB, &hold, deadline)?;
         let delete = move |volumes: &dyn Volumes| {
             let found = volumes.volumes(Some(&name), deadline)?.into_iter();
@@ -300,7 +302,7 @@ impl Libvirt {
         work: impl FnOnce(&dyn Volumes) -> Result<T, storage::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let volumes = Arc::clone(&self.volumes);
-        let job = Job { what: format!("{verb} {name}"), deadline };
+        let job = Job { name: JobName::new(verb, name), deadline };
         Ok(self.pool.run(Lane::Storage, job, hold, move |_| work(&*volumes))??)
     }
 
@@ -341,7 +343,7 @@ impl Libvirt {
         let deadline = self.storage_deadline();
         let name = wanted.volume.clone();
         let hold = guest_of(&name).map(|id| self.key(id, deadline)).transpose()?;
-        let job = Job { what: format!("{verb} {name}"), deadline };
+        let job = Job { name: JobName::new(verb, name.to_string()), deadline };
         let (volumes, late) = (Arc::clone(&self.volumes), Arc::clone(&self.volumes));
         let work = move |_: &mut _| {
             let planned = volumes.plan(&[wanted], deadline)?;

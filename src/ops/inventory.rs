@@ -1,6 +1,6 @@
 //! List and Describe: what guests there are, and what libvirt says of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use log::warn;
 
@@ -24,7 +24,7 @@ impl Libvirt {
     /// A `limit` above [`LIST_GUESTS_MAX`], a `state` that is none; what libvirt says.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::read`](crate::config::Deadlines::read): a round trip for all, one for each
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read): two round trips for all, one for each
     /// guest of the page, and by metadata two for each that is looked at.
     pub fn list_guests(&self, request: ListRequest) -> Result<ListResponse, Error> {
         let deadline = self.read_deadline(&request.args)?;
@@ -88,6 +88,8 @@ impl Wanted {
             Some(state) => connection.list_domains_in(state.code())?,
             None => connection.list_domains()?,
         };
+        let saved = connection.list_saved_domains()?;
+        let saved: BTreeSet<String> = saved.iter().map(Domain::name).collect::<Result<_, _>>()?;
         let mut named = Vec::with_capacity(all.len());
         for domain in all {
             let name = domain.name()?;
@@ -103,6 +105,9 @@ impl Wanted {
                 // Undefined since it was listed.
                 Err(error) if error.code == Code::NO_DOMAIN => {}
                 found => guests.extend(found?),
+            }
+            if let Some(last) = guests.last_mut() {
+                last.saved = last.state == State::Shutoff.name() && saved.contains(&last.id);
             }
         }
         let last = guests.last().filter(|_| rest.len() > 0);
@@ -123,6 +128,7 @@ impl Wanted {
             state: state.name().to_owned(),
             memory_mib: info.memory_max_kib / KIB_PER_MIB,
             cpu: u64::from(info.vcpus),
+            saved: false,
         }))
     }
 

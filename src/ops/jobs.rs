@@ -8,7 +8,7 @@ use crate::events::What;
 use crate::guest::wire::jobs::{JobRequest, JobsRequest};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::jobs::{self, Begun, Job, Jobs, Outcome, Page, Request, State};
-use crate::journal::{Journal, Scope, Verb};
+use crate::journal::{Direction, Journal, Scope};
 use crate::ops::{Error, Libvirt, named_guest};
 
 /// The jobs below the folder of the agent's state, which its journal has locked; else jobs that end
@@ -26,11 +26,9 @@ fn fate(journal: &Journal, job: &Job) -> &'static str {
     let of_job = open.iter().find(|intent| {
         intent.guest == job.guest && job.method.ends_with(&format!(".{}", intent.verb))
     });
-    match of_job.map(|intent| intent.verb) {
-        Some(Verb::Delete | Verb::DetachDisk | Verb::DetachNic) => "what it began is finished",
-        Some(Verb::CreateGuest | Verb::CreateGuestDisks | Verb::AttachDisk | Verb::AttachNic) => {
-            "what it began is undone"
-        }
+    match of_job.map(|intent| intent.verb.direction()) {
+        Some(Direction::Forward) => "what it began is finished",
+        Some(Direction::Back) => "what it began is undone",
         None => "whether it was done is for its guest to say",
     }
 }
@@ -136,6 +134,7 @@ impl Libvirt {
 mod tests {
     use super::*;
     use crate::config::{HostConfig, JournalLimits};
+    use crate::journal::Verb;
 
     #[test]
     fn a_lost_job_is_told_what_becomes_of_what_it_began() {

@@ -16,7 +16,6 @@ mod health;
 mod images;
 mod inventory;
 mod jobs;
-mod keeper;
 mod kept;
 mod lifecycle;
 mod metrics;
@@ -24,15 +23,15 @@ mod networks;
 mod opener;
 mod plan;
 mod question;
+mod recovery;
 mod resize;
 mod samples;
+mod saved;
 mod screens;
 mod session;
 mod settings;
-mod settle;
 mod snapshots;
 mod start;
-mod steps;
 mod volumes;
 mod watch;
 
@@ -48,11 +47,11 @@ pub use args::{is_dry_run, wants_job};
 pub use create::new_domain;
 pub use error::Error;
 pub use health::{Health, Seen};
-pub use keeper::{Keeper, StorageSeen};
 pub use lifecycle::get_state;
 pub use opener::Opener;
 pub use plan::{Forecast, Problem};
 pub use question::{Posting, Question};
+pub use recovery::{Leftover, Reconciler, StorageSeen};
 pub use session::Session;
 
 use crate::config::fixed::HEALTH_FRESH;
@@ -65,8 +64,8 @@ use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
 use crate::ops::events::Listening;
-use crate::ops::keeper::Looks;
-use crate::pool::{Hold, Job, Lane, Pool};
+use crate::ops::recovery::StatusCache;
+use crate::pool::{Hold, Job, JobName, Lane, Pool};
 use crate::storage::{self, Volumes};
 use watch::Watch;
 
@@ -77,7 +76,7 @@ pub struct Libvirt {
     volumes: Arc<dyn Volumes>,
     journal: Arc<Journal>,
     jobs: Jobs,
-    looks: Looks,
+    status: StatusCache,
     sampler: Sampler,
     events: Arc<Events>,
     _listening: Listening,
@@ -135,7 +134,7 @@ impl Libvirt {
         let asked = Arc::clone(&opener);
         let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
         let events = Arc::new(Events::new(&config.events));
-        Watch::start(&pool, &opener, &events, config.pool.stuck, config.watch.pause)?;
+        Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
         let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
         Ok(Self {
             sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
@@ -146,7 +145,7 @@ impl Libvirt {
             volumes,
             journal,
             jobs,
-            looks: Looks::default(),
+            status: StatusCache::default(),
             calls: Calls::default(),
             metrics: config.metrics.clone(),
             without_cpu_stats: Arc::default(),
@@ -162,7 +161,7 @@ impl Libvirt {
 
     /// What was last seen of libvirt. From memory; an old answer causes another look.
     pub fn libvirt_seen(&self) -> Seen {
-        self.looks.refresh(HEALTH_FRESH);
+        self.status.refresh(HEALTH_FRESH);
         self.opener.health().seen()
     }
 
@@ -171,9 +170,14 @@ impl Libvirt {
         self.opener.health().seen()
     }
 
-    /// What verbs left open and nobody could settle yet. From memory.
+    /// What verbs left open and nobody could recover yet. From memory.
     pub fn open_intents(&self) -> Vec<journal::Summary> {
         self.journal.open_intents()
+    }
+
+    /// What verbs left over and the agent could not remove. From memory.
+    pub fn left_intents(&self) -> Vec<journal::Summary> {
+        self.journal.leftovers()
     }
 
     /// The pool, for its figures; tests also fill its lanes.
@@ -231,8 +235,8 @@ impl Libvirt {
         late: impl FnOnce(&mut Session, Result<T, Error>) + Send + 'static,
     ) -> Result<T, Error> {
         self.opener.health().may_answer()?;
-        let job = Job { what: format!("{verb} {}", hold.key()), deadline };
-        reached(&job.what);
+        let job = Job { name: JobName::new(verb, hold.key()), deadline };
+        reached(&job.name);
         self.pool.run_or_else(Lane::Control, job, Some(hold), begun(deadline, work), late)?
     }
 
@@ -267,9 +271,9 @@ impl Libvirt {
     /// Where it is not to be begun now.
     fn may_ask(&self, lane: Lane, verb: &str, id: &str, deadline: Instant) -> Result<Job, Error> {
         self.opener.health().may_answer()?;
-        let job = Job { what: format!("{verb} {id}"), deadline };
-        reached(&job.what);
-        self.pool.not_overdue(lane, &job.what)?;
+        let job = Job { name: JobName::new(verb, id), deadline };
+        reached(&job.name);
+        self.pool.not_overdue(lane, &job.name)?;
         Ok(job)
     }
 

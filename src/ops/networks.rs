@@ -11,8 +11,8 @@ use crate::guest::wire::Nic;
 use crate::journal::Step;
 use crate::libvirt::{Code, Connection, Error, Network};
 use crate::ops;
-use crate::ops::domains::uses_of_others;
-use crate::ops::steps::Steps;
+use crate::ops::domains::{DomainUse, uses_of_others};
+use crate::ops::recovery::Transaction;
 
 /// Sees to it that the NIC's network is there, starts with libvirtd, and runs now. What is changed
 /// is noted before.
@@ -24,7 +24,7 @@ pub(super) fn ensure(
     id: &str,
     nic: &Nic,
     bridge_type: BridgeType,
-    steps: &mut Steps,
+    transaction: &mut Transaction,
 ) -> Result<(), ops::Error> {
     let wanted = Wiring::for_nic(nic, bridge_type, id);
     let mut is_new = false;
@@ -32,7 +32,7 @@ pub(super) fn ensure(
         Standing::Ours(network) => network,
         Standing::Taken => connection.define_network(&wanted.network_xml())?,
         Standing::Absent => {
-            steps.note(Step::NetworkDefined(nic.mac.clone()))?;
+            transaction.record(Step::NetworkDefined(nic.mac.clone()))?;
             is_new = true;
             connection.define_network(&wanted.network_xml())?
         }
@@ -42,7 +42,7 @@ pub(super) fn ensure(
         return Ok(());
     }
     if !is_new {
-        steps.note(Step::NetworkStarted(nic.mac.clone()))?;
+        transaction.record(Step::NetworkStarted(nic.mac.clone()))?;
     }
     match network.create() {
         Err(error) if error.code == Code::OPERATION_INVALID && network.is_active()? => Ok(()),
@@ -93,8 +93,20 @@ fn is_ours(
         })
 }
 
-/// Stops a network; one that is off or gone is a success.
-pub(super) fn stop(connection: &Connection, name: &str) -> Result<(), Error> {
+/// Stops a network that was started for a guest, unless a running domain of `users` uses it. One that is off
+/// or gone is a success.
+pub(super) fn stop_unused(
+    connection: &Connection,
+    name: &str,
+    users: &[DomainUse],
+) -> Result<(), Error> {
+    match users.iter().any(|user| user.runs && user.may_have_network(name)) {
+        true => Ok(()),
+        false => stop(connection, name),
+    }
+}
+
+fn stop(connection: &Connection, name: &str) -> Result<(), Error> {
     match connection.lookup_network_by_name(name) {
         Ok(network) => stop_if_active(&network),
         Err(error) if error.code == Code::NO_NETWORK => Ok(()),
@@ -126,58 +138,86 @@ pub(super) fn remove(connection: &Connection, name: &str) -> Result<bool, Error>
     }
 }
 
-/// Removes the networks of those names, but for the ones that other guests use; answers how many
-/// there were.
+/// What became of the networks that go with a guest.
+#[derive(Debug, Default)]
+pub(super) struct Removal {
+    /// How many are removed.
+    pub(super) removed: usize,
+    /// The names of those that libvirt did not remove, and why.
+    pub(super) left: Vec<(String, Error)>,
+}
+
+/// Removes the networks of those names, except the ones that a domain of `users` uses. A network that cannot
+/// be removed does not keep the others.
+///
+/// # Errors
+/// When libvirt cannot be asked.
 pub(super) fn remove_all(
     connection: &Connection,
     id: &str,
     names: &BTreeSet<String>,
-) -> Result<usize, Error> {
-    let mut removed = 0;
-    for (name, is_used) in present(connection, id, names)? {
-        if is_used {
-            info!("guest {id}: network {name} stays, another guest uses it");
-        } else if remove(connection, name)? {
-            removed += 1;
+    users: &[DomainUse],
+) -> Result<Removal, Error> {
+    let mut removal = Removal::default();
+    for name in names {
+        let outcome = present(connection, id, name, users).and_then(|found| match found {
+            Some(Use::Unused) => remove(connection, name),
+            Some(Use::Used) => {
+                info!("guest {id}: network {name} stays, another guest uses it");
+                Ok(false)
+            }
+            None => Ok(false),
+        });
+        match outcome {
+            Ok(removed) => removal.removed += usize::from(removed),
+            Err(error) if error.connection_lost() => return Err(error),
+            Err(error) => removal.left.push((name.clone(), error)),
         }
     }
-    Ok(removed)
+    Ok(removal)
 }
 
-/// The networks of those names that are there and may be the guest's, and whether guests other than `id`
-/// use each. Without an id nothing says whose they would be: then there are none.
+/// Whether a domain uses a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// One does, or may.
+    Used,
+    /// None does.
+    Unused,
+}
+
+/// The network of this name, if it exists and may be the guest's: whether a domain of `users` uses it.
+/// Without an id nothing says whose it would be.
 ///
 /// A guest's network is named by a MAC address. It has this guest's mark, or none and the form of the
 /// original's networks (contract section 5.2); any other network is never removed, whatever a request
 /// calls it.
-pub(super) fn present<'n>(
+pub(super) fn present(
     connection: &Connection,
     id: &str,
-    names: &'n BTreeSet<String>,
-) -> Result<Vec<(&'n str, bool)>, Error> {
-    let mut present = Vec::new();
-    for name in names.iter().filter(|name| !id.is_empty() && is_mac(name)) {
-        match connection.lookup_network_by_name(name) {
-            Ok(network) => match Wiring::from_xml(&network.xml()?) {
-                Ok(found) if found.may_be_of(id) => {
-                    present.push((name.as_str(), found.owner.is_some()))
-                }
-                _ => info!("guest {id}: network {name} stays: it is not this guest's"),
-            },
-            Err(error) if error.code == Code::NO_NETWORK => {}
-            Err(error) => return Err(error),
-        }
+    name: &str,
+    users: &[DomainUse],
+) -> Result<Option<Use>, Error> {
+    if id.is_empty() || !is_mac(name) {
+        return Ok(None);
     }
-    if present.is_empty() {
-        return Ok(Vec::new());
-    }
-    let others = uses_of_others(connection, id)?;
-    // Without a mark only the domains tell whose a network is, and one that cannot be read may have it.
-    let is_used = |(name, is_marked)| match is_marked {
-        true => others.iter().any(|other| other.has_network(name)),
-        false => others.iter().any(|other| other.may_have_network(name)),
+    let network = match connection.lookup_network_by_name(name) {
+        Ok(network) => network,
+        Err(error) if error.code == Code::NO_NETWORK => return Ok(None),
+        Err(error) => return Err(error),
     };
-    Ok(present.into_iter().map(|seen| (seen.0, is_used(seen))).collect())
+    let is_used = match Wiring::from_xml(&network.xml()?) {
+        // Without a mark only the domains tell whose a network is, and one that cannot be read may have it.
+        Ok(found) if found.may_be_of(id) && found.owner.is_none() => {
+            users.iter().any(|user| user.may_have_network(name))
+        }
+        Ok(found) if found.may_be_of(id) => users.iter().any(|user| user.has_network(name)),
+        _ => {
+            info!("guest {id}: network {name} stays: it is not this guest's");
+            return Ok(None);
+        }
+    };
+    Ok(Some(if is_used { Use::Used } else { Use::Unused }))
 }
 
 /// Whether a network carries our mark for this guest.

@@ -14,7 +14,7 @@ use std::time::Instant;
 use crate::guest::wire::Guest;
 use crate::guest::wire::verbs::{Plan, PlanStep};
 use crate::ops::{Error, Libvirt};
-use crate::pool::{Job, Lane};
+use crate::pool::{Job, JobName, Lane};
 use crate::storage::{self, Action, Volumes};
 
 /// What a verb would do, and what it would answer.
@@ -51,24 +51,24 @@ impl Libvirt {
     /// One job on the storage lane that changes nothing.
     fn ask_storage<T: Send + 'static>(
         &self,
-        what: String,
+        name: JobName,
         deadline: Instant,
         work: impl FnOnce(&dyn Volumes) -> Result<T, storage::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let volumes = Arc::clone(&self.volumes);
-        Ok(self.aside(Lane::Storage, what, deadline, move || work(&*volumes))??)
+        Ok(self.aside(Lane::Storage, name, deadline, move || work(&*volumes))??)
     }
 
     /// One job that changes nothing and asks no libvirt; refused as long as the same is late.
     pub(super) fn aside<T: Send + 'static>(
         &self,
         lane: Lane,
-        what: String,
+        name: JobName,
         deadline: Instant,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        self.pool.not_overdue(lane, &what)?;
-        Ok(self.pool.run(lane, Job { what, deadline }, None, move |_| work())?)
+        self.pool.not_overdue(lane, &name)?;
+        Ok(self.pool.run(lane, Job { name, deadline }, None, move |_| work())?)
     }
 }
 

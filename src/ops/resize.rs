@@ -10,6 +10,7 @@ use crate::libvirt::XmlKind;
 use crate::ops::disks::resolved;
 use crate::ops::domains::{DomainUse, backing_files, uses_of_others};
 use crate::ops::images::guest_with_disks;
+use crate::ops::saved::not_saved;
 use crate::ops::{Error, Libvirt, Session, described, respond};
 use crate::storage::{self, Volume, Volumes};
 
@@ -38,7 +39,9 @@ impl Libvirt {
 
         let id = guest.id.clone();
         let look = move |session: &mut Session| {
-            let domain = described(&session.domain(&id)?, XmlKind::Live)?;
+            let domain = session.domain(&id)?;
+            not_saved(&domain)?;
+            let domain = described(&domain, XmlKind::Live)?;
             Ok((domain, uses_of_others(session.connection()?, &id)?))
         };
         let (domain, others) = self.held(VERB, deadline, &hold, look, |_, _| {})?;

@@ -59,12 +59,13 @@ impl Libvirt {
     pub fn metrics_text(&self, format: Format, listeners: Vec<Listener>) -> String {
         // Before the figures, which so are of the moment that they are answered.
         let view = self.sampler.view();
-        self.looks.refresh(HEALTH_FRESH_FOR_SCRAPES);
-        let usage = self.looks.usage();
+        self.status.refresh(HEALTH_FRESH_FOR_SCRAPES);
+        let usage = self.status.usage();
         let own = Own {
             pool: self.pool.snapshot(),
             calls: self.calls.counts(),
             open_intents: self.journal.open_intents().len(),
+            leftovers: self.journal.leftovers().len(),
             libvirt_version: self.opener.health().seen().version,
             listeners,
             storage: usage.map(|usage| (usage.free_bytes, usage.used_bytes)),

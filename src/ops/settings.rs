@@ -11,6 +11,7 @@ use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, SettingResp
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};
 use crate::libvirt::{self, Domain, Reach, XmlKind};
+use crate::ops::saved::why_off;
 use crate::ops::{Error, Libvirt, described, named_guest, respond};
 
 /// Sets something of a domain, as far as is said.
@@ -114,7 +115,7 @@ impl Libvirt {
             set(&domain, amount, Reach::Next)?;
             keep(&domain, note)?;
             if !domain.is_active()? {
-                return Ok((false, "the guest is off".to_owned()));
+                return Ok((false, why_off(&domain)?.to_owned()));
             }
             match set(&domain, amount, Reach::Now) {
                 Ok(()) => Ok((true, String::new())),

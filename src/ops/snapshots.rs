@@ -247,6 +247,9 @@ fn obstacle(
             _ if is_own && domain.runs => Some("is running"),
             Some(VolumeUse::Backing) => Some("has a file on top of it"),
             Some(VolumeUse::Disk) if domain.runs => Some("is running"),
+            Some(VolumeUse::Disk) if domain.is_saved => {
+                Some("has saved memory that this would not fit; Run and power it off, or DiscardSaved")
+            }
             Some(VolumeUse::Disk) if owner.is_some_and(|owner| owner != domain.name) => {
                 Some("has it as a disk")
             }

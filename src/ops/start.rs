@@ -29,8 +29,8 @@ pub(super) fn start(
 
 /// A display's port that something else has keeps the emulator from starting, in words that are
 /// libvirt's or qemu's own. So a start that fails inside the driver is tried once more with a port
-/// of libvirt's choice: where that works, the port was the cause. The definition keeps the port
-/// that was asked for, for the next start.
+/// of libvirt's choice: where that works, the port was the cause. Only what runs has that port: the
+/// definition does not change.
 fn start_on_its_port(connection: &Connection, domain: &Domain) -> Result<(), Error> {
     match domain.create() {
         Err(refused) if refused.code == Code::INTERNAL_ERROR && !refused.connection_lost() => {
@@ -47,12 +47,8 @@ fn start_on_chosen_port(
 ) -> Result<(), Error> {
     let definition = domain.xml(XmlKind::Definition)?;
     let Some(chosen) = with_chosen_vnc_port(&definition) else { return Err(refused) };
-    connection.define_domain(&chosen)?;
-    let started = domain.create();
-    if let Err(error) = connection.define_domain(&definition) {
-        warn!("{}: define it with its own VNC port again: {error}", domain.name()?);
-    }
-    if started.is_err() {
+    // Saved memory is not started with another XML than its own.
+    if domain.has_managed_save()? || connection.create_domain(&chosen).is_err() {
         return Err(refused);
     }
     warn!("{}: its VNC port is taken, libvirt chose another: {refused}", domain.name()?);

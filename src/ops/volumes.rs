@@ -4,16 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::warn;
-
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
-use crate::ops::steps::Steps;
+use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session, domains};
-use crate::pool::{Hold, Job, Lane};
+use crate::pool::{Hold, Lane};
 use crate::storage::{
-    self, BadName, Dataset, Id, InUse, Made, Planned, PoolName, Removal, Space, Volumes, Wanted,
-    Whose,
+    self, BadName, Dataset, Id, InUse, Made, Planned, PoolName, Space, Volumes, Wanted,
 };
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source.
@@ -119,10 +116,10 @@ impl Own {
 impl Libvirt {
     /// Makes the volumes `wanted` for the disks that name no source, and fills in `volume`, `source`
     /// and `size` of these. Volumes that are there and right are adopted; where the domain `exists`
-    /// they have to be there. The others are noted in `steps`.
+    /// they have to be there. The others are recorded in `transaction`.
     ///
     /// # Errors
-    /// What storage says, with the step; what was noted is open then, and to be settled.
+    /// What storage says, with the step; what was recorded is in the journal then, to be undone.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -131,39 +128,26 @@ impl Libvirt {
         guest: &mut Guest,
         wanted: Vec<Wanted>,
         exists: bool,
-        mut steps: Steps,
+        transaction: Transaction,
         hold: &Hold,
         deadline: Instant,
-    ) -> Result<Steps, Error> {
-        let verb = format!("{}", steps.verb());
+    ) -> Result<Transaction, Error> {
+        let verb = transaction.intent().verb.to_string();
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
         let planned = self.on_storage(&verb, &guest.id, Some(hold), deadline, plan)?;
         let found: Vec<_> = planned.iter().filter_map(|planned| planned.found.clone()).collect();
         self.check_adopted(&verb, &found, hold, deadline)?;
-        let (volumes, late) = (Arc::clone(&self.volumes), Arc::clone(&self.volumes));
-        let nudge = self.looks.nudge();
-        let job = Job { what: format!("{verb} {}", guest.id), deadline };
-        let (devices, steps) = self.pool.run_or_else(
-            Lane::Storage,
-            job,
-            Some(hold),
-            move |_| {
-                let devices = make(&*volumes, planned, exists, &mut steps, deadline)?;
-                Ok::<_, Error>((devices, steps))
-            },
-            move |session, outcome| {
-                // After an error they are open already.
-                if let Ok((_, steps)) = outcome {
-                    steps.take_back(session, &*late);
-                }
-                nudge.now();
-            },
-        )??;
+        let volumes = Arc::clone(&self.volumes);
+        let work = move |_: &mut Session, transaction: &mut Transaction| {
+            make(&*volumes, planned, exists, transaction, deadline)
+        };
+        let (devices, transaction) =
+            self.run_steps(Lane::Storage, transaction, hold, deadline, work)?;
         let disks = guest.disks.iter_mut().filter(|disk| disk.source.is_empty());
         for (disk, volume) in disks.zip(devices) {
             fill(disk, volume.size_mib(), &volume.name, &volume.device);
         }
-        Ok(steps)
+        Ok(transaction)
     }
 
     /// Refuses to adopt a volume that another domain uses: a guest that was renamed keeps its disks.
@@ -205,39 +189,6 @@ impl Libvirt {
             session.read(|connection| Ok(domains::in_use_by_others(connection, &id)?))
         };
         self.held(verb, deadline, hold, look, |_, _| {})
-    }
-
-    /// Destroys the volumes with the guest's mark. A volume that another domain uses stays, and so does a
-    /// source that a caller has supplied.
-    ///
-    /// # Errors
-    /// What storage says when it cannot be asked, unless `leaving` makes that no error. What stays is in
-    /// the answer.
-    ///
-    /// # Blocking
-    /// Up to `deadline`.
-    pub(super) fn destroy_volumes(
-        &self,
-        id: &str,
-        leaving: LeavingVolumes,
-        hold: &Hold,
-        deadline: Instant,
-    ) -> Result<Removal, Error> {
-        // An id that is no dataset's name has no volumes.
-        let Ok(guest) = Id::parse(id) else { return Ok(Removal::default()) };
-        let LeavingVolumes { expected, kept } = leaving;
-        let mut in_use = self.in_use_by_others("Delete", hold, deadline)?;
-        kept.into_iter().for_each(|path| in_use.keep(path));
-        let destroy = move |volumes: &dyn Volumes| {
-            volumes.destroy_guest(&guest, Whose::Marked, &in_use, deadline)
-        };
-        match self.on_storage("Delete", id, Some(hold), deadline, destroy) {
-            Err(Error::Storage(error)) if expected.allows(&error) => {
-                warn!("guest {id}: cannot look for its volumes: {error}");
-                Ok(Removal::default())
-            }
-            outcome => outcome,
-        }
     }
 
     /// What is wanted of storage for each disk that names no source.
@@ -305,7 +256,7 @@ fn make(
     volumes: &dyn Volumes,
     planned: Vec<Planned>,
     exists: bool,
-    steps: &mut Steps,
+    transaction: &mut Transaction,
     deadline: Instant,
 ) -> Result<Vec<storage::Volume>, Error> {
     if let Some(gone) = planned.iter().find(|planned| exists && planned.found.is_none()) {
@@ -316,7 +267,7 @@ fn make(
     for planned in planned {
         if let Some(Made { volume, with_parent, .. }) = planned.to_make() {
             let (name, made_parent) = (volume.to_string(), with_parent);
-            steps.note(Step::Volume { name, made_parent })?;
+            transaction.record(Step::Volume { name, made_parent })?;
         }
         let device = volumes.make(&planned, deadline).map_err(|cause| Error::Step {
             step: format!("make volume {}", planned.wanted.volume),

@@ -1,32 +1,51 @@
-//! Who is stuck when a job is late: the worker, or libvirt as a whole.
+//! Calls that do not return: who hangs, the call's guest or libvirt as a whole.
 //!
-//! A call on a guest whose emulator hangs never returns, and takes its worker along. As long as
-//! libvirt answers others, another worker takes the place of such a one. Where libvirt answers
-//! nobody, another worker would hang as well: all is left as it is until it answers again.
+//! A call on a guest whose emulator hangs may never return, and takes its worker along. As long as libvirt
+//! answers others, another worker takes the place of such a one, up to a bound; with more of them, calls that
+//! find no free worker are told `busy`. Where libvirt answers nobody, another worker would hang as well:
+//! nothing is replaced until libvirt answers again.
+//!
+//! A call that is late is not stuck yet: libvirt itself waits 30 s for a guest's lock. It counts as stuck by
+//! its own age, whatever its caller's deadline was. The process ends itself only when it cannot serve at all:
+//! when every worker that calls libvirt is in a stuck call though libvirt answers.
 
 use std::io;
+use std::mem;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use log::{error, warn};
+use log::{error, info, warn};
 
+use crate::config::PoolLimits;
 use crate::events::{Events, What};
 use crate::ops::{Opener, Session};
 use crate::os::process;
 use crate::pool::{Lane, Overdue, Pool, Span};
 
-/// Looks after jobs that are late, on a thread of its own. It sleeps as long as none is.
+/// The lanes whose workers call libvirt.
+const LIBVIRT_LANES: [Lane; 3] = [Lane::Control, Lane::Read, Lane::Urgent];
+
+/// Looks after calls that are late, on a thread of its own. It sleeps as long as none is.
 pub(super) struct Watch {
     pool: Weak<Pool<Session>>,
     late: Receiver<()>,
     opener: Arc<Opener>,
     events: Arc<Events>,
-    /// As [`PoolLimits::stuck`](crate::config::PoolLimits::stuck).
-    stuck_max: usize,
+    /// As [`PoolLimits::stuck`].
+    replaced_max: usize,
+    /// As [`PoolLimits::stuck_age`].
+    stuck_age: Duration,
     /// As [`WatchLimits::pause`](crate::config::WatchLimits::pause).
     pause: Duration,
+}
+
+/// A call whose worker was replaced.
+struct Replaced {
+    job: Overdue,
+    /// Whether an event has said that it is stuck.
+    is_told: bool,
 }
 
 impl Watch {
@@ -38,7 +57,7 @@ impl Watch {
         pool: &Arc<Pool<Session>>,
         opener: &Arc<Opener>,
         events: &Arc<Events>,
-        stuck_max: usize,
+        limits: &PoolLimits,
         pause: Duration,
     ) -> io::Result<()> {
         let watch = Self {
@@ -46,7 +65,8 @@ impl Watch {
             late: pool.late_answers(),
             opener: Arc::clone(opener),
             events: Arc::clone(events),
-            stuck_max,
+            replaced_max: limits.stuck,
+            stuck_age: limits.stuck_age,
             pause,
         };
         thread::Builder::new().name("libvirt-watch".to_owned()).spawn(move || {
@@ -57,25 +77,33 @@ impl Watch {
         Ok(())
     }
 
-    /// Stays with the jobs that are late until all have returned or are written off.
+    /// Stays with the calls that are late until all have returned.
     ///
-    /// A job is written off when it was late before libvirt gave one answer and has not returned by
+    /// A worker is replaced when its call was late before libvirt gave one answer and has not returned by
     /// a second one, some time later: what only waited for libvirt has returned by then.
     fn judge(&self) {
-        let mut suspects: Vec<Overdue> = Vec::new();
+        let (mut suspects, mut replaced): (Vec<Overdue>, Vec<Replaced>) = Default::default();
         while let Some(pool) = self.pool.upgrade() {
+            self.look_at_replaced(&pool, &mut replaced);
             let late: Vec<Overdue> = pool.overdue().into_iter().filter(calls_libvirt).collect();
-            if late.is_empty() {
+            if late.is_empty() && replaced.is_empty() {
                 return;
             }
-            suspects = match self.opener.probe() {
-                Ok(()) => {
-                    let stuck = late.iter().filter(|job| suspects.contains(job));
-                    stuck.for_each(|job| self.write_off(&pool, job));
+            suspects = match late.is_empty() || self.opener.probe().is_ok() {
+                true => {
+                    let hangs = late.iter().filter(|job| suspects.contains(job));
+                    hangs.for_each(|job| self.replace(&pool, job, &mut replaced));
+                    if self.serves_nobody(&pool, &replaced) {
+                        error!(
+                            "every worker is in a call that does not return though libvirt answers: \
+                             ending, to be started again"
+                        );
+                        process::end_at_once(process::TEMPORARY_FAILURE);
+                    }
                     late
                 }
-                // It says in its own log what it says or does not say.
-                Err(_) => Vec::new(),
+                // The opener's log has the reason.
+                false => Vec::new(),
             };
             drop(pool);
             if !self.sleep() {
@@ -84,31 +112,60 @@ impl Watch {
         }
     }
 
-    /// Writes the job's worker off; one too many is the end of the process.
-    fn write_off(&self, pool: &Pool<Session>, job: &Overdue) {
-        let Overdue { lane, worker, what, since } = job;
-        let age = Span(since.elapsed());
-        let stuck: usize = pool.snapshot().lanes.iter().map(|lane| lane.stuck).sum();
-        if stuck >= self.stuck_max {
-            error!(
-                "{what} runs since {age} ago and {stuck} more are stuck though libvirt answers: \
-                 ending, to be started again"
-            );
-            process::end_at_once(process::TEMPORARY_FAILURE);
+    /// Tells which of these calls are stuck by now, and forgets those that have returned.
+    fn look_at_replaced(&self, pool: &Pool<Session>, replaced: &mut Vec<Replaced>) {
+        let before = replaced.len();
+        let (still, returned) = mem::take(replaced).into_iter().partition(|it| pool.is_stuck(&it.job));
+        let returned: Vec<Replaced> = returned;
+        *replaced = still;
+        for Replaced { job, is_told } in returned {
+            info!("{} returned after {}", job.name, Span(job.since.elapsed()));
+            let of_guest = |other: &Replaced| other.is_told && other.job.name.guest == job.name.guest;
+            if is_told && !replaced.iter().any(of_guest) {
+                self.events.note(&job.name.guest, What::Unstuck);
+            }
         }
+        for Replaced { job, is_told } in replaced.iter_mut().filter(|it| !it.is_told) {
+            if job.since.elapsed() >= self.stuck_age {
+                *is_told = true;
+                warn!("{} is stuck: it runs since {} ago", job.name, Span(job.since.elapsed()));
+                self.events.note(&job.name.guest, What::Stuck);
+            }
+        }
+        if before >= self.replaced_max && replaced.len() < self.replaced_max {
+            info!("fewer calls hang: workers are replaced again");
+            pool.set_out_of_spares(false);
+        }
+    }
+
+    /// Has another worker take the place of the one that is on this call, unless too many are replaced.
+    fn replace(&self, pool: &Pool<Session>, job: &Overdue, replaced: &mut Vec<Replaced>) {
+        if replaced.len() >= self.replaced_max {
+            return;
+        }
+        let Overdue { lane, worker, name, since } = job;
+        let age = Span(since.elapsed());
         match pool.write_off(job) {
             Ok(true) => {
                 warn!(
-                    "{what} runs since {age} ago though libvirt answers: {lane}-{worker} is stuck, \
-                     another takes its place"
+                    "{name} runs since {age} ago though libvirt answers: another worker takes the \
+                     place of {lane}-{worker}"
                 );
-                // A job is called "Status web-1".
-                let guest = what.split_once(' ').map_or("", |(_, guest)| guest);
-                self.events.note(guest, What::Stuck);
+                replaced.push(Replaced { job: job.clone(), is_told: false });
             }
             Ok(false) => {}
-            Err(error) => error!("{lane}-{worker} is stuck in {what}; start another: {error}"),
+            Err(error) => error!("cannot replace {lane}-{worker}, which is in {name}: {error}"),
         }
+        if replaced.len() == self.replaced_max {
+            warn!("{} calls hang: no worker is replaced until one returns", self.replaced_max);
+            pool.set_out_of_spares(true);
+        }
+    }
+
+    /// Whether every worker that calls libvirt is in a stuck call, and no more are replaced.
+    fn serves_nobody(&self, pool: &Pool<Session>, replaced: &[Replaced]) -> bool {
+        replaced.len() >= self.replaced_max
+            && LIBVIRT_LANES.iter().all(|lane| pool.is_all_overdue(*lane, self.stuck_age))
     }
 
     /// Waits for the pause to pass; `false` when the pool is gone.

@@ -10,8 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::JobName;
 use super::error::Running;
 use super::handover::Label;
 use super::lane::{Lane, LaneSnapshot, Overdue, Totals};
@@ -36,7 +37,7 @@ pub(super) struct Board {
 
 /// A job that a worker is on.
 struct Entry {
-    what: String,
+    name: JobName,
     key: Option<Arc<str>>,
     deadline: Instant,
     since: Instant,
@@ -44,7 +45,7 @@ struct Entry {
 
 impl Entry {
     fn running(&self) -> Running {
-        Running { what: self.what.clone(), age: self.since.elapsed() }
+        Running { what: self.name.to_string(), age: self.since.elapsed() }
     }
 }
 
@@ -63,8 +64,8 @@ impl Board {
 
     /// A worker takes a job that was queued.
     pub(super) fn begin(&mut self, worker: usize, label: &Label, since: Instant) {
-        let Label { what, key, deadline } = label;
-        let entry = Entry { what: what.clone(), key: key.clone(), deadline: *deadline, since };
+        let Label { name, key, deadline } = label;
+        let entry = Entry { name: name.clone(), key: key.clone(), deadline: *deadline, since };
         self.queued -= 1;
         self.running.insert(worker, entry);
     }
@@ -104,9 +105,9 @@ impl Board {
     }
 
     /// A job of this name that runs though it is past its deadline.
-    pub(super) fn overdue_named(&self, what: &str) -> Option<Running> {
+    pub(super) fn overdue_named(&self, name: &JobName) -> Option<Running> {
         let now = Instant::now();
-        let entry = self.all().find(|entry| entry.what == what && entry.deadline <= now);
+        let entry = self.all().find(|entry| entry.name == *name && entry.deadline <= now);
         entry.map(Entry::running)
     }
 
@@ -117,10 +118,27 @@ impl Board {
         late.map(|(&worker, entry)| Overdue {
             lane,
             worker,
-            what: entry.what.clone(),
+            name: entry.name.clone(),
             since: entry.since,
         })
         .collect()
+    }
+
+    /// Whether every worker is on a job that is past its deadline and began so long ago.
+    pub(super) fn is_all_overdue(&self, age: Duration) -> bool {
+        let now = Instant::now();
+        let hangs = |entry: &Entry| entry.deadline <= now && entry.since.elapsed() >= age;
+        self.workers > 0 && self.running.len() == self.workers && self.running.values().all(hangs)
+    }
+
+    /// Whether this job runs on a worker that was written off.
+    pub(super) fn is_stuck(&self, job: &Overdue) -> bool {
+        self.stuck.get(&job.worker).is_some_and(|entry| entry.since == job.since)
+    }
+
+    /// The number of workers that take jobs.
+    pub(super) fn workers(&self) -> usize {
+        self.workers
     }
 
     /// The figures.

@@ -8,7 +8,7 @@ use super::lane::Lane;
 /// A job that a worker is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
-    /// The job's name, as [`super::Job::what`] said it.
+    /// The job's name, as text.
     pub what: String,
     /// Since when, as an age.
     pub age: Duration,
@@ -41,6 +41,8 @@ impl Ration {
 pub enum Full {
     /// The lane's queue of jobs.
     Queue(Lane),
+    /// The lane's workers: all are in calls that do not return.
+    Workers(Lane),
     /// The callers that may wait.
     Callers(Ration),
     /// The callers that may wait for this key.
@@ -110,6 +112,9 @@ impl fmt::Display for Error {
             Self::Busy { full, limit, running } => {
                 f.write_str("busy: ")?;
                 match full {
+                    Full::Workers(lane) => {
+                        write!(f, "all {limit} {lane} workers are in calls that do not return")?;
+                    }
                     Full::Queue(lane) => write!(f, "the {lane} queue is full with {limit} jobs")?,
                     Full::Callers(ration) => write!(f, "{limit} callers wait for {ration}")?,
                     Full::Key(key) => write!(f, "{limit} callers wait for {key}")?,

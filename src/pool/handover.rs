@@ -16,12 +16,13 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::JobName;
 use super::lane::{Outcome, Panicked, Task, Worker};
 
 /// What a job is called, what it is about, and how long its caller waits.
 pub(super) struct Label {
     /// The job's name for logs and errors.
-    pub(super) what: String,
+    pub(super) name: JobName,
     /// The key it runs under.
     pub(super) key: Option<Arc<str>>,
     /// After this it is not begun, and not waited for.
@@ -166,10 +167,10 @@ where
             return outcome;
         };
         let Ok(result) = result else {
-            worker.guarded(&self.label.what, || drop(late));
+            worker.guarded(&self.label.name, || drop(late));
             return outcome;
         };
-        match worker.call(&self.label.what, |state| late(state, result)) {
+        match worker.call(&self.label.name, |state| late(state, result)) {
             Ok(()) => outcome,
             Err(Panicked) => Outcome::Panicked,
         }
@@ -195,7 +196,7 @@ pub(super) fn work_off<S, T, W: FnOnce(&mut S) -> T, L>(
     let now = Instant::now();
     let work = state.lock().start(now, label.deadline)?;
     worker.begin(label, now);
-    let result = worker.call(&label.what, work).map_err(|Panicked| Failure::Panicked);
+    let result = worker.call(&label.name, work).map_err(|Panicked| Failure::Panicked);
     let outcome = if result.is_ok() { Outcome::Returned } else { Outcome::Panicked };
     Some((outcome, state.lock().finish(result)))
 }

@@ -6,14 +6,16 @@ use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::TrySendError;
 use parking_lot::{Condvar, Mutex};
 
 use super::board::Board;
 use super::error::{Error, Full, Running};
+use super::JobName;
 use super::handover::Label;
 use crate::threads::{self, Wake, panic_text};
 
@@ -83,8 +85,8 @@ pub struct Overdue {
     pub lane: Lane,
     /// The worker's number, as in its thread's name.
     pub worker: usize,
-    /// The job's name, as [`super::Job::what`] said it.
-    pub what: String,
+    /// The job's name.
+    pub name: JobName,
     /// When the worker began it.
     pub since: Instant,
 }
@@ -122,6 +124,8 @@ pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
 pub(super) struct Queue<S> {
     lane: Lane,
     limit: usize,
+    /// Whether no worker is replaced any more.
+    is_out_of_spares: AtomicBool,
     /// Closed with the lane: the workers then end.
     tasks: threads::Queue<Arc<dyn Task<S>>>,
     board: Mutex<Board>,
@@ -136,6 +140,7 @@ impl<S: 'static> Queue<S> {
         Arc::new(Self {
             lane,
             limit,
+            is_out_of_spares: AtomicBool::new(false),
             tasks: threads::Queue::new(limit),
             board: Mutex::default(),
             ended: Condvar::new(),
@@ -183,14 +188,29 @@ impl<S: 'static> Queue<S> {
         Ok(true)
     }
 
+    /// Whether a worker that was written off is still on this job.
+    pub(super) fn is_stuck(&self, job: &Overdue) -> bool {
+        self.board.lock().is_stuck(job)
+    }
+
+    /// Whether every worker is on a job that is past its deadline and began so long ago.
+    pub(super) fn is_all_overdue(&self, age: Duration) -> bool {
+        self.board.lock().is_all_overdue(age)
+    }
+
+    /// Says whether no worker is replaced any more: a job that would wait for one is refused then.
+    pub(super) fn set_out_of_spares(&self, is_out: bool) {
+        self.is_out_of_spares.store(is_out, Ordering::Relaxed);
+    }
+
     /// The jobs that run past their deadline.
     pub(super) fn overdue(&self) -> Vec<Overdue> {
         self.board.lock().overdue(self.lane)
     }
 
     /// A job of this name that runs past its deadline.
-    pub(super) fn overdue_named(&self, what: &str) -> Option<Running> {
-        self.board.lock().overdue_named(what)
+    pub(super) fn overdue_named(&self, name: &JobName) -> Option<Running> {
+        self.board.lock().overdue_named(name)
     }
 
     /// Queues a job; never blocks. A worker may have it before this returns; one that sleeps is woken
@@ -201,6 +221,11 @@ impl<S: 'static> Queue<S> {
     pub(super) fn submit(&self, task: Arc<dyn Task<S>>) -> Result<Wake, Error> {
         // Held over both, so that a job is counted before a worker can begin it.
         let mut board = self.board.lock();
+        if self.is_out_of_spares.load(Ordering::Relaxed) && board.is_all_overdue(Duration::ZERO) {
+            board.totals.refused += 1;
+            let (full, limit) = (Full::Workers(self.lane), board.workers());
+            return Err(Error::Busy { full, limit, running: board.oldest() });
+        }
         let refused = match self.tasks.put(task) {
             Ok(wake) => {
                 board.queued += 1;
@@ -331,32 +356,32 @@ impl<S> Worker<S> {
     /// When either panicked; this logs it.
     pub(super) fn call<R>(
         &mut self,
-        what: &str,
+        name: &JobName,
         work: impl FnOnce(&mut S) -> R,
     ) -> Result<R, Panicked> {
         let Self { queue, make, state, .. } = self;
         // Unwind safe: after a panic the state is thrown away, and the closure shares nothing else.
         catch_unwind(AssertUnwindSafe(|| work(state.get_or_insert_with(|| make(queue.lane)))))
-            .map_err(|payload| self.report(what, payload))
+            .map_err(|payload| self.report(name, payload))
     }
 
     /// Does what a job brought along for its end, if only to drop it; a panic is logged.
-    pub(super) fn guarded(&self, what: &str, end: impl FnOnce()) {
+    pub(super) fn guarded(&self, name: &JobName, end: impl FnOnce()) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(end)) {
-            self.report(what, payload);
+            self.report(name, payload);
         }
     }
 
-    fn report(&self, what: &str, payload: Box<dyn Any + Send>) -> Panicked {
+    fn report(&self, name: &JobName, payload: Box<dyn Any + Send>) -> Panicked {
         let text = panic_text(payload);
-        log::error!("{what}: panic on {}-{}: {text}", self.queue.lane, self.number);
+        log::error!("{name}: panic on {}-{}: {text}", self.queue.lane, self.number);
         Panicked
     }
 
     /// Drops the state; the next job gets a new one.
     fn discard(&mut self) {
         if let Some(state) = self.state.take() {
-            self.guarded("drop a worker's state", || drop(state));
+            self.guarded(&"drop a worker's state".into(), || drop(state));
         }
     }
 

@@ -29,6 +29,7 @@ mod hold;
 mod lane;
 mod posted;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -52,10 +53,41 @@ pub use self::lane::{Lane, LaneSnapshot, Overdue, Totals};
 /// One job's name and bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// For logs and errors: the verb and the guest, `Run web-1`.
-    pub what: String,
+    /// For logs and errors.
+    pub name: JobName,
     /// After this the job is not begun and its caller waits no longer.
     pub deadline: Instant,
+}
+
+/// What a job does, and to which guest: `Run web-1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobName {
+    /// The verb.
+    pub verb: String,
+    /// The guest's id, or the name of another object; empty for none.
+    pub guest: String,
+}
+
+impl JobName {
+    /// The name of this verb on this guest.
+    pub fn new(verb: impl Into<String>, guest: impl Into<String>) -> Self {
+        Self { verb: verb.into(), guest: guest.into() }
+    }
+}
+
+impl From<&str> for JobName {
+    fn from(verb: &str) -> Self {
+        Self::new(verb, "")
+    }
+}
+
+impl fmt::Display for JobName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.guest.as_str() {
+            "" => f.write_str(&self.verb),
+            guest => write!(f, "{} {guest}", self.verb),
+        }
+    }
 }
 
 /// What the pool is at.
@@ -184,11 +216,11 @@ impl<S: 'static> Pool<S> {
             late(state, result);
             drop(held);
         };
-        let Job { what, deadline } = job;
-        let label = Label { what: what.clone(), key: hold.map(Hold::name), deadline };
+        let Job { name, deadline } = job;
+        let label = Label { name: name.clone(), key: hold.map(Hold::name), deadline };
         let call = Arc::new(Call::new(label, work, late));
         drop(books.queue.submit(Arc::clone(&call) as Arc<dyn lane::Task<S>>)?);
-        books.result(&what, call.wait())
+        books.result(&name, call.wait())
     }
 
     /// A place among the callers for a job of this lane that is posted, if one is free.
@@ -208,8 +240,8 @@ impl<S: 'static> Pool<S> {
         work: impl FnOnce(&mut S) -> T + Send + 'static,
         then: impl FnOnce(Result<T, Error>) + Send + 'static,
     ) {
-        let Job { what, deadline } = job;
-        let label = Label { what, key: None, deadline };
+        let Job { name, deadline } = job;
+        let label = Label { name, key: None, deadline };
         Posted::submit(label, self.books(lane), &self.clock, work, (seat, then));
     }
 
@@ -233,8 +265,8 @@ impl<S: 'static> Pool<S> {
     ///
     /// # Errors
     /// `Overdue` where one runs past its deadline, stuck or not: a second one would be the next.
-    pub fn not_overdue(&self, lane: Lane, what: &str) -> Result<(), Error> {
-        match self.queue(lane).overdue_named(what) {
+    pub fn not_overdue(&self, lane: Lane, name: &JobName) -> Result<(), Error> {
+        match self.queue(lane).overdue_named(name) {
             Some(running) => Err(Error::Overdue { running }),
             None => Ok(()),
         }
@@ -247,6 +279,22 @@ impl<S: 'static> Pool<S> {
     /// When the system gives no thread; then everything is as before.
     pub fn write_off(&self, job: &Overdue) -> io::Result<bool> {
         self.queue(job.lane).write_off(job, &self.make)
+    }
+
+    /// Whether a worker that was written off is still on this job.
+    pub fn is_stuck(&self, job: &Overdue) -> bool {
+        self.queue(job.lane).is_stuck(job)
+    }
+
+    /// Whether every worker of this lane is on a job that is past its deadline and began so long ago.
+    pub fn is_all_overdue(&self, lane: Lane, age: Duration) -> bool {
+        self.queue(lane).is_all_overdue(age)
+    }
+
+    /// Says whether no worker is replaced any more. A job that would wait for a worker that hangs is told
+    /// `Busy` then.
+    pub fn set_out_of_spares(&self, is_out: bool) {
+        self.queues().into_iter().for_each(|queue| queue.set_out_of_spares(is_out));
     }
 
     /// Why a verb that changes a guest would be refused now; `None` where it would be taken.
@@ -376,8 +424,8 @@ impl<S: 'static> Books<S> {
     ///
     /// # Errors
     /// Where there is no result.
-    fn result<T>(&self, what: &str, answer: Answer<T>) -> Result<T, Error> {
-        let what = || what.to_owned();
+    fn result<T>(&self, name: &JobName, answer: Answer<T>) -> Result<T, Error> {
+        let what = || name.to_string();
         match answer {
             Answer::Done(Ok(result)) => Ok(result),
             Answer::Done(Err(Failure::Panicked)) => Err(Error::Panicked { what: what() }),

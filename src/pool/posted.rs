@@ -75,7 +75,7 @@ where
         let end = self.state.lock().collect(is_due);
         if let Some((answer, work, _)) = end {
             drop(work);
-            self.tell(self.books.result(&self.label.what, answer));
+            self.tell(self.books.result(&self.label.name, answer));
         }
     }
 
@@ -87,7 +87,7 @@ where
         drop(seat);
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| then(result))) {
             let text = panic_text(payload);
-            log::error!("{}: panic of who got its answer: {text}", self.label.what);
+            log::error!("{}: panic of who got its answer: {text}", self.label.name);
         }
     }
 }
@@ -104,7 +104,7 @@ where
             return Outcome::NotRun;
         };
         // A result that is too late is nobody's.
-        worker.guarded(&self.label.what, || drop(late));
+        worker.guarded(&self.label.name, || drop(late));
         outcome
     }
 

@@ -237,6 +237,7 @@ impl<'a> Desk<'a> {
             Method::AllMetrics(verb) => self.call(asked, callee, began, verb),
             Method::List(verb) => self.call(asked, callee, began, verb),
             Method::Describe(verb) => self.call(asked, callee, began, verb),
+            Method::Leftovers(verb) => self.call(asked, callee, began, verb),
             Method::Autostart(verb) => self.call(asked, callee, began, verb),
             Method::Setting(verb) => self.call(asked, callee, began, verb),
             Method::Disk(verb) => self.call(asked, callee, began, verb),
@@ -406,6 +407,7 @@ fn error_text(error: &Error) -> String {
         | Error::Refused(_)
         | Error::Unsupported(_)
         | Error::InUse { .. }
+        | Error::Saved { .. }
         | Error::NoDevice(_)
         | Error::Taken(_)
         | Error::Silent { .. }

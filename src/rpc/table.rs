@@ -9,7 +9,7 @@ use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
 use crate::guest::wire::jobs::{JobRequest, JobsRequest};
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ConsoleResponse};
-use crate::guest::wire::verbs::{DiskRequest, NicRequest};
+use crate::guest::wire::verbs::{DiskRequest, LeftoversResponse, NicRequest};
 use crate::guest::wire::verbs::{ListRequest, ListResponse, PlanRequest, PlanResponse};
 use crate::guest::wire::verbs::{ScreenshotResponse, SettingResponse};
 use crate::guest::wire::{AllGuestMetrics, GuestMetricsRequest, GuestMetricsResponse};
@@ -86,6 +86,7 @@ pub(super) enum Method {
     AllMetrics(Verb<GuestMetricsRequest, BTreeMap<String, AllGuestMetrics>>),
     List(Verb<ListRequest, ListResponse>),
     Describe(Verb<GuestRequest, VirDomain>),
+    Leftovers(Verb<GuestRequest, LeftoversResponse>),
     Autostart(Verb<AutostartRequest, AutostartResponse>),
     Setting(Verb<GuestRequest, SettingResponse>),
     Disk(Verb<DiskRequest, SettingResponse>),
@@ -111,6 +112,7 @@ impl Method {
             Self::AllMetrics(_) => ("GuestMetricsRequest", "AllMetricsResponse"),
             Self::List(_) => ("ListRequest", "ListResponse"),
             Self::Describe(_) => ("GuestRequest", "Domain"),
+            Self::Leftovers(_) => ("GuestRequest", "LeftoversResponse"),
             Self::Autostart(_) => ("AutostartRequest", "AutostartResponse"),
             Self::Setting(_) => ("GuestRequest", "SettingResponse"),
             Self::Disk(_) => ("DiskRequest", "SettingResponse"),
@@ -139,7 +141,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 pub(super) type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 30] = [
+const LIBVIRT: [Entry; 33] = [
     ("CreateGuest", Changes, Method::Plan(dry_run::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Plan(dry_run::delete)),
@@ -157,9 +159,12 @@ const LIBVIRT: [Entry; 30] = [
     ("ResizeDisk", Changes, Method::Guest(Libvirt::resize_disk)),
     ("List", Reads, Method::List(Libvirt::list_guests)),
     ("Describe", Reads, Method::Describe(Libvirt::describe)),
+    ("Leftovers", Reads, Method::Leftovers(Libvirt::leftovers)),
+    ("RemoveLeftovers", Changes, Method::Leftovers(Libvirt::remove_leftovers)),
     ("Suspend", Changes, Method::Guest(Libvirt::suspend)),
     ("Resume", Changes, Method::Guest(Libvirt::resume)),
     ("Reset", Changes, Method::Guest(Libvirt::reset)),
+    ("DiscardSaved", Changes, Method::Guest(Libvirt::discard_saved)),
     ("SetMetadata", Changes, Method::Guest(Libvirt::set_metadata)),
     ("SetAutostart", Changes, Method::Autostart(Libvirt::set_autostart)),
     ("SetMemory", Changes, Method::Setting(Libvirt::set_memory)),

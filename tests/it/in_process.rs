@@ -9,7 +9,7 @@ use mistify_libvirt::config::{Config, Deadlines};
 use mistify_libvirt::http::{Front, Running, routes};
 use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
-use mistify_libvirt::pool::{Job, Lane};
+use mistify_libvirt::pool::{Job, JobName, Lane};
 use mistify_libvirt::rpc::{Audit, Service, Workers};
 
 use crate::support::wait_until;
@@ -57,8 +57,8 @@ impl InProcess {
         for index in 0..workers(&self.agent).workers {
             let (agent, release) = (Arc::clone(&self.agent), release.clone());
             std::thread::spawn(move || {
-                let what = format!("occupy {index}");
-                let job = Job { what, deadline: Instant::now() + PATIENCE };
+                let name = JobName::new("occupy", index.to_string());
+                let job = Job { name, deadline: Instant::now() + PATIENCE };
                 // Ends when the test drops the other side.
                 agent.pool().run(lane, job, None, move |_| release.recv())
             });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use mistify_libvirt::config::Config;
 use mistify_libvirt::ops::Libvirt;
-use mistify_libvirt::pool::{Job, Lane};
+use mistify_libvirt::pool::{Job, JobName, Lane};
 
 use crate::agent::Reply;
 use crate::in_process::InProcess;
@@ -34,7 +34,7 @@ fn fill(
             let lane = lanes[index % 2];
             thread::spawn(move || {
                 let job =
-                    Job { what: format!("slow {index}"), deadline: Instant::now() + PATIENCE };
+                    Job { name: JobName::new("slow", index.to_string()), deadline: Instant::now() + PATIENCE };
                 let outcome = agent.pool().run(lane, job, None, move |_| {
                     // Ends when the test drops the other side.
                     let _ = release.recv();

@@ -137,7 +137,8 @@ fn table() -> Vec<String> {
     );
     assert_eq!(names, constants_of(CONFIG), "each constant has its row");
     let (others, names) = constants!(FIXED;
-        fixed::HEALTH_FRESH, fixed::HEALTH_FRESH_FOR_SCRAPES, fixed::SETTLE_RETRY,
+        fixed::HEALTH_FRESH, fixed::HEALTH_FRESH_FOR_SCRAPES, fixed::RECOVERY_PAUSE,
+        fixed::RECOVERY_PAUSE_MAX, fixed::RECOVERY_TRIES, fixed::RECOVERY_LOCK,
         fixed::FIRST_ROUND, fixed::TAKE_BACK, fixed::SAMPLE_OPEN, fixed::KERNEL_FILES,
         fixed::KEEPALIVE_INTERVAL_S, fixed::KEEPALIVE_COUNT, fixed::TURN_FAILED_PAUSE,
         fixed::SPARE_CONNECTIONS, fixed::LAST_ARRIVALS, fixed::FIRST_REQUEST,
@@ -194,7 +195,8 @@ fn table() -> Vec<String> {
                 waiting_read,
                 waiting_any,
                 waiting_key,
-                stuck
+                stuck,
+                stuck_age
             }
         ),
         rows!("watch", watch, WatchLimits { answer, pause, margin }),

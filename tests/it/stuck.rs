@@ -1,24 +1,23 @@
 //! Guests whose emulator hangs: their own calls end at their deadline, everybody else's go on, and
-//! too many of them end the agent, to be started again.
+//! with too many of them calls are told `busy`.
 
-use std::fs;
-use std::io::Write;
-use std::net::TcpStream;
+use std::env;
+use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 use mistify_libvirt::config::Config;
+use mistify_libvirt::guest::wire::events::EventsRequest;
 use mistify_libvirt::guest::wire::{Disk, Guest, GuestMetricsRequest, GuestRequest};
 use mistify_libvirt::ops::{Error, Libvirt};
-use mistify_libvirt::pool::{self, Job, Lane, LaneSnapshot};
-use serde_json::json;
+use mistify_libvirt::pool::{self, Job, JobName, Lane, LaneSnapshot};
 
-use crate::agent::{Agent, call_text};
 use crate::skip::require;
 use crate::stack::{BlockDevice, Stack};
-use crate::support::{AtEnd, signal, wait_until};
+use crate::support::{AtEnd, signal, wait_for, wait_until};
 
 /// Longer than a loaded machine needs for what takes seconds.
 const SOON: Duration = Duration::from_secs(60);
@@ -79,7 +78,7 @@ fn stuck_workers_are_replaced_as_long_as_libvirt_answers() {
         for number in 0..4 {
             let (agent, release) = (&agent, release.clone());
             scope.spawn(move || {
-                let job = Job { what: format!("stuck {number}"), deadline: Instant::now() + SHORT };
+                let job = Job { name: JobName::new("stuck", number.to_string()), deadline: Instant::now() + SHORT };
                 let outcome = agent.pool().run(Lane::Read, job, None, move |_| {
                     // Ends when the test drops the other side.
                     let _ = release.recv();
@@ -105,7 +104,7 @@ fn storage_that_is_late_is_not_libvirts_and_stays() {
     let (hold, release) = bounded::<()>(0);
     for lane in [Lane::Storage, Lane::Read] {
         let release = release.clone();
-        let job = Job { what: "slow".to_owned(), deadline: Instant::now() + SHORT };
+        let job = Job { name: "slow".into(), deadline: Instant::now() + SHORT };
         let outcome = agent.pool().run(lane, job, None, move |_| {
             // Ends when the test drops the other side.
             let _ = release.recv();
@@ -201,60 +200,91 @@ fn a_stopped_qemu_costs_nobody_else_anything_and_is_cured_by_poweroff() {
     assert!(agent.stop(SOON), "no thread is left");
 }
 
-/// Sends a call that nobody waits for. Its connection has to stay open: of a caller that is gone the
-/// kernel does not tell who it was.
-fn send(agent: &Agent, method: &str, id: &str) -> Option<TcpStream> {
-    let params = json!({
-        "guest": { "id": id, "disks": [{ "device": "vda" }] },
-        "args": { "mistify.timeout": "1" },
-    });
-    // The agent may have ended, which is what is waited for.
-    let mut stream = TcpStream::connect(agent.address()).ok()?;
-    stream.write_all(call_text(method, &params).as_bytes()).ok()?;
-    Some(stream)
+/// Has every worker of these lanes run a job that is late at once and returns when the answer is dropped.
+fn hang(agent: &Arc<Libvirt>, lanes: &[Lane]) -> Sender<()> {
+    let (hold, release) = bounded::<()>(0);
+    for &lane in lanes {
+        for number in 0..self::lane(agent, lane).workers {
+            let (agent, release) = (Arc::clone(agent), release.clone());
+            let name = JobName::new("hang", format!("{lane}-{number}"));
+            thread::spawn(move || {
+                let job = Job { name, deadline: Instant::now() + Duration::from_millis(100) };
+                // Ends when the test drops the other side.
+                agent.pool().run(lane, job, None, move |_| {
+                    // Ends when the test drops the other side.
+                    let _ = release.recv();
+                })
+            });
+        }
+    }
+    let is_full = |&which: &Lane| lane(agent, which).running + lane(agent, which).stuck > 0;
+    wait_until("the workers hang", SOON, || lanes.iter().all(is_full));
+    hold
 }
 
-/// Whether a child of ours has ended; it stays for its status to be asked.
-fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('Z'))
+/// An agent with two workers in each lane, of which two may be replaced.
+fn small_agent(stuck_age: Duration) -> Arc<Libvirt> {
+    let mut config = Config::default();
+    config.host.libvirt_uri = "test:///default".to_owned();
+    config.pool.control_workers = 2;
+    config.pool.read_workers = 2;
+    config.pool.urgent_workers = 2;
+    config.pool.stuck = 2;
+    config.pool.stuck_age = stuck_age;
+    config.watch.pause = Duration::from_millis(50);
+    Arc::new(Libvirt::with_config(&config).expect("threads"))
 }
 
 #[test]
-fn one_stuck_worker_too_many_ends_the_agent_with_status_75_and_no_guest() {
-    let Some(stack) = require("qemu", Stack::start()) else { return };
-    let ids = ["hung-1", "hung-2", "hung-3"];
-    let mut devices = Vec::new();
-    for id in ids {
-        let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
-        stack.boot("qemu", id, &disk);
-        devices.push(disk);
-    }
-    let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
-    let pids = ids.map(|id| stack.qemu_pid(id).expect("it runs"));
-    pids.iter().for_each(|&pid| signal(pid, "STOP"));
-
-    // Three calls of each guest make nine, one more than may be stuck.
-    let mut last = Instant::now();
-    let (mut rounds, mut callers) = (0, Vec::new());
-    wait_until("the agent ends", SOON, || {
-        if rounds == 0 || last.elapsed() > SHORT {
-            (rounds, last) = (rounds + 1, Instant::now());
-            for id in ids {
-                let verbs = ["DiskMetrics", "CPUMetrics", "Shutdown"];
-                callers.extend(verbs.map(|verb| send(&agent, verb, id)));
-            }
-        }
-        has_ended(agent.pid())
+fn too_many_calls_that_hang_are_busy_and_end_no_agent() {
+    let agent = small_agent(READ);
+    let first = hang(&agent, &[Lane::Read]);
+    wait_until("both are replaced", SOON, || lane(&agent, Lane::Read).stuck == 2);
+    assert_eq!(state(&agent, "test").expect("other workers serve"), "running");
+    let second = hang(&agent, &[Lane::Read]);
+    let busy = wait_for("a call is refused", SOON, || {
+        state(&agent, "test").err().map(|error| error.to_string())
     });
-    wait_until("it has said why", SOON, || agent.log().contains(" and 8 more are stuck "));
-    let log = agent.log();
-    assert_eq!(log.matches(" is stuck, another takes its place").count(), 8, "{log}");
-    assert_eq!(agent.wait().code(), Some(75));
+    assert!(busy.starts_with("busy: all 2 read workers are in calls that do not return"), "{busy}");
+    assert_eq!(lane(&agent, Lane::Read).stuck, 2, "no more are replaced");
+    // The other lanes serve.
+    assert_eq!(poweroff(&agent, "test").expect("it runs"), "shutoff");
 
-    let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
-    for (id, pid) in ids.into_iter().zip(pids) {
-        assert_eq!(agent.state(id), "running", "guests outlive the agent");
-        assert_eq!(stack.qemu_pid(id), Some(pid));
+    drop((first, second));
+    wait_until("it serves again", SOON, || state(&agent, "test").is_ok());
+    wait_until("all have returned", SOON, || lane(&agent, Lane::Read).stuck == 0);
+}
+
+#[test]
+fn a_stuck_call_is_told_by_its_guest_and_so_is_its_end() {
+    let agent = small_agent(Duration::from_millis(200));
+    let told = |what: &str| {
+        let request = EventsRequest { guest: "read-0".to_owned(), ..EventsRequest::default() };
+        let page = agent.wait_events(request).expect("from memory");
+        page.events.iter().any(|event| event.what.name() == what)
+    };
+    let hold = hang(&agent, &[Lane::Read]);
+    wait_until("it is told", SOON, || told("stuck"));
+    assert!(!told("unstuck"));
+    drop(hold);
+    wait_until("its end is told", SOON, || told("unstuck"));
+}
+
+/// Set where this program is the agent of the test below.
+const SERVES_NOBODY: &str = "MISTIFY_TEST_SERVES_NOBODY";
+
+#[test]
+fn an_agent_that_serves_nobody_ends_with_status_75() {
+    if env::var_os(SERVES_NOBODY).is_some() {
+        let agent = small_agent(Duration::from_millis(200));
+        let _replaced = hang(&agent, &[Lane::Read]);
+        wait_until("both are replaced", SOON, || lane(&agent, Lane::Read).stuck == 2);
+        let _hung = hang(&agent, &[Lane::Control, Lane::Read, Lane::Urgent]);
+        thread::sleep(SOON);
+        return;
     }
+    let mut command = Command::new(env::current_exe().expect("it runs"));
+    command.args(["--exact", "stuck::an_agent_that_serves_nobody_ends_with_status_75"]);
+    let ended = command.env(SERVES_NOBODY, "1").status().expect("it starts");
+    assert_eq!(ended.code(), Some(75));
 }

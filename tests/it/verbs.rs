@@ -413,7 +413,7 @@ fn healthz_answers_from_memory() {
     assert!(health["libvirt"]["version"].is_string(), "{health}");
     assert_eq!(health["pool"]["lanes"]["control"]["workers"], 4);
     assert_eq!((&health["pool"]["stuck"], &health["pool"]["oldest"]), (&json!(0), &Value::Null));
-    assert_eq!(health["journal"], json!({ "open": [] }));
+    assert_eq!(health["journal"], json!({ "open": [], "left": [] }));
     assert_eq!(agent.request("GET", "/readyz", &[], b"").status, 200);
     assert_eq!(agent.request("POST", "/healthz", &[], b"").status, 405);
     agent.end();

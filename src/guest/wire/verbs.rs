@@ -54,6 +54,35 @@ pub struct ListedGuest {
     pub memory_mib: u64,
     /// Virtual CPUs that it has.
     pub cpu: u64,
+    /// Whether it is off with saved memory, from which its next start goes on; left out where it is not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub saved: bool,
+}
+
+/// What Leftovers and RemoveLeftovers answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeftoversResponse {
+    /// What is left over, the oldest first.
+    pub leftovers: Vec<Leftovers>,
+}
+
+/// What one call left over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Leftovers {
+    /// The guest's id.
+    pub guest: String,
+    /// The method that left it.
+    pub method: String,
+    /// When that was called: RFC 3339, in UTC.
+    pub since: String,
+    /// `open`: the guest's next change waits for it; or `left`.
+    pub state: &'static str,
+    /// The objects, each with what keeps it; empty before the agent has tried to remove them.
+    pub objects: Vec<String>,
+    /// Why the last try to remove them failed; empty before the first.
+    pub why: String,
+    /// How often the agent has tried since it started.
+    pub tries: u32,
 }
 
 /// What CreateGuest and Delete are called with: the verbs that can say what they would do.

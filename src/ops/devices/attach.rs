@@ -2,7 +2,6 @@
 
 use std::mem;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{GUEST_DISKS_MAX, GUEST_NICS_MAX};
@@ -14,12 +13,12 @@ use crate::guest::wire::{self, Guest, Nic, disk_device};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{Connection, Reach, XmlKind};
 use crate::ops::create::{failed_to, wiring};
-use crate::ops::devices::{Changed, Device, Way, kept, running};
+use crate::ops::devices::{Changed, Device, Way, kept, persistent, running};
 use crate::ops::disks::judge_one;
-use crate::ops::steps::Steps;
+use crate::ops::recovery::Transaction;
 use crate::ops::volumes::Own;
 use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
-use crate::pool::Hold;
+use crate::pool::{Hold, Lane};
 use crate::storage::{self, Dataset, Volume};
 
 const DISK_VERB: &str = "AttachDisk";
@@ -78,7 +77,7 @@ impl Libvirt {
         Ok(self.tell_running(NIC_VERB, Way::Comes, changed, &hold, deadline))
     }
 
-    /// The steps of AttachDisk. After an error what was noted of them is open, and to be settled.
+    /// The steps of AttachDisk. After an error the journal has them, to be undone.
     fn add_disk(
         &self,
         guest: &Guest,
@@ -87,7 +86,7 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<Changed, Error> {
         let here = self.look_around(&asked, hold, deadline)?;
-        let mut steps = Steps::new(&self.journal, Verb::AttachDisk, guest);
+        let mut transaction = Transaction::begin(self, Verb::AttachDisk, guest);
         let mut disk = wire::Disk { bus: BUS.to_owned(), ..asked.clone() };
         let found = here.find(&disk)?;
         match found {
@@ -103,16 +102,17 @@ impl Libvirt {
         }
         let own = here.own.as_ref().filter(|_| found.is_none()).cloned();
         if let Some(own) = &own {
-            steps = self.give_volume(guest, &mut disk, own, &here, steps, (hold, deadline))?;
+            transaction =
+                self.give_volume(guest, &mut disk, own, &here, transaction, (hold, deadline))?;
         }
         let (guest, host, is_there) = (guest.clone(), self.host.clone(), found.is_some());
-        let work = move |session: &mut Session, steps: &mut Steps| {
+        let work = move |session: &mut Session, transaction: &mut Transaction| {
             let kind = judge_one(&disk.source, "disk", &host)?;
             let device = Device::Disk(Disk::for_guest(&disk, kind));
             let keep = |kept: &mut Metadata| kept::add_disk(kept, &disk, &asked, own.as_ref());
-            define(session, &guest, device, is_there, steps, &keep)
+            define(session, &guest, device, is_there, transaction, &keep)
         };
-        self.in_definition(DISK_VERB, steps, hold, deadline, Box::new(work))
+        self.in_definition(transaction, hold, deadline, work)
     }
 
     /// Looks at what there is for a disk that comes; at volumes where it may get one of them.
@@ -144,15 +144,15 @@ impl Libvirt {
         disk: &mut wire::Disk,
         own: &Own,
         here: &Around,
-        steps: Steps,
+        transaction: Transaction,
         (hold, deadline): (&Hold, Instant),
-    ) -> Result<Steps, Error> {
+    ) -> Result<Transaction, Error> {
         let wants_any = disk.image.is_empty() && disk.size_mib == 0;
         if let (true, Some(volume)) = (wants_any, here.volume(disk)) {
             self.check_adopted(DISK_VERB, std::slice::from_ref(volume), hold, deadline)?;
             disk.size_mib = volume.size_mib();
             disk.source = volume.device.to_string_lossy().into_owned();
-            return Ok(steps);
+            return Ok(transaction);
         }
         if wants_any && !disk.volume.is_empty() {
             return Err(storage::Error::NotFound { name: disk.volume.clone() }.into());
@@ -160,12 +160,13 @@ impl Libvirt {
         let volume = here.volume_for(own, disk)?;
         let wanted = vec![own.wanted(volume, disk, "disk", self.space())?];
         let mut with_it = Guest { disks: vec![mem::take(disk)], ..guest.clone() };
-        let steps = self.make_volumes(&mut with_it, wanted, false, steps, hold, deadline)?;
+        let transaction =
+            self.make_volumes(&mut with_it, wanted, false, transaction, hold, deadline)?;
         *disk = with_it.disks.pop().unwrap_or_default();
-        Ok(steps)
+        Ok(transaction)
     }
 
-    /// The steps of AttachNic. After an error what was noted of them is open, and to be settled.
+    /// The steps of AttachNic. After an error the journal has them, to be undone.
     fn add_nic(
         &self,
         guest: &Guest,
@@ -173,50 +174,35 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<Changed, Error> {
-        let steps = Steps::new(&self.journal, Verb::AttachNic, guest);
+        let transaction = Transaction::begin(self, Verb::AttachNic, guest);
         let (guest, host) = (guest.clone(), self.host.clone());
-        let work = move |session: &mut Session, steps: &mut Steps| {
-            let definition = described(&session.domain(&guest.id)?, XmlKind::Inactive)?;
+        let work = move |session: &mut Session, transaction: &mut Transaction| {
+            let definition = described(&persistent(session, &guest.id)?, XmlKind::Inactive)?;
             let connection = session.connection()?;
             let is_there = has_nic(connection, &definition, &nic)?;
-            networks::ensure(connection, &guest.id, &nic, host.bridge_type, steps)
+            networks::ensure(connection, &guest.id, &nic, host.bridge_type, transaction)
                 .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
             let device = Device::Nic(Interface::for_nic(&nic, &host));
             let keep = |kept: &mut Metadata| kept::add_nic(kept, &nic);
-            define(session, &guest, device, is_there, steps, &keep)
+            define(session, &guest, device, is_there, transaction, &keep)
         };
-        self.in_definition(NIC_VERB, steps, hold, deadline, Box::new(work))
+        self.in_definition(transaction, hold, deadline, work)
     }
 
-    /// The job that changes the definition; one that ends late is taken back.
+    /// The job that changes the definition.
     fn in_definition(
         &self,
-        verb: &str,
-        mut steps: Steps,
+        transaction: Transaction,
         hold: &Hold,
         deadline: Instant,
-        work: Box<Work>,
+        work: impl FnOnce(&mut Session, &mut Transaction) -> Result<Changed, Error> + Send + 'static,
     ) -> Result<Changed, Error> {
-        let (volumes, nudge) = (Arc::clone(&self.volumes), self.looks.nudge());
-        let work = move |session: &mut Session| {
-            let changed = work(session, &mut steps)?;
-            Ok((changed, steps))
-        };
-        let late = move |session: &mut Session, outcome: Result<(Changed, Steps), Error>| {
-            // After an error they are open already.
-            if let Ok((_, steps)) = outcome {
-                steps.take_back(session, &*volumes);
-            }
-            nudge.now();
-        };
-        let (changed, steps) = self.held(verb, deadline, hold, work, late)?;
-        steps.settled()?;
+        let (changed, transaction) =
+            self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
+        transaction.commit()?;
         Ok(changed)
     }
 }
-
-/// What is done under the journal.
-type Work = dyn FnOnce(&mut Session, &mut Steps) -> Result<Changed, Error> + Send;
 
 /// What there is for a disk that comes.
 struct Around {
@@ -348,13 +334,13 @@ fn define(
     guest: &Guest,
     device: Device,
     is_there: bool,
-    steps: &mut Steps,
+    transaction: &mut Transaction,
     keep: &dyn Fn(&mut Metadata),
 ) -> Result<Changed, Error> {
     let domain = session.domain(&guest.id)?;
     let mut metadata = described(&domain, XmlKind::Inactive)?.metadata;
     if !is_there {
-        steps.note(device.step())?;
+        transaction.record(device.step())?;
     }
     if !is_there || !kept::has(&metadata, &device) {
         keep(&mut metadata);
@@ -373,7 +359,7 @@ fn define(
 ///
 /// # Errors
 /// When libvirt cannot be asked, or does not let it go.
-pub(in crate::ops) fn take_back(
+pub(in crate::ops) fn undo(
     session: &mut Session,
     id: &str,
     step: &Step,

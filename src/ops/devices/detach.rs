@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use log::warn;
-
 use crate::guest::domain::{Disk, VirDomain};
 use crate::guest::wire::verbs::{DiskRequest, NicRequest, SettingResponse};
 use crate::guest::wire::{self, Guest, Nic};
-use crate::journal::{Intent, Verb};
+use crate::journal::{Step, Verb};
 use crate::libvirt::{Domain, Reach, XmlKind};
 use crate::ops::devices::{Changed, Device, Way, kept, running};
-use crate::ops::steps::Steps;
+use crate::ops::domains::uses_of_others;
+use crate::ops::recovery::{Abort, Transaction};
+use crate::ops::saved::not_saved;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
-use crate::pool::Hold;
+use crate::pool::{Hold, Lane};
 use crate::storage::{self, Volumes};
 
 const DISK_VERB: &str = "DetachDisk";
@@ -91,28 +91,31 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<SettingResponse, Error> {
-        let mut steps = Steps::new(&self.journal, verb, &guest);
-        let nudge = self.looks.nudge();
-        let work = move |session: &mut Session| {
+        let transaction = Transaction::begin(self, verb, &guest);
+        let work = move |session: &mut Session, transaction: &mut Transaction| {
             let domain = session.domain(&guest.id)?;
-            steps.note(device.step())?;
-            if let Err(error) = leave_definition(&domain, &device) {
-                if !error.is_unreachable() {
-                    // The caller hears that it is there still.
-                    steps.settled()?;
-                }
-                return Err(error);
+            not_saved(&domain)?;
+            transaction.record(device.step())?;
+            match leave_definition(&domain, &device) {
+                Err(error) if error.is_unreachable() => return Err(error),
+                Err(error) => return Ok(Err(error)),
+                Ok(()) => forget(session, &domain, &guest.id, &device)?,
             }
-            forget(session, &domain, &guest.id, &device)?;
-            steps.settled()?;
-            Changed::read(session, &domain, &guest, device)
+            Ok(Ok(Changed::read(session, &domain, &guest, device)?))
         };
-        // What is open of it is finished as soon as that can be.
-        let late = move |_: &mut Session, _| nudge.now();
-        let changed = self
-            .held(name, deadline, hold, work, late)
-            .inspect_err(|_| self.looks.nudge().now())?;
-        Ok(self.tell_running(name, Way::Goes, changed, hold, deadline))
+        let (changed, transaction) =
+            self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
+        match changed {
+            Ok(changed) => {
+                transaction.commit()?;
+                Ok(self.tell_running(name, Way::Goes, changed, hold, deadline))
+            }
+            // The caller hears that the guest has it as before.
+            Err(error) => {
+                transaction.abort(Abort::Forget);
+                Err(error)
+            }
+        }
     }
 
     /// The device of the volume of this name.
@@ -193,7 +196,10 @@ fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> 
         if running(domain)?.is_some_and(|live| device.found_in(&live).is_some()) {
             metadata.besides.networks.extend(names);
         } else {
-            networks::remove_all(session.connection()?, id, &names)?;
+            let connection = session.connection()?;
+            let others = uses_of_others(connection, id)?;
+            let removal = networks::remove_all(connection, id, &names, &others)?;
+            removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
             metadata.besides.networks.remove(network);
         }
     }
@@ -216,19 +222,11 @@ pub(super) fn has_let_go(
     Ok(Ok(()))
 }
 
-/// Libvirt's part of a detach that was cut off. Where libvirt does not let the device go, the guest
-/// has it as before.
-pub(in crate::ops) fn finish_in_libvirt(
-    session: &mut Session,
-    intent: &Intent,
-) -> Result<(), Error> {
-    let Some(domain) = session.find(&intent.guest)? else { return Ok(()) };
-    for device in intent.steps.iter().filter_map(Device::of) {
-        match leave_definition(&domain, &device) {
-            Ok(()) => forget(session, &domain, &intent.guest, &device)?,
-            Err(error) if error.is_unreachable() => return Err(error),
-            Err(error) => warn!("guest {:?}: {device} stays: {error}", intent.guest),
-        }
-    }
-    Ok(())
+/// Finishes a detach that did not end.
+pub(in crate::ops) fn finish(session: &mut Session, id: &str, step: &Step) -> Result<(), Error> {
+    let (Some(device), Some(domain)) = (Device::of(step), session.find(id)?) else {
+        return Ok(());
+    };
+    leave_definition(&domain, &device)?;
+    forget(session, &domain, id, &device)
 }

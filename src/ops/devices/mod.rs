@@ -22,12 +22,13 @@ use crate::journal::Step;
 use crate::libvirt::{Domain, Reach, XmlKind};
 use crate::ops::create::wiring;
 use crate::ops::lifecycle::{fill_from_live, get_state};
+use crate::ops::saved::why_off;
 use crate::ops::volumes::Own;
 use crate::ops::{Error, Libvirt, Session, described};
 use crate::pool::Hold;
 
-pub(super) use attach::take_back;
-pub(super) use detach::finish_in_libvirt;
+pub(super) use attach::undo;
+pub(super) use detach::finish;
 
 /// A device of a guest, as far as XML says it.
 #[derive(Clone, Debug)]
@@ -158,7 +159,7 @@ impl Libvirt {
     ) -> Result<(VirDomain, Option<VirDomain>), Error> {
         let id = hold.key().to_owned();
         let look = move |session: &mut Session| {
-            let domain = session.domain(&id)?;
+            let domain = persistent(session, &id)?;
             let definition = described(&domain, XmlKind::Inactive)?;
             Ok((definition, running(&domain)?))
         };
@@ -179,7 +180,7 @@ impl Libvirt {
         let tell = move |session: &mut Session| {
             let domain = session.domain(&id)?;
             let told = match running(&domain)? {
-                None => Err("the guest is off".to_owned()),
+                None => Err(why_off(&domain)?.to_owned()),
                 Some(live) => tell(session, &domain, &id, way, &device, &live)?,
             };
             Ok((told, get_state(&domain)?, domain.xml(XmlKind::Live)?))
@@ -211,6 +212,20 @@ impl Libvirt {
             let volume = volumes.iter().find(|volume| volume.name.as_str() == disk.volume);
             disk.size_mib = volume.map_or(disk.size_mib, |volume| volume.size_mib());
         }
+    }
+}
+
+/// The guest's domain, if it has a definition that can be changed.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a transient domain; what libvirt says.
+fn persistent(session: &mut Session, id: &str) -> Result<Domain, Error> {
+    let domain = session.domain(id)?;
+    match domain.is_persistent()? {
+        true => Ok(domain),
+        false => Err(Error::Unsupported(
+            "the guest is transient: it has no definition that could be changed",
+        )),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::ops::networks::Standing;
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::volumes::{fill, wants_volumes};
 use crate::ops::{Error, Libvirt, args, disks, named_guest, networks};
-use crate::pool::Lane;
+use crate::pool::{JobName, Lane};
 use crate::storage::{self, Plans, Volumes};
 
 impl Libvirt {
@@ -120,7 +120,7 @@ impl Libvirt {
                 Err(error) => forecast.problems.push(of_disk(index, error)),
             }
         }
-        let what = format!("plan CreateGuest {}", forecast.guest.id);
+        let what = JobName::new("plan CreateGuest", forecast.guest.id.as_str());
         let plan = move |volumes: &dyn Volumes| volumes.plans(&wanted, deadline);
         let plans = self.ask_storage(what, deadline, plan);
         let Some(plans) = forecast.unless_failed("storage", plans)? else { return Ok(fresh) };
@@ -170,7 +170,7 @@ impl Libvirt {
                 .map(|(it, disk)| (it, disks::is_missing(&disk.source)))
                 .collect()
         };
-        let what = format!("plan CreateGuest {}: disks", forecast.guest.id);
+        let what = JobName::new("plan CreateGuest", format!("{}: disks", forecast.guest.id));
         let judged: Vec<(Result<SourceKind, Error>, bool)> =
             self.aside(Lane::Read, what, deadline, look)?;
         let made = match self.host.store {

@@ -6,12 +6,13 @@ use crate::guest::wire::verbs::PlanStep;
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::{self, Code, Connection};
 use crate::ops::delete::leaving;
-use crate::ops::domains::in_use_by_others;
+use crate::ops::domains::uses_of_others;
 use crate::ops::lifecycle::get_state;
+use crate::ops::networks::Use;
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Libvirt, args, networks, screens};
-use crate::pool::Lane;
+use crate::pool::{JobName, Lane};
 use crate::storage::{Id, InUse, Removing, Volumes};
 
 impl Libvirt {
@@ -64,7 +65,7 @@ impl Libvirt {
         in_use: InUse,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let what = format!("plan Delete {guest}");
+        let what = JobName::new("plan Delete", guest.to_string());
         let look = move |volumes: &dyn Volumes| volumes.destroying_guest(&guest, &in_use, deadline);
         let removing = match self.ask_storage(what, deadline, look) {
             // As when it is done.
@@ -109,13 +110,18 @@ fn look_at_leaving(connection: &Connection, guest: &Guest) -> Result<SeenLeaving
         steps.push(step("undefine domain", id));
     }
     let mut warnings = Vec::new();
-    for (name, is_used) in networks::present(connection, id, &names)? {
-        match is_used {
-            true => warnings.push(format!("network {name} stays: another guest uses it")),
-            false => steps.push(step("remove network", name)),
+    let others = uses_of_others(connection, id)?;
+    for name in &names {
+        match networks::present(connection, id, name, &others)? {
+            Some(Use::Used) => {
+                warnings.push(format!("network {name} stays: another guest uses it"))
+            }
+            Some(Use::Unused) => steps.push(step("remove network", name)),
+            None => {}
         }
     }
-    let mut in_use = in_use_by_others(connection, id)?;
+    let mut in_use = InUse::default();
+    others.iter().for_each(|other| other.add_to(&mut in_use));
     volumes.kept.into_iter().for_each(|path| in_use.keep(path));
     Ok(SeenLeaving { steps, warnings, missing, expected: volumes.expected, in_use })
 }

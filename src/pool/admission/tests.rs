@@ -18,6 +18,7 @@ const LIMITS: PoolLimits = PoolLimits {
     waiting_any: 6,
     waiting_key: 2,
     stuck: 8,
+    stuck_age: std::time::Duration::from_secs(60),
 };
 
 fn enter(admission: &mut Admission, ration: Ration, times: usize) {

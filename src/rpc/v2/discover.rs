@@ -214,7 +214,9 @@ mod tests {
         tells("JobsPage", &jobs::Page { next, ..jobs::Page::default() }, all);
         let next = "web-1".to_owned();
         tells("ListResponse", &ListResponse { next, ..ListResponse::default() }, all);
-        tells("ListedGuest", &ListedGuest::default(), all);
+        tells("ListedGuest", &ListedGuest { saved: true, ..ListedGuest::default() }, all);
+        tells("LeftoversResponse", &LeftoversResponse::default(), all);
+        tells("Leftovers", &Leftovers::default(), all);
         tells("Domain", &VirDomain::default(), all);
         tells("AutostartResponse", &AutostartResponse::default(), all);
         let message = "the guest is off".to_owned();

@@ -77,7 +77,7 @@ fn the_result_goes_to_the_caller_or_to_the_late_handler_exactly_once() {
         number += 1;
         let micros = |n: usize| Duration::from_micros(u64::try_from(n).unwrap());
         let deadline = Instant::now() + micros(50 + number % 50);
-        let job = Job { what: "race".to_owned(), deadline };
+        let job = Job { name: "race".into(), deadline };
         let (late, ran) = (Arc::clone(&late), Arc::clone(&ran));
         // Timers are up to 50 µs late (timer slack), so the callers give up in the middle of this.
         let over = deadline + micros(number % 149);

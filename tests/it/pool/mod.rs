@@ -39,11 +39,11 @@ fn far() -> Instant {
 }
 
 fn job(what: &str) -> Job {
-    Job { what: what.to_owned(), deadline: far() }
+    Job { name: what.into(), deadline: far() }
 }
 
 fn soon(what: &str) -> Job {
-    Job { what: what.to_owned(), deadline: Instant::now() + Duration::from_millis(20) }
+    Job { name: what.into(), deadline: Instant::now() + Duration::from_millis(20) }
 }
 
 /// Waits for a condition that other threads bring about.
@@ -96,7 +96,7 @@ fn run_late(pool: &Pool<State>, key: &str, then: impl Then, late: impl Then) -> 
     let attempt = |wait_ms: u64| {
         let (block, work) = block();
         let deadline = Instant::now() + Duration::from_millis(wait_ms);
-        let job = Job { what: "late".to_owned(), deadline };
+        let job = Job { name: "late".into(), deadline };
         let (then, late) = (then.clone(), late.clone());
         let work = move |state: &mut State| {
             work(state);

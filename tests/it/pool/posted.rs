@@ -58,7 +58,7 @@ fn post_late(pool: &Pool<State>) -> (Receiver<Answered<()>>, Block) {
     let attempt = |wait_ms: u64| {
         let (block, work) = block();
         let deadline = Instant::now() + Duration::from_millis(wait_ms);
-        let answered = post(pool, Job { what: "late".to_owned(), deadline }, work);
+        let answered = post(pool, Job { name: "late".into(), deadline }, work);
         match only(&answered) {
             (Err(Error::Late { what, .. }), thread) => {
                 assert_eq!((what.as_str(), thread.as_str()), ("late", "pool-clock"));
@@ -119,7 +119,7 @@ fn a_nearer_deadline_is_kept_while_the_clock_waits_for_a_farther_one() {
     let (near_block, work) = block();
     // Time enough for a busy machine to begin it, and much less than the other has.
     let deadline = Instant::now() + FAR / 40;
-    let near = post(&pool, Job { what: "near".to_owned(), deadline }, work);
+    let near = post(&pool, Job { name: "near".into(), deadline }, work);
     let near_block = near_block.wait_until_running();
     assert!(matches!(only(&near).0, Err(Error::Late { .. })));
     assert!(far_answer.try_recv().is_err(), "the other still has time");
@@ -185,7 +185,7 @@ fn the_end_of_the_pool_is_the_end_of_what_waits_for_its_clock() {
     let held = Arc::clone(&kept);
     let place = pool.place(Lane::Read).unwrap();
     let deadline = Instant::now() + FAR * 100;
-    let far = Job { what: "far".to_owned(), deadline };
+    let far = Job { name: "far".into(), deadline };
     pool.post(place, Lane::Read, far, work, move |_: Result<(), Error>| drop(held));
     let block = block.wait_until_running();
     drop(pool);
@@ -209,7 +209,7 @@ fn each_of_many_with_deadlines_as_short_as_they_take_is_answered_once() {
         let Some(place) = pool.place(Lane::Read) else { continue };
         // From 20 us to 40 ms: on a machine of any speed some of these are as long as a job takes.
         let wait = Duration::from_micros((20 + posted as u64 % 100) << (posted % 12));
-        let job = Job { what: "short".to_owned(), deadline: Instant::now() + wait };
+        let job = Job { name: "short".into(), deadline: Instant::now() + wait };
         let answers = answers.clone();
         pool.post(
             place,

@@ -26,7 +26,7 @@ fn another_takes_the_place_of_a_stuck_worker_which_ends_with_its_job() {
     let (undone, wait_undone) = unbounded();
     let block = run_late(&pool, "web-1", || (), move || undone.send(()).unwrap());
     let stuck = overdue(&pool);
-    assert_eq!((stuck.lane, stuck.worker, stuck.what.as_str()), (Lane::Control, 0, "late"));
+    assert_eq!((stuck.lane, stuck.worker, stuck.name.verb.as_str()), (Lane::Control, 0, "late"));
     assert_eq!(figures(&pool), (1, 1, 0));
 
     assert!(pool.write_off(&stuck).unwrap());
@@ -45,7 +45,7 @@ fn another_takes_the_place_of_a_stuck_worker_which_ends_with_its_job() {
     pool.hold("web-1", far()).unwrap();
     let block = run_late(&pool, "web-2", || (), || ());
     let deadline = Instant::now() + Duration::from_millis(200);
-    let second = Job { what: "second".to_owned(), deadline };
+    let second = Job { name: "second".into(), deadline };
     let unrun = pool.run(Lane::Control, second, None, |_| ());
     assert!(matches!(unrun, Err(Error::Unrun { .. })), "one worker is left: {unrun:?}");
     drop(block);
@@ -82,12 +82,12 @@ fn a_late_answer_is_told_to_who_listens_and_the_end_of_the_pool_too() {
 #[test]
 fn a_job_that_is_overdue_or_stuck_is_not_begun_again_and_others_are() {
     let pool = pool(&limits());
-    let may = |what| pool.not_overdue(Lane::Control, what);
+    let may = |what: &str| pool.not_overdue(Lane::Control, &what.into());
     let block = run_late(&pool, "web-1", || (), || ());
     for _ in ["overdue", "stuck"] {
         assert!(matches!(may("late"), Err(Error::Overdue { running }) if running.what == "late"));
         assert_eq!(may("other"), Ok(()));
-        assert_eq!(pool.not_overdue(Lane::Read, "late"), Ok(()));
+        assert_eq!(pool.not_overdue(Lane::Read, &"late".into()), Ok(()));
         for job in pool.overdue() {
             pool.write_off(&job).unwrap();
         }

@@ -1,0 +1,142 @@
+//! What could not be undone or finished, for operators.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Instant;
+
+use log::warn;
+
+use crate::guest::wire::GuestRequest;
+use crate::guest::wire::verbs::{Leftovers, LeftoversResponse};
+use crate::journal::{State, Step, Summary, Verb};
+use crate::libvirt;
+use crate::ops::{Error, Libvirt};
+use crate::os::clock;
+use crate::storage::Left;
+
+impl Libvirt {
+    /// What calls left over, of one guest or of all: what could not be undone or finished. Answers from
+    /// memory.
+    ///
+    /// # Errors
+    /// Arguments that cannot be understood.
+    pub fn leftovers(&self, request: GuestRequest) -> Result<LeftoversResponse, Error> {
+        self.read_deadline(&request.args)?;
+        Ok(self.listed(&guest_of(&request)))
+    }
+
+    /// Tries once more to undo or finish what calls left over, of one guest or of all. What another domain
+    /// uses by now stays, and is not a leftover any more. Answers with what is still left over.
+    ///
+    /// # Errors
+    /// Arguments that cannot be understood; libvirt that does not answer.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn remove_leftovers(&self, request: GuestRequest) -> Result<LeftoversResponse, Error> {
+        let deadline = self.change_deadline(&request.args)?;
+        let wanted = guest_of(&request);
+        self.opener.health().may_answer()?;
+        let guests: BTreeSet<String> =
+            self.listed(&wanted).leftovers.into_iter().map(|left| left.guest).collect();
+        for guest in guests {
+            // The answer says why each of them is still left.
+            if let Err(error) = self.remove_leftovers_of(&guest, deadline) {
+                warn!("leftovers stay; guest={guest:?}: {error}");
+            }
+        }
+        Ok(self.listed(&wanted))
+    }
+
+    fn remove_leftovers_of(&self, guest: &str, deadline: Instant) -> Result<(), Error> {
+        let hold = self.pool.hold(guest, deadline)?;
+        let open = self.recover_open(&hold, deadline);
+        let left = self.recover_leftovers(&hold, None, deadline);
+        open.and(left.map(drop))
+    }
+
+    fn listed(&self, guest: &str) -> LeftoversResponse {
+        let open = self.journal.open_intents().into_iter();
+        let mut found: Vec<Summary> = open.chain(self.journal.leftovers()).collect();
+        found.retain(|summary| guest.is_empty() || summary.guest == guest);
+        found.sort_by_key(|summary| summary.since);
+        LeftoversResponse { leftovers: found.into_iter().map(shown).collect() }
+    }
+}
+
+/// The guest that is asked about; empty for all.
+fn guest_of(request: &GuestRequest) -> String {
+    request.guest.as_ref().map(|guest| guest.id.clone()).unwrap_or_default()
+}
+
+fn shown(summary: Summary) -> Leftovers {
+    Leftovers {
+        guest: summary.guest,
+        method: summary.verb.to_string(),
+        since: clock::rfc3339_utc(summary.since),
+        state: match summary.state {
+            State::Running | State::Open { .. } => "open",
+            State::Leftover { .. } => "left",
+        },
+        objects: summary.left,
+        why: summary.why.unwrap_or_default(),
+        tries: summary.tries,
+    }
+}
+
+/// An object that recovery did not remove, and why. `Display` names both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    kind: Kind,
+    /// Its name and what keeps it.
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Volume,
+    Other,
+}
+
+impl Leftover {
+    /// The object of a guest's step.
+    pub(super) fn of(step: &Step, guest: &str, why: &Error) -> Self {
+        let text = match step {
+            Step::Domain { .. } => format!("domain {guest}: {why}"),
+            step => format!("{step}: {why}"),
+        };
+        Self { kind: Kind::Other, text }
+    }
+
+    /// A network.
+    pub(super) fn network(name: &str, why: &libvirt::Error) -> Self {
+        Self { kind: Kind::Other, text: format!("network {name}: {why}") }
+    }
+
+    /// A volume.
+    pub(super) fn volume(left: &Left) -> Self {
+        Self { kind: Kind::Volume, text: left.to_string() }
+    }
+
+    /// Its name and what keeps it, without its kind.
+    pub(in crate::ops) fn reason(&self) -> String {
+        self.text.clone()
+    }
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Volume => write!(f, "volume {}", self.text),
+            Kind::Other => f.write_str(&self.text),
+        }
+    }
+}
+
+/// The error that names what a verb left.
+pub(super) fn error_of(verb: Verb, left: Vec<Leftover>) -> Error {
+    if verb == Verb::Delete && left.iter().all(|left| left.kind == Kind::Volume) {
+        return Error::VolumesLeft(left.into_iter().map(|left| left.text).collect());
+    }
+    Error::Left(left.iter().map(ToString::to_string).collect())
+}

@@ -1,0 +1,264 @@
+//! The thread that recovers what verbs left open, and looks at libvirt and storage.
+//!
+//! It does both when the agent starts. It recovers again when a verb leaves something open and when a retry
+//! is due, and it looks again when somebody asks for the agent's health and the last look is old. While
+//! nothing is open and nobody asks, it sleeps.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
+use log::{debug, info, warn};
+use parking_lot::Mutex;
+
+use crate::config::fixed::{HEALTH_FRESH, RECOVERY_LOCK, RECOVERY_PAUSE};
+use crate::ops::{Error, Libvirt};
+use crate::pool::{Job, Lane};
+use crate::storage::{self, Usage, Volumes};
+
+/// What was last seen of storage.
+#[derive(Clone, Debug)]
+pub struct StorageSeen {
+    /// What is missing, or how full the store is.
+    pub outcome: Result<Usage, String>,
+    /// When that was seen.
+    pub at: Instant,
+}
+
+/// What the last look saw, and the way to wake the reconciler.
+pub(in crate::ops) struct StatusCache {
+    storage: Mutex<Option<StorageSeen>>,
+    /// The end of the last look.
+    looked: Mutex<Option<Instant>>,
+    recovery: Bell,
+    look: Bell,
+}
+
+/// A request to the reconciler's thread: one that waits says as much as many.
+struct Bell {
+    ring: Sender<()>,
+    rung: Receiver<()>,
+}
+
+impl Default for Bell {
+    fn default() -> Self {
+        let (ring, rung) = bounded(1);
+        Self { ring, rung }
+    }
+}
+
+impl Default for StatusCache {
+    fn default() -> Self {
+        let (storage, looked) = (Mutex::default(), Mutex::default());
+        Self { storage, looked, recovery: Bell::default(), look: Bell::default() }
+    }
+}
+
+/// Wakes the reconciler to recover what is open.
+#[derive(Clone)]
+pub(super) struct Wake(Sender<()>);
+
+impl Wake {
+    /// Wakes it; never waits.
+    pub(super) fn wake(&self) {
+        // A full channel has the same request in it.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl StatusCache {
+    /// How full the store was when last seen, where it could be seen; causes no other look.
+    pub(in crate::ops) fn usage(&self) -> Option<Usage> {
+        self.storage.lock().as_ref()?.outcome.as_ref().ok().cloned()
+    }
+
+    /// Asks for another look where the last one is older than this.
+    pub(in crate::ops) fn refresh(&self, fresh: Duration) {
+        if self.looked.lock().is_some_and(|last| last.elapsed() > fresh) {
+            // A full channel has the same request in it.
+            let _ = self.look.ring.try_send(());
+        }
+    }
+
+    /// The way to wake the reconciler.
+    pub(super) fn wake(&self) -> Wake {
+        Wake(self.recovery.ring.clone())
+    }
+}
+
+impl fmt::Debug for StatusCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatusCache").finish_non_exhaustive()
+    }
+}
+
+impl Libvirt {
+    /// What was last seen of storage; `None` before the first look. From memory; an old answer
+    /// causes another look, which nobody waits for.
+    pub fn storage_seen(&self) -> Option<StorageSeen> {
+        self.status.refresh(HEALTH_FRESH);
+        self.status.storage.lock().clone()
+    }
+
+    /// Asks libvirt for its version: what comes of it stands in the opener's health.
+    fn look_at_libvirt(&self) {
+        let deadline = Instant::now() + self.deadlines.read;
+        let looked = self.read(Lane::Read, "look at", "libvirt", deadline, |connection| {
+            Ok(connection.lib_version()?)
+        });
+        if let Err(error) = looked {
+            debug!("libvirt: {error}");
+        }
+    }
+
+    /// Looks at storage, and first makes `<pool>/guests` and `<pool>/images` until that succeeded
+    /// once.
+    fn look_at_storage(&self, prepared: &mut bool) {
+        let deadline = Instant::now() + self.deadlines.read;
+        let (volumes, wants_preparing) = (Arc::clone(&self.volumes), !*prepared);
+        let job = Job { name: "look at storage".into(), deadline };
+        let looked = self
+            .pool
+            .run(Lane::Storage, job, None, move |_| look(&*volumes, wants_preparing, deadline));
+        // A lane that has no time says nothing of the store.
+        let Ok(outcome) = looked else { return };
+        *prepared |= outcome.is_ok();
+        let outcome = outcome.map_err(|error| error.to_string());
+        let mut seen = self.status.storage.lock();
+        let before = seen.as_ref().map(|seen| seen.outcome.as_ref().err());
+        match (&outcome, before) {
+            (Err(now), before) if before.flatten() != Some(now) => warn!("storage: {now}"),
+            (Ok(_), Some(Some(_))) => info!("storage: can be used again"),
+            _ => {}
+        }
+        *seen = Some(StorageSeen { outcome, at: Instant::now() });
+    }
+}
+
+fn look(
+    volumes: &dyn Volumes,
+    wants_preparing: bool,
+    deadline: Instant,
+) -> Result<Usage, storage::Error> {
+    if wants_preparing {
+        volumes.prepare(deadline)?;
+    }
+    volumes.usage(deadline)
+}
+
+impl Libvirt {
+    /// Recovers what is due of all guests, one after the other. Answers when the next try is due.
+    fn recover_due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        for guest in self.journal.due(now).0 {
+            // The transactions and libvirt's opener have told of it.
+            if let Err(error) = self.recover_guest(&guest, now) {
+                debug!("cannot recover guest={guest:?}: {error}");
+                // The others would fail in the same way.
+                if error.is_unreachable() {
+                    break;
+                }
+            }
+        }
+        let (still_due, next) = self.journal.due(Instant::now());
+        match still_due.is_empty() {
+            true => next,
+            false => Some(Instant::now() + RECOVERY_PAUSE),
+        }
+    }
+
+    fn recover_guest(&self, guest: &str, due: Instant) -> Result<(), Error> {
+        self.opener.health().may_answer()?;
+        // A verb that has the lock recovers the guest itself, or runs.
+        let hold = self.pool.hold(guest, Instant::now() + RECOVERY_LOCK)?;
+        let deadline = Instant::now() + self.deadlines.change;
+        let open = self.recover_open(&hold, deadline);
+        let leftovers = self.recover_leftovers(&hold, Some(due), deadline);
+        open.and(leftovers.map(drop))
+    }
+}
+
+/// The reconciler's thread. Dropping it without [`Reconciler::stop`] leaves it to end with the process.
+#[derive(Debug)]
+pub struct Reconciler {
+    thread: JoinHandle<()>,
+    stop: Sender<()>,
+    began: Receiver<()>,
+}
+
+impl Reconciler {
+    /// Starts it with a first round.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(agent: &Arc<Libvirt>) -> io::Result<Self> {
+        let agent = Arc::clone(agent);
+        let (stop, stopped) = bounded(0);
+        let (begun, began) = bounded(1);
+        let work = move || {
+            let (mut is_prepared, mut is_look) = (false, true);
+            loop {
+                let next = agent.recover_due();
+                if is_look {
+                    agent.look_at_libvirt();
+                    agent.look_at_storage(&mut is_prepared);
+                    *agent.status.looked.lock() = Some(Instant::now());
+                    // Whoever waited for the first round has it; the others find the channel full.
+                    let _ = begun.try_send(());
+                }
+                let due = next.map_or_else(never, at);
+                select! {
+                    recv(agent.status.look.rung) -> _ => is_look = true,
+                    recv(agent.status.recovery.rung) -> _ => is_look = false,
+                    recv(due) -> _ => is_look = false,
+                    recv(stopped) -> _ => return,
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("reconciler".to_owned()).spawn(work)?;
+        Ok(Self { thread, stop, began })
+    }
+
+    /// Waits for the end of the first round.
+    ///
+    /// # Blocking
+    /// Up to `grace`.
+    pub fn wait_for_first_round(&self, grace: Duration) {
+        // Late or ended: serving begins either way.
+        let _ = self.began.recv_timeout(grace);
+    }
+
+    /// Ends it.
+    ///
+    /// # Blocking
+    /// Until its round ends, whose jobs end at the latest when the pool stops.
+    pub fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            warn!("the reconciler panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixed::HEALTH_FRESH_FOR_SCRAPES;
+
+    #[test]
+    fn a_scrape_asks_for_a_look_at_most_once_a_minute() {
+        let status = StatusCache::default();
+        let asked = |fresh| {
+            status.refresh(fresh);
+            status.look.rung.try_recv().is_ok()
+        };
+        let look_was = |ago| *status.looked.lock() = Instant::now().checked_sub(ago);
+        assert!(!asked(HEALTH_FRESH_FOR_SCRAPES), "the first look is under way");
+        look_was(Duration::from_secs(30));
+        assert!(asked(HEALTH_FRESH) && !asked(HEALTH_FRESH_FOR_SCRAPES));
+        look_was(Duration::from_secs(61));
+        assert!(asked(HEALTH_FRESH_FOR_SCRAPES));
+    }
+}

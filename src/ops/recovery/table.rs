@@ -1,0 +1,288 @@
+//! How each step is undone, and how it is finished.
+//!
+//! | step | undone | finished |
+//! |---|---|---|
+//! | `Domain` | undefine it, if it is off and the agent's | destroy and undefine it, if it has the recorded uuid |
+//! | `Disk`, `Nic` | take it out of the definition | the same |
+//! | `NetworkDefined` | remove it, if it has the guest's mark and no domain uses it | |
+//! | `NetworkStarted` | stop it, if no running domain uses it | |
+//! | `Volume` | destroy it, if it has the guest's mark and no other domain uses it | |
+//! | `Leaving` | | remove the networks and volumes that are the guest's and that no other domain uses |
+//!
+//! Steps are taken in reverse order, first all of libvirt's, then all of storage's. A step that is refused
+//! does not keep the others, except that a domain that stays keeps all that belongs to it.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use log::warn;
+
+use super::leftovers::Leftover;
+use crate::guest::domain::VirDomain;
+use crate::journal::{Direction, Intent, Step, Verb};
+use crate::libvirt::XmlKind;
+use crate::ops::delete::{destroy_if_active, undefine};
+use crate::ops::domains::{DomainUse, all_uses};
+use crate::ops::volumes::Expected;
+use crate::ops::{Error, Session, devices, networks};
+use crate::storage::{self, Id, InUse, Made, PoolName, Removal, Volumes, Whose, Why};
+
+/// What recovery did with libvirt's part.
+#[derive(Debug, Default)]
+pub(super) struct InLibvirt {
+    /// What is left to do for storage.
+    pub(super) rest: Rest,
+    /// Whether something was removed.
+    pub(super) removed: bool,
+    /// What libvirt did not remove.
+    pub(super) left: Vec<Leftover>,
+    /// The volumes that other domains use.
+    pub(super) in_use: InUse,
+}
+
+/// What is left to do of a transaction after libvirt's part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Storage's part.
+    #[default]
+    Storage,
+    /// Nothing: libvirt did not let the domain or a device go, and what belongs to it stays with it.
+    Refused,
+    /// Nothing: the guest runs with what was made, so that it stays.
+    Kept,
+    /// Nothing: the guest is another one by now, or its change had not begun.
+    Void,
+}
+
+/// Undoes or finishes what an intent recorded of domains and networks.
+///
+/// # Errors
+/// When libvirt cannot be asked; when it refuses to let the domain of a Delete go.
+///
+/// # Blocking
+/// As long as libvirt takes: some round trips for each step, and some for each domain of the host.
+pub(super) fn in_libvirt(session: &mut Session, intent: &Intent) -> Result<InLibvirt, Error> {
+    let mut pass = InLibvirt { rest: aim(session, intent)?, ..InLibvirt::default() };
+    // Asked for once, where a step needs it, after the domain is gone.
+    let mut users = None;
+    for step in intent.steps.iter().rev() {
+        match pass.recover(session, intent, step, &mut users) {
+            Ok(()) => {}
+            // What belongs to a domain stays as long as the domain does.
+            Err(error) if error.is_unreachable() || matches!(step, Step::Domain { .. }) => {
+                return Err(error);
+            }
+            Err(error) => pass.left.push(Leftover::of(step, &intent.guest, &error)),
+        }
+        if matches!(pass.rest, Rest::Kept | Rest::Refused) {
+            return Ok(pass);
+        }
+    }
+    if pass.rest == Rest::Storage && has_volumes(intent) {
+        let users = users_of(session, &mut users)?;
+        let others = users.iter().filter(|user| user.name != intent.guest);
+        others.for_each(|other| other.add_to(&mut pass.in_use));
+    }
+    Ok(pass)
+}
+
+/// Whether there is something to do for an intent: a Delete or a detach is void where its guest is another
+/// one by now, and a Delete that did not get to its domain leaves that as it is.
+fn aim(session: &mut Session, intent: &Intent) -> Result<Rest, Error> {
+    if intent.verb.direction() == Direction::Back {
+        return Ok(Rest::Storage);
+    }
+    let Some(domain) = session.find(&intent.guest)? else {
+        return Ok(if intent.verb == Verb::Delete { Rest::Storage } else { Rest::Void });
+    };
+    if intent.verb != Verb::Delete {
+        return Ok(Rest::Storage);
+    }
+    let uuid = domain.uuid()?;
+    let is_it = |step: &Step| *step == Step::Domain { uuid: Some(uuid.clone()) };
+    Ok(if intent.steps.iter().any(is_it) { Rest::Storage } else { Rest::Void })
+}
+
+impl InLibvirt {
+    fn recover(
+        &mut self,
+        session: &mut Session,
+        intent: &Intent,
+        step: &Step,
+        users: &mut Option<Vec<DomainUse>>,
+    ) -> Result<(), Error> {
+        let id = intent.guest.as_str();
+        let is_void = self.rest == Rest::Void;
+        match (step, intent.verb.direction()) {
+            (Step::Domain { .. }, Direction::Back) => {
+                self.rest = self.unless_refused(intent, step, undefine_if_made(session, id))?;
+            }
+            (Step::Disk { .. } | Step::Nic { .. }, Direction::Back) => {
+                self.rest = self.unless_refused(intent, step, devices::undo(session, id, step))?;
+            }
+            (Step::NetworkDefined(name), Direction::Back) => {
+                let users = users_of(session, users)?;
+                let connection = session.connection()?;
+                if networks::marked_for(connection, name, id)?
+                    && !users.iter().any(|user| user.has_network(name))
+                {
+                    self.removed |= networks::remove(connection, name)?;
+                }
+            }
+            (Step::NetworkStarted(name), Direction::Back) => {
+                let users = users_of(session, users)?;
+                networks::stop_unused(session.connection()?, name, users)?;
+            }
+            (Step::Domain { .. }, Direction::Forward) if !is_void => {
+                if let Some(domain) = session.find(id)? {
+                    destroy_if_active(&domain)?;
+                    undefine(&domain)?;
+                    self.removed = true;
+                }
+            }
+            (Step::Disk { .. } | Step::Nic { .. }, Direction::Forward) if !is_void => {
+                devices::finish(session, id, step)?;
+            }
+            (Step::Leaving { networks: names, .. }, Direction::Forward) => {
+                // Those of a former guest of this id, too, unless its follower or another one uses them.
+                let users = users_of(session, users)?;
+                let names = names.iter().cloned().collect();
+                let removal = networks::remove_all(session.connection()?, id, &names, users)?;
+                self.removed |= removal.removed > 0;
+                let left = removal.left.into_iter();
+                self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
+            }
+            (Step::Volume { .. }, _) | (_, Direction::Forward) | (Step::Leaving { .. }, _) => {}
+        }
+        Ok(())
+    }
+
+    /// What is left to do after a step whose outcome says whether the guest runs with what was made.
+    fn unless_refused(
+        &mut self,
+        intent: &Intent,
+        step: &Step,
+        runs: Result<bool, Error>,
+    ) -> Result<Rest, Error> {
+        match runs {
+            Ok(true) => Ok(Rest::Kept),
+            Ok(false) => Ok(Rest::Storage),
+            Err(error) if error.is_unreachable() => Err(error),
+            Err(error) => {
+                self.left.push(Leftover::of(step, &intent.guest, &error));
+                Ok(Rest::Refused)
+            }
+        }
+    }
+}
+
+/// What every domain uses; asked for once.
+fn users_of<'u>(
+    session: &mut Session,
+    users: &'u mut Option<Vec<DomainUse>>,
+) -> Result<&'u [DomainUse], Error> {
+    let found = match users.take() {
+        Some(found) => found,
+        None => session.read(|connection| Ok(all_uses(connection)?))?,
+    };
+    Ok(users.insert(found))
+}
+
+/// Undefines the guest's domain if this agent made it and it is off; whether it runs.
+fn undefine_if_made(session: &mut Session, id: &str) -> Result<bool, Error> {
+    let Some(domain) = session.find(id)? else { return Ok(false) };
+    if domain.is_active()? {
+        return Ok(true);
+    }
+    let found = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?).ok();
+    if found.is_some_and(|found| found.metadata.guest.is_some()) {
+        domain.undefine()?;
+    }
+    Ok(false)
+}
+
+/// What recovery did with storage's part.
+#[derive(Debug, Default)]
+pub(super) struct InStorage {
+    /// Whether something was removed.
+    pub(super) removed: bool,
+    /// What storage did not remove.
+    pub(super) left: Vec<Leftover>,
+    /// What other domains use, which is theirs now.
+    pub(super) used: Vec<Leftover>,
+}
+
+/// Undoes or finishes what an intent recorded of volumes.
+///
+/// # Errors
+/// When storage cannot be asked.
+///
+/// # Blocking
+/// Up to `deadline`.
+pub(super) fn in_storage(
+    volumes: &dyn Volumes,
+    intent: &Intent,
+    in_use: InUse,
+    deadline: Instant,
+) -> Result<InStorage, storage::Error> {
+    // An id that is no dataset's name has no volumes.
+    let Ok(owner) = Id::parse(&intent.guest) else { return Ok(InStorage::default()) };
+    let removal = match intent.verb.direction() {
+        Direction::Back => {
+            let made = made_volumes(volumes.pool(), intent, &owner);
+            volumes.take_back(&made, &in_use, deadline)?
+        }
+        Direction::Forward => destroy(volumes, intent, &owner, in_use, deadline)?,
+    };
+    let (used, left): (Vec<_>, Vec<_>) =
+        removal.left.iter().partition(|left| matches!(left.why, Why::Used(_)));
+    Ok(InStorage {
+        removed: !removal.destroyed.is_empty(),
+        left: left.into_iter().map(Leftover::volume).collect(),
+        used: used.into_iter().map(Leftover::volume).collect(),
+    })
+}
+
+/// Destroys the volumes with the guest's mark, also where its definition names none: another tool may have
+/// defined the domain again without this agent's metadata, and the next guest of this id must not find them.
+fn destroy(
+    volumes: &dyn Volumes,
+    intent: &Intent,
+    owner: &Id,
+    mut in_use: InUse,
+    deadline: Instant,
+) -> Result<Removal, storage::Error> {
+    let leaving = intent.steps.iter().find_map(|step| match step {
+        Step::Leaving { volumes, expected, kept, .. } => Some((*volumes, *expected, kept)),
+        _ => None,
+    });
+    let Some((may_have, is_expected, kept)) = leaving else { return Ok(Removal::default()) };
+    kept.iter().for_each(|path| in_use.keep(PathBuf::from(path)));
+    let expected = match (is_expected, may_have) {
+        (true, _) => Expected::Some,
+        (false, true) => Expected::Unknown,
+        (false, false) => Expected::None,
+    };
+    match volumes.destroy_guest(owner, Whose::Marked, &in_use, deadline) {
+        Err(error) if expected.allows(&error) => {
+            warn!("cannot look for volumes of a deleted guest; guest={owner:?}: {error}");
+            Ok(Removal::default())
+        }
+        removal => removal,
+    }
+}
+
+/// Whether storage has a part in an intent.
+pub(super) fn has_volumes(intent: &Intent) -> bool {
+    intent.steps.iter().any(|step| matches!(step, Step::Volume { .. } | Step::Leaving { .. }))
+}
+
+fn made_volumes(pool: &PoolName, intent: &Intent, owner: &Id) -> Vec<Made> {
+    let volumes = intent.steps.iter().filter_map(|step| match step {
+        Step::Volume { name, made_parent } => Some((pool.full_dataset(name).ok()?, *made_parent)),
+        _ => None,
+    });
+    volumes
+        .map(|(volume, with_parent)| Made { volume, owner: Some(owner.clone()), with_parent })
+        .collect()
+}
