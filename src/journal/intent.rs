@@ -105,6 +105,9 @@ pub enum Step {
         name: String,
         /// Whether the dataset above it is made with it.
         made_parent: bool,
+        /// What makes it; journals of older agents do not say it.
+        #[serde(default)]
+        maker: Option<String>,
     },
     /// A network of this name is defined that was not there.
     NetworkDefined(String),

@@ -19,7 +19,9 @@ use crate::ops::recovery::Transaction;
 use crate::ops::start::start;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, disks, networks, respond};
+use crate::os::random;
 use crate::pool::{Hold, Lane};
+use crate::storage::{Adopts, Maker};
 
 impl Libvirt {
     /// Defines a guest's networks and domain; it is not started (contract section 5).
@@ -51,21 +53,32 @@ impl Libvirt {
         let request = guest.clone();
         let mut transaction = Transaction::begin(self, Verb::CreateGuest, &request);
         self.check_sources("CreateGuest", &guest.id, sources(guest), hold, deadline)?;
+        let (mut uuid, mut unclaimed) = (random::uuid(), Vec::new());
         if wants_volumes(guest) {
             // First: another guest's volumes are not to be looked at, let alone adopted.
             let asked = request.clone();
             let look = move |session: &mut Session| is_there(session, &asked);
-            let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?.is_some();
-            let wanted = self.wanted(guest)?;
-            transaction = self.make_volumes(guest, wanted, exists, transaction, hold, deadline)?;
+            let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?;
+            let adopts = match &exists {
+                Some(There { uuid: own, .. }) => {
+                    uuid.clone_from(own);
+                    Adopts::OfDomain(Maker::domain(own))
+                }
+                None => Adopts::Unwritten,
+            };
+            let wanted = self.wanted(guest, &Maker::domain(&uuid), &adopts)?;
+            let is_there = exists.is_some();
+            (transaction, unclaimed) =
+                self.make_volumes(guest, wanted, is_there, transaction, hold, deadline)?;
         }
-        let (made, host) = (guest.clone(), self.host.clone());
+        let (made, host, own) = (guest.clone(), self.host.clone(), uuid.clone());
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            make(session, &made, request, &host, transaction)
+            make(session, &made, (request, own), &host, transaction)
         };
         let (devices, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
         transaction.commit()?;
+        self.claim("CreateGuest", unclaimed, Maker::domain(&uuid), hold, deadline);
         for (disk, device) in guest.disks.iter_mut().zip(devices) {
             disk.device = device;
         }
@@ -118,40 +131,54 @@ impl Libvirt {
     }
 }
 
-/// Whether the guest is there already: then the devices of its disks.
+/// The guest, where it exists already.
 ///
 /// # Errors
 /// [`Error::Exists`] where another one has its id.
-fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<Vec<String>>, Error> {
+fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<There>, Error> {
     let Some(domain) = session.find(&guest.id)? else { return Ok(None) };
-    same_or_exists(session.connection()?, &domain, guest).map(Some)
+    let devices = same_or_exists(session.connection()?, &domain, guest)?;
+    Ok(Some(There { devices, uuid: domain.uuid()? }))
 }
 
-/// The libvirt job of CreateGuest. `request` is kept with the domain. Answers with the devices of a
+/// A guest that exists already.
+struct There {
+    /// The devices of its disks.
+    devices: Vec<String>,
+    /// Its domain's uuid.
+    uuid: String,
+}
+
+/// The libvirt job of CreateGuest. `request` is kept with the domain, which gets the uuid. Answers with the devices of a
 /// guest that was there: its disks may have come and gone since, and then their places tell nothing.
 fn make(
     session: &mut Session,
     guest: &Guest,
-    request: Guest,
+    (request, uuid): (Guest, String),
     host: &HostConfig,
     transaction: &mut Transaction,
 ) -> Result<Vec<String>, Error> {
     let exists = is_there(session, &request)?;
-    let sources = if exists.is_some() { Vec::new() } else { disks::judge(guest, host)? };
-    let xml = definition(guest, request, host, &sources).domain_xml();
-    if exists.is_none() {
-        check_size(&xml)?;
-    }
+    let xml = match exists {
+        Some(_) => String::new(),
+        None => {
+            let sources = disks::judge(guest, host)?;
+            let definition = definition(guest, request, host, &sources);
+            let xml = VirDomain { uuid: uuid.clone(), ..definition }.domain_xml();
+            check_size(&xml)?;
+            xml
+        }
+    };
     // Also for a guest that is there: a network that somebody removed or stopped belongs to it.
     for nic in &guest.nics {
         let connection = session.connection()?;
         networks::ensure(connection, &guest.id, nic, host.bridge_type, transaction)
             .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
     }
-    if let Some(devices) = exists {
+    if let Some(There { devices, .. }) = exists {
         return Ok(devices);
     }
-    transaction.record(Step::Domain { uuid: None })?;
+    transaction.record(Step::Domain { uuid: Some(uuid) })?;
     let defined = session.connection()?.define_domain(&xml);
     match defined {
         Ok(_) => Ok(Vec::new()),

@@ -31,6 +31,8 @@ const CHAIN_MAX: usize = 200;
 pub(super) struct DomainUse {
     /// Its name.
     pub(super) name: String,
+    /// Its uuid.
+    uuid: String,
     /// Whether it runs in any way.
     pub(super) runs: bool,
     /// Whether it is off with saved memory, which its disks have to fit.
@@ -75,11 +77,12 @@ impl DomainUse {
         }
     }
 
-    /// Adds its disks and their backing files.
+    /// Adds its disks, their backing files, and all that belongs to it.
     pub(super) fn add_to(&self, in_use: &mut InUse) {
         for path in self.sources().chain(self.backing()) {
             in_use.add(resolved(&path), format!("domain {}", self.name));
         }
+        in_use.add_domain(self.uuid.clone(), format!("domain {}", self.name));
     }
 
     /// The sources of its disks.
@@ -94,7 +97,7 @@ impl DomainUse {
 
     fn read(domain: &Domain, name: String) -> Result<Option<Self>, Error> {
         let gone = |code| code == Code::NO_DOMAIN;
-        let mut found = Self { name, ..Self::default() };
+        let mut found = Self { name, uuid: domain.uuid()?, ..Self::default() };
         found.runs = match domain.is_active() {
             Ok(runs) => runs,
             Err(error) if gone(error.code) => return Ok(None),

@@ -22,7 +22,7 @@ use crate::ops::volumes::complete;
 use crate::ops::{Error, Libvirt, named_guest, respond};
 use crate::pool::{Hold, Job, JobName, Lane};
 use crate::storage::{
-    self, Dataset, Id, InUse, Made, Planned, Reach, Removal, Volumes, Wanted, Whose,
+    self, Adopts, Dataset, Id, InUse, Made, Maker, Planned, Reach, Removal, Volumes, Wanted, Whose,
 };
 
 const NEED_ID: Error = Error::Refused("need an id");
@@ -66,7 +66,7 @@ impl Libvirt {
         let hold = self.key(&guest.id, deadline)?;
         let transaction = Transaction::begin(self, Verb::CreateGuestDisks, &guest);
         self.make_volumes(&mut guest, wanted, false, transaction, &hold, deadline)
-            .and_then(|transaction| Ok(transaction.commit()?))
+            .and_then(|(transaction, _)| Ok(transaction.commit()?))
             .map_err(|cause| self.undone(&guest, cause, &hold))?;
         Ok(respond(guest))
     }
@@ -329,12 +329,14 @@ impl Libvirt {
 
     /// What is wanted for a guest whose volumes the original image agent may have made.
     fn wanted_or_unmarked(&self, guest: &Guest) -> Result<Vec<Wanted>, Error> {
-        let wanted = self.wanted(guest)?.into_iter();
+        let wanted = self.wanted(guest, &Maker::call(), &Adopts::Any)?.into_iter();
         Ok(wanted.map(|wanted| Wanted { unmarked: true, ..wanted }).collect())
     }
 
     fn nobodys(&self, volume: Dataset, image: Option<Id>, size_mib: u64) -> Wanted {
-        Wanted { volume, image, size_mib, space: self.space(), owner: None, unmarked: false }
+        let (space, maker) = (self.space(), Some(Maker::call()));
+        let (owner, adopts, unmarked) = (None, Adopts::Any, false);
+        Wanted { volume, image, size_mib, space, owner, maker, adopts, unmarked }
     }
 
     /// Makes a volume that is not there; one whose caller was told that it is late is taken back,

@@ -18,6 +18,7 @@ mod inventory;
 mod jobs;
 mod kept;
 mod lifecycle;
+mod marks;
 mod metrics;
 mod networks;
 mod opener;

@@ -178,6 +178,8 @@ mod tests {
             device: PathBuf::from(format!("/absent/{name}")),
             origin: None,
             owner: None,
+            maker: None,
+            is_written: true,
         }
     }
 

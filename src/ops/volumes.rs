@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use log::warn;
+
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
 use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session, domains};
 use crate::pool::{Hold, Lane};
 use crate::storage::{
-    self, BadName, Dataset, Id, InUse, Made, Planned, PoolName, Space, Volumes, Wanted,
+    self, Adopts, BadName, Dataset, Id, InUse, Made, Maker, Planned, PoolName, Space, Volumes, Wanted,
 };
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source.
@@ -96,7 +98,7 @@ impl Own {
         volume: Dataset,
         disk: &Disk,
         place: &str,
-        space: Space,
+        (space, maker, adopts): (Space, Maker, Adopts),
     ) -> Result<Wanted, Error> {
         let image = Some(disk.image.as_str()).filter(|image| !image.is_empty());
         if image.is_none() && disk.size_mib == 0 {
@@ -108,6 +110,8 @@ impl Own {
             size_mib: disk.size_mib,
             space,
             owner: Some(self.owner.clone()),
+            maker: Some(maker),
+            adopts,
             unmarked: false,
         })
     }
@@ -115,7 +119,7 @@ impl Own {
 
 impl Libvirt {
     /// Makes the volumes `wanted` for the disks that name no source, and fills in `volume`, `source`
-    /// and `size` of these. Volumes that are there and right are adopted; where the domain `exists`
+    /// and `size` of these. Answers also with those that belong to no domain yet. Volumes that are there and right are adopted; where the domain `exists`
     /// they have to be there. The others are recorded in `transaction`.
     ///
     /// # Errors
@@ -131,12 +135,16 @@ impl Libvirt {
         transaction: Transaction,
         hold: &Hold,
         deadline: Instant,
-    ) -> Result<Transaction, Error> {
+    ) -> Result<(Transaction, Vec<Dataset>), Error> {
         let verb = transaction.intent().verb.to_string();
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
         let planned = self.on_storage(&verb, &guest.id, Some(hold), deadline, plan)?;
         let found: Vec<_> = planned.iter().filter_map(|planned| planned.found.clone()).collect();
         self.check_adopted(&verb, &found, hold, deadline)?;
+        let is_unclaimed = |volume: &storage::Volume| {
+            volume.maker.as_ref().and_then(Maker::domain_uuid).is_none()
+        };
+        let unclaimed = found.into_iter().filter(is_unclaimed).map(|volume| volume.name).collect();
         let volumes = Arc::clone(&self.volumes);
         let work = move |_: &mut Session, transaction: &mut Transaction| {
             make(&*volumes, planned, exists, transaction, deadline)
@@ -147,7 +155,28 @@ impl Libvirt {
         for (disk, volume) in disks.zip(devices) {
             fill(disk, volume.size_mib(), &volume.name, &volume.device);
         }
-        Ok(transaction)
+        Ok((transaction, unclaimed))
+    }
+
+    /// Completes the marks of volumes that a domain has from now on. The guest has them all the same where
+    /// that fails: the agent's next start tries again.
+    pub(super) fn claim(
+        &self,
+        verb: &str,
+        unclaimed: Vec<Dataset>,
+        maker: Maker,
+        hold: &Hold,
+        deadline: Instant,
+    ) {
+        if unclaimed.is_empty() {
+            return;
+        }
+        let claim = move |volumes: &dyn Volumes| {
+            unclaimed.iter().try_for_each(|volume| volumes.set_maker(volume, &maker, deadline))
+        };
+        if let Err(error) = self.on_storage(verb, hold.key(), Some(hold), deadline, claim) {
+            warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
+        }
     }
 
     /// Refuses to adopt a volume that another domain uses: a guest that was renamed keeps its disks.
@@ -192,23 +221,32 @@ impl Libvirt {
     }
 
     /// What is wanted of storage for each disk that names no source.
-    pub(super) fn wanted(&self, guest: &Guest) -> Result<Vec<Wanted>, Error> {
-        self.wanted_each(guest).map(|(_, wanted)| wanted).collect()
+    pub(super) fn wanted(
+        &self,
+        guest: &Guest,
+        maker: &Maker,
+        adopts: &Adopts,
+    ) -> Result<Vec<Wanted>, Error> {
+        self.wanted_each(guest, maker, adopts).map(|(_, wanted)| wanted).collect()
     }
 
     /// The same with each disk's index, or why it cannot be.
     pub(super) fn wanted_each(
         &self,
         guest: &Guest,
+        maker: &Maker,
+        adopts: &Adopts,
     ) -> impl Iterator<Item = (usize, Result<Wanted, Error>)> {
         let disks = guest.disks.iter().enumerate().filter(|(_, disk)| disk.source.is_empty());
-        disks.map(|(index, disk)| (index, self.wanted_one(&guest.id, index, disk)))
-    }
-
-    fn wanted_one(&self, id: &str, index: usize, disk: &Disk) -> Result<Wanted, Error> {
-        let own = Own::new(self.volumes.pool(), id)?;
-        let volume = own.of(index, disk).map_err(storage::Error::Name)?;
-        own.wanted(volume, disk, &format!("disks[{index}]"), self.space())
+        disks.map(|(index, disk)| {
+            let wanted = Own::new(self.volumes.pool(), &guest.id).map_err(Error::from);
+            let wanted = wanted.and_then(|own| {
+                let volume = own.of(index, disk).map_err(storage::Error::Name)?;
+                let how = (self.space(), maker.clone(), adopts.clone());
+                own.wanted(volume, disk, &format!("disks[{index}]"), how)
+            });
+            (index, wanted)
+        })
     }
 
     /// Whether space is set aside for new volumes.
@@ -265,9 +303,10 @@ fn make(
     }
     let mut devices = Vec::new();
     for planned in planned {
-        if let Some(Made { volume, with_parent, .. }) = planned.to_make() {
+        if let Some(Made { volume, with_parent, maker, .. }) = planned.to_make() {
             let (name, made_parent) = (volume.to_string(), with_parent);
-            transaction.record(Step::Volume { name, made_parent })?;
+            let maker = maker.as_ref().map(ToString::to_string);
+            transaction.record(Step::Volume { name, made_parent, maker })?;
         }
         let device = volumes.make(&planned, deadline).map_err(|cause| Error::Step {
             step: format!("make volume {}", planned.wanted.volume),

@@ -12,6 +12,7 @@ pub mod notify;
 pub mod peer;
 pub mod poll;
 pub mod process;
+pub mod random;
 pub mod signals;
 pub mod socket_owners;
 pub mod users;

@@ -29,7 +29,7 @@ pub use self::directory::DirectoryStore;
 pub use self::error::Error;
 pub use self::name::{BadName, Dataset, Id, PoolName, SnapshotName};
 pub use self::types::{
-    Action, Image, ImageSource, InUse, Left, Made, Newer, Origin, Planned, Plans, Reach, Removal,
+    Action, Adopts, Image, ImageSource, InUse, Left, Made, Maker, Newer, Origin, Planned, Plans, Reach, Removal,
     Removing, Snapshot, Space, Usage, Volume, Wanted, Whose, Why,
 };
 #[cfg(any(test, fuzzing))]
@@ -118,6 +118,12 @@ pub trait Volumes: Send + Sync {
     /// [`Error::NoSpace`], [`Error::NoDevice`], [`Error::Exists`] when somebody made it meanwhile,
     /// [`Error::NotUndone`] when something is left after all.
     fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error>;
+
+    /// Completes or changes the mark of a volume: what it was made by.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn set_maker(&self, volume: &Dataset, maker: &Maker, deadline: Instant) -> Result<(), Error>;
 
     /// Takes back what [`Volumes::make`] made, or began to make before a crash: volumes that carry
     /// their owner's mark, with their snapshots, and the dataset above where it was made with them.

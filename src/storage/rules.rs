@@ -1,6 +1,6 @@
 //! What both stores decide in the same way. Pure data.
 
-use super::types::{Origin, Planned, Space, Volume, Wanted};
+use super::types::{Adopts, Maker, Origin, Planned, Space, Volume, Wanted};
 use super::{Dataset, Error, PoolName, bytes_of, round_up};
 
 /// The size that a wanted volume gets: its own, or the image's where that is larger.
@@ -41,10 +41,25 @@ pub(super) fn adopt(
     if is != should_be && !(wanted.unmarked && is.is_none()) {
         what.push(format!("owner is {}, not {}", or_none(is), or_none(should_be)));
     }
+    what.extend(not_adopted(found, &wanted.adopts));
     if what.is_empty() {
         return Ok(());
     }
     Err(Error::Differs { volume: wanted.volume.clone(), what })
+}
+
+/// Why a volume is not to be adopted though its name, size, origin and owner are right.
+fn not_adopted(found: &Volume, adopts: &Adopts) -> Option<String> {
+    let other = found.maker.as_ref().and_then(Maker::domain_uuid);
+    match (adopts, other) {
+        (Adopts::Any, _) => None,
+        (Adopts::OfDomain(own), Some(uuid)) if own.domain_uuid() == Some(uuid) => None,
+        (_, Some(uuid)) => Some(format!("it belongs to the domain with uuid {uuid}")),
+        (Adopts::Unwritten, None) if found.is_written => {
+            Some("something was written to it, and no domain names it".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// Checks that the volumes which are still to be made fit together. Sparse ones take nothing.
@@ -129,6 +144,8 @@ mod tests {
             size_mib,
             space: Space::Reserved,
             owner: Some(id("a")),
+            maker: None,
+            adopts: Adopts::Any,
             unmarked: false,
         }
     }
@@ -145,6 +162,8 @@ mod tests {
             device: PathBuf::new(),
             origin: origin.map(str::to_owned),
             owner: owner.map(str::to_owned),
+            maker: None,
+            is_written: false,
         }
     }
 
@@ -187,6 +206,25 @@ mod tests {
             "volume tank/guests/a/disk-0 exists and differs: size is 2097152 bytes, not 1048576, \
              origin is tank/images/j, not tank/images/i, owner is none, not a"
         );
+    }
+
+    #[test]
+    fn a_new_guest_adopts_no_domains_volume_and_nothing_written() {
+        let (own, other) = (Maker::domain("u-1"), Maker::domain("u-2"));
+        let adopted = |maker: Option<&Maker>, is_written, adopts| {
+            let found = Volume { maker: maker.cloned(), is_written, ..found(MIB, None, Some("a")) };
+            adopt(&found, &Wanted { adopts, ..wanted(None, 1) }, None, MIB).is_ok()
+        };
+        for (maker, is_written) in [(Some(&Maker::call()), false), (None, false)] {
+            assert!(adopted(maker, is_written, Adopts::Unwritten));
+        }
+        for (maker, is_written) in [(None, true), (Some(&Maker::call()), true), (Some(&own), false)] {
+            assert!(!adopted(maker, is_written, Adopts::Unwritten));
+        }
+        assert!(adopted(None, true, Adopts::OfDomain(own.clone())));
+        assert!(adopted(Some(&own), true, Adopts::OfDomain(own.clone())));
+        assert!(!adopted(Some(&other), false, Adopts::OfDomain(own)));
+        assert!(adopted(Some(&other), true, Adopts::Any));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::MIB;
 use super::error::Error;
 use super::name::{Dataset, Id, SnapshotName};
 use super::rules::check_space;
+use crate::os::random;
 
 /// A volume that somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +25,64 @@ pub struct Wanted {
     pub space: Space,
     /// The guest that it is for, as its mark; `None` for volumes that are nobody's.
     pub owner: Option<Id>,
+    /// What it is made by, as the other part of its mark.
+    pub maker: Option<Maker>,
+    /// What a volume that exists has to be, to be taken for the wanted one.
+    pub adopts: Adopts,
     /// Whether a volume that is there without any mark will do: the original image agent set none.
     pub unmarked: bool,
+}
+
+/// What a volume or a snapshot was made by: a domain that it belongs to from then on, whatever the domain is
+/// called, or a call of the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maker(String);
+
+/// Before the uuid of a call.
+const CALL: &str = "call-";
+
+impl Maker {
+    /// The domain of this uuid.
+    pub fn domain(uuid: &str) -> Self {
+        Self(uuid.to_owned())
+    }
+
+    /// A new call.
+    pub fn call() -> Self {
+        Self(format!("{CALL}{}", random::uuid()))
+    }
+
+    /// One that was stored.
+    pub fn stored(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// As it is stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The uuid of the domain, if it is one.
+    pub fn domain_uuid(&self) -> Option<&str> {
+        Some(self.as_str()).filter(|text| !text.starts_with(CALL))
+    }
+}
+
+impl fmt::Display for Maker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a volume that exists has to be, to be taken for a wanted one of the same name, size, origin and owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopts {
+    /// Anything.
+    Any,
+    /// No other domain's. This one exists, and its disks have been written to.
+    OfDomain(Maker),
+    /// No domain's, and never written to: the guest is new, and gets nobody's data.
+    Unwritten,
 }
 
 /// Whether the space of a volume is set aside for it.
@@ -44,6 +101,8 @@ pub struct Made {
     pub volume: Dataset,
     /// The mark that it has: without that one it is another volume.
     pub owner: Option<Id>,
+    /// The other part of the mark; `None` where the journal of an older agent does not say it.
+    pub maker: Option<Maker>,
     /// Whether the dataset above it was made with it.
     pub with_parent: bool,
 }
@@ -71,9 +130,9 @@ pub struct Planned {
 impl Planned {
     /// The volume as [`super::Volumes::take_back`] wants it; `None` for one that was found.
     pub fn to_make(&self) -> Option<Made> {
-        let Wanted { volume, owner, .. } = &self.wanted;
-        let with_parent = !self.parent_found;
-        let made = Made { volume: volume.clone(), owner: owner.clone(), with_parent };
+        let Wanted { volume, owner, maker, .. } = &self.wanted;
+        let (owner, maker, with_parent) = (owner.clone(), maker.clone(), !self.parent_found);
+        let made = Made { volume: volume.clone(), owner, maker, with_parent };
         self.found.is_none().then_some(made)
     }
 
@@ -160,6 +219,10 @@ pub struct Volume {
     pub origin: Option<String>,
     /// The guest that the agent made it for.
     pub owner: Option<String>,
+    /// What it was made by; `None` for volumes of an older agent, and of others.
+    pub maker: Option<Maker>,
+    /// Whether something was written to it since it was made.
+    pub is_written: bool,
 }
 
 impl Volume {
@@ -227,6 +290,8 @@ pub enum ImageSource<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InUse {
     users: BTreeMap<PathBuf, String>,
+    /// By the uuid of a domain that volumes belong to, attached or not.
+    domains: BTreeMap<String, String>,
     kept: BTreeSet<PathBuf>,
 }
 
@@ -234,6 +299,16 @@ impl InUse {
     /// Adds what this user has, as in `domain web-1`. A removal that would destroy it reports it.
     pub fn add(&mut self, path: PathBuf, user: String) {
         self.users.insert(path, user);
+    }
+
+    /// Adds all that was made by the domain of this uuid.
+    pub fn add_domain(&mut self, uuid: String, user: String) {
+        self.domains.insert(uuid, user);
+    }
+
+    /// Who has all that was made by this one.
+    pub fn by_maker(&self, maker: Option<&Maker>) -> Option<String> {
+        self.domains.get(maker?.domain_uuid()?).cloned()
     }
 
     /// Adds what was handed in by a caller, who destroys it. It is not meant by a removal.

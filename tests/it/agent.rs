@@ -199,6 +199,24 @@ impl Agent {
         answer["error"].as_str().expect("a failed call has an error text").to_owned()
     }
 
+    /// The error of an image store's method, none for a success.
+    pub(crate) fn store_error(&self, method: &str, request: &Value) -> Option<String> {
+        let line = self.logged("the image store listens on ");
+        let address = line.split("listens on ").nth(1).expect("an address");
+        let address = address.split([' ', ',', '"']).next().expect("an address");
+        let body =
+            json!({ "method": format!("ImageStore.{method}"), "params": [request], "id": 1 });
+        let reply = self.request_at(
+            address.parse().expect("an address"),
+            "POST",
+            "/_mistify_RPC_",
+            &[("Content-Type", "application/json")],
+            body.to_string().as_bytes(),
+        );
+        let answer: Value = serde_json::from_slice(&reply.body).expect("JSON");
+        answer["error"].as_str().map(str::to_owned)
+    }
+
     /// Its health: the status of the answer, and what it says.
     pub(crate) fn health(&self) -> (u16, Value) {
         self.get("/healthz")

@@ -97,8 +97,10 @@ fn a_network_that_stays_does_not_keep_others() {
     made["nics"] = json!(nics);
     bed.agent.ok("CreateGuest", &made);
     let definition = stack.path(&format!("/etc/libvirt/qemu/networks/{}.xml", macs[0]));
+    let aside = bed.folder.path().join("aside");
+    fs::copy(&definition, &aside).expect("it is defined");
     fs::remove_file(&definition).expect("it is defined");
-    let obstacle = Obstacle::at(definition);
+    let obstacle = Obstacle::at(definition.clone());
 
     let error = bed.agent.error("Delete", &json!({ "id": "web-2" }));
     assert!(error.contains(&format!("network {}: ", macs[0])), "{error}");
@@ -108,6 +110,7 @@ fn a_network_that_stays_does_not_keep_others() {
     assert_eq!(bed.leftovers()[0]["guest"], "web-2");
 
     drop(obstacle);
+    fs::copy(&aside, &definition).expect("it can be put back");
     wait_until("it is removed by itself", SOON, || bed.leftovers().is_empty());
     assert!(!networks().contains(macs[0]));
     bed.agent.end();

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -12,9 +13,11 @@ use crate::agent::{Agent, PROGRAM};
 use crate::images::qemu_img;
 use crate::skip::require;
 use crate::stack::Stack;
-use crate::support::Scratch;
+use crate::support::{Scratch, wait_until};
 
 const MIB: u64 = 1 << 20;
+/// Longer than a loaded machine needs for what takes seconds.
+const SOON: Duration = Duration::from_secs(60);
 
 /// An agent with a directory store on the stack that tests share.
 struct Bed {
@@ -52,24 +55,6 @@ impl Bed {
 
     fn has_content(&self, id: &str) -> bool {
         fs::read(self.disk(id)).is_ok_and(|content| content.starts_with(b"SECRET"))
-    }
-
-    /// The error of an image store's method, none for a success.
-    fn store_error(&self, method: &str, request: &Value) -> Option<String> {
-        let line = self.agent.logged("the image store listens on ");
-        let address = line.split("listens on ").nth(1).expect("an address");
-        let address = address.split([' ', ',', '"']).next().expect("an address");
-        let body =
-            json!({ "method": format!("ImageStore.{method}"), "params": [request], "id": 1 });
-        let reply = self.agent.request_at(
-            address.parse().expect("an address"),
-            "POST",
-            "/_mistify_RPC_",
-            &[("Content-Type", "application/json")],
-            body.to_string().as_bytes(),
-        );
-        let answer: Value = serde_json::from_slice(&reply.body).expect("JSON");
-        answer["error"].as_str().map(str::to_owned)
     }
 
     /// Imports the image `base` from a raw file in the store's directory; the file's path.
@@ -114,7 +99,7 @@ fn a_renamed_guest_keeps_its_disks() {
     for (verb, request) in
         [("DeleteDataset", &dataset), ("DeleteGuestsDisks", &json!({ "guest": &asked }))]
     {
-        let error = bed.store_error(verb, request).expect("it is refused");
+        let error = bed.agent.store_error(verb, request).expect("it is refused");
         assert!(error.contains("used by domain own-kept-aside"), "{verb}: {error}");
         assert!(bed.has_content("own-renamed"), "{verb}");
     }
@@ -137,7 +122,7 @@ fn another_domains_disk_is_not_rolled_back_or_resized() {
     let Some(bed) = Bed::new() else { return };
     bed.make("own-shared", 4);
     let snapshot = json!({ "id": "guests/own-shared/disk-0", "dest": "s1" });
-    assert_eq!(bed.store_error("CreateSnapshot", &snapshot), None);
+    assert_eq!(bed.agent.store_error("CreateSnapshot", &snapshot), None);
     let xml = bed.stack.virsh_ok(&["dumpxml", "own-shared"]);
     let uuid = bed.stack.virsh_ok(&["domuuid", "own-shared"]);
     let other = xml
@@ -146,7 +131,7 @@ fn another_domains_disk_is_not_rolled_back_or_resized() {
     assert!(bed.stack.with_xml("define", &other).status.success());
 
     let at = json!({ "id": "guests/own-shared/disk-0@s1" });
-    let error = bed.store_error("RollbackSnapshot", &at).expect("it is refused");
+    let error = bed.agent.store_error("RollbackSnapshot", &at).expect("it is refused");
     assert!(error.ends_with("guest own-second has it as a disk"), "{error}");
     let answer = bed.resize("own-shared", 8).to_string();
     assert!(
@@ -155,7 +140,7 @@ fn another_domains_disk_is_not_rolled_back_or_resized() {
     );
     assert_eq!(fs::metadata(bed.disk("own-shared")).expect("it is there").len(), 4 * MIB);
     bed.stack.virsh_ok(&["undefine", "own-second"]);
-    assert_eq!(bed.store_error("RollbackSnapshot", &at), None);
+    assert_eq!(bed.agent.store_error("RollbackSnapshot", &at), None);
     assert_eq!(bed.resize("own-shared", 8)["error"], Value::Null);
     bed.agent.ok("Delete", &json!({ "id": "own-shared" }));
     bed.agent.end();
@@ -165,16 +150,16 @@ fn another_domains_disk_is_not_rolled_back_or_resized() {
 fn a_volume_without_a_mark_is_rolled_back() {
     let Some(bed) = Bed::new() else { return };
     let made = json!({ "id": "guests/own-data/disk-0", "size": 1 });
-    assert_eq!(bed.store_error("CreateVolume", &made), None);
+    assert_eq!(bed.agent.store_error("CreateVolume", &made), None);
     let snapshot = json!({ "id": "guests/own-data/disk-0", "dest": "s1" });
-    assert_eq!(bed.store_error("CreateSnapshot", &snapshot), None);
+    assert_eq!(bed.agent.store_error("CreateSnapshot", &snapshot), None);
     let guest = json!({
         "id": "own-borrower", "type": "qemu", "memory": 32, "cpu": 1,
         "disks": [{ "source": bed.disk("own-data").display().to_string() }],
     });
     bed.agent.ok("CreateGuest", &guest);
     let at = json!({ "id": "guests/own-data/disk-0@s1" });
-    assert_eq!(bed.store_error("RollbackSnapshot", &at), None);
+    assert_eq!(bed.agent.store_error("RollbackSnapshot", &at), None);
     bed.agent.ok("Delete", &guest);
     assert!(bed.disk("own-data").exists());
     bed.agent.end();
@@ -195,10 +180,10 @@ fn an_image_below_a_guests_file_is_not_deleted() {
     let xml = xml.replace("name='qemu' type='raw'", "name='qemu' type='qcow2'");
     assert!(bed.stack.with_xml("define", &xml).status.success());
 
-    let error = bed.store_error("DeleteImage", &json!({ "id": "base" })).expect("it is refused");
+    let error = bed.agent.store_error("DeleteImage", &json!({ "id": "base" })).expect("it is refused");
     assert!(error.ends_with("guest own-thin has a file on top of it"), "{error}");
     bed.agent.ok("Delete", &json!({ "id": "own-thin" }));
-    assert_eq!(bed.store_error("DeleteImage", &json!({ "id": "base" })), None);
+    assert_eq!(bed.agent.store_error("DeleteImage", &json!({ "id": "base" })), None);
     bed.agent.end();
 }
 
@@ -263,7 +248,7 @@ fn a_volume_below_an_overlay_stays_as_it_is() {
     let Some(bed) = Bed::new() else { return };
     bed.make("own-overlay", 4);
     let before = json!({ "id": "guests/own-overlay/disk-0", "dest": "before" });
-    assert_eq!(bed.store_error("CreateSnapshot", &before), None);
+    assert_eq!(bed.agent.store_error("CreateSnapshot", &before), None);
     let id = json!({ "id": "own-overlay" });
     bed.agent.ok("Run", &id);
     bed.stack.virsh_ok(&["snapshot-create-as", "own-overlay", "s1", "--disk-only"]);
@@ -278,9 +263,9 @@ fn a_volume_below_an_overlay_stays_as_it_is() {
         let error = bed.agent.error("ResizeDisk", &by_volume);
         assert!(error.contains("only raw disks can be resized"), "{error}");
         let at = json!({ "id": "guests/own-overlay/disk-0@before" });
-        assert!(bed.store_error("RollbackSnapshot", &at).is_some());
+        assert!(bed.agent.store_error("RollbackSnapshot", &at).is_some());
         let after = json!({ "id": "guests/own-overlay/disk-0", "dest": "after" });
-        let error = bed.store_error("CreateSnapshot", &after).expect("it is refused");
+        let error = bed.agent.store_error("CreateSnapshot", &after).expect("it is refused");
         assert!(error.ends_with("guest own-overlay has a file on top of it"), "{error}");
     };
     is_refused();
@@ -324,7 +309,7 @@ fn only_volumes_of_the_guest_are_sources_in_the_store() {
     let Some(bed) = Bed::new() else { return };
     bed.make("own-first", 4);
     assert_eq!(
-        bed.store_error("CreateSnapshot", &json!({ "id": "guests/own-first/disk-0", "dest": "s" })),
+        bed.agent.store_error("CreateSnapshot", &json!({ "id": "guests/own-first/disk-0", "dest": "s" })),
         None
     );
     let raw = bed.import_base();
@@ -364,7 +349,7 @@ fn only_volumes_of_the_guest_are_sources_in_the_store() {
 
     // A volume without a mark that a guest has already is not another's as well.
     let shared = json!({ "id": "guests/own-both/disk-0", "size": 1 });
-    assert_eq!(bed.store_error("CreateVolume", &shared), None);
+    assert_eq!(bed.agent.store_error("CreateVolume", &shared), None);
     let source = store.join("guests/own-both/disk-0").display().to_string();
     let disk = json!({ "source": source });
     let attach = |id: &str| {
@@ -434,5 +419,79 @@ fn an_unreadable_domain_keeps_no_other_guests_verb() {
     assert_eq!(listed["result"]["guests"][0]["id"], "beside", "{listed}");
     agent.ok("Delete", &json!({ "id": "beside" }));
     assert!(!stack.virsh_ok(&["list", "--all", "--name"]).contains("beside"));
+    agent.end();
+}
+
+#[test]
+fn a_renamed_guest_keeps_a_detached_volume() {
+    let Some(bed) = Bed::new() else { return };
+    let (old, new) = ("own-old", "own-new");
+    let guest = bed.make(old, 1);
+    let detach = json!({ "guest": { "id": old }, "disk": { "device": "vda" } });
+    assert_eq!(bed.agent.call_with("DetachDisk", &detach)["error"], Value::Null);
+    bed.stack.virsh_ok(&["domrename", old, new]);
+    // No definition names the volume; its mark has the uuid of the renamed domain.
+    let error = bed.agent.error("Delete", &json!({ "id": old }));
+    assert!(error.contains(&format!("guests/{old}/disk-0 is used by domain {new}")), "{error}");
+    let error = bed.agent.error("CreateGuest", &guest);
+    assert!(error.contains("it belongs to the domain with uuid "), "{error}");
+    assert!(bed.has_content(old));
+    bed.agent.ok("Delete", &json!({ "id": new }));
+    bed.agent.ok("Delete", &json!({ "id": old }));
+    assert!(!bed.disk(old).exists());
+    bed.agent.end();
+}
+
+#[test]
+fn a_new_guest_gets_no_disk_that_was_written_to() {
+    let Some(bed) = Bed::new() else { return };
+    let id = "own-written";
+    let guest = json!({
+        "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": [{ "size": 1 }],
+    });
+    let store = |method: &str| bed.agent.store_error(method, &json!({ "guest": guest }));
+    assert_eq!(store("CreateGuestDisks"), None);
+    fs::write(bed.disk(id), vec![b'S'; 1 << 20]).expect("the disk can be written");
+    let error = bed.agent.error("CreateGuest", &guest);
+    assert!(error.contains("something was written to it, and no domain names it"), "{error}");
+    assert_eq!(store("DeleteGuestDisks"), None);
+    // One that was not is the guest's, and from then on no other's.
+    assert_eq!(store("CreateGuestDisks"), None);
+    bed.agent.ok("CreateGuest", &guest);
+    bed.stack.virsh_ok(&["undefine", id]);
+    let error = bed.agent.error("CreateGuest", &guest);
+    assert!(error.contains("it belongs to the domain with uuid "), "{error}");
+    bed.agent.ok("Delete", &json!({ "id": id }));
+    bed.agent.end();
+}
+
+#[test]
+fn marks_of_an_older_agent_are_completed_at_a_start() {
+    let Some(bed) = Bed::new() else { return };
+    let (id, gone) = ("own-older", "own-gone");
+    for id in [id, gone] {
+        bed.make(id, 1);
+    }
+    bed.stack.virsh_ok(&["undefine", gone]);
+    let Bed { stack, agent, store } = bed;
+    agent.end();
+    let beside = |id: &str| store.path().join(format!("guests/{id}/disk-0#"));
+    let maker = |id: &str| {
+        let text = fs::read(beside(id)).expect("the disk has properties");
+        serde_json::from_slice::<Value>(&text).expect("JSON")["maker"].take()
+    };
+    for id in [id, gone] {
+        let older = json!({ "owner": id, "origin": null, "sparse": false });
+        fs::write(beside(id), older.to_string()).expect("it can be written");
+    }
+    let storage = format!("directory:{}", store.path().display());
+    let agent = Agent::start(&["--libvirt-uri", &stack.uri(), "--storage", &storage]);
+    let uuid = stack.virsh_ok(&["domuuid", id]);
+    wait_until("the mark is complete", SOON, || maker(id) == uuid.trim());
+    agent.logged("volume=mistify/guests/own-gone/disk-0");
+    assert_eq!(maker(gone), Value::Null);
+    for id in [id, gone] {
+        agent.ok("Delete", &json!({ "id": id }));
+    }
     agent.end();
 }

@@ -1,10 +1,8 @@
 //! Guests with saved memory (managed save), on real qemu: off, but not as other guests that are off.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, PROGRAM};
+use crate::agent::Agent;
 use crate::skip::require;
 use crate::stack::Stack;
 use crate::support::Scratch;
@@ -34,7 +32,7 @@ impl Bed {
         });
         bed.agent.ok("CreateGuest", &guest);
         let snapshot = json!({ "id": format!("guests/{ID}/disk-0"), "dest": "before" });
-        assert_eq!(bed.store_error("CreateSnapshot", &snapshot), None);
+        assert_eq!(bed.agent.store_error("CreateSnapshot", &snapshot), None);
         bed.save();
         Some(bed)
     }
@@ -46,21 +44,6 @@ impl Bed {
 
     fn has_saved(&self) -> bool {
         self.stack.virsh_ok(&["list", "--all", "--with-managed-save", "--name"]).contains(ID)
-    }
-
-    /// The error of an image store's method, none for a success.
-    fn store_error(&self, method: &str, request: &Value) -> Option<String> {
-        let line = self.agent.logged("the image store listens on ");
-        let address = line.split("listens on ").nth(1).expect("an address");
-        let port = address.trim().rsplit(':').next().expect("a port");
-        let mut command = Command::new(PROGRAM);
-        command.args(["--config", "/dev/null", "--image-store-port", port, "call"]);
-        let answer = command.args([&format!("ImageStore.{method}"), &request.to_string()]).output();
-        let answer = answer.expect("it runs");
-        match answer.status.success() {
-            true => None,
-            false => Some(String::from_utf8_lossy(&answer.stderr).into_owned()),
-        }
     }
 }
 
@@ -83,7 +66,7 @@ fn what_saved_memory_would_not_fit_is_refused() {
         ("DeleteDataset", json!({ "id": format!("guests/{ID}") })),
         ("DeleteGuestDisks", json!({ "guest": guest })),
     ] {
-        let error = bed.store_error(method, &request).unwrap_or_default();
+        let error = bed.agent.store_error(method, &request).unwrap_or_default();
         assert!(refused(&error), "{method}: {error}");
     }
     // Nothing that it needs is gone: it goes on.

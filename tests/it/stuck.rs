@@ -243,7 +243,9 @@ fn too_many_calls_that_hang_are_busy_and_end_no_agent() {
     assert_eq!(state(&agent, "test").expect("other workers serve"), "running");
     let second = hang(&agent, &[Lane::Read]);
     let busy = wait_for("a call is refused", SOON, || {
-        state(&agent, "test").err().map(|error| error.to_string())
+        let error = state(&agent, "test").err()?.to_string();
+        // One that came before the others were late waits for a worker.
+        Some(error).filter(|error| error.starts_with("busy: "))
     });
     assert!(busy.starts_with("busy: all 2 read workers are in calls that do not return"), "{busy}");
     assert_eq!(lane(&agent, Lane::Read).stuck, 2, "no more are replaced");

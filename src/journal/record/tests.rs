@@ -34,7 +34,11 @@ fn written(guest: &str, steps: &[Step]) -> (Vec<Vec<u8>>, Record) {
 
 fn sample() -> Vec<Step> {
     vec![
-        Step::Volume { name: "tank/guests/web-1/disk-0".to_owned(), made_parent: true },
+        Step::Volume {
+            name: "tank/guests/web-1/disk-0".to_owned(),
+            made_parent: true,
+            maker: Some("6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f".to_owned()),
+        },
         Step::NetworkDefined("02:00:00:00:00:01".to_owned()),
         Step::NetworkStarted("02:00:00:00:00:01".to_owned()),
         Step::Domain { uuid: None },
@@ -50,7 +54,7 @@ fn sample() -> Vec<Step> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         (any::<String>(), any::<bool>())
-            .prop_map(|(name, made_parent)| Step::Volume { name, made_parent }),
+            .prop_map(|(name, made_parent)| Step::Volume { name, made_parent, maker: None }),
         any::<String>().prop_map(Step::NetworkDefined),
         any::<String>().prop_map(Step::NetworkStarted),
         any::<Option<String>>().prop_map(|uuid| Step::Domain { uuid }),

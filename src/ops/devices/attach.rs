@@ -19,7 +19,7 @@ use crate::ops::recovery::Transaction;
 use crate::ops::volumes::Own;
 use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
 use crate::pool::{Hold, Lane};
-use crate::storage::{self, Dataset, Volume};
+use crate::storage::{self, Adopts, Dataset, Maker, Volume};
 
 const DISK_VERB: &str = "AttachDisk";
 const NIC_VERB: &str = "AttachNic";
@@ -149,7 +149,14 @@ impl Libvirt {
     ) -> Result<Transaction, Error> {
         let wants_any = disk.image.is_empty() && disk.size_mib == 0;
         if let (true, Some(volume)) = (wants_any, here.volume(disk)) {
+            if let Some(uuid) = here.other_maker(volume) {
+                let what = vec![format!("it belongs to the domain with uuid {uuid}")];
+                return Err(storage::Error::Differs { volume: volume.name.clone(), what }.into());
+            }
             self.check_adopted(DISK_VERB, std::slice::from_ref(volume), hold, deadline)?;
+            if volume.maker.as_ref().and_then(Maker::domain_uuid).is_none() {
+                self.claim(DISK_VERB, vec![volume.name.clone()], here.maker(), hold, deadline);
+            }
             disk.size_mib = volume.size_mib();
             disk.source = volume.device.to_string_lossy().into_owned();
             return Ok(transaction);
@@ -158,10 +165,13 @@ impl Libvirt {
             return Err(storage::Error::NotFound { name: disk.volume.clone() }.into());
         }
         let volume = here.volume_for(own, disk)?;
-        let wanted = vec![own.wanted(volume, disk, "disk", self.space())?];
+        let how = (self.space(), here.maker(), Adopts::OfDomain(here.maker()));
+        let wanted = vec![own.wanted(volume, disk, "disk", how)?];
         let mut with_it = Guest { disks: vec![mem::take(disk)], ..guest.clone() };
-        let transaction =
+        let (transaction, unclaimed) =
             self.make_volumes(&mut with_it, wanted, false, transaction, hold, deadline)?;
+        // The guest exists, and no other one may have them any more.
+        self.claim(DISK_VERB, unclaimed, here.maker(), hold, deadline);
         *disk = with_it.disks.pop().unwrap_or_default();
         Ok(transaction)
     }
@@ -215,6 +225,17 @@ struct Around {
 }
 
 impl Around {
+    /// What this guest's volumes are made by.
+    fn maker(&self) -> Maker {
+        Maker::domain(&self.definition.uuid)
+    }
+
+    /// The uuid of the domain that a volume belongs to, if that is another one.
+    fn other_maker<'v>(&self, volume: &'v Volume) -> Option<&'v str> {
+        let uuid = volume.maker.as_ref()?.domain_uuid()?;
+        (uuid != self.definition.uuid).then_some(uuid)
+    }
+
     /// The volume that a disk names, where it names no source.
     fn volume(&self, disk: &wire::Disk) -> Option<&Volume> {
         self.volumes.iter().find(|volume| volume.name.as_str() == disk.volume)

@@ -16,8 +16,9 @@ use crate::ops::networks::Standing;
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::volumes::{fill, wants_volumes};
 use crate::ops::{Error, Libvirt, args, disks, named_guest, networks};
+use crate::os::random;
 use crate::pool::{JobName, Lane};
-use crate::storage::{self, Plans, Volumes};
+use crate::storage::{self, Adopts, Maker, Plans, Volumes};
 
 impl Libvirt {
     /// What [`Libvirt::create_guest`] would do with the same request.
@@ -57,7 +58,7 @@ impl Libvirt {
         forecast.problems.extend(taken.into_iter().map(Problem::Words));
         let is_free = matches!(there, There::Nobody);
         let (devices, another) = match there {
-            There::Same(devices) => (Some(devices), None),
+            There::Same(devices, uuid) => (Some((devices, uuid)), None),
             There::Another(error) => (None, Some(error)),
             There::Nobody | There::Unknown => (None, None),
         };
@@ -68,10 +69,13 @@ impl Libvirt {
                 forecast.problems.push(Problem::Error(error));
                 BTreeSet::new()
             }
-            None => self.foresee_volumes(forecast, devices.is_some(), deadline)?,
+            None => {
+                let uuid = devices.as_ref().map(|(_, uuid)| uuid.as_str());
+                self.foresee_volumes(forecast, uuid, deadline)?
+            }
         };
         forecast.plan.steps.extend(steps);
-        if let Some(devices) = devices {
+        if let Some((devices, _)) = devices {
             for (disk, device) in forecast.guest.disks.iter_mut().zip(devices) {
                 disk.device = device;
             }
@@ -103,7 +107,7 @@ impl Libvirt {
     fn foresee_volumes(
         &self,
         forecast: &mut Forecast,
-        exists: bool,
+        uuid: Option<&str>,
         deadline: Instant,
     ) -> Result<BTreeSet<usize>, Error> {
         let mut fresh = BTreeSet::new();
@@ -111,7 +115,11 @@ impl Libvirt {
             return Ok(fresh);
         }
         let (mut indices, mut wanted) = (Vec::new(), Vec::new());
-        for (index, each) in self.wanted_each(&forecast.guest) {
+        let (maker, adopts) = match uuid {
+            Some(uuid) => (Maker::domain(uuid), Adopts::OfDomain(Maker::domain(uuid))),
+            None => (Maker::domain(&random::uuid()), Adopts::Unwritten),
+        };
+        for (index, each) in self.wanted_each(&forecast.guest, &maker, &adopts) {
             match each {
                 Ok(each) => {
                     indices.push(index);
@@ -131,7 +139,7 @@ impl Libvirt {
         for (index, planned) in indices.into_iter().zip(each) {
             let planned = planned.and_then(|planned| match planned.found {
                 // As when it is made: a new, empty disk would look like the guest's own.
-                None if exists => {
+                None if uuid.is_some() => {
                     Err(storage::Error::NotFound { name: planned.wanted.volume.to_string() })
                 }
                 _ => Ok(planned),
@@ -208,8 +216,8 @@ enum There {
     #[default]
     Unknown,
     Nobody,
-    /// The same guest, with the devices of its disks.
-    Same(Vec<String>),
+    /// The same guest, with the devices of its disks and its domain's uuid.
+    Same(Vec<String>, String),
     Another(Error),
 }
 
@@ -226,11 +234,14 @@ struct Seen {
 fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result<Seen, Error> {
     let there = match connection.lookup_domain_by_name(&guest.id) {
         Err(error) if error.code == Code::NO_DOMAIN => There::Nobody,
-        found => match same_or_exists(connection, &found?, guest) {
-            Ok(devices) => There::Same(devices),
-            Err(error @ Error::Exists { .. }) => There::Another(error),
-            Err(error) => return Err(error),
-        },
+        found => {
+            let domain = found?;
+            match same_or_exists(connection, &domain, guest) {
+                Ok(devices) => There::Same(devices, domain.uuid()?),
+                Err(error @ Error::Exists { .. }) => There::Another(error),
+                Err(error) => return Err(error),
+            }
+        }
     };
     let mut seen = Seen { there, ..Seen::default() };
     // One without a MAC address that is one has its fault noted.

@@ -198,12 +198,19 @@ impl Reconciler {
         let (stop, stopped) = bounded(0);
         let (begun, began) = bounded(1);
         let work = move || {
-            let (mut is_prepared, mut is_look) = (false, true);
+            let (mut is_prepared, mut is_look, mut are_marks_complete) = (false, true, false);
             loop {
                 let next = agent.recover_due();
                 if is_look {
                     agent.look_at_libvirt();
                     agent.look_at_storage(&mut is_prepared);
+                    if is_prepared && !are_marks_complete {
+                        let completed = agent.complete_marks();
+                        are_marks_complete = completed.is_ok();
+                        if let Err(error) = completed {
+                            debug!("cannot complete the marks of volumes: {error}");
+                        }
+                    }
                     *agent.status.looked.lock() = Some(Instant::now());
                     // Whoever waited for the first round has it; the others find the channel full.
                     let _ = begun.try_send(());

@@ -25,7 +25,7 @@ use crate::ops::delete::{destroy_if_active, undefine};
 use crate::ops::domains::{DomainUse, all_uses};
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Session, devices, networks};
-use crate::storage::{self, Id, InUse, Made, PoolName, Removal, Volumes, Whose, Why};
+use crate::storage::{self, Id, InUse, Made, Maker, PoolName, Removal, Volumes, Whose, Why};
 
 /// What recovery did with libvirt's part.
 #[derive(Debug, Default)]
@@ -114,8 +114,9 @@ impl InLibvirt {
         let id = intent.guest.as_str();
         let is_void = self.rest == Rest::Void;
         match (step, intent.verb.direction()) {
-            (Step::Domain { .. }, Direction::Back) => {
-                self.rest = self.unless_refused(intent, step, undefine_if_made(session, id))?;
+            (Step::Domain { uuid }, Direction::Back) => {
+                let runs = undefine_if_made(session, id, uuid.as_deref());
+                self.rest = self.unless_refused(intent, step, runs)?;
             }
             (Step::Disk { .. } | Step::Nic { .. }, Direction::Back) => {
                 self.rest = self.unless_refused(intent, step, devices::undo(session, id, step))?;
@@ -188,9 +189,17 @@ fn users_of<'u>(
     Ok(users.insert(found))
 }
 
-/// Undefines the guest's domain if this agent made it and it is off; whether it runs.
-fn undefine_if_made(session: &mut Session, id: &str) -> Result<bool, Error> {
+/// Undefines the guest's domain if this agent made it, as the one of this uuid, and it is off; whether it runs.
+fn undefine_if_made(
+    session: &mut Session,
+    id: &str,
+    uuid: Option<&str>,
+) -> Result<bool, Error> {
     let Some(domain) = session.find(id)? else { return Ok(false) };
+    let is = domain.uuid()?;
+    if uuid.is_some_and(|uuid| uuid != is) {
+        return Ok(false);
+    }
     if domain.is_active()? {
         return Ok(true);
     }
@@ -278,11 +287,14 @@ pub(super) fn has_volumes(intent: &Intent) -> bool {
 }
 
 fn made_volumes(pool: &PoolName, intent: &Intent, owner: &Id) -> Vec<Made> {
-    let volumes = intent.steps.iter().filter_map(|step| match step {
-        Step::Volume { name, made_parent } => Some((pool.full_dataset(name).ok()?, *made_parent)),
+    let made = |step: &Step| match step {
+        Step::Volume { name, made_parent, maker } => Some(Made {
+            volume: pool.full_dataset(name).ok()?,
+            owner: Some(owner.clone()),
+            maker: maker.as_deref().map(Maker::stored),
+            with_parent: *made_parent,
+        }),
         _ => None,
-    });
-    volumes
-        .map(|(volume, with_parent)| Made { volume, owner: Some(owner.clone()), with_parent })
-        .collect()
+    };
+    intent.steps.iter().filter_map(made).collect()
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use log::warn;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{DirectoryStore, not_found};
 use crate::os::disk::clone_file;
 use crate::storage::copy::copy;
-use crate::storage::{Dataset, Error, Space, Volume};
+use crate::storage::{Dataset, Error, Maker, Space, Volume};
 
 /// Folders may be passed through by guests' emulators and read by root alone.
 const FOLDER_MODE: u32 = 0o711;
@@ -32,6 +32,12 @@ pub(super) struct Properties {
     /// Whether it takes space only as it is written.
     #[serde(default)]
     pub(super) sparse: bool,
+    /// What made it.
+    #[serde(default)]
+    pub(super) maker: Option<String>,
+    /// When its content was last written to before anybody had it, in nanoseconds since 1970.
+    #[serde(default)]
+    pub(super) made_ns: Option<u64>,
 }
 
 impl Properties {
@@ -87,13 +93,20 @@ impl DirectoryStore {
             Err(error) if absent(&error) => return Ok(None),
             Err(error) => return Err(at("look at", &path)(error)),
         };
-        let Properties { owner, origin, .. } = self.properties(name)?;
+        let Properties { owner, origin, maker, made_ns, .. } = self.properties(name)?;
+        // A blank volume has no blocks; the time of the last write tells of a copy.
+        let is_written = match made_ns {
+            Some(made_ns) => written_ns(&metadata) != Some(made_ns),
+            None => origin.is_some() || metadata.blocks() > 0,
+        };
         Ok(Some(Volume {
             name: name.clone(),
             size_bytes: metadata.len(),
             device: path,
             origin,
             owner,
+            maker: maker.as_deref().map(Maker::stored),
+            is_written,
         }))
     }
 
@@ -256,6 +269,12 @@ impl Drop for Draft {
             warn!("remove {}: {error}", self.path.display());
         }
     }
+}
+
+/// When a file was last written to, in nanoseconds since 1970.
+pub(super) fn written_ns(metadata: &fs::Metadata) -> Option<u64> {
+    let since_1970 = metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    u64::try_from(since_1970.as_nanos()).ok()
 }
 
 /// Has the names in the folder of `path` written to the disk.

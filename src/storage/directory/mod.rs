@@ -29,8 +29,8 @@ use parking_lot::Mutex;
 use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::storage::{
-    Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Newer, Planned, Plans, PoolName,
-    Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
+    PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
 };
 
 /// The volumes in one folder.
@@ -104,6 +104,10 @@ impl Volumes for DirectoryStore {
 
     fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error> {
         self.make_volume(planned, deadline)
+    }
+
+    fn set_maker(&self, volume: &Dataset, maker: &Maker, _deadline: Instant) -> Result<(), Error> {
+        self.set_maker_of(volume, maker)
     }
 
     fn take_back(

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
-use super::files::{Properties, at, names_in, remove_if_there};
+use super::files::{Properties, at, names_in, remove_if_there, written_ns};
 use super::{DirectoryStore, not_found};
 use crate::storage::holders::{holders, wait_closed};
 use crate::storage::rules::{
     adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
 };
 use crate::storage::{
-    Action, Dataset, Error, Id, InUse, Left, Made, Origin, Planned, Plans, Reach, Removal,
+    Action, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach, Removal,
     Removing, Space, Volume, Wanted, Whose, Why,
 };
 
@@ -109,7 +109,15 @@ impl DirectoryStore {
             return Err(Error::Exists { name: wanted.volume.to_string() });
         }
         let beside = self.beside(&wanted.volume, "#");
-        self.write_properties(planned, &beside)?;
+        let made = draft.file.metadata().map_err(at("look at", &path))?;
+        let properties = Properties {
+            owner: wanted.owner.as_ref().map(ToString::to_string),
+            origin: origin.as_ref().map(|origin| origin.snapshot.to_string()),
+            sparse: wanted.space == Space::Sparse,
+            maker: wanted.maker.as_ref().map(ToString::to_string),
+            made_ns: written_ns(&made),
+        };
+        self.write_properties(&properties, &beside)?;
         match draft.place(&path) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::Exists { name: wanted.volume.to_string() }),
@@ -120,14 +128,16 @@ impl DirectoryStore {
         }
     }
 
-    fn write_properties(&self, planned: &Planned, beside: &Path) -> Result<(), Error> {
-        let properties = Properties {
-            owner: planned.wanted.owner.as_ref().map(ToString::to_string),
-            origin: planned.origin.as_ref().map(|origin| origin.snapshot.to_string()),
-            sparse: planned.wanted.space == Space::Sparse,
-        };
+    pub(super) fn set_maker_of(&self, volume: &Dataset, maker: &Maker) -> Result<(), Error> {
+        self.volume_at(volume)?.ok_or_else(|| not_found(volume))?;
+        let properties = self.properties(volume)?;
+        let properties = Properties { maker: Some(maker.to_string()), ..properties };
+        self.write_properties(&properties, &self.beside(volume, "#"))
+    }
+
+    fn write_properties(&self, properties: &Properties, beside: &Path) -> Result<(), Error> {
         let draft = self.draft(beside.parent().unwrap_or(&self.root))?;
-        let written = serde_json::to_writer(&draft.file, &properties);
+        let written = serde_json::to_writer(&draft.file, properties);
         written.map_err(|error| at("write", beside)(error.into()))?;
         draft.replace(beside)
     }
@@ -155,6 +165,12 @@ impl DirectoryStore {
             file.sync_all()
         });
         resized.map_err(at("resize", &grown.device))?;
+        if !grown.is_written {
+            // Growing is no writing.
+            let made = fs::metadata(&grown.device).map_err(at("look at", &grown.device))?;
+            let properties = Properties { made_ns: written_ns(&made), ..self.properties(volume)? };
+            self.write_properties(&properties, &self.beside(volume, "#"))?;
+        }
         Ok(grown)
     }
 
@@ -186,7 +202,7 @@ impl DirectoryStore {
                 removing.foreign.push(name.to_string());
                 continue;
             }
-            if let Some(by) = in_use.by(&volume.device) {
+            if let Some(by) = used_by(&volume, in_use) {
                 removing.left.push(Left { name: name.to_string(), why: Why::Used(by) });
                 continue;
             }
@@ -209,8 +225,11 @@ impl DirectoryStore {
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let mut removal = Removal::default();
-        for Made { volume, owner, with_parent } in made {
-            let ours = |it: &Volume| it.owner.as_deref() == owner.as_ref().map(Id::as_str);
+        for Made { volume, owner, maker, with_parent } in made {
+            let ours = |it: &Volume| {
+                let is_maker = maker.is_none() || it.maker == *maker;
+                it.owner.as_deref() == owner.as_ref().map(Id::as_str) && is_maker
+            };
             removal.merge(self.clear(volume, ours, in_use, deadline)?);
             // A crash can leave a draft, or properties whose volume never came.
             if let Some(folder) = self.path(volume).parent().filter(|folder| folder.is_dir()) {
@@ -256,7 +275,7 @@ impl DirectoryStore {
             match self.volume_at(&name)? {
                 None => folders.push(name),
                 Some(volume) if !chosen(&volume) => removal.foreign.push(name.to_string()),
-                Some(volume) => match in_use.by(&volume.device) {
+                Some(volume) => match used_by(&volume, in_use) {
                     Some(by) => removal.note(name.as_str(), Err(Why::Used(by))),
                     None if !holders(&volume.device).is_empty() => open.push(name),
                     None => removal.note(name.as_str(), self.remove_volume(&name).map(Ok)?),
@@ -315,6 +334,11 @@ impl DirectoryStore {
             waited: begin.elapsed(),
         })
     }
+}
+
+/// Who uses a volume: by its path, or because it was made by another domain.
+fn used_by(volume: &Volume, in_use: &InUse) -> Option<String> {
+    in_use.by(&volume.device).or_else(|| in_use.by_maker(volume.maker.as_ref()))
 }
 
 /// Whether a volume below a guest's root goes with the guest.

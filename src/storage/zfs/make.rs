@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::command::{Output, action};
-use super::listing::OWNER;
+use super::listing::{MAKER, OWNER};
 use super::{ALL, DATASETS, Depth, Kind, ZfsStore, device, not_found, says_no_space};
 use crate::storage::rules::{growth, no_image};
-use crate::storage::{Action, Dataset, Error, InUse, Planned, Space, Volume};
+use crate::storage::{Action, Dataset, Error, InUse, Maker, Planned, Space, Volume};
 
 impl ZfsStore {
     /// A file system that is never mounted: a service with a mount namespace of its own would hide
@@ -51,6 +51,8 @@ impl ZfsStore {
                 device: planned.device.clone(),
                 origin: planned.origin.as_ref().map(|origin| origin.snapshot.to_string()),
                 owner: planned.wanted.owner.as_ref().map(ToString::to_string),
+                maker: planned.wanted.maker.clone(),
+                is_written: false,
             }),
             Err(cause) => Err(self.undone(planned, cause, deadline)),
         }
@@ -114,6 +116,16 @@ impl ZfsStore {
         Error::NotUndone { cause: Box::new(cause), left: left.join(", ") }
     }
 
+    pub(super) fn set_maker_of(
+        &self,
+        volume: &Dataset,
+        maker: &Maker,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let mark = format!("{MAKER}={maker}");
+        self.zfs.succeed(&["set", &mark, volume.as_str()], deadline).map(drop)
+    }
+
     pub(super) fn grow_volume(
         &self,
         volume: &Dataset,
@@ -169,6 +181,9 @@ fn words(planned: &Planned) -> Vec<String> {
     if let Some(owner) = &wanted.owner {
         option(format!("{OWNER}={owner}"));
     }
+    if let Some(maker) = &wanted.maker {
+        option(format!("{MAKER}={maker}"));
+    }
     match (&planned.origin, wanted.space) {
         (Some(_), Space::Reserved) => option("refreservation=auto".to_owned()),
         (None, Space::Sparse) => words.push("-s".to_owned()),
@@ -193,7 +208,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::storage::{Id, Origin, PoolName, Wanted};
+    use crate::storage::{Adopts, Id, Origin, PoolName, Wanted};
 
     fn planned(origin_bytes: Option<u64>, size_bytes: u64, space: Space) -> Planned {
         let pool = PoolName::parse("tank").unwrap();
@@ -205,6 +220,8 @@ mod tests {
                 size_mib: 0,
                 space,
                 owner: Id::parse("a").ok(),
+                maker: Some(Maker::domain("u")),
+                adopts: Adopts::Any,
                 unmarked: false,
             },
             size_bytes,
@@ -218,7 +235,7 @@ mod tests {
 
     #[test]
     fn every_volume_is_made_by_one_command() {
-        let marks = "-o compression=lz4 -o io.mistify:owner=a";
+        let marks = "-o compression=lz4 -o io.mistify:owner=a -o io.mistify:maker=u";
         let to = "tank/guests/a/disk-0";
         let from = "tank/images/i@s";
         for (plan, command) in [

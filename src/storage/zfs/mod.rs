@@ -30,8 +30,8 @@ use self::listing::{COLUMNS, Entry, Kind};
 use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::storage::{
-    Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Newer, Planned, Plans, PoolName,
-    Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
+    PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
 };
 
 /// The volumes of one ZFS pool.
@@ -126,6 +126,11 @@ impl ZfsStore {
             size_bytes: entry.volsize,
             origin: entry.origin.clone(),
             owner: entry.owner.clone(),
+            maker: entry.maker.as_deref().map(Maker::stored),
+            is_written: match &entry.origin {
+                Some(_) => entry.written > 0,
+                None => entry.written > FRESH_BYTES,
+            },
         })
     }
 
@@ -144,6 +149,8 @@ impl ZfsStore {
     }
 }
 
+/// What zfs counts as written to a new volume without an origin: its own books.
+const FRESH_BYTES: u64 = 64 * 1024;
 /// Every type that has a name of its own.
 const ALL: &str = "filesystem,volume,snapshot";
 const DATASETS: &str = "filesystem,volume";
@@ -196,6 +203,10 @@ impl Volumes for ZfsStore {
 
     fn make(&self, planned: &Planned, deadline: Instant) -> Result<Volume, Error> {
         self.make_volume(planned, deadline)
+    }
+
+    fn set_maker(&self, volume: &Dataset, maker: &Maker, deadline: Instant) -> Result<(), Error> {
+        self.set_maker_of(volume, maker, deadline)
     }
 
     fn take_back(

@@ -9,7 +9,7 @@ use super::{ALL, Depth, ZfsStore, device, not_found};
 use crate::storage::holders::{self, holders};
 use crate::storage::rules::{below_guests, is_disk_of};
 use crate::storage::{
-    Action, Dataset, Error, Id, InUse, Left, Made, Reach, Removal, Removing, Whose, Why,
+    Action, Dataset, Error, Id, InUse, Left, Made, Maker, Reach, Removal, Removing, Whose, Why,
 };
 
 impl ZfsStore {
@@ -43,7 +43,7 @@ impl ZfsStore {
         let marked = |entry: &Entry| {
             is_meant(entry, guest, &root, Whose::Marked) && !self.is_kept(&entry.name, in_use)
         };
-        let survey = Survey::of(root.as_str(), &entries, marked, |name| self.user_of(name, in_use));
+        let survey = Survey::of(root.as_str(), &entries, marked, |entry| self.user_of(entry, in_use));
         let names = match survey.is_whole() {
             true => vec![root.as_str()],
             false => survey.doomed.iter().map(String::as_str).collect(),
@@ -114,7 +114,7 @@ impl ZfsStore {
         if entries.is_empty() {
             return Ok(Removal::default());
         }
-        let survey = Survey::of(root.as_str(), entries, chosen, |name| self.user_of(name, in_use));
+        let survey = Survey::of(root.as_str(), entries, chosen, |entry| self.user_of(entry, in_use));
         let patience = self.patience(deadline);
         // `destroy -r` of an open volume fails, but not before it has destroyed the snapshots.
         let (mut open, mut closed) = (Vec::new(), Vec::new());
@@ -153,9 +153,11 @@ impl ZfsStore {
         self.pool.full_dataset(name).is_ok_and(|name| in_use.keeps(&device::path(&name)))
     }
 
-    /// Who uses the volume of this full name.
-    fn user_of(&self, name: &str, in_use: &InUse) -> Option<String> {
-        in_use.by(&device::path(&self.pool.full_dataset(name).ok()?))
+    /// Who uses a volume: by its path, or because it was made by another domain.
+    fn user_of(&self, entry: &Entry, in_use: &InUse) -> Option<String> {
+        let device = device::path(&self.pool.full_dataset(&entry.name).ok()?);
+        let maker = entry.maker.as_deref().map(Maker::stored);
+        in_use.by(&device).or_else(|| in_use.by_maker(maker.as_ref()))
     }
 
     /// Destroys a dataset, waiting for who has it open. One that is gone is a success.
@@ -233,5 +235,8 @@ fn root_of(made: &Made) -> Dataset {
 
 fn is_of(entry: &Entry, made: &Made) -> bool {
     let owner = made.owner.as_ref().map(Id::as_str);
-    entry.name == made.volume.as_str() && entry.owner.as_deref() == owner
+    let maker = made.maker.as_ref().map(Maker::as_str);
+    entry.name == made.volume.as_str()
+        && entry.owner.as_deref() == owner
+        && maker.is_none_or(|maker| entry.maker.as_deref() == Some(maker))
 }

@@ -26,7 +26,7 @@ impl Survey {
         root: &str,
         entries: &[Entry],
         chosen: impl Fn(&Entry) -> bool,
-        user: impl Fn(&str) -> Option<String>,
+        user: impl Fn(&Entry) -> Option<String>,
     ) -> Self {
         let is_of_root = |entry: &&Entry| {
             let rest = entry.dataset().strip_prefix(root);
@@ -45,11 +45,12 @@ impl Survey {
                 survey.foreign.push(entry.name.clone());
             }
         }
-        let volumes = datasets.iter().filter(|entry| entry.kind == Kind::Volume);
-        let volumes: BTreeSet<&str> = volumes.map(|entry| entry.name.as_str()).collect();
-        let used = volumes.iter().filter(|name| going.contains(*name));
-        let mut staying: BTreeMap<&str, Why> =
-            used.filter_map(|name| Some((*name, Why::Used(user(name)?)))).collect();
+        let of_volume = datasets.iter().filter(|entry| entry.kind == Kind::Volume);
+        let volumes: BTreeSet<&str> = of_volume.clone().map(|entry| entry.name.as_str()).collect();
+        let used = of_volume.filter(|entry| going.contains(entry.name.as_str()));
+        let mut staying: BTreeMap<&str, Why> = used
+            .filter_map(|entry| Some((entry.name.as_str(), Why::Used(user(entry)?))))
+            .collect();
         // What stays keeps its origin, which may keep another: until nothing changes any more.
         loop {
             let before = staying.len();
@@ -114,6 +115,7 @@ mod tests {
             mountable: false,
             origin: None,
             clones: Vec::new(),
+            maker: None,
             owner: None,
         }
     }

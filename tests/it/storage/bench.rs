@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
+    Adopts,
     Dataset, DirectoryStore, Id, Image, ImageSource, InUse, MIB, PoolName, Reach, Space, Volume,
     Volumes, Wanted, Whose, ZfsStore,
 };
@@ -72,6 +73,8 @@ impl Bench {
             size_mib: 8,
             space: Space::Reserved,
             owner: Some(guest.clone()),
+            maker: None,
+            adopts: Adopts::Any,
             unmarked: false,
         }
     }

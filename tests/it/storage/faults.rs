@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
+    Adopts,
     Action, Error, Id, ImageSource, InUse, Newer, PoolName, Reach, Space, Volumes, Wanted, Whose,
     ZfsStore,
 };
@@ -58,6 +59,8 @@ impl StandIn {
             size_mib: 8,
             space: Space::Reserved,
             owner: Some(guest),
+            maker: None,
+            adopts: Adopts::Any,
             unmarked: false,
         }
     }
@@ -83,12 +86,12 @@ fn soon() -> Instant {
 /// Lines of a listing as [`Entry`] reads them: the pool, its folders, and no guest.
 const POOL: &str = "\
 list_pool() {
-  printf 'tank\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t-\\t1\\tnone\\t-\\t-\\t-\\n'
-  printf 'tank/guests\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t-\\t2\\tnone\\t-\\t-\\t-\\n'
+  printf 'tank\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t-\\t1\\tnone\\t-\\t-\\t-\\t-\\n'
+  printf 'tank/guests\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t-\\t2\\tnone\\t-\\t-\\t-\\t-\\n'
 }
 list_volume() {
-  printf 'tank/guests/web-1\\tfilesystem\\t1\\t9\\t-\\t-\\t0\\t1\\t-\\t3\\tnone\\t-\\t-\\t-\\n'
-  printf 'tank/guests/web-1/disk-0\\tvolume\\t1\\t9\\t8388608\\t8192\\t8\\t1\\t-\\t4\\t-\\t-\\t-\\tweb-1\\n'
+  printf 'tank/guests/web-1\\tfilesystem\\t1\\t9\\t-\\t-\\t0\\t1\\t-\\t3\\tnone\\t-\\t-\\t-\\t-\\n'
+  printf 'tank/guests/web-1/disk-0\\tvolume\\t1\\t9\\t8388608\\t8192\\t8\\t1\\t-\\t4\\t-\\t-\\t-\\t-\\tweb-1\\n'
 }
 # What is asked for: below the guest, or all.
 list() {

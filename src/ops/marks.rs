@@ -1,0 +1,88 @@
+//! Marks of older agents: they name a guest's id and not its domain.
+//!
+//! A guest that was renamed has another id than its volumes say. So a mark has the uuid of the guest's domain,
+//! too. Volumes of older agents get it once, at a start, where the definition of that id names them. The
+//! others are kept as they are and reported.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use log::{info, warn};
+
+use crate::config::fixed::RECOVERY_LOCK;
+use crate::libvirt::{Code, Connection, XmlKind};
+use crate::ops::disks::resolved;
+use crate::ops::images::guest_of;
+use crate::ops::{Error, Libvirt, described};
+use crate::pool::Lane;
+use crate::storage::{Maker, Volume, Volumes};
+
+const VERB: &str = "complete the marks of";
+
+impl Libvirt {
+    /// Completes the marks of volumes that have no domain's uuid yet.
+    ///
+    /// # Errors
+    /// When libvirt or storage cannot be asked, or a guest is locked: to be tried again.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change) for each such guest.
+    pub(super) fn complete_marks(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + self.deadlines.change;
+        let list = move |volumes: &dyn Volumes| volumes.volumes(None, deadline);
+        let mut by_guest: BTreeMap<String, Vec<Volume>> = BTreeMap::new();
+        for volume in self.on_storage(VERB, "guests", None, deadline, list)? {
+            let guest = guest_of(&volume.name).filter(|guest| volume.owner.as_deref() == Some(*guest));
+            let is_complete = volume.maker.as_ref().and_then(Maker::domain_uuid).is_some();
+            if let Some(guest) = guest.filter(|_| !is_complete) {
+                by_guest.entry(guest.to_owned()).or_default().push(volume);
+            }
+        }
+        for (guest, volumes) in by_guest {
+            self.complete_marks_of(&guest, volumes)?;
+        }
+        Ok(())
+    }
+
+    fn complete_marks_of(&self, guest: &str, volumes: Vec<Volume>) -> Result<(), Error> {
+        let hold = self.pool.hold(guest, Instant::now() + RECOVERY_LOCK)?;
+        let deadline = Instant::now() + self.deadlines.change;
+        let id = guest.to_owned();
+        let named = self.read(Lane::Read, VERB, guest, deadline, move |connection| {
+            named_by(connection, &id)
+        })?;
+        let is_named = |volume: &Volume| {
+            let device = resolved(&volume.device);
+            named.as_ref().is_some_and(|(_, sources)| {
+                sources.iter().any(|source| resolved(Path::new(source)) == device)
+            })
+        };
+        let (own, others): (Vec<_>, Vec<_>) = volumes.into_iter().partition(is_named);
+        // A call of this agent has made the others that say by what.
+        for other in others.iter().filter(|other| other.maker.is_none()) {
+            warn!(
+                "keeping a volume of an older agent that the definition of its guest does not name; \
+                 volume={} guest={guest:?}",
+                other.name
+            );
+        }
+        let Some((uuid, _)) = named.filter(|_| !own.is_empty()) else { return Ok(()) };
+        let names: Vec<_> = own.into_iter().map(|volume| volume.name).collect();
+        info!("completing the marks of {} volumes; guest={guest:?} uuid={uuid}", names.len());
+        self.claim(VERB, names, Maker::domain(&uuid), &hold, deadline);
+        Ok(())
+    }
+}
+
+/// The uuid of the domain of this id, and the sources that its definition names; none without such a domain.
+fn named_by(connection: &Connection, id: &str) -> Result<Option<(String, Vec<String>)>, Error> {
+    let domain = match connection.lookup_domain_by_name(id) {
+        Err(error) if error.code == Code::NO_DOMAIN => return Ok(None),
+        found => found?,
+    };
+    let definition = described(&domain, XmlKind::Inactive)?;
+    let disks = definition.devices.disks.iter();
+    let sources = disks.map(|disk| disk.source.path().to_owned()).collect();
+    Ok(Some((domain.uuid()?, sources)))
+}
