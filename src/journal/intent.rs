@@ -58,6 +58,14 @@ pub enum Verb {
     AttachNic,
     /// Detaches a NIC from a guest, with its network.
     DetachNic,
+    /// Grows a guest's volumes, and tells its definition and the running guest.
+    ResizeDisk,
+    /// Makes a volume that is no guest's disk yet.
+    CreateVolume,
+    /// Makes such a volume from an image.
+    CloneImage,
+    /// Takes snapshots.
+    CreateSnapshot,
 }
 
 /// What recovery does with a verb that did not end.
@@ -73,11 +81,22 @@ impl Verb {
     /// What recovery does with it.
     pub fn direction(self) -> Direction {
         match self {
-            Self::CreateGuest | Self::CreateGuestDisks | Self::AttachDisk | Self::AttachNic => {
-                Direction::Back
+            Self::CreateGuest
+            | Self::CreateGuestDisks
+            | Self::AttachDisk
+            | Self::AttachNic
+            | Self::CreateVolume
+            | Self::CloneImage
+            | Self::CreateSnapshot => Direction::Back,
+            Self::Delete | Self::DetachDisk | Self::DetachNic | Self::ResizeDisk => {
+                Direction::Forward
             }
-            Self::Delete | Self::DetachDisk | Self::DetachNic => Direction::Forward,
         }
+    }
+
+    /// Whether what it makes is a guest's and has its mark.
+    pub fn is_for_guest(self) -> bool {
+        !matches!(self, Self::CreateVolume | Self::CloneImage | Self::CreateSnapshot)
     }
 }
 
@@ -91,6 +110,10 @@ impl fmt::Display for Verb {
             Self::DetachDisk => "DetachDisk",
             Self::AttachNic => "AttachNic",
             Self::DetachNic => "DetachNic",
+            Self::ResizeDisk => "ResizeDisk",
+            Self::CreateVolume => "CreateVolume",
+            Self::CloneImage => "CloneImage",
+            Self::CreateSnapshot => "CreateSnapshot",
         })
     }
 }
@@ -132,6 +155,22 @@ pub enum Step {
         /// Name of its network.
         network: String,
     },
+    /// A volume of the guest grows.
+    Size {
+        /// The target of its disk, such as `vdb`.
+        device: String,
+        /// Full name of the dataset.
+        volume: String,
+    },
+    /// Snapshots are taken that did not exist.
+    Snapshot {
+        /// Full name of the first.
+        name: String,
+        /// Whether those of the same name below its dataset are, too.
+        below: bool,
+        /// What makes them.
+        maker: String,
+    },
     /// What goes with the domain that is deleted.
     Leaving {
         /// Names of the networks.
@@ -156,6 +195,8 @@ impl fmt::Display for Step {
             Self::Domain { .. } => f.write_str("domain"),
             Self::Disk { device, .. } => write!(f, "disk {device}"),
             Self::Nic { mac, .. } => write!(f, "NIC {mac}"),
+            Self::Size { volume, .. } => write!(f, "size of {volume}"),
+            Self::Snapshot { name, .. } => write!(f, "snapshot {name}"),
             Self::Leaving { .. } => f.write_str("networks and volumes"),
         }
     }

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::{info, warn};
+use log::warn;
 
 use crate::config::GUEST_DISKS_MAX;
-use crate::config::fixed::TAKE_BACK;
 use crate::guest::check::Invalid;
 use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
 use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
@@ -18,11 +17,11 @@ use crate::journal::Verb;
 use crate::libvirt::Connection;
 use crate::ops::domains::{VolumeUse, all_uses};
 use crate::ops::recovery::Transaction;
-use crate::ops::volumes::complete;
-use crate::ops::{Error, Libvirt, named_guest, respond};
+use crate::ops::volumes::{complete, make};
+use crate::ops::{Error, Libvirt, Session, named_guest, respond};
 use crate::pool::{Hold, Job, JobName, Lane};
 use crate::storage::{
-    self, Adopts, Dataset, Id, InUse, Made, Maker, Planned, Reach, Removal, Volumes, Wanted, Whose,
+    self, Adopts, Dataset, Id, Maker, Reach, Volumes, Wanted, Whose,
 };
 
 const NEED_ID: Error = Error::Refused("need an id");
@@ -108,7 +107,7 @@ impl Libvirt {
             return Err(Error::Refused("need a valid size"));
         }
         let volume = self.dataset(&request.id)?;
-        self.make_new("CreateVolume", self.nobodys(volume, None, request.size_mib))
+        self.make_new(Verb::CreateVolume, self.nobodys(volume, None, request.size_mib))
     }
 
     /// One volume.
@@ -219,7 +218,7 @@ impl Libvirt {
             return Err(Error::Refused("need dest"));
         }
         let (image, volume) = (image_id(&request.id)?, self.dataset(&request.dest)?);
-        self.make_new("CloneImage", self.nobodys(volume, Some(image), 0))
+        self.make_new(Verb::CloneImage, self.nobodys(volume, Some(image), 0))
     }
 
     /// Destroys an image with its snapshots, and answers with it.
@@ -339,35 +338,40 @@ impl Libvirt {
         Wanted { volume, image, size_mib, space, owner, maker, adopts, unmarked }
     }
 
-    /// Makes a volume that is not there; one whose caller was told that it is late is taken back,
-    /// because the next attempt would find it taken.
-    fn make_new(&self, verb: &str, wanted: Wanted) -> Result<VolumeResponse, Error> {
+    /// Makes a volume that does not exist, or nothing.
+    fn make_new(&self, verb: Verb, wanted: Wanted) -> Result<VolumeResponse, Error> {
         let deadline = self.storage_deadline();
-        let name = wanted.volume.clone();
-        let hold = guest_of(&name).map(|id| self.key(id, deadline)).transpose()?;
-        let job = Job { name: JobName::new(verb, name.to_string()), deadline };
-        let (volumes, late) = (Arc::clone(&self.volumes), Arc::clone(&self.volumes));
-        let work = move |_: &mut _| {
+        let hold = self.key(lock_of(&wanted.volume), deadline)?;
+        let subject = Guest { id: hold.key().to_owned(), ..Guest::default() };
+        let transaction = Transaction::begin(self, verb, &subject);
+        let volumes = Arc::clone(&self.volumes);
+        let work = move |_: &mut Session, transaction: &mut Transaction| {
             let planned = volumes.plan(&[wanted], deadline)?;
             if let Some(found) = planned.iter().find_map(|planned| planned.found.as_ref()) {
-                return Err(storage::Error::Exists { name: found.name.to_string() });
+                return Err(storage::Error::Exists { name: found.name.to_string() }.into());
             }
-            let made: Result<Vec<_>, _> =
-                planned.iter().map(|planned| volumes.make(planned, deadline)).collect();
-            Ok((made?, planned))
+            make(&*volumes, planned, false, transaction, deadline)
         };
-        let take_back = move |_: &mut _, outcome: Result<(_, Vec<Planned>), storage::Error>| {
-            let Ok((_, planned)) = outcome else { return };
-            let made: Vec<Made> = planned.iter().filter_map(Planned::to_make).collect();
-            let outcome = late.take_back(&made, &InUse::default(), Instant::now() + TAKE_BACK);
-            match outcome.and_then(Removal::complete) {
-                Ok(_) => info!("{name}: a late volume was taken back"),
-                Err(error) => warn!("{name}: take a late volume back: {error}"),
-            }
-        };
-        let (made, _) =
-            self.pool.run_or_else(Lane::Storage, job, hold.as_ref(), work, take_back)??;
+        let made = self.run_steps(Lane::Storage, transaction, &hold, deadline, work);
+        let made = made.and_then(|(made, transaction)| {
+            transaction.commit()?;
+            Ok(made)
+        });
+        let made = made.map_err(|cause| without_step(self.undone(&subject, cause, &hold)))?;
         Ok(VolumeResponse { volumes: made.iter().map(volume_answer).collect() })
+    }
+}
+
+/// The lock of a dataset: its guest's, or its own.
+pub(super) fn lock_of(name: &Dataset) -> &str {
+    guest_of(name).unwrap_or(name.as_str())
+}
+
+/// The cause of a failed step, where nothing is left of it: these verbs have one step.
+pub(super) fn without_step(error: Error) -> Error {
+    match error {
+        Error::Step { cause, left, .. } if left.is_empty() => *cause,
+        other => other,
     }
 }
 

@@ -1,17 +1,21 @@
 //! ResizeDisk: a volume grows, and a running guest is told.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::guest::domain::{Disk, VirDomain};
 use crate::guest::wire::{self, GuestRequest, GuestResponse};
 use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX};
+use crate::journal::{Intent, Step, Verb};
 use crate::libvirt::XmlKind;
 use crate::ops::disks::resolved;
 use crate::ops::domains::{DomainUse, backing_files, uses_of_others};
 use crate::ops::images::guest_with_disks;
+use crate::ops::recovery::Transaction;
 use crate::ops::saved::not_saved;
 use crate::ops::{Error, Libvirt, Session, described, respond};
+use crate::pool::{Hold, Lane};
 use crate::storage::{self, Volume, Volumes};
 
 const VERB: &str = "ResizeDisk";
@@ -46,51 +50,97 @@ impl Libvirt {
         };
         let (domain, others) = self.held(VERB, deadline, &hold, look, |_, _| {})?;
 
-        let mut metadata = domain.metadata.clone();
         let wanted = guest.disks.clone();
-        let work = move |volumes: &dyn Volumes| grow(volumes, &wanted, &domain, &others, deadline);
-        let grown = self.on_storage(VERB, &guest.id, Some(&hold), deadline, work)?;
-        for (disk, Grown { target, volume }) in guest.disks.iter_mut().zip(&grown) {
+        let volumes = Arc::clone(&self.volumes);
+        let transaction = Transaction::begin(self, Verb::ResizeDisk, &guest);
+        let work = move |_: &mut Session, transaction: &mut Transaction| {
+            let found = find_all(&*volumes, &wanted, &domain, &others, deadline)?;
+            let grown = grow(&*volumes, found, transaction, deadline);
+            Ok(grown)
+        };
+        let (grown, transaction) =
+            self.run_steps(Lane::Storage, transaction, &hold, deadline, work)?;
+        // Also where a later disk does not grow: the sizes of the others are told.
+        let told = self.recover(transaction, &hold, deadline);
+        for (disk, volume) in guest.disks.iter_mut().zip(grown?) {
             disk.size_mib = volume.size_mib();
-            let mut kept = metadata.guest.iter_mut().flat_map(|kept| &mut kept.disks);
-            if let Some(kept) = kept.find(|kept| kept.device == *target) {
-                kept.size_mib = disk.size_mib;
-            }
         }
+        told?;
+        Ok(respond(guest))
+    }
 
-        let id = guest.id.clone();
+    /// Has the definition and the running guest agree with the sizes that the guest's volumes have: all that
+    /// is left to do of a ResizeDisk. It grows nothing.
+    ///
+    /// # Errors
+    /// What storage or libvirt say.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn tell_sizes(
+        &self,
+        label: &str,
+        intent: &Intent,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let asked = intent.clone();
+        let look = move |volumes: &dyn Volumes| sizes(volumes, &asked, deadline);
+        let sizes = self.on_storage(label, hold.key(), Some(hold), deadline, look)?;
+        let id = intent.guest.clone();
         let tell = move |session: &mut Session| {
-            let domain = session.domain(&id)?;
+            let Some(domain) = session.find(&id)? else { return Ok(()) };
+            let mut metadata = described(&domain, XmlKind::Inactive)?.metadata;
+            for (device, volume) in &sizes {
+                let mut kept = metadata.guest.iter_mut().flat_map(|kept| &mut kept.disks);
+                if let Some(kept) = kept.find(|kept| kept.device == *device) {
+                    kept.size_mib = volume.size_mib();
+                }
+            }
             if metadata.guest.is_some() {
                 domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element())?;
             }
             if domain.is_active()? {
-                for Grown { target, volume } in &grown {
-                    domain.block_resize(target, volume.size_bytes)?;
+                for (device, volume) in &sizes {
+                    domain.block_resize(device, volume.size_bytes)?;
                 }
             }
             Ok(())
         };
-        self.held(VERB, deadline, &hold, tell, |_, _| {})?;
-        Ok(respond(guest))
+        self.held(label, deadline, hold, tell, |_, _| {})
     }
 }
 
-/// A disk of the domain whose volume has the size that was asked for.
-struct Grown {
-    /// Its target.
-    target: String,
-    volume: Volume,
+/// The targets and volumes of a ResizeDisk, as they are now; a volume that is gone has no size to tell.
+fn sizes(
+    volumes: &dyn Volumes,
+    intent: &Intent,
+    deadline: Instant,
+) -> Result<Vec<(String, Volume)>, storage::Error> {
+    let mut found = Vec::new();
+    for step in &intent.steps {
+        let Step::Size { device, volume } = step else { continue };
+        let Ok(name) = volumes.pool().full_dataset(volume) else { continue };
+        match volumes.volume(&name, deadline) {
+            Ok(volume) => found.push((device.clone(), volume)),
+            Err(storage::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
-/// Grows every disk's volume, all checked before the first.
-fn grow(
+/// The target and the volume of each disk, and the size in MiB that it shall have.
+///
+/// # Errors
+/// What keeps a disk from growing: then none does.
+fn find_all(
     volumes: &dyn Volumes,
     wanted: &[wire::Disk],
     domain: &VirDomain,
     others: &[DomainUse],
     deadline: Instant,
-) -> Result<Vec<Grown>, storage::Error> {
+) -> Result<Vec<(String, Volume, u64)>, storage::Error> {
     let all = volumes.volumes(None, deadline)?;
     let mut found = Vec::new();
     for (position, disk) in wanted.iter().enumerate() {
@@ -105,11 +155,21 @@ fn grow(
             let why = format!(": {} has {has_mib} MiB and does not shrink", volume.name);
             return Err(invalid(why));
         }
-        found.push((target.to_owned(), volume, disk.size_mib));
+        found.push((target.to_owned(), volume.clone(), disk.size_mib));
     }
-    let grow = |(target, volume, size_mib): (String, &Volume, u64)| {
-        let volume = volumes.grow(&volume.name, size_mib, deadline)?;
-        Ok(Grown { target, volume })
+    Ok(found)
+}
+
+/// Grows one volume after the other, each recorded before.
+fn grow(
+    volumes: &dyn Volumes,
+    found: Vec<(String, Volume, u64)>,
+    transaction: &mut Transaction,
+    deadline: Instant,
+) -> Result<Vec<Volume>, Error> {
+    let grow = |(device, volume, size_mib): (String, Volume, u64)| {
+        transaction.record(Step::Size { device, volume: volume.name.to_string() })?;
+        Ok(volumes.grow(&volume.name, size_mib, deadline)?)
     };
     found.into_iter().map(grow).collect()
 }

@@ -1,16 +1,20 @@
 //! The image store's methods for snapshots (contract section 8).
 
 use std::io::Read;
+use std::sync::Arc;
 
 use log::warn;
 
 use crate::guest::wire::images::{self as wire, SnapshotRequest, SnapshotResponse};
+use crate::guest::wire::Guest;
+use crate::journal::{Step, Verb};
 use crate::libvirt::Connection;
 use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
-use crate::ops::images::guest_of;
+use crate::ops::images::{guest_of, lock_of, without_step};
+use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::Lane;
-use crate::storage::{self, Newer, Reach, Snapshot, SnapshotName, Volumes};
+use crate::storage::{self, Maker, Newer, Reach, Snapshot, SnapshotName, Volumes};
 
 const NOT_VALID: Error = Error::Refused("not a valid dataset");
 
@@ -41,9 +45,26 @@ impl Libvirt {
         };
         let reach = reach(&request);
         self.check_not_below(&dataset, reach)?;
-        let made = self.change_dataset("CreateSnapshot", &dataset, move |volumes, deadline| {
-            volumes.create_snapshot(&name, reach, deadline)
-        })?;
+        let deadline = self.storage_deadline();
+        let hold = self.key(lock_of(&dataset), deadline)?;
+        let subject = Guest { id: hold.key().to_owned(), ..Guest::default() };
+        let transaction = Transaction::begin(self, Verb::CreateSnapshot, &subject);
+        let volumes = Arc::clone(&self.volumes);
+        let work = move |_: &mut Session, transaction: &mut Transaction| {
+            let maker = Maker::call();
+            transaction.record(Step::Snapshot {
+                name: name.to_string(),
+                below: reach == Reach::Below,
+                maker: maker.to_string(),
+            })?;
+            Ok(volumes.create_snapshot(&name, reach, &maker, deadline)?)
+        };
+        let made = self.run_steps(Lane::Storage, transaction, &hold, deadline, work);
+        let made = made.and_then(|(made, transaction)| {
+            transaction.commit()?;
+            Ok(made)
+        });
+        let made = made.map_err(|cause| without_step(self.undone(&subject, cause, &hold)))?;
         Ok(answer(&made))
     }
 

@@ -290,7 +290,7 @@ pub(super) fn complete(removal: &storage::Removal) -> Result<(), Error> {
 }
 
 /// Makes one planned volume after the other.
-fn make(
+pub(super) fn make(
     volumes: &dyn Volumes,
     planned: Vec<Planned>,
     exists: bool,

@@ -21,7 +21,7 @@ mod zfs;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::config::{HostConfig, StorageLimits, Store};
 
@@ -205,8 +205,23 @@ pub trait Volumes: Send + Sync {
         &self,
         name: &SnapshotName,
         reach: Reach,
+        maker: &Maker,
         deadline: Instant,
     ) -> Result<Vec<Snapshot>, Error>;
+
+    /// Takes back what [`Volumes::create_snapshot`] with this maker took since then, or began to take
+    /// before a crash. What is gone already is left alone.
+    ///
+    /// # Errors
+    /// As the trait says. What could not be destroyed is in the answer.
+    fn take_back_snapshots(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        maker: &Maker,
+        since: SystemTime,
+        deadline: Instant,
+    ) -> Result<Removal, Error>;
 
     /// The snapshots of a dataset and of what is below it, or of the whole pool; by dataset, oldest
     /// first.

@@ -199,21 +199,29 @@ impl Agent {
         answer["error"].as_str().expect("a failed call has an error text").to_owned()
     }
 
-    /// The error of an image store's method, none for a success.
-    pub(crate) fn store_error(&self, method: &str, request: &Value) -> Option<String> {
+    /// The answer of an image store's method, if one comes before the agent ends.
+    pub(crate) fn try_store(&self, method: &str, request: &Value) -> Option<Value> {
+        let call =
+            json!({ "method": format!("ImageStore.{method}"), "params": [request], "id": 1 });
+        let text = call_text(method, request);
+        let head = text.split("Content-Length").next()?;
+        let (body, mut stream) = (call.to_string(), connect(self.store_address()));
+        let length = body.len();
+        let text = format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+        stream.write_all(text.as_bytes()).ok()?;
+        read_result(&mut stream)
+    }
+
+    fn store_address(&self) -> SocketAddr {
         let line = self.logged("the image store listens on ");
         let address = line.split("listens on ").nth(1).expect("an address");
         let address = address.split([' ', ',', '"']).next().expect("an address");
-        let body =
-            json!({ "method": format!("ImageStore.{method}"), "params": [request], "id": 1 });
-        let reply = self.request_at(
-            address.parse().expect("an address"),
-            "POST",
-            "/_mistify_RPC_",
-            &[("Content-Type", "application/json")],
-            body.to_string().as_bytes(),
-        );
-        let answer: Value = serde_json::from_slice(&reply.body).expect("JSON");
+        address.parse().expect("an address")
+    }
+
+    /// The error of an image store's method, none for a success.
+    pub(crate) fn store_error(&self, method: &str, request: &Value) -> Option<String> {
+        let answer = self.try_store(method, request).expect("the agent answers");
         answer["error"].as_str().map(str::to_owned)
     }
 

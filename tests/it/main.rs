@@ -63,6 +63,7 @@ mod skip;
 mod stack;
 mod states;
 mod storage;
+mod store_crash;
 mod stuck;
 mod support;
 mod survive;

@@ -166,6 +166,10 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<Recovered, Error> {
+        if intent.verb == Verb::ResizeDisk {
+            self.tell_sizes(label, intent, hold, deadline)?;
+            return Ok(Recovered::default());
+        }
         let asked = intent.clone();
         let work = move |session: &mut Session| in_libvirt(session, &asked);
         let InLibvirt { rest, removed, left, in_use } =
@@ -221,7 +225,8 @@ fn fate(transaction: &Transaction, error: &Error) -> Abort {
     let state = match (transaction.intent().verb, is_left) {
         _ if error.is_unreachable() => State::Open { retry: Instant::now() + RECOVERY_PAUSE },
         _ if error.cannot_ask() => open,
-        (Verb::DetachDisk | Verb::DetachNic, _) => return Abort::Forget,
+        // The caller is told, and the guest is as it was, or the same call goes on.
+        (Verb::DetachDisk | Verb::DetachNic | Verb::ResizeDisk, _) => return Abort::Forget,
         (Verb::Delete, false) if !transaction.is_resumed() => return Abort::Forget,
         (Verb::Delete, true) => State::Leftover { retry: (!is_last).then_some(retry) },
         _ if is_last => State::Leftover { retry: None },

@@ -7,6 +7,8 @@
 //! | `NetworkDefined` | remove it, if it has the guest's mark and no domain uses it | |
 //! | `NetworkStarted` | stop it, if no running domain uses it | |
 //! | `Volume` | destroy it, if it has the guest's mark and no other domain uses it | |
+//! | `Snapshot` | destroy it, if this call made it | |
+//! | `Size` | | set the size of the volume in the definition, and tell the running guest (`ops::resize`) |
 //! | `Leaving` | | remove the networks and volumes that are the guest's and that no other domain uses |
 //!
 //! Steps are taken in reverse order, first all of libvirt's, then all of storage's. A step that is refused
@@ -25,7 +27,7 @@ use crate::ops::delete::{destroy_if_active, undefine};
 use crate::ops::domains::{DomainUse, all_uses};
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Session, devices, networks};
-use crate::storage::{self, Id, InUse, Made, Maker, PoolName, Removal, Volumes, Whose, Why};
+use crate::storage::{self, Id, InUse, Made, Maker, PoolName, Reach, Removal, Volumes, Whose, Why};
 
 /// What recovery did with libvirt's part.
 #[derive(Debug, Default)]
@@ -78,7 +80,7 @@ pub(super) fn in_libvirt(session: &mut Session, intent: &Intent) -> Result<InLib
             return Ok(pass);
         }
     }
-    if pass.rest == Rest::Storage && has_volumes(intent) {
+    if pass.rest == Rest::Storage && intent.steps.iter().any(may_be_used) {
         let users = users_of(session, &mut users)?;
         let others = users.iter().filter(|user| user.name != intent.guest);
         others.for_each(|other| other.add_to(&mut pass.in_use));
@@ -153,7 +155,10 @@ impl InLibvirt {
                 let left = removal.left.into_iter();
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
             }
-            (Step::Volume { .. }, _) | (_, Direction::Forward) | (Step::Leaving { .. }, _) => {}
+            // Storage's, or not this direction's.
+            (Step::Volume { .. } | Step::Snapshot { .. } | Step::Size { .. }, _)
+            | (_, Direction::Forward)
+            | (Step::Leaving { .. }, _) => {}
         }
         Ok(())
     }
@@ -175,6 +180,11 @@ impl InLibvirt {
             }
         }
     }
+}
+
+/// Whether domains may use what a step is about for storage.
+fn may_be_used(step: &Step) -> bool {
+    matches!(step, Step::Volume { .. } | Step::Leaving { .. })
 }
 
 /// What every domain uses; asked for once.
@@ -234,15 +244,23 @@ pub(super) fn in_storage(
     in_use: InUse,
     deadline: Instant,
 ) -> Result<InStorage, storage::Error> {
-    // An id that is no dataset's name has no volumes.
-    let Ok(owner) = Id::parse(&intent.guest) else { return Ok(InStorage::default()) };
-    let removal = match intent.verb.direction() {
-        Direction::Back => {
-            let made = made_volumes(volumes.pool(), intent, &owner);
-            volumes.take_back(&made, &in_use, deadline)?
+    let mut removal = Removal::default();
+    match (intent.verb.direction(), Id::parse(&intent.guest)) {
+        (Direction::Back, Ok(owner)) if intent.verb.is_for_guest() => {
+            let made = made_volumes(volumes.pool(), intent, Some(&owner));
+            removal = volumes.take_back(&made, &in_use, deadline)?;
         }
-        Direction::Forward => destroy(volumes, intent, &owner, in_use, deadline)?,
-    };
+        (Direction::Back, _) if !intent.verb.is_for_guest() => {
+            let made = made_volumes(volumes.pool(), intent, None);
+            removal = volumes.take_back(&made, &in_use, deadline)?;
+            take_back_snapshots(volumes, intent, &mut removal, deadline)?;
+        }
+        (Direction::Forward, Ok(owner)) => {
+            removal = destroy(volumes, intent, &owner, in_use, deadline)?;
+        }
+        // An id that is no dataset's name has no volumes.
+        (_, Err(_)) | (Direction::Back, Ok(_)) => {}
+    }
     let (used, left): (Vec<_>, Vec<_>) =
         removal.left.iter().partition(|left| matches!(left.why, Why::Used(_)));
     Ok(InStorage {
@@ -283,14 +301,36 @@ fn destroy(
 
 /// Whether storage has a part in an intent.
 pub(super) fn has_volumes(intent: &Intent) -> bool {
-    intent.steps.iter().any(|step| matches!(step, Step::Volume { .. } | Step::Leaving { .. }))
+    let is_stored = |step: &Step| {
+        matches!(step, Step::Volume { .. } | Step::Leaving { .. } | Step::Snapshot { .. })
+    };
+    intent.steps.iter().any(is_stored)
 }
 
-fn made_volumes(pool: &PoolName, intent: &Intent, owner: &Id) -> Vec<Made> {
+/// Takes back the snapshots that an intent recorded.
+fn take_back_snapshots(
+    volumes: &dyn Volumes,
+    intent: &Intent,
+    removal: &mut Removal,
+    deadline: Instant,
+) -> Result<(), storage::Error> {
+    for step in &intent.steps {
+        let Step::Snapshot { name, below, maker } = step else { continue };
+        let Ok(name) = volumes.pool().full_snapshot(name) else { continue };
+        let reach = if *below { Reach::Below } else { Reach::Itself };
+        let maker = Maker::stored(maker);
+        let gone = volumes.take_back_snapshots(&name, reach, &maker, intent.begun, deadline)?;
+        removal.destroyed.extend(gone.destroyed);
+        removal.left.extend(gone.left);
+    }
+    Ok(())
+}
+
+fn made_volumes(pool: &PoolName, intent: &Intent, owner: Option<&Id>) -> Vec<Made> {
     let made = |step: &Step| match step {
         Step::Volume { name, made_parent, maker } => Some(Made {
             volume: pool.full_dataset(name).ok()?,
-            owner: Some(owner.clone()),
+            owner: owner.cloned(),
             maker: maker.as_deref().map(Maker::stored),
             with_parent: *made_parent,
         }),

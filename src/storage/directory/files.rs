@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DirectoryStore, not_found};
 use crate::os::disk::clone_file;
+use crate::os::process;
 use crate::storage::copy::copy;
 use crate::storage::{Dataset, Error, Maker, Space, Volume};
 
@@ -157,7 +157,7 @@ impl DirectoryStore {
     pub(super) fn draft(&self, folder: &Path) -> Result<Draft, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("%{}-{number}", process::id()));
+        let path = folder.join(format!("%{}-{number}", process::identity()));
         remove_if_there(&path)?;
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(FILE_MODE).open(&path);
@@ -168,8 +168,8 @@ impl DirectoryStore {
     /// Removes what a process that is gone left in a folder.
     pub(super) fn sweep(&self, folder: &Path) -> Result<(), Error> {
         for name in names_in(folder)? {
-            let pid = name.strip_prefix('%').and_then(|it| it.split('-').next());
-            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let maker = name.strip_prefix('%').and_then(|it| it.rsplit_once('-'));
+            if maker.is_some_and(|(maker, _)| !is_running(maker)) {
                 remove_if_there(&folder.join(name))?;
             }
         }
@@ -187,6 +187,16 @@ impl DirectoryStore {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the process runs that a draft is named by; older agents wrote its number alone.
+fn is_running(maker: &str) -> bool {
+    match maker.parse::<u32>() {
+        // The system did not say who made it.
+        Err(_) if maker.is_empty() => true,
+        Ok(pid) => Path::new("/proc").join(pid.to_string()).exists(),
+        Err(_) => process::running(maker).is_some(),
     }
 }
 

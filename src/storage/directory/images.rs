@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use log::warn;
 
-use super::files::{at, sync_folder};
+use super::files::{at, names_in, sync_folder};
 use super::{DirectoryStore, not_found};
 use crate::os::files::lock;
 use crate::storage::copy::copy;
@@ -135,6 +135,21 @@ impl DirectoryStore {
         // snapshot of nothing, which the next import replaces.
         fs::hard_link(&snapshot, &path).map_err(at("make", &path))?;
         sync_folder(&path)
+    }
+
+    /// Removes what imports left that were cut off: drafts, and the locks of ids.
+    pub(super) fn sweep_images(&self) -> Result<(), Error> {
+        let images = self.path(&self.pool.images());
+        self.sweep(&images)?;
+        for name in names_in(&images)? {
+            let Some(id) = name.strip_suffix('%').and_then(|id| Id::parse(id).ok()) else { continue };
+            // Held by an import that runs; removed with this lock.
+            match self.lock_image(&self.pool.image(&id)?) {
+                Ok(_) | Err(Error::Busy { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Locks the id of an image against imports by other processes and threads, by the file `ID%`.

@@ -4,7 +4,7 @@
 //! PATH/guests/web-1/disk-0         a volume; folders are the file systems
 //! PATH/guests/web-1/disk-0@monday  a snapshot of it; of a folder: an empty file
 //! PATH/guests/web-1/disk-0#        what ZFS keeps as properties: owner, origin, space
-//! PATH/guests/web-1/%<pid>-<n>     not yet anything
+//! PATH/guests/web-1/%<process>-<n> not yet anything
 //! ```
 //!
 //! `@`, `#` and `%` are in no name, so nothing collides. Files appear under their names when they
@@ -22,7 +22,7 @@ mod volumes;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -91,7 +91,8 @@ impl Volumes for DirectoryStore {
 
     fn prepare(&self, _deadline: Instant) -> Result<(), Error> {
         self.make_folder(&self.path(&self.pool.images()))?;
-        self.make_folder(&self.path(&self.pool.guests()))
+        self.make_folder(&self.path(&self.pool.guests()))?;
+        self.sweep_images()
     }
 
     fn plans(&self, wanted: &[Wanted], _deadline: Instant) -> Result<Plans, Error> {
@@ -172,9 +173,21 @@ impl Volumes for DirectoryStore {
         &self,
         name: &SnapshotName,
         reach: Reach,
+        _maker: &Maker,
         deadline: Instant,
     ) -> Result<Vec<Snapshot>, Error> {
         self.make_snapshots(name, reach, deadline)
+    }
+
+    fn take_back_snapshots(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        _maker: &Maker,
+        since: SystemTime,
+        _deadline: Instant,
+    ) -> Result<Removal, Error> {
+        self.undo_snapshots(name, reach, since)
     }
 
     fn snapshots(

@@ -8,7 +8,7 @@ use super::files::{BLOCK_BYTES, Draft, at, names_in, remove_if_there};
 use super::{DirectoryStore, not_found};
 use crate::storage::holders::wait_closed;
 use crate::storage::rules::in_guests;
-use crate::storage::{Dataset, Error, Newer, Reach, Snapshot, SnapshotName};
+use crate::storage::{Dataset, Error, Newer, Reach, Removal, Snapshot, SnapshotName};
 
 /// A snapshot that is there.
 #[derive(Debug)]
@@ -71,6 +71,32 @@ impl DirectoryStore {
             made.push(name);
         }
         made.iter().map(|name| self.snapshot_at(name)).collect()
+    }
+
+    /// Removes the snapshots of this name that were taken since then: before it there was none.
+    pub(super) fn undo_snapshots(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        since: SystemTime,
+    ) -> Result<Removal, Error> {
+        let datasets = match reach {
+            Reach::Below if self.path(name.dataset()).exists() => {
+                self.datasets(Some(name.dataset()))?
+            }
+            _ => vec![name.dataset().clone()],
+        };
+        let mut removal = Removal::default();
+        for dataset in datasets {
+            let name = dataset.snapshot(name.name())?;
+            let found = self.snapshots_of(&dataset)?.into_iter();
+            let mut found = found.filter(|seen| seen.snapshot.name == name && seen.taken >= since);
+            if found.next().is_some() {
+                remove_if_there(&self.snapshot_path(&name))?;
+                removal.note(name.as_str(), Ok(()));
+            }
+        }
+        Ok(removal)
     }
 
     /// A copy of a volume as it is now. Of one that somebody writes to meanwhile only a reflink is.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
-use log::info;
+use log::{info, warn};
 
 use super::listing::{Entry, Kind, OWNER};
 use super::plan::newest_snapshot;
@@ -83,6 +83,26 @@ impl ZfsStore {
                 }
             }
         }
+    }
+
+    /// Destroys what imports left that were cut off. What cannot be destroyed is logged and left to the next
+    /// import of that id.
+    pub(super) fn sweep_images(&self, deadline: Instant) -> Result<(), Error> {
+        let images = self.pool.images();
+        let entries = self.look(Depth::Two, ALL, &[images.as_str()], deadline)?;
+        for entry in entries.iter().filter(|entry| entry.kind == Kind::Volume) {
+            let identity = entry.owner.as_deref().and_then(importer);
+            let is_complete = newest_snapshot(&entries, &entry.name).is_some();
+            if is_complete || identity.is_none_or(|identity| process::running(identity).is_some()) {
+                continue;
+            }
+            let Ok(name) = self.pool.full_dataset(&entry.name) else { continue };
+            info!("image {name}: destroying what an import left that was cut off");
+            if let Err(error) = self.destroy_image(&name, deadline) {
+                warn!("image {name}: {error}");
+            }
+        }
+        Ok(())
     }
 
     /// Sees to it that there is a place for an image and no image in it.

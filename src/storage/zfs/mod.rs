@@ -21,7 +21,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use self::delegation::{PERMISSIONS, Who};
 
@@ -190,7 +190,7 @@ impl Volumes for ZfsStore {
                 self.make_file_system(dataset, deadline)?;
             }
         }
-        Ok(())
+        self.sweep_images(deadline)
     }
 
     fn plans(&self, wanted: &[Wanted], deadline: Instant) -> Result<Plans, Error> {
@@ -278,9 +278,21 @@ impl Volumes for ZfsStore {
         &self,
         name: &SnapshotName,
         reach: Reach,
+        maker: &Maker,
         deadline: Instant,
     ) -> Result<Vec<Snapshot>, Error> {
-        self.make_snapshot(name, reach, deadline)
+        self.make_snapshot(name, reach, maker, deadline)
+    }
+
+    fn take_back_snapshots(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        maker: &Maker,
+        _since: SystemTime,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        self.undo_snapshots(name, reach, maker, deadline)
     }
 
     fn snapshots(

@@ -4,22 +4,24 @@ use std::io::Read;
 use std::process::Stdio;
 use std::time::Instant;
 
-use super::listing::{Entry, Kind};
+use super::listing::{Entry, Kind, MAKER};
 use super::stream::Stream;
 use super::{ALL, Depth, SNAPSHOTS, ZfsStore, not_found, says_no_space};
 use crate::storage::rules::in_guests;
-use crate::storage::{Dataset, Error, Newer, Reach, Snapshot, SnapshotName};
+use crate::storage::{Dataset, Error, Maker, Newer, Reach, Removal, Snapshot, SnapshotName, Why};
 
 impl ZfsStore {
     pub(super) fn make_snapshot(
         &self,
         name: &SnapshotName,
         reach: Reach,
+        maker: &Maker,
         deadline: Instant,
     ) -> Result<Vec<Snapshot>, Error> {
+        let mark = format!("{MAKER}={maker}");
         let words = match reach {
-            Reach::Itself => &["snapshot", "--", name.as_str()][..],
-            Reach::Below => &["snapshot", "-r", "--", name.as_str()],
+            Reach::Itself => &["snapshot", "-o", &mark, "--", name.as_str()][..],
+            Reach::Below => &["snapshot", "-r", "-o", &mark, "--", name.as_str()],
         };
         let output = self.zfs.run(words, deadline)?;
         let dataset = name.dataset();
@@ -36,6 +38,30 @@ impl ZfsStore {
             Some(_) => Err(Error::Exists { name: name.to_string() }),
             None => Err(output.failed()),
         }
+    }
+
+    /// Destroys the snapshots of this name that this maker has made.
+    pub(super) fn undo_snapshots(
+        &self,
+        name: &SnapshotName,
+        reach: Reach,
+        maker: &Maker,
+        deadline: Instant,
+    ) -> Result<Removal, Error> {
+        let (mut removal, patience) = (Removal::default(), self.patience(deadline));
+        for entry in self.named(name, reach, deadline)? {
+            // A snapshot without a maker of its own shows that of its dataset.
+            if entry.maker.as_deref() != Some(maker.as_str()) {
+                continue;
+            }
+            let outcome = match (entry.clones.is_empty(), entry.holds) {
+                (false, _) => Err(Why::Clones(entry.clones.clone())),
+                (true, 0) => self.destroy(&entry.name, false, patience, deadline)?,
+                _ => Err(Why::Held(entry.name.clone())),
+            };
+            removal.note(&entry.name, outcome);
+        }
+        Ok(removal)
     }
 
     pub(super) fn list_snapshots(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Adopts,
+    Adopts, Maker,
     Action, Error, Id, ImageSource, InUse, Newer, PoolName, Reach, Space, Volumes, Wanted, Whose,
     ZfsStore,
 };
@@ -117,7 +117,7 @@ fn all_calls(zfs: &StandIn) -> Vec<Error> {
         store.volumes(None, soon()).unwrap_err(),
         store.volume(&volume, soon()).unwrap_err(),
         store.delete(&volume, Reach::Below, &InUse::default(), soon()).unwrap_err(),
-        store.create_snapshot(&snapshot, Reach::Below, soon()).unwrap_err(),
+        store.create_snapshot(&snapshot, Reach::Below, &Maker::call(), soon()).unwrap_err(),
         store.snapshots(None, soon()).unwrap_err(),
         store.snapshot(&snapshot, soon()).unwrap_err(),
         store.delete_snapshot(&snapshot, Reach::Itself, soon()).unwrap_err(),

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
+    Maker,
     Dataset, DirectoryStore, Error, ImageSource, InUse, Newer, PoolName, Reach, Volumes, Wanted,
     Whose,
 };
@@ -133,7 +134,7 @@ fn an_image_or_a_volume_that_is_open_is_neither_deleted_nor_copied() {
     let open = Holder::of(&volume);
     let before = everything(&bench);
     let monday = volume.name.snapshot("monday").unwrap();
-    match bench.store.create_snapshot(&monday, Reach::Itself, Instant::now()) {
+    match bench.store.create_snapshot(&monday, Reach::Itself, &Maker::call(), Instant::now()) {
         // The file system shares blocks, and what is shared is of one moment.
         Ok(_) => {}
         Err(error) => {
@@ -167,7 +168,7 @@ fn the_snapshot_of_a_folder_is_not_sent_and_a_rollback_to_it_changes_nothing() {
     bench.make(&bench.wanted(&guest, 0));
     let folder = bench.store.pool().guest(&guest).unwrap();
     let monday = folder.snapshot("monday").unwrap();
-    bench.store.create_snapshot(&monday, Reach::Below, soon()).unwrap();
+    bench.store.create_snapshot(&monday, Reach::Below, &Maker::call(), soon()).unwrap();
     let error = bench.store.send(&monday, soon()).err().unwrap();
     let why = format!("invalid argument: {monday} is not the snapshot of a volume");
     assert_eq!(error.to_string(), why);

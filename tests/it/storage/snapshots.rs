@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use mistify_libvirt::storage::{Error, Newer, Reach, Snapshot};
+use mistify_libvirt::storage::{ Maker, Error, Newer, Reach, Snapshot};
 
 use super::bench::{Bench, Holder, begins_with, soon, write};
 
@@ -16,13 +16,13 @@ pub(crate) fn snapshots_are_taken_listed_and_destroyed_alone_or_below(bench: &Be
     let made = [0, 1].map(|index| bench.make(&bench.wanted(&guest, index)));
     let folder = made[0].name.parent().unwrap();
     let all = folder.snapshot("all").unwrap();
-    let taken = store.create_snapshot(&all, Reach::Below, soon()).unwrap();
+    let taken = store.create_snapshot(&all, Reach::Below, &Maker::call(), soon()).unwrap();
     let [first, second] = made.each_ref().map(|volume| format!("{}@all", volume.name));
     let mut expected = vec![all.to_string(), first, second];
     assert_eq!(names(&taken), expected);
 
     let one = made[0].name.snapshot("a-later").unwrap();
-    let taken = store.create_snapshot(&one, Reach::Itself, soon()).unwrap();
+    let taken = store.create_snapshot(&one, Reach::Itself, &Maker::call(), soon()).unwrap();
     assert_eq!(names(&taken), [one.to_string()]);
     assert_eq!(store.snapshot(&one, soon()).unwrap(), taken[0]);
     let listed = store.snapshots(Some(&made[0].name), soon()).unwrap();
@@ -30,15 +30,15 @@ pub(crate) fn snapshots_are_taken_listed_and_destroyed_alone_or_below(bench: &Be
     expected.insert(2, one.to_string());
     assert_eq!(names(&store.snapshots(Some(&folder), soon()).unwrap()), expected);
 
-    let error = store.create_snapshot(&one, Reach::Itself, soon()).unwrap_err();
+    let error = store.create_snapshot(&one, Reach::Itself, &Maker::call(), soon()).unwrap_err();
     assert!(matches!(error, Error::Exists { .. }), "{error}");
-    let error = store.create_snapshot(&all, Reach::Below, soon()).unwrap_err();
+    let error = store.create_snapshot(&all, Reach::Below, &Maker::call(), soon()).unwrap_err();
     assert!(matches!(error, Error::Exists { .. }), "{error}");
     let absent = made[0].name.snapshot("no").unwrap();
     let nobody = bench.disk(&guest, 9).snapshot("no").unwrap();
     for error in [
-        store.create_snapshot(&nobody, Reach::Itself, soon()).unwrap_err(),
-        store.create_snapshot(&nobody, Reach::Below, soon()).unwrap_err(),
+        store.create_snapshot(&nobody, Reach::Itself, &Maker::call(), soon()).unwrap_err(),
+        store.create_snapshot(&nobody, Reach::Below, &Maker::call(), soon()).unwrap_err(),
         store.snapshot(&absent, soon()).unwrap_err(),
         store.snapshots(Some(nobody.dataset()), soon()).unwrap_err(),
         store.delete_snapshot(&absent, Reach::Itself, soon()).unwrap_err(),
