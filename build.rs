@@ -114,6 +114,7 @@ mod generate {
         "virDomainIsPersistent",
         "virDomainHasManagedSaveImage",
         "virDomainManagedSaveRemove",
+        "virDomainManagedSaveGetXMLDesc",
         "virDomainGetName",
         "virDomainGetID",
         "virDomainGetUUID",

@@ -753,6 +753,10 @@ unsafe extern "C" {
         dom: virDomainPtr,
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
+    pub fn virDomainManagedSaveGetXMLDesc(
+        domain: virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> *mut ::std::os::raw::c_char;
     pub fn virDomainScreenshot(
         domain: virDomainPtr,
         stream: virStreamPtr,

@@ -12,7 +12,7 @@ use crate::config::HttpLimits;
 use crate::config::fixed::FIRST_ROUND;
 use crate::http::heartbeat::Heartbeat;
 use crate::http::{BindError, Front, Tallies, routes, scrape};
-use crate::ops::{Reconciler, Libvirt};
+use crate::ops::{Libvirt, Reconciler};
 use crate::os::notify::Notify;
 use crate::os::signals::{Signal, Signals};
 use crate::rpc::{Audit, Service, Workers};

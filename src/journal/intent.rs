@@ -225,7 +225,16 @@ pub struct Intent {
 impl Intent {
     pub(super) fn summary(&self, state: State) -> Summary {
         let (guest, since) = (self.guest.clone(), self.begun);
-        Summary { verb: self.verb, guest, since, why: None, left: Vec::new(), tries: 0, state }
+        Summary {
+            verb: self.verb,
+            guest,
+            since,
+            why: None,
+            left: Vec::new(),
+            tries: 0,
+            refusals: 0,
+            state,
+        }
     }
 }
 
@@ -244,6 +253,8 @@ pub struct Summary {
     pub left: Vec<String>,
     /// How often its recovery was tried since the agent started.
     pub tries: u32,
+    /// How often it was refused.
+    pub refusals: u32,
     /// What becomes of it.
     pub state: State,
 }

@@ -27,7 +27,7 @@ mod stop;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use log::error;
 use parking_lot::Mutex;
@@ -35,6 +35,7 @@ use parking_lot::Mutex;
 use self::folder::Folder;
 use self::record::{Record, Tail};
 use crate::config::JournalLimits;
+use crate::config::fixed::RECOVERY_PAUSE;
 use crate::guest::wire::Guest;
 
 pub use self::error::Error;
@@ -113,8 +114,18 @@ impl Journal {
     /// # Blocking
     /// As long as the disk takes.
     pub fn begin(&self, verb: Verb, guest: &str, request: &Guest) -> Result<Entry, Error> {
+        self.begin_at(SystemTime::now(), verb, guest, request)
+    }
+
+    fn begin_at(
+        &self,
+        begun: SystemTime,
+        verb: Verb,
+        guest: &str,
+        request: &Guest,
+    ) -> Result<Entry, Error> {
         let shared = &self.shared;
-        let (record, line) = Record::begin(&shared.scope, verb, guest, request);
+        let (record, line) = Record::begin(&shared.scope, begun, verb, guest, request);
         shared.check_size(record.tail)?;
         let number = shared.reserve(record.intent.summary(State::Running))?;
         let write = stop::Write::begin();
@@ -150,8 +161,11 @@ impl Journal {
         let mut slots = self.shared.slots.lock();
         let slots = slots.by_number.iter_mut().filter(|(_, slot)| is_wanted(&slot.summary));
         let taken = slots.filter_map(|(number, slot)| Some((*number, slot.record.take()?)));
-        let entry = |(number, record)| {
-            Entry { shared: Arc::clone(&self.shared), number, record, done: false }
+        let entry = |(number, record)| Entry {
+            shared: Arc::clone(&self.shared),
+            number,
+            record,
+            done: false,
         };
         taken.take(count).map(entry).collect()
     }
@@ -288,7 +302,8 @@ impl Entry {
     pub fn settled(mut self) -> Result<(), Error> {
         let write = stop::Write::begin();
         if let Err(error) = self.shared.on_disk(|folder| folder.remove(self.number)) {
-            self.keep(Kept::open(error.to_string()));
+            let state = State::Open { retry: Instant::now() + RECOVERY_PAUSE };
+            self.keep(Kept { state, ..Kept::open(error.to_string()) });
             return Err(error);
         }
         self.done = true;
@@ -298,14 +313,50 @@ impl Entry {
         Ok(())
     }
 
-    /// How often its recovery was tried since the agent started.
-    pub fn tries(&self) -> u32 {
-        self.shared.slots.lock().by_number.get(&self.number).map_or(0, |slot| slot.summary.tries)
+    /// How often its recovery was tried since the agent started, and how often it was refused.
+    pub fn tries(&self) -> (u32, u32) {
+        let slots = self.shared.slots.lock();
+        let slot = slots.by_number.get(&self.number);
+        slot.map_or((0, 0), |Slot { summary, .. }| (summary.tries, summary.refusals))
+    }
+
+    /// Whether it is a leftover.
+    pub fn is_leftover(&self) -> bool {
+        let slots = self.shared.slots.lock();
+        let slot = slots.by_number.get(&self.number);
+        slot.is_some_and(|slot| matches!(slot.summary.state, State::Leftover { .. }))
+    }
+
+    /// Replaces it by one of the same call that has only these steps.
+    ///
+    /// # Errors
+    /// As [`Journal::begin`]; it is as it was then.
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn narrow(self, steps: Vec<Step>) -> Result<Self, (Self, Error)> {
+        let Intent { verb, guest, request, begun, .. } = self.intent().clone();
+        let journal = Journal { shared: Arc::clone(&self.shared) };
+        let narrowed = journal.begin_at(begun, verb, &guest, &request).and_then(|mut entry| {
+            match steps.into_iter().try_for_each(|step| entry.note(step)) {
+                Ok(()) => Ok(entry),
+                Err(error) => entry.settled().and(Err(error)),
+            }
+        });
+        match narrowed {
+            Ok(entry) => {
+                if let Err(error) = self.settled() {
+                    error!("journal: {error}");
+                }
+                Ok(entry)
+            }
+            Err(error) => Err((self, error)),
+        }
     }
 
     /// Keeps the intent in the journal. Answers whether the reason is a new one.
     pub fn keep(self, kept: Kept) -> bool {
-        let Kept { why, left, tried, state } = kept;
+        let Kept { why, left, tried, refused, state } = kept;
         if matches!(state, State::Leftover { .. }) {
             self.shared.bound_leftovers();
         }
@@ -315,6 +366,7 @@ impl Entry {
         slot.summary.why = Some(why);
         slot.summary.left = left;
         slot.summary.tries += u32::from(tried);
+        slot.summary.refusals += u32::from(refused);
         slot.summary.state = state;
         drop(slots);
         // Dropped here, which puts the record back.
@@ -331,6 +383,8 @@ pub struct Kept {
     pub left: Vec<String>,
     /// Whether this was a try to recover it.
     pub tried: bool,
+    /// Whether libvirt or storage refused it.
+    pub refused: bool,
     /// What becomes of it.
     pub state: State,
 }
@@ -339,7 +393,7 @@ impl Kept {
     /// Open, to be recovered at once.
     pub fn open(why: String) -> Self {
         let state = State::Open { retry: Instant::now() };
-        Self { why, left: Vec::new(), tried: false, state }
+        Self { why, left: Vec::new(), tried: false, refused: false, state }
     }
 }
 

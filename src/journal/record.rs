@@ -105,11 +105,12 @@ impl Record {
     /// A record without steps, and its header line.
     pub(super) fn begin(
         scope: &Scope,
+        begun: SystemTime,
         verb: Verb,
         guest: &str,
         request: &Guest,
     ) -> (Self, Vec<u8>) {
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let since_1970 = begun.duration_since(SystemTime::UNIX_EPOCH);
         let header = Header {
             version: VERSION,
             scope: scope.clone(),

@@ -153,7 +153,8 @@ fn why_it_could_not_be_settled_is_shown_until_it_is() {
 /// Keeps an intent as a leftover.
 fn leave(entry: Entry, why: &str, retry: Option<Instant>) -> bool {
     let state = State::Leftover { retry };
-    entry.keep(Kept { why: why.to_owned(), left: vec![why.to_owned()], tried: true, state })
+    let left = vec![why.to_owned()];
+    entry.keep(Kept { why: why.to_owned(), left, tried: true, refused: true, state })
 }
 
 #[test]

@@ -143,6 +143,19 @@ impl Domain {
         Ok(check_int(answer, "virDomainHasManagedSaveImage")? == 1)
     }
 
+    /// The XML that the next start goes on with: that of the managed save image
+    /// (`virDomainManagedSaveGetXMLDesc`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile; when there is no such image.
+    pub fn managed_save_xml(&self) -> Result<String, Error> {
+        // SAFETY: the domain is live.
+        let raw = unsafe { sys::virDomainManagedSaveGetXMLDesc(self.raw.as_ptr(), 0) };
+        // SAFETY: NULL or a string from malloc(3) that is ours.
+        let text = unsafe { OwnedCString::take(raw, "virDomainManagedSaveGetXMLDesc") }?;
+        Ok(text.to_text())
+    }
+
     /// Removes the domain's managed save image, so that the next start boots
     /// (`virDomainManagedSaveRemove`). One round trip.
     ///

@@ -52,7 +52,8 @@ impl Libvirt {
     fn make_guest(&self, guest: &mut Guest, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         let request = guest.clone();
         let mut transaction = Transaction::begin(self, Verb::CreateGuest, &request);
-        self.check_sources("CreateGuest", &guest.id, sources(guest), hold, deadline)?;
+        let handed_in = sources(guest);
+        self.check_sources("CreateGuest", &guest.id, handed_in.clone(), hold, deadline)?;
         let (mut uuid, mut unclaimed) = (random::uuid(), Vec::new());
         if wants_volumes(guest) {
             // First: another guest's volumes are not to be looked at, let alone adopted.
@@ -60,9 +61,10 @@ impl Libvirt {
             let look = move |session: &mut Session| is_there(session, &asked);
             let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?;
             let adopts = match &exists {
+                // Its definition names them, whatever their marks say.
                 Some(There { uuid: own, .. }) => {
                     uuid.clone_from(own);
-                    Adopts::OfDomain(Maker::domain(own))
+                    Adopts::Any
                 }
                 None => Adopts::Unwritten,
             };
@@ -78,7 +80,10 @@ impl Libvirt {
         let (devices, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
         transaction.commit()?;
-        self.claim("CreateGuest", unclaimed, Maker::domain(&uuid), hold, deadline);
+        let maker = Maker::domain(&uuid);
+        self.claim("CreateGuest", unclaimed, maker.clone(), hold, deadline);
+        let handed_in = if devices.is_empty() { handed_in } else { Vec::new() };
+        self.claim_sources("CreateGuest", handed_in, &maker, hold, deadline);
         for (disk, device) in guest.disks.iter_mut().zip(devices) {
             disk.device = device;
         }

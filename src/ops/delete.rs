@@ -73,9 +73,10 @@ impl Libvirt {
         let transaction = Transaction::begin(self, Verb::Delete, guest);
         let (missing, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
+        // What earlier calls for this guest had to leave; not what this one will.
+        let earlier = self.journal.leftovers_of(hold.key(), None);
         let outcome = self.recover(transaction, hold, deadline);
-        // What earlier Deletes of this guest had to leave.
-        let earlier = self.recover_leftovers(hold, None, deadline);
+        let earlier = self.recover_leftovers(earlier, hold, deadline);
         let Recovered { removed, used, .. } = outcome?;
         let removed = removed || earlier?;
         match used.is_empty() {

@@ -21,7 +21,7 @@ use crate::ops::images::guest_of;
 use crate::ops::{self, Libvirt};
 use crate::os::files;
 use crate::pool::{Hold, JobName, Lane};
-use crate::storage::{self, InUse, Volumes};
+use crate::storage::{self, InUse, Maker, Volumes};
 
 /// The longest chain of qcow2 files that is followed (libvirt allows 200).
 const CHAIN_MAX: usize = 200;
@@ -77,12 +77,22 @@ impl DomainUse {
         }
     }
 
-    /// Adds its disks, their backing files, and all that belongs to it.
-    pub(super) fn add_to(&self, in_use: &mut InUse) {
+    /// Adds its disks and their backing files.
+    pub(super) fn add_paths_to(&self, in_use: &mut InUse) {
         for path in self.sources().chain(self.backing()) {
             in_use.add(resolved(&path), format!("domain {}", self.name));
         }
+    }
+
+    /// Adds these and all that belongs to it, attached or not.
+    pub(super) fn add_to(&self, in_use: &mut InUse) {
+        self.add_paths_to(in_use);
         in_use.add_domain(self.uuid.clone(), format!("domain {}", self.name));
+    }
+
+    /// Whether a volume belongs to it, attached or not.
+    pub(super) fn has_made(&self, volume: &storage::Volume) -> bool {
+        volume.maker.as_ref().and_then(Maker::domain_uuid) == Some(&self.uuid)
     }
 
     /// The sources of its disks.
@@ -95,7 +105,7 @@ impl DomainUse {
         self.disks.iter().flat_map(backing_files)
     }
 
-    fn read(domain: &Domain, name: String) -> Result<Option<Self>, Error> {
+    fn read(domain: &Domain, name: String, is_saved: bool) -> Result<Option<Self>, Error> {
         let gone = |code| code == Code::NO_DOMAIN;
         let mut found = Self { name, uuid: domain.uuid()?, ..Self::default() };
         found.runs = match domain.is_active() {
@@ -107,8 +117,11 @@ impl DomainUse {
             true => &[XmlKind::Live, XmlKind::Inactive],
             false => &[XmlKind::Inactive],
         };
-        for kind in kinds {
-            let read = match domain.xml(*kind) {
+        found.is_saved = is_saved && !found.runs;
+        // What saved memory has may have left the definition.
+        let saved = found.is_saved.then(|| domain.managed_save_xml());
+        for xml in kinds.iter().map(|kind| domain.xml(*kind)).chain(saved) {
+            let read = match xml {
                 Ok(xml) => VirDomain::from_xml(&xml).map_err(|error| error.to_string()),
                 Err(error) if gone(error.code) => return Ok(None),
                 Err(error) if error.connection_lost() => return Err(error),
@@ -146,10 +159,9 @@ pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error>
     let saved: BTreeSet<String> = saved.iter().map(Domain::name).collect::<Result<_, _>>()?;
     let mut found = Vec::new();
     for domain in connection.list_domains()? {
-        found.extend(DomainUse::read(&domain, domain.name()?)?);
-    }
-    for domain in &mut found {
-        domain.is_saved = !domain.runs && saved.contains(&domain.name);
+        let name = domain.name()?;
+        let is_saved = saved.contains(&name);
+        found.extend(DomainUse::read(&domain, name, is_saved)?);
     }
     Ok(found)
 }
@@ -276,7 +288,8 @@ impl Libvirt {
             });
             named.collect::<Vec<_>>()
         };
-        let named = self.aside(Lane::Read, JobName::new(verb, format!("{id}: sources")), deadline, names)?;
+        let named =
+            self.aside(Lane::Read, JobName::new(verb, format!("{id}: sources")), deadline, names)?;
         if named.is_empty() {
             return Ok(Vec::new());
         }
@@ -284,14 +297,17 @@ impl Libvirt {
             named
                 .into_iter()
                 .map(|(place, source, name)| {
-                    // By their names they are the guest's own, and nobody else's mark is on them.
-                    let owner = match guest_of(&name) == Some(&own) {
-                        true => None,
-                        false => volumes.volume(&name, deadline)?.owner,
+                    let (owner, maker) = match volumes.volume(&name, deadline) {
+                        Ok(volume) => (volume.owner, volume.maker),
+                        // By their names they are the guest's own, whatever they are.
+                        Err(storage::Error::NotFound { .. }) if guest_of(&name) == Some(&own) => {
+                            (None, None)
+                        }
+                        Err(error) => return Err(error),
                     };
                     // A mark that is no guest's id is an image's, which is refused by its place.
                     let other = |owner: &String| *owner != own && !owner.starts_with('@');
-                    Ok((place, source, name, owner.filter(other)))
+                    Ok((place, source, (name, maker), owner.filter(other)))
                 })
                 .collect::<Result<Vec<_>, storage::Error>>()
         };
@@ -299,12 +315,12 @@ impl Libvirt {
         let asked = id.to_owned();
         let uses = move |connection: &Connection| Ok(in_use_by_others(connection, &asked)?);
         let in_use = self.read(Lane::Read, verb, id, deadline, uses)?;
-        let refused = stored.into_iter().filter_map(|(place, source, name, owner)| {
+        let refused = stored.into_iter().filter_map(|(place, source, (name, maker), owner)| {
             if let Some(owner) = owner {
                 let why = format!("{place}.source {source} is a volume of guest {owner}");
                 return Some(ops::Error::Invalid(why));
             }
-            let by = in_use.by(Path::new(&source))?;
+            let by = in_use.by(Path::new(&source)).or_else(|| in_use.by_maker(maker.as_ref()))?;
             Some(ops::Error::Taken(format!("{place}.source {source}: {name} is used by {by}")))
         });
         Ok(refused.collect())

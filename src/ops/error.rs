@@ -57,6 +57,8 @@ pub enum Error {
     },
     /// What could not be taken back of a verb.
     Left(Vec<String>),
+    /// A Delete has begun, and is finished later; why not now.
+    Incomplete(Box<Error>),
     /// A job that is not there, or cannot be had.
     Jobs(jobs::Error),
     /// The journal cannot be written, and without it nothing is begun.
@@ -120,6 +122,9 @@ impl fmt::Display for Error {
                 Direction::Forward => write!(f, "cannot complete an earlier {verb}: {cause}"),
             },
             Self::Left(left) => write!(f, "left behind: {}", left.join(", ")),
+            Self::Incomplete(cause) => {
+                write!(f, "the guest's domain is deleted, the rest is still to be: {cause}")
+            }
             Self::Jobs(error) => write!(f, "{error}"),
             Self::Journal(error) => write!(f, "{error}"),
             Self::Pool(error) => write!(f, "{error}"),
@@ -178,7 +183,9 @@ impl Error {
             Self::Open { cause, .. }
             | Self::Step { cause, .. }
             | Self::DisksMissing { cause, .. } => cause.cannot_ask(),
-            Self::Pool(_) | Self::Storage(_) | Self::Journal(_) => true,
+            Self::Pool(error) => !matches!(error, pool::Error::Panicked { .. }),
+            Self::Storage(error) => error.cannot_ask(),
+            Self::Journal(_) | Self::Incomplete(_) => true,
             other => other.is_unreachable(),
         }
     }

@@ -16,13 +16,11 @@ use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
 use crate::libvirt::Connection;
 use crate::ops::domains::{VolumeUse, all_uses};
-use crate::ops::recovery::Transaction;
+use crate::ops::recovery::{Abort, Transaction};
 use crate::ops::volumes::{complete, make};
 use crate::ops::{Error, Libvirt, Session, named_guest, respond};
 use crate::pool::{Hold, Job, JobName, Lane};
-use crate::storage::{
-    self, Adopts, Dataset, Id, Maker, Reach, Volumes, Wanted, Whose,
-};
+use crate::storage::{self, Adopts, Dataset, Id, Maker, Reach, Volumes, Wanted, Whose};
 
 const NEED_ID: Error = Error::Refused("need an id");
 
@@ -350,16 +348,32 @@ impl Libvirt {
             if let Some(found) = planned.iter().find_map(|planned| planned.found.as_ref()) {
                 return Err(storage::Error::Exists { name: found.name.to_string() }.into());
             }
-            make(&*volumes, planned, false, transaction, deadline)
+            match make(&*volumes, planned, false, transaction, deadline) {
+                // The store has undone it, or made nothing.
+                Err(Error::Step { cause, .. }) if is_clean(&cause) => Ok(Err(*cause)),
+                made => Ok(Ok(made?)),
+            }
         };
         let made = self.run_steps(Lane::Storage, transaction, &hold, deadline, work);
-        let made = made.and_then(|(made, transaction)| {
-            transaction.commit()?;
-            Ok(made)
+        let made = made.and_then(|(made, transaction)| match made {
+            Ok(made) => {
+                transaction.commit()?;
+                Ok(made)
+            }
+            Err(error) => {
+                transaction.abort(Abort::Forget);
+                Err(error)
+            }
         });
         let made = made.map_err(|cause| without_step(self.undone(&subject, cause, &hold)))?;
         Ok(VolumeResponse { volumes: made.iter().map(volume_answer).collect() })
     }
+}
+
+/// Whether nothing is left of a volume that could not be made.
+fn is_clean(error: &Error) -> bool {
+    use storage::Error::NotUndone;
+    matches!(error, Error::Storage(error) if !error.cannot_ask() && !matches!(error, NotUndone { .. }))
 }
 
 /// The lock of a dataset: its guest's, or its own.

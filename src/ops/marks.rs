@@ -4,14 +4,14 @@
 //! too. Volumes of older agents get it once, at a start, where the definition of that id names them. The
 //! others are kept as they are and reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
 use log::{info, warn};
 
 use crate::config::fixed::RECOVERY_LOCK;
-use crate::libvirt::{Code, Connection, XmlKind};
+use crate::libvirt::{Code, Connection, Domain, XmlKind};
 use crate::ops::disks::resolved;
 use crate::ops::images::guest_of;
 use crate::ops::{Error, Libvirt, described};
@@ -31,27 +31,37 @@ impl Libvirt {
     pub(super) fn complete_marks(&self) -> Result<(), Error> {
         let deadline = Instant::now() + self.deadlines.change;
         let list = move |volumes: &dyn Volumes| volumes.volumes(None, deadline);
+        let domains = self.read(Lane::Read, VERB, "guests", deadline, |connection| {
+            let domains = connection.list_domains()?;
+            Ok(domains.iter().map(Domain::uuid).collect::<Result<BTreeSet<_>, _>>()?)
+        })?;
         let mut by_guest: BTreeMap<String, Vec<Volume>> = BTreeMap::new();
         for volume in self.on_storage(VERB, "guests", None, deadline, list)? {
-            let guest = guest_of(&volume.name).filter(|guest| volume.owner.as_deref() == Some(*guest));
-            let is_complete = volume.maker.as_ref().and_then(Maker::domain_uuid).is_some();
+            let guest =
+                guest_of(&volume.name).filter(|guest| volume.owner.as_deref() == Some(*guest));
+            // A domain may have been defined again with another uuid.
+            let maker = volume.maker.as_ref().and_then(Maker::domain_uuid);
+            let is_complete = maker.is_some_and(|uuid| domains.contains(uuid));
             if let Some(guest) = guest.filter(|_| !is_complete) {
                 by_guest.entry(guest.to_owned()).or_default().push(volume);
             }
         }
+        let mut outcome = Ok(());
         for (guest, volumes) in by_guest {
-            self.complete_marks_of(&guest, volumes)?;
+            // One that is locked, or cannot be read, keeps no other.
+            if let Err(error) = self.complete_marks_of(&guest, volumes) {
+                outcome = Err(error);
+            }
         }
-        Ok(())
+        outcome
     }
 
     fn complete_marks_of(&self, guest: &str, volumes: Vec<Volume>) -> Result<(), Error> {
         let hold = self.pool.hold(guest, Instant::now() + RECOVERY_LOCK)?;
         let deadline = Instant::now() + self.deadlines.change;
         let id = guest.to_owned();
-        let named = self.read(Lane::Read, VERB, guest, deadline, move |connection| {
-            named_by(connection, &id)
-        })?;
+        let named = self
+            .read(Lane::Read, VERB, guest, deadline, move |connection| named_by(connection, &id))?;
         let is_named = |volume: &Volume| {
             let device = resolved(&volume.device);
             named.as_ref().is_some_and(|(_, sources)| {

@@ -157,10 +157,12 @@ pub(super) fn remove_all(
     id: &str,
     names: &BTreeSet<String>,
     users: &[DomainUse],
+    reach: Marked,
 ) -> Result<Removal, Error> {
     let mut removal = Removal::default();
     for name in names {
-        let outcome = present(connection, id, name, users).and_then(|found| match found {
+        let found = present(connection, id, name, users, reach);
+        let outcome = found.and_then(|found| match found {
             Some(Use::Unused) => remove(connection, name),
             Some(Use::Used) => {
                 info!("guest {id}: network {name} stays, another guest uses it");
@@ -175,6 +177,15 @@ pub(super) fn remove_all(
         }
     }
     Ok(removal)
+}
+
+/// Which networks may be a guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marked {
+    /// Those with its mark.
+    Only,
+    /// Also those without a mark that have the form of the original agent's.
+    OrOriginal,
 }
 
 /// Whether a domain uses a network.
@@ -197,6 +208,7 @@ pub(super) fn present(
     id: &str,
     name: &str,
     users: &[DomainUse],
+    reach: Marked,
 ) -> Result<Option<Use>, Error> {
     if id.is_empty() || !is_mac(name) {
         return Ok(None);
@@ -208,10 +220,16 @@ pub(super) fn present(
     };
     let is_used = match Wiring::from_xml(&network.xml()?) {
         // Without a mark only the domains tell whose a network is, and one that cannot be read may have it.
-        Ok(found) if found.may_be_of(id) && found.owner.is_none() => {
+        Ok(found)
+            if found.may_be_of(id) && found.owner.is_none() && reach == Marked::OrOriginal =>
+        {
             users.iter().any(|user| user.may_have_network(name))
         }
-        Ok(found) if found.may_be_of(id) => users.iter().any(|user| user.has_network(name)),
+        Ok(found) if found.owner.as_deref() == Some(id) => match reach {
+            Marked::OrOriginal => users.iter().any(|user| user.has_network(name)),
+            // Among them may be a new guest of this id.
+            Marked::Only => users.iter().any(|user| user.may_have_network(name)),
+        },
         _ => {
             info!("guest {id}: network {name} stays: it is not this guest's");
             return Ok(None);

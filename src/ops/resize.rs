@@ -146,7 +146,8 @@ fn find_all(
     for (position, disk) in wanted.iter().enumerate() {
         let invalid = |why: String| storage::Error::Invalid(format!("disks[{position}]{why}"));
         let (target, volume) = find(disk, domain, &all).map_err(invalid)?;
-        if let Some(other) = others.iter().find(|it| it.of_volume(&volume.device).is_some()) {
+        let has = |it: &&DomainUse| it.of_volume(&volume.device).is_some() || it.has_made(volume);
+        if let Some(other) = others.iter().find(has) {
             let why = format!(": domain {} uses {} too", other.name, volume.name);
             return Err(invalid(why));
         }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use log::warn;
 
-use crate::guest::wire::images::{self as wire, SnapshotRequest, SnapshotResponse};
 use crate::guest::wire::Guest;
+use crate::guest::wire::images::{self as wire, SnapshotRequest, SnapshotResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::Connection;
 use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
 use crate::ops::images::{guest_of, lock_of, without_step};
-use crate::ops::recovery::Transaction;
+use crate::ops::recovery::{Abort, Transaction};
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::Lane;
 use crate::storage::{self, Maker, Newer, Reach, Snapshot, SnapshotName, Volumes};
@@ -52,17 +52,38 @@ impl Libvirt {
         let volumes = Arc::clone(&self.volumes);
         let work = move |_: &mut Session, transaction: &mut Transaction| {
             let maker = Maker::call();
+            // Nothing is recorded of what the store refuses at once.
+            let there = volumes.snapshots(Some(name.dataset()), deadline)?;
+            let is_taken = |it: &Snapshot| match reach {
+                Reach::Itself => it.name == name,
+                Reach::Below => it.name.name() == name.name(),
+            };
+            if there.iter().any(is_taken) {
+                return Err(storage::Error::Exists { name: name.to_string() }.into());
+            }
             transaction.record(Step::Snapshot {
                 name: name.to_string(),
                 below: reach == Reach::Below,
                 maker: maker.to_string(),
             })?;
-            Ok(volumes.create_snapshot(&name, reach, &maker, deadline)?)
+            match volumes.create_snapshot(&name, reach, &maker, deadline) {
+                // Another call was first; this one has made nothing.
+                Err(error @ (storage::Error::Exists { .. } | storage::Error::NotFound { .. })) => {
+                    Ok(Err(error))
+                }
+                made => Ok(Ok(made?)),
+            }
         };
         let made = self.run_steps(Lane::Storage, transaction, &hold, deadline, work);
-        let made = made.and_then(|(made, transaction)| {
-            transaction.commit()?;
-            Ok(made)
+        let made = made.and_then(|(made, transaction)| match made {
+            Ok(made) => {
+                transaction.commit()?;
+                Ok(made)
+            }
+            Err(error) => {
+                transaction.abort(Abort::Forget);
+                Err(error.into())
+            }
         });
         let made = made.map_err(|cause| without_step(self.undone(&subject, cause, &hold)))?;
         Ok(answer(&made))
@@ -268,11 +289,14 @@ fn obstacle(
             _ if is_own && domain.runs => Some("is running"),
             Some(VolumeUse::Backing) => Some("has a file on top of it"),
             Some(VolumeUse::Disk) if domain.runs => Some("is running"),
-            Some(VolumeUse::Disk) if domain.is_saved => {
-                Some("has saved memory that this would not fit; Run and power it off, or DiscardSaved")
-            }
+            Some(VolumeUse::Disk) if domain.is_saved => Some(
+                "has saved memory that this would not fit; Run and power it off, or DiscardSaved",
+            ),
             Some(VolumeUse::Disk) if owner.is_some_and(|owner| owner != domain.name) => {
                 Some("has it as a disk")
+            }
+            None if !is_own && volume.is_some_and(|volume| domain.has_made(volume)) => {
+                Some("has it as a detached disk")
             }
             None if volume.is_some() && domain.is_unreadable => {
                 Some("has a definition that cannot be read")

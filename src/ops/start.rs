@@ -5,6 +5,7 @@ use log::warn;
 use crate::config::HostConfig;
 use crate::guest::displays::with_chosen_vnc_port;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
+use crate::ops::saved::is_saved;
 use crate::ops::{self, described, disks};
 
 /// Starts a domain that is off, if its disks lie where they may: they are judged by its own
@@ -48,7 +49,7 @@ fn start_on_chosen_port(
     let definition = domain.xml(XmlKind::Definition)?;
     let Some(chosen) = with_chosen_vnc_port(&definition) else { return Err(refused) };
     // Saved memory is not started with another XML than its own.
-    if domain.has_managed_save()? || connection.create_domain(&chosen).is_err() {
+    if is_saved(domain).unwrap_or(true) || connection.create_domain(&chosen).is_err() {
         return Err(refused);
     }
     warn!("{}: its VNC port is taken, libvirt chose another: {refused}", domain.name()?);

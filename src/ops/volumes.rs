@@ -8,11 +8,13 @@ use log::warn;
 
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
+use crate::ops::images::guest_of;
 use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session, domains};
 use crate::pool::{Hold, Lane};
 use crate::storage::{
-    self, Adopts, BadName, Dataset, Id, InUse, Made, Maker, Planned, PoolName, Space, Volumes, Wanted,
+    self, Adopts, BadName, Dataset, Id, InUse, Made, Maker, Planned, PoolName, Space, Volumes,
+    Wanted,
 };
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source.
@@ -140,10 +142,9 @@ impl Libvirt {
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
         let planned = self.on_storage(&verb, &guest.id, Some(hold), deadline, plan)?;
         let found: Vec<_> = planned.iter().filter_map(|planned| planned.found.clone()).collect();
-        self.check_adopted(&verb, &found, hold, deadline)?;
-        let is_unclaimed = |volume: &storage::Volume| {
-            volume.maker.as_ref().and_then(Maker::domain_uuid).is_none()
-        };
+        self.check_adopted(&verb, &found, exists, hold, deadline)?;
+        let is_unclaimed =
+            |volume: &storage::Volume| volume.maker.as_ref().and_then(Maker::domain_uuid).is_none();
         let unclaimed = found.into_iter().filter(is_unclaimed).map(|volume| volume.name).collect();
         let volumes = Arc::clone(&self.volumes);
         let work = move |_: &mut Session, transaction: &mut Transaction| {
@@ -156,6 +157,42 @@ impl Libvirt {
             fill(disk, volume.size_mib(), &volume.name, &volume.device);
         }
         Ok((transaction, unclaimed))
+    }
+
+    /// Completes the marks of the guest's own volumes that its caller has handed in as sources.
+    pub(super) fn claim_sources(
+        &self,
+        verb: &str,
+        sources: Vec<(String, String)>,
+        maker: &Maker,
+        hold: &Hold,
+        deadline: Instant,
+    ) {
+        if sources.is_empty() {
+            return;
+        }
+        let id = hold.key().to_owned();
+        let find = move |volumes: &dyn Volumes| {
+            let mut own = Vec::new();
+            for (_, source) in sources {
+                let Some(name) = volumes.name_of(Path::new(&source)) else { continue };
+                if guest_of(&name) != Some(&id) {
+                    continue;
+                }
+                let volume = volumes.volume(&name, deadline)?;
+                let is_claimed = volume.maker.as_ref().and_then(Maker::domain_uuid).is_some();
+                if volume.owner.as_deref() == Some(&id) && !is_claimed {
+                    own.push(name);
+                }
+            }
+            Ok(own)
+        };
+        match self.on_storage(verb, hold.key(), Some(hold), deadline, find) {
+            Ok(own) => self.claim(verb, own, maker.clone(), hold, deadline),
+            Err(error) => {
+                warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
+            }
+        }
     }
 
     /// Completes the marks of volumes that a domain has from now on. The guest has them all the same where
@@ -187,17 +224,38 @@ impl Libvirt {
         &self,
         verb: &str,
         found: &[storage::Volume],
+        exists: bool,
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(), Error> {
         if found.is_empty() {
             return Ok(());
         }
-        let in_use = self.in_use_by_others(verb, hold, deadline)?;
-        let used = found.iter().find_map(|volume| Some((volume, in_use.by(&volume.device)?)));
-        let Some((volume, by)) = used else { return Ok(()) };
-        let what = vec![format!("it is used by {by}")];
-        Err(storage::Error::Differs { volume: volume.name.clone(), what }.into())
+        let id = hold.key().to_owned();
+        let look = move |session: &mut Session| {
+            let own = session.find(&id)?.map(|domain| domain.uuid()).transpose()?;
+            let in_use = session.read(|it| Ok(domains::in_use_by_others(it, &id)?))?;
+            Ok((own, in_use))
+        };
+        let (own, in_use) = self.held(verb, deadline, hold, look, |_, _| {})?;
+        for volume in found {
+            let maker = volume.maker.as_ref();
+            let user = in_use.by(&volume.device).or_else(|| in_use.by_maker(maker));
+            let former =
+                maker.and_then(Maker::domain_uuid).filter(|uuid| own.as_deref() != Some(*uuid));
+            let why = match (user, former) {
+                (Some(by), _) => format!("it is used by {by}"),
+                // The definition of a guest that exists names its volumes, whatever their marks say.
+                (None, Some(uuid)) if !exists => {
+                    format!("it belongs to the domain with uuid {uuid}")
+                }
+                _ => continue,
+            };
+            return Err(
+                storage::Error::Differs { volume: volume.name.clone(), what: vec![why] }.into()
+            );
+        }
+        Ok(())
     }
 
     /// The disks and backing files of all other domains.

@@ -115,12 +115,14 @@ impl Watch {
     /// Tells which of these calls are stuck by now, and forgets those that have returned.
     fn look_at_replaced(&self, pool: &Pool<Session>, replaced: &mut Vec<Replaced>) {
         let before = replaced.len();
-        let (still, returned) = mem::take(replaced).into_iter().partition(|it| pool.is_stuck(&it.job));
+        let (still, returned) =
+            mem::take(replaced).into_iter().partition(|it| pool.is_stuck(&it.job));
         let returned: Vec<Replaced> = returned;
         *replaced = still;
         for Replaced { job, is_told } in returned {
             info!("{} returned after {}", job.name, Span(job.since.elapsed()));
-            let of_guest = |other: &Replaced| other.is_told && other.job.name.guest == job.name.guest;
+            let of_guest =
+                |other: &Replaced| other.is_told && other.job.name.guest == job.name.guest;
             if is_told && !replaced.iter().any(of_guest) {
                 self.events.note(&job.name.guest, What::Unstuck);
             }

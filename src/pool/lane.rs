@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::TrySendError;
 use parking_lot::{Condvar, Mutex};
 
+use super::JobName;
 use super::board::Board;
 use super::error::{Error, Full, Running};
-use super::JobName;
 use super::handover::Label;
 use crate::threads::{self, Wake, panic_text};
 

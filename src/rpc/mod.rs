@@ -416,6 +416,7 @@ fn error_text(error: &Error) -> String {
         | Error::Storage(_)
         | Error::VolumesLeft(_)
         | Error::Left(_)
+        | Error::Incomplete(_)
         | Error::Jobs(_)
         | Error::Journal(_)
         | Error::Pool(_) => error.to_string(),

@@ -119,6 +119,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the store did not answer, so that it may do so another time.
+    pub fn cannot_ask(&self) -> bool {
+        match self {
+            Self::NotInstalled
+            | Self::PoolMissing { .. }
+            | Self::Hung { .. }
+            | Self::Late { .. } => true,
+            Self::NotUndone { cause, .. } => cause.cannot_ask(),
+            _ => false,
+        }
+    }
+
     /// An error of the system, with what was being done.
     pub(super) fn io(what: impl Into<String>, error: io::Error) -> Self {
         Self::Io { what: what.into(), error }

@@ -29,8 +29,8 @@ pub use self::directory::DirectoryStore;
 pub use self::error::Error;
 pub use self::name::{BadName, Dataset, Id, PoolName, SnapshotName};
 pub use self::types::{
-    Action, Adopts, Image, ImageSource, InUse, Left, Made, Maker, Newer, Origin, Planned, Plans, Reach, Removal,
-    Removing, Snapshot, Space, Usage, Volume, Wanted, Whose, Why,
+    Action, Adopts, Image, ImageSource, InUse, Left, Made, Maker, Newer, Origin, Planned, Plans,
+    Reach, Removal, Removing, Snapshot, Space, Usage, Volume, Wanted, Whose, Why,
 };
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::zfs::fuzz::zfs_output as fuzz_zfs_output;

@@ -218,7 +218,8 @@ mod tests {
         for (maker, is_written) in [(Some(&Maker::call()), false), (None, false)] {
             assert!(adopted(maker, is_written, Adopts::Unwritten));
         }
-        for (maker, is_written) in [(None, true), (Some(&Maker::call()), true), (Some(&own), false)] {
+        for (maker, is_written) in [(None, true), (Some(&Maker::call()), true), (Some(&own), false)]
+        {
             assert!(!adopted(maker, is_written, Adopts::Unwritten));
         }
         assert!(adopted(None, true, Adopts::OfDomain(own.clone())));

@@ -353,12 +353,31 @@ pub enum Newer {
 }
 
 /// Which of a guest's volumes are meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whose {
     /// Those that this agent made for the guest: by name and owner's mark.
     Marked,
+    /// Those of them that belong to this domain.
+    OfDomain {
+        /// The domain.
+        maker: Maker,
+        /// And those of older agents, whose marks name no domain.
+        or_older: bool,
+    },
     /// All below `guests/<id>`, as the image store's methods do it.
     Anyones,
+}
+
+impl Whose {
+    /// Whether a volume with the owner's mark and this maker is meant.
+    pub(super) fn means(&self, maker: Option<&str>) -> bool {
+        match self {
+            Self::Marked | Self::Anyones => true,
+            Self::OfDomain { maker: own, or_older } => {
+                maker.map_or(*or_older, |maker| maker == own.as_str())
+            }
+        }
+    }
 }
 
 /// How full the store is, as a new volume below `guests/` would find it.

@@ -221,6 +221,38 @@ pub(crate) fn delete_is_finished(bed: &Bed) {
     agent.end();
 }
 
+/// Has an agent die in the Delete of a guest after its domain was recorded, with an obstacle in the way of its
+/// volumes: the next agent finishes the rest, lists what is left, and its guest is not locked.
+pub(crate) fn delete_meets(bed: &Bed, obstacle: impl FnOnce()) {
+    let agent = bed.agent(None);
+    agent.ok("CreateGuest", &bed.guest(1));
+    agent.end();
+    obstacle();
+    let dying = bed.agent(Some("after:3"));
+    assert_eq!(dying.try_call("Delete", &bed.guest(1)), None);
+    dying.wait();
+    let agent = bed.agent(None);
+    let id = &bed.guest(1)["id"];
+    wait_until("it is a leftover", SOON, || {
+        let answer = agent.ok("Leftovers", &json!({ "id": id }));
+        answer["leftovers"].get(0).is_some_and(|left| left["state"] == "left")
+    });
+    let bare = json!({ "id": id, "type": "qemu", "memory": 32, "cpu": 1, "nics": [] });
+    agent.ok("CreateGuest", &bare);
+    // All with its mark go with it, and what stays is named.
+    agent.error("Delete", &bare);
+    agent.end();
+}
+
+/// Has an agent remove all leftovers.
+pub(crate) fn leftovers_go(bed: &Bed) {
+    let agent = bed.agent(None);
+    wait_until("nothing is left over", SOON, || {
+        agent.ok("RemoveLeftovers", &json!({ "id": "" }))["leftovers"] == json!([])
+    });
+    agent.end();
+}
+
 /// A device of the first guest that comes, and its last part in what there is then.
 fn device(bed: &Bed, kind: &str) -> Value {
     match kind {

@@ -33,8 +33,10 @@ fn fill(
             let (agent, release) = (Arc::clone(agent), release.clone());
             let lane = lanes[index % 2];
             thread::spawn(move || {
-                let job =
-                    Job { name: JobName::new("slow", index.to_string()), deadline: Instant::now() + PATIENCE };
+                let job = Job {
+                    name: JobName::new("slow", index.to_string()),
+                    deadline: Instant::now() + PATIENCE,
+                };
                 let outcome = agent.pool().run(lane, job, None, move |_| {
                     // Ends when the test drops the other side.
                     let _ = release.recv();

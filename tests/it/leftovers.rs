@@ -82,8 +82,8 @@ fn a_volume_in_use_is_listed_and_locks_no_guest() {
     let removed = bed.command(&["leftovers", "--remove"]);
     assert!(removed.status.success(), "{removed:?}");
     assert_eq!(bed.leftovers(), [Value::Null; 0]);
-    bed.agent.ok("Delete", &other);
     assert!(!disk.exists());
+    bed.agent.ok("Delete", &other);
     bed.agent.end();
 }
 

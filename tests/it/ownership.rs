@@ -93,7 +93,10 @@ fn a_renamed_guest_keeps_its_disks() {
     for verb in ["Delete", "CreateGuest"] {
         let error = bed.agent.error(verb, &asked);
         let is_named = error.contains("used by domain own-kept-aside");
-        assert!(is_named || error.contains("it belongs to the domain with uuid "), "{verb}: {error}");
+        assert!(
+            is_named || error.contains("it belongs to the domain with uuid "),
+            "{verb}: {error}"
+        );
         assert!(bed.has_content("own-renamed"), "{verb}");
     }
     let dataset = json!({ "id": "guests/own-renamed/disk-0" });
@@ -181,7 +184,8 @@ fn an_image_below_a_guests_file_is_not_deleted() {
     let xml = xml.replace("name='qemu' type='raw'", "name='qemu' type='qcow2'");
     assert!(bed.stack.with_xml("define", &xml).status.success());
 
-    let error = bed.agent.store_error("DeleteImage", &json!({ "id": "base" })).expect("it is refused");
+    let error =
+        bed.agent.store_error("DeleteImage", &json!({ "id": "base" })).expect("it is refused");
     assert!(error.ends_with("guest own-thin has a file on top of it"), "{error}");
     bed.agent.ok("Delete", &json!({ "id": "own-thin" }));
     assert_eq!(bed.agent.store_error("DeleteImage", &json!({ "id": "base" })), None);
@@ -310,7 +314,10 @@ fn only_volumes_of_the_guest_are_sources_in_the_store() {
     let Some(bed) = Bed::new() else { return };
     bed.make("own-first", 4);
     assert_eq!(
-        bed.agent.store_error("CreateSnapshot", &json!({ "id": "guests/own-first/disk-0", "dest": "s" })),
+        bed.agent.store_error(
+            "CreateSnapshot",
+            &json!({ "id": "guests/own-first/disk-0", "dest": "s" })
+        ),
         None
     );
     let raw = bed.import_base();

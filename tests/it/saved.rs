@@ -22,7 +22,8 @@ impl Bed {
         let stack = require("qemu", Stack::start())?;
         let store = Scratch::new();
         let storage = format!("directory:{}", store.path().display());
-        let flags = ["--libvirt-uri", &stack.uri(), "--bridge-type", "linux", "--storage", &storage];
+        let flags =
+            ["--libvirt-uri", &stack.uri(), "--bridge-type", "linux", "--storage", &storage];
         let more = ["--image-store", "--image-store-port", "0"];
         let agent = Agent::start(&[&flags[..], &more].concat());
         let bed = Self { stack, agent, _store: store };
@@ -97,7 +98,8 @@ fn discarded_memory_makes_an_ordinary_guest_that_is_off() {
     bed.agent.ok("DiscardSaved", &guest);
     assert!(!bed.has_saved());
     bed.agent.ok("DiscardSaved", &guest);
-    let detached = bed.agent.call_with("DetachNic", &json!({ "guest": guest, "nic": { "mac": MACS[1] } }));
+    let detached =
+        bed.agent.call_with("DetachNic", &json!({ "guest": guest, "nic": { "mac": MACS[1] } }));
     assert_eq!(detached["error"], Value::Null, "{detached}");
     bed.save();
     bed.agent.ok("Delete", &guest);

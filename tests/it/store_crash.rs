@@ -38,6 +38,8 @@ impl Bed {
         import.args(["--config", "/dev/null", "--storage", &bed.storage(), "image", "import"]);
         let imported = import.arg(&raw).arg("base").output().expect("it runs");
         assert!(imported.status.success(), "{imported:?}");
+        // The first agent makes the store's folders.
+        bed.agent(None).end();
         bed
     }
 
@@ -158,9 +160,7 @@ fn a_resize_killed_at_any_write_is_told_at_the_next_start() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let bed = Bed::on(stack.uri());
     let disks = |size: u64| json!([{ "size": size }, { "size": size }]);
-    let guest = |size: u64| {
-        json!({ "id": "kill-resize", "type": "qemu", "memory": 32, "cpu": 1, "nics": [], "disks": disks(size) })
-    };
+    let guest = |size: u64| json!({ "id": "kill-resize", "type": "qemu", "memory": 32, "cpu": 1, "nics": [], "disks": disks(size) });
     let agent = bed.agent(None);
     agent.ok("CreateGuest", &guest(1));
     agent.end();

@@ -78,7 +78,10 @@ fn stuck_workers_are_replaced_as_long_as_libvirt_answers() {
         for number in 0..4 {
             let (agent, release) = (&agent, release.clone());
             scope.spawn(move || {
-                let job = Job { name: JobName::new("stuck", number.to_string()), deadline: Instant::now() + SHORT };
+                let job = Job {
+                    name: JobName::new("stuck", number.to_string()),
+                    deadline: Instant::now() + SHORT,
+                };
                 let outcome = agent.pool().run(Lane::Read, job, None, move |_| {
                     // Ends when the test drops the other side.
                     let _ = release.recv();

@@ -52,8 +52,8 @@ fn file(content: &[u8]) -> Option<Record> {
         }
         Err(unfit) => assert!(matches!(unfit, Unfit::Steps(8)) && read.intent.steps.len() == 8),
     }
-    let Intent { verb, guest, request, steps, .. } = &read.intent;
-    let (mut again, header) = Record::begin(&scope, *verb, guest, request);
+    let Intent { begun, verb, guest, request, steps, .. } = &read.intent;
+    let (mut again, header) = Record::begin(&scope, *begun, *verb, guest, request);
     let mut lines = vec![header];
     for step in steps {
         let (line, tail) = again.tail.line(step);

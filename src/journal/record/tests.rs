@@ -21,7 +21,8 @@ fn written(guest: &str, steps: &[Step]) -> (Vec<Vec<u8>>, Record) {
     let disk = Disk { image: "debian\n12".to_owned(), size_mib: u64::MAX, ..Disk::default() };
     let request =
         Guest { id: guest.to_owned(), nics: vec![nic], disks: vec![disk], ..Guest::default() };
-    let (mut record, header) = Record::begin(&scope(), Verb::CreateGuest, guest, &request);
+    let (mut record, header) =
+        Record::begin(&scope(), SystemTime::now(), Verb::CreateGuest, guest, &request);
     let mut lines = vec![header];
     for step in steps {
         let (line, tail) = record.tail.line(step);
@@ -53,8 +54,11 @@ fn sample() -> Vec<Step> {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        (any::<String>(), any::<bool>())
-            .prop_map(|(name, made_parent)| Step::Volume { name, made_parent, maker: None }),
+        (any::<String>(), any::<bool>()).prop_map(|(name, made_parent)| Step::Volume {
+            name,
+            made_parent,
+            maker: None
+        }),
         any::<String>().prop_map(Step::NetworkDefined),
         any::<String>().prop_map(Step::NetworkStarted),
         any::<Option<String>>().prop_map(|uuid| Step::Domain { uuid }),
@@ -88,7 +92,10 @@ fn the_format_is_text_that_people_can_read() {
     assert!(lines[0][SUM_DIGITS + 1..].starts_with(begin), "{}", lines[0]);
     let steps = lines[1..].iter().map(|line| line[SUM_DIGITS + 1..].trim_end());
     let expected = [
-        r#"{"volume":{"name":"tank/guests/web-1/disk-0","made_parent":true}}"#,
+        concat!(
+            r#"{"volume":{"name":"tank/guests/web-1/disk-0","made_parent":true,"#,
+            r#""maker":"6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f"}}"#,
+        ),
         r#"{"network_defined":"02:00:00:00:00:01"}"#,
         r#"{"network_started":"02:00:00:00:00:01"}"#,
         r#"{"domain":{"uuid":null}}"#,

@@ -96,9 +96,10 @@ impl Libvirt {
             }
             None => disk.device = here.free_device(&disk.device)?,
         }
+        let mut handed_in = Vec::new();
         if !asked.source.is_empty() {
-            let source = vec![("disk".to_owned(), asked.source.clone())];
-            self.check_sources(DISK_VERB, &guest.id, source, hold, deadline)?;
+            handed_in.push(("disk".to_owned(), asked.source.clone()));
+            self.check_sources(DISK_VERB, &guest.id, handed_in.clone(), hold, deadline)?;
         }
         let own = here.own.as_ref().filter(|_| found.is_none()).cloned();
         if let Some(own) = &own {
@@ -112,7 +113,9 @@ impl Libvirt {
             let keep = |kept: &mut Metadata| kept::add_disk(kept, &disk, &asked, own.as_ref());
             define(session, &guest, device, is_there, transaction, &keep)
         };
-        self.in_definition(transaction, hold, deadline, work)
+        let changed = self.in_definition(transaction, hold, deadline, work)?;
+        self.claim_sources(DISK_VERB, handed_in, &here.maker(), hold, deadline);
+        Ok(changed)
     }
 
     /// Looks at what there is for a disk that comes; at volumes where it may get one of them.
@@ -153,7 +156,7 @@ impl Libvirt {
                 let what = vec![format!("it belongs to the domain with uuid {uuid}")];
                 return Err(storage::Error::Differs { volume: volume.name.clone(), what }.into());
             }
-            self.check_adopted(DISK_VERB, std::slice::from_ref(volume), hold, deadline)?;
+            self.check_adopted(DISK_VERB, std::slice::from_ref(volume), false, hold, deadline)?;
             if volume.maker.as_ref().and_then(Maker::domain_uuid).is_none() {
                 self.claim(DISK_VERB, vec![volume.name.clone()], here.maker(), hold, deadline);
             }
@@ -380,11 +383,7 @@ fn define(
 ///
 /// # Errors
 /// When libvirt cannot be asked, or does not let it go.
-pub(in crate::ops) fn undo(
-    session: &mut Session,
-    id: &str,
-    step: &Step,
-) -> Result<bool, Error> {
+pub(in crate::ops) fn undo(session: &mut Session, id: &str, step: &Step) -> Result<bool, Error> {
     let (Some(device), Some(domain)) = (Device::of(step), session.find(id)?) else {
         return Ok(false);
     };

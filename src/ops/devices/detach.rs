@@ -11,6 +11,7 @@ use crate::journal::{Step, Verb};
 use crate::libvirt::{Domain, Reach, XmlKind};
 use crate::ops::devices::{Changed, Device, Way, kept, running};
 use crate::ops::domains::uses_of_others;
+use crate::ops::networks::Marked;
 use crate::ops::recovery::{Abort, Transaction};
 use crate::ops::saved::not_saved;
 use crate::ops::volumes::wants_volumes;
@@ -191,18 +192,21 @@ fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> 
     // A volume may be left that no disk tells of.
     metadata.besides.volumes |= metadata.guest.as_ref().is_some_and(wants_volumes);
     kept::remove(&mut metadata, device);
-    if let Some(network) = device.network() {
-        let names = BTreeSet::from([network.to_owned()]);
-        if running(domain)?.is_some_and(|live| device.found_in(&live).is_some()) {
-            metadata.besides.networks.extend(names);
-        } else {
-            let connection = session.connection()?;
-            let others = uses_of_others(connection, id)?;
-            let removal = networks::remove_all(connection, id, &names, &others)?;
-            removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
-            metadata.besides.networks.remove(network);
-        }
+    let Some(network) = device.network() else {
+        return Ok(kept::write(domain, &metadata, device)?);
+    };
+    // Written before the network goes: where that fails, the same call or Delete finds it here.
+    metadata.besides.networks.insert(network.to_owned());
+    kept::write(domain, &metadata, device)?;
+    if running(domain)?.is_some_and(|live| device.found_in(&live).is_some()) {
+        return Ok(());
     }
+    let connection = session.connection()?;
+    let others = uses_of_others(connection, id)?;
+    let names = BTreeSet::from([network.to_owned()]);
+    let removal = networks::remove_all(connection, id, &names, &others, Marked::OrOriginal)?;
+    removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
+    metadata.besides.networks.remove(network);
     Ok(kept::write(domain, &metadata, device)?)
 }
 

@@ -16,7 +16,6 @@ use crate::ops::networks::Standing;
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::volumes::{fill, wants_volumes};
 use crate::ops::{Error, Libvirt, args, disks, named_guest, networks};
-use crate::os::random;
 use crate::pool::{JobName, Lane};
 use crate::storage::{self, Adopts, Maker, Plans, Volumes};
 
@@ -116,8 +115,9 @@ impl Libvirt {
         }
         let (mut indices, mut wanted) = (Vec::new(), Vec::new());
         let (maker, adopts) = match uuid {
-            Some(uuid) => (Maker::domain(uuid), Adopts::OfDomain(Maker::domain(uuid))),
-            None => (Maker::domain(&random::uuid()), Adopts::Unwritten),
+            Some(uuid) => (Maker::domain(uuid), Adopts::Any),
+            // The domain gets its uuid when it is defined.
+            None => (Maker::domain("UUID"), Adopts::Unwritten),
         };
         for (index, each) in self.wanted_each(&forecast.guest, &maker, &adopts) {
             match each {

@@ -8,7 +8,7 @@ use crate::libvirt::{self, Code, Connection};
 use crate::ops::delete::leaving;
 use crate::ops::domains::uses_of_others;
 use crate::ops::lifecycle::get_state;
-use crate::ops::networks::Use;
+use crate::ops::networks::{Marked, Use};
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Libvirt, args, networks, screens};
@@ -112,7 +112,7 @@ fn look_at_leaving(connection: &Connection, guest: &Guest) -> Result<SeenLeaving
     let mut warnings = Vec::new();
     let others = uses_of_others(connection, id)?;
     for name in &names {
-        match networks::present(connection, id, name, &others)? {
+        match networks::present(connection, id, name, &others, Marked::OrOriginal)? {
             Some(Use::Used) => {
                 warnings.push(format!("network {name} stays: another guest uses it"))
             }

@@ -40,6 +40,9 @@ impl Libvirt {
         let guests: BTreeSet<String> =
             self.listed(&wanted).leftovers.into_iter().map(|left| left.guest).collect();
         for guest in guests {
+            if Instant::now() >= deadline {
+                break;
+            }
             // The answer says why each of them is still left.
             if let Err(error) = self.remove_leftovers_of(&guest, deadline) {
                 warn!("leftovers stay; guest={guest:?}: {error}");
@@ -51,7 +54,8 @@ impl Libvirt {
     fn remove_leftovers_of(&self, guest: &str, deadline: Instant) -> Result<(), Error> {
         let hold = self.pool.hold(guest, deadline)?;
         let open = self.recover_open(&hold, deadline);
-        let left = self.recover_leftovers(&hold, None, deadline);
+        let leftovers = self.journal.leftovers_of(hold.key(), None);
+        let left = self.recover_leftovers(leftovers, &hold, deadline);
         open.and(left.map(drop))
     }
 

@@ -161,6 +161,10 @@ impl Libvirt {
                     break;
                 }
             }
+            // Somebody waits for a look; the others are still due then.
+            if !self.status.look.rung.is_empty() {
+                break;
+            }
         }
         let (still_due, next) = self.journal.due(Instant::now());
         match still_due.is_empty() {
@@ -175,7 +179,8 @@ impl Libvirt {
         let hold = self.pool.hold(guest, Instant::now() + RECOVERY_LOCK)?;
         let deadline = Instant::now() + self.deadlines.change;
         let open = self.recover_open(&hold, deadline);
-        let leftovers = self.recover_leftovers(&hold, Some(due), deadline);
+        let leftovers = self.journal.leftovers_of(guest, Some(due));
+        let leftovers = self.recover_leftovers(leftovers, &hold, deadline);
         open.and(leftovers.map(drop))
     }
 }
@@ -199,22 +204,24 @@ impl Reconciler {
         let (begun, began) = bounded(1);
         let work = move || {
             let (mut is_prepared, mut is_look, mut are_marks_complete) = (false, true, false);
+            // Before the first look: callers are told then what really exists.
+            agent.recover_due();
             loop {
-                let next = agent.recover_due();
                 if is_look {
                     agent.look_at_libvirt();
                     agent.look_at_storage(&mut is_prepared);
-                    if is_prepared && !are_marks_complete {
-                        let completed = agent.complete_marks();
-                        are_marks_complete = completed.is_ok();
-                        if let Err(error) = completed {
-                            debug!("cannot complete the marks of volumes: {error}");
-                        }
-                    }
                     *agent.status.looked.lock() = Some(Instant::now());
                     // Whoever waited for the first round has it; the others find the channel full.
                     let _ = begun.try_send(());
                 }
+                if is_look && is_prepared && !are_marks_complete {
+                    let completed = agent.complete_marks();
+                    are_marks_complete = completed.is_ok();
+                    if let Err(error) = completed {
+                        debug!("cannot complete the marks of volumes: {error}");
+                    }
+                }
+                let next = agent.recover_due();
                 let due = next.map_or_else(never, at);
                 select! {
                     recv(agent.status.look.rung) -> _ => is_look = true,

@@ -6,19 +6,19 @@
 
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{error, info, warn};
 
 use super::leftovers::{Leftover, error_of};
-use super::table::{InLibvirt, Rest, has_volumes, in_libvirt, in_storage};
+use super::table::{InLibvirt, Rest, has_volumes, in_libvirt, in_storage, needs_libvirt};
 use super::transaction::{Abort, Transaction};
 use crate::config::fixed::{RECOVERY_PAUSE, RECOVERY_PAUSE_MAX, RECOVERY_TRIES, TAKE_BACK};
 use crate::events::What;
 use crate::guest::wire::Guest;
 use crate::jobs::reached;
-use crate::journal::{Direction, Intent, Kept, State, Verb};
+use crate::journal::{Direction, Entry, Intent, Kept, State, Step, Verb};
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::{self, Hold};
-use crate::storage::Volumes;
+use crate::storage::{InUse, Volumes};
 
 /// What recovery did.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub(in crate::ops) struct Recovered {
     pub(in crate::ops) used: Vec<Leftover>,
     /// What could not be undone or finished.
     left: Vec<Leftover>,
+    /// Why the domain of a Delete stays.
+    refused: Option<Error>,
     rest: Rest,
 }
 
@@ -75,8 +77,8 @@ impl Libvirt {
         Ok(())
     }
 
-    /// Tries once more to remove the leftovers of a guest whose lock is held; with `due` only those whose
-    /// next try is due. Answers whether something was removed.
+    /// Tries once more to remove these leftovers of a guest whose lock is held. Answers whether something was
+    /// removed.
     ///
     /// # Errors
     /// [`Error::Left`] names what is still left.
@@ -85,12 +87,12 @@ impl Libvirt {
     /// Up to `deadline`.
     pub(in crate::ops) fn recover_leftovers(
         &self,
+        leftovers: Vec<Entry>,
         hold: &Hold,
-        due: Option<Instant>,
         deadline: Instant,
     ) -> Result<bool, Error> {
         let (mut removed, mut left) = (false, Vec::new());
-        for entry in self.journal.leftovers_of(hold.key(), due) {
+        for entry in leftovers {
             match self.recover(Transaction::resume(self, entry), hold, deadline) {
                 Ok(recovered) => removed |= recovered.removed,
                 Err(error) => left.extend(error.left()),
@@ -131,38 +133,42 @@ impl Libvirt {
             (true, Direction::Back) => format!("undo {}", intent.verb),
             (true, Direction::Forward) => format!("finish {}", intent.verb),
         };
-        let outcome = self.recover_steps(&label, intent, hold, deadline).and_then(|recovered| {
-            match recovered.left.is_empty() {
-                true => Ok(recovered),
-                false => {
+        let is_resumed = transaction.is_resumed();
+        let failure = match self.recover_steps(&label, intent, is_resumed, hold, deadline) {
+            Ok(mut recovered) => match (recovered.refused.take(), recovered.left.is_empty()) {
+                (None, true) => {
+                    self.report(&label, &transaction, &recovered);
+                    match transaction.intent().verb.direction() {
+                        // What is gone is gone, whatever the journal can write.
+                        Direction::Forward if !is_resumed => transaction.abort(Abort::Forget),
+                        _ => transaction.commit()?,
+                    }
+                    return Ok(recovered);
+                }
+                (Some(error), _) => Failure::DomainStays(error),
+                (None, false) if recovered.rest == Rest::Refused => {
+                    Failure::DomainStays(error_of(intent.verb, recovered.left))
+                }
+                (None, false) => {
                     let Recovered { mut left, used, .. } = recovered;
+                    let steps = remaining(intent);
                     left.extend(used);
-                    Err(error_of(intent.verb, left))
+                    Failure::Left(error_of(intent.verb, left), steps)
                 }
-            }
-        });
-        match outcome {
-            Ok(recovered) => {
-                self.report(&label, &transaction, &recovered);
-                match transaction.intent().verb.direction() {
-                    Direction::Back => transaction.commit()?,
-                    // What is gone is gone, whatever the journal can write.
-                    Direction::Forward => transaction.abort(Abort::Forget),
-                }
-                Ok(recovered)
-            }
-            Err(error) => {
-                let abort = fate(&transaction, &error);
-                transaction.abort(abort);
-                Err(error)
-            }
-        }
+            },
+            Err(error) if error.cannot_ask() => Failure::CannotAsk(error),
+            Err(error) => Failure::Left(error, remaining(intent)),
+        };
+        let abort = fate(&transaction, &failure);
+        transaction.abort(abort);
+        Err(failure.into_error())
     }
 
     fn recover_steps(
         &self,
         label: &str,
         intent: &Intent,
+        is_resumed: bool,
         hold: &Hold,
         deadline: Instant,
     ) -> Result<Recovered, Error> {
@@ -170,18 +176,33 @@ impl Libvirt {
             self.tell_sizes(label, intent, hold, deadline)?;
             return Ok(Recovered::default());
         }
-        let asked = intent.clone();
-        let work = move |session: &mut Session| in_libvirt(session, &asked);
-        let InLibvirt { rest, removed, left, in_use } =
-            self.held(label, deadline, hold, work, |_, _| {})?;
-        let mut recovered = Recovered { removed, left, rest, used: Vec::new() };
-        if rest == Rest::Storage && has_volumes(intent) {
+        let mut recovered = Recovered::default();
+        let (mut in_use, mut whose) = (InUse::default(), None);
+        if intent.steps.iter().any(needs_libvirt) {
             let asked = intent.clone();
-            let work = move |volumes: &dyn Volumes| in_storage(volumes, &asked, in_use, deadline);
-            let stored = self.on_storage(label, hold.key(), Some(hold), deadline, work)?;
-            recovered.removed |= stored.removed;
-            recovered.left.extend(stored.left);
-            recovered.used = stored.used;
+            let work = move |session: &mut Session| in_libvirt(session, &asked, is_resumed);
+            let pass = self.held(label, deadline, hold, work, |_, _| {})?;
+            (in_use, whose) = (pass.in_use, pass.whose);
+            let InLibvirt { rest, removed, left, refused, .. } = pass;
+            recovered = Recovered { removed, left, refused, rest, used: Vec::new() };
+        }
+        let goes_on = matches!(recovered.rest, Rest::Storage | Rest::Followed);
+        if goes_on && has_volumes(intent) {
+            let asked = intent.clone();
+            let work =
+                move |volumes: &dyn Volumes| in_storage(volumes, &asked, (in_use, whose), deadline);
+            match self.on_storage(label, hold.key(), Some(hold), deadline, work) {
+                Ok(stored) => {
+                    recovered.removed |= stored.removed;
+                    recovered.left.extend(stored.left);
+                    recovered.used = stored.used;
+                }
+                // What libvirt had is gone: nobody is told that nothing was done.
+                Err(Error::Pool(error)) if !is_resumed && recovered.removed => {
+                    return Err(Error::Incomplete(Box::new(Error::Pool(error))));
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(recovered)
     }
@@ -201,42 +222,95 @@ impl Libvirt {
                 }
             }
             Rest::Void => info!("{label}: nothing to do; guest={guest:?}"),
-            Rest::Storage | Rest::Refused => info!("{label}: done; guest={guest:?}"),
+            Rest::Storage | Rest::Followed | Rest::Refused => {
+                info!("{label}: done; guest={guest:?}")
+            }
         }
     }
 }
 
-/// What becomes of a transaction that could not be recovered.
+/// Why a transaction was not recovered.
+enum Failure {
+    /// Libvirt or storage did not answer.
+    CannotAsk(Error),
+    /// Libvirt did not let a domain or a device go, and what belongs to it was not touched.
+    DomainStays(Error),
+    /// Something else is left: these of its steps.
+    Left(Error, Vec<Step>),
+}
+
+impl Failure {
+    fn error(&self) -> &Error {
+        match self {
+            Self::CannotAsk(error) | Self::DomainStays(error) | Self::Left(error, _) => error,
+        }
+    }
+
+    fn into_error(self) -> Error {
+        match self {
+            Self::CannotAsk(error) | Self::DomainStays(error) | Self::Left(error, _) => error,
+        }
+    }
+}
+
+/// The steps that a leftover keeps: those that can be undone or finished later, whatever the guest is by then.
+/// A device may have been attached again, and a domain defined again, so that these are not.
+fn remaining(intent: &Intent) -> Vec<Step> {
+    let is_safe = |step: &&Step| match step {
+        Step::Volume { .. } | Step::NetworkDefined(_) | Step::Snapshot { .. } => true,
+        // A Delete needs its domain's uuid, to tell the guest from a new one.
+        Step::Leaving { .. } | Step::Domain { .. } => intent.verb == Verb::Delete,
+        Step::NetworkStarted(_) | Step::Disk { .. } | Step::Nic { .. } | Step::Size { .. } => false,
+    };
+    intent.steps.iter().filter(is_safe).cloned().collect()
+}
+
+/// What becomes of a transaction that was not recovered.
 ///
-/// | why | a create, an attach | a Delete | a detach |
+/// | why | a create, an attach | a Delete | a detach, a resize |
 /// |---|---|---|---|
-/// | libvirt or storage cannot be asked | open | open | open |
-/// | a domain or device stays | open, then a leftover | forgotten if a caller is told, else as a create | forgotten |
-/// | something else stays | open, then a leftover | a leftover that is tried again | |
+/// | no answer | open | open | open |
+/// | the domain or a device stays | open, at last forgotten | forgotten if a caller is told; else open, at last forgotten | as a create |
+/// | something else is left | open, at last a leftover | a leftover that is tried again | as above |
 ///
-/// "Then" is after [`RECOVERY_TRIES`]. A leftover of a create is not tried again by itself: by then the
-/// guest may be another one that looks the same.
-fn fate(transaction: &Transaction, error: &Error) -> Abort {
-    let tries = transaction.tries() + 1;
-    let is_last = tries >= RECOVERY_TRIES;
-    let retry = Instant::now() + pause(tries);
-    let open = State::Open { retry };
-    let is_left = matches!(error, Error::Left(_) | Error::VolumesLeft(_));
-    let state = match (transaction.intent().verb, is_left) {
-        _ if error.is_unreachable() => State::Open { retry: Instant::now() + RECOVERY_PAUSE },
-        _ if error.cannot_ask() => open,
-        // The caller is told, and the guest is as it was, or the same call goes on.
-        (Verb::DetachDisk | Verb::DetachNic | Verb::ResizeDisk, _) => return Abort::Forget,
-        (Verb::Delete, false) if !transaction.is_resumed() => return Abort::Forget,
-        (Verb::Delete, true) => State::Leftover { retry: (!is_last).then_some(retry) },
-        _ if is_last => State::Leftover { retry: None },
-        _ => open,
+/// "At last" is after [`RECOVERY_TRIES`] refusals. A leftover stays one.
+fn fate(transaction: &Transaction, failure: &Failure) -> Abort {
+    let (tries, refusals) = transaction.tries();
+    let is_last = refusals + 1 >= RECOVERY_TRIES;
+    let (verb, error) = (transaction.intent().verb, failure.error());
+    let retry = match error.is_unreachable() {
+        true => Instant::now() + RECOVERY_PAUSE,
+        false => Instant::now() + pause(tries + 1),
     };
     let left = match error {
         Error::Left(left) | Error::VolumesLeft(left) => left.clone(),
-        _ => Vec::new(),
+        _ => vec![error.to_string()],
     };
-    Abort::Keep(Kept { why: error.to_string(), left, tried: true, state })
+    let refused = !matches!(failure, Failure::CannotAsk(_));
+    let keep = |state| Kept { why: error.to_string(), left, tried: true, refused, state };
+    let leftover = |retry| State::Leftover { retry };
+    match failure {
+        _ if transaction.is_leftover() => {
+            let is_retried = verb == Verb::Delete && !(refused && is_last);
+            Abort::Keep(keep(leftover(is_retried.then_some(retry))))
+        }
+        Failure::CannotAsk(_) => Abort::Keep(keep(State::Open { retry })),
+        Failure::DomainStays(_) if verb == Verb::Delete && !transaction.is_resumed() => {
+            Abort::Forget
+        }
+        Failure::Left(..) if verb == Verb::Delete => {
+            Abort::Keep(keep(leftover((!is_last).then_some(retry))))
+        }
+        Failure::Left(_, steps) if is_last && !steps.is_empty() => {
+            Abort::KeepOnly(steps.clone(), keep(leftover(None)))
+        }
+        _ if is_last => {
+            let Intent { guest, .. } = transaction.intent();
+            error!("giving up on a {verb} after {RECOVERY_TRIES} tries; guest={guest:?}: {error}");
+            Abort::Forget
+        }
+        _ => Abort::Keep(keep(State::Open { retry })),
+    }
 }
 
 /// The pause after this many tries.

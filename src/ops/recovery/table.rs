@@ -25,6 +25,7 @@ use crate::journal::{Direction, Intent, Step, Verb};
 use crate::libvirt::XmlKind;
 use crate::ops::delete::{destroy_if_active, undefine};
 use crate::ops::domains::{DomainUse, all_uses};
+use crate::ops::networks::Marked;
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Session, devices, networks};
 use crate::storage::{self, Id, InUse, Made, Maker, PoolName, Reach, Removal, Volumes, Whose, Why};
@@ -38,8 +39,12 @@ pub(super) struct InLibvirt {
     pub(super) removed: bool,
     /// What libvirt did not remove.
     pub(super) left: Vec<Leftover>,
-    /// The volumes that other domains use.
+    /// The volumes that domains use.
     pub(super) in_use: InUse,
+    /// Which volumes go with the guest of a Delete.
+    pub(super) whose: Option<Whose>,
+    /// Why the domain of a Delete stays.
+    pub(super) refused: Option<Error>,
 }
 
 /// What is left to do of a transaction after libvirt's part.
@@ -52,27 +57,39 @@ pub(super) enum Rest {
     Refused,
     /// Nothing: the guest runs with what was made, so that it stays.
     Kept,
-    /// Nothing: the guest is another one by now, or its change had not begun.
+    /// Nothing: the change had not begun, or its guest is gone.
     Void,
+    /// What is left of the guest itself: another domain has its id by now.
+    Followed,
 }
 
 /// Undoes or finishes what an intent recorded of domains and networks.
 ///
 /// # Errors
-/// When libvirt cannot be asked; when it refuses to let the domain of a Delete go.
+/// When libvirt cannot be asked.
 ///
 /// # Blocking
 /// As long as libvirt takes: some round trips for each step, and some for each domain of the host.
-pub(super) fn in_libvirt(session: &mut Session, intent: &Intent) -> Result<InLibvirt, Error> {
+pub(super) fn in_libvirt(
+    session: &mut Session,
+    intent: &Intent,
+    is_resumed: bool,
+) -> Result<InLibvirt, Error> {
     let mut pass = InLibvirt { rest: aim(session, intent)?, ..InLibvirt::default() };
+    if pass.rest == Rest::Void {
+        return Ok(pass);
+    }
+    pass.whose = whose(intent, pass.rest, is_resumed);
     // Asked for once, where a step needs it, after the domain is gone.
     let mut users = None;
     for step in intent.steps.iter().rev() {
-        match pass.recover(session, intent, step, &mut users) {
+        match pass.recover(session, intent, step, &mut users, is_resumed) {
             Ok(()) => {}
+            Err(error) if error.is_unreachable() => return Err(error),
             // What belongs to a domain stays as long as the domain does.
-            Err(error) if error.is_unreachable() || matches!(step, Step::Domain { .. }) => {
-                return Err(error);
+            Err(error) if matches!(step, Step::Domain { .. }) => {
+                pass.refused = Some(error);
+                pass.rest = Rest::Refused;
             }
             Err(error) => pass.left.push(Leftover::of(step, &intent.guest, &error)),
         }
@@ -80,29 +97,53 @@ pub(super) fn in_libvirt(session: &mut Session, intent: &Intent) -> Result<InLib
             return Ok(pass);
         }
     }
-    if pass.rest == Rest::Storage && intent.steps.iter().any(may_be_used) {
-        let users = users_of(session, &mut users)?;
-        let others = users.iter().filter(|user| user.name != intent.guest);
-        others.for_each(|other| other.add_to(&mut pass.in_use));
+    if intent.steps.iter().any(may_be_used) {
+        for user in users_of(session, &mut users)? {
+            user.add_paths_to(&mut pass.in_use);
+            // Of an attach that is undone, the guest's own domain has made the volume.
+            if user.name != intent.guest || pass.rest == Rest::Followed {
+                user.add_to(&mut pass.in_use);
+            }
+        }
     }
     Ok(pass)
 }
 
-/// Whether there is something to do for an intent: a Delete or a detach is void where its guest is another
-/// one by now, and a Delete that did not get to its domain leaves that as it is.
+/// What there is to do for an intent.
 fn aim(session: &mut Session, intent: &Intent) -> Result<Rest, Error> {
     if intent.verb.direction() == Direction::Back {
         return Ok(Rest::Storage);
     }
-    let Some(domain) = session.find(&intent.guest)? else {
-        return Ok(if intent.verb == Verb::Delete { Rest::Storage } else { Rest::Void });
-    };
-    if intent.verb != Verb::Delete {
-        return Ok(Rest::Storage);
+    let found = session.find(&intent.guest)?.map(|domain| domain.uuid()).transpose()?;
+    Ok(match (intent.verb, found, deleted_uuid(intent)) {
+        (Verb::Delete, None, _) => Rest::Storage,
+        (Verb::Delete, Some(found), Some(deleted)) if found == deleted => Rest::Storage,
+        (Verb::Delete, Some(_), Some(_)) => Rest::Followed,
+        // It did not get to the domain, which is whole; or somebody has defined a new one.
+        (Verb::Delete, Some(_), None) | (_, None, _) => Rest::Void,
+        (_, Some(_), _) => Rest::Storage,
+    })
+}
+
+/// The uuid of the domain that a Delete is about; none where there was no domain.
+fn deleted_uuid(intent: &Intent) -> Option<&str> {
+    intent.steps.iter().find_map(|step| match step {
+        Step::Domain { uuid } => uuid.as_deref(),
+        _ => None,
+    })
+}
+
+/// Which volumes go with the guest of a Delete. While its caller waits, all with the guest's mark. Later there
+/// may be others of a new guest of this id: then only those of the domain that was deleted.
+fn whose(intent: &Intent, rest: Rest, is_resumed: bool) -> Option<Whose> {
+    match (is_resumed, deleted_uuid(intent)) {
+        (false, _) => Some(Whose::Marked),
+        (true, Some(uuid)) => {
+            let (maker, or_older) = (Maker::domain(uuid), rest == Rest::Storage);
+            Some(Whose::OfDomain { maker, or_older })
+        }
+        (true, None) => None,
     }
-    let uuid = domain.uuid()?;
-    let is_it = |step: &Step| *step == Step::Domain { uuid: Some(uuid.clone()) };
-    Ok(if intent.steps.iter().any(is_it) { Rest::Storage } else { Rest::Void })
 }
 
 impl InLibvirt {
@@ -112,9 +153,10 @@ impl InLibvirt {
         intent: &Intent,
         step: &Step,
         users: &mut Option<Vec<DomainUse>>,
+        is_resumed: bool,
     ) -> Result<(), Error> {
         let id = intent.guest.as_str();
-        let is_void = self.rest == Rest::Void;
+        let is_followed = self.rest == Rest::Followed;
         match (step, intent.verb.direction()) {
             (Step::Domain { uuid }, Direction::Back) => {
                 let runs = undefine_if_made(session, id, uuid.as_deref());
@@ -127,7 +169,7 @@ impl InLibvirt {
                 let users = users_of(session, users)?;
                 let connection = session.connection()?;
                 if networks::marked_for(connection, name, id)?
-                    && !users.iter().any(|user| user.has_network(name))
+                    && !users.iter().any(|user| user.may_have_network(name))
                 {
                     self.removed |= networks::remove(connection, name)?;
                 }
@@ -136,21 +178,23 @@ impl InLibvirt {
                 let users = users_of(session, users)?;
                 networks::stop_unused(session.connection()?, name, users)?;
             }
-            (Step::Domain { .. }, Direction::Forward) if !is_void => {
+            (Step::Domain { .. }, Direction::Forward) if !is_followed => {
                 if let Some(domain) = session.find(id)? {
                     destroy_if_active(&domain)?;
                     undefine(&domain)?;
                     self.removed = true;
                 }
             }
-            (Step::Disk { .. } | Step::Nic { .. }, Direction::Forward) if !is_void => {
+            (Step::Disk { .. } | Step::Nic { .. }, Direction::Forward) => {
                 devices::finish(session, id, step)?;
             }
             (Step::Leaving { networks: names, .. }, Direction::Forward) => {
-                // Those of a former guest of this id, too, unless its follower or another one uses them.
                 let users = users_of(session, users)?;
                 let names = names.iter().cloned().collect();
-                let removal = networks::remove_all(session.connection()?, id, &names, users)?;
+                // Later an unmarked network may be somebody else's.
+                let reach = if is_resumed { Marked::Only } else { Marked::OrOriginal };
+                let removal =
+                    networks::remove_all(session.connection()?, id, &names, users, reach)?;
                 self.removed |= removal.removed > 0;
                 let left = removal.left.into_iter();
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
@@ -182,6 +226,11 @@ impl InLibvirt {
     }
 }
 
+/// Whether libvirt has a part in a step, if only to say who uses a volume.
+pub(super) fn needs_libvirt(step: &Step) -> bool {
+    !matches!(step, Step::Snapshot { .. })
+}
+
 /// Whether domains may use what a step is about for storage.
 fn may_be_used(step: &Step) -> bool {
     matches!(step, Step::Volume { .. } | Step::Leaving { .. })
@@ -200,11 +249,7 @@ fn users_of<'u>(
 }
 
 /// Undefines the guest's domain if this agent made it, as the one of this uuid, and it is off; whether it runs.
-fn undefine_if_made(
-    session: &mut Session,
-    id: &str,
-    uuid: Option<&str>,
-) -> Result<bool, Error> {
+fn undefine_if_made(session: &mut Session, id: &str, uuid: Option<&str>) -> Result<bool, Error> {
     let Some(domain) = session.find(id)? else { return Ok(false) };
     let is = domain.uuid()?;
     if uuid.is_some_and(|uuid| uuid != is) {
@@ -241,7 +286,7 @@ pub(super) struct InStorage {
 pub(super) fn in_storage(
     volumes: &dyn Volumes,
     intent: &Intent,
-    in_use: InUse,
+    (in_use, whose): (InUse, Option<Whose>),
     deadline: Instant,
 ) -> Result<InStorage, storage::Error> {
     let mut removal = Removal::default();
@@ -256,7 +301,9 @@ pub(super) fn in_storage(
             take_back_snapshots(volumes, intent, &mut removal, deadline)?;
         }
         (Direction::Forward, Ok(owner)) => {
-            removal = destroy(volumes, intent, &owner, in_use, deadline)?;
+            if let Some(whose) = whose {
+                removal = destroy(volumes, intent, (&owner, whose), in_use, deadline)?;
+            }
         }
         // An id that is no dataset's name has no volumes.
         (_, Err(_)) | (Direction::Back, Ok(_)) => {}
@@ -275,7 +322,7 @@ pub(super) fn in_storage(
 fn destroy(
     volumes: &dyn Volumes,
     intent: &Intent,
-    owner: &Id,
+    (owner, whose): (&Id, Whose),
     mut in_use: InUse,
     deadline: Instant,
 ) -> Result<Removal, storage::Error> {
@@ -290,7 +337,7 @@ fn destroy(
         (false, true) => Expected::Unknown,
         (false, false) => Expected::None,
     };
-    match volumes.destroy_guest(owner, Whose::Marked, &in_use, deadline) {
+    match volumes.destroy_guest(owner, whose, &in_use, deadline) {
         Err(error) if expected.allows(&error) => {
             warn!("cannot look for volumes of a deleted guest; guest={owner:?}: {error}");
             Ok(Removal::default())

@@ -12,9 +12,10 @@ use std::time::{Instant, SystemTime};
 use log::{error, warn};
 
 use super::reconciler::Wake;
+use crate::config::fixed::RECOVERY_PAUSE_MAX;
 use crate::guest::wire::Guest;
 use crate::jobs::{Track, reached, tracker};
-use crate::journal::{self, Entry, Intent, Journal, Kept, Step, Verb};
+use crate::journal::{self, Entry, Intent, Journal, Kept, State, Step, Verb};
 use crate::ops::{Error, Libvirt, Session, begun};
 use crate::pool::{Hold, Job, JobName, Lane};
 
@@ -44,6 +45,8 @@ pub(in crate::ops) enum Abort {
     Forget,
     /// The journal keeps it.
     Keep(Kept),
+    /// The journal keeps these of its steps.
+    KeepOnly(Vec<Step>, Kept),
 }
 
 impl Abort {
@@ -92,9 +95,14 @@ impl Transaction {
         self.is_resumed
     }
 
-    /// How often its recovery was tried since the agent started.
-    pub(super) fn tries(&self) -> u32 {
-        self.entry.as_ref().map_or(0, Entry::tries)
+    /// How often its recovery was tried since the agent started, and how often it was refused.
+    pub(super) fn tries(&self) -> (u32, u32) {
+        self.entry.as_ref().map_or((0, 0), Entry::tries)
+    }
+
+    /// Whether it is a leftover that is tried again.
+    pub(super) fn is_leftover(&self) -> bool {
+        self.entry.as_ref().is_some_and(Entry::is_leftover)
     }
 
     /// Records a step. Call it before the step is begun.
@@ -130,7 +138,9 @@ impl Transaction {
         for step in steps.by_ref() {
             if let Err(error) = self.record(step.clone()) {
                 let Intent { verb, guest, .. } = &self.intent;
-                warn!("{verb} is not journaled, a crash may leave it incomplete; guest={guest:?}: {error}");
+                warn!(
+                    "{verb} is not journaled, a crash may leave it incomplete; guest={guest:?}: {error}"
+                );
                 self.intent.steps.push(step);
                 break;
             }
@@ -166,6 +176,19 @@ impl Transaction {
                     warn!("cannot forget a {verb}; guest={guest:?}: {error}");
                     self.reconciler.wake();
                 }
+            }
+            Abort::KeepOnly(steps, kept) => {
+                warn!("{verb} is incomplete; guest={guest:?}: {}", kept.why);
+                match entry.narrow(steps) {
+                    Ok(entry) => drop(entry.keep(kept)),
+                    // As it is, it would undo too much later.
+                    Err((entry, error)) => {
+                        warn!("cannot write what is left of a {verb}; guest={guest:?}: {error}");
+                        let state = State::Open { retry: Instant::now() + RECOVERY_PAUSE_MAX };
+                        entry.keep(Kept { state, ..kept });
+                    }
+                }
+                self.reconciler.wake();
             }
             Abort::Keep(kept) => {
                 let line = format!("{verb} is incomplete; guest={guest:?}: {}", kept.why);

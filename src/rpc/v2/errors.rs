@@ -150,7 +150,7 @@ impl Kind {
             Error::Listeners(_) => Self::Busy,
             Error::Libvirt(error) => Self::of_libvirt(error),
             Error::Storage(error) => Self::of_storage(error),
-            Error::VolumesLeft(_) | Error::Left(_) => Self::Left,
+            Error::VolumesLeft(_) | Error::Left(_) | Error::Incomplete(_) => Self::Left,
             Error::Jobs(error) => Self::of_jobs(error),
             Error::Journal(error) => Self::of_journal(error),
             Error::Pool(error) => Self::of_pool(error),

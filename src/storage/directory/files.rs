@@ -94,10 +94,14 @@ impl DirectoryStore {
             Err(error) => return Err(at("look at", &path)(error)),
         };
         let Properties { owner, origin, maker, made_ns, .. } = self.properties(name)?;
-        // A blank volume has no blocks; the time of the last write tells of a copy.
-        let is_written = match made_ns {
-            Some(made_ns) => written_ns(&metadata) != Some(made_ns),
-            None => origin.is_some() || metadata.blocks() > 0,
+        let is_written = match (made_ns, &origin) {
+            (Some(made_ns), _) => written_ns(&metadata) != Some(made_ns),
+            // Of an older agent: a blank volume has no blocks, and a copy was whole before its properties.
+            (None, None) => metadata.blocks() > 0,
+            (None, Some(_)) => {
+                let beside = fs::metadata(self.beside(name, "#")).map_err(at("look at", &path))?;
+                written_ns(&metadata) > written_ns(&beside)
+            }
         };
         Ok(Some(Volume {
             name: name.clone(),

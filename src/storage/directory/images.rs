@@ -142,7 +142,9 @@ impl DirectoryStore {
         let images = self.path(&self.pool.images());
         self.sweep(&images)?;
         for name in names_in(&images)? {
-            let Some(id) = name.strip_suffix('%').and_then(|id| Id::parse(id).ok()) else { continue };
+            let Some(id) = name.strip_suffix('%').and_then(|id| Id::parse(id).ok()) else {
+                continue;
+            };
             // Held by an import that runs; removed with this lock.
             match self.lock_image(&self.pool.image(&id)?) {
                 Ok(_) | Err(Error::Busy { .. }) => {}

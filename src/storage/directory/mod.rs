@@ -30,7 +30,8 @@ use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::storage::{
     Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
-    PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted,
+    Whose,
 };
 
 /// The volumes in one folder.

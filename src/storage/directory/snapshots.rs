@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::files::{BLOCK_BYTES, Draft, at, names_in, remove_if_there};
 use super::{DirectoryStore, not_found};
 use crate::storage::holders::wait_closed;
 use crate::storage::rules::in_guests;
 use crate::storage::{Dataset, Error, Newer, Reach, Removal, Snapshot, SnapshotName};
+
+/// More than the kernel's clock for files may be behind: at 100 Hz, the slowest, 10 ms.
+const TICK: Duration = Duration::from_millis(100);
 
 /// A snapshot that is there.
 #[derive(Debug)]
@@ -86,6 +89,8 @@ impl DirectoryStore {
             }
             _ => vec![name.dataset().clone()],
         };
+        // A file's times are those of the kernel's last tick.
+        let since = since.checked_sub(TICK).unwrap_or(since);
         let mut removal = Removal::default();
         for dataset in datasets {
             let name = dataset.snapshot(name.name())?;

@@ -13,8 +13,8 @@ use crate::storage::rules::{
     adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
 };
 use crate::storage::{
-    Action, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach, Removal,
-    Removing, Space, Volume, Wanted, Whose, Why,
+    Action, Adopts, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach,
+    Removal, Removing, Space, Volume, Wanted, Whose, Why,
 };
 
 impl DirectoryStore {
@@ -27,7 +27,10 @@ impl DirectoryStore {
         let origin = wanted.image.as_ref().map(|id| self.origin(id)).transpose()?;
         let size_bytes = size_bytes(wanted, origin.as_ref(), 0)?;
         let volume = &wanted.volume;
-        let found = self.volume_at(volume)?;
+        let mut found = self.volume_at(volume)?;
+        if let Some(found) = found.as_mut().filter(|_| wanted.adopts == Adopts::Unwritten) {
+            found.is_written |= !self.snapshots_of(volume)?.is_empty();
+        }
         match &found {
             Some(found) => adopt(found, wanted, origin.as_ref(), size_bytes)?,
             None if self.path(volume).exists() => {
@@ -183,7 +186,7 @@ impl DirectoryStore {
     ) -> Result<Removal, Error> {
         let root = self.pool.guest(guest)?;
         let meant = |volume: &Volume| {
-            is_meant(volume, guest, &root, whose) && !in_use.keeps(&volume.device)
+            is_meant(volume, guest, &root, &whose) && !in_use.keeps(&volume.device)
         };
         self.clear(&root, meant, in_use, deadline)
     }
@@ -197,7 +200,7 @@ impl DirectoryStore {
         }
         for name in self.datasets(Some(&root))? {
             let Some(volume) = self.volume_at(&name)? else { continue };
-            let is_meant = is_meant(&volume, guest, &root, Whose::Marked);
+            let is_meant = is_meant(&volume, guest, &root, &Whose::Marked);
             if !is_meant || in_use.keeps(&volume.device) {
                 removing.foreign.push(name.to_string());
                 continue;
@@ -278,14 +281,14 @@ impl DirectoryStore {
                 Some(volume) => match used_by(&volume, in_use) {
                     Some(by) => removal.note(name.as_str(), Err(Why::Used(by))),
                     None if !holders(&volume.device).is_empty() => open.push(name),
-                    None => removal.note(name.as_str(), self.remove_volume(&name).map(Ok)?),
+                    None => removal.note(name.as_str(), self.try_remove(&name)),
                 },
             }
         }
         let patience = self.patience(deadline);
         for name in open {
             let outcome = match wait_closed(&self.path(&name), patience) {
-                Ok(()) => self.remove_volume(&name).map(Ok)?,
+                Ok(()) => self.try_remove(&name),
                 Err(who) => Err(Why::Open(who)),
             };
             removal.note(name.as_str(), outcome);
@@ -302,6 +305,11 @@ impl DirectoryStore {
             }
         }
         Ok(removal)
+    }
+
+    /// The same for a removal that goes on with others.
+    fn try_remove(&self, name: &Dataset) -> Result<(), Why> {
+        self.remove_volume(name).map_err(|error| Why::Failed(error.to_string()))
     }
 
     /// The volume goes first: without it, what is beside it is nothing.
@@ -342,7 +350,8 @@ fn used_by(volume: &Volume, in_use: &InUse) -> Option<String> {
 }
 
 /// Whether a volume below a guest's root goes with the guest.
-fn is_meant(volume: &Volume, guest: &Id, root: &Dataset, whose: Whose) -> bool {
-    let is_marked = volume.owner.as_deref() == Some(guest.as_str());
-    whose == Whose::Anyones || (is_marked && is_disk_of(volume.name.as_str(), root))
+fn is_meant(volume: &Volume, guest: &Id, root: &Dataset, whose: &Whose) -> bool {
+    let is_marked =
+        volume.owner.as_deref() == Some(guest.as_str()) && is_disk_of(volume.name.as_str(), root);
+    *whose == Whose::Anyones || (is_marked && whose.means(volume.maker.as_ref().map(Maker::as_str)))
 }

@@ -7,12 +7,15 @@ use crate::storage::rules::dataset_of;
 /// it is free text.
 pub(super) const COLUMNS: &str = "name,type,used,available,volsize,volblocksize,refreservation,\
                                   written,userrefs,createtxg,mountpoint,origin,clones,\
-                                  io.mistify:maker,io.mistify:owner";
+                                  io.mistify:fresh,io.mistify:maker,io.mistify:owner";
 /// The user property that holds the owner's mark.
 pub(super) const OWNER: &str = "io.mistify:owner";
 
 /// The user property that holds the other part of the mark: what made it.
 pub(super) const MAKER: &str = "io.mistify:maker";
+
+/// The user property that holds what zfs counted as written when the volume was made.
+pub(super) const FRESH: &str = "io.mistify:fresh";
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub(super) struct Entry {
     pub(super) origin: Option<String>,
     /// Full names of the clones of a snapshot.
     pub(super) clones: Vec<String>,
+    /// What it had as `written` when it was made, where that is known.
+    pub(super) fresh: Option<u64>,
     /// What made it; an inherited one shows as well.
     pub(super) maker: Option<String>,
     /// The owner's mark; an inherited one shows as well.
@@ -98,6 +103,7 @@ impl Entry {
                 "-" | "" => Vec::new(),
                 names => names.split(',').map(str::to_owned).collect(),
             },
+            fresh: text(next()?).and_then(|value| value.parse().ok()),
             maker: text(next()?),
             owner: text(next()?),
         })
@@ -123,11 +129,11 @@ mod tests {
 
     // As OpenZFS 2.1.11 printed them for COLUMNS.
     const VOLUME: &str = "tank/guests/web-1/disk-0\tvolume\t71303168\t7450801664\t67108864\t8192\t\
-                          71303168\t0\t-\t15\t-\ttank/images/img@one\t-\tcall-1\tweb-1";
+                          71303168\t0\t-\t15\t-\ttank/images/img@one\t-\t0\tcall-1\tweb-1";
     const SNAPSHOT: &str = "tank/images/img@one\tsnapshot\t0\t-\t67108864\t-\t-\t12288\t0\t13\t-\t\
-                            -\ttank/guests/web-1/disk-0,tank/guests/web-1/disk-2\t-\t-";
+                            -\ttank/guests/web-1/disk-0,tank/guests/web-1/disk-2\t-\t-\t-";
     const FILE_SYSTEM: &str = "tank\tfilesystem\t421906944\t7379498496\t-\t-\t0\t24576\t-\t1\t\
-                               /tank\t-\t-\t-\t-";
+                               /tank\t-\t-\t-\t-\t-";
 
     #[test]
     fn recorded_lines_are_read() {
@@ -135,7 +141,10 @@ mod tests {
         let [volume, snapshot, pool] = &entries[..] else { panic!("{entries:?}") };
         assert_eq!((volume.volsize, volume.volblocksize), (67_108_864, 8192));
         assert_eq!(volume.origin.as_deref(), Some("tank/images/img@one"));
-        assert_eq!((volume.maker.as_deref(), volume.owner.as_deref()), (Some("call-1"), Some("web-1")));
+        assert_eq!(
+            (volume.maker.as_deref(), volume.owner.as_deref()),
+            (Some("call-1"), Some("web-1"))
+        );
         assert_eq!((snapshot.kind, snapshot.dataset()), (Kind::Snapshot, "tank/images/img"));
         assert_eq!(snapshot.clones, ["tank/guests/web-1/disk-0", "tank/guests/web-1/disk-2"]);
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::command::{Output, action};
-use super::listing::{MAKER, OWNER};
+use super::listing::{FRESH, MAKER, OWNER};
 use super::{ALL, DATASETS, Depth, Kind, ZfsStore, device, not_found, says_no_space};
 use crate::storage::rules::{growth, no_image};
 use crate::storage::{Action, Dataset, Error, InUse, Maker, Planned, Space, Volume};
@@ -44,7 +44,15 @@ impl ZfsStore {
             Err(cause) => return Err(self.undone(planned, cause, deadline)),
         }
         let volume = &planned.wanted.volume;
-        match device::wait(volume, planned.size_bytes, self.device_limit(deadline)) {
+        let made = device::wait(volume, planned.size_bytes, self.device_limit(deadline));
+        // A guest that is made later adopts it only as long as nobody has written to it.
+        let is_for_later = planned.wanted.owner.is_some()
+            && planned.wanted.maker.as_ref().is_some_and(|maker| maker.domain_uuid().is_none());
+        let made = made.and_then(|size_bytes| match is_for_later {
+            true => self.note_fresh(volume, deadline).map(|()| size_bytes),
+            false => Ok(size_bytes),
+        });
+        match made {
             Ok(size_bytes) => Ok(Volume {
                 name: volume.clone(),
                 size_bytes,
@@ -52,7 +60,8 @@ impl ZfsStore {
                 origin: planned.origin.as_ref().map(|origin| origin.snapshot.to_string()),
                 owner: planned.wanted.owner.as_ref().map(ToString::to_string),
                 maker: planned.wanted.maker.clone(),
-                is_written: false,
+                // Nobody asks of a volume that a domain has from the beginning.
+                is_written: !is_for_later,
             }),
             Err(cause) => Err(self.undone(planned, cause, deadline)),
         }
@@ -116,6 +125,13 @@ impl ZfsStore {
         Error::NotUndone { cause: Box::new(cause), left: left.join(", ") }
     }
 
+    /// Notes what zfs counts as written to a volume that nobody has had yet: its own books.
+    fn note_fresh(&self, volume: &Dataset, deadline: Instant) -> Result<(), Error> {
+        let found = self.look_at(volume.as_str(), deadline)?.ok_or_else(|| not_found(volume))?;
+        let fresh = format!("{FRESH}={}", found.written);
+        self.zfs.succeed(&["set", &fresh, volume.as_str()], deadline).map(drop)
+    }
+
     pub(super) fn set_maker_of(
         &self,
         volume: &Dataset,
@@ -159,6 +175,10 @@ impl ZfsStore {
             return Err(output.failed());
         }
         grown.size_bytes = device::wait(volume, size_bytes, self.device_limit(deadline))?;
+        if !grown.is_written {
+            // Growing is no writing.
+            self.note_fresh(volume, deadline)?;
+        }
         Ok(grown)
     }
 }

@@ -31,7 +31,8 @@ use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::storage::{
     Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
-    PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted, Whose,
+    PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted,
+    Whose,
 };
 
 /// The volumes of one ZFS pool.
@@ -127,10 +128,7 @@ impl ZfsStore {
             origin: entry.origin.clone(),
             owner: entry.owner.clone(),
             maker: entry.maker.as_deref().map(Maker::stored),
-            is_written: match &entry.origin {
-                Some(_) => entry.written > 0,
-                None => entry.written > FRESH_BYTES,
-            },
+            is_written: entry.fresh != Some(entry.written),
         })
     }
 
@@ -149,8 +147,6 @@ impl ZfsStore {
     }
 }
 
-/// What zfs counts as written to a new volume without an origin: its own books.
-const FRESH_BYTES: u64 = 64 * 1024;
 /// Every type that has a name of its own.
 const ALL: &str = "filesystem,volume,snapshot";
 const DATASETS: &str = "filesystem,volume";

@@ -5,9 +5,9 @@ use std::iter;
 use std::time::Instant;
 
 use super::listing::{Entry, Kind};
-use super::{ALL, Depth, ZfsStore, device, not_found};
+use super::{ALL, Depth, SNAPSHOTS, ZfsStore, device, not_found};
 use crate::storage::rules::{adopt, size_bytes};
-use crate::storage::{Dataset, Error, Id, Origin, Planned, Plans, Wanted};
+use crate::storage::{Adopts, Dataset, Error, Id, Origin, Planned, Plans, Wanted};
 
 impl ZfsStore {
     pub(super) fn plan_volumes(
@@ -17,7 +17,7 @@ impl ZfsStore {
     ) -> Result<Plans, Error> {
         let names: Vec<String> = self.names_for(wanted)?.into_iter().collect();
         let seen = self.look(Depth::One, ALL, &names, deadline)?;
-        let each = wanted.iter().map(|wanted| self.plan_one(wanted, &seen)).collect();
+        let each = wanted.iter().map(|wanted| self.plan_one(wanted, &seen, deadline)).collect();
         // The volumes of one call are one guest's: what bounds one of them bounds all.
         let mut above = wanted.first().into_iter().flat_map(|first| above(&first.volume));
         let bound = above.find_map(|it| find(&seen, it.as_str()));
@@ -42,7 +42,12 @@ impl ZfsStore {
         Ok(names)
     }
 
-    fn plan_one(&self, wanted: &Wanted, seen: &[Entry]) -> Result<Planned, Error> {
+    fn plan_one(
+        &self,
+        wanted: &Wanted,
+        seen: &[Entry],
+        deadline: Instant,
+    ) -> Result<Planned, Error> {
         let image = wanted.image.as_ref().map(|id| self.origin(id, seen)).transpose()?;
         let (origin, mut unit) = image.unzip();
         let found = find(seen, wanted.volume.as_str());
@@ -58,7 +63,12 @@ impl ZfsStore {
                 return Err(Error::Differs { volume: wanted.volume.clone(), what });
             }
             Some(entry) => {
-                let volume = self.volume_of(entry).ok_or_else(|| not_found(&wanted.volume))?;
+                let mut volume = self.volume_of(entry).ok_or_else(|| not_found(&wanted.volume))?;
+                // zfs counts what was written since the last snapshot.
+                if wanted.adopts == Adopts::Unwritten && !volume.is_written {
+                    let own = self.look(Depth::One, SNAPSHOTS, &[entry.name.as_str()], deadline)?;
+                    volume.is_written = !own.is_empty();
+                }
                 adopt(&volume, wanted, origin.as_ref(), size_bytes)?;
                 Some(volume)
             }

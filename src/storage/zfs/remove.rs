@@ -23,7 +23,7 @@ impl ZfsStore {
         let root = self.pool.guest(guest)?;
         let entries = self.look(Depth::All, ALL, &[root.as_str()], deadline)?;
         let meant = |entry: &Entry| {
-            is_meant(entry, guest, &root, whose) && !self.is_kept(&entry.name, in_use)
+            is_meant(entry, guest, &root, &whose) && !self.is_kept(&entry.name, in_use)
         };
         self.clear(&root, &entries, meant, in_use, deadline)
     }
@@ -41,9 +41,10 @@ impl ZfsStore {
             return Ok(Removing::default());
         }
         let marked = |entry: &Entry| {
-            is_meant(entry, guest, &root, Whose::Marked) && !self.is_kept(&entry.name, in_use)
+            is_meant(entry, guest, &root, &Whose::Marked) && !self.is_kept(&entry.name, in_use)
         };
-        let survey = Survey::of(root.as_str(), &entries, marked, |entry| self.user_of(entry, in_use));
+        let survey =
+            Survey::of(root.as_str(), &entries, marked, |entry| self.user_of(entry, in_use));
         let names = match survey.is_whole() {
             true => vec![root.as_str()],
             false => survey.doomed.iter().map(String::as_str).collect(),
@@ -114,7 +115,8 @@ impl ZfsStore {
         if entries.is_empty() {
             return Ok(Removal::default());
         }
-        let survey = Survey::of(root.as_str(), entries, chosen, |entry| self.user_of(entry, in_use));
+        let survey =
+            Survey::of(root.as_str(), entries, chosen, |entry| self.user_of(entry, in_use));
         let patience = self.patience(deadline);
         // `destroy -r` of an open volume fails, but not before it has destroyed the snapshots.
         let (mut open, mut closed) = (Vec::new(), Vec::new());
@@ -216,15 +218,11 @@ fn destroy_words(name: &str, recursive: bool) -> Vec<&str> {
 }
 
 /// Whether an entry below a guest's root goes with the guest.
-fn is_meant(entry: &Entry, guest: &Id, root: &Dataset, whose: Whose) -> bool {
-    match whose {
-        Whose::Marked => {
-            entry.kind == Kind::Volume
-                && is_disk_of(&entry.name, root)
-                && entry.owner.as_deref() == Some(guest.as_str())
-        }
-        Whose::Anyones => true,
-    }
+fn is_meant(entry: &Entry, guest: &Id, root: &Dataset, whose: &Whose) -> bool {
+    let is_marked = entry.kind == Kind::Volume
+        && is_disk_of(&entry.name, root)
+        && entry.owner.as_deref() == Some(guest.as_str());
+    *whose == Whose::Anyones || (is_marked && whose.means(entry.maker.as_deref()))
 }
 
 /// Where the removal of a volume begins: above it, if that was made with it.

@@ -48,9 +48,8 @@ impl Survey {
         let of_volume = datasets.iter().filter(|entry| entry.kind == Kind::Volume);
         let volumes: BTreeSet<&str> = of_volume.clone().map(|entry| entry.name.as_str()).collect();
         let used = of_volume.filter(|entry| going.contains(entry.name.as_str()));
-        let mut staying: BTreeMap<&str, Why> = used
-            .filter_map(|entry| Some((entry.name.as_str(), Why::Used(user(entry)?))))
-            .collect();
+        let mut staying: BTreeMap<&str, Why> =
+            used.filter_map(|entry| Some((entry.name.as_str(), Why::Used(user(entry)?)))).collect();
         // What stays keeps its origin, which may keep another: until nothing changes any more.
         loop {
             let before = staying.len();
@@ -115,6 +114,7 @@ mod tests {
             mountable: false,
             origin: None,
             clones: Vec::new(),
+            fresh: None,
             maker: None,
             owner: None,
         }

@@ -22,7 +22,7 @@ const PYTHON: &str = "/usr/bin/python3";
 
 /// A guest's life and all else that there are methods for, in an order in which each of their examples
 /// succeeds.
-const STORY: [&str; 51] = [
+const STORY: [&str; 54] = [
     "Libvirt.CreateGuest",
     "Libvirt.Run",
     "Libvirt.WaitEvents",
@@ -53,7 +53,10 @@ const STORY: [&str; 51] = [
     "Libvirt.DetachDisk",
     "Libvirt.AttachNic",
     "Libvirt.DetachNic",
+    "Libvirt.Leftovers",
+    "Libvirt.RemoveLeftovers",
     "Libvirt.Poweroff",
+    "Libvirt.DiscardSaved",
     "Libvirt.Create",
     "ImageStore.CreateSnapshot",
     "ImageStore.GetSnapshot",

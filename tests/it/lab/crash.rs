@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{LIBVIRT, Pool, virsh};
+use super::{LIBVIRT, Pool, run, virsh};
 use crate::crash::{
-    Bed, Host, attach_is_undone, create_is_undone, delete_is_finished, random_kills,
+    Bed, Host, attach_is_undone, create_is_undone, delete_is_finished, delete_meets, leftovers_go,
+    random_kills,
 };
 use crate::skip::require;
 
@@ -52,4 +53,21 @@ fn a_disk_whose_coming_is_killed_at_any_write_is_undone_or_stays_whole() {
 fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
     random_kills(&Bed::new(&OnZfs(pool), "crash-random", 0x73), KILLS, KILL_WITHIN);
+}
+
+#[test]
+fn a_recovery_that_meets_a_clone_locks_no_guest() {
+    let Some(pool) = require("lab", Pool::own(128)) else { return };
+    let pool_name = pool.name.clone();
+    let host = OnZfs(pool);
+    let bed = Bed::new(&host, "crash-clone", 0x75);
+    let disk = format!("{pool_name}/guests/crash-clone-1/disk-0");
+    let (snapshot, clone) = (format!("{disk}@kept"), format!("{pool_name}/kept"));
+    delete_meets(&bed, || {
+        run("zfs", &["snapshot", &snapshot]);
+        run("zfs", &["clone", &snapshot, &clone]);
+    });
+    run("zfs", &["destroy", &clone]);
+    leftovers_go(&bed);
+    assert!(!host.stored().iter().any(|line| line.contains(&disk)), "{:?}", host.stored());
 }

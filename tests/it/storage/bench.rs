@@ -10,10 +10,8 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Maker,
-    Adopts,
-    Dataset, DirectoryStore, Id, Image, ImageSource, InUse, MIB, PoolName, Reach, Space, Volume,
-    Volumes, Wanted, Whose, ZfsStore,
+    Adopts, Dataset, DirectoryStore, Id, Image, ImageSource, InUse, MIB, Maker, PoolName, Reach,
+    Space, Volume, Volumes, Wanted, Whose, ZfsStore,
 };
 
 use crate::skip::{Skip, require};
@@ -121,7 +119,9 @@ impl Bench {
 
     pub(crate) fn snapshot(&self, volume: &Dataset, name: &str) {
         let name = volume.snapshot(name).unwrap();
-        self.store.create_snapshot(&name, Reach::Itself, &Maker::call(), soon()).expect("the snapshot is taken");
+        self.store
+            .create_snapshot(&name, Reach::Itself, &Maker::call(), soon())
+            .expect("the snapshot is taken");
     }
 
     pub(crate) fn check_device(&self, volume: &Volume) {
