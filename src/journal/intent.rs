@@ -171,6 +171,13 @@ pub enum Step {
         /// What makes them.
         maker: String,
     },
+    /// The guest's domain, of this uuid, is deleted; one that has its name is another.
+    Gone {
+        /// The domain that it was.
+        uuid: String,
+    },
+    /// Others may have the guest's id: what this intent names besides is left over.
+    Released,
     /// What goes with the domain that is deleted.
     Leaving {
         /// Names of the networks.
@@ -192,11 +199,12 @@ impl fmt::Display for Step {
         match self {
             Self::Volume { name, .. } => write!(f, "volume {name}"),
             Self::NetworkDefined(name) | Self::NetworkStarted(name) => write!(f, "network {name}"),
-            Self::Domain { .. } => f.write_str("domain"),
+            Self::Domain { .. } | Self::Gone { .. } => f.write_str("domain"),
             Self::Disk { device, .. } => write!(f, "disk {device}"),
             Self::Nic { mac, .. } => write!(f, "NIC {mac}"),
             Self::Size { volume, .. } => write!(f, "size of {volume}"),
             Self::Snapshot { name, .. } => write!(f, "snapshot {name}"),
+            Self::Released => f.write_str("leftovers"),
             Self::Leaving { .. } => f.write_str("networks and volumes"),
         }
     }
@@ -223,6 +231,16 @@ pub struct Intent {
 }
 
 impl Intent {
+    /// Whether the guest's domain is to be changed.
+    pub fn has_domain(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Domain { .. }))
+    }
+
+    /// Whether a Delete has given up the guest's lock, and only finishes what it left.
+    pub fn is_released(&self) -> bool {
+        self.steps.contains(&Step::Released)
+    }
+
     pub(super) fn summary(&self, state: State) -> Summary {
         let (guest, since) = (self.guest.clone(), self.begun);
         Summary {

@@ -170,6 +170,18 @@ impl Journal {
         taken.take(count).map(entry).collect()
     }
 
+    /// The verb that left over the volume of this full name and maker, if one did.
+    pub fn verb_that_left(&self, volume: &str, made_by: Option<&str>) -> Option<Verb> {
+        let slots = self.shared.slots.lock();
+        let mut records = slots.by_number.values().filter_map(|slot| slot.record.as_ref());
+        let is_named = |step: &Step| {
+            matches!(step, Step::Volume { name, maker, .. }
+                if name == volume && maker.as_deref() == made_by)
+        };
+        let record = records.find(|record| record.intent.steps.iter().any(is_named))?;
+        Some(record.intent.verb)
+    }
+
     /// The intents that wait to be recovered or are being recovered, the oldest first; neither those of
     /// verbs that run nor leftovers. Answers from memory.
     pub fn open_intents(&self) -> Vec<Summary> {
@@ -334,7 +346,7 @@ impl Entry {
     ///
     /// # Blocking
     /// As long as the disk takes.
-    pub fn narrow(self, steps: Vec<Step>) -> Result<Self, (Self, Error)> {
+    pub fn narrow(self, steps: Vec<Step>) -> Result<Self, Box<(Self, Error)>> {
         let Intent { verb, guest, request, begun, .. } = self.intent().clone();
         let journal = Journal { shared: Arc::clone(&self.shared) };
         let narrowed = journal.begin_at(begun, verb, &guest, &request).and_then(|mut entry| {
@@ -350,7 +362,7 @@ impl Entry {
                 }
                 Ok(entry)
             }
-            Err(error) => Err((self, error)),
+            Err(error) => Err(Box::new((self, error))),
         }
     }
 
@@ -362,7 +374,11 @@ impl Entry {
         }
         let mut slots = self.shared.slots.lock();
         let Some(slot) = slots.by_number.get_mut(&self.number) else { return true };
-        let is_new = slot.summary.why.as_ref() != Some(&why);
+        // Many reasons say how long something took.
+        let without_numbers =
+            |text: &str| text.chars().filter(|it| !it.is_ascii_digit()).collect::<String>();
+        let before = slot.summary.why.as_deref().map(without_numbers);
+        let is_new = before != Some(without_numbers(&why)) || (tried && slot.summary.tries == 0);
         slot.summary.why = Some(why);
         slot.summary.left = left;
         slot.summary.tries += u32::from(tried);

@@ -166,6 +166,14 @@ fn leftovers_are_listed_and_not_open() {
     assert!(journal.open_of("web-1").is_none());
     let listed = journal.leftovers();
     assert_eq!((listed[0].left.as_slice(), listed[0].tries), (&["in use".to_owned()][..], 1));
+    let name = "tank/guests/web-1/disk-0";
+    assert_eq!(journal.verb_that_left(name, None), None);
+    let mut entry = begin(&journal, "web-2", 1);
+    entry.note(Step::Volume { name: name.to_owned(), made_parent: false, maker: None }).unwrap();
+    leave(entry, "in use", None);
+    assert!(journal.verb_that_left(name, None).is_some());
+    assert_eq!(journal.verb_that_left(name, Some("another")), None);
+    journal.leftovers_of("web-2", None).pop().unwrap().settled().unwrap();
     let mut again = journal.leftovers_of("web-1", None);
     assert!(journal.leftovers_of("web-1", None).is_empty(), "others have it");
     assert!(!leave(again.pop().unwrap(), "in use", None), "the same reason");

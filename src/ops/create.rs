@@ -105,7 +105,8 @@ impl Libvirt {
         let deadline = self.change_deadline(&request.args)?;
         let (made, host) = (guest.clone(), self.host.clone());
         let hold = self.hold(&guest.id, deadline)?;
-        self.check_sources("Create", &guest.id, sources(&guest), &hold, deadline)?;
+        let handed_in = sources(&guest);
+        self.check_sources("Create", &guest.id, handed_in.clone(), &hold, deadline)?;
         let work = move |session: &mut Session| {
             let domain = match session.find(&made.id)? {
                 Some(domain) => {
@@ -121,7 +122,7 @@ impl Libvirt {
             if !domain.is_active()? {
                 start(session.connection()?, &domain, &host)?;
             }
-            Ok(get_state(&domain)?)
+            Ok((get_state(&domain)?, domain.uuid()?))
         };
         let (events, id) = (Arc::clone(&self.events), guest.id.clone());
         let late = move |_: &mut Session, outcome: Result<_, Error>| {
@@ -129,7 +130,8 @@ impl Libvirt {
                 events.note(&id, What::Created);
             }
         };
-        let state = self.held("Create", deadline, &hold, work, late)?;
+        let (state, uuid) = self.held("Create", deadline, &hold, work, late)?;
+        self.claim_sources("Create", handed_in, &Maker::domain(&uuid), &hold, deadline);
         guest.state = state.name().to_owned();
         self.events.note(&guest.id, What::Created);
         Ok(respond(guest))

@@ -1,7 +1,7 @@
 //! Delete: a guest's domain and networks, gone; what a former attempt left included.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use log::warn;
@@ -11,7 +11,6 @@ use crate::guest::domain::{Metadata, VirDomain};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
-use crate::ops::disks::resolved;
 use crate::ops::recovery::{Leftover, Recovered, Transaction};
 use crate::ops::volumes::{Expected, LeavingVolumes, wants_volumes};
 use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond, screens};
@@ -146,7 +145,7 @@ pub(super) fn leaving(
             Some(_) => Expected::None,
             None => Expected::Unknown,
         },
-        kept: supplied.map(|disk| resolved(Path::new(&disk.source))).collect(),
+        kept: supplied.map(|disk| PathBuf::from(&disk.source)).collect(),
     };
     Ok((names, volumes))
 }

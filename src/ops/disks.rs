@@ -271,9 +271,11 @@ fn kind(source: &Path, found: &Metadata) -> Result<SourceKind, String> {
     }
 }
 
-/// A path without links; one that is not there stands for itself.
+/// A path without links; one that does not exist is resolved as far as its directory does.
 pub(super) fn resolved(path: &Path) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+    let in_directory = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+    let found = fs::canonicalize(path).ok().or_else(in_directory);
+    found.or_else(|| lexically_normal(path)).unwrap_or_else(|| path.to_owned())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(super) struct DomainUse {
     /// Whether it is off with saved memory, which its disks have to fit.
     pub(super) is_saved: bool,
     /// Whether libvirt could not give its definition, or it could not be read: it may use anything.
-    pub(super) is_unreadable: bool,
+    is_unreadable: bool,
     /// Networks that its interfaces are plugged into, in lower case.
     networks: BTreeSet<String>,
     /// Its disks. Their paths are followed only where a volume is asked for: one may lie on a file system
@@ -66,6 +66,11 @@ impl DomainUse {
         self.is_unreadable || self.has_network(name)
     }
 
+    /// Whether its definition, or a qcow2 file that it names, cannot be read.
+    pub(super) fn may_use_anything(&self) -> bool {
+        self.is_unreadable || self.disks.iter().any(|disk| !Chain::of(disk).is_whole)
+    }
+
     /// How the domain uses the volume at this path.
     pub(super) fn of_volume(&self, device: &Path) -> Option<VolumeUse> {
         let device = resolved(device);
@@ -88,6 +93,9 @@ impl DomainUse {
     pub(super) fn add_to(&self, in_use: &mut InUse) {
         self.add_paths_to(in_use);
         in_use.add_domain(self.uuid.clone(), format!("domain {}", self.name));
+        if self.may_use_anything() {
+            in_use.add_unreadable(format!("domain {}, which cannot be read", self.name));
+        }
     }
 
     /// Whether a volume belongs to it, attached or not.
@@ -102,7 +110,7 @@ impl DomainUse {
 
     /// The files below these.
     fn backing(&self) -> impl Iterator<Item = PathBuf> {
-        self.disks.iter().flat_map(backing_files)
+        self.disks.iter().flat_map(|disk| Chain::of(disk).files)
     }
 
     fn read(domain: &Domain, name: String, is_saved: bool) -> Result<Option<Self>, Error> {
@@ -142,8 +150,15 @@ impl DomainUse {
         let interfaces = domain.devices.interfaces.iter();
         let networks = interfaces.map(|interface| interface.source.network.to_lowercase());
         self.networks.extend(networks.filter(|name| !name.is_empty()));
-        let disks = domain.devices.disks.iter();
-        self.disks.extend(disks.filter(|disk| !disk.source.path().is_empty()).cloned());
+        // While it runs libvirt names the files below a disk, and only in the first of its definitions.
+        let known: Vec<Disk> = std::mem::take(&mut self.disks);
+        let is_new = |disk: &&Disk| {
+            let path = disk.source.path();
+            !path.is_empty() && known.iter().all(|known| known.source.path() != path)
+        };
+        let new: Vec<Disk> = domain.devices.disks.iter().filter(is_new).cloned().collect();
+        self.disks = known;
+        self.disks.extend(new);
     }
 }
 
@@ -187,23 +202,37 @@ pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUs
     Ok(in_use)
 }
 
-/// The files below a disk's source: libvirt names them for a domain that runs; of one that is off the
-/// qcow2 files themselves do. What lies below a file is read as qcow2 only where that file says so: a
-/// guest writes what it likes into a raw disk.
-pub(super) fn backing_files(disk: &Disk) -> Vec<PathBuf> {
-    if !disk.source.backing.is_empty() {
-        return disk.source.backing.iter().map(PathBuf::from).collect();
-    }
-    let mut found = Vec::new();
-    let mut top = (disk.driver.kind == QCOW2).then(|| PathBuf::from(disk.source.path()));
-    while let Some(below) = top.take().and_then(|top| Backing::of(&top)) {
-        if found.len() == CHAIN_MAX {
-            break;
+/// The files below a disk's source.
+pub(super) struct Chain {
+    /// From the top down.
+    pub(super) files: Vec<PathBuf>,
+    /// Whether these are all: `false` where a file could not be read or understood.
+    is_whole: bool,
+}
+
+impl Chain {
+    /// libvirt names the files for a domain that runs; of one that is off the qcow2 files themselves do. What
+    /// lies below a file is read as qcow2 only where that file says so: a guest writes what it likes into a
+    /// raw disk.
+    pub(super) fn of(disk: &Disk) -> Self {
+        if !disk.source.backing.is_empty() {
+            let files = disk.source.backing.iter().map(PathBuf::from).collect();
+            return Self { files, is_whole: true };
         }
-        found.push(below.path.clone());
-        top = below.is_qcow2.then_some(below.path);
+        let mut chain = Self { files: Vec::new(), is_whole: true };
+        let mut top = (disk.driver.kind == QCOW2).then(|| PathBuf::from(disk.source.path()));
+        while let Some(file) = top.take() {
+            match Backing::of(&file) {
+                Ok(Some(below)) if chain.files.len() < CHAIN_MAX => {
+                    chain.files.push(below.path.clone());
+                    top = below.is_qcow2.then_some(below.path);
+                }
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) => chain.is_whole = false,
+            }
+        }
+        chain
     }
-    found
 }
 
 const QCOW2: &str = "qcow2";
@@ -217,21 +246,37 @@ struct Backing {
 
 impl Backing {
     /// Reads the head of a qcow2 file (docs/interop/qcow2.txt of qemu); `None` where it has no backing
-    /// file, is no qcow2 file, or cannot be read.
-    fn of(path: &Path) -> Option<Self> {
-        const MAGIC: &[u8] = b"QFI\xfb";
-        const FORMAT: u32 = 0xe279_2aca;
-        // qemu's own bounds: names, and the first cluster, which holds the head.
-        const NAME_BYTES_MAX: usize = 1023;
+    /// file, is no qcow2 file, or does not exist.
+    fn of(path: &Path) -> io::Result<Option<Self>> {
+        // qemu's own bound for the first cluster, which holds the head.
         const HEAD_BYTES_MAX: u64 = 64 * 1024;
         let real = resolved(path);
-        let kind = fs::metadata(&real).ok()?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return None;
-        }
-        let file = files::straight(OpenOptions::new().read(true)).open(real).ok()?;
         let mut head = Vec::new();
-        file.take(HEAD_BYTES_MAX).read_to_end(&mut head).ok()?;
+        let read = fs::metadata(&real).and_then(|found| {
+            if !found.is_file() && !found.file_type().is_block_device() {
+                return Ok(0);
+            }
+            let file = files::straight(OpenOptions::new().read(true)).open(real)?;
+            file.take(HEAD_BYTES_MAX).read_to_end(&mut head)
+        });
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+            // A description in JSON may name anything.
+            Ok(_) => match Self::named_in(&head, path) {
+                Some(backing) if backing.path.to_string_lossy().contains("json:") => {
+                    Err(io::ErrorKind::InvalidData.into())
+                }
+                found => Ok(found),
+            },
+        }
+    }
+
+    fn named_in(head: &[u8], path: &Path) -> Option<Self> {
+        const MAGIC: &[u8] = b"QFI\xfb";
+        const FORMAT: u32 = 0xe279_2aca;
+        // qemu's own bound.
+        const NAME_BYTES_MAX: usize = 1023;
         let word = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
         let at =
             usize::try_from(word(8)?).ok()?.checked_shl(32)? | usize::try_from(word(12)?).ok()?;
@@ -288,8 +333,7 @@ impl Libvirt {
             });
             named.collect::<Vec<_>>()
         };
-        let named =
-            self.aside(Lane::Read, JobName::new(verb, format!("{id}: sources")), deadline, names)?;
+        let named = self.aside(Lane::Read, JobName::new(verb, id), deadline, names)?;
         if named.is_empty() {
             return Ok(Vec::new());
         }
@@ -373,6 +417,10 @@ mod tests {
         head
     }
 
+    fn files_of(disk: &Disk) -> Vec<PathBuf> {
+        Chain::of(disk).files
+    }
+
     #[test]
     fn a_chain_is_followed_as_its_files_say() {
         let folder = std::env::temp_dir().join(format!("mistify-chain-{}", std::process::id()));
@@ -386,16 +434,24 @@ mod tests {
         let mut disk = Disk::default();
         disk.source.file = path("top").display().to_string();
         disk.driver.kind = "qcow2".to_owned();
-        assert_eq!(backing_files(&disk), [path("middle"), path("base")]);
+        assert_eq!(files_of(&disk), [path("middle"), path("base")]);
         disk.driver.kind = "raw".to_owned();
-        assert!(backing_files(&disk).is_empty(), "raw bytes are no head");
+        assert!(files_of(&disk).is_empty(), "raw bytes are no head");
         disk.driver.kind = "qcow2".to_owned();
         disk.source.file = path("loop").display().to_string();
-        assert_eq!(backing_files(&disk).len(), CHAIN_MAX);
+        assert_eq!(files_of(&disk).len(), CHAIN_MAX);
         disk.source.file = "/dev/null".to_owned();
-        assert!(backing_files(&disk).is_empty());
+        assert!(files_of(&disk).is_empty());
+        let odd = qcow2("json:{\"driver\":\"raw\"}", "raw");
+        for (name, content) in [("json", &odd[..]), ("raw", b"no head"), ("absent", b"")] {
+            if !content.is_empty() {
+                fs::write(path(name), content).unwrap();
+            }
+            disk.source.file = path(name).display().to_string();
+            assert_eq!(Chain::of(&disk).is_whole, name != "json", "{name}");
+        }
         disk.source.backing = vec!["/by/libvirt".to_owned()];
-        assert_eq!(backing_files(&disk), [PathBuf::from("/by/libvirt")]);
+        assert_eq!(files_of(&disk), [PathBuf::from("/by/libvirt")]);
         fs::remove_dir_all(&folder).unwrap();
     }
 

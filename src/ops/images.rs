@@ -6,8 +6,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::warn;
-
 use crate::config::GUEST_DISKS_MAX;
 use crate::guest::check::Invalid;
 use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
@@ -47,8 +45,8 @@ impl Libvirt {
     }
 
     /// Makes the volumes of all disks of a guest and fills in `volume`, `source` and `size`. What
-    /// is there already and right is kept, also where it has no owner's mark: the original image
-    /// agent set none.
+    /// is there already and right is kept, for a guest that has a domain also where it has no owner's
+    /// mark: the original image agent set none. A new guest gets none that was written to.
     ///
     /// # Errors
     /// As [`Libvirt::verify_disks`]; with the step where one could not be made: then nothing of it
@@ -59,8 +57,14 @@ impl Libvirt {
     pub fn create_guest_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = without_sources(guest_with_disks(request.guest)?);
         let deadline = self.change_deadline(&request.args)?;
-        let wanted = self.wanted_or_unmarked(&guest)?;
         let hold = self.key(&guest.id, deadline)?;
+        let mut wanted = self.wanted_or_unmarked(&guest)?;
+        let id = guest.id.clone();
+        let find = move |session: &mut Session| Ok(session.find(&id)?.is_some());
+        // Where libvirt cannot be asked the guest counts as new, which gets nobody's data.
+        if !self.held("CreateGuestDisks", deadline, &hold, find, |_, _| {}).unwrap_or(false) {
+            wanted.iter_mut().for_each(|wanted| wanted.adopts = Adopts::Unwritten);
+        }
         let transaction = Transaction::begin(self, Verb::CreateGuestDisks, &guest);
         self.make_volumes(&mut guest, wanted, false, transaction, &hold, deadline)
             .and_then(|(transaction, _)| Ok(transaction.commit()?))
@@ -254,8 +258,7 @@ impl Libvirt {
         ))
     }
 
-    /// Refuses to remove what a domain has as a disk, or below a qcow2 file. Where libvirt cannot be asked,
-    /// nothing is refused: the store's own checks remain.
+    /// Refuses to remove what a domain has as a disk, or below a qcow2 file, or may have.
     fn check_unused(
         &self,
         verb: &str,
@@ -263,17 +266,13 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<(), Error> {
         let uses = |connection: &Connection| Ok(all_uses(connection)?);
-        let domains = match self.read(Lane::Read, verb, volume.name.as_str(), deadline, uses) {
-            Ok(domains) => domains,
-            Err(error) => {
-                warn!("cannot ask libvirt what uses {}: {error}", volume.name);
-                return Ok(());
-            }
-        };
+        let domains = self.read(Lane::Read, verb, "", deadline, uses)?;
         let user = domains.into_iter().find_map(|domain| {
-            let why = match domain.of_volume(&volume.device)? {
-                VolumeUse::Disk => "has it as a disk",
-                VolumeUse::Backing => "has a file on top of it",
+            let why = match domain.of_volume(&volume.device) {
+                Some(VolumeUse::Disk) => "has it as a disk",
+                Some(VolumeUse::Backing) => "has a file on top of it",
+                None if domain.may_use_anything() => "may use it: it cannot be read",
+                None => return None,
             };
             Some((domain.name, why))
         });
@@ -342,31 +341,51 @@ impl Libvirt {
         let hold = self.key(lock_of(&wanted.volume), deadline)?;
         let subject = Guest { id: hold.key().to_owned(), ..Guest::default() };
         let transaction = Transaction::begin(self, verb, &subject);
-        let volumes = Arc::clone(&self.volumes);
-        let work = move |_: &mut Session, transaction: &mut Transaction| {
+        let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
             let planned = volumes.plan(&[wanted], deadline)?;
             if let Some(found) = planned.iter().find_map(|planned| planned.found.as_ref()) {
                 return Err(storage::Error::Exists { name: found.name.to_string() }.into());
             }
-            match make(&*volumes, planned, false, transaction, deadline) {
+            match make(volumes, planned, false, transaction, deadline) {
                 // The store has undone it, or made nothing.
                 Err(Error::Step { cause, .. }) if is_clean(&cause) => Ok(Err(*cause)),
                 made => Ok(Ok(made?)),
             }
         };
-        let made = self.run_steps(Lane::Storage, transaction, &hold, deadline, work);
-        let made = made.and_then(|(made, transaction)| match made {
-            Ok(made) => {
-                transaction.commit()?;
-                Ok(made)
-            }
-            Err(error) => {
-                transaction.abort(Abort::Forget);
-                Err(error)
-            }
-        });
-        let made = made.map_err(|cause| without_step(self.undone(&subject, cause, &hold)))?;
+        let made = self.make_or_undo(transaction, &subject, &hold, deadline, work)?;
         Ok(VolumeResponse { volumes: made.iter().map(volume_answer).collect() })
+    }
+
+    /// Runs the one step of a storage verb; it is undone where it fails. The inner error of `work` is one that
+    /// has left nothing.
+    ///
+    /// # Errors
+    /// That of the step, alone where nothing is left of it.
+    ///
+    /// # Blocking
+    /// Up to `deadline`, and for the undo.
+    pub(super) fn make_or_undo<T: Send + 'static>(
+        &self,
+        transaction: Transaction,
+        subject: &Guest,
+        hold: &Hold,
+        deadline: Instant,
+        work: impl FnOnce(&dyn Volumes, &mut Transaction) -> Result<Result<T, Error>, Error>
+        + Send
+        + 'static,
+    ) -> Result<T, Error> {
+        let volumes = Arc::clone(&self.volumes);
+        let work =
+            move |_: &mut Session, transaction: &mut Transaction| work(&*volumes, transaction);
+        let made = self.run_steps(Lane::Storage, transaction, hold, deadline, work);
+        let made = made.and_then(|(made, transaction)| {
+            match made {
+                Ok(_) => transaction.commit()?,
+                Err(_) => transaction.abort(Abort::Forget),
+            }
+            made
+        });
+        made.map_err(|cause| without_step(self.undone(subject, cause, hold)))
     }
 }
 
@@ -382,7 +401,7 @@ pub(super) fn lock_of(name: &Dataset) -> &str {
 }
 
 /// The cause of a failed step, where nothing is left of it: these verbs have one step.
-pub(super) fn without_step(error: Error) -> Error {
+fn without_step(error: Error) -> Error {
     match error {
         Error::Step { cause, left, .. } if left.is_empty() => *cause,
         other => other,

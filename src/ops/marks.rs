@@ -80,8 +80,7 @@ impl Libvirt {
         let Some((uuid, _)) = named.filter(|_| !own.is_empty()) else { return Ok(()) };
         let names: Vec<_> = own.into_iter().map(|volume| volume.name).collect();
         info!("completing the marks of {} volumes; guest={guest:?} uuid={uuid}", names.len());
-        self.claim(VERB, names, Maker::domain(&uuid), &hold, deadline);
-        Ok(())
+        self.set_makers(VERB, names, Maker::domain(&uuid), &hold, deadline)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX};
 use crate::journal::{Intent, Step, Verb};
 use crate::libvirt::XmlKind;
 use crate::ops::disks::resolved;
-use crate::ops::domains::{DomainUse, backing_files, uses_of_others};
+use crate::ops::domains::{Chain, DomainUse, uses_of_others};
 use crate::ops::images::guest_with_disks;
 use crate::ops::recovery::Transaction;
 use crate::ops::saved::not_saved;
@@ -90,8 +90,13 @@ impl Libvirt {
         let id = intent.guest.clone();
         let tell = move |session: &mut Session| {
             let Some(domain) = session.find(&id)? else { return Ok(()) };
-            let mut metadata = described(&domain, XmlKind::Inactive)?.metadata;
+            let definition = described(&domain, XmlKind::Inactive)?;
+            let (mut metadata, live) =
+                (definition.metadata.clone(), described(&domain, XmlKind::Live)?);
             for (device, volume) in &sizes {
+                if !is_raw_on(&definition, device, volume) {
+                    continue;
+                }
                 let mut kept = metadata.guest.iter_mut().flat_map(|kept| &mut kept.disks);
                 if let Some(kept) = kept.find(|kept| kept.device == *device) {
                     kept.size_mib = volume.size_mib();
@@ -102,13 +107,24 @@ impl Libvirt {
             }
             if domain.is_active()? {
                 for (device, volume) in &sizes {
-                    domain.block_resize(device, volume.size_bytes)?;
+                    if is_raw_on(&live, device, volume) {
+                        domain.block_resize(device, volume.size_bytes)?;
+                    }
                 }
             }
             Ok(())
         };
         self.held(label, deadline, hold, tell, |_, _| {})
     }
+}
+
+/// Whether the volume is a raw disk of the domain at this target: another disk may have its place by now.
+fn is_raw_on(domain: &VirDomain, target: &str, volume: &Volume) -> bool {
+    let at_target = domain.disk_by_device(target);
+    at_target.is_some_and(|disk| {
+        ["", RAW].contains(&disk.driver.kind.as_str())
+            && resolved(Path::new(disk.source.path())) == resolved(&volume.device)
+    })
 }
 
 /// The targets and volumes of a ResizeDisk, as they are now; a volume that is gone has no size to tell.
@@ -221,7 +237,7 @@ fn named_by_volume(found: &Disk, wanted: &wire::Disk, all: &[Volume]) -> bool {
     };
     let device = resolved(&volume.device);
     let mut paths = vec![PathBuf::from(found.source.path())];
-    paths.extend(backing_files(found));
+    paths.extend(Chain::of(found).files);
     paths.iter().any(|path| resolved(path) == device)
 }
 
@@ -265,6 +281,17 @@ mod tests {
         };
         find(&disk, &domain, &all)
             .map(|(target, volume)| (target.into(), volume.name.relative().into()))
+    }
+
+    #[test]
+    fn only_the_disk_that_grew_is_told() {
+        let mut domain = domain(&[("vda", "guests/a/disk-0"), ("vdb", "guests/a/disk-1")]);
+        domain.devices.disks.iter_mut().for_each(|disk| disk.driver.kind = RAW.to_owned());
+        let volume = volume("guests/a/disk-1");
+        assert!(is_raw_on(&domain, "vdb", &volume));
+        assert!(!is_raw_on(&domain, "vda", &volume) && !is_raw_on(&domain, "vdc", &volume));
+        domain.devices.disks.iter_mut().for_each(|disk| disk.driver.kind = "qcow2".to_owned());
+        assert!(!is_raw_on(&domain, "vdb", &volume));
     }
 
     #[test]

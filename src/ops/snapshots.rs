@@ -1,7 +1,6 @@
 //! The image store's methods for snapshots (contract section 8).
 
 use std::io::Read;
-use std::sync::Arc;
 
 use log::warn;
 
@@ -10,8 +9,8 @@ use crate::guest::wire::images::{self as wire, SnapshotRequest, SnapshotResponse
 use crate::journal::{Step, Verb};
 use crate::libvirt::Connection;
 use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
-use crate::ops::images::{guest_of, lock_of, without_step};
-use crate::ops::recovery::{Abort, Transaction};
+use crate::ops::images::{guest_of, lock_of};
+use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::Lane;
 use crate::storage::{self, Maker, Newer, Reach, Snapshot, SnapshotName, Volumes};
@@ -49,8 +48,7 @@ impl Libvirt {
         let hold = self.key(lock_of(&dataset), deadline)?;
         let subject = Guest { id: hold.key().to_owned(), ..Guest::default() };
         let transaction = Transaction::begin(self, Verb::CreateSnapshot, &subject);
-        let volumes = Arc::clone(&self.volumes);
-        let work = move |_: &mut Session, transaction: &mut Transaction| {
+        let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
             let maker = Maker::call();
             // Nothing is recorded of what the store refuses at once.
             let there = volumes.snapshots(Some(name.dataset()), deadline)?;
@@ -69,23 +67,12 @@ impl Libvirt {
             match volumes.create_snapshot(&name, reach, &maker, deadline) {
                 // Another call was first; this one has made nothing.
                 Err(error @ (storage::Error::Exists { .. } | storage::Error::NotFound { .. })) => {
-                    Ok(Err(error))
+                    Ok(Err(error.into()))
                 }
                 made => Ok(Ok(made?)),
             }
         };
-        let made = self.run_steps(Lane::Storage, transaction, &hold, deadline, work);
-        let made = made.and_then(|(made, transaction)| match made {
-            Ok(made) => {
-                transaction.commit()?;
-                Ok(made)
-            }
-            Err(error) => {
-                transaction.abort(Abort::Forget);
-                Err(error.into())
-            }
-        });
-        let made = made.map_err(|cause| without_step(self.undone(&subject, cause, &hold)))?;
+        let made = self.make_or_undo(transaction, &subject, &hold, deadline, work)?;
         Ok(answer(&made))
     }
 
@@ -163,7 +150,10 @@ impl Libvirt {
         let look = move |volumes: &dyn Volumes| {
             let snapshot = volumes.snapshot(&looked_for, deadline)?;
             // A file system has no device.
-            let volume = volumes.volume(looked_for.dataset(), deadline).ok();
+            let volume = match volumes.volume(looked_for.dataset(), deadline) {
+                Err(storage::Error::NotFound { .. }) => None,
+                found => Some(found?),
+            };
             Ok((snapshot, volume))
         };
         let (snapshot, volume) =
@@ -298,8 +288,8 @@ fn obstacle(
             None if !is_own && volume.is_some_and(|volume| domain.has_made(volume)) => {
                 Some("has it as a detached disk")
             }
-            None if volume.is_some() && domain.is_unreadable => {
-                Some("has a definition that cannot be read")
+            None if volume.is_some_and(|it| it.maker.is_none()) && domain.may_use_anything() => {
+                Some("may use it: its definition or a qcow2 file of it cannot be read")
             }
             _ => None,
         }

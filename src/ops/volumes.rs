@@ -8,6 +8,7 @@ use log::warn;
 
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
+use crate::ops::disks::resolved;
 use crate::ops::images::guest_of;
 use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session, domains};
@@ -27,7 +28,7 @@ pub(super) fn wants_volumes(guest: &Guest) -> bool {
 pub(super) struct LeavingVolumes {
     /// Whether there are some.
     pub(super) expected: Expected,
-    /// Sources that a caller has supplied, without links. Their maker destroys them.
+    /// Sources that a caller has supplied, as it named them. Their maker destroys them.
     pub(super) kept: Vec<PathBuf>,
 }
 
@@ -139,12 +140,13 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<(Transaction, Vec<Dataset>), Error> {
         let verb = transaction.intent().verb.to_string();
+        let maker = wanted.first().and_then(|wanted| wanted.maker.clone());
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
         let planned = self.on_storage(&verb, &guest.id, Some(hold), deadline, plan)?;
         let found: Vec<_> = planned.iter().filter_map(|planned| planned.found.clone()).collect();
         self.check_adopted(&verb, &found, exists, hold, deadline)?;
-        let is_unclaimed =
-            |volume: &storage::Volume| volume.maker.as_ref().and_then(Maker::domain_uuid).is_none();
+        self.check_unclaimed(&verb, &planned, hold, deadline)?;
+        let is_unclaimed = |volume: &storage::Volume| volume.maker != maker;
         let unclaimed = found.into_iter().filter(is_unclaimed).map(|volume| volume.name).collect();
         let volumes = Arc::clone(&self.volumes);
         let work = move |_: &mut Session, transaction: &mut Transaction| {
@@ -171,7 +173,7 @@ impl Libvirt {
         if sources.is_empty() {
             return;
         }
-        let id = hold.key().to_owned();
+        let (id, own_maker) = (hold.key().to_owned(), maker.clone());
         let find = move |volumes: &dyn Volumes| {
             let mut own = Vec::new();
             for (_, source) in sources {
@@ -179,9 +181,13 @@ impl Libvirt {
                 if guest_of(&name) != Some(&id) {
                     continue;
                 }
-                let volume = volumes.volume(&name, deadline)?;
-                let is_claimed = volume.maker.as_ref().and_then(Maker::domain_uuid).is_some();
-                if volume.owner.as_deref() == Some(&id) && !is_claimed {
+                let volume = match volumes.volume(&name, deadline) {
+                    Err(storage::Error::NotFound { .. }) => continue,
+                    found => found?,
+                };
+                // Nor does it belong to another domain: the source was checked.
+                if volume.owner.as_deref() == Some(&id) && volume.maker.as_ref() != Some(&own_maker)
+                {
                     own.push(name);
                 }
             }
@@ -205,15 +211,27 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) {
+        if let Err(error) = self.set_makers(verb, unclaimed, maker, hold, deadline) {
+            warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
+        }
+    }
+
+    /// The same with its error.
+    pub(super) fn set_makers(
+        &self,
+        verb: &str,
+        unclaimed: Vec<Dataset>,
+        maker: Maker,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         if unclaimed.is_empty() {
-            return;
+            return Ok(());
         }
         let claim = move |volumes: &dyn Volumes| {
             unclaimed.iter().try_for_each(|volume| volumes.set_maker(volume, &maker, deadline))
         };
-        if let Err(error) = self.on_storage(verb, hold.key(), Some(hold), deadline, claim) {
-            warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
-        }
+        self.on_storage(verb, hold.key(), Some(hold), deadline, claim)
     }
 
     /// Refuses to adopt a volume that another domain uses: a guest that was renamed keeps its disks.
@@ -239,6 +257,7 @@ impl Libvirt {
         };
         let (own, in_use) = self.held(verb, deadline, hold, look, |_, _| {})?;
         for volume in found {
+            self.check_not_left(&volume.name, volume.maker.as_ref())?;
             let maker = volume.maker.as_ref();
             let user = in_use.by(&volume.device).or_else(|| in_use.by_maker(maker));
             let former =
@@ -256,6 +275,45 @@ impl Libvirt {
             );
         }
         Ok(())
+    }
+
+    /// Refuses a volume that would go with a leftover.
+    fn check_not_left(&self, volume: &Dataset, maker: Option<&Maker>) -> Result<(), Error> {
+        let maker = maker.map(Maker::as_str);
+        let Some(verb) = self.journal.verb_that_left(volume.as_str(), maker) else { return Ok(()) };
+        let what = vec![format!("a {verb} has left it over; see leftovers --remove")];
+        Err(storage::Error::Differs { volume: volume.clone(), what }.into())
+    }
+
+    /// Refuses to make a volume that another domain names as its disk already: it would have its guest's data.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] names the volume and the domain; when libvirt cannot be asked.
+    fn check_unclaimed(
+        &self,
+        verb: &str,
+        planned: &[Planned],
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let new: Vec<&Planned> = planned.iter().filter(|it| it.found.is_none()).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        for it in &new {
+            self.check_not_left(&it.wanted.volume, it.wanted.maker.as_ref())?;
+        }
+        let in_use = match self.in_use_by_others(verb, hold, deadline) {
+            // Before a domain has the volume libvirt is asked again.
+            Err(error) if error.is_unreachable() => return Ok(()),
+            in_use => in_use?,
+        };
+        match new.iter().find_map(|it| Some((it, in_use.by(&resolved(&it.device))?))) {
+            Some((it, by)) => {
+                Err(Error::Taken(format!("{} is used by {by} already", it.wanted.volume)))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The disks and backing files of all other domains.

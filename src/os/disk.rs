@@ -1,7 +1,10 @@
 //! What disks and file systems know and std does not ask: whose volume a device is, free space,
 //! shared copies of files, and where a sparse file has data.
 
-#![expect(unsafe_code, reason = "ioctl, lseek with SEEK_DATA and statvfs have no safe form in std")]
+#![expect(
+    unsafe_code,
+    reason = "ioctl, lseek, statvfs and extended attributes have no safe form in std"
+)]
 
 use std::ffi::{CStr, CString};
 use std::fs::{File, OpenOptions};
@@ -42,6 +45,40 @@ pub fn zvol_name(device: &File) -> io::Result<String> {
 pub fn zvol_name_at(path: &Path) -> io::Result<Option<String>> {
     let device = files::straight(OpenOptions::new().read(true)).open(path)?;
     Ok(zvol_name(&device).ok())
+}
+
+/// Longest value of an attribute that [`attribute`] reads, in bytes.
+const ATTRIBUTE_BYTES: usize = 256;
+
+/// Sets an extended attribute of a file (`xattr(7)`). `false` where its file system has none.
+///
+/// # Errors
+/// What else the system says, such as no space.
+pub fn set_attribute(file: &File, name: &CStr, value: &str) -> io::Result<bool> {
+    let (fd, bytes) = (file.as_raw_fd(), value.as_bytes());
+    // SAFETY: the kernel reads `bytes.len()` bytes of `bytes` and the name up to its end mark; the
+    // descriptor is open during the call.
+    let result =
+        unsafe { libc::fsetxattr(fd, name.as_ptr(), bytes.as_ptr().cast(), bytes.len(), 0) };
+    if result == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        error => Err(error),
+    }
+}
+
+/// An extended attribute of a file; `None` where it has none of that name, or one that is no short text.
+pub fn attribute(file: &File, name: &CStr) -> Option<String> {
+    let mut value = [0_u8; ATTRIBUTE_BYTES];
+    // SAFETY: the kernel writes at most `value.len()` bytes to `value`, and reads the name up to its end
+    // mark; the descriptor is open during the call.
+    let length = unsafe {
+        libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
+    let text = value.get(..usize::try_from(length).ok()?)?;
+    String::from_utf8(text.to_vec()).ok()
 }
 
 /// Makes `to` share all content with `from` (a reflink). `false` where the file system cannot, or

@@ -101,7 +101,7 @@ pub struct Made {
     pub volume: Dataset,
     /// The mark that it has: without that one it is another volume.
     pub owner: Option<Id>,
-    /// The other part of the mark; `None` where the journal of an older agent does not say it.
+    /// The other part of the mark; `None` of what an older agent made, whose marks had none.
     pub maker: Option<Maker>,
     /// Whether the dataset above it was made with it.
     pub with_parent: bool,
@@ -292,6 +292,8 @@ pub struct InUse {
     users: BTreeMap<PathBuf, String>,
     /// By the uuid of a domain that volumes belong to, attached or not.
     domains: BTreeMap<String, String>,
+    /// A domain that may use anything.
+    unreadable: Option<String>,
     kept: BTreeSet<PathBuf>,
 }
 
@@ -306,14 +308,25 @@ impl InUse {
         self.domains.insert(uuid, user);
     }
 
+    /// Adds a user of whom nobody knows what it uses: a volume may be its own that no mark says the maker of.
+    pub fn add_unreadable(&mut self, user: String) {
+        self.unreadable = Some(user);
+    }
+
     /// Who has all that was made by this one.
     pub fn by_maker(&self, maker: Option<&Maker>) -> Option<String> {
         self.domains.get(maker?.domain_uuid()?).cloned()
     }
 
-    /// Adds what was handed in by a caller, who destroys it. It is not meant by a removal.
-    pub fn keep(&mut self, path: PathBuf) {
-        self.kept.insert(path);
+    /// Who keeps a volume from being destroyed: by its path, as its maker, or because nobody knows.
+    pub(super) fn keeper_of(&self, device: &Path, maker: Option<&Maker>) -> Option<Why> {
+        let known = self.by(device).or_else(|| self.by_maker(maker)).map(Why::Used);
+        known.or_else(|| self.unreadable.clone().filter(|_| maker.is_none()).map(Why::MayBeUsed))
+    }
+
+    /// Adds what was handed in by a caller, who destroys it, by any path. It is not meant by a removal.
+    pub fn keep(&mut self, path: &Path) {
+        self.kept.insert(real(path));
     }
 
     /// Who uses what is at this path.
@@ -358,12 +371,7 @@ pub enum Whose {
     /// Those that this agent made for the guest: by name and owner's mark.
     Marked,
     /// Those of them that belong to this domain.
-    OfDomain {
-        /// The domain.
-        maker: Maker,
-        /// And those of older agents, whose marks name no domain.
-        or_older: bool,
-    },
+    OfDomain(Maker),
     /// All below `guests/<id>`, as the image store's methods do it.
     Anyones,
 }
@@ -373,9 +381,7 @@ impl Whose {
     pub(super) fn means(&self, maker: Option<&str>) -> bool {
         match self {
             Self::Marked | Self::Anyones => true,
-            Self::OfDomain { maker: own, or_older } => {
-                maker.map_or(*or_older, |maker| maker == own.as_str())
-            }
+            Self::OfDomain(own) => maker == Some(own.as_str()),
         }
     }
 }
@@ -402,7 +408,7 @@ pub struct Removal {
 
 impl Removal {
     /// Adds what another removal did.
-    pub(super) fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         self.destroyed.extend(other.destroyed);
         self.left.extend(other.left);
         self.foreign.extend(other.foreign);
@@ -445,6 +451,8 @@ pub enum Why {
     Open(Vec<String>),
     /// This one uses it, as in `domain web-1`.
     Used(String),
+    /// This one may use it, as nobody knows what it uses.
+    MayBeUsed(String),
     /// The command failed, and said this.
     Failed(String),
 }
@@ -458,7 +466,41 @@ impl fmt::Display for Left {
             Why::Open(who) if who.is_empty() => write!(f, "{name} is in use"),
             Why::Open(who) => write!(f, "{name} is in use by {}", who.join(", ")),
             Why::Used(by) => write!(f, "{name} is used by {by}"),
+            Why::MayBeUsed(by) => write!(f, "{name} may be used by {by}"),
             Why::Failed(why) => write!(f, "{name}: {why}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_a_caller_keeps_is_kept_by_any_path() {
+        let folder = std::env::temp_dir().join(format!("mistify-kept-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (device, link) = (folder.join("zd0"), folder.join("disk-0"));
+        fs::write(&device, "").unwrap();
+        symlink(&device, &link).unwrap();
+        let mut in_use = InUse::default();
+        in_use.keep(&link);
+        assert!(in_use.keeps(&link) && in_use.keeps(&device) && !in_use.keeps(&folder));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_domain_that_cannot_be_read_keeps_what_nobody_made() {
+        let mut in_use = InUse::default();
+        in_use.add_domain("u-1".to_owned(), "domain a".to_owned());
+        in_use.add_unreadable("domain b".to_owned());
+        let keeper = |maker: Option<Maker>| in_use.keeper_of(Path::new("/absent"), maker.as_ref());
+        assert_eq!(keeper(None), Some(Why::MayBeUsed("domain b".to_owned())));
+        let used = Some(Why::Used("domain a".to_owned()));
+        assert_eq!(keeper(Some(Maker::domain("u-1"))), used);
+        assert_eq!(keeper(Some(Maker::domain("u-2"))), None);
+        assert_eq!(keeper(Some(Maker::call())), None);
     }
 }

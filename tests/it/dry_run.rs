@@ -94,12 +94,23 @@ impl Host {
         let planned: Vec<String> =
             steps.filter_map(|step| step.get("command")).map(words).collect();
         assert!(!planned.is_empty(), "{plan}");
-        assert_eq!(history(pool)[before..], planned);
+        let done: Vec<String> = history(pool).into_iter().skip(before).map(unnamed).collect();
+        assert_eq!(done, planned);
     }
 
     fn history(&self) -> usize {
         self.pool.as_ref().map_or(0, |pool| history(pool).len())
     }
+}
+
+/// A command as a plan has it, which does not know the uuid of a domain that is not defined.
+fn unnamed(command: String) -> String {
+    const MAKER: &str = "io.mistify:maker=";
+    let words = command.split(' ').map(|word| match word.strip_prefix(MAKER) {
+        Some(uuid) if uuid.len() == 36 => format!("{MAKER}UUID"),
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn words(command: &Value) -> String {

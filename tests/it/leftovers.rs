@@ -117,6 +117,27 @@ fn a_network_that_stays_does_not_keep_others() {
 }
 
 #[test]
+fn a_restored_guest_is_not_a_leftovers() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let bed = Bed::new(&stack.uri());
+    bed.agent.ok("CreateGuest", &guest("web-4", "qemu"));
+    let xml = stack.virsh_ok(&["dumpxml", "web-4"]);
+    let open = File::open(bed.disk("web-4")).expect("the disk is there");
+    bed.agent.error("Delete", &json!({ "id": "web-4" }));
+    // An operator brings it back from a backup, with the same uuid.
+    assert!(stack.with_xml("define", &xml).status.success());
+    drop(open);
+    let removed = bed.command(&["leftovers", "--remove"]);
+    assert!(removed.status.success(), "{removed:?}");
+    assert_eq!(bed.leftovers(), [Value::Null; 0]);
+    assert!(stack.virsh_ok(&["list", "--all", "--name"]).contains("web-4"));
+    assert!(bed.disk("web-4").exists());
+    bed.agent.ok("Delete", &json!({ "id": "web-4" }));
+    assert!(!bed.disk("web-4").exists());
+    bed.agent.end();
+}
+
+#[test]
 fn a_delete_whose_storage_fails_ends_by_itself() {
     let bed = Bed::new("test:///default");
     bed.agent.ok("CreateGuest", &guest("web-3", "test"));

@@ -451,6 +451,26 @@ fn a_renamed_guest_keeps_a_detached_volume() {
 }
 
 #[test]
+fn a_disk_that_another_domain_waits_for_is_not_made() {
+    let Some(bed) = Bed::new() else { return };
+    let source = bed.disk("own-victim").display().to_string();
+    let guest = |id: &str, disk: Value| json!({ "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": [disk] });
+    let thief = guest("own-thief", json!({ "source": source }));
+    bed.agent.ok("CreateGuest", &thief);
+    let victim = guest("own-victim", json!({ "size": 1 }));
+    for error in [
+        bed.agent.error("CreateGuest", &victim),
+        bed.agent.store_error("CreateGuestDisks", &json!({ "guest": victim })).unwrap_or_default(),
+    ] {
+        assert!(error.contains("is used by domain own-thief already"), "{error}");
+    }
+    bed.agent.ok("Delete", &thief);
+    bed.agent.ok("CreateGuest", &victim);
+    bed.agent.ok("Delete", &victim);
+    bed.agent.end();
+}
+
+#[test]
 fn a_new_guest_gets_no_disk_that_was_written_to() {
     let Some(bed) = Bed::new() else { return };
     let id = "own-written";
@@ -461,6 +481,8 @@ fn a_new_guest_gets_no_disk_that_was_written_to() {
     assert_eq!(store("CreateGuestDisks"), None);
     fs::write(bed.disk(id), vec![b'S'; 1 << 20]).expect("the disk can be written");
     let error = bed.agent.error("CreateGuest", &guest);
+    assert!(error.contains("something was written to it, and no domain names it"), "{error}");
+    let error = store("CreateGuestDisks").unwrap_or_default();
     assert!(error.contains("something was written to it, and no domain names it"), "{error}");
     assert_eq!(store("DeleteGuestDisks"), None);
     // One that was not is the guest's, and from then on no other's.

@@ -29,8 +29,8 @@ const VERBS: [&str; 15] = [
     "Reset",
 ];
 
-/// libvirt's number of a state and its name on the wire.
-const STATES: [(u8, &str); 8] = [
+/// libvirt's number of a state, and its name on the wire. A guest with saved memory is off to libvirt.
+const STATES: [(u8, &str); 9] = [
     (0, "unknown"),
     (1, "running"),
     (2, "blocked"),
@@ -39,7 +39,11 @@ const STATES: [(u8, &str); 8] = [
     (5, "shutoff"),
     (6, "crashed"),
     (7, "suspended"),
+    (5, SAVED),
 ];
+
+/// A guest that is off with saved memory.
+const SAVED: &str = "saved";
 
 /// The NIC that the domains for NicMetrics have; its device is found by the MAC.
 const MAC: &str = "02:00:00:00:30:00";
@@ -62,6 +66,7 @@ enum Outcome {
 /// The table: contract section 5, with what section 9 does better.
 fn expected(verb: &str, state: &'static str) -> Outcome {
     use Outcome::{Counters, Echo, Gone, In, Refused};
+    let state = if state == SAVED { "shutoff" } else { state };
     let off = state == "shutoff";
     match verb {
         "Status" => In(state),
@@ -164,7 +169,8 @@ fn every_verb_in_every_state_does_what_the_table_says() {
     let mut domains = String::new();
     for (code, state) in STATES {
         for verb in VERBS {
-            let begin = format!("<test:runstate>{code}</test:runstate>");
+            let saved = if state == SAVED { "<test:hasmanagedsave/>" } else { "" };
+            let begin = format!("<test:runstate>{code}</test:runstate>{saved}");
             let mut xml = domain(&format!("{state}-{verb}"), &begin);
             if verb == "NicMetrics" {
                 let nic = format!("<interface type='user'><mac address='{MAC}'/></interface>");
@@ -205,13 +211,12 @@ fn a_guest_without_a_definition_is_deleted_by_destroying_it() {
 /// The table for real guests, whose system takes part: it acts on the power button some time after
 /// the answer, and not at all while it is paused.
 fn expected_of_qemu(verb: &str, state: &'static str) -> Outcome {
+    let off = ["shutoff", SAVED].contains(&state);
     match verb {
         // qemu's driver asks no paused guest to power off.
         "Shutdown" if state == "paused" => Outcome::Refused("55", "domain is not running"),
-        "Reboot" | "Restart" | "Shutdown" if state != "shutoff" => Outcome::In(state),
-        "Suspend" | "Resume" if state == "shutoff" => {
-            Outcome::Refused("55", "domain is not running")
-        }
+        "Reboot" | "Restart" | "Shutdown" if !off => Outcome::In(state),
+        "Suspend" | "Resume" if off => Outcome::Refused("55", "domain is not running"),
         _ => expected(verb, state),
     }
 }
@@ -223,20 +228,22 @@ fn bring_into(stack: &Stack, agent: &Agent, guest: &Value, state: &str) {
     if state != "shutoff" {
         agent.ok("Run", guest);
     }
-    if state == "paused" {
-        stack.virsh_ok(&["suspend", id]);
+    match state {
+        "paused" => drop(stack.virsh_ok(&["suspend", id])),
+        SAVED => drop(stack.virsh_ok(&["managedsave", id])),
+        _ => {}
     }
 }
 
 #[test]
-fn every_verb_does_so_on_real_guests_that_are_off_on_or_paused() {
+fn every_verb_does_so_on_real_guests() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(device) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     let disk = device.path().to_str().expect("UTF-8");
     let uri = stack.uri();
     let flags = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--allow-disk-path", disk];
     let agent = Agent::start(&flags);
-    for (number, state) in [(0, "shutoff"), (1, "running"), (2, "paused")] {
+    for (number, state) in [(0, "shutoff"), (1, "running"), (2, "paused"), (3, SAVED)] {
         for (verb_number, verb) in VERBS.into_iter().enumerate() {
             let mut guest = guest(&format!("real-{state}-{verb}"));
             let mac = format!("02:00:00:00:3{number}:{verb_number:02x}");

@@ -199,6 +199,28 @@ fn a_resize_killed_at_any_write_is_told_at_the_next_start() {
 }
 
 #[test]
+fn a_killed_delete_without_a_domain_is_finished() {
+    let bed = Bed::new();
+    let guest = json!({
+        "id": "kill-bare", "type": "test", "memory": 32, "cpu": 1, "nics": [], "disks": [{ "size": 1 }],
+    });
+    // The test driver's domains end with the agent; the volume stays.
+    let agent = bed.agent(None);
+    agent.ok("CreateGuest", &guest);
+    agent.end();
+    let disk = bed.folder.path().join("store/guests/kill-bare/disk-0");
+    // The beginning and what leaves; there is no domain.
+    let dying = bed.agent(Some("after:2"));
+    assert_eq!(dying.try_call("Delete", &json!({ "id": "kill-bare" })), None);
+    dying.wait();
+    assert!(disk.exists());
+
+    let agent = bed.agent(None);
+    wait_until("the Delete is finished", SOON, || agent.is_settled() && !disk.exists());
+    agent.end();
+}
+
+#[test]
 fn a_recovery_that_meets_an_open_volume_locks_no_guest() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let bed = Bed::on(stack.uri());

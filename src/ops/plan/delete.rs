@@ -122,6 +122,6 @@ fn look_at_leaving(connection: &Connection, guest: &Guest) -> Result<SeenLeaving
     }
     let mut in_use = InUse::default();
     others.iter().for_each(|other| other.add_to(&mut in_use));
-    volumes.kept.into_iter().for_each(|path| in_use.keep(path));
+    volumes.kept.iter().for_each(|path| in_use.keep(path));
     Ok(SeenLeaving { steps, warnings, missing, expected: volumes.expected, in_use })
 }

@@ -29,6 +29,8 @@ pub(in crate::ops) struct Recovered {
     pub(in crate::ops) used: Vec<Leftover>,
     /// What could not be undone or finished.
     left: Vec<Leftover>,
+    /// The steps of a Delete that finish what it left.
+    remaining: Vec<Step>,
     /// Why the domain of a Delete stays.
     refused: Option<Error>,
     rest: Rest,
@@ -150,16 +152,22 @@ impl Libvirt {
                     Failure::DomainStays(error_of(intent.verb, recovered.left))
                 }
                 (None, false) => {
-                    let Recovered { mut left, used, .. } = recovered;
-                    let steps = remaining(intent);
+                    let Recovered { mut left, used, remaining, .. } = recovered;
                     left.extend(used);
+                    let steps = match intent.verb {
+                        Verb::Delete => [vec![Step::Released], remaining].concat(),
+                        _ => safe_steps(intent),
+                    };
                     Failure::Left(error_of(intent.verb, left), steps)
                 }
             },
             Err(error) if error.cannot_ask() => Failure::CannotAsk(error),
-            Err(error) => Failure::Left(error, remaining(intent)),
+            Err(error) => Failure::Left(error, safe_steps(intent)),
         };
-        let abort = fate(&transaction, &failure);
+        let (tries, refusals) = transaction.tries();
+        let is_leftover = transaction.is_leftover();
+        let past = Past { tries, refusals, is_resumed, is_leftover };
+        let abort = fate(transaction.intent(), past, &failure);
         transaction.abort(abort);
         Err(failure.into_error())
     }
@@ -183,8 +191,9 @@ impl Libvirt {
             let work = move |session: &mut Session| in_libvirt(session, &asked, is_resumed);
             let pass = self.held(label, deadline, hold, work, |_, _| {})?;
             (in_use, whose) = (pass.in_use, pass.whose);
-            let InLibvirt { rest, removed, left, refused, .. } = pass;
-            recovered = Recovered { removed, left, refused, rest, used: Vec::new() };
+            let InLibvirt { rest, removed, left, remaining, refused, .. } = pass;
+            let used = Vec::new();
+            recovered = Recovered { removed, left, remaining, refused, rest, used };
         }
         let goes_on = matches!(recovered.rest, Rest::Storage | Rest::Followed);
         if goes_on && has_volumes(intent) {
@@ -195,6 +204,7 @@ impl Libvirt {
                 Ok(stored) => {
                     recovered.removed |= stored.removed;
                     recovered.left.extend(stored.left);
+                    recovered.remaining.extend(stored.remaining);
                     recovered.used = stored.used;
                 }
                 // What libvirt had is gone: nobody is told that nothing was done.
@@ -253,34 +263,57 @@ impl Failure {
     }
 }
 
+/// What has become of a transaction so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Past {
+    tries: u32,
+    refusals: u32,
+    is_resumed: bool,
+    is_leftover: bool,
+}
+
 /// The steps that a leftover keeps: those that can be undone or finished later, whatever the guest is by then.
 /// A device may have been attached again, and a domain defined again, so that these are not.
-fn remaining(intent: &Intent) -> Vec<Step> {
+fn safe_steps(intent: &Intent) -> Vec<Step> {
+    let is_delete = intent.verb == Verb::Delete;
     let is_safe = |step: &&Step| match step {
         Step::Volume { .. } | Step::NetworkDefined(_) | Step::Snapshot { .. } => true,
-        // A Delete needs its domain's uuid, to tell the guest from a new one.
-        Step::Leaving { .. } | Step::Domain { .. } => intent.verb == Verb::Delete,
-        Step::NetworkStarted(_) | Step::Disk { .. } | Step::Nic { .. } | Step::Size { .. } => false,
+        // The uuid tells the volumes of the domain that was deleted from others.
+        Step::Leaving { .. } | Step::Domain { .. } | Step::Gone { .. } => is_delete,
+        Step::NetworkStarted(_)
+        | Step::Disk { .. }
+        | Step::Nic { .. }
+        | Step::Size { .. }
+        | Step::Released => false,
     };
-    intent.steps.iter().filter(is_safe).cloned().collect()
+    let released = is_delete.then_some(Step::Released);
+    released.into_iter().chain(intent.steps.iter().filter(is_safe).map(without_domain)).collect()
+}
+
+/// The same step where the domain is gone by now: one that somebody defines again is another.
+fn without_domain(step: &Step) -> Step {
+    match step {
+        Step::Domain { uuid: Some(uuid) } => Step::Gone { uuid: uuid.clone() },
+        step => step.clone(),
+    }
 }
 
 /// What becomes of a transaction that was not recovered.
 ///
 /// | why | a create, an attach | a Delete | a detach, a resize |
 /// |---|---|---|---|
-/// | no answer | open | open | open |
+/// | no answer | open; of storage at last as below | open | open; of storage at last as below |
 /// | the domain or a device stays | open, at last forgotten | forgotten if a caller is told; else open, at last forgotten | as a create |
 /// | something else is left | open, at last a leftover | a leftover that is tried again | as above |
 ///
 /// "At last" is after [`RECOVERY_TRIES`] refusals. A leftover stays one.
-fn fate(transaction: &Transaction, failure: &Failure) -> Abort {
-    let (tries, refusals) = transaction.tries();
-    let is_last = refusals + 1 >= RECOVERY_TRIES;
-    let (verb, error) = (transaction.intent().verb, failure.error());
+fn fate(intent: &Intent, past: Past, failure: &Failure) -> Abort {
+    let is_last_try = past.tries + 1 >= RECOVERY_TRIES;
+    let is_last = past.refusals + 1 >= RECOVERY_TRIES;
+    let (verb, error) = (intent.verb, failure.error());
     let retry = match error.is_unreachable() {
         true => Instant::now() + RECOVERY_PAUSE,
-        false => Instant::now() + pause(tries + 1),
+        false => Instant::now() + pause(past.tries + 1),
     };
     let left = match error {
         Error::Left(left) | Error::VolumesLeft(left) => left.clone(),
@@ -290,27 +323,47 @@ fn fate(transaction: &Transaction, failure: &Failure) -> Abort {
     let keep = |state| Kept { why: error.to_string(), left, tried: true, refused, state };
     let leftover = |retry| State::Leftover { retry };
     match failure {
-        _ if transaction.is_leftover() => {
-            let is_retried = verb == Verb::Delete && !(refused && is_last);
-            Abort::Keep(keep(leftover(is_retried.then_some(retry))))
+        _ if past.is_leftover || intent.is_released() => {
+            let is_retried = !refused || !is_last;
+            let kept = keep(leftover(is_retried.then_some(retry)));
+            match failure {
+                Failure::Left(_, steps) if verb == Verb::Delete && *steps != intent.steps => {
+                    Abort::KeepOnly(steps.clone(), kept)
+                }
+                _ => Abort::Keep(kept),
+            }
+        }
+        Failure::CannotAsk(Error::Storage(_)) if verb == Verb::Delete && intent.has_domain() => {
+            let steps = intent.steps.iter().map(without_domain).collect();
+            Abort::KeepOnly(steps, keep(State::Open { retry }))
+        }
+        // Storage has not named what it left.
+        Failure::Left(Error::Storage(_), _) if verb == Verb::Delete && !is_last => {
+            Abort::Keep(keep(State::Open { retry }))
+        }
+        // Nobody is to wait for a store that stays away, not with a guest that runs.
+        Failure::CannotAsk(Error::Storage(_)) if verb != Verb::Delete && is_last_try => {
+            match safe_steps(intent) {
+                steps if steps.is_empty() => give_up(intent, error),
+                steps => Abort::KeepOnly(steps, keep(leftover(Some(retry)))),
+            }
         }
         Failure::CannotAsk(_) => Abort::Keep(keep(State::Open { retry })),
-        Failure::DomainStays(_) if verb == Verb::Delete && !transaction.is_resumed() => {
-            Abort::Forget
-        }
-        Failure::Left(..) if verb == Verb::Delete => {
-            Abort::Keep(keep(leftover((!is_last).then_some(retry))))
+        Failure::DomainStays(_) if verb == Verb::Delete && !past.is_resumed => Abort::Forget,
+        Failure::Left(_, steps) if verb == Verb::Delete => {
+            Abort::KeepOnly(steps.clone(), keep(leftover((!is_last).then_some(retry))))
         }
         Failure::Left(_, steps) if is_last && !steps.is_empty() => {
             Abort::KeepOnly(steps.clone(), keep(leftover(None)))
         }
-        _ if is_last => {
-            let Intent { guest, .. } = transaction.intent();
-            error!("giving up on a {verb} after {RECOVERY_TRIES} tries; guest={guest:?}: {error}");
-            Abort::Forget
-        }
+        _ if is_last => give_up(intent, error),
         _ => Abort::Keep(keep(State::Open { retry })),
     }
+}
+
+fn give_up(Intent { verb, guest, .. }: &Intent, error: &Error) -> Abort {
+    error!("giving up on a {verb} after {RECOVERY_TRIES} tries; guest={guest:?}: {error}");
+    Abort::Forget
 }
 
 /// The pause after this many tries.
@@ -339,6 +392,78 @@ fn with_left(guest: &Guest, cause: Error, open: Result<(), Error>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage;
+
+    const LAST: Past = Past { tries: 4, refusals: 4, is_resumed: true, is_leftover: false };
+
+    fn intent(verb: Verb) -> Intent {
+        let steps = vec![
+            Step::Leaving { networks: vec![], volumes: true, expected: true, kept: vec![] },
+            Step::Volume { name: "tank/guests/a/disk-0".into(), made_parent: true, maker: None },
+            Step::Disk { device: "vda".into(), source: "/dev/zvol/tank/guests/a/disk-0".into() },
+            Step::Domain { uuid: Some("u".into()) },
+        ];
+        let (guest, request) = ("a".to_owned(), Guest::default());
+        Intent { verb, guest, begun: std::time::SystemTime::now(), request, steps }
+    }
+
+    /// What becomes of it, in a word, whether it is tried again, and how many steps are kept.
+    fn outcome(verb: Verb, past: Past, failure: &Failure) -> (&'static str, bool, usize) {
+        let intent = intent(verb);
+        let (kept, steps) = match fate(&intent, past, failure) {
+            Abort::Forget => return ("forgotten", false, 0),
+            Abort::Keep(kept) => (kept, intent.steps.len()),
+            Abort::KeepOnly(steps, kept) => (kept, steps.len()),
+        };
+        match kept.state {
+            State::Leftover { retry } => ("leftover", retry.is_some(), steps),
+            State::Open { .. } => ("open", true, steps),
+            State::Running => ("running", false, steps),
+        }
+    }
+
+    #[test]
+    fn a_store_that_stays_away_locks_no_guest() {
+        let away = || Failure::CannotAsk(Error::Storage(storage::Error::NotInstalled));
+        for verb in [Verb::CreateGuest, Verb::AttachDisk] {
+            assert_eq!(outcome(verb, Past::default(), &away()), ("open", true, 4));
+            assert_eq!(outcome(verb, LAST, &away()), ("leftover", true, 1));
+            let past = Past { is_leftover: true, ..LAST };
+            assert_eq!(outcome(verb, past, &away()), ("leftover", true, 4));
+        }
+        assert_eq!(outcome(Verb::ResizeDisk, LAST, &away()).0, "leftover");
+        assert_eq!(outcome(Verb::Delete, LAST, &away()), ("open", true, 4));
+        let Abort::KeepOnly(steps, _) = fate(&intent(Verb::Delete), LAST, &away()) else {
+            panic!("its domain is gone; one that is defined again is another")
+        };
+        assert!(steps.contains(&Step::Gone { uuid: "u".to_owned() }));
+        let mut released = intent(Verb::Delete);
+        released.steps.insert(0, Step::Released);
+        let Abort::Keep(kept) = fate(&released, Past::default(), &away()) else {
+            panic!("it stays as it is")
+        };
+        assert!(matches!(kept.state, State::Leftover { retry: Some(_) }), "also after a start");
+    }
+
+    #[test]
+    fn what_is_refused_is_a_leftover_at_last() {
+        let refused = |verb| {
+            let error = Error::Left(vec!["volume tank/guests/a/disk-0 is in use".to_owned()]);
+            Failure::Left(error, safe_steps(&intent(verb)))
+        };
+        let first = Past::default();
+        assert_eq!(outcome(Verb::AttachDisk, first, &refused(Verb::AttachDisk)).0, "open");
+        let last = outcome(Verb::AttachDisk, LAST, &refused(Verb::AttachDisk));
+        assert_eq!(last, ("leftover", false, 1));
+        let delete = refused(Verb::Delete);
+        assert_eq!(outcome(Verb::Delete, first, &delete), ("leftover", true, 4));
+        assert_eq!(outcome(Verb::Delete, LAST, &delete), ("leftover", false, 4));
+        let stays = Failure::DomainStays(Error::NoGuest);
+        assert_eq!(outcome(Verb::Delete, first, &stays).0, "forgotten");
+        assert_eq!(outcome(Verb::Delete, LAST, &stays).0, "forgotten");
+        let resumed = Past { is_resumed: true, ..first };
+        assert_eq!(outcome(Verb::Delete, resumed, &stays).0, "open");
+    }
 
     #[test]
     fn pauses_double_up_to_a_bound() {

@@ -10,11 +10,12 @@
 //! | `Snapshot` | destroy it, if this call made it | |
 //! | `Size` | | set the size of the volume in the definition, and tell the running guest (`ops::resize`) |
 //! | `Leaving` | | remove the networks and volumes that are the guest's and that no other domain uses |
+//! | `Released`, `Volume` | | destroy the volume, if it has the recorded mark and no domain uses it |
 //!
 //! Steps are taken in reverse order, first all of libvirt's, then all of storage's. A step that is refused
 //! does not keep the others, except that a domain that stays keeps all that belongs to it.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Instant;
 
 use log::warn;
@@ -28,7 +29,9 @@ use crate::ops::domains::{DomainUse, all_uses};
 use crate::ops::networks::Marked;
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Session, devices, networks};
-use crate::storage::{self, Id, InUse, Made, Maker, PoolName, Reach, Removal, Volumes, Whose, Why};
+use crate::storage::{
+    self, Id, InUse, Left, Made, Maker, PoolName, Reach, Removal, Volume, Volumes, Whose, Why,
+};
 
 /// What recovery did with libvirt's part.
 #[derive(Debug, Default)]
@@ -39,6 +42,8 @@ pub(super) struct InLibvirt {
     pub(super) removed: bool,
     /// What libvirt did not remove.
     pub(super) left: Vec<Leftover>,
+    /// The steps of a Delete that finish what it left.
+    pub(super) remaining: Vec<Step>,
     /// The volumes that domains use.
     pub(super) in_use: InUse,
     /// Which volumes go with the guest of a Delete.
@@ -79,7 +84,7 @@ pub(super) fn in_libvirt(
     if pass.rest == Rest::Void {
         return Ok(pass);
     }
-    pass.whose = whose(intent, pass.rest, is_resumed);
+    pass.whose = whose(intent, pass.rest);
     // Asked for once, where a step needs it, after the domain is gone.
     let mut users = None;
     for step in intent.steps.iter().rev() {
@@ -114,10 +119,15 @@ fn aim(session: &mut Session, intent: &Intent) -> Result<Rest, Error> {
     if intent.verb.direction() == Direction::Back {
         return Ok(Rest::Storage);
     }
+    if intent.is_released() {
+        return Ok(Rest::Followed);
+    }
     let found = session.find(&intent.guest)?.map(|domain| domain.uuid()).transpose()?;
     Ok(match (intent.verb, found, deleted_uuid(intent)) {
         (Verb::Delete, None, _) => Rest::Storage,
-        (Verb::Delete, Some(found), Some(deleted)) if found == deleted => Rest::Storage,
+        (Verb::Delete, Some(found), Some(deleted)) if found == deleted && intent.has_domain() => {
+            Rest::Storage
+        }
         (Verb::Delete, Some(_), Some(_)) => Rest::Followed,
         // It did not get to the domain, which is whole; or somebody has defined a new one.
         (Verb::Delete, Some(_), None) | (_, None, _) => Rest::Void,
@@ -129,20 +139,17 @@ fn aim(session: &mut Session, intent: &Intent) -> Result<Rest, Error> {
 fn deleted_uuid(intent: &Intent) -> Option<&str> {
     intent.steps.iter().find_map(|step| match step {
         Step::Domain { uuid } => uuid.as_deref(),
+        Step::Gone { uuid } => Some(uuid.as_str()),
         _ => None,
     })
 }
 
-/// Which volumes go with the guest of a Delete. While its caller waits, all with the guest's mark. Later there
-/// may be others of a new guest of this id: then only those of the domain that was deleted.
-fn whose(intent: &Intent, rest: Rest, is_resumed: bool) -> Option<Whose> {
-    match (is_resumed, deleted_uuid(intent)) {
-        (false, _) => Some(Whose::Marked),
-        (true, Some(uuid)) => {
-            let (maker, or_older) = (Maker::domain(uuid), rest == Rest::Storage);
-            Some(Whose::OfDomain { maker, or_older })
-        }
-        (true, None) => None,
+/// Which volumes go with the guest of a Delete: all with the guest's mark, as no other verb of the guest has
+/// begun since. Later, and where somebody else has defined a domain of its name, only those of its domain.
+fn whose(intent: &Intent, rest: Rest) -> Option<Whose> {
+    match (rest, deleted_uuid(intent)) {
+        (Rest::Followed, uuid) => uuid.map(|uuid| Whose::OfDomain(Maker::domain(uuid))),
+        _ => Some(Whose::Marked),
     }
 }
 
@@ -196,13 +203,19 @@ impl InLibvirt {
                 let removal =
                     networks::remove_all(session.connection()?, id, &names, users, reach)?;
                 self.removed |= removal.removed > 0;
+                let networks: Vec<String> =
+                    removal.left.iter().map(|(name, _)| name.clone()).collect();
+                if !networks.is_empty() {
+                    let (volumes, expected, kept) = (false, false, Vec::new());
+                    self.remaining.push(Step::Leaving { networks, volumes, expected, kept });
+                }
                 let left = removal.left.into_iter();
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
             }
             // Storage's, or not this direction's.
             (Step::Volume { .. } | Step::Snapshot { .. } | Step::Size { .. }, _)
             | (_, Direction::Forward)
-            | (Step::Leaving { .. }, _) => {}
+            | (Step::Leaving { .. } | Step::Gone { .. } | Step::Released, _) => {}
         }
         Ok(())
     }
@@ -228,7 +241,7 @@ impl InLibvirt {
 
 /// Whether libvirt has a part in a step, if only to say who uses a volume.
 pub(super) fn needs_libvirt(step: &Step) -> bool {
-    !matches!(step, Step::Snapshot { .. })
+    !matches!(step, Step::Snapshot { .. } | Step::Gone { .. } | Step::Released)
 }
 
 /// Whether domains may use what a step is about for storage.
@@ -272,6 +285,8 @@ pub(super) struct InStorage {
     pub(super) removed: bool,
     /// What storage did not remove.
     pub(super) left: Vec<Leftover>,
+    /// The steps of a Delete that finish what it left.
+    pub(super) remaining: Vec<Step>,
     /// What other domains use, which is theirs now.
     pub(super) used: Vec<Leftover>,
 }
@@ -289,7 +304,7 @@ pub(super) fn in_storage(
     (in_use, whose): (InUse, Option<Whose>),
     deadline: Instant,
 ) -> Result<InStorage, storage::Error> {
-    let mut removal = Removal::default();
+    let (mut removal, mut remaining) = (Removal::default(), Vec::new());
     match (intent.verb.direction(), Id::parse(&intent.guest)) {
         (Direction::Back, Ok(owner)) if intent.verb.is_for_guest() => {
             let made = made_volumes(volumes.pool(), intent, Some(&owner));
@@ -301,9 +316,14 @@ pub(super) fn in_storage(
             take_back_snapshots(volumes, intent, &mut removal, deadline)?;
         }
         (Direction::Forward, Ok(owner)) => {
-            if let Some(whose) = whose {
-                removal = destroy(volumes, intent, (&owner, whose), in_use, deadline)?;
+            let made = made_volumes(volumes.pool(), intent, Some(&owner));
+            if !made.is_empty() {
+                removal = volumes.take_back(&made, &in_use, deadline)?;
             }
+            if let Some(whose) = whose {
+                removal.merge(destroy(volumes, intent, (&owner, whose), in_use, deadline)?);
+            }
+            remaining = steps_of(volumes, &owner, &removal.left, deadline)?;
         }
         // An id that is no dataset's name has no volumes.
         (_, Err(_)) | (Direction::Back, Ok(_)) => {}
@@ -313,6 +333,7 @@ pub(super) fn in_storage(
     Ok(InStorage {
         removed: !removal.destroyed.is_empty(),
         left: left.into_iter().map(Leftover::volume).collect(),
+        remaining,
         used: used.into_iter().map(Leftover::volume).collect(),
     })
 }
@@ -331,7 +352,7 @@ fn destroy(
         _ => None,
     });
     let Some((may_have, is_expected, kept)) = leaving else { return Ok(Removal::default()) };
-    kept.iter().for_each(|path| in_use.keep(PathBuf::from(path)));
+    kept.iter().for_each(|path| in_use.keep(Path::new(path)));
     let expected = match (is_expected, may_have) {
         (true, _) => Expected::Some,
         (false, true) => Expected::Unknown,
@@ -344,6 +365,35 @@ fn destroy(
         }
         removal => removal,
     }
+}
+
+/// The steps that name volumes which a Delete left, each with its mark: a new guest of the id may have others.
+fn steps_of(
+    volumes: &dyn Volumes,
+    owner: &Id,
+    left: &[Left],
+    deadline: Instant,
+) -> Result<Vec<Step>, storage::Error> {
+    let left: Vec<_> = left.iter().filter(|left| !matches!(left.why, Why::Used(_))).collect();
+    if left.is_empty() {
+        return Ok(Vec::new());
+    }
+    let root = volumes.pool().guest(owner).map_err(storage::Error::Name)?;
+    let found = volumes.volumes(Some(&root), deadline)?.into_iter();
+    let found = found.filter(|it| left.iter().any(|left| left.name == it.name.as_str()));
+    let step = |volume: Volume| Step::Volume {
+        name: volume.name.to_string(),
+        // The guest's dataset goes with its last volume.
+        made_parent: true,
+        maker: volume.maker.as_ref().map(ToString::to_string),
+    };
+    let mut steps: Vec<Step> = found.map(step).collect();
+    if steps.len() < left.len() {
+        // The guest's dataset itself stays.
+        let name = volumes.pool().guest_disk(owner, 0).map_err(storage::Error::Name)?.to_string();
+        steps.push(Step::Volume { name, made_parent: true, maker: None });
+    }
+    Ok(steps)
 }
 
 /// Whether storage has a part in an intent.

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use log::{error, warn};
+use log::{Level, error, log, warn};
 
 use super::reconciler::Wake;
 use crate::config::fixed::RECOVERY_PAUSE_MAX;
@@ -182,7 +182,8 @@ impl Transaction {
                 match entry.narrow(steps) {
                     Ok(entry) => drop(entry.keep(kept)),
                     // As it is, it would undo too much later.
-                    Err((entry, error)) => {
+                    Err(not_narrowed) => {
+                        let (entry, error) = *not_narrowed;
                         warn!("cannot write what is left of a {verb}; guest={guest:?}: {error}");
                         let state = State::Open { retry: Instant::now() + RECOVERY_PAUSE_MAX };
                         entry.keep(Kept { state, ..kept });
@@ -191,9 +192,11 @@ impl Transaction {
                 self.reconciler.wake();
             }
             Abort::Keep(kept) => {
+                // What has just failed is recovered before its caller hears of it.
+                let level = if kept.tried { Level::Warn } else { Level::Debug };
                 let line = format!("{verb} is incomplete; guest={guest:?}: {}", kept.why);
                 if entry.keep(kept) {
-                    warn!("{line}");
+                    log!(level, "{line}");
                 }
                 self.reconciler.wake();
             }

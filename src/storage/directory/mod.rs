@@ -174,21 +174,21 @@ impl Volumes for DirectoryStore {
         &self,
         name: &SnapshotName,
         reach: Reach,
-        _maker: &Maker,
+        maker: &Maker,
         deadline: Instant,
     ) -> Result<Vec<Snapshot>, Error> {
-        self.make_snapshots(name, reach, deadline)
+        self.make_snapshots(name, reach, maker, deadline)
     }
 
     fn take_back_snapshots(
         &self,
         name: &SnapshotName,
         reach: Reach,
-        _maker: &Maker,
+        maker: &Maker,
         since: SystemTime,
         _deadline: Instant,
     ) -> Result<Removal, Error> {
-        self.undo_snapshots(name, reach, since)
+        self.undo_snapshots(name, reach, maker, since)
     }
 
     fn snapshots(

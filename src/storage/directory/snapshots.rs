@@ -1,15 +1,19 @@
 //! Snapshots as copies: of a volume its content, of a folder an empty file.
 
-use std::fs;
+use std::ffi::CStr;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::files::{BLOCK_BYTES, Draft, at, names_in, remove_if_there};
 use super::{DirectoryStore, not_found};
+use crate::os::disk;
 use crate::storage::holders::wait_closed;
 use crate::storage::rules::in_guests;
-use crate::storage::{Dataset, Error, Newer, Reach, Removal, Snapshot, SnapshotName};
+use crate::storage::{Dataset, Error, Maker, Newer, Reach, Removal, Snapshot, SnapshotName};
 
+/// The attribute of a snapshot that says what made it, where the file system has attributes.
+const MAKER: &CStr = c"user.mistify.maker";
 /// More than the kernel's clock for files may be behind: at 100 Hz, the slowest, 10 ms.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -50,6 +54,7 @@ impl DirectoryStore {
         &self,
         name: &SnapshotName,
         reach: Reach,
+        maker: &Maker,
         deadline: Instant,
     ) -> Result<Vec<Snapshot>, Error> {
         let datasets = match reach {
@@ -66,7 +71,10 @@ impl DirectoryStore {
             if self.snapshot_path(&name).exists() {
                 return Err(Error::Exists { name: name.to_string() });
             }
-            drafts.push((self.draft_of(dataset, deadline)?, name));
+            let draft = self.draft_of(dataset, deadline)?;
+            let marked = disk::set_attribute(&draft.file, MAKER, maker.as_str());
+            marked.map_err(at("mark", &draft.path))?;
+            drafts.push((draft, name));
         }
         let mut made = Vec::new();
         for (draft, name) in drafts {
@@ -76,11 +84,13 @@ impl DirectoryStore {
         made.iter().map(|name| self.snapshot_at(name)).collect()
     }
 
-    /// Removes the snapshots of this name that were taken since then: before it there was none.
+    /// Removes the snapshots of this name that this maker has made; where the file system has no attributes,
+    /// those that were taken since then, as before it there was none.
     pub(super) fn undo_snapshots(
         &self,
         name: &SnapshotName,
         reach: Reach,
+        maker: &Maker,
         since: SystemTime,
     ) -> Result<Removal, Error> {
         let datasets = match reach {
@@ -94,10 +104,16 @@ impl DirectoryStore {
         let mut removal = Removal::default();
         for dataset in datasets {
             let name = dataset.snapshot(name.name())?;
-            let found = self.snapshots_of(&dataset)?.into_iter();
-            let mut found = found.filter(|seen| seen.snapshot.name == name && seen.taken >= since);
-            if found.next().is_some() {
-                remove_if_there(&self.snapshot_path(&name))?;
+            let path = self.snapshot_path(&name);
+            let mut found = self.snapshots_of(&dataset)?.into_iter();
+            let Some(seen) = found.find(|seen| seen.snapshot.name == name) else { continue };
+            let file = File::open(&path).map_err(at("open", &path))?;
+            let is_own = match disk::attribute(&file, MAKER) {
+                Some(made_by) => made_by == maker.as_str(),
+                None => seen.taken >= since,
+            };
+            if is_own {
+                remove_if_there(&path)?;
                 removal.note(name.as_str(), Ok(()));
             }
         }

@@ -205,8 +205,8 @@ impl DirectoryStore {
                 removing.foreign.push(name.to_string());
                 continue;
             }
-            if let Some(by) = used_by(&volume, in_use) {
-                removing.left.push(Left { name: name.to_string(), why: Why::Used(by) });
+            if let Some(why) = used_by(&volume, in_use) {
+                removing.left.push(Left { name: name.to_string(), why });
                 continue;
             }
             let with = self.snapshots_of(&name)?;
@@ -230,14 +230,17 @@ impl DirectoryStore {
         let mut removal = Removal::default();
         for Made { volume, owner, maker, with_parent } in made {
             let ours = |it: &Volume| {
-                let is_maker = maker.is_none() || it.maker == *maker;
-                it.owner.as_deref() == owner.as_ref().map(Id::as_str) && is_maker
+                it.owner.as_deref() == owner.as_ref().map(Id::as_str) && it.maker == *maker
             };
             removal.merge(self.clear(volume, ours, in_use, deadline)?);
-            // A crash can leave a draft, or properties whose volume never came.
-            if let Some(folder) = self.path(volume).parent().filter(|folder| folder.is_dir()) {
+            // A crash can leave a draft, or properties without their volume. Those of other volumes may be
+            // another call's, which makes its volume after them.
+            if let Some(folder) = self.path(volume).parent() {
                 self.sweep(folder)?;
-                self.remove_orphans(folder)?;
+            }
+            let beside = self.beside(volume, "#");
+            if !self.path(volume).exists() && beside.is_file() {
+                remove_if_there(&beside)?;
             }
             if *with_parent {
                 self.remove_empty_parent(volume);
@@ -279,7 +282,7 @@ impl DirectoryStore {
                 None => folders.push(name),
                 Some(volume) if !chosen(&volume) => removal.foreign.push(name.to_string()),
                 Some(volume) => match used_by(&volume, in_use) {
-                    Some(by) => removal.note(name.as_str(), Err(Why::Used(by))),
+                    Some(why) => removal.note(name.as_str(), Err(why)),
                     None if !holders(&volume.device).is_empty() => open.push(name),
                     None => removal.note(name.as_str(), self.try_remove(&name)),
                 },
@@ -345,8 +348,8 @@ impl DirectoryStore {
 }
 
 /// Who uses a volume: by its path, or because it was made by another domain.
-fn used_by(volume: &Volume, in_use: &InUse) -> Option<String> {
-    in_use.by(&volume.device).or_else(|| in_use.by_maker(volume.maker.as_ref()))
+fn used_by(volume: &Volume, in_use: &InUse) -> Option<Why> {
+    in_use.keeper_of(&volume.device, volume.maker.as_ref())
 }
 
 /// Whether a volume below a guest's root goes with the guest.

@@ -125,7 +125,7 @@ impl ZfsStore {
         Error::NotUndone { cause: Box::new(cause), left: left.join(", ") }
     }
 
-    /// Notes what zfs counts as written to a volume that nobody has had yet: its own books.
+    /// Stores how many bytes zfs counts as written to a volume that no guest has had yet: its metadata.
     fn note_fresh(&self, volume: &Dataset, deadline: Instant) -> Result<(), Error> {
         let found = self.look_at(volume.as_str(), deadline)?.ok_or_else(|| not_found(volume))?;
         let fresh = format!("{FRESH}={}", found.written);

@@ -81,6 +81,10 @@ impl ZfsStore {
             };
             removal.merge(self.clear(root, &entries, chosen, in_use, deadline)?);
         }
+        for parent in made.iter().filter_map(shared_parent_of) {
+            // zfs refuses where something else is below it by now.
+            self.zfs.run(&destroy_words(parent.as_str(), false), deadline)?;
+        }
         Ok(removal)
     }
 
@@ -156,10 +160,10 @@ impl ZfsStore {
     }
 
     /// Who uses a volume: by its path, or because it was made by another domain.
-    fn user_of(&self, entry: &Entry, in_use: &InUse) -> Option<String> {
+    fn user_of(&self, entry: &Entry, in_use: &InUse) -> Option<Why> {
         let device = device::path(&self.pool.full_dataset(&entry.name).ok()?);
         let maker = entry.maker.as_deref().map(Maker::stored);
-        in_use.by(&device).or_else(|| in_use.by_maker(maker.as_ref()))
+        in_use.keeper_of(&device, maker.as_ref())
     }
 
     /// Destroys a dataset, waiting for who has it open. One that is gone is a success.
@@ -225,10 +229,15 @@ fn is_meant(entry: &Entry, guest: &Id, root: &Dataset, whose: &Whose) -> bool {
     *whose == Whose::Anyones || (is_marked && whose.means(entry.maker.as_deref()))
 }
 
-/// Where the removal of a volume begins: above it, if that was made with it.
+/// Where the removal of a volume begins: above it, if that was made with it and is the guest's alone.
 fn root_of(made: &Made) -> Dataset {
-    let parent = made.volume.parent().filter(|_| made.with_parent);
+    let parent = made.volume.parent().filter(|_| made.with_parent && made.owner.is_some());
     parent.unwrap_or_else(|| made.volume.clone())
+}
+
+/// The parent that was made with a volume of no guest: other calls may make volumes below it meanwhile.
+fn shared_parent_of(made: &Made) -> Option<Dataset> {
+    made.volume.parent().filter(|_| made.with_parent && made.owner.is_none())
 }
 
 fn is_of(entry: &Entry, made: &Made) -> bool {
@@ -236,5 +245,5 @@ fn is_of(entry: &Entry, made: &Made) -> bool {
     let maker = made.maker.as_ref().map(Maker::as_str);
     entry.name == made.volume.as_str()
         && entry.owner.as_deref() == owner
-        && maker.is_none_or(|maker| entry.maker.as_deref() == Some(maker))
+        && entry.maker.as_deref() == maker
 }

@@ -48,6 +48,8 @@ impl ZfsStore {
         maker: &Maker,
         deadline: Instant,
     ) -> Result<Removal, Error> {
+        // One that hangs may yet take what does not exist now.
+        self.zfs.none_hangs()?;
         let (mut removal, patience) = (Removal::default(), self.patience(deadline));
         for entry in self.named(name, reach, deadline)? {
             // A snapshot without a maker of its own shows that of its dataset.

@@ -26,7 +26,7 @@ impl Survey {
         root: &str,
         entries: &[Entry],
         chosen: impl Fn(&Entry) -> bool,
-        user: impl Fn(&Entry) -> Option<String>,
+        user: impl Fn(&Entry) -> Option<Why>,
     ) -> Self {
         let is_of_root = |entry: &&Entry| {
             let rest = entry.dataset().strip_prefix(root);
@@ -49,7 +49,7 @@ impl Survey {
         let volumes: BTreeSet<&str> = of_volume.clone().map(|entry| entry.name.as_str()).collect();
         let used = of_volume.filter(|entry| going.contains(entry.name.as_str()));
         let mut staying: BTreeMap<&str, Why> =
-            used.filter_map(|entry| Some((entry.name.as_str(), Why::Used(user(entry)?)))).collect();
+            used.filter_map(|entry| Some((entry.name.as_str(), user(entry)?))).collect();
         // What stays keeps its origin, which may keep another: until nothing changes any more.
         loop {
             let before = staying.len();

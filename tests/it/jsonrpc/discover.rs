@@ -175,9 +175,17 @@ fn play(
             continue;
         }
         let result = answer.unwrap_or_else(|error| panic!("{name} {params}: {error}"));
-        // Figures, times, uuids and pictures differ from run to run; what is in them is the schema's
-        // to say.
-        let varies = ["Metrics", "WaitEvents", "Describe", "Screenshot", "Job.Get", "Job.List"];
+        // Figures, times, uuids and pictures differ from run to run, and here is nothing left over; the
+        // schema says what is in them.
+        let varies = [
+            "Metrics",
+            "WaitEvents",
+            "Describe",
+            "Screenshot",
+            "Job.Get",
+            "Job.List",
+            "Libvirt.Leftovers",
+        ];
         if !varies.iter().any(|it| name.ends_with(it)) {
             assert_eq!(as_documented(bed, &result), expected, "{name} {params}");
         }

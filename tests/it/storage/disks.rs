@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mistify_libvirt::storage::{
-    Error, InUse, MIB, Made, Planned, Reach, Space, Volume, Wanted, Whose, Why,
+    Error, InUse, MIB, Made, Maker, Planned, Reach, Space, Volume, Wanted, Whose, Why,
 };
 
 use super::bench::{Bench, Holder, begins_with, soon, write};
@@ -160,6 +160,27 @@ pub(crate) fn what_was_made_is_taken_back_and_what_was_there_stays(bench: &Bench
     assert_eq!(bench.all_of(&guest), [there.name.to_string()]);
     assert!(begins_with(&there.device, "mine"));
     bench.clean_up(&guest);
+}
+
+pub(crate) fn a_volume_taken_back_leaves_its_neighbour(bench: &Bench) {
+    let guest = bench.id("web");
+    let of_call = |index| {
+        let maker = Some(Maker::call());
+        Wanted { owner: None, maker, ..bench.wanted(&guest, index) }
+    };
+    let plans = bench.store.plan(&[of_call(0)], soon()).unwrap();
+    bench.store.make(&plans[0], soon()).unwrap();
+    let neighbour = bench.make(&of_call(1));
+    for _ in 0..2 {
+        let removal = bench.store.take_back(&made_by(&plans), &InUse::default(), soon()).unwrap();
+        assert_eq!(removal.left, []);
+        assert_eq!(bench.store.volume(&neighbour.name, soon()).unwrap(), neighbour);
+    }
+    bench.clean_up(&guest);
+    let plans = bench.store.plan(&[of_call(0)], soon()).unwrap();
+    bench.store.make(&plans[0], soon()).unwrap();
+    bench.store.take_back(&made_by(&plans), &InUse::default(), soon()).unwrap();
+    assert!(bench.is_gone(&guest), "the parent was made with it");
 }
 
 pub(crate) fn a_guests_volumes_go_with_their_snapshots_and_others_stay(bench: &Bench) {

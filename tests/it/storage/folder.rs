@@ -65,6 +65,22 @@ fn a_file_in_the_place_of_a_guests_folder_stays_and_is_named() {
 }
 
 #[test]
+fn an_undo_keeps_the_properties_of_another_call() {
+    let bench = Bench::on_directory();
+    let guest = bench.id("shared");
+    let of_call = |index| Wanted { owner: None, ..bench.wanted(&guest, index) };
+    let planned = bench.store.plan(&[of_call(0)], soon()).unwrap().remove(0);
+    bench.store.make(&planned, soon()).unwrap();
+    // Another call has written the properties of a volume that it is about to make.
+    let path = path(&bench, &of_call(1).volume);
+    let properties = path.with_file_name(format!("{}#", path.file_name().unwrap().display()));
+    fs::write(&properties, "{}").unwrap();
+    let made = planned.to_make().unwrap();
+    bench.store.take_back(&[made], &InUse::default(), soon()).unwrap();
+    assert!(properties.exists());
+}
+
+#[test]
 fn a_copy_that_fails_or_is_late_leaves_nothing_not_even_a_folder() {
     let bench = Bench::on_directory();
     let (guest, id) = (bench.id("copy"), bench.id("image"));

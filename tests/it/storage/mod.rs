@@ -47,12 +47,14 @@ on_both_stores! {
         what_does_not_fit_is_refused_before_anything_is_made
         a_reservation_counts_and_a_sparse_volume_takes_nothing
         what_was_made_is_taken_back_and_what_was_there_stays
+        a_volume_taken_back_leaves_its_neighbour
         a_guests_volumes_go_with_their_snapshots_and_others_stay
         an_open_volume_is_left_with_its_snapshots_and_its_user_is_named
         a_volume_grows_with_its_content_and_never_shrinks
         only_below_guests_is_deleted_and_only_what_was_asked_for;
     snapshots:
         snapshots_are_taken_listed_and_destroyed_alone_or_below
+        an_undo_keeps_other_calls_snapshots
         a_rollback_brings_the_content_back_and_newer_snapshots_only_go_when_told
         an_open_volume_is_not_rolled_back
         a_snapshot_is_sent_as_a_stream;

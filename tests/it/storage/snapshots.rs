@@ -1,7 +1,7 @@
 //! Claims about snapshots.
 
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mistify_libvirt::storage::{Error, Maker, Newer, Reach, Snapshot, Volume};
 
@@ -9,6 +9,22 @@ use super::bench::{Bench, Holder, begins_with, soon, write};
 
 fn names(snapshots: &[Snapshot]) -> Vec<String> {
     snapshots.iter().map(|snapshot| snapshot.name.to_string()).collect()
+}
+
+pub(crate) fn an_undo_keeps_other_calls_snapshots(bench: &Bench) {
+    let (guest, store) = (bench.id("web"), &bench.store);
+    let made = [0, 1].map(|index| bench.make(&bench.wanted(&guest, index)));
+    let [own, other] = [Maker::call(), Maker::call()];
+    let names = made.each_ref().map(|volume| volume.name.snapshot("monday").unwrap());
+    for (name, maker) in names.iter().zip([&own, &other]) {
+        store.create_snapshot(name, Reach::Itself, maker, soon()).unwrap();
+    }
+    let all = made[0].name.parent().unwrap().snapshot("monday").unwrap();
+    let (since, reach) = (SystemTime::UNIX_EPOCH, Reach::Below);
+    let removal = store.take_back_snapshots(&all, reach, &own, since, soon()).unwrap();
+    assert_eq!((removal.destroyed, removal.left), (vec![names[0].to_string()], vec![]));
+    store.snapshot(&names[1], soon()).unwrap();
+    bench.clean_up(&guest);
 }
 
 pub(crate) fn snapshots_are_taken_listed_and_destroyed_alone_or_below(bench: &Bench) {
