@@ -19,6 +19,7 @@ use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::disks::resolved;
 use crate::ops::images::guest_of;
 use crate::ops::{self, Libvirt};
+use crate::os::disk::open_device;
 use crate::os::files;
 use crate::pool::{Hold, JobName, Lane};
 use crate::storage::{self, InUse, Maker, Volumes};
@@ -256,7 +257,7 @@ impl Backing {
             if !found.is_file() && !found.file_type().is_block_device() {
                 return Ok(0);
             }
-            let file = files::straight(OpenOptions::new().read(true)).open(real)?;
+            let file = open_device(files::straight(OpenOptions::new().read(true)), &real)?;
             file.take(HEAD_BYTES_MAX).read_to_end(&mut head)
         });
         match read {

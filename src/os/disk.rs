@@ -14,6 +14,8 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::os::files;
 
@@ -21,6 +23,11 @@ use crate::os::files;
 const ZVOL_NAME_BYTES: usize = 256;
 /// `BLKZNAME` of OpenZFS, `_IOR(0x12, 125, char[256])`: the name of a volume's dataset.
 const BLKZNAME: libc::c_ulong = 2 << 30 | 256 << 16 | 0x12 << 8 | 125;
+/// The kernel's `ERESTARTSYS`, which programs are not meant to see.
+const RESTART: i32 = 512;
+/// How long an open is tried again that fails with it: ZFS makes a volume in less.
+const OPEN_BUSY: Duration = Duration::from_secs(5);
+const OPEN_PAUSE: Duration = Duration::from_millis(10);
 
 /// The full name of the dataset whose device this is; udev names the links in `/dev/zvol` by it.
 ///
@@ -43,8 +50,33 @@ pub fn zvol_name(device: &File) -> io::Result<String> {
 /// # Errors
 /// When it cannot be opened.
 pub fn zvol_name_at(path: &Path) -> io::Result<Option<String>> {
-    let device = files::straight(OpenOptions::new().read(true)).open(path)?;
+    let device = open_device(files::straight(OpenOptions::new().read(true)), path)?;
     Ok(zvol_name(&device).ok())
+}
+
+/// Opens a device, or a file. While ZFS changes a pool, the open of a volume fails with `ERESTARTSYS` instead of
+/// waiting (`zvol_open` of OpenZFS 2.1, for the lock of its pools): that is tried again.
+///
+/// # Errors
+/// When it cannot be opened.
+///
+/// # Blocking
+/// Up to 5 s where ZFS is busy.
+pub fn open_device(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    again(OPEN_BUSY, || options.open(path))
+}
+
+/// Does something again as long as it fails with `ERESTARTSYS`, up to a limit.
+fn again<T>(limit: Duration, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match open() {
+            Err(error) if error.raw_os_error() == Some(RESTART) && Instant::now() < deadline => {
+                thread::sleep(OPEN_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Longest value of an attribute that [`attribute`] reads, in bytes.
@@ -159,6 +191,21 @@ mod tests {
     use std::{env, fs, process};
 
     use super::*;
+
+    #[test]
+    fn an_open_that_zfs_interrupts_is_tried_again() {
+        let interrupted = || io::Error::from_raw_os_error(RESTART);
+        let mut tries = 0;
+        let opened = again(OPEN_BUSY, || {
+            tries += 1;
+            if tries < 3 { Err(interrupted()) } else { Ok(tries) }
+        });
+        assert_eq!(opened.unwrap(), 3);
+        let error = again(Duration::ZERO, || Err::<(), _>(interrupted())).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(RESTART));
+        let error = again(OPEN_BUSY, || Err::<(), _>(io::ErrorKind::NotFound.into())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn holes_are_passed_over() {

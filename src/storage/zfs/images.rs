@@ -12,6 +12,7 @@ use super::listing::{Entry, Kind, OWNER};
 use super::plan::newest_snapshot;
 use super::snapshots::check_free;
 use super::{ALL, Depth, ZfsStore, device, not_found, says_no_space};
+use crate::os::disk::open_device;
 use crate::os::process;
 use crate::storage::copy::copy;
 use crate::storage::{Dataset, Error, Id, Image, ImageSource, Left, round_up};
@@ -142,7 +143,7 @@ impl ZfsStore {
     ) -> Result<(), Error> {
         let size_bytes = raw.metadata().map_err(|error| writing(name, error))?.len();
         self.fill(name, round_up(size_bytes, BLOCK_BYTES), &mut |path| {
-            let copied = File::options().write(true).open(path).and_then(|to| {
+            let copied = open_device(File::options().write(true), path).and_then(|to| {
                 copy(raw, &to, size_bytes, &mut |at| {
                     progress(at);
                     Ok(())
@@ -178,7 +179,7 @@ impl ZfsStore {
         let device = device::path(name);
         write(&device)?;
         // A snapshot has what reached the pool, not what the kernel still keeps for the device.
-        let synced = File::options().write(true).open(&device).and_then(|it| it.sync_all());
+        let synced = open_device(File::options().write(true), &device).and_then(|it| it.sync_all());
         synced.map_err(|error| writing(name, error))?;
         // Nobody writes into an image, be it by a guest that has it as a disk; clones do not inherit this.
         self.zfs.succeed(&["set", "readonly=on", name.as_str()], self.soon())?;
