@@ -1,8 +1,9 @@
 //! Where a disk's `source` may lie, and a console's log, by the path alone: no file is looked at.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::config::{HostConfig, Store};
+use crate::os::paths::lexically_normal;
 
 /// The folders below which a disk's `source` may lie on this host.
 pub fn disk_roots(host: &HostConfig) -> Vec<PathBuf> {
@@ -24,24 +25,6 @@ pub fn console_log(id: &str, host: &HostConfig) -> Option<String> {
     is_of_host.then(|| format!("/var/log/libvirt/qemu/{id}.tty"))
 }
 
-/// An absolute path without `.` and `..`, as it would be without links; `None` for a relative path,
-/// the empty one among them.
-pub fn lexically_normal(path: &Path) -> Option<PathBuf> {
-    if !path.is_absolute() {
-        return None;
-    }
-    let mut normal = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            // At the root, `..` is the root again.
-            Component::ParentDir => drop(normal.pop()),
-            other => normal.push(other),
-        }
-    }
-    Some(normal)
-}
-
 /// Whether `path` lies under one of `roots`, component by component: `/dev/zvol/tank2` does not lie
 /// under `/dev/zvol/tank`.
 pub fn allowed(path: &Path, roots: &[PathBuf]) -> bool {
@@ -52,10 +35,6 @@ pub fn allowed(path: &Path, roots: &[PathBuf]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn normal(path: &str) -> Option<String> {
-        lexically_normal(Path::new(path)).map(|path| path.display().to_string())
-    }
 
     #[test]
     fn a_console_is_kept_by_the_qemu_driver_of_this_host_alone() {
@@ -68,20 +47,6 @@ mod tests {
         for uri in ["qemu:///session", "qemu+ssh://host/system", "test:///default", "xen:///system"]
         {
             assert_eq!(log(uri), None, "{uri}");
-        }
-    }
-
-    #[test]
-    fn dots_and_doubled_slashes_go() {
-        assert_eq!(normal("/a/./b//c/../d/").as_deref(), Some("/a/b/d"));
-        assert_eq!(normal("/../../a").as_deref(), Some("/a"));
-        assert_eq!(normal("/a/..").as_deref(), Some("/"));
-    }
-
-    #[test]
-    fn a_relative_path_is_none() {
-        for path in ["", "a", "./a", "../a", "dev/zvol"] {
-            assert_eq!(normal(path), None, "{path}");
         }
     }
 

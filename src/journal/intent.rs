@@ -273,11 +273,11 @@ pub struct Summary {
     pub tries: u32,
     /// How often it was refused.
     pub refusals: u32,
-    /// What becomes of it.
+    /// Its state.
     pub state: State,
 }
 
-/// What becomes of an intent.
+/// The state of an intent in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The verb that began it runs.

@@ -147,7 +147,8 @@ impl Journal {
         self.take(is_open, 1).pop()
     }
 
-    /// Takes the leftovers of a guest, the oldest first; with `due` only those whose next try is due by then.
+    /// Takes the guest's leftovers out of the journal, the oldest first; with `due` only those whose next try
+    /// is due by then.
     pub fn leftovers_of(&self, guest: &str, due: Option<Instant>) -> Vec<Entry> {
         let is_wanted = |summary: &Summary| {
             let State::Leftover { retry } = summary.state else { return false };
@@ -180,6 +181,13 @@ impl Journal {
         };
         let record = records.find(|record| record.intent.steps.iter().any(is_named))?;
         Some(record.intent.verb)
+    }
+
+    /// Whether a verb's change of the guest runs, waits for its recovery or is a leftover. Answers from memory.
+    pub fn has_unfinished(&self, verb: Verb, guest: &str) -> bool {
+        let slots = self.shared.slots.lock();
+        let mut summaries = slots.by_number.values().map(|slot| &slot.summary);
+        summaries.any(|summary| summary.verb == verb && summary.guest == guest)
     }
 
     /// The intents that wait to be recovered or are being recovered, the oldest first; neither those of
@@ -339,7 +347,7 @@ impl Entry {
         slot.is_some_and(|slot| matches!(slot.summary.state, State::Leftover { .. }))
     }
 
-    /// Replaces it by one of the same call that has only these steps.
+    /// Replaces the entry with one of the same call that has these steps alone.
     ///
     /// # Errors
     /// As [`Journal::begin`]; it is as it was then.
@@ -401,7 +409,7 @@ pub struct Kept {
     pub tried: bool,
     /// Whether libvirt or storage refused it.
     pub refused: bool,
-    /// What becomes of it.
+    /// Its new state.
     pub state: State,
 }
 

@@ -1,5 +1,6 @@
 //! A connection to one libvirt driver.
 
+use std::collections::BTreeSet;
 use std::ffi::{c_uint, c_ulong};
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
@@ -155,15 +156,16 @@ impl Connection {
         })
     }
 
-    /// The domains with a managed save image.
+    /// Lists the names of the domains with a managed save image.
     ///
     /// # Errors
     /// As [`Connection::list_domains`].
     ///
     /// # Blocking
     /// One round trip.
-    pub fn list_saved_domains(&self) -> Result<Vec<Domain>, Error> {
-        self.list_domains_by(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+    pub fn saved_domain_names(&self) -> Result<BTreeSet<String>, Error> {
+        let saved = self.list_domains_by(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)?;
+        saved.iter().map(Domain::name).collect()
     }
 
     fn list_domains_by(&self, flags: c_uint) -> Result<Vec<Domain>, Error> {

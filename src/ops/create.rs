@@ -156,8 +156,9 @@ struct There {
     uuid: String,
 }
 
-/// The libvirt job of CreateGuest. `request` is kept with the domain, which gets the uuid. Answers with the devices of a
-/// guest that was there: its disks may have come and gone since, and then their places tell nothing.
+/// The libvirt job of CreateGuest. Stores `request` with the domain, which gets the uuid. Answers with the
+/// devices of a guest that exists: disks may have been attached and detached since, so that their places in
+/// the request tell nothing.
 fn make(
     session: &mut Session,
     guest: &Guest,

@@ -22,8 +22,9 @@ impl Libvirt {
     /// the volumes that it made for it. A `source` that was handed in is left alone. The log of its
     /// console goes, too.
     ///
-    /// The answer is the request's guest, unchanged. A domain that is gone already is no error
-    /// where networks or volumes of it are left to remove.
+    /// The answer is the request's guest, unchanged. A domain that does not exist is no error where
+    /// networks or volumes of the guest are left to remove, or where an earlier Delete of it was incomplete
+    /// when this one came.
     ///
     /// # Errors
     /// What libvirt says; where nothing of the guest is left, that there is no such domain.
@@ -35,6 +36,8 @@ impl Libvirt {
         let guest = request.guest.ok_or(Error::NoGuest)?;
         let deadline = self.change_deadline(&request.args)?;
         let id = guest.id.clone();
+        // The reconciler, or another caller's Delete, may finish an earlier Delete while this one waits.
+        let is_begun = self.journal.has_unfinished(Verb::Delete, &id);
         // Before the key is asked for: a verb that hangs on this guest's emulator holds the key and
         // is freed by this.
         let was_there = self.urgent("Delete", &guest.id, deadline, move |session| match session
@@ -46,7 +49,7 @@ impl Libvirt {
         let hold = self.hold(&guest.id, deadline)?;
         let removed = self.remove_guest(&guest, &hold, deadline)?;
         match removed {
-            (Some(missing), false) if !was_there => Err(missing.into()),
+            (Some(missing), false) if !was_there && !is_begun => Err(missing.into()),
             _ => {
                 screens::forget_console(&guest.id, &self.host);
                 self.events.note(&guest.id, What::Deleted);
@@ -189,4 +192,47 @@ fn networks_made(
         }
     }
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Config, HostConfig, Store};
+
+    #[test]
+    fn a_delete_that_ends_while_another_waits_is_done() {
+        let store = std::env::temp_dir().join(format!("mistify-delete-{}", std::process::id()));
+        std::fs::create_dir_all(&store).unwrap();
+        let host = HostConfig {
+            libvirt_uri: "test:///default".to_owned(),
+            store: Store::Directory(store.clone()),
+            ..HostConfig::default()
+        };
+        let agent = Libvirt::with_config(&Config { host, ..Config::default() }).unwrap();
+        let guest = Guest { id: "gone".to_owned(), ..Guest::default() };
+        let delete = || {
+            let request = GuestRequest { guest: Some(guest.clone()), ..GuestRequest::default() };
+            agent.delete(request)
+        };
+        let first = agent.journal.begin(Verb::Delete, &guest.id, &guest).unwrap();
+        let hold = agent.pool.hold(&guest.id, Instant::now() + Duration::from_secs(30)).unwrap();
+        thread::scope(|threads| {
+            let waiting = threads.spawn(delete);
+            while agent.pool.snapshot().callers.keys_waiting == 0 && !waiting.is_finished() {
+                thread::yield_now();
+            }
+            first.settled().unwrap();
+            drop(hold);
+            waiting.join().unwrap().expect("the first Delete has done what the second asks for");
+        });
+        let again = delete().expect_err("there is no such guest");
+        assert!(
+            matches!(&again, Error::Libvirt(error) if error.code == Code::NO_DOMAIN),
+            "{again}"
+        );
+        std::fs::remove_dir_all(&store).unwrap();
+    }
 }

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{HostConfig, Store};
 use crate::guest::domain::{SourceKind, VirDomain};
-use crate::guest::paths::{allowed, disk_roots, lexically_normal};
+use crate::guest::paths::{allowed, disk_roots};
 use crate::guest::wire::Guest;
 use crate::ops::Error;
 use crate::os::disk;
+use crate::os::paths::{lexically_normal, resolved};
 use crate::storage::PoolName;
 use walk::{Place, Stray, follow};
 
@@ -25,8 +26,8 @@ const DEVICES: &str = "/dev";
 /// folder, with its links resolved, and in both cases nobody but root and the agent's user may be
 /// able to lead it elsewhere afterwards; a device lies in an allowed folder only if that is in
 /// `/dev`. Of the pool and of the directory store only volumes below `guests/` are sources, whatever
-/// is allowed: a guest would write into an image, a snapshot or a mark. What does not exist is judged by its place and taken for a block device, for volumes may
-/// be made later. A mount counts as what it covers: only root can make one.
+/// is allowed: a guest would write into an image, a snapshot or a mark. A source that does not exist is
+/// judged by its path and taken for a block device, as its volume may be made later. A mount counts as what it covers: only root can make one.
 ///
 /// # Errors
 /// [`Error::Invalid`] that names the disk.
@@ -269,13 +270,6 @@ fn kind(source: &Path, found: &Metadata) -> Result<SourceKind, String> {
             source.display()
         )),
     }
-}
-
-/// A path without links; one that does not exist is resolved as far as its directory does.
-pub(super) fn resolved(path: &Path) -> PathBuf {
-    let in_directory = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
-    let found = fs::canonicalize(path).ok().or_else(in_directory);
-    found.or_else(|| lexically_normal(path)).unwrap_or_else(|| path.to_owned())
 }
 
 #[cfg(test)]

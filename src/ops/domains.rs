@@ -16,11 +16,11 @@ use log::warn;
 use crate::guest::domain::{Disk, VirDomain};
 use crate::guest::wire::Guest;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
-use crate::ops::disks::resolved;
 use crate::ops::images::guest_of;
 use crate::ops::{self, Libvirt};
 use crate::os::disk::open_device;
 use crate::os::files;
+use crate::os::paths::resolved;
 use crate::pool::{Hold, JobName, Lane};
 use crate::storage::{self, InUse, Maker, Volumes};
 
@@ -83,18 +83,26 @@ impl DomainUse {
         }
     }
 
-    /// Adds its disks and their backing files.
-    pub(super) fn add_paths_to(&self, in_use: &mut InUse) {
-        for path in self.sources().chain(self.backing()) {
-            in_use.add(resolved(&path), format!("domain {}", self.name));
+    /// Adds its disks and their backing files, and tells whether these are all.
+    pub(super) fn add_paths_to(&self, in_use: &mut InUse) -> bool {
+        let mut is_whole = !self.is_unreadable;
+        for disk in &self.disks {
+            let chain = Chain::of(disk);
+            is_whole &= chain.is_whole;
+            for path in std::iter::once(Path::new(disk.source.path()))
+                .chain(chain.files.iter().map(PathBuf::as_path))
+            {
+                in_use.add(path, format!("domain {}", self.name));
+            }
         }
+        is_whole
     }
 
-    /// Adds these and all that belongs to it, attached or not.
+    /// Adds these and the volumes that belong to it, attached or not.
     pub(super) fn add_to(&self, in_use: &mut InUse) {
-        self.add_paths_to(in_use);
+        let is_whole = self.add_paths_to(in_use);
         in_use.add_domain(self.uuid.clone(), format!("domain {}", self.name));
-        if self.may_use_anything() {
+        if !is_whole {
             in_use.add_unreadable(format!("domain {}, which cannot be read", self.name));
         }
     }
@@ -151,15 +159,13 @@ impl DomainUse {
         let interfaces = domain.devices.interfaces.iter();
         let networks = interfaces.map(|interface| interface.source.network.to_lowercase());
         self.networks.extend(networks.filter(|name| !name.is_empty()));
-        // While it runs libvirt names the files below a disk, and only in the first of its definitions.
-        let known: Vec<Disk> = std::mem::take(&mut self.disks);
-        let is_new = |disk: &&Disk| {
+        for disk in &domain.devices.disks {
             let path = disk.source.path();
-            !path.is_empty() && known.iter().all(|known| known.source.path() != path)
-        };
-        let new: Vec<Disk> = domain.devices.disks.iter().filter(is_new).cloned().collect();
-        self.disks = known;
-        self.disks.extend(new);
+            // While the domain runs libvirt names the files below a disk, in its first definition alone.
+            if !path.is_empty() && self.disks.iter().all(|known| known.source.path() != path) {
+                self.disks.push(disk.clone());
+            }
+        }
     }
 }
 
@@ -171,8 +177,7 @@ impl DomainUse {
 /// # Blocking
 /// As long as libvirt takes for a call or two for each domain.
 pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error> {
-    let saved = connection.list_saved_domains()?;
-    let saved: BTreeSet<String> = saved.iter().map(Domain::name).collect::<Result<_, _>>()?;
+    let saved = connection.saved_domain_names()?;
     let mut found = Vec::new();
     for domain in connection.list_domains()? {
         let name = domain.name()?;

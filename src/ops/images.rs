@@ -86,7 +86,7 @@ impl Libvirt {
         let id = Id::parse(&guest.id).map_err(storage::Error::Name)?;
         let hold = self.key(&guest.id, deadline)?;
         self.check_not_saved("DeleteGuestDisks", &hold, deadline)?;
-        let in_use = self.in_use_by_others("DeleteGuestDisks", &hold, deadline)?;
+        let in_use = self.others("DeleteGuestDisks", &hold, deadline)?.in_use;
         let destroy = move |volumes: &dyn Volumes| {
             volumes.destroy_guest(&id, Whose::Anyones, &in_use, deadline)
         };
@@ -164,7 +164,7 @@ impl Libvirt {
         let deadline = self.storage_deadline();
         let hold = self.key(guest_of(&name).unwrap_or_default(), deadline)?;
         self.check_not_saved(VERB, &hold, deadline)?;
-        let in_use = self.in_use_by_others(VERB, &hold, deadline)?;
+        let in_use = self.others(VERB, &hold, deadline)?.in_use;
         let delete = move |volumes: &dyn Volumes| {
             let found = volumes.volumes(Some(&name), deadline)?.into_iter();
             let itself = found.into_iter().find(|volume| volume.name == name);

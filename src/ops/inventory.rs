@@ -1,6 +1,6 @@
 //! List and Describe: what guests there are, and what libvirt says of one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use log::warn;
 
@@ -88,8 +88,7 @@ impl Wanted {
             Some(state) => connection.list_domains_in(state.code())?,
             None => connection.list_domains()?,
         };
-        let saved = connection.list_saved_domains()?;
-        let saved: BTreeSet<String> = saved.iter().map(Domain::name).collect::<Result<_, _>>()?;
+        let saved = connection.saved_domain_names()?;
         let mut named = Vec::with_capacity(all.len());
         for domain in all {
             let name = domain.name()?;
@@ -101,13 +100,11 @@ impl Wanted {
         let (mut guests, mut rest) = (Vec::new(), named.into_iter());
         while guests.len() < self.limit {
             let Some((name, domain)) = rest.next() else { break };
-            match self.look(name, &domain) {
+            let is_saved = saved.contains(&name);
+            match self.look(name, &domain, is_saved) {
                 // Undefined since it was listed.
                 Err(error) if error.code == Code::NO_DOMAIN => {}
                 found => guests.extend(found?),
-            }
-            if let Some(last) = guests.last_mut() {
-                last.saved = last.state == State::Shutoff.name() && saved.contains(&last.id);
             }
         }
         let last = guests.last().filter(|_| rest.len() > 0);
@@ -116,7 +113,12 @@ impl Wanted {
     }
 
     /// The guest, unless it is another one than is wanted.
-    fn look(&self, id: String, domain: &Domain) -> Result<Option<ListedGuest>, libvirt::Error> {
+    fn look(
+        &self,
+        id: String,
+        domain: &Domain,
+        is_saved: bool,
+    ) -> Result<Option<ListedGuest>, libvirt::Error> {
         let info = domain.info()?;
         let state = State::from_code(info.state);
         // It may have changed since libvirt chose by it; and libvirt has one choice for several.
@@ -128,7 +130,7 @@ impl Wanted {
             state: state.name().to_owned(),
             memory_mib: info.memory_max_kib / KIB_PER_MIB,
             cpu: u64::from(info.vcpus),
-            saved: false,
+            saved: is_saved && state == State::Shutoff,
         }))
     }
 

@@ -20,7 +20,7 @@ pub(super) fn open(config: &Config, journal: &Journal) -> Result<Jobs, jobs::Err
     Jobs::open(&folder, &set_aside, scope, &config.jobs, |job| fate(journal, job))
 }
 
-/// What becomes of what a job began that ended with the agent.
+/// What the agent does with the changes of a job that ended with a former agent.
 fn fate(journal: &Journal, job: &Job) -> &'static str {
     let open = journal.open_intents();
     let of_job = open.iter().find(|intent| {

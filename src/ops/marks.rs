@@ -12,9 +12,9 @@ use log::{info, warn};
 
 use crate::config::fixed::RECOVERY_LOCK;
 use crate::libvirt::{Code, Connection, Domain, XmlKind};
-use crate::ops::disks::resolved;
 use crate::ops::images::guest_of;
 use crate::ops::{Error, Libvirt, described};
+use crate::os::paths::resolved;
 use crate::pool::Lane;
 use crate::storage::{Maker, Volume, Volumes};
 

@@ -9,12 +9,12 @@ use crate::guest::wire::{self, GuestRequest, GuestResponse};
 use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX};
 use crate::journal::{Intent, Step, Verb};
 use crate::libvirt::XmlKind;
-use crate::ops::disks::resolved;
 use crate::ops::domains::{Chain, DomainUse, uses_of_others};
 use crate::ops::images::guest_with_disks;
 use crate::ops::recovery::Transaction;
 use crate::ops::saved::not_saved;
 use crate::ops::{Error, Libvirt, Session, described, respond};
+use crate::os::paths::resolved;
 use crate::pool::{Hold, Lane};
 use crate::storage::{self, Volume, Volumes};
 

@@ -8,7 +8,6 @@ use log::warn;
 
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
-use crate::ops::disks::resolved;
 use crate::ops::images::guest_of;
 use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session, domains};
@@ -55,6 +54,14 @@ impl Expected {
             Self::None => true,
         }
     }
+}
+
+/// What the domains other than a guest's use.
+pub(super) struct Others {
+    /// The uuid of the guest's own domain, where it exists.
+    own_uuid: Option<String>,
+    /// Their disks, backing files and volumes.
+    pub(super) in_use: InUse,
 }
 
 /// The volumes that a guest's disks may have as its own: `<pool>/guests/<id>/disk-<n>`.
@@ -122,8 +129,9 @@ impl Own {
 
 impl Libvirt {
     /// Makes the volumes `wanted` for the disks that name no source, and fills in `volume`, `source`
-    /// and `size` of these. Answers also with those that belong to no domain yet. Volumes that are there and right are adopted; where the domain `exists`
-    /// they have to be there. The others are recorded in `transaction`.
+    /// and `size` of these. A volume that exists and fits is adopted; where the domain `exists` all of them
+    /// have to exist. Records the others in `transaction`. Answers also with the volumes that belong to no
+    /// domain yet.
     ///
     /// # Errors
     /// What storage says, with the step; what was recorded is in the journal then, to be undone.
@@ -143,11 +151,10 @@ impl Libvirt {
         let maker = wanted.first().and_then(|wanted| wanted.maker.clone());
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
         let planned = self.on_storage(&verb, &guest.id, Some(hold), deadline, plan)?;
-        let found: Vec<_> = planned.iter().filter_map(|planned| planned.found.clone()).collect();
-        self.check_adopted(&verb, &found, exists, hold, deadline)?;
-        self.check_unclaimed(&verb, &planned, hold, deadline)?;
-        let is_unclaimed = |volume: &storage::Volume| volume.maker != maker;
-        let unclaimed = found.into_iter().filter(is_unclaimed).map(|volume| volume.name).collect();
+        self.check_planned(&verb, &planned, exists, hold, deadline)?;
+        let found = planned.iter().filter_map(|planned| planned.found.as_ref());
+        let unclaimed = found.filter(|volume| volume.maker != maker);
+        let unclaimed = unclaimed.map(|volume| volume.name.clone()).collect();
         let volumes = Arc::clone(&self.volumes);
         let work = move |_: &mut Session, transaction: &mut Transaction| {
             make(&*volumes, planned, exists, transaction, deadline)
@@ -234,47 +241,65 @@ impl Libvirt {
         self.on_storage(verb, hold.key(), Some(hold), deadline, claim)
     }
 
-    /// Refuses to adopt a volume that another domain uses: a guest that was renamed keeps its disks.
+    /// Refuses a planned volume that another domain uses. A guest that was renamed keeps its disks, and a
+    /// domain that names a volume before it exists does not get another guest's.
     ///
     /// # Errors
-    /// [`storage::Error::Differs`] names the volume and the domain; when libvirt cannot be asked.
-    pub(super) fn check_adopted(
+    /// [`storage::Error::Differs`] and [`Error::Taken`] name the volume and the domain; when libvirt cannot be
+    /// asked.
+    fn check_planned(
         &self,
         verb: &str,
-        found: &[storage::Volume],
+        planned: &[Planned],
         exists: bool,
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(), Error> {
-        if found.is_empty() {
+        if planned.is_empty() {
             return Ok(());
         }
-        let id = hold.key().to_owned();
-        let look = move |session: &mut Session| {
-            let own = session.find(&id)?.map(|domain| domain.uuid()).transpose()?;
-            let in_use = session.read(|it| Ok(domains::in_use_by_others(it, &id)?))?;
-            Ok((own, in_use))
-        };
-        let (own, in_use) = self.held(verb, deadline, hold, look, |_, _| {})?;
-        for volume in found {
-            self.check_not_left(&volume.name, volume.maker.as_ref())?;
-            let maker = volume.maker.as_ref();
-            let user = in_use.by(&volume.device).or_else(|| in_use.by_maker(maker));
-            let former =
-                maker.and_then(Maker::domain_uuid).filter(|uuid| own.as_deref() != Some(*uuid));
-            let why = match (user, former) {
-                (Some(by), _) => format!("it is used by {by}"),
-                // The definition of a guest that exists names its volumes, whatever their marks say.
-                (None, Some(uuid)) if !exists => {
-                    format!("it belongs to the domain with uuid {uuid}")
-                }
-                _ => continue,
-            };
-            return Err(
-                storage::Error::Differs { volume: volume.name.clone(), what: vec![why] }.into()
-            );
+        let (found, new): (Vec<_>, Vec<_>) = planned.iter().partition(|it| it.found.is_some());
+        for it in &new {
+            self.check_not_left(&it.wanted.volume, it.wanted.maker.as_ref())?;
         }
-        Ok(())
+        let others = match self.others(verb, hold, deadline) {
+            // CreateGuest asks libvirt again before its domain gets the volume.
+            Err(error) if error.is_unreachable() && found.is_empty() => return Ok(()),
+            others => others?,
+        };
+        for volume in found.iter().filter_map(|it| it.found.as_ref()) {
+            self.check_adopted(volume, exists, &others)?;
+        }
+        match new.iter().find_map(|it| Some((it, others.in_use.by(&it.device)?))) {
+            Some((it, by)) => {
+                Err(Error::Taken(format!("{} is used by {by} already", it.wanted.volume)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to adopt a volume that another domain uses, or that belongs to one.
+    ///
+    /// # Errors
+    /// [`storage::Error::Differs`] names the volume and the domain.
+    pub(super) fn check_adopted(
+        &self,
+        volume: &storage::Volume,
+        exists: bool,
+        others: &Others,
+    ) -> Result<(), Error> {
+        let maker = volume.maker.as_ref();
+        self.check_not_left(&volume.name, maker)?;
+        let user = others.in_use.by(&volume.device).or_else(|| others.in_use.by_maker(maker));
+        let own = others.own_uuid.as_deref();
+        let former = maker.and_then(Maker::domain_uuid).filter(|uuid| own != Some(*uuid));
+        let why = match (user, former) {
+            (Some(by), _) => format!("it is used by {by}"),
+            // The definition of a guest that exists names its volumes, whatever their marks say.
+            (None, Some(uuid)) if !exists => format!("it belongs to the domain with uuid {uuid}"),
+            _ => return Ok(()),
+        };
+        Err(storage::Error::Differs { volume: volume.name.clone(), what: vec![why] }.into())
     }
 
     /// Refuses a volume that would go with a leftover.
@@ -285,53 +310,24 @@ impl Libvirt {
         Err(storage::Error::Differs { volume: volume.clone(), what }.into())
     }
 
-    /// Refuses to make a volume that another domain names as its disk already: it would have its guest's data.
-    ///
-    /// # Errors
-    /// [`Error::Taken`] names the volume and the domain; when libvirt cannot be asked.
-    fn check_unclaimed(
-        &self,
-        verb: &str,
-        planned: &[Planned],
-        hold: &Hold,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let new: Vec<&Planned> = planned.iter().filter(|it| it.found.is_none()).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        for it in &new {
-            self.check_not_left(&it.wanted.volume, it.wanted.maker.as_ref())?;
-        }
-        let in_use = match self.in_use_by_others(verb, hold, deadline) {
-            // Before a domain has the volume libvirt is asked again.
-            Err(error) if error.is_unreachable() => return Ok(()),
-            in_use => in_use?,
-        };
-        match new.iter().find_map(|it| Some((it, in_use.by(&resolved(&it.device))?))) {
-            Some((it, by)) => {
-                Err(Error::Taken(format!("{} is used by {by} already", it.wanted.volume)))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// The disks and backing files of all other domains.
+    /// What the domains other than the guest's use.
     ///
     /// # Errors
     /// When libvirt cannot be asked.
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(super) fn in_use_by_others(
+    pub(super) fn others(
         &self,
         verb: &str,
         hold: &Hold,
         deadline: Instant,
-    ) -> Result<InUse, Error> {
+    ) -> Result<Others, Error> {
         let id = hold.key().to_owned();
         let look = move |session: &mut Session| {
-            session.read(|connection| Ok(domains::in_use_by_others(connection, &id)?))
+            let own_uuid = session.find(&id)?.map(|domain| domain.uuid()).transpose()?;
+            let in_use = session.read(|it| Ok(domains::in_use_by_others(it, &id)?))?;
+            Ok(Others { own_uuid, in_use })
         };
         self.held(verb, deadline, hold, look, |_, _| {})
     }

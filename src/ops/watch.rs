@@ -1,9 +1,9 @@
 //! Calls that do not return: who hangs, the call's guest or libvirt as a whole.
 //!
-//! A call on a guest whose emulator hangs may never return, and takes its worker along. As long as libvirt
-//! answers others, another worker takes the place of such a one, up to a bound; with more of them, calls that
-//! find no free worker are told `busy`. Where libvirt answers nobody, another worker would hang as well:
-//! nothing is replaced until libvirt answers again.
+//! A call on a guest whose emulator hangs may never return, and its worker hangs with it. As long as libvirt
+//! answers other calls, the pool starts another worker for each that hangs, up to a bound. Beyond the bound
+//! the agent answers `busy` where no worker is free. Where libvirt answers no call, another worker would hang
+//! as well: the pool starts none until libvirt answers again.
 //!
 //! A call that is late is not stuck yet: libvirt itself waits 30 s for a guest's lock. It counts as stuck by
 //! its own age, whatever its caller's deadline was. The process ends itself only when it cannot serve at all:

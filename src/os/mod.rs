@@ -9,6 +9,7 @@ pub mod local;
 pub mod memory;
 pub mod newcomers;
 pub mod notify;
+pub mod paths;
 pub mod peer;
 pub mod poll;
 pub mod process;

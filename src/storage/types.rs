@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use super::MIB;
 use super::error::Error;
 use super::name::{Dataset, Id, SnapshotName};
 use super::rules::check_space;
+use crate::os::paths::resolved;
 use crate::os::random;
 
 /// A volume that somebody wants.
@@ -286,7 +287,7 @@ pub enum ImageSource<'a> {
     },
 }
 
-/// The volumes that a removal leaves, by the paths of their devices or files, without links.
+/// The volumes that a removal leaves, by the paths of their devices or files. Links are resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InUse {
     users: BTreeMap<PathBuf, String>,
@@ -299,8 +300,8 @@ pub struct InUse {
 
 impl InUse {
     /// Adds what this user has, as in `domain web-1`. A removal that would destroy it reports it.
-    pub fn add(&mut self, path: PathBuf, user: String) {
-        self.users.insert(path, user);
+    pub fn add(&mut self, path: &Path, user: String) {
+        self.users.insert(resolved(path), user);
     }
 
     /// Adds all that was made by the domain of this uuid.
@@ -326,7 +327,7 @@ impl InUse {
 
     /// Adds what was handed in by a caller, who destroys it, by any path. It is not meant by a removal.
     pub fn keep(&mut self, path: &Path) {
-        self.kept.insert(real(path));
+        self.kept.insert(resolved(path));
     }
 
     /// Who uses what is at this path.
@@ -334,17 +335,13 @@ impl InUse {
         if self.users.is_empty() {
             return None;
         }
-        self.users.get(&real(path)).cloned()
+        self.users.get(&resolved(path)).cloned()
     }
 
     /// Whether a caller has handed in what is at this path.
     pub(super) fn keeps(&self, path: &Path) -> bool {
-        !self.kept.is_empty() && self.kept.contains(&real(path))
+        !self.kept.is_empty() && self.kept.contains(&resolved(path))
     }
-}
-
-fn real(path: &Path) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// How far a call reaches.
@@ -356,7 +353,7 @@ pub enum Reach {
     Below,
 }
 
-/// What becomes of snapshots newer than the one that is rolled back to.
+/// Whether a rollback may destroy snapshots newer than the one that is rolled back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Newer {
     /// They stay: where there are any, the call is refused.
@@ -474,6 +471,7 @@ impl fmt::Display for Left {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

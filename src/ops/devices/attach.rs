@@ -156,7 +156,8 @@ impl Libvirt {
                 let what = vec![format!("it belongs to the domain with uuid {uuid}")];
                 return Err(storage::Error::Differs { volume: volume.name.clone(), what }.into());
             }
-            self.check_adopted(DISK_VERB, std::slice::from_ref(volume), false, hold, deadline)?;
+            let others = self.others(DISK_VERB, hold, deadline)?;
+            self.check_adopted(volume, false, &others)?;
             if volume.maker.as_ref().and_then(Maker::domain_uuid).is_none() {
                 self.claim(DISK_VERB, vec![volume.name.clone()], here.maker(), hold, deadline);
             }

@@ -1,8 +1,8 @@
 //! Changes of more than one step: recorded, committed, or recovered.
 //!
 //! A verb records each step in a [`Transaction`] before it begins the step, and commits at its end. When a
-//! step fails, a caller leaves, or the agent ends in the middle, the intent stays in the journal. Whoever
-//! takes the guest's lock next recovers it first: the verb itself, the guest's next verb, or the reconciler.
+//! step fails, a caller leaves, or the agent ends in the middle, the intent stays in the journal. The next
+//! holder of the guest's lock recovers it first: the verb itself, the guest's next verb, or the reconciler.
 //!
 //! - `transaction`: begin, record, commit, abort.
 //! - `table`: how each step is undone, and how it is finished.

@@ -211,7 +211,7 @@ impl Reconciler {
                     agent.look_at_libvirt();
                     agent.look_at_storage(&mut is_prepared);
                     *agent.status.looked.lock() = Some(Instant::now());
-                    // Whoever waited for the first round has it; the others find the channel full.
+                    // The start waits for the first round alone; later sends find the channel full.
                     let _ = begun.try_send(());
                 }
                 if is_look && is_prepared && !are_marks_complete {

@@ -1,8 +1,8 @@
 //! The one function that undoes or finishes a transaction, and the policy for what it leaves.
 //!
-//! Whoever has a guest's lock recovers what is open of the guest before anything else: the verb whose step
-//! failed, the guest's next verb, or the reconciler. So nothing new is built on what is incomplete, and
-//! nobody recovers a verb that runs: that has the lock.
+//! The holder of a guest's lock recovers the guest's open transactions before anything else: the verb whose
+//! step failed, the guest's next verb, or the reconciler. So no verb builds on an incomplete change, and none
+//! recovers a change that still runs: its verb holds the lock.
 
 use std::time::{Duration, Instant};
 
@@ -207,7 +207,7 @@ impl Libvirt {
                     recovered.remaining.extend(stored.remaining);
                     recovered.used = stored.used;
                 }
-                // What libvirt had is gone: nobody is told that nothing was done.
+                // The domain is gone already, so the answer cannot be that nothing was done.
                 Err(Error::Pool(error)) if !is_resumed && recovered.removed => {
                     return Err(Error::Incomplete(Box::new(Error::Pool(error))));
                 }
@@ -298,7 +298,7 @@ fn without_domain(step: &Step) -> Step {
     }
 }
 
-/// What becomes of a transaction that was not recovered.
+/// Decides what to do with a transaction that could not be recovered.
 ///
 /// | why | a create, an attach | a Delete | a detach, a resize |
 /// |---|---|---|---|
@@ -407,7 +407,7 @@ mod tests {
         Intent { verb, guest, begun: std::time::SystemTime::now(), request, steps }
     }
 
-    /// What becomes of it, in a word, whether it is tried again, and how many steps are kept.
+    /// The fate in a word, whether the recovery is tried again, and how many steps are kept.
     fn outcome(verb: Verb, past: Past, failure: &Failure) -> (&'static str, bool, usize) {
         let intent = intent(verb);
         let (kept, steps) = match fate(&intent, past, failure) {

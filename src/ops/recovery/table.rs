@@ -104,9 +104,10 @@ pub(super) fn in_libvirt(
     }
     if intent.steps.iter().any(may_be_used) {
         for user in users_of(session, &mut users)? {
-            user.add_paths_to(&mut pass.in_use);
-            // Of an attach that is undone, the guest's own domain has made the volume.
-            if user.name != intent.guest || pass.rest == Rest::Followed {
+            if user.name == intent.guest && pass.rest != Rest::Followed {
+                // The guest's own domain is the maker of the volume of an attach that is undone.
+                user.add_paths_to(&mut pass.in_use);
+            } else {
                 user.add_to(&mut pass.in_use);
             }
         }

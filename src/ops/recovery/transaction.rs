@@ -38,7 +38,7 @@ pub(in crate::ops) struct Transaction {
     is_resumed: bool,
 }
 
-/// What becomes of a transaction that is not committed.
+/// What the journal does with a transaction that is not committed.
 #[derive(Debug)]
 pub(in crate::ops) enum Abort {
     /// Nothing of it is left, or the caller was told what is.

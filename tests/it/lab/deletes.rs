@@ -28,6 +28,12 @@ fn check_rest_is_gone(folder: &Folder) {
     assert!(!left.contains(&folder.volume(1)), "{left}");
 }
 
+/// Repeats an incomplete Delete, unless the agent has finished it by itself already.
+fn finish(agent: &Agent, guest: &Value) {
+    let error = agent.call("Delete", guest)["error"].take();
+    assert!(error.as_str().is_none_or(|error| error.starts_with("[Code-42] ")), "{error}");
+}
+
 #[test]
 fn a_live_clone_keeps_its_origin_and_is_named() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
@@ -42,7 +48,7 @@ fn a_live_clone_keeps_its_origin_and_is_named() {
     assert!(other.listing().contains(&clone));
 
     drop(other);
-    agent.ok("Delete", &made);
+    finish(&agent, &made);
     assert_eq!(folder.listing(), "");
 }
 
@@ -59,7 +65,7 @@ fn a_volume_that_somebody_reads_is_left_with_its_snapshots_and_the_reader_is_nam
     check_rest_is_gone(&folder);
 
     drop(reader);
-    agent.ok("Delete", &made);
+    finish(&agent, &made);
     assert_eq!(folder.listing(), "");
     assert!(!quietly("zfs", &["list", &folder.dataset]).status.success());
 }

@@ -1,0 +1,63 @@
+//! Paths without `.`, `..` and links, for comparisons.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+/// An absolute path without `.` and `..`, as it would be without links; `None` for a relative path,
+/// the empty one among them.
+pub fn lexically_normal(path: &Path) -> Option<PathBuf> {
+    if !path.is_absolute() {
+        return None;
+    }
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            // At the root, `..` is the root again.
+            Component::ParentDir => drop(normal.pop()),
+            other => normal.push(other),
+        }
+    }
+    Some(normal)
+}
+
+/// The path with its links resolved. Of a path that does not exist the links of its directory are; where
+/// that does not exist either, the path is [`lexically_normal`].
+///
+/// # Blocking
+/// As long as the file systems take that the path leads through: on a worker only.
+pub fn resolved(path: &Path) -> PathBuf {
+    let in_directory = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+    let found = fs::canonicalize(path).ok().or_else(in_directory);
+    found.or_else(|| lexically_normal(path)).unwrap_or_else(|| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(path: &str) -> Option<String> {
+        lexically_normal(Path::new(path)).map(|path| path.display().to_string())
+    }
+
+    #[test]
+    fn dots_and_doubled_slashes_go() {
+        assert_eq!(normal("/a/./b//c/../d/").as_deref(), Some("/a/b/d"));
+        assert_eq!(normal("/../../a").as_deref(), Some("/a"));
+        assert_eq!(normal("/a/..").as_deref(), Some("/"));
+    }
+
+    #[test]
+    fn a_relative_path_is_none() {
+        for path in ["", "a", "./a", "../a", "dev/zvol"] {
+            assert_eq!(normal(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_absent_files_directory_is_resolved() {
+        let link = Path::new("/proc/self/root/absent-file");
+        assert_eq!(resolved(link), Path::new("/absent-file"));
+        assert_eq!(resolved(Path::new("/absent/../absent-file")), Path::new("/absent-file"));
+    }
+}
