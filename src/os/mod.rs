@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod clock;
+pub mod confine;
 pub mod disk;
 pub mod epoll;
 pub mod files;

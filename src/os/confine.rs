@@ -1,0 +1,294 @@
+//! Programs that read other people's files, confined to these files.
+//!
+//! A confined program opens its own binary, the system's libraries and the files that it is given; it has
+//! no sockets, no way to more privileges, and limits of memory and processor time. Landlock enforces the
+//! files where the kernel has it (see landlock(7)), a seccomp filter the sockets, which Landlock knows in
+//! part and only since Linux 6.7.
+//!
+//! Everything that allocates happens before the fork: between fork and exec the child makes system calls
+//! alone.
+
+#![expect(unsafe_code, reason = "Landlock, seccomp, limits and the time before exec are libc's")]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// What every program needs to start: the dynamic linker, its cache and the libraries.
+const SYSTEM: [&str; 7] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
+];
+
+/// Rights of linux/landlock.h.
+const EXECUTE: u64 = 1 << 0;
+const WRITE_FILE: u64 = 1 << 1;
+const READ_FILE: u64 = 1 << 2;
+const READ_DIR: u64 = 1 << 3;
+const TRUNCATE: u64 = 1 << 14;
+const IOCTL_DEV: u64 = 1 << 15;
+/// `LANDLOCK_CREATE_RULESET_VERSION`.
+const VERSION: libc::c_uint = 1;
+/// `LANDLOCK_RULE_PATH_BENEATH`.
+const PATH_BENEATH: libc::c_int = 1;
+
+/// From SIGXCPU to SIGKILL, in seconds of processor time.
+const CPU_GRACE_S: u64 = 5;
+
+/// `struct landlock_ruleset_attr`. An older kernel takes the longer struct if it has zeroes there.
+#[repr(C)]
+struct RulesetAttr {
+    handled_access_fs: u64,
+    handled_access_net: u64,
+    scoped: u64,
+}
+
+/// `struct landlock_path_beneath_attr`.
+#[repr(C, packed)]
+struct PathBeneathAttr {
+    allowed_access: u64,
+    parent_fd: i32,
+}
+
+/// How a confined program may open a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// For reading.
+    Read,
+    /// For reading and writing; of a device also its ioctls.
+    ReadWrite,
+}
+
+/// What a confined program may use.
+#[derive(Debug)]
+pub struct Confinement<'f> {
+    /// The only files that it may open beside its own binary and the system's libraries. What it inherits,
+    /// such as its standard input, it has in any case.
+    pub files: &'f [(&'f File, Access)],
+    /// Its address space, in bytes.
+    pub memory_bytes: u64,
+    /// The processor time of all its threads together, in whole seconds.
+    pub cpu: Duration,
+}
+
+impl Confinement<'_> {
+    /// Confines the program that this command starts. Where the kernel has no Landlock (see
+    /// [`has_landlock`]), all but the files is enforced.
+    ///
+    /// # Errors
+    /// When the kernel refuses a rule. What it refuses to the child later is an error of the start.
+    pub fn apply(&self, command: &mut Command) -> io::Result<()> {
+        let ruleset = match abi()? {
+            Some(abi) => Some(self.ruleset(abi, Path::new(command.get_program()))?),
+            None => None,
+        };
+        let cpu_s = self.cpu.as_secs();
+        let (memory_bytes, filter) = (self.memory_bytes, socket_filter());
+        let confine = move || {
+            forgo_new_privileges()?;
+            set_limit(libc::RLIMIT_AS, memory_bytes, memory_bytes)?;
+            set_limit(libc::RLIMIT_CPU, cpu_s, cpu_s.saturating_add(CPU_GRACE_S))?;
+            // A crash would write what it read to a file.
+            set_limit(libc::RLIMIT_CORE, 0, 0)?;
+            if let Some(ruleset) = &ruleset {
+                restrict_self(ruleset.as_fd())?;
+            }
+            enforce(&filter)
+        };
+        // SAFETY: the closure makes system calls alone, on values that were made before the fork; it neither
+        // allocates nor locks, also where it fails.
+        unsafe { command.pre_exec(confine) };
+        Ok(())
+    }
+
+    fn ruleset(&self, abi: u32, program: &Path) -> io::Result<OwnedFd> {
+        let ruleset = create_ruleset(abi)?;
+        allow_path(&ruleset, program, READ_FILE | EXECUTE)?;
+        for path in SYSTEM {
+            let is_directory = Path::new(path).is_dir();
+            let rights = if is_directory { READ_DIR } else { 0 } | READ_FILE | EXECUTE;
+            match allow_path(&ruleset, Path::new(path), rights) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                outcome => outcome?,
+            }
+        }
+        for (file, access) in self.files {
+            let rights = match access {
+                Access::Read => READ_FILE,
+                Access::ReadWrite => READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV,
+            };
+            allow(&ruleset, file.as_fd(), rights & filesystem_rights(abi))?;
+        }
+        Ok(ruleset)
+    }
+}
+
+/// Whether the kernel lets this process enforce files by Landlock.
+///
+/// # Errors
+/// When the kernel cannot say.
+pub fn has_landlock() -> io::Result<bool> {
+    abi().map(|abi| abi.is_some())
+}
+
+/// The version of the kernel's Landlock; `None` where there is none, it is off, or a filter of system calls
+/// keeps it from this process.
+fn abi() -> io::Result<Option<u32>> {
+    let nothing: *const RulesetAttr = std::ptr::null();
+    // SAFETY: with this flag the kernel reads no attributes and answers with a number.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0_usize, VERSION) };
+    if version > 0 {
+        return u32::try_from(version).map(Some).map_err(io::Error::other);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM) => Ok(None),
+        _ => Err(error),
+    }
+}
+
+/// All rights on files that this version knows.
+fn filesystem_rights(abi: u32) -> u64 {
+    let count = match abi {
+        0 | 1 => 13,
+        2 => 14,
+        3 | 4 => 15,
+        _ => 16,
+    };
+    (1 << count) - 1
+}
+
+fn create_ruleset(abi: u32) -> io::Result<OwnedFd> {
+    let attr = RulesetAttr {
+        handled_access_fs: filesystem_rights(abi),
+        // To bind and connect TCP sockets.
+        handled_access_net: if abi >= 4 { 0b11 } else { 0 },
+        // Abstract Unix sockets, and signals.
+        scoped: if abi >= 6 { 0b11 } else { 0 },
+    };
+    let (size, flags): (usize, libc::c_uint) = (mem::size_of::<RulesetAttr>(), 0);
+    // SAFETY: the kernel reads `size` bytes of `attr` during the call.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attr, size, flags) };
+    let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` is open, made just above (close-on-exec), and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn allow_path(ruleset: &OwnedFd, path: &Path, rights: u64) -> io::Result<()> {
+    let found = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+    allow(ruleset, found.as_fd(), rights)
+}
+
+/// Allows these rights on a file, or on a directory and all below it.
+fn allow(ruleset: &OwnedFd, file: BorrowedFd<'_>, rights: u64) -> io::Result<()> {
+    let rule = PathBeneathAttr { allowed_access: rights, parent_fd: file.as_raw_fd() };
+    let (fd, flags): (libc::c_int, libc::c_uint) = (ruleset.as_raw_fd(), 0);
+    // SAFETY: the kernel reads `rule` during the call; both descriptors are open.
+    let result = unsafe {
+        libc::syscall(libc::SYS_landlock_add_rule, fd, PATH_BENEATH, &raw const rule, flags)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts this thread under a ruleset for good. Async-signal-safe.
+fn restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> {
+    let (fd, flags): (libc::c_int, libc::c_uint) = (ruleset.as_raw_fd(), 0);
+    // SAFETY: takes no pointer; the descriptor is open.
+    match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, fd, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Both Landlock and seccomp want it of processes without privileges. Async-signal-safe.
+fn forgo_new_privileges() -> io::Result<()> {
+    super::process::forgo_new_privileges()
+}
+
+fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // Not setrlimit(2), which the unit's filter of system calls has not; 0 is this process.
+    // SAFETY: the kernel reads `limit` during the call, and writes no old one through a null pointer.
+    match unsafe { libc::prlimit64(0, resource, &raw const limit, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The kernel's name of the architecture that this program is built for (`AUDIT_ARCH_*`).
+const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
+    Some(0xc000_003e)
+} else if cfg!(target_arch = "aarch64") {
+    Some(0xc000_00b7)
+} else {
+    None
+};
+/// Where `struct seccomp_data` has the call's number, and the architecture.
+const NUMBER_AT: u32 = 0;
+const ARCHITECTURE_AT: u32 = 4;
+/// Numbers from here on are those of x32, another architecture under the same name.
+const X32: u32 = 0x4000_0000;
+
+/// A filter that refuses to make sockets, and io_uring, which makes them too. qemu opens network disks that a
+/// disk's header names.
+fn socket_filter() -> Vec<libc::sock_filter> {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const IS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const IS_NOT_BELOW: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    const ANSWER: u32 = libc::BPF_RET | libc::BPF_K;
+    let number = |call: libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
+    let refusal = libc::SECCOMP_RET_ERRNO | libc::EACCES.unsigned_abs();
+    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or(u16::MAX),
+        jt,
+        jf,
+        k,
+    };
+    let mut filter = Vec::new();
+    if let Some(architecture) = ARCHITECTURE {
+        filter.push(step(LOAD, ARCHITECTURE_AT, 0, 0));
+        filter.push(step(IS, architecture, 1, 0));
+        filter.push(step(ANSWER, refusal, 0, 0));
+    }
+    filter.extend([
+        step(LOAD, NUMBER_AT, 0, 0),
+        step(IS, number(libc::SYS_socket), 3, 0),
+        step(IS, number(libc::SYS_io_uring_setup), 2, 0),
+        step(IS_NOT_BELOW, X32, 1, 0),
+        step(ANSWER, libc::SECCOMP_RET_ALLOW, 0, 0),
+        step(ANSWER, refusal, 0, 0),
+    ]);
+    filter
+}
+
+/// Puts this thread under a filter for good. Async-signal-safe.
+fn enforce(filter: &[libc::sock_filter]) -> io::Result<()> {
+    let len = libc::c_ushort::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // The kernel copies the filter and writes nothing.
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
+    // SAFETY: `program` and the `len` steps that it points to are live during the call.
+    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+
+use super::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// A directory of one test, removed at its end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let name = format!("mistify-confine-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str, content: &str) -> (PathBuf, File) {
+        let path = self.0.join(name);
+        fs::write(&path, content).unwrap();
+        (path.clone(), File::options().read(true).write(true).open(path).unwrap())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn run(program: &str, words: &[&str], files: &[(&File, Access)]) -> Output {
+    run_within(program, words, files, 512 * MIB, 30)
+}
+
+fn run_within(
+    program: &str,
+    words: &[&str],
+    files: &[(&File, Access)],
+    memory_bytes: u64,
+    cpu_s: u64,
+) -> Output {
+    let mut command = Command::new(program);
+    command.args(words).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+    let cpu = Duration::from_secs(cpu_s);
+    Confinement { files, memory_bytes, cpu }.apply(&mut command).unwrap();
+    command.output().unwrap()
+}
+
+/// Says why a test does not run here; CI's kernels have Landlock.
+fn lacks_landlock() -> bool {
+    let lacks = !has_landlock().unwrap();
+    if lacks {
+        eprintln!("not run: the kernel has no Landlock");
+    }
+    lacks
+}
+
+#[test]
+fn a_confined_program_reads_its_file_alone() {
+    if lacks_landlock() {
+        return;
+    }
+    let directory = Directory::new("read");
+    let (allowed, file) = directory.file("allowed", "open");
+    let (other, _) = directory.file("other", "secret");
+    let files = [(&file, Access::Read)];
+    let output = run("/bin/cat", &[allowed.to_str().unwrap()], &files);
+    assert!(output.status.success() && output.stdout == b"open", "{output:?}");
+    let links = directory.0.join("link");
+    std::os::unix::fs::symlink(&other, &links).unwrap();
+    for path in [other.as_path(), &links, Path::new("/etc/passwd"), Path::new("/proc/self/maps")] {
+        let output = run("/bin/cat", &[path.to_str().unwrap()], &files);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{path:?}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("Permission denied"), "{path:?}: {said}");
+    }
+}
+
+#[test]
+fn a_file_that_takes_the_place_is_not_read() {
+    if lacks_landlock() {
+        return;
+    }
+    let directory = Directory::new("swap");
+    let (path, file) = directory.file("allowed", "open");
+    let (other, _) = directory.file("other", "secret");
+    fs::rename(other, &path).unwrap();
+    let output = run("/bin/cat", &[path.to_str().unwrap()], &[(&file, Access::Read)]);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_confined_program_writes_only_where_it_may() {
+    if lacks_landlock() {
+        return;
+    }
+    let directory = Directory::new("write");
+    let (target, file) = directory.file("target", "before");
+    let script = |path: &Path| format!("echo after > {}", path.display());
+    let write = |path: &Path, access| run("/bin/sh", &["-c", &script(path)], &[(&file, access)]);
+    assert!(!write(&target, Access::Read).status.success());
+    assert_eq!(fs::read_to_string(&target).unwrap(), "before");
+    assert!(!write(&directory.0.join("new"), Access::ReadWrite).status.success());
+    assert!(!directory.0.join("new").exists());
+    let output = write(&target, Access::ReadWrite);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::read_to_string(&target).unwrap(), "after\n");
+}
+
+#[test]
+fn a_confined_program_starts_no_other_program() {
+    if lacks_landlock() {
+        return;
+    }
+    let output = run("/bin/sh", &["-c", "/usr/bin/env"], &[]);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_confined_program_makes_no_socket() {
+    // bash knows sockets by these names.
+    let connect = |path: &str| {
+        let output = run("/bin/bash", &["-c", &format!("exec 3<>{path}")], &[]);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    for kind in ["tcp", "udp"] {
+        let (connected, said) = connect(&format!("/dev/{kind}/127.0.0.1/{port}"));
+        assert!(!connected && said.contains("Permission denied"), "{kind}: {said}");
+    }
+}
+
+#[test]
+fn memory_and_processor_time_have_limits() {
+    let script = "x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done";
+    let output = run_within("/bin/sh", &["-c", script], &[], 64 * MIB, 30);
+    assert!(!output.status.success(), "{output:?}");
+    let output = run_within("/bin/sh", &["-c", "while :; do :; done"], &[], 512 * MIB, 1);
+    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    assert_eq!(signal, Some(libc::SIGXCPU), "{output:?}");
+}
+
+#[test]
+fn rights_are_those_of_the_kernels_version() {
+    // linux/landlock.h: REFER, TRUNCATE and IOCTL_DEV came with 2, 3 and 5.
+    let rights = [1, 2, 3, 4, 5, 6, 7].map(filesystem_rights);
+    assert_eq!(rights, [0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff, 0xffff, 0xffff]);
+    assert_eq!((rights[1] & TRUNCATE, rights[2] & TRUNCATE), (0, TRUNCATE));
+    assert_eq!((rights[3] & IOCTL_DEV, rights[4] & IOCTL_DEV), (0, IOCTL_DEV));
+}
