@@ -92,3 +92,13 @@ pub const KEPT_DOMAINS_MAX: usize = 256;
 /// How long it keeps one: a guest that is renamed has its old name for so long. Who asks less often
 /// does not notice what a lookup costs.
 pub const KEPT_FOR: Duration = Duration::from_secs(1);
+/// For `qemu-img` and for a decompressor of `image import`, to begin with: a small image takes a second,
+/// on an emulated or busy host a hundred times that.
+pub const IMPORT_TIME_BASE: Duration = Duration::from_secs(600);
+/// And a second more for so many bytes of the disk or, if that is more, of the file: a slow disk writes ten
+/// times as fast. The limit of processor time is the same.
+pub const IMPORT_RATE_BYTES: u64 = 4 * 1024 * 1024;
+/// At most, as a header can name any size. 8 TiB take so long at 100 MiB/s.
+pub const IMPORT_TIME_MAX: Duration = Duration::from_secs(86400);
+/// The address space of each such program, in bytes: `qemu-img` takes less than 400 MiB.
+pub const IMPORT_MEMORY_BYTES: u64 = 2 * 1024 * 1024 * 1024;

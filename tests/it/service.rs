@@ -108,3 +108,13 @@ fn the_watchdog_is_not_fed_while_the_front_takes_no_connection() {
     manager.waits_for("WATCHDOG=1");
     agent.end();
 }
+
+#[test]
+fn the_unit_allows_the_calls_of_landlock_by_name() {
+    let unit = std::fs::read_to_string("dist/mistify-libvirt.service").expect("it is there");
+    let lines = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
+    let added: Vec<&str> = lines.skip(1).filter(|it| !it.starts_with('~')).collect();
+    for call in ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"] {
+        assert!(added.iter().any(|line| line.split(' ').any(|word| word == call)), "{call}");
+    }
+}

@@ -1,13 +1,18 @@
 //! `mistify-libvirt image import`.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::{Bed, MIB, QEMU_IMG, qemu_img};
 use crate::skip::require;
+use crate::support::{AtEnd, Random};
 
 fn run_qemu_img(words: &[&str], folder: &Path) {
     let status = Command::new(QEMU_IMG).args(words).current_dir(folder).output();
@@ -159,5 +164,122 @@ pub(super) fn a_compressed_disk_is_decompressed_or_refused(bed: Bed) {
         let said = text(&output.stderr);
         assert!(output.status.code() == Some(1) && said.contains(why), "{file}: {said}");
     }
+    bed.agent.end();
+}
+
+/// Imports while an attacker is at work; each one that raced some of its steps would bring the secret in.
+const ATTACKED_IMPORTS: usize = 12;
+/// The attacker changes the file this often at least: an import takes some 100 ms.
+const ATTACK_PAUSE_MS: u64 = 30;
+/// Where the headers of these tests have names of files.
+const NAME_AT: u64 = 0x400;
+const BACKING_FILE_AT: u64 = 8;
+const FEATURES_AT: u64 = 72;
+const DATA_FILE: u64 = 1 << 2;
+
+/// Makes `good.qcow2`, whose content is returned, and `secret.raw`.
+fn good_and_secret(folder: &Path) -> Vec<u8> {
+    let mut content = vec![0; 4 * MIB];
+    content[2 * MIB..3 * MIB].fill(7);
+    fs::write(folder.join("good.raw"), &content).expect("the directory takes files");
+    run_qemu_img(&["convert", "-O", "qcow2", "good.raw", "good.qcow2"], folder);
+    fs::write(folder.join("secret.raw"), b"secret ".repeat(MIB))
+        .expect("the directory takes files");
+    content
+}
+
+/// Imports `attacked.qcow2` again and again while `attack` runs again and again. Each import either fails
+/// with a line that says why, or has the content of the good disk.
+fn import_under_attack(bed: &Bed, id: &str, content: &[u8], attack: impl Fn(bool) + Sync) {
+    let (stop, random) = (AtomicBool::new(false), Random::new(19));
+    thread::scope(|scope| {
+        let _end = AtEnd(&stop);
+        scope.spawn(|| {
+            let mut is_evil = true;
+            while !stop.load(Ordering::SeqCst) {
+                attack(is_evil);
+                is_evil = !is_evil;
+                thread::sleep(Duration::from_millis(random.below(ATTACK_PAUSE_MS)));
+            }
+        });
+        for index in 0..ATTACKED_IMPORTS {
+            let id = format!("{id}-{index}");
+            let output = bed.run_import("attacked.qcow2", &id);
+            let said = text(&output.stderr);
+            if !output.status.success() {
+                let errors: Vec<&str> = said.lines().filter(|it| !it.ends_with(" MiB")).collect();
+                let prefix = "mistify-libvirt: import attacked.qcow2: ";
+                assert!(errors.len() == 1 && errors[0].starts_with(prefix), "{said}");
+                println!("refused: {}", errors[0]);
+                continue;
+            }
+            let clone = json!({ "id": id, "dest": format!("guests/{id}/disk-0") });
+            bed.ok("CloneImage", &clone);
+            let cloned = fs::read(bed.path(&format!("guests/{id}/disk-0"))).expect("a file");
+            assert!(!cloned.windows(6).any(|bytes| bytes == b"secret"), "import {index}");
+            assert!(cloned == content, "import {index}");
+            println!("imported: {id}");
+        }
+    });
+}
+
+pub(super) fn a_qcow2_that_is_swapped_meanwhile_reads_no_secret(bed: Bed) {
+    if require("qemu", qemu_img()).is_none() {
+        return;
+    }
+    crate::cost::slow("imports many times while the file changes");
+    let folder = bed.scratch.path();
+    let content = good_and_secret(folder);
+    let secret = folder.join("secret.raw");
+    let secret = secret.to_str().expect("UTF-8");
+    run_qemu_img(&["create", "-f", "qcow2", "-F", "raw", "-b", secret, "evil.qcow2", "4M"], folder);
+    fs::copy(folder.join("good.qcow2"), folder.join("attacked.qcow2")).expect("it is copied");
+    import_under_attack(&bed, "swapped", &content, |is_evil| {
+        let from = if is_evil { "evil.qcow2" } else { "good.qcow2" };
+        fs::hard_link(folder.join(from), folder.join("next")).expect("a second name");
+        fs::rename(folder.join("next"), folder.join("attacked.qcow2")).expect("it is renamed");
+        // Two names of one file stay where they are.
+        let _ = fs::remove_file(folder.join("next"));
+    });
+    bed.agent.end();
+}
+
+pub(super) fn a_qcow2_that_is_rewritten_meanwhile_reads_no_secret(bed: Bed) {
+    if require("qemu", qemu_img()).is_none() {
+        return;
+    }
+    crate::cost::slow("imports many times while the file changes");
+    let folder = bed.scratch.path();
+    let content = good_and_secret(folder);
+    let secret = folder.join("secret.raw");
+    let secret = secret.to_str().expect("UTF-8").as_bytes();
+    let length = u32::try_from(secret.len()).expect("a short name");
+    let good = fs::read(folder.join("good.qcow2")).expect("it is made");
+
+    let attacked = folder.join("attacked.qcow2");
+    fs::write(&attacked, &good).expect("the directory takes files");
+    let file = File::options().write(true).open(&attacked).expect("it is there");
+    let write = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).expect("it is written");
+    write(secret, NAME_AT);
+    import_under_attack(&bed, "backed", &content, |is_evil| {
+        let mut name = [0; 12];
+        if is_evil {
+            name[..8].copy_from_slice(&NAME_AT.to_be_bytes());
+            name[8..].copy_from_slice(&length.to_be_bytes());
+        }
+        write(&name, BACKING_FILE_AT);
+    });
+    write(&[0; 12], BACKING_FILE_AT);
+
+    // The header's extensions begin where its length says: the name of the data file is the first of them.
+    let header_bytes = u32::from_be_bytes(good[100..104].try_into().expect("four bytes"));
+    let extension = [&0x4441_5441_u32.to_be_bytes()[..], &length.to_be_bytes(), secret].concat();
+    let padding = extension.len().next_multiple_of(8) - extension.len();
+    let extensions = [&extension[..], &vec![0; padding + 8]].concat();
+    write(&extensions, u64::from(header_bytes));
+    import_under_attack(&bed, "data", &content, |is_evil| {
+        let features = if is_evil { DATA_FILE } else { 0 };
+        write(&features.to_be_bytes(), FEATURES_AT);
+    });
     bed.agent.end();
 }

@@ -2,19 +2,25 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::{fs, thread};
+use std::{
+    fs::{self, Permissions},
+    thread,
+};
 
 use serde_json::{Value, json};
 
 use super::super::{SOON, device, run};
 use super::{
-    ADDRESS, Calls, OWN_USER, Service, UNIT, ask_until, asked, call_by, qemu_pid, systemctl,
+    ADDRESS, Calls, OWN_USER, PACKAGE, Service, UNIT, ask_until, asked, call_by, qemu_pid,
+    systemctl, text,
 };
 use crate::boot_sector::boots;
+use crate::images::qemu_img;
 use crate::skip::require;
-use crate::support::{AtEnd, signal, wait_for, wait_until};
+use crate::support::{AtEnd, Scratch, signal, wait_for, wait_until};
 
 /// Callers at once.
 const CALLERS: u32 = 4;
@@ -194,6 +200,40 @@ fn every_verb_and_the_fast_tier_work_as_its_own_user() {
     assert!(status.contains("CapBnd:\t0000000000000000\n"), "{status}");
 
     every_verb_and_the_fast_tier(&service);
+}
+
+/// The unit's own filter of system calls around an import: `/run/systemd/system/<name>`.
+const IMPORT_UNIT: &str = "mistify-import-test.service";
+
+#[test]
+fn an_import_under_the_units_filter_is_confined() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    if require("qemu", qemu_img()).is_none() {
+        return;
+    }
+    let (scratch, pool) = (Scratch::new(), &service.pool.name);
+    let disk = scratch.path().join("a.qcow2");
+    run("/usr/bin/qemu-img", &["create", "-q", "-f", "qcow2", text(&disk), "1M"]);
+    // Where Landlock does not work, such a file is refused.
+    fs::set_permissions(&disk, Permissions::from_mode(0o666)).expect("it is ours");
+    let unit = systemctl(&["cat", UNIT]);
+    let is_filter = |line: &&str| line.starts_with("SystemCall") || line.starts_with("NoNewPriv");
+    let filter: Vec<&str> = unit.lines().filter(is_filter).collect();
+    assert!(filter.len() >= 5, "{unit}");
+    let command =
+        format!("/usr/sbin/{PACKAGE} image import {} t-filtered --zpool {pool}", text(&disk));
+    let lines = format!("[Service]\nType=oneshot\nExecStart={command}\n{}\n", filter.join("\n"));
+    let file = format!("/run/systemd/system/{IMPORT_UNIT}");
+    fs::write(&file, lines).expect("a file");
+    systemctl(&["daemon-reload"]);
+
+    systemctl(&["start", IMPORT_UNIT]);
+
+    let image = format!("{pool}/images/t-filtered");
+    assert!(run("zfs", &["list", "-Ho", "name", &image]).contains(&image));
+    run("zfs", &["destroy", "-r", &image]);
+    fs::remove_file(file).expect("it is ours");
+    systemctl(&["daemon-reload"]);
 }
 
 /// Whom the service's process belongs to.

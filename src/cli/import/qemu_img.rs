@@ -1,0 +1,139 @@
+//! `qemu-img`, with a qcow2 file as its standard input and nothing else to read.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Progress;
+use super::helper::{Ended, Helper, time_for};
+use crate::os::confine::Access;
+
+/// Part of every distribution's qemu.
+const QEMU_IMG: &str = "/usr/bin/qemu-img";
+/// What a check prints at most that is kept, in bytes: it is some 500.
+const REPORT_BYTES: usize = 64 * 1024;
+/// The descriptor of standard input opened anew: the very file, wherever its path leads now. The driver
+/// `file` takes no other protocol, and a backing file that the header names is not opened.
+const SOURCE: &str = r#"json:{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"/proc/self/fd/0"}}"#;
+
+/// A qcow2 file that was opened once.
+pub(super) struct Qcow2<'f> {
+    pub(super) content: &'f File,
+    /// The size of the disk in it.
+    pub(super) size_bytes: u64,
+    /// From SIGKILL to the end of `qemu-img`.
+    pub(super) kill: Duration,
+}
+
+impl Qcow2<'_> {
+    /// Checks the file (`qemu-img check`): a download that broke off has clusters beyond its end, which
+    /// would be read as zeroes.
+    ///
+    /// # Errors
+    /// What is wrong with it, or with `qemu-img`.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let mut report = Vec::new();
+        let words = ["check", "--output=json", SOURCE].map(Path::new);
+        let ended = self.run(&words, None, &mut |bytes| {
+            let room = REPORT_BYTES.saturating_sub(report.len());
+            report.extend(bytes.iter().take(room));
+        });
+        let lacks = |error| format!("{QEMU_IMG} (Debian's qemu-utils): {error}");
+        let Ended { status, said } = ended.map_err(lacks)?;
+        // 3: clusters that nothing uses, which harms no data.
+        if matches!(status.code(), Some(0 | 3)) {
+            return Ok(());
+        }
+        let found: Value = serde_json::from_slice(&report).unwrap_or_default();
+        let corruptions = found["corruptions"].as_u64().unwrap_or_default();
+        let errors = found["check-errors"].as_u64().unwrap_or_default();
+        Err(match corruptions.saturating_add(errors) {
+            0 => format!("{QEMU_IMG} check: {status}: {said}"),
+            found => format!("the qcow2 file is damaged or incomplete: {found} errors"),
+        })
+    }
+
+    /// Writes the disk to a device or file of its size, all zeroes.
+    ///
+    /// # Errors
+    /// What `qemu-img` says, or what keeps it from running.
+    pub(super) fn convert(&self, target: &Path, progress: &Progress) -> io::Result<()> {
+        let to = File::options().read(true).write(true).open(target)?;
+        let words = ["convert", "-p", "-n", "--target-is-zero", "-O", "raw", SOURCE].map(Path::new);
+        let mut percents = Percents { word: Vec::new(), progress };
+        let words = [&words[..], &[target]].concat();
+        let ended = self.run(&words, Some(&to), &mut |bytes| percents.take(bytes))?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let Ended { status, said } = ended;
+        Err(io::Error::other(format!("{QEMU_IMG} convert: {status}: {said}")))
+    }
+
+    fn run(
+        &self,
+        words: &[&Path],
+        target: Option<&File>,
+        output: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<Ended> {
+        let mut command = Command::new(QEMU_IMG);
+        let stdin = self.content.try_clone()?;
+        command.args(words).stdin(stdin).stdout(Stdio::piped());
+        let mut files = vec![(self.content, Access::Read)];
+        files.extend(target.map(|target| (target, Access::ReadWrite)));
+        let bytes = self.size_bytes.max(self.content.metadata()?.len());
+        Helper { command, files: &files, time: time_for(bytes), kill: self.kill }.run(output)
+    }
+}
+
+/// Tells the progress that `qemu-img -p` prints: `    (12.34/100%)`, each after a carriage return.
+struct Percents<'p> {
+    /// What came since the last carriage return.
+    word: Vec<u8>,
+    progress: &'p Progress,
+}
+
+impl Percents<'_> {
+    /// Longer than any such word; the rest of a longer one is left out.
+    const WORD_BYTES: usize = 64;
+
+    fn take(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match byte {
+                b'\r' => self.end_word(),
+                _ if self.word.len() < Self::WORD_BYTES => self.word.push(*byte),
+                _ => {}
+            }
+        }
+    }
+
+    fn end_word(&mut self) {
+        let text = String::from_utf8_lossy(&self.word);
+        let percent = text.trim().strip_prefix('(').and_then(|text| text.split('.').next());
+        if let Some(percent) = percent.and_then(|percent| percent.parse::<u64>().ok()) {
+            self.progress.tell(self.progress.size_bytes.saturating_mul(percent) / 100);
+        }
+        self.word.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percents_become_bytes() {
+        let progress = Progress::new(1000);
+        let mut percents = Percents { word: Vec::new(), progress: &progress };
+        percents.take(b"    (0.00/100%)\r    (49.");
+        percents.take(b"99/100%)\r");
+        assert_eq!(progress.told.get(), 490 / 50);
+        percents.take(&[b'x'; 1000]);
+        percents.take(b"garbage\r    (100.00/100%)\r\n");
+        assert_eq!(progress.told.get(), super::super::PROGRESS_STEPS);
+    }
+}
