@@ -20,10 +20,8 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
         Store::Zfs => format!("pool {}", config.host.zpool),
         Store::Directory(path) => path.display().to_string(),
     };
-    let asked =
-        storage::open(&config.host, &config.storage).map_err(|error| error.to_string()).and_then(
-            |store| store.usage(Instant::now() + CHECK_LOOK).map_err(|error| error.to_string()),
-        );
+    let asked = storage::open(&config.host, &config.storage)
+        .and_then(|store| store.usage(Instant::now() + CHECK_LOOK));
     vec![match asked {
         Ok(usage) => {
             let all = usage.free_bytes.saturating_add(usage.used_bytes);
@@ -36,6 +34,11 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
                 false => Finding::ok("storage", seen),
             }
         }
+        Err(why @ storage::Error::Untrusted { .. }) => Finding::fail(
+            "storage",
+            why.to_string(),
+            "chown it to root and chmod go-w, or choose another directory; put no links into the store",
+        ),
         Err(why) => Finding::fail(
             "storage",
             format!("{name}: {why}"),

@@ -1,7 +1,5 @@
 //! Disk sources: where they may lie, and what they are.
 
-mod walk;
-
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
@@ -14,8 +12,8 @@ use crate::guest::wire::Guest;
 use crate::ops::Error;
 use crate::os::disk;
 use crate::os::paths::{lexically_normal, resolved};
+use crate::os::resolve::{ResolveError, Resolved, is_absent, resolve};
 use crate::storage::PoolName;
-use walk::{Place, Stray, follow};
 
 /// Where the kernel's devices lie.
 const DEVICES: &str = "/dev";
@@ -129,7 +127,7 @@ impl Rule {
         let shown = disk_roots(host);
         let any =
             shown.iter().any(|root| lexically_normal(root).is_some_and(|it| it == Path::new("/")));
-        let real = |root: &PathBuf| follow(root).map(|place| place.real().to_owned()).ok();
+        let real = |root: &PathBuf| resolve(root).map(|place| place.real().to_owned()).ok();
         let zvols = shown.first().and_then(real);
         let folders = shown.iter().skip(1).filter_map(real).collect();
         let store = match &host.store {
@@ -164,16 +162,16 @@ impl Rule {
         if self.any && source.is_absolute() {
             return match fs::metadata(source) {
                 Ok(found) => kind(source, &found).map(Source::There),
-                Err(error) if walk::is_absent(&error) => Ok(Source::Absent { is_inside: true }),
+                Err(error) if is_absent(&error) => Ok(Source::Absent { is_inside: true }),
                 Err(error) => Err(failed(error)),
             };
         }
-        match follow(source) {
-            Ok(Place::Absent { real }) => {
+        match resolve(source) {
+            Ok(Resolved::Absent { real }) => {
                 let is_inside = self.is_in_zvols(&real) || self.has(&real);
                 Ok(Source::Absent { is_inside })
             }
-            Ok(Place::There { real, found, link }) => {
+            Ok(Resolved::There { real, found, link }) => {
                 let is_device = found.file_type().is_block_device();
                 let link = link.as_deref().unwrap_or(&real);
                 let is_zvol = self.is_in_zvols(&real) || self.is_in_zvols(link);
@@ -190,7 +188,9 @@ impl Rule {
                 kind(source, &found).map(Source::There)
             }
             // Nobody is told more of what lies outside than that it does.
-            Err(Stray::Exposed { .. } | Stray::Relative) if !allowed(source, &self.shown) => {
+            Err(ResolveError::Exposed { .. } | ResolveError::Relative)
+                if !allowed(source, &self.shown) =>
+            {
                 Err(self.outside(source))
             }
             Err(stray) => Err(format!("{{disk}}.source {}: {stray}", source.display())),

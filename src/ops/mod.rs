@@ -125,6 +125,7 @@ impl Libvirt {
     /// As [`libvirt::start`] and [`Journal::open`]; when the system refuses the pool's threads.
     pub fn with_config(config: &Config) -> io::Result<Self> {
         libvirt::start().map_err(io::Error::other)?;
+        let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
         let journal = Arc::new(open_journal(config).map_err(io::Error::other)?);
         let jobs = jobs::open(config, &journal).map_err(io::Error::other)?;
         let health = Arc::new(Health::new(config.watch.answer));
@@ -136,7 +137,6 @@ impl Libvirt {
         let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
         let events = Arc::new(Events::new(&config.events));
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
-        let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
         Ok(Self {
             sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
             _listening: Listening::start(&events, &opener)?,

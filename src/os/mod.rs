@@ -15,6 +15,7 @@ pub mod peer;
 pub mod poll;
 pub mod process;
 pub mod random;
+pub mod resolve;
 pub mod signals;
 pub mod socket_owners;
 pub mod users;

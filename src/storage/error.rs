@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::name::{BadName, Dataset};
 use super::types::Left;
+use crate::os::resolve::ResolveError;
 
 /// Why a storage call failed.
 #[derive(Debug)]
@@ -102,6 +103,14 @@ pub enum Error {
         /// The line, shortened.
         line: String,
     },
+    /// Others than root and the agent's user may lead a path of the directory store elsewhere, or have done so
+    /// by a link.
+    Untrusted {
+        /// The path that is not used.
+        path: PathBuf,
+        /// What lies on its way.
+        why: ResolveError,
+    },
     /// The system refused.
     Io {
         /// What was being done, as in `open /srv/images/a`.
@@ -176,6 +185,13 @@ impl fmt::Display for Error {
             }
             Self::Failed { command, stderr, .. } => write!(f, "{command}: {stderr}"),
             Self::Garbled { command, line } => write!(f, "{command} printed {line:?}"),
+            Self::Untrusted { path, why } => {
+                write!(f, "cannot use {}: {why}", path.display())?;
+                if matches!(why, ResolveError::Exposed { .. }) {
+                    f.write_str("; only root and the agent's user may own it and write to it")?;
+                }
+                Ok(())
+            }
             Self::Io { what, error } => write!(f, "{what}: {error}"),
             Self::NotUndone { cause, left } => write!(f, "{cause}; left behind: {left}"),
         }

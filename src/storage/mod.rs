@@ -42,12 +42,20 @@ pub const MIB: u64 = 1024 * 1024;
 /// The store that the host is configured for. Neither it nor its commands have to be there yet.
 ///
 /// # Errors
-/// When the pool's name is none.
-pub fn open(host: &HostConfig, limits: &StorageLimits) -> Result<Arc<dyn Volumes>, BadName> {
+/// When the pool's name is none. [`Error::Untrusted`] when others than root and the agent's user can change
+/// a directory on the way to the directory store, or the store itself.
+///
+/// # Blocking
+/// As long as the file systems on the way to a directory store take.
+pub fn open(host: &HostConfig, limits: &StorageLimits) -> Result<Arc<dyn Volumes>, Error> {
     let pool = PoolName::parse(&host.zpool)?;
     Ok(match &host.store {
         Store::Zfs => Arc::new(ZfsStore::new(pool, limits.clone())),
-        Store::Directory(root) => Arc::new(DirectoryStore::new(pool, root.clone(), limits.clone())),
+        Store::Directory(root) => {
+            let store = DirectoryStore::new(pool, root.clone(), limits.clone());
+            store.check_root()?;
+            Arc::new(store)
+        }
     })
 }
 

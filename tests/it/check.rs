@@ -69,6 +69,50 @@ fn what_is_missing_is_a_failure_with_status_1() {
 }
 
 #[test]
+fn a_store_that_others_can_change_fails_and_starts_not() {
+    let folder = Scratch::new();
+    let (above, state) = (folder.path().join("above"), folder.path().join("state"));
+    let store = above.join("store");
+    fs::create_dir_all(&store).expect("a directory can be made");
+    let (storage, state) = (format!("directory:{}", store.display()), state.display().to_string());
+    let words = ["--libvirt-uri", "test:///default", "--storage", &storage, "--state-dir", &state];
+    fs::set_permissions(&above, Permissions::from_mode(0o777)).expect("it is ours");
+    let why = format!(
+        "cannot use {}: {} can be changed by everybody; only root and the agent's user may own it and \
+         write to it",
+        store.display(),
+        above.display()
+    );
+
+    let output = check(&words);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(levels(&output)["storage"], "fail", "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&why) && said.contains("chmod go-w"), "{said}");
+
+    let mut agent = Command::new(PROGRAM);
+    agent.args(["--config", "/dev/null", "--port", "0"]).args(words).stdin(Stdio::null());
+    let output = agent.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.ends_with(&format!("{why}\n")), "{said}");
+    let mut import = Command::new(PROGRAM);
+    import.args([
+        "image",
+        "import",
+        "/bin/cat",
+        "a",
+        "--config",
+        "/dev/null",
+        "--storage",
+        &storage,
+    ]);
+    let output = import.stdin(Stdio::null()).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.ends_with(&format!("{why}\n")), "{said}");
+}
+
+#[test]
 fn a_token_that_others_may_read_is_a_failure_with_the_remedy() {
     let folder = Scratch::new();
     let file = folder.path().join("token");

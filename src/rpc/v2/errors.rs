@@ -195,7 +195,8 @@ impl Kind {
             | storage::Error::Hung { .. } => Self::Unavailable,
             storage::Error::Late { .. } => Self::Deadline,
             storage::Error::Io { error, .. } => Self::of_io(error),
-            storage::Error::NoDevice { .. }
+            storage::Error::Untrusted { .. }
+            | storage::Error::NoDevice { .. }
             | storage::Error::Failed { .. }
             | storage::Error::Garbled { .. } => Self::Failed,
         }

@@ -1,7 +1,7 @@
 //! The files of the store: walked, made under names that are none, put in their places.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +10,9 @@ use std::time::{Instant, SystemTime};
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-use super::{DirectoryStore, not_found};
+use super::{DirectoryStore, not_found, refuse_link};
 use crate::os::disk::clone_file;
+use crate::os::files::{is_link, straight};
 use crate::os::process;
 use crate::storage::copy::copy;
 use crate::storage::{Dataset, Error, Maker, Space, Volume};
@@ -52,17 +53,33 @@ impl DirectoryStore {
         let mut found = Vec::new();
         match under {
             None => self.collect_below(&self.root.clone(), None, &mut found)?,
-            Some(name) if !self.path(name).exists() => return Err(not_found(name)),
-            Some(name) => self.collect(name.clone(), &mut found)?,
+            Some(name) => {
+                let path = self.path(name)?;
+                match look_at(&path)? {
+                    None => return Err(not_found(name)),
+                    Some(it) if it.is_symlink() => return Err(refuse_link(&path)),
+                    Some(_) => self.collect(name.clone(), &mut found)?,
+                }
+            }
         }
         found.sort();
         Ok(found)
     }
 
     fn collect(&self, name: Dataset, found: &mut Vec<Dataset>) -> Result<(), Error> {
-        let path = self.path(&name);
-        found.push(name.clone());
-        if path.is_dir() { self.collect_below(&path, Some(&name), found) } else { Ok(()) }
+        let path = self.path(&name)?;
+        match look_at(&path)? {
+            // A link is no dataset; what goes meanwhile is gone.
+            Some(it) if it.is_symlink() => Ok(()),
+            Some(it) if it.is_dir() => {
+                found.push(name.clone());
+                self.collect_below(&path, Some(&name), found)
+            }
+            _ => {
+                found.push(name);
+                Ok(())
+            }
+        }
     }
 
     fn collect_below(
@@ -86,12 +103,9 @@ impl DirectoryStore {
 
     /// The volume of a name; `None` where there is none, or something else.
     pub(super) fn volume_at(&self, name: &Dataset) -> Result<Option<Volume>, Error> {
-        let path = self.path(name);
-        let metadata = match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_file() => metadata,
-            Ok(_) => return Ok(None),
-            Err(error) if absent(&error) => return Ok(None),
-            Err(error) => return Err(at("look at", &path)(error)),
+        let path = self.path(name)?;
+        let Some(metadata) = look_at(&path)?.filter(fs::Metadata::is_file) else {
+            return Ok(None);
         };
         let Properties { owner, origin, maker, made_ns, .. } = self.properties(name)?;
         let is_written = match (made_ns, &origin) {
@@ -99,7 +113,8 @@ impl DirectoryStore {
             // Of an older agent: a blank volume has no blocks, and a copy was whole before its properties.
             (None, None) => metadata.blocks() > 0,
             (None, Some(_)) => {
-                let beside = fs::metadata(self.beside(name, "#")).map_err(at("look at", &path))?;
+                let beside = self.beside(name, "#")?;
+                let beside = fs::symlink_metadata(&beside).map_err(at("look at", &path))?;
                 written_ns(&metadata) > written_ns(&beside)
             }
         };
@@ -116,22 +131,20 @@ impl DirectoryStore {
 
     /// The properties of a volume; those of one that nobody marked where there are none.
     pub(super) fn properties(&self, name: &Dataset) -> Result<Properties, Error> {
-        let path = self.beside(name, "#");
-        match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|error| at("read", &path)(io::Error::other(error))),
-            Err(error) if absent(&error) => {
-                Ok(Properties { sparse: true, ..Properties::default() })
-            }
-            Err(error) => Err(at("read", &path)(error)),
+        let path = self.beside(name, "#")?;
+        if look_at(&path)?.is_none() {
+            return Ok(Properties { sparse: true, ..Properties::default() });
         }
+        let mut text = Vec::new();
+        open_file(&path)?.read_to_end(&mut text).map_err(at("read", &path))?;
+        serde_json::from_slice(&text).map_err(|error| at("read", &path)(io::Error::other(error)))
     }
 
     /// What reserved volumes may still write, in bytes.
     pub(super) fn promised_bytes(&self) -> Result<u64, Error> {
         let mut sum: u64 = 0;
         for name in self.datasets(None)? {
-            let Ok(metadata) = fs::metadata(self.path(&name)) else { continue };
+            let Some(metadata) = look_at(&self.path(&name)?)? else { continue };
             if metadata.is_file() && self.properties(&name)?.space() == Space::Reserved {
                 let written = metadata.blocks().saturating_mul(BLOCK_BYTES);
                 sum = sum.saturating_add(metadata.len().saturating_sub(written));
@@ -140,9 +153,10 @@ impl DirectoryStore {
         Ok(sum)
     }
 
-    /// Makes a folder and those above it, where they are absent.
+    /// Makes a folder and those above it, where they are absent. The root and those above it may be links.
     pub(super) fn make_folder(&self, path: &Path) -> Result<(), Error> {
-        if path.is_dir() {
+        let is_below = path.starts_with(&self.root) && path != self.root;
+        if is_directory(path)? || (!is_below && path.is_dir()) {
             return Ok(());
         }
         if let Some(above) = path.parent() {
@@ -151,7 +165,11 @@ impl DirectoryStore {
         match fs::create_dir(path) {
             // Whatever the mask of the process is.
             Ok(()) => fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match is_directory(path)?
+            {
+                true => Ok(()),
+                false => Err(error),
+            },
             Err(error) => Err(error),
         }
         .map_err(at("make", path))
@@ -186,7 +204,8 @@ impl DirectoryStore {
         for name in names_in(folder)? {
             let Some((volume, _)) = name.split_once(['#', '@']) else { continue };
             let path = folder.join(&name);
-            if !folder.join(volume).exists() && path.is_file() {
+            let is_file = look_at(&path)?.is_some_and(|it| it.is_file());
+            if is_file && look_at(&folder.join(volume))?.is_none() {
                 remove_if_there(&path)?;
             }
         }
@@ -215,8 +234,7 @@ pub(super) struct Draft {
 impl Draft {
     /// Shares all blocks of a file; `false` where the file system cannot.
     pub(super) fn share_with(&self, from: &Path) -> Result<bool, Error> {
-        let shared = File::open(from).and_then(|from| clone_file(&from, &self.file));
-        shared.map_err(at("copy", from))
+        clone_file(&open_file(from)?, &self.file).map_err(at("copy", from))
     }
 
     /// Takes over the content of a file, up to a deadline.
@@ -225,13 +243,12 @@ impl Draft {
             return Ok(());
         }
         let begin = Instant::now();
-        let copied = File::open(from).and_then(|from| {
-            let bytes = from.metadata()?.len();
-            self.file.set_len(bytes)?;
-            copy(&from, &self.file, bytes, &mut |_| match Instant::now() < deadline {
-                true => Ok(()),
-                false => Err(io::ErrorKind::TimedOut.into()),
-            })
+        let source = open_file(from)?;
+        let bytes = source.metadata().map_err(at("look at", from))?.len();
+        self.set_size(bytes)?;
+        let copied = copy(&source, &self.file, bytes, &mut |_| match Instant::now() < deadline {
+            true => Ok(()),
+            false => Err(io::ErrorKind::TimedOut.into()),
         });
         copied.map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => {
@@ -307,6 +324,28 @@ pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
     let names = entries.map(|entry| Ok(entry.map_err(at("list", folder))?.file_name()));
     let names: Result<Vec<_>, Error> = names.collect();
     Ok(names?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+/// What is at a path, which may be a link; `None` where nothing is.
+pub(super) fn look_at(path: &Path) -> Result<Option<fs::Metadata>, Error> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if absent(&error) => Ok(None),
+        Err(error) => Err(at("look at", path)(error)),
+    }
+}
+
+/// Whether there is a directory, and no link to one.
+pub(super) fn is_directory(path: &Path) -> Result<bool, Error> {
+    Ok(look_at(path)?.is_some_and(|it| it.is_dir()))
+}
+
+/// Opens a file for reading, and no link to one.
+pub(super) fn open_file(path: &Path) -> Result<File, Error> {
+    straight(OpenOptions::new().read(true)).open(path).map_err(|error| match is_link(&error) {
+        true => refuse_link(path),
+        false => at("open", path)(error),
+    })
 }
 
 /// Whether there was something to remove.

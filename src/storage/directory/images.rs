@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use log::warn;
 
-use super::files::{at, names_in, sync_folder};
-use super::{DirectoryStore, not_found};
-use crate::os::files::lock;
+use super::files::{at, look_at, names_in, sync_folder};
+use super::{DirectoryStore, not_found, refuse_link};
+use crate::os::files::{is_link, lock, straight};
 use crate::storage::copy::copy;
 use crate::storage::holders::{holders, wait_closed};
 use crate::storage::{Dataset, Error, Id, Image, ImageSource, round_up};
@@ -42,7 +42,7 @@ impl Drop for ImageLock {
 impl DirectoryStore {
     pub(super) fn list_images(&self) -> Result<Vec<Image>, Error> {
         let images = self.pool.images();
-        if !self.path(&images).exists() {
+        if look_at(&self.path(&images)?)?.is_none() {
             return Ok(Vec::new());
         }
         let names = self.datasets(Some(&images))?;
@@ -56,9 +56,8 @@ impl DirectoryStore {
     }
 
     fn image_at(&self, name: &Dataset) -> Result<Option<Image>, Error> {
-        let (Ok(id), true) = (Id::parse(name.last()), self.path(name).is_file()) else {
-            return Ok(None);
-        };
+        let is_file = look_at(&self.path(name)?)?.is_some_and(|it| it.is_file());
+        let (Ok(id), true) = (Id::parse(name.last()), is_file) else { return Ok(None) };
         Ok(self.snapshots_of(name)?.pop().map(|newest| Image {
             id,
             volume: name.clone(),
@@ -71,7 +70,7 @@ impl DirectoryStore {
         let name = self.pool.image(id)?;
         self.volume_at(&name)?.ok_or_else(|| not_found(&name))?;
         let _alone = self.lock_image(&name)?;
-        wait_closed(&self.path(&name), self.patience(deadline))
+        wait_closed(&self.path(&name)?, self.patience(deadline))
             .map_err(|holders| Error::Busy { name: name.to_string(), holders })?;
         self.remove_volume(&name)
     }
@@ -112,14 +111,14 @@ impl DirectoryStore {
         if size_bytes == 0 {
             return Err(Error::Invalid(format!("image {name} is empty")));
         }
-        let path = self.path(name);
-        if path.exists() {
+        let path = self.path(name)?;
+        if look_at(&path)?.is_some() {
             return Err(Error::Exists { name: name.to_string() });
         }
-        let images = self.path(&self.pool.images());
+        let images = self.directory_path(&self.pool.images())?;
         self.make_folder(&images)?;
         let _alone = self.lock_image(name)?;
-        if path.exists() {
+        if look_at(&path)?.is_some() {
             return Err(Error::Exists { name: name.to_string() });
         }
         self.sweep(&images)?;
@@ -129,7 +128,7 @@ impl DirectoryStore {
         // Its clones are copies: nobody writes into an image, be it by a guest that has it as a disk.
         let read_only = fs::Permissions::from_mode(IMAGE_MODE);
         draft.file.set_permissions(read_only).map_err(at("protect", &path))?;
-        let snapshot = self.snapshot_path(&name.snapshot(SNAPSHOT)?);
+        let snapshot = self.snapshot_path(&name.snapshot(SNAPSHOT)?)?;
         draft.replace(&snapshot)?;
         // The image is there with its second name. An import that was cut off before it left a
         // snapshot of nothing, which the next import replaces.
@@ -139,7 +138,7 @@ impl DirectoryStore {
 
     /// Removes what imports left that were cut off: drafts, and the locks of ids.
     pub(super) fn sweep_images(&self) -> Result<(), Error> {
-        let images = self.path(&self.pool.images());
+        let images = self.directory_path(&self.pool.images())?;
         self.sweep(&images)?;
         for name in names_in(&images)? {
             let Some(id) = name.strip_suffix('%').and_then(|id| Id::parse(id).ok()) else {
@@ -159,18 +158,23 @@ impl DirectoryStore {
     /// # Errors
     /// [`Error::Busy`] where another import has it.
     fn lock_image(&self, name: &Dataset) -> Result<ImageLock, Error> {
-        let path = self.beside(name, "%");
+        let path = self.beside(name, "%")?;
         for _ in 0..LOCK_TRIES {
             let mut options = fs::OpenOptions::new();
-            let file = options.create(true).truncate(false).write(true).mode(LOCK_MODE).open(&path);
-            let file = file.map_err(at("make", &path))?;
+            options.create(true).truncate(false).write(true).mode(LOCK_MODE);
+            let file = straight(&mut options).open(&path);
+            let file = file.map_err(|error| match is_link(&error) {
+                true => refuse_link(&path),
+                false => at("make", &path)(error),
+            })?;
             if !lock(&file).map_err(at("lock", &path))? {
                 let holders = holders(&path);
                 return Err(Error::Busy { name: name.to_string(), holders });
             }
             let own = file.metadata().map_err(at("look at", &path))?;
             // The import before may have removed the file after it was opened here.
-            if fs::metadata(&path).is_ok_and(|it| (it.dev(), it.ino()) == (own.dev(), own.ino())) {
+            let found = fs::symlink_metadata(&path);
+            if found.is_ok_and(|it| (it.dev(), it.ino()) == (own.dev(), own.ino())) {
                 return Ok(ImageLock { path, _file: file });
             }
         }

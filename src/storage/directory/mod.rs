@@ -11,6 +11,10 @@
 //! are complete. Clones and snapshots share their blocks where the file system can (reflink), and
 //! are sparse copies elsewhere; either way they depend on nothing.
 //!
+//! Nobody but root and the agent's user may change a directory on the way to a file: then no path means
+//! another file between a check and a use. No link below the store's root is followed: a dataset or a
+//! snapshot that is one is refused, or not there.
+//!
 //! A reservation is a promise of this store alone: what reserved volumes may still write counts as
 //! taken when another is made or grown. Other users of the file system are not bound by it.
 
@@ -26,8 +30,10 @@ use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use self::files::{is_directory, open_file};
 use crate::config::StorageLimits;
 use crate::os::disk;
+use crate::os::resolve::{ResolveError, check_below, resolve};
 use crate::storage::{
     Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
     PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted,
@@ -50,18 +56,52 @@ impl DirectoryStore {
         Self { pool, root, limits, making: Mutex::new(()) }
     }
 
-    /// The file or folder of a dataset.
-    fn path(&self, name: &Dataset) -> PathBuf {
-        self.root.join(name.relative())
+    /// Checks that others than root and the agent's user cannot lead the root elsewhere, or anything in it.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`].
+    pub(super) fn check_root(&self) -> Result<(), Error> {
+        let untrusted = |why| Error::Untrusted { path: self.root.clone(), why };
+        resolve(&self.root).map_err(untrusted)?;
+        for name in [self.pool.images(), self.pool.guests()] {
+            self.directory_path(&name)?;
+        }
+        Ok(())
     }
 
-    fn snapshot_path(&self, name: &SnapshotName) -> PathBuf {
+    /// The file or directory of a dataset, without a link on its way. It may be a link itself: whoever opens
+    /// or lists it looks by `symlink_metadata`, or follows none.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`].
+    fn path(&self, name: &Dataset) -> Result<PathBuf, Error> {
+        self.beside(name, "")
+    }
+
+    fn snapshot_path(&self, name: &SnapshotName) -> Result<PathBuf, Error> {
         self.beside(name.dataset(), &format!("@{}", name.name()))
     }
 
-    /// The file that has the dataset's name with this end.
-    fn beside(&self, name: &Dataset, end: &str) -> PathBuf {
-        self.root.join(format!("{}{end}", name.relative()))
+    /// The file that has the dataset's name with this end. As [`DirectoryStore::path`].
+    fn beside(&self, name: &Dataset, end: &str) -> Result<PathBuf, Error> {
+        let relative = format!("{}{end}", name.relative());
+        let path = self.root.join(&relative);
+        match check_below(&self.root, Path::new(&relative)) {
+            Ok(()) => Ok(path),
+            Err(why) => Err(Error::Untrusted { path, why }),
+        }
+    }
+
+    /// The directory of a dataset, to use names in it: neither on its way nor in its place is a link.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`].
+    fn directory_path(&self, name: &Dataset) -> Result<PathBuf, Error> {
+        let path = self.root.join(name.relative());
+        match check_below(&self.root, &Path::new(name.relative()).join("entry")) {
+            Ok(()) => Ok(path),
+            Err(why) => Err(Error::Untrusted { path, why }),
+        }
     }
 
     /// How long to wait for others: not so long that no time is left to tell about it.
@@ -91,8 +131,8 @@ impl Volumes for DirectoryStore {
     }
 
     fn prepare(&self, _deadline: Instant) -> Result<(), Error> {
-        self.make_folder(&self.path(&self.pool.images()))?;
-        self.make_folder(&self.path(&self.pool.guests()))?;
+        self.make_folder(&self.directory_path(&self.pool.images())?)?;
+        self.make_folder(&self.directory_path(&self.pool.guests())?)?;
         self.sweep_images()
     }
 
@@ -223,13 +263,10 @@ impl Volumes for DirectoryStore {
 
     fn send(&self, name: &SnapshotName, deadline: Instant) -> Result<Box<dyn Read + Send>, Error> {
         self.snapshot(name, deadline)?;
-        if self.path(name.dataset()).is_dir() {
+        if is_directory(&self.path(name.dataset())?)? {
             return Err(Error::Invalid(format!("{name} is not the snapshot of a volume")));
         }
-        let path = self.snapshot_path(name);
-        let file = fs::File::open(&path);
-        let file = file.map_err(|error| Error::io(format!("open {}", path.display()), error))?;
-        Ok(Box::new(file))
+        Ok(Box::new(open_file(&self.snapshot_path(name)?)?))
     }
 
     fn images(&self, _deadline: Instant) -> Result<Vec<Image>, Error> {
@@ -252,6 +289,11 @@ impl Volumes for DirectoryStore {
     fn delete_image(&self, id: &Id, deadline: Instant) -> Result<(), Error> {
         self.remove_image(id, deadline)
     }
+}
+
+/// Refuses a link.
+fn refuse_link(path: &Path) -> Error {
+    Error::Untrusted { path: path.to_owned(), why: ResolveError::Link(path.to_owned()) }
 }
 
 fn not_found(name: impl ToString) -> Error {

@@ -1,12 +1,14 @@
 //! Snapshots as copies: of a volume its content, of a folder an empty file.
 
 use std::ffi::CStr;
-use std::fs::{self, File};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::files::{BLOCK_BYTES, Draft, at, names_in, remove_if_there};
-use super::{DirectoryStore, not_found};
+use super::files::{
+    BLOCK_BYTES, Draft, at, is_directory, look_at, names_in, open_file, remove_if_there,
+};
+use super::{DirectoryStore, not_found, refuse_link};
 use crate::os::disk;
 use crate::storage::holders::wait_closed;
 use crate::storage::rules::in_guests;
@@ -29,16 +31,16 @@ pub(super) struct Seen {
 impl DirectoryStore {
     /// The snapshots of one dataset, oldest first.
     pub(super) fn snapshots_of(&self, dataset: &Dataset) -> Result<Vec<Seen>, Error> {
-        let path = self.path(dataset);
+        let path = self.path(dataset)?;
         let mut found = Vec::new();
         for name in names_in(path.parent().unwrap_or(&self.root))? {
             let Some((of, name)) = name.split_once('@') else { continue };
             let Some(name) = dataset.snapshot(name).ok().filter(|_| of == dataset.last()) else {
                 continue;
             };
-            let path = self.snapshot_path(&name);
-            // One that goes meanwhile is gone.
-            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let path = self.snapshot_path(&name)?;
+            // One that goes meanwhile is gone; a link is none.
+            let Some(metadata) = look_at(&path)?.filter(Metadata::is_file) else { continue };
             let written_bytes = metadata.blocks().saturating_mul(BLOCK_BYTES);
             found.push(Seen {
                 snapshot: Snapshot { name, written_bytes },
@@ -58,17 +60,21 @@ impl DirectoryStore {
         deadline: Instant,
     ) -> Result<Vec<Snapshot>, Error> {
         let datasets = match reach {
-            Reach::Itself if !self.path(name.dataset()).exists() => {
-                return Err(not_found(name.dataset()));
+            Reach::Itself => {
+                let path = self.path(name.dataset())?;
+                match look_at(&path)? {
+                    None => return Err(not_found(name.dataset())),
+                    Some(it) if it.is_symlink() => return Err(refuse_link(&path)),
+                    Some(_) => vec![name.dataset().clone()],
+                }
             }
-            Reach::Itself => vec![name.dataset().clone()],
             Reach::Below => self.datasets(Some(name.dataset()))?,
         };
         let _making = self.lock(deadline)?;
         let mut drafts = Vec::new();
         for dataset in &datasets {
             let name = dataset.snapshot(name.name())?;
-            if self.snapshot_path(&name).exists() {
+            if look_at(&self.snapshot_path(&name)?)?.is_some() {
                 return Err(Error::Exists { name: name.to_string() });
             }
             let draft = self.draft_of(dataset, deadline)?;
@@ -78,7 +84,7 @@ impl DirectoryStore {
         }
         let mut made = Vec::new();
         for (draft, name) in drafts {
-            draft.replace(&self.snapshot_path(&name))?;
+            draft.replace(&self.snapshot_path(&name)?)?;
             made.push(name);
         }
         made.iter().map(|name| self.snapshot_at(name)).collect()
@@ -94,7 +100,7 @@ impl DirectoryStore {
         since: SystemTime,
     ) -> Result<Removal, Error> {
         let datasets = match reach {
-            Reach::Below if self.path(name.dataset()).exists() => {
+            Reach::Below if look_at(&self.path(name.dataset())?)?.is_some() => {
                 self.datasets(Some(name.dataset()))?
             }
             _ => vec![name.dataset().clone()],
@@ -104,10 +110,10 @@ impl DirectoryStore {
         let mut removal = Removal::default();
         for dataset in datasets {
             let name = dataset.snapshot(name.name())?;
-            let path = self.snapshot_path(&name);
+            let path = self.snapshot_path(&name)?;
             let mut found = self.snapshots_of(&dataset)?.into_iter();
             let Some(seen) = found.find(|seen| seen.snapshot.name == name) else { continue };
-            let file = File::open(&path).map_err(at("open", &path))?;
+            let file = open_file(&path)?;
             let is_own = match disk::attribute(&file, MAKER) {
                 Some(made_by) => made_by == maker.as_str(),
                 None => seen.taken >= since,
@@ -122,9 +128,9 @@ impl DirectoryStore {
 
     /// A copy of a volume as it is now. Of one that somebody writes to meanwhile only a reflink is.
     fn draft_of(&self, dataset: &Dataset, deadline: Instant) -> Result<Draft, Error> {
-        let path = self.path(dataset);
+        let path = self.path(dataset)?;
         let draft = self.draft(path.parent().unwrap_or(&self.root))?;
-        if path.is_dir() {
+        if is_directory(&path)? {
             return Ok(draft);
         }
         if draft.share_with(&path)? {
@@ -150,7 +156,10 @@ impl DirectoryStore {
         let mut removed = false;
         for dataset in datasets {
             let name = dataset.snapshot(name.name())?;
-            removed |= remove_if_there(&self.snapshot_path(&name))?;
+            let path = self.snapshot_path(&name)?;
+            if look_at(&path)?.is_some_and(|it| it.is_file()) {
+                removed |= remove_if_there(&path)?;
+            }
         }
         if removed { Ok(()) } else { Err(not_found(name)) }
     }
@@ -168,17 +177,17 @@ impl DirectoryStore {
         if newer == Newer::Keep && !going.is_empty() {
             return Err(Error::HasNewer { name: name.to_string() });
         }
-        let path = self.path(name.dataset());
-        if path.is_file() {
+        let path = self.path(name.dataset())?;
+        if look_at(&path)?.is_some_and(|it| it.is_file()) {
             wait_closed(&path, self.patience(deadline))
                 .map_err(|holders| Error::Busy { name: name.dataset().to_string(), holders })?;
             let _making = self.lock(deadline)?;
             let draft = self.draft(path.parent().unwrap_or(&self.root))?;
-            draft.fill_from(&self.snapshot_path(name), deadline)?;
+            draft.fill_from(&self.snapshot_path(name)?, deadline)?;
             draft.replace(&path)?;
         }
         for seen in going {
-            remove_if_there(&self.snapshot_path(&seen.snapshot.name))?;
+            remove_if_there(&self.snapshot_path(&seen.snapshot.name)?)?;
         }
         Ok(())
     }

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
-use super::files::{Properties, at, names_in, remove_if_there, written_ns};
+use super::files::{Properties, at, is_directory, look_at, names_in, remove_if_there, written_ns};
 use super::{DirectoryStore, not_found};
+use crate::os::files::straight;
 use crate::storage::holders::{holders, wait_closed};
 use crate::storage::rules::{
     adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
@@ -33,20 +34,23 @@ impl DirectoryStore {
         }
         match &found {
             Some(found) => adopt(found, wanted, origin.as_ref(), size_bytes)?,
-            None if self.path(volume).exists() => {
+            None if look_at(&self.path(volume)?)?.is_some() => {
                 let what = vec!["it is no volume".to_owned()];
                 return Err(Error::Differs { volume: volume.clone(), what });
             }
             None => {}
         }
         let above = volume.parent();
-        let parent_found = above.is_none_or(|above| self.path(&above).is_dir());
+        let parent_found = match above {
+            Some(above) => is_directory(&self.path(&above)?)?,
+            None => true,
+        };
         Ok(Planned {
             wanted: wanted.clone(),
             size_bytes,
             origin,
             found,
-            device: self.path(volume),
+            device: self.path(volume)?,
             parent_found,
             made_first: None,
         })
@@ -65,7 +69,8 @@ impl DirectoryStore {
         let (path, bytes) = (planned.device.display(), planned.size_bytes);
         let detail = match &planned.origin {
             Some(Origin { snapshot, .. }) => {
-                let from = self.snapshot_path(snapshot);
+                let relative = format!("{}@{}", snapshot.dataset().relative(), snapshot.name());
+                let from = self.root.join(relative);
                 format!("{path}, a copy of {} of {bytes} bytes", from.display())
             }
             None => format!("{path}, a sparse file of {bytes} bytes"),
@@ -95,23 +100,23 @@ impl DirectoryStore {
     /// Makes the file, and its properties before it: a file without them would be nobody's.
     fn write_volume(&self, planned: &Planned, deadline: Instant) -> Result<(), Error> {
         let Planned { wanted, origin, size_bytes, .. } = planned;
-        let path = self.path(&wanted.volume);
+        let path = self.path(&wanted.volume)?;
         let folder = path.parent().unwrap_or(&self.root);
         self.make_folder(folder)?;
         self.sweep(folder)?;
         let draft = self.draft(folder)?;
         if let Some(origin) = origin {
-            let from = self.snapshot_path(&origin.snapshot);
-            if !from.is_file() {
+            let from = self.snapshot_path(&origin.snapshot)?;
+            if !look_at(&from)?.is_some_and(|it| it.is_file()) {
                 return Err(not_found(&origin.snapshot));
             }
             draft.fill_from(&from, deadline)?;
         }
         draft.set_size(*size_bytes)?;
-        if path.exists() {
+        if look_at(&path)?.is_some() {
             return Err(Error::Exists { name: wanted.volume.to_string() });
         }
-        let beside = self.beside(&wanted.volume, "#");
+        let beside = self.beside(&wanted.volume, "#")?;
         let made = draft.file.metadata().map_err(at("look at", &path))?;
         let properties = Properties {
             owner: wanted.owner.as_ref().map(ToString::to_string),
@@ -135,7 +140,7 @@ impl DirectoryStore {
         self.volume_at(volume)?.ok_or_else(|| not_found(volume))?;
         let properties = self.properties(volume)?;
         let properties = Properties { maker: Some(maker.to_string()), ..properties };
-        self.write_properties(&properties, &self.beside(volume, "#"))
+        self.write_properties(&properties, &self.beside(volume, "#")?)
     }
 
     fn write_properties(&self, properties: &Properties, beside: &Path) -> Result<(), Error> {
@@ -161,7 +166,7 @@ impl DirectoryStore {
         if self.properties(volume)?.space() == Space::Reserved && needed_bytes > free_bytes {
             return Err(Error::NoSpace { needed_bytes, free_bytes });
         }
-        let file = fs::File::options().write(true).open(&grown.device);
+        let file = straight(fs::File::options().write(true)).open(&grown.device);
         grown.size_bytes += needed_bytes;
         let resized = file.and_then(|file| {
             file.set_len(grown.size_bytes)?;
@@ -170,9 +175,9 @@ impl DirectoryStore {
         resized.map_err(at("resize", &grown.device))?;
         if !grown.is_written {
             // Growing is no writing.
-            let made = fs::metadata(&grown.device).map_err(at("look at", &grown.device))?;
+            let made = fs::symlink_metadata(&grown.device).map_err(at("look at", &grown.device))?;
             let properties = Properties { made_ns: written_ns(&made), ..self.properties(volume)? };
-            self.write_properties(&properties, &self.beside(volume, "#"))?;
+            self.write_properties(&properties, &self.beside(volume, "#")?)?;
         }
         Ok(grown)
     }
@@ -195,7 +200,7 @@ impl DirectoryStore {
     pub(super) fn removing_guest(&self, guest: &Id, in_use: &InUse) -> Result<Removing, Error> {
         let root = self.pool.guest(guest)?;
         let mut removing = Removing::default();
-        if !self.path(&root).exists() {
+        if look_at(&self.path(&root)?)?.is_none() {
             return Ok(removing);
         }
         for name in self.datasets(Some(&root))? {
@@ -235,11 +240,13 @@ impl DirectoryStore {
             removal.merge(self.clear(volume, ours, in_use, deadline)?);
             // A crash can leave a draft, or properties without their volume. Those of other volumes may be
             // another call's, which makes its volume after them.
-            if let Some(folder) = self.path(volume).parent() {
+            let path = self.path(volume)?;
+            if let Some(folder) = path.parent() {
                 self.sweep(folder)?;
             }
-            let beside = self.beside(volume, "#");
-            if !self.path(volume).exists() && beside.is_file() {
+            let beside = self.beside(volume, "#")?;
+            let is_file = look_at(&beside)?.is_some_and(|it| it.is_file());
+            if is_file && look_at(&path)?.is_none() {
                 remove_if_there(&beside)?;
             }
             if *with_parent {
@@ -273,7 +280,7 @@ impl DirectoryStore {
         deadline: Instant,
     ) -> Result<Removal, Error> {
         let mut removal = Removal::default();
-        if !self.path(root).exists() {
+        if look_at(&self.path(root)?)?.is_none() {
             return Ok(removal);
         }
         let (mut folders, mut open) = (Vec::new(), Vec::new());
@@ -290,7 +297,7 @@ impl DirectoryStore {
         }
         let patience = self.patience(deadline);
         for name in open {
-            let outcome = match wait_closed(&self.path(&name), patience) {
+            let outcome = match wait_closed(&self.path(&name)?, patience) {
                 Ok(()) => self.try_remove(&name),
                 Err(who) => Err(Why::Open(who)),
             };
@@ -298,10 +305,11 @@ impl DirectoryStore {
         }
         // From below. One that is not empty has something of other people's in it.
         for name in folders.iter().rev() {
-            self.sweep(&self.path(name))?;
-            self.remove_orphans(&self.path(name))?;
-            if names_in(&self.path(name))?.is_empty() {
-                fs::remove_dir(self.path(name)).map_err(at("remove", &self.path(name)))?;
+            let path = self.directory_path(name)?;
+            self.sweep(&path)?;
+            self.remove_orphans(&path)?;
+            if names_in(&path)?.is_empty() {
+                fs::remove_dir(&path).map_err(at("remove", &path))?;
                 self.remove_all_snapshots(name)?;
             } else if name != root {
                 removal.foreign.push(name.to_string());
@@ -317,23 +325,23 @@ impl DirectoryStore {
 
     /// The volume goes first: without it, what is beside it is nothing.
     pub(super) fn remove_volume(&self, name: &Dataset) -> Result<(), Error> {
-        remove_if_there(&self.path(name))?;
+        remove_if_there(&self.path(name)?)?;
         self.remove_all_snapshots(name)?;
-        remove_if_there(&self.beside(name, "#")).map(drop)
+        remove_if_there(&self.beside(name, "#")?).map(drop)
     }
 
     fn remove_all_snapshots(&self, name: &Dataset) -> Result<(), Error> {
         for seen in self.snapshots_of(name)? {
-            remove_if_there(&self.snapshot_path(&seen.snapshot.name))?;
+            remove_if_there(&self.snapshot_path(&seen.snapshot.name)?)?;
         }
         Ok(())
     }
 
     /// Removes the folder above a volume if nothing is in it.
     fn remove_empty_parent(&self, volume: &Dataset) {
-        if let Some(parent) = volume.parent() {
+        if let Some(Ok(path)) = volume.parent().map(|parent| self.path(&parent)) {
             // Fails where it is not empty, as it should, or gone.
-            let _ = fs::remove_dir(self.path(&parent));
+            let _ = fs::remove_dir(path);
         }
     }
 

@@ -236,7 +236,8 @@ fn images_want_the_token_and_metrics_one_of_their_own_or_none() {
     let Some(neighbour) = require("users", Neighbour::new()) else { return };
     let file = written(&world, "token", TOKEN, 0o640);
     let other = written(&world, "other", OTHER, 0o600);
-    let store = format!("directory:{}", world.at("store"));
+    let scratch = Scratch::new();
+    let store = format!("directory:{}", scratch.path().display());
     let mut flags = vec!["--listen", "192.0.2.1:0", "--image-store", "--image-store-port", "0"];
     flags.extend(["--token-file", &file, "--storage", &store, "--metrics-listen", "192.0.2.1:0"]);
     let place = |agent: &Agent, words: &str| {

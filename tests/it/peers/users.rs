@@ -1,8 +1,8 @@
 //! Which users get an answer.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
@@ -79,7 +79,11 @@ fn the_agents_own_user_may_call_it() {
     let state = world.at("state");
     let mut command = setpriv(STRANGER);
     command.arg(world.program());
-    let storage = format!("directory:{state}/store");
+    // Nobody but the agent's user may change the directory of its store.
+    let own = World::new().expect("as before");
+    fs::set_permissions(own.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    chown(own.path(), Some(STRANGER), None).expect("root may");
+    let storage = format!("directory:{}", own.at("store"));
     let mut flags = vec!["--state-dir", &state, "--storage", &storage];
     flags.extend(ON_TEST_DRIVER);
     let agent = Agent::run(command, &flags);

@@ -11,6 +11,7 @@ mod disks;
 mod faults;
 mod folder;
 mod images;
+mod links;
 mod real_zfs;
 mod snapshots;
 

@@ -11,7 +11,7 @@ impl Folder {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("mistify-walk-{}-{number}", std::process::id());
+        let name = format!("mistify-resolve-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(path.join("in")).unwrap();
         fs::write(path.join("in/disk"), "").unwrap();
@@ -27,13 +27,15 @@ impl Folder {
     }
 
     fn leads_to(&self, name: &str) -> PathBuf {
-        follow(&self.at(name)).unwrap().real().to_owned()
+        resolve(&self.at(name)).unwrap().real().to_owned()
     }
 
     /// What lies exposed on the way, below this folder.
     fn exposed(&self, name: &str) -> (PathBuf, String) {
-        match follow(&self.at(name)).unwrap_err() {
-            Stray::Exposed { path, by } => (path.strip_prefix(&self.0).unwrap().to_owned(), by),
+        match resolve(&self.at(name)).unwrap_err() {
+            ResolveError::Exposed { path, by } => {
+                (path.strip_prefix(&self.0).unwrap().to_owned(), by)
+            }
             other => panic!("{name}: {other}"),
         }
     }
@@ -54,7 +56,7 @@ fn links_are_followed_and_the_last_is_told() {
     for name in ["in/disk", "folder/disk", "disk", "in/again", "in/../folder/./disk"] {
         assert_eq!(folder.leads_to(name), folder.at("in/disk"), "{name}");
     }
-    let Place::There { link, found, .. } = follow(&folder.at("in/again")).unwrap() else {
+    let Resolved::There { link, found, .. } = resolve(&folder.at("in/again")).unwrap() else {
         panic!("it is there");
     };
     assert_eq!(link, Some(folder.at("folder")));
@@ -67,7 +69,7 @@ fn the_folder_above_is_that_of_where_a_link_leads() {
     fs::create_dir(folder.at("other")).unwrap();
     symlink(folder.at("in"), folder.at("other/link")).unwrap();
     assert_eq!(folder.leads_to("other/link/../in/disk"), folder.at("in/disk"));
-    assert_eq!(follow(Path::new("/../..")).unwrap().real(), Path::new("/"));
+    assert_eq!(resolve(Path::new("/../..")).unwrap().real(), Path::new("/"));
 }
 
 #[test]
@@ -81,8 +83,8 @@ fn what_is_not_there_is_told_with_its_place() {
         ("link", "in/absent"),
         ("in/disk/x", "in/disk/x"),
     ] {
-        let place = follow(&folder.at(name)).unwrap();
-        assert!(matches!(place, Place::Absent { .. }), "{name}");
+        let place = resolve(&folder.at(name)).unwrap();
+        assert!(matches!(place, Resolved::Absent { .. }), "{name}");
         assert_eq!(place.real(), folder.at(real), "{name}");
     }
 }
@@ -133,8 +135,8 @@ fn a_folder_of_somebody_else_is_exposed_and_a_file_in_one_of_ours_is_not() {
 #[test]
 fn links_of_processes_are_not_followed() {
     for path in ["/proc/self/root/etc", "/proc/1/root/etc", "/dev/fd/0", "/proc/self/fd/0"] {
-        let stray = follow(Path::new(path)).unwrap_err();
-        assert!(matches!(stray, Stray::Exposed { .. }), "{path}: {stray}");
+        let stray = resolve(Path::new(path)).unwrap_err();
+        assert!(matches!(stray, ResolveError::Exposed { .. }), "{path}: {stray}");
     }
 }
 
@@ -143,12 +145,45 @@ fn a_circle_ends() {
     let folder = Folder::new();
     symlink("b", folder.at("a")).unwrap();
     symlink("a", folder.at("b")).unwrap();
-    assert!(follow(&folder.at("a")).unwrap_err().to_string().ends_with(": too many links"));
+    assert!(resolve(&folder.at("a")).unwrap_err().to_string().ends_with(": too many links"));
 }
 
 #[test]
 fn a_relative_path_leads_nowhere() {
     for path in ["", "a", "./a", "../a"] {
-        assert!(matches!(follow(Path::new(path)), Err(Stray::Relative)), "{path}");
+        assert!(matches!(resolve(Path::new(path)), Err(ResolveError::Relative)), "{path}");
     }
+}
+
+#[test]
+fn a_path_below_a_directory_has_no_links() {
+    let folder = Folder::new();
+    symlink("in", folder.at("folder")).unwrap();
+    symlink("disk", folder.at("in/link")).unwrap();
+    let check = |relative: &str| check_below(&folder.0, Path::new(relative));
+    for relative in ["in/disk", "in/absent", "absent/a/b", "in/disk/x", "in/link", "folder"] {
+        assert!(check(relative).is_ok(), "{relative}");
+    }
+    for (relative, link) in [("folder/disk", "folder"), ("in/link/x", "in/link")] {
+        let error = check(relative).unwrap_err();
+        let at = folder.at(link);
+        assert!(matches!(&error, ResolveError::Link(path) if *path == at), "{relative}: {error}");
+    }
+}
+
+#[test]
+fn directories_below_belong_to_the_agent_alone() {
+    let folder = Folder::new();
+    let exposed = |relative: &str| match check_below(&folder.0, Path::new(relative)) {
+        Err(ResolveError::Exposed { path, .. }) => path.strip_prefix(&folder.0).unwrap().to_owned(),
+        other => panic!("{relative}: {other:?}"),
+    };
+    for mode in [0o777, 0o775, 0o1777] {
+        folder.make_mode("in", mode);
+        assert_eq!(exposed("in/disk"), Path::new("in"), "{mode:o}");
+        assert!(check_below(&folder.0, Path::new("in")).is_ok(), "its own name is ours");
+    }
+    folder.make_mode("in", 0o755);
+    folder.make_mode("", 0o777);
+    assert_eq!(exposed("in"), Path::new(""));
 }

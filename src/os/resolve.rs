@@ -1,4 +1,4 @@
-//! Where a path leads, followed by steps that nobody else can change.
+//! Path resolution by steps that nobody else can change.
 //!
 //! A name is only looked up in a folder that belongs to root or the agent's user and that no other
 //! user may write to; or, where a sticky bit is set, if what is found there belongs to them. What a
@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::os::process;
+use super::process;
 
 /// Links of one path, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
@@ -27,7 +27,7 @@ const STICKY: u32 = 0o1000;
 
 /// What a path leads to.
 #[derive(Debug)]
-pub(super) enum Place {
+pub enum Resolved {
     /// Something that is there.
     There {
         /// Its path without links.
@@ -44,9 +44,9 @@ pub(super) enum Place {
     },
 }
 
-impl Place {
+impl Resolved {
     /// The path without links.
-    pub(super) fn real(&self) -> &Path {
+    pub fn real(&self) -> &Path {
         match self {
             Self::There { real, .. } | Self::Absent { real } => real,
         }
@@ -55,7 +55,7 @@ impl Place {
 
 /// Why a path cannot be followed, or not so that it is sure where it leads.
 #[derive(Debug)]
-pub(super) enum Stray {
+pub enum ResolveError {
     /// It does not begin at the root.
     Relative,
     /// A step of it is somebody else's.
@@ -65,32 +65,35 @@ pub(super) enum Stray {
         /// Who may change it.
         by: String,
     },
+    /// A step of it is a link, where none is followed.
+    Link(PathBuf),
     /// The system fails to tell.
     Io(PathBuf, io::Error),
 }
 
-impl fmt::Display for Stray {
+impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Relative => f.write_str("not an absolute path"),
             Self::Exposed { path, by } => {
                 write!(f, "{} can be changed by {by}", path.display())
             }
+            Self::Link(path) => write!(f, "{} is a symbolic link", path.display()),
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
         }
     }
 }
 
-/// Follows a path to its end.
+/// Follows a path to its end, links included.
 ///
 /// # Errors
-/// As [`Stray`] has them.
+/// As [`ResolveError`] has them.
 ///
 /// # Blocking
 /// As long as the file systems below take: on a worker only.
-pub(super) fn follow(path: &Path) -> Result<Place, Stray> {
+pub fn resolve(path: &Path) -> Result<Resolved, ResolveError> {
     if !path.is_absolute() {
-        return Err(Stray::Relative);
+        return Err(ResolveError::Relative);
     }
     let mut real = PathBuf::from("/");
     let (mut todo, mut link, mut links) = (steps(path), None, 0);
@@ -105,13 +108,13 @@ pub(super) fn follow(path: &Path) -> Result<Place, Stray> {
         let found = match fs::symlink_metadata(&next) {
             Ok(found) => found,
             Err(error) if is_absent(&error) && is_shared => {
-                return Err(Stray::Exposed { path: next, by: "everybody".to_owned() });
+                return Err(ResolveError::Exposed { path: next, by: "everybody".to_owned() });
             }
             Err(error) if is_absent(&error) => return Ok(absent(next, todo)),
-            Err(error) => return Err(Stray::Io(next, error)),
+            Err(error) => return Err(ResolveError::Io(next, error)),
         };
         if is_shared && !is_ours(found.uid()) {
-            return Err(Stray::Exposed { path: next, by: user(&found) });
+            return Err(ResolveError::Exposed { path: next, by: user(&found) });
         }
         if !found.is_symlink() {
             real = next;
@@ -119,9 +122,9 @@ pub(super) fn follow(path: &Path) -> Result<Place, Stray> {
         }
         links += 1;
         if links > LINKS_MAX {
-            return Err(Stray::Io(next, io::Error::other("too many links")));
+            return Err(ResolveError::Io(next, io::Error::other("too many links")));
         }
-        let target = fs::read_link(&next).map_err(|error| Stray::Io(next.clone(), error))?;
+        let target = fs::read_link(&next).map_err(|error| ResolveError::Io(next.clone(), error))?;
         if target.is_absolute() {
             real = PathBuf::from("/");
         }
@@ -129,8 +132,8 @@ pub(super) fn follow(path: &Path) -> Result<Place, Stray> {
         link = Some(next);
     }
     match fs::symlink_metadata(&real) {
-        Ok(found) => Ok(Place::There { real, found, link }),
-        Err(error) => Err(Stray::Io(real, error)),
+        Ok(found) => Ok(Resolved::There { real, found, link }),
+        Err(error) => Err(ResolveError::Io(real, error)),
     }
 }
 
@@ -144,7 +147,7 @@ fn steps(path: &Path) -> Vec<OsString> {
     names.collect()
 }
 
-fn absent(mut real: PathBuf, todo: Vec<OsString>) -> Place {
+fn absent(mut real: PathBuf, todo: Vec<OsString>) -> Resolved {
     for step in todo.into_iter().rev() {
         if step == ".." {
             real.pop();
@@ -152,28 +155,76 @@ fn absent(mut real: PathBuf, todo: Vec<OsString>) -> Place {
             real.push(step);
         }
     }
-    Place::Absent { real }
+    Resolved::Absent { real }
 }
 
 /// Whether an error says that nothing is there.
-pub(super) fn is_absent(error: &io::Error) -> bool {
+pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
+/// Checks a path below a directory: no step may be a link, and every directory in which a name is looked up,
+/// the first one included, has to belong to root or the agent's user and be writable by them alone. What the
+/// path names may be absent, and is not looked at: it may be a link.
+///
+/// # Errors
+/// As [`ResolveError`] has them.
+///
+/// # Blocking
+/// As long as the file systems below take: on a worker only.
+pub fn check_below(directory: &Path, relative: &Path) -> Result<(), ResolveError> {
+    let mut at = directory.to_owned();
+    let mut is_first = true;
+    for step in relative.components() {
+        // The directory itself may be reached by links: they were resolved when the store was opened.
+        let found = if is_first { fs::metadata(&at) } else { fs::symlink_metadata(&at) };
+        let found = match found {
+            Ok(found) => found,
+            Err(error) if is_absent(&error) => return Ok(()),
+            Err(error) => return Err(ResolveError::Io(at, error)),
+        };
+        if found.is_symlink() {
+            return Err(ResolveError::Link(at));
+        }
+        if found.is_dir() {
+            check_alone(&at, &found)?;
+        }
+        is_first = false;
+        at.push(step);
+    }
+    Ok(())
+}
+
+/// Whether nobody but root and the agent's user can put names into a directory.
+fn check_alone(directory: &Path, found: &Metadata) -> Result<(), ResolveError> {
+    match changed_by(found) {
+        Some(by) => Err(ResolveError::Exposed { path: directory.to_owned(), by }),
+        None => Ok(()),
+    }
+}
+
+/// Who beside root and the agent's user can put names into a directory.
+fn changed_by(found: &Metadata) -> Option<String> {
+    match found.mode() {
+        _ if !is_ours(found.uid()) => Some(user(found)),
+        mode if mode & WRITABLE_BY_ALL != 0 => Some("everybody".to_owned()),
+        mode if mode & WRITABLE != 0 => Some(format!("group {}", found.gid())),
+        _ => None,
+    }
+}
+
 /// Whether others may put names into a folder, and may take away no others than theirs.
-fn is_shared(folder: &Path) -> Result<bool, Stray> {
-    let exposed = |by: String| Stray::Exposed { path: folder.to_owned(), by };
+fn is_shared(folder: &Path) -> Result<bool, ResolveError> {
+    let exposed = |by: String| ResolveError::Exposed { path: folder.to_owned(), by };
     if folder.starts_with(PROCESSES) {
         return Err(exposed("the processes in it".to_owned()));
     }
     let found = fs::symlink_metadata(folder);
-    let found = found.map_err(|error| Stray::Io(folder.to_owned(), error))?;
-    match found.mode() {
-        _ if !is_ours(found.uid()) => Err(exposed(user(&found))),
-        mode if mode & WRITABLE == 0 => Ok(false),
-        mode if mode & STICKY != 0 => Ok(true),
-        mode if mode & WRITABLE_BY_ALL != 0 => Err(exposed("everybody".to_owned())),
-        _ => Err(exposed(format!("group {}", found.gid()))),
+    let found = found.map_err(|error| ResolveError::Io(folder.to_owned(), error))?;
+    match changed_by(&found) {
+        None => Ok(false),
+        Some(_) if is_ours(found.uid()) && found.mode() & STICKY != 0 => Ok(true),
+        Some(by) => Err(exposed(by)),
     }
 }
 
