@@ -1,9 +1,9 @@
 //! Programs that read other people's files, confined to these files.
 //!
-//! A confined program opens its own binary, the system's libraries and the files that it is given; it has
-//! no sockets, no way to more privileges, and limits of memory and processor time. Landlock enforces the
-//! files where the kernel has it (see landlock(7)), a seccomp filter the sockets, which Landlock knows in
-//! part and only since Linux 6.7.
+//! A confined program opens its own binary, the system's libraries, `/dev/null` and the files that it is
+//! given; it has no sockets, no way to more privileges, and limits of memory and processor time. Landlock
+//! enforces the files where the kernel has it (see landlock(7)), a seccomp filter the sockets, which Landlock
+//! knows in part and only since Linux 6.7.
 //!
 //! Everything that allocates happens before the fork: between fork and exec the child makes system calls
 //! alone.
@@ -30,6 +30,10 @@ const SYSTEM: [&str; 7] = [
     "/etc/ld.so.cache",
     "/etc/ld.so.preload",
 ];
+
+/// Also for writing: qemu tries there whether the kernel has the locks by which it keeps others from a disk
+/// that a guest writes to.
+const NULL: &str = "/dev/null";
 
 /// Rights of linux/landlock.h.
 const EXECUTE: u64 = 1 << 0;
@@ -73,8 +77,8 @@ pub enum Access {
 /// What a confined program may use.
 #[derive(Debug)]
 pub struct Confinement<'f> {
-    /// The only files that it may open beside its own binary and the system's libraries. What it inherits,
-    /// such as its standard input, it has in any case.
+    /// The only files that it may open beside its own binary, the system's libraries and `/dev/null`. What it
+    /// inherits, such as its standard input, it has in any case.
     pub files: &'f [(&'f File, Access)],
     /// Its address space, in bytes.
     pub memory_bytes: u64,
@@ -123,6 +127,7 @@ impl Confinement<'_> {
                 outcome => outcome?,
             }
         }
+        allow_path(&ruleset, Path::new(NULL), READ_FILE | WRITE_FILE)?;
         for (file, access) in self.files {
             let rights = match access {
                 Access::Read => READ_FILE,

@@ -1,9 +1,10 @@
 //! `mistify-libvirt image import`.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -164,6 +165,36 @@ pub(super) fn a_compressed_disk_is_decompressed_or_refused(bed: Bed) {
         let said = text(&output.stderr);
         assert!(output.status.code() == Some(1) && said.contains(why), "{file}: {said}");
     }
+    bed.agent.end();
+}
+
+pub(super) fn a_qcow2_that_a_guest_writes_to_is_refused(bed: Bed) {
+    let qemu_io = "/usr/bin/qemu-io";
+    if require("qemu", qemu_img()).is_none() || !Path::new(qemu_io).exists() {
+        return;
+    }
+    run_qemu_img(&["create", "-f", "qcow2", "a.qcow2", "1M"], bed.scratch.path());
+    // It has the locks of a guest, and answers when it has them.
+    let mut guest = Command::new(qemu_io)
+        .args(["-f", "qcow2", "a.qcow2"])
+        .current_dir(bed.scratch.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut input = guest.stdin.take().expect("piped");
+    input.write_all(b"length\n").expect("it reads");
+    let mut answer = String::new();
+    let mut output = BufReader::new(guest.stdout.take().expect("piped"));
+    output.read_line(&mut answer).expect("it answers");
+    assert!(answer.contains("1 MiB"), "{answer}");
+    let refused = bed.run_import("a.qcow2", "locked");
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("Failed to get shared \"write\" lock"), "{said}");
+    drop(input);
+    guest.wait().expect("it ends with its input");
+    assert!(bed.run_import("a.qcow2", "free").status.success());
     bed.agent.end();
 }
 

@@ -233,6 +233,7 @@ on_both_stores! {
         a_file_with_a_name_like_a_place_in_the_network_is_a_file
         an_import_that_cannot_be_is_one_line_with_status_1_and_leaves_nothing
         an_incomplete_qcow2_disk_is_refused
+        a_qcow2_that_a_guest_writes_to_is_refused
         a_qcow2_that_is_swapped_meanwhile_reads_no_secret
         a_qcow2_that_is_rewritten_meanwhile_reads_no_secret
         a_compressed_disk_is_decompressed_or_refused;
