@@ -94,7 +94,7 @@ impl Running {
         while ended.is_none() && Instant::now() < deadline {
             ended = self.child.try_wait()?;
             let pause = if ended.is_some() { Duration::ZERO } else { LOOK };
-            while drain(&mut stdout, output, &mut stderr, &mut keep, pause)? {
+            while drain([(&mut stdout, &mut *output), (&mut stderr, &mut keep)], pause)? {
                 if Instant::now() >= deadline {
                     break;
                 }
@@ -117,25 +117,19 @@ impl Drop for Running {
     }
 }
 
+/// An output, `None` at its end, and who hears it.
+type Output<'a> = (&'a mut Option<File>, &'a mut dyn FnMut(&[u8]));
+
 /// Reads once from each output that has something within `pause`; whether one had.
-fn drain(
-    stdout: &mut Option<File>,
-    output: &mut dyn FnMut(&[u8]),
-    stderr: &mut Option<File>,
-    keep: &mut dyn FnMut(&[u8]),
-    pause: Duration,
-) -> io::Result<bool> {
+fn drain(outputs: [Output<'_>; 2], pause: Duration) -> io::Result<bool> {
     let mut set = PollSet::default();
-    let mut add = |file: &Option<File>| match file {
+    let indexes = outputs.each_ref().map(|(file, _)| match file {
         Some(file) => set.add(file, Interest::Read),
         None => set.skip(),
-    };
-    let indexes = [add(stdout), add(stderr)];
+    });
     set.wait(Some(pause))?;
     let mut chunk = [0; CHUNK_BYTES];
     let mut had = false;
-    let outputs: [(&mut Option<File>, &mut dyn FnMut(&[u8])); 2] =
-        [(stdout, output), (stderr, keep)];
     for ((pipe, take), index) in outputs.into_iter().zip(indexes) {
         let Some(file) = pipe.as_mut().filter(|_| set.is_ready(index)) else { continue };
         had = true;
