@@ -27,7 +27,7 @@ pub use commands::Command;
 use commands::Switches;
 pub use completions::{Shell, completions};
 pub use layers::DEFAULT_FILE;
-pub use logging::start_log;
+pub use logging::{Log, start_log};
 pub use usage::usage;
 
 /// What the command line asks for.

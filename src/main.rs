@@ -14,6 +14,7 @@ use mistify_libvirt::{check, client, libvirt};
 
 fn main() -> ExitCode {
     memory::bound_arenas();
+    libvirt::quiet_log();
     // Both while there is one thread: what it forgoes, and what it takes, is for all that come.
     if let Err(error) = process::forgo_new_privileges() {
         return fail(&format!("forgo new privileges: {error}"));
@@ -40,28 +41,44 @@ fn main() -> ExitCode {
             }
             Err(cli::Error::Value(why)) => return fail(&why),
         };
-    cli::start_log(&settings);
-    let mut config = settings.config;
+    if command != Command::Run {
+        cli::start_log(&settings);
+    }
+    let config = &settings.config;
     let outcome = match command {
-        Command::Run => {
-            let ours = || default_state_dir(variable, process::user());
-            config.state_dir = config.state_dir.or_else(ours);
-            run(&config, passed)
-        }
+        Command::Run => return serve(settings, passed),
         Command::CheckConfig => Ok(()),
         Command::Completions(shell) => {
             print!("{}", cli::completions(shell));
             Ok(())
         }
-        Command::Check { json } => match check::run(&config, json) {
+        Command::Check { json } => match check::run(config, json) {
             Ok(true) => return ExitCode::SUCCESS,
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error.to_string()),
         },
-        Command::Ask { ask, json } => return answer(client::run(&config, &ask, json)),
-        Command::Import { file, id } => cli::import::run(&config, &file, &id),
+        Command::Ask { ask, json } => return answer(client::run(config, &ask, json)),
+        Command::Import { file, id } => cli::import::run(config, &file, &id),
     };
     outcome.map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS)
+}
+
+/// The agent: from here on nothing but the log's own thread writes to standard error, which may block.
+fn serve(settings: cli::Settings, passed: Vec<activation::Named>) -> ExitCode {
+    let log = match cli::Log::start(&settings) {
+        Ok(log) => log,
+        Err(error) => return fail(&format!("start the log: {error}")),
+    };
+    let mut config = settings.config;
+    let ours = || default_state_dir(|name| std::env::var_os(name), process::user());
+    config.state_dir = config.state_dir.or_else(ours);
+    match run(&config, passed) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            log.print(&format!("mistify-libvirt: {why}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Wires the rooms and serves until a signal; everything in flight is finished before it returns.
@@ -81,10 +98,13 @@ fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
 
 /// SIGHUP is caught where there is a file that it opens anew, and ends the process elsewhere.
 fn open_audit(config: &Config, signals: &Signals) -> Result<Audit, String> {
-    let Some(path) = &config.audit.log else { return Ok(Audit::default()) };
-    let audit = Audit::open(&config.audit)
-        .map_err(|error| format!("--audit-log {}: {error}", path.display()))?;
-    signals.catch_hangups().map_err(|error| format!("install signal handlers: {error}"))?;
+    let audit = Audit::open(&config.audit).map_err(|error| match &config.audit.log {
+        Some(path) => format!("--audit-log {}: {error}", path.display()),
+        None => format!("start the audit: {error}"),
+    })?;
+    if config.audit.log.is_some() {
+        signals.catch_hangups().map_err(|error| format!("install signal handlers: {error}"))?;
+    }
     Ok(audit)
 }
 

@@ -129,6 +129,8 @@ fn own() -> Own {
         leftovers: 0,
         libvirt_version: None,
         listeners: Vec::new(),
+        log_lines_dropped: 0,
+        audit_lines_dropped: 0,
         storage: None,
     }
 }

@@ -1,38 +1,182 @@
-//! The log of the agent's process.
+//! The log of a process: the agent's by a writer of its own, that of other commands directly.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{self, PanicHookInfo};
+use std::sync::Arc;
+use std::thread;
 use std::time::SystemTime;
 
-use env_logger::fmt::Formatter;
+use env_logger::Builder;
 use log::kv::{Error, Key, Value, VisitSource};
-use log::{Level, LevelFilter, Record};
+use log::{Level, LevelFilter, Record, log_enabled};
 use serde_json::{Map, json};
 
 use crate::cli::{LogFormat, Settings};
+use crate::config::fixed::{LAST_LINES, LOG_BYTES, LOG_LINES};
 use crate::os::clock;
+use crate::os::poll::{Interest, PollSet};
+use crate::threads::{Bounds, LOG_WRITER, Target, Writer};
+
+/// A log line as text, without its end.
+type Format = fn(&Record<'_>) -> String;
 
 /// Starts to log to standard error. A flag wins over `RUST_LOG`. Once a process.
+///
+/// # Blocking
+/// Whoever logs waits for standard error.
 pub fn start_log(settings: &Settings) {
-    let mut builder = env_logger::Builder::new();
+    builder(settings).init();
+}
+
+/// The log of the agent, whose lines the thread `log-writer` writes to standard error.
+///
+/// Whoever logs never waits for standard error, which may be a pipe that nobody reads. Lines without
+/// room in the queue are dropped, counted and reported. Dropped, the log waits until its lines are
+/// written, at most [`LAST_LINES`].
+#[derive(Debug)]
+pub struct Log {
+    writer: Arc<Writer<Vec<u8>>>,
+}
+
+impl Log {
+    /// Starts to log, panics included. A flag wins over `RUST_LOG`. Once a process, instead of
+    /// [`start_log`].
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(settings: &Settings) -> io::Result<Self> {
+        let bounds = Bounds { lines: LOG_LINES, bytes: LOG_BYTES };
+        let target = StandardError { format: format(settings) };
+        let writer = Arc::new(Writer::start(LOG_WRITER, bounds, target)?);
+        let pipe = Box::new(Lines(Arc::clone(&writer)));
+        builder(settings).target(env_logger::Target::Pipe(pipe)).init();
+        let hook_writer = Arc::clone(&writer);
+        panic::set_hook(Box::new(move |info| log_panic(info, &hook_writer)));
+        Ok(Self { writer })
+    }
+
+    /// Writes a line to standard error as it is, behind all that was logged.
+    pub fn print(&self, line: &str) {
+        print(&self.writer, line);
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // What is not written by then is lost, and nobody can be told.
+        let _ = self.writer.flush(LAST_LINES);
+    }
+}
+
+fn print(writer: &Writer<Vec<u8>>, line: &str) {
+    let line = format!("{line}\n").into_bytes();
+    let bytes = line.len();
+    writer.put(line, bytes);
+}
+
+/// Logs a panic, and waits shortly until the line is written: the process may abort next.
+fn log_panic(info: &PanicHookInfo<'_>, writer: &Writer<Vec<u8>>) {
+    let (this, backtrace) = (thread::current(), Backtrace::capture());
+    let name = this.name().unwrap_or("unnamed");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("(no text)");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    if !log_enabled!(Level::Error) {
+        print(writer, &format!("mistify-libvirt: thread {name} panicked at {place}: {message}"));
+    } else if backtrace.status() == BacktraceStatus::Captured {
+        let trace = backtrace.to_string();
+        let trace = trace.as_str();
+        log::error!(thread = name, place = place.as_str(), message, trace; "thread panicked");
+    } else {
+        log::error!(thread = name, place = place.as_str(), message; "thread panicked");
+    }
+    // As in `Log::drop`.
+    let _ = writer.flush(LAST_LINES);
+}
+
+/// What env_logger writes to, a line at a time.
+struct Lines(Arc<Writer<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.put(line.to_vec(), line.len());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Standard error, for the thread that writes the log.
+struct StandardError {
+    format: Format,
+}
+
+impl Target<Vec<u8>> for StandardError {
+    fn write(&mut self, line: Vec<u8>) -> bool {
+        write_all(&line).is_ok()
+    }
+
+    fn report_dropped(&mut self, lines: u64) {
+        let line = dropped_line(self.format, lines) + "\n";
+        // A standard error that fails has lost this line like the others.
+        let _ = write_all(line.as_bytes());
+    }
+}
+
+fn dropped_line(format: Format, lines: u64) -> String {
+    let fields: &[(&str, Value<'_>)] = &[("dropped_lines", Value::from(lines))];
+    let mut record = Record::builder();
+    record.level(Level::Warn).target(module_path!()).key_values(&fields);
+    format(&record.args(format_args!("log queue was full")).build())
+}
+
+/// Writes all, also to a standard error that somebody else has made non-blocking.
+fn write_all(mut bytes: &[u8]) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    while !bytes.is_empty() {
+        match stderr.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let mut set = PollSet::default();
+                set.add(&stderr, Interest::Write);
+                set.wait(None)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn builder(settings: &Settings) -> Builder {
+    let mut builder = Builder::new();
     builder.filter_level(LevelFilter::Warn);
     match settings.log_level {
         Some(level) => builder.filter_level(level),
         None => builder.parse_default_env(),
     };
-    let write: fn(&mut Formatter, &Record<'_>) -> io::Result<()> = match settings.log_format {
-        LogFormat::Json => |line, record| writeln!(line, "{}", json_line(record, now())),
-        LogFormat::Text if is_journal() => {
-            |line, record| writeln!(line, "{}", journal_line(record))
-        }
-        LogFormat::Text => |line, record| {
-            let (level, text) = (record.level(), sentence(record));
-            writeln!(line, "{} {level} {}: {text}", now(), record.target())
+    let format = format(settings);
+    builder.format(move |line, record| writeln!(line, "{}", format(record)));
+    builder
+}
+
+fn format(settings: &Settings) -> Format {
+    match settings.log_format {
+        LogFormat::Json => |record| json_line(record, now()),
+        LogFormat::Text if is_journal() => journal_line,
+        LogFormat::Text => |record| {
+            format!("{} {} {}: {}", now(), record.level(), record.target(), sentence(record))
         },
-    };
-    builder.format(write).init();
+    }
 }
 
 fn now() -> String {
@@ -127,6 +271,18 @@ mod tests {
         });
         assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), expected);
         assert!(!line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn a_report_of_dropped_lines_has_the_logs_format() {
+        assert!(dropped_line(journal_line, 7).ends_with("log queue was full dropped_lines=7"));
+        let line = dropped_line(|record| json_line(record, "T".to_owned()), 7);
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&line["msg"], &line["level"]),
+            (&json!("log queue was full"), &json!("warning"))
+        );
+        assert_eq!(line["dropped_lines"], 7);
     }
 
     #[test]

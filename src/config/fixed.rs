@@ -47,6 +47,18 @@ pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
 pub const LATE_READS: Duration = Duration::from_secs(1);
 /// Between two log lines about the same kind of trouble, however often it comes.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Lines of the log that wait for standard error: half a second of 4,000 calls with two lines each,
+/// which a reader that works has read by then. More are dropped and counted.
+pub const LOG_LINES: usize = 4096;
+/// The same in bytes, with lines of 256 bytes on average: the memory that a standard error costs that
+/// blocks.
+pub const LOG_BYTES: usize = 1024 * 1024;
+/// At the end of the process, for log lines and audit records that are still queued: writing them takes
+/// milliseconds, unless standard error or a file system blocks.
+pub const LAST_LINES: Duration = Duration::from_secs(1);
+/// At a stop, for a listener to events that does not read what it was sent: it continues from its last
+/// event with the next agent.
+pub const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// Between two tries to lock the journal: whoever has it ends within milliseconds.
 pub const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// The file of settings, in bytes: each of them on a line of its own is some 2 KiB.

@@ -1,5 +1,6 @@
 //! libvirt's process-wide state: initialised once, silent on stderr, with a running event loop.
 
+use std::env;
 use std::ffi::{c_int, c_ulong, c_void};
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -37,6 +38,18 @@ static EVENTS: OnceLock<EventLoop> = OnceLock::new();
 pub fn start() -> Result<u64, StartError> {
     static STARTED: OnceLock<Result<u64, StartError>> = OnceLock::new();
     STARTED.get_or_init(start_once).clone()
+}
+
+/// Keeps the log of libvirt's library off standard error, where libvirt's threads would wait for its
+/// reader: one warning about a connection without keepalive would keep the event loop. An environment
+/// that says where the log goes is left as it is. Call this before there are threads.
+pub fn quiet_log() {
+    let says_where = ["LIBVIRT_LOG_OUTPUTS", "LIBVIRT_DEBUG"];
+    if says_where.into_iter().all(|name| env::var_os(name).is_none()) {
+        // SAFETY: there is one thread, as the caller promises, so that nobody reads the environment
+        // meanwhile.
+        unsafe { env::set_var("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null") }
+    }
 }
 
 /// Why libvirt is of no use to this process.

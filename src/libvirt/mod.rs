@@ -32,7 +32,7 @@ pub use connection::Connection;
 pub use domain::{Domain, Info, XmlKind};
 pub use domain_events::{DomainChange, Ear, Subscription, Told};
 pub use error::{Code, Error, Origin};
-pub use events::{FLOOR, StartError, start};
+pub use events::{FLOOR, StartError, quiet_log, start};
 pub use network::Network;
 pub use params::{Name, Value};
 pub use screen::Screen;

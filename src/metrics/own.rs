@@ -26,6 +26,10 @@ pub struct Own {
     pub libvirt_version: Option<u64>,
     /// Its listeners.
     pub listeners: Vec<Listener>,
+    /// Log lines that were dropped or that standard error did not take.
+    pub log_lines_dropped: u64,
+    /// Audit records that were dropped or that the audit's file did not take.
+    pub audit_lines_dropped: u64,
     /// Free and used bytes of the store, where they are known.
     pub storage: Option<(u64, u64)>,
 }
@@ -60,6 +64,10 @@ pub(super) fn write(text: &mut Text, view: &View, own: &Own) {
     one(text, "mistify_journal_leftovers", Gauge, "Calls whose leftovers could not be removed", {
         count(own.leftovers)
     });
+    let help = "Log lines lost: the queue was full or standard error failed";
+    one(text, "mistify_log_lines_dropped", Counter, help, Value::Count(own.log_lines_dropped));
+    let help = "Audit records lost: the queue was full or the file could not be written";
+    one(text, "mistify_audit_lines_dropped", Counter, help, Value::Count(own.audit_lines_dropped));
     if let Some((free, used)) = own.storage {
         let name = "mistify_storage_free_bytes";
         one(text, name, Gauge, "Space left in the store when last seen", Value::Count(free));

@@ -141,6 +141,8 @@ fn own() -> Own {
         leftovers: 2,
         libvirt_version: Some(9_000_000),
         listeners: vec![listener],
+        log_lines_dropped: 3,
+        audit_lines_dropped: 4,
         storage: Some((100, 50)),
     }
 }

@@ -21,6 +21,7 @@ use crate::metrics::{
 use crate::ops::metrics::{by_vcpu, cpu_seconds, disk_counters, nic_counters};
 use crate::ops::{Error, Libvirt, Opener, Session};
 use crate::pool::{Pool, Span};
+use crate::threads;
 
 /// Reads a guest's last sample: an answer, and the age of what it is made from.
 pub(super) type StandIn =
@@ -68,6 +69,8 @@ impl Libvirt {
             leftovers: self.journal.leftovers().len(),
             libvirt_version: self.opener.health().seen().version,
             listeners,
+            log_lines_dropped: threads::lines_lost(threads::LOG_WRITER),
+            audit_lines_dropped: threads::lines_lost(threads::AUDIT_WRITER),
             storage: usage.map(|usage| (usage.free_bytes, usage.used_bytes)),
         };
         metrics::write(&view, &own, &self.metrics.metadata, format)

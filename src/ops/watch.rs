@@ -19,10 +19,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{error, info, warn};
 
 use crate::config::PoolLimits;
+use crate::config::fixed::LAST_LINES;
 use crate::events::{Events, What};
 use crate::ops::{Opener, Session};
 use crate::os::process;
 use crate::pool::{Lane, Overdue, Pool, Span};
+use crate::threads;
 
 /// The lanes whose workers call libvirt.
 const LIBVIRT_LANES: [Lane; 3] = [Lane::Control, Lane::Read, Lane::Urgent];
@@ -98,6 +100,7 @@ impl Watch {
                             "every worker is in a call that does not return though libvirt answers: \
                              ending, to be started again"
                         );
+                        threads::flush_writers(LAST_LINES);
                         process::end_at_once(process::TEMPORARY_FAILURE);
                     }
                     late

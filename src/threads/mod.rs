@@ -1,11 +1,18 @@
 //! What rooms with threads of their own have in common.
 
 mod queue;
+mod writer;
 
 use std::any::Any;
 use std::mem;
 
 pub(crate) use self::queue::{Queue, Wake};
+pub(crate) use self::writer::{Bounds, Target, Writer, flush_writers, lines_lost};
+
+/// The thread that writes the log to standard error.
+pub(crate) const LOG_WRITER: &str = "log-writer";
+/// The thread that writes audit records to the log and to the audit's file.
+pub(crate) const AUDIT_WRITER: &str = "audit-writer";
 
 /// What a panic that was caught has said, for a line of the log.
 pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {

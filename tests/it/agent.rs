@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Scratch, poll, signal, wait_for};
+use crate::support::{Scratch, poll, signal, wait_for, wait_until};
 
 /// Longer than a loaded machine needs to start the agent.
 const START: Duration = Duration::from_secs(60);
@@ -19,6 +19,9 @@ const START: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(300);
 /// How much of the log of an agent a failed test shows.
 const LOG_LINES: usize = 200;
+
+/// The threads that write for others, in the order in which one waits for the other.
+const WRITERS: [&str; 3] = ["audit-names", "audit-writer", "log-writer"];
 
 /// The agent's program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mistify-libvirt");
@@ -32,8 +35,8 @@ pub(crate) struct Agent {
     _state: Scratch,
 }
 
-/// The agent's standard error, in a file: a line that the agent has written can be read at once. A pipe
-/// would show it only after a reader thread had run.
+/// The agent's standard error, in a file: a line that the agent's writer has written can be read at once.
+/// A pipe would show it only after a reader thread had run.
 struct Log(Scratch);
 
 impl Log {
@@ -117,10 +120,40 @@ impl Agent {
         self.child.id()
     }
 
-    /// What it has logged so far. The line of a call is there before the call's answer; for a line that
-    /// no answer follows, use [`Self::logged`].
+    /// What it has logged so far, the lines of all calls that are answered included; for a line that no
+    /// answer follows, use [`Self::logged`].
     pub(crate) fn log(&self) -> String {
+        self.wait_for_writers();
         self.log.read()
+    }
+
+    /// Waits until it has written what it has queued for its log and its audit file; not for one that
+    /// has ended.
+    ///
+    /// A thread of its that has put something into a queue has woken the writer. So a writer that
+    /// sleeps has nothing to write, unless it waits for one that does not sleep: all are seen to sleep
+    /// twice.
+    pub(crate) fn wait_for_writers(&self) {
+        let mut seen_asleep = 0;
+        let all_sleep = || {
+            seen_asleep =
+                if WRITERS.iter().all(|name| self.sleeps(name)) { seen_asleep + 1 } else { 0 };
+            seen_asleep == 2
+        };
+        wait_until("its writers sleep", START, all_sleep);
+    }
+
+    /// Whether its thread of this name, if there is one, waits for something.
+    fn sleeps(&self, name: &str) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        // A thread that ends meanwhile is none of these.
+        let stats = tasks.into_iter().flatten().flatten();
+        let mut stats = stats.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        let stat = stats.find(|stat| stat.contains(&format!("({name})")));
+        // Stopped or frozen ones write no more either.
+        stat.is_none_or(|stat| {
+            !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['R', 'D']))
+        })
     }
 
     /// Waits until its log contains `text`, and returns the first line that does.

@@ -142,7 +142,8 @@ fn table() -> Vec<String> {
         fixed::FIRST_ROUND, fixed::TAKE_BACK, fixed::SAMPLE_OPEN, fixed::KERNEL_FILES,
         fixed::KEEPALIVE_INTERVAL_S, fixed::KEEPALIVE_COUNT, fixed::TURN_FAILED_PAUSE,
         fixed::SPARE_CONNECTIONS, fixed::LAST_ARRIVALS, fixed::FIRST_REQUEST,
-        fixed::LATE_READS, fixed::LOG_INTERVAL,
+        fixed::LATE_READS, fixed::LOG_INTERVAL, fixed::LOG_LINES, fixed::LOG_BYTES,
+        fixed::LAST_LINES, fixed::LAST_EVENTS,
         fixed::LOCK_PAUSE, fixed::SETTINGS_BYTES,
         fixed::TOKEN_BYTES, fixed::TOKEN_CHARS_MIN, fixed::CHECK_LOOK, fixed::CLIENT_CONNECT,
         fixed::CLIENT_MARGIN, fixed::CLIENT_HEADERS, fixed::CLIENT_ANSWER_BYTES,
@@ -218,7 +219,7 @@ fn table() -> Vec<String> {
             }
         ),
         rows!("journal", journal, JournalLimits { steps, file_bytes, files, lock }),
-        rows!("audit", audit, AuditConfig { name_chars, error_chars, user, users; log }),
+        rows!("audit", audit, AuditConfig { name_chars, error_chars, user, user_wait, users, queue, queue_bytes; log }),
         rows!(
             "metrics",
             metrics,

@@ -3,6 +3,7 @@
 mod agent;
 mod audit;
 mod bench_compare;
+mod blocked_log;
 mod boot_sector;
 mod callers;
 mod check;

@@ -15,6 +15,7 @@ use mistify_libvirt::guest::wire::{Disk, Guest, GuestMetricsRequest, GuestReques
 use mistify_libvirt::ops::{Error, Libvirt};
 use mistify_libvirt::pool::{self, Job, JobName, Lane, LaneSnapshot};
 
+use crate::blocked_log::start_log;
 use crate::skip::require;
 use crate::stack::{BlockDevice, Stack};
 use crate::support::{AtEnd, signal, wait_for, wait_until};
@@ -281,6 +282,7 @@ const SERVES_NOBODY: &str = "MISTIFY_TEST_SERVES_NOBODY";
 #[test]
 fn an_agent_that_serves_nobody_ends_with_status_75() {
     if env::var_os(SERVES_NOBODY).is_some() {
+        let _log = start_log();
         let agent = small_agent(Duration::from_millis(200));
         let _replaced = hang(&agent, &[Lane::Read]);
         wait_until("both are replaced", SOON, || lane(&agent, Lane::Read).stuck == 2);
@@ -290,6 +292,8 @@ fn an_agent_that_serves_nobody_ends_with_status_75() {
     }
     let mut command = Command::new(env::current_exe().expect("it runs"));
     command.args(["--exact", "stuck::an_agent_that_serves_nobody_ends_with_status_75"]);
-    let ended = command.env(SERVES_NOBODY, "1").status().expect("it starts");
-    assert_eq!(ended.code(), Some(75));
+    let ended = command.env(SERVES_NOBODY, "1").output().expect("it starts");
+    assert_eq!(ended.status.code(), Some(75));
+    let log = String::from_utf8_lossy(&ended.stderr);
+    assert!(log.contains("ending, to be started again"), "the last line is written: {log}");
 }

@@ -1,0 +1,433 @@
+//! A thread that writes lines for threads that must not wait.
+//!
+//! A pipe that nobody reads, a stopped terminal and a hanging file system block whoever writes to
+//! them. Here that is one thread behind a queue, which is bounded in lines and in bytes. When the
+//! queue is full, a line is dropped and counted, and the next line that has room says how many
+//! lines are missing before it.
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Queue;
+
+/// The writers of this process that still run, in the order of their starts.
+static WRITERS: Mutex<Vec<Weak<Account>>> = Mutex::new(Vec::new());
+
+/// Where a writer's lines go.
+pub(crate) trait Target<T>: Send + 'static {
+    /// Writes a line; `false` when the line is lost.
+    ///
+    /// # Blocking
+    /// As long as the place takes: only the writer's thread waits.
+    fn write(&mut self, line: T) -> bool;
+
+    /// Says that so many lines were dropped between the last line written and the next one.
+    ///
+    /// # Blocking
+    /// As [`Target::write`].
+    fn report_dropped(&mut self, lines: u64);
+}
+
+/// What a queue holds at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Lines.
+    pub(crate) lines: usize,
+    /// Bytes of all lines together, as their senders count them.
+    pub(crate) bytes: usize,
+}
+
+/// The queue of a writer. Dropped, the thread writes what is queued and ends.
+pub(crate) struct Writer<T> {
+    queue: Arc<Queue<Item<T>>>,
+    account: Arc<Account>,
+    bytes_max: usize,
+}
+
+/// What is queued.
+enum Item<T> {
+    Line {
+        line: T,
+        bytes: usize,
+        /// Lines that were dropped between the line before and this one.
+        dropped_before: u64,
+    },
+    /// Nothing to write: it wakes the thread, which reports what was dropped.
+    Nudge,
+}
+
+/// What the senders, the thread and those who wait for it have in common.
+struct Account {
+    name: &'static str,
+    /// Bytes of the lines that are not written yet.
+    bytes: AtomicUsize,
+    /// Lines that were queued.
+    queued: AtomicU64,
+    /// Lines that were dropped or could not be written.
+    lost: AtomicU64,
+    /// Lines that were dropped and that no report has counted yet.
+    unreported: AtomicU64,
+    progress: Mutex<Progress>,
+    /// The thread has gone on.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// Queued lines that the thread has dealt with.
+    done: u64,
+    is_reporting: bool,
+}
+
+// By its name alone.
+impl<T> fmt::Debug for Writer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("name", &self.account.name).finish_non_exhaustive()
+    }
+}
+
+impl<T> Drop for Writer<T> {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl<T: Send + 'static> Writer<T> {
+    /// Starts the thread, which has the name of the writer.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(
+        name: &'static str,
+        bounds: Bounds,
+        target: impl Target<T>,
+    ) -> io::Result<Self> {
+        let account = Arc::new(Account {
+            name,
+            bytes: AtomicUsize::new(0),
+            queued: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            unreported: AtomicU64::new(0),
+            progress: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let queue = Arc::new(Queue::new(bounds.lines));
+        let run = {
+            let (queue, account) = (Arc::clone(&queue), Arc::clone(&account));
+            move || run(&queue, &account, target)
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        let mut writers = WRITERS.lock();
+        writers.retain(|writer| writer.strong_count() > 0);
+        writers.push(Arc::downgrade(&account));
+        drop(writers);
+        Ok(Self { queue, account, bytes_max: bounds.bytes })
+    }
+
+    /// Queues a line of so many bytes. A line without room is dropped and counted.
+    pub(crate) fn put(&self, line: T, bytes: usize) {
+        if self.offer(line, bytes) {
+            return;
+        }
+        let account = &self.account;
+        account.lost.fetch_add(1, Ordering::Relaxed);
+        if account.unreported.fetch_add(1, Ordering::SeqCst) == 0 {
+            // One queue that is full of lines wakes the thread by itself.
+            let _ = self.queue.put(Item::Nudge);
+        }
+    }
+
+    /// Queues a line of so many bytes, and counts nothing when there is no room; whether there was.
+    pub(crate) fn offer(&self, line: T, bytes: usize) -> bool {
+        let account = &self.account;
+        let add = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.bytes_max);
+        // Relaxed: the number says nothing about other memory.
+        if account.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
+            return false;
+        }
+        let dropped_before = account.unreported.swap(0, Ordering::SeqCst);
+        match self.queue.put(Item::Line { line, bytes, dropped_before }) {
+            Ok(wake) => {
+                account.queued.fetch_add(1, Ordering::SeqCst);
+                drop(wake);
+                true
+            }
+            Err(_) => {
+                account.unreported.fetch_add(dropped_before, Ordering::SeqCst);
+                account.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    /// Waits until the thread has written what is queued now; whether it has.
+    ///
+    /// # Blocking
+    /// Up to `patience`.
+    pub(crate) fn flush(&self, patience: Duration) -> bool {
+        self.account.flush(patience)
+    }
+
+    /// Lines that were dropped or could not be written since the start.
+    #[cfg(test)]
+    pub(crate) fn lost(&self) -> u64 {
+        self.account.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Account {
+    fn flush(&self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        let queued = self.queued.load(Ordering::SeqCst);
+        let mut progress = self.progress.lock();
+        loop {
+            let is_reported = !progress.is_reporting && self.unreported.load(Ordering::SeqCst) == 0;
+            if progress.done >= queued && is_reported {
+                return true;
+            }
+            if self.changed.wait_until(&mut progress, until).timed_out() {
+                return false;
+            }
+        }
+    }
+}
+
+/// Waits until every writer of this process has written what it has queued, for a process that is
+/// about to end: the last to start first, as its thread may log.
+///
+/// # Blocking
+/// Up to `patience` for each writer.
+pub(crate) fn flush_writers(patience: Duration) {
+    for account in accounts().into_iter().rev() {
+        account.flush(patience);
+    }
+}
+
+/// Lines that writers of this name have lost: dropped, or not written.
+pub(crate) fn lines_lost(name: &str) -> u64 {
+    let named = accounts().into_iter().filter(|account| account.name == name);
+    named.map(|account| account.lost.load(Ordering::Relaxed)).sum()
+}
+
+fn accounts() -> Vec<Arc<Account>> {
+    WRITERS.lock().iter().filter_map(Weak::upgrade).collect()
+}
+
+fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl Target<T>) {
+    loop {
+        // In two statements, as `next` may sleep.
+        let queued = queue.drain().next();
+        let item = queued.or_else(|| {
+            report_rest(account, &mut target);
+            queue.next()
+        });
+        let (line, bytes, dropped_before) = match item {
+            Some(Item::Line { line, bytes, dropped_before }) => (line, bytes, dropped_before),
+            Some(Item::Nudge) => continue,
+            None => return,
+        };
+        // One line that makes its target panic costs that line; the panic itself is logged.
+        let written = panic::catch_unwind(AssertUnwindSafe(|| {
+            if dropped_before > 0 {
+                target.report_dropped(dropped_before);
+            }
+            target.write(line)
+        }));
+        let is_written = written.unwrap_or_else(|payload| {
+            // Dropping a payload of an unknown type could panic again.
+            mem::forget(payload);
+            false
+        });
+        if !is_written {
+            account.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        account.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        account.progress.lock().done += 1;
+        account.changed.notify_all();
+    }
+}
+
+/// Reports what was dropped since the last line, when no other line is queued.
+fn report_rest<T>(account: &Account, target: &mut impl Target<T>) {
+    let mut progress = account.progress.lock();
+    let dropped = account.unreported.swap(0, Ordering::SeqCst);
+    if dropped == 0 {
+        return;
+    }
+    progress.is_reporting = true;
+    drop(progress);
+    let reported = panic::catch_unwind(AssertUnwindSafe(|| target.report_dropped(dropped)));
+    reported.unwrap_or_else(mem::forget);
+    account.progress.lock().is_reporting = false;
+    account.changed.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const MANY: Bounds = Bounds { lines: 64, bytes: 1 << 20 };
+
+    /// A place that takes a line when the test lets it.
+    struct Gated {
+        /// The thread is about to write this line.
+        begun: Sender<String>,
+        /// Let go, it writes it.
+        go: Receiver<()>,
+        written: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Target<String> for Gated {
+        fn write(&mut self, line: String) -> bool {
+            let _ = self.begun.send(line.clone());
+            let _ = self.go.recv();
+            assert_ne!(line, "panic");
+            let is_lost = line == "lost";
+            self.written.lock().push(line);
+            !is_lost
+        }
+
+        fn report_dropped(&mut self, lines: u64) {
+            self.written.lock().push(format!("{lines} dropped"));
+        }
+    }
+
+    struct Bed {
+        writer: Writer<String>,
+        begun: Receiver<String>,
+        /// Dropped, it lets all lines go.
+        go: Sender<()>,
+        written: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Bed {
+        fn new(bounds: Bounds) -> Self {
+            let ((begin, begun), (go, gone)) = (unbounded(), bounded(0));
+            let written = Arc::new(Mutex::default());
+            let target = Gated { begun: begin, go: gone, written: Arc::clone(&written) };
+            let writer = Writer::start("test-writer", bounds, target).unwrap();
+            Self { writer, begun, go, written }
+        }
+
+        fn put(&self, line: &str) {
+            self.writer.put(line.to_owned(), line.len());
+        }
+
+        /// Puts a line, and waits until the thread hangs in writing it.
+        fn hang(&self) {
+            self.put("hangs");
+            assert_eq!(self.begun.recv_timeout(PATIENCE).unwrap(), "hangs");
+        }
+
+        /// Lets the thread go on; what it has written in the end.
+        fn release(self) -> Vec<String> {
+            drop(self.go);
+            assert!(self.writer.flush(PATIENCE), "it writes all that is queued");
+            let written = self.written.lock();
+            written.clone()
+        }
+    }
+
+    #[test]
+    fn a_full_queue_drops_lines_and_reports_how_many() {
+        let bed = Bed::new(Bounds { lines: 2, ..MANY });
+        bed.hang();
+        ["a", "b", "c", "d"].map(|line| bed.put(line));
+        assert_eq!(bed.writer.lost(), 2);
+        bed.go.send_timeout((), PATIENCE).unwrap();
+        assert_eq!(bed.begun.recv_timeout(PATIENCE).unwrap(), "a");
+        bed.put("e");
+        assert_eq!(bed.writer.lost(), 2, "there is room again");
+        assert_eq!(bed.release(), ["hangs", "a", "b", "2 dropped", "e"]);
+    }
+
+    #[test]
+    fn a_queue_full_of_bytes_drops_what_does_not_fit() {
+        let bed = Bed::new(Bounds { bytes: 10, ..MANY });
+        bed.hang();
+        ["12345", "1", "", "2"].map(|line| bed.put(line));
+        assert_eq!(bed.writer.lost(), 2, "10 bytes are queued or being written");
+        assert_eq!(bed.release(), ["hangs", "12345", "1 dropped", "", "1 dropped"]);
+    }
+
+    #[test]
+    fn bytes_are_free_again_once_written() {
+        let bed = Bed::new(Bounds { bytes: 10, ..MANY });
+        for _ in 0..5 {
+            bed.hang();
+            bed.go.send_timeout((), PATIENCE).unwrap();
+            assert!(bed.writer.flush(PATIENCE));
+        }
+        assert_eq!(bed.writer.lost(), 0);
+    }
+
+    #[test]
+    fn drops_are_reported_without_another_line() {
+        let bed = Bed::new(Bounds { bytes: 10, ..MANY });
+        bed.put("longer than the whole queue");
+        assert!(bed.writer.flush(PATIENCE));
+        assert_eq!(*bed.written.lock(), ["1 dropped"]);
+        bed.hang();
+        bed.put("123456");
+        assert_eq!(bed.release(), ["1 dropped", "hangs", "1 dropped"]);
+    }
+
+    #[test]
+    fn a_flush_of_a_hanging_writer_has_a_bound() {
+        let bed = Bed::new(MANY);
+        assert!(bed.writer.flush(Duration::ZERO), "nothing is queued");
+        bed.hang();
+        assert!(!bed.writer.flush(Duration::from_millis(1)));
+        bed.put("more");
+        assert_eq!(bed.release(), ["hangs", "more"]);
+    }
+
+    #[test]
+    fn a_line_that_is_lost_or_panics_costs_itself_alone() {
+        let bed = Bed::new(MANY);
+        ["lost", "panic", "next"].map(|line| bed.put(line));
+        let (account, written) = (Arc::clone(&bed.writer.account), Arc::clone(&bed.written));
+        bed.release();
+        assert_eq!(*written.lock(), ["lost", "next"]);
+        assert_eq!(account.lost.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_dropped_writer_writes_what_is_queued() {
+        let Bed { writer, begun, go, written } = Bed::new(MANY);
+        ["a", "b"].map(|line| writer.put(line.to_owned(), 1));
+        drop((writer, go));
+        // The thread has gone when nobody sends any more.
+        while begun.recv_timeout(PATIENCE).is_ok() {}
+        assert_eq!(*written.lock(), ["a", "b"]);
+    }
+
+    #[test]
+    fn lines_of_many_threads_keep_each_threads_order() {
+        let bed = Bed::new(Bounds { lines: 4096, ..MANY });
+        thread::scope(|scope| {
+            for name in ["a", "b", "c"] {
+                let writer = &bed.writer;
+                scope.spawn(move || (0..1000).for_each(|n| writer.put(format!("{name} {n}"), 1)));
+            }
+        });
+        let written = bed.release();
+        assert_eq!(written.len(), 3000);
+        for name in ["a", "b", "c"] {
+            let own: Vec<_> = written.iter().filter_map(|line| line.strip_prefix(name)).collect();
+            let in_order: Vec<_> = (0..1000).map(|n| format!(" {n}")).collect();
+            assert_eq!(own, in_order);
+        }
+    }
+}
