@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use log::{info, warn};
 
-use crate::config::HttpLimits;
-use crate::config::fixed::FIRST_ROUND;
+use crate::config::fixed::{FIRST_ROUND, LAST_LINES};
+use crate::config::{AuditConfig, HttpLimits};
 use crate::http::heartbeat::Heartbeat;
 use crate::http::{BindError, Front, Tallies, routes, scrape};
 use crate::ops::{Libvirt, Reconciler};
@@ -90,7 +90,8 @@ impl Libvirt {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let front = Front::bind(&[address], HttpLimits::default()).map_err(ServeError::Bind)?;
         let fronts = Fronts { main: front, images: None, metrics: None };
-        self.serve(fronts, Audit::default(), signals, None)
+        let audit = Audit::open(&AuditConfig::default()).map_err(ServeError::Start)?;
+        self.serve(fronts, audit, signals, None)
     }
 
     /// Answers what comes to the fronts until a signal; everything in flight is finished before it
@@ -159,6 +160,9 @@ impl Libvirt {
         reconciler.stop();
         if ended.contains(&false) {
             warn!("stopped before all work was finished");
+        }
+        if !audit.flush(LAST_LINES) {
+            warn!("audit records were not written in time; those that are queued are lost");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The audit: one line for each call that changes something, or would have: whose it was, what it
+//! The audit: one record for each call that changes something, or would have: whose it was, what it
 //! was about, and how it went. It goes to the log at info, and as JSON to a file if there is one.
 //!
 //! ```text
@@ -6,28 +6,38 @@
 //!  "uid":0,"user":"root","pid":4711,"outcome":"ok","ms":612.408}
 //! ```
 //!
-//! A line is written when the call has its answer: `ok`; `error`; `late`, where the caller was told
+//! A record is queued when the call has its answer: `ok`; `error`; `late`, where the caller was told
 //! that the deadline came while the call still ran; `refused`, where the request could not be
 //! understood, and nothing was begun; `panic`. What is not known is left out.
+//!
+//! The thread `audit-writer` names the user and writes the record to the log and to the file, in the
+//! order of the queue. So a file system or a user database that hangs costs no call: records without
+//! room in the queue are dropped, counted and logged.
 
+mod names;
 mod sink;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::kv::Value;
-use log::{Level, log_enabled};
-use parking_lot::Mutex;
+use log::{Level, error, log_enabled};
 use serde::Serialize;
 
 use crate::config::AuditConfig;
 use crate::os::peer::Caller;
 use crate::os::{clock, users};
 use crate::rpc::subject::{Subject, cut};
+use crate::threads::{AUDIT_WRITER, Bounds, Target, Writer};
+use names::Names;
 use sink::Sink;
+
+/// What a record takes besides its texts, in bytes.
+const RECORD_BYTES: usize = 128;
 
 /// Whose call it is, and what writes that down.
 #[derive(Clone, Copy, Debug)]
@@ -38,78 +48,126 @@ pub struct Behalf<'a> {
     pub audit: &'a Audit,
 }
 
-/// What writes changing calls down. By default into the log alone.
+/// What writes changing calls down. The default one writes nothing.
 #[derive(Debug, Default)]
 pub struct Audit {
     limits: AuditConfig,
-    sink: Option<Sink>,
-    /// Names of users, with the time when they were asked for.
-    names: Mutex<HashMap<u32, (Instant, Option<String>)>>,
+    has_file: bool,
+    writer: Option<Writer<Entry>>,
+    /// Whether the file is to be opened anew although that found no room in the queue.
+    reopen: Arc<AtomicBool>,
 }
 
 impl Audit {
-    /// An audit as it is configured. A file that is not there is made for the agent's user alone.
+    /// Starts an audit into the log, and into a file where one is configured. A file that does not
+    /// exist is created for the agent's user alone.
     ///
     /// # Errors
-    /// When the file cannot be opened for writing, or is no regular file: one that makes its writer
-    /// wait would make calls wait.
+    /// When the file cannot be opened for writing, or is no regular file: a pipe without a reader would
+    /// keep the records of all calls. When the system gives no thread.
     pub fn open(config: &AuditConfig) -> io::Result<Self> {
-        let sink = config.log.as_deref().map(Sink::open).transpose()?;
-        Ok(Self { limits: config.clone(), sink, names: Mutex::default() })
+        Self::start(config, config.log.as_deref().map(Sink::open).transpose()?, users::user_name)
     }
 
-    /// Opens the file anew, which somebody may have renamed. The old one stays in use where that
-    /// fails, which is logged.
+    /// The same with an open file, and with a user database of the caller's.
+    fn start(
+        config: &AuditConfig,
+        sink: Option<Sink>,
+        name_of: impl Fn(u32) -> io::Result<Option<String>> + Send + 'static,
+    ) -> io::Result<Self> {
+        let no_thread = |error| io::Error::other(format!("cannot start a thread: {error}"));
+        let (has_file, reopen) = (sink.is_some(), Arc::new(AtomicBool::new(false)));
+        let names = Names::start(config, name_of).map_err(no_thread)?;
+        let records = Records { names, sink, reopen: Arc::clone(&reopen) };
+        let bounds = Bounds { lines: config.queue, bytes: config.queue_bytes };
+        let writer = Writer::start(AUDIT_WRITER, bounds, records).map_err(no_thread)?;
+        Ok(Self { limits: config.clone(), has_file, writer: Some(writer), reopen })
+    }
+
+    /// Has the file opened anew, which somebody may have renamed, after the records that are queued.
+    /// The old one stays in use when that fails, which is logged. Does not block.
     pub fn reopen(&self) {
-        if let Some(sink) = &self.sink {
-            sink.reopen();
+        let Some(writer) = &self.writer else { return };
+        if !writer.offer(Entry::Reopen, 0) {
+            // The writer looks at this after each of the records that fill the queue.
+            self.reopen.store(true, Ordering::SeqCst);
         }
     }
 
-    /// Writes a call down.
+    /// Waits until the records that are queued now are written; whether they are.
+    ///
+    /// # Blocking
+    /// Up to `patience`.
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.writer.as_ref().is_none_or(|writer| writer.flush(patience))
+    }
+
+    /// Queues the record of a call.
     fn write(&self, call: &Call<'_>, outcome: &Outcome<'_>) {
-        if self.sink.is_none() && !log_enabled!(Level::Info) {
+        let Some(writer) = &self.writer else { return };
+        if !self.has_file && !log_enabled!(Level::Info) {
             return;
         }
         let (caller, error) = (call.by.caller, outcome.error());
-        let peer = caller.peer;
-        let address = caller.origin.address();
-        let record = Record {
+        let (peer, address) = (caller.peer, caller.origin.address());
+        let record = Box::new(Record {
             time: clock::rfc3339_utc(SystemTime::now()),
-            method: &call.method,
+            method: call.method.clone(),
             subject: call.subject.as_ref().map(|it| it.cut(self.limits.name_chars)),
             address: address.map_or_else(|| "unix".to_owned(), |address| address.to_string()),
             uid: peer.map(|peer| peer.uid),
-            user: peer.and_then(|peer| self.user_name(peer.uid)),
+            user: None,
             pid: peer.and_then(|peer| peer.pid),
             outcome: outcome.name(),
-            error: error.as_deref().map(|error| first_line(error, self.limits.error_chars)),
+            error: error.map(|error| first_line(&error, self.limits.error_chars).into_owned()),
             ms: milliseconds(call.began.elapsed()),
+        });
+        let bytes = record.bytes();
+        writer.put(Entry::Call(record), bytes);
+    }
+}
+
+/// What the writer's thread is given.
+enum Entry {
+    Call(Box<Record>),
+    Reopen,
+}
+
+/// What the writer's thread has.
+struct Records {
+    names: Names,
+    sink: Option<Sink>,
+    reopen: Arc<AtomicBool>,
+}
+
+impl Target<Entry> for Records {
+    fn write(&mut self, entry: Entry) -> bool {
+        let is_written = match entry {
+            Entry::Call(record) => self.write_record(*record),
+            Entry::Reopen => {
+                self.reopen.store(true, Ordering::SeqCst);
+                true
+            }
         };
-        record.log();
-        let Some(sink) = &self.sink else { return };
-        let mut line = serde_json::to_vec(&record).expect("a record has text keys alone");
-        line.push(b'\n');
-        sink.write(&line);
+        if let (true, Some(sink)) = (self.reopen.swap(false, Ordering::SeqCst), &mut self.sink) {
+            sink.reopen();
+        }
+        is_written
     }
 
-    /// The name of a user, from memory for a while; none where nobody knows it.
-    ///
-    /// # Blocking
-    /// As long as the database of users takes.
-    fn user_name(&self, uid: u32) -> Option<String> {
-        let is_fresh = |at: &Instant| at.elapsed() < self.limits.user;
-        if let Some((_, name)) = self.names.lock().get(&uid).filter(|(at, _)| is_fresh(at)) {
-            return name.clone();
-        }
-        // Not known for a while either where the database fails: the number stands beside it.
-        let name = users::user_name(uid).unwrap_or_default();
-        let mut names = self.names.lock();
-        if names.len() >= self.limits.users {
-            names.clear();
-        }
-        names.insert(uid, (Instant::now(), name.clone()));
-        name
+    fn report_dropped(&mut self, lines: u64) {
+        error!(dropped_lines = lines; "audit queue was full");
+    }
+}
+
+impl Records {
+    fn write_record(&mut self, mut record: Record) -> bool {
+        record.user = record.uid.and_then(|uid| self.names.name(uid));
+        record.log();
+        let Some(sink) = &mut self.sink else { return true };
+        let mut line = serde_json::to_vec(&record).expect("a record has text keys alone");
+        line.push(b'\n');
+        sink.write(&line)
     }
 }
 
@@ -134,7 +192,7 @@ impl<'a> Call<'a> {
         Self { by, method, subject, began, has_ended: false }
     }
 
-    /// Writes the call down; what it was about.
+    /// Queues the call's record; what the call was about.
     pub(super) fn end(mut self, outcome: &Outcome<'_>) -> Subject {
         self.has_ended = true;
         self.by.audit.write(&self, outcome);
@@ -181,25 +239,33 @@ impl Outcome<'_> {
 
 /// A line of the file.
 #[derive(Serialize)]
-struct Record<'a> {
+struct Record {
     time: String,
-    method: &'a str,
+    method: String,
     #[serde(flatten)]
     subject: Option<Subject>,
     address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
+    /// Known to the writer's thread.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Cow<'a, str>>,
+    error: Option<String>,
     ms: f64,
 }
 
-impl Record<'_> {
+impl Record {
+    /// What it takes of the queue's bytes.
+    fn bytes(&self) -> usize {
+        let subject = self.subject.as_ref().map_or(0, Subject::bytes);
+        let error = self.error.as_ref().map_or(0, String::len);
+        RECORD_BYTES + self.method.len() + self.address.len() + subject + error
+    }
+
     /// Writes it into the log, as the original did with a call's method and guest (contract section
     /// 1), and with the rest of what is known.
     fn log(&self) {
@@ -211,7 +277,7 @@ impl Record<'_> {
         fields.extend(self.pid.map(|pid| ("pid", Value::from(pid))));
         fields.extend([("ms", Value::from(self.ms)), ("outcome", Value::from(self.outcome))]);
         fields.extend(self.error.as_deref().map(|error| ("error", Value::from(error))));
-        log_call(self.method, &fields);
+        log_call(&self.method, &fields);
     }
 }
 

@@ -46,6 +46,12 @@ impl Subject {
         all.into_iter().filter_map(|(name, value)| Some((name, Value::from(value.as_deref()?))))
     }
 
+    /// Bytes of its names.
+    pub(super) fn bytes(&self) -> usize {
+        let Self { guest, image, dataset, dest, job } = self;
+        [guest, image, dataset, dest, job].into_iter().flatten().map(String::len).sum()
+    }
+
     /// The same with at most so many characters of each name.
     pub(super) fn cut(&self, chars: usize) -> Self {
         let cut = |text: &Option<String>| text.as_ref().map(|text| cut(text, chars).into_owned());

@@ -80,12 +80,13 @@ impl Bed {
     }
 
     fn lines(&self) -> Vec<Value> {
-        lines(&self.log())
+        lines(&self.agent, &self.log())
     }
 }
 
-/// A file's lines, each JSON.
-fn lines(path: &Path) -> Vec<Value> {
+/// The lines of an agent's audit file, each JSON, once the agent has written those of answered calls.
+fn lines(agent: &Agent, path: &Path) -> Vec<Value> {
+    agent.wait_for_writers();
     let text = fs::read_to_string(path).expect("the file is there");
     text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
 }
@@ -192,7 +193,7 @@ fn a_signal_opens_the_file_anew_and_without_one_ends_the_agent() {
     for round in 0..3 {
         fs::rename(bed.log(), &old).expect("the folder is ours");
         bed.agent.error("Run", &json!({ "id": "between" }));
-        assert_eq!(lines(&old).len(), 2, "in the file that it has open");
+        assert_eq!(lines(&bed.agent, &old).len(), 2, "in the file that it has open");
         bed.agent.signal("HUP");
         wait_until("it opens the file anew", SOON, || bed.log().exists());
         let opened = || bed.agent.log().matches("opened anew").count() == round + 1;
@@ -221,7 +222,7 @@ fn a_file_that_cannot_be_opened_anew_is_said_and_the_old_one_stays_in_use() {
     let said = || bed.agent.log().contains(" ERROR ") && bed.agent.log().contains(" anew: ");
     wait_until("it says so", SOON, said);
     bed.agent.error("Run", &json!({ "id": "still" }));
-    assert_eq!(lines(&old).len(), 1);
+    assert_eq!(lines(&bed.agent, &old).len(), 1);
 }
 
 #[test]
@@ -282,6 +283,11 @@ fn a_full_disk_costs_lines_and_no_calls() {
     assert!((1..=1 + usize::try_from(whiles).expect("few")).contains(&lines), "{}", agent.log());
     fs::remove_file(&filler).expect("it is ours");
     agent.ok("Poweroff", &json!({ "id": "test" }));
+    agent.wait_for_writers();
+    let metrics = agent.request("GET", "/metrics", &[], b"").text();
+    let lost =
+        metrics.lines().find_map(|line| line.strip_prefix("mistify_audit_lines_dropped_total "));
+    assert!(lost.and_then(|lost| lost.parse::<u32>().ok()) >= Some(20), "{lost:?}");
     let text = fs::read_to_string(&inside).expect("it is there");
     let broken = text.lines().filter(|line| serde_json::from_str::<Value>(line).is_err()).count();
     assert!(broken <= 1, "at most the line that it became full in: {broken}");
@@ -307,7 +313,7 @@ fn a_change_that_outlives_its_deadline_is_audited_as_late() {
     let answer = agent.call_with("Shutdown", &params);
     assert!(answer["error"].as_str().is_some_and(|it| it.starts_with("deadline: ")), "{answer}");
     signal(pid, "CONT");
-    let lines = lines(&log);
+    let lines = lines(&agent, &log);
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!((&line["outcome"], &line["error"]), (&json!("late"), &answer["error"]));
     assert!(line["ms"].as_f64().is_some_and(|ms| ms >= 5000.0), "{line}");

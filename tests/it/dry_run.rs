@@ -62,6 +62,7 @@ impl Host {
     /// Journal, audit and store, each file with its time: an entry that came and went shows in its
     /// folder's.
     fn state(&self) -> Vec<String> {
+        self.agent().wait_for_writers();
         let mut found = Vec::new();
         stamps(&self.folder.path().join("state"), &mut found);
         stamps(&self.folder.path().join("audit"), &mut found);
@@ -472,11 +473,13 @@ fn a_dry_run_is_no_change_in_the_audit_and_marked_in_the_log() {
     let host = Host::new(None);
     let asked = guest("p-audit", &json!([]));
     host.plan("CreateGuest", &asked);
+    host.agent().wait_for_writers();
     assert_eq!(fs::read_to_string(host.folder.path().join("audit")).expect("it is there"), "");
     let log = host.agent().log();
     let line = log.lines().find(|line| line.contains("Libvirt.CreateGuest")).expect("a line");
     assert!(line.contains("guest=\"p-audit\"") && line.contains("dry_run=true"), "{line}");
     host.agent().ok("CreateGuest", &asked);
+    host.agent().wait_for_writers();
     let audit = fs::read_to_string(host.folder.path().join("audit")).expect("it is there");
     assert_eq!(audit.lines().count(), 1, "{audit}");
 }

@@ -14,7 +14,7 @@ use mistify_libvirt::pool::{Job, JobName, Lane};
 
 use crate::agent::Reply;
 use crate::in_process::InProcess;
-use crate::support::{Scratch, wait_until};
+use crate::support::{Scratch, wait_for, wait_until};
 
 /// Longer than a loaded machine needs for what takes milliseconds.
 const SOON: Duration = Duration::from_secs(60);
@@ -91,9 +91,14 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
 
     let (_, refused) = exchange(address, &call("Shutdown", "lanes"));
     assert!(refused.text().contains(r#""error":"busy: "#), "{refused:?}");
-    let written = fs::read_to_string(scratch.path().join("audit")).expect("it is there");
-    let written = written.lines().last().expect("a line for each change");
-    assert!(written.contains(r#""method":"Libvirt.Shutdown","guest":"lanes""#), "{written}");
+    // Its record is written by a thread of its own.
+    let written = wait_for("the record of the refused call", SOON, || {
+        let written = fs::read_to_string(scratch.path().join("audit")).expect("it is there");
+        let of_shutdown = r#""method":"Libvirt.Shutdown","guest":"lanes""#;
+        let is_whole = written.ends_with('\n');
+        let line = written.lines().find(|line| line.contains(of_shutdown))?;
+        is_whole.then(|| line.to_owned())
+    });
     assert!(written.contains(r#""outcome":"error","error":"busy: "#), "{written}");
     let health = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned();
     for (request, answer) in [

@@ -4,12 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use log::{error, info};
-use parking_lot::Mutex;
 
 use crate::config::fixed::LOG_INTERVAL;
 use crate::os::files;
@@ -17,87 +14,90 @@ use crate::os::files;
 /// Nobody else reads what guests and users there are.
 const FILE_MODE: u32 = 0o600;
 
-/// The file.
+/// The file. One thread has it, and is the only one that waits for its file system.
 ///
-/// What cannot be written is logged and costs the line, not the call: it has been carried out by
-/// then, and an answer that says otherwise would be wrong. Nor are calls refused before they run as
-/// long as the file cannot be written: on a host whose disk is full the calls that make room are
-/// changing ones. A line outlives the agent's end, but is not forced to the disk.
-#[derive(Debug)]
+/// A line that cannot be written is logged and lost: its call has been carried out by then, and an
+/// answer that says otherwise would be wrong. Nor are calls refused before they run as long as the
+/// file cannot be written: on a host whose disk is full the calls that make room are changing ones.
+/// A line that is written outlives the agent's end, but is not forced to the disk.
 pub(super) struct Sink {
     path: PathBuf,
-    /// Held to take or replace it, never over a write.
-    file: Mutex<Arc<File>>,
+    file: Box<dyn Write + Send>,
     /// Whether the last line is there in part.
-    is_torn: AtomicBool,
+    is_torn: bool,
     /// When a failure was last logged, and how many came since.
-    failed: Mutex<Option<(Instant, u64)>>,
+    failed: Option<(Instant, u64)>,
 }
 
 impl Sink {
     /// # Errors
     /// As [`Audit::open`](super::Audit::open).
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            file: Mutex::new(Arc::new(open(path)?)),
-            is_torn: AtomicBool::new(false),
-            failed: Mutex::default(),
-        })
+        Ok(Self::new(path.to_owned(), Box::new(open(path)?)))
+    }
+
+    /// A sink into this file, which has that path.
+    pub(super) fn new(path: PathBuf, file: Box<dyn Write + Send>) -> Self {
+        Self { path, file, is_torn: false, failed: None }
     }
 
     /// As [`Audit::reopen`](super::Audit::reopen).
-    pub(super) fn reopen(&self) {
+    ///
+    /// # Blocking
+    /// As long as the file system takes.
+    pub(super) fn reopen(&mut self) {
         let path = self.path.display();
         match open(&self.path) {
             Ok(file) => {
-                *self.file.lock() = Arc::new(file);
-                self.is_torn.store(false, Ordering::Relaxed);
+                self.file = Box::new(file);
+                self.is_torn = false;
                 info!("audit log {path}: opened anew");
             }
             Err(why) => error!("open audit log {path} anew: {why}"),
         }
     }
 
-    /// Appends a line by one write, so that lines of several threads do not mix.
-    pub(super) fn write(&self, line: &[u8]) {
-        let file = Arc::clone(&self.file.lock());
+    /// Appends a line by one write, so that lines of several processes do not mix; whether all of it
+    /// was written.
+    ///
+    /// # Blocking
+    /// As long as the file system takes.
+    pub(super) fn write(&mut self, line: &[u8]) -> bool {
         let repaired;
         let mut bytes = line;
-        if self.is_torn.swap(false, Ordering::Relaxed) {
+        if self.is_torn {
             repaired = [b"\n", line].concat();
             bytes = &repaired;
         }
         let written = loop {
-            match (&*file).write(bytes) {
+            match self.file.write(bytes) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 outcome => break outcome,
             }
         };
         match written {
-            Ok(count) if count == bytes.len() => {}
+            Ok(count) if count == bytes.len() => {
+                self.is_torn = false;
+                return true;
+            }
             Ok(count) => {
-                self.is_torn.store(true, Ordering::Relaxed);
+                self.is_torn = true;
                 self.log_failure(&format!("{count} of {} bytes written", bytes.len()));
             }
-            Err(error) => {
-                // What was torn before still is.
-                self.is_torn.fetch_or(bytes.len() > line.len(), Ordering::Relaxed);
-                self.log_failure(&error.to_string());
-            }
+            // What was torn before still is.
+            Err(error) => self.log_failure(&error.to_string()),
         }
+        false
     }
 
-    fn log_failure(&self, why: &str) {
-        let mut failed = self.failed.lock();
-        let since = match &mut *failed {
+    fn log_failure(&mut self, why: &str) {
+        let since = match &mut self.failed {
             Some((at, count)) if at.elapsed() < LOG_INTERVAL => {
                 *count += 1;
                 return;
             }
             before => before.replace((Instant::now(), 0)).map_or(0, |(_, count)| count),
         };
-        drop(failed);
         let path = self.path.display();
         error!("write audit log {path}: {why}; {since} more lines lost since the last such line");
     }
@@ -122,27 +122,23 @@ mod tests {
     fn a_torn_line_is_ended_before_the_next() {
         let path = env::temp_dir().join(format!("mistify-torn-{}", process::id()));
         fs::write(&path, "{\"ti").unwrap();
-        let sink = Sink::open(&path).unwrap();
-        sink.is_torn.store(true, Ordering::Relaxed);
-        sink.write(b"one\n");
-        sink.write(b"two\n");
+        let mut sink = Sink::open(&path).unwrap();
+        sink.is_torn = true;
+        assert!(sink.write(b"one\n") && sink.write(b"two\n"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"ti\none\ntwo\n");
         fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn lines_that_cannot_be_written_are_counted_and_what_is_torn_stays_so() {
-        let sink = Sink {
-            path: "/dev/null".into(),
-            // For reading alone.
-            file: Mutex::new(Arc::new(File::open("/dev/null").unwrap())),
-            is_torn: AtomicBool::new(true),
-            failed: Mutex::default(),
-        };
+        // For reading alone.
+        let file = File::open("/dev/null").unwrap();
+        let mut sink = Sink::new("/dev/null".into(), Box::new(file));
+        sink.is_torn = true;
         for _ in 0..3 {
-            sink.write(b"lost\n");
+            assert!(!sink.write(b"lost\n"));
         }
-        assert!(sink.is_torn.load(Ordering::Relaxed));
-        assert_eq!(sink.failed.lock().map(|(_, count)| count), Some(2), "the first was logged");
+        assert!(sink.is_torn);
+        assert_eq!(sink.failed.map(|(_, count)| count), Some(2), "the first was logged");
     }
 }

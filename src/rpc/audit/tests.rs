@@ -2,12 +2,16 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
+use std::thread;
 
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::os::peer::{Origin, Peer};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A file of one test, removed at its end.
 struct Log(PathBuf);
@@ -27,7 +31,9 @@ impl Log {
         fs::metadata(&self.0).unwrap().permissions().mode() & 0o7777
     }
 
-    fn lines(&self) -> Vec<Value> {
+    /// All lines, once the audit has written what it was given.
+    fn lines(&self, audit: &Audit) -> Vec<Value> {
+        assert!(audit.flush(PATIENCE), "it writes what is queued");
         let text = fs::read_to_string(&self.0).unwrap();
         assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -67,7 +73,7 @@ fn a_line_says_who_what_and_how_it_went() {
     call.end(&Outcome::Refused("params[0]: no"));
     begin(&audit, &root(), "web-1").end(&Outcome::Late(&"deadline: x"));
 
-    let mut lines = log.lines();
+    let mut lines = log.lines(&audit);
     for line in &mut lines {
         assert!(line["time"].take().as_str().is_some_and(|time| time.ends_with('Z')));
         assert!(line["ms"].take().as_f64().is_some_and(|ms| ms < 60_000.0));
@@ -95,7 +101,7 @@ fn what_a_caller_writes_stays_on_one_line_of_bounded_length() {
     let audit = log.open().unwrap();
     let hostile = format!("\n{{\"method\":\"x\"}}\n\"{}", "\u{1}".repeat(1 << 20));
     begin(&audit, &root(), &hostile).end(&Outcome::Error(&hostile.trim_start()));
-    let lines = log.lines();
+    let lines = log.lines(&audit);
     assert_eq!(lines.len(), 1);
     let guest = lines[0]["guest"].as_str().unwrap();
     assert_eq!(guest.chars().count(), audit.limits.name_chars + 1, "and a mark");
@@ -113,17 +119,19 @@ fn a_call_that_panics_is_written_down() {
         panic::resume_unwind(Box::new("as a verb would"));
     }));
     assert!(outcome.is_err());
-    assert_eq!(log.lines()[0]["outcome"], "panic");
+    assert_eq!(log.lines(&audit)[0]["outcome"], "panic");
 }
 
 #[test]
 fn a_new_file_is_for_its_owner_alone_and_another_keeps_its_mode_and_content() {
     let log = Log::new();
-    begin(&log.open().unwrap(), &root(), "a").end(&Outcome::Ok);
-    assert_eq!(log.mode(), 0o600);
+    let first = log.open().unwrap();
+    begin(&first, &root(), "a").end(&Outcome::Ok);
+    assert_eq!((log.mode(), log.lines(&first).len()), (0o600, 1));
     fs::set_permissions(&log.0, Permissions::from_mode(0o640)).unwrap();
-    begin(&log.open().unwrap(), &root(), "b").end(&Outcome::Ok);
-    assert_eq!((log.mode(), log.lines().len()), (0o640, 2));
+    let second = log.open().unwrap();
+    begin(&second, &root(), "b").end(&Outcome::Ok);
+    assert_eq!((log.mode(), log.lines(&second).len()), (0o640, 2));
 }
 
 #[test]
@@ -137,19 +145,142 @@ fn what_is_no_regular_file_is_refused() {
     }
 }
 
-#[test]
-fn names_of_users_are_asked_for_once_in_a_while_and_few_are_kept() {
-    let limits = AuditConfig { users: 4, ..AuditConfig::default() };
-    let audit = Audit { limits, ..Audit::default() };
-    assert_eq!(audit.user_name(0).as_deref(), Some("root"));
-    audit.names.lock().insert(0, (Instant::now(), Some("kept".to_owned())));
-    assert_eq!(audit.user_name(0).as_deref(), Some("kept"));
-    for uid in 3_999_999_000..3_999_999_010 {
-        assert_eq!(audit.user_name(uid), None);
-        assert!(audit.names.lock().len() <= 4);
+/// A file system that hangs until the test lets it go.
+struct Hanging {
+    begun: Sender<()>,
+    go: Receiver<()>,
+    written: Arc<parking_lot::Mutex<Vec<u8>>>,
+}
+
+impl io::Write for Hanging {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.begun.send(()).map_err(io::Error::other)?;
+        let _ = self.go.recv();
+        self.written.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
     }
-    let forgetful =
-        Audit { limits: AuditConfig { user: Duration::ZERO, ..audit.limits }, ..Audit::default() };
-    forgetful.names.lock().insert(0, (Instant::now(), Some("kept".to_owned())));
-    assert_eq!(forgetful.user_name(0).as_deref(), Some("root"));
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An audit into a file that hangs; what says that it does, what lets it go, and what it has.
+#[expect(clippy::type_complexity, reason = "parts of one bed, each used by name")]
+fn hanging(
+    limits: &AuditConfig,
+) -> (Audit, Receiver<()>, Sender<()>, Arc<parking_lot::Mutex<Vec<u8>>>) {
+    let ((begin, begun), (go, gone)) = (unbounded(), bounded(0));
+    let written = Arc::new(parking_lot::Mutex::default());
+    let file = Hanging { begun: begin, go: gone, written: Arc::clone(&written) };
+    let sink = Sink::new("/absent/audit".into(), Box::new(file));
+    let audit = Audit::start(limits, Some(sink), |_| Ok(Some("somebody".to_owned()))).unwrap();
+    (audit, begun, go, written)
+}
+
+fn guests(written: &[u8]) -> Vec<String> {
+    let lines = written.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let records = lines.map(|line| serde_json::from_slice::<Value>(line).unwrap());
+    records.map(|record| record["guest"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_hanging_file_costs_records_and_no_call() {
+    let limits = AuditConfig { queue: 2, ..AuditConfig::default() };
+    let (audit, begun, go, written) = hanging(&limits);
+    begin(&audit, &root(), "hangs").end(&Outcome::Ok);
+    begun.recv_timeout(PATIENCE).expect("the writer hangs");
+    // Each of these would wait for ever.
+    for guest in ["a", "b", "c", "d", "e"] {
+        begin(&audit, &root(), guest).end(&Outcome::Ok);
+    }
+    audit.reopen();
+    assert!(!audit.flush(Duration::ZERO));
+    let lost = || audit.writer.as_ref().unwrap().lost();
+    assert_eq!(lost(), 3);
+    drop(go);
+    assert!(audit.flush(PATIENCE));
+    begin(&audit, &root(), "after").end(&Outcome::Ok);
+    assert!(audit.flush(PATIENCE));
+    assert_eq!(guests(&written.lock()), ["hangs", "a", "b", "after"]);
+    assert_eq!(lost(), 3, "the others are written");
+}
+
+#[test]
+fn a_file_that_fails_counts_each_record_as_lost() {
+    let log = Log::new();
+    fs::write(&log.0, "").unwrap();
+    // For reading alone.
+    let file = fs::File::open(&log.0).unwrap();
+    let sink = Sink::new(log.0.clone(), Box::new(file));
+    let audit = Audit::start(&AuditConfig::default(), Some(sink), |_| Ok(None)).unwrap();
+    (0..3).for_each(|_| drop(begin(&audit, &root(), "a").end(&Outcome::Ok)));
+    assert!(audit.flush(PATIENCE));
+    assert_eq!(audit.writer.as_ref().unwrap().lost(), 3);
+}
+
+#[test]
+fn a_reopen_comes_after_the_records_before_it() {
+    let log = Log::new();
+    let audit = log.open().unwrap();
+    let old = Log::new();
+    for guest in ["a", "b"] {
+        begin(&audit, &root(), guest).end(&Outcome::Ok);
+    }
+    // Not before the first is written: the file would not be there to rename.
+    assert_eq!(log.lines(&audit).len(), 2);
+    fs::rename(&log.0, &old.0).unwrap();
+    begin(&audit, &root(), "c").end(&Outcome::Ok);
+    audit.reopen();
+    begin(&audit, &root(), "d").end(&Outcome::Ok);
+    let new: Vec<_> = log.lines(&audit).into_iter().map(|line| line["guest"].clone()).collect();
+    assert_eq!((old.lines(&audit).len(), new), (3, vec![json!("d")]));
+}
+
+#[test]
+fn a_reopen_is_not_lost_when_the_queue_is_full() {
+    let limits = AuditConfig { queue: 1, ..AuditConfig::default() };
+    let ((begin_write, begun), (go, gone)) = (unbounded(), bounded(0));
+    let file = Hanging { begun: begin_write, go: gone, written: Arc::default() };
+    let log = Log::new();
+    let sink = Sink::new(log.0.clone(), Box::new(file));
+    let audit = Audit::start(&limits, Some(sink), |_| Ok(None)).unwrap();
+    begin(&audit, &root(), "hangs").end(&Outcome::Ok);
+    begun.recv_timeout(PATIENCE).expect("the writer hangs");
+    begin(&audit, &root(), "fills").end(&Outcome::Ok);
+    audit.reopen();
+    drop(go);
+    assert!(audit.flush(PATIENCE));
+    begin(&audit, &root(), "after").end(&Outcome::Ok);
+    let guests: Vec<_> = log.lines(&audit).into_iter().map(|line| line["guest"].clone()).collect();
+    assert!(guests.ends_with(&[json!("after")]), "{guests:?}");
+}
+
+#[test]
+fn a_hanging_user_database_costs_names_and_no_call() {
+    let log = Log::new();
+    let (go, gone) = bounded::<()>(0);
+    let name_of = move |_| {
+        let _ = gone.recv();
+        Ok(Some("late".to_owned()))
+    };
+    let limits = AuditConfig { user_wait: Duration::from_millis(1), ..AuditConfig::default() };
+    let sink = Sink::open(&log.0).unwrap();
+    let audit = Audit::start(&limits, Some(sink), name_of).unwrap();
+    for guest in ["a", "b"] {
+        begin(&audit, &root(), guest).end(&Outcome::Ok);
+    }
+    for line in log.lines(&audit) {
+        assert_eq!((&line["uid"], line.get("user")), (&json!(0), None), "{line}");
+    }
+    drop(go);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        begin(&audit, &root(), "c").end(&Outcome::Ok);
+        if log.lines(&audit).last().is_some_and(|line| line["user"] == "late") {
+            return;
+        }
+        assert!(Instant::now() < until, "the name is used once it is known");
+        thread::yield_now();
+    }
 }

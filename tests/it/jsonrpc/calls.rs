@@ -201,6 +201,7 @@ fn changes_are_audited_also_those_that_are_refused() {
     error(&agent, "Libvirt.Run", &json!({ "guest": { "id": "nobody" } }));
     error(&agent, "Libvirt.Run", &json!({ "guset": {} }));
     answer(&agent, r#"[{"method":"Libvirt.Delete","params":[{"guest":{"id":"test"}}],"id":1}]"#);
+    agent.wait_for_writers();
     let written = std::fs::read_to_string(file).expect("it is there");
     let lines = written.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let lines: Vec<Value> =
