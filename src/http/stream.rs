@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use log::Level;
 
+use crate::config::fixed::LAST_EVENTS;
 use crate::os::poll::{Interest, PollSet};
 
 use super::exchange::{self, Answer, Exchange, Then};
@@ -144,12 +145,28 @@ impl Stream {
         }
     }
 
+    /// # Errors
+    /// When the caller takes nothing for [`HttpLimits::stream_progress`](crate::config::HttpLimits),
+    /// and at a stop when a listener has not taken its last events within [`LAST_EVENTS`]: the stop
+    /// waits for all streams.
+    ///
+    /// # Blocking
+    /// Until there is room or one of these times is over.
     fn wait_for_room(&self) -> io::Result<()> {
-        let began = Instant::now();
+        let progress_by = Instant::now() + self.shared.limits.stream_progress;
         let mut set = PollSet::default();
         let index = set.add(&self.exchange.stream, Interest::Write);
         while !set.is_ready(index) {
-            let left = self.shared.limits.stream_progress.saturating_sub(began.elapsed());
+            let now = Instant::now();
+            let mut left = progress_by.saturating_duration_since(now);
+            if self.kind == Kind::Events {
+                // Nothing wakes this wait at a stop.
+                left = left.min(LAST_EVENTS);
+                if let Some(stop) = self.shared.stop.get() {
+                    let stop_by = stop.since + LAST_EVENTS;
+                    left = left.min(stop_by.saturating_duration_since(now));
+                }
+            }
             if left == Duration::ZERO {
                 return Err(io::Error::new(ErrorKind::TimedOut, "the caller takes nothing"));
             }

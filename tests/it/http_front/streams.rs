@@ -1,6 +1,9 @@
 //! Answers whose length is not known.
 
+use std::cell::Cell;
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -164,4 +167,39 @@ fn a_stop_waits_for_the_end_of_a_stream() {
     feed.send("").unwrap();
     assert_eq!(rest(&mut client), "4\r\nlast\r\n0\r\n\r\n");
     assert!(stopping.join().unwrap());
+}
+
+#[test]
+fn a_stop_waits_for_no_listener_that_reads_nothing() {
+    // Longer than the stop waits.
+    let limits = HttpLimits { stream_progress: 3 * PATIENCE, ..patient() };
+    let reads = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&reads);
+    let service = serve(limits, move |_| {
+        let body = Counted(io::repeat(b'x'), Arc::clone(&counted));
+        Response {
+            headers: vec![("Content-Type".into(), "text/event-stream".into())],
+            ..stream(body)
+        }
+    });
+    let mut client = service.connect();
+    client.send(GET);
+    client.head();
+    // More than the sockets hold is never read: from then on the stream waits for the listener.
+    let before = Cell::new(0);
+    wait_until(|| {
+        let now = reads.load(Ordering::SeqCst);
+        now > 0 && before.replace(now) == now
+    });
+    assert!(service.running.stop(PATIENCE), "all is served before the time is over");
+}
+
+/// Counts its reads.
+struct Counted(io::Repeat, Arc<AtomicU64>);
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.read(buffer)
+    }
 }
