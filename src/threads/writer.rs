@@ -343,7 +343,7 @@ mod tests {
     fn a_full_queue_drops_lines_and_reports_how_many() {
         let bed = Bed::new(Bounds { lines: 2, ..MANY });
         bed.hang();
-        ["a", "b", "c", "d"].map(|line| bed.put(line));
+        ["a", "b", "c", "d"].into_iter().for_each(|line| bed.put(line));
         assert_eq!(bed.writer.lost(), 2);
         bed.go.send_timeout((), PATIENCE).unwrap();
         assert_eq!(bed.begun.recv_timeout(PATIENCE).unwrap(), "a");
@@ -356,7 +356,7 @@ mod tests {
     fn a_queue_full_of_bytes_drops_what_does_not_fit() {
         let bed = Bed::new(Bounds { bytes: 10, ..MANY });
         bed.hang();
-        ["12345", "1", "", "2"].map(|line| bed.put(line));
+        ["12345", "1", "", "2"].into_iter().for_each(|line| bed.put(line));
         assert_eq!(bed.writer.lost(), 2, "10 bytes are queued or being written");
         assert_eq!(bed.release(), ["hangs", "12345", "1 dropped", "", "1 dropped"]);
     }
@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn a_line_that_is_lost_or_panics_costs_itself_alone() {
         let bed = Bed::new(MANY);
-        ["lost", "panic", "next"].map(|line| bed.put(line));
+        ["lost", "panic", "next"].into_iter().for_each(|line| bed.put(line));
         let (account, written) = (Arc::clone(&bed.writer.account), Arc::clone(&bed.written));
         bed.release();
         assert_eq!(*written.lock(), ["lost", "next"]);
@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn a_dropped_writer_writes_what_is_queued() {
         let Bed { writer, begun, go, written } = Bed::new(MANY);
-        ["a", "b"].map(|line| writer.put(line.to_owned(), 1));
+        ["a", "b"].into_iter().for_each(|line| writer.put(line.to_owned(), 1));
         drop((writer, go));
         // The thread has gone when nobody sends any more.
         while begun.recv_timeout(PATIENCE).is_ok() {}

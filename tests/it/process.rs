@@ -199,3 +199,15 @@ fn libvirts_own_printing_does_not_reach_standard_error() {
         assert!(line.as_bytes().get(23) == Some(&b'Z'), "not a line of ours: {line}");
     }
 }
+
+#[test]
+fn libvirts_log_does_not_reach_standard_error() {
+    // What wants libvirt's log, and does not say where.
+    let filters = Some(("LIBVIRT_LOG_FILTERS", "1:*"));
+    let agent = Agent::start_in(filters, &["--libvirt-uri", "test:///default"]);
+    assert_eq!(agent.state("test"), "running");
+    let log = agent.end();
+    // libvirt prints some lines before it reads where they go.
+    let call = log.lines().find(|line| line.contains("virDomainLookupByName:"));
+    assert_eq!(call, None);
+}
