@@ -159,8 +159,8 @@ mod tests {
         let mut names = Names::start(&limits, name_of).unwrap();
         assert_eq!(names.name(7), None);
         assert_eq!(begun.recv_timeout(PATIENCE), Ok(7));
-        // Would it be waited for again, this would fail by its time.
-        names.wait = PATIENCE * 100;
+        // Would it be waited for again, this would take longer than that.
+        names.wait = PATIENCE;
         let until = Instant::now() + PATIENCE;
         assert_eq!((names.name(7), names.name(8)), (None, None));
         assert!(Instant::now() < until && begun.is_empty(), "nobody else is asked for");
