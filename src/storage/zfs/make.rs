@@ -46,8 +46,8 @@ impl ZfsStore {
         let volume = &planned.wanted.volume;
         let made = device::wait(volume, planned.size_bytes, self.device_limit(deadline));
         // A guest that is made later adopts it only as long as nobody has written to it.
-        let is_for_later = planned.wanted.owner.is_some()
-            && planned.wanted.maker.as_ref().is_some_and(|maker| maker.domain_uuid().is_none());
+        let maker = planned.wanted.maker.as_ref();
+        let is_for_later = maker.is_none_or(|maker| maker.domain_uuid().is_none());
         let made = made.and_then(|size_bytes| match is_for_later {
             true => self.note_fresh(volume, deadline).map(|()| size_bytes),
             false => Ok(size_bytes),
