@@ -8,7 +8,7 @@ use crate::libvirt::connection::Connection;
 use crate::libvirt::domain::{Domain, uuid_of};
 use crate::libvirt::error::{Code, Error, check_int};
 use crate::libvirt::params::{Name, Value, read};
-use crate::libvirt::strings::copy_borrowed;
+use crate::libvirt::strings::{copy_borrowed, entries};
 use crate::sys;
 
 /// libvirt's "no id": the domain is off.
@@ -69,7 +69,8 @@ impl Connection {
         let count = unsafe {
             sys::virConnectGetAllDomainStats(self.raw.as_ptr(), groups.0, &raw mut records.0, 0)
         };
-        Ok(records.copied(check_int(count, "virConnectGetAllDomainStats")?))
+        check_int(count, "virConnectGetAllDomainStats")?;
+        Ok(records.copied())
     }
 
     /// Statistics of these domains, all of this connection (`virDomainListGetStats`). Of a domain
@@ -135,7 +136,8 @@ fn list_stats(
     let count = unsafe {
         sys::virDomainListGetStats(list.as_mut_ptr(), groups.0, &raw mut records.0, flags)
     };
-    Ok(records.copied(check_int(count, "virDomainListGetStats")?))
+    check_int(count, "virDomainListGetStats")?;
+    Ok(records.copied())
 }
 
 /// A list of records; freed with its parameters and its references to domains.
@@ -146,19 +148,16 @@ impl Records {
         Self(ptr::null_mut())
     }
 
-    /// All that the first `count` records say.
-    fn copied(&self, count: i32) -> Vec<DomainStats> {
-        let count = usize::try_from(count).unwrap_or(0);
-        (0..count).filter_map(|index| self.copy(index)).collect()
+    /// What all records say.
+    fn copied(&self) -> Vec<DomainStats> {
+        // SAFETY: NULL, or an array that libvirt has ended with NULL.
+        let records = unsafe { entries(self.0) };
+        records.filter_map(|record| self.copy(record)).collect()
     }
 
-    fn copy(&self, index: usize) -> Option<DomainStats> {
-        // SAFETY: the caller counts no further than libvirt did.
-        let entry = unsafe { self.0.add(index) };
-        // SAFETY: see above; the entry is initialised.
-        let record = unsafe { *entry };
-        // SAFETY: NULL, or a record that libvirt filled and that stays until the list is freed.
-        let record = unsafe { record.as_ref() }?;
+    fn copy(&self, record: NonNull<sys::virDomainStatsRecord>) -> Option<DomainStats> {
+        // SAFETY: a record that libvirt filled and that stays until the list is freed.
+        let record = unsafe { record.as_ref() };
         let domain = NonNull::new(record.dom)?;
         // SAFETY: the record holds a reference to this domain.
         let name = unsafe { sys::virDomainGetName(domain.as_ptr()) };

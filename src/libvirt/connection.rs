@@ -9,7 +9,7 @@ use crate::config::fixed::{KEEPALIVE_COUNT, KEEPALIVE_INTERVAL_S};
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Code, Error, check_int, check_ptr};
 use crate::libvirt::network::Network;
-use crate::libvirt::strings::argument;
+use crate::libvirt::strings::{argument, entries};
 use crate::sys;
 
 /// An open connection to libvirt; closed when dropped.
@@ -173,16 +173,11 @@ impl Connection {
         // SAFETY: the connection and the out-pointer are live; array and references become ours.
         let count =
             unsafe { sys::virConnectListAllDomains(self.raw.as_ptr(), &raw mut list, flags) };
-        let count = check_int(count, "virConnectListAllDomains")?;
-        let mut domains = Vec::new();
-        for index in 0..usize::try_from(count).unwrap_or(0) {
-            // SAFETY: libvirt filled `count` entries.
-            let entry = unsafe { list.add(index) };
-            // SAFETY: see above; the entry is initialised.
-            let raw = unsafe { *entry };
-            // SAFETY: each entry is a reference of its own that nobody else frees.
-            domains.extend(NonNull::new(raw).map(|raw| unsafe { Domain::from_raw(raw) }));
-        }
+        check_int(count, "virConnectListAllDomains")?;
+        // SAFETY: NULL, or an array that libvirt has ended with NULL.
+        let entries = unsafe { entries(list) };
+        // SAFETY: each entry is a reference of its own that nobody else frees.
+        let domains = entries.map(|raw| unsafe { Domain::from_raw(raw) }).collect();
         // SAFETY: libvirt took the array from malloc(3) and gave it to us; NULL is allowed.
         unsafe { libc::free(list.cast()) }
         Ok(domains)

@@ -12,6 +12,8 @@ use crate::sys;
 
 /// Most processors that libvirt answers for in one call (its RPC's own bound).
 const CPUS_A_CALL: usize = 128;
+/// Processors of a host, whatever number the daemon names: the most that Linux is built for (`NR_CPUS`).
+const CPUS_MAX: usize = 8192;
 /// Room for parameters of one processor; drivers have 2 to 4, libvirt's RPC carries 16.
 const PARAMS_A_CPU: usize = 8;
 /// Room for parameters of one disk; drivers have 8 to 14, libvirt's RPC carries 16.
@@ -106,7 +108,7 @@ impl Domain {
         // SAFETY: the domain is live; NULL and zeroes ask for the number of processors.
         let count =
             unsafe { sys::virDomainGetCPUStats(self.raw.as_ptr(), ptr::null_mut(), 0, 0, 0, 0) };
-        let count = usize::try_from(check_int(count, CALL)?).unwrap_or(0);
+        let count = usize::try_from(check_int(count, CALL)?).unwrap_or(0).min(CPUS_MAX);
         let mut times = Vec::with_capacity(count);
         while times.len() < count {
             let cpus = (count - times.len()).min(CPUS_A_CALL);

@@ -1,4 +1,4 @@
-//! Strings across the border, with the allocator in the type.
+//! Strings and arrays across the border, with the allocator in the type.
 
 use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
@@ -46,7 +46,41 @@ pub(super) unsafe fn copy_borrowed(raw: *const c_char) -> Option<String> {
     Some(text.to_string_lossy().into_owned())
 }
 
+/// The entries of an array that libvirt allocated and ended with NULL. The count that libvirt returns with the
+/// array is not used: it may be the daemon's word alone (`remoteConnectListAllDomains`), so that entries
+/// behind it would never be freed, or memory behind the array would be read.
+///
+/// # Safety
+/// `list` is NULL or an array of initialised entries that ends with NULL and lives as long as the iterator.
+pub(super) unsafe fn entries<T>(list: *mut *mut T) -> impl Iterator<Item = NonNull<T>> {
+    let most = if list.is_null() { 0 } else { usize::MAX };
+    (0..most).map_while(move |index| {
+        // SAFETY: no entry before this one was NULL, so that this one is in the array.
+        let entry = unsafe { list.add(index) };
+        // SAFETY: see above; the entry is initialised.
+        NonNull::new(unsafe { *entry })
+    })
+}
+
 /// An argument for `call`; a NUL byte inside is the caller's error.
 pub(super) fn argument(text: &str, call: &'static str) -> Result<CString, Error> {
     CString::new(text).map_err(|_| Error::nul_byte(call))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use super::*;
+
+    #[test]
+    fn an_array_ends_at_its_null() {
+        let (mut one, mut two) = (1, 2);
+        let mut list = [&raw mut one, &raw mut two, ptr::null_mut(), &raw mut one];
+        // SAFETY: an array of live entries that ends with NULL.
+        let found = unsafe { entries(list.as_mut_ptr()) };
+        assert_eq!(found.map(NonNull::as_ptr).collect::<Vec<_>>(), list[..2]);
+        // SAFETY: NULL is no array.
+        assert_eq!(unsafe { entries::<i32>(ptr::null_mut()) }.count(), 0);
+    }
 }
