@@ -1,13 +1,16 @@
 //! Where the agent is called, and who may.
 
 use std::fs;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::check::Finding;
-use crate::check::host::agent_user;
+use crate::check::host::named;
 use crate::config::{CallerConfig, Config};
-use crate::http::look_at_token;
+use crate::http::{ipv6_twin, look_at_token};
+use crate::os::service::agent_user;
+use crate::os::socket_owners::SocketOwners;
 use crate::os::{process, users};
 
 /// The names that the kernel has for the orchestrator's process, cut at 15 bytes.
@@ -38,6 +41,42 @@ pub(super) fn callers(config: &Config) -> Vec<Finding> {
         }
     }));
     found
+}
+
+/// Whose processes listen on the agent's ports: they need no privileges, so that any user can take one while
+/// the agent is away.
+pub(super) fn ports(config: &Config) -> Vec<Finding> {
+    let configured = config.listen.iter().chain(&config.image_store).chain(&config.metrics_listen);
+    let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let twin = |address| ipv6_twin(address).filter(|_| has_ipv6);
+    let with_twin = |address: &SocketAddr| [Some(*address), twin(*address)];
+    let mut addresses: Vec<SocketAddr> = configured.flat_map(with_twin).flatten().collect();
+    addresses.retain(|address| address.port() != 0);
+    addresses.sort_unstable();
+    addresses.dedup();
+    let mut owners = match SocketOwners::open() {
+        Ok(owners) => owners,
+        Err(error) => {
+            return vec![Finding::fail("ports", error.to_string(), "modprobe tcp_diag")];
+        }
+    };
+    let look = |address: SocketAddr| match owners.listener(address) {
+        Ok(None) => Finding::warn(
+            "ports",
+            format!("nobody listens on {address}: any user of this host can"),
+            "start the agent; mistify-libvirt.socket holds the port while the agent is away",
+        ),
+        Ok(Some(user)) if user == 0 || agent_user() == Ok(user) => {
+            Finding::ok("ports", format!("{address} is listened on by {}", named(user)))
+        }
+        Ok(Some(user)) => Finding::fail(
+            "ports",
+            format!("{address} is listened on by {}, who is not the agent's", named(user)),
+            "end that process: it gets what callers send, tokens among it",
+        ),
+        Err(error) => Finding::warn("ports", format!("{address}: {error}"), ""),
+    };
+    addresses.into_iter().map(look).collect()
 }
 
 /// The files with the tokens of callers beyond this host: the agent does not start with one that it

@@ -69,7 +69,7 @@ impl Finding {
 /// A look; what it finds may be more than one thing.
 type Look = fn(&Config) -> Vec<Finding>;
 
-const LOOKS: [(&str, Look); 12] = [
+const LOOKS: [(&str, Look); 13] = [
     ("libvirt", guests::libvirt),
     ("kvm", host::kvm),
     ("cgroup", host::cgroup),
@@ -80,6 +80,7 @@ const LOOKS: [(&str, Look); 12] = [
     ("mounts", storage::mounts),
     ("state", host::state),
     ("callers", callers::callers),
+    ("ports", callers::ports),
     ("tokens", callers::tokens),
     ("unit", host::unit),
 ];

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::check::host::{agent_user, named};
+use crate::check::host::named;
 use crate::check::{Finding, can_use};
 use crate::config::fixed::CHECK_LOOK;
 use crate::config::{Config, Store};
-use crate::os::users;
+use crate::os::resolve::Trusted;
+use crate::os::service::agent_user;
+use crate::os::{process, users};
 use crate::storage::{self, MIB, PoolName, Who, ZfsStore};
 
 /// Of the store, in percent: below this a new guest or a snapshot may be the last.
@@ -20,7 +22,8 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
         Store::Zfs => format!("pool {}", config.host.zpool),
         Store::Directory(path) => path.display().to_string(),
     };
-    let asked = storage::open(&config.host, &config.storage)
+    let agent = agent_user().unwrap_or_else(|_| process::user());
+    let asked = storage::open(&config.host, &config.storage, Trusted::with_agent(agent))
         .and_then(|store| store.usage(Instant::now() + CHECK_LOOK));
     vec![match asked {
         Ok(usage) => {
@@ -37,7 +40,10 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
         Err(why @ storage::Error::Untrusted { .. }) => Finding::fail(
             "storage",
             why.to_string(),
-            "chown it to root and chmod go-w, or choose another directory; put no links into the store",
+            format!(
+                "chown it to {} and chmod go-w, or choose another directory; put no links into the store",
+                named(agent)
+            ),
         ),
         Err(why) => Finding::fail(
             "storage",

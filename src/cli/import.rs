@@ -3,7 +3,8 @@
 //!
 //! The file may be another user's, who swaps it or writes into it meanwhile. So it is opened once, its
 //! format is read from that descriptor, and each program that reads it gets the descriptor and is confined
-//! to it ([`crate::os::confine`]).
+//! to it ([`crate::os::confine`]). A qcow2 file that others can write to is copied first: its header, which
+//! may name other files, is checked in the copy.
 
 mod format;
 mod helper;
@@ -11,18 +12,23 @@ mod qemu_img;
 
 use std::cell::Cell;
 use std::env;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use self::format::{Format, first_bytes};
-use self::helper::{Helper, time_for};
+use self::helper::{Ended, Helper, time_for};
 use self::qemu_img::Qcow2;
 use crate::config::Config;
-use crate::os::{confine, files, process};
+use crate::os::disk::{clone_file, room};
+use crate::os::resolve::{Trusted, open_foreign};
+use crate::os::service::agent_user;
+use crate::os::{confine, files};
+use crate::storage::copy::copy;
 use crate::storage::{self, Id, ImageSource, MIB};
 
 /// Progress is told this often from beginning to end.
@@ -43,21 +49,29 @@ const RATIO_MAX: u64 = 1032;
 pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
     let failed = |why: &dyn ToString| format!("import {}: {}", file.display(), why.to_string());
     let id = Id::parse(id).map_err(|error| failed(&error))?;
-    let volumes = storage::open(&config.host, &config.storage).map_err(|error| failed(&error))?;
+    let trusted = Trusted::with_agent(agent_user().map_err(|error| failed(&error))?);
+    let volumes = storage::open(&config.host, &config.storage, trusted);
+    let volumes = volumes.map_err(|error| failed(&error))?;
     let kill = config.storage.kill;
-    let content = open(file).map_err(|error| failed(&error))?;
-    let content = match compression_of(&content).map_err(|error| failed(&error))? {
+    let content = open(file, trusted).map_err(|error| failed(&error))?;
+    let mut content = match compression_of(&content).map_err(|error| failed(&error))? {
         None => content,
         Some(compression) => {
             decompress(content, compression, kill).map_err(|error| failed(&error))?
         }
     };
 
-    let format = Format::of(&content).map_err(|error| failed(&error))?;
+    let mut format = Format::of(&content).map_err(|error| failed(&error))?;
+    let is_qcow2 = matches!(format, Format::Qcow2 { .. });
+    if is_qcow2 && can_change(&content, trusted).map_err(|error| failed(&error))? {
+        content = copy_aside(&content).map_err(|error| failed(&error))?;
+        format = Format::of(&content).map_err(|error| failed(&error))?;
+    }
     let qcow2 = Qcow2 { content: &content, size_bytes: format.size_bytes(), kill };
     if matches!(format, Format::Qcow2 { .. }) {
-        let is_confined = confine::has_landlock().map_err(|error| failed(&error))?;
-        check_writers(&content, is_confined).map_err(|error| failed(&error))?;
+        if !confine::has_landlock().map_err(|error| failed(&error))? {
+            eprintln!("import {}: without Landlock, qemu-img is not confined", file.display());
+        }
         qcow2.check().map_err(|error| failed(&error))?;
     }
     let progress = Progress::new(format.size_bytes());
@@ -75,29 +89,40 @@ pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
 }
 
 /// Opens a regular file for reading; the only time that its path is used.
-fn open(file: &Path) -> io::Result<File> {
-    let path = fs::canonicalize(file)?;
-    let content = files::straight(OpenOptions::new().read(true)).open(path)?;
+fn open(file: &Path, trusted: Trusted) -> io::Result<File> {
+    let content = open_foreign(&std::path::absolute(file)?, trusted)?;
     match content.metadata()?.is_file() {
         true => Ok(content),
         false => Err(io::Error::other("it is not a regular file")),
     }
 }
 
-/// Refuses a qcow2 file that another user could give a backing file or a data file after its header was
-/// read, where nothing confines `qemu-img` to the file. A path that is swapped does no harm: the file is
-/// open.
-fn check_writers(content: &File, is_confined: bool) -> Result<(), String> {
-    if is_confined {
-        return Ok(());
+/// Whether another user can write to the file: its header could change after it was read, to name files that
+/// `qemu-img` opens.
+fn can_change(content: &File, trusted: Trusted) -> io::Result<bool> {
+    let found = content.metadata()?;
+    Ok(!trusted.has(found.uid()) || found.mode() & WRITABLE != 0)
+}
+
+/// Copies a file into one without a name, which nobody else can open.
+fn copy_aside(content: &File) -> io::Result<File> {
+    let (file, bytes) = (nameless()?, content.metadata()?.len());
+    if !clone_file(content, &file)? {
+        copy(content, &file, bytes, &mut |_| Ok(()))?;
+        file.set_len(bytes)?;
     }
-    let found = content.metadata().map_err(|error| error.to_string())?;
-    if [0, process::user()].contains(&found.uid()) && found.mode() & WRITABLE == 0 {
-        return Ok(());
-    }
-    Err("others can write to the qcow2 file, and the kernel has no Landlock to confine qemu-img; copy \
-         the file as root and import the copy"
-        .to_owned())
+    Ok(file)
+}
+
+/// A file without a name in `$TMPDIR`, or `/var/tmp`, which is gone when it is closed.
+fn nameless() -> io::Result<File> {
+    let directory = temporary();
+    files::nameless(&directory)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
+}
+
+fn temporary() -> PathBuf {
+    env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
 /// How a file is compressed: the name, its first bytes, and the program that decompresses it to standard
@@ -125,29 +150,38 @@ fn compression_of(content: &File) -> io::Result<Option<&'static Compression>> {
     Ok(COMPRESSIONS.iter().find(|it| start.starts_with(it.magic)))
 }
 
-/// Decompresses a file into one without a name in `$TMPDIR`, or `/var/tmp`, which is gone when it is
-/// closed. The program reads its standard input, writes its standard output, and opens nothing.
+/// Decompresses a file into one without a name. The program reads its standard input, writes its standard
+/// output, and opens nothing. It gets nine tenths of the space that is free, as a small file can become any
+/// size.
 fn decompress(packed: File, compression: &Compression, kill: Duration) -> Result<File, String> {
     let Compression { name, program, .. } = compression;
     let remedy = format!("the file is compressed with {name}; decompress it first");
     let Some(program) = program.filter(|program| Path::new(program).exists()) else {
         return Err(remedy);
     };
-    let folder = env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    let file =
-        files::nameless(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let output = file.try_clone().map_err(|error| error.to_string())?;
-    let packed_bytes = packed.metadata().map_err(|error| error.to_string())?.len();
+    let text = |error: io::Error| error.to_string();
+    let file = nameless().map_err(text)?;
+    let file_bytes = room(&temporary()).map_err(text)?.free_bytes / 10 * 9;
+    let output = file.try_clone().map_err(text)?;
+    let packed_bytes = packed.metadata().map_err(text)?.len();
     let time = time_for(packed_bytes.saturating_mul(RATIO_MAX));
     let mut command = Command::new(program);
     command.args(["-d", "-c"]).stdin(packed).stdout(output);
-    let ended = Helper { command, files: &[], time, kill }.run(&mut |_| {});
-    let ended = ended.map_err(|error| format!("{program}: {error}"))?;
-    if !ended.status.success() {
-        let (status, said) = (ended.status, ended.said);
-        return Err(format!("cannot decompress it with {name}: {status}: {said}"));
+    if *name == "xz" {
+        // Each thread of xz has a stack and buffers of its own, beyond the limit of memory on a large host.
+        command.arg("-T1");
     }
-    (&file).rewind().map_err(|error| error.to_string())?;
+    let ended = Helper { command, files: &[], file_bytes, time, kill }.run(&mut |_| {});
+    let Ended { status, first_error_line } =
+        ended.map_err(|error| format!("{program}: {error}"))?;
+    if status.signal() == Some(libc::SIGXFSZ) {
+        let directory = temporary();
+        return Err(format!("it does not fit into {} when decompressed", directory.display()));
+    }
+    if !status.success() {
+        return Err(format!("cannot decompress it with {name}: {status}: {first_error_line}"));
+    }
+    (&file).rewind().map_err(text)?;
     Ok(file)
 }
 
@@ -173,32 +207,43 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
+    use std::os::unix::fs::{FileExt, PermissionsExt};
 
     use super::*;
+    use crate::os::process;
 
     #[test]
-    fn without_landlock_a_qcow2_file_has_to_be_ours() {
-        let file = files::nameless(&env::temp_dir()).unwrap();
-        for (mode, is_ours) in [(0o600, true), (0o644, true), (0o620, false), (0o602, false)] {
+    fn a_file_that_others_can_write_is_known() {
+        let (file, own) = (files::nameless(&env::temp_dir()).unwrap(), Trusted::own());
+        for (mode, can) in [(0o600, false), (0o644, false), (0o620, true), (0o602, true)] {
             file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
-            let checked = check_writers(&file, false);
-            assert_eq!(checked.is_ok(), is_ours, "{mode:o}: {checked:?}");
-            assert_eq!(check_writers(&file, true), Ok(()), "{mode:o}");
+            assert_eq!(can_change(&file, own).unwrap(), can, "{mode:o}");
         }
         if process::user() == 0 {
             file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
             std::os::unix::fs::fchown(&file, Some(65534), None).unwrap();
-            let error = check_writers(&file, false).unwrap_err();
-            assert!(error.contains("copy the file as root"), "{error}");
+            assert!(can_change(&file, own).unwrap());
+            assert!(!can_change(&file, Trusted::with_agent(65534)).unwrap());
         }
+    }
+
+    #[test]
+    fn a_copy_aside_has_all_bytes_and_the_length() {
+        let file = files::nameless(&env::temp_dir()).unwrap();
+        file.write_all_at(b"begin", 0).unwrap();
+        file.set_len(1 << 20).unwrap();
+        let copied = copy_aside(&file).unwrap();
+        let mut bytes = [1; 6];
+        copied.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!((&bytes, copied.metadata().unwrap().len()), (b"begin\0", 1 << 20));
     }
 
     #[test]
     fn only_a_regular_file_is_opened() {
         for path in ["/dev/null", "/tmp", "/dev/tty"] {
-            assert!(open(Path::new(path)).is_err(), "{path}");
+            assert!(open(Path::new(path), Trusted::own()).is_err(), "{path}");
         }
-        assert!(open(Path::new("/bin/cat")).is_ok(), "behind links");
+        assert!(open(Path::new("/bin/cat"), Trusted::own()).is_ok(), "behind links of root's");
     }
 }

@@ -12,7 +12,7 @@ use crate::guest::wire::Guest;
 use crate::ops::Error;
 use crate::os::disk;
 use crate::os::paths::{lexically_normal, resolved};
-use crate::os::resolve::{ResolveError, Resolved, is_absent, resolve};
+use crate::os::resolve::{ResolveError, Resolved, Trusted, is_absent, resolve};
 use crate::storage::PoolName;
 
 /// Where the kernel's devices lie.
@@ -127,7 +127,9 @@ impl Rule {
         let shown = disk_roots(host);
         let any =
             shown.iter().any(|root| lexically_normal(root).is_some_and(|it| it == Path::new("/")));
-        let real = |root: &PathBuf| resolve(root).map(|place| place.real().to_owned()).ok();
+        let real = |root: &PathBuf| {
+            resolve(root, Trusted::own()).map(|place| place.real().to_owned()).ok()
+        };
         let zvols = shown.first().and_then(real);
         let folders = shown.iter().skip(1).filter_map(real).collect();
         let store = match &host.store {
@@ -166,7 +168,7 @@ impl Rule {
                 Err(error) => Err(failed(error)),
             };
         }
-        match resolve(source) {
+        match resolve(source, Trusted::own()) {
             Ok(Resolved::Absent { real }) => {
                 let is_inside = self.is_in_zvols(&real) || self.has(&real);
                 Ok(Source::Absent { is_inside })

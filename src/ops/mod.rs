@@ -66,6 +66,7 @@ use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
 use crate::ops::events::Listening;
 use crate::ops::recovery::StatusCache;
+use crate::os::resolve::Trusted;
 use crate::pool::{Hold, Job, JobName, Lane, Pool};
 use crate::storage::{self, Volumes};
 use watch::Watch;
@@ -125,7 +126,8 @@ impl Libvirt {
     /// As [`libvirt::start`] and [`Journal::open`]; when the system refuses the pool's threads.
     pub fn with_config(config: &Config) -> io::Result<Self> {
         libvirt::start().map_err(io::Error::other)?;
-        let volumes = storage::open(&config.host, &config.storage).map_err(io::Error::other)?;
+        let volumes = storage::open(&config.host, &config.storage, Trusted::own());
+        let volumes = volumes.map_err(io::Error::other)?;
         let journal = Arc::new(open_journal(config).map_err(io::Error::other)?);
         let jobs = jobs::open(config, &journal).map_err(io::Error::other)?;
         let health = Arc::new(Health::new(config.watch.answer));

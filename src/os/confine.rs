@@ -1,9 +1,9 @@
 //! Programs that read other people's files, confined to these files.
 //!
 //! A confined program opens its own binary, the system's libraries, `/dev/null` and the files that it is
-//! given; it has no sockets, no way to more privileges, and limits of memory and processor time. Landlock
-//! enforces the files where the kernel has it (see landlock(7)), a seccomp filter the sockets, which Landlock
-//! knows in part and only since Linux 6.7.
+//! given. It makes no sockets, changes no owner or mode of a file, has no capability but that of reading files of
+//! others, and has limits of memory, of written bytes and of processor time. Landlock enforces the files where
+//! the kernel has it (see landlock(7)); a seccomp filter refuses the calls that Landlock does not know.
 //!
 //! Everything that allocates happens before the fork: between fork and exec the child makes system calls
 //! alone.
@@ -20,16 +20,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::process;
+
 /// What every program needs to start: the dynamic linker, its cache and the libraries.
-const SYSTEM: [&str; 7] = [
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.preload",
-];
+const SYSTEM: [&str; 6] =
+    ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/ld.so.preload"];
 
 /// Also for writing: qemu tries there whether the kernel has the locks by which it keeps others from a disk
 /// that a guest writes to.
@@ -46,6 +41,10 @@ const IOCTL_DEV: u64 = 1 << 15;
 const VERSION: libc::c_uint = 1;
 /// `LANDLOCK_RULE_PATH_BENEATH`.
 const PATH_BENEATH: libc::c_int = 1;
+
+/// Of linux/capability.h: the right to read any file. The number of capabilities is at most that of two words.
+const CAP_DAC_READ_SEARCH: libc::c_ulong = 2;
+const CAPABILITIES: libc::c_ulong = 64;
 
 /// From SIGXCPU to SIGKILL, in seconds of processor time.
 const CPU_GRACE_S: u64 = 5;
@@ -82,6 +81,8 @@ pub struct Confinement<'f> {
     pub files: &'f [(&'f File, Access)],
     /// Its address space, in bytes.
     pub memory_bytes: u64,
+    /// The largest file that it may write, in bytes.
+    pub file_bytes: u64,
     /// The processor time of all its threads together, in whole seconds.
     pub cpu: Duration,
 }
@@ -98,11 +99,13 @@ impl Confinement<'_> {
             None => None,
         };
         let cpu_s = self.cpu.as_secs();
-        let (memory_bytes, filter) = (self.memory_bytes, socket_filter());
+        let (memory_bytes, file_bytes, filter) = (self.memory_bytes, self.file_bytes, filter());
         let confine = move || {
-            forgo_new_privileges()?;
+            process::forgo_new_privileges()?;
+            drop_capabilities();
             set_limit(libc::RLIMIT_AS, memory_bytes, memory_bytes)?;
             set_limit(libc::RLIMIT_CPU, cpu_s, cpu_s.saturating_add(CPU_GRACE_S))?;
+            set_limit(libc::RLIMIT_FSIZE, file_bytes, file_bytes)?;
             // A crash would write what it read to a file.
             set_limit(libc::RLIMIT_CORE, 0, 0)?;
             if let Some(ruleset) = &ruleset {
@@ -221,9 +224,16 @@ fn restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Both Landlock and seccomp want it of processes without privileges. Async-signal-safe.
-fn forgo_new_privileges() -> io::Result<()> {
-    super::process::forgo_new_privileges()
+/// Takes root's capabilities from the program that is executed next, but for [`CAP_DAC_READ_SEARCH`]: the
+/// agent's file may be that of another user. Async-signal-safe. A process that may not do so has none to lose
+/// but those of its unit.
+fn drop_capabilities() {
+    for capability in 0..CAPABILITIES {
+        if capability != CAP_DAC_READ_SEARCH {
+            // SAFETY: takes no pointer. It fails for a number that the kernel does not know.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        }
+    }
 }
 
 fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
@@ -250,9 +260,42 @@ const ARCHITECTURE_AT: u32 = 4;
 /// Numbers from here on are those of x32, another architecture under the same name.
 const X32: u32 = 0x4000_0000;
 
-/// A filter that refuses to make sockets, and io_uring, which makes them too. qemu opens network disks that a
-/// disk's header names.
-fn socket_filter() -> Vec<libc::sock_filter> {
+/// What the filter refuses: sockets, as qemu opens network disks that a disk's header names, and io_uring,
+/// which makes them too; owners, modes and attributes of files; other processes, mounts and namespaces.
+const REFUSED: &[libc::c_long] = &[
+    libc::SYS_socket,
+    libc::SYS_io_uring_setup,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    SYS_FCHMODAT2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_truncate,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_bpf,
+    libc::SYS_mount,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+];
+/// The same number everywhere (Linux 6.6).
+const SYS_FCHMODAT2: libc::c_long = 452;
+
+/// A filter that refuses [`REFUSED`].
+fn filter() -> Vec<libc::sock_filter> {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const IS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     const IS_NOT_BELOW: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
@@ -265,20 +308,16 @@ fn socket_filter() -> Vec<libc::sock_filter> {
         jf,
         k,
     };
+    let refuse = step(ANSWER, refusal, 0, 0);
     let mut filter = Vec::new();
     if let Some(architecture) = ARCHITECTURE {
-        filter.push(step(LOAD, ARCHITECTURE_AT, 0, 0));
-        filter.push(step(IS, architecture, 1, 0));
-        filter.push(step(ANSWER, refusal, 0, 0));
+        filter.extend([step(LOAD, ARCHITECTURE_AT, 0, 0), step(IS, architecture, 1, 0), refuse]);
     }
-    filter.extend([
-        step(LOAD, NUMBER_AT, 0, 0),
-        step(IS, number(libc::SYS_socket), 3, 0),
-        step(IS, number(libc::SYS_io_uring_setup), 2, 0),
-        step(IS_NOT_BELOW, X32, 1, 0),
-        step(ANSWER, libc::SECCOMP_RET_ALLOW, 0, 0),
-        step(ANSWER, refusal, 0, 0),
-    ]);
+    filter.push(step(LOAD, NUMBER_AT, 0, 0));
+    // Each condition is followed by its answer, which it skips when it does not hold.
+    filter.extend(REFUSED.iter().flat_map(|call| [step(IS, number(*call), 0, 1), refuse]));
+    filter.extend([step(IS_NOT_BELOW, X32, 0, 1), refuse]);
+    filter.push(step(ANSWER, libc::SECCOMP_RET_ALLOW, 0, 0));
     filter
 }
 

@@ -16,6 +16,7 @@ pub mod poll;
 pub mod process;
 pub mod random;
 pub mod resolve;
+pub mod service;
 pub mod signals;
 pub mod socket_owners;
 pub mod users;

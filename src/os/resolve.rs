@@ -9,11 +9,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use super::files::straight;
 use super::process;
 
 /// Links of one path, as many as the kernel follows.
@@ -24,6 +26,29 @@ const PROCESSES: &str = "/proc";
 const WRITABLE: u32 = 0o022;
 const WRITABLE_BY_ALL: u32 = 0o002;
 const STICKY: u32 = 0o1000;
+
+/// The users who may change where a path leads: root, this process's user, and the agent's user.
+#[derive(Clone, Copy, Debug)]
+pub struct Trusted {
+    agent: u32,
+}
+
+impl Trusted {
+    /// For the agent itself.
+    pub fn own() -> Self {
+        Self { agent: process::user() }
+    }
+
+    /// For a command of an operator, on what an agent of this user has.
+    pub fn with_agent(uid: u32) -> Self {
+        Self { agent: uid }
+    }
+
+    /// Whether a user is one of them.
+    pub fn has(self, uid: u32) -> bool {
+        [0, process::user(), self.agent].contains(&uid)
+    }
+}
 
 /// What a path leads to.
 #[derive(Debug)]
@@ -71,6 +96,8 @@ pub enum ResolveError {
     Io(PathBuf, io::Error),
 }
 
+impl std::error::Error for ResolveError {}
+
 impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -91,49 +118,119 @@ impl fmt::Display for ResolveError {
 ///
 /// # Blocking
 /// As long as the file systems below take: on a worker only.
-pub fn resolve(path: &Path) -> Result<Resolved, ResolveError> {
-    if !path.is_absolute() {
-        return Err(ResolveError::Relative);
+pub fn resolve(path: &Path, trusted: Trusted) -> Result<Resolved, ResolveError> {
+    Walk::from(path)?.follow(trusted)
+}
+
+/// Opens a file for reading that may be another user's. Links are followed as far as others cannot change
+/// them; from the first directory of others on none is, so that nobody leads the open to a file of root's.
+///
+/// # Errors
+/// When there is no such file, or a link of others is on the way to it.
+///
+/// # Blocking
+/// As long as the file systems below take.
+pub fn open_foreign(path: &Path, trusted: Trusted) -> io::Result<File> {
+    let mut walk = Walk::from(path).map_err(io::Error::other)?;
+    match walk.follow(trusted) {
+        Ok(Resolved::There { real, .. }) => straight(OpenOptions::new().read(true)).open(real),
+        Ok(Resolved::Absent { .. }) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        Err(ResolveError::Exposed { .. }) => walk.open_rest(),
+        Err(error) => Err(io::Error::other(error)),
     }
-    let mut real = PathBuf::from("/");
-    let (mut todo, mut link, mut links) = (steps(path), None, 0);
-    while let Some(step) = todo.pop() {
-        if step == ".." {
-            // Without links in it, and so the folder above; above the root is the root.
-            real.pop();
-            continue;
+}
+
+/// A path that is followed, step by step.
+struct Walk {
+    /// Where it has come to, without links.
+    real: PathBuf,
+    /// The steps that are left, the last first.
+    todo: Vec<OsString>,
+}
+
+impl Walk {
+    fn from(path: &Path) -> Result<Self, ResolveError> {
+        match path.is_absolute() {
+            true => Ok(Self { real: PathBuf::from("/"), todo: steps(path) }),
+            false => Err(ResolveError::Relative),
         }
-        let is_shared = is_shared(&real)?;
-        let next = real.join(&step);
-        let found = match fs::symlink_metadata(&next) {
-            Ok(found) => found,
-            Err(error) if is_absent(&error) && is_shared => {
-                return Err(ResolveError::Exposed { path: next, by: "everybody".to_owned() });
+    }
+
+    /// As [`resolve`]. After an error the step that failed is the next of those that are left.
+    fn follow(&mut self, trusted: Trusted) -> Result<Resolved, ResolveError> {
+        let (mut link, mut links) = (None, 0);
+        while let Some(step) = self.todo.last().cloned() {
+            if step == ".." {
+                // Without links in it, and so the directory above; above the root is the root.
+                self.real.pop();
+                self.todo.pop();
+                continue;
             }
-            Err(error) if is_absent(&error) => return Ok(absent(next, todo)),
-            Err(error) => return Err(ResolveError::Io(next, error)),
-        };
-        if is_shared && !is_ours(found.uid()) {
-            return Err(ResolveError::Exposed { path: next, by: user(&found) });
+            let is_shared = is_shared(&self.real, trusted)?;
+            let next = self.real.join(&step);
+            let found = match fs::symlink_metadata(&next) {
+                Ok(found) => found,
+                Err(error) if is_absent(&error) && is_shared => {
+                    return Err(ResolveError::Exposed { path: next, by: "everybody".to_owned() });
+                }
+                Err(error) if is_absent(&error) => {
+                    self.todo.pop();
+                    return Ok(absent(next, std::mem::take(&mut self.todo)));
+                }
+                Err(error) => return Err(ResolveError::Io(next, error)),
+            };
+            if is_shared && !trusted.has(found.uid()) {
+                return Err(ResolveError::Exposed { path: next, by: user(&found) });
+            }
+            self.todo.pop();
+            if !found.is_symlink() {
+                self.real = next;
+                continue;
+            }
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(ResolveError::Io(next, io::Error::other("too many links")));
+            }
+            let target =
+                fs::read_link(&next).map_err(|error| ResolveError::Io(next.clone(), error))?;
+            if target.is_absolute() {
+                self.real = PathBuf::from("/");
+            }
+            self.todo.extend(steps(&target));
+            link = Some(next);
         }
-        if !found.is_symlink() {
-            real = next;
-            continue;
+        match fs::symlink_metadata(&self.real) {
+            Ok(found) => Ok(Resolved::There { real: self.real.clone(), found, link }),
+            Err(error) => Err(ResolveError::Io(self.real.clone(), error)),
         }
-        links += 1;
-        if links > LINKS_MAX {
-            return Err(ResolveError::Io(next, io::Error::other("too many links")));
-        }
-        let target = fs::read_link(&next).map_err(|error| ResolveError::Io(next.clone(), error))?;
-        if target.is_absolute() {
-            real = PathBuf::from("/");
-        }
-        todo.extend(steps(&target));
-        link = Some(next);
     }
-    match fs::symlink_metadata(&real) {
-        Ok(found) => Ok(Resolved::There { real, found, link }),
-        Err(error) => Err(ResolveError::Io(real, error)),
+
+    /// Opens what the steps that are left lead to, without links.
+    fn open_rest(mut self) -> io::Result<File> {
+        let directory = |options: &mut OpenOptions, path: &Path| {
+            let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY;
+            options.read(true).custom_flags(flags).open(path)
+        };
+        let mut at = directory(&mut OpenOptions::new(), &self.real)?;
+        while let Some(step) = self.todo.pop() {
+            // A directory that is open stays the same, whatever is renamed meanwhile.
+            let path = PathBuf::from(format!("/proc/self/fd/{}", at.as_raw_fd())).join(&step);
+            let opened = match self.todo.is_empty() {
+                true => straight(OpenOptions::new().read(true)).open(path),
+                false => directory(&mut OpenOptions::new(), &path),
+            };
+            at = opened.map_err(|error| match error.raw_os_error() {
+                Some(libc::ELOOP | libc::ENOTDIR) => io::Error::new(
+                    error.kind(),
+                    format!(
+                        "{}: {error} (links of other users are not followed)",
+                        Path::new(&step).display()
+                    ),
+                ),
+                _ => error,
+            })?;
+        }
+        Ok(at)
     }
 }
 
@@ -172,7 +269,11 @@ pub fn is_absent(error: &io::Error) -> bool {
 ///
 /// # Blocking
 /// As long as the file systems below take: on a worker only.
-pub fn check_below(directory: &Path, relative: &Path) -> Result<(), ResolveError> {
+pub fn check_below(
+    directory: &Path,
+    relative: &Path,
+    trusted: Trusted,
+) -> Result<(), ResolveError> {
     let mut at = directory.to_owned();
     let mut is_first = true;
     for step in relative.components() {
@@ -187,7 +288,7 @@ pub fn check_below(directory: &Path, relative: &Path) -> Result<(), ResolveError
             return Err(ResolveError::Link(at));
         }
         if found.is_dir() {
-            check_alone(&at, &found)?;
+            check_alone(&at, &found, trusted)?;
         }
         is_first = false;
         at.push(step);
@@ -196,17 +297,17 @@ pub fn check_below(directory: &Path, relative: &Path) -> Result<(), ResolveError
 }
 
 /// Whether nobody but root and the agent's user can put names into a directory.
-fn check_alone(directory: &Path, found: &Metadata) -> Result<(), ResolveError> {
-    match changed_by(found) {
+fn check_alone(directory: &Path, found: &Metadata, trusted: Trusted) -> Result<(), ResolveError> {
+    match changed_by(found, trusted) {
         Some(by) => Err(ResolveError::Exposed { path: directory.to_owned(), by }),
         None => Ok(()),
     }
 }
 
 /// Who beside root and the agent's user can put names into a directory.
-fn changed_by(found: &Metadata) -> Option<String> {
+fn changed_by(found: &Metadata, trusted: Trusted) -> Option<String> {
     match found.mode() {
-        _ if !is_ours(found.uid()) => Some(user(found)),
+        _ if !trusted.has(found.uid()) => Some(user(found)),
         mode if mode & WRITABLE_BY_ALL != 0 => Some("everybody".to_owned()),
         mode if mode & WRITABLE != 0 => Some(format!("group {}", found.gid())),
         _ => None,
@@ -214,22 +315,18 @@ fn changed_by(found: &Metadata) -> Option<String> {
 }
 
 /// Whether others may put names into a folder, and may take away no others than theirs.
-fn is_shared(folder: &Path) -> Result<bool, ResolveError> {
+fn is_shared(folder: &Path, trusted: Trusted) -> Result<bool, ResolveError> {
     let exposed = |by: String| ResolveError::Exposed { path: folder.to_owned(), by };
     if folder.starts_with(PROCESSES) {
         return Err(exposed("the processes in it".to_owned()));
     }
     let found = fs::symlink_metadata(folder);
     let found = found.map_err(|error| ResolveError::Io(folder.to_owned(), error))?;
-    match changed_by(&found) {
+    match changed_by(&found, trusted) {
         None => Ok(false),
-        Some(_) if is_ours(found.uid()) && found.mode() & STICKY != 0 => Ok(true),
+        Some(_) if trusted.has(found.uid()) && found.mode() & STICKY != 0 => Ok(true),
         Some(by) => Err(exposed(by)),
     }
-}
-
-fn is_ours(uid: u32) -> bool {
-    uid == 0 || uid == process::user()
 }
 
 fn user(found: &Metadata) -> String {

@@ -14,7 +14,7 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 ///
 /// # Blocking
 /// As long as the disks take.
-pub(super) fn copy(
+pub(crate) fn copy(
     from: &File,
     to: &File,
     bytes: u64,

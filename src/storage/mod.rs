@@ -9,7 +9,7 @@
 //!
 //! Every call has a deadline; what must be undone or killed after it gets a short grace of its own.
 
-mod copy;
+pub(crate) mod copy;
 mod directory;
 mod error;
 mod holders;
@@ -23,7 +23,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use log::warn;
+
 use crate::config::{HostConfig, StorageLimits, Store};
+use crate::os::resolve::Trusted;
 
 pub use self::directory::DirectoryStore;
 pub use self::error::Error;
@@ -39,21 +42,30 @@ pub use self::zfs::{PERMISSIONS, Who, ZfsStore};
 /// Bytes of a MiB, the unit of the wire.
 pub const MIB: u64 = 1024 * 1024;
 
-/// The store that the host is configured for. Neither it nor its commands have to be there yet.
+/// Opens the store that the host is configured for. Neither it nor its commands have to exist yet.
 ///
 /// # Errors
-/// When the pool's name is none. [`Error::Untrusted`] when others than root and the agent's user can change
-/// a directory on the way to the directory store, or the store itself.
+/// When the pool's name is invalid. [`Error::Untrusted`] when others than the `trusted` users can change a
+/// directory on the way to the directory store, or the store itself.
 ///
 /// # Blocking
 /// As long as the file systems on the way to a directory store take.
-pub fn open(host: &HostConfig, limits: &StorageLimits) -> Result<Arc<dyn Volumes>, Error> {
+pub fn open(
+    host: &HostConfig,
+    limits: &StorageLimits,
+    trusted: Trusted,
+) -> Result<Arc<dyn Volumes>, Error> {
     let pool = PoolName::parse(&host.zpool)?;
     Ok(match &host.store {
         Store::Zfs => Arc::new(ZfsStore::new(pool, limits.clone())),
         Store::Directory(root) => {
-            let store = DirectoryStore::new(pool, root.clone(), limits.clone());
-            store.check_root()?;
+            let store = DirectoryStore::new(pool, root.clone(), limits.clone()).trusting(trusted);
+            match store.check_root() {
+                Err(error @ Error::Untrusted { .. }) => return Err(error),
+                // Of a file system that fails each call says so.
+                Err(error) => warn!("directory store: {error}"),
+                Ok(()) => {}
+            }
             Arc::new(store)
         }
     })

@@ -4,6 +4,7 @@
 //                                    that name a path, only calls for one with PART in it count;
 //                                    fdatasync counts as fsync
 //   FAULT=CALL:ERRNO:*[:PART]        all of them fail
+//   FAULT_WHILE=FILE                 none fails, and each waits as long as that file exists
 //
 // It says on standard error when it has done so.
 #include <dirent.h>
@@ -43,6 +44,12 @@ static int fails(const char *name, const char *path) {
         return 0;
     if (atomic_fetch_add(&seen, 1) + 1 != number && !all)
         return 0;
+    const char *gate = getenv("FAULT_WHILE");
+    if (gate != NULL) {
+        while (access(gate, F_OK) == 0)
+            usleep(10000);
+        return 0;
+    }
     if (write(STDERR_FILENO, told, sizeof told - 1) < 0)
         abort();
     errno = error;

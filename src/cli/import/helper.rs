@@ -31,7 +31,7 @@ pub(super) fn time_for(bytes: u64) -> Duration {
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
     /// The first line of its standard error.
-    pub(super) said: String,
+    pub(super) first_error_line: String,
 }
 
 /// A program to run once.
@@ -40,6 +40,8 @@ pub(super) struct Helper<'f> {
     pub(super) command: Command,
     /// What it may open beside what it inherits.
     pub(super) files: &'f [(&'f File, Access)],
+    /// The largest file that it may write, in bytes.
+    pub(super) file_bytes: u64,
     /// The limit of its time, by the clock and of the processor.
     pub(super) time: Duration,
     /// From SIGKILL to its end.
@@ -47,7 +49,7 @@ pub(super) struct Helper<'f> {
 }
 
 impl Helper<'_> {
-    /// Runs the program to its end; `output` hears what it prints on a piped standard output.
+    /// Runs the program to its end; `output` receives what it prints on a piped standard output.
     ///
     /// # Errors
     /// When it cannot be confined or started, or does not end in time. It is killed then.
@@ -55,11 +57,12 @@ impl Helper<'_> {
     /// # Blocking
     /// Up to `time` and `kill`.
     pub(super) fn run(self, output: &mut dyn FnMut(&[u8])) -> io::Result<Ended> {
-        let Self { mut command, files, time, kill } = self;
+        let Self { mut command, files, file_bytes, time, kill } = self;
         command.env_clear().env("LC_ALL", "C").stderr(Stdio::piped());
         // Each arena of malloc's takes 64 MiB of the address space, and there are 8 for each processor.
         command.env("MALLOC_ARENA_MAX", "2");
-        let limits = Confinement { files, memory_bytes: IMPORT_MEMORY_BYTES, cpu: time };
+        let memory_bytes = IMPORT_MEMORY_BYTES;
+        let limits = Confinement { files, memory_bytes, file_bytes, cpu: time };
         limits.apply(&mut command)?;
         let mut running = Running { child: command.spawn()?, kill };
         running.watch(Instant::now() + time, output)?.ok_or_else(|| {
@@ -102,7 +105,7 @@ impl Running {
         }
         let said = String::from_utf8_lossy(&said);
         let said = said.lines().next().unwrap_or_default().to_owned();
-        Ok(ended.map(|status| Ended { status, said }))
+        Ok(ended.map(|status| Ended { status, first_error_line: said }))
     }
 }
 
@@ -117,7 +120,7 @@ impl Drop for Running {
     }
 }
 
-/// An output, `None` at its end, and who hears it.
+/// An output, `None` at its end, and the function that receives it.
 type Output<'a> = (&'a mut Option<File>, &'a mut dyn FnMut(&[u8]));
 
 /// Reads once from each output that has something within `pause`; whether one had.
@@ -148,16 +151,16 @@ mod tests {
     fn helper(script: &str, time: Duration) -> Helper<'static> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
-        Helper { command, files: &[], time, kill: Duration::from_secs(10) }
+        Helper { command, files: &[], file_bytes: 1 << 20, time, kill: Duration::from_secs(10) }
     }
 
     #[test]
     fn outputs_and_status_are_those_of_the_program() {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let helper = helper("echo a; echo b >&2; echo c >&2; exit 3", Duration::from_secs(60));
-        let ended = helper.run(&mut |bytes| heard.extend_from_slice(bytes)).unwrap();
+        let ended = helper.run(&mut |bytes| received.extend_from_slice(bytes)).unwrap();
         assert_eq!(
-            (ended.status.code(), ended.said.as_str(), &heard[..]),
+            (ended.status.code(), ended.first_error_line.as_str(), &received[..]),
             (Some(3), "b", &b"a\n"[..])
         );
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::Progress;
 use super::helper::{Ended, Helper, time_for};
 use crate::os::confine::Access;
+use crate::os::disk::open_device;
 
 /// Part of every distribution's qemu.
 const QEMU_IMG: &str = "/usr/bin/qemu-img";
@@ -37,13 +38,13 @@ impl Qcow2<'_> {
     /// What is wrong with it, or with `qemu-img`.
     pub(super) fn check(&self) -> Result<(), String> {
         let mut report = Vec::new();
-        let words = ["check", "--output=json", SOURCE].map(Path::new);
-        let ended = self.run(&words, None, &mut |bytes| {
+        let arguments = ["check", "--output=json", SOURCE].map(Path::new);
+        let ended = self.run(&arguments, None, &mut |bytes| {
             let room = REPORT_BYTES.saturating_sub(report.len());
             report.extend(bytes.iter().take(room));
         });
         let lacks = |error| format!("{QEMU_IMG} (Debian's qemu-utils): {error}");
-        let Ended { status, said } = ended.map_err(lacks)?;
+        let Ended { status, first_error_line } = ended.map_err(lacks)?;
         // 3: clusters that nothing uses, which harms no data.
         if matches!(status.code(), Some(0 | 3)) {
             return Ok(());
@@ -52,7 +53,7 @@ impl Qcow2<'_> {
         let corruptions = found["corruptions"].as_u64().unwrap_or_default();
         let errors = found["check-errors"].as_u64().unwrap_or_default();
         Err(match corruptions.saturating_add(errors) {
-            0 => format!("{QEMU_IMG} check: {status}: {said}"),
+            0 => format!("{QEMU_IMG} check: {status}: {first_error_line}"),
             found => format!("the qcow2 file is damaged or incomplete: {found} errors"),
         })
     }
@@ -62,31 +63,33 @@ impl Qcow2<'_> {
     /// # Errors
     /// What `qemu-img` says, or what keeps it from running.
     pub(super) fn convert(&self, target: &Path, progress: &Progress) -> io::Result<()> {
-        let to = File::options().read(true).write(true).open(target)?;
-        let words = ["convert", "-p", "-n", "--target-is-zero", "-O", "raw", SOURCE].map(Path::new);
+        let to = open_device(File::options().read(true).write(true), target)?;
+        let arguments =
+            ["convert", "-p", "-n", "--target-is-zero", "-O", "raw", SOURCE].map(Path::new);
         let mut percents = Percents { word: Vec::new(), progress };
-        let words = [&words[..], &[target]].concat();
-        let ended = self.run(&words, Some(&to), &mut |bytes| percents.take(bytes))?;
+        let arguments = [&arguments[..], &[target]].concat();
+        let ended = self.run(&arguments, Some(&to), &mut |bytes| percents.take(bytes))?;
         if ended.status.success() {
             return Ok(());
         }
-        let Ended { status, said } = ended;
-        Err(io::Error::other(format!("{QEMU_IMG} convert: {status}: {said}")))
+        let Ended { status, first_error_line } = ended;
+        Err(io::Error::other(format!("{QEMU_IMG} convert: {status}: {first_error_line}")))
     }
 
     fn run(
         &self,
-        words: &[&Path],
+        arguments: &[&Path],
         target: Option<&File>,
         output: &mut dyn FnMut(&[u8]),
     ) -> io::Result<Ended> {
         let mut command = Command::new(QEMU_IMG);
         let stdin = self.content.try_clone()?;
-        command.args(words).stdin(stdin).stdout(Stdio::piped());
+        command.args(arguments).stdin(stdin).stdout(Stdio::piped());
         let mut files = vec![(self.content, Access::Read)];
         files.extend(target.map(|target| (target, Access::ReadWrite)));
         let bytes = self.size_bytes.max(self.content.metadata()?.len());
-        Helper { command, files: &files, time: time_for(bytes), kill: self.kill }.run(output)
+        let (file_bytes, time, kill) = (self.size_bytes, time_for(bytes), self.kill);
+        Helper { command, files: &files, file_bytes, time, kill }.run(output)
     }
 }
 

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
@@ -44,7 +45,7 @@ fn run_within(
     let mut command = Command::new(program);
     command.args(words).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
     let cpu = Duration::from_secs(cpu_s);
-    Confinement { files, memory_bytes, cpu }.apply(&mut command).unwrap();
+    Confinement { files, memory_bytes, file_bytes: 16 * MIB, cpu }.apply(&mut command).unwrap();
     command.output().unwrap()
 }
 
@@ -131,6 +132,48 @@ fn a_confined_program_makes_no_socket() {
         let (connected, said) = connect(&format!("/dev/{kind}/127.0.0.1/{port}"));
         assert!(!connected && said.contains("Permission denied"), "{kind}: {said}");
     }
+}
+
+#[test]
+fn a_confined_program_changes_no_mode_and_no_owner() {
+    let directory = Directory::new("mode");
+    let (path, file) = directory.file("file", "");
+    let files = [(&file, Access::ReadWrite)];
+    for (program, argument) in [("/bin/chmod", "777"), ("/bin/chown", "65534")] {
+        let output = run(program, &[argument, path.to_str().unwrap()], &files);
+        assert!(!output.status.success(), "{program}: {output:?}");
+    }
+    let found = fs::metadata(&path).unwrap();
+    assert_eq!((found.mode() & 0o111, found.uid()), (0, process::user()));
+}
+
+#[test]
+fn a_confined_program_has_the_capability_to_read_alone() {
+    // It waits for its input, so that its flags can be read.
+    let mut command = Command::new("/bin/cat");
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let (memory_bytes, cpu) = (512 * MIB, Duration::from_secs(30));
+    Confinement { files: &[], memory_bytes, file_bytes: 0, cpu }.apply(&mut command).unwrap();
+    let mut child = command.spawn().unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let effective = u64::from_str_radix(effective.trim(), 16).unwrap();
+    assert_eq!(effective & !(1 << CAP_DAC_READ_SEARCH), 0, "{status}");
+}
+
+#[test]
+fn a_file_that_grows_over_its_limit_ends_the_program() {
+    let directory = Directory::new("grow");
+    let (path, file) = directory.file("file", "");
+    let of = format!("of={}", path.display());
+    let files = [(&file, Access::ReadWrite)];
+    for (seek, fits) in [("seek=8", true), ("seek=32", false)] {
+        let output = run("/bin/dd", &["if=/dev/null", "bs=1M", seek, &of], &files);
+        assert_eq!(output.status.success(), fits, "{seek}: {output:?}");
+    }
+    assert!(fs::metadata(&path).unwrap().len() <= 16 * MIB);
 }
 
 #[test]

@@ -27,12 +27,12 @@ impl Folder {
     }
 
     fn leads_to(&self, name: &str) -> PathBuf {
-        resolve(&self.at(name)).unwrap().real().to_owned()
+        resolve(&self.at(name), Trusted::own()).unwrap().real().to_owned()
     }
 
     /// What lies exposed on the way, below this folder.
     fn exposed(&self, name: &str) -> (PathBuf, String) {
-        match resolve(&self.at(name)).unwrap_err() {
+        match resolve(&self.at(name), Trusted::own()).unwrap_err() {
             ResolveError::Exposed { path, by } => {
                 (path.strip_prefix(&self.0).unwrap().to_owned(), by)
             }
@@ -56,7 +56,9 @@ fn links_are_followed_and_the_last_is_told() {
     for name in ["in/disk", "folder/disk", "disk", "in/again", "in/../folder/./disk"] {
         assert_eq!(folder.leads_to(name), folder.at("in/disk"), "{name}");
     }
-    let Resolved::There { link, found, .. } = resolve(&folder.at("in/again")).unwrap() else {
+    let Resolved::There { link, found, .. } =
+        resolve(&folder.at("in/again"), Trusted::own()).unwrap()
+    else {
         panic!("it is there");
     };
     assert_eq!(link, Some(folder.at("folder")));
@@ -69,7 +71,7 @@ fn the_folder_above_is_that_of_where_a_link_leads() {
     fs::create_dir(folder.at("other")).unwrap();
     symlink(folder.at("in"), folder.at("other/link")).unwrap();
     assert_eq!(folder.leads_to("other/link/../in/disk"), folder.at("in/disk"));
-    assert_eq!(resolve(Path::new("/../..")).unwrap().real(), Path::new("/"));
+    assert_eq!(resolve(Path::new("/../.."), Trusted::own()).unwrap().real(), Path::new("/"));
 }
 
 #[test]
@@ -83,7 +85,7 @@ fn what_is_not_there_is_told_with_its_place() {
         ("link", "in/absent"),
         ("in/disk/x", "in/disk/x"),
     ] {
-        let place = resolve(&folder.at(name)).unwrap();
+        let place = resolve(&folder.at(name), Trusted::own()).unwrap();
         assert!(matches!(place, Resolved::Absent { .. }), "{name}");
         assert_eq!(place.real(), folder.at(real), "{name}");
     }
@@ -135,7 +137,7 @@ fn a_folder_of_somebody_else_is_exposed_and_a_file_in_one_of_ours_is_not() {
 #[test]
 fn links_of_processes_are_not_followed() {
     for path in ["/proc/self/root/etc", "/proc/1/root/etc", "/dev/fd/0", "/proc/self/fd/0"] {
-        let stray = resolve(Path::new(path)).unwrap_err();
+        let stray = resolve(Path::new(path), Trusted::own()).unwrap_err();
         assert!(matches!(stray, ResolveError::Exposed { .. }), "{path}: {stray}");
     }
 }
@@ -145,13 +147,21 @@ fn a_circle_ends() {
     let folder = Folder::new();
     symlink("b", folder.at("a")).unwrap();
     symlink("a", folder.at("b")).unwrap();
-    assert!(resolve(&folder.at("a")).unwrap_err().to_string().ends_with(": too many links"));
+    assert!(
+        resolve(&folder.at("a"), Trusted::own())
+            .unwrap_err()
+            .to_string()
+            .ends_with(": too many links")
+    );
 }
 
 #[test]
 fn a_relative_path_leads_nowhere() {
     for path in ["", "a", "./a", "../a"] {
-        assert!(matches!(resolve(Path::new(path)), Err(ResolveError::Relative)), "{path}");
+        assert!(
+            matches!(resolve(Path::new(path), Trusted::own()), Err(ResolveError::Relative)),
+            "{path}"
+        );
     }
 }
 
@@ -160,7 +170,7 @@ fn a_path_below_a_directory_has_no_links() {
     let folder = Folder::new();
     symlink("in", folder.at("folder")).unwrap();
     symlink("disk", folder.at("in/link")).unwrap();
-    let check = |relative: &str| check_below(&folder.0, Path::new(relative));
+    let check = |relative: &str| check_below(&folder.0, Path::new(relative), Trusted::own());
     for relative in ["in/disk", "in/absent", "absent/a/b", "in/disk/x", "in/link", "folder"] {
         assert!(check(relative).is_ok(), "{relative}");
     }
@@ -174,16 +184,47 @@ fn a_path_below_a_directory_has_no_links() {
 #[test]
 fn directories_below_belong_to_the_agent_alone() {
     let folder = Folder::new();
-    let exposed = |relative: &str| match check_below(&folder.0, Path::new(relative)) {
+    let exposed = |relative: &str| match check_below(&folder.0, Path::new(relative), Trusted::own())
+    {
         Err(ResolveError::Exposed { path, .. }) => path.strip_prefix(&folder.0).unwrap().to_owned(),
         other => panic!("{relative}: {other:?}"),
     };
     for mode in [0o777, 0o775, 0o1777] {
         folder.make_mode("in", mode);
         assert_eq!(exposed("in/disk"), Path::new("in"), "{mode:o}");
-        assert!(check_below(&folder.0, Path::new("in")).is_ok(), "its own name is ours");
+        assert!(
+            check_below(&folder.0, Path::new("in"), Trusted::own()).is_ok(),
+            "its own name is ours"
+        );
     }
     folder.make_mode("in", 0o755);
     folder.make_mode("", 0o777);
     assert_eq!(exposed("in"), Path::new(""));
+}
+
+#[test]
+fn no_link_of_another_user_is_followed_to_a_file() {
+    let folder = Folder::new();
+    if process::user() != 0 {
+        return;
+    }
+    let open = |name: &str| open_foreign(&folder.at(name), Trusted::own());
+    fs::write(folder.at("secret"), "secret").unwrap();
+    symlink("in", folder.at("ours")).unwrap();
+    symlink("../secret", folder.at("in/link")).unwrap();
+    fs::create_dir(folder.at("in/below")).unwrap();
+    fs::write(folder.at("in/below/disk"), "").unwrap();
+    symlink("below", folder.at("in/side")).unwrap();
+    assert!(open("in/link").is_ok(), "root's own");
+    std::os::unix::fs::chown(folder.at("in"), Some(65534), None).unwrap();
+    for name in ["in/disk", "ours/disk", "in/below/disk", "in/below/../disk"] {
+        assert!(open(name).is_ok(), "{name}");
+    }
+    for name in ["in/link", "ours/link", "in/side/disk", "in/link/x"] {
+        let error = open(name).unwrap_err().to_string();
+        assert!(error.contains("links of other users are not followed"), "{name}: {error}");
+    }
+    assert_eq!(open("in/absent").unwrap_err().kind(), io::ErrorKind::NotFound);
+    let known = open_foreign(&folder.at("in/link"), Trusted::with_agent(65534));
+    assert!(known.is_ok(), "the agent's own user is trusted");
 }

@@ -82,6 +82,11 @@ impl DirectoryStore {
         }
     }
 
+    /// Whether the name of a directory in the root is one of the store's own.
+    fn is_own(&self, relative: &str) -> bool {
+        [self.pool.images(), self.pool.guests()].iter().any(|own| own.relative() == relative)
+    }
+
     fn collect_below(
         &self,
         folder: &Path,
@@ -94,8 +99,11 @@ impl DirectoryStore {
                 None => entry,
             };
             // Snapshots, properties and temporary files have no dataset's name.
-            if let Ok(name) = self.pool.dataset(&relative) {
-                self.collect(name, found)?;
+            let Ok(name) = self.pool.dataset(&relative) else { continue };
+            match self.collect(name, found) {
+                // A directory of others beside `images` and `guests` is none of the store's.
+                Err(Error::Untrusted { .. }) if above.is_none() && !self.is_own(&relative) => {}
+                outcome => outcome?,
             }
         }
         Ok(())

@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use self::files::{is_directory, open_file};
 use crate::config::StorageLimits;
 use crate::os::disk;
-use crate::os::resolve::{ResolveError, check_below, resolve};
+use crate::os::resolve::{ResolveError, Trusted, check_below, resolve};
 use crate::storage::{
     Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
     PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted,
@@ -46,6 +46,8 @@ pub struct DirectoryStore {
     pool: PoolName,
     root: PathBuf,
     limits: StorageLimits,
+    /// Who may change the store's directories.
+    trusted: Trusted,
     /// Held while space is counted and used, so that no two volumes get the same.
     making: Mutex<()>,
 }
@@ -53,7 +55,12 @@ pub struct DirectoryStore {
 impl DirectoryStore {
     /// The store in `root`, which need not be there yet. Names carry the pool's name, as with ZFS.
     pub fn new(pool: PoolName, root: PathBuf, limits: StorageLimits) -> Self {
-        Self { pool, root, limits, making: Mutex::new(()) }
+        Self { pool, root, limits, trusted: Trusted::own(), making: Mutex::new(()) }
+    }
+
+    /// The same for a command of an operator, who may be another user than the agent's.
+    pub(super) fn trusting(self, trusted: Trusted) -> Self {
+        Self { trusted, ..self }
     }
 
     /// Checks that others than root and the agent's user cannot lead the root elsewhere, or anything in it.
@@ -61,8 +68,7 @@ impl DirectoryStore {
     /// # Errors
     /// [`Error::Untrusted`].
     pub(super) fn check_root(&self) -> Result<(), Error> {
-        let untrusted = |why| Error::Untrusted { path: self.root.clone(), why };
-        resolve(&self.root).map_err(untrusted)?;
+        resolve(&self.root, self.trusted).map_err(|why| refuse(&self.root, why))?;
         for name in [self.pool.images(), self.pool.guests()] {
             self.directory_path(&name)?;
         }
@@ -86,9 +92,9 @@ impl DirectoryStore {
     fn beside(&self, name: &Dataset, end: &str) -> Result<PathBuf, Error> {
         let relative = format!("{}{end}", name.relative());
         let path = self.root.join(&relative);
-        match check_below(&self.root, Path::new(&relative)) {
+        match check_below(&self.root, Path::new(&relative), self.trusted) {
             Ok(()) => Ok(path),
-            Err(why) => Err(Error::Untrusted { path, why }),
+            Err(why) => Err(refuse(&path, why)),
         }
     }
 
@@ -98,9 +104,9 @@ impl DirectoryStore {
     /// [`Error::Untrusted`].
     fn directory_path(&self, name: &Dataset) -> Result<PathBuf, Error> {
         let path = self.root.join(name.relative());
-        match check_below(&self.root, &Path::new(name.relative()).join("entry")) {
+        match check_below(&self.root, &Path::new(name.relative()).join("entry"), self.trusted) {
             Ok(()) => Ok(path),
-            Err(why) => Err(Error::Untrusted { path, why }),
+            Err(why) => Err(refuse(&path, why)),
         }
     }
 
@@ -291,9 +297,16 @@ impl Volumes for DirectoryStore {
     }
 }
 
-/// Refuses a link.
+/// Refuses a path that cannot be resolved.
+fn refuse(path: &Path, why: ResolveError) -> Error {
+    match why {
+        ResolveError::Io(at, error) => Error::io(format!("look at {}", at.display()), error),
+        why => Error::Untrusted { path: path.to_owned(), why },
+    }
+}
+
 fn refuse_link(path: &Path) -> Error {
-    Error::Untrusted { path: path.to_owned(), why: ResolveError::Link(path.to_owned()) }
+    refuse(path, ResolveError::Link(path.to_owned()))
 }
 
 fn not_found(name: impl ToString) -> Error {

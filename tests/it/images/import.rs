@@ -1,8 +1,8 @@
 //! `mistify-libvirt image import`.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -252,6 +252,10 @@ fn import_under_attack(bed: &Bed, id: &str, content: &[u8], attack: impl Fn(bool
             println!("imported: {id}");
         }
     });
+    // Without an attack the same file is imported.
+    attack(false);
+    let output = bed.run_import("attacked.qcow2", &format!("{id}-calm"));
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 pub(super) fn a_qcow2_that_is_swapped_meanwhile_reads_no_secret(bed: Bed) {
@@ -308,6 +312,8 @@ pub(super) fn a_qcow2_that_is_rewritten_meanwhile_reads_no_secret(bed: Bed) {
     let padding = extension.len().next_multiple_of(8) - extension.len();
     let extensions = [&extension[..], &vec![0; padding + 8]].concat();
     write(&extensions, u64::from(header_bytes));
+    // Such a file is copied first.
+    file.set_permissions(Permissions::from_mode(0o666)).expect("it is ours");
     import_under_attack(&bed, "data", &content, |is_evil| {
         let features = if is_evil { DATA_FILE } else { 0 };
         write(&features.to_be_bytes(), FEATURES_AT);

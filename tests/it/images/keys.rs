@@ -19,7 +19,7 @@ fn call(agent: &Libvirt, method: &str, params: &Value) -> String {
     let service =
         if method.starts_with("Libvirt.") { Service::Libvirt } else { Service::ImageStore };
     let caller = Caller { origin: Origin::Socket, peer: None };
-    let by = Behalf { caller: &caller, audit: &Audit::default() };
+    let by = Behalf { caller: &caller, audit: &Audit::default(), inbound: None };
     match rpc::answer(agent, service, request.to_string().as_bytes(), by).answer {
         Answer::Result(answer) => {
             let answer: Value = serde_json::from_slice(&answer).expect("JSON");

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, Reply};
+use crate::agent::{Agent, PROGRAM, Reply};
 use crate::lab::Pool;
 use crate::skip::{Skip, require};
 use crate::support::{Scratch, wait_until};
@@ -55,12 +55,17 @@ impl Bed {
 
     /// The same with more flags.
     pub(crate) fn with_flags(uri: &str, pool: Option<Pool>, more: &[&str]) -> Self {
+        Self::of(Command::new(PROGRAM), uri, pool, more)
+    }
+
+    /// The same by a command that starts the agent.
+    pub(crate) fn of(command: Command, uri: &str, pool: Option<Pool>, more: &[&str]) -> Self {
         let scratch = Scratch::new();
         let mut flags = vec!["--libvirt-uri".to_owned(), uri.to_owned()];
         flags.extend(store_flags(&scratch, pool.as_ref()));
         let served = ["--bridge-type", "linux", "--image-store", "--image-store-port", "0"];
         flags.extend(served.iter().chain(more).map(|flag| (*flag).to_owned()));
-        let agent = Agent::start(&flags);
+        let agent = Agent::run(command, &flags);
         let listens = "the image store listens on ";
         let line = agent.logged(listens);
         let address = line.split(listens).nth(1).expect("see above").parse().expect("an address");

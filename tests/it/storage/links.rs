@@ -8,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use mistify_libvirt::config::{HostConfig, StorageLimits, Store};
+use mistify_libvirt::os::resolve::Trusted;
 use mistify_libvirt::storage::{
     self, Dataset, Error, Id, ImageSource, InUse, Maker, Newer, Reach, Volume, Wanted, Whose,
 };
@@ -261,7 +262,9 @@ fn a_directory_that_others_can_change_is_not_used() {
 /// Opens the store in a directory, as the agent does at its start; what it says against it.
 fn open(root: &Path) -> Option<String> {
     let host = HostConfig { store: Store::Directory(root.to_owned()), ..HostConfig::default() };
-    storage::open(&host, &StorageLimits::default()).err().map(|error| error.to_string())
+    storage::open(&host, &StorageLimits::default(), Trusted::own())
+        .err()
+        .map(|error| error.to_string())
 }
 
 #[test]
