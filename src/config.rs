@@ -202,8 +202,14 @@ pub struct PoolLimits {
     pub waiting_change: usize,
     /// Callers that may wait for control, storage or read work at once.
     pub waiting_read: usize,
-    /// Callers that may wait for anything at once: one handler is always left for `/healthz`.
+    /// Callers that may wait for anything at once: the other handlers are for requests that wait for nothing.
     pub waiting_any: usize,
+    /// Batches of one caller that run at once, each on a handler: one more is told `busy`. With
+    /// [`Self::batch_helpers`] they are half of [`Self::waiting_any`], so that other callers get in.
+    pub batches_per_caller: usize,
+    /// Threads that all batches of one caller have beside their handlers: one batch alone has
+    /// `BATCH_AT_ONCE` with its handler.
+    pub batch_helpers: usize,
     /// Callers that may wait for one guest's key, so that verbs sent again and again to a stuck
     /// guest do not use up [`Self::waiting_change`]; the orchestrator sends one at a time.
     pub waiting_key: usize,
@@ -235,6 +241,8 @@ impl Default for PoolLimits {
             waiting_change: 24,
             waiting_read: 28,
             waiting_any: 31,
+            batches_per_caller: 8,
+            batch_helpers: 7,
             waiting_key: 8,
             stuck: 8,
             stuck_age: Duration::from_secs(60),

@@ -19,7 +19,7 @@ use crate::cli::{LogFormat, Settings};
 use crate::config::fixed::{LAST_LINES, LOG_BYTES, LOG_LINES};
 use crate::os::clock;
 use crate::os::poll::{Interest, PollSet};
-use crate::threads::{Bounds, LOG_WRITER, Target, Writer};
+use crate::threads::{Bounds, LOG_WRITER, LineSink, Writer};
 
 /// A log line as text, without its end.
 type Format = fn(&Record<'_>) -> String;
@@ -75,10 +75,10 @@ impl Drop for Log {
 fn print(writer: &Writer<Vec<u8>>, line: &str) {
     let line = format!("{line}\n").into_bytes();
     let bytes = line.len();
-    writer.put(line, bytes);
+    writer.push(line, bytes);
 }
 
-/// Logs a panic, and waits shortly until the line is written: the process may abort next.
+/// Logs a panic. It waits for nothing: most panics are caught, and end one request.
 fn log_panic(info: &PanicHookInfo<'_>, writer: &Writer<Vec<u8>>) {
     let (this, backtrace) = (thread::current(), Backtrace::capture());
     let name = this.name().unwrap_or("unnamed");
@@ -96,8 +96,6 @@ fn log_panic(info: &PanicHookInfo<'_>, writer: &Writer<Vec<u8>>) {
     } else {
         log::error!(thread = name, place = place.as_str(), message; "thread panicked");
     }
-    // As in `Log::drop`.
-    let _ = writer.flush(LAST_LINES);
 }
 
 /// What env_logger writes to, a line at a time.
@@ -105,7 +103,7 @@ struct Lines(Arc<Writer<Vec<u8>>>);
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.put(line.to_vec(), line.len());
+        self.0.push(line.to_vec(), line.len());
         Ok(line.len())
     }
 
@@ -119,7 +117,7 @@ struct StandardError {
     format: Format,
 }
 
-impl Target<Vec<u8>> for StandardError {
+impl LineSink<Vec<u8>> for StandardError {
     fn write(&mut self, line: Vec<u8>) -> bool {
         write_all(&line).is_ok()
     }

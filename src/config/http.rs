@@ -84,6 +84,22 @@ pub struct HttpLimits {
     /// Of [`Self::unknown`], those of one user, so that a slow answer about one is no trouble to
     /// the others.
     pub unknown_per_caller: usize,
+    /// At its limit of connections a caller's new one takes the place of one that has been idle for so long:
+    /// the next request on a younger one may be on its way, and its caller could not know whether anything
+    /// was done.
+    pub idle_before_eviction: Duration,
+    /// Bodies and answers of one front that are in memory at once, in bytes: two of the largest answers,
+    /// each as it was made and as it is sent. A request that finds no room is told `busy`.
+    pub held_bytes: usize,
+    /// Of [`Self::held_bytes`], those that root and the agent's own user have to themselves: several changes
+    /// at once, while others use up the rest.
+    pub held_reserved_bytes: usize,
+    /// Of [`Self::held_bytes`], those of one user or address: the largest request with the largest
+    /// answer, so that others have the rest.
+    pub held_per_caller_bytes: usize,
+    /// Of these, what a request reserves for its answer before it begins, in bytes, beside its body: what
+    /// the agent adds to a guest of 64 NICs and 256 disks, twice.
+    pub answer_bytes: usize,
     /// Connections that one listener gives at once, before those that are open have their turn.
     pub accepts: usize,
 }
@@ -119,6 +135,11 @@ impl Default for HttpLimits {
             memberships: 64,
             unknown: 64,
             unknown_per_caller: 8,
+            held_bytes: 64 * 1024 * 1024,
+            idle_before_eviction: Duration::from_secs(1),
+            held_reserved_bytes: 16 * 1024 * 1024,
+            held_per_caller_bytes: 40 * 1024 * 1024,
+            answer_bytes: 128 * 1024,
             accepts: 16,
         }
     }

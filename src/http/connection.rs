@@ -16,9 +16,10 @@ use std::time::Instant;
 use crate::config::fixed::FIRST_REQUEST;
 use crate::os::peer::Caller;
 use crate::os::poll::Interest;
+use crate::threads::{ByteBudget, Reservation};
 
 use super::exchange::{self, Answer, Await, Exchange, Then};
-use super::handlers::{Job, Shared};
+use super::handlers::{self, Job, Shared};
 use super::listener::Stream;
 use super::parse::{Parser, Request};
 use super::rarely::Rarely;
@@ -39,6 +40,10 @@ pub(super) struct Connection {
     begun: Option<Instant>,
     /// Whether it has had a request.
     has_called: bool,
+    /// What all connections of its caller may hold.
+    budget: Arc<ByteBudget>,
+    /// Memory for the body that arrives.
+    reservation: Option<Reservation>,
 }
 
 /// Whether a connection is one of those that are served.
@@ -59,12 +64,12 @@ enum Phase {
         bytes: Vec<u8>,
         sent: usize,
         then: Then,
+        /// For the bytes, and so dropped with them.
+        _reservation: Option<Reservation>,
     },
     /// All is said. What the caller still sends is read, because a close with bytes unread would
     /// reset the connection and could destroy the answer before the caller has read it.
-    Lingering {
-        bytes_left: usize,
-    },
+    Lingering { bytes_left: usize },
 }
 
 /// What a step along the connection's life led to.
@@ -86,8 +91,17 @@ pub(super) struct Round<'a> {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, caller: Caller, place: Place, now: Instant) -> Self {
+    /// A connection from its accept on, with the budget of its caller.
+    pub(super) fn new(
+        stream: Stream,
+        caller: Caller,
+        place: Place,
+        now: Instant,
+        budget: Arc<ByteBudget>,
+    ) -> Self {
         Self {
+            budget,
+            reservation: None,
             exchange: Arc::new(Exchange::new(stream, caller)),
             place,
             parser: Parser::default(),
@@ -105,6 +119,11 @@ impl Connection {
     /// Whose connection it is.
     pub(super) fn caller(&self) -> &Caller {
         &self.exchange.caller
+    }
+
+    /// What all connections of its caller may hold.
+    pub(super) fn budget(&self) -> &Arc<ByteBudget> {
+        &self.budget
     }
 
     pub(super) fn place(&self) -> Place {
@@ -151,6 +170,15 @@ impl Connection {
         matches!(self.phase, Phase::Reading) && self.begun.is_none()
     }
 
+    /// Since when it is idle; none where it is not.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        match self.phase {
+            // For an answer that was sent at once no handler wakes the front.
+            Phase::InFlight(Await::Caller) => self.exchange.answered_at(),
+            _ => self.is_idle().then_some(self.since),
+        }
+    }
+
     /// Whether every answer is sent.
     pub(super) fn is_served(&self) -> bool {
         self.is_idle() || matches!(self.phase, Phase::Lingering { .. })
@@ -188,9 +216,10 @@ impl Connection {
     pub(super) fn on_handler(&mut self, until: Await, round: &mut Round<'_>) -> Fate {
         let Phase::InFlight(awaited) = &mut self.phase else { return Fate::Open };
         match self.exchange.take(until) {
-            Some(Answer { at, unsent, then }) => {
+            Some(Answer { at, unsent, then, reservation }) => {
                 self.since = at;
-                self.phase = Phase::Writing { bytes: unsent, sent: 0, then };
+                self.phase =
+                    Phase::Writing { bytes: unsent, sent: 0, then, _reservation: reservation };
                 self.write(round)
             }
             None => {
@@ -210,7 +239,8 @@ impl Connection {
         self.has_called = true;
         self.phase = Phase::InFlight(until);
         self.since = now;
-        Job { request, exchange: Arc::clone(&self.exchange) }
+        let reservation = self.reservation.take().unwrap_or_else(|| self.budget.empty());
+        Job { request, exchange: Arc::clone(&self.exchange), reservation }
     }
 
     /// Answers with the refusal, as the connection's last words.
@@ -226,8 +256,11 @@ impl Connection {
         }
         round.shared.tally.count_refusal(refusal.reason);
         self.since = round.now;
+        // What has arrived of the request is of no use any more.
+        self.parser = Parser::default();
+        self.reservation = None;
         let bytes = respond::encode_refusal(&refusal);
-        self.phase = Phase::Writing { bytes, sent: 0, then: Then::Close };
+        self.phase = Phase::Writing { bytes, sent: 0, then: Then::Close, _reservation: None };
         self.write(round)
     }
 
@@ -247,10 +280,17 @@ impl Connection {
         let judge = |request: &Request| guard.judge(request, caller);
         match self.parser.next(&round.shared.limits, judge) {
             Ok(Some(request)) => {
+                if !self.reserve(request.body.capacity()) {
+                    return self.refuse(handlers::NO_ROOM, round);
+                }
                 self.begun = None;
                 Fate::Dispatch(request)
             }
             Ok(None) => {
+                // What is announced and does not arrive costs nothing.
+                if !self.reserve(self.parser.body_capacity()) {
+                    return self.refuse(handlers::NO_ROOM, round);
+                }
                 let begun = self.begun.unwrap_or(round.now);
                 self.begun = self.parser.has_begun().then_some(begun);
                 if self.parser.take_expectation() {
@@ -267,8 +307,20 @@ impl Connection {
         }
     }
 
+    /// Reserves memory for a body of so many bytes; whether the budget has it.
+    fn reserve(&mut self, bytes: usize) -> bool {
+        match &self.reservation {
+            _ if bytes == 0 => true,
+            Some(reservation) => reservation.grow_to(bytes),
+            None => {
+                self.reservation = self.budget.try_reserve(bytes);
+                self.reservation.is_some()
+            }
+        }
+    }
+
     fn write(&mut self, round: &mut Round<'_>) -> Fate {
-        let Phase::Writing { bytes, sent, then } = &mut self.phase else { return Fate::Open };
+        let Phase::Writing { bytes, sent, then, .. } = &mut self.phase else { return Fate::Open };
         let rest = bytes.get(*sent..).unwrap_or_default();
         match exchange::send(&self.exchange.stream, rest) {
             Ok(count) => *sent += count,

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::HttpLimits;
 use crate::config::fixed::{LAST_ARRIVALS, SPARE_CONNECTIONS};
 use crate::os::peer::Caller;
-use crate::os::poll::{Interest, PollSet};
+use crate::os::poll::{self, Interest, PeerState, PollSet};
+use crate::threads::ByteBudget;
 
 use super::connection::{Connection, Fate, Place, Round};
 use super::gate::{Gate, Verdict};
@@ -153,7 +155,7 @@ impl Entrance {
         let why = match self.gate.judge(&guest.caller, limits, round.now) {
             Verdict::May => return self.seat(guest, connections, round),
             Verdict::MayNot if guest.caller.peer.is_some() => "not allowed to call",
-            Verdict::MayNot => "gone before it was known who that was",
+            Verdict::MayNot => "gone before its user was known, or not of this host",
             Verdict::Unknown => {
                 let same = self.waiting.iter().filter(|it| it.caller.peer == guest.caller.peer);
                 let (all, same) = (self.waiting.len(), same.count());
@@ -179,7 +181,8 @@ impl Entrance {
         }
     }
 
-    /// Serves one who may call; over a limit only to say so.
+    /// Serves one who may call; over a limit in the place of an idle connection of the same caller, or
+    /// else only to say so.
     fn seat(&self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
         let Waiting { stream, caller, .. } = guest;
         let limits = &round.shared.limits;
@@ -188,15 +191,62 @@ impl Entrance {
             return;
         }
         let served = connections.iter().filter(|it| it.place() == Place::Served);
-        if self.gate.has_place(&caller, served.map(Connection::caller), limits) {
-            connections.push(Connection::new(stream, caller, Place::Served, round.now));
+        let has_place = self.gate.has_place(&caller, served.map(Connection::caller), limits);
+        // First, as the idle connection may be the last that has the caller's budget.
+        let budget = self.budget_of(&caller, connections, round);
+        if has_place || evict_idle(&caller, connections, round) {
+            connections.push(Connection::new(stream, caller, Place::Served, round.now, budget));
             return;
         }
-        let mut connection = Connection::new(stream, caller, Place::Spare, round.now);
+        let mut connection = Connection::new(stream, caller, Place::Spare, round.now, budget);
         let fate = connection.refuse(BUSY, round);
         let spare = connections.iter().filter(|it| it.place() == Place::Spare).count();
         if spare < SPARE_CONNECTIONS && !matches!(fate, Fate::Closed) {
             connections.push(connection);
         }
     }
+
+    /// The byte budget of this caller, which its connections share.
+    fn budget_of(
+        &self,
+        caller: &Caller,
+        connections: &[Connection],
+        round: &Round<'_>,
+    ) -> Arc<ByteBudget> {
+        let (share, shared) = (caller.share(), round.shared);
+        if let Some(other) = connections.iter().find(|it| it.caller().share() == share) {
+            return Arc::clone(other.budget());
+        }
+        let is_privileged = self.gate.is_privileged(caller);
+        let whole = if is_privileged { &shared.budget } else { &shared.others_budget };
+        whole.part(shared.limits.held_per_caller_bytes)
+    }
+}
+
+/// Closes the longest idle connection of this caller, whose place a new one takes; whether there was
+/// one. The connections of other callers stay, however long they idle.
+///
+/// It is closed as at the end of its idle time: a request that has arrived by now keeps it open, and so does
+/// one that may be on its way.
+fn evict_idle(caller: &Caller, connections: &mut Vec<Connection>, round: &Round<'_>) -> bool {
+    let (share, age_min) = (caller.share(), round.shared.limits.idle_before_eviction);
+    let is_old = |since: &Instant| round.now.saturating_duration_since(*since) >= age_min;
+    let mut idle: Vec<(Instant, usize)> = connections
+        .iter()
+        .enumerate()
+        .filter(|(_, it)| it.place() == Place::Served && it.caller().share() == share)
+        .filter_map(|(index, it)| Some((it.idle_since().filter(is_old)?, index)))
+        .collect();
+    idle.sort_unstable();
+    let is_quiet = |index: &usize| {
+        let connection = connections.get(*index);
+        // The front reads what has arrived, an end included, in its next round.
+        connection.is_some_and(|it| matches!(poll::peer_state(it.stream()), Ok(PeerState::Idle)))
+    };
+    let Some(longest) = idle.into_iter().map(|(_, index)| index).find(is_quiet) else {
+        return false;
+    };
+    let closed = connections.swap_remove(longest);
+    log::debug!("closing an idle connection of {}: it opened another", closed.caller());
+    true
 }

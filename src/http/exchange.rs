@@ -10,6 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::os::peer::Caller;
+use crate::threads::Reservation;
 
 use super::listener::Stream;
 
@@ -36,6 +37,20 @@ pub(super) struct Answer {
     /// What the socket did not take.
     pub(super) unsent: Vec<u8>,
     pub(super) then: Then,
+    /// For what is unsent: dropped with it.
+    pub(super) reservation: Option<Reservation>,
+}
+
+impl Answer {
+    /// Whether nothing is left to be done for it.
+    fn is_simple(&self) -> bool {
+        self.unsent.is_empty() && self.then == Then::KeepOpen
+    }
+
+    /// The end of a connection that gets no answer, or has had all of it.
+    pub(super) fn close() -> Self {
+        Self { at: Instant::now(), unsent: Vec::new(), then: Then::Close, reservation: None }
+    }
 }
 
 /// What becomes of the connection when all is sent.
@@ -67,9 +82,17 @@ impl Exchange {
 
     /// The handler's last word. True: the front must be woken.
     pub(super) fn finish(&self, answer: Answer) -> bool {
-        let is_simple = answer.unsent.is_empty() && answer.then == Then::KeepOpen;
+        let is_simple = answer.is_simple();
         let before = std::mem::replace(&mut *self.turn.lock(), Turn::Front(Some(answer)));
         !is_simple || matches!(before, Turn::HandlerAwaited)
+    }
+
+    /// When an answer was given after which the connection is idle; none where there is no such answer.
+    pub(super) fn answered_at(&self) -> Option<Instant> {
+        match &*self.turn.lock() {
+            Turn::Front(Some(answer)) => answer.is_simple().then_some(answer.at),
+            Turn::Front(None) | Turn::Handler | Turn::HandlerAwaited => None,
+        }
     }
 
     /// The answer if there is one; otherwise, with [`Await::Handler`], its end will wake the front.

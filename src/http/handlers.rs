@@ -5,26 +5,43 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use crate::config::HttpLimits;
+use crate::os::peer::Caller;
 use crate::os::poll::Waker;
-use crate::threads::{Queue, panic_text};
+use crate::rpc::Inbound;
+use crate::threads::{ByteBudget, Queue, Reservation, panic_text};
 
 use super::Handler;
+use super::context::{CallerProbe, RequestContext};
 use super::exchange::{self, Answer, Exchange, Then};
 use super::guard::Guard;
 use super::parse::{Persistence, Request, Version};
-use super::respond::{self, Encoded, Wanted};
+use super::rarely::Rarely;
+use super::respond::{self, EncodeError, Encoded, Wanted};
 use super::stream;
-use super::tally::Tally;
+use super::tally::{Reason, Refusal, Tally};
 
 /// The address that callers over a Unix socket are given.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// The refusal of a request whose body or answer there is no room for now.
+pub(super) const NO_ROOM: Refusal =
+    Refusal { reason: Reason::Busy, sentence: "busy: too many bytes of requests and answers" };
 
 /// What the front and its handlers have in common.
 pub(super) struct Shared {
     pub(super) limits: HttpLimits,
     pub(super) guard: Guard,
     pub(super) tally: Arc<Tally>,
+    pub(super) probe: CallerProbe,
+    /// The bytes of bodies and answers in memory.
+    pub(super) budget: Arc<ByteBudget>,
+    /// Of these, those of all callers but root and the agent's own user.
+    pub(super) others_budget: Arc<ByteBudget>,
+    /// Requests whose callers have gone.
+    pub(super) abandoned: Mutex<Rarely>,
     /// Wakes the front.
     pub(super) waker: Waker,
     /// Set once the front is told to stop.
@@ -45,20 +62,57 @@ impl Shared {
     pub(super) fn is_stopping(&self) -> bool {
         self.stop.get().is_some()
     }
+
+    /// Logs a request that is not run, at most one in [`LOG_INTERVAL`](crate::config::fixed::LOG_INTERVAL).
+    fn log_abandoned(&self, request: &Request, caller: &Caller) {
+        if let Some(more) = self.abandoned.lock().now(Instant::now()) {
+            let Request { method, target, .. } = request;
+            log::info!(
+                "not running {method} {target}: {caller} has disconnected; {more} more since"
+            );
+        }
+    }
 }
 
 /// A request on its way to a handler.
 pub(super) struct Job {
     pub(super) request: Request,
     pub(super) exchange: Arc<Exchange>,
+    /// Memory for the body, and for the answer until it is sent.
+    pub(super) reservation: Reservation,
+}
+
+/// What an element of a JSON text may take when it is parsed, in bytes: `{},` becomes a NIC of some 200.
+const ELEMENT_BYTES: usize = 256;
+
+impl Job {
+    /// Reserves what a handler needs, before it gets the request: memory for the body, which it copies and
+    /// parses, and for the answer of a change, which must not be lost once the change is done. That answer
+    /// is the guest of the request and what the agent adds. A longer one is that of a read, which can be
+    /// refused. Whether the budget has it.
+    pub(super) fn reserve(&self, limits: &HttpLimits) -> bool {
+        let body = &self.request.body;
+        let elements = body.iter().filter(|byte| **byte == b',').count();
+        let parsed = elements.saturating_mul(ELEMENT_BYTES);
+        self.reservation.grow_to((3 * body.len() + limits.answer_bytes).saturating_add(parsed))
+    }
 }
 
 /// Answers requests until the front is gone.
 pub(super) fn run(jobs: &Queue<Job>, handler: &Handler, shared: &Arc<Shared>) {
-    while let Some(Job { request, exchange }) = jobs.next() {
+    while let Some(Job { request, exchange, reservation }) = jobs.next() {
+        let context = RequestContext::new(&exchange, shared, &reservation);
+        // Nobody would learn the outcome, that of a change above all.
+        if context.is_abandoned() {
+            shared.log_abandoned(&request, &exchange.caller);
+            if exchange.finish(Answer::close()) {
+                shared.waker.wake();
+            }
+            continue;
+        }
         let version = request.version;
-        let encoded = answer(request, &exchange, handler, shared);
-        deliver(encoded, version, &exchange, shared);
+        let encoded = answer(request, &context, handler, shared);
+        deliver(encoded, version, &exchange, shared, reservation);
     }
 }
 
@@ -68,15 +122,13 @@ pub(super) fn deliver(
     version: Version,
     exchange: &Arc<Exchange>,
     shared: &Arc<Shared>,
+    reservation: Reservation,
 ) {
     let Encoded { mut bytes, mut persistence, stream } = encoded;
     if let Some(streamed) = stream {
         match stream::start(exchange, shared, version, bytes, streamed) {
             Ok(()) => return,
-            Err(refusal) => {
-                shared.tally.count_refusal(refusal.reason);
-                (bytes, persistence) = (respond::encode_refusal(&refusal), Persistence::Close);
-            }
+            Err(refusal) => Encoded { bytes, persistence, .. } = refuse(&refusal, shared),
         }
     }
     let at = Instant::now();
@@ -84,6 +136,8 @@ pub(super) fn deliver(
         Persistence::Close => Then::Close,
         Persistence::Implied | Persistence::Asked => Then::KeepOpen,
     };
+    // What led to the answer is freed, and the caller may send its next request as soon as it has this.
+    reservation.shrink_to(bytes.len());
     match exchange::send(&exchange.stream, &bytes) {
         Ok(sent) => drop(bytes.drain(..sent)),
         Err(error) => {
@@ -92,28 +146,44 @@ pub(super) fn deliver(
             then = Then::Close;
         }
     }
-    if exchange.finish(Answer { at, unsent: bytes, then }) {
+    bytes.shrink_to_fit();
+    if !reservation.grow_to(bytes.len()) {
+        // A request that no handler had has reserved nothing. Its answer is short, and its caller does not
+        // read.
+        shared.tally.count_refusal(NO_ROOM.reason);
+        (bytes, then) = (Vec::new(), Then::Close);
+    }
+    reservation.shrink_to(bytes.len());
+    let reservation = (!bytes.is_empty()).then_some(reservation);
+    if exchange.finish(Answer { at, unsent: bytes, then, reservation }) {
         shared.waker.wake();
     }
 }
 
-fn answer(request: Request, exchange: &Exchange, handler: &Handler, shared: &Shared) -> Encoded {
+fn answer(
+    request: Request,
+    context: &RequestContext<'_>,
+    handler: &Handler,
+    shared: &Shared,
+) -> Encoded {
     let Request { method, target, headers, body, persistence, .. } = request;
     let wanted = if method == "HEAD" { Wanted::Head } else { Wanted::All };
     // rouille knows no callers without an address.
-    let address = exchange.caller.origin.address().unwrap_or(NO_ADDRESS);
+    let address = context.caller().origin.address().unwrap_or(NO_ADDRESS);
     let request = rouille::Request::fake_http_from(address, method, target, headers, body);
     // Asked after the handler, which may have taken long.
     let persistence = || if shared.is_stopping() { Persistence::Close } else { persistence };
     // What a panic leaves half-changed is the handler's own affair; of ours it sees the request,
     // of which only verb and target are read afterwards.
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-        let response = handler(&request, &exchange.caller);
-        respond::encode(response, wanted, persistence(), shared.limits.response_bytes)
+        let response = handler(&request, context);
+        let room = |bytes| context.reservation().grow_to(bytes);
+        respond::encode(response, wanted, persistence(), shared.limits.response_bytes, room)
     }));
     let problem = match outcome {
         Ok(Ok(encoded)) => return encoded,
-        Ok(Err(error)) => format!("unusable response: {error}"),
+        Ok(Err(EncodeError::NoRoom)) => return refuse(&NO_ROOM, shared),
+        Ok(Err(EncodeError::Unusable(error))) => format!("unusable response: {error}"),
         Err(payload) => {
             shared.tally.count_panic();
             format!("panic: {}", panic_text(payload))
@@ -121,4 +191,11 @@ fn answer(request: Request, exchange: &Exchange, handler: &Handler, shared: &Sha
     };
     log::error!("answer {} {}: {problem}", request.method(), request.raw_url());
     respond::encode_failure(persistence())
+}
+
+/// The refusal in place of an answer.
+pub(super) fn refuse(refusal: &Refusal, shared: &Shared) -> Encoded {
+    shared.tally.count_refusal(refusal.reason);
+    let bytes = respond::encode_refusal(refusal);
+    Encoded { bytes, persistence: Persistence::Close, stream: None }
 }

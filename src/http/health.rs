@@ -1,16 +1,47 @@
 //! Whether the agent can do its work, from memory: `/healthz` and `/readyz` ask nobody and wait for
 //! nothing, so that they answer when everything below hangs.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rouille::Response;
 use serde_json::{Map, Value, json};
 
+use crate::http::parse::Request;
 use crate::http::routes::JSON;
+use crate::http::{Reply, Shortcut};
 use crate::journal::Summary;
 use crate::ops::{Libvirt, Seen};
 use crate::os::process;
 use crate::pool::{LaneSnapshot, Running};
+
+/// Where the agent's health is to be had.
+pub(super) const HEALTHZ: &str = "/healthz";
+/// Where it is to be had whether changes are taken.
+pub(super) const READYZ: &str = "/readyz";
+
+/// Answers a question for the agent's health on the front's own thread, which needs no handler and no
+/// memory of the front's budget: so it is answered while others keep all of them.
+pub(super) fn shortcut(agent: Arc<Libvirt>) -> Shortcut {
+    Arc::new(move |request, _, take| take_health(&agent, request, take))
+}
+
+/// The same for a front that offers requests to other shortcuts, too.
+pub(super) fn take_health(agent: &Libvirt, request: &Request, take: &mut dyn FnMut() -> Reply) {
+    if !matches!(request.method.as_str(), "GET" | "HEAD") {
+        return;
+    }
+    match path(request) {
+        Some(HEALTHZ) => take().send(healthz(agent)),
+        Some(READYZ) => take().send(readyz(agent)),
+        _ => {}
+    }
+}
+
+/// The path that a request asks for.
+pub(super) fn path(request: &Request) -> Option<&str> {
+    request.target.split('?').next()
+}
 
 /// `/healthz`: what is seen of everything below. 503 where libvirt does not answer: then the agent
 /// is of no use, though it goes on trying.

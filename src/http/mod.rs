@@ -9,6 +9,7 @@
 
 mod access;
 mod connection;
+mod context;
 mod entrance;
 mod events;
 mod exchange;
@@ -39,7 +40,8 @@ use std::sync::Arc;
 use crate::os::peer::Caller;
 
 pub use access::{Access, AccessError};
-pub use front::{BindError, Front, Running};
+pub use context::RequestContext;
+pub use front::{BindError, Front, Running, ipv6_twin};
 pub use reply::Reply;
 pub use scrape::Tallies;
 pub use serve::{Fronts, ServeError};
@@ -48,8 +50,9 @@ pub use token::{TokenError, look_at_token};
 pub use wiring::{ListenError, listen};
 
 /// Answers one request of a caller. Runs on a handler thread and may block; a panic is answered
-/// with 500.
-pub type Handler = Arc<dyn Fn(&rouille::Request, &Caller) -> rouille::Response + Send + Sync>;
+/// with 500. It is not called for a request whose caller has gone by then.
+pub type Handler =
+    Arc<dyn Fn(&rouille::Request, &RequestContext<'_>) -> rouille::Response + Send + Sync>;
 
 /// Answers one request of a caller without a handler, if it is one that it can: it then takes the reply.
 /// Else it does nothing, and a handler has the request. Runs on the front's own thread, and so blocks

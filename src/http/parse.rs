@@ -100,6 +100,11 @@ impl Parser {
         self.pending.is_some() || !self.buffer.is_empty()
     }
 
+    /// The memory, in bytes, of what has arrived of the body.
+    pub fn body_capacity(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.request.body.capacity())
+    }
+
     /// Whether the caller waits for `100 Continue` now. True once a request at most.
     pub fn take_expectation(&mut self) -> bool {
         let nothing_after_the_head = self.buffer.is_empty();

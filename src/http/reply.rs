@@ -6,10 +6,10 @@ use std::thread;
 
 use super::Shortcut;
 use super::exchange::Exchange;
-use super::handlers::{self, Job, Shared};
-use super::parse::{Persistence, Request, Version};
-use super::respond::{self, Encoded, Wanted};
-use crate::threads::panic_text;
+use super::handlers::{self, Job, NO_ROOM, Shared};
+use super::parse::{Persistence, Version};
+use super::respond::{self, EncodeError, Encoded, Wanted};
+use crate::threads::{Reservation, panic_text};
 
 /// What a request waits for whose shortcut has taken it. Dropped, it is 500 without a word.
 pub struct Reply {
@@ -18,17 +18,26 @@ pub struct Reply {
     version: Version,
     persistence: Persistence,
     wanted: Wanted,
+    /// For the body, and for what is not sent at once.
+    reservation: Reservation,
     is_sent: bool,
 }
 
 impl Reply {
     /// Sends what the socket takes at once; the front sends the rest.
     pub fn send(mut self, response: rouille::Response) {
-        let bytes_max = self.shared.limits.response_bytes;
-        let encoded = respond::encode(response, self.wanted, self.persistence(), bytes_max);
-        self.deliver(encoded.unwrap_or_else(|error| {
-            log::error!("answer {}: unusable response: {error}", self.exchange.caller);
-            respond::encode_failure(self.persistence())
+        let limits = &self.shared.limits;
+        // A short answer is mostly sent at once, and that of the agent's health must not be refused.
+        let room = |bytes| bytes <= limits.answer_bytes || self.reservation.grow_to(bytes);
+        let persistence = self.persistence();
+        let encoded =
+            respond::encode(response, self.wanted, persistence, limits.response_bytes, room);
+        self.deliver(encoded.unwrap_or_else(|error| match error {
+            EncodeError::NoRoom => handlers::refuse(&NO_ROOM, &self.shared),
+            EncodeError::Unusable(error) => {
+                log::error!("answer {}: unusable response: {error}", self.exchange.caller);
+                respond::encode_failure(self.persistence())
+            }
         }));
     }
 
@@ -39,7 +48,8 @@ impl Reply {
 
     fn deliver(&mut self, encoded: Encoded) {
         self.is_sent = true;
-        handlers::deliver(encoded, self.version, &self.exchange, &self.shared);
+        let reservation = self.reservation.take();
+        handlers::deliver(encoded, self.version, &self.exchange, &self.shared, reservation);
     }
 }
 
@@ -57,11 +67,11 @@ impl Drop for Reply {
 /// Offers a request to the shortcut; whether it has taken it. A panic before it has done so leaves the
 /// request to a handler.
 pub(super) fn offer(shortcut: &Shortcut, job: &Job, shared: &Arc<Shared>) -> bool {
-    let Job { request, exchange } = job;
+    let Job { request, exchange, .. } = job;
     let mut is_taken = false;
     let mut take = || {
         is_taken = true;
-        reply(request, exchange, shared)
+        reply(job, shared)
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| shortcut(request, &exchange.caller, &mut take)));
     if let Err(payload) = outcome {
@@ -75,13 +85,15 @@ pub(super) fn offer(shortcut: &Shortcut, job: &Job, shared: &Arc<Shared>) -> boo
     is_taken
 }
 
-fn reply(request: &Request, exchange: &Arc<Exchange>, shared: &Arc<Shared>) -> Reply {
+fn reply(job: &Job, shared: &Arc<Shared>) -> Reply {
+    let Job { request, exchange, reservation } = job;
     Reply {
         exchange: Arc::clone(exchange),
         shared: Arc::clone(shared),
         version: request.version,
         persistence: request.persistence,
         wanted: if request.method == "HEAD" { Wanted::Head } else { Wanted::All },
+        reservation: reservation.take(),
         is_sent: false,
     }
 }

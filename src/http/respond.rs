@@ -46,11 +46,32 @@ pub(super) enum Wanted {
     Head,
 }
 
+/// Why there are no bytes of an answer.
+#[derive(Debug)]
+pub(super) enum EncodeError {
+    /// The budget has no room for it.
+    NoRoom,
+    /// The handler's response cannot be sent.
+    Unusable(io::Error),
+}
+
+impl From<io::Error> for EncodeError {
+    fn from(error: io::Error) -> Self {
+        Self::Unusable(error)
+    }
+}
+
+/// Bytes that an answer with such a body takes: as the handler made it, and as it is sent.
+pub(super) const fn room_of(body_bytes: usize) -> usize {
+    2 * body_bytes
+}
+
 /// Writes out what a handler answered. Lengths, date and connection are the front's to say. A body
-/// whose length the handler does not tell is left to be streamed.
+/// whose length the handler does not tell is left to be streamed. `reserve` is asked for the bytes that
+/// the answer takes, before it is copied.
 ///
 /// # Errors
-/// When the body cannot be read, or is longer than `body_bytes_max`.
+/// When there is no room; when the body cannot be read, or is longer than `body_bytes_max`.
 ///
 /// # Blocking
 /// As long as the body's reader does.
@@ -59,10 +80,11 @@ pub(super) fn encode(
     wanted: Wanted,
     persistence: Persistence,
     body_bytes_max: usize,
-) -> io::Result<Encoded> {
+    reserve: impl FnOnce(usize) -> bool,
+) -> Result<Encoded, EncodeError> {
     let status = match response.status_code {
         status @ 200..=599 => status,
-        status => return Err(io::Error::other(format!("status {status} is no final answer"))),
+        status => Err(io::Error::other(format!("status {status} is no final answer")))?,
     };
     let (reader, length) = response.data.into_reader_and_size();
     let has_body = !matches!(status, 204 | 304);
@@ -79,6 +101,9 @@ pub(super) fn encode(
         }
         (Wanted::Head, Some(length)) => (Vec::new(), Some(sized(length)), None),
         (Wanted::All, Some(length)) => {
+            if !reserve(room_of(length.min(body_bytes_max))) {
+                return Err(EncodeError::NoRoom);
+            }
             let body = read_body(reader, length, body_bytes_max)?;
             let framing = sized(body.len());
             (body, Some(framing), None)
@@ -224,7 +249,7 @@ mod tests {
     use rouille::{Response, ResponseBody};
 
     fn text(response: Response, wanted: Wanted, persistence: Persistence) -> String {
-        let encoded = encode(response, wanted, persistence, 100).unwrap();
+        let encoded = encode(response, wanted, persistence, 100, |_| true).unwrap();
         let text = String::from_utf8(encoded.bytes).unwrap();
         // The date is the one thing that differs from run to run.
         let lines = text.split("\r\n").filter(|line| !line.starts_with("Date: "));
@@ -255,7 +280,7 @@ mod tests {
         for (wanted, connection) in [(Wanted::All, "Connection: close\n"), (Wanted::Head, "")] {
             let mut response = Response::from_data("a/b", "");
             response.data = ResponseBody::from_reader(&b"hello"[..]);
-            let encoded = encode(response, wanted, Persistence::Implied, 0).unwrap();
+            let encoded = encode(response, wanted, Persistence::Implied, 0, |_| true).unwrap();
             assert_eq!(encoded.stream.is_some(), wanted == Wanted::All);
             let text = String::from_utf8(encoded.bytes).unwrap().replace("\r\n", "\n");
             let (head, date) = text.split_once("Date: ").unwrap();
@@ -300,14 +325,15 @@ mod tests {
     #[test]
     fn a_handler_can_close_the_connection() {
         let response = Response::text("").with_additional_header("Connection", "Close");
-        let encoded = encode(response, Wanted::All, Persistence::Implied, 0).unwrap();
+        let encoded = encode(response, Wanted::All, Persistence::Implied, 0, |_| true).unwrap();
         assert_eq!(encoded.persistence, Persistence::Close);
         assert!(encoded.bytes.ends_with(b"\r\nConnection: close\r\n\r\n"));
     }
 
     #[test]
     fn a_body_over_the_limit_and_a_status_that_is_none_are_errors() {
-        let encode = |response| encode(response, Wanted::All, Persistence::Implied, 100).is_ok();
+        let encode =
+            |response| encode(response, Wanted::All, Persistence::Implied, 100, |_| true).is_ok();
         assert!(encode(Response::from_data("a/b", vec![0; 100])));
         assert!(!encode(Response::from_data("a/b", vec![0; 101])));
         let mut endless = Response::text("");
@@ -316,6 +342,18 @@ mod tests {
         for status in [0, 101, 199, 600] {
             assert!(!encode(Response::text("").with_status_code(status)));
         }
+    }
+
+    #[test]
+    fn answer_without_room_is_not_copied() {
+        let mut wanted = Vec::new();
+        let response = Response::from_data("a/b", vec![0; 70]);
+        let encoded = encode(response, Wanted::All, Persistence::Implied, 100, |bytes| {
+            wanted.push(bytes);
+            false
+        });
+        assert!(matches!(encoded, Err(EncodeError::NoRoom)));
+        assert_eq!(wanted, [140]);
     }
 
     #[test]

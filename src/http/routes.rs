@@ -32,22 +32,27 @@ pub fn handler(
     service: Service,
     tallies: Tallies,
 ) -> Handler {
-    Arc::new(move |request, caller| {
-        let by = Behalf { caller, audit: &audit };
+    Arc::new(move |request, context| {
+        let by = Behalf { caller: context.caller(), audit: &audit, inbound: Some(context) };
         route(&agent, service, &tallies, request, by)
     })
 }
 
-/// What a front offers each request to first: a short call of a method that is one question to libvirt
-/// goes to a worker at once, and the worker answers.
+/// Answers requests for the agent's health, and posts short calls of methods that are one question to libvirt.
+/// A worker answers these.
 pub fn shortcut(agent: Arc<Libvirt>, service: Service) -> Shortcut {
     Arc::new(move |request, caller, take| {
+        if request.target != RPC_PATH {
+            return health::take_health(&agent, request, take);
+        }
         let header = |name: &str| {
             let mut headers = request.headers.iter();
             headers.find(|(it, _)| it.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
         };
-        let is_call = request.target == RPC_PATH && request.method == "POST";
-        if !is_call || request.body.len() > SHORT_BYTES || !is_json(header("Content-Type")) {
+        if request.method != "POST"
+            || request.body.len() > SHORT_BYTES
+            || !is_json(header("Content-Type"))
+        {
             return;
         }
         let log = log_enabled!(Level::Info).then(|| Processed {
@@ -86,14 +91,14 @@ fn route(
             processed(request, by, |_| download(agent, request))
         }
         events::PATH if is_read(request) => events::stream(agent.events(), request),
-        "/healthz" if is_read(request) => health::healthz(agent),
-        "/readyz" if is_read(request) => health::readyz(agent),
-        scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request),
+        health::HEALTHZ if is_read(request) => health::healthz(agent),
+        health::READYZ if is_read(request) => health::readyz(agent),
+        scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request, by.inbound),
         // It is about guests, which the image store's port knows nothing of.
         page::PATH | page::PATH_WITHOUT_SLASH if service == Service::ImageStore => not_found(),
         page::PATH if is_read(request) => page::page(),
         page::PATH_WITHOUT_SLASH if is_read(request) => Response::redirect_308(page::PATH),
-        "/healthz" | "/readyz" | events::PATH | scrape::PATH => only_read(),
+        health::HEALTHZ | health::READYZ | events::PATH | scrape::PATH => only_read(),
         page::PATH | page::PATH_WITHOUT_SLASH => only_read(),
         _ => not_found(),
     }

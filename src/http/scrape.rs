@@ -1,13 +1,16 @@
 //! `GET /metrics`, on the agent's own listener and on one that serves nothing else but health.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rouille::{Request, Response};
 
+use crate::http::handlers::NO_ROOM;
 use crate::http::routes::{is_read, not_found, only_read};
-use crate::http::{Handler, Tally, health};
+use crate::http::{Handler, Shortcut, Tally, health};
 use crate::metrics::{Format, Listener};
 use crate::ops::Libvirt;
+use crate::rpc::Inbound;
 
 /// Where metrics are to be had.
 pub(super) const PATH: &str = "/metrics";
@@ -17,19 +20,42 @@ pub type Tallies = Arc<[(&'static str, Arc<Tally>)]>;
 
 /// What the front for metrics and health alone is given.
 pub(super) fn handler(agent: Arc<Libvirt>, tallies: Tallies) -> Handler {
-    Arc::new(move |request, _caller| match request.url().as_str() {
-        PATH if is_read(request) => scrape(&agent, &tallies, request),
-        "/healthz" if is_read(request) => health::healthz(&agent),
-        PATH | "/healthz" => only_read(),
+    Arc::new(move |request, context| match request.url().as_str() {
+        PATH if is_read(request) => scrape(&agent, &tallies, request, Some(context)),
+        health::HEALTHZ if is_read(request) => health::healthz(&agent),
+        PATH | health::HEALTHZ => only_read(),
         _ => not_found(),
     })
 }
 
+/// What that front offers each request to first.
+pub(super) fn shortcut(agent: Arc<Libvirt>) -> Shortcut {
+    Arc::new(move |request, _, take| {
+        if health::path(request) == Some(health::HEALTHZ) {
+            health::take_health(&agent, request, take);
+        }
+    })
+}
+
+/// The size of the last answer, in bytes: what the next one is expected to take.
+static LAST_BYTES: AtomicUsize = AtomicUsize::new(0);
+
 /// Answers a scrape, which waits shortly for a sample where the last is old.
-pub(super) fn scrape(agent: &Libvirt, tallies: &Tallies, request: &Request) -> Response {
+pub(super) fn scrape(
+    agent: &Libvirt,
+    tallies: &Tallies,
+    request: &Request,
+    context: Option<&dyn Inbound>,
+) -> Response {
+    // Before the text is made: many scrapes at once of many guests would fill the memory.
+    let expected = LAST_BYTES.load(Ordering::Relaxed);
+    if !context.is_none_or(|context| context.reserve_answer(expected)) {
+        return Response::text(NO_ROOM.sentence).with_status_code(503);
+    }
     let format = Format::accepted(request.header("Accept").unwrap_or_default());
     let listeners = tallies.iter().map(|(name, tally)| listener(name, tally)).collect();
     let text = agent.metrics_text(format, listeners);
+    LAST_BYTES.store(text.len(), Ordering::Relaxed);
     Response::from_data(format.content_type(), text)
 }
 
@@ -42,6 +68,7 @@ fn listener(name: &'static str, tally: &Tally) -> Listener {
         requests: counters.requests,
         panics: counters.panics,
         denied: counters.denied,
+        abandoned: counters.abandoned,
         refused: refused.collect(),
     }
 }

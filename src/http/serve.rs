@@ -11,7 +11,7 @@ use log::{info, warn};
 use crate::config::fixed::{FIRST_ROUND, LAST_LINES};
 use crate::config::{AuditConfig, HttpLimits};
 use crate::http::heartbeat::Heartbeat;
-use crate::http::{BindError, Front, Tallies, routes, scrape};
+use crate::http::{BindError, Front, Tallies, health, routes, scrape};
 use crate::ops::{Libvirt, Reconciler};
 use crate::os::notify::Notify;
 use crate::os::signals::{Signal, Signals};
@@ -119,8 +119,14 @@ impl Libvirt {
         reconciler.wait_for_first_round(FIRST_ROUND);
         let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
         let (tallies, places) = (fronts.tallies(), fronts.places());
-        let Fronts { mut main, images, metrics } = fronts;
+        let Fronts { mut main, mut images, mut metrics } = fronts;
         main.offer_to(routes::shortcut(Arc::clone(&agent), Service::Libvirt));
+        if let Some(images) = &mut images {
+            images.offer_to(health::shortcut(Arc::clone(&agent)));
+        }
+        if let Some(metrics) = &mut metrics {
+            metrics.offer_to(scrape::shortcut(Arc::clone(&agent)));
+        }
         let door = main.door();
         let start = |front: Front, handler| front.start(handler).map_err(ServeError::Start);
         let handler = |service| {

@@ -14,7 +14,7 @@ use log::Level;
 use crate::config::fixed::LAST_EVENTS;
 use crate::os::poll::{Interest, PollSet};
 
-use super::exchange::{self, Answer, Exchange, Then};
+use super::exchange::{self, Answer, Exchange};
 use super::handlers::Shared;
 use super::parse::Version;
 use super::respond::{Kind, Streamed};
@@ -102,8 +102,7 @@ struct Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.shared.streams.of(self.kind).fetch_sub(1, Ordering::Relaxed);
-        let answer = Answer { at: Instant::now(), unsent: Vec::new(), then: Then::Close };
-        if self.exchange.finish(answer) {
+        if self.exchange.finish(Answer::close()) {
             self.shared.waker.wake();
         }
     }

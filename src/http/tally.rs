@@ -105,6 +105,7 @@ pub struct Tally {
     requests: AtomicU64,
     panics: AtomicU64,
     denied: AtomicU64,
+    abandoned: AtomicU64,
     refused: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -119,6 +120,9 @@ pub struct Counters {
     pub panics: u64,
     /// Connections of callers who may not call, since the start.
     pub denied: u64,
+    /// Requests since the start that were not carried out, or batches that were not carried out
+    /// wholly, because their caller had gone.
+    pub abandoned: u64,
     /// Requests and connections that were refused since the start, for every reason.
     pub refused: Vec<(Reason, u64)>,
 }
@@ -133,6 +137,7 @@ impl Tally {
             requests: self.requests.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
             denied: self.denied.load(Ordering::Relaxed),
+            abandoned: self.abandoned.load(Ordering::Relaxed),
             refused: Reason::ALL.into_iter().zip(refused).collect(),
         }
     }
@@ -151,6 +156,10 @@ impl Tally {
 
     pub(super) fn count_denied(&self) {
         self.denied.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_abandoned(&self) {
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_refusal(&self, reason: Reason) {

@@ -47,6 +47,8 @@ pub struct Listener {
     pub panics: u64,
     /// Connections of callers who may not call.
     pub denied: u64,
+    /// Requests that were not carried out, as their callers had gone.
+    pub abandoned: u64,
     /// Requests and connections that were refused, by reason.
     pub refused: Vec<(&'static str, u64)>,
 }
@@ -177,6 +179,9 @@ fn write_listeners(text: &mut Text, listeners: &[Listener]) {
     each("mistify_http_panics", Counter, "Handlers that panicked", |it| Value::Count(it.panics));
     each("mistify_http_denied", Counter, "Connections of callers who may not call", |it| {
         Value::Count(it.denied)
+    });
+    each("mistify_http_abandoned", Counter, "Requests whose caller left before they ran", |it| {
+        Value::Count(it.abandoned)
     });
     text.family(&Family {
         name: "mistify_http_refused",

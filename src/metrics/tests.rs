@@ -132,6 +132,7 @@ fn own() -> Own {
         requests: 2,
         panics: 0,
         denied: 3,
+        abandoned: 4,
         refused: vec![("late", 1)],
     };
     Own {

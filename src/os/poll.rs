@@ -89,6 +89,45 @@ impl PollSet {
     }
 }
 
+/// What a connection shows at one moment, without reading from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerState {
+    /// The peer can send, and nothing that it sent waits here.
+    Idle,
+    /// Bytes of the peer wait here.
+    Bytes,
+    /// The peer sends no more, which may be all or the half of a close. Bytes may wait here.
+    HalfClosed,
+    /// The connection is closed in both directions, or broken.
+    Closed,
+}
+
+/// Looks at a connection.
+///
+/// # Errors
+/// What poll(2) fails with, which is no memory.
+///
+/// # Blocking
+/// Never.
+pub fn peer_state(connection: impl AsFd) -> io::Result<PeerState> {
+    let fd = connection.as_fd().as_raw_fd();
+    let mut entry = libc::pollfd { fd, events: libc::POLLIN | libc::POLLRDHUP, revents: 0 };
+    // SAFETY: the pointer is to one entry that is ours; the call writes nothing but its `revents`.
+    if unsafe { libc::poll(&raw mut entry, 1, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let shows = |events| entry.revents & events != 0;
+    Ok(if shows(libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) {
+        PeerState::Closed
+    } else if shows(libc::POLLRDHUP) {
+        PeerState::HalfClosed
+    } else if shows(libc::POLLIN) {
+        PeerState::Bytes
+    } else {
+        PeerState::Idle
+    })
+}
+
 /// Rounded up; the longest there are for what has more.
 pub(super) fn whole_milliseconds(timeout: Duration) -> libc::c_int {
     libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
@@ -138,6 +177,7 @@ impl AsFd for Waker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
     use std::thread;
@@ -187,6 +227,48 @@ mod tests {
         let reads = set.add(&left, Interest::Read);
         set.wait(Some(Duration::ZERO)).unwrap();
         assert!(set.is_ready(reads), "the peer's end is something to read");
+    }
+
+    /// Waits until a connection shows something else than before: TCP takes its time.
+    fn next_state(connection: &TcpStream, before: PeerState) -> PeerState {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let state = peer_state(connection).unwrap();
+            if state != before {
+                return state;
+            }
+            assert!(Instant::now() < end, "still {before:?}");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn peer_state_tells_half_a_close_from_a_whole_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = || {
+            let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (caller, listener.accept().unwrap().0)
+        };
+        let (mut caller, accepted) = pair();
+        assert_eq!(peer_state(&accepted).unwrap(), PeerState::Idle);
+        caller.write_all(b"x").unwrap();
+        assert_eq!(next_state(&accepted, PeerState::Idle), PeerState::Bytes);
+        // Found behind bytes that nobody has read.
+        caller.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(next_state(&accepted, PeerState::Bytes), PeerState::HalfClosed);
+        let (caller, mut accepted) = pair();
+        accepted.write_all(b"x").unwrap();
+        caller.peek(&mut [0]).unwrap();
+        // With bytes unread the close is a reset.
+        drop(caller);
+        assert_eq!(next_state(&accepted, PeerState::Idle), PeerState::Closed);
+
+        let (left, right) = UnixStream::pair().unwrap();
+        assert_eq!(peer_state(&left).unwrap(), PeerState::Idle);
+        right.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(peer_state(&left).unwrap(), PeerState::HalfClosed);
+        drop(right);
+        assert_eq!(peer_state(&left).unwrap(), PeerState::Closed);
     }
 
     #[test]

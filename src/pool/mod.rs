@@ -21,6 +21,7 @@
 //! - The pool knows nothing of what the jobs do.
 
 mod admission;
+mod batches;
 mod board;
 mod clock;
 mod error;
@@ -45,6 +46,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::config::PoolLimits;
 use crate::config::fixed::LATE_READS;
 
+pub use self::batches::Batches;
 pub(crate) use self::error::Span;
 pub use self::error::{Error, Full, Ration, Running};
 pub use self::hold::{CallerSnapshot, Hold};
@@ -105,6 +107,7 @@ pub struct Snapshot {
 /// Dropping the pool stops it without grace: what runs is left to end by itself.
 pub struct Pool<S: 'static> {
     limits: PoolLimits,
+    batches: Batches,
     gate: Arc<Gate>,
     make: MakeState<S>,
     clock: Arc<Clock>,
@@ -128,6 +131,7 @@ impl<S: 'static> Pool<S> {
     ) -> io::Result<Self> {
         let pool = Self {
             limits: limits.clone(),
+            batches: Batches::new(limits),
             gate: Gate::new(limits),
             make: Arc::new(make_state),
             clock: Clock::start()?,
@@ -371,6 +375,11 @@ impl<S: 'static> Pool<S> {
                 running: self.running_under(key),
             },
         }
+    }
+
+    /// The batches that run.
+    pub fn batches(&self) -> &Batches {
+        &self.batches
     }
 
     fn running_under(&self, key: &str) -> Option<Running> {

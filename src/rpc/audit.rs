@@ -32,7 +32,7 @@ use crate::config::AuditConfig;
 use crate::os::peer::Caller;
 use crate::os::{clock, users};
 use crate::rpc::subject::{Subject, cut};
-use crate::threads::{AUDIT_WRITER, Bounds, Target, Writer};
+use crate::threads::{AUDIT_WRITER, Bounds, LineSink, Writer};
 use names::Names;
 use sink::Sink;
 
@@ -46,6 +46,32 @@ pub struct Behalf<'a> {
     pub caller: &'a Caller,
     /// What writes it down.
     pub audit: &'a Audit,
+    /// The HTTP request that the call came in; none where nobody waits for its answer, as with a job.
+    pub inbound: Option<&'a dyn Inbound>,
+}
+
+impl Behalf<'_> {
+    /// Whether the caller has gone, so that nobody would learn the outcome of another call.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.inbound.is_some_and(Inbound::is_abandoned)
+    }
+
+    /// Whether there is room in memory for an answer of so many bytes in all.
+    pub(super) fn reserve_answer(&self, answer_bytes: usize) -> bool {
+        self.inbound.is_none_or(|inbound| inbound.reserve_answer(answer_bytes))
+    }
+}
+
+/// The HTTP request that calls came in.
+pub trait Inbound: fmt::Debug + Sync {
+    /// Whether its caller has gone.
+    ///
+    /// # Blocking
+    /// Never: the kernel is asked.
+    fn is_abandoned(&self) -> bool;
+
+    /// Makes room for an answer of so many bytes in all; false where too many are in memory already.
+    fn reserve_answer(&self, answer_bytes: usize) -> bool;
 }
 
 /// What writes changing calls down. The default one writes nothing.
@@ -88,9 +114,11 @@ impl Audit {
     /// The old one stays in use when that fails, which is logged. Does not block.
     pub fn reopen(&self) {
         let Some(writer) = &self.writer else { return };
-        if !writer.offer(Entry::Reopen, 0) {
-            // The writer looks at this after each of the records that fill the queue.
+        if !writer.try_push(Entry::Reopen, 0) {
+            // The writer has a full queue of records, and looks at this before each.
             self.reopen.store(true, Ordering::SeqCst);
+            // If it has emptied the queue meanwhile, there is room now.
+            writer.try_push(Entry::Reopen, 0);
         }
     }
 
@@ -123,7 +151,11 @@ impl Audit {
             ms: milliseconds(call.began.elapsed()),
         });
         let bytes = record.bytes();
-        writer.put(Entry::Call(record), bytes);
+        // Refusals cost their callers nothing: they must not push out the records of what was done.
+        match outcome {
+            Outcome::Refused(_) => writer.push_minor(Entry::Call(record), bytes),
+            _ => writer.push(Entry::Call(record), bytes),
+        }
     }
 }
 
@@ -140,19 +172,16 @@ struct Records {
     reopen: Arc<AtomicBool>,
 }
 
-impl Target<Entry> for Records {
+impl LineSink<Entry> for Records {
     fn write(&mut self, entry: Entry) -> bool {
-        let is_written = match entry {
-            Entry::Call(record) => self.write_record(*record),
-            Entry::Reopen => {
-                self.reopen.store(true, Ordering::SeqCst);
-                true
-            }
-        };
-        if let (true, Some(sink)) = (self.reopen.swap(false, Ordering::SeqCst), &mut self.sink) {
+        let is_due = self.reopen.swap(false, Ordering::SeqCst) || matches!(entry, Entry::Reopen);
+        if let (true, Some(sink)) = (is_due, &mut self.sink) {
             sink.reopen();
         }
-        is_written
+        match entry {
+            Entry::Call(record) => self.write_record(*record),
+            Entry::Reopen => true,
+        }
     }
 
     fn report_dropped(&mut self, lines: u64) {

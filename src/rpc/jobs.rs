@@ -157,7 +157,7 @@ fn work(agent: &Libvirt, audit: &Audit) {
 
 fn carry_out(agent: &Libvirt, audit: &Audit, begun: &Begun) {
     let caller = begun.request.caller;
-    let desk = Desk { agent, by: Behalf { caller: &caller, audit } };
+    let desk = Desk { agent, by: Behalf { caller: &caller, audit, inbound: None } };
     let outcome = match agent.jobs().may_begin(begun) {
         Ok(()) => begun.tracked(|| v2::carry_out_job(desk, callee(&begun.method), begun)),
         Err(error) => v2::failed(&error.into(), begun),

@@ -35,7 +35,7 @@ use subject::{About, Subject};
 use table::Effect::Changes;
 use table::{Entry, Method, Verb};
 
-pub use audit::{Audit, Behalf};
+pub use audit::{Audit, Behalf, Inbound};
 pub use jobs::Workers;
 use jobs::{Turn, When};
 pub use post::post;
@@ -72,8 +72,7 @@ pub enum Answer {
 /// audited, also one that is refused.
 ///
 /// # Blocking
-/// Up to the deadline of the method that it calls; for one that changes something also as long as it
-/// takes to write a line to a file, and to ask who a user is that was not asked for lately.
+/// Up to the deadline of the method that it calls.
 pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answered {
     let desk = Desk { agent, by };
     let began = Instant::now();

@@ -1,13 +1,15 @@
 //! What rooms with threads of their own have in common.
 
+mod budget;
 mod queue;
 mod writer;
 
 use std::any::Any;
 use std::mem;
 
+pub(crate) use self::budget::{ByteBudget, Reservation};
 pub(crate) use self::queue::{Queue, Wake};
-pub(crate) use self::writer::{Bounds, Target, Writer, flush_writers, lines_lost};
+pub(crate) use self::writer::{Bounds, LineSink, Writer, flush_writers, lines_lost};
 
 /// The thread that writes the log to standard error.
 pub(crate) const LOG_WRITER: &str = "log-writer";

@@ -22,7 +22,7 @@ use super::Queue;
 static WRITERS: Mutex<Vec<Weak<Account>>> = Mutex::new(Vec::new());
 
 /// Where a writer's lines go.
-pub(crate) trait Target<T>: Send + 'static {
+pub(crate) trait LineSink<T>: Send + 'static {
     /// Writes a line; `false` when the line is lost.
     ///
     /// # Blocking
@@ -32,7 +32,7 @@ pub(crate) trait Target<T>: Send + 'static {
     /// Says that so many lines were dropped between the last line written and the next one.
     ///
     /// # Blocking
-    /// As [`Target::write`].
+    /// As [`LineSink::write`].
     fn report_dropped(&mut self, lines: u64);
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Writer<T> {
     queue: Arc<Queue<Item<T>>>,
     account: Arc<Account>,
-    bytes_max: usize,
+    bounds: Bounds,
 }
 
 /// What is queued.
@@ -60,8 +60,8 @@ enum Item<T> {
         /// Lines that were dropped between the line before and this one.
         dropped_before: u64,
     },
-    /// Nothing to write: it wakes the thread, which reports what was dropped.
-    Nudge,
+    /// Nothing to write: it wakes the thread, which reports the lines that were dropped.
+    Wake,
 }
 
 /// What the senders, the thread and those who wait for it have in common.
@@ -69,7 +69,9 @@ struct Account {
     name: &'static str,
     /// Bytes of the lines that are not written yet.
     bytes: AtomicUsize,
-    /// Lines that were queued.
+    /// Lines that wait for the thread.
+    waiting: AtomicUsize,
+    /// Lines that were queued since the start.
     queued: AtomicU64,
     /// Lines that were dropped or could not be written.
     lost: AtomicU64,
@@ -108,11 +110,12 @@ impl<T: Send + 'static> Writer<T> {
     pub(crate) fn start(
         name: &'static str,
         bounds: Bounds,
-        target: impl Target<T>,
+        target: impl LineSink<T>,
     ) -> io::Result<Self> {
         let account = Arc::new(Account {
             name,
             bytes: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             queued: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             unreported: AtomicU64::new(0),
@@ -129,42 +132,64 @@ impl<T: Send + 'static> Writer<T> {
         writers.retain(|writer| writer.strong_count() > 0);
         writers.push(Arc::downgrade(&account));
         drop(writers);
-        Ok(Self { queue, account, bytes_max: bounds.bytes })
+        Ok(Self { queue, account, bounds })
     }
 
     /// Queues a line of so many bytes. A line without room is dropped and counted.
-    pub(crate) fn put(&self, line: T, bytes: usize) {
-        if self.offer(line, bytes) {
-            return;
+    pub(crate) fn push(&self, line: T, bytes: usize) {
+        if !self.try_push(line, bytes) {
+            self.drop_line();
         }
+    }
+
+    /// As [`Writer::push`], but only while the queue is less than three quarters full of lines and bytes: the
+    /// rest is for lines that matter more.
+    pub(crate) fn push_minor(&self, line: T, bytes: usize) {
         let account = &self.account;
-        account.lost.fetch_add(1, Ordering::Relaxed);
-        if account.unreported.fetch_add(1, Ordering::SeqCst) == 0 {
-            // One queue that is full of lines wakes the thread by itself.
-            let _ = self.queue.put(Item::Nudge);
+        let waiting = account.waiting.load(Ordering::Relaxed);
+        let held = account.bytes.load(Ordering::Relaxed);
+        let has_room = |used: usize, most: usize| used < most - most / 4;
+        if has_room(waiting, self.bounds.lines) && has_room(held, self.bounds.bytes) {
+            self.push(line, bytes);
+        } else {
+            self.drop_line();
         }
     }
 
     /// Queues a line of so many bytes, and counts nothing when there is no room; whether there was.
-    pub(crate) fn offer(&self, line: T, bytes: usize) -> bool {
+    pub(crate) fn try_push(&self, line: T, bytes: usize) -> bool {
         let account = &self.account;
-        let add = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.bytes_max);
+        let add = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.bounds.bytes);
         // Relaxed: the number says nothing about other memory.
         if account.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
             return false;
         }
         let dropped_before = account.unreported.swap(0, Ordering::SeqCst);
-        match self.queue.put(Item::Line { line, bytes, dropped_before }) {
-            Ok(wake) => {
-                account.queued.fetch_add(1, Ordering::SeqCst);
-                drop(wake);
-                true
-            }
-            Err(_) => {
-                account.unreported.fetch_add(dropped_before, Ordering::SeqCst);
-                account.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                false
-            }
+        // Counted first: the thread may write the line before this one goes on, and a flush has to wait for it.
+        account.queued.fetch_add(1, Ordering::SeqCst);
+        account.waiting.fetch_add(1, Ordering::Relaxed);
+        if let Ok(wake) = self.queue.put(Item::Line { line, bytes, dropped_before }) {
+            drop(wake);
+            return true;
+        }
+        account.done_with(bytes);
+        if dropped_before > 0 {
+            self.report_later(dropped_before);
+        }
+        false
+    }
+
+    fn drop_line(&self) {
+        self.account.lost.fetch_add(1, Ordering::Relaxed);
+        self.report_later(1);
+    }
+
+    /// Has the thread report so many dropped lines, and wakes it unless that was done before: it may have
+    /// found nothing to report, and sleep.
+    fn report_later(&self, lines: u64) {
+        if self.account.unreported.fetch_add(lines, Ordering::SeqCst) == 0 {
+            // A queue without room has lines, for which the thread is awake.
+            let _ = self.queue.put(Item::Wake);
         }
     }
 
@@ -184,6 +209,14 @@ impl<T: Send + 'static> Writer<T> {
 }
 
 impl Account {
+    /// A line of so many bytes is written, or lost.
+    fn done_with(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.progress.lock().done += 1;
+        self.changed.notify_all();
+    }
+
     fn flush(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let queued = self.queued.load(Ordering::SeqCst);
@@ -221,7 +254,7 @@ fn accounts() -> Vec<Arc<Account>> {
     WRITERS.lock().iter().filter_map(Weak::upgrade).collect()
 }
 
-fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl Target<T>) {
+fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl LineSink<T>) {
     loop {
         // In two statements, as `next` may sleep.
         let queued = queue.drain().next();
@@ -231,7 +264,7 @@ fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl Target<T>)
         });
         let (line, bytes, dropped_before) = match item {
             Some(Item::Line { line, bytes, dropped_before }) => (line, bytes, dropped_before),
-            Some(Item::Nudge) => continue,
+            Some(Item::Wake) => continue,
             None => return,
         };
         // One line that makes its target panic costs that line; the panic itself is logged.
@@ -249,14 +282,12 @@ fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl Target<T>)
         if !is_written {
             account.lost.fetch_add(1, Ordering::Relaxed);
         }
-        account.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        account.progress.lock().done += 1;
-        account.changed.notify_all();
+        account.done_with(bytes);
     }
 }
 
 /// Reports what was dropped since the last line, when no other line is queued.
-fn report_rest<T>(account: &Account, target: &mut impl Target<T>) {
+fn report_rest<T>(account: &Account, target: &mut impl LineSink<T>) {
     let mut progress = account.progress.lock();
     let dropped = account.unreported.swap(0, Ordering::SeqCst);
     if dropped == 0 {
@@ -288,7 +319,7 @@ mod tests {
         written: Arc<Mutex<Vec<String>>>,
     }
 
-    impl Target<String> for Gated {
+    impl LineSink<String> for Gated {
         fn write(&mut self, line: String) -> bool {
             let _ = self.begun.send(line.clone());
             let _ = self.go.recv();
@@ -320,13 +351,13 @@ mod tests {
             Self { writer, begun, go, written }
         }
 
-        fn put(&self, line: &str) {
-            self.writer.put(line.to_owned(), line.len());
+        fn push(&self, line: &str) {
+            self.writer.push(line.to_owned(), line.len());
         }
 
         /// Puts a line, and waits until the thread hangs in writing it.
         fn hang(&self) {
-            self.put("hangs");
+            self.push("hangs");
             assert_eq!(self.begun.recv_timeout(PATIENCE).unwrap(), "hangs");
         }
 
@@ -343,11 +374,11 @@ mod tests {
     fn a_full_queue_drops_lines_and_reports_how_many() {
         let bed = Bed::new(Bounds { lines: 2, ..MANY });
         bed.hang();
-        ["a", "b", "c", "d"].into_iter().for_each(|line| bed.put(line));
+        ["a", "b", "c", "d"].into_iter().for_each(|line| bed.push(line));
         assert_eq!(bed.writer.lost(), 2);
         bed.go.send_timeout((), PATIENCE).unwrap();
         assert_eq!(bed.begun.recv_timeout(PATIENCE).unwrap(), "a");
-        bed.put("e");
+        bed.push("e");
         assert_eq!(bed.writer.lost(), 2, "there is room again");
         assert_eq!(bed.release(), ["hangs", "a", "b", "2 dropped", "e"]);
     }
@@ -356,7 +387,7 @@ mod tests {
     fn a_queue_full_of_bytes_drops_what_does_not_fit() {
         let bed = Bed::new(Bounds { bytes: 10, ..MANY });
         bed.hang();
-        ["12345", "1", "", "2"].into_iter().for_each(|line| bed.put(line));
+        ["12345", "1", "", "2"].into_iter().for_each(|line| bed.push(line));
         assert_eq!(bed.writer.lost(), 2, "10 bytes are queued or being written");
         assert_eq!(bed.release(), ["hangs", "12345", "1 dropped", "", "1 dropped"]);
     }
@@ -373,13 +404,26 @@ mod tests {
     }
 
     #[test]
+    fn minor_lines_leave_a_quarter_of_the_queue() {
+        let bed = Bed::new(Bounds { lines: 8, ..MANY });
+        bed.hang();
+        let push = |text: &str| bed.writer.push_minor(text.to_owned(), text.len());
+        (0..10).for_each(|_| push("minor"));
+        let lost = bed.writer.lost();
+        bed.push("major");
+        assert_eq!(bed.writer.lost(), lost, "there is room left for it");
+        let written = bed.release();
+        assert!(written.contains(&"major".to_owned()) && written.len() < 9, "{written:?}");
+    }
+
+    #[test]
     fn drops_are_reported_without_another_line() {
         let bed = Bed::new(Bounds { bytes: 10, ..MANY });
-        bed.put("longer than the whole queue");
+        bed.push("longer than the whole queue");
         assert!(bed.writer.flush(PATIENCE));
         assert_eq!(*bed.written.lock(), ["1 dropped"]);
         bed.hang();
-        bed.put("123456");
+        bed.push("123456");
         assert_eq!(bed.release(), ["1 dropped", "hangs", "1 dropped"]);
     }
 
@@ -389,14 +433,14 @@ mod tests {
         assert!(bed.writer.flush(Duration::ZERO), "nothing is queued");
         bed.hang();
         assert!(!bed.writer.flush(Duration::from_millis(1)));
-        bed.put("more");
+        bed.push("more");
         assert_eq!(bed.release(), ["hangs", "more"]);
     }
 
     #[test]
     fn a_line_that_is_lost_or_panics_costs_itself_alone() {
         let bed = Bed::new(MANY);
-        ["lost", "panic", "next"].into_iter().for_each(|line| bed.put(line));
+        ["lost", "panic", "next"].into_iter().for_each(|line| bed.push(line));
         let (account, written) = (Arc::clone(&bed.writer.account), Arc::clone(&bed.written));
         bed.release();
         assert_eq!(*written.lock(), ["lost", "next"]);
@@ -406,7 +450,7 @@ mod tests {
     #[test]
     fn a_dropped_writer_writes_what_is_queued() {
         let Bed { writer, begun, go, written } = Bed::new(MANY);
-        ["a", "b"].into_iter().for_each(|line| writer.put(line.to_owned(), 1));
+        ["a", "b"].into_iter().for_each(|line| writer.push(line.to_owned(), 1));
         drop((writer, go));
         // The thread has gone when nobody sends any more.
         while begun.recv_timeout(PATIENCE).is_ok() {}
@@ -419,7 +463,7 @@ mod tests {
         thread::scope(|scope| {
             for name in ["a", "b", "c"] {
                 let writer = &bed.writer;
-                scope.spawn(move || (0..1000).for_each(|n| writer.put(format!("{name} {n}"), 1)));
+                scope.spawn(move || (0..1000).for_each(|n| writer.push(format!("{name} {n}"), 1)));
             }
         });
         let written = bed.release();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 use mistify_libvirt::config::{Config, Deadlines};
-use mistify_libvirt::http::{Front, Running, routes};
+use mistify_libvirt::http::{Counters, Front, Running, routes};
 use mistify_libvirt::libvirt;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::pool::{Job, JobName, Lane};
@@ -37,15 +37,32 @@ impl InProcess {
     }
 
     pub(crate) fn start(config: &Config) -> Self {
+        Self::start_front(config, |_, _| {})
+    }
+
+    /// The same with the shortcuts that the program's front has.
+    pub(crate) fn start_with_shortcuts(config: &Config) -> Self {
+        Self::start_front(config, |front, agent| {
+            front.offer_to(routes::shortcut(Arc::clone(agent), Service::Libvirt));
+        })
+    }
+
+    fn start_front(config: &Config, prepare: impl FnOnce(&mut Front, &Arc<Libvirt>)) -> Self {
         libvirt::start().expect("libvirt is there");
         let agent = Arc::new(Libvirt::with_config(config).expect("threads"));
-        let front = Front::bind(&config.listen, config.http.clone()).expect("a free port");
+        let mut front = Front::bind(&config.listen, config.http.clone()).expect("a free port");
+        prepare(&mut front, &agent);
         let address = front.local_addresses()[0];
         let audit = Arc::new(Audit::open(&config.audit).expect("scratch is writable"));
         let jobs = Workers::start(&agent, &audit).expect("threads");
         let handler = routes::handler(Arc::clone(&agent), audit, Service::Libvirt, [].into());
         let running = front.start(handler).expect("threads");
         Self { agent, address, running, jobs }
+    }
+
+    /// What its front counts.
+    pub(crate) fn counters(&self) -> Counters {
+        self.running.counters()
     }
 
     /// Keeps all workers of a lane busy until what it answers is dropped.

@@ -182,6 +182,11 @@ fn table() -> Vec<String> {
                 memberships,
                 unknown,
                 unknown_per_caller,
+                idle_before_eviction,
+                held_bytes,
+                held_reserved_bytes,
+                held_per_caller_bytes,
+                answer_bytes,
                 accepts
             }
         ),
@@ -197,6 +202,8 @@ fn table() -> Vec<String> {
                 waiting_change,
                 waiting_read,
                 waiting_any,
+                batches_per_caller,
+                batch_helpers,
                 waiting_key,
                 stuck,
                 stuck_age

@@ -28,7 +28,7 @@ impl Local {
         let params = json!([{ "guest": guest }]);
         let request = json!({ "method": format!("Libvirt.{method}"), "params": params, "id": 1 });
         let caller = Caller { origin: Origin::Socket, peer: None };
-        let by = Behalf { caller: &caller, audit: &Audit::default() };
+        let by = Behalf { caller: &caller, audit: &Audit::default(), inbound: None };
         let answer =
             match rpc::answer(&self.agent, Service::Libvirt, request.to_string().as_bytes(), by)
                 .answer

@@ -46,6 +46,23 @@ fn chunked(body: &str) -> String {
 }
 
 #[test]
+fn a_body_counts_as_it_arrives() {
+    let mut parser = Parser::default();
+    let mut counted = |bytes: &str| {
+        parser.push(bytes.as_bytes());
+        let request = parser.next(&limits(), |_| Ok(())).unwrap();
+        (parser.body_capacity(), request.is_some())
+    };
+    assert_eq!(counted("POST / HTTP/1.1\r\nHost: a\r\n"), (0, false));
+    assert_eq!(counted("Content-Length: 60\r\n\r\n"), (0, false), "what is announced");
+    let (some, is_whole) = counted("he");
+    assert!((2..60).contains(&some) && !is_whole, "{some}");
+    assert_eq!(counted(&"l".repeat(58)), (0, true));
+    let (chunk, is_whole) = counted(&chunked("1F\r\nabc"));
+    assert!((3..31).contains(&chunk) && !is_whole, "{chunk}");
+}
+
+#[test]
 fn a_request_has_its_parts() {
     let request = one(post("Content-Length: 5\r\nX-A:  b c \r\nX-B: \u{e9}\r\n", "hello"));
     let expected = Request {

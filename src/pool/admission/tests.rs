@@ -16,6 +16,8 @@ const LIMITS: PoolLimits = PoolLimits {
     waiting_change: 3,
     waiting_read: 5,
     waiting_any: 6,
+    batches_per_caller: 2,
+    batch_helpers: 1,
     waiting_key: 2,
     stuck: 8,
     stuck_age: std::time::Duration::from_secs(60),

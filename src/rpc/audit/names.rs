@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,8 +41,17 @@ impl Names {
         let ((questions, asked), (answer, answers)) = (bounded(1), bounded(1));
         let run = move || {
             for uid in asked {
-                // A user stays unnamed for a while also when the database fails: the uid is enough.
-                if answer.send((uid, name_of(uid).unwrap_or_default())).is_err() {
+                // A user stays unnamed for a while also when the database fails: the uid is enough. A
+                // module of the database that panics has failed, too; the panic is logged.
+                let name = panic::catch_unwind(AssertUnwindSafe(|| name_of(uid)));
+                let name = name.map_or_else(
+                    |payload| {
+                        mem::forget(payload);
+                        None
+                    },
+                    Result::unwrap_or_default,
+                );
+                if answer.send((uid, name)).is_err() {
                     return;
                 }
             }

@@ -53,7 +53,7 @@ fn root() -> Caller {
 
 fn begin<'a>(audit: &'a Audit, caller: &'a Caller, guest: &str) -> Call<'a> {
     let subject = Subject { guest: Some(guest.to_owned()), ..Subject::default() };
-    let by = Behalf { caller, audit };
+    let by = Behalf { caller, audit, inbound: None };
     Call::begin(by, "Libvirt.Run".to_owned(), Some(subject), Instant::now())
 }
 
@@ -68,7 +68,7 @@ fn a_line_says_who_what_and_how_it_went() {
     };
     begin(&audit, &host, "web-1").end(&Outcome::Error(&"first\nsecond"));
     let network = Caller { origin: Origin::Network("192.0.2.1:5".parse().unwrap()), peer: None };
-    let by = Behalf { caller: &network, audit: &audit };
+    let by = Behalf { caller: &network, audit: &audit, inbound: None };
     let call = Call::begin(by, "ImageStore.CloneImage".to_owned(), None, Instant::now());
     call.end(&Outcome::Refused("params[0]: no"));
     begin(&audit, &root(), "web-1").end(&Outcome::Late(&"deadline: x"));

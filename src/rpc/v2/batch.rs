@@ -29,14 +29,26 @@ pub(super) fn carry_out(
 ) -> Option<Vec<u8>> {
     let calls = members.iter().map(|member| Call::read(desk, port, member, began));
     let calls: Vec<_> = calls.collect();
+    let helpers = calls.len().min(BATCH_AT_ONCE).saturating_sub(1);
+    // A batch of one call is as good as the call alone.
+    let begin = || desk.agent.pool().batches().begin(desk.by.caller.share(), helpers);
+    let permit = if helpers == 0 { None } else { begin() };
+    if helpers > 0 && permit.is_none() {
+        let refuse = |call: Result<Call<'_>, _>| match call {
+            Ok(call) => call.refuse_busy("too many batches of one caller", began),
+            Err(answer) => answer,
+        };
+        return join(calls.into_iter().filter_map(refuse).collect());
+    }
     let batch = Batch {
+        desk,
         calls: &calls,
         next: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
         begin_until: began + desk.agent.deadlines().change,
     };
     let mut answers = thread::scope(|scope| {
-        let helpers: Vec<_> = (1..calls.len().min(BATCH_AT_ONCE))
+        let helpers: Vec<_> = (0..permit.as_ref().map_or(0, |permit| permit.helpers))
             .map_while(|_| {
                 let thread = thread::Builder::new().name("http-batch".to_owned());
                 // Where the system gives no thread those that are there do it all.
@@ -50,12 +62,27 @@ pub(super) fn carry_out(
         answers
     });
     answers.sort_unstable_by_key(|(index, _)| *index);
-    let answers: Vec<Vec<u8>> = answers.into_iter().map(|(_, answer)| answer).collect();
-    (!answers.is_empty()).then(|| [b"[", &answers.join(&b","[..])[..], b"]"].concat())
+    join(answers.into_iter().map(|(_, answer)| answer).collect())
+}
+
+/// The array of these answers, each of which is freed as soon as it is in it; none of no answers.
+fn join(answers: Vec<Vec<u8>>) -> Option<Vec<u8>> {
+    // A comma or the bracket with each, the other bracket, and the line's end.
+    let bytes = answers.iter().map(|answer| answer.len() + 1).sum::<usize>() + 2;
+    let mut array = Vec::with_capacity(bytes);
+    for answer in answers {
+        array.push(if array.is_empty() { b'[' } else { b',' });
+        array.extend_from_slice(&answer);
+    }
+    (!array.is_empty()).then(|| {
+        array.push(b']');
+        array
+    })
 }
 
 /// A batch at work.
 struct Batch<'a> {
+    desk: Desk<'a>,
     /// The calls; the answer, if any, of what is none.
     calls: &'a [Result<Call<'a>, Option<Vec<u8>>>],
     next: AtomicUsize,
@@ -81,8 +108,13 @@ impl Batch<'_> {
 
     fn carry_out(&self, call: &Call<'_>) -> Option<Vec<u8>> {
         let began = Instant::now();
+        if self.desk.by.is_abandoned() {
+            // Not begun, and written down as such: nobody would learn the outcome. What has begun
+            // is finished.
+            return call.refuse_busy("not run: the caller has disconnected", began);
+        }
         if began >= self.begin_until {
-            let why = "this never ran, others of the batch took too long";
+            let why = "not run: the other calls of the batch took too long";
             return call.refuse(Kind::Deadline, why.to_owned(), began);
         }
         // The others of the batch are to be answered, too.
@@ -91,6 +123,10 @@ impl Batch<'_> {
         if before >= BATCH_ANSWER_BYTES {
             let why = format!("done, but all answers are more than {BATCH_ANSWER_BYTES} bytes");
             return call.fail(&Failure::new(Kind::TooLarge, why));
+        }
+        if !self.desk.by.reserve_answer(before + answer.len()) {
+            self.bytes.fetch_sub(answer.len(), Ordering::Relaxed);
+            return call.without_room();
         }
         Some(answer)
     }

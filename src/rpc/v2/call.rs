@@ -16,7 +16,8 @@ use crate::rpc::envelope::{Id, Lookup, Refusal, without_place};
 use crate::rpc::jobs::When;
 use crate::rpc::json::Writer;
 use crate::rpc::subject::Subject;
-use crate::rpc::{Asked, Callee, Desk, Service, json, lookup};
+use crate::rpc::table::Effect;
+use crate::rpc::{Asked, Callee, Desk, Service, lookup};
 
 /// The parameter beside those of a method by which a job is made of its call.
 pub(super) const ASYNC: &str = "async";
@@ -114,7 +115,7 @@ impl<'a> Call<'a> {
             Called::Method(callee) => self.desk.dispatch(self, callee, began),
             Called::Discover(port) => object(self.params)
                 .and_then(|params| self.check_names(params, &[]))
-                .map(|()| self.success(&|out| json::write(out, &discover::document(port)))),
+                .map(|()| self.success_of(discover::document(port))),
         };
         outcome.unwrap_or_else(|refusal| self.refuse(Kind::Params, refusal.text, began))
     }
@@ -137,9 +138,30 @@ impl<'a> Call<'a> {
         self.fail(&Failure::new(kind, why))
     }
 
+    /// The same where the method may be called later.
+    pub(super) fn refuse_busy(&self, why: &str, began: Instant) -> Option<Vec<u8>> {
+        if let Called::Method(callee) = self.called {
+            self.desk.refused(callee, why, began);
+        }
+        self.fail(&Failure::busy(why))
+    }
+
     /// The answer of this failure.
     pub(super) fn fail(&self, failure: &Failure) -> Option<Vec<u8>> {
         self.id.as_ref().map(|id| failure.answer(Some(id)))
+    }
+
+    /// The answer in place of one that there is no room for in memory.
+    pub(super) fn without_room(&self) -> Option<Vec<u8>> {
+        let is_change =
+            matches!(self.called, Called::Method(callee) if callee.entry.1 == Effect::Changes);
+        let why = "too many bytes of requests and answers";
+        self.fail(&match is_change {
+            true => {
+                Failure::new(Kind::TooLarge, format!("done, but the answer is left out: {why}"))
+            }
+            false => Failure::busy(why),
+        })
     }
 
     /// The name of its method, with the service's.
@@ -169,10 +191,22 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The answer with a result that was written before.
+    fn success_of(&self, result: &[u8]) -> Option<Vec<u8>> {
+        self.answer_with(result.len() + 256, &|out| {
+            out.extend_from_slice(result);
+            Ok(())
+        })
+    }
+
     fn success(&self, write: Writer<'_>) -> Option<Vec<u8>> {
-        let id = self.id.as_ref()?;
         // The answer is mostly the request's guest again, so this is rarely grown.
-        let mut out = Vec::with_capacity(1024);
+        self.answer_with(1024, write)
+    }
+
+    fn answer_with(&self, capacity: usize, write: Writer<'_>) -> Option<Vec<u8>> {
+        let id = self.id.as_ref()?;
+        let mut out = Vec::with_capacity(capacity);
         out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"result\":");
         if let Err(error) = write(&mut out) {
             let why = format!("answer without a JSON form: {error}");

@@ -270,6 +270,17 @@ impl Failure {
         Self { code: row.code, message: format!("{}: {}", row.name, why.into()), data: None }
     }
 
+    /// A refusal of what may succeed later, though nobody changes anything.
+    pub(super) fn busy(why: &str) -> Self {
+        let data = Data {
+            libvirt_code: None,
+            libvirt_domain: None,
+            retryable: Kind::Busy.row().retryable,
+            guest: None,
+        };
+        Self { data: Some(data), ..Self::new(Kind::Busy, why) }
+    }
+
     /// A method's error, in the words of the old path.
     pub(super) fn of(error: &Error, subject: &Subject) -> Self {
         let row = Kind::of(error).row();

@@ -79,7 +79,12 @@ fn carry_out(desk: Desk<'_>, port: Service, message: &RawValue) -> Answered {
     let began = Instant::now();
     if !message.get().starts_with('[') {
         return match Call::read(desk, port, message, began) {
-            Ok(call) => Answered { method: Some(call.name()), answer: call.carry_out(began) },
+            Ok(call) => {
+                let answer = call.carry_out(began);
+                let has_room = answer.as_ref().is_none_or(|it| desk.by.reserve_answer(it.len()));
+                let answer = if has_room { answer } else { call.without_room() };
+                Answered { method: Some(call.name()), answer }
+            }
             Err(answer) => Answered { method: None, answer },
         };
     }

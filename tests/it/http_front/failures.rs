@@ -1,15 +1,22 @@
 //! Callers that leave, handlers that panic, files that run out.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 
-use mistify_libvirt::config::HttpLimits;
-use rouille::{Response, ResponseBody};
+use crossbeam_channel::{bounded, unbounded};
+use mistify_libvirt::config::{HttpLimits, SocketConfig};
+use mistify_libvirt::http::{Front, RequestContext};
+use rouille::{Request, Response, ResponseBody};
 
-use super::{GET, GET_GATE, PATIENCE, SHORT, echo, gated, patient, serve, wait_until};
+use super::{
+    GET, GET_GATE, PATIENCE, SHORT, Service, any_port, echo, gated, patient, serve, wait_until,
+};
+use crate::support::Scratch;
 
 #[test]
 fn a_caller_that_leaves_costs_nothing_but_its_answer() {
@@ -33,6 +40,83 @@ fn a_caller_that_ends_its_side_still_gets_its_answer() {
     gate.open.send(()).unwrap();
     assert_eq!(client.answer().status, 200);
     assert!(client.is_closed());
+}
+
+/// Keeps the one handler, lets `leave` send and go meanwhile, and returns how many requests were given
+/// to the handler in all.
+fn handled_after(leave: impl FnOnce(&Service)) -> (Service, usize) {
+    let (service, gate) = gated(HttpLimits { handlers: 1, ..patient() });
+    let mut first = service.connect();
+    first.send(GET_GATE);
+    gate.wait_for_request();
+    leave(&service);
+    wait_until(|| service.running.counters().requests == 2);
+    for _ in 0..2 {
+        gate.open.send(()).unwrap();
+    }
+    assert_eq!(first.answer().status, 200);
+    drop(first);
+    service.wait_for_connections(0);
+    let handled = 1 + gate.entered.try_iter().count();
+    (service, handled)
+}
+
+#[test]
+fn request_of_a_caller_that_has_left_never_runs() {
+    let (service, handled) = handled_after(|service| {
+        let mut client = service.connect();
+        client.send(GET_GATE);
+        wait_until(|| service.running.counters().requests == 2);
+    });
+    assert_eq!((handled, service.running.counters().abandoned), (1, 1));
+    assert_eq!(service.status_of(GET), 200);
+}
+
+#[test]
+fn request_behind_a_half_close_waits_and_runs() {
+    let (sender, waits) = bounded(1);
+    let (service, handled) = handled_after(|service| {
+        let mut client = service.connect();
+        client.send(GET_GATE);
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        sender.send(thread::spawn(move || client.answer().status)).unwrap();
+    });
+    assert_eq!(waits.recv().unwrap().join().unwrap(), 200);
+    assert_eq!((handled, service.running.counters().abandoned), (2, 0));
+}
+
+#[test]
+fn unix_caller_that_has_left_is_not_served() {
+    let folder = Scratch::new();
+    let path = folder.path().join("socket");
+    let mut front = Front::bind(&[any_port()], HttpLimits { handlers: 1, ..patient() }).unwrap();
+    front.bind_unix(&SocketConfig { path: path.clone(), group: None }).unwrap();
+    let address = front.local_addresses()[0];
+    let ((enter, entered), (open, opened)) = (unbounded(), unbounded::<()>());
+    let handler = move |request: &Request, _: &RequestContext<'_>| {
+        enter.send(request.raw_url().to_owned()).unwrap();
+        opened.recv_timeout(PATIENCE).unwrap();
+        echo(request)
+    };
+    let service = Service { running: front.start(Arc::new(handler)).unwrap(), address };
+    let mut first = service.connect();
+    first.send(GET_GATE);
+    assert_eq!(entered.recv_timeout(PATIENCE).unwrap(), "/gate");
+    let mut gone = UnixStream::connect(&path).unwrap();
+    gone.write_all(b"GET /gone HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    wait_until(|| service.running.counters().requests == 2);
+    drop(gone);
+    let mut half = UnixStream::connect(&path).unwrap();
+    half.write_all(b"GET /half HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    half.shutdown(Shutdown::Write).unwrap();
+    for _ in 0..3 {
+        open.send(()).unwrap();
+    }
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("GET /half "), "{answer}");
+    assert_eq!(entered.try_iter().collect::<Vec<_>>(), ["/half"]);
+    assert_eq!(service.running.counters().abandoned, 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! At and over each limit, in bytes, in number and in time.
 
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::HttpLimits;
 use mistify_libvirt::http::Reason;
@@ -122,6 +122,10 @@ fn connections_over_the_limit_are_told_so() {
     let limits = HttpLimits { connections_per_caller: 256, ..patient() };
     let service = serve(limits, echo);
     let mut kept: Vec<_> = (0..256).map(|_| service.connect()).collect();
+    for client in &mut kept {
+        // None of them is idle, whether the front has read this yet or not.
+        client.send(&GET[..20]);
+    }
     let mut over: Vec<_> = (0..44).map(|_| service.connect()).collect();
     for client in &mut over {
         let answer = client.answer();
@@ -130,11 +134,76 @@ fn connections_over_the_limit_are_told_so() {
     }
     assert_eq!(service.refused(Reason::Busy), 44);
     for client in &mut kept {
-        assert_eq!(client.ask(GET).status, 200);
+        assert_eq!(client.ask(&GET[20..]).status, 200);
     }
     drop((kept, over));
     service.wait_for_connections(0);
     assert_eq!(service.status_of(GET), 200, "the places are free again");
+}
+
+/// A front where an idle connection gives its place at once.
+fn evicting() -> HttpLimits {
+    HttpLimits { idle_before_eviction: Duration::ZERO, ..patient() }
+}
+
+#[test]
+fn a_connection_that_was_used_just_now_keeps_its_place() {
+    let limits =
+        HttpLimits { connections_per_caller: 2, idle_before_eviction: PATIENCE, ..patient() };
+    let service = serve(limits, echo);
+    let (mut used, mut new) = (service.connect(), service.connect());
+    assert_eq!(used.ask(GET).status, 200);
+    assert_eq!(service.status_of(GET), 503);
+    for client in [&mut used, &mut new] {
+        assert_eq!(client.ask(GET).status, 200);
+    }
+}
+
+#[test]
+fn new_connection_takes_the_place_of_the_longest_idle() {
+    let service = serve(HttpLimits { connections_per_caller: 3, ..evicting() }, echo);
+    let mut clients: Vec<_> = (0..3).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask(GET).status, 200);
+    }
+    // From now on the second is the longest idle.
+    assert_eq!(clients[0].ask(GET).status, 200);
+    let mut new = service.connect();
+    assert_eq!(new.ask(GET).status, 200);
+    assert!(clients.remove(1).is_closed());
+    clients.push(new);
+    for client in &mut clients {
+        assert_eq!(client.ask(GET).status, 200);
+    }
+    assert_eq!(service.refused(Reason::Busy), 0);
+    service.wait_for_connections(3);
+}
+
+#[test]
+fn full_front_closes_an_idle_connection_of_the_caller() {
+    let service = serve(HttpLimits { connections: 3, ..evicting() }, echo);
+    let mut clients: Vec<_> = (0..3).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask(GET).status, 200);
+    }
+    assert_eq!(service.status_of(GET), 200);
+    assert!(clients[0].is_closed());
+    assert_eq!(clients[1].ask(GET).status, 200);
+}
+
+#[test]
+fn busy_connections_keep_their_places() {
+    let (service, gate) = gated(HttpLimits { connections_per_caller: 2, ..evicting() });
+    let (mut answering, mut sending) = (service.connect(), service.connect());
+    answering.send(GET_GATE);
+    gate.wait_for_request();
+    sending.send(&GET[..20]);
+    assert_eq!(service.status_of(GET), 503);
+    assert_eq!(service.refused(Reason::Busy), 1);
+    gate.open.send(()).unwrap();
+    assert_eq!(answering.answer().status, 200);
+    assert_eq!(sending.ask(&GET[20..]).status, 200);
+    assert_eq!(service.status_of(GET), 200, "now that they are idle");
 }
 
 #[test]
@@ -165,6 +234,107 @@ fn a_caller_that_does_not_read_is_cut_off() {
     client.send(GET);
     wait_until(|| service.running.counters().requests == 1);
     service.wait_for_connections(0);
+}
+
+/// A front whose connections together may hold so many bytes, of which an answer has 1,000 from the
+/// start.
+fn holding(bytes: usize) -> HttpLimits {
+    let (held_bytes, held_per_caller_bytes) = (bytes, bytes);
+    HttpLimits { held_bytes, held_per_caller_bytes, answer_bytes: 1_000, ..patient() }
+}
+
+fn post(target: &str, length: usize) -> String {
+    let head = format!("POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}");
+    format!("{head}\r\n\r\n{}", "b".repeat(length))
+}
+
+const NO_ROOM: (u16, &str) = (503, "busy: too many bytes of requests and answers");
+
+#[test]
+fn requests_over_the_byte_budget_are_busy() {
+    let (service, gate) = gated(holding(300_000));
+    let mut first = service.connect();
+    // Three times its body, and 1,000.
+    first.send(post("/gate", 50_000));
+    gate.wait_for_request();
+    let ask = |bytes: String| {
+        let answer = service.connect().ask(bytes);
+        (answer.status, answer.body.len())
+    };
+    let busy = (NO_ROOM.0, NO_ROOM.1.len());
+    assert_eq!(ask(post("/", 60_000)), busy, "room for the body, and none for its handler");
+    let part = "b".repeat(159_999);
+    let head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 160000\r\n\r\n";
+    let answer = service.connect().ask(format!("{head}{part}"));
+    assert_eq!((answer.status, answer.body.as_str()), NO_ROOM, "before all of the body arrived");
+    let head = "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(service.status_of(format!("{head}27100\r\n{part}")), 503, "nor all of a chunk");
+    assert_eq!(service.refused(Reason::Busy), 3);
+    assert_eq!(ask(post("/", 40_000)), (200, "POST / ".len() + 40_000), "there is room for this");
+    gate.open.send(()).unwrap();
+    assert_eq!(first.answer().status, 200);
+    // All is free again: the largest request that there is room for gets in, time and again.
+    for _ in 0..3 {
+        // The last answer's bytes are free an instant after its caller has it.
+        wait_until(|| ask(post("/", 99_000)).0 == 200);
+        assert_eq!(ask(post("/", 100_000)), busy);
+    }
+}
+
+#[test]
+fn announced_bodies_take_no_room() {
+    let service = serve(holding(300_000), |_| Response::text("well"));
+    let head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n";
+    let mut waiting: Vec<_> = (0..20).map(|_| service.connect()).collect();
+    for client in &mut waiting {
+        client.send(head);
+    }
+    service.wait_for_connections(20);
+    assert_eq!(service.status_of(post("/", 90_000)), 200);
+}
+
+#[test]
+fn elements_of_a_body_take_room_before_they_are_parsed() {
+    let service = serve(holding(300_000), |_| Response::text("well"));
+    let body = |text: &str| {
+        format!(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        )
+    };
+    assert_eq!(service.status_of(body(&"{},".repeat(1_000))), 200, "256,000 and 10,000 bytes");
+    assert_eq!(service.status_of(body(&"{},".repeat(1_200))), 503, "307,200 and 11,800 bytes");
+}
+
+#[test]
+fn unsent_answers_count_in_the_byte_budget() {
+    // Twice an answer, as it is made and as it is sent, and a little.
+    let large = 12 * 1024 * 1024;
+    let service = serve(holding(2 * large + 100_000), move |request| match request.raw_url() {
+        "/large" => Response::from_data("a/b", vec![b'x'; large]),
+        _ => Response::text("small"),
+    });
+    let ask = "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut slow = service.connect();
+    slow.send(ask);
+    slow.receive();
+    wait_until(|| service.status_of(ask) == 503);
+    assert_eq!(service.connect().ask(GET).body, "small", "there is room for this");
+    assert_eq!(slow.answer().body.len(), large);
+    assert_eq!(slow.ask(ask).body.len(), large, "and again for that");
+    slow.send(ask);
+    slow.receive();
+    drop(slow);
+    service.wait_for_connections(0);
+    assert_eq!(service.status_of(ask), 200, "what was never read is free as well");
+}
+
+#[test]
+fn one_request_and_answer_of_the_largest_size_fit() {
+    let limits = patient();
+    let (body, large) = (limits.body_bytes, limits.response_bytes);
+    let service = serve(limits, move |_| Response::from_data("a/b", vec![b'x'; large]));
+    assert_eq!(service.connect().ask(post("/", body)).body.len(), large);
 }
 
 #[test]

@@ -16,8 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mistify_libvirt::config::HttpLimits;
-use mistify_libvirt::http::{Front, Reason, Running};
-use mistify_libvirt::os::peer::Caller;
+use mistify_libvirt::http::{Front, Reason, RequestContext, Running};
 use rouille::{Request, Response};
 
 use crate::support;
@@ -57,7 +56,7 @@ where
     let address = front.local_addresses()[0];
     Service {
         running: front
-            .start(Arc::new(move |request: &Request, _: &Caller| handler(request)))
+            .start(Arc::new(move |request: &Request, _: &RequestContext<'_>| handler(request)))
             .unwrap(),
         address,
     }

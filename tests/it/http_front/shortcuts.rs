@@ -5,7 +5,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use mistify_libvirt::config::HttpLimits;
-use mistify_libvirt::http::{Front, Reply};
+use mistify_libvirt::http::{Front, Reply, RequestContext};
 use rouille::Response;
 
 use super::{GET, PATIENCE, Service, any_port, patient, wait_until};
@@ -36,7 +36,8 @@ fn serve(limits: HttpLimits) -> (Service, Receiver<Reply>) {
         }
         Response::text(format!("handler {}", request.raw_url()))
     };
-    let running = front.start(Arc::new(move |request: &_, _: &_| handler(request))).unwrap();
+    let running =
+        front.start(Arc::new(move |request: &_, _: &RequestContext<'_>| handler(request))).unwrap();
     (Service { running, address }, taken)
 }
 

@@ -1,5 +1,6 @@
 //! Batches: side by side, in order, and bounded.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::{answer, post, request, test_guest};
 use crate::agent::{Agent, Reply};
 use crate::in_process::InProcess;
-use crate::support::{AtEnd, wait_for, wait_until};
+use crate::support::{AtEnd, Scratch, wait_for, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -103,10 +104,110 @@ fn a_batch_has_8_calls_in_the_pool_at_once_and_begins_none_after_the_deadline() 
     assert_eq!(ids(&answers), (0..20).collect::<Vec<_>>());
     let is_unrun = |answer: &&Value| {
         assert_eq!(answer["error"]["code"], -32006, "{answer}");
-        answer["error"]["message"] == "deadline: this never ran, others of the batch took too long"
+        answer["error"]["message"]
+            == "deadline: not run: the other calls of the batch took too long"
     };
     assert_eq!(answers.iter().filter(is_unrun).count(), 12);
     drop(hold);
+    inside.end();
+}
+
+/// Changes of so many guests that are not there, each of which waits for the control lane.
+fn changes(prefix: &str, count: usize) -> Value {
+    let call = |id| {
+        let params = json!({ "guest": { "id": format!("{prefix}-{id}") } });
+        json!({ "jsonrpc": "2.0", "method": "Libvirt.Run", "params": params, "id": id })
+    };
+    (0..count).map(call).collect()
+}
+
+#[test]
+fn batch_begins_no_call_once_its_caller_has_left() {
+    let scratch = Scratch::new();
+    let mut config = InProcess::config();
+    config.audit.log = Some(scratch.path().join("audit"));
+    let inside = InProcess::start(&config);
+    let hold = inside.occupy(Lane::Control);
+    let stream = send(inside.address, &changes("nobody", 20));
+    wait_until("8 calls have begun", PATIENCE, || inside.queued(Lane::Control) == 8);
+    drop(stream);
+    drop(hold);
+    let outcomes = || {
+        let text = fs::read_to_string(scratch.path().join("audit")).expect("it is there");
+        // The last may be written just now.
+        let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        lines.collect::<Vec<Value>>()
+    };
+    wait_until("each call is in the audit", PATIENCE, || outcomes().len() == 20);
+    let outcomes = outcomes();
+    let count = |outcome| outcomes.iter().filter(|line| line["outcome"] == outcome).count();
+    assert_eq!((count("error"), count("refused")), (8, 12), "{outcomes:?}");
+    let refused = outcomes.iter().find(|line| line["outcome"] == "refused").expect("12 of them");
+    assert_eq!(refused["error"], "not run: the caller has disconnected");
+    assert_eq!(inside.counters().abandoned, 1, "one request");
+    inside.end();
+}
+
+#[test]
+fn batches_of_one_caller_leave_the_pool_to_others() {
+    let inside = InProcess::start(&InProcess::config());
+    let hold = inside.occupy(Lane::Control);
+    let batch = |index| send(inside.address, &changes(&format!("nobody-{index}"), 8));
+    let mut streams: Vec<_> = (0..12).map(batch).collect();
+    let is_answered = |stream: &TcpStream| {
+        stream.set_nonblocking(true).expect("a socket");
+        let count = stream.peek(&mut [0]);
+        stream.set_nonblocking(false).expect("a socket");
+        count.is_ok()
+    };
+    wait_until("8 batches run, on 15 threads, and 4 do not", PATIENCE, || {
+        let answered = streams.iter().filter(|stream| is_answered(stream)).count();
+        (inside.queued(Lane::Control), answered) == (15, 4)
+    });
+    let (refused, running): (Vec<_>, Vec<_>) = streams.drain(..).partition(is_answered);
+    for answer in refused.into_iter().flat_map(receive) {
+        assert_eq!(answer["error"]["code"], -32005, "{answer}");
+        assert_eq!(answer["error"]["message"], "busy: too many batches of one caller");
+        assert_eq!(answer["error"]["data"]["retryable"], true, "{answer}");
+    }
+    let other = send(inside.address, &changes("other", 1)[0]);
+    wait_until("another call gets in", PATIENCE, || inside.queued(Lane::Control) == 16);
+    drop(hold);
+    for stream in running {
+        let answers = receive(stream);
+        assert_eq!(ids(&answers), (0..8).collect::<Vec<_>>());
+        assert!(answers.iter().all(|it| it["error"]["code"] == -32001), "{answers:?}");
+    }
+    let answer: Value = serde_json::from_slice(&Reply::read(&mut &other).body).expect("JSON");
+    assert_eq!(answer["error"]["code"], -32001, "{answer}");
+    inside.end();
+}
+
+#[test]
+fn health_needs_neither_a_handler_nor_room() {
+    let mut config = InProcess::config();
+    config.http.handlers = 1;
+    // Room for one request alone.
+    config.http.held_bytes = config.http.answer_bytes + 3000;
+    let inside = InProcess::start_with_shortcuts(&config);
+    let hold = inside.occupy(Lane::Control);
+    let kept = send(inside.address, &changes("nobody", 1)[0]);
+    wait_until("the one handler waits", PATIENCE, || inside.queued(Lane::Control) == 1);
+    for (path, method) in [("/healthz", "GET"), ("/readyz?x", "GET"), ("/healthz", "HEAD")] {
+        let mut stream = TcpStream::connect(inside.address).expect("the front takes connections");
+        let line = format!("{method} {path} HTTP/1.1\r\n");
+        let head = line + "Host: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).expect("the front reads");
+        let reply = Reply::read(&mut stream);
+        // That libvirt was not asked yet is an answer as well.
+        assert!([200, 503].contains(&reply.status), "{path}: {reply:?}");
+        let is_json = reply.header("content-type") == Some("application/json; charset=utf-8");
+        assert!(is_json, "{path}: {reply:?}");
+    }
+    let refused = Reply::read(&mut send(inside.address, &changes("other", 1)[0]));
+    assert_eq!(refused.text(), "busy: too many bytes of requests and answers");
+    drop(hold);
+    assert_eq!(Reply::read(&mut &kept).status, 200);
     inside.end();
 }
 

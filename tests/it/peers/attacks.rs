@@ -1,7 +1,11 @@
 //! Callers that want what they may not have: another's name, or everybody's places.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use mistify_libvirt::config::{CallerConfig, HttpLimits};
+use mistify_libvirt::http::{Access, Front, RequestContext};
+use rouille::{Request, Response};
 use serde_json::json;
 
 use super::{
@@ -51,19 +55,34 @@ fn who_takes_over_a_port_does_not_lend_its_name_to_who_had_it() {
 fn a_user_has_64_connections_and_the_last_16_are_roots() {
     let Some(_world) = require("users", World::new()) else { return };
     let users = [64001, 64002, 64003, 64004].map(|uid: u32| uid.to_string());
-    let mut flags = ON_TEST_DRIVER.to_vec();
-    for user in &users {
-        flags.extend(["--allow-user", user]);
-    }
-    let agent = Agent::start(&flags);
-    let place = agent.address().to_string();
+    let config = CallerConfig { users: users.to_vec(), ..CallerConfig::default() };
+    // Requests that have begun stay so for as long as the test takes.
+    let limits = HttpLimits { request: SOON, ..HttpLimits::default() };
+    let anywhere = "127.0.0.1:0".parse().expect("an address");
+    let mut front = Front::bind(&[anywhere], limits).expect("a free port");
+    front.admit(Access::new(&config).expect("users by number"));
+    let place = front.local_addresses()[0].to_string();
+    let handler = |_: &Request, _: &RequestContext<'_>| Response::text("well");
+    let running = front.start(Arc::new(handler)).expect("threads");
     let mut words = Vec::new();
     for user in users.iter().map(String::as_str).chain(["0"]) {
-        words.extend(["hold", &place, user, "80"]);
+        words.extend(["keep-busy", &place, user, "80"]);
     }
     words.extend(["ask", &place]);
     let served = client(setpriv(0), &words);
     assert_eq!(served.lines().collect::<Vec<_>>(), ["64", "64", "64", "48", "16", "503"]);
     wait_until("the places are free again", SOON, || ask(64004, &place) == "200");
+    assert!(running.stop(SOON));
+}
+
+#[test]
+fn idle_connections_of_root_do_not_lock_root_out() {
+    let Some(_world) = require("users", World::new()) else { return };
+    let agent = Agent::start(&[&ON_TEST_DRIVER[..], &["--allow-user", "64001"]].concat());
+    let place = agent.address().to_string();
+    // Of root's 80 the last 64 stay, and of the other user, who was there first, all.
+    let words = ["hold", &place, "64001", "10", "press", &place, "0", "80", "again"];
+    let served = client(setpriv(0), &words);
+    assert_eq!(served.lines().collect::<Vec<_>>(), ["10", "80", "74"]);
     agent.end();
 }

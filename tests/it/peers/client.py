@@ -6,15 +6,27 @@
 #                           as soon as one tries
 #   half PLACE              the same as ask by a caller that says at once that it will say no more
 #   hold PLACE UID COUNT    so many connections of that user, kept until the end: how many were served
+#   keep-busy PLACE UID COUNT  the same, each in the middle of another request
+#   press PLACE UID COUNT   as hold, but each tries again for up to 20 s until it is served
+#   fill PLACE UID COUNT BYTES  so many connections that send as much of a body, and not its end: how many
+#   post PLACE UID BODY     calls by that user
+#   full PLACE UID BODY     the same again and again for up to 9 s, until it is told 503
+#   flood PLACE UID HOW     64 connections of that user, each with a batch of 64 calls: all close at once
+#                           ("leave"), or when each has the begin of its answer ("stay"): how many
+#   again                   asks once more on each connection that is kept: how many were served
+#   pose HOST               listens at a port of its own as the agent would: its address, and then for each
+#                           connection how many bytes came
 #   storm PLACE COUNT BODY  so many connections that send a call and close at once
 #   reuse PLACE UID PID BODY  a call of that user, reset, and then GET /healthz by root from the same
 #                           port, while the process is stopped
 import fcntl
+import json
 import os
 import signal
 import socket
 import struct
 import sys
+import time
 
 kept = []
 
@@ -41,8 +53,8 @@ def get(stream, connection="close"):
     stream.sendall(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n\r\n".encode())
 
 
-def post(stream, body):
-    head = "POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+def post(stream, body, path="/_mistify_RPC_"):
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     stream.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
 
 
@@ -88,7 +100,7 @@ def keep(path):
     return "let go"
 
 
-def hold(place, uid, count):
+def hold(place, uid, count, then=b""):
     os.seteuid(int(uid))
     served = 0
     for _ in range(int(count)):
@@ -100,8 +112,88 @@ def hold(place, uid, count):
         if status(stream) == "200":
             served += 1
             kept.append(stream)
+            stream.sendall(then)
     os.seteuid(0)
     return served
+
+
+def press(place, uid, count):
+    served, end = 0, time.monotonic() + 20
+    while served < int(count) and time.monotonic() < end:
+        served += hold(place, uid, 1)
+    return served
+
+
+def fill(place, uid, count, size):
+    os.seteuid(int(uid))
+    head = f"POST /rpc HTTP/1.1\r\nHost: localhost\r\nContent-Length: {int(size) + 1}\r\n\r\n"
+    for _ in range(int(count)):
+        stream = connect(place)
+        try:
+            stream.sendall(head.encode() + b" " * int(size))
+        except ConnectionError:
+            pass  # Refused before all of it was sent.
+        kept.append(stream)
+    os.seteuid(0)
+    return count
+
+
+def call(place, uid, body):
+    os.seteuid(int(uid))
+    stream = connect(place)
+    try:
+        post(stream, body)
+    except ConnectionError:
+        pass
+    os.seteuid(0)
+    return status(stream)
+
+
+def full(place, uid, body):
+    end = time.monotonic() + 9
+    while (answer := call(place, uid, body)) != "503" and time.monotonic() < end:
+        pass
+    return answer
+
+
+def flood(place, uid, how):
+    hold(place, uid, 64)
+    calls = [{"jsonrpc": "2.0", "method": "rpc.discover", "id": number} for number in range(64)]
+    body = json.dumps(calls)
+    for stream in kept:
+        post(stream, body, "/rpc")
+    for stream in kept:
+        if how == "stay":
+            stream.recv(1, socket.MSG_PEEK)
+    for stream in kept:
+        stream.close()
+    return len(kept)
+
+
+def again():
+    served = 0
+    for stream in kept:
+        try:
+            get(stream, "keep-alive")
+        except ConnectionError:
+            pass
+        served += status(stream) == "200"
+    return served
+
+
+def pose(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host.strip("[]"), 0), family=family)
+    print(f"{host}:{listener.getsockname()[1]}", flush=True)
+    while True:
+        stream, _ = listener.accept()
+        count = 0
+        try:
+            while part := stream.recv(65536):
+                count += len(part)
+        except ConnectionError:
+            pass
+        print(count, flush=True)
 
 
 def storm(place, count, body):
@@ -142,6 +234,14 @@ while words:
         "say": (say, 2),
         "half": (lambda place: ask(place, True), 1),
         "hold": (hold, 3),
+        "keep-busy": (lambda *words: hold(*words, b"GET /healthz HTTP/1.1\r\n"), 3),
+        "press": (press, 3),
+        "fill": (fill, 4),
+        "post": (call, 3),
+        "full": (full, 3),
+        "flood": (flood, 3),
+        "again": (again, 0),
+        "pose": (pose, 1),
         "storm": (storm, 3),
         "reuse": (reuse, 4),
     }[what]

@@ -217,8 +217,9 @@ fn garbage_behind_requests_costs_others_nothing() {
 #[test]
 fn as_many_connections_as_the_limits_let_in_and_more_cost_others_nothing() {
     let full = held(PLACES);
+    // Each of their idle connections gives way to another of the same user.
+    let is_replaced = |attack: &Attack| attack.made() > 160;
     withstand("hold", &ATTACKERS, 80, move |agent, attacks| {
-        full(agent, attacks)
-            && series(agent, "mistify_http_refused_total{listener=\"main\",reason=\"busy\"}") > 0.0
+        full(agent, attacks) && attacks.iter().all(is_replaced)
     });
 }

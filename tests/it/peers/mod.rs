@@ -2,8 +2,10 @@
 
 mod activation;
 mod attacks;
+mod batches;
 mod beyond;
 mod floods;
+mod impostors;
 mod pages;
 mod sockets;
 mod users;

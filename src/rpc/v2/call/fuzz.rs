@@ -10,7 +10,7 @@ use crate::config::BATCH_CALLS_MAX;
 use crate::ops::Libvirt;
 use crate::os::peer::{Caller, Origin};
 use crate::rpc::v2::{self, errors::TABLE};
-use crate::rpc::{Audit, Behalf};
+use crate::rpc::{Audit, Behalf, json};
 
 /// Members of the requests of `GuestRequest`.
 const KNOWN: &[&str] = &["guest", "args"];
@@ -25,7 +25,7 @@ pub(crate) fn calls(data: &[u8]) {
     });
     let caller = Caller { origin: Origin::Socket, peer: None };
     let audit = Audit::default();
-    let desk = Desk { agent, by: Behalf { caller: &caller, audit: &audit } };
+    let desk = Desk { agent, by: Behalf { caller: &caller, audit: &audit, inbound: None } };
     for port in [Service::Libvirt, Service::ImageStore] {
         let ids = v2::message(data, |message| body(desk, port, message));
         // No method is called: what one does is not what this is about.

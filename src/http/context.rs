@@ -1,0 +1,116 @@
+//! What a handler may ask about its request: who calls, whether the caller is still connected, and whether
+//! memory is free for the answer.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::os::peer::{Caller, Origin};
+use crate::os::poll::{self, PeerState};
+use crate::os::socket_owners::SocketOwners;
+use crate::rpc::Inbound;
+use crate::threads::Reservation;
+
+use super::exchange::Exchange;
+use super::handlers::Shared;
+use super::listener::Stream;
+use super::respond;
+
+/// A request that a handler carries out.
+pub struct RequestContext<'a> {
+    exchange: &'a Exchange,
+    shared: &'a Shared,
+    reservation: &'a Reservation,
+    /// Set once the caller was found to be disconnected.
+    is_abandoned: AtomicBool,
+}
+
+impl<'a> RequestContext<'a> {
+    pub(super) fn new(
+        exchange: &'a Exchange,
+        shared: &'a Shared,
+        reservation: &'a Reservation,
+    ) -> Self {
+        Self { exchange, shared, reservation, is_abandoned: AtomicBool::new(false) }
+    }
+
+    /// Memory for the request and its answer.
+    pub(super) fn reservation(&self) -> &Reservation {
+        self.reservation
+    }
+
+    /// Who calls.
+    pub fn caller(&self) -> &Caller {
+        &self.exchange.caller
+    }
+}
+
+impl Inbound for RequestContext<'_> {
+    fn is_abandoned(&self) -> bool {
+        // Relaxed: the flag says nothing about other memory.
+        if self.is_abandoned.load(Ordering::Relaxed) {
+            return true;
+        }
+        let is_abandoned = self.shared.probe.has_disconnected(self.exchange);
+        // Of the threads of a batch one counts it.
+        if is_abandoned && !self.is_abandoned.swap(true, Ordering::Relaxed) {
+            self.shared.tally.count_abandoned();
+        }
+        is_abandoned
+    }
+
+    fn reserve_answer(&self, answer_bytes: usize) -> bool {
+        self.reservation.grow_to(respond::room_of(answer_bytes))
+    }
+}
+
+// By its caller alone.
+impl fmt::Debug for RequestContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestContext").field("caller", self.caller()).finish_non_exhaustive()
+    }
+}
+
+/// Finds out whether callers are still connected.
+pub(super) struct CallerProbe {
+    /// The lock is held for one question, which the kernel answers at once.
+    owners: Mutex<SocketOwners>,
+}
+
+impl CallerProbe {
+    /// # Errors
+    /// When the kernel does not tell whose sockets are.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { owners: Mutex::new(SocketOwners::open()?) })
+    }
+
+    /// Whether the caller has closed its end of the connection.
+    ///
+    /// A caller that has closed the half that it sends with may wait, as `printf … | nc` does. By TCP it
+    /// looks like one that has closed both, until an answer is sent. So the kernel is asked whether a
+    /// process has the other end, where that is on this host. Of a caller beyond this host only a reset
+    /// tells.
+    fn has_disconnected(&self, exchange: &Exchange) -> bool {
+        match poll::peer_state(&exchange.stream) {
+            Ok(PeerState::Closed) => true,
+            Ok(PeerState::HalfClosed) => self.has_no_owner(exchange),
+            Ok(PeerState::Idle | PeerState::Bytes) => false,
+            Err(error) => {
+                log::debug!("cannot look at the connection of {}: {error}", exchange.caller);
+                false
+            }
+        }
+    }
+
+    /// Whether no process on this host has the other end of a TCP connection.
+    fn has_no_owner(&self, exchange: &Exchange) -> bool {
+        let Caller { origin: Origin::Host(peer), peer: Some(_) } = exchange.caller else {
+            return false;
+        };
+        let Stream::Tcp(stream) = &exchange.stream else { return false };
+        let owner = stream.local_addr().and_then(|local| self.owners.lock().owner(peer, local));
+        owner.is_ok_and(|owner| owner.is_none())
+    }
+}
