@@ -92,7 +92,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::many(
         "listen",
         "ADDR[:PORT]",
-        "address to listen on, IPv6 in brackets (default 127.0.0.1)",
+        "address to listen on, IPv6 in brackets (default 127.0.0.1, which brings [::1] with it)",
         |draft, text| {
             // With the port that stands for now; it is read again when the port is known.
             tcp_address(text, DEFAULT_PORT).map(|_| draft.listen.push(text.to_owned()))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::client::Error;
+use crate::client::{Error, server};
 use crate::config::fixed::{
     CLIENT_ANSWER_BYTES, CLIENT_CONNECT, CLIENT_HEADERS, CLIENT_MARGIN, TOKEN_BYTES,
 };
@@ -110,6 +110,7 @@ impl Client {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(self.patience))?;
                 stream.set_write_timeout(Some(self.patience))?;
+                server::check_unix(&stream)?;
                 post(stream, "localhost", "", call)
             }
             Endpoint::Tcp(address) => {
@@ -120,6 +121,7 @@ impl Client {
                 let stream = TcpStream::connect_timeout(address, CLIENT_CONNECT)?;
                 stream.set_read_timeout(Some(self.patience))?;
                 stream.set_write_timeout(Some(self.patience))?;
+                server::check_tcp(&stream)?;
                 post(stream, &address.to_string(), &proof, call)
             }
         }

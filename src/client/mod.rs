@@ -6,6 +6,7 @@
 mod connection;
 mod output;
 mod progress;
+mod server;
 mod top;
 mod verbs;
 

@@ -2,19 +2,22 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::config::{HttpLimits, SocketConfig};
 use crate::os::activation::Passed;
 use crate::os::poll::{Interest, PollSet, Waker};
 use crate::os::users;
-use crate::threads::Queue;
+use crate::threads::{ByteBudget, Queue};
 
 use super::access::{self, Access};
 use super::connection::{Connection, Fate, Round};
+use super::context::CallerProbe;
 use super::entrance::{BUSY, Entrance};
 use super::exchange::Await;
 use super::gate::Gate;
@@ -84,6 +87,23 @@ impl Front {
         let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
         let (access, guard) = (Access::default(), Guard::default());
         Ok(Self { listeners, limits, access, guard, tally: Arc::default(), shortcut: None })
+    }
+
+    /// Listens on `[::1]`, too, beside those of the addresses that have such a twin ([`ipv6_twin`]). Where that
+    /// fails, callers of these are served all the same, and the log says who may answer the others.
+    pub(super) fn bind_ipv6_twins(&mut self, addresses: &[SocketAddr]) {
+        let twins = addresses.iter().filter_map(|address| ipv6_twin(*address));
+        for address in twins.filter(|twin| !addresses.contains(twin)) {
+            match Listener::bind(&address) {
+                Ok(listener) => self.listeners.push(listener),
+                Err(error) if is_absent(&error) => {
+                    log::info!("not listening on {address}: {error}");
+                }
+                Err(error) => log::warn!(
+                    "cannot listen on {address}: {error}; another process may answer callers of localhost"
+                ),
+            }
+        }
     }
 
     /// Listens on a Unix socket as well, which the front's end removes.
@@ -162,10 +182,16 @@ impl Front {
     /// When the threads or the waker cannot be made, or the kernel does not tell who calls; what
     /// was made until then ends by itself.
     pub fn start(self, handler: Handler) -> io::Result<Running> {
+        let budget = ByteBudget::new(self.limits.held_bytes);
+        let others_bytes = self.limits.held_bytes.saturating_sub(self.limits.held_reserved_bytes);
         let shared = Arc::new(Shared {
+            others_budget: budget.part(others_bytes),
+            budget,
+            abandoned: Mutex::default(),
             limits: self.limits,
             guard: self.guard,
             tally: self.tally,
+            probe: CallerProbe::new()?,
             waker: Waker::new()?,
             stop: OnceLock::new(),
             streams: stream::Counts::default(),
@@ -186,6 +212,19 @@ impl Front {
         let front = thread::Builder::new().name("http-front".into()).spawn(|| service.run())?;
         Ok(Running { shared, front: Some(front), handlers })
     }
+}
+
+/// The address that `localhost` may mean beside this one: `[::1]` of the same port beside 127.0.0.1 and 0.0.0.0.
+/// None of port 0, as a port that the system chooses is free on one address alone.
+pub fn ipv6_twin(address: SocketAddr) -> Option<SocketAddr> {
+    let is_localhost = [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED].map(IpAddr::V4);
+    let has_twin = is_localhost.contains(&address.ip()) && address.port() != 0;
+    has_twin.then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())))
+}
+
+/// Whether the host has no such address.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
 
 fn start_handler(
@@ -358,6 +397,9 @@ fn dispatch(
     let job = connection.dispatch(request, round.now);
     if shortcut.is_some_and(|shortcut| reply::offer(shortcut, &job, round.shared)) {
         return Fate::Open;
+    }
+    if !job.reserve(&round.shared.limits) {
+        return connection.refuse(handlers::NO_ROOM, round);
     }
     match jobs.0.put(job) {
         Ok(_wake) => Fate::Open,

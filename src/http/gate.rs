@@ -2,7 +2,7 @@
 //! a byte of it is read.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,8 +19,7 @@ use super::rarely::Rarely;
 /// Knows who is who.
 pub(super) struct Gate {
     access: Access,
-    /// None where the kernel does not tell and everybody may call.
-    owners: Option<SocketOwners>,
+    owners: SocketOwners,
     /// None where no group may call.
     members: Option<Members>,
     denials: Rarely,
@@ -39,20 +38,10 @@ impl Gate {
     /// A gate by this rule.
     ///
     /// # Errors
-    /// Where the kernel does not tell whose sockets are, unless everybody may call; when the thread
-    /// that asks for groups does not start.
+    /// Where the kernel does not tell whose sockets are, also where everybody on this host may call: by
+    /// `route_localnet` other hosts reach loopback, too. When the thread that asks for groups does not start.
     pub(super) fn new(access: Access, shared: &Arc<Shared>) -> io::Result<Self> {
-        let owners = match SocketOwners::open() {
-            Ok(owners) => Some(owners),
-            Err(error) if access.is_for_all() => {
-                log::warn!("callers stay unknown: {error}");
-                None
-            }
-            Err(error) => {
-                let why = format!("ask the kernel who calls (sock_diag): {error}");
-                return Err(io::Error::new(error.kind(), why));
-            }
-        };
+        let owners = SocketOwners::open()?;
         let members = match access.groups() {
             [] => None,
             groups => Some(Members::start(groups.to_vec(), shared)?),
@@ -85,7 +74,8 @@ impl Gate {
             },
             // Who that is, a token tells.
             (None, Origin::Network(_)) => Some(true),
-            (None, Origin::Socket | Origin::Host(_)) => Some(self.access.is_for_all()),
+            // It has gone, or is no process of this host.
+            (None, Origin::Socket | Origin::Host(_)) => Some(false),
         };
         match may_call {
             Some(true) => Verdict::May,
@@ -101,9 +91,9 @@ impl Gate {
 
     /// The owner of the other end of a connection within this host.
     fn tcp_peer(&mut self, stream: &std::net::TcpStream, origin: Origin) -> Option<Peer> {
-        let (Origin::Host(peer), Some(owners)) = (origin, &mut self.owners) else { return None };
+        let Origin::Host(peer) = origin else { return None };
         let local = stream.local_addr().ok()?;
-        let owner = owners.owner(peer, local).unwrap_or_else(|error| {
+        let owner = self.owners.owner(peer, local).unwrap_or_else(|error| {
             log::debug!("ask the kernel who calls from {peer}: {error}");
             None
         });
@@ -120,6 +110,11 @@ impl Gate {
         }
     }
 
+    /// Whether a part of the limits is reserved for this caller: root and the agent's own user.
+    pub(super) fn is_privileged(&self, caller: &Caller) -> bool {
+        caller.peer.is_some_and(|peer| self.access.is_privileged(peer.uid))
+    }
+
     /// Whether one more connection of this caller is served beside those that are.
     pub(super) fn has_place<'a>(
         &self,
@@ -130,24 +125,10 @@ impl Gate {
         let (mut all, mut own) = (0, 0);
         for other in served {
             all += 1;
-            own += usize::from(Share::of(other) == Share::of(caller));
+            own += usize::from(other.share() == caller.share());
         }
-        let is_privileged = caller.peer.is_some_and(|peer| self.access.is_privileged(peer.uid));
-        let kept = if is_privileged { 0 } else { limits.connections_reserved };
+        let kept = if self.is_privileged(caller) { 0 } else { limits.connections_reserved };
         own < limits.connections_per_caller && all < limits.connections.saturating_sub(kept)
-    }
-}
-
-/// Whom a connection is counted for.
-#[derive(PartialEq)]
-enum Share {
-    User(u32),
-    Host(Option<IpAddr>),
-}
-
-impl Share {
-    fn of(caller: &Caller) -> Self {
-        caller.peer.map_or_else(|| Self::Host(caller.host()), |peer| Self::User(peer.uid))
     }
 }
 
@@ -174,7 +155,7 @@ mod tests {
     }
 
     fn gate() -> Gate {
-        let (access, owners) = (Access::default(), None);
+        let (access, owners) = (Access::default(), SocketOwners::open().unwrap());
         Gate { access, owners, members: None, denials: Rarely::default() }
     }
 

@@ -70,7 +70,7 @@ const IMAGE_STORE: &str = "image-store";
 const METRICS: &str = "metrics";
 
 /// Listens as the configuration says. Sockets that were passed for a service stand in for its
-/// addresses; those without names are for guests.
+/// addresses on loopback; those without names are for guests.
 ///
 /// # Errors
 /// The first thing that cannot be had.
@@ -97,8 +97,9 @@ pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError
     }
     let beyond = beyond("--token-file", callers.token_file.as_deref())?;
     let front = |addresses: &[SocketAddr], passed: Vec<Passed>, limits, access, beyond| {
-        let addresses = if passed.is_empty() { addresses } else { &[] };
-        let mut front = Front::bind(addresses, limits)?;
+        let own = unpassed(addresses, &passed);
+        let mut front = Front::bind(&own, limits)?;
+        front.bind_ipv6_twins(&own);
         front.admit(access);
         front.protect(Guard { beyond, names: callers.host_names.clone() });
         for socket in passed {
@@ -127,6 +128,25 @@ pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError
         check_open(front, &beyond, "--metrics-token-file or --metrics-open", "the metrics")?;
     }
     Ok(Fronts { main, images, metrics })
+}
+
+/// The addresses to listen on beside the sockets that were passed: all where there are none, else those that
+/// other hosts reach and that no passed socket has.
+fn unpassed(addresses: &[SocketAddr], passed: &[Passed]) -> Vec<SocketAddr> {
+    let has = |own: SocketAddr, address: &SocketAddr| {
+        own == *address || (own.ip().is_unspecified() && own.port() == address.port())
+    };
+    let is_passed = |address: &SocketAddr| {
+        passed.iter().any(|socket| match socket {
+            Passed::Tcp(listener) => listener.local_addr().is_ok_and(|own| has(own, address)),
+            Passed::Unix(_) => false,
+        })
+    };
+    let mut addresses = addresses.to_vec();
+    if !passed.is_empty() {
+        addresses.retain(|it| !it.ip().to_canonical().is_loopback() && !is_passed(it));
+    }
+    addresses
 }
 
 /// What callers beyond this host must show, where a flag may name a file with a token.
@@ -160,4 +180,44 @@ fn check_open(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::http::ipv6_twin;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn passed_sockets_stand_in_for_loopback() {
+        let passed = |listen: &str| {
+            let listener = TcpListener::bind(listen).unwrap();
+            (listener.local_addr().unwrap().port(), [Passed::Tcp(listener)])
+        };
+        let named = addresses(&["127.0.0.1:7", "[::1]:7", "192.0.2.1:7"]);
+        assert_eq!(unpassed(&named, &[]), named);
+        let (port, loopback) = passed("127.0.0.1:0");
+        assert_eq!(unpassed(&named, &loopback), addresses(&["192.0.2.1:7"]));
+        let other = addresses(&[&format!("192.0.2.1:{port}")]);
+        assert_eq!(unpassed(&other, &loopback), other);
+        let (port, all) = passed("0.0.0.0:0");
+        let has = addresses(&[&format!("192.0.2.1:{port}")]);
+        assert_eq!(unpassed(&has, &all), [], "a socket on all addresses has it");
+        assert_eq!(unpassed(&named, &all), addresses(&["192.0.2.1:7"]));
+    }
+
+    #[test]
+    fn localhost_has_an_ipv6_twin() {
+        let twin = |text: &str| ipv6_twin(text.parse().unwrap()).map(|twin| twin.to_string());
+        assert_eq!(twin("127.0.0.1:7").as_deref(), Some("[::1]:7"));
+        assert_eq!(twin("0.0.0.0:7").as_deref(), Some("[::1]:7"));
+        for text in ["127.0.0.1:0", "127.0.0.2:7", "192.0.2.1:7", "[::1]:7", "[::]:7"] {
+            assert_eq!(twin(text), None, "{text}");
+        }
+    }
 }

@@ -51,15 +51,15 @@ impl Peer {
 pub enum Origin {
     /// A Unix socket.
     Socket,
-    /// This host, by TCP with an end on loopback.
+    /// This host, by TCP with an end on loopback, if the other end has an owner.
     Host(SocketAddr),
     /// Anywhere else: who that is only a token can tell.
     Network(SocketAddr),
 }
 
 impl Origin {
-    /// Where a TCP connection comes from. Nothing but this host reaches loopback or comes from it,
-    /// and a process here may well connect to it from another address of the host.
+    /// Where a TCP connection comes from by its addresses: a process here may well connect to loopback from
+    /// another address of the host. It proves nothing (`route_localnet`): the owner of the other end does.
     pub fn of_tcp(peer: SocketAddr, local: SocketAddr) -> Self {
         let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         if is_loopback(peer) || is_loopback(local) { Self::Host(peer) } else { Self::Network(peer) }
@@ -88,6 +88,20 @@ impl Caller {
     pub(crate) fn host(&self) -> Option<IpAddr> {
         self.origin.address().map(|address| address.ip().to_canonical())
     }
+
+    /// Whom its connections and calls are counted for.
+    pub(crate) fn share(&self) -> Share {
+        self.peer.map_or_else(|| Share::Host(self.host()), |peer| Share::User(peer.uid))
+    }
+}
+
+/// Whom connections and calls are counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Share {
+    /// A user of this host.
+    User(u32),
+    /// Everybody at an address, where no user is known.
+    Host(Option<IpAddr>),
 }
 
 /// For log lines: `127.0.0.1:4711 uid=0`, `the socket uid=0 pid=7`, `192.0.2.1:4711`.

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -25,6 +25,28 @@ const INODE_AT: usize = HEADER_BYTES + 68;
 /// States of the kernel's `tcp_states.h` in which the process still has its end: `ESTABLISHED`,
 /// `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`.
 const STATES: [u8; 4] = [1, 4, 5, 8];
+/// The state of a socket that listens.
+const LISTEN: u8 = 10;
+
+/// A socket as the kernel describes it.
+#[derive(Debug, PartialEq, Eq)]
+struct Socket {
+    state: u8,
+    uid: u32,
+    /// 0 where no process has the socket: not yet, or not any more.
+    inode: u32,
+}
+
+/// One end of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A process of this user has it.
+    Owned(u32),
+    /// It is on this host, and no process has accepted it yet, or has it any more.
+    Unowned,
+    /// It is not on this host.
+    Absent,
+}
 
 /// Asks for the owners of sockets in this network namespace.
 #[derive(Debug)]
@@ -39,6 +61,13 @@ impl SocketOwners {
     /// # Errors
     /// When the kernel has no such way (module `inet_diag`), or the process may not go it.
     pub fn open() -> io::Result<Self> {
+        Self::open_netlink().map_err(|error| {
+            let why = format!("cannot ask the kernel whose sockets are (sock_diag): {error}");
+            io::Error::new(error.kind(), why)
+        })
+    }
+
+    fn open_netlink() -> io::Result<Self> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: takes no pointer.
         let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) };
@@ -61,6 +90,48 @@ impl SocketOwners {
     /// # Blocking
     /// Never: the kernel answers while it is asked.
     pub fn owner(&mut self, address: SocketAddr, other_end: SocketAddr) -> io::Result<Option<u32>> {
+        Ok(match self.end(address, other_end)? {
+            End::Owned(uid) => Some(uid),
+            End::Unowned | End::Absent => None,
+        })
+    }
+
+    /// The TCP socket at `address` that is connected to `other_end`.
+    ///
+    /// # Errors
+    /// As [`SocketOwners::owner`].
+    ///
+    /// # Blocking
+    /// Never.
+    pub fn end(&mut self, address: SocketAddr, other_end: SocketAddr) -> io::Result<End> {
+        Ok(match self.ask(address, other_end)? {
+            Some(Socket { state, uid, inode }) if STATES.contains(&state) && inode != 0 => {
+                End::Owned(uid)
+            }
+            // Without such a socket the kernel answers with the one that listens for it.
+            Some(Socket { state: LISTEN, .. }) | None => End::Absent,
+            Some(_) => End::Unowned,
+        })
+    }
+
+    /// The user whose process listens at `address`; none where no process does.
+    ///
+    /// # Errors
+    /// As [`SocketOwners::owner`].
+    ///
+    /// # Blocking
+    /// Never.
+    pub fn listener(&mut self, address: SocketAddr) -> io::Result<Option<u32>> {
+        let unspecified = match address.ip().to_canonical() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let found = self.ask(address, SocketAddr::new(unspecified, 0))?;
+        let listens = |socket: &Socket| socket.state == LISTEN && socket.inode != 0;
+        Ok(found.filter(listens).map(|socket| socket.uid))
+    }
+
+    fn ask(&mut self, address: SocketAddr, other_end: SocketAddr) -> io::Result<Option<Socket>> {
         self.sequence = self.sequence.wrapping_add(1);
         let Some(request) = request(address, other_end, self.sequence) else { return Ok(None) };
         self.netlink.write_all(&request)?;
@@ -123,13 +194,15 @@ fn padded(octets: &[u8; 4]) -> [u8; 16] {
     all
 }
 
-/// The owner that an answer names.
-fn interpret(answer: &[u8]) -> io::Result<Option<u32>> {
+/// The socket that an answer describes.
+fn interpret(answer: &[u8]) -> io::Result<Option<Socket>> {
     let kind = answer.get(4..6).and_then(|it| it.try_into().ok()).map(u16::from_ne_bytes);
     if kind == Some(SOCK_DIAG_BY_FAMILY) {
-        let (uid, inode) = (number(answer, UID_AT), number(answer, INODE_AT));
-        let is_held = answer.get(STATE_AT).is_some_and(|state| STATES.contains(state));
-        return Ok(uid.filter(|_| is_held && inode.is_some_and(|inode| inode != 0)));
+        let (state, uid) = (answer.get(STATE_AT).copied(), number(answer, UID_AT));
+        return match (state, uid, number(answer, INODE_AT)) {
+            (Some(state), Some(uid), Some(inode)) => Ok(Some(Socket { state, uid, inode })),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        };
     }
     // An error message: the negative number of the error after the header.
     let error = number(answer, HEADER_BYTES).unwrap_or(0).to_ne_bytes();
@@ -176,6 +249,21 @@ mod tests {
     }
 
     #[test]
+    fn who_listens_is_found_on_its_address_and_on_all() {
+        for (listen, asked) in
+            [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1"), ("[::1]:0", "[::1]")]
+        {
+            let listener = TcpListener::bind(listen).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let address = format!("{asked}:{port}").parse().unwrap();
+            let mut owners = SocketOwners::open().unwrap();
+            assert_eq!(owners.listener(address).unwrap(), Some(process::user()), "{listen}");
+            drop(listener);
+            assert_eq!(owners.listener(address).unwrap(), None, "{listen}");
+        }
+    }
+
+    #[test]
     fn a_mapped_address_is_asked_for_as_the_ipv4_one_that_it_is() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let mapped = request(address("[::ffff:127.0.0.1]:5"), address("[::ffff:127.0.0.2]:6"), 1);
@@ -211,13 +299,10 @@ mod tests {
         answer[INODE_AT] = 1;
         for state in 0..16 {
             answer[STATE_AT] = state;
-            let expected = [1, 4, 5, 8].contains(&state).then_some(7);
-            assert_eq!(interpret(&answer).unwrap(), expected, "{state}");
+            let found = interpret(&answer).unwrap().expect("a socket");
+            assert_eq!((found.state, found.uid), (state, 7));
         }
-        answer[STATE_AT] = 1;
-        assert!(interpret(&answer[..80]).unwrap().is_none(), "cut short");
-        answer[INODE_AT] = 0;
-        assert!(interpret(&answer).unwrap().is_none());
+        assert!(interpret(&answer[..80]).is_err(), "cut short");
         assert!(interpret(&[0; 16]).is_err());
     }
 }

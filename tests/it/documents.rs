@@ -19,8 +19,14 @@ const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
 const SETUP: &str = include_str!("documents.sh");
 const SOON: Duration = Duration::from_secs(90);
 /// The documents, of which the README is the first.
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/testing.md"];
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "docs/security.md",
+    "docs/testing.md",
+];
 
 /// How a command that begins like this is run.
 #[derive(Clone, Copy)]

@@ -24,6 +24,7 @@ use crate::support::wait_until;
 
 const PACKAGE: &str = "mistify-libvirt";
 const UNIT: &str = "mistify-libvirt.service";
+const SOCKET_UNIT: &str = "mistify-libvirt.socket";
 const ADDRESS: &str = "127.0.0.1:20001";
 const SETTINGS: &str = "/etc/mistify-libvirt.conf";
 /// What this machine has otherwise than the agent expects.
@@ -69,6 +70,13 @@ impl Service {
         fs::write(format!("{DROP_INS}/test.conf"), lines).expect("a file");
         systemctl(&["daemon-reload"]);
         systemctl(&["restart", UNIT]);
+    }
+
+    /// Has the service listen on its port itself, so that no call starts it when it is stopped.
+    fn without_sockets(&self) {
+        systemctl(&["stop", SOCKET_UNIT, UNIT]);
+        systemctl(&["disable", SOCKET_UNIT]);
+        systemctl(&["start", UNIT]);
     }
 
     /// Has the unit run as the user of `own-user.conf` from its next start on.

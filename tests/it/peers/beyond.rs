@@ -57,6 +57,21 @@ impl Neighbour {
         Agent::run(command, &[&ON_TEST_DRIVER[..], flags].concat())
     }
 
+    /// Has this one reach the other's loopback at 127.0.0.1: with `route_localnet` there, and no loopback of
+    /// its own.
+    fn reach_loopback(&self, agent: &Agent) {
+        let there = "sysctl -qw net.ipv4.conf.v0.route_localnet=1";
+        let here = "ip route flush table local 127.0.0.0/8; ip addr flush dev lo; \
+                    sysctl -qw net.ipv4.conf.v1.route_localnet=1 && \
+                    ip route add 127.0.0.1/32 via 192.0.2.1 dev v1 src 192.0.2.2";
+        for (pid, script) in [(agent.pid(), there), (self.0.id(), here)] {
+            let pid = pid.to_string();
+            let ended =
+                Command::new("nsenter").args(["-n", "-t", &pid, "/bin/sh", "-c", script]).status();
+            assert!(ended.is_ok_and(|ended| ended.success()), "{script}");
+        }
+    }
+
     /// What it is told when it says this.
     fn say(&self, place: &str, text: &str) -> String {
         let mut runner = Command::new("nsenter");
@@ -227,6 +242,30 @@ fn from_beyond_this_host_the_token_is_wanted_and_on_it_the_user_counts() {
     assert!(list(&["--token-file", &file]), "the commands of the shell show it, too");
     assert!(!list(&[]));
     assert!(here(NOBODY, &["say", place, &with_token]).contains(" 200 "));
+    agent.end();
+}
+
+#[test]
+fn loopback_is_closed_to_other_hosts() {
+    let Some(world) = require("users", World::new()) else { return };
+    let Some(neighbour) = require("users", Neighbour::new()) else { return };
+    let flags = ["--allow-any-local", "--metrics-listen", "127.0.0.1:0"];
+    let agent = neighbour.agent(&world, &flags);
+    let metrics = wait_for("its line", SOON, || {
+        let log = agent.log();
+        Some(log.split("metrics are served on ").nth(1)?.lines().next()?.trim().to_owned())
+    });
+    neighbour.reach_loopback(&agent);
+    let own = |place: &str| {
+        let mut runner = Command::new("nsenter");
+        runner.args(["-n", "-t", &agent.pid().to_string()]);
+        client(runner, &["ask", place])
+    };
+    for place in [agent.address().to_string(), metrics] {
+        assert_eq!(own(&place), "200", "{place}");
+        assert_eq!(neighbour.status(&place, ""), "closed", "{place}");
+    }
+    agent.logged("or not of this host");
     agent.end();
 }
 

@@ -24,7 +24,7 @@ fn the_units_own_user_is_told_what_the_pool_has_to_allow_and_that_is_enough() {
     let found = by_root();
     assert_eq!(found.status, Some(0));
     assert_eq!(found.line("allowed"), "ok the agent runs as root, who may do all");
-    assert_eq!(found.line("unit"), "ok enabled, socket disabled, runs as user 0 (root)");
+    assert_eq!(found.line("unit"), "ok enabled, socket enabled, runs as user 0 (root)");
 
     // Another test may have allowed it; else there is nothing to take back.
     quietly("zfs", &["unallow", "-u", PACKAGE, pool]);
@@ -40,7 +40,7 @@ fn the_units_own_user_is_told_what_the_pool_has_to_allow_and_that_is_enough() {
     for found in [by_root(), by_its_user()] {
         assert_eq!(found.line("allowed"), format!("ok {who} may do on {pool} what the agent does"));
         assert!(found.line("unit").ends_with(&format!("runs as {who}")), "{}", found.line("unit"));
-        for subject in ["libvirt", "storage", "zfs", "mounts"] {
+        for subject in ["libvirt", "storage", "zfs", "mounts", "ports"] {
             assert!(found.line(subject).starts_with("ok "), "{}", found.line(subject));
         }
     }

@@ -3,7 +3,9 @@
 use std::{env, fs};
 
 use super::super::{quietly, run, virsh};
-use super::{OWN_SETTINGS, PACKAGE, SETTINGS, Service, UNIT, purge, qemu_pid, systemctl, text};
+use super::{
+    OWN_SETTINGS, PACKAGE, SETTINGS, SOCKET_UNIT, Service, UNIT, purge, qemu_pid, systemctl, text,
+};
 use crate::agent::PROGRAM;
 use crate::skip::require;
 
@@ -19,8 +21,8 @@ fn installed_version() -> String {
     run("dpkg-query", &["--show", "--showformat", "${Version}", PACKAGE])
 }
 
-fn is(word: &str) -> bool {
-    quietly("systemctl", &["--quiet", word, UNIT]).status.success()
+fn is(word: &str, unit: &str) -> bool {
+    quietly("systemctl", &["--quiet", word, unit]).status.success()
 }
 
 #[test]
@@ -29,7 +31,9 @@ fn an_upgrade_starts_it_anew_and_keeps_settings_and_guests() {
     let folder = service.pool.folder();
     let guest = service.running(&folder);
     let (qemu, agent, version) = (qemu_pid(&folder.guest), service.pid(), installed_version());
-    assert!(is("is-active") && is("is-enabled"));
+    for unit in [UNIT, SOCKET_UNIT] {
+        assert!(is("is-active", unit) && is("is-enabled", unit), "{unit}");
+    }
 
     run("dpkg", &["--install", text(&service.new)]);
 
@@ -41,10 +45,12 @@ fn an_upgrade_starts_it_anew_and_keeps_settings_and_guests() {
     service.call("Delete", &guest);
 
     // What the operator has stopped and disabled stays so.
-    systemctl(&["disable", "--now", UNIT]);
+    systemctl(&["disable", "--now", UNIT, SOCKET_UNIT]);
     run("dpkg", &["--install", "--force-downgrade", text(&service.old)]);
     assert_eq!(installed_version(), version);
-    assert!(!is("is-active") && !is("is-enabled"));
+    for unit in [UNIT, SOCKET_UNIT] {
+        assert!(!is("is-active", unit) && !is("is-enabled", unit), "{unit}");
+    }
 }
 
 #[test]
@@ -53,7 +59,6 @@ fn a_purge_leaves_guests_networks_and_volumes_and_no_file_of_ours() {
     let folder = service.pool.folder();
     fs::write(SETTINGS, format!("{OWN_SETTINGS}audit-log = /var/log/mistify-libvirt/audit\n"))
         .expect("the settings are ours");
-    systemctl(&["enable", "mistify-libvirt.socket"]);
     systemctl(&["restart", UNIT]);
     let guest = service.running(&folder);
     let (qemu, volumes) = (qemu_pid(&folder.guest), folder.listing());

@@ -1,14 +1,10 @@
 //! The units under systemd.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::{
-    fs::{self, Permissions},
-    thread,
-};
+use std::{fs, thread};
 
 use serde_json::{Value, json};
 
@@ -24,7 +20,6 @@ use crate::support::{AtEnd, Scratch, signal, wait_for, wait_until};
 
 /// Callers at once.
 const CALLERS: u32 = 4;
-const SOCKET_UNIT: &str = "mistify-libvirt.socket";
 const SOCKET: &str = "/run/mistify-libvirt.sock";
 
 /// What callers that ask all the time get while something is done under them; with `after` they go
@@ -82,6 +77,21 @@ fn systemctl_start_returns_when_it_serves_and_status_says_how_libvirt_does() {
 }
 
 #[test]
+fn the_unit_lets_nobody_reach_into_other_processes() {
+    let Some(_service) = require("lab", Service::installed()) else { return };
+    let unit = run("systemctl", &["cat", UNIT]);
+    let is_filter = |line: &&str| line.starts_with("SystemCall");
+    let filters: Vec<String> =
+        unit.lines().filter(is_filter).map(|line| format!("--property={line}")).collect();
+    // The error of each system call, by its number on x86_64, with arguments that ask for nothing.
+    let script = "for (310, 311, 312, 438, 440) { $! = 0; syscall($_, $$, 0, 0, 0, 0, 0); print $! + 0, \" \" }";
+    let mut words = vec!["--quiet", "--wait", "--pipe"];
+    words.extend(filters.iter().map(String::as_str));
+    words.extend(["perl", "-e", script]);
+    assert_eq!(run("systemd-run", &words).trim(), "1 1 1 1 1", "all are EPERM");
+}
+
+#[test]
 fn an_agent_that_is_stuck_is_killed_by_the_watchdog_and_started_anew() {
     let Some(service) = require("lab", Service::installed()) else { return };
     let folder = service.pool.folder();
@@ -108,6 +118,7 @@ fn an_agent_that_is_stuck_is_killed_by_the_watchdog_and_started_anew() {
 #[test]
 fn a_stop_under_load_cuts_no_call_and_a_start_leaves_guests_as_they_are() {
     let Some(service) = require("lab", Service::installed()) else { return };
+    service.without_sockets();
     let (folder, slow) = (service.pool.folder(), service.pool.folder());
     let guest = service.running(&folder);
     let qemu = qemu_pid(&folder.guest);
@@ -149,32 +160,32 @@ fn a_stop_under_load_cuts_no_call_and_a_start_leaves_guests_as_they_are() {
 }
 
 #[test]
-fn a_call_of_the_socket_starts_it_and_a_restart_refuses_none() {
+fn systemd_holds_the_ports_and_a_restart_refuses_none() {
     let Some(service) = require("lab", Service::installed()) else { return };
     let folder = service.pool.folder();
+    let guest = json!({ "id": folder.guest });
     service.call("CreateGuest", &asked(&folder));
-    systemctl(&["stop", UNIT]);
-    systemctl(&["enable", "--now", SOCKET_UNIT]);
-    let status = || call_by(&["--socket", SOCKET], "Status", &json!({ "id": folder.guest }));
-    assert_eq!(status()["guest"]["state"], "shutoff");
-    let first = service.pid();
+    for flags in [&["--socket", SOCKET][..], &["--listen", ADDRESS], &["--listen", "[::1]:20001"]] {
+        systemctl(&["stop", UNIT]);
+        for port in [ADDRESS, "[::1]:20001"] {
+            let error = TcpListener::bind(port).expect_err("systemd has it");
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{port}: {error}");
+        }
+        assert_eq!(call_by(flags, "Status", &guest)["guest"]["state"], "shutoff", "{flags:?}");
+    }
 
-    let calls = under_load(
-        &folder.guest,
-        || UnixStream::connect(SOCKET),
-        true,
-        || {
-            systemctl(&["restart", UNIT]);
-        },
-    );
-
-    assert_ne!(service.pid(), first);
-    for calls in &calls {
+    let restart = || {
+        let first = service.pid();
+        systemctl(&["restart", UNIT]);
+        assert_ne!(service.pid(), first);
+    };
+    let by_socket = under_load(&folder.guest, || UnixStream::connect(SOCKET), true, restart);
+    let by_port = under_load(&folder.guest, || TcpStream::connect(ADDRESS), true, restart);
+    for calls in by_socket.iter().chain(&by_port) {
         assert_eq!((calls.cut, calls.is_refused), (0, false), "{calls:?}");
         assert!(calls.answered > 0, "{calls:?}");
     }
-    call_by(&["--socket", SOCKET], "Delete", &json!({ "id": folder.guest }));
-    systemctl(&["disable", "--now", SOCKET_UNIT]);
+    service.call("Delete", &guest);
 }
 
 #[test]
@@ -214,8 +225,6 @@ fn an_import_under_the_units_filter_is_confined() {
     let (scratch, pool) = (Scratch::new(), &service.pool.name);
     let disk = scratch.path().join("a.qcow2");
     run("/usr/bin/qemu-img", &["create", "-q", "-f", "qcow2", text(&disk), "1M"]);
-    // Where Landlock does not work, such a file is refused.
-    fs::set_permissions(&disk, Permissions::from_mode(0o666)).expect("it is ours");
     let unit = systemctl(&["cat", UNIT]);
     let is_filter = |line: &&str| line.starts_with("SystemCall") || line.starts_with("NoNewPriv");
     let filter: Vec<&str> = unit.lines().filter(is_filter).collect();
@@ -229,6 +238,8 @@ fn an_import_under_the_units_filter_is_confined() {
 
     systemctl(&["start", IMPORT_UNIT]);
 
+    let said = run("journalctl", &["--quiet", "--unit", IMPORT_UNIT]);
+    assert!(said.contains("t-filtered") && !said.contains("not confined"), "{said}");
     let image = format!("{pool}/images/t-filtered");
     assert!(run("zfs", &["list", "-Ho", "name", &image]).contains(&image));
     run("zfs", &["destroy", "-r", &image]);
