@@ -60,13 +60,14 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
             return vec![Finding::fail("ports", error.to_string(), "modprobe tcp_diag")];
         }
     };
+    let agent = agent_user();
     let look = |address: SocketAddr| match owners.listener(address) {
         Ok(None) => Finding::warn(
             "ports",
             format!("nobody listens on {address}: any user of this host can"),
             "start the agent; mistify-libvirt.socket holds the port while the agent is away",
         ),
-        Ok(Some(user)) if user == 0 || agent_user() == Ok(user) => {
+        Ok(Some(user)) if user == 0 || agent == Ok(user) => {
             Finding::ok("ports", format!("{address} is listened on by {}", named(user)))
         }
         Ok(Some(user)) => Finding::fail(

@@ -12,9 +12,9 @@ mod qemu_img;
 
 use std::cell::Cell;
 use std::env;
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Seek};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,16 +25,14 @@ use self::helper::{Ended, Helper, time_for};
 use self::qemu_img::Qcow2;
 use crate::config::Config;
 use crate::os::disk::{clone_file, room};
-use crate::os::resolve::{Trusted, open_foreign};
+use crate::os::resolve::{Trusted, changed_by, open_foreign};
 use crate::os::service::agent_user;
 use crate::os::{confine, files};
 use crate::storage::copy::copy;
-use crate::storage::{self, Id, ImageSource, MIB};
+use crate::storage::{self, Id, Image, ImageSource, MIB};
 
 /// Progress is told this often from beginning to end.
 const PROGRESS_STEPS: u64 = 20;
-/// Write permission of the group and of everybody else.
-const WRITABLE: u32 = 0o022;
 /// Deflate makes a file at most so many times smaller.
 const RATIO_MAX: u64 = 1032;
 
@@ -47,32 +45,36 @@ const RATIO_MAX: u64 = 1032;
 /// # Blocking
 /// As long as reading and writing takes; `qemu-img` and the decompressors have a limit.
 pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
-    let failed = |why: &dyn ToString| format!("import {}: {}", file.display(), why.to_string());
-    let id = Id::parse(id).map_err(|error| failed(&error))?;
-    let trusted = Trusted::with_agent(agent_user().map_err(|error| failed(&error))?);
-    let volumes = storage::open(&config.host, &config.storage, trusted);
-    let volumes = volumes.map_err(|error| failed(&error))?;
+    let image =
+        import(config, file, id).map_err(|error| format!("import {}: {error}", file.display()))?;
+    println!("{} {} MiB {}", image.id, image.size_mib(), image.snapshot);
+    Ok(())
+}
+
+fn import(config: &Config, file: &Path, id: &str) -> Result<Image, Box<dyn Error>> {
+    let id = Id::parse(id)?;
+    let trusted = Trusted::with_agent(agent_user()?);
+    let volumes = storage::open(&config.host, &config.storage, trusted)?;
     let kill = config.storage.kill;
-    let content = open(file, trusted).map_err(|error| failed(&error))?;
-    let mut content = match compression_of(&content).map_err(|error| failed(&error))? {
+    let content = open(file, trusted)?;
+    let mut content = match compression_of(&content)? {
         None => content,
-        Some(compression) => {
-            decompress(content, compression, kill).map_err(|error| failed(&error))?
-        }
+        Some(compression) => decompress(content, compression, kill)?,
     };
 
-    let mut format = Format::of(&content).map_err(|error| failed(&error))?;
+    let mut format = Format::of(&content)?;
+    // Its header could change after it was read, to name files that `qemu-img` opens.
     let is_qcow2 = matches!(format, Format::Qcow2 { .. });
-    if is_qcow2 && can_change(&content, trusted).map_err(|error| failed(&error))? {
-        content = copy_aside(&content).map_err(|error| failed(&error))?;
-        format = Format::of(&content).map_err(|error| failed(&error))?;
+    if is_qcow2 && changed_by(&content.metadata()?, trusted).is_some() {
+        content = copy_aside(&content)?;
+        format = Format::of(&content)?;
     }
     let qcow2 = Qcow2 { content: &content, size_bytes: format.size_bytes(), kill };
     if matches!(format, Format::Qcow2 { .. }) {
-        if !confine::has_landlock().map_err(|error| failed(&error))? {
+        if !confine::has_landlock()? {
             eprintln!("import {}: without Landlock, qemu-img is not confined", file.display());
         }
-        qcow2.check().map_err(|error| failed(&error))?;
+        qcow2.check()?;
     }
     let progress = Progress::new(format.size_bytes());
     let mut fill = |target: &Path| qcow2.convert(target, &progress);
@@ -81,11 +83,7 @@ pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
         Format::ZfsStream { .. } => ImageSource::ZfsStream(&content),
         Format::Qcow2 { size_bytes } => ImageSource::Filled { size_bytes, fill: &mut fill },
     };
-    let image = volumes
-        .import_image(&id, source, &mut |done_bytes| progress.tell(done_bytes))
-        .map_err(|error| failed(&error))?;
-    println!("{} {} MiB {}", image.id, image.size_mib(), image.snapshot);
-    Ok(())
+    Ok(volumes.import_image(&id, source, &mut |done_bytes| progress.tell(done_bytes))?)
 }
 
 /// Opens a regular file for reading; the only time that its path is used.
@@ -95,13 +93,6 @@ fn open(file: &Path, trusted: Trusted) -> io::Result<File> {
         true => Ok(content),
         false => Err(io::Error::other("it is not a regular file")),
     }
-}
-
-/// Whether another user can write to the file: its header could change after it was read, to name files that
-/// `qemu-img` opens.
-fn can_change(content: &File, trusted: Trusted) -> io::Result<bool> {
-    let found = content.metadata()?;
-    Ok(!trusted.has(found.uid()) || found.mode() & WRITABLE != 0)
 }
 
 /// Copies a file into one without a name, which nobody else can open.
@@ -216,15 +207,16 @@ mod tests {
     #[test]
     fn a_file_that_others_can_write_is_known() {
         let (file, own) = (files::nameless(&env::temp_dir()).unwrap(), Trusted::own());
+        let can_change = |trusted| changed_by(&file.metadata().unwrap(), trusted).is_some();
         for (mode, can) in [(0o600, false), (0o644, false), (0o620, true), (0o602, true)] {
             file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(can_change(&file, own).unwrap(), can, "{mode:o}");
+            assert_eq!(can_change(own), can, "{mode:o}");
         }
         if process::user() == 0 {
             file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
             std::os::unix::fs::fchown(&file, Some(65534), None).unwrap();
-            assert!(can_change(&file, own).unwrap());
-            assert!(!can_change(&file, Trusted::with_agent(65534)).unwrap());
+            assert!(can_change(own));
+            assert!(!can_change(Trusted::with_agent(65534)));
         }
     }
 

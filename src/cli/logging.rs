@@ -27,14 +27,14 @@ type Format = fn(&Record<'_>) -> String;
 /// Starts to log to standard error. A flag wins over `RUST_LOG`. Once a process.
 ///
 /// # Blocking
-/// Whoever logs waits for standard error.
+/// A thread that logs waits for standard error.
 pub fn start_log(settings: &Settings) {
     builder(settings).init();
 }
 
 /// The log of the agent, whose lines the thread `log-writer` writes to standard error.
 ///
-/// Whoever logs never waits for standard error, which may be a pipe that nobody reads. Lines without
+/// A thread that logs never waits for standard error, which may be a pipe without a reader. Lines without
 /// room in the queue are dropped, counted and reported. Dropped, the log waits until its lines are
 /// written, at most [`LAST_LINES`].
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Log {
         Ok(Self { writer })
     }
 
-    /// Writes a line to standard error as it is, behind all that was logged.
+    /// Writes a line to standard error as it is, after the lines that were logged before.
     pub fn print(&self, line: &str) {
         print(&self.writer, line);
     }

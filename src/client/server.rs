@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 
 use crate::config::fixed::CLIENT_CONNECT;
 use crate::os::peer::Peer;
-use crate::os::process;
+use crate::os::resolve::Trusted;
 use crate::os::service::agent_user;
 use crate::os::socket_owners::{End, SocketOwners};
 
-const ROOT: u32 = 0;
 /// Between two looks at a connection that was accepted meanwhile, or whose listener is gone.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -61,7 +60,7 @@ pub(super) fn check_unix(stream: &UnixStream) -> io::Result<()> {
 }
 
 fn check(uid: u32) -> io::Result<()> {
-    if uid == ROOT || uid == process::user() || agent_user() == Ok(uid) {
+    if Trusted::own().has(uid) || agent_user() == Ok(uid) {
         return Ok(());
     }
     let why = format!(

@@ -40,10 +40,8 @@ pub(super) struct Connection {
     begun: Option<Instant>,
     /// Whether it has had a request.
     has_called: bool,
-    /// What all connections of its caller may hold.
-    budget: Arc<ByteBudget>,
-    /// Memory for the body that arrives.
-    reservation: Option<Reservation>,
+    /// Memory for the body that arrives, of the budget that its caller's connections share.
+    reservation: Reservation,
 }
 
 /// Whether a connection is one of those that are served.
@@ -97,11 +95,10 @@ impl Connection {
         caller: Caller,
         place: Place,
         now: Instant,
-        budget: Arc<ByteBudget>,
+        budget: &Arc<ByteBudget>,
     ) -> Self {
         Self {
-            budget,
-            reservation: None,
+            reservation: budget.empty(),
             exchange: Arc::new(Exchange::new(stream, caller)),
             place,
             parser: Parser::default(),
@@ -121,9 +118,9 @@ impl Connection {
         &self.exchange.caller
     }
 
-    /// What all connections of its caller may hold.
+    /// The bytes that all connections of its caller may have in memory.
     pub(super) fn budget(&self) -> &Arc<ByteBudget> {
-        &self.budget
+        self.reservation.budget()
     }
 
     pub(super) fn place(&self) -> Place {
@@ -239,8 +236,7 @@ impl Connection {
         self.has_called = true;
         self.phase = Phase::InFlight(until);
         self.since = now;
-        let reservation = self.reservation.take().unwrap_or_else(|| self.budget.empty());
-        Job { request, exchange: Arc::clone(&self.exchange), reservation }
+        Job { request, exchange: Arc::clone(&self.exchange), reservation: self.reservation.take() }
     }
 
     /// Answers with the refusal, as the connection's last words.
@@ -258,7 +254,7 @@ impl Connection {
         self.since = round.now;
         // What has arrived of the request is of no use any more.
         self.parser = Parser::default();
-        self.reservation = None;
+        self.reservation.shrink_to(0);
         let bytes = respond::encode_refusal(&refusal);
         self.phase = Phase::Writing { bytes, sent: 0, then: Then::Close, _reservation: None };
         self.write(round)
@@ -280,7 +276,7 @@ impl Connection {
         let judge = |request: &Request| guard.judge(request, caller);
         match self.parser.next(&round.shared.limits, judge) {
             Ok(Some(request)) => {
-                if !self.reserve(request.body.capacity()) {
+                if !self.reservation.grow_to(request.body.capacity()) {
                     return self.refuse(handlers::NO_ROOM, round);
                 }
                 self.begun = None;
@@ -288,7 +284,7 @@ impl Connection {
             }
             Ok(None) => {
                 // What is announced and does not arrive costs nothing.
-                if !self.reserve(self.parser.body_capacity()) {
+                if !self.reservation.grow_to(self.parser.body_capacity()) {
                     return self.refuse(handlers::NO_ROOM, round);
                 }
                 let begun = self.begun.unwrap_or(round.now);
@@ -304,18 +300,6 @@ impl Connection {
                 Fate::Open
             }
             Err(refusal) => self.refuse(refusal, round),
-        }
-    }
-
-    /// Reserves memory for a body of so many bytes; whether the budget has it.
-    fn reserve(&mut self, bytes: usize) -> bool {
-        match &self.reservation {
-            _ if bytes == 0 => true,
-            Some(reservation) => reservation.grow_to(bytes),
-            None => {
-                self.reservation = self.budget.try_reserve(bytes);
-                self.reservation.is_some()
-            }
         }
     }
 

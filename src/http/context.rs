@@ -1,5 +1,5 @@
-//! What a handler may ask about its request: who calls, whether the caller is still connected, and whether
-//! memory is free for the answer.
+//! The context of a request: its caller, whether the caller is still connected, and the memory that is free
+//! for the answer.
 
 use std::fmt;
 use std::io;
@@ -41,7 +41,7 @@ impl<'a> RequestContext<'a> {
         self.reservation
     }
 
-    /// Who calls.
+    /// The caller, as the kernel names it.
     pub fn caller(&self) -> &Caller {
         &self.exchange.caller
     }

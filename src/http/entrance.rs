@@ -181,8 +181,8 @@ impl Entrance {
         }
     }
 
-    /// Serves one who may call; over a limit in the place of an idle connection of the same caller, or
-    /// else only to say so.
+    /// Serves a connection whose caller may call. Over a limit it takes the place of an idle connection of
+    /// the same caller; without one it is told that the front is busy.
     fn seat(&self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
         let Waiting { stream, caller, .. } = guest;
         let limits = &round.shared.limits;
@@ -195,10 +195,10 @@ impl Entrance {
         // First, as the idle connection may be the last that has the caller's budget.
         let budget = self.budget_of(&caller, connections, round);
         if has_place || evict_idle(&caller, connections, round) {
-            connections.push(Connection::new(stream, caller, Place::Served, round.now, budget));
+            connections.push(Connection::new(stream, caller, Place::Served, round.now, &budget));
             return;
         }
-        let mut connection = Connection::new(stream, caller, Place::Spare, round.now, budget);
+        let mut connection = Connection::new(stream, caller, Place::Spare, round.now, &budget);
         let fate = connection.refuse(BUSY, round);
         let spare = connections.iter().filter(|it| it.place() == Place::Spare).count();
         if spare < SPARE_CONNECTIONS && !matches!(fate, Fate::Closed) {

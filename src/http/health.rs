@@ -15,9 +15,9 @@ use crate::ops::{Libvirt, Seen};
 use crate::os::process;
 use crate::pool::{LaneSnapshot, Running};
 
-/// Where the agent's health is to be had.
+/// The path of the agent's health.
 pub(super) const HEALTHZ: &str = "/healthz";
-/// Where it is to be had whether changes are taken.
+/// The path that tells whether the agent takes changes.
 pub(super) const READYZ: &str = "/readyz";
 
 /// Answers a question for the agent's health on the front's own thread, which needs no handler and no

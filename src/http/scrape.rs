@@ -49,7 +49,7 @@ pub(super) fn scrape(
 ) -> Response {
     // Before the text is made: many scrapes at once of many guests would fill the memory.
     let expected = LAST_BYTES.load(Ordering::Relaxed);
-    if !context.is_none_or(|context| context.reserve_answer(expected)) {
+    if context.is_some_and(|context| !context.reserve_answer(expected)) {
         return Response::text(NO_ROOM.sentence).with_status_code(503);
     }
     let format = Format::accepted(request.header("Accept").unwrap_or_default());

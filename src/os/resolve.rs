@@ -304,8 +304,8 @@ fn check_alone(directory: &Path, found: &Metadata, trusted: Trusted) -> Result<(
     }
 }
 
-/// Who beside root and the agent's user can put names into a directory.
-fn changed_by(found: &Metadata, trusted: Trusted) -> Option<String> {
+/// The user, or the group, that can change a file or directory beside those who are trusted.
+pub fn changed_by(found: &Metadata, trusted: Trusted) -> Option<String> {
     match found.mode() {
         _ if !trusted.has(found.uid()) => Some(user(found)),
         mode if mode & WRITABLE_BY_ALL != 0 => Some("everybody".to_owned()),

@@ -29,9 +29,9 @@ impl ByteBudget {
         Reservation { budget: Arc::clone(self), bytes: Mutex::new(0) }
     }
 
-    /// Takes bytes out of the budget until the reservation is dropped; none where too few are free.
-    /// Nothing at all is always free.
-    pub(crate) fn try_reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+    /// A reservation of so many bytes; none where too few are free.
+    #[cfg(test)]
+    fn try_reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
         self.take(bytes).then(|| Reservation { budget: Arc::clone(self), bytes: Mutex::new(bytes) })
     }
 
@@ -68,6 +68,11 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
+    /// The budget that it is a part of.
+    pub(crate) fn budget(&self) -> &Arc<ByteBudget> {
+        &self.budget
+    }
+
     /// Holds so many bytes at least. False: too few are free, and it holds what it held.
     pub(crate) fn grow_to(&self, bytes: usize) -> bool {
         let mut held = self.bytes.lock();

@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::io;
-use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Queue;
+use super::{Queue, panic_text};
 
 /// The writers of this process that still run, in the order of their starts.
 static WRITERS: Mutex<Vec<Weak<Account>>> = Mutex::new(Vec::new());
@@ -274,11 +273,7 @@ fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl LineSink<T
             }
             target.write(line)
         }));
-        let is_written = written.unwrap_or_else(|payload| {
-            // Dropping a payload of an unknown type could panic again.
-            mem::forget(payload);
-            false
-        });
+        let is_written = written.map_err(panic_text).unwrap_or(false);
         if !is_written {
             account.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -296,7 +291,7 @@ fn report_rest<T>(account: &Account, target: &mut impl LineSink<T>) {
     progress.is_reporting = true;
     drop(progress);
     let reported = panic::catch_unwind(AssertUnwindSafe(|| target.report_dropped(dropped)));
-    reported.unwrap_or_else(mem::forget);
+    drop(reported.map_err(panic_text));
     account.progress.lock().is_reporting = false;
     account.changed.notify_all();
 }

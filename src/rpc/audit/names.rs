@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::warn;
 
 use crate::config::AuditConfig;
+use crate::threads::panic_text;
 
 /// What is known of users, and the thread `audit-names` that asks the database for others.
 pub(super) struct Names {
@@ -44,13 +44,7 @@ impl Names {
                 // A user stays unnamed for a while also when the database fails: the uid is enough. A
                 // module of the database that panics has failed, too; the panic is logged.
                 let name = panic::catch_unwind(AssertUnwindSafe(|| name_of(uid)));
-                let name = name.map_or_else(
-                    |payload| {
-                        mem::forget(payload);
-                        None
-                    },
-                    Result::unwrap_or_default,
-                );
+                let name = name.map_err(panic_text).ok().and_then(Result::ok).flatten();
                 if answer.send((uid, name)).is_err() {
                     return;
                 }

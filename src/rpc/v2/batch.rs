@@ -30,9 +30,11 @@ pub(super) fn carry_out(
     let calls = members.iter().map(|member| Call::read(desk, port, member, began));
     let calls: Vec<_> = calls.collect();
     let helpers = calls.len().min(BATCH_AT_ONCE).saturating_sub(1);
-    // A batch of one call is as good as the call alone.
-    let begin = || desk.agent.pool().batches().begin(desk.by.caller.share(), helpers);
-    let permit = if helpers == 0 { None } else { begin() };
+    // A batch of one call is as good as the call alone, and takes no permit.
+    let permit = match helpers {
+        0 => None,
+        _ => desk.agent.pool().batches().begin(desk.by.caller.share(), helpers),
+    };
     if helpers > 0 && permit.is_none() {
         let refuse = |call: Result<Call<'_>, _>| match call {
             Ok(call) => call.refuse_busy("too many batches of one caller", began),

@@ -208,15 +208,16 @@ const BACKING_FILE_AT: u64 = 8;
 const FEATURES_AT: u64 = 72;
 const DATA_FILE: u64 = 1 << 2;
 
-/// Makes `good.qcow2`, whose content is returned, and `secret.raw`.
-fn good_and_secret(folder: &Path) -> Vec<u8> {
+/// Makes `good.qcow2`, and `secret.raw`; the content of the one and the path of the other.
+fn good_and_secret(folder: &Path) -> (Vec<u8>, String) {
+    crate::cost::slow("imports many times while the file changes");
     let mut content = vec![0; 4 * MIB];
     content[2 * MIB..3 * MIB].fill(7);
     fs::write(folder.join("good.raw"), &content).expect("the directory takes files");
     run_qemu_img(&["convert", "-O", "qcow2", "good.raw", "good.qcow2"], folder);
     fs::write(folder.join("secret.raw"), b"secret ".repeat(MIB))
         .expect("the directory takes files");
-    content
+    (content, folder.join("secret.raw").to_str().expect("UTF-8").to_owned())
 }
 
 /// Imports `attacked.qcow2` again and again while `attack` runs again and again. Each import either fails
@@ -262,12 +263,12 @@ pub(super) fn a_qcow2_that_is_swapped_meanwhile_reads_no_secret(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
-    crate::cost::slow("imports many times while the file changes");
     let folder = bed.scratch.path();
-    let content = good_and_secret(folder);
-    let secret = folder.join("secret.raw");
-    let secret = secret.to_str().expect("UTF-8");
-    run_qemu_img(&["create", "-f", "qcow2", "-F", "raw", "-b", secret, "evil.qcow2", "4M"], folder);
+    let (content, secret) = good_and_secret(folder);
+    run_qemu_img(
+        &["create", "-f", "qcow2", "-F", "raw", "-b", &secret, "evil.qcow2", "4M"],
+        folder,
+    );
     fs::copy(folder.join("good.qcow2"), folder.join("attacked.qcow2")).expect("it is copied");
     import_under_attack(&bed, "swapped", &content, |is_evil| {
         let from = if is_evil { "evil.qcow2" } else { "good.qcow2" };
@@ -283,11 +284,9 @@ pub(super) fn a_qcow2_that_is_rewritten_meanwhile_reads_no_secret(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
-    crate::cost::slow("imports many times while the file changes");
     let folder = bed.scratch.path();
-    let content = good_and_secret(folder);
-    let secret = folder.join("secret.raw");
-    let secret = secret.to_str().expect("UTF-8").as_bytes();
+    let (content, secret) = good_and_secret(folder);
+    let secret = secret.as_bytes();
     let length = u32::try_from(secret.len()).expect("a short name");
     let good = fs::read(folder.join("good.qcow2")).expect("it is made");
 
