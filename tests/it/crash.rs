@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::agent::Agent;
 use crate::cost::slow;
 use crate::skip::require;
-use crate::stack::{Stack, in_libvirt};
+use crate::stack::{Stack, in_libvirt, wait_for_libvirt};
 use crate::support::{Scratch, files_below, wait_until};
 
 /// Longer than a loaded machine needs to settle what was left open.
@@ -28,24 +28,29 @@ const WRITES_MAX: usize = 40;
 
 /// A libvirtd and a store.
 pub(crate) trait Host: Sync {
-    /// What an agent has to be told of them.
-    fn flags(&self) -> Vec<String>;
+    /// What libvirt's clients connect to.
+    fn uri(&self) -> String;
+    /// The agent's flags that select the store.
+    fn storage(&self) -> [String; 2];
     /// What a virsh command says.
     fn virsh(&self, words: &[&str]) -> String;
     /// All that is in the store.
     fn stored(&self) -> Vec<String>;
 }
 
-/// A libvirtd that all tests of this process share, and a folder.
+/// The libvirtd of the tests that kill agents, and a folder.
 struct OnDirectory {
     stack: &'static Stack,
     store: Scratch,
 }
 
 impl Host for OnDirectory {
-    fn flags(&self) -> Vec<String> {
-        let storage = format!("directory:{}", self.store.path().display());
-        ["--libvirt-uri", &self.stack.uri(), "--storage", &storage].map(str::to_owned).into()
+    fn uri(&self) -> String {
+        self.stack.uri()
+    }
+
+    fn storage(&self) -> [String; 2] {
+        ["--storage".to_owned(), format!("directory:{}", self.store.path().display())]
     }
 
     fn virsh(&self, words: &[&str]) -> String {
@@ -76,9 +81,10 @@ impl<'a> Bed<'a> {
 
     /// An agent, which dies at that write to its journal.
     fn agent(&self, stop_at: Option<&str>) -> Agent {
-        let mut flags = self.host.flags();
-        let state = self.state.path().to_str().expect("UTF-8");
-        flags.extend(["--bridge-type", "linux", "--state-dir", state].map(str::to_owned));
+        let mut flags = Vec::from(self.host.storage());
+        let (uri, state) = (self.host.uri(), self.state.path().to_str().expect("UTF-8"));
+        let more = ["--libvirt-uri", &uri, "--bridge-type", "linux", "--state-dir", state];
+        flags.extend(more.map(str::to_owned));
         // A call that is late on a slow machine would look like one that lived.
         flags.extend(["--deadline-change", "240"].map(str::to_owned));
         Agent::start_in(stop_at.map(|at| ("MISTIFY_STOP_AT", at)), &flags)
@@ -161,6 +167,7 @@ fn at_every_write(
         }
         let status = agent.wait();
         assert_eq!(status.code(), None, "killed at {at}: {status}");
+        wait_for_libvirt(&bed.host.uri());
         let next = bed.agent(None);
         bed.settled(&next);
         deaths.push(Death { at, there: bed.everything() });
@@ -231,6 +238,7 @@ pub(crate) fn delete_meets(bed: &Bed, obstacle: impl FnOnce()) {
     let dying = bed.agent(Some("after:3"));
     assert_eq!(dying.try_call("Delete", &bed.guest(1)), None);
     dying.wait();
+    wait_for_libvirt(&bed.host.uri());
     let agent = bed.agent(None);
     let id = &bed.guest(1)["id"];
     wait_until("it is a leftover", SOON, || {
@@ -366,6 +374,7 @@ pub(crate) fn random_kills(bed: &Bed, kills: u32, within: Duration) {
             is_over.store(true, Ordering::Relaxed);
         });
         assert_eq!(agent.wait().code(), None);
+        wait_for_libvirt(&bed.host.uri());
         cut_off += usize::from(bed.intents() > 0);
     }
     println!("{cut_off} of {kills} kills cut a verb off between its steps");
@@ -384,7 +393,7 @@ pub(crate) fn random_kills(bed: &Bed, kills: u32, within: Duration) {
 
 #[test]
 fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let host = OnDirectory { stack, store: Scratch::new() };
     let bed = Bed::new(&host, "crash-create", 0x71);
     create_is_undone(&bed);
@@ -392,7 +401,7 @@ fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
 
 #[test]
 fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let host = OnDirectory { stack, store: Scratch::new() };
     let bed = Bed::new(&host, "crash-delete", 0x72);
     delete_is_finished(&bed);
@@ -400,7 +409,7 @@ fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
 
 #[test]
 fn a_device_whose_coming_is_killed_at_any_write_is_not_there_and_comes_then() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     for (kind, name, net) in [("Disk", "crash-disk-comes", 0x74), ("Nic", "crash-nic-comes", 0x75)]
     {
         let host = OnDirectory { stack, store: Scratch::new() };
@@ -410,7 +419,7 @@ fn a_device_whose_coming_is_killed_at_any_write_is_not_there_and_comes_then() {
 
 #[test]
 fn a_device_whose_going_is_killed_at_any_write_is_gone_or_was_not_asked_for() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     for (kind, name, net) in [("Disk", "crash-disk-goes", 0x76), ("Nic", "crash-nic-goes", 0x77)] {
         let host = OnDirectory { stack, store: Scratch::new() };
         detach_is_finished(&Bed::new(&host, name, net), kind);
@@ -419,7 +428,7 @@ fn a_device_whose_going_is_killed_at_any_write_is_gone_or_was_not_asked_for() {
 
 #[test]
 fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let host = OnDirectory { stack, store: Scratch::new() };
     let bed = Bed::new(&host, "crash-random", 0x73);
     random_kills(&bed, KILLS, KILL_WITHIN);

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::skip::{Skip, require};
-use crate::stack::{BlockDevice, Bridge, Cgroup, Stack, child_of};
+use crate::stack::{BlockDevice, Bridge, Cgroup, Stack, child_of, wait_for_libvirt};
 use crate::support::{signal, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -68,6 +68,20 @@ fn a_guest_outlives_libvirtd() {
 
     wait_until("it is known again", SOON, || state(&stack, "survivor") == "running");
     assert_eq!(stack.qemu_pid("survivor"), pid);
+}
+
+#[test]
+fn a_crashed_libvirtd_is_started_again() {
+    let Some(stack) = require("qemu", Stack::start()) else { return };
+    let pid = || {
+        let inside = fs::read_to_string(stack.path("/run/libvirtd.pid")).unwrap_or_default();
+        stack.outside_pid(inside.trim())
+    };
+    let first = pid().expect("it runs");
+
+    signal(first, "SEGV");
+    wait_until("another one runs", SOON, || pid().is_some_and(|pid| pid != first));
+    wait_for_libvirt(&stack.uri());
 }
 
 #[test]

@@ -65,6 +65,14 @@ impl Stack {
         SHARED.get_or_init(Self::start).as_ref().map_err(Skip::clone)
     }
 
+    /// The one stack that tests which kill agents share. libvirtd 9.0 can crash when a client dies, so
+    /// these tests disturb no others, and wait for libvirtd after a death ([`wait_for_libvirt`]).
+    pub(crate) fn for_kills() -> Result<&'static Self, Skip> {
+        slow("uses real libvirtd and qemu");
+        static FOR_KILLS: OnceLock<Result<Stack, Skip>> = OnceLock::new();
+        FOR_KILLS.get_or_init(Self::start).as_ref().map_err(Skip::clone)
+    }
+
     /// A stack of the test's own, for tests that stop libvirtd.
     pub(crate) fn start() -> Result<Self, Skip> {
         Self::start_with(Cgroup::V2, Bridge::Linux)
@@ -241,6 +249,14 @@ impl Stack {
         let count = stats.lines().find_map(|line| line.strip_prefix("vda wr_req "));
         count.and_then(|count| count.trim().parse().ok()).expect("domblkstat counts writes")
     }
+}
+
+/// Waits until libvirt answers at this URI. A crash at a client's death is over then: libvirtd has closed
+/// that client before it answers a later one.
+pub(crate) fn wait_for_libvirt(uri: &str) {
+    let mut virsh = Command::new("virsh");
+    virsh.args(["-q", "-c", uri, "uri"]).env("LC_ALL", "C").stdin(Stdio::null());
+    wait_until("libvirt answers", SOON, || virsh.output().expect("virsh starts").status.success());
 }
 
 impl Drop for Stack {

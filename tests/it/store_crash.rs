@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, PROGRAM};
 use crate::skip::require;
-use crate::stack::Stack;
+use crate::stack::{Stack, wait_for_libvirt};
 use crate::support::{Scratch, files_below, wait_until};
 
 /// Longer than a loaded machine needs to recover something.
@@ -80,6 +80,7 @@ impl Bed {
                 return deaths;
             }
             assert_eq!(agent.wait().code(), None, "killed at {at}");
+            wait_for_libvirt(&self.uri);
             let next = self.agent(None);
             wait_until("it is recovered", SOON, || next.is_settled());
             check(&at, &next);
@@ -157,7 +158,7 @@ fn a_refused_snapshot_leaves_the_one_that_exists() {
 
 #[test]
 fn a_resize_killed_at_any_write_is_told_at_the_next_start() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let bed = Bed::on(stack.uri());
     let disks = |size: u64| json!([{ "size": size }, { "size": size }]);
     let guest = |size: u64| json!({ "id": "kill-resize", "type": "qemu", "memory": 32, "cpu": 1, "nics": [], "disks": disks(size) });
@@ -213,6 +214,7 @@ fn a_killed_delete_without_a_domain_is_finished() {
     let dying = bed.agent(Some("after:2"));
     assert_eq!(dying.try_call("Delete", &json!({ "id": "kill-bare" })), None);
     dying.wait();
+    wait_for_libvirt(&bed.uri);
     assert!(disk.exists());
 
     let agent = bed.agent(None);
@@ -222,7 +224,7 @@ fn a_killed_delete_without_a_domain_is_finished() {
 
 #[test]
 fn a_recovery_that_meets_an_open_volume_locks_no_guest() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let bed = Bed::on(stack.uri());
     let guest = json!({
         "id": "kill-open", "type": "qemu", "memory": 32, "cpu": 1, "nics": [], "disks": [{ "size": 1 }],
@@ -236,6 +238,7 @@ fn a_recovery_that_meets_an_open_volume_locks_no_guest() {
     let dying = bed.agent(Some("after:3"));
     assert_eq!(dying.try_call("Delete", &guest), None);
     dying.wait();
+    wait_for_libvirt(&bed.uri);
 
     let agent = bed.agent(None);
     wait_until("it is a leftover", SOON, || {

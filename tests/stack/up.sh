@@ -10,6 +10,8 @@
 #   signal-libvirtd NAME   sends SIGNAME to libvirtd; after KILL and TERM it waits for the end
 #   start-libvirtd         starts it again and waits until it answers
 #
+# A libvirtd that crashes is started again, as systemd does (libvirtd.service: Restart=on-failure).
+#
 # At the end of its input it ends, and with it every process and mount of its namespaces.
 #
 # Environment:
@@ -21,6 +23,7 @@
 set -euo pipefail
 
 cgroup_mode=${STACK_CGROUP:-v2}
+# Empty while libvirtd is stopped on purpose.
 libvirtd_pid=
 
 fail() {
@@ -144,13 +147,37 @@ start_libvirtd() {
 
 signal_libvirtd() {
     kill -s "$1" "$libvirtd_pid" 2>/dev/null || { echo "error libvirtd is gone"; return; }
-    case $1 in KILL | TERM) wait "$libvirtd_pid" 2>/dev/null || true ;; esac
+    case $1 in KILL | TERM)
+        wait "$libvirtd_pid" 2>/dev/null || true
+        libvirtd_pid=
+        ;;
+    esac
     echo ok
 }
 
+# libvirtd 9.0 can crash when a client dies: the thread of a call in flight and the main loop then
+# free the client's event callbacks at once (remoteClientFreePrivateCallbacks).
+revive_libvirtd() {
+    local status=0
+    if [ -z "$libvirtd_pid" ] || kill -0 "$libvirtd_pid" 2>/dev/null; then
+        return
+    fi
+    wait "$libvirtd_pid" 2>/dev/null || status=$?
+    echo "tests/stack/up.sh: libvirtd ended with status $status; starting it again" >&2
+    start_libvirtd >&2 || true
+}
+
 obey() {
-    local verb argument
-    while read -r verb argument; do
+    local verb argument status
+    while true; do
+        status=0
+        read -r -t 0.2 verb argument || status=$?
+        # More than 128: no line within the time. 1: the end of the input.
+        if [ "$status" -gt 128 ]; then
+            revive_libvirtd
+            continue
+        fi
+        [ "$status" = 0 ] || return 0
         case $verb in
         start-libvirtd) start_libvirtd && echo ok || true ;;
         signal-libvirtd) signal_libvirtd "$argument" ;;

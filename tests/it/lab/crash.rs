@@ -18,8 +18,12 @@ const KILL_WITHIN: Duration = Duration::from_secs(5);
 struct OnZfs(Pool);
 
 impl Host for OnZfs {
-    fn flags(&self) -> Vec<String> {
-        ["--libvirt-uri", LIBVIRT, "--zpool", &self.0.name].map(str::to_owned).into()
+    fn uri(&self) -> String {
+        LIBVIRT.to_owned()
+    }
+
+    fn storage(&self) -> [String; 2] {
+        ["--zpool", &self.0.name].map(str::to_owned)
     }
 
     fn virsh(&self, words: &[&str]) -> String {
