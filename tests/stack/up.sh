@@ -168,16 +168,20 @@ revive_libvirtd() {
 }
 
 obey() {
-    local verb argument status
+    local verb argument status line='' piece
     while true; do
         status=0
-        read -r -t 0.2 verb argument || status=$?
+        IFS= read -r -t 0.2 piece || status=$?
+        # A read that times out may have a part of a line.
+        line+=$piece
         # More than 128: no line within the time. 1: the end of the input.
         if [ "$status" -gt 128 ]; then
             revive_libvirtd
             continue
         fi
         [ "$status" = 0 ] || return 0
+        read -r verb argument <<<"$line"
+        line=
         case $verb in
         start-libvirtd) start_libvirtd && echo ok || true ;;
         signal-libvirtd) signal_libvirtd "$argument" ;;
