@@ -182,7 +182,7 @@ impl Entrance {
     }
 
     /// Serves a connection whose caller may call. Over a limit it takes the place of an idle connection of
-    /// the same caller; without one it is told that the front is busy.
+    /// the same caller. Where that caller has none, the front answers that it is busy.
     fn seat(&self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
         let Waiting { stream, caller, .. } = guest;
         let limits = &round.shared.limits;

@@ -147,8 +147,8 @@ impl Journal {
         self.take(is_open, 1).pop()
     }
 
-    /// Takes the guest's leftovers out of the journal, the oldest first. With `due`, it takes only those whose
-    /// next retry is due by that time.
+    /// Takes the guest's leftovers out of the journal, the oldest first. With `due`, the journal hands out only
+    /// leftovers whose next retry is due by that time.
     pub fn leftovers_of(&self, guest: &str, due: Option<Instant>) -> Vec<Entry> {
         let is_wanted = |summary: &Summary| {
             let State::Leftover { retry } = summary.state else { return false };

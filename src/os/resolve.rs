@@ -304,7 +304,7 @@ fn check_alone(directory: &Path, found: &Metadata, trusted: Trusted) -> Result<(
     }
 }
 
-/// The user, or the group, that can change a file or directory beside those who are trusted.
+/// The untrusted user or group that can write to a file or directory; none where only trusted users can.
 pub fn changed_by(found: &Metadata, trusted: Trusted) -> Option<String> {
     match found.mode() {
         _ if !trusted.has(found.uid()) => Some(user(found)),

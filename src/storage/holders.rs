@@ -23,7 +23,8 @@ pub(super) fn holders(path: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for process in processes.flatten() {
         let pid = process.file_name().to_string_lossy().into_owned();
-        if !pid.bytes().all(|byte| byte.is_ascii_digit()) || pid == own {
+        let is_process = pid.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_process || pid == own || is_starting(&process.path(), &own) {
             continue;
         }
         // A process may end, or belong to somebody else: then it does not show.
@@ -35,6 +36,16 @@ pub(super) fn holders(path: &Path) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether a process is a child of the process `own` that has not executed its program yet. Until then it has
+/// all files of its parent, and its command line.
+fn is_starting(process: &Path, own: &str) -> bool {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    // proc_pid_stat(5): the name in parentheses, which may hold blanks, the state, the parent.
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+    let command = |process: &Path| fs::read(process.join("cmdline")).ok();
+    parent == Some(own) && command(process) == command(Path::new("/proc/self"))
 }
 
 /// Waits until nobody else has it open; who has it at the end of patience.
