@@ -222,7 +222,8 @@ pub struct Volume {
     pub owner: Option<String>,
     /// What it was made by; `None` for volumes of an older agent, and of others.
     pub maker: Option<Maker>,
-    /// Whether something was written to it since it was made.
+    /// Whether something was written to it since it was made. A ZFS pool counts it when it syncs, some
+    /// seconds later; a plan for [`Adopts::Unwritten`] has waited for that.
     pub is_written: bool,
 }
 

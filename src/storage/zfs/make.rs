@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::command::{Output, action};
-use super::listing::{FRESH, MAKER, OWNER};
+use super::listing::{Entry, FRESH, MAKER, OWNER};
 use super::{ALL, DATASETS, Depth, Kind, ZfsStore, device, not_found, says_no_space};
 use crate::storage::rules::{growth, no_image};
 use crate::storage::{Action, Dataset, Error, InUse, Maker, Planned, Space, Volume};
@@ -128,8 +128,18 @@ impl ZfsStore {
     /// Stores how many bytes zfs counts as written to a volume that no guest has had yet: its metadata.
     fn note_fresh(&self, volume: &Dataset, deadline: Instant) -> Result<(), Error> {
         let found = self.look_at(volume.as_str(), deadline)?.ok_or_else(|| not_found(volume))?;
-        let fresh = format!("{FRESH}={}", found.written);
-        self.zfs.succeed(&["set", &fresh, volume.as_str()], deadline).map(drop)
+        self.set_fresh(&found, deadline)
+    }
+
+    /// Waits until the pool has synced what was written to a fresh volume before: to set a property takes
+    /// that, even to the value that it has.
+    pub(super) fn wait_for_sync(&self, fresh: &Entry, deadline: Instant) -> Result<(), Error> {
+        self.set_fresh(fresh, deadline)
+    }
+
+    fn set_fresh(&self, volume: &Entry, deadline: Instant) -> Result<(), Error> {
+        let fresh = format!("{FRESH}={}", volume.written);
+        self.zfs.succeed(&["set", &fresh, &volume.name], deadline).map(drop)
     }
 
     pub(super) fn set_maker_of(

@@ -5,7 +5,7 @@ use std::iter;
 use std::time::Instant;
 
 use super::listing::{Entry, Kind};
-use super::{ALL, Depth, SNAPSHOTS, ZfsStore, device, not_found};
+use super::{ALL, Depth, ZfsStore, device, not_found};
 use crate::storage::rules::{adopt, size_bytes};
 use crate::storage::{Adopts, Dataset, Error, Id, Origin, Planned, Plans, Wanted};
 
@@ -64,10 +64,8 @@ impl ZfsStore {
             }
             Some(entry) => {
                 let mut volume = self.volume_of(entry).ok_or_else(|| not_found(&wanted.volume))?;
-                // zfs counts what was written since the last snapshot.
                 if wanted.adopts == Adopts::Unwritten && !volume.is_written {
-                    let own = self.look(Depth::One, SNAPSHOTS, &[entry.name.as_str()], deadline)?;
-                    volume.is_written = !own.is_empty();
+                    volume.is_written = self.is_written_by_now(entry, deadline)?;
                 }
                 adopt(&volume, wanted, origin.as_ref(), size_bytes)?;
                 Some(volume)
@@ -84,6 +82,14 @@ impl ZfsStore {
             parent_found: absent.is_empty(),
             made_first: self.made_first(absent, seen),
         })
+    }
+
+    /// Whether something was written to a volume that seemed fresh: what the pool has not synced yet, which
+    /// takes it some seconds, and what is in a snapshot, since which zfs counts.
+    fn is_written_by_now(&self, seen: &Entry, deadline: Instant) -> Result<bool, Error> {
+        self.wait_for_sync(seen, deadline)?;
+        let now = self.look(Depth::One, ALL, &[seen.name.as_str()], deadline)?;
+        Ok(!matches!(&now[..], [volume] if volume.written == seen.written))
     }
 
     /// Of the absent file systems above a volume, nearest first, the one that has to be made by

@@ -42,6 +42,7 @@ on_both_stores! {
     disks:
         a_blank_volume_has_its_size_its_owner_and_a_device
         the_same_volume_again_is_adopted_with_its_content
+        what_was_written_just_now_is_not_adopted
         another_volume_of_that_name_is_refused_and_says_what_differs
         a_clone_has_the_images_content_and_its_size_or_more
         a_plan_changes_nothing_and_an_unknown_image_is_not_found

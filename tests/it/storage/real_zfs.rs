@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Error, ImageSource, InUse, PoolName, Reach, Space, Volumes, Wanted, Whose, Why, ZfsStore,
+    Error, ImageSource, InUse, Maker, PoolName, Reach, Space, Volumes, Wanted, Whose, Why, ZfsStore,
 };
 
 use super::bench::{Bench, begins_with, soon, write};
@@ -245,9 +245,11 @@ fn a_disk_costs_one_listing_and_one_command_and_a_delete_as_much() {
         calls.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
     calls();
-    bench.make(&bench.wanted(&guest, 0));
+    let maker = Some(Maker::domain("6e3c9f7a-25d4-4b0e-9a3d-0d7f3a1c5b22"));
+    let blank = Wanted { maker, ..bench.wanted(&guest, 0) };
+    bench.make(&blank);
     assert_eq!(calls(), ["list", "create"]);
-    let clone = Wanted { image: Some(id.clone()), ..bench.wanted(&guest, 1) };
+    let clone = Wanted { image: Some(id.clone()), volume: bench.disk(&guest, 1), ..blank };
     bench.make(&clone);
     assert_eq!(calls(), ["list", "clone"]);
     bench.make(&Wanted { volume: bench.disk(&guest, 2), size_mib: 64, ..clone });
