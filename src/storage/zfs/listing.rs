@@ -6,7 +6,7 @@ use crate::storage::rules::dataset_of;
 /// The columns of every listing; [`Entry::parse`] takes them in this order. The mark is last, for
 /// it is free text.
 pub(super) const COLUMNS: &str = "name,type,used,available,volsize,volblocksize,refreservation,\
-                                  written,userrefs,createtxg,mountpoint,origin,clones,\
+                                  written,logicalreferenced,userrefs,createtxg,mountpoint,origin,clones,\
                                   io.mistify:fresh,io.mistify:maker,io.mistify:owner";
 /// The user property that holds the owner's mark.
 pub(super) const OWNER: &str = "io.mistify:owner";
@@ -14,7 +14,7 @@ pub(super) const OWNER: &str = "io.mistify:owner";
 /// The user property that holds the other part of the mark: what made it.
 pub(super) const MAKER: &str = "io.mistify:maker";
 
-/// The user property that holds what zfs counted as written when the volume was made.
+/// The user property that holds what zfs counted in the volume when it was made ([`Entry::counts`]).
 pub(super) const FRESH: &str = "io.mistify:fresh";
 
 /// What an entry is.
@@ -37,6 +37,8 @@ pub(super) struct Entry {
     pub(super) volblocksize: u64,
     pub(super) refreservation: u64,
     pub(super) written: u64,
+    /// All that is in it, before compression.
+    pub(super) logical: u64,
     /// Holds of a snapshot.
     pub(super) holds: u64,
     /// Grows with time.
@@ -47,8 +49,8 @@ pub(super) struct Entry {
     pub(super) origin: Option<String>,
     /// Full names of the clones of a snapshot.
     pub(super) clones: Vec<String>,
-    /// What it had as `written` when it was made, where that is known.
-    pub(super) fresh: Option<u64>,
+    /// What it had as [`Entry::counts`] when it was made, where that is known.
+    pub(super) fresh: Option<String>,
     /// What made it; an inherited one shows as well.
     pub(super) maker: Option<String>,
     /// The owner's mark; an inherited one shows as well.
@@ -95,6 +97,7 @@ impl Entry {
             volblocksize: number(next()?)?,
             refreservation: number(next()?)?,
             written: number(next()?)?,
+            logical: number(next()?)?,
             holds: number(next()?)?,
             createtxg: number(next()?)?,
             mountable: !["-", "none"].contains(&next()?),
@@ -103,10 +106,16 @@ impl Entry {
                 "-" | "" => Vec::new(),
                 names => names.split(',').map(str::to_owned).collect(),
             },
-            fresh: text(next()?).and_then(|value| value.parse().ok()),
+            fresh: text(next()?),
             maker: text(next()?),
             owner: text(next()?),
         })
+    }
+
+    /// What changes as soon as the pool has synced that something was written: the blocks that are written, and
+    /// how much is in all of them. Some hundred bytes at the beginning of a volume take no block.
+    pub(super) fn counts(&self) -> String {
+        format!("{}+{}", self.written, self.logical)
     }
 
     /// The dataset that a snapshot is of; the name of anything else.
@@ -127,12 +136,12 @@ pub(super) fn parse(stdout: &str) -> Result<Vec<Entry>, String> {
 mod tests {
     use super::*;
 
-    // As OpenZFS 2.1.11 printed them for COLUMNS.
+    // As OpenZFS 2.1.11 printed them for COLUMNS, without `logicalreferenced`, which was added later by hand.
     const VOLUME: &str = "tank/guests/web-1/disk-0\tvolume\t71303168\t7450801664\t67108864\t8192\t\
-                          71303168\t0\t-\t15\t-\ttank/images/img@one\t-\t0\tcall-1\tweb-1";
-    const SNAPSHOT: &str = "tank/images/img@one\tsnapshot\t0\t-\t67108864\t-\t-\t12288\t0\t13\t-\t\
+                          71303168\t0\t8192\t-\t15\t-\ttank/images/img@one\t-\t0+8192\tcall-1\tweb-1";
+    const SNAPSHOT: &str = "tank/images/img@one\tsnapshot\t0\t-\t67108864\t-\t-\t12288\t8192\t0\t13\t-\t\
                             -\ttank/guests/web-1/disk-0,tank/guests/web-1/disk-2\t-\t-\t-";
-    const FILE_SYSTEM: &str = "tank\tfilesystem\t421906944\t7379498496\t-\t-\t0\t24576\t-\t1\t\
+    const FILE_SYSTEM: &str = "tank\tfilesystem\t421906944\t7379498496\t-\t-\t0\t24576\t12288\t-\t1\t\
                                /tank\t-\t-\t-\t-\t-";
 
     #[test]
@@ -140,6 +149,7 @@ mod tests {
         let entries = parse(&[VOLUME, SNAPSHOT, FILE_SYSTEM].join("\n")).unwrap();
         let [volume, snapshot, pool] = &entries[..] else { panic!("{entries:?}") };
         assert_eq!((volume.volsize, volume.volblocksize), (67_108_864, 8192));
+        assert_eq!(volume.fresh, Some(volume.counts()));
         assert_eq!(volume.origin.as_deref(), Some("tank/images/img@one"));
         assert_eq!(
             (volume.maker.as_deref(), volume.owner.as_deref()),

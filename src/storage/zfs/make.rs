@@ -125,7 +125,7 @@ impl ZfsStore {
         Error::NotUndone { cause: Box::new(cause), left: left.join(", ") }
     }
 
-    /// Stores how many bytes zfs counts as written to a volume that no guest has had yet: its metadata.
+    /// Stores what zfs counts in a volume that no guest has had yet: its metadata, or what its image has.
     fn note_fresh(&self, volume: &Dataset, deadline: Instant) -> Result<(), Error> {
         let found = self.look_at(volume.as_str(), deadline)?.ok_or_else(|| not_found(volume))?;
         self.set_fresh(&found, deadline)
@@ -138,7 +138,7 @@ impl ZfsStore {
     }
 
     fn set_fresh(&self, volume: &Entry, deadline: Instant) -> Result<(), Error> {
-        let fresh = format!("{FRESH}={}", volume.written);
+        let fresh = format!("{FRESH}={}", volume.counts());
         self.zfs.succeed(&["set", &fresh, &volume.name], deadline).map(drop)
     }
 

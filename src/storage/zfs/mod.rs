@@ -128,7 +128,7 @@ impl ZfsStore {
             origin: entry.origin.clone(),
             owner: entry.owner.clone(),
             maker: entry.maker.as_deref().map(Maker::stored),
-            is_written: entry.fresh != Some(entry.written),
+            is_written: entry.fresh.as_deref() != Some(entry.counts().as_str()),
         })
     }
 

@@ -89,7 +89,7 @@ impl ZfsStore {
     fn is_written_by_now(&self, seen: &Entry, deadline: Instant) -> Result<bool, Error> {
         self.wait_for_sync(seen, deadline)?;
         let now = self.look(Depth::One, ALL, &[seen.name.as_str()], deadline)?;
-        Ok(!matches!(&now[..], [volume] if volume.written == seen.written))
+        Ok(!matches!(&now[..], [volume] if volume.counts() == seen.counts()))
     }
 
     /// Of the absent file systems above a volume, nearest first, the one that has to be made by

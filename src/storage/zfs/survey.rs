@@ -109,6 +109,7 @@ mod tests {
             volblocksize: 0,
             refreservation: 0,
             written: 0,
+            logical: 0,
             holds: 0,
             createtxg,
             mountable: false,
