@@ -85,12 +85,12 @@ fn soon() -> Instant {
 /// Lines of a listing as [`Entry`] reads them: the pool, its folders, and no guest.
 const POOL: &str = "\
 list_pool() {
-  printf 'tank\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t-\\t1\\tnone\\t-\\t-\\t-\\t-\\t-\\n'
-  printf 'tank/guests\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t-\\t2\\tnone\\t-\\t-\\t-\\t-\\t-\\n'
+  printf 'tank\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t1\\t-\\t1\\tnone\\t-\\t-\\t-\\t-\\t-\\n'
+  printf 'tank/guests\\tfilesystem\\t1\\t99999999\\t-\\t-\\t0\\t1\\t1\\t-\\t2\\tnone\\t-\\t-\\t-\\t-\\t-\\n'
 }
 list_volume() {
-  printf 'tank/guests/web-1\\tfilesystem\\t1\\t9\\t-\\t-\\t0\\t1\\t-\\t3\\tnone\\t-\\t-\\t-\\t-\\t-\\n'
-  printf 'tank/guests/web-1/disk-0\\tvolume\\t1\\t9\\t8388608\\t8192\\t8\\t1\\t-\\t4\\t-\\t-\\t-\\t-\\t-\\tweb-1\\n'
+  printf 'tank/guests/web-1\\tfilesystem\\t1\\t9\\t-\\t-\\t0\\t1\\t1\\t-\\t3\\tnone\\t-\\t-\\t-\\t-\\t-\\n'
+  printf 'tank/guests/web-1/disk-0\\tvolume\\t1\\t9\\t8388608\\t8192\\t8\\t1\\t1\\t-\\t4\\t-\\t-\\t-\\t-\\t-\\tweb-1\\n'
 }
 # What is asked for: below the guest, or all.
 list() {
@@ -385,7 +385,7 @@ fn a_stream_that_stops_or_fails_is_no_end() {
         ),
         ("echo some; exit 0", ""),
     ] {
-        let snapshot = "printf 'tank/a@b\\tsnapshot\\t1\\t-\\t9\\t-\\t-\\t1\\t0\\t4\\t-\\t-\\t-\\t-\\t-\\t-\\n'";
+        let snapshot = "printf 'tank/a@b\\tsnapshot\\t1\\t-\\t9\\t-\\t-\\t1\\t1\\t0\\t4\\t-\\t-\\t-\\t-\\t-\\t-\\n'";
         let script = format!("case $1 in list) {snapshot};; send) {send};; esac");
         // Time enough for a loaded machine to print the first line.
         let progress = if expected == "deadline: " { 3 * SHORT } else { LONG };
@@ -405,8 +405,7 @@ fn a_stream_that_stops_or_fails_is_no_end() {
 
 #[test]
 fn a_stream_that_is_dropped_ends_its_command() {
-    let snapshot =
-        "printf 'tank/a@b\\tsnapshot\\t1\\t-\\t9\\t-\\t-\\t1\\t0\\t4\\t-\\t-\\t-\\t-\\t-\\t-\\n'";
+    let snapshot = "printf 'tank/a@b\\tsnapshot\\t1\\t-\\t9\\t-\\t-\\t1\\t1\\t0\\t4\\t-\\t-\\t-\\t-\\t-\\t-\\n'";
     let zfs = StandIn::new(&format!(
         "case $1 in list) {snapshot};; send) echo $$ >$HERE/pid; exec sleep 1000;; esac"
     ));
