@@ -37,7 +37,7 @@ pub(super) struct Entry {
     pub(super) volblocksize: u64,
     pub(super) refreservation: u64,
     pub(super) written: u64,
-    /// All that is in it, before compression.
+    /// Bytes of the content that it refers to, before compression (zfs: `logicalreferenced`).
     pub(super) logical: u64,
     /// Holds of a snapshot.
     pub(super) holds: u64,

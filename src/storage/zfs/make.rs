@@ -131,13 +131,8 @@ impl ZfsStore {
         self.set_fresh(&found, deadline)
     }
 
-    /// Waits until the pool has synced what was written to a fresh volume before: to set a property takes
-    /// that, even to the value that it has.
-    pub(super) fn wait_for_sync(&self, fresh: &Entry, deadline: Instant) -> Result<(), Error> {
-        self.set_fresh(fresh, deadline)
-    }
-
-    fn set_fresh(&self, volume: &Entry, deadline: Instant) -> Result<(), Error> {
+    /// Stores what this entry counts. When it returns, the pool has synced all that was written before.
+    pub(super) fn set_fresh(&self, volume: &Entry, deadline: Instant) -> Result<(), Error> {
         let fresh = format!("{FRESH}={}", volume.counts());
         self.zfs.succeed(&["set", &fresh, &volume.name], deadline).map(drop)
     }

@@ -87,7 +87,8 @@ impl ZfsStore {
     /// Whether something was written to a volume that seemed fresh: what the pool has not synced yet, which
     /// takes it some seconds, and what is in a snapshot, since which zfs counts.
     fn is_written_by_now(&self, seen: &Entry, deadline: Instant) -> Result<bool, Error> {
-        self.wait_for_sync(seen, deadline)?;
+        // The value that it has: the command is there for its sync.
+        self.set_fresh(seen, deadline)?;
         let now = self.look(Depth::One, ALL, &[seen.name.as_str()], deadline)?;
         Ok(!matches!(&now[..], [volume] if volume.counts() == seen.counts()))
     }

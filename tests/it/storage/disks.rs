@@ -45,9 +45,8 @@ pub(crate) fn the_same_volume_again_is_adopted_with_its_content(bench: &Bench) {
 pub(crate) fn what_was_written_just_now_is_not_adopted(bench: &Bench) {
     let (guest, image) = (bench.id("web"), bench.id("image"));
     bench.image(&image, "from the image");
-    let blank = Wanted { adopts: Adopts::Unwritten, ..bench.wanted(&guest, 0) };
-    let clone = Wanted { image: Some(image.clone()), ..bench.wanted(&guest, 1) };
-    for wanted in [blank, Wanted { adopts: Adopts::Unwritten, ..clone }] {
+    for (index, image) in [None, Some(image.clone())].into_iter().enumerate() {
+        let wanted = Wanted { image, adopts: Adopts::Unwritten, ..bench.wanted(&guest, index) };
         let made = bench.make(&wanted);
         assert_eq!(bench.make(&wanted), made);
         write(&made, "mine");
