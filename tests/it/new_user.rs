@@ -72,6 +72,8 @@ fn write_walk(folder: &Path, all: &[Shown]) {
                 write(&emulated(text));
                 script += &format!("cp /root/given/{name} web-1.json\n");
             }
+            // A drop-in is for hosts that want another port or group; this one keeps what it has.
+            Shown::File(path, _) if path.contains(".d/") => {}
             Shown::File(path, text) => {
                 write(text);
                 script += &format!("cp /root/given/{name} {path}\n");
