@@ -1,34 +1,17 @@
-//! Graphical displays: a change to a domain's XML that leaves all else of it as it stands.
+//! Graphical displays.
 
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader, Writer};
+use quick_xml::events::BytesStart;
+
+use crate::guest::edit;
 
 /// The XML of a domain with the fixed TCP ports of its VNC displays left to libvirt to choose;
-/// `None` where there is no such display. Not a byte else is changed: what libvirt knows of a
-/// domain and this agent does not is kept.
+/// `None` where there is no such display. Not a byte else is changed.
 pub fn with_chosen_vnc_port(xml: &str) -> Option<String> {
-    let mut reader = Reader::from_str(xml);
-    let mut writer = Writer::new(Vec::new());
-    let (mut open, mut is_changed) = (Vec::new(), false);
-    loop {
-        let event = reader.read_event().ok()?;
-        let in_devices = open.len() == 2 && open.last().is_some_and(|name| name == b"devices");
-        let fixed = |tag: &BytesStart<'_>| in_devices && has_fixed_port(tag);
-        let chosen = match &event {
-            Event::Start(tag) if fixed(tag) => Some(Event::Start(with_chosen_port(tag)?)),
-            Event::Empty(tag) if fixed(tag) => Some(Event::Empty(with_chosen_port(tag)?)),
-            _ => None,
-        };
-        match &event {
-            Event::Start(tag) => open.push(tag.name().into_inner().to_vec()),
-            Event::End(_) => drop(open.pop()),
-            Event::Eof => break,
-            _ => {}
-        }
-        is_changed |= chosen.is_some();
-        writer.write_event(chosen.unwrap_or(event)).ok()?;
-    }
-    String::from_utf8(writer.into_inner()).ok().filter(|_| is_changed)
+    edit::tags(xml, |around, tag| {
+        let in_devices = around.len() == 2 && around[1] == b"devices";
+        let fixed = in_devices && has_fixed_port(tag);
+        fixed.then(|| edit::with_attributes(tag, &[("port", "-1"), ("autoport", "yes")])).flatten()
+    })
 }
 
 fn has_fixed_port(tag: &BytesStart<'_>) -> bool {
@@ -40,20 +23,6 @@ fn has_fixed_port(tag: &BytesStart<'_>) -> bool {
         && has("type", b"vnc")
         && !has("autoport", b"yes")
         && port.is_some_and(|port| &*port.value != b"-1")
-}
-
-/// The tag with its port left to libvirt; the other attributes' values stay as they were written.
-fn with_chosen_port(tag: &BytesStart<'_>) -> Option<BytesStart<'static>> {
-    let mut chosen = BytesStart::new("graphics");
-    for attribute in tag.attributes() {
-        let attribute = attribute.ok()?;
-        if !matches!(attribute.key.into_inner(), b"port" | b"autoport") {
-            chosen.push_attribute(attribute);
-        }
-    }
-    chosen.push_attribute(("port", "-1"));
-    chosen.push_attribute(("autoport", "yes"));
-    Some(chosen)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::guest::domain::{
     UserMetadata, UserMetadataParameter, VirDomain,
 };
 use crate::guest::xml::{Element, Error};
+use crate::guest::wire;
 use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE};
 
 /// Where a VNC display on TCP listens.
@@ -34,7 +35,7 @@ impl VirDomain {
         domain
             .containing([
                 Element::new("name").holding(&self.name),
-                write_metadata(&self.metadata),
+                write_metadata(&self.metadata, &self.uuid),
                 memory,
                 Element::new("vcpu").holding(&self.vcpu.to_string()),
                 write_os(&self.os),
@@ -50,18 +51,51 @@ impl VirDomain {
     /// If it is not the XML of a domain, or a number in it is none.
     pub fn from_xml(xml: &str) -> Result<Self, Error> {
         let domain = Element::from_xml(xml, "domain")?;
+        let uuid = domain.child("uuid").trimmed().to_owned();
+        let name = domain.child("name").text.clone();
+        let metadata = read_metadata(domain.child("metadata"), &name, &uuid);
         Ok(Self {
             kind: domain.attribute("type").to_owned(),
-            uuid: domain.child("uuid").trimmed().to_owned(),
-            name: domain.child("name").text.clone(),
+            uuid,
+            name,
             memory_kib: read_memory_kib(domain.child("memory"))?,
             vcpu: number("vcpu", domain.child("vcpu").trimmed())?,
             devices: read_devices(domain.child("devices")),
             os: read_os(domain.child("os")),
             state: String::new(),
-            metadata: read_metadata(domain.child("metadata")),
+            metadata,
         })
     }
+}
+
+/// The element of a domain's first disk for which `is_it` holds, with all that libvirt wrote in it: the model
+/// cannot write each kind of disk.
+///
+/// # Errors
+/// If it is not the XML of a domain.
+pub fn disk_element(xml: &str, is_it: impl Fn(&Disk) -> bool) -> Result<Option<String>, Error> {
+    device_element(xml, "disk", |disk| is_it(&read_disk(disk)))
+}
+
+/// The same for an interface.
+///
+/// # Errors
+/// As [`disk_element`].
+pub fn interface_element(
+    xml: &str,
+    is_it: impl Fn(&Interface) -> bool,
+) -> Result<Option<String>, Error> {
+    device_element(xml, "interface", |interface| is_it(&read_interface(interface)))
+}
+
+fn device_element(
+    xml: &str,
+    name: &str,
+    is_it: impl Fn(&Element) -> bool,
+) -> Result<Option<String>, Error> {
+    let domain = Element::from_xml(xml, "domain")?;
+    let mut devices = domain.child("devices").children_in("", name);
+    Ok(devices.find(|device| is_it(device)).map(Element::to_xml))
 }
 
 fn write_os(os: &Os) -> Element {
@@ -272,13 +306,13 @@ fn write_user_metadata(metadata: &UserMetadata) -> Element {
     Element::new("user_metadata").containing(parameters)
 }
 
-fn write_metadata(metadata: &Metadata) -> Element {
+fn write_metadata(metadata: &Metadata, uuid: &str) -> Element {
     let lists = [
         write_user_metadata(&metadata.user_metadata).with("xmlns", USER_METADATA_NAMESPACE),
         write_device(&metadata.device).with("xmlns", DEVICE_NAMESPACE),
     ];
     let guest = metadata.guest.as_ref().map(|_| {
-        let element = metadata.kept(&format!("{GUEST_PREFIX}:guest"));
+        let element = metadata.kept(&format!("{GUEST_PREFIX}:guest"), uuid);
         element.with(&format!("xmlns:{GUEST_PREFIX}"), GUEST_NAMESPACE)
     });
     Element::new("metadata")
@@ -299,9 +333,9 @@ fn write_device(device: &MetadataDevice) -> Element {
 impl Metadata {
     /// The element that keeps the request and what is the guest's besides, as
     /// `virDomainSetMetadata` wants it: under no namespace, for libvirt puts it under
-    /// [`GUEST_PREFIX`] and [`GUEST_NAMESPACE`].
-    pub fn guest_element(&self) -> String {
-        self.kept("guest").to_xml()
+    /// [`GUEST_PREFIX`] and [`GUEST_NAMESPACE`]. `uuid` is the domain's.
+    pub fn guest_element(&self, uuid: &str) -> String {
+        self.kept("guest", uuid).to_xml()
     }
 
     /// The element of its disks, for the same call.
@@ -309,11 +343,12 @@ impl Metadata {
         write_device(&self.device).to_xml()
     }
 
-    fn kept(&self, name: &str) -> Element {
+    fn kept(&self, name: &str, uuid: &str) -> Element {
         let json = self.guest.as_ref().map(serde_json::to_string).transpose();
         let json = json.expect("a guest has text keys alone").unwrap_or_default();
         let networks: Vec<&str> = self.besides.networks.iter().map(String::as_str).collect();
         Element::new(name)
+            .with_nonempty("domain", uuid)
             .with_nonempty("volumes", if self.besides.volumes { "yes" } else { "" })
             .with_nonempty("networks", &networks.join(" "))
             .holding(&json)
@@ -325,7 +360,21 @@ impl Metadata {
     }
 }
 
-fn read_metadata(metadata: &Element) -> Metadata {
+/// Reads what this agent stored with the domain of this name and uuid.
+///
+/// virt-clone copies the metadata of another domain: then its uuid is not this domain's, and nothing of it
+/// is this domain's. A former agent stored no uuid: there the id in the request has to be the name.
+fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
+    let kept = metadata.child_in(GUEST_NAMESPACE, "guest");
+    // A request that somebody edited beyond reading is as good as none.
+    let request: Option<wire::Guest> = serde_json::from_str(&kept.text).ok();
+    let is_own = match kept.attribute("domain") {
+        "" => request.as_ref().is_none_or(|request| request.id == name),
+        owner => owner == uuid,
+    };
+    if !is_own {
+        return Metadata::default();
+    }
     let device = metadata.child_in(DEVICE_NAMESPACE, "device");
     let disks = device.children_in(DEVICE_NAMESPACE, "disk").map(|disk| MetadataDisk {
         device: disk.attribute("device").to_owned(),
@@ -339,18 +388,32 @@ fn read_metadata(metadata: &Element) -> Metadata {
             value: parameter.attribute("value").to_owned(),
         }
     });
-    let kept = metadata.child_in(GUEST_NAMESPACE, "guest");
     let networks = kept.attribute("networks").split_whitespace().map(str::to_owned);
+    let device = MetadataDevice { disks: disks.collect() };
     Metadata {
-        device: MetadataDevice { disks: disks.collect() },
+        guest: request.map(|request| under_name(request, name, &device)),
+        device,
         user_metadata: UserMetadata { parameters: parameters.collect() },
-        // A request that somebody edited beyond reading is as good as none.
-        guest: serde_json::from_str(&kept.text).ok(),
         besides: Besides {
             volumes: kept.attribute("volumes") == "yes",
             networks: networks.collect(),
         },
     }
+}
+
+/// The request of a domain that may have been renamed since (`virsh domrename`). Its volumes keep the names
+/// that the former id gave them.
+fn under_name(mut request: wire::Guest, name: &str, device: &MetadataDevice) -> wire::Guest {
+    if request.id == name {
+        return request;
+    }
+    name.clone_into(&mut request.id);
+    for disk in request.disks.iter_mut().filter(|disk| disk.source.is_empty()) {
+        if let Some(known) = device.disks.iter().find(|known| known.device == disk.device) {
+            known.volume.clone_into(&mut disk.volume);
+        }
+    }
+    request
 }
 
 /// libvirt's units of memory, in bytes.

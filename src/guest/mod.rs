@@ -3,9 +3,11 @@
 //! Pure data: nothing in this room reads a file, asks libvirt or knows the time.
 
 pub mod check;
+pub mod consoles;
 pub mod displays;
 pub mod domain;
-mod domain_xml;
+pub(crate) mod domain_xml;
+mod edit;
 pub mod known;
 pub(crate) mod members;
 pub mod network;

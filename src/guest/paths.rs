@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::config::{HostConfig, Store};
 use crate::os::paths::lexically_normal;
 
+/// Where console logs lie, and how their names end.
+const CONSOLE_LOGS: &str = "/var/log/libvirt/qemu/";
+const CONSOLE_LOG_END: &str = ".tty";
+
 /// The folders below which a disk's `source` may lie on this host.
 pub fn disk_roots(host: &HostConfig) -> Vec<PathBuf> {
     let zvols = Path::new("/dev/zvol").join(&host.zpool);
@@ -22,7 +26,13 @@ pub fn console_log(id: &str, host: &HostConfig) -> Option<String> {
     let is_of_host = uri.starts_with("qemu") && uri.ends_with(":///system");
     // Not `.log`, as another guest's own may be named so. With what virtlogd adds to it the longest
     // id is still a file's name.
-    is_of_host.then(|| format!("/var/log/libvirt/qemu/{id}.tty"))
+    is_of_host.then(|| format!("{CONSOLE_LOGS}{id}{CONSOLE_LOG_END}"))
+}
+
+/// Whether a file is the console log that this agent gives to a guest, whichever.
+pub fn is_console_log(file: &str) -> bool {
+    let name = file.strip_prefix(CONSOLE_LOGS).and_then(|name| name.strip_suffix(CONSOLE_LOG_END));
+    name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
 }
 
 /// Whether `path` lies under one of `roots`, component by component: `/dev/zvol/tank2` does not lie

@@ -40,8 +40,9 @@ pub(super) const ROWS: &[Row] = &[
     (
         "libvirt_domain_info_memory_usage_bytes",
         Gauge,
-        "Memory that the guest has",
-        Guest(|guest| Some(kib(guest.slow?.memory_kib?))),
+        "Memory that the running guest has",
+        // One that is off has none.
+        Guest(|guest| Some(kib(guest.slow.filter(|slow| slow.run.is_some())?.memory_kib?))),
     ),
     (
         "libvirt_domain_info_virtual_cpus",

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{
-    CpuMetrics, DiskMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse, NicMetrics,
+    CpuMetrics, DiskMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse, Nic, NicMetrics,
 };
 use crate::libvirt::{BlockStats, Code, CpuTime, Domain, DomainStats, Error as LibvirtError};
 use crate::libvirt::{Groups, InterfaceStats, VcpuTimes, XmlKind};
@@ -222,20 +222,22 @@ fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMet
     } else {
         None
     };
-    let devices = guest.nics.iter().map(|nic| {
+    // A NIC that has no end on the host, as those of type `user` and `hostdev`, has no counters there.
+    let counted = guest.nics.iter().filter_map(|nic| {
         let found = live.as_ref().and_then(|live| live.interface_by_mac(&nic.mac));
-        match found {
-            Some(interface) if nic.device.is_empty() => interface.target.device.as_str(),
-            _ => nic.device.as_str(),
+        match found.filter(|_| nic.device.is_empty()) {
+            Some(interface) if interface.target.device.is_empty() => None,
+            Some(interface) => Some((nic, interface.target.device.as_str())),
+            None => Some((nic, nic.device.as_str())),
         }
     });
-    let devices: Vec<&str> = devices.collect();
+    let counted: Vec<(&Nic, &str)> = counted.collect();
     // For one, the question for it is the cheaper one.
-    let several = devices.iter().collect::<BTreeSet<_>>().len() > 1;
+    let several = counted.iter().map(|(_, device)| device).collect::<BTreeSet<_>>().len() > 1;
     let known = if several { stats_of_all(domain, Groups::INTERFACE)? } else { None };
     let known = known.as_ref().map(metrics::interfaces).unwrap_or_default();
     let mut answer = BTreeMap::new();
-    for (nic, device) in guest.nics.iter().zip(devices) {
+    for (nic, device) in counted {
         let stats = match known.get(device) {
             Some(stats) => *stats,
             None => domain.interface_stats(device)?,

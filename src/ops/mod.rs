@@ -59,6 +59,7 @@ use crate::config::fixed::HEALTH_FRESH;
 use crate::config::{Config, Deadlines, HostConfig, MetricsConfig, PoolLimits};
 use crate::events::Events;
 use crate::guest::domain::VirDomain;
+use crate::guest::xml;
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::jobs::{Jobs, reached};
 use crate::journal::{self, Journal, Scope};
@@ -320,9 +321,11 @@ fn named_guest(guest: Option<Guest>) -> Result<Guest, Error> {
 
 /// What libvirt says of a domain. One round trip.
 fn described(domain: &Domain, kind: XmlKind) -> Result<VirDomain, Error> {
-    VirDomain::from_xml(&domain.xml(kind)?).map_err(|error| {
-        Error::Invalid(format!("libvirt's XML of the domain cannot be read: {error}"))
-    })
+    VirDomain::from_xml(&domain.xml(kind)?).map_err(unreadable)
+}
+
+fn unreadable(error: xml::Error) -> Error {
+    Error::Invalid(format!("libvirt's XML of the domain cannot be read: {error}"))
 }
 
 fn respond(guest: Guest) -> GuestResponse {

@@ -8,7 +8,7 @@ use log::warn;
 use crate::config::HostConfig;
 use crate::config::fixed::{CONSOLE_BYTES, CONSOLE_FILES, PNG_BYTES, SCREEN_BYTES};
 use crate::guest::check::GuestId;
-use crate::guest::paths::console_log;
+use crate::guest::paths::{console_log, is_console_log};
 use crate::guest::png;
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::verbs::{ConsoleResponse, ScreenshotResponse};
@@ -30,12 +30,18 @@ impl Libvirt {
     pub fn console(&self, request: GuestRequest) -> Result<ConsoleResponse, Error> {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
-        let id = guest.id.clone();
+        let (id, own) = (guest.id.clone(), console_log(&guest.id, &self.host));
         let console = self.read(Lane::Read, "Console", &guest.id, deadline, move |connection| {
             let domain = connection.lookup_domain_by_name(&id)?;
             let log = described(&domain, XmlKind::Live)?.devices.console_log;
             if log.is_empty() {
                 let why = format!("the console of {id} is not kept: its definition has no log");
+                return Err(Error::Invalid(why));
+            }
+            if is_console_log(&log) && own.is_none_or(|own| own != log) {
+                let why = format!(
+                    "the console of {id} is logged to another guest's {log} until the next Run"
+                );
                 return Err(Error::Invalid(why));
             }
             tail(&log).map_err(|error| Error::Invalid(format!("console log {log}: {error}")))

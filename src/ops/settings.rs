@@ -132,5 +132,5 @@ fn keep(domain: &Domain, note: impl FnOnce(&mut Guest)) -> Result<(), Error> {
     let mut metadata = described(domain, XmlKind::Inactive)?.metadata;
     let Some(kept) = &mut metadata.guest else { return Ok(()) };
     note(kept);
-    Ok(domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element())?)
+    Ok(domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element(&domain.uuid()?))?)
 }

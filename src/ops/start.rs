@@ -3,7 +3,10 @@
 use log::warn;
 
 use crate::config::HostConfig;
+use crate::guest::consoles::with_console_log;
 use crate::guest::displays::with_chosen_vnc_port;
+use crate::guest::domain::VirDomain;
+use crate::guest::paths::{console_log, is_console_log};
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::saved::is_saved;
 use crate::ops::{self, described, disks};
@@ -24,8 +27,29 @@ pub(super) fn start(
 ) -> Result<(), ops::Error> {
     let definition = described(domain, XmlKind::Inactive)?;
     disks::judge_start(&definition, host)?;
+    use_own_console_log(connection, domain, &definition, host)?;
     let started = start_on_its_port(connection, domain);
     started.map_err(|error| disks::name_missing(&definition, error.into()))
+}
+
+/// Gives a renamed or cloned guest a console log of its own. Its definition names that of the guest which it
+/// was or was copied from, and virtlogd opens a log once: one of the two could not start.
+fn use_own_console_log(
+    connection: &Connection,
+    domain: &Domain,
+    definition: &VirDomain,
+    host: &HostConfig,
+) -> Result<(), Error> {
+    let log = &definition.devices.console_log;
+    let Some(own) = console_log(&definition.name, host) else { return Ok(()) };
+    // Saved memory is not started with another XML than its own.
+    if *log == own || !is_console_log(log) || is_saved(domain)? {
+        return Ok(());
+    }
+    if let Some(changed) = with_console_log(&domain.xml(XmlKind::Definition)?, log, &own) {
+        connection.define_domain(&changed)?;
+    }
+    Ok(())
 }
 
 /// A display's port that something else has keeps the emulator from starting, in words that are

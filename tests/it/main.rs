@@ -7,6 +7,7 @@ mod blocked_log;
 mod boot_sector;
 mod callers;
 mod check;
+mod clones;
 mod conformance;
 mod cost;
 mod counting;

@@ -389,11 +389,11 @@ pub(in crate::ops) fn undo(session: &mut Session, id: &str, step: &Step) -> Resu
         return Ok(false);
     };
     let definition = described(&domain, XmlKind::Inactive)?;
-    if let Some(found) = device.found_in(&definition) {
-        if running(&domain)?.is_some_and(|live| device.found_in(&live).is_some()) {
+    if let Some(element) = device.element_of(&domain, XmlKind::Inactive)? {
+        if running(&domain)?.is_some_and(|live| device.is_in(&live)) {
             return Ok(true);
         }
-        domain.detach_device(&found.xml(), Reach::Next)?;
+        domain.detach_device(&element, Reach::Next)?;
     }
     let mut metadata = definition.metadata;
     kept::remove(&mut metadata, &device);

@@ -179,8 +179,8 @@ fn mac_of(definition: &VirDomain, live: Option<&VirDomain>, name: &str) -> Resul
 
 /// Takes a device out of the domain's definition, if that has it.
 fn leave_definition(domain: &Domain, device: &Device) -> Result<(), Error> {
-    match device.found_in(&described(domain, XmlKind::Inactive)?) {
-        Some(found) => Ok(domain.detach_device(&found.xml(), Reach::Next)?),
+    match device.element_of(domain, XmlKind::Inactive)? {
+        Some(element) => Ok(domain.detach_device(&element, Reach::Next)?),
         None => Ok(()),
     }
 }
@@ -198,7 +198,7 @@ fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> 
     // Written before the network goes: where that fails, the same call or Delete finds it here.
     metadata.besides.networks.insert(network.to_owned());
     kept::write(domain, &metadata, device)?;
-    if running(domain)?.is_some_and(|live| device.found_in(&live).is_some()) {
+    if running(domain)?.is_some_and(|live| device.is_in(&live)) {
         return Ok(());
     }
     let connection = session.connection()?;
@@ -217,7 +217,7 @@ pub(super) fn has_let_go(
     id: &str,
     device: &Device,
 ) -> Result<Result<(), String>, Error> {
-    if running(domain)?.is_some_and(|live| device.found_in(&live).is_some()) {
+    if running(domain)?.is_some_and(|live| device.is_in(&live)) {
         return Ok(Err("the guest was asked and has not let go of it yet".to_owned()));
     }
     if device.network().is_some() {

@@ -83,7 +83,7 @@ pub(super) fn write(domain: &Domain, metadata: &Metadata, device: &Device) -> Re
     if let Device::Disk(_) = device {
         domain.set_metadata(DEVICE_NAMESPACE, DEVICE_PREFIX, &metadata.device_element())?;
     }
-    domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element())
+    domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element(&domain.uuid()?))
 }
 
 #[cfg(test)]

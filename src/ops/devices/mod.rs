@@ -14,6 +14,7 @@ use std::fmt;
 use std::time::Instant;
 
 use crate::guest::domain::{Disk, DiskSource, DiskTarget, Interface, VirDomain};
+use crate::guest::domain_xml::{disk_element, interface_element};
 use crate::guest::domain::{InterfaceMac, InterfaceSource};
 use crate::guest::wire::Guest;
 use crate::guest::wire::verbs::SettingResponse;
@@ -24,7 +25,7 @@ use crate::ops::create::wiring;
 use crate::ops::lifecycle::{fill_from_live, get_state};
 use crate::ops::saved::why_off;
 use crate::ops::volumes::Own;
-use crate::ops::{Error, Libvirt, Session, described};
+use crate::ops::{Error, Libvirt, Session, described, unreadable};
 use crate::pool::Hold;
 
 pub(super) use attach::undo;
@@ -72,17 +73,32 @@ impl Device {
         }
     }
 
-    /// What a domain has of it: a disk with its target and source, an interface with its MAC.
-    fn found_in(&self, domain: &VirDomain) -> Option<Self> {
+    /// Whether a domain has it: a disk with its target and source, an interface with its MAC.
+    fn is_in(&self, domain: &VirDomain) -> bool {
         match self {
-            Self::Disk(disk) => domain
-                .disk_by_device(&disk.target.device)
-                .filter(|found| found.source.path() == disk.source.path())
-                .map(|found| Self::Disk(found.clone())),
-            Self::Nic(nic) => {
-                domain.interface_by_mac(&nic.mac.address).map(|found| Self::Nic(found.clone()))
-            }
+            Self::Disk(_) => domain.devices.disks.iter().any(|found| self.is_disk(found)),
+            Self::Nic(_) => domain.devices.interfaces.iter().any(|found| self.is_nic(found)),
         }
+    }
+
+    fn is_disk(&self, found: &Disk) -> bool {
+        matches!(self, Self::Disk(disk) if found.target.device == disk.target.device
+            && found.source.path() == disk.source.path())
+    }
+
+    fn is_nic(&self, found: &Interface) -> bool {
+        matches!(self, Self::Nic(nic) if !nic.mac.address.is_empty()
+            && found.mac.address.eq_ignore_ascii_case(&nic.mac.address))
+    }
+
+    /// The domain's element of it, as libvirt wrote it. One round trip.
+    fn element_of(&self, domain: &Domain, kind: XmlKind) -> Result<Option<String>, Error> {
+        let xml = domain.xml(kind)?;
+        match self {
+            Self::Disk(_) => disk_element(&xml, |found| self.is_disk(found)),
+            Self::Nic(_) => interface_element(&xml, |found| self.is_nic(found)),
+        }
+        .map_err(unreadable)
     }
 
     fn xml(&self) -> String {
@@ -243,10 +259,13 @@ fn tell(
     device: &Device,
     live: &VirDomain,
 ) -> Result<Result<(), String>, Error> {
-    let outcome = match (way, device.found_in(live)) {
-        (Way::Comes, None) => domain.attach_device(&device.xml(), Reach::Now),
-        (Way::Goes, Some(found)) => domain.detach_device(&found.xml(), Reach::Now),
-        (Way::Comes, Some(_)) | (Way::Goes, None) => return Ok(Ok(())),
+    let outcome = match (way, device.is_in(live)) {
+        (Way::Comes, false) => domain.attach_device(&device.xml(), Reach::Now),
+        (Way::Goes, true) => match device.element_of(domain, XmlKind::Live)? {
+            Some(element) => domain.detach_device(&element, Reach::Now),
+            None => return Ok(Ok(())),
+        },
+        (Way::Comes, true) | (Way::Goes, false) => return Ok(Ok(())),
     };
     match (way, outcome) {
         (_, Err(error)) if error.connection_lost() => Err(error.into()),

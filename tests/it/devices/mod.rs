@@ -2,6 +2,7 @@
 //! nothing.
 
 mod disks;
+mod foreign;
 mod late;
 mod nics;
 mod refused;

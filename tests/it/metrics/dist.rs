@@ -141,7 +141,11 @@ fn each_panel_shows_the_host_and_the_guest_that_are_chosen() {
 
 /// Whether `promtool` takes a file of rules; what it says where it does not.
 fn check_rules(file: &Path) -> Result<Result<(), String>, Skip> {
-    let output = Command::new("promtool").args(["check", "rules"]).arg(file).output();
+    promtool(&["check", "rules"], file)
+}
+
+fn promtool(command: &[&str], file: &Path) -> Result<Result<(), String>, Skip> {
+    let output = Command::new("promtool").args(command).arg(file).output();
     let output = output.map_err(|error| Skip(format!("promtool does not start: {error}")))?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
@@ -154,6 +158,26 @@ fn promtool_takes_the_rules() {
         let checked = check_rules(Path::new(&format!("{ROOT}/{path}")));
         let Some(outcome) = require("promtool", checked) else { return };
         assert_eq!(outcome, Ok(()), "{path}");
+    }
+}
+
+#[test]
+fn alerts_fire_and_ratios_of_nothing_are_absent() {
+    let tests = format!("{ROOT}/tests/it/metrics/alerts.yml");
+    let tested = promtool(&["test", "rules"], Path::new(&tests));
+    let Some(outcome) = require("promtool", tested) else { return };
+    assert_eq!(outcome, Ok(()));
+}
+
+#[test]
+fn quotients_of_the_dashboard_have_no_zero_below() {
+    let dashboard = dashboard();
+    let expressions = panels(&dashboard).into_iter().flat_map(|(_, all)| all);
+    let quotients: Vec<&str> = expressions.filter(|expression| expression.contains(" / ")).collect();
+    assert!(quotients.len() >= 2, "{quotients:?}");
+    for quotient in quotients {
+        let below = quotient.rsplit(" / ").next().unwrap_or_default();
+        assert!(below.starts_with('(') && below.ends_with(" > 0)"), "{quotient}");
     }
 }
 

@@ -1,0 +1,36 @@
+//! The logs of serial consoles.
+
+use crate::guest::edit;
+
+/// The XML of a domain whose consoles are logged to `own` where they were logged to `other`; `None` where
+/// none was. Not a byte else is changed.
+pub fn with_console_log(xml: &str, other: &str, own: &str) -> Option<String> {
+    edit::tags(xml, |around, tag| {
+        let is_console = matches!(
+            around,
+            [_, devices, console] if devices == b"devices" && [&b"serial"[..], b"console"].contains(&&**console)
+        );
+        let file = tag.try_get_attribute("file").ok().flatten()?;
+        let is_other = tag.name().as_ref() == b"log" && file.unescape_value().ok()? == other;
+        (is_console && is_other).then(|| edit::with_attributes(tag, &[("file", own)])).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_tags_of_a_console_get_the_log() {
+        let domain = |file: &str| {
+            format!(
+                "<domain><log file='/a.tty'/><devices><serial type='pty'>\
+                 <log append=\"on\" file=\"{file}\"/></serial><console type='pty'>\
+                 <log append=\"on\" file=\"{file}\"/></console></devices></domain>"
+            )
+        };
+        let changed = with_console_log(&domain("/a.tty"), "/a.tty", "/b.tty");
+        assert_eq!(changed, Some(domain("/b.tty")));
+        assert_eq!(with_console_log(&domain("/c.tty"), "/a.tty", "/b.tty"), None);
+    }
+}

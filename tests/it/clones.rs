@@ -1,0 +1,118 @@
+//! Domains that carry the metadata of another: copied by virt-clone or virt-manager, renamed by virsh.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, PROGRAM};
+use crate::skip::require;
+use crate::stack::Stack;
+use crate::support::Scratch;
+
+const MAC: &str = "02:00:00:00:24:01";
+const MAC_OF_CLONE: &str = "02:00:00:00:24:02";
+
+/// An agent with a directory store beside a libvirtd of the test's own, whose consoles are logged.
+struct Bed {
+    agent: Agent,
+    stack: Stack,
+    store: Scratch,
+}
+
+impl Bed {
+    fn new() -> Option<Self> {
+        let stack = require("qemu", Stack::start())?;
+        let store = Scratch::new();
+        let storage = format!("directory:{}", store.path().display());
+        let flags = ["--libvirt-uri", "qemu:///system", "--storage", &storage];
+        let flags = [&flags[..], &["--bridge-type", "linux"]].concat();
+        let agent = Agent::run(stack.command_outside_network(PROGRAM), &flags);
+        Some(Self { agent, stack, store })
+    }
+
+    fn make(&self, id: &str) -> Value {
+        let guest = json!({
+            "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": [{ "size": 1 }],
+            "nics": [{ "network": "mistify0", "mac": MAC, "model": "virtio" }],
+        });
+        self.agent.ok("CreateGuest", &guest);
+        guest
+    }
+
+    /// Copies a guest as `virt-clone --auto-clone` does: another name, uuid, MAC and disk; all else stays.
+    fn copy(&self, id: &str, name: &str) {
+        let disk = self.store.path().join(format!("mistify/guests/{id}/disk-0"));
+        let disk = if disk.exists() { disk } else { self.store.path().join(format!("guests/{id}/disk-0")) };
+        let copied = self.store.path().join(format!("{name}.raw"));
+        fs::copy(&disk, &copied).expect("the disk can be copied");
+        let xml = self.stack.virsh_ok(&["dumpxml", "--inactive", id]);
+        let uuid = self.stack.virsh_ok(&["domuuid", id]);
+        let xml = xml
+            .replace(&format!("<name>{id}</name>"), &format!("<name>{name}</name>"))
+            .replace(&format!("<uuid>{}</uuid>", uuid.trim()), "")
+            .replace(&format!("<mac address='{MAC}'/>"), &format!("<mac address='{MAC_OF_CLONE}'/>"))
+            .replace(&format!("'{}'", disk.display()), &format!("'{}'", copied.display()));
+        let defined = self.stack.with_xml("define", &xml);
+        assert!(defined.status.success(), "{defined:?}");
+    }
+
+    /// What AttachDisk answers for a guest.
+    fn attach(&self, id: &str) -> Value {
+        let request = json!({ "guest": { "id": id }, "disk": { "size": 1 } });
+        let answer = self.agent.call_with("AttachDisk", &request);
+        assert_eq!(answer["error"], Value::Null, "{answer}");
+        answer["result"]["guest"].clone()
+    }
+}
+
+#[test]
+fn a_clone_answers_as_itself_and_both_start() {
+    let Some(bed) = Bed::new() else { return };
+    let original = bed.make("clone-of");
+    bed.copy("clone-of", "clone-copy");
+
+    let answer = bed.attach("clone-copy");
+
+    assert_eq!(answer["id"], "clone-copy", "{answer}");
+    assert_eq!(answer["nics"][0]["mac"], MAC_OF_CLONE, "{answer}");
+    assert_eq!(answer["disks"].as_array().map(Vec::len), Some(2), "{answer}");
+    // What was stored with the attach is the clone's, not the original's.
+    let again = bed.attach("clone-copy");
+    assert_eq!((&again["id"], again["nics"][0]["mac"].as_str()), (&json!("clone-copy"), Some(MAC_OF_CLONE)));
+    let console = bed.agent.error("Console", &json!({ "id": "clone-copy" }));
+    assert!(console.contains("is logged to another guest's"), "{console}");
+    bed.agent.ok("Run", &original);
+    bed.agent.ok("Run", &json!({ "id": "clone-copy" }));
+    bed.agent.ok("Console", &json!({ "id": "clone-copy" }));
+
+    for id in ["clone-copy", "clone-of"] {
+        bed.agent.ok("Delete", &json!({ "id": id }));
+    }
+    assert!(!bed.stack.virsh_ok(&["net-list", "--all", "--name"]).contains("02:00:00:00:24"));
+    assert!(bed.store.path().join("clone-copy.raw").exists());
+}
+
+#[test]
+fn a_renamed_guest_answers_as_itself() {
+    let Some(bed) = Bed::new() else { return };
+    let former = bed.make("clone-former");
+    bed.stack.virsh_ok(&["domrename", "clone-former", "clone-now"]);
+
+    let answer = bed.attach("clone-now");
+
+    assert_eq!(answer["id"], "clone-now", "{answer}");
+    let volumes = [0, 1].map(|disk| answer["disks"][disk]["volume"].as_str().unwrap_or_default().to_owned());
+    assert!(volumes[0].ends_with("guests/clone-former/disk-0"), "{answer}");
+    assert!(volumes[1].contains("guests/clone-now/"), "{answer}");
+    // Its former id can be another guest's, and both have a console of their own.
+    let mut bare = former;
+    bare["disks"] = json!([]);
+    bare["nics"] = json!([]);
+    bed.agent.ok("CreateGuest", &bare);
+    for id in ["clone-now", "clone-former"] {
+        bed.agent.ok("Run", &json!({ "id": id }));
+    }
+    bed.agent.ok("Delete", &bare);
+    bed.agent.ok("Delete", &json!({ "id": "clone-now" }));
+    assert!(!bed.stack.virsh_ok(&["list", "--all", "--name"]).contains("clone-"));
+}
