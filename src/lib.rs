@@ -166,6 +166,7 @@
 //!     name: "model".into(),
 //!     memory_kib: 65536,
 //!     vcpu: 1,
+//!     vcpu_max: 0,
 //!     devices: Device {
 //!         disks: vec![disk],
 //!         interfaces: vec![interface],

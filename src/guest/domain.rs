@@ -30,8 +30,11 @@ pub struct VirDomain {
     /// Memory in KiB.
     #[serde(rename = "memory")]
     pub memory_kib: u64,
-    /// Number of virtual CPUs.
+    /// Number of virtual CPUs that the guest starts with, or has.
     pub vcpu: u64,
+    /// Most virtual CPUs that can be plugged; 0 where that is `vcpu`. Beyond the owner's model.
+    #[serde(skip_serializing_if = "wire::is_zero")]
+    pub vcpu_max: u64,
     /// Devices.
     pub devices: Device,
     /// What is booted.

@@ -37,7 +37,7 @@ impl VirDomain {
                 Element::new("name").holding(&self.name),
                 write_metadata(&self.metadata, &self.uuid),
                 memory,
-                Element::new("vcpu").holding(&self.vcpu.to_string()),
+                write_vcpus(self.vcpu, self.vcpu_max),
                 write_os(&self.os),
                 Element::new("features").containing([Element::new("acpi")]),
                 write_devices(&self.devices),
@@ -54,12 +54,14 @@ impl VirDomain {
         let uuid = domain.child("uuid").trimmed().to_owned();
         let name = domain.child("name").text.clone();
         let metadata = read_metadata(domain.child("metadata"), &name, &uuid);
+        let (vcpu, vcpu_max) = read_vcpus(domain.child("vcpu"))?;
         Ok(Self {
             kind: domain.attribute("type").to_owned(),
             uuid,
             name,
             memory_kib: read_memory_kib(domain.child("memory"))?,
-            vcpu: number("vcpu", domain.child("vcpu").trimmed())?,
+            vcpu,
+            vcpu_max,
             devices: read_devices(domain.child("devices")),
             os: read_os(domain.child("os")),
             state: String::new(),
@@ -414,6 +416,24 @@ fn under_name(mut request: wire::Guest, name: &str, device: &MetadataDevice) -> 
         }
     }
     request
+}
+
+fn write_vcpus(count: u64, most: u64) -> Element {
+    let vcpus = Element::new("vcpu");
+    match most {
+        0 => vcpus.holding(&count.to_string()),
+        most => vcpus.with("current", &count.to_string()).holding(&most.to_string()),
+    }
+}
+
+/// The number of virtual CPUs, and the most that can be plugged where that is another number.
+fn read_vcpus(vcpus: &Element) -> Result<(u64, u64), Error> {
+    let most = number("vcpu", vcpus.trimmed())?;
+    match number("vcpu current", vcpus.attribute("current"))? {
+        0 => Ok((most, 0)),
+        count if count == most => Ok((most, 0)),
+        count => Ok((count, most)),
+    }
 }
 
 /// libvirt's units of memory, in bytes.

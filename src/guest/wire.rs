@@ -341,7 +341,7 @@ members!(NicMetrics {
     "tx_drops" => tx_drops: value,
 });
 
-fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+pub(super) fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
     *number == N::default()
 }
 

@@ -6,7 +6,7 @@
 //! be done twice, so a call that failed half way, or was late, is repeated.
 
 use crate::guest::check::check_metadata;
-use crate::guest::domain::{KIB_PER_MIB, Metadata};
+use crate::guest::domain::{KIB_PER_MIB, Metadata, VirDomain};
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, SettingResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};
@@ -16,6 +16,9 @@ use crate::ops::{Error, Libvirt, described, named_guest, respond};
 
 /// Sets something of a domain, as far as is said.
 type Set = fn(&Domain, u64, Reach) -> Result<(), libvirt::Error>;
+
+/// The maximum of a guest that is above what it begins with, so that more can be plugged.
+type Most = fn(&VirDomain) -> Option<u64>;
 
 impl Libvirt {
     /// Replaces the metadata of a guest by the request's, running or not: what the request has not
@@ -75,7 +78,7 @@ impl Libvirt {
         let mib = request.guest.as_ref().map_or(0, |guest| guest.memory_mib);
         // Saturated, so that libvirt refuses what does not fit.
         let kib = mib.saturating_mul(KIB_PER_MIB);
-        self.set("SetMemory", request, "memory", kib, Domain::set_memory, move |kept| {
+        self.set("SetMemory", request, "memory", kib, (Domain::set_memory, |_| None), move |kept| {
             kept.memory_mib = mib;
         })
     }
@@ -90,7 +93,8 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn set_cpu(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
         let cpu = request.guest.as_ref().map_or(0, |guest| guest.cpu);
-        self.set("SetCPU", request, "cpu", cpu, Domain::set_vcpus, move |kept| kept.cpu = cpu)
+        let most: Most = |found| Some(found.vcpu_max).filter(|most| *most > 0);
+        self.set("SetCPU", request, "cpu", cpu, (Domain::set_vcpus, most), move |kept| kept.cpu = cpu)
     }
 
     /// Sets an amount for the next start, in the request that is kept, and now.
@@ -100,7 +104,7 @@ impl Libvirt {
         request: GuestRequest,
         member: &str,
         amount: u64,
-        set: Set,
+        (set, most): (Set, Most),
         note: impl FnOnce(&mut Guest) + Send + 'static,
     ) -> Result<SettingResponse, Error> {
         let guest = named_guest(request.guest)?;
@@ -111,7 +115,10 @@ impl Libvirt {
         let id = guest.id.clone();
         let (live, message) = self.change(verb, &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
-            set(&domain, amount, Reach::NextMost)?;
+            // The maximum of a guest that takes more later stays, unless it is asked for more.
+            if most(&described(&domain, XmlKind::Inactive)?).is_none_or(|most| amount > most) {
+                set(&domain, amount, Reach::NextMost)?;
+            }
             set(&domain, amount, Reach::Next)?;
             keep(&domain, note)?;
             if !domain.is_active()? {
