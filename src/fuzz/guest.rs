@@ -115,7 +115,12 @@ pub(super) fn live_xml(data: &[u8]) {
     let once = again(&domain);
     assert_eq!(again(&once), once, "nothing more gets lost");
     let identity = |domain: &VirDomain| {
-        (domain.name.clone(), domain.uuid.clone(), domain.memory_kib, (domain.vcpu, domain.vcpu_max))
+        (
+            domain.name.clone(),
+            domain.uuid.clone(),
+            domain.memory_kib,
+            (domain.vcpu, domain.vcpu_max),
+        )
     };
     assert_eq!(identity(&once), identity(&domain));
     assert_eq!(once.metadata, domain.metadata);

@@ -1,5 +1,7 @@
 //! The logs of serial consoles.
 
+use quick_xml::XmlVersion;
+
 use crate::guest::edit;
 
 /// The XML of a domain whose consoles are logged to `own` where they were logged to `other`; `None` where
@@ -11,7 +13,8 @@ pub fn with_console_log(xml: &str, other: &str, own: &str) -> Option<String> {
             [_, devices, console] if devices == b"devices" && [&b"serial"[..], b"console"].contains(&&**console)
         );
         let file = tag.try_get_attribute("file").ok().flatten()?;
-        let is_other = tag.name().as_ref() == b"log" && file.unescape_value().ok()? == other;
+        let file = file.normalized_value(XmlVersion::Implicit1_0).ok()?;
+        let is_other = tag.name().as_ref() == b"log" && file == other;
         (is_console && is_other).then(|| edit::with_attributes(tag, &[("file", own)])).flatten()
     })
 }

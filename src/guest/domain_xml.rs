@@ -10,8 +10,8 @@ use crate::guest::domain::{
     InterfaceTarget, KIB_PER_MIB, Metadata, MetadataDevice, MetadataDisk, Os, OsBoot, OsType,
     UserMetadata, UserMetadataParameter, VirDomain,
 };
-use crate::guest::xml::{Element, Error};
 use crate::guest::wire;
+use crate::guest::xml::{Element, Error};
 use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE};
 
 /// Where a VNC display on TCP listens.
@@ -75,7 +75,10 @@ impl VirDomain {
 ///
 /// # Errors
 /// If it is not the XML of a domain.
-pub fn disk_element(xml: &str, is_it: impl Fn(&Disk) -> bool) -> Result<Option<String>, Error> {
+pub(crate) fn disk_element(
+    xml: &str,
+    is_it: impl Fn(&Disk) -> bool,
+) -> Result<Option<String>, Error> {
     device_element(xml, "disk", |disk| is_it(&read_disk(disk)))
 }
 
@@ -83,7 +86,7 @@ pub fn disk_element(xml: &str, is_it: impl Fn(&Disk) -> bool) -> Result<Option<S
 ///
 /// # Errors
 /// As [`disk_element`].
-pub fn interface_element(
+pub(crate) fn interface_element(
     xml: &str,
     is_it: impl Fn(&Interface) -> bool,
 ) -> Result<Option<String>, Error> {

@@ -33,6 +33,11 @@ pub enum Error {
         /// The guest's id.
         id: String,
     },
+    /// The guest's system has panicked, and libvirt preserves it (`<on_crash>preserve</on_crash>`).
+    Panicked {
+        /// The guest's id.
+        id: String,
+    },
     /// libvirt neither answers nor refuses.
     Silent {
         /// Since when, as an age.
@@ -109,6 +114,9 @@ impl fmt::Display for Error {
                 "guest {id} has saved memory, which this would not fit: Run and power it off, or \
                  DiscardSaved"
             ),
+            Self::Panicked { id } => {
+                write!(f, "cannot run guest {id}: it has panicked; Reset or Poweroff it first")
+            }
             Self::Silent { age } => {
                 write!(f, "libvirt does not answer since {} ago", pool::Span(*age))
             }

@@ -132,7 +132,8 @@ impl Libvirt {
         self.domain_wrapper("Reset", Lane::Control, request, |domain, _| domain.reset())
     }
 
-    /// Starts the guest, or lets a suspended one go on; a running one is left alone.
+    /// Starts the guest, resumes it where it is paused, wakes it where it suspended itself; a running one
+    /// is left alone.
     ///
     /// Each NIC of the request is matched with the domain's by its MAC: `device` becomes the
     /// host's device, an empty `name` the alias. A NIC without a match keeps its values. `vnc`
@@ -140,8 +141,8 @@ impl Libvirt {
     /// that is taken is no error: libvirt chooses another.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a disk that lies where none may, by now; whatever keeps the emulator
-    /// from starting, with the disks that are not there.
+    /// As [`Libvirt::status`]; [`Error::Panicked`]; a disk that lies where none may, by now; whatever keeps
+    /// the emulator from starting, with the disks that are not there.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -208,15 +209,18 @@ pub(super) fn destroy(domain: &Domain) -> Result<(), libvirt::Error> {
     }
 }
 
-/// The table of contract section 5 for Run.
+/// The table of contract section 5 for Run, but for two states: libvirt resumes no guest that suspended
+/// itself, it wakes it; and a guest that panicked does not run.
 fn start_or_resume(
     connection: &Connection,
     domain: &Domain,
     host: &HostConfig,
 ) -> Result<(), Error> {
     match get_state(domain)? {
-        State::Running | State::Crashed | State::Other(_) => Ok(()),
-        State::Paused | State::Suspended => Ok(domain.resume()?),
+        State::Running | State::Other(_) => Ok(()),
+        State::Paused => Ok(domain.resume()?),
+        State::Suspended => Ok(domain.wake()?),
+        State::Crashed => Err(Error::Panicked { id: domain.name()? }),
         State::Shutdown | State::Shutoff | State::Blocked | State::Unknown => {
             start(connection, domain, host)
         }

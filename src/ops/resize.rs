@@ -103,7 +103,11 @@ impl Libvirt {
                 }
             }
             if metadata.guest.is_some() {
-                domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element(&domain.uuid()?))?;
+                domain.set_metadata(
+                    GUEST_NAMESPACE,
+                    GUEST_PREFIX,
+                    &metadata.guest_element(&domain.uuid()?),
+                )?;
             }
             if domain.is_active()? {
                 for (device, volume) in &sizes {

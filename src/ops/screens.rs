@@ -38,7 +38,7 @@ impl Libvirt {
                 let why = format!("the console of {id} is not kept: its definition has no log");
                 return Err(Error::Invalid(why));
             }
-            if is_console_log(&log) && own.is_none_or(|own| own != log) {
+            if is_console_log(&log) && own.as_ref() != Some(&log) {
                 let why = format!(
                     "the console of {id} is logged to another guest's {log} until the next Run"
                 );

@@ -94,7 +94,9 @@ impl Libvirt {
     pub fn set_cpu(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
         let cpu = request.guest.as_ref().map_or(0, |guest| guest.cpu);
         let most: Most = |found| Some(found.vcpu_max).filter(|most| *most > 0);
-        self.set("SetCPU", request, "cpu", cpu, (Domain::set_vcpus, most), move |kept| kept.cpu = cpu)
+        self.set("SetCPU", request, "cpu", cpu, (Domain::set_vcpus, most), move |kept| {
+            kept.cpu = cpu
+        })
     }
 
     /// Sets an amount for the next start, in the request that is kept, and now.
@@ -139,5 +141,9 @@ fn keep(domain: &Domain, note: impl FnOnce(&mut Guest)) -> Result<(), Error> {
     let mut metadata = described(domain, XmlKind::Inactive)?.metadata;
     let Some(kept) = &mut metadata.guest else { return Ok(()) };
     note(kept);
-    Ok(domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element(&domain.uuid()?))?)
+    Ok(domain.set_metadata(
+        GUEST_NAMESPACE,
+        GUEST_PREFIX,
+        &metadata.guest_element(&domain.uuid()?),
+    )?)
 }

@@ -39,7 +39,7 @@ fn use_own_console_log(
     domain: &Domain,
     definition: &VirDomain,
     host: &HostConfig,
-) -> Result<(), Error> {
+) -> Result<(), ops::Error> {
     let log = &definition.devices.console_log;
     let Some(own) = console_log(&definition.name, host) else { return Ok(()) };
     // Saved memory is not started with another XML than its own.

@@ -407,6 +407,7 @@ fn error_text(error: &Error) -> String {
         | Error::Unsupported(_)
         | Error::InUse { .. }
         | Error::Saved { .. }
+        | Error::Panicked { .. }
         | Error::NoDevice(_)
         | Error::Taken(_)
         | Error::Silent { .. }

@@ -84,8 +84,13 @@ const WAIT: usize = 84;
 
 /// The first sector of a bootable disk.
 pub(crate) fn boot_sector() -> [u8; SECTOR] {
+    boot_sector_of(&CODE)
+}
+
+/// The first sector of a disk that boots this code, of at most 510 bytes.
+pub(crate) fn boot_sector_of(code: &[u8]) -> [u8; SECTOR] {
     let mut sector = [0; SECTOR];
-    sector[..CODE.len()].copy_from_slice(&CODE);
+    sector[..code.len()].copy_from_slice(code);
     sector[SECTOR - 2..].copy_from_slice(&[0x55, 0xAA]);
     sector
 }

@@ -11,6 +11,8 @@ use crate::support::Scratch;
 
 const MAC: &str = "02:00:00:00:24:01";
 const MAC_OF_CLONE: &str = "02:00:00:00:24:02";
+/// Where virt-clone puts the copy of a disk: beside it.
+const CLONED_DISK: &str = "guests/clone-of/disk-0-clone";
 
 /// An agent with a directory store beside a libvirtd of the test's own, whose consoles are logged.
 struct Bed {
@@ -41,16 +43,18 @@ impl Bed {
 
     /// Copies a guest as `virt-clone --auto-clone` does: another name, uuid, MAC and disk; all else stays.
     fn copy(&self, id: &str, name: &str) {
-        let disk = self.store.path().join(format!("mistify/guests/{id}/disk-0"));
-        let disk = if disk.exists() { disk } else { self.store.path().join(format!("guests/{id}/disk-0")) };
-        let copied = self.store.path().join(format!("{name}.raw"));
+        let disk = self.store.path().join(format!("guests/{id}/disk-0"));
+        let copied = self.store.path().join(CLONED_DISK);
         fs::copy(&disk, &copied).expect("the disk can be copied");
         let xml = self.stack.virsh_ok(&["dumpxml", "--inactive", id]);
         let uuid = self.stack.virsh_ok(&["domuuid", id]);
         let xml = xml
             .replace(&format!("<name>{id}</name>"), &format!("<name>{name}</name>"))
             .replace(&format!("<uuid>{}</uuid>", uuid.trim()), "")
-            .replace(&format!("<mac address='{MAC}'/>"), &format!("<mac address='{MAC_OF_CLONE}'/>"))
+            .replace(
+                &format!("<mac address='{MAC}'/>"),
+                &format!("<mac address='{MAC_OF_CLONE}'/>"),
+            )
             .replace(&format!("'{}'", disk.display()), &format!("'{}'", copied.display()));
         let defined = self.stack.with_xml("define", &xml);
         assert!(defined.status.success(), "{defined:?}");
@@ -78,7 +82,10 @@ fn a_clone_answers_as_itself_and_both_start() {
     assert_eq!(answer["disks"].as_array().map(Vec::len), Some(2), "{answer}");
     // What was stored with the attach is the clone's, not the original's.
     let again = bed.attach("clone-copy");
-    assert_eq!((&again["id"], again["nics"][0]["mac"].as_str()), (&json!("clone-copy"), Some(MAC_OF_CLONE)));
+    assert_eq!(
+        (&again["id"], again["nics"][0]["mac"].as_str()),
+        (&json!("clone-copy"), Some(MAC_OF_CLONE))
+    );
     let console = bed.agent.error("Console", &json!({ "id": "clone-copy" }));
     assert!(console.contains("is logged to another guest's"), "{console}");
     bed.agent.ok("Run", &original);
@@ -89,7 +96,7 @@ fn a_clone_answers_as_itself_and_both_start() {
         bed.agent.ok("Delete", &json!({ "id": id }));
     }
     assert!(!bed.stack.virsh_ok(&["net-list", "--all", "--name"]).contains("02:00:00:00:24"));
-    assert!(bed.store.path().join("clone-copy.raw").exists());
+    assert!(bed.store.path().join(CLONED_DISK).exists(), "no Delete destroys what virt-clone made");
 }
 
 #[test]
@@ -101,7 +108,8 @@ fn a_renamed_guest_answers_as_itself() {
     let answer = bed.attach("clone-now");
 
     assert_eq!(answer["id"], "clone-now", "{answer}");
-    let volumes = [0, 1].map(|disk| answer["disks"][disk]["volume"].as_str().unwrap_or_default().to_owned());
+    let volumes =
+        [0, 1].map(|disk| answer["disks"][disk]["volume"].as_str().unwrap_or_default().to_owned());
     assert!(volumes[0].ends_with("guests/clone-former/disk-0"), "{answer}");
     assert!(volumes[1].contains("guests/clone-now/"), "{answer}");
     // Its former id can be another guest's, and both have a console of their own.
@@ -112,7 +120,7 @@ fn a_renamed_guest_answers_as_itself() {
     for id in ["clone-now", "clone-former"] {
         bed.agent.ok("Run", &json!({ "id": id }));
     }
-    bed.agent.ok("Delete", &bare);
     bed.agent.ok("Delete", &json!({ "id": "clone-now" }));
+    bed.agent.ok("Delete", &bare);
     assert!(!bed.stack.virsh_ok(&["list", "--all", "--name"]).contains("clone-"));
 }

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a module a subject.
 
 mod agent;
+mod asleep;
 mod audit;
 mod bench_compare;
 mod blocked_log;
@@ -38,6 +39,7 @@ mod libvirt_fails;
 mod limits;
 mod local;
 mod logs;
+mod made_elsewhere;
 mod malformed;
 mod metrics;
 mod new_user;

@@ -1,15 +1,14 @@
 //! SetMetadata, SetAutostart, SetMemory and SetCPU: on libvirt's test driver, and on a real guest.
 
-use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
-use crate::boot_sector::{boot_sector, boots};
+use crate::boot_sector::boots;
 use crate::skip::require;
-use crate::stack::{BlockDevice, Stack, guest_xml};
-use crate::support::{Scratch, wait_until};
+use crate::stack::{BlockDevice, Stack};
+use crate::support::wait_until;
 
 /// Longer than a loaded machine needs for what a guest does within a second or two.
 const SOON: Duration = Duration::from_secs(90);
@@ -188,33 +187,6 @@ fn a_real_guest_takes_its_settings_now_or_with_its_next_start() {
     agent.ok("Delete", &guest);
     assert!(!stack.virsh_ok(&["list", "--all", "--name"]).contains(id));
     agent.end();
-}
-
-#[test]
-fn a_guest_that_suspended_itself_is_woken() {
-    let Some(stack) = require("qemu", Stack::shared()) else { return };
-    let files = Scratch::new();
-    let disk = files.path().join("sleeper");
-    // What it does at the power button: ACPI's S3 instead of S5.
-    let mut image = boot_sector().to_vec();
-    let off = image.windows(3).position(|code| code == [0xB8, 0x00, 0x20]).expect("it goes off");
-    image[off + 2] = 0x24;
-    image.resize(1 << 20, 0);
-    fs::write(&disk, image).expect("scratch is writable");
-    let xml = guest_xml("qemu", "sleeper", &disk)
-        .replace("type='block'", "type='file'")
-        .replace("source dev=", "source file=");
-    assert!(stack.with_xml("define", &xml).status.success());
-    let folder = files.path().to_str().expect("UTF-8");
-    let agent = Agent::start(&["--libvirt-uri", &stack.uri(), "--allow-disk-path", folder]);
-    let guest = json!({ "id": "sleeper" });
-    agent.ok("Run", &guest);
-    wait_until("it runs its code", SOON, || stack.writes("sleeper") > 1);
-    agent.ok("Shutdown", &guest);
-    wait_until("it sleeps", SOON, || agent.state("sleeper") == "suspended");
-    agent.ok("Resume", &guest);
-    wait_until("it is awake", SOON, || agent.state("sleeper") == "running");
-    agent.ok("Delete", &guest);
 }
 
 #[test]

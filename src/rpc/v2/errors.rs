@@ -145,7 +145,7 @@ impl Kind {
                 Self::Params
             }
             Error::Unsupported(_) => Self::Unsupported,
-            Error::InUse { .. } | Error::Saved { .. } => Self::InUse,
+            Error::InUse { .. } | Error::Saved { .. } | Error::Panicked { .. } => Self::InUse,
             Error::Silent { .. } | Error::NoSample(_) => Self::Unavailable,
             Error::Listeners(_) => Self::Busy,
             Error::Libvirt(error) => Self::of_libvirt(error),

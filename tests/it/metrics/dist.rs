@@ -173,7 +173,8 @@ fn alerts_fire_and_ratios_of_nothing_are_absent() {
 fn quotients_of_the_dashboard_have_no_zero_below() {
     let dashboard = dashboard();
     let expressions = panels(&dashboard).into_iter().flat_map(|(_, all)| all);
-    let quotients: Vec<&str> = expressions.filter(|expression| expression.contains(" / ")).collect();
+    let quotients: Vec<&str> =
+        expressions.filter(|expression| expression.contains(" / ")).collect();
     assert!(quotients.len() >= 2, "{quotients:?}");
     for quotient in quotients {
         let below = quotient.rsplit(" / ").next().unwrap_or_default();
