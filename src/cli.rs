@@ -27,7 +27,7 @@ pub use commands::Command;
 use commands::Switches;
 pub use completions::{Shell, completions};
 pub use layers::DEFAULT_FILE;
-pub use logging::{Log, start_log};
+pub use logging::{Log, fatal_line, start_log};
 pub use usage::usage;
 
 /// What the command line asks for.
@@ -67,13 +67,18 @@ pub enum Error {
     /// A word that is not understood: usage, status 2.
     Usage(String),
     /// A value that cannot be: one line, status 1.
-    Value(String),
+    Value {
+        /// What is wrong, in a sentence.
+        why: String,
+        /// How the agent's log would have looked; text for other commands.
+        log_format: LogFormat,
+    },
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(why) | Self::Value(why) => f.write_str(why),
+            Self::Usage(why) | Self::Value { why, .. } => f.write_str(why),
         }
     }
 }
@@ -146,12 +151,30 @@ pub fn parse(
         command => command,
     };
     let named = file.or_else(|| variable("MISTIFY_CONFIG").map(PathBuf::from));
-    let lines = match named {
+    let mut layers = vec![flags];
+    let settings = settings_of(&mut layers, named, variable, default_file).map_err(|why| {
+        // Commands are for people, whatever the agent's file says of its log.
+        let is_agent = command == Command::Run;
+        let log_format = if is_agent { layers::log_format(&layers) } else { LogFormat::Text };
+        Error::Value { why, log_format }
+    })?;
+    Ok(Request::Do(command, settings))
+}
+
+/// The settings of the flags in `layers`, and of the environment and the file, which are added as far as they
+/// can be read.
+fn settings_of(
+    layers: &mut Vec<Vec<Given>>,
+    named: Option<PathBuf>,
+    variable: impl Fn(&str) -> Option<OsString>,
+    default_file: &str,
+) -> Result<Settings, String> {
+    layers.push(layers::environment(variable)?);
+    layers.push(match named {
         Some(path) => layers::file(&path, false)?,
         None => layers::file(default_file.as_ref(), true)?,
-    };
-    let draft = layers::combine(&[flags, layers::environment(variable)?, lines])?;
-    Ok(Request::Do(command, draft.finish()?))
+    });
+    layers::combine(layers)?.finish()
 }
 
 #[cfg(test)]

@@ -123,7 +123,8 @@ impl Default for Config {
 pub struct HostConfig {
     /// libvirt connection URI, as `virsh -c` takes it.
     pub libvirt_uri: String,
-    /// Name of the ZFS pool; disk sources below `/dev/zvol/<zpool>/` are allowed.
+    /// Name of the ZFS pool, or of a dataset in one, that the store is in; disk sources below
+    /// `/dev/zvol/<zpool>/` are allowed. Not used without a store.
     pub zpool: String,
     /// What the bridges that NICs name are.
     pub bridge_type: BridgeType,
@@ -135,6 +136,8 @@ pub struct HostConfig {
     pub allow_disk_paths: Vec<PathBuf>,
     /// Where volumes are made.
     pub store: Store,
+    /// Whether a store was asked for, so that a missing one is worth a warning.
+    pub wants_store: bool,
     /// Whether new volumes set no space aside: they may then run out of it while a guest writes.
     pub sparse: bool,
 }
@@ -149,6 +152,7 @@ impl Default for HostConfig {
             nwfilter: None,
             allow_disk_paths: Vec::new(),
             store: Store::Zfs,
+            wants_store: false,
             sparse: false,
         }
     }
@@ -170,6 +174,8 @@ pub enum Store {
     Zfs,
     /// As sparse raw files below this folder.
     Directory(PathBuf),
+    /// Nowhere: guests have the disks that their callers name.
+    None,
 }
 
 /// Where the VNC displays of guests listen.

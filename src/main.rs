@@ -19,10 +19,7 @@ fn main() -> ExitCode {
     if let Err(error) = process::forgo_new_privileges() {
         return fail(&format!("forgo new privileges: {error}"));
     }
-    let passed = match activation::take() {
-        Ok(passed) => passed,
-        Err(why) => return fail(&why),
-    };
+    let passed = activation::take();
     let variable = |name: &str| std::env::var_os(name);
     let (command, settings) =
         match cli::parse(std::env::args_os().skip(1), variable, cli::DEFAULT_FILE) {
@@ -39,7 +36,10 @@ fn main() -> ExitCode {
                 eprintln!("mistify-libvirt: {why}\n\n{}", cli::usage());
                 return ExitCode::from(2);
             }
-            Err(cli::Error::Value(why)) => return fail(&why),
+            Err(cli::Error::Value { why, log_format }) => {
+                eprintln!("{}", cli::fatal_line(&why, log_format));
+                return ExitCode::FAILURE;
+            }
         };
     if command != Command::Run {
         cli::start_log(&settings);
@@ -64,10 +64,15 @@ fn main() -> ExitCode {
 }
 
 /// The agent: from here on nothing but the log's own thread writes to standard error, which may block.
-fn serve(settings: cli::Settings, passed: Vec<activation::Named>) -> ExitCode {
-    let log = match cli::Log::start(&settings) {
-        Ok(log) => log,
-        Err(error) => return fail(&format!("start the log: {error}")),
+fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>) -> ExitCode {
+    let log_format = settings.log_format;
+    let log = cli::Log::start(&settings).map_err(|error| format!("start the log: {error}"));
+    let (log, passed) = match log.and_then(|log| Ok((log, passed?))) {
+        Ok(both) => both,
+        Err(why) => {
+            eprintln!("{}", cli::fatal_line(&why, log_format));
+            return ExitCode::FAILURE;
+        }
     };
     let mut config = settings.config;
     let ours = || default_state_dir(|name| std::env::var_os(name), process::user());
@@ -75,7 +80,7 @@ fn serve(settings: cli::Settings, passed: Vec<activation::Named>) -> ExitCode {
     match run(&config, passed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            log.print(&format!("mistify-libvirt: {why}"));
+            log.print(&cli::fatal_line(&why, log_format));
             ExitCode::FAILURE
         }
     }

@@ -19,6 +19,7 @@ const FREE_PERCENT_MIN: u64 = 10;
 /// Whether the store can be asked, and how full it is.
 pub(super) fn space(config: &Config) -> Vec<Finding> {
     let name = match &config.host.store {
+        Store::None => return vec![Finding::ok("storage", "not used: --zpool is empty")],
         Store::Zfs => format!("pool {}", config.host.zpool),
         Store::Directory(path) => path.display().to_string(),
     };
@@ -57,7 +58,7 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
 /// The kernel's part of ZFS: its version, and whether this user may speak to it.
 pub(super) fn zfs(config: &Config) -> Vec<Finding> {
     if config.host.store != Store::Zfs {
-        return vec![Finding::ok("zfs", "not used: disks are files")];
+        return vec![Finding::ok("zfs", "not used")];
     }
     let device = Path::new("/dev/zfs");
     vec![match (fs::read_to_string("/sys/module/zfs/version"), can_use(device)) {
@@ -72,7 +73,7 @@ pub(super) fn zfs(config: &Config) -> Vec<Finding> {
 /// Whether the agent's user may do on the pool what the agent does.
 pub(super) fn permissions(config: &Config) -> Vec<Finding> {
     if config.host.store != Store::Zfs {
-        return vec![Finding::ok("allowed", "not used: disks are files")];
+        return vec![Finding::ok("allowed", "not used: no pool")];
     }
     let user = match agent_user() {
         Ok(0) => return vec![Finding::ok("allowed", "the agent runs as root, who may do all")],
@@ -112,7 +113,7 @@ pub(super) fn permissions(config: &Config) -> Vec<Finding> {
 /// is hidden from the host or held by it.
 pub(super) fn mounts(config: &Config) -> Vec<Finding> {
     if config.host.store != Store::Zfs {
-        return vec![Finding::ok("mounts", "not a matter of folders")];
+        return vec![Finding::ok("mounts", "not used: no pool")];
     }
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mounted = mounted(&table, &config.host.zpool);

@@ -6,7 +6,6 @@
 //! to it ([`crate::os::confine`]). A qcow2 file that others can write to is copied first: its header, which
 //! may name other files, is checked in the copy.
 
-mod format;
 mod helper;
 mod qemu_img;
 
@@ -20,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use self::format::{Format, first_bytes};
 use self::helper::{Ended, Helper, time_for};
 use self::qemu_img::Qcow2;
 use crate::config::Config;
@@ -29,6 +27,7 @@ use crate::os::resolve::{Trusted, changed_by, open_foreign};
 use crate::os::service::agent_user;
 use crate::os::{confine, files};
 use crate::storage::copy::copy;
+use crate::storage::format::{Format, first_bytes};
 use crate::storage::{self, Id, Image, ImageSource, MIB};
 
 /// Progress is told this often from beginning to end.

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-use crate::cli::Error;
-use crate::cli::settings::{Draft, SETTINGS, Setting, Takes, setting};
+use crate::cli::LogFormat;
+use crate::cli::settings::{Draft, LOG_FORMAT, SETTINGS, Setting, Takes, setting};
 use crate::config::fixed::SETTINGS_BYTES;
 
 /// The file that is read where nothing names another; it need not be there.
@@ -27,9 +27,8 @@ impl Given {
         Self { setting, text, place }
     }
 
-    fn apply(&self, draft: &mut Draft) -> Result<(), Error> {
-        (self.setting.apply)(draft, &self.text)
-            .map_err(|why| Error::Value(format!("{}: {why}", self.place)))
+    fn apply(&self, draft: &mut Draft) -> Result<(), String> {
+        (self.setting.apply)(draft, &self.text).map_err(|why| format!("{}: {why}", self.place))
     }
 }
 
@@ -38,7 +37,7 @@ impl Given {
 ///
 /// # Errors
 /// The first value that cannot be, also where a stronger layer gives another.
-pub(super) fn combine(layers: &[Vec<Given>]) -> Result<Draft, Error> {
+pub(super) fn combine(layers: &[Vec<Given>]) -> Result<Draft, String> {
     for given in layers.iter().flatten() {
         given.apply(&mut Draft::default())?;
     }
@@ -57,6 +56,17 @@ pub(super) fn combine(layers: &[Vec<Given>]) -> Result<Draft, Error> {
     Ok(draft)
 }
 
+/// The format of the log as far as these layers tell it, whatever else is wrong with them.
+pub(super) fn log_format(layers: &[Vec<Given>]) -> LogFormat {
+    let is_format = |given: &&Given| given.setting.name == LOG_FORMAT;
+    let given = layers.iter().find_map(|layer| layer.iter().rfind(is_format));
+    let mut draft = Draft::default();
+    match given.map(|given| given.apply(&mut draft)) {
+        Some(Ok(())) => draft.log_format,
+        _ => LogFormat::Text,
+    }
+}
+
 fn given_in<'a>(layer: &'a [Given], setting: &Setting) -> Vec<&'a Given> {
     layer.iter().filter(|given| given.setting.name == setting.name).collect()
 }
@@ -67,13 +77,13 @@ fn given_in<'a>(layer: &'a [Given], setting: &Setting) -> Vec<&'a Given> {
 /// A value that is not UTF-8.
 pub(super) fn environment(
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Vec<Given>, Error> {
+) -> Result<Vec<Given>, String> {
     let mut all = Vec::new();
     for setting in SETTINGS {
         let name = setting.variable();
         // Empty is as good as not set, as usual with variables.
         let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
-        let value = value.into_string().map_err(|_| Error::Value(format!("{name}: not UTF-8")))?;
+        let value = value.into_string().map_err(|_| format!("{name}: not UTF-8"))?;
         let place = format!("{name}={value}");
         let texts = match setting.takes {
             Takes::Many(_) => value.split(',').map(|part| part.trim().to_owned()).collect(),
@@ -93,8 +103,8 @@ pub(super) fn environment(
 ///
 /// # Blocking
 /// As long as the file system takes.
-pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<Given>, Error> {
-    let at = |why: &str| Error::Value(format!("{}: {why}", path.display()));
+pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<Given>, String> {
+    let at = |why: &str| format!("{}: {why}", path.display());
     let mut text = String::new();
     let read = File::open(path).and_then(|file| {
         file.take(SETTINGS_BYTES + 1).read_to_string(&mut text)?;
@@ -108,7 +118,7 @@ pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<Given>, Error> {
     }
 }
 
-pub(super) fn lines(path: &Path, text: &str) -> Result<Vec<Given>, Error> {
+pub(super) fn lines(path: &Path, text: &str) -> Result<Vec<Given>, String> {
     let mut all: Vec<Given> = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
@@ -116,7 +126,7 @@ pub(super) fn lines(path: &Path, text: &str) -> Result<Vec<Given>, Error> {
             continue;
         }
         let place = format!("{}:{number}: {line}", path.display());
-        let wrong = |why: &str| Error::Value(format!("{place}: {why}"));
+        let wrong = |why: &str| format!("{place}: {why}");
         let (name, value) =
             line.split_once('=').ok_or_else(|| wrong("write name = value, or # and a comment"))?;
         let setting = setting(name.trim()).ok_or_else(|| wrong("no such setting"))?;

@@ -98,6 +98,14 @@ fn log_panic(info: &PanicHookInfo<'_>, writer: &Writer<Vec<u8>>) {
     }
 }
 
+/// The last line of an agent that cannot go on. As JSON it has the level that logrus has for it.
+pub fn fatal_line(why: &str, format: LogFormat) -> String {
+    match format {
+        LogFormat::Text => format!("mistify-libvirt: {why}"),
+        LogFormat::Json => json!({ "level": "fatal", "msg": why, "time": now() }).to_string(),
+    }
+}
+
 /// What env_logger writes to, a line at a time.
 struct Lines(Arc<Writer<Vec<u8>>>);
 
@@ -269,6 +277,15 @@ mod tests {
         });
         assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), expected);
         assert!(!line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn the_last_line_has_the_logs_format() {
+        assert_eq!(fatal_line("port is taken", LogFormat::Text), "mistify-libvirt: port is taken");
+        let line: serde_json::Value =
+            serde_json::from_str(&fatal_line("port is taken", LogFormat::Json)).unwrap();
+        assert_eq!((&line["level"], &line["msg"]), (&json!("fatal"), &json!("port is taken")));
+        assert!(line["time"].is_string(), "{line}");
     }
 
     #[test]

@@ -9,9 +9,10 @@ use crate::cli::values::{
     absolute, at_least_one, bridge_type, filter_name, level, log_format, max_age, metadata, number,
     on_or_off, on_port, pool_name, seconds, store, tcp_address, vnc, workers,
 };
-use crate::cli::{Error, LogFormat, Settings};
+use crate::cli::{LogFormat, Settings};
 use crate::config::{
-    Config, DEFAULT_IMAGE_STORE_PORT, DEFAULT_METRICS_PORT, DEFAULT_PORT, SocketConfig,
+    Config, DEFAULT_IMAGE_STORE_PORT, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_ZPOOL,
+    SocketConfig, Store,
 };
 
 /// One setting: `--name VALUE`, `MISTIFY_NAME=VALUE`, and `name = VALUE` in the file.
@@ -79,6 +80,9 @@ impl Setting {
 pub(super) fn setting(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name)
 }
+
+/// The setting that says how lines of the log look.
+pub(super) const LOG_FORMAT: &str = "log-format";
 
 /// All settings, in the order of the usage.
 pub(super) const SETTINGS: &[Setting] = &[
@@ -161,15 +165,15 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::one(
         "zpool",
         "NAME",
-        "ZFS pool of the guests' disks (default mistify)",
-        |draft, text| pool_name(text).map(|name| draft.config.host.zpool = name),
+        "ZFS pool of the guests' disks, or a dataset in one (default mistify); empty: no store",
+        |draft, text| pool_name(text).map(|name| draft.zpool = Some(name)),
     )
     .short('z'),
     Setting::one(
         "storage",
         "WHERE",
         "where disks are made: zfs (default; the pool) or directory:PATH (sparse files below PATH)",
-        |draft, text| store(text).map(|store| draft.config.host.store = store),
+        |draft, text| store(text).map(|store| draft.store = Some(store)),
     ),
     Setting::switch(
         "sparse",
@@ -196,7 +200,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .short('l'),
     Setting::one(
-        "log-format",
+        LOG_FORMAT,
         "FORMAT",
         "text (default; with priorities under systemd) or json (the original's lines)",
         |draft, text| log_format(text).map(|format| draft.log_format = format),
@@ -338,6 +342,9 @@ pub(super) struct Draft {
     socket_group: Option<String>,
     image_store: bool,
     image_store_port: u16,
+    /// A name; `None` inside for no store.
+    zpool: Option<Option<String>>,
+    store: Option<Store>,
     log_level: Option<LevelFilter>,
     log_format: LogFormat,
 }
@@ -352,6 +359,8 @@ impl Default for Draft {
             socket_group: None,
             image_store: false,
             image_store_port: DEFAULT_IMAGE_STORE_PORT,
+            zpool: None,
+            store: None,
             log_level: None,
             log_format: LogFormat::Text,
         }
@@ -363,22 +372,37 @@ impl Draft {
     ///
     /// # Errors
     /// Settings that do not go together.
-    pub(super) fn finish(self) -> Result<Settings, Error> {
+    pub(super) fn finish(self) -> Result<Settings, String> {
         let mut config = self.config;
         config.listen = match self.listen.is_empty() {
             true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))],
             false => {
                 let with_port = |text: &String| tcp_address(text, self.port);
-                self.listen.iter().map(with_port).collect::<Result<_, _>>().map_err(Error::Value)?
+                self.listen.iter().map(with_port).collect::<Result<_, _>>()?
             }
         };
         config.socket = match (self.socket, self.socket_group) {
             (Some(path), group) => Some(SocketConfig { path, group }),
             (None, None) => None,
             (None, Some(group)) => {
-                return Err(Error::Value(format!("--socket-group {group}: there is no --socket")));
+                return Err(format!("--socket-group {group}: there is no --socket"));
             }
         };
+        let host = &mut config.host;
+        host.wants_store = self.zpool.is_some() || self.store.is_some() || self.image_store;
+        match (self.zpool, self.store) {
+            (Some(None), Some(_)) => {
+                return Err("--zpool: empty means no store, and --storage names one".to_owned());
+            }
+            (Some(None), None) if self.image_store => {
+                return Err("--image-store: there is no store, as --zpool is empty".to_owned());
+            }
+            (Some(None), None) => host.store = Store::None,
+            (name, store) => {
+                host.zpool = name.flatten().unwrap_or_else(|| DEFAULT_ZPOOL.to_owned());
+                host.store = store.unwrap_or(Store::Zfs);
+            }
+        }
         if self.image_store {
             config.image_store = on_port(&config.listen, self.image_store_port);
         }

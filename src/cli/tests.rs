@@ -33,6 +33,10 @@ fn error(words: &[&str]) -> Error {
     request(words, &[], NO_FILE).unwrap_err()
 }
 
+fn value(why: impl Into<String>) -> Error {
+    Error::Value { why: why.into(), log_format: LogFormat::Text }
+}
+
 /// A file with these lines; its path and what removes it.
 fn file(name: &str, lines: &str) -> String {
     let path = std::env::temp_dir().join(format!("mistify-cli-{}-{name}", std::process::id()));
@@ -59,7 +63,7 @@ fn short_and_long_flags_mean_the_same() {
 #[test]
 fn listen_takes_the_port_where_it_names_none() {
     let words = ["--listen", "[::1]", "-p", "8", "--listen", "127.0.0.2:9", "--listen=::ffff"];
-    assert!(matches!(error(&words), Error::Value(_)), "an IPv6 address wants brackets");
+    assert!(matches!(error(&words), Error::Value { .. }), "an IPv6 address wants brackets");
     let (config, _) = run(&words[..6]);
     let expected: Vec<SocketAddr> =
         vec!["[::1]:8".parse().unwrap(), "127.0.0.2:9".parse().unwrap()];
@@ -105,8 +109,8 @@ fn values_that_cannot_be_name_their_flag() {
         &["--port", "x"],
         &["--listen", "host"],
         &["--listen", "[127.0.0.1]"],
-        &["--zpool", "a/b"],
-        &["--zpool", ""],
+        &["--zpool", "a//b"],
+        &["--zpool", "/a"],
         &["--log-level", "loud"],
         &["--bridge-type", "vde"],
         &["--vnc", "udp"],
@@ -132,7 +136,7 @@ fn values_that_cannot_be_name_their_flag() {
         &["--socket-group", "callers"],
     ];
     for words in cases {
-        let Error::Value(why) = error(words) else { panic!("{words:?}") };
+        let Error::Value { why, .. } = error(words) else { panic!("{words:?}") };
         assert!(why.starts_with(words[0]), "{why}");
     }
 }
@@ -288,7 +292,7 @@ fn a_line_that_cannot_be_is_told_with_file_and_number() {
         let path = file("lines", lines);
         // Also where a flag gives another value.
         let error = request(&["--queue=5"], &[], &path).unwrap_err();
-        assert_eq!(error, Error::Value(format!("{path}:{number}: {why}")));
+        assert_eq!(error, value(format!("{path}:{number}: {why}")));
         fs::remove_file(path).unwrap();
     }
 }
@@ -296,16 +300,16 @@ fn a_line_that_cannot_be_is_told_with_file_and_number() {
 #[test]
 fn a_value_that_cannot_be_is_told_with_its_variable() {
     let error = request(&[], &[("MISTIFY_PORT", "70000")], NO_FILE).unwrap_err();
-    assert_eq!(error, Error::Value("MISTIFY_PORT=70000: not a number in range".to_owned()));
+    assert_eq!(error, value("MISTIFY_PORT=70000: not a number in range"));
 }
 
 #[test]
 fn a_file_that_is_named_has_to_be_there_and_be_small() {
     let error = request(&["--config", NO_FILE], &[], NO_FILE).unwrap_err();
-    assert_eq!(error, Error::Value(format!("{NO_FILE}: No such file or directory (os error 2)")));
+    assert_eq!(error, value(format!("{NO_FILE}: No such file or directory (os error 2)")));
     let path = file("large", &"# much\n".repeat(10_000));
     let error = request(&[], &[], &path).unwrap_err();
-    assert_eq!(error, Error::Value(format!("{path}: more than 64 KiB")));
+    assert_eq!(error, value(format!("{path}: more than 64 KiB")));
     fs::remove_file(path).unwrap();
     assert_eq!(settings(&["--config", "/dev/null"], &[], NO_FILE).config, Box::default());
 }
@@ -314,7 +318,7 @@ fn a_file_that_is_named_has_to_be_there_and_be_small() {
 fn to_check_the_settings_is_to_read_them() {
     let checked = |words: &[&str]| request(words, &[], NO_FILE);
     assert!(matches!(checked(&["--check-config"]), Ok(Request::Do(Command::CheckConfig, _))));
-    assert!(matches!(checked(&["--check-config", "--queue=0"]), Err(Error::Value(_))));
+    assert!(matches!(checked(&["--check-config", "--queue=0"]), Err(Error::Value { .. })));
 }
 
 #[test]
@@ -322,7 +326,46 @@ fn the_store_and_its_space_are_flags() {
     let (config, _) = run(&["--storage", "directory:/srv/disks", "--sparse"]);
     assert_eq!(config.host.store, Store::Directory("/srv/disks".into()));
     assert!(config.host.sparse);
-    assert_eq!(run(&["--storage=zfs"]).0, Config::default());
+    let (config, default) = (run(&["--storage=zfs"]).0, Config::default());
+    assert_eq!((config.host.store, &config.host.zpool), (Store::Zfs, &default.host.zpool));
+    assert_eq!((config.host.wants_store, default.host.wants_store), (true, false));
+}
+
+#[test]
+fn a_pool_may_be_a_dataset_or_none() {
+    let host = run(&["-z", "tank/hosts/a"]).0.host;
+    assert_eq!((host.zpool.as_str(), host.store), ("tank/hosts/a", Store::Zfs));
+    assert_eq!(run(&["-z", ""]).0.host.store, Store::None);
+    let path = file("pool", "zpool =");
+    assert_eq!(settings(&[], &[], &path).config.host.store, Store::None);
+    fs::remove_file(path).unwrap();
+    for words in [&["-z", "", "--storage", "zfs"][..], &["-z", "", "--image-store"]] {
+        assert!(matches!(error(words), Error::Value { .. }), "{words:?}");
+    }
+}
+
+#[test]
+fn an_error_has_the_format_of_the_agents_log() {
+    let format = |words: &[&str], variables: &[(&str, &str)], file: &str| match request(
+        words, variables, file,
+    ) {
+        Err(Error::Value { log_format, .. }) => log_format,
+        other => panic!("{other:?}"),
+    };
+    let json = ("MISTIFY_LOG_FORMAT", "json");
+    let bad_line = file("format", "log-format = json\nqueue = 0");
+    for (words, variables, file, expected) in [
+        (&["-p", "x", "--log-format", "json"][..], &[][..], NO_FILE, LogFormat::Json),
+        (&["-p", "x"], &[json], NO_FILE, LogFormat::Json),
+        (&["-p", "x", "--log-format", "text"], &[json], NO_FILE, LogFormat::Text),
+        (&["-p", "x", "--log-format", "xml"], &[json], NO_FILE, LogFormat::Text),
+        (&["--config", "/nonexistent/other.conf"], &[json], NO_FILE, LogFormat::Json),
+        (&[], &[], &bad_line, LogFormat::Json),
+        (&["list", "-p", "x"], &[json], NO_FILE, LogFormat::Text),
+    ] {
+        assert_eq!(format(words, variables, file), expected, "{words:?}");
+    }
+    fs::remove_file(bad_line).unwrap();
 }
 
 #[test]

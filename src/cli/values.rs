@@ -126,10 +126,13 @@ pub(super) fn filter_name(text: &str) -> Outcome<String> {
     Ok(text.to_owned())
 }
 
-/// The pool's name becomes part of paths and of commands.
-pub(super) fn pool_name(text: &str) -> Outcome<String> {
+/// The pool's name becomes part of paths and of commands. Empty is no store, as with the original.
+pub(super) fn pool_name(text: &str) -> Outcome<Option<String>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
     let name = PoolName::parse(text).map_err(|bad| format!("not a ZFS pool: it {}", bad.why))?;
-    Ok(name.as_str().to_owned())
+    Ok(Some(name.as_str().to_owned()))
 }
 
 pub(super) fn store(text: &str) -> Outcome<Store> {

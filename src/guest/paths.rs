@@ -11,12 +11,21 @@ const CONSOLE_LOG_END: &str = ".tty";
 
 /// The folders below which a disk's `source` may lie on this host.
 pub fn disk_roots(host: &HostConfig) -> Vec<PathBuf> {
-    let zvols = Path::new("/dev/zvol").join(&host.zpool);
+    zvols(host).into_iter().chain(folders(host)).collect()
+}
+
+/// The folder of the pool's volumes; none without a store.
+pub fn zvols(host: &HostConfig) -> Option<PathBuf> {
+    (host.store != Store::None).then(|| Path::new("/dev/zvol").join(&host.zpool))
+}
+
+/// The folders beside it.
+pub fn folders(host: &HostConfig) -> Vec<PathBuf> {
     let store = match &host.store {
-        Store::Zfs => None,
+        Store::Zfs | Store::None => None,
         Store::Directory(folder) => Some(folder.clone()),
     };
-    std::iter::once(zvols).chain(store).chain(host.allow_disk_paths.iter().cloned()).collect()
+    store.into_iter().chain(host.allow_disk_paths.iter().cloned()).collect()
 }
 
 /// The file in which virtlogd keeps what a guest writes to its serial console, beside libvirt's own
@@ -86,6 +95,15 @@ mod tests {
         let roots = disk_roots(&HostConfig { store, ..HostConfig::default() });
         assert!(allowed(Path::new("/srv/store/mistify/guests/a/disk-0"), &roots));
         assert!(!allowed(Path::new("/srv/store2/a"), &roots));
+    }
+
+    #[test]
+    fn without_a_store_the_flags_alone_allow() {
+        let allow_disk_paths = vec!["/dev/vg".into()];
+        let host = HostConfig { store: Store::None, allow_disk_paths, ..HostConfig::default() };
+        let roots = disk_roots(&host);
+        assert!(allowed(Path::new("/dev/vg/a"), &roots));
+        assert!(!allowed(Path::new("/dev/zvol/mistify/guests/a/disk-0"), &roots));
     }
 
     #[test]

@@ -252,10 +252,10 @@ impl Connection {
         }
         round.shared.tally.count_refusal(refusal.reason);
         self.since = round.now;
+        let bytes = respond::encode_refusal(&refusal, self.parser.version());
         // What has arrived of the request is of no use any more.
         self.parser = Parser::default();
         self.reservation.shrink_to(0);
-        let bytes = respond::encode_refusal(&refusal);
         self.phase = Phase::Writing { bytes, sent: 0, then: Then::Close, _reservation: None };
         self.write(round)
     }

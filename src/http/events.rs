@@ -20,8 +20,10 @@ const PAGE: usize = 32;
 /// Events after that of the number in `after` or `Last-Event-ID`; without either, those that come.
 /// `guest` in the query limits them to those of one guest.
 pub(super) fn stream(events: &Arc<Events>, request: &Request) -> Response {
-    let after = request.header("Last-Event-ID").map(str::to_owned);
-    let after = match after.or_else(|| request.get_param("after")) {
+    // Empty is the number of none: a browser's source of events that had none yet.
+    let last = request.header("Last-Event-ID").map(str::to_owned).filter(|last| !last.is_empty());
+    let after = match last.or_else(|| request.get_param("after").filter(|after| !after.is_empty()))
+    {
         None => Ok(events.last()),
         Some(number) => number.trim().parse(),
     };

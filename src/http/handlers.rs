@@ -126,9 +126,9 @@ pub(super) fn deliver(
 ) {
     let Encoded { mut bytes, mut persistence, stream } = encoded;
     if let Some(streamed) = stream {
-        match stream::start(exchange, shared, version, bytes, streamed) {
+        match stream::start(exchange, shared, bytes, streamed) {
             Ok(()) => return,
-            Err(refusal) => Encoded { bytes, persistence, .. } = refuse(&refusal, shared),
+            Err(refusal) => Encoded { bytes, persistence, .. } = refuse(&refusal, version, shared),
         }
     }
     let at = Instant::now();
@@ -166,7 +166,7 @@ fn answer(
     handler: &Handler,
     shared: &Shared,
 ) -> Encoded {
-    let Request { method, target, headers, body, persistence, .. } = request;
+    let Request { method, target, headers, body, persistence, version } = request;
     let wanted = if method == "HEAD" { Wanted::Head } else { Wanted::All };
     // rouille knows no callers without an address.
     let address = context.caller().origin.address().unwrap_or(NO_ADDRESS);
@@ -178,11 +178,12 @@ fn answer(
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
         let response = handler(&request, context);
         let room = |bytes| context.reservation().grow_to(bytes);
-        respond::encode(response, wanted, persistence(), shared.limits.response_bytes, room)
+        let manner = (version, persistence());
+        respond::encode(response, wanted, manner, shared.limits.response_bytes, room)
     }));
     let problem = match outcome {
         Ok(Ok(encoded)) => return encoded,
-        Ok(Err(EncodeError::NoRoom)) => return refuse(&NO_ROOM, shared),
+        Ok(Err(EncodeError::NoRoom)) => return refuse(&NO_ROOM, version, shared),
         Ok(Err(EncodeError::Unusable(error))) => format!("unusable response: {error}"),
         Err(payload) => {
             shared.tally.count_panic();
@@ -190,12 +191,12 @@ fn answer(
         }
     };
     log::error!("answer {} {}: {problem}", request.method(), request.raw_url());
-    respond::encode_failure(persistence())
+    respond::encode_failure(version, persistence())
 }
 
 /// The refusal in place of an answer.
-pub(super) fn refuse(refusal: &Refusal, shared: &Shared) -> Encoded {
+pub(super) fn refuse(refusal: &Refusal, version: Version, shared: &Shared) -> Encoded {
     shared.tally.count_refusal(refusal.reason);
-    let bytes = respond::encode_refusal(refusal);
+    let bytes = respond::encode_refusal(refusal, version);
     Encoded { bytes, persistence: Persistence::Close, stream: None }
 }

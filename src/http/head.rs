@@ -15,6 +15,10 @@ const HEAD_TOO_LARGE: Refusal =
     Refusal { reason: Reason::Head, sentence: "the request's head is too large" };
 const CODING: Refusal =
     Refusal { reason: Reason::Coding, sentence: "the only transfer coding here is chunked" };
+const ENCODING: Refusal = Refusal {
+    reason: Reason::Encoding,
+    sentence: "a request's body must not be compressed (Content-Encoding)",
+};
 const TARGET_TOO_LONG: Refusal =
     Refusal { reason: Reason::Target, sentence: "the request's target is too long" };
 const CODING_NOT_LAST: Refusal = Refusal::malformed("chunked is not the last coding, or not once");
@@ -74,6 +78,13 @@ fn explain(error: httparse::Error, bytes: &[u8]) -> Refusal {
         }
         _ => Refusal::malformed("malformed request line"),
     }
+}
+
+/// Whether the first line, where it is there, ends with HTTP/1.0.
+pub(super) fn names_http_1_0(bytes: &[u8]) -> bool {
+    let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    lines.next().is_some() && first.trim_ascii_end().ends_with(b" HTTP/1.0")
 }
 
 /// Whether the third word begins like an HTTP version, of which the first digit tells where it is
@@ -183,6 +194,12 @@ impl Fields {
         } else if is(name, "transfer-encoding") {
             let codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
             self.codings.extend(codings.map(|coding| coding.eq_ignore_ascii_case(b"chunked")));
+        } else if is(name, "content-encoding") {
+            let mut codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            if !codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
+            {
+                return Err(ENCODING);
+            }
         } else if is(name, "expect") {
             let known = value.eq_ignore_ascii_case(b"100-continue");
             self.expects_continue |= known;

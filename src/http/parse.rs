@@ -63,6 +63,8 @@ pub struct Parser {
     buffer: Vec<u8>,
     /// The request whose head is complete.
     pending: Option<Pending>,
+    /// Whether the last head was one of HTTP/1.0, as far as it has come.
+    is_http_1_0: bool,
 }
 
 impl Parser {
@@ -86,6 +88,10 @@ impl Parser {
         judge: impl FnOnce(&Request) -> Result<(), Refusal>,
     ) -> Result<Option<Request>, Refusal> {
         let mut rest = self.buffer.as_slice();
+        if self.pending.is_none() {
+            skip_empty_lines(&mut rest);
+            self.is_http_1_0 = head::names_http_1_0(rest);
+        }
         let next = advance(&mut self.pending, &mut rest, limits, judge);
         let used = self.buffer.len() - rest.len();
         self.buffer.drain(..used);
@@ -93,6 +99,11 @@ impl Parser {
             self.buffer = Vec::new();
         }
         next
+    }
+
+    /// What the caller speaks by its last request, also where that was refused.
+    pub fn version(&self) -> Version {
+        if self.is_http_1_0 { Version::Http10 } else { Version::Http11 }
     }
 
     /// Whether a part of a request is there.
@@ -126,7 +137,6 @@ fn advance(
     let mut current = match pending.take() {
         Some(current) => current,
         None => {
-            skip_empty_lines(rest);
             if rest.is_empty() {
                 return Ok(None);
             }

@@ -29,14 +29,13 @@ impl Reply {
         let limits = &self.shared.limits;
         // A short answer is mostly sent at once, and that of the agent's health must not be refused.
         let room = |bytes| bytes <= limits.answer_bytes || self.reservation.grow_to(bytes);
-        let persistence = self.persistence();
-        let encoded =
-            respond::encode(response, self.wanted, persistence, limits.response_bytes, room);
+        let manner = (self.version, self.persistence());
+        let encoded = respond::encode(response, self.wanted, manner, limits.response_bytes, room);
         self.deliver(encoded.unwrap_or_else(|error| match error {
-            EncodeError::NoRoom => handlers::refuse(&NO_ROOM, &self.shared),
+            EncodeError::NoRoom => handlers::refuse(&NO_ROOM, self.version, &self.shared),
             EncodeError::Unusable(error) => {
                 log::error!("answer {}: unusable response: {error}", self.exchange.caller);
-                respond::encode_failure(self.persistence())
+                respond::encode_failure(self.version, self.persistence())
             }
         }));
     }
@@ -59,7 +58,7 @@ impl Drop for Reply {
             if thread::panicking() {
                 self.shared.tally.count_panic();
             }
-            self.deliver(respond::encode_failure(self.persistence()));
+            self.deliver(respond::encode_failure(self.version, self.persistence()));
         }
     }
 }

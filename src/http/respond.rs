@@ -8,7 +8,7 @@ use crate::os::clock;
 
 use super::events;
 use super::head;
-use super::parse::Persistence;
+use super::parse::{Persistence, Version};
 use super::tally::{Reason, Refusal};
 
 /// What a caller that sent `Expect: 100-continue` waits for.
@@ -18,7 +18,7 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(super) struct Encoded {
     pub(super) bytes: Vec<u8>,
     pub(super) persistence: Persistence,
-    /// A body whose length is not known: it follows in chunks, and the connection ends with it.
+    /// A body whose length is not known: it follows, and the connection ends with it.
     pub(super) stream: Option<Streamed>,
 }
 
@@ -26,6 +26,8 @@ pub(super) struct Encoded {
 pub(super) struct Streamed {
     pub(super) body: Box<dyn Read + Send>,
     pub(super) kind: Kind,
+    /// Whether it is sent in chunks, which HTTP/1.0 does not know.
+    pub(super) in_chunks: bool,
 }
 
 /// What is counted together.
@@ -78,7 +80,7 @@ pub(super) const fn room_of(body_bytes: usize) -> usize {
 pub(super) fn encode(
     response: rouille::Response,
     wanted: Wanted,
-    persistence: Persistence,
+    (version, persistence): (Version, Persistence),
     body_bytes_max: usize,
     reserve: impl FnOnce(usize) -> bool,
 ) -> Result<Encoded, EncodeError> {
@@ -88,16 +90,18 @@ pub(super) fn encode(
     };
     let (reader, length) = response.data.into_reader_and_size();
     let has_body = !matches!(status, 204 | 304);
+    let in_chunks = version == Version::Http11;
+    let chunked = in_chunks.then_some(CHUNKED);
     let (body, framing, stream) = match (wanted, length) {
         _ if !has_body => (Vec::new(), None, None),
-        (Wanted::Head, None) => (Vec::new(), Some(CHUNKED), None),
+        (Wanted::Head, None) => (Vec::new(), chunked, None),
         (Wanted::All, None) => {
             let is_type = |(name, value): &(Cow<'_, str>, Cow<'_, str>)| {
                 name.eq_ignore_ascii_case("content-type") && value == events::CONTENT_TYPE
             };
             let is_events = response.headers.iter().any(is_type);
             let kind = if is_events { Kind::Events } else { Kind::Content };
-            (Vec::new(), Some(CHUNKED), Some(Streamed { body: reader, kind }))
+            (Vec::new(), chunked, Some(Streamed { body: reader, kind, in_chunks }))
         }
         (Wanted::Head, Some(length)) => (Vec::new(), Some(sized(length)), None),
         (Wanted::All, Some(length)) => {
@@ -111,7 +115,7 @@ pub(super) fn encode(
     };
 
     let mut head = String::with_capacity(256 + body.len());
-    push_status(&mut head, status);
+    push_status(&mut head, version, status);
     let mut persistence = if stream.is_some() { Persistence::Close } else { persistence };
     for (name, value) in &response.headers {
         match name.to_ascii_lowercase().as_str() {
@@ -143,13 +147,17 @@ fn sized(length: usize) -> Framing {
 }
 
 /// The answer to a request that gets no further; its connection is closed.
-pub(super) fn encode_refusal(refusal: &Refusal) -> Vec<u8> {
+pub(super) fn encode_refusal(refusal: &Refusal, version: Version) -> Vec<u8> {
     let mut text = String::with_capacity(256);
-    push_status(&mut text, refusal.reason.status());
+    push_status(&mut text, version, refusal.reason.status());
     push_header(&mut text, "Content-Type", "text/plain; charset=utf-8");
     push_header(&mut text, "Content-Length", &refusal.sentence.len().to_string());
     if refusal.reason == Reason::Token {
         push_header(&mut text, "WWW-Authenticate", "Bearer");
+    }
+    if refusal.reason == Reason::Encoding {
+        // RFC 9110, section 12.5.3: in an answer of 415 the codings that a request may have.
+        push_header(&mut text, "Accept-Encoding", "identity");
     }
     push_end(&mut text, Persistence::Close);
     text.push_str(refusal.sentence);
@@ -157,9 +165,9 @@ pub(super) fn encode_refusal(refusal: &Refusal) -> Vec<u8> {
 }
 
 /// The answer where a handler has none: 500 without a word, as the original agent's.
-pub(super) fn encode_failure(persistence: Persistence) -> Encoded {
+pub(super) fn encode_failure(version: Version, persistence: Persistence) -> Encoded {
     let mut text = String::with_capacity(128);
-    push_status(&mut text, 500);
+    push_status(&mut text, version, 500);
     push_header(&mut text, "Content-Length", "0");
     push_end(&mut text, persistence);
     Encoded { bytes: text.into_bytes(), persistence, stream: None }
@@ -176,8 +184,12 @@ fn read_body(reader: impl Read, length: usize, bytes_max: usize) -> io::Result<V
     Ok(body)
 }
 
-fn push_status(head: &mut String, status: u16) {
-    head.push_str("HTTP/1.1 ");
+/// The version is the caller's: old ones take no other (RFC 9110 section 6.2 leaves that to servers).
+fn push_status(head: &mut String, version: Version, status: u16) {
+    head.push_str(match version {
+        Version::Http10 => "HTTP/1.0 ",
+        Version::Http11 => "HTTP/1.1 ",
+    });
     head.push_str(&status.to_string());
     head.push(' ');
     head.push_str(reason_phrase(status));
@@ -248,8 +260,11 @@ mod tests {
     use super::*;
     use rouille::{Response, ResponseBody};
 
+    const IMPLIED: (Version, Persistence) = (Version::Http11, Persistence::Implied);
+
     fn text(response: Response, wanted: Wanted, persistence: Persistence) -> String {
-        let encoded = encode(response, wanted, persistence, 100, |_| true).unwrap();
+        let encoded =
+            encode(response, wanted, (Version::Http11, persistence), 100, |_| true).unwrap();
         let text = String::from_utf8(encoded.bytes).unwrap();
         // The date is the one thing that differs from run to run.
         let lines = text.split("\r\n").filter(|line| !line.starts_with("Date: "));
@@ -277,14 +292,23 @@ mod tests {
 
     #[test]
     fn a_body_of_unknown_length_is_left_to_be_streamed_unless_only_the_head_is_wanted() {
-        for (wanted, connection) in [(Wanted::All, "Connection: close\n"), (Wanted::Head, "")] {
+        let all = (Wanted::All, Version::Http11, "Connection: close\n");
+        let old = (Wanted::All, Version::Http10, "Connection: close\n");
+        for (wanted, version, connection) in [all, old, (Wanted::Head, Version::Http11, "")] {
             let mut response = Response::from_data("a/b", "");
             response.data = ResponseBody::from_reader(&b"hello"[..]);
-            let encoded = encode(response, wanted, Persistence::Implied, 0, |_| true).unwrap();
+            let encoded =
+                encode(response, wanted, (version, Persistence::Implied), 0, |_| true).unwrap();
             assert_eq!(encoded.stream.is_some(), wanted == Wanted::All);
             let text = String::from_utf8(encoded.bytes).unwrap().replace("\r\n", "\n");
             let (head, date) = text.split_once("Date: ").unwrap();
-            assert_eq!(head, "HTTP/1.1 200 OK\nContent-Type: a/b\nTransfer-Encoding: chunked\n");
+            let expected = match version {
+                Version::Http10 => "HTTP/1.0 200 OK\nContent-Type: a/b\n",
+                Version::Http11 => {
+                    "HTTP/1.1 200 OK\nContent-Type: a/b\nTransfer-Encoding: chunked\n"
+                }
+            };
+            assert_eq!(head, expected);
             assert!(date.ends_with(&format!("GMT\n{connection}\n")), "{date}");
         }
     }
@@ -325,15 +349,14 @@ mod tests {
     #[test]
     fn a_handler_can_close_the_connection() {
         let response = Response::text("").with_additional_header("Connection", "Close");
-        let encoded = encode(response, Wanted::All, Persistence::Implied, 0, |_| true).unwrap();
+        let encoded = encode(response, Wanted::All, IMPLIED, 0, |_| true).unwrap();
         assert_eq!(encoded.persistence, Persistence::Close);
         assert!(encoded.bytes.ends_with(b"\r\nConnection: close\r\n\r\n"));
     }
 
     #[test]
     fn a_body_over_the_limit_and_a_status_that_is_none_are_errors() {
-        let encode =
-            |response| encode(response, Wanted::All, Persistence::Implied, 100, |_| true).is_ok();
+        let encode = |response| encode(response, Wanted::All, IMPLIED, 100, |_| true).is_ok();
         assert!(encode(Response::from_data("a/b", vec![0; 100])));
         assert!(!encode(Response::from_data("a/b", vec![0; 101])));
         let mut endless = Response::text("");
@@ -348,7 +371,7 @@ mod tests {
     fn answer_without_room_is_not_copied() {
         let mut wanted = Vec::new();
         let response = Response::from_data("a/b", vec![0; 70]);
-        let encoded = encode(response, Wanted::All, Persistence::Implied, 100, |bytes| {
+        let encoded = encode(response, Wanted::All, IMPLIED, 100, |bytes| {
             wanted.push(bytes);
             false
         });
@@ -359,12 +382,13 @@ mod tests {
     #[test]
     fn every_refusal_has_a_phrase() {
         for reason in Reason::ALL {
-            let bytes = encode_refusal(&Refusal { reason, sentence: "no" });
+            let bytes = encode_refusal(&Refusal { reason, sentence: "no" }, Version::Http11);
             let text = String::from_utf8(bytes).unwrap();
             let status = reason.status();
             assert!(!text.starts_with(&format!("HTTP/1.1 {status} \r\n")), "{text}");
             assert!(text.ends_with("\r\nConnection: close\r\n\r\nno"), "{text}");
             assert_eq!(text.contains("\r\nWWW-Authenticate: Bearer\r\n"), status == 401);
+            assert_eq!(text.contains("\r\nAccept-Encoding: identity\r\n"), status == 415);
         }
     }
 }

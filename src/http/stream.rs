@@ -16,7 +16,6 @@ use crate::os::poll::{Interest, PollSet};
 
 use super::exchange::{self, Answer, Exchange};
 use super::handlers::Shared;
-use super::parse::Version;
 use super::respond::{Kind, Streamed};
 use super::tally::{Reason, Refusal};
 
@@ -27,25 +26,24 @@ const EVENTS_BYTES: usize = 4 * 1024;
 
 const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many streams" };
 const NO_THREAD: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: no thread to be had" };
-// By the end of the connection alone a whole answer looks like a broken one.
+// By the end of the connection alone a whole answer looks like a broken one. Events have no whole.
 const NO_CHUNKS: Refusal =
     Refusal { reason: Reason::Version, sentence: "a stream is sent in the chunks of HTTP/1.1" };
 
 /// Sends `head` and then `body` on a thread of their own, which ends the exchange.
 ///
 /// # Errors
-/// The answer instead, where there are too many streams or the caller knows no chunks.
+/// The answer instead, where there are too many streams, or the caller of a content knows no chunks.
 pub(super) fn start(
     exchange: &Arc<Exchange>,
     shared: &Arc<Shared>,
-    version: Version,
     head: Vec<u8>,
     streamed: Streamed,
 ) -> Result<(), Refusal> {
-    if version == Version::Http10 {
+    let Streamed { body, kind, in_chunks } = streamed;
+    if kind == Kind::Content && !in_chunks {
         return Err(NO_CHUNKS);
     }
-    let Streamed { body, kind } = streamed;
     let most = match kind {
         Kind::Content => shared.limits.streams,
         Kind::Events => shared.limits.listeners,
@@ -69,7 +67,8 @@ pub(super) fn start(
         log::error!("start a stream: {error}");
         return Err(NO_THREAD);
     }
-    let stream = Stream { exchange: Arc::clone(exchange), shared: Arc::clone(shared), kind };
+    let (exchange, shared) = (Arc::clone(exchange), Arc::clone(shared));
+    let stream = Stream { exchange, shared, kind, in_chunks };
     // It waits for this, and the channel has room.
     let _ = give.send((stream, head, body));
     Ok(())
@@ -97,6 +96,7 @@ struct Stream {
     exchange: Arc<Exchange>,
     shared: Arc<Shared>,
     kind: Kind,
+    in_chunks: bool,
 }
 
 impl Drop for Stream {
@@ -119,11 +119,16 @@ impl Stream {
         let mut chunk = Vec::with_capacity(bytes + 16);
         loop {
             let read = match body.read(&mut data) {
-                Ok(0) => return self.send(b"0\r\n\r\n"),
+                Ok(0) if self.in_chunks => return self.send(b"0\r\n\r\n"),
+                Ok(0) => return Ok(()),
                 Ok(count) => data.get(..count).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
+            if !self.in_chunks {
+                self.send(read)?;
+                continue;
+            }
             chunk.clear();
             chunk.extend_from_slice(format!("{:x}\r\n", read.len()).as_bytes());
             chunk.extend_from_slice(read);

@@ -17,6 +17,8 @@ pub enum Reason {
     Body,
     /// 414: a target that fills [`head_bytes`](crate::config::HttpLimits::head_bytes) alone.
     Target,
+    /// 415: a body that is compressed or coded otherwise (`Content-Encoding`).
+    Encoding,
     /// 417: an `Expect` other than `100-continue`.
     Expectation,
     /// 431: over [`head_bytes`](crate::config::HttpLimits::head_bytes) or
@@ -33,13 +35,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of their statuses.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::Token,
         Self::Page,
         Self::Late,
         Self::Body,
         Self::Target,
+        Self::Encoding,
         Self::Expectation,
         Self::Head,
         Self::Coding,
@@ -56,6 +59,7 @@ impl Reason {
             Self::Late => 408,
             Self::Body => 413,
             Self::Target => 414,
+            Self::Encoding => 415,
             Self::Expectation => 417,
             Self::Head => 431,
             Self::Coding => 501,
@@ -73,6 +77,7 @@ impl Reason {
             Self::Late => "late",
             Self::Body => "body",
             Self::Target => "target",
+            Self::Encoding => "encoding",
             Self::Expectation => "expectation",
             Self::Head => "head",
             Self::Coding => "coding",

@@ -13,7 +13,7 @@ use crate::guest::wire::Guest;
 pub struct Scope {
     /// libvirt connection URI.
     pub libvirt_uri: String,
-    /// Where volumes are made: `zfs`, or `directory:` and the folder.
+    /// Where volumes are made: `zfs`, `none`, or `directory:` and the folder.
     pub store: String,
     /// Name of the pool.
     pub zpool: String,
@@ -25,6 +25,7 @@ impl From<&HostConfig> for Scope {
             libvirt_uri: host.libvirt_uri.clone(),
             store: match &host.store {
                 Store::Zfs => "zfs".to_owned(),
+                Store::None => "none".to_owned(),
                 Store::Directory(path) => format!("directory:{}", path.display()),
             },
             zpool: host.zpool.clone(),

@@ -1,19 +1,19 @@
 //! Disk sources: where they may lie, and what they are.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{HostConfig, Store};
 use crate::guest::domain::{SourceKind, VirDomain};
-use crate::guest::paths::{allowed, disk_roots};
+use crate::guest::paths::{allowed, disk_roots, folders, zvols};
 use crate::guest::wire::Guest;
 use crate::ops::Error;
-use crate::os::disk;
 use crate::os::paths::{lexically_normal, resolved};
 use crate::os::resolve::{ResolveError, Resolved, Trusted, is_absent, resolve};
-use crate::storage::PoolName;
+use crate::os::{disk, files};
+use crate::storage::{PoolName, format};
 
 /// Where the kernel's devices lie.
 const DEVICES: &str = "/dev";
@@ -25,7 +25,8 @@ const DEVICES: &str = "/dev";
 /// able to lead it elsewhere afterwards; a device lies in an allowed folder only if that is in
 /// `/dev`. Of the pool and of the directory store only volumes below `guests/` are sources, whatever
 /// is allowed: a guest would write into an image, a snapshot or a mark. A source that does not exist is
-/// judged by its path and taken for a block device, as its volume may be made later. A mount counts as what it covers: only root can make one.
+/// judged by its path and taken for a block device, as its volume may be made later. A mount counts as what
+/// it covers: only root can make one. A disk in a format of its own, as qcow2, is refused.
 ///
 /// # Errors
 /// [`Error::Invalid`] that names the disk.
@@ -103,7 +104,8 @@ pub(super) fn is_missing(path: &str) -> bool {
 
 /// Where sources may lie on a host.
 struct Rule {
-    zpool: String,
+    /// None without a store.
+    zpool: Option<String>,
     /// The pool's folder in `/dev/zvol`, without links; none where it is not sure where that is.
     zvols: Option<PathBuf>,
     /// The other folders, without links; those that lead nowhere sure are left out.
@@ -130,13 +132,14 @@ impl Rule {
         let real = |root: &PathBuf| {
             resolve(root, Trusted::own()).map(|place| place.real().to_owned()).ok()
         };
-        let zvols = shown.first().and_then(real);
-        let folders = shown.iter().skip(1).filter_map(real).collect();
+        let zvols = zvols(host).as_ref().and_then(real);
+        let folders = folders(host).iter().filter_map(real).collect();
         let store = match &host.store {
             Store::Directory(root) => Some(resolved(root)),
-            Store::Zfs => None,
+            Store::Zfs | Store::None => None,
         };
-        Self { zpool: host.zpool.clone(), zvols, folders, store, shown, any }
+        let zpool = (host.store != Store::None).then(|| host.zpool.clone());
+        Self { zpool, zvols, folders, store, shown, any }
     }
 
     /// The same with the disk's name in the error.
@@ -151,7 +154,7 @@ impl Rule {
             return Err("{disk} has no source".to_owned());
         }
         match self.look(source)? {
-            Source::There(kind) => Ok(kind),
+            Source::There(kind) => check_raw(source).map(|()| kind),
             Source::Absent { is_inside: true } => Ok(SourceKind::Block),
             Source::Absent { is_inside: false } => Err(self.outside(source)),
         }
@@ -220,8 +223,9 @@ impl Rule {
         let in_store = self.store.as_ref().and_then(|store| real.strip_prefix(store).ok());
         let is_device = fs::metadata(&real).is_ok_and(|it| it.file_type().is_block_device());
         let zvol = if is_device { disk::zvol_name_at(&real).ok().flatten() } else { None };
-        let in_pool =
-            zvol.as_ref().and_then(|name| name.strip_prefix(&self.zpool)?.strip_prefix('/'));
+        let in_pool = zvol
+            .as_ref()
+            .and_then(|name| name.strip_prefix(self.zpool.as_ref()?)?.strip_prefix('/'));
         let relative = match in_store {
             Some(path) => path.to_string_lossy().into_owned(),
             None => match in_pool {
@@ -229,7 +233,7 @@ impl Rule {
                 None => return Ok(()),
             },
         };
-        let pool = PoolName::parse(&self.zpool).ok();
+        let pool = self.zpool.as_ref().and_then(|zpool| PoolName::parse(zpool).ok());
         let is_name = pool.is_some_and(|pool| pool.dataset(&relative).is_ok());
         match relative.starts_with("guests/") && is_name {
             true => Ok(()),
@@ -253,13 +257,31 @@ impl Rule {
     /// Whether a device is a volume of the pool, by its own word.
     fn is_volume(&self, device: &Path) -> io::Result<bool> {
         let name = disk::zvol_name_at(device)?.unwrap_or_default();
-        Ok(name.strip_prefix(&self.zpool).is_some_and(|rest| rest.starts_with('/')))
+        let rest = self.zpool.as_ref().and_then(|zpool| name.strip_prefix(zpool.as_str()));
+        Ok(rest.is_some_and(|rest| rest.starts_with('/')))
     }
 
     fn outside(&self, source: &Path) -> String {
         let roots: Vec<String> = self.shown.iter().map(|root| root.display().to_string()).collect();
         let shown = source.display();
-        format!("disk source outside {}: {{disk}}.source {shown}", roots.join(", "))
+        let roots =
+            if roots.is_empty() { "any --allow-disk-path".to_owned() } else { roots.join(", ") };
+        format!("disk source outside {roots}: {{disk}}.source {shown}")
+    }
+}
+
+/// Refuses a disk in a format of its own: guests get the bytes as they are. What cannot be read, as on a host
+/// where the agent is not root, is left to libvirt.
+fn check_raw(source: &Path) -> Result<(), String> {
+    let real = resolved(source);
+    let opened = disk::open_device(files::straight(OpenOptions::new().read(true)), &real);
+    match opened.and_then(|disk| format::container_of(&disk)) {
+        Ok(Some(format)) => Err(format!(
+            "{{disk}}.source {} is {format}, not raw: convert it with qemu-img convert -O raw, or import it \
+             as an image",
+            source.display()
+        )),
+        Ok(None) | Err(_) => Ok(()),
     }
 }
 
@@ -312,6 +334,25 @@ mod tests {
         let path = folder.0.join("in/disk");
         fs::write(&path, "").unwrap();
         assert_eq!(judge_source(&path, &folder.host()), Ok(SourceKind::File));
+    }
+
+    #[test]
+    fn a_disk_that_is_not_raw_is_refused() {
+        let folder = Folder::new("format");
+        let path = folder.0.join("in/disk");
+        for (start, format) in
+            [(&b"QFI\xfb\0\0\0\x03"[..], "qcow2"), (b"KDMV", "vmdk"), (b"QED\0", "qed")]
+        {
+            fs::write(&path, start).unwrap();
+            let why = judge_source(&path, &folder.host()).unwrap_err();
+            assert!(why.contains(&format!("is {format}, not raw")), "{why}");
+        }
+        fs::write(&path, b"LUKS\xba\xbe").unwrap();
+        assert_eq!(
+            judge_source(&path, &folder.host()),
+            Ok(SourceKind::File),
+            "the guest decrypts it"
+        );
     }
 
     #[test]

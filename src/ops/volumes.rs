@@ -49,7 +49,8 @@ impl Expected {
         match self {
             Self::Some => false,
             Self::Unknown => {
-                matches!(error, storage::Error::NotInstalled | storage::Error::PoolMissing { .. })
+                use storage::Error::{NoStore, NotInstalled, PoolMissing};
+                matches!(error, NoStore | NotInstalled | PoolMissing { .. })
             }
             Self::None => true,
         }

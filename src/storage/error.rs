@@ -68,6 +68,8 @@ pub enum Error {
         /// For how long it was waited for.
         waited: Duration,
     },
+    /// The host was configured to have no store.
+    NoStore,
     /// The `zfs` command is not on this host.
     NotInstalled,
     /// The configured pool is not there.
@@ -131,7 +133,8 @@ impl Error {
     /// Whether the store did not answer, so that it may do so another time.
     pub fn cannot_ask(&self) -> bool {
         match self {
-            Self::NotInstalled
+            Self::NoStore
+            | Self::NotInstalled
             | Self::PoolMissing { .. }
             | Self::Hung { .. }
             | Self::Late { .. } => true,
@@ -172,6 +175,7 @@ impl fmt::Display for Error {
             Self::NoDevice { path, waited } => {
                 write!(f, "no block device {} after {} ms", path.display(), waited.as_millis())
             }
+            Self::NoStore => f.write_str("this host has no store: --zpool is empty"),
             Self::NotInstalled => f.write_str("zfs is not installed"),
             Self::PoolMissing { pool } => write!(f, "pool {pool} is missing"),
             Self::Hung { commands } => {

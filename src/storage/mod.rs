@@ -12,6 +12,7 @@
 pub(crate) mod copy;
 mod directory;
 mod error;
+pub(crate) mod format;
 mod holders;
 mod name;
 mod rules;
@@ -57,6 +58,7 @@ pub fn open(
 ) -> Result<Arc<dyn Volumes>, Error> {
     let pool = PoolName::parse(&host.zpool)?;
     Ok(match &host.store {
+        Store::None => Arc::new(ZfsStore::none(pool, limits.clone())),
         Store::Zfs => Arc::new(ZfsStore::new(pool, limits.clone())),
         Store::Directory(root) => {
             let store = DirectoryStore::new(pool, root.clone(), limits.clone()).trusting(trusted);
@@ -86,7 +88,7 @@ fn round_up(bytes: u64, unit: u64) -> u64 {
 /// A store of volumes, images and snapshots.
 ///
 /// # Errors
-/// Every method fails with [`Error::NotInstalled`], [`Error::PoolMissing`], [`Error::Hung`],
+/// Every method fails with [`Error::NoStore`], [`Error::NotInstalled`], [`Error::PoolMissing`], [`Error::Hung`],
 /// [`Error::Late`], [`Error::Failed`], [`Error::Garbled`] or [`Error::Io`] when the store cannot be
 /// asked; what else it fails with stands at each.
 ///

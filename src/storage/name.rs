@@ -8,7 +8,8 @@ use std::fmt;
 
 /// Longest full name in bytes, snapshot included: ZFS's own bound, 256 with the end mark.
 const NAME_BYTES_MAX: usize = 255;
-/// Longest name of a pool in bytes, so that every name the agent needs in it can be built.
+/// Longest name of a pool, or of a dataset in its place, in bytes, so that every name the agent needs in it
+/// can be built.
 const POOL_BYTES_MAX: usize = 100;
 
 /// Why a text is no name. `Display` is the wire text.
@@ -60,18 +61,21 @@ impl fmt::Display for Id {
     }
 }
 
-/// The name of a pool. All other names are made in one.
+/// The name of a pool, or of the dataset in one that stands in its place. All other names are made in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolName(String);
 
 impl PoolName {
-    /// Checks the name of a pool: a component that begins with a letter.
+    /// Checks the name of a pool, such as `tank`, or of a dataset, such as `tank/mistify`: components, of which
+    /// the first begins with a letter.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, BadName> {
         let bad = |why| BadName { kind: "pool", text: text.to_owned(), why };
-        check_component(text).map_err(bad)?;
+        for component in text.split('/') {
+            check_component(component).map_err(bad)?;
+        }
         if !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
             return Err(bad("does not begin with a letter"));
         }
@@ -184,7 +188,7 @@ impl fmt::Display for PoolName {
 pub struct Dataset {
     /// `<pool>/<component>[/<component>...]`, checked, at most 255 bytes.
     full: String,
-    /// Length of the pool's name, at which `full` has its first `/`.
+    /// Length of the pool's name, after which `full` has a `/`.
     pool_bytes: usize,
 }
 
@@ -302,6 +306,14 @@ mod tests {
         assert_eq!((disk.relative(), disk.last()), ("guests/web-1/disk-12", "disk-12"));
         assert_eq!(disk.parent(), Some(pool.guest(&id).unwrap()));
         assert_eq!(pool.guests().parent(), None);
+        let sub = PoolName::parse("tank/hosts/a").unwrap();
+        let disk = sub.guest_disk(&id, 0).unwrap();
+        assert_eq!(disk.as_str(), "tank/hosts/a/guests/web-1/disk-0");
+        assert_eq!(disk.relative(), "guests/web-1/disk-0");
+        assert_eq!(sub.guests().parent(), None);
+        assert!(
+            sub.full_dataset("tank/guests/a").is_err() && sub.full_dataset("tank/hosts/a").is_err()
+        );
         let snapshot = pool.full_snapshot("tank/guests/web-1@a:b").unwrap();
         assert_eq!((snapshot.dataset().relative(), snapshot.name()), ("guests/web-1", "a:b"));
     }
@@ -319,7 +331,9 @@ mod tests {
         for text in ["a", "a@", "@a", "a@b@c", "a@b/c", "a@-b", "a@.."] {
             assert!(pool().snapshot(text).is_err(), "{text:?}");
         }
-        for text in ["", "1tank", "-tank", "tank/a", "t ank"] {
+        for text in
+            ["", "1tank", "-tank", "/tank", "tank/", "tank//a", "tank/../a", "tank/-a", "t ank"]
+        {
             assert!(PoolName::parse(text).is_err(), "{text:?}");
         }
         for text in ["tank", "tank2/a", "other/a", "tank/", "/tank/a"] {

@@ -51,14 +51,20 @@ struct Listener(BufReader<TcpStream>);
 
 impl Listener {
     fn start(agent: &Agent, path: &str, headers: &str) -> Self {
+        Self::start_with(agent, "HTTP/1.1", path, headers)
+    }
+
+    fn start_with(agent: &Agent, version: &str, path: &str, headers: &str) -> Self {
         let mut stream = agent.connect();
-        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        let head = format!("GET {path} {version}\r\nHost: localhost\r\n{headers}\r\n");
         stream.write_all(head.as_bytes()).expect("the agent reads");
         stream.set_read_timeout(Some(SOON)).expect("more than no time");
         let mut this = Self(BufReader::new(stream));
-        assert_eq!(this.line().as_deref(), Some("HTTP/1.1 200 OK"));
+        assert_eq!(this.line(), Some(format!("{version} 200 OK")));
         let head: Vec<_> = std::iter::from_fn(|| this.line().filter(|it| !it.is_empty())).collect();
         assert!(head.contains(&"Content-Type: text/event-stream".to_owned()), "{head:?}");
+        let in_chunks = head.contains(&"Transfer-Encoding: chunked".to_owned());
+        assert_eq!(in_chunks, version == "HTTP/1.1", "{head:?}");
         this
     }
 
@@ -137,6 +143,17 @@ fn a_guests_life_is_told_in_order_from_any_event_on_and_by_guest() {
     };
     assert_eq!(from(&format!("/events?after={middle}"), ""), all[3..]);
     assert_eq!(from("/events?guest=heard", &format!("Last-Event-ID: {middle}\r\n")), all[3..]);
+}
+
+#[test]
+fn a_proxy_of_http_1_0_passes_events_on() {
+    // As nginx asks in its default configuration, for a browser that has had no event yet.
+    let (agent, _) = agent_at("test:///default");
+    let mut listener = Listener::start_with(&agent, "HTTP/1.0", "/events", "Last-Event-ID: \r\n");
+    agent.ok("CreateGuest", &json!({ "id": "proxied", "memory": 64, "cpu": 1 }));
+    listener.until(|event| event["guest"] == "proxied");
+    let all = Listener::start_with(&agent, "HTTP/1.0", "/events?after=0", "").next();
+    assert!(all.is_some_and(|(_, event)| event["seq"] == 1), "from the first one");
 }
 
 #[test]

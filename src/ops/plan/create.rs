@@ -182,7 +182,7 @@ impl Libvirt {
         let judged: Vec<(Result<SourceKind, Error>, bool)> =
             self.aside(Lane::Read, what, deadline, look)?;
         let made = match self.host.store {
-            Store::Zfs => SourceKind::Block,
+            Store::Zfs | Store::None => SourceKind::Block,
             Store::Directory(_) => SourceKind::File,
         };
         let mut kinds = Vec::with_capacity(judged.len());

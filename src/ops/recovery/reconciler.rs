@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
-use log::{debug, info, warn};
+use log::{Level, debug, info, log, warn};
 use parking_lot::Mutex;
 
+use crate::config::Store;
 use crate::config::fixed::{HEALTH_FRESH, RECOVERY_LOCK, RECOVERY_PAUSE};
 use crate::ops::{Error, Libvirt};
 use crate::pool::{Job, Lane};
@@ -114,8 +115,11 @@ impl Libvirt {
     }
 
     /// Looks at storage, and first makes `<pool>/guests` and `<pool>/images` until that succeeded
-    /// once.
+    /// once. Without a store there is nothing to see.
     fn look_at_storage(&self, prepared: &mut bool) {
+        if self.host.store == Store::None {
+            return;
+        }
         let deadline = Instant::now() + self.deadlines.read;
         let (volumes, wants_preparing) = (Arc::clone(&self.volumes), !*prepared);
         let job = Job { name: "look at storage".into(), deadline };
@@ -129,7 +133,10 @@ impl Libvirt {
         let mut seen = self.status.storage.lock();
         let before = seen.as_ref().map(|seen| seen.outcome.as_ref().err());
         match (&outcome, before) {
-            (Err(now), before) if before.flatten() != Some(now) => warn!("storage: {now}"),
+            (Err(now), before) if before.flatten() != Some(now) => {
+                let level = if self.host.wants_store { Level::Warn } else { Level::Info };
+                log!(level, "storage: {now}");
+            }
             (Ok(_), Some(Some(_))) => info!("storage: can be used again"),
             _ => {}
         }

@@ -69,7 +69,8 @@ impl<'a> Call<'a> {
         let id = members.get("id").map(|id| is_id(id).then(|| Id::new(id)));
         let name = members.get("method").and_then(|name| text(name));
         let called = name.as_deref().and_then(|name| Called::find(port, name));
-        let params = members.get("params").copied();
+        // Some clients write out that they give none.
+        let params = members.get("params").copied().filter(|params| params.get() != "null");
         let fault = if id == Some(None) {
             Some("id is neither a string, a number nor null")
         } else if members.get("jsonrpc").and_then(|it| text(it)).as_deref() != Some("2.0") {

@@ -190,7 +190,8 @@ impl Kind {
             | storage::Error::HasClones { .. }
             | storage::Error::HasNewer { .. } => Self::InUse,
             storage::Error::Left(_) | storage::Error::NotUndone { .. } => Self::Left,
-            storage::Error::NotInstalled
+            storage::Error::NoStore
+            | storage::Error::NotInstalled
             | storage::Error::PoolMissing { .. }
             | storage::Error::Hung { .. } => Self::Unavailable,
             storage::Error::Late { .. } => Self::Deadline,

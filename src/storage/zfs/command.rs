@@ -37,6 +37,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub(super) struct Zfs {
     /// The program where it was named; else it is looked for.
     program: Option<PathBuf>,
+    /// Whether the host has no store, so that nothing is run.
+    is_none: bool,
     pub(super) limits: StorageLimits,
     /// Killed and not ended.
     hung: Arc<Mutex<Vec<Child>>>,
@@ -61,7 +63,16 @@ impl Output {
 
 impl Zfs {
     pub(super) fn new(program: Option<PathBuf>, limits: StorageLimits) -> Self {
-        Self { program, limits, hung: Arc::default() }
+        Self { program, is_none: false, limits, hung: Arc::default() }
+    }
+
+    /// Runs nothing: every command fails with [`Error::NoStore`].
+    pub(super) fn none(limits: StorageLimits) -> Self {
+        Self { is_none: true, ..Self::new(None, limits) }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.is_none
     }
 
     /// Runs a command to its end; what it printed, whatever its status.
@@ -127,6 +138,9 @@ impl Zfs {
 
     /// Starts a command; it is killed when it is dropped before its end.
     pub(super) fn start(&self, words: &[&str], stdin: Stdio) -> Result<Running, Error> {
+        if self.is_none {
+            return Err(Error::NoStore);
+        }
         let hung = self.count_hung();
         if hung >= self.limits.hung {
             return Err(Error::Hung { commands: hung });

@@ -69,9 +69,12 @@ impl ZfsStore {
         match outcome.and_then(|()| self.find_image(id, self.soon())) {
             Ok(image) => Ok(image),
             // Somebody else's volume is not for us to take back, and here nothing was made.
-            Err(error @ (Error::Exists { .. } | Error::Hung { .. } | Error::NotInstalled)) => {
-                Err(error)
-            }
+            Err(
+                error @ (Error::Exists { .. }
+                | Error::Hung { .. }
+                | Error::NoStore
+                | Error::NotInstalled),
+            ) => Err(error),
             Err(cause) if !self.is_our_import(&name) => Err(cause),
             Err(cause) => {
                 let deadline = self.undo_deadline(Instant::now());

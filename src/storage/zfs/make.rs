@@ -40,7 +40,9 @@ impl ZfsStore {
             Ok(output) if output.status.success() => {}
             Ok(output) => return Err(self.refused(planned, output, deadline)),
             // It did not start: there is nothing to undo.
-            Err(error @ (Error::Hung { .. } | Error::NotInstalled)) => return Err(error),
+            Err(error @ (Error::Hung { .. } | Error::NoStore | Error::NotInstalled)) => {
+                return Err(error);
+            }
             Err(cause) => return Err(self.undone(planned, cause, deadline)),
         }
         let volume = &planned.wanted.volume;

@@ -61,6 +61,11 @@ impl ZfsStore {
         Self { pool, zfs: Zfs::new(None, limits) }
     }
 
+    /// The store of a host that has none: every method says so. Names are made with `pool`.
+    pub(super) fn none(pool: PoolName, limits: StorageLimits) -> Self {
+        Self { pool, zfs: Zfs::none(limits) }
+    }
+
     /// The same with a `zfs` program that is not looked for.
     pub fn with_program(pool: PoolName, limits: StorageLimits, program: PathBuf) -> Self {
         Self { pool, zfs: Zfs::new(Some(program), limits) }
@@ -254,6 +259,9 @@ impl Volumes for ZfsStore {
     }
 
     fn name_of(&self, path: &Path) -> Option<Dataset> {
+        if self.zfs.is_none() {
+            return None;
+        }
         let device = fs::canonicalize(path).ok()?;
         // Whatever else a caller names is not opened.
         fs::metadata(&device).ok().filter(|found| found.file_type().is_block_device())?;

@@ -115,11 +115,30 @@ fn each_kind_of_refusal_has_its_status() {
     assert_eq!(service.status_of(GET.replace("localhost", "evil.example")), 403);
     assert_eq!(service.status_of(post("Content-Length: 1099511627776")), 413);
     assert_eq!(service.status_of(format!("GET /{}", "x".repeat(20_000))), 414);
+    assert_eq!(service.status_of(post("Content-Encoding: gzip\r\nContent-Length: 20")), 415);
+    assert_eq!(service.status_of(post("Content-Encoding: identity")), 200);
     assert_eq!(service.status_of(post("Transfer-Encoding: gzip, chunked")), 501);
     assert_eq!(service.status_of(post(&"A: b\r\n".repeat(5_000))), 431);
     assert_eq!(service.status_of("GET / HTTP/2.0\r\nHost: localhost\r\n\r\n"), 505);
     assert_eq!(service.status_of("GET / HTTP/1.1\r\n\r\n"), 400);
     assert_eq!(service.status_of(GET), 200, "and the front lives on");
+}
+
+#[test]
+fn an_answer_has_the_version_of_its_request() {
+    let service = serve(patient(), echo);
+    let answered = |request: String| service.connect().ask(request).head;
+    for version in ["HTTP/1.0", "HTTP/1.1"] {
+        for (status, headers) in [
+            (200, "Host: localhost"),
+            (403, "Host: evil.example"),
+            (413, "Host: localhost\r\nContent-Length: 1099511627776"),
+            (400, "Host: localhost\r\nContent-Length: x"),
+        ] {
+            let head = answered(format!("POST / {version}\r\n{headers}\r\n\r\n"));
+            assert!(head.starts_with(&format!("{version} {status} ")), "{headers}: {head}");
+        }
+    }
 }
 
 #[test]

@@ -13,9 +13,16 @@ const START_BYTES: usize = 512;
 /// A bit of qcow2's incompatible features: the content is in another file.
 const QCOW2_DATA_FILE: u64 = 1 << 2;
 
+/// The names of the formats that are taken.
+const RAW: &str = "raw";
+const QCOW2: &str = "qcow2";
+const ZFS_STREAM: &str = "zfs stream";
+/// An encrypted disk.
+const LUKS: &str = "luks";
+
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// A disk as it is.
     Raw {
         /// Its size.
@@ -44,7 +51,7 @@ const OTHERS: [(&str, usize, &[u8]); 13] = [
     ("qed", 0, b"QED\0"),
     ("parallels", 0, b"WithoutFreeSpace"),
     ("parallels", 0, b"WithouFreSpacExt"),
-    ("luks", 0, b"LUKS\xba\xbe"),
+    (LUKS, 0, b"LUKS\xba\xbe"),
     ("bochs", 0, b"Bochs Virtual HD Image"),
     ("cloop", 0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop"),
     ("qcow", 0, b"QFI\xfb\0\0\0\x01"),
@@ -55,7 +62,7 @@ impl Format {
     ///
     /// # Errors
     /// When it cannot be read, or is in a format that is not taken.
-    pub(super) fn of(content: &File) -> Result<Self, String> {
+    pub(crate) fn of(content: &File) -> Result<Self, String> {
         let start = first_bytes(content).map_err(|error| error.to_string())?;
         let size_bytes = content.metadata().map_err(|error| error.to_string())?.len();
         Self::from_start(&start, size_bytes)
@@ -63,14 +70,12 @@ impl Format {
 
     /// The same by the first bytes of a file and its size.
     fn from_start(start: &[u8], size_bytes: u64) -> Result<Self, String> {
-        if is_zfs_stream(start) {
-            return Ok(Self::ZfsStream { size_bytes });
+        match name(start) {
+            ZFS_STREAM => Ok(Self::ZfsStream { size_bytes }),
+            QCOW2 => Self::qcow2(start),
+            RAW => Ok(Self::Raw { size_bytes }),
+            other => Err(format!("the format is {other}, not raw, qcow2 or a zfs stream")),
         }
-        let has = |at: usize, magic: &[u8]| start.get(at..).is_some_and(|it| it.starts_with(magic));
-        if let Some((name, ..)) = OTHERS.iter().find(|(_, at, magic)| has(*at, magic)) {
-            return Err(format!("the format is {name}, not raw, qcow2 or a zfs stream"));
-        }
-        if has(0, b"QFI\xfb") { Self::qcow2(start) } else { Ok(Self::Raw { size_bytes }) }
     }
 
     /// Reads a header of qcow2 (docs/interop/qcow2.txt of qemu). It is read once: what the file's owner
@@ -97,7 +102,7 @@ impl Format {
         }
     }
 
-    pub(super) fn size_bytes(self) -> u64 {
+    pub(crate) fn size_bytes(self) -> u64 {
         match self {
             Self::Raw { size_bytes }
             | Self::Qcow2 { size_bytes }
@@ -107,7 +112,7 @@ impl Format {
 }
 
 /// The first bytes of a file, as many as are looked at; its position stays.
-pub(super) fn first_bytes(content: &File) -> io::Result<Vec<u8>> {
+pub(crate) fn first_bytes(content: &File) -> io::Result<Vec<u8>> {
     let mut start = vec![0; START_BYTES];
     let mut read = 0;
     while let Some(rest) = start.get_mut(read..).filter(|rest| !rest.is_empty()) {
@@ -120,6 +125,27 @@ pub(super) fn first_bytes(content: &File) -> io::Result<Vec<u8>> {
     }
     start.truncate(read);
     Ok(start)
+}
+
+/// The name of a format, by the first bytes of a disk.
+fn name(start: &[u8]) -> &'static str {
+    let has = |at: usize, magic: &[u8]| start.get(at..).is_some_and(|it| it.starts_with(magic));
+    match OTHERS.iter().find(|(_, at, magic)| has(*at, magic)) {
+        _ if is_zfs_stream(start) => ZFS_STREAM,
+        Some((name, ..)) => name,
+        None if has(0, b"QFI\xfb") => QCOW2,
+        None => RAW,
+    }
+}
+
+/// The name of the format of a disk that a guest would not read as one, for it gets each byte as it is;
+/// `None` for a raw disk. An encrypted one is raw: its guest decrypts it.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn container_of(disk: &File) -> io::Result<Option<&'static str>> {
+    let name = name(&first_bytes(disk)?);
+    Ok(Some(name).filter(|name| ![RAW, LUKS].contains(name)))
 }
 
 fn is_zfs_stream(start: &[u8]) -> bool {
