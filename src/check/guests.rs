@@ -2,7 +2,7 @@
 
 use crate::check::Finding;
 use crate::config::Config;
-use crate::libvirt::{self, Connection};
+use crate::libvirt::{self, Code, Connection, Error};
 
 /// The oldest that the agent is made for, as libvirt counts.
 const OLDEST: u64 = 8_000_000;
@@ -12,7 +12,11 @@ pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
     let words = |version: u64| {
         format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
     };
-    let ask = || Connection::open(uri)?.lib_version();
+    let ask = || {
+        let connection = Connection::open(uri)?;
+        takes_changes(&connection)?;
+        connection.lib_version()
+    };
     let asked = libvirt::start()
         .map_err(|error| error.to_string())
         .and_then(|_| ask().map_err(|error| error.to_string()));
@@ -26,7 +30,20 @@ pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
         Err(error) => Finding::fail(
             "libvirt",
             format!("{uri}: {error}"),
-            "start libvirtd (or virtqemud), and let this user call it: the group libvirt",
+            "start libvirtd (or virtqemud), and let this user call it on the socket that is not read-only: the \
+             group libvirt",
         ),
     }]
+}
+
+/// Whether libvirt takes changes. A definition without content changes nothing: a connection that may write
+/// refuses its XML, a read-only one (`libvirt-sock-ro`, say) the call.
+///
+/// # Errors
+/// libvirt's refusal of any change.
+fn takes_changes(connection: &Connection) -> Result<(), Error> {
+    match connection.define_domain("<domain/>") {
+        Err(error) if [Code::OPERATION_DENIED, Code::ACCESS_DENIED].contains(&error.code) => Err(error),
+        _ => Ok(()),
+    }
 }

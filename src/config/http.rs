@@ -51,7 +51,8 @@ pub struct HttpLimits {
     pub body_bytes: usize,
     /// From a request's first byte to its last: a local caller needs milliseconds.
     pub request: Duration,
-    /// A kept-alive connection without a request: who needs it later opens another one.
+    /// A kept-alive connection without a request. Above the 90 s after which Go's client closes one by itself:
+    /// who closes first cuts off a request that is just on its way.
     pub idle: Duration,
     /// From a response's first byte to its last, for a caller that reads slowly.
     pub write: Duration,
@@ -121,7 +122,7 @@ impl Default for HttpLimits {
             headers: HEADERS_MAX,
             body_bytes: 1024 * 1024,
             request: Duration::from_secs(10),
-            idle: Duration::from_secs(60),
+            idle: Duration::from_secs(120),
             write: Duration::from_secs(10),
             handlers: 40,
             response_bytes: 16 * 1024 * 1024,

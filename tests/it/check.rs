@@ -8,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::agent::PROGRAM;
+use crate::skip::require;
+use crate::stack::Stack;
 use crate::support::Scratch;
 
 fn check(words: &[&str]) -> Output {
@@ -66,6 +68,23 @@ fn what_is_missing_is_a_failure_with_status_1() {
     for subject in ["callers", "libvirt", "state", "storage"] {
         assert_eq!(levels[subject], "fail", "{subject}: {output:?}");
     }
+}
+
+#[test]
+fn a_read_only_libvirt_is_a_failure() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let libvirt_of = |uri: &str| {
+        let output = check(&["--libvirt-uri", uri, "--zpool", ""]);
+        let found = String::from_utf8_lossy(&output.stdout).into_owned();
+        (levels(&output)["libvirt"].clone(), levels(&output)["storage"].clone(), found)
+    };
+    let (level, storage, found) = libvirt_of(&stack.uri());
+    assert_eq!((level.as_str(), storage.as_str()), ("ok", "ok"), "{found}");
+
+    let (level, _, found) = libvirt_of(&format!("{}-ro", stack.uri()));
+
+    assert_eq!(level, "fail", "{found}");
+    assert!(found.contains("read only access prevents"), "{found}");
 }
 
 #[test]

@@ -19,11 +19,12 @@ const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
 const SETUP: &str = include_str!("documents.sh");
 const SOON: Duration = Duration::from_secs(90);
 /// The documents, of which the README is the first.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
+    "docs/from-the-go-agent.md",
     "docs/security.md",
     "docs/testing.md",
 ];

@@ -297,6 +297,12 @@ const CONTRAST: &str = "(() => {
   return least;
 })()";
 
+/// How many pixels of the guests' table are outside its box.
+const OVERLAP: &str = "(() => {
+  const guests = document.querySelector('#guests');
+  return guests.scrollWidth - guests.clientWidth;
+})()";
+
 #[test]
 fn it_is_readable_in_the_dark_and_on_a_phone() {
     let Some(bed) = Bed::new() else { return };
@@ -353,6 +359,13 @@ fn it_is_readable_in_the_dark_and_on_a_phone() {
         }
     }
     assert_ne!(backs["light"], backs["dark"]);
+    for chosen in ["", "#guest/web-1"] {
+        browser.find(&format!("void (location.hash = {chosen:?})"));
+        for width in (1030..1920).step_by(41).chain([1440]) {
+            browser.shape(Window(width, 900, false), "light");
+            assert_eq!(browser.find(OVERLAP), 0, "{width} {chosen}: the table leaves its box");
+        }
+    }
     drop(traffic);
     bed.end();
 }
