@@ -43,7 +43,9 @@ pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
 /// libvirt's refusal of any change.
 fn takes_changes(connection: &Connection) -> Result<(), Error> {
     match connection.define_domain("<domain/>") {
-        Err(error) if [Code::OPERATION_DENIED, Code::ACCESS_DENIED].contains(&error.code) => Err(error),
+        Err(error) if [Code::OPERATION_DENIED, Code::ACCESS_DENIED].contains(&error.code) => {
+            Err(error)
+        }
         _ => Ok(()),
     }
 }

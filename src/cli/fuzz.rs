@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str;
 
 use super::layers::{Given, combine, environment, lines};
-use super::{Error, Settings, values};
+use super::{Settings, values};
 use crate::config::DEADLINE_S_MAX;
 use crate::storage::PoolName;
 
@@ -22,7 +22,7 @@ pub(crate) fn configuration(data: &[u8]) {
     let given = match read() {
         Ok(given) => given,
         Err(error) => {
-            let said = error.to_string();
+            let said = error;
             let number = said.strip_prefix("a.conf:").and_then(|rest| rest.split(':').next());
             let number: usize = number.and_then(|it| it.parse().ok()).expect("it has a place");
             assert!((1..=text.lines().count()).contains(&number), "{said}");
@@ -52,11 +52,11 @@ pub(crate) fn configuration(data: &[u8]) {
     }
 }
 
-fn settings(layers: &[Vec<Given>]) -> Result<Settings, Error> {
+fn settings(layers: &[Vec<Given>]) -> Result<Settings, String> {
     combine(layers)?.finish()
 }
 
-fn settings_of_both(flags: Vec<Given>, weaker: &[Given]) -> Result<Settings, Error> {
+fn settings_of_both(flags: Vec<Given>, weaker: &[Given]) -> Result<Settings, String> {
     let weaker = weaker.iter().map(|given| Given { place: String::new(), ..given.clone() });
     settings(&[flags, weaker.collect()])
 }

@@ -346,7 +346,7 @@ pub(super) struct Draft {
     zpool: Option<Option<String>>,
     store: Option<Store>,
     log_level: Option<LevelFilter>,
-    log_format: LogFormat,
+    pub(super) log_format: LogFormat,
 }
 
 impl Default for Draft {

@@ -104,6 +104,11 @@ pub const KEPT_DOMAINS_MAX: usize = 256;
 /// How long it keeps one: a guest that is renamed has its old name for so long. Who asks less often
 /// does not notice what a lookup costs.
 pub const KEPT_FOR: Duration = Duration::from_secs(1);
+/// From the wakeup of a guest that suspended itself to libvirt's word that it runs: an emulator on a loaded
+/// host takes some 100 ms.
+pub const WAKE: Duration = Duration::from_secs(2);
+/// Between two looks at the state of such a guest.
+pub const WAKE_LOOK: Duration = Duration::from_millis(20);
 /// For `qemu-img` and for a decompressor of `image import`, to begin with: a small image takes a second,
 /// on an emulated or busy host a hundred times that.
 pub const IMPORT_TIME_BASE: Duration = Duration::from_secs(600);

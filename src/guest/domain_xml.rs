@@ -371,13 +371,8 @@ impl Metadata {
 /// is this domain's. A former agent stored no uuid: there the id in the request has to be the name.
 fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
     let kept = metadata.child_in(GUEST_NAMESPACE, "guest");
-    // A request that somebody edited beyond reading is as good as none.
-    let request: Option<wire::Guest> = serde_json::from_str(&kept.text).ok();
-    let is_own = match kept.attribute("domain") {
-        "" => request.as_ref().is_none_or(|request| request.id == name),
-        owner => owner == uuid,
-    };
-    if !is_own {
+    let request = stored_request(kept);
+    if !is_own(kept, request.as_ref(), name, uuid) {
         return Metadata::default();
     }
     let device = metadata.child_in(DEVICE_NAMESPACE, "device");
@@ -404,6 +399,38 @@ fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
             networks: networks.collect(),
         },
     }
+}
+
+/// The request that is stored; one that somebody edited beyond reading is as good as none.
+fn stored_request(kept: &Element) -> Option<wire::Guest> {
+    serde_json::from_str(&kept.text).ok()
+}
+
+fn is_own(kept: &Element, request: Option<&wire::Guest>, name: &str, uuid: &str) -> bool {
+    match kept.attribute("domain") {
+        "" => request.is_none_or(|request| request.id == name),
+        owner => owner == uuid,
+    }
+}
+
+/// Whether a domain carries the metadata of another domain.
+///
+/// # Errors
+/// If it is not the XML of a domain.
+pub(crate) fn is_of_another(xml: &str) -> Result<bool, Error> {
+    let domain = Element::from_xml(xml, "domain")?;
+    let (name, uuid) = (&domain.child("name").text, domain.child("uuid").trimmed());
+    let kept = domain.child("metadata").child_in(GUEST_NAMESPACE, "guest");
+    Ok(!is_own(kept, stored_request(kept).as_ref(), name, uuid))
+}
+
+/// The sources that the request names which is stored with a domain, whoever's it is: what a caller has handed
+/// in, and its maker destroys. Nothing where the XML cannot be read.
+pub(crate) fn handed_in_sources(xml: &str) -> Vec<String> {
+    let Ok(domain) = Element::from_xml(xml, "domain") else { return Vec::new() };
+    let request = stored_request(domain.child("metadata").child_in(GUEST_NAMESPACE, "guest"));
+    let disks = request.into_iter().flat_map(|request| request.disks);
+    disks.map(|disk| disk.source).filter(|source| !source.is_empty()).collect()
 }
 
 /// The request of a domain that may have been renamed since (`virsh domrename`). Its volumes keep the names

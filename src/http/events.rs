@@ -20,7 +20,7 @@ const PAGE: usize = 32;
 /// Events after that of the number in `after` or `Last-Event-ID`; without either, those that come.
 /// `guest` in the query limits them to those of one guest.
 pub(super) fn stream(events: &Arc<Events>, request: &Request) -> Response {
-    // Empty is the number of none: a browser's source of events that had none yet.
+    // An empty value counts as absent: some clients send it before their first event.
     let last = request.header("Last-Event-ID").map(str::to_owned).filter(|last| !last.is_empty());
     let after = match last.or_else(|| request.get_param("after").filter(|after| !after.is_empty()))
     {
@@ -37,6 +37,8 @@ pub(super) fn stream(events: &Arc<Events>, request: &Request) -> Response {
         headers: vec![
             ("Content-Type".into(), CONTENT_TYPE.into()),
             ("Cache-Control".into(), "no-store".into()),
+            // nginx would keep events back until it has a buffer full of them.
+            ("X-Accel-Buffering".into(), "no".into()),
         ],
         data: rouille::ResponseBody::from_reader(feed),
         upgrade: None,

@@ -184,7 +184,7 @@ fn read_body(reader: impl Read, length: usize, bytes_max: usize) -> io::Result<V
     Ok(body)
 }
 
-/// The version is the caller's: old ones take no other (RFC 9110 section 6.2 leaves that to servers).
+/// The version is the caller's, as some callers of HTTP/1.0 take no other.
 fn push_status(head: &mut String, version: Version, status: u16) {
     head.push_str(match version {
         Version::Http10 => "HTTP/1.0 ",

@@ -18,7 +18,7 @@ use crate::ops::lifecycle::get_state;
 use crate::ops::recovery::Transaction;
 use crate::ops::start::start;
 use crate::ops::volumes::wants_volumes;
-use crate::ops::{Error, Libvirt, Session, disks, networks, respond};
+use crate::ops::{Error, Libvirt, Session, disks, networks, respond, screens};
 use crate::os::random;
 use crate::pool::{Hold, Lane};
 use crate::storage::{Adopts, Maker};
@@ -189,7 +189,11 @@ fn make(
     transaction.record(Step::Domain { uuid: Some(uuid) })?;
     let defined = session.connection()?.define_domain(&xml);
     match defined {
-        Ok(_) => Ok(Vec::new()),
+        Ok(_) => {
+            // A guest that was renamed may have left what it wrote.
+            screens::forget_console(&guest.id, host);
+            Ok(Vec::new())
+        }
         Err(cause) => Err(failed_to(format!("define domain {}", guest.id), cause.into())),
     }
 }
@@ -234,7 +238,9 @@ pub fn new_domain(
     host: &HostConfig,
     sources: &[SourceKind],
 ) -> Result<Domain, libvirt::Error> {
-    connection.define_domain(&VirDomain::for_guest(guest, host, sources).domain_xml())
+    // Its own, so that the metadata says whose it is.
+    let domain = VirDomain { uuid: random::uuid(), ..VirDomain::for_guest(guest, host, sources) };
+    connection.define_domain(&domain.domain_xml())
 }
 
 /// Checks that an existing domain is the guest that is asked for (contract section 9); answers with

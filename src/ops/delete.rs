@@ -6,8 +6,10 @@ use std::time::Instant;
 
 use log::warn;
 
+use crate::config::Store;
 use crate::events::What;
 use crate::guest::domain::{Metadata, VirDomain};
+use crate::guest::domain_xml::handed_in_sources;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
@@ -15,6 +17,7 @@ use crate::ops::recovery::{Leftover, Recovered, Transaction};
 use crate::ops::volumes::{Expected, LeavingVolumes, wants_volumes};
 use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond, screens};
 use crate::pool::{Hold, Lane};
+use crate::storage;
 
 impl Libvirt {
     /// Destroys the guest's domain if it runs in any way, undefines it, removes the networks of the
@@ -66,9 +69,9 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(Option<libvirt::Error>, bool), Error> {
-        let asked = guest.clone();
+        let (asked, has_store) = (guest.clone(), self.host.store != Store::None);
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            let (steps, missing) = leaving_steps(session, &asked)?;
+            let (steps, missing) = leaving_steps(session, &asked, has_store)?;
             transaction.record_if_possible(steps);
             Ok(missing)
         };
@@ -92,6 +95,7 @@ impl Libvirt {
 fn leaving_steps(
     session: &mut Session,
     guest: &Guest,
+    has_store: bool,
 ) -> Result<(Vec<Step>, Option<libvirt::Error>), Error> {
     let (domain, missing) = match session.domain(&guest.id) {
         Ok(domain) => (Some(domain), None),
@@ -99,6 +103,10 @@ fn leaving_steps(
         Err(error) => return Err(error),
     };
     let (networks, volumes) = leaving(session.connection()?, guest, domain.as_ref())?;
+    // Before anything is gone: its volumes would be nobody's afterwards.
+    if volumes.expected == Expected::Some && !has_store {
+        return Err(storage::Error::NoStore.into());
+    }
     let leaving = Step::Leaving {
         networks: networks.into_iter().collect(),
         volumes: volumes.expected != Expected::None,
@@ -136,11 +144,10 @@ pub(super) fn leaving(
         let volumes = LeavingVolumes { expected: Expected::Unknown, kept: Vec::new() };
         return Ok((names, volumes));
     };
-    let found = definition(domain, &guest.id)?;
+    let xml = domain.xml(XmlKind::Inactive)?;
+    let found = definition(&xml, &guest.id);
     names.extend(networks_made(connection, &found, &guest.id)?);
     let Metadata { guest: request, besides, .. } = &found.metadata;
-    let supplied = request.iter().flat_map(|request| &request.disks);
-    let supplied = supplied.filter(|disk| !disk.source.is_empty());
     let volumes = LeavingVolumes {
         expected: match request {
             _ if besides.volumes => Expected::Some,
@@ -148,7 +155,8 @@ pub(super) fn leaving(
             Some(_) => Expected::None,
             None => Expected::Unknown,
         },
-        kept: supplied.map(|disk| PathBuf::from(&disk.source)).collect(),
+        // Also where the domain was defined again since, with another uuid.
+        kept: handed_in_sources(&xml).into_iter().map(PathBuf::from).collect(),
     };
     Ok((names, volumes))
 }
@@ -162,11 +170,11 @@ pub(super) fn undefine(domain: &Domain) -> Result<(), libvirt::Error> {
 }
 
 /// What libvirt says of the domain; nothing where that cannot be read, which keeps no Delete.
-fn definition(domain: &Domain, id: &str) -> Result<VirDomain, Error> {
-    Ok(VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?).unwrap_or_else(|error| {
+fn definition(xml: &str, id: &str) -> VirDomain {
+    VirDomain::from_xml(xml).unwrap_or_else(|error| {
         warn!("guest {id}: libvirt's XML: {error}");
         VirDomain::default()
-    }))
+    })
 }
 
 /// The names of the networks that this agent made for the guest, by what it keeps with its domain;

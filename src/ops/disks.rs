@@ -154,7 +154,7 @@ impl Rule {
             return Err("{disk} has no source".to_owned());
         }
         match self.look(source)? {
-            Source::There(kind) => check_raw(source).map(|()| kind),
+            Source::There(kind) => self.check_raw(source, kind).map(|()| kind),
             Source::Absent { is_inside: true } => Ok(SourceKind::Block),
             Source::Absent { is_inside: false } => Err(self.outside(source)),
         }
@@ -261,27 +261,33 @@ impl Rule {
         Ok(rest.is_some_and(|rest| rest.starts_with('/')))
     }
 
+    /// Refuses a disk in a format of its own: guests get the bytes as they are. A volume of the store is raw,
+    /// whatever its guest has written to its beginning. What cannot be read, as on a host where the agent is
+    /// not root, is left to libvirt.
+    fn check_raw(&self, source: &Path, kind: SourceKind) -> Result<(), String> {
+        let real = resolved(source);
+        let is_stored = self.store.as_ref().is_some_and(|store| real.starts_with(store));
+        let is_volume = || kind == SourceKind::Block && self.is_volume(&real).unwrap_or(false);
+        if is_stored || is_volume() {
+            return Ok(());
+        }
+        let opened = disk::open_device(files::straight(OpenOptions::new().read(true)), &real);
+        match opened.and_then(|disk| format::container_of(&disk)) {
+            Ok(Some(format)) => Err(format!(
+                "{{disk}}.source {} is {format}, not raw: convert it with qemu-img convert -O raw, or import it \
+                 as an image",
+                source.display()
+            )),
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
     fn outside(&self, source: &Path) -> String {
         let roots: Vec<String> = self.shown.iter().map(|root| root.display().to_string()).collect();
         let shown = source.display();
         let roots =
             if roots.is_empty() { "any --allow-disk-path".to_owned() } else { roots.join(", ") };
         format!("disk source outside {roots}: {{disk}}.source {shown}")
-    }
-}
-
-/// Refuses a disk in a format of its own: guests get the bytes as they are. What cannot be read, as on a host
-/// where the agent is not root, is left to libvirt.
-fn check_raw(source: &Path) -> Result<(), String> {
-    let real = resolved(source);
-    let opened = disk::open_device(files::straight(OpenOptions::new().read(true)), &real);
-    match opened.and_then(|disk| format::container_of(&disk)) {
-        Ok(Some(format)) => Err(format!(
-            "{{disk}}.source {} is {format}, not raw: convert it with qemu-img convert -O raw, or import it \
-             as an image",
-            source.display()
-        )),
-        Ok(None) | Err(_) => Ok(()),
     }
 }
 

@@ -363,10 +363,19 @@ impl Libvirt {
         };
         let stored = self.on_storage(verb, id, hold, deadline, look)?;
         let asked = id.to_owned();
-        let uses = move |connection: &Connection| Ok(in_use_by_others(connection, &asked)?);
-        let in_use = self.read(Lane::Read, verb, id, deadline, uses)?;
+        let uses = move |connection: &Connection| {
+            let own = match connection.lookup_domain_by_name(&asked) {
+                Err(error) if error.code == Code::NO_DOMAIN => None,
+                found => Some(found?.uuid()?),
+            };
+            Ok((own, in_use_by_others(connection, &asked)?))
+        };
+        let (own_uuid, in_use) = self.read(Lane::Read, verb, id, deadline, uses)?;
         let refused = stored.into_iter().filter_map(|(place, source, (name, maker), owner)| {
-            if let Some(owner) = owner {
+            // A renamed guest's volumes have its former id, and its domain's uuid.
+            let is_own = own_uuid.is_some()
+                && maker.as_ref().and_then(Maker::domain_uuid) == own_uuid.as_deref();
+            if let Some(owner) = owner.filter(|_| !is_own) {
                 let why = format!("{place}.source {source} is a volume of guest {owner}");
                 return Some(ops::Error::Invalid(why));
             }

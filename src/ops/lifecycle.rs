@@ -2,7 +2,11 @@
 //! Reset, which the original has not: the verbs that look a domain up, act by its state, and answer
 //! with the state that follows.
 
+use std::thread;
+use std::time::Instant;
+
 use crate::config::HostConfig;
+use crate::config::fixed::{WAKE, WAKE_LOOK};
 use crate::guest::domain::VirDomain;
 use crate::guest::state::State;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
@@ -115,7 +119,7 @@ impl Libvirt {
     pub fn resume(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         self.domain_wrapper("Resume", Lane::Control, request, |domain, state| match state {
             State::Running => Ok(()),
-            State::Suspended => domain.wake(),
+            State::Suspended => wake(domain),
             _ => domain.resume(),
         })
     }
@@ -209,6 +213,23 @@ pub(super) fn destroy(domain: &Domain) -> Result<(), libvirt::Error> {
     }
 }
 
+/// Wakes a guest that suspended itself, and waits until libvirt knows that it runs: qemu tells so some
+/// milliseconds later.
+///
+/// # Errors
+/// As [`Domain::wake`].
+///
+/// # Blocking
+/// Up to [`WAKE`] for that.
+fn wake(domain: &Domain) -> Result<(), libvirt::Error> {
+    domain.wake()?;
+    let until = Instant::now() + WAKE;
+    while get_state(domain)? == State::Suspended && Instant::now() < until {
+        thread::sleep(WAKE_LOOK);
+    }
+    Ok(())
+}
+
 /// The table of contract section 5 for Run, but for two states: libvirt resumes no guest that suspended
 /// itself, it wakes it; and a guest that panicked does not run.
 fn start_or_resume(
@@ -219,7 +240,7 @@ fn start_or_resume(
     match get_state(domain)? {
         State::Running | State::Other(_) => Ok(()),
         State::Paused => Ok(domain.resume()?),
-        State::Suspended => Ok(domain.wake()?),
+        State::Suspended => Ok(wake(domain)?),
         State::Crashed => Err(Error::Panicked { id: domain.name()? }),
         State::Shutdown | State::Shutoff | State::Blocked | State::Unknown => {
             start(connection, domain, host)

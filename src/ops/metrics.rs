@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::guest::domain::{Interface, VirDomain};
+use crate::guest::domain::VirDomain;
 use crate::guest::wire::{
     CpuMetrics, DiskMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse, Nic, NicMetrics,
 };
@@ -223,15 +223,12 @@ fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMet
         None
     };
     // A running guest's NIC that has no end on the host, as those of type `user` and `hostdev`, has no
-    // counters there. Only what runs has an alias.
+    // counters there.
+    let is_running = live.is_some() && domain.is_active()?;
     let counted = guest.nics.iter().filter_map(|nic| {
         let found = live.as_ref().and_then(|live| live.interface_by_mac(&nic.mac));
         match found.filter(|_| nic.device.is_empty()) {
-            Some(Interface { target, alias, .. })
-                if target.device.is_empty() && !alias.name.is_empty() =>
-            {
-                None
-            }
+            Some(interface) if is_running && interface.target.device.is_empty() => None,
             Some(interface) => Some((nic, interface.target.device.as_str())),
             None => Some((nic, nic.device.as_str())),
         }

@@ -19,6 +19,7 @@ mod jobs;
 mod kept;
 mod lifecycle;
 mod marks;
+mod metadata;
 mod metrics;
 mod networks;
 mod opener;

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use crate::guest::domain::{Disk, VirDomain};
 use crate::guest::wire::{self, GuestRequest, GuestResponse};
-use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX};
 use crate::journal::{Intent, Step, Verb};
 use crate::libvirt::XmlKind;
 use crate::ops::domains::{Chain, DomainUse, uses_of_others};
 use crate::ops::images::guest_with_disks;
+use crate::ops::metadata::Stored;
 use crate::ops::recovery::Transaction;
 use crate::ops::saved::not_saved;
 use crate::ops::{Error, Libvirt, Session, described, respond};
@@ -91,23 +91,18 @@ impl Libvirt {
         let tell = move |session: &mut Session| {
             let Some(domain) = session.find(&id)? else { return Ok(()) };
             let definition = described(&domain, XmlKind::Inactive)?;
-            let (mut metadata, live) =
-                (definition.metadata.clone(), described(&domain, XmlKind::Live)?);
+            let (mut stored, live) = (Stored::read(&domain)?, described(&domain, XmlKind::Live)?);
             for (device, volume) in &sizes {
                 if !is_raw_on(&definition, device, volume) {
                     continue;
                 }
-                let mut kept = metadata.guest.iter_mut().flat_map(|kept| &mut kept.disks);
+                let mut kept = stored.metadata.guest.iter_mut().flat_map(|kept| &mut kept.disks);
                 if let Some(kept) = kept.find(|kept| kept.device == *device) {
                     kept.size_mib = volume.size_mib();
                 }
             }
-            if metadata.guest.is_some() {
-                domain.set_metadata(
-                    GUEST_NAMESPACE,
-                    GUEST_PREFIX,
-                    &metadata.guest_element(&domain.uuid()?),
-                )?;
+            if stored.metadata.guest.is_some() {
+                stored.write_request(&domain)?;
             }
             if domain.is_active()? {
                 for (device, volume) in &sizes {

@@ -9,16 +9,17 @@ use crate::guest::check::check_metadata;
 use crate::guest::domain::{KIB_PER_MIB, Metadata, VirDomain};
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, SettingResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
-use crate::guest::{GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};
+use crate::guest::{USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};
 use crate::libvirt::{self, Domain, Reach, XmlKind};
+use crate::ops::metadata::Stored;
 use crate::ops::saved::why_off;
 use crate::ops::{Error, Libvirt, described, named_guest, respond};
 
 /// Sets something of a domain, as far as is said.
 type Set = fn(&Domain, u64, Reach) -> Result<(), libvirt::Error>;
 
-/// The maximum of a guest that is above what it begins with, so that more can be plugged.
-type Most = fn(&VirDomain) -> Option<u64>;
+/// The maximum of a guest that a lower amount does not lower.
+type Maximum = fn(&VirDomain) -> Option<u64>;
 
 impl Libvirt {
     /// Replaces the metadata of a guest by the request's, running or not: what the request has not
@@ -38,8 +39,10 @@ impl Libvirt {
         self.change("SetMetadata", &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
             let element = Metadata::user_element(&metadata);
-            domain.set_metadata(USER_METADATA_NAMESPACE, USER_METADATA_PREFIX, &element)?;
-            keep(&domain, |kept| kept.metadata = metadata)
+            // First what takes another domain's metadata away.
+            Stored::read(&domain)?
+                .change_request(&domain, |request| request.metadata = metadata)?;
+            Ok(domain.set_metadata(USER_METADATA_NAMESPACE, USER_METADATA_PREFIX, &element)?)
         })?;
         Ok(respond(guest))
     }
@@ -93,8 +96,8 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn set_cpu(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
         let cpu = request.guest.as_ref().map_or(0, |guest| guest.cpu);
-        let most: Most = |found| Some(found.vcpu_max).filter(|most| *most > 0);
-        self.set("SetCPU", request, "cpu", cpu, (Domain::set_vcpus, most), move |kept| {
+        let maximum: Maximum = |found| Some(found.vcpu_max.max(found.vcpu));
+        self.set("SetCPU", request, "cpu", cpu, (Domain::set_vcpus, maximum), move |kept| {
             kept.cpu = cpu
         })
     }
@@ -106,7 +109,7 @@ impl Libvirt {
         request: GuestRequest,
         member: &str,
         amount: u64,
-        (set, most): (Set, Most),
+        (set, maximum): (Set, Maximum),
         note: impl FnOnce(&mut Guest) + Send + 'static,
     ) -> Result<SettingResponse, Error> {
         let guest = named_guest(request.guest)?;
@@ -117,12 +120,13 @@ impl Libvirt {
         let id = guest.id.clone();
         let (live, message) = self.change(verb, &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
-            // The maximum of a guest that takes more later stays, unless it is asked for more.
-            if most(&described(&domain, XmlKind::Inactive)?).is_none_or(|most| amount > most) {
+            // A maximum for plugging stays, unless more is asked for.
+            let keeps_maximum = maximum(&described(&domain, XmlKind::Inactive)?);
+            if keeps_maximum.is_none_or(|maximum| amount > maximum) {
                 set(&domain, amount, Reach::NextMost)?;
             }
             set(&domain, amount, Reach::Next)?;
-            keep(&domain, note)?;
+            Stored::read(&domain)?.change_request(&domain, note)?;
             if !domain.is_active()? {
                 return Ok((false, why_off(&domain)?.to_owned()));
             }
@@ -134,16 +138,4 @@ impl Libvirt {
         })?;
         Ok(SettingResponse { guest: Some(guest), live, message })
     }
-}
-
-/// Changes the request that is kept with the domain; the original agent kept none.
-fn keep(domain: &Domain, note: impl FnOnce(&mut Guest)) -> Result<(), Error> {
-    let mut metadata = described(domain, XmlKind::Inactive)?.metadata;
-    let Some(kept) = &mut metadata.guest else { return Ok(()) };
-    note(kept);
-    Ok(domain.set_metadata(
-        GUEST_NAMESPACE,
-        GUEST_PREFIX,
-        &metadata.guest_element(&domain.uuid()?),
-    )?)
 }

@@ -133,8 +133,7 @@ impl Error {
     /// Whether the store did not answer, so that it may do so another time.
     pub fn cannot_ask(&self) -> bool {
         match self {
-            Self::NoStore
-            | Self::NotInstalled
+            Self::NotInstalled
             | Self::PoolMissing { .. }
             | Self::Hung { .. }
             | Self::Late { .. } => true,

@@ -138,14 +138,14 @@ fn name(start: &[u8]) -> &'static str {
     }
 }
 
-/// The name of the format of a disk that a guest would not read as one, for it gets each byte as it is;
-/// `None` for a raw disk. An encrypted one is raw: its guest decrypts it.
+/// The format of a disk whose bytes are not the guest's: qemu would have to translate them. `None` for a raw
+/// disk, whatever it begins with: an encrypted one, say, which its guest decrypts.
 ///
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn container_of(disk: &File) -> io::Result<Option<&'static str>> {
-    let name = name(&first_bytes(disk)?);
-    Ok(Some(name).filter(|name| ![RAW, LUKS].contains(name)))
+    const CONTAINERS: [&str; 8] = [QCOW2, "qcow", "vmdk", "vdi", "vhdx", "vpc", "qed", "parallels"];
+    Ok(Some(name(&first_bytes(disk)?)).filter(|name| CONTAINERS.contains(name)))
 }
 
 fn is_zfs_stream(start: &[u8]) -> bool {

@@ -74,9 +74,9 @@ fn a_guest_that_suspended_itself_is_woken() {
     for verb in ["Run", "Resume"] {
         wait_until("the guest suspends itself", STOPS, || agent.state("sleeper") == "suspended");
 
-        agent.ok(verb, &guest);
+        let answer = agent.ok(verb, &guest);
 
-        wait_until("the guest is awake", STOPS, || agent.state("sleeper") == "running");
+        assert_eq!(answer["guest"]["state"], "running", "{verb}: {answer}");
         agent.ok("Poweroff", &guest);
         agent.ok("Run", &guest);
     }

@@ -36,6 +36,7 @@ impl Bed {
         let guest = json!({
             "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": [{ "size": 1 }],
             "nics": [{ "network": "mistify0", "mac": MAC, "model": "virtio" }],
+            "metadata": { "owner": "alice" },
         });
         self.agent.ok("CreateGuest", &guest);
         guest
@@ -91,12 +92,71 @@ fn a_clone_answers_as_itself_and_both_start() {
     bed.agent.ok("Run", &original);
     bed.agent.ok("Run", &json!({ "id": "clone-copy" }));
     bed.agent.ok("Console", &json!({ "id": "clone-copy" }));
+    bed.agent.ok("SetMetadata", &json!({ "id": "clone-copy", "metadata": { "owner": "bob" } }));
+    let described = bed.agent.ok("Describe", &json!({ "id": "clone-copy" }));
+    assert_eq!(described["Metadata"].to_string().contains("alice"), false, "{described}");
+    assert!(described["Metadata"].to_string().contains("bob"), "{described}");
 
     for id in ["clone-copy", "clone-of"] {
         bed.agent.ok("Delete", &json!({ "id": id }));
     }
     assert!(!bed.stack.virsh_ok(&["net-list", "--all", "--name"]).contains("02:00:00:00:24"));
     assert!(bed.store.path().join(CLONED_DISK).exists(), "no Delete destroys what virt-clone made");
+}
+
+#[test]
+fn metadata_of_a_clone_is_its_own_after_each_change() {
+    let Some(bed) = Bed::new() else { return };
+    bed.make("clone-of");
+    let described = |id: &str| {
+        let described = bed.agent.ok("Describe", &json!({ "id": id }));
+        described["Metadata"].to_string()
+    };
+    for (verb, change) in [
+        ("SetMetadata", json!({ "guest": { "metadata": { "owner": "bob" } } })),
+        (
+            "AttachNic",
+            json!({ "guest": {}, "nic": { "network": "mistify0", "mac": "02:00:00:00:24:03" } }),
+        ),
+        ("DetachNic", json!({ "guest": {}, "nic": { "mac": MAC_OF_CLONE } })),
+        ("SetMemory", json!({ "guest": { "memory": 48 } })),
+    ] {
+        bed.copy("clone-of", "clone-copy");
+        let mut request = change;
+        request["guest"]["id"] = json!("clone-copy");
+        let answer = bed.agent.call_with(verb, &request);
+        assert_eq!(answer["error"], Value::Null, "{verb}: {answer}");
+
+        let told = described("clone-copy");
+
+        assert!(!told.contains("alice") && !told.contains("clone-of"), "{verb}: {told}");
+        assert_eq!(told.contains("bob"), verb == "SetMetadata", "{told}");
+        bed.agent.ok("Delete", &json!({ "id": "clone-copy" }));
+    }
+    assert!(described("clone-of").contains("alice"), "the original's stays");
+    bed.agent.ok("Delete", &json!({ "id": "clone-of" }));
+}
+
+#[test]
+fn a_guest_defined_anew_keeps_its_handed_in_disk() {
+    let Some(bed) = Bed::new() else { return };
+    let made = bed.make("defined-anew");
+    bed.agent.ok("Delete", &json!({ "id": "defined-anew" }));
+    let disk = bed.store.path().join("guests/defined-anew/disk-0");
+    fs::create_dir_all(disk.parent().expect("a directory")).expect("the store is the test's own");
+    fs::write(&disk, vec![7; 1 << 20]).expect("the store is the test's own");
+    let mut guest = made;
+    guest["disks"] = json!([{ "source": disk }]);
+    bed.agent.ok("CreateGuest", &guest);
+    let xml = bed.stack.virsh_ok(&["dumpxml", "--inactive", "defined-anew"]);
+    let uuid = bed.stack.virsh_ok(&["domuuid", "defined-anew"]);
+    bed.stack.virsh_ok(&["undefine", "defined-anew"]);
+    let xml = xml.replace(&format!("<uuid>{}</uuid>", uuid.trim()), "");
+    assert!(bed.stack.with_xml("define", &xml).status.success());
+
+    bed.agent.ok("Delete", &json!({ "id": "defined-anew" }));
+
+    assert!(disk.exists(), "its maker destroys it");
 }
 
 #[test]
@@ -112,6 +172,11 @@ fn a_renamed_guest_answers_as_itself() {
         [0, 1].map(|disk| answer["disks"][disk]["volume"].as_str().unwrap_or_default().to_owned());
     assert!(volumes[0].ends_with("guests/clone-former/disk-0"), "{answer}");
     assert!(volumes[1].contains("guests/clone-now/"), "{answer}");
+    assert_eq!(
+        bed.agent.ok("CreateGuest", &answer)["guest"]["id"],
+        "clone-now",
+        "it is the same guest"
+    );
     // Its former id can be another guest's, and both have a console of their own.
     let mut bare = former;
     bare["disks"] = json!([]);

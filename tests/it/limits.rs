@@ -149,7 +149,7 @@ fn table() -> Vec<String> {
         fixed::CLIENT_MARGIN, fixed::CLIENT_HEADERS, fixed::CLIENT_ANSWER_BYTES,
         fixed::CLIENT_PARAMS_BYTES, fixed::TOP_INTERVAL, fixed::LIST_GUESTS,
         fixed::LIST_GUESTS_MAX, fixed::CONSOLE_BYTES, fixed::CONSOLE_FILES, fixed::SCREEN_BYTES,
-        fixed::PNG_BYTES, fixed::HEADERS_MAX, fixed::KEPT_DOMAINS_MAX, fixed::KEPT_FOR,
+        fixed::PNG_BYTES, fixed::HEADERS_MAX, fixed::KEPT_DOMAINS_MAX, fixed::KEPT_FOR, fixed::WAKE, fixed::WAKE_LOOK,
         fixed::IMPORT_TIME_BASE, fixed::IMPORT_RATE_BYTES, fixed::IMPORT_TIME_MAX,
         fixed::IMPORT_MEMORY_BYTES,
     );

@@ -68,6 +68,12 @@ fn set_cpu_keeps_the_maximum_for_hotplug() {
         ("2".to_owned(), "4".to_owned())
     );
     assert_eq!(counts(), (json!(2), json!(4), 2), "and now");
+    agent.ok("SetCPU", &json!({ "id": "hotplug", "cpu": 4 }));
+    agent.ok("SetCPU", &json!({ "id": "hotplug", "cpu": 3 }));
+    assert_eq!(
+        (configured("--current"), configured("--maximum")),
+        ("3".to_owned(), "4".to_owned())
+    );
     agent.ok("SetCPU", &json!({ "id": "hotplug", "cpu": 6 }));
     assert_eq!(
         (configured("--current"), configured("--maximum")),

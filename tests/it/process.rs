@@ -1,5 +1,6 @@
 //! The program as an operator meets it: words, exit status, signals, its log.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -44,6 +45,49 @@ fn an_unknown_word_is_usage_on_standard_error_with_status_2() {
         assert!(text(&output.stderr).contains("Usage: mistify-libvirt "), "{output:?}");
         assert!(output.stdout.is_empty());
     }
+}
+
+#[test]
+fn an_agent_that_cannot_start_says_so_in_its_logs_format() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    for (words, why) in [
+        (["--port", &port], format!("listen on 127.0.0.1:{port}: ")),
+        (["--port", "65536"], "--port 65536: ".to_owned()),
+    ] {
+        let output = run(&[&words[..], &["--log-format", "json"]].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let lines = text(&output.stderr);
+        let last = lines.lines().last().expect("it says why");
+        let last: serde_json::Value = serde_json::from_str(last).expect("JSON");
+        assert_eq!(last["level"], "fatal", "{last}");
+        assert!(last["msg"].as_str().is_some_and(|said| said.starts_with(&why)), "{last}");
+    }
+}
+
+#[test]
+fn a_missing_store_is_a_warning_where_one_is_wanted() {
+    let warns = |words: &[&str]| {
+        let agent = Agent::start(&[&["--libvirt-uri", "test:///default"], words].concat());
+        agent.logged("storage: zfs is not installed");
+        let log = agent.log();
+        agent.end();
+        log.lines().any(|line| line.contains(" WARN ") && line.contains("zfs is not installed"))
+    };
+    if fs::exists("/usr/sbin/zfs").expect("it can be asked") {
+        return;
+    }
+    assert!(!warns(&[]));
+    assert!(warns(&["--zpool", "tank/sub"]));
+    let agent = Agent::start(&["--libvirt-uri", "test:///default", "--zpool", ""]);
+    agent.ok("CreateGuest", &json!({ "id": "bare", "memory": 64, "cpu": 1 }));
+    let disks = json!({ "id": "wants", "memory": 64, "cpu": 1, "disks": [{ "size": 8 }] });
+    let error = agent.error("CreateGuest", &disks);
+    assert!(error.contains("this host has no store"), "{error}");
+    agent.ok("Run", &json!({ "id": "test" }));
+    agent.ok("Delete", &json!({ "id": "bare" }));
+    assert!(!agent.log().contains("zfs"), "{}", agent.log());
+    agent.end();
 }
 
 #[test]

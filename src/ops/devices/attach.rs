@@ -15,6 +15,7 @@ use crate::libvirt::{Connection, Reach, XmlKind};
 use crate::ops::create::{failed_to, wiring};
 use crate::ops::devices::{Changed, Device, Way, kept, persistent, running};
 use crate::ops::disks::judge_one;
+use crate::ops::metadata::Stored;
 use crate::ops::recovery::Transaction;
 use crate::ops::volumes::Own;
 use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
@@ -363,13 +364,13 @@ fn define(
     keep: &dyn Fn(&mut Metadata),
 ) -> Result<Changed, Error> {
     let domain = session.domain(&guest.id)?;
-    let mut metadata = described(&domain, XmlKind::Inactive)?.metadata;
+    let mut stored = Stored::read(&domain)?;
     if !is_there {
         transaction.record(device.step())?;
     }
-    if !is_there || !kept::has(&metadata, &device) {
-        keep(&mut metadata);
-        kept::write(&domain, &metadata, &device)?;
+    if !is_there || !kept::has(&stored.metadata, &device) {
+        keep(&mut stored.metadata);
+        kept::write(&domain, &stored, &device)?;
     }
     if !is_there {
         let attached = domain.attach_device(&device.xml(), Reach::Next);
@@ -388,15 +389,14 @@ pub(in crate::ops) fn undo(session: &mut Session, id: &str, step: &Step) -> Resu
     let (Some(device), Some(domain)) = (Device::of(step), session.find(id)?) else {
         return Ok(false);
     };
-    let definition = described(&domain, XmlKind::Inactive)?;
+    let mut stored = Stored::read(&domain)?;
     if let Some(element) = device.element_of(&domain, XmlKind::Inactive)? {
         if running(&domain)?.is_some_and(|live| device.is_in(&live)) {
             return Ok(true);
         }
         domain.detach_device(&element, Reach::Next)?;
     }
-    let mut metadata = definition.metadata;
-    kept::remove(&mut metadata, &device);
-    kept::write(&domain, &metadata, &device)?;
+    kept::remove(&mut stored.metadata, &device);
+    kept::write(&domain, &stored, &device)?;
     Ok(false)
 }

@@ -11,11 +11,12 @@ use crate::journal::{Step, Verb};
 use crate::libvirt::{Domain, Reach, XmlKind};
 use crate::ops::devices::{Changed, Device, Way, kept, running};
 use crate::ops::domains::uses_of_others;
+use crate::ops::metadata::Stored;
 use crate::ops::networks::Marked;
 use crate::ops::recovery::{Abort, Transaction};
 use crate::ops::saved::not_saved;
 use crate::ops::volumes::wants_volumes;
-use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
+use crate::ops::{Error, Libvirt, Session, named_guest, networks};
 use crate::pool::{Hold, Lane};
 use crate::storage::{self, Volumes};
 
@@ -188,16 +189,17 @@ fn leave_definition(domain: &Domain, device: &Device) -> Result<(), Error> {
 /// Takes a device out of what is kept with the domain, and removes its network, unless what runs is
 /// plugged into it still: then that is kept in mind.
 fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> Result<(), Error> {
-    let mut metadata = described(domain, XmlKind::Inactive)?.metadata;
+    let mut stored = Stored::read(domain)?;
+    let metadata = &mut stored.metadata;
     // A volume may be left that no disk tells of.
     metadata.besides.volumes |= metadata.guest.as_ref().is_some_and(wants_volumes);
-    kept::remove(&mut metadata, device);
+    kept::remove(metadata, device);
     let Some(network) = device.network() else {
-        return Ok(kept::write(domain, &metadata, device)?);
+        return Ok(kept::write(domain, &stored, device)?);
     };
     // Written before the network goes: where that fails, the same call or Delete finds it here.
     metadata.besides.networks.insert(network.to_owned());
-    kept::write(domain, &metadata, device)?;
+    kept::write(domain, &stored, device)?;
     if running(domain)?.is_some_and(|live| device.is_in(&live)) {
         return Ok(());
     }
@@ -206,8 +208,8 @@ fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> 
     let names = BTreeSet::from([network.to_owned()]);
     let removal = networks::remove_all(connection, id, &names, &others, Marked::OrOriginal)?;
     removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
-    metadata.besides.networks.remove(network);
-    Ok(kept::write(domain, &metadata, device)?)
+    stored.metadata.besides.networks.remove(network);
+    Ok(kept::write(domain, &stored, device)?)
 }
 
 /// Whether what runs has let go of a device that it was asked for; why not, for the caller.

@@ -3,9 +3,9 @@
 
 use crate::guest::domain::{Metadata, MetadataDisk};
 use crate::guest::wire::{Disk, Nic};
-use crate::guest::{DEVICE_NAMESPACE, DEVICE_PREFIX, GUEST_NAMESPACE, GUEST_PREFIX};
 use crate::libvirt::{Domain, Error};
 use crate::ops::devices::Device;
+use crate::ops::metadata::Stored;
 use crate::ops::volumes::Own;
 
 /// Whether a device is in the request. The original agent kept none, so nothing is missing there.
@@ -79,11 +79,11 @@ fn name_volumes_behind(metadata: &mut Metadata, device: &str) {
 }
 
 /// Writes to the domain what is to be kept after a change of this device.
-pub(super) fn write(domain: &Domain, metadata: &Metadata, device: &Device) -> Result<(), Error> {
-    if let Device::Disk(_) = device {
-        domain.set_metadata(DEVICE_NAMESPACE, DEVICE_PREFIX, &metadata.device_element())?;
+pub(super) fn write(domain: &Domain, stored: &Stored, device: &Device) -> Result<(), Error> {
+    match device {
+        Device::Disk(_) => stored.write(domain),
+        Device::Nic(_) => stored.write_request(domain),
     }
-    domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &metadata.guest_element(&domain.uuid()?))
 }
 
 #[cfg(test)]

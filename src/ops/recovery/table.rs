@@ -360,6 +360,7 @@ fn destroy(
         (false, false) => Expected::None,
     };
     match volumes.destroy_guest(owner, whose, &in_use, deadline) {
+        Err(storage::Error::NoStore) if expected != Expected::Some => Ok(Removal::default()),
         Err(error) if expected.allows(&error) => {
             warn!("cannot look for volumes of a deleted guest; guest={owner:?}: {error}");
             Ok(Removal::default())

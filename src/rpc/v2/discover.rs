@@ -241,7 +241,7 @@ mod tests {
         tells("ListedGuest", &ListedGuest { saved: true, ..ListedGuest::default() }, all);
         tells("LeftoversResponse", &LeftoversResponse::default(), all);
         tells("Leftovers", &Leftovers::default(), all);
-        tells("Domain", &VirDomain::default(), all);
+        tells("Domain", &VirDomain { vcpu_max: 4, ..VirDomain::default() }, all);
         tells("AutostartResponse", &AutostartResponse::default(), all);
         let message = "the guest is off".to_owned();
         tells("SettingResponse", &SettingResponse { message, ..SettingResponse::default() }, all);

@@ -145,7 +145,8 @@ impl Kind {
                 Self::Params
             }
             Error::Unsupported(_) => Self::Unsupported,
-            Error::InUse { .. } | Error::Saved { .. } | Error::Panicked { .. } => Self::InUse,
+            Error::InUse { .. } | Error::Saved { .. } => Self::InUse,
+            Error::Panicked { .. } => Self::State,
             Error::Silent { .. } | Error::NoSample(_) => Self::Unavailable,
             Error::Listeners(_) => Self::Busy,
             Error::Libvirt(error) => Self::of_libvirt(error),
@@ -190,8 +191,8 @@ impl Kind {
             | storage::Error::HasClones { .. }
             | storage::Error::HasNewer { .. } => Self::InUse,
             storage::Error::Left(_) | storage::Error::NotUndone { .. } => Self::Left,
-            storage::Error::NoStore
-            | storage::Error::NotInstalled
+            storage::Error::NoStore => Self::Unsupported,
+            storage::Error::NotInstalled
             | storage::Error::PoolMissing { .. }
             | storage::Error::Hung { .. } => Self::Unavailable,
             storage::Error::Late { .. } => Self::Deadline,

@@ -152,7 +152,8 @@ impl Client {
             }
         };
         let head = String::from_utf8(self.received.drain(..end).collect()).unwrap();
-        let status = head.strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
+        assert!(head.starts_with("HTTP/1."), "{head}");
+        let status = head["HTTP/1.1 ".len()..][..3].parse().unwrap();
         Answer { status, head, body: String::new() }
     }
 

@@ -41,6 +41,16 @@ fn an_id_is_echoed_as_it_was_written_or_the_request_is_none() {
 }
 
 #[test]
+fn params_that_are_null_are_none() {
+    let agent = Agent::on_test_driver();
+    let found = answer(&agent, r#"{"jsonrpc":"2.0","method":"Libvirt.List","params":null,"id":1}"#);
+    assert_eq!(found["result"]["guests"][0]["id"], "test", "{found}");
+    let old = agent.post(br#"{"method":"Libvirt.Status","params":null,"id":1}"#);
+    assert_eq!(old.status, 400, "as the original agent");
+    agent.end();
+}
+
+#[test]
 fn what_is_no_request_is_answered_under_its_id_with_the_code_for_it() {
     let agent = Agent::on_test_driver();
     for (body, code, id) in [
@@ -49,7 +59,6 @@ fn what_is_no_request_is_answered_under_its_id_with_the_code_for_it() {
         (r#"{"jsonrpc":"1.0","method":"Libvirt.Status","id":1}"#, -32600, json!(1)),
         (r#"{"JSONRPC":"2.0","method":"Libvirt.Status","id":1}"#, -32600, json!(1)),
         (r#"{"jsonrpc":"2.0","id":"x"}"#, -32600, json!("x")),
-        (r#"{"jsonrpc":"2.0","method":"Libvirt.Status","params":null,"id":1}"#, -32600, json!(1)),
         (r#"{"jsonrpc":"2.0","method":"Libvirt.Status","params":"a","id":1}"#, -32600, json!(1)),
         (r#"{"jsonrpc":"2.0","method":"libvirt.Status","id":1}"#, -32601, json!(1)),
         (r#"{"jsonrpc":"2.0","method":"Libvirt.status","id":1}"#, -32601, json!(1)),

@@ -11,6 +11,29 @@ use crate::agent::{Agent, PROGRAM};
 use crate::skip::{Skip, require};
 use crate::support::{Scratch, feed, wait_for, wait_until};
 
+/// A guest that is off has no memory, whatever its definition says; one that is paused has.
+#[test]
+fn a_guest_that_is_off_uses_no_memory() {
+    let agent = Agent::on_test_driver();
+    for id in ["is-off", "is-paused"] {
+        agent.ok("CreateGuest", &json!({ "id": id, "memory": 64, "cpu": 1 }));
+    }
+    agent.ok("Run", &json!({ "id": "is-paused" }));
+    agent.ok("Suspend", &json!({ "id": "is-paused" }));
+    let has = |text: &str, family: &str, id: &str| {
+        let begin = format!("{family}{{domain=\"{id}\"");
+        text.lines().any(|line| line.starts_with(&begin))
+    };
+    let (maximum, used) =
+        ("libvirt_domain_info_maximum_memory_bytes", "libvirt_domain_info_memory_usage_bytes");
+    let text = wait_for("a sample since the guest is paused", SOON, || {
+        let text = get(&agent, "");
+        (has(&text, maximum, "is-off") && has(&text, used, "is-paused")).then_some(text)
+    });
+    assert!(!has(&text, used, "is-off"), "{text}");
+    agent.end();
+}
+
 const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
 
 fn get(agent: &Agent, accept: &str) -> String {

@@ -19,8 +19,8 @@ const ATTACK: &str = include_str!("attack.py");
 /// Each may have 64 connections, all others than root 240 together.
 const ATTACKERS: [u32; 4] = [64001, 64002, 64003, 64004];
 const PLACES: usize = 240;
-/// The agent's idle limit is 60 s; what takes longer is not its doing.
-const IDLE: Duration = Duration::from_secs(60);
+/// The agent's idle limit (`http.idle`); what takes longer is not its doing.
+const IDLE: Duration = Duration::from_secs(120);
 const KEPT_CALLS: usize = 2000;
 const FRESH_CALLS: usize = 1000;
 /// What one connection may make the agent hold: a head, what is read at once, and a small body.
@@ -35,7 +35,7 @@ struct Attack {
 
 impl Attack {
     fn start(kind: &str, uid: u32, place: &str, connections: usize) -> Self {
-        slow("attacks, then waits for the idle limit of 60 s");
+        slow("attacks, then waits for the idle limit of 120 s");
         let mut command = setpriv(uid);
         command.args([PYTHON, "-c", ATTACK, kind, place, &connections.to_string()]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");

@@ -91,7 +91,7 @@ fn same(port: Service, value: &Value, read: &Result<Call<'_>, Option<Vec<u8>>>) 
     let member = |name: &str| value.get(name);
     let is_id = |it: &Value| it.is_string() || it.is_number() || it.is_null();
     let is_request = member("jsonrpc") == Some(&Value::from("2.0"))
-        && member("params").is_none_or(|it| it.is_array() || it.is_object())
+        && member("params").is_none_or(|it| it.is_array() || it.is_object() || it.is_null())
         && member("id").is_none_or(is_id);
     let name = member("method").and_then(Value::as_str);
     let known = name.is_some_and(|name| {

@@ -106,7 +106,7 @@ fn the_refusals_of_storage_and_the_disk_have_the_kinds_that_callers_act_upon() {
         (storage::Error::HasClones { name: name(), clones: Vec::new() }, Kind::InUse),
         (storage::Error::HasNewer { name: name() }, Kind::InUse),
         (storage::Error::Left(Vec::new()), Kind::Left),
-        (storage::Error::NoStore, Kind::Unavailable),
+        (storage::Error::NoStore, Kind::Unsupported),
         (storage::Error::NotInstalled, Kind::Unavailable),
         (storage::Error::PoolMissing { pool: name() }, Kind::Unavailable),
         (storage::Error::Hung { commands: 8 }, Kind::Unavailable),
