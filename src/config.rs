@@ -49,7 +49,7 @@ pub const JSON_DEPTH_MAX: usize = 10_000;
 /// caller, who is not to keep a handler for long.
 pub const BATCH_CALLS_MAX: usize = 64;
 /// Calls of one batch that are carried out at once: twice the workers of a lane, so that none of
-/// them waits for the next call, and a quarter of [`PoolLimits::waiting_any`].
+/// them waits for the next call, and a third of [`PoolLimits::changes`].
 pub const BATCH_AT_ONCE: usize = 8;
 /// Answers of one batch, in bytes, until the rest is left out: half of
 /// [`HttpLimits::response_bytes`], as the last one counted may be as long again.
@@ -202,23 +202,30 @@ pub struct PoolLimits {
     pub urgent_workers: usize,
     /// Workers of the lane for volumes: zfs serialises most of its work anyway.
     pub storage_workers: usize,
-    /// Jobs that may wait in each lane; one more is told `busy`.
+    /// Jobs that may wait in each lane; one more is told `busy`. A connection has one at most.
     pub queue: usize,
-    /// Callers that may wait for control or storage work at once, of [`HttpLimits::handlers`].
-    pub waiting_change: usize,
-    /// Callers that may wait for control, storage or read work at once.
-    pub waiting_read: usize,
-    /// Callers that may wait for anything at once: the other handlers are for requests that wait for nothing.
-    pub waiting_any: usize,
-    /// Batches of one caller that run at once, each on a handler: one more is told `busy`. With
-    /// [`Self::batch_helpers`] they are half of [`Self::waiting_any`], so that other callers get in.
-    pub batches_per_caller: usize,
+    /// Calls that change a guest and are under way at once, each on a thread. This and the next five are all
+    /// threads of [`HttpLimits::handlers`] but those for waits for events and for what waits for nothing.
+    pub changes: usize,
+    /// Deletes, in the same way: they free changes that hang, and do not wait for these.
+    pub deletes: usize,
+    /// Calls that ask libvirt, in the same way. Short polls of one guest need none.
+    pub reads: usize,
+    /// Calls of the store, in the same way: more would wait for its two workers.
+    pub stores: usize,
+    /// Poweroffs, in the same way: one for each of their workers.
+    pub urgent: usize,
+    /// Batches, in the same way; each of their calls is counted by itself.
+    pub batches: usize,
     /// Threads that all batches of one caller have beside their handlers: one batch alone has
     /// `BATCH_AT_ONCE` with its handler.
     pub batch_helpers: usize,
-    /// Callers that may wait for one guest's key, so that verbs sent again and again to a stuck
-    /// guest do not use up [`Self::waiting_change`]; the orchestrator sends one at a time.
-    pub waiting_key: usize,
+    /// Calls of one guest and one kind that are under way at once, so that those of a guest that hangs do
+    /// not use up the others' permits.
+    pub calls_per_guest: usize,
+    /// Calls that wait for their turn without a thread: the connections of two fronts, of which each has one
+    /// at most.
+    pub calls_waiting: usize,
     /// Workers that others may have replaced at once, each in a call that does not return though libvirt
     /// answers. With one more no worker is replaced, and calls that find all workers of their lane in such
     /// calls are told `busy`. libvirtd serves 20 calls.
@@ -243,13 +250,16 @@ impl Default for PoolLimits {
             read_workers: 4,
             urgent_workers: 4,
             storage_workers: 2,
-            queue: 64,
-            waiting_change: 24,
-            waiting_read: 28,
-            waiting_any: 31,
-            batches_per_caller: 8,
+            queue: 1024,
+            changes: 24,
+            deletes: 4,
+            reads: 8,
+            stores: 8,
+            urgent: 4,
+            batches: 8,
             batch_helpers: 7,
-            waiting_key: 8,
+            calls_per_guest: 4,
+            calls_waiting: 2048,
             stuck: 8,
             stuck_age: Duration::from_secs(60),
         }
@@ -352,7 +362,7 @@ pub struct JournalLimits {
     /// One intent's file, in bytes: a request is at most [`HttpLimits::body_bytes`], its steps some
     /// 100 KiB.
     pub file_bytes: u64,
-    /// Intents kept at once: [`PoolLimits::waiting_change`] run, the rest is what could not be
+    /// Intents kept at once: [`PoolLimits::changes`] run, the rest is what could not be
     /// settled yet. With one more nothing new is begun; at start the oldest are read.
     pub files: usize,
     /// For the lock: a program that the agent before this one was just starting has it as well,

@@ -223,6 +223,7 @@ pub mod config;
 #[path = "../tests/it/cost.rs"]
 mod cost;
 pub mod events;
+pub mod fetch;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod guest;

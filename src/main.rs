@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use log::info;
 use mistify_libvirt::cli::{self, Command, Request};
 use mistify_libvirt::config::Config;
+use mistify_libvirt::config::fixed::OPEN_FILES;
 use mistify_libvirt::http::listen;
 use mistify_libvirt::journal::default_state_dir;
 use mistify_libvirt::ops::Libvirt;
@@ -74,6 +75,9 @@ fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = process::raise_open_files(OPEN_FILES) {
+        info!("cannot raise the limit of open files: {error}");
+    }
     let mut config = settings.config;
     let ours = || default_state_dir(|name| std::env::var_os(name), process::user());
     config.state_dir = config.state_dir.or_else(ours);

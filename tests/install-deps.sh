@@ -117,8 +117,8 @@ gate)
 verify)
     build_cargo_deny
     build_cargo_deb
-    packages+=("${test[@]}" "${lab[@]}" "${gate[@]}" "${bare[@]}" "${deb[@]}" g++ python3-prometheus-client
-        chromium chromium-driver fonts-dejavu-core)
+    packages+=("${test[@]}" "${lab[@]}" "${gate[@]}" "${bare[@]}" "${deb[@]}" g++ golang-go
+        python3-prometheus-client chromium chromium-driver fonts-dejavu-core)
     unpack=unpack_client
     ;;
 *)

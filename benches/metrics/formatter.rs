@@ -109,6 +109,7 @@ fn own() -> Own {
         lane,
         workers: 4,
         queued: 0,
+        held_back: 0,
         running: 0,
         stuck: 0,
         oldest: None,
@@ -118,6 +119,7 @@ fn own() -> Own {
         callers: 0,
         keys_held: 0,
         keys_waiting: 0,
+        calls_waiting: 0,
         holds_refused: 0,
         holds_late: 0,
     };

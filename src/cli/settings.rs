@@ -283,7 +283,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "workers of a lane: control, read, urgent (4 each) or storage (2)",
         |draft, text| workers(&mut draft.config.pool, text),
     ),
-    Setting::one("queue", "N", "jobs that may wait in each lane (default 64)", |draft, text| {
+    Setting::one("queue", "N", "jobs that may wait in each lane (default 1024)", |draft, text| {
         at_least_one(text).map(|count| draft.config.pool.queue = count)
     }),
     Setting::one(

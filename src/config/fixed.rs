@@ -104,6 +104,8 @@ pub const KEPT_DOMAINS_MAX: usize = 256;
 /// How long it keeps one: a guest that is renamed has its old name for so long. Who asks less often
 /// does not notice what a lookup costs.
 pub const KEPT_FOR: Duration = Duration::from_secs(1);
+/// Open files that the agent asks the system for: all connections, and what libvirt and the store need.
+pub const OPEN_FILES: u64 = 4096;
 /// From the wakeup of a guest that suspended itself to libvirt's word that it runs: an emulator on a loaded
 /// host takes some 100 ms.
 pub const WAKE: Duration = Duration::from_secs(2);

@@ -36,10 +36,10 @@ pub struct CallerConfig {
 /// Bounds of the HTTP front. Each is a count, bytes or a time, as its name or type says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// Open connections, all callers together: one orchestrator, scrapers and people need few.
+    /// Open connections, all callers together: the original agent served as many at once.
     pub connections: usize,
-    /// Open connections of one user of this host, or of one address beyond it: enough for each of
-    /// [`Self::handlers`] and as many that wait.
+    /// Open connections of one user of this host, or of one address beyond it. Root and the agent's own user
+    /// may have all.
     pub connections_per_caller: usize,
     /// Of [`Self::connections`], those that only root and the agent's own user get.
     pub connections_reserved: usize,
@@ -56,8 +56,8 @@ pub struct HttpLimits {
     pub idle: Duration,
     /// From a response's first byte to its last, for a caller that reads slowly.
     pub write: Duration,
-    /// Threads that answer requests: 8 for those who wait for events, and 32 that [`PoolLimits`](super::PoolLimits)
-    /// shares out.
+    /// Threads that answer requests: 56 for the calls and batches of [`PoolLimits`](super::PoolLimits), 8 for those
+    /// who wait for events, and 4 for requests that wait for nothing.
     pub handlers: usize,
     /// Body of one response, in bytes: the metrics of a thousand guests are some 5 MB.
     pub response_bytes: usize,
@@ -115,16 +115,16 @@ impl HttpLimits {
 impl Default for HttpLimits {
     fn default() -> Self {
         Self {
-            connections: 256,
-            connections_per_caller: 64,
-            connections_reserved: 16,
+            connections: 1024,
+            connections_per_caller: 256,
+            connections_reserved: 24,
             head_bytes: 16 * 1024,
             headers: HEADERS_MAX,
             body_bytes: 1024 * 1024,
             request: Duration::from_secs(10),
             idle: Duration::from_secs(120),
             write: Duration::from_secs(10),
-            handlers: 40,
+            handlers: 68,
             response_bytes: 16 * 1024 * 1024,
             streams: 16,
             listeners: 64,

@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobLimits {
     /// Jobs that run at once, each on a thread of its own that counts among the callers of the pool:
-    /// a third of [`PoolLimits::waiting_change`](super::PoolLimits), so that they take nobody's place.
+    /// a third of [`PoolLimits::changes`](super::PoolLimits), so that they take nobody's place.
     pub at_once: usize,
     /// Jobs that may wait to be begun; one more is told `busy`.
     pub queued: usize,

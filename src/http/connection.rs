@@ -236,7 +236,8 @@ impl Connection {
         self.has_called = true;
         self.phase = Phase::InFlight(until);
         self.since = now;
-        Job { request, exchange: Arc::clone(&self.exchange), reservation: self.reservation.take() }
+        let (exchange, reservation) = (Arc::clone(&self.exchange), self.reservation.take());
+        Job { request, arrived: now, permit: None, exchange, reservation }
     }
 
     /// Answers with the refusal, as the connection's last words.

@@ -4,13 +4,15 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::os::peer::{Caller, Origin};
 use crate::os::poll::{self, PeerState};
 use crate::os::socket_owners::SocketOwners;
-use crate::rpc::Inbound;
+use crate::pool::{NoPermit, Permit};
+use crate::rpc::{Asking, Inbound};
 use crate::threads::Reservation;
 
 use super::exchange::Exchange;
@@ -23,6 +25,13 @@ pub struct RequestContext<'a> {
     exchange: &'a Exchange,
     shared: &'a Shared,
     reservation: &'a Reservation,
+    arrived: Instant,
+    /// Whether it can wait without its thread.
+    can_park: bool,
+    /// What it has waited for, until that is taken.
+    permit: Mutex<Option<Result<Permit, NoPermit>>>,
+    /// What it has to wait for.
+    asking: Mutex<Option<Asking>>,
     /// Set once the caller was found to be disconnected.
     is_abandoned: AtomicBool,
 }
@@ -32,8 +41,24 @@ impl<'a> RequestContext<'a> {
         exchange: &'a Exchange,
         shared: &'a Shared,
         reservation: &'a Reservation,
+        (arrived, permit): (Instant, Option<Result<Permit, NoPermit>>),
+        can_park: bool,
     ) -> Self {
-        Self { exchange, shared, reservation, is_abandoned: AtomicBool::new(false) }
+        Self {
+            exchange,
+            shared,
+            reservation,
+            arrived,
+            can_park,
+            permit: Mutex::new(permit),
+            asking: Mutex::default(),
+            is_abandoned: AtomicBool::new(false),
+        }
+    }
+
+    /// What it has to wait for, if anything.
+    pub(super) fn take_asking(&self) -> Option<Asking> {
+        self.asking.lock().take()
     }
 
     /// Memory for the request and its answer.
@@ -63,6 +88,26 @@ impl Inbound for RequestContext<'_> {
 
     fn reserve_answer(&self, answer_bytes: usize) -> bool {
         self.reservation.grow_to(respond::room_of(answer_bytes))
+    }
+
+    fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    fn take_permit(&self) -> Option<Result<Permit, NoPermit>> {
+        self.permit.lock().take()
+    }
+
+    fn can_park(&self) -> bool {
+        self.can_park
+    }
+
+    fn park(&self, asking: Asking) {
+        *self.asking.lock() = Some(asking);
+    }
+
+    fn is_parked(&self) -> bool {
+        self.asking.lock().is_some()
     }
 }
 

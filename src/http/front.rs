@@ -30,7 +30,7 @@ use super::rarely::Rarely;
 use super::reply;
 use super::stream;
 use super::tally::{Counters, Tally};
-use super::{Handler, Shortcut};
+use super::{Handler, Shortcut, Waiting};
 
 /// What is read from a socket at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -65,6 +65,7 @@ pub struct Front {
     guard: Guard,
     tally: Arc<Tally>,
     shortcut: Option<Shortcut>,
+    waiting: Option<Waiting>,
 }
 
 // By its addresses alone.
@@ -86,7 +87,8 @@ impl Front {
         };
         let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
         let (access, guard) = (Access::default(), Guard::default());
-        Ok(Self { listeners, limits, access, guard, tally: Arc::default(), shortcut: None })
+        let (tally, shortcut, waiting) = (Arc::default(), None, None);
+        Ok(Self { listeners, limits, access, guard, tally, shortcut, waiting })
     }
 
     /// Listens on `[::1]`, too, beside those of the addresses that have such a twin ([`ipv6_twin`]). Where that
@@ -142,6 +144,13 @@ impl Front {
     /// Offers each request to this first, instead of leaving all of them to handlers.
     pub fn offer_to(&mut self, shortcut: Shortcut) {
         self.shortcut = Some(shortcut);
+    }
+
+    /// Has requests wait by this whose handler says that they have to ([`Inbound::park`]).
+    ///
+    /// [`Inbound::park`]: crate::rpc::Inbound::park
+    pub fn wait_by(&mut self, waiting: Waiting) {
+        self.waiting = Some(waiting);
     }
 
     /// The addresses that are listened on and that others than this host can reach.
@@ -200,7 +209,7 @@ impl Front {
         // A connection has one request in flight, so that the queue is never full.
         let jobs = Jobs(Arc::new(Queue::new(shared.limits.connections)));
         let handlers = (0..shared.limits.handlers)
-            .map(|index| start_handler(index, &jobs.0, &handler, &shared))
+            .map(|index| start_handler(index, &jobs.0, &handler, self.waiting.as_ref(), &shared))
             .collect::<io::Result<Vec<_>>>()?;
         let service = Service {
             shared: Arc::clone(&shared),
@@ -231,11 +240,13 @@ fn start_handler(
     index: usize,
     queue: &Arc<Queue<Job>>,
     handler: &Handler,
+    waiting: Option<&Waiting>,
     shared: &Arc<Shared>,
 ) -> io::Result<JoinHandle<()>> {
     let (queue, handler, shared) = (Arc::clone(queue), Arc::clone(handler), Arc::clone(shared));
-    let name = format!("http-{index}");
-    thread::Builder::new().name(name).spawn(move || handlers::run(&queue, &handler, &shared))
+    let waiting = waiting.cloned();
+    let work = move || handlers::run(&queue, &handler, waiting.as_ref(), &shared);
+    thread::Builder::new().name(format!("http-{index}")).spawn(work)
 }
 
 /// The service while it runs. Dropped, it stops without waiting for anything.
@@ -397,9 +408,6 @@ fn dispatch(
     let job = connection.dispatch(request, round.now);
     if shortcut.is_some_and(|shortcut| reply::offer(shortcut, &job, round.shared)) {
         return Fate::Open;
-    }
-    if !job.reserve(&round.shared.limits) {
-        return connection.refuse(handlers::NO_ROOM, round);
     }
     match jobs.0.put(job) {
         Ok(_wake) => Fate::Open,

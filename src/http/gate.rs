@@ -127,8 +127,11 @@ impl Gate {
             all += 1;
             own += usize::from(other.share() == caller.share());
         }
-        let kept = if self.is_privileged(caller) { 0 } else { limits.connections_reserved };
-        own < limits.connections_per_caller && all < limits.connections.saturating_sub(kept)
+        if self.is_privileged(caller) {
+            return all < limits.connections;
+        }
+        let others = limits.connections.saturating_sub(limits.connections_reserved);
+        own < limits.connections_per_caller && all < others
     }
 }
 
@@ -167,7 +170,8 @@ mod tests {
         assert!(place(user(7), &[user(7); 3]));
         assert!(!place(user(7), &[user(7); 4]));
         assert!(place(user(8), &[user(7); 4]));
-        assert!(!place(user(0), &[user(0); 4]), "root has one as well");
+        assert!(place(user(0), &[user(0); 9]), "root may have all");
+        assert!(!place(user(0), &[user(0); 10]));
         let same = [from("192.0.2.1:5"), from("192.0.2.1:6"), from("[::ffff:192.0.2.1]:7")];
         assert!(place(from("192.0.2.1:8"), &same));
         assert!(!place(from("192.0.2.1:8"), &[&same[..], &same[..1]].concat()));

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use crate::config::HttpLimits;
 use crate::os::peer::Caller;
 use crate::os::poll::Waker;
+use crate::pool::{NoPermit, Permit};
 use crate::rpc::Inbound;
 use crate::threads::{ByteBudget, Queue, Reservation, panic_text};
 
-use super::Handler;
 use super::context::{CallerProbe, RequestContext};
 use super::exchange::{self, Answer, Exchange, Then};
 use super::guard::Guard;
@@ -22,6 +22,7 @@ use super::rarely::Rarely;
 use super::respond::{self, EncodeError, Encoded, Wanted};
 use super::stream;
 use super::tally::{Reason, Refusal, Tally};
+use super::{Handler, Waiting};
 
 /// The address that callers over a Unix socket are given.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -77,6 +78,9 @@ impl Shared {
 /// A request on its way to a handler.
 pub(super) struct Job {
     pub(super) request: Request,
+    pub(super) arrived: Instant,
+    /// What it has waited for: a permit, or why there is none.
+    pub(super) permit: Option<Result<Permit, NoPermit>>,
     pub(super) exchange: Arc<Exchange>,
     /// Memory for the body, and for the answer until it is sent.
     pub(super) reservation: Reservation,
@@ -86,22 +90,40 @@ pub(super) struct Job {
 const ELEMENT_BYTES: usize = 256;
 
 impl Job {
-    /// Reserves what a handler needs, before it gets the request: memory for the body, which it copies and
-    /// parses, and for the answer of a change, which must not be lost once the change is done. That answer
+    /// Reserves what a handler needs, before it gets the request: memory for the body, which it copies, parses,
+    /// and keeps while the call waits, and for the answer of a change, which must not be lost once the change is done. That answer
     /// is the guest of the request and what the agent adds. A longer one is that of a read, which can be
     /// refused. Whether the budget has it.
     pub(super) fn reserve(&self, limits: &HttpLimits) -> bool {
         let body = &self.request.body;
         let elements = body.iter().filter(|byte| **byte == b',').count();
         let parsed = elements.saturating_mul(ELEMENT_BYTES);
-        self.reservation.grow_to((3 * body.len() + limits.answer_bytes).saturating_add(parsed))
+        self.reservation.grow_to((4 * body.len() + limits.answer_bytes).saturating_add(parsed))
     }
 }
 
 /// Answers requests until the front is gone.
-pub(super) fn run(jobs: &Queue<Job>, handler: &Handler, shared: &Arc<Shared>) {
-    while let Some(Job { request, exchange, reservation }) = jobs.next() {
-        let context = RequestContext::new(&exchange, shared, &reservation);
+pub(super) fn run(
+    queue: &Arc<Queue<Job>>,
+    handler: &Handler,
+    waiting: Option<&Waiting>,
+    shared: &Arc<Shared>,
+) {
+    while let Some(job) = queue.next() {
+        let has_room = job.reserve(&shared.limits);
+        let Job { request, arrived, permit, exchange, reservation } = job;
+        let version = request.version;
+        if !has_room {
+            deliver(refuse(&NO_ROOM, version, shared), version, &exchange, shared, reservation);
+            continue;
+        }
+        let context = RequestContext::new(
+            &exchange,
+            shared,
+            &reservation,
+            (arrived, permit),
+            waiting.is_some(),
+        );
         // Nobody would learn the outcome, that of a change above all.
         if context.is_abandoned() {
             shared.log_abandoned(&request, &exchange.caller);
@@ -110,9 +132,29 @@ pub(super) fn run(jobs: &Queue<Job>, handler: &Handler, shared: &Arc<Shared>) {
             }
             continue;
         }
-        let version = request.version;
+        // It is carried out once more after it has waited.
+        let kept = waiting.map(|_| request.clone());
         let encoded = answer(request, &context, handler, shared);
-        deliver(encoded, version, &exchange, shared, reservation);
+        match (context.take_asking(), kept.zip(waiting)) {
+            (Some(asking), Some((request, waiting))) => {
+                drop(context);
+                reservation.shrink_to(request.body.capacity());
+                let queue = Arc::clone(queue);
+                waiting(
+                    asking,
+                    Box::new(move |permit| {
+                        let permit = Some(permit);
+                        let job = Job { request, arrived, permit, exchange, reservation };
+                        // Where the queue is closed the front is gone, and its connections with it.
+                        drop(queue.put_first(job));
+                    }),
+                );
+            }
+            _ => {
+                drop(context);
+                deliver(encoded, version, &exchange, shared, reservation);
+            }
+        }
     }
 }
 

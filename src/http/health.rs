@@ -73,7 +73,7 @@ pub(super) fn readyz(agent: &Libvirt) -> Response {
     let seen = agent.libvirt_seen();
     let unseen = (!seen.tried).then_some("libvirt was not asked yet");
     let why = libvirt_status(&seen).or(unseen).map(str::to_owned);
-    let why = why.or_else(|| agent.pool().changes_refused().map(|error| error.to_string()));
+    let why = why.or_else(|| agent.pool().calls_refused().map(|error| error.to_string()));
     answer(&json!({ "ready": why.is_none(), "why": why }), why.is_none())
 }
 

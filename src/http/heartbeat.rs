@@ -142,7 +142,8 @@ fn front_answers(door: &Door, patience: Duration) -> Result<(), String> {
 
 /// Whether each lane that had jobs waiting and a worker free has moved since.
 fn works(before: &[LaneSnapshot], now: &[LaneSnapshot]) -> Result<(), String> {
-    let is_idle = |lane: &LaneSnapshot| lane.queued > 0 && lane.running < lane.workers;
+    let may_run = |lane: &LaneSnapshot| lane.queued.saturating_sub(lane.held_back);
+    let is_idle = |lane: &LaneSnapshot| may_run(lane) > 0 && lane.running < lane.workers;
     for (before, now) in before.iter().zip(now) {
         if is_idle(before) && is_idle(now) && before.totals == now.totals {
             return Err(format!("lane {}: {} jobs wait beside idle workers", now.lane, now.queued));
@@ -173,6 +174,7 @@ mod tests {
             lane: Lane::Read,
             workers: 4,
             queued,
+            held_back: 0,
             running,
             stuck: 0,
             oldest: None,
@@ -188,6 +190,8 @@ mod tests {
         assert!(judge(lane(3, 4, 7), lane(3, 4, 7)), "all workers hang below");
         assert!(judge(lane(0, 0, 7), lane(3, 1, 7)), "they have just come");
         assert!(judge(lane(0, 0, 7), lane(0, 0, 7)), "nothing to do");
+        let held = || LaneSnapshot { held_back: 3, ..lane(3, 1, 7) };
+        assert!(judge(held(), held()), "a guest that hangs holds its own jobs back");
         assert!(works(&[], &[lane(3, 1, 7)]).is_ok(), "the first look");
     }
 }

@@ -38,6 +38,8 @@ mod wiring;
 use std::sync::Arc;
 
 use crate::os::peer::Caller;
+use crate::pool::Granted;
+use crate::rpc::Asking;
 
 pub use access::{Access, AccessError};
 pub use context::RequestContext;
@@ -53,6 +55,9 @@ pub use wiring::{ListenError, listen};
 /// with 500. It is not called for a request whose caller has gone by then.
 pub type Handler =
     Arc<dyn Fn(&rouille::Request, &RequestContext<'_>) -> rouille::Response + Send + Sync>;
+
+/// Has a call wait for its permit, which is given to what comes with it. Blocks for nothing.
+pub type Waiting = Arc<dyn Fn(Asking, Granted) + Send + Sync>;
 
 /// Answers one request of a caller without a handler, if it is one that it can: it then takes the reply.
 /// Else it does nothing, and a handler has the request. Runs on the front's own thread, and so blocks

@@ -85,7 +85,7 @@ pub(super) fn offer(shortcut: &Shortcut, job: &Job, shared: &Arc<Shared>) -> boo
 }
 
 fn reply(job: &Job, shared: &Arc<Shared>) -> Reply {
-    let Job { request, exchange, reservation } = job;
+    let Job { request, exchange, reservation, .. } = job;
     Reply {
         exchange: Arc::clone(exchange),
         shared: Arc::clone(shared),

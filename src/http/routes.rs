@@ -7,10 +7,10 @@ use std::time::Instant;
 use log::{Level, info, log_enabled};
 use rouille::{Request, Response, ResponseBody};
 
-use crate::http::{Handler, Shortcut, Tallies, events, health, page, scrape};
+use crate::http::{Handler, Shortcut, Tallies, Waiting, events, health, page, scrape};
 use crate::ops::Libvirt;
 use crate::os::peer::Caller;
-use crate::rpc::{self, Answer, Audit, Behalf, Download, Service};
+use crate::rpc::{self, Answer, Asking, Audit, Behalf, Download, Inbound, Service};
 
 /// Where the orchestrator calls.
 const RPC_PATH: &str = "/_mistify_RPC_";
@@ -75,6 +75,13 @@ pub fn shortcut(agent: Arc<Libvirt>, service: Service) -> Shortcut {
     })
 }
 
+/// Has calls wait for their permits in the agent's pool.
+pub fn waiting(agent: Arc<Libvirt>) -> Waiting {
+    Arc::new(move |Asking { share, deadline }, then| {
+        agent.pool().permit_later(share, deadline, then);
+    })
+}
+
 fn route(
     agent: &Libvirt,
     service: Service,
@@ -88,7 +95,7 @@ fn route(
             processed(request, by, |method| call_v2(agent, service, request, by, method))
         }
         DOWNLOAD_PATH if service == Service::ImageStore => {
-            processed(request, by, |_| download(agent, request))
+            processed(request, by, |_| download(agent, request, by))
         }
         events::PATH if is_read(request) => events::stream(agent.events(), request),
         health::HEALTHZ if is_read(request) => health::healthz(agent),
@@ -125,9 +132,10 @@ fn processed(
     by: Behalf<'_>,
     answer: impl FnOnce(&mut String) -> Response,
 ) -> Response {
-    let (began, mut method) = (Instant::now(), String::new());
+    let began = by.inbound.map_or_else(Instant::now, Inbound::arrived);
+    let mut method = String::new();
     let response = answer(&mut method);
-    if !log_enabled!(Level::Info) {
+    if by.inbound.is_some_and(Inbound::is_parked) || !log_enabled!(Level::Info) {
         return response;
     }
     let processed = Processed {
@@ -258,7 +266,7 @@ fn json(answer: Vec<u8>) -> Response {
 }
 
 /// Streams a snapshot; errors have the statuses of the contract and a line that ends.
-fn download(agent: &Libvirt, request: &Request) -> Response {
+fn download(agent: &Libvirt, request: &Request, by: Behalf<'_>) -> Response {
     let refuse = |status, why: &str| {
         text(status, &format!("{why}\n")).with_additional_header(NOSNIFF.0, NOSNIFF.1)
     };
@@ -270,7 +278,7 @@ fn download(agent: &Libvirt, request: &Request) -> Response {
         Ok(body) => body,
         Err(unread) => return unread,
     };
-    match rpc::download(agent, &body) {
+    match rpc::download(agent, &body, by) {
         Download::Stream(content) => Response {
             status_code: 200,
             headers: vec![("Content-Type".into(), "application/octet-stream".into())],

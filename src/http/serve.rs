@@ -121,8 +121,10 @@ impl Libvirt {
         let (tallies, places) = (fronts.tallies(), fronts.places());
         let Fronts { mut main, mut images, mut metrics } = fronts;
         main.offer_to(routes::shortcut(Arc::clone(&agent), Service::Libvirt));
+        main.wait_by(routes::waiting(Arc::clone(&agent)));
         if let Some(images) = &mut images {
             images.offer_to(health::shortcut(Arc::clone(&agent)));
+            images.wait_by(routes::waiting(Arc::clone(&agent)));
         }
         if let Some(metrics) = &mut metrics {
             metrics.offer_to(scrape::shortcut(Arc::clone(&agent)));
@@ -149,6 +151,8 @@ impl Libvirt {
         heartbeat.stop();
         agent.events().close();
         jobs.tell_to_stop();
+        // What waits has not begun, and is told so.
+        agent.pool().turn_away();
         // One bound for the whole stop: a service manager's is not much longer.
         let stopped_by = Instant::now() + drain;
         let left = || stopped_by.saturating_duration_since(Instant::now());

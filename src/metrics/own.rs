@@ -161,6 +161,13 @@ fn write_lanes(text: &mut Text, pool: &Snapshot) {
         "Callers that wait for a guest that is being changed",
         count(callers.keys_waiting),
     );
+    one(
+        text,
+        "mistify_calls_waiting",
+        Gauge,
+        "Calls that wait for their turn, without a thread",
+        count(callers.calls_waiting),
+    );
 }
 
 fn write_listeners(text: &mut Text, listeners: &[Listener]) {

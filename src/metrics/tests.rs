@@ -110,6 +110,7 @@ fn own() -> Own {
         lane,
         workers: 4,
         queued: 1,
+        held_back: 0,
         running: 2,
         stuck: 0,
         oldest: None,
@@ -120,6 +121,7 @@ fn own() -> Own {
         callers: 3,
         keys_held: 2,
         keys_waiting: 1,
+        calls_waiting: 3,
         holds_refused: 0,
         holds_late: 0,
     };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::DEADLINE_S_MAX;
 use crate::ops::Error;
+use crate::pool::current;
 
 type Args = BTreeMap<String, String>;
 
@@ -39,7 +40,7 @@ fn is_true(word: &str, text: Option<&str>) -> Result<bool, Error> {
     }
 }
 
-/// When a call that arrives now is late, by `mistify.timeout` or else by `default`. One that is only
+/// When the call of this thread is late, from its arrival on, by `mistify.timeout` or else by `default`. One that is only
 /// to say what it would do is refused: who can do that asks [`plan_deadline`].
 ///
 /// # Errors
@@ -60,17 +61,19 @@ pub(super) fn plan_deadline(args: &Args, default: Duration) -> Result<Instant, E
     if args.contains_key(ASYNC) {
         return Err(Error::Invalid(format!("args: {ASYNC} is for changes of guests alone")));
     }
-    let wait = match args.get(TIMEOUT) {
-        None => default,
-        Some(text) => match text.parse::<u64>() {
-            Ok(seconds @ 1..=DEADLINE_S_MAX) => Duration::from_secs(seconds),
-            _ => {
-                return Err(Error::Invalid(format!(
-                    "args: {TIMEOUT} is {text:?}, not a number of seconds from 1 to \
-                     {DEADLINE_S_MAX}"
-                )));
-            }
-        },
-    };
-    Ok(Instant::now() + wait)
+    Ok(current::arrived() + timeout(args)?.unwrap_or(default))
+}
+
+/// The time that a caller gives its call, where it says so.
+///
+/// # Errors
+/// As [`deadline`].
+pub fn timeout(args: &Args) -> Result<Option<Duration>, Error> {
+    let Some(text) = args.get(TIMEOUT) else { return Ok(None) };
+    match text.parse::<u64>() {
+        Ok(seconds @ 1..=DEADLINE_S_MAX) => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(Error::Invalid(format!(
+            "args: {TIMEOUT} is {text:?}, not a number of seconds from 1 to {DEADLINE_S_MAX}"
+        ))),
+    }
 }

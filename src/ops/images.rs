@@ -17,7 +17,7 @@ use crate::ops::domains::{VolumeUse, all_uses};
 use crate::ops::recovery::{Abort, Transaction};
 use crate::ops::volumes::{complete, make};
 use crate::ops::{Error, Libvirt, Session, named_guest, respond};
-use crate::pool::{Hold, Job, JobName, Lane};
+use crate::pool::{Hold, Job, JobName, Lane, current};
 use crate::storage::{self, Adopts, Dataset, Id, Maker, Reach, Volumes, Wanted, Whose};
 
 const NEED_ID: Error = Error::Refused("need an id");
@@ -285,7 +285,7 @@ impl Libvirt {
     /// When a storage call that arrives now is late. Those that only look get as long as those that
     /// change: they share two workers with them.
     pub(super) fn storage_deadline(&self) -> Instant {
-        Instant::now() + self.deadlines.change
+        current::arrived() + self.deadlines.change
     }
 
     /// One job on the storage lane.

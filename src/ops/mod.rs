@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-pub use args::{is_dry_run, wants_job};
+pub use args::{is_dry_run, timeout, wants_job};
 pub use create::new_domain;
 pub use error::Error;
 pub use health::{Health, Seen};

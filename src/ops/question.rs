@@ -62,11 +62,11 @@ impl Libvirt {
         self.or_late(self.once(Lane::Read, verb, &id, deadline, work), stand_in)
     }
 
-    /// What it takes to post a question: none where all places are taken, or where it is to be refused.
+    /// What it takes to post a question: none where it is to be refused.
     pub fn may_post<R: Send + 'static>(&self, question: &Question<R>) -> Option<Posting> {
         let Question { verb, id, deadline, .. } = question;
         let job = self.may_ask(Lane::Read, verb, id, *deadline).ok()?;
-        Some(Posting { place: self.pool.place(Lane::Read)?, job })
+        Some(Posting { place: self.pool.place()?, job })
     }
 
     /// Asks, and waits for nothing: `then` gets the answer, as [`Pool::post`] says.

@@ -97,7 +97,7 @@ impl Caller {
 
 /// Whom connections and calls are counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Share {
+pub enum Share {
     /// A user of this host.
     User(u32),
     /// Everybody at an address, where no user is known.

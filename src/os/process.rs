@@ -6,6 +6,7 @@
 )]
 
 use std::io;
+use std::ptr;
 
 /// The effective user id; 0 is root.
 pub fn user() -> u32 {
@@ -88,6 +89,29 @@ fn identity_of(pid: u32) -> Option<String> {
     // is field 22 (proc_pid_stat(5)).
     let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?;
     Some(format!("{}:{pid}:{started}", boot.trim_end()))
+}
+
+/// Lets this process have so many open files at once, or as many as it may have at all: each connection is one.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_open_files(wanted: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // Not setrlimit(2), which the unit's filter of system calls has not; 0 is this process.
+    // SAFETY: the kernel writes one limit and reads none.
+    let got = unsafe { libc::prlimit64(0, libc::RLIMIT_NOFILE, ptr::null(), &raw mut limit) };
+    if got != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur >= wanted {
+        return Ok(());
+    }
+    limit.rlim_cur = wanted.min(limit.rlim_max);
+    // SAFETY: the kernel reads one limit and writes none.
+    match unsafe { libc::prlimit64(0, libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Takes from this thread, and from all threads and programs that it starts from now on, the way to

@@ -1,4 +1,4 @@
-//! Who may wait for the pool, and who holds which guest's key: a pure state machine.
+//! Who is in the pool, and who holds which guest's key: a pure state machine.
 //!
 //! No lock, thread or clock in here: every method is an event, its return value the decision.
 //! [`super::hold`] puts it behind a lock and wakes the waiting.
@@ -12,19 +12,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::error::Ration;
-use crate::config::PoolLimits;
-
-/// Why a caller was turned away.
+/// Nobody is let in any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// So many callers as this ration allows are waiting.
-    Callers(Ration),
-    /// So many callers as one key allows wait for it.
-    Key,
-    /// Nobody is let in any more.
-    Stopping,
-}
+pub(super) struct Stopping;
 
 /// The name of one wish for a key; never given out twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,69 +39,28 @@ struct Key {
     waiters: VecDeque<Ticket>,
 }
 
-/// How many callers a ration has admitted, and how many it may.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-struct Count {
-    callers: usize,
-    limit: usize,
-}
-
-/// The state: callers per ration, keys with their waiters in order of arrival.
-#[derive(Debug)]
+/// The state: callers, keys with their waiters in order of arrival. Nobody is a caller without a thread or a
+/// permit, so that both have a bound elsewhere.
+#[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Admission {
-    change: Count,
-    read: Count,
-    any: Count,
-    waiters_per_key: usize,
+    callers: usize,
     keys: HashMap<String, Key>,
     tickets: u64,
     stopping: bool,
 }
 
 impl Admission {
-    /// Nobody is waiting, no key is held.
-    pub(super) fn new(limits: &PoolLimits) -> Self {
-        Self {
-            change: Count { callers: 0, limit: limits.waiting_change },
-            read: Count { callers: 0, limit: limits.waiting_read },
-            any: Count { callers: 0, limit: limits.waiting_any },
-            waiters_per_key: limits.waiting_key,
-            keys: HashMap::new(),
-            tickets: 0,
-            stopping: false,
-        }
-    }
-
-    /// A caller comes in; it counts until [`Self::leave`] with the same ration.
+    /// A caller comes in; it counts until [`Self::leave`].
     ///
     /// # Errors
-    /// The first ration that is used up, or `Stopping`; the caller is then not counted.
-    pub(super) fn enter(&mut self, ration: Ration) -> Result<(), Refusal> {
-        if let Some(refusal) = self.would_refuse(ration) {
-            return Err(refusal);
-        }
-        for &r in ration.counted_in() {
-            self.count(r).callers += 1;
-        }
-        Ok(())
-    }
-
-    /// Why a caller that came now would be turned away.
-    pub(super) fn would_refuse(&self, ration: Ration) -> Option<Refusal> {
+    /// After [`Self::stop`]; the caller is then not counted.
+    pub(super) fn enter(&mut self) -> Result<(), Stopping> {
         if self.stopping {
-            return Some(Refusal::Stopping);
+            return Err(Stopping);
         }
-        let is_full = |ration: &&Ration| {
-            let count = match ration {
-                Ration::Change => &self.change,
-                Ration::Read => &self.read,
-                Ration::Any => &self.any,
-            };
-            count.callers >= count.limit
-        };
-        ration.counted_in().iter().find(is_full).map(|&ration| Refusal::Callers(ration))
+        self.callers += 1;
+        Ok(())
     }
 
     /// The keys that somebody holds.
@@ -120,23 +69,20 @@ impl Admission {
     }
 
     /// A caller that came in leaves.
-    pub(super) fn leave(&mut self, ration: Ration) {
-        for &r in ration.counted_in() {
-            self.count(r).callers -= 1;
-        }
+    pub(super) fn leave(&mut self) {
+        self.callers -= 1;
     }
 
     /// A caller asks for a key; [`Self::place`] says where its ticket stands.
     ///
     /// # Errors
-    /// `Key` when so many as may wait for it do, or `Stopping`.
-    pub(super) fn acquire(&mut self, key: &str) -> Result<Ticket, Refusal> {
+    /// After [`Self::stop`].
+    pub(super) fn acquire(&mut self, key: &str) -> Result<Ticket, Stopping> {
         if self.stopping {
-            return Err(Refusal::Stopping);
+            return Err(Stopping);
         }
         let ticket = Ticket(self.tickets);
         match self.keys.get_mut(key) {
-            Some(held) if held.waiters.len() >= self.waiters_per_key => return Err(Refusal::Key),
             Some(held) => held.waiters.push_back(ticket),
             None => {
                 let free = Key { holder: ticket, waiters: VecDeque::new() };
@@ -187,9 +133,9 @@ impl Admission {
         self.stopping
     }
 
-    /// Callers that are in, of all rations.
+    /// Callers that are in.
     pub(super) fn callers(&self) -> usize {
-        self.any.callers
+        self.callers
     }
 
     /// Keys that somebody holds.
@@ -200,14 +146,6 @@ impl Admission {
     /// Callers that wait for a key.
     pub(super) fn keys_waiting(&self) -> usize {
         self.keys.values().map(|held| held.waiters.len()).sum()
-    }
-
-    fn count(&mut self, ration: Ration) -> &mut Count {
-        match ration {
-            Ration::Change => &mut self.change,
-            Ration::Read => &mut self.read,
-            Ration::Any => &mut self.any,
-        }
     }
 }
 

@@ -1,7 +1,5 @@
-//! How many batches of one caller run at once, and on how many threads.
-//!
-//! A call of a batch waits for the pool like any other. Without a bound of their own four batches of one
-//! caller would be as many callers as the pool lets in, and all others would be told `busy`.
+//! On how many threads the batches of one caller run: without a bound they would be as many callers as the
+//! pool lets in, and all others would wait for them.
 
 use std::collections::HashMap;
 
@@ -13,7 +11,6 @@ use crate::os::peer::Share;
 /// The batches that run, by caller.
 #[derive(Debug)]
 pub struct Batches {
-    batches_max: usize,
     helpers_max: usize,
     /// Callers with a batch, and no others.
     running: Mutex<HashMap<Share, Running>>,
@@ -27,35 +24,30 @@ struct Running {
 
 impl Batches {
     pub(super) fn new(limits: &PoolLimits) -> Self {
-        let (batches_max, helpers_max) = (limits.batches_per_caller, limits.batch_helpers);
-        Self { batches_max, helpers_max, running: Mutex::default() }
+        Self { helpers_max: limits.batch_helpers, running: Mutex::default() }
     }
 
-    /// Begins a batch of this caller, with as many helpers as are free of those that it wants; none
-    /// where too many batches of this caller run.
-    pub(crate) fn begin(&self, share: Share, helpers_wanted: usize) -> Option<BatchPermit<'_>> {
+    /// Begins a batch of this caller, with as many helpers as are free of those that it wants.
+    pub(crate) fn begin(&self, share: Share, helpers_wanted: usize) -> HelperThreads<'_> {
         let mut all = self.running.lock();
         let running = all.entry(share).or_default();
-        if running.batches >= self.batches_max {
-            return None;
-        }
         let helpers = helpers_wanted.min(self.helpers_max.saturating_sub(running.helpers));
         running.batches += 1;
         running.helpers += helpers;
-        Some(BatchPermit { batches: self, share, helpers })
+        HelperThreads { batches: self, share, helpers }
     }
 }
 
-/// A batch that may run, until this is dropped.
+/// The threads of a batch beside its own, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct BatchPermit<'a> {
+pub(crate) struct HelperThreads<'a> {
     batches: &'a Batches,
     share: Share,
     /// The threads that it may have beside the one that it is on.
     pub(crate) helpers: usize,
 }
 
-impl Drop for BatchPermit<'_> {
+impl Drop for HelperThreads<'_> {
     fn drop(&mut self) {
         let mut all = self.batches.running.lock();
         let Some(running) = all.get_mut(&self.share) else { return };
@@ -73,24 +65,20 @@ mod tests {
 
     #[test]
     fn batches_of_a_caller_share_its_helpers() {
-        let limits =
-            PoolLimits { batches_per_caller: 3, batch_helpers: 9, ..PoolLimits::default() };
+        let limits = PoolLimits { batch_helpers: 9, ..PoolLimits::default() };
         let batches = Batches::new(&limits);
         let begin = |uid| batches.begin(Share::User(uid), 7);
-        let (first, second, third) = (begin(7).unwrap(), begin(7).unwrap(), begin(7).unwrap());
+        let (first, second, third) = (begin(7), begin(7), begin(7));
         assert_eq!([first.helpers, second.helpers, third.helpers], [7, 2, 0]);
-        assert!(begin(7).is_none(), "one more than it may have");
-        assert_eq!(begin(8).unwrap().helpers, 7, "another caller has its own");
+        assert_eq!(begin(8).helpers, 7, "another caller has its own");
         drop(second);
-        assert_eq!(begin(7).unwrap().helpers, 2);
+        assert_eq!(begin(7).helpers, 2);
         drop((first, third));
         assert!(batches.running.lock().is_empty(), "callers without a batch are forgotten");
     }
 
     #[test]
-    fn batches_of_a_caller_take_half_of_the_pool() {
-        let limits = PoolLimits::default();
-        assert!(limits.batches_per_caller + limits.batch_helpers <= limits.waiting_any.div_ceil(2));
-        assert!(limits.batch_helpers + 1 >= crate::config::BATCH_AT_ONCE, "one alone has all");
+    fn a_batch_alone_has_all_its_threads() {
+        assert!(PoolLimits::default().batch_helpers + 1 >= crate::config::BATCH_AT_ONCE);
     }
 }

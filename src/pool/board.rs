@@ -147,6 +147,7 @@ impl Board {
             lane,
             workers: self.workers,
             queued: self.queued,
+            held_back: 0,
             running: self.running.len(),
             stuck: self.stuck.len(),
             oldest: self.all().min_by_key(|entry| entry.since).map(Entry::running),

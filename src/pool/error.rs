@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::lane::Lane;
+use crate::config::PoolLimits;
 
 /// A job that a worker is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,24 +15,68 @@ pub struct Running {
     pub age: Duration,
 }
 
-/// Shares of the callers that may wait at once; each counts in the ones after it as well.
+/// What a call may wait for. Each kind has a bound of its own, so that none takes the place of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ration {
-    /// For control or storage work, or for a key.
+    /// Urgent work: a guest's power off.
+    Urgent,
+    /// A Delete: it frees what hangs in the guest's emulator, and so does not wait for that.
+    Delete,
+    /// Other changes of a guest.
     Change,
-    /// For read work, and all the above.
+    /// What libvirt is asked.
     Read,
-    /// For urgent work, and all the above.
-    Any,
+    /// What is done in the store, and what it is asked.
+    Store,
+    /// The calls of a batch, each of which is counted by itself.
+    Batch,
 }
 
 impl Ration {
-    /// Itself and the rations that it is part of.
-    pub(super) fn counted_in(self) -> &'static [Ration] {
+    /// All, those that must not wait first.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Urgent, Self::Delete, Self::Change, Self::Read, Self::Store, Self::Batch];
+
+    /// Its place in [`Self::ALL`].
+    pub(super) fn index(self) -> usize {
         match self {
-            Self::Change => &[Self::Change, Self::Read, Self::Any],
-            Self::Read => &[Self::Read, Self::Any],
-            Self::Any => &[Self::Any],
+            Self::Urgent => 0,
+            Self::Delete => 1,
+            Self::Change => 2,
+            Self::Read => 3,
+            Self::Store => 4,
+            Self::Batch => 5,
+        }
+    }
+
+    /// How many calls of it are under way at once.
+    pub(super) fn limit(self, limits: &PoolLimits) -> usize {
+        match self {
+            Self::Urgent => limits.urgent,
+            Self::Delete => limits.deletes,
+            Self::Change => limits.changes,
+            Self::Read => limits.reads,
+            Self::Store => limits.stores,
+            Self::Batch => limits.batches,
+        }
+    }
+
+    /// How many of these are of one guest, or of one name of what its calls wait for.
+    pub(super) fn limit_per_guest(self, limits: &PoolLimits) -> usize {
+        match self {
+            // Of few permits one guest has half.
+            Self::Urgent | Self::Delete => (self.limit(limits) / 2).max(1),
+            Self::Change | Self::Read | Self::Store | Self::Batch => limits.calls_per_guest,
+        }
+    }
+
+    /// The lane whose jobs such a call waits for.
+    pub(super) fn lane(self) -> Lane {
+        match self {
+            Self::Urgent => Lane::Urgent,
+            Self::Delete | Self::Change | Self::Batch => Lane::Control,
+            Self::Read => Lane::Read,
+            Self::Store => Lane::Storage,
         }
     }
 }
@@ -43,10 +88,8 @@ pub enum Full {
     Queue(Lane),
     /// The lane's workers: all are in calls that do not return.
     Workers(Lane),
-    /// The callers that may wait.
-    Callers(Ration),
-    /// The callers that may wait for this key.
-    Key(String),
+    /// The calls that may wait for their turn.
+    Waiting,
 }
 
 /// Why a job has no result.
@@ -116,8 +159,7 @@ impl fmt::Display for Error {
                         write!(f, "all {limit} {lane} workers are in calls that do not return")?;
                     }
                     Full::Queue(lane) => write!(f, "the {lane} queue is full with {limit} jobs")?,
-                    Full::Callers(ration) => write!(f, "{limit} callers wait for {ration}")?,
-                    Full::Key(key) => write!(f, "{limit} callers wait for {key}")?,
+                    Full::Waiting => write!(f, "{limit} calls wait for their turn")?,
                 }
                 write_running(f, running.as_ref())
             }
@@ -146,16 +188,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-impl fmt::Display for Ration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Change => "changes",
-            Self::Read => "changes and reads",
-            Self::Any => "the pool",
-        })
-    }
-}
 
 fn write_running(f: &mut fmt::Formatter<'_>, running: Option<&Running>) -> fmt::Result {
     match running {
@@ -194,11 +226,7 @@ mod tests {
             "busy: the control queue is full with 64 jobs; \
              Run web-2 is still running since 61 s ago"
         );
-        assert_eq!(
-            busy(Full::Callers(Ration::Change), 24, None),
-            "busy: 24 callers wait for changes"
-        );
-        assert_eq!(busy(Full::Key("web-1".to_owned()), 8, None), "busy: 8 callers wait for web-1");
+        assert_eq!(busy(Full::Waiting, 1024, None), "busy: 1024 calls wait for their turn");
     }
 
     #[test]

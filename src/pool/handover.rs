@@ -76,6 +76,11 @@ impl<T, W, L> State<T, W, L> {
         }
     }
 
+    /// Whether a worker may still take it.
+    pub(super) fn is_queued(&self) -> bool {
+        matches!(self, Self::Queued { .. })
+    }
+
     /// The worker is done. `Some` when nobody waits for the result: what to do then, and with what.
     fn finish(&mut self, result: Result<T, Failure>) -> Option<GivenUp<T, L>> {
         match mem::replace(self, Self::Over) {
@@ -158,6 +163,14 @@ where
     W: FnOnce(&mut S) -> T + Send,
     L: FnOnce(&mut S, T) + Send,
 {
+    fn guest(&self) -> &str {
+        &self.label.name.guest
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.state.lock().is_queued()
+    }
+
     fn perform(&self, worker: &mut Worker<S>) -> Outcome {
         let Some((outcome, given_up)) = work_off(&self.state, &self.label, worker) else {
             return Outcome::NotRun;

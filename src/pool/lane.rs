@@ -1,6 +1,7 @@
 //! A lane: its bounded queue, its workers with their private state, and what they are at.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::mem;
@@ -52,6 +53,8 @@ pub struct LaneSnapshot {
     pub workers: usize,
     /// Jobs that wait for a worker and whose callers wait for them.
     pub queued: usize,
+    /// Of these, jobs that wait for others of their guest, beside workers that may be free.
+    pub held_back: usize,
     /// Jobs that such a worker is on.
     pub running: usize,
     /// Jobs that others are on, which were written off and have not returned.
@@ -93,6 +96,12 @@ pub struct Overdue {
 
 /// A job as a worker sees it.
 pub(super) trait Task<S>: Send + Sync {
+    /// The guest that it is about; empty for none.
+    fn guest(&self) -> &str;
+
+    /// Whether somebody still waits for its beginning.
+    fn is_wanted(&self) -> bool;
+
     /// Does the job on this worker and hands over its result, unless nobody wants it any more.
     fn perform(&self, worker: &mut Worker<S>) -> Outcome;
 
@@ -124,6 +133,7 @@ pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
 pub(super) struct Queue<S> {
     lane: Lane,
     limit: usize,
+    guests: Guests,
     /// Whether no worker is replaced any more.
     is_out_of_spares: AtomicBool,
     /// Closed with the lane: the workers then end.
@@ -134,12 +144,61 @@ pub(super) struct Queue<S> {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// How many jobs of each guest run. Those of a guest that hangs leave workers to others.
+struct Guests {
+    /// Jobs of one guest that run at once.
+    most: usize,
+    /// A guest of which none runs has no record.
+    running: Mutex<HashMap<String, usize>>,
+}
+
+impl Guests {
+    /// Whether a job of this guest may run; it counts then.
+    fn begin(&self, guest: &str) -> bool {
+        if self.is_unlimited(guest) {
+            return true;
+        }
+        let mut running = self.running.lock();
+        let count = running.get(guest).copied().unwrap_or_default();
+        if count >= self.most {
+            return false;
+        }
+        running.insert(guest.to_owned(), count + 1);
+        true
+    }
+
+    /// A job of this guest ended; whether one that was held back may run now.
+    fn end(&self, guest: &str) -> bool {
+        if self.is_unlimited(guest) {
+            return false;
+        }
+        let mut running = self.running.lock();
+        let Some(count) = running.get_mut(guest) else { return false };
+        let was_full = *count >= self.most;
+        *count -= 1;
+        if *count == 0 {
+            running.remove(guest);
+        }
+        was_full
+    }
+
+    fn holds_back(&self, guest: &str) -> bool {
+        !self.is_unlimited(guest)
+            && self.running.lock().get(guest).is_some_and(|it| *it >= self.most)
+    }
+
+    fn is_unlimited(&self, guest: &str) -> bool {
+        guest.is_empty() || self.most == usize::MAX
+    }
+}
+
 impl<S: 'static> Queue<S> {
-    /// An open lane without workers.
-    pub(super) fn new(lane: Lane, limit: usize) -> Arc<Self> {
+    /// An open lane without workers, on which so many jobs of one guest run at once.
+    pub(super) fn new(lane: Lane, limit: usize, per_guest: usize) -> Arc<Self> {
         Arc::new(Self {
             lane,
             limit,
+            guests: Guests { most: per_guest, running: Mutex::default() },
             is_out_of_spares: AtomicBool::new(false),
             tasks: threads::Queue::new(limit),
             board: Mutex::default(),
@@ -185,6 +244,9 @@ impl<S: 'static> Queue<S> {
         }
         self.spawn(&mut board, make)?;
         board.write_off(job.worker);
+        drop(board);
+        // It hangs: what other jobs of its guest wait for is not this worker any more.
+        self.end_turn(&job.name.guest);
         Ok(true)
     }
 
@@ -226,7 +288,7 @@ impl<S: 'static> Queue<S> {
             let (full, limit) = (Full::Workers(self.lane), board.workers());
             return Err(Error::Busy { full, limit, running: board.oldest() });
         }
-        let refused = match self.tasks.put(task) {
+        let refused = match self.put(task) {
             Ok(wake) => {
                 board.queued += 1;
                 return Ok(wake);
@@ -244,6 +306,17 @@ impl<S: 'static> Queue<S> {
         })
     }
 
+    /// Puts a job into the queue, in place of those that nobody waits for any more where it is full.
+    fn put(&self, task: Arc<dyn Task<S>>) -> Result<Wake, TrySendError<Arc<dyn Task<S>>>> {
+        match self.tasks.put(task) {
+            Err(TrySendError::Full(task)) => {
+                self.tasks.retain(|task| task.is_wanted());
+                self.tasks.put(task)
+            }
+            put => put,
+        }
+    }
+
     /// Counts a refusal that was decided before [`Self::submit`].
     pub(super) fn count_refused(&self) {
         self.board.lock().totals.refused += 1;
@@ -259,6 +332,16 @@ impl<S: 'static> Queue<S> {
         let mut board = self.board.lock();
         board.queued -= 1;
         board.totals.unrun += 1;
+        drop(board);
+        // It may be held back for long.
+        self.tasks.retain(|task| task.is_wanted());
+    }
+
+    /// A job of this guest is over: one that was held back may run.
+    fn end_turn(&self, guest: &str) {
+        if self.guests.end(guest) {
+            drop(self.tasks.wake());
+        }
     }
 
     /// The job that runs longest of those that keep others waiting.
@@ -273,13 +356,15 @@ impl<S: 'static> Queue<S> {
 
     /// What the lane is at.
     pub(super) fn snapshot(&self) -> LaneSnapshot {
-        self.board.lock().snapshot(self.lane)
+        let held_back =
+            self.tasks.count(|task| task.is_wanted() && self.guests.holds_back(task.guest()));
+        LaneSnapshot { held_back, ..self.board.lock().snapshot(self.lane) }
     }
 
     /// Takes no more jobs and answers the queued ones; workers end when they are done with theirs.
     pub(super) fn close(&self) {
         self.tasks.close();
-        for task in self.tasks.drain() {
+        while let Some(task) = self.tasks.try_next() {
             if task.refuse() {
                 self.count_unrun();
             }
@@ -325,12 +410,17 @@ impl<S: 'static> Worker<S> {
     fn serve(mut self) {
         let mut written_off = false;
         while !written_off {
-            let Some(task) = self.queue.tasks.next() else { break };
+            let guests = &self.queue.guests;
+            let next = self.queue.tasks.next_where(|task| guests.begin(task.guest()));
+            let Some(task) = next else { break };
             let outcome = task.perform(&mut self);
             if outcome == Outcome::Panicked {
                 self.discard();
             }
             written_off = !self.end(outcome);
+            if !written_off {
+                self.queue.end_turn(task.guest());
+            }
             task.hand_on();
         }
         self.discard();

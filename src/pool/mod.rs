@@ -1,7 +1,8 @@
 //! Where blocking work is done: bounded lanes of workers, deadlines, and a key per guest.
 //!
 //! ```text
-//! caller ── hold ──► [admission: rations, keys]          one state machine, one lock
+//! call   ─ permit ─► [calls: under way, waiting]         what waits costs no thread
+//! caller ── hold ──► [admission: keys]                   both state machines under one lock
 //!        ── run ───► [queue of the lane] ──► worker      bounded; a private state per worker
 //!        ◄─ result or deadline ── [handover] ◄──┘        one state machine per job
 //! ```
@@ -10,8 +11,11 @@
 //! does that, or the pool's clock at the deadline (`posted`, `clock`). So one thread fewer is woken.
 //!
 //! What holds, and where it is decided:
-//! - Nobody waits without a bound: too many callers (`admission`) or jobs (`lane`) is
-//!   [`Error::Busy`] at once, and every wait ends at its deadline.
+//! - Nobody waits without a bound: calls wait for a permit (`calls`) in a fair order, as many as memory
+//!   allows. One more, or one job too many in a lane, is [`Error::Busy`] at once. Every wait ends at its
+//!   deadline.
+//! - Of one guest fewer jobs run in the read lane than it has workers, so that one that hangs leaves
+//!   others their turn (`lane`).
 //! - A job whose deadline came before a worker never runs; one that runs is never cut off, keeps
 //!   its key until it returns, and its result goes to the caller or to the late handler, never to
 //!   both (`handover`).
@@ -23,22 +27,24 @@
 mod admission;
 mod batches;
 mod board;
+mod calls;
 mod clock;
+pub mod current;
 mod error;
 mod handover;
 mod hold;
 mod lane;
 mod posted;
+mod rotation;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use self::admission::Refusal;
 use self::clock::Clock;
 use self::handover::{Answer, Call, Failure, Label};
-use self::hold::{Gate, NoHold, Seat};
+use self::hold::{Gate, Seat};
 use self::lane::{MakeState, Queue};
 use self::posted::Posted;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -47,9 +53,10 @@ use crate::config::PoolLimits;
 use crate::config::fixed::LATE_READS;
 
 pub use self::batches::Batches;
+pub use self::calls::CallShare;
 pub(crate) use self::error::Span;
 pub use self::error::{Error, Full, Ration, Running};
-pub use self::hold::{CallerSnapshot, Hold};
+pub use self::hold::{CallerSnapshot, Granted, Hold, NoPermit, Permit};
 pub use self::lane::{Lane, LaneSnapshot, Overdue, Totals};
 
 /// One job's name and bound.
@@ -129,17 +136,21 @@ impl<S: 'static> Pool<S> {
         limits: &PoolLimits,
         make_state: impl Fn(Lane) -> S + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        let clock = Clock::start()?;
+        // Changes of one guest run one after the other by its key.
+        let queue = |lane| Queue::new(lane, limits.queue, usize::MAX);
+        let all_but_one = |workers: usize| workers.saturating_sub(1).max(1);
         let pool = Self {
             limits: limits.clone(),
             batches: Batches::new(limits),
-            gate: Gate::new(limits),
+            gate: Gate::new(limits, &clock),
             make: Arc::new(make_state),
-            clock: Clock::start()?,
+            clock,
             late: bounded(1),
-            control: Queue::new(Lane::Control, limits.queue),
-            read: Queue::new(Lane::Read, limits.queue),
-            urgent: Queue::new(Lane::Urgent, limits.queue),
-            storage: Queue::new(Lane::Storage, limits.queue),
+            control: queue(Lane::Control),
+            read: Queue::new(Lane::Read, limits.queue, all_but_one(limits.read_workers)),
+            urgent: Queue::new(Lane::Urgent, limits.queue, all_but_one(limits.urgent_workers)),
+            storage: queue(Lane::Storage),
         };
         let workers = [
             limits.control_workers,
@@ -158,21 +169,86 @@ impl<S: 'static> Pool<S> {
     /// Takes a guest's key for a verb that changes it, in order of arrival.
     ///
     /// # Errors
-    /// `Busy` when too many callers wait, `KeyHeld` when others had the key up to `deadline`,
-    /// `Stopping`.
+    /// `KeyHeld` when others had the key up to `deadline`, `Stopping`.
     ///
     /// # Blocking
     /// Up to `deadline`.
     pub fn hold(&self, key: &str, deadline: Instant) -> Result<Hold, Error> {
-        let arrived = Instant::now();
         self.gate.hold(key, deadline).map_err(|why| match why {
-            NoHold::Refused(refusal) => self.refused(refusal, Lane::Control, key),
-            NoHold::Late => Error::KeyHeld {
+            NoPermit::Full | NoPermit::Stopping => Error::Stopping,
+            NoPermit::Late => Error::KeyHeld {
                 key: key.to_owned(),
-                waited: arrived.elapsed(),
+                waited: current::arrived().elapsed(),
                 running: self.running_under(key),
             },
         })
+    }
+
+    /// A permit for a call, if there is room for it now; never blocks.
+    pub fn permit(&self, share: &CallShare) -> Option<Permit> {
+        self.gate.permit(share)
+    }
+
+    /// Has a call wait for its permit, and blocks for nothing. `then` is called with the permit on the thread that
+    /// frees it, with an error on the clock's thread at `deadline`, and at once on this thread where the call gets
+    /// one by now or must not wait. It must not block.
+    pub fn permit_later(&self, share: CallShare, deadline: Instant, then: Granted) {
+        self.gate.permit_later(share, deadline, then);
+    }
+
+    /// A permit for a call that waits for it on this thread.
+    ///
+    /// # Errors
+    /// When too many calls wait, the pool stops, or `deadline` comes.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub fn wait_for_permit(
+        &self,
+        share: &CallShare,
+        deadline: Instant,
+    ) -> Result<Permit, NoPermit> {
+        self.gate.wait_for_permit(share, deadline)
+    }
+
+    /// Turns away all calls that wait for a permit, and those that would: the agent is told to stop.
+    pub fn turn_away(&self) {
+        self.gate.turn_away();
+    }
+
+    /// Why a call has no permit that arrived then, for its caller: what it waited for, where it waited.
+    pub fn no_permit(
+        &self,
+        why: NoPermit,
+        share: &CallShare,
+        what: &str,
+        arrived: Instant,
+    ) -> Error {
+        let lane = share.ration.lane();
+        match why {
+            NoPermit::Stopping => Error::Stopping,
+            NoPermit::Full => {
+                self.queue(lane).count_refused();
+                let running = self.queue(lane).oldest();
+                Error::Busy { full: Full::Waiting, limit: self.limits.calls_waiting, running }
+            }
+            NoPermit::Late => {
+                let waited = arrived.elapsed();
+                let held_by = (share.ration == Ration::Change)
+                    .then(|| self.running_under(&share.guest))
+                    .flatten();
+                match held_by {
+                    Some(running) => {
+                        let key = share.guest.as_ref().to_owned();
+                        Error::KeyHeld { key, waited, running: Some(running) }
+                    }
+                    None => {
+                        let running = self.queue(lane).oldest();
+                        Error::Unrun { what: what.to_owned(), lane, waited, running }
+                    }
+                }
+            }
+        }
     }
 
     /// Runs `work` on a worker of `lane` and returns its result. What comes too late is dropped.
@@ -181,7 +257,8 @@ impl<S: 'static> Pool<S> {
     /// called from a job: it would wait for its own lane.
     ///
     /// # Errors
-    /// `Busy`, `Stopping`, `Unrun`, `Late` and `Panicked`; with the first three the work never ran.
+    /// `Busy` where the lane's queue is full, `Stopping`, `Unrun`, `Late` and `Panicked`; with the first three
+    /// the work never ran.
     ///
     /// # Blocking
     /// Up to `job.deadline`.
@@ -213,7 +290,7 @@ impl<S: 'static> Pool<S> {
         late: impl FnOnce(&mut S, T) + Send + 'static,
     ) -> Result<T, Error> {
         let books = self.books(lane);
-        let _seat = self.seat(lane, hold)?;
+        let _seat = self.seat(hold)?;
 
         let held = hold.cloned();
         let late = move |state: &mut S, result: T| {
@@ -227,9 +304,9 @@ impl<S: 'static> Pool<S> {
         books.result(&name, call.wait())
     }
 
-    /// A place among the callers for a job of this lane that is posted, if one is free.
-    pub fn place(&self, lane: Lane) -> Option<Place> {
-        self.gate.enter(ration(lane)).ok().map(Place)
+    /// A place among the callers for a job that is posted; none where the pool stops.
+    pub fn place(&self) -> Option<Place> {
+        self.gate.enter().ok().map(Place)
     }
 
     /// Has a worker of `lane` run `work`, and does not wait for it: `then` gets its result, once, on
@@ -251,7 +328,7 @@ impl<S: 'static> Pool<S> {
 
     fn books(&self, lane: Lane) -> Books<S> {
         let (queue, late) = (Arc::clone(self.queue(lane)), self.late.0.clone());
-        Books { queue, late, lane, arrived: Instant::now() }
+        Books { queue, late, lane, arrived: current::arrived() }
     }
 
     /// Has a word whenever callers were told `Late` since the last one was taken; it ends with the
@@ -301,10 +378,13 @@ impl<S: 'static> Pool<S> {
         self.queues().into_iter().for_each(|queue| queue.set_out_of_spares(is_out));
     }
 
-    /// Why a verb that changes a guest would be refused now; `None` where it would be taken.
-    pub fn changes_refused(&self) -> Option<Error> {
-        let refusal = self.gate.would_refuse(Ration::Change)?;
-        Some(self.refused(refusal, Lane::Control, ""))
+    /// Why a call would be refused now rather than wait; `None` where it would be taken.
+    pub fn calls_refused(&self) -> Option<Error> {
+        let limit = self.limits.calls_waiting;
+        Some(match self.gate.would_refuse()? {
+            NoPermit::Full => Error::Busy { full: Full::Waiting, limit, running: None },
+            NoPermit::Stopping | NoPermit::Late => Error::Stopping,
+        })
     }
 
     /// The keys that are held now, in no order; from memory.
@@ -342,38 +422,14 @@ impl<S: 'static> Pool<S> {
         callers_left && !ended.contains(&false)
     }
 
-    /// A place for a caller of this lane, unless its hold brings one.
+    /// A place for a caller, unless its hold brings one.
     ///
     /// # Errors
-    /// `Busy` or `Stopping`.
-    fn seat(&self, lane: Lane, hold: Option<&Hold>) -> Result<Option<Seat>, Error> {
-        if hold.is_some_and(Hold::has_seat) {
-            return Ok(None);
-        }
-        self.gate.enter(ration(lane)).map(Some).map_err(|refusal| {
-            self.queue(lane).count_refused();
-            self.refused(refusal, lane, "")
-        })
-    }
-
-    /// A refusal with what blocks it: the oldest job of the lane, or the one under the key.
-    fn refused(&self, refusal: Refusal, lane: Lane, key: &str) -> Error {
-        match refusal {
-            Refusal::Stopping => Error::Stopping,
-            Refusal::Callers(ration) => {
-                let limit = match ration {
-                    Ration::Change => self.limits.waiting_change,
-                    Ration::Read => self.limits.waiting_read,
-                    Ration::Any => self.limits.waiting_any,
-                };
-                let running = self.queue(lane).oldest();
-                Error::Busy { full: Full::Callers(ration), limit, running }
-            }
-            Refusal::Key => Error::Busy {
-                full: Full::Key(key.to_owned()),
-                limit: self.limits.waiting_key,
-                running: self.running_under(key),
-            },
+    /// `Stopping`.
+    fn seat(&self, hold: Option<&Hold>) -> Result<Option<Seat>, Error> {
+        match hold.is_some_and(Hold::has_seat) {
+            true => Ok(None),
+            false => self.gate.enter().map(Some).map_err(|_| Error::Stopping),
         }
     }
 
@@ -409,15 +465,6 @@ impl<S: 'static> Drop for Pool<S> {
 
 /// A place among the callers, until the job that it is for has its answer.
 pub struct Place(Seat);
-
-/// Which share of the callers those of a lane are.
-fn ration(lane: Lane) -> Ration {
-    match lane {
-        Lane::Control | Lane::Storage => Ration::Change,
-        Lane::Read => Ration::Read,
-        Lane::Urgent => Ration::Any,
-    }
-}
 
 /// Where it is written down what became of a job of a lane.
 struct Books<S: 'static> {

@@ -99,6 +99,14 @@ where
     W: FnOnce(&mut S) -> T + Send + 'static,
     D: FnOnce(Result<T, Error>) + Send + 'static,
 {
+    fn guest(&self) -> &str {
+        &self.label.name.guest
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.state.lock().is_queued()
+    }
+
     fn perform(&self, worker: &mut Worker<S>) -> Outcome {
         let Some((outcome, late)) = work_off(&self.state, &self.label, worker) else {
             return Outcome::NotRun;

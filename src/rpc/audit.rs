@@ -31,6 +31,7 @@ use serde::Serialize;
 use crate::config::AuditConfig;
 use crate::os::peer::Caller;
 use crate::os::{clock, users};
+use crate::pool::{CallShare, NoPermit, Permit};
 use crate::rpc::subject::{Subject, cut};
 use crate::threads::{AUDIT_WRITER, Bounds, LineSink, Writer};
 use names::Names;
@@ -51,6 +52,11 @@ pub struct Behalf<'a> {
 }
 
 impl Behalf<'_> {
+    /// When the call arrived; now, where it came in no request.
+    pub(super) fn arrived(&self) -> Instant {
+        self.inbound.map_or_else(Instant::now, Inbound::arrived)
+    }
+
     /// Whether the caller has gone, so that nobody would learn the outcome of another call.
     pub(super) fn is_abandoned(&self) -> bool {
         self.inbound.is_some_and(Inbound::is_abandoned)
@@ -72,6 +78,31 @@ pub trait Inbound: fmt::Debug + Sync {
 
     /// Makes room for an answer of so many bytes in all; false where too many are in memory already.
     fn reserve_answer(&self, answer_bytes: usize) -> bool;
+
+    /// When it arrived.
+    fn arrived(&self) -> Instant;
+
+    /// The permit that it has waited for, or why there is none; `None` before it waited, and after this.
+    fn take_permit(&self) -> Option<Result<Permit, NoPermit>>;
+
+    /// Whether it can wait without its thread.
+    fn can_park(&self) -> bool;
+
+    /// Has it wait for a permit, without this thread: it is not answered now, and carried out once more with the
+    /// permit.
+    fn park(&self, asking: Asking);
+
+    /// Whether it has to wait, so that its answer is none.
+    fn is_parked(&self) -> bool;
+}
+
+/// A call that waits for its permit.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    /// What it is counted for.
+    pub share: CallShare,
+    /// How long it waits.
+    pub deadline: Instant,
 }
 
 /// What writes changing calls down. The default one writes nothing.

@@ -1,8 +1,7 @@
 //! Calls that are carried out after their request was answered: on threads of their own, by the same
 //! desk that carries out all others, for the caller that asked.
 //!
-//! A job's thread counts among the callers of the pool like any other. As it keeps no handler waiting,
-//! it has patience where these are too many: what was taken is not told `busy` for that.
+//! A job's thread waits for the permit of its call: it keeps no handler waiting.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,12 +12,10 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 
 use super::table::Effect::Changes;
-use super::table::Verb;
-use super::{Audit, Behalf, Callee, Desk, Params, Service, lookup, v2};
+use super::{Audit, Behalf, Callee, Desk, Service, lookup, v2};
 use crate::guest::wire::{Guest, GuestResponse};
-use crate::jobs::{Begun, Request, reached};
+use crate::jobs::{Begun, Request};
 use crate::ops::{self, Error, Libvirt};
-use crate::pool::{self, Full};
 use crate::rpc::envelope::Lookup;
 
 impl Callee {
@@ -41,8 +38,8 @@ impl Desk<'_> {
     ) -> Result<Turn, Error> {
         let wanted = ops::wants_job(args)?;
         match when {
-            When::ByJob(_) => return Ok(Turn::Now(Some(self.agent.change_deadline(args)?))),
-            When::Now if !wanted => return Ok(Turn::Now(None)),
+            When::ByJob(_) => return Ok(Turn::Now),
+            When::Now if !wanted => return Ok(Turn::Now),
             When::Now | When::Later => {}
         }
         if is_dry_run {
@@ -52,27 +49,6 @@ impl Desk<'_> {
         let request = Request { params, caller: *self.by.caller };
         let accepted = self.agent.add_job(&callee.full_name(), guest, args, request)?;
         Ok(Turn::Later(Box::new(accepted)))
-    }
-
-    /// Runs the verb of a job, and again until then while the pool is full of callers, so that nothing
-    /// of it was done.
-    pub(super) fn patiently<P: Params, R>(
-        self,
-        verb: Verb<P, R>,
-        params: &P,
-        until: Instant,
-    ) -> Result<R, Error> {
-        loop {
-            match verb(self.agent, params.clone()) {
-                Err(Error::Pool(pool::Error::Busy { full: Full::Callers(_), .. }))
-                    if Instant::now() < until =>
-                {
-                    reached("wait for a place in the pool");
-                    thread::sleep(self.agent.jobs().limits().pause);
-                }
-                outcome => return outcome,
-            }
-        }
     }
 }
 
@@ -99,8 +75,8 @@ impl When<'_> {
 
 /// What becomes of a call that may be a job.
 pub(super) enum Turn {
-    /// It is carried out; that of a job waits for a place in the pool until then.
-    Now(Option<Instant>),
+    /// It is carried out.
+    Now,
     /// It is a job from here on, and this the answer.
     Later(Box<GuestResponse>),
 }
@@ -157,7 +133,7 @@ fn work(agent: &Libvirt, audit: &Audit) {
 
 fn carry_out(agent: &Libvirt, audit: &Audit, begun: &Begun) {
     let caller = begun.request.caller;
-    let desk = Desk { agent, by: Behalf { caller: &caller, audit, inbound: None } };
+    let desk = Desk::new(agent, Behalf { caller: &caller, audit, inbound: None });
     let outcome = match agent.jobs().may_begin(begun) {
         Ok(()) => begun.tracked(|| v2::carry_out_job(desk, callee(&begun.method), begun)),
         Err(error) => v2::failed(&error.into(), begun),

@@ -13,6 +13,7 @@ mod subject;
 mod table;
 mod v2;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Instant;
 
@@ -24,18 +25,20 @@ use serde_json::value::RawValue;
 
 use crate::guest::members::Members;
 use crate::guest::wire::images::SnapshotRequest;
-use crate::ops::{Error, Libvirt};
+use crate::jobs::reached;
+use crate::ops::{self, Error, Libvirt};
 use crate::os::memory;
-use crate::pool;
+use crate::os::peer::Share;
+use crate::pool::{self, CallShare, NoPermit, Permit, Ration, current};
 use crate::rpc::envelope::{Lookup, Refusal, Request};
 use crate::rpc::json::Writer;
 use crate::storage;
 use audit::{Call, Outcome, log_call, milliseconds};
 use subject::{About, Subject};
-use table::Effect::Changes;
+use table::Effect::{Changes, Reads};
 use table::{Entry, Method, Verb};
 
-pub use audit::{Audit, Behalf, Inbound};
+pub use audit::{Asking, Audit, Behalf, Inbound};
 pub use jobs::Workers;
 use jobs::{Turn, When};
 pub use post::post;
@@ -47,6 +50,8 @@ pub(crate) use v2::fuzz_calls;
 /// A request beyond this leaves so much free memory behind that it is worth giving back: a guest of
 /// common size takes 2 KiB.
 const LARGE_BYTES: usize = 8 * 1024;
+/// No guest's id or dataset is longer, in bytes.
+const KEY_BYTES_MAX: usize = 512;
 
 /// What comes of one request.
 #[derive(Debug)]
@@ -74,8 +79,8 @@ pub enum Answer {
 /// # Blocking
 /// Up to the deadline of the method that it calls.
 pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answered {
-    let desk = Desk { agent, by };
-    let began = Instant::now();
+    let desk = Desk::new(agent, by);
+    let began = desk.by.arrived();
     let mut named = None;
     let outcome = envelope::decode(body, |name, method| {
         let found = lookup(service, name, method);
@@ -116,14 +121,21 @@ pub enum Download {
 ///
 /// # Blocking
 /// As [`Libvirt::send_snapshot`].
-pub fn download(agent: &Libvirt, body: &[u8]) -> Download {
-    let began = Instant::now();
+pub fn download(agent: &Libvirt, body: &[u8], by: Behalf<'_>) -> Download {
+    let began = by.arrived();
     let request: SnapshotRequest = match envelope::decode_bare(body) {
         Ok(request) => request,
         Err(refusal) => return Download::Refused(Refusal::STATUS, refusal.text),
     };
-    let outcome = agent.send_snapshot(&request);
     let (service, method) = (Service::ImageStore, "DownloadSnapshot");
+    let share = share(Ration::Store, by.caller.share(), &request.subject().key());
+    let admitted = Desk::new(agent, by).admit(share, None, method, began);
+    let outcome = match admitted {
+        // Nobody gets this answer.
+        Ok(None) => return Download::Refused(503, String::new()),
+        Ok(Some(_permit)) => current::carry_out(began, || agent.send_snapshot(&request)),
+        Err(error) => Err(error),
+    };
     agent.calls().count(service.name(), method, outcome.is_ok(), began.elapsed());
     log_read(service, method, &request.subject(), false, began, outcome.as_ref().err());
     outcome.map_or_else(
@@ -151,6 +163,21 @@ impl Callee {
     /// Its name, as callers write it.
     fn full_name(self) -> String {
         self.service.full_name(self.entry.0)
+    }
+
+    /// What a call of it is counted for; nothing where it asks neither libvirt nor the store.
+    fn share(self, user: Share, subject: &Subject) -> Option<CallShare> {
+        let (name, effect, method) = self.entry;
+        let ration = match method {
+            Method::Events(_) | Method::Job(_) | Method::Jobs(_) => return None,
+            Method::Leftovers(_) if effect == Reads => return None,
+            _ if self.service == Service::ImageStore => Ration::Store,
+            _ if name == "Poweroff" => Ration::Urgent,
+            _ if name == "Delete" => Ration::Delete,
+            _ if effect == Changes => Ration::Change,
+            _ => Ration::Read,
+        };
+        Some(share(ration, user, &subject.key()))
     }
 }
 
@@ -219,9 +246,65 @@ impl Asked for Request<Callee> {
 struct Desk<'a> {
     agent: &'a Libvirt,
     by: Behalf<'a>,
+    /// Whether its calls wait for their permits on its thread, as those of a batch or a job.
+    waits: bool,
 }
 
 impl<'a> Desk<'a> {
+    fn new(agent: &'a Libvirt, by: Behalf<'a>) -> Self {
+        Self { agent, by, waits: by.inbound.is_none() }
+    }
+
+    /// The permit of a call that arrived then; none where its request waits for it without this thread, and is
+    /// not to be answered.
+    ///
+    /// # Errors
+    /// Where too many calls wait, the agent stops, or the deadline came: none of the call is done.
+    ///
+    /// # Blocking
+    /// Up to the call's deadline, where its calls wait on their thread.
+    fn admit(
+        self,
+        share: CallShare,
+        args: Option<&BTreeMap<String, String>>,
+        what: &str,
+        arrived: Instant,
+    ) -> Result<Option<Permit>, Error> {
+        let pool = self.agent.pool();
+        // What cannot be understood is for the verb to refuse.
+        let own = args.and_then(|args| ops::timeout(args).ok().flatten());
+        let default = match share.ration {
+            Ration::Read => self.agent.deadlines().read,
+            _ => self.agent.deadlines().change,
+        };
+        let deadline = arrived + own.unwrap_or(default);
+        let inbound = self.by.inbound.filter(|inbound| !self.waits && inbound.can_park());
+        let permit = match inbound.and_then(Inbound::take_permit) {
+            Some(Ok(permit)) if permit.is_for(&share) => Ok(permit),
+            Some(Err(why)) => Err(why),
+            Some(Ok(_)) | None => match (pool.permit(&share), inbound) {
+                (Some(permit), _) => Ok(permit),
+                (None, Some(inbound)) => {
+                    inbound.park(Asking { share, deadline });
+                    return Ok(None);
+                }
+                (None, None) => {
+                    reached("wait for a place in the pool");
+                    pool.wait_for_permit(&share, deadline)
+                }
+            },
+        };
+        // A verb that begins late would only say so, and may have done something before.
+        let in_time = permit.and_then(|permit| match Instant::now() < deadline {
+            true => Ok(permit),
+            false => Err(NoPermit::Late),
+        });
+        let what = format!("{what} {}", share.guest);
+        in_time
+            .map(Some)
+            .map_err(|why| Error::Pool(pool.no_permit(why, &share, what.trim(), arrived)))
+    }
+
     /// Carries a call out; its answer, if it gets one.
     fn dispatch(
         self,
@@ -271,33 +354,53 @@ impl<'a> Desk<'a> {
         };
         let mut subject = params.subject();
         let is_dry_run = params.is_dry_run();
-        let mut patience = None;
         if let (true, Some((guest, args))) = (callee.may_be_job(), params.for_job()) {
             let when = asked.when()?;
             subject.job = when.job();
             match self.as_job(callee, when, guest, args, written, is_dry_run) {
-                Ok(Turn::Now(until)) => patience = until,
+                Ok(Turn::Now) => {}
                 Ok(Turn::Later(accepted)) => {
                     return Ok(asked.answer(Ok(&|out| json::write(out, &*accepted)), &subject));
                 }
                 Err(error) => {
-                    let subject = self
-                        .begin(callee, subject, is_dry_run, began)
-                        .end(self.agent, Some(&error));
-                    return Ok(asked.answer(Err(&error), &subject));
+                    return Ok(self.refuse(asked, callee, (subject, is_dry_run), began, &error));
                 }
             }
         }
-        let doing = self.begin(callee, subject, is_dry_run, began);
-        let outcome = match patience {
-            None => verb(self.agent, params),
-            Some(until) => self.patiently(verb, &params, until),
+        let permit = match callee.share(self.by.caller.share(), &subject) {
+            None => None,
+            Some(share) => match self.admit(share, params.args(), callee.entry.0, began) {
+                Ok(Some(permit)) => Some(permit),
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    return Ok(self.refuse(asked, callee, (subject, is_dry_run), began, &error));
+                }
+            },
         };
+        // A job has waited for nobody, and has all of its time from here on.
+        let arrived = if subject.job.is_some() { Instant::now() } else { began };
+        let doing = self.begin(callee, subject, is_dry_run, began);
+        let outcome = current::carry_out(arrived, || verb(self.agent, params));
+        drop(permit);
         let subject = doing.end(self.agent, outcome.as_ref().err());
         Ok(match &outcome {
             Ok(result) => asked.answer(Ok(&|out| json::write(out, result)), &subject),
             Err(error) => asked.answer(Err(error), &subject),
         })
+    }
+
+    /// Answers a call with an error before its verb, and writes that down.
+    fn refuse(
+        self,
+        asked: &dyn Asked,
+        callee: Callee,
+        (subject, is_dry_run): (Subject, bool),
+        began: Instant,
+        error: &Error,
+    ) -> Option<Vec<u8>> {
+        let doing = self.begin(callee, subject, is_dry_run, began);
+        let subject = doing.end(self.agent, Some(error));
+        asked.answer(Err(error), &subject)
     }
 
     /// A call that is carried out from here on.
@@ -322,6 +425,15 @@ impl<'a> Desk<'a> {
         if callee.entry.1 == Changes {
             Call::begin(self.by, callee.full_name(), None, began).end(&Outcome::Refused(why));
         }
+    }
+}
+
+/// What a call is counted for; a key that no guest has by its length is none.
+fn share(ration: Ration, user: Share, key: &str) -> CallShare {
+    CallShare {
+        ration,
+        user,
+        guest: if key.len() <= KEY_BYTES_MAX { key.into() } else { "".into() },
     }
 }
 

@@ -46,6 +46,19 @@ impl Subject {
         all.into_iter().filter_map(|(name, value)| Some((name, Value::from(value.as_deref()?))))
     }
 
+    /// What calls about it wait for one after the other: the guest's id, for a dataset of a guest as well.
+    pub(super) fn key(&self) -> String {
+        match (&self.guest, &self.dataset, &self.image) {
+            (Some(guest), ..) => guest.clone(),
+            (None, Some(dataset), _) => {
+                let of_guest = dataset.strip_prefix("guests/");
+                let name = of_guest.and_then(|rest| rest.split(['/', '@']).next());
+                name.unwrap_or(dataset).to_owned()
+            }
+            (None, None, image) => image.clone().unwrap_or_default(),
+        }
+    }
+
     /// Bytes of its names.
     pub(super) fn bytes(&self) -> usize {
         let Self { guest, image, dataset, dest, job } = self;
@@ -74,6 +87,11 @@ pub(super) trait About {
         None
     }
 
+    /// Its arguments, where it has some.
+    fn args(&self) -> Option<&BTreeMap<String, String>> {
+        None
+    }
+
     /// Whether it changes nothing though its method does.
     fn is_dry_run(&self) -> bool {
         false
@@ -96,6 +114,10 @@ macro_rules! about_one_guest {
             fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
                 Some((self.guest.as_ref(), &mut self.args))
             }
+
+            fn args(&self) -> Option<&BTreeMap<String, String>> {
+                Some(&self.args)
+            }
         }
     )*};
 }
@@ -111,6 +133,10 @@ impl About for PlanRequest {
         Some((self.guest.as_ref(), &mut self.args))
     }
 
+    fn args(&self) -> Option<&BTreeMap<String, String>> {
+        Some(&self.args)
+    }
+
     fn is_dry_run(&self) -> bool {
         dry_run::is_asked(self).unwrap_or(false)
     }
@@ -119,6 +145,10 @@ impl About for PlanRequest {
 impl About for GuestMetricsRequest {
     fn subject(&self) -> Subject {
         about_guest(self.guest.as_ref())
+    }
+
+    fn args(&self) -> Option<&BTreeMap<String, String>> {
+        Some(&self.args)
     }
 }
 

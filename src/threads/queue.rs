@@ -1,25 +1,26 @@
 //! A bounded queue between threads that never wait to put something in and threads that sleep until
 //! there is something.
 //!
-//! A channel holds what is queued, and its own waits are not used: they spin and yield the processor
-//! for a while before they sleep, or wake a thread under a lock that the woken thread wants at once; and
-//! those that sleep take turns. Here the last to fall asleep is woken first, as it has its memory at hand,
-//! and outside all locks.
+//! It is no channel: the waits of channels spin and yield the processor for a while before they sleep, or wake
+//! a thread under a lock that the woken thread wants at once; and those that sleep take turns. Here the last to
+//! fall asleep is woken first, as it has its memory at hand, and outside all locks. And a thread may pass over
+//! what must not be taken now, which stays in its place.
 
+use std::collections::VecDeque;
 use std::thread::{self, Thread};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use crossbeam_channel::TrySendError;
 use parking_lot::Mutex;
 
 /// The queue, as both sides share it.
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
-    receiver: Receiver<T>,
+    most: usize,
 }
 
 struct State<T> {
-    /// Gone once the queue is closed.
-    sender: Option<Sender<T>>,
+    items: VecDeque<T>,
+    is_closed: bool,
     /// Who found nothing, the last of them last. Whoever is in it sleeps, or is up by itself and will
     /// look again; so one that another takes out has to be woken, and nobody else.
     sleeping: Vec<Thread>,
@@ -41,9 +42,8 @@ impl Drop for Wake {
 impl<T> Queue<T> {
     /// An empty queue for so many things.
     pub(crate) fn new(most: usize) -> Self {
-        let (sender, receiver) = bounded(most);
-        let state = State { sender: Some(sender), sleeping: Vec::new() };
-        Self { state: Mutex::new(state), receiver }
+        let state = State { items: VecDeque::new(), is_closed: false, sleeping: Vec::new() };
+        Self { state: Mutex::new(state), most }
     }
 
     /// Puts something in, without waiting. A thread that is awake may have it before this returns.
@@ -52,10 +52,29 @@ impl<T> Queue<T> {
     /// `Full`; `Disconnected` where the queue is closed.
     pub(crate) fn put(&self, item: T) -> Result<Wake, TrySendError<T>> {
         let mut state = self.state.lock();
-        match &state.sender {
-            Some(sender) => sender.try_send(item)?,
-            None => return Err(TrySendError::Disconnected(item)),
+        if state.is_closed {
+            return Err(TrySendError::Disconnected(item));
         }
+        if state.items.len() >= self.most {
+            return Err(TrySendError::Full(item));
+        }
+        state.items.push_back(item);
+        Ok(Wake(state.sleeping.pop()))
+    }
+
+    /// The same before all else: what has waited already.
+    ///
+    /// # Errors
+    /// As [`Queue::put`].
+    pub(crate) fn put_first(&self, item: T) -> Result<Wake, TrySendError<T>> {
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(TrySendError::Disconnected(item));
+        }
+        if state.items.len() >= self.most {
+            return Err(TrySendError::Full(item));
+        }
+        state.items.push_front(item);
         Ok(Wake(state.sleeping.pop()))
     }
 
@@ -64,40 +83,70 @@ impl<T> Queue<T> {
     /// # Blocking
     /// Until then.
     pub(crate) fn next(&self) -> Option<T> {
+        self.next_where(|_| true)
+    }
+
+    /// Takes the first for which `may` holds, which is asked no more after that; `None` when the queue is
+    /// closed and has none. When something may be taken that was passed over before, somebody has to be woken
+    /// by [`Queue::wake`]. `may` is called under the lock of the queue.
+    ///
+    /// # Blocking
+    /// Until then.
+    pub(crate) fn next_where(&self, mut may: impl FnMut(&T) -> bool) -> Option<T> {
         let this = thread::current();
         loop {
             let mut state = self.state.lock();
             state.sleeping.retain(|other| other.id() != this.id());
-            match self.receiver.try_recv() {
-                Ok(item) => return Some(item),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => state.sleeping.push(this.clone()),
+            if let Some(index) = state.items.iter().position(&mut may) {
+                return state.items.remove(index);
             }
+            if state.is_closed {
+                return None;
+            }
+            state.sleeping.push(this.clone());
             drop(state);
             thread::park();
         }
     }
 
+    /// Has a thread that sleeps look again.
+    pub(crate) fn wake(&self) -> Wake {
+        Wake(self.state.lock().sleeping.pop())
+    }
+
+    /// Takes out all for which `keep` does not hold.
+    pub(crate) fn retain(&self, keep: impl FnMut(&T) -> bool) {
+        self.state.lock().items.retain(keep);
+    }
+
+    /// How many there are for which `is` holds.
+    pub(crate) fn count(&self, is: impl Fn(&T) -> bool) -> usize {
+        self.state.lock().items.iter().filter(|item| is(item)).count()
+    }
+
     /// Lets nothing in any more; those who find nothing left then end.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
-        state.sender = None;
+        state.is_closed = true;
         let sleeping: Vec<_> = state.sleeping.drain(..).collect();
         drop(state);
         sleeping.iter().for_each(Thread::unpark);
     }
 
-    /// Takes out what is in it now.
-    pub(crate) fn drain(&self) -> impl Iterator<Item = T> {
-        self.receiver.try_iter()
+    /// Takes what was put in first, if there is something now.
+    pub(crate) fn try_next(&self) -> Option<T> {
+        self.state.lock().items.pop_front()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread::{JoinHandle, ThreadId};
     use std::time::{Duration, Instant};
+
+    use crossbeam_channel::{Receiver, bounded};
 
     use super::*;
 
@@ -164,14 +213,14 @@ mod tests {
         let takers = Takers::new(8, 2);
         takers.wait_until_all_sleep();
         let last = {
-            let state = takers.queue.state.lock();
-            state.sender.as_ref().unwrap().send(1).unwrap();
+            let mut state = takers.queue.state.lock();
+            state.items.push_back(1);
             state.sleeping[1].clone()
         };
         last.unpark();
-        until("it takes it", || takers.queue.receiver.is_empty());
+        until("it takes it", || takers.queue.state.lock().items.is_empty());
         drop(takers.queue.put(2).unwrap());
-        until("the other takes it", || takers.queue.receiver.is_empty());
+        until("the other takes it", || takers.queue.state.lock().items.is_empty());
         let (one, other) = (takers.next(), takers.next());
         assert!(one.0 != other.0 && [one, other].contains(&(last.id(), 1)));
         takers.end();
@@ -190,6 +239,34 @@ mod tests {
     }
 
     #[test]
+    fn what_must_not_be_taken_keeps_its_place() {
+        let queue = Queue::new(4);
+        for item in 1..=4 {
+            drop(queue.put(item).unwrap());
+        }
+        assert_eq!(queue.next_where(|item| *item > 2), Some(3));
+        assert_eq!(queue.count(|item| *item < 3), 2);
+        queue.retain(|item| *item != 2);
+        assert_eq!(queue.next(), Some(1));
+        queue.close();
+        assert_eq!(queue.next_where(|item| *item > 4), None);
+        assert_eq!((queue.try_next(), queue.try_next()), (Some(4), None));
+    }
+
+    #[test]
+    fn who_passed_something_over_takes_it_when_woken() {
+        let (queue, may) = (Queue::new(1), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let taker = scope.spawn(|| queue.next_where(|_| may.load(Ordering::Relaxed)));
+            drop(queue.put(1).unwrap());
+            until("it sleeps", || queue.state.lock().sleeping.len() == 1);
+            may.store(true, Ordering::Relaxed);
+            drop(queue.wake());
+            assert_eq!(taker.join().unwrap(), Some(1));
+        });
+    }
+
+    #[test]
     fn it_is_full_with_as_many_as_it_is_for_and_closed_it_lets_nothing_in_and_all_out() {
         let queue = Queue::new(2);
         drop(queue.put(1).unwrap());
@@ -198,7 +275,7 @@ mod tests {
         queue.close();
         assert!(matches!(queue.put(4), Err(TrySendError::Disconnected(4))));
         assert_eq!(queue.next(), Some(1));
-        assert_eq!(queue.drain().collect::<Vec<_>>(), [2]);
+        assert_eq!(queue.try_next(), Some(2));
         assert_eq!(queue.next(), None);
         let takers = Takers::new(2, 2);
         takers.wait_until_all_sleep();

@@ -256,7 +256,7 @@ fn accounts() -> Vec<Arc<Account>> {
 fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl LineSink<T>) {
     loop {
         // In two statements, as `next` may sleep.
-        let queued = queue.drain().next();
+        let queued = queue.try_next();
         let item = queued.or_else(|| {
             report_rest(account, &mut target);
             queue.next()

@@ -63,7 +63,7 @@ once() {
     echo "$((SECONDS - began)) s, $(date -u +%Y-%m-%dT%H:%MZ)" >"$stamp"
 }
 
-export MISTIFY_TEST_REQUIRE=qemu,ovs,nwfilter,mount,users,promtool,openrpc,browser
+export MISTIFY_TEST_REQUIRE=qemu,ovs,nwfilter,mount,users,promtool,openrpc,browser,go
 
 step "packages" tests/install-deps.sh verify
 step "compile tests" cargo test --no-run

@@ -51,6 +51,7 @@ impl InProcess {
         libvirt::start().expect("libvirt is there");
         let agent = Arc::new(Libvirt::with_config(config).expect("threads"));
         let mut front = Front::bind(&config.listen, config.http.clone()).expect("a free port");
+        front.wait_by(routes::waiting(Arc::clone(&agent)));
         prepare(&mut front, &agent);
         let address = front.local_addresses()[0];
         let audit = Arc::new(Audit::open(&config.audit).expect("scratch is writable"));

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::JobLimits;
-use mistify_libvirt::pool::Lane;
+use mistify_libvirt::os::peer::Share;
+use mistify_libvirt::pool::{CallShare, Lane, Ration};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, PROGRAM, Reply};
@@ -321,14 +322,17 @@ fn jobs_of_a_guest_run_in_order_and_wait_within_bounds_and_can_be_cancelled_unti
 }
 
 #[test]
-fn jobs_wait_while_the_pool_is_full_of_callers_and_are_not_told_busy() {
+fn jobs_wait_for_their_turn_and_are_not_told_busy() {
     let mut config = InProcess::config();
     config.pool.control_workers = 2;
-    config.pool.waiting_change = 2;
+    config.pool.changes = 2;
     let agent = InProcess::start(&config);
-    let busy = agent.occupy(Lane::Control);
-    let now = json!({ "guest": test_guest("now") });
-    assert_eq!(error(agent.address, "Libvirt.SetMetadata", &now)["code"], -32005);
+    let share = |guest: &str| CallShare {
+        ration: Ration::Change,
+        user: Share::User(0),
+        guest: guest.into(),
+    };
+    let busy = ["one", "other"].map(|guest| agent.agent.pool().permit(&share(guest)));
     let ids = ["test", "job-a", "job-b", "job-c", "job-d", "job-e"]
         .map(|guest| start(agent.address, "Libvirt.SetMetadata", &json!({ "id": guest })));
     let step = json!({ "steps": 0, "step": "wait for a place in the pool" });

@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use mistify_libvirt::config::Config;
 use mistify_libvirt::ops::Libvirt;
-use mistify_libvirt::pool::{Job, JobName, Lane};
+use mistify_libvirt::os::peer::Share;
+use mistify_libvirt::pool::{CallShare, Job, JobName, Lane, Ration};
 
 use crate::agent::Reply;
 use crate::in_process::InProcess;
@@ -21,14 +21,16 @@ const SOON: Duration = Duration::from_secs(60);
 /// Longer than the whole test: the lanes stay full until the test frees them.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Callers that are blocked on these lanes, as many as are let in, until the sender is dropped.
+/// More than the lanes of changes have workers.
+const CALLERS: usize = 24;
+
+/// Callers that are blocked on these lanes until the sender is dropped.
 fn fill(
     agent: &Arc<Libvirt>,
     lanes: [Lane; 2],
     release: &Receiver<()>,
 ) -> Vec<thread::JoinHandle<()>> {
-    let limits = Config::default().pool;
-    (0..limits.waiting_change)
+    (0..CALLERS)
         .map(|index| {
             let (agent, release) = (Arc::clone(agent), release.clone());
             let lane = lanes[index % 2];
@@ -60,6 +62,10 @@ fn call(method: &str, id: &str) -> String {
     let body = format!(
         r#"{{"method":"Libvirt.{method}","params":[{{"guest":{{"id":"{id}","type":"test","memory":64,"cpu":1}}}}],"id":1}}"#
     );
+    posted(&body)
+}
+
+fn posted(body: &str) -> String {
     format!(
         "POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -85,21 +91,30 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
         let busy = |lane: Lane| {
             lanes.iter().any(|it| it.lane == lane && it.running == it.workers && it.queued > 0)
         };
-        let all_in = snapshot.callers.callers == config.pool.waiting_change;
-        all_in && busy(Lane::Control) && busy(Lane::Storage)
+        snapshot.callers.callers == CALLERS && busy(Lane::Control) && busy(Lane::Storage)
     });
 
-    let (_, refused) = exchange(address, &call("Shutdown", "lanes"));
-    assert!(refused.text().contains(r#""error":"busy: "#), "{refused:?}");
+    // All calls that change something are under way.
+    let share = |number: usize| CallShare {
+        ration: Ration::Change,
+        user: Share::User(0),
+        guest: number.to_string().into(),
+    };
+    let permits: Vec<_> =
+        (0..config.pool.changes).map(|number| agent.pool().permit(&share(number))).collect();
+    assert!(permits.iter().all(Option::is_some));
+    let body = r#"{"method":"Libvirt.Shutdown","params":[{"guest":{"id":"lanes"},"args":{"mistify.timeout":"1"}}],"id":1}"#;
+    let (_, late) = exchange(address, &posted(body));
+    assert!(late.text().contains(r#""error":"deadline: "#), "{late:?}");
     // Its record is written by a thread of its own.
-    let written = wait_for("the record of the refused call", SOON, || {
+    let written = wait_for("the record of the late call", SOON, || {
         let written = fs::read_to_string(scratch.path().join("audit")).expect("it is there");
         let of_shutdown = r#""method":"Libvirt.Shutdown","guest":"lanes""#;
         let is_whole = written.ends_with('\n');
         let line = written.lines().find(|line| line.contains(of_shutdown))?;
         is_whole.then(|| line.to_owned())
     });
-    assert!(written.contains(r#""outcome":"error","error":"busy: "#), "{written}");
+    assert!(written.contains(r#""error":"deadline: "#), "{written}");
     let health = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned();
     for (request, answer) in [
         (health, r#""status":"ok""#),
@@ -117,7 +132,7 @@ fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms(
     let full = lanes.iter().filter(|it| it.running == it.workers && it.queued > 0);
     assert_eq!(full.count(), 2, "control and storage were full all the time: {lanes:?}");
 
-    drop(hold);
+    drop((hold, permits));
     for caller in blocked {
         caller.join().expect("its job ran");
     }

@@ -55,6 +55,7 @@ mod polls;
 mod pool;
 mod process;
 mod qemu;
+mod queueing;
 mod reconnect;
 mod saved;
 mod screens;

@@ -2,10 +2,8 @@
 //!
 //! They get threads of their own beside the handler's, which has a share in the work. Were they
 //! given to other handlers, as many batches as there are handlers would wait for each other for ever;
-//! were they jobs of a lane, a worker would wait for jobs of its own lane. A thread that waits for a
-//! lane counts among the callers of the pool like any other, and where these are too many its call
-//! is answered `busy`: so batches cannot keep all handlers, and how many threads there are is bounded
-//! by who is let in. WaitEvents, which waits without a lane, is bounded in the same way: by
+//! were they jobs of a lane, a worker would wait for jobs of its own lane. A batch waits for a permit, so
+//! that batches cannot keep all handlers, and each of its calls for another, on its thread. WaitEvents, which waits without a lane, is bounded in the same way: by
 //! [`EventLimits::waiting`](crate::config::EventLimits::waiting) for all callers together, each up to
 //! its own timeout.
 
@@ -18,7 +16,8 @@ use serde_json::value::RawValue;
 use super::call::Call;
 use super::errors::{Failure, Kind};
 use crate::config::{BATCH_ANSWER_BYTES, BATCH_AT_ONCE};
-use crate::rpc::{Desk, Service};
+use crate::pool::Ration;
+use crate::rpc::{Desk, Service, share};
 
 /// Carries out what a batch has, which arrived then; the answers in its order, if there are any.
 pub(super) fn carry_out(
@@ -27,21 +26,31 @@ pub(super) fn carry_out(
     members: &[&RawValue],
     began: Instant,
 ) -> Option<Vec<u8>> {
+    let user = desk.by.caller.share();
+    let share = share(Ration::Batch, user, &format!("{user:?}"));
+    let admitted = desk.admit(share, None, "a batch of", began);
+    if let Ok(None) = admitted {
+        return None;
+    }
+    let desk = Desk { waits: true, ..desk };
     let calls = members.iter().map(|member| Call::read(desk, port, member, began));
     let calls: Vec<_> = calls.collect();
-    let helpers = calls.len().min(BATCH_AT_ONCE).saturating_sub(1);
-    // A batch of one call is as good as the call alone, and takes no permit.
-    let permit = match helpers {
-        0 => None,
-        _ => desk.agent.pool().batches().begin(desk.by.caller.share(), helpers),
+    let _permit = match admitted {
+        Ok(Some(permit)) => permit,
+        Ok(None) => return None,
+        Err(error) => {
+            let (why, is_late) =
+                (error.to_string(), began.elapsed() >= desk.agent.deadlines().change);
+            let refuse = |call: Result<Call<'_>, _>| match call {
+                Ok(call) if is_late => call.refuse(Kind::Deadline, why.clone(), began),
+                Ok(call) => call.refuse_busy(&why, began),
+                Err(answer) => answer,
+            };
+            return join(calls.into_iter().filter_map(refuse).collect());
+        }
     };
-    if helpers > 0 && permit.is_none() {
-        let refuse = |call: Result<Call<'_>, _>| match call {
-            Ok(call) => call.refuse_busy("too many batches of one caller", began),
-            Err(answer) => answer,
-        };
-        return join(calls.into_iter().filter_map(refuse).collect());
-    }
+    let helpers = calls.len().min(BATCH_AT_ONCE).saturating_sub(1);
+    let threads = desk.agent.pool().batches().begin(user, helpers);
     let batch = Batch {
         desk,
         calls: &calls,
@@ -50,7 +59,7 @@ pub(super) fn carry_out(
         begin_until: began + desk.agent.deadlines().change,
     };
     let mut answers = thread::scope(|scope| {
-        let helpers: Vec<_> = (0..permit.as_ref().map_or(0, |permit| permit.helpers))
+        let helpers: Vec<_> = (0..threads.helpers)
             .map_while(|_| {
                 let thread = thread::Builder::new().name("http-batch".to_owned());
                 // Where the system gives no thread those that are there do it all.

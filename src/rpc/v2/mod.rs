@@ -17,8 +17,6 @@ mod discover;
 mod errors;
 mod job;
 
-use std::time::Instant;
-
 use serde_json::value::RawValue;
 
 use crate::config::BATCH_CALLS_MAX;
@@ -40,7 +38,7 @@ use errors::{Failure, Kind};
 /// As [`answer`](crate::rpc::answer) for one call; for a batch up to twice that, as none of its
 /// calls is begun after the deadline for changes.
 pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answered {
-    let desk = Desk { agent, by };
+    let desk = Desk::new(agent, by);
     let mut answered = match message(body, |message| carry_out(desk, service, message)) {
         Ok(answered) => answered,
         Err(failure) => failure.into(),
@@ -76,7 +74,7 @@ fn message<T>(body: &[u8], then: impl FnOnce(&RawValue) -> T) -> Result<T, Failu
 }
 
 fn carry_out(desk: Desk<'_>, port: Service, message: &RawValue) -> Answered {
-    let began = Instant::now();
+    let began = desk.by.arrived();
     if !message.get().starts_with('[') {
         return match Call::read(desk, port, message, began) {
             Ok(call) => {

@@ -37,7 +37,7 @@ fn what_changes_a_guest_waits_for_its_key_and_nothing_else_does() {
     config.host.store = Store::Directory(scratch.path().join("store"));
     config.deadlines.change = PATIENCE;
     // All of them at once.
-    config.pool.waiting_key = 9;
+    config.pool.calls_per_guest = 9;
     let agent = Libvirt::with_config(&config).expect("threads can be started");
     for id in ["guests/keyed/disk-0", "guests/free/disk-0"] {
         let volume = json!({ "id": id, "size": 1 });

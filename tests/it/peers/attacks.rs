@@ -52,12 +52,18 @@ fn who_takes_over_a_port_does_not_lend_its_name_to_who_had_it() {
 }
 
 #[test]
-fn a_user_has_64_connections_and_the_last_16_are_roots() {
+fn a_user_has_a_share_of_connections() {
     let Some(_world) = require("users", World::new()) else { return };
     let users = [64001, 64002, 64003, 64004].map(|uid: u32| uid.to_string());
     let config = CallerConfig { users: users.to_vec(), ..CallerConfig::default() };
     // Requests that have begun stay so for as long as the test takes.
-    let limits = HttpLimits { request: SOON, ..HttpLimits::default() };
+    let limits = HttpLimits {
+        request: SOON,
+        connections: 256,
+        connections_per_caller: 64,
+        connections_reserved: 16,
+        ..HttpLimits::default()
+    };
     let anywhere = "127.0.0.1:0".parse().expect("an address");
     let mut front = Front::bind(&[anywhere], limits).expect("a free port");
     front.admit(Access::new(&config).expect("users by number"));
@@ -80,9 +86,9 @@ fn idle_connections_of_root_do_not_lock_root_out() {
     let Some(_world) = require("users", World::new()) else { return };
     let agent = Agent::start(&[&ON_TEST_DRIVER[..], &["--allow-user", "64001"]].concat());
     let place = agent.address().to_string();
-    // Of root's 80 the last 64 stay, and of the other user, who was there first, all.
-    let words = ["hold", &place, "64001", "10", "press", &place, "0", "80", "again"];
+    // Of root's 1,100 the last stay, and of the other user, who was there first, all.
+    let words = ["hold", &place, "64001", "10", "press", &place, "0", "1100", "again"];
     let served = client(setpriv(0), &words);
-    assert_eq!(served.lines().collect::<Vec<_>>(), ["10", "80", "74"]);
+    assert_eq!(served.lines().collect::<Vec<_>>(), ["10", "1100", "1024"]);
     agent.end();
 }

@@ -22,11 +22,15 @@
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import struct
 import sys
 import time
+
+# More connections than a process may have open by default.
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, max(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
 
 kept = []
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mistify_libvirt::config::PoolLimits;
-use mistify_libvirt::pool::{Error, Full, Job, Lane, LaneSnapshot, Overdue, Pool, Ration};
+use mistify_libvirt::pool::{Error, Full, Job, JobName, Lane, LaneSnapshot, Overdue, Pool};
 
 /// Longer than any test that passes.
 const FAR: Duration = Duration::from_secs(120);

@@ -1,5 +1,7 @@
 //! Jobs that nobody waits for: their answer is handed on, once.
 
+use parking_lot::Mutex;
+
 use super::*;
 
 /// An answer, and the name of the thread that handed it on.
@@ -12,7 +14,7 @@ fn post<T: Send + 'static>(
     work: impl FnOnce(&mut State) -> T + Send + 'static,
 ) -> Receiver<Answered<T>> {
     let (answers, answered) = unbounded();
-    pool.post(pool.place(Lane::Read).unwrap(), Lane::Read, job, work, move |answer| {
+    pool.post(pool.place().unwrap(), Lane::Read, job, work, move |answer| {
         let thread = thread::current().name().unwrap_or_default().to_owned();
         answers.send((answer, thread)).unwrap();
     });
@@ -35,7 +37,7 @@ fn the_worker_hands_the_answer_on_and_the_place_is_free_by_then() {
     let pool = Arc::new(pool(&limits()));
     let (answers, answered) = unbounded();
     let seen = Arc::clone(&pool);
-    let place = pool.place(Lane::Read).unwrap();
+    let place = pool.place().unwrap();
     assert_eq!(pool.snapshot().callers.callers, 1);
     pool.post(
         place,
@@ -132,7 +134,7 @@ fn a_panic_is_told_and_so_is_one_of_who_gets_the_answer_survived() {
     let pool = pool(&one_worker());
     let (answer, _) = only(&post(&pool, job("Status web-1"), |_| -> () { panic!("on purpose") }));
     assert_eq!(answer, Err(Error::Panicked { what: "Status web-1".to_owned() }));
-    let place = pool.place(Lane::Read).unwrap();
+    let place = pool.place().unwrap();
     pool.post(place, Lane::Read, job("told"), |_| (), |_| panic!("on purpose, too"));
     assert_eq!(only(&post(&pool, job("after"), |_| ())).0, Ok(()));
     until("all ended", || lane(&pool, Lane::Read).totals.finished == 2);
@@ -140,13 +142,63 @@ fn a_panic_is_told_and_so_is_one_of_who_gets_the_answer_survived() {
 }
 
 #[test]
-fn there_are_no_more_places_than_callers_may_wait() {
-    let pool = pool(&PoolLimits { waiting_read: 2, waiting_change: 1, ..limits() });
-    let places = [pool.place(Lane::Read).unwrap(), pool.place(Lane::Read).unwrap()];
-    assert!(pool.place(Lane::Read).is_none());
-    assert_eq!(lane(&pool, Lane::Read).totals.refused, 0, "nobody was told anything");
+fn a_posted_job_takes_no_callers_place() {
+    let pool = pool(&limits());
+    let places: Vec<_> = (0..8).map(|_| pool.place().unwrap()).collect();
+    assert_eq!(pool.snapshot().callers.callers, 8, "a stop waits for them");
+    assert_eq!(pool.run(Lane::Read, job("beside"), None, |_| 7), Ok(7));
     drop(places);
-    assert!(pool.place(Lane::Read).is_some());
+    assert_eq!(pool.snapshot().callers.callers, 0);
+}
+
+#[test]
+fn a_guest_that_hangs_leaves_a_worker_to_others() {
+    let pool = pool(&PoolLimits { read_workers: 3, ..limits() });
+    let named = |guest: &str| Job { name: JobName::new("Status", guest), ..job("") };
+    let (mut blocks, mut hanging) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let (block, work) = block();
+        blocks.push(block);
+        hanging.push(post(&pool, named("hangs"), work));
+    }
+    until("two of them run", || lane(&pool, Lane::Read).running == 2);
+    for _ in 0..20 {
+        assert_eq!(only(&post(&pool, named("well"), |_| 7)).0, Ok(7));
+    }
+    let seen = lane(&pool, Lane::Read);
+    assert_eq!((seen.running, seen.queued, seen.held_back), (2, 4, 4));
+    drop(blocks);
+    for answer in hanging {
+        assert_eq!(only(&answer).0, Ok(()), "each has its turn");
+    }
+}
+
+#[test]
+fn jobs_held_back_run_in_their_order_or_are_told() {
+    let pool = pool(&PoolLimits { read_workers: 2, queue: 3, ..limits() });
+    let named = |deadline| Job { name: JobName::new("Status", "hangs"), deadline };
+    let (block, work) = block();
+    let first = post(&pool, named(far()), work);
+    let block = block.wait_until_running();
+    for _ in 0..5 {
+        // More than there is room for: those that nobody waits for give way.
+        let short = post(&pool, named(Instant::now() + Duration::from_millis(20)), |_| ());
+        assert!(matches!(only(&short).0, Err(Error::Unrun { .. })));
+    }
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let later: Vec<_> = (0..3)
+        .map(|number| {
+            let order = Arc::clone(&order);
+            post(&pool, named(far()), move |_| order.lock().push(number))
+        })
+        .collect();
+    let seen = lane(&pool, Lane::Read);
+    assert_eq!((seen.queued, seen.held_back, seen.totals.unrun), (3, 3, 5));
+    drop(block);
+    for answer in [&first].into_iter().chain(&later) {
+        assert_eq!(only(answer).0, Ok(()));
+    }
+    assert_eq!(*order.lock(), [0, 1, 2]);
 }
 
 #[test]
@@ -171,7 +223,7 @@ fn stop_lets_the_running_one_end_and_tells_the_queued_one_that_it_stops() {
     let second = post(&pool, job("second"), |_| ());
     assert!(!pool.stop(Duration::from_millis(20)), "one runs");
     assert_eq!(only(&second).0, Err(Error::Stopping));
-    assert!(pool.place(Lane::Read).is_none());
+    assert!(pool.place().is_none());
     drop(block);
     assert_eq!(only(&first).0, Ok(()));
     assert!(pool.stop(FAR));
@@ -183,7 +235,7 @@ fn the_end_of_the_pool_is_the_end_of_what_waits_for_its_clock() {
     let (block, work) = block();
     let kept = Arc::new(());
     let held = Arc::clone(&kept);
-    let place = pool.place(Lane::Read).unwrap();
+    let place = pool.place().unwrap();
     let deadline = Instant::now() + FAR * 100;
     let far = Job { name: "far".into(), deadline };
     pool.post(place, Lane::Read, far, work, move |_: Result<(), Error>| drop(held));
@@ -206,7 +258,7 @@ fn each_of_many_with_deadlines_as_short_as_they_take_is_answered_once() {
             ends[usize::from(is_ok)] += 1;
             ends
         });
-        let Some(place) = pool.place(Lane::Read) else { continue };
+        let Some(place) = pool.place() else { continue };
         // From 20 us to 40 ms: on a machine of any speed some of these are as long as a job takes.
         let wait = Duration::from_micros((20 + posted as u64 % 100) << (posted % 12));
         let job = Job { name: "short".into(), deadline: Instant::now() + wait };

@@ -5,17 +5,8 @@ use std::collections::HashSet;
 
 use super::*;
 
-/// Who comes, and for which key: one more than each limit of [`FEW`] lets in.
-const CALLERS: [(Ration, Option<usize>); 6] = [
-    (Ration::Change, Some(0)),
-    (Ration::Change, Some(0)),
-    (Ration::Change, Some(0)),
-    (Ration::Change, Some(1)),
-    (Ration::Read, None),
-    (Ration::Any, Some(0)),
-];
-const FEW: PoolLimits =
-    PoolLimits { waiting_change: 3, waiting_read: 4, waiting_any: 5, waiting_key: 2, ..LIMITS };
+/// Who comes, and for which key.
+const CALLERS: [Option<usize>; 6] = [Some(0), Some(0), Some(0), Some(1), None, Some(0)];
 
 /// Where a caller is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,17 +43,16 @@ impl Walk {
             lines: [Vec::new(), Vec::new()],
             stopping: false,
         };
-        Self { world, admission: Admission::new(&FEW), tickets: [None; CALLERS.len()] }
+        Self { world, admission: Admission::default(), tickets: [None; CALLERS.len()] }
     }
 
     /// Lets a caller do the next thing; `false` where there is none.
     fn step(&mut self, caller: usize) -> bool {
-        let (ration, wanted) = CALLERS[caller];
-        self.world.callers[caller] = match (self.world.callers[caller], wanted) {
+        self.world.callers[caller] = match (self.world.callers[caller], CALLERS[caller]) {
             (At::Away, _) => {
-                let expected = self.refusal(ration);
-                assert_eq!(self.admission.enter(ration).err(), expected);
-                if expected.is_some() { At::Gone } else { At::Inside }
+                let is_in = self.admission.enter().is_ok();
+                assert_eq!(is_in, !self.world.stopping);
+                if is_in { At::Inside } else { At::Gone }
             }
             (At::Inside, Some(key)) => self.ask(caller, key),
             (At::Asked, Some(key)) => {
@@ -70,7 +60,7 @@ impl Walk {
                 At::Done
             }
             (At::Inside | At::Asked | At::Done, _) => {
-                self.admission.leave(ration);
+                self.admission.leave();
                 At::Gone
             }
             (At::Gone, _) => return false,
@@ -80,15 +70,10 @@ impl Walk {
 
     fn ask(&mut self, caller: usize, key: usize) -> At {
         let line = &mut self.world.lines[key];
-        let expected = match line.len() {
-            _ if self.world.stopping => Some(Refusal::Stopping),
-            callers if callers > FEW.waiting_key => Some(Refusal::Key),
-            _ => None,
-        };
         let ticket = self.admission.acquire(KEYS[key]);
-        assert_eq!(ticket.err(), expected);
+        assert_eq!(ticket.is_ok(), !self.world.stopping);
         self.tickets[caller] = ticket.ok();
-        if expected.is_some() {
+        if self.world.stopping {
             return At::Done;
         }
         line.push(caller);
@@ -118,36 +103,12 @@ impl Walk {
         !std::mem::replace(&mut self.world.stopping, true)
     }
 
-    /// Why a caller of this ration would have to be turned away.
-    fn refusal(&self, ration: Ration) -> Option<Refusal> {
-        let inside = |rations: &[Ration]| {
-            let is_in = |at: At| !matches!(at, At::Away | At::Gone);
-            let all = CALLERS.iter().zip(self.world.callers);
-            all.filter(|((ration, _), at)| rations.contains(ration) && is_in(*at)).count()
-        };
-        let (change, read) = (Ration::Change, Ration::Read);
-        let full = [
-            (change, inside(&[change]) >= FEW.waiting_change),
-            (read, inside(&[change, read]) >= FEW.waiting_read),
-            (Ration::Any, inside(&[change, read, Ration::Any]) >= FEW.waiting_any),
-        ];
-        let counts = match ration {
-            Ration::Change => &full[..],
-            Ration::Read => &full[1..],
-            Ration::Any => &full[2..],
-        };
-        let first = counts.iter().find(|(_, is_full)| *is_full);
-        let callers = first.map(|(ration, _)| Refusal::Callers(*ration));
-        if self.world.stopping { Some(Refusal::Stopping) } else { callers }
-    }
-
     fn check(&self) {
         let Self { world, admission, tickets } = self;
-        for ration in [Ration::Change, Ration::Read, Ration::Any] {
-            assert_eq!(admission.would_refuse(ration), self.refusal(ration), "{world:?}");
-        }
+        let is_in = |at: &&At| !matches!(at, At::Away | At::Gone);
+        assert_eq!(admission.callers(), world.callers.iter().filter(is_in).count(), "{world:?}");
         for (caller, ticket) in tickets.iter().enumerate() {
-            let (Some(ticket), Some(key)) = (ticket, CALLERS[caller].1) else { continue };
+            let (Some(ticket), Some(key)) = (ticket, CALLERS[caller]) else { continue };
             let expected = match world.lines[key].iter().position(|it| *it == caller) {
                 Some(0) => Place::Holder,
                 Some(_) => Place::Waiting,

@@ -25,7 +25,7 @@ pub(crate) fn calls(data: &[u8]) {
     });
     let caller = Caller { origin: Origin::Socket, peer: None };
     let audit = Audit::default();
-    let desk = Desk { agent, by: Behalf { caller: &caller, audit: &audit, inbound: None } };
+    let desk = Desk::new(agent, Behalf { caller: &caller, audit: &audit, inbound: None });
     for port in [Service::Libvirt, Service::ImageStore] {
         let ids = v2::message(data, |message| body(desk, port, message));
         // No method is called: what one does is not what this is about.

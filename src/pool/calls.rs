@@ -1,0 +1,246 @@
+//! Calls that have a permit, and calls that wait for theirs: a state machine without lock, thread or clock.
+//!
+//! A [`Ration`] bounds how many calls of a kind are under way. Each guest has a bound of its own in each of
+//! them, so that calls of a guest that hangs do not use up a ration. A call that finds no room waits, which
+//! costs its bytes and no thread. Permits go to those that wait in the order of [`Rotation`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::error::Ration;
+use super::rotation::Rotation;
+use crate::config::PoolLimits;
+use crate::os::peer::Share;
+
+/// What a call is counted for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallShare {
+    /// What it may wait for.
+    pub ration: Ration,
+    /// Who called.
+    pub user: Share,
+    /// The guest's id, or another name of what its calls wait for one after the other. Empty for a call that
+    /// waits for no other: no guest's bound counts it.
+    pub guest: Arc<str>,
+}
+
+/// The name of a call that waits; never given out twice.
+pub(super) type CallId = u64;
+
+/// Calls under way, and those that wait.
+#[derive(Debug)]
+pub(super) struct Calls {
+    /// By ration, in the order of [`Ration::ALL`].
+    rations: [Counted; Ration::ALL.len()],
+    ids: CallId,
+}
+
+/// The calls of a ration.
+#[derive(Debug)]
+struct Counted {
+    most: usize,
+    per_guest_most: usize,
+    under_way: usize,
+    /// A guest of which no call is under way has no record.
+    per_guest: HashMap<Arc<str>, usize>,
+    waiting: Rotation<Share, CallId>,
+}
+
+impl Counted {
+    fn has_room(&self, guest: &str) -> bool {
+        let of_guest = self.per_guest.get(guest).copied().unwrap_or_default();
+        self.under_way < self.most && of_guest < self.per_guest_most
+    }
+
+    fn count(&mut self, guest: &Arc<str>) {
+        self.under_way += 1;
+        if !guest.is_empty() {
+            *self.per_guest.entry(Arc::clone(guest)).or_default() += 1;
+        }
+    }
+
+    fn uncount(&mut self, guest: &str) {
+        self.under_way -= 1;
+        if let Some(calls) = self.per_guest.get_mut(guest) {
+            *calls -= 1;
+            if *calls == 0 {
+                self.per_guest.remove(guest);
+            }
+        }
+    }
+}
+
+impl Calls {
+    pub(super) fn new(limits: &PoolLimits) -> Self {
+        let rations = Ration::ALL.map(|ration| Counted {
+            most: ration.limit(limits),
+            per_guest_most: ration.limit_per_guest(limits),
+            under_way: 0,
+            per_guest: HashMap::new(),
+            waiting: Rotation::default(),
+        });
+        Self { rations, ids: 0 }
+    }
+
+    /// A call wants a permit now; whether it has one. Those that wait and find room come before it.
+    pub(super) fn begin(&mut self, share: &CallShare) -> bool {
+        let counted = self.of(share.ration);
+        let is_next = !counted.waiting.any(|guest| counted.has_room(guest));
+        let may = is_next && counted.has_room(&share.guest);
+        if may {
+            counted.count(&share.guest);
+        }
+        may
+    }
+
+    /// A call with a permit ends.
+    pub(super) fn end(&mut self, share: &CallShare) {
+        self.of(share.ration).uncount(&share.guest);
+    }
+
+    /// A call waits for its permit; its name.
+    pub(super) fn wait(&mut self, share: &CallShare) -> CallId {
+        self.ids += 1;
+        let id = self.ids;
+        self.of(share.ration).waiting.push(share.user, &share.guest, id);
+        id
+    }
+
+    /// A call waits no longer; whether it did.
+    pub(super) fn withdraw(&mut self, share: &CallShare, id: CallId) -> bool {
+        self.of(share.ration).waiting.remove(share.user, &share.guest, &id)
+    }
+
+    /// Gives a permit to the next that waits and finds room; its name.
+    pub(super) fn grant(&mut self) -> Option<CallId> {
+        self.rations.iter_mut().find_map(|counted| {
+            let Counted { most, per_guest_most, under_way, per_guest, waiting } = counted;
+            if under_way >= most {
+                return None;
+            }
+            let has_room = |guest: &str| per_guest.get(guest).is_none_or(|it| it < per_guest_most);
+            let (_, guest, id) = waiting.next(has_room)?;
+            counted.count(&guest);
+            Some(id)
+        })
+    }
+
+    /// How many calls wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.rations.iter().map(|counted| counted.waiting.len()).sum()
+    }
+
+    /// How many calls are under way.
+    #[cfg(test)]
+    fn under_way(&self) -> usize {
+        self.rations.iter().map(|counted| counted.under_way).sum()
+    }
+
+    fn of(&mut self, ration: Ration) -> &mut Counted {
+        &mut self.rations[ration.index()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls() -> Calls {
+        Calls::new(&PoolLimits {
+            changes: 3,
+            reads: 1,
+            urgent: 2,
+            deletes: 1,
+            stores: 1,
+            batches: 1,
+            calls_per_guest: 2,
+            ..PoolLimits::default()
+        })
+    }
+
+    fn share(ration: Ration, user: u32, guest: &str) -> CallShare {
+        CallShare { ration, user: Share::User(user), guest: guest.into() }
+    }
+
+    fn end(calls: &mut Calls, share: &CallShare) -> Vec<CallId> {
+        calls.end(share);
+        std::iter::from_fn(|| calls.grant()).collect()
+    }
+
+    #[test]
+    fn a_guest_has_a_bound_of_its_own() {
+        let mut calls = calls();
+        let of = |guest| share(Ration::Change, 1, guest);
+        assert!(calls.begin(&of("a")) && calls.begin(&of("a")) && !calls.begin(&of("a")));
+        assert!(calls.begin(&of("b")) && !calls.begin(&of("c")), "the ration is used up");
+        // What frees a guest, and what only looks, has rations of its own.
+        assert!(
+            calls.begin(&share(Ration::Urgent, 1, "a"))
+                && !calls.begin(&share(Ration::Urgent, 2, "a"))
+        );
+        assert!(calls.begin(&share(Ration::Delete, 1, "a")));
+        assert!(calls.begin(&share(Ration::Read, 1, "a")));
+        assert!(
+            calls.begin(&share(Ration::Batch, 1, "")) && !calls.begin(&share(Ration::Batch, 2, ""))
+        );
+        assert_eq!(calls.under_way(), 7);
+    }
+
+    #[test]
+    fn permits_go_to_those_that_wait_in_turn() {
+        let mut calls = calls();
+        let of = |user, guest| share(Ration::Change, user, guest);
+        for guest in ["a", "a", "b"] {
+            assert!(calls.begin(&of(1, guest)));
+        }
+        let waiting = [of(1, "a"), of(1, "b"), of(2, "c"), of(1, "b")];
+        let ids = waiting.each_ref().map(|share| calls.wait(share));
+        assert_eq!(end(&mut calls, &of(1, "b")), [ids[1]], "the first guest is at its bound");
+        assert_eq!(end(&mut calls, &of(1, "b")), [ids[2]], "the other user's turn");
+        assert!(calls.withdraw(&waiting[3], ids[3]) && !calls.withdraw(&waiting[3], ids[3]));
+        assert_eq!(end(&mut calls, &of(1, "a")), [ids[0]]);
+        assert_eq!((calls.waiting(), calls.under_way()), (0, 3));
+    }
+
+    #[test]
+    fn a_call_that_comes_now_waits_behind_others() {
+        let mut calls = calls();
+        let of = |guest| share(Ration::Change, 1, guest);
+        for guest in ["a", "b", "c"] {
+            assert!(calls.begin(&of(guest)));
+        }
+        let waits = calls.wait(&of("d"));
+        calls.end(&of("a"));
+        assert!(!calls.begin(&of("e")), "it is the other's turn");
+        assert_eq!(calls.grant(), Some(waits));
+        // Those that wait for their guest alone stand in nobody's way.
+        let mut calls = self::calls();
+        assert!(calls.begin(&of("a")) && calls.begin(&of("a")));
+        calls.wait(&of("a"));
+        assert!(calls.begin(&of("b")));
+    }
+
+    #[test]
+    fn reads_that_wait_take_no_changes_place() {
+        let mut calls = calls();
+        for guest in ["a", "b", "c"] {
+            assert!(calls.begin(&share(Ration::Change, 1, guest)));
+        }
+        assert!(calls.begin(&share(Ration::Read, 1, "")));
+        let reads = [(); 2].map(|()| calls.wait(&share(Ration::Read, 1, "")));
+        let change = calls.wait(&share(Ration::Change, 2, "d"));
+        assert_eq!(end(&mut calls, &share(Ration::Change, 1, "a")), [change]);
+        assert_eq!(end(&mut calls, &share(Ration::Read, 1, "")), [reads[0]]);
+    }
+
+    #[test]
+    fn all_counts_return_to_nothing() {
+        let mut calls = calls();
+        let share = share(Ration::Change, 1, "a");
+        assert!(calls.begin(&share));
+        let id = calls.wait(&share);
+        assert!(calls.withdraw(&share, id) && end(&mut calls, &share).is_empty());
+        assert_eq!((calls.waiting(), calls.under_way()), (0, 0));
+        assert!(calls.rations.iter().all(|counted| counted.per_guest.is_empty()));
+    }
+}

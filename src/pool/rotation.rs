@@ -1,0 +1,131 @@
+//! What waits, in a fair order: users by turns, of each user its guests by turns, of each guest the oldest
+//! first.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Things that wait for a user `U` and a guest.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(super) struct Rotation<U, T> {
+    users: VecDeque<(U, VecDeque<(Arc<str>, VecDeque<T>)>)>,
+    len: usize,
+}
+
+impl<U, T> Default for Rotation<U, T> {
+    fn default() -> Self {
+        Self { users: VecDeque::new(), len: 0 }
+    }
+}
+
+impl<U: Copy + PartialEq, T: PartialEq> Rotation<U, T> {
+    /// Puts something behind all else of its guest; a new guest and a new user have their turn last.
+    pub(super) fn push(&mut self, user: U, guest: &Arc<str>, item: T) {
+        self.len += 1;
+        let index = self.users.iter().position(|(known, _)| *known == user).unwrap_or_else(|| {
+            self.users.push_back((user, VecDeque::new()));
+            self.users.len() - 1
+        });
+        let Some((_, guests)) = self.users.get_mut(index) else { return };
+        match guests.iter_mut().find(|(known, _)| known == guest) {
+            Some((_, items)) => items.push_back(item),
+            None => guests.push_back((Arc::clone(guest), VecDeque::from([item]))),
+        }
+    }
+
+    /// Takes what is next of the guests that `may` names; their user and they have their next turn last.
+    pub(super) fn next(&mut self, may: impl Fn(&str) -> bool) -> Option<(U, Arc<str>, T)> {
+        for user_index in 0..self.users.len() {
+            let (_, guests) = self.users.get_mut(user_index)?;
+            let Some(guest_index) = guests.iter().position(|(guest, _)| may(guest)) else {
+                continue;
+            };
+            let (guest, mut items) = guests.remove(guest_index)?;
+            let item = items.pop_front()?;
+            if !items.is_empty() {
+                guests.push_back((guest.clone(), items));
+            }
+            let (user, guests) = self.users.remove(user_index)?;
+            if !guests.is_empty() {
+                self.users.push_back((user, guests));
+            }
+            self.len -= 1;
+            return Some((user, guest, item));
+        }
+        None
+    }
+
+    /// Whether something waits for a guest that `may` names.
+    pub(super) fn any(&self, may: impl Fn(&str) -> bool) -> bool {
+        self.users.iter().flat_map(|(_, guests)| guests).any(|(guest, _)| may(guest))
+    }
+
+    /// Takes something out before its turn; whether it was there.
+    pub(super) fn remove(&mut self, user: U, guest: &str, item: &T) -> bool {
+        let Some(user_index) = self.users.iter().position(|(known, _)| *known == user) else {
+            return false;
+        };
+        let Some((_, guests)) = self.users.get_mut(user_index) else { return false };
+        let Some(guest_index) = guests.iter().position(|(known, _)| **known == *guest) else {
+            return false;
+        };
+        let Some((_, items)) = guests.get_mut(guest_index) else { return false };
+        let Some(index) = items.iter().position(|known| known == item) else { return false };
+        items.remove(index);
+        if items.is_empty() {
+            guests.remove(guest_index);
+        }
+        if guests.is_empty() {
+            self.users.remove(user_index);
+        }
+        self.len -= 1;
+        true
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(rotation: &mut Rotation<u32, u32>, may: impl Fn(&str) -> bool + Copy) -> Vec<u32> {
+        std::iter::from_fn(|| rotation.next(may)).map(|(_, _, item)| item).collect()
+    }
+
+    #[test]
+    fn users_and_their_guests_have_turns() {
+        let mut rotation = Rotation::default();
+        for (user, guest, item) in [
+            (1, "a", 1),
+            (1, "a", 2),
+            (1, "b", 3),
+            (1, "a", 4),
+            (2, "a", 5),
+            (2, "c", 6),
+            (1, "b", 7),
+        ] {
+            rotation.push(user, &guest.into(), item);
+        }
+        assert_eq!(rotation.len(), 7);
+        assert_eq!(order(&mut rotation, |_| true), [1, 5, 3, 6, 2, 7, 4]);
+        assert_eq!(rotation.len(), 0);
+    }
+
+    #[test]
+    fn a_guest_that_may_not_keeps_no_other() {
+        let mut rotation = Rotation::default();
+        for (user, guest, item) in [(1, "full", 1), (1, "a", 2), (2, "full", 3), (2, "", 4)] {
+            rotation.push(user, &guest.into(), item);
+        }
+        assert_eq!(order(&mut rotation, |guest| guest != "full"), [2, 4]);
+        assert!(rotation.remove(2, "full", &3) && !rotation.remove(2, "full", &3));
+        assert_eq!(order(&mut rotation, |_| true), [1]);
+        assert!(!rotation.any(|_| true));
+        rotation.push(1, &"a".into(), 5);
+        assert!(rotation.any(|guest| guest == "a") && !rotation.any(|guest| guest == "b"));
+    }
+}
