@@ -16,9 +16,11 @@ build:
 # stay as they are.
 install: build
 	install -D $(PROGRAM) -t $(DESTDIR)$(PREFIX)/sbin
-	install -D -m 644 dist/mistify-libvirt.socket -t $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|^ExecStart=/usr/sbin|ExecStart=$(PREFIX)/sbin|' dist/mistify-libvirt.service | \
-		install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/mistify-libvirt.service
+	install -D -m 644 dist/*.socket -t $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for unit in mistify-libvirt mistify-libvirt-fetch@; do \
+		sed 's|^ExecStart=/usr/sbin|ExecStart=$(PREFIX)/sbin|' dist/$$unit.service | \
+			install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service || exit; \
+	done
 	install -D -m 644 dist/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/mistify-libvirt.conf
 	install -D -m 644 dist/own-user.conf dist/grafana/*.json dist/prometheus/*.yml \
 		-t $(DESTDIR)$(PREFIX)/share/mistify-libvirt

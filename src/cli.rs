@@ -39,6 +39,8 @@ pub enum Request {
     Help,
     /// Print the version on standard output.
     Version,
+    /// Fetch what the socket on standard input asks for, with no settings.
+    Fetch,
 }
 
 /// All that was set.
@@ -128,6 +130,10 @@ pub fn parse(
                 switches.remove = true;
                 continue;
             }
+            Long("sha256") => {
+                switches.sha256 = Some(parser.value()?.to_string_lossy().into_owned());
+                continue;
+            }
             Long(name) => settings::setting(name),
             Short(letter) => SETTINGS.iter().find(|setting| setting.short == Some(*letter)),
             Value(_) => None,
@@ -145,6 +151,9 @@ pub fn parse(
             (None, Value(word)) if command.len() < commands::WORDS_MAX => command.push(word),
             (None, other) => return Err(other.unexpected().into()),
         }
+    }
+    if command.iter().map(OsString::as_os_str).eq(["fetch"]) {
+        return Ok(Request::Fetch);
     }
     let command = match commands::command(command, switches)? {
         Command::Run if check_config => Command::CheckConfig,

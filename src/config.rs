@@ -138,6 +138,8 @@ pub struct HostConfig {
     pub store: Store,
     /// Whether a store was asked for, so that a missing one is worth a warning.
     pub wants_store: bool,
+    /// Where `ImageStore.RequestImage` fetches images from, a host and perhaps a port; nowhere without.
+    pub image_service: Option<String>,
     /// Whether new volumes set no space aside: they may then run out of it while a guest writes.
     pub sparse: bool,
 }
@@ -153,6 +155,7 @@ impl Default for HostConfig {
             allow_disk_paths: Vec::new(),
             store: Store::Zfs,
             wants_store: false,
+            image_service: None,
             sparse: false,
         }
     }

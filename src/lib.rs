@@ -228,6 +228,7 @@ pub mod fetch;
 pub mod fuzz;
 pub mod guest;
 pub mod http;
+pub mod import;
 pub mod jobs;
 pub mod journal;
 #[expect(unsafe_code, reason = "one of the two rooms that may; each block says why it is sound")]

@@ -11,7 +11,7 @@ use mistify_libvirt::journal::default_state_dir;
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::{activation, memory, notify::Notify, process, signals::Signals};
 use mistify_libvirt::rpc::Audit;
-use mistify_libvirt::{check, client, libvirt};
+use mistify_libvirt::{check, client, fetch, libvirt};
 
 fn main() -> ExitCode {
     memory::bound_arenas();
@@ -28,6 +28,9 @@ fn main() -> ExitCode {
             Ok(Request::Help) => {
                 print!("{}", cli::usage());
                 return ExitCode::SUCCESS;
+            }
+            Ok(Request::Fetch) => {
+                return fetch::serve().map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS);
             }
             Ok(Request::Version) => {
                 println!("mistify-libvirt {}", env!("CARGO_PKG_VERSION"));
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error.to_string()),
         },
         Command::Ask { ask, json } => return answer(client::run(config, &ask, json)),
+        Command::Pull { url, id, sha256 } => cli::import::pull(config, &url, &id, &sha256),
         Command::Import { file, id } => cli::import::run(config, &file, &id),
     };
     outcome.map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS)

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::cli::Error;
 use crate::cli::completions::Shell;
 use crate::client::{Ask, Params};
+use crate::fetch::is_sum;
 
 /// Words of the longest command.
 pub(super) const WORDS_MAX: usize = 4;
@@ -38,6 +39,10 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
         "image import FILE ID",
         "bring a raw or qcow2 disk or a zfs stream into the store as the image ID",
     ),
+    (
+        "image pull URL ID",
+        "the same with what is at URL, https, if --sha256 SUM is the sum of that file",
+    ),
 ];
 
 /// What the program is to do.
@@ -53,6 +58,15 @@ pub enum Command {
         file: PathBuf,
         /// The image's id.
         id: String,
+    },
+    /// Bring an image from the network into the store.
+    Pull {
+        /// From where.
+        url: String,
+        /// The image's id.
+        id: String,
+        /// The SHA-256 sum that it has to have, in hexadecimal digits.
+        sha256: String,
     },
     /// Print completions.
     Completions(Shell),
@@ -71,12 +85,14 @@ pub enum Command {
 }
 
 /// Switches that commands have.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Switches {
     /// Whether answers are JSON on a terminal, too.
     pub(super) json: bool,
     /// Whether leftovers are removed.
     pub(super) remove: bool,
+    /// The sum of what is pulled.
+    pub(super) sha256: Option<String>,
 }
 
 /// Understands the words of a command; without any it is the agent.
@@ -84,12 +100,24 @@ pub(super) struct Switches {
 /// # Errors
 /// Words that are none.
 pub(super) fn command(words: Vec<OsString>, switches: Switches) -> Result<Command, Error> {
-    let Switches { json, remove } = switches;
+    let Switches { json, remove, sha256 } = switches;
     if remove && words.first().is_none_or(|word| word != "leftovers") {
         return Err(Error::Usage("--remove is for leftovers".to_owned()));
     }
     let texts: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+    let is_pull = texts.starts_with(&["image", "pull"]);
+    let sha256 = match sha256 {
+        Some(sum) if is_pull && is_sum(&sum) => sum.to_ascii_lowercase(),
+        Some(_) if is_pull => {
+            return Err(Error::Usage("--sha256: not 64 hexadecimal digits".to_owned()));
+        }
+        Some(_) => return Err(Error::Usage("--sha256 is for image pull".to_owned())),
+        None if is_pull => {
+            return Err(Error::Usage("image pull: --sha256 SUM is needed".to_owned()));
+        }
+        None => String::new(),
+    };
     match (texts.as_slice(), words.as_slice()) {
         ([], _) => Ok(Command::Run),
         (["check"], _) => Ok(Command::Check { json }),
@@ -98,6 +126,9 @@ pub(super) fn command(words: Vec<OsString>, switches: Switches) -> Result<Comman
             .ok_or_else(|| Error::Usage(format!("completions {name}: write bash, zsh or fish"))),
         (["image", "import", _, _], [_, _, file, id]) => {
             Ok(Command::Import { file: file.into(), id: utf_8(id)? })
+        }
+        (["image", "pull", _, _], [_, _, url, id]) => {
+            Ok(Command::Pull { url: utf_8(url)?, id: utf_8(id)?, sha256 })
         }
         (["leftovers", ..], [_, id @ ..]) if id.len() <= 1 => {
             let guest = id.first().map(utf_8).transpose()?.unwrap_or_default();

@@ -84,7 +84,7 @@ _mistify_libvirt() {{
     case $before in
     {values}) compopt -o default 2>/dev/null; return ;;
     call) COMPREPLY=($(compgen -W '{methods}' -- \"$word\")); return ;;
-    image) COMPREPLY=($(compgen -W import -- \"$word\")); return ;;
+    image) COMPREPLY=($(compgen -W 'import pull' -- \"$word\")); return ;;
     create | import) compopt -o default 2>/dev/null; return ;;
     {with_id})
         # Where no agent answers, there are none.
@@ -137,7 +137,7 @@ flags=(
 {flags})
 case $words[CURRENT-1] in
 call) compadd -- {methods} ;;
-image) compadd -- import ;;
+image) compadd -- import pull ;;
 {with_id})
     compadd -- ${{(f)\"$(mistify-libvirt list 2>/dev/null |
         grep -o '\"id\":\"[^\"]*\"' | cut -d '\"' -f 4)\"}}
@@ -176,7 +176,7 @@ fn fish() -> String {
     }
     let seen = "-n '__fish_seen_subcommand_from call'";
     let _ = writeln!(text, "{complete} {seen} -f -a '{}'", methods().join(" "));
-    let _ = writeln!(text, "{complete} -n '__fish_seen_subcommand_from image' -a import");
+    let _ = writeln!(text, "{complete} -n '__fish_seen_subcommand_from image' -a 'import pull'");
     text
 }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use log::LevelFilter;
 
 use crate::cli::values::{
-    absolute, at_least_one, bridge_type, filter_name, level, log_format, max_age, metadata, number,
-    on_or_off, on_port, pool_name, seconds, store, tcp_address, vnc, workers,
+    absolute, at_least_one, bridge_type, filter_name, image_service, level, log_format, max_age,
+    metadata, number, on_or_off, on_port, pool_name, seconds, store, tcp_address, vnc, workers,
 };
 use crate::cli::{LogFormat, Settings};
 use crate::config::{
@@ -192,6 +192,15 @@ pub(super) const SETTINGS: &[Setting] = &[
         |draft, text| number(text).map(|port| draft.image_store_port = port),
     ),
     Setting::one(
+        "image-service",
+        "HOST[:PORT]",
+        "where RequestImage fetches images from, by http; without it RequestImage is off",
+        |draft, text| {
+            image_service(text).map(|()| draft.config.host.image_service = Some(text.to_owned()))
+        },
+    )
+    .short('i'),
+    Setting::one(
         "log-level",
         "LEVEL",
         "debug, info, warning, error, critical, fatal or panic (default warning); wins over \
@@ -327,6 +336,10 @@ pub(super) const OTHERS: &[Other] = &[
     },
     Other::new("check-config", "read all settings, say what is wrong with them, and end"),
     Other::new("json", "what commands answer as JSON, as in a pipe, also on a terminal"),
+    Other {
+        value: Some("SUM"),
+        ..Other::new("sha256", "with image pull: the SHA-256 sum of the file at URL")
+    },
     Other::new("remove", "with leftovers: remove them, where nothing uses them"),
     Other { short: Some('h'), ..Other::new("help", "print this and end") },
     Other::new("version", "print the version and end"),

@@ -104,7 +104,7 @@ fn the_name_of_a_pool_is_one_that_the_store_takes() {
 
 #[test]
 fn values_that_cannot_be_name_their_flag() {
-    let cases: [&[&str]; 29] = [
+    let cases: [&[&str]; 32] = [
         &["--port", "65536"],
         &["--port", "x"],
         &["--listen", "host"],
@@ -129,6 +129,9 @@ fn values_that_cannot_be_name_their_flag() {
         &["--storage", "directory:relative"],
         &["--storage", "zfs:"],
         &["--image-store-port", "65536"],
+        &["--image-service", "http://images.example"],
+        &["--image-service", "images.example/images"],
+        &["--image-service", "images.example:0"],
         &["--socket", "relative"],
         &["--token-file", "relative"],
         &["--metrics-token-file", "relative"],
@@ -212,6 +215,7 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
         ("storage", "directory:/srv"),
         ("sparse", "true"),
         ("image-store", "true"),
+        ("image-service", "images.example:8080"),
         ("log-level", "debug"),
         ("log-format", "json"),
         ("libvirt-uri", "test:///default"),

@@ -9,6 +9,7 @@ use log::LevelFilter;
 
 use crate::cli::LogFormat;
 use crate::config::{BridgeType, DEADLINE_S_MAX, PoolLimits, Store, VncListen};
+use crate::fetch::Url;
 use crate::storage::PoolName;
 
 /// What is wrong with a value; whose it is says who asks.
@@ -124,6 +125,15 @@ pub(super) fn filter_name(text: &str) -> Outcome<String> {
         return wrong("not the name of a packet filter");
     }
     Ok(text.to_owned())
+}
+
+/// A host that images are fetched from, and perhaps a port.
+pub(super) fn image_service(text: &str) -> Outcome<()> {
+    let has_host_alone = Url::parse(&format!("http://{text}/")).is_ok_and(|url| url.target == "/");
+    match has_host_alone {
+        true => Ok(()),
+        false => wrong("write a host, or a host, a colon and a port"),
+    }
 }
 
 /// The pool's name becomes part of paths and of commands. Empty is no store, as with the original.

@@ -121,3 +121,23 @@ pub const IMPORT_RATE_BYTES: u64 = 4 * 1024 * 1024;
 pub const IMPORT_TIME_MAX: Duration = Duration::from_secs(86400);
 /// The address space of each such program, in bytes: `qemu-img` takes less than 400 MiB.
 pub const IMPORT_MEMORY_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// Images that wait to be fetched, one after the other: as many as a large host has.
+pub const FETCH_QUEUE: usize = 256;
+/// Images that could not be fetched, of which the reason is kept until they are asked for again.
+pub const FETCH_FAILURES: usize = 64;
+/// From an image service to the last byte: 1 TiB takes three hours at [`FETCH_RATE_BYTES`].
+pub const FETCH_TIME: Duration = Duration::from_secs(4 * 3600);
+/// How many bytes of an image come in a second at most, so that the guests' own traffic passes.
+pub const FETCH_RATE_BYTES: u64 = 100 * 1024 * 1024;
+/// Until an image service is connected to.
+pub const FETCH_CONNECT: Duration = Duration::from_secs(30);
+/// How long an image service may send next to nothing.
+pub const FETCH_SILENCE: Duration = Duration::from_secs(60);
+/// How often an image service may say that an image is elsewhere.
+pub const FETCH_REDIRECTS: u32 = 3;
+/// The address space of `curl`, in bytes: it takes less than 100 MiB.
+pub const FETCH_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
+/// From SIGKILL to the end of `curl`, which waits for no device.
+pub const FETCH_KILL: Duration = Duration::from_secs(5);
+/// Until who fetches has the order, and until it is rid of the answer: both are on this host.
+pub const FETCH_ORDER: Duration = Duration::from_secs(30);

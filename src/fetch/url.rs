@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::http::is_uri;
+
 /// Longest URL in bytes.
 const URL_BYTES_MAX: usize = 2048;
 /// Longest name of a host in bytes (RFC 1035).
@@ -65,21 +67,6 @@ impl Url {
         }
         Ok(Self { scheme, host, port, target })
     }
-
-    /// The URL that a redirect of this one leads to.
-    ///
-    /// # Errors
-    /// As [`Self::parse`]; a redirect that is relative to the path.
-    pub fn redirect(&self, location: &str) -> Result<Self, &'static str> {
-        if location.starts_with('/') && !location.starts_with("//") {
-            let target = location.split('#').next().unwrap_or_default().to_owned();
-            return match is_target(&target) {
-                true => Ok(Self { target, ..self.clone() }),
-                false => Err("its path has characters that are not allowed"),
-            };
-        }
-        Self::parse(location.split('#').next().unwrap_or_default())
-    }
 }
 
 impl fmt::Display for Url {
@@ -133,6 +120,14 @@ impl Host {
     }
 }
 
+/// The host alone of a host with, perhaps, a port.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn host_of(text: &str) -> Result<String, &'static str> {
+    authority_of(text, Scheme::Http).map(|(host, _)| host.to_string())
+}
+
 fn authority_of(text: &str, scheme: Scheme) -> Result<(Host, u16), &'static str> {
     let after_host = text.rfind(']').map_or(0, |end| end + 1);
     let (host, port) = match text.get(after_host..).and_then(|rest| rest.find(':')) {
@@ -155,22 +150,9 @@ fn authority_of(text: &str, scheme: Scheme) -> Result<(Host, u16), &'static str>
     Ok((Host::parse(host)?, port))
 }
 
-/// Whether all of it may stand in a path and a query: letters, digits, some marks, and bytes written as `%` and
-/// two hexadecimal digits (RFC 3986).
+/// Whether it is a path with, perhaps, a query (RFC 3986).
 fn is_target(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let is_right = match byte {
-            b'%' => [bytes.next(), bytes.next()]
-                .iter()
-                .all(|digit| digit.is_some_and(|it| it.is_ascii_hexdigit())),
-            _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&byte),
-        };
-        if !is_right {
-            return false;
-        }
-    }
-    text.starts_with('/')
+    text.starts_with('/') && is_uri(text, b"-._~!$&'()*+,;=:@/?")
 }
 
 /// A text as one component of a path: all but letters, digits and `-._~` is percent-encoded (RFC 3986).
@@ -242,17 +224,6 @@ mod tests {
             assert!(Url::parse(text).is_err(), "{text}");
         }
         assert!(Url::parse(&format!("https://a.example/{}", "x".repeat(URL_BYTES_MAX))).is_err());
-    }
-
-    #[test]
-    fn a_redirect_leads_to_a_path_or_a_url() {
-        let url = Url::parse("https://a.example:8443/one").unwrap();
-        let led = |location: &str| url.redirect(location).map(|url| url.to_string());
-        assert_eq!(led("/two?x#y").as_deref(), Ok("https://a.example:8443/two?x"));
-        assert_eq!(led("http://b.example/three").as_deref(), Ok("http://b.example:80/three"));
-        for location in ["two", "//b.example/", "", "file:///etc/shadow", "/a b"] {
-            assert!(led(location).is_err(), "{location}");
-        }
     }
 
     #[test]

@@ -91,9 +91,9 @@ const ELEMENT_BYTES: usize = 256;
 
 impl Job {
     /// Reserves what a handler needs, before it gets the request: memory for the body, which it copies, parses,
-    /// and keeps while the call waits, and for the answer of a change, which must not be lost once the change is done. That answer
-    /// is the guest of the request and what the agent adds. A longer one is that of a read, which can be
-    /// refused. Whether the budget has it.
+    /// and keeps while the call waits, and for the answer of a change, which must not be lost once the change is
+    /// done. That answer is the guest of the request and what the agent adds. A longer one is that of a read,
+    /// which can be refused. Whether the budget has it.
     pub(super) fn reserve(&self, limits: &HttpLimits) -> bool {
         let body = &self.request.body;
         let elements = body.iter().filter(|byte| **byte == b',').count();

@@ -243,7 +243,7 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
 
 /// Whether all of it may stand in a URI: letters, digits, `marks`, and bytes written as `%` and two
 /// hexadecimal digits.
-pub(super) fn is_uri(text: &str, marks: &[u8]) -> bool {
+pub(crate) fn is_uri(text: &str, marks: &[u8]) -> bool {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         let is_right = match byte {

@@ -40,8 +40,8 @@ fn is_true(word: &str, text: Option<&str>) -> Result<bool, Error> {
     }
 }
 
-/// When the call of this thread is late, from its arrival on, by `mistify.timeout` or else by `default`. One that is only
-/// to say what it would do is refused: who can do that asks [`plan_deadline`].
+/// When the call of this thread is late, from its arrival on, by `mistify.timeout` or else by `default`. One that
+/// is only to say what it would do is refused: who can do that asks [`plan_deadline`].
 ///
 /// # Errors
 /// [`Error::Invalid`] names the word that is wrong.

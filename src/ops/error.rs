@@ -19,6 +19,15 @@ pub enum Error {
     Refused(&'static str),
     /// This agent does not do that, in words for the caller.
     Unsupported(&'static str),
+    /// An image was asked for, and did not come.
+    NotFetched {
+        /// Its id.
+        id: String,
+        /// Why.
+        why: String,
+    },
+    /// So many images wait to be fetched already, and no more may.
+    Fetches(usize),
     /// A domain uses what was to be changed under it.
     InUse {
         /// The dataset.
@@ -106,6 +115,8 @@ impl fmt::Display for Error {
             Self::Unfit(why) => write!(f, "{why}"),
             Self::Invalid(why) => write!(f, "invalid argument: {why}"),
             Self::Refused(why) | Self::Unsupported(why) => f.write_str(why),
+            Self::NotFetched { id, why } => write!(f, "image {id} could not be fetched: {why}"),
+            Self::Fetches(count) => write!(f, "busy: {count} images wait to be fetched"),
             Self::InUse { dataset, user, why } => {
                 write!(f, "{dataset} is in use: guest {user} {why}")
             }

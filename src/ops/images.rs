@@ -14,6 +14,7 @@ use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
 use crate::libvirt::Connection;
 use crate::ops::domains::{VolumeUse, all_uses};
+use crate::ops::fetches::Stage;
 use crate::ops::recovery::{Abort, Transaction};
 use crate::ops::volumes::{complete, make};
 use crate::ops::{Error, Libvirt, Session, named_guest, respond};
@@ -179,7 +180,7 @@ impl Libvirt {
         Ok(VolumeResponse { volumes: vec![answer] })
     }
 
-    /// The complete images.
+    /// The complete images, and those that are being fetched.
     ///
     /// # Errors
     /// What storage says.
@@ -189,23 +190,32 @@ impl Libvirt {
     pub fn list_images(&self, _: ImageRequest) -> Result<ImageResponse, Error> {
         let deadline = self.storage_deadline();
         let list = move |volumes: &dyn Volumes| volumes.images(deadline);
+        let under_way = self.fetches.under_way();
         let found = self.on_storage("ListImages", "", None, deadline, list)?;
-        Ok(ImageResponse { images: found.iter().map(image_answer).collect() })
+        let is_there = |id: &&Id| found.iter().any(|image| image.id == **id);
+        let under_way = under_way.iter().filter(|id| !is_there(id)).map(fetching_answer);
+        Ok(ImageResponse { images: found.iter().map(image_answer).chain(under_way).collect() })
     }
 
-    /// One complete image.
+    /// One image: complete, or being fetched.
     ///
     /// # Errors
-    /// `not found`.
+    /// `not found`; [`Error::NotFetched`] for one that was asked for and did not come.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
     pub fn get_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
         let id = image_id(&request.id)?;
-        let deadline = self.storage_deadline();
-        let look = move |volumes: &dyn Volumes| volumes.image(&id, deadline);
-        let image = self.on_storage("GetImage", &request.id, None, deadline, look)?;
-        Ok(ImageResponse { images: vec![image_answer(&image)] })
+        // Asked first: one that comes between the two questions is found by the second.
+        let stage = self.fetches.stage(&id);
+        let answer = match (self.complete_image("GetImage", &id), stage) {
+            (Err(Error::Storage(storage::Error::NotFound { .. })), Some(stage)) => match stage {
+                Stage::Fetching => fetching_answer(&id),
+                Stage::Failed(why) => return Err(Error::NotFetched { id: request.id, why }),
+            },
+            (found, _) => image_answer(&found?),
+        };
+        Ok(ImageResponse { images: vec![answer] })
     }
 
     /// Makes a volume from an image, `dest` relative to the pool.
@@ -248,14 +258,33 @@ impl Libvirt {
         Ok(ImageResponse { images: vec![image_answer(&image)] })
     }
 
-    /// Fetching images over the network is not this agent's.
+    /// Has an image fetched from the image service (`http://<image service>/images/<id>/download`) and imported,
+    /// unless it is there or on its way. The answer is the image, with status `fetching` until it is complete.
     ///
     /// # Errors
-    /// Always.
-    pub fn request_image(&self, _: ImageRequest) -> Result<ImageResponse, Error> {
-        Err(Error::Unsupported(
-            "not supported: this agent fetches no images; use mistify-libvirt image import",
-        ))
+    /// `need an id`, an id that is none; no image service; too many images that wait.
+    ///
+    /// # Blocking
+    /// As [`Libvirt::verify_disks`]; not for the image.
+    pub fn request_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
+        if request.id.is_empty() {
+            return Err(NEED_ID);
+        }
+        let id = Id::parse(&request.id).map_err(storage::Error::Name)?;
+        match self.complete_image("RequestImage", &id) {
+            Err(Error::Storage(storage::Error::NotFound { .. })) => {
+                self.fetches.request(&id)?;
+                Ok(ImageResponse { images: vec![fetching_answer(&id)] })
+            }
+            found => Ok(ImageResponse { images: vec![image_answer(&found?)] }),
+        }
+    }
+
+    fn complete_image(&self, verb: &str, id: &Id) -> Result<storage::Image, Error> {
+        let deadline = self.storage_deadline();
+        let sought = id.clone();
+        let look = move |volumes: &dyn Volumes| volumes.image(&sought, deadline);
+        self.on_storage(verb, id.as_str(), None, deadline, look)
     }
 
     /// Refuses to remove what a domain has as a disk, or below a qcow2 file, or may have.
@@ -443,6 +472,12 @@ fn volume_answer(volume: &storage::Volume) -> wire::Volume {
         size_mib: volume.size_mib(),
         device: volume.device.to_string_lossy().into_owned(),
     }
+}
+
+/// An image that is on its way: nothing is known of it.
+fn fetching_answer(id: &Id) -> wire::Image {
+    let (id, status) = (id.to_string(), "fetching".to_owned());
+    wire::Image { id, status, ..wire::Image::default() }
 }
 
 fn image_answer(image: &storage::Image) -> wire::Image {

@@ -12,6 +12,7 @@ mod disks;
 mod domains;
 mod error;
 mod events;
+mod fetches;
 mod health;
 mod images;
 mod inventory;
@@ -67,6 +68,7 @@ use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
 use crate::ops::events::Listening;
+use crate::ops::fetches::Fetches;
 use crate::ops::recovery::StatusCache;
 use crate::os::resolve::Trusted;
 use crate::pool::{Hold, Job, JobName, Lane, Pool};
@@ -80,6 +82,7 @@ pub struct Libvirt {
     volumes: Arc<dyn Volumes>,
     journal: Arc<Journal>,
     jobs: Jobs,
+    fetches: Fetches,
     status: StatusCache,
     sampler: Sampler,
     events: Arc<Events>,
@@ -147,6 +150,7 @@ impl Libvirt {
             events,
             pool,
             opener,
+            fetches: Fetches::start(config, &volumes)?,
             volumes,
             journal,
             jobs,

@@ -1,7 +1,7 @@
 //! Programs that read other people's files, confined to these files.
 //!
 //! A confined program opens its own binary, the system's libraries, `/dev/null` and the files that it is
-//! given. It makes no sockets, changes no owner or mode of a file, has no capability but that of reading files of
+//! given. It makes no sockets unless it is there for the network, changes no owner or mode of a file, has no capability but that of reading files of
 //! others, and has limits of memory, of written bytes and of processor time. Landlock enforces the files where
 //! the kernel has it (see landlock(7)); a seccomp filter refuses the calls that Landlock does not know.
 //!
@@ -73,12 +73,20 @@ pub enum Access {
     ReadWrite,
 }
 
+/// What a confined program may reach. What it inherits, such as its standard input, it has in any case.
+#[derive(Clone, Copy, Debug)]
+pub enum Reach<'f> {
+    /// These files beside its own binary, the system's libraries and `/dev/null`, and no sockets.
+    Files(&'f [(&'f File, Access)]),
+    /// The network, and the files of the user that it runs as, who should be nobody.
+    Network,
+}
+
 /// What a confined program may use.
 #[derive(Debug)]
 pub struct Confinement<'f> {
-    /// The only files that it may open beside its own binary, the system's libraries and `/dev/null`. What it
-    /// inherits, such as its standard input, it has in any case.
-    pub files: &'f [(&'f File, Access)],
+    /// What it may reach.
+    pub reach: Reach<'f>,
     /// Its address space, in bytes.
     pub memory_bytes: u64,
     /// The largest file that it may write, in bytes.
@@ -89,17 +97,21 @@ pub struct Confinement<'f> {
 
 impl Confinement<'_> {
     /// Confines the program that this command starts. Where the kernel has no Landlock (see
-    /// [`has_landlock`]), all but the files is enforced.
+    /// [`has_landlock`]), all but the files is enforced; with [`Reach::Network`] the limits alone are.
     ///
     /// # Errors
     /// When the kernel refuses a rule. What it refuses to the child later is an error of the start.
     pub fn apply(&self, command: &mut Command) -> io::Result<()> {
-        let ruleset = match abi()? {
-            Some(abi) => Some(self.ruleset(abi, Path::new(command.get_program()))?),
-            None => None,
+        let (ruleset, filter) = match self.reach {
+            Reach::Network => (None, None),
+            Reach::Files(files) => {
+                let program = Path::new(command.get_program());
+                let ruleset = abi()?.map(|abi| ruleset(abi, program, files)).transpose()?;
+                (ruleset, Some(filter()))
+            }
         };
         let cpu_s = self.cpu.as_secs();
-        let (memory_bytes, file_bytes, filter) = (self.memory_bytes, self.file_bytes, filter());
+        let (memory_bytes, file_bytes) = (self.memory_bytes, self.file_bytes);
         let confine = move || {
             process::forgo_new_privileges()?;
             drop_capabilities();
@@ -111,35 +123,35 @@ impl Confinement<'_> {
             if let Some(ruleset) = &ruleset {
                 restrict_self(ruleset.as_fd())?;
             }
-            enforce(&filter)
+            filter.as_ref().map_or(Ok(()), |filter| enforce(filter))
         };
         // SAFETY: the closure makes system calls alone, on values that were made before the fork; it neither
         // allocates nor locks, also where it fails.
         unsafe { command.pre_exec(confine) };
         Ok(())
     }
+}
 
-    fn ruleset(&self, abi: u32, program: &Path) -> io::Result<OwnedFd> {
-        let ruleset = create_ruleset(abi)?;
-        allow_path(&ruleset, program, READ_FILE | EXECUTE)?;
-        for path in SYSTEM {
-            let is_directory = Path::new(path).is_dir();
-            let rights = if is_directory { READ_DIR } else { 0 } | READ_FILE | EXECUTE;
-            match allow_path(&ruleset, Path::new(path), rights) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                outcome => outcome?,
-            }
+fn ruleset(abi: u32, program: &Path, files: &[(&File, Access)]) -> io::Result<OwnedFd> {
+    let ruleset = create_ruleset(abi)?;
+    allow_path(&ruleset, program, READ_FILE | EXECUTE)?;
+    for path in SYSTEM {
+        let is_directory = Path::new(path).is_dir();
+        let rights = if is_directory { READ_DIR } else { 0 } | READ_FILE | EXECUTE;
+        match allow_path(&ruleset, Path::new(path), rights) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome?,
         }
-        allow_path(&ruleset, Path::new(NULL), READ_FILE | WRITE_FILE)?;
-        for (file, access) in self.files {
-            let rights = match access {
-                Access::Read => READ_FILE,
-                Access::ReadWrite => READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV,
-            };
-            allow(&ruleset, file.as_fd(), rights & filesystem_rights(abi))?;
-        }
-        Ok(ruleset)
     }
+    allow_path(&ruleset, Path::new(NULL), READ_FILE | WRITE_FILE)?;
+    for (file, access) in files {
+        let rights = match access {
+            Access::Read => READ_FILE,
+            Access::ReadWrite => READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV,
+        };
+        allow(&ruleset, file.as_fd(), rights & filesystem_rights(abi))?;
+    }
+    Ok(ruleset)
 }
 
 /// Whether the kernel lets this process enforce files by Landlock.

@@ -1,7 +1,10 @@
 //! Files that may be anything: opened without being led astray, and locked; and what the agent keeps
 //! in files of its own: made whole, told from damage, set aside.
 
-#![expect(unsafe_code, reason = "flock has no safe form in the std of our oldest Rust")]
+#![expect(
+    unsafe_code,
+    reason = "flock has no safe form in the std of our oldest Rust, and leases have none"
+)]
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -9,6 +12,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{env, thread};
 
 use crate::os::process::user;
 
@@ -16,10 +21,17 @@ const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Files of one name that are set aside; the next one stays where it is.
 const SAME_NAME_MAX: u32 = 1000;
+/// Between two looks at who has a file open.
+const SETTLED_LOOK: Duration = Duration::from_millis(10);
 
 /// Makes an open follow no link at its end and never wait, as it would for a pipe's other side.
 pub fn straight(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+}
+
+/// `$TMPDIR`, or `/var/tmp`: where large files may lie for a while.
+pub fn temporary() -> PathBuf {
+    env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
 /// Creates a file without a name in a directory (`O_TMPFILE`): it is gone when it is closed, however the
@@ -30,6 +42,51 @@ pub fn straight(options: &mut OpenOptions) -> &mut OpenOptions {
 pub fn nameless(directory: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_TMPFILE).mode(FILE_MODE).open(directory)
+}
+
+/// A file that was open for writing, and is now for reading alone.
+#[derive(Debug)]
+pub enum Settled {
+    /// Nobody has it open for writing: if it has no name, its content stays as it is.
+    Alone(File),
+    /// Its file system does not tell (fcntl(2), `F_SETLEASE`).
+    Unknown(File),
+    /// Somebody had it open for writing until the end of all patience.
+    Open,
+}
+
+/// Closes a file for writing, and waits until nobody else has it open for that.
+///
+/// # Errors
+/// The system's.
+///
+/// # Blocking
+/// Up to `patience`.
+pub fn settled(file: File, patience: Duration) -> io::Result<Settled> {
+    let reader = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    drop(file);
+    let lease = |kind: libc::c_int| {
+        // SAFETY: takes no pointer; the descriptor is open during the call.
+        match unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETLEASE, kind) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let end = Instant::now() + patience;
+    loop {
+        match lease(libc::F_RDLCK) {
+            Ok(()) => {
+                lease(libc::F_UNLCK)?;
+                return Ok(Settled::Alone(reader));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                return Ok(Settled::Unknown(reader));
+            }
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(_) if Instant::now() >= end => return Ok(Settled::Open),
+            Err(_) => thread::sleep(SETTLED_LOOK),
+        }
+    }
 }
 
 /// Whether an open failed because a link is there that it follows not ([`straight`]).

@@ -517,6 +517,8 @@ fn error_text(error: &Error) -> String {
         | Error::Invalid(_)
         | Error::Refused(_)
         | Error::Unsupported(_)
+        | Error::NotFetched { .. }
+        | Error::Fetches(_)
         | Error::InUse { .. }
         | Error::Saved { .. }
         | Error::Panicked { .. }

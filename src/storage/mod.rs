@@ -20,7 +20,7 @@ mod types;
 mod zfs;
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -111,6 +111,13 @@ pub trait Volumes: Send + Sync {
     /// # Errors
     /// As the trait says.
     fn prepare(&self, deadline: Instant) -> Result<(), Error>;
+
+    /// The folder of a file that is to become an image, and so may be as large; none where that is left to
+    /// the system's folder for temporary files.
+    ///
+    /// # Errors
+    /// As the trait says.
+    fn drafts(&self) -> Result<Option<PathBuf>, Error>;
 
     /// Checks all volumes of one guest together, and changes nothing: names, images, sizes, what is
     /// there already, free space with reservations counted. The answers are in the order of

@@ -51,15 +51,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// `Full`; `Disconnected` where the queue is closed.
     pub(crate) fn put(&self, item: T) -> Result<Wake, TrySendError<T>> {
-        let mut state = self.state.lock();
-        if state.is_closed {
-            return Err(TrySendError::Disconnected(item));
-        }
-        if state.items.len() >= self.most {
-            return Err(TrySendError::Full(item));
-        }
-        state.items.push_back(item);
-        Ok(Wake(state.sleeping.pop()))
+        self.put_by(item, VecDeque::push_back)
     }
 
     /// The same before all else: what has waited already.
@@ -67,6 +59,14 @@ impl<T> Queue<T> {
     /// # Errors
     /// As [`Queue::put`].
     pub(crate) fn put_first(&self, item: T) -> Result<Wake, TrySendError<T>> {
+        self.put_by(item, VecDeque::push_front)
+    }
+
+    fn put_by(
+        &self,
+        item: T,
+        push: impl FnOnce(&mut VecDeque<T>, T),
+    ) -> Result<Wake, TrySendError<T>> {
         let mut state = self.state.lock();
         if state.is_closed {
             return Err(TrySendError::Disconnected(item));
@@ -74,7 +74,7 @@ impl<T> Queue<T> {
         if state.items.len() >= self.most {
             return Err(TrySendError::Full(item));
         }
-        state.items.push_front(item);
+        push(&mut state.items, item);
         Ok(Wake(state.sleeping.pop()))
     }
 

@@ -14,7 +14,7 @@ pub struct ImageRequest {
     pub kind: String,
     /// Where a clone goes: a dataset, relative to the pool.
     pub dest: String,
-    /// Where an image is fetched from; ignored.
+    /// Where an image comes from; ignored, as the image service is the agent's (`--image-service`).
     pub source: String,
 }
 
@@ -51,7 +51,7 @@ pub struct Image {
     /// Size in MiB.
     #[serde(rename = "size")]
     pub size_mib: u64,
-    /// How far it is: `complete`.
+    /// How far it is: `complete` or `fetching`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub status: String,
 }

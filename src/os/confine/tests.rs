@@ -45,7 +45,9 @@ fn run_within(
     let mut command = Command::new(program);
     command.args(words).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
     let cpu = Duration::from_secs(cpu_s);
-    Confinement { files, memory_bytes, file_bytes: 16 * MIB, cpu }.apply(&mut command).unwrap();
+    Confinement { reach: Reach::Files(files), memory_bytes, file_bytes: 16 * MIB, cpu }
+        .apply(&mut command)
+        .unwrap();
     command.output().unwrap()
 }
 
@@ -153,7 +155,9 @@ fn a_confined_program_has_the_capability_to_read_alone() {
     let mut command = Command::new("/bin/cat");
     command.stdin(Stdio::piped()).stdout(Stdio::null());
     let (memory_bytes, cpu) = (512 * MIB, Duration::from_secs(30));
-    Confinement { files: &[], memory_bytes, file_bytes: 0, cpu }.apply(&mut command).unwrap();
+    Confinement { reach: Reach::Files(&[]), memory_bytes, file_bytes: 0, cpu }
+        .apply(&mut command)
+        .unwrap();
     let mut child = command.spawn().unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     drop(child.stdin.take());

@@ -3,7 +3,8 @@
 //! They get threads of their own beside the handler's, which has a share in the work. Were they
 //! given to other handlers, as many batches as there are handlers would wait for each other for ever;
 //! were they jobs of a lane, a worker would wait for jobs of its own lane. A batch waits for a permit, so
-//! that batches cannot keep all handlers, and each of its calls for another, on its thread. WaitEvents, which waits without a lane, is bounded in the same way: by
+//! that batches cannot keep all handlers, and each of its calls for another, on its thread. WaitEvents, which
+//! waits without a lane, is bounded in the same way: by
 //! [`EventLimits::waiting`](crate::config::EventLimits::waiting) for all callers together, each up to
 //! its own timeout.
 

@@ -136,6 +136,12 @@ impl Volumes for DirectoryStore {
         Ok(Usage { free_bytes: self.free_bytes()?, used_bytes: room.used_bytes })
     }
 
+    fn drafts(&self) -> Result<Option<PathBuf>, Error> {
+        let images = self.directory_path(&self.pool.images())?;
+        self.make_folder(&images)?;
+        Ok(Some(images))
+    }
+
     fn prepare(&self, _deadline: Instant) -> Result<(), Error> {
         self.make_folder(&self.directory_path(&self.pool.images())?)?;
         self.make_folder(&self.directory_path(&self.pool.guests())?)?;

@@ -182,6 +182,10 @@ impl Volumes for ZfsStore {
         Ok(Usage { free_bytes: free.available, used_bytes: root.used })
     }
 
+    fn drafts(&self) -> Result<Option<PathBuf>, Error> {
+        Ok(None)
+    }
+
     fn prepare(&self, deadline: Instant) -> Result<(), Error> {
         let wanted = [self.pool.images(), self.pool.guests()];
         let names = [self.pool.as_str(), wanted[0].as_str(), wanted[1].as_str()];

@@ -6,6 +6,7 @@ mod disks;
 mod import;
 mod keys;
 mod late;
+pub(crate) mod requested;
 pub(crate) mod resize;
 mod snapshots;
 mod volumes;

@@ -52,7 +52,7 @@ pub(super) fn what_cannot_be_is_refused_in_the_originals_words(bed: Bed) {
     let why = bed.error("DeleteDataset", &json!({ "id": "guests" }));
     assert!(why.starts_with("invalid argument: "), "{why}");
     let why = bed.error("RequestImage", &json!({ "id": "a", "source": "http://127.0.0.1/a" }));
-    assert!(why.starts_with("not supported: this agent fetches no images"), "{why}");
+    assert!(why.starts_with("not supported: this agent has no image service"), "{why}");
     bed.agent.end();
 }
 

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 
 use super::super::{SOON, device, run};
 use super::{
-    ADDRESS, Calls, OWN_USER, PACKAGE, Service, UNIT, ask_until, asked, call_by, qemu_pid,
-    systemctl, text,
+    ADDRESS, Calls, OWN_SETTINGS, OWN_USER, PACKAGE, SETTINGS, Service, UNIT, ask_until, asked,
+    call_by, qemu_pid, systemctl, text,
 };
 use crate::boot_sector::boots;
 use crate::images::qemu_img;
+use crate::images::requested::{ImageService, content as image_content};
 use crate::skip::require;
 use crate::support::{AtEnd, Scratch, signal, wait_for, wait_until};
 
@@ -199,18 +200,22 @@ fn every_verb_and_the_fast_tier_work_as_root() {
 fn every_verb_and_the_fast_tier_work_as_its_own_user() {
     let Some(service) = require("lab", Service::installed()) else { return };
     service.become_its_own_user();
-    // The command that the file names, for this pool.
-    let file = fs::read_to_string(OWN_USER).expect("it is installed");
-    let allow = file.lines().find_map(|line| line.strip_prefix("#   zfs allow "));
-    let (allow, _) = allow.and_then(|words| words.rsplit_once(' ')).expect("a command");
-    let words: Vec<&str> = allow.split(' ').chain([service.pool.name.as_str()]).collect();
-    run("zfs", &[&["allow"], &words[..]].concat());
+    allow_on_pool(&service);
     systemctl(&["restart", UNIT]);
     assert_eq!(user(&service), "mistify-libvirt");
     let status = fs::read_to_string(format!("/proc/{}/status", service.pid())).expect("it runs");
     assert!(status.contains("CapBnd:\t0000000000000000\n"), "{status}");
 
     every_verb_and_the_fast_tier(&service);
+}
+
+/// Lets the agent's own user work on the pool, by the command that the file names.
+fn allow_on_pool(service: &Service) {
+    let file = fs::read_to_string(OWN_USER).expect("it is installed");
+    let allow = file.lines().find_map(|line| line.strip_prefix("#   zfs allow "));
+    let (allow, _) = allow.and_then(|words| words.rsplit_once(' ')).expect("a command");
+    let words: Vec<&str> = allow.split(' ').chain([service.pool.name.as_str()]).collect();
+    run("zfs", &[&["allow"], &words[..]].concat());
 }
 
 /// The unit's own filter of system calls around an import: `/run/systemd/system/<name>`.
@@ -245,6 +250,43 @@ fn an_import_under_the_units_filter_is_confined() {
     run("zfs", &["destroy", "-r", &image]);
     fs::remove_file(file).expect("it is ours");
     systemctl(&["daemon-reload"]);
+}
+
+#[test]
+fn an_image_is_fetched_by_a_unit_without_privilege() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    let images = ImageService::start();
+    let settings = format!("{OWN_SETTINGS}image-service = {}\n", images.address);
+    fs::write(SETTINGS, settings).expect("the settings are ours");
+    for by_own_user in [false, true] {
+        if by_own_user {
+            service.become_its_own_user();
+            allow_on_pool(&service);
+        }
+        systemctl(&["restart", UNIT]);
+        let id = format!("t-fetched-{by_own_user}");
+        let call = |method: &str| {
+            let method = format!("ImageStore.{method}");
+            let params = json!({ "id": id }).to_string();
+            let answer = run(PACKAGE, &["call", &method, &params]);
+            let answer: Value = serde_json::from_str(&answer).expect("JSON");
+            answer["images"][0]["status"].as_str().unwrap_or_default().to_owned()
+        };
+        assert_eq!(call("RequestImage"), "fetching");
+        assert_eq!(images.next_target(), format!("/images/{id}/download"));
+        let curl = run("pgrep", &["--full", "--newest", &format!("^/usr/bin/curl .*{id}")]);
+        let status = fs::read_to_string(format!("/proc/{}/status", curl.trim())).expect("it runs");
+        let lines = ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"];
+        for line in lines {
+            assert!(status.contains(line), "{line}: {status}");
+        }
+        assert!(!status.contains("Uid:\t0\t"), "{status}");
+        let group = fs::read_to_string(format!("/proc/{}/cgroup", curl.trim())).expect("it runs");
+        assert!(group.contains("mistify-libvirt-fetch@"), "{group}");
+        images.answer(image_content(&vec![b'i'; 1 << 20]));
+        wait_until("the image is complete", SOON, || call("GetImage") == "complete");
+        run("zfs", &["destroy", "-r", &format!("{}/images/{id}", service.pool.name)]);
+    }
 }
 
 /// Whom the service's process belongs to.

@@ -1,5 +1,5 @@
-//! The programs that read a file which somebody else wrote: `qemu-img` and the decompressors, confined and
-//! with limits.
+//! A program that runs once, confined, with limits and a deadline: those that read what somebody else wrote,
+//! such as `qemu-img`, the decompressors and `curl`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,11 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::config::fixed::{
-    IMPORT_MEMORY_BYTES, IMPORT_RATE_BYTES, IMPORT_TIME_BASE, IMPORT_TIME_MAX,
-};
-use crate::os::confine::{Access, Confinement};
-use crate::os::poll::{Interest, PollSet};
+use super::confine::{Confinement, Reach};
+use super::poll::{Interest, PollSet};
 
 /// How often the deadline is looked at, and an end that the pipes do not show.
 const LOOK: Duration = Duration::from_millis(50);
@@ -21,34 +18,32 @@ const CHUNK_BYTES: usize = 4096;
 /// What is kept of an error output, for the first line of it.
 const ERROR_BYTES: usize = 4096;
 
-/// How long a program may take that reads or writes so many bytes, by the clock and of the processor.
-pub(super) fn time_for(bytes: u64) -> Duration {
-    let scaled = Duration::from_secs(bytes / IMPORT_RATE_BYTES);
-    IMPORT_TIME_BASE.saturating_add(scaled).min(IMPORT_TIME_MAX)
-}
-
 /// How a program ended.
-pub(super) struct Ended {
-    pub(super) status: ExitStatus,
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
     /// The first line of its standard error.
-    pub(super) first_error_line: String,
+    pub(crate) first_error_line: String,
 }
 
 /// A program to run once.
-pub(super) struct Helper<'f> {
+pub(crate) struct Program<'f> {
     /// With its arguments and inputs. A standard output that is not taken elsewhere has to be piped.
-    pub(super) command: Command,
-    /// What it may open beside what it inherits.
-    pub(super) files: &'f [(&'f File, Access)],
+    pub(crate) command: Command,
+    /// What it may reach beside what it inherits.
+    pub(crate) reach: Reach<'f>,
+    /// Its address space, in bytes.
+    pub(crate) memory_bytes: u64,
     /// The largest file that it may write, in bytes.
-    pub(super) file_bytes: u64,
+    pub(crate) file_bytes: u64,
     /// The limit of its time, by the clock and of the processor.
-    pub(super) time: Duration,
+    pub(crate) time: Duration,
     /// From SIGKILL to its end.
-    pub(super) kill: Duration,
+    pub(crate) kill: Duration,
+    /// Whether nobody wants it any more, asked every [`LOOK`]. It is killed then.
+    pub(crate) is_unwanted: &'f dyn Fn() -> bool,
 }
 
-impl Helper<'_> {
+impl Program<'_> {
     /// Runs the program to its end; `output` receives what it prints on a piped standard output.
     ///
     /// # Errors
@@ -56,19 +51,22 @@ impl Helper<'_> {
     ///
     /// # Blocking
     /// Up to `time` and `kill`.
-    pub(super) fn run(self, output: &mut dyn FnMut(&[u8])) -> io::Result<Ended> {
-        let Self { mut command, files, file_bytes, time, kill } = self;
+    pub(crate) fn run(self, output: &mut dyn FnMut(&[u8])) -> io::Result<Ended> {
+        let Self { mut command, reach, memory_bytes, file_bytes, time, kill, is_unwanted } = self;
         command.env_clear().env("LC_ALL", "C").stderr(Stdio::piped());
         // Each arena of malloc's takes 64 MiB of the address space, and there are 8 for each processor.
         command.env("MALLOC_ARENA_MAX", "2");
-        let memory_bytes = IMPORT_MEMORY_BYTES;
-        let limits = Confinement { files, memory_bytes, file_bytes, cpu: time };
-        limits.apply(&mut command)?;
+        Confinement { reach, memory_bytes, file_bytes, cpu: time }.apply(&mut command)?;
         let mut running = Running { child: command.spawn()?, kill };
-        running.watch(Instant::now() + time, output)?.ok_or_else(|| {
-            let said = format!("it did not end within {} s and was killed", time.as_secs());
-            io::Error::new(io::ErrorKind::TimedOut, said)
-        })
+        running.watch(Instant::now() + time, output, is_unwanted)?.ok_or_else(
+            || match is_unwanted() {
+                true => io::Error::other("nobody waits for it any more, and it was killed"),
+                false => {
+                    let said = format!("it did not end within {} s and was killed", time.as_secs());
+                    io::Error::new(io::ErrorKind::TimedOut, said)
+                }
+            },
+        )
     }
 }
 
@@ -79,11 +77,12 @@ struct Running {
 }
 
 impl Running {
-    /// `None` where it did not end by the deadline.
+    /// `None` where it did not end by the deadline, or as long as it was wanted.
     fn watch(
         &mut self,
         deadline: Instant,
         output: &mut dyn FnMut(&[u8]),
+        is_unwanted: &dyn Fn() -> bool,
     ) -> io::Result<Option<Ended>> {
         let mut stdout = self.child.stdout.take().map(|it| File::from(OwnedFd::from(it)));
         let mut stderr = self.child.stderr.take().map(|it| File::from(OwnedFd::from(it)));
@@ -94,7 +93,7 @@ impl Running {
         };
         let mut ended = None;
         // One more round after the end, for what it printed last.
-        while ended.is_none() && Instant::now() < deadline {
+        while ended.is_none() && Instant::now() < deadline && !is_unwanted() {
             ended = self.child.try_wait()?;
             let pause = if ended.is_some() { Duration::ZERO } else { LOOK };
             while drain([(&mut stdout, &mut *output), (&mut stderr, &mut keep)], pause)? {
@@ -148,17 +147,25 @@ fn drain(outputs: [Output<'_>; 2], pause: Duration) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn helper(script: &str, time: Duration) -> Helper<'static> {
+    fn program(script: &str, time: Duration) -> Program<'static> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
-        Helper { command, files: &[], file_bytes: 1 << 20, time, kill: Duration::from_secs(10) }
+        Program {
+            command,
+            reach: Reach::Files(&[]),
+            memory_bytes: 1 << 31,
+            file_bytes: 1 << 20,
+            time,
+            kill: Duration::from_secs(10),
+            is_unwanted: &|| false,
+        }
     }
 
     #[test]
     fn outputs_and_status_are_those_of_the_program() {
         let mut received = Vec::new();
-        let helper = helper("echo a; echo b >&2; echo c >&2; exit 3", Duration::from_secs(60));
-        let ended = helper.run(&mut |bytes| received.extend_from_slice(bytes)).unwrap();
+        let program = program("echo a; echo b >&2; echo c >&2; exit 3", Duration::from_secs(60));
+        let ended = program.run(&mut |bytes| received.extend_from_slice(bytes)).unwrap();
         assert_eq!(
             (ended.status.code(), ended.first_error_line.as_str(), &received[..]),
             (Some(3), "b", &b"a\n"[..])
@@ -173,17 +180,9 @@ mod tests {
             "exec >&- 2>&-; while :; do :; done",
             "yes() { while :; do echo y; done; }; yes",
         ] {
-            let error = helper(script, Duration::from_secs(1)).run(&mut |_| {}).err().unwrap();
+            let error = program(script, Duration::from_secs(1)).run(&mut |_| {}).err().unwrap();
             assert_eq!(error.to_string(), "it did not end within 1 s and was killed", "{script}");
         }
         assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
-    }
-
-    #[test]
-    fn time_grows_with_the_size_up_to_a_bound() {
-        assert_eq!(time_for(0), IMPORT_TIME_BASE);
-        let bytes = 100 * IMPORT_RATE_BYTES;
-        assert_eq!(time_for(bytes), IMPORT_TIME_BASE + Duration::from_secs(100));
-        assert_eq!(time_for(u64::MAX), IMPORT_TIME_MAX);
     }
 }

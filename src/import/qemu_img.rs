@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Progress;
-use super::helper::{Ended, Helper, time_for};
-use crate::os::confine::Access;
+use super::{Progress, time_for};
+use crate::config::fixed::IMPORT_MEMORY_BYTES;
+use crate::os::confine::{Access, Reach};
 use crate::os::disk::open_device;
+use crate::os::program::{Ended, Program};
 
 /// Part of every distribution's qemu.
 const QEMU_IMG: &str = "/usr/bin/qemu-img";
@@ -62,7 +63,7 @@ impl Qcow2<'_> {
     ///
     /// # Errors
     /// What `qemu-img` says, or what keeps it from running.
-    pub(super) fn convert(&self, target: &Path, progress: &Progress) -> io::Result<()> {
+    pub(super) fn convert(&self, target: &Path, progress: &Progress<'_>) -> io::Result<()> {
         let to = open_device(File::options().read(true).write(true), target)?;
         let arguments =
             ["convert", "-p", "-n", "--target-is-zero", "-O", "raw", SOURCE].map(Path::new);
@@ -89,7 +90,9 @@ impl Qcow2<'_> {
         files.extend(target.map(|target| (target, Access::ReadWrite)));
         let bytes = self.size_bytes.max(self.content.metadata()?.len());
         let (file_bytes, time, kill) = (self.size_bytes, time_for(bytes), self.kill);
-        Helper { command, files: &files, file_bytes, time, kill }.run(output)
+        let (reach, memory_bytes) = (Reach::Files(&files), IMPORT_MEMORY_BYTES);
+        let is_unwanted = &|| false;
+        Program { command, reach, memory_bytes, file_bytes, time, kill, is_unwanted }.run(output)
     }
 }
 
@@ -97,7 +100,7 @@ impl Qcow2<'_> {
 struct Percents<'p> {
     /// What came since the last carriage return.
     word: Vec<u8>,
-    progress: &'p Progress,
+    progress: &'p Progress<'p>,
 }
 
 impl Percents<'_> {
@@ -126,17 +129,21 @@ impl Percents<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
     fn percents_become_bytes() {
-        let progress = Progress::new(1000);
+        let told = Cell::new(0);
+        let tell = |done_bytes, _| told.set(done_bytes);
+        let progress = Progress::new(1000, &tell);
         let mut percents = Percents { word: Vec::new(), progress: &progress };
         percents.take(b"    (0.00/100%)\r    (49.");
         percents.take(b"99/100%)\r");
-        assert_eq!(progress.told.get(), 490 / 50);
+        assert_eq!(told.get(), 490);
         percents.take(&[b'x'; 1000]);
         percents.take(b"garbage\r    (100.00/100%)\r\n");
-        assert_eq!(progress.told.get(), super::super::PROGRESS_STEPS);
+        assert_eq!(told.get(), 1000);
     }
 }

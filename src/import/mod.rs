@@ -1,0 +1,263 @@
+//! How a file becomes an image of the store: a raw or qcow2 disk, or a zfs stream. Each may be
+//! compressed with gzip, xz or zstd, where that program is installed.
+//!
+//! The file may be another user's, who swaps it or writes into it meanwhile. So it is opened once, its
+//! format is read from that descriptor, and each program that reads it gets the descriptor and is confined
+//! to it ([`crate::os::confine`]). A qcow2 file that others can write to is copied first: its header, which
+//! may name other files, is checked in the copy.
+
+mod qemu_img;
+
+use std::cell::Cell;
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use self::qemu_img::Qcow2;
+use crate::config::fixed::{
+    IMPORT_MEMORY_BYTES, IMPORT_RATE_BYTES, IMPORT_TIME_BASE, IMPORT_TIME_MAX,
+};
+use crate::os::confine::Reach;
+use crate::os::disk::{clone_file, room};
+use crate::os::program::{Ended, Program};
+use crate::os::resolve::{Trusted, changed_by, open_foreign};
+use crate::os::{confine, files};
+use crate::storage::copy::copy;
+use crate::storage::format::{Format, first_bytes};
+use crate::storage::{Id, Image, ImageSource, Volumes};
+
+/// Progress is told this often from beginning to end.
+const PROGRESS_STEPS: u64 = 20;
+/// Deflate makes a file at most so many times smaller.
+const RATIO_MAX: u64 = 1032;
+
+/// Who tells of an import: its progress, as bytes that are done and bytes altogether, and what is not as it
+/// should be and yet goes on.
+pub struct Teller<'t> {
+    /// Twenty times from beginning to end.
+    pub progress: &'t dyn Fn(u64, u64),
+    /// One line.
+    pub warn: &'t dyn Fn(&str),
+}
+
+/// Brings a file in as the image `id`. `may_change` says whether others can write into it meanwhile; `kill` is the
+/// time from SIGKILL to the end of a program.
+///
+/// # Errors
+/// What is wrong with the file or the store. Nothing of the image is left then.
+///
+/// # Blocking
+/// As long as reading and writing takes; `qemu-img` and the decompressors have a limit.
+pub fn import(
+    volumes: &dyn Volumes,
+    content: File,
+    may_change: bool,
+    id: &Id,
+    kill: Duration,
+    teller: &Teller<'_>,
+) -> Result<Image, Box<dyn Error>> {
+    let (mut content, may_change) = match compression_of(&content)? {
+        None => (content, may_change),
+        Some(compression) => (decompress(content, compression, kill)?, false),
+    };
+
+    let mut format = Format::of(&content)?;
+    // Its header could change after it was read, to name files that `qemu-img` opens.
+    let is_qcow2 = matches!(format, Format::Qcow2 { .. });
+    if is_qcow2 && may_change {
+        content = copy_aside(&content)?;
+        format = Format::of(&content)?;
+    }
+    let qcow2 = Qcow2 { content: &content, size_bytes: format.size_bytes(), kill };
+    if matches!(format, Format::Qcow2 { .. }) {
+        if !confine::has_landlock()? {
+            (teller.warn)("without Landlock, qemu-img is not confined");
+        }
+        qcow2.check()?;
+    }
+    let progress = Progress::new(format.size_bytes(), teller.progress);
+    let mut fill = |target: &Path| qcow2.convert(target, &progress);
+    let source = match format {
+        Format::Raw { .. } => ImageSource::Raw(&content),
+        Format::ZfsStream { .. } => ImageSource::ZfsStream(&content),
+        Format::Qcow2 { size_bytes } => ImageSource::Filled { size_bytes, fill: &mut fill },
+    };
+    Ok(volumes.import_image(id, source, &mut |done_bytes| progress.tell(done_bytes))?)
+}
+
+/// Opens a regular file for reading, the only time that its path is used; and says whether others can write
+/// into it.
+///
+/// # Errors
+/// The system's; a file that is no regular one, or that the agent may not open for others.
+pub fn open(file: &Path, trusted: Trusted) -> io::Result<(File, bool)> {
+    let content = open_foreign(&std::path::absolute(file)?, trusted)?;
+    let metadata = content.metadata()?;
+    match metadata.is_file() {
+        true => Ok((content, changed_by(&metadata, trusted).is_some())),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
+/// Copies a file into one without a name, which nobody else can open.
+pub(crate) fn copy_aside(content: &File) -> io::Result<File> {
+    let (file, bytes) = (nameless()?, content.metadata()?.len());
+    if !clone_file(content, &file)? {
+        copy(content, &file, bytes, &mut |_| Ok(()))?;
+        file.set_len(bytes)?;
+    }
+    Ok(file)
+}
+
+/// A file without a name in `$TMPDIR`, or `/var/tmp`, which is gone when it is closed.
+fn nameless() -> io::Result<File> {
+    let directory = files::temporary();
+    files::nameless(&directory)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
+}
+
+/// How a file is compressed: the name, its first bytes, and the program that decompresses it to standard
+/// output, where there is one.
+struct Compression {
+    name: &'static str,
+    magic: &'static [u8],
+    program: Option<&'static str>,
+}
+
+/// By the formats' own documents (RFC 1952, the xz and zstd formats, and so on).
+const COMPRESSIONS: [Compression; 7] = [
+    Compression { name: "gzip", magic: b"\x1f\x8b", program: Some("/usr/bin/gzip") },
+    Compression { name: "xz", magic: b"\xfd7zXZ\0", program: Some("/usr/bin/xz") },
+    Compression { name: "zstd", magic: b"\x28\xb5\x2f\xfd", program: Some("/usr/bin/zstd") },
+    Compression { name: "bzip2", magic: b"BZh", program: None },
+    Compression { name: "lz4", magic: b"\x04\x22\x4d\x18", program: None },
+    Compression { name: "zip", magic: b"PK\x03\x04", program: None },
+    Compression { name: "7-Zip", magic: b"7z\xbc\xaf\x27\x1c", program: None },
+];
+
+/// How a file is compressed; `None` for one that is not, by its first bytes.
+fn compression_of(content: &File) -> io::Result<Option<&'static Compression>> {
+    let start = first_bytes(content)?;
+    Ok(COMPRESSIONS.iter().find(|it| start.starts_with(it.magic)))
+}
+
+/// Decompresses a file into one without a name. The program reads its standard input, writes its standard
+/// output, and opens nothing. It gets nine tenths of the space that is free, as a small file can become any
+/// size.
+fn decompress(packed: File, compression: &Compression, kill: Duration) -> Result<File, String> {
+    let Compression { name, program, .. } = compression;
+    let remedy = format!("the file is compressed with {name}; decompress it first");
+    let Some(program) = program.filter(|program| Path::new(program).exists()) else {
+        return Err(remedy);
+    };
+    let text = |error: io::Error| error.to_string();
+    let file = nameless().map_err(text)?;
+    let file_bytes = room(&files::temporary()).map_err(text)?.free_bytes / 10 * 9;
+    let output = file.try_clone().map_err(text)?;
+    let packed_bytes = packed.metadata().map_err(text)?.len();
+    let time = time_for(packed_bytes.saturating_mul(RATIO_MAX));
+    let mut command = Command::new(program);
+    command.args(["-d", "-c"]).stdin(packed).stdout(output);
+    if *name == "xz" {
+        // Each thread of xz has a stack and buffers of its own, beyond the limit of memory on a large host.
+        command.arg("-T1");
+    }
+    let (reach, memory_bytes) = (Reach::Files(&[]), IMPORT_MEMORY_BYTES);
+    let is_unwanted = &|| false;
+    let program_run = Program { command, reach, memory_bytes, file_bytes, time, kill, is_unwanted };
+    let ended = program_run.run(&mut |_| {});
+    let Ended { status, first_error_line } =
+        ended.map_err(|error| format!("{program}: {error}"))?;
+    if status.signal() == Some(libc::SIGXFSZ) {
+        let directory = files::temporary();
+        return Err(format!("it does not fit into {} when decompressed", directory.display()));
+    }
+    if !status.success() {
+        return Err(format!("cannot decompress it with {name}: {status}: {first_error_line}"));
+    }
+    (&file).rewind().map_err(text)?;
+    Ok(file)
+}
+
+/// How long a program may take that reads or writes so many bytes, by the clock and of the processor.
+pub(crate) fn time_for(bytes: u64) -> Duration {
+    let scaled = Duration::from_secs(bytes / IMPORT_RATE_BYTES);
+    IMPORT_TIME_BASE.saturating_add(scaled).min(IMPORT_TIME_MAX)
+}
+
+/// Tells [`PROGRESS_STEPS`] steps of what may be many.
+struct Progress<'t> {
+    size_bytes: u64,
+    steps: Cell<u64>,
+    tell: &'t dyn Fn(u64, u64),
+}
+
+impl<'t> Progress<'t> {
+    fn new(size_bytes: u64, tell: &'t dyn Fn(u64, u64)) -> Self {
+        Self { size_bytes, steps: Cell::new(0), tell }
+    }
+
+    fn tell(&self, done_bytes: u64) {
+        let step_bytes = (self.size_bytes / PROGRESS_STEPS).max(1);
+        let step = done_bytes / step_bytes;
+        if step > self.steps.replace(step) {
+            (self.tell)(done_bytes, self.size_bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    use std::{env, fs};
+
+    use super::*;
+    use crate::os::process;
+
+    #[test]
+    fn a_file_that_others_can_write_is_known() {
+        let (file, own) = (files::nameless(&env::temp_dir()).unwrap(), Trusted::own());
+        let can_change = |trusted| changed_by(&file.metadata().unwrap(), trusted).is_some();
+        for (mode, can) in [(0o600, false), (0o644, false), (0o620, true), (0o602, true)] {
+            file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(can_change(own), can, "{mode:o}");
+        }
+        if process::user() == 0 {
+            file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+            std::os::unix::fs::fchown(&file, Some(65534), None).unwrap();
+            assert!(can_change(own));
+            assert!(!can_change(Trusted::with_agent(65534)));
+        }
+    }
+
+    #[test]
+    fn a_copy_aside_has_all_bytes_and_the_length() {
+        let file = files::nameless(&env::temp_dir()).unwrap();
+        file.write_all_at(b"begin", 0).unwrap();
+        file.set_len(1 << 20).unwrap();
+        let copied = copy_aside(&file).unwrap();
+        let mut bytes = [1; 6];
+        copied.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!((&bytes, copied.metadata().unwrap().len()), (b"begin\0", 1 << 20));
+    }
+
+    #[test]
+    fn only_a_regular_file_is_opened() {
+        for path in ["/dev/null", "/tmp", "/dev/tty"] {
+            assert!(open(Path::new(path), Trusted::own()).is_err(), "{path}");
+        }
+        assert!(open(Path::new("/bin/cat"), Trusted::own()).is_ok(), "behind links of root's");
+    }
+
+    #[test]
+    fn time_grows_with_the_size_up_to_a_bound() {
+        assert_eq!(time_for(0), IMPORT_TIME_BASE);
+        let bytes = 100 * IMPORT_RATE_BYTES;
+        assert_eq!(time_for(bytes), IMPORT_TIME_BASE + Duration::from_secs(100));
+        assert_eq!(time_for(u64::MAX), IMPORT_TIME_MAX);
+    }
+}
