@@ -207,13 +207,15 @@ pub struct PoolLimits {
     pub storage_workers: usize,
     /// Jobs that may wait in each lane; one more is told `busy`. A connection has one at most.
     pub queue: usize,
-    /// Calls that change a guest and are under way at once, each on a thread. This and the next five are all
+    /// Calls that change a guest and are under way at once, each on a thread. This and the next six are all
     /// threads of [`HttpLimits::handlers`] but those for waits for events and for what waits for nothing.
     pub changes: usize,
     /// Deletes, in the same way: they free changes that hang, and do not wait for these.
     pub deletes: usize,
     /// Calls that ask libvirt, in the same way. Short polls of one guest need none.
     pub reads: usize,
+    /// Calls that ask a guest's emulator, in the same way. Those of a guest that hangs leave half to others.
+    pub metrics: usize,
     /// Calls of the store, in the same way: more would wait for its two workers.
     pub stores: usize,
     /// Poweroffs, in the same way: one for each of their workers.
@@ -226,6 +228,9 @@ pub struct PoolLimits {
     /// Calls of one guest and one kind that are under way at once, so that those of a guest that hangs do
     /// not use up the others' permits.
     pub calls_per_guest: usize,
+    /// Short polls of Status that are with the read lane at once, without a thread, and as many of metrics; the
+    /// next ones wait for their turn.
+    pub polls: usize,
     /// Calls that wait for their turn without a thread: the connections of two fronts, of which each has one
     /// at most.
     pub calls_waiting: usize,
@@ -257,11 +262,13 @@ impl Default for PoolLimits {
             changes: 24,
             deletes: 4,
             reads: 8,
+            metrics: 4,
             stores: 8,
             urgent: 4,
             batches: 8,
             batch_helpers: 7,
             calls_per_guest: 4,
+            polls: 64,
             calls_waiting: 2048,
             stuck: 8,
             stuck_age: Duration::from_secs(60),
@@ -376,5 +383,20 @@ pub struct JournalLimits {
 impl Default for JournalLimits {
     fn default() -> Self {
         Self { steps: 512, file_bytes: 4 * 1024 * 1024, files: 256, lock: Duration::from_secs(2) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_under_way_has_a_handler() {
+        let limits = PoolLimits::default();
+        let PoolLimits { changes, deletes, reads, metrics, stores, urgent, batches, .. } = limits;
+        let calls = changes + deletes + reads + metrics + stores + urgent + batches;
+        let events = EventLimits::default().waiting;
+        // And some for what waits for nothing.
+        assert_eq!(HttpLimits::default().handlers, calls + events + 4);
     }
 }

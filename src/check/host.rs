@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::check::{Finding, can_use};
 use crate::config::{BridgeType, Config};
+use crate::fetch::{CURL, SOCKET};
 use crate::journal::default_state_dir;
 use crate::os::service::{agent_user, is_systemd};
 use crate::os::{process, users};
@@ -113,6 +114,29 @@ fn state_of(folder: &PathBuf) -> Finding {
     }
 }
 
+/// Whether images can be fetched from the image service.
+pub(super) fn images(config: &Config) -> Vec<Finding> {
+    let Some(service) = &config.host.image_service else {
+        return vec![Finding::ok("images", "none are fetched: no --image-service")];
+    };
+    vec![fetching(service, Path::new(CURL), Path::new(SOCKET), is_systemd())]
+}
+
+fn fetching(service: &str, curl: &Path, socket: &Path, is_systemd: bool) -> Finding {
+    if let Err(error) = fs::metadata(curl) {
+        let seen = format!("{}: {error}: images are not fetched", curl.display());
+        return Finding::warn("images", seen, "install curl");
+    }
+    match socket.exists() {
+        false if is_systemd => Finding::warn(
+            "images",
+            format!("{} is not there: the unit's agent reaches no network", socket.display()),
+            "systemctl enable --now mistify-libvirt-fetch.socket",
+        ),
+        _ => Finding::ok("images", format!("fetched from {service}")),
+    }
+}
+
 /// Whether systemd starts the agent.
 pub(super) fn unit(_: &Config) -> Vec<Finding> {
     if !is_systemd() {
@@ -147,6 +171,20 @@ pub(super) fn unit(_: &Config) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::check::Level;
+
+    #[test]
+    fn what_images_cannot_be_fetched_without_is_warned_of() {
+        let (there, absent) = (Path::new("/"), Path::new("/nonexistent/file"));
+        for (curl, socket, is_systemd, level) in [
+            (there, there, true, Level::Ok),
+            (there, absent, false, Level::Ok),
+            (there, absent, true, Level::Warn),
+            (absent, there, true, Level::Warn),
+        ] {
+            let found = fetching("images.example", curl, socket, is_systemd);
+            assert_eq!(found.level, level, "{found:?}");
+        }
+    }
 
     #[test]
     fn a_state_folder_that_others_may_write_into_is_warned_of() {

@@ -69,7 +69,7 @@ impl Finding {
 /// A look; what it finds may be more than one thing.
 type Look = fn(&Config) -> Vec<Finding>;
 
-const LOOKS: [(&str, Look); 13] = [
+const LOOKS: [(&str, Look); 14] = [
     ("libvirt", guests::libvirt),
     ("kvm", host::kvm),
     ("cgroup", host::cgroup),
@@ -78,6 +78,7 @@ const LOOKS: [(&str, Look); 13] = [
     ("zfs", storage::zfs),
     ("allowed", storage::permissions),
     ("mounts", storage::mounts),
+    ("images", host::images),
     ("state", host::state),
     ("callers", callers::callers),
     ("ports", callers::ports),

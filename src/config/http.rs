@@ -124,7 +124,7 @@ impl Default for HttpLimits {
             request: Duration::from_secs(10),
             idle: Duration::from_secs(120),
             write: Duration::from_secs(10),
-            handlers: 68,
+            handlers: 72,
             response_bytes: 16 * 1024 * 1024,
             streams: 16,
             listeners: 64,

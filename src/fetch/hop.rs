@@ -18,7 +18,7 @@ use crate::os::process;
 use crate::os::program::{Ended, Program};
 
 /// Debian's package curl has it there, and so have others.
-const CURL: &str = "/usr/bin/curl";
+pub const CURL: &str = "/usr/bin/curl";
 /// The user and group `nobody`, who own nothing.
 const NOBODY: u32 = 65534;
 /// Bytes in a second, below which a server counts as silent.

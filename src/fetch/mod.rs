@@ -18,6 +18,6 @@ mod url;
 
 pub use self::address::is_public;
 pub use self::download::{download, is_sum, sha256};
-pub use self::hop::fetch;
+pub use self::hop::{CURL, fetch};
 pub use self::order::{Order, SOCKET, ask, serve};
 pub use self::url::{Host, Scheme, Url, component, host_of};

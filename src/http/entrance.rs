@@ -21,7 +21,7 @@ pub(super) const BUSY: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: too many connections" };
 
 /// Connections that one listener gives in its last round, where newcomers could not be turned away
-/// either: more than the kernel keeps of ours, which is 128 by TCP.
+/// either: more than the kernel keeps of ours.
 const LAST_ACCEPTS: usize = 4096;
 
 /// The sockets that listen, and who may come in.

@@ -83,7 +83,7 @@ impl Front {
     pub fn bind(addresses: &[SocketAddr], limits: HttpLimits) -> Result<Self, BindError> {
         let bind = |address: &SocketAddr| {
             let place = address.to_string();
-            Listener::bind(address).map_err(|cause| BindError { place, cause })
+            Listener::bind(address, limits.connections).map_err(|cause| BindError { place, cause })
         };
         let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
         let (access, guard) = (Access::default(), Guard::default());
@@ -96,7 +96,7 @@ impl Front {
     pub(super) fn bind_ipv6_twins(&mut self, addresses: &[SocketAddr]) {
         let twins = addresses.iter().filter_map(|address| ipv6_twin(*address));
         for address in twins.filter(|twin| !addresses.contains(twin)) {
-            match Listener::bind(&address) {
+            match Listener::bind(&address, self.limits.connections) {
                 Ok(listener) => self.listeners.push(listener),
                 Err(error) if is_absent(&error) => {
                     log::info!("not listening on {address}: {error}");

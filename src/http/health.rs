@@ -13,7 +13,7 @@ use crate::http::{Reply, Shortcut};
 use crate::journal::Summary;
 use crate::ops::{Libvirt, Seen};
 use crate::os::process;
-use crate::pool::{LaneSnapshot, Running};
+use crate::pool::{LaneSnapshot, Running, Snapshot};
 
 /// The path of the agent's health.
 pub(super) const HEALTHZ: &str = "/healthz";
@@ -50,7 +50,7 @@ pub(super) fn path(request: &Request) -> Option<&str> {
 pub(super) fn healthz(agent: &Libvirt) -> Response {
     let seen = agent.libvirt_seen();
     let status = libvirt_status(&seen);
-    let lanes = agent.pool().snapshot().lanes;
+    let pool_now = agent.pool().snapshot();
     let (queued, running) = agent.jobs().counts();
     let body = json!({
         "status": status.unwrap_or("ok"),
@@ -58,7 +58,7 @@ pub(super) fn healthz(agent: &Libvirt) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "libvirt": libvirt(&seen),
         "storage": storage(agent),
-        "pool": pool(&lanes),
+        "pool": pool(&pool_now),
         "jobs": { "queued": queued, "running": running },
         "journal": {
             "open": agent.open_intents().iter().map(intent).collect::<Vec<_>>(),
@@ -115,7 +115,8 @@ fn storage(agent: &Libvirt) -> Value {
     })
 }
 
-fn pool(lanes: &[LaneSnapshot]) -> Value {
+fn pool(now: &Snapshot) -> Value {
+    let lanes = &now.lanes;
     let sum = |count: fn(&LaneSnapshot) -> usize| lanes.iter().map(count).sum::<usize>();
     let oldest = lanes.iter().filter_map(|lane| lane.oldest.as_ref()).max_by_key(|job| job.age);
     let lane = |lane: &LaneSnapshot| {
@@ -132,6 +133,7 @@ fn pool(lanes: &[LaneSnapshot]) -> Value {
         "queued": sum(|lane| lane.queued),
         "running": sum(|lane| lane.running),
         "stuck": sum(|lane| lane.stuck),
+        "calls_waiting": now.callers.calls_waiting,
         "oldest": job(oldest),
         "lanes": lanes.iter().map(lane).collect::<Map<_, _>>(),
     })

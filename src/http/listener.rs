@@ -29,9 +29,11 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// Listens on a TCP address.
-    pub(super) fn bind(address: &SocketAddr) -> io::Result<Self> {
-        Self::Tcp { listener: TcpListener::bind(address)?, is_own: true }.without_waiting()
+    /// Listens on a TCP address; the kernel keeps so many that connect until they are accepted.
+    pub(super) fn bind(address: &SocketAddr, most: usize) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        newcomers::keep(&listener, most)?;
+        Self::Tcp { listener, is_own: true }.without_waiting()
     }
 
     /// Listens on a Unix socket at this path, for its owner and this group. A socket that is there
@@ -282,7 +284,7 @@ mod tests {
         let mut own = Listener::bind_unix(&path, None).unwrap();
         assert!(own.turn_away());
         assert!(!path.exists());
-        let mut own = Listener::bind(&here.parse().unwrap()).unwrap();
+        let mut own = Listener::bind(&here.parse().unwrap(), 8).unwrap();
         assert!(own.turn_away());
         let late = TcpStream::connect_timeout(&own.address().unwrap(), Duration::from_millis(50));
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);

@@ -61,7 +61,7 @@ pub fn shortcut(agent: Arc<Libvirt>, service: Service) -> Shortcut {
             user_agent: header("User-Agent").unwrap_or_default().to_owned(),
             client: client(caller),
         });
-        rpc::post(&agent, service, &request.body, || {
+        rpc::post(&agent, service, caller.share(), &request.body, || {
             let reply = take();
             move |answered| {
                 let method = answered.method.as_deref().unwrap_or_default();

@@ -150,10 +150,10 @@ impl Libvirt {
         heartbeat.stop();
         agent.events().close();
         jobs.tell_to_stop();
-        // What waits has not begun, and is told so.
-        agent.pool().turn_away();
         // One bound for the whole stop: a service manager's is not much longer.
-        let stopped_by = Instant::now() + drain;
+        let now = Instant::now();
+        let stopped_by = now + drain;
+        agent.pool().turn_away_after(now + agent.deadlines().change);
         let left = || stopped_by.saturating_duration_since(Instant::now());
         for front in images.iter().chain(&metrics) {
             // So that all have the same time.

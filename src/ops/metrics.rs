@@ -126,7 +126,7 @@ impl Libvirt {
                 Ok(answer)
             })
         });
-        Ok(question.or_late(move |agent| agent.sampled(verb, &guest, stand_in)))
+        Ok(question.of_emulator().or_late(move |agent| agent.sampled(verb, &guest, stand_in)))
     }
 }
 

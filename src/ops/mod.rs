@@ -218,7 +218,7 @@ impl Libvirt {
         work: impl FnMut(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let work = move |session: &mut Session| session.read(work);
-        self.once(lane, verb, id, deadline, work)
+        self.once(lane, JobName::new(verb, id), deadline, work)
     }
 
     /// One job on the control lane under the guest's key.
@@ -257,7 +257,7 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.once(Lane::Urgent, verb, id, deadline, work)
+        self.once(Lane::Urgent, JobName::new(verb, id), deadline, work)
     }
 
     /// One job without the guest's key; refused as long as the same is stuck or late. So a guest
@@ -265,12 +265,11 @@ impl Libvirt {
     fn once<T: Send + 'static>(
         &self,
         lane: Lane,
-        verb: &str,
-        id: &str,
+        name: JobName,
         deadline: Instant,
         work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let job = self.may_ask(lane, verb, id, deadline)?;
+        let job = self.may_ask(lane, name, deadline)?;
         self.pool.run(lane, job, None, begun(deadline, work))?
     }
 
@@ -278,9 +277,9 @@ impl Libvirt {
     ///
     /// # Errors
     /// Where it is not to be begun now.
-    fn may_ask(&self, lane: Lane, verb: &str, id: &str, deadline: Instant) -> Result<Job, Error> {
+    fn may_ask(&self, lane: Lane, name: JobName, deadline: Instant) -> Result<Job, Error> {
         self.opener.health().may_answer()?;
-        let job = Job { name: JobName::new(verb, id), deadline };
+        let job = Job { name, deadline };
         reached(&job.name);
         self.pool.not_overdue(lane, &job.name)?;
         Ok(job)

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::ops::{Error, Libvirt, Session, begun};
-use crate::pool::{self, Job, Lane, Place};
+use crate::os::peer::Share;
+use crate::pool::{self, CallShare, Job, JobName, Lane, NoPermit, Permit, Place, Ration, current};
 
 /// What a worker does for the answer.
 type Work<R> = Box<dyn FnOnce(&mut Session) -> Result<R, Error> + Send>;
@@ -15,8 +16,7 @@ type StandIn<R> = Box<dyn FnOnce(&Libvirt) -> Option<R> + Send>;
 
 /// A question that was not asked yet.
 pub struct Question<R> {
-    verb: &'static str,
-    id: String,
+    name: JobName,
     deadline: Instant,
     work: Work<R>,
     stand_in: Option<StandIn<R>>,
@@ -37,7 +37,12 @@ impl<R: Send + 'static> Question<R> {
         deadline: Instant,
         work: impl FnOnce(&mut Session) -> Result<R, Error> + Send + 'static,
     ) -> Self {
-        Self { verb, id, deadline, work: Box::new(work), stand_in: None }
+        Self { name: JobName::new(verb, id), deadline, work: Box::new(work), stand_in: None }
+    }
+
+    /// The same, of a question that libvirt passes on to the guest's emulator.
+    pub(super) fn of_emulator(self) -> Self {
+        Self { name: self.name.of_emulator(), ..self }
     }
 
     /// The same, with what stands in for an answer that is late.
@@ -58,35 +63,59 @@ impl Libvirt {
     /// # Blocking
     /// Up to the question's deadline.
     pub fn ask<R: Send + 'static>(&self, question: Question<R>) -> Result<R, Error> {
-        let Question { verb, id, deadline, work, stand_in } = question;
-        self.or_late(self.once(Lane::Read, verb, &id, deadline, work), stand_in)
+        let Question { name, deadline, work, stand_in } = question;
+        self.or_late(self.once(Lane::Read, name, deadline, work), stand_in)
     }
 
     /// What it takes to post a question: none where it is to be refused.
     pub fn may_post<R: Send + 'static>(&self, question: &Question<R>) -> Option<Posting> {
-        let Question { verb, id, deadline, .. } = question;
-        let job = self.may_ask(Lane::Read, verb, id, *deadline).ok()?;
+        let Question { name, deadline, .. } = question;
+        let job = self.may_ask(Lane::Read, name.clone(), *deadline).ok()?;
         Some(Posting { place: self.pool.place()?, job })
     }
 
-    /// Asks, and waits for nothing: `then` gets the answer, as [`Pool::post`] says.
+    /// Asks for this user, in a fair order of users and guests, and waits for nothing: `then` gets the answer, as
+    /// [`Pool::permit_later`] and [`Pool::post`] say.
     ///
+    /// [`Pool::permit_later`]: crate::pool::Pool::permit_later
     /// [`Pool::post`]: crate::pool::Pool::post
     pub fn post<R: Send + 'static>(
         self: &Arc<Self>,
+        user: Share,
         Posting { place, job }: Posting,
         question: Question<R>,
         then: impl FnOnce(Result<R, Error>) + Send + 'static,
     ) {
         let Question { deadline, work, stand_in, .. } = question;
-        let agent = Arc::clone(self);
-        self.pool.post(place, Lane::Read, job, begun(deadline, work), move |outcome| {
-            let outcome = outcome.map_err(Error::Pool).and_then(|outcome| outcome);
-            then(agent.or_late(outcome, stand_in));
-        });
+        let ration = if job.name.asks_emulator { Ration::MetricsPoll } else { Ration::Poll };
+        let share = CallShare { ration, user, guest: job.name.guest.as_str().into() };
+        let (agent, wanted, arrived) = (Arc::clone(self), share.clone(), current::arrived());
+        let go = move |permit: Result<Permit, NoPermit>| {
+            let pool = &agent.pool;
+            let permit = match permit {
+                Ok(permit) => permit,
+                Err(why) => {
+                    let why = pool.no_permit(why, &wanted, &job.name.to_string(), arrived);
+                    return then(agent.or_late(Err(Error::Pool(why)), stand_in));
+                }
+            };
+            let teller = Arc::clone(&agent);
+            let tell = move |outcome: Result<Result<R, Error>, pool::Error>| {
+                // Whoever waits has its turn before this caller can ask again.
+                drop(permit);
+                let outcome = outcome.map_err(Error::Pool).and_then(|outcome| outcome);
+                then(teller.or_late(outcome, stand_in));
+            };
+            let work = begun(deadline, work);
+            current::carry_out(arrived, || pool.post(place, Lane::Read, job, work, tell));
+        };
+        match self.pool.permit(&share) {
+            Some(permit) => go(Ok(permit)),
+            None => self.pool.permit_later(share, deadline, Box::new(go)),
+        }
     }
 
-    /// The outcome, or what stands in where it is late: because the guest's emulator hangs.
+    /// The outcome, or what stands in where it is late: because the guest's emulator hangs, or others were first.
     fn or_late<R>(
         &self,
         outcome: Result<R, Error>,
@@ -102,5 +131,8 @@ impl Libvirt {
 }
 
 fn is_late(error: &pool::Error) -> bool {
-    matches!(error, pool::Error::Late { .. } | pool::Error::Overdue { .. })
+    matches!(
+        error,
+        pool::Error::Late { .. } | pool::Error::Unrun { .. } | pool::Error::Overdue { .. }
+    )
 }

@@ -13,7 +13,7 @@ use crate::guest::png;
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::verbs::{ConsoleResponse, ScreenshotResponse};
 use crate::libvirt::{Screen, XmlKind};
-use crate::ops::{Error, Libvirt, described, named_guest};
+use crate::ops::{Error, Libvirt, Question, described, named_guest};
 use crate::os::files;
 use crate::pool::Lane;
 
@@ -62,11 +62,13 @@ impl Libvirt {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
         let id = guest.id.clone();
-        let screen =
-            self.read(Lane::Read, "Screenshot", &guest.id, deadline, move |connection| {
+        let question = Question::new("Screenshot", guest.id.clone(), deadline, move |session| {
+            session.read(|connection| {
                 let domain = connection.lookup_domain_by_name(&id)?;
                 Ok(connection.screenshot(&domain, SCREEN_BYTES)?)
-            })?;
+            })
+        });
+        let screen = self.ask(question.of_emulator())?;
         let png = picture(screen)
             .map_err(|why| Error::Invalid(format!("the screen of {} {why}", guest.id)))?;
         let (kind, data) = ("image/png".to_owned(), base64(&png));

@@ -1,8 +1,11 @@
-//! Ends the coming of connections to a socket that listens, while those that stand already can
-//! still be accepted. To close it resets all that nobody has accepted yet: their callers have
-//! connected and may have sent a request.
+//! Connections to a socket that listens, before they are accepted: how many the kernel keeps, and the end of their
+//! coming, while those that stand already can still be accepted. To close the socket resets all that nobody has
+//! accepted yet: their callers have connected and may have sent a request.
 
-#![expect(unsafe_code, reason = "setsockopt(2) with a filter has no safe form in std")]
+#![expect(
+    unsafe_code,
+    reason = "listen(2) and setsockopt(2) with a filter have no safe form in std"
+)]
 
 use std::io;
 use std::net::TcpListener;
@@ -17,6 +20,21 @@ const FLAGS: u32 = 13;
 const SYN: u32 = 0x02;
 /// What a filter returns is how many bytes of the packet pass.
 const ALL: u32 = u32::MAX;
+
+/// What std asks for.
+const STD_BACKLOG: usize = 128;
+
+/// Has the kernel keep so many connections until they are accepted, or as many as `net.core.somaxconn` says, and no
+/// fewer than std asks for: whoever finds no room tries again after 1 s, then 3 s and more.
+///
+/// # Errors
+/// When the kernel refuses; nothing is known that makes it.
+pub fn keep(listener: &TcpListener, most: usize) -> io::Result<()> {
+    let most = i32::try_from(most.max(STD_BACKLOG)).unwrap_or(i32::MAX);
+    // SAFETY: the descriptor is open as long as `listener`, and the call takes no memory of ours.
+    let result = unsafe { libc::listen(listener.as_raw_fd(), most) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
 
 /// Has the kernel drop what would open a new connection. Who tries meanwhile is refused when the
 /// socket is closed, and tries again until then.
@@ -60,6 +78,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_burst_of_connections_is_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        keep(&listener, 400).unwrap();
+        // One that finds no room would try again after 1 s.
+        let soon = Duration::from_millis(900);
+        let burst: Result<Vec<_>, _> =
+            (0..400).map(|_| TcpStream::connect_timeout(&address, soon)).collect();
+        assert!(burst.is_ok(), "{burst:?}");
+    }
 
     #[test]
     fn who_has_connected_can_be_accepted_and_served_and_nobody_else_comes() {

@@ -131,8 +131,7 @@ impl Calls {
     }
 
     /// How many calls are under way.
-    #[cfg(test)]
-    fn under_way(&self) -> usize {
+    pub(super) fn under_way(&self) -> usize {
         self.rations.iter().map(|counted| counted.under_way).sum()
     }
 

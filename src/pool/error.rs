@@ -26,16 +26,31 @@ pub enum Ration {
     Change,
     /// What libvirt is asked.
     Read,
+    /// What it asks a guest's emulator.
+    Metrics,
     /// What is done in the store, and what it is asked.
     Store,
     /// The calls of a batch, each of which is counted by itself.
     Batch,
+    /// A question to libvirt that no thread waits for.
+    Poll,
+    /// The same that asks a guest's emulator.
+    MetricsPoll,
 }
 
 impl Ration {
     /// All, those that must not wait first.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Urgent, Self::Delete, Self::Change, Self::Read, Self::Store, Self::Batch];
+    pub(super) const ALL: [Self; 9] = [
+        Self::Urgent,
+        Self::Delete,
+        Self::Change,
+        Self::Read,
+        Self::Metrics,
+        Self::Store,
+        Self::Batch,
+        Self::Poll,
+        Self::MetricsPoll,
+    ];
 
     /// Its place in [`Self::ALL`].
     pub(super) fn index(self) -> usize {
@@ -44,8 +59,11 @@ impl Ration {
             Self::Delete => 1,
             Self::Change => 2,
             Self::Read => 3,
-            Self::Store => 4,
-            Self::Batch => 5,
+            Self::Metrics => 4,
+            Self::Store => 5,
+            Self::Batch => 6,
+            Self::Poll => 7,
+            Self::MetricsPoll => 8,
         }
     }
 
@@ -56,6 +74,9 @@ impl Ration {
             Self::Delete => limits.deletes,
             Self::Change => limits.changes,
             Self::Read => limits.reads,
+            Self::Metrics => limits.metrics,
+            // Those of both kinds take half of the lane's queue at most.
+            Self::Poll | Self::MetricsPoll => limits.polls.min(limits.queue / 4).max(1),
             Self::Store => limits.stores,
             Self::Batch => limits.batches,
         }
@@ -65,8 +86,13 @@ impl Ration {
     pub(super) fn limit_per_guest(self, limits: &PoolLimits) -> usize {
         match self {
             // Of few permits one guest has half.
-            Self::Urgent | Self::Delete => (self.limit(limits) / 2).max(1),
-            Self::Change | Self::Read | Self::Store | Self::Batch => limits.calls_per_guest,
+            Self::Urgent | Self::Delete | Self::Metrics => (self.limit(limits) / 2).max(1),
+            Self::Change
+            | Self::Read
+            | Self::Store
+            | Self::Batch
+            | Self::Poll
+            | Self::MetricsPoll => limits.calls_per_guest,
         }
     }
 
@@ -75,7 +101,7 @@ impl Ration {
         match self {
             Self::Urgent => Lane::Urgent,
             Self::Delete | Self::Change | Self::Batch => Lane::Control,
-            Self::Read => Lane::Read,
+            Self::Read | Self::Metrics | Self::Poll | Self::MetricsPoll => Lane::Read,
             Self::Store => Lane::Storage,
         }
     }

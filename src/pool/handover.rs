@@ -163,8 +163,8 @@ where
     W: FnOnce(&mut S) -> T + Send,
     L: FnOnce(&mut S, T) + Send,
 {
-    fn guest(&self) -> &str {
-        &self.label.name.guest
+    fn name(&self) -> &JobName {
+        &self.label.name
     }
 
     fn is_wanted(&self) -> bool {

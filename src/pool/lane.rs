@@ -1,7 +1,6 @@
 //! A lane: its bounded queue, its workers with their private state, and what they are at.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::mem;
@@ -18,6 +17,7 @@ use super::JobName;
 use super::board::Board;
 use super::error::{Error, Full, Running};
 use super::handover::Label;
+use super::turns::Turns;
 use crate::threads::{self, Wake, panic_text};
 
 /// Which workers do a job. No lane waits for another.
@@ -53,7 +53,7 @@ pub struct LaneSnapshot {
     pub workers: usize,
     /// Jobs that wait for a worker and whose callers wait for them.
     pub queued: usize,
-    /// Of these, jobs that wait for others of their guest, beside workers that may be free.
+    /// Of these, jobs that wait for others of their guest or of emulators, beside workers that may be free.
     pub held_back: usize,
     /// Jobs that such a worker is on.
     pub running: usize,
@@ -96,8 +96,8 @@ pub struct Overdue {
 
 /// A job as a worker sees it.
 pub(super) trait Task<S>: Send + Sync {
-    /// The guest that it is about; empty for none.
-    fn guest(&self) -> &str;
+    /// What it does, and to which guest.
+    fn name(&self) -> &JobName;
 
     /// Whether somebody still waits for its beginning.
     fn is_wanted(&self) -> bool;
@@ -133,7 +133,7 @@ pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
 pub(super) struct Queue<S> {
     lane: Lane,
     limit: usize,
-    guests: Guests,
+    turns: Turns,
     /// Whether no worker is replaced any more.
     is_out_of_spares: AtomicBool,
     /// Closed with the lane: the workers then end.
@@ -144,61 +144,13 @@ pub(super) struct Queue<S> {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// How many jobs of each guest run. Those of a guest that hangs leave workers to others.
-struct Guests {
-    /// Jobs of one guest that run at once.
-    most: usize,
-    /// A guest of which none runs has no record.
-    running: Mutex<HashMap<String, usize>>,
-}
-
-impl Guests {
-    /// Whether a job of this guest may run; it counts then.
-    fn begin(&self, guest: &str) -> bool {
-        if self.is_unlimited(guest) {
-            return true;
-        }
-        let mut running = self.running.lock();
-        let count = running.get(guest).copied().unwrap_or_default();
-        if count >= self.most {
-            return false;
-        }
-        running.insert(guest.to_owned(), count + 1);
-        true
-    }
-
-    /// A job of this guest ended; whether one that was held back may run now.
-    fn end(&self, guest: &str) -> bool {
-        if self.is_unlimited(guest) {
-            return false;
-        }
-        let mut running = self.running.lock();
-        let Some(count) = running.get_mut(guest) else { return false };
-        let was_full = *count >= self.most;
-        *count -= 1;
-        if *count == 0 {
-            running.remove(guest);
-        }
-        was_full
-    }
-
-    fn holds_back(&self, guest: &str) -> bool {
-        !self.is_unlimited(guest)
-            && self.running.lock().get(guest).is_some_and(|it| *it >= self.most)
-    }
-
-    fn is_unlimited(&self, guest: &str) -> bool {
-        guest.is_empty() || self.most == usize::MAX
-    }
-}
-
 impl<S: 'static> Queue<S> {
-    /// An open lane without workers, on which so many jobs of one guest run at once.
-    pub(super) fn new(lane: Lane, limit: usize, per_guest: usize) -> Arc<Self> {
+    /// An open lane without workers.
+    pub(super) fn new(lane: Lane, limit: usize, turns: Turns) -> Arc<Self> {
         Arc::new(Self {
             lane,
             limit,
-            guests: Guests { most: per_guest, running: Mutex::default() },
+            turns,
             is_out_of_spares: AtomicBool::new(false),
             tasks: threads::Queue::new(limit),
             board: Mutex::default(),
@@ -246,7 +198,7 @@ impl<S: 'static> Queue<S> {
         board.write_off(job.worker);
         drop(board);
         // It hangs: what other jobs of its guest wait for is not this worker any more.
-        self.end_turn(&job.name.guest);
+        self.end_turn(&job.name);
         Ok(true)
     }
 
@@ -337,9 +289,9 @@ impl<S: 'static> Queue<S> {
         self.tasks.retain(|task| task.is_wanted());
     }
 
-    /// A job of this guest is over: one that was held back may run.
-    fn end_turn(&self, guest: &str) {
-        if self.guests.end(guest) {
+    /// This job is over: one that was held back may run.
+    fn end_turn(&self, name: &JobName) {
+        if self.turns.end(name) {
             drop(self.tasks.wake());
         }
     }
@@ -357,7 +309,7 @@ impl<S: 'static> Queue<S> {
     /// What the lane is at.
     pub(super) fn snapshot(&self) -> LaneSnapshot {
         let held_back =
-            self.tasks.count(|task| task.is_wanted() && self.guests.holds_back(task.guest()));
+            self.tasks.count(|task| task.is_wanted() && self.turns.holds_back(task.name()));
         LaneSnapshot { held_back, ..self.board.lock().snapshot(self.lane) }
     }
 
@@ -410,8 +362,8 @@ impl<S: 'static> Worker<S> {
     fn serve(mut self) {
         let mut written_off = false;
         while !written_off {
-            let guests = &self.queue.guests;
-            let next = self.queue.tasks.next_where(|task| guests.begin(task.guest()));
+            let turns = &self.queue.turns;
+            let next = self.queue.tasks.next_where(|task| turns.begin(task.name()));
             let Some(task) = next else { break };
             let outcome = task.perform(&mut self);
             if outcome == Outcome::Panicked {
@@ -419,7 +371,7 @@ impl<S: 'static> Worker<S> {
             }
             written_off = !self.end(outcome);
             if !written_off {
-                self.queue.end_turn(task.guest());
+                self.queue.end_turn(task.name());
             }
             task.hand_on();
         }

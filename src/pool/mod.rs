@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! call   ─ permit ─► [calls: under way, waiting]         what waits costs no thread
-//! caller ── hold ──► [admission: keys]                   both state machines under one lock
+//! caller ── hold ──► [admission: keys]
 //!        ── run ───► [queue of the lane] ──► worker      bounded; a private state per worker
 //!        ◄─ result or deadline ── [handover] ◄──┘        one state machine per job
 //! ```
@@ -14,8 +14,8 @@
 //! - Nobody waits without a bound: calls wait for a permit (`calls`) in a fair order, as many as memory
 //!   allows. One more, or one job too many in a lane, is [`Error::Busy`] at once. Every wait ends at its
 //!   deadline.
-//! - Of one guest fewer jobs run in the read lane than it has workers, so that one that hangs leaves
-//!   others their turn (`lane`).
+//! - Of one guest half as many jobs run in the read lane as it has workers, and of jobs that ask emulators one
+//!   fewer than it has, so that guests that hang leave others their turn (`turns`).
 //! - A job whose deadline came before a worker never runs; one that runs is never cut off, keeps
 //!   its key until it returns, and its result goes to the caller or to the late handler, never to
 //!   both (`handover`).
@@ -34,8 +34,10 @@ mod error;
 mod handover;
 mod hold;
 mod lane;
+mod permits;
 mod posted;
 mod rotation;
+mod turns;
 
 use std::fmt;
 use std::io;
@@ -46,7 +48,9 @@ use self::clock::Clock;
 use self::handover::{Answer, Call, Failure, Label};
 use self::hold::{Gate, Seat};
 use self::lane::{MakeState, Queue};
+use self::permits::Permits;
 use self::posted::Posted;
+use self::turns::Turns;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::PoolLimits;
@@ -56,8 +60,9 @@ pub use self::batches::Batches;
 pub use self::calls::CallShare;
 pub(crate) use self::error::Span;
 pub use self::error::{Error, Full, Ration, Running};
-pub use self::hold::{CallerSnapshot, Granted, Hold, NoPermit, Permit};
+pub use self::hold::{CallerSnapshot, Hold};
 pub use self::lane::{Lane, LaneSnapshot, Overdue, Totals};
+pub use self::permits::{Granted, NoPermit, Permit};
 
 /// One job's name and bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,12 +80,21 @@ pub struct JobName {
     pub verb: String,
     /// The guest's id, or the name of another object; empty for none.
     pub guest: String,
+    /// Whether it waits for the guest's emulator, and so may hang with it. The read lane does such jobs with all
+    /// workers but one.
+    pub asks_emulator: bool,
 }
 
 impl JobName {
     /// The name of this verb on this guest.
     pub fn new(verb: impl Into<String>, guest: impl Into<String>) -> Self {
-        Self { verb: verb.into(), guest: guest.into() }
+        Self { verb: verb.into(), guest: guest.into(), asks_emulator: false }
+    }
+
+    /// The same, of a job that asks the guest's emulator.
+    #[must_use]
+    pub fn of_emulator(self) -> Self {
+        Self { asks_emulator: true, ..self }
     }
 }
 
@@ -116,6 +130,7 @@ pub struct Pool<S: 'static> {
     limits: PoolLimits,
     batches: Batches,
     gate: Arc<Gate>,
+    permits: Arc<Permits>,
     make: MakeState<S>,
     clock: Arc<Clock>,
     /// Holds a word from when a caller was told `Late` until somebody took notice.
@@ -138,18 +153,19 @@ impl<S: 'static> Pool<S> {
     ) -> io::Result<Self> {
         let clock = Clock::start()?;
         // Changes of one guest run one after the other by its key.
-        let queue = |lane| Queue::new(lane, limits.queue, usize::MAX);
-        let all_but_one = |workers: usize| workers.saturating_sub(1).max(1);
+        let queue = |lane| Queue::new(lane, limits.queue, Turns::unlimited());
+        let shared = |lane, workers| Queue::new(lane, limits.queue, Turns::among(workers));
         let pool = Self {
             limits: limits.clone(),
             batches: Batches::new(limits),
-            gate: Gate::new(limits, &clock),
+            gate: Arc::default(),
+            permits: Permits::new(limits, &clock),
             make: Arc::new(make_state),
             clock,
             late: bounded(1),
             control: queue(Lane::Control),
-            read: Queue::new(Lane::Read, limits.queue, all_but_one(limits.read_workers)),
-            urgent: Queue::new(Lane::Urgent, limits.queue, all_but_one(limits.urgent_workers)),
+            read: shared(Lane::Read, limits.read_workers),
+            urgent: shared(Lane::Urgent, limits.urgent_workers),
             storage: queue(Lane::Storage),
         };
         let workers = [
@@ -186,14 +202,14 @@ impl<S: 'static> Pool<S> {
 
     /// A permit for a call, if there is room for it now; never blocks.
     pub fn permit(&self, share: &CallShare) -> Option<Permit> {
-        self.gate.permit(share)
+        self.permits.permit(share)
     }
 
     /// Has a call wait for its permit, and blocks for nothing. `then` is called with the permit on the thread that
     /// frees it, with an error on the clock's thread at `deadline`, and at once on this thread where the call gets
     /// one by now or must not wait. It must not block.
     pub fn permit_later(&self, share: CallShare, deadline: Instant, then: Granted) {
-        self.gate.permit_later(share, deadline, then);
+        self.permits.permit_later(share, deadline, then);
     }
 
     /// A permit for a call that waits for it on this thread.
@@ -208,12 +224,13 @@ impl<S: 'static> Pool<S> {
         share: &CallShare,
         deadline: Instant,
     ) -> Result<Permit, NoPermit> {
-        self.gate.wait_for_permit(share, deadline)
+        self.permits.wait_for_permit(share, deadline)
     }
 
-    /// Turns away all calls that wait for a permit, and those that would: the agent is told to stop.
-    pub fn turn_away(&self) {
-        self.gate.turn_away();
+    /// The agent is told to stop: turns away the calls that wait for a permit without a thread and would do so
+    /// beyond `until`, as nobody would answer them. The others go on.
+    pub fn turn_away_after(&self, until: Instant) {
+        self.permits.turn_away_after(until);
     }
 
     /// Why a call has no permit that arrived then, for its caller: what it waited for, where it waited.
@@ -381,7 +398,7 @@ impl<S: 'static> Pool<S> {
     /// Why a call would be refused now rather than wait; `None` where it would be taken.
     pub fn calls_refused(&self) -> Option<Error> {
         let limit = self.limits.calls_waiting;
-        Some(match self.gate.would_refuse()? {
+        Some(match self.permits.would_refuse()? {
             NoPermit::Full => Error::Busy { full: Full::Waiting, limit, running: None },
             NoPermit::Stopping | NoPermit::Late => Error::Stopping,
         })
@@ -396,7 +413,7 @@ impl<S: 'static> Pool<S> {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             lanes: self.queues().map(|queue| queue.snapshot()),
-            callers: self.gate.snapshot(),
+            callers: self.gate.snapshot(self.permits.snapshot()),
         }
     }
 
@@ -409,6 +426,9 @@ impl<S: 'static> Pool<S> {
     /// Up to `grace`.
     pub fn stop(&self, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
+        // Those that wait for a key have permits.
+        self.gate.stop(Instant::now());
+        let calls_ended = self.permits.stop(deadline);
         let callers_left = self.gate.stop(deadline);
         for queue in self.queues() {
             queue.close();
@@ -419,7 +439,7 @@ impl<S: 'static> Pool<S> {
             Lane::Read => queue.join(reads_by),
             Lane::Control | Lane::Urgent | Lane::Storage => queue.join(deadline),
         });
-        callers_left && !ended.contains(&false)
+        calls_ended && callers_left && !ended.contains(&false)
     }
 
     /// A place for a caller, unless its hold brings one.

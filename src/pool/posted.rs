@@ -12,7 +12,7 @@ use super::error::Error;
 use super::handover::{Label, State, work_off};
 use super::hold::Seat;
 use super::lane::{Outcome, Task, Worker};
-use super::{Books, lane};
+use super::{Books, JobName, lane};
 use crate::threads::panic_text;
 
 /// The job as its worker, the clock and the pool share it.
@@ -99,8 +99,8 @@ where
     W: FnOnce(&mut S) -> T + Send + 'static,
     D: FnOnce(Result<T, Error>) + Send + 'static,
 {
-    fn guest(&self) -> &str {
-        &self.label.name.guest
+    fn name(&self) -> &JobName {
+        &self.label.name
     }
 
     fn is_wanted(&self) -> bool {

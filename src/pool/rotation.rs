@@ -4,11 +4,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// What waits for each guest, in the order of their turns.
+type Guests<T> = VecDeque<(Arc<str>, VecDeque<T>)>;
+
 /// Things that wait for a user `U` and a guest.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Rotation<U, T> {
-    users: VecDeque<(U, VecDeque<(Arc<str>, VecDeque<T>)>)>,
+    users: VecDeque<(U, Guests<T>)>,
     len: usize,
 }
 

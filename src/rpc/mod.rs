@@ -29,7 +29,7 @@ use crate::jobs::reached;
 use crate::ops::{self, Error, Libvirt};
 use crate::os::memory;
 use crate::os::peer::Share;
-use crate::pool::{self, CallShare, NoPermit, Permit, Ration, current};
+use crate::pool::{self, CallShare, JobName, NoPermit, Permit, Ration, current};
 use crate::rpc::envelope::{Lookup, Refusal, Request};
 use crate::rpc::json::Writer;
 use crate::storage;
@@ -175,6 +175,7 @@ impl Callee {
             _ if name == "Poweroff" => Ration::Urgent,
             _ if name == "Delete" => Ration::Delete,
             _ if effect == Changes => Ration::Change,
+            _ if matches!(method, Method::Metrics(..) | Method::Screenshot(_)) => Ration::Metrics,
             _ => Ration::Read,
         };
         Some(share(ration, user, &subject.key()))
@@ -274,7 +275,7 @@ impl<'a> Desk<'a> {
         // What cannot be understood is for the verb to refuse.
         let own = args.and_then(|args| ops::timeout(args).ok().flatten());
         let default = match share.ration {
-            Ration::Read => self.agent.deadlines().read,
+            Ration::Read | Ration::Metrics => self.agent.deadlines().read,
             _ => self.agent.deadlines().change,
         };
         let deadline = arrived + own.unwrap_or(default);
@@ -299,10 +300,13 @@ impl<'a> Desk<'a> {
             true => Ok(permit),
             false => Err(NoPermit::Late),
         });
-        let what = format!("{what} {}", share.guest);
-        in_time
-            .map(Some)
-            .map_err(|why| Error::Pool(pool.no_permit(why, &share, what.trim(), arrived)))
+        in_time.map(Some).map_err(|why| {
+            let what = match share.ration {
+                Ration::Batch => what.to_owned(),
+                _ => JobName::new(what, share.guest.as_ref()).to_string(),
+            };
+            Error::Pool(pool.no_permit(why, &share, &what, arrived))
+        })
     }
 
     /// Carries a call out; its answer, if it gets one.

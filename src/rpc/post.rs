@@ -6,18 +6,20 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::ops::Libvirt;
+use crate::os::peer::Share;
 use crate::rpc::envelope::Request;
 use crate::rpc::table::{Asks, Method};
 use crate::rpc::{Answer, Answered, Asked, Callee, Doing, Params, Service, What};
 use crate::rpc::{envelope, json, lookup};
 
-/// Has the call in `body` carried out if it is one question to libvirt: what `reply` gives is then
+/// Has this user's call in `body` carried out if it is one question to libvirt: what `reply` gives is then
 /// called with the answer, by whoever has it. For any other call, one that is to be refused, and one
 /// that finds no place now nothing is done, and `reply` not called: [`answer`](crate::rpc::answer) is
 /// for those. Blocks for nothing.
 pub fn post<R: FnOnce(Answered) + Send + 'static>(
     agent: &Arc<Libvirt>,
     service: Service,
+    user: Share,
     body: &[u8],
     reply: impl FnOnce() -> R,
 ) {
@@ -29,8 +31,8 @@ pub fn post<R: FnOnce(Answered) + Send + 'static>(
     let Ok(request) = envelope::decode(body, lookup) else { return };
     // What does not come to a question is left as it is.
     let _ = match request.method.entry.2 {
-        Method::Status(_, asks) => ask(agent, request, asks, began, reply),
-        Method::Metrics(_, asks) => ask(agent, request, asks, began, reply),
+        Method::Status(_, asks) => ask(agent, (user, request), asks, began, reply),
+        Method::Metrics(_, asks) => ask(agent, (user, request), asks, began, reply),
         _ => None,
     };
 }
@@ -47,7 +49,7 @@ fn may_be_poll(service: Service, body: &[u8]) -> bool {
 /// `None` where nothing is done.
 fn ask<P: Params, A: Serialize + Send + 'static, R: FnOnce(Answered) + Send + 'static>(
     agent: &Arc<Libvirt>,
-    request: Request<Callee>,
+    (user, request): (Share, Request<Callee>),
     asks: Asks<P, A>,
     began: Instant,
     reply: impl FnOnce() -> R,
@@ -59,7 +61,7 @@ fn ask<P: Params, A: Serialize + Send + 'static, R: FnOnce(Answered) + Send + 's
     let posting = agent.may_post(&question)?;
     let doing = Doing { callee, began, what: What::Read { subject, is_dry_run } };
     let (counted_by, reply) = (Arc::clone(agent), reply());
-    agent.post(posting, question, move |outcome| {
+    agent.post(user, posting, question, move |outcome| {
         let subject = doing.end(&counted_by, outcome.as_ref().err());
         let answer = match &outcome {
             Ok(result) => request.answer(Ok(&|out| json::write(out, result)), &subject),

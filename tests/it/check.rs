@@ -40,11 +40,13 @@ fn a_host_that_has_what_is_needed_is_told_so_with_status_0() {
     let levels = levels(&output);
     let subjects: Vec<&str> = levels.keys().map(String::as_str).collect();
     let all = [
-        "allowed", "bridges", "callers", "cgroup", "kvm", "libvirt", "mounts", "ports", "state",
-        "storage", "tokens", "unit", "zfs",
+        "allowed", "bridges", "callers", "cgroup", "images", "kvm", "libvirt", "mounts", "ports",
+        "state", "storage", "tokens", "unit", "zfs",
     ];
     assert_eq!(subjects, all);
-    for subject in ["allowed", "callers", "libvirt", "mounts", "state", "storage", "tokens"] {
+    for subject in
+        ["allowed", "callers", "images", "libvirt", "mounts", "state", "storage", "tokens"]
+    {
         assert_eq!(levels[subject], "ok", "{subject}: {output:?}");
     }
 }

@@ -94,7 +94,7 @@ fn a_clone_answers_as_itself_and_both_start() {
     bed.agent.ok("Console", &json!({ "id": "clone-copy" }));
     bed.agent.ok("SetMetadata", &json!({ "id": "clone-copy", "metadata": { "owner": "bob" } }));
     let described = bed.agent.ok("Describe", &json!({ "id": "clone-copy" }));
-    assert_eq!(described["Metadata"].to_string().contains("alice"), false, "{described}");
+    assert!(!described["Metadata"].to_string().contains("alice"), "{described}");
     assert!(described["Metadata"].to_string().contains("bob"), "{described}");
 
     for id in ["clone-copy", "clone-of"] {

@@ -202,11 +202,13 @@ fn table() -> Vec<String> {
                 changes,
                 deletes,
                 reads,
+                metrics,
                 stores,
                 urgent,
                 batches,
                 batch_helpers,
                 calls_per_guest,
+                polls,
                 calls_waiting,
                 stuck,
                 stuck_age

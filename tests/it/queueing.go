@@ -23,6 +23,7 @@ func call(url, guest string, number int) error {
 			"guest": map[string]interface{}{
 				"id":    guest,
 				"disks": []interface{}{map[string]interface{}{"device": "vda"}},
+				"nics":  []interface{}{map[string]interface{}{"mac": os.Args[4]}},
 			},
 		}},
 		"id": number,

@@ -2,6 +2,7 @@
 Prints how many answers begin with which text, as JSON."""
 import collections
 import json
+import select
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,19 @@ request = (
     f"POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
 )
-sockets = [socket.create_connection((host, int(port)), timeout=300) for _ in range(int(sys.argv[2]))]
+sockets = []
+for _ in range(int(sys.argv[2])):
+    connection = socket.socket()
+    connection.setblocking(False)
+    # All come at once, as far as the kernel lets them.
+    connection.connect_ex((host, int(port)))
+    sockets.append(connection)
 for connection in sockets:
+    # Waits until it stands.
+    connection.settimeout(300)
+    ready = select.poll()
+    ready.register(connection, select.POLLOUT)
+    ready.poll(300_000)
     connection.sendall(request.encode())
 
 

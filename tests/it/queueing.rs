@@ -5,11 +5,17 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::unbounded;
+use mistify_libvirt::config::PoolLimits;
+use mistify_libvirt::guest::wire::{Guest, GuestRequest};
+use mistify_libvirt::os::peer::Share;
+use mistify_libvirt::pool::Lane;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, call_text, read_result};
+use crate::in_process::InProcess;
 use crate::skip::{Skip, require};
-use crate::stack::{BlockDevice, Stack};
+use crate::stack::{BlockDevice, Stack, guest_xml};
 use crate::support::{Scratch, signal, wait_until};
 
 /// Sends one call on each of many connections, which are all open before the first byte, and prints how many
@@ -18,6 +24,7 @@ const CLIENT: &str = include_str!("queueing.py");
 /// Rounds of a hundred calls at once, as the orchestrator asks for the metrics of a guest.
 const GO_CLIENT: &str = include_str!("queueing.go");
 const GO_CALLS: usize = 500;
+const GO_NIC: &str = "02:00:00:00:29:01";
 /// Longer than a loaded machine takes.
 const SOON: Duration = Duration::from_secs(120);
 
@@ -62,6 +69,36 @@ fn a_thousand_connections_are_all_answered() {
     let waited = agent.request("GET", "/metrics", &[], b"").text();
     assert!(waited.contains("\nmistify_calls_waiting 0\n"), "{waited}");
     agent.end();
+}
+
+#[test]
+fn a_users_polls_do_not_wait_for_all_of_anothers() {
+    let inside = InProcess::start(&InProcess::config());
+    let agent = &inside.agent;
+    let hold = inside.occupy(Lane::Read);
+    let (answer, answered) = unbounded();
+    let poll = |user: u32, id: &str| {
+        let guest = Guest { id: id.to_owned(), ..Guest::default() };
+        let question =
+            agent.status_question(GuestRequest { guest: Some(guest), ..GuestRequest::default() });
+        let question = question.expect("it names a guest");
+        let posting = agent.may_post(&question).expect("there is room");
+        let answer = answer.clone();
+        agent.post(Share::User(user), posting, question, move |_| answer.send(user).unwrap());
+    };
+    let polls = PoolLimits::default().polls;
+    for number in 0..4 * polls {
+        poll(1, &format!("guest-{number}"));
+    }
+    poll(2, "test");
+    assert_eq!(inside.queued(Lane::Read), polls, "the others wait for their turn");
+    drop(hold);
+    let order: Vec<u32> =
+        (0..=4 * polls).map(|_| answered.recv_timeout(SOON).expect("each is answered")).collect();
+    let place = order.iter().position(|user| *user == 2).expect("it is among them");
+    // The first of those that waited, and as many before it as the lane had; workers end in no order.
+    assert!(place <= polls + PoolLimits::default().read_workers, "{place}");
+    inside.end();
 }
 
 #[test]
@@ -163,8 +200,12 @@ fn a_go_client_has_all_its_metrics_answered() {
     }
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
-    stack.boot("qemu", "go-metrics", &disk);
+    let nic = format!("<interface type='ethernet'><mac address='{GO_NIC}'/></interface></devices>");
+    let xml = guest_xml("qemu", "go-metrics", disk.path()).replace("</devices>", &nic);
+    let defined = stack.with_xml("define", &xml);
+    assert!(defined.status.success(), "{defined:?}");
     let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
+    agent.ok("Run", &json!({ "id": "go-metrics" }));
     let scratch = Scratch::new();
     let source = scratch.path().join("client.go");
     std::fs::write(&source, GO_CLIENT).expect("scratch is writable");
@@ -175,6 +216,7 @@ fn a_go_client_has_all_its_metrics_answered() {
             &format!("http://{}/_mistify_RPC_", agent.address()),
             "go-metrics",
             &GO_CALLS.to_string(),
+            GO_NIC,
         ])
         .env("GOCACHE", scratch.path().join("cache"))
         .env("GO111MODULE", "off")
@@ -209,6 +251,31 @@ fn a_delete_and_a_poweroff_pass_when_changes_hang() {
             assert_ne!(answer.expect("each is answered")["error"], Value::Null);
         }
     });
+}
+
+#[test]
+fn a_stop_finishes_calls_that_wait_for_their_turn() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
+    stack.boot("qemu", "stop-waits", &disk);
+    let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
+    let qemu = stack.qemu_pid("stop-waits").expect("it runs");
+    signal(qemu, "STOP");
+    thread::scope(|scope| {
+        let calls = scope
+            .spawn(|| at_once(&agent, 8, "Suspend", &json!({ "guest": { "id": "stop-waits" } })));
+        wait_until("calls wait", SOON, || {
+            let text = agent.request("GET", "/metrics", &[], b"").text();
+            text.contains("\nmistify_calls_waiting 4\n")
+        });
+        signal(agent.pid(), "TERM");
+        wait_until("it stops", SOON, || agent.log().contains("finishing what runs"));
+        signal(qemu, "CONT");
+        assert_all_succeed(&calls.join().expect("all are answered"));
+    });
+    assert!(agent.wait().success());
+    stack.virsh_ok(&["destroy", "stop-waits"]);
+    stack.virsh_ok(&["undefine", "stop-waits"]);
 }
 
 #[test]

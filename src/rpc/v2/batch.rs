@@ -29,7 +29,7 @@ pub(super) fn carry_out(
 ) -> Option<Vec<u8>> {
     let user = desk.by.caller.share();
     let share = share(Ration::Batch, user, &format!("{user:?}"));
-    let admitted = desk.admit(share, None, "a batch of", began);
+    let admitted = desk.admit(share, None, "a batch", began);
     if let Ok(None) = admitted {
         return None;
     }

@@ -119,7 +119,7 @@ fn a_request_that_takes_longer_than_the_idle_time_is_answered() {
 
 #[test]
 fn connections_over_the_limit_are_told_so() {
-    let limits = HttpLimits { connections_per_caller: 256, ..patient() };
+    let limits = HttpLimits { connections: 256, ..patient() };
     let service = serve(limits, echo);
     let mut kept: Vec<_> = (0..256).map(|_| service.connect()).collect();
     for client in &mut kept {
@@ -148,8 +148,7 @@ fn evicting() -> HttpLimits {
 
 #[test]
 fn a_connection_that_was_used_just_now_keeps_its_place() {
-    let limits =
-        HttpLimits { connections_per_caller: 2, idle_before_eviction: PATIENCE, ..patient() };
+    let limits = HttpLimits { connections: 2, idle_before_eviction: PATIENCE, ..patient() };
     let service = serve(limits, echo);
     let (mut used, mut new) = (service.connect(), service.connect());
     assert_eq!(used.ask(GET).status, 200);
@@ -161,7 +160,7 @@ fn a_connection_that_was_used_just_now_keeps_its_place() {
 
 #[test]
 fn new_connection_takes_the_place_of_the_longest_idle() {
-    let service = serve(HttpLimits { connections_per_caller: 3, ..evicting() }, echo);
+    let service = serve(HttpLimits { connections: 3, ..evicting() }, echo);
     let mut clients: Vec<_> = (0..3).map(|_| service.connect()).collect();
     for client in &mut clients {
         assert_eq!(client.ask(GET).status, 200);
@@ -193,7 +192,7 @@ fn full_front_closes_an_idle_connection_of_the_caller() {
 
 #[test]
 fn busy_connections_keep_their_places() {
-    let (service, gate) = gated(HttpLimits { connections_per_caller: 2, ..evicting() });
+    let (service, gate) = gated(HttpLimits { connections: 2, ..evicting() });
     let (mut answering, mut sending) = (service.connect(), service.connect());
     answering.send(GET_GATE);
     gate.wait_for_request();
@@ -254,7 +253,7 @@ const NO_ROOM: (u16, &str) = (503, "busy: too many bytes of requests and answers
 fn requests_over_the_byte_budget_are_busy() {
     let (service, gate) = gated(holding(300_000));
     let mut first = service.connect();
-    // Three times its body, and 1,000.
+    // Four times its body, and 1,000.
     first.send(post("/gate", 50_000));
     gate.wait_for_request();
     let ask = |bytes: String| {
@@ -270,14 +269,14 @@ fn requests_over_the_byte_budget_are_busy() {
     let head = "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(service.status_of(format!("{head}27100\r\n{part}")), 503, "nor all of a chunk");
     assert_eq!(service.refused(Reason::Busy), 3);
-    assert_eq!(ask(post("/", 40_000)), (200, "POST / ".len() + 40_000), "there is room for this");
+    assert_eq!(ask(post("/", 20_000)), (200, "POST / ".len() + 20_000), "there is room for this");
     gate.open.send(()).unwrap();
     assert_eq!(first.answer().status, 200);
     // All is free again: the largest request that there is room for gets in, time and again.
     for _ in 0..3 {
         // The last answer's bytes are free an instant after its caller has it.
-        wait_until(|| ask(post("/", 99_000)).0 == 200);
-        assert_eq!(ask(post("/", 100_000)), busy);
+        wait_until(|| ask(post("/", 74_000)).0 == 200);
+        assert_eq!(ask(post("/", 75_000)), busy);
     }
 }
 
@@ -290,7 +289,7 @@ fn announced_bodies_take_no_room() {
         client.send(head);
     }
     service.wait_for_connections(20);
-    assert_eq!(service.status_of(post("/", 90_000)), 200);
+    assert_eq!(service.status_of(post("/", 70_000)), 200);
 }
 
 #[test]

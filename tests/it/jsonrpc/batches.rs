@@ -154,12 +154,12 @@ fn batches_of_one_caller_leave_the_pool_to_others() {
     let hold = inside.occupy(Lane::Control);
     let batch = |index| send(inside.address, &changes(&format!("nobody-{index}"), 8));
     let streams: Vec<_> = (0..12).map(batch).collect();
-    wait_until("8 batches run, on 15 threads, and 4 wait", PATIENCE, || {
+    wait_until("4 batches run, on 11 threads, and 8 wait", PATIENCE, || {
         let waiting = inside.agent.pool().snapshot().callers.calls_waiting;
-        (inside.queued(Lane::Control), waiting) == (15, 4)
+        (inside.queued(Lane::Control), waiting) == (11, 8)
     });
     let other = send(inside.address, &changes("other", 1)[0]);
-    wait_until("another call gets in", PATIENCE, || inside.queued(Lane::Control) == 16);
+    wait_until("another call gets in", PATIENCE, || inside.queued(Lane::Control) == 12);
     drop(hold);
     for stream in streams {
         let answers = receive(stream);
@@ -175,7 +175,6 @@ fn batches_of_one_caller_leave_the_pool_to_others() {
 fn health_needs_neither_a_handler_nor_room() {
     let mut config = InProcess::config();
     config.http.handlers = 1;
-    // Room for one request alone.
     config.http.held_bytes = config.http.answer_bytes + 3000;
     let inside = InProcess::start_with_shortcuts(&config);
     let hold = inside.occupy(Lane::Control);
@@ -192,6 +191,21 @@ fn health_needs_neither_a_handler_nor_room() {
         let is_json = reply.header("content-type") == Some("application/json; charset=utf-8");
         assert!(is_json, "{path}: {reply:?}");
     }
+    drop(hold);
+    assert_eq!(Reply::read(&mut &kept).status, 200);
+    inside.end();
+}
+
+#[test]
+fn a_request_without_room_in_memory_is_busy() {
+    let mut config = InProcess::config();
+    config.http.handlers = 2;
+    // Room for one request alone.
+    config.http.held_bytes = config.http.answer_bytes + 3000;
+    let inside = InProcess::start(&config);
+    let hold = inside.occupy(Lane::Control);
+    let kept = send(inside.address, &changes("nobody", 1)[0]);
+    wait_until("one request has its room", PATIENCE, || inside.queued(Lane::Control) == 1);
     let refused = Reply::read(&mut send(inside.address, &changes("other", 1)[0]));
     assert_eq!(refused.text(), "busy: too many bytes of requests and answers");
     drop(hold);
@@ -207,23 +221,14 @@ fn more_batches_than_threads_are_answered_and_so_is_health() {
     let calls = batch(64, "Libvirt.Status", &test_guest());
     // More than there are handlers, fewer than one caller may have connections.
     let streams: Vec<_> = (0..48).map(|_| send(agent.address(), &calls)).collect();
-    let (mut done, mut busy) = (0, 0);
     assert_eq!(agent.health().0, 200);
     for stream in streams {
         let answers = receive(stream);
         assert_eq!(ids(&answers), (0..64).collect::<Vec<_>>());
         for answer in &answers {
-            match &answer["error"]["code"] {
-                Value::Null => done += 1,
-                code => {
-                    assert_eq!(code, &json!(-32005), "{answer}");
-                    assert_eq!(answer["error"]["data"]["retryable"], true, "{answer}");
-                    busy += 1;
-                }
-            }
+            assert_eq!(answer["error"], Value::Null, "{answer}");
         }
     }
-    assert!(done + busy == 48 * 64 && done > 64, "{done} done, {busy} refused");
     agent.end();
 }
 
