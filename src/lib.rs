@@ -136,7 +136,7 @@
 //! assert_eq!(connection.lookup_domain_by_name("new")?.uuid()?, domain.uuid()?);
 //!
 //! let nic = Nic { mac: "02:00:00:00:00:02".into(), network: "br0".into(), ..Nic::default() };
-//! let network = Network::for_nic(&nic, BridgeType::OpenVSwitch, "new");
+//! let network = Network::for_nic(&nic, BridgeType::OpenVSwitch, "new", "");
 //! connection.define_network(&network.network_xml())?;
 //! let found = connection.lookup_network_by_name("02:00:00:00:00:02")?.xml()?;
 //! assert!(network.same_wiring(&Network::from_xml(&found)?));

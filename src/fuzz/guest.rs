@@ -42,7 +42,7 @@ pub(super) fn guest_to_xml(data: &[u8]) {
         let networks: Vec<Network> = guest
             .nics
             .iter()
-            .map(|nic| Network::for_nic(nic, host.bridge_type, &guest.id))
+            .map(|nic| Network::for_nic(nic, host.bridge_type, &guest.id, ""))
             .collect();
         for network in &networks {
             assert_eq!(Network::from_xml(&network.network_xml()).as_ref(), Ok(network));

@@ -20,31 +20,33 @@ pub struct Network {
     pub openvswitch: bool,
     /// VLAN tags of the port group, in order.
     pub vlans: Vec<i64>,
-    /// Id of the guest that this agent made it for; none on networks of the original agent.
-    pub owner: Option<String>,
+    /// The guest that this agent made it for; none on networks of the original agent.
+    pub owner: Option<NetworkMark>,
     /// Whether it leads to a bridge of the host and has the port group of guests' networks.
     pub is_for_guest: bool,
 }
 
+/// Names the guest that a network was made for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkMark {
+    /// Id that the guest had then.
+    pub guest: String,
+    /// Uuid of its domain, which a renamed guest keeps; empty in marks of older agents.
+    pub domain: String,
+}
+
 impl Network {
-    /// The network that `nic` of the guest `owner` needs on a host with bridges of this type.
-    pub fn for_nic(nic: &Nic, bridge_type: BridgeType, owner: &str) -> Self {
+    /// The network that `nic` of a guest needs on a host with bridges of this type. `domain` is the uuid of the
+    /// guest's domain.
+    pub fn for_nic(nic: &Nic, bridge_type: BridgeType, guest: &str, domain: &str) -> Self {
         Self {
             name: nic.mac.clone(),
             uuid: String::new(),
             bridge: nic.network.clone(),
             openvswitch: bridge_type == BridgeType::OpenVSwitch,
             vlans: nic.vlans.clone().unwrap_or_default(),
-            owner: Some(owner.to_owned()),
+            owner: Some(NetworkMark { guest: guest.to_owned(), domain: domain.to_owned() }),
             is_for_guest: true,
-        }
-    }
-
-    /// Whether it may have been made for this guest: by its mark, or, without a mark, by its form.
-    pub fn may_be_of(&self, guest: &str) -> bool {
-        match &self.owner {
-            Some(owner) => owner == guest,
-            None => self.is_for_guest,
         }
     }
 
@@ -62,7 +64,8 @@ impl Network {
         let owner = self.owner.as_ref().map(|owner| {
             let mark = Element::new("mistify:owner")
                 .with("xmlns:mistify", GUEST_NAMESPACE)
-                .with("guest", owner);
+                .with("guest", &owner.guest)
+                .with_nonempty("domain", &owner.domain);
             Element::new("metadata").containing([mark])
         });
         let virtual_port =
@@ -102,7 +105,10 @@ impl Network {
             vlans: tags
                 .map(|tag| number("tag id", tag.attribute("id")))
                 .collect::<Result<_, _>>()?,
-            owner: owner.map(|mark| mark.attribute("guest").to_owned()),
+            owner: owner.map(|mark| NetworkMark {
+                guest: mark.attribute("guest").to_owned(),
+                domain: mark.attribute("domain").to_owned(),
+            }),
             is_for_guest: port_group.is_some()
                 && network.child("forward").attribute("mode") == "bridge",
         })
@@ -123,7 +129,7 @@ mod tests {
     }
 
     fn golden() -> [(&'static str, Network, &'static str); 3] {
-        let network = |bridge_type, vlans| Network::for_nic(&nic(vlans), bridge_type, "web-1");
+        let network = |bridge_type, vlans| Network::for_nic(&nic(vlans), bridge_type, "web-1", "");
         [
             (
                 "network-trunk.define.xml",
@@ -163,7 +169,7 @@ mod tests {
     fn an_active_network_of_qemu_is_read_the_same() {
         let dumped = include_str!("../../tests/golden/qemu-network.dump.xml");
         let read = Network::from_xml(dumped).unwrap();
-        let network = Network::for_nic(&nic(None), BridgeType::Linux, "web-1");
+        let network = Network::for_nic(&nic(None), BridgeType::Linux, "web-1", "");
         assert!(read.same_wiring(&network));
         assert_eq!(read.owner, network.owner);
     }
@@ -171,14 +177,14 @@ mod tests {
     #[test]
     fn a_nic_without_vlans_gets_no_vlan_element() {
         for vlans in [None, Some(Vec::new())] {
-            let network = Network::for_nic(&nic(vlans), BridgeType::OpenVSwitch, "web-1");
+            let network = Network::for_nic(&nic(vlans), BridgeType::OpenVSwitch, "web-1", "");
             assert!(!network.network_xml().contains("<vlan"));
         }
     }
 
     #[test]
     fn wiring_is_name_bridge_kind_and_tags_but_neither_uuid_nor_owner() {
-        let network = Network::for_nic(&nic(Some(vec![1])), BridgeType::OpenVSwitch, "web-1");
+        let network = Network::for_nic(&nic(Some(vec![1])), BridgeType::OpenVSwitch, "web-1", "");
         let other = |change: fn(&mut Network)| {
             let mut other = network.clone();
             change(&mut other);
@@ -216,7 +222,7 @@ mod tests {
         fn every_network_survives_its_xml(
             name in xml_text(),
             bridge in xml_text(),
-            owner in proptest::option::of(xml_text()),
+            owner in proptest::option::of((xml_text(), xml_text())),
             vlans in proptest::collection::vec(any::<i64>(), 0..4),
             openvswitch: bool,
         ) {
@@ -227,7 +233,7 @@ mod tests {
                     bridge,
                     openvswitch,
                     vlans,
-                    owner,
+                    owner: owner.map(|(guest, domain)| NetworkMark { guest, domain }),
                     is_for_guest: true,
                 };
             prop_assert_eq!(Network::from_xml(&network.network_xml()), Ok(network));

@@ -165,7 +165,7 @@ mod tests {
             .rev()
             .map(|nic| Network {
                 owner: None,
-                ..Network::for_nic(nic, BridgeType::OpenVSwitch, "")
+                ..Network::for_nic(nic, BridgeType::OpenVSwitch, "", "")
             })
             .collect();
         (domain, networks)

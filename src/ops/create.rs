@@ -178,9 +178,10 @@ fn make(
         }
     };
     // Also for a guest that is there: a network that somebody removed or stopped belongs to it.
+    let domain = exists.as_ref().map_or(&uuid, |there| &there.uuid);
     for nic in &guest.nics {
         let connection = session.connection()?;
-        networks::ensure(connection, &guest.id, nic, host.bridge_type, transaction)
+        networks::ensure(connection, (&guest.id, domain), nic, host.bridge_type, transaction)
             .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
     }
     if let Some(There { devices, .. }) = exists {

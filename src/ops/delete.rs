@@ -13,11 +13,12 @@ use crate::guest::domain_xml::handed_in_sources;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::ops::images::guest_of;
 use crate::ops::recovery::{Leftover, Recovered, Transaction};
 use crate::ops::volumes::{Expected, LeavingVolumes, wants_volumes};
 use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond, screens};
 use crate::pool::{Hold, Lane};
-use crate::storage;
+use crate::storage::{self, Dataset, Maker, PoolName};
 
 impl Libvirt {
     /// Destroys the guest's domain if it runs in any way, undefines it, removes the networks of the
@@ -70,8 +71,9 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<(Option<libvirt::Error>, bool), Error> {
         let (asked, has_store) = (guest.clone(), self.host.store != Store::None);
+        let pool = self.volumes.pool().clone();
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            let (steps, missing) = leaving_steps(session, &asked, has_store)?;
+            let (steps, missing) = leaving_steps(session, &asked, (&pool, has_store))?;
             transaction.record_if_possible(steps);
             Ok(missing)
         };
@@ -95,14 +97,14 @@ impl Libvirt {
 fn leaving_steps(
     session: &mut Session,
     guest: &Guest,
-    has_store: bool,
+    (pool, has_store): (&PoolName, bool),
 ) -> Result<(Vec<Step>, Option<libvirt::Error>), Error> {
     let (domain, missing) = match session.domain(&guest.id) {
         Ok(domain) => (Some(domain), None),
         Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => (None, Some(error)),
         Err(error) => return Err(error),
     };
-    let (networks, volumes) = leaving(session.connection()?, guest, domain.as_ref())?;
+    let (networks, volumes) = leaving(session.connection()?, guest, domain.as_ref(), pool)?;
     // Before anything is gone: its volumes would be nobody's afterwards.
     if volumes.expected == Expected::Some && !has_store {
         return Err(storage::Error::NoStore.into());
@@ -115,8 +117,16 @@ fn leaving_steps(
     };
     let mut steps = vec![leaving];
     if let Some(domain) = domain {
+        let uuid = domain.uuid()?;
+        let maker = Maker::domain(&uuid).to_string();
+        steps.extend(volumes.renamed.iter().map(|volume| Step::Volume {
+            name: volume.to_string(),
+            // A new guest of the former id may make volumes there meanwhile.
+            made_parent: false,
+            maker: Some(maker.clone()),
+        }));
         // Last what decides: without it the guest is whole, and a crash leaves it so.
-        steps.push(Step::Domain { uuid: Some(domain.uuid()?) });
+        steps.push(Step::Domain { uuid: Some(uuid) });
     }
     Ok((steps, missing))
 }
@@ -137,16 +147,23 @@ pub(super) fn leaving(
     connection: &Connection,
     guest: &Guest,
     domain: Option<&Domain>,
+    pool: &PoolName,
 ) -> Result<(BTreeSet<String>, LeavingVolumes), Error> {
-    let mut names: BTreeSet<String> = guest.nics.iter().map(|nic| nic.mac.clone()).collect();
-    names.remove("");
+    let mut names = BTreeSet::new();
+    for name in guest.nics.iter().map(|nic| &nic.mac).filter(|name| !name.is_empty()) {
+        // Of a network that only the request names, the mark has to name the guest.
+        if networks::mark_of(connection, name)?.is_none_or(|mark| mark.guest == guest.id) {
+            names.insert(name.clone());
+        }
+    }
     let Some(domain) = domain else {
-        let volumes = LeavingVolumes { expected: Expected::Unknown, kept: Vec::new() };
+        let (expected, kept, renamed) = (Expected::Unknown, Vec::new(), Vec::new());
+        let volumes = LeavingVolumes { expected, kept, renamed };
         return Ok((names, volumes));
     };
     let xml = domain.xml(XmlKind::Inactive)?;
     let found = definition(&xml, &guest.id);
-    names.extend(networks_made(connection, &found, &guest.id)?);
+    names.extend(networks_made(connection, &found)?);
     let Metadata { guest: request, besides, .. } = &found.metadata;
     let volumes = LeavingVolumes {
         expected: match request {
@@ -157,8 +174,17 @@ pub(super) fn leaving(
         },
         // Also where the domain was defined again since, with another uuid.
         kept: handed_in_sources(&xml).into_iter().map(PathBuf::from).collect(),
+        renamed: renamed_volumes(request.as_ref(), &guest.id, pool),
     };
     Ok((names, volumes))
+}
+
+/// The volumes of a guest's disks that are not below `guests/<id>`: it had another id when they were made.
+fn renamed_volumes(request: Option<&Guest>, id: &str, pool: &PoolName) -> Vec<Dataset> {
+    let disks = request.into_iter().flat_map(|request| &request.disks);
+    let own = disks.filter(|disk| disk.source.is_empty() && !disk.volume.is_empty());
+    let volumes = own.filter_map(|disk| pool.full_dataset(&disk.volume).ok());
+    volumes.filter(|volume| guest_of(volume).is_some_and(|former| former != id)).collect()
 }
 
 /// Forgets a domain; one without a definition is gone when it is off.
@@ -177,13 +203,10 @@ fn definition(xml: &str, id: &str) -> VirDomain {
     })
 }
 
-/// The names of the networks that this agent made for the guest, by what it keeps with its domain;
-/// the original kept nothing, so that there the interfaces tell.
-fn networks_made(
-    connection: &Connection,
-    found: &VirDomain,
-    id: &str,
-) -> Result<Vec<String>, Error> {
+/// The names of the networks of this agent that the guest has, by what is stored with its domain. The original
+/// stored nothing, and a clone carries what is stored with another domain: there the interfaces tell. Whose
+/// network each is, its mark says when the domain is gone.
+fn networks_made(connection: &Connection, found: &VirDomain) -> Result<Vec<String>, Error> {
     let mut names = found.metadata.besides.networks.clone();
     match &found.metadata.guest {
         Some(request) => names.extend(request.nics.iter().map(|nic| nic.mac.clone())),
@@ -195,7 +218,7 @@ fn networks_made(
     names.remove("");
     let mut made = Vec::new();
     for name in names {
-        if networks::marked_for(connection, &name, id)? {
+        if networks::mark_of(connection, &name)?.is_some() {
             made.push(name);
         }
     }

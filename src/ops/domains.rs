@@ -14,6 +14,7 @@ use std::time::Instant;
 use log::warn;
 
 use crate::guest::domain::{Disk, VirDomain};
+use crate::guest::network::NetworkMark;
 use crate::guest::wire::Guest;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::images::guest_of;
@@ -65,6 +66,14 @@ impl DomainUse {
     /// The same, where a domain that cannot be read counts as one that has such an interface.
     pub(super) fn may_have_network(&self, name: &str) -> bool {
         self.is_unreadable || self.has_network(name)
+    }
+
+    /// Whether this network was made for it. Marks of older agents have no uuid: there the name tells.
+    pub(super) fn owns_network(&self, mark: &NetworkMark) -> bool {
+        match mark.domain.as_str() {
+            "" => self.name == mark.guest,
+            uuid => self.uuid == uuid,
+        }
     }
 
     /// Whether its definition, or a qcow2 file that it names, cannot be read.

@@ -6,27 +6,27 @@ use log::info;
 
 use crate::config::BridgeType;
 use crate::guest::check::is_mac;
-use crate::guest::network::Network as Wiring;
+use crate::guest::network::{Network as Wiring, NetworkMark};
 use crate::guest::wire::Nic;
 use crate::journal::Step;
 use crate::libvirt::{Code, Connection, Error, Network};
 use crate::ops;
-use crate::ops::domains::{DomainUse, uses_of_others};
+use crate::ops::domains::{DomainUse, all_uses};
 use crate::ops::recovery::Transaction;
 
 /// Sees to it that the NIC's network is there, starts with libvirtd, and runs now. What is changed
 /// is noted before.
 ///
 /// A network of that name is taken over when it is what would be made and no other guest has it;
-/// else libvirt's own words say that the name is taken.
+/// else libvirt's own words say that the name is taken. `domain` is the uuid of the guest's domain.
 pub(super) fn ensure(
     connection: &Connection,
-    id: &str,
+    (id, domain): (&str, &str),
     nic: &Nic,
     bridge_type: BridgeType,
     transaction: &mut Transaction,
 ) -> Result<(), ops::Error> {
-    let wanted = Wiring::for_nic(nic, bridge_type, id);
+    let wanted = Wiring::for_nic(nic, bridge_type, id, domain);
     let mut is_new = false;
     let network = match standing(connection, &wanted, id)? {
         Standing::Ours(network) => network,
@@ -82,15 +82,24 @@ fn is_ours(
     id: &str,
 ) -> Result<bool, Error> {
     let Ok(found) = Wiring::from_xml(&network.xml()?) else { return Ok(false) };
-    Ok(wanted.same_wiring(&found)
-        && match &found.owner {
-            Some(owner) => owner == id,
-            // The original agent left no mark: the domains that use it tell whose it is.
-            None => {
-                let others = uses_of_others(connection, id)?;
-                !others.iter().any(|other| other.may_have_network(&found.name))
-            }
-        })
+    if !wanted.same_wiring(&found) {
+        return Ok(false);
+    }
+    let domain = wanted.owner.as_ref().map_or("", |mark| &mark.domain);
+    if found.owner.as_ref().is_some_and(|mark| !domain.is_empty() && mark.domain == domain) {
+        return Ok(true);
+    }
+    let (own, others): (Vec<_>, Vec<_>) =
+        all_uses(connection)?.into_iter().partition(|user| user.name == id);
+    let Some(mark) = &found.owner else {
+        // The original agent left no mark: the domains that use it tell whose it is.
+        return Ok(!others.iter().any(|other| other.may_have_network(&found.name)));
+    };
+    let is_plugged_in =
+        |users: &[DomainUse]| users.iter().any(|user| user.has_network(&found.name));
+    Ok(!others.iter().any(|other| other.owns_network(mark))
+        // A guest that was renamed or defined anew has its network under a former mark.
+        && (is_plugged_in(&own) || (mark.guest == id && !is_plugged_in(&others))))
 }
 
 /// Stops a network that was started for a guest, unless a running domain of `users` uses it. One that is off
@@ -200,9 +209,10 @@ pub(super) enum Use {
 /// The network of this name, if it exists and may be the guest's: whether a domain of `users` uses it.
 /// Without an id nothing says whose it would be.
 ///
-/// A guest's network is named by a MAC address. It has this guest's mark, or none and the form of the
-/// original's networks (contract section 5.2); any other network is never removed, whatever a request
-/// calls it.
+/// A guest's network is named by a MAC address. It has the mark of no domain of `users`, or none and the form
+/// of the original's networks (contract section 5.2); any other network is never removed, whatever a request
+/// calls it. Neither the guest's own domain nor, where it is gone, a mark for it is among `users`: so the last
+/// of the domains that are plugged into a network takes it along, also where its maker is gone or was renamed.
 pub(super) fn present(
     connection: &Connection,
     id: &str,
@@ -220,15 +230,15 @@ pub(super) fn present(
     };
     let is_used = match Wiring::from_xml(&network.xml()?) {
         // Without a mark only the domains tell whose a network is, and one that cannot be read may have it.
-        Ok(found)
-            if found.may_be_of(id) && found.owner.is_none() && reach == Marked::OrOriginal =>
-        {
+        Ok(Wiring { owner: None, is_for_guest: true, .. }) if reach == Marked::OrOriginal => {
             users.iter().any(|user| user.may_have_network(name))
         }
-        Ok(found) if found.owner.as_deref() == Some(id) => match reach {
-            Marked::OrOriginal => users.iter().any(|user| user.has_network(name)),
+        Ok(Wiring { owner: Some(mark), .. }) if !is_of_others(&mark, id, users) => match reach {
+            Marked::OrOriginal if mark.guest == id => {
+                users.iter().any(|user| user.has_network(name))
+            }
             // Among them may be a new guest of this id.
-            Marked::Only => users.iter().any(|user| user.may_have_network(name)),
+            _ => users.iter().any(|user| user.may_have_network(name)),
         },
         _ => {
             info!("guest {id}: network {name} stays: it is not this guest's");
@@ -238,14 +248,18 @@ pub(super) fn present(
     Ok(Some(if is_used { Use::Used } else { Use::Unused }))
 }
 
-/// Whether a network carries our mark for this guest.
-pub(super) fn marked_for(connection: &Connection, name: &str, id: &str) -> Result<bool, Error> {
+/// Whether a network was made for another domain than the guest's. A mark without a uuid and with the guest's
+/// id may be the guest's, also where another domain has that id by now.
+fn is_of_others(mark: &NetworkMark, id: &str, users: &[DomainUse]) -> bool {
+    let is_old_and_own = mark.domain.is_empty() && mark.guest == id;
+    !is_old_and_own && users.iter().any(|user| user.owns_network(mark))
+}
+
+/// The mark of a network; none where there is no network of that name, or it has none.
+pub(super) fn mark_of(connection: &Connection, name: &str) -> Result<Option<NetworkMark>, Error> {
     match connection.lookup_network_by_name(name) {
-        Ok(network) => {
-            Ok(Wiring::from_xml(&network.xml()?)
-                .is_ok_and(|found| found.owner.as_deref() == Some(id)))
-        }
-        Err(error) if error.code == Code::NO_NETWORK => Ok(false),
+        Ok(network) => Ok(Wiring::from_xml(&network.xml()?).ok().and_then(|found| found.owner)),
+        Err(error) if error.code == Code::NO_NETWORK => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -39,9 +39,13 @@ impl Libvirt {
         self.change("SetMetadata", &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
             let element = Metadata::user_element(&metadata);
-            // First what takes another domain's metadata away.
-            Stored::read(&domain)?
-                .change_request(&domain, |request| request.metadata = metadata)?;
+            let mut stored = Stored::read(&domain)?;
+            if let Some(request) = &mut stored.metadata.guest {
+                request.metadata = metadata;
+            }
+            // First what takes another domain's metadata away; and also without a request: a copy of this
+            // domain shows by the uuid that its metadata is another's.
+            stored.write_request(&domain)?;
             Ok(domain.set_metadata(USER_METADATA_NAMESPACE, USER_METADATA_PREFIX, &element)?)
         })?;
         Ok(respond(guest))

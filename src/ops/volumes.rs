@@ -29,6 +29,8 @@ pub(super) struct LeavingVolumes {
     pub(super) expected: Expected,
     /// Sources that a caller has supplied, as it named them. Their maker destroys them.
     pub(super) kept: Vec<PathBuf>,
+    /// The volumes that have their names from a former id of the guest.
+    pub(super) renamed: Vec<Dataset>,
 }
 
 /// Whether a guest has volumes that this agent made.

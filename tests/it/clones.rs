@@ -32,14 +32,44 @@ impl Bed {
         Some(Self { agent, stack, store })
     }
 
-    fn make(&self, id: &str) -> Value {
-        let guest = json!({
+    fn request(&self, id: &str) -> Value {
+        json!({
             "id": id, "type": "qemu", "memory": 32, "cpu": 1, "disks": [{ "size": 1 }],
             "nics": [{ "network": "mistify0", "mac": MAC, "model": "virtio" }],
             "metadata": { "owner": "alice" },
-        });
+        })
+    }
+
+    fn make(&self, id: &str) -> Value {
+        let guest = self.request(id);
         self.agent.ok("CreateGuest", &guest);
         guest
+    }
+
+    /// The networks of these tests.
+    fn networks(&self) -> Vec<String> {
+        let listed = self.stack.virsh_ok(&["net-list", "--all", "--name"]);
+        let ours = listed.lines().map(str::trim).filter(|name| name.starts_with("02:00:00:00:24:"));
+        ours.map(str::to_owned).collect()
+    }
+
+    /// Defines a guest without its interface; its definition before.
+    fn unplug(&self, id: &str) -> String {
+        let xml = self.stack.virsh_ok(&["dumpxml", "--inactive", id]);
+        let (before, rest) = xml.split_once("<interface").expect("it has one");
+        let (_, after) = rest.split_once("</interface>").expect("it ends");
+        let defined = self.stack.with_xml("define", &format!("{before}{after}"));
+        assert!(defined.status.success(), "{defined:?}");
+        xml
+    }
+
+    /// Gives the network a mark as agents wrote it that did not store the uuid of the domain.
+    fn forget_uuid_of_network(&self) {
+        let xml = self.stack.virsh_ok(&["net-dumpxml", "--inactive", MAC]);
+        let (before, rest) = xml.split_once(" domain=").expect("the mark has a uuid");
+        let after = rest.get(38..).expect("a uuid in quotes");
+        let defined = self.stack.with_xml("net-define", &format!("{before}{after}"));
+        assert!(defined.status.success(), "{defined:?}");
     }
 
     /// Copies a guest as `virt-clone --auto-clone` does: another name, uuid, MAC and disk; all else stays.
@@ -102,6 +132,113 @@ fn a_clone_answers_as_itself_and_both_start() {
     }
     assert!(!bed.stack.virsh_ok(&["net-list", "--all", "--name"]).contains("02:00:00:00:24"));
     assert!(bed.store.path().join(CLONED_DISK).exists(), "no Delete destroys what virt-clone made");
+}
+
+#[test]
+fn the_last_user_of_a_network_takes_it_along() {
+    let Some(bed) = Bed::new() else { return };
+    for [first, last] in [["clone-of", "clone-copy"], ["clone-copy", "clone-of"]] {
+        bed.make("clone-of");
+        bed.copy("clone-of", "clone-copy");
+
+        bed.agent.ok("Delete", &json!({ "id": first }));
+
+        assert_eq!(bed.networks(), [MAC], "{last} is plugged into it");
+        let dry = json!({ "guest": { "id": last }, "args": { "mistify.dry_run": "true" } });
+        let plan = bed.agent.call_with("Delete", &dry);
+        assert!(plan.to_string().contains("remove network"), "{plan}");
+        bed.agent.ok("Delete", &json!({ "id": last }));
+        assert_eq!(bed.networks(), [""; 0], "after {first} and {last}; {plan}");
+    }
+}
+
+#[test]
+fn a_network_of_another_guest_is_kept_by_delete() {
+    let Some(bed) = Bed::new() else { return };
+    let mut former = bed.request("clone-former");
+    former["disks"] = json!([]);
+    bed.agent.ok("CreateGuest", &former);
+    bed.stack.virsh_ok(&["domrename", "clone-former", "clone-now"]);
+    let bare = json!({ "id": "clone-former", "type": "qemu", "memory": 32, "cpu": 1 });
+    bed.agent.ok("CreateGuest", &bare);
+
+    // The mark says its id, and the uuid of the other.
+    let with_nic = json!({ "id": "clone-former", "nics": [{ "network": "mistify0", "mac": MAC }] });
+    let unplugged = bed.unplug("clone-now");
+    bed.agent.ok("Delete", &with_nic);
+
+    assert_eq!(bed.networks(), [MAC]);
+    let error = bed.agent.error("CreateGuest", &bed.request("clone-new"));
+    assert!(error.contains(&format!("network '{MAC}' already exists")), "{error}");
+    assert!(bed.stack.with_xml("define", &unplugged).status.success());
+    bed.agent.ok("Delete", &json!({ "id": "clone-now" }));
+    assert_eq!(bed.networks(), [""; 0]);
+}
+
+#[test]
+fn delete_of_a_renamed_guest_leaves_nothing() {
+    let Some(bed) = Bed::new() else { return };
+    for is_old in [false, true] {
+        bed.make("clone-former");
+        if is_old {
+            bed.forget_uuid_of_network();
+        }
+        bed.stack.virsh_ok(&["domrename", "clone-former", "clone-now"]);
+        let disk = bed.store.path().join("guests/clone-former/disk-0");
+        assert!(disk.exists());
+
+        bed.agent.ok("Delete", &json!({ "id": "clone-now" }));
+
+        assert_eq!(bed.networks(), [""; 0], "old mark: {is_old}");
+        assert!(!disk.exists(), "its disk goes with it");
+        let next = bed.make("clone-next");
+        bed.agent.ok("Delete", &next);
+    }
+}
+
+#[test]
+fn delete_of_a_renamed_guest_spares_the_next_one() {
+    let Some(bed) = Bed::new() else { return };
+    bed.make("clone-former");
+    bed.stack.virsh_ok(&["domrename", "clone-former", "clone-now"]);
+    let next = json!({
+        "id": "clone-former", "type": "qemu", "memory": 32, "cpu": 1, "disks": [{ "size": 1 }],
+    });
+    let error = bed.agent.error("CreateGuest", &next);
+    assert!(error.contains("clone-former/disk-0"), "it is the renamed guest's: {error}");
+
+    bed.agent.ok("Delete", &json!({ "id": "clone-now" }));
+    bed.agent.ok("CreateGuest", &next);
+
+    let disk = bed.store.path().join("guests/clone-former/disk-0");
+    assert!(bed.agent.error("Delete", &json!({ "id": "clone-now" })).contains("Domain not found"));
+    assert!(disk.exists());
+    bed.agent.ok("Delete", &next);
+    assert!(!disk.exists());
+}
+
+#[test]
+fn a_copy_of_a_guest_of_others_has_no_metadata() {
+    let Some(bed) = Bed::new() else { return };
+    let xml = "<domain type='qemu'><name>clone-of</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+               <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>";
+    assert!(bed.stack.with_xml("define", xml).status.success());
+    let metadata = json!({ "owner": "alice" });
+    bed.agent.ok("SetMetadata", &json!({ "id": "clone-of", "metadata": metadata }));
+
+    let xml = bed.stack.virsh_ok(&["dumpxml", "--inactive", "clone-of"]);
+    let uuid = bed.stack.virsh_ok(&["domuuid", "clone-of"]);
+    let xml = xml
+        .replace("<name>clone-of</name>", "<name>clone-copy</name>")
+        .replace(&format!("<uuid>{}</uuid>", uuid.trim()), "");
+    assert!(bed.stack.with_xml("define", &xml).status.success());
+
+    let told = |id: &str| bed.agent.ok("Describe", &json!({ "id": id }))["Metadata"].to_string();
+    assert!(told("clone-of").contains("alice"), "{}", told("clone-of"));
+    assert!(!told("clone-copy").contains("alice"), "{}", told("clone-copy"));
+    for id in ["clone-copy", "clone-of"] {
+        bed.agent.ok("Delete", &json!({ "id": id }));
+    }
 }
 
 #[test]

@@ -195,7 +195,8 @@ impl Libvirt {
             let definition = described(&persistent(session, &guest.id)?, XmlKind::Inactive)?;
             let connection = session.connection()?;
             let is_there = has_nic(connection, &definition, &nic)?;
-            networks::ensure(connection, &guest.id, &nic, host.bridge_type, transaction)
+            let own = (guest.id.as_str(), definition.uuid.as_str());
+            networks::ensure(connection, own, &nic, host.bridge_type, transaction)
                 .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
             let device = Device::Nic(Interface::for_nic(&nic, &host));
             let keep = |kept: &mut Metadata| kept::add_nic(kept, &nic);

@@ -244,9 +244,13 @@ fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result
         }
     };
     let mut seen = Seen { there, ..Seen::default() };
+    let uuid = match &seen.there {
+        There::Same(_, uuid) => uuid.clone(),
+        _ => String::new(),
+    };
     // One without a MAC address that is one has its fault noted.
     for nic in guest.nics.iter().filter(|nic| is_mac(&nic.mac)) {
-        let wanted = Wiring::for_nic(nic, host.bridge_type, &guest.id);
+        let wanted = Wiring::for_nic(nic, host.bridge_type, &guest.id, &uuid);
         let step = |what| PlanStep { what, name: nic.mac.clone(), ..PlanStep::default() };
         match networks::standing(connection, &wanted, &guest.id)? {
             Standing::Absent => {

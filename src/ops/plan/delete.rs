@@ -13,7 +13,7 @@ use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Libvirt, args, networks, screens};
 use crate::pool::{JobName, Lane};
-use crate::storage::{Id, InUse, Removing, Volumes};
+use crate::storage::{Id, InUse, PoolName, Removing, Volumes};
 
 impl Libvirt {
     /// What [`Libvirt::delete`] would do with the same request.
@@ -28,7 +28,8 @@ impl Libvirt {
         let deadline = args::plan_deadline(&request.args, self.deadlines.change)?;
         let (id, asked) = (guest.id.clone(), guest.clone());
         let mut forecast = self.forecast(guest);
-        let look = move |connection: &Connection| look_at_leaving(connection, &asked);
+        let pool = self.volumes.pool().clone();
+        let look = move |connection: &Connection| look_at_leaving(connection, &asked, &pool);
         let seen = self.read(Lane::Read, "plan Delete", &id, deadline, look);
         let seen = forecast.unless_failed("libvirt", seen)?;
         let expected = seen.as_ref().map_or(Expected::Some, |seen| seen.expected);
@@ -93,13 +94,17 @@ struct SeenLeaving {
     in_use: InUse,
 }
 
-fn look_at_leaving(connection: &Connection, guest: &Guest) -> Result<SeenLeaving, Error> {
+fn look_at_leaving(
+    connection: &Connection,
+    guest: &Guest,
+    pool: &PoolName,
+) -> Result<SeenLeaving, Error> {
     let id = guest.id.as_str();
     let (domain, missing) = match connection.lookup_domain_by_name(id) {
         Err(error) if error.code == Code::NO_DOMAIN => (None, Some(error)),
         found => (Some(found?), None),
     };
-    let (names, volumes) = leaving(connection, guest, domain.as_ref())?;
+    let (names, volumes) = leaving(connection, guest, domain.as_ref(), pool)?;
     let step = |what, name: &str| PlanStep { what, name: name.to_owned(), ..PlanStep::default() };
     let mut steps = Vec::new();
     if let Some(domain) = domain {
@@ -120,6 +125,11 @@ fn look_at_leaving(connection: &Connection, guest: &Guest) -> Result<SeenLeaving
             None => {}
         }
     }
+    let renamed = volumes.renamed.iter().map(|volume| PlanStep {
+        detail: "if it has the mark of this domain".to_owned(),
+        ..step("destroy", volume.as_str())
+    });
+    steps.extend(renamed);
     let mut in_use = InUse::default();
     others.iter().for_each(|other| other.add_to(&mut in_use));
     volumes.kept.iter().for_each(|path| in_use.keep(path));

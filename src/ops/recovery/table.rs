@@ -10,7 +10,7 @@
 //! | `Snapshot` | destroy it, if this call made it | |
 //! | `Size` | | set the size of the volume in the definition, and tell the running guest (`ops::resize`) |
 //! | `Leaving` | | remove the networks and volumes that are the guest's and that no other domain uses |
-//! | `Released`, `Volume` | | destroy the volume, if it has the recorded mark and no domain uses it |
+//! | `Volume` | | destroy the volume, if it has the recorded mark and no domain uses it |
 //!
 //! Steps are taken in reverse order, first all of libvirt's, then all of storage's. A step that is refused
 //! does not keep the others, except that a domain that stays keeps all that belongs to it.
@@ -26,6 +26,7 @@ use crate::journal::{Direction, Intent, Step, Verb};
 use crate::libvirt::XmlKind;
 use crate::ops::delete::{destroy_if_active, undefine};
 use crate::ops::domains::{DomainUse, all_uses};
+use crate::ops::images::guest_of;
 use crate::ops::networks::Marked;
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Session, devices, networks};
@@ -176,9 +177,9 @@ impl InLibvirt {
             (Step::NetworkDefined(name), Direction::Back) => {
                 let users = users_of(session, users)?;
                 let connection = session.connection()?;
-                if networks::marked_for(connection, name, id)?
-                    && !users.iter().any(|user| user.may_have_network(name))
-                {
+                let is_marked =
+                    networks::mark_of(connection, name)?.is_some_and(|it| it.guest == id);
+                if is_marked && !users.iter().any(|user| user.may_have_network(name)) {
                     self.removed |= networks::remove(connection, name)?;
                 }
             }
@@ -307,24 +308,24 @@ pub(super) fn in_storage(
 ) -> Result<InStorage, storage::Error> {
     let (mut removal, mut remaining) = (Removal::default(), Vec::new());
     match (intent.verb.direction(), Id::parse(&intent.guest)) {
-        (Direction::Back, Ok(owner)) if intent.verb.is_for_guest() => {
-            let made = made_volumes(volumes.pool(), intent, Some(&owner));
+        (Direction::Back, Ok(_)) if intent.verb.is_for_guest() => {
+            let made = made_volumes(volumes.pool(), intent);
             removal = volumes.take_back(&made, &in_use, deadline)?;
         }
         (Direction::Back, _) if !intent.verb.is_for_guest() => {
-            let made = made_volumes(volumes.pool(), intent, None);
+            let made = made_volumes(volumes.pool(), intent);
             removal = volumes.take_back(&made, &in_use, deadline)?;
             take_back_snapshots(volumes, intent, &mut removal, deadline)?;
         }
         (Direction::Forward, Ok(owner)) => {
-            let made = made_volumes(volumes.pool(), intent, Some(&owner));
+            let made = made_volumes(volumes.pool(), intent);
             if !made.is_empty() {
                 removal = volumes.take_back(&made, &in_use, deadline)?;
             }
             if let Some(whose) = whose {
                 removal.merge(destroy(volumes, intent, (&owner, whose), in_use, deadline)?);
             }
-            remaining = steps_of(volumes, &owner, &removal.left, deadline)?;
+            remaining = steps_of(volumes, intent, &owner, &removal.left, deadline)?;
         }
         // An id that is no dataset's name has no volumes.
         (_, Err(_)) | (Direction::Back, Ok(_)) => {}
@@ -372,13 +373,20 @@ fn destroy(
 /// The steps that name volumes which a Delete left, each with its mark: a new guest of the id may have others.
 fn steps_of(
     volumes: &dyn Volumes,
+    intent: &Intent,
     owner: &Id,
     left: &[Left],
     deadline: Instant,
 ) -> Result<Vec<Step>, storage::Error> {
-    let left: Vec<_> = left.iter().filter(|left| !matches!(left.why, Why::Used(_))).collect();
+    let recorded = |left: &Left| {
+        let mut steps = intent.steps.iter();
+        steps.find(|step| matches!(step, Step::Volume { name, .. } if *name == left.name))
+    };
+    let left = left.iter().filter(|left| !matches!(left.why, Why::Used(_)));
+    let (again, left): (Vec<_>, Vec<_>) = left.partition(|left| recorded(left).is_some());
+    let again = again.into_iter().filter_map(recorded).cloned();
     if left.is_empty() {
-        return Ok(Vec::new());
+        return Ok(again.collect());
     }
     let root = volumes.pool().guest(owner).map_err(storage::Error::Name)?;
     let found = volumes.volumes(Some(&root), deadline)?.into_iter();
@@ -395,6 +403,7 @@ fn steps_of(
         let name = volumes.pool().guest_disk(owner, 0).map_err(storage::Error::Name)?.to_string();
         steps.push(Step::Volume { name, made_parent: true, maker: None });
     }
+    steps.extend(again);
     Ok(steps)
 }
 
@@ -425,14 +434,19 @@ fn take_back_snapshots(
     Ok(())
 }
 
-fn made_volumes(pool: &PoolName, intent: &Intent, owner: Option<&Id>) -> Vec<Made> {
+fn made_volumes(pool: &PoolName, intent: &Intent) -> Vec<Made> {
     let made = |step: &Step| match step {
-        Step::Volume { name, made_parent, maker } => Some(Made {
-            volume: pool.full_dataset(name).ok()?,
-            owner: owner.cloned(),
-            maker: maker.as_deref().map(Maker::stored),
-            with_parent: *made_parent,
-        }),
+        Step::Volume { name, made_parent, maker } => {
+            let volume = pool.full_dataset(name).ok()?;
+            // By its name: the guest may have had another id when it was made.
+            let owner = guest_of(&volume).filter(|_| intent.verb.is_for_guest());
+            Some(Made {
+                owner: owner.and_then(|id| Id::parse(id).ok()),
+                maker: maker.as_deref().map(Maker::stored),
+                with_parent: *made_parent,
+                volume,
+            })
+        }
         _ => None,
     };
     intent.steps.iter().filter_map(made).collect()
