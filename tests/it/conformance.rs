@@ -51,8 +51,18 @@ impl Message {
 }
 
 #[test]
-fn every_recorded_answer_is_given_again() {
-    let agent = Agent::on_test_driver();
+fn recorded_answers_are_given_by_default() {
+    replay(&[]);
+}
+
+/// Under this flag section 9 of the contract leaves no disk source out.
+#[test]
+fn recorded_answers_are_given_with_any_disk_path() {
+    replay(&["--allow-disk-path", "/"]);
+}
+
+fn replay(flags: &[&str]) {
+    let agent = Agent::start(&[&["--libvirt-uri", "test:///default"], flags].concat());
     let (mut compared, mut wrong) = (0, Vec::new());
     for line in CASES.lines() {
         let case: Case = serde_json::from_str(line).expect("a case a line");
