@@ -26,7 +26,8 @@ const DEVICES: &str = "/dev";
 /// `/dev`. Of the pool and of the directory store only volumes below `guests/` are sources, whatever
 /// is allowed: a guest would write into an image, a snapshot or a mark. A source that does not exist is
 /// judged by its path and taken for a block device, as its volume may be made later. A mount counts as what
-/// it covers: only root can make one. A disk in a format of its own, as qcow2, is refused.
+/// it covers: only root can make one. A disk outside the store in a format of its own, as qcow2, is refused,
+/// whatever is allowed.
 ///
 /// # Errors
 /// [`Error::Invalid`] that names the disk.
@@ -275,7 +276,8 @@ impl Rule {
         match opened.and_then(|disk| format::container_of(&disk)) {
             Ok(Some(format)) => Err(format!(
                 "{{disk}}.source {} is {format}, not raw: convert it with qemu-img convert -O raw, or import it \
-                 as an image",
+                 as an image; if a guest wrote these bytes to its own raw disk, copy the disk with dd to a volume of \
+                 the store",
                 source.display()
             )),
             Ok(None) | Err(_) => Ok(()),

@@ -301,3 +301,45 @@ fn what_cannot_be_looked_at_is_named_and_no_guest_is_made_of_it() {
     any.end();
     bed.agent.end();
 }
+
+#[test]
+fn qcow2_source_is_refused_whatever_is_allowed() {
+    let bed = Bed::new("test:///default");
+    let agent = Agent::start(&["--libvirt-uri", "test:///default", "--allow-disk-path", "/"]);
+    let disk = bed.at("out/disk");
+    fs::write(&disk, b"QFI\xfb\0\0\0\x03").expect("scratch is writable");
+    let attach = json!({ "guest": { "id": "test" }, "disk": { "source": disk } });
+    let attached = agent.call_with("AttachDisk", &attach);
+    for error in [
+        agent.error("CreateGuest", &guest("has-qcow2", "test", &disk)),
+        attached["error"].as_str().unwrap_or_default().to_owned(),
+    ] {
+        assert!(error.starts_with("invalid argument: "), "{error}");
+        assert!(error.contains(&format!("{} is qcow2, not raw", disk.display())), "{error}");
+        assert!(error.contains("copy the disk with dd to a volume of the store"), "{error}");
+    }
+    let error = agent.error("Status", &json!({ "id": "has-qcow2" }));
+    assert!(error.contains("Domain not found"), "{error}");
+
+    fs::write(&disk, vec![0; 1 << 20]).expect("scratch is writable");
+    agent.ok("CreateGuest", &guest("has-raw", "test", &disk));
+    agent.end();
+}
+
+#[test]
+fn volume_is_raw_whatever_its_guest_wrote() {
+    let store = Scratch::new();
+    let storage = format!("directory:{}", store.path().display());
+    let agent = Agent::start(&["--libvirt-uri", "test:///default", "--storage", &storage]);
+    let made = json!({
+        "id": "writes", "type": "test", "memory": 32, "cpu": 1, "disks": [{ "size": 1 }],
+    });
+    let made = agent.ok("CreateGuest", &made)["guest"].take();
+    let disk = PathBuf::from(made["disks"][0]["source"].as_str().expect("a path"));
+    fs::write(&disk, b"QFI\xfb\0\0\0\x03").expect("the store is the test's own");
+
+    let error = agent.error("CreateGuest", &guest("takes", "test", &disk));
+    assert!(!error.contains("not raw"), "it is another guest's: {error}");
+    agent.ok("Run", &made);
+    agent.end();
+}
