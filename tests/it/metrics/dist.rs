@@ -183,6 +183,28 @@ fn quotients_of_the_dashboard_have_no_zero_below() {
 }
 
 #[test]
+fn quantiles_of_no_calls_are_not_shown() {
+    let dashboard = dashboard();
+    let expressions = panels(&dashboard).into_iter().flat_map(|(_, all)| all);
+    let quantiles: Vec<&str> =
+        expressions.filter(|expression| expression.contains("histogram_quantile(")).collect();
+    assert!(!quantiles.is_empty());
+    for quantile in quantiles {
+        // Of no calls it is NaN, which no comparison keeps.
+        assert!(quantile.ends_with(") >= 0"), "{quantile}");
+    }
+}
+
+#[test]
+fn calls_that_wait_are_shown_and_alerted_on() {
+    const WAITING: &str = "mistify_calls_waiting";
+    let dashboard = dashboard();
+    let mut expressions = panels(&dashboard).into_iter().flat_map(|(_, all)| all);
+    assert!(expressions.any(|expression| named(expression).contains(WAITING)));
+    assert!(named(&read(RULES[1])).contains(WAITING));
+}
+
+#[test]
 fn promtool_takes_every_expression_of_the_dashboard() {
     let dashboard = dashboard();
     let scratch = Scratch::new();
