@@ -72,6 +72,16 @@ fn listen_takes_the_port_where_it_names_none() {
 }
 
 #[test]
+fn a_port_is_decimal_with_or_without_zeros() {
+    assert_eq!(run(&["-p", "047041"]).0.listen, ["127.0.0.1:47041".parse().unwrap()]);
+    // Go read a base from the prefix.
+    for port in ["0x4e21", "0o47041", "0b1", "20_001"] {
+        let why = error(&["-p", port]).to_string();
+        assert!(why.contains("--port") && why.contains(port), "{why}");
+    }
+}
+
+#[test]
 fn deadlines_are_seconds_from_1_to_3600() {
     let (config, _) = run(&["--deadline-read", "1", "--deadline-change=3600"]);
     assert_eq!(config.deadlines.read, Duration::from_secs(1));
@@ -89,6 +99,10 @@ fn unknown_words_are_usage_errors() {
         &["image", "import", "a.raw"],
         &["image", "export", "a.raw", "a"],
         &["image", "import", "a.raw", "a", "b"],
+        // The original passed over what it did not know.
+        &["-p", "7", "surplus"],
+        &["check", "surplus"],
+        &["list", "surplus"],
     ] {
         assert!(matches!(error(words), Error::Usage(_)), "{words:?}");
     }

@@ -358,3 +358,75 @@ fn read_some<'a>(mut stream: &Stream, scratch: &'a mut [u8]) -> io::Result<Optio
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::OnceLock;
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::config::HttpLimits;
+    use crate::http::context::CallerProbe;
+    use crate::http::guard::Guard;
+    use crate::http::stream::Counts;
+    use crate::http::tally::Tally;
+    use crate::os::peer::{Origin, Peer};
+    use crate::os::poll::Waker;
+
+    fn shared() -> Arc<Shared> {
+        let budget = ByteBudget::new(1024);
+        Arc::new(Shared {
+            others_budget: budget.part(1024),
+            budget,
+            abandoned: Mutex::default(),
+            limits: HttpLimits::default(),
+            guard: Guard::default(),
+            tally: Arc::new(Tally::default()),
+            probe: CallerProbe::new().unwrap(),
+            waker: Waker::new().unwrap(),
+            stop: OnceLock::new(),
+            streams: Counts::default(),
+        })
+    }
+
+    #[test]
+    fn idle_connections_outlive_those_of_go_clients() {
+        // net/http.DefaultTransport closes an idle connection after 90 s: of two ends that close at once one
+        // loses a request.
+        assert!(HttpLimits::default().idle > Duration::from_secs(90));
+    }
+
+    #[test]
+    fn bytes_at_the_idle_deadline_are_a_request() {
+        let shared = shared();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let stream = Stream::Unix(ours);
+        stream.prepare().unwrap();
+        let caller = Caller { origin: Origin::Socket, peer: Some(Peer { uid: 0, pid: None }) };
+        let begin = Instant::now();
+        let mut connection =
+            Connection::new(stream, caller, Place::Served, begin, &shared.others_budget);
+        let now = connection.deadline(&shared).unwrap();
+        let (mut scratch, mut bad_tokens) = ([0; 256], Rarely::default());
+        let mut round =
+            Round { shared: &shared, now, scratch: &mut scratch, bad_tokens: &mut bad_tokens };
+
+        // They arrive after the front has waited for the sockets.
+        theirs.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let Fate::Dispatch(request) = connection.on_deadline(&mut round) else {
+            panic!("the request is thrown away");
+        };
+
+        assert_eq!(request.target, "/healthz");
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let stream = Stream::Unix(ours);
+        stream.prepare().unwrap();
+        let mut silent =
+            Connection::new(stream, caller, Place::Served, begin, &shared.others_budget);
+        assert!(matches!(silent.on_deadline(&mut round), Fate::Closed));
+    }
+}
