@@ -149,21 +149,25 @@ pub(super) fn leaving(
     domain: Option<&Domain>,
     pool: &PoolName,
 ) -> Result<(BTreeSet<String>, LeavingVolumes), Error> {
-    let mut names = BTreeSet::new();
-    for name in guest.nics.iter().map(|nic| &nic.mac).filter(|name| !name.is_empty()) {
+    let xml = domain.map(|domain| domain.xml(XmlKind::Inactive)).transpose()?;
+    let found = xml.as_ref().map(|xml| definition(xml, &guest.id));
+    let mut names = match &found {
+        Some(found) => networks_made(connection, found)?,
+        None => BTreeSet::new(),
+    };
+    for name in guest.nics.iter().map(|nic| &nic.mac) {
         // Of a network that only the request names, the mark has to name the guest.
-        if networks::mark_of(connection, name)?.is_none_or(|mark| mark.guest == guest.id) {
+        if !name.is_empty()
+            && !names.contains(name)
+            && networks::mark_of(connection, name)?.is_none_or(|mark| mark.guest == guest.id)
+        {
             names.insert(name.clone());
         }
     }
-    let Some(domain) = domain else {
+    let (Some(xml), Some(found)) = (xml, found) else {
         let (expected, kept, renamed) = (Expected::Unknown, Vec::new(), Vec::new());
-        let volumes = LeavingVolumes { expected, kept, renamed };
-        return Ok((names, volumes));
+        return Ok((names, LeavingVolumes { expected, kept, renamed }));
     };
-    let xml = domain.xml(XmlKind::Inactive)?;
-    let found = definition(&xml, &guest.id);
-    names.extend(networks_made(connection, &found)?);
     let Metadata { guest: request, besides, .. } = &found.metadata;
     let volumes = LeavingVolumes {
         expected: match request {
@@ -206,7 +210,7 @@ fn definition(xml: &str, id: &str) -> VirDomain {
 /// The names of the networks of this agent that the guest has, by what is stored with its domain. The original
 /// stored nothing, and a clone carries what is stored with another domain: there the interfaces tell. Whose
 /// network each is, its mark says when the domain is gone.
-fn networks_made(connection: &Connection, found: &VirDomain) -> Result<Vec<String>, Error> {
+fn networks_made(connection: &Connection, found: &VirDomain) -> Result<BTreeSet<String>, Error> {
     let mut names = found.metadata.besides.networks.clone();
     match &found.metadata.guest {
         Some(request) => names.extend(request.nics.iter().map(|nic| nic.mac.clone())),
@@ -216,10 +220,10 @@ fn networks_made(connection: &Connection, found: &VirDomain) -> Result<Vec<Strin
         }
     }
     names.remove("");
-    let mut made = Vec::new();
+    let mut made = BTreeSet::new();
     for name in names {
         if networks::mark_of(connection, &name)?.is_some() {
-            made.push(name);
+            made.insert(name);
         }
     }
     Ok(made)

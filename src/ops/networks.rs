@@ -209,10 +209,10 @@ pub(super) enum Use {
 /// The network of this name, if it exists and may be the guest's: whether a domain of `users` uses it.
 /// Without an id nothing says whose it would be.
 ///
-/// A guest's network is named by a MAC address. It has the mark of no domain of `users`, or none and the form
-/// of the original's networks (contract section 5.2); any other network is never removed, whatever a request
-/// calls it. Neither the guest's own domain nor, where it is gone, a mark for it is among `users`: so the last
-/// of the domains that are plugged into a network takes it along, also where its maker is gone or was renamed.
+/// A guest's network is named by a MAC address. Either its mark names none of `users`, the other domains, or it
+/// has no mark and the form of the original's networks (contract section 5.2). Any other network is never removed,
+/// whatever a request calls it. So a network whose maker is gone goes with the last guest that is plugged into it.
+/// The caller passes names from the guest's definition, and those whose mark has the guest's id.
 pub(super) fn present(
     connection: &Connection,
     id: &str,
