@@ -20,7 +20,10 @@ const FREE_PERCENT_MIN: u64 = 10;
 pub(super) fn space(config: &Config) -> Vec<Finding> {
     let name = match &config.host.store {
         Store::None => return vec![Finding::ok("storage", "not used: --zpool is empty")],
-        Store::Zfs => format!("pool {}", config.host.zpool),
+        Store::Zfs => match config.host.zpool.contains('/') {
+            true => format!("dataset {}", config.host.zpool),
+            false => format!("pool {}", config.host.zpool),
+        },
         Store::Directory(path) => path.display().to_string(),
     };
     let agent = agent_user().unwrap_or_else(|_| process::user());
@@ -49,7 +52,7 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
         Err(why) => Finding::fail(
             "storage",
             format!("{name}: {why}"),
-            "import or make the pool; as another user than root: zfs allow, see own-user.conf; \
+            "import or make the pool, or make the dataset with zfs create; as another user than root: zfs allow, see own-user.conf; \
              or give --storage directory:PATH",
         ),
     }]
@@ -155,5 +158,8 @@ mod tests {
                      tank/images /z ext4 rw 0 0\nother/images /w zfs rw 0 0\n";
         assert_eq!(mounted(table, "tank"), ["tank/guests", "tank/guests/web-1"]);
         assert_eq!(mounted(table, "none"), [""; 0]);
+        let table = "tank/sub/guests /x zfs rw 0 0\ntank/guests /y zfs rw 0 0\n\
+                     tank/sub /z zfs rw 0 0\ntank/sub/images/a /w zfs rw 0 0\n";
+        assert_eq!(mounted(table, "tank/sub"), ["tank/sub/guests", "tank/sub/images/a"]);
     }
 }

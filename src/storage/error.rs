@@ -176,6 +176,9 @@ impl fmt::Display for Error {
             }
             Self::NoStore => f.write_str("this host has no store: --zpool is empty"),
             Self::NotInstalled => f.write_str("zfs is not installed"),
+            Self::PoolMissing { pool } if pool.contains('/') => {
+                write!(f, "dataset {pool} is missing")
+            }
             Self::PoolMissing { pool } => write!(f, "pool {pool} is missing"),
             Self::Hung { commands } => {
                 write!(f, "zfs does not answer: {commands} commands hang and cannot be killed")

@@ -28,6 +28,9 @@ pub const PERMISSIONS: [&str; 19] = [
     "readonly",
 ];
 
+/// The title of what holds on a dataset and below it.
+const BELOW: &str = "Local+Descendent permissions:";
+
 /// Whom a pool lets do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who<'a> {
@@ -53,17 +56,28 @@ impl ZfsStore {
         deadline: Instant,
     ) -> Result<Vec<&'static str>, Error> {
         let text = self.zfs.succeed(&["allow", self.pool.as_str()], deadline)?;
-        let has = granted(&text, is_meant);
+        let has = granted(&text, self.pool.as_str(), is_meant);
         Ok(PERMISSIONS.into_iter().filter(|name| !has.contains(*name)).collect())
     }
 }
 
-/// What holds on the pool itself and below it, for whom it is meant.
-pub(super) fn granted(text: &str, is_meant: impl Fn(Who<'_>) -> bool) -> BTreeSet<&str> {
+/// What holds on the pool itself and below it, for whom it is meant. `zfs allow` of a dataset in a pool shows the
+/// permissions of the datasets above it, too, each under the name of its dataset.
+pub(super) fn granted<'t>(
+    text: &'t str,
+    pool: &str,
+    is_meant: impl Fn(Who<'_>) -> bool,
+) -> BTreeSet<&'t str> {
     let (mut title, mut sets, mut granted) = ("", BTreeMap::new(), BTreeSet::new());
+    let mut is_above = false;
     for line in text.lines() {
         let Some(entry) = line.strip_prefix('\t') else {
-            title = line;
+            match line.strip_prefix("---- Permissions on ") {
+                Some(rest) => is_above = rest.split(' ').next() != Some(pool),
+                // What a dataset above allows below itself holds here.
+                None if is_above && line == "Descendent permissions:" => title = BELOW,
+                None => title = line,
+            }
             continue;
         };
         let mut words = entry.split(' ');
@@ -73,13 +87,9 @@ pub(super) fn granted(text: &str, is_meant: impl Fn(Who<'_>) -> bool) -> BTreeSe
                 sets.insert(set, name);
                 continue;
             }
-            ("Local+Descendent permissions:", "everyone") => (Who::Everyone, name),
-            ("Local+Descendent permissions:", "user") => {
-                (Who::User(name), words.next().unwrap_or_default())
-            }
-            ("Local+Descendent permissions:", "group") => {
-                (Who::Group(name), words.next().unwrap_or_default())
-            }
+            (BELOW, "everyone") => (Who::Everyone, name),
+            (BELOW, "user") => (Who::User(name), words.next().unwrap_or_default()),
+            (BELOW, "group") => (Who::Group(name), words.next().unwrap_or_default()),
             _ => continue,
         };
         if is_meant(who) {
@@ -106,7 +116,10 @@ mod tests {
             let is_meant = move |who: Who<'_>| {
                 [Who::Everyone, Who::User(user), Who::Group(group)].contains(&who)
             };
-            granted(TEXT, is_meant).into_iter().filter(|name| !name.starts_with('@')).collect()
+            granted(TEXT, "tank", is_meant)
+                .into_iter()
+                .filter(|name| !name.starts_with('@'))
+                .collect()
         };
         let named: Vec<&str> = of("nobody", "");
         let expected = [
@@ -118,6 +131,19 @@ mod tests {
         assert_eq!(of_group, ["hold", "receive", "release", "send"]);
         let of_everyone: Vec<&str> = of("other", "other");
         assert_eq!(of_everyone, ["receive"]);
+    }
+
+    #[test]
+    fn datasets_above_allow_what_they_allow_below() {
+        let own = "---- Permissions on tank/sub -----\nDescendent permissions:\n\tuser nobody send\n\
+                   Local permissions:\n\tuser nobody hold\n";
+        let text = format!("{own}{TEXT}");
+        let is_meant = |who: Who<'_>| who == Who::User("nobody");
+        let all = granted(&text, "tank/sub", is_meant);
+        assert!(all.contains("readonly") && all.contains("create"), "{all:?}");
+        assert!(!all.contains("promote"), "tank alone: {all:?}");
+        assert!(!all.contains("send") && !all.contains("hold"), "not on both: {all:?}");
+        assert!(!granted(TEXT, "tank", is_meant).contains("readonly"));
     }
 
     #[test]

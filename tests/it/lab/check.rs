@@ -46,11 +46,17 @@ impl Checked {
     }
 }
 
-/// A check of this pool, as root.
-fn check(pool: &str) -> Command {
+/// A check of this pool, or of the dataset in its place, as root.
+pub(super) fn check(pool: &str) -> Command {
     // Where other users reach it, too.
     let mut check = Command::new(fs::canonicalize(PROGRAM).expect("it is there"));
     check.args(["check", "--config", "/dev/null", "--bridge-type", "linux", "--zpool", pool]);
+    check
+}
+
+/// The same by the user nobody.
+pub(super) fn as_nobody(mut check: Command) -> Command {
+    check.uid(NOBODY).gid(NOBODY);
     check
 }
 
@@ -108,11 +114,7 @@ fn a_mounted_dataset_of_guests_is_warned_of_and_the_remedy_unmounts_it() {
 #[test]
 fn a_user_who_may_not_is_told_what_root_has_to_allow_and_may_then() {
     let Some(pool) = require("lab", Pool::own(64)) else { return };
-    let by_nobody = || {
-        let mut check = check(&pool.name);
-        check.uid(NOBODY).gid(NOBODY);
-        Checked::by(check)
-    };
+    let by_nobody = || Checked::by(as_nobody(check(&pool.name)));
     let found = by_nobody();
     assert_eq!(found.status, Some(1));
     assert!(found.line("allowed").starts_with("fail user 65534 (nobody) may not create, "));

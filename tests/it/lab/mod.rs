@@ -7,6 +7,7 @@
 mod check;
 mod clock;
 mod crash;
+mod datasets;
 mod deletes;
 mod failing_disk;
 mod figures;
