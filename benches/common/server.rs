@@ -68,6 +68,18 @@ impl Server {
         Ok(Self::inside(command, address, None))
     }
 
+    /// The original agent, where `BENCH_ORIGINAL` is the path of its program.
+    pub(crate) fn original() -> Option<Self> {
+        let program = env::var_os("BENCH_ORIGINAL")?;
+        let address = process::free_address();
+        let mut command = Command::new(program);
+        command.args(["-p", &address.port().to_string()]).stdin(Stdio::null());
+        let child = command.spawn().expect("the program of BENCH_ORIGINAL starts");
+        let server = Self { pid: child.id(), child, address, _state: None };
+        wait_for("the original listens", START, || Connection::open(server.address));
+        Some(server)
+    }
+
     /// A constant-answer server.
     pub(crate) fn constant(kind: Constant) -> Self {
         let mut child = Command::new(env::current_exe().expect("this program has a path"))

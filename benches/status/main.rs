@@ -5,6 +5,7 @@
 //!
 //! Every contender is a process of its own under the same load, and those that are compared take
 //! turns, so that the ratios hold on a machine that has other work, where absolute figures do not.
+//! With `BENCH_ORIGINAL=PROGRAM` the original agent is one of them on the test driver.
 //! The part on qemu needs what the tests' stack needs, and is left out where that is missing.
 
 #[expect(dead_code, reason = "other benchmarks use more of it")]
@@ -151,6 +152,9 @@ fn main() {
     let mut report = Report::default();
     let program = Program::compile();
     on_test_driver(&plan, &program, &mut report);
+    if let Some(original) = Server::original() {
+        beside_original(&plan, &Asked::new(original), &mut report);
+    }
     if let Err(Skip(why)) = on_qemu(&plan, &program, &mut report) {
         report.note(format!("Not measured on qemu: {why}."));
     }
@@ -215,6 +219,25 @@ fn on_test_driver(plan: &Plan, program: &Program, report: &mut Report) {
     report.claim("test driver: exec to first answer", start, "ms", Aim::AtMost(50.0));
     write_rows(report, one);
     write_rows(report, many);
+}
+
+/// The agent on libvirt's test driver beside the original, which a caller with one connection finds faster.
+fn beside_original(plan: &Plan, original: &Asked, report: &mut Report) {
+    let agent = Asked::new(Server::agent(&["--libvirt-uri", TEST_DRIVER]));
+    thread::sleep(SETTLE);
+    let by_agent = |connections, length| agent.round(connections, length);
+    let by_original = |connections, length| original.round(connections, length);
+    for connections in [1, 16] {
+        let pair = plan.race(
+            connections,
+            [("agent, beside the original", &by_agent), ("the original", &by_original)],
+        );
+        let what = format!("test driver, {connections} connection(s): p50, times the original's");
+        report.claim(&what, pair[0].p50_us / pair[1].p50_us, "", Aim::None);
+        let what = format!("... {connections} connection(s): requests/s, times the original's");
+        report.claim(&what, pair[0].rate / pair[1].rate, "", Aim::None);
+        write_rows(report, pair);
+    }
 }
 
 /// The agent on a real libvirtd with a running guest, beside a C program that makes its calls.
