@@ -1,8 +1,14 @@
 //! Devices that other tools gave a guest, of kinds that this agent never writes.
 
+use std::fs;
+
 use serde_json::json;
 
 use super::Bed;
+use super::running::{SOON, running};
+use crate::boot_sector::obliging_boot_sector;
+use crate::skip::{Skip, require};
+use crate::support::{Scratch, wait_until};
 
 /// A disk or an interface of each kind that libvirt's qemu driver defines and the wire has no words for.
 const DEVICES: &str = "
@@ -46,4 +52,60 @@ fn each_kind_of_device_is_detached() {
         detach("DetachNic", ("nic", &format!("02:00:00:91:25:0{number}")), "mac");
     }
     bed.agent.ok("Delete", &guest);
+}
+
+/// Serves a file by `qemu-nbd` in the stack, whose processes end with it, on a socket there.
+fn serve_nbd(bed: &Bed, name: &str) -> Result<String, Skip> {
+    let (socket, pid) = (format!("/run/{name}.nbd"), format!("/run/{name}.pid"));
+    let image = bed.store.path().join("served");
+    fs::write(&image, vec![0; 1 << 20]).expect("the store is the test's own");
+    let mut served = bed.stack.command("qemu-nbd");
+    served.args(["--fork", "--persistent", "--format", "raw", "--socket", &socket]);
+    let output = served.args(["--pid-file", &pid]).arg(&image).output();
+    let output = output.expect("nsenter starts");
+    match output.status.success() {
+        true => Ok(socket),
+        false => Err(Skip(format!("qemu-nbd: {}", String::from_utf8_lossy(&output.stderr).trim()))),
+    }
+}
+
+#[test]
+fn a_running_guest_lets_go_of_foreign_devices() {
+    let Some(bed) = Bed::new("foreign-runs", 0x26) else { return };
+    let Some(socket) = require("qemu", serve_nbd(&bed, "foreign-runs")) else { return };
+    running(&bed, &obliging_boot_sector());
+    let disk = format!(
+        "<disk type='network' device='disk'><driver name='qemu' type='raw'/>\
+         <source protocol='nbd'><host transport='unix' socket='{socket}'/></source>\
+         <target dev='vdb' bus='virtio'/></disk>"
+    );
+    let mac = bed.mac(2);
+    let nic =
+        format!("<interface type='user'><mac address='{mac}'/><model type='virtio'/></interface>");
+    let scratch = Scratch::new();
+    for xml in [disk, nic] {
+        let file = scratch.path().join("device.xml");
+        fs::write(&file, xml).expect("scratch is writable");
+        let file = file.to_str().expect("UTF-8");
+        bed.stack.virsh_ok(&["attach-device", bed.id, file, "--live", "--config"]);
+    }
+    let has = |words: &[&str], sign: &str| {
+        bed.stack.virsh_ok(&[&["dumpxml", bed.id], words].concat()).contains(sign)
+    };
+
+    for (method, device, sign) in [
+        ("DetachDisk", json!({ "device": "vdb" }), "protocol='nbd'"),
+        ("DetachNic", json!({ "mac": mac }), "type='user'"),
+    ] {
+        assert!(has(&[], sign) && has(&["--inactive"], sign), "{method}");
+        let answer = bed.ok(method, &device);
+        let asked = "the guest was asked and has not let go of it yet";
+        assert!(answer["live"] == true || answer["message"] == asked, "{answer}");
+        assert!(!has(&["--inactive"], sign), "{method}");
+        wait_until("the guest lets go", SOON, || !has(&[], sign));
+    }
+    let kill = "kill $(cat /run/foreign-runs.pid)";
+    let killed = bed.stack.command("/bin/sh").args(["-c", kill]).status().expect("it starts");
+    assert!(killed.success());
+    bed.end();
 }

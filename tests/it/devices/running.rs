@@ -10,10 +10,10 @@ use crate::boot_sector::{boot_sector, obliging_boot_sector};
 use crate::support::{wait_for, wait_until};
 
 /// Longer than a loaded machine needs for what a guest does within a second or two.
-const SOON: Duration = Duration::from_secs(90);
+pub(super) const SOON: Duration = Duration::from_secs(90);
 
 /// A guest that runs this code from its first disk.
-fn running(bed: &Bed, code: &[u8]) -> Value {
+pub(super) fn running(bed: &Bed, code: &[u8]) -> Value {
     let made = bed.made(&json!([{ "size": 1 }]));
     let mut image = fs::read(bed.source(0)).expect("a file");
     image[..code.len()].copy_from_slice(code);
