@@ -8,7 +8,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-/// Space for one descriptor in a control message, in whole words so that its header is aligned.
+/// Space for two descriptors in a control message, in whole words so that its header is aligned.
 const CONTROL_WORDS: usize = 4;
 
 /// Sends bytes with one descriptor; how many of the bytes went. At least one has to.
@@ -19,21 +19,28 @@ const CONTROL_WORDS: usize = 4;
 /// # Blocking
 /// As the socket does.
 pub fn send(stream: &UnixStream, bytes: &[u8], file: &File) -> io::Result<usize> {
+    send_all(stream, bytes, &[file])
+}
+
+/// The same with as many descriptors as there is room for.
+fn send_all(stream: &UnixStream, bytes: &[u8], files: &[&File]) -> io::Result<usize> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut vector =
         libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let message = message(&mut vector, &mut control)?;
+    let message = message(&mut vector, &mut control, header_bytes(files.len())?)?;
     // SAFETY: the message has a control buffer of `CONTROL_WORDS` words, which has room for a header.
     let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     // SAFETY: the header is in `control`, aligned, and nothing else refers to it now.
     let header = unsafe { header.as_mut() }.ok_or_else(no_room)?;
     header.cmsg_level = libc::SOL_SOCKET;
     header.cmsg_type = libc::SCM_RIGHTS;
-    header.cmsg_len = header_bytes()?;
+    header.cmsg_len = header_bytes(files.len())?;
     // SAFETY: the header was made just above, in `control`.
     let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
-    // SAFETY: `control` has room for a descriptor behind the header, aligned or not.
-    unsafe { data.write_unaligned(file.as_raw_fd()) };
+    for (index, file) in files.iter().enumerate() {
+        // SAFETY: `message` has checked that `control` has room for all descriptors behind the header.
+        unsafe { data.wrapping_add(index).write_unaligned(file.as_raw_fd()) };
+    }
     // SAFETY: the message refers to `bytes` and `control`, which live until the call returns; the kernel
     // only reads them.
     let sent = unsafe { libc::sendmsg(stream.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
@@ -43,14 +50,15 @@ pub fn send(stream: &UnixStream, bytes: &[u8], file: &File) -> io::Result<usize>
 /// Receives bytes and the descriptor that came with them, if one did; 0 bytes at the end.
 ///
 /// # Errors
-/// The kernel's; what came with more descriptors than one.
+/// The kernel's; more than one descriptor came, of which none stays open then.
 ///
 /// # Blocking
 /// As the socket does.
 pub fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Option<File>)> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    let mut message = message(&mut vector, &mut control)?;
+    // The kernel has room for one descriptor exactly: it closes any other, and says so.
+    let mut message = message(&mut vector, &mut control, header_bytes(1)?)?;
     let flags = libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the message refers to `bytes` and `control`, which live until the call returns and which
     // nothing else refers to; the kernel writes no more than they hold.
@@ -61,7 +69,8 @@ pub fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Opti
     // SAFETY: where there is a header it is in `control`, aligned, and was written by the kernel.
     let file = match unsafe { header.as_ref() } {
         Some(header)
-            if header.cmsg_type == libc::SCM_RIGHTS && header.cmsg_len == header_bytes()? =>
+            if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS)
+                && header.cmsg_len == header_bytes(1)? =>
         {
             // SAFETY: the header is the kernel's, in `control`.
             let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
@@ -78,15 +87,12 @@ pub fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Opti
     Ok((received, file))
 }
 
-/// A message of these bytes, with room for one descriptor.
+/// A message of these bytes, with this room for a header and descriptors.
 fn message(
     vector: &mut libc::iovec,
     control: &mut [u64; CONTROL_WORDS],
+    control_bytes: usize,
 ) -> io::Result<libc::msghdr> {
-    let fd_bytes = libc::c_uint::try_from(mem::size_of::<RawFd>()).map_err(io::Error::other)?;
-    // SAFETY: only computes a number.
-    let control_bytes = unsafe { libc::CMSG_SPACE(fd_bytes) };
-    let control_bytes = usize::try_from(control_bytes).map_err(io::Error::other)?;
     if control_bytes > mem::size_of_val(control) {
         return Err(no_room());
     }
@@ -99,9 +105,10 @@ fn message(
     Ok(message)
 }
 
-/// The length of a header with one descriptor.
-fn header_bytes() -> io::Result<usize> {
-    let fd_bytes = libc::c_uint::try_from(mem::size_of::<RawFd>()).map_err(io::Error::other)?;
+/// The length of a header with so many descriptors, without padding behind them.
+fn header_bytes(count: usize) -> io::Result<usize> {
+    let fd_bytes = mem::size_of::<RawFd>().saturating_mul(count);
+    let fd_bytes = libc::c_uint::try_from(fd_bytes).map_err(io::Error::other)?;
     // SAFETY: only computes a number.
     usize::try_from(unsafe { libc::CMSG_LEN(fd_bytes) }).map_err(io::Error::other)
 }
@@ -113,7 +120,7 @@ fn no_room() -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::env;
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::unix::fs::FileExt;
 
     use super::*;
@@ -136,5 +143,22 @@ mod tests {
         assert_eq!((&bytes[..count], received.is_none()), (&b"plain"[..], true));
         drop(other);
         assert_eq!(receive(&one, &mut bytes).unwrap().0, 0);
+    }
+
+    #[test]
+    fn two_descriptors_are_refused_and_closed() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let pairs = [(); 2].map(|()| UnixStream::pair().unwrap());
+        let [(mut first, a), (mut second, b)] = pairs;
+        let [a, b] = [a, b].map(|sent| File::from(OwnedFd::from(sent)));
+        send_all(&one, b"hello", &[&a, &b]).unwrap();
+        drop((a, b));
+        let error = receive(&other, &mut [0; 16]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        // Their other ends end when the last copy is closed: a program that another test is just starting has
+        // one until it runs.
+        for end in [&mut first, &mut second] {
+            assert_eq!(end.read(&mut [0]).unwrap(), 0);
+        }
     }
 }
