@@ -1,9 +1,10 @@
 //! Programs that read other people's files, confined to these files.
 //!
 //! A confined program opens its own binary, the system's libraries, `/dev/null` and the files that it is
-//! given. It makes no sockets unless it is there for the network, changes no owner or mode of a file, has no capability but that of reading files of
-//! others, and has limits of memory, of written bytes and of processor time. Landlock enforces the files where
-//! the kernel has it (see landlock(7)); a seccomp filter refuses the calls that Landlock does not know.
+//! given. It makes no sockets unless it is there for the network, changes no owner or mode of a file, has no
+//! capability but that of reading files of others, and has limits of memory, of written bytes and of processor
+//! time. Landlock enforces the files where the kernel has it (see landlock(7)); a seccomp filter refuses the calls
+//! that Landlock does not know.
 //!
 //! Everything that allocates happens before the fork: between fork and exec the child makes system calls
 //! alone.

@@ -35,13 +35,14 @@ pub fn temporary() -> PathBuf {
 }
 
 /// Creates a file without a name in a directory (`O_TMPFILE`): it is gone when it is closed, however the
-/// process ends.
+/// process ends. Nobody can give it a name (`O_EXCL`, see open(2)).
 ///
 /// # Errors
 /// When the directory takes no file, or its file system knows no such files.
 pub fn nameless(directory: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_TMPFILE).mode(FILE_MODE).open(directory)
+    options.custom_flags(libc::O_TMPFILE | libc::O_EXCL);
+    options.read(true).write(true).mode(FILE_MODE).open(directory)
 }
 
 /// A file that was open for writing, and is now for reading alone.
@@ -221,6 +222,26 @@ mod tests {
             thread::yield_now();
         }
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn nobody_can_name_a_nameless_file() {
+        let (folder, file) = (env::temp_dir(), nameless(&env::temp_dir()).unwrap());
+        let to = folder.join(format!("mistify-nameless-{}", process::id()));
+        let [from, to_name] =
+            [format!("/proc/self/fd/{}", file.as_raw_fd()), to.display().to_string()]
+                .map(|path| std::ffi::CString::new(path).unwrap());
+        // SAFETY: both paths end with NUL and live during the call.
+        let linked = unsafe {
+            libc::linkat(
+                libc::AT_FDCWD,
+                from.as_ptr(),
+                libc::AT_FDCWD,
+                to_name.as_ptr(),
+                libc::AT_SYMLINK_FOLLOW,
+            )
+        };
+        assert_eq!((linked, to.exists()), (-1, false));
     }
 
     #[test]
