@@ -37,15 +37,29 @@ const SPECIAL_IPV6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
+/// The block behind which a gateway (NAT64) reaches the address of IPv4 in the last 32 bits (RFC 6052).
+const NAT64: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+
 /// Whether an address is of the public network: no loopback, link-local or private address, whichever way it is
 /// written, and none that another address is hidden in.
 pub fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
+    match unwrapped(address.to_canonical()) {
         IpAddr::V4(address) => !SPECIAL_IPV4.iter().any(|block| is_in_ipv4(address, *block)),
         IpAddr::V6(address) => {
             is_in_ipv6(address, GLOBAL_IPV6)
                 && !SPECIAL_IPV6.iter().any(|block| is_in_ipv6(address, *block))
         }
+    }
+}
+
+/// The address of IPv4 in one of [`NAT64`]; any other address as it is.
+fn unwrapped(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(outer) if is_in_ipv6(outer, NAT64) => {
+            let [.., a, b, c, d] = outer.octets();
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        other => other,
     }
 }
 
@@ -76,6 +90,7 @@ mod tests {
             "2a01:4f8::1",
             "2620:0:ccc::2",
             "::ffff:1.1.1.1",
+            "64:ff9b::1.1.1.1",
         ] {
             assert!(is_public(text.parse().unwrap()), "{text}");
         }
@@ -103,6 +118,10 @@ mod tests {
             "2001::1",
             "2002:7f00:1::",
             "64:ff9b::127.0.0.1",
+            "64:ff9b::10.1.2.3",
+            "64:ff9b::169.254.169.254",
+            // The block for local use (RFC 8215).
+            "64:ff9b:1::1.1.1.1",
             "::ffff:127.0.0.1",
             "::ffff:192.168.0.1",
             "::127.0.0.1",
