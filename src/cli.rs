@@ -22,6 +22,7 @@ use log::LevelFilter;
 use crate::cli::layers::Given;
 use crate::cli::settings::{SETTINGS, Takes};
 use crate::config::Config;
+use crate::fetch::Service;
 
 pub use commands::Command;
 use commands::Switches;
@@ -39,8 +40,8 @@ pub enum Request {
     Help,
     /// Print the version on standard output.
     Version,
-    /// Fetch what the socket on standard input asks for, with no settings.
-    Fetch,
+    /// Fetch what the socket on standard input asks for; the image service, or why the settings cannot be read.
+    Fetch(Result<Option<Service>, String>),
 }
 
 /// All that was set.
@@ -152,15 +153,16 @@ pub fn parse(
             (None, other) => return Err(other.unexpected().into()),
         }
     }
+    let named = file.or_else(|| variable("MISTIFY_CONFIG").map(PathBuf::from));
+    let mut layers = vec![flags];
     if command.iter().map(OsString::as_os_str).eq(["fetch"]) {
-        return Ok(Request::Fetch);
+        let settings = settings_of(&mut layers, named, variable, default_file);
+        return Ok(Request::Fetch(settings.and_then(|it| service_of(&it))));
     }
     let command = match commands::command(command, switches)? {
         Command::Run if check_config => Command::CheckConfig,
         command => command,
     };
-    let named = file.or_else(|| variable("MISTIFY_CONFIG").map(PathBuf::from));
-    let mut layers = vec![flags];
     let settings = settings_of(&mut layers, named, variable, default_file).map_err(|why| {
         // Commands are for people, whatever the agent's file says of its log.
         let is_agent = command == Command::Run;
@@ -168,6 +170,12 @@ pub fn parse(
         Error::Value { why, log_format }
     })?;
     Ok(Request::Do(command, settings))
+}
+
+/// The image service of these settings.
+fn service_of(settings: &Settings) -> Result<Option<Service>, String> {
+    let service = settings.config.host.image_service.as_deref();
+    Ok(service.map(Service::parse).transpose()?)
 }
 
 /// The settings of the flags in `layers`, and of the environment and the file, which are added as far as they

@@ -29,8 +29,8 @@ fn main() -> ExitCode {
                 print!("{}", cli::usage());
                 return ExitCode::SUCCESS;
             }
-            Ok(Request::Fetch) => {
-                return fetch::serve().map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS);
+            Ok(Request::Fetch(service)) => {
+                return fetch::serve(service).map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS);
             }
             Ok(Request::Version) => {
                 println!("mistify-libvirt {}", env!("CARGO_PKG_VERSION"));

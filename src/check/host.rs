@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::check::{Finding, can_use};
 use crate::config::{BridgeType, Config};
-use crate::fetch::{CURL, SOCKET};
+use crate::fetch::{CURL, REMEDY, SOCKET};
 use crate::journal::default_state_dir;
 use crate::os::service::{agent_user, is_systemd};
 use crate::os::{process, users};
@@ -119,19 +119,21 @@ pub(super) fn images(config: &Config) -> Vec<Finding> {
     let Some(service) = &config.host.image_service else {
         return vec![Finding::ok("images", "none are fetched: no --image-service")];
     };
-    vec![fetching(service, Path::new(CURL), Path::new(SOCKET), is_systemd())]
+    // A child as nobody, in place of the unit, needs a root that may reach the network.
+    let needs_socket = is_systemd() || agent_user() != Ok(0);
+    vec![fetching(service, Path::new(CURL), Path::new(SOCKET), needs_socket)]
 }
 
-fn fetching(service: &str, curl: &Path, socket: &Path, is_systemd: bool) -> Finding {
+fn fetching(service: &str, curl: &Path, socket: &Path, needs_socket: bool) -> Finding {
     if let Err(error) = fs::metadata(curl) {
         let seen = format!("{}: {error}: images are not fetched", curl.display());
         return Finding::warn("images", seen, "install curl");
     }
     match socket.exists() {
-        false if is_systemd => Finding::warn(
+        false if needs_socket => Finding::warn(
             "images",
-            format!("{} is not there: the unit's agent reaches no network", socket.display()),
-            "systemctl enable --now mistify-libvirt-fetch.socket",
+            format!("{} is not there: the agent reaches no network by itself", socket.display()),
+            REMEDY,
         ),
         _ => Finding::ok("images", format!("fetched from {service}")),
     }
@@ -175,13 +177,13 @@ mod tests {
     #[test]
     fn what_images_cannot_be_fetched_without_is_warned_of() {
         let (there, absent) = (Path::new("/"), Path::new("/nonexistent/file"));
-        for (curl, socket, is_systemd, level) in [
+        for (curl, socket, needs_socket, level) in [
             (there, there, true, Level::Ok),
             (there, absent, false, Level::Ok),
             (there, absent, true, Level::Warn),
             (absent, there, true, Level::Warn),
         ] {
-            let found = fetching("images.example", curl, socket, is_systemd);
+            let found = fetching("images.example", curl, socket, needs_socket);
             assert_eq!(found.level, level, "{found:?}");
         }
     }

@@ -3,9 +3,10 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::config::Config;
-use crate::fetch::{self, download, host_of};
+use crate::fetch::{self, Cancellation, Download};
 use crate::import::{Teller, import, open};
 use crate::os::resolve::Trusted;
 use crate::os::service::agent_user;
@@ -29,10 +30,10 @@ pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
 /// Brings what is at `url` in as the image `id`, if `sha256` is its sum.
 ///
 /// # Errors
-/// One line that says what is wrong. Nothing of the image is left then.
+/// One line that says what is wrong, an image that is there among it. Nothing of the image is left then.
 ///
 /// # Blocking
-/// As [`download`], [`sha256`](crate::fetch::sha256) and [`import`] do.
+/// As [`Download::run`], [`sha256`](crate::fetch::sha256) and [`import`] do.
 pub fn pull(config: &Config, url: &str, id: &str, sha256: &str) -> Result<(), String> {
     let image = fetched(config, url, id, sha256).map_err(|error| format!("pull {url}: {error}"))?;
     println!("{} {} MiB {}", image.id, image.size_mib(), image.snapshot);
@@ -43,14 +44,22 @@ fn fetched(config: &Config, url: &str, id: &str, sha256: &str) -> Result<Image, 
     let id = Id::parse(id)?;
     let trusted = Trusted::with_agent(agent_user()?);
     let volumes = storage::open(&config.host, &config.storage, trusted)?;
-    let service = config.host.image_service.as_deref().map(host_of).transpose()?;
-    let content = download(&*volumes, url.to_owned(), service)?;
+    let deadline = Instant::now() + config.deadlines.change;
+    match volumes.image(&id, deadline) {
+        Ok(image) => return Err(storage::Error::Exists { name: image.volume.to_string() }.into()),
+        Err(storage::Error::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let service = config.host.image_service.as_deref();
+    let (volumes, cancellation) = (&*volumes, &Cancellation::default());
+    let download = Download { volumes, service, sharers: 1, deadline, cancellation };
+    let content = download.run(url.to_owned())?;
     let sum = fetch::sha256(&content, config.storage.kill)?;
     if sum != sha256 {
         return Err(format!("its SHA-256 sum is {sum}, not {sha256}").into());
     }
     let teller = Teller { progress: &tell, warn: &|line| eprintln!("pull {url}: {line}") };
-    import(&*volumes, content, false, &id, config.storage.kill, &teller)
+    import(volumes, content, false, &id, config.storage.kill, &teller)
 }
 
 fn tell(done_bytes: u64, size_bytes: u64) {

@@ -194,7 +194,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::one(
         "image-service",
         "HOST[:PORT]",
-        "where RequestImage fetches images from, by http; without it RequestImage is off",
+        "where RequestImage fetches images from, by http, at port 80 unless it names another; set it in the \
+         file, which the fetch unit reads, too; without it RequestImage is off",
         |draft, text| {
             image_service(text).map(|()| draft.config.host.image_service = Some(text.to_owned()))
         },

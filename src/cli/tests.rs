@@ -89,6 +89,28 @@ fn deadlines_are_seconds_from_1_to_3600() {
 }
 
 #[test]
+fn a_fetcher_has_the_image_service_of_all_settings() {
+    let service = |text: &str| Ok(Some(Service::parse(text).unwrap()));
+    let path = file("fetch", "image-service = file.example\nqueue = 5\n");
+    for (words, variables, file, expected) in [
+        (&["fetch"][..], &[][..], NO_FILE, Ok(None)),
+        (&["fetch"], &[], &path, service("file.example")),
+        (&["fetch", "-i", "flag.example:8080"], &[], &path, service("flag.example:8080")),
+        (&["fetch"], &[("MISTIFY_IMAGE_SERVICE", "a.example")], NO_FILE, service("a.example")),
+    ] {
+        assert_eq!(request(words, variables, file), Ok(Request::Fetch(expected)), "{words:?}");
+    }
+    fs::remove_file(path).unwrap();
+    // What the agent would not start with is told to who asks for an image.
+    for words in [["fetch", "--config", NO_FILE], ["fetch", "--queue", "0"]] {
+        let Ok(Request::Fetch(Err(why))) = request(&words, &[], NO_FILE) else {
+            panic!("{words:?}")
+        };
+        assert!(why.contains(words[2]), "{why}");
+    }
+}
+
+#[test]
 fn unknown_words_are_usage_errors() {
     for words in [
         &["--nope"][..],

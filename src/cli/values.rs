@@ -9,7 +9,7 @@ use log::LevelFilter;
 
 use crate::cli::LogFormat;
 use crate::config::{BridgeType, DEADLINE_S_MAX, PoolLimits, Store, VncListen};
-use crate::fetch::Url;
+use crate::fetch::Service;
 use crate::storage::PoolName;
 
 /// What is wrong with a value; whose it is says who asks.
@@ -129,10 +129,9 @@ pub(super) fn filter_name(text: &str) -> Outcome<String> {
 
 /// A host that images are fetched from, and perhaps a port.
 pub(super) fn image_service(text: &str) -> Outcome<()> {
-    let has_host_alone = Url::parse(&format!("http://{text}/")).is_ok_and(|url| url.target == "/");
-    match has_host_alone {
-        true => Ok(()),
-        false => wrong("write a host, or a host, a colon and a port"),
+    match Service::parse(text) {
+        Ok(_) => Ok(()),
+        Err(_) => wrong("write a host, or a host, a colon and a port"),
     }
 }
 

@@ -121,11 +121,16 @@ pub const IMPORT_RATE_BYTES: u64 = 4 * 1024 * 1024;
 pub const IMPORT_TIME_MAX: Duration = Duration::from_secs(86400);
 /// The address space of each such program, in bytes: `qemu-img` takes less than 400 MiB.
 pub const IMPORT_MEMORY_BYTES: u64 = 2 * 1024 * 1024 * 1024;
-/// Images that wait to be fetched, one after the other: as many as a large host has.
+/// Images that the agent fetches at once: one slow server does not keep all others waiting.
+pub const FETCH_THREADS: usize = 2;
+/// Images that wait to be fetched: as many as a large host has.
 pub const FETCH_QUEUE: usize = 256;
 /// Images that could not be fetched, of which the reason is kept until they are asked for again.
 pub const FETCH_FAILURES: usize = 64;
-/// From an image service to the last byte: 1 TiB takes three hours at [`FETCH_RATE_BYTES`].
+/// After a failed download, for which RequestImage answers with its reason: callers that poll by RequestImage
+/// learn it, and cause no download with each call.
+pub const FETCH_RETRY: Duration = Duration::from_secs(10);
+/// From an image service to the last byte: 1 TiB takes three hours at the highest rate.
 pub const FETCH_TIME: Duration = Duration::from_secs(4 * 3600);
 /// How many bytes of an image come in a second at most, so that the guests' own traffic passes.
 pub const FETCH_RATE_BYTES: u64 = 100 * 1024 * 1024;
@@ -133,6 +138,8 @@ pub const FETCH_RATE_BYTES: u64 = 100 * 1024 * 1024;
 pub const FETCH_CONNECT: Duration = Duration::from_secs(30);
 /// How long an image service may send next to nothing.
 pub const FETCH_SILENCE: Duration = Duration::from_secs(60);
+/// Bytes in a second, below which that is next to nothing: 1 GiB would take longer than an image may.
+pub const FETCH_SILENT_BYTES: u64 = 64 * 1024;
 /// How often an image service may say that an image is elsewhere.
 pub const FETCH_REDIRECTS: u32 = 3;
 /// The address space of `curl`, in bytes: it takes less than 100 MiB.

@@ -3,44 +3,79 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Seek};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::order::{Order, ask};
+use super::order::{Cancellation, Order, ask};
 use crate::config::fixed::{FETCH_ORDER, IMPORT_MEMORY_BYTES};
 use crate::import::{self, time_for};
 use crate::os::confine::Reach;
 use crate::os::disk::room;
 use crate::os::files::{self, Settled};
 use crate::os::program::{Ended, Program};
-use crate::storage::Volumes;
+use crate::storage::{MIB, Volumes};
 
 /// Part of every distribution's coreutils.
 const SHA256SUM: &str = "/usr/bin/sha256sum";
 /// The hexadecimal digits of a SHA-256 sum.
 const SUM_DIGITS: usize = 64;
-/// Of the space that is free for a draft, the tenths that it may take.
-const TENTHS: u64 = 9;
+/// The least size of a download: sizes of images are in MiB.
+const BYTES_MIN: u64 = MIB;
 
-/// Fetches what is at a URL into a draft of the store. `service` is the host that may have a private address and
-/// speak http.
-///
-/// # Errors
-/// What keeps it from coming, in one line; when there is no place for a draft. Nothing is left then.
-///
-/// # Blocking
-/// As [`ask`].
-pub fn download(
-    volumes: &dyn Volumes,
-    url: String,
-    service: Option<String>,
-) -> Result<File, Box<dyn Error>> {
-    let directory = volumes.drafts()?.unwrap_or_else(files::temporary);
-    let at = |error: io::Error| format!("{}: {error}", directory.display());
-    let draft = files::nameless(&directory).map_err(at)?;
-    let bytes_max = room(&directory).map_err(at)?.free_bytes / 10 * TENTHS;
-    ask(&Order { url, service, bytes_max }, &draft)?;
-    Ok(own(draft)?)
+/// A download into the directory of drafts of a store.
+pub struct Download<'d> {
+    /// The store.
+    pub volumes: &'d dyn Volumes,
+    /// The image service of this process: a host, and a port if it is not that of http.
+    pub service: Option<&'d str>,
+    /// How many downloads may run at once, which share the space that is free.
+    pub sharers: u64,
+    /// Until when the store has to say how full it is.
+    pub deadline: Instant,
+    /// By whom it is ended early.
+    pub cancellation: &'d Cancellation,
+}
+
+impl Download<'_> {
+    /// Fetches what is at a URL into a draft.
+    ///
+    /// # Errors
+    /// What keeps it from coming, in one line; when there is no room for a draft. Nothing is left then.
+    ///
+    /// # Blocking
+    /// As [`ask`].
+    pub fn run(&self, url: String) -> Result<File, Box<dyn Error>> {
+        let (directory, bytes_max) = self.room()?;
+        let draft = files::nameless(&directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
+        ask(&Order { url, bytes_max }, self.service, &draft, self.cancellation)?;
+        Ok(own(draft)?)
+    }
+
+    /// The directory of drafts, and how many bytes a draft may have there.
+    fn room(&self) -> Result<(PathBuf, u64), Box<dyn Error>> {
+        let (directory, free_bytes, usable_bytes) = match self.volumes.drafts()? {
+            Some(directory) => {
+                let free_bytes = self.volumes.usage(self.deadline)?.free_bytes;
+                // The image, which is a copy, lies beside the draft.
+                (directory, free_bytes, free_bytes / 2)
+            }
+            None => {
+                let directory = files::temporary();
+                let room = room(&directory)
+                    .map_err(|error| format!("{}: {error}", directory.display()))?;
+                (directory, room.free_bytes, room.free_bytes / 10 * 9)
+            }
+        };
+        match usable_bytes / self.sharers.max(1) {
+            bytes_max @ BYTES_MIN.. => Ok((directory, bytes_max)),
+            _ => {
+                let name = directory.display();
+                Err(format!("no room for an image in {name}: {free_bytes} bytes are free").into())
+            }
+        }
+    }
 }
 
 /// The content, when who fetched it can change it no more.
@@ -95,26 +130,84 @@ pub fn is_sum(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::env;
     use std::io::Read;
     use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+    use std::{env, fs};
 
     use super::*;
+    use crate::config::{HostConfig, StorageLimits, Store};
+    use crate::os::resolve::Trusted;
+    use crate::storage::{self, Adopts, Space, Wanted};
 
     #[test]
     fn a_draft_is_its_owners_when_no_other_can_write() {
         let draft = files::nameless(&env::temp_dir()).unwrap();
         draft.write_all_at(b"content", 0).unwrap();
         let other = draft.try_clone().unwrap();
-        let patience = Duration::from_millis(50);
-        assert!(matches!(files::settled(draft, patience).unwrap(), Settled::Open));
-        let Settled::Alone(mut reader) = files::settled(other, patience).unwrap() else {
+        assert!(matches!(files::settled(draft, Duration::ZERO).unwrap(), Settled::Open));
+        // A program that another test is just starting has it as well, until it runs.
+        let Settled::Alone(mut reader) = files::settled(other, FETCH_ORDER).unwrap() else {
             panic!("nobody else has it")
         };
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "content");
         assert!(reader.write_all_at(b"x", 0).is_err());
+    }
+
+    /// A directory store of this name; its directory, too.
+    fn store(name: &str) -> (Arc<dyn Volumes>, PathBuf) {
+        let root = env::temp_dir().join(format!("mistify-{name}-{}", std::process::id()));
+        files::make_folder(&root).unwrap();
+        let host = HostConfig { store: Store::Directory(root.clone()), ..HostConfig::default() };
+        (storage::open(&host, &StorageLimits::default(), Trusted::own()).unwrap(), root)
+    }
+
+    fn deadline() -> Instant {
+        Instant::now() + FETCH_ORDER
+    }
+
+    /// The room of one of so many downloads.
+    fn room_of_one(volumes: &dyn Volumes, sharers: u64) -> Result<u64, String> {
+        let (deadline, cancellation) = (deadline(), &Cancellation::default());
+        let download = Download { volumes, service: None, sharers, deadline, cancellation };
+        download.room().map(|(_, bytes)| bytes).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn drafts_leave_room_for_copies_and_promised_bytes() {
+        let (volumes, root) = store("room");
+        volumes.prepare(deadline()).unwrap();
+        let free_bytes = volumes.usage(deadline()).unwrap().free_bytes;
+        let wanted = Wanted {
+            volume: volumes.pool().dataset("guests/web/disk-0").unwrap(),
+            image: None,
+            size_mib: free_bytes / 2 / MIB,
+            space: Space::Reserved,
+            owner: None,
+            maker: None,
+            adopts: Adopts::Any,
+            unmarked: false,
+        };
+        let before = room_of_one(&*volumes, 1).unwrap();
+        volumes.provision(&wanted, deadline()).unwrap();
+        let after = [1, 2].map(|sharers| room_of_one(&*volumes, sharers).unwrap());
+        fs::remove_dir_all(root).unwrap();
+        // Half, a quarter and an eighth of what was free. Others write to this file system meanwhile.
+        for (found, part) in [(before, 2), (after[0], 4), (after[1], 8)] {
+            let expected = free_bytes / part;
+            assert!(found.abs_diff(expected) < expected / 4, "{found} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn too_little_room_names_the_directory() {
+        let (volumes, root) = store("no-room");
+        let error = room_of_one(&*volumes, u64::MAX).unwrap_err();
+        let begin = format!("no room for an image in {}/images: ", root.display());
+        assert!(error.starts_with(&begin) && error.ends_with(" bytes are free"), "{error}");
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

@@ -3,70 +3,86 @@
 use std::fs::File;
 use std::io::{self, Seek};
 use std::net::{IpAddr, ToSocketAddrs};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::order::Order;
-use super::{Host, Scheme, Url, is_public};
+use super::{Host, Scheme, Service, Url, is_public};
 use crate::config::fixed::{
     FETCH_CONNECT, FETCH_KILL, FETCH_MEMORY_BYTES, FETCH_RATE_BYTES, FETCH_REDIRECTS,
-    FETCH_SILENCE, FETCH_TIME,
+    FETCH_SILENCE, FETCH_SILENT_BYTES, FETCH_TIME,
 };
 use crate::os::confine::Reach;
-use crate::os::process;
 use crate::os::program::{Ended, Program};
 
 /// Debian's package curl has it there, and so have others.
 pub const CURL: &str = "/usr/bin/curl";
-/// The user and group `nobody`, who own nothing.
-const NOBODY: u32 = 65534;
-/// Bytes in a second, below which a server counts as silent.
-const SILENT_BYTES: u64 = 1000;
+/// Its exit status for content that is larger than `--max-filesize`.
+const TOO_LARGE: i32 = 63;
 
-/// Fetches what is ordered into `target`, from its beginning; how many bytes it is. When `is_unwanted` says so,
-/// curl is killed.
+/// Fetches what is ordered into `target`, from its beginning; how many bytes it is. curl runs as this process's
+/// user. When `is_unwanted` says so, it is killed.
 ///
 /// # Errors
 /// One line that says what is wrong. What is in `target` then is nothing to use.
 ///
 /// # Blocking
 /// Up to [`FETCH_TIME`], and as long as the system takes to resolve names.
-pub fn fetch(order: &Order, target: &File, is_unwanted: &dyn Fn() -> bool) -> Result<u64, String> {
+pub fn fetch(
+    order: &Order,
+    service: Option<&Service>,
+    target: &File,
+    is_unwanted: &dyn Fn() -> bool,
+) -> Result<u64, String> {
     let deadline = Instant::now() + FETCH_TIME;
-    let service = order.service.as_deref().map(Host::parse).transpose()?;
     let mut url = parse(&order.url)?;
+    let mut from = None;
     for _ in 0..=FETCH_REDIRECTS {
-        let addresses = allowed(&url, service.as_ref(), resolve)?;
+        let addresses = allowed(&url, from.as_ref(), service, resolve)?;
         match hop(&url, &addresses, order.bytes_max, target, deadline, is_unwanted)? {
             Hop::Whole(bytes) => return Ok(bytes),
             Hop::Redirect(to) => {
-                url = parse(to.split('#').next().unwrap_or_default())
+                let next = parse(to.split('#').next().unwrap_or_default())
                     .map_err(|why| format!("{url} leads elsewhere: {why}"))?;
+                from = Some(std::mem::replace(&mut url, next));
             }
         }
     }
     Err(format!("it leads elsewhere more than {FETCH_REDIRECTS} times"))
 }
 
-fn parse(text: &str) -> Result<Url, String> {
+/// Reads a URL.
+///
+/// # Errors
+/// The URL and what is wrong with it.
+pub(super) fn parse(text: &str) -> Result<Url, String> {
     Url::parse(text).map_err(|why| format!("{}: {why}", text.escape_debug()))
 }
 
-/// The addresses that may be connected to for this URL: all of the configured service's host, and the public
-/// ones of any other, which has to speak https.
+/// The addresses that may be connected to for this URL, which is that of the order or what the URL `from`
+/// redirects to.
+///
+/// The image service may speak http at its host and port, and its host may have a private address, unless another
+/// host redirects there. Everything else has to speak https and to have a public address.
 ///
 /// # Errors
 /// In words, when there is none.
 fn allowed(
     url: &Url,
-    service: Option<&Host>,
+    from: Option<&Url>,
+    service: Option<&Service>,
     resolve: impl FnOnce(&str, u16) -> io::Result<Vec<IpAddr>>,
 ) -> Result<Vec<IpAddr>, String> {
     let Url { host, port, .. } = url;
-    let is_service = service == Some(host);
-    if url.scheme == Scheme::Http && !is_service {
-        return Err(format!("{url}: http proves nobody; only https is allowed for this host"));
+    let has_host = |url: &Url| service.is_some_and(|it| it.host == url.host);
+    let has_place = |url: &Url| has_host(url) && service.is_some_and(|it| it.port == url.port);
+    let may_be_private = has_host(url) && from.is_none_or(has_host);
+    if url.scheme == Scheme::Http && !(has_place(url) && from.is_none_or(has_place)) {
+        return Err(format!(
+            "{url}: only https is allowed here; http is for the host and port of the setting image-service, and not \
+             for another server's redirects to it"
+        ));
     }
     let mut addresses = match host {
         Host::Address(address) => vec![*address],
@@ -74,7 +90,7 @@ fn allowed(
             resolve(name, *port).map_err(|error| format!("cannot resolve {name}: {error}"))?
         }
     };
-    if !is_service {
+    if !may_be_private {
         addresses.retain(|address| is_public(*address));
     }
     match addresses.is_empty() {
@@ -108,39 +124,66 @@ fn hop(
     // What a redirect brought is no content.
     target.set_len(0).map_err(text)?;
     (&*target).rewind().map_err(text)?;
+    let late = || format!("{url}: it did not come within {} s", FETCH_TIME.as_secs());
     let time = deadline.saturating_duration_since(Instant::now());
+    // What curl and the limit of processor time count in.
+    if time < Duration::from_secs(1) {
+        return Err(late());
+    }
     let mut command = Command::new(CURL);
     command.args(arguments(url, addresses, bytes_max, time));
     command.stdin(Stdio::null()).stdout(target.try_clone().map_err(text)?);
-    if process::user() == 0 {
-        command.uid(NOBODY).gid(NOBODY);
-    }
     let (reach, memory_bytes) = (Reach::Network, FETCH_MEMORY_BYTES);
     let (file_bytes, kill) = (bytes_max, FETCH_KILL);
     let program = Program { command, reach, memory_bytes, file_bytes, time, kill, is_unwanted };
-    let Ended { status, first_error_line: said } = program.run(&mut |_| {}).map_err(text)?;
-    if status.signal() == Some(libc::SIGXFSZ) {
-        return Err(format!("{url}: it has more than {bytes_max} bytes"));
+    let ended = program.run(&mut |_| {}).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => late(),
+        _ => text(error),
+    });
+    let Ended { status, first_error_line: said } = ended?;
+    if status.signal() == Some(libc::SIGXFSZ) || status.code() == Some(TOO_LARGE) {
+        return Err(format!(
+            "{url}: it has more than {bytes_max} bytes, for which there is no room"
+        ));
     }
     if !status.success() {
         let what = if said.is_empty() { status.to_string() } else { said };
         return Err(format!("{url}: {what}"));
     }
-    match said.split_once(' ') {
-        Some(("200", _)) => Ok(Hop::Whole(target.metadata().map_err(text)?.len())),
-        Some((_, to)) if !to.is_empty() => Ok(Hop::Redirect(to.to_owned())),
+    let said: Vec<&str> = said.split('\t').collect();
+    match said[..] {
+        ["200", version, length, coding, _] if has_end(version, length, coding) => {
+            Ok(Hop::Whole(target.metadata().map_err(text)?.len()))
+        }
+        ["200", ..] => Err(format!(
+            "{url}: the answer has neither a Content-Length nor a chunked coding, so it may have been cut off"
+        )),
+        [_, _, _, _, to] if !to.is_empty() => Ok(Hop::Redirect(to.to_owned())),
         _ => Err(format!("{url}: the answer is {said:?}, neither content nor a redirect")),
     }
 }
 
-/// What curl is told; it reads no configuration and no environment. Its answer goes to standard output, and the
-/// status with the URL of a redirect to standard error.
+/// Whether curl notices that an answer of this version of HTTP is cut off, by its `Content-Length` and
+/// `Transfer-Encoding`: in HTTP/1 the end of the connection ends an answer that has neither (RFC 9112, section
+/// 6.3). From HTTP/2 on streams have an end of their own.
+fn has_end(version: &str, length: &str, coding: &str) -> bool {
+    let last_coding = coding.rsplit(',').next().unwrap_or_default().trim();
+    !version.starts_with('1') || !length.is_empty() || last_coding.eq_ignore_ascii_case("chunked")
+}
+
+/// The status, the version of HTTP, the headers that say where the answer ends, and the URL of a redirect, on
+/// standard error.
+const WRITE_OUT: &str = "%{stderr}%{http_code}\\t%{http_version}\\t%header{content-length}\\t\
+                         %header{transfer-encoding}\\t%{redirect_url}\\n";
+
+/// What curl is told; it reads no configuration and no environment. Its answer goes to standard output, and
+/// [`WRITE_OUT`] to standard error.
 fn arguments(url: &Url, addresses: &[IpAddr], bytes_max: u64, time: Duration) -> Vec<String> {
     let [size, whole, connect, silent, silence, rate, redirects] = [
         bytes_max,
         time.as_secs().max(1),
         FETCH_CONNECT.as_secs(),
-        SILENT_BYTES,
+        FETCH_SILENT_BYTES,
         FETCH_SILENCE.as_secs(),
         FETCH_RATE_BYTES,
         FETCH_REDIRECTS.into(),
@@ -173,7 +216,7 @@ fn arguments(url: &Url, addresses: &[IpAddr], bytes_max: u64, time: Duration) ->
         "--limit-rate",
         &rate,
         "--write-out",
-        "%{stderr}%{http_code} %{redirect_url}\\n",
+        WRITE_OUT,
         "--output",
         "-",
     ]
@@ -193,18 +236,29 @@ mod tests {
     use std::cell::Cell;
     use std::env;
     use std::io::{Read, Write};
-    use std::net::TcpListener;
+    use std::net::{Ipv4Addr, TcpListener};
     use std::os::unix::fs::FileExt;
     use std::thread::{self, JoinHandle};
 
     use super::*;
     use crate::os::files;
 
-    fn at(url: &str, service: Option<&str>, found: &[&str]) -> Result<Vec<IpAddr>, String> {
-        let service = service.map(|host| Host::parse(host).unwrap());
-        allowed(&Url::parse(url).unwrap(), service.as_ref(), |_, _| {
+    /// What is allowed for a URL that another one redirects to, or for that of an order.
+    fn after(
+        from: Option<&str>,
+        url: &str,
+        service: Option<&str>,
+        found: &[&str],
+    ) -> Result<Vec<IpAddr>, String> {
+        let service = service.map(|text| Service::parse(text).unwrap());
+        let from = from.map(|from| Url::parse(from).unwrap());
+        allowed(&Url::parse(url).unwrap(), from.as_ref(), service.as_ref(), |_, _| {
             Ok(found.iter().map(|text| text.parse().unwrap()).collect())
         })
+    }
+
+    fn at(url: &str, service: Option<&str>, found: &[&str]) -> Result<Vec<IpAddr>, String> {
+        after(None, url, service, found)
     }
 
     #[test]
@@ -225,6 +279,36 @@ mod tests {
         for url in ["http://images.example/", "https://images.example:8443/"] {
             assert_eq!(at(url, Some("Images.Example"), &["10.0.0.1"]).unwrap().len(), 1, "{url}");
         }
+    }
+
+    #[test]
+    fn http_is_for_the_services_own_port() {
+        let service = Some("images.example:8080");
+        for (from, url) in [
+            (None, "http://images.example/"),
+            (None, "http://images.example:8081/"),
+            (Some("http://images.example:8080/"), "http://images.example:8081/"),
+            (Some("https://images.example:8443/"), "http://images.example:8080/"),
+        ] {
+            let error = after(from, url, service, &["1.1.1.1"]).unwrap_err();
+            assert!(error.contains("only https"), "{from:?} {url}: {error}");
+        }
+        for from in [None, Some("http://images.example:8080/")] {
+            let found = after(from, "http://images.example:8080/", service, &["10.0.0.1"]);
+            assert_eq!(found.unwrap().len(), 1, "{from:?}");
+        }
+    }
+
+    #[test]
+    fn another_host_redirects_to_no_service() {
+        let (service, other) = (Some("images.example:8080"), Some("https://a.example/"));
+        let found = &["10.0.0.1"];
+        let error = after(other, "http://images.example:8080/", service, found).unwrap_err();
+        assert!(error.contains("only https"), "{error}");
+        let error = after(other, "https://images.example/", service, found).unwrap_err();
+        assert!(error.contains("no public address"), "{error}");
+        let own = Some("https://images.example:8443/");
+        assert_eq!(after(own, "https://images.example/", service, found).unwrap().len(), 1);
     }
 
     #[test]
@@ -280,9 +364,9 @@ mod tests {
         let (place, thread) = server(answers);
         let file = files::nameless(&env::temp_dir()).unwrap();
         file.write_all_at(b"of before", 0).unwrap();
-        let service = Some("127.0.0.1".to_owned());
-        let order = Order { url: format!("http://{place}/images"), service, bytes_max: 100 };
-        let outcome = fetch(&order, &file, &|| false);
+        let service = Service::parse(&place).unwrap();
+        let order = Order { url: format!("http://{place}/images"), bytes_max: 100 };
+        let outcome = fetch(&order, Some(&service), &file, &|| false);
         thread.join().unwrap();
         outcome.map(|bytes| {
             let mut text = vec![0; usize::try_from(bytes).unwrap()];
@@ -302,11 +386,32 @@ mod tests {
     }
 
     #[test]
+    fn curl_obeys_the_pinned_address() {
+        let (place, thread) = server(vec![content("disk")]);
+        let port = place.rsplit(':').next().unwrap();
+        // No resolver knows it (RFC 6761).
+        let url = Url::parse(&format!("http://name.invalid:{port}/image")).unwrap();
+        let file = files::nameless(&env::temp_dir()).unwrap();
+        let (pinned, end) = ([Ipv4Addr::LOCALHOST.into()], Instant::now() + FETCH_TIME);
+        assert_eq!(hop(&url, &pinned, 100, &file, end, &|| false), Ok(Hop::Whole(4)));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn without_time_left_curl_is_not_started() {
+        let url = Url::parse("http://127.0.0.1/").unwrap();
+        let file = files::nameless(&env::temp_dir()).unwrap();
+        let outcome = hop(&url, &[], 100, &file, Instant::now(), &|| false);
+        assert_eq!(outcome.unwrap_err(), "http://127.0.0.1:80/: it did not come within 14400 s");
+    }
+
+    #[test]
     fn a_redirect_to_where_nothing_may_come_from_is_refused() {
         for (to, why) in [
             ("https://127.0.0.2/", "no public address"),
             ("https://[::1]/", "no public address"),
             ("http://1.1.1.1/", "only https"),
+            ("http://127.0.0.1:1/", "only https"),
             ("file:///etc/shadow", "neither http nor https"),
             ("https://u@a.example/", "neither a name nor an address"),
         ] {
@@ -318,13 +423,22 @@ mod tests {
     #[test]
     fn what_is_too_large_or_not_whole_is_an_error() {
         let long = "x".repeat(101);
-        let unknown_length =
-            format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", "x".repeat(4096));
+        let without_end =
+            |body: &str| format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}");
+        let chunks = |body: &str| {
+            format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{body}"
+            )
+        };
+        assert_eq!(fetched(vec![chunks("4\r\ndisk\r\n0\r\n\r\n")]).unwrap(), "disk");
         let short = "HTTP/1.1 200 OK\r\nContent-Length: 50\r\nConnection: close\r\n\r\ndisk";
         let absent = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         for (answer, why) in [
-            (content(&long), "Maximum file size"),
-            (unknown_length, "more than 100 bytes"),
+            (content(&long), "more than 100 bytes"),
+            (without_end(&"x".repeat(4096)), "more than 100 bytes"),
+            (without_end("disk"), "neither a Content-Length"),
+            (without_end("disk").replace("1.1", "1.0"), "neither a Content-Length"),
+            (chunks("4\r\ndisk\r\n"), "curl: (18)"),
             (short.to_owned(), "curl: (18)"),
             (absent.to_owned(), "404"),
             (String::new(), "curl: (52)"),
@@ -338,7 +452,7 @@ mod tests {
     fn a_name_is_resolved_once_for_each_request() {
         let asked = Cell::new(0);
         let url = Url::parse("https://a.example/").unwrap();
-        let found = allowed(&url, None, |name, port| {
+        let found = allowed(&url, None, None, |name, port| {
             asked.set(asked.get() + 1);
             assert_eq!((name, port), ("a.example", 443));
             Err(io::Error::other("no such name"))

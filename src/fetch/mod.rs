@@ -6,9 +6,10 @@
 //!   import, confined                ◄──   how many bytes, or what went wrong
 //! ```
 //!
-//! Who fetches has the network and nothing else: no privilege, and of files that which it is to fill. Who asks
-//! has no network. Each address is judged after its name was resolved, and curl connects to that very address:
-//! a name that resolves to another one a moment later changes nothing. Redirects are judged in the same way.
+//! The fetcher has the network and nothing else: no privilege, and of files only the one that it fills. It knows
+//! the image service from its own settings; an order cannot name one. The process that orders has no network.
+//! The fetcher judges each address after it has resolved the name, and curl connects to that very address: a name
+//! that resolves to another one a moment later changes nothing. Redirects are judged in the same way.
 
 mod address;
 mod download;
@@ -17,7 +18,7 @@ mod order;
 mod url;
 
 pub use self::address::is_public;
-pub use self::download::{download, is_sum, sha256};
+pub use self::download::{Download, is_sum, sha256};
 pub use self::hop::{CURL, fetch};
-pub use self::order::{Order, SOCKET, ask, serve};
-pub use self::url::{Host, Scheme, Url, component, host_of};
+pub use self::order::{Cancellation, Order, REMEDY, SOCKET, ask, serve};
+pub use self::url::{Host, Scheme, Service, Url, component};

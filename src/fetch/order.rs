@@ -1,34 +1,46 @@
 //! Who asks for content and who fetches it: one line each way over a Unix socket, and with the first the file
 //! that is to be filled.
 
-use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::hop::fetch;
+use super::Service;
+use super::hop::{fetch, parse};
 use crate::config::fixed::{FETCH_KILL, FETCH_ORDER, FETCH_TIME};
 use crate::os::poll::{Interest, PollSet};
 use crate::os::rights;
 
 /// Where `mistify-libvirt-fetch.socket` listens, for root and the agent's user.
 pub const SOCKET: &str = "/run/mistify-libvirt-fetch.sock";
+/// How to have it, for errors and for `check`.
+pub const REMEDY: &str = "systemctl enable --now mistify-libvirt-fetch.socket";
 /// Longest line either way, in bytes: a URL, and what is wrong with it.
 const LINE_BYTES_MAX: usize = 8192;
+/// Longest error in an answer: in JSON a character takes six bytes at most.
+const ERROR_CHARS_MAX: usize = 1000;
+/// The user and group `nobody`, who own nothing.
+const NOBODY: u32 = 65534;
+/// This program, also where `nobody` cannot reach its path or it was replaced meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+/// Between two looks at whether the child has ended.
+const CHILD_LOOK: Duration = Duration::from_millis(10);
 
 /// What is to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     /// From where.
     pub url: String,
-    /// The host that may have a private address and speak http: the image service of this agent.
-    pub service: Option<String>,
     /// How many bytes it may have.
     pub bytes_max: u64,
 }
@@ -40,33 +52,124 @@ enum Answer {
     Error(String),
 }
 
-/// Has the order carried out, by the unit where systemd listens for it, else by a child of this process; how
-/// many bytes it is.
+/// Ends a download from another thread.
+#[derive(Debug, Default)]
+pub struct Cancellation(Mutex<Cancelling>);
+
+#[derive(Debug, Default)]
+struct Cancelling {
+    is_cancelled: bool,
+    /// To whom the order was given that is carried out.
+    fetcher: Option<UnixStream>,
+}
+
+impl Cancellation {
+    /// Ends the download that runs, and all that would begin: they fail. Without one it is noted alone.
+    pub fn cancel(&self) {
+        let mut state = self.0.lock();
+        state.is_cancelled = true;
+        if let Some(fetcher) = &state.fetcher {
+            // Fails only when the fetcher has left, which is as good.
+            let _ = fetcher.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.lock().is_cancelled
+    }
+
+    /// Gives an order to this fetcher; its answer. A cancel meanwhile ends the connection.
+    fn talk(&self, stream: UnixStream, order: &Order, target: &File) -> io::Result<Answer> {
+        {
+            let mut state = self.0.lock();
+            if state.is_cancelled {
+                return Err(io::Error::other("cancelled"));
+            }
+            state.fetcher = Some(stream.try_clone()?);
+        }
+        let said = talk(stream, order, target);
+        let mut state = self.0.lock();
+        // The fetcher sees the end of the connection when no copy of it is left.
+        state.fetcher = None;
+        match state.is_cancelled {
+            true => Err(io::Error::other("cancelled")),
+            false => said,
+        }
+    }
+}
+
+/// Has the order carried out, by the unit where systemd listens for it, else by a child of this process as
+/// nobody, for which `service` is the image service; how many bytes it is.
 ///
 /// # Errors
-/// As [`fetch`]; when nobody can be asked.
+/// As [`fetch`]; when it was cancelled; when nobody can be asked.
 ///
 /// # Blocking
 /// Somewhat longer than [`fetch`] may.
-pub fn ask(order: &Order, target: &File) -> Result<u64, String> {
+pub fn ask(
+    order: &Order,
+    service: Option<&str>,
+    target: &File,
+    cancellation: &Cancellation,
+) -> Result<u64, String> {
+    // One that is too long for the line, or cannot be, is known without the fetcher.
+    parse(&order.url)?;
     if Path::new(SOCKET).exists() {
-        let asked = UnixStream::connect(SOCKET).and_then(|stream| talk(stream, order, target));
-        return answer(asked.map_err(|error| format!("{SOCKET}: {error}"))?);
+        let asked = UnixStream::connect(SOCKET).map_err(|error| format!("{SOCKET}: {error}"))?;
+        let said = cancellation.talk(asked, order, target);
+        return answer(said.map_err(|error| format!("{SOCKET}: {}", unit_error(&error)))?);
     }
     let text = |error: io::Error| format!("fetch by a child: {error}");
     let (ours, theirs) = UnixStream::pair().map_err(text)?;
-    let mut command = Command::new(env::current_exe().map_err(text)?);
-    command.arg("fetch").stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
-    let mut child = command.spawn().map_err(text)?;
-    // The command has a copy of the socket, which must not stay open here.
-    drop(command);
-    let asked = talk(ours, order, target);
-    // It has ended, or it ends at once as nobody is at the other end.
-    if asked.is_err() {
-        let _ = child.kill();
+    let mut child = start_child(theirs, service)?;
+    let said = cancellation.talk(ours, order, target);
+    // Nobody is at the other end now: the child kills curl and ends.
+    reap(&mut child, FETCH_KILL + FETCH_ORDER).map_err(text)?;
+    answer(said.map_err(text)?)
+}
+
+/// What an error of the connection to the unit means.
+fn unit_error(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+            "closed without an answer: as many images as MaxConnections= allows are being fetched, or \
+             mistify-libvirt-fetch@.service failed (journalctl -u 'mistify-libvirt-fetch@*')"
+                .to_owned()
+        }
+        _ => error.to_string(),
     }
-    child.wait().map_err(text)?;
-    answer(asked.map_err(text)?)
+}
+
+/// Starts a fetcher as nobody, with the image service of this process in place of its own settings.
+fn start_child(socket: UnixStream, service: Option<&str>) -> Result<Child, String> {
+    let mut command = Command::new(THIS_PROGRAM);
+    command.arg0("mistify-libvirt").args(["fetch", "--config", "/dev/null"]);
+    if let Some(service) = service {
+        command.args(["--image-service", service]);
+    }
+    command.env_clear().env("LC_ALL", "C").current_dir("/").uid(NOBODY).gid(NOBODY);
+    command.stdin(OwnedFd::from(socket)).stdout(Stdio::null());
+    command.spawn().map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => format!(
+            "{SOCKET} is not there, and a child as nobody cannot be started: {error}; run {REMEDY}"
+        ),
+        _ => format!("fetch by a child: {error}"),
+    })
+}
+
+/// Waits for the end of a child, which is killed when it has not ended within `patience`.
+fn reap(child: &mut Child, patience: Duration) -> io::Result<()> {
+    let end = Instant::now() + patience;
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= end {
+            child.kill()?;
+            child.wait()?;
+            break;
+        }
+        thread::sleep(CHILD_LOOK);
+    }
+    Ok(())
 }
 
 fn answer(answer: Answer) -> Result<u64, String> {
@@ -77,39 +180,52 @@ fn answer(answer: Answer) -> Result<u64, String> {
 }
 
 fn talk(mut stream: UnixStream, order: &Order, target: &File) -> io::Result<Answer> {
+    let patience = FETCH_TIME + FETCH_KILL + FETCH_ORDER;
     stream.set_write_timeout(Some(FETCH_ORDER))?;
-    stream.set_read_timeout(Some(FETCH_TIME + FETCH_KILL + FETCH_ORDER))?;
-    let mut line = serde_json::to_vec(order)?;
-    line.push(b'\n');
+    stream.set_read_timeout(Some(patience))?;
+    let line = line_of(order)?;
     let sent = rights::send(&stream, &line, target)?;
     stream.write_all(line.get(sent..).unwrap_or_default())?;
-    read_line(&stream)
+    read_line(&stream, patience)
 }
 
-/// Carries out the order that comes by the socket on this standard input: what `mistify-libvirt fetch` does.
+fn line_of(what: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Carries out the order that comes by the socket on this standard input: what `mistify-libvirt fetch` does. The
+/// settings are this process's own: the image service, or why they cannot be read, which is the answer then.
 ///
 /// # Errors
-/// When no order comes, or nobody waits for the answer. That something cannot be fetched is an answer.
+/// When no order comes. That something cannot be fetched is an answer.
 ///
 /// # Blocking
 /// As [`fetch`].
-pub fn serve() -> Result<(), String> {
+pub fn serve(settings: Result<Option<Service>, String>) -> Result<(), String> {
     let text = |error: io::Error| format!("fetch: {error}");
     let stream = io::stdin().as_fd().try_clone_to_owned().map_err(text)?;
-    serve_on(&UnixStream::from(stream)).map_err(text)
+    serve_on(&UnixStream::from(stream), settings).map_err(text)
 }
 
-fn serve_on(mut stream: &UnixStream) -> io::Result<()> {
+fn serve_on(mut stream: &UnixStream, settings: Result<Option<Service>, String>) -> io::Result<()> {
     stream.set_read_timeout(Some(FETCH_ORDER))?;
     stream.set_write_timeout(Some(FETCH_ORDER))?;
     let (order, target) = receive(stream)?;
-    let answer = match fetch(&order, &target, &|| has_left(stream)) {
-        Ok(bytes) => Answer::Bytes(bytes),
-        Err(error) => Answer::Error(error),
+    let fetched = match settings {
+        Ok(service) => fetch(&order, service.as_ref(), &target, &|| has_left(stream)),
+        Err(why) => Err(format!("cannot read the fetcher's setting image-service: {why}")),
     };
-    let mut line = serde_json::to_vec(&answer)?;
-    line.push(b'\n');
-    stream.write_all(&line)
+    let line = line_of(&match fetched {
+        Ok(bytes) => Answer::Bytes(bytes),
+        Err(error) => Answer::Error(error.chars().take(ERROR_CHARS_MAX).collect()),
+    })?;
+    match stream.write_all(&line) {
+        // Nobody waits for the answer any more.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// Whether the other end has closed its side: after its order it sends nothing.
@@ -121,65 +237,157 @@ fn has_left(stream: &UnixStream) -> bool {
 
 fn receive(stream: &UnixStream) -> io::Result<(Order, File)> {
     let mut bytes = [0; LINE_BYTES_MAX];
-    let (count, target) = rights::receive(stream, &mut bytes)?;
+    let received = rights::receive(stream, &mut bytes);
+    let (count, target) = received.map_err(|error| timed_out(error, FETCH_ORDER))?;
     let target = target
         .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "no file came with the order"))?;
     let begun = bytes.get(..count).unwrap_or_default();
-    let order = read_line(begun.chain(stream))?;
+    let order = read_line(begun.chain(stream), FETCH_ORDER)?;
     Ok((order, target))
 }
 
-fn read_line<T: for<'de> Deserialize<'de>>(from: impl Read) -> io::Result<T> {
+/// Reads a line; `patience` is the time limit that was set for it.
+fn read_line<T: for<'de> Deserialize<'de>>(from: impl Read, patience: Duration) -> io::Result<T> {
     let most = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
     let mut line = Vec::new();
-    BufReader::new(from.take(most)).read_until(b'\n', &mut line)?;
-    if !line.ends_with(b"\n") {
-        return Err(io::Error::new(ErrorKind::UnexpectedEof, "the other end has left"));
+    let read = BufReader::new(from.take(most)).read_until(b'\n', &mut line);
+    read.map_err(|error| timed_out(error, patience))?;
+    match line.last() {
+        Some(b'\n') => Ok(serde_json::from_slice(&line)?),
+        _ if line.len() == LINE_BYTES_MAX => {
+            let why = format!("a line of more than {LINE_BYTES_MAX} bytes came");
+            Err(io::Error::new(ErrorKind::InvalidData, why))
+        }
+        _ => Err(io::Error::new(ErrorKind::UnexpectedEof, "the other end has left")),
     }
-    Ok(serde_json::from_slice(&line)?)
+}
+
+/// The error of a read, in words where it is the end of a time limit (`SO_RCVTIMEO`, socket(7)).
+fn timed_out(error: io::Error, patience: Duration) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => io::Error::new(
+            ErrorKind::TimedOut,
+            format!("nothing came for {} s", patience.as_secs()),
+        ),
+        _ => error,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::env;
+    use std::sync::Arc;
 
     use super::*;
     use crate::os::files;
 
     fn order(url: &str) -> Order {
-        Order { url: url.to_owned(), service: None, bytes_max: 100 }
+        Order { url: url.to_owned(), bytes_max: 100 }
+    }
+
+    /// What a fetcher with these settings answers to an order.
+    fn answered(settings: Result<Option<Service>, String>, url: &str) -> Result<u64, String> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let file = files::nameless(&env::temp_dir()).unwrap();
+        thread::scope(|scope| {
+            let server = scope.spawn(move || serve_on(&theirs, settings));
+            let said = talk(ours, &order(url), &file).unwrap();
+            server.join().unwrap().unwrap();
+            answer(said)
+        })
     }
 
     #[test]
     fn an_order_is_answered_by_what_went_wrong() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let file = files::nameless(&env::temp_dir()).unwrap();
-        thread::scope(|scope| {
-            let server = scope.spawn(move || serve_on(&theirs));
-            let said = talk(ours, &order("https://127.0.0.1/"), &file).unwrap();
-            let error = answer(said).unwrap_err();
-            assert!(error.contains("no public address"), "{error}");
-            server.join().unwrap().unwrap();
-        });
+        let error = answered(Ok(None), "https://127.0.0.1/").unwrap_err();
+        assert!(error.contains("no public address"), "{error}");
+    }
+
+    #[test]
+    fn settings_that_cannot_be_read_are_the_answer() {
+        let error = answered(Err("a.conf: denied".to_owned()), "https://127.0.0.1/").unwrap_err();
+        assert_eq!(error, "cannot read the fetcher's setting image-service: a.conf: denied");
+    }
+
+    #[test]
+    fn an_error_is_cut_to_the_length_of_a_line() {
+        let error =
+            answered(Err("\u{1}".repeat(LINE_BYTES_MAX)), "https://127.0.0.1/").unwrap_err();
+        assert_eq!(error.chars().count(), ERROR_CHARS_MAX);
     }
 
     #[test]
     fn an_order_without_a_file_or_cut_off_is_none() {
-        for (line, why) in [
-            ("{\"url\":\"https://a.example/\",\"service\":null,\"bytes_max\":1}\n", "no file"),
-            ("", "no file"),
-        ] {
+        for (line, why) in
+            [("{\"url\":\"https://a.example/\",\"bytes_max\":1}\n", "no file"), ("", "no file")]
+        {
             let (mut ours, theirs) = UnixStream::pair().unwrap();
             ours.write_all(line.as_bytes()).unwrap();
             drop(ours);
-            let error = serve_on(&theirs).unwrap_err().to_string();
+            let error = serve_on(&theirs, Ok(None)).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
+        let long = "x".repeat(LINE_BYTES_MAX);
+        for (line, why) in [("{\"url\":", "has left"), (&long, "more than 8192 bytes")] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let file = files::nameless(&env::temp_dir()).unwrap();
+            rights::send(&ours, line.as_bytes(), &file).unwrap();
+            drop(ours);
+            let error = serve_on(&theirs, Ok(None)).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_nobody_waits_for_is_no_error() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();
-        rights::send(&ours, b"{\"url\":", &file).unwrap();
+        rights::send(&ours, &line_of(&order("https://127.0.0.1/")).unwrap(), &file).unwrap();
         drop(ours);
-        let error = serve_on(&theirs).unwrap_err().to_string();
-        assert!(error.contains("has left"), "{error}");
+        serve_on(&theirs, Ok(None)).unwrap();
+    }
+
+    #[test]
+    fn a_cancel_ends_the_connection_to_the_fetcher() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let file = files::nameless(&env::temp_dir()).unwrap();
+        let cancellation = Arc::new(Cancellation::default());
+        let asking = Arc::clone(&cancellation);
+        let asked = thread::spawn(move || {
+            asking.talk(ours, &order("https://127.0.0.1/"), &file).map(answer)
+        });
+        let (mut first, mut rest) = ([0], Vec::new());
+        theirs.read_exact(&mut first).unwrap();
+        assert!(!cancellation.is_cancelled());
+        cancellation.cancel();
+        theirs.read_to_end(&mut rest).unwrap();
+        assert_eq!(asked.join().unwrap().unwrap_err().to_string(), "cancelled");
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let file = files::nameless(&env::temp_dir()).unwrap();
+        let error = cancellation.talk(ours, &order("https://127.0.0.1/"), &file).unwrap_err();
+        assert_eq!(error.to_string(), "cancelled");
+    }
+
+    #[test]
+    fn errors_of_the_connection_are_explained() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let file = files::nameless(&env::temp_dir()).unwrap();
+        // As systemd does beyond MaxConnections=.
+        drop(theirs);
+        let error =
+            talk(ours.try_clone().unwrap(), &order("https://127.0.0.1/"), &file).unwrap_err();
+        assert!(unit_error(&error).contains("MaxConnections="), "{error}");
+        let (_theirs, mine) = UnixStream::pair().unwrap();
+        ours = mine;
+        ours.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let error = read_line::<Answer>(&ours, Duration::from_secs(7)).unwrap_err();
+        assert_eq!(error.to_string(), "nothing came for 7 s");
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_killed() {
+        let mut child = Command::new("/bin/cat").stdin(Stdio::piped()).spawn().unwrap();
+        reap(&mut child, Duration::ZERO).unwrap();
+        assert!(child.try_wait().unwrap().is_some());
     }
 }

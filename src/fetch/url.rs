@@ -120,12 +120,23 @@ impl Host {
     }
 }
 
-/// The host alone of a host with, perhaps, a port.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn host_of(text: &str) -> Result<String, &'static str> {
-    authority_of(text, Scheme::Http).map(|(host, _)| host.to_string())
+/// The image service of this host: it may have a private address and speak http.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its host.
+    pub host: Host,
+    /// The port where it speaks http.
+    pub port: u16,
+}
+
+impl Service {
+    /// Reads a host with, perhaps, a port; without one the port is 80.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        authority_of(text, Scheme::Http).map(|(host, port)| Self { host, port })
+    }
 }
 
 fn authority_of(text: &str, scheme: Scheme) -> Result<(Host, u16), &'static str> {
@@ -224,6 +235,16 @@ mod tests {
             assert!(Url::parse(text).is_err(), "{text}");
         }
         assert!(Url::parse(&format!("https://a.example/{}", "x".repeat(URL_BYTES_MAX))).is_err());
+    }
+
+    #[test]
+    fn a_service_without_a_port_has_that_of_http() {
+        let service = Service::parse("Images.Example").unwrap();
+        assert_eq!(service, Service { host: Host::Name("images.example".to_owned()), port: 80 });
+        assert_eq!(Service::parse("[::1]:8080").unwrap().port, 8080);
+        for text in ["", "http://a.example", "a.example/images", "u@a.example", "a.example:0"] {
+            assert!(Service::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,24 +1,32 @@
-//! Images that callers want from the image service, fetched one after the other on a thread of their own.
+//! Images that callers want from the image service, fetched on threads of their own, [`FETCH_THREADS`] at once.
 //!
 //! Whoever asks for one that is on its way shares its download. What goes wrong is kept until it is asked for
 //! again. All of it ends with the agent: what is half there has no name, and callers ask again.
+//!
+//! ```text
+//! request ──► Waiting ──► Running ──► complete: no entry
+//!                │           │  └───► Failed ──► request, after FETCH_RETRY
+//!             cancel      cancel
+//!                ▼           ▼
+//!             no entry    Cancelled ──► no entry, and no image
+//! ```
 
 use std::error::Error as StdError;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{info, warn};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::config::Config;
-use crate::config::fixed::{FETCH_FAILURES, FETCH_QUEUE};
-use crate::fetch::{component, download, host_of};
+use crate::config::fixed::{FETCH_FAILURES, FETCH_QUEUE, FETCH_RETRY, FETCH_THREADS};
+use crate::fetch::{Cancellation, Download, component};
 use crate::import::{Teller, import};
 use crate::ops::Error;
-use crate::storage::{Id, Volumes};
+use crate::storage::{self, Id, Volumes};
 
 /// What is said where there is no image service.
 const OFF: &str = "not supported: this agent has no image service (--image-service); use mistify-libvirt image pull \
@@ -31,87 +39,212 @@ pub(super) enum Stage {
     Fetching,
     /// Why it did not come.
     Failed(String),
+    /// It was cancelled: what the store may have of it for a moment is about to be removed.
+    Cancelled,
 }
 
 /// The images that were asked for.
 pub(super) struct Fetches {
-    /// `None` without an image service.
-    queue: Option<Sender<Id>>,
-    stages: Arc<Stages>,
+    /// Whether there is an image service.
+    is_on: bool,
+    table: Arc<Table>,
 }
 
-/// Of each image that was asked for and is not there, the oldest request first.
-#[derive(Default)]
-struct Stages(Mutex<Vec<(Id, Stage)>>);
+#[derive(Debug)]
+struct Entry {
+    id: Id,
+    state: State,
+    cancellation: Arc<Cancellation>,
+}
 
-impl Stages {
-    fn of(&self, id: &Id) -> Option<Stage> {
-        let stages = self.0.lock();
-        stages.iter().find(|(other, _)| other == id).map(|(_, stage)| stage.clone())
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Running,
+    /// A thread still has it, and another entry of its id waits for the end of that.
+    Cancelled,
+    Failed {
+        why: String,
+        since: Instant,
+    },
+}
+
+impl Entry {
+    fn is_fetching(&self) -> bool {
+        matches!(self.state, State::Waiting | State::Running)
     }
 
-    /// The image came, where there is no error.
-    fn end(&self, id: &Id, error: Option<String>) {
-        let mut stages = self.0.lock();
-        stages.retain(|(other, _)| other != id);
-        stages.extend(error.map(|why| (id.clone(), Stage::Failed(why))));
-        let failed = |(_, stage): &(Id, Stage)| *stage != Stage::Fetching;
-        if stages.iter().filter(|it| failed(it)).count() > FETCH_FAILURES
-            && let Some(oldest) = stages.iter().position(failed)
-        {
-            stages.remove(oldest);
+    /// Whether a thread has it.
+    fn is_taken(&self) -> bool {
+        matches!(self.state, State::Running | State::Cancelled)
+    }
+
+    fn is_failed(&self) -> bool {
+        matches!(self.state, State::Failed { .. })
+    }
+}
+
+/// The images that were asked for and are not there, the oldest request first: the queue of those that wait, too.
+#[derive(Default)]
+struct Table {
+    entries: Mutex<Vec<Entry>>,
+    changed: Condvar,
+}
+
+impl Table {
+    fn stage(&self, id: &Id) -> Option<Stage> {
+        let entries = self.entries.lock();
+        // One that was cancelled comes before the new request for the same image.
+        let entry = entries.iter().rfind(|entry| entry.id == *id)?;
+        Some(match &entry.state {
+            State::Waiting | State::Running => Stage::Fetching,
+            State::Failed { why, .. } => Stage::Failed(why.clone()),
+            State::Cancelled => Stage::Cancelled,
+        })
+    }
+
+    /// Puts an image into the queue, unless it is on its way.
+    ///
+    /// # Errors
+    /// [`Error::NotFetched`] for one that failed just before `now`, [`Error::Fetches`] when too many wait.
+    fn push(&self, id: &Id, now: Instant) -> Result<(), Error> {
+        let mut entries = self.entries.lock();
+        if entries.iter().any(|entry| entry.id == *id && entry.is_fetching()) {
+            return Ok(());
         }
+        let failed = entries.iter().find_map(|entry| match &entry.state {
+            State::Failed { why, since } if entry.id == *id => Some((why, *since)),
+            _ => None,
+        });
+        if let Some((why, _)) = failed.filter(|(_, since)| now < *since + FETCH_RETRY) {
+            return Err(Error::NotFetched { id: id.to_string(), why: why.clone() });
+        }
+        if entries.iter().filter(|entry| entry.state == State::Waiting).count() >= FETCH_QUEUE {
+            return Err(Error::Fetches(FETCH_QUEUE));
+        }
+        entries.retain(|entry| entry.id != *id || !entry.is_failed());
+        entries.push(Entry { id: id.clone(), state: State::Waiting, cancellation: Arc::default() });
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The oldest request that waits, of an image that no thread has.
+    fn try_take(entries: &mut [Entry]) -> Option<(Id, Arc<Cancellation>)> {
+        let is_taken = |id: &Id| entries.iter().any(|entry| entry.id == *id && entry.is_taken());
+        let is_next = |entry: &Entry| entry.state == State::Waiting && !is_taken(&entry.id);
+        let next = entries.iter().position(is_next)?;
+        let entry = entries.get_mut(next)?;
+        entry.state = State::Running;
+        Some((entry.id.clone(), Arc::clone(&entry.cancellation)))
+    }
+
+    /// The same, as soon as there is one.
+    fn take(&self) -> (Id, Arc<Cancellation>) {
+        let mut entries = self.entries.lock();
+        loop {
+            if let Some(taken) = Self::try_take(&mut entries) {
+                return taken;
+            }
+            self.changed.wait(&mut entries);
+        }
+    }
+
+    /// Cancels a request; whether there was one.
+    fn cancel(&self, id: &Id) -> bool {
+        let mut entries = self.entries.lock();
+        let found = entries.iter().position(|entry| entry.id == *id && entry.is_fetching());
+        let Some(index) = found else { return false };
+        match entries.get_mut(index) {
+            Some(entry) if entry.state == State::Running => {
+                entry.state = State::Cancelled;
+                entry.cancellation.cancel();
+            }
+            _ => drop(entries.remove(index)),
+        }
+        true
+    }
+
+    /// Ends what a thread has; the image came, where there is no error. `false` where it was cancelled before:
+    /// then it stays until [`Table::forget`].
+    fn end(&self, id: &Id, error: Option<String>) -> bool {
+        let mut entries = self.entries.lock();
+        let Some(index) = entries.iter().position(|entry| entry.id == *id && entry.is_taken())
+        else {
+            return true;
+        };
+        match (entries.get_mut(index), error) {
+            (Some(entry), _) if entry.state == State::Cancelled => return false,
+            (Some(entry), Some(why)) => {
+                entry.state = State::Failed { why, since: Instant::now() };
+            }
+            _ => drop(entries.remove(index)),
+        }
+        if entries.iter().filter(|entry| entry.is_failed()).count() > FETCH_FAILURES
+            && let Some(oldest) = entries.iter().position(Entry::is_failed)
+        {
+            entries.remove(oldest);
+        }
+        true
+    }
+
+    /// Ends what was cancelled, of which nothing is left now.
+    fn forget(&self, id: &Id) {
+        let mut entries = self.entries.lock();
+        entries.retain(|entry| entry.id != *id || entry.state != State::Cancelled);
+        self.changed.notify_all();
     }
 }
 
 impl Fetches {
-    /// Starts the thread, where there is an image service.
+    /// Starts the threads, where there is an image service.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub(super) fn start(config: &Config, volumes: &Arc<dyn Volumes>) -> io::Result<Self> {
-        let stages = Arc::new(Stages::default());
+        let table = Arc::new(Table::default());
         let Some(service) = config.host.image_service.clone() else {
-            return Ok(Self { queue: None, stages });
+            return Ok(Self { is_on: false, table });
         };
-        let (queue, wanted) = bounded(FETCH_QUEUE);
-        let fetcher = Fetcher {
-            service,
-            volumes: Arc::clone(volumes),
-            kill: config.storage.kill,
-            stages: Arc::clone(&stages),
-        };
-        thread::Builder::new().name("fetch".to_owned()).spawn(move || fetcher.run(&wanted))?;
-        Ok(Self { queue: Some(queue), stages })
+        for number in 0..FETCH_THREADS {
+            let fetcher = Fetcher {
+                service: service.clone(),
+                volumes: Arc::clone(volumes),
+                kill: config.storage.kill,
+                answer: config.deadlines.change,
+                table: Arc::clone(&table),
+            };
+            thread::Builder::new().name(format!("fetch-{number}")).spawn(move || fetcher.run())?;
+        }
+        Ok(Self { is_on: true, table })
     }
 
     /// Has an image fetched; one that is on its way already is not fetched twice.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] without an image service, [`Error::Fetches`] when too many wait.
+    /// [`Error::Unsupported`] without an image service, [`Error::NotFetched`] for one that failed within
+    /// [`FETCH_RETRY`], [`Error::Fetches`] when too many wait.
     pub(super) fn request(&self, id: &Id) -> Result<(), Error> {
-        let queue = self.queue.as_ref().ok_or(Error::Unsupported(OFF))?;
-        let mut stages = self.stages.0.lock();
-        if stages.iter().any(|(other, stage)| other == id && *stage == Stage::Fetching) {
-            return Ok(());
+        match self.is_on {
+            true => self.table.push(id, Instant::now()),
+            false => Err(Error::Unsupported(OFF)),
         }
-        queue.try_send(id.clone()).map_err(|_| Error::Fetches(FETCH_QUEUE))?;
-        // The thread that has it waits for this lock before it can end it.
-        stages.retain(|(other, _)| other != id);
-        stages.push((id.clone(), Stage::Fetching));
-        Ok(())
+    }
+
+    /// Cancels the request for an image that is on its way; whether there was one. Nothing comes of it then.
+    pub(super) fn cancel(&self, id: &Id) -> bool {
+        self.table.cancel(id)
     }
 
     /// How far an image is that was asked for and is not there.
     pub(super) fn stage(&self, id: &Id) -> Option<Stage> {
-        self.stages.of(id)
+        self.table.stage(id)
     }
 
     /// The images that are on their way, the oldest request first.
     pub(super) fn under_way(&self) -> Vec<Id> {
-        let stages = self.stages.0.lock();
-        let under_way = stages.iter().filter(|(_, stage)| *stage == Stage::Fetching);
-        under_way.map(|(id, _)| id.clone()).collect()
+        let entries = self.table.entries.lock();
+        let under_way = entries.iter().filter(|entry| entry.is_fetching());
+        under_way.map(|entry| entry.id.clone()).collect()
     }
 }
 
@@ -125,29 +258,88 @@ struct Fetcher {
     service: String,
     volumes: Arc<dyn Volumes>,
     kill: Duration,
-    stages: Arc<Stages>,
+    /// How long the store may take to answer.
+    answer: Duration,
+    table: Arc<Table>,
 }
 
 impl Fetcher {
-    fn run(&self, wanted: &Receiver<Id>) {
-        for id in wanted {
-            let error = self.bring(&id).err().map(|error| error.to_string());
-            match &error {
-                None => info!("image {id} is fetched"),
-                Some(why) => warn!("image {id} is not fetched: {why}"),
+    fn run(&self) {
+        loop {
+            let (id, cancellation) = self.table.take();
+            let error = guarded(|| self.bring(&id, &cancellation)).err();
+            let is_wanted = self.table.end(&id, error.clone());
+            match error {
+                None if is_wanted => info!("image {id} is fetched"),
+                Some(why) if is_wanted => warn!("image {id} is not fetched: {why}"),
+                error => {
+                    // An import is not stopped half way. What did not come is not removed: the image of that id
+                    // would be another.
+                    let removed =
+                        if error.is_none() { guarded(|| self.remove(&id)) } else { Ok(()) };
+                    match removed {
+                        Ok(()) => info!("image {id} is not fetched: it was deleted meanwhile"),
+                        Err(why) => warn!("image {id} was deleted meanwhile and stays: {why}"),
+                    }
+                    self.table.forget(&id);
+                }
             }
-            self.stages.end(&id, error);
         }
     }
 
-    fn bring(&self, id: &Id) -> Result<(), Box<dyn StdError>> {
-        let url = url_of(&self.service, id);
-        let host = host_of(&self.service)?;
-        let content = download(&*self.volumes, url, Some(host))?;
+    fn bring(&self, id: &Id, cancellation: &Cancellation) -> Result<(), Box<dyn StdError>> {
+        if self.has(id)? {
+            return Ok(());
+        }
+        let download = Download {
+            volumes: &*self.volumes,
+            service: Some(&self.service),
+            sharers: FETCH_THREADS.try_into()?,
+            deadline: Instant::now() + self.answer,
+            cancellation,
+        };
+        let content = download.run(url_of(&self.service, id))?;
+        if cancellation.is_cancelled() {
+            return Err("cancelled".into());
+        }
         let teller = Teller { progress: &|_, _| {}, warn: &|line| warn!("image {id}: {line}") };
-        import(&*self.volumes, content, false, id, self.kill, &teller)?;
-        Ok(())
+        match import(&*self.volumes, content, false, id, self.kill, &teller) {
+            // An operator has imported it meanwhile.
+            Err(error) if is_exists(&*error) && self.has(id)? => Ok(()),
+            imported => imported.map(|_| ()),
+        }
     }
+
+    /// Whether the store has the image, complete.
+    fn has(&self, id: &Id) -> Result<bool, storage::Error> {
+        match self.volumes.image(id, Instant::now() + self.answer) {
+            Ok(_) => Ok(true),
+            Err(storage::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes an image that came although it was cancelled.
+    fn remove(&self, id: &Id) -> Result<(), Box<dyn StdError>> {
+        match self.volumes.delete_image(id, Instant::now() + self.answer) {
+            Ok(()) | Err(storage::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Does something whose panic is an error: its thread has others to do.
+fn guarded(work: impl FnOnce() -> Result<(), Box<dyn StdError>>) -> Result<(), String> {
+    // What it shares is the store, which has no state that a panic leaves half changed, and the table, which it
+    // does not change.
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(_) => Err("the fetching thread panicked".to_owned()),
+    }
+}
+
+fn is_exists(error: &(dyn StdError + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(storage::Error::Exists { .. }))
 }
 
 #[cfg(test)]
@@ -158,47 +350,107 @@ mod tests {
         Id::parse(text).unwrap()
     }
 
-    #[test]
-    fn an_image_that_is_on_its_way_is_not_fetched_twice() {
-        let (queue, wanted) = bounded(1);
-        let fetches = Fetches { queue: Some(queue), stages: Arc::default() };
-        for _ in 0..3 {
-            fetches.request(&id("debian")).unwrap();
-        }
-        assert_eq!(fetches.stage(&id("debian")), Some(Stage::Fetching));
-        assert_eq!(fetches.stage(&id("other")), None);
-        let error = fetches.request(&id("other")).unwrap_err();
-        assert_eq!(error.to_string(), format!("busy: {FETCH_QUEUE} images wait to be fetched"));
-        assert_eq!(fetches.under_way(), [id("debian")]);
-        assert_eq!(wanted.try_iter().collect::<Vec<_>>(), [id("debian")]);
+    fn fetches() -> Fetches {
+        Fetches { is_on: true, table: Arc::default() }
+    }
+
+    fn taken(fetches: &Fetches) -> Option<Id> {
+        Table::try_take(&mut fetches.table.entries.lock()).map(|(id, _)| id)
     }
 
     #[test]
-    fn a_failure_is_kept_until_the_image_is_asked_for_again() {
-        let (queue, _wanted) = bounded(8);
-        let fetches = Fetches { queue: Some(queue), stages: Arc::default() };
-        fetches.request(&id("debian")).unwrap();
-        fetches.stages.end(&id("debian"), Some("no route".to_owned()));
-        assert_eq!(fetches.stage(&id("debian")), Some(Stage::Failed("no route".to_owned())));
-        fetches.request(&id("debian")).unwrap();
+    fn an_image_that_is_on_its_way_is_not_fetched_twice() {
+        let fetches = fetches();
+        for _ in 0..3 {
+            fetches.request(&id("debian")).unwrap();
+        }
+        fetches.request(&id("other")).unwrap();
         assert_eq!(fetches.stage(&id("debian")), Some(Stage::Fetching));
-        fetches.stages.end(&id("debian"), None);
-        assert_eq!(fetches.stage(&id("debian")), None);
+        assert_eq!(fetches.stage(&id("absent")), None);
+        assert_eq!(taken(&fetches), Some(id("debian")));
+        fetches.request(&id("debian")).unwrap();
+        assert_eq!(fetches.under_way(), [id("debian"), id("other")]);
+        assert_eq!((taken(&fetches), taken(&fetches)), (Some(id("other")), None));
+    }
+
+    #[test]
+    fn a_full_queue_is_busy() {
+        let fetches = fetches();
+        for number in 0..FETCH_QUEUE {
+            fetches.request(&id(&format!("image-{number}"))).unwrap();
+        }
+        let error = fetches.request(&id("other")).unwrap_err();
+        assert_eq!(error.to_string(), format!("busy: {FETCH_QUEUE} images wait to be fetched"));
+        fetches.request(&id("image-0")).unwrap();
+        taken(&fetches);
+        fetches.request(&id("other")).unwrap();
+    }
+
+    #[test]
+    fn a_failure_answers_requests_for_a_while() {
+        let (fetches, debian) = (fetches(), id("debian"));
+        fetches.request(&debian).unwrap();
+        taken(&fetches);
+        fetches.table.end(&debian, Some("no route".to_owned()));
+        let error = fetches.request(&debian).unwrap_err();
+        assert_eq!(error.to_string(), "image debian could not be fetched: no route");
+        assert_eq!(fetches.stage(&debian), Some(Stage::Failed("no route".to_owned())));
+        fetches.table.push(&debian, Instant::now() + FETCH_RETRY).unwrap();
+        assert_eq!(fetches.stage(&debian), Some(Stage::Fetching));
+        taken(&fetches);
+        fetches.table.end(&debian, None);
+        assert_eq!(fetches.stage(&debian), None);
     }
 
     #[test]
     fn the_oldest_failures_are_forgotten() {
-        let stages = Stages::default();
+        let fetches = fetches();
         for number in 0..=FETCH_FAILURES {
-            stages.end(&id(&format!("image-{number}")), Some(String::new()));
+            let id = id(&format!("image-{number}"));
+            fetches.request(&id).unwrap();
+            taken(&fetches);
+            fetches.table.end(&id, Some(String::new()));
         }
-        assert_eq!(stages.of(&id("image-0")), None);
-        assert_eq!(stages.0.lock().len(), FETCH_FAILURES);
+        assert_eq!(fetches.stage(&id("image-0")), None);
+        assert_eq!(fetches.table.entries.lock().len(), FETCH_FAILURES);
+    }
+
+    #[test]
+    fn what_waits_is_cancelled_at_once() {
+        let fetches = fetches();
+        fetches.request(&id("debian")).unwrap();
+        assert!(fetches.cancel(&id("debian")) && !fetches.cancel(&id("debian")));
+        assert_eq!((fetches.stage(&id("debian")), taken(&fetches)), (None, None));
+    }
+
+    #[test]
+    fn a_cancelled_image_ends_before_it_is_fetched_anew() {
+        let (fetches, debian) = (fetches(), id("debian"));
+        fetches.request(&debian).unwrap();
+        let (_, cancellation) = fetches.table.take();
+        assert!(fetches.cancel(&debian) && cancellation.is_cancelled());
+        assert_eq!(fetches.stage(&debian), Some(Stage::Cancelled));
+        assert_eq!(fetches.under_way(), [] as [Id; 0]);
+        fetches.request(&debian).unwrap();
+        assert_eq!(fetches.stage(&debian), Some(Stage::Fetching));
+        assert_eq!(taken(&fetches), None, "a thread has it");
+        assert!(!fetches.table.end(&debian, None), "it was cancelled");
+        assert_eq!(taken(&fetches), None, "the image may still be there");
+        fetches.table.forget(&debian);
+        let (_, cancellation) = fetches.table.take();
+        assert!(!cancellation.is_cancelled());
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = guarded(|| panic!("for this test")).unwrap_err();
+        assert_eq!(error, "the fetching thread panicked");
+        assert_eq!(guarded(|| Err("late".into())), Err("late".to_owned()));
     }
 
     #[test]
     fn without_an_image_service_nothing_is_fetched() {
-        let fetches = Fetches { queue: None, stages: Arc::default() };
+        let fetches = Fetches { is_on: false, table: Arc::default() };
         let error = fetches.request(&id("debian")).unwrap_err();
         assert!(matches!(error, Error::Unsupported(_)), "{error}");
     }

@@ -194,7 +194,9 @@ impl Libvirt {
         let found = self.on_storage("ListImages", "", None, deadline, list)?;
         let is_there = |id: &&Id| found.iter().any(|image| image.id == **id);
         let under_way = under_way.iter().filter(|id| !is_there(id)).map(fetching_answer);
-        Ok(ImageResponse { images: found.iter().map(image_answer).chain(under_way).collect() })
+        let is_cancelled = |id: &Id| self.fetches.stage(id) == Some(Stage::Cancelled);
+        let complete = found.iter().filter(|image| !is_cancelled(&image.id)).map(image_answer);
+        Ok(ImageResponse { images: complete.chain(under_way).collect() })
     }
 
     /// One image: complete, or being fetched.
@@ -209,10 +211,15 @@ impl Libvirt {
         // Asked first: one that comes between the two questions is found by the second.
         let stage = self.fetches.stage(&id);
         let answer = match (self.complete_image("GetImage", &id), stage) {
-            (Err(Error::Storage(storage::Error::NotFound { .. })), Some(stage)) => match stage {
-                Stage::Fetching => fetching_answer(&id),
-                Stage::Failed(why) => return Err(Error::NotFetched { id: request.id, why }),
-            },
+            (Ok(_), Some(Stage::Cancelled)) => {
+                return Err(storage::Error::NotFound { name: request.id }.into());
+            }
+            (Err(Error::Storage(storage::Error::NotFound { .. })), Some(Stage::Fetching)) => {
+                fetching_answer(&id)
+            }
+            (Err(Error::Storage(storage::Error::NotFound { .. })), Some(Stage::Failed(why))) => {
+                return Err(Error::NotFetched { id: request.id, why });
+            }
             (found, _) => image_answer(&found?),
         };
         Ok(ImageResponse { images: vec![answer] })
@@ -233,7 +240,8 @@ impl Libvirt {
         self.make_new(Verb::CloneImage, self.nobodys(volume, Some(image), 0))
     }
 
-    /// Destroys an image with its snapshots, and answers with it.
+    /// Destroys an image with its snapshots, and answers with it. One that is on its way is cancelled: its answer
+    /// has status `fetching`.
     ///
     /// # Errors
     /// `not found`; clones of it.
@@ -242,6 +250,17 @@ impl Libvirt {
     /// As [`Libvirt::verify_disks`].
     pub fn delete_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
         let id = image_id(&request.id)?;
+        // First: one that comes meanwhile is found below.
+        let is_cancelled = self.fetches.cancel(&id);
+        match self.delete_complete_image(request, id.clone()) {
+            Err(Error::Storage(storage::Error::NotFound { .. })) if is_cancelled => {
+                Ok(ImageResponse { images: vec![fetching_answer(&id)] })
+            }
+            deleted => deleted,
+        }
+    }
+
+    fn delete_complete_image(&self, request: ImageRequest, id: Id) -> Result<ImageResponse, Error> {
         let deadline = self.storage_deadline();
         let found = id.clone();
         let look = move |volumes: &dyn Volumes| {
@@ -262,7 +281,8 @@ impl Libvirt {
     /// unless it is there or on its way. The answer is the image, with status `fetching` until it is complete.
     ///
     /// # Errors
-    /// `need an id`, an id that is none; no image service; too many images that wait.
+    /// `need an id`, an id that is none; no image service; too many images that wait; [`Error::NotFetched`] for one
+    /// that failed within [`FETCH_RETRY`](crate::config::fixed::FETCH_RETRY).
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`]; not for the image.
@@ -271,13 +291,16 @@ impl Libvirt {
             return Err(NEED_ID);
         }
         let id = Id::parse(&request.id).map_err(storage::Error::Name)?;
+        let is_cancelled = self.fetches.stage(&id) == Some(Stage::Cancelled);
         match self.complete_image("RequestImage", &id) {
-            Err(Error::Storage(storage::Error::NotFound { .. })) => {
-                self.fetches.request(&id)?;
-                Ok(ImageResponse { images: vec![fetching_answer(&id)] })
+            Ok(image) if !is_cancelled => {
+                return Ok(ImageResponse { images: vec![image_answer(&image)] });
             }
-            found => Ok(ImageResponse { images: vec![image_answer(&found?)] }),
+            Ok(_) | Err(Error::Storage(storage::Error::NotFound { .. })) => {}
+            Err(error) => return Err(error),
         }
+        self.fetches.request(&id)?;
+        Ok(ImageResponse { images: vec![fetching_answer(&id)] })
     }
 
     fn complete_image(&self, verb: &str, id: &Id) -> Result<storage::Image, Error> {

@@ -152,6 +152,10 @@ fn table() -> Vec<String> {
         fixed::PNG_BYTES, fixed::HEADERS_MAX, fixed::KEPT_DOMAINS_MAX, fixed::KEPT_FOR, fixed::OPEN_FILES, fixed::WAKE, fixed::WAKE_LOOK,
         fixed::IMPORT_TIME_BASE, fixed::IMPORT_RATE_BYTES, fixed::IMPORT_TIME_MAX,
         fixed::IMPORT_MEMORY_BYTES,
+        fixed::FETCH_THREADS, fixed::FETCH_QUEUE, fixed::FETCH_FAILURES, fixed::FETCH_RETRY,
+        fixed::FETCH_TIME, fixed::FETCH_RATE_BYTES, fixed::FETCH_CONNECT, fixed::FETCH_SILENCE,
+        fixed::FETCH_SILENT_BYTES, fixed::FETCH_REDIRECTS, fixed::FETCH_MEMORY_BYTES,
+        fixed::FETCH_KILL, fixed::FETCH_ORDER,
     );
     assert_eq!(names, constants_of(FIXED), "each constant has its row");
     [
