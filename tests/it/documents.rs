@@ -41,7 +41,7 @@ enum How {
 }
 
 /// By the words that it begins with; the first that fits counts.
-const COMMANDS: [(&str, How); 28] = [
+const COMMANDS: [(&str, How); 29] = [
     // By somebody who has nothing yet.
     ("apt-get install ", How::Gate("make test-new-user")),
     ("systemctl restart mistify-libvirt", How::Gate("make test-new-user")),
@@ -72,6 +72,7 @@ const COMMANDS: [(&str, How); 28] = [
         "mistify-libvirt image import ",
         How::Shell("qemu-img convert -O qcow2 disk.raw disk.qcow2; . $it"),
     ),
+    ("mistify-libvirt image pull ", How::Shell("pulls_from_here")),
     ("mistify-libvirt status ", How::Shell("says '\"running\"'")),
     ("ip link add mistify0 ", How::Shell(". $it")),
     // The guest that is asked for by its file again has to be the one that it is by then.

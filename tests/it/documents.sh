@@ -91,6 +91,23 @@ enables_the_unit() {
     test -L "$world/root/etc/systemd/system/multi-user.target.wants/mistify-libvirt.service"
 }
 
+# The command, with a server of this world as the image service in place of the one that it names.
+pulls_from_here() {
+    local place=127.0.0.1:8090 disk=served/debian-12.qcow2 server sum
+    mkdir served
+    qemu-img convert -O qcow2 disk.raw $disk
+    /usr/bin/python3 -m http.server --bind 127.0.0.1 --directory served 8090 >server.log 2>&1 &
+    server=$!
+    until curl -sf http://$place/ >/dev/null; do
+        kill -0 $server
+        sleep 0.1
+    done
+    sum=$(sha256sum <$disk)
+    sed "s|https://images.example/|http://$place/|; s/ debian-12 / pulled /; s/SUM/${sum%% *}/" "$it" >pull
+    (export MISTIFY_IMAGE_SERVICE=$place && . ./pull)
+    kill $server
+}
+
 # The command's output has this in it.
 says() {
     local output

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::files_below;
 
 /// Groups of rooms from left to right: a room may name itself and rooms of groups to its right.
-const ORDER: [&[&str]; 9] = [
+const ORDER: [&[&str]; 11] = [
     &["main", "lib", "fuzz"],
     &["cli"],
     &["client", "check"],
@@ -15,6 +15,8 @@ const ORDER: [&[&str]; 9] = [
     &["rpc"],
     &["ops"],
     &["journal", "events", "jobs", "metrics"],
+    &["fetch"],
+    &["import"],
     &["pool", "libvirt", "storage", "guest"],
     &["config", "os", "sys", "threads"],
 ];
