@@ -21,4 +21,5 @@ pub use self::address::is_public;
 pub use self::download::{Download, is_sum, sha256};
 pub use self::hop::{CURL, fetch};
 pub use self::order::{Cancellation, Order, REMEDY, SOCKET, ask, serve};
+pub(crate) use self::url::is_uri;
 pub use self::url::{Host, Scheme, Service, Url, component};

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::http::is_uri;
-
 /// Longest URL in bytes.
 const URL_BYTES_MAX: usize = 2048;
 /// Longest name of a host in bytes (RFC 1035).
@@ -164,6 +162,24 @@ fn authority_of(text: &str, scheme: Scheme) -> Result<(Host, u16), &'static str>
 /// Whether it is a path with, perhaps, a query (RFC 3986).
 fn is_target(text: &str) -> bool {
     text.starts_with('/') && is_uri(text, b"-._~!$&'()*+,;=:@/?")
+}
+
+/// Whether all of it may stand in a URI: letters, digits, `marks`, and bytes written as `%` and two
+/// hexadecimal digits.
+pub(crate) fn is_uri(text: &str, marks: &[u8]) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let is_right = match byte {
+            b'%' => [bytes.next(), bytes.next()]
+                .iter()
+                .all(|digit| digit.is_some_and(|it| it.is_ascii_hexdigit())),
+            _ => byte.is_ascii_alphanumeric() || marks.contains(&byte),
+        };
+        if !is_right {
+            return false;
+        }
+    }
+    true
 }
 
 /// A text as one component of a path: all but letters, digits and `-._~` is percent-encoded (RFC 3986).

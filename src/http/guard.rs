@@ -7,9 +7,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::fetch::is_uri;
 use crate::os::peer::{Caller, Origin};
 
-use super::head;
 use super::parse::Request;
 use super::tally::{Reason, Refusal};
 use super::token::Token;
@@ -126,7 +126,7 @@ fn host_name(host: &str) -> Option<Name<'_>> {
     };
     let digits = if port.is_empty() { "" } else { port.strip_prefix(':')? };
     let is_port = digits.bytes().all(|byte| byte.is_ascii_digit());
-    let name = name.map(|name| head::is_uri(name, b"-._~!$&'()*+,;=").then_some(name));
+    let name = name.map(|name| is_uri(name, b"-._~!$&'()*+,;=").then_some(name));
     match name {
         _ if !is_port => None,
         None => Some(Name::Address),

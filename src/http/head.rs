@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 
 use crate::config::HttpLimits;
 use crate::config::fixed::HEADERS_MAX;
+use crate::fetch::is_uri;
 
 use super::parse::{Persistence, Request, Version};
 use super::tally::{Reason, Refusal};
@@ -239,24 +240,6 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     }
     let digits = std::str::from_utf8(value).map_err(|_| LENGTH)?;
     Ok(digits.parse().unwrap_or(u64::MAX))
-}
-
-/// Whether all of it may stand in a URI: letters, digits, `marks`, and bytes written as `%` and two
-/// hexadecimal digits.
-pub(crate) fn is_uri(text: &str, marks: &[u8]) -> bool {
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let is_right = match byte {
-            b'%' => [bytes.next(), bytes.next()]
-                .iter()
-                .all(|digit| digit.is_some_and(|it| it.is_ascii_hexdigit())),
-            _ => byte.is_ascii_alphanumeric() || marks.contains(&byte),
-        };
-        if !is_right {
-            return false;
-        }
-    }
-    true
 }
 
 /// Whether it can be the name of a header: letters, digits and what RFC 9110 lists beside them.

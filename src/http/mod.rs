@@ -44,7 +44,6 @@ use crate::rpc::Asking;
 pub use access::{Access, AccessError};
 pub use context::RequestContext;
 pub use front::{BindError, Front, Running, ipv6_twin};
-pub(crate) use head::is_uri;
 pub use reply::Reply;
 pub use scrape::Tallies;
 pub use serve::{Fronts, ServeError};

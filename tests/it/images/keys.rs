@@ -36,8 +36,9 @@ fn what_changes_a_guest_waits_for_its_key_and_nothing_else_does() {
     config.host.libvirt_uri = "test:///default".to_owned();
     config.host.store = Store::Directory(scratch.path().join("store"));
     config.deadlines.change = PATIENCE;
-    // All of them at once.
+    // All of them at once, and those that wait for no key beside them.
     config.pool.calls_per_guest = 9;
+    config.pool.stores = 16;
     let agent = Libvirt::with_config(&config).expect("threads can be started");
     for id in ["guests/keyed/disk-0", "guests/free/disk-0"] {
         let volume = json!({ "id": id, "size": 1 });
