@@ -18,7 +18,7 @@ use crate::jsonrpc;
 use crate::lab::{Pool, history};
 use crate::skip::require;
 use crate::stack::Stack;
-use crate::support::Scratch;
+use crate::support::{Scratch, without_domain};
 
 const TEST_DRIVER: &str = "test:///default";
 const DRY: &str = "mistify.dry_run";
@@ -552,14 +552,6 @@ fn the_xml_of_a_plan_is_what_libvirt_gets() {
     let define = |command: &str, xml: &str| {
         let output = stack.with_xml(command, xml);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    // A plan has no uuid of the domain, which marks name.
-    let without_domain = |line: &str| match line.split_once(" domain=\"") {
-        Some((before, rest)) => {
-            let (_, after) = rest.split_once('"').expect("its end");
-            format!("{before}{after}")
-        }
-        None => line.to_owned(),
     };
     // Without what libvirt draws anew each time.
     let dump = |words: &[&str]| {

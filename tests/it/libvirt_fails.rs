@@ -16,7 +16,7 @@ use crate::cost::slow;
 use crate::faults::library;
 use crate::skip::require;
 use crate::stack::{Stack, in_libvirt};
-use crate::support::{Scratch, files_below, wait_until};
+use crate::support::{Scratch, files_below, wait_until, without_domain};
 
 /// Longer than a loaded machine needs to settle something.
 const SOON: Duration = Duration::from_secs(60);
@@ -102,7 +102,7 @@ impl Bed {
             let guest = self.stack.virsh_ok(&[&words]);
             // Metadata that was taken back has a prefix of libvirt's for its name space.
             let guest = guest.replace("device:", "").replace(":device", "");
-            found.extend(guest.lines().filter(|it| !it.contains("uuid")).map(str::to_owned));
+            found.extend(guest.lines().filter(|it| !it.contains("uuid")).map(without_domain));
         }
         let mut stored = Vec::new();
         files_below(&self.store.path().join("guests"), &mut stored);

@@ -119,3 +119,14 @@ impl Drop for Scratch {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+/// A line of a definition without the uuid that marks name: each new domain has another.
+pub(crate) fn without_domain(line: &str) -> String {
+    match line.split_once(" domain=\"") {
+        Some((before, rest)) => {
+            let (_, after) = rest.split_once('"').expect("its end");
+            format!("{before}{after}")
+        }
+        None => line.to_owned(),
+    }
+}

@@ -9,14 +9,16 @@ use serde_json::json;
 use super::{Bed, Inside, SOON, scrape};
 use crate::agent::{Agent, PROGRAM};
 use crate::skip::{Skip, require};
+use crate::stack::Stack;
 use crate::support::{Scratch, feed, wait_for, wait_until};
 
 /// A guest that is off has no memory, whatever its definition says; one that is paused has.
 #[test]
 fn a_guest_that_is_off_uses_no_memory() {
-    let agent = Agent::on_test_driver();
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
     for id in ["is-off", "is-paused"] {
-        agent.ok("CreateGuest", &json!({ "id": id, "memory": 64, "cpu": 1 }));
+        agent.ok("CreateGuest", &json!({ "id": id, "type": "qemu", "memory": 32, "cpu": 1 }));
     }
     agent.ok("Run", &json!({ "id": "is-paused" }));
     agent.ok("Suspend", &json!({ "id": "is-paused" }));
@@ -31,6 +33,9 @@ fn a_guest_that_is_off_uses_no_memory() {
         (has(&text, maximum, "is-off") && has(&text, used, "is-paused")).then_some(text)
     });
     assert!(!has(&text, used, "is-off"), "{text}");
+    for id in ["is-off", "is-paused"] {
+        agent.ok("Delete", &json!({ "id": id }));
+    }
     agent.end();
 }
 
