@@ -67,7 +67,7 @@ pub(super) fn plan_deadline(args: &Args, default: Duration) -> Result<Instant, E
 /// The time that a caller gives its call, where it says so.
 ///
 /// # Errors
-/// As [`deadline`].
+/// [`Error::Invalid`] for a word that is no number of seconds from 1 to [`DEADLINE_S_MAX`].
 pub fn timeout(args: &Args) -> Result<Option<Duration>, Error> {
     let Some(text) = args.get(TIMEOUT) else { return Ok(None) };
     match text.parse::<u64>() {

@@ -229,7 +229,7 @@ fn bash_completes_commands_flags_methods_and_the_guests_that_are_there() {
         "ImageStore.ListVolumes ImageStore.ListSnapshots ImageStore.ListImages"
     );
     assert_eq!(complete("mistify-libvirt status te"), "test");
-    assert_eq!(complete("mistify-libvirt image ''"), "import");
+    assert_eq!(complete("mistify-libvirt image ''"), "import pull");
 }
 
 #[test]
