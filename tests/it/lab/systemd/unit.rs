@@ -256,7 +256,8 @@ fn an_import_under_the_units_filter_is_confined() {
 fn an_image_is_fetched_by_a_unit_without_privilege() {
     let Some(service) = require("lab", Service::installed()) else { return };
     let images = ImageService::start();
-    let settings = format!("{OWN_SETTINGS}image-service = {}\n", images.address);
+    let settings =
+        format!("{OWN_SETTINGS}image-store = true\nimage-service = {}\n", images.address);
     fs::write(SETTINGS, settings).expect("the settings are ours");
     for by_own_user in [false, true] {
         if by_own_user {
