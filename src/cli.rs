@@ -178,8 +178,8 @@ fn service_of(settings: &Settings) -> Result<Option<Service>, String> {
     Ok(service.map(Service::parse).transpose()?)
 }
 
-/// The settings of the flags in `layers`, and of the environment and the file, which are added as far as they
-/// can be read.
+/// The settings: those of the flags in `layers`, of the environment and of the file. The layers of the last two are
+/// added to `layers` as far as they can be read.
 fn settings_of(
     layers: &mut Vec<Vec<Given>>,
     named: Option<PathBuf>,

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::Config;
@@ -10,7 +11,7 @@ use crate::fetch::{self, Cancellation, Download};
 use crate::import::{Teller, import, open};
 use crate::os::resolve::Trusted;
 use crate::os::service::agent_user;
-use crate::storage::{self, Id, Image, MIB};
+use crate::storage::{self, Id, Image, MIB, Volumes};
 
 /// Brings `file` in as the image `id`, tells progress on standard error and the image on standard
 /// output.
@@ -42,8 +43,7 @@ pub fn pull(config: &Config, url: &str, id: &str, sha256: &str) -> Result<(), St
 
 fn fetched(config: &Config, url: &str, id: &str, sha256: &str) -> Result<Image, Box<dyn Error>> {
     let id = Id::parse(id)?;
-    let trusted = Trusted::with_agent(agent_user()?);
-    let volumes = storage::open(&config.host, &config.storage, trusted)?;
+    let (volumes, _) = store(config)?;
     let deadline = Instant::now() + config.deadlines.change;
     match volumes.image(&id, deadline) {
         Ok(image) => return Err(storage::Error::Exists { name: image.volume.to_string() }.into()),
@@ -66,10 +66,15 @@ fn tell(done_bytes: u64, size_bytes: u64) {
     eprintln!("{} of {} MiB", done_bytes / MIB, size_bytes.div_ceil(MIB));
 }
 
+/// The store, and the users whose files it trusts.
+fn store(config: &Config) -> Result<(Arc<dyn Volumes>, Trusted), Box<dyn Error>> {
+    let trusted = Trusted::with_agent(agent_user()?);
+    Ok((storage::open(&config.host, &config.storage, trusted)?, trusted))
+}
+
 fn bring(config: &Config, file: &Path, id: &str) -> Result<Image, Box<dyn Error>> {
     let id = Id::parse(id)?;
-    let trusted = Trusted::with_agent(agent_user()?);
-    let volumes = storage::open(&config.host, &config.storage, trusted)?;
+    let (volumes, trusted) = store(config)?;
     let (content, may_change) = open(file, trusted)?;
     let teller =
         Teller { progress: &tell, warn: &|line| eprintln!("import {}: {line}", file.display()) };

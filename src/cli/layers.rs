@@ -56,7 +56,7 @@ pub(super) fn combine(layers: &[Vec<Given>]) -> Result<Draft, String> {
     Ok(draft)
 }
 
-/// The format of the log as far as these layers tell it, whatever else is wrong with them.
+/// The log format that these layers set, also where another setting of theirs is wrong.
 pub(super) fn log_format(layers: &[Vec<Given>]) -> LogFormat {
     let is_format = |given: &&Given| given.setting.name == LOG_FORMAT;
     let given = layers.iter().find_map(|layer| layer.iter().rfind(is_format));

@@ -56,8 +56,8 @@ pub struct HttpLimits {
     pub idle: Duration,
     /// From a response's first byte to its last, for a caller that reads slowly.
     pub write: Duration,
-    /// Threads that answer requests: 60 for the calls and batches of [`PoolLimits`](super::PoolLimits), 8 for those
-    /// who wait for events, and 4 for requests that wait for nothing.
+    /// Threads that answer requests: 60 for the calls and batches of [`PoolLimits`](super::PoolLimits), 8 for calls
+    /// of WaitEvents, and 4 for requests that never wait.
     pub handlers: usize,
     /// Body of one response, in bytes: the metrics of a thousand guests are some 5 MB.
     pub response_bytes: usize,

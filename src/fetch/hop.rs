@@ -103,7 +103,7 @@ fn resolve(name: &str, port: u16) -> io::Result<Vec<IpAddr>> {
     Ok((name, port).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
-/// What came of one request.
+/// The result of one request.
 #[derive(Debug, PartialEq, Eq)]
 enum Hop {
     /// The target has it all: so many bytes.

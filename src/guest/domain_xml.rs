@@ -424,8 +424,8 @@ pub(crate) fn is_of_another(xml: &str) -> Result<bool, Error> {
     Ok(!is_own(kept, stored_request(kept).as_ref(), name, uuid))
 }
 
-/// The sources that the request names which is stored with a domain, whoever's it is: what a caller has handed
-/// in, and its maker destroys. Nothing where the XML cannot be read.
+/// The disk sources of the request that is stored with a domain, also where it is another domain's request: the
+/// caller made these disks, and destroys them. None where the XML cannot be read.
 pub(crate) fn handed_in_sources(xml: &str) -> Vec<String> {
     let Ok(domain) = Element::from_xml(xml, "domain") else { return Vec::new() };
     let request = stored_request(domain.child("metadata").child_in(GUEST_NAMESPACE, "guest"));

@@ -41,20 +41,25 @@ impl Stored {
     /// # Errors
     /// What libvirt says.
     pub(super) fn write(&self, domain: &Domain) -> Result<(), libvirt::Error> {
-        let device = self.metadata.device_element();
-        domain.set_metadata(DEVICE_NAMESPACE, DEVICE_PREFIX, &device)?;
+        if !self.is_of_another {
+            self.write_volumes(domain)?;
+        }
         self.write_request(domain)
     }
 
-    /// The same without the volumes, which have not changed.
+    fn write_volumes(&self, domain: &Domain) -> Result<(), libvirt::Error> {
+        let device = self.metadata.device_element();
+        domain.set_metadata(DEVICE_NAMESPACE, DEVICE_PREFIX, &device)
+    }
+
+    /// The same without the volumes, where these are the domain's own and have not changed.
     ///
     /// # Errors
     /// What libvirt says.
     pub(super) fn write_request(&self, domain: &Domain) -> Result<(), libvirt::Error> {
         if self.is_of_another {
-            let (device, user) =
-                (self.metadata.device_element(), Metadata::user_element(&BTreeMap::new()));
-            domain.set_metadata(DEVICE_NAMESPACE, DEVICE_PREFIX, &device)?;
+            self.write_volumes(domain)?;
+            let user = Metadata::user_element(&BTreeMap::new());
             domain.set_metadata(USER_METADATA_NAMESPACE, USER_METADATA_PREFIX, &user)?;
         }
         let request = self.metadata.guest_element(&domain.uuid()?);
