@@ -204,7 +204,7 @@ fn a_go_client_has_all_its_metrics_answered() {
     let xml = guest_xml("qemu", "go-metrics", disk.path()).replace("</devices>", &nic);
     let defined = stack.with_xml("define", &xml);
     assert!(defined.status.success(), "{defined:?}");
-    let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
+    let agent = Agent::start(&["--libvirt-uri", &stack.uri(), "--allow-disk-path", "/dev"]);
     agent.ok("Run", &json!({ "id": "go-metrics" }));
     let scratch = Scratch::new();
     let source = scratch.path().join("client.go");
@@ -269,7 +269,7 @@ fn a_stop_finishes_calls_that_wait_for_their_turn() {
             text.contains("\nmistify_calls_waiting 4\n")
         });
         signal(agent.pid(), "TERM");
-        wait_until("it stops", SOON, || agent.log().contains("finishing what runs"));
+        wait_until("it stops", SOON, || agent.log().contains("finishing requests in flight"));
         signal(qemu, "CONT");
         assert_all_succeed(&calls.join().expect("all are answered"));
     });

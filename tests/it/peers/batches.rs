@@ -112,8 +112,13 @@ fn bodies_of_others_leave_memory_for_roots_changes() {
         &["fill", &place, "64003", "60", "60000", "full", &place, "64004", change],
         &["post", &place, "0", change],
     ];
-    let answers = client(setpriv(0), &words.concat());
-    assert_eq!(answers.lines().collect::<Vec<_>>(), ["45", "45", "60", "503", "200"]);
+    // On a slow machine the first bodies have their 10 s before the last ones fill the memory: then once more.
+    wait_until("the bodies fill the memory", SOON, || {
+        let answers = client(setpriv(0), &words.concat());
+        let answers: Vec<&str> = answers.lines().collect();
+        assert_eq!((&answers[..3], answers[4]), (&["45", "45", "60"][..], "200"), "root is served");
+        answers[3] == "503"
+    });
     agent.end();
 }
 
