@@ -6,7 +6,7 @@ PROGRAM := $(TARGET)/release/mistify-libvirt
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test verify stress lab-image test-lab test-lab-agent test-lab-volumes test-lab-crash test-lab-storage test-lab-short test-lab-guests test-systemd test-new-user sanitize coverage fuzz deny demo bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test verify stress lab-image test-lab test-lab-agent test-lab-volumes test-lab-crash test-lab-storage test-lab-short test-lab-guests test-systemd test-new-user sanitize coverage fuzz deny demo docs docs-picture bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
 
 build:
 	tests/install-deps.sh build
@@ -24,7 +24,8 @@ install: build
 	install -D -m 644 dist/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/mistify-libvirt.conf
 	install -D -m 644 dist/own-user.conf dist/grafana/*.json dist/prometheus/*.yml \
 		-t $(DESTDIR)$(PREFIX)/share/mistify-libvirt
-	install -D -m 644 dist/mistify-libvirt.8 -t $(DESTDIR)$(PREFIX)/share/man/man8
+	install -D -m 644 man/mistify-libvirt.8 -t $(DESTDIR)$(PREFIX)/share/man/man8
+	install -D -m 644 man/mistify-libvirt.conf.5 -t $(DESTDIR)$(PREFIX)/share/man/man5
 	for shell in bash:bash-completion/completions/mistify-libvirt zsh:zsh/site-functions/_mistify-libvirt \
 		fish:fish/vendor_completions.d/mistify-libvirt.fish; do \
 		$(DESTDIR)$(PREFIX)/sbin/mistify-libvirt --config /dev/null completions $${shell%%:*} | \
@@ -110,7 +111,7 @@ test-systemd:
 	tests/lab/build.sh
 	LAB_PACKAGES=$(TARGET)/packages $(LAB) $(or $(TESTS),lab::systemd::)
 
-# The README's commands on a bare Debian 12, from the first one to a guest that runs, and a purge.
+# "Getting started" on a bare Debian 12: from the first command to a guest that runs, an upgrade and a purge.
 test-new-user:
 	tests/install-deps.sh bare
 	MISTIFY_TEST_BARE=1 MISTIFY_TEST_REQUIRE=bare $(CARGO) test --test it -- new_user::
@@ -142,11 +143,21 @@ deny:
 	tests/install-deps.sh deny
 	tests/deny.sh
 
+# Writes the generated parts of the documents and manual pages: options, limits, methods, errors, events,
+# metrics, figures. `make docs-picture` takes the picture of the page, with real guests in a browser.
+docs-picture:
+	tests/install-deps.sh verify
+	MISTIFY_WRITE_DOCS=1 MISTIFY_TEST_REQUIRE=qemu,browser $(CARGO) test --test it -- page::shown::it_is_readable
+
+docs:
+	tests/install-deps.sh build
+	MISTIFY_WRITE_DOCS=1 $(CARGO) test --test it -- reference:: limits::
+
 demo: build
 	tests/install-deps.sh demo
 	dist/demo.sh
 
-# The README's figures, in under 10 minutes once it is built; target/bench/all.json has them all.
+# The figures of docs/performance.md, in under 10 minutes once built; target/bench/all.json has them all.
 bench:
 	tests/install-deps.sh bench
 	rm -f $(FIGURES)

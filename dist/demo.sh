@@ -1,14 +1,13 @@
 #!/bin/bash
-# Starts the agent on libvirt's built-in test driver with disks in a folder, brings an image in,
-# takes a guest with a disk of it through its life, printing each call and its answer, and keeps
-# serving until Ctrl-C.
+# Starts the agent on libvirt's built-in test driver with disks in a directory. Imports an image, and creates, runs,
+# measures and deletes a guest with a disk from it. Prints each call and its answer, and serves until Ctrl-C.
 #   dist/demo.sh [path of mistify-libvirt]
-#   DEMO_PORT, DEMO_IMAGE_STORE_PORT: other ports than 20001 and 19999
+#   DEMO_PORT, DEMO_IMAGE_STORE_PORT: ports (default 20001 and 19999)
 set -euo pipefail
 agent=${1:-"${CARGO_TARGET_DIR:-target}/release/mistify-libvirt"}
 port=${DEMO_PORT:-20001}
 images_port=${DEMO_IMAGE_STORE_PORT:-19999}
-# This host's settings are those of another agent.
+# Ignore the configuration of this host's own agent.
 export MISTIFY_CONFIG=/dev/null
 work=$(mktemp -d)
 pid=
@@ -36,14 +35,14 @@ request() {
 
 title() { printf '\n\033[1m%s\033[0m\n' "$1"; }
 
-# Calls a method (port, name, parameters); what fails ends the demo.
+# Calls a method (port, name, parameters). A failed call ends the demo.
 method() {
   local body='{"method":"'$2'","params":['$3'],"id":'$((++id))'}'
   title "$2"
   printf '> %s\n< ' "$body"
   request "$1" POST /_mistify_RPC_ "$body" | tee "$work/answer"
   if ! grep -q '"error":null' "$work/answer"; then
-    echo "the call failed" >&2
+    echo "call $2 failed" >&2
     exit 1
   fi
 }
@@ -56,18 +55,18 @@ truncate -s 64M "$work/disk.raw"
 "$agent" image import "$work/disk.raw" debian "${store[@]}"
 
 answers() { (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null; }
-# What is called must be this demo's agent and not the host's own.
+# Call this demo's agent, not the host's own.
 if answers; then
-  echo "port $port is taken; DEMO_PORT=N takes another" >&2
+  echo "port $port is in use; set DEMO_PORT to another port" >&2
   exit 1
 fi
 "$agent" --state-dir "$work/state" --port "$port" --image-store --image-store-port "$images_port" "${store[@]}" \
   --libvirt-uri test:///default --bridge-type linux --log-level warning &
 pid=$!
-# A whole request: of one who only connects the log has a warning.
+# Send a whole request: the agent logs a warning about a connection without one.
 serves() { [ -n "$(request "$1" GET /healthz '' 2> /dev/null)" ]; }
 until serves "$port" && serves "$images_port"; do
-  kill -0 "$pid" 2> /dev/null || { pid=; echo "the agent did not start" >&2; exit 1; }
+  kill -0 "$pid" 2> /dev/null || { pid=; echo "cannot start the agent" >&2; exit 1; }
   sleep 0.05
 done
 
@@ -90,7 +89,7 @@ call Delete "$guest"
 images ListVolumes '{}'
 title health
 request "$port" GET /healthz ''
-printf '\nServing on http://127.0.0.1:%s until Ctrl-C; the domain "test" is always there. Try:\n' "$port"
+printf '\nServing on http://127.0.0.1:%s until Ctrl-C. The test driver always has the guest "test". Try:\n' "$port"
 printf "  curl -d '%s' -H 'Content-Type: application/json' http://127.0.0.1:%s/_mistify_RPC_\n" \
   '{"method":"Libvirt.Status","params":[{"guest":{"id":"test"}}],"id":1}' "$port"
 wait "$pid" || true

@@ -145,8 +145,8 @@ pub fn parse(
             }
             (Some(setting), _) => {
                 let value = parser.value()?.into_string();
-                let value =
-                    value.map_err(|_| Error::Usage(format!("--{}: not UTF-8", setting.name)))?;
+                let value = value
+                    .map_err(|_| Error::Usage(format!("--{}: not valid UTF-8", setting.name)))?;
                 flags.push(Given::by_flag(setting, value));
             }
             (None, Value(word)) if command.len() < commands::WORDS_MAX => command.push(word),

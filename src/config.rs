@@ -1,6 +1,6 @@
-//! Plain data: what the agent was told, and every limit with its unit, default and reason.
+//! Plain data: the configuration, and every limit with its unit, default and reason.
 //!
-//! Importable by every room; a room is handed its own part and never the whole.
+//! Every module may import it. A module receives its own part and never the whole.
 
 mod audit;
 mod events;
@@ -19,78 +19,78 @@ pub use http::{CallerConfig, HttpLimits, SocketConfig};
 pub use jobs::JobLimits;
 pub use metrics::MetricsConfig;
 
-/// The port that the orchestrator calls (contract section 1).
+/// Default port of the JSON-RPC listener, which the orchestrator calls.
 pub const DEFAULT_PORT: u16 = 20001;
-/// The port that it calls the image store on (contract section 8).
+/// Default port of the image store, which the orchestrator calls.
 pub const DEFAULT_IMAGE_STORE_PORT: u16 = 19999;
-/// The port that people expect metrics of libvirt on.
+/// Default port of `--metrics-listen`. libvirt exporters for Prometheus commonly use it.
 pub const DEFAULT_METRICS_PORT: u16 = 9177;
-/// The ZFS pool whose layout existing hosts use (contract section 8).
+/// Default ZFS pool. Existing hosts use its layout.
 pub const DEFAULT_ZPOOL: &str = "mistify";
-/// The libvirt that the original agent used.
+/// Default libvirt URI, the same as the original agent's.
 pub const DEFAULT_LIBVIRT_URI: &str = "qemu:///system";
 
-/// Longest that any call may take, in seconds, whoever says so: longer waits are for jobs that
-/// outlive their request.
+/// Maximum deadline of a call, in seconds, that a caller or an option can set. Longer work runs as
+/// a job, which outlives its request.
 pub const DEADLINE_S_MAX: u64 = 3600;
-/// NICs of one guest: a PCI guest runs out of slots well before this many.
+/// NICs of one guest. A PCI guest runs out of slots well below this number.
 pub const GUEST_NICS_MAX: usize = 64;
-/// Disks of one guest: no guest on a host of ours comes near it.
+/// Disks of one guest. No known guest comes near this number.
 pub const GUEST_DISKS_MAX: usize = 256;
-/// Metadata of one guest, in bytes as XML has them: it is read with the definition, by every caller of
-/// libvirt, and stands in it twice.
+/// Size of one guest's metadata as XML. Every libvirt client reads it with the definition, which
+/// contains it twice.
 pub const GUEST_METADATA_BYTES: usize = 64 * 1024;
-/// The definition of one guest, in bytes of XML: libvirt hands out no text above 4 MiB
-/// (`REMOTE_STRING_MAX`), and adds to what it is given.
+/// Size of one guest's definition as XML. libvirt returns no string above 4 MiB
+/// (`REMOTE_STRING_MAX`), and adds elements to the definition.
 pub const GUEST_DEFINITION_BYTES: usize = 1024 * 1024;
-/// How deep arrays and objects of a request may nest: as deep as Go's decoder takes them.
+/// Nesting depth of arrays and objects in a request. Go's JSON decoder has the same limit.
 pub const JSON_DEPTH_MAX: usize = 10_000;
-/// Calls of one batch: a look at every guest of a large host takes a few, and one batch is one
-/// caller, who is not to keep a handler for long.
+/// Calls in one batch. A few batches read every guest of a large host. One batch is one caller,
+/// which must not occupy a handler for long.
 pub const BATCH_CALLS_MAX: usize = 64;
-/// Calls of one batch that are carried out at once: twice the workers of a lane, so that none of
-/// them waits for the next call, and a third of [`PoolLimits::changes`].
+/// Concurrent calls of one batch. This is twice the workers of a lane, so that no worker waits for
+/// the next call. It is a third of `pool.changes`.
 pub const BATCH_AT_ONCE: usize = 8;
-/// Answers of one batch, in bytes, until the rest is left out: half of
-/// [`HttpLimits::response_bytes`], as the last one counted may be as long again.
+/// Total size of the answers in one batch. The agent replaces further answers by an error. This is
+/// half of `http.response_bytes`, because the last counted answer may be as long again.
 pub const BATCH_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Everything that flags decide.
+/// Configuration that the options set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
-    /// Addresses to serve the image store's methods on; none where they are not served.
+    /// Addresses of the image store's methods; empty if the agent does not serve them.
     pub image_store: Vec<SocketAddr>,
-    /// The Unix socket to listen on as well, if any.
+    /// Unix socket to listen on in addition, if any.
     pub socket: Option<SocketConfig>,
-    /// Who may call.
+    /// Permitted callers.
     pub callers: CallerConfig,
-    /// What is kept of changing calls.
+    /// Audit of changing calls.
     pub audit: AuditConfig,
-    /// How guests are made and where their disks may lie.
+    /// How the agent creates guests, and which disk paths it permits.
     pub host: HostConfig,
-    /// Bounds of the HTTP front.
+    /// Limits of the HTTP server.
     pub http: HttpLimits,
-    /// Bounds of the worker pool.
+    /// Limits of the worker pool.
     pub pool: PoolLimits,
-    /// Bounds of the watch over libvirt.
+    /// Limits of the libvirt watch.
     pub watch: WatchLimits,
-    /// Bounds of storage commands.
+    /// Limits of storage commands.
     pub storage: StorageLimits,
-    /// Bounds of one request's wait.
+    /// Deadlines of calls.
     pub deadlines: Deadlines,
-    /// Where the agent keeps what it must not forget; its own choice where there is none.
+    /// Directory of the agent's persistent state. Without one the state ends with the process.
     pub state_dir: Option<PathBuf>,
-    /// Bounds of the journal.
+    /// Limits of the journal.
     pub journal: JournalLimits,
-    /// Addresses to serve metrics and health alone on; may be none.
+    /// Addresses that serve only metrics and health; may be empty.
     pub metrics_listen: Vec<SocketAddr>,
-    /// What is measured of guests, and its bounds.
+    /// Metrics of guests, and their limits.
     pub metrics: MetricsConfig,
-    /// Bounds of events.
+    /// Limits of events.
     pub events: EventLimits,
-    /// Bounds of jobs.
+    /// Limits of jobs.
     pub jobs: JobLimits,
 }
 
@@ -118,29 +118,31 @@ impl Default for Config {
     }
 }
 
-/// What the verbs need to know about the host.
+/// Properties of the host that the methods need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostConfig {
     /// libvirt connection URI, as `virsh -c` takes it.
     pub libvirt_uri: String,
-    /// Name of the ZFS pool, or of a dataset in one, that the store is in; disk sources below
-    /// `/dev/zvol/<zpool>/` are allowed. Not used without a store.
+    /// ZFS pool, or dataset in a pool, that contains the store. Disk sources below
+    /// `/dev/zvol/<zpool>/` are permitted. Unused without a store.
     pub zpool: String,
-    /// What the bridges that NICs name are.
+    /// Type of the bridges that NICs name.
     pub bridge_type: BridgeType,
-    /// Where VNC displays of guests listen.
+    /// Where the VNC displays of guests listen.
     pub vnc: VncListen,
-    /// Packet filter (libvirt nwfilter) that every NIC of a new guest gets; none by default.
+    /// libvirt network filter (nwfilter) of every NIC of a new guest; none by default.
     pub nwfilter: Option<String>,
-    /// Further folders below which a disk `source` may lie; `/` allows everything.
+    /// Additional directories below which a disk `source` may be; `/` permits every path.
     pub allow_disk_paths: Vec<PathBuf>,
-    /// Where volumes are made.
+    /// Where the agent creates volumes.
     pub store: Store,
-    /// Whether a store was asked for, so that a missing one is worth a warning.
+    /// Whether an option asks for a store. Then a missing store causes a warning.
     pub wants_store: bool,
-    /// Where `ImageStore.RequestImage` fetches images from, a host and perhaps a port; nowhere without.
+    /// Host, and optionally port, from which `ImageStore.RequestImage` fetches images; `None`
+    /// disables it.
     pub image_service: Option<String>,
-    /// Whether new volumes set no space aside: they may then run out of it while a guest writes.
+    /// Whether new volumes reserve no space. Such a volume may run out of space while a guest
+    /// writes.
     pub sparse: bool,
 }
 
@@ -161,91 +163,109 @@ impl Default for HostConfig {
     }
 }
 
-/// The kind of bridge that a NIC's `network` names.
+/// Type of the bridge that a NIC's `network` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BridgeType {
-    /// Open vSwitch, with VLAN tags on the port group (contract section 5.2).
+    /// Open vSwitch, with VLAN tags on the port group.
     OpenVSwitch,
-    /// A plain Linux bridge: no virtual port, VLAN tags are refused.
+    /// Linux bridge, without virtual port. VLAN tags are refused.
     Linux,
 }
 
-/// Where volumes are made.
+/// Where the agent creates volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
-    /// As volumes of the ZFS pool.
+    /// ZFS volumes in the pool.
     Zfs,
-    /// As sparse raw files below this folder.
+    /// Sparse raw files below this directory.
     Directory(PathBuf),
-    /// Nowhere: guests have the disks that their callers name.
+    /// No store: guests have only the disks that their callers name.
     None,
+}
+
+impl HostConfig {
+    /// Describes the store for people, such as `ZFS mistify`.
+    pub fn store_name(&self) -> String {
+        match &self.store {
+            Store::Zfs => format!("ZFS {}", self.zpool),
+            Store::Directory(path) => format!("directory {}", path.display()),
+            Store::None => "none".to_owned(),
+        }
+    }
 }
 
 /// Where the VNC displays of guests listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VncListen {
-    /// On a Unix socket that libvirt makes in the guest's own folder, which only root and qemu's
-    /// user can enter: a display has no password.
+    /// On a Unix socket that libvirt creates in the guest's own directory. Only root and QEMU's
+    /// user can enter it, because a display has no password.
     Socket,
     /// On a TCP port of 127.0.0.1, where every local user can open it.
     Tcp,
 }
 
-/// Bounds of the worker pool.
+/// Limits of the worker pool.
 ///
-/// libvirtd serves 20 calls at once (its `max_workers`): the three libvirt lanes together stay at
-/// 12, so that `virsh` and the agent's own probes still get in.
+/// libvirtd serves 20 calls concurrently (its `max_workers`). The three libvirt lanes together use
+/// 12 of them, so that `virsh` and the agent's own probes still get a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// Workers of the lane for verbs that change a guest.
+    /// Workers of the control lane, which runs the methods that change a guest.
     pub control_workers: usize,
-    /// Workers of the lane for Status and the per-guest metrics.
+    /// Workers of the read lane, which runs Status and the metrics of one guest.
     pub read_workers: usize,
-    /// Workers of the lane for destroying: the cure for a stuck guest, never behind other work.
+    /// Workers of the urgent lane, which destroys domains. Destroying frees a stuck guest, so it
+    /// never waits for other work.
     pub urgent_workers: usize,
-    /// Workers of the lane for volumes: zfs serialises most of its work anyway.
+    /// Workers of the storage lane, which changes volumes. ZFS serializes most of its work anyway.
     pub storage_workers: usize,
-    /// Jobs that may wait in each lane; one more is told `busy`. A connection has one at most.
+    /// Calls in the queue of each lane. The agent answers `busy` to a further call. A connection
+    /// has at most one call in the queues.
     pub queue: usize,
-    /// Calls that change a guest and are under way at once, each on a thread. This and the next six are all
-    /// threads of [`HttpLimits::handlers`] but those for waits for events and for what waits for nothing.
+    /// Concurrent calls that change a guest, each on a thread. `http.handlers` is the sum of this
+    /// limit, the six below, `events.waiting` and 4.
     pub changes: usize,
-    /// Deletes, in the same way: they free changes that hang, and do not wait for these.
+    /// Concurrent Delete calls, each on a thread. A Delete frees changes that hang, so it does not
+    /// wait for them.
     pub deletes: usize,
-    /// Calls that ask libvirt, in the same way. Short polls of one guest need none.
+    /// Concurrent calls that query libvirt, each on a thread. Short polls of one guest need no
+    /// thread.
     pub reads: usize,
-    /// Calls that ask a guest's emulator, in the same way. Those of a guest that hangs leave half to others.
+    /// Concurrent calls that query a guest's emulator, each on a thread. Calls for one hung guest
+    /// leave half of them to other guests.
     pub metrics: usize,
-    /// Calls of the store, in the same way: more would wait for its two workers.
+    /// Concurrent calls of the store, each on a thread. More calls would only wait for its two
+    /// workers.
     pub stores: usize,
-    /// Poweroffs, in the same way: one for each of their workers.
+    /// Concurrent Poweroff calls, each on a thread. There is one for each urgent worker.
     pub urgent: usize,
-    /// Batches, in the same way; each of their calls is counted by itself.
+    /// Concurrent batches, each on a thread. Each call of a batch also counts against its own
+    /// limit.
     pub batches: usize,
-    /// Threads that all batches of one caller have beside their handlers: one batch alone has
-    /// `BATCH_AT_ONCE` with its handler.
+    /// Additional threads for all batches of one caller. One batch alone has `batch_at_once`
+    /// threads, its handler included.
     pub batch_helpers: usize,
-    /// Calls of one guest and one kind that are under way at once, so that those of a guest that hangs do
-    /// not use up the others' permits.
+    /// Concurrent calls of one kind for one guest. Calls for a hung guest do not use up the permits
+    /// of other guests.
     pub calls_per_guest: usize,
-    /// Short polls of Status that are with the read lane at once, without a thread, and as many of metrics; the
-    /// next ones wait for their turn.
+    /// Concurrent short polls of Status in the read lane, without a thread, and as many of metrics.
+    /// Further polls wait for their turn.
     pub polls: usize,
-    /// Calls that wait for their turn without a thread: the connections of two fronts, of which each has one
-    /// at most.
+    /// Calls that wait for their turn without a thread. Two listeners have as many connections,
+    /// with at most one such call each.
     pub calls_waiting: usize,
-    /// Workers that others may have replaced at once, each in a call that does not return though libvirt
-    /// answers. With one more no worker is replaced, and calls that find all workers of their lane in such
-    /// calls are told `busy`. libvirtd serves 20 calls.
+    /// Stuck workers that the agent has replaced; their calls do not return although libvirt
+    /// answers. With more, it replaces none, and calls get `busy` while all workers of their lane
+    /// are stuck. libvirtd serves 20 calls.
     pub stuck: usize,
-    /// After this a call that does not return is stuck, and an event says so: well above the 30 s that
-    /// libvirt itself waits for a guest's lock.
+    /// Time after which a running call is stuck, and an event reports it. This is well above the 30
+    /// s that libvirt itself waits for a guest's lock.
     pub stuck_age: Duration,
 }
 
 impl PoolLimits {
-    /// Threads that may call libvirt at once: the workers of its three lanes and those that were
-    /// written off.
+    /// Threads that may call libvirt concurrently: the workers of its three lanes and the abandoned
+    /// workers.
     pub fn libvirt_callers(&self) -> usize {
         self.control_workers + self.read_workers + self.urgent_workers + self.stuck
     }
@@ -276,17 +296,17 @@ impl Default for PoolLimits {
     }
 }
 
-/// Bounds of the watch over libvirt and of the thread that opens connections to it.
+/// Limits of the libvirt watch and of the thread that opens connections to libvirt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchLimits {
-    /// Opening a connection, until libvirt counts as silent: it takes 10 ms, and some 100 on a
-    /// loaded host.
+    /// Time to open a connection before libvirt counts as unresponsive. Opening takes 10 ms, and
+    /// about 100 ms on a loaded host.
     pub answer: Duration,
-    /// Between two looks at a libvirt that refuses or at a job that is late: long enough for what
-    /// had to wait for libvirt to return.
+    /// Interval between checks of a libvirt that refuses connections, or of a late call. Calls that
+    /// waited for libvirt have time to return.
     pub pause: Duration,
-    /// From the end of a wait for a connection to the deadline of its job, so that the caller hears
-    /// what was waited for.
+    /// Time between the end of a wait for a connection and the call's deadline. The caller then
+    /// learns the reason for the wait.
     pub margin: Duration,
 }
 
@@ -300,17 +320,19 @@ impl Default for WatchLimits {
     }
 }
 
-/// How long one call may take, counted from its arrival.
+/// Maximum duration of one call, counted from its arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Status and the metrics: they take milliseconds unless something below hangs.
+    /// Deadline of Status and the metrics. They take milliseconds unless a component below the
+    /// agent hangs.
     pub read: Duration,
-    /// Verbs that change: libvirt itself waits 30 s for a guest's lock, so this is more.
+    /// Deadline of calls that change something. It exceeds the 30 s that libvirt itself waits for a
+    /// guest's lock.
     pub change: Duration,
 }
 
 impl Deadlines {
-    /// How long a stop waits for what runs: a change that has just begun gets its time.
+    /// Time that a stop waits for running calls. A change that has just started gets its full time.
     pub fn drain(&self) -> Duration {
         self.change + Duration::from_secs(5)
     }
@@ -322,28 +344,31 @@ impl Default for Deadlines {
     }
 }
 
-/// Bounds of the storage room.
+/// Limits of storage commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageLimits {
-    /// One `zfs` command: they take less than a second on a pool that works, and the caller's own
-    /// deadline comes first.
+    /// Duration of one `zfs` command. It takes less than 1 s on a healthy pool. The caller's own
+    /// deadline applies first.
     pub command: Duration,
-    /// Standard output of one command, in bytes: a listing of 20,000 volumes is some 4 MB.
+    /// Standard output of one command. A listing of 20,000 volumes has about 4 MB.
     pub output_bytes: usize,
-    /// Standard error that is kept, in bytes: the first lines say what is wrong.
+    /// Stored standard error of one command. Its first lines name the fault.
     pub error_bytes: usize,
-    /// A command that was killed, until it counts as hung.
+    /// Time from SIGKILL to the end of a command. After it the command counts as hung.
     pub kill: Duration,
-    /// Hung commands, which even SIGKILL does not end, until no further one is tried.
+    /// Hung commands, which not even SIGKILL ends. With as many, the agent starts no further
+    /// command.
     pub hung: usize,
-    /// From the end of `zfs create` to its device: udev needs some 50 ms, under load seconds.
+    /// Time from the end of `zfs create` to the device node. udev needs about 50 ms, under load
+    /// seconds.
     pub device: Duration,
-    /// Trying again to destroy what is busy: udev looks at a new or changed volume for up to a
-    /// second.
+    /// Time to retry the destruction of a busy volume. udev reads a new or changed volume for up to
+    /// 1 s.
     pub busy: Duration,
-    /// Undoing a step that failed, counted from the failure, so that a late one is undone as well.
+    /// Time to roll back a failed step, counted from the failure. So the agent rolls back a late
+    /// failure as well.
     pub undo: Duration,
-    /// A stream to or from `zfs` without a byte: a disk that works moves some.
+    /// Time without a byte in a stream to or from `zfs`. A working disk transfers some.
     pub progress: Duration,
 }
 
@@ -363,20 +388,20 @@ impl Default for StorageLimits {
     }
 }
 
-/// Bounds of the journal.
+/// Limits of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalLimits {
-    /// Steps of one intent: the volumes of [`GUEST_DISKS_MAX`] disks, two steps for each of
-    /// [`GUEST_NICS_MAX`] networks and the domain are 385.
+    /// Steps of one intent (the journal entry of a change). The volumes of `guest_disks_max` disks,
+    /// two steps for each of `guest_nics_max` networks and the domain are 385.
     pub steps: usize,
-    /// One intent's file, in bytes: a request is at most [`HttpLimits::body_bytes`], its steps some
-    /// 100 KiB.
+    /// File of one intent. A request has at most `http.body_bytes`, and its steps have about 100
+    /// KiB.
     pub file_bytes: u64,
-    /// Intents kept at once: [`PoolLimits::changes`] run, the rest is what could not be
-    /// settled yet. With one more nothing new is begun; at start the oldest are read.
+    /// Stored intents. Up to `pool.changes` of them run; the others await recovery. With more, the
+    /// agent starts no new change. At start it reads the oldest ones.
     pub files: usize,
-    /// For the lock: a program that the agent before this one was just starting has it as well,
-    /// until it runs, which can take a second on a machine that is short of time.
+    /// Time to acquire the journal's lock. A program that the previous agent was just starting
+    /// holds it until it runs, up to 1 s on a loaded machine.
     pub lock: Duration,
 }
 

@@ -14,85 +14,86 @@ use crate::config::EventLimits;
 use crate::libvirt::DomainChange;
 use crate::os::clock;
 
-/// One thing that happened.
+/// An event: a change of a guest or of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// Its number: one more than that of the event before. The first of an agent's life is the time
-    /// of its start in microseconds, so that numbers grow over a restart.
+    /// Number of the event, one more than that of the previous event. The first number after a start of
+    /// the agent is the time of the start in microseconds since 1970, so that numbers grow over restarts.
     pub seq: u64,
-    /// When it was heard of: RFC 3339, in UTC.
+    /// Time at which the agent received the event, in RFC 3339 format and UTC.
     pub time: String,
-    /// The guest's id; left out for what concerns the whole host.
+    /// Id of the guest. Absent for an event of the whole host.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub guest: String,
-    /// What happened.
+    /// Kind of the event, with the members of that kind.
     #[serde(flatten)]
     pub what: What,
 }
 
-/// What happened, by its name in `event`.
+/// The kinds of events. The member `event` has the name of the kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum What {
-    /// The domain is defined, running, paused, off or gone, in the words of virsh.
+    /// libvirt reports a change in the life of the domain: it was defined, started, suspended, resumed,
+    /// stopped or undefined, for example.
     Lifecycle {
-        /// For example `started`.
+        /// The change, such as `started`. The words are those of `virsh event`.
         state: &'static str,
-        /// For example `booted`.
+        /// The cause of the change, such as `booted`.
         detail: &'static str,
     },
     /// The guest's system rebooted.
     Reboot,
-    /// A disk failed.
+    /// A disk of the guest had an I/O error.
     IoError {
-        /// The disk's source on the host.
+        /// Path of the disk's source on the host.
         source: String,
-        /// libvirt's alias of the disk.
+        /// Alias that libvirt gave the disk.
         device: String,
-        /// What was done about it: `none`, `pause` or `report`.
+        /// Reaction of the emulator: `none`, `pause` or `report`.
         action: &'static str,
-        /// `enospc`, or left out.
+        /// Cause of the error: `enospc` if the host's storage is full. Absent for any other cause.
         #[serde(skip_serializing_if = "String::is_empty")]
         reason: String,
     },
-    /// The guest's watchdog fired.
+    /// The guest's watchdog device fired.
     Watchdog {
-        /// What was done about it.
+        /// Reaction of the emulator, such as `reset`, `poweroff` or `pause`.
         action: &'static str,
     },
-    /// The guest let go of a device that was detached.
+    /// The guest released a device, and libvirt has detached it.
     DeviceRemoved {
-        /// libvirt's alias of it.
+        /// Alias that libvirt gave the device.
         device: String,
     },
-    /// The guest's balloon has changed the memory that it uses.
+    /// The guest's memory balloon changed its size.
     Balloon {
-        /// To so much, in KiB.
+        /// Memory of the guest after the change, in KiB.
         memory_kib: u64,
     },
-    /// A CreateGuest or Create of this agent has succeeded.
+    /// A CreateGuest or Create of this agent succeeded.
     Created,
-    /// A Delete of this agent has succeeded.
+    /// A Delete of this agent succeeded.
     Deleted,
-    /// A job has ended.
+    /// A job ended.
     Job {
-        /// Its id.
+        /// Id of the job.
         job: String,
-        /// How: `done`, `failed` or `cancelled`.
+        /// Final state of the job: `done`, `failed` or `cancelled`.
         state: &'static str,
     },
     /// The guest's emulator does not answer.
     Stuck,
-    /// It answers again, or has ended.
+    /// The guest's emulator answers again, or has ended.
     Unstuck,
-    /// libvirt tells of its events from here on. What happened before was not heard: whoever keeps
-    /// states asks for them.
+    /// The agent has subscribed to libvirt's events. It has no events from the time before, so a client
+    /// that caches states must query them again.
     Connected,
-    /// The connection that libvirt told of events on has ended.
+    /// The connection on which the agent received libvirt's events has closed.
     Disconnected,
-    /// So many events came faster than they could be kept.
+    /// The agent lost events of libvirt because they arrived faster than it stored them.
     Missed {
-        /// How many.
+        /// Number of lost events.
         count: u64,
     },
 }

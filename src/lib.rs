@@ -1,7 +1,7 @@
 //! `mistify-libvirt`: the agent of a hypervisor host.
 //!
 //! The program is a thin `main` over this library: arguments become a [`config::Config`], that an
-//! [`ops::Libvirt`], and [`ops::Libvirt::serve`] answers until a signal. `README.md` says how the
+//! [`ops::Libvirt`], and [`ops::Libvirt::serve`] answers until a signal. `docs/design.md` says how the
 //! rooms below hang together.
 //!
 //! # The names of the original

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     libvirt::quiet_log();
     // Both while there is one thread: what it forgoes, and what it takes, is for all that come.
     if let Err(error) = process::forgo_new_privileges() {
-        return fail(&format!("forgo new privileges: {error}"));
+        return fail(&format!("cannot set no_new_privs: {error}"));
     }
     let passed = activation::take();
     let variable = |name: &str| std::env::var_os(name);
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 /// The agent: from here on nothing but the log's own thread writes to standard error, which may block.
 fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>) -> ExitCode {
     let log_format = settings.log_format;
-    let log = cli::Log::start(&settings).map_err(|error| format!("start the log: {error}"));
+    let log = cli::Log::start(&settings).map_err(|error| format!("cannot start the log: {error}"));
     let (log, passed) = match log.and_then(|log| Ok((log, passed?))) {
         Ok(both) => both,
         Err(why) => {
@@ -98,25 +98,28 @@ fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>
 fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
     // Before anything else: a signal that comes while the agent starts must not be lost.
     let signals =
-        Signals::install().map_err(|error| format!("install signal handlers: {error}"))?;
+        Signals::install().map_err(|error| format!("cannot install signal handlers: {error}"))?;
     let notify = Notify::from_environment(|name| std::env::var_os(name))
-        .map_err(|error| format!("NOTIFY_SOCKET: {error}"))?;
+        .map_err(|error| format!("cannot use NOTIFY_SOCKET: {error}"))?;
     let audit = open_audit(config, &signals)?;
     let version = libvirt::start().map_err(|error| error.to_string())?;
     let fronts = listen(config, passed).map_err(|error| error.to_string())?;
-    let agent = Libvirt::with_config(config).map_err(|error| format!("start workers: {error}"))?;
-    info!("libvirt {version}, {}", config.host.libvirt_uri);
+    let agent =
+        Libvirt::with_config(config).map_err(|error| format!("cannot start workers: {error}"))?;
+    info!("libvirt client library {version} started; uri={}", config.host.libvirt_uri);
     agent.serve(fronts, audit, signals, notify).map_err(|error| error.to_string())
 }
 
 /// SIGHUP is caught where there is a file that it opens anew, and ends the process elsewhere.
 fn open_audit(config: &Config, signals: &Signals) -> Result<Audit, String> {
     let audit = Audit::open(&config.audit).map_err(|error| match &config.audit.log {
-        Some(path) => format!("--audit-log {}: {error}", path.display()),
-        None => format!("start the audit: {error}"),
+        Some(path) => format!("cannot open --audit-log {}: {error}", path.display()),
+        None => format!("cannot start the audit: {error}"),
     })?;
     if config.audit.log.is_some() {
-        signals.catch_hangups().map_err(|error| format!("install signal handlers: {error}"))?;
+        signals
+            .catch_hangups()
+            .map_err(|error| format!("cannot install signal handlers: {error}"))?;
     }
     Ok(audit)
 }

@@ -1,4 +1,4 @@
-//! The figures as Markdown, ready for the README, and as JSON.
+//! The figures as Markdown, and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The figures of the README: what it costs to be scraped, beside Debian's exporter.
+//! The figures of docs/performance.md: what it costs to be scraped, beside Debian's exporter.
 //!
 //!     tests/install-deps.sh bench
 //!     cargo bench --bench metrics                     about two minutes; needs root

@@ -250,7 +250,7 @@ impl World {
         Some(error.to_owned())
     }
 
-    /// The remedy that the README names for a lock that libvirt keeps for ever, and all that libvirt
+    /// The remedy that docs/recovery.md names for a lock that libvirt keeps for ever, and all that libvirt
     /// itself knows of the emulator.
     fn free(&self, id: &str) {
         self.tally.fault("a guest whose lock libvirt kept was freed");

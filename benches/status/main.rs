@@ -1,4 +1,4 @@
-//! The figures of the README: what the agent costs beside the same work without it.
+//! The figures of docs/performance.md: what the agent costs beside the same work without it.
 //!
 //!     cargo bench --bench status                   about two minutes; needs a C compiler
 //!     BENCH_QUICK=1 cargo bench --bench status     the same in seconds, for trying it out

@@ -23,12 +23,12 @@ pub(super) fn callers(config: &Config) -> Vec<Finding> {
     let mut who = vec!["root".to_owned()];
     who.extend(users.iter().map(|user| format!("user {user}")));
     who.extend(groups.iter().map(|group| format!("group {group}")));
-    let seen = format!("{}: {} may call", places.join(", "), who.join(", "));
+    let seen = format!("{}: permitted callers are {}", places.join(", "), who.join(", "));
     let mut found = vec![match any_local {
         true => Finding::warn(
             "callers",
-            format!("{}: every user of this host may call", places.join(", ")),
-            "name them by --allow-user instead of --allow-any-local",
+            format!("{}: every local user is permitted", places.join(", ")),
+            "name the permitted users with --allow-user instead of --allow-any-local",
         ),
         false => Finding::ok("callers", seen),
     }];
@@ -36,8 +36,12 @@ pub(super) fn callers(config: &Config) -> Vec<Finding> {
     found.extend(orchestrators().into_iter().map(|(pid, uid)| {
         let seen = format!("{ORCHESTRATOR} (process {pid}) runs as user {uid}");
         match may_call(&config.callers, uid) {
-            true => Finding::ok("callers", format!("{seen}, who may call")),
-            false => Finding::fail("callers", seen, format!("give --allow-user {uid}")),
+            true => Finding::ok("callers", format!("{seen}, which is permitted")),
+            false => Finding::fail(
+                "callers",
+                format!("{seen}, which is not permitted"),
+                format!("set --allow-user {uid}"),
+            ),
         }
     }));
     found
@@ -64,16 +68,19 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
     let look = |address: SocketAddr| match owners.listener(address) {
         Ok(None) => Finding::warn(
             "ports",
-            format!("nobody listens on {address}: any user of this host can"),
-            "start the agent; mistify-libvirt.socket holds the port while the agent is away",
+            format!("no process listens on {address}: every local user can take it"),
+            "start the agent; mistify-libvirt.socket holds the port while the agent is stopped",
         ),
         Ok(Some(user)) if user == 0 || agent == Ok(user) => {
-            Finding::ok("ports", format!("{address} is listened on by {}", named(user)))
+            Finding::ok("ports", format!("the listener on {address} belongs to {}", named(user)))
         }
         Ok(Some(user)) => Finding::fail(
             "ports",
-            format!("{address} is listened on by {}, who is not the agent's", named(user)),
-            "end that process: it gets what callers send, tokens among it",
+            format!(
+                "the listener on {address} belongs to {}, not to the agent's user",
+                named(user)
+            ),
+            "stop that process: it receives what callers send, including tokens",
         ),
         Err(error) => Finding::warn("ports", format!("{address}: {error}"), ""),
     };
@@ -88,7 +95,7 @@ pub(super) fn tokens(config: &Config) -> Vec<Finding> {
     let user = match agent_user() {
         Ok(user) => user,
         Err(why) => {
-            return vec![Finding::warn("tokens", why, "give the unit a user that is there")];
+            return vec![Finding::warn("tokens", why, "set User= of the unit to an existing user")];
         }
     };
     let look = |(flag, file): (&'static str, &Option<PathBuf>)| {
@@ -98,13 +105,13 @@ pub(super) fn tokens(config: &Config) -> Vec<Finding> {
             Err(error) => Finding::fail(
                 "tokens",
                 error.to_string(),
-                "openssl rand -hex 32 | install -m 0600 /dev/stdin FILE makes one",
+                "create one with openssl rand -hex 32 | install -m 0600 /dev/stdin FILE",
             ),
         })
     };
     let found: Vec<Finding> = named.into_iter().filter_map(look).collect();
     if found.is_empty() {
-        return vec![Finding::ok("tokens", "none: nobody beyond this host may call")];
+        return vec![Finding::ok("tokens", "no token is set: other hosts are not permitted")];
     }
     found
 }
@@ -115,8 +122,8 @@ fn unknown(callers: &CallerConfig) -> Vec<Finding> {
         (!is_known).then(|| {
             Finding::fail(
                 "callers",
-                format!("{flag} {name}: not known here"),
-                "make it, or drop it",
+                format!("{flag} {name}: not known on this host"),
+                "create it, or remove the option",
             )
         })
     };
@@ -185,10 +192,7 @@ mod tests {
         assert!(look(own, 0o644).unwrap_err().contains("its mode is 0644"));
         // Either it is the wrong owner, or one whose file that user cannot read.
         let error = look(stranger, 0o640).unwrap_err();
-        assert!(
-            error.contains("it belongs to user") || error.contains("cannot read it"),
-            "{error}"
-        );
+        assert!(error.contains("its owner is user") || error.contains("cannot read it"), "{error}");
         fs::remove_file(&file).unwrap();
     }
 

@@ -24,14 +24,14 @@ pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
         Ok(version) if version < OLDEST => Finding::fail(
             "libvirt",
             format!("{uri}: version {}", words(version)),
-            format!("the agent wants {} or later", words(OLDEST)),
+            format!("install libvirt {} or later", words(OLDEST)),
         ),
         Ok(version) => Finding::ok("libvirt", format!("{uri}: version {}", words(version))),
         Err(error) => Finding::fail(
             "libvirt",
             format!("{uri}: {error}"),
-            "start libvirtd (or virtqemud), and let this user call it on the socket that is not read-only: the \
-             group libvirt",
+            "start libvirtd or virtqemud, and add this user to the group libvirt, which may use \
+             the read-write socket",
         ),
     }]
 }

@@ -24,27 +24,27 @@ pub(super) fn named(user: u32) -> String {
 pub(super) fn kvm(_: &Config) -> Vec<Finding> {
     let device = Path::new("/dev/kvm");
     vec![match can_use(device) {
-        Ok(()) => Finding::ok("kvm", "/dev/kvm can be used"),
+        Ok(()) => Finding::ok("kvm", "/dev/kvm is usable"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::warn(
             "kvm",
-            "/dev/kvm is not there: guests of type kvm do not start",
-            "load kvm_intel or kvm_amd, and let the firmware allow virtualisation",
+            "/dev/kvm does not exist: guests of type kvm cannot start",
+            "load kvm_intel or kvm_amd, and enable virtualization in the firmware",
         ),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Finding::ok("kvm", "/dev/kvm is there, and qemu's user opens it")
+            Finding::ok("kvm", "/dev/kvm exists, and QEMU's user opens it")
         }
-        Err(error) => Finding::warn("kvm", format!("/dev/kvm: {error}"), "load kvm's module again"),
+        Err(error) => Finding::warn("kvm", format!("/dev/kvm: {error}"), "reload the kvm module"),
     }]
 }
 
 pub(super) fn cgroup(_: &Config) -> Vec<Finding> {
     let is_there = |path: &str| Path::new("/sys/fs/cgroup").join(path).exists();
     vec![match (is_there("cgroup.controllers"), is_there("cpuacct")) {
-        (true, _) => Finding::ok("cgroup", "version 2: CPUMetrics are by virtual processor"),
-        (false, true) => Finding::ok("cgroup", "version 1: CPUMetrics are by processor"),
+        (true, _) => Finding::ok("cgroup", "version 2: CPUMetrics reports each vCPU"),
+        (false, true) => Finding::ok("cgroup", "version 1: CPUMetrics reports each host CPU"),
         (false, false) => Finding::warn(
             "cgroup",
-            "none is mounted: guests run without their own",
+            "not mounted: guests run without a cgroup of their own",
             "mount cgroup2 at /sys/fs/cgroup",
         ),
     }]
@@ -57,17 +57,17 @@ pub(super) fn bridges(config: &Config) -> Vec<Finding> {
             ["/run/openvswitch/db.sock", "/var/run/openvswitch/db.sock"]
                 .into_iter()
                 .find(|path| Path::new(path).exists())
-                .map(|path| format!("Open vSwitch runs: {path}")),
-            "start openvswitch-switch, or give --bridge-type linux",
+                .map(|path| format!("Open vSwitch is running: {path}")),
+            "start openvswitch-switch, or set --bridge-type linux",
         ),
         BridgeType::Linux => {
             let names = linux_bridges().join(", ");
-            (Some(names).filter(|it| !it.is_empty()), "make the bridge that NICs name")
+            (Some(names).filter(|it| !it.is_empty()), "create the bridge that NICs name")
         }
     };
     vec![match found {
         Some(text) => Finding::ok("bridges", text),
-        None => Finding::warn("bridges", "none: guests with NICs do not start", lacks),
+        None => Finding::warn("bridges", "none found: guests with NICs cannot start", lacks),
     }]
 }
 
@@ -86,7 +86,8 @@ pub(super) fn state(config: &Config) -> Vec<Finding> {
     let Some(folder) =
         found.or_else(|| default_state_dir(|name| std::env::var_os(name), process::user()))
     else {
-        return vec![Finding::fail("state", "there is no place for it", "give --state-dir")];
+        let seen = "no directory for the agent's state";
+        return vec![Finding::fail("state", seen, "set --state-dir")];
     };
     vec![state_of(&folder)]
 }
@@ -95,21 +96,21 @@ fn state_of(folder: &PathBuf) -> Finding {
     let name = folder.display();
     match fs::metadata(folder) {
         Ok(found) if !found.is_dir() => {
-            Finding::fail("state", format!("{name} is no folder"), "move it away")
+            Finding::fail("state", format!("{name} is not a directory"), "move the file away")
         }
         Ok(found) if found.permissions().mode() & 0o022 != 0 => Finding::warn(
             "state",
-            format!("others may write into {name}"),
+            format!("other users can write to {name}"),
             format!("chmod go-w {name}"),
         ),
         Ok(_) => Finding::ok("state", name.to_string()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Finding::ok("state", format!("{name} is made at the first start"))
+            Finding::ok("state", format!("{name}: the agent creates it at its first start"))
         }
         Err(error) => Finding::fail(
             "state",
             format!("{name}: {error}"),
-            "let the agent's user read and write it",
+            "let the agent's user read and write the directory",
         ),
     }
 }
@@ -117,7 +118,7 @@ fn state_of(folder: &PathBuf) -> Finding {
 /// Whether images can be fetched from the image service.
 pub(super) fn images(config: &Config) -> Vec<Finding> {
     let Some(service) = &config.host.image_service else {
-        return vec![Finding::ok("images", "none are fetched: no --image-service")];
+        return vec![Finding::ok("images", "not fetched: --image-service is not set")];
     };
     // A child as nobody, in place of the unit, needs a root that may reach the network.
     let needs_socket = is_systemd() || agent_user() != Ok(0);
@@ -126,13 +127,16 @@ pub(super) fn images(config: &Config) -> Vec<Finding> {
 
 fn fetching(service: &str, curl: &Path, socket: &Path, needs_socket: bool) -> Finding {
     if let Err(error) = fs::metadata(curl) {
-        let seen = format!("{}: {error}: images are not fetched", curl.display());
+        let seen = format!("cannot fetch images: {}: {error}", curl.display());
         return Finding::warn("images", seen, "install curl");
     }
     match socket.exists() {
         false if needs_socket => Finding::warn(
             "images",
-            format!("{} is not there: the agent reaches no network by itself", socket.display()),
+            format!(
+                "cannot fetch images: {} does not exist, and the agent has no network access",
+                socket.display()
+            ),
             REMEDY,
         ),
         _ => Finding::ok("images", format!("fetched from {service}")),
@@ -144,8 +148,8 @@ pub(super) fn unit(_: &Config) -> Vec<Finding> {
     if !is_systemd() {
         return vec![Finding::warn(
             "unit",
-            "systemd does not run here",
-            "start mistify-libvirt by what does, and again when it ends with status 75",
+            "systemd is not running",
+            "start mistify-libvirt with your service manager; restart it on exit status 75",
         )];
     }
     let asked = Command::new("systemctl")

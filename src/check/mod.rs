@@ -118,10 +118,10 @@ fn within(limit: Duration, subject: &'static str, config: &Config, look: Look) -
     let (done, found) = bounded(1);
     let config = config.clone();
     let work = move || drop(done.send(look(&config)));
-    let hangs = || Finding::fail(subject, format!("no answer within {} s", limit.as_secs()), "");
+    let hangs = || Finding::fail(subject, format!("no answer after {} s", limit.as_secs()), "");
     match thread::Builder::new().name(subject.to_owned()).spawn(work) {
         Ok(_) => found.recv_timeout(limit).unwrap_or_else(|_| vec![hangs()]),
-        Err(error) => vec![Finding::fail(subject, format!("no thread: {error}"), "")],
+        Err(error) => vec![Finding::fail(subject, format!("cannot start a thread: {error}"), "")],
     }
 }
 

@@ -33,10 +33,11 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
         Ok(usage) => {
             let all = usage.free_bytes.saturating_add(usage.used_bytes);
             let (free, all_mib) = (usage.free_bytes / MIB, all / MIB);
-            let seen = format!("{name}: {free} of {all_mib} MiB are free");
+            let seen = format!("{name}: {free} of {all_mib} MiB free");
             match usage.free_bytes / 100 * 100 < all / 100 * FREE_PERCENT_MIN {
                 true => {
-                    Finding::warn("storage", seen, "a guest whose disk gets no space is paused")
+                    let remedy = "free space; libvirt pauses a guest whose disk gets no space";
+                    Finding::warn("storage", seen, remedy)
                 }
                 false => Finding::ok("storage", seen),
             }
@@ -45,15 +46,16 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
             "storage",
             why.to_string(),
             format!(
-                "chown it to {} and chmod go-w, or choose another directory; put no links into the store",
+                "chown it to {} and chmod go-w, or set another directory; the store must not \
+                 contain links",
                 named(agent)
             ),
         ),
         Err(why) => Finding::fail(
             "storage",
             format!("{name}: {why}"),
-            "import or make the pool, or make the dataset with zfs create; as another user than root: zfs allow, see own-user.conf; \
-             or give --storage directory:PATH",
+            "import or create the pool, or create the dataset with zfs create; if the agent does \
+             not run as root, run zfs allow (see own-user.conf); or set --storage directory:PATH",
         ),
     }]
 }
@@ -65,9 +67,9 @@ pub(super) fn zfs(config: &Config) -> Vec<Finding> {
     }
     let device = Path::new("/dev/zfs");
     vec![match (fs::read_to_string("/sys/module/zfs/version"), can_use(device)) {
-        (Err(_), _) => Finding::fail("zfs", "its module is not loaded", "modprobe zfs"),
+        (Err(_), _) => Finding::fail("zfs", "the zfs module is not loaded", "modprobe zfs"),
         (Ok(_), Err(error)) => {
-            Finding::fail("zfs", format!("/dev/zfs: {error}"), "let the agent's user open it")
+            Finding::fail("zfs", format!("/dev/zfs: {error}"), "let the agent's user open /dev/zfs")
         }
         (Ok(version), Ok(())) => Finding::ok("zfs", format!("module {}", version.trim())),
     }]
@@ -76,13 +78,20 @@ pub(super) fn zfs(config: &Config) -> Vec<Finding> {
 /// Whether the agent's user may do on the pool what the agent does.
 pub(super) fn permissions(config: &Config) -> Vec<Finding> {
     if config.host.store != Store::Zfs {
-        return vec![Finding::ok("allowed", "not used: no pool")];
+        return vec![Finding::ok("allowed", "not used: the store is not ZFS")];
     }
     let user = match agent_user() {
-        Ok(0) => return vec![Finding::ok("allowed", "the agent runs as root, who may do all")],
+        Ok(0) => {
+            let seen = "the agent runs as root, which has all permissions";
+            return vec![Finding::ok("allowed", seen)];
+        }
         Ok(user) => user,
         Err(why) => {
-            return vec![Finding::warn("allowed", why, "give the unit a user that is there")];
+            return vec![Finding::warn(
+                "allowed",
+                why,
+                "set User= of the unit to an existing user",
+            )];
         }
     };
     let (who, pool) = (named(user), &config.host.zpool);
@@ -101,14 +110,17 @@ pub(super) fn permissions(config: &Config) -> Vec<Finding> {
     });
     vec![match lacking {
         Ok(lacking) if lacking.is_empty() => {
-            Finding::ok("allowed", format!("{who} may do on {pool} what the agent does"))
+            Finding::ok("allowed", format!("{who} has the required permissions on {pool}"))
         }
         Ok(lacking) => Finding::fail(
             "allowed",
-            format!("{who} may not {} on {pool} and below", lacking.join(", ")),
+            format!(
+                "{who} lacks the permissions {} on {pool} and its descendants",
+                lacking.join(", ")
+            ),
             format!("zfs allow -u {user} {} {pool}", lacking.join(",")),
         ),
-        Err(why) => Finding::fail("allowed", format!("{pool}: {why}"), "see zfs allow"),
+        Err(why) => Finding::fail("allowed", format!("{pool}: {why}"), "see zfs-allow(8)"),
     }]
 }
 
@@ -116,7 +128,7 @@ pub(super) fn permissions(config: &Config) -> Vec<Finding> {
 /// is hidden from the host or held by it.
 pub(super) fn mounts(config: &Config) -> Vec<Finding> {
     if config.host.store != Store::Zfs {
-        return vec![Finding::ok("mounts", "not used: no pool")];
+        return vec![Finding::ok("mounts", "not used: the store is not ZFS")];
     }
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mounted = mounted(&table, &config.host.zpool);

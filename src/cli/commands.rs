@@ -13,35 +13,39 @@ pub(super) const WORDS_MAX: usize = 4;
 
 /// The commands and what they do, for the usage.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
-    ("list", "all guests: state, memory and processors"),
-    ("create FILE", "make the guest in FILE, JSON as CreateGuest takes it; - is standard input"),
-    ("status ID", "the state of a guest"),
-    ("run ID", "start a guest"),
-    ("shutdown ID", "press its power button"),
-    ("poweroff ID", "take its power away"),
-    ("reboot ID", "reboot its system"),
-    ("suspend ID", "stop its processors where they are"),
-    ("resume ID", "let them go on"),
-    ("reset ID", "press its reset button"),
-    ("discard-saved ID", "forget the memory that it was saved with: its next start boots"),
-    ("console ID", "the end of what it has written to its serial console"),
-    ("delete ID", "stop it, and remove its domain, networks and volumes"),
-    ("leftovers", "what calls could not undo or finish, and why; of one guest with its ID"),
-    ("metrics ID", "what a guest has used"),
-    ("top", "a live table of guests by use of processors"),
+    ("list", "List all guests with their state, memory and CPUs"),
+    ("create FILE", "Create the guest in FILE (JSON as for CreateGuest; -: standard input)"),
+    ("status ID", "Print the state of the guest ID"),
+    ("run ID", "Start the guest ID"),
+    ("shutdown ID", "Ask the operating system of the guest ID to shut down"),
+    ("poweroff ID", "Force the guest ID off, without a shutdown"),
+    ("reboot ID", "Reboot the operating system of the guest ID"),
+    ("suspend ID", "Pause the CPUs of the guest ID"),
+    ("resume ID", "Resume the paused guest ID"),
+    ("reset ID", "Reset the guest ID, as its reset button does"),
+    ("discard-saved ID", "Remove the saved memory of the guest ID, so that its next start boots"),
+    ("console ID", "Print the end of the serial console log of the guest ID"),
+    ("delete ID", "Stop the guest ID, and delete its domain, networks and volumes"),
+    (
+        "leftovers [ID]",
+        "List what calls could not roll back or finish, with the reason, for all guests or for ID",
+    ),
+    ("metrics ID", "Print the CPU, disk and network usage of the guest ID"),
+    ("top", "Show a live table of guests, sorted by CPU usage"),
     (
         "call METHOD [JSON|@FILE|-]",
-        "call a method with these parameters: Status, or ImageStore.ListImages",
+        "Call METHOD, such as Status or ImageStore.ListImages, with parameters from the command \
+         line, FILE or standard input (default none)",
     ),
-    ("check", "what this host lacks for the agent, a line each, with the remedy"),
-    ("completions SHELL", "print what bash, zsh or fish needs to complete all of this"),
+    ("check", "Check this host for the agent's requirements; print a line and a remedy for each"),
+    ("completions SHELL", "Print the completion script for SHELL: bash, zsh or fish"),
     (
         "image import FILE ID",
-        "bring a raw or qcow2 disk or a zfs stream into the store as the image ID",
+        "Import FILE (a raw or qcow2 disk, or a ZFS stream) into the store as the image ID",
     ),
     (
         "image pull URL ID",
-        "the same with what is at URL, https, if --sha256 SUM is the sum of that file",
+        "Download the file at URL (https) and import it as the image ID; requires --sha256 SUM",
     ),
 ];
 
@@ -102,7 +106,7 @@ pub(super) struct Switches {
 pub(super) fn command(words: Vec<OsString>, switches: Switches) -> Result<Command, Error> {
     let Switches { json, remove, sha256 } = switches;
     if remove && words.first().is_none_or(|word| word != "leftovers") {
-        return Err(Error::Usage("--remove is for leftovers".to_owned()));
+        return Err(Error::Usage("--remove: valid only with leftovers".to_owned()));
     }
     let texts: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
@@ -110,11 +114,11 @@ pub(super) fn command(words: Vec<OsString>, switches: Switches) -> Result<Comman
     let sha256 = match sha256 {
         Some(sum) if is_pull && is_sum(&sum) => sum.to_ascii_lowercase(),
         Some(_) if is_pull => {
-            return Err(Error::Usage("--sha256: not 64 hexadecimal digits".to_owned()));
+            return Err(Error::Usage("--sha256: write 64 hexadecimal digits".to_owned()));
         }
-        Some(_) => return Err(Error::Usage("--sha256 is for image pull".to_owned())),
+        Some(_) => return Err(Error::Usage("--sha256: valid only with image pull".to_owned())),
         None if is_pull => {
-            return Err(Error::Usage("image pull: --sha256 SUM is needed".to_owned()));
+            return Err(Error::Usage("image pull: --sha256 SUM is required".to_owned()));
         }
         None => String::new(),
     };
@@ -136,7 +140,7 @@ pub(super) fn command(words: Vec<OsString>, switches: Switches) -> Result<Comman
         }
         (texts, words) => match ask(texts, words)? {
             Some(ask) => Ok(Command::Ask { ask, json }),
-            None => Err(Error::Usage(format!("{}: not a command", texts.join(" ")))),
+            None => Err(Error::Usage(format!("{}: not a subcommand", texts.join(" ")))),
         },
     }
 }
@@ -181,5 +185,5 @@ fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
 
 fn utf_8(word: &OsString) -> Result<String, Error> {
     let text = word.to_str().map(str::to_owned);
-    text.ok_or_else(|| Error::Usage(format!("{}: not UTF-8", word.to_string_lossy())))
+    text.ok_or_else(|| Error::Usage(format!("{}: not valid UTF-8", word.to_string_lossy())))
 }

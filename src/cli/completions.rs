@@ -77,7 +77,7 @@ fn bash() -> String {
         .chain(["--config".to_owned()])
         .collect();
     format!(
-        "# Completions of mistify-libvirt for bash.
+        "# bash completion for mistify-libvirt.
 _mistify_libvirt() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
     COMPREPLY=()
@@ -87,7 +87,7 @@ _mistify_libvirt() {{
     image) COMPREPLY=($(compgen -W 'import pull' -- \"$word\")); return ;;
     create | import) compopt -o default 2>/dev/null; return ;;
     {with_id})
-        # Where no agent answers, there are none.
+        # Without an answer from the agent, complete no guest.
         COMPREPLY=($(compgen -W \"$(mistify-libvirt list 2>/dev/null |
             grep -o '\"id\":\"[^\"]*\"' | cut -d '\"' -f 4)\" -- \"$word\"))
         return
@@ -131,7 +131,7 @@ fn zsh() -> String {
     }
     format!(
         "#compdef mistify-libvirt
-# Completions of mistify-libvirt for zsh.
+# zsh completion for mistify-libvirt.
 local -a flags
 flags=(
 {flags})
@@ -152,7 +152,7 @@ esac
 }
 
 fn fish() -> String {
-    let mut text = "# Completions of mistify-libvirt for fish.\n".to_owned();
+    let mut text = "# fish completion for mistify-libvirt.\n".to_owned();
     let complete = "complete -c mistify-libvirt";
     let none_yet = "-n __fish_use_subcommand";
     for (words, help) in COMMANDS {

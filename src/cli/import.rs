@@ -22,8 +22,8 @@ use crate::storage::{self, Id, Image, MIB, Volumes};
 /// # Blocking
 /// As [`import`].
 pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
-    let image =
-        bring(config, file, id).map_err(|error| format!("import {}: {error}", file.display()))?;
+    let image = bring(config, file, id)
+        .map_err(|error| format!("cannot import {}: {error}", file.display()))?;
     println!("{} {} MiB {}", image.id, image.size_mib(), image.snapshot);
     Ok(())
 }
@@ -36,7 +36,8 @@ pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
 /// # Blocking
 /// As [`Download::run`], [`sha256`](crate::fetch::sha256) and [`import`] do.
 pub fn pull(config: &Config, url: &str, id: &str, sha256: &str) -> Result<(), String> {
-    let image = fetched(config, url, id, sha256).map_err(|error| format!("pull {url}: {error}"))?;
+    let image =
+        fetched(config, url, id, sha256).map_err(|error| format!("cannot pull {url}: {error}"))?;
     println!("{} {} MiB {}", image.id, image.size_mib(), image.snapshot);
     Ok(())
 }
@@ -56,9 +57,9 @@ fn fetched(config: &Config, url: &str, id: &str, sha256: &str) -> Result<Image, 
     let content = download.run(url.to_owned())?;
     let sum = fetch::sha256(&content, config.storage.kill)?;
     if sum != sha256 {
-        return Err(format!("its SHA-256 sum is {sum}, not {sha256}").into());
+        return Err(format!("SHA-256 checksum is {sum}, expected {sha256}").into());
     }
-    let teller = Teller { progress: &tell, warn: &|line| eprintln!("pull {url}: {line}") };
+    let teller = Teller { progress: &tell, warn: &|line| eprintln!("pulling {url}: {line}") };
     import(volumes, content, false, &id, config.storage.kill, &teller)
 }
 
@@ -76,7 +77,7 @@ fn bring(config: &Config, file: &Path, id: &str) -> Result<Image, Box<dyn Error>
     let id = Id::parse(id)?;
     let (volumes, trusted) = store(config)?;
     let (content, may_change) = open(file, trusted)?;
-    let teller =
-        Teller { progress: &tell, warn: &|line| eprintln!("import {}: {line}", file.display()) };
+    let warn = |line: &str| eprintln!("importing {}: {line}", file.display());
+    let teller = Teller { progress: &tell, warn: &warn };
     import(&*volumes, content, may_change, &id, config.storage.kill, &teller)
 }

@@ -83,7 +83,7 @@ pub(super) fn environment(
         let name = setting.variable();
         // Empty is as good as not set, as usual with variables.
         let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
-        let value = value.into_string().map_err(|_| format!("{name}: not UTF-8"))?;
+        let value = value.into_string().map_err(|_| format!("{name}: not valid UTF-8"))?;
         let place = format!("{name}={value}");
         let texts = match setting.takes {
             Takes::Many(_) => value.split(',').map(|part| part.trim().to_owned()).collect(),
@@ -104,14 +104,14 @@ pub(super) fn environment(
 /// # Blocking
 /// As long as the file system takes.
 pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<Given>, String> {
-    let at = |why: &str| format!("{}: {why}", path.display());
+    let at = |why: &str| format!("cannot read {}: {why}", path.display());
     let mut text = String::new();
     let read = File::open(path).and_then(|file| {
         file.take(SETTINGS_BYTES + 1).read_to_string(&mut text)?;
         Ok(())
     });
     match read {
-        Ok(()) if text.len() as u64 > SETTINGS_BYTES => Err(at("more than 64 KiB")),
+        Ok(()) if text.len() as u64 > SETTINGS_BYTES => Err(at("larger than 64 KiB")),
         Ok(()) => lines(path, &text),
         Err(error) if may_miss && error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(at(&error.to_string())),
@@ -128,11 +128,11 @@ pub(super) fn lines(path: &Path, text: &str) -> Result<Vec<Given>, String> {
         let place = format!("{}:{number}: {line}", path.display());
         let wrong = |why: &str| format!("{place}: {why}");
         let (name, value) =
-            line.split_once('=').ok_or_else(|| wrong("write name = value, or # and a comment"))?;
-        let setting = setting(name.trim()).ok_or_else(|| wrong("no such setting"))?;
+            line.split_once('=').ok_or_else(|| wrong("write name = value or # comment"))?;
+        let setting = setting(name.trim()).ok_or_else(|| wrong("unknown option"))?;
         let is_again = all.iter().any(|given| given.setting.name == setting.name);
         if is_again && !matches!(setting.takes, Takes::Many(_)) {
-            return Err(wrong("set in a line before"));
+            return Err(wrong("set in an earlier line"));
         }
         all.push(Given { setting, text: value.trim().to_owned(), place });
     }

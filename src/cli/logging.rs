@@ -10,16 +10,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::SystemTime;
 
-use env_logger::Builder;
+use env_logger::{Builder, DEFAULT_FILTER_ENV};
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record, log_enabled};
 use serde_json::{Map, json};
 
 use crate::cli::{LogFormat, Settings};
 use crate::config::fixed::{LAST_LINES, LOG_BYTES, LOG_LINES};
+use crate::http::STARTED;
 use crate::os::clock;
 use crate::os::poll::{Interest, PollSet};
 use crate::threads::{Bounds, LOG_WRITER, LineSink, Writer};
+
+/// The level without an option or `RUST_LOG`. The line of a start is logged at this level, too.
+const DEFAULT_LEVEL: LevelFilter = LevelFilter::Warn;
 
 /// A log line as text, without its end.
 type Format = fn(&Record<'_>) -> String;
@@ -30,6 +34,7 @@ type Format = fn(&Record<'_>) -> String;
 /// A thread that logs waits for standard error.
 pub fn start_log(settings: &Settings) {
     builder(settings).init();
+    bound_level(settings);
 }
 
 /// The log of the agent, whose lines the thread `log-writer` writes to standard error.
@@ -54,6 +59,7 @@ impl Log {
         let writer = Arc::new(Writer::start(LOG_WRITER, bounds, target)?);
         let pipe = Box::new(Lines(Arc::clone(&writer)));
         builder(settings).target(env_logger::Target::Pipe(pipe)).init();
+        bound_level(settings);
         let hook_writer = Arc::clone(&writer);
         panic::set_hook(Box::new(move |info| log_panic(info, &hook_writer)));
         Ok(Self { writer })
@@ -165,14 +171,29 @@ fn write_all(mut bytes: &[u8]) -> io::Result<()> {
 
 fn builder(settings: &Settings) -> Builder {
     let mut builder = Builder::new();
-    builder.filter_level(LevelFilter::Warn);
-    match settings.log_level {
-        Some(level) => builder.filter_level(level),
-        None => builder.parse_default_env(),
-    };
+    let level = settings.log_level.unwrap_or(DEFAULT_LEVEL);
+    builder.filter_level(level);
+    if settings.log_level.is_none() && is_set(DEFAULT_FILTER_ENV) {
+        builder.parse_default_env();
+    } else if level == DEFAULT_LEVEL {
+        builder.filter_module(STARTED, LevelFilter::Info);
+    }
     let format = format(settings);
     builder.format(move |line, record| writeln!(line, "{}", format(record)));
     builder
+}
+
+/// Has the macros of `log` stop at the level of the agent, although the line of a start is above it: a request
+/// costs less where they need not ask the logger.
+fn bound_level(settings: &Settings) {
+    if settings.log_level.is_some() || !is_set(DEFAULT_FILTER_ENV) {
+        log::set_max_level(settings.log_level.unwrap_or(DEFAULT_LEVEL));
+    }
+}
+
+/// Whether a variable has a value; an empty one counts as unset.
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 fn format(settings: &Settings) -> Format {

@@ -89,14 +89,14 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::one(
         "port",
         "N",
-        "TCP port (default 20001; 0 lets the system choose)",
+        "Listen on TCP port N (default 20001; 0: the system chooses)",
         |draft, text| number(text).map(|port| draft.port = port),
     )
     .short('p'),
     Setting::many(
         "listen",
         "ADDR[:PORT]",
-        "address to listen on, IPv6 in brackets (default 127.0.0.1, which brings [::1] with it)",
+        "Listen on ADDR, IPv6 in brackets; 127.0.0.1 includes [::1] (default 127.0.0.1)",
         |draft, text| {
             // With the port that stands for now; it is read again when the port is known.
             tcp_address(text, DEFAULT_PORT).map(|_| draft.listen.push(text.to_owned()))
@@ -105,13 +105,14 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::one(
         "socket",
         "PATH",
-        "listen on a Unix socket too, for its owner and group (mode 0660); removed at the end",
+        "Listen also on a Unix socket at PATH, mode 0660; the agent removes it at exit",
         |draft, text| absolute(text).map(|path| draft.socket = Some(path)),
     ),
     Setting::one(
         "socket-group",
         "GROUP",
-        "group of that socket; who may call is said by the next three",
+        "Set the group that owns the Unix socket of --socket (default: the agent's group; access: \
+         see --allow-*)",
         |draft, text| {
             draft.socket_group = Some(text.to_owned());
             Ok(())
@@ -120,7 +121,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::many(
         "allow-user",
         "USER",
-        "user of this host that may call, besides root and the agent's own; name or number",
+        "Let the local user USER (name or number) call, in addition to root and the agent's user",
         |draft, text| {
             draft.config.callers.users.push(text.to_owned());
             Ok(())
@@ -129,7 +130,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::many(
         "allow-group",
         "GROUP",
-        "group whose members may call; name or number",
+        "Let members of the local group GROUP (name or number) call",
         |draft, text| {
             draft.config.callers.groups.push(text.to_owned());
             Ok(())
@@ -137,20 +138,20 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::switch(
         "allow-any-local",
-        "let every user of this host call, as the original did; warned of at the start",
+        "Let every local user call, as the original agent did; the agent logs a warning at start",
         |draft, text| on_or_off(text).map(|is_on| draft.config.callers.any_local = is_on),
     ),
     Setting::one(
         "token-file",
         "FILE",
-        "the token that callers from beyond this host show (Authorization: Bearer), mode 0600 or \
-         0640; --listen beyond loopback needs it",
+        "Require the token in FILE (mode 0600 or 0640) from other hosts, as Authorization: Bearer; \
+         --listen beyond loopback needs it",
         |draft, text| absolute(text).map(|path| draft.config.callers.token_file = Some(path)),
     ),
     Setting::many(
         "allow-host",
         "NAME",
-        "a name that callers may call this host by, besides its addresses and localhost",
+        "Accept NAME as a name of this host in requests, besides its addresses and localhost",
         |draft, text| {
             draft.config.callers.host_names.push(text.to_owned());
             Ok(())
@@ -159,43 +160,45 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::one(
         "audit-log",
         "FILE",
-        "append a line of JSON to FILE for each changing call; SIGHUP opens it anew",
+        "Append a line of JSON to FILE for each changing call; SIGHUP reopens FILE",
         |draft, text| absolute(text).map(|path| draft.config.audit.log = Some(path)),
     ),
     Setting::one(
         "zpool",
         "NAME",
-        "ZFS pool of the guests' disks, or a dataset in one (default mistify); empty: no store",
+        "Store disks in the ZFS pool or dataset NAME (default mistify; empty: no store)",
         |draft, text| pool_name(text).map(|name| draft.zpool = Some(name)),
     )
     .short('z'),
     Setting::one(
         "storage",
         "WHERE",
-        "where disks are made: zfs (default; the pool) or directory:PATH (sparse files below PATH)",
+        "Create disks in the ZFS pool (zfs, the default) or as sparse files below PATH \
+         (directory:PATH)",
         |draft, text| store(text).map(|store| draft.store = Some(store)),
     ),
     Setting::switch(
         "sparse",
-        "set no space aside for new disks, which may then run out of it while a guest writes",
+        "Reserve no space for new disks; they may then run out of space while a guest writes",
         |draft, text| on_or_off(text).map(|is_on| draft.config.host.sparse = is_on),
     ),
     Setting::switch(
         "image-store",
-        "serve the image store's methods too, on a port of their own",
+        "Serve the methods of the image store, on the port of --image-store-port",
         |draft, text| on_or_off(text).map(|is_on| draft.image_store = is_on),
     ),
     Setting::one(
         "image-store-port",
         "N",
-        "that port, on the addresses of --listen (default 19999)",
+        "Serve the image store on TCP port N, on the addresses of --listen (default 19999)",
         |draft, text| number(text).map(|port| draft.image_store_port = port),
     ),
     Setting::one(
         "image-service",
         "HOST[:PORT]",
-        "where RequestImage fetches images from, by http, at port 80 unless it names another; set it in the \
-         file, which the fetch unit reads, too; without it RequestImage is off",
+        "Fetch images for RequestImage from HOST over HTTP (default port 80); without it \
+         RequestImage is off; set it in the configuration file, which the fetch unit also \
+         reads",
         |draft, text| {
             image_service(text).map(|()| draft.config.host.image_service = Some(text.to_owned()))
         },
@@ -204,59 +207,63 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::one(
         "log-level",
         "LEVEL",
-        "debug, info, warning, error, critical, fatal or panic (default warning); wins over \
-         RUST_LOG",
+        "Log at LEVEL: debug, info, warning, error, critical, fatal or panic (default warning); \
+         overrides RUST_LOG",
         |draft, text| level(text).map(|level| draft.log_level = Some(level)),
     )
     .short('l'),
     Setting::one(
         LOG_FORMAT,
         "FORMAT",
-        "text (default; with priorities under systemd) or json (the original's lines)",
+        "Log as text (default; with priorities under systemd) or json (as the original agent)",
         |draft, text| log_format(text).map(|format| draft.log_format = format),
     ),
-    Setting::one("libvirt-uri", "URI", "libvirt to use (default qemu:///system)", |draft, text| {
-        draft.config.host.libvirt_uri = text.to_owned();
-        Ok(())
-    }),
+    Setting::one(
+        "libvirt-uri",
+        "URI",
+        "Connect to the libvirt at URI (default qemu:///system)",
+        |draft, text| {
+            draft.config.host.libvirt_uri = text.to_owned();
+            Ok(())
+        },
+    ),
     Setting::one(
         "bridge-type",
         "TYPE",
-        "what NICs are plugged into: openvswitch (default) or linux, which knows no VLAN tags",
+        "Connect NICs to bridges of TYPE openvswitch (default) or linux (without VLAN tags)",
         |draft, text| bridge_type(text).map(|kind| draft.config.host.bridge_type = kind),
     ),
     Setting::one(
         "vnc",
         "WHERE",
-        "where VNC displays listen: socket (default; a Unix socket for root and qemu's user) or \
-         tcp (127.0.0.1, the guest's port)",
+        "Let VNC displays listen on a Unix socket for root and QEMU's user (socket, the default) \
+         or on 127.0.0.1 at the guest's port (tcp)",
         |draft, text| vnc(text).map(|listen| draft.config.host.vnc = listen),
     ),
     Setting::one(
         "nwfilter",
         "NAME",
-        "libvirt packet filter that every NIC of a new guest gets",
+        "Apply the libvirt network filter NAME to every NIC of new guests (default none)",
         |draft, text| filter_name(text).map(|name| draft.config.host.nwfilter = Some(name)),
     ),
     Setting::many(
         "allow-disk-path",
         "DIR",
-        "let disk sources lie below DIR too; / allows everything, as the original did",
+        "Permit disk sources below DIR as well; / permits every path, as the original agent did",
         |draft, text| absolute(text).map(|path| draft.config.host.allow_disk_paths.push(path)),
     ),
     Setting::one(
         "state-dir",
         "DIR",
-        "where the agent keeps what it must not forget (default $STATE_DIRECTORY, else \
-         /var/lib/mistify-libvirt for root, else mistify-libvirt in $XDG_STATE_HOME or \
-         ~/.local/state)",
+        "Store the agent's state in DIR (default $STATE_DIRECTORY, else /var/lib/mistify-libvirt \
+         for root, else mistify-libvirt in $XDG_STATE_HOME or ~/.local/state)",
         |draft, text| absolute(text).map(|path| draft.config.state_dir = Some(path)),
     ),
     Setting::many(
         "metrics-listen",
         "ADDR[:PORT]",
-        "serve /metrics and /healthz alone there (port 9177); beyond loopback that needs one of \
-         the next two",
+        "Serve only /metrics and /healthz on ADDR (default port 9177); beyond loopback it needs \
+         --metrics-token-file or --metrics-open",
         |draft, text| {
             let address = tcp_address(text, DEFAULT_METRICS_PORT);
             address.map(|address| draft.config.metrics_listen.push(address))
@@ -265,47 +272,50 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::one(
         "metrics-token-file",
         "FILE",
-        "the token of those who read that from beyond this host",
+        "Require the token in FILE from other hosts at --metrics-listen",
         |draft, text| {
             absolute(text).map(|path| draft.config.callers.metrics_token_file = Some(path))
         },
     ),
     Setting::switch(
         "metrics-open",
-        "let everybody who reaches that listener read it",
+        "Let every client that reaches --metrics-listen read it without a token",
         |draft, text| on_or_off(text).map(|is_on| draft.config.callers.metrics_open = is_on),
     ),
     Setting::one(
         "metrics-max-age",
         "SECONDS",
-        "how long a sample is good for further scrapes, 0 to 60 (default 1)",
+        "Answer scrapes from a sample up to this age, 0 to 60 (default 1)",
         |draft, text| max_age(text).map(|age| draft.config.metrics.max_age = age),
     ),
     Setting::many(
         "metrics-metadata",
         "NAME",
-        "a piece of guests' metadata that their _info series gets as a label",
+        "Add the guest metadata NAME as a label to the _info series of guests",
         |draft, text| metadata(&mut draft.config.metrics.metadata, text),
     ),
     Setting::many(
         "workers",
         "LANE=N",
-        "workers of a lane: control, read, urgent (4 each) or storage (2)",
+        "Run N workers in LANE: control, read, urgent (default 4 each) or storage (default 2)",
         |draft, text| workers(&mut draft.config.pool, text),
     ),
-    Setting::one("queue", "N", "jobs that may wait in each lane (default 1024)", |draft, text| {
-        at_least_one(text).map(|count| draft.config.pool.queue = count)
-    }),
+    Setting::one(
+        "queue",
+        "N",
+        "Let at most N calls wait in each lane, 1 to 1024 (default 1024)",
+        |draft, text| at_least_one(text).map(|count| draft.config.pool.queue = count),
+    ),
     Setting::one(
         "deadline-read",
         "SECONDS",
-        "longest that Status and the metrics may take, 1 to 3600 (default 5)",
+        "Set the deadline of Status and the metrics, 1 to 3600 (default 5)",
         |draft, text| seconds(text).map(|time| draft.config.deadlines.read = time),
     ),
     Setting::one(
         "deadline-change",
         "SECONDS",
-        "longest that a change may take, 1 to 3600 (default 60)",
+        "Set the deadline of changing calls, 1 to 3600 (default 60)",
         |draft, text| seconds(text).map(|time| draft.config.deadlines.change = time),
     ),
 ];
@@ -332,18 +342,18 @@ pub(super) const OTHERS: &[Other] = &[
         value: Some("FILE"),
         ..Other::new(
             "config",
-            "the file of settings, which then has to be there; also MISTIFY_CONFIG",
+            "Read the configuration from FILE, which must exist; also MISTIFY_CONFIG",
         )
     },
-    Other::new("check-config", "read all settings, say what is wrong with them, and end"),
-    Other::new("json", "what commands answer as JSON, as in a pipe, also on a terminal"),
+    Other::new("check-config", "Check the configuration, print the first error, and exit"),
+    Other::new("json", "Print answers of subcommands as JSON on a terminal too, as in a pipe"),
     Other {
         value: Some("SUM"),
-        ..Other::new("sha256", "with image pull: the SHA-256 sum of the file at URL")
+        ..Other::new("sha256", "With image pull: require this SHA-256 checksum of the file at URL")
     },
-    Other::new("remove", "with leftovers: remove them, where nothing uses them"),
-    Other { short: Some('h'), ..Other::new("help", "print this and end") },
-    Other::new("version", "print the version and end"),
+    Other::new("remove", "With leftovers: remove the leftovers that nothing uses"),
+    Other { short: Some('h'), ..Other::new("help", "Print this help and exit") },
+    Other::new("version", "Print the version and exit"),
 ];
 
 /// Settings as they are gathered, until all are known.
@@ -399,17 +409,17 @@ impl Draft {
             (Some(path), group) => Some(SocketConfig { path, group }),
             (None, None) => None,
             (None, Some(group)) => {
-                return Err(format!("--socket-group {group}: there is no --socket"));
+                return Err(format!("--socket-group {group}: requires --socket"));
             }
         };
         let host = &mut config.host;
         host.wants_store = self.zpool.is_some() || self.store.is_some() || self.image_store;
         match (self.zpool, self.store) {
             (Some(None), Some(_)) => {
-                return Err("--zpool: empty means no store, and --storage names one".to_owned());
+                return Err("--zpool: empty means no store, but --storage names one".to_owned());
             }
             (Some(None), None) if self.image_store => {
-                return Err("--image-store: there is no store, as --zpool is empty".to_owned());
+                return Err("--image-store: requires a store, but --zpool is empty".to_owned());
             }
             (Some(None), None) => host.store = Store::None,
             (name, store) => {

@@ -11,15 +11,15 @@ const COLUMN: usize = 30;
 const WIDTH: usize = 100;
 
 const HEAD: &str = "\
-mistify-libvirt: the agent of a hypervisor host. It creates, runs, stops, measures and deletes
-guests, and is called with JSON-RPC over HTTP at /rpc and /_mistify_RPC_.
+mistify-libvirt: agent of a hypervisor host. It creates, runs, stops, measures and deletes libvirt
+guests. Clients call it with JSON-RPC over HTTP at /rpc and /_mistify_RPC_.
 
-Usage: mistify-libvirt [FLAG]...
-       mistify-libvirt COMMAND [FLAG]...
+Usage: mistify-libvirt [OPTION]...
+       mistify-libvirt SUBCOMMAND [OPTION]...
 
-Without a command it is the agent.
+Without a subcommand, run the agent.
 
-Commands:
+Subcommands:
 ";
 
 /// The usage, from the tables of commands and settings.
@@ -28,7 +28,7 @@ pub fn usage() -> String {
     for (words, help) in super::commands::COMMANDS {
         entry(&mut text, &format!("  {words}"), help);
     }
-    text += "\nFlags:\n";
+    text += "\nOptions:\n";
     for setting in SETTINGS {
         let value = match setting.takes {
             Takes::Switch => None,
@@ -41,9 +41,10 @@ pub fn usage() -> String {
     }
     let _ = write!(
         text,
-        "\nEach flag above --config is also a variable, MISTIFY_ALLOW_USER for --allow-user, and a \
-         line of\nthe file, allow-user = USER. A flag wins over the variable, and that over the \
-         file, which is\n{DEFAULT_FILE} where nothing names another.\n"
+        "\nEach option above --config is also an environment variable (MISTIFY_ALLOW_USER for \
+         --allow-user)\nand a line of the configuration file (allow-user = USER). An option \
+         overrides the variable, and\nthe variable overrides the file. The default file is \
+         {DEFAULT_FILE}.\n"
     );
     text
 }
@@ -56,7 +57,7 @@ fn flag(short: Option<char>, name: &str, value: Option<&str>) -> String {
 
 fn help(setting: &Setting) -> String {
     match setting.takes {
-        Takes::Many(_) => format!("{}; may be given several times", setting.help),
+        Takes::Many(_) => format!("{}; repeatable", setting.help),
         Takes::One(_) | Takes::Switch => setting.help.to_owned(),
     }
 }

@@ -29,23 +29,23 @@ pub(super) fn number<T: FromStr>(text: &str) -> Outcome<T> {
 
 pub(super) fn at_least_one(text: &str) -> Outcome<usize> {
     match number(text)? {
-        0 => wrong("at least 1 is needed"),
+        0 => wrong("must be at least 1"),
         count @ 1..=1024 => Ok(count),
-        _ => wrong("at most 1024"),
+        _ => wrong("must be at most 1024"),
     }
 }
 
 pub(super) fn seconds(text: &str) -> Outcome<Duration> {
     match number(text)? {
         seconds @ 1..=DEADLINE_S_MAX => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("write 1 to {DEADLINE_S_MAX} seconds")),
+        _ => Err(format!("must be 1 to {DEADLINE_S_MAX} seconds")),
     }
 }
 
 pub(super) fn max_age(text: &str) -> Outcome<Duration> {
     match number(text)? {
         seconds @ 0..=60 => Ok(Duration::from_secs(seconds)),
-        _ => wrong("write 0 to 60 seconds"),
+        _ => wrong("must be 0 to 60 seconds"),
     }
 }
 
@@ -84,7 +84,7 @@ pub(super) fn absolute(text: &str) -> Outcome<PathBuf> {
 pub(super) fn metadata(known: &mut Vec<String>, name: &str) -> Outcome<()> {
     let label = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     if name.is_empty() || known.iter().any(|other| label(other) == label(name)) {
-        return wrong("empty, or as one before");
+        return wrong("empty, or the same label as an earlier name");
     }
     known.push(name.to_owned());
     Ok(())
@@ -122,7 +122,7 @@ pub(super) fn vnc(text: &str) -> Outcome<VncListen> {
 /// Whether the filter is there is libvirt's to say, when a guest is made.
 pub(super) fn filter_name(text: &str) -> Outcome<String> {
     if text.is_empty() || text.chars().any(char::is_control) {
-        return wrong("not the name of a packet filter");
+        return wrong("not the name of a network filter");
     }
     Ok(text.to_owned())
 }
@@ -131,7 +131,7 @@ pub(super) fn filter_name(text: &str) -> Outcome<String> {
 pub(super) fn image_service(text: &str) -> Outcome<()> {
     match Service::parse(text) {
         Ok(_) => Ok(()),
-        Err(_) => wrong("write a host, or a host, a colon and a port"),
+        Err(_) => wrong("write HOST or HOST:PORT"),
     }
 }
 
@@ -148,7 +148,7 @@ pub(super) fn store(text: &str) -> Outcome<Store> {
     match text.strip_prefix("directory:") {
         None if text == "zfs" => Ok(Store::Zfs),
         Some(path) if Path::new(path).is_absolute() => Ok(Store::Directory(PathBuf::from(path))),
-        _ => wrong("write zfs, or directory: and an absolute path"),
+        _ => wrong("write zfs or directory:PATH, with an absolute PATH"),
     }
 }
 

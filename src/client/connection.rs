@@ -56,7 +56,10 @@ impl Client {
         let guests = match (&config.socket, port) {
             (Some(socket), _) => Endpoint::Unix(socket.path.clone()),
             (None, Some(address)) => Endpoint::Tcp(address),
-            (None, None) => return Err(Error::Asked("the agent listens nowhere".to_owned())),
+            (None, None) => {
+                let why = "cannot call the agent: no listen address is set";
+                return Err(Error::Asked(why.to_owned()));
+            }
         };
         let host = port.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
         let images = tcp(&config.image_store)
@@ -81,26 +84,34 @@ impl Client {
             true => &self.images,
             false => &self.guests,
         };
-        let unreached = |why: &dyn fmt::Display| Error::Unreached(format!("{endpoint}: {why}"));
+        let unreached = |why: &dyn fmt::Display| {
+            Error::Unreached(format!("cannot call the agent at {endpoint}: {why}"))
+        };
         if matches!(endpoint, Endpoint::Tcp(address) if address.port() == 0) {
-            return Err(Error::Asked("port 0: say by --port which one the agent has".to_owned()));
+            let why = "cannot call the agent at port 0: set --port to the agent's port";
+            return Err(Error::Asked(why.to_owned()));
         }
-        let call = json!({ "method": method, "params": params, "id": 1 }).to_string();
+        let call = json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": 1 });
+        let call = call.to_string();
         let answer = self.exchange(endpoint, &call).map_err(|error| unreached(&error))?;
         if answer.is_empty() {
             // As is done with callers that are not allowed.
-            return Err(unreached(&"closed without an answer; may this user call?"));
+            let why = "connection closed without a response; check that --allow-user or \
+                       --allow-group of the agent permits this user";
+            return Err(unreached(&why));
         }
-        let (status, body) = split(&answer).ok_or_else(|| unreached(&"not an answer of HTTP"))?;
+        let (status, body) = split(&answer).ok_or_else(|| unreached(&"not an HTTP response"))?;
         let text = String::from_utf8_lossy(body);
         if status != 200 {
-            return Err(Error::Answered(format!("{status}: {}", text.trim_end())));
+            return Err(Error::Answered(format!("HTTP status {status}: {}", text.trim_end())));
         }
         let mut answer: Value = serde_json::from_slice(body).map_err(|error| unreached(&error))?;
         match &answer["error"] {
             Value::Null => Ok(answer["result"].take()),
-            Value::String(why) => Err(Error::Answered(why.clone())),
-            other => Err(Error::Answered(other.to_string())),
+            error => {
+                let why = error["message"].as_str().map(str::to_owned);
+                Err(Error::Answered(why.unwrap_or_else(|| error.to_string())))
+            }
         }
     }
 
@@ -138,17 +149,17 @@ fn proof(file: &Path) -> io::Result<String> {
         Ok(_) if !token.contains(char::is_control) => {
             return Ok(format!("Authorization: Bearer {token}\r\n"));
         }
-        Ok(_) => "not one line".to_owned(),
+        Ok(_) => "the token is not a single line".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(io::Error::other(format!("{}: {why}", file.display())))
+    Err(io::Error::other(format!("cannot read --token-file {}: {why}", file.display())))
 }
 
 /// Sends the call, with a line of proof or none, and reads to the connection's end.
 fn post(mut stream: impl Read + Write, host: &str, proof: &str, call: &str) -> io::Result<Vec<u8>> {
     let length = call.len();
     let request = format!(
-        "POST /_mistify_RPC_ HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
+        "POST /rpc HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
          {proof}Content-Length: {length}\r\nConnection: close\r\n\r\n{call}"
     );
     // Whoever refuses a call may close before it has read all, and still say why.
@@ -156,7 +167,7 @@ fn post(mut stream: impl Read + Write, host: &str, proof: &str, call: &str) -> i
     let mut answer = Vec::new();
     let read = stream.take(CLIENT_ANSWER_BYTES + 1).read_to_end(&mut answer);
     if answer.len() as u64 > CLIENT_ANSWER_BYTES {
-        return Err(io::Error::other("the answer is more than 64 MiB"));
+        return Err(io::Error::other("the response is larger than 64 MiB"));
     }
     match (answer.is_empty(), sent, read) {
         (false, _, Ok(_)) => Ok(answer),

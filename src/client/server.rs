@@ -64,8 +64,8 @@ fn check(uid: u32) -> io::Result<()> {
         return Ok(());
     }
     let why = format!(
-        "it is a process of user {uid}, not of root or the agent's user; nothing was sent (if the agent \
-             runs as that user, run this command as that user)"
+        "the server is a process of user {uid}, not of root or the agent's user; the command sent \
+         nothing (if the agent runs as user {uid}, run this command as that user)"
     );
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }

@@ -88,7 +88,7 @@ pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
     write(&text)?;
     match ask {
         Ask::Leftovers { remove: true, .. } if answer["leftovers"] != json!([]) => {
-            Err(Error::Answered("some leftovers stay".to_owned()))
+            Err(Error::Answered("cannot remove all leftovers".to_owned()))
         }
         _ => Ok(()),
     }
@@ -113,7 +113,7 @@ fn all_guests(client: &Client) -> Result<Value, Error> {
 pub(super) fn write(text: &str) -> Result<(), Error> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::Asked(format!("write the answer: {error}")))
+            Err(Error::Asked(format!("cannot write the answer: {error}")))
         }
         _ => Ok(()),
     }
@@ -155,15 +155,17 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
 fn read_params(params: &Params) -> Result<Value, Error> {
     let (name, text) = match params {
         Params::None => return Ok(json!({})),
-        Params::Text(text) => ("parameters".to_owned(), text.clone()),
+        Params::Text(text) => ("the parameters".to_owned(), text.clone()),
         Params::File(path) => (path.display().to_string(), read(path)?),
     };
-    serde_json::from_str(&text).map_err(|error| Error::Asked(format!("{name}: {error}")))
+    serde_json::from_str(&text)
+        .map_err(|error| Error::Asked(format!("cannot parse {name}: {error}")))
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    let wrong =
-        |why: &dyn ToString| Error::Asked(format!("{}: {}", path.display(), why.to_string()));
+    let wrong = |why: &dyn ToString| {
+        Error::Asked(format!("cannot read {}: {}", path.display(), why.to_string()))
+    };
     let mut text = String::new();
     let mut take =
         |source: &mut dyn Read| source.take(CLIENT_PARAMS_BYTES + 1).read_to_string(&mut text);
@@ -172,7 +174,7 @@ fn read(path: &Path) -> Result<String, Error> {
         false => File::open(path).and_then(|mut file| take(&mut file)),
     };
     match read {
-        Ok(_) if text.len() as u64 > CLIENT_PARAMS_BYTES => Err(wrong(&"more than 1 MiB")),
+        Ok(_) if text.len() as u64 > CLIENT_PARAMS_BYTES => Err(wrong(&"larger than 1 MiB")),
         Ok(_) => Ok(text),
         Err(error) => Err(wrong(&error)),
     }
@@ -183,7 +185,7 @@ fn narrow(ask: &Ask, mut answer: Value) -> Result<Value, Error> {
     match ask {
         Ask::Metrics(id) => match answer.get_mut(id) {
             Some(guest) => Ok(guest.take()),
-            None => Err(Error::Answered(format!("{id}: there is no such guest"))),
+            None => Err(Error::Answered(format!("guest {id} not found"))),
         },
         _ => Ok(answer),
     }
@@ -198,7 +200,7 @@ fn readable(ask: &Ask, answer: &Value) -> String {
         Ask::Guest { method: "Console", .. } => lines(&answer["console"]),
         Ask::Guest { method: "Delete", id } => format!("{} deleted\n", printable(id)),
         Ask::Guest { method: "DiscardSaved", id } => {
-            format!("{} boots at its next start\n", printable(id))
+            format!("{} saved memory removed; the next start boots\n", printable(id))
         }
         Ask::Guest { id, .. } => {
             format!("{} {}\n", printable(id), word(&answer["guest"]["state"]))
@@ -239,7 +241,7 @@ fn metrics(guest: &Value) -> String {
     let number = |value: &Value, name: &str| value[name].as_f64().unwrap_or_default();
     let amount = |value: &Value, name: &str| bytes(number(value, name));
     let count = |value: &Value, name: &str| format!("{:.0}", number(value, name));
-    let mut cpus = Table::new(&["CPU", "SECONDS", "IN THE GUEST"]);
+    let mut cpus = Table::new(&["CPU", "SECONDS", "VCPU SECONDS"]);
     for (index, cpu) in guest["cpu"].as_array().into_iter().flatten().enumerate() {
         let seconds = |name| format!("{:.2}", number(cpu, name));
         cpus.row([index.to_string(), seconds("cpu_time"), seconds("vcpu_time")]);
@@ -292,9 +294,8 @@ mod tests {
         let images = asked("ImageStore.ListImages", text(r#"{"id":"a"}"#));
         assert_eq!(images, ("ImageStore.ListImages".into(), r#"[{"id":"a"}]"#.into()));
         let wrong = Ask::Call { method: "Run".into(), params: text("{") };
-        assert!(
-            matches!(request(&wrong), Err(Error::Asked(why)) if why.starts_with("parameters: "))
-        );
+        let begin = "cannot parse the parameters: ";
+        assert!(matches!(request(&wrong), Err(Error::Asked(why)) if why.starts_with(begin)));
     }
 
     #[test]

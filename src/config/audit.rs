@@ -1,28 +1,28 @@
-//! What is kept of changing calls, and its bounds.
+//! Audit of changing calls, and its limits.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where the audit goes besides the log, and how much one line of it may take.
+/// Where the audit is written in addition to the log, and the size of its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditConfig {
-    /// A file that gets a line of JSON for each changing call; none by default.
+    /// File that receives a line of JSON for each changing call; none by default.
     pub log: Option<PathBuf>,
-    /// Of a name in the request, in characters: no guest or dataset has a longer one.
+    /// Length of a name from the request. No guest or dataset has a longer name.
     pub name_chars: usize,
-    /// Of an error, in characters: enough for its first line to be recognised.
+    /// Length of an error. Its first line stays recognizable.
     pub error_chars: usize,
-    /// How long the name of a user holds: the databases may be slow to ask.
+    /// Lifetime of a cached user name. User databases may answer slowly.
     pub user: Duration,
-    /// For the user database to name a user, until a record has the uid alone: databases on this host
-    /// answer within 1 ms, directory services within some 10 ms.
+    /// Time for the user database to name a user; after it the record contains only the uid. A
+    /// local database answers within 1 ms, a directory service within about 10 ms.
     pub user_wait: Duration,
-    /// Users of whom that is kept: few call, and who is not kept is asked for again.
+    /// Cached user names. Few users call, and the agent looks up any other user again.
     pub users: usize,
-    /// Records that wait for their writer, while a file system or the user database hangs: the changing
-    /// calls of minutes. More are dropped and counted.
+    /// Records that wait for the writer while a file system or the user database hangs: the
+    /// changing calls of minutes. The agent drops and counts further records.
     pub queue: usize,
-    /// The same in bytes, with records of 256 bytes on average.
+    /// Size of the records that wait for the writer, with 256 bytes on average.
     pub queue_bytes: usize,
 }
 

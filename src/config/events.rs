@@ -1,25 +1,27 @@
-//! Bounds of events.
+//! Limits of events.
 
 use std::time::Duration;
 
-/// Bounds of what is kept of events and of those who listen.
+/// Limits of stored events and of event clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventLimits {
-    /// Events that are kept for those who ask later: a hundred guests that are made, run, stopped
-    /// and deleted are some 800.
+    /// Events that the agent stores for later requests. Creating, running, stopping and deleting
+    /// 100 guests produces about 800.
     pub kept: usize,
-    /// Events that libvirt told and nobody has numbered yet: those of a host that goes down at once.
+    /// Events from libvirt that have no number yet. All guests of a host that go down at once
+    /// produce as many.
     pub backlog: usize,
-    /// Between two tries to hear libvirt again: it may have been restarted.
+    /// Interval between attempts to subscribe to libvirt's events again. libvirt may have been
+    /// restarted.
     pub pause: Duration,
-    /// Longest that one WaitEvents may wait, below the idle time of common proxies.
+    /// Maximum wait of one WaitEvents call. It is below the idle timeout of common proxies.
     pub wait: Duration,
-    /// Calls of WaitEvents that may wait at once: there are as many more handlers for them.
+    /// Concurrent WaitEvents calls. They have as many handlers of their own.
     pub waiting: usize,
-    /// Events in one answer to WaitEvents, some 200 KiB: who is behind asks again.
+    /// Events in one answer to WaitEvents, about 200 KiB. A client that is behind calls again.
     pub page: usize,
-    /// Without an event, until a listener to a stream is sent a comment, which shows whether it is
-    /// still there.
+    /// Time without an event after which a stream sends a comment. The comment shows whether the
+    /// client is still connected.
     pub heartbeat: Duration,
 }
 

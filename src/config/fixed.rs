@@ -1,150 +1,159 @@
-//! Limits that nothing sets: no host needs them otherwise, and no test either.
+//! Limits without an option. No host needs other values, and no test either.
 
 use std::time::Duration;
 
-/// How old the last look at libvirt and storage may be before a question for the agent's health
-/// causes another: monitors ask every few seconds.
+/// Maximum age of the last check of libvirt and storage when a client asks for the agent's health.
+/// An older check causes a new one. Monitoring systems ask every few seconds.
 pub const HEALTH_FRESH: Duration = Duration::from_secs(10);
-/// The same for a scrape, which comes every few seconds for ever: a look starts a process or two,
-/// and how full a store is changes slowly.
+/// Maximum age of the last check of libvirt and storage for a scrape. Scrapes repeat every few
+/// seconds, a check starts one or two processes, and the store fills slowly.
 pub const HEALTH_FRESH_FOR_SCRAPES: Duration = Duration::from_secs(60);
-/// After the first try to recover a change that failed; doubled after each further one. What is in the way,
-/// such as a busy device, takes about as long to go.
+/// Pause after the first failed attempt to recover a change. Each further failure doubles it. An
+/// obstacle such as a busy device disappears in about that time.
 pub const RECOVERY_PAUSE: Duration = Duration::from_secs(2);
-/// The longest such pause, so that a host recovers within a minute after its operator mended it.
+/// Maximum pause between two attempts to recover a change. A host recovers within a minute after
+/// its operator has repaired it.
 pub const RECOVERY_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Refused tries, after which a change is left as it is and listed as a leftover: with the pauses between
-/// them half a minute.
+/// Refused attempts after which the agent leaves a change as it is and lists a leftover. With the
+/// pauses between them they take half a minute.
 pub const RECOVERY_TRIES: u32 = 5;
-/// The reconciler's wait for a guest's lock: a verb that has it recovers the guest itself.
+/// Time that the reconciler waits for a guest lock. A call that holds the lock recovers the guest
+/// itself.
 pub const RECOVERY_LOCK: Duration = Duration::from_secs(1);
-/// What the agent does of itself may keep its sockets closed at the start: callers are told then
-/// what is really there, and do not wait long for it.
+/// Time that the agent's own recovery may keep its sockets closed at start. Callers then see the
+/// actual state, and do not wait long for it.
 pub const FIRST_ROUND: Duration = Duration::from_secs(2);
-/// Taking volumes back, counted from the failure: longer than the patience with one that is busy.
+/// Time to roll back volumes, counted from the failure. It exceeds `storage.busy`.
 pub const TAKE_BACK: Duration = Duration::from_secs(30);
-/// A connection for samples, until it is open: it takes some 10 ms, and no scrape waits that long.
+/// Time to open a connection for samples. Opening takes about 10 ms, and no scrape waits that long.
 pub const SAMPLE_OPEN: Duration = Duration::from_secs(2);
-/// Files of the kernel that samples keep open; 1,024 is a common limit of a process. Others are
-/// opened for each reading.
+/// Kernel files that the sampler keeps open. A common limit of a process is 1,024. The sampler
+/// opens further files for each read.
 pub const KERNEL_FILES: usize = 256;
-/// Silence of libvirt's, until it is asked for a sign of life, in seconds.
+/// Time of silence on a libvirt connection after which the agent sends a keepalive message.
 pub const KEEPALIVE_INTERVAL_S: i32 = 2;
-/// Such questions without an answer, until the connection counts as lost.
+/// Unanswered keepalive messages after which a libvirt connection counts as lost.
 pub const KEEPALIVE_COUNT: u32 = 3;
-/// After a failed turn of libvirt's event loop, so that a lasting fault does not eat a processor.
+/// Pause after a failed iteration of libvirt's event loop. A lasting fault does not occupy a CPU.
 pub const TURN_FAILED_PAUSE: Duration = Duration::from_millis(100);
-/// Connections over the limit that are told so with care; those beyond are told in passing.
+/// Refused connections over the limit that the agent keeps open until the caller has read the
+/// refusal. It closes further ones right after it sends the refusal.
 pub const SPARE_CONNECTIONS: usize = 16;
-/// At a stop, from the last moment to connect until nothing more is accepted: the kernel may be in
-/// the middle of a connection, for microseconds with this host and a round trip with others.
+/// Time at a stop in which the agent still accepts connections. The kernel may be completing one,
+/// for microseconds with this host and a round trip with others.
 pub const LAST_ARRIVALS: Duration = Duration::from_millis(5);
-/// At a stop, for the first request of a connection that has had none: it may be on its way, and
-/// whoever is cut off there cannot know whether anything was done.
+/// Time at a stop for the first request of a connection. The request may be in transit, and a
+/// caller that is cut off there cannot know whether it ran.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// At a stop, for reads that run when no caller is left: nobody waits for their answers, and one that
-/// hangs on an emulator would keep the stop.
+/// Time at a stop for reads that run without a caller. No caller waits for their answers, and one
+/// that hangs on an emulator would delay the stop.
 pub const LATE_READS: Duration = Duration::from_secs(1);
-/// Between two log lines about the same kind of trouble, however often it comes.
+/// Minimum interval between two log lines about the same kind of fault.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Lines of the log that wait for standard error: half a second of 4,000 calls with two lines each,
-/// which a reader that works has read by then. More are dropped and counted.
+/// Log lines that wait for standard error: half a second of 4,000 calls per second with two lines
+/// each. A working reader has read them by then. The agent drops and counts further lines.
 pub const LOG_LINES: usize = 4096;
-/// The same in bytes, with lines of 256 bytes on average: the memory that a standard error costs that
-/// blocks.
+/// Size of the log lines that wait for standard error, with 256 bytes on average. A standard error
+/// that blocks costs this much memory.
 pub const LOG_BYTES: usize = 1024 * 1024;
-/// At the end of the process, for log lines and audit records that are still queued: writing them takes
-/// milliseconds, unless standard error or a file system blocks.
+/// Time at exit for queued log lines and audit records. Writing them takes milliseconds unless
+/// standard error or a file system blocks.
 pub const LAST_LINES: Duration = Duration::from_secs(1);
-/// At a stop, for a listener to events that does not read what it was sent: it continues from its last
+/// Time at a stop for an event stream whose client does not read. The client resumes after its last
 /// event with the next agent.
 pub const LAST_EVENTS: Duration = Duration::from_secs(1);
-/// Between two tries to lock the journal: whoever has it ends within milliseconds.
+/// Interval between two attempts to lock the journal. A holder of the lock ends within
+/// milliseconds.
 pub const LOCK_PAUSE: Duration = Duration::from_millis(5);
-/// The file of settings, in bytes: each of them on a line of its own is some 2 KiB.
+/// Configuration file. All options, one on each line, are about 2 KiB.
 pub const SETTINGS_BYTES: u64 = 64 * 1024;
-/// A token, and the file that it is in, in bytes: no secret is longer.
+/// A token, and the file that contains it. No secret is longer.
 pub const TOKEN_BYTES: usize = 512;
-/// A token's characters, at least: 128 random bits are 22 of base64 and 32 of hex.
+/// Minimum length of a token. 128 random bits are 22 characters of base64 and 32 of hexadecimal.
 pub const TOKEN_CHARS_MIN: usize = 22;
-/// For each thing that `check` looks at: libvirt opens in some 10 ms, zfs answers in less than 1 s.
+/// Time for each item of `check`. libvirt opens a connection in about 10 ms, and zfs answers in
+/// less than 1 s.
 pub const CHECK_LOOK: Duration = Duration::from_secs(10);
-/// For commands such as `status`: until their connection stands, as the agent is on this host or on
-/// the network beside it.
+/// Time to connect for subcommands such as `status`. The agent is on this host or on the same
+/// network.
 pub const CLIENT_CONNECT: Duration = Duration::from_secs(5);
-/// From the end of the agent's own deadline to the end of a command's patience.
+/// Time that a subcommand waits after the end of the agent's own deadline.
 pub const CLIENT_MARGIN: Duration = Duration::from_secs(10);
-/// Headers of an answer to a command: the agent sends some 10.
+/// Headers of a response to a subcommand. The agent sends about 10.
 pub const CLIENT_HEADERS: usize = 64;
-/// An answer to a command, in bytes: all guests of a full host are some 5 MB.
+/// Response to a subcommand. All guests of a full host have about 5 MB.
 pub const CLIENT_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
-/// Parameters of `call`, in bytes: what the agent takes as a body.
+/// Parameters of the subcommand `call`. The agent accepts as much in a body.
 pub const CLIENT_PARAMS_BYTES: u64 = 1024 * 1024;
-/// Between two tables of `top`: the agent samples every second at most.
+/// Refresh interval of `top`. The agent samples every second at most.
 pub const TOP_INTERVAL: Duration = Duration::from_secs(2);
-/// Guests of a page of List that says no number: a screen or two of them.
+/// Guests, or jobs, on a page of a list without `limit`: one or two screens.
 pub const LIST_GUESTS: usize = 100;
-/// Guests of any page: more than a host has, and a tenth of a second of libvirt's time.
+/// Guests, or jobs, on any page of a list. A host has fewer guests, and such a page takes libvirt a
+/// tenth of a second.
 pub const LIST_GUESTS_MAX: usize = 1000;
-/// What Console answers with, in bytes: some 800 lines, a boot of Linux.
+/// Answer of Console: about 800 lines, as many as Linux prints when it boots.
 pub const CONSOLE_BYTES: usize = 64 * 1024;
-/// Former files of a console's log that are looked for, to be removed: virtlogd keeps 3 unless its
-/// `max_backups` says otherwise.
+/// Rotated files of a console log that the agent looks for and removes. virtlogd stores 3 unless
+/// its `max_backups` sets another number.
 pub const CONSOLE_FILES: usize = 100;
-/// A screen's picture as libvirt sends it, in bytes: 2560 by 1600 points, the most that a display of
-/// 16 MiB, qemu's default, has.
+/// Screenshot as libvirt sends it: 2560 by 1600 pixels, the maximum of a display with 16 MiB,
+/// QEMU's default.
 pub const SCREEN_BYTES: usize = 16 * 1024 * 1024;
-/// The same as PNG: what fits as base64 into a response of `http.response_bytes`.
+/// Screenshot as PNG. As base64 it fits into a response of `http.response_bytes`.
 pub const PNG_BYTES: usize = 11 * 1024 * 1024;
-/// Header lines that there is room for on the stack: 100 is what common servers take.
+/// Header lines that fit on the stack. Common servers accept 100.
 pub const HEADERS_MAX: usize = 100;
-/// Domains that a worker keeps handles of, well under a KiB each: more than a host of ours has guests.
-/// With more they are looked up anew now and then.
+/// Domain handles that a worker caches, each well below 1 KiB. A host has fewer guests. With more,
+/// the worker looks them up again from time to time.
 pub const KEPT_DOMAINS_MAX: usize = 256;
-/// How long it keeps one: a guest that is renamed has its old name for so long. Who asks less often
-/// does not notice what a lookup costs.
+/// Lifetime of a cached domain handle. A renamed guest keeps its old name for this time. For less
+/// frequent calls the cost of a lookup does not matter.
 pub const KEPT_FOR: Duration = Duration::from_secs(1);
-/// Open files that the agent asks the system for: all connections, and what libvirt and the store need.
+/// Open files that the agent requests from the system: all connections, and the files of libvirt
+/// and the store.
 pub const OPEN_FILES: u64 = 4096;
-/// From the wakeup of a guest that suspended itself to libvirt's word that it runs: an emulator on a loaded
-/// host takes some 100 ms.
+/// Time from the wakeup of a guest that suspended itself until libvirt reports it as running. An
+/// emulator on a loaded host takes about 100 ms.
 pub const WAKE: Duration = Duration::from_secs(2);
-/// Between two looks at the state of such a guest.
+/// Interval between two checks of a guest's state after its wakeup.
 pub const WAKE_LOOK: Duration = Duration::from_millis(20);
-/// For `qemu-img` and for a decompressor of `image import`, to begin with: a small image takes a second,
-/// on an emulated or busy host a hundred times that.
+/// Base time for `qemu-img` and for a decompressor of `image import`. A small image takes 1 s, and
+/// a hundred times that on an emulated or busy host.
 pub const IMPORT_TIME_BASE: Duration = Duration::from_secs(600);
-/// And a second more for so many bytes of the disk or, if that is more, of the file: a slow disk writes ten
-/// times as fast. The limit of processor time is the same.
+/// Size of the disk, or of the file if that is larger, that adds one second to `import_time_base`.
+/// A slow disk writes ten times as fast. The limit of CPU time is the same.
 pub const IMPORT_RATE_BYTES: u64 = 4 * 1024 * 1024;
-/// At most, as a header can name any size. 8 TiB take so long at 100 MiB/s.
+/// Maximum time for `qemu-img` and for a decompressor, because an image header can name any size. 8
+/// TiB at 100 MiB/s take this long.
 pub const IMPORT_TIME_MAX: Duration = Duration::from_secs(86400);
-/// The address space of each such program, in bytes: `qemu-img` takes less than 400 MiB.
+/// Address space of `qemu-img` and of each decompressor. `qemu-img` uses less than 400 MiB.
 pub const IMPORT_MEMORY_BYTES: u64 = 2 * 1024 * 1024 * 1024;
-/// Images that the agent fetches at once: one slow server does not keep all others waiting.
+/// Concurrent image downloads. One slow server does not delay all other downloads.
 pub const FETCH_THREADS: usize = 2;
-/// Images that wait to be fetched: as many as a large host has.
+/// Images that wait for their download. A large host has as many.
 pub const FETCH_QUEUE: usize = 256;
-/// Images that could not be fetched, of which the reason is kept until they are asked for again.
+/// Failed downloads whose reason the agent stores until the next request for the image.
 pub const FETCH_FAILURES: usize = 64;
-/// After a failed download, for which RequestImage answers with its reason: callers that poll by RequestImage
-/// learn it, and cause no download with each call.
+/// Time after a failed download in which RequestImage returns its reason. Callers that poll by
+/// RequestImage learn the reason, and cause no download with each call.
 pub const FETCH_RETRY: Duration = Duration::from_secs(10);
-/// From an image service to the last byte: 1 TiB takes three hours at the highest rate.
+/// Duration of one download from an image service. 1 TiB takes three hours at `fetch_rate_bytes`.
 pub const FETCH_TIME: Duration = Duration::from_secs(4 * 3600);
-/// How many bytes of an image come in a second at most, so that the guests' own traffic passes.
+/// Maximum rate of one download in each second. The guests' own traffic still passes.
 pub const FETCH_RATE_BYTES: u64 = 100 * 1024 * 1024;
-/// Until an image service is connected to.
+/// Time to connect to an image service.
 pub const FETCH_CONNECT: Duration = Duration::from_secs(30);
-/// How long an image service may send next to nothing.
+/// Time that a download may be slower than `fetch_silent_bytes` in each second.
 pub const FETCH_SILENCE: Duration = Duration::from_secs(60);
-/// Bytes in a second, below which that is next to nothing: 1 GiB would take longer than an image may.
+/// Minimum rate of one download in each second. Below it 1 GiB would exceed `fetch_time`.
 pub const FETCH_SILENT_BYTES: u64 = 64 * 1024;
-/// How often an image service may say that an image is elsewhere.
+/// HTTP redirects that a download follows.
 pub const FETCH_REDIRECTS: u32 = 3;
-/// The address space of `curl`, in bytes: it takes less than 100 MiB.
+/// Address space of `curl`. It uses less than 100 MiB.
 pub const FETCH_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
-/// From SIGKILL to the end of `curl`, which waits for no device.
+/// Time from SIGKILL to the end of `curl`, which waits for no device.
 pub const FETCH_KILL: Duration = Duration::from_secs(5);
-/// Until who fetches has the order, and until it is rid of the answer: both are on this host.
+/// Time for the fetch process to receive its request, and to deliver its answer. Both ends are on
+/// this host.
 pub const FETCH_ORDER: Duration = Duration::from_secs(30);

@@ -1,112 +1,115 @@
-//! What the HTTP fronts are told, and their bounds.
+//! Configuration of the HTTP server, and its limits.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::fixed::HEADERS_MAX;
 
-/// A Unix socket, which its owner and its group may open.
+/// Unix socket that its owner and its group may open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketConfig {
-    /// Where it lies.
+    /// Path of the socket.
     pub path: PathBuf,
-    /// Its group, by name or number; else that of the agent.
+    /// Group of the socket, by name or number; by default the agent's group.
     pub group: Option<String>,
 }
 
-/// Who may call, besides root and the agent's own user.
+/// Callers that are permitted in addition to root and the agent's own user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallerConfig {
-    /// Users, by name or number.
+    /// Permitted users, by name or number.
     pub users: Vec<String>,
-    /// Groups whose members may, by name or number.
+    /// Groups whose members are permitted, by name or number.
     pub groups: Vec<String>,
-    /// Whether everybody of this host may, as with the original.
+    /// Whether every local user is permitted, as with the original agent.
     pub any_local: bool,
-    /// The file with the token of callers beyond this host; without one there are none.
+    /// File with the token of callers on other hosts. Without it, no other host may call.
     pub token_file: Option<PathBuf>,
-    /// The same for the listener that serves metrics and health alone.
+    /// The same file for the listener that serves only metrics and health.
     pub metrics_token_file: Option<PathBuf>,
-    /// Whether everybody beyond this host may read those.
+    /// Whether every other host may read that listener without a token.
     pub metrics_open: bool,
-    /// Names that callers may call this host by, besides its addresses and `localhost`.
+    /// Names of this host that requests may use, in addition to its addresses and `localhost`.
     pub host_names: Vec<String>,
 }
 
-/// Bounds of the HTTP front. Each is a count, bytes or a time, as its name or type says.
+/// Limits of the HTTP server. Each is a count, a number of bytes or a duration, as its name or type
+/// says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// Open connections, all callers together: the original agent served as many at once.
+    /// Open connections of all callers. The original agent served as many concurrently.
     pub connections: usize,
-    /// Open connections of one user of this host, or of one address beyond it. Root and the agent's own user
-    /// may have all.
+    /// Open connections of one local user or one remote address. Root and the agent's own user may
+    /// have all.
     pub connections_per_caller: usize,
-    /// Of [`Self::connections`], those that only root and the agent's own user get.
+    /// Part of `http.connections` that only root and the agent's own user get.
     pub connections_reserved: usize,
-    /// Request line and headers of one request, in bytes: the usual bound of servers is 8 to 16 KiB.
+    /// Request line and headers of one request. Common servers accept 8 to 16 KiB.
     pub head_bytes: usize,
-    /// Header lines of one request, at most `HEADERS_MAX`: 100 is what common servers take.
+    /// Header lines of one request, at most `headers_max`. Common servers accept 100.
     pub headers: usize,
-    /// Body of one request, in bytes: a guest with 64 NICs and 256 disks is under 100 KiB.
+    /// Body of one request. A guest with 64 NICs and 256 disks has less than 100 KiB.
     pub body_bytes: usize,
-    /// From a request's first byte to its last: a local caller needs milliseconds.
+    /// Time from the first byte of a request to its last. A local caller needs milliseconds.
     pub request: Duration,
-    /// A kept-alive connection without a request. Above the 90 s after which Go's client closes one by itself:
-    /// who closes first cuts off a request that is just on its way.
+    /// Time of a keep-alive connection without a request. Go's client closes an idle connection
+    /// after 90 s. A server that closes first cuts off a request in transit.
     pub idle: Duration,
-    /// From a response's first byte to its last, for a caller that reads slowly.
+    /// Time from the first byte of a response to its last, for a caller that reads slowly.
     pub write: Duration,
-    /// Threads that answer requests: 60 for the calls and batches of [`PoolLimits`](super::PoolLimits), 8 for calls
-    /// of WaitEvents, and 4 for requests that never wait.
+    /// Handler threads: 60 for calls and batches (see `pool.changes`), 8 for WaitEvents calls, and
+    /// 4 for requests that never wait.
     pub handlers: usize,
-    /// Body of one response, in bytes: the metrics of a thousand guests are some 5 MB.
+    /// Body of one response. The metrics of 1,000 guests have about 5 MB.
     pub response_bytes: usize,
-    /// Answers that are streamed at once, such as snapshots: each has a thread of its own and a
-    /// disk to read.
+    /// Concurrent streamed responses, such as snapshots. Each has a thread of its own and reads a
+    /// disk.
     pub streams: usize,
-    /// Listeners to events at once, each with a thread of its own that sleeps between two of them.
+    /// Concurrent clients of the event stream. Each has a thread of its own, which sleeps between
+    /// two events.
     pub listeners: usize,
-    /// A streamed answer without a byte taken by the caller; the whole has no limit.
+    /// Time in which the caller of a streamed response may read no byte. The whole response has no
+    /// limit.
     pub stream_progress: Duration,
-    /// From the last answer of a connection to its end, while the caller reads and may still send:
-    /// a close before that can destroy the answer on its way.
+    /// Time from the last response of a connection to its close, while the caller reads and may
+    /// still send. An earlier close can destroy the response in transit.
     pub linger: Duration,
-    /// Bytes that are read and thrown away in that time: four bodies of the largest size.
+    /// Bytes that the agent reads and discards during `http.linger`: four bodies of the maximum
+    /// size.
     pub linger_bytes: usize,
-    /// Without accepting, once that failed: what is short, like file descriptors, needs time.
+    /// Pause after a failed accept. A lack of file descriptors, for example, needs time to end.
     pub accept_pause: Duration,
-    /// How long it holds who is a member of an allowed group: the databases may be slow to ask.
+    /// Lifetime of a cached membership in a permitted group. The databases may answer slowly.
     pub membership: Duration,
-    /// Users of whom that is kept: few call, and who is not kept is asked for again.
+    /// Users with cached memberships. Few users call, and the agent looks up any other user again.
     pub memberships: usize,
-    /// Connections that wait for an answer about their users, all together: a database that
-    /// answers takes milliseconds.
+    /// Connections of all users that wait for a membership lookup. A working database answers
+    /// within milliseconds.
     pub unknown: usize,
-    /// Of [`Self::unknown`], those of one user, so that a slow answer about one is no trouble to
-    /// the others.
+    /// Part of `http.unknown` for one user. A slow lookup of one user does not affect the others.
     pub unknown_per_caller: usize,
-    /// At its limit of connections a caller's new one takes the place of one that has been idle for so long:
-    /// the next request on a younger one may be on its way, and its caller could not know whether anything
-    /// was done.
+    /// Idle time after which a caller at its connection limit may replace the connection by a new
+    /// one. On a younger connection a request may be in transit, and the caller could not know
+    /// whether it ran.
     pub idle_before_eviction: Duration,
-    /// Bodies and answers of one front that are in memory at once, in bytes: two of the largest answers,
-    /// each as it was made and as it is sent. A request that finds no room is told `busy`.
+    /// Bodies and responses of one HTTP server (RPC, image store or metrics) in memory: two of the
+    /// largest responses, each as created and as sent. A request without room gets `busy`.
     pub held_bytes: usize,
-    /// Of [`Self::held_bytes`], those that root and the agent's own user have to themselves: several changes
-    /// at once, while others use up the rest.
+    /// Part of `http.held_bytes` for root and the agent's own user: several concurrent changes
+    /// while other callers use up the rest.
     pub held_reserved_bytes: usize,
-    /// Of [`Self::held_bytes`], those of one user or address: the largest request with the largest
-    /// answer, so that others have the rest.
+    /// Part of `http.held_bytes` for one user or address: the largest request with the largest
+    /// response. Other callers have the rest.
     pub held_per_caller_bytes: usize,
-    /// Of these, what a request reserves for its answer before it begins, in bytes, beside its body: what
-    /// the agent adds to a guest of 64 NICs and 256 disks, twice.
+    /// Part of `http.held_bytes` that a request reserves for its response before it starts, in
+    /// addition to its body. It is twice what the agent adds to a guest with 64 NICs and 256 disks.
     pub answer_bytes: usize,
-    /// Connections that one listener gives at once, before those that are open have their turn.
+    /// Connections that one listener accepts in a row before the agent serves the open ones.
     pub accepts: usize,
 }
 
 impl HttpLimits {
-    /// For a listener that only serves what is in memory.
+    /// Limits of a listener that serves only data in memory.
     pub fn for_metrics(&self) -> Self {
         Self { handlers: self.handlers.min(4), ..self.clone() }
     }

@@ -1,28 +1,28 @@
-//! Bounds of jobs.
+//! Limits of jobs.
 
 use std::time::Duration;
 
-/// Bounds of the calls that outlive their requests, and of what is kept of them.
+/// Limits of jobs, which outlive their requests, and of their stored results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobLimits {
-    /// Jobs that run at once, each on a thread of its own that counts among the callers of the pool:
-    /// a third of [`PoolLimits::changes`](super::PoolLimits), so that they take nobody's place.
+    /// Concurrent jobs, each on a thread of its own that counts as a caller of the pool. This is a
+    /// third of `pool.changes`, so that jobs displace no other call.
     pub at_once: usize,
-    /// Jobs that may wait to be begun; one more is told `busy`.
+    /// Jobs that wait for their start. A further job gets `busy`.
     pub queued: usize,
-    /// Of these, those of one guest, so that calls sent again and again to a stuck guest do not use
-    /// up [`Self::queued`].
+    /// Part of `jobs.queued` for one guest. Repeated calls for a stuck guest do not fill the queue.
     pub queued_per_guest: usize,
-    /// What one asks for, in bytes: a guest with 64 NICs and 256 disks is under 100 KiB.
+    /// Request of one job. A guest with 64 NICs and 256 disks has less than 100 KiB.
     pub request_bytes: usize,
-    /// Jobs that are kept after their end; with more the one that ended first is forgotten.
+    /// Finished jobs that the agent stores. With more, it removes the job that finished first.
     pub kept: usize,
-    /// How long a job is kept after its end, and how old one may be that a new start still begins.
+    /// Time that the agent stores a finished job. After a restart the agent starts no queued job
+    /// that is older.
     pub kept_for: Duration,
-    /// One job's file, in bytes: its outcome is as long as its request, or six times that where every
-    /// character has to be escaped.
+    /// File of one job. The result is as long as the request, or six times that if every character
+    /// needs an escape.
     pub file_bytes: u64,
-    /// Of a job, between two tries to get into a pool that is full of callers.
+    /// Interval between a job's attempts to enter a pool that is full of callers.
     pub pause: Duration,
 }
 

@@ -1,36 +1,41 @@
-//! What the metrics are told, and their bounds.
+//! Configuration of the metrics, and their limits.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is measured of guests, and how old it may be.
+/// What the agent samples of guests, and the maximum age of samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricsConfig {
-    /// Metadata of guests that their `_info` series has as labels, by name.
+    /// Names of guest metadata that become labels of the guest's `_info` series.
     pub metadata: Vec<String>,
-    /// Where libvirt keeps the process numbers of emulators.
+    /// Directory with libvirt's pid files of emulators.
     pub pid_dir: PathBuf,
-    /// A fast sample up to this age is good enough for another scrape.
+    /// Maximum age of a fast sample that answers a further scrape.
     pub max_age: Duration,
-    /// A scrape, for a sample that is being taken: then it shows what there is, with its age.
+    /// Time that a scrape waits for a sample in progress. After it the scrape returns the existing
+    /// values with their age.
     pub wait: Duration,
-    /// Between two slow samples: each keeps every emulator's monitor busy for some milliseconds. A
-    /// tenth less for a scrape that comes a little early, so that each at this interval has one.
+    /// Interval between two slow samples. Each occupies every emulator's monitor for some
+    /// milliseconds. A scrape that is up to a tenth early also gets a new sample, so that each
+    /// scrape at this interval has one.
     pub slow_interval: Duration,
-    /// A slow sample, until an emulator is taken to hang ...
+    /// Time of a slow sample before an emulator counts as hung. `metrics.slow_late_each` adds to
+    /// it.
     pub slow_late: Duration,
-    /// ... and for each guest as much more: some 6 ms are common.
+    /// Additional time of a slow sample for each guest. About 6 ms are common.
     pub slow_late_each: Duration,
-    /// Slow samples that may be late at once, each with a thread and one of libvirtd's 20 workers;
-    /// with more emulators hanging one after the other no slow sample is taken.
+    /// Concurrent slow samples that may be late, each with a thread and one of libvirtd's 20
+    /// workers. If more emulators hang in turn, the agent takes no slow sample.
     pub slow_late_calls: usize,
-    /// Without a scrape, until connections are closed and nothing wakes up any more.
+    /// Time without a scrape after which the agent closes its connections for samples, and no timer
+    /// wakes it.
     pub idle: Duration,
-    /// Values that are not renewed are shown for this long, as far back as Prometheus itself looks.
+    /// Time that the agent shows a value without a new sample. Prometheus itself looks back as far.
     pub keep: Duration,
-    /// A fast or slow sample that still answers for a guest whose emulator hangs.
+    /// Maximum age of a fast or slow sample that answers for a guest whose emulator hangs.
     pub stand_in: Duration,
-    /// Between two looks at what changes rarely: a guest's metadata, an emulator's threads.
+    /// Interval between two reads of data that rarely changes: a guest's metadata and an emulator's
+    /// threads.
     pub rare: Duration,
 }
 

@@ -48,7 +48,7 @@ impl Download<'_> {
     pub fn run(&self, url: String) -> Result<File, Box<dyn Error>> {
         let (directory, bytes_max) = self.room()?;
         let draft = files::nameless(&directory)
-            .map_err(|error| format!("{}: {error}", directory.display()))?;
+            .map_err(|error| format!("cannot create a file in {}: {error}", directory.display()))?;
         ask(&Order { url, bytes_max }, self.service, &draft, self.cancellation)?;
         Ok(own(draft)?)
     }
@@ -63,8 +63,9 @@ impl Download<'_> {
             }
             None => {
                 let directory = files::temporary();
-                let room = room(&directory)
-                    .map_err(|error| format!("{}: {error}", directory.display()))?;
+                let room = room(&directory).map_err(|error| {
+                    format!("cannot read the free space of {}: {error}", directory.display())
+                })?;
                 (directory, room.free_bytes, room.free_bytes / 10 * 9)
             }
         };
@@ -72,7 +73,7 @@ impl Download<'_> {
             bytes_max @ BYTES_MIN.. => Ok((directory, bytes_max)),
             _ => {
                 let name = directory.display();
-                Err(format!("no room for an image in {name}: {free_bytes} bytes are free").into())
+                Err(format!("cannot store an image in {name}: {free_bytes} bytes are free").into())
             }
         }
     }
@@ -83,7 +84,7 @@ fn own(draft: File) -> io::Result<File> {
     match files::settled(draft, FETCH_ORDER)? {
         Settled::Alone(content) => Ok(content),
         Settled::Unknown(content) => import::copy_aside(&content),
-        Settled::Open => Err(io::Error::other("who fetched it keeps it open")),
+        Settled::Open => Err(io::Error::other("the fetcher still has the file open")),
     }
 }
 
@@ -114,12 +115,12 @@ pub fn sha256(content: &File, kill: Duration) -> Result<String, Box<dyn Error>> 
         let room = SUM_DIGITS.saturating_sub(said.len());
         said.extend(bytes.iter().take(room));
     });
-    let lacks = |error| format!("{SHA256SUM} (Debian's coreutils): {error}");
+    let lacks = |error| format!("cannot run {SHA256SUM} (package coreutils): {error}");
     let Ended { status, first_error_line } = ended.map_err(lacks)?;
     (&*content).rewind()?;
     match String::from_utf8(said) {
         Ok(sum) if status.success() && is_sum(&sum) => Ok(sum),
-        _ => Err(format!("{SHA256SUM}: {status}: {first_error_line}").into()),
+        _ => Err(format!("{SHA256SUM} failed: {status}: {first_error_line}").into()),
     }
 }
 
@@ -205,7 +206,7 @@ mod tests {
     fn too_little_room_names_the_directory() {
         let (volumes, root) = store("no-room");
         let error = room_of_one(&*volumes, u64::MAX).unwrap_err();
-        let begin = format!("no room for an image in {}/images: ", root.display());
+        let begin = format!("cannot store an image in {}/images: ", root.display());
         assert!(error.starts_with(&begin) && error.ends_with(" bytes are free"), "{error}");
         fs::remove_dir_all(root).unwrap();
     }

@@ -44,12 +44,12 @@ pub fn fetch(
             Hop::Whole(bytes) => return Ok(bytes),
             Hop::Redirect(to) => {
                 let next = parse(to.split('#').next().unwrap_or_default())
-                    .map_err(|why| format!("{url} leads elsewhere: {why}"))?;
+                    .map_err(|why| format!("cannot follow the redirect of {url}: {why}"))?;
                 from = Some(std::mem::replace(&mut url, next));
             }
         }
     }
-    Err(format!("it leads elsewhere more than {FETCH_REDIRECTS} times"))
+    Err(format!("cannot fetch {url}: more than {FETCH_REDIRECTS} redirects"))
 }
 
 /// Reads a URL.
@@ -57,7 +57,7 @@ pub fn fetch(
 /// # Errors
 /// The URL and what is wrong with it.
 pub(super) fn parse(text: &str) -> Result<Url, String> {
-    Url::parse(text).map_err(|why| format!("{}: {why}", text.escape_debug()))
+    Url::parse(text).map_err(|why| format!("invalid URL {}: {why}", text.escape_debug()))
 }
 
 /// The addresses that may be connected to for this URL, which is that of the order or what the URL `from`
@@ -80,8 +80,8 @@ fn allowed(
     let may_be_private = has_host(url) && from.is_none_or(has_host);
     if url.scheme == Scheme::Http && !(has_place(url) && from.is_none_or(has_place)) {
         return Err(format!(
-            "{url}: only https is allowed here; http is for the host and port of the setting image-service, and not \
-             for another server's redirects to it"
+            "cannot fetch {url}: only https is allowed; http is allowed only for the host and port of \
+             image-service, and not in a redirect from another server"
         ));
     }
     let mut addresses = match host {
@@ -94,7 +94,7 @@ fn allowed(
         addresses.retain(|address| is_public(*address));
     }
     match addresses.is_empty() {
-        true => Err(format!("{host} has no public address, and images come from no other")),
+        true => Err(format!("cannot fetch from {host}: it has no public address")),
         false => Ok(addresses),
     }
 }
@@ -120,11 +120,11 @@ fn hop(
     deadline: Instant,
     is_unwanted: &dyn Fn() -> bool,
 ) -> Result<Hop, String> {
-    let text = |error: io::Error| format!("{CURL}: {error}");
+    let text = |error: io::Error| format!("cannot fetch with {CURL}: {error}");
     // What a redirect brought is no content.
     target.set_len(0).map_err(text)?;
     (&*target).rewind().map_err(text)?;
-    let late = || format!("{url}: it did not come within {} s", FETCH_TIME.as_secs());
+    let late = || format!("cannot fetch {url}: timed out after {} s", FETCH_TIME.as_secs());
     let time = deadline.saturating_duration_since(Instant::now());
     // What curl and the limit of processor time count in.
     if time < Duration::from_secs(1) {
@@ -143,12 +143,12 @@ fn hop(
     let Ended { status, first_error_line: said } = ended?;
     if status.signal() == Some(libc::SIGXFSZ) || status.code() == Some(TOO_LARGE) {
         return Err(format!(
-            "{url}: it has more than {bytes_max} bytes, for which there is no room"
+            "cannot fetch {url}: it is larger than the {bytes_max} bytes that are available"
         ));
     }
     if !status.success() {
         let what = if said.is_empty() { status.to_string() } else { said };
-        return Err(format!("{url}: {what}"));
+        return Err(format!("cannot fetch {url}: {what}"));
     }
     let said: Vec<&str> = said.split('\t').collect();
     match said[..] {
@@ -156,10 +156,13 @@ fn hop(
             Ok(Hop::Whole(target.metadata().map_err(text)?.len()))
         }
         ["200", ..] => Err(format!(
-            "{url}: the answer has neither a Content-Length nor a chunked coding, so it may have been cut off"
+            "cannot fetch {url}: the answer has neither a Content-Length nor a chunked coding, so it \
+             may be incomplete"
         )),
         [_, _, _, _, to] if !to.is_empty() => Ok(Hop::Redirect(to.to_owned())),
-        _ => Err(format!("{url}: the answer is {said:?}, neither content nor a redirect")),
+        _ => Err(format!(
+            "cannot fetch {url}: the answer is {said:?}, neither content nor a redirect"
+        )),
     }
 }
 
@@ -382,7 +385,7 @@ mod tests {
         let all = [redirects(3), vec![content("disk")]].concat();
         assert_eq!(fetched(all).unwrap(), "disk");
         let error = fetched(redirects(4)).unwrap_err();
-        assert!(error.contains("more than 3 times"), "{error}");
+        assert!(error.contains("more than 3 redirects"), "{error}");
     }
 
     #[test]
@@ -402,7 +405,8 @@ mod tests {
         let url = Url::parse("http://127.0.0.1/").unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();
         let outcome = hop(&url, &[], 100, &file, Instant::now(), &|| false);
-        assert_eq!(outcome.unwrap_err(), "http://127.0.0.1:80/: it did not come within 14400 s");
+        let late = "cannot fetch http://127.0.0.1:80/: timed out after 14400 s";
+        assert_eq!(outcome.unwrap_err(), late);
     }
 
     #[test]
@@ -412,7 +416,7 @@ mod tests {
             ("https://[::1]/", "no public address"),
             ("http://1.1.1.1/", "only https"),
             ("http://127.0.0.1:1/", "only https"),
-            ("file:///etc/shadow", "neither http nor https"),
+            ("file:///etc/shadow", "the scheme must be http or https"),
             ("https://u@a.example/", "neither a name nor an address"),
         ] {
             let error = fetched(vec![redirect(to)]).unwrap_err();
@@ -434,8 +438,8 @@ mod tests {
         let short = "HTTP/1.1 200 OK\r\nContent-Length: 50\r\nConnection: close\r\n\r\ndisk";
         let absent = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         for (answer, why) in [
-            (content(&long), "more than 100 bytes"),
-            (without_end(&"x".repeat(4096)), "more than 100 bytes"),
+            (content(&long), "larger than the 100 bytes"),
+            (without_end(&"x".repeat(4096)), "larger than the 100 bytes"),
             (without_end("disk"), "neither a Content-Length"),
             (without_end("disk").replace("1.1", "1.0"), "neither a Content-Length"),
             (chunks("4\r\ndisk\r\n"), "curl: (18)"),

@@ -116,11 +116,13 @@ pub fn ask(
     // One that is too long for the line, or cannot be, is known without the fetcher.
     parse(&order.url)?;
     if Path::new(SOCKET).exists() {
-        let asked = UnixStream::connect(SOCKET).map_err(|error| format!("{SOCKET}: {error}"))?;
+        let asked = UnixStream::connect(SOCKET)
+            .map_err(|error| format!("cannot connect to {SOCKET}: {error}"))?;
         let said = cancellation.talk(asked, order, target);
-        return answer(said.map_err(|error| format!("{SOCKET}: {}", unit_error(&error)))?);
+        let text = |why: io::Error| format!("cannot fetch through {SOCKET}: {}", unit_error(&why));
+        return answer(said.map_err(text)?);
     }
-    let text = |error: io::Error| format!("fetch by a child: {error}");
+    let text = |error: io::Error| format!("cannot fetch in a child process: {error}");
     let (ours, theirs) = UnixStream::pair().map_err(text)?;
     let mut child = start_child(theirs, service)?;
     let said = cancellation.talk(ours, order, target);
@@ -133,7 +135,7 @@ pub fn ask(
 fn unit_error(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
-            "closed without an answer: as many images as MaxConnections= allows are being fetched, or \
+            "no answer: the unit already runs MaxConnections= fetches, or \
              mistify-libvirt-fetch@.service failed (journalctl -u 'mistify-libvirt-fetch@*')"
                 .to_owned()
         }
@@ -152,9 +154,9 @@ fn start_child(socket: UnixStream, service: Option<&str>) -> Result<Child, Strin
     command.stdin(OwnedFd::from(socket)).stdout(Stdio::null());
     command.spawn().map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => format!(
-            "{SOCKET} is not there, and a child as nobody cannot be started: {error}; run {REMEDY}"
+            "cannot start a child process as nobody: {error}; {SOCKET} does not exist: run {REMEDY}"
         ),
-        _ => format!("fetch by a child: {error}"),
+        _ => format!("cannot fetch in a child process: {error}"),
     })
 }
 
@@ -204,7 +206,7 @@ fn line_of(what: &impl Serialize) -> io::Result<Vec<u8>> {
 /// # Blocking
 /// As [`fetch`].
 pub fn serve(settings: Result<Option<Service>, String>) -> Result<(), String> {
-    let text = |error: io::Error| format!("fetch: {error}");
+    let text = |error: io::Error| format!("cannot fetch: {error}");
     let stream = io::stdin().as_fd().try_clone_to_owned().map_err(text)?;
     serve_on(&UnixStream::from(stream), settings).map_err(text)
 }
@@ -215,7 +217,7 @@ fn serve_on(mut stream: &UnixStream, settings: Result<Option<Service>, String>) 
     let (order, target) = receive(stream)?;
     let fetched = match settings {
         Ok(service) => fetch(&order, service.as_ref(), &target, &|| has_left(stream)),
-        Err(why) => Err(format!("cannot read the fetcher's setting image-service: {why}")),
+        Err(why) => Err(format!("cannot read the fetcher's option image-service: {why}")),
     };
     let line = line_of(&match fetched {
         Ok(bytes) => Answer::Bytes(bytes),
@@ -239,8 +241,8 @@ fn receive(stream: &UnixStream) -> io::Result<(Order, File)> {
     let mut bytes = [0; LINE_BYTES_MAX];
     let received = rights::receive(stream, &mut bytes);
     let (count, target) = received.map_err(|error| timed_out(error, FETCH_ORDER))?;
-    let target = target
-        .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "no file came with the order"))?;
+    let target =
+        target.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the order has no file"))?;
     let begun = bytes.get(..count).unwrap_or_default();
     let order = read_line(begun.chain(stream), FETCH_ORDER)?;
     Ok((order, target))
@@ -255,20 +257,19 @@ fn read_line<T: for<'de> Deserialize<'de>>(from: impl Read, patience: Duration) 
     match line.last() {
         Some(b'\n') => Ok(serde_json::from_slice(&line)?),
         _ if line.len() == LINE_BYTES_MAX => {
-            let why = format!("a line of more than {LINE_BYTES_MAX} bytes came");
+            let why = format!("the line is longer than {LINE_BYTES_MAX} bytes");
             Err(io::Error::new(ErrorKind::InvalidData, why))
         }
-        _ => Err(io::Error::new(ErrorKind::UnexpectedEof, "the other end has left")),
+        _ => Err(io::Error::new(ErrorKind::UnexpectedEof, "the peer closed the connection")),
     }
 }
 
 /// The error of a read, in words where it is the end of a time limit (`SO_RCVTIMEO`, socket(7)).
 fn timed_out(error: io::Error, patience: Duration) -> io::Error {
     match error.kind() {
-        ErrorKind::WouldBlock => io::Error::new(
-            ErrorKind::TimedOut,
-            format!("nothing came for {} s", patience.as_secs()),
-        ),
+        ErrorKind::WouldBlock => {
+            io::Error::new(ErrorKind::TimedOut, format!("no data for {} s", patience.as_secs()))
+        }
         _ => error,
     }
 }
@@ -306,7 +307,7 @@ mod tests {
     #[test]
     fn settings_that_cannot_be_read_are_the_answer() {
         let error = answered(Err("a.conf: denied".to_owned()), "https://127.0.0.1/").unwrap_err();
-        assert_eq!(error, "cannot read the fetcher's setting image-service: a.conf: denied");
+        assert_eq!(error, "cannot read the fetcher's option image-service: a.conf: denied");
     }
 
     #[test]
@@ -328,7 +329,9 @@ mod tests {
             assert!(error.contains(why), "{error}");
         }
         let long = "x".repeat(LINE_BYTES_MAX);
-        for (line, why) in [("{\"url\":", "has left"), (&long, "more than 8192 bytes")] {
+        for (line, why) in
+            [("{\"url\":", "closed the connection"), (&long, "longer than 8192 bytes")]
+        {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let file = files::nameless(&env::temp_dir()).unwrap();
             rights::send(&ours, line.as_bytes(), &file).unwrap();
@@ -381,7 +384,7 @@ mod tests {
         ours = mine;
         ours.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         let error = read_line::<Answer>(&ours, Duration::from_secs(7)).unwrap_err();
-        assert_eq!(error.to_string(), "nothing came for 7 s");
+        assert_eq!(error.to_string(), "no data for 7 s");
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Url {
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
-            _ => return Err("its scheme is neither http nor https"),
+            _ => return Err("the scheme must be http or https"),
         };
         let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let (host, port) = authority_of(authority, scheme)?;
@@ -61,7 +61,7 @@ impl Url {
             false => format!("/{target}"),
         };
         if !is_target(&target) {
-            return Err("its path has characters that are not allowed");
+            return Err("the path has characters that are not allowed");
         }
         Ok(Self { scheme, host, port, target })
     }
@@ -94,7 +94,8 @@ impl Host {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            let address: Ipv6Addr = address.parse().map_err(|_| "its host is no IPv6 address")?;
+            let address: Ipv6Addr =
+                address.parse().map_err(|_| "the host is not an IPv6 address")?;
             return Ok(Self::Address(IpAddr::V6(address)));
         }
         if let Ok(address) = text.parse::<Ipv4Addr>() {
@@ -113,7 +114,7 @@ impl Host {
                 .is_some_and(|last| last.starts_with(|c: char| c.is_ascii_alphabetic()));
         match is_name {
             true => Ok(Self::Name(text.to_ascii_lowercase())),
-            false => Err("its host is neither a name nor an address"),
+            false => Err("the host is neither a name nor an address"),
         }
     }
 }
@@ -152,9 +153,9 @@ fn authority_of(text: &str, scheme: Scheme) -> Result<(Host, u16), &'static str>
             Scheme::Https => 443,
         },
         Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            digits.parse().ok().filter(|port| *port != 0).ok_or("its port is out of range")?
+            digits.parse().ok().filter(|port| *port != 0).ok_or("the port is out of range")?
         }
-        Some(_) => return Err("its port is no number"),
+        Some(_) => return Err("the port is not a number"),
     };
     Ok((Host::parse(host)?, port))
 }

@@ -79,7 +79,7 @@ impl fmt::Display for Invalid {
         match self {
             Self::Missing => f.write_str("invalid argument"),
             Self::TooMany { member, count, max } => {
-                write!(f, "invalid argument: {count} {member}, a guest may have {max}")
+                write!(f, "invalid argument: {count} {member}; a guest can have at most {max}")
             }
             Self::Member { member, fault } => write!(f, "invalid argument: {member}{fault}"),
         }
@@ -90,29 +90,29 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Character(c) => {
-                write!(f, " has a character that XML cannot carry (U+{:04X})", u32::from(*c))
+                write!(f, " has a character that XML does not allow (U+{:04X})", u32::from(*c))
             }
             Self::NotOneLine(c) => {
-                write!(f, " has a tab or a line end (U+{:04X})", u32::from(*c))
+                write!(f, " has a tab or a line break (U+{:04X})", u32::from(*c))
             }
             Self::IdCharacter(c) => {
-                write!(f, " has a character that an id cannot have there (U+{:04X})", u32::from(*c))
+                write!(f, " has a character that is not allowed there (U+{:04X})", u32::from(*c))
             }
             Self::IdLength(bytes) => {
-                write!(f, " is {bytes} bytes long, an id may have {ID_BYTES_MAX}")
+                write!(f, " is {bytes} bytes long; the limit is {ID_BYTES_MAX}")
             }
             Self::NotMac => f.write_str(": not a MAC address such as 02:00:00:00:00:0a"),
-            Self::NoMac => f.write_str(" is missing: the network of the NIC is named by it"),
-            Self::RepeatedMac => f.write_str(" stands at another NIC too"),
-            Self::TagsOnLinuxBridge => f.write_str(": a Linux bridge carries no VLAN tags"),
+            Self::NoMac => f.write_str(" is missing; it names the network of the NIC"),
+            Self::RepeatedMac => f.write_str(" is also the MAC of another NIC"),
+            Self::TagsOnLinuxBridge => f.write_str(": a Linux bridge does not support VLAN tags"),
             Self::TooLarge { bytes, max } => {
-                write!(f, " has {bytes} bytes as XML, more than {max}")
+                write!(f, " has {bytes} bytes as XML; the limit is {max}")
             }
             Self::LowVncPort(port) => {
                 write!(f, ": {port} is below {VNC_PORT_MIN}, the first port for displays")
             }
             Self::NotVncPort(port) => {
-                write!(f, ": {port} is neither a port nor -1 for one that libvirt chooses")
+                write!(f, ": {port} is neither a port nor -1 (libvirt chooses a port)")
             }
         }
     }

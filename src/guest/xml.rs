@@ -41,7 +41,7 @@ impl fmt::Display for Error {
             Self::Malformed(cause) => write!(f, "malformed XML: {cause}"),
             Self::TooDeep => write!(f, "XML elements nest deeper than {DEPTH_MAX}"),
             Self::WrongRoot { expected, found } => {
-                write!(f, "XML of a <{found}>, expected a <{expected}>")
+                write!(f, "the root element is <{found}>, expected <{expected}>")
             }
             Self::Number { name, found } => write!(f, "{name} in XML is not a number: {found:?}"),
         }
@@ -244,7 +244,7 @@ fn read_document(xml: &str) -> Result<Element, Error> {
     };
     match (document.children.pop(), document.children.is_empty(), document.trimmed()) {
         (Some(root), true, "") => Ok(root),
-        _ => Err(Error::Malformed("there is not exactly one root element".to_owned())),
+        _ => Err(Error::Malformed("expected exactly one root element".to_owned())),
     }
 }
 
@@ -284,7 +284,7 @@ fn resolve(reference: &BytesRef<'_>) -> Result<char, Error> {
 }
 
 fn innermost(open: &mut [Element]) -> Result<&mut Element, Error> {
-    open.last_mut().ok_or_else(|| Error::Malformed("an end tag without a start".to_owned()))
+    open.last_mut().ok_or_else(|| Error::Malformed("an end tag has no start tag".to_owned()))
 }
 
 fn utf8(bytes: &[u8]) -> Result<String, Error> {

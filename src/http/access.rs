@@ -28,7 +28,7 @@ impl fmt::Display for AccessError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: ", self.flag, self.name)?;
         match &self.cause {
-            None => f.write_str("not known here"),
+            None => f.write_str("not known on this host"),
             Some(cause) => write!(f, "{cause}"),
         }
     }
@@ -134,8 +134,14 @@ mod tests {
     fn a_name_that_is_not_known_is_told_with_its_flag() {
         let error = |access: Result<Access, AccessError>| access.unwrap_err().to_string();
         let name = "mistify-nobody-has-this-name";
-        assert_eq!(error(access(&[name], &[])), format!("--allow-user {name}: not known here"));
-        assert_eq!(error(access(&[], &[name])), format!("--allow-group {name}: not known here"));
+        assert_eq!(
+            error(access(&[name], &[])),
+            format!("--allow-user {name}: not known on this host")
+        );
+        assert_eq!(
+            error(access(&[], &[name])),
+            format!("--allow-group {name}: not known on this host")
+        );
     }
 
     #[test]

@@ -26,7 +26,8 @@ use super::rarely::Rarely;
 use super::respond;
 use super::tally::{Reason, Refusal};
 
-const LATE: Refusal = Refusal { reason: Reason::Late, sentence: "the request took too long" };
+const LATE: Refusal =
+    Refusal { reason: Reason::Late, sentence: "the request did not arrive in time" };
 
 /// A connection between its accept and its close.
 pub(super) struct Connection {
@@ -246,10 +247,12 @@ impl Connection {
             Reason::Token => {
                 if let Some(more) = round.bad_tokens.now(round.now) {
                     let caller = self.caller();
-                    log::warn!("refuse {caller}: no token, or a wrong one; {more} more since");
+                    log::warn!(
+                        "request from {caller} refused: missing or wrong token; suppressed={more}"
+                    );
                 }
             }
-            _ => log::debug!("refuse {}: {}", self.caller(), refusal.sentence),
+            _ => log::debug!("request from {} refused: {}", self.caller(), refusal.sentence),
         }
         round.shared.tally.count_refusal(refusal.reason);
         self.since = round.now;

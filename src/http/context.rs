@@ -143,7 +143,7 @@ impl CallerProbe {
             Ok(PeerState::HalfClosed) => self.has_no_owner(exchange),
             Ok(PeerState::Idle | PeerState::Bytes) => false,
             Err(error) => {
-                log::debug!("cannot look at the connection of {}: {error}", exchange.caller);
+                log::debug!("cannot inspect the connection of {}: {error}", exchange.caller);
                 false
             }
         }

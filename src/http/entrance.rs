@@ -130,7 +130,7 @@ impl Entrance {
     fn pause(&mut self, error: &io::Error, round: &Round<'_>) {
         self.accept_from = round.now.checked_add(round.shared.limits.accept_pause);
         if let Some(more) = self.failures.now(round.now) {
-            log::error!("accept a connection: {error}; trying on; {more} more since the last time");
+            log::error!("accept failed: {error}; retrying; suppressed={more}");
         }
     }
 
@@ -155,7 +155,7 @@ impl Entrance {
         let why = match self.gate.judge(&guest.caller, limits, round.now) {
             Verdict::May => return self.seat(guest, connections, round),
             Verdict::MayNot if guest.caller.peer.is_some() => "not allowed to call",
-            Verdict::MayNot => "gone before its user was known, or not of this host",
+            Verdict::MayNot => "disconnected before its user was known, or not on this host",
             Verdict::Unknown => {
                 let same = self.waiting.iter().filter(|it| it.caller.peer == guest.caller.peer);
                 let (all, same) = (self.waiting.len(), same.count());
@@ -164,7 +164,7 @@ impl Entrance {
                     self.waiting.push(guest);
                     return;
                 }
-                "the groups of that user are not known in time"
+                "timed out looking up the groups of the user"
             }
         };
         round.shared.tally.count_denied();
@@ -187,7 +187,7 @@ impl Entrance {
         let Waiting { stream, caller, .. } = guest;
         let limits = &round.shared.limits;
         if let Err(error) = stream.prepare() {
-            log::debug!("accept {caller}: {error}");
+            log::debug!("cannot accept the connection of {caller}: {error}");
             return;
         }
         let served = connections.iter().filter(|it| it.place() == Place::Served);
@@ -247,6 +247,6 @@ fn evict_idle(caller: &Caller, connections: &mut Vec<Connection>, round: &Round<
         return false;
     };
     let closed = connections.swap_remove(longest);
-    log::debug!("closing an idle connection of {}: it opened another", closed.caller());
+    log::debug!("closed an idle connection of {}: the caller opened another", closed.caller());
     true
 }

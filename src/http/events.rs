@@ -28,7 +28,7 @@ pub(super) fn stream(events: &Arc<Events>, request: &Request) -> Response {
         Some(number) => number.trim().parse(),
     };
     let Ok(after) = after else {
-        return text(400, "events: after is the number of an event\n");
+        return text(400, "events: after and Last-Event-ID must be the number of an event\n");
     };
     let guest = request.get_param("guest").filter(|guest| !guest.is_empty());
     let feed = Feed { events: Arc::clone(events), after, guest, text: Vec::new(), sent: 0 };

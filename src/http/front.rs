@@ -47,7 +47,7 @@ pub struct BindError {
 // One line with its cause in it, and so without a `source`: it ends the start of the agent.
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "listen on {}: ", self.place)?;
+        write!(f, "cannot listen on {}: ", self.place)?;
         match self.cause.get_ref() {
             Some(ours) => write!(f, "{ours}"),
             None => write!(f, "{}", self.cause.kind()),
@@ -275,7 +275,7 @@ impl Running {
         if is_finished {
             for handler in self.handlers.drain(..) {
                 if handler.join().is_err() {
-                    log::error!("stop the http handlers: one had panicked");
+                    log::error!("an HTTP handler thread panicked");
                 }
             }
         }
@@ -324,7 +324,7 @@ impl Service {
         loop {
             self.fill(&mut set);
             if let Err(error) = set.wait(self.time_left()) {
-                log::error!("wait for connections: {error}");
+                log::error!("cannot wait for connections: {error}");
                 thread::sleep(shared.limits.accept_pause);
             }
             let now = Instant::now();

@@ -94,7 +94,7 @@ impl Gate {
         let Origin::Host(peer) = origin else { return None };
         let local = stream.local_addr().ok()?;
         let owner = self.owners.owner(peer, local).unwrap_or_else(|error| {
-            log::debug!("ask the kernel who calls from {peer}: {error}");
+            log::debug!("cannot look up the user of {peer}: {error}");
             None
         });
         // A caller that has reset its connection leaves its port to the next, who may be root; what
@@ -106,7 +106,7 @@ impl Gate {
     /// Tells, now and then, that somebody was turned away.
     pub(super) fn log_denied(&mut self, caller: &Caller, why: &str, now: Instant) {
         if let Some(more) = self.denials.now(now) {
-            log::warn!("refuse {caller}: {why}; {more} more since the last such line");
+            log::warn!("connection from {caller} refused: {why}; suppressed={more}");
         }
     }
 

@@ -17,9 +17,9 @@ use super::token::Token;
 // Why is not said: it would tell who guesses how far he got.
 const TOKEN: Refusal = Refusal { reason: Reason::Token, sentence: "unauthorized" };
 const HOST_SYNTAX: Refusal = Refusal::malformed("malformed Host");
-const HOST: Refusal = forbidden("Host: not an address, localhost or a name of this host");
-const ORIGIN: Refusal = forbidden("Origin: web pages may not call");
-const SITE: Refusal = forbidden("Sec-Fetch-Site: web pages may not call");
+const HOST: Refusal = forbidden("Host: not an address, localhost or a name from --allow-host");
+const ORIGIN: Refusal = forbidden("Origin: cross-origin requests are refused");
+const SITE: Refusal = forbidden("Sec-Fetch-Site: cross-origin requests are refused");
 
 const fn forbidden(sentence: &'static str) -> Refusal {
     Refusal { reason: Reason::Page, sentence }

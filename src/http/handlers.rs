@@ -68,9 +68,7 @@ impl Shared {
     fn log_abandoned(&self, request: &Request, caller: &Caller) {
         if let Some(more) = self.abandoned.lock().now(Instant::now()) {
             let Request { method, target, .. } = request;
-            log::info!(
-                "not running {method} {target}: {caller} has disconnected; {more} more since"
-            );
+            log::info!("{method} {target} not run: {caller} has disconnected; suppressed={more}");
         }
     }
 }
@@ -183,7 +181,7 @@ pub(super) fn deliver(
     match exchange::send(&exchange.stream, &bytes) {
         Ok(sent) => drop(bytes.drain(..sent)),
         Err(error) => {
-            log::debug!("{} left before its answer: {error}", exchange.caller);
+            log::debug!("{} disconnected before its response was sent: {error}", exchange.caller);
             bytes.clear();
             then = Then::Close;
         }
@@ -232,7 +230,7 @@ fn answer(
             format!("panic: {}", panic_text(payload))
         }
     };
-    log::error!("answer {} {}: {problem}", request.method(), request.raw_url());
+    log::error!("cannot answer {} {}: {problem}", request.method(), request.raw_url());
     respond::encode_failure(version, persistence())
 }
 

@@ -15,14 +15,15 @@ use super::tally::{Reason, Refusal};
 const HEAD_TOO_LARGE: Refusal =
     Refusal { reason: Reason::Head, sentence: "the request's head is too large" };
 const CODING: Refusal =
-    Refusal { reason: Reason::Coding, sentence: "the only transfer coding here is chunked" };
+    Refusal { reason: Reason::Coding, sentence: "unsupported Transfer-Encoding; use chunked" };
 const ENCODING: Refusal = Refusal {
     reason: Reason::Encoding,
-    sentence: "a request's body must not be compressed (Content-Encoding)",
+    sentence: "unsupported Content-Encoding; send the body uncompressed",
 };
 const TARGET_TOO_LONG: Refusal =
     Refusal { reason: Reason::Target, sentence: "the request's target is too long" };
-const CODING_NOT_LAST: Refusal = Refusal::malformed("chunked is not the last coding, or not once");
+const CODING_NOT_LAST: Refusal =
+    Refusal::malformed("chunked must be the last transfer coding, once");
 const LENGTH: Refusal = Refusal::malformed("malformed Content-Length");
 const TARGET: Refusal = Refusal::malformed("malformed request target");
 
@@ -75,7 +76,7 @@ fn explain(error: httparse::Error, bytes: &[u8]) -> Refusal {
         httparse::Error::HeaderName => Refusal::malformed("malformed header name"),
         httparse::Error::HeaderValue => Refusal::malformed("malformed header value"),
         httparse::Error::Version if names_a_version(bytes) => {
-            Refusal { reason: Reason::Version, sentence: "only HTTP/1.0 and HTTP/1.1 are spoken" }
+            Refusal { reason: Reason::Version, sentence: "use HTTP/1.0 or HTTP/1.1" }
         }
         _ => Refusal::malformed("malformed request line"),
     }
@@ -115,10 +116,10 @@ fn interpret(
         fields.note(header.name, header.value)?;
     }
     if fields.hosts > 1 || (is_http_1_1 && fields.hosts == 0) {
-        return Err(Refusal::malformed("a request needs exactly one Host"));
+        return Err(Refusal::malformed("a request needs exactly one Host header"));
     }
     if fields.expects_other && is_http_1_1 {
-        let sentence = "the only expectation that is met is 100-continue";
+        let sentence = "unsupported Expect; only 100-continue is supported";
         return Err(Refusal { reason: Reason::Expectation, sentence });
     }
     let framing = fields.framing(is_http_1_1, limits)?;
@@ -152,7 +153,7 @@ fn interpret(
 /// The path and query of a target, and the authority if it was written with one.
 fn origin_form<'a>(method: &str, target: &'a str) -> Result<(String, Option<&'a str>), Refusal> {
     if method == "CONNECT" {
-        return Err(Refusal::malformed("this is not a proxy"));
+        return Err(Refusal::malformed("CONNECT is not supported: this is not a proxy"));
     }
     if !is_uri(target, b"-._~!$&'()*+,;=:@/?[]") {
         return Err(TARGET);
@@ -221,7 +222,7 @@ impl Fields {
                 Ok(length) if length <= limits.body_bytes => Ok(Framing::Sized(length)),
                 _ => Err(super::parse::BODY_TOO_LARGE),
             },
-            (_, Some(_)) => Err(Refusal::malformed("Content-Length beside Transfer-Encoding")),
+            (_, Some(_)) => Err(Refusal::malformed("Content-Length with Transfer-Encoding")),
             // HTTP/1.0 has no codings: somebody on the way did not understand what it passed on.
             _ if !is_http_1_1 => Err(Refusal::malformed("Transfer-Encoding in HTTP/1.0")),
             ([true], None) => Ok(Framing::Chunked),

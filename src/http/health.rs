@@ -71,7 +71,7 @@ pub(super) fn healthz(agent: &Libvirt) -> Response {
 /// `/readyz`: whether a change that comes now is taken. 503 with the reason where not.
 pub(super) fn readyz(agent: &Libvirt) -> Response {
     let seen = agent.libvirt_seen();
-    let unseen = (!seen.tried).then_some("libvirt was not asked yet");
+    let unseen = (!seen.tried).then_some("libvirt has not been queried yet");
     let why = libvirt_status(&seen).or(unseen).map(str::to_owned);
     let why = why.or_else(|| agent.pool().calls_refused().map(|error| error.to_string()));
     answer(&json!({ "ready": why.is_none(), "why": why }), why.is_none())
@@ -91,15 +91,18 @@ fn libvirt_status(seen: &Seen) -> Option<&'static str> {
     }
 }
 
+/// The version of the libvirt that answered last.
+pub(super) fn version(seen: &Seen) -> Option<String> {
+    seen.version
+        .map(|number| format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000))
+}
+
 fn libvirt(seen: &Seen) -> Value {
-    let version = seen
-        .version
-        .map(|number| format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000));
     json!({
         "answers": seen.tried.then_some(seen.error.is_none()),
         "error": seen.error,
         "since_seconds": seconds(seen.since.elapsed()),
-        "version": version,
+        "version": version(seen),
     })
 }
 

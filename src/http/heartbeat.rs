@@ -92,12 +92,12 @@ impl Heartbeat {
     /// Up to half of the watchdog's time, while the front does not answer.
     pub(super) fn stop(self) {
         if let Some(notify) = &self.notify {
-            tell(notify, "STOPPING=1\nSTATUS=finishing what runs");
+            tell(notify, "STOPPING=1\nSTATUS=finishing requests in flight");
         }
         let Some((thread, stop)) = self.feeder else { return };
         drop(stop);
         if thread.join().is_err() {
-            warn!("the heartbeat panicked");
+            warn!("the heartbeat thread panicked");
         }
     }
 }
@@ -116,7 +116,7 @@ fn feed(
             let before = mem::replace(&mut lanes, agent.pool().snapshot().lanes);
             match works(&before, &lanes).and_then(|()| front_answers(&door, time / 4)) {
                 Ok(()) => tell(&notify, "WATCHDOG=1"),
-                Err(why) => warn!("watchdog: not fed: {why}"),
+                Err(why) => warn!("watchdog ping not sent to systemd: {why}"),
             }
             let status = status(&agent);
             if status != told {
@@ -132,12 +132,12 @@ fn feed(
 /// Tells systemd; one that does not listen is no reason to do anything else.
 fn tell(notify: &Notify, lines: &str) {
     if let Err(error) = notify.tell(lines) {
-        warn!("tell systemd {lines:?}: {error}");
+        warn!("cannot notify systemd of {lines:?}: {error}");
     }
 }
 
 fn front_answers(door: &Door, patience: Duration) -> Result<(), String> {
-    door.knock(patience).map_err(|error| format!("the front does not answer: {error}"))
+    door.knock(patience).map_err(|error| format!("the HTTP front does not answer: {error}"))
 }
 
 /// Whether each lane that had jobs waiting and a worker free has moved since.
@@ -146,7 +146,8 @@ fn works(before: &[LaneSnapshot], now: &[LaneSnapshot]) -> Result<(), String> {
     let is_idle = |lane: &LaneSnapshot| may_run(lane) > 0 && lane.running < lane.workers;
     for (before, now) in before.iter().zip(now) {
         if is_idle(before) && is_idle(now) && before.totals == now.totals {
-            return Err(format!("lane {}: {} jobs wait beside idle workers", now.lane, now.queued));
+            let (lane, queued) = (now.lane, now.queued);
+            return Err(format!("lane {lane} does not start {queued} queued jobs on idle workers"));
         }
     }
     Ok(())
@@ -158,7 +159,7 @@ fn status(agent: &Libvirt) -> String {
     match (seen.error, seen.tried) {
         (Some(why), _) => format!("libvirt: {why}"),
         (None, true) => "libvirt answers".to_owned(),
-        (None, false) => "libvirt was not asked yet".to_owned(),
+        (None, false) => "libvirt has not been queried yet".to_owned(),
     }
     // A status is one line.
     .replace('\n', " ")

@@ -84,7 +84,7 @@ impl Listener {
             Self::Tcp { listener, is_own: true } => {
                 if let Err(error) = newcomers::turn_away(listener) {
                     // Then only those who come between the last accept and the close are cut off.
-                    log::debug!("turn newcomers away: {error}");
+                    log::debug!("cannot refuse new connections: {error}");
                 }
                 true
             }
@@ -116,13 +116,13 @@ impl fmt::Display for Listener {
         match self {
             Self::Tcp { listener, .. } => match listener.local_addr() {
                 Ok(address) => write!(f, "{address}"),
-                Err(error) => write!(f, "an address unknown: {error}"),
+                Err(error) => write!(f, "an unknown address ({error})"),
             },
             Self::Unix { listener, .. } => match listener.local_addr() {
                 Ok(address) => {
                     write!(f, "{}", address.as_pathname().unwrap_or(Path::new("@")).display())
                 }
-                Err(error) => write!(f, "a path unknown: {error}"),
+                Err(error) => write!(f, "an unknown path ({error})"),
             },
         }
     }
@@ -172,7 +172,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
             if let Err(error) = fs::remove_file(&self.path) {
-                log::warn!("remove {}: {error}", self.path.display());
+                log::warn!("cannot remove socket {}: {error}", self.path.display());
             }
         }
     }

@@ -83,7 +83,7 @@ fn is_member(uid: u32, allowed: &[u32]) -> bool {
     match users::groups(uid) {
         Ok(groups) => groups.iter().any(|group| allowed.contains(group)),
         Err(error) => {
-            log::warn!("groups of user {uid}: {error}");
+            log::warn!("cannot look up the groups of user {uid}: {error}");
             false
         }
     }

@@ -46,7 +46,7 @@ pub use context::RequestContext;
 pub use front::{BindError, Front, Running, ipv6_twin};
 pub use reply::Reply;
 pub use scrape::Tallies;
-pub use serve::{Fronts, ServeError};
+pub use serve::{Fronts, STARTED, ServeError};
 pub use tally::{Counters, Reason, Refusal, Tally};
 pub use token::{TokenError, look_at_token};
 pub use wiring::{ListenError, listen};

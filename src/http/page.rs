@@ -33,8 +33,8 @@ const PAGE: &str = concat!(
 /// The style and the script are named by their SHA-256; `page::the_policy_names_what_is_there` says
 /// what that is after a change.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-O8d9EDtgWFKrIHtDDGFaQMOsROzBAGzl+4raoMbBs9Q='; \
-    script-src 'sha256-cVvm1uLU+wFsu0rd4VMNYgKGuwUGfkUwWj3CtNgGOmI='; \
+    style-src 'sha256-S4+o1bMxciR6Z/ciPE7xu5Rzk6b5oRyAkFGSZT9pmDM='; \
+    script-src 'sha256-DJMB1fdkSd/IV65Xka+GwZ914z8loEwTUQuKvEw+N2Y='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -34,7 +34,7 @@ impl Reply {
         self.deliver(encoded.unwrap_or_else(|error| match error {
             EncodeError::NoRoom => handlers::refuse(&NO_ROOM, self.version, &self.shared),
             EncodeError::Unusable(error) => {
-                log::error!("answer {}: unusable response: {error}", self.exchange.caller);
+                log::error!("cannot answer {}: unusable response: {error}", self.exchange.caller);
                 respond::encode_failure(self.version, self.persistence())
             }
         }));
@@ -79,7 +79,7 @@ pub(super) fn offer(shortcut: &Shortcut, job: &Job, shared: &Arc<Shared>) -> boo
             shared.tally.count_panic();
         }
         let (method, target, text) = (&request.method, &request.target, panic_text(payload));
-        log::error!("take {method} {target}: panic: {text}");
+        log::error!("the shortcut for {method} {target} panicked: {text}");
     }
     is_taken
 }

@@ -86,7 +86,7 @@ pub(super) fn encode(
 ) -> Result<Encoded, EncodeError> {
     let status = match response.status_code {
         status @ 200..=599 => status,
-        status => Err(io::Error::other(format!("status {status} is no final answer")))?,
+        status => Err(io::Error::other(format!("{status} is not a final status")))?,
     };
     let (reader, length) = response.data.into_reader_and_size();
     let has_body = !matches!(status, 204 | 304);
@@ -125,7 +125,7 @@ pub(super) fn encode(
             _ if head::is_token(name.as_bytes()) && is_value(value) => {
                 push_header(&mut head, name, value)
             }
-            _ => log::warn!("leave out a response header that is malformed: {name:?}"),
+            _ => log::warn!("malformed response header left out: name={name:?}"),
         }
     }
     if let Some((name, value)) = framing {
@@ -179,7 +179,7 @@ fn read_body(reader: impl Read, length: usize, bytes_max: usize) -> io::Result<V
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
     reader.take(limit).read_to_end(&mut body)?;
     if body.len() > bytes_max {
-        return Err(io::Error::other(format!("the body is over {bytes_max} bytes")));
+        return Err(io::Error::other(format!("the body is larger than {bytes_max} bytes")));
     }
     Ok(body)
 }

@@ -112,7 +112,7 @@ fn route(
 }
 
 pub(super) fn only_read() -> Response {
-    text(405, "method not allowed: GET or HEAD").with_additional_header("Allow", "GET, HEAD")
+    text(405, "method not allowed; use GET or HEAD").with_additional_header("Allow", "GET, HEAD")
 }
 
 /// In the words of the original.
@@ -235,12 +235,12 @@ fn call_v2(
     method: &mut String,
 ) -> Response {
     if request.method() != "POST" {
-        return text(405, "method not allowed: POST").with_additional_header("Allow", "POST");
+        return text(405, "method not allowed; use POST").with_additional_header("Allow", "POST");
     }
     let kind = request.header("Content-Type");
     if !is_json(kind) {
         let kind = media_type(kind);
-        return text(415, &format!("Content-Type: application/json, not {kind:?}"));
+        return text(415, &format!("unsupported Content-Type {kind:?}; use application/json"));
     }
     let body = match body(request) {
         Ok(body) => body,
@@ -271,7 +271,7 @@ fn download(agent: &Libvirt, request: &Request, by: Behalf<'_>) -> Response {
         text(status, &format!("{why}\n")).with_additional_header(NOSNIFF.0, NOSNIFF.1)
     };
     if !matches!(request.method(), "POST" | "GET") {
-        return refuse(405, "method not allowed: POST or GET")
+        return refuse(405, "method not allowed; use POST or GET")
             .with_additional_header("Allow", "GET, POST");
     }
     let body = match body(request) {
@@ -296,7 +296,7 @@ fn download(agent: &Libvirt, request: &Request, by: Behalf<'_>) -> Response {
 fn body(request: &Request) -> Result<Vec<u8>, Response> {
     let mut body = Vec::new();
     match request.data().map(|mut data| data.read_to_end(&mut body)) {
-        Some(Err(error)) => Err(text(400, &format!("read the body: {error}"))),
+        Some(Err(error)) => Err(text(400, &format!("cannot read the request body: {error}"))),
         _ => Ok(body),
     }
 }

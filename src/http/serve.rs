@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::{info, warn};
+use log::{Level, Record, info, kv, warn};
 
 use crate::config::fixed::{FIRST_ROUND, LAST_LINES};
-use crate::config::{AuditConfig, HttpLimits};
+use crate::config::{AuditConfig, HttpLimits, Store};
 use crate::http::heartbeat::Heartbeat;
 use crate::http::{BindError, Front, Tallies, health, routes, scrape};
 use crate::ops::{Libvirt, Reconciler};
@@ -32,8 +32,8 @@ impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(error) => write!(f, "{error}"),
-            Self::Signals(error) => write!(f, "signal handlers: {error}"),
-            Self::Start(error) => write!(f, "start the HTTP front: {error}"),
+            Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
+            Self::Start(error) => write!(f, "cannot start serving: {error}"),
         }
     }
 }
@@ -61,18 +61,71 @@ impl Fronts {
         self.named().map(|(name, front)| (name, front.tally())).collect()
     }
 
-    /// Where they listen, for log lines.
-    fn places(&self) -> Vec<String> {
-        let mut places = Vec::new();
-        for (name, front) in self.named() {
-            let subject = match name {
-                "images" => "the image store listens on",
-                "metrics" => "metrics are served on",
-                _ => "listening on",
-            };
-            places.extend(front.places().iter().map(|place| format!("{subject} {place}")));
+    /// Every address that a front listens on, for log lines.
+    fn places(&self) -> Vec<Place> {
+        let of = |(name, front): (&'static str, &Front)| -> Vec<Place> {
+            front.places().into_iter().map(|address| Place { front: name, address }).collect()
+        };
+        self.named().flat_map(of).collect()
+    }
+}
+
+/// The target of the line that a start logs, which is visible at the default log level, too.
+pub const STARTED: &str = "mistify_libvirt::started";
+
+/// Logs that the agent serves: its version and listeners, and the first look at libvirt and the store.
+fn log_start(agent: &Libvirt, places: &[Place]) {
+    let listeners = places.iter().map(Place::in_list).collect::<Vec<_>>().join(", ");
+    let (host, seen) = (agent.host(), agent.libvirt_last_seen());
+    let version = health::version(&seen);
+    let libvirt = match (&seen.error, version) {
+        (None, Some(version)) => format!("{version} at {}", host.libvirt_uri),
+        (None, None) => format!("{} (not queried yet)", host.libvirt_uri),
+        (Some(error), _) => format!("{} ({error})", host.libvirt_uri),
+    };
+    let store = match agent.storage_last_seen().map(|seen| seen.outcome) {
+        _ if host.store == Store::None => host.store_name(),
+        Some(Ok(usage)) => format!("{}, {} GiB free", host.store_name(), usage.free_bytes >> 30),
+        Some(Err(error)) => format!("{} ({error})", host.store_name()),
+        None => format!("{} (not queried yet)", host.store_name()),
+    };
+    let fields: &[(&str, kv::Value<'_>)] = &[
+        ("version", kv::Value::from(env!("CARGO_PKG_VERSION"))),
+        ("listeners", kv::Value::from(listeners.as_str())),
+        ("libvirt", kv::Value::from(libvirt.as_str())),
+        ("store", kv::Value::from(store.as_str())),
+    ];
+    let mut record = Record::builder();
+    record.level(Level::Info).target(STARTED).key_values(&fields);
+    // Not by the macro, which the default level stops; the logger's own filter decides.
+    log::logger().log(&record.args(format_args!("mistify-libvirt started")).build());
+}
+
+/// An address that a front listens on.
+struct Place {
+    front: &'static str,
+    address: String,
+}
+
+impl Place {
+    /// The address with its service, in a list of all.
+    fn in_list(&self) -> String {
+        match self.front {
+            "images" => format!("image store {}", self.address),
+            "metrics" => format!("metrics {}", self.address),
+            _ => self.address.clone(),
         }
-        places
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let subject = match self.front {
+            "images" => "the image store listens on",
+            "metrics" => "metrics are served on",
+            _ => "listening on",
+        };
+        write!(f, "{subject} {}", self.address)
     }
 }
 
@@ -137,15 +190,16 @@ impl Libvirt {
         let scrapes = || scrape::handler(Arc::clone(&agent), Arc::clone(&tallies));
         let metrics = metrics.map(|front| start(front, scrapes())).transpose()?;
         let heartbeat = Heartbeat::start(notify, &agent, door).map_err(ServeError::Start)?;
-        // Who reads this can call.
+        // A caller that reads these lines can call.
         places.iter().for_each(|place| info!("{place}"));
+        log_start(&agent, &places);
         let signal = loop {
             match signals.wait().map_err(ServeError::Signals)? {
                 Signal::Hangup => audit.reopen(),
                 other => break other,
             }
         };
-        info!("{signal:?}: finishing what runs");
+        info!("{signal:?}: finishing requests in flight");
         heartbeat.stop();
         agent.events().close();
         jobs.tell_to_stop();
@@ -167,10 +221,10 @@ impl Libvirt {
         ];
         reconciler.stop();
         if ended.contains(&false) {
-            warn!("stopped before all work was finished");
+            warn!("stopped before all requests and jobs were finished");
         }
         if !audit.flush(LAST_LINES) {
-            warn!("audit records were not written in time; those that are queued are lost");
+            warn!("audit records were not written in time; queued records are lost");
         }
         Ok(())
     }

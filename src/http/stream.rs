@@ -25,10 +25,11 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const EVENTS_BYTES: usize = 4 * 1024;
 
 const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many streams" };
-const NO_THREAD: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: no thread to be had" };
+const NO_THREAD: Refusal =
+    Refusal { reason: Reason::Busy, sentence: "busy: cannot start a thread" };
 // By the end of the connection alone a whole answer looks like a broken one. Events have no whole.
 const NO_CHUNKS: Refusal =
-    Refusal { reason: Reason::Version, sentence: "a stream is sent in the chunks of HTTP/1.1" };
+    Refusal { reason: Reason::Version, sentence: "a streamed answer needs HTTP/1.1" };
 
 /// Sends `head` and then `body` on a thread of their own, which ends the exchange.
 ///
@@ -64,7 +65,7 @@ pub(super) fn start(
     };
     if let Err(error) = thread::Builder::new().name("http-stream".into()).spawn(run) {
         count.fetch_sub(1, Ordering::Relaxed);
-        log::error!("start a stream: {error}");
+        log::error!("cannot start a thread for a stream: {error}");
         return Err(NO_THREAD);
     }
     let (exchange, shared) = (Arc::clone(exchange), Arc::clone(shared));
@@ -172,7 +173,7 @@ impl Stream {
                 }
             }
             if left == Duration::ZERO {
-                return Err(io::Error::new(ErrorKind::TimedOut, "the caller takes nothing"));
+                return Err(io::Error::new(ErrorKind::TimedOut, "the caller does not read"));
             }
             set.wait(Some(left))?;
         }

@@ -54,20 +54,20 @@ impl fmt::Display for TokenError {
         match &self.why {
             Why::Read(error) => write!(f, "{error}"),
             Why::NoFile => f.write_str("not a regular file"),
-            Why::Mode(mode) => write!(f, "its mode is {mode:04o}; make it 0600 or 0640"),
-            Why::Owner(uid) => write!(f, "it belongs to user {uid}; give it to root"),
+            Why::Mode(mode) => write!(f, "its mode is {mode:04o}; set it to 0600 or 0640"),
+            Why::Owner(uid) => write!(f, "its owner is user {uid}; change it to root"),
             Why::Unreadable(user) => write!(
                 f,
-                "user {user}, as which the agent runs, cannot read it; give it to a group of that \
-                 user, with mode 0640"
+                "the agent's user {user} cannot read it; set its group to a group of that user and \
+                 its mode to 0640"
             ),
-            Why::Long => write!(f, "more than {TOKEN_BYTES} bytes"),
+            Why::Long => write!(f, "larger than {TOKEN_BYTES} bytes"),
             Why::Short => write!(
                 f,
-                "less than {TOKEN_CHARS_MIN} characters can be guessed; openssl rand -hex 32 makes one"
+                "shorter than {TOKEN_CHARS_MIN} characters; create one with openssl rand -hex 32"
             ),
             Why::Characters => {
-                f.write_str("not one line of letters, digits and -._~+/ (and = at its end)")
+                f.write_str("not one line of letters, digits and -._~+/ (= at the end only)")
             }
         }
     }
@@ -271,22 +271,22 @@ mod tests {
         }
         for mode in [0o644, 0o604, 0o660, 0o602, 0o700, 0o4600] {
             let error = Written::new(TEXT.as_bytes(), mode).error();
-            assert!(error.starts_with(&format!("its mode is {mode:04o}; ")), "{error}");
+            assert!(error.starts_with(&format!("its mode is {mode:04o}; set it ")), "{error}");
         }
     }
 
     #[test]
     fn what_is_no_token_is_refused() {
         let cases = [
-            (String::new(), "less than 22 characters"),
-            ("\n".to_owned(), "less than 22 characters"),
-            ("a".repeat(21), "less than 22 characters"),
+            (String::new(), "shorter than 22 characters"),
+            ("\n".to_owned(), "shorter than 22 characters"),
+            ("a".repeat(21), "shorter than 22 characters"),
             (format!("{TEXT}\n{TEXT}\n"), "not one line"),
             (format!("{TEXT}\n\n"), "not one line"),
             (format!(" {TEXT}"), "not one line"),
             (format!("{TEXT}=x"), "not one line"),
             (format!("{TEXT}\u{e9}"), "not one line"),
-            ("a".repeat(513), "more than 512 bytes"),
+            ("a".repeat(513), "larger than 512 bytes"),
         ];
         for (text, expected) in cases {
             let error = Written::new(text.as_bytes(), 0o600).error();

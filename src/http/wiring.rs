@@ -41,17 +41,17 @@ impl fmt::Display for ListenError {
             Self::Access(error) => write!(f, "{error}"),
             Self::Token(error) => write!(f, "{error}"),
             Self::HostName(name) => {
-                write!(f, "--allow-host {name}: write a name alone, as hv1.example")
+                write!(f, "--allow-host {name}: give a host name alone, such as hv1.example")
             }
             Self::Open(address, flags) => {
-                write!(f, "listen on {address}: beyond loopback that needs {flags}")
+                write!(f, "cannot listen on {address}: an address beyond loopback needs {flags}")
             }
             Self::Name(name) => write!(
                 f,
-                "LISTEN_FDNAMES: {name}: a socket is named {RPC}, {IMAGE_STORE} or {METRICS} \
-                 (FileDescriptorName=)"
+                "LISTEN_FDNAMES: {name}: unknown socket name; use {RPC}, {IMAGE_STORE} or \
+                 {METRICS} (FileDescriptorName=)"
             ),
-            Self::Passed(error) => write!(f, "use a passed socket: {error}"),
+            Self::Passed(error) => write!(f, "cannot use a passed socket: {error}"),
         }
     }
 }
@@ -80,7 +80,7 @@ const METRICS: &str = "metrics";
 pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError> {
     let access = Access::new(&config.callers).map_err(ListenError::Access)?;
     if access.is_for_all() {
-        log::warn!("--allow-any-local: every user of this host has root's power over its guests");
+        log::warn!("--allow-any-local: every user of this host has full control of its guests");
     }
     let (mut rpc, mut images, mut metrics) = (Vec::new(), Vec::new(), Vec::new());
     for (name, socket) in passed {
@@ -118,7 +118,7 @@ pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError
     }
     let images = if_served(&config.image_store, images, limits.clone(), access, beyond.clone())?;
     for front in [Some(&main), images.as_ref()].into_iter().flatten() {
-        check_open(front, &beyond, "--token-file", "root's power over guests")?;
+        check_open(front, &beyond, "--token-file", "full control of all guests")?;
     }
     // Everybody on this host may read what is measured.
     let (limits, everybody) = (limits.for_metrics(), Access::of_all());
@@ -173,10 +173,10 @@ fn check_open(
         match beyond {
             Beyond::Closed => return Err(ListenError::Open(address, flags)),
             Beyond::Token(_) => log::warn!(
-                "{address}: the token goes over plain HTTP, and who reads it has {stake}: keep it \
-                 to a network of your own, or behind a proxy that speaks TLS"
+                "{address}: the token is sent over plain HTTP, and it gives access to {stake}; use \
+                 a private network or a TLS proxy"
             ),
-            Beyond::Open => log::warn!("{address}: everybody who reaches it has {stake}"),
+            Beyond::Open => log::warn!("{address}: anyone who can connect has access to {stake}"),
         }
     }
     Ok(())

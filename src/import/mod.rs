@@ -75,7 +75,7 @@ pub fn import(
     let qcow2 = Qcow2 { content: &content, size_bytes: format.size_bytes(), kill };
     if matches!(format, Format::Qcow2 { .. }) {
         if !confine::has_landlock()? {
-            (teller.warn)("without Landlock, qemu-img is not confined");
+            (teller.warn)("qemu-img runs unconfined: the kernel has no Landlock");
         }
         qcow2.check()?;
     }
@@ -99,7 +99,7 @@ pub fn open(file: &Path, trusted: Trusted) -> io::Result<(File, bool)> {
     let metadata = content.metadata()?;
     match metadata.is_file() {
         true => Ok((content, changed_by(&metadata, trusted).is_some())),
-        false => Err(io::Error::other("it is not a regular file")),
+        false => Err(io::Error::other("not a regular file")),
     }
 }
 
@@ -116,8 +116,10 @@ pub(crate) fn copy_aside(content: &File) -> io::Result<File> {
 /// A file without a name in `$TMPDIR`, or `/var/tmp`, which is gone when it is closed.
 fn nameless() -> io::Result<File> {
     let directory = files::temporary();
-    files::nameless(&directory)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
+    files::nameless(&directory).map_err(|error| {
+        let why = format!("cannot create a file in {}: {error}", directory.display());
+        io::Error::new(error.kind(), why)
+    })
 }
 
 /// How a file is compressed: the name, its first bytes, and the program that decompresses it to standard
@@ -171,13 +173,16 @@ fn decompress(packed: File, compression: &Compression, kill: Duration) -> Result
     let program_run = Program { command, reach, memory_bytes, file_bytes, time, kill, is_unwanted };
     let ended = program_run.run(&mut |_| {});
     let Ended { status, first_error_line } =
-        ended.map_err(|error| format!("{program}: {error}"))?;
+        ended.map_err(|error| format!("cannot run {program}: {error}"))?;
     if status.signal() == Some(libc::SIGXFSZ) {
         let directory = files::temporary();
-        return Err(format!("it does not fit into {} when decompressed", directory.display()));
+        let place = directory.display();
+        return Err(format!("cannot decompress the file: it does not fit into {place}"));
     }
     if !status.success() {
-        return Err(format!("cannot decompress it with {name}: {status}: {first_error_line}"));
+        return Err(format!(
+            "cannot decompress the file with {name}: {status}: {first_error_line}"
+        ));
     }
     (&file).rewind().map_err(text)?;
     Ok(file)

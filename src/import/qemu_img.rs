@@ -44,7 +44,7 @@ impl Qcow2<'_> {
             let room = REPORT_BYTES.saturating_sub(report.len());
             report.extend(bytes.iter().take(room));
         });
-        let lacks = |error| format!("{QEMU_IMG} (Debian's qemu-utils): {error}");
+        let lacks = |error| format!("cannot run {QEMU_IMG} (package qemu-utils): {error}");
         let Ended { status, first_error_line } = ended.map_err(lacks)?;
         // 3: clusters that nothing uses, which harms no data.
         if matches!(status.code(), Some(0 | 3)) {
@@ -54,7 +54,7 @@ impl Qcow2<'_> {
         let corruptions = found["corruptions"].as_u64().unwrap_or_default();
         let errors = found["check-errors"].as_u64().unwrap_or_default();
         Err(match corruptions.saturating_add(errors) {
-            0 => format!("{QEMU_IMG} check: {status}: {first_error_line}"),
+            0 => format!("{QEMU_IMG} check failed: {status}: {first_error_line}"),
             found => format!("the qcow2 file is damaged or incomplete: {found} errors"),
         })
     }
@@ -74,7 +74,7 @@ impl Qcow2<'_> {
             return Ok(());
         }
         let Ended { status, first_error_line } = ended;
-        Err(io::Error::other(format!("{QEMU_IMG} convert: {status}: {first_error_line}")))
+        Err(io::Error::other(format!("{QEMU_IMG} convert failed: {status}: {first_error_line}")))
     }
 
     fn run(

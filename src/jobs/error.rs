@@ -54,16 +54,16 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { id } => write!(f, "there is no job {id:?}"),
-            Self::Begun { id, state } => write!(f, "job {id} is {state}, it cannot be cancelled"),
+            Self::Unknown { id } => write!(f, "no such job: {id:?}"),
+            Self::Begun { id, state } => write!(f, "cannot cancel job {id}: it is {state}"),
             Self::Full { limit } => write!(f, "busy: {limit} jobs wait"),
             Self::GuestFull { guest, limit } => write!(f, "busy: {limit} jobs wait for {guest}"),
             Self::Size { bytes } => {
-                write!(f, "invalid argument: a job of more than {bytes} bytes")
+                write!(f, "invalid argument: the job's parameters exceed {bytes} bytes")
             }
             Self::Closed => f.write_str("busy: the agent is stopping"),
             Self::Io { verb, path, error } => {
-                write!(f, "jobs: {verb} {}: ", path.display())?;
+                write!(f, "jobs: cannot {verb} {}: ", path.display())?;
                 match error.kind() {
                     // As storage words it.
                     io::ErrorKind::StorageFull => f.write_str("no space left on device"),

@@ -81,8 +81,8 @@ impl Folder {
         scope: String,
         file_bytes: u64,
     ) -> Result<Self, Error> {
-        files::make_folder(path).map_err(at("make", path))?;
-        files::make_folder(set_aside).map_err(at("make", set_aside))?;
+        files::make_folder(path).map_err(at("create", path))?;
+        files::make_folder(set_aside).map_err(at("create", set_aside))?;
         let open = File::open(path).map_err(at("open", path))?;
         Ok(Self { path: path.to_owned(), set_aside: set_aside.to_owned(), scope, file_bytes, open })
     }
@@ -97,7 +97,7 @@ impl Folder {
             match parse(&name) {
                 // It can be neither read nor removed like a file.
                 _ if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
-                    self.put_aside(&name, "it is a folder");
+                    self.put_aside(&name, "it is a directory");
                 }
                 Some((number, Some(stage))) => {
                     let at = found.partition_point(|(other, _)| *other < number);
@@ -108,7 +108,7 @@ impl Folder {
                 }
                 Some((_, None)) => self.discard(&self.path.join(&name))?,
                 None => {
-                    self.put_aside(&name, "it is not named like a job");
+                    self.put_aside(&name, "its name is not that of a job file");
                 }
             }
         }
@@ -131,7 +131,7 @@ impl Folder {
 
     fn read(&self, number: u64, stage: Stage) -> io::Result<Record> {
         let content = files::read_own(&self.file(number, stage), self.file_bytes)?;
-        let damaged = || io::Error::other("it is not as it was written");
+        let damaged = || io::Error::other("its content is damaged");
         let text = std::str::from_utf8(&content).map_err(|_| damaged())?;
         let (sum, json) = text.trim_end_matches('\n').split_once(' ').ok_or_else(damaged)?;
         if sum != sum_of(json) {
@@ -140,15 +140,15 @@ impl Folder {
         let texts: Vec<String> = serde_json::from_str(json).map_err(|_| damaged())?;
         let (scope, texts) = match &texts[..] {
             [format, scope, texts @ ..] if format == FORMAT => (scope, texts),
-            _ => return Err(io::Error::other("it has another format")),
+            _ => return Err(io::Error::other("its format is unknown")),
         };
         if *scope != self.scope {
-            return Err(io::Error::other(format!("it is about {scope}")));
+            return Err(io::Error::other(format!("it belongs to {scope}")));
         }
         let record = Record::read(texts).filter(|it| stage.fits(it)).ok_or_else(damaged)?;
         match record.job.id == number.to_string() {
             true => Ok(record),
-            false => Err(io::Error::other("it is another job's")),
+            false => Err(io::Error::other("it belongs to another job")),
         }
     }
 
@@ -188,7 +188,7 @@ impl Folder {
         let (draft, path) = (self.path.join(name(number, "new")), self.file(number, stage));
         let placed = files::write_new(&draft, content.as_bytes())
             .map_err(at("write", &draft))
-            .and_then(|()| fs::rename(&draft, &path).map_err(at("make", &path)));
+            .and_then(|()| fs::rename(&draft, &path).map_err(at("create", &path)));
         placed.inspect_err(|_| {
             // A start removes it otherwise.
             let _ = self.discard(&draft);
@@ -224,7 +224,7 @@ impl Folder {
     fn put_job_aside(&self, number: u64, last: Stage, why: &str) {
         let all_gone = last.before().all(|stage| {
             let is_there = fs::symlink_metadata(self.file(number, stage)).is_ok();
-            let why = format!("it is {}, and of that: {why}", last.name());
+            let why = format!("a later file of the job ({}) is unusable: {why}", last.name());
             !is_there || self.put_aside(name(number, stage.name()).as_ref(), &why)
         });
         if all_gone {
@@ -238,8 +238,8 @@ impl Folder {
         let moved = files::set_aside(&self.path, name, &self.set_aside);
         let from = self.path.join(name);
         match &moved {
-            Ok(to) => warn!("jobs: {}: {why}; moved to {}", from.display(), to.display()),
-            Err(error) => error!("jobs: {}: {why}; it stays there: {error}", from.display()),
+            Ok(to) => warn!("jobs: set {} aside as {}: {why}", from.display(), to.display()),
+            Err(error) => error!("jobs: cannot set {} aside: {error}; {why}", from.display()),
         }
         moved.is_ok()
     }

@@ -109,9 +109,11 @@ impl Jobs {
         for (number, stage, mut record) in left {
             let why = match stage {
                 Stage::Ended => None,
-                Stage::Running => Some(("the agent ended while it ran: ", fate(&record.job))),
+                Stage::Running => {
+                    Some(("the agent stopped while the job ran: ", fate(&record.job)))
+                }
                 Stage::Queued if jobs.is_old(&record) => {
-                    Some(("it was not begun: ", "the agent was away for too long"))
+                    Some(("the job was not started: ", "the agent was down for too long"))
                 }
                 Stage::Queued => None,
             };
@@ -345,18 +347,18 @@ impl Jobs {
             it.as_deref().map(|it| it.get().len()).filter(|bytes| *bytes > room)
         };
         if let Some(bytes) = too_long(result) {
-            warn!("job {id}: its result of {bytes} bytes is not kept");
+            warn!("result of job {id} is too long to store: bytes={bytes}");
             *result = None;
         }
         if let Some(bytes) = too_long(error) {
-            warn!("job {id}: its error of {bytes} bytes is not kept");
-            *error = job::error_of(&format!("an error of {bytes} bytes, which is not kept"));
+            warn!("error of job {id} is too long to store: bytes={bytes}");
+            *error = job::error_of(&format!("the error is too long to store: {bytes} bytes"));
         }
     }
 
     fn write_end(&self, number: u64, record: &Record) {
         if let Err(error) = self.on_disk(|folder| folder.end(number, record)) {
-            warn!("job {number}: its end is not on the disk: {error}");
+            warn!("cannot store the end of job {number}: {error}");
         }
     }
 
@@ -371,7 +373,7 @@ impl Jobs {
         let gone = self.table.lock().forget(self.limits.kept, |record| self.is_old(record));
         for number in gone {
             if let Err(error) = self.on_disk(|folder| folder.forget(number)) {
-                warn!("job {number}: {error}");
+                warn!("cannot remove job {number}: {error}");
             }
         }
     }

@@ -156,9 +156,9 @@ fn what_waits_is_begun_by_the_next_start_and_what_ran_is_lost_and_never_begun_ag
     let jobs = home.open();
     let lost = jobs.get(&ran).unwrap();
     assert_eq!(lost.state, State::Lost);
-    assert_eq!(message(&lost), "the agent ended while it ran: who knows");
+    assert_eq!(message(&lost), "the agent stopped while the job ran: who knows");
     let lost = message(&jobs.get(&undone).unwrap());
-    assert_eq!(lost, "the agent ended while it ran: it is undone");
+    assert_eq!(lost, "the agent stopped while the job ran: it is undone");
     let begun = begin(&jobs);
     assert_eq!(begun.id(), waits);
     assert!(take(&jobs).is_none());
@@ -175,7 +175,7 @@ fn a_job_that_waited_for_longer_than_is_kept_is_not_begun_by_a_start() {
     later(JobLimits::default().kept_for);
     let jobs = home.open();
     assert!(take(&jobs).is_none());
-    assert!(message(&jobs.get(&id).unwrap()).contains("was not begun"));
+    assert!(message(&jobs.get(&id).unwrap()).contains("was not started"));
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_job_that_waits_can_be_cancelled_and_no_other() {
     let (first, second) = (add(&jobs, "a"), add(&jobs, "a"));
     let begun = begin(&jobs);
     let why = jobs.cancel(&first).unwrap_err().to_string();
-    assert_eq!(why, format!("job {first} is running, it cannot be cancelled"));
+    assert_eq!(why, format!("cannot cancel job {first}: it is running"));
     let (job, is_new) = jobs.cancel(&second).unwrap();
     assert!(is_new && job.state == State::Cancelled && job.started.is_empty());
     assert!(!jobs.cancel(&second).unwrap().1, "it is that already");
@@ -500,7 +500,7 @@ fn what_is_too_long_is_not_taken_and_a_result_that_is_is_not_kept() {
     let jobs = home.open_with(&limits);
     let long = format!("\"{}\"", "x".repeat(600));
     let why = jobs.add("Libvirt.Run", "a", request(&long)).unwrap_err().to_string();
-    assert_eq!(why, "invalid argument: a job of more than 100 bytes");
+    assert_eq!(why, "invalid argument: the job's parameters exceed 100 bytes");
     let id = add(&jobs, "a");
     jobs.end(&begin(&jobs), Outcome::Done(json(&long)));
     drop(jobs);

@@ -49,11 +49,11 @@ impl fmt::Display for Error {
             Self::Locked { folder, holder: None } => {
                 write!(f, "journal: {} is in use by another agent", folder.display())
             }
-            Self::Full { files } => write!(f, "journal: {files} verbs are not settled yet"),
-            Self::Steps { steps } => write!(f, "journal: more than {steps} steps"),
-            Self::Size { bytes } => write!(f, "journal: an intent of more than {bytes} bytes"),
+            Self::Full { files } => write!(f, "journal is full: {files} calls are unfinished"),
+            Self::Steps { steps } => write!(f, "journal: the call has more than {steps} steps"),
+            Self::Size { bytes } => write!(f, "journal: the call needs more than {bytes} bytes"),
             Self::Io { verb, path, error } => {
-                write!(f, "journal: {verb} {}: ", path.display())?;
+                write!(f, "journal: cannot {verb} {}: ", path.display())?;
                 match error.kind() {
                     // As storage words it.
                     io::ErrorKind::StorageFull => f.write_str("no space left on device"),

@@ -57,7 +57,7 @@ pub(super) struct Left {
 impl Folder {
     /// Takes the folder, which is made where it is absent.
     pub(super) fn open(path: &Path, limits: &JournalLimits) -> Result<Self, Error> {
-        let make_folder = |path: &Path| files::make_folder(path).map_err(at("make", path));
+        let make_folder = |path: &Path| files::make_folder(path).map_err(at("create", path));
         make_folder(path)?;
         let lock = lock(path, Instant::now() + limits.lock)?;
         let (intents, set_aside) = (path.join("intents"), path.join("set-aside"));
@@ -78,7 +78,7 @@ impl Folder {
                     oldest.insert(number);
                 }
                 Some(Name::Draft) => self.discard(&self.intents.join(&name)),
-                None => self.put_aside(&name, &Unfit::Foreign("it is not named like an intent")),
+                None => self.put_aside(&name, &Unfit::Foreign("its name is not that of an intent")),
             }
             if oldest.len() > limits.files {
                 oldest.pop_last();
@@ -86,7 +86,10 @@ impl Folder {
             }
         }
         if unread > 0 {
-            error!("journal: {unread} intents more than {} wait for another start", limits.files);
+            let limit = limits.files;
+            error!(
+                "journal: too many intents; the rest is read at the next start: unread={unread} limit={limit}"
+            );
         }
         let mut records = Vec::new();
         for number in oldest {
@@ -109,7 +112,10 @@ impl Folder {
             let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
             if bytes > record.tail.bytes {
                 let torn = bytes - record.tail.bytes;
-                warn!("journal: {}: ignored {torn} bytes of a torn line", path.display());
+                warn!(
+                    "journal: {} ends in an incomplete line: ignored_bytes={torn}",
+                    path.display()
+                );
             }
             Ok(record)
         });
@@ -130,7 +136,7 @@ impl Folder {
         let draft = path.with_extension("new");
         let placed = files::write_new(&draft, line)
             .map_err(at("write", &draft))
-            .and_then(|()| fs::rename(&draft, &path).map_err(at("make", &path)));
+            .and_then(|()| fs::rename(&draft, &path).map_err(at("create", &path)));
         if placed.is_err() {
             self.discard(&draft);
         }
@@ -174,7 +180,7 @@ impl Folder {
     fn discard(&self, path: &Path) {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!("journal: remove {}: {error}", path.display());
+                warn!("journal: cannot remove {}: {error}", path.display());
             }
             _ => {}
         }
@@ -186,8 +192,8 @@ impl Folder {
         let from = self.intents.join(name);
         let from = from.display();
         match moved {
-            Ok(to) => warn!("journal: {from}: {why}; moved to {}", to.display()),
-            Err(error) => error!("journal: {from}: {why}; it stays there: {error}"),
+            Ok(to) => warn!("journal: set {from} aside as {}: {why}", to.display()),
+            Err(error) => error!("journal: cannot set {from} aside: {error}; {why}"),
         }
     }
 }
@@ -228,7 +234,7 @@ fn lock(folder: &Path, deadline: Instant) -> Result<File, Error> {
     }
     let written = file.set_len(0).and_then(|()| writeln!(file, "{}", process::id()));
     if let Err(error) = written {
-        warn!("journal: write {}: {error}", path.display());
+        warn!("journal: cannot write {}: {error}", path.display());
     }
     Ok(file)
 }

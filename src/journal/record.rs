@@ -75,7 +75,7 @@ impl Tail {
     /// The next line, and the tail after it.
     pub(super) fn line(&self, content: &impl Serialize) -> (Vec<u8>, Self) {
         let json = serde_json::to_vec(content)
-            .expect("texts, whole numbers, lists, and maps by text: all of it has a form in JSON");
+            .expect("texts, whole numbers, lists, and maps by text have a form in JSON");
         let tail = self.after(&json);
         let mut line = format!("{:016x} ", tail.sum).into_bytes();
         line.extend(json);
@@ -178,9 +178,9 @@ impl fmt::Display for Unfit {
         match self {
             Self::Foreign(what) => f.write_str(what),
             Self::Steps(steps) => write!(f, "it has more than {steps} steps"),
-            Self::Line(number) => write!(f, "line {number} is not as it was written"),
-            Self::Version(version) => write!(f, "its format is version {version}"),
-            Self::Scope(scope) => write!(f, "it is about {scope}"),
+            Self::Line(number) => write!(f, "line {number} is damaged"),
+            Self::Version(version) => write!(f, "its format version {version} is unknown"),
+            Self::Scope(scope) => write!(f, "it belongs to {scope}"),
             Self::Io(error) => write!(f, "{error}"),
         }
     }

@@ -355,7 +355,7 @@ fn a_beginning_that_fails_takes_no_room() {
     let (intents, away) = (home.0.join("intents"), home.0.join("away"));
     fs::rename(&intents, &away).unwrap();
     let refused = journal.begin(Verb::CreateGuestDisks, "a", &guest("a")).unwrap_err().to_string();
-    assert!(refused.starts_with("journal: write "), "{refused}");
+    assert!(refused.starts_with("journal: cannot write "), "{refused}");
     fs::rename(&away, &intents).unwrap();
     drop(begin(&journal, "a", 1));
     assert_eq!(open_guests(&journal), ["a"]);
@@ -387,7 +387,7 @@ fn a_file_that_is_gone_refuses_steps_and_is_settled() {
     let mut entry = begin(&journal, "web-1", 0);
     fs::remove_file(home.first()).unwrap();
     let refused = entry.note(network(0)).unwrap_err();
-    assert!(refused.to_string().starts_with("journal: write "), "{refused}");
+    assert!(refused.to_string().starts_with("journal: cannot write "), "{refused}");
     assert!(refused.to_string().contains("00000001.intent: "), "{refused}");
     assert_eq!(entry.intent().steps, []);
     entry.settled().unwrap();
@@ -402,7 +402,7 @@ fn what_cannot_be_removed_is_open_and_says_why() {
     fs::remove_file(home.first()).unwrap();
     fs::create_dir(home.first()).unwrap();
     let error = entry.settled().unwrap_err().to_string();
-    assert!(error.starts_with("journal: remove "), "{error}");
+    assert!(error.starts_with("journal: cannot remove "), "{error}");
     assert_eq!(journal.open_intents()[0].why, Some(error));
 }
 
@@ -411,7 +411,7 @@ fn a_folder_that_cannot_be_used_is_named() {
     let home = Home::new();
     fs::write(&home.0, "").unwrap();
     let error = Journal::open(&home.0, scope(), &JournalLimits::default()).unwrap_err();
-    let begin = format!("journal: make {}: ", home.0.display());
+    let begin = format!("journal: cannot create {}: ", home.0.display());
     assert!(error.to_string().starts_with(&begin), "{error}");
     fs::remove_file(&home.0).unwrap();
 }

@@ -355,7 +355,7 @@ impl Drop for Domain {
         // SAFETY: live, ours, and freed only here.
         let freed = unsafe { sys::virDomainFree(self.raw.as_ptr()) };
         if let Err(why) = check_int(freed, "virDomainFree") {
-            warn!("free a domain handle: {why}");
+            warn!("cannot free a domain handle: {why}");
         }
     }
 }

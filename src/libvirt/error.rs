@@ -161,7 +161,8 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = if self.message.is_empty() { "no detail" } else { &self.message };
-        write!(f, "{}: {message} (code {}, domain {})", self.call, self.code.0, self.domain.0)
+        let (code, domain) = (self.code.0, self.domain.0);
+        write!(f, "{} failed: {message} (code {code}, domain {domain})", self.call)
     }
 }
 

@@ -240,7 +240,7 @@ impl EventLoop {
         let mut state = self.state.lock();
         let (Some(file), Some(watch)) = (borrow(&fd), state.next_number()) else { return -1 };
         if let Err(why) = self.epoll.add(file, events(wanted), key(watch)) {
-            error!("libvirt's event loop: wait for file {fd}: {why}");
+            error!("libvirt's event loop cannot watch file {fd}: {why}");
             return -1;
         }
         let handle = Handle { fd, wanted, callback, opaque: Opaque { data, free } };
@@ -261,7 +261,7 @@ impl EventLoop {
             self.epoll.change(file, events(wanted), key(watch))
         });
         if let Some(Err(why)) = changed {
-            error!("libvirt's event loop: wait for handle {watch}: {why}");
+            error!("libvirt's event loop cannot change handle {watch}: {why}");
         }
     }
 

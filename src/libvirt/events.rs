@@ -66,12 +66,12 @@ pub enum StartError {
 impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Call(error) => write!(f, "prepare libvirt: {error}"),
+            Self::Call(error) => write!(f, "cannot initialize libvirt: {error}"),
             Self::TooOld(version) => {
                 let (major, minor) = (version / 1_000_000, version / 1000 % 1000);
-                write!(f, "libvirt {major}.{minor} is too old: 8.0 or later is needed")
+                write!(f, "cannot use libvirt {major}.{minor}: 8.0 or later is required")
             }
-            Self::Loop(why) => write!(f, "start libvirt's event loop: {why}"),
+            Self::Loop(why) => write!(f, "cannot start libvirt's event loop: {why}"),
         }
     }
 }
@@ -128,12 +128,12 @@ fn run_events(events: &EventLoop) {
         match events.turn(&mut batch) {
             Ok(()) if failing => {
                 failing = false;
-                warn!("libvirt's event loop works again");
+                warn!("libvirt's event loop recovered");
             }
             Ok(()) => {}
             Err(why) => {
                 if !failing {
-                    error!("libvirt's event loop fails: {why}");
+                    error!("libvirt's event loop failed; retrying: {why}");
                 }
                 failing = true;
                 thread::sleep(TURN_FAILED_PAUSE);
@@ -191,6 +191,6 @@ mod tests {
     fn a_library_below_the_floor_is_refused_in_words() {
         assert_eq!(young_enough(8_000_000), Ok(8_000_000));
         let refused = young_enough(7_010_000).unwrap_err();
-        assert_eq!(refused.to_string(), "libvirt 7.10 is too old: 8.0 or later is needed");
+        assert_eq!(refused.to_string(), "cannot use libvirt 7.10: 8.0 or later is required");
     }
 }

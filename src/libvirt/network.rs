@@ -105,7 +105,7 @@ impl Drop for Network {
         // SAFETY: live, ours, and freed only here.
         let freed = unsafe { sys::virNetworkFree(self.raw.as_ptr()) };
         if let Err(why) = check_int(freed, "virNetworkFree") {
-            warn!("free a network handle: {why}");
+            warn!("cannot free a network handle: {why}");
         }
     }
 }

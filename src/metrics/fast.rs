@@ -39,7 +39,7 @@ pub(super) fn start(shared: Arc<Shared>, open: Open, wanted: Receiver<()>) -> io
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     // What it leaves half-changed are caches, which are made anew where they are wrong.
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
-    outcome.unwrap_or_else(|_| Err("the sampler panicked".to_owned()))
+    outcome.unwrap_or_else(|_| Err("the metrics sampler panicked".to_owned()))
 }
 
 struct Tier {
@@ -107,7 +107,7 @@ impl Line {
                 Err(RecvTimeoutError::Disconnected) => return false,
                 Err(RecvTimeoutError::Timeout) => {
                     self.close();
-                    debug!("metrics: nobody asks, the connection is closed");
+                    debug!("metrics: closed the idle connection to libvirt");
                 }
             }
         }
@@ -130,7 +130,7 @@ impl Line {
         }
         match call(self.connection()?) {
             Err(error) if error.connection_lost() => {
-                warn!("metrics: connection lost during a call, trying once more: {error}");
+                warn!("metrics: libvirt connection lost during a call; retrying: {error}");
                 self.close();
                 call(self.connection()?)
             }
@@ -148,7 +148,7 @@ impl Line {
 
     fn close(&mut self) {
         if let Some(Err(error)) = self.connection.take().map(Connection::release) {
-            debug!("metrics: close the connection: {error}");
+            debug!("metrics: cannot close the connection to libvirt: {error}");
         }
     }
 }

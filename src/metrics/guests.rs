@@ -11,31 +11,37 @@ use Source::{Balloon, Guest, Nic};
 const UP: Family = Family {
     name: "libvirt_up",
     kind: Gauge,
-    help: "Whether libvirt answered when it was last asked for a sample",
+    help: "Whether libvirt answered the last request for a sample (1) or not (0)",
 };
-const DOMAINS: Family =
-    Family { name: "libvirt_domains", kind: Gauge, help: "Guests on this host, running or not" };
+const DOMAINS: Family = Family {
+    name: "libvirt_domains",
+    kind: Gauge,
+    help: "Number of guests on this host, running or not",
+};
 const STATE: Family = Family {
     name: "libvirt_domain_info_state",
     kind: Gauge,
-    help: "State of the guest by libvirt's number; the label names it",
+    help: "State of the guest as libvirt's number; the state label has its name",
 };
-const INFO: Family =
-    Family { name: "mistify_guest", kind: Kind::Info, help: "What the guest is known by" };
+const INFO: Family = Family {
+    name: "mistify_guest",
+    kind: Kind::Info,
+    help: "UUID and configured metadata of the guest, as labels",
+};
 const AGE: Family = Family {
     name: "mistify_guest_sample_age_seconds",
     kind: Gauge,
-    help: "How old the guest's values are, by tier",
+    help: "Age of the guest's values in seconds, by tier",
 };
 const LEFT_OUT: Family = Family {
     name: "mistify_guest_left_out",
     kind: Gauge,
-    help: "Guests that the last slow sample left out, and why",
+    help: "Guests that the last slow sample left out, with the reason",
 };
 const STUCK: Family = Family {
     name: "mistify_guest_stuck_seconds",
     kind: Gauge,
-    help: "How long the guest's emulator has not answered",
+    help: "Time in seconds for which the guest's emulator has not answered",
 };
 
 /// Writes the families of all guests. `metadata` names the values that the view has of each.

@@ -60,21 +60,37 @@ pub(super) fn write(text: &mut Text, view: &View, own: &Own) {
     write_lanes(text, &own.pool);
     write_listeners(text, &own.listeners);
     write_samples(text, view);
-    one(text, "mistify_journal_open_intents", Gauge, "Intents that wait to be settled", {
+    one(text, "mistify_journal_open_intents", Gauge, "Journal intents that wait for recovery", {
         count(own.open_intents)
     });
-    one(text, "mistify_journal_leftovers", Gauge, "Calls whose leftovers could not be removed", {
-        count(own.leftovers)
-    });
-    let help = "Log lines lost: the queue was full or standard error failed";
+    one(
+        text,
+        "mistify_journal_leftovers",
+        Gauge,
+        "Calls whose leftovers recovery could not remove",
+        count(own.leftovers),
+    );
+    let help = "Log lines lost because the queue was full or standard error failed";
     one(text, "mistify_log_lines_dropped", Counter, help, Value::Count(own.log_lines_dropped));
-    let help = "Audit records lost: the queue was full or the file could not be written";
+    let help = "Audit records lost because the queue was full or the file could not be written";
     one(text, "mistify_audit_lines_dropped", Counter, help, Value::Count(own.audit_lines_dropped));
     if let Some((free, used)) = own.storage {
         let name = "mistify_storage_free_bytes";
-        one(text, name, Gauge, "Space left in the store when last seen", Value::Count(free));
+        one(
+            text,
+            name,
+            Gauge,
+            "Free space of the store in bytes, as last read",
+            Value::Count(free),
+        );
         let name = "mistify_storage_used_bytes";
-        one(text, name, Gauge, "Space used in the store when last seen", Value::Count(used));
+        one(
+            text,
+            name,
+            Gauge,
+            "Used space of the store in bytes, as last read",
+            Value::Count(used),
+        );
     }
     write_process(text);
 }
@@ -83,7 +99,11 @@ fn write_build(text: &mut Text, own: &Own) {
     let libvirt = own.libvirt_version.map(|version| {
         format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
     });
-    text.family(&Family { name: "mistify_build", kind: Info, help: "What this agent is" });
+    text.family(&Family {
+        name: "mistify_build",
+        kind: Info,
+        help: "Versions of the agent and of libvirt, as labels",
+    });
     let labels = [
         ("version", env!("CARGO_PKG_VERSION")),
         ("libvirt", libvirt.as_deref().unwrap_or_default()),
@@ -92,7 +112,11 @@ fn write_build(text: &mut Text, own: &Own) {
 }
 
 fn write_calls(text: &mut Text, own: &Own) {
-    text.family(&Family { name: "mistify_requests", kind: Counter, help: "Calls by method" });
+    text.family(&Family {
+        name: "mistify_requests",
+        kind: Counter,
+        help: "Calls, by method and outcome",
+    });
     for ((service, method), counts) in &own.calls {
         let method = format!("{service}.{method}");
         for (outcome, number) in [("ok", counts.succeeded), ("error", counts.failed)] {
@@ -102,7 +126,7 @@ fn write_calls(text: &mut Text, own: &Own) {
     text.family(&Family {
         name: "mistify_request_duration_seconds",
         kind: Histogram,
-        help: "How long calls took, by method",
+        help: "Duration of calls in seconds, by method",
     });
     for ((service, method), counts) in &own.calls {
         let method = format!("{service}.{method}");
@@ -118,54 +142,70 @@ fn write_lanes(text: &mut Text, pool: &Snapshot) {
             text.sample(&[("lane", name)], value(lane));
         }
     };
-    each("mistify_lane_workers", Gauge, "Workers that take jobs", |lane| count(lane.workers));
-    each("mistify_lane_queued", Gauge, "Jobs that wait for a worker", |lane| count(lane.queued));
-    each("mistify_lane_running", Gauge, "Jobs that run", |lane| count(lane.running));
-    each("mistify_lane_stuck", Gauge, "Workers in a call that does not return", |lane| {
-        count(lane.stuck)
+    each("mistify_lane_workers", Gauge, "Worker threads of the lane", |lane| count(lane.workers));
+    each("mistify_lane_queued", Gauge, "Jobs that wait for a worker of the lane", |lane| {
+        count(lane.queued)
     });
-    each("mistify_lane_oldest_seconds", Gauge, "Age of the job that runs longest", |lane| {
-        lane.oldest.as_ref().map_or(Duration::ZERO, |oldest| oldest.age).into()
+    each("mistify_lane_running", Gauge, "Jobs that run on the lane's workers", |lane| {
+        count(lane.running)
     });
-    each("mistify_lane_finished", Counter, "Jobs that returned", |lane| {
+    each(
+        "mistify_lane_stuck",
+        Gauge,
+        "Stuck jobs, whose calls have not returned and whose workers were replaced",
+        |lane| count(lane.stuck),
+    );
+    each(
+        "mistify_lane_oldest_seconds",
+        Gauge,
+        "Age of the lane's oldest running job in seconds",
+        |lane| lane.oldest.as_ref().map_or(Duration::ZERO, |oldest| oldest.age).into(),
+    );
+    each("mistify_lane_finished", Counter, "Jobs that returned, in time or late", |lane| {
         Value::Count(lane.totals.finished)
     });
     each("mistify_lane_panicked", Counter, "Jobs that panicked", |lane| {
         Value::Count(lane.totals.panicked)
     });
-    each("mistify_lane_unrun", Counter, "Jobs that were late before a worker took them", |lane| {
-        Value::Count(lane.totals.unrun)
-    });
+    each(
+        "mistify_lane_unrun",
+        Counter,
+        "Jobs that no worker took before their deadline or the agent's stop",
+        |lane| Value::Count(lane.totals.unrun),
+    );
     each(
         "mistify_lane_late",
         Counter,
-        "Callers that were answered before their job ended",
+        "Callers that were answered at their deadline while their job ran on",
         |lane| Value::Count(lane.totals.late),
     );
-    each("mistify_lane_refused", Counter, "Jobs that were told busy or stopping", |lane| {
-        Value::Count(lane.totals.refused)
-    });
+    each(
+        "mistify_lane_refused",
+        Counter,
+        "Jobs refused because the queue or pool was full, or the agent was stopping",
+        |lane| Value::Count(lane.totals.refused),
+    );
     let callers = &pool.callers;
-    one(text, "mistify_callers", Gauge, "Callers that wait for the pool", count(callers.callers));
     one(
         text,
-        "mistify_keys_held",
+        "mistify_callers",
         Gauge,
-        "Guests that are being changed",
-        count(callers.keys_held),
+        "Callers in the pool: they hold or wait for a guest lock, or wait for a job",
+        count(callers.callers),
     );
+    one(text, "mistify_keys_held", Gauge, "Guest locks that are held", count(callers.keys_held));
     one(
         text,
         "mistify_keys_waiting",
         Gauge,
-        "Callers that wait for a guest that is being changed",
+        "Callers that wait for a guest lock",
         count(callers.keys_waiting),
     );
     one(
         text,
         "mistify_calls_waiting",
         Gauge,
-        "Calls that wait for their turn, without a thread",
+        "Calls that wait for a permit of the pool",
         count(callers.calls_waiting),
     );
 }
@@ -177,23 +217,29 @@ fn write_listeners(text: &mut Text, listeners: &[Listener]) {
             text.sample(&[("listener", listener.name)], value(listener));
         }
     };
-    each("mistify_http_connections", Gauge, "Connections that are open", |it| {
-        count(it.connections)
-    });
-    each("mistify_http_requests", Counter, "Requests that were in order", |it| {
+    each("mistify_http_connections", Gauge, "Open connections", |it| count(it.connections));
+    each("mistify_http_requests", Counter, "Complete, well-formed requests", |it| {
         Value::Count(it.requests)
     });
-    each("mistify_http_panics", Counter, "Handlers that panicked", |it| Value::Count(it.panics));
-    each("mistify_http_denied", Counter, "Connections of callers who may not call", |it| {
-        Value::Count(it.denied)
+    each("mistify_http_panics", Counter, "Requests whose handler panicked", |it| {
+        Value::Count(it.panics)
     });
-    each("mistify_http_abandoned", Counter, "Requests whose caller left before they ran", |it| {
-        Value::Count(it.abandoned)
-    });
+    each(
+        "mistify_http_denied",
+        Counter,
+        "Connections closed because the caller was not permitted",
+        |it| Value::Count(it.denied),
+    );
+    each(
+        "mistify_http_abandoned",
+        Counter,
+        "Requests not run because the caller had disconnected",
+        |it| Value::Count(it.abandoned),
+    );
     text.family(&Family {
         name: "mistify_http_refused",
         kind: Counter,
-        help: "Requests and connections that were refused",
+        help: "Requests and connections refused, by reason",
     });
     for listener in listeners {
         for (reason, number) in &listener.refused {
@@ -214,9 +260,9 @@ fn write_samples(text: &mut Text, view: &View) {
         }
     };
     let total = |number| Some(Value::Count(number));
-    let (help, ended) = ("Samples that were taken", slow.ended + slow.failed + slow.late);
+    let (help, ended) = ("Samples attempted, by tier", slow.ended + slow.failed + slow.late);
     each("mistify_metrics_samples", Counter, help, total(view.fast_ended), total(ended));
-    let help = "Samples that could not be taken";
+    let help = "Samples that failed, by tier";
     each(
         "mistify_metrics_samples_failed",
         Counter,
@@ -224,24 +270,24 @@ fn write_samples(text: &mut Text, view: &View) {
         total(view.fast_failed),
         total(slow.failed),
     );
-    let help = "How long the last sample took";
+    let help = "Duration of the last successful sample in seconds, by tier";
     let slow_took = slow.at.map(|_| slow.took.into());
     let fast_took = view.fast.as_ref().map(|_| view.fast_took.into());
     each("mistify_metrics_sample_seconds", Gauge, help, fast_took, slow_took);
-    let help = "How old the last sample is that could be taken";
+    let help = "Age of the last successful sample in seconds, by tier";
     let age = |at| Some(view.age(at).into());
     let fast_age = view.fast.as_ref().and_then(|fast| age(fast.at));
     each("mistify_metrics_sample_age_seconds", Gauge, help, fast_age, slow.at.and_then(age));
-    let help = "Slow samples that an emulator kept waiting for too long";
+    let help = "Slow samples that exceeded their time limit because an emulator did not answer";
     one(text, "mistify_metrics_samples_late", Counter, help, Value::Count(slow.late));
-    let help = "Those of them that still have not returned";
+    let help = "Late calls of slow samples that have not returned yet";
     one(text, "mistify_metrics_calls_late", Gauge, help, count(slow.late_now));
 }
 
 /// What every exporter says of its process, by the names that all use.
 fn write_process(text: &mut Text) {
     if let Ok(ns) = crate::os::process::cpu_ns(std::process::id()) {
-        let help = "Processor time of the agent";
+        let help = "CPU time of the agent in seconds";
         one(text, "process_cpu_seconds", Counter, help, Value::Nanoseconds(ns));
     }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -251,7 +297,13 @@ fn write_process(text: &mut Text) {
     };
     if let Some(kib) = field("VmRSS:") {
         let name = "process_resident_memory_bytes";
-        one(text, name, Gauge, "Memory of the agent", Value::Count(kib.saturating_mul(1024)));
+        one(
+            text,
+            name,
+            Gauge,
+            "Resident memory of the agent in bytes",
+            Value::Count(kib.saturating_mul(1024)),
+        );
     }
     if let Some(threads) = field("Threads:") {
         one(text, "process_threads", Gauge, "Threads of the agent", Value::Count(threads));
@@ -259,7 +311,7 @@ fn write_process(text: &mut Text) {
     if let Ok(files) = fs::read_dir("/proc/self/fd") {
         // One of them is the folder itself.
         let open = count(files.count().saturating_sub(1));
-        one(text, "process_open_fds", Gauge, "Files that the agent has open", open);
+        one(text, "process_open_fds", Gauge, "Open file descriptors of the agent", open);
     }
 }
 

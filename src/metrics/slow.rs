@@ -118,21 +118,22 @@ impl Tier {
         let mut patience = self.patience();
         while self.flights.len() < self.shared.limits.slow_late_calls {
             if let Err(error) = self.ask() {
-                warn!("metrics: start a thread: {error}");
+                warn!("metrics: cannot start a thread: {error}");
                 return;
             }
             if let Ok(landing) = self.answers.1.recv_timeout(patience) {
                 self.land(landing);
                 return;
             }
-            warn!("metrics: a slow sample takes over {patience:?}, another one asks");
+            let seconds = patience.as_secs_f64();
+            warn!("metrics: slow sample exceeded {seconds:.1} s; retrying on another connection");
             self.known.late += 1;
             self.known.late_now = self.flights.len();
             self.shared.slow_so_far(self.known.clone());
             patience *= 2;
         }
         error!(
-            "metrics: {} calls do not return, each for an emulator that hangs: no further is made",
+            "metrics: no slow samples while {} calls wait for emulators that do not answer",
             self.flights.len()
         );
     }
@@ -179,9 +180,9 @@ impl Tier {
             Ok(answer) if self.known.at.is_none_or(|at| at < began) => {
                 self.note(began, answer, left_out);
             }
-            Ok(_) => info!("metrics: a late call has returned"),
+            Ok(_) => info!("metrics: a late call returned"),
             Err(why) => {
-                debug!("metrics: no slow sample: {why}");
+                debug!("metrics: slow sample failed: {why}");
                 self.known.failed += 1;
             }
         }
@@ -206,14 +207,14 @@ impl Tier {
             known.stuck.entry(name.clone()).or_insert_with(|| {
                 // Without a late call of ours it may just be busy with somebody else's.
                 let level = if self.flights.is_empty() { Level::Debug } else { Level::Warn };
-                log!(level, "metrics: {name}: its emulator does not answer");
+                log!(level, "metrics: the emulator of {name} does not answer");
                 on_stuck(name, true);
                 since
             });
         }
         for name in &answer.stopped {
             known.stuck.entry(name.clone()).or_insert_with(|| {
-                warn!("metrics: {name}: its emulator is stopped");
+                warn!("metrics: the emulator of {name} is stopped");
                 on_stuck(name, true);
                 began
             });
@@ -223,7 +224,7 @@ impl Tier {
             let is_left_out = left_out.contains_key(name) && answer.running.contains(name);
             let stays = is_left_out || answer.partial.contains(name);
             if !stays {
-                info!("metrics: {name}: its emulator answers again, or has ended");
+                info!("metrics: the emulator of {name} answers again, or has ended");
                 on_stuck(name, false);
             }
             stays

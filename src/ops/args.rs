@@ -35,7 +35,7 @@ fn is_true(word: &str, text: Option<&str>) -> Result<bool, Error> {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),
         Some(text) => {
-            Err(Error::Invalid(format!("args: {word} is {text:?}, neither \"true\" nor \"false\"")))
+            Err(Error::Invalid(format!("args: {word} must be \"true\" or \"false\", not {text:?}")))
         }
     }
 }
@@ -47,7 +47,7 @@ fn is_true(word: &str, text: Option<&str>) -> Result<bool, Error> {
 /// [`Error::Invalid`] names the word that is wrong.
 pub(super) fn deadline(args: &Args, default: Duration) -> Result<Instant, Error> {
     if is_dry_run(args)? {
-        return Err(Error::Invalid(format!("args: {DRY_RUN} is for CreateGuest and Delete alone")));
+        return Err(Error::Invalid(format!("args: only CreateGuest and Delete take {DRY_RUN}")));
     }
     plan_deadline(args, default)
 }
@@ -59,7 +59,7 @@ pub(super) fn deadline(args: &Args, default: Duration) -> Result<Instant, Error>
 pub(super) fn plan_deadline(args: &Args, default: Duration) -> Result<Instant, Error> {
     // A change that is to be a job has lost its word by now.
     if args.contains_key(ASYNC) {
-        return Err(Error::Invalid(format!("args: {ASYNC} is for changes of guests alone")));
+        return Err(Error::Invalid(format!("args: only methods that change a guest take {ASYNC}")));
     }
     Ok(current::arrived() + timeout(args)?.unwrap_or(default))
 }
@@ -73,7 +73,7 @@ pub fn timeout(args: &Args) -> Result<Option<Duration>, Error> {
     match text.parse::<u64>() {
         Ok(seconds @ 1..=DEADLINE_S_MAX) => Ok(Some(Duration::from_secs(seconds))),
         _ => Err(Error::Invalid(format!(
-            "args: {TIMEOUT} is {text:?}, not a number of seconds from 1 to {DEADLINE_S_MAX}"
+            "args: {TIMEOUT} must be from 1 to {DEADLINE_S_MAX} seconds, not {text:?}"
         ))),
     }
 }

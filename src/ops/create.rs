@@ -182,7 +182,7 @@ fn make(
     for nic in &guest.nics {
         let connection = session.connection()?;
         networks::ensure(connection, (&guest.id, domain), nic, host.bridge_type, transaction)
-            .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
+            .map_err(|cause| failed_to(format!("create network {}", nic.mac), cause))?;
     }
     if let Some(There { devices, .. }) = exists {
         return Ok(devices);
@@ -215,7 +215,7 @@ pub(super) fn definition(
 fn check_size(xml: &str) -> Result<(), Error> {
     match xml.len() {
         bytes if bytes > GUEST_DEFINITION_BYTES => Err(Error::Invalid(format!(
-            "the guest's definition has {bytes} bytes, more than {GUEST_DEFINITION_BYTES}"
+            "the guest's definition has {bytes} bytes; the limit is {GUEST_DEFINITION_BYTES}"
         ))),
         _ => Ok(()),
     }

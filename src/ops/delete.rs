@@ -202,7 +202,7 @@ pub(super) fn undefine(domain: &Domain) -> Result<(), libvirt::Error> {
 /// What libvirt says of the domain; nothing where that cannot be read, which keeps no Delete.
 fn definition(xml: &str, id: &str) -> VirDomain {
     VirDomain::from_xml(xml).unwrap_or_else(|error| {
-        warn!("guest {id}: libvirt's XML: {error}");
+        warn!("cannot parse the domain XML; guest={id:?}: {error}");
         VirDomain::default()
     })
 }

@@ -208,7 +208,7 @@ impl Rule {
     fn check_stored(&self, source: &Path) -> Result<(), String> {
         let shown = source.display();
         let refused =
-            format!("{{disk}}.source {shown} is in the store, but no volume below guests/");
+            format!("{{disk}}.source {shown} is in the store but not a volume below guests/");
         let Ok(real) = fs::canonicalize(source) else {
             let roots = self.store.iter().chain(&self.zvols);
             let normal = lexically_normal(source);

@@ -112,7 +112,7 @@ impl DomainUse {
         let is_whole = self.add_paths_to(in_use);
         in_use.add_domain(self.uuid.clone(), format!("domain {}", self.name));
         if !is_whole {
-            in_use.add_unreadable(format!("domain {}, which cannot be read", self.name));
+            in_use.add_unreadable(format!("domain {}, whose definition cannot be read", self.name));
         }
     }
 
@@ -389,7 +389,9 @@ impl Libvirt {
                 return Some(ops::Error::Invalid(why));
             }
             let by = in_use.by(Path::new(&source)).or_else(|| in_use.by_maker(maker.as_ref()))?;
-            Some(ops::Error::Taken(format!("{place}.source {source}: {name} is used by {by}")))
+            Some(ops::Error::Taken(format!(
+                "cannot use {place}.source {source}: {name} is used by {by}"
+            )))
         });
         Ok(refused.collect())
     }

@@ -115,34 +115,34 @@ impl fmt::Display for Error {
             Self::Unfit(why) => write!(f, "{why}"),
             Self::Invalid(why) => write!(f, "invalid argument: {why}"),
             Self::Refused(why) | Self::Unsupported(why) => f.write_str(why),
-            Self::NotFetched { id, why } => write!(f, "image {id} could not be fetched: {why}"),
+            Self::NotFetched { id, why } => write!(f, "cannot fetch image {id}: {why}"),
             Self::Fetches(count) => write!(f, "busy: {count} images wait to be fetched"),
             Self::InUse { dataset, user, why } => {
-                write!(f, "{dataset} is in use: guest {user} {why}")
+                write!(f, "cannot change {dataset}: guest {user} {why}")
             }
             Self::Saved { id } => write!(
                 f,
-                "guest {id} has saved memory, which this would not fit: Run and power it off, or \
-                 DiscardSaved"
+                "cannot change guest {id}: its saved memory would no longer fit; call Run and \
+                 Poweroff, or DiscardSaved"
             ),
             Self::Panicked { id } => {
-                write!(f, "cannot run guest {id}: it has panicked; Reset or Poweroff it first")
+                write!(f, "cannot run guest {id}: it has panicked; call Reset or Poweroff first")
             }
             Self::Silent { age } => {
-                write!(f, "libvirt does not answer since {} ago", pool::Span(*age))
+                write!(f, "libvirt has not answered for {}; still waiting", pool::Span(*age))
             }
-            Self::NoSample(why) => write!(f, "no sample of the guests: {why}"),
+            Self::NoSample(why) => write!(f, "cannot read the guests' metrics: {why}"),
             Self::Listeners(count) => write!(f, "busy: {count} callers wait for events"),
             Self::Libvirt(error) => write!(f, "{error}"),
             Self::Storage(error) => write!(f, "{error}"),
-            Self::VolumesLeft(left) => write!(f, "volumes are left: {}", left.join("; ")),
+            Self::VolumesLeft(left) => write!(f, "cannot destroy volumes: {}", left.join("; ")),
             Self::Open { verb, cause } => match verb.direction() {
                 Direction::Back => write!(f, "cannot undo an earlier {verb}: {cause}"),
                 Direction::Forward => write!(f, "cannot complete an earlier {verb}: {cause}"),
             },
-            Self::Left(left) => write!(f, "left behind: {}", left.join(", ")),
+            Self::Left(left) => write!(f, "cannot remove leftovers: {}", left.join(", ")),
             Self::Incomplete(cause) => {
-                write!(f, "the guest's domain is deleted, the rest is still to be: {cause}")
+                write!(f, "deleted the domain; its volumes are not deleted yet: {cause}")
             }
             Self::Jobs(error) => write!(f, "{error}"),
             Self::Journal(error) => write!(f, "{error}"),
@@ -150,11 +150,13 @@ impl fmt::Display for Error {
             Self::NoDevice(why) | Self::Taken(why) => f.write_str(why),
             Self::Exists { id, uuid } => write!(f, "domain '{id}' already exists with uuid {uuid}"),
             Self::DisksMissing { disks, cause } => {
-                write!(f, "{cause} (not there: {})", disks.join(", "))
+                write!(f, "{cause} (missing: {})", disks.join(", "))
             }
-            Self::Step { step, cause, left } if left.is_empty() => write!(f, "{step}: {cause}"),
+            Self::Step { step, cause, left } if left.is_empty() => {
+                write!(f, "cannot {step}: {cause}")
+            }
             Self::Step { step, cause, left } => {
-                write!(f, "{step}: {cause}; left behind: {}", left.join(", "))
+                write!(f, "cannot {step}: {cause}; left behind: {}", left.join(", "))
             }
         }
     }

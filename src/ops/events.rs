@@ -60,9 +60,9 @@ impl Thread {
                         return;
                     }
                 }
-                Err(why) if said => debug!("events: libvirt is not heard: {why}"),
+                Err(why) if said => debug!("cannot subscribe to libvirt's events: {why}"),
                 Err(why) => {
-                    info!("events: libvirt is not heard, and tried again: {why}");
+                    info!("event subscription failed; retrying: {why}");
                     said = true;
                 }
             }
@@ -123,7 +123,7 @@ impl Libvirt {
         let timeout = request.timeout.map_or(limits.wait, Duration::from_secs);
         if timeout > limits.wait {
             let most = limits.wait.as_secs();
-            return Err(Error::Invalid(format!("timeout: at most {most} seconds")));
+            return Err(Error::Invalid(format!("timeout must be at most {most} seconds")));
         }
         let after = request.after.unwrap_or_else(|| self.events.last());
         let guest = Some(request.guest.as_str()).filter(|guest| !guest.is_empty());

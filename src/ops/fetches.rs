@@ -29,8 +29,8 @@ use crate::ops::Error;
 use crate::storage::{self, Id, Volumes};
 
 /// What is said where there is no image service.
-const OFF: &str = "not supported: this agent has no image service (--image-service); use mistify-libvirt image pull \
-                   or image import";
+const OFF: &str = "cannot fetch images: this agent has no image service (--image-service); use \
+                   mistify-libvirt image pull or image import";
 
 /// How far an image is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,16 +270,18 @@ impl Fetcher {
             let error = guarded(|| self.bring(&id, &cancellation)).err();
             let is_wanted = self.table.end(&id, error.clone());
             match error {
-                None if is_wanted => info!("image {id} is fetched"),
-                Some(why) if is_wanted => warn!("image {id} is not fetched: {why}"),
+                None if is_wanted => info!("image fetched; image={id}"),
+                Some(why) if is_wanted => warn!("image fetch failed; image={id}: {why}"),
                 error => {
                     // An import is not stopped half way. What did not come is not removed: the image of that id
                     // would be another.
                     let removed =
                         if error.is_none() { guarded(|| self.remove(&id)) } else { Ok(()) };
                     match removed {
-                        Ok(()) => info!("image {id} is not fetched: it was deleted meanwhile"),
-                        Err(why) => warn!("image {id} was deleted meanwhile and stays: {why}"),
+                        Ok(()) => info!("image fetch dropped after a delete; image={id}"),
+                        Err(why) => {
+                            warn!("cannot remove an image that was deleted; image={id}: {why}");
+                        }
                     }
                     self.table.forget(&id);
                 }
@@ -393,7 +395,7 @@ mod tests {
         taken(&fetches);
         fetches.table.end(&debian, Some("no route".to_owned()));
         let error = fetches.request(&debian).unwrap_err();
-        assert_eq!(error.to_string(), "image debian could not be fetched: no route");
+        assert_eq!(error.to_string(), "cannot fetch image debian: no route");
         assert_eq!(fetches.stage(&debian), Some(Stage::Failed("no route".to_owned())));
         fetches.table.push(&debian, Instant::now() + FETCH_RETRY).unwrap();
         assert_eq!(fetches.stage(&debian), Some(Stage::Fetching));

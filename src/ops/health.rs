@@ -102,7 +102,7 @@ impl Health {
         let age = since.elapsed();
         if is_news {
             let age = Span(age);
-            warn!("libvirt does not answer since {age} ago; it is still waited for");
+            warn!("libvirt has not answered for {age}; still waiting");
         }
         Error::Silent { age }
     }
@@ -125,7 +125,7 @@ impl Health {
             let age = Span(began.elapsed());
             match outcome {
                 Ok(_) => warn!("libvirt answers again after {age}"),
-                Err(error) => warn!("libvirt refuses after {age}: {error}"),
+                Err(error) => warn!("libvirt refused the connection after {age}: {error}"),
             }
         }
     }

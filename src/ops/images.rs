@@ -321,9 +321,9 @@ impl Libvirt {
         let domains = self.read(Lane::Read, verb, "", deadline, uses)?;
         let user = domains.into_iter().find_map(|domain| {
             let why = match domain.of_volume(&volume.device) {
-                Some(VolumeUse::Disk) => "has it as a disk",
-                Some(VolumeUse::Backing) => "has a file on top of it",
-                None if domain.may_use_anything() => "may use it: it cannot be read",
+                Some(VolumeUse::Disk) => "uses it as a disk",
+                Some(VolumeUse::Backing) => "has a disk file that is backed by it",
+                None if domain.may_use_anything() => "may use it: its definition cannot be read",
                 None => return None,
             };
             Some((domain.name, why))

@@ -69,7 +69,7 @@ impl Wanted {
             0 => LIST_GUESTS,
             limit if limit <= LIST_GUESTS_MAX => limit,
             limit => {
-                let why = format!("limit is {limit}, a page has at most {LIST_GUESTS_MAX} guests");
+                let why = format!("limit is {limit}; the maximum is {LIST_GUESTS_MAX}");
                 return Err(Error::Invalid(why));
             }
         };
@@ -77,7 +77,7 @@ impl Wanted {
             "" => None,
             name => Some(State::from_name(name).ok_or_else(|| {
                 let names = STATE_NAMES.map(|(_, name)| name).join(", ");
-                Error::Invalid(format!("state is {name:?}, none of {names}"))
+                Error::Invalid(format!("state is {name:?}; it must be one of {names}"))
             })?),
         };
         Ok(Self { after: request.after, limit, state, metadata: request.metadata })
@@ -178,6 +178,7 @@ mod tests {
     #[test]
     fn a_state_has_one_of_the_names_of_the_wire() {
         let why = refused(ListRequest { state: "Running".into(), ..ListRequest::default() });
-        assert!(why.starts_with("invalid argument: state is \"Running\", none of unknown, "));
+        let begin = "invalid argument: state is \"Running\"; it must be one of unknown, ";
+        assert!(why.starts_with(begin), "{why}");
     }
 }

@@ -27,9 +27,9 @@ fn fate(journal: &Journal, job: &Job) -> &'static str {
         intent.guest == job.guest && job.method.ends_with(&format!(".{}", intent.verb))
     });
     match of_job.map(|intent| intent.verb.direction()) {
-        Some(Direction::Forward) => "what it began is finished",
-        Some(Direction::Back) => "what it began is undone",
-        None => "whether it was done is for its guest to say",
+        Some(Direction::Forward) => "the agent completes its changes",
+        Some(Direction::Back) => "the agent undoes its changes",
+        None => "outcome unknown; check the guest",
     }
 }
 
@@ -96,7 +96,7 @@ impl Libvirt {
             0 => LIST_GUESTS,
             limit if limit <= LIST_GUESTS_MAX => limit,
             limit => {
-                let why = format!("limit is {limit}, a page has at most {LIST_GUESTS_MAX} jobs");
+                let why = format!("limit is {limit}; the maximum is {LIST_GUESTS_MAX}");
                 return Err(Error::Invalid(why));
             }
         };
@@ -104,7 +104,7 @@ impl Libvirt {
             "" => None,
             name => Some(State::ALL.into_iter().find(|it| it.name() == name).ok_or_else(|| {
                 let names = State::ALL.map(State::name).join(", ");
-                Error::Invalid(format!("state is {name:?}, none of {names}"))
+                Error::Invalid(format!("state is {name:?}; it must be one of {names}"))
             })?),
         };
         let guest = Some(request.guest.as_str()).filter(|guest| !guest.is_empty());
@@ -144,14 +144,14 @@ mod tests {
             let (method, guest) = (format!("Libvirt.{method}"), guest.to_owned());
             fate(&journal, &Job { method, guest, ..Job::default() })
         };
-        let unknown = "whether it was done is for its guest to say";
+        let unknown = "outcome unknown; check the guest";
         for (verb, becomes) in [
-            (Verb::CreateGuest, "what it began is undone"),
-            (Verb::AttachDisk, "what it began is undone"),
-            (Verb::AttachNic, "what it began is undone"),
-            (Verb::Delete, "what it began is finished"),
-            (Verb::DetachDisk, "what it began is finished"),
-            (Verb::DetachNic, "what it began is finished"),
+            (Verb::CreateGuest, "the agent undoes its changes"),
+            (Verb::AttachDisk, "the agent undoes its changes"),
+            (Verb::AttachNic, "the agent undoes its changes"),
+            (Verb::Delete, "the agent completes its changes"),
+            (Verb::DetachDisk, "the agent completes its changes"),
+            (Verb::DetachNic, "the agent completes its changes"),
         ] {
             let entry = journal.begin(verb, "a", &Guest::default()).unwrap();
             // It runs, and is nobody's to settle.

@@ -254,7 +254,7 @@ pub(super) fn fill_from_live(guest: &mut Guest, xml: &str) {
     let live = match VirDomain::from_xml(xml) {
         Ok(live) => live,
         Err(error) => {
-            log::warn!("guest {}: libvirt's XML of the running domain: {error}", guest.id);
+            log::warn!("cannot parse the running domain's XML; guest={:?}: {error}", guest.id);
             return;
         }
     };

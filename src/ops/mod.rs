@@ -107,7 +107,7 @@ impl Libvirt {
     /// When `max` is 0; as [`Libvirt::with_config`].
     pub fn new(uri: &str, zpool: &str, max: usize) -> io::Result<Self> {
         if max == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "at least 1 connection"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "max must be at least 1"));
         }
         let host = HostConfig {
             libvirt_uri: uri.to_owned(),
@@ -168,6 +168,11 @@ impl Libvirt {
         &self.deadlines
     }
 
+    /// Returns the configuration of the host.
+    pub fn host(&self) -> &HostConfig {
+        &self.host
+    }
+
     /// What was last seen of libvirt. From memory; an old answer causes another look.
     pub fn libvirt_seen(&self) -> Seen {
         self.status.refresh(HEALTH_FRESH);
@@ -202,7 +207,8 @@ impl Libvirt {
         let ended = self.pool.stop(grace);
         for lane in self.pool.snapshot().lanes {
             if let Some(stuck) = lane.oldest {
-                warn!("stopping: {} still runs, {} s old", stuck.what, stuck.age.as_secs());
+                let age = stuck.age.as_secs();
+                warn!("{} is still running after {age} s; stopping without it", stuck.what);
             }
         }
         ended
@@ -329,7 +335,7 @@ fn described(domain: &Domain, kind: XmlKind) -> Result<VirDomain, Error> {
 }
 
 fn unreadable(error: xml::Error) -> Error {
-    Error::Invalid(format!("libvirt's XML of the domain cannot be read: {error}"))
+    Error::Invalid(format!("cannot parse the domain XML from libvirt: {error}"))
 }
 
 fn respond(guest: Guest) -> GuestResponse {

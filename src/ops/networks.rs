@@ -174,7 +174,7 @@ pub(super) fn remove_all(
         let outcome = found.and_then(|found| match found {
             Some(Use::Unused) => remove(connection, name),
             Some(Use::Used) => {
-                info!("guest {id}: network {name} stays, another guest uses it");
+                info!("keeping network {name}: another guest uses it; guest={id:?}");
                 Ok(false)
             }
             None => Ok(false),
@@ -241,7 +241,7 @@ pub(super) fn present(
             _ => users.iter().any(|user| user.may_have_network(name)),
         },
         _ => {
-            info!("guest {id}: network {name} stays: it is not this guest's");
+            info!("keeping network {name}: it is not this guest's; guest={id:?}");
             return Ok(None);
         }
     };

@@ -121,7 +121,7 @@ impl Thread {
                     let opened = self.open();
                     let refused = opened.is_err();
                     if ask.reply.try_send(opened).is_err() {
-                        debug!("libvirt {}: a connection came too late and was closed", self.uri);
+                        debug!("closed a connection that opened too late; uri={}", self.uri);
                     }
                     refused
                 }

@@ -43,7 +43,8 @@ impl Libvirt {
     /// No plan yet, but what a former verb left open.
     fn forecast(&self, guest: Guest) -> Forecast {
         let open = self.open_intents().into_iter().filter(|summary| summary.guest == guest.id);
-        let warnings = open.map(|open| format!("a former {} would be settled first", open.verb));
+        let warnings =
+            open.map(|open| format!("the agent recovers an earlier {} first", open.verb));
         let plan = Plan { warnings: warnings.collect(), ..Plan::default() };
         Forecast { guest, plan, problems: Vec::new() }
     }

@@ -163,12 +163,12 @@ fn find_all(
         let (target, volume) = find(disk, domain, &all).map_err(invalid)?;
         let has = |it: &&DomainUse| it.of_volume(&volume.device).is_some() || it.has_made(volume);
         if let Some(other) = others.iter().find(has) {
-            let why = format!(": domain {} uses {} too", other.name, volume.name);
+            let why = format!(": domain {} also uses {}", other.name, volume.name);
             return Err(invalid(why));
         }
         let has_mib = volume.size_mib();
         if disk.size_mib < has_mib {
-            let why = format!(": {} has {has_mib} MiB and does not shrink", volume.name);
+            let why = format!(": cannot shrink {} from {has_mib} MiB", volume.name);
             return Err(invalid(why));
         }
         found.push((target.to_owned(), volume.clone(), disk.size_mib));
@@ -197,7 +197,7 @@ fn find<'a>(
     all: &'a [Volume],
 ) -> Result<(&'a str, &'a Volume), String> {
     if disk.device.is_empty() && disk.volume.is_empty() {
-        return Err(" has neither device nor volume".to_owned());
+        return Err(" must have a device or volume".to_owned());
     }
     let mut is_known = false;
     for found in &domain.devices.disks {
@@ -224,7 +224,7 @@ fn find<'a>(
     }
     let named = if disk.volume.is_empty() { &disk.device } else { &disk.volume };
     Err(match (is_known, disk.volume.is_empty()) {
-        (true, true) => format!(": the source of {named} is no volume of the pool"),
+        (true, true) => format!(": the source of {named} is not a volume of the pool"),
         _ => format!(": the guest has no disk {named}"),
     })
 }
@@ -304,9 +304,9 @@ mod tests {
     #[test]
     fn other_peoples_disks_are_not_found() {
         for (device, volume, why) in [
-            ("", "", " has neither device nor volume"),
+            ("", "", " must have a device or volume"),
             ("vdz", "", ": the guest has no disk vdz"),
-            ("vdc", "", ": the source of vdc is no volume of the pool"),
+            ("vdc", "", ": the source of vdc is not a volume of the pool"),
             ("", "tank/guests/b/disk-0", ": the guest has no disk tank/guests/b/disk-0"),
             ("vda", "tank/guests/a/disk-1", ": the guest has no disk tank/guests/a/disk-1"),
         ] {

@@ -91,7 +91,8 @@ impl Libvirt {
         let view = self.sampler.view();
         if view.fast.is_none() {
             self.opener.health().may_answer()?;
-            return Err(Error::NoSample(view.error.unwrap_or_else(|| "not yet".to_owned())));
+            let why = view.error.unwrap_or_else(|| "the first sample is not complete".to_owned());
+            return Err(Error::NoSample(why));
         }
         Ok(view.guests().map(|guest| (guest.name.to_owned(), all_of(&view, &guest))).collect())
     }
@@ -108,7 +109,7 @@ impl Libvirt {
         if age >= self.metrics.stand_in {
             return None;
         }
-        warn!("{verb} {}: late, answered from a sample {} old", guest.id, Span(age));
+        warn!("{verb} {} timed out; answered from a sample {} old", guest.id, Span(age));
         Some(answer)
     }
 }

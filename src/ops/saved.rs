@@ -21,8 +21,8 @@ use crate::ops::{Error, Libvirt, Session, named_guest, respond};
 use crate::pool::Hold;
 
 /// What a setting's answer says of a guest with saved memory.
-pub(super) const COMES_LATER: &str = "the guest has saved memory, which its next start goes on from with its \
-    former settings; Run and power it off, or DiscardSaved, for this to count";
+pub(super) const COMES_LATER: &str = "the guest has saved memory, and its next start restores the \
+    former settings; call Run and Poweroff, or DiscardSaved, to apply this change";
 
 impl Libvirt {
     /// Removes a guest's saved memory, so that its next start boots. A guest without any is a success.

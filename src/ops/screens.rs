@@ -35,16 +35,19 @@ impl Libvirt {
             let domain = connection.lookup_domain_by_name(&id)?;
             let log = described(&domain, XmlKind::Live)?.devices.console_log;
             if log.is_empty() {
-                let why = format!("the console of {id} is not kept: its definition has no log");
+                let why =
+                    format!("cannot read the console of {id}: its definition has no console log");
                 return Err(Error::Invalid(why));
             }
             if is_console_log(&log) && own.as_ref() != Some(&log) {
                 let why = format!(
-                    "the console of {id} is logged to another guest's {log} until the next Run"
+                    "cannot read the console of {id}: until the next Run its log is {log} of \
+                     another guest"
                 );
                 return Err(Error::Invalid(why));
             }
-            tail(&log).map_err(|error| Error::Invalid(format!("console log {log}: {error}")))
+            tail(&log)
+                .map_err(|error| Error::Invalid(format!("cannot read console log {log}: {error}")))
         })?;
         let console = String::from_utf8_lossy(&console).into_owned();
         Ok(ConsoleResponse { guest: Some(guest), console })
@@ -69,8 +72,9 @@ impl Libvirt {
             })
         });
         let screen = self.ask(question.of_emulator())?;
-        let png = picture(screen)
-            .map_err(|why| Error::Invalid(format!("the screen of {} {why}", guest.id)))?;
+        let png = picture(screen).map_err(|why| {
+            Error::Invalid(format!("cannot capture the screen of {}: {why}", guest.id))
+        })?;
         let (kind, data) = ("image/png".to_owned(), base64(&png));
         Ok(ScreenshotResponse { guest: Some(guest), kind, data })
     }
@@ -78,15 +82,15 @@ impl Libvirt {
 
 /// A screen as PNG, or what it is instead.
 fn picture(screen: Option<Screen>) -> Result<Vec<u8>, String> {
-    let Some(Screen { mime, image }) = screen else { return Err("is too large".to_owned()) };
+    let Some(Screen { mime, image }) = screen else { return Err("it is too large".to_owned()) };
     let png = match mime.as_str() {
         "image/png" => Some(image),
         "image/x-portable-pixmap" => png::of_ppm(&image),
         _ => None,
     };
     match png {
-        None => Err(format!("is no picture: {mime}")),
-        Some(png) if png.len() > PNG_BYTES => Err("is too large".to_owned()),
+        None => Err(format!("libvirt returned {mime}, not an image")),
+        Some(png) if png.len() > PNG_BYTES => Err("it is too large".to_owned()),
         Some(png) => Ok(png),
     }
 }
@@ -107,7 +111,7 @@ pub(super) fn forget_console(id: &str, host: &HostConfig) {
     for path in std::iter::once(log.clone()).chain(former) {
         match fs::remove_file(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => break,
-            Err(error) => return warn!("guest {}: remove {path}: {error}", id.as_str()),
+            Err(error) => return warn!("cannot remove {path}; guest={:?}: {error}", id.as_str()),
             Ok(()) => {}
         }
     }
@@ -180,11 +184,11 @@ mod tests {
         let of = |screen| picture(screen).map(|png| png.len());
         assert_eq!(of(screen("image/png", vec![0; PNG_BYTES])), Ok(PNG_BYTES));
         for screen in [None, screen("image/png", vec![0; PNG_BYTES + 1])] {
-            assert_eq!(of(screen), Err("is too large".to_owned()));
+            assert_eq!(of(screen), Err("it is too large".to_owned()));
         }
         for (mime, image) in [("image/x-portable-pixmap", "P6 2 2 255\nshort"), ("text/plain", "a")]
         {
-            let why = format!("is no picture: {mime}");
+            let why = format!("libvirt returned {mime}, not an image");
             assert_eq!(of(screen(mime, image.into())), Err(why));
         }
     }

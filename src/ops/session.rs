@@ -45,7 +45,7 @@ impl Session {
     /// The same with the domains that are kept of it.
     fn line(&mut self) -> Result<(&Connection, &mut Kept), Error> {
         if self.connection.as_ref().is_some_and(|connection| !connection.is_alive()) {
-            info!("libvirt: connection lost, asking for another");
+            info!("libvirt connection lost; reconnecting");
             self.release();
         }
         let connection = match &mut self.connection {
@@ -74,7 +74,7 @@ impl Session {
         let (connection, kept) = self.line()?;
         match call(connection, kept) {
             Err(error) if error.connection_lost() => {
-                warn!("libvirt: connection lost during a call, trying once more: {error}");
+                warn!("libvirt connection lost during a call; retrying: {error}");
                 self.release();
                 let (connection, kept) = self.line()?;
                 call(connection, kept)
@@ -87,7 +87,7 @@ impl Session {
         self.kept = Kept::default();
         // A broken connection has no better end to report than the error that showed it.
         if let Some(Err(error)) = self.connection.take().map(Connection::release) {
-            debug!("libvirt: close the lost connection: {error}");
+            debug!("cannot close the lost libvirt connection: {error}");
         }
     }
 

@@ -61,7 +61,7 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn set_autostart(&self, request: AutostartRequest) -> Result<AutostartResponse, Error> {
         let guest = named_guest(request.guest)?;
-        let missing = || Error::Invalid("autostart is missing: true or false".to_owned());
+        let missing = || Error::Invalid("autostart is missing; set it to true or false".to_owned());
         let autostart = request.autostart.ok_or_else(missing)?;
         let deadline = self.change_deadline(&request.args)?;
         let id = guest.id.clone();

@@ -209,7 +209,7 @@ impl Libvirt {
         let domains = match self.read(Lane::Read, VERB, dataset.as_str(), deadline, uses) {
             Ok(domains) => domains,
             Err(error) => {
-                warn!("cannot ask libvirt what lies on top of {dataset}: {error}");
+                warn!("cannot ask libvirt which disk files are backed by {dataset}: {error}");
                 return Ok(());
             }
         };
@@ -220,7 +220,7 @@ impl Libvirt {
                 return Err(Error::InUse {
                     dataset: volume.name.to_string(),
                     user: domain.name.clone(),
-                    why: "has a file on top of it",
+                    why: "has a disk file that is backed by it",
                 });
             }
         }
@@ -277,19 +277,19 @@ fn obstacle(
         let is_own = domain.name == id;
         match found {
             _ if is_own && domain.runs => Some("is running"),
-            Some(VolumeUse::Backing) => Some("has a file on top of it"),
+            Some(VolumeUse::Backing) => Some("has a disk file that is backed by it"),
             Some(VolumeUse::Disk) if domain.runs => Some("is running"),
             Some(VolumeUse::Disk) if domain.is_saved => Some(
-                "has saved memory that this would not fit; Run and power it off, or DiscardSaved",
+                "has saved memory that would no longer fit; call Run and Poweroff, or DiscardSaved",
             ),
             Some(VolumeUse::Disk) if owner.is_some_and(|owner| owner != domain.name) => {
-                Some("has it as a disk")
+                Some("uses it as a disk")
             }
             None if !is_own && volume.is_some_and(|volume| domain.has_made(volume)) => {
-                Some("has it as a detached disk")
+                Some("owns it as a detached disk")
             }
             None if volume.is_some_and(|it| it.maker.is_none()) && domain.may_use_anything() => {
-                Some("may use it: its definition or a qcow2 file of it cannot be read")
+                Some("may use it: its definition or one of its qcow2 files cannot be read")
             }
             _ => None,
         }

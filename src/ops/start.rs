@@ -76,6 +76,6 @@ fn start_on_chosen_port(
     if is_saved(domain).unwrap_or(true) || connection.create_domain(&chosen).is_err() {
         return Err(refused);
     }
-    warn!("{}: its VNC port is taken, libvirt chose another: {refused}", domain.name()?);
+    warn!("VNC port is taken; libvirt chose another; guest={:?}: {refused}", domain.name()?);
     Ok(())
 }

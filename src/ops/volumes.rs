@@ -115,7 +115,7 @@ impl Own {
     ) -> Result<Wanted, Error> {
         let image = Some(disk.image.as_str()).filter(|image| !image.is_empty());
         if image.is_none() && disk.size_mib == 0 {
-            return Err(Error::Invalid(format!("{place} has no image and no size")));
+            return Err(Error::Invalid(format!("{place} must have an image or a size")));
         }
         Ok(Wanted {
             volume,
@@ -274,9 +274,10 @@ impl Libvirt {
             self.check_adopted(volume, exists, &others)?;
         }
         match new.iter().find_map(|it| Some((it, others.in_use.by(&it.device)?))) {
-            Some((it, by)) => {
-                Err(Error::Taken(format!("{} is used by {by} already", it.wanted.volume)))
-            }
+            Some((it, by)) => Err(Error::Taken(format!(
+                "cannot create volume {}: {by} already uses it",
+                it.wanted.volume
+            ))),
             None => Ok(()),
         }
     }
@@ -309,7 +310,9 @@ impl Libvirt {
     fn check_not_left(&self, volume: &Dataset, maker: Option<&Maker>) -> Result<(), Error> {
         let maker = maker.map(Maker::as_str);
         let Some(verb) = self.journal.verb_that_left(volume.as_str(), maker) else { return Ok(()) };
-        let what = vec![format!("a {verb} has left it over; see leftovers --remove")];
+        let what = vec![format!(
+            "it is left over from an earlier {verb}; run mistify-libvirt leftovers --remove"
+        )];
         Err(storage::Error::Differs { volume: volume.clone(), what }.into())
     }
 
@@ -424,7 +427,7 @@ pub(super) fn make(
             transaction.record(Step::Volume { name, made_parent, maker })?;
         }
         let device = volumes.make(&planned, deadline).map_err(|cause| Error::Step {
-            step: format!("make volume {}", planned.wanted.volume),
+            step: format!("create volume {}", planned.wanted.volume),
             cause: Box::new(cause.into()),
             left: Vec::new(),
         })?;

@@ -97,8 +97,8 @@ impl Watch {
                     hangs.for_each(|job| self.replace(&pool, job, &mut replaced));
                     if self.serves_nobody(&pool, &replaced) {
                         error!(
-                            "every worker is in a call that does not return though libvirt answers: \
-                             ending, to be started again"
+                            "all workers hang although libvirt answers; exiting with status 75 to be \
+                             restarted"
                         );
                         threads::flush_writers(LAST_LINES);
                         process::end_at_once(process::TEMPORARY_FAILURE);
@@ -133,12 +133,12 @@ impl Watch {
         for Replaced { job, is_told } in replaced.iter_mut().filter(|it| !it.is_told) {
             if job.since.elapsed() >= self.stuck_age {
                 *is_told = true;
-                warn!("{} is stuck: it runs since {} ago", job.name, Span(job.since.elapsed()));
+                warn!("{} is stuck; still running after {}", job.name, Span(job.since.elapsed()));
                 self.events.note(&job.name.guest, What::Stuck);
             }
         }
         if before >= self.replaced_max && replaced.len() < self.replaced_max {
-            info!("fewer calls hang: workers are replaced again");
+            info!("fewer calls hang; replacing workers again");
             pool.set_out_of_spares(false);
         }
     }
@@ -153,16 +153,18 @@ impl Watch {
         match pool.write_off(job) {
             Ok(true) => {
                 warn!(
-                    "{name} runs since {age} ago though libvirt answers: another worker takes the \
-                     place of {lane}-{worker}"
+                    "{name} is still running after {age} although libvirt answers; replacing \
+                     worker {lane}-{worker}"
                 );
                 replaced.push(Replaced { job: job.clone(), is_told: false });
             }
             Ok(false) => {}
-            Err(error) => error!("cannot replace {lane}-{worker}, which is in {name}: {error}"),
+            Err(error) => {
+                error!("cannot replace worker {lane}-{worker}, which runs {name}: {error}");
+            }
         }
         if replaced.len() == self.replaced_max {
-            warn!("{} calls hang: no worker is replaced until one returns", self.replaced_max);
+            warn!("{} calls hang; not replacing workers until one returns", self.replaced_max);
             pool.set_out_of_spares(true);
         }
     }

@@ -42,7 +42,7 @@ pub fn take() -> Result<Vec<Named>, String> {
         return Ok(Vec::new());
     }
     let count = count.and_then(|count| count.parse().ok()).filter(|count| *count <= SOCKETS_MAX);
-    let count: usize = count.ok_or("LISTEN_FDS: not a number of sockets up to 16")?;
+    let count: usize = count.ok_or("LISTEN_FDS must be a number of at most 16 sockets")?;
     forget_variables()?;
     let mut names = names.iter().flat_map(|names| names.split(':'));
     (FIRST..).take(count).map(|fd| Ok((names.next().map(str::to_owned), adopt(fd)?))).collect()
@@ -51,7 +51,7 @@ pub fn take() -> Result<Vec<Named>, String> {
 fn forget_variables() -> Result<(), String> {
     let threads = fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
     if threads != 1 {
-        return Err(format!("take passed sockets: {threads} threads run already"));
+        return Err(format!("cannot take the passed sockets: {threads} threads already run"));
     }
     for name in VARIABLES {
         // SAFETY: no other thread runs, as was just counted, so that none reads the environment.
@@ -62,7 +62,7 @@ fn forget_variables() -> Result<(), String> {
 
 /// Makes a number that was passed a socket of ours.
 fn adopt(fd: RawFd) -> Result<Passed, String> {
-    let wrong = |why: io::Error| format!("passed descriptor {fd}: {why}");
+    let wrong = |why: io::Error| format!("cannot use passed descriptor {fd}: {why}");
     // SAFETY: takes no pointer, and fails where `fd` is not open. What is passed is closed when a
     // program is started, like all else that is ours.
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
@@ -76,7 +76,7 @@ fn adopt(fd: RawFd) -> Result<Passed, String> {
     match option(&socket, libc::SO_DOMAIN).map_err(wrong)? {
         libc::AF_INET | libc::AF_INET6 if is_listening => Ok(Passed::Tcp(socket.into())),
         libc::AF_UNIX if is_listening => Ok(Passed::Unix(socket.into())),
-        _ => Err(wrong(io::Error::other("not a stream socket that listens"))),
+        _ => Err(wrong(io::Error::other("not a listening stream socket"))),
     }
 }
 

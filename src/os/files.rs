@@ -157,15 +157,15 @@ pub fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let file = straight(OpenOptions::new().read(true)).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     if metadata.uid() != user() {
-        return Err(io::Error::other("it is another user's"));
+        return Err(io::Error::other("another user owns it"));
     }
     let mut content = Vec::new();
     let read = file.take(bytes_max.saturating_add(1)).read_to_end(&mut content)?;
     if u64::try_from(read).unwrap_or(u64::MAX) > bytes_max {
-        return Err(io::Error::other(format!("it has more than {bytes_max} bytes")));
+        return Err(io::Error::other(format!("larger than {bytes_max} bytes")));
     }
     Ok(content)
 }

@@ -53,7 +53,7 @@ fn address(path: &OsStr) -> io::Result<SocketAddr> {
     match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         [b'/', ..] => SocketAddr::from_pathname(path),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor a name")),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path or abstract name")),
     }
 }
 

@@ -60,9 +60,9 @@ impl Program<'_> {
         let mut running = Running { child: command.spawn()?, kill };
         running.watch(Instant::now() + time, output, is_unwanted)?.ok_or_else(
             || match is_unwanted() {
-                true => io::Error::other("nobody waits for it any more, and it was killed"),
+                true => io::Error::other("cancelled and killed"),
                 false => {
-                    let said = format!("it did not end within {} s and was killed", time.as_secs());
+                    let said = format!("timed out after {} s and was killed", time.as_secs());
                     io::Error::new(io::ErrorKind::TimedOut, said)
                 }
             },
@@ -181,7 +181,7 @@ mod tests {
             "yes() { while :; do echo y; done; }; yes",
         ] {
             let error = program(script, Duration::from_secs(1)).run(&mut |_| {}).err().unwrap();
-            assert_eq!(error.to_string(), "it did not end within 1 s and was killed", "{script}");
+            assert_eq!(error.to_string(), "timed out after 1 s and was killed", "{script}");
         }
         assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
     }

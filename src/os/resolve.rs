@@ -171,7 +171,7 @@ impl Walk {
             let found = match fs::symlink_metadata(&next) {
                 Ok(found) => found,
                 Err(error) if is_absent(&error) && is_shared => {
-                    return Err(ResolveError::Exposed { path: next, by: "everybody".to_owned() });
+                    return Err(ResolveError::Exposed { path: next, by: "all users".to_owned() });
                 }
                 Err(error) if is_absent(&error) => {
                     self.todo.pop();
@@ -189,7 +189,7 @@ impl Walk {
             }
             links += 1;
             if links > LINKS_MAX {
-                return Err(ResolveError::Io(next, io::Error::other("too many links")));
+                return Err(ResolveError::Io(next, io::Error::other("too many symbolic links")));
             }
             let target =
                 fs::read_link(&next).map_err(|error| ResolveError::Io(next.clone(), error))?;
@@ -308,7 +308,7 @@ fn check_alone(directory: &Path, found: &Metadata, trusted: Trusted) -> Result<(
 pub fn changed_by(found: &Metadata, trusted: Trusted) -> Option<String> {
     match found.mode() {
         _ if !trusted.has(found.uid()) => Some(user(found)),
-        mode if mode & WRITABLE_BY_ALL != 0 => Some("everybody".to_owned()),
+        mode if mode & WRITABLE_BY_ALL != 0 => Some("all users".to_owned()),
         mode if mode & WRITABLE != 0 => Some(format!("group {}", found.gid())),
         _ => None,
     }

@@ -82,7 +82,10 @@ pub fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Opti
         _ => None,
     };
     if message.msg_flags & libc::MSG_CTRUNC != 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "more than one descriptor came"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "received more than one descriptor",
+        ));
     }
     Ok((received, file))
 }

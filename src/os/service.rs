@@ -28,8 +28,8 @@ pub fn agent_user() -> Result<u32, String> {
         Some("") => Ok(ROOT),
         Some(name) => match users::user_id(name) {
             Ok(Some(user)) => Ok(user),
-            Ok(None) => Err(format!("the unit's user {name} is not known here")),
-            Err(error) => Err(format!("the unit's user {name}: {error}")),
+            Ok(None) => Err(format!("the unit's user {name} does not exist")),
+            Err(error) => Err(format!("cannot look up the unit's user {name}: {error}")),
         },
     }
 }

@@ -57,7 +57,7 @@ impl Signals {
         handler_end.set_nonblocking(true)?;
         HANDLER_END
             .set(handler_end)
-            .map_err(|_| io::Error::other("signal handlers are installed already"))?;
+            .map_err(|_| io::Error::other("signal handlers are already installed"))?;
         for signal in [Signal::Terminate, Signal::Interrupt] {
             catch(signal)?;
         }

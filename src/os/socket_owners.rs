@@ -62,7 +62,7 @@ impl SocketOwners {
     /// When the kernel has no such way (module `inet_diag`), or the process may not go it.
     pub fn open() -> io::Result<Self> {
         Self::open_netlink().map_err(|error| {
-            let why = format!("cannot ask the kernel whose sockets are (sock_diag): {error}");
+            let why = format!("cannot identify socket owners (sock_diag): {error}");
             io::Error::new(error.kind(), why)
         })
     }
@@ -152,7 +152,10 @@ impl SocketOwners {
         let caller = TcpStream::connect(address)?;
         match self.owner(caller.local_addr()?, address)? {
             Some(_) => Ok(()),
-            None => Err(io::Error::new(io::ErrorKind::Unsupported, "no module inet_diag")),
+            None => {
+                let why = "the kernel module inet_diag is missing";
+                Err(io::Error::new(io::ErrorKind::Unsupported, why))
+            }
         }
     }
 }

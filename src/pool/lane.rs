@@ -342,7 +342,7 @@ impl<S: 'static> Queue<S> {
         for thread in threads {
             // A thread that is not through is left alone: it ends by itself when its job returns.
             if (ended || thread.is_finished()) && thread.join().is_err() {
-                log::error!("{} lane: a worker panicked outside its jobs", self.lane);
+                log::error!("a worker of the {} lane panicked outside its jobs", self.lane);
             }
         }
         ended
@@ -416,7 +416,7 @@ impl<S> Worker<S> {
 
     fn report(&self, name: &JobName, payload: Box<dyn Any + Send>) -> Panicked {
         let text = panic_text(payload);
-        log::error!("{name}: panic on {}-{}: {text}", self.queue.lane, self.number);
+        log::error!("{name} panicked on worker {}-{}: {text}", self.queue.lane, self.number);
         Panicked
     }
 

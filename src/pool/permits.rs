@@ -192,7 +192,7 @@ impl Permits {
                 return;
             };
             let Waiter { share, alarm, then, .. } =
-                state.take_waiter(id).expect("whoever waits is told");
+                state.take_waiter(id).expect("a waiting call is in the list");
             drop(state);
             self.clock.cancel(alarm);
             tell(then, Ok(self.issue(share)));
@@ -260,7 +260,7 @@ impl Permits {
 /// Calls back about a permit; a panic is logged.
 fn tell(then: Granted, permit: Result<Permit, NoPermit>) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| then(permit))) {
-        log::error!("a call that waited: panic: {}", panic_text(payload));
+        log::error!("a waiting call panicked: {}", panic_text(payload));
     }
 }
 

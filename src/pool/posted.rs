@@ -87,7 +87,7 @@ where
         drop(seat);
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| then(result))) {
             let text = panic_text(payload);
-            log::error!("{}: panic of who got its answer: {text}", self.label.name);
+            log::error!("the callback of {} panicked: {text}", self.label.name);
         }
     }
 }

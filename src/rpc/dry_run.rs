@@ -3,8 +3,8 @@
 use crate::guest::wire::verbs::{PlanRequest, PlanResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::ops::{self, Error, Forecast, Libvirt, Problem};
-use crate::rpc::error_text;
 use crate::rpc::table::Verb;
+use crate::rpc::texts::on_old_path;
 
 pub(super) fn create_guest(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
     either(agent, request, Libvirt::create_guest, Libvirt::plan_create_guest)
@@ -37,10 +37,11 @@ fn either(
     Ok(PlanResponse { guest: Some(guest), plan: Some(plan) })
 }
 
+/// A problem as the old path has its error: a plan is the same on both paths.
 fn text(problem: &Problem) -> String {
     match problem {
-        Problem::Error(error) => error_text(error),
-        Problem::Part(part, error) => format!("{part}: {}", error_text(error)),
+        Problem::Error(error) => on_old_path(error),
+        Problem::Part(part, error) => format!("{part}: {}", on_old_path(error)),
         Problem::Words(words) => words.clone(),
     }
 }

@@ -129,7 +129,7 @@ pub(super) fn encode_success(write: Writer<'_>, id: &Id) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(b"{\"result\":");
     if let Err(error) = write(&mut out) {
-        return encode_error(&format!("answer without a JSON form: {error}"), id);
+        return encode_error(&format!("cannot write the answer as JSON: {error}"), id);
     }
     out.extend_from_slice(b",\"error\":null,\"id\":");
     finish(out, id)

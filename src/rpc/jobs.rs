@@ -43,7 +43,7 @@ impl Desk<'_> {
             When::Now | When::Later => {}
         }
         if is_dry_run {
-            return Err(Error::Invalid("a dry run changes nothing, and so is no job".to_owned()));
+            return Err(Error::Invalid("a dry run cannot be a job".to_owned()));
         }
         let params = written.ok_or(Error::NoGuest)?.to_owned();
         let request = Request { params, caller: *self.by.caller };

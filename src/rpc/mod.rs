@@ -11,6 +11,7 @@ pub mod json;
 mod post;
 mod subject;
 mod table;
+mod texts;
 mod v2;
 
 use std::collections::BTreeMap;
@@ -146,7 +147,7 @@ pub fn download(agent: &Libvirt, body: &[u8], by: Behalf<'_>) -> Download {
                 Error::Pool(pool::Error::Busy { .. } | pool::Error::Stopping) => 503,
                 _ => 500,
             };
-            Download::Refused(status, error_text(&error))
+            Download::Refused(status, texts::on_old_path(&error))
         },
         Download::Stream,
     )
@@ -237,7 +238,7 @@ impl Asked for Request<Callee> {
         let id = self.id.as_ref()?;
         Some(match outcome {
             Ok(write) => envelope::encode_success(write, id),
-            Err(error) => envelope::encode_error(&error_text(error), id),
+            Err(error) => envelope::encode_error(&texts::on_old_path(error), id),
         })
     }
 }
@@ -290,7 +291,7 @@ impl<'a> Desk<'a> {
                     return Ok(None);
                 }
                 (None, None) => {
-                    reached("wait for a place in the pool");
+                    reached("wait for a permit of the pool");
                     pool.wait_for_permit(&share, deadline)
                 }
             },
@@ -492,51 +493,4 @@ fn log_read(
     fields.extend([("ms", ms), ("outcome", Value::from(word))]);
     fields.extend(error.as_deref().map(|error| ("error", Value::from(error))));
     log_call(&service.full_name(method), &fields);
-}
-
-/// What a caller reads in `error` (contract section 9, "Error strings").
-fn error_text(error: &Error) -> String {
-    match error {
-        Error::Libvirt(error) => {
-            format!("[Code-{}] [Domain-{}] {}", error.code.raw(), error.domain.raw(), error.message)
-        }
-        // In libvirt's words for it: VIR_ERR_OPERATION_FAILED from VIR_FROM_DOMAIN.
-        Error::Exists { id, uuid } => format!(
-            "[Code-9] [Domain-20] operation failed: domain '{id}' already exists with uuid {uuid}"
-        ),
-        Error::Open { verb, cause } => {
-            format!("{} (settle a former {verb})", error_text(cause))
-        }
-        Error::DisksMissing { disks, cause } => {
-            format!("{} (not there: {})", error_text(cause), disks.join(", "))
-        }
-        Error::Step { step, cause, left } if left.is_empty() => {
-            format!("{} ({step}; undone)", error_text(cause))
-        }
-        Error::Step { step, cause, left } => {
-            format!("{} ({step}; left behind: {})", error_text(cause), left.join(", "))
-        }
-        Error::NoGuest
-        | Error::Unfit(_)
-        | Error::Invalid(_)
-        | Error::Refused(_)
-        | Error::Unsupported(_)
-        | Error::NotFetched { .. }
-        | Error::Fetches(_)
-        | Error::InUse { .. }
-        | Error::Saved { .. }
-        | Error::Panicked { .. }
-        | Error::NoDevice(_)
-        | Error::Taken(_)
-        | Error::Silent { .. }
-        | Error::NoSample(_)
-        | Error::Listeners(_)
-        | Error::Storage(_)
-        | Error::VolumesLeft(_)
-        | Error::Left(_)
-        | Error::Incomplete(_)
-        | Error::Jobs(_)
-        | Error::Journal(_)
-        | Error::Pool(_) => error.to_string(),
-    }
 }

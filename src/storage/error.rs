@@ -154,43 +154,49 @@ impl fmt::Display for Error {
             Self::Name(bad) => write!(f, "{bad}"),
             Self::Invalid(why) => write!(f, "invalid argument: {why}"),
             Self::NotFound { .. } => f.write_str("not found"),
-            Self::Exists { name } => write!(f, "{name} exists already"),
+            Self::Exists { name } => write!(f, "cannot create {name}: it already exists"),
             Self::Differs { volume, what } => {
-                write!(f, "volume {volume} exists and differs: {}", what.join(", "))
+                write!(f, "cannot create {volume}: it exists and differs: {}", what.join(", "))
             }
             Self::NoSpace { .. } => f.write_str("no space left on device"),
-            Self::Busy { name, holders } if holders.is_empty() => write!(f, "{name} is in use"),
+            Self::Busy { name, holders } if holders.is_empty() => {
+                write!(f, "cannot change {name}: it is in use")
+            }
             Self::Busy { name, holders } => {
-                write!(f, "{name} is in use by {}", holders.join(", "))
+                write!(f, "cannot change {name}: it is in use by {}", holders.join(", "))
             }
             Self::HasClones { name, clones } => {
-                write!(f, "{name} has clones: {}", clones.join(", "))
+                write!(f, "cannot destroy {name}: it has clones: {}", clones.join(", "))
             }
             Self::Left(left) => {
                 let left: Vec<String> = left.iter().map(ToString::to_string).collect();
-                f.write_str(&left.join("; "))
+                write!(f, "cannot destroy datasets: {}", left.join("; "))
             }
-            Self::HasNewer { name } => write!(f, "more recent snapshots than {name} exist"),
+            Self::HasNewer { name } => {
+                write!(f, "cannot roll back to {name}: more recent snapshots exist")
+            }
             Self::NoDevice { path, waited } => {
                 write!(f, "no block device {} after {} ms", path.display(), waited.as_millis())
             }
-            Self::NoStore => f.write_str("this host has no store: --zpool is empty"),
+            Self::NoStore => f.write_str("cannot use storage: --zpool is empty"),
             Self::NotInstalled => f.write_str("zfs is not installed"),
             Self::PoolMissing { pool } if pool.contains('/') => {
-                write!(f, "dataset {pool} is missing")
+                write!(f, "dataset {pool} does not exist")
             }
-            Self::PoolMissing { pool } => write!(f, "pool {pool} is missing"),
+            Self::PoolMissing { pool } => write!(f, "pool {pool} does not exist"),
             Self::Hung { commands } => {
-                write!(f, "zfs does not answer: {commands} commands hang and cannot be killed")
+                write!(f, "cannot run zfs: {commands} commands hang and cannot be killed")
             }
             Self::Late { command, waited } => {
                 write!(f, "deadline: {command} ran for {} ms", waited.as_millis())
             }
             Self::Failed { command, status, stderr } if stderr.is_empty() => {
-                write!(f, "{command}: {status}")
+                write!(f, "{command} failed: {status}")
             }
-            Self::Failed { command, stderr, .. } => write!(f, "{command}: {stderr}"),
-            Self::Garbled { command, line } => write!(f, "{command} printed {line:?}"),
+            Self::Failed { command, stderr, .. } => write!(f, "{command} failed: {stderr}"),
+            Self::Garbled { command, line } => {
+                write!(f, "cannot parse the output of {command}: {line:?}")
+            }
             Self::Untrusted { path, why } => {
                 write!(f, "cannot use {}: {why}", path.display())?;
                 if matches!(why, ResolveError::Exposed { .. }) {
@@ -198,7 +204,7 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
-            Self::Io { what, error } => write!(f, "{what}: {error}"),
+            Self::Io { what, error } => write!(f, "cannot {what}: {error}"),
             Self::NotUndone { cause, left } => write!(f, "{cause}; left behind: {left}"),
         }
     }

@@ -90,14 +90,14 @@ impl Format {
         let features = match version {
             2 => 0,
             3 => number(72)?,
-            _ => return Err(format!("qcow2 of version {version} is unknown")),
+            _ => return Err(format!("qcow2 version {version} is not supported")),
         };
         // Either would bring in files that nobody named.
         if backing_file_at != 0 || features & QCOW2_DATA_FILE != 0 {
             return Err("the disk needs another file".to_owned());
         }
         match size_bytes {
-            0 => Err("the disk has no size".to_owned()),
+            0 => Err("the size of the disk is 0".to_owned()),
             size_bytes => Ok(Self::Qcow2 { size_bytes }),
         }
     }
@@ -195,8 +195,8 @@ mod tests {
             (at_64, "the format is vdi, "),
             (b"QFI\xfb\0\0\0\x01".to_vec(), "the format is qcow, "),
             (b"QFI\xfb\0\0\0\x03".to_vec(), "the qcow2 header is incomplete"),
-            (header(4, 4 << 32), "qcow2 of version 4 is unknown"),
-            (header(24, 0), "the disk has no size"),
+            (header(4, 4 << 32), "qcow2 version 4 is not supported"),
+            (header(24, 0), "the size of the disk is 0"),
             (header(8, 0x210), "the disk needs another file"),
             (header(72, 4), "the disk needs another file"),
         ] {

@@ -73,7 +73,7 @@ pub(super) fn wait_a_moment(path: Option<&Path>, patience: Instant) {
         watch.wait(limit)
     });
     if let Err(error) = outcome {
-        warn!("watch {path:?}: {error}");
+        warn!("cannot watch {path:?}: {error}");
         thread::sleep(limit);
     }
 }

@@ -65,7 +65,7 @@ pub fn open(
             match store.check_root() {
                 Err(error @ Error::Untrusted { .. }) => return Err(error),
                 // Of a file system that fails each call says so.
-                Err(error) => warn!("directory store: {error}"),
+                Err(error) => warn!("directory store is unavailable: {error}"),
                 Ok(()) => {}
             }
             Arc::new(store)

@@ -272,8 +272,8 @@ impl fmt::Display for SnapshotName {
 fn check_component(text: &str) -> Result<(), &'static str> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
     match text {
-        "" => Err("is or has an empty component"),
-        "." | ".." => Err("has a component of dots"),
+        "" => Err("has an empty component"),
+        "." | ".." => Err("has a component . or .."),
         _ if text.starts_with('-') => Err("has a component that begins with -"),
         _ if !text.bytes().all(allowed) => Err("has characters other than letters, digits, -_.:"),
         _ => Ok(()),

@@ -12,7 +12,7 @@ pub(super) fn size_bytes(
     let size_bytes = bytes_of(wanted.size_mib)?;
     match origin {
         None if size_bytes == 0 => {
-            Err(Error::Invalid(format!("volume {} has neither image nor size", wanted.volume)))
+            Err(Error::Invalid(format!("volume {} must have an image or a size", wanted.volume)))
         }
         // An image's size need not be whole MiB, and is not rounded where it is not grown.
         Some(origin) if size_bytes <= origin.size_bytes => Ok(origin.size_bytes),
@@ -56,7 +56,7 @@ fn not_adopted(found: &Volume, adopts: &Adopts) -> Option<String> {
         (Adopts::OfDomain(own), Some(uuid)) if own.domain_uuid() == Some(uuid) => None,
         (_, Some(uuid)) => Some(format!("it belongs to the domain with uuid {uuid}")),
         (Adopts::Unwritten, None) if found.is_written => {
-            Some("something was written to it, and no domain names it".to_owned())
+            Some("it contains data, and no domain names it".to_owned())
         }
         _ => None,
     }
@@ -88,7 +88,7 @@ pub(super) fn growth(volume: &Volume, size_mib: u64, unit: u64) -> Result<Option
     }
     size_bytes.checked_sub(volume.size_bytes).map(Some).ok_or_else(|| {
         let (name, has) = (&volume.name, volume.size_mib());
-        Error::Invalid(format!("volume {name} has {has} MiB and cannot shrink to {size_mib}"))
+        Error::Invalid(format!("cannot shrink volume {name} from {has} to {size_mib} MiB"))
     })
 }
 
@@ -203,7 +203,7 @@ mod tests {
         let error = adopt(&other, &wanted(Some("i"), 0), Some(&image), MIB).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "volume tank/guests/a/disk-0 exists and differs: size is 2097152 bytes, not 1048576, \
+            "cannot create tank/guests/a/disk-0: it exists and differs: size is 2097152 bytes, not 1048576, \
              origin is tank/images/j, not tank/images/i, owner is none, not a"
         );
     }

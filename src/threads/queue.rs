@@ -28,7 +28,7 @@ struct State<T> {
 
 /// A thread that is to look again, if one slept. Dropped, it is woken: by whoever has put
 /// something in, as the last of all that both want, for it may get this processor at once.
-#[must_use = "somebody sleeps on"]
+#[must_use = "the sleeping thread is woken when this is dropped"]
 pub(crate) struct Wake(Option<Thread>);
 
 impl Drop for Wake {

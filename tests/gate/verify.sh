@@ -15,7 +15,7 @@ mkdir -p "$passed"
 limit_seconds=1200
 
 # What the program is compiled from, and what the tests are.
-program=(Cargo.toml Cargo.lock build.rs wrapper.h src sys dist)
+program=(Cargo.toml Cargo.lock build.rs wrapper.h src sys dist man)
 tests=("${program[@]}" tests ':!tests/lab' ':!tests/bare' ':!tests/coverage' ':!tests/gate' Makefile)
 lab=("${tests[@]}" tests/lab)
 
@@ -81,6 +81,6 @@ once "lab guests" make test-lab-guests -- "${lab[@]}"
 once "systemd" make test-systemd TESTS="lab::systemd:: --skip every_verb --skip package::" -- "${lab[@]}"
 once "systemd packages" make test-systemd TESTS=lab::systemd::package:: -- "${lab[@]}"
 once "systemd verbs" make test-systemd TESTS=lab::systemd::unit::every_verb -- "${lab[@]}"
-once "new user" make test-new-user -- "${tests[@]}" README.md tests/bare
+once "new user" make test-new-user -- "${tests[@]}" docs/getting-started.md docs/operations.md tests/bare
 once "soak" make soak MINUTES=10 -- "${tests[@]}" benches
 finish

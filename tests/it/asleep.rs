@@ -93,7 +93,8 @@ fn run_does_not_call_a_panicked_guest_running() {
 
     let error = agent.error("Run", &json!({ "id": "panicked" }));
 
-    assert_eq!(error, "cannot run guest panicked: it has panicked; Reset or Poweroff it first");
+    let why = "cannot run guest panicked: it has panicked; call Reset or Poweroff first";
+    assert_eq!(error, why);
     for remedy in ["Reset", "Poweroff"] {
         agent.ok(remedy, &json!({ "id": "panicked" }));
         let answer = agent.ok("Run", &json!({ "id": "panicked" }));

@@ -137,7 +137,10 @@ fn dropped_log_lines_are_reported_when_there_is_room() {
     let reports = reports.filter_map(|line| line.split("log queue was full dropped_lines=").nth(1));
     let reported: u64 = reports.map(|lines| lines.parse::<u64>().expect("a number")).sum();
     assert!(reported > 0, "{}", text.lines().next_back().unwrap_or_default());
-    assert!(text.contains("Terminate: finishing what runs"), "it is written up to the end");
+    assert!(
+        text.contains("Terminate: finishing requests in flight"),
+        "it is written up to the end"
+    );
 }
 
 #[test]

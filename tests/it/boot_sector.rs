@@ -79,6 +79,23 @@ const LET_GO: [u8; 18] = [
     // next:
     0xEB, 0xC4,             // jmp  loop
 ];
+/// Writes a text, up to a zero, to the first serial console, and goes on with the code behind it.
+#[rustfmt::skip]
+const TELLS: [u8; 18] = [
+    0x31, 0xC0,             // xor  ax, ax
+    0x8E, 0xD8,             // mov  ds, ax
+    0xBE, 0x00, 0x7C,       // mov  si, 0x7C00      the text; where it is in the sector is added
+    0xBA, 0xF8, 0x03,       // mov  dx, 0x3F8       the serial console
+    // next:
+    0xAC,                   // lodsb
+    0x84, 0xC0,             // test al, al
+    0x74, 0x03,             // jz   done
+    0xEE,                   // out  dx, al
+    0xEB, 0xF8,             // jmp  next
+    // done:
+];
+/// Where [`TELLS`] has the offset of the text.
+const TEXT: usize = 5;
 /// Where [`CODE`] waits for the next tick.
 const WAIT: usize = 84;
 
@@ -109,6 +126,22 @@ pub(crate) fn write_image(path: &Path, bytes: u64) -> io::Result<()> {
     let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
     file.set_len(bytes)?;
     file.write_all(&boot_sector())
+}
+
+/// The same, of a guest that first writes `text` to its serial console.
+pub(crate) fn write_telling_image(path: &Path, bytes: u64, text: &str) -> io::Result<()> {
+    write_image(path, bytes)?;
+    let sector = telling_boot_sector(text.as_bytes(), &CODE);
+    OpenOptions::new().write(true).open(path)?.write_all_at(&sector, 0)
+}
+
+/// A boot sector that writes `text` to the first serial console, and then runs `code`.
+pub(crate) fn telling_boot_sector(text: &[u8], code: &[u8]) -> [u8; SECTOR] {
+    let mut all = [&TELLS, code, text, &[0]].concat();
+    let offset = u8::try_from(TELLS.len() + code.len())
+        .expect("the text is in the first half of the sector");
+    all[TEXT] = offset;
+    boot_sector_of(&all)
 }
 
 /// How often a guest has booted from this disk.

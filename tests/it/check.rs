@@ -99,7 +99,7 @@ fn a_store_that_others_can_change_fails_and_starts_not() {
     let words = ["--libvirt-uri", "test:///default", "--storage", &storage, "--state-dir", &state];
     fs::set_permissions(&above, Permissions::from_mode(0o777)).expect("it is ours");
     let why = format!(
-        "cannot use {}: {} can be changed by everybody; only root and the agent's user may own it and \
+        "cannot use {}: {} can be changed by all users; only root and the agent's user may own it and \
          write to it",
         store.display(),
         above.display()

@@ -107,7 +107,7 @@ fn a_start_that_fails_names_the_disks_that_are_not_there() {
     bed.agent.ok("CreateGuest", &guest);
     let error = bed.agent.error("Run", &guest);
     assert!(error.starts_with("[Code-"), "in libvirt's words: {error}");
-    assert!(error.ends_with(&format!(" (not there: vdb {})", absent.display())), "{error}");
+    assert!(error.ends_with(&format!(" (missing: vdb {})", absent.display())), "{error}");
     bed.agent.ok("Delete", &guest);
 }
 
@@ -145,7 +145,7 @@ fn what_another_user_can_swap_is_refused_when_a_guest_is_made_and_when_it_starts
         assert!(error.ends_with(&exposed("user 65534")), "{method}: {error}");
     }
     chown(bed.at("in"), Some(0), None).expect("root may");
-    for (mode, by) in [(0o777, "everybody"), (0o770, "group 0")] {
+    for (mode, by) in [(0o777, "all users"), (0o770, "group 0")] {
         fs::set_permissions(bed.at("in"), Permissions::from_mode(mode)).expect("it is ours");
         assert!(bed.agent.error("Run", &disk).ends_with(&exposed(by)), "{mode:o}");
     }
@@ -288,7 +288,11 @@ fn what_cannot_be_looked_at_is_named_and_no_guest_is_made_of_it() {
     let long = bed.at("in").join("x".repeat(256));
     for (source, narrow, wide) in [
         (&long, "File name too long (os error 36)", "File name too long (os error 36)"),
-        (&bed.at("in/loop"), "too many links", "Too many levels of symbolic links (os error 40)"),
+        (
+            &bed.at("in/loop"),
+            "too many symbolic links",
+            "Too many levels of symbolic links (os error 40)",
+        ),
     ] {
         for (agent, why) in [(&bed.agent, narrow), (&any, wide)] {
             let error = agent.error("CreateGuest", &guest("unseen", "test", source));

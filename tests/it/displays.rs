@@ -115,7 +115,7 @@ fn a_port_of_another_guest_or_program_becomes_a_chosen_one() {
         assert!(port != taken && greets(stack, port), "{ran}");
         let kept = display(stack, id, "port", &["--inactive"]);
         assert_eq!(kept, Some(taken.to_string()), "for the next start");
-        let line = format!("{id}: its VNC port is taken, libvirt chose another: ");
+        let line = format!("VNC port is taken; libvirt chose another; guest={id:?}: ");
         agent.logged(&line);
         assert_eq!(agent.ok("CreateGuest", &ran)["guest"]["vnc"], port);
         agent.ok("Poweroff", &ran);

@@ -192,7 +192,7 @@ fn a_plan_is_what_is_done_then(host: &Host) {
         let planned = host.plan("CreateGuest", again);
         assert_eq!((steps(&planned), &planned["guest"]), (vec![], &made));
         let plan = &planned["plan"];
-        assert_eq!(plan["message"], "the guest is there already: nothing would be done");
+        assert_eq!(plan["message"], "the guest already exists; there is nothing to do");
         assert_eq!(plan["problems"], json!([]));
     }
 
@@ -245,15 +245,15 @@ fn every_check_that_fails_is_named(host: &Host) {
         (
             json!([{}]),
             json!([]),
-            vec!["disks[0]: invalid argument: disks[0] has no image and no size"],
+            vec!["disks[0]: invalid argument: disks[0] must have an image or a size"],
         ),
-        (json!([]), json!([taken]), vec!["network 02:00:00:00:92:01: it is there, and leads "]),
+        (json!([]), json!([taken]), vec!["network 02:00:00:00:92:01 exists, but has other "]),
         (
             json!([{ "image": "absent" }, { "image": "-" }, { "source": outside },
                    { "size": 1_u64 << 40 }, { "source": "relative" }, { "size": 1 }]),
             json!([taken, nic("02:00:00:00:92:02")]),
             vec![
-                "network 02:00:00:00:92:01: it is there, and leads ",
+                "network 02:00:00:00:92:01 exists, but has other ",
                 &*format!("{second}: "),
                 "disks: no space left on device",
                 &*format!("{first}: {absent}: not found"),
@@ -291,7 +291,7 @@ fn every_check_that_fails_is_named(host: &Host) {
         let expected = format!("invalid argument: {expected}");
         assert!(found.iter().any(|text| text.starts_with(&expected)), "{expected}: {found:?}");
     }
-    for expected in ["nics[3].mac stands at another", "network 02:", "images/absent: not found"] {
+    for expected in ["nics[3].mac is also the MAC of", "network 02:", "images/absent: not found"] {
         assert!(found.iter().any(|text| text.contains(expected)), "{expected}: {found:?}");
     }
     assert_eq!(steps(&planned), [""; 0]);
@@ -325,7 +325,7 @@ fn every_check_that_fails_is_named(host: &Host) {
     host.agent().ok("Create", &sharer);
     let planned = host.plan("Delete", &owner);
     assert_eq!(steps(&planned), ["undefine domain p-owner"]);
-    let stays = "network 02:00:00:00:92:01 stays: another guest uses it";
+    let stays = "keeping network 02:00:00:00:92:01: another guest uses it";
     assert_eq!(planned["plan"]["warnings"], json!([stays]));
 }
 
@@ -381,7 +381,7 @@ mod zpool {
         let plan = &planned["plan"];
         assert_eq!(plan["problems"], json!([format!("{origin} has clones: {clone}")]));
         let other = full("guests/p-origin/other");
-        let stays = format!("{other} stays: it was not made for this guest");
+        let stays = format!("keeping {other}: the agent did not create it for this guest");
         assert_eq!(plan["warnings"], json!([stays]));
         let goes = format!("destroy {}", full("guests/p-origin/disk-1"));
         assert_eq!(steps(&planned), ["undefine domain p-origin".to_owned(), goes]);
@@ -427,20 +427,22 @@ fn a_dry_run_of_another_verb_is_refused_and_so_is_a_word_that_is_neither() {
     let with = |word: &str| json!({ "guest": there, "args": { DRY: word } });
     for method in ["Create", "Run", "Poweroff", "Status", "SetMemory", "Describe", "NicMetrics"] {
         let answer = host.agent().call_with(method, &with("true"));
-        let expected =
-            "invalid argument: args: mistify.dry_run is for CreateGuest and Delete alone";
+        let expected = "invalid argument: args: only CreateGuest and Delete take mistify.dry_run";
         assert_eq!(answer["error"], expected, "{method}");
         let by_name = json!({ "guest": there, "dry_run": true });
         let error = jsonrpc::error(host.agent(), &format!("Libvirt.{method}"), &by_name);
         let text = error["message"].as_str().expect("a text");
-        assert!(text.starts_with("Invalid params: \"dry_run\" is unknown"), "{method}: {text}");
+        assert!(
+            text.starts_with("Invalid params: unknown parameter \"dry_run\""),
+            "{method}: {text}"
+        );
     }
     assert_eq!(host.agent().state("p-other"), "shutoff");
     for method in ["CreateGuest", "Delete", "Status"] {
         for word in ["", "yes", "True", "1"] {
             let answer = host.agent().call_with(method, &with(word));
             let expected = format!(
-                "invalid argument: args: mistify.dry_run is {word:?}, neither \"true\" nor \"false\""
+                "invalid argument: args: mistify.dry_run must be \"true\" or \"false\", not {word:?}"
             );
             assert_eq!(answer["error"], expected, "{method}");
         }
@@ -451,7 +453,7 @@ fn a_dry_run_of_another_verb_is_refused_and_so_is_a_word_that_is_neither() {
     assert_eq!(host.agent().state("p-other"), "shutoff");
     // It is no job either, by whichever words.
     let old = json!({ "guest": there, "args": { DRY: "true", "mistify.async": "true" } });
-    let refused = "invalid argument: a dry run changes nothing, and so is no job";
+    let refused = "invalid argument: a dry run cannot be a job";
     assert_eq!(host.agent().call_with("Delete", &old)["error"], refused);
     let new = json!({ "guest": there, "dry_run": true, "async": true });
     let error = jsonrpc::error(host.agent(), "Libvirt.Delete", &new);

@@ -180,7 +180,7 @@ fn who_waits_hears_at_once_and_what_cannot_be_is_refused() {
     assert_eq!(listener.next().expect("it goes on").0, "gap");
 
     let error = |params: &Value| agent.call_with("WaitEvents", params)["error"].to_string();
-    assert!(error(&json!({ "timeout": 51 })).contains("timeout: at most 50 seconds"));
+    assert!(error(&json!({ "timeout": 51 })).contains("timeout must be at most 50 seconds"));
     let refused = agent.request("GET", "/events?after=x", &[], b"");
     assert_eq!(refused.status, 400, "{refused:?}");
     assert_eq!(agent.request("POST", "/events", &[], b"").status, 405);

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::documents::{documents, read};
 use crate::support::files_below;
 
 /// Groups of rooms from left to right: a room may name itself and rooms of groups to its right.
@@ -118,6 +119,28 @@ fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
+/// The string literals of a source, with their quotes, without those in comments.
+pub(crate) fn strings(text: &str) -> Vec<&str> {
+    let mut strings = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let (length, is_string) = match first {
+            _ if word > 0 => raw_string(rest, word).map_or((word, false), |end| (end, true)),
+            '/' if rest.starts_with("//") => (past(rest, 2, "\n"), false),
+            '/' if rest.starts_with("/*") => (past(rest, 2, "*/"), false),
+            '"' => (past_quoted(rest), true),
+            '\'' if is_character(rest) => (past_quoted(rest), false),
+            _ => (first.len_utf8(), false),
+        };
+        if is_string {
+            strings.push(&rest[..length]);
+        }
+        rest = &rest[length..];
+    }
+    strings
+}
+
 /// The length of a raw string whose prefix is `word` long, if one begins here.
 fn raw_string(rest: &str, word: usize) -> Option<usize> {
     let (prefix, body) = rest.split_at(word);
@@ -204,15 +227,21 @@ fn what_is_allowed_passes() {
     }
 }
 
+/// What a document has in backticks, blocks left out.
+fn code_words(text: &str) -> impl Iterator<Item = &str> {
+    let prose = text.split("```").step_by(2);
+    prose.flat_map(|text| text.split('`').skip(1).step_by(2))
+}
+
 #[test]
-fn every_test_that_the_readme_names_is_there() {
-    let readme = fs::read_to_string("README.md").expect("it is there");
+fn every_test_that_the_documents_name_is_there() {
+    let all: Vec<String> = documents().iter().map(|name| read(name)).collect();
     let mut named = 0;
     // Commands have blanks, and limits are of types.
     let is_name = |word: &&str| {
         word.contains("::") && !word.contains(' ') && word.starts_with(char::is_lowercase)
     };
-    for name in readme.split('`').skip(1).step_by(2).filter(is_name) {
+    for name in all.iter().flat_map(|text| code_words(text)).filter(is_name) {
         let Some((module, test)) = name.rsplit_once("::").filter(|(_, test)| !test.is_empty())
         else {
             continue;

@@ -87,8 +87,8 @@ fn a_list_can_be_of_a_state_and_of_metadata() {
 fn a_list_that_cannot_be_is_refused_in_words() {
     let agent = Agent::on_test_driver();
     for (params, why) in [
-        (json!({ "limit": 1001 }), "invalid argument: limit is 1001, "),
-        (json!({ "state": "on" }), "invalid argument: state is \"on\", none of "),
+        (json!({ "limit": 1001 }), "invalid argument: limit is 1001; "),
+        (json!({ "state": "on" }), "invalid argument: state is \"on\"; it must be one of "),
         (json!({ "args": { "mistify.timeout": "x" } }), "invalid argument: args: "),
     ] {
         let answer = agent.call_with("List", &params);

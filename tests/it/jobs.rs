@@ -205,18 +205,18 @@ fn what_can_be_told_at_once_is_no_job() {
         error(address, "Libvirt.SetMetadata", &params)
     };
     for (word, value, why) in [
-        ("async", json!("true"), "Invalid params: async: \"true\" is neither true nor false"),
-        ("async", json!(1), "Invalid params: async: 1 is neither true nor false"),
-        ("Async", json!(true), "Invalid params: \"Async\" is unknown"),
+        ("async", json!("true"), "Invalid params: async must be true or false, not \"true\""),
+        ("async", json!(1), "Invalid params: async must be true or false, not 1"),
+        ("Async", json!(true), "Invalid params: unknown parameter \"Async\""),
         (
             "args",
             json!({ "mistify.async": "yes" }),
-            "invalid argument: args: mistify.async is \"yes\", neither",
+            "invalid argument: args: mistify.async must be \"true\" or \"false\", not \"yes\"",
         ),
         (
             "args",
             json!({ "mistify.async": "true", "mistify.timeout": "x" }),
-            "invalid argument: args: mistify.timeout is \"x\"",
+            "invalid argument: args: mistify.timeout must be from 1 to 3600 seconds, not \"x\"",
         ),
     ] {
         let found = with(json!(word), value);
@@ -234,12 +234,12 @@ fn what_can_be_told_at_once_is_no_job() {
     // Reads answer at once as it is.
     let read = json!({ "guest": { "id": "test" }, "async": true });
     let found = error(address, "Libvirt.Status", &read);
-    assert_eq!(found["message"], "Invalid params: async is for changes of guests alone");
+    assert_eq!(found["message"], "Invalid params: async is only for methods that change a guest");
     let args = json!({ "guest": { "id": "test" }, "args": { "mistify.async": "true" } });
     let answer = agent.call_with("Status", &args);
     assert_eq!(
         answer["error"],
-        "invalid argument: args: mistify.async is for changes of guests alone"
+        "invalid argument: args: only methods that change a guest take mistify.async"
     );
     // On the old path the words of the new one are the caller's own.
     let own = json!({ "guest": test_guest("old"), "async": true });
@@ -335,7 +335,7 @@ fn jobs_wait_for_their_turn_and_are_not_told_busy() {
     let busy = ["one", "other"].map(|guest| agent.agent.pool().permit(&share(guest)));
     let ids = ["test", "job-a", "job-b", "job-c", "job-d", "job-e"]
         .map(|guest| start(agent.address, "Libvirt.SetMetadata", &json!({ "id": guest })));
-    let step = json!({ "steps": 0, "step": "wait for a place in the pool" });
+    let step = json!({ "steps": 0, "step": "wait for a permit of the pool" });
     for id in &ids {
         wait_until("it waits", SOON, || get(agent.address, id)["progress"] == step);
     }
@@ -397,7 +397,7 @@ fn outcomes_are_kept_over_a_restart_and_shown_by_the_command() {
     let refused = asked("Job.Cancel", &json!({ "id": id }).to_string());
     assert_eq!(refused.status.code(), Some(1));
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(words.contains("is done, it cannot be cancelled"), "{words}");
+    assert!(words.contains(&format!("cannot cancel job {id}: it is done")), "{words}");
     agent.end();
 }
 
@@ -462,7 +462,7 @@ fn a_kill_loses_the_job_that_ran_and_the_next_start_begins_the_one_that_waited()
     let agent = hung.agent();
     let lost = get(agent.address(), &runs);
     assert_eq!(lost["state"], "lost", "{lost}");
-    let why = "the agent ended while it ran: whether it was done is for its guest to say";
+    let why = "the agent stopped while the job ran: outcome unknown; check the guest";
     assert_eq!(lost["error"], json!({ "message": why }));
     let job = ended(agent.address(), &waits);
     assert_eq!(job["result"]["guest"]["state"], "running", "{job}");

@@ -120,7 +120,7 @@ fn a_full_disk_is_a_clear_error_and_loses_nothing() {
 fn on_a_full_disk(folder: &Path) {
     let no_space = |error: Option<Error>| {
         let text = error.expect("the disk is full").to_string();
-        assert!(text.starts_with("journal: write /"), "{text}");
+        assert!(text.starts_with("journal: cannot write /"), "{text}");
         assert!(text.ends_with(": no space left on device"), "{text}");
     };
     let long = |text: &str| Step::NetworkDefined(text.repeat(8192));

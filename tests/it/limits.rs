@@ -1,5 +1,5 @@
-//! The README's table of limits: every limit of `src/config` with its unit, its default and the
-//! reason that stands beside it in the code.
+//! The table of limits in `docs/configuration.md`: every limit of `src/config` with its unit, its default and the
+//! meaning that the comment beside it has.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,6 +10,8 @@ use mistify_libvirt::config::{AuditConfig, Config, HttpLimits, JournalLimits, Me
 use mistify_libvirt::config::{
     Deadlines, EventLimits, JobLimits, PoolLimits, StorageLimits, WatchLimits,
 };
+
+use crate::reference::{compare, table};
 
 const CONFIG: &str = include_str!("../../src/config.rs");
 const FIXED: &str = include_str!("../../src/config/fixed.rs");
@@ -84,9 +86,9 @@ macro_rules! constants {
     };
 }
 
-fn row(name: &str, value: &impl Shown, reason: &str) -> String {
+fn row(name: &str, value: &impl Shown, meaning: &str) -> Vec<String> {
     let (value, unit) = value.shown(name);
-    format!("| `{name}` | {value} | {unit} | {reason} |")
+    vec![format!("`{name}`"), value, unit.to_owned(), meaning.to_owned()]
 }
 
 fn doc_of_field(owner: &str, field: &str) -> String {
@@ -109,7 +111,7 @@ fn doc_above(source: &str, begin: &str) -> String {
 }
 
 /// Every row, in the order of the code.
-fn table() -> Vec<String> {
+fn rows() -> Vec<Vec<String>> {
     // So that a struct of limits that is added is noticed here.
     let Config {
         listen: _,
@@ -276,13 +278,9 @@ fn constants_of(source: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn the_readme_has_every_limit_with_its_unit_default_and_reason() {
-    let readme = fs::read_to_string("README.md").expect("it is there");
-    let section = readme.split("\n## Limits\n").nth(1).expect("a section");
-    let section = section.split("\n## ").next().unwrap_or_default();
-    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| `")).collect();
-    let table = table();
-    assert!(rows == table, "the table of README.md has to be:\n{}\n", table.join("\n"));
+fn the_configuration_page_has_every_limit() {
+    let text = table(&["limit", "default", "unit", "meaning"], &rows());
+    compare("docs/configuration.md", "limits", &text);
 }
 
 #[test]

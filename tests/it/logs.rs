@@ -1,11 +1,13 @@
 //! The log as JSON, which whoever collected the original's goes on to read.
 
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
-use crate::support::wait_until;
+use crate::agent::{Agent, PROGRAM};
+use crate::support::{Scratch, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -33,6 +35,35 @@ fn is_of_logrus(line: &Value, level: &str) {
     let time = line["time"].as_str().expect("a text");
     let (date, rest) = time.split_once('T').expect("RFC 3339");
     assert!(date.len() == 10 && rest.ends_with('Z'), "{time}");
+}
+
+#[test]
+fn a_start_logs_one_line_at_the_default_level() {
+    let files = Scratch::new();
+    let (log, store) = (files.path().join("log"), files.path().join("store"));
+    let mut agent = Command::new(PROGRAM)
+        .args(["--config", "/dev/null", "--port", "0", "--libvirt-uri", "test:///default"])
+        .args(["--storage".into(), format!("directory:{}", store.display())])
+        .env("STATE_DIRECTORY", files.path().join("state"))
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stderr(File::create(&log).expect("scratch is writable"))
+        .spawn()
+        .expect("it starts");
+    let text = || fs::read_to_string(&log).expect("it was created");
+    wait_until("it has started", SOON, || text().contains("mistify-libvirt started"));
+    let kill = Command::new("kill").arg(agent.id().to_string()).status().expect("it runs");
+    assert!(kill.success() && agent.wait().expect("it ends").success());
+    let text = text();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let fields = [
+        concat!(" version=\"", env!("CARGO_PKG_VERSION"), "\""),
+        " listeners=\"127.0.0.1:",
+        " at test:///default\"",
+        &format!(" store=\"directory {}, ", store.display()),
+        " GiB free\"",
+    ];
+    fields.iter().for_each(|field| assert!(text.contains(field), "{field}: {text}"));
 }
 
 #[test]

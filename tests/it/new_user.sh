@@ -1,4 +1,4 @@
-# What follows the README on a bare machine (tests/bare/run.sh): the commands that need more than to be
+# What follows "Getting started" on a bare machine (tests/bare/run.sh): the commands that need more than to be
 # typed, and what has to be true after them.
 set -euo pipefail
 export SYSTEMD_PAGER=
@@ -7,21 +7,6 @@ export SYSTEMD_PAGER=
 answers() {
     (exec 3<>/dev/tcp/127.0.0.1/20001 && printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$1" >&3 &&
         grep -q "^HTTP/1.. ${2:-}" <&3) 2>/dev/null
-}
-
-# Runs the command in the background until $1 holds, then ends it as Ctrl-C does.
-until_ctrl_c() {
-    set -m
-    bash "$it" >until.log 2>&1 &
-    set +m
-    local job=$!
-    until eval "$1"; do
-        kill -0 $job || { cat until.log; return 1; }
-        sleep 0.2
-    done
-    kill -INT -- -$job
-    wait $job || true
-    cat until.log
 }
 
 # Within a minute, for a guest without KVM takes seconds to boot.
@@ -42,10 +27,36 @@ writes_on() {
     soon has_written "$(virsh domblkstat web-1 vda | awk '$2 == "wr_req" { print $3 }')"
 }
 
-# The guest of the README runs as it did: it is the same process, and its disk is written.
+# The first guest runs as it did: it is the same process, and its disk is written.
 guest_runs_on() {
     [ "$(cat /run/libvirt/qemu/web-1.pid)" = "$qemu" ]
     writes_on
+}
+
+# The command's output has this in it.
+says() {
+    bash "$it" | grep -q "$1"
+}
+
+# A command of a document that needs systemd: what shows something prints it, all else succeeds.
+under_systemd() {
+    local status=0
+    timeout 60 bash "$it" >shown 2>&1 || status=$?
+    cat shown
+    case $(cat "$it") in
+    "systemctl status "* | "journalctl "*) [ -s shown ] && [ $status -lt 124 ] ;;
+    *) [ $status = 0 ] ;;
+    esac
+}
+
+# As the installation left it, whatever the commands of the documents have changed.
+as_installed() {
+    rm -rf /etc/systemd/system/mistify-libvirt.s*.d
+    systemctl daemon-reload
+    systemctl enable mistify-libvirt.socket mistify-libvirt.service
+    systemctl stop mistify-libvirt.socket mistify-libvirt.service
+    systemctl start mistify-libvirt.socket mistify-libvirt.service
+    soon answers /readyz 200
 }
 
 is_running() {
@@ -61,7 +72,6 @@ after_the_first_guest() {
     soon has_written 0
     qemu=$(cat /run/libvirt/qemu/web-1.pid)
     systemctl is-active mistify-libvirt
-    mistify-libvirt check
     mistify-libvirt check | grep -q '"seen":"mistify0'
     mistify-libvirt list
 }

@@ -136,10 +136,10 @@ fn another_domains_disk_is_not_rolled_back_or_resized() {
 
     let at = json!({ "id": "guests/own-shared/disk-0@s1" });
     let error = bed.agent.store_error("RollbackSnapshot", &at).expect("it is refused");
-    assert!(error.ends_with("guest own-second has it as a disk"), "{error}");
+    assert!(error.ends_with("guest own-second uses it as a disk"), "{error}");
     let answer = bed.resize("own-shared", 8).to_string();
     assert!(
-        answer.contains("domain own-second uses mistify/guests/own-shared/disk-0 too"),
+        answer.contains("domain own-second also uses mistify/guests/own-shared/disk-0"),
         "{answer}"
     );
     assert_eq!(fs::metadata(bed.disk("own-shared")).expect("it is there").len(), 4 * MIB);
@@ -186,7 +186,7 @@ fn an_image_below_a_guests_file_is_not_deleted() {
 
     let error =
         bed.agent.store_error("DeleteImage", &json!({ "id": "base" })).expect("it is refused");
-    assert!(error.ends_with("guest own-thin has a file on top of it"), "{error}");
+    assert!(error.ends_with("guest own-thin has a disk file that is backed by it"), "{error}");
     bed.agent.ok("Delete", &json!({ "id": "own-thin" }));
     assert_eq!(bed.agent.store_error("DeleteImage", &json!({ "id": "base" })), None);
     bed.agent.end();
@@ -271,7 +271,8 @@ fn a_volume_below_an_overlay_stays_as_it_is() {
         assert!(bed.agent.store_error("RollbackSnapshot", &at).is_some());
         let after = json!({ "id": "guests/own-overlay/disk-0", "dest": "after" });
         let error = bed.agent.store_error("CreateSnapshot", &after).expect("it is refused");
-        assert!(error.ends_with("guest own-overlay has a file on top of it"), "{error}");
+        let why = "guest own-overlay has a disk file that is backed by it";
+        assert!(error.ends_with(why), "{error}");
     };
     is_refused();
     bed.agent.ok("Poweroff", &id);
@@ -332,12 +333,12 @@ fn only_volumes_of_the_guest_are_sources_in_the_store() {
         })
     };
     for (source, why) in [
-        (store.join("images/base"), "is in the store, but no volume below guests/"),
-        (store.join("images/base@image"), "is in the store, but no volume below guests/"),
-        (link.clone(), "is in the store, but no volume below guests/"),
-        (raw, "is in the store, but no volume below guests/"),
-        (store.join("guests/own-first/disk-0@s"), "is in the store, but no volume below guests/"),
-        (store.join("guests/own-first/disk-0#"), "is in the store, but no volume below guests/"),
+        (store.join("images/base"), "is in the store but not a volume below guests/"),
+        (store.join("images/base@image"), "is in the store but not a volume below guests/"),
+        (link.clone(), "is in the store but not a volume below guests/"),
+        (raw, "is in the store but not a volume below guests/"),
+        (store.join("guests/own-first/disk-0@s"), "is in the store but not a volume below guests/"),
+        (store.join("guests/own-first/disk-0#"), "is in the store but not a volume below guests/"),
         (store.join("guests/own-first/disk-0"), "is a volume of guest own-first"),
     ] {
         let guest = with(source);
@@ -395,7 +396,7 @@ fn metadata_that_libvirt_cannot_hand_out_is_refused() {
     bed.agent.ok("CreateGuest", &guest);
     bed.agent.ok("CreateGuest", &guest);
     let error = bed.agent.error("SetMetadata", &with("x".repeat(65_536)));
-    assert!(error.contains("metadata has 65537 bytes as XML, more than 65536"), "{error}");
+    assert!(error.contains("metadata has 65537 bytes as XML; the limit is 65536"), "{error}");
     bed.agent.ok("Delete", &json!({ "id": "own-large" }));
     bed.agent.end();
 }
@@ -462,7 +463,7 @@ fn a_disk_that_another_domain_waits_for_is_not_made() {
         bed.agent.error("CreateGuest", &victim),
         bed.agent.store_error("CreateGuestDisks", &json!({ "guest": victim })).unwrap_or_default(),
     ] {
-        assert!(error.contains("is used by domain own-thief already"), "{error}");
+        assert!(error.contains("domain own-thief already uses it"), "{error}");
     }
     bed.agent.ok("Delete", &thief);
     bed.agent.ok("CreateGuest", &victim);
@@ -481,9 +482,9 @@ fn a_new_guest_gets_no_disk_that_was_written_to() {
     assert_eq!(store("CreateGuestDisks"), None);
     fs::write(bed.disk(id), vec![b'S'; 1 << 20]).expect("the disk can be written");
     let error = bed.agent.error("CreateGuest", &guest);
-    assert!(error.contains("something was written to it, and no domain names it"), "{error}");
+    assert!(error.contains("it contains data, and no domain names it"), "{error}");
     let error = store("CreateGuestDisks").unwrap_or_default();
-    assert!(error.contains("something was written to it, and no domain names it"), "{error}");
+    assert!(error.contains("it contains data, and no domain names it"), "{error}");
     assert_eq!(store("DeleteGuestDisks"), None);
     // One that was not is the guest's, and from then on no other's.
     assert_eq!(store("CreateGuestDisks"), None);

@@ -53,7 +53,7 @@ fn an_agent_that_cannot_start_says_so_in_its_logs_format() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port().to_string();
     for (words, why) in [
-        (["--port", &port], format!("listen on 127.0.0.1:{port}: ")),
+        (["--port", &port], format!("cannot listen on 127.0.0.1:{port}: ")),
         (["--port", "65536"], "--port 65536: ".to_owned()),
     ] {
         let output = run(&[&words[..], &["--log-format", "json"]].concat());
@@ -70,7 +70,7 @@ fn an_agent_that_cannot_start_says_so_in_its_logs_format() {
 fn a_missing_store_is_a_warning_where_one_is_wanted() {
     let warns = |words: &[&str]| {
         let agent = Agent::start(&[&["--libvirt-uri", "test:///default"], words].concat());
-        agent.logged("storage: zfs is not installed");
+        agent.logged("storage is unavailable: zfs is not installed");
         let log = agent.log();
         agent.end();
         log.lines().any(|line| line.contains(" WARN ") && line.contains("zfs is not installed"))
@@ -88,7 +88,7 @@ fn without_a_store_guests_without_disks_are_served() {
     agent.ok("CreateGuest", &json!({ "id": "bare", "memory": 64, "cpu": 1 }));
     let disks = json!({ "id": "wants", "memory": 64, "cpu": 1, "disks": [{ "size": 8 }] });
     let error = agent.error("CreateGuest", &disks);
-    assert!(error.contains("this host has no store"), "{error}");
+    assert!(error.contains("cannot use storage: --zpool is empty"), "{error}");
     agent.ok("Run", &json!({ "id": "test" }));
     agent.ok("Delete", &json!({ "id": "bare" }));
     assert!(!agent.log().contains("zfs"), "{}", agent.log());
@@ -170,7 +170,7 @@ fn a_second_signal_does_not_wait_for_what_runs() {
     let mut half = agent.connect();
     half.write_all(b"POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\n").expect("it reads");
     agent.signal("INT");
-    agent.logged("finishing what runs");
+    agent.logged("finishing requests in flight");
     agent.signal("INT");
     assert_eq!(agent.wait().signal(), Some(2));
 }
@@ -231,7 +231,10 @@ fn logged(words: &[&str], rust_log: Option<&str>) -> String {
 
 #[test]
 fn the_level_is_warning_then_rust_log_then_the_flag() {
-    assert_eq!(logged(&[], None), "");
+    let start = logged(&[], None);
+    let is_start = start.contains("mistify-libvirt started") && start.lines().count() == 1;
+    assert!(is_start && !start.contains("Libvirt.Status"), "{start}");
+    assert_eq!(logged(&[], Some("error")), "");
     assert!(logged(&[], Some("info")).contains("Libvirt.Status"));
     assert!(logged(&["-l", "info"], Some("error")).contains("Libvirt.Status"));
     assert_eq!(logged(&["-l", "critical"], Some("info")), "");

@@ -162,7 +162,7 @@ fn a_call_with_time_left_outlives_its_connection() {
             move || agent.call_with("Status", &params)
         });
         // Keepalive gives the connection up after some 8 s.
-        agent.logged("trying once more");
+        agent.logged("libvirt connection lost during a call; retrying");
         stack.signal_libvirtd("CONT");
         let answer = call.join().expect("it answers");
         assert_eq!(answer["result"]["guest"]["state"], "shutoff", "{answer}");

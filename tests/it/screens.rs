@@ -9,6 +9,7 @@ use mistify_libvirt::guest::png;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, PROGRAM};
+use crate::boot_sector::telling_boot_sector;
 use crate::skip::require;
 use crate::stack::Stack;
 use crate::support::{Scratch, wait_until};
@@ -16,19 +17,9 @@ use crate::support::{Scratch, wait_until};
 /// Longer than a loaded machine needs for what a guest does within a second or two.
 const SOON: Duration = Duration::from_secs(90);
 
-/// Writes what follows it, up to a zero, to the first serial console, and halts.
+/// Halts.
 #[rustfmt::skip]
-const TELLS: [u8; 21] = [
-    0x31, 0xC0,       // xor  ax, ax
-    0x8E, 0xD8,       // mov  ds, ax
-    0xBE, 0x15, 0x7C, // mov  si, 0x7C15   the text
-    0xBA, 0xF8, 0x03, // mov  dx, 0x3F8    the serial console
-    // next:
-    0xAC,             // lodsb
-    0x84, 0xC0,       // test al, al
-    0x74, 0x03,       // jz   done
-    0xEE,             // out  dx, al
-    0xEB, 0xF8,       // jmp  next
+const HALTS: [u8; 3] = [
     // done:
     0xF4,             // hlt
     0xEB, 0xFD,       // jmp  done
@@ -116,7 +107,8 @@ fn the_test_drivers_picture_is_passed_on_and_it_keeps_no_console() {
         assert!(data.starts_with("iVBORw0KGgo"), "{data}");
     }
     let error = agent.error("Console", &guest);
-    assert!(error.starts_with("invalid argument: the console of test is not kept: "), "{error}");
+    let why = "cannot read the console of test: its definition has no console log";
+    assert_eq!(error, format!("invalid argument: {why}"));
     for method in ["Console", "Screenshot"] {
         assert!(agent.error(method, &json!({ "id": "nobody" })).starts_with("[Code-42] "));
         assert_eq!(agent.error(method, &json!({})), "invalid argument");
@@ -127,9 +119,7 @@ fn the_test_drivers_picture_is_passed_on_and_it_keeps_no_console() {
 /// A guest with a screen that says a text on its serial console.
 pub(crate) fn telling(id: &str, text: &[u8], files: &Scratch) -> Value {
     let disk = files.path().join(id);
-    let mut image = [&TELLS[..], text].concat();
-    image.resize(510, 0);
-    image.extend([0x55, 0xAA]);
+    let mut image = telling_boot_sector(text, &HALTS).to_vec();
     image.resize(1 << 20, 0);
     fs::write(&disk, image).expect("scratch is writable");
     json!({

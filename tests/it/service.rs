@@ -72,7 +72,7 @@ fn systemd_is_told_when_it_is_ready_that_it_works_and_that_it_stops() {
         manager.waits_for("WATCHDOG=1");
     }
     agent.signal("TERM");
-    manager.waits_for("STOPPING=1\nSTATUS=finishing what runs");
+    manager.waits_for("STOPPING=1\nSTATUS=finishing requests in flight");
     assert!(agent.wait().success());
 }
 

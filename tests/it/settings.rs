@@ -66,7 +66,7 @@ fn autostart_is_what_was_said_last_and_has_to_be_said() {
         assert_eq!(answer["result"]["autostart"], autostart, "{answer}");
         assert_eq!(answer["result"]["guest"]["id"], "early", "{answer}");
     }
-    let missing = "invalid argument: autostart is missing: true or false";
+    let missing = "invalid argument: autostart is missing; set it to true or false";
     assert_eq!(set(Value::Null)["error"], missing);
     agent.end();
 }

@@ -107,13 +107,14 @@ fn a_guests_life_is_a_command_a_step() {
     assert_eq!(shell.ask(&["suspend", "web-1"])["guest"]["state"], "paused");
     assert_eq!(shell.ask(&["resume", "web-1"])["guest"]["state"], "running");
     assert_eq!(shell.ask(&["reset", "web-1"])["guest"]["state"], "running");
-    assert!(shell.fail(&["console", "web-1"]).contains("the console of web-1 is not kept"));
+    let why = "cannot read the console of web-1: its definition has no console log";
+    assert!(shell.fail(&["console", "web-1"]).contains(why));
     assert_eq!(shell.ask(&["reboot", "web-1"])["guest"]["id"], "web-1");
     assert_eq!(shell.ask(&["shutdown", "web-1"])["guest"]["id"], "web-1");
     assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
     assert_eq!(shell.ask(&["poweroff", "web-1"])["guest"]["state"], "shutoff");
     assert_eq!(shell.ask(&["delete", "web-1"])["guest"]["id"], "web-1");
-    assert!(shell.fail(&["status", "web-1"]).starts_with("1 mistify-libvirt: [Code-42] "));
+    assert!(shell.fail(&["status", "web-1"]).starts_with("1 mistify-libvirt: Domain not found"));
 }
 
 #[test]
@@ -139,16 +140,19 @@ fn any_method_is_called_with_words_a_file_or_standard_input() {
 fn the_status_tells_whose_fault_it_was() {
     let shell = Shell::new();
     for (words, says) in [
-        (&["status", "nobody"][..], "1 mistify-libvirt: [Code-42] "),
-        (&["metrics", "nobody"], "1 mistify-libvirt: nobody: there is no such guest"),
+        (&["status", "nobody"][..], "1 mistify-libvirt: Domain not found"),
+        (&["metrics", "nobody"], "1 mistify-libvirt: guest nobody not found"),
         (&["call", "Nope"], "1 mistify-libvirt: "),
-        (&["call", "Status", "{"], "2 mistify-libvirt: parameters: "),
-        (&["create", "/nonexistent"], "2 mistify-libvirt: /nonexistent: No such file"),
+        (&["call", "Status", "{"], "2 mistify-libvirt: cannot parse the parameters: "),
+        (&["create", "/nonexistent"], "2 mistify-libvirt: cannot read /nonexistent: No such file"),
         // A port that no test is given.
-        (&["list", "--port", "1"], "3 mistify-libvirt: 127.0.0.1:"),
-        (&["list", "--port", "0"], "2 mistify-libvirt: port 0: "),
-        (&["list", "--socket", "/nonexistent"], "3 mistify-libvirt: /nonexistent: No such file"),
-        (&["status"], "2 mistify-libvirt: status: not a command"),
+        (&["list", "--port", "1"], "3 mistify-libvirt: cannot call the agent at 127.0.0.1:"),
+        (&["list", "--port", "0"], "2 mistify-libvirt: cannot call the agent at port 0: "),
+        (
+            &["list", "--socket", "/nonexistent"],
+            "3 mistify-libvirt: cannot call the agent at /nonexistent: No such file",
+        ),
+        (&["status"], "2 mistify-libvirt: status: not a subcommand"),
     ] {
         let said = shell.fail(words);
         assert!(said.starts_with(says), "{words:?}: {said}");

@@ -79,7 +79,7 @@ fn expected(verb: &str, state: &'static str) -> Outcome {
             "running" | "shutoff" | "paused" => In("running"),
             // The test driver cannot wake it; qemu's can (`asleep`).
             "suspended" => Refused("3", "virDomainPMWakeup"),
-            "crashed" => Denied("it has panicked; Reset or Poweroff it first"),
+            "crashed" => Denied("it has panicked; call Reset or Poweroff first"),
             // The contract has these started; libvirt then says why not.
             _ => Refused("1", "is already running"),
         },

@@ -295,5 +295,8 @@ fn an_agent_that_serves_nobody_ends_with_status_75() {
     let ended = command.env(SERVES_NOBODY, "1").output().expect("it starts");
     assert_eq!(ended.status.code(), Some(75));
     let log = String::from_utf8_lossy(&ended.stderr);
-    assert!(log.contains("ending, to be started again"), "the last line is written: {log}");
+    assert!(
+        log.contains("all workers hang although libvirt answers; exiting"),
+        "the last line is written: {log}"
+    );
 }

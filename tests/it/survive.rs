@@ -84,10 +84,12 @@ fn what_is_open_while_libvirtd_is_away_is_shown_and_settled_when_it_is_back() {
     let (status, ready) = agent.get("/readyz");
     assert_eq!((status, &ready["why"]), (503, &json!("libvirt cannot be reached")));
     let error = agent.error("CreateGuest", &guest);
-    assert!(error.starts_with("[Code-38] ") && error.ends_with(" (settle a former CreateGuest)"));
+    assert!(error.starts_with("[Code-38] "), "{error}");
+    assert!(error.ends_with(" (cannot undo an earlier CreateGuest)"), "{error}");
     let dry = json!({ "guest": guest, "args": { "mistify.dry_run": "true" } });
     let planned = agent.call_with("CreateGuest", &dry)["result"]["plan"].take();
-    assert_eq!(planned["warnings"][0], "a former CreateGuest would be settled first", "{planned}");
+    let open = "the agent recovers an earlier CreateGuest first";
+    assert_eq!(planned["warnings"][0], open, "{planned}");
 
     stack.start_libvirtd();
     wait_until("it is settled", SOON, || agent.is_settled());
@@ -153,7 +155,7 @@ fn a_create_that_was_cut_off_keeps_its_guest_when_somebody_has_started_it() {
 
     let agent = Agent::start(&flags);
     wait_until("it is settled", SOON, || agent.is_settled());
-    agent.logged("guest is running; keeping what was made; guest=\"taken\"");
+    agent.logged("guest is running; keeping the partial CreateGuest; guest=\"taken\"");
     assert_eq!(in_libvirt(&stack), there);
     assert_eq!(agent.ok("Status", &guest)["guest"]["state"], "running");
     assert!(folder.path().join("store/guests/taken/disk-0").exists());
@@ -176,7 +178,7 @@ fn what_libvirt_refuses_to_take_back_is_named_and_goes_once_it_can() {
     let agent = Agent::start(&flags);
     wait_until("it says what is left", SOON, || {
         let why = agent.health().1["journal"]["open"][0]["why"].take();
-        why.as_str().is_some_and(|why| why.starts_with("left behind: domain kept: "))
+        why.as_str().is_some_and(|why| why.starts_with("cannot remove leftovers: domain kept: "))
     });
     assert!(in_libvirt(&stack).contains("kept\n"));
     drop(obstacle);

@@ -73,14 +73,14 @@ fn a_failure_at_any_step_leaves_what_was_there_and_nothing_else() {
     let steps = [
         (
             bed.store.path().join(format!("guests/{ID}/disk-1#")),
-            format!("make volume mistify/guests/{ID}/disk-1"),
+            format!("create volume mistify/guests/{ID}/disk-1"),
         ),
-        (networks(MACS[0]), format!("make network {}", MACS[0])),
-        (networks(MACS[1]), format!("make network {}", MACS[1])),
-        (networks(&format!("autostart/{}", MACS[1])), format!("make network {}", MACS[1])),
+        (networks(MACS[0]), format!("create network {}", MACS[0])),
+        (networks(MACS[1]), format!("create network {}", MACS[1])),
+        (networks(&format!("autostart/{}", MACS[1])), format!("create network {}", MACS[1])),
         (
             stack.path(&format!("/run/libvirt/network/{}.xml", MACS[1])),
-            format!("make network {}", MACS[1]),
+            format!("create network {}", MACS[1]),
         ),
         (stack.path(&format!("/etc/libvirt/qemu/{ID}.xml")), format!("define domain {ID}")),
     ];

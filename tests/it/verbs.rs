@@ -187,7 +187,7 @@ fn a_network_that_was_there_before_stays_when_the_guest_fails() {
     add_nic(&mut broken, MAC);
     let error = agent.error("CreateGuest", &broken);
     assert!(error.contains("[Code-9] "), "{error}");
-    assert!(error.ends_with(&format!(" (make network {MAC}; undone)")), "{error}");
+    assert!(error.ends_with(&format!(" (create network {MAC}; undone)")), "{error}");
     assert_eq!(agent.ok("Run", &json!({ "id": "first" }))["guest"]["state"], "running");
     agent.ok("CreateGuest", &with_nic("third", "02:00:00:00:01:02"));
     agent.end();

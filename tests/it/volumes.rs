@@ -146,14 +146,14 @@ fn a_failure_at_any_step_leaves_no_volume(bed: &Bed) {
     let mut netless = guest("v-half", &json!([{ "size": 8 }]));
     netless["nics"] = taken;
     let error = bed.agent.error("CreateGuest", &netless);
-    assert!(error.ends_with(" (make network 02:00:00:00:40:01; undone)"), "{error}");
+    assert!(error.ends_with(" (create network 02:00:00:00:40:01; undone)"), "{error}");
     assert_eq!(bed.volumes("v-half"), [""; 0]);
     bed.agent.ok("Delete", &owner);
 
     for (disks, expected) in [
         (json!([{ "size": 8 }, { "image": "v-absent" }]), "not found"),
         (json!([{ "size": 8 }, { "size": 1_u64 << 40 }]), "no space left on device"),
-        (json!([{ "size": 8 }, {}]), "invalid argument: disks[1] has no image and no size"),
+        (json!([{ "size": 8 }, {}]), "invalid argument: disks[1] must have an image or a size"),
     ] {
         let error = bed.agent.error("CreateGuest", &guest("v-half", &disks));
         assert!(error.starts_with(expected), "{disks}: {error}");

@@ -2,7 +2,7 @@
 """Writes requests.jsonl: requests that no caller should send, and what the agent must make of each.
 
 What is expected comes from the rule that stands beside it: a section of RFC 9110, 9112, 3986 or
-8259, of the contract, or of "limits" (README, who may call and what is refused). Nothing here asks
+8259, of the contract, or of "limits" (docs/security.md, and docs/configuration.md). Nothing here asks
 an agent. Same input, same output: there is no chance in it.
 
     python3 tests/malformed/make.py > tests/malformed/requests.jsonl
@@ -181,7 +181,7 @@ for host in ["::1", "[::1", "::1]", "[]", "[::1]]", "[[::1]]", "[::1]x", "[::1]8
     add("host", "RFC 9112 3.2, RFC 3986 3.2.2", 400, get(fields=f"Host: {host}\r\n"))
     add("host", "RFC 9112 3.2, RFC 3986 3.2.2", 400, sized(GOOD, host=host))
 
-# What web pages can send (contract of the agent: README, "Who may call") --------------------------
+# What web pages can send (docs/security.md) --------------------------
 
 NAMES = ["", "evil.example", "evil.example:20001", "localhost.evil.example",
         "127.0.0.1.evil.example", "localhost.",

@@ -56,7 +56,7 @@ fn an_id_that_could_break_a_file_name_or_xml_is_refused() {
     assert!(GuestId::parse(&"i".repeat(ID_BYTES_MAX + 1)).is_err());
     assert_eq!(
         refusal(|g| g.id = "a/b".into()),
-        "invalid argument: id has a character that an id cannot have there (U+002F)"
+        "invalid argument: id has a character that is not allowed there (U+002F)"
     );
 }
 
@@ -90,8 +90,8 @@ fn a_mac_is_six_pairs() {
 fn only_create_guest_needs_a_mac_and_a_different_one_at_each_nic() {
     let host = HostConfig::default();
     for (mac, text) in [
-        ("", "invalid argument: nics[1].mac is missing: the network of the NIC is named by it"),
-        ("02:00:00:00:00:0a", "invalid argument: nics[1].mac stands at another NIC too"),
+        ("", "invalid argument: nics[1].mac is missing; it names the network of the NIC"),
+        ("02:00:00:00:00:0a", "invalid argument: nics[1].mac is also the MAC of another NIC"),
     ] {
         let mut guest = guest();
         guest.nics[1].mac = mac.into();
@@ -105,7 +105,7 @@ fn every_text_is_checked_for_what_xml_cannot_carry() {
     let bad = || "a\u{1}".to_owned();
     assert_eq!(
         refusal(|g| g.nics[1].name = bad()),
-        "invalid argument: nics[1].name has a character that XML cannot carry (U+0001)"
+        "invalid argument: nics[1].name has a character that XML does not allow (U+0001)"
     );
     for (member, change) in [
         ("type", (|g, s| g.kind = s) as fn(&mut Guest, String)),
@@ -128,7 +128,8 @@ fn every_text_is_checked_for_what_xml_cannot_carry() {
         ("a name in metadata", |g, s| drop(g.metadata.insert(s, String::new()))),
     ] {
         let text = refusal(|g| change(g, bad()));
-        let expected = format!("invalid argument: {member} has a character that XML cannot");
+        let expected =
+            format!("invalid argument: {member} has a character that XML does not allow");
         assert!(text.starts_with(&expected), "{text}");
     }
 }
@@ -147,8 +148,8 @@ fn xml_carries_all_but_a_few_characters() {
 fn nics_and_disks_are_bounded() {
     let nics = |count| move |g: &mut Guest| g.nics = vec![Nic::default(); count];
     let disks = |count| move |g: &mut Guest| g.disks = vec![Disk::default(); count];
-    assert_eq!(refusal(nics(65)), "invalid argument: 65 nics, a guest may have 64");
-    assert_eq!(refusal(disks(257)), "invalid argument: 257 disks, a guest may have 256");
+    assert_eq!(refusal(nics(65)), "invalid argument: 65 nics; a guest can have at most 64");
+    assert_eq!(refusal(disks(257)), "invalid argument: 257 disks; a guest can have at most 256");
     let mut full = guest();
     nics(64)(&mut full);
     disks(256)(&mut full);
@@ -160,7 +161,7 @@ fn a_linux_bridge_takes_no_tags() {
     let host = HostConfig { bridge_type: BridgeType::Linux, ..HostConfig::default() };
     assert_eq!(
         check_definition(&guest(), &host).unwrap_err().to_string(),
-        "invalid argument: nics[0].vlans: a Linux bridge carries no VLAN tags"
+        "invalid argument: nics[0].vlans: a Linux bridge does not support VLAN tags"
     );
     let mut untagged = guest();
     untagged.nics[0].vlans = Some(Vec::new());

@@ -65,8 +65,8 @@ async function ask(path, options) {
   try {
     return await fetch(path, { cache: 'no-store', ...options, signal });
   } catch (error) {
-    if (error.name === 'TimeoutError') throw new Error(`no answer within ${PATIENCE_MS / 1000} s`);
-    throw error.name === 'AbortError' ? error : new Error('the agent is not reached');
+    if (error.name === 'TimeoutError') throw new Error(`no answer from the agent after ${PATIENCE_MS / 1000} s`);
+    throw error.name === 'AbortError' ? error : new Error('cannot reach the agent');
   }
 }
 
@@ -74,7 +74,7 @@ async function call(method, params = {}) {
   const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method: `Libvirt.${method}`, params });
   const headers = { 'Content-Type': 'application/json' };
   const answer = await ask('/rpc', { method: 'POST', headers, body });
-  if (!answer.ok) throw new Error(`${answer.status}: ${(await answer.text()).trim()}`);
+  if (!answer.ok) throw new Error(`HTTP status ${answer.status}: ${(await answer.text()).trim()}`);
   const { error, result } = await answer.json();
   if (error) throw new Error(error.message);
   return result;

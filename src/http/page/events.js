@@ -16,7 +16,7 @@ function listen() {
   // The browser's own tries end where the answer is an error.
   source.onerror = () => {
     source.close();
-    say(at('hearing'), `not heard now, again in ${listenMs / 1000} s`);
+    say(at('hearing'), `disconnected; reconnecting in ${listenMs / 1000} s`);
     listenAgain = setTimeout(listen, listenMs);
     listenMs = Math.min(2 * listenMs, LISTEN_MS_MAX);
   };
@@ -57,9 +57,9 @@ function newEvent(event, withGuest) {
   const { seq, time, guest, event: kind, state, detail, ...more } = event;
   const when = new Date(time);
   const isOld = when.toDateString() !== new Date().toDateString();
-  const what = { lifecycle: `${state}: ${detail}`, job: `job is ${state}`,
-    gap: 'gap: events before this one are not kept',
-    connected: 'libvirt is heard', disconnected: 'libvirt is not heard any more' }[kind] ?? kind;
+  const what = { lifecycle: `${state}: ${detail}`, job: `job ${state}`,
+    gap: 'gap: earlier events are no longer available',
+    connected: 'connected to libvirt', disconnected: 'disconnected from libvirt' }[kind] ?? kind;
   const rest = Object.entries(more).map(([name, value]) => `${name} ${value}`).join(', ');
   return make('li', { className: TROUBLE.has(kind) ? 'warn' : '' },
     make('time', { dateTime: time, title: when.toString() },

@@ -57,9 +57,9 @@ const readConsole = () => ofChosen('console-error', 'Console', (answer) => {
 });
 
 const takeScreen = () => ofChosen('screen-error', 'Screenshot', ({ type, data }, id) => {
-  if (type !== 'image/png') throw new Error(`a picture of type ${type}`);
+  if (type !== 'image/png') throw new Error(`unsupported screenshot type ${type}`);
   at('screen').src = `data:image/png;base64,${data}`;
-  at('screen').alt = `The screen of ${id} at ${new Date().toLocaleTimeString()}`;
+  at('screen').alt = `Screen of ${id} at ${new Date().toLocaleTimeString()}`;
   at('screen').title = at('screen').alt;
   at('screen').hidden = false;
 });
@@ -82,7 +82,7 @@ function showCharts() {
     const line = guest.lines[name];
     say(head.lastChild, useText(guest, name));
     draw(svg, line, most);
-    say(foot, line.length ? `most ${text(Math.max(...line))}` : '');
+    say(foot, line.length ? `maximum ${text(Math.max(...line))}` : '');
   });
 }
 
@@ -108,7 +108,7 @@ function showFacts(found) {
       make('tr', {}, make('th', { scope: 'row' }, name), make('td', {}, value))))),
     ...table('Disks', ['Device', 'Source', 'Format', 'Image'], (devices.disks ?? []).map((disk) =>
       [disk.target.device, disk.source.device ?? disk.source.file, disk.driver.type, images.get(disk.target.device)])),
-    ...table('NICs', ['MAC', 'Plugged into', 'Model', 'Device'], (devices.interfaces ?? []).map((nic) =>
+    ...table('NICs', ['MAC', 'Network', 'Model', 'Device'], (devices.interfaces ?? []).map((nic) =>
       [nic.mac.address, nic.source.network ?? nic.source.bridge, nic.model.type, nic.target.device])),
     ...table('Metadata', ['Name', 'Value'], (kept.UserMetadata.Parameters ?? []).map((pair) =>
       [pair.Name, pair.Value])),

@@ -12,7 +12,7 @@ async function lookAtHealth() {
   } catch (error) {
     if (error.name === 'AbortError') return;
     wasReached = false;
-    status(`agent: ${error.message}`, 'crashed');
+    status(error.message, 'crashed');
   }
 }
 
@@ -27,13 +27,13 @@ function showHealth({ host, status: said, version, libvirt, storage, pool, journ
   document.title = `${host} – mistify`;
   say(at('agent'), `mistify-libvirt ${version}`);
   const since = `for ${span(libvirt.since_seconds)}`;
-  const answers = { true: `answers ${since}`, false: `fails ${since}`, null: 'was not asked yet' };
+  const answers = { true: `answering ${since}`, false: `failing ${since}`, null: 'not checked yet' };
   say(at('libvirt'), `libvirt ${libvirt.version ?? ''} ${answers[libvirt.answers]}`);
   say(at('libvirt-error'), libvirt.error ?? '');
 
   const { used_bytes: used, free_bytes: free } = storage;
   const isKnown = storage.usable === true;
-  say(at('free'), isKnown ? `${bytes(free)} free` : storage.usable === null ? '–' : 'not usable');
+  say(at('free'), isKnown ? `${bytes(free)} free` : storage.usable === null ? '–' : 'unavailable');
   at('fullness').hidden = !isKnown;
   at('fullness').value = isKnown ? used / (used + free || 1) : 0;
   say(at('storage'), isKnown ? `${bytes(used)} of ${bytes(used + free)} used` : storage.error ?? '');
@@ -44,10 +44,10 @@ function showHealth({ host, status: said, version, libvirt, storage, pool, journ
       make('td', {}, `${lane.stuck}`)));
   at('lanes').tBodies[0].replaceChildren(...lanes);
   const { oldest } = pool;
-  say(at('oldest'), oldest ? `oldest: ${oldest.what}, ${span(oldest.age_seconds)}` : '');
+  say(at('oldest'), oldest ? `oldest call: ${oldest.what}, for ${span(oldest.age_seconds)}` : '');
 
   const { open } = journal;
-  say(at('open'), open.length ? `${open.length} not settled yet:` : 'all that was begun is settled');
+  say(at('open'), open.length ? `unfinished changes: ${open.length}` : 'no unfinished changes');
   at('intents').replaceChildren(...open.slice(0, 5).map((intent) => make('li', {},
-    `${intent.verb} ${intent.guest}, ${span(intent.age_seconds)}${intent.why ? `: ${intent.why}` : ''}`)));
+    `${intent.verb} ${intent.guest}, for ${span(intent.age_seconds)}${intent.why ? `: ${intent.why}` : ''}`)));
 }

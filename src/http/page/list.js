@@ -108,12 +108,12 @@ function show() {
   }
   say(at('count'), wanted.length ? `${shown} of ${guests.size}` : `${guests.size}`);
   at('none').hidden = shown > 0;
-  say(at('none'), guests.size ? 'None is like that.' : isSampled ? 'There are none.' : 'Asking…');
+  say(at('none'), guests.size ? 'No guest matches the filter.' : isSampled ? 'No guests.' : 'Loading…');
   say(at('running'), `${running} of ${guests.size} running`);
   say(at('given'), `${bytes(memory * 1048576)} of memory assigned`);
   say(at('stuck'), stuck.size ? `stuck: ${[...stuck].join(', ')}` : '');
   draw(at('sum'), total.cpu, USES.cpu.most);
-  say(at('used'), `${USES.cpu.text(total.cpu.at(-1) ?? 0)} of a processor used`);
+  say(at('used'), `${USES.cpu.text(total.cpu.at(-1) ?? 0)} of one CPU used`);
   reach();
   showCharts();
 }

@@ -131,8 +131,8 @@ impl Libvirt {
         if disk.source.is_empty() {
             let own = here.own.insert(Own::new(self.volumes.pool(), hold.key())?);
             if !disk.volume.is_empty() && own.named(&disk.volume).is_none() {
-                let folder = own.folder().map_err(storage::Error::Name)?;
-                let why = format!("disk.volume {} is none such as {folder}/disk-1", disk.volume);
+                let below = own.folder().map_err(storage::Error::Name)?;
+                let why = format!("disk.volume {} must have the form {below}/disk-1", disk.volume);
                 return Err(Error::Invalid(why));
             }
             here.volumes = self.own_volumes(DISK_VERB, own, hold, deadline)?;
@@ -197,7 +197,7 @@ impl Libvirt {
             let is_there = has_nic(connection, &definition, &nic)?;
             let own = (guest.id.as_str(), definition.uuid.as_str());
             networks::ensure(connection, own, &nic, host.bridge_type, transaction)
-                .map_err(|cause| failed_to(format!("make network {}", nic.mac), cause))?;
+                .map_err(|cause| failed_to(format!("create network {}", nic.mac), cause))?;
             let device = Device::Nic(Interface::for_nic(&nic, &host));
             let keep = |kept: &mut Metadata| kept::add_nic(kept, &nic);
             define(session, &guest, device, is_there, transaction, &keep)
@@ -263,9 +263,9 @@ impl Around {
         let mut disks = self.definition.devices.disks.iter();
         let found = disks.find(|found| Path::new(found.source.path()) == source);
         match found.map(|found| &found.target.device) {
-            Some(device) if !disk.device.is_empty() && *device != disk.device => {
-                Err(Error::Taken(format!("{} is the guest's {device}", source.display())))
-            }
+            Some(device) if !disk.device.is_empty() && *device != disk.device => Err(Error::Taken(
+                format!("cannot attach {}: the guest already has it as {device}", source.display()),
+            )),
             _ => Ok(found),
         }
     }
@@ -289,9 +289,9 @@ impl Around {
         check_count("disks", self.definition.devices.disks.len() + 1, GUEST_DISKS_MAX)?;
         let named = Some(named.to_owned()).filter(|named| !named.is_empty());
         match named {
-            Some(device) if is_taken(&device) => {
-                Err(Error::Taken(format!("the guest has another disk {device}")))
-            }
+            Some(device) if is_taken(&device) => Err(Error::Taken(format!(
+                "cannot attach disk {device}: the guest has another disk of that name"
+            ))),
             Some(device) => Ok(device),
             None => Ok((0..).map(disk_device).find(|device| !is_taken(device)).unwrap_or_default()),
         }
@@ -337,21 +337,24 @@ fn has_nic(connection: &Connection, definition: &VirDomain, nic: &Nic) -> Result
     };
     match is_same {
         true => Ok(true),
-        false => Err(Error::Taken(format!("the guest has another NIC {}", nic.mac))),
+        false => Err(Error::Taken(format!(
+            "cannot attach NIC {}: the guest has another NIC with this MAC address",
+            nic.mac
+        ))),
     }
 }
 
 /// Checks where a disk shall be for the guest: what cannot be plugged in is not promised.
 fn check_place(disk: &wire::Disk) -> Result<(), Error> {
     if !disk.bus.is_empty() && disk.bus != BUS {
-        return Err(Error::Invalid(format!("disk.bus {}: {BUS} is the only one", disk.bus)));
+        return Err(Error::Invalid(format!("disk.bus must be {BUS}, not {}", disk.bus)));
     }
     let is_letters =
         |rest: &str| (1..=3).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_lowercase());
     if disk.device.is_empty() || disk.device.strip_prefix("vd").is_some_and(is_letters) {
         return Ok(());
     }
-    Err(Error::Invalid(format!("disk.device {} is no name such as vdb", disk.device)))
+    Err(Error::Invalid(format!("disk.device must be a name such as vdb, not {}", disk.device)))
 }
 
 /// Changes what is kept with a domain and then the domain's definition, both noted before. A device

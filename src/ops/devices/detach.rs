@@ -41,7 +41,7 @@ impl Libvirt {
         let guest = named_guest(request.guest)?;
         let disk = request.disk.unwrap_or_default();
         if disk.device.is_empty() && disk.volume.is_empty() && disk.source.is_empty() {
-            let why = "disk has neither device, volume nor source";
+            let why = "disk must have a device, volume or source";
             return Err(Error::Invalid(why.to_owned()));
         }
         let deadline = self.change_deadline(&request.args)?;
@@ -74,7 +74,7 @@ impl Libvirt {
         let guest = named_guest(request.guest)?;
         let nic = request.nic.unwrap_or_default();
         if nic.mac.is_empty() && nic.name.is_empty() {
-            return Err(Error::Invalid("nic has neither mac nor name".to_owned()));
+            return Err(Error::Invalid("nic must have a mac or name".to_owned()));
         }
         let deadline = self.change_deadline(&request.args)?;
         let hold = self.hold(&guest.id, deadline)?;
@@ -141,7 +141,7 @@ fn find_disk(domain: &VirDomain, disk: &wire::Disk, volume: Option<&Path>) -> Op
 fn no_disk(disk: &wire::Disk) -> Error {
     let names = [&disk.device, &disk.source, &disk.volume];
     let named = names.into_iter().find(|name| !name.is_empty()).map_or("", String::as_str);
-    Error::NoDevice(format!("the guest has no disk {named}"))
+    Error::NoDevice(format!("cannot detach disk {named}: the guest has no such disk"))
 }
 
 /// The NIC that a request names; one that is gone already, if its network is left.
@@ -157,7 +157,7 @@ fn find_nic(definition: &VirDomain, live: Option<&VirDomain>, nic: &Nic) -> Resu
     let mut left = definition.metadata.besides.networks.iter();
     match left.find(|network| network.eq_ignore_ascii_case(&mac)) {
         Some(network) => Ok(Device::nic(&mac, network)),
-        None => Err(Error::NoDevice(format!("the guest has no NIC {mac}"))),
+        None => Err(Error::NoDevice(format!("cannot detach NIC {mac}: the guest has no such NIC"))),
     }
 }
 
@@ -173,8 +173,10 @@ fn mac_of(definition: &VirDomain, live: Option<&VirDomain>, name: &str) -> Resul
     let mut macs: BTreeSet<String> = macs.collect();
     match (macs.pop_first(), macs.len()) {
         (Some(mac), 0) => Ok(mac),
-        (None, _) => Err(Error::NoDevice(format!("the guest has no NIC {name}"))),
-        _ => Err(Error::Invalid(format!("nic.name {name}: more than one has it, name its mac"))),
+        (None, _) => {
+            Err(Error::NoDevice(format!("cannot detach NIC {name}: the guest has no such NIC")))
+        }
+        _ => Err(Error::Invalid(format!("nic.name {name} fits more than one NIC; set nic.mac"))),
     }
 }
 
@@ -220,7 +222,7 @@ pub(super) fn has_let_go(
     device: &Device,
 ) -> Result<Result<(), String>, Error> {
     if running(domain)?.is_some_and(|live| device.is_in(&live)) {
-        return Ok(Err("the guest was asked and has not let go of it yet".to_owned()));
+        return Ok(Err("detach requested; the guest has not released the device yet".to_owned()));
     }
     if device.network().is_some() {
         forget(session, domain, id, device)?;

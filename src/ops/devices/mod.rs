@@ -222,7 +222,9 @@ impl Libvirt {
         let Ok(own) = Own::new(self.volumes.pool(), hold.key()) else { return };
         let volumes = match self.own_volumes(verb, &own, hold, deadline) {
             Ok(volumes) => volumes,
-            Err(error) => return log::warn!("guest {:?}: sizes of disks: {error}", hold.key()),
+            Err(error) => {
+                return log::warn!("cannot read disk sizes; guest={:?}: {error}", hold.key());
+            }
         };
         for disk in disks {
             let volume = volumes.iter().find(|volume| volume.name.as_str() == disk.volume);
@@ -240,7 +242,7 @@ fn persistent(session: &mut Session, id: &str) -> Result<Domain, Error> {
     match domain.is_persistent()? {
         true => Ok(domain),
         false => Err(Error::Unsupported(
-            "the guest is transient: it has no definition that could be changed",
+            "cannot change the guest's definition: the guest is transient and has none",
         )),
     }
 }

@@ -79,7 +79,7 @@ impl Libvirt {
                 disk.device = device;
             }
             if forecast.plan.steps.is_empty() && forecast.problems.is_empty() {
-                "the guest is there already: nothing would be done"
+                "the guest already exists; there is nothing to do"
                     .clone_into(&mut forecast.plan.message);
             }
             return Ok(is_begun);
@@ -195,7 +195,7 @@ impl Libvirt {
                 Ok(kind) => {
                     kinds.push(kind);
                     if is_missing {
-                        let why = "is not there, and the guest would not start";
+                        let why = "does not exist; the guest cannot start";
                         forecast
                             .plan
                             .warnings
@@ -254,14 +254,17 @@ fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result
         let step = |what| PlanStep { what, name: nic.mac.clone(), ..PlanStep::default() };
         match networks::standing(connection, &wanted, &guest.id)? {
             Standing::Absent => {
-                let (xml, detail) = (wanted.network_xml(), "it starts with libvirtd".to_owned());
+                let (xml, detail) = (
+                    wanted.network_xml(),
+                    "libvirtd starts it when it starts (autostart)".to_owned(),
+                );
                 seen.steps.push(PlanStep { xml, detail, ..step("define network") });
                 seen.steps.push(step("start network"));
             }
             Standing::Ours(network) if network.is_active()? => {}
             Standing::Ours(_) => seen.steps.push(step("start network")),
             Standing::Taken => seen.taken.push(format!(
-                "network {}: it is there, and leads elsewhere or is another guest's",
+                "network {} exists, but has other settings or is another guest's",
                 nic.mac
             )),
         }

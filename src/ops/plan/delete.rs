@@ -76,7 +76,7 @@ impl Libvirt {
         let Some(Removing { actions, left, foreign }) = removing else { return Ok(()) };
         forecast.plan.steps.extend(actions.into_iter().map(step_of));
         forecast.problems.extend(left.iter().map(|left| Problem::Words(left.to_string())));
-        let stays = |name| format!("{name} stays: it was not made for this guest");
+        let stays = |name| format!("keeping {name}: the agent did not create it for this guest");
         forecast.plan.warnings.extend(foreign.into_iter().map(stays));
         Ok(())
     }
@@ -119,14 +119,14 @@ fn look_at_leaving(
     for name in &names {
         match networks::present(connection, id, name, &others, Marked::OrOriginal)? {
             Some(Use::Used) => {
-                warnings.push(format!("network {name} stays: another guest uses it"))
+                warnings.push(format!("keeping network {name}: another guest uses it"))
             }
             Some(Use::Unused) => steps.push(step("remove network", name)),
             None => {}
         }
     }
     let renamed = volumes.renamed.iter().map(|volume| PlanStep {
-        detail: "if it has the mark of this domain".to_owned(),
+        detail: "only if it has the mark of this domain".to_owned(),
         ..step("destroy", volume.as_str())
     });
     steps.extend(renamed);

@@ -45,7 +45,7 @@ impl Libvirt {
             }
             // The answer says why each of them is still left.
             if let Err(error) = self.remove_leftovers_of(&guest, deadline) {
-                warn!("leftovers stay; guest={guest:?}: {error}");
+                warn!("cannot remove leftovers; guest={guest:?}: {error}");
             }
         }
         Ok(self.listed(&wanted))

@@ -103,14 +103,19 @@ impl Libvirt {
         self.status.storage.lock().clone()
     }
 
+    /// Returns the same, and causes no other look.
+    pub fn storage_last_seen(&self) -> Option<StorageSeen> {
+        self.status.storage.lock().clone()
+    }
+
     /// Asks libvirt for its version: what comes of it stands in the opener's health.
     fn look_at_libvirt(&self) {
         let deadline = Instant::now() + self.deadlines.read;
-        let looked = self.read(Lane::Read, "look at", "libvirt", deadline, |connection| {
+        let looked = self.read(Lane::Read, "check", "libvirt", deadline, |connection| {
             Ok(connection.lib_version()?)
         });
         if let Err(error) = looked {
-            debug!("libvirt: {error}");
+            debug!("cannot reach libvirt: {error}");
         }
     }
 
@@ -122,7 +127,7 @@ impl Libvirt {
         }
         let deadline = Instant::now() + self.deadlines.read;
         let (volumes, wants_preparing) = (Arc::clone(&self.volumes), !*prepared);
-        let job = Job { name: "look at storage".into(), deadline };
+        let job = Job { name: "check storage".into(), deadline };
         let looked = self
             .pool
             .run(Lane::Storage, job, None, move |_| look(&*volumes, wants_preparing, deadline));
@@ -135,9 +140,9 @@ impl Libvirt {
         match (&outcome, before) {
             (Err(now), before) if before.flatten() != Some(now) => {
                 let level = if self.host.wants_store { Level::Warn } else { Level::Info };
-                log!(level, "storage: {now}");
+                log!(level, "storage is unavailable: {now}");
             }
-            (Ok(_), Some(Some(_))) => info!("storage: can be used again"),
+            (Ok(_), Some(Some(_))) => info!("storage is available again"),
             _ => {}
         }
         *seen = Some(StorageSeen { outcome, at: Instant::now() });

@@ -226,7 +226,7 @@ impl Libvirt {
         recovered.used.iter().for_each(|used| warn!("{label}: {used}; guest={guest:?}"));
         match recovered.rest {
             Rest::Kept => {
-                warn!("{label}: guest is running; keeping what was made; guest={guest:?}");
+                warn!("{label}: guest is running; keeping the partial {verb}; guest={guest:?}");
                 if *verb == Verb::CreateGuest {
                     self.events.note(guest, What::Created);
                 }
@@ -362,7 +362,7 @@ fn fate(intent: &Intent, past: Past, failure: &Failure) -> Abort {
 }
 
 fn give_up(Intent { verb, guest, .. }: &Intent, error: &Error) -> Abort {
-    error!("giving up on a {verb} after {RECOVERY_TRIES} tries; guest={guest:?}: {error}");
+    error!("giving up on {verb} after {RECOVERY_TRIES} tries; guest={guest:?}: {error}");
     Abort::Forget
 }
 
@@ -384,7 +384,7 @@ fn with_left(guest: &Guest, cause: Error, open: Result<(), Error>) -> Error {
             Error::Step { step, cause, left }
         }
         other => {
-            Error::Step { step: format!("make {}", guest.id), cause: Box::new(other), left: more }
+            Error::Step { step: format!("create {}", guest.id), cause: Box::new(other), left: more }
         }
     }
 }

@@ -363,7 +363,7 @@ fn destroy(
     match volumes.destroy_guest(owner, whose, &in_use, deadline) {
         Err(storage::Error::NoStore) if expected != Expected::Some => Ok(Removal::default()),
         Err(error) if expected.allows(&error) => {
-            warn!("cannot look for volumes of a deleted guest; guest={owner:?}: {error}");
+            warn!("cannot list the volumes of a deleted guest; guest={owner:?}: {error}");
             Ok(Removal::default())
         }
         removal => removal,

@@ -139,7 +139,7 @@ impl Transaction {
             if let Err(error) = self.record(step.clone()) {
                 let Intent { verb, guest, .. } = &self.intent;
                 warn!(
-                    "{verb} is not journaled, a crash may leave it incomplete; guest={guest:?}: {error}"
+                    "{verb} is not journaled; a crash may leave it incomplete; guest={guest:?}: {error}"
                 );
                 self.intent.steps.push(step);
                 break;
@@ -173,7 +173,7 @@ impl Transaction {
         match abort {
             Abort::Forget => {
                 if let Err(error) = entry.settled() {
-                    warn!("cannot forget a {verb}; guest={guest:?}: {error}");
+                    warn!("cannot remove {verb} from the journal; guest={guest:?}: {error}");
                     self.reconciler.wake();
                 }
             }
@@ -184,7 +184,7 @@ impl Transaction {
                     // As it is, it would undo too much later.
                     Err(not_narrowed) => {
                         let (entry, error) = *not_narrowed;
-                        warn!("cannot write what is left of a {verb}; guest={guest:?}: {error}");
+                        warn!("cannot journal the rest of {verb}; guest={guest:?}: {error}");
                         let state = State::Open { retry: Instant::now() + RECOVERY_PAUSE_MAX };
                         entry.keep(Kept { state, ..kept });
                     }
@@ -212,7 +212,7 @@ impl Drop for Transaction {
             entry.keep(Kept::open("it did not end in time".to_owned()));
             warn!("{verb} did not end in time; recovering guest={guest:?}");
         } else {
-            error!("bug: a {verb} was neither committed nor aborted; guest={guest:?}");
+            error!("bug: {verb} was neither committed nor aborted; guest={guest:?}");
         }
         self.reconciler.wake();
     }

@@ -94,7 +94,7 @@ fn what_is_not_there_is_told_with_its_place() {
 #[test]
 fn a_folder_that_others_may_write_to_is_exposed() {
     let folder = Folder::new();
-    for (mode, by) in [(0o777, "everybody"), (0o757, "everybody"), (0o775, "group ")] {
+    for (mode, by) in [(0o777, "all users"), (0o757, "all users"), (0o775, "group ")] {
         folder.make_mode("in", mode);
         for name in ["in/disk", "in/absent"] {
             let (path, found) = folder.exposed(name);
@@ -113,7 +113,7 @@ fn in_a_folder_with_the_sticky_bit_what_is_ours_counts_and_nothing_else() {
     let folder = Folder::new();
     folder.make_mode("in", 0o1777);
     assert_eq!(folder.leads_to("in/disk"), folder.at("in/disk"));
-    let absent = (PathBuf::from("in/absent"), "everybody".to_owned());
+    let absent = (PathBuf::from("in/absent"), "all users".to_owned());
     assert_eq!(folder.exposed("in/absent"), absent, "whoever comes first makes it");
     if process::user() == 0 {
         std::os::unix::fs::lchown(folder.at("in/disk"), Some(65534), None).unwrap();
@@ -151,7 +151,7 @@ fn a_circle_ends() {
         resolve(&folder.at("a"), Trusted::own())
             .unwrap_err()
             .to_string()
-            .ends_with(": too many links")
+            .ends_with(": too many symbolic links")
     );
 }
 

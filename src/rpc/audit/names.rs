@@ -82,7 +82,7 @@ impl Names {
                 let wait_ms = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
                 warn!(
                     uid, wait_ms;
-                    "user database does not answer; audit records have no user names until it does"
+                    "user database does not answer; audit records lack user names until it does"
                 );
                 None
             }

@@ -51,9 +51,9 @@ impl Sink {
             Ok(file) => {
                 self.file = Box::new(file);
                 self.is_torn = false;
-                info!("audit log {path}: opened anew");
+                info!("reopened audit log {path}");
             }
-            Err(why) => error!("open audit log {path} anew: {why}"),
+            Err(why) => error!("cannot reopen audit log {path}: {why}"),
         }
     }
 
@@ -82,7 +82,7 @@ impl Sink {
             }
             Ok(count) => {
                 self.is_torn = true;
-                self.log_failure(&format!("{count} of {} bytes written", bytes.len()));
+                self.log_failure(&format!("only {count} of {} bytes were written", bytes.len()));
             }
             // What was torn before still is.
             Err(error) => self.log_failure(&error.to_string()),
@@ -99,7 +99,7 @@ impl Sink {
             before => before.replace((Instant::now(), 0)).map_or(0, |(_, count)| count),
         };
         let path = self.path.display();
-        error!("write audit log {path}: {why}; {since} more lines lost since the last such line");
+        error!("cannot write audit log {path}: {why}; lost_lines={since}");
     }
 }
 

@@ -252,7 +252,7 @@ fn an_answer_without_a_json_form_is_an_error() {
     assert_eq!(
         String::from_utf8(answer).unwrap(),
         concat!(
-            r#"{"result":null,"error":"answer without a JSON form: key must be a string","id":7}"#,
+            r#"{"result":null,"error":"cannot write the answer as JSON: key must be a string","id":7}"#,
             "\n"
         )
     );

@@ -133,7 +133,7 @@ impl Batch<'_> {
         let answer = call.carry_out_guarded(began)?;
         let before = self.bytes.fetch_add(answer.len(), Ordering::Relaxed);
         if before >= BATCH_ANSWER_BYTES {
-            let why = format!("done, but all answers are more than {BATCH_ANSWER_BYTES} bytes");
+            let why = format!("done, but the batch's answers exceed {BATCH_ANSWER_BYTES} bytes");
             return call.fail(&Failure::new(Kind::TooLarge, why));
         }
         if !self.desk.by.reserve_answer(before + answer.len()) {

@@ -65,20 +65,20 @@ impl<'a> Call<'a> {
         began: Instant,
     ) -> Result<Self, Option<Vec<u8>>> {
         let invalid = |why: &str, id| Err(Some(Failure::new(Kind::Request, why).answer(id)));
-        let Ok(members) = members(message) else { return invalid("a request is an object", None) };
+        let Ok(members) = members(message) else { return invalid("not an object", None) };
         let id = members.get("id").map(|id| is_id(id).then(|| Id::new(id)));
         let name = members.get("method").and_then(|name| text(name));
         let called = name.as_deref().and_then(|name| Called::find(port, name));
         // Some clients write out that they give none.
         let params = members.get("params").copied().filter(|params| params.get() != "null");
         let fault = if id == Some(None) {
-            Some("id is neither a string, a number nor null")
+            Some("id must be a string, a number or null")
         } else if members.get("jsonrpc").and_then(|it| text(it)).as_deref() != Some("2.0") {
-            Some("jsonrpc is not \"2.0\"")
+            Some("jsonrpc must be \"2.0\"")
         } else if name.is_none() {
-            Some("method is no string")
+            Some("method must be a string")
         } else if !params.is_none_or(|params| params.get().starts_with(['[', '{'])) {
-            Some("params are neither an array nor an object")
+            Some("params must be an array or an object")
         } else {
             None
         };
@@ -126,7 +126,7 @@ impl<'a> Call<'a> {
     pub(super) fn carry_out_guarded(&self, began: Instant) -> Option<Vec<u8>> {
         let answer = panic::catch_unwind(AssertUnwindSafe(|| self.carry_out(began)));
         answer.unwrap_or_else(|_| {
-            log::error!("{}: panic", self.name());
+            log::error!("{} panicked", self.name());
             self.fail(&Failure::new(Kind::Internal, "see the agent's log"))
         })
     }
@@ -158,9 +158,7 @@ impl<'a> Call<'a> {
             matches!(self.called, Called::Method(callee) if callee.entry.1 == Effect::Changes);
         let why = "too many bytes of requests and answers";
         self.fail(&match is_change {
-            true => {
-                Failure::new(Kind::TooLarge, format!("done, but the answer is left out: {why}"))
-            }
+            true => Failure::new(Kind::TooLarge, format!("done, but the answer is omitted: {why}")),
             false => Failure::busy(why),
         })
     }
@@ -186,9 +184,9 @@ impl<'a> Call<'a> {
         match members.keys().find(|name| !is_known(name)) {
             None => Ok(()),
             Some(name) if name == ASYNC => {
-                refuse(format!("{ASYNC} is for changes of guests alone"))
+                refuse(format!("{ASYNC} is only for methods that change a guest"))
             }
-            Some(name) => refuse(format!("{name:?} is unknown, known are {known:?}")),
+            Some(name) => refuse(format!("unknown parameter {name:?}; expected one of {known:?}")),
         }
     }
 
@@ -210,7 +208,7 @@ impl<'a> Call<'a> {
         let mut out = Vec::with_capacity(capacity);
         out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"result\":");
         if let Err(error) = write(&mut out) {
-            let why = format!("answer without a JSON form: {error}");
+            let why = format!("cannot write the answer as JSON: {error}");
             return self.fail(&Failure::new(Kind::Internal, why));
         }
         out.extend_from_slice(b",\"id\":");
@@ -242,7 +240,7 @@ impl Asked for Call<'_> {
         match members.get(ASYNC).map(|wanted| wanted.get()) {
             None | Some("false" | "null") => Ok(When::Now),
             Some("true") => Ok(When::Later),
-            Some(other) => refuse(format!("{ASYNC}: {other} is neither true nor false")),
+            Some(other) => refuse(format!("{ASYNC} must be true or false, not {other}")),
         }
     }
 
@@ -265,7 +263,7 @@ fn object(params: Option<&RawValue>) -> Result<Option<&RawValue>, Refusal> {
     match elements[..] {
         [] => Ok(None),
         [one] => Ok(Some(one).filter(|one| one.get() != "null")),
-        _ => refuse(format!("{} parameters by position, there is one", elements.len())),
+        _ => refuse(format!("{} parameters by position; at most one is allowed", elements.len())),
     }
 }
 

@@ -53,7 +53,8 @@ fn describe(port: Service) -> Value {
     let errors: Map<String, Value> = TABLE
         .iter()
         .map(|row| {
-            let error = json!({ "code": row.code, "message": row.name, "data": row.meaning });
+            let data = json!({ "meaning": row.meaning, "retryable": row.retryable });
+            let error = json!({ "code": row.code, "message": row.name, "data": data });
             (error_name(row.name), error)
         })
         .collect();
@@ -79,15 +80,18 @@ fn method(callee: Callee, words: &Value, schemas: &Value) -> Value {
         params.push(json!({ "name": member, "schema": schema }));
     }
     if callee.may_be_job() {
-        let schema = json!({ "type": "boolean", "description": "whether the answer is its guest \
-            and a job at once: a GuestResponse, whatever the result is else" });
+        let schema = json!({ "type": "boolean", "description": "whether the call becomes a \
+            job; the answer is then a GuestResponse with the job's id, not the method's result" });
         params.push(json!({ "name": ASYNC, "schema": schema }));
     }
     let given = words["params"].as_object().into_iter().flatten();
     let given: Vec<Value> =
         given.map(|(name, value)| json!({ "name": name, "value": value })).collect();
+    let own = words["errors"].as_array();
+    let own = |name: &str| own.is_some_and(|own| own.iter().any(|it| it == name));
     let errors: Vec<Value> = TABLE
         .iter()
+        .filter(|row| row.kind.is_common() || own(row.name))
         .map(|row| json!({ "$ref": format!("#/components/errors/{}", error_name(row.name)) }))
         .collect();
     json!({
@@ -153,6 +157,10 @@ mod tests {
                 let known = keys(&schemas[takes]["properties"]);
                 assert!(keys(&words[&name]["params"]).is_subset(&known), "{name}: {known:?}");
                 assert!(!words[&name]["result"].is_null(), "{name} has no example");
+                for error in words[&name]["errors"].as_array().expect(&name) {
+                    let row = TABLE.iter().find(|row| error == row.name).expect(&name);
+                    assert!(!row.kind.is_common(), "{name}: {error} concerns every method");
+                }
                 named.insert(name);
             }
         }

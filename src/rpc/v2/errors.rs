@@ -1,4 +1,4 @@
-//! What can go wrong, by codes: one table, which the README shows and `rpc.discover` lists.
+//! What can go wrong, by codes: one table, which `docs/api.md` shows and `rpc.discover` lists.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::libvirt::{self, Code};
 use crate::ops::Error;
 use crate::rpc::envelope::Id;
 use crate::rpc::subject::Subject;
-use crate::rpc::{error_text, json};
+use crate::rpc::{json, texts};
 use crate::{jobs, journal, pool, storage};
 
 /// What went wrong.
@@ -59,84 +59,121 @@ const fn row(
 
 /// All of them. A code that was given stays: programs know it.
 pub(super) static TABLE: [Row; 19] = [
-    row(Kind::Parse, -32700, "Parse error", false, "the body is not JSON"),
-    row(Kind::Request, -32600, "Invalid Request", false, "the JSON is no request, or no batch"),
-    row(Kind::Method, -32601, "Method not found", false, "there is no such method on this port"),
-    row(Kind::Params, -32602, "Invalid params", false, "what is asked for cannot be"),
+    row(Kind::Parse, -32700, "Parse error", false, "the body is not valid JSON"),
+    row(
+        Kind::Request,
+        -32600,
+        "Invalid Request",
+        false,
+        "the JSON is neither a request nor a batch of requests",
+    ),
+    row(Kind::Method, -32601, "Method not found", false, "the method does not exist on this port"),
+    row(
+        Kind::Params,
+        -32602,
+        "Invalid params",
+        false,
+        "a parameter is missing, unknown or has an invalid value",
+    ),
     row(
         Kind::Internal,
         -32603,
         "Internal error",
         false,
-        "a defect of the agent; its log says more",
+        "the agent has a defect; its log has the details",
     ),
     row(
         Kind::Failed,
         -32000,
         "failed",
         false,
-        "libvirt, storage or the system say no; the message is theirs",
+        "libvirt, the store or the system returned another error; the message is its own",
     ),
     row(
         Kind::NotFound,
         -32001,
         "not found",
         false,
-        "there is no such guest, network, disk, image, snapshot or job",
+        "the guest, network, disk, image, volume, snapshot or job does not exist",
     ),
-    row(Kind::Exists, -32002, "exists", false, "another one has the name"),
+    row(Kind::Exists, -32002, "exists", false, "another object has this name"),
     row(
         Kind::State,
         -32003,
         "wrong state",
         false,
-        "the state of the guest or job does not allow it",
+        "the state of the guest or job does not allow the call",
     ),
-    row(Kind::InUse, -32004, "in use", false, "somebody uses what was to be changed"),
+    row(
+        Kind::InUse,
+        -32004,
+        "in use",
+        false,
+        "a guest, a process, a clone or a newer snapshot uses the object",
+    ),
     row(
         Kind::Busy,
         -32005,
         "busy",
         true,
-        "too many calls wait, or the agent stops; nothing was begun",
+        "the call was not started: too many calls wait, or the agent is stopping",
     ),
     row(
         Kind::Deadline,
         -32006,
         "deadline",
         true,
-        "the deadline came before it was begun, or it was ended and undone",
+        "the deadline passed before the call started, or the agent cancelled and undid the call",
     ),
-    row(Kind::Late, -32007, "late", true, "the deadline came and it still runs"),
-    row(Kind::NoSpace, -32008, "no space", false, "it does not fit"),
+    row(Kind::Late, -32007, "late", true, "the deadline passed, and the call is still running"),
+    row(Kind::NoSpace, -32008, "no space", false, "the store or the disk has no space left"),
     row(
         Kind::Unavailable,
         -32009,
         "unavailable",
         true,
-        "libvirt or storage cannot be reached, or do not answer",
+        "libvirt or the store cannot be reached or does not answer",
     ),
-    row(Kind::Denied, -32010, "denied", false, "libvirt or the system do not let the agent"),
+    row(Kind::Denied, -32010, "denied", false, "libvirt or the system denies the agent access"),
     row(
         Kind::Unsupported,
         -32011,
         "unsupported",
         false,
-        "libvirt's driver or this agent have no such thing",
+        "libvirt's driver or this agent does not support the call",
     ),
     row(
         Kind::Left,
         -32012,
         "left behind",
         true,
-        "a part could not be removed; the message names it",
+        "some objects could not be removed; the message names them",
     ),
-    row(Kind::TooLarge, -32013, "too large", false, "done, but a batch has no room for the answer"),
+    row(
+        Kind::TooLarge,
+        -32013,
+        "too large",
+        false,
+        "the call was carried out, but its answer is too large and omitted",
+    ),
 ];
 
 impl Kind {
     pub(super) fn row(self) -> &'static Row {
         TABLE.iter().find(|row| row.kind == self).expect("the table has all, as a test says")
+    }
+
+    /// Whether any method may fail so; `methods.json` lists the other kinds by method.
+    pub(super) fn is_common(self) -> bool {
+        let of_some = [
+            Self::NotFound,
+            Self::Exists,
+            Self::State,
+            Self::InUse,
+            Self::NoSpace,
+            Self::Unsupported,
+        ];
+        !of_some.contains(&self)
     }
 
     fn of(error: &Error) -> Self {
@@ -284,7 +321,7 @@ impl Failure {
         Self { data: Some(data), ..Self::new(Kind::Busy, why) }
     }
 
-    /// A method's error, in the words of the old path.
+    /// A method's error, in plain words.
     pub(super) fn of(error: &Error, subject: &Subject) -> Self {
         let row = Kind::of(error).row();
         let libvirt = of_libvirt(error);
@@ -294,7 +331,7 @@ impl Failure {
             retryable: row.retryable,
             guest: subject.guest.clone(),
         };
-        Self { code: row.code, message: error_text(error), data: Some(data) }
+        Self { code: row.code, message: texts::plain(error), data: Some(data) }
     }
 
     /// The error alone.

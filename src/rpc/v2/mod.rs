@@ -92,10 +92,10 @@ fn carry_out(desk: Desk<'_>, port: Service, message: &RawValue) -> Answered {
     };
     let refuse = |why: String| Failure::new(Kind::Request, why).into();
     match members.len() {
-        0 => refuse("a batch without calls".to_owned()),
+        0 => refuse("the batch is empty".to_owned()),
         1..=BATCH_CALLS_MAX => {
             Answered { method: None, answer: batch::carry_out(desk, port, &members, began) }
         }
-        many => refuse(format!("a batch of {many} calls, {BATCH_CALLS_MAX} may be in one")),
+        many => refuse(format!("the batch has {many} calls; the limit is {BATCH_CALLS_MAX}")),
     }
 }

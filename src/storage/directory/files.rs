@@ -122,7 +122,7 @@ impl DirectoryStore {
             (None, None) => metadata.blocks() > 0,
             (None, Some(_)) => {
                 let beside = self.beside(name, "#")?;
-                let beside = fs::symlink_metadata(&beside).map_err(at("look at", &path))?;
+                let beside = fs::symlink_metadata(&beside).map_err(at("stat", &path))?;
                 written_ns(&metadata) > written_ns(&beside)
             }
         };
@@ -180,7 +180,7 @@ impl DirectoryStore {
             },
             Err(error) => Err(error),
         }
-        .map_err(at("make", path))
+        .map_err(at("create", path))
     }
 
     /// A new file in `folder`, which goes away unless it is put in its place.
@@ -191,7 +191,7 @@ impl DirectoryStore {
         remove_if_there(&path)?;
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(FILE_MODE).open(&path);
-        let file = file.map_err(at("make", &path))?;
+        let file = file.map_err(at("create", &path))?;
         Ok(Draft { path, file, kept: false })
     }
 
@@ -252,7 +252,7 @@ impl Draft {
         }
         let begin = Instant::now();
         let source = open_file(from)?;
-        let bytes = source.metadata().map_err(at("look at", from))?.len();
+        let bytes = source.metadata().map_err(at("stat", from))?.len();
         self.set_size(bytes)?;
         let copied = copy(&source, &self.file, bytes, &mut |_| match Instant::now() < deadline {
             true => Ok(()),
@@ -286,14 +286,14 @@ impl Draft {
                 }
             },
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(at("make", path)(error)),
+            Err(error) => Err(at("create", path)(error)),
         }
     }
 
     /// The same, over what is there.
     pub(super) fn replace(mut self, path: &Path) -> Result<(), Error> {
         self.file.sync_all().map_err(at("write", &self.path))?;
-        fs::rename(&self.path, path).map_err(at("make", path))?;
+        fs::rename(&self.path, path).map_err(at("create", path))?;
         self.kept = true;
         sync_folder(path)
     }
@@ -305,7 +305,7 @@ impl Drop for Draft {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
-            warn!("remove {}: {error}", self.path.display());
+            warn!("cannot remove {}: {error}", self.path.display());
         }
     }
 }
@@ -339,7 +339,7 @@ pub(super) fn look_at(path: &Path) -> Result<Option<fs::Metadata>, Error> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) if absent(&error) => Ok(None),
-        Err(error) => Err(at("look at", path)(error)),
+        Err(error) => Err(at("stat", path)(error)),
     }
 }
 

@@ -34,7 +34,7 @@ struct ImageLock {
 impl Drop for ImageLock {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            warn!("remove {}: {error}", self.path.display());
+            warn!("cannot remove {}: {error}", self.path.display());
         }
     }
 }
@@ -84,12 +84,12 @@ impl DirectoryStore {
         let name = self.pool.image(id)?;
         match source {
             ImageSource::ZfsStream(_) => {
-                return Err(Error::Invalid("a directory store takes no zfs streams".to_owned()));
+                let why = "a directory store cannot import a zfs stream";
+                return Err(Error::Invalid(why.to_owned()));
             }
             ImageSource::Filled { size_bytes, fill } => self.fill(&name, size_bytes, fill)?,
             ImageSource::Raw(raw) => {
-                let size_bytes =
-                    raw.metadata().map_err(at("look at", Path::new("the file")))?.len();
+                let size_bytes = raw.metadata().map_err(at("stat", Path::new("the file")))?.len();
                 self.fill(&name, size_bytes, &mut |path| {
                     let to = fs::File::options().write(true).open(path)?;
                     copy(raw, &to, size_bytes, &mut |at| {
@@ -132,7 +132,7 @@ impl DirectoryStore {
         draft.replace(&snapshot)?;
         // The image is there with its second name. An import that was cut off before it left a
         // snapshot of nothing, which the next import replaces.
-        fs::hard_link(&snapshot, &path).map_err(at("make", &path))?;
+        fs::hard_link(&snapshot, &path).map_err(at("create", &path))?;
         sync_folder(&path)
     }
 
@@ -165,13 +165,13 @@ impl DirectoryStore {
             let file = straight(&mut options).open(&path);
             let file = file.map_err(|error| match is_link(&error) {
                 true => refuse_link(&path),
-                false => at("make", &path)(error),
+                false => at("create", &path)(error),
             })?;
             if !lock(&file).map_err(at("lock", &path))? {
                 let holders = holders(&path);
                 return Err(Error::Busy { name: name.to_string(), holders });
             }
-            let own = file.metadata().map_err(at("look at", &path))?;
+            let own = file.metadata().map_err(at("stat", &path))?;
             // The import before may have removed the file after it was opened here.
             let found = fs::symlink_metadata(&path);
             if found.is_ok_and(|it| (it.dev(), it.ino()) == (own.dev(), own.ino())) {

@@ -117,7 +117,7 @@ impl DirectoryStore {
     }
 
     fn free_bytes(&self) -> Result<u64, Error> {
-        let asked = format!("ask for the space of {}", self.root.display());
+        let asked = format!("read the free space of {}", self.root.display());
         // A folder that is not there yet will be made where the one above it is.
         let there = self.root.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
         let room = disk::room(there).map_err(|error| Error::io(asked, error))?;
@@ -131,7 +131,7 @@ impl Volumes for DirectoryStore {
     }
 
     fn usage(&self, _deadline: Instant) -> Result<Usage, Error> {
-        let asked = format!("ask for the space of {}", self.root.display());
+        let asked = format!("read the free space of {}", self.root.display());
         let room = disk::room(&self.root).map_err(|error| Error::io(asked, error))?;
         Ok(Usage { free_bytes: self.free_bytes()?, used_bytes: room.used_bytes })
     }
@@ -306,7 +306,7 @@ impl Volumes for DirectoryStore {
 /// Refuses a path that cannot be resolved.
 fn refuse(path: &Path, why: ResolveError) -> Error {
     match why {
-        ResolveError::Io(at, error) => Error::io(format!("look at {}", at.display()), error),
+        ResolveError::Io(at, error) => Error::io(format!("stat {}", at.display()), error),
         why => Error::Untrusted { path: path.to_owned(), why },
     }
 }

@@ -45,7 +45,7 @@ impl DirectoryStore {
             found.push(Seen {
                 snapshot: Snapshot { name, written_bytes },
                 size_bytes: metadata.len(),
-                taken: metadata.modified().map_err(at("look at", &path))?,
+                taken: metadata.modified().map_err(at("stat", &path))?,
             });
         }
         found.sort_by(|a, b| (a.taken, &a.snapshot.name).cmp(&(b.taken, &b.snapshot.name)));

@@ -35,7 +35,7 @@ impl DirectoryStore {
         match &found {
             Some(found) => adopt(found, wanted, origin.as_ref(), size_bytes)?,
             None if look_at(&self.path(volume)?)?.is_some() => {
-                let what = vec!["it is no volume".to_owned()];
+                let what = vec!["it is not a volume".to_owned()];
                 return Err(Error::Differs { volume: volume.clone(), what });
             }
             None => {}
@@ -117,7 +117,7 @@ impl DirectoryStore {
             return Err(Error::Exists { name: wanted.volume.to_string() });
         }
         let beside = self.beside(&wanted.volume, "#")?;
-        let made = draft.file.metadata().map_err(at("look at", &path))?;
+        let made = draft.file.metadata().map_err(at("stat", &path))?;
         let properties = Properties {
             owner: wanted.owner.as_ref().map(ToString::to_string),
             origin: origin.as_ref().map(|origin| origin.snapshot.to_string()),
@@ -175,7 +175,7 @@ impl DirectoryStore {
         resized.map_err(at("resize", &grown.device))?;
         if !grown.is_written {
             // Growing is no writing.
-            let made = fs::symlink_metadata(&grown.device).map_err(at("look at", &grown.device))?;
+            let made = fs::symlink_metadata(&grown.device).map_err(at("stat", &grown.device))?;
             let properties = Properties { made_ns: written_ns(&made), ..self.properties(volume)? };
             self.write_properties(&properties, &self.beside(volume, "#")?)?;
         }
@@ -349,7 +349,7 @@ impl DirectoryStore {
     pub(super) fn lock(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, Error> {
         let begin = Instant::now();
         self.making.try_lock_until(deadline).ok_or_else(|| Error::Late {
-            command: "wait for another volume to be made".to_owned(),
+            command: "wait for another volume to be created".to_owned(),
             waited: begin.elapsed(),
         })
     }

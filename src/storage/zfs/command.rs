@@ -106,7 +106,7 @@ impl Zfs {
                         waited: begin.elapsed(),
                     });
                 }
-                Err(error) => return Err(Error::io(&running.command, error)),
+                Err(error) => return Err(Error::io(format!("run {}", running.command), error)),
             }
         };
         let command = running.command.clone();
@@ -271,7 +271,7 @@ impl Drop for Running {
             }
         }
         if let Some(child) = self.child.take() {
-            error!("{}: not even SIGKILL ends process {}", self.command, child.id());
+            error!("{}: process {} does not end after SIGKILL", self.command, child.id());
             self.hung.lock().push(child);
         }
     }

@@ -32,7 +32,7 @@ pub(super) fn wait(volume: &Dataset, bytes_min: u64, limit: Duration) -> Result<
     let (path, begin) = (path(volume), Instant::now());
     let look = || {
         let bytes = size(&path, volume).filter(|bytes| *bytes >= bytes_min)?;
-        debug!("{}: there after {} us", path.display(), begin.elapsed().as_micros());
+        debug!("{} appeared after {} us", path.display(), begin.elapsed().as_micros());
         Some(bytes)
     };
     let watched = |error| Error::io(format!("watch for {}", path.display()), error);

@@ -101,9 +101,9 @@ impl ZfsStore {
                 continue;
             }
             let Ok(name) = self.pool.full_dataset(&entry.name) else { continue };
-            info!("image {name}: destroying what an import left that was cut off");
+            info!("destroying the rest of an interrupted import; image={name}");
             if let Err(error) = self.destroy_image(&name, deadline) {
-                warn!("image {name}: {error}");
+                warn!("cannot destroy the rest of an import; image={name}: {error}");
             }
         }
         Ok(())
@@ -128,7 +128,7 @@ impl ZfsStore {
                         Err(Error::Busy { name: name.to_string(), holders })
                     }
                     None => {
-                        info!("image {name}: destroying what an import left that was cut off");
+                        info!("destroying the rest of an interrupted import; image={name}");
                         self.destroy_image(name, deadline)
                     }
                 },
@@ -223,7 +223,9 @@ impl ZfsStore {
         }
         match self.look_at(name.as_str(), self.soon())? {
             Some(entry) if entry.kind == Kind::Volume => Ok(()),
-            _ => Err(Error::Invalid(format!("image {name}: the stream is not that of a volume"))),
+            _ => Err(Error::Invalid(format!(
+                "cannot import image {name}: the stream is not of a volume"
+            ))),
         }
     }
 

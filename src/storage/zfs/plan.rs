@@ -59,7 +59,7 @@ impl ZfsStore {
         let found = match found {
             None => None,
             Some(entry) if entry.kind != Kind::Volume => {
-                let what = vec!["it is no volume".to_owned()];
+                let what = vec!["it is not a volume".to_owned()];
                 return Err(Error::Differs { volume: wanted.volume.clone(), what });
             }
             Some(entry) => {

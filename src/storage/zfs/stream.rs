@@ -59,7 +59,8 @@ impl Stream {
                 Some(status) => {
                     self.running.stderr.read_on(&mut [0; ERROR_CHUNK_BYTES])?;
                     let stderr = String::from_utf8_lossy(&self.running.stderr.kept);
-                    let why = format!("{}: {status}: {}", self.running.command, stderr.trim());
+                    let (command, stderr) = (&self.running.command, stderr.trim());
+                    let why = format!("{command} failed: {status}: {stderr}");
                     return Err(io::Error::other(why));
                 }
                 None if Instant::now() >= end => return Err(self.late()),

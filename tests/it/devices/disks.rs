@@ -85,7 +85,7 @@ fn a_disk_that_is_detached_leaves_its_volume_which_can_be_attached_and_goes_with
     assert_eq!(bed.agent.ok("CreateGuest", &named)["guest"]["disks"], guest["disks"]);
 
     let gone = bed.error("DetachDisk", &json!({ "device": "vdb" }));
-    assert_eq!(gone, "the guest has no disk vdb");
+    assert_eq!(gone, "cannot detach disk vdb: the guest has no such disk");
     let more = bed.ok("AttachDisk", &json!({ "size": 4 }))["guest"].take();
     assert_eq!(
         (&more["disks"][2]["device"], &more["disks"][2]["volume"]),

@@ -99,7 +99,7 @@ fn a_running_guest_lets_go_of_foreign_devices() {
     ] {
         assert!(has(&[], sign) && has(&["--inactive"], sign), "{method}");
         let answer = bed.ok(method, &device);
-        let asked = "the guest was asked and has not let go of it yet";
+        let asked = "detach requested; the guest has not released the device yet";
         assert!(answer["live"] == true || answer["message"] == asked, "{answer}");
         assert!(!has(&["--inactive"], sign), "{method}");
         wait_until("the guest lets go", SOON, || !has(&[], sign));

@@ -45,7 +45,8 @@ fn a_nic_that_is_detached_takes_its_network_with_it_unless_another_guest_uses_th
         assert_eq!(bed.everything(), without, "{name}");
         bed.agent.ok("CreateGuest", &before);
         let error = bed.error("DetachNic", &json!({ "mac": bed.mac(2) }));
-        assert_eq!(error, format!("the guest has no NIC {}", bed.mac(2)));
+        let gone = format!("cannot detach NIC {}: the guest has no such NIC", bed.mac(2));
+        assert_eq!(error, gone);
     }
     bed.ok("AttachNic", &bed.nic(2));
     let other = format!("{}-other", bed.id);

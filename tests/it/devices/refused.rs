@@ -21,29 +21,33 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
     let mac = bed.mac(1);
     for (method, device, why) in [
         ("AttachDisk", Value::Null, "invalid argument: disk is missing"),
-        ("AttachDisk", json!({}), "invalid argument: disk has no image and no size"),
+        ("AttachDisk", json!({}), "invalid argument: disk must have an image or a size"),
         ("AttachDisk", json!({ "source": "/etc/passwd" }), &outside),
         (
             "AttachDisk",
             json!({ "source": "/a\nb" }),
-            "invalid argument: disk.source has a tab or a line end (U+000A)",
+            "invalid argument: disk.source has a tab or a line break (U+000A)",
         ),
         (
             "AttachDisk",
             json!({ "size": 1, "bus": "ide" }),
-            "invalid argument: disk.bus ide: virtio is the only one",
+            "invalid argument: disk.bus must be virtio, not ide",
         ),
         (
             "AttachDisk",
             json!({ "size": 1, "device": "hda" }),
-            "invalid argument: disk.device hda is no name such as vdb",
+            "invalid argument: disk.device must be a name such as vdb, not hda",
         ),
-        ("AttachDisk", json!({ "size": 2, "device": "vda" }), "the guest has another disk vda"),
+        (
+            "AttachDisk",
+            json!({ "size": 2, "device": "vda" }),
+            "cannot attach disk vda: the guest has another disk of that name",
+        ),
         ("AttachDisk", json!({ "volume": absent }), "not found"),
         (
             "AttachDisk",
             json!({ "volume": bed.volume(1), "device": "vdc" }),
-            &format!("{} is the guest's vdb", bed.source(1)),
+            &format!("cannot attach {}: the guest already has it as vdb", bed.source(1)),
         ),
         ("AttachDisk", json!({ "image": "none" }), "not found"),
         (
@@ -54,21 +58,25 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         (
             "AttachDisk",
             json!({ "size": 1, "volume": other }),
-            &format!("invalid argument: disk.volume {other} is none such as {}", bed.volume(1)),
+            &format!("invalid argument: disk.volume {other} must have the form {}", bed.volume(1)),
         ),
-        ("DetachDisk", Value::Null, "invalid argument: disk has neither device, volume nor source"),
-        ("DetachDisk", json!({ "device": "vdz" }), "the guest has no disk vdz"),
+        ("DetachDisk", Value::Null, "invalid argument: disk must have a device, volume or source"),
+        (
+            "DetachDisk",
+            json!({ "device": "vdz" }),
+            "cannot detach disk vdz: the guest has no such disk",
+        ),
         (
             "DetachDisk",
             json!({ "device": "vda", "volume": bed.volume(1) }),
-            "the guest has no disk vda",
+            "cannot detach disk vda: the guest has no such disk",
         ),
         ("DetachDisk", json!({ "volume": absent }), "not found"),
         ("AttachNic", Value::Null, "invalid argument: nic is missing"),
         (
             "AttachNic",
             json!({ "network": "mistify0" }),
-            "invalid argument: nic.mac is missing: the network of the NIC is named by it",
+            "invalid argument: nic.mac is missing; it names the network of the NIC",
         ),
         (
             "AttachNic",
@@ -78,15 +86,15 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         (
             "AttachNic",
             json!({ "mac": bed.mac(2), "vlans": [7] }),
-            "invalid argument: nic.vlans: a Linux bridge carries no VLAN tags",
+            "invalid argument: nic.vlans: a Linux bridge does not support VLAN tags",
         ),
         (
             "AttachNic",
             json!({ "mac": mac, "network": "other" }),
-            &format!("the guest has another NIC {mac}"),
+            &format!("cannot attach NIC {mac}: the guest has another NIC with this MAC address"),
         ),
-        ("DetachNic", json!({}), "invalid argument: nic has neither mac nor name"),
-        ("DetachNic", json!({ "name": "lan" }), "the guest has no NIC lan"),
+        ("DetachNic", json!({}), "invalid argument: nic must have a mac or name"),
+        ("DetachNic", json!({ "name": "lan" }), "cannot detach NIC lan: the guest has no such NIC"),
     ] {
         assert_eq!(bed.error(method, &device), why, "{method} {device}");
         assert_eq!(bed.everything(), before, "{method} {device}");
@@ -114,7 +122,7 @@ fn more_disks_and_nics_than_a_guest_may_have_are_refused() {
     guest["nics"] = (1..=64).map(|number| bed.nic(number)).collect();
     bed.agent.ok("CreateGuest", &guest);
     let error = bed.error("AttachNic", &bed.nic(65));
-    assert_eq!(error, "invalid argument: 65 nics, a guest may have 64");
+    assert_eq!(error, "invalid argument: 65 nics; a guest can have at most 64");
     bed.end();
 }
 
@@ -144,7 +152,7 @@ fn of_two_nics_with_one_name_none_is_taken_by_it() {
     }
     let before = bed.everything();
     let error = bed.error("DetachNic", &json!({ "name": "lan" }));
-    assert_eq!(error, "invalid argument: nic.name lan: more than one has it, name its mac");
+    assert_eq!(error, "invalid argument: nic.name lan fits more than one NIC; set nic.mac");
     assert_eq!(bed.everything(), before);
     bed.ok("DetachNic", &json!({ "mac": bed.mac(3) }));
     bed.ok("DetachNic", &json!({ "name": "lan" }));

@@ -108,7 +108,7 @@ fn a_guest_that_does_not_let_go_is_without_them_from_its_next_start_on() {
         ("DetachNic", json!({ "mac": bed.mac(3) })),
     ] {
         let answer = bed.ok(method, &device);
-        let why = "the guest was asked and has not let go of it yet";
+        let why = "detach requested; the guest has not released the device yet";
         assert_eq!((&answer["live"], &answer["message"]), (&json!(false), &json!(why)), "{method}");
         bed.is_now(&answer["guest"]);
     }

@@ -22,7 +22,7 @@ fn a_volume_of_others_is_named_before_a_delete_and_stays() {
     host.bed.ok("CreateVolume", &json!({ "id": "guests/l-foreign/other", "size": 1 }));
     let other = host.bed.full("guests/l-foreign/other");
     let planned = host.plan("Delete", &asked);
-    let stays = format!("{other} stays: it was not made for this guest");
+    let stays = format!("keeping {other}: the agent did not create it for this guest");
     assert_eq!(planned["plan"]["warnings"], json!([stays]));
     let goes = format!("destroy {}", host.bed.full("guests/l-foreign/disk-0"));
     assert_eq!(steps(&planned), ["undefine domain l-foreign".to_owned(), goes]);
@@ -92,7 +92,7 @@ fn a_former_verb_that_is_open_is_named() {
     let params = json!({ "guest": asked, "dry_run": true });
     for method in ["CreateGuest", "Delete"] {
         let planned = jsonrpc::result(&agent, &format!("Libvirt.{method}"), &params);
-        let open = "a former CreateGuest would be settled first";
+        let open = "the agent recovers an earlier CreateGuest first";
         assert_eq!(texts(&planned["plan"]["warnings"]), [open], "{method}");
     }
     agent.end();

@@ -22,7 +22,7 @@ fn an_address_in_use_is_named() {
     let first = Front::bind(&[any_port()], patient()).unwrap();
     let address = first.local_addresses()[0];
     let error = Front::bind(&[any_port(), address], patient()).unwrap_err();
-    assert_eq!(error.to_string(), format!("listen on {address}: address in use"));
+    assert_eq!(error.to_string(), format!("cannot listen on {address}: address in use"));
 }
 
 #[test]

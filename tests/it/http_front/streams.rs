@@ -130,7 +130,7 @@ fn a_caller_of_http_1_0_is_told_that_it_cannot_have_a_stream() {
     let (service, _feed) = fed(patient());
     let answer = service.connect().ask("GET / HTTP/1.0\r\n\r\n");
     assert!(answer.head.starts_with("HTTP/1.0 505 "), "{}", answer.head);
-    assert_eq!(answer.body, "a stream is sent in the chunks of HTTP/1.1");
+    assert_eq!(answer.body, "a streamed answer needs HTTP/1.1");
 }
 
 #[test]

@@ -21,10 +21,10 @@ pub(super) fn a_guest_without_id_or_disks_and_a_disk_of_nothing_are_invalid_argu
             assert_eq!(bed.guest_error(method, &guest), "invalid argument", "{method} {guest}");
         }
         let nothing = with_disks("g", &json!([{ "size": 1 }, {}]));
-        let why = "invalid argument: disks[1] has no image and no size";
+        let why = "invalid argument: disks[1] must have an image or a size";
         assert_eq!(bed.guest_error(method, &nothing), why);
         let many = with_disks("g", &json!(vec![json!({ "size": 1 }); 257]));
-        let why = "invalid argument: 257 disks, a guest may have 256";
+        let why = "invalid argument: 257 disks; a guest can have at most 256";
         assert_eq!(bed.guest_error(method, &many), why);
         let outside = bed.guest_error(method, &with_disks("../images", &disk));
         assert!(outside.starts_with("invalid argument: id \"../images\" "), "{outside}");
@@ -112,7 +112,7 @@ pub(super) fn a_volume_that_is_another_is_named_with_what_differs(bed: Bed) {
     bed.ok("CreateVolume", &json!({ "id": "guests/g/disk-1", "size": 2 }));
     let guest = with_disks("g", &json!([{ "size": 1 }, { "size": 1 }]));
     let why = bed.guest_error("CreateGuestDisks", &guest);
-    let differs = format!("volume {} exists and differs: ", bed.full("guests/g/disk-1"));
+    let differs = format!("cannot create {}: it exists and differs: ", bed.full("guests/g/disk-1"));
     assert!(why.starts_with(&differs), "{why}");
     assert_eq!(bed.volumes(), [bed.full("guests/g/disk-1")]);
     bed.agent.end();

@@ -85,7 +85,10 @@ pub(super) fn an_import_that_cannot_be_is_one_line_with_status_1_and_leaves_noth
         assert_eq!(output.status.code(), Some(1), "{file}: {said}");
         let lines: Vec<&str> = said.lines().filter(|line| !line.ends_with(" MiB")).collect();
         let [error] = lines[..] else { panic!("one line beside the progress: {said}") };
-        assert!(error.starts_with("mistify-libvirt: import ") && error.contains(why), "{error}");
+        assert!(
+            error.starts_with("mistify-libvirt: cannot import ") && error.contains(why),
+            "{error}"
+        );
     }
     assert_eq!(bed.ok("ListImages", &json!({})), json!({ "images": [] }));
     assert_eq!(bed.volumes(), [""; 0]);
@@ -93,10 +96,8 @@ pub(super) fn an_import_that_cannot_be_is_one_line_with_status_1_and_leaves_noth
     assert!(bed.run_import("a.raw", "a").status.success());
     let again = bed.run_import("a.raw", "a");
     assert_eq!(again.status.code(), Some(1));
-    assert!(
-        text(&again.stderr).contains(&format!("{} exists already", bed.full("images/a"))),
-        "{again:?}"
-    );
+    let taken = format!("cannot create {}: it already exists", bed.full("images/a"));
+    assert!(text(&again.stderr).contains(&taken), "{again:?}");
     bed.agent.end();
 }
 
@@ -158,7 +159,7 @@ pub(super) fn a_compressed_disk_is_decompressed_or_refused(bed: Bed) {
     fs::write(folder.join("cut.gz"), &gz[..gz.len() / 2]).expect("the directory takes files");
     fs::write(folder.join("a.bz2"), b"BZh91AY&SY").expect("the directory takes files");
     for (file, why) in [
-        ("cut.gz", "cannot decompress it with gzip: "),
+        ("cut.gz", "cannot decompress the file with gzip: "),
         ("a.bz2", "the file is compressed with bzip2; decompress it first"),
     ] {
         let output = bed.run_import(file, "none");
@@ -240,7 +241,7 @@ fn import_under_attack(bed: &Bed, id: &str, content: &[u8], attack: impl Fn(bool
             let said = text(&output.stderr);
             if !output.status.success() {
                 let errors: Vec<&str> = said.lines().filter(|it| !it.ends_with(" MiB")).collect();
-                let prefix = "mistify-libvirt: import attacked.qcow2: ";
+                let prefix = "mistify-libvirt: cannot import attacked.qcow2: ";
                 assert!(errors.len() == 1 && errors[0].starts_with(prefix), "{said}");
                 println!("refused: {}", errors[0]);
                 continue;

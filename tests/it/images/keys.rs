@@ -97,7 +97,7 @@ fn what_changes_a_guest_waits_for_its_key_and_nothing_else_does() {
         let larger = json!({ "guest": { "id": "keyed", "disks": [{ "size": 2 }] } });
         let looked = call(agent, "ImageStore.VerifyDisks", &larger);
         assert!(
-            looked.starts_with("volume mistify/guests/keyed/disk-0 exists and differs"),
+            looked.starts_with("cannot create mistify/guests/keyed/disk-0: it exists and differs"),
             "{looked}"
         );
         assert_eq!(agent.pool().snapshot().callers.keys_waiting, changes.len(), "all wait still");

@@ -219,7 +219,7 @@ fn an_image_that_does_not_come_says_why() {
         (ABSENT.to_owned(), "404"),
         (redirect("https://127.0.0.2/image"), "no public address"),
         (redirect("http://127.0.0.2/image"), "only https"),
-        (redirect("file:///etc/shadow"), "neither http nor https"),
+        (redirect("file:///etc/shadow"), "the scheme must be http or https"),
         ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\ndisk".to_owned(), "neither a Content-Length"),
         (String::from_utf8(content(b"")).expect("text"), "empty"),
     ]) {
@@ -230,7 +230,7 @@ fn an_image_that_does_not_come_says_why() {
         service.answer(answer);
         wait_until("it is given up", SOON, || bed.call("GetImage", &named).is_err());
         let error = bed.error("GetImage", &named);
-        assert!(error.starts_with(&format!("image {id} could not be fetched: ")), "{error}");
+        assert!(error.starts_with(&format!("cannot fetch image {id}: ")), "{error}");
         assert!(error.contains(why), "{why}: {error}");
         assert_eq!(bed.ok("ListImages", &json!({})), json!({ "images": [] }));
     }
@@ -337,7 +337,7 @@ fn an_image_that_came_otherwise_is_no_failure() {
     let imported = bed.run_import("disk.raw", "debian");
     assert!(imported.status.success(), "{imported:?}");
     service.answer(content(&disk("fetched")));
-    bed.agent.logged("image debian is fetched");
+    bed.agent.logged("image fetched; image=debian");
     assert!(begins_with(&bed.path("images/debian"), "imported"));
     bed.agent.end();
 }
@@ -369,7 +369,7 @@ fn a_pulled_image_has_the_sum_that_was_named() {
     service.answer(content(&disk("other")));
     let refused = pull(&bed, Some(&service), &url, SUM);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("its SHA-256 sum is "), "{refused:?}");
+    assert!(said(&refused).contains("SHA-256 checksum is "), "{refused:?}");
     assert_eq!(bed.ok("ListImages", &json!({})), json!({ "images": [] }));
 
     service.answer(content(&disk("pulled")));
@@ -379,11 +379,11 @@ fn a_pulled_image_has_the_sum_that_was_named() {
     assert_eq!(images[0]["id"], "pulled");
     // Without a download: nothing would answer it.
     let again = pull(&bed, Some(&service), &url, SUM);
-    assert!(said(&again).contains("images/pulled exists already"), "{again:?}");
+    assert!(said(&again).contains("images/pulled: it already exists"), "{again:?}");
     for (words, why) in [
-        (&["image", "pull", "https://a.example/x", "x"][..], "--sha256 SUM is needed"),
-        (&["image", "pull", "https://a.example/x", "x", "--sha256", "abc"], "not 64 hexadecimal"),
-        (&["list", "--sha256", SUM], "--sha256 is for image pull"),
+        (&["image", "pull", "https://a.example/x", "x"][..], "--sha256 SUM is required"),
+        (&["image", "pull", "https://a.example/x", "x", "--sha256", "abc"], "write 64 hexadecimal"),
+        (&["list", "--sha256", SUM], "--sha256: valid only with image pull"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_mistify-libvirt")).args(words).output();
         let output = output.expect("the program starts");
@@ -416,7 +416,7 @@ fn a_pull_without_root_names_the_socket_to_enable() {
     let said = String::from_utf8_lossy(&pulled.stderr);
     let remedy = "systemctl enable --now mistify-libvirt-fetch.socket\n";
     assert!(
-        said.contains("a child as nobody cannot be started") && said.ends_with(remedy),
+        said.contains("cannot start a child process as nobody") && said.ends_with(remedy),
         "{said}"
     );
 }

@@ -59,10 +59,10 @@ pub(super) fn what_cannot_be_is_refused_before_anything_grows(bed: Bed) {
     for (second, why) in [
         (
             json!({ "device": "vdb", "size": 1 }),
-            format!("disks[1]: {} has 2 MiB and does not shrink", bed.full("guests/r/disk-1")),
+            format!("disks[1]: cannot shrink {} from 2 MiB", bed.full("guests/r/disk-1")),
         ),
         (json!({ "device": "vdz", "size": 9 }), "disks[1]: the guest has no disk vdz".to_owned()),
-        (json!({ "size": 9 }), "disks[1] has neither device nor volume".to_owned()),
+        (json!({ "size": 9 }), "disks[1] must have a device or volume".to_owned()),
         (json!({ "volume": other, "size": 9 }), format!("disks[1]: the guest has no disk {other}")),
     ] {
         let error = bed.agent.error("ResizeDisk", &request(&json!([first, second])));
@@ -121,13 +121,13 @@ pub(crate) fn a_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way(
 
     let rollback = json!({ "id": "guests/grows/disk-1@a" });
     let disk = bed.full("guests/grows/disk-1");
-    let why = format!("{disk} is in use: guest grows is running");
+    let why = format!("cannot change {disk}: guest grows is running");
     assert_eq!(bed.error("RollbackSnapshot", &rollback), why);
     let mut grown = guest.clone();
     grown["disks"][1]["size"] = json!(7);
     bed.agent.ok("CreateGuest", &grown);
     let why = bed.guest_error("DeleteGuestsDisks", &json!({ "id": "grows" }));
-    assert!(why.starts_with("volumes are left: "), "{why}");
+    assert!(why.starts_with("cannot destroy volumes: "), "{why}");
     assert!(why.contains(&format!("{disk} is in use by qemu")), "{why}");
 
     bed.agent.ok("Poweroff", &made);

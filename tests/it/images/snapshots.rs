@@ -58,7 +58,7 @@ pub(super) fn snapshots_are_taken_found_listed_and_deleted(bed: Bed) {
 pub(super) fn a_snapshot_that_cannot_be_is_refused_in_the_originals_words(bed: Bed) {
     prepare(&bed);
     snapshot(&bed, "guests/s/disk-0", "a");
-    let taken = format!("{} exists already", bed.full("guests/s/disk-0@a"));
+    let taken = format!("cannot create {}: it already exists", bed.full("guests/s/disk-0@a"));
     for (params, why) in [
         (json!({}), "need an id"),
         (json!({ "id": "querty" }), "not found"),
@@ -102,7 +102,8 @@ pub(super) fn a_rollback_brings_the_content_back_and_spares_newer_snapshots_unle
     snapshot(&bed, "guests/s/disk-0", "b");
 
     let mut request = json!({ "id": "guests/s/disk-0@a" });
-    let why = format!("more recent snapshots than {} exist", bed.full("guests/s/disk-0@a"));
+    let to = bed.full("guests/s/disk-0@a");
+    let why = format!("cannot roll back to {to}: more recent snapshots exist");
     assert_eq!(bed.error("RollbackSnapshot", &request), why);
     request["destroyMoreRecent"] = json!(true);
     let answer = bed.ok("RollbackSnapshot", &request);
@@ -124,7 +125,7 @@ pub(super) fn what_a_running_guest_uses_is_not_rolled_back(bed: Bed) {
     };
     let roll_back = |id: &str| bed.call("RollbackSnapshot", &json!({ "id": id }));
     let refused = |dataset: &str, guest: &str| {
-        Err(format!("{} is in use: guest {guest} is running", bed.full(dataset)))
+        Err(format!("cannot change {}: guest {guest} is running", bed.full(dataset)))
     };
 
     // The guest of that name, whatever its disks are.

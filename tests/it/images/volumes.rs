@@ -22,7 +22,7 @@ pub(super) fn a_volume_is_made_found_listed_and_deleted(bed: Bed) {
 
 pub(super) fn what_cannot_be_is_refused_in_the_originals_words(bed: Bed) {
     bed.ok("CreateVolume", &json!({ "id": "guests/v/data", "size": 1 }));
-    let taken = format!("{} exists already", bed.full("guests/v/data"));
+    let taken = format!("cannot create {}: it already exists", bed.full("guests/v/data"));
     for (method, params, why) in [
         ("CreateVolume", json!({}), "need a valid size"),
         ("CreateVolume", json!({ "size": 1 }), "need an id"),
@@ -52,7 +52,7 @@ pub(super) fn what_cannot_be_is_refused_in_the_originals_words(bed: Bed) {
     let why = bed.error("DeleteDataset", &json!({ "id": "guests" }));
     assert!(why.starts_with("invalid argument: "), "{why}");
     let why = bed.error("RequestImage", &json!({ "id": "a", "source": "http://127.0.0.1/a" }));
-    assert!(why.starts_with("not supported: this agent has no image service"), "{why}");
+    assert!(why.starts_with("cannot fetch images: this agent has no image service"), "{why}");
     bed.agent.end();
 }
 
@@ -86,14 +86,15 @@ pub(super) fn an_image_is_listed_cloned_and_deleted(bed: Bed) {
     assert_eq!(ids(&clone["volumes"]), [bed.full("guests/c/disk-0")]);
     assert_eq!(clone["volumes"][0]["size"], 3);
     assert!(begins_with(&bed.path("guests/c/disk-0"), "content"));
-    let taken = format!("{} exists already", bed.full("guests/c/disk-0"));
+    let taken = format!("cannot create {}: it already exists", bed.full("guests/c/disk-0"));
     assert_eq!(bed.error("CloneImage", &request), taken);
 
     let why = bed.error("DeleteDataset", &json!({ "id": "images/base" }));
     assert!(why.starts_with("invalid argument: "), "{why}");
     if bed.pool.is_some() {
         // A clone needs its image, which the copy in a folder does not.
-        let why = format!("{snapshot} has clones: {}", bed.full("guests/c/disk-0"));
+        let clone = bed.full("guests/c/disk-0");
+        let why = format!("cannot destroy {snapshot}: it has clones: {clone}");
         assert_eq!(bed.error("DeleteImage", &json!({ "id": "base" })), why);
         bed.ok("DeleteDataset", &json!({ "id": "guests/c" }));
     }

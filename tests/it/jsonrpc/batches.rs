@@ -238,7 +238,10 @@ fn a_batch_that_is_too_long_is_one_error_and_nothing_of_it_runs() {
     let calls = batch(65, "Libvirt.Poweroff", &test_guest());
     let found = answer(&agent, &calls.to_string());
     assert_eq!((&found["error"]["code"], &found["id"]), (&json!(-32600), &Value::Null), "{found}");
-    assert_eq!(found["error"]["message"], "Invalid Request: a batch of 65 calls, 64 may be in one");
+    assert_eq!(
+        found["error"]["message"],
+        "Invalid Request: the batch has 65 calls; the limit is 64"
+    );
     assert_eq!(agent.state("test"), "running");
     let found = answer(&agent, &batch(64, "Libvirt.Status", &test_guest()).to_string());
     assert_eq!(found.as_array().map(Vec::len), Some(64));

@@ -110,7 +110,7 @@ fn call(bed: &Bed, address: SocketAddr, method: &str, params: &Value) -> Value {
 }
 
 /// The documents of both services.
-fn documents(bed: &Bed) -> [Value; 2] {
+pub(crate) fn documents(bed: &Bed) -> [Value; 2] {
     [bed.agent.address(), bed.address()]
         .map(|address| call(bed, address, "rpc.discover", &json!({}))["result"].take())
 }

@@ -2,7 +2,7 @@
 
 mod batches;
 mod calls;
-mod discover;
+pub(crate) mod discover;
 mod spec;
 
 use std::time::Duration;
@@ -45,7 +45,26 @@ pub(crate) fn error(agent: &Agent, method: &str, params: &Value) -> Value {
     let mut answer = answer(agent, &request(method, params).to_string());
     assert_eq!((&answer["jsonrpc"], &answer["id"]), (&json!("2.0"), &json!(7)), "{answer}");
     assert!(answer.get("result").is_none(), "{method} {params}: {answer}");
-    answer["error"].take()
+    let error = answer["error"].take();
+    is_documented(agent, method, &error);
+    error
+}
+
+/// Checks that `rpc.discover` lists the error for its method.
+fn is_documented(agent: &Agent, method: &str, error: &Value) {
+    let mut document =
+        answer(agent, &request("rpc.discover", &json!({})).to_string())["result"].take();
+    let methods = document["methods"].take();
+    let Some(found) = methods.as_array().expect("methods").iter().find(|it| it["name"] == method)
+    else {
+        return;
+    };
+    let errors = document["components"]["errors"].as_object().expect("errors");
+    let (name, _) =
+        errors.iter().find(|(_, it)| it["code"] == error["code"]).expect("a known code");
+    let reference = json!({ "$ref": format!("#/components/errors/{name}") });
+    let listed = found["errors"].as_array().expect("errors");
+    assert!(listed.contains(&reference), "{method} lists no {name}: {error}");
 }
 
 /// Waits until AllMetrics has something to answer with: a loaded machine may take longer for the first

@@ -78,7 +78,7 @@ fn a_pool_that_can_be_used_is_told_with_its_room_and_the_version_of_zfs() {
     let version = run("zfs", &["version"]);
     let module = version.lines().find_map(|line| line.strip_prefix("zfs-kmod-")).expect(&version);
     assert_eq!(found.line("zfs"), format!("ok module {module}"));
-    assert_eq!(found.line("allowed"), "ok the agent runs as root, who may do all");
+    assert_eq!(found.line("allowed"), "ok the agent runs as root, which has all permissions");
     assert_eq!(found.line("mounts"), "ok no dataset of guests or images is mounted");
 }
 
@@ -93,8 +93,8 @@ fn a_pool_without_room_is_warned_of_and_one_that_is_not_there_is_a_failure() {
     let absent = Checked::by(check("absent"));
     assert_eq!(absent.status, Some(1));
     let storage = absent.line("storage");
-    assert_eq!(storage, "fail pool absent: pool absent is missing");
-    assert!(absent.member("storage", "remedy").starts_with("import or make the pool"));
+    assert_eq!(storage, "fail pool absent: pool absent does not exist");
+    assert!(absent.member("storage", "remedy").starts_with("import or create the pool"));
 }
 
 #[test]
@@ -117,7 +117,8 @@ fn a_user_who_may_not_is_told_what_root_has_to_allow_and_may_then() {
     let by_nobody = || Checked::by(as_nobody(check(&pool.name)));
     let found = by_nobody();
     assert_eq!(found.status, Some(1));
-    assert!(found.line("allowed").starts_with("fail user 65534 (nobody) may not create, "));
+    let lacking = "fail user 65534 (nobody) lacks the permissions create, ";
+    assert!(found.line("allowed").starts_with(lacking));
     assert!(found.line("zfs").starts_with("ok module "), "{}", found.line("zfs"));
     // A permission less than it takes is named alone.
     zfs(&["allow", "-u", "nobody", "create,destroy,mount", &pool.name]);
@@ -126,6 +127,6 @@ fn a_user_who_may_not_is_told_what_root_has_to_allow_and_may_then() {
     let after = by_nobody().line("allowed");
     assert_eq!(
         after,
-        format!("ok user 65534 (nobody) may do on {} what the agent does", pool.name)
+        format!("ok user 65534 (nobody) has the required permissions on {}", pool.name)
     );
 }

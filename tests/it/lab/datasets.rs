@@ -15,7 +15,8 @@ fn a_dataset_serves_as_the_root_of_the_store() {
     let root = format!("{}/tenant/store", pool.name);
 
     let absent = Checked::by(check(&root));
-    assert_eq!(absent.line("storage"), format!("fail dataset {root}: dataset {root} is missing"));
+    let fails = format!("fail dataset {root}: dataset {root} does not exist");
+    assert_eq!(absent.line("storage"), fails);
     zfs(&["create", "-p", "-o", "mountpoint=none", &root]);
     let found = Checked::by(check(&root));
     assert_eq!(found.status, Some(0));
@@ -66,8 +67,9 @@ fn check_finds_mounts_and_grants_of_a_dataset() {
     // Also what the pool allows below itself.
     zfs(&["allow", "-d", "-u", "nobody", "create,destroy", &pool.name]);
     let lacking = by_nobody().line("allowed");
-    assert!(lacking.starts_with("fail user 65534 (nobody) may not mount, "), "{lacking}");
+    let begin = "fail user 65534 (nobody) lacks the permissions mount, ";
+    assert!(lacking.starts_with(begin), "{lacking}");
     by_nobody().follow("allowed");
     let after = by_nobody().line("allowed");
-    assert_eq!(after, format!("ok user 65534 (nobody) may do on {root} what the agent does"));
+    assert_eq!(after, format!("ok user 65534 (nobody) has the required permissions on {root}"));
 }

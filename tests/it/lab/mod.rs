@@ -9,6 +9,7 @@ mod clock;
 mod crash;
 mod datasets;
 mod deletes;
+mod documents;
 mod failing_disk;
 mod figures;
 mod guests;

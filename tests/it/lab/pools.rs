@@ -40,7 +40,7 @@ fn a_full_pool_pauses_the_guest_and_run_resumes_it_when_there_is_room() {
 fn without_its_pool_storage_says_so_and_all_else_is_served() {
     let Some(pool) = require("lab", Pool::own(128)) else { return };
     let (name, folder, diskless) = (pool.name.clone(), pool.folder(), fresh("diskless"));
-    let missing = format!("pool {name} is missing");
+    let missing = format!("pool {name} does not exist");
     let bed = Bed::on(LIBVIRT, Some(pool));
     let agent = &bed.agent;
     let stored = guest(&folder.guest, &json!([{ "size": 8 }]));

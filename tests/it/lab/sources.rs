@@ -86,7 +86,7 @@ fn a_volumes_link_that_is_swapped_after_create_guest_keeps_the_guest_off() {
     }
     fs::remove_file(&device).expect("it is there");
     let error = agent.error("Run", &guest);
-    assert!(error.ends_with(&format!(" (not there: vda {})", device.display())), "{error}");
+    assert!(error.ends_with(&format!(" (missing: vda {})", device.display())), "{error}");
     symlink(udevs, &device).expect("the tree is a folder");
     assert_eq!(agent.ok("Run", &guest)["guest"]["state"], "running");
     agent.ok("Poweroff", &guest);

@@ -194,7 +194,7 @@ fn a_listener_beyond_loopback_is_refused_at_the_start_unless_a_flag_says_who_may
             .expect("it starts");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{error}");
-        let needs = "beyond loopback that needs --metrics-token-file or --metrics-open";
+        let needs = "an address beyond loopback needs --metrics-token-file or --metrics-open";
         assert!(error.contains(needs), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }

@@ -1,5 +1,6 @@
 //! A headless Chromium, driven by WebDriver (W3C, level 2) over plain HTTP.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Reply;
 use crate::cost::slow;
+use crate::reference::WRITE;
 use crate::screens::unbase64;
 use crate::skip::Skip;
 use crate::stack::installed;
@@ -34,6 +36,9 @@ const FLAGS: [&str; 10] = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ];
+
+/// The picture that the documents show.
+const PUBLISHED: &str = "desktop-list-light";
 
 /// How wide and high a window is, and whether it is a phone's.
 #[derive(Clone, Copy)]
@@ -180,7 +185,11 @@ impl Browser {
         fs::create_dir_all(&folder).expect("a folder can be made");
         let data = data.as_str().expect("base64");
         assert!(data.starts_with("iVBORw0KGgo"), "it is a PNG");
-        unbase64(data, &folder.join(format!("{name}.png")));
+        let file = folder.join(format!("{name}.png"));
+        unbase64(data, &file);
+        if name == PUBLISHED && env::var_os(WRITE).is_some() {
+            fs::copy(file, "docs/images/page.png").expect("the checkout is writable");
+        }
     }
 
     /// What the console was told since the last look: errors, and breaches of the page's policy.

@@ -139,7 +139,7 @@ fn what_guests_do_is_seen_as_it_happens() {
     let (agent, browser) = (&bed.agent, &bed.browser);
     browser.shape(DESKTOP, "light");
     bed.open();
-    browser.until("document.querySelector('#none').innerText === 'There are none.'");
+    browser.until("document.querySelector('#none').innerText === 'No guests.'");
     browser.until("document.querySelector('#status').innerText === 'ok'");
     let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux has it");
     assert_eq!(browser.text("#host"), host.trim());
@@ -417,13 +417,13 @@ fn what_fails_is_told_in_place_and_over_when_it_is() {
     let agent = Agent::start(&flags);
     let address = agent.address();
     browser.open(&format!("http://{address}/ui/#guest/test"));
-    browser.until("document.querySelector('#console-error').innerText.includes('is not kept')");
+    browser
+        .until("document.querySelector('#console-error').innerText.includes('has no console log')");
     browser.find("void (location.hash = '#guest/nobody')");
     browser.until("document.querySelector('#detail-error').innerText.includes('not found')");
     browser.find("void (location.hash = '')");
     agent.end();
-    browser
-        .until("document.querySelector('#status').innerText === 'agent: the agent is not reached'");
+    browser.until("document.querySelector('#status').innerText === 'cannot reach the agent'");
     browser.until("document.querySelector('#guests-error').innerText !== ''");
     assert_eq!(browser.find(SHOWS_TEST), true, "what was last seen stays");
     let port = address.port().to_string();

@@ -36,7 +36,7 @@ fn of_ten_thousand_callers_that_close_at_once_none_is_taken_for_root() {
     // With all that is left to be done for them.
     let log = agent.end();
     assert!(!log.contains("CreateGuest"), "{log}");
-    one_in_ten_seconds(&log, "refuse ", began);
+    one_in_ten_seconds(&log, " refused: ", began);
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn beyond_loopback_nothing_is_listened_on_without_a_token() {
     for address in ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0"] {
         for flags in [&["--listen", address][..], &["--listen", "127.0.0.1", "--listen", address]] {
             let error = refused(flags);
-            assert!(error.contains("beyond loopback that needs --token-file"), "{error}");
+            assert!(error.contains("an address beyond loopback needs --token-file"), "{error}");
         }
     }
     let agent =
@@ -146,11 +146,11 @@ fn a_token_that_others_could_know_ends_the_start() {
     let theirs = written(&world, "theirs", TOKEN, 0o600);
     chown(&theirs, Some(STRANGER), None).expect("root may");
     for (path, why) in [
-        (written(&world, "open", TOKEN, 0o644), "its mode is 0644; make it 0600 or 0640"),
-        (written(&world, "shared", TOKEN, 0o660), "its mode is 0660; make it 0600 or 0640"),
-        (written(&world, "short", "secret", 0o600), "less than 22 characters"),
+        (written(&world, "open", TOKEN, 0o644), "its mode is 0644; set it to 0600 or 0640"),
+        (written(&world, "shared", TOKEN, 0o660), "its mode is 0660; set it to 0600 or 0640"),
+        (written(&world, "short", "secret", 0o600), "shorter than 22 characters"),
         (written(&world, "two", "a b", 0o600), "not one line"),
-        (theirs, "it belongs to user 64999; give it to root"),
+        (theirs, "its owner is user 64999; change it to root"),
         (world.at("absent"), "No such file"),
     ] {
         for flag in ["--token-file", "--metrics-token-file"] {
@@ -212,9 +212,9 @@ fn from_beyond_this_host_the_token_is_wanted_and_on_it_the_user_counts() {
     assert!(answer.contains(" 401 "), "{answer}");
     let log = agent.log();
     assert!(!log.contains("CreateGuest") && !log.contains(TOKEN), "{log}");
-    one_in_ten_seconds(&log, "no token, or a wrong one", began);
-    assert!(log.contains("refuse 192.0.2.2:"), "{log}");
-    assert_eq!(log.matches("the token goes over plain HTTP").count(), 3, "{log}");
+    one_in_ten_seconds(&log, "missing or wrong token", began);
+    assert!(log.contains("request from 192.0.2.2:"), "{log}");
+    assert_eq!(log.matches("the token is sent over plain HTTP").count(), 3, "{log}");
 
     // On the host itself nothing has changed; its other addresses are as from beyond.
     let here = |uid: u32, words: &[&str]| {
@@ -265,7 +265,7 @@ fn loopback_is_closed_to_other_hosts() {
         assert_eq!(own(&place), "200", "{place}");
         assert_eq!(neighbour.status(&place, ""), "closed", "{place}");
     }
-    agent.logged("or not of this host");
+    agent.logged("or not on this host");
     agent.end();
 }
 
@@ -301,6 +301,10 @@ fn images_want_the_token_and_metrics_one_of_their_own_or_none() {
     assert_eq!(neighbour.status(&metrics, ""), "200");
     let page = get("").replace("192.0.2.1", "evil.example");
     assert!(neighbour.say(&metrics, &page).contains(" 403 "), "a page by a name of its own");
-    assert!(agent.log().contains("everybody who reaches it has the metrics"), "{}", agent.log());
+    assert!(
+        agent.log().contains("anyone who can connect has access to the metrics"),
+        "{}",
+        agent.log()
+    );
     agent.end();
 }

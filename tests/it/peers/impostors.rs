@@ -52,7 +52,7 @@ fn a_command_sends_an_impostor_nothing() {
         let ended = list(&["--listen", &address]);
         assert_eq!(ended.status.code(), Some(3), "{ended:?}");
         let error = String::from_utf8_lossy(&ended.stderr);
-        assert!(error.contains("it is a process of user 65534"), "{error}");
+        assert!(error.contains("the server is a process of user 65534"), "{error}");
         assert_eq!(impostor.next(), "0", "{host}");
     }
 }
@@ -80,8 +80,9 @@ fn a_loopback_that_is_taken_is_said_and_fails_a_check() {
     check.args(["check", "--config", "/dev/null", "--port", port]).args(ON_TEST_DRIVER);
     let found = check.output().expect("it starts");
     let text = String::from_utf8_lossy(&found.stdout);
-    let other = format!("[::1]:{port} is listened on by user 65534");
+    let other = format!("the listener on [::1]:{port} belongs to user 65534");
     assert!(text.contains(&other) && !found.status.success(), "{text}");
-    assert!(text.contains(&format!("127.0.0.1:{port} is listened on by user 0")), "{text}");
+    let own = format!("the listener on 127.0.0.1:{port} belongs to user 0");
+    assert!(text.contains(&own), "{text}");
     agent.end();
 }

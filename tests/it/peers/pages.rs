@@ -97,6 +97,6 @@ fn a_name_that_is_none_ends_the_start() {
             .expect("it starts");
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
-        assert!(error.contains(&format!("--allow-host {name}: write a name alone")), "{error}");
+        assert!(error.contains(&format!("--allow-host {name}: give a host name alone")), "{error}");
     }
 }

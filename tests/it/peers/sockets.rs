@@ -77,7 +77,7 @@ fn names_that_nobody_has_end_the_start() {
             .expect("it starts");
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
-        assert!(error.contains("no-such-") && error.contains("not known here"), "{error}");
+        assert!(error.contains("no-such-") && error.contains("not known on this host"), "{error}");
     }
 }
 

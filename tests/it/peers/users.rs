@@ -43,10 +43,10 @@ fn root_alone_may_call_an_agent_of_root_and_others_are_closed_without_a_byte() {
         assert_eq!(ask(STRANGER, place), "closed", "{place}");
     }
     let log = agent.log();
-    one_in_ten_seconds(&log, "refuse ", began);
-    let first = log.lines().find(|line| line.contains("refuse ")).expect("one at least");
-    assert!(first.contains("refuse 127.0.0.1:"), "{log}");
-    assert!(first.contains(" uid=65534: not allowed to call"), "{log}");
+    one_in_ten_seconds(&log, " refused: ", began);
+    let first = log.lines().find(|line| line.contains(" refused: ")).expect("one at least");
+    assert!(first.contains("connection from 127.0.0.1:"), "{log}");
+    assert!(first.contains(" uid=65534 refused: not allowed to call"), "{log}");
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn without_zfs_every_call_says_so() {
 fn without_the_pool_every_call_says_so() {
     let zfs = StandIn::new("echo \"cannot open 'tank': dataset does not exist\" >&2; exit 1");
     for error in all_calls(&zfs) {
-        assert_eq!(error.to_string(), "pool tank is missing");
+        assert_eq!(error.to_string(), "pool tank does not exist");
     }
 }
 
@@ -370,7 +370,8 @@ fn a_busy_volume_is_tried_again_until_patience_ends() {
     let removal =
         zfs.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
     let error = removal.complete().unwrap_err();
-    assert_eq!(error.to_string(), "tank/guests/web-1/disk-0 is in use");
+    let busy = "cannot destroy datasets: tank/guests/web-1/disk-0 is in use";
+    assert_eq!(error.to_string(), busy);
     assert!(begin.elapsed() < LONG);
 }
 

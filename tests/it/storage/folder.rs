@@ -33,7 +33,7 @@ fn a_folder_in_the_place_of_a_disk_is_no_volume() {
     let wanted = bench.wanted(&guest, 0);
     fs::create_dir_all(path(&bench, &wanted.volume).join("others")).unwrap();
     let error = bench.store.plan(&[wanted], soon()).unwrap_err();
-    assert!(matches!(&error, Error::Differs { what, .. } if *what == ["it is no volume"]));
+    assert!(matches!(&error, Error::Differs { what, .. } if *what == ["it is not a volume"]));
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn a_link_in_place_of_a_volume_is_no_volume() {
     not_found(store.volume(&volume.name, soon()).unwrap_err());
     not_found(store.grow(&volume.name, 64, soon()).unwrap_err());
     let error = store.plan(&[trap.bench.wanted(&guest, 0)], soon()).unwrap_err();
-    assert!(matches!(&error, Error::Differs { what, .. } if *what == ["it is no volume"]));
+    assert!(matches!(&error, Error::Differs { what, .. } if *what == ["it is not a volume"]));
     is_refused(store.create_snapshot(&monday, Reach::Itself, &Maker::call(), soon()), &link);
     let reach = Reach::Below;
     let above = trap.dataset(&format!("guests/{guest}")).snapshot("monday").unwrap();
@@ -240,18 +240,18 @@ fn a_directory_that_others_can_change_is_not_used() {
     let volume = trap.volume(&guest);
     let directory = format!("guests/{guest}");
     for (relative, mode, by) in [
-        (directory.as_str(), 0o777, "everybody"),
-        (&directory, 0o1777, "everybody"),
+        (directory.as_str(), 0o777, "all users"),
+        (&directory, 0o1777, "all users"),
         (&directory, 0o770, "group 0"),
-        ("guests", 0o777, "everybody"),
-        ("", 0o777, "everybody"),
+        ("guests", 0o777, "all users"),
+        ("", 0o777, "all users"),
     ] {
         let path = trap.store(relative).components().collect::<PathBuf>();
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         let error = store.delete(&volume.name, Reach::Below, &InUse::default(), soon());
         let said = error.unwrap_err().to_string();
         assert!(said.contains(&format!("{} can be changed by ", path.display())), "{said}");
-        let who = if by == "everybody" { by } else { "group " };
+        let who = if by == "all users" { by } else { "group " };
         assert!(said.contains(who), "{mode:o}: {said}");
         fs::set_permissions(&path, Permissions::from_mode(0o711)).unwrap();
     }
@@ -281,7 +281,7 @@ fn a_root_that_others_can_lead_elsewhere_is_refused() {
     for exposed in [&above, &root, &root.join("guests")] {
         fs::set_permissions(exposed, Permissions::from_mode(0o777)).unwrap();
         let why = format!(
-            "{} can be changed by everybody; only root and the agent's user may own it and write to it",
+            "{} can be changed by all users; only root and the agent's user may own it and write to it",
             exposed.display()
         );
         for path in [&root, &scratch.path().join("link")] {
@@ -295,7 +295,7 @@ fn a_root_that_others_can_lead_elsewhere_is_refused() {
     fs::set_permissions(&above, Permissions::from_mode(0o1777)).unwrap();
     assert_eq!(open(&root), None, "what is ours in a directory with the sticky bit");
     let absent = open(&above.join("absent")).expect("whoever comes first makes it");
-    assert!(absent.contains("absent can be changed by everybody"), "{absent}");
+    assert!(absent.contains("absent can be changed by all users"), "{absent}");
     fs::set_permissions(&above, Permissions::from_mode(0o755)).unwrap();
 
     symlink(scratch.path(), root.join("images")).unwrap();

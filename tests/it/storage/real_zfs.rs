@@ -42,7 +42,7 @@ fn a_clone_elsewhere_keeps_its_origin_and_is_named() {
     assert_eq!(removal.destroyed, [bench.disk(&guest, 1).to_string()]);
     assert_eq!(removal.left[0].why, Why::Clones(vec![clone.clone()]));
     let error = removal.complete().unwrap_err();
-    assert_eq!(error.to_string(), format!("{kept} has clones: {clone}"));
+    assert_eq!(error.to_string(), format!("cannot destroy {kept}: it has clones: {clone}"));
     let snapshot = kept.snapshot("monday").unwrap();
     assert_eq!(bench.all_of(&guest), [kept.to_string(), snapshot.to_string()]);
     let error = bench.store.delete_snapshot(&snapshot, Reach::Itself, soon());
@@ -225,7 +225,7 @@ fn a_pool_that_is_not_there_is_named() {
     let pool = PoolName::parse("t-no-such-pool").unwrap();
     let store = ZfsStore::new(pool.clone(), StorageLimits::default());
     let error = store.usage(soon()).unwrap_err();
-    assert_eq!(error.to_string(), format!("pool {pool} is missing"));
+    assert_eq!(error.to_string(), format!("pool {pool} does not exist"));
 }
 
 #[test]

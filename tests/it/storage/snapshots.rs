@@ -108,7 +108,8 @@ pub(crate) fn an_open_volume_is_not_rolled_back(bench: &Bench) {
     let deadline = Instant::now() + Duration::from_secs(5);
     let old = made.name.snapshot("old").unwrap();
     let error = bench.store.rollback(&old, Newer::Keep, deadline).unwrap_err();
-    assert_eq!(error.to_string(), format!("{} is in use by {}", made.name, holder.name()));
+    let busy = format!("cannot change {}: it is in use by {}", made.name, holder.name());
+    assert_eq!(error.to_string(), busy);
     assert!(begins_with(&made.device, "in use"));
     drop(holder);
     bench.clean_up(&guest);

@@ -17,17 +17,6 @@ fn every_kind_has_one_code_of_its_own() {
 }
 
 #[test]
-fn the_readme_has_this_table() {
-    let mut table = "| code | name | again? | meaning |\n|--:|---|---|---|\n".to_owned();
-    for Row { code, name, retryable, meaning, .. } in &TABLE {
-        let again = if *retryable { "yes" } else { "" };
-        table += &format!("| {code} | {name} | {again} | {meaning} |\n");
-    }
-    let readme = include_str!("../../../../README.md");
-    assert!(readme.contains(&table), "README.md lacks this:\n{table}");
-}
-
-#[test]
 fn a_method_s_error_says_whether_to_try_again_and_libvirt_s_numbers() {
     let lost = |code| libvirt::Error {
         code,
@@ -41,7 +30,7 @@ fn a_method_s_error_says_whether_to_try_again_and_libvirt_s_numbers() {
     let failure = serde_json::to_value(Failure::of(&step, &subject)).unwrap();
     let expected = serde_json::json!({
         "code": -32009,
-        "message": "[Code-38] [Domain-7] gone (define domain web-1; undone)",
+        "message": "cannot define domain web-1: gone; all earlier steps are undone",
         "data": {"libvirt_code": 38, "libvirt_domain": 7, "retryable": true, "guest": "web-1"},
     });
     assert_eq!(failure, expected);
@@ -153,18 +142,18 @@ fn an_error_names_what_was_settled_and_what_is_left() {
     let open = |cause| Error::Open { verb: journal::Verb::Delete, cause: Box::new(cause) };
     let subject = Subject::default();
     let failure = Failure::of(&open(refused(Code::OPERATION_INVALID)), &subject);
-    assert_eq!(failure.message, "[Code-55] [Domain-13] no (settle a former Delete)");
+    assert_eq!(failure.message, "cannot complete an earlier Delete: no");
     assert_eq!(failure.code, Kind::State.row().code);
     assert_eq!(failure.data.unwrap().libvirt_code, Some(55));
     let left = vec!["domain web-1".to_owned(), "volume a".to_owned()];
     let failure = Failure::of(&open(Error::Left(left.clone())), &subject);
-    let text = "left behind: domain web-1, volume a (settle a former Delete)";
+    let text = "cannot complete an earlier Delete: cannot remove leftovers: domain web-1, volume a";
     assert_eq!((failure.message.as_str(), failure.code), (text, Kind::Left.row().code));
     let cause = Box::new(refused(Code::NO_NETWORK));
     let step = Error::Step { step: "define domain web-1".to_owned(), cause, left };
     let failure = Failure::of(&step, &subject);
     assert_eq!(
         failure.message,
-        "[Code-43] [Domain-13] no (define domain web-1; left behind: domain web-1, volume a)"
+        "cannot define domain web-1: no; left behind: domain web-1, volume a"
     );
 }

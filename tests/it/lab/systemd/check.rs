@@ -23,7 +23,7 @@ fn the_units_own_user_is_told_what_the_pool_has_to_allow_and_that_is_enough() {
     };
     let found = by_root();
     assert_eq!(found.status, Some(0));
-    assert_eq!(found.line("allowed"), "ok the agent runs as root, who may do all");
+    assert_eq!(found.line("allowed"), "ok the agent runs as root, which has all permissions");
     assert_eq!(found.line("unit"), "ok enabled, socket enabled, runs as user 0 (root)");
 
     // Another test may have allowed it; else there is nothing to take back.
@@ -33,12 +33,16 @@ fn the_units_own_user_is_told_what_the_pool_has_to_allow_and_that_is_enough() {
     for found in [by_root(), by_its_user()] {
         assert_eq!(found.status, Some(1));
         let allowed = found.line("allowed");
-        assert!(allowed.starts_with(&format!("fail {who} may not create, ")), "{allowed}");
+        let lacking = format!("fail {who} lacks the permissions create, ");
+        assert!(allowed.starts_with(&lacking), "{allowed}");
     }
     by_root().follow("allowed");
     systemctl(&["restart", UNIT]);
     for found in [by_root(), by_its_user()] {
-        assert_eq!(found.line("allowed"), format!("ok {who} may do on {pool} what the agent does"));
+        assert_eq!(
+            found.line("allowed"),
+            format!("ok {who} has the required permissions on {pool}")
+        );
         assert!(found.line("unit").ends_with(&format!("runs as {who}")), "{}", found.line("unit"));
         for subject in ["libvirt", "storage", "zfs", "mounts", "ports"] {
             assert!(found.line(subject).starts_with("ok "), "{}", found.line(subject));

@@ -244,7 +244,7 @@ fn an_import_under_the_units_filter_is_confined() {
     systemctl(&["start", IMPORT_UNIT]);
 
     let said = run("journalctl", &["--quiet", "--unit", IMPORT_UNIT]);
-    assert!(said.contains("t-filtered") && !said.contains("not confined"), "{said}");
+    assert!(said.contains("t-filtered") && !said.contains("unconfined"), "{said}");
     let image = format!("{pool}/images/t-filtered");
     assert!(run("zfs", &["list", "-Ho", "name", &image]).contains(&image));
     run("zfs", &["destroy", "-r", &image]);

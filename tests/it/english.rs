@@ -1,0 +1,149 @@
+//! Plain English: idioms that readers stumbled over appear neither in documents nor in what users see.
+
+use std::fs;
+use std::path::Path;
+
+use crate::documents::documents;
+use crate::house::strings;
+use crate::support::files_below;
+
+/// Words and phrases, in lower case, that have a standard term instead.
+const IDIOMS: [(&str, &str); 40] = [
+    ("what is there", "name the thing"),
+    ("whoever", "the caller, the user"),
+    ("those that are", "name them"),
+    ("is to be", "must, or the present tense"),
+    ("are to be", "must, or the present tense"),
+    ("as far as", "if, where"),
+    ("all that", "everything, all ..."),
+    ("of it", "name the thing"),
+    ("is had", "is acquired"),
+    ("to be had", "available"),
+    ("folder", "directory"),
+    ("newcomer", "backlog, new connection"),
+    ("newcomers", "backlog, new connections"),
+    ("settle", "recover, complete, undo"),
+    ("settled", "recovered"),
+    ("settles", "recovers"),
+    ("is told", "receives, gets the answer"),
+    ("are told", "receive, get the answer"),
+    ("is heard", "receives events"),
+    ("not heard", "no events"),
+    ("is for its guest to say", "outcome unknown"),
+    ("becomes of", "outcome"),
+    ("its power away", "force power-off"),
+    ("written off", "abandoned"),
+    ("stay unknown", "cannot identify"),
+    ("begun", "started"),
+    ("was not had", "unavailable"),
+    ("the words that", "subcommands"),
+    ("is of no use", "does not work"),
+    ("say no", "refuse"),
+    ("says no", "refuses"),
+    ("left behind by", "remains"),
+    ("who calls", "the caller"),
+    ("who may call", "permitted callers"),
+    ("desk", "dispatcher"),
+    ("keeper", "reconciler"),
+    ("nudge", "wake"),
+    ("what was asked for", "the request"),
+    ("trying on", "retrying"),
+    ("lets in", "accepts"),
+];
+
+/// Texts that `/_mistify_RPC_` has to have.
+const FIXED: [&str; 2] = ["still running since", "does not answer since"];
+
+/// The idioms in a text, whose words may be on two lines.
+fn idioms(text: &str) -> Vec<&'static str> {
+    let mut plain: String = text.to_lowercase();
+    FIXED.iter().for_each(|it| plain = plain.replace(it, ""));
+    // An underscore is a part of names, such as those of tests.
+    let letters = |it: char| if it.is_alphanumeric() || it == '_' { it } else { ' ' };
+    let words: Vec<String> = plain
+        .chars()
+        .map(letters)
+        .collect::<String>()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    let plain = format!(" {} ", words.join(" "));
+    IDIOMS.iter().map(|(idiom, _)| *idiom).filter(|it| plain.contains(&format!(" {it} "))).collect()
+}
+
+/// Where idioms stand: a line for each.
+fn faults(name: &str, text: &str) -> Vec<String> {
+    let found = idioms(text).into_iter();
+    let instead = |idiom: &str| IDIOMS.iter().find(|(it, _)| *it == idiom).map_or("", |it| it.1);
+    let place = |idiom: &str| {
+        let first = idiom.split(' ').next().unwrap_or_default();
+        let line = text.lines().find(|line| idioms(line).contains(&idiom));
+        line.or_else(|| text.lines().find(|line| line.to_lowercase().contains(first)))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    found.map(|it| format!("{name}: {it:?}, better {:?}: {}", instead(it), place(it))).collect()
+}
+
+/// Files of text that users read: what is installed, the page, and descriptions of the API.
+fn files() -> Vec<String> {
+    let mut paths = Vec::new();
+    ["dist", "man", "src/http/page", "src/rpc/v2"]
+        .iter()
+        .for_each(|folder| files_below(Path::new(folder), &mut paths));
+    paths.retain(|path| {
+        let is_text = !path.ends_with(".rs") && !path.ends_with(".css");
+        is_text && Path::new(path).is_file()
+    });
+    paths.push("tests/golden/metrics.txt".to_owned());
+    paths
+}
+
+/// The program's sources without their tests.
+fn sources() -> Vec<(String, String)> {
+    let mut paths = Vec::new();
+    files_below(Path::new("src"), &mut paths);
+    paths.retain(|path| {
+        path.ends_with(".rs") && !path.contains("/tests") && !path.contains("/fuzz")
+    });
+    let read = |path: String| {
+        let text = fs::read_to_string(&path).expect("it is there");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+        (path, code)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+#[test]
+fn documents_are_in_plain_english() {
+    let read = |name: &String| fs::read_to_string(name).expect("it is there");
+    let all: Vec<String> = documents().into_iter().chain(files()).collect();
+    assert!(all.len() >= 30, "{all:?}");
+    let faults: Vec<String> = all.iter().flat_map(|name| faults(name, &read(name))).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_program_speaks_plain_english() {
+    let mut count = 0;
+    let mut found = Vec::new();
+    for (path, code) in sources() {
+        for text in strings(&code) {
+            // A text has words; names and formats of one word have none to judge.
+            if text.contains(' ') {
+                found.extend(faults(&path, text));
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 500, "{count}");
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn an_idiom_is_found_over_two_lines() {
+    assert_eq!(idioms("It stays\nas far\nas it goes."), ["as far as"]);
+    assert_eq!(idioms("a foldered list of items"), [""; 0]);
+    assert_eq!(idioms("deadline, still running since 3 s ago"), [""; 0]);
+}
