@@ -56,6 +56,11 @@ fn below(pool: &PoolName, dataset: Dataset) {
     assert!(parts.all(|part| matches!(part, Component::Normal(_))), "{full}");
     assert_eq!(path.components().count(), full.split('/').count() + 3, "{full}");
     let above: Vec<Dataset> = std::iter::successors(dataset.parent(), Dataset::parent).collect();
-    assert_eq!(above.len(), full.split('/').count() - 2, "up to the pool and no further");
+    let parts = dataset.relative().split('/').count();
+    assert_eq!(
+        above.len(),
+        parts - 1,
+        "up to the pool or the dataset in its place, and no further"
+    );
     assert!(above.iter().all(|it| dataset.is_below(it) && !it.is_below(&dataset)));
 }

@@ -297,6 +297,15 @@ mod tests {
     }
 
     #[test]
+    fn the_parents_of_a_dataset_end_at_the_root_of_the_store() {
+        let root = PoolName::parse("tank/images/store").unwrap();
+        let disk = root.dataset("guests/web-1/disk-0").unwrap();
+        let above: Vec<_> = std::iter::successors(disk.parent(), Dataset::parent).collect();
+        let above: Vec<&str> = above.iter().map(Dataset::as_str).collect();
+        assert_eq!(above, ["tank/images/store/guests/web-1", "tank/images/store/guests"]);
+    }
+
+    #[test]
     fn the_layout_of_existing_hosts_is_built() {
         let (pool, id) = (pool(), Id::parse("web-1").unwrap());
         assert_eq!(pool.guests().as_str(), "tank/guests");
