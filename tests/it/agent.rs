@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -50,6 +50,13 @@ impl Log {
         let end = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     }
+}
+
+/// Copies the program. A process of its own does: a child that another test starts meanwhile would hold a file
+/// that is written here, and a program that somebody can write does not start (ETXTBSY).
+pub(crate) fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg(PROGRAM).arg(to).status().expect("cp starts");
+    assert!(copied.success(), "{}", to.display());
 }
 
 impl Agent {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, PROGRAM};
+use crate::agent::{Agent, copy_program};
 use crate::skip::{Skip, require};
 use crate::support::{Scratch, wait_for, wait_until};
 
@@ -173,7 +173,7 @@ impl Nobody {
         let path = std::env::temp_dir().join(format!("mistify-nobody-{}", std::process::id()));
         fs::create_dir_all(&path).expect("a folder can be made");
         let folder = Self(path);
-        fs::copy(PROGRAM, folder.0.join("agent")).expect("it can be copied");
+        copy_program(&folder.0.join("agent"));
         std::os::unix::fs::chown(&folder.0, Some(NOBODY), Some(NOBODY))
             .map_err(|error| Skip(format!("only root can become another user: {error}")))?;
         Ok(folder)

@@ -17,7 +17,7 @@ use mistify_libvirt::fetch::SOCKET;
 use serde_json::{Value, json};
 
 use super::{Bed, MIB, SOON, TEST_DRIVER, store_flags};
-use crate::agent::PROGRAM;
+use crate::agent::copy_program;
 use crate::lab::Pool;
 use crate::skip::{Skip, require};
 use crate::storage::begins_with;
@@ -401,7 +401,7 @@ fn a_pull_without_root_names_the_socket_to_enable() {
     fs::create_dir(&folder).expect("a folder can be made");
     chown(&folder, Some(STRANGER), None).expect("root may");
     let program = folder.join("program");
-    fs::copy(PROGRAM, &program).expect("it can be copied");
+    copy_program(&program);
     let user = STRANGER.to_string();
     let pulled = Command::new("setpriv")
         .args(["--reuid", &user, "--regid", &user, "--clear-groups"])

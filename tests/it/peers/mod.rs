@@ -17,7 +17,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::agent::{Agent, PROGRAM};
+use crate::agent::{Agent, copy_program};
 use crate::skip::Skip;
 use crate::support::wait_for;
 
@@ -64,7 +64,7 @@ impl World {
     fn program(&self) -> String {
         let copy = self.at("agent");
         if !Path::new(&copy).exists() {
-            fs::copy(PROGRAM, &copy).expect("it can be copied");
+            copy_program(Path::new(&copy));
         }
         copy
     }
