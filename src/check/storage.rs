@@ -27,7 +27,7 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
         Store::Directory(path) => path.display().to_string(),
     };
     let agent = agent_user().unwrap_or_else(|_| process::user());
-    let asked = storage::open(&config.host, &config.storage, Trusted::with_agent(agent))
+    let asked = storage::open(&config.host, &config.storage, Trusted::with_agent(agent), None)
         .and_then(|store| store.usage(Instant::now() + CHECK_LOOK));
     vec![match asked {
         Ok(usage) => {

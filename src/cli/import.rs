@@ -70,7 +70,7 @@ fn tell(done_bytes: u64, size_bytes: u64) {
 /// The store, and the users whose files it trusts.
 fn store(config: &Config) -> Result<(Arc<dyn Volumes>, Trusted), Box<dyn Error>> {
     let trusted = Trusted::with_agent(agent_user()?);
-    Ok((storage::open(&config.host, &config.storage, trusted)?, trusted))
+    Ok((storage::open(&config.host, &config.storage, trusted, None)?, trusted))
 }
 
 fn bring(config: &Config, file: &Path, id: &str) -> Result<Image, Box<dyn Error>> {

@@ -162,7 +162,7 @@ mod tests {
         let root = env::temp_dir().join(format!("mistify-{name}-{}", std::process::id()));
         files::make_folder(&root).unwrap();
         let host = HostConfig { store: Store::Directory(root.clone()), ..HostConfig::default() };
-        (storage::open(&host, &StorageLimits::default(), Trusted::own()).unwrap(), root)
+        (storage::open(&host, &StorageLimits::default(), Trusted::own(), None).unwrap(), root)
     }
 
     fn deadline() -> Instant {

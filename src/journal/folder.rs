@@ -67,6 +67,16 @@ impl Folder {
         Ok(Self { intents, set_aside, open, _lock: lock })
     }
 
+    /// Opens the empty file on which the commands of agents hold locks.
+    pub(super) fn commands(&self) -> Result<File, Error> {
+        let path = self.intents.with_file_name("commands");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(FILE_MODE);
+        let made = files::straight(&mut options).open(&path).map_err(at("create", &path));
+        // To read alone: commands have it as their standard input.
+        made.and_then(|_| File::open(&path).map_err(at("open", &path)))
+    }
+
     /// Reads the oldest intents, removes what was not yet in its place, and sets aside the rest.
     pub(super) fn sweep(&self, scope: &Scope, limits: &JournalLimits) -> Result<Left, Error> {
         let (mut oldest, mut next, mut unread) = (BTreeSet::new(), 1, 0_usize);

@@ -25,6 +25,7 @@ mod state_dir;
 mod stop;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -99,6 +100,18 @@ impl Journal {
     /// and what a crash leaves is not.
     pub fn in_memory(scope: Scope, limits: &JournalLimits) -> Self {
         Self::with(None, scope, limits, Slots { next: 1, by_number: BTreeMap::new() })
+    }
+
+    /// Opens the file on which commands that this agent starts hold locks, also after its end; none without a
+    /// state directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    ///
+    /// # Blocking
+    /// As long as the disk takes.
+    pub fn commands(&self) -> Result<Option<File>, Error> {
+        self.shared.folder.as_ref().map(Folder::commands).transpose()
     }
 
     fn with(folder: Option<Folder>, scope: Scope, limits: &JournalLimits, slots: Slots) -> Self {

@@ -131,9 +131,11 @@ impl Libvirt {
     /// As [`libvirt::start`] and [`Journal::open`]; when the system refuses the pool's threads.
     pub fn with_config(config: &Config) -> io::Result<Self> {
         libvirt::start().map_err(io::Error::other)?;
-        let volumes = storage::open(&config.host, &config.storage, Trusted::own());
-        let volumes = volumes.map_err(io::Error::other)?;
         let journal = Arc::new(open_journal(config).map_err(io::Error::other)?);
+        // Behind the journal's lock: no other agent may lock the file of commands.
+        let commands = journal.commands().map_err(io::Error::other)?;
+        let volumes = storage::open(&config.host, &config.storage, Trusted::own(), commands);
+        let volumes = volumes.map_err(io::Error::other)?;
         let jobs = jobs::open(config, &journal).map_err(io::Error::other)?;
         let health = Arc::new(Health::new(config.watch.answer));
         // One more for the watch, one for fast samples, one for events, and all of slow samples.

@@ -110,6 +110,17 @@ pub fn lock(file: &impl AsRawFd) -> io::Result<bool> {
     if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
+/// Takes a file's lock (`flock(2)`) together with others that share it, until this opening of the file and all
+/// its copies in other processes are closed.
+///
+/// # Errors
+/// Where the file system has no locks, or another opening has the lock alone.
+pub fn lock_shared(file: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: takes no pointer; the descriptor is open during the call.
+    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Whether an error is about what this process or the system lacks now, memory or descriptors,
 /// and not about the file.
 pub fn is_shortage(error: &io::Error) -> bool {

@@ -82,6 +82,8 @@ pub enum Error {
         /// How many.
         commands: usize,
     },
+    /// A `zfs` command of an agent that was killed still runs: what it makes cannot be taken back yet.
+    Former,
     /// A command did not end by its deadline and was killed.
     Late {
         /// What was run and on what, as in `zfs list tank`.
@@ -136,6 +138,7 @@ impl Error {
             Self::NotInstalled
             | Self::PoolMissing { .. }
             | Self::Hung { .. }
+            | Self::Former
             | Self::Late { .. } => true,
             Self::NotUndone { cause, .. } => cause.cannot_ask(),
             _ => false,
@@ -186,6 +189,9 @@ impl fmt::Display for Error {
             Self::PoolMissing { pool } => write!(f, "pool {pool} does not exist"),
             Self::Hung { commands } => {
                 write!(f, "cannot run zfs: {commands} commands hang and cannot be killed")
+            }
+            Self::Former => {
+                f.write_str("cannot undo volumes: a zfs command of the former agent still runs")
             }
             Self::Late { command, waited } => {
                 write!(f, "deadline: {command} ran for {} ms", waited.as_millis())

@@ -19,6 +19,7 @@ mod rules;
 mod types;
 mod zfs;
 
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,11 +56,16 @@ pub fn open(
     host: &HostConfig,
     limits: &StorageLimits,
     trusted: Trusted,
+    commands: Option<File>,
 ) -> Result<Arc<dyn Volumes>, Error> {
     let pool = PoolName::parse(&host.zpool)?;
     Ok(match &host.store {
         Store::None => Arc::new(ZfsStore::none(pool, limits.clone())),
-        Store::Zfs => Arc::new(ZfsStore::new(pool, limits.clone())),
+        Store::Zfs => Arc::new(match commands {
+            Some(file) => ZfsStore::of_agent(pool, limits.clone(), file)
+                .map_err(|error| Error::io("lock the file of zfs commands", error))?,
+            None => ZfsStore::new(pool, limits.clone()),
+        }),
         Store::Directory(root) => {
             let store = DirectoryStore::new(pool, root.clone(), limits.clone()).trusting(trusted);
             match store.check_root() {

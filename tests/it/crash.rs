@@ -3,6 +3,7 @@
 //! `lab::crash` on ZFS.
 
 use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::agent::Agent;
 use crate::cost::slow;
 use crate::skip::require;
 use crate::stack::{Stack, in_libvirt, wait_for_libvirt};
-use crate::support::{Scratch, files_below, wait_until};
+use crate::support::{Scratch, files_below, signal, wait_for, wait_until};
 
 /// Longer than a loaded machine needs to settle what was left open.
 const SOON: Duration = Duration::from_secs(240);
@@ -389,6 +390,46 @@ pub(crate) fn random_kills(bed: &Bed, kills: u32, within: Duration) {
     }
     assert_eq!(bed.everything(), clean);
     last.end();
+}
+
+/// Kills the agent while its `zfs create` runs, which goes on when the next agent has begun to recover.
+pub(crate) fn a_command_outlives_its_agent(bed: &Bed) {
+    let first = bed.agent(None);
+    let clean = {
+        first.ok("Delete", &first.ok("CreateGuest", &bed.guest(1))["guest"]);
+        bed.everything()
+    };
+    let guest = bed.guest(1);
+    let command = thread::scope(|scope| {
+        scope.spawn(|| first.try_call("CreateGuest", &guest));
+        let command = wait_for("a volume is being made", SOON, || zfs_create_of(first.pid()));
+        signal(command, "STOP");
+        first.signal("KILL");
+        command
+    });
+    assert_eq!(first.wait().code(), None);
+    wait_for_libvirt(&bed.host.uri());
+
+    let next = bed.agent(None);
+    let waits = "a zfs command of the former agent still runs";
+    let open = || next.health().1["journal"]["open"][0]["why"].clone();
+    wait_until("recovery waits for it", SOON, || {
+        open().as_str().is_some_and(|why| why.contains(waits))
+    });
+    signal(command, "CONT");
+    bed.settled(&next);
+    let made = next.ok("CreateGuest", &guest)["guest"].take();
+    next.ok("Delete", &made);
+    assert_eq!(bed.everything(), clean);
+    next.end();
+}
+
+/// The process of a `zfs create` that this agent has started.
+fn zfs_create_of(agent: u32) -> Option<u32> {
+    let children =
+        Command::new("pgrep").args(["-P", &agent.to_string(), "-f", "zfs create"]).output();
+    let children = children.expect("pgrep starts").stdout;
+    String::from_utf8_lossy(&children).split_whitespace().next()?.parse().ok()
 }
 
 #[test]

@@ -232,7 +232,8 @@ impl Kind {
             storage::Error::NoStore => Self::Unsupported,
             storage::Error::NotInstalled
             | storage::Error::PoolMissing { .. }
-            | storage::Error::Hung { .. } => Self::Unavailable,
+            | storage::Error::Hung { .. }
+            | storage::Error::Former => Self::Unavailable,
             storage::Error::Late { .. } => Self::Deadline,
             storage::Error::Io { error, .. } => Self::of_io(error),
             storage::Error::Untrusted { .. }

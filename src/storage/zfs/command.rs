@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use crate::config::StorageLimits;
 use crate::os::poll::{Interest, PollSet};
+use crate::storage::zfs::former::Former;
 use crate::storage::{Action, Error};
 
 /// Where distributions put the command.
@@ -42,6 +43,8 @@ pub(super) struct Zfs {
     pub(super) limits: StorageLimits,
     /// Killed and not ended.
     hung: Arc<Mutex<Vec<Child>>>,
+    /// Those of an agent that was killed.
+    former: Former,
 }
 
 /// What a command left that ended by itself.
@@ -62,13 +65,13 @@ impl Output {
 }
 
 impl Zfs {
-    pub(super) fn new(program: Option<PathBuf>, limits: StorageLimits) -> Self {
-        Self { program, is_none: false, limits, hung: Arc::default() }
+    pub(super) fn new(program: Option<PathBuf>, limits: StorageLimits, former: Former) -> Self {
+        Self { program, is_none: false, limits, hung: Arc::default(), former }
     }
 
     /// Runs nothing: every command fails with [`Error::NoStore`].
     pub(super) fn none(limits: StorageLimits) -> Self {
-        Self { is_none: true, ..Self::new(None, limits) }
+        Self { is_none: true, ..Self::new(None, limits, Former::none()) }
     }
 
     pub(super) fn is_none(&self) -> bool {
@@ -78,7 +81,7 @@ impl Zfs {
     /// Runs a command to its end; what it printed, whatever its status.
     pub(super) fn run(&self, words: &[&str], deadline: Instant) -> Result<Output, Error> {
         let limit = deadline.min(Instant::now() + self.limits.command);
-        self.run_until(words, Stdio::null(), || Instant::now() >= limit)
+        self.run_until(words, self.former.stdin(), || Instant::now() >= limit)
     }
 
     /// The same for a command that has to succeed; what it printed on standard output.
@@ -119,14 +122,23 @@ impl Zfs {
         Ok(Output { command, status, stdout, stderr })
     }
 
-    /// Checks that nothing of former commands can still happen.
+    /// Checks that nothing of earlier commands can still happen, those of a killed agent included.
     ///
     /// # Errors
-    /// [`Error::Hung`]: one that even SIGKILL does not end may yet do what it was told.
+    /// [`Error::Hung`]: a command that even SIGKILL does not end may yet do what it was told.
+    /// [`Error::Former`]: a command of a killed agent still runs.
+    ///
+    /// # Blocking
+    /// Up to [`StorageLimits::kill`], for commands of a killed agent.
     pub(super) fn none_hangs(&self) -> Result<(), Error> {
-        match self.count_hung() {
-            0 => Ok(()),
-            commands => Err(Error::Hung { commands }),
+        let commands = self.count_hung();
+        if commands > 0 {
+            return Err(Error::Hung { commands });
+        }
+        let ended = self.former.have_ended(Instant::now() + self.limits.kill);
+        match ended.map_err(|error| Error::io("lock the file of zfs commands", error))? {
+            true => Ok(()),
+            false => Err(Error::Former),
         }
     }
 
@@ -323,7 +335,7 @@ mod tests {
     #[test]
     fn commands_that_nothing_ends_are_counted_and_no_further_one_is_tried() {
         let limits = StorageLimits { hung: 2, ..StorageLimits::default() };
-        let zfs = Zfs::new(Some(PathBuf::from("/bin/echo")), limits);
+        let zfs = Zfs::new(Some(PathBuf::from("/bin/echo")), limits, Former::none());
         let soon = Instant::now() + Duration::from_secs(20);
         // Children that run on stand for those that SIGKILL does not end.
         let sleeper = || Command::new("/bin/sleep").arg("1000").spawn().unwrap();

@@ -72,6 +72,7 @@ impl ZfsStore {
             Err(
                 error @ (Error::Exists { .. }
                 | Error::Hung { .. }
+                | Error::Former
                 | Error::NoStore
                 | Error::NotInstalled),
             ) => Err(error),

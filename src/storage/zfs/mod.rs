@@ -6,6 +6,7 @@
 mod command;
 mod delegation;
 mod device;
+mod former;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod images;
@@ -17,8 +18,8 @@ mod snapshots;
 mod stream;
 mod survey;
 
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use self::delegation::{PERMISSIONS, Who};
 
 use self::command::{Output, Zfs};
+use self::former::Former;
 use self::listing::{COLUMNS, Entry, Kind};
 use crate::config::StorageLimits;
 use crate::os::disk;
@@ -58,7 +60,19 @@ enum Depth {
 impl ZfsStore {
     /// The store of this pool. Neither the pool nor the `zfs` command has to be there yet.
     pub fn new(pool: PoolName, limits: StorageLimits) -> Self {
-        Self { pool, zfs: Zfs::new(None, limits) }
+        Self { pool, zfs: Zfs::new(None, limits, Former::none()) }
+    }
+
+    /// The store of an agent: its commands, and those of a killed agent before it, hold a lock on this file.
+    ///
+    /// # Errors
+    /// When the file system has no locks.
+    pub(super) fn of_agent(
+        pool: PoolName,
+        limits: StorageLimits,
+        commands: File,
+    ) -> io::Result<Self> {
+        Ok(Self { pool, zfs: Zfs::new(None, limits, Former::new(commands)?) })
     }
 
     /// The store of a host that has none: every method says so. Names are made with `pool`.
@@ -68,7 +82,7 @@ impl ZfsStore {
 
     /// The same with a `zfs` program that is not looked for.
     pub fn with_program(pool: PoolName, limits: StorageLimits, program: PathBuf) -> Self {
-        Self { pool, zfs: Zfs::new(Some(program), limits) }
+        Self { pool, zfs: Zfs::new(Some(program), limits, Former::none()) }
     }
 
     /// Lists `names` and, to a depth, what is below them; what is absent is left out.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{LIBVIRT, Pool, run, virsh};
 use crate::crash::{
-    Bed, Host, attach_is_undone, create_is_undone, delete_is_finished, delete_meets, leftovers_go,
-    random_kills,
+    Bed, Host, a_command_outlives_its_agent, attach_is_undone, create_is_undone,
+    delete_is_finished, delete_meets, leftovers_go, random_kills,
 };
 use crate::skip::require;
 
@@ -57,6 +57,12 @@ fn a_disk_whose_coming_is_killed_at_any_write_is_undone_or_stays_whole() {
 fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
     random_kills(&Bed::new(&OnZfs(pool), "crash-random", 0x73), KILLS, KILL_WITHIN);
+}
+
+#[test]
+fn a_recovery_waits_for_the_killed_agents_commands() {
+    let Some(pool) = require("lab", Pool::own(128)) else { return };
+    a_command_outlives_its_agent(&Bed::new(&OnZfs(pool), "crash-outlived", 0x76));
 }
 
 #[test]

@@ -262,7 +262,7 @@ fn a_directory_that_others_can_change_is_not_used() {
 /// Opens the store in a directory, as the agent does at its start; what it says against it.
 fn open(root: &Path) -> Option<String> {
     let host = HostConfig { store: Store::Directory(root.to_owned()), ..HostConfig::default() };
-    storage::open(&host, &StorageLimits::default(), Trusted::own())
+    storage::open(&host, &StorageLimits::default(), Trusted::own(), None)
         .err()
         .map(|error| error.to_string())
 }
