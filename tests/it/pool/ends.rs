@@ -131,9 +131,13 @@ fn stop_leaves_a_stuck_job_after_its_grace_and_answers_the_queued() {
 fn stop_does_not_wait_for_a_read_that_hangs() {
     let pool = pool(&limits());
     let (release, hang) = bounded::<()>(0);
-    let hang = move |_: &mut State| hang.recv();
-    let late = pool.run(Lane::Read, soon("hangs"), None, hang);
-    assert!(matches!(late, Err(Error::Late { .. })), "{late:?}");
+    let run = |_| {
+        let hang = hang.clone();
+        pool.run(Lane::Read, soon("hangs"), None, move |_: &mut State| hang.recv())
+    };
+    // Where the machine is so busy that no worker comes in time, once more.
+    let late = (0..100).map(run).find(|it| !matches!(it, Err(Error::Unrun { .. })));
+    assert!(matches!(late, Some(Err(Error::Late { .. }))), "{late:?}");
     let began = Instant::now();
     assert!(!pool.stop(10 * FAR));
     assert!(began.elapsed() < FAR, "{:?}", began.elapsed());
