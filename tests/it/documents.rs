@@ -229,9 +229,14 @@ pub(crate) fn for_systemd() -> Vec<String> {
     all_commands().filter(|command| matches!(how(command), How::Systemd)).collect()
 }
 
-/// The commands that need a pool.
+/// The commands that need a pool. The lab has the tests' program without the documents.
 pub(crate) fn for_the_lab() -> Vec<String> {
-    all_commands().filter(|command| matches!(how(command), How::Lab)).collect()
+    let all = shown(include_str!("../../docs/storage.md")).into_iter();
+    let commands = all.filter_map(|it| match it {
+        Shown::Command(command, _) => Some(command),
+        Shown::File(..) => None,
+    });
+    commands.filter(|command| matches!(how(command), How::Lab)).collect()
 }
 
 fn tools(names: &[&str]) -> Result<(), Skip> {
@@ -363,7 +368,10 @@ fn what_is_too_long_for_a_test_is_run_by_the_gate() {
     let (mut by_gates, mut by_persons, mut elsewhere) = (0, 0, 0);
     for command in all_commands() {
         match how(&command) {
-            How::Shell(_) | How::Systemd | How::Lab => {}
+            How::Shell(_) | How::Systemd => {}
+            How::Lab => {
+                assert!(for_the_lab().contains(&command), "the lab has other pages only: {command}")
+            }
             How::Elsewhere => elsewhere += 1,
             How::NewUser => {
                 assert!(walk.contains(&Shown::Command(command.clone(), None)), "{command}");
