@@ -178,8 +178,8 @@ fn service_of(settings: &Settings) -> Result<Option<Service>, String> {
     Ok(service.map(Service::parse).transpose()?)
 }
 
-/// The settings: those of the flags in `layers`, of the environment and of the file. The layers of the last two are
-/// added to `layers` as far as they can be read.
+/// The settings: those of the flags in `layers`, of the environment and of the file. This function
+/// adds the layers of the environment and the file to `layers` where it can read them.
 fn settings_of(
     layers: &mut Vec<Vec<Given>>,
     named: Option<PathBuf>,

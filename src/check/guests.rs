@@ -2,16 +2,13 @@
 
 use crate::check::Finding;
 use crate::config::Config;
-use crate::libvirt::{self, Code, Connection, Error};
+use crate::libvirt::{self, Code, Connection, Error, version_text};
 
 /// The oldest that the agent is made for, as libvirt counts.
 const OLDEST: u64 = 8_000_000;
 
 pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
     let uri = &config.host.libvirt_uri;
-    let words = |version: u64| {
-        format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
-    };
     let ask = || {
         let connection = Connection::open(uri)?;
         takes_changes(&connection)?;
@@ -23,10 +20,10 @@ pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
     vec![match asked {
         Ok(version) if version < OLDEST => Finding::fail(
             "libvirt",
-            format!("{uri}: version {}", words(version)),
-            format!("install libvirt {} or later", words(OLDEST)),
+            format!("{uri}: version {}", version_text(version)),
+            format!("install libvirt {} or later", version_text(OLDEST)),
         ),
-        Ok(version) => Finding::ok("libvirt", format!("{uri}: version {}", words(version))),
+        Ok(version) => Finding::ok("libvirt", format!("{uri}: version {}", version_text(version))),
         Err(error) => Finding::fail(
             "libvirt",
             format!("{uri}: {error}"),

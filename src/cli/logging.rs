@@ -171,13 +171,12 @@ fn write_all(mut bytes: &[u8]) -> io::Result<()> {
 
 fn builder(settings: &Settings) -> Builder {
     let mut builder = Builder::new();
-    let level = settings.log_level.unwrap_or(DEFAULT_LEVEL);
-    builder.filter_level(level);
-    if settings.log_level.is_none() && is_set(DEFAULT_FILTER_ENV) {
-        builder.parse_default_env();
-    } else if level == DEFAULT_LEVEL {
-        builder.filter_module(STARTED, LevelFilter::Info);
-    }
+    builder.filter_level(DEFAULT_LEVEL);
+    match level(settings) {
+        None => builder.parse_default_env(),
+        Some(DEFAULT_LEVEL) => builder.filter_module(STARTED, LevelFilter::Info),
+        Some(level) => builder.filter_level(level),
+    };
     let format = format(settings);
     builder.format(move |line, record| writeln!(line, "{}", format(record)));
     builder
@@ -186,14 +185,15 @@ fn builder(settings: &Settings) -> Builder {
 /// Has the macros of `log` stop at the level of the agent, although the line of a start is above it: a request
 /// costs less where they need not ask the logger.
 fn bound_level(settings: &Settings) {
-    if settings.log_level.is_some() || !is_set(DEFAULT_FILTER_ENV) {
-        log::set_max_level(settings.log_level.unwrap_or(DEFAULT_LEVEL));
+    if let Some(level) = level(settings) {
+        log::set_max_level(level);
     }
 }
 
-/// Whether a variable has a value; an empty one counts as unset.
-fn is_set(variable: &str) -> bool {
-    env::var_os(variable).is_some_and(|value| !value.is_empty())
+/// The level of all modules; `None` where `RUST_LOG` decides. An empty variable counts as unset.
+fn level(settings: &Settings) -> Option<LevelFilter> {
+    let is_set = env::var_os(DEFAULT_FILTER_ENV).is_some_and(|value| !value.is_empty());
+    settings.log_level.or((!is_set).then_some(DEFAULT_LEVEL))
 }
 
 fn format(settings: &Settings) -> Format {

@@ -11,6 +11,7 @@ use crate::http::parse::Request;
 use crate::http::routes::JSON;
 use crate::http::{Reply, Shortcut};
 use crate::journal::Summary;
+use crate::libvirt::version_text;
 use crate::ops::{Libvirt, Seen};
 use crate::os::process;
 use crate::pool::{LaneSnapshot, Running, Snapshot};
@@ -93,8 +94,7 @@ fn libvirt_status(seen: &Seen) -> Option<&'static str> {
 
 /// The version of the libvirt that answered last.
 pub(super) fn version(seen: &Seen) -> Option<String> {
-    seen.version
-        .map(|number| format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000))
+    seen.version.map(version_text)
 }
 
 fn libvirt(seen: &Seen) -> Value {

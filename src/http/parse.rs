@@ -63,7 +63,7 @@ pub struct Parser {
     buffer: Vec<u8>,
     /// The request whose head is complete.
     pending: Option<Pending>,
-    /// Whether the last request head, as far as it was read, is HTTP/1.0.
+    /// Whether the last request head, complete or not, is HTTP/1.0.
     is_http_1_0: bool,
 }
 

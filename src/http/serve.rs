@@ -150,7 +150,8 @@ impl Libvirt {
     /// Answers what comes to the fronts until a signal; everything in flight is finished before it
     /// returns. SIGHUP, where it is caught, is for the audit's file.
     ///
-    /// Each front has its own handlers. A call that waits for its turn in the pool frees its handler meanwhile. Whoever started the service is told when it is ready, that it works, and when it stops.
+    /// Each front has its own handlers. A call that waits for its turn in the pool frees its handler meanwhile. The
+    /// agent notifies the service manager when it is ready, while it works, and when it stops.
     ///
     /// # Errors
     /// When threads cannot be started or signals not waited for.

@@ -12,6 +12,11 @@ use crate::libvirt::network::Network;
 use crate::libvirt::strings::{argument, entries};
 use crate::sys;
 
+/// A version as libvirt counts it (major * 1,000,000 + minor * 1,000 + release), for people: `9.0.0`.
+pub fn version_text(version: u64) -> String {
+    format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
+}
+
 /// An open connection to libvirt; closed when dropped.
 ///
 /// Not shared: libvirtd takes 5 calls at once per connection, and keepalive counts among them.

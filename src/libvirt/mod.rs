@@ -28,7 +28,7 @@ mod stats;
 mod strings;
 
 pub use bulk::{DomainStats, Groups};
-pub use connection::Connection;
+pub use connection::{Connection, version_text};
 pub use domain::{Domain, Info, XmlKind};
 pub use domain_events::{DomainChange, Ear, Subscription, Told};
 pub use error::{Code, Error, Origin};

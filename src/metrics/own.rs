@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use crate::libvirt::version_text;
 use crate::metrics::calls::{self, Counts};
 use crate::metrics::sampler::View;
 use crate::metrics::text::{Family, Kind, Text, Value};
@@ -96,9 +97,7 @@ pub(super) fn write(text: &mut Text, view: &View, own: &Own) {
 }
 
 fn write_build(text: &mut Text, own: &Own) {
-    let libvirt = own.libvirt_version.map(|version| {
-        format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
-    });
+    let libvirt = own.libvirt_version.map(version_text);
     text.family(&Family {
         name: "mistify_build",
         kind: Info,

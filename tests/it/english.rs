@@ -54,36 +54,24 @@ const IDIOMS: [(&str, &str); 40] = [
 /// Texts that `/_mistify_RPC_` has to have.
 const FIXED: [&str; 2] = ["still running since", "does not answer since"];
 
-/// The idioms in a text, whose words may be on two lines.
-fn idioms(text: &str) -> Vec<&'static str> {
-    let mut plain: String = text.to_lowercase();
-    FIXED.iter().for_each(|it| plain = plain.replace(it, ""));
+/// The idioms in a text, whose words may be on two lines, each with what is better.
+fn idioms(text: &str) -> Vec<&'static (&'static str, &'static str)> {
+    let fixed = FIXED.iter().fold(text.to_lowercase(), |text, it| text.replace(it, ""));
     // An underscore is a part of names, such as those of tests.
-    let letters = |it: char| if it.is_alphanumeric() || it == '_' { it } else { ' ' };
-    let words: Vec<String> = plain
-        .chars()
-        .map(letters)
-        .collect::<String>()
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect();
-    let plain = format!(" {} ", words.join(" "));
-    IDIOMS.iter().map(|(idiom, _)| *idiom).filter(|it| plain.contains(&format!(" {it} "))).collect()
+    let words =
+        fixed.split(|it: char| !it.is_alphanumeric() && it != '_').filter(|it| !it.is_empty());
+    let plain = format!(" {} ", words.collect::<Vec<_>>().join(" "));
+    IDIOMS.iter().filter(|(idiom, _)| plain.contains(&format!(" {idiom} "))).collect()
 }
 
-/// Where idioms stand: a line for each.
+/// Where idioms are: a line for each.
 fn faults(name: &str, text: &str) -> Vec<String> {
-    let found = idioms(text).into_iter();
-    let instead = |idiom: &str| IDIOMS.iter().find(|(it, _)| *it == idiom).map_or("", |it| it.1);
-    let place = |idiom: &str| {
-        let first = idiom.split(' ').next().unwrap_or_default();
-        let line = text.lines().find(|line| idioms(line).contains(&idiom));
-        line.or_else(|| text.lines().find(|line| line.to_lowercase().contains(first)))
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
+    let fault = |it: &'static (&str, &str)| {
+        // One that is on two lines has no line of its own.
+        let line = text.lines().find(|line| idioms(line).contains(&it)).unwrap_or_default().trim();
+        format!("{name}: {:?}, better {:?}: {line}", it.0, it.1)
     };
-    found.map(|it| format!("{name}: {it:?}, better {:?}: {}", instead(it), place(it))).collect()
+    idioms(text).into_iter().map(fault).collect()
 }
 
 /// Files of text that users read: what is installed, the page, and descriptions of the API.
@@ -143,7 +131,8 @@ fn the_program_speaks_plain_english() {
 
 #[test]
 fn an_idiom_is_found_over_two_lines() {
-    assert_eq!(idioms("It stays\nas far\nas it goes."), ["as far as"]);
-    assert_eq!(idioms("a foldered list of items"), [""; 0]);
-    assert_eq!(idioms("deadline, still running since 3 s ago"), [""; 0]);
+    let found = |text| idioms(text).into_iter().map(|(idiom, _)| *idiom).collect::<Vec<_>>();
+    assert_eq!(found("It stays\nas far\nas it goes."), ["as far as"]);
+    assert_eq!(found("a foldered list of items"), [""; 0]);
+    assert_eq!(found("deadline, still running since 3 s ago"), [""; 0]);
 }

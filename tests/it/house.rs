@@ -97,48 +97,51 @@ fn first_segments<'t>(path: &[&'t str]) -> Vec<&'t str> {
     starts.map(|(_, pair)| pair[1]).collect()
 }
 
+/// What a piece of a source is.
+#[derive(Clone, Copy, PartialEq)]
+enum Piece {
+    /// A word, `::` or a single sign.
+    Token,
+    /// A string literal.
+    Text,
+    /// A comment, a character or blanks.
+    Other,
+}
+
 /// Words, `::` and single signs, without comments, strings and characters.
 fn tokens(text: &str) -> Vec<&str> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-        let (length, counts) = match first {
-            _ if word > 0 => raw_string(rest, word).map_or((word, true), |end| (end, false)),
-            '/' if rest.starts_with("//") => (past(rest, 2, "\n"), false),
-            '/' if rest.starts_with("/*") => (past(rest, 2, "*/"), false),
-            '"' | '\'' if first == '"' || is_character(rest) => (past_quoted(rest), false),
-            ':' if rest.starts_with("::") => (2, true),
-            _ => (first.len_utf8(), !first.is_whitespace()),
-        };
-        if counts {
-            tokens.push(&rest[..length]);
-        }
-        rest = &rest[length..];
-    }
-    tokens
+    pieces(text, Piece::Token)
 }
 
 /// The string literals of a source, with their quotes, without those in comments.
 pub(crate) fn strings(text: &str) -> Vec<&str> {
-    let mut strings = Vec::new();
+    pieces(text, Piece::Text)
+}
+
+/// The pieces of this kind.
+fn pieces(text: &str, wanted: Piece) -> Vec<&str> {
+    let mut pieces = Vec::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-        let (length, is_string) = match first {
-            _ if word > 0 => raw_string(rest, word).map_or((word, false), |end| (end, true)),
-            '/' if rest.starts_with("//") => (past(rest, 2, "\n"), false),
-            '/' if rest.starts_with("/*") => (past(rest, 2, "*/"), false),
-            '"' => (past_quoted(rest), true),
-            '\'' if is_character(rest) => (past_quoted(rest), false),
-            _ => (first.len_utf8(), false),
+        let (length, piece) = match first {
+            _ if word > 0 => {
+                raw_string(rest, word).map_or((word, Piece::Token), |end| (end, Piece::Text))
+            }
+            '/' if rest.starts_with("//") => (past(rest, 2, "\n"), Piece::Other),
+            '/' if rest.starts_with("/*") => (past(rest, 2, "*/"), Piece::Other),
+            '"' => (past_quoted(rest), Piece::Text),
+            '\'' if is_character(rest) => (past_quoted(rest), Piece::Other),
+            ':' if rest.starts_with("::") => (2, Piece::Token),
+            _ if first.is_whitespace() => (first.len_utf8(), Piece::Other),
+            _ => (first.len_utf8(), Piece::Token),
         };
-        if is_string {
-            strings.push(&rest[..length]);
+        if piece == wanted {
+            pieces.push(&rest[..length]);
         }
         rest = &rest[length..];
     }
-    strings
+    pieces
 }
 
 /// The length of a raw string whose prefix is `word` long, if one begins here.

@@ -51,8 +51,8 @@ impl Former {
     pub(super) fn have_ended(&self, deadline: Instant) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(true) };
         while !self.have_ended.load(Ordering::Relaxed) {
-            // A lock that is not to be had exclusively is lost: it is taken again. No other agent can come
-            // between, as this one has the journal's lock.
+            // The kernel releases the shared lock also where it refuses the exclusive one, so the agent takes it
+            // again. No other agent can lock the file meanwhile: this one holds the journal's lock.
             let is_alone = files::lock(file);
             files::lock_shared(file)?;
             if is_alone? {
