@@ -1,5 +1,6 @@
 //! The agent as a service of systemd: the test is systemd's end of `$NOTIFY_SOCKET`.
 
+use std::fs;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -116,5 +117,24 @@ fn the_unit_allows_the_calls_of_landlock_by_name() {
     let added: Vec<&str> = lines.skip(1).filter(|it| !it.starts_with('~')).collect();
     for call in ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"] {
         assert!(added.iter().any(|line| line.split(' ').any(|word| word == call)), "{call}");
+    }
+}
+
+#[test]
+fn a_purge_and_the_documents_know_all_state_files() {
+    let state = Scratch::new();
+    let folder = state.path().to_str().expect("UTF-8");
+    let agent = Agent::start(&["--libvirt-uri", "test:///default", "--state-dir", folder]);
+    let names: Vec<String> = fs::read_dir(state.path())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .collect();
+    agent.end();
+    assert!(names.contains(&"lock".to_owned()), "{names:?}");
+    let purge = include_str!("../../dist/debian/postrm");
+    let files = include_str!("../../docs/operations.md");
+    for name in names {
+        assert!(purge.contains(&format!("\"$state/{name}\"")), "{name}: it stays after a purge");
+        assert!(files.contains(&format!("| `{name}")), "{name} is not in the table of files");
     }
 }

@@ -42,7 +42,8 @@ fn a_clone_elsewhere_keeps_its_origin_and_is_named() {
     assert_eq!(removal.destroyed, [bench.disk(&guest, 1).to_string()]);
     assert_eq!(removal.left[0].why, Why::Clones(vec![clone.clone()]));
     let error = removal.complete().unwrap_err();
-    assert_eq!(error.to_string(), format!("cannot destroy {kept}: it has clones: {clone}"));
+    let text = format!("cannot destroy datasets: {kept} has clones: {clone}");
+    assert_eq!(error.to_string(), text);
     let snapshot = kept.snapshot("monday").unwrap();
     assert_eq!(bench.all_of(&guest), [kept.to_string(), snapshot.to_string()]);
     let error = bench.store.delete_snapshot(&snapshot, Reach::Itself, soon());
