@@ -126,6 +126,8 @@ pub struct HostConfig {
     /// ZFS pool, or dataset in a pool, that contains the store. Disk sources below
     /// `/dev/zvol/<zpool>/` are permitted. Unused without a store.
     pub zpool: String,
+    /// What new guests are where their requests leave it open.
+    pub profile: Profile,
     /// Type of the bridges that NICs name.
     pub bridge_type: BridgeType,
     /// Where the VNC displays of guests listen.
@@ -151,6 +153,7 @@ impl Default for HostConfig {
         Self {
             libvirt_uri: DEFAULT_LIBVIRT_URI.to_owned(),
             zpool: DEFAULT_ZPOOL.to_owned(),
+            profile: Profile::Modern,
             bridge_type: BridgeType::OpenVSwitch,
             vnc: VncListen::Socket,
             nwfilter: None,
@@ -161,6 +164,15 @@ impl Default for HostConfig {
             sparse: false,
         }
     }
+}
+
+/// What new guests are where their requests leave it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// A machine of today: the host's processor, PCI Express, virtio, the guest agent's channel.
+    Modern,
+    /// What the agent defined before there were profiles, for images that depend on it.
+    Classic,
 }
 
 /// Type of the bridge that a NIC's `network` names.

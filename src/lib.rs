@@ -157,9 +157,10 @@
 //! let disk = Disk {
 //!     kind: "block".into(),
 //!     device: "disk".into(),
-//!     driver: DiskDriver { name: "qemu".into(), kind: "raw".into() },
+//!     driver: DiskDriver { name: "qemu".into(), kind: "raw".into(), ..DiskDriver::default() },
 //!     source: DiskSource { device: "/dev/zvol/mistify/a".into(), ..DiskSource::default() },
 //!     target: DiskTarget { device: "vda".into(), bus: "virtio".into() },
+//!     ..Disk::default()
 //! };
 //! let model = VirDomain {
 //!     kind: "test".into(),
@@ -170,7 +171,7 @@
 //!     devices: Device {
 //!         disks: vec![disk],
 //!         interfaces: vec![interface],
-//!         graphics: Graphics { kind: "vnc".into(), port: "5901".into(), on_socket: false },
+//!         graphics: Graphics { kind: "vnc".into(), port: "5901".into(), ..Graphics::default() },
 //!         console_log: String::new(),
 //!     },
 //!     os: Os {
@@ -190,7 +191,8 @@
 //! };
 //! let defined = connection.define_domain(&model.domain_xml())?;
 //! let read = VirDomain::from_xml(&defined.xml(XmlKind::Inactive)?)?;
-//! assert_eq!(VirDomain { uuid: String::new(), ..read }, model);
+//! let filled_in = model.hardware.clone();
+//! assert_eq!(VirDomain { uuid: String::new(), hardware: filled_in, ..read }, model);
 //!
 //! drop((domain, defined));
 //! connection.release()?;

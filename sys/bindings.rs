@@ -27,6 +27,8 @@ pub type virDomainBlockStatsStruct = _virDomainBlockStats;
 pub type virDomainBlockStatsPtr = *mut virDomainBlockStatsStruct;
 pub type virDomainInterfaceStatsStruct = _virDomainInterfaceStats;
 pub type virDomainInterfaceStatsPtr = *mut virDomainInterfaceStatsStruct;
+pub type virDomainShutdownFlagValues = ::std::os::raw::c_uint;
+pub type virDomainRebootFlagValues = ::std::os::raw::c_uint;
 pub type virDomainMemoryModFlags = ::std::os::raw::c_uint;
 pub type virDomainMetadataType = ::std::os::raw::c_uint;
 pub type virDomainXMLFlags = ::std::os::raw::c_uint;
@@ -326,6 +328,18 @@ const _: () = {
         "Offset of field: _virDomainInterfaceStats::tx_drop",
     ][::std::mem::offset_of!(_virDomainInterfaceStats, tx_drop) - 56usize];
 };
+pub const VIR_DOMAIN_SHUTDOWN_DEFAULT: virDomainShutdownFlagValues = 0;
+pub const VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN: virDomainShutdownFlagValues = 1;
+pub const VIR_DOMAIN_SHUTDOWN_GUEST_AGENT: virDomainShutdownFlagValues = 2;
+pub const VIR_DOMAIN_SHUTDOWN_INITCTL: virDomainShutdownFlagValues = 4;
+pub const VIR_DOMAIN_SHUTDOWN_SIGNAL: virDomainShutdownFlagValues = 8;
+pub const VIR_DOMAIN_SHUTDOWN_PARAVIRT: virDomainShutdownFlagValues = 16;
+pub const VIR_DOMAIN_REBOOT_DEFAULT: virDomainRebootFlagValues = 0;
+pub const VIR_DOMAIN_REBOOT_ACPI_POWER_BTN: virDomainRebootFlagValues = 1;
+pub const VIR_DOMAIN_REBOOT_GUEST_AGENT: virDomainRebootFlagValues = 2;
+pub const VIR_DOMAIN_REBOOT_INITCTL: virDomainRebootFlagValues = 4;
+pub const VIR_DOMAIN_REBOOT_SIGNAL: virDomainRebootFlagValues = 8;
+pub const VIR_DOMAIN_REBOOT_PARAVIRT: virDomainRebootFlagValues = 16;
 pub const VIR_DOMAIN_MEM_CURRENT: virDomainMemoryModFlags = 0;
 pub const VIR_DOMAIN_MEM_LIVE: virDomainMemoryModFlags = 1;
 pub const VIR_DOMAIN_MEM_CONFIG: virDomainMemoryModFlags = 2;
@@ -719,6 +733,14 @@ unsafe extern "C" {
         cb: virConnectCloseFunc,
     ) -> ::std::os::raw::c_int;
     pub fn virConnectIsAlive(conn: virConnectPtr) -> ::std::os::raw::c_int;
+    pub fn virConnectGetDomainCapabilities(
+        conn: virConnectPtr,
+        emulatorbin: *const ::std::os::raw::c_char,
+        arch: *const ::std::os::raw::c_char,
+        machine: *const ::std::os::raw::c_char,
+        virttype: *const ::std::os::raw::c_char,
+        flags: ::std::os::raw::c_uint,
+    ) -> *mut ::std::os::raw::c_char;
     pub fn virDomainCreateXML(
         conn: virConnectPtr,
         xmlDesc: *const ::std::os::raw::c_char,
@@ -728,7 +750,10 @@ unsafe extern "C" {
         conn: virConnectPtr,
         name: *const ::std::os::raw::c_char,
     ) -> virDomainPtr;
-    pub fn virDomainShutdown(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainShutdownFlags(
+        domain: virDomainPtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainReboot(
         domain: virDomainPtr,
         flags: ::std::os::raw::c_uint,
@@ -844,6 +869,10 @@ unsafe extern "C" {
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainCreate(domain: virDomainPtr) -> ::std::os::raw::c_int;
+    pub fn virDomainGetAutostart(
+        domain: virDomainPtr,
+        autostart: *mut ::std::os::raw::c_int,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainSetAutostart(
         domain: virDomainPtr,
         autostart: ::std::os::raw::c_int,

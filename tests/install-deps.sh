@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need on Debian 12, and only what is missing:
 #
-#   tests/install-deps.sh [build|demo|test|coverage|bench|lab|bare|deb|deny|fuzz|gate|verify]
+#   tests/install-deps.sh [build|demo|linux|test|coverage|bench|lab|bare|deb|deny|fuzz|gate|verify]
 #
 #   build  what `cargo build` needs
 #   demo   what the demo needs besides: qemu-img, which reads its disk
+#   linux  what the demo runs a real guest with: libvirtd without its services, qemu, and what makes the small
+#          Linux of tests/linux
 #   test   (default) also libvirtd and qemu for the tests, and PyPI's jsonrpcclient, which calls the
 #          agent: it is unpacked in target/ and not installed; without a network its test says so
 #   coverage
@@ -75,7 +77,10 @@ test=(
     qemu-system-x86 qemu-utils seabios ipxe-qemu
     openvswitch-switch iproute2 util-linux mount python3 curl openssl stunnel4
     python3-jsonschema python3-pip
+    ovmf swtpm swtpm-tools
 )
+# What tests/linux/small.sh makes the small Linux guest with.
+linux=(fdisk mtools dosfstools grub-common grub-pc-bin grub-efi-amd64-bin kmod cpio python3)
 lab=(mmdebstrap e2fsprogs qemu-system-x86 seabios util-linux mount)
 bare=(mmdebstrap systemd-container slirp4netns util-linux mount git)
 deb=(dpkg-dev xz-utils)
@@ -84,8 +89,13 @@ unpack=:
 case ${1:-test} in
 build) ;;
 demo) packages+=(qemu-utils) ;;
+linux)
+    # Not libvirt-daemon-system, which starts services and makes a bridge.
+    packages=(libvirt-daemon libvirt-clients qemu-system-x86 seabios ipxe-qemu iproute2 util-linux mount
+        "${linux[@]}")
+    ;;
 test)
-    packages+=("${test[@]}")
+    packages+=("${test[@]}" "${linux[@]}")
     unpack=unpack_client
     ;;
 coverage)
@@ -111,18 +121,19 @@ deny)
     ;;
 fuzz) packages+=(g++) ;;
 gate)
-    packages+=("${test[@]}" "${lab[@]}" "${gate[@]}")
+    packages+=("${test[@]}" "${linux[@]}" "${lab[@]}" "${gate[@]}")
     unpack=unpack_client
     ;;
 verify)
     build_cargo_deny
     build_cargo_deb
-    packages+=("${test[@]}" "${lab[@]}" "${gate[@]}" "${bare[@]}" "${deb[@]}" g++ golang-go
-        python3-prometheus-client chromium chromium-driver fonts-dejavu-core)
+    packages+=("${test[@]}" "${linux[@]}" "${lab[@]}" "${gate[@]}" "${bare[@]}" "${deb[@]}" g++ golang-go
+        python3-prometheus-client chromium chromium-driver fonts-dejavu-core
+        openssh-client dnsmasq-base)
     unpack=unpack_client
     ;;
 *)
-    echo "usage: $0 [build|demo|test|coverage|bench|lab|bare|deb|deny|fuzz|gate|verify]" >&2
+    echo "usage: $0 [build|demo|linux|test|coverage|bench|lab|bare|deb|deny|fuzz|gate|verify]" >&2
     exit 2
     ;;
 esac

@@ -1,7 +1,10 @@
 //! What guests run on: libvirt.
 
 use crate::check::Finding;
-use crate::config::Config;
+use crate::config::{Config, Profile};
+use crate::guest::capabilities::{Capabilities, modern_machine};
+use crate::guest::check::machine::unavailable;
+use crate::guest::wire::Guest;
 use crate::libvirt::{self, Code, Connection, Error, version_text};
 
 /// The oldest that the agent is made for, as libvirt counts.
@@ -31,6 +34,45 @@ pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
              the read-write socket",
         ),
     }]
+}
+
+/// What new guests can be: CreateGuest refuses what is missing here.
+pub(super) fn machines(config: &Config) -> Vec<Finding> {
+    let Ok(connection) = Connection::open(&config.host.libvirt_uri) else {
+        return vec![Finding::warn("guests", "not known: libvirt does not answer", "see libvirt")];
+    };
+    let machine = modern_machine(std::env::consts::ARCH).unwrap_or_default();
+    let of = |kind| connection.domain_capabilities(kind, machine);
+    let offer = match of("kvm").or_else(|_| of("qemu")).map(|xml| Capabilities::from_xml(&xml)) {
+        Ok(Ok(offer)) => offer,
+        Ok(Err(error)) => {
+            return vec![Finding::warn("guests", error.to_string(), "upgrade libvirt")];
+        }
+        Err(error) if error.code == Code::NO_SUPPORT => {
+            return vec![Finding::ok("guests", "profile classic: libvirt's driver has no other")];
+        }
+        Err(error) => {
+            let seen = format!("neither kvm nor qemu can be used: {error}");
+            return vec![Finding::warn("guests", seen, "install qemu-system-x86")];
+        }
+    };
+    let profile = match config.host.profile {
+        Profile::Modern => "modern",
+        Profile::Classic => "classic",
+    };
+    let wants = [
+        ("UEFI", Guest { firmware: "uefi".into(), ..Guest::default() }),
+        ("Secure Boot", Guest { firmware: "uefi-secure".into(), ..Guest::default() }),
+        ("TPM", Guest { tpm: true, ..Guest::default() }),
+    ];
+    let mut seen = format!("profile {profile}, {} of {}", offer.machine, offer.kind);
+    for (name, guest) in wants {
+        match unavailable(&guest, &offer).first() {
+            None => seen += &format!(", {name}"),
+            Some(missing) => seen += &format!("; no {name}: {}", missing.plain()),
+        }
+    }
+    vec![Finding::ok("guests", seen)]
 }
 
 /// Whether libvirt takes changes. A definition without content changes nothing: a connection that may write

@@ -69,9 +69,10 @@ impl Finding {
 /// A look; what it finds may be more than one thing.
 type Look = fn(&Config) -> Vec<Finding>;
 
-const LOOKS: [(&str, Look); 14] = [
+const LOOKS: [(&str, Look); 15] = [
     ("libvirt", guests::libvirt),
     ("kvm", host::kvm),
+    ("guests", guests::machines),
     ("cgroup", host::cgroup),
     ("bridges", host::bridges),
     ("storage", storage::space),

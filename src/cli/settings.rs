@@ -7,7 +7,8 @@ use log::LevelFilter;
 
 use crate::cli::values::{
     absolute, at_least_one, bridge_type, filter_name, image_service, level, log_format, max_age,
-    metadata, number, on_or_off, on_port, pool_name, seconds, store, tcp_address, vnc, workers,
+    metadata, number, on_or_off, on_port, pool_name, profile, seconds, store, tcp_address, vnc,
+    workers,
 };
 use crate::cli::{LogFormat, Settings};
 use crate::config::{
@@ -226,6 +227,13 @@ pub(super) const SETTINGS: &[Setting] = &[
             draft.config.host.libvirt_uri = text.to_owned();
             Ok(())
         },
+    ),
+    Setting::one(
+        "guest-profile",
+        "PROFILE",
+        "Create guests as modern (default: q35, the host's processor, virtio) or classic (as before \
+         version 0.2.0, for images without virtio drivers) where a request leaves it open",
+        |draft, text| profile(text).map(|profile| draft.config.host.profile = profile),
     ),
     Setting::one(
         "bridge-type",

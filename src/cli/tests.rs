@@ -242,6 +242,7 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
         ("log-level", "debug"),
         ("log-format", "json"),
         ("libvirt-uri", "test:///default"),
+        ("guest-profile", "classic"),
         ("bridge-type", "linux"),
         ("vnc", "tcp"),
         ("nwfilter", "f"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::cli::LogFormat;
-use crate::config::{BridgeType, DEADLINE_S_MAX, PoolLimits, Store, VncListen};
+use crate::config::{BridgeType, DEADLINE_S_MAX, PoolLimits, Profile, Store, VncListen};
 use crate::fetch::Service;
 use crate::storage::PoolName;
 
@@ -108,6 +108,14 @@ pub(super) fn bridge_type(text: &str) -> Outcome<BridgeType> {
         "openvswitch" => Ok(BridgeType::OpenVSwitch),
         "linux" => Ok(BridgeType::Linux),
         _ => wrong("write openvswitch or linux"),
+    }
+}
+
+pub(super) fn profile(text: &str) -> Outcome<Profile> {
+    match text {
+        "modern" => Ok(Profile::Modern),
+        "classic" => Ok(Profile::Classic),
+        _ => wrong("write modern or classic"),
     }
 }
 

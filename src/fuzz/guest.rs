@@ -20,7 +20,7 @@ pub(super) fn guest_to_xml(data: &[u8]) {
     let Ok(mut guest) = serde_json::from_slice::<Guest>(json) else { return };
     let is = |bit: u8| bits & (1 << bit) != 0;
     if is(0) {
-        guest.complete();
+        guest.complete(true);
     }
     let host = HostConfig {
         bridge_type: if is(1) { BridgeType::Linux } else { BridgeType::OpenVSwitch },

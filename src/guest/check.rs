@@ -72,6 +72,38 @@ pub enum Fault {
     NotVncPort(i64),
     /// A port below the first that qemu gives to displays.
     LowVncPort(i64),
+    /// It is not one of the words that it can be.
+    NotOneOf {
+        /// What it is.
+        found: String,
+        /// What it can be.
+        allowed: Vec<String>,
+    },
+    /// This host cannot give it to a guest.
+    NotOnHost {
+        /// What it is.
+        found: String,
+        /// What the host lacks, or has instead.
+        why: String,
+    },
+    /// It does not go with another member.
+    NotWith(&'static str),
+    /// Its product does not go with the number of processors.
+    Product {
+        /// What it is.
+        found: u64,
+        /// What it must be.
+        limit: String,
+    },
+    /// Two devices have it.
+    Repeated(u64),
+    /// It is above a limit.
+    TooMuch {
+        /// What it is.
+        found: u64,
+        /// What it can be at most.
+        max: u64,
+    },
 }
 
 impl fmt::Display for Invalid {
@@ -108,6 +140,16 @@ impl fmt::Display for Fault {
             Self::TooLarge { bytes, max } => {
                 write!(f, " has {bytes} bytes as XML; the limit is {max}")
             }
+            Self::NotOneOf { found, allowed } => {
+                write!(f, ": {found:?} is not supported; use {}", allowed.join(", "))
+            }
+            Self::NotOnHost { found, why } => {
+                write!(f, ": {found:?} is not available on this host: {why}")
+            }
+            Self::NotWith(other) => write!(f, " does not match {other}"),
+            Self::Product { found, limit } => write!(f, ": the product {found} must {limit}"),
+            Self::Repeated(number) => write!(f, ": {number} is used twice"),
+            Self::TooMuch { found, max } => write!(f, ": {found} is above the limit of {max}"),
             Self::LowVncPort(port) => {
                 write!(f, ": {port} is below {VNC_PORT_MIN}, the first port for displays")
             }
@@ -121,6 +163,12 @@ impl fmt::Display for Fault {
 impl std::error::Error for Invalid {}
 
 impl Invalid {
+    /// Its text without the prefix of the wire.
+    pub fn plain(&self) -> String {
+        let text = self.to_string();
+        text.strip_prefix("invalid argument: ").unwrap_or(&text).to_owned()
+    }
+
     /// Whether a part of the guest is wrong, which leaves the rest to be looked at.
     pub fn is_of_a_part(&self) -> bool {
         matches!(self, Self::Member { member, .. } if member != "id")
@@ -193,7 +241,8 @@ pub fn check_definition(guest: &Guest, host: &HostConfig) -> Result<(), Invalid>
 /// # Errors
 /// The first thing that is wrong, by name.
 pub fn check_attached_disk(disk: &Disk) -> Result<(), Invalid> {
-    first(disk_text_faults("disk", disk))
+    first(disk_text_faults("disk", disk))?;
+    first(machine::disk_faults("disk", disk))
 }
 
 /// Checks a NIC that comes to a guest, and a network with it.
@@ -202,6 +251,7 @@ pub fn check_attached_disk(disk: &Disk) -> Result<(), Invalid> {
 /// The first thing that is wrong, by name.
 pub fn check_attached_nic(nic: &Nic, host: &HostConfig) -> Result<(), Invalid> {
     first(nic_text_faults("nic", nic))?;
+    first(machine::nic_faults("nic", nic))?;
     if nic.mac.is_empty() {
         return Err(Invalid::Member { member: "nic.mac".to_owned(), fault: Fault::NoMac });
     }
@@ -255,6 +305,7 @@ fn definition_faults(guest: &Guest, host: &HostConfig) -> Vec<Invalid> {
             }),
         );
         found.extend(check_vnc(guest.vnc, host.vnc).err());
+        found.extend(machine::faults(guest));
     }
     found
 }
@@ -290,10 +341,10 @@ fn check_nic(place: &str, nic: &Nic, bridge_type: BridgeType) -> Result<(), Inva
 
 /// Checks every text of a guest: the whole request is kept in the domain's XML.
 fn check_texts(guest: &Guest, found: &mut Vec<Invalid>) {
-    let Guest { id: _, kind, image, nics, disks, state, memory_mib: _, cpu: _, vnc: _, metadata } =
-        guest;
+    // Module `machine` checks the other texts.
+    let Guest { kind, image, nics, disks, state, reason, metadata, .. } = guest;
     found.extend(check_line(kind, || "type".to_owned()).err());
-    for (name, text) in [("image", image), ("state", state)] {
+    for (name, text) in [("image", image), ("state", state), ("reason", reason)] {
         found.extend(check_text(text, || name.to_owned()).err());
     }
     for (i, nic) in nics.iter().enumerate() {
@@ -306,7 +357,7 @@ fn check_texts(guest: &Guest, found: &mut Vec<Invalid>) {
 }
 
 fn nic_text_faults(place: &str, nic: &Nic) -> Vec<Invalid> {
-    let Nic { name, network, model, mac, address, netmask, gateway, device, vlans: _ } = nic;
+    let Nic { name, network, model, mac, address, netmask, gateway, device, .. } = nic;
     line_faults(
         place,
         &[
@@ -323,7 +374,7 @@ fn nic_text_faults(place: &str, nic: &Nic) -> Vec<Invalid> {
 }
 
 fn disk_text_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
-    let Disk { bus, device, size_mib: _, volume, image, source } = disk;
+    let Disk { bus, device, volume, image, source, .. } = disk;
     line_faults(
         place,
         &[
@@ -375,6 +426,8 @@ fn check_text(text: &str, member: impl FnOnce() -> String) -> Result<(), Invalid
         None => Ok(()),
     }
 }
+
+pub mod machine;
 
 #[cfg(test)]
 mod tests;

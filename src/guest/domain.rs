@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Serialize, Serializer};
 
 use crate::config::{HostConfig, VncListen};
+use crate::guest::hardware::Hardware;
 use crate::guest::paths::console_log;
 use crate::guest::wire;
 
@@ -39,8 +40,21 @@ pub struct VirDomain {
     pub devices: Device,
     /// What is booted.
     pub os: Os,
+    /// What the machine is besides. Beyond the owner's model.
+    #[serde(skip_serializing_if = "Hardware::is_none")]
+    pub hardware: Hardware,
     /// Name of the running state. Not in the XML: whoever asked libvirt sets it.
     pub state: String,
+    /// Why it is in that state, where nobody asked for it. Set with the state; beyond the owner's model, as what
+    /// follows.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Whether libvirt starts it when the host starts. Not in the XML either.
+    #[serde(skip_serializing_if = "wire::is_false")]
+    pub autostart: bool,
+    /// The members of the guest in which the next start differs from what runs. Not in the XML either.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<String>,
     /// What this agent keeps with the domain.
     #[serde(rename = "Metadata")]
     pub metadata: Metadata,
@@ -77,6 +91,15 @@ pub struct Disk {
     pub source: DiskSource,
     /// Where the guest sees it.
     pub target: DiskTarget,
+    /// Serial number that the guest sees; empty for none. Beyond the owner's model.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+    /// Whether the guest cannot write to it. Beyond the owner's model.
+    #[serde(skip_serializing_if = "wire::is_false")]
+    pub read_only: bool,
+    /// Place in the firmware's order, from 1; 0 for none. Beyond the owner's model.
+    #[serde(skip_serializing_if = "wire::is_zero")]
+    pub boot_order: u64,
 }
 
 /// How a disk is read.
@@ -87,6 +110,15 @@ pub struct DiskDriver {
     /// Format, for example `raw`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// How the host caches it; empty for qemu's own choice. Beyond the owner's model, as what follows.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cache: String,
+    /// How qemu reads and writes it; empty for its own choice.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub io: String,
+    /// `unmap` where space that the guest frees is freed on the host.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub discard: String,
 }
 
 /// What is behind a disk on the host: one of two paths.
@@ -140,6 +172,15 @@ pub struct Interface {
     /// The name that the guest is to see (`<guest dev>`). Beyond the owner's model.
     #[serde(skip)]
     pub guest_device: String,
+    /// Pairs of queues; 0 for one. Beyond the owner's model, as what follows.
+    #[serde(skip_serializing_if = "wire::is_zero")]
+    pub queues: u64,
+    /// Maximum transmission unit in bytes; 0 for the network's.
+    #[serde(skip_serializing_if = "wire::is_zero")]
+    pub mtu: u64,
+    /// Place in the firmware's order, from 1; 0 for none.
+    #[serde(skip_serializing_if = "wire::is_zero")]
+    pub boot_order: u64,
 }
 
 /// What an interface is plugged into.
@@ -213,9 +254,15 @@ pub struct Graphics {
     /// TCP port; -1 while libvirt has yet to choose one; empty for a display on a socket.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub port: String,
-    /// Whether it listens on a Unix socket of libvirt's choice. Beyond the owner's model.
+    /// The Unix socket that it listens on, while the domain runs. Beyond the owner's model, as what follows.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub socket: String,
+    /// Whether it listens on a Unix socket of libvirt's choice.
     #[serde(skip)]
     pub on_socket: bool,
+    /// Whether it listens nowhere.
+    #[serde(skip)]
+    pub is_private: bool,
 }
 
 /// What is booted, see <https://libvirt.org/formatdomain.html#operating-system-booting>.
@@ -261,6 +308,10 @@ pub struct Metadata {
     pub device: MetadataDevice,
     /// Of its user.
     pub user_metadata: UserMetadata,
+    /// The profile that the domain was made with; empty where a former agent made it. Beyond the owner's
+    /// model, as what follows.
+    #[serde(skip)]
+    pub profile: String,
     /// The request that the domain was made from, so that a repeated one is known. Beyond the
     /// owner's model.
     #[serde(skip)]
@@ -333,12 +384,17 @@ impl VirDomain {
     /// in order; where it is short, a block device.
     pub fn for_guest(guest: &wire::Guest, host: &HostConfig, sources: &[SourceKind]) -> Self {
         let sources = sources.iter().copied().chain(std::iter::repeat(SourceKind::Block));
+        let most = match guest.cpu_topology {
+            Some(topology) if guest.max_cpu == 0 => topology.processors(),
+            _ => guest.max_cpu,
+        };
         Self {
             kind: guest.kind.clone(),
             name: guest.id.clone(),
             // Saturated, so that libvirt refuses what does not fit instead of this agent wrapping.
             memory_kib: guest.memory_mib.saturating_mul(KIB_PER_MIB),
             vcpu: guest.cpu,
+            vcpu_max: Some(most).filter(|most| *most > guest.cpu).unwrap_or_default(),
             devices: Device {
                 disks: guest
                     .disks
@@ -347,10 +403,18 @@ impl VirDomain {
                     .map(|(d, s)| Disk::for_guest(d, s))
                     .collect(),
                 interfaces: guest.nics.iter().map(|nic| Interface::for_nic(nic, host)).collect(),
-                graphics: Graphics::for_port(guest.vnc, host.vnc),
+                graphics: Graphics::for_guest(guest, host.vnc),
                 console_log: console_log(&guest.id, host).unwrap_or_default(),
             },
-            os: Os { kind: OsType { kind: "hvm".into(), ..OsType::default() }, ..Os::default() },
+            os: Os {
+                kind: OsType {
+                    kind: "hvm".into(),
+                    machine: guest.machine.clone(),
+                    ..OsType::default()
+                },
+                ..Os::default()
+            },
+            hardware: Hardware::for_guest(guest),
             metadata: Metadata::for_guest(guest),
             ..Self::default()
         }
@@ -373,8 +437,18 @@ impl VirDomain {
 
 impl Disk {
     /// The disk that a guest asks for, whose source is this.
+    ///
+    /// A block device is written past the host's page cache, where the contract (section 5.1) has no
+    /// `cache`: out of that cache the kernel writes later, and where the pool is full by then the write
+    /// is lost without qemu's knowledge. Without it qemu meets the full pool itself and pauses the
+    /// guest. ZFS keeps its own cache, so nothing is kept twice either. A regular file may lie where
+    /// that cannot be had (tmpfs), and stays as it was.
     pub fn for_guest(disk: &wire::Disk, source: SourceKind) -> Self {
         let path = disk.source.clone();
+        let cache = match (disk.cache.as_str(), source) {
+            ("", SourceKind::Block) => "none",
+            (cache, _) => cache,
+        };
         let (kind, source) = match source {
             SourceKind::Block => ("block", DiskSource { device: path, ..DiskSource::default() }),
             SourceKind::File => ("file", DiskSource { file: path, ..DiskSource::default() }),
@@ -382,9 +456,18 @@ impl Disk {
         Self {
             kind: kind.into(),
             device: "disk".into(),
-            driver: DiskDriver { name: "qemu".into(), kind: "raw".into() },
+            driver: DiskDriver {
+                name: "qemu".into(),
+                kind: "raw".into(),
+                cache: cache.to_owned(),
+                io: disk.io.clone(),
+                discard: disk.discard.clone(),
+            },
             source,
             target: DiskTarget { device: disk.device.clone(), bus: disk.bus.clone() },
+            serial: disk.serial.clone(),
+            read_only: disk.read_only,
+            boot_order: disk.boot_order,
         }
     }
 }
@@ -406,6 +489,9 @@ impl Interface {
                 .as_deref()
                 .map_or_else(FilterRef::default, |filter| FilterRef::for_nic(nic, filter)),
             guest_device: nic.name.clone(),
+            queues: nic.queues,
+            mtu: nic.mtu,
+            boot_order: nic.boot_order,
             ..Self::default()
         }
     }
@@ -433,15 +519,13 @@ impl FilterRef {
 }
 
 impl Graphics {
-    fn for_port(port: i64, listen: VncListen) -> Self {
-        match (port, listen) {
+    fn for_guest(guest: &wire::Guest, listen: VncListen) -> Self {
+        let display = Self { kind: "vnc".into(), ..Self::default() };
+        match (guest.vnc, listen) {
+            (0, _) if guest.display => Self { is_private: true, ..display },
             (0, _) => Self::default(),
-            (_, VncListen::Socket) => {
-                Self { kind: "vnc".into(), port: String::new(), on_socket: true }
-            }
-            (port, VncListen::Tcp) => {
-                Self { kind: "vnc".into(), port: port.to_string(), on_socket: false }
-            }
+            (_, VncListen::Socket) => Self { on_socket: true, ..display },
+            (port, VncListen::Tcp) => Self { port: port.to_string(), ..display },
         }
     }
 
@@ -464,6 +548,7 @@ impl Metadata {
         Self {
             device: MetadataDevice { disks: guest.disks.iter().map(MetadataDisk::from).collect() },
             user_metadata: UserMetadata::from(&guest.metadata),
+            profile: guest.profile.clone(),
             guest: Some(guest.clone()),
             besides: Besides::default(),
         }

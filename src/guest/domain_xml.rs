@@ -10,9 +10,10 @@ use crate::guest::domain::{
     InterfaceTarget, KIB_PER_MIB, Metadata, MetadataDevice, MetadataDisk, Os, OsBoot, OsType,
     UserMetadata, UserMetadataParameter, VirDomain,
 };
-use crate::guest::wire;
+use crate::guest::hardware::{Hardware, is_x86};
 use crate::guest::xml::{Element, Error};
 use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE};
+use crate::guest::{hardware_xml, wire};
 
 /// Where a VNC display on TCP listens.
 const VNC_ADDRESS: &str = "127.0.0.1";
@@ -32,16 +33,21 @@ impl VirDomain {
             _ => (self.memory_kib, "KiB"),
         };
         let memory = Element::new("memory").with("unit", unit).holding(&memory.to_string());
+        let (hardware, is_x86) = (&self.hardware, is_x86(&self.os.kind.machine));
         domain
             .containing([
                 Element::new("name").holding(&self.name),
                 write_metadata(&self.metadata, &self.uuid),
                 memory,
                 write_vcpus(self.vcpu, self.vcpu_max),
-                write_os(&self.os),
-                Element::new("features").containing([Element::new("acpi")]),
-                write_devices(&self.devices),
+                hardware_xml::with_firmware(write_os(&self.os), hardware),
+                Element::new("features")
+                    .containing([Element::new("acpi")])
+                    .containing(hardware_xml::write_features(hardware, is_x86)),
             ])
+            .containing(hardware_xml::write_machine(hardware, is_x86))
+            .containing([write_devices(&self.devices, hardware)
+                .containing(hardware_xml::write_devices(hardware, is_x86))])
             .to_xml()
     }
 
@@ -64,8 +70,9 @@ impl VirDomain {
             vcpu_max,
             devices: read_devices(domain.child("devices")),
             os: read_os(domain.child("os")),
-            state: String::new(),
+            hardware: hardware_xml::read_hardware(&domain)?,
             metadata,
+            ..Self::default()
         })
     }
 }
@@ -125,7 +132,7 @@ fn read_os(os: &Element) -> Os {
     }
 }
 
-fn write_devices(devices: &Device) -> Element {
+fn write_devices(devices: &Device, hardware: &Hardware) -> Element {
     Element::new("devices")
         .containing(devices.disks.iter().map(write_disk))
         .containing(devices.interfaces.iter().map(write_interface))
@@ -140,7 +147,7 @@ fn write_devices(devices: &Device) -> Element {
         ])
         .containing(write_graphics(&devices.graphics))
         .containing([
-            Element::new("memballoon").with("model", "virtio"),
+            hardware_xml::write_balloon(hardware),
             Element::new("rng").with("model", "virtio").containing([Element::new("backend")
                 .with("model", "random")
                 .holding("/dev/urandom")]),
@@ -161,23 +168,21 @@ fn read_devices(devices: &Element) -> Device {
         graphics: Graphics {
             kind: graphics.attribute("type").to_owned(),
             port: graphics.attribute("port").to_owned(),
+            socket: graphics.child("listen").attribute("socket").to_owned(),
             on_socket: graphics.child("listen").attribute("type") == "socket",
+            is_private: graphics.child("listen").attribute("type") == "none",
         },
         console_log: devices.child("serial").child("log").attribute("file").to_owned(),
     }
 }
 
-/// A block device is written past the host's page cache, where the contract (section 5.1) has no
-/// `cache`: out of that cache the kernel writes later, and where the pool is full by then the write
-/// is lost without qemu's knowledge. Without it qemu meets the full pool itself and pauses the
-/// guest. ZFS keeps its own cache, so nothing is kept twice either. A regular file may lie where
-/// that cannot be had (tmpfs), and stays as it was.
 fn write_disk(disk: &Disk) -> Element {
-    let cache = if disk.kind == "block" { "none" } else { "" };
     let driver = Element::new("driver")
         .with_nonempty("name", &disk.driver.name)
         .with_nonempty("type", &disk.driver.kind)
-        .with_nonempty("cache", cache);
+        .with_nonempty("cache", &disk.driver.cache)
+        .with_nonempty("io", &disk.driver.io)
+        .with_nonempty("discard", &disk.driver.discard);
     let source = Element::new("source")
         .with_nonempty("dev", &disk.source.device)
         .with_nonempty("file", &disk.source.file);
@@ -187,6 +192,14 @@ fn write_disk(disk: &Disk) -> Element {
         .with("type", &disk.kind)
         .with("device", &disk.device)
         .containing([driver, source, target])
+        .containing((!disk.serial.is_empty()).then(|| Element::new("serial").holding(&disk.serial)))
+        .containing(disk.read_only.then(|| Element::new("readonly")))
+        .containing(write_boot_order(disk.boot_order))
+}
+
+/// A device's place in the firmware's order.
+fn write_boot_order(order: u64) -> Option<Element> {
+    (order > 0).then(|| Element::new("boot").with("order", &order.to_string()))
 }
 
 impl Disk {
@@ -212,6 +225,9 @@ fn read_disk(disk: &Element) -> Disk {
         driver: DiskDriver {
             name: driver.attribute("name").to_owned(),
             kind: driver.attribute("type").to_owned(),
+            cache: driver.attribute("cache").to_owned(),
+            io: driver.attribute("io").to_owned(),
+            discard: driver.attribute("discard").to_owned(),
         },
         source: DiskSource {
             file: source.attribute("file").to_owned(),
@@ -222,7 +238,15 @@ fn read_disk(disk: &Element) -> Disk {
             device: target.attribute("dev").to_owned(),
             bus: target.attribute("bus").to_owned(),
         },
+        serial: disk.child("serial").trimmed().to_owned(),
+        read_only: disk.children_in("", "readonly").next().is_some(),
+        boot_order: read_boot_order(disk),
     }
+}
+
+/// Its place in the firmware's order; libvirt checks that it is a number.
+fn read_boot_order(device: &Element) -> u64 {
+    device.child("boot").attribute("order").parse().unwrap_or_default()
 }
 
 /// The sources of the nested `<backingStore>` elements.
@@ -246,10 +270,16 @@ fn write_interface(interface: &Interface) -> Element {
     let parameters = interface.filterref.parameters.iter().map(|parameter| {
         Element::new("parameter").with("name", &parameter.name).with("value", &parameter.value)
     });
+    let number = |number: u64| if number == 0 { String::new() } else { number.to_string() };
+    // libvirt drops a single one.
+    let queues = if interface.queues == 1 { 0 } else { interface.queues };
     let optional = [
         Element::new("mac").with_nonempty("address", &interface.mac.address),
         Element::new("guest").with_nonempty("dev", &interface.guest_device),
         Element::new("model").with_nonempty("type", &interface.model.kind),
+        Element::new("driver").with_nonempty("queues", &number(queues)),
+        Element::new("mtu").with_nonempty("size", &number(interface.mtu)),
+        Element::new("boot").with_nonempty("order", &number(interface.boot_order)),
         Element::new("filterref")
             .with_nonempty("filter", &interface.filterref.filter)
             .containing(parameters),
@@ -284,6 +314,9 @@ fn read_interface(interface: &Element) -> Interface {
         target: InterfaceTarget { device: interface.child("target").attribute("dev").to_owned() },
         alias: InterfaceAlias { name: interface.child("alias").attribute("name").to_owned() },
         guest_device: interface.child("guest").attribute("dev").to_owned(),
+        queues: interface.child("driver").attribute("queues").parse().unwrap_or_default(),
+        mtu: interface.child("mtu").attribute("size").parse().unwrap_or_default(),
+        boot_order: read_boot_order(interface),
     }
 }
 
@@ -292,8 +325,13 @@ fn write_graphics(graphics: &Graphics) -> Option<Element> {
         return None;
     }
     let display = Element::new("graphics").with("type", &graphics.kind);
-    if graphics.on_socket {
-        return Some(display.containing([Element::new("listen").with("type", "socket")]));
+    let listener = match (graphics.on_socket, graphics.is_private) {
+        (true, _) => Some("socket"),
+        (false, true) => Some("none"),
+        (false, false) => None,
+    };
+    if let Some(kind) = listener {
+        return Some(display.containing([Element::new("listen").with("type", kind)]));
     }
     let chosen_by_libvirt = if graphics.port == "-1" { "yes" } else { "no" };
     Some(
@@ -354,6 +392,7 @@ impl Metadata {
         let networks: Vec<&str> = self.besides.networks.iter().map(String::as_str).collect();
         Element::new(name)
             .with_nonempty("domain", uuid)
+            .with_nonempty("profile", &self.profile)
             .with_nonempty("volumes", if self.besides.volumes { "yes" } else { "" })
             .with_nonempty("networks", &networks.join(" "))
             .holding(&json)
@@ -391,6 +430,7 @@ fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
     let networks = kept.attribute("networks").split_whitespace().map(str::to_owned);
     let device = MetadataDevice { disks: disks.collect() };
     Metadata {
+        profile: kept.attribute("profile").to_owned(),
         guest: request.map(|request| under_name(request, name, &device)),
         device,
         user_metadata: UserMetadata { parameters: parameters.collect() },

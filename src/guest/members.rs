@@ -3,6 +3,7 @@
 //! twice the last one wins, and letter case in member names does not matter. Errors name the
 //! member.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -17,6 +18,102 @@ pub(crate) trait Members<'de>: Default {
 
     /// Reads the value of the member `name`, one of [`Self::NAMES`].
     fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
+}
+
+/// A member that nobody reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unknown {
+    /// The members that lead to it, from the outermost one.
+    path: Vec<&'static str>,
+    name: String,
+    /// The members that stand there.
+    known: &'static [&'static str],
+}
+
+impl Unknown {
+    /// Where it stands, for example `guest.disks.frimware`.
+    pub(crate) fn place(&self) -> String {
+        let mut place = self.path.join(".");
+        if !place.is_empty() {
+            place.push('.');
+        }
+        place + &self.name
+    }
+
+    /// The known member with the most similar name, if one is similar.
+    pub(crate) fn nearest(&self) -> Option<&'static str> {
+        let name = self.name.to_ascii_lowercase();
+        let is_as_long = |known: &&&str| known.len().abs_diff(name.len()) <= SIMILAR_EDITS;
+        let similar = self.known.iter().filter(is_as_long);
+        let (distance, nearest) = similar.map(|known| (distance(&name, known), *known)).min()?;
+        (distance <= SIMILAR_EDITS.min(name.len() / 2)).then_some(nearest)
+    }
+
+    /// The last part of its place.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Edits within which a name is taken for another one that was misspelt.
+const SIMILAR_EDITS: usize = 2;
+/// Unknown members that are noted of one request, and characters of the name of each.
+const UNKNOWN_MAX: usize = 8;
+const NAME_CHARS_MAX: usize = 64;
+
+/// The least insertions, deletions, replacements and swaps of neighbours that make one word of another (the
+/// restricted distance of Damerau and Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+thread_local! {
+    /// What this thread has passed over, while it notes that.
+    static NOTES: RefCell<Option<Vec<Unknown>>> = const { RefCell::new(None) };
+}
+
+/// Reads something, with the members that are passed over meanwhile: [`UNKNOWN_MAX`] of them.
+pub(crate) fn noting<T>(read: impl FnOnce() -> T) -> (T, Vec<Unknown>) {
+    NOTES.set(Some(Vec::new()));
+    let value = read();
+    (value, NOTES.take().unwrap_or_default())
+}
+
+/// How many members were passed over so far.
+fn noted() -> usize {
+    NOTES.with_borrow(|notes| notes.as_ref().map_or(0, Vec::len))
+}
+
+fn note(name: &str, known: &'static [&'static str]) {
+    NOTES.with_borrow_mut(|notes| {
+        if let Some(notes) = notes.as_mut().filter(|notes| notes.len() < UNKNOWN_MAX) {
+            let name = name.chars().take(NAME_CHARS_MAX).collect();
+            notes.push(Unknown { path: Vec::new(), name, known });
+        }
+    });
+}
+
+/// Says of those that were passed over since then that they stand in this member.
+fn note_place(member: &'static str, since: usize) {
+    NOTES.with_borrow_mut(|notes| {
+        for unknown in notes.iter_mut().flat_map(|notes| &mut notes[since..]) {
+            unknown.path.insert(0, member);
+        }
+    });
 }
 
 /// Implements [`Members`] and `Deserialize`: wire name, field, and the function of this module
@@ -62,6 +159,15 @@ where
     A: MapAccess<'de>,
 {
     Ok(map.next_value::<Option<T>>()?.unwrap_or_default())
+}
+
+/// Reads one value that is told apart from its absence.
+pub(crate) fn optional<'de, T, A>(map: &mut A) -> Result<Option<T>, A::Error>
+where
+    T: Deserialize<'de>,
+    A: MapAccess<'de>,
+{
+    map.next_value()
 }
 
 /// Reads an array; `null` is the empty one.
@@ -111,9 +217,13 @@ impl<'de, T: Members<'de>> Visitor<'de> for ObjectVisitor<T> {
         let mut value = T::default();
         while let Some(name) = map.next_key_seed(KnownName(T::NAMES))? {
             match name {
-                Some(name) => value
-                    .read(name, &mut map)
-                    .map_err(|e| A::Error::custom(format_args!("{name}: {e}")))?,
+                Some(name) => {
+                    let since = noted();
+                    value
+                        .read(name, &mut map)
+                        .map_err(|e| A::Error::custom(format_args!("{name}: {e}")))?;
+                    note_place(name, since);
+                }
                 None => skip(&mut map)?,
             }
         }
@@ -140,6 +250,10 @@ impl Visitor<'_> for KnownName {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().copied().find(|known| known.eq_ignore_ascii_case(name)))
+        let found = self.0.iter().copied().find(|known| known.eq_ignore_ascii_case(name));
+        if found.is_none() {
+            note(name, self.0);
+        }
+        Ok(found)
     }
 }

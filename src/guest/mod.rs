@@ -2,19 +2,25 @@
 //!
 //! Pure data: nothing in this room reads a file, asks libvirt or knows the time.
 
+pub mod capabilities;
 pub mod check;
 pub mod consoles;
 pub mod displays;
 pub mod domain;
 pub(crate) mod domain_xml;
 mod edit;
+pub mod hardware;
+mod hardware_xml;
 pub mod known;
 pub(crate) mod members;
 pub mod network;
 pub mod paths;
+pub mod pending;
 pub mod png;
+pub mod profile;
 pub mod same;
 pub mod state;
+pub mod update;
 pub mod wire;
 pub mod xml;
 

@@ -2,6 +2,7 @@
 //! that a repeated `Create` or `CreateGuest` succeeds and a different one does not.
 
 use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
+use crate::guest::hardware::is_machine;
 use crate::guest::network::Network;
 use crate::guest::wire::{DEFAULT_GUEST_TYPE, Disk, Guest, Nic};
 
@@ -21,6 +22,57 @@ pub fn same_guest(a: &Guest, b: &Guest) -> bool {
         && pairwise(&a.disks, &b.disks, same_disk)
 }
 
+/// Whether a guest has the machine that a request describes, by the request that is kept and by the domain that
+/// the profile made of it. Members that the request does not have may be anything.
+pub fn same_machine(asked: &Guest, kept: &Guest, found: &VirDomain) -> bool {
+    let is = |asked: &str, kept: &str, found: &str| {
+        asked.is_empty() || asked == kept || (kept.is_empty() && asked == found)
+    };
+    let own = &found.hardware;
+    let machine = &found.os.kind.machine;
+    let most = found.vcpu_max.max(found.vcpu);
+    is(&asked.profile, &kept.profile, &found.metadata.profile)
+        && is(&asked.cpu_model, &kept.cpu_model, &own.cpu_model)
+        && is(&asked.firmware, &kept.firmware, &own.firmware)
+        && is(&asked.video, &kept.video, &own.video)
+        && is(&asked.on_crash, &kept.on_crash, &own.on_crash)
+        && is(&asked.watchdog, &kept.watchdog, &own.watchdog)
+        && is(&asked.clock, &kept.clock, &own.clock)
+        && (is(&asked.machine, &kept.machine, machine) || is_machine(machine, &asked.machine))
+        && (asked.cpu_topology.is_none() || asked.cpu_topology == own.cpu_topology)
+        && (asked.max_cpu == 0 || asked.max_cpu == most)
+        && asked.guest_agent.is_none_or(|has| has == own.guest_agent)
+        && (!asked.tpm || own.tpm)
+        && (!asked.hyperv || own.hyperv)
+        && (!asked.display || !found.devices.graphics.kind.is_empty())
+        && asked.disks.iter().enumerate().all(|(index, disk)| {
+            // Disks may have come and gone since: the kept request knows which is which.
+            let device = kept.disks.get(index).map_or(&disk.device, |kept| &kept.device);
+            found.disk_by_device(device).is_none_or(|own| same_disk_settings(disk, own))
+        })
+        && asked.nics.iter().all(|nic| {
+            found.interface_by_mac(&nic.mac).is_none_or(|own| same_nic_settings(nic, own))
+        })
+}
+
+/// Whether a disk has the settings that a request has of it.
+pub fn same_disk_settings(asked: &Disk, own: &domain::Disk) -> bool {
+    let is = |asked: &String, own: &String| asked.is_empty() || asked == own;
+    is(&asked.cache, &own.driver.cache)
+        && is(&asked.io, &own.driver.io)
+        && is(&asked.discard, &own.driver.discard)
+        && is(&asked.serial, &own.serial)
+        && (!asked.read_only || own.read_only)
+        && (asked.boot_order == 0 || asked.boot_order == own.boot_order)
+}
+
+/// The same for a NIC. libvirt does not write a single queue.
+pub fn same_nic_settings(asked: &Nic, own: &domain::Interface) -> bool {
+    (asked.queues <= 1 || asked.queues == own.queues)
+        && (asked.mtu == 0 || asked.mtu == own.mtu)
+        && (asked.boot_order == 0 || asked.boot_order == own.boot_order)
+}
+
 /// Whether `guest` describes what libvirt has: `domain` and the networks of its interfaces, in any
 /// order. For guests of the original agent, which kept no request with the domain.
 ///
@@ -31,6 +83,7 @@ pub fn same_as_domain(guest: &Guest, domain: &VirDomain, networks: &[Network]) -
         && effective_type(guest) == domain.kind
         && guest.memory_mib.checked_mul(KIB_PER_MIB) == Some(domain.memory_kib)
         && guest.cpu == domain.vcpu
+        && same_machine(guest, &Guest::default(), domain)
         && pairwise(&guest.nics, &domain.devices.interfaces, |nic, interface| {
             same_interface(nic, interface, networks)
         })

@@ -77,9 +77,59 @@ impl State {
     }
 }
 
+/// What a guest is doing, and why, where nobody asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What it is doing.
+    pub state: State,
+    /// Why, for example `io-error`; empty where a caller or the guest asked for it, and where libvirt does not
+    /// know.
+    pub reason: &'static str,
+}
+
+impl Condition {
+    /// What libvirt's numbers of a state and its reason say.
+    pub fn from_codes(state: i32, reason: i32) -> Self {
+        let state = State::from_code(state);
+        // virDomainPausedReason, virDomainShutoffReason and virDomainCrashedReason.
+        let reason = match (state, reason) {
+            (State::Paused, 2) | (State::Shutoff, 4) => "migration",
+            (State::Paused, 3) => "saving",
+            (State::Paused, 4) => "dump",
+            (State::Paused, 5) => "io-error",
+            (State::Paused, 6) => "watchdog",
+            (State::Paused, 9) => "snapshot",
+            (State::Paused, 10) | (State::Shutoff, 3) => "crashed",
+            (State::Paused, 11) => "starting",
+            (State::Paused, 13) => "migration-failed",
+            (State::Shutoff, 6) => "failed",
+            (State::Crashed, 1) => "panicked",
+            _ => "",
+        };
+        Self { state, reason }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasons_are_told_that_nobody_asked_for() {
+        for (state, reason, told) in [
+            (1, 1, ""),
+            (3, 1, ""),
+            (3, 5, "io-error"),
+            (5, 1, ""),
+            (5, 2, ""),
+            (5, 3, "crashed"),
+            (6, 1, "panicked"),
+            (3, 99, ""),
+            (99, 1, ""),
+        ] {
+            assert_eq!(Condition::from_codes(state, reason).reason, told, "{state} {reason}");
+        }
+    }
 
     #[test]
     fn every_code_of_libvirt_has_the_name_of_the_contract() {

@@ -35,6 +35,9 @@ pub struct Guest {
     /// A name of [`State`](crate::guest::state::State), or a caller's own word such as `create`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub state: String,
+    /// Why it is in that state, where nobody asked for it; the agent ignores it in a request.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
     /// Memory in MiB.
     #[serde(rename = "memory", skip_serializing_if = "is_zero")]
     pub memory_mib: u64,
@@ -47,6 +50,48 @@ pub struct Guest {
     /// Whatever callers want kept with the guest.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// A name of [`Profile`](crate::guest::profile::Profile); empty: the configured one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub profile: String,
+    /// Processor model: `host-model`, `host-passthrough`, `maximum`, or a name that libvirt knows.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cpu_model: String,
+    /// Sockets, cores and threads of all processors that the guest can have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_topology: Option<CpuTopology>,
+    /// The most virtual CPUs that the guest can have without a restart.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_cpu: u64,
+    /// Machine type: `q35`, `pc`, `virt`, or an exact version that libvirt knows.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub machine: String,
+    /// `bios`, `uefi` or `uefi-secure`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub firmware: String,
+    /// Whether it has a TPM 2.0.
+    #[serde(skip_serializing_if = "is_false")]
+    pub tpm: bool,
+    /// Whether it has the channel of the guest agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_agent: Option<bool>,
+    /// Whether it has a display without a listener, besides `vnc`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub display: bool,
+    /// Video device of a guest with a display: `virtio`, `vga`, `none` and others that libvirt knows.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub video: String,
+    /// What happens when the guest crashes: `stop`, `restart` or `preserve`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub on_crash: String,
+    /// What happens when the guest's watchdog expires: `reset`, `poweroff` or `event`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub watchdog: String,
+    /// What the guest's clock starts from: `utc` or `localtime`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub clock: String,
+    /// Whether Windows finds the interfaces of Hyper-V.
+    #[serde(skip_serializing_if = "is_false")]
+    pub hyperv: bool,
 }
 
 members!(Guest {
@@ -56,28 +101,83 @@ members!(Guest {
     "nics" => nics: list,
     "disks" => disks: list,
     "state" => state: value,
+    "reason" => reason: value,
     "memory" => memory_mib: value,
     "cpu" => cpu: value,
     "vnc" => vnc: value,
     "metadata" => metadata: dictionary,
+    "profile" => profile: value,
+    "cpu_model" => cpu_model: value,
+    "cpu_topology" => cpu_topology: optional,
+    "max_cpu" => max_cpu: value,
+    "machine" => machine: value,
+    "firmware" => firmware: value,
+    "tpm" => tpm: value,
+    "guest_agent" => guest_agent: optional,
+    "display" => display: value,
+    "video" => video: value,
+    "on_crash" => on_crash: value,
+    "watchdog" => watchdog: value,
+    "clock" => clock: value,
+    "hyperv" => hyperv: value,
 });
+
+/// How the processors of a guest are arranged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CpuTopology {
+    /// Processor packages.
+    pub sockets: u64,
+    /// Cores of each.
+    pub cores: u64,
+    /// Threads of each core.
+    pub threads: u64,
+}
+
+members!(CpuTopology {
+    "sockets" => sockets: value,
+    "cores" => cores: value,
+    "threads" => threads: value,
+});
+
+impl CpuTopology {
+    /// How many processors it has in all.
+    pub fn processors(self) -> u64 {
+        self.sockets.saturating_mul(self.cores).saturating_mul(self.threads)
+    }
+}
 
 impl Guest {
     /// Does what `CreateGuest` does to a request before all else: an empty type is
-    /// [`DEFAULT_GUEST_TYPE`], and each disk gets the bus `virtio` and the name of its place.
-    pub fn complete(&mut self) {
+    /// [`DEFAULT_GUEST_TYPE`], and each disk gets its bus and the name of its place there. A bus that is
+    /// not one of [`BUSES`] becomes `virtio` (contract section 5), and so does every other where buses are not
+    /// honoured.
+    pub fn complete(&mut self, honours_buses: bool) {
         if self.kind.is_empty() {
             DEFAULT_GUEST_TYPE.clone_into(&mut self.kind);
         }
-        for (index, disk) in self.disks.iter_mut().enumerate() {
-            "virtio".clone_into(&mut disk.bus);
-            disk.device = disk_device(index);
+        let mut places = BTreeMap::new();
+        for disk in &mut self.disks {
+            if !honours_buses || !BUSES.contains(&disk.bus.as_str()) {
+                BUSES[0].clone_into(&mut disk.bus);
+            }
+            let prefix = disk_prefix(&disk.bus);
+            let place = places.entry(prefix).or_default();
+            disk.device = disk_device(prefix, *place);
+            *place += 1;
         }
     }
 }
 
-/// The name of the disk at `index`, as Linux counts them: `vda` .. `vdz`, `vdaa` ..
-pub fn disk_device(index: usize) -> String {
+/// The buses that a disk of a guest can be on; the first is that of a disk that names none.
+pub const BUSES: [&str; 3] = ["virtio", "scsi", "sata"];
+
+/// How Linux begins the names of disks on a bus.
+pub fn disk_prefix(bus: &str) -> &'static str {
+    if bus == BUSES[0] { "vd" } else { "sd" }
+}
+
+/// The name of the disk at `index` of those with a prefix, as Linux counts them: `vda` .. `vdz`, `vdaa` ..
+pub fn disk_device(prefix: &str, index: usize) -> String {
     const LETTERS: &[u8; 26] = b"abcdefghijklmnopqrstuvwxyz";
     // Bijective base 26: no letter stands for zero, so each place counts from one.
     let mut letters = Vec::new();
@@ -87,7 +187,18 @@ pub fn disk_device(index: usize) -> String {
         letters.push(char::from(LETTERS[rest % 26]));
         rest /= 26;
     }
-    "vd".chars().chain(letters.into_iter().rev()).collect()
+    prefix.chars().chain(letters.into_iter().rev()).collect()
+}
+
+/// The number that [`disk_device`] made this name of; none for another name.
+pub fn disk_index(device: &str) -> Option<usize> {
+    let letters = device.get(2..).filter(|letters| (1..=3).contains(&letters.len()))?;
+    let digits = letters.bytes().map(|letter| match letter {
+        b'a'..=b'z' => Some(usize::from(letter - b'a') + 1),
+        _ => None,
+    });
+    let number = digits.reduce(|number, digit| Some(number? * 26 + digit?))?;
+    number.map(|number| number - 1)
 }
 
 /// A network interface of a guest.
@@ -114,6 +225,15 @@ pub struct Nic {
     pub device: String,
     /// VLAN tags; absent is told apart from an empty list.
     pub vlans: Option<Vec<i64>>,
+    /// Pairs of queues of a virtio NIC; 0: one, or what the profile says.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub queues: u64,
+    /// Maximum transmission unit in bytes; 0: the bridge's, or what the profile says.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub mtu: u64,
+    /// Place in the order in which the firmware tries to boot, from 1; 0: none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub boot_order: u64,
 }
 
 members!(Nic {
@@ -126,6 +246,9 @@ members!(Nic {
     "gateway" => gateway: value,
     "device" => device: value,
     "vlans" => vlans: nullable_list,
+    "queues" => queues: value,
+    "mtu" => mtu: value,
+    "boot_order" => boot_order: value,
 });
 
 /// A disk of a guest.
@@ -144,6 +267,24 @@ pub struct Disk {
     pub image: String,
     /// Path of the block device or file on the host.
     pub source: String,
+    /// How the host caches it: `none`, `writeback`, `writethrough`, `directsync` or `unsafe`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cache: String,
+    /// How the host reads and writes it: `native`, `threads` or `io_uring`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub io: String,
+    /// Whether space that the guest frees is freed on the host: `unmap` or `ignore`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub discard: String,
+    /// Serial number that the guest sees, at most 20 characters.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+    /// Whether the guest cannot write to it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub read_only: bool,
+    /// Place in the order in which the firmware tries to boot, from 1; 0: none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub boot_order: u64,
 }
 
 members!(Disk {
@@ -153,6 +294,12 @@ members!(Disk {
     "volume" => volume: value,
     "image" => image: value,
     "source" => source: value,
+    "cache" => cache: value,
+    "io" => io: value,
+    "discard" => discard: value,
+    "serial" => serial: value,
+    "read_only" => read_only: value,
+    "boot_order" => boot_order: value,
 });
 
 /// What the verbs are called with.
@@ -165,6 +312,10 @@ pub struct GuestRequest {
     /// Arguments of the orchestrator's pipeline stage.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, String>,
+    /// Whether a bus or device that CreateGuest would replace is an error. Not on the wire: the caller's path
+    /// says so.
+    #[serde(skip)]
+    pub is_strict: bool,
 }
 
 members!(GuestRequest {
@@ -340,6 +491,10 @@ members!(NicMetrics {
     "tx_errors" => tx_errors: value,
     "tx_drops" => tx_drops: value,
 });
+
+pub(super) fn is_false(value: &bool) -> bool {
+    !value
+}
 
 pub(super) fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
     *number == N::default()

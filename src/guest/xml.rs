@@ -55,8 +55,8 @@ impl std::error::Error for Error {}
 pub struct Element {
     /// The name: of an element that was read, without prefix; it is written as it stands.
     pub name: String,
-    /// The namespace of an element that was read; empty for none. Not written: an element to write
-    /// has an `xmlns` attribute.
+    /// The namespace of an element that was read; empty for none. It is written where it is not that of the
+    /// element around; an element to write may have an `xmlns` attribute instead.
     pub namespace: String,
     /// Names and values; of an element that was read, without the namespace declarations.
     pub attributes: Vec<(String, String)>,
@@ -123,6 +123,35 @@ impl Element {
         self.children.iter().filter(move |c| c.name == name && c.namespace == namespace)
     }
 
+    /// The first child of this name and no namespace, which is made where there is none.
+    pub fn child_mut(&mut self, name: &str) -> &mut Element {
+        let is_it = |child: &Element| child.name == name && child.namespace.is_empty();
+        let place = self.children.iter().position(is_it).unwrap_or_else(|| {
+            self.children.push(Element::new(name));
+            self.children.len() - 1
+        });
+        &mut self.children[place]
+    }
+
+    /// Whether there is a child of this name and no namespace.
+    pub fn has(&self, name: &str) -> bool {
+        self.children_in("", name).next().is_some()
+    }
+
+    /// Removes the children of this name and no namespace for which `is_it` holds.
+    pub fn remove(&mut self, name: &str, is_it: impl Fn(&Element) -> bool) {
+        self.children
+            .retain(|child| child.name != name || !child.namespace.is_empty() || !is_it(child));
+    }
+
+    /// Gives an attribute this value.
+    pub fn set(&mut self, name: &str, value: &str) {
+        match self.attributes.iter_mut().find(|(candidate, _)| candidate == name) {
+            Some((_, former)) => value.clone_into(former),
+            None => self.attributes.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
     /// The value of an attribute; empty if there is none.
     pub fn attribute(&self, name: &str) -> &str {
         let found = self.attributes.iter().find(|(candidate, _)| candidate == name);
@@ -137,7 +166,7 @@ impl Element {
     /// The element as a document, with nothing put in between for the eye.
     pub fn to_xml(&self) -> String {
         let mut writer = Writer::new(Vec::new());
-        write_element(&mut writer, self).expect("a Vec takes every write");
+        write_element(&mut writer, self, "").expect("a Vec takes every write");
         String::from_utf8(writer.into_inner()).expect("names, values and text are UTF-8")
     }
 
@@ -154,9 +183,15 @@ impl Element {
     }
 }
 
-fn write_element(writer: &mut Writer<Vec<u8>>, element: &Element) -> std::io::Result<()> {
+fn write_element(
+    writer: &mut Writer<Vec<u8>>,
+    element: &Element,
+    around: &str,
+) -> std::io::Result<()> {
     let mut start = BytesStart::new(element.name.as_str());
-    for (name, value) in &element.attributes {
+    let namespace = ("xmlns".to_owned(), element.namespace.clone());
+    let declared = (element.namespace != around).then_some(&namespace);
+    for (name, value) in declared.into_iter().chain(&element.attributes) {
         // A parser turns a raw tab or line end in an attribute into a blank; a reference survives.
         let value = escape(value, &['<', '>', '&', '"', '\t', '\n', '\r']);
         start.push_attribute(Attribute {
@@ -172,7 +207,7 @@ fn write_element(writer: &mut Writer<Vec<u8>>, element: &Element) -> std::io::Re
     let text = escape(&element.text, &['<', '>', '&', '\r']);
     writer.write_event(Event::Text(BytesText::from_escaped(text)))?;
     for child in &element.children {
-        write_element(writer, child)?;
+        write_element(writer, child, &element.namespace)?;
     }
     writer.write_event(Event::End(BytesEnd::new(element.name.as_str())))
 }

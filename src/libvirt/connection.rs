@@ -9,7 +9,7 @@ use crate::config::fixed::{KEEPALIVE_COUNT, KEEPALIVE_INTERVAL_S};
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Code, Error, check_int, check_ptr};
 use crate::libvirt::network::Network;
-use crate::libvirt::strings::{argument, entries};
+use crate::libvirt::strings::{OwnedCString, argument, entries};
 use crate::sys;
 
 /// A version as libvirt counts it (major * 1,000,000 + minor * 1,000 + release), for people: `9.0.0`.
@@ -82,6 +82,35 @@ impl Connection {
         let found = unsafe { sys::virConnectGetLibVersion(self.raw.as_ptr(), &raw mut version) };
         check_int(found, "virConnectGetLibVersion")?;
         Ok(version)
+    }
+
+    /// What libvirt offers for domains of a kind, as XML (`virConnectGetDomainCapabilities`): of its default
+    /// emulator and architecture, on the machine that is named, or the emulator's own choice for an empty name.
+    ///
+    /// # Errors
+    /// [`Code::NO_SUPPORT`] where the driver cannot say; when the host has no emulator for that kind, or the
+    /// emulator not that machine.
+    ///
+    /// # Blocking
+    /// One round trip; the driver may probe its emulators first (seconds, once).
+    pub fn domain_capabilities(&self, kind: &str, machine: &str) -> Result<String, Error> {
+        const CALL: &str = "virConnectGetDomainCapabilities";
+        let (kind, machine) = (argument(kind, CALL)?, argument(machine, CALL)?);
+        let machine = if machine.is_empty() { ptr::null() } else { machine.as_ptr() };
+        // SAFETY: the connection is live, the names NUL-terminated or NULL for libvirt's choice.
+        let raw = unsafe {
+            sys::virConnectGetDomainCapabilities(
+                self.raw.as_ptr(),
+                ptr::null(),
+                ptr::null(),
+                machine,
+                kind.as_ptr(),
+                0,
+            )
+        };
+        // SAFETY: NULL or a string from malloc(3) that is ours.
+        let text = unsafe { OwnedCString::take(raw, CALL) }?;
+        Ok(text.to_text())
     }
 
     /// The domain of that name (`virDomainLookupByName`).

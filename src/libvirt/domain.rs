@@ -1,7 +1,7 @@
 //! One domain of a connection: what libvirt calls a guest.
 
 use std::ffi::{c_int, c_uchar, c_uint};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use log::warn;
 
@@ -87,14 +87,14 @@ impl Domain {
     ///
     /// # Errors
     /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
-    pub fn state(&self) -> Result<i32, Error> {
-        let mut state: c_int = 0;
-        // SAFETY: the domain and the out-pointer are live; NULL for the reason is allowed.
+    pub fn state(&self) -> Result<(i32, i32), Error> {
+        let (mut state, mut reason): (c_int, c_int) = (0, 0);
+        // SAFETY: the domain and the out-pointers are live.
         let found = unsafe {
-            sys::virDomainGetState(self.raw.as_ptr(), &raw mut state, ptr::null_mut(), 0)
+            sys::virDomainGetState(self.raw.as_ptr(), &raw mut state, &raw mut reason, 0)
         };
         check_int(found, "virDomainGetState")?;
-        Ok(state)
+        Ok((state, reason))
     }
 
     /// State, memory and processors (`virDomainGetInfo`). One round trip.
@@ -109,6 +109,18 @@ impl Domain {
         check_int(found, "virDomainGetInfo")?;
         let (state, vcpus) = (i32::from(raw.state), raw.nrVirtCpu);
         Ok(Info { state, memory_max_kib: raw.maxMem, vcpus })
+    }
+
+    /// Whether libvirt starts the domain when the host starts (`virDomainGetAutostart`). One round trip.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN`] when it was undefined meanwhile.
+    pub fn autostart(&self) -> Result<bool, Error> {
+        let mut autostart: c_int = 0;
+        // SAFETY: the domain and the out-pointer are live.
+        let found = unsafe { sys::virDomainGetAutostart(self.raw.as_ptr(), &raw mut autostart) };
+        check_int(found, "virDomainGetAutostart")?;
+        Ok(autostart != 0)
     }
 
     /// Whether the domain runs in any way, paused included (`virDomainIsActive`). One round trip.
@@ -210,26 +222,34 @@ impl Domain {
         check_int(done, "virDomainDestroy").map(drop)
     }
 
-    /// Asks the domain's system to power off (`virDomainShutdown`). Returns when asked, not when
-    /// done. One round trip.
+    /// Asks the domain's system to power off (`virDomainShutdownFlags`), by the ACPI power button: without
+    /// that flag libvirt prefers a guest agent that is connected, and waits up to 60 s for one that is
+    /// silent. Returns when asked, not when done. One round trip.
     ///
     /// # Errors
     /// [`Code::OPERATION_INVALID`] when it is off.
     pub fn shutdown(&self) -> Result<(), Error> {
-        // SAFETY: the domain is live.
-        let done = unsafe { sys::virDomainShutdown(self.raw.as_ptr()) };
-        check_int(done, "virDomainShutdown").map(drop)
+        const CALL: &str = "virDomainShutdownFlags";
+        let ask = |flags: c_uint| {
+            // SAFETY: the domain is live.
+            let done = unsafe { sys::virDomainShutdownFlags(self.raw.as_ptr(), flags) };
+            check_int(done, CALL).map(drop)
+        };
+        by_button_or(ask(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN), || ask(0))
     }
 
-    /// Asks the domain's system to reboot (`virDomainReboot`, the driver chooses how). Returns when
-    /// asked, not when done. One round trip.
+    /// Asks the domain's system to reboot (`virDomainReboot`), in the same way. Returns when asked, not when
+    /// done. One round trip.
     ///
     /// # Errors
     /// [`Code::OPERATION_INVALID`] when it is off.
     pub fn reboot(&self) -> Result<(), Error> {
-        // SAFETY: the domain is live.
-        let done = unsafe { sys::virDomainReboot(self.raw.as_ptr(), 0) };
-        check_int(done, "virDomainReboot").map(drop)
+        let ask = |flags: c_uint| {
+            // SAFETY: the domain is live.
+            let done = unsafe { sys::virDomainReboot(self.raw.as_ptr(), flags) };
+            check_int(done, "virDomainReboot").map(drop)
+        };
+        by_button_or(ask(sys::VIR_DOMAIN_REBOOT_ACPI_POWER_BTN), || ask(0))
     }
 
     /// Starts the domain's system anew at once, as by its reset button (`virDomainReset`). One round
@@ -388,6 +408,18 @@ fn uuid_text(bytes: [u8; sys::VIR_UUID_BUFLEN as usize]) -> String {
         text.extend(digits.into_iter().flatten());
     }
     text
+}
+
+/// The outcome of a request by the power button; where the driver has none, of `otherwise`.
+fn by_button_or(
+    asked: Result<(), Error>,
+    otherwise: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    match asked {
+        // libvirt's test driver takes no flags, and Linux containers have no button.
+        Err(error) if [Code::INVALID_ARG, Code::NO_SUPPORT].contains(&error.code) => otherwise(),
+        asked => asked,
+    }
 }
 
 #[cfg(test)]

@@ -69,17 +69,17 @@ fn a_uri_without_a_driver_is_an_error_and_no_connection() {
 fn a_domain_goes_through_its_life() {
     let connection = open();
     let domain = define(&connection, "lv-life");
-    assert_eq!(domain.state().unwrap(), 5);
+    assert_eq!(domain.state().unwrap().0, 5);
     assert!(!domain.is_active().unwrap());
     domain.create().unwrap();
-    assert_eq!(domain.state().unwrap(), 1);
+    assert_eq!(domain.state().unwrap().0, 1);
     domain.suspend().unwrap();
-    assert_eq!(domain.state().unwrap(), 3);
+    assert_eq!(domain.state().unwrap().0, 3);
     domain.resume().unwrap();
     domain.reboot().unwrap();
     assert!(domain.is_active().unwrap());
     domain.shutdown().unwrap();
-    assert_eq!(domain.state().unwrap(), 5);
+    assert_eq!(domain.state().unwrap().0, 5);
     domain.create().unwrap();
     domain.destroy().unwrap();
     domain.undefine().unwrap();
@@ -183,7 +183,7 @@ fn a_domain_outlives_the_handle_of_its_connection() {
     let connection = open();
     let domain = connection.lookup_domain_by_name("test").unwrap();
     drop(connection);
-    assert_eq!(domain.state().unwrap(), 1);
+    assert_eq!(domain.state().unwrap().0, 1);
 }
 
 /// A kind of call that fails, and what its error's text has to hold; each gets a word of its own.

@@ -284,6 +284,12 @@ pub(super) const ROWS: &[Row] = &[
         "Page faults in the guest that required no disk I/O",
         Balloon("minor_fault", Value::Count),
     ),
+    (
+        "libvirt_domain_memory_stats_last_update_timestamp_seconds",
+        Gauge,
+        "Time at which the guest last reported its memory, in seconds since 1970; 0: never",
+        Balloon("last-update", Value::Count),
+    ),
 ];
 
 fn counter(disk: &Disk, pick: fn(&BlockStats) -> i64) -> Option<u64> {

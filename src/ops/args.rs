@@ -13,6 +13,7 @@ type Args = BTreeMap<String, String>;
 const TIMEOUT: &str = "mistify.timeout";
 const DRY_RUN: &str = "mistify.dry_run";
 const ASYNC: &str = "mistify.async";
+const FORCE: &str = "mistify.force";
 
 /// Whether the call is only to say what it would do.
 ///
@@ -20,6 +21,14 @@ const ASYNC: &str = "mistify.async";
 /// [`Error::Invalid`] where that is neither `true` nor `false`.
 pub fn is_dry_run(args: &Args) -> Result<bool, Error> {
     is_true(DRY_RUN, args.get(DRY_RUN).map(String::as_str))
+}
+
+/// Whether a change may lose something of the guest.
+///
+/// # Errors
+/// As [`is_dry_run`].
+pub(super) fn may_lose(args: &Args) -> Result<bool, Error> {
+    is_true(FORCE, args.get(FORCE).map(String::as_str))
 }
 
 /// Takes the word out by which a caller wants a job: whether it does.

@@ -3,22 +3,27 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{GUEST_DEFINITION_BYTES, HostConfig};
+use log::warn;
+
+use crate::config::{GUEST_DEFINITION_BYTES, HostConfig, Profile};
 use crate::events::What;
+use crate::guest::capabilities::Capabilities;
+use crate::guest::check::machine::overwritten;
 use crate::guest::check::{check_definition, check_definition_with_networks};
-use crate::guest::domain::{SourceKind, VirDomain};
+use crate::guest::domain::{DiskTarget, SourceKind, VirDomain};
 use crate::guest::known::answered;
 use crate::guest::network::Network;
-use crate::guest::same::{same_as_domain, same_guest};
+use crate::guest::profile;
+use crate::guest::same::{same_as_domain, same_guest, same_machine};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
-use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::libvirt::{Code, Connection, Domain, XmlKind};
 use crate::ops::domains::sources;
-use crate::ops::lifecycle::get_state;
+use crate::ops::lifecycle::{answer, condition};
 use crate::ops::recovery::Transaction;
 use crate::ops::start::start;
 use crate::ops::volumes::wants_volumes;
-use crate::ops::{Error, Libvirt, Session, disks, networks, respond, screens};
+use crate::ops::{Error, Libvirt, Session, disks, machine, networks, respond, screens};
 use crate::os::random;
 use crate::pool::{Hold, Lane};
 use crate::storage::{Adopts, Maker};
@@ -39,17 +44,23 @@ impl Libvirt {
         let mut guest = request.guest.ok_or(Error::NoGuest)?;
         check_definition_with_networks(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
-        guest.complete();
+        let replaced = complete(&mut guest, request.is_strict, &self.host);
         let hold = self.hold(&guest.id, deadline)?;
         let asked = guest.clone();
-        self.make_guest(&mut guest, &hold, deadline)
+        self.make_guest(&mut guest, replaced, &hold, deadline)
             .map_err(|cause| self.undone(&asked, cause, &hold))?;
         self.events.note(&guest.id, What::Created);
         Ok(respond(guest))
     }
 
     /// The steps of CreateGuest. After an error the journal has them, to be undone.
-    fn make_guest(&self, guest: &mut Guest, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+    fn make_guest(
+        &self,
+        guest: &mut Guest,
+        replaced: Option<String>,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let request = guest.clone();
         let mut transaction = Transaction::begin(self, Verb::CreateGuest, &request);
         let handed_in = sources(guest);
@@ -57,8 +68,15 @@ impl Libvirt {
         let (mut uuid, mut unclaimed) = (random::uuid(), Vec::new());
         if wants_volumes(guest) {
             // First: another guest's volumes are not to be looked at, let alone adopted.
-            let asked = request.clone();
-            let look = move |session: &mut Session| is_there(session, &asked);
+            let (asked, host, replaced) = (request.clone(), self.host.clone(), replaced.clone());
+            let look = move |session: &mut Session| {
+                let there = is_there(session, &asked)?;
+                if there.is_none() {
+                    // Before anything is made.
+                    check_new(session.connection()?, &asked, replaced, &host)?;
+                }
+                Ok(there)
+            };
             let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?;
             let adopts = match &exists {
                 // Its definition names them, whatever their marks say.
@@ -75,17 +93,17 @@ impl Libvirt {
         }
         let (made, host, own) = (guest.clone(), self.host.clone(), uuid.clone());
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            make(session, &made, (request, own), &host, transaction)
+            make(session, &made, (request, own, replaced), &host, transaction)
         };
-        let (devices, transaction) =
+        let (places, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
         transaction.commit()?;
         let maker = Maker::domain(&uuid);
         self.claim("CreateGuest", unclaimed, maker.clone(), hold, deadline);
-        let handed_in = if devices.is_empty() { handed_in } else { Vec::new() };
+        let handed_in = if places.is_empty() { handed_in } else { Vec::new() };
         self.claim_sources("CreateGuest", handed_in, &maker, hold, deadline);
-        for (disk, device) in guest.disks.iter_mut().zip(devices) {
-            disk.device = device;
+        for (disk, place) in guest.disks.iter_mut().zip(places) {
+            DiskTarget { device: disk.device, bus: disk.bus } = place;
         }
         Ok(())
     }
@@ -100,7 +118,7 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn create(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
-        let mut guest = request.guest.ok_or(Error::NoGuest)?;
+        let guest = request.guest.ok_or(Error::NoGuest)?;
         check_definition(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         let (made, host) = (guest.clone(), self.host.clone());
@@ -115,14 +133,13 @@ impl Libvirt {
                 }
                 None => {
                     let sources = disks::judge(&made, &host)?;
-                    check_size(&VirDomain::for_guest(&made, &host, &sources).domain_xml())?;
                     new_domain(session.connection()?, &made, &host, &sources)?
                 }
             };
             if !domain.is_active()? {
                 start(session.connection()?, &domain, &host)?;
             }
-            Ok((get_state(&domain)?, domain.uuid()?))
+            Ok((condition(&domain)?, domain.uuid()?))
         };
         let (events, id) = (Arc::clone(&self.events), guest.id.clone());
         let late = move |_: &mut Session, outcome: Result<_, Error>| {
@@ -130,11 +147,42 @@ impl Libvirt {
                 events.note(&id, What::Created);
             }
         };
-        let (state, uuid) = self.held("Create", deadline, &hold, work, late)?;
+        let (condition, uuid) = self.held("Create", deadline, &hold, work, late)?;
         self.claim_sources("Create", handed_in, &Maker::domain(&uuid), &hold, deadline);
-        guest.state = state.name().to_owned();
-        self.events.note(&guest.id, What::Created);
-        Ok(respond(guest))
+        let created = answer(guest, condition);
+        self.events.note(hold.key(), What::Created);
+        Ok(created)
+    }
+}
+
+/// Completes a request as contract section 5 says; what of it would be replaced and is refused, in words.
+/// What is replaced otherwise is logged.
+pub(super) fn complete(guest: &mut Guest, is_strict: bool, host: &HostConfig) -> Option<String> {
+    let asked = guest.clone();
+    guest.complete(is_strict || profile::of(guest, host.profile) == Profile::Modern);
+    let mut replaced = overwritten(&asked, guest);
+    if is_strict {
+        return replaced.drain(..).next();
+    }
+    for member in replaced {
+        warn!(guest = guest.id; "ignoring a member of the request: {member}");
+    }
+    None
+}
+
+/// Checks a guest that does not exist yet, before anything of it is made.
+///
+/// # Errors
+/// [`Error::Invalid`] for what would be replaced; as [`machine::offer`].
+fn check_new(
+    connection: &Connection,
+    guest: &Guest,
+    replaced: Option<String>,
+    host: &HostConfig,
+) -> Result<Option<Capabilities>, Error> {
+    match replaced {
+        Some(why) => Err(Error::Invalid(why)),
+        None => machine::offer(connection, guest, profile::of(guest, host.profile)),
     }
 }
 
@@ -144,35 +192,36 @@ impl Libvirt {
 /// [`Error::Exists`] where another one has its id.
 fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<There>, Error> {
     let Some(domain) = session.find(&guest.id)? else { return Ok(None) };
-    let devices = same_or_exists(session.connection()?, &domain, guest)?;
-    Ok(Some(There { devices, uuid: domain.uuid()? }))
+    let places = same_or_exists(session.connection()?, &domain, guest)?;
+    Ok(Some(There { places, uuid: domain.uuid()? }))
 }
 
 /// A guest that exists already.
 struct There {
-    /// The devices of its disks.
-    devices: Vec<String>,
+    /// Where the guest sees its disks.
+    places: Vec<DiskTarget>,
     /// Its domain's uuid.
     uuid: String,
 }
 
 /// The libvirt job of CreateGuest. Stores `request` with the domain, which gets the uuid. Answers with the
-/// devices of a guest that exists: disks may have been attached and detached since, so that their places in
-/// the request tell nothing.
+/// places of the disks of a guest that exists: disks may have been attached and detached since, so that the
+/// request tells nothing of them.
 fn make(
     session: &mut Session,
     guest: &Guest,
-    (request, uuid): (Guest, String),
+    (request, uuid, replaced): (Guest, String, Option<String>),
     host: &HostConfig,
     transaction: &mut Transaction,
-) -> Result<Vec<String>, Error> {
+) -> Result<Vec<DiskTarget>, Error> {
     let exists = is_there(session, &request)?;
     let xml = match exists {
         Some(_) => String::new(),
         None => {
             let sources = disks::judge(guest, host)?;
-            let definition = definition(guest, request, host, &sources);
-            let xml = VirDomain { uuid: uuid.clone(), ..definition }.domain_xml();
+            let offer = check_new(session.connection()?, guest, replaced, host)?;
+            let definition = machine::definition(guest, request, host, &sources, (offer, &uuid))?;
+            let xml = definition.domain_xml();
             check_size(&xml)?;
             xml
         }
@@ -184,8 +233,8 @@ fn make(
         networks::ensure(connection, (&guest.id, domain), nic, host.bridge_type, transaction)
             .map_err(|cause| failed_to(format!("create network {}", nic.mac), cause))?;
     }
-    if let Some(There { devices, .. }) = exists {
-        return Ok(devices);
+    if let Some(There { places, .. }) = exists {
+        return Ok(places);
     }
     transaction.record(Step::Domain { uuid: Some(uuid) })?;
     let defined = session.connection()?.define_domain(&xml);
@@ -197,18 +246,6 @@ fn make(
         }
         Err(cause) => Err(failed_to(format!("define domain {}", guest.id), cause.into())),
     }
-}
-
-/// The domain of a guest, with the request that it is made from kept in it.
-pub(super) fn definition(
-    guest: &Guest,
-    request: Guest,
-    host: &HostConfig,
-    sources: &[SourceKind],
-) -> VirDomain {
-    let mut domain = VirDomain::for_guest(guest, host, sources);
-    domain.metadata.guest = Some(request);
-    domain
 }
 
 /// Refuses a definition that libvirt might not hand out again.
@@ -229,23 +266,28 @@ pub(super) fn failed_to(step: String, cause: Error) -> Error {
 /// is, in order; where it is short, a block device.
 ///
 /// # Errors
-/// As [`Connection::define_domain`].
+/// As [`Connection::define_domain`]; [`Error::Invalid`] for a member that this host cannot give a guest, and
+/// for a definition that is too large.
 ///
 /// # Blocking
-/// As [`Connection::define_domain`].
+/// As [`Connection::define_domain`] and [`Connection::domain_capabilities`].
 pub fn new_domain(
     connection: &Connection,
     guest: &Guest,
     host: &HostConfig,
     sources: &[SourceKind],
-) -> Result<Domain, libvirt::Error> {
+) -> Result<Domain, Error> {
+    let offer = machine::offer(connection, guest, profile::of(guest, host.profile))?;
     // Its own, so that the metadata says whose it is.
-    let domain = VirDomain { uuid: random::uuid(), ..VirDomain::for_guest(guest, host, sources) };
-    connection.define_domain(&domain.domain_xml())
+    let uuid = random::uuid();
+    let domain = machine::definition(guest, guest.clone(), host, sources, (offer, &uuid))?;
+    let xml = domain.domain_xml();
+    check_size(&xml)?;
+    Ok(connection.define_domain(&xml)?)
 }
 
 /// Checks that an existing domain is the guest that is asked for (contract section 9); answers with
-/// the devices of its disks, in the guest's order.
+/// the places of its disks, in the guest's order.
 ///
 /// # Errors
 /// [`Error::Exists`] where it is another one.
@@ -253,7 +295,7 @@ pub(super) fn same_or_exists(
     connection: &Connection,
     domain: &Domain,
     guest: &Guest,
-) -> Result<Vec<String>, Error> {
+) -> Result<Vec<DiskTarget>, Error> {
     let other = Error::Exists { id: guest.id.clone(), uuid: domain.uuid()? };
     let Ok(found) = VirDomain::from_xml(&domain.xml(XmlKind::Inactive)?) else {
         return Err(other);
@@ -261,15 +303,23 @@ pub(super) fn same_or_exists(
     let is_same = match &found.metadata.guest {
         // A caller may send again what it asked for, and what was answered.
         Some(request) => {
-            same_guest(guest, request) || same_guest(guest, &answered(request, &found))
+            (same_guest(guest, request) || same_guest(guest, &answered(request, &found)))
+                && same_machine(guest, request, &found)
         }
         // The original agent kept no request: its XML and its networks tell.
         None => same_as_domain(guest, &found, &wiring(connection, &found)?),
     };
     match found.metadata.guest {
         _ if !is_same => Err(other),
-        Some(request) => Ok(request.disks.into_iter().map(|disk| disk.device).collect()),
-        None => Ok(found.devices.disks.into_iter().map(|disk| disk.target.device).collect()),
+        Some(request) => {
+            let places = request.disks.into_iter().map(|disk| {
+                let own = found.devices.disks.iter().find(|own| own.target.device == disk.device);
+                let asked = DiskTarget { device: disk.device, bus: disk.bus };
+                own.map_or(asked, |own| own.target.clone())
+            });
+            Ok(places.collect())
+        }
+        None => Ok(found.devices.disks.into_iter().map(|disk| disk.target).collect()),
     }
 }
 

@@ -6,11 +6,12 @@ use log::warn;
 
 use crate::config::fixed::{LIST_GUESTS, LIST_GUESTS_MAX};
 use crate::guest::domain::{KIB_PER_MIB, VirDomain};
-use crate::guest::state::{STATE_NAMES, State};
+use crate::guest::pending::pending;
+use crate::guest::state::{Condition, STATE_NAMES, State};
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::verbs::{ListRequest, ListResponse, ListedGuest};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
-use crate::ops::lifecycle::get_state;
+use crate::ops::lifecycle::condition;
 use crate::ops::{Error, Libvirt, described, named_guest};
 use crate::pool::Lane;
 
@@ -49,7 +50,13 @@ impl Libvirt {
         self.read(Lane::Read, "Describe", &id, deadline, move |connection| {
             let domain = connection.lookup_domain_by_name(&name)?;
             let mut found = described(&domain, XmlKind::Live)?;
-            get_state(&domain)?.name().clone_into(&mut found.state);
+            let condition = condition(&domain)?;
+            condition.state.name().clone_into(&mut found.state);
+            condition.reason.clone_into(&mut found.reason);
+            found.autostart = domain.autostart()?;
+            if domain.is_active()? {
+                found.pending = pending(&found, &described(&domain, XmlKind::Inactive)?);
+            }
             Ok(found)
         })
     }
@@ -120,7 +127,12 @@ impl Wanted {
         is_saved: bool,
     ) -> Result<Option<ListedGuest>, libvirt::Error> {
         let info = domain.info()?;
-        let state = State::from_code(info.state);
+        let mut state = State::from_code(info.state);
+        let mut reason = "";
+        // Only these states have reasons, which are one more round trip.
+        if matches!(state, State::Paused | State::Shutoff | State::Crashed) {
+            Condition { state, reason } = condition(domain)?;
+        }
         // It may have changed since libvirt chose by it; and libvirt has one choice for several.
         if self.state.is_some_and(|wanted| wanted != state) || !self.has_metadata(domain)? {
             return Ok(None);
@@ -128,6 +140,7 @@ impl Wanted {
         Ok(Some(ListedGuest {
             id,
             state: state.name().to_owned(),
+            reason: reason.to_owned(),
             memory_mib: info.memory_max_kib / KIB_PER_MIB,
             cpu: u64::from(info.vcpus),
             saved: is_saved && state == State::Shutoff,

@@ -17,14 +17,18 @@ use crate::libvirt::{Code, Connection, Domain, Error};
 pub(super) struct Kept(BTreeMap<String, (Domain, Instant)>);
 
 impl Kept {
-    /// The state of the domain of that name on this connection, as libvirt counts.
+    /// The state of the domain of that name on this connection and its reason, as libvirt counts.
     ///
     /// # Errors
     /// As [`Connection::lookup_domain_by_name`] and [`Domain::state`].
     ///
     /// # Blocking
     /// One round trip for a domain that is kept, three at most.
-    pub(super) fn state(&mut self, connection: &Connection, name: &str) -> Result<i32, Error> {
+    pub(super) fn state(
+        &mut self,
+        connection: &Connection,
+        name: &str,
+    ) -> Result<(i32, i32), Error> {
         if let Some((domain, _)) = self.0.get(name).filter(|(_, at)| at.elapsed() < KEPT_FOR) {
             match domain.state() {
                 Err(error) if error.code == Code::NO_DOMAIN => {}
@@ -66,7 +70,7 @@ mod tests {
             let uuid = format!("7c3b0e52-0000-4000-8000-{number:012}");
             domains.push((define(&connection, &name, &uuid), name.clone()));
             for _ in 0..2 {
-                assert_eq!(kept.state(&connection, &name).unwrap(), 5);
+                assert_eq!(kept.state(&connection, &name).unwrap().0, 5);
                 most = kept.0.len().max(most);
             }
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::config::HostConfig;
 use crate::config::fixed::{WAKE, WAKE_LOOK};
 use crate::guest::domain::VirDomain;
-use crate::guest::state::State;
+use crate::guest::state::{Condition, State};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::start::start;
@@ -38,8 +38,8 @@ impl Libvirt {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
         Ok(Question::new("Status", guest.id.clone(), deadline, |session| {
-            let state = session.state(&guest.id)?;
-            Ok(answer(guest, State::from_code(state)))
+            let (state, reason) = session.state(&guest.id)?;
+            Ok(answer(guest, Condition::from_codes(state, reason)))
         }))
     }
 
@@ -154,13 +154,13 @@ impl Libvirt {
         let mut guest = named_guest(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
         let (id, host) = (guest.id.clone(), self.host.clone());
-        let (state, xml) = self.change("Run", &guest.id, deadline, move |session| {
+        let (condition, xml) = self.change("Run", &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
             start_or_resume(session.connection()?, &domain, &host)?;
-            Ok((get_state(&domain)?, domain.xml(XmlKind::Live)?))
+            Ok((condition(&domain)?, domain.xml(XmlKind::Live)?))
         })?;
         fill_from_live(&mut guest, &xml);
-        Ok(answer(guest, state))
+        Ok(answer(guest, condition))
     }
 
     /// Looks the guest's domain and state up, lets `action` act, and answers with the state after.
@@ -184,13 +184,13 @@ impl Libvirt {
         let work = move |session: &mut Session| {
             let domain = session.domain(&id)?;
             action(&domain, get_state(&domain)?)?;
-            Ok(get_state(&domain)?)
+            Ok(condition(&domain)?)
         };
-        let state = match lane {
+        let condition = match lane {
             Lane::Urgent => self.urgent(verb, &guest.id, deadline, work)?,
             _ => self.change(verb, &guest.id, deadline, work)?,
         };
-        Ok(answer(guest, state))
+        Ok(answer(guest, condition))
     }
 }
 
@@ -202,7 +202,7 @@ impl Libvirt {
 /// # Blocking
 /// One round trip.
 pub fn get_state(domain: &Domain) -> Result<State, libvirt::Error> {
-    domain.state().map(State::from_code)
+    domain.state().map(|(state, _)| State::from_code(state))
 }
 
 /// Destroys a domain; one that went off by itself meanwhile is what was wanted.
@@ -270,7 +270,18 @@ pub(super) fn fill_from_live(guest: &mut Guest, xml: &str) {
     }
 }
 
-fn answer(mut guest: Guest, state: State) -> GuestResponse {
-    guest.state = state.name().to_owned();
+/// The same with its reason.
+///
+/// # Errors
+/// As [`Domain::state`].
+pub(super) fn condition(domain: &Domain) -> Result<Condition, libvirt::Error> {
+    let (state, reason) = domain.state()?;
+    Ok(Condition::from_codes(state, reason))
+}
+
+/// The answer with a guest that is in this condition.
+pub(super) fn answer(mut guest: Guest, condition: Condition) -> GuestResponse {
+    guest.state = condition.state.name().to_owned();
+    guest.reason = condition.reason.to_owned();
     respond(guest)
 }

@@ -19,6 +19,7 @@ mod inventory;
 mod jobs;
 mod kept;
 mod lifecycle;
+mod machine;
 mod marks;
 mod metadata;
 mod metrics;
@@ -35,6 +36,7 @@ mod session;
 mod settings;
 mod snapshots;
 mod start;
+mod update;
 mod volumes;
 mod watch;
 

@@ -9,7 +9,7 @@
 //! | Run, Create | libvirt goes on from the memory |
 //! | Delete | the memory goes, too |
 //! | DiscardSaved | the memory goes; the next start boots |
-//! | DetachDisk, DetachNic, ResizeDisk, RollbackSnapshot, DeleteGuestDisks, DeleteDataset | refused |
+//! | Update, DetachDisk, DetachNic, ResizeDisk, RollbackSnapshot, DeleteGuestDisks, DeleteDataset | refused |
 //! | AttachDisk, AttachNic, SetMemory, SetCPU | the definition changes, and the answer says when it counts |
 //! | all others | as for a guest that is off |
 

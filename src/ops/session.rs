@@ -97,7 +97,7 @@ impl Session {
     ///
     /// # Errors
     /// As both, and those of opening.
-    pub fn state(&mut self, name: &str) -> Result<i32, Error> {
+    pub fn state(&mut self, name: &str) -> Result<(i32, i32), Error> {
         self.read_kept(|connection, kept| Ok(kept.state(connection, name)?))
     }
 

@@ -13,6 +13,7 @@ use std::mem;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,6 +65,22 @@ pub fn zvol_name_at(path: &Path) -> io::Result<Option<String>> {
 /// Up to 5 s where ZFS is busy.
 pub fn open_device(options: &OpenOptions, path: &Path) -> io::Result<File> {
     again(OPEN_BUSY, || options.open(path))
+}
+
+/// Whether a file can be read past the host's page cache (`O_DIRECT`): file systems that cannot do that refuse to
+/// open it so. Where there is no such file yet, a nameless one in the nearest folder above tells. `false` where
+/// nothing can be opened.
+pub fn is_direct(path: &Path) -> bool {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECT | libc::O_NONBLOCK);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = path.ancestors().skip(1).find(|folder| folder.is_dir());
+            options.write(true).custom_flags(libc::O_DIRECT | libc::O_TMPFILE);
+            above.is_some_and(|folder| options.open(folder).is_ok())
+        }
+        opened => opened.is_ok(),
+    }
 }
 
 /// Does something again as long as it fails with `ERESTARTSYS`, up to a limit.

@@ -52,6 +52,9 @@ impl Desk<'_> {
     }
 }
 
+/// The parameter beside those of a method by which a job is made of its call.
+pub(super) const ASYNC: &str = "async";
+
 /// When a call is carried out that may become a job.
 #[derive(Clone, Copy)]
 pub(super) enum When<'a> {

@@ -9,6 +9,7 @@ pub(crate) mod fuzz;
 mod jobs;
 pub mod json;
 mod post;
+mod strange;
 mod subject;
 mod table;
 mod texts;
@@ -19,12 +20,12 @@ use std::io::Read;
 use std::time::Instant;
 
 use log::kv::Value;
-use log::{Level, log_enabled};
+use log::{Level, log_enabled, warn};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::guest::members::Members;
+use crate::guest::members::{Members, noting};
 use crate::guest::wire::images::SnapshotRequest;
 use crate::jobs::reached;
 use crate::ops::{self, Error, Libvirt};
@@ -202,6 +203,15 @@ trait Asked {
     /// If it has others, where that counts.
     fn params(&self, known: &[&str]) -> Result<Option<&RawValue>, Refusal>;
 
+    /// What becomes of unknown members.
+    ///
+    /// # Errors
+    /// Where they are refused.
+    fn unknown(&self, callee: Callee, members: &[String]) -> Result<(), Refusal>;
+
+    /// Whether members that would be replaced are refused.
+    fn is_strict(&self) -> bool;
+
     /// The refusal of a parameter that is not what the method takes.
     fn unfit(&self, error: &serde_json::Error) -> Refusal;
 
@@ -224,6 +234,19 @@ impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + About> Params for P {
 impl Asked for Request<Callee> {
     fn params(&self, _: &[&str]) -> Result<Option<&RawValue>, Refusal> {
         Ok(Request::params(self))
+    }
+
+    /// Passed over, as by the original (contract section 9).
+    fn unknown(&self, callee: Callee, members: &[String]) -> Result<(), Refusal> {
+        for member in members {
+            let method = callee.entry.0;
+            warn!(method; "ignoring a member of the request: {member}");
+        }
+        Ok(())
+    }
+
+    fn is_strict(&self) -> bool {
+        false
     }
 
     fn unfit(&self, error: &serde_json::Error) -> Refusal {
@@ -353,10 +376,14 @@ impl<'a> Desk<'a> {
         let written = asked.params(P::NAMES)?;
         let mut params = match written {
             Some(written) => {
-                serde_json::from_str(written.get()).map_err(|error| asked.unfit(&error))?
+                let (params, unknown) = noting(|| serde_json::from_str(written.get()));
+                let params: P = params.map_err(|error| asked.unfit(&error))?;
+                asked.unknown(callee, &strange::in_words(&unknown))?;
+                params
             }
             None => P::default(),
         };
+        params.set_strict(asked.is_strict());
         let mut subject = params.subject();
         let is_dry_run = params.is_dry_run();
         if let (true, Some((guest, args))) = (callee.may_be_job(), params.for_job()) {

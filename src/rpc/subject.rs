@@ -92,6 +92,9 @@ pub(super) trait About {
         None
     }
 
+    /// Says whether members that would be replaced are refused.
+    fn set_strict(&mut self, _is_strict: bool) {}
+
     /// Whether it changes nothing though its method does.
     fn is_dry_run(&self) -> bool {
         false
@@ -135,6 +138,10 @@ impl About for PlanRequest {
 
     fn args(&self) -> Option<&BTreeMap<String, String>> {
         Some(&self.args)
+    }
+
+    fn set_strict(&mut self, is_strict: bool) {
+        self.is_strict = is_strict;
     }
 
     fn is_dry_run(&self) -> bool {

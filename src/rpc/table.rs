@@ -141,7 +141,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 pub(super) type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 33] = [
+const LIBVIRT: [Entry; 34] = [
     ("CreateGuest", Changes, Method::Plan(dry_run::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Plan(dry_run::delete)),
@@ -169,6 +169,7 @@ const LIBVIRT: [Entry; 33] = [
     ("SetAutostart", Changes, Method::Autostart(Libvirt::set_autostart)),
     ("SetMemory", Changes, Method::Setting(Libvirt::set_memory)),
     ("SetCPU", Changes, Method::Setting(Libvirt::set_cpu)),
+    ("Update", Changes, Method::Setting(Libvirt::update)),
     ("AttachDisk", Changes, Method::Disk(Libvirt::attach_disk)),
     ("DetachDisk", Changes, Method::Disk(Libvirt::detach_disk)),
     ("AttachNic", Changes, Method::Nic(Libvirt::attach_nic)),

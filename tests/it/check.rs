@@ -40,8 +40,8 @@ fn a_host_that_has_what_is_needed_is_told_so_with_status_0() {
     let levels = levels(&output);
     let subjects: Vec<&str> = levels.keys().map(String::as_str).collect();
     let all = [
-        "allowed", "bridges", "callers", "cgroup", "images", "kvm", "libvirt", "mounts", "ports",
-        "state", "storage", "tokens", "unit", "zfs",
+        "allowed", "bridges", "callers", "cgroup", "guests", "images", "kvm", "libvirt", "mounts",
+        "ports", "state", "storage", "tokens", "unit", "zfs",
     ];
     assert_eq!(subjects, all);
     for subject in

@@ -74,7 +74,7 @@ fn state(address: SocketAddr, id: &str) -> String {
 }
 
 /// Waits for a job's end; the job.
-fn ended(address: SocketAddr, id: &str) -> Value {
+pub(crate) fn ended(address: SocketAddr, id: &str) -> Value {
     wait_for("the job ends", SOON, || {
         let job = get(address, id);
         (job["state"] != "queued" && job["state"] != "running").then_some(job)

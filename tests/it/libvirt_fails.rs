@@ -102,7 +102,10 @@ impl Bed {
             let guest = self.stack.virsh_ok(&[&words]);
             // Metadata that was taken back has a prefix of libvirt's for its name space.
             let guest = guest.replace("device:", "").replace(":device", "");
-            found.extend(guest.lines().filter(|it| !it.contains("uuid")).map(without_domain));
+            // What each new domain has of its own.
+            let is_own =
+                |it: &&str| ["uuid", "<genid>", "<serial>"].iter().any(|own| it.contains(own));
+            found.extend(guest.lines().filter(|it| !is_own(it)).map(without_domain));
         }
         let mut stored = Vec::new();
         files_below(&self.store.path().join("guests"), &mut stored);

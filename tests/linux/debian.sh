@@ -50,7 +50,8 @@ mirror() {
     echo "${own:?no package list of $1: run apt-get update}"
 }
 for name in "$suite" "$suite-updates" "$suite-security"; do
-    echo "deb $(mirror "$name") $name main"
+    uri=$(mirror "$name")
+    echo "deb $uri $name main"
 done >sources.list
 download shim-signed-common shim-signed shim-helpers-amd64-signed grub-efi-amd64-signed
 for package in *.deb; do dpkg-deb -x "$package" signed; done

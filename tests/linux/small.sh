@@ -26,7 +26,9 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 
 log "packages"
-kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p')
+# The package of the newest kernel, by name; the package lists may be missing.
+kernel() { apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p' | grep .; }
+kernel=$(kernel) || { apt-get update -q >/dev/null && kernel=$(kernel); }
 download "$kernel" busybox-static qemu-guest-agent
 for package in *.deb; do dpkg-deb -x "$package" packages; done
 

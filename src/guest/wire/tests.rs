@@ -156,7 +156,7 @@ fn disks_are_named_as_linux_counts() {
         (701, "vdzz"),
         (702, "vdaaa"),
     ] {
-        assert_eq!(disk_device(index), name);
+        assert_eq!(disk_device("vd", index), name);
     }
 }
 
@@ -164,7 +164,7 @@ fn disks_are_named_as_linux_counts() {
 fn completing_a_guest_sets_type_bus_and_device_and_nothing_else() {
     let mut completed =
         guest(r#"{"id":"a","disks":[{"bus":"ide","device":"hda","source":"/s"},{}]}"#);
-    completed.complete();
+    completed.complete(true);
     let expected = guest(
         r#"{"id":"a","type":"kvm","disks":[{"bus":"virtio","device":"vda","source":"/s"},
             {"bus":"virtio","device":"vdb"}]}"#,
@@ -172,6 +172,6 @@ fn completing_a_guest_sets_type_bus_and_device_and_nothing_else() {
     assert_eq!(completed, expected);
 
     let mut typed = guest(r#"{"id":"a","type":"qemu"}"#);
-    typed.complete();
+    typed.complete(true);
     assert_eq!(typed.kind, "qemu");
 }

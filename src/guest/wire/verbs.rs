@@ -49,6 +49,9 @@ pub struct ListedGuest {
     pub id: String,
     /// A name of [`State`](crate::guest::state::State).
     pub state: String,
+    /// Why it is in that state, where nobody asked for it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
     /// Most memory that it can have until its next start, in whole MiB.
     #[serde(rename = "memory")]
     pub memory_mib: u64,
@@ -97,6 +100,9 @@ pub struct PlanRequest {
     pub args: BTreeMap<String, String>,
     /// Whether nothing is to be done, and the answer is to have the plan.
     pub dry_run: bool,
+    /// As that of [`GuestRequest`].
+    #[serde(skip)]
+    pub is_strict: bool,
 }
 
 members!(PlanRequest {
@@ -107,8 +113,8 @@ members!(PlanRequest {
 });
 
 impl From<PlanRequest> for GuestRequest {
-    fn from(PlanRequest { guest, action, args, dry_run: _ }: PlanRequest) -> Self {
-        Self { guest, action, args }
+    fn from(PlanRequest { guest, action, args, dry_run: _, is_strict }: PlanRequest) -> Self {
+        Self { guest, action, args, is_strict }
     }
 }
 

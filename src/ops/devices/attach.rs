@@ -5,11 +5,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::config::{GUEST_DISKS_MAX, GUEST_NICS_MAX};
+use crate::guest::check::machine::check_bus;
 use crate::guest::check::{check_attached_disk, check_attached_nic, check_count};
 use crate::guest::domain::{Disk, Interface, Metadata, VirDomain};
-use crate::guest::same::{same_interface, same_nic};
+use crate::guest::hardware::SCSI_DISKS;
+use crate::guest::same::{same_disk_settings, same_interface, same_nic, same_nic_settings};
 use crate::guest::wire::verbs::{DiskRequest, NicRequest, SettingResponse};
-use crate::guest::wire::{self, Guest, Nic, disk_device};
+use crate::guest::wire::{self, BUSES, Guest, Nic, disk_device, disk_index, disk_prefix};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{Connection, Reach, XmlKind};
 use crate::ops::create::{failed_to, wiring};
@@ -18,13 +20,12 @@ use crate::ops::disks::judge_one;
 use crate::ops::metadata::Stored;
 use crate::ops::recovery::Transaction;
 use crate::ops::volumes::Own;
-use crate::ops::{Error, Libvirt, Session, described, named_guest, networks};
+use crate::ops::{Error, Libvirt, Session, described, machine, named_guest, networks};
 use crate::pool::{Hold, Lane};
 use crate::storage::{self, Adopts, Dataset, Maker, Volume};
 
 const DISK_VERB: &str = "AttachDisk";
 const NIC_VERB: &str = "AttachNic";
-const BUS: &str = "virtio";
 
 impl Libvirt {
     /// Gives a guest a disk, from its next start on, and the one that runs, too. The disk names its
@@ -88,14 +89,26 @@ impl Libvirt {
     ) -> Result<Changed, Error> {
         let here = self.look_around(&asked, hold, deadline)?;
         let mut transaction = Transaction::begin(self, Verb::AttachDisk, guest);
-        let mut disk = wire::Disk { bus: BUS.to_owned(), ..asked.clone() };
+        let mut disk = asked.clone();
+        if disk.bus.is_empty() {
+            BUSES[0].clone_into(&mut disk.bus);
+        }
         let found = here.find(&disk)?;
         match found {
+            Some(found) if !same_disk_settings(&asked, found) => {
+                return Err(Error::Taken(format!(
+                    "cannot attach disk {}: the guest already has it with other settings",
+                    found.target.device
+                )));
+            }
             Some(found) => {
                 found.target.device.clone_into(&mut disk.device);
                 found.source.path().clone_into(&mut disk.source);
             }
-            None => disk.device = here.free_device(&disk.device)?,
+            None => disk.device = here.free_device(&disk)?,
+        }
+        if found.is_none() && disk.bus == "scsi" {
+            check_scsi(&disk.device, here.definition.hardware.scsi)?;
         }
         let mut handed_in = Vec::new();
         if !asked.source.is_empty() {
@@ -108,9 +121,12 @@ impl Libvirt {
                 self.give_volume(guest, &mut disk, own, &here, transaction, (hold, deadline))?;
         }
         let (guest, host, is_there) = (guest.clone(), self.host.clone(), found.is_some());
+        let definition = here.definition.clone();
         let work = move |session: &mut Session, transaction: &mut Transaction| {
             let kind = judge_one(&disk.source, "disk", &host)?;
-            let device = Device::Disk(Disk::for_guest(&disk, kind));
+            let mut made = disk.clone();
+            machine::fill_disk(&mut made, kind, &definition);
+            let device = Device::Disk(Disk::for_guest(&made, kind));
             let keep = |kept: &mut Metadata| kept::add_disk(kept, &disk, &asked, own.as_ref());
             define(session, &guest, device, is_there, transaction, &keep)
         };
@@ -198,7 +214,9 @@ impl Libvirt {
             let own = (guest.id.as_str(), definition.uuid.as_str());
             networks::ensure(connection, own, &nic, host.bridge_type, transaction)
                 .map_err(|cause| failed_to(format!("create network {}", nic.mac), cause))?;
-            let device = Device::Nic(Interface::for_nic(&nic, &host));
+            let mut made = nic.clone();
+            machine::fill_nic(&mut made, &definition);
+            let device = Device::Nic(Interface::for_nic(&made, &host));
             let keep = |kept: &mut Metadata| kept::add_nic(kept, &nic);
             define(session, &guest, device, is_there, transaction, &keep)
         };
@@ -281,19 +299,23 @@ impl Around {
     }
 
     /// The device that a disk names, else the first that neither the definition nor what runs has.
-    fn free_device(&self, named: &str) -> Result<String, Error> {
+    fn free_device(&self, disk: &wire::Disk) -> Result<String, Error> {
         let has = |domain: &VirDomain, device: &str| domain.disk_by_device(device).is_some();
         let is_taken = |device: &String| {
             has(&self.definition, device) || self.live.as_ref().is_some_and(|it| has(it, device))
         };
         check_count("disks", self.definition.devices.disks.len() + 1, GUEST_DISKS_MAX)?;
-        let named = Some(named.to_owned()).filter(|named| !named.is_empty());
+        let named = Some(disk.device.clone()).filter(|named| !named.is_empty());
+        let prefix = disk_prefix(&disk.bus);
         match named {
             Some(device) if is_taken(&device) => Err(Error::Taken(format!(
                 "cannot attach disk {device}: the guest has another disk of that name"
             ))),
             Some(device) => Ok(device),
-            None => Ok((0..).map(disk_device).find(|device| !is_taken(device)).unwrap_or_default()),
+            None => {
+                let mut devices = (0..).map(|index| disk_device(prefix, index));
+                Ok(devices.find(|device| !is_taken(device)).unwrap_or_default())
+            }
         }
     }
 
@@ -335,7 +357,7 @@ fn has_nic(connection: &Connection, definition: &VirDomain, nic: &Nic) -> Result
         Some(kept) => same_nic(nic, kept),
         None => same_interface(nic, found, &wiring(connection, definition)?),
     };
-    match is_same {
+    match is_same && same_nic_settings(nic, found) {
         true => Ok(true),
         false => Err(Error::Taken(format!(
             "cannot attach NIC {}: the guest has another NIC with this MAC address",
@@ -346,15 +368,27 @@ fn has_nic(connection: &Connection, definition: &VirDomain, nic: &Nic) -> Result
 
 /// Checks where a disk shall be for the guest: what cannot be plugged in is not promised.
 fn check_place(disk: &wire::Disk) -> Result<(), Error> {
-    if !disk.bus.is_empty() && disk.bus != BUS {
-        return Err(Error::Invalid(format!("disk.bus must be {BUS}, not {}", disk.bus)));
-    }
+    check_bus("disk", disk)?;
+    let prefix = disk_prefix(if disk.bus.is_empty() { BUSES[0] } else { &disk.bus });
     let is_letters =
         |rest: &str| (1..=3).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_lowercase());
-    if disk.device.is_empty() || disk.device.strip_prefix("vd").is_some_and(is_letters) {
+    if disk.device.is_empty() || disk.device.strip_prefix(prefix).is_some_and(is_letters) {
         return Ok(());
     }
-    Err(Error::Invalid(format!("disk.device must be a name such as vdb, not {}", disk.device)))
+    let device = &disk.device;
+    Err(Error::Invalid(format!("disk.device must be a name such as {prefix}b, not {device}")))
+}
+
+/// Checks that a guest has a SCSI controller for a disk of this name: libvirt would add one for which today's
+/// systems have no driver.
+fn check_scsi(device: &str, controllers: usize) -> Result<(), Error> {
+    match disk_index(device) {
+        Some(index) if index / SCSI_DISKS >= controllers => Err(Error::Invalid(format!(
+            "disk.bus: the guest has no SCSI controller for {device}; it has room for {} SCSI disks",
+            controllers * SCSI_DISKS
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Changes what is kept with a domain and then the domain's definition, both noted before. A device

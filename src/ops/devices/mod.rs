@@ -22,7 +22,7 @@ use crate::guest::{known, wire};
 use crate::journal::Step;
 use crate::libvirt::{Domain, Reach, XmlKind};
 use crate::ops::create::wiring;
-use crate::ops::lifecycle::{fill_from_live, get_state};
+use crate::ops::lifecycle::{condition, fill_from_live};
 use crate::ops::saved::why_off;
 use crate::ops::volumes::Own;
 use crate::ops::{Error, Libvirt, Session, described, unreadable};
@@ -199,11 +199,12 @@ impl Libvirt {
                 None => Err(why_off(&domain)?.to_owned()),
                 Some(live) => tell(session, &domain, &id, way, &device, &live)?,
             };
-            Ok((told, get_state(&domain)?, domain.xml(XmlKind::Live)?))
+            Ok((told, condition(&domain)?, domain.xml(XmlKind::Live)?))
         };
         let told = match self.held(verb, deadline, hold, tell, |_, _| {}) {
-            Ok((told, state, xml)) => {
-                state.name().clone_into(&mut guest.state);
+            Ok((told, condition, xml)) => {
+                condition.state.name().clone_into(&mut guest.state);
+                condition.reason.clone_into(&mut guest.reason);
                 fill_from_live(&mut guest, &xml);
                 told
             }
@@ -237,7 +238,7 @@ impl Libvirt {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a transient domain; what libvirt says.
-fn persistent(session: &mut Session, id: &str) -> Result<Domain, Error> {
+pub(super) fn persistent(session: &mut Session, id: &str) -> Result<Domain, Error> {
     let domain = session.domain(id)?;
     match domain.is_persistent()? {
         true => Ok(domain),

@@ -4,18 +4,20 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::config::{HostConfig, Store};
+use crate::guest::capabilities::Capabilities;
 use crate::guest::check::{self, Invalid, is_mac};
-use crate::guest::domain::SourceKind;
+use crate::guest::domain::{DiskTarget, SourceKind};
 use crate::guest::network::Network as Wiring;
+use crate::guest::profile;
 use crate::guest::wire::verbs::PlanStep;
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::{Code, Connection};
-use crate::ops::create::{definition, same_or_exists};
+use crate::ops::create::{complete, same_or_exists};
 use crate::ops::domains::sources;
 use crate::ops::networks::Standing;
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::volumes::{fill, wants_volumes};
-use crate::ops::{Error, Libvirt, args, disks, named_guest, networks};
+use crate::ops::{Error, Libvirt, args, disks, machine, named_guest, networks};
 use crate::pool::{JobName, Lane};
 use crate::storage::{self, Adopts, Maker, Plans, Volumes};
 
@@ -31,13 +33,13 @@ impl Libvirt {
         let mut guest = named_guest(request.guest)?;
         let deadline = args::plan_deadline(&request.args, self.deadlines.change)?;
         let faults = check::faults(&guest, &self.host);
-        guest.complete();
+        let replaced = complete(&mut guest, request.is_strict, &self.host);
         let mut forecast = self.forecast(guest);
         let mut is_begun = faults.is_empty();
         let can_be_looked_at = faults.iter().all(Invalid::is_of_a_part);
         forecast.problems.extend(faults.into_iter().map(|fault| Problem::Error(fault.into())));
         if can_be_looked_at {
-            is_begun &= self.foresee_guest(&mut forecast, deadline)?;
+            is_begun &= self.foresee_guest(&mut forecast, replaced, deadline)?;
         }
         if !is_begun {
             forecast.plan.steps.clear();
@@ -47,17 +49,26 @@ impl Libvirt {
 
     /// What CreateGuest would do with a guest whose parts may be wrong; whether it would begin at all,
     /// as it does not where another guest has the id.
-    fn foresee_guest(&self, forecast: &mut Forecast, deadline: Instant) -> Result<bool, Error> {
+    fn foresee_guest(
+        &self,
+        forecast: &mut Forecast,
+        replaced: Option<String>,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
         let request = forecast.guest.clone();
         let (asked, host) = (request.clone(), self.host.clone());
         let look = move |connection: &Connection| look_for(connection, &asked, &host);
         let seen = self.read(Lane::Read, "plan CreateGuest", &request.id, deadline, look);
-        let Seen { there, steps, taken } =
+        let Seen { there, steps, taken, offer, missing } =
             forecast.unless_failed("libvirt", seen)?.unwrap_or_default();
         forecast.problems.extend(taken.into_iter().map(Problem::Words));
+        forecast.problems.extend(missing.into_iter().map(|fault| Problem::Error(fault.into())));
         let is_free = matches!(there, There::Nobody);
-        let (devices, another) = match there {
-            There::Same(devices, uuid) => (Some((devices, uuid)), None),
+        if let Some(why) = replaced.filter(|_| is_free) {
+            forecast.problems.push(Problem::Error(Error::Invalid(why)));
+        }
+        let (places, another) = match there {
+            There::Same(places, uuid) => (Some((places, uuid)), None),
             There::Another(error) => (None, Some(error)),
             There::Nobody | There::Unknown => (None, None),
         };
@@ -69,14 +80,14 @@ impl Libvirt {
                 BTreeSet::new()
             }
             None => {
-                let uuid = devices.as_ref().map(|(_, uuid)| uuid.as_str());
+                let uuid = places.as_ref().map(|(_, uuid)| uuid.as_str());
                 self.foresee_volumes(forecast, uuid, deadline)?
             }
         };
         forecast.plan.steps.extend(steps);
-        if let Some((devices, _)) = devices {
-            for (disk, device) in forecast.guest.disks.iter_mut().zip(devices) {
-                disk.device = device;
+        if let Some((places, _)) = places {
+            for (disk, place) in forecast.guest.disks.iter_mut().zip(places) {
+                DiskTarget { device: disk.device, bus: disk.bus } = place;
             }
             if forecast.plan.steps.is_empty() && forecast.problems.is_empty() {
                 "the guest already exists; there is nothing to do"
@@ -90,8 +101,19 @@ impl Libvirt {
         let refused = forecast.unless_failed("sources", refused)?.unwrap_or_default();
         forecast.problems.extend(refused.into_iter().map(Problem::Error));
         let sources = self.foresee_sources(forecast, &fresh, deadline)?;
+        let id = request.id.clone();
         if let Some(sources) = sources.filter(|_| is_free) {
-            let domain = definition(&forecast.guest, request, &self.host, &sources);
+            let (guest, host) = (forecast.guest.clone(), self.host.clone());
+            // The domain gets its uuid when it is defined.
+            let define = move || machine::definition(&guest, request, &host, &sources, (offer, ""));
+            let what = JobName::new("plan CreateGuest", format!("{id}: definition"));
+            let domain = match self.aside(Lane::Read, what, deadline, define)? {
+                Ok(domain) => domain,
+                Err(fault) => {
+                    forecast.problems.push(Problem::Error(fault));
+                    return Ok(is_begun);
+                }
+            };
             forecast.plan.steps.push(PlanStep {
                 what: "define domain",
                 name: domain.name.clone(),
@@ -217,7 +239,7 @@ enum There {
     Unknown,
     Nobody,
     /// The same guest, with the devices of its disks and its domain's uuid.
-    Same(Vec<String>, String),
+    Same(Vec<DiskTarget>, String),
     Another(Error),
 }
 
@@ -229,6 +251,10 @@ struct Seen {
     steps: Vec<PlanStep>,
     /// The networks that are others', in words.
     taken: Vec<String>,
+    /// What libvirt offers for a guest that is to be made.
+    offer: Option<Capabilities>,
+    /// What of it cannot be had here.
+    missing: Vec<Invalid>,
 }
 
 fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result<Seen, Error> {
@@ -237,13 +263,19 @@ fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result
         found => {
             let domain = found?;
             match same_or_exists(connection, &domain, guest) {
-                Ok(devices) => There::Same(devices, domain.uuid()?),
+                Ok(places) => There::Same(places, domain.uuid()?),
                 Err(error @ Error::Exists { .. }) => There::Another(error),
                 Err(error) => return Err(error),
             }
         }
     };
     let mut seen = Seen { there, ..Seen::default() };
+    if let There::Nobody = seen.there {
+        let profile = profile::of(guest, host.profile);
+        let (offer, missing) = machine::look(connection, guest, profile)?;
+        seen.offer = offer;
+        seen.missing = missing;
+    }
     let uuid = match &seen.there {
         There::Same(_, uuid) => uuid.clone(),
         _ => String::new(),

@@ -13,14 +13,11 @@ use super::discover;
 use super::errors::{Failure, Kind};
 use crate::ops::Error;
 use crate::rpc::envelope::{Id, Lookup, Refusal, without_place};
-use crate::rpc::jobs::When;
+use crate::rpc::jobs::{ASYNC, When};
 use crate::rpc::json::Writer;
 use crate::rpc::subject::Subject;
 use crate::rpc::table::Effect;
 use crate::rpc::{Asked, Callee, Desk, Service, lookup};
-
-/// The parameter beside those of a method by which a job is made of its call.
-pub(super) const ASYNC: &str = "async";
 
 /// A request that names a method.
 pub(super) struct Call<'a> {
@@ -226,6 +223,18 @@ impl Asked for Call<'_> {
             self.check_names(object, known)?;
         }
         Ok(object)
+    }
+
+    fn unknown(&self, _: Callee, members: &[String]) -> Result<(), Refusal> {
+        match members.first().filter(|_| self.is_strict()) {
+            Some(first) => refuse(first.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// A job was taken by the rules of its caller's path.
+    fn is_strict(&self) -> bool {
+        self.job.is_none()
     }
 
     fn unfit(&self, error: &serde_json::Error) -> Refusal {

@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 
 use serde_json::{Map, Value, json};
 
-use super::call::ASYNC;
 use super::errors::TABLE;
 use crate::os::memory;
+use crate::rpc::jobs::ASYNC;
 use crate::rpc::json;
 use crate::rpc::table::Effect;
 use crate::rpc::{Callee, Service};
@@ -130,6 +130,7 @@ mod tests {
     use super::*;
     use crate::events::{Event, Page, What};
     use crate::guest::domain::VirDomain;
+    use crate::guest::hardware::Hardware;
     use crate::guest::members::Members;
     use crate::guest::wire::events::EventsRequest;
     use crate::guest::wire::images::*;
@@ -190,7 +191,7 @@ mod tests {
         let required = schema["required"].as_array().into_iter().flatten();
         let required: BTreeSet<&str> = required.map(|name| name.as_str().unwrap()).collect();
         // What callers write themselves they may leave out.
-        match ["Guest", "Nic", "Disk"].contains(&name) || name.ends_with("Request") {
+        match ["Guest", "CpuTopology", "Nic", "Disk"].contains(&name) || name.ends_with("Request") {
             true => assert!(required.is_subset(&always), "{name}"),
             false => assert_eq!(required, always, "{name}"),
         }
@@ -209,6 +210,7 @@ mod tests {
         let mut seen = BTreeSet::new();
         let all = &mut seen;
         agrees::<Guest>("Guest", all);
+        agrees::<CpuTopology>("CpuTopology", all);
         agrees::<Nic>("Nic", all);
         agrees::<Disk>("Disk", all);
         agrees::<GuestRequest>("GuestRequest", all);
@@ -246,10 +248,14 @@ mod tests {
         tells("JobsPage", &jobs::Page { next, ..jobs::Page::default() }, all);
         let next = "web-1".to_owned();
         tells("ListResponse", &ListResponse { next, ..ListResponse::default() }, all);
-        tells("ListedGuest", &ListedGuest { saved: true, ..ListedGuest::default() }, all);
+        let reason = "io-error".to_owned();
+        tells("ListedGuest", &ListedGuest { saved: true, reason, ..ListedGuest::default() }, all);
         tells("LeftoversResponse", &LeftoversResponse::default(), all);
         tells("Leftovers", &Leftovers::default(), all);
-        tells("Domain", &VirDomain { vcpu_max: 4, ..VirDomain::default() }, all);
+        let hardware = Hardware { tpm: true, ..Hardware::default() };
+        let (reason, pending) = ("io-error".to_owned(), vec!["cpu".to_owned()]);
+        let known = VirDomain { vcpu_max: 4, hardware, reason, pending, ..VirDomain::default() };
+        tells("Domain", &VirDomain { autostart: true, ..known }, all);
         tells("AutostartResponse", &AutostartResponse::default(), all);
         let message = "the guest is off".to_owned();
         tells("SettingResponse", &SettingResponse { message, ..SettingResponse::default() }, all);

@@ -43,8 +43,9 @@ impl<'a> Bed<'a> {
 
     fn guest(&self, disks: &Value) -> Value {
         let nics = [self.nic(1)];
+        // Its boot sector knows how devices leave a machine of that profile.
         json!({
-            "id": self.id, "type": "qemu", "memory": 32, "cpu": 1, "metadata": { "owner": "a" },
+            "id": self.id, "type": "qemu", "profile": "classic", "memory": 32, "cpu": 1, "metadata": { "owner": "a" },
             "nics": nics, "disks": disks,
         })
     }

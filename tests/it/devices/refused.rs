@@ -31,7 +31,7 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         (
             "AttachDisk",
             json!({ "size": 1, "bus": "ide" }),
-            "invalid argument: disk.bus must be virtio, not ide",
+            "invalid argument: disk.bus: \"ide\" is not supported; use virtio, scsi, sata",
         ),
         (
             "AttachDisk",

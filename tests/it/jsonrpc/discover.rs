@@ -22,7 +22,7 @@ const PYTHON: &str = "/usr/bin/python3";
 
 /// A guest's life and all else that there are methods for, in an order in which each of their examples
 /// succeeds.
-const STORY: [&str; 54] = [
+const STORY: [&str; 55] = [
     "Libvirt.CreateGuest",
     "Libvirt.Run",
     "Libvirt.WaitEvents",
@@ -48,6 +48,7 @@ const STORY: [&str; 54] = [
     "Libvirt.Shutdown",
     "Libvirt.SetMemory",
     "Libvirt.SetCPU",
+    "Libvirt.Update",
     "Libvirt.ResizeDisk",
     "Libvirt.AttachDisk",
     "Libvirt.DetachDisk",

@@ -3,6 +3,7 @@
 mod batches;
 mod calls;
 pub(crate) mod discover;
+mod members;
 mod spec;
 
 use std::time::Duration;

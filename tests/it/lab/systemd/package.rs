@@ -54,6 +54,29 @@ fn an_upgrade_starts_it_anew_and_keeps_settings_and_guests() {
 }
 
 #[test]
+fn an_upgrade_from_before_profiles_stays_classic() {
+    let Some(_service) = require("lab", Service::installed()) else { return };
+    let script = format!("/var/lib/dpkg/info/{PACKAGE}.postinst");
+    let settings = || fs::read_to_string(SETTINGS).expect("it is there");
+    let before = settings();
+    run(&script, &["configure", "0.2.0"]);
+    assert_eq!(settings(), before, "a version with profiles");
+    for _ in 0..2 {
+        run(&script, &["configure", "0.1.0"]);
+        let added = settings();
+        let added = added.strip_prefix(&before).expect("what was there stays");
+        let lines: Vec<&str> = added.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(lines, ["guest-profile = classic"], "once");
+    }
+    let unended = before.trim_end();
+    fs::write(SETTINGS, unended).expect("the settings are ours");
+    run(&script, &["configure", "0.1.0"]);
+    assert!(settings().starts_with(&format!("{unended}\n#")), "a last line without an end");
+    run("mistify-libvirt", &["--config", SETTINGS, "--check-config"]);
+    fs::write(SETTINGS, before).expect("the settings are ours");
+}
+
+#[test]
 fn a_purge_leaves_guests_networks_and_volumes_and_no_file_of_ours() {
     let Some(service) = require("lab", Service::installed()) else { return };
     let folder = service.pool.folder();

@@ -1,0 +1,94 @@
+//! What libvirt offers for domains of a kind (`virConnectGetDomainCapabilities`), see
+//! <https://libvirt.org/formatdomaincaps.html>.
+
+use crate::guest::xml::{Element, Error};
+
+/// What libvirt offers for domains of a kind on a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The guests' type: `kvm` or `qemu`.
+    pub kind: String,
+    /// Architecture, for example `x86_64`.
+    pub arch: String,
+    /// The machine's exact version, for example `pc-q35-7.2`.
+    pub machine: String,
+    /// Most virtual processors of a guest.
+    pub max_cpu: u64,
+    /// Ways to choose a processor that are supported, such as `host-model`.
+    pub cpu_modes: Vec<String>,
+    /// Names of processors that a guest can have on this host.
+    pub cpu_models: Vec<String>,
+    /// Names of processors that this host's processor cannot be.
+    pub unusable_cpu_models: Vec<String>,
+    /// Firmware that libvirt selects by itself, such as `efi`.
+    pub firmwares: Vec<String>,
+    /// Whether there is firmware with Secure Boot.
+    pub has_secure_boot: bool,
+    /// Buses of disks.
+    pub disk_buses: Vec<String>,
+    /// Video devices.
+    pub videos: Vec<String>,
+    /// What is behind a TPM, such as `emulator`.
+    pub tpm_backends: Vec<String>,
+}
+
+impl Capabilities {
+    /// Reads libvirt's answer.
+    ///
+    /// # Errors
+    /// If it is not that XML, or a number in it is none.
+    pub fn from_xml(xml: &str) -> Result<Self, Error> {
+        let found = Element::from_xml(xml, "domainCapabilities")?;
+        let (os, cpu, devices) = (found.child("os"), found.child("cpu"), found.child("devices"));
+        let modes = cpu.children_in("", "mode").filter(|mode| mode.attribute("supported") == "yes");
+        let named: Vec<&Element> = cpu
+            .children_in("", "mode")
+            .filter(|mode| mode.attribute("name") == "custom")
+            .flat_map(|mode| mode.children_in("", "model"))
+            .collect();
+        let (unusable, usable): (Vec<&Element>, Vec<&Element>) =
+            named.into_iter().partition(|model| model.attribute("usable") == "no");
+        let names = |models: Vec<&Element>| -> Vec<String> {
+            models.into_iter().map(|model| model.trimmed().to_owned()).collect()
+        };
+        Ok(Self {
+            kind: found.child("domain").trimmed().to_owned(),
+            arch: found.child("arch").trimmed().to_owned(),
+            machine: found.child("machine").trimmed().to_owned(),
+            max_cpu: super::domain_xml::number("vcpu max", found.child("vcpu").attribute("max"))?,
+            cpu_modes: modes.map(|mode| mode.attribute("name").to_owned()).collect(),
+            cpu_models: names(usable),
+            unusable_cpu_models: names(unusable),
+            firmwares: values(os, "firmware"),
+            has_secure_boot: values(os.child("loader"), "secure").iter().any(|it| it == "yes"),
+            disk_buses: values(devices.child("disk"), "bus"),
+            videos: values(devices.child("video"), "modelType"),
+            tpm_backends: values(devices.child("tpm"), "backendModel"),
+        })
+    }
+
+    /// The machine of a modern guest: none on architectures that this agent was not made for.
+    pub fn modern_machine(&self) -> Option<&'static str> {
+        modern_machine(&self.arch)
+    }
+
+    /// Whether guests can have this video device.
+    pub fn has_video(&self, model: &str) -> bool {
+        self.videos.iter().any(|video| video == model)
+    }
+}
+
+/// The machine of a modern guest on an architecture.
+pub fn modern_machine(arch: &str) -> Option<&'static str> {
+    match arch {
+        "x86_64" => Some("q35"),
+        "aarch64" => Some("virt"),
+        _ => None,
+    }
+}
+
+/// The values of the `<enum>` of this name.
+fn values(element: &Element, name: &str) -> Vec<String> {
+    let enums = element.children_in("", "enum").filter(|it| it.attribute("name") == name);
+    enums.flat_map(|it| it.children_in("", "value")).map(|it| it.trimmed().to_owned()).collect()
+}

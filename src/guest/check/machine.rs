@@ -1,0 +1,252 @@
+//! What a guest's machine can be: by itself, and on this host.
+
+use crate::config::Profile;
+use crate::guest::capabilities::{Capabilities, modern_machine};
+use crate::guest::check::{Fault, Invalid};
+use crate::guest::hardware::{PORTS_MAX, ports};
+use crate::guest::profile::CPUS_MAX;
+use crate::guest::wire::{BUSES, Disk, Guest, Nic};
+
+/// The longest serial number of a disk that virtio has room for (virtio 1.2, section 5.2.6).
+const SERIAL_BYTES_MAX: usize = 20;
+/// The most pairs of queues of a tap device (`MAX_TAP_QUEUES` in Linux).
+const QUEUES_MAX: u64 = 256;
+/// The largest unit that a virtio NIC can be told (virtio 1.2, section 5.1.4).
+const MTU_MAX: u64 = 65_535;
+/// The smallest maximum that IPv4 needs (RFC 791).
+const MTU_MIN: u64 = 68;
+
+const PROFILES: &[&str] = &["modern", "classic"];
+const FIRMWARES: &[&str] = &["bios", "uefi", "uefi-secure"];
+const ON_CRASH: &[&str] = &["stop", "restart", "preserve"];
+const WATCHDOG: &[&str] = &["reset", "poweroff", "event"];
+const CLOCKS: &[&str] = &["utc", "localtime"];
+const CACHES: &[&str] = &["none", "writeback", "writethrough", "directsync", "unsafe"];
+const IOS: &[&str] = &["native", "threads", "io_uring"];
+const DISCARDS: &[&str] = &["unmap", "ignore"];
+
+/// What is wrong with the disks of a guest whose profile has filled in what was open, where `is_direct` says of
+/// each whether the host can pass its page cache by.
+pub fn disk_setting_faults(guest: &Guest, is_direct: impl Fn(usize) -> bool) -> Vec<Invalid> {
+    let mut found = Vec::new();
+    for (i, disk) in guest.disks.iter().enumerate() {
+        let passes_cache = ["none", "directsync"].contains(&disk.cache.as_str());
+        if disk.io == "native" && !passes_cache {
+            let fault = Fault::NotWith("cache: native needs none or directsync");
+            found.extend(member(&format!("disks[{i}].io"), fault));
+        }
+        if passes_cache && !is_direct(i) {
+            let why = "its file system does not support O_DIRECT".to_owned();
+            let fault = Fault::NotOnHost { found: disk.cache.clone(), why };
+            found.extend(member(&format!("disks[{i}].cache"), fault));
+        }
+    }
+    found
+}
+
+/// What is wrong with the machine of a guest, whatever the host.
+pub fn faults(guest: &Guest) -> Vec<Invalid> {
+    let mut found = vec![
+        word("profile", &guest.profile, PROFILES),
+        word("firmware", &guest.firmware, FIRMWARES),
+        word("on_crash", &guest.on_crash, ON_CRASH),
+        word("watchdog", &guest.watchdog, WATCHDOG),
+        word("clock", &guest.clock, CLOCKS),
+        name("cpu_model", &guest.cpu_model),
+        name("machine", &guest.machine),
+        name("video", &guest.video),
+    ];
+    if guest.max_cpu != 0 && guest.max_cpu < guest.cpu {
+        found.push(member("max_cpu", Fault::NotWith("cpu, which is larger")));
+    }
+    if let Some(topology) = guest.cpu_topology {
+        let product = topology.processors();
+        let (limit, fits) = match guest.max_cpu {
+            0 => (format!("be at least cpu {}", guest.cpu), product >= guest.cpu),
+            most => (format!("equal max_cpu {most}"), product == most),
+        };
+        if product == 0 || !fits {
+            found.push(member("cpu_topology", Fault::Product { found: product, limit }));
+        }
+    }
+    let orders = guest.disks.iter().map(|disk| disk.boot_order);
+    let mut orders: Vec<u64> = orders.chain(guest.nics.iter().map(|nic| nic.boot_order)).collect();
+    orders.retain(|order| *order > 0);
+    orders.sort_unstable();
+    if let Some(pair) = orders.windows(2).find(|pair| pair[0] == pair[1]) {
+        found.push(member("boot_order", Fault::Repeated(pair[0])));
+    }
+    let mut found: Vec<Invalid> = found.into_iter().flatten().collect();
+    for (i, nic) in guest.nics.iter().enumerate() {
+        found.extend(nic_faults(&format!("nics[{i}]"), nic));
+    }
+    for (i, disk) in guest.disks.iter().enumerate() {
+        found.extend(disk_faults(&format!("disks[{i}]"), disk));
+    }
+    found
+}
+
+/// What is wrong with the settings of a NIC, whatever the host.
+pub(super) fn nic_faults(place: &str, nic: &Nic) -> Vec<Invalid> {
+    let mtu = match nic.mtu {
+        0 | MTU_MIN..=MTU_MAX => None,
+        mtu => {
+            let allowed = vec![format!("{MTU_MIN} to {MTU_MAX} bytes")];
+            let found = mtu.to_string();
+            member(&format!("{place}.mtu"), Fault::NotOneOf { found, allowed })
+        }
+    };
+    let has_queues = ["", "virtio"].contains(&nic.model.as_str());
+    let queues = format!("{place}.queues");
+    let found = [
+        below(&queues, nic.queues, QUEUES_MAX),
+        (nic.queues > 1 && !has_queues)
+            .then(|| member(&queues, Fault::NotWith("model: only virtio has several queues")))
+            .flatten(),
+        mtu,
+    ];
+    found.into_iter().flatten().collect()
+}
+
+/// The same for a disk.
+pub(super) fn disk_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
+    let at = |name: &str| format!("{place}.{name}");
+    let length = u64::try_from(disk.serial.len()).unwrap_or(u64::MAX);
+    let is_direct = ["", "none", "directsync"].contains(&disk.cache.as_str());
+    let found = [
+        word(&at("cache"), &disk.cache, CACHES),
+        word(&at("io"), &disk.io, IOS),
+        word(&at("discard"), &disk.discard, DISCARDS),
+        name(&at("serial"), &disk.serial),
+        below(&at("serial"), length, SERIAL_BYTES_MAX as u64),
+        (disk.io == "native" && !is_direct)
+            .then(|| member(&at("io"), Fault::NotWith("cache: native needs none or directsync")))
+            .flatten(),
+    ];
+    found.into_iter().flatten().collect()
+}
+
+/// The bus of a disk that the agent will not honour.
+///
+/// # Errors
+/// Which buses there are.
+pub fn check_bus(place: &str, disk: &Disk) -> Result<(), Invalid> {
+    match word(&format!("{place}.bus"), &disk.bus, &BUSES) {
+        Some(fault) => Err(fault),
+        None => Ok(()),
+    }
+}
+
+/// What of a guest's disks [`Guest::complete`] has replaced, in words.
+pub fn overwritten(guest: &Guest, completed: &Guest) -> Vec<String> {
+    let mut found = Vec::new();
+    for (i, (disk, own)) in guest.disks.iter().zip(&completed.disks).enumerate() {
+        if let Err(fault) = check_bus(&format!("disks[{i}]"), disk) {
+            found.push(fault.plain());
+        } else if !disk.bus.is_empty() && disk.bus != own.bus {
+            found.push(format!("disks[{i}].bus: the profile classic has {} only", own.bus));
+        } else if !disk.device.is_empty() && disk.device != own.device {
+            let (asked, own) = (&disk.device, &own.device);
+            found.push(format!("disks[{i}].device must be {own} or absent, not {asked}"));
+        }
+    }
+    found
+}
+
+/// The machine that libvirt is asked about for a guest of this profile; empty for libvirt's own choice.
+pub fn asked_machine(guest: &Guest, profile: Profile) -> &str {
+    match (guest.machine.as_str(), profile) {
+        ("", Profile::Modern) => modern_machine(std::env::consts::ARCH).unwrap_or_default(),
+        (machine, _) => machine,
+    }
+}
+
+/// What a guest asks for and this host cannot give, with what it has instead.
+pub fn unavailable(guest: &Guest, offer: &Capabilities) -> Vec<Invalid> {
+    let not = |name: &str, found: &str, why: String| {
+        member(name, Fault::NotOnHost { found: found.to_owned(), why })
+    };
+    let has = |list: &[String], name: &str| list.iter().any(|it| it == name);
+    let mut found = Vec::new();
+    let model = guest.cpu_model.as_str();
+    let modes: Vec<&String> = offer.cpu_modes.iter().filter(|mode| *mode != "custom").collect();
+    if has(&offer.unusable_cpu_models, model) {
+        let why = "the host's processor lacks a feature of that model".to_owned();
+        found.push(not("cpu_model", model, why));
+    } else if !model.is_empty()
+        && !modes.iter().any(|mode| *mode == model)
+        && !has(&offer.cpu_models, model)
+    {
+        let names = modes.into_iter().chain(&offer.cpu_models);
+        let names: Vec<&str> = names.map(String::as_str).collect();
+        found.push(not("cpu_model", model, format!("available are {}", names.join(", "))));
+    }
+    let is_efi = guest.firmware.starts_with("uefi");
+    if is_efi && !has(&offer.firmwares, "efi") {
+        let why = format!("install the package {}", firmware_package(&offer.arch));
+        found.push(not("firmware", &guest.firmware, why));
+    } else if guest.firmware == "uefi-secure" {
+        let machine = offer.machine.as_str();
+        if offer.arch == "x86_64" && !machine.contains("q35") {
+            found.push(member("firmware", Fault::NotWith("machine: Secure Boot needs q35")));
+        } else if !offer.has_secure_boot {
+            let why = "its UEFI firmware has no build with Secure Boot".to_owned();
+            found.push(not("firmware", &guest.firmware, why));
+        }
+    }
+    if guest.tpm && !has(&offer.tpm_backends, "emulator") {
+        let why = "install the packages swtpm and swtpm-tools".to_owned();
+        found.push(not("tpm", "true", why));
+    }
+    if !guest.video.is_empty() && !offer.has_video(&guest.video) {
+        let why = format!("available are {}", offer.videos.join(", "));
+        found.push(not("video", &guest.video, why));
+    }
+    let most = if guest.max_cpu > 0 { ("max_cpu", guest.max_cpu) } else { ("cpu", guest.cpu) };
+    found.push(below(most.0, most.1, offer.max_cpu.min(CPUS_MAX)));
+    for (i, disk) in guest.disks.iter().enumerate() {
+        // Others are libvirt's to judge: Create takes what it is given.
+        if BUSES.contains(&disk.bus.as_str()) && !has(&offer.disk_buses, &disk.bus) {
+            let why = format!("available are {}", offer.disk_buses.join(", "));
+            found.push(not(&format!("disks[{i}].bus"), &disk.bus, why));
+        }
+    }
+    if offer.machine.contains("q35") && ports(guest) > PORTS_MAX {
+        let why = "q35 has no PCI Express port for so many; put disks on the bus scsi".to_owned();
+        found.push(not("disks", &guest.disks.len().to_string(), why));
+    }
+    found.into_iter().flatten().collect()
+}
+
+/// Debian's package with the firmware of an architecture.
+fn firmware_package(arch: &str) -> &'static str {
+    if arch == "aarch64" { "qemu-efi-aarch64" } else { "ovmf" }
+}
+
+/// A member with its fault; an option, so that a list of checks reads as one.
+#[expect(clippy::unnecessary_wraps, reason = "one line of a list of checks")]
+fn member(member: &str, fault: Fault) -> Option<Invalid> {
+    Some(Invalid::Member { member: member.to_owned(), fault })
+}
+
+/// A word that is empty or one of these.
+fn word(place: &str, found: &str, allowed: &[&str]) -> Option<Invalid> {
+    if found.is_empty() || allowed.contains(&found) {
+        return None;
+    }
+    let allowed = allowed.iter().map(|word| (*word).to_owned()).collect();
+    member(place, Fault::NotOneOf { found: found.to_owned(), allowed })
+}
+
+/// A name of which libvirt knows more than this agent: letters, digits and a few marks.
+fn name(place: &str, found: &str) -> Option<Invalid> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+    match found.chars().find(|c| !is_fine(*c)) {
+        Some(c) => member(place, Fault::IdCharacter(c)),
+        None => None,
+    }
+}
+
+fn below(place: &str, found: u64, max: u64) -> Option<Invalid> {
+    (found > max).then(|| member(place, Fault::TooMuch { found, max })).flatten()
+}

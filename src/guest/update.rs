@@ -1,0 +1,295 @@
+//! Another machine for an existing guest: its definition with some members changed and all else as it was.
+
+use std::fmt;
+
+use crate::guest::GUEST_NAMESPACE;
+use crate::guest::hardware::{Hardware, SPARE_PORTS, is_machine, is_x86};
+use crate::guest::hardware_xml::{self, is_agent_channel, read_hardware};
+use crate::guest::wire::{CpuTopology, Guest};
+use crate::guest::xml::{Element, Error};
+
+/// A change that would lose something of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The firmware's variables: boot entries and enrolled keys.
+    Nvram,
+    /// Windows may not start, or ask for its licence, on another machine.
+    Windows,
+    /// The machine has no bus for an IDE disk.
+    Ide,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nvram => "it would lose the variables of its UEFI firmware (NVRAM)",
+            Self::Ide => "that machine has no IDE bus, and the guest has a disk on it",
+            Self::Windows => {
+                "a guest with Hyper-V features may not start on another machine, or lose its \
+                 activation"
+            }
+        })
+    }
+}
+
+/// A changed definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Updated {
+    /// The whole of it.
+    pub xml: String,
+    /// What the change loses.
+    pub losses: Vec<Loss>,
+}
+
+/// The members that Update can change, by their names in a request.
+pub const MEMBERS: [&str; 12] = [
+    "cpu_model",
+    "cpu_topology",
+    "max_cpu",
+    "machine",
+    "firmware",
+    "tpm",
+    "guest_agent",
+    "video",
+    "on_crash",
+    "watchdog",
+    "clock",
+    "hyperv",
+];
+
+/// Whether a request has any of [`MEMBERS`].
+pub fn has_members(asked: &Guest) -> bool {
+    let words = [
+        &asked.cpu_model,
+        &asked.machine,
+        &asked.firmware,
+        &asked.video,
+        &asked.on_crash,
+        &asked.watchdog,
+        &asked.clock,
+    ];
+    words.into_iter().any(|word| !word.is_empty())
+        || asked.cpu_topology.is_some()
+        || asked.guest_agent.is_some()
+        || asked.max_cpu > 0
+        || asked.tpm
+        || asked.hyperv
+}
+
+/// Takes the members over that [`updated`] changes.
+pub fn take_over(kept: &mut Guest, asked: &Guest) {
+    let words = [
+        (&mut kept.cpu_model, &asked.cpu_model),
+        (&mut kept.machine, &asked.machine),
+        (&mut kept.firmware, &asked.firmware),
+        (&mut kept.video, &asked.video),
+        (&mut kept.on_crash, &asked.on_crash),
+        (&mut kept.watchdog, &asked.watchdog),
+        (&mut kept.clock, &asked.clock),
+    ];
+    for (kept, asked) in words {
+        if !asked.is_empty() {
+            kept.clone_from(asked);
+        }
+    }
+    kept.cpu_topology = asked.cpu_topology.or(kept.cpu_topology);
+    kept.guest_agent = asked.guest_agent.or(kept.guest_agent);
+    kept.max_cpu = if asked.max_cpu > 0 { asked.max_cpu } else { kept.max_cpu };
+    kept.tpm |= asked.tpm;
+    kept.hyperv |= asked.hyperv;
+}
+
+/// Changes the definition (`virDomainGetXMLDesc`, inactive) to what the request's members say; a member that is
+/// absent stays as it is.
+///
+/// # Errors
+/// If it is not the XML of a domain, or a number in it is none.
+pub fn updated(xml: &str, asked: &Guest) -> Result<Updated, Error> {
+    let mut domain = Element::from_xml(xml, "domain")?;
+    let before = read_hardware(&domain)?;
+    let mut losses = Vec::new();
+    // What the guest has already stays as somebody has refined it.
+    let asked = &without_known(asked, &before);
+    if !asked.cpu_model.is_empty() || asked.cpu_topology.is_some() {
+        update_cpu(domain.child_mut("cpu"), asked);
+    }
+    let most = asked.cpu_topology.map_or(asked.max_cpu, CpuTopology::processors);
+    if most > 0 {
+        update_vcpus(domain.child_mut("vcpu"), most);
+    }
+    let own = domain.child("os").child("type").attribute("machine").to_owned();
+    if !asked.machine.is_empty() && !is_machine(&own, &asked.machine) {
+        domain.child_mut("os").child_mut("type").set("machine", &asked.machine);
+        if family(&own) != family(&asked.machine) {
+            if before.hyperv {
+                losses.push(Loss::Windows);
+            }
+            if leave_machine(domain.child_mut("devices"), &asked.machine) == Left::Ide {
+                losses.push(Loss::Ide);
+            }
+        }
+    }
+    if !asked.firmware.is_empty() && asked.firmware != before.firmware {
+        if before.firmware.starts_with("uefi") {
+            losses.push(Loss::Nvram);
+        }
+        update_firmware(&mut domain, asked);
+    }
+    if !asked.clock.is_empty() {
+        domain.child_mut("clock").set("offset", &asked.clock);
+    }
+    if asked.hyperv && !before.hyperv {
+        let only = Hardware { hyperv: true, ..Hardware::default() };
+        let features = hardware_xml::write_features(&only, false);
+        domain.child_mut("features").children.extend(features);
+        let timer = Element::new("timer").with("name", "hypervclock").with("present", "yes");
+        domain.child_mut("clock").children.push(timer);
+    }
+    if !asked.on_crash.is_empty() {
+        domain.remove("on_crash", |_| true);
+        let only = Hardware { on_crash: asked.on_crash.clone(), ..Hardware::default() };
+        domain.children.extend(hardware_xml::write_machine(&only, false));
+    }
+    let is_x86 = is_x86(domain.child("os").child("type").attribute("machine"));
+    update_devices(domain.child_mut("devices"), &before, asked, is_x86);
+    Ok(Updated { xml: domain.to_xml(), losses })
+}
+
+fn update_cpu(cpu: &mut Element, asked: &Guest) {
+    let only = Hardware {
+        cpu_model: asked.cpu_model.clone(),
+        cpu_topology: asked.cpu_topology,
+        ..Hardware::default()
+    };
+    let written = hardware_xml::write_cpu(&only).unwrap_or_default();
+    if !asked.cpu_model.is_empty() {
+        cpu.attributes.clone_from(&written.attributes);
+        for former in ["model", "feature", "vendor"] {
+            cpu.remove(former, |_| true);
+        }
+    }
+    if asked.cpu_topology.is_some() {
+        cpu.remove("topology", |_| true);
+    }
+    cpu.children.extend(written.children);
+}
+
+fn update_vcpus(vcpus: &mut Element, most: u64) {
+    let most_before = vcpus.trimmed().to_owned();
+    if vcpus.attribute("current").is_empty() {
+        vcpus.set("current", &most_before);
+    }
+    vcpus.text = most.to_string();
+}
+
+/// What a machine is without its version.
+fn family(machine: &str) -> &str {
+    match machine {
+        "pc" => "pc-i440fx",
+        "q35" => "pc-q35",
+        exact => exact.rsplit_once('-').map_or(exact, |(family, _)| family),
+    }
+}
+
+/// The request without the members that the guest has as it asks.
+fn without_known(asked: &Guest, before: &Hardware) -> Guest {
+    let mut left = asked.clone();
+    let words = [
+        (&mut left.cpu_model, &before.cpu_model),
+        (&mut left.video, &before.video),
+        (&mut left.on_crash, &before.on_crash),
+        (&mut left.watchdog, &before.watchdog),
+        (&mut left.clock, &before.clock),
+    ];
+    for (asked, own) in words {
+        if asked == own {
+            asked.clear();
+        }
+    }
+    if left.cpu_topology == before.cpu_topology {
+        left.cpu_topology = None;
+    }
+    left
+}
+
+/// Whether all devices found a bus on another machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// A disk is on IDE.
+    Ide,
+}
+
+/// Leaves it to libvirt to find places on another machine for all devices: those of the former machine do not
+/// exist there.
+fn leave_machine(devices: &mut Element, machine: &str) -> Left {
+    let is_ide = |disk: &Element| disk.child("target").attribute("bus") == "ide";
+    if family(machine) != "pc-i440fx" && devices.children_in("", "disk").any(is_ide) {
+        return Left::Ide;
+    }
+
+    let is_of_machine = |controller: &Element| {
+        ["pci", "ide", "sata", "usb"].contains(&controller.attribute("type"))
+    };
+    devices.remove("controller", is_of_machine);
+    for device in &mut devices.children {
+        device.remove("address", |address| address.attribute("type") == "pci");
+    }
+    if machine.contains("q35") {
+        let only = Hardware { ports: devices.children.len() + SPARE_PORTS, ..Hardware::default() };
+        devices.children.extend(hardware_xml::write_devices(&only, false));
+    }
+    Left::Nothing
+}
+
+fn update_firmware(domain: &mut Element, asked: &Guest) {
+    let only = Hardware { firmware: asked.firmware.clone(), ..Hardware::default() };
+    let os = domain.child_mut("os");
+    os.attributes.retain(|(name, _)| name != "firmware");
+    for former in ["loader", "nvram", "firmware"] {
+        os.remove(former, |_| true);
+    }
+    *os = hardware_xml::with_firmware(std::mem::take(os), &only);
+    let features = domain.child_mut("features");
+    features.remove("smm", |_| true);
+    features.children.extend(hardware_xml::write_features(&only, false));
+}
+
+fn update_devices(devices: &mut Element, before: &Hardware, asked: &Guest, is_x86: bool) {
+    let only = Hardware {
+        tpm: asked.tpm && !before.tpm,
+        guest_agent: asked.guest_agent == Some(true) && !before.guest_agent,
+        watchdog: asked.watchdog.clone(),
+        on_crash: if before.on_crash.is_empty() { asked.on_crash.clone() } else { String::new() },
+        ..Hardware::default()
+    };
+    if !asked.watchdog.is_empty() {
+        devices.remove("watchdog", |it| it.attribute("model") == "i6300esb");
+    }
+    if asked.guest_agent == Some(false) {
+        devices.remove("channel", is_agent_channel);
+    }
+    if !asked.video.is_empty() && devices.has("video") {
+        let model = Element::new("model").with("type", &asked.video);
+        devices.child_mut("video").children = vec![model];
+    }
+    devices.children.extend(hardware_xml::write_devices(&only, is_x86));
+}
+
+/// The request that is kept in a definition, replaced.
+///
+/// # Errors
+/// If it is not the XML of a domain.
+pub fn with_request(xml: &str, request: &Guest) -> Result<String, Error> {
+    let mut domain = Element::from_xml(xml, "domain")?;
+    let json = serde_json::to_string(request).expect("a guest has text keys alone");
+    let metadata = domain.child_mut("metadata");
+    let mut own = metadata.children.iter_mut();
+    if let Some(kept) = own.find(|it| it.namespace == GUEST_NAMESPACE && it.name == "guest") {
+        kept.text = json;
+    }
+    Ok(domain.to_xml())
+}
+
+#[cfg(test)]
+mod tests;

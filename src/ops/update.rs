@@ -1,0 +1,100 @@
+//! Update: another machine for a guest, from its next start on.
+
+use crate::config::Profile;
+use crate::guest::check::machine as rules;
+use crate::guest::domain::VirDomain;
+use crate::guest::update::{self, Loss, MEMBERS, has_members};
+use crate::guest::wire::verbs::SettingResponse;
+use crate::guest::wire::{Guest, GuestRequest};
+use crate::libvirt::XmlKind;
+use crate::ops::devices::persistent;
+use crate::ops::saved::not_saved;
+use crate::ops::{Error, Libvirt, args, machine, named_guest, unreadable};
+
+/// What the answer says of a guest that runs.
+const NEXT_START: &str = "saved for the next start";
+
+impl Libvirt {
+    /// Changes the machine of a guest, whoever made it, to what the request's members say
+    /// ([`update::MEMBERS`]): from its next start on, which Describe shows as `pending`. All else of its
+    /// definition stays as it is, and the same call again changes nothing. `virDomainDefineXML`.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] for a member that this host cannot give the guest,
+    /// for a request without such members, and for a change that would lose something where the request has no
+    /// `mistify.force`; [`Error::Saved`]; what libvirt says, a missing domain among it.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn update(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        if !has_members(&guest) {
+            let members = MEMBERS.join(", ");
+            return Err(Error::Invalid(format!("nothing to update; set one of {members}")));
+        }
+        let may_lose = args::may_lose(&request.args)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let (id, asked) = (guest.id.clone(), guest.clone());
+        let is_active = self.change("Update", &guest.id, deadline, move |session| {
+            let domain = persistent(session, &id)?;
+            not_saved(&domain)?;
+            let xml = domain.xml(XmlKind::Definition)?;
+            let definition = VirDomain::from_xml(&xml).map_err(unreadable)?;
+            let it = as_it_would_be(&asked, &definition);
+            if let Some(fault) = rules::faults(&it).into_iter().next() {
+                return Err(fault.into());
+            }
+            if !asked.video.is_empty() && definition.devices.graphics.kind.is_empty() {
+                return Err(Error::Invalid("video: the guest has no display".to_owned()));
+            }
+            machine::offer(session.connection()?, &it, Profile::Classic)?;
+            let updated = update::updated(&xml, &asked).map_err(unreadable)?;
+            check_losses(&updated.losses, may_lose)?;
+            let mut xml = updated.xml;
+            if let Some(mut kept) = definition.metadata.guest {
+                update::take_over(&mut kept, &asked);
+                xml = update::with_request(&xml, &kept).map_err(unreadable)?;
+            }
+            session.connection()?.define_domain(&xml)?;
+            Ok(domain.is_active()?)
+        })?;
+        let message = if is_active { NEXT_START } else { "" }.to_owned();
+        Ok(SettingResponse { guest: Some(guest), live: false, message })
+    }
+}
+
+/// The guest that libvirt is asked about: what it cannot be on this host is refused here.
+fn as_it_would_be(asked: &Guest, definition: &VirDomain) -> Guest {
+    let mut guest = asked.clone();
+    guest.kind.clone_from(&definition.kind);
+    guest.cpu = definition.vcpu;
+    if guest.machine.is_empty() {
+        guest.machine.clone_from(&definition.os.kind.machine);
+    }
+    let hardware = &definition.hardware;
+    let sets_processors = guest.max_cpu > 0 || guest.cpu_topology.is_some();
+    if sets_processors && guest.cpu_topology.is_none() {
+        guest.cpu_topology = hardware.cpu_topology;
+    }
+    guest.disks.clear();
+    guest.nics.clear();
+    guest
+}
+
+/// # Errors
+/// [`Error::Invalid`] names what would be lost.
+fn check_losses(losses: &[Loss], may_lose: bool) -> Result<(), Error> {
+    match losses.first() {
+        // libvirt would go on with the file of the former firmware, or leave it behind.
+        Some(loss @ Loss::Nvram) => Err(Error::Invalid(format!(
+            "firmware cannot be changed: {loss}; delete the guest and create it again on its disks"
+        ))),
+        Some(loss @ Loss::Ide) => {
+            Err(Error::Invalid(format!("machine cannot be changed: {loss}; detach it first")))
+        }
+        Some(loss) if !may_lose => Err(Error::Invalid(format!(
+            "machine is not changed: {loss}; set args mistify.force to \"true\" to change it"
+        ))),
+        _ => Ok(()),
+    }
+}

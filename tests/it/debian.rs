@@ -1,0 +1,163 @@
+//! A whole Debian as a guest (`tests/linux/debian.sh`): boots take minutes without KVM, so `make verify` runs
+//! these.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::cost::slow;
+use crate::linux::{Console, debian};
+use crate::skip::require;
+use crate::stack::{Bridge, Cgroup, Stack};
+use crate::support::{Scratch, wait_for, wait_until};
+
+const MAC: &str = "02:00:00:00:42:01";
+const HOST: &str = "192.0.2.1";
+const GUEST: &str = "192.0.2.2";
+/// Longer than a loaded machine without KVM needs to boot Debian.
+const BOOT: Duration = Duration::from_secs(600);
+
+/// A stack with a DHCP server, an agent, and a disk with Debian.
+struct Bed {
+    agent: Agent,
+    files: Scratch,
+    disk: PathBuf,
+    key: PathBuf,
+    dhcp: Child,
+    stack: Stack,
+}
+
+impl Bed {
+    /// With this kernel: `cloud-amd64` or `amd64`. None where it cannot be had here.
+    fn new(flavour: &str) -> Option<Self> {
+        let image = require("qemu", debian(flavour))?;
+        let stack = require("qemu", Stack::start_with(Cgroup::V2, Bridge::Linux))?;
+        let files = Scratch::new();
+        let disk = files.path().join("debian.raw");
+        let convert = ["convert", "-f", "qcow2", "-O", "raw"];
+        let converted = Command::new("qemu-img").args(convert).arg(&image).arg(&disk).status();
+        assert!(converted.is_ok_and(|status| status.success()), "qemu-img");
+        let address = ["addr", "add", &format!("{HOST}/24"), "dev", "mistify0"];
+        assert!(stack.command("ip").args(address).status().is_ok_and(|status| status.success()));
+        let dhcp = stack
+            .command("dnsmasq")
+            .args(["--keep-in-foreground", "--port=0", "--interface=mistify0", "--bind-interfaces"])
+            .args(["--dhcp-range=192.0.2.2,192.0.2.9", &format!("--dhcp-host={MAC},{GUEST}")])
+            .args([
+                "--dhcp-leasefile=/run/leases",
+                "--pid-file=",
+                "--user=root",
+                "--conf-file=/dev/null",
+            ])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("dnsmasq starts");
+        let (uri, folder) = (stack.uri(), files.path().display().to_string());
+        let agent = Agent::start(&[
+            "--libvirt-uri",
+            &uri,
+            "--bridge-type",
+            "linux",
+            "--allow-disk-path",
+            &folder,
+        ]);
+        let key = image.with_file_name("id_ed25519");
+        Some(Self { agent, files, disk, key, dhcp, stack })
+    }
+
+    /// Creates and runs the guest with these members; it once root can log in by SSH.
+    fn running(&self, id: &str, members: &Value) -> Value {
+        slow("boots a whole Debian");
+        let mut guest = json!({
+            "id": id, "type": "qemu", "memory": 1024, "cpu": 1,
+            "disks": [{ "source": self.disk }],
+            "nics": [{ "network": "mistify0", "mac": MAC }],
+        });
+        for (name, value) in members.as_object().expect("members") {
+            guest[name] = value.clone();
+        }
+        self.agent.ok("CreateGuest", &guest);
+        self.agent.ok("Run", &guest);
+        wait_until("root logs in by SSH", BOOT, || self.ssh("true").is_some());
+        guest
+    }
+
+    /// What a command in the guest writes, if it ends well.
+    fn ssh(&self, command: &str) -> Option<String> {
+        let mut ssh = self.stack.command("ssh");
+        ssh.args(["-q", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]);
+        ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i"]);
+        let output = ssh.arg(&self.key).arg(format!("root@{GUEST}")).arg(command).output();
+        let output = output.expect("ssh starts");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Fails where a command's output has not this text.
+    fn shows(&self, command: &str, text: &str) {
+        let output = self.ssh(command).unwrap_or_else(|| panic!("{command} fails"));
+        assert!(output.contains(text), "{command}: {output}");
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // It ends with its stack anyway.
+        let _ = self.dhcp.kill();
+        let _ = self.dhcp.wait();
+    }
+}
+
+fn data_disk(files: &Scratch, name: &str) -> PathBuf {
+    let path = files.path().join(name);
+    File::create(&path).and_then(|file| file.set_len(8 << 20)).expect("a disk");
+    path
+}
+
+#[test]
+fn root_logs_into_a_debian_with_secure_boot_by_ssh() {
+    let Some(bed) = Bed::new("cloud-amd64") else { return };
+    let disks = json!([
+        { "source": bed.disk, "boot_order": 1 },
+        { "source": data_disk(&bed.files, "virtio.raw"), "serial": "DATA-7" },
+        { "source": data_disk(&bed.files, "scsi.raw"), "bus": "scsi", "serial": "SCSI-8" },
+    ]);
+    let members = json!({ "firmware": "uefi-secure", "tpm": true, "disks": disks });
+    let guest = bed.running("debian", &members);
+    bed.shows("mokutil --sb-state", "SecureBoot enabled");
+    bed.shows("cat /sys/class/tpm/tpm0/tpm_version_major", "2");
+    bed.shows("ls /dev/disk/by-id", "virtio-DATA-7");
+    bed.shows("ls /dev/disk/by-id", "SCSI-8");
+    bed.shows("lspci", "Virtio");
+    bed.shows("systemctl is-active qemu-guest-agent", "active");
+    let mut console = Console::log_in(&bed.stack, "debian");
+    assert_eq!(console.run("hostname"), "debian\n", "and at its console");
+    bed.agent.ok("Shutdown", &guest);
+    wait_until("it is off", BOOT, || bed.agent.state("debian") == "shutoff");
+    bed.agent.ok("Delete", &guest);
+}
+
+#[test]
+fn a_full_kernel_drives_sata_e1000e_and_the_watchdog() {
+    let Some(bed) = Bed::new("amd64") else { return };
+    let members = json!({
+        "disks": [{ "source": bed.disk, "bus": "sata" }],
+        "nics": [{ "network": "mistify0", "mac": MAC, "model": "e1000e" }],
+        "watchdog": "poweroff",
+    });
+    let guest = bed.running("windows-like", &members);
+    bed.shows("lspci -k", "Kernel driver in use: ahci");
+    bed.shows("lspci -k", "Kernel driver in use: e1000e");
+    bed.shows("findmnt -no SOURCE /", "/dev/sda1");
+    // Nobody tells it again that the system is alive.
+    bed.shows(
+        "modprobe i6300esb heartbeat=2 nowayout=1 && echo 1 >/dev/watchdog && echo set",
+        "set",
+    );
+    let off = || (bed.agent.state("windows-like") == "shutoff").then_some(());
+    wait_for("the watchdog expires", BOOT, off);
+    bed.agent.ok("Delete", &guest);
+}

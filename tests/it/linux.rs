@@ -1,0 +1,122 @@
+//! Real Linux guests: what `tests/linux/` makes, and a person at their serial console.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::cost::slow;
+use crate::skip::Skip;
+use crate::stack::Stack;
+use crate::support::{Scratch, poll, wait_until};
+
+/// What the small guest needs, in MiB.
+pub(crate) const SMALL_MIB: u64 = 256;
+/// Longer than a loaded machine without KVM needs to boot the small guest (8 s on one that is idle).
+const BOOT: Duration = Duration::from_secs(120);
+/// Longer than a command takes in a guest on a loaded machine.
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// A recipe of `tests/linux/`; the image, which is made once for all checkouts.
+fn recipe(script: &str, flavour: &str) -> Result<PathBuf, Skip> {
+    slow("makes or finds an image of a Linux guest");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/linux/").to_owned() + script;
+    let output = Command::new(path).env("FLAVOUR", flavour).stdin(Stdio::null()).output();
+    let output = output.map_err(|e| Skip(format!("{script} does not start: {e}")))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().into()),
+        false => Err(Skip(format!("{script}: {}", String::from_utf8_lossy(&output.stderr)))),
+    }
+}
+
+/// The small guest's disk image, raw, 64 MiB.
+pub(crate) fn small() -> Result<PathBuf, Skip> {
+    static IMAGE: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
+    IMAGE.get_or_init(|| recipe("small.sh", "")).clone()
+}
+
+/// The disk image of a whole Debian with this kernel, qcow2; root's key is beside it.
+pub(crate) fn debian(flavour: &str) -> Result<PathBuf, Skip> {
+    recipe("debian.sh", flavour)
+}
+
+/// A copy of the small guest's disk in a folder of the test's.
+pub(crate) fn small_disk(folder: &Scratch) -> Result<PathBuf, Skip> {
+    let disk = folder.path().join("linux.raw");
+    // Sparse stays sparse.
+    let copied = Command::new("cp").arg("--sparse=always").arg(small()?).arg(&disk).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cp");
+    Ok(disk)
+}
+
+/// A running guest's serial console, at which root is logged in.
+pub(crate) struct Console {
+    line: File,
+    read: String,
+}
+
+impl Console {
+    /// Waits for the guest's login prompt, and logs in as root with the password `debian`.
+    pub(crate) fn log_in(stack: &Stack, id: &str) -> Self {
+        slow("waits for a real guest boot");
+        let path = stack.virsh_ok(&["ttyconsole", id]);
+        let line = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+            .open(stack.path(path.trim()))
+            .expect("the guest's terminal");
+        let mut console = Self { line, read: String::new() };
+        // A prompt that came before this terminal was opened is lost; the next comes for an empty line.
+        console.read_until("login: ", BOOT, Some("\n"));
+        console.type_in("root\n");
+        console.read_until("assword: ", COMMAND, None);
+        console.type_in("debian\n");
+        console.read_until("# ", COMMAND, None);
+        // A shell that writes nothing of its own between the lines.
+        console.type_in("exec env PS1= sh\n");
+        console.type_in("stty -echo; PS1=\n");
+        console.run("true");
+        console
+    }
+
+    /// Types a command; what it writes, which has to end well.
+    pub(crate) fn run(&mut self, command: &str) -> String {
+        self.read.clear();
+        // The shell puts it together, so that an echo of what was typed is not taken for the end.
+        self.type_in(&format!("{command}\necho END-''$?\n"));
+        self.read_until("END-0", COMMAND, None);
+        let (output, _) = self.read.split_once("END-").expect("its end");
+        output.replace('\r', "")
+    }
+
+    /// Types a command until its output has this text.
+    pub(crate) fn wait_for(&mut self, command: &str, text: &str) {
+        wait_until(&format!("{text} in {command}"), COMMAND, || self.run(command).contains(text));
+    }
+
+    fn type_in(&mut self, text: &str) {
+        self.line.write_all(text.as_bytes()).expect("the guest's terminal takes it");
+    }
+
+    /// Reads until the text is there; typing `again` whenever nothing has come for a while.
+    fn read_until(&mut self, text: &str, limit: Duration, again: Option<&str>) {
+        let mut turns = 0_u32;
+        let found = poll(limit, || {
+            turns += 1;
+            let mut bytes = [0; 4096];
+            match self.line.read(&mut bytes) {
+                Ok(count) => self.read.push_str(&String::from_utf8_lossy(&bytes[..count])),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+            if let Some(again) = again.filter(|_| turns % 1000 == 0) {
+                self.type_in(again);
+            }
+            self.read.contains(text).then_some(())
+        });
+        assert!(found.is_some(), "waited {limit:?} in vain for {text:?} in {:?}", self.read);
+    }
+}

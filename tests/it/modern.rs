@@ -1,0 +1,332 @@
+//! What the agent defines, as a real Linux guest sees it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::linux::{Console, SMALL_MIB, small_disk};
+use crate::metrics::scrape;
+use crate::skip::require;
+use crate::stack::Stack;
+use crate::support::{Scratch, wait_until};
+
+/// Longer than a loaded machine needs for what takes a second.
+const SOON: Duration = Duration::from_secs(90);
+
+/// An agent on a stack, with the disk of a real Linux guest.
+struct Bed {
+    stack: &'static Stack,
+    agent: Agent,
+    files: Scratch,
+    disk: String,
+}
+
+impl Bed {
+    /// None where it cannot be had here.
+    fn new(flags: &[&str]) -> Option<Self> {
+        let stack = require("qemu", Stack::shared())?;
+        let files = Scratch::new();
+        let disk = require("qemu", small_disk(&files))?;
+        let (uri, folder) = (stack.uri(), text(files.path()));
+        let mut all = vec!["--libvirt-uri", &uri, "--bridge-type", "linux"];
+        all.extend(["--allow-disk-path", &folder]);
+        all.extend(flags);
+        Some(Self { stack, agent: Agent::start(&all), disk: text(&disk), files })
+    }
+
+    /// A guest on that disk, with these members besides.
+    fn guest(&self, id: &str, members: &Value) -> Value {
+        let mut guest = json!({
+            "id": id, "type": "qemu", "memory": SMALL_MIB, "cpu": 1,
+            "disks": [{ "source": self.disk }],
+        });
+        for (name, value) in members.as_object().expect("members") {
+            guest[name] = value.clone();
+        }
+        guest
+    }
+
+    /// Creates and runs it, and logs in.
+    fn running(&self, guest: &Value) -> Console {
+        self.agent.ok("CreateGuest", guest);
+        self.agent.ok("Run", guest);
+        Console::log_in(self.stack, guest["id"].as_str().expect("an id"))
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn root_logs_in_at_the_console_of_a_real_linux() {
+    let Some(bed) = Bed::new(&["--guest-profile", "classic"]) else { return };
+    let guest = bed.guest("classic", &json!({}));
+    let mut console = bed.running(&guest);
+    assert_eq!(console.run("hostname"), "small\n");
+    assert!(!console.run("cat /proc/cpuinfo").contains("avx2"), "qemu64");
+    bed.agent.ok("Delete", &guest);
+}
+
+#[test]
+fn a_modern_guest_sees_a_modern_machine() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let nics = json!([{ "network": "mistify0", "mac": "02:00:00:00:40:01" }]);
+    let guest = bed.guest("modern", &json!({ "nics": nics, "max_cpu": 2 }));
+    let mut console = bed.running(&guest);
+    let flags = console.run("cat /proc/cpuinfo");
+    for flag in [" sse4_2 ", " avx2 ", " aes "] {
+        assert!(flags.contains(flag), "{flag} in {flags}");
+    }
+    for (command, what) in [
+        ("cat /sys/class/dmi/id/product_name", "Standard PC (Q35 + ICH9, 2009)"),
+        ("basename $(readlink /sys/class/net/eth0/device/driver)", "virtio_net"),
+        ("cat /sys/class/net/eth0/mtu", "1500"),
+        ("cat /sys/block/vda/serial", "-vda"),
+        ("cat /sys/class/virtio-ports/*/name", "org.qemu.guest_agent.0"),
+        ("cat /sys/bus/acpi/devices/*/hid", "QEMU0001"),
+        ("cat /sys/bus/acpi/devices/*/hid", "QEMUVGID"),
+        ("cat /sys/devices/system/cpu/possible", "0-1"),
+    ] {
+        let output = console.run(command);
+        assert!(output.contains(what), "{command}: {output}");
+    }
+    memory_is_reported(&bed);
+    let described = bed.agent.ok("Describe", &guest);
+    let hardware = &described["hardware"];
+    assert_eq!(hardware["cpu_model"], "maximum", "{described}");
+    assert_eq!((&hardware["firmware"], &described["pending"]), (&json!("bios"), &Value::Null));
+
+    let live = bed.agent.ok("SetCPU", &json!({ "id": "modern", "cpu": 2 }));
+    assert_eq!(live["live"], true, "{live}");
+    let online = "echo 1 >/sys/devices/system/cpu/cpu1/online; nproc";
+    console.wait_for("ls /sys/devices/system/cpu", "cpu1");
+    assert_eq!(console.run(online), "2\n");
+    sixteen_devices_come(&bed, &mut console);
+    discarded_space_is_freed(&bed, &mut console);
+
+    let updated = bed.agent.ok("Update", &json!({ "id": "modern", "firmware": "uefi" }));
+    assert_eq!(updated["message"], "saved for the next start");
+    assert_eq!(bed.agent.ok("Describe", &guest)["pending"], json!(["firmware"]));
+    bed.agent.ok("Shutdown", &guest);
+    wait_until("the power button is obeyed", SOON, || bed.agent.state("modern") == "shutoff");
+    let changed = json!({ "guest": { "id": "modern", "firmware": "bios" } });
+    let why = bed.agent.call_with("Update", &changed)["error"].take();
+    assert!(why.as_str().is_some_and(|why| why.contains("NVRAM")), "{why}");
+    bed.agent.ok("Delete", &guest);
+}
+
+/// Every 10 s, as the balloon's period says.
+fn memory_is_reported(bed: &Bed) {
+    let series = |name: &str| format!("libvirt_domain_memory_stats_{name}{{domain=\"modern\"}}");
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let began = now();
+    wait_until("a report that is younger than this test", SOON, || {
+        let found = scrape(&bed.agent);
+        let told = found.get(&series("last_update_timestamp_seconds"));
+        told.is_some_and(|told| told >= began.floor() && told <= now() + 1.0)
+            && found.get(&series("usable_bytes")).is_some_and(|bytes| bytes > 0.0)
+    });
+}
+
+/// q35 has a port for each of them.
+fn sixteen_devices_come(bed: &Bed, console: &mut Console) {
+    for number in 1..=8 {
+        let source = bed.files.path().join(format!("hot-{number}.raw"));
+        let size = if number == 1 { 64 << 20 } else { 1 << 20 };
+        File::create(&source).and_then(|file| file.set_len(size)).expect("a disk");
+        let disk = json!({ "guest": { "id": "modern" }, "disk": { "source": source } });
+        let attached = bed.agent.call_with("AttachDisk", &disk);
+        assert_eq!(attached["result"]["live"], true, "{attached}");
+        let mac = format!("02:00:00:00:41:{number:02x}");
+        let nic = json!({ "network": "mistify0", "mac": mac });
+        let nic = json!({ "guest": { "id": "modern" }, "nic": nic });
+        let attached = bed.agent.call_with("AttachNic", &nic);
+        assert_eq!(attached["result"]["live"], true, "{attached}");
+    }
+    console.wait_for("ls /sys/block", "vdi");
+    console.wait_for("ls /sys/class/net", "eth8");
+    assert!(console.run("cat /sys/block/vdi/serial").contains("-vdi"));
+    let gone = json!({ "guest": { "id": "modern" }, "disk": { "device": "vdi" } });
+    let detached = bed.agent.call_with("DetachDisk", &gone);
+    assert_eq!(detached["result"]["live"], true, "{detached}");
+    assert!(!console.run("ls /sys/block").contains("vdi"), "the guest has let it go");
+}
+
+/// At least 90 % of what the guest frees is free on the host.
+fn discarded_space_is_freed(bed: &Bed, console: &mut Console) {
+    let disk = bed.files.path().join("hot-1.raw");
+    let used = || fs::metadata(&disk).expect("the disk").blocks() * 512;
+    console
+        .run("mke2fs /dev/vdb >/dev/null && mkdir -p /mnt && mount -t ext4 /dev/vdb /mnt && sync");
+    let empty = used();
+    console.run("dd if=/dev/urandom of=/mnt/file bs=1M count=40 2>/dev/null && sync");
+    let full = used();
+    assert!(full >= empty + (40 << 20), "{empty} {full}");
+    console.run("rm /mnt/file && sync && fstrim /mnt && sync && umount /mnt");
+    let freed = full.saturating_sub(used());
+    assert!(freed >= (40 << 20) / 10 * 9, "{freed} bytes of {full}");
+}
+
+#[test]
+fn a_guest_boots_by_uefi_and_leaves_no_variables() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let data = bed.files.path().join("data.raw");
+    File::create(&data).and_then(|file| file.set_len(1 << 20)).expect("a disk");
+    let disks = json!([
+        { "source": data, "bus": "scsi", "serial": "DATA-1", "read_only": true },
+        { "source": bed.disk, "boot_order": 1 },
+    ]);
+    let members = json!({ "disks": disks, "firmware": "uefi", "tpm": true, "display": true });
+    let guest = bed.guest("uefi", &members);
+    let mut console = bed.running(&guest);
+    for (command, what) in [
+        ("ls /sys/firmware/efi/efivars", "BootOrder-"),
+        // The attributes of the variable, then its value.
+        ("od -An -tx1 /sys/firmware/efi/efivars/SecureBoot-*", "06 00 00 00 00"),
+        ("cat /sys/class/tpm/tpm0/tpm_version_major", "2"),
+        ("cat /sys/block/sda/ro", "1"),
+        ("cat /sys/block/sda/device/vpd_pg80 | strings", "DATA-1"),
+        ("cat /sys/class/dmi/id/bios_vendor", "EFI Development Kit"),
+        ("cat /proc/bus/input/devices", "Tablet"),
+    ] {
+        let output = console.run(command);
+        assert!(output.contains(what), "{command}: {output}");
+    }
+    let image = bed.agent.ok("Screenshot", &guest);
+    assert!(image["data"].as_str().is_some_and(|data| data.starts_with("iVBOR")), "a PNG");
+    let xml = bed.stack.virsh_ok(&["dumpxml", "uefi"]);
+    let nvram = xml.split("<nvram").nth(1).and_then(|rest| rest.split(['>', '<']).nth(1));
+    let nvram = bed.stack.path(nvram.expect("a file of variables"));
+    let uuid = bed.stack.virsh_ok(&["domuuid", "uefi"]);
+    let tpm = bed.stack.path(&format!("/var/lib/libvirt/swtpm/{}", uuid.trim()));
+    assert!(nvram.exists() && tpm.exists(), "{nvram:?} {tpm:?}");
+    bed.agent.ok("Delete", &guest);
+    assert!(!nvram.exists() && !tpm.exists(), "{nvram:?} {tpm:?}");
+}
+
+#[test]
+fn what_this_host_lacks_is_named_before_anything_is_made() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    for (members, begins) in [
+        (
+            json!({ "cpu_model": "host-passthrough" }),
+            "invalid argument: cpu_model: \"host-passthrough\" is not \
+            available on this host: available are maximum, host-model, ",
+        ),
+        (json!({ "cpu_model": "None" }), "invalid argument: cpu_model: "),
+        (json!({ "machine": "q36" }), "invalid argument: machine: \"q36\" is not available"),
+        (
+            json!({ "video": "cga" }),
+            "invalid argument: video: \"cga\" is not available on this host: ",
+        ),
+        (
+            json!({ "firmware": "uefi-secure", "machine": "pc" }),
+            "invalid argument: firmware does not match \
+            machine",
+        ),
+        (json!({ "max_cpu": 4096 }), "invalid argument: max_cpu: 4096 is above the limit"),
+    ] {
+        let guest = bed.guest("lacks", &members);
+        let why = bed.agent.error("CreateGuest", &guest);
+        assert!(why.starts_with(begins), "{members}: {why}");
+        let asked = json!({ "guest": guest, "dry_run": true });
+        let plan = bed.agent.call_with("CreateGuest", &asked)["result"]["plan"].take();
+        assert_eq!(plan["problems"], json!([why]), "{members}");
+    }
+    assert!(!bed.stack.virsh_ok(&["list", "--all", "--name"]).contains("lacks"));
+}
+
+/// What this machine's processor cannot run is shown by the definition alone.
+#[test]
+fn every_member_is_defined_and_described() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let topology = json!({ "sockets": 1, "cores": 2, "threads": 2 });
+    for (profile, members) in [
+        ("classic", json!({ "cpu_topology": topology })),
+        ("classic", json!({ "hyperv": true })),
+        ("classic", json!({ "machine": "q35", "firmware": "uefi-secure", "tpm": true })),
+        ("modern", json!({ "cpu_model": "Nehalem", "cpu_topology": topology, "max_cpu": 4 })),
+        (
+            "modern",
+            json!({ "hyperv": true, "clock": "localtime", "display": true, "video": "vga" }),
+        ),
+        ("modern", json!({ "on_crash": "preserve", "watchdog": "event", "guest_agent": false })),
+        ("modern", json!({ "machine": "pc", "on_crash": "restart", "watchdog": "reset" })),
+    ] {
+        let mut guest = bed.guest("members", &members);
+        guest["profile"] = json!(profile);
+        let made = bed.agent.ok("CreateGuest", &guest)["guest"].take();
+        assert_eq!(bed.agent.ok("CreateGuest", &made)["guest"], made, "the same again");
+        let described = bed.agent.ok("Describe", &guest);
+        for (name, value) in members.as_object().expect("members") {
+            let found = match name.as_str() {
+                "machine" => continue,
+                "max_cpu" => &described["vcpu_max"],
+                "display" => &json!(described["devices"]["graphics"]["type"] == "vnc"),
+                "guest_agent" => &json!(described["hardware"]["guest_agent"] == true),
+                name => &described["hardware"][name],
+            };
+            assert_eq!(found, value, "{name}: {described}");
+        }
+        let mut other = guest.clone();
+        other["clock"] = json!(if members["clock"] == "localtime" { "utc" } else { "localtime" });
+        assert!(bed.agent.error("CreateGuest", &other).contains("already exists"), "{other}");
+        bed.agent.ok("Delete", &guest);
+    }
+}
+
+#[test]
+fn every_setting_of_disks_and_nics_is_defined() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let file = |name: &str| {
+        let path = bed.files.path().join(name);
+        File::create(&path).and_then(|file| file.set_len(1 << 20)).expect("a disk");
+        path
+    };
+    let mut disks: Vec<Value> = (0..9)
+        .map(|index| json!({ "bus": "scsi", "source": file(&format!("scsi-{index}")) }))
+        .collect();
+    disks.push(json!({ "bus": "sata", "source": file("sata"), "boot_order": 2, "serial": "S1" }));
+    disks.push(json!({
+        "source": file("file"), "cache": "writeback", "io": "threads", "discard": "ignore",
+        "read_only": true, "boot_order": 1,
+    }));
+    let nics = json!([
+        { "network": "mistify0", "mac": "02:00:00:00:43:01", "queues": 4, "mtu": 1400, "boot_order": 3 },
+        { "network": "mistify0", "mac": "02:00:00:00:43:02", "queues": 1, "model": "e1000e" },
+    ]);
+    let guest = bed.guest("settings", &json!({ "disks": disks, "nics": nics }));
+    let made = bed.agent.ok("CreateGuest", &guest)["guest"].take();
+    assert_eq!(made["disks"][8]["device"], "sdi");
+    assert_eq!(made["disks"][9]["device"], "sdj", "SATA disks are counted with them");
+    assert_eq!(bed.agent.ok("CreateGuest", &made)["guest"], made, "the same again");
+    let xml = bed.stack.virsh_ok(&["dumpxml", "settings"]);
+    for part in [
+        "<controller type='scsi' index='1' model='virtio-scsi'>",
+        "cache='writeback' io='threads' discard='ignore'/>",
+        "<serial>S1</serial>",
+        "<readonly/>",
+        "<driver queues='4'/>",
+        "<mtu size='1400'/>",
+    ] {
+        assert!(xml.contains(part), "{part} in {xml}");
+    }
+    assert!(!xml.contains("lsilogic"), "{xml}");
+    let twice = json!({ "disks": [{ "source": bed.disk, "boot_order": 1 }], "nics": nics });
+    let mut twice = bed.guest("twice", &twice);
+    twice["nics"][0]["boot_order"] = json!(1);
+    let why = bed.agent.error("CreateGuest", &twice);
+    assert_eq!(why, "invalid argument: boot_order: 1 is used twice");
+    let room = json!({ "guest": { "id": "settings" }, "disk": { "bus": "scsi", "device": "sdp", "source": file("p") } });
+    let why = bed.agent.call_with("AttachDisk", &room)["error"].take();
+    assert!(why.as_str().is_some_and(|why| why.contains("no SCSI controller for sdp")), "{why}");
+    let again = json!({ "guest": { "id": "settings" }, "disk": { "source": file("file"), "cache": "none" } });
+    let why = bed.agent.call_with("AttachDisk", &again)["error"].take();
+    assert!(why.as_str().is_some_and(|why| why.contains("with other settings")), "{why}");
+    bed.agent.ok("Delete", &guest);
+}
