@@ -155,6 +155,7 @@ docs:
 
 demo: build
 	tests/install-deps.sh demo
+	tests/install-deps.sh linux || echo "without these the demo has no real guest"
 	dist/demo.sh
 
 # The figures of docs/performance.md, in under 10 minutes once built; target/bench/all.json has them all.

@@ -129,8 +129,16 @@ in_checkout() {
     (cd "$CHECKOUT" && export CARGO=true CARGO_TARGET_DIR=$world/target DESTDIR=$world/root && "$@")
 }
 
-# Ended as by Ctrl-C when it has come to its last words.
+# With a real guest, and where there can be none.
 demo() {
+    serves_a_demo
+    grep -q 'small login:' demo.log
+    DEMO_DRIVER=test serves_a_demo
+    grep -q 'whose guests run nothing: DEMO_DRIVER is test' demo.log
+}
+
+# Ended as by Ctrl-C when it has come to its last words.
+serves_a_demo() {
     # A network of its own, where the port is free, and a group of its own, which Ctrl-C reaches.
     set -m
     in_checkout unshare -n bash -c "ip link set lo up && . $it" >demo.log 2>&1 &
