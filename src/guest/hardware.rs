@@ -66,7 +66,7 @@ pub struct Hardware {
     /// PCI Express ports; 0 where the machine has slots.
     #[serde(skip)]
     pub ports: usize,
-    /// Its virtio controllers of SCSI disks, each for [`SCSI_DISKS`].
+    /// Its virtio controllers of SCSI disks, each for 7 disks.
     #[serde(skip)]
     pub scsi: usize,
     /// Whether the processor is what libvirt made of `host-model` when the guest started.

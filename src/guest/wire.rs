@@ -50,7 +50,7 @@ pub struct Guest {
     /// Whatever callers want kept with the guest.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// A name of [`Profile`](crate::guest::profile::Profile); empty: the configured one.
+    /// A name of [`Profile`](crate::config::Profile); empty: the configured one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub profile: String,
     /// Processor model: `host-model`, `host-passthrough`, `maximum`, or a name that libvirt knows.
