@@ -240,6 +240,7 @@ pub mod ops;
 pub mod os;
 pub mod pool;
 pub mod rpc;
+mod sorted;
 pub mod storage;
 #[path = "../sys/mod.rs"]
 mod sys;

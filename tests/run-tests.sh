@@ -4,6 +4,7 @@
 #   tests/run-tests.sh               all tests
 #   tests/run-tests.sh gate          without those that tests/gate/verify-only names
 #   tests/run-tests.sh verify        only these
+#   tests/run-tests.sh alone         those that tests/gate/verify-alone names, which gate leaves out, too
 #   tests/run-tests.sh only NAME     unit and integration tests with NAME in their name
 #
 # The run ends with the count of skips by reason. MISTIFY_TEST_REQUIRE=qemu,... makes skips failures.
@@ -16,6 +17,7 @@ cargo=${CARGO:-cargo}
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 timed=(--config "target.'cfg(unix)'.runner=['$PWD/tests/gate/timed.sh']")
 mapfile -t verify_only < <(sed -E '/^(#|$)/d' tests/gate/verify-only)
+mapfile -t verify_alone < <(sed -E '/^(#|$)/d' tests/gate/verify-alone)
 
 export MISTIFY_TEST_SKIPS=$target/test-skips
 mkdir -p "$target"
@@ -28,14 +30,15 @@ all)
     ;;
 gate)
     skips=()
-    for name in "${verify_only[@]}"; do skips+=(--skip "$name"); done
+    for name in "${verify_only[@]}" "${verify_alone[@]}"; do skips+=(--skip "$name"); done
     "$cargo" test "${timed[@]}" --no-fail-fast --lib --bins --tests -- "${skips[@]}" || status=1
     "$cargo" test --doc || status=1
     ;;
 verify) "$cargo" test "${timed[@]}" --test it -- "${verify_only[@]}" || status=1 ;;
+alone) "$cargo" test "${timed[@]}" --test it -- "${verify_alone[@]}" || status=1 ;;
 only) "$cargo" test "${timed[@]}" --no-fail-fast --lib --test it -- "$2" || status=1 ;;
 *)
-    echo "usage: $0 [gate|verify|only NAME]" >&2
+    echo "usage: $0 [gate|verify|alone|only NAME]" >&2
     exit 2
     ;;
 esac

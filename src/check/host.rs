@@ -94,7 +94,7 @@ fn linux_bridges() -> Vec<String> {
     let bridges = all.flatten().filter(|entry| entry.path().join("bridge").is_dir());
     let mut names: Vec<String> =
         bridges.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
+    names.sort_unstable();
     names
 }
 

@@ -11,6 +11,7 @@ use crate::client::connection::Client;
 use crate::client::output::{Table, bytes, printable};
 use crate::client::verbs::{word, write};
 use crate::config::fixed::TOP_INTERVAL;
+use crate::sorted::IntoSorted;
 
 /// Home, and clear to the end of the screen.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -70,7 +71,7 @@ fn look(client: &Client) -> Result<BTreeMap<String, Sample>, Error> {
     let answer = client.call("Libvirt.AllMetrics", &json!([{}]))?;
     let now = Instant::now();
     let guests = answer.as_object().into_iter().flatten();
-    Ok(guests.map(|(id, guest)| (id.clone(), sample(guest, now))).collect())
+    Ok(guests.map(|(id, guest)| (id.clone(), sample(guest, now))).into_map())
 }
 
 fn sample(guest: &Value, now: Instant) -> Sample {

@@ -14,6 +14,7 @@ use crate::guest::hardware::{Hardware, is_x86};
 use crate::guest::xml::{Element, Error};
 use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE};
 use crate::guest::{hardware_xml, wire};
+use crate::sorted::IntoSorted;
 
 /// Where a VNC display on TCP listens.
 const VNC_ADDRESS: &str = "127.0.0.1";
@@ -436,7 +437,7 @@ fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
         user_metadata: UserMetadata { parameters: parameters.collect() },
         besides: Besides {
             volumes: kept.attribute("volumes") == "yes",
-            networks: networks.collect(),
+            networks: networks.into_set(),
         },
     }
 }

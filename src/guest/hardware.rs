@@ -107,7 +107,7 @@ impl Hardware {
             balloon_period_s: if is_modern { BALLOON_PERIOD_S } else { 0 },
             free_page_reporting: is_modern,
             ports: if has_ports { ports(guest) } else { 0 },
-            scsi: scsi_controllers(guest).max(usize::from(is_modern)),
+            scsi: if is_modern { scsi_controllers(guest).max(1) } else { 0 },
             is_expanded: false,
         }
     }

@@ -191,9 +191,10 @@ pub(super) fn write_cpu(hardware: &Hardware) -> Option<Element> {
     })))
 }
 
-/// Whether libvirt wrote out what a processor has: it does so of `host-model` when a guest starts.
+/// Whether libvirt wrote out what a processor has: it does so of `host-model` when a guest starts, with its
+/// vendor. A named processor has none, though it may have features.
 fn is_expanded(cpu: &Element) -> bool {
-    cpu.attribute("mode") == "custom" && (cpu.has("vendor") || cpu.has("feature"))
+    cpu.attribute("mode") == "custom" && cpu.has("vendor")
 }
 
 fn read_cpu_model(cpu: &Element) -> String {

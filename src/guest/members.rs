@@ -11,6 +11,8 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
+use crate::sorted::IntoSorted;
+
 /// A struct that is read member by member.
 pub(crate) trait Members<'de>: Default {
     /// The member names as they are written.
@@ -196,7 +198,7 @@ where
     A: MapAccess<'de>,
 {
     let entries = map.next_value::<Option<BTreeMap<String, Option<T>>>>()?.unwrap_or_default();
-    Ok(entries.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect())
+    Ok(entries.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).into_map())
 }
 
 /// Reads a value and drops it. However deep it is, this takes no stack.

@@ -4,6 +4,7 @@
 use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
 use crate::guest::hardware::is_machine;
 use crate::guest::network::Network;
+use crate::guest::profile::CLASSIC;
 use crate::guest::wire::{DEFAULT_GUEST_TYPE, Disk, Guest, Nic};
 
 /// Whether two requests describe the same guest.
@@ -31,7 +32,9 @@ pub fn same_machine(asked: &Guest, kept: &Guest, found: &VirDomain) -> bool {
     let own = &found.hardware;
     let machine = &found.os.kind.machine;
     let most = found.vcpu_max.max(found.vcpu);
-    is(&asked.profile, &kept.profile, &found.metadata.profile)
+    // Former agents knew no other.
+    let profile = Some(found.metadata.profile.as_str()).filter(|profile| !profile.is_empty());
+    is(&asked.profile, &kept.profile, profile.unwrap_or(CLASSIC))
         && is(&asked.cpu_model, &kept.cpu_model, &own.cpu_model)
         && is(&asked.firmware, &kept.firmware, &own.firmware)
         && is(&asked.video, &kept.video, &own.video)
@@ -51,7 +54,9 @@ pub fn same_machine(asked: &Guest, kept: &Guest, found: &VirDomain) -> bool {
             found.disk_by_device(device).is_none_or(|own| same_disk_settings(disk, own))
         })
         && asked.nics.iter().all(|nic| {
-            found.interface_by_mac(&nic.mac).is_none_or(|own| same_nic_settings(nic, own))
+            // libvirt drops what the model of a NIC does not have.
+            kept.nics.contains(nic)
+                || found.interface_by_mac(&nic.mac).is_none_or(|own| same_nic_settings(nic, own))
         })
 }
 

@@ -187,7 +187,10 @@ fn family(machine: &str) -> &str {
     match machine {
         "pc" => "pc-i440fx",
         "q35" => "pc-q35",
-        exact => exact.rsplit_once('-').map_or(exact, |(family, _)| family),
+        exact => {
+            let families = ["pc-i440fx", "pc-q35", "virt"];
+            families.into_iter().find(|family| exact.starts_with(family)).unwrap_or(exact)
+        }
     }
 }
 

@@ -38,6 +38,7 @@ use self::record::{Record, Tail};
 use crate::config::JournalLimits;
 use crate::config::fixed::RECOVERY_PAUSE;
 use crate::guest::wire::Guest;
+use crate::sorted::IntoSorted;
 
 pub use self::error::Error;
 pub use self::intent::{Direction, Intent, Scope, State, Step, Summary, Verb};
@@ -92,7 +93,7 @@ impl Journal {
             let summary = record.intent.summary(State::Open { retry: Instant::now() });
             (number, Slot { summary, record: Some(record) })
         });
-        let slots = Slots { next: left.next, by_number: slots.collect() };
+        let slots = Slots { next: left.next, by_number: slots.into_map() };
         Ok(Self::with(Some(folder), scope, limits, slots))
     }
 

@@ -16,6 +16,7 @@ use crate::metrics::files::Files;
 use crate::metrics::kernel::{self, Processes};
 use crate::metrics::sample::{Device, Fast, SlowGuest, fast_guest};
 use crate::metrics::sampler::{Open, Shared};
+use crate::sorted::IntoSorted;
 
 /// Starts the thread, which takes a sample for each wish and ends with who wishes.
 ///
@@ -67,7 +68,7 @@ impl Tier {
             }
             guests.insert(stats.name.clone(), guest);
         }
-        let names: BTreeSet<&str> = guests.keys().map(String::as_str).collect();
+        let names: BTreeSet<&str> = guests.keys().map(String::as_str).into_set();
         self.processes.keep(&names);
         self.files.close_unused();
         Ok(Fast { at, guests })
@@ -80,7 +81,7 @@ fn devices(files: &mut Files, guest: &SlowGuest) -> BTreeMap<String, Device> {
     let devices = disks.filter_map(|(target, disk)| {
         Some((target.clone(), kernel::device(files, disk.device.as_deref()?)?))
     });
-    devices.collect()
+    devices.into_map()
 }
 
 /// A connection that is there as long as it is used.

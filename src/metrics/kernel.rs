@@ -99,10 +99,11 @@ fn state(text: &[u8]) -> Option<u8> {
 impl Process {
     /// `None` when it has ended or lost a thread.
     fn cpu(&self, files: &mut Files) -> Option<Cpu> {
-        let vcpus =
-            self.vcpus.iter().map(|(number, file)| Some((*number, files.read(file, vcpu)??)));
         // First, so that the whole is never less than its parts.
-        let vcpus = vcpus.collect::<Option<_>>()?;
+        let mut vcpus = BTreeMap::new();
+        for (number, file) in &self.vcpus {
+            vcpus.insert(*number, files.read(file, vcpu)??);
+        }
         Some(Cpu { process_ns: self.clock.ns().ok()?, vcpus })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::guest::state::State;
 use crate::libvirt::{BlockStats, DomainStats, InterfaceStats, Value};
+use crate::sorted::IntoSorted;
 
 /// All guests at one moment, as far as no emulator has to be asked.
 #[derive(Clone, Debug)]
@@ -138,7 +139,7 @@ pub fn interfaces(stats: &DomainStats) -> BTreeMap<String, InterfaceStats> {
         }
     }
     let named = nics.0.into_values().filter(|nic| !nic.device.is_empty());
-    named.map(|nic| (nic.device, nic.counters)).collect()
+    named.map(|nic| (nic.device, nic.counters)).into_map()
 }
 
 struct Interface {
@@ -211,7 +212,7 @@ pub fn disks(stats: &DomainStats) -> BTreeMap<String, Disk> {
             read_disk(disk, field, value);
         }
     }
-    disks.0.into_values().filter(|(target, _)| !target.is_empty()).collect()
+    disks.0.into_values().filter(|(target, _)| !target.is_empty()).into_map()
 }
 
 fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {

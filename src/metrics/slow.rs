@@ -26,6 +26,7 @@ use crate::metrics::fast::{Line, guarded};
 use crate::metrics::kernel;
 use crate::metrics::sample::{SlowGuest, is_whole, slow_guest};
 use crate::metrics::sampler::{Changing, LeftOut, OnStuck, Open, Shared, Slow};
+use crate::sorted::IntoSorted;
 
 /// Starts the thread, which takes a sample for each wish and ends with who wishes.
 ///
@@ -161,7 +162,7 @@ impl Tier {
             }
         };
         // Not full: an idle asker has answered.
-        let _ = asker.asks.try_send(left_out.keys().cloned().collect());
+        let _ = asker.asks.try_send(left_out.keys().cloned().into_set());
         self.flights.push(Flight { began: Instant::now(), left_out, asker });
         Ok(())
     }
@@ -366,6 +367,6 @@ impl Metadata {
     }
 
     fn values(&self) -> BTreeMap<String, Vec<String>> {
-        self.known.iter().map(|(name, (_, values))| (name.clone(), values.clone())).collect()
+        self.known.iter().map(|(name, (_, values))| (name.clone(), values.clone())).into_map()
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::{HostConfig, Profile};
 use crate::guest::capabilities::Capabilities;
-use crate::guest::check::machine::{asked_machine, disk_setting_faults, unavailable};
+use crate::guest::check::machine::{asked_machine, setting_fault, unavailable};
 use crate::guest::check::{Fault, Invalid};
 use crate::guest::domain::{SourceKind, VirDomain};
 use crate::guest::profile::{self, DiskPlace, Place};
@@ -84,9 +84,10 @@ pub(super) fn definition(
     };
     let mut made = guest.clone();
     profile::fill(&mut made, host.profile, &place);
-    let is_direct = |disk: usize| place.disks.get(disk).is_none_or(|place| place.is_direct);
-    if let Some(fault) = disk_setting_faults(&made, is_direct).into_iter().next() {
-        return Err(fault.into());
+    for (index, (disk, place)) in made.disks.iter().zip(&place.disks).enumerate() {
+        if let Some(fault) = setting_fault(&format!("disks[{index}]"), disk, *place) {
+            return Err(fault.into());
+        }
     }
     let mut domain = VirDomain::for_guest(&made, host, sources);
     uuid.clone_into(&mut domain.uuid);
@@ -109,6 +110,14 @@ pub(super) fn fill_nic(nic: &mut Nic, domain: &VirDomain) {
     if domain.metadata.profile == profile::MODERN {
         profile::fill_nic(nic, profile::queues(&domain.kind, domain.vcpu), mtu(nic));
     }
+}
+
+/// What its file system does not support of a disk that is attached, whose open members are filled in.
+///
+/// # Blocking
+/// As [`definition`].
+pub(super) fn disk_fault(disk: &wire::Disk, kind: SourceKind) -> Option<Invalid> {
+    setting_fault("disk", disk, disk_place(disk, kind))
 }
 
 fn disk_place(disk: &wire::Disk, kind: SourceKind) -> DiskPlace {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use log::{info, warn};
 
 use crate::config::fixed::RECOVERY_LOCK;
-use crate::libvirt::{Code, Connection, Domain, XmlKind};
+use crate::libvirt::{Code, Connection, XmlKind};
 use crate::ops::images::guest_of;
 use crate::ops::{Error, Libvirt, described};
 use crate::os::paths::resolved;
@@ -33,7 +33,11 @@ impl Libvirt {
         let list = move |volumes: &dyn Volumes| volumes.volumes(None, deadline);
         let domains = self.read(Lane::Read, VERB, "guests", deadline, |connection| {
             let domains = connection.list_domains()?;
-            Ok(domains.iter().map(Domain::uuid).collect::<Result<BTreeSet<_>, _>>()?)
+            let mut uuids = BTreeSet::new();
+            for domain in &domains {
+                uuids.insert(domain.uuid()?);
+            }
+            Ok(uuids)
         })?;
         let mut by_guest: BTreeMap<String, Vec<Volume>> = BTreeMap::new();
         for volume in self.on_storage(VERB, "guests", None, deadline, list)? {

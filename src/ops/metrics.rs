@@ -5,7 +5,7 @@
 //! host processor. What an answer for all lacks is asked for by itself, in two for a disk and one for
 //! a NIC: a device that is not there, a guest that is off, the sum over all disks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +17,7 @@ use crate::libvirt::{BlockStats, Code, CpuTime, Domain, DomainStats, Error as Li
 use crate::libvirt::{Groups, InterfaceStats, VcpuTimes, XmlKind};
 use crate::metrics;
 use crate::ops::{Error, Libvirt, Question, samples};
+use crate::sorted::IntoSorted;
 
 impl Libvirt {
     /// Processor time: an element for each processor that `virDomainGetCPUStats` answers for; where
@@ -235,7 +236,7 @@ fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMet
     });
     let counted: Vec<(&Nic, &str)> = counted.collect();
     // For one, the question for it is the cheaper one.
-    let several = counted.iter().map(|(_, device)| device).collect::<BTreeSet<_>>().len() > 1;
+    let several = counted.iter().map(|(_, device)| device).into_set().len() > 1;
     let known = if several { stats_of_all(domain, Groups::INTERFACE)? } else { None };
     let known = known.as_ref().map(metrics::interfaces).unwrap_or_default();
     let mut answer = BTreeMap::new();

@@ -21,6 +21,7 @@ use crate::metrics::{
 use crate::ops::metrics::{by_vcpu, cpu_seconds, disk_counters, nic_counters};
 use crate::ops::{Error, Libvirt, Opener, Session};
 use crate::pool::{Pool, Span};
+use crate::sorted::IntoSorted;
 use crate::threads;
 
 /// Reads a guest's last sample: an answer, and the age of what it is made from.
@@ -94,7 +95,7 @@ impl Libvirt {
             let why = view.error.unwrap_or_else(|| "the first sample is not complete".to_owned());
             return Err(Error::NoSample(why));
         }
-        Ok(view.guests().map(|guest| (guest.name.to_owned(), all_of(&view, &guest))).collect())
+        Ok(view.guests().map(|guest| (guest.name.to_owned(), all_of(&view, &guest))).into_map())
     }
 
     /// The last sample's answer for a guest, if it is young enough.
@@ -123,8 +124,8 @@ fn all_of(view: &View, guest: &GuestView<'_>) -> AllGuestMetrics {
         cpu: guest.fast.cpu.as_ref().map(cpus).unwrap_or_default(),
         disk: counted(guest.slow)
             .map(|(target, counters)| (target.clone(), disk_counters(target, counters)))
-            .collect(),
-        nic: nics.map(|(device, nic)| (device.clone(), nic_counters(device, nic))).collect(),
+            .into_map(),
+        nic: nics.map(|(device, nic)| (device.clone(), nic_counters(device, nic))).into_map(),
         age: oldest.map_or(0.0, |at| view.age(at).as_secs_f64()),
     }
 }

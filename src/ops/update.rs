@@ -1,6 +1,8 @@
 //! Update: another machine for a guest, from its next start on.
 
 use crate::config::Profile;
+use std::env::consts::ARCH;
+
 use crate::guest::check::machine as rules;
 use crate::guest::domain::VirDomain;
 use crate::guest::update::{self, Loss, MEMBERS, has_members};
@@ -47,7 +49,10 @@ impl Libvirt {
             if !asked.video.is_empty() && definition.devices.graphics.kind.is_empty() {
                 return Err(Error::Invalid("video: the guest has no display".to_owned()));
             }
-            machine::offer(session.connection()?, &it, Profile::Classic)?;
+            // Of another architecture's emulator this host's says nothing.
+            if definition.os.kind.arch == ARCH {
+                machine::offer(session.connection()?, &it, Profile::Classic)?;
+            }
             let updated = update::updated(&xml, &asked).map_err(unreadable)?;
             check_losses(&updated.losses, may_lose)?;
             let mut xml = updated.xml;
@@ -84,17 +89,37 @@ fn as_it_would_be(asked: &Guest, definition: &VirDomain) -> Guest {
 /// # Errors
 /// [`Error::Invalid`] names what would be lost.
 fn check_losses(losses: &[Loss], may_lose: bool) -> Result<(), Error> {
-    match losses.first() {
+    let why = |loss: Loss| match loss {
         // libvirt would go on with the file of the former firmware, or leave it behind.
-        Some(loss @ Loss::Nvram) => Err(Error::Invalid(format!(
+        Loss::Nvram => format!(
             "firmware cannot be changed: {loss}; delete the guest and create it again on its disks"
-        ))),
-        Some(loss @ Loss::Ide) => {
-            Err(Error::Invalid(format!("machine cannot be changed: {loss}; detach it first")))
-        }
-        Some(loss) if !may_lose => Err(Error::Invalid(format!(
+        ),
+        Loss::Ide => format!("machine cannot be changed: {loss}; detach it first"),
+        Loss::Windows => format!(
             "machine is not changed: {loss}; set args mistify.force to \"true\" to change it"
-        ))),
-        _ => Ok(()),
+        ),
+    };
+    let is_refused = |loss: &&Loss| !may_lose || **loss != Loss::Windows;
+    match losses.iter().find(is_refused) {
+        Some(loss) => Err(Error::Invalid(why(*loss))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn force_permits_another_machine_and_nothing_else() {
+        for (losses, may_lose, is_fine) in [
+            (&[][..], false, true),
+            (&[Loss::Windows], false, false),
+            (&[Loss::Windows], true, true),
+            (&[Loss::Windows, Loss::Nvram], true, false),
+            (&[Loss::Windows, Loss::Ide], true, false),
+        ] {
+            assert_eq!(check_losses(losses, may_lose).is_ok(), is_fine, "{losses:?} {may_lose}");
+        }
     }
 }

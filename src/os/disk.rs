@@ -68,19 +68,21 @@ pub fn open_device(options: &OpenOptions, path: &Path) -> io::Result<File> {
 }
 
 /// Whether a file can be read past the host's page cache (`O_DIRECT`): file systems that cannot do that refuse to
-/// open it so. Where there is no such file yet, a nameless one in the nearest folder above tells. `false` where
-/// nothing can be opened.
+/// open it so. Where there is no such file yet, a nameless one in the nearest folder above tells. What this
+/// process may not open is taken for one that can: qemu may.
 pub fn is_direct(path: &Path) -> bool {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_DIRECT | libc::O_NONBLOCK);
-    match options.open(path) {
+    let opened = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let above = path.ancestors().skip(1).find(|folder| folder.is_dir());
             options.write(true).custom_flags(libc::O_DIRECT | libc::O_TMPFILE);
-            above.is_some_and(|folder| options.open(folder).is_ok())
+            let above = path.ancestors().skip(1).find(|folder| folder.is_dir());
+            above.map_or(Err(error), |folder| options.open(folder))
         }
-        opened => opened.is_ok(),
-    }
+        opened => opened,
+    };
+    let refused = [libc::EINVAL, libc::EOPNOTSUPP, libc::EISDIR];
+    !opened.is_err_and(|error| error.raw_os_error().is_some_and(|code| refused.contains(&code)))
 }
 
 /// Does something again as long as it fails with `ERESTARTSYS`, up to a limit.

@@ -69,6 +69,7 @@ step "packages" tests/install-deps.sh verify
 step "compile tests" cargo test --no-run
 step "lab image" tests/lab/build.sh
 once "tests" tests/run-tests.sh verify -- "${tests[@]}" tests/run-tests.sh
+once "whole Debians" tests/run-tests.sh alone -- "${tests[@]}" tests/run-tests.sh
 once "licences" make deny -- Cargo.lock deny.toml tests/deny.sh
 once "metrics rules" promtool check rules dist/prometheus/rules.yml dist/prometheus/alerts.yml -- dist
 once "memory safety" make sanitize -- "${tests[@]}"

@@ -4,7 +4,7 @@ use crate::config::Profile;
 use crate::guest::capabilities::{Capabilities, modern_machine};
 use crate::guest::check::{Fault, Invalid};
 use crate::guest::hardware::{PORTS_MAX, ports};
-use crate::guest::profile::CPUS_MAX;
+use crate::guest::profile::{CPUS_MAX, DiskPlace};
 use crate::guest::wire::{BUSES, Disk, Guest, Nic};
 
 /// The longest serial number of a disk that virtio has room for (virtio 1.2, section 5.2.6).
@@ -16,6 +16,9 @@ const MTU_MAX: u64 = 65_535;
 /// The smallest maximum that IPv4 needs (RFC 791).
 const MTU_MIN: u64 = 68;
 
+/// Members of a request that are named as replaced.
+const OVERWRITTEN_MAX: usize = 8;
+
 const PROFILES: &[&str] = &["modern", "classic"];
 const FIRMWARES: &[&str] = &["bios", "uefi", "uefi-secure"];
 const ON_CRASH: &[&str] = &["stop", "restart", "preserve"];
@@ -25,23 +28,24 @@ const CACHES: &[&str] = &["none", "writeback", "writethrough", "directsync", "un
 const IOS: &[&str] = &["native", "threads", "io_uring"];
 const DISCARDS: &[&str] = &["unmap", "ignore"];
 
-/// What is wrong with the disks of a guest whose profile has filled in what was open, where `is_direct` says of
-/// each whether the host can pass its page cache by.
-pub fn disk_setting_faults(guest: &Guest, is_direct: impl Fn(usize) -> bool) -> Vec<Invalid> {
-    let mut found = Vec::new();
-    for (i, disk) in guest.disks.iter().enumerate() {
-        let passes_cache = ["none", "directsync"].contains(&disk.cache.as_str());
-        if disk.io == "native" && !passes_cache {
-            let fault = Fault::NotWith("cache: native needs none or directsync");
-            found.extend(member(&format!("disks[{i}].io"), fault));
-        }
-        if passes_cache && !is_direct(i) {
-            let why = "its file system does not support O_DIRECT".to_owned();
-            let fault = Fault::NotOnHost { found: disk.cache.clone(), why };
-            found.extend(member(&format!("disks[{i}].cache"), fault));
-        }
+/// What its place does not support of a disk whose open members its profile has filled in. A block device without
+/// `cache` has `none`.
+pub fn setting_fault(place: &str, disk: &Disk, at: DiskPlace) -> Option<Invalid> {
+    let cache = match disk.cache.as_str() {
+        "" if at.is_block => "none",
+        cache => cache,
+    };
+    let passes_cache = ["none", "directsync"].contains(&cache);
+    if disk.io == "native" && !passes_cache {
+        let fault = Fault::NotWith("cache: native needs none or directsync");
+        return member(&format!("{place}.io"), fault);
     }
-    found
+    if passes_cache && !at.is_direct {
+        let why = "its file system does not support O_DIRECT".to_owned();
+        let fault = Fault::NotOnHost { found: disk.cache.clone(), why };
+        return member(&format!("{place}.cache"), fault);
+    }
+    None
 }
 
 /// What is wrong with the machine of a guest, whatever the host.
@@ -141,6 +145,9 @@ pub fn check_bus(place: &str, disk: &Disk) -> Result<(), Invalid> {
 pub fn overwritten(guest: &Guest, completed: &Guest) -> Vec<String> {
     let mut found = Vec::new();
     for (i, (disk, own)) in guest.disks.iter().zip(&completed.disks).enumerate() {
+        if found.len() == OVERWRITTEN_MAX {
+            break;
+        }
         if let Err(fault) = check_bus(&format!("disks[{i}]"), disk) {
             found.push(fault.plain());
         } else if !disk.bus.is_empty() && disk.bus != own.bus {
@@ -202,8 +209,16 @@ pub fn unavailable(guest: &Guest, offer: &Capabilities) -> Vec<Invalid> {
         let why = format!("available are {}", offer.videos.join(", "));
         found.push(not("video", &guest.video, why));
     }
-    let most = if guest.max_cpu > 0 { ("max_cpu", guest.max_cpu) } else { ("cpu", guest.cpu) };
-    found.push(below(most.0, most.1, offer.max_cpu.min(CPUS_MAX)));
+    let (name, most) = match guest.cpu_topology {
+        _ if guest.max_cpu > 0 => ("max_cpu", guest.max_cpu),
+        Some(topology) => ("cpu_topology", topology.processors()),
+        None => ("cpu", guest.cpu),
+    };
+    let limit = if offer.arch == "x86_64" { offer.max_cpu.min(CPUS_MAX) } else { offer.max_cpu };
+    // One that has more already has what it needs for them.
+    if limit > 0 && name != "cpu" {
+        found.push(below(name, most, limit));
+    }
     for (i, disk) in guest.disks.iter().enumerate() {
         // Others are libvirt's to judge: Create takes what it is given.
         if BUSES.contains(&disk.bus.as_str()) && !has(&offer.disk_buses, &disk.bus) {

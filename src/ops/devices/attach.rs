@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::config::{GUEST_DISKS_MAX, GUEST_NICS_MAX};
 use crate::guest::check::machine::check_bus;
 use crate::guest::check::{check_attached_disk, check_attached_nic, check_count};
-use crate::guest::domain::{Disk, Interface, Metadata, VirDomain};
+use crate::guest::domain::{Disk, Interface, InterfaceAlias, InterfaceTarget, Metadata, VirDomain};
 use crate::guest::hardware::SCSI_DISKS;
 use crate::guest::same::{same_disk_settings, same_interface, same_nic, same_nic_settings};
 use crate::guest::wire::verbs::{DiskRequest, NicRequest, SettingResponse};
@@ -95,7 +95,7 @@ impl Libvirt {
         }
         let found = here.find(&disk)?;
         match found {
-            Some(found) if !same_disk_settings(&asked, found) => {
+            Some(found) if !same_disk_settings(&asked, found) || !is_on(found, &asked.bus) => {
                 return Err(Error::Taken(format!(
                     "cannot attach disk {}: the guest already has it with other settings",
                     found.target.device
@@ -104,6 +104,7 @@ impl Libvirt {
             Some(found) => {
                 found.target.device.clone_into(&mut disk.device);
                 found.source.path().clone_into(&mut disk.source);
+                found.target.bus.clone_into(&mut disk.bus);
             }
             None => disk.device = here.free_device(&disk)?,
         }
@@ -126,7 +127,12 @@ impl Libvirt {
             let kind = judge_one(&disk.source, "disk", &host)?;
             let mut made = disk.clone();
             machine::fill_disk(&mut made, kind, &definition);
-            let device = Device::Disk(Disk::for_guest(&made, kind));
+            if let Some(fault) = machine::disk_fault(&made, kind) {
+                return Err(fault.into());
+            }
+            let is_it = |own: &&Disk| is_there && own.target.device == disk.device;
+            let there = definition.devices.disks.iter().find(is_it).cloned();
+            let device = Device::Disk(there.unwrap_or_else(|| Disk::for_guest(&made, kind)));
             let keep = |kept: &mut Metadata| kept::add_disk(kept, &disk, &asked, own.as_ref());
             define(session, &guest, device, is_there, transaction, &keep)
         };
@@ -216,7 +222,8 @@ impl Libvirt {
                 .map_err(|cause| failed_to(format!("create network {}", nic.mac), cause))?;
             let mut made = nic.clone();
             machine::fill_nic(&mut made, &definition);
-            let device = Device::Nic(Interface::for_nic(&made, &host));
+            let own = definition.interface_by_mac(&nic.mac).cloned().map(without_host_end);
+            let device = Device::Nic(own.unwrap_or_else(|| Interface::for_nic(&made, &host)));
             let keep = |kept: &mut Metadata| kept::add_nic(kept, &nic);
             define(session, &guest, device, is_there, transaction, &keep)
         };
@@ -377,6 +384,16 @@ fn check_place(disk: &wire::Disk) -> Result<(), Error> {
     }
     let device = &disk.device;
     Err(Error::Invalid(format!("disk.device must be a name such as {prefix}b, not {device}")))
+}
+
+/// Whether a disk is on the bus that a request has of it.
+fn is_on(disk: &Disk, bus: &str) -> bool {
+    bus.is_empty() || disk.target.bus == bus
+}
+
+/// What a guest has, without libvirt's names for it.
+fn without_host_end(interface: Interface) -> Interface {
+    Interface { target: InterfaceTarget::default(), alias: InterfaceAlias::default(), ..interface }
 }
 
 /// Checks that a guest has a SCSI controller for a disk of this name: libvirt would add one for which today's

@@ -18,6 +18,7 @@ use crate::ops::saved::not_saved;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, named_guest, networks};
 use crate::pool::{Hold, Lane};
+use crate::sorted::IntoSorted;
 use crate::storage::{self, Volumes};
 
 const DISK_VERB: &str = "DetachDisk";
@@ -170,7 +171,7 @@ fn mac_of(definition: &VirDomain, live: Option<&VirDomain>, name: &str) -> Resul
     let interfaces = interfaces.flat_map(|domain| &domain.devices.interfaces);
     let named = interfaces.filter(|it| it.guest_device == name || it.alias.name == name);
     let macs = kept.chain(named.map(|it| &it.mac.address)).map(|mac| mac.to_lowercase());
-    let mut macs: BTreeSet<String> = macs.collect();
+    let mut macs = macs.into_set();
     match (macs.pop_first(), macs.len()) {
         (Some(mac), 0) => Ok(mac),
         (None, _) => {

@@ -12,6 +12,7 @@ use crate::journal::{State, Step, Summary, Verb};
 use crate::libvirt;
 use crate::ops::{Error, Libvirt};
 use crate::os::clock;
+use crate::sorted::IntoSorted;
 use crate::storage::Left;
 
 impl Libvirt {
@@ -38,7 +39,7 @@ impl Libvirt {
         let wanted = guest_of(&request);
         self.opener.health().may_answer()?;
         let guests: BTreeSet<String> =
-            self.listed(&wanted).leftovers.into_iter().map(|left| left.guest).collect();
+            self.listed(&wanted).leftovers.into_iter().map(|left| left.guest).into_set();
         for guest in guests {
             if Instant::now() >= deadline {
                 break;

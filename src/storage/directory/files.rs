@@ -62,7 +62,7 @@ impl DirectoryStore {
                 }
             }
         }
-        found.sort();
+        found.sort_unstable();
         Ok(found)
     }
 

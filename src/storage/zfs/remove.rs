@@ -71,7 +71,7 @@ impl ZfsStore {
         // A create that hangs may yet make what is not there to be taken back.
         self.zfs.none_hangs()?;
         let mut roots: Vec<Dataset> = made.iter().map(root_of).collect();
-        roots.sort();
+        roots.sort_unstable();
         roots.dedup();
         let mut removal = Removal::default();
         for root in &roots {

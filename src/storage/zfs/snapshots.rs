@@ -163,7 +163,8 @@ impl ZfsStore {
     /// As the trait gives them: by dataset, oldest first; names that the agent could not have made
     /// are left out.
     fn snapshots_of(&self, mut entries: Vec<Entry>) -> Vec<Snapshot> {
-        entries.sort_by(|a, b| (a.dataset(), a.createtxg).cmp(&(b.dataset(), b.createtxg)));
+        entries
+            .sort_unstable_by(|a, b| (a.dataset(), a.createtxg).cmp(&(b.dataset(), b.createtxg)));
         let snapshot = |entry: &Entry| {
             let name = self.pool.full_snapshot(&entry.name).ok()?;
             Some(Snapshot { name, written_bytes: entry.written })

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::listing::{Entry, Kind};
+use crate::sorted::IntoSorted;
 use crate::storage::{Left, Why};
 
 /// What is below a dataset and what is to become of it.
@@ -46,10 +47,10 @@ impl Survey {
             }
         }
         let of_volume = datasets.iter().filter(|entry| entry.kind == Kind::Volume);
-        let volumes: BTreeSet<&str> = of_volume.clone().map(|entry| entry.name.as_str()).collect();
+        let volumes: BTreeSet<&str> = of_volume.clone().map(|entry| entry.name.as_str()).into_set();
         let used = of_volume.filter(|entry| going.contains(entry.name.as_str()));
         let mut staying: BTreeMap<&str, Why> =
-            used.filter_map(|entry| Some((entry.name.as_str(), user(entry)?))).collect();
+            used.filter_map(|entry| Some((entry.name.as_str(), user(entry)?))).into_map();
         // What stays keeps its origin, which may keep another: until nothing changes any more.
         loop {
             let before = staying.len();
@@ -83,7 +84,7 @@ impl Survey {
             }
         }
         let with_snapshots = snapshots.iter().map(|it| it.dataset().to_owned());
-        survey.with_snapshots = with_snapshots.collect();
+        survey.with_snapshots = with_snapshots.into_set();
         let left = staying.into_iter().map(|(name, why)| Left { name: name.to_owned(), why });
         survey.left = left.collect();
         survey
