@@ -175,6 +175,16 @@ pub enum Profile {
     Classic,
 }
 
+impl Profile {
+    /// Its name in options, requests and definitions.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Modern => "modern",
+            Self::Classic => "classic",
+        }
+    }
+}
+
 /// Type of the bridge that a NIC's `network` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BridgeType {

@@ -1,7 +1,7 @@
 //! What guests run on: libvirt.
 
 use crate::check::Finding;
-use crate::config::{Config, Profile};
+use crate::config::Config;
 use crate::guest::capabilities::{Capabilities, modern_machine};
 use crate::guest::check::machine::unavailable;
 use crate::guest::wire::Guest;
@@ -56,10 +56,7 @@ pub(super) fn machines(config: &Config) -> Vec<Finding> {
             return vec![Finding::warn("guests", seen, "install qemu-system-x86")];
         }
     };
-    let profile = match config.host.profile {
-        Profile::Modern => "modern",
-        Profile::Classic => "classic",
-    };
+    let profile = config.host.profile.name();
     let wants = [
         ("UEFI", Guest { firmware: "uefi".into(), ..Guest::default() }),
         ("Secure Boot", Guest { firmware: "uefi-secure".into(), ..Guest::default() }),

@@ -75,7 +75,7 @@ pub struct Hardware {
 }
 
 impl Hardware {
-    /// Whether nothing is known of it.
+    /// Whether it has no part.
     pub(super) fn is_none(&self) -> bool {
         *self == Self::default()
     }

@@ -7,9 +7,9 @@ use crate::guest::capabilities::Capabilities;
 use crate::guest::wire::{Disk, Guest, Nic};
 
 /// The name of [`Profile::Modern`].
-pub const MODERN: &str = "modern";
+pub const MODERN: &str = Profile::Modern.name();
 /// The name of [`Profile::Classic`].
-pub const CLASSIC: &str = "classic";
+pub const CLASSIC: &str = Profile::Classic.name();
 
 /// Pairs of queues that a NIC gets at most: more help no guest that this agent was measured with.
 const QUEUES_MAX: u64 = 8;
@@ -103,7 +103,7 @@ pub fn queues(kind: &str, cpu: u64) -> u64 {
     }
 }
 
-/// The same for a NIC that comes to a guest that has this many processors.
+/// Fills in the open members of a NIC; `queues` is [`queues`] of its guest, `mtu` that of its bridge.
 pub fn fill_nic(nic: &mut Nic, queues: u64, mtu: u64) {
     if nic.model.is_empty() {
         "virtio".clone_into(&mut nic.model);
@@ -114,7 +114,7 @@ pub fn fill_nic(nic: &mut Nic, queues: u64, mtu: u64) {
     }
 }
 
-/// The same for a disk that comes to the guest whose domain has this uuid.
+/// Fills in the open members of a disk of the guest whose domain has this uuid.
 ///
 /// `native` blocks qemu where a sparse file has to grow, and needs a cache that is passed by.
 pub fn fill_disk(disk: &mut Disk, place: DiskPlace, uuid: &str) {
@@ -122,7 +122,7 @@ pub fn fill_disk(disk: &mut Disk, place: DiskPlace, uuid: &str) {
     if disk.cache.is_empty() {
         cache.clone_into(&mut disk.cache);
     }
-    if disk.io.is_empty() && ["none", "directsync"].contains(&disk.cache.as_str()) {
+    if disk.io.is_empty() && Disk::passes_page_cache(&disk.cache) {
         (if place.is_block { "native" } else { "threads" }).clone_into(&mut disk.io);
     }
     if disk.discard.is_empty() {

@@ -124,9 +124,7 @@ pub fn updated(xml: &str, asked: &Guest) -> Result<Updated, Error> {
             if before.hyperv {
                 losses.push(Loss::Windows);
             }
-            if leave_machine(domain.child_mut("devices"), &asked.machine) == Left::Ide {
-                losses.push(Loss::Ide);
-            }
+            losses.extend(leave_machine(domain.child_mut("devices"), &asked.machine));
         }
     }
     if !asked.firmware.is_empty() && asked.firmware != before.firmware {
@@ -215,22 +213,13 @@ fn without_known(asked: &Guest, before: &Hardware) -> Guest {
     left
 }
 
-/// Whether all devices found a bus on another machine.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Nothing,
-    /// A disk is on IDE.
-    Ide,
-}
-
-/// Leaves it to libvirt to find places on another machine for all devices: those of the former machine do not
-/// exist there.
-fn leave_machine(devices: &mut Element, machine: &str) -> Left {
+/// Removes the places of all devices, which do not exist on another machine: libvirt finds new ones. What the
+/// devices lose by it.
+fn leave_machine(devices: &mut Element, machine: &str) -> Option<Loss> {
     let is_ide = |disk: &Element| disk.child("target").attribute("bus") == "ide";
     if family(machine) != "pc-i440fx" && devices.children_in("", "disk").any(is_ide) {
-        return Left::Ide;
+        return Some(Loss::Ide);
     }
-
     let is_of_machine = |controller: &Element| {
         ["pci", "ide", "sata", "usb"].contains(&controller.attribute("type"))
     };
@@ -242,7 +231,7 @@ fn leave_machine(devices: &mut Element, machine: &str) -> Left {
         let only = Hardware { ports: devices.children.len() + SPARE_PORTS, ..Hardware::default() };
         devices.children.extend(hardware_xml::write_devices(&only, false));
     }
-    Left::Nothing
+    None
 }
 
 fn update_firmware(domain: &mut Element, asked: &Guest) {

@@ -302,6 +302,13 @@ members!(Disk {
     "boot_order" => boot_order: value,
 });
 
+impl Disk {
+    /// Whether a disk with this `cache` passes the host's page cache by, which `io` `native` needs.
+    pub fn passes_page_cache(cache: &str) -> bool {
+        ["none", "directsync"].contains(&cache)
+    }
+}
+
 /// What the verbs are called with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GuestRequest {

@@ -17,7 +17,7 @@ use crate::ops::{Error, Libvirt, args, machine, named_guest, unreadable};
 const NEXT_START: &str = "saved for the next start";
 
 impl Libvirt {
-    /// Changes the machine of a guest, whoever made it, to what the request's members say
+    /// Changes the machine of a guest, also of one that another tool created, to what the request's members say
     /// ([`update::MEMBERS`]): from its next start on, which Describe shows as `pending`. All else of its
     /// definition stays as it is, and the same call again changes nothing. `virDomainDefineXML`.
     ///

@@ -141,7 +141,7 @@ pub struct Pool<S: 'static> {
     storage: Arc<Queue<S>>,
 }
 
-/// What becomes of a result that comes too late.
+/// The handler of a result that arrives after the caller's deadline.
 type Late<S, T> = Box<dyn FnOnce(&mut S, T) + Send>;
 
 impl<S: 'static> Pool<S> {

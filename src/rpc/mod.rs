@@ -203,7 +203,7 @@ trait Asked {
     /// If it has others, where that counts.
     fn params(&self, known: &[&str]) -> Result<Option<&RawValue>, Refusal>;
 
-    /// What becomes of unknown members.
+    /// Refuses or logs unknown members.
     ///
     /// # Errors
     /// Where they are refused.

@@ -4,7 +4,7 @@ use crate::config::Profile;
 use crate::guest::capabilities::{Capabilities, modern_machine};
 use crate::guest::check::{Fault, Invalid};
 use crate::guest::hardware::{PORTS_MAX, ports};
-use crate::guest::profile::{CPUS_MAX, DiskPlace};
+use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskPlace, MODERN};
 use crate::guest::wire::{BUSES, Disk, Guest, Nic};
 
 /// The longest serial number of a disk that virtio has room for (virtio 1.2, section 5.2.6).
@@ -19,7 +19,7 @@ const MTU_MIN: u64 = 68;
 /// Members of a request that are named as replaced.
 const OVERWRITTEN_MAX: usize = 8;
 
-const PROFILES: &[&str] = &["modern", "classic"];
+const PROFILES: &[&str] = &[MODERN, CLASSIC];
 const FIRMWARES: &[&str] = &["bios", "uefi", "uefi-secure"];
 const ON_CRASH: &[&str] = &["stop", "restart", "preserve"];
 const WATCHDOG: &[&str] = &["reset", "poweroff", "event"];
@@ -35,7 +35,7 @@ pub fn setting_fault(place: &str, disk: &Disk, at: DiskPlace) -> Option<Invalid>
         "" if at.is_block => "none",
         cache => cache,
     };
-    let passes_cache = ["none", "directsync"].contains(&cache);
+    let passes_cache = Disk::passes_page_cache(cache);
     if disk.io == "native" && !passes_cache {
         let fault = Fault::NotWith("cache: native needs none or directsync");
         return member(&format!("{place}.io"), fault);
@@ -116,7 +116,7 @@ pub(super) fn nic_faults(place: &str, nic: &Nic) -> Vec<Invalid> {
 pub(super) fn disk_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
     let at = |name: &str| format!("{place}.{name}");
     let length = u64::try_from(disk.serial.len()).unwrap_or(u64::MAX);
-    let is_direct = ["", "none", "directsync"].contains(&disk.cache.as_str());
+    let is_direct = disk.cache.is_empty() || Disk::passes_page_cache(&disk.cache);
     let found = [
         word(&at("cache"), &disk.cache, CACHES),
         word(&at("io"), &disk.io, IOS),
