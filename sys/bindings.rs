@@ -36,6 +36,7 @@ pub type virDomainBlockResizeFlags = ::std::os::raw::c_uint;
 pub type virDomainUndefineFlagsValues = ::std::os::raw::c_uint;
 pub type virConnectListAllDomainsFlags = ::std::os::raw::c_uint;
 pub type virDomainVcpuFlags = ::std::os::raw::c_uint;
+pub type virDomainDeviceModifyFlags = ::std::os::raw::c_uint;
 pub type virDomainStatsRecord = _virDomainStatsRecord;
 pub type virDomainStatsRecordPtr = *mut virDomainStatsRecord;
 pub type virDomainStatsTypes = ::std::os::raw::c_uint;
@@ -381,6 +382,10 @@ pub const VIR_DOMAIN_VCPU_CONFIG: virDomainVcpuFlags = 2;
 pub const VIR_DOMAIN_VCPU_MAXIMUM: virDomainVcpuFlags = 4;
 pub const VIR_DOMAIN_VCPU_GUEST: virDomainVcpuFlags = 8;
 pub const VIR_DOMAIN_VCPU_HOTPLUGGABLE: virDomainVcpuFlags = 16;
+pub const VIR_DOMAIN_DEVICE_MODIFY_CURRENT: virDomainDeviceModifyFlags = 0;
+pub const VIR_DOMAIN_DEVICE_MODIFY_LIVE: virDomainDeviceModifyFlags = 1;
+pub const VIR_DOMAIN_DEVICE_MODIFY_CONFIG: virDomainDeviceModifyFlags = 2;
+pub const VIR_DOMAIN_DEVICE_MODIFY_FORCE: virDomainDeviceModifyFlags = 4;
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
@@ -817,6 +822,11 @@ unsafe extern "C" {
         memory: ::std::os::raw::c_ulong,
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
+    pub fn virDomainSetMemoryStatsPeriod(
+        domain: virDomainPtr,
+        period: ::std::os::raw::c_int,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainSetMetadata(
         domain: virDomainPtr,
         type_: ::std::os::raw::c_int,
@@ -847,6 +857,13 @@ unsafe extern "C" {
         device: *const ::std::os::raw::c_char,
         stats: virDomainInterfaceStatsPtr,
         size: usize,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainSetInterfaceParameters(
+        dom: virDomainPtr,
+        device: *const ::std::os::raw::c_char,
+        params: virTypedParameterPtr,
+        nparams: ::std::os::raw::c_int,
+        flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainBlockResize(
         dom: virDomainPtr,
@@ -892,6 +909,11 @@ unsafe extern "C" {
         xml: *const ::std::os::raw::c_char,
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
+    pub fn virDomainUpdateDeviceFlags(
+        domain: virDomainPtr,
+        xml: *const ::std::os::raw::c_char,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virConnectGetAllDomainStats(
         conn: virConnectPtr,
         stats: ::std::os::raw::c_uint,
@@ -905,6 +927,13 @@ unsafe extern "C" {
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainStatsRecordListFree(stats: *mut virDomainStatsRecordPtr);
+    pub fn virDomainSetBlockIoTune(
+        dom: virDomainPtr,
+        disk: *const ::std::os::raw::c_char,
+        params: virTypedParameterPtr,
+        nparams: ::std::os::raw::c_int,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainIsActive(dom: virDomainPtr) -> ::std::os::raw::c_int;
     pub fn virDomainIsPersistent(dom: virDomainPtr) -> ::std::os::raw::c_int;
     pub fn virConnectDomainEventRegisterAny(

@@ -97,6 +97,15 @@ pub enum Fault {
     },
     /// Two devices have it.
     Repeated(u64),
+    /// It is not there.
+    Missing,
+    /// It is no multiple of a unit.
+    NotMultiple {
+        /// What it is.
+        found: u64,
+        /// The unit.
+        unit: u64,
+    },
     /// It is above a limit.
     TooMuch {
         /// What it is.
@@ -149,6 +158,10 @@ impl fmt::Display for Fault {
             Self::NotWith(other) => write!(f, " does not match {other}"),
             Self::Product { found, limit } => write!(f, ": the product {found} must {limit}"),
             Self::Repeated(number) => write!(f, ": {number} is used twice"),
+            Self::Missing => f.write_str(" is missing"),
+            Self::NotMultiple { found, unit } => {
+                write!(f, ": {found} is not a multiple of {unit}")
+            }
             Self::TooMuch { found, max } => write!(f, ": {found} is above the limit of {max}"),
             Self::LowVncPort(port) => {
                 write!(f, ": {port} is below {VNC_PORT_MIN}, the first port for displays")
@@ -256,6 +269,29 @@ pub fn check_attached_nic(nic: &Nic, host: &HostConfig) -> Result<(), Invalid> {
         return Err(Invalid::Member { member: "nic.mac".to_owned(), fault: Fault::NoMac });
     }
     check_nic("nic", nic, host.bridge_type)
+}
+
+/// Checks the limits of a request that sets limits and nothing else.
+///
+/// # Errors
+/// The first thing that is wrong, by name; a request that lists no disk and no NIC.
+pub fn check_limits(guest: &Guest) -> Result<(), Invalid> {
+    let missing = |place: String| Invalid::Member { member: place, fault: Fault::Missing };
+    let mut found = Vec::new();
+    if guest.disks.is_empty() && guest.nics.is_empty() {
+        found.push(missing("disks or nics".to_owned()));
+    }
+    for (i, disk) in guest.disks.iter().enumerate() {
+        let place = format!("disks[{i}]");
+        found.extend(disk.limits.is_none().then(|| missing(format!("{place}.limits"))));
+        found.extend(machine::disk_faults(&place, disk));
+    }
+    for (i, nic) in guest.nics.iter().enumerate() {
+        let place = format!("nics[{i}]");
+        found.extend(nic.limits.is_none().then(|| missing(format!("{place}.limits"))));
+        found.extend(machine::nic_faults(&place, nic));
+    }
+    first(found)
 }
 
 /// Checks a guest that networks are to be made for, too: what `CreateGuest` needs.

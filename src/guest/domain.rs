@@ -10,11 +10,14 @@ use serde::{Serialize, Serializer};
 
 use crate::config::{HostConfig, VncListen};
 use crate::guest::hardware::Hardware;
+use crate::guest::limits::{Limits, limited};
 use crate::guest::paths::console_log;
-use crate::guest::wire;
+use crate::guest::wire::{self, CDROM};
 
 /// The unit that libvirt counts memory in, against the wire's MiB.
 pub(crate) const KIB_PER_MIB: u64 = 1024;
+/// The format of a disk whose source is the disk itself.
+pub(crate) const RAW: &str = "raw";
 /// The port group of a NIC's network that carries its VLAN tags (contract section 5.2).
 pub const PORT_GROUP: &str = "vlan-all";
 
@@ -100,6 +103,9 @@ pub struct Disk {
     /// Place in the firmware's order, from 1; 0 for none. Beyond the owner's model.
     #[serde(skip_serializing_if = "wire::is_zero")]
     pub boot_order: u64,
+    /// The most that it carries. Beyond the owner's model.
+    #[serde(skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 /// How a disk is read.
@@ -181,6 +187,9 @@ pub struct Interface {
     /// Place in the firmware's order, from 1; 0 for none.
     #[serde(skip_serializing_if = "wire::is_zero")]
     pub boot_order: u64,
+    /// The most that it carries.
+    #[serde(skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 /// What an interface is plugged into.
@@ -427,6 +436,15 @@ impl VirDomain {
         self.devices.disks.iter().find(|disk| disk.target.device == device)
     }
 
+    /// The CD-ROM with this target; without one the only CD-ROM.
+    pub fn cdrom(&self, device: &str) -> Option<&Disk> {
+        let is_it = |disk: &&Disk| {
+            disk.device == CDROM && (device.is_empty() || disk.target.device == device)
+        };
+        let mut found = self.devices.disks.iter().filter(is_it);
+        found.next().filter(|_| found.next().is_none())
+    }
+
     /// The interface with this MAC address, letters of any case; none for an empty one.
     pub fn interface_by_mac(&self, mac: &str) -> Option<&Interface> {
         let mut interfaces = self.devices.interfaces.iter();
@@ -455,10 +473,10 @@ impl Disk {
         };
         Self {
             kind: kind.into(),
-            device: "disk".into(),
+            device: if disk.is_cdrom() { CDROM } else { "disk" }.into(),
             driver: DiskDriver {
                 name: "qemu".into(),
-                kind: "raw".into(),
+                kind: if disk.format.is_empty() { RAW } else { &disk.format }.into(),
                 cache: cache.to_owned(),
                 io: disk.io.clone(),
                 discard: disk.discard.clone(),
@@ -466,8 +484,9 @@ impl Disk {
             source,
             target: DiskTarget { device: disk.device.clone(), bus: disk.bus.clone() },
             serial: disk.serial.clone(),
-            read_only: disk.read_only,
+            read_only: disk.read_only || disk.is_cdrom(),
             boot_order: disk.boot_order,
+            limits: limited(disk.limits.as_ref()),
         }
     }
 }
@@ -492,6 +511,7 @@ impl Interface {
             queues: nic.queues,
             mtu: nic.mtu,
             boot_order: nic.boot_order,
+            limits: limited(nic.limits.as_ref()),
             ..Self::default()
         }
     }

@@ -13,7 +13,7 @@ use crate::guest::domain::{
 use crate::guest::hardware::{Hardware, is_x86};
 use crate::guest::xml::{Element, Error};
 use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE};
-use crate::guest::{hardware_xml, wire};
+use crate::guest::{hardware_xml, limits, wire};
 use crate::sorted::IntoSorted;
 
 /// Where a VNC display on TCP listens.
@@ -101,6 +101,28 @@ pub(crate) fn interface_element(
     device_element(xml, "interface", |interface| is_it(&read_interface(interface)))
 }
 
+/// The element of a domain's disk with this target, with another medium and all else as libvirt wrote it; none
+/// where it has that medium already.
+///
+/// # Errors
+/// As [`disk_element`].
+pub(crate) fn with_medium(xml: &str, device: &str, medium: &Disk) -> Result<Option<String>, Error> {
+    let mut domain = Element::from_xml(xml, "domain")?;
+    let disks = domain.child_mut("devices").children.iter_mut();
+    let is_it = |it: &Element| it.name == "disk" && it.child("target").attribute("dev") == device;
+    let mut drives = disks.filter(|it| is_it(it));
+    let Some(drive) = drives.next() else { return Ok(None) };
+    if read_disk(drive).source.path() == medium.source.path() {
+        return Ok(None);
+    }
+    drive.set("type", &medium.kind);
+    drive.remove("source", |_| true);
+    drive.remove("backingStore", |_| true);
+    let source = Some(write_source(&medium.source));
+    drive.children.extend(source.filter(|source| !source.attributes.is_empty()));
+    Ok(Some(drive.to_xml()))
+}
+
 fn device_element(
     xml: &str,
     name: &str,
@@ -177,6 +199,10 @@ fn read_devices(devices: &Element) -> Device {
     }
 }
 
+fn write_source(source: &DiskSource) -> Element {
+    Element::new("source").with_nonempty("dev", &source.device).with_nonempty("file", &source.file)
+}
+
 fn write_disk(disk: &Disk) -> Element {
     let driver = Element::new("driver")
         .with_nonempty("name", &disk.driver.name)
@@ -184,18 +210,19 @@ fn write_disk(disk: &Disk) -> Element {
         .with_nonempty("cache", &disk.driver.cache)
         .with_nonempty("io", &disk.driver.io)
         .with_nonempty("discard", &disk.driver.discard);
-    let source = Element::new("source")
-        .with_nonempty("dev", &disk.source.device)
-        .with_nonempty("file", &disk.source.file);
+    let source = write_source(&disk.source);
     let target =
         Element::new("target").with("dev", &disk.target.device).with("bus", &disk.target.bus);
     Element::new("disk")
         .with("type", &disk.kind)
         .with("device", &disk.device)
-        .containing([driver, source, target])
+        .containing([driver])
+        .containing(Some(source).filter(|source| !source.attributes.is_empty()))
+        .containing([target])
         .containing((!disk.serial.is_empty()).then(|| Element::new("serial").holding(&disk.serial)))
         .containing(disk.read_only.then(|| Element::new("readonly")))
         .containing(write_boot_order(disk.boot_order))
+        .containing(limits::write_disk(&disk.limits))
 }
 
 /// A device's place in the firmware's order.
@@ -242,6 +269,7 @@ fn read_disk(disk: &Element) -> Disk {
         serial: disk.child("serial").trimmed().to_owned(),
         read_only: disk.children_in("", "readonly").next().is_some(),
         boot_order: read_boot_order(disk),
+        limits: limits::read_disk(disk),
     }
 }
 
@@ -291,6 +319,7 @@ fn write_interface(interface: &Interface) -> Element {
         .with("type", &interface.kind)
         .containing([source])
         .containing(optional.into_iter().filter(|element| !element.attributes.is_empty()))
+        .containing(limits::write_nic(&interface.limits))
 }
 
 fn read_interface(interface: &Element) -> Interface {
@@ -318,6 +347,7 @@ fn read_interface(interface: &Element) -> Interface {
         queues: interface.child("driver").attribute("queues").parse().unwrap_or_default(),
         mtu: interface.child("mtu").attribute("size").parse().unwrap_or_default(),
         boot_order: read_boot_order(interface),
+        limits: limits::read_nic(interface),
     }
 }
 

@@ -12,6 +12,7 @@ mod edit;
 pub mod hardware;
 mod hardware_xml;
 pub mod known;
+pub mod limits;
 pub(crate) mod members;
 pub mod network;
 pub mod paths;

@@ -9,13 +9,15 @@ pub fn pending(live: &VirDomain, definition: &VirDomain) -> Vec<String> {
     let is_expanded = now.is_expanded && next.cpu_model == "host-model";
     let disks = |domain: &VirDomain| {
         let place = |disk: &crate::guest::domain::Disk| {
-            (disk.target.device.clone(), disk.source.path().to_owned())
+            (disk.target.device.clone(), disk.source.path().to_owned(), disk.limits.clone())
         };
         domain.devices.disks.iter().map(place).collect::<Vec<_>>()
     };
     let nics = |domain: &VirDomain| {
-        let mac = |nic: &crate::guest::domain::Interface| nic.mac.address.to_ascii_lowercase();
-        domain.devices.interfaces.iter().map(mac).collect::<Vec<_>>()
+        let nic = |nic: &crate::guest::domain::Interface| {
+            (nic.mac.address.to_ascii_lowercase(), nic.limits.clone())
+        };
+        domain.devices.interfaces.iter().map(nic).collect::<Vec<_>>()
     };
     let members = [
         ("memory", live.memory_kib != definition.memory_kib),

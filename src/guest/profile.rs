@@ -118,6 +118,10 @@ pub fn fill_nic(nic: &mut Nic, queues: u64, mtu: u64) {
 ///
 /// `native` blocks qemu where a sparse file has to grow, and needs a cache that is passed by.
 pub fn fill_disk(disk: &mut Disk, place: DiskPlace, uuid: &str) {
+    // Its medium may be changed for one of another file system, and nothing of it can be freed.
+    if disk.is_cdrom() {
+        return;
+    }
     let cache = if place.is_block || place.is_direct { "none" } else { "" };
     if disk.cache.is_empty() {
         cache.clone_into(&mut disk.cache);

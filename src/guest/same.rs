@@ -3,6 +3,7 @@
 
 use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
 use crate::guest::hardware::is_machine;
+use crate::guest::limits::{Limits, limited};
 use crate::guest::network::Network;
 use crate::guest::profile::CLASSIC;
 use crate::guest::wire::{DEFAULT_GUEST_TYPE, Disk, Guest, Nic};
@@ -63,12 +64,19 @@ pub fn same_machine(asked: &Guest, kept: &Guest, found: &VirDomain) -> bool {
 /// Whether a disk has the settings that a request has of it.
 pub fn same_disk_settings(asked: &Disk, own: &domain::Disk) -> bool {
     let is = |asked: &String, own: &String| asked.is_empty() || asked == own;
-    is(&asked.cache, &own.driver.cache)
+    is(&asked.kind, &own.device)
+        && is(&asked.format, &own.driver.kind)
+        && is(&asked.cache, &own.driver.cache)
         && is(&asked.io, &own.driver.io)
         && is(&asked.discard, &own.driver.discard)
         && is(&asked.serial, &own.serial)
         && (!asked.read_only || own.read_only)
         && (asked.boot_order == 0 || asked.boot_order == own.boot_order)
+        && same_limits(asked.limits.as_ref(), &own.limits)
+}
+
+fn same_limits(asked: Option<&Limits>, own: &Limits) -> bool {
+    asked.is_none() || limited(asked) == *own
 }
 
 /// The same for a NIC. libvirt does not write a single queue.
@@ -76,6 +84,7 @@ pub fn same_nic_settings(asked: &Nic, own: &domain::Interface) -> bool {
     (asked.queues <= 1 || asked.queues == own.queues)
         && (asked.mtu == 0 || asked.mtu == own.mtu)
         && (asked.boot_order == 0 || asked.boot_order == own.boot_order)
+        && same_limits(asked.limits.as_ref(), &own.limits)
 }
 
 /// Whether `guest` describes what libvirt has: `domain` and the networks of its interfaces, in any
@@ -126,7 +135,8 @@ fn vlans(nic: &Nic) -> &[i64] {
 
 fn same_disk(a: &Disk, b: &Disk) -> bool {
     if a.source.is_empty() && b.source.is_empty() {
-        return (&a.volume, &a.image, a.size_mib) == (&b.volume, &b.image, b.size_mib);
+        return a.is_cdrom() == b.is_cdrom()
+            && (&a.volume, &a.image, a.size_mib) == (&b.volume, &b.image, b.size_mib);
     }
     a.source == b.source
 }

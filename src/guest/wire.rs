@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::guest::limits::Limits;
 use crate::guest::members::members;
 
 /// The guest type that `CreateGuest` assumes.
@@ -149,16 +150,18 @@ impl CpuTopology {
 impl Guest {
     /// Does what `CreateGuest` does to a request before all else: an empty type is
     /// [`DEFAULT_GUEST_TYPE`], and each disk gets its bus and the name of its place there. A bus that is
-    /// not one of [`BUSES`] becomes `virtio` (contract section 5), and so does every other where buses are not
-    /// honoured.
+    /// not one of [`Disk::buses`] becomes the first of them (contract section 5: `virtio`); where buses are not
+    /// honoured, each becomes the one that every machine has.
     pub fn complete(&mut self, honours_buses: bool) {
         if self.kind.is_empty() {
             DEFAULT_GUEST_TYPE.clone_into(&mut self.kind);
         }
         let mut places = BTreeMap::new();
         for disk in &mut self.disks {
-            if !honours_buses || !BUSES.contains(&disk.bus.as_str()) {
-                BUSES[0].clone_into(&mut disk.bus);
+            let buses = disk.buses();
+            let own = if honours_buses { buses[0] } else { disk.classic_bus() };
+            if !honours_buses || !buses.contains(&disk.bus.as_str()) {
+                own.clone_into(&mut disk.bus);
             }
             let prefix = disk_prefix(&disk.bus);
             let place = places.entry(prefix).or_default();
@@ -170,6 +173,9 @@ impl Guest {
 
 /// The buses that a disk of a guest can be on; the first is that of a disk that names none.
 pub const BUSES: [&str; 3] = ["virtio", "scsi", "sata"];
+
+/// The buses that a CD-ROM can be on: Debian's cloud kernels have drivers for the first alone.
+const CDROM_BUSES: [&str; 2] = ["scsi", "sata"];
 
 /// How Linux begins the names of disks on a bus.
 pub fn disk_prefix(bus: &str) -> &'static str {
@@ -234,6 +240,9 @@ pub struct Nic {
     /// Place in the order in which the firmware tries to boot, from 1; 0: none.
     #[serde(skip_serializing_if = "is_zero")]
     pub boot_order: u64,
+    /// The most that it carries, by the members of [`NIC`](crate::guest::limits::NIC).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 members!(Nic {
@@ -249,11 +258,18 @@ members!(Nic {
     "queues" => queues: value,
     "mtu" => mtu: value,
     "boot_order" => boot_order: value,
+    "limits" => limits: optional,
 });
+
+/// The [`kind`](Disk::kind) of a CD-ROM.
+pub const CDROM: &str = "cdrom";
 
 /// A disk of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Disk {
+    /// `cdrom`, or `disk`; empty: `disk`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kind: String,
     /// Bus that the guest sees it on, for example `virtio`.
     pub bus: String,
     /// Device name in the guest, for example `vda`; metrics are keyed by it.
@@ -267,6 +283,9 @@ pub struct Disk {
     pub image: String,
     /// Path of the block device or file on the host.
     pub source: String,
+    /// Format of its source: `raw` or `qcow2`; empty: `raw`, and a source that looks like another is refused.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub format: String,
     /// How the host caches it: `none`, `writeback`, `writethrough`, `directsync` or `unsafe`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cache: String,
@@ -285,24 +304,50 @@ pub struct Disk {
     /// Place in the order in which the firmware tries to boot, from 1; 0: none.
     #[serde(skip_serializing_if = "is_zero")]
     pub boot_order: u64,
+    /// The most that it carries, by the members of [`DISK`](crate::guest::limits::DISK).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 members!(Disk {
+    "kind" => kind: value,
     "bus" => bus: value,
     "device" => device: value,
     "size" => size_mib: value,
     "volume" => volume: value,
     "image" => image: value,
     "source" => source: value,
+    "format" => format: value,
     "cache" => cache: value,
     "io" => io: value,
     "discard" => discard: value,
     "serial" => serial: value,
     "read_only" => read_only: value,
     "boot_order" => boot_order: value,
+    "limits" => limits: optional,
 });
 
 impl Disk {
+    /// Whether it is a CD-ROM, whose medium may be absent and never belongs to the guest.
+    pub fn is_cdrom(&self) -> bool {
+        self.kind == CDROM
+    }
+
+    /// Whether it gets a volume that the agent makes.
+    pub fn wants_volume(&self) -> bool {
+        self.source.is_empty() && !self.is_cdrom()
+    }
+
+    /// The buses that it can be on; the first is that of one that names none.
+    pub fn buses(&self) -> &'static [&'static str] {
+        if self.is_cdrom() { &CDROM_BUSES } else { &BUSES }
+    }
+
+    /// Its bus on a machine of the profile classic, which has no SCSI controller.
+    fn classic_bus(&self) -> &'static str {
+        if self.is_cdrom() { "sata" } else { BUSES[0] }
+    }
+
     /// Whether a disk with this `cache` passes the host's page cache by, which `io` `native` needs.
     pub fn passes_page_cache(cache: &str) -> bool {
         ["none", "directsync"].contains(&cache)

@@ -1,6 +1,6 @@
 //! libvirt's typed parameters: named values of seven types.
 
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::fmt;
 use std::ops::Deref;
 use std::str;
@@ -105,6 +105,43 @@ impl ParamArray {
         self.0.as_mut_ptr()
     }
 
+    /// Parameters for a driver: numbers of 64 bits.
+    pub(super) fn long(parameters: &[(&str, u64)]) -> Self {
+        let value = |ul| sys::_virTypedParameter__bindgen_ty_1 { ul };
+        Self::filled(parameters, sys::VIR_TYPED_PARAM_ULLONG, value)
+    }
+
+    /// The same of 32 bits; larger ones become the largest.
+    pub(super) fn short(parameters: &[(&str, u64)]) -> Self {
+        let value = |number| {
+            let ui = u32::try_from(number).unwrap_or(u32::MAX);
+            sys::_virTypedParameter__bindgen_ty_1 { ui }
+        };
+        Self::filled(parameters, sys::VIR_TYPED_PARAM_UINT, value)
+    }
+
+    fn filled(
+        parameters: &[(&str, u64)],
+        kind: u32,
+        value: fn(u64) -> sys::_virTypedParameter__bindgen_ty_1,
+    ) -> Self {
+        let mut array = Self::new(parameters.len());
+        for (raw, (name, number)) in array.0.iter_mut().zip(parameters) {
+            // The last byte stays 0.
+            for (to, from) in raw.field.iter_mut().zip(name.bytes().take(NAME_BYTES - 1)) {
+                *to = c_char::from_ne_bytes([from]);
+            }
+            raw.type_ = c_int::try_from(kind).unwrap_or_default();
+            raw.value = value(*number);
+        }
+        array
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> c_int {
+        c_int::try_from(self.0.len()).unwrap_or(0)
+    }
+
     /// The entries that a driver has filled, by name.
     pub(super) fn entries(&self) -> impl Iterator<Item = (Name, Value)> {
         // SAFETY: each entry is as libvirt filled it, or zero.
@@ -120,7 +157,7 @@ impl ParamArray {
 
 impl Drop for ParamArray {
     fn drop(&mut self) {
-        let len = c_int::try_from(self.0.len()).unwrap_or(0);
+        let len = self.len();
         // SAFETY: the array is ours and has `len` entries; this frees only the strings inside.
         unsafe { sys::virTypedParamsClear(self.0.as_mut_ptr(), len) }
     }

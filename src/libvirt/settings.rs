@@ -1,11 +1,21 @@
 //! What is set of a domain: for its next start, or now.
 
-use std::ffi::{c_int, c_uint, c_ulong};
+use std::ffi::{c_char, c_int, c_uint, c_ulong};
 
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Error, check_int};
+use crate::libvirt::params::ParamArray;
 use crate::libvirt::strings::argument;
 use crate::sys;
+
+/// A call that sets parameters of one of a domain's devices.
+type SetParameters = unsafe extern "C" fn(
+    sys::virDomainPtr,
+    *const c_char,
+    sys::virTypedParameterPtr,
+    c_int,
+    c_uint,
+) -> c_int;
 
 /// What a setting is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +90,25 @@ impl Domain {
         check_int(done, call).map(drop)
     }
 
+    /// Changes the device that this XML describes (`virDomainUpdateDeviceFlags`): the medium of a CD-ROM, which
+    /// is known by its target. With `is_forced` the system inside is not asked.
+    ///
+    /// # Errors
+    /// A device that is not there; a change that cannot be; a tray that the system inside has locked.
+    ///
+    /// # Blocking
+    /// As [`Domain::set_memory`]; libvirt waits for the tray.
+    pub fn update_device(&self, xml: &str, reach: Reach, is_forced: bool) -> Result<(), Error> {
+        let call = "virDomainUpdateDeviceFlags";
+        let xml = argument(xml, call)?;
+        let force = if is_forced { sys::VIR_DOMAIN_DEVICE_MODIFY_FORCE } else { 0 };
+        let flags = affected(reach) | force;
+        // SAFETY: the domain is live, the text is NUL-terminated and borrowed for the call.
+        let done =
+            unsafe { sys::virDomainUpdateDeviceFlags(self.raw.as_ptr(), xml.as_ptr(), flags) };
+        check_int(done, call).map(drop)
+    }
+
     /// Takes the device that this XML describes from the domain (`virDomainDetachDeviceFlags`):
     /// disks are known by their target, interfaces by their MAC. With [`Reach::Now`] the system
     /// inside is asked to let go of it, and a success says no more than that: the live XML has the
@@ -97,6 +126,57 @@ impl Domain {
         // SAFETY: the domain is live, the text is NUL-terminated and borrowed for the call.
         let done = unsafe {
             sys::virDomainDetachDeviceFlags(self.raw.as_ptr(), xml.as_ptr(), affected(reach))
+        };
+        check_int(done, call).map(drop)
+    }
+
+    /// Limits what a disk, by its target, carries (`virDomainSetBlockIoTune`): libvirt's names and the most of
+    /// each, where 0 is no limit.
+    ///
+    /// # Errors
+    /// A disk that is not there; [`Code::OPERATION_INVALID`](super::Code::OPERATION_INVALID) for
+    /// [`Reach::Now`] when it is off.
+    ///
+    /// # Blocking
+    /// As [`Domain::set_memory`].
+    pub fn limit_disk(
+        &self,
+        target: &str,
+        limits: &[(&str, u64)],
+        reach: Reach,
+    ) -> Result<(), Error> {
+        let call = (Self::SET_DISK, "virDomainSetBlockIoTune");
+        self.limit(target, ParamArray::long(limits), reach, call)
+    }
+
+    /// The same for the NIC with this MAC address (`virDomainSetInterfaceParameters`).
+    ///
+    /// # Errors
+    /// As [`Domain::limit_disk`].
+    ///
+    /// # Blocking
+    /// As [`Domain::set_memory`].
+    pub fn limit_nic(&self, mac: &str, limits: &[(&str, u64)], reach: Reach) -> Result<(), Error> {
+        let call = (Self::SET_NIC, "virDomainSetInterfaceParameters");
+        self.limit(mac, ParamArray::short(limits), reach, call)
+    }
+
+    const SET_DISK: SetParameters = sys::virDomainSetBlockIoTune;
+    const SET_NIC: SetParameters = sys::virDomainSetInterfaceParameters;
+
+    fn limit(
+        &self,
+        device: &str,
+        mut limits: ParamArray,
+        reach: Reach,
+        (set, call): (SetParameters, &'static str),
+    ) -> Result<(), Error> {
+        let device = argument(device, call)?;
+        // SAFETY: the domain is live, the text is NUL-terminated, the array has as many parameters as is said;
+        // both are borrowed for the call.
+        let done = unsafe {
+            let (parameters, count) = (limits.as_mut_ptr(), limits.len());
+            set(self.raw.as_ptr(), device.as_ptr(), parameters, count, affected(reach))
         };
         check_int(done, call).map(drop)
     }

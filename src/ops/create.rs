@@ -62,6 +62,7 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<(), Error> {
         let request = guest.clone();
+        self.insert_images("CreateGuest", guest, Some(hold), deadline)?;
         let mut transaction = Transaction::begin(self, Verb::CreateGuest, &request);
         let handed_in = sources(guest);
         self.check_sources("CreateGuest", &guest.id, handed_in.clone(), hold, deadline)?;
@@ -118,11 +119,12 @@ impl Libvirt {
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn create(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
-        let guest = request.guest.ok_or(Error::NoGuest)?;
+        let mut guest = request.guest.ok_or(Error::NoGuest)?;
         check_definition(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
-        let (made, host) = (guest.clone(), self.host.clone());
         let hold = self.hold(&guest.id, deadline)?;
+        self.insert_images("Create", &mut guest, Some(&hold), deadline)?;
+        let (made, host) = (guest.clone(), self.host.clone());
         let handed_in = sources(&guest);
         self.check_sources("Create", &guest.id, handed_in.clone(), &hold, deadline)?;
         let work = move |session: &mut Session| {

@@ -186,7 +186,7 @@ pub(super) fn leaving(
 /// The volumes of a guest's disks that are not below `guests/<id>`: it had another id when they were made.
 fn renamed_volumes(request: Option<&Guest>, id: &str, pool: &PoolName) -> Vec<Dataset> {
     let disks = request.into_iter().flat_map(|request| &request.disks);
-    let own = disks.filter(|disk| disk.source.is_empty() && !disk.volume.is_empty());
+    let own = disks.filter(|disk| disk.wants_volume() && !disk.volume.is_empty());
     let volumes = own.filter_map(|disk| pool.full_dataset(&disk.volume).ok());
     volumes.filter(|volume| guest_of(volume).is_some_and(|former| former != id)).collect()
 }

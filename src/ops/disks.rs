@@ -6,15 +6,19 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{HostConfig, Store};
-use crate::guest::domain::{SourceKind, VirDomain};
+use crate::guest::domain::{RAW, SourceKind, VirDomain};
 use crate::guest::paths::{allowed, disk_roots, folders, zvols};
-use crate::guest::wire::Guest;
+use crate::guest::wire::{CDROM, Disk, Guest};
 use crate::ops::Error;
 use crate::os::paths::{lexically_normal, resolved};
 use crate::os::resolve::{ResolveError, Resolved, Trusted, is_absent, resolve};
 use crate::os::{disk, files};
-use crate::storage::{PoolName, format};
+use crate::storage::PoolName;
+use crate::storage::format::{self, Format};
 
+/// Where images lie in a store, and where guests' volumes do.
+const IMAGES: &str = "images/";
+const GUESTS: &str = "guests/";
 /// Where the kernel's devices lie.
 const DEVICES: &str = "/dev";
 
@@ -27,7 +31,10 @@ const DEVICES: &str = "/dev";
 /// is allowed: a guest would write into an image, a snapshot or a mark. A source that does not exist is
 /// judged by its path and taken for a block device, as its volume may be made later. A mount counts as what
 /// it covers: only root can make one. A disk outside the store in a format of its own, as qcow2, is refused,
-/// whatever is allowed.
+/// whatever is allowed, unless the request says that it is qcow2: then it must need no other file.
+///
+/// A CD-ROM's medium may be an image of the store, too, and none of its volumes; it has to be there, and a drive
+/// without one counts as a file.
 ///
 /// # Errors
 /// [`Error::Invalid`] that names the disk.
@@ -45,18 +52,18 @@ pub(super) fn judge_each(
 ) -> impl Iterator<Item = Result<SourceKind, Error>> {
     let rule = Rule::of(host);
     let disks = guest.disks.iter().enumerate();
-    disks.map(move |(index, disk)| rule.judge_named(&disk.source, &format!("disks[{index}]")))
+    disks.map(move |(index, disk)| rule.judge_named(disk, &format!("disks[{index}]")))
 }
 
-/// The same for the source of one disk, which the error calls `place`.
+/// The same for one disk, which the error calls `place`.
 ///
 /// # Errors
 /// As [`judge`].
 ///
 /// # Blocking
 /// As [`judge`].
-pub(super) fn judge_one(source: &str, place: &str, host: &HostConfig) -> Result<SourceKind, Error> {
-    Rule::of(host).judge_named(source, place)
+pub(super) fn judge_one(disk: &Disk, place: &str, host: &HostConfig) -> Result<SourceKind, Error> {
+    Rule::of(host).judge_named(disk, place)
 }
 
 /// Judges the sources of a domain that is to be started, whoever defined it: links may have been
@@ -76,7 +83,7 @@ pub(super) fn judge_start(domain: &VirDomain, host: &HostConfig) -> Result<(), E
         if source.is_empty() {
             continue;
         }
-        if let Err(why) = rule.look(Path::new(source)) {
+        if let Err(why) = rule.look(Path::new(source), disk.device == CDROM) {
             return Err(Error::Invalid(why.replace("{disk}", &disk.target.device)));
         }
     }
@@ -144,27 +151,34 @@ impl Rule {
     }
 
     /// The same with the disk's name in the error.
-    fn judge_named(&self, source: &str, place: &str) -> Result<SourceKind, Error> {
+    fn judge_named(&self, disk: &Disk, place: &str) -> Result<SourceKind, Error> {
         let named = |why: String| Error::Invalid(why.replace("{disk}", place));
-        self.judge(Path::new(source)).map_err(named)
+        self.judge(disk).map_err(named)
     }
 
-    /// What a source is that a guest is defined with.
-    fn judge(&self, source: &Path) -> Result<SourceKind, String> {
+    /// What the source of a disk is that a guest is defined with.
+    fn judge(&self, disk: &Disk) -> Result<SourceKind, String> {
+        let (source, is_cdrom) = (Path::new(&disk.source), disk.is_cdrom());
         if source.as_os_str().is_empty() {
-            return Err("{disk} has no source".to_owned());
+            return match is_cdrom {
+                true => Ok(SourceKind::File),
+                false => Err("{disk} has no source".to_owned()),
+            };
         }
-        match self.look(source)? {
-            Source::There(kind) => self.check_raw(source, kind).map(|()| kind),
+        match self.look(source, is_cdrom)? {
+            Source::There(kind) => self.check_format(source, kind, &disk.format).map(|()| kind),
+            Source::Absent { is_inside: true } if is_cdrom => {
+                Err(format!("{{disk}}.source {} does not exist", source.display()))
+            }
             Source::Absent { is_inside: true } => Ok(SourceKind::Block),
             Source::Absent { is_inside: false } => Err(self.outside(source)),
         }
     }
 
-    /// What a source is that is allowed, or is not there.
-    fn look(&self, source: &Path) -> Result<Source, String> {
+    /// What a source is that is allowed, or is not there; for a disk or a CD-ROM.
+    fn look(&self, source: &Path, is_cdrom: bool) -> Result<Source, String> {
         let failed = |error: io::Error| format!("{{disk}}.source {}: {error}", source.display());
-        self.check_stored(source)?;
+        self.check_stored(source, is_cdrom)?;
         if self.any && source.is_absolute() {
             return match fs::metadata(source) {
                 Ok(found) => kind(source, &found).map(Source::There),
@@ -203,12 +217,14 @@ impl Rule {
         }
     }
 
-    /// Refuses what is in the pool or the directory store and is no volume below `guests/`. Where nothing is
-    /// there yet, only what has the path of an image or a snapshot.
-    fn check_stored(&self, source: &Path) -> Result<(), String> {
+    /// Refuses what is in the pool or the directory store and is no volume below `guests/`, and for a CD-ROM what
+    /// is no image there. Where nothing is there yet, only what has the path of an image or a snapshot.
+    fn check_stored(&self, source: &Path, is_cdrom: bool) -> Result<(), String> {
         let shown = source.display();
+        let below = if is_cdrom { IMAGES } else { GUESTS };
+        let what = if is_cdrom { "an image" } else { "a volume" };
         let refused =
-            format!("{{disk}}.source {shown} is in the store but not a volume below guests/");
+            format!("{{disk}}.source {shown} is in the store but not {what} below {below}");
         let Ok(real) = fs::canonicalize(source) else {
             let roots = self.store.iter().chain(&self.zvols);
             let normal = lexically_normal(source);
@@ -236,7 +252,7 @@ impl Rule {
         };
         let pool = self.zpool.as_ref().and_then(|zpool| PoolName::parse(zpool).ok());
         let is_name = pool.is_some_and(|pool| pool.dataset(&relative).is_ok());
-        match relative.starts_with("guests/") && is_name {
+        match relative.starts_with(below) && is_name {
             true => Ok(()),
             false => Err(refused),
         }
@@ -265,22 +281,34 @@ impl Rule {
     /// Refuses a disk in a format of its own: guests get the bytes as they are. A volume of the store is raw,
     /// whatever its guest has written to its beginning. What cannot be read, as on a host where the agent is
     /// not root, is left to libvirt.
-    fn check_raw(&self, source: &Path, kind: SourceKind) -> Result<(), String> {
+    fn check_format(&self, source: &Path, kind: SourceKind, format: &str) -> Result<(), String> {
         let real = resolved(source);
         let is_stored = self.store.as_ref().is_some_and(|store| real.starts_with(store));
         let is_volume = || kind == SourceKind::Block && self.is_volume(&real).unwrap_or(false);
+        let (is_raw, shown) = (["", RAW].contains(&format), source.display());
         if is_stored || is_volume() {
-            return Ok(());
+            return match is_raw {
+                true => Ok(()),
+                false => {
+                    Err(format!("{{disk}}.format: {shown} is a volume of the store, which is raw"))
+                }
+            };
         }
         let opened = disk::open_device(files::straight(OpenOptions::new().read(true)), &real);
+        if !is_raw {
+            let opened = opened.map_err(|error| format!("{{disk}}.source {shown}: {error}"))?;
+            return match Format::of(&opened) {
+                Ok(Format::Qcow2 { .. }) => Ok(()),
+                Ok(_) => Err(format!("{{disk}}.format: {shown} is not qcow2")),
+                Err(why) => Err(format!("{{disk}}.source {shown}: {why}")),
+            };
+        }
         match opened.and_then(|disk| format::container_of(&disk)) {
-            Ok(Some(format)) => Err(format!(
-                "{{disk}}.source {} is {format}, not raw: convert it with qemu-img convert -O raw, or import it \
-                 as an image; if a guest wrote these bytes to its own raw disk, copy the disk with dd to a volume of \
-                 the store",
-                source.display()
+            Ok(Some(found)) if format.is_empty() => Err(format!(
+                "{{disk}}.source {shown} is {found}, not raw: set format, convert it with qemu-img convert -O raw, \
+                 or import it as an image; if a guest wrote these bytes to its own raw disk, set format to raw"
             )),
-            Ok(None) | Err(_) => Ok(()),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -311,7 +339,8 @@ mod tests {
     use super::*;
 
     fn judge_source(source: &Path, host: &HostConfig) -> Result<SourceKind, String> {
-        Rule::of(host).judge(source)
+        let source = source.to_str().unwrap().to_owned();
+        Rule::of(host).judge(&Disk { source, ..Disk::default() })
     }
 
     /// A folder of this test's own, removed at its end.

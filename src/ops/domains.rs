@@ -15,7 +15,7 @@ use log::warn;
 
 use crate::guest::domain::{Disk, VirDomain};
 use crate::guest::network::NetworkMark;
-use crate::guest::wire::Guest;
+use crate::guest::wire::{self, Guest};
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::images::guest_of;
 use crate::ops::{self, Libvirt};
@@ -416,9 +416,10 @@ impl Libvirt {
     }
 }
 
-/// The sources that a guest's disks name, each with its place in the request.
+/// The sources that a guest's disks name, each with its place in the request. Media of CD-ROMs are no guest's own.
 pub(super) fn sources(guest: &Guest) -> Vec<(String, String)> {
-    let disks = guest.disks.iter().enumerate().filter(|(_, disk)| !disk.source.is_empty());
+    let is_named = |disk: &wire::Disk| !disk.source.is_empty() && !disk.is_cdrom();
+    let disks = guest.disks.iter().enumerate().filter(|(_, disk)| is_named(disk));
     disks.map(|(index, disk)| (format!("disks[{index}]"), disk.source.clone())).collect()
 }
 

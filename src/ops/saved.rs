@@ -10,7 +10,7 @@
 //! | Delete | the memory goes, too |
 //! | DiscardSaved | the memory goes; the next start boots |
 //! | Update, DetachDisk, DetachNic, ResizeDisk, RollbackSnapshot, DeleteGuestDisks, DeleteDataset | refused |
-//! | AttachDisk, AttachNic, SetMemory, SetCPU | the definition changes, and the answer says when it counts |
+//! | AttachDisk, AttachNic, InsertMedia, EjectMedia, SetMemory, SetCPU, SetLimits | the definition changes, and the answer says when it counts |
 //! | all others | as for a guest that is off |
 
 use std::time::Instant;

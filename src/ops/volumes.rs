@@ -19,7 +19,7 @@ use crate::storage::{
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {
-    guest.disks.iter().any(|disk| disk.source.is_empty())
+    guest.disks.iter().any(Disk::wants_volume)
 }
 
 /// What a Delete knows of the volumes that go with the guest.
@@ -164,7 +164,7 @@ impl Libvirt {
         };
         let (devices, transaction) =
             self.run_steps(Lane::Storage, transaction, hold, deadline, work)?;
-        let disks = guest.disks.iter_mut().filter(|disk| disk.source.is_empty());
+        let disks = guest.disks.iter_mut().filter(|disk| disk.wants_volume());
         for (disk, volume) in disks.zip(devices) {
             fill(disk, volume.size_mib(), &volume.name, &volume.device);
         }
@@ -355,7 +355,7 @@ impl Libvirt {
         maker: &Maker,
         adopts: &Adopts,
     ) -> impl Iterator<Item = (usize, Result<Wanted, Error>)> {
-        let disks = guest.disks.iter().enumerate().filter(|(_, disk)| disk.source.is_empty());
+        let disks = guest.disks.iter().enumerate().filter(|(_, disk)| disk.wants_volume());
         disks.map(|(index, disk)| {
             let wanted = Own::new(self.volumes.pool(), &guest.id).map_err(Error::from);
             let wanted = wanted.and_then(|own| {

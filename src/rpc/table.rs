@@ -141,7 +141,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 pub(super) type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 34] = [
+const LIBVIRT: [Entry; 37] = [
     ("CreateGuest", Changes, Method::Plan(dry_run::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Plan(dry_run::delete)),
@@ -169,9 +169,12 @@ const LIBVIRT: [Entry; 34] = [
     ("SetAutostart", Changes, Method::Autostart(Libvirt::set_autostart)),
     ("SetMemory", Changes, Method::Setting(Libvirt::set_memory)),
     ("SetCPU", Changes, Method::Setting(Libvirt::set_cpu)),
+    ("SetLimits", Changes, Method::Setting(Libvirt::set_limits)),
     ("Update", Changes, Method::Setting(Libvirt::update)),
     ("AttachDisk", Changes, Method::Disk(Libvirt::attach_disk)),
     ("DetachDisk", Changes, Method::Disk(Libvirt::detach_disk)),
+    ("InsertMedia", Changes, Method::Disk(Libvirt::insert_media)),
+    ("EjectMedia", Changes, Method::Disk(Libvirt::eject_media)),
     ("AttachNic", Changes, Method::Nic(Libvirt::attach_nic)),
     ("DetachNic", Changes, Method::Nic(Libvirt::detach_nic)),
     ("Console", Reads, Method::Console(Libvirt::console)),

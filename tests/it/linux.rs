@@ -38,6 +38,11 @@ pub(crate) fn small() -> Result<PathBuf, Skip> {
     IMAGE.get_or_init(|| recipe("small.sh", "")).clone()
 }
 
+/// An ISO image from which the small guest starts: `hybrid` or `plain`.
+pub(crate) fn iso(flavour: &str) -> Result<PathBuf, Skip> {
+    recipe("iso.sh", flavour)
+}
+
 /// The disk image of a whole Debian with this kernel, qcow2; root's key is beside it.
 pub(crate) fn debian(flavour: &str) -> Result<PathBuf, Skip> {
     recipe("debian.sh", flavour)

@@ -3,9 +3,11 @@
 use crate::config::Profile;
 use crate::guest::capabilities::{Capabilities, modern_machine};
 use crate::guest::check::{Fault, Invalid};
+use crate::guest::domain::RAW;
 use crate::guest::hardware::{PORTS_MAX, ports};
+use crate::guest::limits::{DISK, DISK_LIMIT_MAX, Limits, NIC, NIC_LIMIT_MAX, NIC_UNIT_BYTES_S};
 use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskPlace, MODERN};
-use crate::guest::wire::{BUSES, Disk, Guest, Nic};
+use crate::guest::wire::{BUSES, CDROM, Disk, Guest, Nic};
 
 /// The longest serial number of a disk that virtio has room for (virtio 1.2, section 5.2.6).
 const SERIAL_BYTES_MAX: usize = 20;
@@ -24,6 +26,8 @@ const FIRMWARES: &[&str] = &["bios", "uefi", "uefi-secure"];
 const ON_CRASH: &[&str] = &["stop", "restart", "preserve"];
 const WATCHDOG: &[&str] = &["reset", "poweroff", "event"];
 const CLOCKS: &[&str] = &["utc", "localtime"];
+const KINDS: &[&str] = &["disk", CDROM];
+const FORMATS: &[&str] = &["raw", "qcow2"];
 const CACHES: &[&str] = &["none", "writeback", "writethrough", "directsync", "unsafe"];
 const IOS: &[&str] = &["native", "threads", "io_uring"];
 const DISCARDS: &[&str] = &["unmap", "ignore"];
@@ -109,7 +113,26 @@ pub(super) fn nic_faults(place: &str, nic: &Nic) -> Vec<Invalid> {
             .flatten(),
         mtu,
     ];
-    found.into_iter().flatten().collect()
+    let mut found: Vec<Invalid> = found.into_iter().flatten().collect();
+    let names = NIC.map(|limit| limit.member);
+    found.extend(limit_faults(place, nic.limits.as_ref(), &names, NIC_LIMIT_MAX));
+    for (name, most) in nic.limits.iter().flatten() {
+        if most % NIC_UNIT_BYTES_S != 0 {
+            let fault = Fault::NotMultiple { found: *most, unit: NIC_UNIT_BYTES_S };
+            found.extend(member(&format!("{place}.limits.{name}"), fault));
+        }
+    }
+    found
+}
+
+/// What is wrong with the limits of a disk or a NIC, which can have these.
+fn limit_faults(place: &str, limits: Option<&Limits>, names: &[&str], max: u64) -> Vec<Invalid> {
+    let mut found = Vec::new();
+    for (name, most) in limits.into_iter().flatten() {
+        found.extend(word(&format!("{place}.limits"), name, names));
+        found.extend(below(&format!("{place}.limits.{name}"), *most, max));
+    }
+    found
 }
 
 /// The same for a disk.
@@ -118,6 +141,8 @@ pub(super) fn disk_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
     let length = u64::try_from(disk.serial.len()).unwrap_or(u64::MAX);
     let is_direct = disk.cache.is_empty() || Disk::passes_page_cache(&disk.cache);
     let found = [
+        word(&at("kind"), &disk.kind, KINDS),
+        word(&at("format"), &disk.format, FORMATS),
         word(&at("cache"), &disk.cache, CACHES),
         word(&at("io"), &disk.io, IOS),
         word(&at("discard"), &disk.discard, DISCARDS),
@@ -127,7 +152,30 @@ pub(super) fn disk_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
             .then(|| member(&at("io"), Fault::NotWith("cache: native needs none or directsync")))
             .flatten(),
     ];
-    found.into_iter().flatten().collect()
+    let mut found: Vec<Invalid> = found.into_iter().flatten().collect();
+    let is_raw = ["", RAW].contains(&disk.format.as_str());
+    if !is_raw && (disk.source.is_empty() || disk.is_cdrom()) {
+        let why = "the disk: only a disk with a source can have it";
+        found.extend(member(&at("format"), Fault::NotWith(why)));
+    }
+    let has_own = disk.size_mib > 0 || !disk.volume.is_empty() || !disk.discard.is_empty();
+    if disk.is_cdrom() && has_own {
+        let why = "size, volume or discard: a CD-ROM has none of them";
+        found.extend(member(&at("kind"), Fault::NotWith(why)));
+    }
+    let names = DISK.map(|limit| limit.member);
+    found.extend(limit_faults(place, disk.limits.as_ref(), &names, DISK_LIMIT_MAX));
+    let has = |name: &str| disk.limits.as_ref().is_some_and(|limits| limits.get(name) > Some(&0));
+    for (total, read, write) in [
+        ("total_bytes_s", "read_bytes_s", "write_bytes_s"),
+        ("total_iops", "read_iops", "write_iops"),
+    ] {
+        if has(total) && (has(read) || has(write)) {
+            let fault = Fault::NotWith("limits of reads or writes; set a total, or these");
+            found.extend(member(&at(&format!("limits.{total}")), fault));
+        }
+    }
+    found
 }
 
 /// The bus of a disk that the agent will not honour.
@@ -135,7 +183,7 @@ pub(super) fn disk_faults(place: &str, disk: &Disk) -> Vec<Invalid> {
 /// # Errors
 /// Which buses there are.
 pub fn check_bus(place: &str, disk: &Disk) -> Result<(), Invalid> {
-    match word(&format!("{place}.bus"), &disk.bus, &BUSES) {
+    match word(&format!("{place}.bus"), &disk.bus, disk.buses()) {
         Some(fault) => Err(fault),
         None => Ok(()),
     }

@@ -11,7 +11,7 @@ use crate::guest::domain::{Disk, Interface, InterfaceAlias, InterfaceTarget, Met
 use crate::guest::hardware::SCSI_DISKS;
 use crate::guest::same::{same_disk_settings, same_interface, same_nic, same_nic_settings};
 use crate::guest::wire::verbs::{DiskRequest, NicRequest, SettingResponse};
-use crate::guest::wire::{self, BUSES, Guest, Nic, disk_device, disk_index, disk_prefix};
+use crate::guest::wire::{self, Guest, Nic, disk_device, disk_index, disk_prefix};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{Connection, Reach, XmlKind};
 use crate::ops::create::{failed_to, wiring};
@@ -87,11 +87,12 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<Changed, Error> {
-        let here = self.look_around(&asked, hold, deadline)?;
-        let mut transaction = Transaction::begin(self, Verb::AttachDisk, guest);
         let mut disk = asked.clone();
+        self.insert_image(DISK_VERB, &mut disk, (&guest.id, "disk"), Some(hold), deadline)?;
+        let here = self.look_around(&disk, hold, deadline)?;
+        let mut transaction = Transaction::begin(self, Verb::AttachDisk, guest);
         if disk.bus.is_empty() {
-            BUSES[0].clone_into(&mut disk.bus);
+            disk.buses()[0].clone_into(&mut disk.bus);
         }
         let found = here.find(&disk)?;
         match found {
@@ -112,7 +113,7 @@ impl Libvirt {
             check_scsi(&disk.device, here.definition.hardware.scsi)?;
         }
         let mut handed_in = Vec::new();
-        if !asked.source.is_empty() {
+        if !asked.source.is_empty() && !asked.is_cdrom() {
             handed_in.push(("disk".to_owned(), asked.source.clone()));
             self.check_sources(DISK_VERB, &guest.id, handed_in.clone(), hold, deadline)?;
         }
@@ -124,7 +125,7 @@ impl Libvirt {
         let (guest, host, is_there) = (guest.clone(), self.host.clone(), found.is_some());
         let definition = here.definition.clone();
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            let kind = judge_one(&disk.source, "disk", &host)?;
+            let kind = judge_one(&disk, "disk", &host)?;
             let mut made = disk.clone();
             machine::fill_disk(&mut made, kind, &definition);
             if let Some(fault) = machine::disk_fault(&made, kind) {
@@ -150,7 +151,7 @@ impl Libvirt {
     ) -> Result<Around, Error> {
         let (definition, live) = self.look_at_devices(DISK_VERB, hold, deadline)?;
         let mut here = Around { definition, live, own: None, volumes: Vec::new() };
-        if disk.source.is_empty() {
+        if disk.wants_volume() {
             let own = here.own.insert(Own::new(self.volumes.pool(), hold.key())?);
             if !disk.volume.is_empty() && own.named(&disk.volume).is_none() {
                 let below = own.folder().map_err(storage::Error::Name)?;
@@ -376,7 +377,7 @@ fn has_nic(connection: &Connection, definition: &VirDomain, nic: &Nic) -> Result
 /// Checks where a disk shall be for the guest: what cannot be plugged in is not promised.
 fn check_place(disk: &wire::Disk) -> Result<(), Error> {
     check_bus("disk", disk)?;
-    let prefix = disk_prefix(if disk.bus.is_empty() { BUSES[0] } else { &disk.bus });
+    let prefix = disk_prefix(if disk.bus.is_empty() { disk.buses()[0] } else { &disk.bus });
     let is_letters =
         |rest: &str| (1..=3).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_lowercase());
     if disk.device.is_empty() || disk.device.strip_prefix(prefix).is_some_and(is_letters) {

@@ -27,6 +27,9 @@ pub(super) fn add_disk(metadata: &mut Metadata, disk: &Disk, asked: &Disk, own: 
         return;
     };
     let mut disk = disk.clone();
+    if asked.is_cdrom() {
+        disk.source.clone_from(&asked.source);
+    }
     if let Some(own) = own {
         disk.source.clear();
         if !asked.image.is_empty() {
@@ -70,7 +73,7 @@ pub(super) fn remove(metadata: &mut Metadata, device: &Device) {
 fn name_volumes_behind(metadata: &mut Metadata, device: &str) {
     let Some(mut kept) = metadata.guest.take() else { return };
     let behind = kept.disks.iter_mut().skip_while(|disk| disk.device != device).skip(1);
-    for disk in behind.filter(|disk| disk.source.is_empty()) {
+    for disk in behind.filter(|disk| disk.wants_volume()) {
         if let Some(volume) = metadata.volume_of(&disk.device) {
             volume.clone_into(&mut disk.volume);
         }

@@ -159,7 +159,7 @@ impl Changed {
             let guest = known::of_domain(asked, &found, &networks);
             return Ok(Self { device, guest, sizes_open: false });
         };
-        let is_clone = |disk: &wire::Disk| disk.source.is_empty() && !disk.image.is_empty();
+        let is_clone = |disk: &wire::Disk| disk.wants_volume() && !disk.image.is_empty();
         let sizes_open = request.disks.iter().any(is_clone);
         Ok(Self { device, guest: known::answered(request, &found), sizes_open })
     }

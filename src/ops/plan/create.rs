@@ -95,6 +95,10 @@ impl Libvirt {
             }
             return Ok(is_begun);
         }
+        let inserted = self.insert_images("plan CreateGuest", &mut forecast.guest, None, deadline);
+        if forecast.unless_failed("disks", inserted)?.is_none() {
+            return Ok(is_begun);
+        }
         let handed_in = sources(&request);
         let refused =
             self.refused_sources("plan CreateGuest", &request.id, handed_in, None, deadline);
@@ -209,9 +213,11 @@ impl Libvirt {
         };
         let mut kinds = Vec::with_capacity(judged.len());
         for (index, (judged, is_missing)) in judged.into_iter().enumerate() {
-            let source = forecast.guest.disks.get(index).map_or("", |disk| disk.source.as_str());
+            let Some(disk) = forecast.guest.disks.get(index) else { continue };
+            let (source, is_cdrom) = (disk.source.as_str(), disk.is_cdrom());
             match judged {
                 // Its volume has a problem, which is noted.
+                Ok(kind) if source.is_empty() && is_cdrom => kinds.push(kind),
                 _ if source.is_empty() => {}
                 Ok(_) if fresh.contains(&index) => kinds.push(made),
                 Ok(kind) => {

@@ -22,7 +22,7 @@ const PYTHON: &str = "/usr/bin/python3";
 
 /// A guest's life and all else that there are methods for, in an order in which each of their examples
 /// succeeds.
-const STORY: [&str; 55] = [
+const STORY: [&str; 58] = [
     "Libvirt.CreateGuest",
     "Libvirt.Run",
     "Libvirt.WaitEvents",
@@ -48,10 +48,13 @@ const STORY: [&str; 55] = [
     "Libvirt.Shutdown",
     "Libvirt.SetMemory",
     "Libvirt.SetCPU",
+    "Libvirt.SetLimits",
     "Libvirt.Update",
     "Libvirt.ResizeDisk",
     "Libvirt.AttachDisk",
     "Libvirt.DetachDisk",
+    "Libvirt.InsertMedia",
+    "Libvirt.EjectMedia",
     "Libvirt.AttachNic",
     "Libvirt.DetachNic",
     "Libvirt.Leftovers",
@@ -83,10 +86,12 @@ const STORY: [&str; 55] = [
 /// What of it fails here, and how: the test driver keeps no consoles and attaches no devices, so that
 /// there are none to be detached, a job is done at once, and images are not fetched. `devices` plays what
 /// is about devices with qemu.
-const REFUSED: [(&str, i64); 7] = [
+const REFUSED: [(&str, i64); 9] = [
     ("Libvirt.Console", -32602),
     ("Libvirt.AttachDisk", -32011),
     ("Libvirt.DetachDisk", -32001),
+    ("Libvirt.InsertMedia", -32001),
+    ("Libvirt.EjectMedia", -32001),
     ("Libvirt.AttachNic", -32011),
     ("Libvirt.DetachNic", -32001),
     ("Job.Cancel", -32003),

@@ -1,0 +1,108 @@
+//! SetLimits: what the disks and NICs of a guest carry at most, now and from its next start on.
+
+use crate::guest::check;
+use crate::guest::domain::VirDomain;
+use crate::guest::limits::{Limits, disk_parameters, limited, nic_parameters};
+use crate::guest::wire::verbs::SettingResponse;
+use crate::guest::wire::{Guest, GuestRequest};
+use crate::libvirt::{self, Domain, Reach, XmlKind};
+use crate::ops::devices::persistent;
+use crate::ops::metadata::Stored;
+use crate::ops::saved::why_off;
+use crate::ops::{Error, Libvirt, described, named_guest};
+
+impl Libvirt {
+    /// Gives the disks and NICs that a request lists exactly the limits that it lists: from the guest's next start
+    /// on, and at once where it runs. Disks are known by `device`, NICs by `mac`; all others keep their limits.
+    /// `virDomainSetBlockIoTune`, `virDomainSetInterfaceParameters`.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] for limits that cannot be, for a disk or a NIC that the
+    /// guest does not have or that comes without `limits`, and for a request that lists none;
+    /// [`Error::Unsupported`] for a transient guest; what libvirt says, a missing domain among it. That the running
+    /// guest cannot have them is none: the answer says so.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn set_limits(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        check::check_limits(&guest)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let (id, asked) = (guest.id.clone(), guest.clone());
+        let (live, message) = self.change("SetLimits", &guest.id, deadline, move |session| {
+            let domain = persistent(session, &id)?;
+            let devices = devices(&asked, &described(&domain, XmlKind::Inactive)?)?;
+            for device in &devices {
+                device.limit(&domain, Reach::Next)?;
+            }
+            Stored::read(&domain)?.change_request(&domain, |kept| note(kept, &asked))?;
+            if !domain.is_active()? {
+                return Ok((false, why_off(&domain)?.to_owned()));
+            }
+            for device in &devices {
+                match device.limit(&domain, Reach::Now) {
+                    Ok(()) => {}
+                    Err(error) if error.connection_lost() => return Err(error.into()),
+                    Err(error) => return Ok((false, error.message)),
+                }
+            }
+            Ok((true, String::new()))
+        })?;
+        Ok(SettingResponse { guest: Some(guest), live, message })
+    }
+}
+
+/// A device with the limits that it shall have.
+enum Device {
+    Disk(String, Limits),
+    Nic(String, Limits),
+}
+
+impl Device {
+    fn limit(&self, domain: &Domain, reach: Reach) -> Result<(), libvirt::Error> {
+        match self {
+            Self::Disk(device, limits) => {
+                domain.limit_disk(device, &disk_parameters(limits), reach)
+            }
+            Self::Nic(mac, limits) => domain.limit_nic(mac, &nic_parameters(limits), reach),
+        }
+    }
+}
+
+/// The devices that a request lists, by what libvirt knows them by.
+///
+/// # Errors
+/// [`Error::Invalid`] names one that the guest does not have.
+fn devices(asked: &Guest, definition: &VirDomain) -> Result<Vec<Device>, Error> {
+    let mut devices = Vec::new();
+    for (index, disk) in asked.disks.iter().enumerate() {
+        let Some(own) = definition.disk_by_device(&disk.device) else {
+            let device = &disk.device;
+            let why = format!("disks[{index}].device: the guest has no disk {device:?}");
+            return Err(Error::Invalid(why));
+        };
+        devices.push(Device::Disk(own.target.device.clone(), limited(disk.limits.as_ref())));
+    }
+    for (index, nic) in asked.nics.iter().enumerate() {
+        let Some(own) = definition.interface_by_mac(&nic.mac) else {
+            let why = format!("nics[{index}].mac: the guest has no NIC {:?}", nic.mac);
+            return Err(Error::Invalid(why));
+        };
+        devices.push(Device::Nic(own.mac.address.clone(), limited(nic.limits.as_ref())));
+    }
+    Ok(devices)
+}
+
+/// Notes the limits in the request that is stored with the domain.
+fn note(kept: &mut Guest, asked: &Guest) {
+    for disk in &asked.disks {
+        for own in kept.disks.iter_mut().filter(|own| own.device == disk.device) {
+            own.limits.clone_from(&disk.limits);
+        }
+    }
+    for nic in &asked.nics {
+        for own in kept.nics.iter_mut().filter(|own| own.mac.eq_ignore_ascii_case(&nic.mac)) {
+            own.limits.clone_from(&nic.limits);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! InsertMedia and EjectMedia: what lies in a guest's CD-ROM, and the images of the store that may lie there.
+//!
+//! A medium is an image of the store or a file or device below `--allow-disk-path`. The guest cannot write to it,
+//! and it stays where it is when the guest goes.
+
+use std::time::Instant;
+
+use crate::guest::check::check_attached_disk;
+use crate::guest::domain;
+use crate::guest::domain_xml::with_medium;
+use crate::guest::wire::verbs::{DiskRequest, SettingResponse};
+use crate::guest::wire::{CDROM, Disk, Guest};
+use crate::libvirt::{Domain, Reach, XmlKind};
+use crate::ops::devices::persistent;
+use crate::ops::disks::judge_one;
+use crate::ops::metadata::Stored;
+use crate::ops::saved::why_off;
+use crate::ops::{Error, Libvirt, Session, args, described, named_guest, unreadable};
+use crate::pool::Hold;
+use crate::storage::{self, Id, Volumes};
+
+const INSERT: &str = "InsertMedia";
+const EJECT: &str = "EjectMedia";
+
+impl Libvirt {
+    /// Puts a medium into a guest's CD-ROM in place of the one that is there: from the guest's next start on, and
+    /// at once where it runs. The request's disk names the `image` or the `source`, and the `device` of the CD-ROM,
+    /// which a guest with only one need not say. `virDomainUpdateDeviceFlags`.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] names what cannot be; [`Error::NoDevice`] where the
+    /// guest has no such CD-ROM; [`Error::Unsupported`] for a transient guest; what storage and libvirt say, a
+    /// missing image and a missing domain among it. That the running guest does not let go of its medium is none:
+    /// the answer says so, and `mistify.force` takes it away.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn insert_media(&self, request: DiskRequest) -> Result<SettingResponse, Error> {
+        let disk = request.disk.clone().unwrap_or_default();
+        if disk.image.is_empty() && disk.source.is_empty() {
+            return Err(Error::Invalid("disk must have an image or a source".to_owned()));
+        }
+        self.change_medium(INSERT, request, disk)
+    }
+
+    /// Takes the medium out of a guest's CD-ROM. An empty one is a success. Otherwise as
+    /// [`Libvirt::insert_media`].
+    ///
+    /// # Errors
+    /// As [`Libvirt::insert_media`].
+    ///
+    /// # Blocking
+    /// As [`Libvirt::insert_media`].
+    pub fn eject_media(&self, request: DiskRequest) -> Result<SettingResponse, Error> {
+        let device = request.disk.clone().unwrap_or_default().device;
+        self.change_medium(EJECT, request, Disk { device, ..Disk::default() })
+    }
+
+    fn change_medium(
+        &self,
+        verb: &'static str,
+        request: DiskRequest,
+        mut disk: Disk,
+    ) -> Result<SettingResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        CDROM.clone_into(&mut disk.kind);
+        check_attached_disk(&disk)?;
+        let Disk { kind, device, image, source, .. } = disk.clone();
+        if disk != (Disk { kind, device, image, source, ..Disk::default() }) {
+            let why = format!("disk: {verb} takes device, image and source alone");
+            return Err(Error::Invalid(why));
+        }
+        let is_forced = args::may_lose(&request.args)?;
+        let deadline = self.change_deadline(&request.args)?;
+        let hold = self.hold(&guest.id, deadline)?;
+        let asked = disk.clone();
+        self.insert_image(verb, &mut disk, (&guest.id, "disk"), Some(&hold), deadline)?;
+        let (id, host) = (guest.id.clone(), self.host.clone());
+        let work = move |session: &mut Session| {
+            let domain = persistent(session, &id)?;
+            let device = cdrom(&domain, &disk)?;
+            let medium = domain::Disk::for_guest(&disk, judge_one(&disk, "disk", &host)?);
+            put(&domain, &device, &medium, Reach::Next, false)?;
+            Stored::read(&domain)?.change_request(&domain, |kept| note(kept, &device, &asked))?;
+            if !domain.is_active()? {
+                return Ok((false, why_off(&domain)?.to_owned()));
+            }
+            match put(&domain, &device, &medium, Reach::Now, is_forced) {
+                Ok(()) => Ok((true, String::new())),
+                Err(Error::Libvirt(error)) if !error.connection_lost() => {
+                    Ok((false, error.message))
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let (live, message) = self.held(verb, deadline, &hold, work, |_, _| {})?;
+        Ok(SettingResponse { guest: Some(guest), live, message })
+    }
+
+    /// Names the sources of the CD-ROMs whose media are images.
+    ///
+    /// # Errors
+    /// What storage says; [`Error::NoDevice`] for an image that is not there.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn insert_images(
+        &self,
+        verb: &str,
+        guest: &mut Guest,
+        hold: Option<&Hold>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let id = guest.id.clone();
+        for (index, disk) in guest.disks.iter_mut().enumerate() {
+            let place = format!("disks[{index}]");
+            self.insert_image(verb, disk, (&id, &place), hold, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// The same for one disk of the guest with this id, which the error calls `place`.
+    ///
+    /// # Errors
+    /// As [`Libvirt::insert_images`].
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn insert_image(
+        &self,
+        verb: &str,
+        disk: &mut Disk,
+        (guest, place): (&str, &str),
+        hold: Option<&Hold>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        if !is_open(disk) {
+            return Ok(());
+        }
+        let id = Id::parse(&disk.image).map_err(storage::Error::Name)?;
+        let find = move |volumes: &dyn Volumes| {
+            let image = volumes.image(&id, deadline)?;
+            volumes.volume(&image.volume, deadline)
+        };
+        let found = self.on_storage(verb, guest, hold, deadline, find);
+        let volume = found.map_err(|cause| of_image(place, disk, cause))?;
+        disk.source = volume.device.to_string_lossy().into_owned();
+        Ok(())
+    }
+}
+
+/// Whether a disk is a CD-ROM whose medium is an image of which nobody has said where it is.
+fn is_open(disk: &Disk) -> bool {
+    disk.is_cdrom() && disk.source.is_empty() && !disk.image.is_empty()
+}
+
+/// Says which image is not there.
+fn of_image(place: &str, disk: &Disk, cause: Error) -> Error {
+    match cause {
+        Error::Storage(storage::Error::NotFound { .. }) => {
+            Error::NoDevice(format!("{place}.image: there is no image {}", disk.image))
+        }
+        cause => cause,
+    }
+}
+
+/// The device of the CD-ROM that a request names.
+///
+/// # Errors
+/// [`Error::NoDevice`].
+fn cdrom(domain: &Domain, asked: &Disk) -> Result<String, Error> {
+    if let Some(found) = described(domain, XmlKind::Inactive)?.cdrom(&asked.device) {
+        return Ok(found.target.device.clone());
+    }
+    Err(Error::NoDevice(match asked.device.as_str() {
+        "" => "the guest does not have exactly one CD-ROM: set disk.device".to_owned(),
+        device => format!("the guest has no CD-ROM {device}"),
+    }))
+}
+
+/// Puts a medium into the CD-ROM of this device, unless it is there already.
+fn put(
+    domain: &Domain,
+    device: &str,
+    medium: &domain::Disk,
+    reach: Reach,
+    is_forced: bool,
+) -> Result<(), Error> {
+    let kind = if reach == Reach::Now { XmlKind::Live } else { XmlKind::Definition };
+    match with_medium(&domain.xml(kind)?, device, medium).map_err(unreadable)? {
+        Some(element) => Ok(domain.update_device(&element, reach, is_forced)?),
+        None => Ok(()),
+    }
+}
+
+/// Notes the medium in the request that is stored with the domain.
+fn note(kept: &mut Guest, device: &str, asked: &Disk) {
+    for own in kept.disks.iter_mut().filter(|own| own.device == device) {
+        own.image.clone_from(&asked.image);
+        own.source.clone_from(&asked.source);
+    }
+}
