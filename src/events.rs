@@ -48,7 +48,7 @@ pub enum What {
     IoError {
         /// Path of the disk's source on the host.
         source: String,
-        /// Alias that libvirt gave the disk.
+        /// Name of the disk in the guest, such as `vda`; libvirt's alias of a disk that it does not list.
         device: String,
         /// Reaction of the emulator: `none`, `pause` or `report`.
         action: &'static str,
@@ -63,7 +63,8 @@ pub enum What {
     },
     /// The guest released a device, and libvirt has detached it.
     DeviceRemoved {
-        /// Alias that libvirt gave the device.
+        /// Name of the disk in the guest, such as `vda`, or MAC address of the NIC; libvirt's alias of
+        /// another device.
         device: String,
     },
     /// The guest's memory balloon changed its size.
@@ -120,9 +121,11 @@ impl What {
     }
 }
 
-impl From<DomainChange> for What {
-    fn from(change: DomainChange) -> Self {
-        match change {
+impl What {
+    /// What a change of a domain is told as; none for one that is the agent's business alone.
+    pub(crate) fn of_domain(change: DomainChange) -> Option<Self> {
+        Some(match change {
+            DomainChange::DeviceAdded => return None,
             DomainChange::Lifecycle { event, detail } => Self::Lifecycle { state: event, detail },
             DomainChange::Reboot => Self::Reboot,
             DomainChange::IoError { source, device, action, reason } => {
@@ -131,7 +134,7 @@ impl From<DomainChange> for What {
             DomainChange::Watchdog { action } => Self::Watchdog { action },
             DomainChange::DeviceRemoved { device } => Self::DeviceRemoved { device },
             DomainChange::Balloon { memory_kib } => Self::Balloon { memory_kib },
-        }
+        })
     }
 }
 

@@ -302,6 +302,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Add the guest metadata NAME as a label to the _info series of guests",
         |draft, text| metadata(&mut draft.config.metrics.metadata, text),
     ),
+    Setting::switch(
+        "no-touch",
+        "Do not ask running guests for memory statistics that their definitions do not ask for",
+        |draft, text| on_or_off(text).map(|is_on| draft.config.metrics.may_touch = !is_on),
+    ),
     Setting::many(
         "workers",
         "LANE=N",

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct MetricsConfig {
     /// Names of guest metadata that become labels of the guest's `_info` series.
     pub metadata: Vec<String>,
+    /// Whether a guest that runs without memory statistics is asked for them.
+    pub may_touch: bool,
     /// Directory with libvirt's pid files of emulators.
     pub pid_dir: PathBuf,
     /// Maximum age of a fast sample that answers a further scrape.
@@ -43,6 +45,7 @@ impl Default for MetricsConfig {
     fn default() -> Self {
         Self {
             metadata: Vec::new(),
+            may_touch: true,
             pid_dir: PathBuf::from("/run/libvirt/qemu"),
             max_age: Duration::from_secs(1),
             wait: Duration::from_millis(250),

@@ -101,6 +101,23 @@ pub(crate) fn interface_element(
     device_element(xml, "interface", |interface| is_it(&read_interface(interface)))
 }
 
+/// libvirt's aliases of the disks and NICs of a domain that runs, each with the name that the guest's request has
+/// for it: the target of a disk, the MAC address of a NIC.
+///
+/// # Errors
+/// As [`disk_element`].
+pub(crate) fn aliases(xml: &str) -> Result<Vec<(String, String)>, Error> {
+    let domain = Element::from_xml(xml, "domain")?;
+    let name = |device: &Element| match device.name.as_str() {
+        "disk" => device.child("target").attribute("dev").to_owned(),
+        "interface" => device.child("mac").attribute("address").to_owned(),
+        _ => String::new(),
+    };
+    let alias = |device: &Element| device.child("alias").attribute("name").to_owned();
+    let devices = domain.child("devices").children.iter();
+    Ok(devices.map(|it| (alias(it), name(it))).filter(|(_, name)| !name.is_empty()).collect())
+}
+
 /// The element of a domain's disk with this target, with another medium and all else as libvirt wrote it; none
 /// where it has that medium already.
 ///

@@ -6,7 +6,7 @@ use crate::guest::profile;
 use crate::guest::wire::{self, CpuTopology, Guest, disk_index};
 
 /// Seconds between two reports of a guest's memory: what `/metrics` shows is at most so old.
-const BALLOON_PERIOD_S: u64 = 10;
+pub const BALLOON_PERIOD_S: u64 = 10;
 /// Devices that can be plugged into a running q35 guest, which has a PCI Express port for each.
 pub(super) const SPARE_PORTS: usize = 16;
 /// Ports for what every modern guest has besides its disks and NICs: the controllers of SCSI, of USB and of the

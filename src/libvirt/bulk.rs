@@ -50,8 +50,13 @@ pub struct DomainStats {
 impl DomainStats {
     /// The domain's state as libvirt counts, where [`Groups::OWN`] were asked for.
     pub fn state(&self) -> Option<i32> {
-        let state = self.params.iter().find(|(name, _)| **name == *"state.state");
-        state.and_then(|(_, value)| i32::try_from(value.as_i64()?).ok())
+        self.number("state.state")
+    }
+
+    /// The parameter of this name, where it is a number of 32 bits.
+    pub fn number(&self, name: &str) -> Option<i32> {
+        let found = self.params.iter().find(|(candidate, _)| **candidate == *name);
+        found.and_then(|(_, value)| i32::try_from(value.as_i64()?).ok())
     }
 }
 

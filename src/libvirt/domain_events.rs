@@ -60,6 +60,8 @@ pub enum DomainChange {
         /// What was done about that, for example `reset`.
         action: &'static str,
     },
+    /// A device was attached.
+    DeviceAdded,
     /// The guest let go of a device that was detached.
     DeviceRemoved {
         /// libvirt's alias of it.
@@ -116,7 +118,7 @@ impl Connection {
     /// What libvirt says, for example that the driver has no events.
     ///
     /// # Blocking
-    /// One round trip for each of the six kinds.
+    /// One round trip for each of the seven kinds.
     pub fn subscribe(self, ear: Ear) -> Result<Subscription, Error> {
         static NUMBERS: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -131,6 +133,11 @@ impl Connection {
 }
 
 impl Subscription {
+    /// The connection that tells.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     fn hear_the_end(&self) -> Result<(), Error> {
         let (raw, opaque) = (self.connection.raw.as_ptr(), self.opaque());
         // SAFETY: the connection is live; the callback takes the opaque for a number.
@@ -178,7 +185,7 @@ impl Drop for Subscription {
 }
 
 /// The kinds that are asked for, each with its function as libvirt wants it: of one type for all.
-fn callbacks() -> [(sys::virDomainEventID, sys::virConnectDomainEventGenericCallback); 6] {
+fn callbacks() -> [(sys::virDomainEventID, sys::virConnectDomainEventGenericCallback); 7] {
     /// By libvirt's `VIR_DOMAIN_EVENT_CALLBACK`: it calls a function of the kind's own type.
     macro_rules! generic {
         ($function:ident: $type:ty) => {{
@@ -192,7 +199,8 @@ fn callbacks() -> [(sys::virDomainEventID, sys::virConnectDomainEventGenericCall
         (sys::VIR_DOMAIN_EVENT_ID_REBOOT, Some(reboot)),
         (sys::VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, generic!(io_error: IoError)),
         (sys::VIR_DOMAIN_EVENT_ID_WATCHDOG, generic!(watchdog: Watchdog)),
-        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, generic!(device_removed: DeviceRemoved)),
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, generic!(device_added: DeviceEvent)),
+        (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, generic!(device_removed: DeviceEvent)),
         (sys::VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, generic!(balloon: Balloon)),
     ]
 }
@@ -211,7 +219,7 @@ type IoError = unsafe extern "C" fn(
     *mut c_void,
 );
 type Watchdog = unsafe extern "C" fn(Conn, Dom, c_int, *mut c_void);
-type DeviceRemoved = unsafe extern "C" fn(Conn, Dom, *const c_char, *mut c_void);
+type DeviceEvent = unsafe extern "C" fn(Conn, Dom, *const c_char, *mut c_void);
 type Balloon = unsafe extern "C" fn(Conn, Dom, c_ulonglong, *mut c_void);
 
 unsafe extern "C" fn lifecycle(
@@ -255,6 +263,11 @@ unsafe extern "C" fn watchdog(_: Conn, domain: Dom, action: c_int, ear: *mut c_v
     let change = DomainChange::Watchdog { action: word(&actions, action) };
     // SAFETY: as in `lifecycle`.
     unsafe { tell(domain, ear, change) }
+}
+
+unsafe extern "C" fn device_added(_: Conn, domain: Dom, _: *const c_char, ear: *mut c_void) {
+    // SAFETY: as in `lifecycle`.
+    unsafe { tell(domain, ear, DomainChange::DeviceAdded) }
 }
 
 unsafe extern "C" fn device_removed(_: Conn, domain: Dom, device: *const c_char, ear: *mut c_void) {

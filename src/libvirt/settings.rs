@@ -51,6 +51,22 @@ impl Domain {
         check_int(done, "virDomainSetMemoryFlags").map(drop)
     }
 
+    /// Has the balloon of a domain that runs report its memory every so many seconds
+    /// (`virDomainSetMemoryStatsPeriod`); 0 for never.
+    ///
+    /// # Errors
+    /// A domain that is off, or has no balloon.
+    ///
+    /// # Blocking
+    /// As [`Domain::set_memory`], with [`Reach::Now`].
+    pub fn set_memory_period(&self, seconds: u64) -> Result<(), Error> {
+        let period = c_int::try_from(seconds).unwrap_or(c_int::MAX);
+        let flags = affected(Reach::Now);
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainSetMemoryStatsPeriod(self.raw.as_ptr(), period, flags) };
+        check_int(done, "virDomainSetMemoryStatsPeriod").map(drop)
+    }
+
     /// Sets the number of the domain's virtual processors (`virDomainSetVcpusFlags`).
     ///
     /// # Errors

@@ -135,6 +135,12 @@ pub(super) const ROWS: &[Row] = &[
         Source::Disk(|disk| disk.capacity_bytes.map(Value::Count)),
     ),
     (
+        "libvirt_domain_block_stats_allocation",
+        Gauge,
+        "Allocated bytes of the file that holds the disk; of a device, the end of what was written",
+        Source::Disk(|disk| disk.allocation_bytes.map(Value::Count)),
+    ),
+    (
         "libvirt_domain_block_stats_physicalsize_bytes",
         Gauge,
         "Physical size in bytes of the file or device that holds the disk",

@@ -23,6 +23,11 @@ const STATE: Family = Family {
     kind: Gauge,
     help: "State of the guest as libvirt's number; the state label has its name",
 };
+const REASON: Family = Family {
+    name: "mistify_guest_state_reason",
+    kind: Gauge,
+    help: "1 with the reason of the guest's state as a label, if no caller asked for the state",
+};
 const INFO: Family = Family {
     name: "mistify_guest",
     kind: Kind::Info,
@@ -61,6 +66,10 @@ pub(super) fn write(text: &mut Text, view: &View, metadata: &[String]) {
             name => name.to_owned(),
         };
         text.sample(&[("domain", guest.name), ("state", &name)], Value::Real(f64::from(number)));
+    }
+    text.family(&REASON);
+    for guest in guests.iter().filter(|guest| !guest.fast.reason.is_empty()) {
+        text.sample(&[("domain", guest.name), ("reason", guest.fast.reason)], Value::Count(1));
     }
     write_info(text, view, &guests, metadata);
     write_ages(text, view, &guests);

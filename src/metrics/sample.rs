@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::guest::state::State;
+use crate::guest::state::{Condition, State};
 use crate::libvirt::{BlockStats, DomainStats, InterfaceStats, Value};
 use crate::sorted::IntoSorted;
 
@@ -25,6 +25,8 @@ pub struct FastGuest {
     pub run: Option<u32>,
     /// Its state.
     pub state: State,
+    /// Why it is in that state, where nobody asked for it; else empty.
+    pub reason: &'static str,
     /// Its time on processors; `None` when it is off or has no process that can be found.
     pub cpu: Option<Cpu>,
     /// Its interfaces by their devices on the host.
@@ -113,16 +115,21 @@ pub struct Disk {
     pub counters: Option<BlockStats>,
     /// Size that the guest sees, in bytes.
     pub capacity_bytes: Option<u64>,
+    /// Space of it that the guest has written to, in bytes, as far as the host knows.
+    pub allocation_bytes: Option<u64>,
     /// Space that it takes, in bytes.
     pub physical_bytes: Option<u64>,
 }
 
 /// State and interfaces of a guest.
 pub(super) fn fast_guest(stats: &DomainStats) -> FastGuest {
+    let (state, reason) = (stats.state(), stats.number("state.reason"));
+    let condition = state.map(|state| Condition::from_codes(state, reason.unwrap_or_default()));
     FastGuest {
         uuid: stats.uuid.clone(),
         run: stats.id,
-        state: stats.state().map_or(State::Unknown, State::from_code),
+        state: condition.map_or(State::Unknown, |it| it.state),
+        reason: condition.map_or("", |it| it.reason),
         cpu: None,
         nics: interfaces(stats),
         devices: BTreeMap::new(),
@@ -220,6 +227,7 @@ fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {
         "name" => return copy_text(target, value),
         "path" => return copy_text(&mut disk.source, value),
         "capacity" => return disk.capacity_bytes = value.as_u64(),
+        "allocation" => return disk.allocation_bytes = value.as_u64(),
         "physical" => return disk.physical_bytes = value.as_u64(),
         _ => {}
     }

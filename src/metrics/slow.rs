@@ -21,6 +21,7 @@ use log::{Level, debug, error, info, log, warn};
 
 use crate::config::MetricsConfig;
 use crate::guest::domain::VirDomain;
+use crate::guest::hardware::BALLOON_PERIOD_S;
 use crate::libvirt::{self, Connection, Domain, Groups, XmlKind};
 use crate::metrics::fast::{Line, guarded};
 use crate::metrics::kernel;
@@ -274,11 +275,15 @@ impl Asker {
         let (asks, asked) = bounded::<BTreeSet<String>>(1);
         let mut line = Line::new(open);
         let mut metadata = Metadata::new(limits.metadata.clone(), limits.rare);
+        let mut periods = Periods { may_touch: limits.may_touch, asked: BTreeSet::new() };
         let pid_dir = limits.pid_dir.clone();
         let work = move || {
             for leave_out in asked {
                 let outcome = guarded(|| {
-                    line.read(|connection| sample(connection, &leave_out, &pid_dir, &mut metadata))
+                    line.read(|connection| {
+                        let known = (&mut metadata, &mut periods);
+                        sample(connection, &leave_out, &pid_dir, known)
+                    })
                 });
                 // Has room for as many as are on their way; closed when nobody wants to know.
                 let _ = answers.try_send((number, outcome));
@@ -293,7 +298,7 @@ fn sample(
     connection: &Connection,
     leave_out: &BTreeSet<String>,
     pid_dir: &Path,
-    metadata: &mut Metadata,
+    (metadata, periods): (&mut Metadata, &mut Periods),
 ) -> Result<Answer, libvirt::Error> {
     let at = Instant::now();
     let (mut names, mut running) = (BTreeSet::new(), BTreeSet::new());
@@ -330,7 +335,39 @@ fn sample(
         }
         guests.insert(stats.name.clone(), guest);
     }
+    periods.ask(&asked, &guests);
     Ok(Answer { guests, names, running, partial, stopped, metadata: metadata.values() })
+}
+
+/// The guests that were asked for memory statistics: other tools define guests without.
+struct Periods {
+    may_touch: bool,
+    /// Names and runs.
+    asked: BTreeSet<(String, u32)>,
+}
+
+impl Periods {
+    /// Asks once in its run each guest that has a balloon and has never reported its memory.
+    fn ask(&mut self, domains: &[Domain], guests: &BTreeMap<String, SlowGuest>) {
+        if !self.may_touch {
+            return;
+        }
+        self.asked.retain(|(name, run)| guests.get(name).is_some_and(|it| it.run == Some(*run)));
+        for domain in domains {
+            let Ok(name) = domain.name() else { continue };
+            let Some(guest) = guests.get(&name) else { continue };
+            let Some(run) = guest.run.filter(|_| guest.balloon.get("last-update") == Some(&0))
+            else {
+                continue;
+            };
+            if !self.asked.insert((name.clone(), run)) {
+                continue;
+            }
+            if let Err(error) = domain.set_memory_period(BALLOON_PERIOD_S) {
+                debug!("metrics: cannot ask {name} for memory statistics: {error}");
+            }
+        }
+    }
 }
 
 /// Metadata of guests; read again now and then.

@@ -61,6 +61,7 @@ fn slow_stats() -> DomainStats {
         ("block.0.fl.times", Value::Unsigned(18)),
         ("block.0.capacity", Value::Unsigned(19)),
         ("block.0.physical", Value::Unsigned(20)),
+        ("block.0.allocation", Value::Unsigned(21)),
         ("block.1.name", text("hda")),
     ])
 }
@@ -85,7 +86,8 @@ fn view(guests: usize) -> View {
     fast.devices = [("vda".to_owned(), device)].into();
     let slow = slow_guest(at, &slow_stats());
     let names: Vec<String> = (1..=guests).map(|index| format!("web-{index}")).collect();
-    let off = DomainStats { id: None, ..stats(&[("state.state", Value::Signed(5))]) };
+    let codes = [("state.state", Value::Signed(5)), ("state.reason", Value::Signed(3))];
+    let off = DomainStats { id: None, ..stats(&codes) };
     let mut all: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), fast.clone())).collect();
     all.insert("off".to_owned(), fast_guest(&off));
     let metadata = names.iter().map(|name| (name.clone(), vec!["a \"b\"".to_owned()])).collect();

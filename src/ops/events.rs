@@ -1,5 +1,6 @@
 //! Hears what libvirt tells of its own accord, and lets callers hear it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +11,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use log::{debug, info};
 
 use crate::events::{Events, Page, What};
+use crate::guest::domain_xml::aliases;
 use crate::guest::wire::events::EventsRequest;
-use crate::libvirt::{Ear, Subscription, Told};
+use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
 use crate::ops::{Error, Libvirt, Opener};
 
 /// Writes what libvirt tells into the ring, on a thread of its own, `libvirt-ear`, with a connection
@@ -53,7 +55,7 @@ impl Thread {
                 Ok(subscription) => {
                     said = false;
                     self.events.note("", What::Connected);
-                    let goes_on = self.listen(&hear, &missed);
+                    let goes_on = self.listen(subscription.connection(), &hear, &missed);
                     drop(subscription);
                     self.events.note("", What::Disconnected);
                     if !goes_on {
@@ -78,11 +80,17 @@ impl Thread {
     }
 
     /// Until the connection ends; `false` when the agent ends.
-    fn listen(&self, hear: &Receiver<Told>, missed: &AtomicU64) -> bool {
+    fn listen(&self, connection: &Connection, hear: &Receiver<Told>, missed: &AtomicU64) -> bool {
+        let mut devices = Devices::of_all(connection);
         loop {
             select! {
                 recv(hear) -> told => match told {
-                    Ok(Told::Domain { name, change }) => self.events.note(&name, change.into()),
+                    Ok(Told::Domain { name, change }) => {
+                        let change = devices.named(connection, &name, change);
+                        if let Some(what) = What::of_domain(change) {
+                            self.events.note(&name, what);
+                        }
+                    }
                     Ok(Told::Closed) | Err(_) => return true,
                 },
                 recv(self.stop) -> _ => return false,
@@ -99,6 +107,59 @@ impl Thread {
     /// `false` when the agent ends meanwhile.
     fn pause(&self, pause: Duration) -> bool {
         self.stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout)
+    }
+}
+
+/// What guests' requests call the devices of guests that run: libvirt's events have its aliases alone, and tell
+/// of a device that was detached when nobody can ask for it any more.
+struct Devices {
+    /// Aliases and names by guest.
+    known: BTreeMap<String, Vec<(String, String)>>,
+}
+
+impl Devices {
+    /// Those of all guests that run: two round trips for each.
+    fn of_all(connection: &Connection) -> Self {
+        let mut devices = Self { known: BTreeMap::new() };
+        for domain in connection.list_domains().unwrap_or_default() {
+            if let (Some(_), Ok(name)) = (domain.id(), domain.name()) {
+                devices.read(&domain, &name);
+            }
+        }
+        devices
+    }
+
+    /// Where libvirt does not tell, what is known stays.
+    fn read(&mut self, domain: &Domain, name: &str) {
+        let xml = domain.xml(XmlKind::Live).ok();
+        if let Some(aliases) = xml.and_then(|xml| aliases(&xml).ok()) {
+            self.known.insert(name.to_owned(), aliases);
+        }
+    }
+
+    /// The change of a guest, with the name of its device in place of the alias.
+    fn named(
+        &mut self,
+        connection: &Connection,
+        guest: &str,
+        mut change: DomainChange,
+    ) -> DomainChange {
+        match &mut change {
+            DomainChange::Lifecycle { event: "started", .. } | DomainChange::DeviceAdded => {
+                if let Ok(domain) = connection.lookup_domain_by_name(guest) {
+                    self.read(&domain, guest);
+                }
+            }
+            DomainChange::Lifecycle { event: "stopped", .. } => drop(self.known.remove(guest)),
+            DomainChange::IoError { device, .. } | DomainChange::DeviceRemoved { device } => {
+                let mut known = self.known.get(guest).into_iter().flatten();
+                if let Some((_, name)) = known.find(|(alias, _)| alias == device) {
+                    name.clone_into(device);
+                }
+            }
+            _ => {}
+        }
+        change
     }
 }
 

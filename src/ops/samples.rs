@@ -227,6 +227,7 @@ mod tests {
             uuid: "u".into(),
             run: Some(1),
             state: State::Running,
+            reason: "",
             cpu: Some(cpu),
             nics: [("vnet0".to_owned(), nic)].into(),
             devices: BTreeMap::new(),

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::agent::Agent;
 use crate::boot_sector::boot_sector_of;
 use crate::cost::slow;
+use crate::metrics::scrape;
 use crate::skip::require;
 use crate::stack::{BlockDevice, Stack, guest_xml};
 use crate::support::wait_until;
@@ -90,6 +91,9 @@ fn run_does_not_call_a_panicked_guest_running() {
     let panic = "<panic model='isa'/></devices><on_crash>preserve</on_crash>";
     let agent = guest_that_stops(stack, "panicked", disk.path(), &PANIC, panic);
     wait_until("the guest panics", STOPS, || agent.state("panicked") == "crashed");
+
+    let reason = "mistify_guest_state_reason{domain=\"panicked\",reason=\"panicked\"}";
+    wait_until("a scrape tells the reason", STOPS, || scrape(&agent).get(reason) == Some(1.0));
 
     let error = agent.error("Run", &json!({ "id": "panicked" }));
 

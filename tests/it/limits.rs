@@ -243,7 +243,7 @@ fn rows() -> Vec<Vec<String>> {
             metrics,
             MetricsConfig {
                 max_age, wait, slow_interval, slow_late, slow_late_each, slow_late_calls, idle,
-                keep, stand_in, rare; metadata, pid_dir
+                keep, stand_in, rare; metadata, may_touch, pid_dir
             }
         ),
         rows!(

@@ -95,7 +95,7 @@ fn a_modern_guest_sees_a_modern_machine() {
         let output = console.run(command);
         assert!(output.contains(what), "{command}: {output}");
     }
-    memory_is_reported(&bed);
+    memory_is_reported(&bed, "modern");
     let described = bed.agent.ok("Describe", &guest);
     let hardware = &described["hardware"];
     assert_eq!(hardware["cpu_model"], "maximum", "{described}");
@@ -120,9 +120,26 @@ fn a_modern_guest_sees_a_modern_machine() {
     bed.agent.ok("Delete", &guest);
 }
 
+#[test]
+fn a_guest_of_others_is_asked_for_its_memory() {
+    let Some(bed) = Bed::new(&["--guest-profile", "classic", "--no-touch"]) else { return };
+    let guest = bed.guest("silent", &json!({}));
+    bed.agent.ok("CreateGuest", &guest);
+    bed.agent.ok("Run", &guest);
+    let rss = "libvirt_domain_memory_stats_rss_bytes{domain=\"silent\"}";
+    wait_until("a sample", SOON, || scrape(&bed.agent).get(rss).is_some());
+    let is_asked = || bed.stack.virsh_ok(&["dumpxml", "silent"]).contains("<stats period='10'/>");
+    assert!(!is_asked(), "--no-touch");
+    let uri = bed.stack.uri();
+    let bed = Bed { agent: Agent::start(&["--libvirt-uri", &uri]), ..bed };
+    memory_is_reported(&bed, "silent");
+    assert!(bed.stack.virsh_ok(&["dumpxml", "silent"]).contains("<stats period='10'/>"));
+    bed.agent.ok("Delete", &guest);
+}
+
 /// Every 10 s, as the balloon's period says.
-fn memory_is_reported(bed: &Bed) {
-    let series = |name: &str| format!("libvirt_domain_memory_stats_{name}{{domain=\"modern\"}}");
+fn memory_is_reported(bed: &Bed, id: &str) {
+    let series = |name: &str| format!("libvirt_domain_memory_stats_{name}{{domain=\"{id}\"}}");
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
     let began = now();
     wait_until("a report that is younger than this test", SOON, || {
@@ -155,6 +172,55 @@ fn sixteen_devices_come(bed: &Bed, console: &mut Console) {
     let detached = bed.agent.call_with("DetachDisk", &gone);
     assert_eq!(detached["result"]["live"], true, "{detached}");
     assert!(!console.run("ls /sys/block").contains("vdi"), "the guest has let it go");
+    let gone = json!({ "guest": { "id": "modern" }, "nic": { "mac": "02:00:00:00:41:08" } });
+    let detached = bed.agent.call_with("DetachNic", &gone);
+    assert_eq!(detached["result"]["live"], true, "{detached}");
+    for device in ["vdi", "02:00:00:00:41:08"] {
+        wait_until("its removal is an event", SOON, || {
+            events(bed, "modern", "device-removed").iter().any(|event| event["device"] == device)
+        });
+    }
+}
+
+/// The events of a guest with this name since the agent started.
+fn events(bed: &Bed, id: &str, name: &str) -> Vec<Value> {
+    let asked = json!({ "guest": id, "after": 1, "timeout": 0 });
+    let page = bed.agent.call_with("WaitEvents", &asked)["result"].take();
+    let events = page["events"].as_array().cloned().unwrap_or_default();
+    events.into_iter().filter(|event| event["event"] == name).collect()
+}
+
+/// The host's file system of its disk is full: the guest is paused, and everybody is told why.
+#[test]
+fn a_guest_without_space_is_paused_with_a_reason() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let folder = bed.files.path().join("small");
+    let data = folder.join("data.raw");
+    fs::create_dir(&folder).expect("a folder");
+    File::create(&data).and_then(|file| file.set_len(64 << 20)).expect("a disk");
+    // libvirt sees another file system there.
+    let script = "mount -t tmpfs -o size=8m tmpfs \"$1\" && truncate -s 64M \"$1/data.raw\"";
+    let made = bed.stack.command("sh").args(["-ec", script, "sh", &text(&folder)]).output();
+    assert!(made.as_ref().is_ok_and(|it| it.status.success()), "{made:?}");
+    let disks = json!([{ "source": bed.disk }, { "source": data, "cache": "writeback" }]);
+    let guest = bed.guest("full", &json!({ "disks": disks }));
+    let mut console = bed.running(&guest);
+    console.run("dd if=/dev/zero of=/dev/vdb bs=1M count=32 >/dev/null 2>&1 &");
+    wait_until("it is paused", SOON, || bed.agent.state("full") == "paused");
+    assert_eq!(bed.agent.ok("Status", &guest)["guest"]["reason"], "io-error");
+    let listed = bed.agent.call_with("List", &json!({}))["result"]["guests"].take();
+    let mut listed = listed.as_array().expect("guests").iter();
+    let full = listed.find(|it| it["id"] == "full").expect("it is listed");
+    assert_eq!(full["reason"], "io-error");
+    wait_until("an event tells the disk", SOON, || {
+        let told = events(&bed, "full", "io-error");
+        told.iter().any(|event| event["device"] == "vdb" && event["reason"] == "enospc")
+    });
+    let reason = "mistify_guest_state_reason{domain=\"full\",reason=\"io-error\"}";
+    wait_until("a scrape tells it", SOON, || scrape(&bed.agent).get(reason) == Some(1.0));
+    bed.agent.ok("Delete", &guest);
+    let unmounted = bed.stack.command("umount").args(["-l", &text(&folder)]).status();
+    assert!(unmounted.is_ok_and(|status| status.success()), "umount");
 }
 
 /// At least 90 % of what the guest frees is free on the host.

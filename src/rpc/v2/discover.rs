@@ -131,6 +131,7 @@ mod tests {
     use crate::events::{Event, Page, What};
     use crate::guest::domain::VirDomain;
     use crate::guest::hardware::Hardware;
+    use crate::guest::limits::{DISK, NIC};
     use crate::guest::members::Members;
     use crate::guest::wire::events::EventsRequest;
     use crate::guest::wire::images::*;
@@ -274,7 +275,11 @@ mod tests {
             ..PlanStep::default()
         };
         tells("PlanStep", &step, all);
-        all.extend(["Event".to_owned()]);
+        let limits = read(SCHEMAS);
+        let members = |name: &str| keys(&limits[name]["properties"]);
+        assert_eq!(members("DiskLimits"), DISK.iter().map(|limit| limit.member).collect());
+        assert_eq!(members("NicLimits"), NIC.iter().map(|limit| limit.member).collect());
+        all.extend(["Event", "DiskLimits", "NicLimits"].map(str::to_owned));
         let event = &read(SCHEMAS)["Event"];
         let kinds = [
             What::Lifecycle { state: "started", detail: "booted" },
