@@ -12,6 +12,7 @@ use crate::http::{ipv6_twin, look_at_token};
 use crate::os::service::agent_user;
 use crate::os::socket_owners::SocketOwners;
 use crate::os::{process, users};
+use crate::sorted::OrderBy;
 
 /// The names that the kernel has for the orchestrator's process, cut at 15 bytes.
 const ORCHESTRATOR: &str = "mistify-agent";
@@ -56,7 +57,7 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
     let with_twin = |address: &SocketAddr| [Some(*address), twin(*address)];
     let mut addresses: Vec<SocketAddr> = configured.flat_map(with_twin).flatten().collect();
     addresses.retain(|address| address.port() != 0);
-    addresses.sort_unstable();
+    addresses.order_by(&Ord::cmp);
     addresses.dedup();
     let mut owners = match SocketOwners::open() {
         Ok(owners) => owners,

@@ -12,6 +12,7 @@ use crate::fetch::{CURL, REMEDY, SOCKET};
 use crate::journal::default_state_dir;
 use crate::os::service::{agent_user, is_systemd};
 use crate::os::{process, users};
+use crate::sorted::OrderBy;
 
 /// The user with its name, where it has one.
 pub(super) fn named(user: u32) -> String {
@@ -94,7 +95,7 @@ fn linux_bridges() -> Vec<String> {
     let bridges = all.flatten().filter(|entry| entry.path().join("bridge").is_dir());
     let mut names: Vec<String> =
         bridges.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort_unstable();
+    names.order_by(&Ord::cmp);
     names
 }
 

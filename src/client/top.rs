@@ -12,6 +12,7 @@ use crate::client::output::{Table, bytes, printable};
 use crate::client::verbs::{word, write};
 use crate::config::fixed::TOP_INTERVAL;
 use crate::sorted::IntoSorted;
+use crate::sorted::OrderBy;
 
 /// Home, and clear to the end of the screen.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -137,7 +138,7 @@ fn rates(before: &BTreeMap<String, Sample>, now: &mut BTreeMap<String, Sample>) 
         })
     };
     let mut all: Vec<Rates> = now.iter_mut().filter_map(rate_of).collect();
-    all.sort_by(|one, other| other.cpu_percent.total_cmp(&one.cpu_percent));
+    all.order_by(&|one, other| other.cpu_percent.total_cmp(&one.cpu_percent));
     all
 }
 

@@ -8,6 +8,7 @@ use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Code, Error, check_int};
 use crate::libvirt::params::ParamArray;
 use crate::libvirt::strings::argument;
+use crate::sorted::OrderBy;
 use crate::sys;
 
 /// Most processors that libvirt answers for in one call (its RPC's own bound).
@@ -158,7 +159,7 @@ impl Domain {
                 vcpus.extend(value.as_u64().map(|time| (vcpu, time)));
             }
         }
-        vcpus.sort_unstable();
+        vcpus.order_by(&Ord::cmp);
         times.vcpu_ns = vcpus.into_iter().map(|(_, time)| time).collect();
         Ok(times)
     }

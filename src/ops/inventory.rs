@@ -14,6 +14,7 @@ use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::lifecycle::condition;
 use crate::ops::{Error, Libvirt, described, named_guest};
 use crate::pool::Lane;
+use crate::sorted::OrderBy;
 
 impl Libvirt {
     /// A page of the guests of this host, whoever made them, in the order of their ids.
@@ -103,7 +104,7 @@ impl Wanted {
                 named.push((name, domain));
             }
         }
-        named.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        named.order_by(&|(a, _), (b, _)| a.cmp(b));
         let (mut guests, mut rest) = (Vec::new(), named.into_iter());
         while guests.len() < self.limit {
             let Some((name, domain)) = rest.next() else { break };

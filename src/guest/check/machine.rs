@@ -8,6 +8,7 @@ use crate::guest::hardware::{PORTS_MAX, ports};
 use crate::guest::limits::{DISK, DISK_LIMIT_MAX, Limits, NIC, NIC_LIMIT_MAX, NIC_UNIT_BYTES_S};
 use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskPlace, MODERN};
 use crate::guest::wire::{BUSES, CDROM, Disk, Guest, Nic};
+use crate::sorted::OrderBy;
 
 /// The longest serial number of a disk that virtio has room for (virtio 1.2, section 5.2.6).
 const SERIAL_BYTES_MAX: usize = 20;
@@ -80,7 +81,7 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
     let orders = guest.disks.iter().map(|disk| disk.boot_order);
     let mut orders: Vec<u64> = orders.chain(guest.nics.iter().map(|nic| nic.boot_order)).collect();
     orders.retain(|order| *order > 0);
-    orders.sort_unstable();
+    orders.order_by(&Ord::cmp);
     if let Some(pair) = orders.windows(2).find(|pair| pair[0] == pair[1]) {
         found.push(member("boot_order", Fault::Repeated(pair[0])));
     }

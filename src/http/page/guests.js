@@ -23,9 +23,9 @@ async function list() {
   let after = '';
   do {
     const page = await call('List', { limit: 1000, after });
-    for (const { id, state, memory, cpu } of page.guests) {
+    for (const { id, state, reason = '', memory, cpu } of page.guests) {
       found.add(id);
-      Object.assign(guests.get(id) ?? newGuest(id), { state, memory, cpus: cpu });
+      Object.assign(guests.get(id) ?? newGuest(id), { state, reason, memory, cpus: cpu });
     }
     after = page.next;
   } while (after);
@@ -34,7 +34,7 @@ async function list() {
 }
 
 function newGuest(id) {
-  const guest = { id, state: '', memory: 0, cpus: 0, isSeen: false };
+  const guest = { id, state: '', reason: '', memory: 0, cpus: 0, isSeen: false };
   guest.lines = { cpu: [], disk: [], nic: [] };
   guest.row = newRow(guest);
   guests.set(id, guest);
@@ -62,7 +62,10 @@ function take(all, now) {
   for (const [id, sample] of Object.entries(all)) {
     const guest = guests.get(id);
     if (!guest) continue;
-    if (now - listedAt > LISTED_MS) guest.state = sample.state;
+    // A sample has no reason.
+    if (now - listedAt > LISTED_MS && guest.state !== sample.state) {
+      [guest.state, guest.reason] = [sample.state, ''];
+    }
     if (!isNew) continue;
     const before = guest.counted;
     guest.counted = {

@@ -63,7 +63,7 @@ function useText(guest, name) {
 
 function showState(element, guest) {
   const isStuck = stuck.has(guest.id);
-  say(element, isStuck ? `${guest.state}, stuck` : guest.state);
+  say(element, [guest.state, guest.reason, isStuck ? 'stuck' : ''].filter(Boolean).join(', '));
   element.className = `state is-${isStuck ? 'stuck' : guest.state}`;
 }
 

@@ -13,6 +13,7 @@ use crate::libvirt;
 use crate::ops::{Error, Libvirt};
 use crate::os::clock;
 use crate::sorted::IntoSorted;
+use crate::sorted::OrderBy;
 use crate::storage::Left;
 
 impl Libvirt {
@@ -64,7 +65,7 @@ impl Libvirt {
         let open = self.journal.open_intents().into_iter();
         let mut found: Vec<Summary> = open.chain(self.journal.leftovers()).collect();
         found.retain(|summary| guest.is_empty() || summary.guest == guest);
-        found.sort_by_key(|summary| summary.since);
+        found.order_by(&|a, b| a.since.cmp(&b.since));
         LeftoversResponse { leftovers: found.into_iter().map(shown).collect() }
     }
 }

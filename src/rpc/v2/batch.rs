@@ -19,6 +19,7 @@ use super::errors::{Failure, Kind};
 use crate::config::{BATCH_ANSWER_BYTES, BATCH_AT_ONCE};
 use crate::pool::Ration;
 use crate::rpc::{Desk, Service, share};
+use crate::sorted::OrderBy;
 
 /// Carries out what a batch has, which arrived then; the answers in its order, if there are any.
 pub(super) fn carry_out(
@@ -73,7 +74,7 @@ pub(super) fn carry_out(
         }
         answers
     });
-    answers.sort_unstable_by_key(|(index, _)| *index);
+    answers.order_by(&|(a, _), (b, _)| a.cmp(b));
     join(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 

@@ -14,6 +14,7 @@ use super::{DirectoryStore, not_found, refuse_link};
 use crate::os::disk::clone_file;
 use crate::os::files::{is_link, straight};
 use crate::os::process;
+use crate::sorted::OrderBy;
 use crate::storage::copy::copy;
 use crate::storage::{Dataset, Error, Maker, Space, Volume};
 
@@ -62,7 +63,7 @@ impl DirectoryStore {
                 }
             }
         }
-        found.sort_unstable();
+        found.order_by(&Ord::cmp);
         Ok(found)
     }
 

@@ -10,6 +10,7 @@ use super::files::{
 };
 use super::{DirectoryStore, not_found, refuse_link};
 use crate::os::disk;
+use crate::sorted::OrderBy;
 use crate::storage::holders::wait_closed;
 use crate::storage::rules::in_guests;
 use crate::storage::{Dataset, Error, Maker, Newer, Reach, Removal, Snapshot, SnapshotName};
@@ -48,7 +49,7 @@ impl DirectoryStore {
                 taken: metadata.modified().map_err(at("stat", &path))?,
             });
         }
-        found.sort_by(|a, b| (a.taken, &a.snapshot.name).cmp(&(b.taken, &b.snapshot.name)));
+        found.order_by(&|a, b| (a.taken, &a.snapshot.name).cmp(&(b.taken, &b.snapshot.name)));
         Ok(found)
     }
 

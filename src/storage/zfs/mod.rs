@@ -31,6 +31,7 @@ use self::former::Former;
 use self::listing::{COLUMNS, Entry, Kind};
 use crate::config::StorageLimits;
 use crate::os::disk;
+use crate::sorted::OrderBy;
 use crate::storage::{
     Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
     PoolName, Reach, Removal, Removing, Snapshot, SnapshotName, Usage, Volume, Volumes, Wanted,
@@ -115,7 +116,7 @@ impl ZfsStore {
         let garbled = |line| Error::Garbled { command: output.command.clone(), line };
         let mut entries = listing::parse(&output.stdout).map_err(garbled)?;
         // What lies below two of the names is printed twice.
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries.order_by(&|a, b| a.name.cmp(&b.name));
         entries.dedup_by(|a, b| a.name == b.name);
         Ok(entries)
     }

@@ -6,6 +6,7 @@ use super::command::action;
 use super::listing::{Entry, Kind};
 use super::survey::Survey;
 use super::{ALL, Depth, ZfsStore, device, not_found};
+use crate::sorted::OrderBy;
 use crate::storage::holders::{self, holders};
 use crate::storage::rules::{below_guests, is_disk_of};
 use crate::storage::{
@@ -71,7 +72,7 @@ impl ZfsStore {
         // A create that hangs may yet make what is not there to be taken back.
         self.zfs.none_hangs()?;
         let mut roots: Vec<Dataset> = made.iter().map(root_of).collect();
-        roots.sort_unstable();
+        roots.order_by(&Ord::cmp);
         roots.dedup();
         let mut removal = Removal::default();
         for root in &roots {

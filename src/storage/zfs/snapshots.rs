@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::listing::{Entry, Kind, MAKER};
 use super::stream::Stream;
 use super::{ALL, Depth, SNAPSHOTS, ZfsStore, not_found, says_no_space};
+use crate::sorted::OrderBy;
 use crate::storage::rules::in_guests;
 use crate::storage::{Dataset, Error, Maker, Newer, Reach, Removal, Snapshot, SnapshotName, Why};
 
@@ -163,8 +164,7 @@ impl ZfsStore {
     /// As the trait gives them: by dataset, oldest first; names that the agent could not have made
     /// are left out.
     fn snapshots_of(&self, mut entries: Vec<Entry>) -> Vec<Snapshot> {
-        entries
-            .sort_unstable_by(|a, b| (a.dataset(), a.createtxg).cmp(&(b.dataset(), b.createtxg)));
+        entries.order_by(&|a, b| (a.dataset(), a.createtxg).cmp(&(b.dataset(), b.createtxg)));
         let snapshot = |entry: &Entry| {
             let name = self.pool.full_snapshot(&entry.name).ok()?;
             Some(Snapshot { name, written_bytes: entry.written })

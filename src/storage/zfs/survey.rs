@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::listing::{Entry, Kind};
 use crate::sorted::IntoSorted;
+use crate::sorted::OrderBy;
 use crate::storage::{Left, Why};
 
 /// What is below a dataset and what is to become of it.
@@ -35,7 +36,7 @@ impl Survey {
         };
         let (snapshots, mut datasets): (Vec<&Entry>, Vec<&Entry>) =
             entries.iter().filter(is_of_root).partition(|entry| entry.kind == Kind::Snapshot);
-        datasets.sort_by_key(|entry| std::cmp::Reverse(entry.createtxg));
+        datasets.order_by(&|a, b| b.createtxg.cmp(&a.createtxg));
         let mut survey = Self::default();
         let mut going = BTreeSet::new();
         for entry in &datasets {

@@ -13,7 +13,7 @@ use crate::boot_sector;
 use crate::screens::telling;
 use crate::skip::require;
 use crate::stack::Stack;
-use crate::support::{Scratch, wait_until};
+use crate::support::{Scratch, signal, wait_until};
 
 const DESKTOP: Window = Window(1400, 900, false);
 const PHONE: Window = Window(360, 740, true);
@@ -165,8 +165,8 @@ fn what_guests_do_is_seen_as_it_happens() {
     browser.until(&shows("web-1", "paused"));
     bed.stack.virsh_ok(&["resume", "web-1"]);
     browser.until(&shows("web-1", "running"));
-    agent.ok("Shutdown", &web);
-    browser.until(&shows("web-1", "shutoff"));
+    signal(bed.stack.qemu_pid("web-1").expect("it runs"), "KILL");
+    browser.until(&shows("web-1", "shutoff, crashed"));
 
     // Whoever makes it, and whatever it is called.
     let name = "<i title=x>virsh's <b>own</b>".replace('/', "|");
