@@ -76,7 +76,7 @@ impl DomainUse {
         }
     }
 
-    /// Whether its definition, or a qcow2 file that it names, cannot be read.
+    /// Whether its definition cannot be read, or what a disk that it names lies on.
     pub(super) fn may_use_anything(&self) -> bool {
         self.is_unreadable || self.disks.iter().any(|disk| !Chain::of(disk).is_whole)
     }
@@ -221,7 +221,8 @@ pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUs
 pub(super) struct Chain {
     /// From the top down.
     pub(super) files: Vec<PathBuf>,
-    /// Whether these are all: `false` where a file could not be read or understood.
+    /// Whether these are all: `false` where a file could not be read or understood, or has a format whose
+    /// backing files are not read here.
     is_whole: bool,
 }
 
@@ -235,15 +236,20 @@ impl Chain {
             return Self { files, is_whole: true };
         }
         let mut chain = Self { files: Vec::new(), is_whole: true };
-        let mut top = (disk.driver.kind == QCOW2).then(|| PathBuf::from(disk.source.path()));
-        while let Some(file) = top.take() {
-            match Backing::of(&file) {
-                Ok(Some(below)) if chain.files.len() < CHAIN_MAX => {
-                    chain.files.push(below.path.clone());
-                    top = below.is_qcow2.then_some(below.path);
-                }
-                Ok(None) => {}
-                Ok(Some(_)) | Err(_) => chain.is_whole = false,
+        let mut top = Some((PathBuf::from(disk.source.path()), disk.driver.kind.clone()));
+        while let Some((file, format)) = top.take() {
+            match format.as_str() {
+                "" | "raw" => {}
+                QCOW2 if chain.files.len() < CHAIN_MAX => match Backing::of(&file) {
+                    Ok(Some(Backing { path, format })) => {
+                        chain.files.push(path.clone());
+                        top = Some((path, format));
+                    }
+                    Ok(None) => {}
+                    Err(_) => chain.is_whole = false,
+                },
+                // Nobody here reads which files the others name.
+                _ => chain.is_whole = false,
             }
         }
         chain
@@ -255,16 +261,20 @@ const QCOW2: &str = "qcow2";
 /// The backing file that a qcow2 file names.
 struct Backing {
     path: PathBuf,
-    /// Whether it is qcow2 itself, by the word of the file on top.
-    is_qcow2: bool,
+    /// Its format, by the word of the file on top; empty where that says nothing.
+    format: String,
 }
 
 impl Backing {
     /// Reads the head of a qcow2 file (docs/interop/qcow2.txt of qemu); `None` where it has no backing
     /// file, is no qcow2 file, or does not exist.
+    ///
+    /// # Errors
+    /// Where it cannot be read, has its data in another file, or names something that is no file.
     fn of(path: &Path) -> io::Result<Option<Self>> {
         // qemu's own bound for the first cluster, which holds the head.
         const HEAD_BYTES_MAX: u64 = 64 * 1024;
+        const MAGIC: &[u8] = b"QFI\xfb";
         let real = resolved(path);
         let mut head = Vec::new();
         let read = fs::metadata(&real).and_then(|found| {
@@ -277,44 +287,52 @@ impl Backing {
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
-            // A description in JSON may name anything.
-            Ok(_) => match Self::named_in(&head, path) {
-                Some(backing) if backing.path.to_string_lossy().contains("json:") => {
-                    Err(io::ErrorKind::InvalidData.into())
-                }
-                found => Ok(found),
-            },
+            Ok(_) if !head.starts_with(MAGIC) => Ok(None),
+            Ok(_) => Self::named_in(&head, path).ok_or_else(|| io::ErrorKind::InvalidData.into()),
         }
     }
 
-    fn named_in(head: &[u8], path: &Path) -> Option<Self> {
-        const MAGIC: &[u8] = b"QFI\xfb";
+    /// What the head names; the outer `None` where that cannot be told.
+    fn named_in(head: &[u8], path: &Path) -> Option<Option<Self>> {
         const FORMAT: u32 = 0xe279_2aca;
+        // Incompatible feature bit 2: the guest's data lies in another file, which this one may not name.
+        const DATA_FILE: u32 = 1 << 2;
         // qemu's own bound.
         const NAME_BYTES_MAX: usize = 1023;
         let word = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
+        let is_version_2 = word(4)? < 3;
+        if !is_version_2 && word(76)? & DATA_FILE != 0 {
+            return None;
+        }
         let at =
             usize::try_from(word(8)?).ok()?.checked_shl(32)? | usize::try_from(word(12)?).ok()?;
         let size = usize::try_from(word(16)?).ok()?;
-        if !head.starts_with(MAGIC) || at == 0 || size == 0 || size > NAME_BYTES_MAX {
+        if at == 0 || size == 0 {
+            return Some(None);
+        }
+        if size > NAME_BYTES_MAX {
             return None;
         }
         let name = String::from_utf8(head.get(at..at.checked_add(size)?)?.to_vec()).ok()?;
         let name = name.strip_prefix("file:").unwrap_or(&name);
+        // qemu takes a name with a colon before its first slash for a protocol's (`path_has_protocol`).
+        if name.split('/').next().is_some_and(|start| start.contains(':')) {
+            return None;
+        }
         // Version 2 has 72 bytes before its extensions; later ones say how many.
-        let mut next = if word(4)? < 3 { 72 } else { usize::try_from(word(100)?).ok()? };
-        let mut is_qcow2 = false;
+        let mut next = if is_version_2 { 72 } else { usize::try_from(word(100)?).ok()? };
+        let mut format = String::new();
         while let (Some(extension), Some(length)) = (word(next), word(next + 4)) {
             let length = usize::try_from(length).ok()?;
             let data = head.get(next + 8..(next + 8).checked_add(length)?).unwrap_or_default();
             match extension {
                 0 => break,
-                FORMAT => is_qcow2 = data == QCOW2.as_bytes(),
+                FORMAT => format = String::from_utf8_lossy(data).into_owned(),
                 _ => {}
             }
             next = (next + 8).checked_add(length.next_multiple_of(8))?;
         }
-        Some(Self { path: path.parent().unwrap_or(Path::new("/")).join(name), is_qcow2 })
+        Some(Some(Self { path: path.parent().unwrap_or(Path::new("/")).join(name), format }))
     }
 }
 
@@ -468,17 +486,70 @@ mod tests {
         assert_eq!(files_of(&disk).len(), CHAIN_MAX);
         disk.source.file = "/dev/null".to_owned();
         assert!(files_of(&disk).is_empty());
-        let odd = qcow2("json:{\"driver\":\"raw\"}", "raw");
-        for (name, content) in [("json", &odd[..]), ("raw", b"no head"), ("absent", b"")] {
+        for (name, content) in [("raw", &b"no head"[..]), ("absent", b"")] {
             if !content.is_empty() {
                 fs::write(path(name), content).unwrap();
             }
             disk.source.file = path(name).display().to_string();
-            assert_eq!(Chain::of(&disk).is_whole, name != "json", "{name}");
+            assert!(Chain::of(&disk).is_whole, "{name}");
         }
         disk.source.backing = vec!["/by/libvirt".to_owned()];
         assert_eq!(files_of(&disk), [PathBuf::from("/by/libvirt")]);
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_chain_of_an_unknown_format_is_not_whole() {
+        let mut disk = Disk::default();
+        disk.source.file = "/absent".to_owned();
+        for (format, is_whole) in [
+            ("", true),
+            ("raw", true),
+            ("qcow2", true),
+            ("qcow", false),
+            ("qed", false),
+            ("vmdk", false),
+            ("vpc", false),
+        ] {
+            format.clone_into(&mut disk.driver.kind);
+            assert_eq!(Chain::of(&disk).is_whole, is_whole, "{format}");
+        }
+    }
+
+    #[test]
+    fn a_chain_that_leaves_the_files_is_not_whole() {
+        let path = std::env::temp_dir().join(format!("mistify-odd-{}", std::process::id()));
+        let mut disk = Disk::default();
+        disk.source.file = path.display().to_string();
+        disk.driver.kind = "qcow2".to_owned();
+        let is_whole = |content: &[u8]| {
+            fs::write(&path, content).unwrap();
+            Chain::of(&disk).is_whole
+        };
+        for (name, format, expected) in [
+            ("/base", "raw", true),
+            ("file:/base", "raw", true),
+            ("dir/a:b", "raw", true),
+            ("/base", "qed", false),
+            ("json:{\"driver\":\"raw\"}", "raw", false),
+            ("host_device:/dev/zvol/tank/guests/a/disk-0", "raw", false),
+            ("nbd://host/base", "raw", false),
+            ("file:file:/base", "raw", false),
+        ] {
+            assert_eq!(is_whole(&qcow2(name, format)), expected, "{name} {format}");
+        }
+        // Version 3, whose head has 104 bytes, with and without an external data file.
+        let mut head = b"QFI\xfb\0\0\0\x03".to_vec();
+        head.resize(104, 0);
+        head[103] = 104;
+        assert!(is_whole(&head));
+        head[79] = 1 << 2;
+        assert!(!is_whole(&head), "its data lies elsewhere");
+        let mut no_text = qcow2("/base", "raw");
+        no_text[256] = 0xff;
+        assert!(!is_whole(&no_text), "a name that is no text");
+        assert!(!is_whole(b"QFI\xfb\0\0"), "a head that ends too early");
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]
