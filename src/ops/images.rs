@@ -323,8 +323,7 @@ impl Libvirt {
             let why = match domain.of_volume(&volume.device) {
                 Some(VolumeUse::Disk) => "uses it as a disk",
                 Some(VolumeUse::Backing) => "has a disk file that is backed by it",
-                None if domain.may_use_anything() => "may use it: its definition cannot be read",
-                None => return None,
+                None => domain.unknown_use()?.why(),
             };
             Some((domain.name, why))
         });
