@@ -4,10 +4,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::agent::Agent;
+use crate::images::qemu_img;
 use crate::skip::require;
 use crate::stack::Stack;
 use crate::support::Scratch;
@@ -62,6 +64,11 @@ impl Bed {
         let request = json!({ "id": id, "destroyMoreRecent": true });
         self.agent.store_error("RollbackSnapshot", &request)
     }
+
+    fn attach(&self, id: &str, disk: &Value) -> String {
+        let asked = json!({ "guest": { "id": id }, "disk": disk });
+        self.agent.call_with("AttachDisk", &asked)["error"].as_str().unwrap_or_default().to_owned()
+    }
 }
 
 const UNKNOWN: &str = "may use it: the files below one of its disks are unknown";
@@ -82,6 +89,8 @@ fn a_volume_below_a_file_nobody_reads_stays() {
     for error in [bed.roll_back("under"), bed.snapshot("under", "s2"), bed.roll_back("beside")] {
         assert!(error.as_ref().is_some_and(|error| error.ends_with(&why)), "{error:?}");
     }
+    let error = bed.attach("under", &json!({ "volume": "mistify/guests/under/disk-0" }));
+    assert!(error.ends_with(&why), "{error}");
     // A snapshot of another guest's volume harms nobody.
     assert_eq!(bed.snapshot("beside", "s2"), None);
     for id in ["under", "beside"] {
@@ -109,5 +118,29 @@ fn a_disk_of_a_libvirt_pool_may_be_any_volume() {
     assert!(error.ends_with(&format!("guest pooled {UNKNOWN}")), "{error}");
     bed.stack.virsh_ok(&["undefine", "pooled"]);
     assert_eq!(bed.roll_back("web"), None);
+    bed.agent.end();
+}
+
+#[test]
+fn a_disk_below_an_own_file_is_not_attached() {
+    let Some(bed) = Bed::new() else { return };
+    let Some(()) = require("qemu", qemu_img()) else { return };
+    bed.make("web");
+    let (disk, over) = (bed.file("web/disk-0"), bed.file("web/disk-0.s1"));
+    let create = ["create", "-f", "qcow2", "-F", "raw", "-b"];
+    let made = Command::new("qemu-img").args(create).arg(&disk).arg(&over).output();
+    assert!(made.as_ref().is_ok_and(|output| output.status.success()), "{made:?}");
+    bed.overlay("web", "qcow2");
+
+    let volume = "mistify/guests/web/disk-0";
+    for asked in [
+        json!({ "volume": volume }),
+        json!({ "volume": volume, "size": 1 }),
+        json!({ "source": disk.display().to_string() }),
+    ] {
+        let error = bed.attach("web", &asked);
+        assert!(error.ends_with("guest web has a disk file that is backed by it"), "{error}");
+    }
+    assert_eq!(bed.attach("web", &json!({ "size": 1 })), "", "a new one");
     bed.agent.end();
 }
