@@ -50,15 +50,13 @@ pub(super) fn adopt(
 
 /// Why a volume is not to be adopted though its name, size, origin and owner are right.
 fn not_adopted(found: &Volume, adopts: &Adopts) -> Option<String> {
-    let other = found.maker.as_ref().and_then(Maker::domain_uuid);
-    match (adopts, other) {
-        (Adopts::Any, _) => None,
-        (Adopts::OfDomain(own), Some(uuid)) if own.domain_uuid() == Some(uuid) => None,
-        (_, Some(uuid)) => Some(format!("it belongs to the domain with uuid {uuid}")),
-        (Adopts::Unwritten, None) if found.is_written => {
-            Some("it contains data, and no domain names it".to_owned())
-        }
-        _ => None,
+    if !adopts.only_unwritten(found) {
+        return None;
+    }
+    match found.maker.as_ref().and_then(Maker::domain_uuid) {
+        Some(uuid) => Some(format!("it belongs to the domain with uuid {uuid}")),
+        None if found.is_written => Some("it contains data, and no domain names it".to_owned()),
+        None => None,
     }
 }
 
@@ -222,10 +220,28 @@ mod tests {
         {
             assert!(!adopted(maker, is_written, Adopts::Unwritten));
         }
-        assert!(adopted(None, true, Adopts::OfDomain(own.clone())));
-        assert!(adopted(Some(&own), true, Adopts::OfDomain(own.clone())));
-        assert!(!adopted(Some(&other), false, Adopts::OfDomain(own)));
         assert!(adopted(Some(&other), true, Adopts::Any));
+    }
+
+    #[test]
+    fn a_domain_adopts_what_it_names_or_has_made() {
+        let (own, other, call) = (Maker::domain("u-1"), Maker::domain("u-2"), Maker::call());
+        let device = PathBuf::from("/absent/disk-0");
+        let adopted = |maker: Option<&Maker>, is_written, named: &[&str]| {
+            let named = named.iter().map(PathBuf::from).collect();
+            let adopts = Adopts::OfDomain { maker: own.clone(), named };
+            let volume = found(MIB, None, Some("a"));
+            let found =
+                Volume { maker: maker.cloned(), device: device.clone(), is_written, ..volume };
+            adopt(&found, &Wanted { adopts, ..wanted(None, 1) }, None, MIB).is_ok()
+        };
+        assert!(adopted(Some(&own), true, &[]));
+        for maker in [None, Some(&call)] {
+            assert!(!adopted(maker, true, &["/absent/disk-1"]));
+            assert!(adopted(maker, false, &[]));
+            assert!(adopted(maker, true, &["/absent/disk-1", "/absent/./disk-0"]));
+        }
+        assert!(!adopted(Some(&other), false, &[]));
     }
 
     #[test]

@@ -80,10 +80,30 @@ impl fmt::Display for Maker {
 pub enum Adopts {
     /// Anything.
     Any,
-    /// No other domain's. This one exists, and its disks have been written to.
-    OfDomain(Maker),
+    /// This domain's, by its mark or because the domain's definition names it; else as [`Adopts::Unwritten`].
+    OfDomain {
+        /// The domain, as it marks volumes.
+        maker: Maker,
+        /// The sources of its disks.
+        named: Vec<PathBuf>,
+    },
     /// No domain's, and never written to: the guest is new, and gets nobody's data.
     Unwritten,
+}
+
+impl Adopts {
+    /// Whether this volume is adopted only where it is no domain's and was never written to.
+    pub(super) fn only_unwritten(&self, found: &Volume) -> bool {
+        match self {
+            Self::Any => false,
+            Self::OfDomain { maker, named } => {
+                let device = resolved(&found.device);
+                let is_named = named.iter().any(|path| resolved(path) == device);
+                !is_named && found.maker.as_ref() != Some(maker)
+            }
+            Self::Unwritten => true,
+        }
+    }
 }
 
 /// Whether the space of a volume is set aside for it.

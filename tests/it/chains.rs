@@ -144,3 +144,31 @@ fn a_disk_below_an_own_file_is_not_attached() {
     assert_eq!(bed.attach("web", &json!({ "size": 1 })), "", "a new one");
     bed.agent.end();
 }
+
+#[test]
+fn disks_that_no_definition_names_are_not_adopted() {
+    let Some(bed) = Bed::new() else { return };
+    let bare = json!({ "id": "bare", "type": "qemu", "memory": 32, "cpu": 1 });
+    bed.agent.ok("CreateGuest", &bare);
+    let volume = json!({ "id": "guests/bare/disk-0", "size": 1 });
+    assert_eq!(bed.agent.store_error("CreateVolume", &volume), None);
+    let disk = bed.file("bare/disk-0");
+    fs::write(&disk, vec![b'S'; 1 << 20]).expect("the disk is there");
+    let mut guest = bare.clone();
+    guest["disks"] = json!([{ "size": 1 }]);
+    let make = || bed.agent.store_error("CreateGuestDisks", &json!({ "guest": guest }));
+    let error = make().unwrap_or_default();
+    assert!(error.contains("it contains data, and no domain names it"), "{error}");
+
+    // The mark of an older agent names the guest and no domain.
+    let older = json!({ "owner": "bare", "origin": null, "sparse": false });
+    fs::write(bed.file("bare/disk-0#"), older.to_string()).expect("it can be written");
+    let wanted = json!({ "volume": "mistify/guests/bare/disk-0", "size": 1 });
+    let error = bed.attach("bare", &wanted);
+    assert!(error.contains("it contains data, and no domain names it"), "{error}");
+
+    assert_eq!(bed.attach("bare", &json!({ "source": disk.display().to_string() })), "");
+    assert_eq!(make(), None, "its definition names it");
+    assert!(fs::read(&disk).is_ok_and(|content| content.starts_with(b"SSS")));
+    bed.agent.end();
+}

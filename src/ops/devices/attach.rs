@@ -233,7 +233,8 @@ impl Libvirt {
             return Err(storage::Error::NotFound { name: disk.volume.clone() }.into());
         }
         let volume = here.volume_for(own, disk)?;
-        let how = (self.space(), here.maker(), Adopts::OfDomain(here.maker()));
+        let adopts = Adopts::OfDomain { maker: here.maker(), named: Vec::new() };
+        let how = (self.space(), here.maker(), adopts);
         let wanted = vec![own.wanted(volume, disk, "disk", how)?];
         let mut with_it = Guest { disks: vec![mem::take(disk)], ..guest.clone() };
         let (transaction, unclaimed) =

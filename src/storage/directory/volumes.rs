@@ -14,8 +14,8 @@ use crate::storage::rules::{
     adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
 };
 use crate::storage::{
-    Action, Adopts, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach,
-    Removal, Removing, Space, Volume, Wanted, Whose, Why,
+    Action, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach, Removal,
+    Removing, Space, Volume, Wanted, Whose, Why,
 };
 
 impl DirectoryStore {
@@ -29,7 +29,7 @@ impl DirectoryStore {
         let size_bytes = size_bytes(wanted, origin.as_ref(), 0)?;
         let volume = &wanted.volume;
         let mut found = self.volume_at(volume)?;
-        if let Some(found) = found.as_mut().filter(|_| wanted.adopts == Adopts::Unwritten) {
+        if let Some(found) = found.as_mut().filter(|found| wanted.adopts.only_unwritten(found)) {
             found.is_written |= !self.snapshots_of(volume)?.is_empty();
         }
         match &found {
