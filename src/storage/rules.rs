@@ -96,6 +96,15 @@ pub(super) fn is_disk_of(volume: &str, guest: &Dataset) -> bool {
     number.is_some_and(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// Whether it is the name of a file that libvirt puts on top of such a disk: its snapshot `s1` of `disk-0` is in
+/// `disk-0.s1`.
+pub(super) fn is_overlay_of(volume: &str, guest: &Dataset) -> bool {
+    volume.rsplit_once('.').is_some_and(|(disk, _)| {
+        // The next snapshot takes the place of what follows the dot; other tools add to it.
+        is_disk_of(disk, guest) || is_overlay_of(disk, guest)
+    })
+}
+
 /// Checks that a dataset is below `guests/`, where alone things are destroyed.
 pub(super) fn below_guests(dataset: &Dataset, pool: &PoolName) -> Result<(), Error> {
     let guests = pool.guests();
@@ -242,6 +251,21 @@ mod tests {
             assert!(adopted(maker, true, &["/absent/disk-1", "/absent/./disk-0"]));
         }
         assert!(!adopted(Some(&other), false, &[]));
+    }
+
+    #[test]
+    fn an_overlay_has_the_name_of_a_disk() {
+        let guest = PoolName::parse("tank").unwrap().dataset("guests/a").unwrap();
+        for (name, is) in [
+            ("tank/guests/a/disk-0.s1", true),
+            ("tank/guests/a/disk-12.s1.s2", true),
+            ("tank/guests/a/disk-0", false),
+            ("tank/guests/a/data.s1", false),
+            ("tank/guests/a/disk-0x.s1", false),
+            ("tank/guests/b/disk-0.s1", false),
+        ] {
+            assert_eq!(is_overlay_of(name, &guest), is, "{name}");
+        }
     }
 
     #[test]

@@ -458,6 +458,13 @@ pub struct Left {
     pub why: Why,
 }
 
+impl Left {
+    /// Whether the agent does not try again to destroy it: it is somebody else's to destroy.
+    pub fn is_others(&self) -> bool {
+        matches!(self.why, Why::Used(_) | Why::Overlay)
+    }
+}
+
 /// What keeps a volume from being destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -471,6 +478,8 @@ pub enum Why {
     Used(String),
     /// This one may use it, as nobody knows what it uses.
     MayBeUsed(String),
+    /// Another tool made it on top of the guest's disk, and it has what the guest wrote since.
+    Overlay,
     /// The command failed, and said this.
     Failed(String),
 }
@@ -485,6 +494,9 @@ impl fmt::Display for Left {
             Why::Open(who) => write!(f, "{name} is in use by {}", who.join(", ")),
             Why::Used(by) => write!(f, "{name} is used by {by}"),
             Why::MayBeUsed(by) => write!(f, "{name} may be used by {by}"),
+            Why::Overlay => {
+                write!(f, "{name} has data of the guest, and the agent did not create it")
+            }
             Why::Failed(why) => write!(f, "{name}: {why}"),
         }
     }

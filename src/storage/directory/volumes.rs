@@ -11,7 +11,7 @@ use super::{DirectoryStore, not_found};
 use crate::os::files::straight;
 use crate::storage::holders::{holders, wait_closed};
 use crate::storage::rules::{
-    adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
+    adopt, below_guests, check_space, growth, is_disk_of, is_overlay_of, no_image, size_bytes,
 };
 use crate::storage::{
     Action, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach, Removal,
@@ -207,7 +207,10 @@ impl DirectoryStore {
             let Some(volume) = self.volume_at(&name)? else { continue };
             let is_meant = is_meant(&volume, guest, &root, &Whose::Marked);
             if !is_meant || in_use.keeps(&volume.device) {
-                removing.foreign.push(name.to_string());
+                match overlay(&volume, &root, in_use) {
+                    Some(why) => removing.left.push(Left { name: name.to_string(), why }),
+                    None => removing.foreign.push(name.to_string()),
+                }
                 continue;
             }
             if let Some(why) = used_by(&volume, in_use) {
@@ -287,7 +290,10 @@ impl DirectoryStore {
         for name in self.datasets(Some(root))? {
             match self.volume_at(&name)? {
                 None => folders.push(name),
-                Some(volume) if !chosen(&volume) => removal.foreign.push(name.to_string()),
+                Some(volume) if !chosen(&volume) => match overlay(&volume, root, in_use) {
+                    Some(why) => removal.note(name.as_str(), Err(why)),
+                    None => removal.foreign.push(name.to_string()),
+                },
                 Some(volume) => match used_by(&volume, in_use) {
                     Some(why) => removal.note(name.as_str(), Err(why)),
                     None if !holders(&volume.device).is_empty() => open.push(name),
@@ -358,6 +364,12 @@ impl DirectoryStore {
 /// Who uses a volume: by its path, or because it was made by another domain.
 fn used_by(volume: &Volume, in_use: &InUse) -> Option<Why> {
     in_use.keeper_of(&volume.device, volume.maker.as_ref())
+}
+
+/// Why a volume that is not meant stays though it has the guest's data.
+fn overlay(volume: &Volume, root: &Dataset, in_use: &InUse) -> Option<Why> {
+    let is_overlay = is_overlay_of(volume.name.as_str(), root) && !in_use.keeps(&volume.device);
+    is_overlay.then_some(Why::Overlay)
 }
 
 /// Whether a volume below a guest's root goes with the guest.
