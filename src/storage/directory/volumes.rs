@@ -116,6 +116,8 @@ impl DirectoryStore {
         if look_at(&path)?.is_some() {
             return Err(Error::Exists { name: wanted.volume.to_string() });
         }
+        // Of a former volume of this name, whose file is gone.
+        self.remove_all_snapshots(&wanted.volume)?;
         let beside = self.beside(&wanted.volume, "#")?;
         let made = draft.file.metadata().map_err(at("stat", &path))?;
         let properties = Properties {
@@ -329,14 +331,27 @@ impl DirectoryStore {
         self.remove_volume(name).map_err(|error| Why::Failed(error.to_string()))
     }
 
-    /// The volume goes first: without it, what is beside it is nothing.
+    /// The snapshots go first: those that a crash left without their volume would be the next volume's of its
+    /// name. Its properties go last, as a volume without them is nobody's.
     pub(super) fn remove_volume(&self, name: &Dataset) -> Result<(), Error> {
-        remove_if_there(&self.path(name)?)?;
         self.remove_all_snapshots(name)?;
+        remove_if_there(&self.path(name)?)?;
         remove_if_there(&self.beside(name, "#")?).map(drop)
     }
 
-    fn remove_all_snapshots(&self, name: &Dataset) -> Result<(), Error> {
+    /// Removes snapshots below `guests` whose volume is gone: a deletion was cut off, or somebody removed the file.
+    pub(super) fn sweep_guests(&self, deadline: Instant) -> Result<(), Error> {
+        // No volume and no snapshot is made meanwhile.
+        let _making = self.lock(deadline)?;
+        for folder in self.datasets(Some(&self.pool.guests()))? {
+            if is_directory(&self.path(&folder)?)? {
+                self.remove_lost_snapshots(&self.directory_path(&folder)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_all_snapshots(&self, name: &Dataset) -> Result<(), Error> {
         for seen in self.snapshots_of(name)? {
             remove_if_there(&self.snapshot_path(&seen.snapshot.name)?)?;
         }
