@@ -69,6 +69,10 @@ pub struct Device {
     /// Disks, in libvirt's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
+    /// What disks use besides the files below them: targets of block copies, and external data files of qcow2
+    /// files. Beyond the owner's model.
+    #[serde(skip)]
+    pub beside_disks: Vec<Disk>,
     /// Network interfaces, in libvirt's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<Interface>,
@@ -83,7 +87,7 @@ pub struct Device {
 /// A disk, see <https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms>.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Disk {
-    /// What the source is: `block` or `file`.
+    /// What the source is, for example `block` or `file`.
     #[serde(rename = "type")]
     pub kind: String,
     /// What the guest sees: `disk`, `cdrom`, `floppy`.
@@ -145,6 +149,14 @@ impl DiskSource {
     /// The path, whichever it is; empty if there is none.
     pub fn path(&self) -> &str {
         if self.device.is_empty() { &self.file } else { &self.device }
+    }
+}
+
+impl Disk {
+    /// Whether its source is something of this host that has no path here: a volume of a libvirt pool, or a
+    /// directory that the guest sees as a file system.
+    pub fn is_unnamed(&self) -> bool {
+        matches!(self.kind.as_str(), "volume" | "dir")
     }
 }
 
@@ -411,6 +423,7 @@ impl VirDomain {
                     .zip(sources)
                     .map(|(d, s)| Disk::for_guest(d, s))
                     .collect(),
+                beside_disks: Vec::new(),
                 interfaces: guest.nics.iter().map(|nic| Interface::for_nic(nic, host)).collect(),
                 graphics: Graphics::for_guest(guest, host.vnc),
                 console_log: console_log(&guest.id, host).unwrap_or_default(),

@@ -204,6 +204,7 @@ fn read_devices(devices: &Element) -> Device {
     let graphics = devices.child("graphics");
     Device {
         disks: devices.children_in("", "disk").map(read_disk).collect(),
+        beside_disks: devices.children_in("", "disk").flat_map(read_beside).collect(),
         interfaces: devices.children_in("", "interface").map(read_interface).collect(),
         graphics: Graphics {
             kind: graphics.attribute("type").to_owned(),
@@ -288,6 +289,18 @@ fn read_disk(disk: &Element) -> Disk {
         boot_order: read_boot_order(disk),
         limits: limits::read_disk(disk),
     }
+}
+
+/// What a disk uses besides the files below it, as disks.
+fn read_beside(disk: &Element) -> Vec<Disk> {
+    let copies = disk.children_in("", "mirror");
+    let found = copies.chain(disk.child("source").children_in("", "dataStore"));
+    let read = |element: &Element| {
+        let mut disk = read_disk(element);
+        element.child("format").attribute("type").clone_into(&mut disk.driver.kind);
+        disk
+    };
+    found.map(read).collect()
 }
 
 /// Its place in the firmware's order; libvirt checks that it is a number.

@@ -31,7 +31,8 @@ impl Libvirt {
     /// when this one came.
     ///
     /// # Errors
-    /// What libvirt says; where nothing of the guest is left, that there is no such domain.
+    /// What libvirt says; where nothing of the guest is left, that there is no such domain;
+    /// [`Error::VolumesLeft`] names what stays of its disks: also files that another tool put on top of them.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change); later than that it is still

@@ -4,9 +4,6 @@
 //! It costs a round trip for the list and two or three for each domain.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,16 +14,12 @@ use crate::guest::domain::{Disk, VirDomain};
 use crate::guest::network::NetworkMark;
 use crate::guest::wire::{self, Guest};
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
+use crate::ops::chain::Chain;
 use crate::ops::images::guest_of;
 use crate::ops::{self, Libvirt};
-use crate::os::disk::open_device;
-use crate::os::files;
 use crate::os::paths::resolved;
 use crate::pool::{Hold, JobName, Lane};
 use crate::storage::{self, InUse, Maker, Volumes};
-
-/// The longest chain of qcow2 files that is followed (libvirt allows 200).
-const CHAIN_MAX: usize = 200;
 
 /// What one domain uses, by its definition and, while it runs, by what runs.
 #[derive(Debug, Default)]
@@ -46,6 +39,25 @@ pub(super) struct DomainUse {
     /// Its disks. Their paths are followed only where a volume is asked for: one may lie on a file system
     /// that hangs.
     disks: Vec<Disk>,
+}
+
+/// Why nobody knows all that a domain uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// libvirt could not give its definition, or it could not be read.
+    Definition,
+    /// A disk has no path, or what it lies on could not be read.
+    Chain,
+}
+
+impl Unknown {
+    /// What of the domain stands against a change, as in [`ops::Error::InUse`].
+    pub(super) fn why(self) -> &'static str {
+        match self {
+            Self::Definition => "may use it: its definition cannot be read",
+            Self::Chain => "may use it: the files below one of its disks are unknown",
+        }
+    }
 }
 
 /// How a domain uses a volume.
@@ -76,9 +88,25 @@ impl DomainUse {
         }
     }
 
-    /// Whether its definition, or a qcow2 file that it names, cannot be read.
-    pub(super) fn may_use_anything(&self) -> bool {
-        self.is_unreadable || self.disks.iter().any(|disk| !Chain::of(disk).is_whole)
+    /// Why nobody knows all that it uses; `None` where its definition and its files tell.
+    pub(super) fn unknown_use(&self) -> Option<Unknown> {
+        match self.is_unreadable {
+            true => Some(Unknown::Definition),
+            false => self.has_unknown_chain().then_some(Unknown::Chain),
+        }
+    }
+
+    /// The same for a volume below `guests/<id>` that neither its definition nor its files name: one of its own,
+    /// or one that belongs to no domain.
+    pub(super) fn may_use(&self, volume: &storage::Volume, id: &str) -> Option<Unknown> {
+        let maker = volume.maker.as_ref().and_then(Maker::domain_uuid);
+        let may_be_its = self.name == id || maker.is_none_or(|uuid| uuid == self.uuid);
+        if may_be_its { self.unknown_use() } else { None }
+    }
+
+    /// Whether nobody knows what one of its disks lies on.
+    pub(super) fn has_unknown_chain(&self) -> bool {
+        self.disks.iter().any(|disk| !Chain::of(disk).is_whole)
     }
 
     /// How the domain uses the volume at this path.
@@ -98,9 +126,8 @@ impl DomainUse {
         for disk in &self.disks {
             let chain = Chain::of(disk);
             is_whole &= chain.is_whole;
-            for path in std::iter::once(Path::new(disk.source.path()))
-                .chain(chain.files.iter().map(PathBuf::as_path))
-            {
+            let source = Some(Path::new(disk.source.path())).filter(|_| !disk.is_unnamed());
+            for path in source.into_iter().chain(chain.files.iter().map(PathBuf::as_path)) {
                 in_use.add(path, format!("domain {}", self.name));
             }
         }
@@ -112,7 +139,11 @@ impl DomainUse {
         let is_whole = self.add_paths_to(in_use);
         in_use.add_domain(self.uuid.clone(), format!("domain {}", self.name));
         if !is_whole {
-            in_use.add_unreadable(format!("domain {}, whose definition cannot be read", self.name));
+            let what = match self.is_unreadable {
+                true => "whose definition cannot be read",
+                false => "which has a disk with unknown files below it",
+            };
+            in_use.add_unreadable(format!("domain {}, {what}", self.name));
         }
     }
 
@@ -122,13 +153,21 @@ impl DomainUse {
     }
 
     /// The sources of its disks.
-    fn sources(&self) -> impl Iterator<Item = PathBuf> {
-        self.disks.iter().map(|disk| PathBuf::from(disk.source.path()))
+    pub(super) fn sources(&self) -> impl Iterator<Item = PathBuf> {
+        let named = self.disks.iter().filter(|disk| !disk.is_unnamed());
+        named.map(|disk| PathBuf::from(disk.source.path()))
     }
 
     /// The files below these.
     fn backing(&self) -> impl Iterator<Item = PathBuf> {
         self.disks.iter().flat_map(|disk| Chain::of(disk).files)
+    }
+
+    /// What a guest uses by these definitions, that of what runs first.
+    pub(super) fn of(definitions: &[&VirDomain]) -> Self {
+        let mut found = Self::default();
+        definitions.iter().for_each(|it| found.add(it));
+        found
     }
 
     fn read(domain: &Domain, name: String, is_saved: bool) -> Result<Option<Self>, Error> {
@@ -168,10 +207,11 @@ impl DomainUse {
         let interfaces = domain.devices.interfaces.iter();
         let networks = interfaces.map(|interface| interface.source.network.to_lowercase());
         self.networks.extend(networks.filter(|name| !name.is_empty()));
-        for disk in &domain.devices.disks {
+        for disk in domain.devices.disks.iter().chain(&domain.devices.beside_disks) {
             let path = disk.source.path();
             // While the domain runs libvirt names the files below a disk, in its first definition alone.
-            if !path.is_empty() && self.disks.iter().all(|known| known.source.path() != path) {
+            let is_new = self.disks.iter().all(|known| known.source.path() != path);
+            if is_new && (!path.is_empty() || disk.is_unnamed()) {
                 self.disks.push(disk.clone());
             }
         }
@@ -215,107 +255,6 @@ pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUs
     let mut in_use = InUse::default();
     uses_of_others(connection, id)?.iter().for_each(|domain| domain.add_to(&mut in_use));
     Ok(in_use)
-}
-
-/// The files below a disk's source.
-pub(super) struct Chain {
-    /// From the top down.
-    pub(super) files: Vec<PathBuf>,
-    /// Whether these are all: `false` where a file could not be read or understood.
-    is_whole: bool,
-}
-
-impl Chain {
-    /// libvirt names the files for a domain that runs; of one that is off the qcow2 files themselves do. What
-    /// lies below a file is read as qcow2 only where that file says so: a guest writes what it likes into a
-    /// raw disk.
-    pub(super) fn of(disk: &Disk) -> Self {
-        if !disk.source.backing.is_empty() {
-            let files = disk.source.backing.iter().map(PathBuf::from).collect();
-            return Self { files, is_whole: true };
-        }
-        let mut chain = Self { files: Vec::new(), is_whole: true };
-        let mut top = (disk.driver.kind == QCOW2).then(|| PathBuf::from(disk.source.path()));
-        while let Some(file) = top.take() {
-            match Backing::of(&file) {
-                Ok(Some(below)) if chain.files.len() < CHAIN_MAX => {
-                    chain.files.push(below.path.clone());
-                    top = below.is_qcow2.then_some(below.path);
-                }
-                Ok(None) => {}
-                Ok(Some(_)) | Err(_) => chain.is_whole = false,
-            }
-        }
-        chain
-    }
-}
-
-const QCOW2: &str = "qcow2";
-
-/// The backing file that a qcow2 file names.
-struct Backing {
-    path: PathBuf,
-    /// Whether it is qcow2 itself, by the word of the file on top.
-    is_qcow2: bool,
-}
-
-impl Backing {
-    /// Reads the head of a qcow2 file (docs/interop/qcow2.txt of qemu); `None` where it has no backing
-    /// file, is no qcow2 file, or does not exist.
-    fn of(path: &Path) -> io::Result<Option<Self>> {
-        // qemu's own bound for the first cluster, which holds the head.
-        const HEAD_BYTES_MAX: u64 = 64 * 1024;
-        let real = resolved(path);
-        let mut head = Vec::new();
-        let read = fs::metadata(&real).and_then(|found| {
-            if !found.is_file() && !found.file_type().is_block_device() {
-                return Ok(0);
-            }
-            let file = open_device(files::straight(OpenOptions::new().read(true)), &real)?;
-            file.take(HEAD_BYTES_MAX).read_to_end(&mut head)
-        });
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-            // A description in JSON may name anything.
-            Ok(_) => match Self::named_in(&head, path) {
-                Some(backing) if backing.path.to_string_lossy().contains("json:") => {
-                    Err(io::ErrorKind::InvalidData.into())
-                }
-                found => Ok(found),
-            },
-        }
-    }
-
-    fn named_in(head: &[u8], path: &Path) -> Option<Self> {
-        const MAGIC: &[u8] = b"QFI\xfb";
-        const FORMAT: u32 = 0xe279_2aca;
-        // qemu's own bound.
-        const NAME_BYTES_MAX: usize = 1023;
-        let word = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
-        let at =
-            usize::try_from(word(8)?).ok()?.checked_shl(32)? | usize::try_from(word(12)?).ok()?;
-        let size = usize::try_from(word(16)?).ok()?;
-        if !head.starts_with(MAGIC) || at == 0 || size == 0 || size > NAME_BYTES_MAX {
-            return None;
-        }
-        let name = String::from_utf8(head.get(at..at.checked_add(size)?)?.to_vec()).ok()?;
-        let name = name.strip_prefix("file:").unwrap_or(&name);
-        // Version 2 has 72 bytes before its extensions; later ones say how many.
-        let mut next = if word(4)? < 3 { 72 } else { usize::try_from(word(100)?).ok()? };
-        let mut is_qcow2 = false;
-        while let (Some(extension), Some(length)) = (word(next), word(next + 4)) {
-            let length = usize::try_from(length).ok()?;
-            let data = head.get(next + 8..(next + 8).checked_add(length)?).unwrap_or_default();
-            match extension {
-                0 => break,
-                FORMAT => is_qcow2 = data == QCOW2.as_bytes(),
-                _ => {}
-            }
-            next = (next + 8).checked_add(length.next_multiple_of(8))?;
-        }
-        Some(Self { path: path.parent().unwrap_or(Path::new("/")).join(name), is_qcow2 })
-    }
 }
 
 impl Libvirt {
@@ -425,61 +364,71 @@ pub(super) fn sources(guest: &Guest) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
-    /// The head of a qcow2 file that lies on top of `name`, which has this format.
-    fn qcow2(name: &str, format: &str) -> Vec<u8> {
-        let length = |text: &str| u32::try_from(text.len()).unwrap().to_be_bytes();
-        let mut head = b"QFI\xfb\0\0\0\x02".to_vec();
-        head.extend(256_u64.to_be_bytes());
-        head.extend(length(name));
-        head.resize(72, 0);
-        head.extend(0xe279_2aca_u32.to_be_bytes());
-        head.extend(length(format));
-        head.extend(format.as_bytes());
-        head.resize(256, 0);
-        head.extend(name.as_bytes());
-        head
-    }
-
-    fn files_of(disk: &Disk) -> Vec<PathBuf> {
-        Chain::of(disk).files
+    /// What a domain with this disk uses.
+    fn with_disk(disk: &str) -> DomainUse {
+        let xml = format!("<domain><name>a</name><devices>{disk}</devices></domain>");
+        DomainUse::of(&[&VirDomain::from_xml(&xml).unwrap()])
     }
 
     #[test]
-    fn a_chain_is_followed_as_its_files_say() {
-        let folder = std::env::temp_dir().join(format!("mistify-chain-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = |name: &str| folder.join(name);
-        fs::write(path("top"), qcow2("middle", "qcow2")).unwrap();
-        fs::write(path("middle"), qcow2(path("base").to_str().unwrap(), "raw")).unwrap();
-        // A guest that writes a head into its raw disk leads nowhere.
-        fs::write(path("base"), qcow2("victim", "qcow2")).unwrap();
-        fs::write(path("loop"), qcow2("loop", "qcow2")).unwrap();
-        let mut disk = Disk::default();
-        disk.source.file = path("top").display().to_string();
-        disk.driver.kind = "qcow2".to_owned();
-        assert_eq!(files_of(&disk), [path("middle"), path("base")]);
-        disk.driver.kind = "raw".to_owned();
-        assert!(files_of(&disk).is_empty(), "raw bytes are no head");
-        disk.driver.kind = "qcow2".to_owned();
-        disk.source.file = path("loop").display().to_string();
-        assert_eq!(files_of(&disk).len(), CHAIN_MAX);
-        disk.source.file = "/dev/null".to_owned();
-        assert!(files_of(&disk).is_empty());
-        let odd = qcow2("json:{\"driver\":\"raw\"}", "raw");
-        for (name, content) in [("json", &odd[..]), ("raw", b"no head"), ("absent", b"")] {
-            if !content.is_empty() {
-                fs::write(path(name), content).unwrap();
-            }
-            disk.source.file = path(name).display().to_string();
-            assert_eq!(Chain::of(&disk).is_whole, name != "json", "{name}");
+    fn a_disk_without_a_path_may_be_any_volume() {
+        for (disk, is_unknown) in [
+            ("<disk type='volume'><source pool='default' volume='a'/></disk>", true),
+            ("<disk type='dir'><driver type='fat'/><source dir='/srv'/></disk>", true),
+            ("<disk type='network'><source protocol='rbd' name='a'/></disk>", false),
+            ("<disk type='file' device='cdrom'/>", false),
+        ] {
+            let found = with_disk(disk);
+            assert_eq!(found.unknown_use().is_some(), is_unknown, "{disk}");
+            assert_eq!(found.sources().count(), 0, "{disk}");
         }
-        disk.source.backing = vec!["/by/libvirt".to_owned()];
-        assert_eq!(files_of(&disk), [PathBuf::from("/by/libvirt")]);
-        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn copies_and_data_files_are_in_use() {
+        let found = with_disk(
+            "<disk type='file'><driver type='qcow2'/>\
+             <source file='/absent/a'><dataStore type='file'><format type='raw'/>\
+             <source file='/absent/data'/></dataStore></source>\
+             <mirror type='block' job='copy'><format type='raw'/><source dev='/absent/copy'/></mirror>\
+             </disk>",
+        );
+        for path in ["/absent/a", "/absent/data", "/absent/copy"] {
+            assert_eq!(found.of_volume(Path::new(path)), Some(VolumeUse::Disk), "{path}");
+        }
+        let copy = with_disk(
+            "<disk type='file'><source file='/absent/a'/>\
+             <mirror type='volume' job='copy'><source pool='p' volume='v'/></mirror></disk>",
+        );
+        assert_eq!(copy.unknown_use(), Some(Unknown::Chain));
+    }
+
+    #[test]
+    fn an_unknown_domain_may_use_its_own_and_nobodys() {
+        let unknown = DomainUse {
+            name: "a".to_owned(),
+            uuid: "u-1".to_owned(),
+            is_unreadable: true,
+            ..DomainUse::default()
+        };
+        let pool = storage::PoolName::parse("tank").unwrap();
+        let volume = |maker: Option<Maker>| storage::Volume {
+            name: pool.dataset("guests/b/disk-0").unwrap(),
+            size_bytes: 0,
+            device: PathBuf::from("/absent"),
+            origin: None,
+            owner: None,
+            maker,
+            is_written: true,
+        };
+        let may_use = |maker, id| unknown.may_use(&volume(maker), id).is_some();
+        assert!(may_use(None, "b") && may_use(Some(Maker::call()), "b"));
+        assert!(
+            may_use(Some(Maker::domain("u-1")), "b") && may_use(Some(Maker::domain("u-2")), "a")
+        );
+        assert!(!may_use(Some(Maker::domain("u-2")), "b"), "another guest's");
     }
 
     #[test]

@@ -12,12 +12,12 @@ use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
 use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
-use crate::libvirt::Connection;
-use crate::ops::domains::{VolumeUse, all_uses};
+use crate::libvirt::{Connection, XmlKind};
+use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
 use crate::ops::fetches::Stage;
 use crate::ops::recovery::{Abort, Transaction};
 use crate::ops::volumes::{complete, make};
-use crate::ops::{Error, Libvirt, Session, named_guest, respond};
+use crate::ops::{Error, Libvirt, Session, described, named_guest, respond};
 use crate::pool::{Hold, Job, JobName, Lane, current};
 use crate::storage::{self, Adopts, Dataset, Id, Maker, Reach, Volumes, Wanted, Whose};
 
@@ -46,8 +46,9 @@ impl Libvirt {
     }
 
     /// Makes the volumes of all disks of a guest and fills in `volume`, `source` and `size`. What
-    /// is there already and right is kept, for a guest that has a domain also where it has no owner's
-    /// mark: the original image agent set none. A new guest gets none that was written to.
+    /// is there already and right is kept, also where it has no owner's mark: the original image agent set
+    /// none. One that was written to is kept only where the guest's definition names it or its mark has
+    /// the domain's uuid.
     ///
     /// # Errors
     /// As [`Libvirt::verify_disks`]; with the step where one could not be made: then nothing of it
@@ -61,11 +62,17 @@ impl Libvirt {
         let hold = self.key(&guest.id, deadline)?;
         let mut wanted = self.wanted_or_unmarked(&guest)?;
         let id = guest.id.clone();
-        let find = move |session: &mut Session| Ok(session.find(&id)?.is_some());
+        let find = move |session: &mut Session| {
+            let Some(domain) = session.find(&id)? else { return Ok(Adopts::Unwritten) };
+            let definition = described(&domain, XmlKind::Inactive)?;
+            let maker = Maker::domain(&definition.uuid);
+            let named = DomainUse::of(&[&definition]).sources().collect();
+            Ok(Adopts::OfDomain { maker, named })
+        };
         // Where libvirt cannot be asked the guest counts as new, which gets nobody's data.
-        if !self.held("CreateGuestDisks", deadline, &hold, find, |_, _| {}).unwrap_or(false) {
-            wanted.iter_mut().for_each(|wanted| wanted.adopts = Adopts::Unwritten);
-        }
+        let adopts = self.held("CreateGuestDisks", deadline, &hold, find, |_, _| {});
+        let adopts = adopts.unwrap_or(Adopts::Unwritten);
+        wanted.iter_mut().for_each(|wanted| wanted.adopts = adopts.clone());
         let transaction = Transaction::begin(self, Verb::CreateGuestDisks, &guest);
         self.make_volumes(&mut guest, wanted, false, transaction, &hold, deadline)
             .and_then(|(transaction, _)| Ok(transaction.commit()?))
@@ -323,8 +330,7 @@ impl Libvirt {
             let why = match domain.of_volume(&volume.device) {
                 Some(VolumeUse::Disk) => "uses it as a disk",
                 Some(VolumeUse::Backing) => "has a disk file that is backed by it",
-                None if domain.may_use_anything() => "may use it: its definition cannot be read",
-                None => return None,
+                None => domain.unknown_use()?.why(),
             };
             Some((domain.name, why))
         });

@@ -37,7 +37,8 @@ impl Libvirt {
     }
 
     /// What libvirt says of the guest's domain, as far as the owner's model has it: what runs now,
-    /// or what its next start takes where it is off.
+    /// or what its next start takes where it is off. The metadata is the definition's: what runs may have been
+    /// restored from saved memory, with its former metadata.
     ///
     /// # Errors
     /// As [`Libvirt::status`].
@@ -56,7 +57,9 @@ impl Libvirt {
             condition.reason.clone_into(&mut found.reason);
             found.autostart = domain.autostart()?;
             if domain.is_active()? {
-                found.pending = pending(&found, &described(&domain, XmlKind::Inactive)?);
+                let definition = described(&domain, XmlKind::Inactive)?;
+                found.pending = pending(&found, &definition);
+                found.metadata = definition.metadata;
             }
             Ok(found)
         })

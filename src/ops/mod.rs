@@ -5,6 +5,7 @@
 //! back is data. Nothing here knows HTTP or JSON.
 
 mod args;
+mod chain;
 mod create;
 mod delete;
 mod devices;

@@ -11,6 +11,7 @@
 //! | DiscardSaved | the memory goes; the next start boots |
 //! | Update, DetachDisk, DetachNic, ResizeDisk, RollbackSnapshot, DeleteGuestDisks, DeleteDataset | refused |
 //! | AttachDisk, AttachNic, InsertMedia, EjectMedia, SetMemory, SetCPU, SetLimits | the definition changes, and the answer says when it counts |
+//! | SetMetadata | the definition changes, which List and Describe read, whatever the restored guest has |
 //! | all others | as for a guest that is off |
 
 use std::time::Instant;

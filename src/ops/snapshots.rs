@@ -8,7 +8,7 @@ use crate::guest::wire::Guest;
 use crate::guest::wire::images::{self as wire, SnapshotRequest, SnapshotResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::Connection;
-use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
+use crate::ops::domains::{DomainUse, Unknown, VolumeUse, all_uses};
 use crate::ops::images::{guest_of, lock_of};
 use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session};
@@ -132,7 +132,7 @@ impl Libvirt {
 
     /// Rolls one dataset back to a snapshot, with `destroyMoreRecent` past newer ones, which are
     /// destroyed. A volume that a running guest or another domain uses, or that lies below a guest's
-    /// qcow2 file, is left alone.
+    /// qcow2 file or may, is left alone.
     ///
     /// # Errors
     /// As [`Libvirt::get_snapshot`]; [`Error::InUse`]; what storage says.
@@ -189,8 +189,8 @@ impl Libvirt {
         self.on_storage("DownloadSnapshot", &request.id, None, deadline, send)
     }
 
-    /// Refuses a snapshot of a guest's volume that lies below a file of a guest: the guest's disk is that
-    /// file, and what was written since is not in the volume.
+    /// Refuses a snapshot of a guest's volume that lies below a file of a guest, or may: the guest's disk is
+    /// that file, and what was written since is not in the volume.
     ///
     /// # Errors
     /// [`Error::InUse`]. Where libvirt cannot be asked the snapshot is taken all the same, as it harms
@@ -214,14 +214,15 @@ impl Libvirt {
             }
         };
         for volume in &volumes {
-            let is_on_top =
-                |it: &&DomainUse| it.of_volume(&volume.device) == Some(VolumeUse::Backing);
-            if let Some(domain) = domains.iter().find(is_on_top) {
-                return Err(Error::InUse {
-                    dataset: volume.name.to_string(),
-                    user: domain.name.clone(),
-                    why: "has a disk file that is backed by it",
-                });
+            let id = guest_of(&volume.name).unwrap_or_default();
+            let stands = |it: &DomainUse| match it.of_volume(&volume.device) {
+                Some(VolumeUse::Backing) => Some("has a disk file that is backed by it"),
+                Some(VolumeUse::Disk) => None,
+                None => it.may_use(volume, id).map(Unknown::why),
+            };
+            let found = domains.iter().find_map(|it| Some((it.name.clone(), stands(it)?)));
+            if let Some((user, why)) = found {
+                return Err(Error::InUse { dataset: volume.name.to_string(), user, why });
             }
         }
         Ok(())
@@ -288,9 +289,9 @@ fn obstacle(
             None if !is_own && volume.is_some_and(|volume| domain.has_made(volume)) => {
                 Some("owns it as a detached disk")
             }
-            None if volume.is_some_and(|it| it.maker.is_none()) && domain.may_use_anything() => {
-                Some("may use it: its definition or one of its qcow2 files cannot be read")
-            }
+            // A definition that cannot be read is no reason against another guest's verb.
+            None if volume.is_some() && domain.has_unknown_chain() => Some(Unknown::Chain.why()),
+            None => volume.and_then(|it| domain.may_use(it, id)).map(Unknown::why),
             _ => None,
         }
     };

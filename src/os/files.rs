@@ -3,7 +3,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "flock has no safe form in the std of our oldest Rust, and leases have none"
+    reason = "flock has no safe form in the std of our oldest Rust, and leases and ranges have none"
 )]
 
 use std::ffi::OsStr;
@@ -104,6 +104,28 @@ pub fn lock(file: &impl AsRawFd) -> io::Result<bool> {
     // SAFETY: takes no pointer; the descriptor is open during the call.
     let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
     if result == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
+}
+
+/// Takes one byte of a file, which need not have it, for this opening of the file (`F_OFD_SETLK` in fcntl(2)), until
+/// all its descriptors are closed. `false` where another opening has that byte.
+///
+/// # Errors
+/// Where the file is not open for writing, or its file system has no locks.
+pub fn lock_byte(file: &impl AsRawFd, at: u32) -> io::Result<bool> {
+    let mut lock = libc::flock {
+        l_type: libc::c_short::try_from(libc::F_WRLCK).unwrap_or(libc::c_short::MAX),
+        l_whence: libc::c_short::try_from(libc::SEEK_SET).unwrap_or(libc::c_short::MAX),
+        l_start: libc::off_t::from(at),
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the pointer is live during the call, as is the descriptor.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw mut lock) };
+    if result != -1 {
         return Ok(true);
     }
     let error = io::Error::last_os_error();
@@ -229,6 +251,24 @@ mod tests {
         // A program that another test is just starting has it as well, until it runs.
         let end = Instant::now() + Duration::from_secs(10);
         while !lock(&second).unwrap() {
+            assert!(Instant::now() < end);
+            thread::yield_now();
+        }
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_byte_is_locked_by_one_opening_alone() {
+        let path = env::temp_dir().join(format!("mistify-byte-{}", process::id()));
+        let first = File::create(&path).unwrap();
+        let second = File::create(&path).unwrap();
+        assert!(lock_byte(&first, 7).unwrap() && lock_byte(&first, 7).unwrap());
+        assert!(!lock_byte(&second, 7).unwrap());
+        assert!(lock_byte(&second, u32::MAX).unwrap() && !lock_byte(&first, u32::MAX).unwrap());
+        assert!(lock_byte(&File::open(&path).unwrap(), 8).is_err(), "not open for writing");
+        drop(first);
+        let end = Instant::now() + Duration::from_secs(10);
+        while !lock_byte(&second, 7).unwrap() {
             assert!(Instant::now() < end);
             thread::yield_now();
         }

@@ -50,15 +50,13 @@ pub(super) fn adopt(
 
 /// Why a volume is not to be adopted though its name, size, origin and owner are right.
 fn not_adopted(found: &Volume, adopts: &Adopts) -> Option<String> {
-    let other = found.maker.as_ref().and_then(Maker::domain_uuid);
-    match (adopts, other) {
-        (Adopts::Any, _) => None,
-        (Adopts::OfDomain(own), Some(uuid)) if own.domain_uuid() == Some(uuid) => None,
-        (_, Some(uuid)) => Some(format!("it belongs to the domain with uuid {uuid}")),
-        (Adopts::Unwritten, None) if found.is_written => {
-            Some("it contains data, and no domain names it".to_owned())
-        }
-        _ => None,
+    if !adopts.only_unwritten(found) {
+        return None;
+    }
+    match found.maker.as_ref().and_then(Maker::domain_uuid) {
+        Some(uuid) => Some(format!("it belongs to the domain with uuid {uuid}")),
+        None if found.is_written => Some("it contains data, and no domain names it".to_owned()),
+        None => None,
     }
 }
 
@@ -96,6 +94,15 @@ pub(super) fn growth(volume: &Volume, size_mib: u64, unit: u64) -> Result<Option
 pub(super) fn is_disk_of(volume: &str, guest: &Dataset) -> bool {
     let number = volume.strip_prefix(guest.as_str()).and_then(|it| it.strip_prefix("/disk-"));
     number.is_some_and(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether it is the name of a file that libvirt puts on top of such a disk: its snapshot `s1` of `disk-0` is in
+/// `disk-0.s1`.
+pub(super) fn is_overlay_of(volume: &str, guest: &Dataset) -> bool {
+    volume.rsplit_once('.').is_some_and(|(disk, _)| {
+        // The next snapshot takes the place of what follows the dot; other tools add to it.
+        is_disk_of(disk, guest) || is_overlay_of(disk, guest)
+    })
 }
 
 /// Checks that a dataset is below `guests/`, where alone things are destroyed.
@@ -222,10 +229,43 @@ mod tests {
         {
             assert!(!adopted(maker, is_written, Adopts::Unwritten));
         }
-        assert!(adopted(None, true, Adopts::OfDomain(own.clone())));
-        assert!(adopted(Some(&own), true, Adopts::OfDomain(own.clone())));
-        assert!(!adopted(Some(&other), false, Adopts::OfDomain(own)));
         assert!(adopted(Some(&other), true, Adopts::Any));
+    }
+
+    #[test]
+    fn a_domain_adopts_what_it_names_or_has_made() {
+        let (own, other, call) = (Maker::domain("u-1"), Maker::domain("u-2"), Maker::call());
+        let device = PathBuf::from("/absent/disk-0");
+        let adopted = |maker: Option<&Maker>, is_written, named: &[&str]| {
+            let named = named.iter().map(PathBuf::from).collect();
+            let adopts = Adopts::OfDomain { maker: own.clone(), named };
+            let volume = found(MIB, None, Some("a"));
+            let found =
+                Volume { maker: maker.cloned(), device: device.clone(), is_written, ..volume };
+            adopt(&found, &Wanted { adopts, ..wanted(None, 1) }, None, MIB).is_ok()
+        };
+        assert!(adopted(Some(&own), true, &[]));
+        for maker in [None, Some(&call)] {
+            assert!(!adopted(maker, true, &["/absent/disk-1"]));
+            assert!(adopted(maker, false, &[]));
+            assert!(adopted(maker, true, &["/absent/disk-1", "/absent/./disk-0"]));
+        }
+        assert!(!adopted(Some(&other), false, &[]));
+    }
+
+    #[test]
+    fn an_overlay_has_the_name_of_a_disk() {
+        let guest = PoolName::parse("tank").unwrap().dataset("guests/a").unwrap();
+        for (name, is) in [
+            ("tank/guests/a/disk-0.s1", true),
+            ("tank/guests/a/disk-12.s1.s2", true),
+            ("tank/guests/a/disk-0", false),
+            ("tank/guests/a/data.s1", false),
+            ("tank/guests/a/disk-0x.s1", false),
+            ("tank/guests/b/disk-0.s1", false),
+        ] {
+            assert_eq!(is_overlay_of(name, &guest), is, "{name}");
+        }
     }
 
     #[test]

@@ -80,10 +80,30 @@ impl fmt::Display for Maker {
 pub enum Adopts {
     /// Anything.
     Any,
-    /// No other domain's. This one exists, and its disks have been written to.
-    OfDomain(Maker),
+    /// This domain's, by its mark or because the domain's definition names it; else as [`Adopts::Unwritten`].
+    OfDomain {
+        /// The domain, as it marks volumes.
+        maker: Maker,
+        /// The sources of its disks.
+        named: Vec<PathBuf>,
+    },
     /// No domain's, and never written to: the guest is new, and gets nobody's data.
     Unwritten,
+}
+
+impl Adopts {
+    /// Whether this volume is adopted only where it is no domain's and was never written to.
+    pub(super) fn only_unwritten(&self, found: &Volume) -> bool {
+        match self {
+            Self::Any => false,
+            Self::OfDomain { maker, named } => {
+                let device = resolved(&found.device);
+                let is_named = named.iter().any(|path| resolved(path) == device);
+                !is_named && found.maker.as_ref() != Some(maker)
+            }
+            Self::Unwritten => true,
+        }
+    }
 }
 
 /// Whether the space of a volume is set aside for it.
@@ -438,6 +458,13 @@ pub struct Left {
     pub why: Why,
 }
 
+impl Left {
+    /// Whether the agent does not try again to destroy it: it is somebody else's to destroy.
+    pub fn is_others(&self) -> bool {
+        matches!(self.why, Why::Used(_) | Why::Overlay)
+    }
+}
+
 /// What keeps a volume from being destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -451,6 +478,8 @@ pub enum Why {
     Used(String),
     /// This one may use it, as nobody knows what it uses.
     MayBeUsed(String),
+    /// Another tool made it on top of the guest's disk, and it has what the guest wrote since.
+    Overlay,
     /// The command failed, and said this.
     Failed(String),
 }
@@ -465,6 +494,9 @@ impl fmt::Display for Left {
             Why::Open(who) => write!(f, "{name} is in use by {}", who.join(", ")),
             Why::Used(by) => write!(f, "{name} is used by {by}"),
             Why::MayBeUsed(by) => write!(f, "{name} may be used by {by}"),
+            Why::Overlay => {
+                write!(f, "{name} has data of the guest, and the agent did not create it")
+            }
             Why::Failed(why) => write!(f, "{name}: {why}"),
         }
     }

@@ -117,6 +117,31 @@ fn a_network_that_stays_does_not_keep_others() {
 }
 
 #[test]
+fn a_delete_names_the_files_on_top_of_disks() {
+    let bed = Bed::new("test:///default");
+    bed.agent.ok("CreateGuest", &guest("web-5", "test"));
+    let (disk, id) = (bed.disk("web-5"), json!({ "id": "web-5" }));
+    let overlay = disk.with_file_name("disk-0.s1");
+    fs::write(&overlay, "data of a tenant").expect("it can be written");
+    let named =
+        "mistify/guests/web-5/disk-0.s1 has data of the guest, and the agent did not create it";
+    let asked = json!({ "guest": id, "args": { "mistify.dry_run": "true" } });
+    let plan = bed.agent.call_with("Delete", &asked);
+    assert_eq!(plan["result"]["plan"]["problems"], json!([named]), "{plan}");
+    // Also where nothing else is left.
+    for _ in 0..2 {
+        let error = bed.agent.error("Delete", &id);
+        assert_eq!(error, format!("cannot destroy volumes: {named}"));
+        assert!(!disk.exists() && overlay.exists());
+        assert_eq!(bed.leftovers(), [Value::Null; 0], "nothing to try again");
+    }
+    fs::remove_file(&overlay).expect("it is there");
+    let error = bed.agent.error("Delete", &id);
+    assert!(error.starts_with("[Code-42] "), "{error}");
+    bed.agent.end();
+}
+
+#[test]
 fn a_restored_guest_is_not_a_leftovers() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let bed = Bed::new(&stack.uri());

@@ -7,6 +7,7 @@ mod bench_compare;
 mod blocked_log;
 mod boot_sector;
 mod callers;
+mod chains;
 mod check;
 mod clones;
 mod conformance;

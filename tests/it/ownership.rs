@@ -278,7 +278,8 @@ fn a_volume_below_an_overlay_stays_as_it_is() {
     bed.agent.ok("Poweroff", &id);
     is_refused();
     assert!(bed.has_content("own-overlay"));
-    bed.agent.ok("Delete", &id);
+    let error = bed.agent.error("Delete", &id);
+    assert!(error.contains("guests/own-overlay/disk-0.s1 has data of the guest"), "{error}");
     bed.agent.end();
 }
 

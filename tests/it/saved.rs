@@ -91,6 +91,26 @@ fn a_setting_of_a_saved_guest_says_when_it_counts() {
 }
 
 #[test]
+fn metadata_set_while_saved_is_there_after_run() {
+    let Some(bed) = Bed::new() else { return };
+    let guest = json!({ "id": ID });
+    let tagged = json!({ "id": ID, "metadata": { "owner": "bob" } });
+    bed.agent.ok("SetMetadata", &tagged);
+    assert_eq!(bed.agent.ok("Run", &guest)["guest"]["state"], "running");
+    let described = bed.agent.ok("Describe", &guest);
+    let parameters = &described["Metadata"]["UserMetadata"];
+    assert!(parameters.to_string().contains("bob"), "{described}");
+    let listed = bed.agent.call_with("List", &json!({ "metadata": { "owner": "bob" } }));
+    assert_eq!(listed["result"]["guests"][0]["id"], ID, "{listed}");
+    // It is saved and restored again, and has it still.
+    bed.stack.virsh_ok(&["managedsave", ID]);
+    bed.agent.ok("Run", &guest);
+    assert!(bed.agent.ok("Describe", &guest).to_string().contains("bob"));
+    bed.agent.ok("Delete", &guest);
+    bed.agent.end();
+}
+
+#[test]
 fn discarded_memory_makes_an_ordinary_guest_that_is_off() {
     let Some(bed) = Bed::new() else { return };
     let guest = json!({ "id": ID });

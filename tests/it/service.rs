@@ -121,6 +121,30 @@ fn the_unit_allows_the_calls_of_landlock_by_name() {
 }
 
 #[test]
+fn the_units_bound_memory_and_hide_other_processes() {
+    let read = |name: &str| fs::read_to_string(format!("dist/{name}")).expect("it is there");
+    let bound = |unit: &str, key: &str| {
+        let value = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        value.is_some_and(|value| value.ends_with('M'))
+    };
+    let (agent, fetch) = (read("mistify-libvirt.service"), read("mistify-libvirt-fetch@.service"));
+    assert!(bound(&agent, "MemoryHigh") && bound(&fetch, "MemoryMax"));
+    // A line without ~ would allow them again.
+    let calls = ["process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "pidfd_getfd"];
+    for unit in [agent, fetch] {
+        let lines = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
+        let (removed, added): (Vec<&str>, Vec<&str>) = lines.partition(|it| it.starts_with('~'));
+        let has = |lines: &[&str], call: &str| {
+            let mut words = lines.iter().flat_map(|line| line.trim_start_matches('~').split(' '));
+            words.any(|word| word == call)
+        };
+        for call in calls {
+            assert!(has(&removed, call) && !has(&added, call), "{call}");
+        }
+    }
+}
+
+#[test]
 fn a_purge_and_the_documents_know_all_state_files() {
     let state = Scratch::new();
     let folder = state.path().to_str().expect("UTF-8");

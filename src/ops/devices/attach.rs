@@ -1,7 +1,8 @@
 //! AttachDisk and AttachNic: made as CreateGuest makes them, or taken back as one.
 
 use std::mem;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{GUEST_DISKS_MAX, GUEST_NICS_MAX};
@@ -17,11 +18,12 @@ use crate::libvirt::{Connection, Reach, XmlKind};
 use crate::ops::create::{failed_to, wiring};
 use crate::ops::devices::{Changed, Device, Way, kept, persistent, running};
 use crate::ops::disks::judge_one;
+use crate::ops::domains::{DomainUse, Unknown, VolumeUse};
 use crate::ops::metadata::Stored;
 use crate::ops::recovery::Transaction;
 use crate::ops::volumes::Own;
 use crate::ops::{Error, Libvirt, Session, described, machine, named_guest, networks};
-use crate::pool::{Hold, Lane};
+use crate::pool::{Hold, JobName, Lane};
 use crate::storage::{self, Adopts, Dataset, Maker, Volume};
 
 const DISK_VERB: &str = "AttachDisk";
@@ -107,7 +109,10 @@ impl Libvirt {
                 found.source.path().clone_into(&mut disk.source);
                 found.target.bus.clone_into(&mut disk.bus);
             }
-            None => disk.device = here.free_device(&disk)?,
+            None => {
+                disk.device = here.free_device(&disk)?;
+                self.check_not_under_own(&here, &disk, hold, deadline)?;
+            }
         }
         if found.is_none() && disk.bus == "scsi" {
             check_scsi(&disk.device, here.definition.hardware.scsi)?;
@@ -163,6 +168,42 @@ impl Libvirt {
         Ok(here)
     }
 
+    /// Refuses a disk on which another disk of the guest lies, or may: two of its disks would write to the
+    /// same data.
+    ///
+    /// # Errors
+    /// [`Error::Taken`].
+    fn check_not_under_own(
+        &self,
+        here: &Around,
+        disk: &wire::Disk,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let path = match here.volume(disk) {
+            Some(volume) => volume.device.clone(),
+            None if disk.source.is_empty() => return Ok(()),
+            None => PathBuf::from(&disk.source),
+        };
+        let definitions: Vec<_> = here.live.iter().chain([&here.definition]).collect();
+        let own = DomainUse::of(&definitions);
+        let (looked_for, volumes) = (path.clone(), Arc::clone(&self.volumes));
+        let look = move || match own.of_volume(&looked_for) {
+            Some(VolumeUse::Backing) => Some("has a disk file that is backed by it"),
+            // Outside the store it is an operator's word what the disk is.
+            None if volumes.name_of(&looked_for).is_some() => own.unknown_use().map(Unknown::why),
+            _ => None,
+        };
+        let job = JobName::new(DISK_VERB, hold.key());
+        match self.aside(Lane::Read, job, deadline, look)? {
+            Some(why) => {
+                let what = path.display();
+                Err(Error::Taken(format!("cannot attach {what}: guest {} {why}", hold.key())))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Gives a disk without a source a volume: the one that it names, if that is there and nothing
     /// more is asked of it, else one that is made as for CreateGuest.
     fn give_volume(
@@ -193,7 +234,8 @@ impl Libvirt {
             return Err(storage::Error::NotFound { name: disk.volume.clone() }.into());
         }
         let volume = here.volume_for(own, disk)?;
-        let how = (self.space(), here.maker(), Adopts::OfDomain(here.maker()));
+        let adopts = Adopts::OfDomain { maker: here.maker(), named: Vec::new() };
+        let how = (self.space(), here.maker(), adopts);
         let wanted = vec![own.wanted(volume, disk, "disk", how)?];
         let mut with_it = Guest { disks: vec![mem::take(disk)], ..guest.clone() };
         let (transaction, unclaimed) =

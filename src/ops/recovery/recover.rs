@@ -25,7 +25,7 @@ use crate::storage::{InUse, Volumes};
 pub(in crate::ops) struct Recovered {
     /// Whether something was removed.
     pub(in crate::ops) removed: bool,
-    /// What stays because other domains use it.
+    /// What stays because other domains use it, or other tools made it.
     pub(in crate::ops) used: Vec<Leftover>,
     /// What could not be undone or finished.
     left: Vec<Leftover>,

@@ -31,7 +31,7 @@ use crate::ops::networks::Marked;
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Session, devices, networks};
 use crate::storage::{
-    self, Id, InUse, Left, Made, Maker, PoolName, Reach, Removal, Volume, Volumes, Whose, Why,
+    self, Id, InUse, Left, Made, Maker, PoolName, Reach, Removal, Volume, Volumes, Whose,
 };
 
 /// What recovery did with libvirt's part.
@@ -289,7 +289,7 @@ pub(super) struct InStorage {
     pub(super) left: Vec<Leftover>,
     /// The steps of a Delete that finish what it left.
     pub(super) remaining: Vec<Step>,
-    /// What other domains use, which is theirs now.
+    /// What other domains use, which is theirs now, and what other tools made of the guest's disks.
     pub(super) used: Vec<Leftover>,
 }
 
@@ -330,8 +330,7 @@ pub(super) fn in_storage(
         // An id that is no dataset's name has no volumes.
         (_, Err(_)) | (Direction::Back, Ok(_)) => {}
     }
-    let (used, left): (Vec<_>, Vec<_>) =
-        removal.left.iter().partition(|left| matches!(left.why, Why::Used(_)));
+    let (used, left): (Vec<_>, Vec<_>) = removal.left.iter().partition(|left| left.is_others());
     Ok(InStorage {
         removed: !removal.destroyed.is_empty(),
         left: left.into_iter().map(Leftover::volume).collect(),
@@ -382,7 +381,7 @@ fn steps_of(
         let mut steps = intent.steps.iter();
         steps.find(|step| matches!(step, Step::Volume { name, .. } if *name == left.name))
     };
-    let left = left.iter().filter(|left| !matches!(left.why, Why::Used(_)));
+    let left = left.iter().filter(|left| !left.is_others());
     let (again, left): (Vec<_>, Vec<_>) = left.partition(|left| recorded(left).is_some());
     let again = again.into_iter().filter_map(recorded).cloned();
     if left.is_empty() {

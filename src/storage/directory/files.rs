@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
-use log::warn;
+use log::{info, warn};
 use serde::{Deserialize, Serialize};
 
 use super::{DirectoryStore, not_found, refuse_link};
@@ -210,11 +210,21 @@ impl DirectoryStore {
     /// Removes the properties and snapshots in a folder whose volume is not there: a crash can leave
     /// them. Only for folders that the caller alone changes: properties come before their volume.
     pub(super) fn remove_orphans(&self, folder: &Path) -> Result<(), Error> {
+        self.remove_lost(folder, &['#', '@'])
+    }
+
+    /// The same of snapshots alone.
+    pub(super) fn remove_lost_snapshots(&self, folder: &Path) -> Result<(), Error> {
+        self.remove_lost(folder, &['@'])
+    }
+
+    fn remove_lost(&self, folder: &Path, marks: &[char]) -> Result<(), Error> {
         for name in names_in(folder)? {
-            let Some((volume, _)) = name.split_once(['#', '@']) else { continue };
+            let Some((volume, _)) = name.split_once(marks) else { continue };
             let path = folder.join(&name);
             let is_file = look_at(&path)?.is_some_and(|it| it.is_file());
             if is_file && look_at(&folder.join(volume))?.is_none() {
+                info!("removing the rest of {volume}, which is gone; file={}", path.display());
                 remove_if_there(&path)?;
             }
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use log::warn;
 
-use super::files::{at, look_at, names_in, sync_folder};
+use super::files::{at, look_at, names_in, remove_if_there, sync_folder};
 use super::{DirectoryStore, not_found, refuse_link};
 use crate::os::files::{is_link, lock, straight};
 use crate::storage::copy::copy;
@@ -72,6 +72,8 @@ impl DirectoryStore {
         let _alone = self.lock_image(&name)?;
         wait_closed(&self.path(&name)?, self.patience(deadline))
             .map_err(|holders| Error::Busy { name: name.to_string(), holders })?;
+        // First, unlike other volumes: without a snapshot it is no image, and could not be deleted any more.
+        remove_if_there(&self.path(&name)?)?;
         self.remove_volume(&name)
     }
 
@@ -136,16 +138,23 @@ impl DirectoryStore {
         sync_folder(&path)
     }
 
-    /// Removes what imports left that were cut off: drafts, and the locks of ids.
+    /// Removes what imports and deletions left that were cut off: drafts, snapshots without their image, and the
+    /// locks of ids.
     pub(super) fn sweep_images(&self) -> Result<(), Error> {
         let images = self.directory_path(&self.pool.images())?;
         self.sweep(&images)?;
         for name in names_in(&images)? {
-            let Some(id) = name.strip_suffix('%').and_then(|id| Id::parse(id).ok()) else {
+            let id = name.strip_suffix('%').or_else(|| Some(name.split_once('@')?.0));
+            let Some(id) = id.and_then(|id| Id::parse(id).ok()) else { continue };
+            let image = self.pool.image(&id)?;
+            if name.contains('@') && look_at(&self.path(&image)?)?.is_some() {
                 continue;
-            };
+            }
             // Held by an import that runs; removed with this lock.
-            match self.lock_image(&self.pool.image(&id)?) {
+            match self.lock_image(&image) {
+                Ok(_alone) if look_at(&self.path(&image)?)?.is_none() => {
+                    self.remove_all_snapshots(&image)?;
+                }
                 Ok(_) | Err(Error::Busy { .. }) => {}
                 Err(error) => return Err(error),
             }

@@ -28,6 +28,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
+use log::warn;
 use parking_lot::Mutex;
 
 use self::files::{is_directory, open_file};
@@ -142,10 +143,15 @@ impl Volumes for DirectoryStore {
         Ok(Some(images))
     }
 
-    fn prepare(&self, _deadline: Instant) -> Result<(), Error> {
+    fn prepare(&self, deadline: Instant) -> Result<(), Error> {
         self.make_folder(&self.directory_path(&self.pool.images())?)?;
         self.make_folder(&self.directory_path(&self.pool.guests())?)?;
-        self.sweep_images()
+        self.sweep_images()?;
+        // One directory of others below keeps nobody from the store.
+        if let Err(error) = self.sweep_guests(deadline) {
+            warn!("cannot remove snapshots without their volume: {error}");
+        }
+        Ok(())
     }
 
     fn plans(&self, wanted: &[Wanted], _deadline: Instant) -> Result<Plans, Error> {

@@ -11,11 +11,11 @@ use super::{DirectoryStore, not_found};
 use crate::os::files::straight;
 use crate::storage::holders::{holders, wait_closed};
 use crate::storage::rules::{
-    adopt, below_guests, check_space, growth, is_disk_of, no_image, size_bytes,
+    adopt, below_guests, check_space, growth, is_disk_of, is_overlay_of, no_image, size_bytes,
 };
 use crate::storage::{
-    Action, Adopts, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach,
-    Removal, Removing, Space, Volume, Wanted, Whose, Why,
+    Action, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach, Removal,
+    Removing, Space, Volume, Wanted, Whose, Why,
 };
 
 impl DirectoryStore {
@@ -29,7 +29,7 @@ impl DirectoryStore {
         let size_bytes = size_bytes(wanted, origin.as_ref(), 0)?;
         let volume = &wanted.volume;
         let mut found = self.volume_at(volume)?;
-        if let Some(found) = found.as_mut().filter(|_| wanted.adopts == Adopts::Unwritten) {
+        if let Some(found) = found.as_mut().filter(|found| wanted.adopts.only_unwritten(found)) {
             found.is_written |= !self.snapshots_of(volume)?.is_empty();
         }
         match &found {
@@ -116,6 +116,8 @@ impl DirectoryStore {
         if look_at(&path)?.is_some() {
             return Err(Error::Exists { name: wanted.volume.to_string() });
         }
+        // Of a former volume of this name, whose file is gone.
+        self.remove_all_snapshots(&wanted.volume)?;
         let beside = self.beside(&wanted.volume, "#")?;
         let made = draft.file.metadata().map_err(at("stat", &path))?;
         let properties = Properties {
@@ -207,7 +209,10 @@ impl DirectoryStore {
             let Some(volume) = self.volume_at(&name)? else { continue };
             let is_meant = is_meant(&volume, guest, &root, &Whose::Marked);
             if !is_meant || in_use.keeps(&volume.device) {
-                removing.foreign.push(name.to_string());
+                match overlay(&volume, &root, in_use) {
+                    Some(why) => removing.left.push(Left { name: name.to_string(), why }),
+                    None => removing.foreign.push(name.to_string()),
+                }
                 continue;
             }
             if let Some(why) = used_by(&volume, in_use) {
@@ -287,7 +292,10 @@ impl DirectoryStore {
         for name in self.datasets(Some(root))? {
             match self.volume_at(&name)? {
                 None => folders.push(name),
-                Some(volume) if !chosen(&volume) => removal.foreign.push(name.to_string()),
+                Some(volume) if !chosen(&volume) => match overlay(&volume, root, in_use) {
+                    Some(why) => removal.note(name.as_str(), Err(why)),
+                    None => removal.foreign.push(name.to_string()),
+                },
                 Some(volume) => match used_by(&volume, in_use) {
                     Some(why) => removal.note(name.as_str(), Err(why)),
                     None if !holders(&volume.device).is_empty() => open.push(name),
@@ -323,14 +331,27 @@ impl DirectoryStore {
         self.remove_volume(name).map_err(|error| Why::Failed(error.to_string()))
     }
 
-    /// The volume goes first: without it, what is beside it is nothing.
+    /// The snapshots go first: those that a crash left without their volume would be the next volume's of its
+    /// name. Its properties go last, as a volume without them is nobody's.
     pub(super) fn remove_volume(&self, name: &Dataset) -> Result<(), Error> {
-        remove_if_there(&self.path(name)?)?;
         self.remove_all_snapshots(name)?;
+        remove_if_there(&self.path(name)?)?;
         remove_if_there(&self.beside(name, "#")?).map(drop)
     }
 
-    fn remove_all_snapshots(&self, name: &Dataset) -> Result<(), Error> {
+    /// Removes snapshots below `guests` whose volume is gone: a deletion was cut off, or somebody removed the file.
+    pub(super) fn sweep_guests(&self, deadline: Instant) -> Result<(), Error> {
+        // No volume and no snapshot is made meanwhile.
+        let _making = self.lock(deadline)?;
+        for folder in self.datasets(Some(&self.pool.guests()))? {
+            if is_directory(&self.path(&folder)?)? {
+                self.remove_lost_snapshots(&self.directory_path(&folder)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_all_snapshots(&self, name: &Dataset) -> Result<(), Error> {
         for seen in self.snapshots_of(name)? {
             remove_if_there(&self.snapshot_path(&seen.snapshot.name)?)?;
         }
@@ -358,6 +379,12 @@ impl DirectoryStore {
 /// Who uses a volume: by its path, or because it was made by another domain.
 fn used_by(volume: &Volume, in_use: &InUse) -> Option<Why> {
     in_use.keeper_of(&volume.device, volume.maker.as_ref())
+}
+
+/// Why a volume that is not meant stays though it has the guest's data.
+fn overlay(volume: &Volume, root: &Dataset, in_use: &InUse) -> Option<Why> {
+    let is_overlay = is_overlay_of(volume.name.as_str(), root) && !in_use.keeps(&volume.device);
+    is_overlay.then_some(Why::Overlay)
 }
 
 /// Whether a volume below a guest's root goes with the guest.

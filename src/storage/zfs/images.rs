@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
@@ -13,6 +14,7 @@ use super::plan::newest_snapshot;
 use super::snapshots::check_free;
 use super::{ALL, Depth, ZfsStore, device, not_found, says_no_space};
 use crate::os::disk::open_device;
+use crate::os::files::{CHECKSUM_START, checksum, lock_byte};
 use crate::os::process;
 use crate::storage::copy::copy;
 use crate::storage::{Dataset, Error, Id, Image, ImageSource, Left, round_up};
@@ -22,6 +24,11 @@ use crate::storage::{Dataset, Error, Id, Image, ImageSource, Left, round_up};
 const IMPORT: &str = "@import";
 /// The name of the snapshot of an imported image.
 const SNAPSHOT: &str = "image";
+/// The locks of images' ids are bytes of this device: who changes a pool has it open, whatever user and
+/// directories an agent and a command of an operator have.
+pub(super) const LOCKS: &str = "/dev/zfs";
+/// Between two tries to lock an id.
+const LOCK_LOOK: Duration = Duration::from_millis(50);
 /// A multiple of every block size, to which the sizes of raw images are rounded up.
 const BLOCK_BYTES: u64 = 128 * 1024;
 
@@ -42,6 +49,7 @@ impl ZfsStore {
 
     pub(super) fn remove_image(&self, id: &Id, deadline: Instant) -> Result<(), Error> {
         let name = self.pool.image(id)?;
+        let _alone = self.lock_image(&name, self.patience(deadline))?;
         let entries = self.look(Depth::One, ALL, &[name.as_str()], deadline)?;
         if entries.is_empty() {
             return Err(not_found(name));
@@ -59,6 +67,7 @@ impl ZfsStore {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Image, Error> {
         let name = self.pool.image(id)?;
+        let _alone = self.lock_image(&name, self.patience(self.soon()))?;
         self.make_way(&name)?;
         let outcome = match source {
             ImageSource::ZfsStream(stream) => self.receive(&name, stream, progress),
@@ -95,19 +104,60 @@ impl ZfsStore {
     pub(super) fn sweep_images(&self, deadline: Instant) -> Result<(), Error> {
         let images = self.pool.images();
         let entries = self.look(Depth::Two, ALL, &[images.as_str()], deadline)?;
-        for entry in entries.iter().filter(|entry| entry.kind == Kind::Volume) {
-            let identity = entry.owner.as_deref().and_then(importer);
-            let is_complete = newest_snapshot(&entries, &entry.name).is_some();
-            if is_complete || identity.is_none_or(|identity| process::running(identity).is_some()) {
-                continue;
-            }
+        for entry in entries.iter().filter(|entry| is_rest(entry, &entries)) {
             let Ok(name) = self.pool.full_dataset(&entry.name) else { continue };
-            info!("destroying the rest of an interrupted import; image={name}");
-            if let Err(error) = self.destroy_image(&name, deadline) {
-                warn!("cannot destroy the rest of an import; image={name}: {error}");
+            match self.sweep_image(&name, deadline) {
+                // By an import of that id, which sees to it.
+                Ok(()) | Err(Error::Busy { .. }) => {}
+                Err(error) => warn!("cannot destroy the rest of an import; image={name}: {error}"),
             }
         }
         Ok(())
+    }
+
+    /// Destroys what an import left, if it is still that: another import may have been faster.
+    fn sweep_image(&self, name: &Dataset, deadline: Instant) -> Result<(), Error> {
+        let _alone = self.lock_image(name, Instant::now())?;
+        let entries = self.look(Depth::One, ALL, &[name.as_str()], deadline)?;
+        if !entries.iter().any(|entry| entry.name == name.as_str() && is_rest(entry, &entries)) {
+            return Ok(());
+        }
+        info!("destroying the rest of an interrupted import; image={name}");
+        self.destroy_image(name, deadline)
+    }
+
+    /// Locks the id of an image against imports, sweeps and removals by other processes and threads, until the
+    /// file is closed. Without the device there is no pool to change, and no lock.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where another one has it.
+    ///
+    /// # Blocking
+    /// Up to `patience`.
+    fn lock_image(&self, name: &Dataset, patience: Instant) -> Result<Option<File>, Error> {
+        let failed = |error| Error::io(format!("lock image {name}"), error);
+        let file = match File::options().read(true).write(true).open(&self.locks) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(failed)?,
+        };
+        // Two ids with the same byte wait for each other, which harms neither.
+        let [.., a, b, c, d] = checksum(CHECKSUM_START, name.as_str().as_bytes()).to_be_bytes();
+        let byte = u32::from_be_bytes([a, b, c, d]);
+        while !lock_byte(&file, byte).map_err(failed)? {
+            let now = Instant::now();
+            if now >= patience {
+                return Err(Error::Busy { name: name.to_string(), holders: self.importers(name) });
+            }
+            thread::sleep(LOCK_LOOK.min(patience - now));
+        }
+        Ok(Some(file))
+    }
+
+    /// Who imports an image of this name, where its mark tells.
+    fn importers(&self, name: &Dataset) -> Vec<String> {
+        let found = self.look_at(name.as_str(), self.soon()).ok().flatten();
+        let pid = found.and_then(|entry| process::running(importer(entry.owner.as_deref()?)?));
+        pid.map(importing).into_iter().collect()
     }
 
     /// Sees to it that there is a place for an image and no image in it.
@@ -125,8 +175,7 @@ impl ZfsStore {
             Some(found) if !complete => match found.owner.as_deref().and_then(importer) {
                 Some(identity) => match process::running(identity) {
                     Some(pid) => {
-                        let holders = vec![format!("an import by process {pid}")];
-                        Err(Error::Busy { name: name.to_string(), holders })
+                        Err(Error::Busy { name: name.to_string(), holders: vec![importing(pid)] })
                     }
                     None => {
                         info!("destroying the rest of an interrupted import; image={name}");
@@ -259,6 +308,18 @@ impl ZfsStore {
     fn soon(&self) -> Instant {
         Instant::now() + self.zfs.limits.command
     }
+}
+
+/// Whether a volume is what an import left whose process has ended.
+fn is_rest(entry: &Entry, entries: &[Entry]) -> bool {
+    let importer = entry.owner.as_deref().and_then(importer);
+    entry.kind == Kind::Volume
+        && newest_snapshot(entries, &entry.name).is_none()
+        && importer.is_some_and(|identity| process::running(identity).is_none())
+}
+
+fn importing(pid: u32) -> String {
+    format!("an import by process {pid}")
 }
 
 /// The identity of the process that has made a volume with this mark; `None` for other marks.

@@ -43,6 +43,8 @@ use crate::storage::{
 pub struct ZfsStore {
     pool: PoolName,
     zfs: Zfs,
+    /// The file that has the locks of images' ids.
+    locks: PathBuf,
 }
 
 /// How deep a listing goes.
@@ -61,7 +63,7 @@ enum Depth {
 impl ZfsStore {
     /// The store of this pool. Neither the pool nor the `zfs` command has to be there yet.
     pub fn new(pool: PoolName, limits: StorageLimits) -> Self {
-        Self { pool, zfs: Zfs::new(None, limits, Former::none()) }
+        Self::of(pool, Zfs::new(None, limits, Former::none()))
     }
 
     /// The store of an agent: its commands, and those of a killed agent before it, hold a lock on this file.
@@ -73,17 +75,26 @@ impl ZfsStore {
         limits: StorageLimits,
         commands: File,
     ) -> io::Result<Self> {
-        Ok(Self { pool, zfs: Zfs::new(None, limits, Former::new(commands)?) })
+        Ok(Self::of(pool, Zfs::new(None, limits, Former::new(commands)?)))
     }
 
     /// The store of a host that has none: every method says so. Names are made with `pool`.
     pub(super) fn none(pool: PoolName, limits: StorageLimits) -> Self {
-        Self { pool, zfs: Zfs::none(limits) }
+        Self::of(pool, Zfs::none(limits))
     }
 
     /// The same with a `zfs` program that is not looked for.
     pub fn with_program(pool: PoolName, limits: StorageLimits, program: PathBuf) -> Self {
-        Self { pool, zfs: Zfs::new(Some(program), limits, Former::none()) }
+        Self::of(pool, Zfs::new(Some(program), limits, Former::none()))
+    }
+
+    fn of(pool: PoolName, zfs: Zfs) -> Self {
+        Self { pool, zfs, locks: PathBuf::from(images::LOCKS) }
+    }
+
+    /// The same with the locks of images' ids on another file than the device of ZFS.
+    pub fn with_locks(self, locks: PathBuf) -> Self {
+        Self { locks, ..self }
     }
 
     /// Lists `names` and, to a depth, what is below them; what is absent is left out.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::listing::{Entry, Kind};
 use super::{ALL, Depth, ZfsStore, device, not_found};
 use crate::storage::rules::{adopt, size_bytes};
-use crate::storage::{Adopts, Dataset, Error, Id, Origin, Planned, Plans, Wanted};
+use crate::storage::{Dataset, Error, Id, Origin, Planned, Plans, Wanted};
 
 impl ZfsStore {
     pub(super) fn plan_volumes(
@@ -64,7 +64,7 @@ impl ZfsStore {
             }
             Some(entry) => {
                 let mut volume = self.volume_of(entry).ok_or_else(|| not_found(&wanted.volume))?;
-                if wanted.adopts == Adopts::Unwritten && !volume.is_written {
+                if !volume.is_written && wanted.adopts.only_unwritten(&volume) {
                     volume.is_written = self.is_written_by_now(entry, deadline)?;
                 }
                 adopt(&volume, wanted, origin.as_ref(), size_bytes)?;

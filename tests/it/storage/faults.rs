@@ -1,8 +1,9 @@
 //! What the zfs store makes of a `zfs` that fails, by a stand-in: a shell script.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::StorageLimits;
@@ -416,4 +417,58 @@ fn a_stream_that_is_dropped_ends_its_command() {
     wait_until("it runs", LONG, || pid().ends_with('\n'));
     drop(stream);
     assert!(!Path::new("/proc").join(pid().trim()).exists());
+}
+
+/// A pool that shows what an import left whose process has ended. A receive lasts until `$HERE/go` is there.
+const DEAD_IMPORT: &str = r"
+case $1 in
+list)
+  printf 'tank\tfilesystem\t1\t99999999\t-\t-\t0\t1\t1\t-\t1\tnone\t-\t-\t-\t-\t-\n'
+  for it in images guests; do
+    printf 'tank/%s\tfilesystem\t1\t99999999\t-\t-\t0\t1\t1\t-\t2\tnone\t-\t-\t-\t-\t-\n' $it
+  done
+  [ -e $HERE/gone ] ||
+    printf 'tank/images/a\tvolume\t1\t9\t1048576\t8192\t0\t1\t1\t-\t4\t-\t-\t-\t-\t-\t@import:0:0:0\n'
+  ;;
+destroy) touch $HERE/gone;;
+receive) until [ -e $HERE/go ]; do sleep 0.05; done; exit 1;;
+*) exit 1;;
+esac";
+
+#[test]
+fn no_import_destroys_the_image_of_another_one() {
+    let locks = Scratch::new();
+    let locks = locks.path().join("locks");
+    fs::write(&locks, "").unwrap();
+    let stand_in = || {
+        let StandIn { store, scratch } = StandIn::new(DEAD_IMPORT);
+        StandIn { store: store.with_locks(locks.clone()), scratch }
+    };
+    // Both have seen the rest of the same import.
+    let (first, second) = (stand_in(), stand_in());
+    let id = |text: &str| Id::parse(text).unwrap();
+    let file = File::open("/dev/null").unwrap();
+    let import = |zfs: &StandIn, id: Id| {
+        zfs.store.import_image(&id, ImageSource::ZfsStream(&file), &mut |_| {}).unwrap_err()
+    };
+    fs::write(second.file("go"), "").unwrap();
+    thread::scope(|threads| {
+        let running = threads.spawn(|| import(&first, id("a")));
+        wait_until("the first receives", LONG, || {
+            first.calls().iter().any(|call| call.starts_with("receive"))
+        });
+        for error in
+            [import(&second, id("a")), second.store.delete_image(&id("a"), soon()).unwrap_err()]
+        {
+            assert!(matches!(error, Error::Busy { .. }), "{error}");
+        }
+        second.store.prepare(soon()).unwrap();
+        assert!(!second.file("gone").exists(), "{:?}", second.calls());
+        let other = import(&second, id("b"));
+        assert!(!matches!(other, Error::Busy { .. }), "another id: {other}");
+        fs::write(first.file("go"), "").unwrap();
+        running.join().unwrap();
+    });
+    import(&second, id("a"));
+    assert!(second.file("gone").exists(), "the lock is free again");
 }

@@ -1,21 +1,44 @@
 //! What others put into the folder of a directory store, or take out of it, between two calls.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::slice;
 use std::time::Instant;
 
 use mistify_libvirt::config::StorageLimits;
 use mistify_libvirt::storage::{
-    Dataset, DirectoryStore, Error, ImageSource, InUse, Maker, Newer, PoolName, Reach, Volume,
+    Dataset, DirectoryStore, Error, Id, ImageSource, InUse, Maker, Newer, PoolName, Reach, Volume,
     Volumes, Wanted, Whose,
 };
 
 use super::bench::{Bench, Holder, begins_with, soon, write};
+use crate::skip::{Skip, require};
 use crate::support::files_below;
 
 fn path(bench: &Bench, name: &Dataset) -> PathBuf {
     bench.scratch.path().join("store").join(name.relative())
+}
+
+/// A file that is a mount point, so that it cannot be removed.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn on_itself(file: &Path) -> Result<Self, Skip> {
+        let mount = Command::new("mount").arg("--bind").args([file, file]).output();
+        let mount = mount.map_err(|error| Skip(format!("mount does not start: {error}")))?;
+        match mount.status.success() {
+            true => Ok(Self(file.to_owned())),
+            false => Err(Skip(String::from_utf8_lossy(&mount.stderr).trim().to_owned())),
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(status.is_ok_and(|status| status.success()), "{}", self.0.display());
+    }
 }
 
 /// All that is in the store.
@@ -192,4 +215,66 @@ fn the_snapshot_of_a_folder_is_not_sent_and_a_rollback_to_it_changes_nothing() {
     bench.store.rollback(&monday, Newer::Keep, soon()).unwrap();
     assert_eq!(everything(&bench), before);
     bench.clean_up(&guest);
+}
+
+/// A guest's volume with the snapshot `s1`, whose file somebody has removed.
+fn lost(bench: &Bench, guest: &Id) -> Volume {
+    let volume = bench.make(&bench.wanted(guest, 0));
+    write(&volume, "SECRET");
+    bench.snapshot(&volume.name, "s1");
+    fs::remove_file(&volume.device).unwrap();
+    volume
+}
+
+#[test]
+fn a_new_volume_has_no_former_ones_snapshot() {
+    let bench = Bench::on_directory();
+    let guest = bench.id("lost");
+    let former = lost(&bench, &guest);
+    let volume = bench.make(&bench.wanted(&guest, 0));
+    assert_eq!(bench.store.snapshots(Some(&volume.name), soon()).unwrap(), []);
+    let snapshot = former.name.snapshot("s1").unwrap();
+    let error = bench.store.rollback(&snapshot, Newer::Keep, soon()).unwrap_err();
+    assert_eq!(error.to_string(), "not found");
+    assert!(!begins_with(&volume.device, "SECRET"));
+}
+
+#[test]
+fn a_start_removes_snapshots_of_nothing() {
+    let bench = Bench::on_directory();
+    let (kept, gone, id) = (bench.id("kept"), bench.id("gone"), bench.id("image"));
+    let volume = bench.make(&bench.wanted(&kept, 0));
+    bench.snapshot(&volume.name, "s1");
+    bench.snapshot(&bench.store.pool().guest(&kept).unwrap(), "s1");
+    let image = bench.image(&bench.id("other"), "image");
+    bench.store.prepare(soon()).unwrap();
+    let before = everything(&bench);
+
+    lost(&bench, &gone);
+    let folder = path(&bench, &bench.store.pool().guest(&gone).unwrap());
+    fs::remove_file(folder.join("disk-0#")).unwrap();
+    let deleted = bench.image(&id, "image");
+    fs::remove_file(path(&bench, &deleted.volume)).unwrap();
+    bench.store.prepare(soon()).unwrap();
+    fs::remove_dir(&folder).expect("it is empty");
+    assert_eq!(everything(&bench), before);
+    assert_eq!(bench.store.image(&image.id, soon()).unwrap(), image);
+}
+
+#[test]
+fn a_volume_outlives_a_snapshot_that_stays() {
+    let bench = Bench::on_directory();
+    let guest = bench.id("stays");
+    let volume = bench.make(&bench.wanted(&guest, 0));
+    bench.snapshot(&volume.name, "s1");
+    let snapshot = volume.device.with_file_name("disk-0@s1");
+    let Some(mount) = require("mount", Mounted::on_itself(&snapshot)) else { return };
+    let destroy =
+        || bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
+    let removal = destroy();
+    assert_eq!(removal.left.len(), 1, "{removal:?}");
+    assert!(volume.device.exists() && snapshot.exists());
+    drop(mount);
+    assert_eq!(destroy().left, []);
+    assert!(bench.is_gone(&guest));
 }

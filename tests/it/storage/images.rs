@@ -88,6 +88,22 @@ pub(crate) fn the_newest_snapshot_of_an_image_is_cloned(bench: &Bench) {
     bench.store.delete_image(&id, soon()).unwrap();
 }
 
+pub(crate) fn no_image_is_deleted_while_it_is_imported(bench: &Bench) {
+    let (id, store) = (bench.id("image"), &bench.store);
+    let mut deleted = None;
+    let source = ImageSource::Filled {
+        size_bytes: MIB,
+        fill: &mut |path| {
+            deleted = Some(store.delete_image(&id, soon()));
+            File::options().write(true).open(path)?.write_all_at(b"whole", 0)
+        },
+    };
+    let image = store.import_image(&id, source, &mut |_| {}).unwrap();
+    assert!(deleted.unwrap().is_err());
+    assert!(begins_with(&store.volume(&image.volume, soon()).unwrap().device, "whole"));
+    store.delete_image(&id, soon()).unwrap();
+}
+
 pub(crate) fn of_two_imports_of_an_id_the_second_is_refused(bench: &Bench) {
     let (id, store) = (bench.id("image"), &bench.store);
     let mut while_first_runs = None;

@@ -65,5 +65,6 @@ on_both_stores! {
         an_import_that_fails_leaves_nothing
         a_second_import_of_an_id_is_refused
         of_two_imports_of_an_id_the_second_is_refused
+        no_image_is_deleted_while_it_is_imported
         the_newest_snapshot_of_an_image_is_cloned;
 }
