@@ -16,8 +16,8 @@ pub struct JobLimits {
     pub request_bytes: usize,
     /// Finished jobs that the agent stores. With more, it removes the job that finished first.
     pub kept: usize,
-    /// Time that the agent stores a finished job. After a restart the agent starts no queued job
-    /// that is older.
+    /// Time that callers can read a finished job. The next job removes its file. After a restart
+    /// the agent starts no queued job that is older.
     pub kept_for: Duration,
     /// File of one job. The result is as long as the request, or six times that if every character
     /// needs an escape.
