@@ -63,10 +63,10 @@ pub struct HttpLimits {
     /// Body of one response. The metrics of 1,000 guests have about 5 MB.
     pub response_bytes: usize,
     /// Concurrent streamed responses, such as snapshots. Each has a thread of its own and reads a
-    /// disk.
+    /// disk. One user has half of them, and an eighth is for root and the agent's own user.
     pub streams: usize,
     /// Concurrent clients of the event stream. Each has a thread of its own, which sleeps between
-    /// two events.
+    /// two events. Users share them as they share `http.streams`.
     pub listeners: usize,
     /// Time in which the caller of a streamed response may read no byte. The whole response has no
     /// limit.

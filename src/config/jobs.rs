@@ -8,7 +8,8 @@ pub struct JobLimits {
     /// Concurrent jobs, each on a thread of its own that counts as a caller of the pool. This is a
     /// third of `pool.changes`, so that jobs displace no other call.
     pub at_once: usize,
-    /// Jobs that wait for their start. A further job gets `busy`.
+    /// Jobs that wait for their start. A further job gets `busy`. Users share them as they share
+    /// `http.streams`.
     pub queued: usize,
     /// Part of `jobs.queued` for one guest. Repeated calls for a stuck guest do not fill the queue.
     pub queued_per_guest: usize,

@@ -197,13 +197,13 @@ impl Front {
             others_budget: budget.part(others_bytes),
             budget,
             abandoned: Mutex::default(),
+            streams: stream::Counts::new(&self.limits),
             limits: self.limits,
             guard: self.guard,
             tally: self.tally,
             probe: CallerProbe::new()?,
             waker: Waker::new()?,
             stop: OnceLock::new(),
-            streams: stream::Counts::default(),
         });
         let gate = Gate::new(self.access, &shared)?;
         // A connection has one request in flight, so that the queue is never full.

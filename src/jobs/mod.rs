@@ -164,7 +164,7 @@ impl Jobs {
         let at = (self.clock)();
         let (number, record) = {
             let mut table = self.table.lock();
-            table.has_room(guest, &self.limits)?;
+            table.has_room(guest, request.caller.share(), &self.limits)?;
             let number = table.next;
             let record = Record::queued(number, method, guest, request, at);
             table.add(number, record.clone(), false);

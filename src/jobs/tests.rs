@@ -79,7 +79,7 @@ fn json(text: &str) -> Box<RawValue> {
 }
 
 fn request(text: &str) -> Request {
-    let peer = Some(Peer { uid: 7, pid: Some(8) });
+    let peer = Some(Peer { uid: 0, pid: Some(8) });
     Request { params: json(text), caller: Caller { origin: Origin::Socket, peer } }
 }
 

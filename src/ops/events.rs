@@ -13,6 +13,7 @@ use crate::events::{Events, Page, What};
 use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{Ear, Subscription, Told};
 use crate::ops::{Error, Libvirt, Opener};
+use crate::pool::current;
 
 /// Writes what libvirt tells into the ring, on a thread of its own, `libvirt-ear`, with a connection
 /// of its own. It ends with this value.
@@ -114,7 +115,7 @@ impl Libvirt {
     /// # Errors
     /// [`Error::Invalid`] for a longer `timeout` than
     /// [`EventLimits::wait`](crate::config::EventLimits::wait); [`Error::Listeners`] where
-    /// [`EventLimits::waiting`](crate::config::EventLimits::waiting) calls wait already.
+    /// [`EventLimits::waiting`](crate::config::EventLimits::waiting) calls wait already, or half as many of this caller.
     ///
     /// # Blocking
     /// Up to `timeout`, or [`EventLimits::wait`](crate::config::EventLimits::wait) without it.
@@ -127,7 +128,7 @@ impl Libvirt {
         }
         let after = request.after.unwrap_or_else(|| self.events.last());
         let guest = Some(request.guest.as_str()).filter(|guest| !guest.is_empty());
-        let page = self.events.wait_in_turn(after, guest, Instant::now() + timeout);
-        page.ok_or(Error::Listeners(limits.waiting))
+        let (caller, until) = (current::caller(), Instant::now() + timeout);
+        self.events.wait_in_turn(caller, after, guest, until).map_err(Error::Listeners)
     }
 }

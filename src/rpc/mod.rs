@@ -414,7 +414,8 @@ impl<'a> Desk<'a> {
         // A job has waited for nobody, and has all of its time from here on.
         let arrived = if subject.job.is_some() { Instant::now() } else { began };
         let doing = self.begin(callee, subject, is_dry_run, began);
-        let outcome = current::carry_out(arrived, || verb(self.agent, params));
+        let run = || current::carry_out(arrived, || verb(self.agent, params));
+        let outcome = current::of_caller(self.by.caller.share(), run);
         drop(permit);
         let subject = doing.end(self.agent, outcome.as_ref().err());
         Ok(match &outcome {

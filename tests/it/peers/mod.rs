@@ -7,6 +7,7 @@ mod beyond;
 mod floods;
 mod impostors;
 mod pages;
+mod places;
 mod sockets;
 mod users;
 
