@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::check::Finding;
-use crate::check::host::named;
+use crate::check::host::{exposed, named};
 use crate::config::{CallerConfig, Config};
 use crate::http::{ipv6_twin, look_at_token};
 use crate::os::service::agent_user;
 use crate::os::socket_owners::SocketOwners;
-use crate::os::{process, users};
+use crate::os::{own, process, users};
 
 /// The names that the kernel has for the orchestrator's process, cut at 15 bytes.
 const ORCHESTRATOR: &str = "mistify-agent";
@@ -33,6 +33,8 @@ pub(super) fn callers(config: &Config) -> Vec<Finding> {
         false => Finding::ok("callers", seen),
     }];
     found.extend(unknown(&config.callers));
+    let socket = config.socket.as_ref();
+    found.extend(socket.and_then(|it| exposed("callers", &it.path, own::check_place)));
     found.extend(orchestrators().into_iter().map(|(pid, uid)| {
         let seen = format!("{ORCHESTRATOR} (process {pid}) runs as user {uid}");
         match may_call(&config.callers, uid) {

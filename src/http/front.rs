@@ -111,7 +111,8 @@ impl Front {
     /// Listens on a Unix socket as well, which the front's end removes.
     ///
     /// # Errors
-    /// When another process has the socket, something else is there, or its group is not known.
+    /// When another process has the socket, something else is there, its group is not known, or other users can
+    /// change where its path leads.
     pub fn bind_unix(&mut self, socket: &SocketConfig) -> Result<(), BindError> {
         let group = |name: &String| access::number("--socket-group", name, users::group_id);
         let group = socket.group.as_ref().map(group).transpose();

@@ -34,6 +34,7 @@ impl Home {
         let path = env::temp_dir().join(format!("mistify-jobs-{}-{number}", process::id()));
         // One that a test which was killed left.
         let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
         Self(path)
     }
 
