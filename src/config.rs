@@ -245,7 +245,7 @@ pub struct PoolLimits {
     /// has at most one call in the queues.
     pub queue: usize,
     /// Concurrent calls that change a guest, each on a thread. `http.handlers` is the sum of this
-    /// limit, the six below, `events.waiting` and 4.
+    /// limit, the seven below, `events.waiting` and 4.
     pub changes: usize,
     /// Concurrent Delete calls, each on a thread. A Delete frees changes that hang, so it does not
     /// wait for them.
@@ -264,6 +264,9 @@ pub struct PoolLimits {
     /// Concurrent batches, each on a thread. Each call of a batch also counts against its own
     /// limit.
     pub batches: usize,
+    /// Concurrent calls that write the file of a job (asynchronous calls and Job.Cancel), each on a
+    /// thread. If the disk of the state directory hangs, other calls still have threads.
+    pub job_files: usize,
     /// Additional threads for all batches of one caller. One batch alone has `batch_at_once`
     /// threads, its handler included.
     pub batch_helpers: usize,
@@ -308,6 +311,7 @@ impl Default for PoolLimits {
             stores: 8,
             urgent: 4,
             batches: 8,
+            job_files: 4,
             batch_helpers: 7,
             calls_per_guest: 4,
             polls: 64,
@@ -440,8 +444,9 @@ mod tests {
     #[test]
     fn each_call_under_way_has_a_handler() {
         let limits = PoolLimits::default();
-        let PoolLimits { changes, deletes, reads, metrics, stores, urgent, batches, .. } = limits;
-        let calls = changes + deletes + reads + metrics + stores + urgent + batches;
+        let PoolLimits { changes, deletes, reads, metrics, stores, urgent, .. } = limits;
+        let calls = changes + deletes + reads + metrics + stores + urgent;
+        let calls = calls + limits.batches + limits.job_files;
         let events = EventLimits::default().waiting;
         // And some for what waits for nothing.
         assert_eq!(HttpLimits::default().handlers, calls + events + 4);

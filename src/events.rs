@@ -13,6 +13,8 @@ use serde::Serialize;
 use crate::config::EventLimits;
 use crate::libvirt::DomainChange;
 use crate::os::clock;
+use crate::os::peer::Share;
+use crate::pool::{NoPlace, Places};
 
 /// An event: a change of a guest or of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -143,6 +145,8 @@ pub struct Events {
     state: Mutex<State>,
     /// An event came, or none will.
     changed: Condvar,
+    /// Of those that wait in [`Events::wait_in_turn`].
+    places: Places,
     limits: EventLimits,
 }
 
@@ -152,8 +156,6 @@ struct State {
     next: u64,
     /// No event will come.
     closed: bool,
-    /// Callers that wait in [`Events::wait_in_turn`].
-    waiting: usize,
 }
 
 /// What happened after an event that a listener knows.
@@ -172,8 +174,9 @@ impl Events {
     pub fn new(limits: &EventLimits) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let next = u64::try_from(since_1970.as_micros()).unwrap_or(0).max(1);
-        let state = State { ring: VecDeque::new(), next, closed: false, waiting: 0 };
-        Self { state: Mutex::new(state), changed: Condvar::new(), limits: limits.clone() }
+        let state = State { ring: VecDeque::new(), next, closed: false };
+        let (changed, places) = (Condvar::new(), Places::new(limits.waiting));
+        Self { state: Mutex::new(state), changed, places, limits: limits.clone() }
     }
 
     /// Bounds.
@@ -222,22 +225,24 @@ impl Events {
         }
     }
 
-    /// As [`Events::wait`], for callers that wait on a thread that others want as well; `None` where
-    /// [`EventLimits::waiting`] wait already.
+    /// As [`Events::wait`], for callers that wait on a thread that others want as well.
+    ///
+    /// # Errors
+    /// Where this caller, or all together, have the places of [`EventLimits::waiting`].
     ///
     /// # Blocking
     /// As [`Events::wait`].
-    pub fn wait_in_turn(&self, after: u64, guest: Option<&str>, deadline: Instant) -> Option<Page> {
-        {
-            let mut state = self.state.lock();
-            if state.waiting >= self.limits.waiting {
-                return None;
-            }
-            state.waiting += 1;
-        }
+    pub fn wait_in_turn(
+        &self,
+        caller: Share,
+        after: u64,
+        guest: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Page, NoPlace> {
+        self.places.take(caller)?;
         let page = self.wait(after, guest, self.limits.page, deadline);
-        self.state.lock().waiting -= 1;
-        Some(page)
+        self.places.give_back(caller);
+        Ok(page)
     }
 
     /// Ends all waits, now and from now on: the agent stops.
@@ -278,6 +283,7 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(60);
+    const ROOT: Share = Share::User(0);
 
     fn ring(kept: usize) -> Events {
         Events::new(&EventLimits { kept, ..EventLimits::default() })
@@ -363,15 +369,19 @@ mod tests {
         let after = events.last();
         let first = {
             let events = Arc::clone(&events);
-            thread::spawn(move || events.wait_in_turn(after, None, Instant::now() + PATIENCE))
+            thread::spawn(move || events.wait_in_turn(ROOT, after, None, Instant::now() + PATIENCE))
         };
-        while events.state.lock().waiting == 0 {
+        while events.places.held() == 0 {
             thread::yield_now();
         }
-        assert_eq!(events.wait_in_turn(after, None, Instant::now() + PATIENCE), None);
+        let full = events.wait_in_turn(ROOT, after, None, Instant::now() + PATIENCE);
+        assert_eq!(full, Err(NoPlace { limit: 1, is_own: false }));
         events.note("", What::Connected);
-        assert_eq!(first.join().unwrap().map(|page| page.events.len()), Some(1));
-        assert!(events.wait_in_turn(after, None, Instant::now()).is_some(), "its place is free");
+        assert_eq!(first.join().unwrap().map(|page| page.events.len()), Ok(1));
+        assert!(
+            events.wait_in_turn(ROOT, after, None, Instant::now()).is_ok(),
+            "its place is free"
+        );
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::check::Finding;
-use crate::check::host::named;
-use crate::config::{CallerConfig, Config};
-use crate::http::{ipv6_twin, look_at_token};
+use crate::check::host::{exposed, named};
+use crate::config::{CallerConfig, Config, DEFAULT_PORT};
+use crate::http::{IMAGE_STORE, METRICS, RPC, ipv6_twin, look_at_token};
 use crate::os::service::agent_user;
 use crate::os::socket_owners::SocketOwners;
-use crate::os::{process, users};
+use crate::os::{own, process, users};
 use crate::sorted::OrderBy;
 
 /// The names that the kernel has for the orchestrator's process, cut at 15 bytes.
@@ -34,6 +34,8 @@ pub(super) fn callers(config: &Config) -> Vec<Finding> {
         false => Finding::ok("callers", seen),
     }];
     found.extend(unknown(&config.callers));
+    let socket = config.socket.as_ref();
+    found.extend(socket.and_then(|it| exposed("callers", &it.path, own::check_place)));
     found.extend(orchestrators().into_iter().map(|(pid, uid)| {
         let seen = format!("{ORCHESTRATOR} (process {pid}) runs as user {uid}");
         match may_call(&config.callers, uid) {
@@ -51,12 +53,17 @@ pub(super) fn callers(config: &Config) -> Vec<Finding> {
 /// Whose processes listen on the agent's ports: they need no privileges, so that any user can take one while
 /// the agent is away.
 pub(super) fn ports(config: &Config) -> Vec<Finding> {
-    let configured = config.listen.iter().chain(&config.image_store).chain(&config.metrics_listen);
+    let own = |name| move |address: &SocketAddr| (*address, name);
+    let configured = config.listen.iter().map(own(RPC));
+    let configured = configured.chain(config.image_store.iter().map(own(IMAGE_STORE)));
+    let configured = configured.chain(config.metrics_listen.iter().map(own(METRICS)));
     let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     let twin = |address| ipv6_twin(address).filter(|_| has_ipv6);
-    let with_twin = |address: &SocketAddr| [Some(*address), twin(*address)];
-    let mut addresses: Vec<SocketAddr> = configured.flat_map(with_twin).flatten().collect();
-    addresses.retain(|address| address.port() != 0);
+    let with_twin = |(address, name): (SocketAddr, &'static str)| {
+        [Some((address, name)), twin(address).map(|twin| (twin, name))]
+    };
+    let mut addresses: Vec<_> = configured.flat_map(with_twin).flatten().collect();
+    addresses.retain(|(address, _)| address.port() != 0);
     addresses.order_by(&Ord::cmp);
     addresses.dedup();
     let mut owners = match SocketOwners::open() {
@@ -66,11 +73,11 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
         }
     };
     let agent = agent_user();
-    let look = |address: SocketAddr| match owners.listener(address) {
+    let look = |(address, name): (SocketAddr, &str)| match owners.listener(address) {
         Ok(None) => Finding::warn(
             "ports",
             format!("no process listens on {address}: every local user can take it"),
-            "start the agent; mistify-libvirt.socket holds the port while the agent is stopped",
+            held_by(address, name),
         ),
         Ok(Some(user)) if user == 0 || agent == Ok(user) => {
             Finding::ok("ports", format!("the listener on {address} belongs to {}", named(user)))
@@ -86,6 +93,22 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
         Err(error) => Finding::warn("ports", format!("{address}: {error}"), ""),
     };
     addresses.into_iter().map(look).collect()
+}
+
+/// How systemd holds a port while the agent is stopped, whose sockets have this `FileDescriptorName=`.
+fn held_by(address: SocketAddr, name: &str) -> String {
+    let unit = "mistify-libvirt.socket";
+    let how = match name {
+        RPC if address.ip().is_loopback() && address.port() == DEFAULT_PORT => {
+            format!("{unit} holds the port")
+        }
+        RPC => format!("{unit} with ListenStream={address} in a drop-in holds the port"),
+        _ => format!(
+            "a socket unit of yours with ListenStream={address}, FileDescriptorName={name} and \
+             Service=mistify-libvirt.service holds the port"
+        ),
+    };
+    format!("start the agent; {how} while the agent is stopped")
 }
 
 /// The files with the tokens of callers beyond this host: the agent does not start with one that it
@@ -195,6 +218,39 @@ mod tests {
         let error = look(stranger, 0o640).unwrap_err();
         assert!(error.contains("its owner is user") || error.contains("cannot read it"), "{error}");
         fs::remove_file(&file).unwrap();
+    }
+
+    #[test]
+    fn check_names_the_socket_unit_of_each_port() {
+        let unit = include_str!("../../dist/mistify-libvirt.socket");
+        let loopback = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        for (address, name) in [
+            (loopback(20001), RPC),
+            (SocketAddr::from((Ipv6Addr::LOCALHOST, 20001)), RPC),
+            (loopback(20002), RPC),
+            ("192.0.2.1:20001".parse().unwrap(), RPC),
+            (loopback(19999), IMAGE_STORE),
+            (loopback(9177), METRICS),
+        ] {
+            let is_in_unit = unit.lines().any(|line| line == format!("ListenStream={address}"));
+            let remedy = held_by(address, name);
+            let says = remedy.contains("; mistify-libvirt.socket holds the port");
+            assert_eq!(says, is_in_unit, "{remedy}");
+            let rest = format!("ListenStream={address}");
+            assert!(is_in_unit || remedy.contains(&rest), "{remedy}");
+            let is_own = remedy.contains(&format!("FileDescriptorName={name}"));
+            assert_eq!(is_own, name != RPC, "{remedy}");
+        }
+    }
+
+    #[test]
+    fn an_image_store_nobody_listens_on_is_warned_of() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = Config { listen: Vec::new(), image_store: vec![free], ..Config::default() };
+        let found = ports(&config);
+        let of_port = found.iter().find(|it| it.seen.contains(&free.to_string())).unwrap();
+        assert_eq!(of_port.level, Level::Warn);
+        assert!(of_port.remedy.contains("FileDescriptorName=image-store"), "{}", of_port.remedy);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -10,8 +9,9 @@ use crate::check::{Finding, can_use};
 use crate::config::{BridgeType, Config};
 use crate::fetch::{CURL, REMEDY, SOCKET};
 use crate::journal::default_state_dir;
+use crate::os::resolve::{ResolveError, Trusted};
 use crate::os::service::{agent_user, is_systemd};
-use crate::os::{process, users};
+use crate::os::{own, process, users};
 use crate::sorted::OrderBy;
 
 /// The user with its name, where it has one.
@@ -108,20 +108,33 @@ pub(super) fn state(config: &Config) -> Vec<Finding> {
         let seen = "no directory for the agent's state";
         return vec![Finding::fail("state", seen, "set --state-dir")];
     };
-    vec![state_of(&folder)]
+    let mut found = vec![state_of(&folder)];
+    found.extend(config.audit.log.as_deref().and_then(|log| exposed("state", log, own::check_log)));
+    found
+}
+
+/// The failure of a path of the configuration that other users can change: the agent does not start with it.
+pub(super) fn exposed(
+    subject: &'static str,
+    path: &Path,
+    check: fn(&Path, Trusted) -> Result<(), ResolveError>,
+) -> Option<Finding> {
+    let agent = agent_user().unwrap_or_else(|_| process::user());
+    let why = check(path, Trusted::with_agent(agent)).err()?;
+    let remedy = format!("chown it to {} and chmod go-w, or set another path", named(agent));
+    let seen = format!("{}: {why}", path.display());
+    matches!(why, ResolveError::Exposed { .. }).then(|| Finding::fail(subject, seen, remedy))
 }
 
 fn state_of(folder: &PathBuf) -> Finding {
     let name = folder.display();
+    if let Some(exposed) = exposed("state", folder, own::check_directory) {
+        return exposed;
+    }
     match fs::metadata(folder) {
         Ok(found) if !found.is_dir() => {
             Finding::fail("state", format!("{name} is not a directory"), "move the file away")
         }
-        Ok(found) if found.permissions().mode() & 0o022 != 0 => Finding::warn(
-            "state",
-            format!("other users can write to {name}"),
-            format!("chmod go-w {name}"),
-        ),
         Ok(_) => Finding::ok("state", name.to_string()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Finding::ok("state", format!("{name}: the agent creates it at its first start"))
@@ -225,11 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn a_state_folder_that_others_may_write_into_is_warned_of() {
+    fn a_state_folder_that_others_may_write_is_a_failure() {
+        use std::os::unix::fs::PermissionsExt;
+
         let folder = std::env::temp_dir().join(format!("mistify-check-{}", std::process::id()));
         assert_eq!(state_of(&folder).level, Level::Ok, "it is made at the start");
         fs::create_dir(&folder).unwrap();
-        for (mode, level) in [(0o700, Level::Ok), (0o755, Level::Ok), (0o775, Level::Warn)] {
+        for (mode, level) in [(0o700, Level::Ok), (0o755, Level::Ok), (0o775, Level::Fail)] {
             fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(state_of(&folder).level, level, "{mode:o}");
         }

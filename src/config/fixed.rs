@@ -131,7 +131,8 @@ pub const IMPORT_TIME_MAX: Duration = Duration::from_secs(86400);
 pub const IMPORT_MEMORY_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Concurrent image downloads. One slow server does not delay all other downloads.
 pub const FETCH_THREADS: usize = 2;
-/// Images that wait for their download. A large host has as many.
+/// Images that wait for their download. A large host has as many. Users share them as they share
+/// `http.streams`.
 pub const FETCH_QUEUE: usize = 256;
 /// Failed downloads whose reason the agent stores until the next request for the image.
 pub const FETCH_FAILURES: usize = 64;

@@ -57,16 +57,16 @@ pub struct HttpLimits {
     pub idle: Duration,
     /// Time from the first byte of a response to its last, for a caller that reads slowly.
     pub write: Duration,
-    /// Handler threads: 60 for calls and batches (see `pool.changes`), 8 for WaitEvents calls, and
+    /// Handler threads: 64 for calls and batches (see `pool.changes`), 8 for WaitEvents calls, and
     /// 4 for requests that never wait.
     pub handlers: usize,
     /// Body of one response. The metrics of 1,000 guests have about 5 MB.
     pub response_bytes: usize,
     /// Concurrent streamed responses, such as snapshots. Each has a thread of its own and reads a
-    /// disk.
+    /// disk. One user has half of them, and an eighth is for root and the agent's own user.
     pub streams: usize,
     /// Concurrent clients of the event stream. Each has a thread of its own, which sleeps between
-    /// two events.
+    /// two events. Users share them as they share `http.streams`.
     pub listeners: usize,
     /// Time in which the caller of a streamed response may read no byte. The whole response has no
     /// limit.
@@ -127,7 +127,7 @@ impl Default for HttpLimits {
             request: Duration::from_secs(10),
             idle: Duration::from_secs(120),
             write: Duration::from_secs(10),
-            handlers: 72,
+            handlers: 76,
             response_bytes: 16 * 1024 * 1024,
             streams: 16,
             listeners: 64,

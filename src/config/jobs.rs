@@ -8,7 +8,8 @@ pub struct JobLimits {
     /// Concurrent jobs, each on a thread of its own that counts as a caller of the pool. This is a
     /// third of `pool.changes`, so that jobs displace no other call.
     pub at_once: usize,
-    /// Jobs that wait for their start. A further job gets `busy`.
+    /// Jobs that wait for their start. A further job gets `busy`. Users share them as they share
+    /// `http.streams`.
     pub queued: usize,
     /// Part of `jobs.queued` for one guest. Repeated calls for a stuck guest do not fill the queue.
     pub queued_per_guest: usize,
@@ -16,8 +17,8 @@ pub struct JobLimits {
     pub request_bytes: usize,
     /// Finished jobs that the agent stores. With more, it removes the job that finished first.
     pub kept: usize,
-    /// Time that the agent stores a finished job. After a restart the agent starts no queued job
-    /// that is older.
+    /// Time that callers can read a finished job. The next job removes its file. After a restart
+    /// the agent starts no queued job that is older.
     pub kept_for: Duration,
     /// File of one job. The result is as long as the request, or six times that if every character
     /// needs an escape.

@@ -160,7 +160,7 @@ mod tests {
     /// A directory store of this name; its directory, too.
     fn store(name: &str) -> (Arc<dyn Volumes>, PathBuf) {
         let root = env::temp_dir().join(format!("mistify-{name}-{}", std::process::id()));
-        files::make_folder(&root).unwrap();
+        crate::os::own::make_directory(&root).unwrap();
         let host = HostConfig { store: Store::Directory(root.clone()), ..HostConfig::default() };
         (storage::open(&host, &StorageLimits::default(), Trusted::own(), None).unwrap(), root)
     }

@@ -4,12 +4,12 @@ use std::fmt;
 use std::io;
 
 use crate::config::CallerConfig;
-use crate::os::{process, users};
+use crate::os::peer::Share;
+use crate::os::users;
 
-/// The rule, with names made numbers.
-#[derive(Clone, Debug)]
+/// The rule, with names made numbers. By default root and the agent's own user may call.
+#[derive(Clone, Debug, Default)]
 pub struct Access {
-    own: u32,
     users: Vec<u32>,
     groups: Vec<u32>,
     any_local: bool,
@@ -35,13 +35,6 @@ impl fmt::Display for AccessError {
 }
 
 impl std::error::Error for AccessError {}
-
-/// Root and the agent's own user.
-impl Default for Access {
-    fn default() -> Self {
-        Self { own: process::user(), users: Vec::new(), groups: Vec::new(), any_local: false }
-    }
-}
 
 impl Access {
     /// Looks the names up.
@@ -74,7 +67,7 @@ impl Access {
 
     /// Whether a user may call; none where his groups decide.
     pub(super) fn allows(&self, uid: u32) -> Option<bool> {
-        if self.any_local || self.is_privileged(uid) || self.users.contains(&uid) {
+        if self.any_local || Share::User(uid).is_privileged() || self.users.contains(&uid) {
             return Some(true);
         }
         self.groups.is_empty().then_some(false)
@@ -83,11 +76,6 @@ impl Access {
     /// The groups whose members may call.
     pub(super) fn groups(&self) -> &[u32] {
         &self.groups
-    }
-
-    /// Whether places are kept for this user.
-    pub(super) fn is_privileged(&self, uid: u32) -> bool {
-        uid == 0 || uid == self.own
     }
 }
 
@@ -104,6 +92,7 @@ pub(super) fn number(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::process;
 
     const STRANGER: u32 = 3_999_999_999;
 
@@ -121,11 +110,11 @@ mod tests {
     fn root_and_the_own_user_may_call_and_others_by_name_or_number() {
         let nobody_else = Access::default();
         for uid in [0, process::user()] {
-            assert!(may_call(&nobody_else, uid) && nobody_else.is_privileged(uid));
+            assert!(may_call(&nobody_else, uid));
         }
         assert!(!may_call(&nobody_else, STRANGER));
         let by_number = access(&[&STRANGER.to_string()], &[]).unwrap();
-        assert!(may_call(&by_number, STRANGER) && !by_number.is_privileged(STRANGER));
+        assert!(may_call(&by_number, STRANGER) && !Share::User(STRANGER).is_privileged());
         assert!(!may_call(&by_number, STRANGER - 1));
         assert!(may_call(&Access { any_local: true, ..Access::default() }, STRANGER));
     }

@@ -392,7 +392,7 @@ mod tests {
             probe: CallerProbe::new().unwrap(),
             waker: Waker::new().unwrap(),
             stop: OnceLock::new(),
-            streams: Counts::default(),
+            streams: Counts::new(&HttpLimits::default()),
         })
     }
 

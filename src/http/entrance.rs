@@ -12,7 +12,7 @@ use crate::os::poll::{self, Interest, PeerState, PollSet};
 use crate::threads::ByteBudget;
 
 use super::connection::{Connection, Fate, Place, Round};
-use super::gate::{Gate, Verdict};
+use super::gate::{self, Gate, Verdict};
 use super::listener::{Listener, Stream};
 use super::rarely::Rarely;
 use super::tally::{Reason, Refusal};
@@ -191,9 +191,9 @@ impl Entrance {
             return;
         }
         let served = connections.iter().filter(|it| it.place() == Place::Served);
-        let has_place = self.gate.has_place(&caller, served.map(Connection::caller), limits);
+        let has_place = gate::has_place(&caller, served.map(Connection::caller), limits);
         // First, as the idle connection may be the last that has the caller's budget.
-        let budget = self.budget_of(&caller, connections, round);
+        let budget = Self::budget_of(&caller, connections, round);
         if has_place || evict_idle(&caller, connections, round) {
             connections.push(Connection::new(stream, caller, Place::Served, round.now, &budget));
             return;
@@ -208,7 +208,6 @@ impl Entrance {
 
     /// The byte budget of this caller, which its connections share.
     fn budget_of(
-        &self,
         caller: &Caller,
         connections: &[Connection],
         round: &Round<'_>,
@@ -217,8 +216,7 @@ impl Entrance {
         if let Some(other) = connections.iter().find(|it| it.caller().share() == share) {
             return Arc::clone(other.budget());
         }
-        let is_privileged = self.gate.is_privileged(caller);
-        let whole = if is_privileged { &shared.budget } else { &shared.others_budget };
+        let whole = if share.is_privileged() { &shared.budget } else { &shared.others_budget };
         whole.part(shared.limits.held_per_caller_bytes)
     }
 }

@@ -111,7 +111,8 @@ impl Front {
     /// Listens on a Unix socket as well, which the front's end removes.
     ///
     /// # Errors
-    /// When another process has the socket, something else is there, or its group is not known.
+    /// When another process has the socket, something else is there, its group is not known, or other users can
+    /// change where its path leads.
     pub fn bind_unix(&mut self, socket: &SocketConfig) -> Result<(), BindError> {
         let group = |name: &String| access::number("--socket-group", name, users::group_id);
         let group = socket.group.as_ref().map(group).transpose();
@@ -197,13 +198,13 @@ impl Front {
             others_budget: budget.part(others_bytes),
             budget,
             abandoned: Mutex::default(),
+            streams: stream::Counts::new(&self.limits),
             limits: self.limits,
             guard: self.guard,
             tally: self.tally,
             probe: CallerProbe::new()?,
             waker: Waker::new()?,
             stop: OnceLock::new(),
-            streams: stream::Counts::default(),
         });
         let gate = Gate::new(self.access, &shared)?;
         // A connection has one request in flight, so that the queue is never full.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::config::HttpLimits;
 use crate::os::peer::{Caller, Origin, Peer};
 use crate::os::socket_owners::SocketOwners;
+use crate::pool::Quota;
 
 use super::access::Access;
 use super::handlers::Shared;
@@ -109,30 +110,20 @@ impl Gate {
             log::warn!("connection from {caller} refused: {why}; suppressed={more}");
         }
     }
+}
 
-    /// Whether a part of the limits is reserved for this caller: root and the agent's own user.
-    pub(super) fn is_privileged(&self, caller: &Caller) -> bool {
-        caller.peer.is_some_and(|peer| self.access.is_privileged(peer.uid))
-    }
-
-    /// Whether one more connection of this caller is served beside those that are.
-    pub(super) fn has_place<'a>(
-        &self,
-        caller: &Caller,
-        served: impl Iterator<Item = &'a Caller>,
-        limits: &HttpLimits,
-    ) -> bool {
-        let (mut all, mut own) = (0, 0);
-        for other in served {
-            all += 1;
-            own += usize::from(other.share() == caller.share());
-        }
-        if self.is_privileged(caller) {
-            return all < limits.connections;
-        }
-        let others = limits.connections.saturating_sub(limits.connections_reserved);
-        own < limits.connections_per_caller && all < others
-    }
+/// Whether one more connection of this caller is served beside those that are.
+pub(super) fn has_place<'a>(
+    caller: &Caller,
+    served: impl Iterator<Item = &'a Caller>,
+    limits: &HttpLimits,
+) -> bool {
+    let quota = Quota {
+        all: limits.connections,
+        per_caller: limits.connections_per_caller,
+        reserved: limits.connections_reserved,
+    };
+    quota.admit(caller.share(), &mut served.map(Caller::share)).is_ok()
 }
 
 #[cfg(test)]
@@ -157,16 +148,10 @@ mod tests {
         }
     }
 
-    fn gate() -> Gate {
-        let (access, owners) = (Access::default(), SocketOwners::open().unwrap());
-        Gate { access, owners, members: None, denials: Rarely::default() }
-    }
-
     #[test]
     fn everybody_has_a_share_by_user_or_by_address() {
-        let gate = gate();
         let place =
-            |caller: Caller, served: &[Caller]| gate.has_place(&caller, served.iter(), &limits());
+            |caller: Caller, served: &[Caller]| has_place(&caller, served.iter(), &limits());
         assert!(place(user(7), &[user(7); 3]));
         assert!(!place(user(7), &[user(7); 4]));
         assert!(place(user(8), &[user(7); 4]));
@@ -180,9 +165,8 @@ mod tests {
 
     #[test]
     fn the_last_places_are_roots_and_the_agents_own() {
-        let gate = gate();
         let served: Vec<Caller> = (1..=8).map(|uid| user(1_000_000 + uid)).collect();
-        let place = |caller, served: &[Caller]| gate.has_place(&caller, served.iter(), &limits());
+        let place = |caller, served: &[Caller]| has_place(&caller, served.iter(), &limits());
         assert!(place(user(7_000_000), &served[..7]));
         assert!(!place(user(7_000_000), &served));
         assert!(!place(from("192.0.2.1:5"), &served));

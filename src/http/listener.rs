@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use crate::http::heartbeat::Door;
 use crate::os::activation::Passed;
-use crate::os::newcomers;
+use crate::os::resolve::Trusted;
+use crate::os::{newcomers, own};
 
 /// Its owner and its group may connect.
 const MODE: u32 = 0o660;
@@ -37,8 +38,9 @@ impl Listener {
     }
 
     /// Listens on a Unix socket at this path, for its owner and this group. A socket that is there
-    /// already is replaced if no process has it.
+    /// already is replaced if no process has it. Its name leads to it until one of the agent's users changes that.
     pub(super) fn bind_unix(path: &Path, group: Option<u32>) -> io::Result<Self> {
+        own::check_place(path, Trusted::own()).map_err(io::Error::other)?;
         remove_stale(path)?;
         let listener = UnixListener::bind(path)?;
         let file = SocketFile::of(path)?;

@@ -49,6 +49,7 @@ pub use scrape::Tallies;
 pub use serve::{Fronts, STARTED, ServeError};
 pub use tally::{Counters, Reason, Refusal, Tally};
 pub use token::{TokenError, look_at_token};
+pub(crate) use wiring::{IMAGE_STORE, METRICS, RPC};
 pub use wiring::{ListenError, listen};
 
 /// Answers one request of a caller. Runs on a handler thread and may block; a panic is answered

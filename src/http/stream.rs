@@ -4,15 +4,16 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use log::Level;
 
+use crate::config::HttpLimits;
 use crate::config::fixed::LAST_EVENTS;
 use crate::os::poll::{Interest, PollSet};
+use crate::pool::Places;
 
 use super::exchange::{self, Answer, Exchange};
 use super::handlers::Shared;
@@ -25,6 +26,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const EVENTS_BYTES: usize = 4 * 1024;
 
 const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many streams" };
+const OWN_BUSY: Refusal =
+    Refusal { reason: Reason::Busy, sentence: "busy: too many streams of this user" };
 const NO_THREAD: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: cannot start a thread" };
 // By the end of the connection alone a whole answer looks like a broken one. Events have no whole.
@@ -45,14 +48,8 @@ pub(super) fn start(
     if kind == Kind::Content && !in_chunks {
         return Err(NO_CHUNKS);
     }
-    let most = match kind {
-        Kind::Content => shared.limits.streams,
-        Kind::Events => shared.limits.listeners,
-    };
-    let free = |count| (count < most).then_some(count + 1);
-    let count = shared.streams.of(kind);
-    // Relaxed: the count says nothing about other memory.
-    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).map_err(|_| BUSY)?;
+    let (places, caller) = (shared.streams.of(kind), exchange.caller.share());
+    places.take(caller).map_err(|full| if full.is_own { OWN_BUSY } else { BUSY })?;
     // What a thread that does not start has been given is lost, so it is given nothing before.
     let (give, given) = bounded::<(Stream, Vec<u8>, Box<dyn Read + Send>)>(1);
     let run = move || {
@@ -64,7 +61,7 @@ pub(super) fn start(
         }
     };
     if let Err(error) = thread::Builder::new().name("http-stream".into()).spawn(run) {
-        count.fetch_sub(1, Ordering::Relaxed);
+        places.give_back(caller);
         log::error!("cannot start a thread for a stream: {error}");
         return Err(NO_THREAD);
     }
@@ -76,14 +73,18 @@ pub(super) fn start(
 }
 
 /// Streams under way.
-#[derive(Default)]
 pub(super) struct Counts {
-    contents: AtomicUsize,
-    listeners: AtomicUsize,
+    contents: Places,
+    listeners: Places,
 }
 
 impl Counts {
-    fn of(&self, kind: Kind) -> &AtomicUsize {
+    /// None yet.
+    pub(super) fn new(limits: &HttpLimits) -> Self {
+        Self { contents: Places::new(limits.streams), listeners: Places::new(limits.listeners) }
+    }
+
+    fn of(&self, kind: Kind) -> &Places {
         match kind {
             Kind::Content => &self.contents,
             Kind::Events => &self.listeners,
@@ -102,7 +103,7 @@ struct Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.shared.streams.of(self.kind).fetch_sub(1, Ordering::Relaxed);
+        self.shared.streams.of(self.kind).give_back(self.exchange.caller.share());
         if self.exchange.finish(Answer::close()) {
             self.shared.waker.wake();
         }

@@ -65,9 +65,9 @@ impl From<BindError> for ListenError {
 }
 
 /// Names of sockets that are passed.
-const RPC: &str = "rpc";
-const IMAGE_STORE: &str = "image-store";
-const METRICS: &str = "metrics";
+pub(crate) const RPC: &str = "rpc";
+pub(crate) const IMAGE_STORE: &str = "image-store";
+pub(crate) const METRICS: &str = "metrics";
 
 /// Listens as the configuration says. Sockets that were passed for a service stand in for its
 /// addresses on loopback; those without names are for guests.

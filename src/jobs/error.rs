@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::State;
+use crate::pool::NoPlace;
 
 /// Why something cannot be had of jobs.
 #[derive(Debug)]
@@ -22,10 +23,7 @@ pub enum Error {
         state: State,
     },
     /// So many wait already.
-    Full {
-        /// How many.
-        limit: usize,
-    },
+    Full(NoPlace),
     /// So many of one guest wait already.
     GuestFull {
         /// The guest's id.
@@ -56,7 +54,7 @@ impl fmt::Display for Error {
         match self {
             Self::Unknown { id } => write!(f, "no such job: {id:?}"),
             Self::Begun { id, state } => write!(f, "cannot cancel job {id}: it is {state}"),
-            Self::Full { limit } => write!(f, "busy: {limit} jobs wait"),
+            Self::Full(full) => write!(f, "busy: {} jobs{full} wait", full.limit),
             Self::GuestFull { guest, limit } => write!(f, "busy: {limit} jobs wait for {guest}"),
             Self::Size { bytes } => {
                 write!(f, "invalid argument: the job's parameters exceed {bytes} bytes")

@@ -22,6 +22,7 @@ use log::{error, warn};
 use super::job::Record;
 use super::{Error, State};
 use crate::os::files::{self, CHECKSUM_START, checksum};
+use crate::os::own;
 
 /// Of the format; a file of another one is not understood.
 const FORMAT: &str = "job 1";
@@ -81,8 +82,8 @@ impl Folder {
         scope: String,
         file_bytes: u64,
     ) -> Result<Self, Error> {
-        files::make_folder(path).map_err(at("create", path))?;
-        files::make_folder(set_aside).map_err(at("create", set_aside))?;
+        own::make_directory(path).map_err(at("create", path))?;
+        own::make_directory(set_aside).map_err(at("create", set_aside))?;
         let open = File::open(path).map_err(at("open", path))?;
         Ok(Self { path: path.to_owned(), set_aside: set_aside.to_owned(), scope, file_bytes, open })
     }

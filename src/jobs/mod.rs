@@ -164,7 +164,7 @@ impl Jobs {
         let at = (self.clock)();
         let (number, record) = {
             let mut table = self.table.lock();
-            table.has_room(guest, &self.limits)?;
+            table.has_room(guest, request.caller.share(), &self.limits)?;
             let number = table.next;
             let record = Record::queued(number, method, guest, request, at);
             table.add(number, record.clone(), false);
@@ -238,26 +238,24 @@ impl Jobs {
         job
     }
 
-    /// The job of this id.
+    /// The job of this id. From memory.
     ///
     /// # Errors
     /// [`Error::Unknown`].
-    ///
-    /// # Blocking
-    /// As long as the disk takes to remove files of jobs that are forgotten.
     pub fn get(&self, id: &str) -> Result<Job, Error> {
-        self.forget();
-        Ok(self.table.lock().find(id)?.job())
+        let mut table = self.table.lock();
+        let kept = table.find(id)?;
+        match self.is_over(kept) {
+            true => Err(Error::Unknown { id: id.to_owned() }),
+            false => Ok(kept.job()),
+        }
     }
 
     /// At most `limit` jobs that are `wanted`, whose ids come after this one, the oldest first and
-    /// without their results.
+    /// without their results. From memory.
     ///
     /// # Errors
     /// [`Error::Unknown`] where `after` is no id.
-    ///
-    /// # Blocking
-    /// As [`Jobs::get`].
     pub fn list(
         &self,
         after: &str,
@@ -268,9 +266,9 @@ impl Jobs {
             "" => 0,
             id => number(id).ok_or_else(|| Error::Unknown { id: id.to_owned() })?,
         };
-        self.forget();
         let table = self.table.lock();
         let known = table.kept.iter().filter(|kept| kept.placed && kept.number > after);
+        let known = known.filter(|kept| !self.is_over(kept));
         let mut found = known.filter(|kept| wanted(&kept.record.job)).map(Kept::job);
         let jobs: Vec<Job> =
             found.by_ref().take(limit).map(|job| Job { result: None, ..job }).collect();
@@ -288,6 +286,7 @@ impl Jobs {
     /// # Blocking
     /// As long as the disk takes.
     pub fn cancel(&self, id: &str) -> Result<(Job, bool), Error> {
+        self.forget();
         let (number, record) = {
             let mut table = self.table.lock();
             let kept = table.find(id)?;
@@ -366,6 +365,11 @@ impl Jobs {
     fn is_old(&self, record: &Record) -> bool {
         let since_1970 = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
         since_1970.saturating_sub(Duration::from_millis(record.at_ms)) >= self.limits.kept_for
+    }
+
+    /// Whether a job ended too long ago, so that the next write to the disk removes it.
+    fn is_over(&self, kept: &Kept) -> bool {
+        kept.state().is_end() && self.is_old(&kept.record)
     }
 
     /// Forgets the jobs that ended too long ago, and the first of them to end where they are too many.

@@ -3,6 +3,8 @@
 use super::job::Record;
 use super::{Error, Job, State, Track};
 use crate::config::JobLimits;
+use crate::os::peer::Share;
+use crate::pool::Quota;
 
 #[derive(Default)]
 pub(super) struct Table {
@@ -23,15 +25,21 @@ pub(super) struct Kept {
 }
 
 impl Table {
-    pub(super) fn has_room(&self, guest: &str, limits: &JobLimits) -> Result<(), Error> {
+    pub(super) fn has_room(
+        &self,
+        guest: &str,
+        caller: Share,
+        limits: &JobLimits,
+    ) -> Result<(), Error> {
         let queued = |kept: &&Kept| kept.state() == State::Queued;
         let of_guest = |kept: &&Kept| kept.record.job.guest == guest;
         if self.closed {
             return Err(Error::Closed);
         }
-        if self.count(State::Queued) >= limits.queued {
-            return Err(Error::Full { limit: limits.queued });
-        }
+        let waiting = self.kept.iter().filter(queued);
+        let mut holders =
+            waiting.filter_map(|kept| Some(kept.record.request.as_ref()?.caller.share()));
+        Quota::of(limits.queued).admit(caller, &mut holders).map_err(Error::Full)?;
         let limit = limits.queued_per_guest;
         match self.kept.iter().filter(queued).filter(of_guest).count() {
             many if many >= limit => Err(Error::GuestFull { guest: guest.to_owned(), limit }),
@@ -115,4 +123,42 @@ impl Kept {
 /// The number of a job's id, as it was given.
 pub(super) fn number(id: &str) -> Option<u64> {
     id.parse().ok().filter(|number: &u64| number.to_string() == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::Request;
+    use super::*;
+    use crate::os::peer::{Caller, Origin, Peer};
+
+    #[test]
+    fn jobs_of_one_user_leave_places_to_others() {
+        let limits = JobLimits { queued: 8, ..JobLimits::default() };
+        let mut table = Table::default();
+        let mut add = |uid: u32, guest: &str| {
+            let caller = Caller { origin: Origin::Socket, peer: Some(Peer { uid, pid: None }) };
+            table.has_room(guest, caller.share(), &limits).map_err(|full| full.to_string())?;
+            let params = serde_json::value::RawValue::from_string("{}".to_owned()).unwrap();
+            let request = Request { params, caller };
+            let number = table.next;
+            table.add(
+                number,
+                Record::queued(number, "Run", guest, request, SystemTime::now()),
+                true,
+            );
+            Ok::<_, String>(())
+        };
+        for guest in ["a", "b", "c", "d"] {
+            add(1_000_001, guest).unwrap();
+        }
+        assert_eq!(add(1_000_001, "e").unwrap_err(), "busy: 4 jobs of this user wait");
+        for guest in ["e", "f", "g"] {
+            add(1_000_002, guest).unwrap();
+        }
+        assert_eq!(add(1_000_003, "h").unwrap_err(), "busy: 7 jobs wait", "the last is root's");
+        add(0, "h").unwrap();
+        assert_eq!(add(0, "i").unwrap_err(), "busy: 8 jobs wait");
+    }
 }

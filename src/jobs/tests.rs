@@ -34,6 +34,7 @@ impl Home {
         let path = env::temp_dir().join(format!("mistify-jobs-{}-{number}", process::id()));
         // One that a test which was killed left.
         let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
         Self(path)
     }
 
@@ -79,7 +80,7 @@ fn json(text: &str) -> Box<RawValue> {
 }
 
 fn request(text: &str) -> Request {
-    let peer = Some(Peer { uid: 7, pid: Some(8) });
+    let peer = Some(Peer { uid: 0, pid: Some(8) });
     Request { params: json(text), caller: Caller { origin: Origin::Socket, peer } }
 }
 
@@ -189,6 +190,9 @@ fn a_job_is_kept_an_hour_after_its_end_and_its_id_is_nobodys_then() {
     assert_eq!(jobs.get(&id).unwrap().state, State::Done);
     later(Duration::from_secs(1));
     assert!(matches!(jobs.get(&id), Err(Error::Unknown { .. })));
+    assert_eq!(states(&jobs), []);
+    assert_eq!(home.names("jobs"), ["ended"], "whoever looks writes nothing");
+    assert!(matches!(jobs.cancel(&id), Err(Error::Unknown { .. })));
     assert_eq!(home.names("jobs"), [""; 0]);
     drop(jobs);
     let jobs = home.open();

@@ -26,7 +26,7 @@ use super::intent::Scope;
 use super::record::{Record, Unfit};
 use crate::config::JournalLimits;
 use crate::config::fixed::LOCK_PAUSE;
-use crate::os::files;
+use crate::os::{files, own};
 
 const FILE_MODE: u32 = 0o600;
 /// Digits of a name, so that names sort as numbers; more than that are taken, too.
@@ -57,7 +57,7 @@ pub(super) struct Left {
 impl Folder {
     /// Takes the folder, which is made where it is absent.
     pub(super) fn open(path: &Path, limits: &JournalLimits) -> Result<Self, Error> {
-        let make_folder = |path: &Path| files::make_folder(path).map_err(at("create", path));
+        let make_folder = |path: &Path| own::make_directory(path).map_err(at("create", path));
         make_folder(path)?;
         let lock = lock(path, Instant::now() + limits.lock)?;
         let (intents, set_aside) = (path.join("intents"), path.join("set-aside"));

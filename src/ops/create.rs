@@ -98,7 +98,7 @@ impl Libvirt {
         };
         let (places, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
-        transaction.commit()?;
+        self.commit(transaction, hold, deadline)?;
         let maker = Maker::domain(&uuid);
         self.claim("CreateGuest", unclaimed, maker.clone(), hold, deadline);
         let handed_in = if places.is_empty() { handed_in } else { Vec::new() };

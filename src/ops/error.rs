@@ -27,7 +27,7 @@ pub enum Error {
         why: String,
     },
     /// So many images wait to be fetched already, and no more may.
-    Fetches(usize),
+    Fetches(pool::NoPlace),
     /// A domain uses what was to be changed under it.
     InUse {
         /// The dataset.
@@ -55,7 +55,7 @@ pub enum Error {
     /// There is no sample of the guests to answer from; why none could be taken.
     NoSample(String),
     /// So many calls wait for events already, and no more may.
-    Listeners(usize),
+    Listeners(pool::NoPlace),
     /// libvirt refused.
     Libvirt(libvirt::Error),
     /// Storage refused.
@@ -116,7 +116,9 @@ impl fmt::Display for Error {
             Self::Invalid(why) => write!(f, "invalid argument: {why}"),
             Self::Refused(why) | Self::Unsupported(why) => f.write_str(why),
             Self::NotFetched { id, why } => write!(f, "cannot fetch image {id}: {why}"),
-            Self::Fetches(count) => write!(f, "busy: {count} images wait to be fetched"),
+            Self::Fetches(full) => {
+                write!(f, "busy: {} images{full} wait to be fetched", full.limit)
+            }
             Self::InUse { dataset, user, why } => {
                 write!(f, "cannot change {dataset}: guest {user} {why}")
             }
@@ -132,7 +134,9 @@ impl fmt::Display for Error {
                 write!(f, "libvirt has not answered for {}; still waiting", pool::Span(*age))
             }
             Self::NoSample(why) => write!(f, "cannot read the guests' metrics: {why}"),
-            Self::Listeners(count) => write!(f, "busy: {count} callers wait for events"),
+            Self::Listeners(full) => {
+                write!(f, "busy: {} callers{full} wait for events", full.limit)
+            }
             Self::Libvirt(error) => write!(f, "{error}"),
             Self::Storage(error) => write!(f, "{error}"),
             Self::VolumesLeft(left) => write!(f, "cannot destroy volumes: {}", left.join("; ")),

@@ -15,6 +15,7 @@ use crate::guest::domain_xml::aliases;
 use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
 use crate::ops::{Error, Libvirt, Opener};
+use crate::pool::current;
 
 /// Writes what libvirt tells into the ring, on a thread of its own, `libvirt-ear`, with a connection
 /// of its own. It ends with this value.
@@ -175,7 +176,7 @@ impl Libvirt {
     /// # Errors
     /// [`Error::Invalid`] for a longer `timeout` than
     /// [`EventLimits::wait`](crate::config::EventLimits::wait); [`Error::Listeners`] where
-    /// [`EventLimits::waiting`](crate::config::EventLimits::waiting) calls wait already.
+    /// [`EventLimits::waiting`](crate::config::EventLimits::waiting) calls wait already, or half as many of this caller.
     ///
     /// # Blocking
     /// Up to `timeout`, or [`EventLimits::wait`](crate::config::EventLimits::wait) without it.
@@ -188,7 +189,7 @@ impl Libvirt {
         }
         let after = request.after.unwrap_or_else(|| self.events.last());
         let guest = Some(request.guest.as_str()).filter(|guest| !guest.is_empty());
-        let page = self.events.wait_in_turn(after, guest, Instant::now() + timeout);
-        page.ok_or(Error::Listeners(limits.waiting))
+        let (caller, until) = (current::caller(), Instant::now() + timeout);
+        self.events.wait_in_turn(caller, after, guest, until).map_err(Error::Listeners)
     }
 }

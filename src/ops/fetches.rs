@@ -26,6 +26,8 @@ use crate::config::fixed::{FETCH_FAILURES, FETCH_QUEUE, FETCH_RETRY, FETCH_THREA
 use crate::fetch::{Cancellation, Download, component};
 use crate::import::{Teller, import};
 use crate::ops::Error;
+use crate::os::peer::Share;
+use crate::pool::{Quota, current};
 use crate::storage::{self, Id, Volumes};
 
 /// What is said where there is no image service.
@@ -53,6 +55,8 @@ pub(super) struct Fetches {
 #[derive(Debug)]
 struct Entry {
     id: Id,
+    /// Who asked first.
+    caller: Share,
     state: State,
     cancellation: Arc<Cancellation>,
 }
@@ -119,11 +123,13 @@ impl Table {
         if let Some((why, _)) = failed.filter(|(_, since)| now < *since + FETCH_RETRY) {
             return Err(Error::NotFetched { id: id.to_string(), why: why.clone() });
         }
-        if entries.iter().filter(|entry| entry.state == State::Waiting).count() >= FETCH_QUEUE {
-            return Err(Error::Fetches(FETCH_QUEUE));
-        }
+        let caller = current::caller();
+        let waiting = entries.iter().filter(|entry| entry.state == State::Waiting);
+        let mut holders = waiting.map(|entry| entry.caller);
+        Quota::of(FETCH_QUEUE).admit(caller, &mut holders).map_err(Error::Fetches)?;
         entries.retain(|entry| entry.id != *id || !entry.is_failed());
-        entries.push(Entry { id: id.clone(), state: State::Waiting, cancellation: Arc::default() });
+        let (id, cancellation) = (id.clone(), Arc::default());
+        entries.push(Entry { id, caller, state: State::Waiting, cancellation });
         self.changed.notify_all();
         Ok(())
     }

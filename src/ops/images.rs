@@ -15,7 +15,7 @@ use crate::journal::Verb;
 use crate::libvirt::{Connection, XmlKind};
 use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
 use crate::ops::fetches::Stage;
-use crate::ops::recovery::{Abort, Transaction};
+use crate::ops::recovery::Transaction;
 use crate::ops::volumes::{complete, make};
 use crate::ops::{Error, Libvirt, Session, described, named_guest, respond};
 use crate::pool::{Hold, Job, JobName, Lane, current};
@@ -75,7 +75,7 @@ impl Libvirt {
         wanted.iter_mut().for_each(|wanted| wanted.adopts = adopts.clone());
         let transaction = Transaction::begin(self, Verb::CreateGuestDisks, &guest);
         self.make_volumes(&mut guest, wanted, false, transaction, &hold, deadline)
-            .and_then(|(transaction, _)| Ok(transaction.commit()?))
+            .and_then(|(transaction, _)| self.commit(transaction, &hold, deadline))
             .map_err(|cause| self.undone(&guest, cause, &hold))?;
         Ok(respond(guest))
     }
@@ -438,8 +438,8 @@ impl Libvirt {
         let made = self.run_steps(Lane::Storage, transaction, hold, deadline, work);
         let made = made.and_then(|(made, transaction)| {
             match made {
-                Ok(_) => transaction.commit()?,
-                Err(_) => transaction.abort(Abort::Forget),
+                Ok(_) => self.commit(transaction, hold, deadline)?,
+                Err(_) => self.forget(transaction, hold, deadline),
             }
             made
         });

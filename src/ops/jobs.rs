@@ -1,6 +1,7 @@
 //! Calls as jobs: taken, given out to be carried out, shown and cancelled. `rpc` carries them out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::config::Config;
 use crate::config::fixed::{LIST_GUESTS, LIST_GUESTS_MAX};
@@ -9,6 +10,7 @@ use crate::guest::wire::jobs::{JobRequest, JobsRequest};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::jobs::{self, Begun, Job, Jobs, Outcome, Page, Request, State};
 use crate::journal::{Direction, Journal, Scope};
+use crate::ops::recovery::{STATE_LANE, state_write};
 use crate::ops::{Error, Libvirt, named_guest};
 
 /// The jobs below the folder of the agent's state, which its journal has locked; else jobs that end
@@ -42,10 +44,11 @@ impl Libvirt {
     /// Takes a call of `method` as a job. What can be told at once of its guest and `args` is.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; a deadline that is none; as [`Jobs::add`].
+    /// [`Error::NoGuest`] without an id; a deadline that is none; as [`Jobs::add`]. A disk that takes longer than
+    /// the deadline of changes: then the job may still be added.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn add_job(
         &self,
         method: &str,
@@ -55,8 +58,20 @@ impl Libvirt {
     ) -> Result<GuestResponse, Error> {
         let guest = named_guest(guest.cloned())?;
         self.change_deadline(args)?;
-        let job = self.jobs.add(method, &guest.id, request)?;
+        let (method, id) = (method.to_owned(), guest.id.clone());
+        let job = self.write_job(move |jobs| jobs.add(&method, &id, request))?;
         Ok(GuestResponse { guest: Some(guest), job, ..GuestResponse::default() })
+    }
+
+    /// Writes the file of a job on a worker, so that a disk that hangs costs a caller no more than its deadline.
+    /// While one is late the next fails at once.
+    fn write_job<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&Jobs) -> Result<T, jobs::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let jobs = Arc::clone(&self.jobs);
+        let deadline = self.change_deadline(&BTreeMap::new())?;
+        Ok(self.aside(STATE_LANE, state_write(), deadline, move || write(&jobs))??)
     }
 
     /// Ends a job, and tells those who listen.
@@ -77,9 +92,6 @@ impl Libvirt {
     ///
     /// # Errors
     /// Where there is none of this id, or none any more.
-    ///
-    /// # Blocking
-    /// As [`Jobs::get`].
     pub fn get_job(&self, request: JobRequest) -> Result<Job, Error> {
         Ok(self.jobs.get(&request.id)?)
     }
@@ -88,9 +100,6 @@ impl Libvirt {
     ///
     /// # Errors
     /// A `limit` above [`LIST_GUESTS_MAX`], a `state` that is none, an `after` that is no id.
-    ///
-    /// # Blocking
-    /// As [`Jobs::get`].
     pub fn list_jobs(&self, request: JobsRequest) -> Result<Page, Error> {
         let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
             0 => LIST_GUESTS,
@@ -117,12 +126,13 @@ impl Libvirt {
     /// Cancels a job that is not begun.
     ///
     /// # Errors
-    /// As [`Libvirt::get_job`]; a job that is begun, or has ended otherwise.
+    /// As [`Libvirt::get_job`]; a job that is begun, or has ended otherwise. A disk that takes longer than the
+    /// deadline of changes: the job is cancelled then, unless the agent starts again before the disk has it.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// As [`Libvirt::add_job`].
     pub fn cancel_job(&self, request: JobRequest) -> Result<Job, Error> {
-        let (job, is_new) = self.jobs.cancel(&request.id)?;
+        let (job, is_new) = self.write_job(move |jobs| jobs.cancel(&request.id))?;
         if is_new {
             self.tell_end(&job);
         }

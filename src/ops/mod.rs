@@ -86,7 +86,7 @@ pub struct Libvirt {
     opener: Arc<Opener>,
     volumes: Arc<dyn Volumes>,
     journal: Arc<Journal>,
-    jobs: Jobs,
+    jobs: Arc<Jobs>,
     fetches: Fetches,
     status: StatusCache,
     sampler: Sampler,
@@ -141,7 +141,7 @@ impl Libvirt {
         let commands = journal.commands().map_err(io::Error::other)?;
         let volumes = storage::open(&config.host, &config.storage, Trusted::own(), commands);
         let volumes = volumes.map_err(io::Error::other)?;
-        let jobs = jobs::open(config, &journal).map_err(io::Error::other)?;
+        let jobs = Arc::new(jobs::open(config, &journal).map_err(io::Error::other)?);
         let health = Arc::new(Health::new(config.watch.answer));
         // One more for the watch, one for fast samples, one for events, and all of slow samples.
         let askers = config.pool.libvirt_callers() + 4 + config.metrics.slow_late_calls;

@@ -7,17 +7,16 @@
 )]
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use crate::os::process::user;
 
-const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Files of one name that are set aside; the next one stays where it is.
 const SAME_NAME_MAX: u32 = 1000;
@@ -147,22 +146,6 @@ pub fn lock_shared(file: &impl AsRawFd) -> io::Result<()> {
 /// and not about the file.
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
-}
-
-/// Makes a folder for the agent's user alone where it is absent, and has its name on the disk.
-///
-/// # Errors
-/// When it cannot be made.
-///
-/// # Blocking
-/// As long as the disk takes.
-pub fn make_folder(path: &Path) -> io::Result<()> {
-    let is_there = fs::symlink_metadata(path).is_ok();
-    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)?;
-    match path.parent() {
-        Some(above) if !is_there => File::open(above)?.sync_all(),
-        _ => Ok(()),
-    }
 }
 
 /// Makes a file for the agent's user alone, which is on the disk when this returns; its name is not.

@@ -10,6 +10,7 @@ pub mod local;
 pub mod memory;
 pub mod newcomers;
 pub mod notify;
+pub mod own;
 pub mod paths;
 pub mod peer;
 pub mod poll;

@@ -8,6 +8,8 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
+use crate::os::process;
+
 /// A process of this host, as the kernel tells it: nothing of it is the process's own word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -104,6 +106,13 @@ pub enum Share {
     Host(Option<IpAddr>),
 }
 
+impl Share {
+    /// Whether a part of the limits is reserved for it: root and the agent's own user.
+    pub(crate) fn is_privileged(self) -> bool {
+        matches!(self, Self::User(uid) if uid == 0 || uid == process::user())
+    }
+}
+
 /// For log lines: `127.0.0.1:4711 uid=0`, `the socket uid=0 pid=7`, `192.0.2.1:4711`.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,7 +131,6 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::os::process;
 
     #[test]
     fn the_peer_of_a_unix_socket_is_who_made_it() {

@@ -31,17 +31,25 @@ const STICKY: u32 = 0o1000;
 #[derive(Clone, Copy, Debug)]
 pub struct Trusted {
     agent: u32,
+    /// A group that may write as well.
+    group: Option<u32>,
 }
 
 impl Trusted {
     /// For the agent itself.
     pub fn own() -> Self {
-        Self { agent: process::user() }
+        Self { agent: process::user(), group: None }
     }
 
     /// For a command of an operator, on what an agent of this user has.
     pub fn with_agent(uid: u32) -> Self {
-        Self { agent: uid }
+        Self { agent: uid, group: None }
+    }
+
+    /// The same, and this group may write.
+    #[must_use]
+    pub fn and_group(self, gid: u32) -> Self {
+        Self { group: Some(gid), ..self }
     }
 
     /// Whether a user is one of them.
@@ -309,9 +317,19 @@ pub fn changed_by(found: &Metadata, trusted: Trusted) -> Option<String> {
     match found.mode() {
         _ if !trusted.has(found.uid()) => Some(user(found)),
         mode if mode & WRITABLE_BY_ALL != 0 => Some("all users".to_owned()),
-        mode if mode & WRITABLE != 0 => Some(format!("group {}", found.gid())),
+        mode if mode & WRITABLE != 0 && trusted.group != Some(found.gid()) => {
+            Some(format!("group {}", found.gid()))
+        }
         _ => None,
     }
+}
+
+/// Checks that nobody else can take names of the agent's away from a directory.
+///
+/// # Errors
+/// As [`ResolveError`] has them.
+pub(super) fn check_holder(directory: &Path, trusted: Trusted) -> Result<(), ResolveError> {
+    is_shared(directory, trusted).map(drop)
 }
 
 /// Whether others may put names into a folder, and may take away no others than theirs.

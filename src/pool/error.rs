@@ -32,6 +32,8 @@ pub enum Ration {
     Store,
     /// The calls of a batch, each of which is counted by itself.
     Batch,
+    /// A call that writes the file of a job.
+    JobFile,
     /// A question to libvirt that no thread waits for.
     Poll,
     /// The same that asks a guest's emulator.
@@ -40,7 +42,7 @@ pub enum Ration {
 
 impl Ration {
     /// All, those that must not wait first.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Urgent,
         Self::Delete,
         Self::Change,
@@ -48,6 +50,7 @@ impl Ration {
         Self::Metrics,
         Self::Store,
         Self::Batch,
+        Self::JobFile,
         Self::Poll,
         Self::MetricsPoll,
     ];
@@ -62,8 +65,9 @@ impl Ration {
             Self::Metrics => 4,
             Self::Store => 5,
             Self::Batch => 6,
-            Self::Poll => 7,
-            Self::MetricsPoll => 8,
+            Self::JobFile => 7,
+            Self::Poll => 8,
+            Self::MetricsPoll => 9,
         }
     }
 
@@ -79,6 +83,7 @@ impl Ration {
             Self::Poll | Self::MetricsPoll => limits.polls.min(limits.queue / 4).max(1),
             Self::Store => limits.stores,
             Self::Batch => limits.batches,
+            Self::JobFile => limits.job_files,
         }
     }
 
@@ -91,6 +96,7 @@ impl Ration {
             | Self::Read
             | Self::Store
             | Self::Batch
+            | Self::JobFile
             | Self::Poll
             | Self::MetricsPoll => limits.calls_per_guest,
         }
@@ -101,7 +107,9 @@ impl Ration {
         match self {
             Self::Urgent => Lane::Urgent,
             Self::Delete | Self::Change | Self::Batch => Lane::Control,
-            Self::Read | Self::Metrics | Self::Poll | Self::MetricsPoll => Lane::Read,
+            Self::Read | Self::Metrics | Self::JobFile | Self::Poll | Self::MetricsPoll => {
+                Lane::Read
+            }
             Self::Store => Lane::Storage,
         }
     }

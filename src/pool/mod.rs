@@ -35,6 +35,7 @@ mod handover;
 mod hold;
 mod lane;
 mod permits;
+mod places;
 mod posted;
 mod rotation;
 mod turns;
@@ -63,6 +64,8 @@ pub use self::error::{Error, Full, Ration, Running};
 pub use self::hold::{CallerSnapshot, Hold};
 pub use self::lane::{Lane, LaneSnapshot, Overdue, Totals};
 pub use self::permits::{Granted, NoPermit, Permit};
+pub use self::places::NoPlace;
+pub(crate) use self::places::{Places, Quota};
 
 /// One job's name and bound.
 #[derive(Clone, Debug, PartialEq, Eq)]

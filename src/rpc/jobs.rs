@@ -16,6 +16,8 @@ use super::{Audit, Behalf, Callee, Desk, Service, lookup, v2};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::jobs::{Begun, Request};
 use crate::ops::{self, Error, Libvirt};
+use crate::os::peer::Share;
+use crate::pool::{CallShare, Ration, current};
 use crate::rpc::envelope::Lookup;
 
 impl Callee {
@@ -34,7 +36,7 @@ impl Desk<'_> {
         guest: Option<&Guest>,
         args: &mut BTreeMap<String, String>,
         written: Option<&RawValue>,
-        is_dry_run: bool,
+        (is_dry_run, began): (bool, Instant),
     ) -> Result<Turn, Error> {
         let wanted = ops::wants_job(args)?;
         match when {
@@ -47,9 +49,20 @@ impl Desk<'_> {
         }
         let params = written.ok_or(Error::NoGuest)?.to_owned();
         let request = Request { params, caller: *self.by.caller };
-        let accepted = self.agent.add_job(&callee.full_name(), guest, args, request)?;
+        let share = file_share(self.by.caller.share());
+        let Some(_permit) = self.admit(share, None, callee.entry.0, began)? else {
+            return Ok(Turn::Waits);
+        };
+        let name = callee.full_name();
+        let accepted =
+            current::carry_out(began, || self.agent.add_job(&name, guest, args, request))?;
         Ok(Turn::Later(Box::new(accepted)))
     }
+}
+
+/// What a call of this user is counted for that writes the file of a job.
+pub(super) fn file_share(user: Share) -> CallShare {
+    CallShare { ration: Ration::JobFile, user, guest: "".into() }
 }
 
 /// The parameter beside those of a method by which a job is made of its call.
@@ -80,6 +93,8 @@ impl When<'_> {
 pub(super) enum Turn {
     /// It is carried out.
     Now,
+    /// It waits for its permit without this thread, and is not answered now.
+    Waits,
     /// It is a job from here on, and this the answer.
     Later(Box<GuestResponse>),
 }

@@ -171,6 +171,7 @@ impl Callee {
     fn share(self, user: Share, subject: &Subject) -> Option<CallShare> {
         let (name, effect, method) = self.entry;
         let ration = match method {
+            Method::Job(_) if effect == Changes => return Some(jobs::file_share(user)),
             Method::Events(_) | Method::Job(_) | Method::Jobs(_) => return None,
             Method::Leftovers(_) if effect == Reads => return None,
             _ if self.service == Service::ImageStore => Ration::Store,
@@ -389,8 +390,9 @@ impl<'a> Desk<'a> {
         if let (true, Some((guest, args))) = (callee.may_be_job(), params.for_job()) {
             let when = asked.when()?;
             subject.job = when.job();
-            match self.as_job(callee, when, guest, args, written, is_dry_run) {
+            match self.as_job(callee, when, guest, args, written, (is_dry_run, began)) {
                 Ok(Turn::Now) => {}
+                Ok(Turn::Waits) => return Ok(None),
                 Ok(Turn::Later(accepted)) => {
                     return Ok(asked.answer(Ok(&|out| json::write(out, &*accepted)), &subject));
                 }
@@ -412,7 +414,8 @@ impl<'a> Desk<'a> {
         // A job has waited for nobody, and has all of its time from here on.
         let arrived = if subject.job.is_some() { Instant::now() } else { began };
         let doing = self.begin(callee, subject, is_dry_run, began);
-        let outcome = current::carry_out(arrived, || verb(self.agent, params));
+        let run = || current::carry_out(arrived, || verb(self.agent, params));
+        let outcome = current::of_caller(self.by.caller.share(), run);
         drop(permit);
         let subject = doing.end(self.agent, outcome.as_ref().err());
         Ok(match &outcome {

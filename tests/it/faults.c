@@ -74,6 +74,10 @@ int fdatasync(int fd) {
     return sync_fails(fd) ? -1 : REAL(fdatasync)(fd);
 }
 
+int unlink(const char *path) {
+    return fails("unlink", path) ? -1 : REAL(unlink)(path);
+}
+
 DIR *opendir(const char *path) {
     return fails("opendir", path) ? NULL : REAL(opendir)(path);
 }

@@ -105,7 +105,7 @@ fn a_full_disk_is_a_clear_error_and_loses_nothing() {
     let scratch = Scratch::new();
     let mut unshare = Command::new("unshare");
     unshare.args(["-m", "/bin/sh"]);
-    let mount = r#"mount -t tmpfs -o size=64k tmpfs "$MISTIFY_TEST_JOURNAL" || exit 77"#;
+    let mount = r#"mount -t tmpfs -o size=64k,mode=700 tmpfs "$MISTIFY_TEST_JOURNAL" || exit 77"#;
     let test = "a_full_disk_is_a_clear_error_and_loses_nothing";
     let status = run(&mut again_after(unshare, mount, test, scratch.path()));
     let status = match status.code() {

@@ -212,6 +212,7 @@ fn rows() -> Vec<Vec<String>> {
                 stores,
                 urgent,
                 batches,
+                job_files,
                 batch_helpers,
                 calls_per_guest,
                 polls,

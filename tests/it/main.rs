@@ -73,6 +73,7 @@ mod shortage;
 mod silent;
 mod skip;
 mod stack;
+mod state_disk;
 mod states;
 mod storage;
 mod store_crash;

@@ -283,7 +283,7 @@ impl Libvirt {
     ) -> Result<Changed, Error> {
         let (changed, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
-        transaction.commit()?;
+        self.commit(transaction, hold, deadline)?;
         Ok(changed)
     }
 }

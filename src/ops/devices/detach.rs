@@ -13,7 +13,7 @@ use crate::ops::devices::{Changed, Device, Way, kept, running};
 use crate::ops::domains::uses_of_others;
 use crate::ops::metadata::Stored;
 use crate::ops::networks::Marked;
-use crate::ops::recovery::{Abort, Transaction};
+use crate::ops::recovery::Transaction;
 use crate::ops::saved::not_saved;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, named_guest, networks};
@@ -110,12 +110,12 @@ impl Libvirt {
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
         match changed {
             Ok(changed) => {
-                transaction.commit()?;
+                self.commit(transaction, hold, deadline)?;
                 Ok(self.tell_running(name, Way::Goes, changed, hold, deadline))
             }
             // The caller hears that the guest has it as before.
             Err(error) => {
-                transaction.abort(Abort::Forget);
+                self.forget(transaction, hold, deadline);
                 Err(error)
             }
         }

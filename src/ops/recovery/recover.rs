@@ -142,8 +142,10 @@ impl Libvirt {
                     self.report(&label, &transaction, &recovered);
                     match transaction.intent().verb.direction() {
                         // What is gone is gone, whatever the journal can write.
-                        Direction::Forward if !is_resumed => transaction.abort(Abort::Forget),
-                        _ => transaction.commit()?,
+                        Direction::Forward if !is_resumed => {
+                            self.forget(transaction, hold, deadline);
+                        }
+                        _ => self.commit(transaction, hold, deadline)?,
                     }
                     return Ok(recovered);
                 }

@@ -17,7 +17,7 @@ use crate::guest::wire::Guest;
 use crate::jobs::{Track, reached, tracker};
 use crate::journal::{self, Entry, Intent, Journal, Kept, State, Step, Verb};
 use crate::ops::{Error, Libvirt, Session, begun};
-use crate::pool::{Hold, Job, JobName, Lane};
+use crate::pool::{self, Hold, Job, JobName, Lane};
 
 /// The steps of one change. The journal has a file of it from the first step on: a call that changes
 /// nothing costs nothing.
@@ -257,4 +257,59 @@ impl Libvirt {
         transaction.is_in_job = false;
         Ok((result, transaction))
     }
+
+    /// Commits a transaction on a worker, so that a disk that hangs costs its caller no more than the deadline.
+    /// Where the pool does not run that, the intent is kept.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`], and those of the pool.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(in crate::ops) fn commit(
+        &self,
+        transaction: Transaction,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        Ok(self.end(transaction, hold, deadline, Transaction::commit)??)
+    }
+
+    /// Forgets a transaction of which nothing is left, as [`Libvirt::commit`] commits one.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(in crate::ops) fn forget(&self, transaction: Transaction, hold: &Hold, deadline: Instant) {
+        let forget = |transaction: Transaction| {
+            transaction.abort(Abort::Forget);
+            Ok(())
+        };
+        // Where the pool does not run it the intent is kept, and its recovery finds nothing to do.
+        let _ = self.end(transaction, hold, deadline, forget);
+    }
+
+    fn end(
+        &self,
+        mut transaction: Transaction,
+        hold: &Hold,
+        deadline: Instant,
+        end: fn(Transaction) -> Result<(), journal::Error>,
+    ) -> Result<Result<(), journal::Error>, pool::Error> {
+        // A change without a step has no file.
+        if transaction.entry.is_none() {
+            return Ok(Ok(()));
+        }
+        transaction.is_in_job = true;
+        let job = Job { name: state_write(), deadline };
+        self.pool.run(STATE_LANE, job, Some(hold), move |_| end(transaction))
+    }
+}
+
+/// The lane of writes to the state directory that wait for nothing else. It is free where the others wait for a
+/// store or for a guest that hangs, and a disk that hangs takes half of its workers: they share a name.
+pub(in crate::ops) const STATE_LANE: Lane = Lane::Read;
+
+/// The name of such a write.
+pub(in crate::ops) fn state_write() -> JobName {
+    JobName::new("a write to", "the state directory")
 }

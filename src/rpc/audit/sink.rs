@@ -1,18 +1,13 @@
 //! The file that the audit goes to.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use log::{error, info};
 
 use crate::config::fixed::LOG_INTERVAL;
-use crate::os::files;
-
-/// Nobody else reads what guests and users there are.
-const FILE_MODE: u32 = 0o600;
+use crate::os::own;
 
 /// The file. One thread has it, and is the only one that waits for its file system.
 ///
@@ -33,7 +28,7 @@ impl Sink {
     /// # Errors
     /// As [`Audit::open`](super::Audit::open).
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self::new(path.to_owned(), Box::new(open(path)?)))
+        Ok(Self::new(path.to_owned(), Box::new(own::open_log(path)?)))
     }
 
     /// A sink into this file, which has that path.
@@ -47,7 +42,7 @@ impl Sink {
     /// As long as the file system takes.
     pub(super) fn reopen(&mut self) {
         let path = self.path.display();
-        match open(&self.path) {
+        match own::open_log(&self.path) {
             Ok(file) => {
                 self.file = Box::new(file);
                 self.is_torn = false;
@@ -103,17 +98,9 @@ impl Sink {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let file = files::straight(options.append(true).create(true).mode(FILE_MODE)).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
-    }
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::{env, fs, process};
 
     use super::*;

@@ -9,6 +9,8 @@
 #   keep-busy PLACE UID COUNT  the same, each in the middle of another request
 #   press PLACE UID COUNT   as hold, but each tries again for up to 20 s until it is served
 #   fill PLACE UID COUNT BYTES  so many connections that send as much of a body, and not its end: how many
+#   take PLACE UID COUNT REFUSED TEXT  so many connections of that user that send the text, in which \\r and \\n are
+#                           escaped, kept until the end: how many are told "busy", once so many are
 #   post PLACE UID BODY     calls by that user
 #   full PLACE UID BODY     the same again and again for up to 9 s, until it is told 503
 #   flood PLACE UID HOW     64 connections of that user, each with a batch of 64 calls: all close at once
@@ -23,6 +25,7 @@ import fcntl
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -142,6 +145,26 @@ def fill(place, uid, count, size):
     return count
 
 
+def take(place, uid, count, refused, text):
+    os.seteuid(int(uid))
+    waiting = []
+    for _ in range(int(count)):
+        stream = connect(place)
+        stream.sendall(text.encode().decode("unicode_escape").encode("latin-1"))
+        waiting.append(stream)
+    os.seteuid(0)
+    kept.extend(waiting)
+    busy = 0
+    while waiting and busy < int(refused):
+        ready, _, _ = select.select(waiting, [], [], 20)
+        if not ready:
+            break
+        for stream in ready:
+            busy += b"busy" in stream.recv(65536)
+            waiting.remove(stream)
+    return busy
+
+
 def call(place, uid, body):
     os.seteuid(int(uid))
     stream = connect(place)
@@ -241,6 +264,7 @@ while words:
         "keep-busy": (lambda *words: hold(*words, b"GET /healthz HTTP/1.1\r\n"), 3),
         "press": (press, 3),
         "fill": (fill, 4),
+        "take": (take, 5),
         "post": (call, 3),
         "full": (full, 3),
         "flood": (flood, 3),

@@ -4,9 +4,11 @@ mod activation;
 mod attacks;
 mod batches;
 mod beyond;
+mod exposed;
 mod floods;
 mod impostors;
 mod pages;
+mod places;
 mod sockets;
 mod users;
 
@@ -43,7 +45,7 @@ impl World {
         let name = format!("mistify-peers-{}-{number}", std::process::id());
         let world = Self(std::env::temp_dir().join(name));
         fs::create_dir_all(world.path()).expect("a folder can be made");
-        fs::set_permissions(world.path(), Permissions::from_mode(0o777)).expect("it is ours");
+        fs::set_permissions(world.path(), Permissions::from_mode(0o1777)).expect("it is ours");
         let tried = setpriv(STRANGER).args([PYTHON, "-c", ""]).output();
         match tried {
             Ok(output) if output.status.success() => Ok(world),

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::pool::NoPlace;
 
 #[test]
 fn every_kind_has_one_code_of_its_own() {
@@ -128,7 +129,7 @@ fn the_agent_s_own_refusals_have_the_kinds_that_callers_act_upon() {
         (pool::Error::Panicked { what: String::new() }.into(), Kind::Internal),
         (Error::Silent { age: Duration::ZERO }, Kind::Unavailable),
         (Error::NoSample(String::new()), Kind::Unavailable),
-        (Error::Listeners(8), Kind::Busy),
+        (Error::Listeners(NoPlace { limit: 8, is_own: false }), Kind::Busy),
         (Error::Left(Vec::new()), Kind::Left),
         (Error::VolumesLeft(Vec::new()), Kind::Left),
         (Error::InUse { dataset: String::new(), user: String::new(), why: "" }, Kind::InUse),

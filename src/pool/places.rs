@@ -1,0 +1,148 @@
+//! Places that callers hold for long, such as streams of events. Everybody has a share of them by user, or by
+//! address where no user is known, and the last places are root's and the agent's own.
+
+use std::fmt;
+
+use parking_lot::Mutex;
+
+use crate::os::peer::Share;
+
+/// How many places there are, and for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quota {
+    /// All places.
+    pub(crate) all: usize,
+    /// The places of one caller at most; root and the agent's own user may have all.
+    pub(crate) per_caller: usize,
+    /// The places that only root and the agent's own user get.
+    pub(crate) reserved: usize,
+}
+
+impl Quota {
+    /// Of so many places one caller has half, and an eighth is reserved, one at least.
+    pub(crate) fn of(all: usize) -> Self {
+        Self { all, per_caller: (all / 2).max(1), reserved: (all / 8).max(1) }
+    }
+
+    /// Whether this caller gets one more place beside those that are `held`.
+    ///
+    /// # Errors
+    /// Which limit stands against it.
+    pub(crate) fn admit(
+        self,
+        caller: Share,
+        held: &mut dyn Iterator<Item = Share>,
+    ) -> Result<(), NoPlace> {
+        let (mut all, mut own) = (0, 0);
+        for holder in held {
+            all += 1;
+            own += usize::from(holder == caller);
+        }
+        let limit = match caller.is_privileged() {
+            true => self.all,
+            false => self.all.saturating_sub(self.reserved),
+        };
+        if all >= limit {
+            return Err(NoPlace { limit, is_own: false });
+        }
+        match own {
+            own if own >= self.per_caller && !caller.is_privileged() => {
+                Err(NoPlace { limit: self.per_caller, is_own: true })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The limit that stands against one more place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoPlace {
+    /// So many are held already.
+    pub limit: usize,
+    /// Whether they are the caller's own; else they are everybody's.
+    pub is_own: bool,
+}
+
+/// Whose they are: ` of this user`, or nothing.
+impl fmt::Display for NoPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_own { " of this user" } else { "" })
+    }
+}
+
+/// Places and who holds them.
+#[derive(Debug)]
+pub(crate) struct Places {
+    quota: Quota,
+    held: Mutex<Vec<Share>>,
+}
+
+impl Places {
+    /// So many places, all of them free.
+    pub(crate) fn new(all: usize) -> Self {
+        Self { quota: Quota::of(all), held: Mutex::default() }
+    }
+
+    /// Takes a place, which is to be given back.
+    ///
+    /// # Errors
+    /// As [`Quota::admit`].
+    pub(crate) fn take(&self, caller: Share) -> Result<(), NoPlace> {
+        let mut held = self.held.lock();
+        self.quota.admit(caller, &mut held.iter().copied())?;
+        held.push(caller);
+        Ok(())
+    }
+
+    /// Gives back a place of this caller.
+    pub(crate) fn give_back(&self, caller: Share) {
+        let mut held = self.held.lock();
+        if let Some(index) = held.iter().position(|holder| *holder == caller) {
+            held.swap_remove(index);
+        }
+    }
+
+    /// How many are held.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.held.lock().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: Share = Share::User(0);
+
+    #[test]
+    fn one_user_leaves_places_to_others() {
+        let places = Places::new(16);
+        let (one, other) = (Share::User(1_000_001), Share::User(1_000_002));
+        assert!((0..8).all(|_| places.take(one).is_ok()));
+        assert_eq!(places.take(one), Err(NoPlace { limit: 8, is_own: true }));
+        assert!((0..6).all(|_| places.take(other).is_ok()));
+        assert_eq!(places.take(other), Err(NoPlace { limit: 14, is_own: false }));
+        assert!((0..2).all(|_| places.take(ROOT).is_ok()), "the last are root's");
+        assert_eq!(places.take(ROOT), Err(NoPlace { limit: 16, is_own: false }));
+        (0..3).for_each(|_| places.give_back(one));
+        assert!(places.take(one).is_ok() && places.take(one).is_err());
+    }
+
+    #[test]
+    fn root_and_the_agents_user_may_hold_all_places() {
+        let own = Share::User(crate::os::process::user());
+        for caller in [ROOT, own] {
+            let places = Places::new(4);
+            assert!((0..4).all(|_| places.take(caller).is_ok()) && places.take(caller).is_err());
+        }
+    }
+
+    #[test]
+    fn callers_of_one_address_share_its_places() {
+        let places = Places::new(8);
+        let [one, other] = [1, 2].map(|last| Share::Host(Some([192, 0, 2, last].into())));
+        assert!((0..4).all(|_| places.take(one).is_ok()) && places.take(one).is_err());
+        assert!(places.take(other).is_ok());
+    }
+}
