@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::folder::{self, NUMBER_MAX};
 use super::*;
-use crate::os::peer::{Caller, Origin};
+use crate::os::peer::{Caller, Origin, Peer};
 
 /// Entries that are looked at; each has to be moved or read several times.
 const ENTRIES_MAX: usize = 16;
@@ -81,7 +81,7 @@ fn add(jobs: &Jobs) -> Option<String> {
     if jobs.table.lock().next > NUMBER_MAX {
         return None;
     }
-    let caller = Caller { origin: Origin::Socket, peer: None };
+    let caller = Caller { origin: Origin::Socket, peer: Some(Peer { uid: 0, pid: None }) };
     let request = Request { params: RawValue::NULL.to_owned(), caller };
     let id = jobs.add("Libvirt.Run", "one more", request).expect("there is room");
     let is_last = jobs.table.lock().kept.iter().all(|kept| kept.number <= number(&id).unwrap_or(0));
@@ -106,6 +106,7 @@ impl Home {
         let path = env::temp_dir().join(format!("mistify-fuzz-{whose}"));
         // What one left that did not hold.
         let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).expect("a folder");
         let home = Self(path);
         home.folder();
         home
