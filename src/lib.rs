@@ -170,6 +170,7 @@
 //!     vcpu_max: 0,
 //!     devices: Device {
 //!         disks: vec![disk],
+//!         beside_disks: Vec::new(),
 //!         interfaces: vec![interface],
 //!         graphics: Graphics { kind: "vnc".into(), port: "5901".into(), ..Graphics::default() },
 //!         console_log: String::new(),

@@ -329,6 +329,9 @@ mod tests {
         assert_eq!((after("--max-filesize"), after("--max-time")), ("5", "9"));
         assert_eq!((after("--proto"), after("--proto-redir")), ("=http,https", "=https"));
         assert_eq!(after("--max-redirs"), "3");
+        // Less than this for so long ends it, and more per second it may not take.
+        assert_eq!((after("--speed-limit"), after("--speed-time")), ("65536", "60"));
+        assert_eq!(after("--limit-rate"), "104857600");
     }
 
     /// A server that gives these answers, one to each connection.

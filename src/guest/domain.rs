@@ -152,14 +152,6 @@ impl DiskSource {
     }
 }
 
-impl Disk {
-    /// Whether its source is something of this host that has no path here: a volume of a libvirt pool, or a
-    /// directory that the guest sees as a file system.
-    pub fn is_unnamed(&self) -> bool {
-        matches!(self.kind.as_str(), "volume" | "dir")
-    }
-}
-
 /// Where a guest sees a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DiskTarget {
@@ -441,21 +433,10 @@ impl VirDomain {
             ..Self::default()
         }
     }
-}
 
-impl VirDomain {
     /// The disk with this target, such as `vda`.
     pub fn disk_by_device(&self, device: &str) -> Option<&Disk> {
         self.devices.disks.iter().find(|disk| disk.target.device == device)
-    }
-
-    /// The CD-ROM with this target; without one the only CD-ROM.
-    pub fn cdrom(&self, device: &str) -> Option<&Disk> {
-        let is_it = |disk: &&Disk| {
-            disk.device == CDROM && (device.is_empty() || disk.target.device == device)
-        };
-        let mut found = self.devices.disks.iter().filter(is_it);
-        found.next().filter(|_| found.next().is_none())
     }
 
     /// The interface with this MAC address, letters of any case; none for an empty one.
@@ -467,6 +448,12 @@ impl VirDomain {
 }
 
 impl Disk {
+    /// Whether its source is something of this host that has no path here: a volume of a libvirt pool, or a
+    /// directory that the guest sees as a file system.
+    pub fn is_unnamed(&self) -> bool {
+        matches!(self.kind.as_str(), "volume" | "dir")
+    }
+
     /// The disk that a guest asks for, whose source is this.
     ///
     /// A block device is written past the host's page cache, where the contract (section 5.1) has no

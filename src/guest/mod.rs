@@ -5,6 +5,7 @@
 pub mod capabilities;
 pub mod check;
 pub mod consoles;
+pub(crate) mod device_xml;
 pub mod displays;
 pub mod domain;
 pub(crate) mod domain_xml;

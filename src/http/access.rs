@@ -51,7 +51,6 @@ impl Access {
             users: config.users.iter().map(user).collect::<Result<_, _>>()?,
             groups: config.groups.iter().map(group).collect::<Result<_, _>>()?,
             any_local: config.any_local,
-            ..Self::default()
         })
     }
 

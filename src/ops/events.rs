@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use log::{debug, info};
 
 use crate::events::{Events, Page, What};
-use crate::guest::domain_xml::aliases;
+use crate::guest::device_xml::aliases;
 use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
 use crate::ops::{Error, Libvirt, Opener};

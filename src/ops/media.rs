@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use crate::guest::check::check_attached_disk;
+use crate::guest::device_xml::with_medium;
 use crate::guest::domain;
-use crate::guest::domain_xml::with_medium;
 use crate::guest::wire::verbs::{DiskRequest, SettingResponse};
 use crate::guest::wire::{CDROM, Disk, Guest};
 use crate::libvirt::{Domain, Reach, XmlKind};
@@ -169,7 +169,12 @@ fn of_image(place: &str, disk: &Disk, cause: Error) -> Error {
 /// # Errors
 /// [`Error::NoDevice`].
 fn cdrom(domain: &Domain, asked: &Disk) -> Result<String, Error> {
-    if let Some(found) = described(domain, XmlKind::Inactive)?.cdrom(&asked.device) {
+    let definition = described(domain, XmlKind::Inactive)?;
+    let is_it = |disk: &&domain::Disk| {
+        disk.device == CDROM && ["", &disk.target.device].contains(&asked.device.as_str())
+    };
+    let mut found = definition.devices.disks.iter().filter(is_it);
+    if let (Some(found), None) = (found.next(), found.next()) {
         return Ok(found.target.device.clone());
     }
     Err(Error::NoDevice(match asked.device.as_str() {

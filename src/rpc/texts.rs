@@ -76,13 +76,14 @@ fn of_pool(error: &pool::Error) -> String {
             waiting_for(full.to_string(), running.as_ref())
         }
         pool::Error::KeyHeld { key, waited, running } => {
-            let text =
-                format!("deadline: {key} had other work for {}, this never ran", Span(*waited));
-            waiting_for(text, running.as_ref())
+            let (key, waited) = (key.clone(), *waited);
+            let held = pool::Error::KeyHeld { key, waited, running: None };
+            waiting_for(held.to_string(), running.as_ref())
         }
         pool::Error::Unrun { what, lane, waited, running } => {
-            let text = format!("deadline: {what} never ran, {} in the {lane} queue", Span(*waited));
-            waiting_for(text, running.as_ref())
+            let (what, lane, waited) = (what.clone(), *lane, *waited);
+            let unrun = pool::Error::Unrun { what, lane, waited, running: None };
+            waiting_for(unrun.to_string(), running.as_ref())
         }
         pool::Error::Late { what, waited, age, .. } => format!(
             "deadline: {what} not done in {}, still running since {} ago",
@@ -90,7 +91,7 @@ fn of_pool(error: &pool::Error) -> String {
             Span(*age)
         ),
         pool::Error::Overdue { running: Running { what, age } } => {
-            format!("deadline: this never ran, {what} is still running since {} ago", Span(*age))
+            format!("deadline: not started, as {what} is still running since {} ago", Span(*age))
         }
         pool::Error::Panicked { .. } | pool::Error::Stopping => error.to_string(),
     }
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(
             texts(pool::Error::Overdue { running: running().unwrap() }),
             [
-                "deadline: this never ran, Run web-2 is still running since 61 s ago",
+                "deadline: not started, as Run web-2 is still running since 61 s ago",
                 "deadline: not started, as Run web-2 is still running after 61 s"
             ]
         );
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(
             texts(pool::Error::Unrun { what, lane, waited, running: running() }),
             [
-                "deadline: Run web-1 never ran, 60 s in the storage queue; \
+                "deadline: Run web-1 did not start within 60 s in the storage queue; \
                  Run web-2 is still running since 61 s ago",
                 "deadline: Run web-1 did not start within 60 s in the storage queue; \
                  Run web-2 is still running after 61 s"
@@ -192,7 +193,7 @@ mod tests {
         assert_eq!(
             texts(pool::Error::KeyHeld { key, waited, running: running() }),
             [
-                "deadline: web-2 had other work for 60 s, this never ran; \
+                "deadline: timed out after 60 s waiting for another operation on web-2; \
                  Run web-2 is still running since 61 s ago",
                 "deadline: timed out after 60 s waiting for another operation on web-2; \
                  Run web-2 is still running after 61 s"

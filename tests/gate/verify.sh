@@ -17,7 +17,8 @@ limit_seconds=1200
 # What the program is compiled from, and what the tests are.
 program=(Cargo.toml Cargo.lock build.rs wrapper.h src sys dist man)
 tests=("${program[@]}" tests ':!tests/lab' ':!tests/bare' ':!tests/coverage' ':!tests/gate' Makefile)
-lab=("${tests[@]}" tests/lab)
+# A test of the lab runs the commands of a page, and so does that of a new user.
+lab=("${tests[@]}" tests/lab docs)
 
 # A hash of the command and of the content of the files below these paths, tracked or not.
 key() {
@@ -63,7 +64,7 @@ once() {
     echo "$((SECONDS - began)) s, $(date -u +%Y-%m-%dT%H:%MZ)" >"$stamp"
 }
 
-export MISTIFY_TEST_REQUIRE=qemu,ovs,nwfilter,mount,users,promtool,openrpc,browser,go
+export MISTIFY_TEST_REQUIRE=qemu,ovs,nwfilter,mount,users,promtool,openrpc,browser,go,landlock
 
 step "packages" tests/install-deps.sh verify
 step "compile tests" cargo test --no-run
@@ -82,6 +83,6 @@ once "lab guests" make test-lab-guests -- "${lab[@]}"
 once "systemd" make test-systemd TESTS="lab::systemd:: --skip every_verb --skip package::" -- "${lab[@]}"
 once "systemd packages" make test-systemd TESTS=lab::systemd::package:: -- "${lab[@]}"
 once "systemd verbs" make test-systemd TESTS=lab::systemd::unit::every_verb -- "${lab[@]}"
-once "new user" make test-new-user -- "${tests[@]}" docs/getting-started.md docs/operations.md tests/bare
+once "new user" make test-new-user -- "${tests[@]}" docs tests/bare
 once "soak" make soak MINUTES=10 -- "${tests[@]}" benches
 finish

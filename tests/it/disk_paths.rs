@@ -320,7 +320,10 @@ fn qcow2_source_is_refused_whatever_is_allowed() {
     ] {
         assert!(error.starts_with("invalid argument: "), "{error}");
         assert!(error.contains(&format!("{} is qcow2, not raw", disk.display())), "{error}");
-        assert!(error.contains("copy the disk with dd to a volume of the store"), "{error}");
+        assert!(
+            error.contains("if a guest wrote these bytes to its own raw disk, set format"),
+            "{error}"
+        );
     }
     let error = agent.error("Status", &json!({ "id": "has-qcow2" }));
     assert!(error.contains("Domain not found"), "{error}");

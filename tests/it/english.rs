@@ -8,7 +8,7 @@ use crate::house::strings;
 use crate::support::files_below;
 
 /// Words and phrases, in lower case, that have a standard term instead.
-const IDIOMS: [(&str, &str); 40] = [
+const IDIOMS: [(&str, &str); 43] = [
     ("what is there", "name the thing"),
     ("whoever", "the caller, the user"),
     ("those that are", "name them"),
@@ -49,6 +49,9 @@ const IDIOMS: [(&str, &str); 40] = [
     ("what was asked for", "the request"),
     ("trying on", "retrying"),
     ("lets in", "accepts"),
+    ("had other work", "waiting for another operation"),
+    ("never ran", "did not start"),
+    ("has to be there", "must exist"),
 ];
 
 /// Texts that `/_mistify_RPC_` has to have.
@@ -97,10 +100,53 @@ fn sources() -> Vec<(String, String)> {
     });
     let read = |path: String| {
         let text = fs::read_to_string(&path).expect("it is there");
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
-        (path, code)
+        (path, without_tests(&text))
     };
     paths.into_iter().map(read).collect()
+}
+
+/// A source without the items that are for tests alone. An item ends with its line, or at the brace below its
+/// beginning.
+fn without_tests(text: &str) -> String {
+    let (mut code, mut lines) = (String::new(), text.lines());
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            code += line;
+            code.push('\n');
+            continue;
+        }
+        let end = line.replace("#[cfg(test)]", "}");
+        let mut item = lines.by_ref().skip_while(|line| line.trim_start().starts_with("#["));
+        let first = item.next().unwrap_or_default();
+        if !first.ends_with([';', ',', '}']) {
+            item.find(|line| *line == end);
+        }
+    }
+    code
+}
+
+/// The description of the Debian package.
+fn package_description() -> String {
+    let text = fs::read_to_string("Cargo.toml").expect("it is there");
+    let (_, long) = text.split_once("extended-description = \"\"\"").expect("a description");
+    let (_, short) = text.split_once("\ndescription = ").expect("a description");
+    let (long, _) = long.split_once("\"\"\"").expect("its end");
+    format!("{}\n{long}", short.lines().next().unwrap_or_default())
+}
+
+#[test]
+fn the_package_is_described_in_plain_english() {
+    let text = package_description();
+    assert!(text.contains("JSON-RPC over HTTP"), "{text}");
+    let faults = faults("Cargo.toml", &text);
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn code_after_an_item_for_tests_is_read() {
+    let text = "a\n    #[cfg(test)]\n    fn b() {\n        c\n    }\nd\n#[cfg(test)]\nuse e;\nf\n\
+                #[cfg(test)]\n#[path = \"g\"]\nmod tests {\n    h\n}\n";
+    assert_eq!(without_tests(text), "a\nd\nf\n");
 }
 
 #[test]

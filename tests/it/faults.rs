@@ -223,3 +223,19 @@ fn a_definition_that_cannot_be_read_is_an_error_of_who_needs_it_and_keeps_no_del
     assert!(agent.error("Status", &test).starts_with("[Code-42] "));
     agent.end();
 }
+
+#[test]
+fn a_count_beyond_the_array_reads_nothing_more() {
+    let home = Home::new();
+    for call in ["virConnectListAllDomains", "virConnectGetAllDomainStats"] {
+        let agent = home.start(&format!("{call}:0:*"), &[]).expect("it starts");
+        let listed = agent.call_with("List", &json!({}));
+        assert_eq!(listed["result"]["guests"][0]["id"], "test", "{call}: {listed}");
+        assert_eq!(agent.request("GET", "/metrics", &[], b"").status, 200, "{call}");
+        let guest = guest();
+        agent.ok("CreateGuest", &guest);
+        agent.ok("Delete", &guest);
+        let log = agent.end();
+        assert!(log.contains("(fault)"), "{call}: it was called");
+    }
+}

@@ -2,8 +2,8 @@
 //! machine has promised what it needs.
 //!
 //! - `MISTIFY_TEST_REQUIRE`: what must be there, by comma: `qemu,ovs,nwfilter,lab,users,mount,promtool`,
-//!   `openrpc`: python3-jsonschema and jsonrpcclient, `browser`: Chromium and its driver, `go`: Go, and `no-zfs`: a
-//!   host without ZFS's programs.
+//!   `openrpc`: python3-jsonschema and jsonrpcclient, `browser`: Chromium and its driver, `go`: Go,
+//!   `landlock`: a kernel with Landlock (unit tests of `src/os/confine`), and `no-zfs`: a host without ZFS's programs.
 //!   `lab` is only had in the virtual machine of `make test-lab`, which requires it by itself, and
 //!   `bare` by `make test-new-user`, which does, too.
 //! - `MISTIFY_TEST_SKIPS`: a file that gets one line a skip: need, test, reason, by tabs.

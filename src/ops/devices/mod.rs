@@ -13,9 +13,9 @@ mod kept;
 use std::fmt;
 use std::time::Instant;
 
+use crate::guest::device_xml::{disk_element, interface_element};
 use crate::guest::domain::{Disk, DiskSource, DiskTarget, Interface, VirDomain};
 use crate::guest::domain::{InterfaceMac, InterfaceSource};
-use crate::guest::domain_xml::{disk_element, interface_element};
 use crate::guest::wire::Guest;
 use crate::guest::wire::verbs::SettingResponse;
 use crate::guest::{known, wire};

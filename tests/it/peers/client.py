@@ -16,7 +16,7 @@
 #   flood PLACE UID HOW     64 connections of that user, each with a batch of 64 calls: all close at once
 #                           ("leave"), or when each has the begin of its answer ("stay"): how many
 #   again                   asks once more on each connection that is kept: how many were served
-#   pose HOST               listens at a port of its own as the agent would: its address, and then for each
+#   pose HOST               listens at a port of its own, or at this path, as the agent would: its address, and then for each
 #                           connection how many bytes came
 #   storm PLACE COUNT BODY  so many connections that send a call and close at once
 #   reuse PLACE UID PID BODY  a call of that user, reset, and then GET /healthz by root from the same
@@ -209,9 +209,15 @@ def again():
 
 
 def pose(host):
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host.strip("[]"), 0), family=family)
-    print(f"{host}:{listener.getsockname()[1]}", flush=True)
+    if host.startswith("/"):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(host)
+        listener.listen()
+        print(host, flush=True)
+    else:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host.strip("[]"), 0), family=family)
+        print(f"{host}:{listener.getsockname()[1]}", flush=True)
     while True:
         stream, _ = listener.accept()
         count = 0

@@ -1,7 +1,9 @@
 //! Processes of other users that listen where the agent is expected.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Lines};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use super::{CLIENT, NOBODY, ON_TEST_DRIVER, PYTHON, World, setpriv};
@@ -16,7 +18,11 @@ struct Impostor {
 
 impl Impostor {
     fn on(host: &str) -> (Self, String) {
-        let mut command = setpriv(NOBODY);
+        Self::by(setpriv(NOBODY), host)
+    }
+
+    /// The same, run by this command.
+    fn by(mut command: Command, host: &str) -> (Self, String) {
         command.args([PYTHON, "-c", CLIENT, "pose", host]).stdout(Stdio::piped());
         let mut process = command.spawn().expect("it starts");
         let says = BufReader::new(process.stdout.take().expect("piped")).lines();
@@ -48,13 +54,44 @@ fn list(flags: &[&str]) -> Output {
 fn a_command_sends_an_impostor_nothing() {
     let Some(_world) = require("users", World::new()) else { return };
     for host in ["127.0.0.1", "[::1]"] {
-        let (mut impostor, address) = Impostor::on(host);
-        let ended = list(&["--listen", &address]);
-        assert_eq!(ended.status.code(), Some(3), "{ended:?}");
-        let error = String::from_utf8_lossy(&ended.stderr);
-        assert!(error.contains("the server is a process of user 65534"), "{error}");
-        assert_eq!(impostor.next(), "0", "{host}");
+        let (impostor, address) = Impostor::on(host);
+        refused(impostor, &list(&["--listen", &address]));
     }
+}
+
+/// The command refused to send anything.
+fn refused(mut impostor: Impostor, ended: &Output) {
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    let error = String::from_utf8_lossy(&ended.stderr);
+    assert!(error.contains("the server is a process of user 65534"), "{error}");
+    assert_eq!(impostor.next(), "0", "bytes");
+}
+
+#[test]
+fn an_impostor_on_a_unix_socket_gets_nothing() {
+    let Some(world) = require("users", World::new()) else { return };
+    let (impostor, path) = Impostor::on(&world.at("socket"));
+    let mut command = setpriv(0);
+    command.args([PROGRAM, "list", "--config", "/dev/null", "--socket", &path]);
+    refused(impostor, &command.output().expect("it starts"));
+}
+
+#[test]
+fn an_impostor_on_an_own_address_gets_no_token() {
+    let Some(world) = require("users", World::new()) else { return };
+    let token = world.at("token");
+    fs::write(&token, "0123456789abcdef0123456789abcdef\n").expect("it is ours");
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("it is ours");
+    // An address of this host that is not on loopback, in a network of its own.
+    let script = "ip link set lo up && ip addr add 192.0.2.7/32 dev lo && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-n", "/bin/sh", "-c", script, "sh", "setpriv"]);
+    command.args(setpriv(NOBODY).get_args());
+    let (impostor, address) = Impostor::by(command, "192.0.2.7");
+    let mut command = Command::new("nsenter");
+    command.args(["-n", "-t", &impostor.process.id().to_string(), PROGRAM, "list"]);
+    command.args(["--config", "/dev/null", "--listen", &address, "--token-file", &token]);
+    refused(impostor, &command.output().expect("it starts"));
 }
 
 #[test]

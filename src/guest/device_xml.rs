@@ -1,0 +1,77 @@
+//! One device of a domain, as libvirt wrote it: the model cannot write each kind.
+
+use crate::guest::domain::{Disk, Interface};
+use crate::guest::domain_xml::{read_disk, read_interface, write_source};
+use crate::guest::xml::{Element, Error};
+
+/// The element of a domain's first disk for which `is_it` holds, with all that libvirt wrote in it: the model
+/// cannot write each kind of disk.
+///
+/// # Errors
+/// If it is not the XML of a domain.
+pub(crate) fn disk_element(
+    xml: &str,
+    is_it: impl Fn(&Disk) -> bool,
+) -> Result<Option<String>, Error> {
+    device_element(xml, "disk", |disk| is_it(&read_disk(disk)))
+}
+
+/// The same for an interface.
+///
+/// # Errors
+/// As [`disk_element`].
+pub(crate) fn interface_element(
+    xml: &str,
+    is_it: impl Fn(&Interface) -> bool,
+) -> Result<Option<String>, Error> {
+    device_element(xml, "interface", |interface| is_it(&read_interface(interface)))
+}
+
+/// libvirt's aliases of the disks and NICs of a domain that runs, each with the name that the guest's request has
+/// for it: the target of a disk, the MAC address of a NIC.
+///
+/// # Errors
+/// As [`disk_element`].
+pub(crate) fn aliases(xml: &str) -> Result<Vec<(String, String)>, Error> {
+    let domain = Element::from_xml(xml, "domain")?;
+    let name = |device: &Element| match device.name.as_str() {
+        "disk" => device.child("target").attribute("dev").to_owned(),
+        "interface" => device.child("mac").attribute("address").to_owned(),
+        _ => String::new(),
+    };
+    let alias = |device: &Element| device.child("alias").attribute("name").to_owned();
+    let devices = domain.child("devices").children.iter();
+    Ok(devices.map(|it| (alias(it), name(it))).filter(|(_, name)| !name.is_empty()).collect())
+}
+
+/// The element of a domain's disk with this target, with another medium and all else as libvirt wrote it; none
+/// where it has that medium already.
+///
+/// # Errors
+/// As [`disk_element`].
+pub(crate) fn with_medium(xml: &str, device: &str, medium: &Disk) -> Result<Option<String>, Error> {
+    let mut domain = Element::from_xml(xml, "domain")?;
+    let disks = domain.child_mut("devices").children.iter_mut();
+    let is_it = |it: &Element| it.name == "disk" && it.child("target").attribute("dev") == device;
+    let mut drives = disks.filter(|it| is_it(it));
+    let Some(drive) = drives.next() else { return Ok(None) };
+    if read_disk(drive).source.path() == medium.source.path() {
+        return Ok(None);
+    }
+    drive.set("type", &medium.kind);
+    drive.remove("source", |_| true);
+    drive.remove("backingStore", |_| true);
+    let source = Some(write_source(&medium.source));
+    drive.children.extend(source.filter(|source| !source.attributes.is_empty()));
+    Ok(Some(drive.to_xml()))
+}
+
+fn device_element(
+    xml: &str,
+    name: &str,
+    is_it: impl Fn(&Element) -> bool,
+) -> Result<Option<String>, Error> {
+    let domain = Element::from_xml(xml, "domain")?;
+    let mut devices = domain.child("devices").children_in("", name);
+    Ok(devices.find(|device| is_it(device)).map(Element::to_xml))
+}
