@@ -36,6 +36,7 @@ fn link() -> Result<(), String> {
     }
     println!("cargo::rustc-link-lib=virt");
     carry_unwinder();
+    pack_relocations();
     // A cross build's library is the cross linker's business.
     if env::var("HOST") != env::var("TARGET") || linker_finds_libvirt(folder.as_deref())? {
         return Ok(());
@@ -50,6 +51,28 @@ fn carry_unwinder() {
     if is("PROFILE", "release") && is("CARGO_CFG_TARGET_ENV", "gnu") {
         println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
     }
+}
+
+/// Writes the addresses that the loader corrects as a bit map where this host's loader can read that (glibc 2.36 and
+/// later): a thirtieth of their usual 90 KiB.
+fn pack_relocations() {
+    const FLAG: &str = "-Wl,-z,pack-relative-relocs";
+    let is_release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    if is_release && env::var("HOST") == env::var("TARGET") && starts_with(FLAG) {
+        println!("cargo::rustc-link-arg-bins={FLAG}");
+    }
+}
+
+/// Whether a program that is linked with this flag starts here.
+fn starts_with(flag: &str) -> bool {
+    let Ok(out) = env::var("OUT_DIR").map(PathBuf::from) else { return false };
+    let (source, program) = (out.join("starts.c"), out.join("starts"));
+    // A pointer that the loader has to correct.
+    let text = "static int code; int *where = &code; int main(void) { return *where; }";
+    let mut cc = Command::new(env::var("CC").unwrap_or_else(|_| "cc".to_owned()));
+    cc.args(["-pie", "-fPIE", flag, "-o"]).arg(&program).arg(&source);
+    let is_done = |command: &mut Command| command.output().is_ok_and(|it| it.status.success());
+    std::fs::write(&source, text).is_ok() && is_done(&mut cc) && is_done(&mut Command::new(program))
 }
 
 /// Links an empty shared object against libvirt with the C compiler that rustc links with.
