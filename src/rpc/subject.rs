@@ -46,6 +46,12 @@ impl Subject {
         all.into_iter().filter_map(|(name, value)| Some((name, Value::from(value.as_deref()?))))
     }
 
+    /// The name of the dataset, image or guest; none where the caller named none.
+    pub(super) fn name(&self) -> Option<&str> {
+        let names = [&self.dataset, &self.image, &self.guest].into_iter().flatten();
+        names.map(String::as_str).find(|name| !name.is_empty())
+    }
+
     /// What calls about it wait for one after the other: the guest's id, for a dataset of a guest as well.
     pub(super) fn key(&self) -> String {
         match (&self.guest, &self.dataset, &self.image) {

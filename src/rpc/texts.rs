@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::journal::{Direction, Verb};
 use crate::ops::Error;
 use crate::pool::{self, Running, Span};
+use crate::storage;
 
 /// The string that a caller of `/_mistify_RPC_` reads in `error` (contract section 9, "Error strings").
 pub(super) fn on_old_path(error: &Error) -> String {
@@ -123,6 +124,7 @@ pub(super) fn plain(error: &Error) -> String {
             text
         }
         Error::Silent { .. } | Error::Pool(_) => error.to_string(),
+        Error::Storage(storage::Error::NotFound { name }) => format!("{name}: not found"),
         // Both paths have the same text.
         other => on_old_path(other),
     }

@@ -332,7 +332,15 @@ impl Failure {
             retryable: row.retryable,
             guest: subject.guest.clone(),
         };
-        Self { code: row.code, message: texts::plain(error), data: Some(data) }
+        let message = match error {
+            // The original's words say nothing of what they are about.
+            Error::Refused(why) => match subject.name() {
+                Some(name) => format!("cannot use {name}: {why}"),
+                None => format!("invalid argument: {why}"),
+            },
+            error => texts::plain(error),
+        };
+        Self { code: row.code, message, data: Some(data) }
     }
 
     /// The error alone.

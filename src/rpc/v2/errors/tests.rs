@@ -158,3 +158,27 @@ fn an_error_names_what_was_settled_and_what_is_left() {
         "cannot define domain web-1: no; left behind: domain web-1, volume a"
     );
 }
+
+#[test]
+fn errors_of_the_store_name_what_they_are_about() {
+    let subject =
+        |dataset: &str| Subject { dataset: Some(dataset.to_owned()), ..Subject::default() };
+    let message = |error: &Error, dataset: &str| Failure::of(error, &subject(dataset)).message;
+    let size = Error::Refused("need a valid size");
+    assert_eq!(message(&size, "guests/v"), "cannot use guests/v: need a valid size");
+    assert_eq!(message(&Error::Refused("need an id"), ""), "invalid argument: need an id");
+    let absent = storage::Error::NotFound { name: "tank/guests/v".to_owned() };
+    let absent = Error::Storage(absent);
+    assert_eq!(message(&absent, "guests/v"), "tank/guests/v: not found");
+    assert_eq!(texts::on_old_path(&absent), "not found", "as contract section 8 fixes it");
+    let step = Error::Step {
+        step: "create volume tank/guests/w".to_owned(),
+        cause: Box::new(absent),
+        left: Vec::new(),
+    };
+    let text = message(&step, "guests/w");
+    assert!(
+        text.starts_with("cannot create volume tank/guests/w: tank/guests/v: not found"),
+        "{text}"
+    );
+}
