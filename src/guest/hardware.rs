@@ -63,6 +63,15 @@ pub struct Hardware {
     /// Whether it gives free pages back to the host.
     #[serde(skip_serializing_if = "wire::is_false")]
     pub free_page_reporting: bool,
+    /// For each virtual processor the host's processors that it runs on, such as `0-3`; empty for any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cpu_pinning: Vec<String>,
+    /// Size in KiB of the host's pages that its memory is made of; 0 for ordinary ones.
+    #[serde(rename = "hugepages", skip_serializing_if = "wire::is_zero")]
+    pub hugepages_kib: u64,
+    /// The host's NUMA nodes that its memory lies on, such as `0`; empty for any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub numa: String,
     /// PCI Express ports; 0 where the machine has slots.
     #[serde(skip)]
     pub ports: usize,
@@ -105,7 +114,11 @@ impl Hardware {
             hyperv: guest.hyperv,
             generation_id: is_modern,
             balloon_period_s: if is_modern { BALLOON_PERIOD_S } else { 0 },
-            free_page_reporting: is_modern,
+            // What is given back to the host is no huge page any more.
+            free_page_reporting: is_modern && guest.hugepages_kib == 0,
+            cpu_pinning: guest.cpu_pinning.clone(),
+            hugepages_kib: guest.hugepages_kib,
+            numa: guest.numa.clone(),
             ports: if has_ports { ports(guest) } else { 0 },
             scsi: if is_modern { scsi_controllers(guest).max(1) } else { 0 },
             is_expanded: false,

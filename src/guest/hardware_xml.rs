@@ -1,6 +1,7 @@
 //! The XML of a machine's parts, see <https://libvirt.org/formatdomain.html>.
 
 use crate::guest::hardware::{BIOS, Hardware};
+use crate::guest::placement;
 use crate::guest::wire::CpuTopology;
 use crate::guest::xml::{Element, Error};
 
@@ -23,6 +24,7 @@ const SPINLOCK_RETRIES: &str = "8191";
 /// Parts of `<domain>` behind those that every guest has, and before its devices.
 pub(super) fn write_machine(hardware: &Hardware, is_x86: bool) -> Vec<Element> {
     let mut parts = Vec::new();
+    parts.extend(placement::write(hardware));
     parts.extend(write_cpu(hardware));
     parts.extend(write_clock(hardware, is_x86));
     if hardware.generation_id {
@@ -140,7 +142,7 @@ pub(super) fn read_hardware(domain: &Element) -> Result<Hardware, Error> {
     let ports = devices.children_in("", "controller");
     let panic = devices.has("panic");
     let on_crash = if panic { domain.child("on_crash").trimmed() } else { "" };
-    Ok(Hardware {
+    let mut hardware = Hardware {
         cpu_model: read_cpu_model(domain.child("cpu")),
         cpu_topology: read_topology(domain.child("cpu").child("topology"))?,
         firmware: read_firmware(os).to_owned(),
@@ -161,7 +163,10 @@ pub(super) fn read_hardware(domain: &Element) -> Result<Hardware, Error> {
         ports: ports.filter(|it| it.attribute("model") == "pcie-root-port").count(),
         scsi: controllers.filter(|it| it.attribute("model") == VIRTIO_SCSI).count(),
         is_expanded: is_expanded(domain.child("cpu")),
-    })
+        ..Hardware::default()
+    };
+    placement::read(domain, &mut hardware)?;
+    Ok(hardware)
 }
 
 /// Whether a `<channel>` is that of the guest agent.

@@ -18,6 +18,7 @@ pub(crate) mod members;
 pub mod network;
 pub mod paths;
 pub mod pending;
+pub mod placement;
 pub mod png;
 pub mod profile;
 pub mod same;

@@ -34,6 +34,9 @@ pub fn pending(live: &VirDomain, definition: &VirDomain) -> Vec<String> {
         ("watchdog", now.watchdog != next.watchdog),
         ("clock", now.clock != next.clock),
         ("hyperv", now.hyperv != next.hyperv),
+        ("cpu_pinning", now.cpu_pinning != next.cpu_pinning),
+        ("hugepages", now.hugepages_kib != next.hugepages_kib),
+        ("numa", now.numa != next.numa),
         ("disks", disks(live) != disks(definition)),
         ("nics", nics(live) != nics(definition)),
     ];

@@ -5,6 +5,7 @@ use crate::guest::domain::{self, KIB_PER_MIB, VirDomain};
 use crate::guest::hardware::is_machine;
 use crate::guest::limits::{Limits, limited};
 use crate::guest::network::Network;
+use crate::guest::placement::is_same;
 use crate::guest::profile::CLASSIC;
 use crate::guest::wire::{DEFAULT_GUEST_TYPE, Disk, Guest, Nic};
 
@@ -48,6 +49,10 @@ pub fn same_machine(asked: &Guest, kept: &Guest, found: &VirDomain) -> bool {
         && asked.guest_agent.is_none_or(|has| has == own.guest_agent)
         && (!asked.tpm || own.tpm)
         && (!asked.hyperv || own.hyperv)
+        && (asked.hugepages_kib == 0 || asked.hugepages_kib == own.hugepages_kib)
+        && (asked.numa.is_empty() || is_same(&asked.numa, &own.numa))
+        && (asked.cpu_pinning.is_empty()
+            || pairwise(&asked.cpu_pinning, &own.cpu_pinning, |a, b| is_same(a, b)))
         && (!asked.display || !found.devices.graphics.kind.is_empty())
         && asked.disks.iter().enumerate().all(|(index, disk)| {
             // Disks may have come and gone since: the kept request knows which is which.

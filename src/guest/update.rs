@@ -5,6 +5,7 @@ use std::fmt;
 use crate::guest::GUEST_NAMESPACE;
 use crate::guest::hardware::{Hardware, SPARE_PORTS, is_machine, is_x86};
 use crate::guest::hardware_xml::{self, is_agent_channel, read_hardware};
+use crate::guest::placement;
 use crate::guest::wire::{CpuTopology, Guest};
 use crate::guest::xml::{Element, Error};
 
@@ -42,7 +43,7 @@ pub struct Updated {
 }
 
 /// The members that Update can change, by their names in a request.
-pub const MEMBERS: [&str; 12] = [
+pub const MEMBERS: [&str; 15] = [
     "cpu_model",
     "cpu_topology",
     "max_cpu",
@@ -55,6 +56,9 @@ pub const MEMBERS: [&str; 12] = [
     "watchdog",
     "clock",
     "hyperv",
+    "cpu_pinning",
+    "hugepages",
+    "numa",
 ];
 
 /// Whether a request has any of [`MEMBERS`].
@@ -67,11 +71,14 @@ pub fn has_members(asked: &Guest) -> bool {
         &asked.on_crash,
         &asked.watchdog,
         &asked.clock,
+        &asked.numa,
     ];
     words.into_iter().any(|word| !word.is_empty())
         || asked.cpu_topology.is_some()
         || asked.guest_agent.is_some()
         || asked.max_cpu > 0
+        || asked.hugepages_kib > 0
+        || !asked.cpu_pinning.is_empty()
         || asked.tpm
         || asked.hyperv
 }
@@ -86,6 +93,7 @@ pub fn take_over(kept: &mut Guest, asked: &Guest) {
         (&mut kept.on_crash, &asked.on_crash),
         (&mut kept.watchdog, &asked.watchdog),
         (&mut kept.clock, &asked.clock),
+        (&mut kept.numa, &asked.numa),
     ];
     for (kept, asked) in words {
         if !asked.is_empty() {
@@ -95,6 +103,12 @@ pub fn take_over(kept: &mut Guest, asked: &Guest) {
     kept.cpu_topology = asked.cpu_topology.or(kept.cpu_topology);
     kept.guest_agent = asked.guest_agent.or(kept.guest_agent);
     kept.max_cpu = if asked.max_cpu > 0 { asked.max_cpu } else { kept.max_cpu };
+    if asked.hugepages_kib > 0 {
+        kept.hugepages_kib = asked.hugepages_kib;
+    }
+    if !asked.cpu_pinning.is_empty() {
+        kept.cpu_pinning.clone_from(&asked.cpu_pinning);
+    }
     kept.tpm |= asked.tpm;
     kept.hyperv |= asked.hyperv;
 }
@@ -148,6 +162,13 @@ pub fn updated(xml: &str, asked: &Guest) -> Result<Updated, Error> {
         let only = Hardware { on_crash: asked.on_crash.clone(), ..Hardware::default() };
         domain.children.extend(hardware_xml::write_machine(&only, false));
     }
+    let only = Hardware {
+        cpu_pinning: asked.cpu_pinning.clone(),
+        hugepages_kib: asked.hugepages_kib,
+        numa: asked.numa.clone(),
+        ..Hardware::default()
+    };
+    placement::update(&mut domain, &only);
     let is_x86 = is_x86(domain.child("os").child("type").attribute("machine"));
     update_devices(domain.child_mut("devices"), &before, asked, is_x86);
     Ok(Updated { xml: domain.to_xml(), losses })

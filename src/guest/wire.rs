@@ -93,6 +93,15 @@ pub struct Guest {
     /// Whether Windows finds the interfaces of Hyper-V.
     #[serde(skip_serializing_if = "is_false")]
     pub hyperv: bool,
+    /// For each virtual CPU the host's CPUs that it runs on, such as `0-3,8`; empty: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cpu_pinning: Vec<String>,
+    /// Size in KiB of the host's pages that the guest's memory is made of; 0: ordinary pages.
+    #[serde(rename = "hugepages", skip_serializing_if = "is_zero")]
+    pub hugepages_kib: u64,
+    /// The host's NUMA nodes that the guest's memory lies on, such as `0-1`; empty: any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub numa: String,
 }
 
 members!(Guest {
@@ -121,6 +130,9 @@ members!(Guest {
     "watchdog" => watchdog: value,
     "clock" => clock: value,
     "hyperv" => hyperv: value,
+    "cpu_pinning" => cpu_pinning: list,
+    "hugepages" => hugepages_kib: value,
+    "numa" => numa: value,
 });
 
 /// How the processors of a guest are arranged.

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use crate::config::{HostConfig, Profile};
 use crate::guest::capabilities::Capabilities;
-use crate::guest::check::machine::{asked_machine, setting_fault, unavailable};
+use crate::guest::check::machine::{asked_machine, misplaced, setting_fault, unavailable};
 use crate::guest::check::{Fault, Invalid};
 use crate::guest::domain::{SourceKind, VirDomain};
+use crate::guest::placement::numbers;
 use crate::guest::profile::{self, DiskPlace, Place};
 use crate::guest::wire::{self, Guest, Nic};
 use crate::libvirt::{self, Code, Connection};
@@ -42,7 +43,8 @@ pub(super) fn look(
     match connection.domain_capabilities(&guest.kind, asked_machine(guest, profile)) {
         Ok(xml) => {
             let offer = Capabilities::from_xml(&xml).map_err(unreadable)?;
-            let missing = unavailable(guest, &offer);
+            let mut missing = unavailable(guest, &offer);
+            missing.extend(misplaced_here(guest));
             Ok((Some(offer), missing))
         }
         Err(error) if error.code == Code::NO_SUPPORT => Ok((None, Vec::new())),
@@ -52,6 +54,19 @@ pub(super) fn look(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What of a guest's placement this host cannot give.
+fn misplaced_here(guest: &Guest) -> Vec<Invalid> {
+    let read = |file: &str| {
+        let text = fs::read_to_string(format!("/sys/devices/system/{file}/online"));
+        text.map(|text| text.trim().to_owned()).unwrap_or_default()
+    };
+    let entries = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let pages = entries.filter_map(|entry| {
+        entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
+    });
+    misplaced(guest, &read("cpu"), &read("node"), &pages.collect::<Vec<u64>>())
 }
 
 /// Whether libvirt complains of a machine, and not of the hypervisor.
@@ -129,16 +144,8 @@ fn disk_place(disk: &wire::Disk, kind: SourceKind) -> DiskPlace {
 /// Processors of the host that are on; 1 where the kernel does not say.
 fn processors() -> u64 {
     let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    count(text.trim()).unwrap_or(1)
-}
-
-/// How many a list such as `0-3,8` has.
-fn count(list: &str) -> Option<u64> {
-    let range = |range: &str| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        last.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)?.checked_add(1)
-    };
-    list.split(',').map(range).sum()
+    let count = numbers(text.trim()).map_or(1, |cpus| cpus.len());
+    u64::try_from(count).unwrap_or(1)
 }
 
 /// The unit of the bridge that a NIC names, in bytes; 0 where there is no such bridge.

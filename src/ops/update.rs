@@ -4,7 +4,7 @@ use crate::config::Profile;
 use std::env::consts::ARCH;
 
 use crate::guest::check::machine as rules;
-use crate::guest::domain::VirDomain;
+use crate::guest::domain::{KIB_PER_MIB, VirDomain};
 use crate::guest::update::{self, Loss, MEMBERS, has_members};
 use crate::guest::wire::verbs::SettingResponse;
 use crate::guest::wire::{Guest, GuestRequest};
@@ -81,6 +81,10 @@ fn as_it_would_be(asked: &Guest, definition: &VirDomain) -> Guest {
     if sets_processors && guest.cpu_topology.is_none() {
         guest.cpu_topology = hardware.cpu_topology;
     }
+    if !guest.cpu_pinning.is_empty() && guest.max_cpu == 0 {
+        guest.max_cpu = definition.vcpu_max.max(definition.vcpu);
+    }
+    guest.memory_mib = definition.memory_kib / KIB_PER_MIB;
     guest.disks.clear();
     guest.nics.clear();
     guest

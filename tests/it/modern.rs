@@ -190,6 +190,42 @@ fn events(bed: &Bed, id: &str, name: &str) -> Vec<Value> {
     events.into_iter().filter(|event| event["event"] == name).collect()
 }
 
+/// The processors of each thread that is a virtual CPU, as the kernel has them.
+fn processors_of(bed: &Bed, id: &str) -> Vec<String> {
+    let pid = bed.stack.qemu_pid(id).expect("it runs");
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let of = |thread: fs::DirEntry| {
+        let read = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let is_cpu = read("comm").starts_with("CPU ");
+        let status = read("status");
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        allowed.filter(|_| is_cpu).map(|cpus| cpus.trim().to_owned())
+    };
+    threads.flatten().filter_map(of).collect()
+}
+
+#[test]
+fn a_guest_runs_where_it_is_placed() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let guest = bed.guest("placed", &json!({ "cpu_pinning": ["1"], "numa": "0" }));
+    let made = bed.agent.ok("CreateGuest", &guest)["guest"].take();
+    assert_eq!(bed.agent.ok("CreateGuest", &made)["guest"], made, "the same again");
+    bed.agent.ok("Run", &guest);
+    assert_eq!(processors_of(&bed, "placed"), ["1"]);
+    let pid = bed.stack.qemu_pid("placed").expect("it runs");
+    let maps = fs::read_to_string(format!("/proc/{pid}/numa_maps")).expect("its memory");
+    assert!(maps.lines().any(|line| line.contains(" bind:0 ")), "{maps}");
+    let hardware = bed.agent.ok("Describe", &guest)["hardware"].take();
+    assert_eq!((&hardware["cpu_pinning"], &hardware["numa"]), (&json!(["1"]), &json!("0")));
+    let moved = bed.agent.ok("Update", &json!({ "id": "placed", "cpu_pinning": ["0"] }));
+    assert_eq!(moved["message"], "saved for the next start");
+    assert_eq!(bed.agent.ok("Describe", &guest)["pending"], json!(["cpu_pinning"]));
+    bed.agent.ok("Poweroff", &guest);
+    bed.agent.ok("Run", &guest);
+    assert_eq!(processors_of(&bed, "placed"), ["0"]);
+    bed.agent.ok("Delete", &guest);
+}
+
 /// The host's file system of its disk is full: the guest is paused, and everybody is told why.
 #[test]
 fn a_guest_without_space_is_paused_with_a_reason() {
@@ -296,6 +332,17 @@ fn what_this_host_lacks_is_named_before_anything_is_made() {
             machine",
         ),
         (json!({ "max_cpu": 4096 }), "invalid argument: max_cpu: 4096 is above the limit"),
+        (
+            json!({ "cpu_pinning": ["0-999"] }),
+            "invalid argument: cpu_pinning[0]: \"0-999\" is not available on this host: it has the CPUs ",
+        ),
+        (
+            json!({ "cpu_pinning": ["a"] }),
+            "invalid argument: cpu_pinning[0]: \"a\" is not supported",
+        ),
+        (json!({ "cpu_pinning": ["0", "0"] }), "invalid argument: cpu_pinning does not match "),
+        (json!({ "numa": "77" }), "invalid argument: numa: \"77\" is not available on this host: "),
+        (json!({ "hugepages": 12 }), "invalid argument: hugepages: \"12\" is not available on"),
     ] {
         let guest = bed.guest("lacks", &members);
         let why = bed.agent.error("CreateGuest", &guest);
@@ -322,6 +369,8 @@ fn every_member_is_defined_and_described() {
             json!({ "hyperv": true, "clock": "localtime", "display": true, "video": "vga" }),
         ),
         ("modern", json!({ "on_crash": "preserve", "watchdog": "event", "guest_agent": false })),
+        ("modern", json!({ "cpu_pinning": ["", "0"], "cpu_topology": topology, "max_cpu": 4 })),
+        ("classic", json!({ "cpu_pinning": ["0"], "numa": "0", "hugepages": 2048 })),
         ("modern", json!({ "machine": "pc", "on_crash": "restart", "watchdog": "reset" })),
     ] {
         let mut guest = bed.guest("members", &members);

@@ -3,9 +3,10 @@
 use crate::config::Profile;
 use crate::guest::capabilities::{Capabilities, modern_machine};
 use crate::guest::check::{Fault, Invalid};
-use crate::guest::domain::RAW;
+use crate::guest::domain::{KIB_PER_MIB, RAW};
 use crate::guest::hardware::{PORTS_MAX, ports};
 use crate::guest::limits::{DISK, DISK_LIMIT_MAX, Limits, NIC, NIC_LIMIT_MAX, NIC_UNIT_BYTES_S};
+use crate::guest::placement::numbers;
 use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskPlace, MODERN};
 use crate::guest::wire::{BUSES, CDROM, Disk, Guest, Nic};
 use crate::sorted::OrderBy;
@@ -78,6 +79,19 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
             found.push(member("cpu_topology", Fault::Product { found: product, limit }));
         }
     }
+    let page_mib = guest.hugepages_kib / KIB_PER_MIB;
+    if page_mib > 0 && guest.memory_mib % page_mib != 0 {
+        let fault = Fault::NotMultiple { found: guest.memory_mib, unit: page_mib };
+        found.push(member("memory", fault));
+    }
+    let most = guest.cpu_topology.map_or(guest.max_cpu, |it| it.processors()).max(guest.cpu);
+    if u64::try_from(guest.cpu_pinning.len()).unwrap_or(u64::MAX) > most {
+        found.push(member("cpu_pinning", Fault::NotWith("the number of CPUs, which is smaller")));
+    }
+    for (i, cpus) in guest.cpu_pinning.iter().enumerate() {
+        found.push(list(&format!("cpu_pinning[{i}]"), cpus));
+    }
+    found.push(list("numa", &guest.numa));
     let orders = guest.disks.iter().map(|disk| disk.boot_order);
     let mut orders: Vec<u64> = orders.chain(guest.nics.iter().map(|nic| nic.boot_order)).collect();
     orders.retain(|order| *order > 0);
@@ -300,6 +314,43 @@ fn word(place: &str, found: &str, allowed: &[&str]) -> Option<Invalid> {
     }
     let allowed = allowed.iter().map(|word| (*word).to_owned()).collect();
     member(place, Fault::NotOneOf { found: found.to_owned(), allowed })
+}
+
+/// A list of numbers, or nothing.
+fn list(place: &str, found: &str) -> Option<Invalid> {
+    if found.is_empty() || numbers(found).is_some() {
+        return None;
+    }
+    let allowed = vec!["a list of numbers such as 0-3,8".to_owned()];
+    member(place, Fault::NotOneOf { found: found.to_owned(), allowed })
+}
+
+/// What of a guest's placement a host cannot give that has these processors and NUMA nodes, and huge pages of these
+/// sizes in KiB.
+pub fn misplaced(guest: &Guest, cpus: &str, nodes: &str, pages_kib: &[u64]) -> Vec<Invalid> {
+    let not = |name: &str, found: &str, why: String| {
+        member(name, Fault::NotOnHost { found: found.to_owned(), why })
+    };
+    let fits = |asked: &str, has: &str| match (numbers(asked), numbers(has)) {
+        (Some(asked), Some(has)) => asked.iter().all(|number| has.contains(number)),
+        _ => true,
+    };
+    let mut found = Vec::new();
+    for (i, asked) in guest.cpu_pinning.iter().enumerate() {
+        if !fits(asked, cpus) {
+            found.push(not(&format!("cpu_pinning[{i}]"), asked, format!("it has the CPUs {cpus}")));
+        }
+    }
+    if !fits(&guest.numa, nodes) {
+        found.push(not("numa", &guest.numa, format!("it has the NUMA nodes {nodes}")));
+    }
+    let asked = guest.hugepages_kib;
+    if asked > 0 && !pages_kib.contains(&asked) {
+        let sizes: Vec<String> = pages_kib.iter().map(u64::to_string).collect();
+        let why = format!("it has huge pages of these sizes in KiB: {}", sizes.join(", "));
+        found.push(not("hugepages", &asked.to_string(), why));
+    }
+    found.into_iter().flatten().collect()
 }
 
 /// A name of which libvirt knows more than this agent: letters, digits and a few marks.
