@@ -9,6 +9,7 @@ use crate::config::HttpLimits;
 use crate::config::fixed::{LAST_ARRIVALS, SPARE_CONNECTIONS};
 use crate::os::peer::Caller;
 use crate::os::poll::{self, Interest, PeerState, PollSet};
+use crate::sorted::OrderBy;
 use crate::threads::ByteBudget;
 
 use super::connection::{Connection, Fate, Place, Round};
@@ -235,7 +236,7 @@ fn evict_idle(caller: &Caller, connections: &mut Vec<Connection>, round: &Round<
         .filter(|(_, it)| it.place() == Place::Served && it.caller().share() == share)
         .filter_map(|(index, it)| Some((it.idle_since().filter(is_old)?, index)))
         .collect();
-    idle.sort_unstable();
+    idle.order_by(&Ord::cmp);
     let is_quiet = |index: &usize| {
         let connection = connections.get(*index);
         // The front reads what has arrived, an end included, in its next round.

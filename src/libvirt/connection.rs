@@ -198,8 +198,11 @@ impl Connection {
     /// # Blocking
     /// One round trip.
     pub fn saved_domain_names(&self) -> Result<BTreeSet<String>, Error> {
-        let saved = self.list_domains_by(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)?;
-        saved.iter().map(Domain::name).collect()
+        let mut names = BTreeSet::new();
+        for domain in self.list_domains_by(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)? {
+            names.insert(domain.name()?);
+        }
+        Ok(names)
     }
 
     fn list_domains_by(&self, flags: c_uint) -> Result<Vec<Domain>, Error> {

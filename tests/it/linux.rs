@@ -93,7 +93,8 @@ impl Console {
         self.read.clear();
         // The shell puts it together, so that an echo of what was typed is not taken for the end.
         self.type_in(&format!("{command}\necho END-''$?\n"));
-        self.read_until("END-0", COMMAND, None);
+        // With the end of its line, which else would be the beginning of what the next command writes.
+        self.read_until("END-0\r\n", COMMAND, None);
         let (output, _) = self.read.split_once("END-").expect("its end");
         output.replace('\r', "")
     }

@@ -1,6 +1,6 @@
 //! DetachDisk and DetachNic: what a guest has not from its next start on, and what it lets go of now.
 
-use std::collections::BTreeSet;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -208,7 +208,7 @@ fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> 
     }
     let connection = session.connection()?;
     let others = uses_of_others(connection, id)?;
-    let names = BTreeSet::from([network.to_owned()]);
+    let names = iter::once(network.to_owned()).into_set();
     let removal = networks::remove_all(connection, id, &names, &others, Marked::OrOriginal)?;
     removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
     stored.metadata.besides.networks.remove(network);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::listing::{Entry, Kind};
 use super::{ALL, Depth, ZfsStore, device, not_found};
+use crate::sorted::IntoSorted;
 use crate::storage::rules::{adopt, size_bytes};
 use crate::storage::{Dataset, Error, Id, Origin, Planned, Plans, Wanted};
 
@@ -28,7 +29,7 @@ impl ZfsStore {
     /// What to list, one level deep, to know all that plans need. Not `guests` itself, for it may
     /// have many children; it is a child of the pool.
     fn names_for(&self, wanted: &[Wanted]) -> Result<BTreeSet<String>, Error> {
-        let mut names = BTreeSet::from([self.pool.as_str().to_owned()]);
+        let mut names = iter::once(self.pool.as_str().to_owned()).into_set();
         for Wanted { volume, image, .. } in wanted {
             let above: Vec<Dataset> = above(volume).filter(|it| it.parent().is_some()).collect();
             if above.is_empty() {
