@@ -162,13 +162,7 @@ pub fn updated(xml: &str, asked: &Guest) -> Result<Updated, Error> {
         let only = Hardware { on_crash: asked.on_crash.clone(), ..Hardware::default() };
         domain.children.extend(hardware_xml::write_machine(&only, false));
     }
-    let only = Hardware {
-        cpu_pinning: asked.cpu_pinning.clone(),
-        hugepages_kib: asked.hugepages_kib,
-        numa: asked.numa.clone(),
-        ..Hardware::default()
-    };
-    placement::update(&mut domain, &only);
+    placement::update(&mut domain, &Hardware::for_guest(asked));
     let is_x86 = is_x86(domain.child("os").child("type").attribute("machine"));
     update_devices(domain.child_mut("devices"), &before, asked, is_x86);
     Ok(Updated { xml: domain.to_xml(), losses })

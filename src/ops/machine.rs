@@ -62,11 +62,8 @@ fn misplaced_here(guest: &Guest) -> Vec<Invalid> {
         let text = fs::read_to_string(format!("/sys/devices/system/{file}/online"));
         text.map(|text| text.trim().to_owned()).unwrap_or_default()
     };
-    let entries = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
-    let pages = entries.filter_map(|entry| {
-        entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
-    });
-    misplaced(guest, &read("cpu"), &read("node"), &pages.collect::<Vec<u64>>())
+    let pages = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", guest.hugepages_kib);
+    misplaced(guest, &read("cpu"), &read("node"), Path::new(&pages).exists())
 }
 
 /// Whether libvirt complains of a machine, and not of the hypervisor.

@@ -325,9 +325,9 @@ fn list(place: &str, found: &str) -> Option<Invalid> {
     member(place, Fault::NotOneOf { found: found.to_owned(), allowed })
 }
 
-/// What of a guest's placement a host cannot give that has these processors and NUMA nodes, and huge pages of these
-/// sizes in KiB.
-pub fn misplaced(guest: &Guest, cpus: &str, nodes: &str, pages_kib: &[u64]) -> Vec<Invalid> {
+/// What of a guest's placement a host cannot give that has these processors and NUMA nodes, and has huge pages of the
+/// guest's size or not.
+pub fn misplaced(guest: &Guest, cpus: &str, nodes: &str, has_pages: bool) -> Vec<Invalid> {
     let not = |name: &str, found: &str, why: String| {
         member(name, Fault::NotOnHost { found: found.to_owned(), why })
     };
@@ -344,11 +344,10 @@ pub fn misplaced(guest: &Guest, cpus: &str, nodes: &str, pages_kib: &[u64]) -> V
     if !fits(&guest.numa, nodes) {
         found.push(not("numa", &guest.numa, format!("it has the NUMA nodes {nodes}")));
     }
-    let asked = guest.hugepages_kib;
-    if asked > 0 && !pages_kib.contains(&asked) {
-        let sizes: Vec<String> = pages_kib.iter().map(u64::to_string).collect();
-        let why = format!("it has huge pages of these sizes in KiB: {}", sizes.join(", "));
-        found.push(not("hugepages", &asked.to_string(), why));
+    if guest.hugepages_kib > 0 && !has_pages {
+        let why =
+            "its kernel has no huge pages of that size; /sys/kernel/mm/hugepages has the sizes";
+        found.push(not("hugepages", &guest.hugepages_kib.to_string(), why.to_owned()));
     }
     found.into_iter().flatten().collect()
 }
