@@ -261,8 +261,9 @@ fn a_stop_ends_in_time_and_what_still_runs_is_settled_by_the_next_start() {
     agent.signal("TERM");
     let asked = Instant::now();
     assert!(agent.wait().success());
-    // The default deadline and 5 s, for the fronts and for the pool: some 14 s; the pipe waits for ever.
-    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    // The deadline and 5 s, for the fronts and for the pool: some 14 s. The unit gives it 90 s; the pipe waits for
+    // ever.
+    assert!(asked.elapsed() < Duration::from_secs(45), "{:?}", asked.elapsed());
     let intents = fs::read_dir(folder.path().join("state/intents")).expect("a folder");
     assert_eq!(intents.count(), 1);
 
@@ -292,7 +293,8 @@ fn a_read_that_hangs_does_not_keep_a_stop() {
     agent.signal("TERM");
     let asked = Instant::now();
     assert!(agent.wait().success());
-    assert!(asked.elapsed() < Duration::from_secs(300), "{:?}", asked.elapsed());
+    // Not a tenth of that; the unit gives it 90 s.
+    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
 }
 
 #[test]
