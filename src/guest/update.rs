@@ -63,24 +63,9 @@ pub const MEMBERS: [&str; 15] = [
 
 /// Whether a request has any of [`MEMBERS`].
 pub fn has_members(asked: &Guest) -> bool {
-    let words = [
-        &asked.cpu_model,
-        &asked.machine,
-        &asked.firmware,
-        &asked.video,
-        &asked.on_crash,
-        &asked.watchdog,
-        &asked.clock,
-        &asked.numa,
-    ];
-    words.into_iter().any(|word| !word.is_empty())
-        || asked.cpu_topology.is_some()
-        || asked.guest_agent.is_some()
-        || asked.max_cpu > 0
-        || asked.hugepages_kib > 0
-        || !asked.cpu_pinning.is_empty()
-        || asked.tpm
-        || asked.hyperv
+    let mut with_them = Guest::default();
+    take_over(&mut with_them, asked);
+    with_them != Guest::default()
 }
 
 /// Takes the members over that [`updated`] changes.

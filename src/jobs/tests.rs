@@ -191,7 +191,7 @@ fn a_job_is_kept_an_hour_after_its_end_and_its_id_is_nobodys_then() {
     later(Duration::from_secs(1));
     assert!(matches!(jobs.get(&id), Err(Error::Unknown { .. })));
     assert_eq!(states(&jobs), []);
-    assert_eq!(home.names("jobs"), ["ended"], "whoever looks writes nothing");
+    assert_eq!(home.names("jobs"), ["ended"], "Job.Get and Job.List write nothing");
     assert!(matches!(jobs.cancel(&id), Err(Error::Unknown { .. })));
     assert_eq!(home.names("jobs"), [""; 0]);
     drop(jobs);

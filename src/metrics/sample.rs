@@ -115,7 +115,7 @@ pub struct Disk {
     pub counters: Option<BlockStats>,
     /// Size that the guest sees, in bytes.
     pub capacity_bytes: Option<u64>,
-    /// Space of it that the guest has written to, in bytes, as far as the host knows.
+    /// Allocated bytes of the file behind it; of a device, the end of what was written.
     pub allocation_bytes: Option<u64>,
     /// Space that it takes, in bytes.
     pub physical_bytes: Option<u64>,

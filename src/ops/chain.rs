@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::guest::domain::Disk;
+use crate::guest::domain::{Disk, RAW};
 use crate::os::disk::open_device;
 use crate::os::files;
 use crate::os::paths::resolved;
@@ -38,7 +38,7 @@ impl Chain {
         let mut top = Some((PathBuf::from(disk.source.path()), disk.driver.kind.clone()));
         while let Some((file, format)) = top.take() {
             match format.as_str() {
-                "" | "raw" => {}
+                "" | RAW => {}
                 QCOW2 if chain.files.len() < CHAIN_MAX => match Backing::of(&file) {
                     Ok(Some(Backing { path, format })) => {
                         chain.files.push(path.clone());

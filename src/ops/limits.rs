@@ -8,7 +8,7 @@ use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::{self, Domain, Reach, XmlKind};
 use crate::ops::devices::persistent;
 use crate::ops::metadata::Stored;
-use crate::ops::saved::why_off;
+use crate::ops::settings::apply_now;
 use crate::ops::{Error, Libvirt, described, named_guest};
 
 impl Libvirt {
@@ -32,21 +32,10 @@ impl Libvirt {
         let (live, message) = self.change("SetLimits", &guest.id, deadline, move |session| {
             let domain = persistent(session, &id)?;
             let devices = devices(&asked, &described(&domain, XmlKind::Inactive)?)?;
-            for device in &devices {
-                device.limit(&domain, Reach::Next)?;
-            }
+            let limit = |reach| devices.iter().try_for_each(|it| it.limit(&domain, reach));
+            limit(Reach::Next)?;
             Stored::read(&domain)?.change_request(&domain, |kept| note(kept, &asked))?;
-            if !domain.is_active()? {
-                return Ok((false, why_off(&domain)?.to_owned()));
-            }
-            for device in &devices {
-                match device.limit(&domain, Reach::Now) {
-                    Ok(()) => {}
-                    Err(error) if error.connection_lost() => return Err(error.into()),
-                    Err(error) => return Ok((false, error.message)),
-                }
-            }
-            Ok((true, String::new()))
+            apply_now(&domain, &|| Ok(limit(Reach::Now)?))
         })?;
         Ok(SettingResponse { guest: Some(guest), live, message })
     }

@@ -14,7 +14,7 @@ use crate::libvirt::{Domain, Reach, XmlKind};
 use crate::ops::devices::persistent;
 use crate::ops::disks::judge_one;
 use crate::ops::metadata::Stored;
-use crate::ops::saved::why_off;
+use crate::ops::settings::apply_now;
 use crate::ops::{Error, Libvirt, Session, args, described, named_guest, unreadable};
 use crate::pool::Hold;
 use crate::storage::{self, Id, Volumes};
@@ -82,16 +82,7 @@ impl Libvirt {
             let medium = domain::Disk::for_guest(&disk, judge_one(&disk, "disk", &host)?);
             put(&domain, &device, &medium, Reach::Next, false)?;
             Stored::read(&domain)?.change_request(&domain, |kept| note(kept, &device, &asked))?;
-            if !domain.is_active()? {
-                return Ok((false, why_off(&domain)?.to_owned()));
-            }
-            match put(&domain, &device, &medium, Reach::Now, is_forced) {
-                Ok(()) => Ok((true, String::new())),
-                Err(Error::Libvirt(error)) if !error.connection_lost() => {
-                    Ok((false, error.message))
-                }
-                Err(error) => Err(error),
-            }
+            apply_now(&domain, &|| put(&domain, &device, &medium, Reach::Now, is_forced))
         };
         let (live, message) = self.held(verb, deadline, &hold, work, |_, _| {})?;
         Ok(SettingResponse { guest: Some(guest), live, message })

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::guest::domain::{Disk, VirDomain};
+use crate::guest::domain::{Disk, RAW, VirDomain};
 use crate::guest::wire::{self, GuestRequest, GuestResponse};
 use crate::journal::{Intent, Step, Verb};
 use crate::libvirt::XmlKind;
@@ -20,8 +20,6 @@ use crate::pool::{Hold, Lane};
 use crate::storage::{self, Volume, Volumes};
 
 const VERB: &str = "ResizeDisk";
-/// The format whose size is that of its file or device.
-const RAW: &str = "raw";
 
 impl Libvirt {
     /// Grows the volumes of a guest's disks to the `size` that each disk of the request has, and

@@ -131,15 +131,27 @@ impl Libvirt {
             }
             set(&domain, amount, Reach::Next)?;
             Stored::read(&domain)?.change_request(&domain, note)?;
-            if !domain.is_active()? {
-                return Ok((false, why_off(&domain)?.to_owned()));
-            }
-            match set(&domain, amount, Reach::Now) {
-                Ok(()) => Ok((true, String::new())),
-                Err(error) if error.connection_lost() => Err(error.into()),
-                Err(error) => Ok((false, error.message)),
-            }
+            apply_now(&domain, &|| Ok(set(&domain, amount, Reach::Now)?))
         })?;
         Ok(SettingResponse { guest: Some(guest), live, message })
+    }
+}
+
+/// Applies to a guest that runs what its definition has already; whether it has it now, and why not. That it cannot
+/// have it is no error.
+///
+/// # Errors
+/// When libvirt cannot be asked.
+pub(super) fn apply_now(
+    domain: &Domain,
+    apply: &dyn Fn() -> Result<(), Error>,
+) -> Result<(bool, String), Error> {
+    if !domain.is_active()? {
+        return Ok((false, why_off(domain)?.to_owned()));
+    }
+    match apply() {
+        Ok(()) => Ok((true, String::new())),
+        Err(Error::Libvirt(error)) if !error.connection_lost() => Ok((false, error.message)),
+        Err(error) => Err(error),
     }
 }

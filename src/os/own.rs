@@ -1,5 +1,5 @@
-//! Paths of the configuration below which the agent writes: nobody but root and the agent's user may change where
-//! they lead or what is there.
+//! Paths of the configuration below which the agent writes: only root and the agent's user may change where they
+//! lead and what the directories there contain.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};

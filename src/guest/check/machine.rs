@@ -233,9 +233,6 @@ pub fn asked_machine(guest: &Guest, profile: Profile) -> &str {
 
 /// What a guest asks for and this host cannot give, with what it has instead.
 pub fn unavailable(guest: &Guest, offer: &Capabilities) -> Vec<Invalid> {
-    let not = |name: &str, found: &str, why: String| {
-        member(name, Fault::NotOnHost { found: found.to_owned(), why })
-    };
     let has = |list: &[String], name: &str| list.iter().any(|it| it == name);
     let mut found = Vec::new();
     let model = guest.cpu_model.as_str();
@@ -301,6 +298,11 @@ fn firmware_package(arch: &str) -> &'static str {
     if arch == "aarch64" { "qemu-efi-aarch64" } else { "ovmf" }
 }
 
+/// A member that this host cannot give.
+fn not(name: &str, found: &str, why: String) -> Option<Invalid> {
+    member(name, Fault::NotOnHost { found: found.to_owned(), why })
+}
+
 /// A member with its fault; an option, so that a list of checks reads as one.
 #[expect(clippy::unnecessary_wraps, reason = "one line of a list of checks")]
 fn member(member: &str, fault: Fault) -> Option<Invalid> {
@@ -328,9 +330,6 @@ fn list(place: &str, found: &str) -> Option<Invalid> {
 /// What of a guest's placement a host cannot give that has these processors and NUMA nodes, and has huge pages of the
 /// guest's size or not.
 pub fn misplaced(guest: &Guest, cpus: &str, nodes: &str, has_pages: bool) -> Vec<Invalid> {
-    let not = |name: &str, found: &str, why: String| {
-        member(name, Fault::NotOnHost { found: found.to_owned(), why })
-    };
     let fits = |asked: &str, has: &str| match (numbers(asked), numbers(has)) {
         (Some(asked), Some(has)) => asked.iter().all(|number| has.contains(number)),
         _ => true,

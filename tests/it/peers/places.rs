@@ -7,8 +7,8 @@ use crate::skip::require;
 /// An allowed user that means ill.
 const ALICE: &str = "64001";
 
-/// Alice asks `count` times for something that lasts, of which `refused` are too many; what root is told that asks
-/// beside her.
+/// Alice sends `count` requests that take long, of which the agent refuses `refused`. Returns the agent's answer to
+/// root's request beside them.
 fn root_beside_alice(count: usize, refused: usize, text: &str, of_root: &str) -> Option<String> {
     let _world = require("users", World::new())?;
     let agent = Agent::start(&[&ON_TEST_DRIVER[..], &["--allow-user", ALICE]].concat());
