@@ -116,8 +116,10 @@
 //! use mistify_libvirt::guest::domain::{
 //!     Device, Disk, DiskDriver, DiskSource, DiskTarget, FilterRef, FilterRefParameter, Graphics,
 //!     Interface, InterfaceAlias, InterfaceMac, InterfaceModel, InterfaceSource, InterfaceTarget,
-//!     Metadata, MetadataDevice, MetadataDisk, Os, OsBoot, OsType, UserMetadata,
-//!     UserMetadataParameter, VirDomain,
+//!     Os, OsBoot, OsType, VirDomain,
+//! };
+//! use mistify_libvirt::guest::metadata::{
+//!     Metadata, MetadataDevice, MetadataDisk, UserMetadata, UserMetadataParameter,
 //! };
 //! use mistify_libvirt::guest::network::Network;
 //! use mistify_libvirt::guest::state::{STATE_NAMES, State};
@@ -166,6 +168,7 @@
 //!     kind: "test".into(),
 //!     name: "model".into(),
 //!     memory_kib: 65536,
+//!     memory_max_kib: 0,
 //!     vcpu: 1,
 //!     vcpu_max: 0,
 //!     devices: Device {

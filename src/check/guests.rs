@@ -6,6 +6,7 @@ use crate::guest::capabilities::{Capabilities, modern_machine};
 use crate::guest::check::machine::unavailable;
 use crate::guest::wire::Guest;
 use crate::libvirt::{self, Code, Connection, Error, version_text};
+use crate::ops::Promised;
 
 /// The oldest that the agent is made for, as libvirt counts.
 const OLDEST: u64 = 8_000_000;
@@ -69,7 +70,23 @@ pub(super) fn machines(config: &Config) -> Vec<Finding> {
             Some(missing) => seen += &format!("; no {name}: {}", missing.plain()),
         }
     }
-    vec![Finding::ok("guests", seen)]
+    let mut found = vec![Finding::ok("guests", seen)];
+    found.extend(memory(&connection));
+    found
+}
+
+/// The memory that guests may use.
+fn memory(connection: &Connection) -> Option<Finding> {
+    let promised = match Promised::ask(connection) {
+        Ok(promised) => promised?,
+        Err(error) => return Some(Finding::warn("memory", error.to_string(), "see libvirt")),
+    };
+    let Promised { guests_mib, host_mib } = promised;
+    let seen = format!("running guests may use {guests_mib} MiB; the host has {host_mib} MiB");
+    Some(match promised.is_too_much() {
+        true => Finding::warn("memory", seen, "stop guests, or give them less by SetMemory"),
+        false => Finding::ok("memory", seen),
+    })
 }
 
 /// Whether libvirt takes changes. A definition without content changes nothing: a connection that may write

@@ -4,13 +4,12 @@
 //! list that Go would write as `null` when it is empty is written so. What the owner's model lacks
 //! and a new guest needs is not in the JSON and says so. XML is read and written in `domain_xml`.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::config::{HostConfig, VncListen};
 use crate::guest::hardware::Hardware;
 use crate::guest::limits::{Limits, limited};
+use crate::guest::metadata::{Metadata, null_when_empty};
 use crate::guest::paths::console_log;
 use crate::guest::wire::{self, CDROM};
 
@@ -31,9 +30,12 @@ pub struct VirDomain {
     pub uuid: String,
     /// Name: the guest's id.
     pub name: String,
-    /// Memory in KiB.
+    /// Memory in KiB that the guest starts with, or has.
     #[serde(rename = "memory")]
     pub memory_kib: u64,
+    /// Most memory in KiB that it can have; 0 where that is `memory`. Beyond the owner's model.
+    #[serde(rename = "memory_max", skip_serializing_if = "wire::is_zero")]
+    pub memory_max_kib: u64,
     /// Number of virtual CPUs that the guest starts with, or has.
     pub vcpu: u64,
     /// Most virtual CPUs that can be plugged; 0 where that is `vcpu`. Beyond the owner's model.
@@ -310,79 +312,6 @@ pub struct OsBoot {
     pub device: String,
 }
 
-/// What this agent keeps with a domain, see
-/// <https://libvirt.org/formatdomain.html#general-metadata>.
-///
-/// The owner's document gives these structs no JSON names, so they are Go's: the fields' own.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Metadata {
-    /// Of its disks.
-    pub device: MetadataDevice,
-    /// Of its user.
-    pub user_metadata: UserMetadata,
-    /// The profile that the domain was made with; empty where a former agent made it. Beyond the owner's
-    /// model, as what follows.
-    #[serde(skip)]
-    pub profile: String,
-    /// The request that the domain was made from, so that a repeated one is known. Beyond the
-    /// owner's model.
-    #[serde(skip)]
-    pub guest: Option<wire::Guest>,
-    /// What is the guest's besides. Beyond the owner's model.
-    #[serde(skip)]
-    pub besides: Besides,
-}
-
-/// What this agent has made for a guest that its request does not tell of, and Delete removes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Besides {
-    /// Whether there may be volumes.
-    pub volumes: bool,
-    /// Names of networks.
-    pub networks: BTreeSet<String>,
-}
-
-/// What this agent keeps of a domain's disks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct MetadataDevice {
-    /// In the order of the request.
-    #[serde(serialize_with = "null_when_empty")]
-    pub disks: Vec<MetadataDisk>,
-}
-
-/// Where a disk came from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct MetadataDisk {
-    /// Device name, for example `vda`.
-    pub device: String,
-    /// Id of the image that it was cloned from.
-    pub image: String,
-    /// Its volume.
-    pub volume: String,
-}
-
-/// What callers want kept with a guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct UserMetadata {
-    /// Sorted by name when this agent wrote them.
-    #[serde(serialize_with = "null_when_empty")]
-    pub parameters: Vec<UserMetadataParameter>,
-}
-
-/// One thing that a caller wants kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct UserMetadataParameter {
-    /// Name.
-    pub name: String,
-    /// Value.
-    pub value: String,
-}
-
 /// What a disk's `source` is. The caller looks: this room does no I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceKind {
@@ -401,11 +330,14 @@ impl VirDomain {
             Some(topology) if guest.max_cpu == 0 => topology.processors(),
             _ => guest.max_cpu,
         };
+        let most_memory =
+            if guest.max_memory_mib > guest.memory_mib { guest.max_memory_mib } else { 0 };
         Self {
             kind: guest.kind.clone(),
             name: guest.id.clone(),
             // Saturated, so that libvirt refuses what does not fit instead of this agent wrapping.
             memory_kib: guest.memory_mib.saturating_mul(KIB_PER_MIB),
+            memory_max_kib: most_memory.saturating_mul(KIB_PER_MIB),
             vcpu: guest.cpu,
             vcpu_max: Some(most).filter(|most| *most > guest.cpu).unwrap_or_default(),
             devices: Device {
@@ -432,6 +364,11 @@ impl VirDomain {
             metadata: Metadata::for_guest(guest),
             ..Self::default()
         }
+    }
+
+    /// The most memory in KiB that it can have without a restart.
+    pub fn most_memory_kib(&self) -> u64 {
+        self.memory_max_kib.max(self.memory_kib)
     }
 
     /// The disk with this target, such as `vda`.
@@ -554,45 +491,6 @@ impl Graphics {
         let port = self.port.parse().ok().filter(|port| *port > 0);
         port.filter(|_| self.kind == "vnc")
     }
-}
-
-impl Metadata {
-    /// The volume behind the disk with this target; none where nobody said one.
-    pub fn volume_of(&self, device: &str) -> Option<&str> {
-        let mut disks = self.device.disks.iter();
-        let disk = disks.find(|disk| disk.device == device && !disk.volume.is_empty())?;
-        Some(&disk.volume)
-    }
-
-    fn for_guest(guest: &wire::Guest) -> Self {
-        Self {
-            device: MetadataDevice { disks: guest.disks.iter().map(MetadataDisk::from).collect() },
-            user_metadata: UserMetadata::from(&guest.metadata),
-            profile: guest.profile.clone(),
-            guest: Some(guest.clone()),
-            besides: Besides::default(),
-        }
-    }
-}
-
-impl From<&wire::Disk> for MetadataDisk {
-    fn from(disk: &wire::Disk) -> Self {
-        Self { device: disk.device.clone(), image: disk.image.clone(), volume: disk.volume.clone() }
-    }
-}
-
-impl From<&BTreeMap<String, String>> for UserMetadata {
-    fn from(metadata: &BTreeMap<String, String>) -> Self {
-        let parameters = metadata.iter().map(|(name, value)| UserMetadataParameter {
-            name: name.clone(),
-            value: value.clone(),
-        });
-        Self { parameters: parameters.collect() }
-    }
-}
-
-fn null_when_empty<T: Serialize, S: Serializer>(list: &[T], out: S) -> Result<S::Ok, S::Error> {
-    if list.is_empty() { out.serialize_unit() } else { out.collect_seq(list) }
 }
 
 #[cfg(test)]

@@ -5,15 +5,17 @@
 use std::collections::BTreeMap;
 
 use crate::guest::domain::{
-    Besides, Device, Disk, DiskDriver, DiskSource, DiskTarget, FilterRef, FilterRefParameter,
-    Graphics, Interface, InterfaceAlias, InterfaceMac, InterfaceModel, InterfaceSource,
-    InterfaceTarget, KIB_PER_MIB, Metadata, MetadataDevice, MetadataDisk, Os, OsBoot, OsType,
-    UserMetadata, UserMetadataParameter, VirDomain,
+    Device, Disk, DiskDriver, DiskSource, DiskTarget, FilterRef, FilterRefParameter, Graphics,
+    Interface, InterfaceAlias, InterfaceMac, InterfaceModel, InterfaceSource, InterfaceTarget,
+    KIB_PER_MIB, Os, OsBoot, OsType, VirDomain,
 };
 use crate::guest::hardware::{Hardware, is_x86};
+use crate::guest::metadata::{
+    Besides, Metadata, MetadataDevice, MetadataDisk, UserMetadata, UserMetadataParameter,
+};
 use crate::guest::xml::{Element, Error};
 use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE};
-use crate::guest::{hardware_xml, limits, wire};
+use crate::guest::{hardware_xml, limits, memory, wire};
 use crate::sorted::IntoSorted;
 
 /// Where a VNC display on TCP listens.
@@ -33,13 +35,13 @@ impl VirDomain {
             0 => (self.memory_kib / KIB_PER_MIB, "MiB"),
             _ => (self.memory_kib, "KiB"),
         };
-        let memory = Element::new("memory").with("unit", unit).holding(&memory.to_string());
+        let amount = Element::new("memory").with("unit", unit).holding(&memory.to_string());
         let (hardware, is_x86) = (&self.hardware, is_x86(&self.os.kind.machine));
-        domain
+        let mut domain = domain
             .containing([
                 Element::new("name").holding(&self.name),
                 write_metadata(&self.metadata, &self.uuid),
-                memory,
+                amount,
                 write_vcpus(self.vcpu, self.vcpu_max),
                 hardware_xml::with_firmware(write_os(&self.os), hardware),
                 Element::new("features")
@@ -48,8 +50,12 @@ impl VirDomain {
             ])
             .containing(hardware_xml::write_machine(hardware, is_x86))
             .containing([write_devices(&self.devices, hardware)
-                .containing(hardware_xml::write_devices(hardware, is_x86))])
-            .to_xml()
+                .containing(hardware_xml::write_devices(hardware, is_x86))]);
+        if self.memory_max_kib > 0 {
+            let block = hardware.memory_block_kib;
+            memory::write(&mut domain, self.memory_kib, self.memory_max_kib, block);
+        }
+        domain.to_xml()
     }
 
     /// Reads what libvirt says of a domain (`virDomainGetXMLDesc`).
@@ -61,12 +67,14 @@ impl VirDomain {
         let uuid = domain.child("uuid").trimmed().to_owned();
         let name = domain.child("name").text.clone();
         let metadata = read_metadata(domain.child("metadata"), &name, &uuid);
+        let (memory_kib, memory_max_kib) = memory::read(&domain)?;
         let (vcpu, vcpu_max) = read_vcpus(domain.child("vcpu"))?;
         Ok(Self {
             kind: domain.attribute("type").to_owned(),
             uuid,
             name,
-            memory_kib: read_memory_kib(domain.child("memory"))?,
+            memory_kib,
+            memory_max_kib,
             vcpu,
             vcpu_max,
             devices: read_devices(domain.child("devices")),
@@ -511,7 +519,7 @@ fn unit_bytes(unit: &str) -> Option<u64> {
     })
 }
 
-fn read_memory_kib(memory: &Element) -> Result<u64, Error> {
+pub(super) fn read_memory_kib(memory: &Element) -> Result<u64, Error> {
     let amount: u64 = number("memory", memory.trimmed())?;
     let unit = memory.attribute("unit");
     let bytes = unit_bytes(unit)

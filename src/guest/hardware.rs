@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::guest::profile;
 use crate::guest::wire::{self, CpuTopology, Guest, disk_index};
+use crate::guest::{memory, profile};
 
 /// Seconds between two reports of a guest's memory: what `/metrics` shows is at most so old.
 pub const BALLOON_PERIOD_S: u64 = 10;
@@ -72,6 +72,9 @@ pub struct Hardware {
     /// The host's NUMA nodes that its memory lies on, such as `0`; empty for any.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub numa: String,
+    /// The unit in KiB of the device that gives it memory up to its maximum; 0 where the balloon does.
+    #[serde(skip)]
+    pub memory_block_kib: u64,
     /// PCI Express ports; 0 where the machine has slots.
     #[serde(skip)]
     pub ports: usize,
@@ -119,6 +122,7 @@ impl Hardware {
             cpu_pinning: guest.cpu_pinning.clone(),
             hugepages_kib: guest.hugepages_kib,
             numa: guest.numa.clone(),
+            memory_block_kib: memory::block_kib(guest, is_x86(&guest.machine)),
             ports: if has_ports { ports(guest) } else { 0 },
             scsi: if is_modern { scsi_controllers(guest).max(1) } else { 0 },
             is_expanded: false,
@@ -156,5 +160,6 @@ pub(super) fn is_x86(machine: &str) -> bool {
 /// definition lists, so there have to be as many as devices, and those for later.
 pub(super) fn ports(guest: &Guest) -> usize {
     let disks = guest.disks.iter().filter(|disk| disk.bus == "virtio" || disk.bus.is_empty());
-    disks.count() + guest.nics.len() + scsi_controllers(guest) + OTHER_PORTS + SPARE_PORTS
+    let memory = usize::from(guest.max_memory_mib > 0);
+    disks.count() + guest.nics.len() + memory + scsi_controllers(guest) + OTHER_PORTS + SPARE_PORTS
 }

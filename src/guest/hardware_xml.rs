@@ -1,9 +1,9 @@
 //! The XML of a machine's parts, see <https://libvirt.org/formatdomain.html>.
 
 use crate::guest::hardware::{BIOS, Hardware};
-use crate::guest::placement;
 use crate::guest::wire::CpuTopology;
 use crate::guest::xml::{Element, Error};
+use crate::guest::{memory, placement};
 
 /// The name of the guest agent's channel, which qemu-ga opens.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
@@ -160,6 +160,7 @@ pub(super) fn read_hardware(domain: &Element) -> Result<Hardware, Error> {
             balloon.child("stats").attribute("period"),
         )?,
         free_page_reporting: balloon.attribute("freePageReporting") == "on",
+        memory_block_kib: memory::read_block(domain)?,
         ports: ports.filter(|it| it.attribute("model") == "pcie-root-port").count(),
         scsi: controllers.filter(|it| it.attribute("model") == VIRTIO_SCSI).count(),
         is_expanded: is_expanded(domain.child("cpu")),

@@ -26,7 +26,7 @@ pub fn of_domain(asked: &Guest, found: &VirDomain, networks: &[Network]) -> Gues
     let nics = found.devices.interfaces.iter().map(|it| of_interface(asked, it, networks));
     Guest {
         kind: found.kind.clone(),
-        memory_mib: found.memory_kib / KIB_PER_MIB,
+        memory_mib: found.most_memory_kib() / KIB_PER_MIB,
         cpu: found.vcpu,
         disks: disks.collect(),
         nics: nics.collect(),

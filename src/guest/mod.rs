@@ -15,6 +15,8 @@ mod hardware_xml;
 pub mod known;
 pub mod limits;
 pub(crate) mod members;
+pub mod memory;
+pub mod metadata;
 pub mod network;
 pub mod paths;
 pub mod pending;

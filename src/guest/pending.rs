@@ -19,8 +19,11 @@ pub fn pending(live: &VirDomain, definition: &VirDomain) -> Vec<String> {
         };
         domain.devices.interfaces.iter().map(nic).collect::<Vec<_>>()
     };
+    let differs_most = live.most_memory_kib() != definition.most_memory_kib();
+    let has_most = definition.memory_max_kib > 0;
     let members = [
-        ("memory", live.memory_kib != definition.memory_kib),
+        ("memory", live.memory_kib != definition.memory_kib || (differs_most && !has_most)),
+        ("max_memory", differs_most && has_most),
         ("cpu", live.vcpu != definition.vcpu),
         ("max_cpu", most(live) != most(definition)),
         ("cpu_model", !is_expanded && now.cpu_model != next.cpu_model),
@@ -73,5 +76,16 @@ mod tests {
         assert_eq!(pending(&live, &definition), names);
         definition.vcpu_max = 0;
         assert!(pending(&live, &definition).contains(&"max_cpu".to_owned()));
+        let mut definition = live.clone();
+        definition.memory_max_kib = 4096;
+        assert_eq!(pending(&live, &definition), ["max_memory"]);
+        live.memory_max_kib = 2048;
+        definition.memory_max_kib = 0;
+        assert_eq!(pending(&live, &definition), ["memory"], "its maximum is its memory");
+        live = definition.clone();
+        live.memory_kib = 512;
+        definition.memory_max_kib = 1024;
+        live.memory_max_kib = 1024;
+        assert_eq!(pending(&live, &definition), ["memory"], "the balloon has taken some");
     }
 }

@@ -45,6 +45,8 @@ pub fn same_machine(asked: &Guest, kept: &Guest, found: &VirDomain) -> bool {
         && is(&asked.clock, &kept.clock, &own.clock)
         && (is(&asked.machine, &kept.machine, machine) || is_machine(machine, &asked.machine))
         && (asked.cpu_topology.is_none() || asked.cpu_topology == own.cpu_topology)
+        && (asked.max_memory_mib == 0
+            || asked.max_memory_mib.checked_mul(KIB_PER_MIB) == Some(found.most_memory_kib()))
         && (asked.max_cpu == 0 || asked.max_cpu == most)
         && asked.guest_agent.is_none_or(|has| has == own.guest_agent)
         && (!asked.tpm || own.tpm)
@@ -98,9 +100,14 @@ pub fn same_nic_settings(asked: &Nic, own: &domain::Interface) -> bool {
 /// It kept no metadata either, so that cannot be compared. A `model` that the guest leaves open may
 /// be any: libvirt fills it in. Of a disk libvirt knows the source alone.
 pub fn same_as_domain(guest: &Guest, domain: &VirDomain, networks: &[Network]) -> bool {
+    // The original's memory is its maximum.
+    let memory_kib = match guest.max_memory_mib {
+        0 => domain.most_memory_kib(),
+        _ => domain.memory_kib,
+    };
     guest.id == domain.name
         && effective_type(guest) == domain.kind
-        && guest.memory_mib.checked_mul(KIB_PER_MIB) == Some(domain.memory_kib)
+        && guest.memory_mib.checked_mul(KIB_PER_MIB) == Some(memory_kib)
         && guest.cpu == domain.vcpu
         && same_machine(guest, &Guest::default(), domain)
         && pairwise(&guest.nics, &domain.devices.interfaces, |nic, interface| {
@@ -230,7 +237,7 @@ mod tests {
     /// What libvirt has of [`guest`] when the original agent made it.
     fn made_by_the_original() -> (VirDomain, Vec<Network>) {
         let mut domain = VirDomain::for_guest(&guest(), &HostConfig::default(), &[]);
-        domain.metadata = domain::Metadata::default();
+        domain.metadata = crate::guest::metadata::Metadata::default();
         domain.devices.interfaces[1].model.kind = "rtl8139".into();
         let networks = guest()
             .nics

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use crate::guest::GUEST_NAMESPACE;
+use crate::guest::domain::KIB_PER_MIB;
 use crate::guest::hardware::{Hardware, SPARE_PORTS, is_machine, is_x86};
 use crate::guest::hardware_xml::{self, is_agent_channel, read_hardware};
-use crate::guest::placement;
 use crate::guest::wire::{CpuTopology, Guest};
 use crate::guest::xml::{Element, Error};
+use crate::guest::{memory, placement};
 
 /// A change that would lose something of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +44,10 @@ pub struct Updated {
 }
 
 /// The members that Update can change, by their names in a request.
-pub const MEMBERS: [&str; 15] = [
+pub const MEMBERS: [&str; 16] = [
     "cpu_model",
     "cpu_topology",
+    "max_memory",
     "max_cpu",
     "machine",
     "firmware",
@@ -87,6 +89,9 @@ pub fn take_over(kept: &mut Guest, asked: &Guest) {
     }
     kept.cpu_topology = asked.cpu_topology.or(kept.cpu_topology);
     kept.guest_agent = asked.guest_agent.or(kept.guest_agent);
+    if asked.max_memory_mib > 0 {
+        kept.max_memory_mib = asked.max_memory_mib;
+    }
     kept.max_cpu = if asked.max_cpu > 0 { asked.max_cpu } else { kept.max_cpu };
     if asked.hugepages_kib > 0 {
         kept.hugepages_kib = asked.hugepages_kib;
@@ -112,9 +117,17 @@ pub fn updated(xml: &str, asked: &Guest) -> Result<Updated, Error> {
     if !asked.cpu_model.is_empty() || asked.cpu_topology.is_some() {
         update_cpu(domain.child_mut("cpu"), asked);
     }
+    if asked.max_memory_mib > 0 {
+        update_memory(&mut domain, asked, before.memory_block_kib)?;
+    }
     let most = asked.cpu_topology.map_or(asked.max_cpu, CpuTopology::processors);
     if most > 0 {
         update_vcpus(domain.child_mut("vcpu"), most);
+        if before.memory_block_kib > 0 {
+            // libvirt fills in the processors of the only cell.
+            let cell = domain.child_mut("cpu").child_mut("numa").child_mut("cell");
+            cell.attributes.retain(|(name, _)| name != "cpus");
+        }
     }
     let own = domain.child("os").child("type").attribute("machine").to_owned();
     if !asked.machine.is_empty() && !is_machine(&own, &asked.machine) {
@@ -170,6 +183,23 @@ fn update_cpu(cpu: &mut Element, asked: &Guest) {
         cpu.remove("topology", |_| true);
     }
     cpu.children.extend(written.children);
+}
+
+/// The profile decides by what the guest gets its maximum, unless it has a device already, or memory that
+/// another tool arranged.
+fn update_memory(domain: &mut Element, asked: &Guest, block_kib: u64) -> Result<(), Error> {
+    let is_arranged = domain.child("cpu").has("numa") || domain.child("devices").has("memory");
+    let block_kib = match block_kib {
+        0 if is_arranged => 0,
+        0 => {
+            memory::block_kib(asked, is_x86(domain.child("os").child("type").attribute("machine")))
+        }
+        own => own,
+    };
+    let (memory_kib, _) = memory::read(domain)?;
+    let most_kib = asked.max_memory_mib.saturating_mul(KIB_PER_MIB);
+    memory::write(domain, memory_kib, most_kib, block_kib);
+    Ok(())
 }
 
 fn update_vcpus(vcpus: &mut Element, most: u64) {

@@ -42,6 +42,9 @@ pub struct Guest {
     /// Memory in MiB.
     #[serde(rename = "memory", skip_serializing_if = "is_zero")]
     pub memory_mib: u64,
+    /// The most memory in MiB that the guest can have without a restart; 0: `memory`.
+    #[serde(rename = "max_memory", skip_serializing_if = "is_zero")]
+    pub max_memory_mib: u64,
     /// Number of virtual CPUs.
     #[serde(skip_serializing_if = "is_zero")]
     pub cpu: u64,
@@ -113,6 +116,7 @@ members!(Guest {
     "state" => state: value,
     "reason" => reason: value,
     "memory" => memory_mib: value,
+    "max_memory" => max_memory_mib: value,
     "cpu" => cpu: value,
     "vnc" => vnc: value,
     "metadata" => metadata: dictionary,

@@ -8,8 +8,9 @@ use log::warn;
 
 use crate::config::Store;
 use crate::events::What;
-use crate::guest::domain::{Metadata, VirDomain};
+use crate::guest::domain::VirDomain;
 use crate::guest::domain_xml::handed_in_sources;
+use crate::guest::metadata::Metadata;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};

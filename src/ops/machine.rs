@@ -5,7 +5,9 @@ use std::path::Path;
 
 use crate::config::{HostConfig, Profile};
 use crate::guest::capabilities::Capabilities;
-use crate::guest::check::machine::{asked_machine, misplaced, setting_fault, unavailable};
+use crate::guest::check::machine::{
+    asked_machine, misplaced, setting_fault, unavailable, unit_fault,
+};
 use crate::guest::check::{Fault, Invalid};
 use crate::guest::domain::{SourceKind, VirDomain};
 use crate::guest::placement::numbers;
@@ -75,7 +77,8 @@ fn is_about(error: &libvirt::Error, machine: &str) -> bool {
 /// request as it was is kept in it. `sources` tells what each disk's source is, in order.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a disk whose settings its file system does not support.
+/// [`Error::Invalid`] for a disk whose settings its file system does not support, and for memory that is no
+/// multiple of its unit.
 ///
 /// # Blocking
 /// As long as the file systems of the disks take to open a file: on a worker only.
@@ -96,6 +99,9 @@ pub(super) fn definition(
     };
     let mut made = guest.clone();
     profile::fill(&mut made, host.profile, &place);
+    if let Some(fault) = unit_fault(&made) {
+        return Err(fault.into());
+    }
     for (index, (disk, place)) in made.disks.iter().zip(&place.disks).enumerate() {
         if let Some(fault) = setting_fault(&format!("disks[{index}]"), disk, *place) {
             return Err(fault.into());

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::guest::domain::{Metadata, VirDomain};
+use crate::guest::domain::VirDomain;
 use crate::guest::domain_xml::is_of_another;
+use crate::guest::metadata::Metadata;
 use crate::guest::wire::Guest;
 use crate::guest::{DEVICE_NAMESPACE, DEVICE_PREFIX, GUEST_NAMESPACE, GUEST_PREFIX};
 use crate::guest::{USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};

@@ -5,18 +5,20 @@
 //! and Create take the guest as it is from now on for the same), then the guest that runs. Each can
 //! be done twice, so a call that failed half way, or was late, is repeated.
 
-use crate::guest::check::check_metadata;
-use crate::guest::domain::{KIB_PER_MIB, Metadata, VirDomain};
+use crate::guest::check::{Fault, Invalid, check_metadata};
+use crate::guest::domain::{KIB_PER_MIB, VirDomain};
+use crate::guest::memory::Plugged;
+use crate::guest::metadata::Metadata;
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, SettingResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::guest::{USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};
-use crate::libvirt::{self, Domain, Reach, XmlKind};
+use crate::libvirt::{Connection, Domain, Reach, XmlKind};
 use crate::ops::metadata::Stored;
 use crate::ops::saved::why_off;
-use crate::ops::{Error, Libvirt, described, named_guest, respond};
+use crate::ops::{Error, Libvirt, described, named_guest, respond, unreadable};
 
 /// Sets something of a domain, as far as is said.
-type Set = fn(&Domain, u64, Reach) -> Result<(), libvirt::Error>;
+type Set = fn(&Connection, &Domain, u64, Reach) -> Result<(), Error>;
 
 /// The maximum of a guest that a lower amount does not lower.
 type Maximum = fn(&VirDomain) -> Option<u64>;
@@ -71,9 +73,9 @@ impl Libvirt {
         Ok(AutostartResponse { guest: Some(guest), autostart })
     }
 
-    /// Gives a guest the request's `memory` from its next start on, and asks the one that runs to
-    /// make do with it where that is not more than it was started with: how far it gives memory
-    /// back is up to its system. `virDomainSetMemoryFlags`.
+    /// Gives a guest the request's `memory` from its next start on, and asks the one that runs to take or to
+    /// make do with it up to its maximum: how far it does is up to its system. `virDomainSetMemoryFlags`; where a
+    /// virtio-mem device gives the memory, `virDomainDefineXML` and `virDomainUpdateDeviceFlags`.
     ///
     /// # Errors
     /// As [`Libvirt::set_metadata`]; no memory. That the running guest cannot have it is none: the
@@ -85,8 +87,15 @@ impl Libvirt {
         let mib = request.guest.as_ref().map_or(0, |guest| guest.memory_mib);
         // Saturated, so that libvirt refuses what does not fit.
         let kib = mib.saturating_mul(KIB_PER_MIB);
-        self.set("SetMemory", request, "memory", kib, (Domain::set_memory, |_| None), move |kept| {
+        let maximum: Maximum = |found| {
+            let asked = found.metadata.guest.as_ref().is_some_and(|asked| asked.max_memory_mib > 0);
+            (asked || found.memory_max_kib > 0).then(|| found.most_memory_kib())
+        };
+        self.set("SetMemory", request, "memory", kib, (set_memory, maximum), move |kept| {
             kept.memory_mib = mib;
+            if kept.max_memory_mib > 0 {
+                kept.max_memory_mib = kept.max_memory_mib.max(mib);
+            }
         })
     }
 
@@ -101,9 +110,8 @@ impl Libvirt {
     pub fn set_cpu(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
         let cpu = request.guest.as_ref().map_or(0, |guest| guest.cpu);
         let maximum: Maximum = |found| Some(found.vcpu_max.max(found.vcpu));
-        self.set("SetCPU", request, "cpu", cpu, (Domain::set_vcpus, maximum), move |kept| {
-            kept.cpu = cpu
-        })
+        let set: Set = |_, domain, count, reach| Ok(domain.set_vcpus(count, reach)?);
+        self.set("SetCPU", request, "cpu", cpu, (set, maximum), move |kept| kept.cpu = cpu)
     }
 
     /// Sets an amount for the next start, in the request that is kept, and now.
@@ -127,14 +135,48 @@ impl Libvirt {
             // A maximum for plugging stays, unless more is asked for.
             let keeps_maximum = maximum(&described(&domain, XmlKind::Inactive)?);
             if keeps_maximum.is_none_or(|maximum| amount > maximum) {
-                set(&domain, amount, Reach::NextMost)?;
+                set(session.connection()?, &domain, amount, Reach::NextMost)?;
             }
-            set(&domain, amount, Reach::Next)?;
+            let connection = session.connection()?;
+            set(connection, &domain, amount, Reach::Next)?;
             Stored::read(&domain)?.change_request(&domain, note)?;
-            apply_now(&domain, &|| Ok(set(&domain, amount, Reach::Now)?))
+            apply_now(&domain, &|| set(connection, &domain, amount, Reach::Now))
         })?;
         Ok(SettingResponse { guest: Some(guest), live, message })
     }
+}
+
+/// Sets the memory of a domain in KiB, by its device where it has one.
+///
+/// # Errors
+/// What libvirt says; [`Error::Invalid`] for memory that is no multiple of the device's unit.
+fn set_memory(
+    connection: &Connection,
+    domain: &Domain,
+    kib: u64,
+    reach: Reach,
+) -> Result<(), Error> {
+    let kind = if reach == Reach::Now { XmlKind::Live } else { XmlKind::Definition };
+    let Some(plugged) = Plugged::from_xml(&domain.xml(kind)?).map_err(unreadable)? else {
+        return Ok(domain.set_memory(kib, reach)?);
+    };
+    let (mib, unit) = (kib / KIB_PER_MIB, plugged.block_kib / KIB_PER_MIB);
+    if kib % plugged.block_kib != 0 {
+        let fault = Fault::NotMultiple { found: mib, unit };
+        return Err(Invalid::Member { member: "memory".to_owned(), fault }.into());
+    }
+    if reach != Reach::Now {
+        connection.define_domain(&plugged.starting_with(kib).map_err(unreadable)?)?;
+        return Ok(());
+    }
+    let balloon_kib = match plugged.told(kib).map_err(unreadable)? {
+        Some((device, balloon_kib)) => {
+            domain.update_device(&device, reach, false)?;
+            balloon_kib
+        }
+        None => kib,
+    };
+    Ok(domain.set_memory(balloon_kib, reach)?)
 }
 
 /// Applies to a guest that runs what its definition has already; whether it has it now, and why not. That it cannot

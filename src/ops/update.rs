@@ -36,14 +36,16 @@ impl Libvirt {
         }
         let may_lose = args::may_lose(&request.args)?;
         let deadline = self.change_deadline(&request.args)?;
-        let (id, asked) = (guest.id.clone(), guest.clone());
+        let (id, mut asked) = (guest.id.clone(), guest.clone());
         let is_active = self.change("Update", &guest.id, deadline, move |session| {
             let domain = persistent(session, &id)?;
             not_saved(&domain)?;
             let xml = domain.xml(XmlKind::Definition)?;
             let definition = VirDomain::from_xml(&xml).map_err(unreadable)?;
+            asked.profile.clone_from(&definition.metadata.profile);
             let it = as_it_would_be(&asked, &definition);
-            if let Some(fault) = rules::faults(&it).into_iter().next() {
+            let unit = rules::unit_fault(&it);
+            if let Some(fault) = rules::faults(&it).into_iter().chain(unit).next() {
                 return Err(fault.into());
             }
             if !asked.video.is_empty() && definition.devices.graphics.kind.is_empty() {

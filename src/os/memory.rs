@@ -1,4 +1,4 @@
-//! What glibc's allocator keeps for itself: little, on a host whose memory is the guests'.
+//! The host's memory, and what glibc's allocator keeps of it for itself: little, as it is the guests'.
 //!
 //! By default it makes eight arenas a processor, one after the other as threads meet, and learns
 //! from each large block to keep more: a few requests of a megabyte leave ten behind for ever.
@@ -19,6 +19,13 @@ pub fn bound_arenas() {
         // SAFETY: no pointers; glibc refuses what it does not know, which does no harm.
         unsafe { libc::mallopt(option, value) };
     }
+}
+
+/// The host's memory in KiB; none where the kernel does not say.
+pub fn total_kib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// Gives free memory back to the system, in whole pages wherever they lie. Takes a millisecond or

@@ -12,7 +12,7 @@ use crate::skip::require;
 use crate::stack::Stack;
 use crate::support::Scratch;
 
-fn check(words: &[&str]) -> Output {
+pub(crate) fn check(words: &[&str]) -> Output {
     let mut command = Command::new(PROGRAM);
     command.args(["check", "--config", "/dev/null"]).args(words);
     command.stdin(Stdio::null()).output().expect("it starts")

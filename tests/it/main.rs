@@ -46,6 +46,7 @@ mod logs;
 mod made_elsewhere;
 mod malformed;
 mod media;
+mod memory;
 mod metrics;
 mod modern;
 mod new_user;

@@ -18,16 +18,16 @@ use crate::support::{Scratch, wait_until};
 const SOON: Duration = Duration::from_secs(90);
 
 /// An agent on a stack, with the disk of a real Linux guest.
-struct Bed {
-    stack: &'static Stack,
-    agent: Agent,
+pub(crate) struct Bed {
+    pub(crate) stack: &'static Stack,
+    pub(crate) agent: Agent,
     files: Scratch,
     disk: String,
 }
 
 impl Bed {
     /// None where it cannot be had here.
-    fn new(flags: &[&str]) -> Option<Self> {
+    pub(crate) fn new(flags: &[&str]) -> Option<Self> {
         let stack = require("qemu", Stack::shared())?;
         let files = Scratch::new();
         let disk = require("qemu", small_disk(&files))?;
@@ -39,7 +39,7 @@ impl Bed {
     }
 
     /// A guest on that disk, with these members besides.
-    fn guest(&self, id: &str, members: &Value) -> Value {
+    pub(crate) fn guest(&self, id: &str, members: &Value) -> Value {
         let mut guest = json!({
             "id": id, "type": "qemu", "memory": SMALL_MIB, "cpu": 1,
             "disks": [{ "source": self.disk }],
@@ -51,7 +51,7 @@ impl Bed {
     }
 
     /// Creates and runs it, and logs in.
-    fn running(&self, guest: &Value) -> Console {
+    pub(crate) fn running(&self, guest: &Value) -> Console {
         self.agent.ok("CreateGuest", guest);
         self.agent.ok("Run", guest);
         Console::log_in(self.stack, guest["id"].as_str().expect("an id"))
@@ -361,13 +361,14 @@ fn every_member_is_defined_and_described() {
     let topology = json!({ "sockets": 1, "cores": 2, "threads": 2 });
     for (profile, members) in [
         ("classic", json!({ "cpu_topology": topology })),
-        ("classic", json!({ "hyperv": true })),
+        ("classic", json!({ "hyperv": true, "max_memory": 511 })),
         ("classic", json!({ "machine": "q35", "firmware": "uefi-secure", "tpm": true })),
         ("modern", json!({ "cpu_model": "Nehalem", "cpu_topology": topology, "max_cpu": 4 })),
         (
             "modern",
             json!({ "hyperv": true, "clock": "localtime", "display": true, "video": "vga" }),
         ),
+        ("modern", json!({ "max_memory": 512, "cpu_pinning": ["0"], "max_cpu": 2 })),
         ("modern", json!({ "on_crash": "preserve", "watchdog": "event", "guest_agent": false })),
         ("modern", json!({ "cpu_pinning": ["", "0"], "cpu_topology": topology, "max_cpu": 4 })),
         ("classic", json!({ "cpu_pinning": ["0"], "numa": "0", "hugepages": 2048 })),
@@ -382,6 +383,7 @@ fn every_member_is_defined_and_described() {
             let found = match name.as_str() {
                 "machine" => continue,
                 "max_cpu" => &described["vcpu_max"],
+                "max_memory" => &json!(described["memory_max"].as_u64().map(|kib| kib / 1024)),
                 "display" => &json!(described["devices"]["graphics"]["type"] == "vnc"),
                 "guest_agent" => &json!(described["hardware"]["guest_agent"] == true),
                 name => &described["hardware"][name],

@@ -6,6 +6,7 @@ use crate::guest::check::{Fault, Invalid};
 use crate::guest::domain::{KIB_PER_MIB, RAW};
 use crate::guest::hardware::{PORTS_MAX, ports};
 use crate::guest::limits::{DISK, DISK_LIMIT_MAX, Limits, NIC, NIC_LIMIT_MAX, NIC_UNIT_BYTES_S};
+use crate::guest::memory::unit_mib;
 use crate::guest::placement::numbers;
 use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskPlace, MODERN};
 use crate::guest::wire::{BUSES, CDROM, Disk, Guest, Nic};
@@ -54,6 +55,17 @@ pub fn setting_fault(place: &str, disk: &Disk, at: DiskPlace) -> Option<Invalid>
     None
 }
 
+/// What is wrong with the memory of a guest whose profile is filled in: by its unit.
+pub fn unit_fault(guest: &Guest) -> Option<Invalid> {
+    memory_fault(guest, unit_mib(guest))
+}
+
+fn memory_fault(guest: &Guest, unit: u64) -> Option<Invalid> {
+    let amounts = [("memory", guest.memory_mib), ("max_memory", guest.max_memory_mib)];
+    let (name, found) = amounts.into_iter().find(|(_, mib)| unit > 0 && mib % unit != 0)?;
+    member(name, Fault::NotMultiple { found, unit })
+}
+
 /// What is wrong with the machine of a guest, whatever the host.
 pub fn faults(guest: &Guest) -> Vec<Invalid> {
     let mut found = vec![
@@ -79,11 +91,10 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
             found.push(member("cpu_topology", Fault::Product { found: product, limit }));
         }
     }
-    let page_mib = guest.hugepages_kib / KIB_PER_MIB;
-    if page_mib > 0 && guest.memory_mib % page_mib != 0 {
-        let fault = Fault::NotMultiple { found: guest.memory_mib, unit: page_mib };
-        found.push(member("memory", fault));
+    if guest.max_memory_mib != 0 && guest.max_memory_mib < guest.memory_mib {
+        found.push(member("max_memory", Fault::NotWith("memory, which is larger")));
     }
+    found.push(memory_fault(guest, guest.hugepages_kib / KIB_PER_MIB));
     let most = guest.cpu_topology.map_or(guest.max_cpu, |it| it.processors()).max(guest.cpu);
     if u64::try_from(guest.cpu_pinning.len()).unwrap_or(u64::MAX) > most {
         found.push(member("cpu_pinning", Fault::NotWith("the number of CPUs, which is smaller")));

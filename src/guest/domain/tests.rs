@@ -3,6 +3,7 @@ use std::sync::Once;
 use proptest::prelude::*;
 
 use super::*;
+use crate::guest::metadata::Besides;
 use crate::guest::xml::tests::{assert_golden, xml_text};
 
 /// What the golden files were made of.

@@ -1,7 +1,7 @@
 //! The request that is kept with a domain, as devices come and go: from then on the guest with them,
 //! or without, is the same for CreateGuest and Create.
 
-use crate::guest::domain::{Metadata, MetadataDisk};
+use crate::guest::metadata::{Metadata, MetadataDisk};
 use crate::guest::wire::{Disk, Nic};
 use crate::libvirt::{Domain, Error};
 use crate::ops::devices::Device;

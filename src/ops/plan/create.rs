@@ -17,7 +17,7 @@ use crate::ops::domains::sources;
 use crate::ops::networks::Standing;
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::volumes::{fill, wants_volumes};
-use crate::ops::{Error, Libvirt, args, disks, machine, named_guest, networks};
+use crate::ops::{Error, Libvirt, Promised, args, disks, machine, named_guest, networks};
 use crate::pool::{JobName, Lane};
 use crate::storage::{self, Adopts, Maker, Plans, Volumes};
 
@@ -59,7 +59,7 @@ impl Libvirt {
         let (asked, host) = (request.clone(), self.host.clone());
         let look = move |connection: &Connection| look_for(connection, &asked, &host);
         let seen = self.read(Lane::Read, "plan CreateGuest", &request.id, deadline, look);
-        let Seen { there, steps, taken, offer, missing } =
+        let Seen { there, steps, taken, offer, missing, promised } =
             forecast.unless_failed("libvirt", seen)?.unwrap_or_default();
         forecast.problems.extend(taken.into_iter().map(Problem::Words));
         forecast.problems.extend(missing.into_iter().map(|fault| Problem::Error(fault.into())));
@@ -118,6 +118,13 @@ impl Libvirt {
                     return Ok(is_begun);
                 }
             };
+            let promised = promised.map(|promised| promised.with(&domain));
+            if let Some(promised) = promised.filter(|promised| promised.is_too_much()) {
+                let Promised { guests_mib, host_mib } = promised;
+                forecast.plan.warnings.push(format!(
+                    "with this guest running guests may use {guests_mib} MiB of memory; the host has {host_mib} MiB"
+                ));
+            }
             forecast.plan.steps.push(PlanStep {
                 what: "define domain",
                 name: domain.name.clone(),
@@ -261,6 +268,8 @@ struct Seen {
     offer: Option<Capabilities>,
     /// What of it cannot be had here.
     missing: Vec<Invalid>,
+    /// The memory of the guests that run; none where libvirt's driver does not say what it offers.
+    promised: Option<Promised>,
 }
 
 fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result<Seen, Error> {
@@ -279,6 +288,9 @@ fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result
     if let There::Nobody = seen.there {
         let profile = profile::of(guest, host.profile);
         let (offer, missing) = machine::look(connection, guest, profile)?;
+        if offer.is_some() {
+            seen.promised = Promised::ask(connection)?;
+        }
         seen.offer = offer;
         seen.missing = missing;
     }

@@ -256,7 +256,7 @@ mod tests {
         let hardware = Hardware { tpm: true, ..Hardware::default() };
         let (reason, pending) = ("io-error".to_owned(), vec!["cpu".to_owned()]);
         let known = VirDomain { vcpu_max: 4, hardware, reason, pending, ..VirDomain::default() };
-        tells("Domain", &VirDomain { autostart: true, ..known }, all);
+        tells("Domain", &VirDomain { autostart: true, memory_max_kib: 4, ..known }, all);
         tells("AutostartResponse", &AutostartResponse::default(), all);
         let message = "the guest is off".to_owned();
         tells("SettingResponse", &SettingResponse { message, ..SettingResponse::default() }, all);

@@ -1,0 +1,252 @@
+//! How much memory a guest has, and how much it can have without a restart.
+//!
+//! A guest with a maximum gets the rest by a virtio-mem device where its profile is modern: the guest boots with
+//! what it has, and the device hands out more. Elsewhere it is the balloon's: such a guest boots with the whole
+//! maximum, until its system has loaded the balloon's driver.
+
+use crate::guest::domain::KIB_PER_MIB;
+use crate::guest::domain_xml::{number, read_memory_kib};
+use crate::guest::hardware::is_x86;
+use crate::guest::profile::MODERN;
+use crate::guest::wire::Guest;
+use crate::guest::xml::{Element, Error};
+
+/// The unit of a virtio-mem device on x86 with ordinary pages, in KiB: a transparent huge page.
+const BLOCK_KIB: u64 = 2048;
+/// The model of the device.
+const VIRTIO_MEM: &str = "virtio-mem";
+
+/// The unit in KiB in which the device of a guest hands out memory; 0 where it has none. Only x86 has one that
+/// does not depend on the system inside.
+pub(super) fn block_kib(guest: &Guest, is_x86: bool) -> u64 {
+    match guest.profile == MODERN && guest.max_memory_mib > 0 && is_x86 {
+        true => BLOCK_KIB.max(guest.hugepages_kib),
+        false => 0,
+    }
+}
+
+/// The same in MiB, where its profile and machine are filled in.
+pub(super) fn unit_mib(guest: &Guest) -> u64 {
+    block_kib(guest, is_x86(&guest.machine)) / KIB_PER_MIB
+}
+
+/// Writes into a definition the memory that its next start begins with, the most that it can have, and by what:
+/// a device with this unit in KiB, or the balloon where that is 0. All of these are in KiB.
+pub(super) fn write(domain: &mut Element, memory: u64, most: u64, block: u64) {
+    let kib = |name: &str, amount: u64| {
+        Element::new(name).with("unit", "KiB").holding(&amount.to_string())
+    };
+    let most = most.max(memory);
+    for former in ["memory", "currentMemory", "maxMemory"] {
+        domain.remove(former, |_| true);
+    }
+    domain.children.extend([kib("memory", most), kib("currentMemory", memory)]);
+    if block == 0 {
+        return;
+    }
+    domain.child_mut("devices").remove("memory", |_| true);
+    domain.child_mut("cpu").remove("numa", |_| true);
+    // QEMU refuses slots without room for them, which a guest would have that has its maximum.
+    domain.children.push(kib("maxMemory", most.saturating_add(block)).with("slots", "1"));
+    // libvirt fills in the processors.
+    let cell = Element::new("cell").with("memory", &memory.to_string()).with("unit", "KiB");
+    let cells = Element::new("numa").containing([cell]);
+    domain.child_mut("cpu").children.push(cells);
+    if most > memory {
+        let target = Element::new("target").containing([
+            kib("size", most - memory),
+            Element::new("node").holding("0"),
+            kib("block", block),
+            kib("requested", 0),
+        ]);
+        let device = Element::new("memory").with("model", VIRTIO_MEM).containing([target]);
+        domain.child_mut("devices").children.push(device);
+    }
+}
+
+/// The memory of a domain, and the most that it can have where that is more; in KiB.
+///
+/// # Errors
+/// If a number in it is none.
+pub(super) fn read(domain: &Element) -> Result<(u64, u64), Error> {
+    let most = read_memory_kib(domain.child("memory"))?;
+    match domain.has("currentMemory") {
+        true => match read_memory_kib(domain.child("currentMemory"))? {
+            memory if memory < most => Ok((memory, most)),
+            _ => Ok((most, 0)),
+        },
+        false => Ok((most, 0)),
+    }
+}
+
+/// The unit in KiB of the device that this agent gave a domain; 0 where it has none, or more than one cell or
+/// memory device, which another tool defined.
+///
+/// # Errors
+/// If a number in it is none.
+pub(super) fn read_block(domain: &Element) -> Result<u64, Error> {
+    let cells = domain.child("cpu").child("numa").children_in("", "cell").count();
+    let mut devices = domain.child("devices").children_in("", "memory");
+    let (device, is_more) = (devices.next(), devices.next().is_some());
+    if !domain.has("maxMemory") || cells != 1 || is_more {
+        return Ok(0);
+    }
+    match device {
+        // It has its maximum.
+        None => Ok(BLOCK_KIB),
+        Some(device) if device.attribute("model") == VIRTIO_MEM => {
+            read_memory_kib(device.child("target").child("block"))
+        }
+        Some(_) => Ok(0),
+    }
+}
+
+/// A domain whose memory a device gives.
+#[derive(Clone, Debug)]
+pub struct Plugged {
+    domain: Element,
+    /// Its memory is a multiple of so many KiB.
+    pub block_kib: u64,
+}
+
+impl Plugged {
+    /// Reads a definition or what runs; none where no device gives it memory.
+    ///
+    /// # Errors
+    /// If it is not the XML of a domain, or a number in it is none.
+    pub fn from_xml(xml: &str) -> Result<Option<Self>, Error> {
+        let domain = Element::from_xml(xml, "domain")?;
+        let block_kib = read_block(&domain)?;
+        Ok((block_kib > 0).then_some(Self { domain, block_kib }))
+    }
+
+    /// The definition whose next start begins with so many KiB, and whose maximum is not below that.
+    ///
+    /// # Errors
+    /// If a number in it is none.
+    pub fn starting_with(mut self, memory_kib: u64) -> Result<String, Error> {
+        let (memory, most) = read(&self.domain)?;
+        write(&mut self.domain, memory_kib, most.max(memory), self.block_kib);
+        Ok(self.domain.to_xml())
+    }
+
+    /// What a running domain is told to have so many KiB: the device's XML, and the balloon's target in KiB.
+    /// None where it booted with its maximum.
+    ///
+    /// The balloon takes what the guest shall have less than it booted with: libvirt's target does not count what
+    /// the device has given.
+    ///
+    /// # Errors
+    /// If a number in it is none.
+    pub fn told(&self, memory_kib: u64) -> Result<Option<(String, u64)>, Error> {
+        let mut devices = self.domain.child("devices").children_in("", "memory");
+        let Some(mut device) = devices.next().cloned() else { return Ok(None) };
+        let cell = self.domain.child("cpu").child("numa").child("cell");
+        let base: u64 = number("cell memory", cell.attribute("memory"))?;
+        let target = device.child_mut("target");
+        let requested = target.child_mut("requested");
+        requested.set("unit", "KiB");
+        requested.text = memory_kib.saturating_sub(base).to_string();
+        Ok(Some((device.to_xml(), memory_kib.min(base))))
+    }
+}
+
+/// Memory in KiB that a running domain can use without anybody's consent: what a device has not been asked for
+/// is not the guest's, and what a balloon holds is.
+///
+/// # Errors
+/// If it is not the XML of a domain, or a number in it is none.
+pub fn promised(xml: &str) -> Result<u64, Error> {
+    let domain = Element::from_xml(xml, "domain")?;
+    let (memory, most) = read(&domain)?;
+    let device = domain.child("devices").child("memory").child("target");
+    let (size, requested) = (device.child("size"), device.child("requested"));
+    if read_block(&domain)? == 0 || size.text.is_empty() {
+        return Ok(most.max(memory));
+    }
+    let held_back = read_memory_kib(size)?.saturating_sub(read_memory_kib(requested)?);
+    Ok(most.max(memory).saturating_sub(held_back))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = KIB_PER_MIB;
+
+    fn domain(memory: u64, most: u64, block: u64) -> Element {
+        let mut domain = Element::new("domain");
+        write(&mut domain, memory, most, block);
+        domain
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (memory, most, block) in [
+            (512 * MIB, 1024 * MIB, 0),
+            (512 * MIB, 1024 * MIB, BLOCK_KIB),
+            (512 * MIB, 1024 * MIB, 1024 * MIB),
+        ] {
+            let domain = domain(memory, most, block);
+            assert_eq!(read(&domain), Ok((memory, most)), "{}", domain.to_xml());
+            assert_eq!(read_block(&domain), Ok(block));
+        }
+        assert_eq!(read(&domain(MIB, 0, 0)), Ok((MIB, 0)));
+        let whole = domain(512 * MIB, 512 * MIB, BLOCK_KIB);
+        assert_eq!((read(&whole), read_block(&whole)), (Ok((512 * MIB, 0)), Ok(BLOCK_KIB)));
+    }
+
+    #[test]
+    fn another_start_keeps_the_maximum_or_raises_it() {
+        for (memory, most) in [(256, 1024), (1024, 0), (2048, 0)] {
+            let xml = domain(512 * MIB, 1024 * MIB, BLOCK_KIB).to_xml();
+            let plugged = Plugged::from_xml(&xml).unwrap().expect("it has a device");
+            let changed = plugged.starting_with(memory * MIB).unwrap();
+            let changed = Element::from_xml(&changed, "domain").unwrap();
+            assert_eq!(read(&changed), Ok((memory * MIB, most * MIB)));
+            assert_eq!(read_block(&changed), Ok(BLOCK_KIB));
+        }
+    }
+
+    /// A guest that booted with 512 MiB and was asked to take `requested` more.
+    fn running(requested: u64) -> String {
+        let mut domain = domain(512 * MIB, 1024 * MIB, BLOCK_KIB);
+        let target = domain.child_mut("devices").child_mut("memory").child_mut("target");
+        target.child_mut("requested").text = (requested * MIB).to_string();
+        domain.to_xml()
+    }
+
+    #[test]
+    fn the_device_gives_and_the_balloon_takes() {
+        for (asked, requested, balloon) in [(512, 0, 512), (768, 256, 512), (256, 0, 256)] {
+            let plugged = Plugged::from_xml(&running(128)).unwrap().expect("it has a device");
+            let (device, target) = plugged.told(asked * MIB).unwrap().expect("it has a device");
+            let device = Element::from_xml(&device, "memory").unwrap();
+            let found = read_memory_kib(device.child("target").child("requested"));
+            assert_eq!((found, target), (Ok(requested * MIB), balloon * MIB), "{asked}");
+        }
+    }
+
+    #[test]
+    fn promised_is_the_maximum_of_a_balloon_alone() {
+        assert_eq!(promised(&domain(512, 1024, 0).to_xml()), Ok(1024));
+        assert_eq!(promised(&domain(512, 0, 0).to_xml()), Ok(512));
+        assert_eq!(promised(&running(0)), Ok(512 * MIB));
+        assert_eq!(promised(&running(256)), Ok(768 * MIB));
+    }
+
+    #[test]
+    fn memory_of_other_tools_is_left_to_them() {
+        let domain = domain(512 * MIB, 1024 * MIB, BLOCK_KIB);
+        let dimm = Element::new("memory").with("model", "dimm");
+        let mut more = domain.clone();
+        more.child_mut("devices").children.push(dimm.clone());
+        let mut other = domain.clone();
+        other.child_mut("devices").children = vec![dimm];
+        let mut cells = domain;
+        cells.child_mut("cpu").child_mut("numa").children.push(Element::new("cell"));
+        for domain in [more, other, cells] {
+            assert!(Plugged::from_xml(&domain.to_xml()).unwrap().is_none(), "{}", domain.to_xml());
+        }
+    }
+}
