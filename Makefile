@@ -163,7 +163,7 @@ bench:
 	tests/install-deps.sh bench
 	rm -f $(FIGURES)
 	BENCH_WINDOW_S=$(or $(BENCH_WINDOW_S),15) \
-	$(CARGO) bench --bench status --bench metrics --bench methods
+	$(CARGO) bench --bench status --bench metrics --bench methods --bench guests
 
 FIGURES := $(TARGET)/bench/all.json
 NEW ?= $(FIGURES)

@@ -66,7 +66,14 @@ pub(crate) struct Console {
 impl Console {
     /// Waits for the guest's login prompt, and logs in as root with the password `debian`.
     pub(crate) fn log_in(stack: &Stack, id: &str) -> Self {
-        slow("waits for a real guest boot");
+        let mut console = Self::open(stack, id);
+        console.wait_for_prompt(BOOT);
+        console.enter();
+        console
+    }
+
+    /// Opens the serial console of a running guest.
+    pub(crate) fn open(stack: &Stack, id: &str) -> Self {
         let path = stack.virsh_ok(&["ttyconsole", id]);
         let line = OpenOptions::new()
             .read(true)
@@ -74,18 +81,26 @@ impl Console {
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
             .open(stack.path(path.trim()))
             .expect("the guest's terminal");
-        let mut console = Self { line, read: String::new() };
+        Self { line, read: String::new() }
+    }
+
+    /// Waits for the login prompt of a guest that boots.
+    pub(crate) fn wait_for_prompt(&mut self, limit: Duration) {
+        slow("waits for a real guest boot");
         // A prompt that came before this terminal was opened is lost; the next comes for an empty line.
-        console.read_until("login: ", BOOT, Some("\n"));
-        console.type_in("root\n");
-        console.read_until("assword: ", COMMAND, None);
-        console.type_in("debian\n");
-        console.read_until("# ", COMMAND, None);
+        self.read_until("login: ", limit, Some("\n"));
+    }
+
+    /// Logs in at the prompt as root with the password `debian`.
+    pub(crate) fn enter(&mut self) {
+        self.type_in("root\n");
+        self.read_until("assword: ", COMMAND, None);
+        self.type_in("debian\n");
+        self.read_until("# ", COMMAND, None);
         // A shell that writes nothing of its own between the lines.
-        console.type_in("exec env PS1= sh\n");
-        console.type_in("stty -echo; PS1=\n");
-        console.run("true");
-        console
+        self.type_in("exec env PS1= sh\n");
+        self.type_in("stty -echo; PS1=\n");
+        self.run("true");
     }
 
     /// Types a command; what it writes, which has to end well.

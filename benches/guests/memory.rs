@@ -1,0 +1,95 @@
+//! The emulator's memory on the host, by the largest number of CPUs that the guest can have.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::Plan;
+use crate::common::report::{Aim, Report};
+use crate::common::sample::float;
+use crate::common::server::mib;
+use crate::linux::SMALL_MIB;
+use crate::skip::Skip;
+use crate::world::{World, small_guest};
+
+/// Values of `max_cpu`; the first is what the others are compared with. 255 is the largest default.
+const MAX_CPU: [usize; 4] = [1, 16, 64, 255];
+
+/// The memory of an emulator, in KiB.
+#[derive(Clone, Copy)]
+struct Memory {
+    /// All pages that are in memory.
+    resident: u64,
+    /// The same, with each shared page divided among its users.
+    proportional: u64,
+    /// The part of the resident pages that is the memory of the guest.
+    guest: u64,
+}
+
+/// Boots the small Linux with one `max_cpu` after the other and looks at its emulator at the login prompt.
+///
+/// # Errors
+/// Why its image cannot be made here.
+pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result<(), Skip> {
+    let disk = world.small_disk()?;
+    let mut looks = MAX_CPU.map(|_| Vec::new());
+    for _ in 0..plan.memory {
+        for (max_cpu, looks) in MAX_CPU.into_iter().zip(&mut looks) {
+            let mut guest = small_guest(&format!("max-{max_cpu}"), "modern", &disk);
+            guest["max_cpu"] = json!(max_cpu);
+            world.boot(&guest);
+            let id = guest["id"].as_str().expect("an id");
+            looks.push(Memory::of(world.stack.qemu_pid(id).expect("it runs")));
+            world.delete(&guest);
+        }
+    }
+    let medians = looks.map(|looks| {
+        let median = |part: fn(&Memory) -> u64| {
+            let mut parts: Vec<u64> = looks.iter().map(part).collect();
+            parts.sort_unstable();
+            parts[(parts.len() - 1) / 2]
+        };
+        Memory {
+            resident: median(|it| it.resident),
+            proportional: median(|it| it.proportional),
+            guest: median(|it| it.guest),
+        }
+    });
+    for (max_cpu, memory) in MAX_CPU.into_iter().zip(medians) {
+        let cells = [
+            ("max_cpu", float(max_cpu)),
+            ("resident MiB", mib(memory.resident)),
+            ("proportional MiB", mib(memory.proportional)),
+            ("of it the guest's MiB", mib(memory.guest)),
+        ];
+        report.row(format!("emulator, max_cpu {max_cpu}"), &cells);
+        if max_cpu != MAX_CPU[0] {
+            let more = mib(memory.proportional) - mib(medians[0].proportional);
+            let what = format!("memory of the emulator, max_cpu {max_cpu}: beyond max_cpu 1");
+            report.claim(what, (more * 100.0).round() / 100.0, "MiB", Aim::None);
+        }
+    }
+    Ok(())
+}
+
+impl Memory {
+    /// That of a process that emulates the small Linux.
+    fn of(pid: u32) -> Self {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).expect("it runs");
+        let (all, mappings) = (read("smaps_rollup"), read("smaps"));
+        let of_guest = kib(&mappings, "Size:").position(|size| size == SMALL_MIB * 1024);
+        let guest = of_guest.and_then(|index| kib(&mappings, "Rss:").nth(index));
+        let sum = |name| kib(&all, name).next().expect("smaps_rollup counts it");
+        Self {
+            resident: sum("Rss:"),
+            proportional: sum("Pss:"),
+            guest: guest.expect("a mapping of the guest's size"),
+        }
+    }
+}
+
+/// The numbers of this name, one of each mapping, in KiB.
+fn kib<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = u64> + 'a {
+    let lines = text.lines().filter_map(move |line| line.strip_prefix(name));
+    lines.filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
+}
