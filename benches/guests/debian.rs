@@ -4,18 +4,19 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::linux::{self, Console};
+use crate::linux;
 use crate::skip::Skip;
 use crate::stack::installed;
-use crate::world::{World, run, text};
+use crate::world::{Booted, World, run, text};
 
-/// The contenders: two profiles, and the domain of `virt-install`.
-pub(crate) const CONTENDERS: [&str; 3] = ["modern", "classic", VIRT_INSTALL];
+/// The contenders: the domain of `virt-install`, and two profiles.
+pub(crate) const CONTENDERS: [&str; 3] = [VIRT_INSTALL, "modern", "classic"];
 const VIRT_INSTALL: &str = "virt-install";
+/// The newest Debian that the `osinfo-db` of Debian 12 knows.
+const OSINFO: &str = "debian11";
 /// The memory of each guest, in MiB.
 const MEMORY_MIB: u32 = 1024;
 /// The size of the disk that is measured, in MiB.
@@ -24,9 +25,7 @@ const MIB: usize = 1 << 20;
 
 /// A running Debian guest at whose console root is logged in. It is suspended but for its turns.
 pub(crate) struct Debian<'a> {
-    pub(crate) console: Console,
-    /// From the start to the login prompt.
-    pub(crate) boot: Duration,
+    pub(crate) booted: Booted,
     world: &'a World,
     id: String,
     data: PathBuf,
@@ -45,7 +44,7 @@ impl<'a> Debian<'a> {
         let convert = ["convert", "-f", "qcow2", "-O", "raw"];
         run(Command::new("qemu-img").args(convert).args([&image, &disk]));
         fill(&data);
-        let (mut console, boot) = if contender == VIRT_INSTALL {
+        let mut booted = if contender == VIRT_INSTALL {
             let xml = virt_install(world, &id, [&disk, &data])?;
             let defined = world.stack.with_xml("define", &xml);
             assert!(defined.status.success(), "{defined:?}");
@@ -53,8 +52,8 @@ impl<'a> Debian<'a> {
         } else {
             world.boot(&guest(&id, contender, [&disk, &data]))
         };
-        console.enter();
-        let debian = Self { console, boot, world, id, data };
+        booted.console.enter();
+        let debian = Self { booted, world, id, data };
         debian.suspend();
         Ok(debian)
     }
@@ -65,7 +64,7 @@ impl<'a> Debian<'a> {
         run(Command::new("sync").arg(&data));
         run(Command::new("dd").arg(format!("if={data}")).args(["iflag=nocache", "count=0"]));
         self.world.stack.virsh_ok(&["resume", &self.id]);
-        let output = self.console.run(command);
+        let output = self.booted.console.run(command);
         self.suspend();
         output
     }
@@ -90,7 +89,7 @@ fn guest(id: &str, profile: &str, disks: [&Path; 2]) -> Value {
     })
 }
 
-/// The definition that `virt-install` makes of a guest with these disks, with its own defaults for Debian 12.
+/// The definition that `virt-install` makes of a guest with these disks, with its own defaults for Debian.
 ///
 /// # Errors
 /// When it is not installed.
@@ -101,7 +100,7 @@ fn virt_install(world: &World, id: &str, disks: [&Path; 2]) -> Result<String, Sk
     let mut command = world.stack.command("virt-install");
     command.env("XDG_CACHE_HOME", world.files.path());
     command.args(["--connect", "qemu:///system", "--virt-type", "qemu", "--name", id]);
-    command.args(["--memory", &MEMORY_MIB.to_string(), "--vcpus", "1", "--osinfo", "debian12"]);
+    command.args(["--memory", &MEMORY_MIB.to_string(), "--vcpus", "1", "--osinfo", OSINFO]);
     for disk in disks {
         command.arg("--disk").arg(format!("path={},format=raw", text(disk)));
     }

@@ -60,8 +60,6 @@ struct Plan {
     lives: usize,
     /// Boots of the small Linux with each profile.
     boots: usize,
-    /// Boots of the small Linux with each `max_cpu`.
-    memory: usize,
     /// Turns of each disk with each pattern, and the length of one; no turns: no Debian.
     disks: usize,
     turn: Duration,
@@ -71,10 +69,10 @@ impl Plan {
     fn new() -> Self {
         let turn = Duration::from_secs(5);
         if env::var_os("BENCH_QUICK").is_some() {
-            return Self { lives: 3, boots: 1, memory: 1, disks: 0, turn };
+            return Self { lives: 3, boots: 1, disks: 0, turn };
         }
         let has_debian = env::var_os("BENCH_DEBIAN").is_none_or(|word| word != "0");
-        Self { lives: 25, boots: 5, memory: 2, disks: if has_debian { 3 } else { 0 }, turn }
+        Self { lives: 25, boots: 5, disks: if has_debian { 3 } else { 0 }, turn }
     }
 }
 
@@ -102,7 +100,7 @@ fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     let world = World::new()?;
     changes::measure(&world, plan, report);
     boots::measure(&world, plan, report)?;
-    memory::measure(&world, plan, report)?;
+    memory::measure(&world, report)?;
     if plan.disks > 0 {
         disks::measure(&world, plan, report)?;
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::common::process;
 use crate::common::server::Server;
 use crate::linux::{Console, SMALL_MIB, small_disk};
 use crate::skip::Skip;
@@ -13,7 +14,7 @@ use crate::stack::Stack;
 use crate::support::Scratch;
 
 /// Longer than a loaded machine needs to boot a Linux guest without KVM.
-const BOOT: Duration = Duration::from_secs(600);
+const BOOT: Duration = Duration::from_secs(1800);
 /// Far deadlines: a slow machine is measured all the same.
 const FLAGS: [&str; 6] =
     ["--bridge-type", "linux", "--deadline-read", "60", "--deadline-change", "240"];
@@ -23,6 +24,16 @@ pub(crate) struct World {
     pub(crate) agent: Server,
     pub(crate) stack: Stack,
     pub(crate) files: Scratch,
+}
+
+/// A guest that has just booted.
+pub(crate) struct Booted {
+    /// At the login prompt.
+    pub(crate) console: Console,
+    /// From the start to the login prompt.
+    pub(crate) time: Duration,
+    /// The processor time of the emulator until then.
+    pub(crate) cpu: Duration,
 }
 
 impl World {
@@ -50,20 +61,22 @@ impl World {
         (begin.elapsed(), result)
     }
 
-    /// Creates and runs a guest; its console at the login prompt, and the time from Run to this prompt.
-    pub(crate) fn boot(&self, guest: &Value) -> (Console, Duration) {
+    /// Creates and runs a guest, until its login prompt.
+    pub(crate) fn boot(&self, guest: &Value) -> Booted {
         self.agent.ask("CreateGuest", guest);
         self.time_boot(guest["id"].as_str().expect("an id"), || drop(self.agent.ask("Run", guest)))
     }
 
     /// The same of a guest that `start` starts.
-    pub(crate) fn time_boot(&self, id: &str, start: impl FnOnce()) -> (Console, Duration) {
+    pub(crate) fn time_boot(&self, id: &str, start: impl FnOnce()) -> Booted {
         eprintln!("booting {id}");
         let begin = Instant::now();
         start();
         let mut console = Console::open(&self.stack, id);
         console.wait_for_prompt(BOOT);
-        (console, begin.elapsed())
+        let time = begin.elapsed();
+        let emulator = self.stack.qemu_pid(id).expect("it runs");
+        Booted { console, time, cpu: process::cpu(emulator) }
     }
 
     /// Stops and deletes a guest.
