@@ -1,5 +1,7 @@
 //! The throughput of a disk in a Debian guest, by profile and beside the domain of `virt-install`.
 
+use std::thread;
+
 use crate::Plan;
 use crate::common::report::{Aim, Report};
 use crate::debian::{CONTENDERS, Debian};
@@ -13,17 +15,19 @@ const PATTERNS: [(&str, &str, u32, &str); 3] = [
     ("sequential write, 1 MiB", "--rw=write --bs=1M --fsync=16", 48, "KiB/s"),
 ];
 
-/// Boots the contenders one after the other, and has fio run in each of them in turns.
+/// Boots the contenders at once, and has fio run in each of them in turns.
 ///
 /// # Errors
 /// Why a contender cannot be made here.
 pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result<(), Skip> {
-    let mut guests = Vec::new();
-    for contender in CONTENDERS {
-        let guest = Debian::boot(world, contender)?;
+    let guests = thread::scope(|scope| {
+        let boots = CONTENDERS.map(|contender| scope.spawn(move || Debian::boot(world, contender)));
+        boots.map(|it| it.join().expect("a whole boot"))
+    });
+    let mut guests = guests.into_iter().collect::<Result<Vec<_>, _>>()?;
+    for (contender, guest) in CONTENDERS.into_iter().zip(&guests) {
         let (time, cpu) = (guest.booted.time.as_secs_f64(), guest.booted.cpu.as_secs_f64());
         report.row(format!("Debian, {contender}"), &[("boot s", time), ("boot CPU s", cpu)]);
-        guests.push(guest);
     }
     for (name, options, field, unit) in PATTERNS {
         let command = format!(

@@ -72,7 +72,7 @@ impl Plan {
             return Self { lives: 3, boots: 1, disks: 0, turn };
         }
         let has_debian = env::var_os("BENCH_DEBIAN").is_none_or(|word| word != "0");
-        Self { lives: 25, boots: 5, disks: if has_debian { 3 } else { 0 }, turn }
+        Self { lives: 15, boots: 3, disks: if has_debian { 3 } else { 0 }, turn }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The emulator's memory on the host, by the largest number of CPUs that the guest can have.
 
 use std::fs;
+use std::process::Command;
+use std::thread;
 
 use serde_json::json;
 
 use crate::common::report::{Aim, Report};
 use crate::common::server::mib;
 use crate::skip::Skip;
-use crate::world::{World, small_guest};
+use crate::world::{World, run, small_guest};
 
 /// Values of `max_cpu`; the first is what the others are compared with. 255 is the largest default.
 const MAX_CPU: [u32; 4] = [1, 16, 64, 255];
@@ -24,20 +26,31 @@ struct Memory {
     guest: u64,
 }
 
-/// Boots the small Linux with one `max_cpu` after the other and looks at its emulator at the login prompt.
+/// Boots the small Linux with each `max_cpu`, all at once, and looks at its emulator at the login prompt.
 ///
 /// # Errors
 /// Why its image cannot be made here.
 pub(crate) fn measure(world: &World, report: &mut Report) -> Result<(), Skip> {
     let disk = world.small_disk()?;
-    let mut first = None;
-    for max_cpu in MAX_CPU {
-        let mut guest = small_guest(&format!("max-{max_cpu}"), "modern", &disk);
+    let look = |max_cpu: u32| {
+        // One writer has a disk.
+        let own = world.files.path().join(format!("max-{max_cpu}.raw"));
+        run(Command::new("cp").arg("--sparse=always").args([&disk, &own]));
+        let mut guest = small_guest(&format!("max-{max_cpu}"), "modern", &own);
         (guest["max_cpu"], guest["memory"]) = (json!(max_cpu), json!(MEMORY_MIB));
         world.boot(&guest);
         let id = guest["id"].as_str().expect("an id");
         let memory = Memory::of(world.stack.qemu_pid(id).expect("it runs"));
         world.delete(&guest);
+        memory
+    };
+    let look = &look;
+    let memories = thread::scope(|scope| {
+        let looks = MAX_CPU.map(|max_cpu| scope.spawn(move || look(max_cpu)));
+        looks.map(|it| it.join().expect("a whole boot"))
+    });
+    let mut first = None;
+    for (max_cpu, memory) in MAX_CPU.into_iter().zip(memories) {
         let proportional = mib(memory.proportional);
         let cells = [
             ("resident MiB", mib(memory.resident)),

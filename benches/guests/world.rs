@@ -15,6 +15,8 @@ use crate::support::Scratch;
 
 /// Longer than a loaded machine needs to boot a Linux guest without KVM.
 const BOOT: Duration = Duration::from_secs(1800);
+/// Boots of a guest until one succeeds.
+const ATTEMPTS: usize = 5;
 /// Far deadlines: a slow machine is measured all the same.
 const FLAGS: [&str; 6] =
     ["--bridge-type", "linux", "--deadline-read", "60", "--deadline-change", "240"];
@@ -68,15 +70,21 @@ impl World {
     }
 
     /// The same of a guest that `start` starts.
-    pub(crate) fn time_boot(&self, id: &str, start: impl FnOnce()) -> Booted {
-        eprintln!("booting {id}");
-        let begin = Instant::now();
-        start();
-        let mut console = Console::open(&self.stack, id);
-        console.wait_for_prompt(BOOT);
-        let time = begin.elapsed();
-        let emulator = self.stack.qemu_pid(id).expect("it runs");
-        Booted { console, time, cpu: process::cpu(emulator) }
+    pub(crate) fn time_boot(&self, id: &str, start: impl Fn()) -> Booted {
+        for _ in 0..ATTEMPTS {
+            eprintln!("booting {id}");
+            let begin = Instant::now();
+            start();
+            let mut console = Console::open(&self.stack, id);
+            if console.sees_prompt(BOOT) {
+                let time = begin.elapsed();
+                let emulator = self.stack.qemu_pid(id).expect("it runs");
+                return Booted { console, time, cpu: process::cpu(emulator) };
+            }
+            eprintln!("the kernel of {id} panics");
+            self.stack.virsh_ok(&["destroy", id]);
+        }
+        panic!("{id} does not boot");
     }
 
     /// Stops and deletes a guest.
