@@ -63,7 +63,8 @@ pub(crate) fn measure(world: &World, report: &mut Report) -> Result<(), Skip> {
             continue;
         };
         let what = format!("memory of the emulator, max_cpu {max_cpu}: beyond max_cpu 1");
-        report.claim(what, (proportional - first).round(), "MiB", Aim::None);
+        // Not less than nothing, whose sign would show.
+        report.claim(what, (proportional - first).round().max(0.0), "MiB", Aim::None);
     }
     Ok(())
 }
