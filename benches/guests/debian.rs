@@ -23,6 +23,17 @@ const MEMORY_MIB: u32 = 1024;
 const DATA_MIB: usize = 512;
 const MIB: usize = 1 << 20;
 
+/// The disk image of Debian.
+///
+/// # Errors
+/// Why it cannot be made here, or that `virt-install` is missing.
+pub(crate) fn image() -> Result<PathBuf, Skip> {
+    if !installed(VIRT_INSTALL) {
+        return Err(Skip("virt-install is not installed: tests/install-deps.sh bench".to_owned()));
+    }
+    linux::debian("cloud-amd64")
+}
+
 /// A running Debian guest at whose console root is logged in. It is suspended but for its turns.
 pub(crate) struct Debian<'a> {
     pub(crate) booted: Booted,
@@ -33,19 +44,15 @@ pub(crate) struct Debian<'a> {
 
 impl<'a> Debian<'a> {
     /// Boots one of [`CONTENDERS`] from a copy of Debian's image.
-    ///
-    /// # Errors
-    /// Why the image or the domain cannot be made here.
-    pub(crate) fn boot(world: &'a World, contender: &str) -> Result<Self, Skip> {
-        let image = linux::debian("cloud-amd64")?;
+    pub(crate) fn boot(world: &'a World, contender: &str, image: &Path) -> Self {
         let id = format!("debian-{contender}");
         let file = |kind: &str| world.files.path().join(format!("{id}.{kind}"));
         let (disk, data) = (file("system"), file("data"));
         let convert = ["convert", "-f", "qcow2", "-O", "raw"];
-        run(Command::new("qemu-img").args(convert).args([&image, &disk]));
+        run(Command::new("qemu-img").args(convert).args([image, &disk]));
         fill(&data);
         let mut booted = if contender == VIRT_INSTALL {
-            let xml = virt_install(world, &id, [&disk, &data])?;
+            let xml = virt_install(world, &id, [&disk, &data]);
             let defined = world.stack.with_xml("define", &xml);
             assert!(defined.status.success(), "{defined:?}");
             world.time_boot(&id, || drop(world.stack.virsh_ok(&["start", &id])))
@@ -55,7 +62,7 @@ impl<'a> Debian<'a> {
         booted.console.enter();
         let debian = Self { booted, world, id, data };
         debian.suspend();
-        Ok(debian)
+        debian
     }
 
     /// Has this guest alone run a command, with none of its disk in the host's page cache; the command's output.
@@ -90,13 +97,7 @@ fn guest(id: &str, profile: &str, disks: [&Path; 2]) -> Value {
 }
 
 /// The definition that `virt-install` makes of a guest with these disks, with its own defaults for Debian.
-///
-/// # Errors
-/// When it is not installed.
-fn virt_install(world: &World, id: &str, disks: [&Path; 2]) -> Result<String, Skip> {
-    if !installed("virt-install") {
-        return Err(Skip("virt-install is not installed: tests/install-deps.sh bench".to_owned()));
-    }
+fn virt_install(world: &World, id: &str, disks: [&Path; 2]) -> String {
     let mut command = world.stack.command("virt-install");
     command.env("XDG_CACHE_HOME", world.files.path());
     command.args(["--connect", "qemu:///system", "--virt-type", "qemu", "--name", id]);
@@ -105,7 +106,7 @@ fn virt_install(world: &World, id: &str, disks: [&Path; 2]) -> Result<String, Sk
         command.arg("--disk").arg(format!("path={},format=raw", text(disk)));
     }
     command.args(["--network", "none", "--graphics", "none", "--import", "--print-xml"]);
-    Ok(run(&mut command))
+    run(&mut command)
 }
 
 /// Writes a whole file, so that no block of it is a hole.

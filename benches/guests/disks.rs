@@ -4,7 +4,7 @@ use std::thread;
 
 use crate::Plan;
 use crate::common::report::{Aim, Report};
-use crate::debian::{CONTENDERS, Debian};
+use crate::debian::{self, CONTENDERS, Debian};
 use crate::skip::Skip;
 use crate::world::World;
 
@@ -18,13 +18,14 @@ const PATTERNS: [(&str, &str, u32, &str); 3] = [
 /// Boots the contenders at once, and has fio run in each of them in turns.
 ///
 /// # Errors
-/// Why a contender cannot be made here.
+/// Why the contenders cannot be made here.
 pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result<(), Skip> {
-    let guests = thread::scope(|scope| {
-        let boots = CONTENDERS.map(|contender| scope.spawn(move || Debian::boot(world, contender)));
+    let image = &debian::image()?;
+    let mut guests = thread::scope(|scope| {
+        let boot = |contender| scope.spawn(move || Debian::boot(world, contender, image));
+        let boots = CONTENDERS.map(boot);
         boots.map(|it| it.join().expect("a whole boot"))
     });
-    let mut guests = guests.into_iter().collect::<Result<Vec<_>, _>>()?;
     for (contender, guest) in CONTENDERS.into_iter().zip(&guests) {
         let (time, cpu) = (guest.booted.time.as_secs_f64(), guest.booted.cpu.as_secs_f64());
         report.row(format!("Debian, {contender}"), &[("boot s", time), ("boot CPU s", cpu)]);

@@ -6,10 +6,10 @@
 //!     BENCH_QUICK=1 cargo bench --bench guests       one round without Debian, for trying it out
 //!
 //! The guests run on a private libvirtd, with qemu's emulation of processors (TCG). The contenders of each
-//! figure take turns, so that the ratios hold on a machine with other work. The figures are the latency of
-//! CreateGuest and Run, the time from Run to the login prompt, the memory of the emulator by `max_cpu`, and
-//! the throughput of a disk in a Debian guest. There a domain that `virt-install` defines is the third
-//! contender. Without qemu, the image or `virt-install`, the report names the missing part.
+//! figure take turns, or boot at once, so that the ratios hold on a machine with other work. The figures are
+//! the latency of CreateGuest and Run, the time from Run to the login prompt, the memory of the emulator by
+//! `max_cpu`, and the throughput of a disk in a Debian guest. There a domain that `virt-install` defines is
+//! the third contender. Without qemu, the image or `virt-install`, the report names the missing part.
 
 mod boots;
 mod changes;
