@@ -158,12 +158,12 @@ demo: build
 	tests/install-deps.sh linux || echo "without these the demo has no real guest"
 	dist/demo.sh
 
-# The figures of docs/performance.md, in under 10 minutes once built; target/bench/all.json has them all.
+# The figures of docs/performance.md, in about 20 minutes once built; target/bench/all.json has them all.
 bench:
 	tests/install-deps.sh bench
 	rm -f $(FIGURES)
 	BENCH_WINDOW_S=$(or $(BENCH_WINDOW_S),15) \
-	$(CARGO) bench --bench status --bench metrics --bench methods
+	$(CARGO) bench --bench status --bench metrics --bench methods --bench guests
 
 FIGURES := $(TARGET)/bench/all.json
 NEW ?= $(FIGURES)

@@ -12,8 +12,9 @@
 #   coverage
 #          as test, and the program that reads the counters, which is built once, in a minute, in
 #          ~/.cache/mistify-libvirt
-#   bench  as test, and Debian's prometheus-libvirt-exporter, which the agent is measured beside: it
-#          is unpacked in target/ and not installed, so that no service of it is started
+#   bench  as test, what makes the Debian guest that is measured, virt-install, and Debian's
+#          prometheus-libvirt-exporter, which the agent is measured beside: it is unpacked in target/ and not
+#          installed, so that no service of it is started
 #   lab    what `cargo build` needs, and what makes and boots the virtual machine of tests/lab
 #   bare   what `cargo build` needs, and what makes and boots the bare machine of tests/bare
 #   deb    what `cargo build` needs, and cargo-deb, which is built in target/ in a minute
@@ -104,9 +105,8 @@ coverage)
     exit
     ;;
 bench)
-    "$0" test
-    unpack_exporter
-    exit
+    packages+=("${test[@]}" "${linux[@]}" mmdebstrap openssh-client virtinst)
+    unpack=unpack_exporter
     ;;
 lab) packages+=("${lab[@]}") ;;
 bare) packages+=("${bare[@]}") ;;

@@ -103,12 +103,15 @@ impl Report {
                 Aim::AtLeast(least) => (None, Some(*least)),
             };
             json!({
-                "what": what, "value": value, "unit": unit, "at_most": at_most,
+                "what": what, "value": rounded(*value), "unit": unit, "at_most": at_most,
                 "at_least": at_least, "met": aim.is_met(*value),
             })
         };
         let table = |Table { columns, rows }: &Table| {
-            let rows = rows.iter().map(|(who, cells)| json!({ "who": who, "cells": cells }));
+            let rows = rows.iter().map(|(who, cells)| {
+                let cells: Vec<f64> = cells.iter().copied().map(rounded).collect();
+                json!({ "who": who, "cells": cells })
+            });
             json!({ "columns": columns, "rows": rows.collect::<Vec<_>>() })
         };
         json!({
@@ -163,6 +166,11 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// The value that [`number`] shows.
+fn rounded(value: f64) -> f64 {
+    number(value).parse().expect("a number")
 }
 
 /// As many digits as say something.

@@ -9,8 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::constant::Constant;
-use super::http::{Answer, Connection};
+use super::http::{self, Answer, Connection};
 use super::process;
 use crate::skip::Skip;
 use crate::stack::{Stack, child_of};
@@ -135,6 +137,16 @@ impl Server {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Calls a method of the agent for a guest. The call has to succeed; its result.
+    pub(crate) fn ask(&self, method: &str, guest: &Value) -> Value {
+        let mut connection = Connection::open(self.address).expect("it listens");
+        let request = http::call(self.address, method, &json!({ "guest": guest }));
+        let answer = connection.exchange(&request).expect("an answer");
+        let mut body: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert!(answer.status == 200 && body["error"].is_null(), "{method}: {}", answer.text());
+        body["result"].take()
     }
 
     /// CPU time since its start.

@@ -60,7 +60,7 @@ use serde_json::{Value, json};
 use crate::common::bed::Bed;
 use crate::common::calls::Program;
 use crate::common::constant::Constant;
-use crate::common::http::{self, Answer, Connection};
+use crate::common::http::{self, Answer};
 use crate::common::report::{Aim, Report};
 use crate::common::sample::{Sample, float};
 use crate::common::server::{Server, mib};
@@ -127,8 +127,8 @@ fn on_test_driver(plan: &Plan, report: &mut Report) {
     let agent = Server::agent(&[&TEST_DRIVER[..], &FLAGS].concat());
     // Its NIC is none of those of the lives below.
     let guest = guest("test", "read", 0xFFFF);
-    let guest = ask(&agent, "CreateGuest", &guest)["guest"].take();
-    let guest = ask(&agent, "Run", &guest)["guest"].take();
+    let guest = agent.ask("CreateGuest", &guest)["guest"].take();
+    let guest = agent.ask("Run", &guest)["guest"].take();
     reads::on_test_driver(plan, &agent, &[guest], report);
     for connections in CONNECTIONS {
         let phases = changes::live(&agent, "test", connections, plan.lives, || Duration::ZERO);
@@ -191,16 +191,6 @@ impl Plan {
     }
 }
 
-/// One call that has to succeed, and its result.
-fn ask(server: &Server, method: &str, guest: &Value) -> Value {
-    let mut connection = Connection::open(server.address()).expect("it listens");
-    let request = request(server.address(), method, guest);
-    let answer = connection.exchange(&request).expect("an answer");
-    assert!(is_right(&answer), "{method}: {}", answer.text());
-    let mut answer: Value = serde_json::from_slice(&answer.body).expect("JSON");
-    answer["result"].take()
-}
-
 /// A call of a method for a guest, or a scrape.
 fn request(address: SocketAddr, method: &str, guest: &Value) -> Vec<u8> {
     match method {
@@ -231,7 +221,7 @@ fn as_run(agent: &Server, id: &str, index: usize) -> Value {
         "id": id, "disks": [{ "device": "vda" }],
         "nics": [{ "name": "eth0", "mac": format!("02:00:00:00:40:{index:02x}") }],
     });
-    ask(agent, "Run", &asked)["guest"].take()
+    agent.ask("Run", &asked)["guest"].take()
 }
 
 /// The row of one where libvirt is in its own process, or that calls none.

@@ -10,7 +10,7 @@ use crate::common::sample::float;
 use crate::common::server::Server;
 use crate::counting::Counting;
 use crate::reads::READS;
-use crate::{FLAGS, METRICS, as_run, ask, guest, request};
+use crate::{FLAGS, METRICS, as_run, guest, request};
 
 /// Calls of each read, asked for one after the other.
 const CALLS: usize = 40;
@@ -39,7 +39,7 @@ pub(crate) fn count(bed: &Bed, report: &mut Report) {
         row(who, CALLS, &mut || (0..CALLS).for_each(|_| call()));
     }
     let new = guest("qemu", "trips", 0);
-    let phase = |method: &str| -> Value { ask(&agent, method, &in_phase(method, &new)) };
+    let phase = |method: &str| -> Value { agent.ask(method, &in_phase(method, &new)) };
     // The same once before: connections are opened as they are needed.
     LIFE.iter().chain(&END).for_each(|method| drop(phase(method)));
     for method in LIFE {

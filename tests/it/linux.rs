@@ -66,7 +66,14 @@ pub(crate) struct Console {
 impl Console {
     /// Waits for the guest's login prompt, and logs in as root with the password `debian`.
     pub(crate) fn log_in(stack: &Stack, id: &str) -> Self {
-        slow("waits for a real guest boot");
+        let mut console = Self::open(stack, id);
+        assert!(console.sees_prompt(BOOT), "its kernel panics: {:?}", console.read);
+        console.enter();
+        console
+    }
+
+    /// Opens the serial console of a running guest.
+    pub(crate) fn open(stack: &Stack, id: &str) -> Self {
         let path = stack.virsh_ok(&["ttyconsole", id]);
         let line = OpenOptions::new()
             .read(true)
@@ -74,18 +81,27 @@ impl Console {
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
             .open(stack.path(path.trim()))
             .expect("the guest's terminal");
-        let mut console = Self { line, read: String::new() };
+        Self { line, read: String::new() }
+    }
+
+    /// Waits for the login prompt of a guest that boots; whether it comes. Without KVM on a busy machine a
+    /// kernel panics now and then, because it finds its timer too slow.
+    pub(crate) fn sees_prompt(&mut self, limit: Duration) -> bool {
+        slow("waits for a real guest boot");
         // A prompt that came before this terminal was opened is lost; the next comes for an empty line.
-        console.read_until("login: ", BOOT, Some("\n"));
-        console.type_in("root\n");
-        console.read_until("assword: ", COMMAND, None);
-        console.type_in("debian\n");
-        console.read_until("# ", COMMAND, None);
+        self.read_until(&["login: ", "Kernel panic"], limit, Some("\n")) == 0
+    }
+
+    /// Logs in at the prompt as root with the password `debian`.
+    pub(crate) fn enter(&mut self) {
+        self.type_in("root\n");
+        self.read_until(&["assword: "], COMMAND, None);
+        self.type_in("debian\n");
+        self.read_until(&["# "], COMMAND, None);
         // A shell that writes nothing of its own between the lines.
-        console.type_in("exec env PS1= sh\n");
-        console.type_in("stty -echo; PS1=\n");
-        console.run("true");
-        console
+        self.type_in("exec env PS1= sh\n");
+        self.type_in("stty -echo; PS1=\n");
+        self.run("true");
     }
 
     /// Types a command; what it writes, which has to end well.
@@ -94,7 +110,7 @@ impl Console {
         // The shell puts it together, so that an echo of what was typed is not taken for the end.
         self.type_in(&format!("{command}\necho END-''$?\n"));
         // With the end of its line, which else would be the beginning of what the next command writes.
-        self.read_until("END-0\r\n", COMMAND, None);
+        self.read_until(&["END-0\r\n"], COMMAND, None);
         let (output, _) = self.read.split_once("END-").expect("its end");
         output.replace('\r', "")
     }
@@ -108,8 +124,8 @@ impl Console {
         self.line.write_all(text.as_bytes()).expect("the guest's terminal takes it");
     }
 
-    /// Reads until the text is there; typing `again` whenever nothing has come for a while.
-    fn read_until(&mut self, text: &str, limit: Duration, again: Option<&str>) {
+    /// Reads until one of the texts is there, and types `again` now and then; the number of the text.
+    fn read_until(&mut self, texts: &[&str], limit: Duration, again: Option<&str>) -> usize {
         let mut turns = 0_u32;
         let found = poll(limit, || {
             turns += 1;
@@ -121,8 +137,8 @@ impl Console {
             if let Some(again) = again.filter(|_| turns % 1000 == 0) {
                 self.type_in(again);
             }
-            self.read.contains(text).then_some(())
+            texts.iter().position(|text| self.read.contains(text))
         });
-        assert!(found.is_some(), "waited {limit:?} in vain for {text:?} in {:?}", self.read);
+        found.unwrap_or_else(|| panic!("waited {limit:?} in vain for {texts:?} in {:?}", self.read))
     }
 }

@@ -1,0 +1,126 @@
+//! The figures of guests: what the profile `modern` costs and gains beside `classic`.
+//!
+//!     tests/install-deps.sh bench
+//!     cargo bench --bench guests                     about ten minutes; needs root
+//!     BENCH_DEBIAN=0 cargo bench --bench guests      without the Debian guests, in half the time
+//!     BENCH_QUICK=1 cargo bench --bench guests       one round without Debian, for trying it out
+//!
+//! The guests run on a private libvirtd, with qemu's emulation of processors (TCG). The contenders of each
+//! figure take turns, or boot at once, so that the ratios hold on a machine with other work. The figures are
+//! the latency of CreateGuest and Run, the time from Run to the login prompt, the memory of the emulator by
+//! `max_cpu`, and the throughput of a disk in a Debian guest. There a domain that `virt-install` defines is
+//! the third contender. Without qemu, the image or `virt-install`, the report names the missing part.
+
+mod boots;
+mod changes;
+mod debian;
+mod disks;
+mod memory;
+mod world;
+
+#[expect(dead_code, reason = "other benchmarks use more of it")]
+#[path = "../common/mod.rs"]
+mod common;
+
+// The tests' bed; it names its parts by `crate::`.
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/it/boot_sector.rs"]
+mod boot_sector;
+#[path = "../../tests/it/cost.rs"]
+mod cost;
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/it/linux.rs"]
+mod linux;
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/it/skip.rs"]
+mod skip;
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/it/stack.rs"]
+mod stack;
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/it/support.rs"]
+mod support;
+
+use std::env;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::common::host;
+use crate::common::report::{Aim, Report};
+use crate::common::sample::Sample;
+use crate::skip::Skip;
+use crate::world::World;
+
+/// The profiles that are compared: the default first.
+const PROFILES: [&str; 2] = ["modern", "classic"];
+
+/// How much is measured.
+struct Plan {
+    /// Lives of a guest with each profile, from CreateGuest to Delete.
+    lives: usize,
+    /// Boots of the small Linux with each profile.
+    boots: usize,
+    /// Turns of each disk with each pattern, and the length of one; no turns: no Debian.
+    disks: usize,
+    turn: Duration,
+}
+
+impl Plan {
+    fn new() -> Self {
+        let turn = Duration::from_secs(5);
+        if env::var_os("BENCH_QUICK").is_some() {
+            return Self { lives: 3, boots: 1, disks: 0, turn };
+        }
+        let has_debian = env::var_os("BENCH_DEBIAN").is_none_or(|word| word != "0");
+        Self { lives: 15, boots: 3, disks: if has_debian { 3 } else { 0 }, turn }
+    }
+}
+
+fn main() {
+    // `cargo bench` passes this word; `cargo test --all-targets` runs this too, and must not take minutes.
+    if !env::args().any(|word| word == "--bench") {
+        println!("nothing to test here; the benchmark is `cargo bench --bench guests`");
+        return;
+    }
+    let (plan, host) = (Plan::new(), host::describe());
+    let busy_before = host::busy_percent();
+    let mut report = Report::default();
+    if let Err(Skip(why)) = measure(&plan, &mut report) {
+        report.note(format!("Not measured: {why}."));
+    }
+    let busy_after = host::busy_percent();
+    let host = format!("{host} {} {}", emulator(), host::other_work(busy_before, busy_after));
+    println!("{host}\n\n{report}");
+    println!("\nAs JSON: {}", report.write_json_among_all("guests", &host).display());
+}
+
+/// # Errors
+/// Why a part cannot run here; the parts before it are in the report.
+fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
+    let world = World::new()?;
+    changes::measure(&world, plan, report);
+    boots::measure(&world, plan, report)?;
+    memory::measure(&world, report)?;
+    if plan.disks > 0 {
+        disks::measure(&world, plan, report)?;
+    }
+    Ok(())
+}
+
+/// The version of qemu, as a sentence.
+fn emulator() -> String {
+    let output = Command::new("qemu-system-x86_64").arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let line = text.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
+    format!("{}, without KVM.", line.split(" (").next().unwrap_or_default())
+}
+
+/// Durations as a sample, which has their median.
+fn sample(latencies: Vec<Duration>) -> Sample {
+    Sample { latencies, ..Sample::default() }
+}
+
+/// Writes the ratio of the first of two medians to the second.
+fn compare(report: &mut Report, what: &str, medians: [f64; 2], aim: Aim) {
+    report.claim(format!("{what}, times classic's"), medians[0] / medians[1], "", aim);
+}
