@@ -108,7 +108,7 @@ bench)
     unpack_exporter
     exit
     ;;
-lab) packages+=("${lab[@]}") ;;
+lab) packages+=("${lab[@]}" "${linux[@]}") ;;
 bare) packages+=("${bare[@]}") ;;
 deb)
     "$0" build

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -61,20 +61,26 @@ pub(crate) fn small_disk(folder: &Scratch) -> Result<PathBuf, Skip> {
 pub(crate) struct Console {
     line: File,
     read: String,
+    slowness: u32,
 }
 
 impl Console {
     /// Waits for the guest's login prompt, and logs in as root with the password `debian`.
     pub(crate) fn log_in(stack: &Stack, id: &str) -> Self {
-        slow("waits for a real guest boot");
         let path = stack.virsh_ok(&["ttyconsole", id]);
+        Self::at(&stack.path(path.trim()), 1)
+    }
+
+    /// The same at this terminal, of a guest that is `slowness` times slower than one on this machine.
+    pub(crate) fn at(terminal: &Path, slowness: u32) -> Self {
+        slow("waits for a real guest boot");
         let line = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-            .open(stack.path(path.trim()))
+            .open(terminal)
             .expect("the guest's terminal");
-        let mut console = Self { line, read: String::new() };
+        let mut console = Self { line, read: String::new(), slowness };
         // A prompt that came before this terminal was opened is lost; the next comes for an empty line.
         console.read_until("login: ", BOOT, Some("\n"));
         console.type_in("root\n");
@@ -101,7 +107,9 @@ impl Console {
 
     /// Types a command until its output has this text.
     pub(crate) fn wait_for(&mut self, command: &str, text: &str) {
-        wait_until(&format!("{text} in {command}"), COMMAND, || self.run(command).contains(text));
+        wait_until(&format!("{text} in {command}"), COMMAND * self.slowness, || {
+            self.run(command).contains(text)
+        });
     }
 
     fn type_in(&mut self, text: &str) {
@@ -111,6 +119,7 @@ impl Console {
     /// Reads until the text is there; typing `again` whenever nothing has come for a while.
     fn read_until(&mut self, text: &str, limit: Duration, again: Option<&str>) {
         let mut turns = 0_u32;
+        let limit = limit * self.slowness;
         let found = poll(limit, || {
             turns += 1;
             let mut bytes = [0; 4096];
@@ -125,4 +134,19 @@ impl Console {
         });
         assert!(found.is_some(), "waited {limit:?} in vain for {text:?} in {:?}", self.read);
     }
+}
+
+/// Fails where the host gets back less than 90 % of what a file system on the guest's second disk frees;
+/// `used` is what the disk takes on the host, in bytes.
+pub(crate) fn discarded_space_is_freed(console: &mut Console, mib: u64, used: impl Fn() -> u64) {
+    console
+        .run("mke2fs /dev/vdb >/dev/null && mkdir -p /mnt && mount -t ext4 /dev/vdb /mnt && sync");
+    let empty = used();
+    console.run(&format!("dd if=/dev/urandom of=/mnt/file bs=1M count={mib} 2>/dev/null && sync"));
+    let full = used();
+    assert!(full >= empty + (mib << 20), "{empty} {full}");
+    console.run("rm /mnt/file && sync && fstrim /mnt && sync && umount /mnt");
+    let freed = full.saturating_sub(used());
+    println!("{freed} bytes of {full} freed, {empty} before");
+    assert!(freed >= (mib << 20) / 10 * 9, "{freed} bytes of {full}");
 }
