@@ -1,17 +1,23 @@
-//! Small Linux guests on volumes, emulated in an emulated machine: a boot takes minutes.
+//! A small Linux guest on volumes, emulated in an emulated machine: its boot takes minutes.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Folder, LIBVIRT, Pool, run, virsh, zfs};
+use super::{Folder, LIBVIRT, Pool, SOON, quietly, run, virsh, zfs};
 use crate::images::Bed;
 use crate::linux::{Console, SMALL_MIB, discarded_space_is_freed, small};
 use crate::skip::require;
+use crate::support::wait_for;
 
 /// How many times slower than on the host these guests are, at most.
 const SLOWNESS: u32 = 8;
+/// A processor without cmpxchg16b: QEMU emulates that by the host's own, and the lab's processor has none.
+const CPU: &str = "Opteron_G1";
+/// The NIC's limits, in bytes a second.
+const RX: u32 = 400_000;
+const TX: u32 = 200_000;
 const HOST: &str = "192.0.2.1";
 const GUEST: &str = "192.0.2.2";
 
@@ -32,7 +38,7 @@ impl LinuxBed {
         let bed = Bed::on(LIBVIRT, Some(pool));
         assert!(bed.import("small", &fs::read(image).expect("the image"), 64));
         let guest = json!({
-            "id": folder.guest, "type": "qemu", "memory": SMALL_MIB, "cpu": 1,
+            "id": folder.guest, "type": "qemu", "memory": SMALL_MIB, "cpu": 1, "cpu_model": CPU,
             "disks": [{ "image": "small", "size": 64 }, { "size": 64 }],
             "nics": [{ "network": "mistify0", "mac": folder.mac(), "limits": limits }],
         });
@@ -42,16 +48,10 @@ impl LinuxBed {
         let console = Console::at(Path::new(terminal.trim()), SLOWNESS);
         Some(Self { bed, folder, console })
     }
-
-    fn end(self) {
-        self.bed.agent.ok("Delete", &json!({ "id": self.folder.guest }));
-        self.bed.agent.end();
-    }
 }
 
-#[test]
-fn a_volume_shrinks_when_its_guest_trims() {
-    let Some(mut bed) = LinuxBed::new(&json!({})) else { return };
+/// A volume shrinks when its guest trims.
+fn trims(bed: &mut LinuxBed) {
     let volume = bed.folder.volume(1);
     let pool = volume.split('/').next().expect("a pool").to_owned();
     // A thick volume's `used` has its reservation in it.
@@ -61,7 +61,6 @@ fn a_volume_shrinks_when_its_guest_trims() {
         bytes.trim().parse().expect("a count of bytes")
     };
     discarded_space_is_freed(&mut bed.console, 24, referenced);
-    bed.end();
 }
 
 /// What a guest gets (`rx`) or sends (`tx`) by TCP in 10 s, after 3 s, in bytes a second.
@@ -70,8 +69,13 @@ fn measured_by_iperf3(direction: &str) -> f64 {
     if direction == "tx" {
         arguments.push("-R");
     }
-    let report: Value = serde_json::from_str(&run("iperf3", &arguments)).expect("JSON");
-    report["end"]["sum_received"]["bits_per_second"].as_f64().expect("a rate") / 8.0
+    // The server refuses a test until it has ended the one before.
+    let bits = wait_for("iperf3 measures", SOON, || {
+        let output = quietly("iperf3", &arguments);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        report["end"]["sum_received"]["bits_per_second"].as_f64()
+    });
+    bits / 8.0
 }
 
 /// Fails where the guest's NIC carries less than 70 % or more than 110 % of its limit.
@@ -82,10 +86,8 @@ fn iperf3(direction: &str, limit: u32) {
     assert!((0.7..=1.1).contains(&share), "{direction}: {measured} of {limit} bytes a second");
 }
 
-#[test]
-fn iperf3_with_a_guest_stays_within_limits_of_its_nic() {
-    let limits = json!({ "rx_bytes_s": 400_000, "tx_bytes_s": 200_000 });
-    let Some(mut bed) = LinuxBed::new(&limits) else { return };
+/// What a NIC carries by iperf3 stays within its limits, which are `RX` and `TX` at first.
+fn obeys_nic_limits(bed: &mut LinuxBed) {
     run("ip", &["addr", "add", &format!("{HOST}/24"), "dev", "mistify0"]);
     bed.console.run(&format!("ip addr add {GUEST}/24 dev eth0 && iperf3 -s -D && echo"));
     bed.console.wait_for("netstat -ltn", ":5201 ");
@@ -95,16 +97,27 @@ fn iperf3_with_a_guest_stays_within_limits_of_its_nic() {
         let answer = bed.bed.agent.ok("SetLimits", &asked);
         assert_eq!(answer["live"], true, "{answer}");
     };
-    iperf3("rx", 400_000);
-    iperf3("tx", 200_000);
-    set(json!({ "rx_bytes_s": 200_000, "tx_bytes_s": 400_000 }));
-    iperf3("rx", 200_000);
-    iperf3("tx", 400_000);
+    iperf3("rx", RX);
+    iperf3("tx", TX);
+    set(json!({ "rx_bytes_s": TX, "tx_bytes_s": RX }));
+    iperf3("rx", TX);
+    iperf3("tx", RX);
     set(json!({}));
     for direction in ["rx", "tx"] {
         let free = measured_by_iperf3(direction);
         println!("{direction}: {free:.0} bytes a second without a limit");
-        assert!(free > 800_000.0, "{direction}: {free} without a limit");
+        assert!(free > f64::from(2 * RX), "{direction}: {free} without a limit");
     }
-    bed.end();
+}
+
+/// One test, for the boot takes most of its time.
+#[test]
+fn a_small_linux_trims_and_obeys_nic_limits() {
+    let Some(mut bed) = LinuxBed::new(&json!({ "rx_bytes_s": RX, "tx_bytes_s": TX })) else {
+        return;
+    };
+    trims(&mut bed);
+    obeys_nic_limits(&mut bed);
+    bed.bed.agent.ok("Delete", &json!({ "id": bed.folder.guest }));
+    bed.bed.agent.end();
 }
