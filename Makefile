@@ -78,7 +78,7 @@ lab-image:
 
 # Tests that go through the agent, on pools of the lab.
 test-lab-agent: lab-image
-	$(LAB) lab:: --skip lab::crash:: --skip lab::systemd::
+	$(LAB) lab:: --skip lab::crash:: --skip lab::systemd:: --skip lab::linux::
 
 # Tests that go through the agent, which also run on a directory store elsewhere.
 test-lab-volumes: lab-image
@@ -98,7 +98,7 @@ test-lab-short: lab-image
 
 # Tests that run guests, with Debian's own qemu.conf.
 test-lab-guests: lab-image
-	LAB_QEMU_CONF=debian $(LAB) lab::guests::
+	LAB_QEMU_CONF=debian $(LAB) lab::guests:: lab::linux::
 
 # The package in that machine with systemd as its first process: installed, upgraded and purged.
 test-systemd:

@@ -108,7 +108,7 @@ bench)
     packages+=("${test[@]}" "${linux[@]}" mmdebstrap openssh-client virtinst)
     unpack=unpack_exporter
     ;;
-lab) packages+=("${lab[@]}") ;;
+lab) packages+=("${lab[@]}" "${linux[@]}") ;;
 bare) packages+=("${bare[@]}") ;;
 deb)
     "$0" build

@@ -111,6 +111,24 @@ impl Drop for Bed {
     }
 }
 
+/// Fails where fio in the guest, after 5 s, does not read or write this much a second to within 10 %.
+fn fio(bed: &Bed, direction: &str, block: &str, figure: &str, limit: f64) {
+    let measured = measured_by_fio(bed, direction, block, figure);
+    let share = measured / limit;
+    println!("{direction} of {block}: {measured} {figure}, {share:.3} of the limit");
+    assert!((0.9..=1.1).contains(&share), "{direction} of {block}: {measured} {figure}");
+}
+
+/// A figure of fio's on the second disk in 15 s, after 5 s.
+fn measured_by_fio(bed: &Bed, direction: &str, block: &str, figure: &str) -> f64 {
+    let output = bed.ssh(&format!(
+        "fio --name=limits --filename=/dev/vdb --direct=1 --ioengine=libaio --iodepth=8 --rw=rand{direction} \
+         --bs={block} --time_based --runtime=15 --ramp_time=5 --output-format=json"
+    ));
+    let output: Value = serde_json::from_str(&output.expect("fio succeeds")).expect("JSON");
+    output["jobs"][0][direction][figure].as_f64().expect("a figure")
+}
+
 fn data_disk(files: &Scratch, name: &str) -> PathBuf {
     let path = files.path().join(name);
     File::create(&path).and_then(|file| file.set_len(8 << 20)).expect("a disk");
@@ -159,5 +177,28 @@ fn a_full_kernel_drives_sata_e1000e_and_the_watchdog() {
     );
     let off = || (bed.agent.state("windows-like") == "shutoff").then_some(());
     wait_for("the watchdog expires", BOOT, off);
+    bed.agent.ok("Delete", &guest);
+}
+
+#[test]
+fn fio_in_a_debian_stays_within_limits_of_its_disk() {
+    let Some(bed) = Bed::new("cloud-amd64") else { return };
+    let limits = json!({ "total_bytes_s": 2 << 20, "total_iops": 100 });
+    let data = data_disk(&bed.files, "data.raw");
+    let disks = json!([{ "source": bed.disk }, { "source": data, "limits": limits }]);
+    let guest = bed.running("limited", &json!({ "disks": disks }));
+    let set = |limits: Value| {
+        let disk = json!({ "device": "vdb", "limits": limits });
+        let answer = bed.agent.ok("SetLimits", &json!({ "id": "limited", "disks": [disk] }));
+        assert_eq!(answer["live"], true, "{answer}");
+    };
+    fio(&bed, "read", "64k", "bw_bytes", f64::from(2 << 20));
+    fio(&bed, "write", "4k", "iops", 100.0);
+    set(json!({ "write_bytes_s": 1 << 20, "read_iops": 50 }));
+    fio(&bed, "write", "64k", "bw_bytes", f64::from(1 << 20));
+    fio(&bed, "read", "4k", "iops", 50.0);
+    set(json!({}));
+    let free = measured_by_fio(&bed, "read", "4k", "iops");
+    assert!(free > 200.0, "{free} without a limit");
     bed.agent.ok("Delete", &guest);
 }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -61,27 +61,40 @@ pub(crate) fn small_disk(folder: &Scratch) -> Result<PathBuf, Skip> {
 pub(crate) struct Console {
     line: File,
     read: String,
+    slowness: u32,
 }
 
 impl Console {
     /// Waits for the guest's login prompt, and logs in as root with the password `debian`.
     pub(crate) fn log_in(stack: &Stack, id: &str) -> Self {
-        let mut console = Self::open(stack, id);
-        assert!(console.sees_prompt(BOOT), "its kernel panics: {:?}", console.read);
-        console.enter();
-        console
+        Self::open(stack, id).logged_in()
+    }
+
+    /// The same at this terminal, of a guest that is `slowness` times slower than one on this machine.
+    pub(crate) fn log_in_at(terminal: &Path, slowness: u32) -> Self {
+        Self::at(terminal, slowness).logged_in()
+    }
+
+    fn logged_in(mut self) -> Self {
+        assert!(self.sees_prompt(BOOT), "its kernel panics: {:?}", self.read);
+        self.enter();
+        self
     }
 
     /// Opens the serial console of a running guest.
     pub(crate) fn open(stack: &Stack, id: &str) -> Self {
         let path = stack.virsh_ok(&["ttyconsole", id]);
+        Self::at(&stack.path(path.trim()), 1)
+    }
+
+    fn at(terminal: &Path, slowness: u32) -> Self {
         let line = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-            .open(stack.path(path.trim()))
+            .open(terminal)
             .expect("the guest's terminal");
-        Self { line, read: String::new() }
+        Self { line, read: String::new(), slowness }
     }
 
     /// Waits for the login prompt of a guest that boots; whether it comes. Without KVM on a busy machine a
@@ -117,7 +130,9 @@ impl Console {
 
     /// Types a command until its output has this text.
     pub(crate) fn wait_for(&mut self, command: &str, text: &str) {
-        wait_until(&format!("{text} in {command}"), COMMAND, || self.run(command).contains(text));
+        wait_until(&format!("{text} in {command}"), COMMAND * self.slowness, || {
+            self.run(command).contains(text)
+        });
     }
 
     fn type_in(&mut self, text: &str) {
@@ -127,6 +142,7 @@ impl Console {
     /// Reads until one of the texts is there, and types `again` now and then; the number of the text.
     fn read_until(&mut self, texts: &[&str], limit: Duration, again: Option<&str>) -> usize {
         let mut turns = 0_u32;
+        let limit = limit * self.slowness;
         let found = poll(limit, || {
             turns += 1;
             let mut bytes = [0; 4096];
@@ -141,4 +157,19 @@ impl Console {
         });
         found.unwrap_or_else(|| panic!("waited {limit:?} in vain for {texts:?} in {:?}", self.read))
     }
+}
+
+/// Fails where the host gets back less than 90 % of what a file system on the guest's second disk frees;
+/// `used` is what the disk takes on the host, in bytes.
+pub(crate) fn discarded_space_is_freed(console: &mut Console, mib: u64, used: impl Fn() -> u64) {
+    console
+        .run("mke2fs /dev/vdb >/dev/null && mkdir -p /mnt && mount -t ext4 /dev/vdb /mnt && sync");
+    let empty = used();
+    console.run(&format!("dd if=/dev/urandom of=/mnt/file bs=1M count={mib} 2>/dev/null && sync"));
+    let full = used();
+    assert!(full >= empty + (mib << 20), "{empty} {full}");
+    console.run("rm /mnt/file && sync && fstrim /mnt && sync && umount /mnt");
+    let freed = full.saturating_sub(used());
+    println!("{freed} bytes of {full} freed, {empty} before");
+    assert!(freed >= (mib << 20) / 10 * 9, "{freed} bytes of {full}");
 }

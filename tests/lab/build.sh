@@ -26,7 +26,7 @@ flavour=cloud-amd64
 packages=(
     systemd-sysv udev kmod mount iproute2 procps busybox-static dbus
     zfsutils-linux libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils seabios
-    openvswitch-switch dnsmasq-base curl ca-certificates
+    openvswitch-switch dnsmasq-base curl ca-certificates iperf3
 )
 # The size of the root file system; the file is sparse.
 size=3G

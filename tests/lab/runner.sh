@@ -4,8 +4,9 @@
 #   cargo test --test it --config 'target."cfg(unix)".runner=["tests/lab/runner.sh"]' -- lab::
 #
 # The binary, the agent and tests/ are found inside under the paths that they have here, which were
-# compiled in. The pool `tank` and the bridge `mistify0` are there. A skip is a failure, whatever
-# the test says that it needs. So is a run in which no test passed, whatever the status is.
+# compiled in. The image of tests/linux/small.sh, the pool `tank` and the bridge `mistify0` are there. A
+# skip is a failure, whatever the test says that it needs. So is a run in which no test passed,
+# whatever the status is.
 #
 # Environment:
 #   LAB_QEMU_CONF  debian: qemu.conf as Debian ships it (qemu is a user of its own)
@@ -31,6 +32,8 @@ mkdir "$scratch/share"
 cp "$binary" "$scratch/share/it"
 cp "$agent" "$scratch/share/agent"
 cp -r tests "$scratch/share/tests"
+mkdir "$scratch/share/linux"
+cp --sparse=always "$(tests/linux/small.sh)" "$scratch/share/linux/"
 if [ -n "${LAB_PACKAGES:-}" ]; then
     words+=(-k LAB_INIT=/sbin/init) packages=/mnt/host/packages
     cp -r "$LAB_PACKAGES" "$scratch/share/packages"
@@ -49,6 +52,8 @@ set -euo pipefail
 mkdir -p "$checkout" "$(dirname "$agent")" "$scratch"
 ln -s /mnt/host/tests "$checkout/tests"
 ln -s /mnt/host/agent "$agent"
+mkdir -p ~/.cache/mistify-libvirt
+ln -s /mnt/host/linux ~/.cache/mistify-libvirt/linux
 ip link add mistify0 type bridge
 ip link set mistify0 up
 zpool create tank /dev/disk/by-id/virtio-pool

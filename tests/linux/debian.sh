@@ -108,7 +108,7 @@ cat >root/boot/grub/grub.cfg <<GRUB
 serial --unit=0 --speed=115200
 terminal_input console serial
 terminal_output console serial
-linux /boot/vmlinuz-$version root=UUID=$root_uuid ro console=tty0 console=ttyS0,115200 panic=0
+linux /boot/vmlinuz-$version root=UUID=$root_uuid ro console=tty0 console=ttyS0,115200 no_timer_check panic=0
 initrd /boot/initrd.img-$version
 boot
 GRUB

@@ -2,7 +2,8 @@
 //! test-lab`) and are skipped elsewhere.
 //!
 //! They run side by side: each keeps to a [`Folder`] of the machine's pool, or to a [`Pool`] of its
-//! own where it fills, removes or lists one. `guests` runs once more with Debian's own `qemu.conf`.
+//! own where it fills, removes or lists one. `guests` runs once more with Debian's own `qemu.conf`, and
+//! `linux` only there.
 
 mod check;
 mod clock;
@@ -13,6 +14,7 @@ mod documents;
 mod failing_disk;
 mod figures;
 mod guests;
+mod linux;
 mod metrics;
 mod pools;
 mod sources;
