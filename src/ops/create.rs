@@ -45,7 +45,7 @@ impl Libvirt {
         check_definition_with_networks(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         let replaced = complete(&mut guest, request.is_strict, &self.host);
-        let hold = self.hold(&guest.id, deadline)?;
+        let hold = self.hold_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
         let asked = guest.clone();
         self.make_guest(&mut guest, replaced, &hold, deadline)
             .map_err(|cause| self.undone(&asked, cause, &hold))?;
@@ -122,10 +122,10 @@ impl Libvirt {
         let mut guest = request.guest.ok_or(Error::NoGuest)?;
         check_definition(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.hold(&guest.id, deadline)?;
+        let handed_in = sources(&guest);
+        let hold = self.hold_sources("Create", &guest.id, &handed_in, deadline)?;
         self.insert_images("Create", &mut guest, Some(&hold), deadline)?;
         let (made, host) = (guest.clone(), self.host.clone());
-        let handed_in = sources(&guest);
         self.check_sources("Create", &guest.id, handed_in.clone(), &hold, deadline)?;
         let work = move |session: &mut Session| {
             let domain = match session.find(&made.id)? {

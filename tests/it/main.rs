@@ -64,6 +64,7 @@ mod qemu;
 mod queueing;
 mod reconnect;
 mod reference;
+mod same_source;
 mod saved;
 mod screens;
 mod service;

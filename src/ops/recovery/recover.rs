@@ -70,7 +70,7 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(super) fn recover_open(&self, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+    pub(in crate::ops) fn recover_open(&self, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         while let Some(entry) = self.journal.open_of(hold.key()) {
             let verb = entry.intent().verb;
             self.recover(Transaction::resume(self, entry), hold, deadline)
