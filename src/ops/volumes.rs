@@ -207,14 +207,12 @@ impl Libvirt {
         };
         match self.on_storage(verb, hold.key(), Some(hold), deadline, find) {
             Ok(own) => self.claim(verb, own, maker.clone(), hold, deadline),
-            Err(error) => {
-                warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
-            }
+            Err(error) => self.claim_later(hold, &error),
         }
     }
 
     /// Completes the marks of volumes that a domain has from now on. The guest has them all the same where
-    /// that fails: the agent's next start tries again.
+    /// that fails: the reconciler tries again.
     pub(super) fn claim(
         &self,
         verb: &str,
@@ -224,8 +222,13 @@ impl Libvirt {
         deadline: Instant,
     ) {
         if let Err(error) = self.set_makers(verb, unclaimed, maker, hold, deadline) {
-            warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
+            self.claim_later(hold, &error);
         }
+    }
+
+    fn claim_later(&self, hold: &Hold, error: &Error) {
+        warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
+        self.status.marks().wake();
     }
 
     /// The same with its error.

@@ -14,6 +14,7 @@ mod conformance;
 mod cost;
 mod counting;
 mod crash;
+mod creates;
 mod debian;
 mod devices;
 mod disk_paths;

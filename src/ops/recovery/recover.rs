@@ -229,6 +229,7 @@ impl Libvirt {
         match recovered.rest {
             Rest::Kept => {
                 warn!("{label}: guest is running; keeping the partial {verb}; guest={guest:?}");
+                self.status.marks().wake();
                 if *verb == Verb::CreateGuest {
                     self.events.note(guest, What::Created);
                 }
