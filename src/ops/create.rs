@@ -15,6 +15,7 @@ use crate::guest::known::answered;
 use crate::guest::network::Network;
 use crate::guest::profile;
 use crate::guest::same::{same_as_domain, same_guest, same_machine};
+use crate::guest::state::Condition;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
 use crate::libvirt::{Code, Connection, Domain, XmlKind};
@@ -45,7 +46,7 @@ impl Libvirt {
         check_definition_with_networks(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         let replaced = complete(&mut guest, request.is_strict, &self.host);
-        let hold = self.hold(&guest.id, deadline)?;
+        let hold = self.hold_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
         let asked = guest.clone();
         self.make_guest(&mut guest, replaced, &hold, deadline)
             .map_err(|cause| self.undone(&asked, cause, &hold))?;
@@ -111,7 +112,8 @@ impl Libvirt {
 
     /// Defines a domain as the request has it and starts it; makes no networks (contract section 5).
     ///
-    /// The same guest again is started if it is off. A definition whose start fails stays.
+    /// The same guest again is started if it is off. A definition whose start fails stays, with its disks: there
+    /// is nothing to undo, and the same call again goes on from whatever a killed agent left.
     ///
     /// # Errors
     /// As [`Libvirt::create_guest`]; whatever keeps the emulator from starting.
@@ -122,39 +124,53 @@ impl Libvirt {
         let mut guest = request.guest.ok_or(Error::NoGuest)?;
         check_definition(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.hold(&guest.id, deadline)?;
+        let handed_in = sources(&guest);
+        let hold = self.hold_sources("Create", &guest.id, &handed_in, deadline)?;
         self.insert_images("Create", &mut guest, Some(&hold), deadline)?;
         let (made, host) = (guest.clone(), self.host.clone());
-        let handed_in = sources(&guest);
         self.check_sources("Create", &guest.id, handed_in.clone(), &hold, deadline)?;
+        let (events, marks) = (Arc::clone(&self.events), self.status.marks());
         let work = move |session: &mut Session| {
-            let domain = match session.find(&made.id)? {
+            let (domain, is_new) = match session.find(&made.id)? {
                 Some(domain) => {
                     same_or_exists(session.connection()?, &domain, &made)?;
-                    domain
+                    (domain, false)
                 }
                 None => {
                     let sources = disks::judge(&made, &host)?;
-                    new_domain(session.connection()?, &made, &host, &sources)?
+                    (new_domain(session.connection()?, &made, &host, &sources)?, true)
                 }
             };
-            if !domain.is_active()? {
-                start(session.connection()?, &domain, &host)?;
+            let uuid = domain.uuid()?;
+            let started = running(session.connection()?, &domain, &host);
+            if is_new || started.is_ok() {
+                events.note(&made.id, What::Created);
             }
-            Ok((condition(&domain)?, domain.uuid()?))
+            Ok((uuid, started))
         };
-        let (events, id) = (Arc::clone(&self.events), guest.id.clone());
-        let late = move |_: &mut Session, outcome: Result<_, Error>| {
-            if outcome.is_ok() {
-                events.note(&id, What::Created);
-            }
-        };
-        let (condition, uuid) = self.held("Create", deadline, &hold, work, late)?;
+        let late = move |_: &mut Session, _: Result<_, Error>| marks.wake();
+        let outcome = self.held("Create", deadline, &hold, work, late);
+        if outcome.is_err() && !handed_in.is_empty() {
+            // Where libvirt's answer was lost there may be a domain.
+            self.status.marks().wake();
+        }
+        let (uuid, started) = outcome?;
+        // Also of a guest that does not start: its definition stays.
         self.claim_sources("Create", handed_in, &Maker::domain(&uuid), &hold, deadline);
-        let created = answer(guest, condition);
-        self.events.note(hold.key(), What::Created);
-        Ok(created)
+        Ok(answer(guest, started?))
     }
+}
+
+/// Starts a domain that is off; what it is like then.
+fn running(
+    connection: &Connection,
+    domain: &Domain,
+    host: &HostConfig,
+) -> Result<Condition, Error> {
+    if !domain.is_active()? {
+        start(connection, domain, host)?;
+    }
+    Ok(condition(domain)?)
 }
 
 /// Completes a request as contract section 5 says; what of it would be replaced and is refused, in words.

@@ -13,12 +13,15 @@ use log::warn;
 use crate::guest::domain::{Disk, VirDomain};
 use crate::guest::network::NetworkMark;
 use crate::guest::wire::{self, Guest};
+use crate::jobs::reached;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::chain::Chain;
 use crate::ops::images::guest_of;
+use crate::ops::volumes::{Expected, Others};
 use crate::ops::{self, Libvirt};
 use crate::os::paths::resolved;
 use crate::pool::{Hold, JobName, Lane};
+use crate::sorted::IntoSorted;
 use crate::storage::{self, InUse, Maker, Volumes};
 
 /// What one domain uses, by its definition and, while it runs, by what runs.
@@ -258,6 +261,53 @@ pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUs
 }
 
 impl Libvirt {
+    /// The guest's lock, as by [`Libvirt::hold`], with the locks of the guests whose volumes by their names are
+    /// the sources that a caller has handed in. What another verb does with such a volume, or gives it to, is
+    /// done before it is checked, and none begins before this one has ended.
+    ///
+    /// # Errors
+    /// As [`Libvirt::hold`]; when the paths cannot be looked at.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn hold_sources(
+        &self,
+        verb: &str,
+        id: &str,
+        sources: &[(String, String)],
+        deadline: Instant,
+    ) -> Result<Hold, ops::Error> {
+        if sources.is_empty() {
+            return self.hold(id, deadline);
+        }
+        self.opener.health().may_answer()?;
+        let (own, sources) = (id.to_owned(), sources.to_vec());
+        let volumes = Arc::clone(&self.volumes);
+        // In their order: two that name each other's volumes do not wait for each other.
+        let find = move || {
+            let names = sources.iter().filter_map(|(_, it)| volumes.name_of(Path::new(it)));
+            let mut keys: BTreeSet<String> =
+                names.filter_map(|name| guest_of(&name).map(str::to_owned)).into_set();
+            keys.insert(own);
+            keys
+        };
+        let keys = self.aside(Lane::Read, JobName::new(verb, id), deadline, find)?;
+        reached("wait for other calls to the guest");
+        let (mut hold, mut more) = (None, Vec::new());
+        for key in keys {
+            let held = self.pool.hold(&key, deadline)?;
+            if key == id {
+                hold = Some(held);
+            } else {
+                more.push(held);
+            }
+        }
+        let mut hold = hold.ok_or(ops::Error::NoGuest)?;
+        more.into_iter().for_each(|held| hold.keep(held));
+        self.recover_open(&hold, deadline)?;
+        Ok(hold)
+    }
+
     /// Why the sources that a caller has handed in for the guest `id` cannot be its disks, each with its
     /// place in the request: a volume of the store that has another guest's mark, or that another domain
     /// uses.
@@ -297,10 +347,9 @@ impl Libvirt {
                 .map(|(place, source, name)| {
                     let (owner, maker) = match volumes.volume(&name, deadline) {
                         Ok(volume) => (volume.owner, volume.maker),
-                        // By their names they are the guest's own, whatever they are.
-                        Err(storage::Error::NotFound { .. }) if guest_of(&name) == Some(&own) => {
-                            (None, None)
-                        }
+                        // The domain that names it first gets it.
+                        Err(storage::Error::NotFound { .. }) => (None, None),
+                        Err(error) if Expected::Unknown.allows(&error) => (None, None),
                         Err(error) => return Err(error),
                     };
                     // A mark that is no guest's id is an image's, which is refused by its place.
@@ -310,15 +359,7 @@ impl Libvirt {
                 .collect::<Result<Vec<_>, storage::Error>>()
         };
         let stored = self.on_storage(verb, id, hold, deadline, look)?;
-        let asked = id.to_owned();
-        let uses = move |connection: &Connection| {
-            let own = match connection.lookup_domain_by_name(&asked) {
-                Err(error) if error.code == Code::NO_DOMAIN => None,
-                found => Some(found?.uuid()?),
-            };
-            Ok((own, in_use_by_others(connection, &asked)?))
-        };
-        let (own_uuid, in_use) = self.read(Lane::Read, verb, id, deadline, uses)?;
+        let Others { own_uuid, in_use } = self.others(verb, id, deadline)?;
         let refused = stored.into_iter().filter_map(|(place, source, (name, maker), owner)| {
             // A renamed guest's volumes have its former id, and its domain's uuid.
             let is_own = own_uuid.is_some()

@@ -12,7 +12,7 @@ use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
 use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
-use crate::libvirt::{Connection, XmlKind};
+use crate::libvirt::{Code, Connection, XmlKind};
 use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
 use crate::ops::fetches::Stage;
 use crate::ops::recovery::Transaction;
@@ -29,16 +29,18 @@ impl Libvirt {
     ///
     /// # Errors
     /// [`Error::NoGuest`] without a guest, an id or disks; what storage says to their images, sizes
-    /// and the space that they need, volumes that are there already among it.
+    /// and the space that they need; a volume that is there already and that CreateGuestDisks would not keep.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn verify_disks(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = guest_with_disks(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
-        let wanted = self.wanted_or_unmarked(&without_sources(guest.clone()))?;
+        const VERB: &str = "VerifyDisks";
+        let wanted = self.wanted_or_unmarked(VERB, &without_sources(guest.clone()), deadline)?;
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
-        let planned = self.on_storage("VerifyDisks", &guest.id, None, deadline, plan)?;
+        let planned = self.on_storage(VERB, &guest.id, None, deadline, plan)?;
+        self.check_planned(VERB, &guest.id, &planned, false, deadline)?;
         for (disk, planned) in guest.disks.iter_mut().zip(planned) {
             disk.size_mib = planned.size_mib();
         }
@@ -60,19 +62,7 @@ impl Libvirt {
         let mut guest = without_sources(guest_with_disks(request.guest)?);
         let deadline = self.change_deadline(&request.args)?;
         let hold = self.key(&guest.id, deadline)?;
-        let mut wanted = self.wanted_or_unmarked(&guest)?;
-        let id = guest.id.clone();
-        let find = move |session: &mut Session| {
-            let Some(domain) = session.find(&id)? else { return Ok(Adopts::Unwritten) };
-            let definition = described(&domain, XmlKind::Inactive)?;
-            let maker = Maker::domain(&definition.uuid);
-            let named = DomainUse::of(&[&definition]).sources().collect();
-            Ok(Adopts::OfDomain { maker, named })
-        };
-        // Where libvirt cannot be asked the guest counts as new, which gets nobody's data.
-        let adopts = self.held("CreateGuestDisks", deadline, &hold, find, |_, _| {});
-        let adopts = adopts.unwrap_or(Adopts::Unwritten);
-        wanted.iter_mut().for_each(|wanted| wanted.adopts = adopts.clone());
+        let wanted = self.wanted_or_unmarked("CreateGuestDisks", &guest, deadline)?;
         let transaction = Transaction::begin(self, Verb::CreateGuestDisks, &guest);
         self.make_volumes(&mut guest, wanted, false, transaction, &hold, deadline)
             .and_then(|(transaction, _)| self.commit(transaction, &hold, deadline))
@@ -94,7 +84,7 @@ impl Libvirt {
         let id = Id::parse(&guest.id).map_err(storage::Error::Name)?;
         let hold = self.key(&guest.id, deadline)?;
         self.check_not_saved("DeleteGuestDisks", &hold, deadline)?;
-        let in_use = self.others("DeleteGuestDisks", &hold, deadline)?.in_use;
+        let in_use = self.others("DeleteGuestDisks", hold.key(), deadline)?.in_use;
         let destroy = move |volumes: &dyn Volumes| {
             volumes.destroy_guest(&id, Whose::Anyones, &in_use, deadline)
         };
@@ -172,7 +162,7 @@ impl Libvirt {
         let deadline = self.storage_deadline();
         let hold = self.key(guest_of(&name).unwrap_or_default(), deadline)?;
         self.check_not_saved(VERB, &hold, deadline)?;
-        let in_use = self.others(VERB, &hold, deadline)?.in_use;
+        let in_use = self.others(VERB, hold.key(), deadline)?.in_use;
         let delete = move |volumes: &dyn Volumes| {
             let found = volumes.volumes(Some(&name), deadline)?.into_iter();
             let itself = found.into_iter().find(|volume| volume.name == name);
@@ -382,8 +372,27 @@ impl Libvirt {
     }
 
     /// What is wanted for a guest whose volumes the original image agent may have made.
-    fn wanted_or_unmarked(&self, guest: &Guest) -> Result<Vec<Wanted>, Error> {
-        let wanted = self.wanted(guest, &Maker::call(), &Adopts::Any)?.into_iter();
+    fn wanted_or_unmarked(
+        &self,
+        verb: &str,
+        guest: &Guest,
+        deadline: Instant,
+    ) -> Result<Vec<Wanted>, Error> {
+        let id = guest.id.clone();
+        let find = move |connection: &Connection| {
+            let domain = match connection.lookup_domain_by_name(&id) {
+                Err(error) if error.code == Code::NO_DOMAIN => return Ok(Adopts::Unwritten),
+                found => found?,
+            };
+            let definition = described(&domain, XmlKind::Inactive)?;
+            let maker = Maker::domain(&definition.uuid);
+            let named = DomainUse::of(&[&definition]).sources().collect();
+            Ok(Adopts::OfDomain { maker, named })
+        };
+        // Where libvirt cannot be asked the guest counts as new, which gets nobody's data.
+        let adopts = self.read(Lane::Read, verb, &guest.id, deadline, find);
+        let adopts = adopts.unwrap_or(Adopts::Unwritten);
+        let wanted = self.wanted(guest, &Maker::call(), &adopts)?.into_iter();
         Ok(wanted.map(|wanted| Wanted { unmarked: true, ..wanted }).collect())
     }
 

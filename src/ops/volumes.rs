@@ -8,6 +8,7 @@ use log::warn;
 
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
+use crate::libvirt::{Code, Connection};
 use crate::ops::images::guest_of;
 use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session, domains};
@@ -60,9 +61,10 @@ impl Expected {
 }
 
 /// What the domains other than a guest's use.
+#[derive(Default)]
 pub(super) struct Others {
     /// The uuid of the guest's own domain, where it exists.
-    own_uuid: Option<String>,
+    pub(super) own_uuid: Option<String>,
     /// Their disks, backing files and volumes.
     pub(super) in_use: InUse,
 }
@@ -154,7 +156,7 @@ impl Libvirt {
         let maker = wanted.first().and_then(|wanted| wanted.maker.clone());
         let plan = move |volumes: &dyn Volumes| volumes.plan(&wanted, deadline);
         let planned = self.on_storage(&verb, &guest.id, Some(hold), deadline, plan)?;
-        self.check_planned(&verb, &planned, exists, hold, deadline)?;
+        self.check_planned(&verb, &guest.id, &planned, exists, deadline)?;
         let found = planned.iter().filter_map(|planned| planned.found.as_ref());
         let unclaimed = found.filter(|volume| volume.maker != maker);
         let unclaimed = unclaimed.map(|volume| volume.name.clone()).collect();
@@ -205,14 +207,12 @@ impl Libvirt {
         };
         match self.on_storage(verb, hold.key(), Some(hold), deadline, find) {
             Ok(own) => self.claim(verb, own, maker.clone(), hold, deadline),
-            Err(error) => {
-                warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
-            }
+            Err(error) => self.claim_later(hold, &error),
         }
     }
 
     /// Completes the marks of volumes that a domain has from now on. The guest has them all the same where
-    /// that fails: the agent's next start tries again.
+    /// that fails: the reconciler tries again.
     pub(super) fn claim(
         &self,
         verb: &str,
@@ -222,8 +222,13 @@ impl Libvirt {
         deadline: Instant,
     ) {
         if let Err(error) = self.set_makers(verb, unclaimed, maker, hold, deadline) {
-            warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
+            self.claim_later(hold, &error);
         }
+    }
+
+    fn claim_later(&self, hold: &Hold, error: &Error) {
+        warn!("cannot complete the marks of volumes; guest={:?}: {error}", hold.key());
+        self.status.marks().wake();
     }
 
     /// The same with its error.
@@ -250,33 +255,43 @@ impl Libvirt {
     /// # Errors
     /// [`storage::Error::Differs`] and [`Error::Taken`] name the volume and the domain; when libvirt cannot be
     /// asked.
-    fn check_planned(
+    pub(super) fn check_planned(
         &self,
         verb: &str,
+        id: &str,
         planned: &[Planned],
         exists: bool,
-        hold: &Hold,
         deadline: Instant,
     ) -> Result<(), Error> {
         if planned.is_empty() {
             return Ok(());
         }
-        let (found, new): (Vec<_>, Vec<_>) = planned.iter().partition(|it| it.found.is_some());
-        for it in &new {
-            self.check_not_left(&it.wanted.volume, it.wanted.maker.as_ref())?;
-        }
-        let others = match self.others(verb, hold, deadline) {
+        let others = match self.others(verb, id, deadline) {
             // CreateGuest asks libvirt again before its domain gets the volume.
-            Err(error) if error.is_unreachable() && found.is_empty() => return Ok(()),
+            Err(error) if error.is_unreachable() && planned.iter().all(|it| it.found.is_none()) => {
+                Others::default()
+            }
             others => others?,
         };
-        for volume in found.iter().filter_map(|it| it.found.as_ref()) {
-            self.check_adopted(volume, exists, &others)?;
+        planned.iter().try_for_each(|it| self.check_one(it, exists, &others))
+    }
+
+    /// The same for one volume.
+    pub(super) fn check_one(
+        &self,
+        planned: &Planned,
+        exists: bool,
+        others: &Others,
+    ) -> Result<(), Error> {
+        let Planned { wanted, device, found, .. } = planned;
+        if let Some(volume) = found {
+            return self.check_adopted(volume, exists, others);
         }
-        match new.iter().find_map(|it| Some((it, others.in_use.by(&it.device)?))) {
-            Some((it, by)) => Err(Error::Taken(format!(
+        self.check_not_left(&wanted.volume, wanted.maker.as_ref())?;
+        match others.in_use.by(device) {
+            Some(by) => Err(Error::Taken(format!(
                 "cannot create volume {}: {by} already uses it",
-                it.wanted.volume
+                wanted.volume
             ))),
             None => Ok(()),
         }
@@ -323,19 +338,16 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(super) fn others(
-        &self,
-        verb: &str,
-        hold: &Hold,
-        deadline: Instant,
-    ) -> Result<Others, Error> {
-        let id = hold.key().to_owned();
-        let look = move |session: &mut Session| {
-            let own_uuid = session.find(&id)?.map(|domain| domain.uuid()).transpose()?;
-            let in_use = session.read(|it| Ok(domains::in_use_by_others(it, &id)?))?;
-            Ok(Others { own_uuid, in_use })
+    pub(super) fn others(&self, verb: &str, id: &str, deadline: Instant) -> Result<Others, Error> {
+        let asked = id.to_owned();
+        let look = move |connection: &Connection| {
+            let own_uuid = match connection.lookup_domain_by_name(&asked) {
+                Err(error) if error.code == Code::NO_DOMAIN => None,
+                found => Some(found?.uuid()?),
+            };
+            Ok(Others { own_uuid, in_use: domains::in_use_by_others(connection, &asked)? })
         };
-        self.held(verb, deadline, hold, look, |_, _| {})
+        self.read(Lane::Read, verb, id, deadline, look)
     }
 
     /// What is wanted of storage for each disk that names no source.

@@ -22,14 +22,21 @@ pub fn lexically_normal(path: &Path) -> Option<PathBuf> {
 }
 
 /// The path with its links resolved. Of a path that does not exist the links of its directory are; where
-/// that does not exist either, the path is [`lexically_normal`].
+/// that does not exist either, the path is [`lexically_normal`] below the last directory that does.
 ///
 /// # Blocking
 /// As long as the file systems take that the path leads through: on a worker only.
 pub fn resolved(path: &Path) -> PathBuf {
     let in_directory = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
     let found = fs::canonicalize(path).ok().or_else(in_directory);
-    found.or_else(|| lexically_normal(path)).unwrap_or_else(|| path.to_owned())
+    let below = || {
+        let normal = lexically_normal(path)?;
+        let resolve = |above: &Path| {
+            Some(fs::canonicalize(above).ok()?.join(normal.strip_prefix(above).ok()?))
+        };
+        normal.ancestors().find_map(resolve)
+    };
+    found.or_else(below).unwrap_or_else(|| path.to_owned())
 }
 
 #[cfg(test)]
@@ -59,5 +66,7 @@ mod tests {
         let link = Path::new("/proc/self/root/absent-file");
         assert_eq!(resolved(link), Path::new("/absent-file"));
         assert_eq!(resolved(Path::new("/absent/../absent-file")), Path::new("/absent-file"));
+        let deep = Path::new("/proc/self/root/absent/./deep/file");
+        assert_eq!(resolved(deep), Path::new("/absent/deep/file"));
     }
 }

@@ -65,7 +65,7 @@ impl Gate {
         let held = self.enter().map_err(NoPermit::from).and_then(|seat| {
             self.wait_for_key(key, deadline)?;
             let key = HeldKey { gate: Arc::clone(self), name: Arc::from(key) };
-            Ok(Hold { key: Arc::new(key), seat: Some(seat) })
+            Ok(Hold { key: Arc::new(key), more: Vec::new(), seat: Some(seat) })
         });
         let counted = match held {
             Ok(_) => return held,
@@ -155,6 +155,8 @@ impl Drop for Seat {
 /// stay with a job whose caller was answered.
 pub struct Hold {
     key: Arc<HeldKey>,
+    /// Keys of other guests that go with it.
+    more: Vec<Arc<HeldKey>>,
     seat: Option<Seat>,
 }
 
@@ -162,6 +164,12 @@ impl Hold {
     /// The key.
     pub fn key(&self) -> &str {
         &self.key.name
+    }
+
+    /// Keeps the key of another hold as long as this one, which stays what the hold is called by. Of several
+    /// keys the holds are taken in the order of the keys, so that no two callers wait for each other.
+    pub fn keep(&mut self, other: Self) {
+        self.more.push(other.key);
     }
 
     /// The key, to keep.
@@ -177,7 +185,7 @@ impl Hold {
 
 impl Clone for Hold {
     fn clone(&self) -> Self {
-        Self { key: Arc::clone(&self.key), seat: None }
+        Self { key: Arc::clone(&self.key), more: self.more.clone(), seat: None }
     }
 }
 

@@ -213,8 +213,8 @@ pub trait Volumes: Send + Sync {
     /// [`Error::NotFound`], also for what is not a volume.
     fn volume(&self, name: &Dataset, deadline: Instant) -> Result<Volume, Error>;
 
-    /// The name of the volume that a path leads to, its links resolved; `None` for a path outside the store,
-    /// or where nothing is. Asks the system alone, not `zfs`.
+    /// The name of the volume that a path leads to, its links resolved; where nothing is yet, of the volume that
+    /// would be there. `None` for a path outside the store. Asks the system alone, not `zfs`.
     fn name_of(&self, path: &Path) -> Option<Dataset>;
 
     /// Destroys a dataset below `guests/`, whoever made it; with [`Reach::Below`] all that is below

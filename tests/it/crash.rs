@@ -253,6 +253,22 @@ pub(crate) fn delete_meets(bed: &Bed, obstacle: impl FnOnce()) {
     agent.end();
 }
 
+/// Has an agent die in a CreateGuest after it has made the first volume, with an obstacle in the way of its undoing:
+/// the next agent names what it cannot remove.
+pub(crate) fn undo_meets(bed: &Bed, obstacle: impl FnOnce(), named: &str) {
+    let dying = bed.agent(Some("after:3"));
+    assert_eq!(dying.try_call("CreateGuest", &bed.guest(1)), None);
+    dying.wait();
+    wait_for_libvirt(&bed.host.uri());
+    obstacle();
+    let agent = bed.agent(None);
+    wait_until("it is named", SOON, || {
+        let answer = agent.ok("Leftovers", &json!({ "id": bed.guest(1)["id"] }));
+        answer["leftovers"][0]["objects"].to_string().contains(named)
+    });
+    agent.end();
+}
+
 /// Has an agent remove all leftovers.
 pub(crate) fn leftovers_go(bed: &Bed) {
     let agent = bed.agent(None);

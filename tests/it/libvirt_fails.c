@@ -5,43 +5,53 @@
 //   lost NUMBER      it is not done, and the error is that the connection is gone
 //   unheard NUMBER   it is done, and the error is that the connection is gone; counted are only calls
 //                    that change something
+//   killed NUMBER    it is not done, and the agent is killed
+//   died NUMBER      it is done, and the agent is killed; counted as with unheard
+//   slow NUMBER      it takes 3 s more
 //
-// Then the file goes, and the call is named on standard error.
+// Then the file goes, and the call is named on standard error. Where the name of a call follows, only that call
+// is counted.
 #include <dlfcn.h>
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum how { NOT_AT_ALL, REFUSED, LOST, UNHEARD };
+enum how { NOT_AT_ALL, REFUSED, LOST, UNHEARD, KILLED, DIED, SLOW };
+
+static const char *const WORDS[] = {"", "refused", "lost", "unheard", "killed", "died", "slow"};
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static enum how counted(const char *path, const char *call, int changes) {
-    char word[16];
+    char word[16], only[64] = "";
     unsigned number;
     FILE *file = fopen(path, "r+");
     if (file == NULL)
         return NOT_AT_ALL;
-    if (fscanf(file, "%15s %u", word, &number) != 2)
+    if (fscanf(file, "%15s %u %63s", word, &number, only) < 2)
         abort();
-    if (strcmp(word, "unheard") == 0 && !changes) {
+    enum how how = SLOW;
+    while (how > NOT_AT_ALL && strcmp(word, WORDS[how]) != 0)
+        how--;
+    if (((how == UNHEARD || how == DIED) && !changes) || (*only && strcmp(only, call) != 0)) {
         fclose(file);
         return NOT_AT_ALL;
     }
     if (number > 1) {
         rewind(file);
-        fprintf(file, "%s %-10u\n", word, number - 1);
+        fprintf(file, "%s %-10u %s\n", word, number - 1, only);
         fclose(file);
         return NOT_AT_ALL;
     }
     fclose(file);
     fprintf(stderr, "(%s: %s)\n", word, call);
     unlink(path);
-    return strcmp(word, "refused") == 0 ? REFUSED : strcmp(word, "lost") == 0 ? LOST : UNHEARD;
+    return how;
 }
 
 static enum how how(const char *call, int changes) {
@@ -66,10 +76,14 @@ static void leave_error(enum how how) {
     type name parameters {                                                                         \
         __typeof__(&name) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name);                       \
         enum how it = how(#name, changes);                                                         \
-        if (it == NOT_AT_ALL)                                                                      \
+        if (it == SLOW)                                                                            \
+            sleep(3);                                                                              \
+        if (it == NOT_AT_ALL || it == SLOW)                                                        \
             return real arguments;                                                                 \
-        if (it == UNHEARD)                                                                         \
+        if (it == UNHEARD || it == DIED)                                                           \
             (void)!real arguments;                                                                 \
+        if (it == KILLED || it == DIED)                                                            \
+            raise(SIGKILL);                                                                        \
         leave_error(it);                                                                           \
         return failed;                                                                             \
     }
@@ -91,6 +105,8 @@ READS(int, virConnectGetAllDomainStats, -1,
 READS(virDomainPtr, virDomainLookupByName, NULL, (virConnectPtr conn, const char *id), (conn, id))
 CHANGES(virDomainPtr, virDomainDefineXML, NULL, (virConnectPtr conn, const char *xml), (conn, xml))
 CHANGES_DOMAIN(virDomainCreate)
+CHANGES(virDomainPtr, virDomainCreateXML, NULL, (virConnectPtr conn, const char *xml, unsigned flags),
+        (conn, xml, flags))
 CHANGES_DOMAIN(virDomainDestroy)
 READS(int, virDomainIsActive, -1, (virDomainPtr domain), (domain))
 CHANGES_DOMAIN(virDomainResume)

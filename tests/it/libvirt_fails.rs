@@ -30,7 +30,7 @@ const WAYS: [[&str; 2]; 3] = [
 ];
 
 /// What lets libvirt's calls fail.
-fn calls() -> &'static Path {
+pub(crate) fn calls() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| library("libvirt_fails.c"))
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -288,14 +288,45 @@ fn a_guest_boots_by_uefi_and_leaves_no_variables() {
     }
     let image = bed.agent.ok("Screenshot", &guest);
     assert!(image["data"].as_str().is_some_and(|data| data.starts_with("iVBOR")), "a PNG");
-    let xml = bed.stack.virsh_ok(&["dumpxml", "uefi"]);
-    let nvram = xml.split("<nvram").nth(1).and_then(|rest| rest.split(['>', '<']).nth(1));
-    let nvram = bed.stack.path(nvram.expect("a file of variables"));
+    let nvram = variables(&bed, "uefi");
     let uuid = bed.stack.virsh_ok(&["domuuid", "uefi"]);
     let tpm = bed.stack.path(&format!("/var/lib/libvirt/swtpm/{}", uuid.trim()));
     assert!(nvram.exists() && tpm.exists(), "{nvram:?} {tpm:?}");
     bed.agent.ok("Delete", &guest);
     assert!(!nvram.exists() && !tpm.exists(), "{nvram:?} {tpm:?}");
+}
+
+/// The file of a running domain's UEFI variables.
+fn variables(bed: &Bed, id: &str) -> PathBuf {
+    let xml = bed.stack.virsh_ok(&["dumpxml", id]);
+    let nvram = xml.split("<nvram").nth(1).and_then(|rest| rest.split(['>', '<']).nth(1));
+    bed.stack.path(nvram.expect("a file of variables"))
+}
+
+/// libvirt names the file by the name that the domain has at its start.
+#[test]
+fn a_renamed_uefi_guest_takes_its_own_variables() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let former = bed.guest("variables-old", &json!({ "disks": [], "firmware": "uefi" }));
+    let file_of = |guest: &Value| {
+        bed.agent.ok("Run", guest);
+        let file = variables(&bed, guest["id"].as_str().expect("an id"));
+        bed.agent.ok("Poweroff", guest);
+        assert!(file.exists(), "{file:?}");
+        file
+    };
+    bed.agent.ok("CreateGuest", &former);
+    file_of(&former);
+    bed.stack.virsh_ok(&["domrename", "variables-old", "variables-new"]);
+    let renamed = json!({ "id": "variables-new" });
+    // Another guest gets the former name.
+    bed.agent.ok("CreateGuest", &former);
+    let (own, others) = (file_of(&renamed), file_of(&former));
+    assert_ne!(own, others);
+    bed.agent.ok("Delete", &renamed);
+    assert!(!own.exists() && others.exists(), "{own:?} {others:?}");
+    bed.agent.ok("Delete", &former);
+    assert!(!others.exists(), "{others:?}");
 }
 
 #[test]

@@ -20,14 +20,14 @@ const MIB: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(60);
 
 /// An agent with a directory store on the stack that tests share.
-struct Bed {
-    stack: &'static Stack,
-    agent: Agent,
-    store: Scratch,
+pub(crate) struct Bed {
+    pub(crate) stack: &'static Stack,
+    pub(crate) agent: Agent,
+    pub(crate) store: Scratch,
 }
 
 impl Bed {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let stack = require("qemu", Stack::shared())?;
         let store = Scratch::new();
         let (uri, storage) = (stack.uri(), format!("directory:{}", store.path().display()));
@@ -36,7 +36,7 @@ impl Bed {
         Some(Self { stack, agent: Agent::start(&[&flags[..], &more].concat()), store })
     }
 
-    fn disk(&self, id: &str) -> PathBuf {
+    pub(crate) fn disk(&self, id: &str) -> PathBuf {
         self.store.path().join(format!("guests/{id}/disk-0"))
     }
 
@@ -460,9 +460,14 @@ fn a_disk_that_another_domain_waits_for_is_not_made() {
     let thief = guest("own-thief", json!({ "source": source }));
     bed.agent.ok("CreateGuest", &thief);
     let victim = guest("own-victim", json!({ "size": 1 }));
+    let dry = json!({ "guest": victim, "args": { "mistify.dry_run": "true" } });
+    let store =
+        |method| bed.agent.store_error(method, &json!({ "guest": victim })).unwrap_or_default();
     for error in [
         bed.agent.error("CreateGuest", &victim),
-        bed.agent.store_error("CreateGuestDisks", &json!({ "guest": victim })).unwrap_or_default(),
+        bed.agent.call_with("CreateGuest", &dry)["result"]["plan"]["problems"].to_string(),
+        store("CreateGuestDisks"),
+        store("VerifyDisks"),
     ] {
         assert!(error.contains("domain own-thief already uses it"), "{error}");
     }
@@ -484,8 +489,10 @@ fn a_new_guest_gets_no_disk_that_was_written_to() {
     fs::write(bed.disk(id), vec![b'S'; 1 << 20]).expect("the disk can be written");
     let error = bed.agent.error("CreateGuest", &guest);
     assert!(error.contains("it contains data, and no domain names it"), "{error}");
-    let error = store("CreateGuestDisks").unwrap_or_default();
-    assert!(error.contains("it contains data, and no domain names it"), "{error}");
+    for method in ["CreateGuestDisks", "VerifyDisks"] {
+        let error = store(method).unwrap_or_default();
+        assert!(error.contains("it contains data, and no domain names it"), "{method}: {error}");
+    }
     assert_eq!(store("DeleteGuestDisks"), None);
     // One that was not is the guest's, and from then on no other's.
     assert_eq!(store("CreateGuestDisks"), None);

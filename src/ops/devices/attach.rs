@@ -54,9 +54,13 @@ impl Libvirt {
         check_attached_disk(&disk)?;
         check_place(&disk)?;
         let deadline = self.change_deadline(&request.args)?;
-        let hold = self.hold(&guest.id, deadline)?;
+        let mut handed_in = Vec::new();
+        if !disk.source.is_empty() && !disk.is_cdrom() {
+            handed_in.push(("disk".to_owned(), disk.source.clone()));
+        }
+        let hold = self.hold_sources(DISK_VERB, &guest.id, &handed_in, deadline)?;
         let changed = self
-            .add_disk(&guest, disk, &hold, deadline)
+            .add_disk(&guest, disk, handed_in, &hold, deadline)
             .map_err(|cause| self.undone(&guest, cause, &hold))?;
         Ok(self.tell_running(DISK_VERB, Way::Comes, changed, &hold, deadline))
     }
@@ -87,6 +91,7 @@ impl Libvirt {
         &self,
         guest: &Guest,
         asked: wire::Disk,
+        handed_in: Vec<(String, String)>,
         hold: &Hold,
         deadline: Instant,
     ) -> Result<Changed, Error> {
@@ -118,11 +123,7 @@ impl Libvirt {
         if found.is_none() && disk.bus == "scsi" {
             check_scsi(&disk.device, here.definition.hardware.scsi)?;
         }
-        let mut handed_in = Vec::new();
-        if !asked.source.is_empty() && !asked.is_cdrom() {
-            handed_in.push(("disk".to_owned(), asked.source.clone()));
-            self.check_sources(DISK_VERB, &guest.id, handed_in.clone(), hold, deadline)?;
-        }
+        self.check_sources(DISK_VERB, &guest.id, handed_in.clone(), hold, deadline)?;
         let own = here.own.as_ref().filter(|_| found.is_none()).cloned();
         if let Some(own) = &own {
             transaction =
@@ -222,7 +223,7 @@ impl Libvirt {
                 let what = vec![format!("it belongs to the domain with uuid {uuid}")];
                 return Err(storage::Error::Differs { volume: volume.name.clone(), what }.into());
             }
-            let others = self.others(DISK_VERB, hold, deadline)?;
+            let others = self.others(DISK_VERB, hold.key(), deadline)?;
             self.check_adopted(volume, false, &others)?;
             if volume.maker.as_ref().and_then(Maker::domain_uuid).is_none() {
                 self.claim(DISK_VERB, vec![volume.name.clone()], here.maker(), hold, deadline);

@@ -169,18 +169,27 @@ impl Libvirt {
             forecast.problems.push(Problem::Part("disks".to_owned(), error.into()));
         }
         let Plans { each, .. } = plans;
+        let others = match self.others("plan CreateGuest", &forecast.guest.id, deadline) {
+            Err(error @ Error::Pool(_)) => return Err(error),
+            // It is a problem already.
+            others => others.unwrap_or_default(),
+        };
         for (index, planned) in indices.into_iter().zip(each) {
-            let planned = planned.and_then(|planned| match planned.found {
-                // As when it is made: a new, empty disk would look like the guest's own.
-                None if uuid.is_some() => {
-                    Err(storage::Error::NotFound { name: planned.wanted.volume.to_string() })
+            let planned = planned.map_err(Error::from).and_then(|planned| {
+                self.check_one(&planned, uuid.is_some(), &others)?;
+                match planned.found {
+                    // As when it is made: a new, empty disk would look like the guest's own.
+                    None if uuid.is_some() => {
+                        let name = planned.wanted.volume.to_string();
+                        Err(storage::Error::NotFound { name }.into())
+                    }
+                    _ => Ok(planned),
                 }
-                _ => Ok(planned),
             });
             let planned = match planned {
                 Ok(planned) => planned,
                 Err(error) => {
-                    forecast.problems.push(of_disk(index, error.into()));
+                    forecast.problems.push(of_disk(index, error));
                     continue;
                 }
             };

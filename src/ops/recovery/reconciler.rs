@@ -35,6 +35,7 @@ pub(in crate::ops) struct StatusCache {
     looked: Mutex<Option<Instant>>,
     recovery: Bell,
     look: Bell,
+    marks: Bell,
 }
 
 /// A request to the reconciler's thread: one that waits says as much as many.
@@ -53,17 +54,18 @@ impl Default for Bell {
 impl Default for StatusCache {
     fn default() -> Self {
         let (storage, looked) = (Mutex::default(), Mutex::default());
-        Self { storage, looked, recovery: Bell::default(), look: Bell::default() }
+        let (recovery, look, marks) = (Bell::default(), Bell::default(), Bell::default());
+        Self { storage, looked, recovery, look, marks }
     }
 }
 
-/// Wakes the reconciler to recover what is open.
+/// Wakes the reconciler, to recover what is open or to complete marks.
 #[derive(Clone)]
-pub(super) struct Wake(Sender<()>);
+pub(in crate::ops) struct Wake(Sender<()>);
 
 impl Wake {
     /// Wakes it; never waits.
-    pub(super) fn wake(&self) {
+    pub(in crate::ops) fn wake(&self) {
         // A full channel has the same request in it.
         let _ = self.0.try_send(());
     }
@@ -86,6 +88,11 @@ impl StatusCache {
     /// The way to wake the reconciler.
     pub(super) fn wake(&self) -> Wake {
         Wake(self.recovery.ring.clone())
+    }
+
+    /// The way to have the marks of volumes completed that a guest has and that its verb did not come to.
+    pub(in crate::ops) fn marks(&self) -> Wake {
+        Wake(self.marks.ring.clone())
     }
 }
 
@@ -237,6 +244,9 @@ impl Reconciler {
                 let due = next.map_or_else(never, at);
                 select! {
                     recv(agent.status.look.rung) -> _ => is_look = true,
+                    recv(agent.status.marks.rung) -> _ => {
+                        (is_look, are_marks_complete) = (true, false);
+                    }
                     recv(agent.status.recovery.rung) -> _ => is_look = false,
                     recv(due) -> _ => is_look = false,
                     recv(stopped) -> _ => return,

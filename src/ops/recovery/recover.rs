@@ -70,7 +70,7 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(super) fn recover_open(&self, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+    pub(in crate::ops) fn recover_open(&self, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         while let Some(entry) = self.journal.open_of(hold.key()) {
             let verb = entry.intent().verb;
             self.recover(Transaction::resume(self, entry), hold, deadline)
@@ -229,6 +229,7 @@ impl Libvirt {
         match recovered.rest {
             Rest::Kept => {
                 warn!("{label}: guest is running; keeping the partial {verb}; guest={guest:?}");
+                self.status.marks().wake();
                 if *verb == Verb::CreateGuest {
                     self.events.note(guest, What::Created);
                 }

@@ -13,6 +13,7 @@ use log::{Level, error, log, warn};
 
 use super::reconciler::Wake;
 use crate::config::fixed::RECOVERY_PAUSE_MAX;
+use crate::events::What;
 use crate::guest::wire::Guest;
 use crate::jobs::{Track, reached, tracker};
 use crate::journal::{self, Entry, Intent, Journal, Kept, State, Step, Verb};
@@ -301,7 +302,17 @@ impl Libvirt {
         }
         transaction.is_in_job = true;
         let job = Job { name: state_write(), deadline };
-        self.pool.run(STATE_LANE, job, Some(hold), move |_| end(transaction))
+        let is_new = transaction.intent.verb == Verb::CreateGuest && !transaction.is_resumed;
+        let created = is_new.then(|| (Arc::clone(&self.events), transaction.intent.guest.clone()));
+        let marks = self.status.marks();
+        // What is committed late stays, and its verb does nothing more.
+        let late = move |_: &mut Session, ended: Result<(), journal::Error>| {
+            if let (Some((events, guest)), Ok(())) = (created, ended) {
+                events.note(&guest, What::Created);
+            }
+            marks.wake();
+        };
+        self.pool.run_or_else(STATE_LANE, job, Some(hold), move |_| end(transaction), late)
     }
 }
 

@@ -34,6 +34,7 @@ use parking_lot::Mutex;
 use self::files::{is_directory, open_file};
 use crate::config::StorageLimits;
 use crate::os::disk;
+use crate::os::paths::resolved;
 use crate::os::resolve::{ResolveError, Trusted, check_below, resolve};
 use crate::storage::{
     Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
@@ -214,8 +215,7 @@ impl Volumes for DirectoryStore {
 
     fn name_of(&self, path: &Path) -> Option<Dataset> {
         let root = fs::canonicalize(&self.root).ok()?;
-        let real = fs::canonicalize(path).ok()?;
-        self.pool.dataset(real.strip_prefix(root).ok()?.to_str()?).ok()
+        self.pool.dataset(resolved(path).strip_prefix(root).ok()?.to_str()?).ok()
     }
 
     fn delete(

@@ -27,6 +27,11 @@ pub(super) fn path(volume: &Dataset) -> PathBuf {
     Path::new(DEVICES).join("zvol").join(volume.as_str())
 }
 
+/// The dataset's full name by the path of its link.
+pub(super) fn name_at(path: &Path) -> Option<&str> {
+    path.strip_prefix(DEVICES).ok()?.strip_prefix("zvol").ok()?.to_str()
+}
+
 /// Waits for the volume's own device, of at least this size; its size in bytes.
 pub(super) fn wait(volume: &Dataset, bytes_min: u64, limit: Duration) -> Result<u64, Error> {
     let (path, begin) = (path(volume), Instant::now());

@@ -31,6 +31,7 @@ use self::former::Former;
 use self::listing::{COLUMNS, Entry, Kind};
 use crate::config::StorageLimits;
 use crate::os::disk;
+use crate::os::paths::resolved;
 use crate::sorted::OrderBy;
 use crate::storage::{
     Action, Dataset, Error, Id, Image, ImageSource, InUse, Made, Maker, Newer, Planned, Plans,
@@ -292,7 +293,9 @@ impl Volumes for ZfsStore {
         if self.zfs.is_none() {
             return None;
         }
-        let device = fs::canonicalize(path).ok()?;
+        let Ok(device) = fs::canonicalize(path) else {
+            return self.pool.full_dataset(device::name_at(&resolved(path))?).ok();
+        };
         // Whatever else a caller names is not opened.
         fs::metadata(&device).ok().filter(|found| found.file_type().is_block_device())?;
         self.pool.full_dataset(&disk::zvol_name_at(&device).ok()??).ok()

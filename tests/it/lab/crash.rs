@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{LIBVIRT, Pool, run, virsh};
 use crate::crash::{
     Bed, Host, a_command_outlives_its_agent, attach_is_undone, create_is_undone,
-    delete_is_finished, delete_meets, leftovers_go, random_kills,
+    delete_is_finished, delete_meets, leftovers_go, random_kills, undo_meets,
 };
 use crate::skip::require;
 
@@ -78,6 +78,38 @@ fn a_recovery_that_meets_a_clone_locks_no_guest() {
         run("zfs", &["clone", &snapshot, &clone]);
     });
     run("zfs", &["destroy", &clone]);
+    leftovers_go(&bed);
+    assert!(!host.stored().iter().any(|line| line.contains(&disk)), "{:?}", host.stored());
+}
+
+/// Takes a snapshot that a user holds (`zfs hold`).
+fn hold(disk: &str) {
+    let snapshot = format!("{disk}@held");
+    run("zfs", &["snapshot", &snapshot]);
+    run("zfs", &["hold", "backup", &snapshot]);
+}
+
+#[test]
+fn a_delete_that_meets_a_held_snapshot_locks_no_guest() {
+    let Some(pool) = require("lab", Pool::own(128)) else { return };
+    let disk = format!("{}/guests/crash-held-1/disk-0", pool.name);
+    let host = OnZfs(pool);
+    let bed = Bed::new(&host, "crash-held", 0x77);
+    delete_meets(&bed, || hold(&disk));
+    run("zfs", &["release", "backup", &format!("{disk}@held")]);
+    leftovers_go(&bed);
+    assert!(!host.stored().iter().any(|line| line.contains(&disk)), "{:?}", host.stored());
+}
+
+#[test]
+fn an_undone_create_names_a_held_snapshot() {
+    let Some(pool) = require("lab", Pool::own(128)) else { return };
+    let disk = format!("{}/guests/crash-undo-1/disk-0", pool.name);
+    let host = OnZfs(pool);
+    let bed = Bed::new(&host, "crash-undo", 0x78);
+    undo_meets(&bed, || hold(&disk), &disk);
+    assert!(host.stored().iter().any(|line| line.starts_with(&disk)), "{:?}", host.stored());
+    run("zfs", &["release", "backup", &format!("{disk}@held")]);
     leftovers_go(&bed);
     assert!(!host.stored().iter().any(|line| line.contains(&disk)), "{:?}", host.stored());
 }

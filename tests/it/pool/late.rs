@@ -33,6 +33,29 @@ fn a_late_job_keeps_its_key_until_it_returns_and_is_undone() {
 }
 
 #[test]
+fn a_late_job_keeps_the_keys_of_other_guests_too() {
+    let pool = pool(&limits());
+    let mut hold = pool.hold("web-2", far()).unwrap();
+    hold.keep(pool.hold("web-1", far()).unwrap());
+    assert_eq!((hold.key(), pool.snapshot().callers.callers), ("web-2", 1));
+    let (go_on, wait_go_on) = bounded::<()>(1);
+    let work = move |_: &mut State| wait_go_on.recv().unwrap();
+    // As long as a worker needs to take it, on a loaded machine too.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let late = pool.run(Lane::Control, Job { name: "late".into(), deadline }, Some(&hold), work);
+    assert!(matches!(late, Err(Error::Late { .. })), "{late:?}");
+    drop(hold);
+    for key in ["web-1", "web-2"] {
+        let held = pool.hold(key, soon("").deadline).unwrap_err();
+        assert!(matches!(held, Error::KeyHeld { .. }), "{key}: {held:?}");
+    }
+    go_on.send(()).unwrap();
+    for key in ["web-1", "web-2"] {
+        pool.hold(key, far()).map(drop).unwrap();
+    }
+}
+
+#[test]
 fn a_job_late_before_it_starts_never_runs_and_gives_its_key_back_at_once() {
     let pool = pool(&limits());
     thread::scope(|scope| {
