@@ -1,7 +1,8 @@
 //! One device of a domain, as libvirt wrote it: the model cannot write each kind.
 
-use crate::guest::domain::{Disk, Interface};
+use crate::guest::domain::{Device, Disk, Interface, VirDomain};
 use crate::guest::domain_xml::{read_disk, read_interface, write_source};
+use crate::guest::limits::Limits;
 use crate::guest::xml::{Element, Error};
 
 /// The element of a domain's first disk for which `is_it` holds, with all that libvirt wrote in it: the model
@@ -42,6 +43,20 @@ pub(crate) fn aliases(xml: &str) -> Result<Vec<(String, String)>, Error> {
     let alias = |device: &Element| device.child("alias").attribute("name").to_owned();
     let devices = domain.child("devices").children.iter();
     Ok(devices.map(|it| (alias(it), name(it))).filter(|(_, name)| !name.is_empty()).collect())
+}
+
+/// The limits of the disks and NICs of a domain that runs, by their targets: those that have any.
+///
+/// # Errors
+/// If it is not the XML of a domain, or a number in it is none.
+pub(crate) fn limits(xml: &str) -> Result<Vec<(String, Limits)>, Error> {
+    if !xml.contains("<iotune>") && !xml.contains("<bandwidth>") {
+        return Ok(Vec::new());
+    }
+    let Device { disks, interfaces, .. } = VirDomain::from_xml(xml)?.devices;
+    let disks = disks.into_iter().map(|disk| (disk.target.device, disk.limits));
+    let nics = interfaces.into_iter().map(|nic| (nic.target.device, nic.limits));
+    Ok(disks.chain(nics).filter(|(_, limits)| !limits.is_empty()).collect())
 }
 
 /// The element of a domain's disk with this target, with another medium and all else as libvirt wrote it; none

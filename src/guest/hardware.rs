@@ -30,6 +30,9 @@ pub struct Hardware {
     /// `bios`, `uefi` or `uefi-secure`; empty where a guest has none of its own (Linux containers).
     #[serde(skip_serializing_if = "String::is_empty")]
     pub firmware: String,
+    /// The file of its UEFI variables; empty for one that libvirt names by the domain's name.
+    #[serde(skip)]
+    pub nvram: String,
     /// Whether it has a TPM 2.0.
     #[serde(skip_serializing_if = "wire::is_false")]
     pub tpm: bool,
@@ -107,6 +110,7 @@ impl Hardware {
             cpu_model: guest.cpu_model.clone(),
             cpu_topology: guest.cpu_topology,
             firmware: if guest.firmware.is_empty() { BIOS } else { &guest.firmware }.to_owned(),
+            nvram: String::new(),
             tpm: guest.tpm,
             guest_agent: guest.guest_agent == Some(true),
             video: if has_display { guest.video.clone() } else { String::new() },

@@ -49,7 +49,10 @@ pub(super) fn with_firmware(os: Element, hardware: &Hardware) -> Element {
     // Without these, libvirt takes the first build that fits: Debian's with Secure Boot, where no unsigned
     // system boots.
     let features = [feature("enrolled-keys", is_secure), feature("secure-boot", is_secure)];
-    os.with("firmware", "efi").containing([Element::new("firmware").containing(features)])
+    let nvram = Some(&hardware.nvram).filter(|nvram| !nvram.is_empty());
+    os.with("firmware", "efi")
+        .containing([Element::new("firmware").containing(features)])
+        .containing(nvram.map(|nvram| Element::new("nvram").holding(nvram)))
 }
 
 /// What `<features>` has besides ACPI.
@@ -146,6 +149,7 @@ pub(super) fn read_hardware(domain: &Element) -> Result<Hardware, Error> {
         cpu_model: read_cpu_model(domain.child("cpu")),
         cpu_topology: read_topology(domain.child("cpu").child("topology"))?,
         firmware: read_firmware(os).to_owned(),
+        nvram: os.child("nvram").trimmed().to_owned(),
         tpm: devices.has("tpm"),
         guest_agent: channels.any(is_agent_channel),
         video: devices.child("video").child("model").attribute("type").to_owned(),

@@ -7,6 +7,8 @@ use crate::os::paths::lexically_normal;
 
 /// Where console logs lie, and how their names end.
 const CONSOLE_LOGS: &str = "/var/log/libvirt/qemu/";
+/// Where libvirt keeps the UEFI variables of domains.
+const NVRAM: &str = "/var/lib/libvirt/qemu/nvram/";
 const CONSOLE_LOG_END: &str = ".tty";
 
 /// The folders below which a disk's `source` may lie on this host.
@@ -31,11 +33,24 @@ pub fn folders(host: &HostConfig) -> Vec<PathBuf> {
 /// The file in which virtlogd keeps what a guest writes to its serial console, beside libvirt's own
 /// of the guest; `None` where libvirt is not the qemu driver of this host.
 pub fn console_log(id: &str, host: &HostConfig) -> Option<String> {
-    let uri = host.libvirt_uri.split('?').next().unwrap_or_default();
-    let is_of_host = uri.starts_with("qemu") && uri.ends_with(":///system");
     // Not `.log`, as another guest's own may be named so. With what virtlogd adds to it the longest
     // id is still a file's name.
-    is_of_host.then(|| format!("{CONSOLE_LOGS}{id}{CONSOLE_LOG_END}"))
+    is_of_host(host).then(|| format!("{CONSOLE_LOGS}{id}{CONSOLE_LOG_END}"))
+}
+
+/// The file of the UEFI variables of the domain with this uuid, in libvirt's folder of them; empty where libvirt
+/// is not the qemu driver of this host. libvirt's own choice is a file by the domain's name, which it leaves
+/// behind when the domain is renamed: the next guest of that name would start with it.
+pub fn nvram(uuid: &str, host: &HostConfig) -> String {
+    match is_of_host(host) && !uuid.is_empty() {
+        true => format!("{NVRAM}{uuid}_VARS.fd"),
+        false => String::new(),
+    }
+}
+
+fn is_of_host(host: &HostConfig) -> bool {
+    let uri = host.libvirt_uri.split('?').next().unwrap_or_default();
+    uri.starts_with("qemu") && uri.ends_with(":///system")
 }
 
 /// Whether a file is the console log that this agent gives to a guest, whichever.

@@ -104,11 +104,11 @@ pub fn take_over(kept: &mut Guest, asked: &Guest) {
 }
 
 /// Changes the definition (`virDomainGetXMLDesc`, inactive) to what the request's members say; a member that is
-/// absent stays as it is.
+/// absent stays as it is. `nvram` is the file of the variables of a UEFI that it gets; empty for libvirt's choice.
 ///
 /// # Errors
 /// If it is not the XML of a domain, or a number in it is none.
-pub fn updated(xml: &str, asked: &Guest) -> Result<Updated, Error> {
+pub fn updated(xml: &str, asked: &Guest, nvram: &str) -> Result<Updated, Error> {
     let mut domain = Element::from_xml(xml, "domain")?;
     let before = read_hardware(&domain)?;
     let mut losses = Vec::new();
@@ -143,7 +143,7 @@ pub fn updated(xml: &str, asked: &Guest) -> Result<Updated, Error> {
         if before.firmware.starts_with("uefi") {
             losses.push(Loss::Nvram);
         }
-        update_firmware(&mut domain, asked);
+        update_firmware(&mut domain, asked, nvram);
     }
     if !asked.clock.is_empty() {
         domain.child_mut("clock").set("offset", &asked.clock);
@@ -264,8 +264,9 @@ fn leave_machine(devices: &mut Element, machine: &str) -> Option<Loss> {
     None
 }
 
-fn update_firmware(domain: &mut Element, asked: &Guest) {
-    let only = Hardware { firmware: asked.firmware.clone(), ..Hardware::default() };
+fn update_firmware(domain: &mut Element, asked: &Guest, nvram: &str) {
+    let (firmware, nvram) = (asked.firmware.clone(), nvram.to_owned());
+    let only = Hardware { firmware, nvram, ..Hardware::default() };
     let os = domain.child_mut("os");
     os.attributes.retain(|(name, _)| name != "firmware");
     for former in ["loader", "nvram", "firmware"] {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::guest::limits::Limits;
 use crate::libvirt::version_text;
 use crate::metrics::calls::{self, Counts};
 use crate::metrics::sampler::View;
@@ -33,6 +35,23 @@ pub struct Own {
     pub audit_lines_dropped: u64,
     /// Free and used bytes of the store, where they are known.
     pub storage: Option<(u64, u64)>,
+    /// The limits of guests that run: of each by its disks' and NICs' targets.
+    pub limits: BTreeMap<String, Vec<(String, Limits)>>,
+    /// The volumes of guests, as last read.
+    pub volumes: Arc<[GuestVolume]>,
+}
+
+/// A volume of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestVolume {
+    /// The guest.
+    pub guest: String,
+    /// Its full name.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Data in it, as [`Volume::used_bytes`](crate::storage::Volume::used_bytes).
+    pub used_bytes: u64,
 }
 
 /// One listener: what has been going on there since the start.
@@ -93,7 +112,49 @@ pub(super) fn write(text: &mut Text, view: &View, own: &Own) {
             Value::Count(used),
         );
     }
+    write_limits(text, own);
+    write_volumes(text, &own.volumes);
     write_process(text);
+}
+
+fn write_limits(text: &mut Text, own: &Own) {
+    text.family(&Family {
+        name: "mistify_guest_limit",
+        kind: Gauge,
+        help: "Limit of a disk or NIC of the running guest, in bytes or requests per second",
+    });
+    for (guest, devices) in &own.limits {
+        for (device, limits) in devices {
+            for (limit, most) in limits {
+                let labels =
+                    [("domain", guest.as_str()), ("target_device", device), ("limit", limit)];
+                text.sample(&labels, Value::Count(*most));
+            }
+        }
+    }
+}
+
+fn write_volumes(text: &mut Text, volumes: &[GuestVolume]) {
+    type Bytes = fn(&GuestVolume) -> u64;
+    let families: [(&str, &str, Bytes); 2] = [
+        (
+            "mistify_volume_size_bytes",
+            "Size of the volume that the guest sees, in bytes, as last read",
+            |volume| volume.size_bytes,
+        ),
+        (
+            "mistify_volume_used_bytes",
+            "Data in the volume in bytes, before compression, with what it shares with its image, as last read",
+            |volume| volume.used_bytes,
+        ),
+    ];
+    for (name, help, bytes) in families {
+        text.family(&Family { name, kind: Gauge, help });
+        for volume in volumes {
+            let labels = [("domain", volume.guest.as_str()), ("volume", &volume.name)];
+            text.sample(&labels, Value::Count(bytes(volume)));
+        }
+    }
 }
 
 fn write_build(text: &mut Text, own: &Own) {

@@ -149,6 +149,16 @@ fn own() -> Own {
         log_lines_dropped: 3,
         audit_lines_dropped: 4,
         storage: Some((100, 50)),
+        limits: BTreeMap::from([(
+            "web-1".to_owned(),
+            vec![("vda".to_owned(), BTreeMap::from([("total_iops".to_owned(), 500)]))],
+        )]),
+        volumes: Arc::new([GuestVolume {
+            guest: "web-1".to_owned(),
+            name: "tank/guests/web-1/disk-0".to_owned(),
+            size_bytes: 1000,
+            used_bytes: 400,
+        }]),
     }
 }
 

@@ -458,6 +458,7 @@ mod tests {
         let volume = |maker: Option<Maker>| storage::Volume {
             name: pool.dataset("guests/b/disk-0").unwrap(),
             size_bytes: 0,
+            used_bytes: 0,
             device: PathBuf::from("/absent"),
             origin: None,
             owner: None,

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use log::{debug, info};
+use parking_lot::Mutex;
 
 use crate::events::{Events, Page, What};
-use crate::guest::device_xml::aliases;
+use crate::guest::device_xml::{aliases, limits};
+use crate::guest::limits::Limits;
 use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
 use crate::ops::{Error, Libvirt, Opener};
@@ -27,7 +29,29 @@ pub(super) struct Listening {
 struct Thread {
     events: Arc<Events>,
     opener: Arc<Opener>,
+    limits: Arc<GuestLimits>,
     stop: Receiver<()>,
+}
+
+/// The limits of the guests that run, as last read: when a guest starts or gets a device, and when SetLimits
+/// changes them.
+#[derive(Debug, Default)]
+pub(super) struct GuestLimits(Mutex<BTreeMap<String, Vec<(String, Limits)>>>);
+
+impl GuestLimits {
+    /// Those of all guests.
+    pub(super) fn all(&self) -> BTreeMap<String, Vec<(String, Limits)>> {
+        self.0.lock().clone()
+    }
+
+    /// Notes those of a guest by its live XML. Where that cannot be read, it has what is known.
+    pub(super) fn read(&self, guest: &str, xml: &str) {
+        match limits(xml) {
+            Ok(found) if found.is_empty() => drop(self.0.lock().remove(guest)),
+            Ok(found) => drop(self.0.lock().insert(guest.to_owned(), found)),
+            Err(error) => debug!("cannot read limits; guest={guest:?}: {error}"),
+        }
+    }
 }
 
 impl Listening {
@@ -35,10 +59,14 @@ impl Listening {
     ///
     /// # Errors
     /// When the system gives none.
-    pub(super) fn start(events: &Arc<Events>, opener: &Arc<Opener>) -> io::Result<Self> {
+    pub(super) fn start(
+        events: &Arc<Events>,
+        opener: &Arc<Opener>,
+        limits: &Arc<GuestLimits>,
+    ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
-        let (events, opener) = (Arc::clone(events), Arc::clone(opener));
-        let thread = Thread { events, opener, stop: stopped };
+        let (events, opener, limits) = (Arc::clone(events), Arc::clone(opener), Arc::clone(limits));
+        let thread = Thread { events, opener, limits, stop: stopped };
         thread::Builder::new().name("libvirt-ear".to_owned()).spawn(move || thread.run())?;
         Ok(Self { _stop: stop })
     }
@@ -82,7 +110,7 @@ impl Thread {
 
     /// Until the connection ends; `false` when the agent ends.
     fn listen(&self, connection: &Connection, hear: &Receiver<Told>, missed: &AtomicU64) -> bool {
-        let mut devices = Devices::of_all(connection);
+        let mut devices = Devices::of_all(connection, &self.limits);
         loop {
             select! {
                 recv(hear) -> told => match told {
@@ -113,15 +141,17 @@ impl Thread {
 
 /// What guests' requests call the devices of guests that run: libvirt's events have its aliases alone, and tell
 /// of a device that was detached when nobody can ask for it any more.
-struct Devices {
+struct Devices<'l> {
     /// Aliases and names by guest.
     known: BTreeMap<String, Vec<(String, String)>>,
+    limits: &'l GuestLimits,
 }
 
-impl Devices {
+impl<'l> Devices<'l> {
     /// Those of all guests that run: two round trips for each.
-    fn of_all(connection: &Connection) -> Self {
-        let mut devices = Self { known: BTreeMap::new() };
+    fn of_all(connection: &Connection, limits: &'l GuestLimits) -> Self {
+        let mut devices = Self { known: BTreeMap::new(), limits };
+        limits.0.lock().clear();
         for domain in connection.list_domains().unwrap_or_default() {
             if let (Some(_), Ok(name)) = (domain.id(), domain.name()) {
                 devices.read(&domain, &name);
@@ -132,8 +162,9 @@ impl Devices {
 
     /// Where libvirt does not tell, what is known stays.
     fn read(&mut self, domain: &Domain, name: &str) {
-        let xml = domain.xml(XmlKind::Live).ok();
-        if let Some(aliases) = xml.and_then(|xml| aliases(&xml).ok()) {
+        let Ok(xml) = domain.xml(XmlKind::Live) else { return };
+        self.limits.read(name, &xml);
+        if let Ok(aliases) = aliases(&xml) {
             self.known.insert(name.to_owned(), aliases);
         }
     }
@@ -151,7 +182,10 @@ impl Devices {
                     self.read(&domain, guest);
                 }
             }
-            DomainChange::Lifecycle { event: "stopped", .. } => drop(self.known.remove(guest)),
+            DomainChange::Lifecycle { event: "stopped", .. } => {
+                self.known.remove(guest);
+                self.limits.0.lock().remove(guest);
+            }
             DomainChange::IoError { device, .. } | DomainChange::DeviceRemoved { device } => {
                 let mut known = self.known.get(guest).into_iter().flatten();
                 if let Some((_, name)) = known.find(|(alias, _)| alias == device) {

@@ -1,5 +1,7 @@
 //! SetLimits: what the disks and NICs of a guest carry at most, now and from its next start on.
 
+use std::sync::Arc;
+
 use crate::guest::check;
 use crate::guest::domain::VirDomain;
 use crate::guest::limits::{Limits, disk_parameters, limited, nic_parameters};
@@ -29,13 +31,18 @@ impl Libvirt {
         check::check_limits(&guest)?;
         let deadline = self.change_deadline(&request.args)?;
         let (id, asked) = (guest.id.clone(), guest.clone());
+        let limits = Arc::clone(&self.limits);
         let (live, message) = self.change("SetLimits", &guest.id, deadline, move |session| {
             let domain = persistent(session, &id)?;
             let devices = devices(&asked, &described(&domain, XmlKind::Inactive)?)?;
             let limit = |reach| devices.iter().try_for_each(|it| it.limit(&domain, reach));
             limit(Reach::Next)?;
             Stored::read(&domain)?.change_request(&domain, |kept| note(kept, &asked))?;
-            apply_now(&domain, &|| Ok(limit(Reach::Now)?))
+            let applied = apply_now(&domain, &|| Ok(limit(Reach::Now)?))?;
+            if applied.0 {
+                limits.read(&id, &domain.xml(XmlKind::Live)?);
+            }
+            Ok(applied)
         })?;
         Ok(SettingResponse { guest: Some(guest), live, message })
     }

@@ -10,6 +10,7 @@ use crate::guest::check::machine::{
 };
 use crate::guest::check::{Fault, Invalid};
 use crate::guest::domain::{SourceKind, VirDomain};
+use crate::guest::paths;
 use crate::guest::placement::numbers;
 use crate::guest::profile::{self, DiskPlace, Place};
 use crate::guest::wire::{self, Guest, Nic};
@@ -109,6 +110,7 @@ pub(super) fn definition(
     }
     let mut domain = VirDomain::for_guest(&made, host, sources);
     uuid.clone_into(&mut domain.uuid);
+    domain.hardware.nvram = paths::nvram(uuid, host);
     domain.metadata.guest = Some(request);
     Ok(domain)
 }

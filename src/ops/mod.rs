@@ -74,7 +74,7 @@ use crate::jobs::{Jobs, reached};
 use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
-use crate::ops::events::Listening;
+use crate::ops::events::{GuestLimits, Listening};
 use crate::ops::fetches::Fetches;
 use crate::ops::recovery::StatusCache;
 use crate::os::resolve::Trusted;
@@ -94,6 +94,7 @@ pub struct Libvirt {
     sampler: Sampler,
     events: Arc<Events>,
     _listening: Listening,
+    limits: Arc<GuestLimits>,
     calls: Calls,
     metrics: MetricsConfig,
     /// libvirt knows no processor times by host processor.
@@ -152,10 +153,12 @@ impl Libvirt {
         let asked = Arc::clone(&opener);
         let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
         let events = Arc::new(Events::new(&config.events));
+        let limits = Arc::default();
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
         Ok(Self {
             sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
-            _listening: Listening::start(&events, &opener)?,
+            _listening: Listening::start(&events, &opener, &limits)?,
+            limits,
             events,
             pool,
             opener,

@@ -9,7 +9,6 @@ use std::time::Duration;
 use log::warn;
 
 use crate::config::MetricsConfig;
-use crate::config::fixed::HEALTH_FRESH_FOR_SCRAPES;
 use crate::events::{Events, What};
 use crate::guest::wire::{
     AllGuestMetrics, CpuMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse,
@@ -61,7 +60,7 @@ impl Libvirt {
     pub fn metrics_text(&self, format: Format, listeners: Vec<Listener>) -> String {
         // Before the figures, which so are of the moment that they are answered.
         let view = self.sampler.view();
-        self.status.refresh(HEALTH_FRESH_FOR_SCRAPES);
+        self.status.refresh_for_scrape();
         let usage = self.status.usage();
         let own = Own {
             pool: self.pool.snapshot(),
@@ -73,6 +72,8 @@ impl Libvirt {
             log_lines_dropped: threads::lines_lost(threads::LOG_WRITER),
             audit_lines_dropped: threads::lines_lost(threads::AUDIT_WRITER),
             storage: usage.map(|usage| (usage.free_bytes, usage.used_bytes)),
+            limits: self.limits.all(),
+            volumes: self.status.volumes(),
         };
         metrics::write(&view, &own, &self.metrics.metadata, format)
     }

@@ -5,6 +5,7 @@ use std::env::consts::ARCH;
 
 use crate::guest::check::machine as rules;
 use crate::guest::domain::{KIB_PER_MIB, VirDomain};
+use crate::guest::paths;
 use crate::guest::update::{self, Loss, MEMBERS, has_members};
 use crate::guest::wire::verbs::SettingResponse;
 use crate::guest::wire::{Guest, GuestRequest};
@@ -36,7 +37,7 @@ impl Libvirt {
         }
         let may_lose = args::may_lose(&request.args)?;
         let deadline = self.change_deadline(&request.args)?;
-        let (id, mut asked) = (guest.id.clone(), guest.clone());
+        let (id, mut asked, host) = (guest.id.clone(), guest.clone(), self.host.clone());
         let is_active = self.change("Update", &guest.id, deadline, move |session| {
             let domain = persistent(session, &id)?;
             not_saved(&domain)?;
@@ -55,7 +56,8 @@ impl Libvirt {
             if definition.os.kind.arch == ARCH {
                 machine::offer(session.connection()?, &it, Profile::Classic)?;
             }
-            let updated = update::updated(&xml, &asked).map_err(unreadable)?;
+            let nvram = paths::nvram(&definition.uuid, &host);
+            let updated = update::updated(&xml, &asked, &nvram).map_err(unreadable)?;
             check_losses(&updated.losses, may_lose)?;
             let mut xml = updated.xml;
             if let Some(mut kept) = definition.metadata.guest {

@@ -303,9 +303,8 @@ fn variables(bed: &Bed, id: &str) -> PathBuf {
     bed.stack.path(nvram.expect("a file of variables"))
 }
 
-/// libvirt names the file by the name that the domain has at its start.
 #[test]
-fn a_renamed_uefi_guest_takes_its_own_variables() {
+fn a_renamed_uefi_guest_keeps_its_own_variables() {
     let Some(bed) = Bed::new(&[]) else { return };
     let former = bed.guest("variables-old", &json!({ "disks": [], "firmware": "uefi" }));
     let file_of = |guest: &Value| {
@@ -316,13 +315,14 @@ fn a_renamed_uefi_guest_takes_its_own_variables() {
         file
     };
     bed.agent.ok("CreateGuest", &former);
-    file_of(&former);
+    let before = file_of(&former);
     bed.stack.virsh_ok(&["domrename", "variables-old", "variables-new"]);
     let renamed = json!({ "id": "variables-new" });
     // Another guest gets the former name.
     bed.agent.ok("CreateGuest", &former);
     let (own, others) = (file_of(&renamed), file_of(&former));
-    assert_ne!(own, others);
+    assert_eq!(own, before);
+    assert_ne!(own, others, "nobody else gets them");
     bed.agent.ok("Delete", &renamed);
     assert!(!own.exists() && others.exists(), "{own:?} {others:?}");
     bed.agent.ok("Delete", &former);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::agent::Agent;
 use crate::images::SOON;
 use crate::linux::{Console, SMALL_MIB, small_disk};
+use crate::metrics::scrape;
 use crate::skip::require;
 use crate::stack::Stack;
 use crate::support::{Scratch, wait_until};
@@ -152,8 +153,11 @@ fn a_running_guest_reads_no_faster_than_its_limit() {
     };
     let limited = seconds(10);
     assert!(limited > 3.5, "10 MiB in {limited} s");
+    let shown = "mistify_guest_limit{domain=\"slow\",target_device=\"vdb\",limit=\"read_bytes_s\"}";
+    wait_until("the limit is shown", SOON, || scrape(&bed.agent).get(shown) == Some(2097152.0));
     let set = bed.set(&json!({ "id": "slow", "disks": [{ "device": "vdb", "limits": {} }] }));
     assert_eq!(set["live"], true, "{set}");
+    assert_eq!(scrape(&bed.agent).get(shown), None);
     assert!(seconds(10) < limited / 2.0, "without a limit");
     let live = bed.stack.virsh_ok(&["blkdeviotune", "slow", "vdb"]);
     assert!(

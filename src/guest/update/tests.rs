@@ -36,7 +36,7 @@ fn read(xml: &str) -> Element {
 
 /// The definition after an update that loses nothing.
 fn after(members: &str) -> Element {
-    let updated = updated(ORIGINAL, &asked(members)).unwrap();
+    let updated = updated(ORIGINAL, &asked(members), "").unwrap();
     assert_eq!(updated.losses, []);
     read(&updated.xml)
 }
@@ -72,7 +72,7 @@ fn a_maximum_of_processors_keeps_their_number() {
 #[test]
 fn another_machine_has_new_places_for_all_devices() {
     let sata = ORIGINAL.replace("dev='hda' bus='ide'", "dev='sda' bus='sata'");
-    let updated = updated(&sata, &asked(r#""machine": "q35""#)).unwrap();
+    let updated = updated(&sata, &asked(r#""machine": "q35""#), "").unwrap();
     assert_eq!(updated.losses, []);
     let domain = read(&updated.xml);
     let devices = domain.child("devices");
@@ -86,7 +86,7 @@ fn another_machine_has_new_places_for_all_devices() {
     assert_eq!(after(r#""machine": "pc""#), read(ORIGINAL), "it is one already");
     let exact = after(r#""machine": "pc-i440fx-8.0""#);
     assert!(exact.child("devices").child("interface").has("address"), "only another version");
-    let ide = super::updated(ORIGINAL, &asked(r#""machine": "q35""#)).unwrap();
+    let ide = super::updated(ORIGINAL, &asked(r#""machine": "q35""#), "").unwrap();
     assert_eq!(ide.losses, [Loss::Ide]);
 }
 
@@ -107,6 +107,7 @@ fn devices_come_once_and_go() {
     let again = updated(
         &domain.to_xml(),
         &asked(r#""tpm": true, "watchdog": "event", "on_crash": "stop""#),
+        "",
     );
     let again = read(&again.unwrap().xml);
     let count = |name| again.child("devices").children_in("", name).count();
@@ -117,13 +118,18 @@ fn devices_come_once_and_go() {
 #[test]
 fn firmware_and_windows_are_not_lost_unasked() {
     let sata = ORIGINAL.replace("dev='hda' bus='ide'", "dev='sda' bus='sata'");
-    let uefi =
-        updated(&sata, &asked(r#""firmware": "uefi-secure", "machine": "q35", "hyperv": true"#));
+    let uefi = updated(
+        &sata,
+        &asked(r#""firmware": "uefi-secure", "machine": "q35", "hyperv": true"#),
+        "",
+    );
     let uefi = uefi.unwrap();
     assert_eq!(uefi.losses, []);
     let hardware = read_hardware(&read(&uefi.xml)).unwrap();
     assert_eq!((hardware.firmware.as_str(), hardware.hyperv), ("uefi-secure", true));
-    let back = updated(&uefi.xml, &asked(r#""firmware": "bios", "machine": "pc""#)).unwrap();
+    let named = updated(ORIGINAL, &asked(r#""firmware": "uefi""#), "/file").unwrap();
+    assert_eq!(read(&named.xml).child("os").child("nvram").trimmed(), "/file");
+    let back = updated(&uefi.xml, &asked(r#""firmware": "bios", "machine": "pc""#), "").unwrap();
     assert_eq!(back.losses, [Loss::Windows, Loss::Nvram]);
     assert_eq!(read_hardware(&read(&back.xml)).unwrap().firmware, "bios");
     assert!(!back.xml.contains("smm") && !back.xml.contains("secure-boot"), "{}", back.xml);

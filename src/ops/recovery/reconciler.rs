@@ -14,10 +14,12 @@ use log::{Level, debug, info, log, warn};
 use parking_lot::Mutex;
 
 use crate::config::Store;
-use crate::config::fixed::{HEALTH_FRESH, RECOVERY_LOCK, RECOVERY_PAUSE};
-use crate::ops::{Error, Libvirt};
+use crate::config::fixed::{HEALTH_FRESH, HEALTH_FRESH_FOR_SCRAPES, RECOVERY_LOCK, RECOVERY_PAUSE};
+use crate::metrics::GuestVolume;
+use crate::ops::images::guest_of;
+use crate::ops::{Error, Libvirt, Session};
 use crate::pool::{Job, Lane};
-use crate::storage::{self, Usage, Volumes};
+use crate::storage::{self, Usage, Volume, Volumes};
 
 /// What was last seen of storage.
 #[derive(Clone, Debug)]
@@ -31,11 +33,28 @@ pub struct StorageSeen {
 /// What the last look saw, and the way to wake the reconciler.
 pub(in crate::ops) struct StatusCache {
     storage: Mutex<Option<StorageSeen>>,
+    volumes: Mutex<VolumesSeen>,
     /// The end of the last look.
     looked: Mutex<Option<Instant>>,
     recovery: Bell,
     look: Bell,
     marks: Bell,
+}
+
+/// The volumes of guests, for scrapes.
+#[derive(Default)]
+struct VolumesSeen {
+    each: Arc<[GuestVolume]>,
+    /// When they were last read, or could not be.
+    at: Option<Instant>,
+    /// Whether a scrape has asked since.
+    is_wanted: bool,
+}
+
+impl VolumesSeen {
+    fn is_old(&self) -> bool {
+        self.at.is_none_or(|at| at.elapsed() > HEALTH_FRESH_FOR_SCRAPES)
+    }
 }
 
 /// A request to the reconciler's thread: one that waits says as much as many.
@@ -53,9 +72,9 @@ impl Default for Bell {
 
 impl Default for StatusCache {
     fn default() -> Self {
-        let (storage, looked) = (Mutex::default(), Mutex::default());
+        let (storage, volumes, looked) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (recovery, look, marks) = (Bell::default(), Bell::default(), Bell::default());
-        Self { storage, looked, recovery, look, marks }
+        Self { storage, volumes, looked, recovery, look, marks }
     }
 }
 
@@ -83,6 +102,21 @@ impl StatusCache {
             // A full channel has the same request in it.
             let _ = self.look.ring.try_send(());
         }
+    }
+
+    /// The same for a scrape, which also wants the volumes of guests.
+    pub(in crate::ops) fn refresh_for_scrape(&self) {
+        let is_first = {
+            let mut volumes = self.volumes.lock();
+            volumes.is_wanted = true;
+            volumes.at.is_none()
+        };
+        self.refresh(if is_first { Duration::ZERO } else { HEALTH_FRESH_FOR_SCRAPES });
+    }
+
+    /// The volumes of guests when last read; none where they could not be.
+    pub(in crate::ops) fn volumes(&self) -> Arc<[GuestVolume]> {
+        Arc::clone(&self.volumes.lock().each)
     }
 
     /// The way to wake the reconciler.
@@ -153,7 +187,51 @@ impl Libvirt {
             _ => {}
         }
         *seen = Some(StorageSeen { outcome, at: Instant::now() });
+        drop(seen);
+        self.look_at_volumes();
     }
+
+    /// Reads the volumes of guests where a scrape wants them, at most once a minute: it is one listing of them
+    /// all.
+    fn look_at_volumes(&self) {
+        {
+            let mut seen = self.status.volumes.lock();
+            if !seen.is_wanted || !seen.is_old() {
+                return;
+            }
+            seen.is_wanted = false;
+        }
+        let deadline = Instant::now() + self.deadlines.read;
+        let volumes = Arc::clone(&self.volumes);
+        let job = Job { name: "read volumes".into(), deadline };
+        let list = move |_: &mut Session| {
+            let guests = volumes.pool().guests();
+            volumes.volumes(Some(&guests), deadline)
+        };
+        let listed = self.pool.run(Lane::Storage, job, None, list);
+        let each = match listed {
+            Ok(Ok(volumes)) => volumes.iter().filter_map(of_guest).collect(),
+            Ok(Err(error)) => {
+                debug!("cannot read the volumes of guests: {error}");
+                Arc::default()
+            }
+            Err(error) => {
+                debug!("cannot read the volumes of guests: {error}");
+                Arc::default()
+            }
+        };
+        let mut seen = self.status.volumes.lock();
+        (seen.each, seen.at) = (each, Some(Instant::now()));
+    }
+}
+
+fn of_guest(volume: &Volume) -> Option<GuestVolume> {
+    Some(GuestVolume {
+        guest: guest_of(&volume.name)?.to_owned(),
+        name: volume.name.to_string(),
+        size_bytes: volume.size_bytes,
+        used_bytes: volume.used_bytes,
+    })
 }
 
 fn look(
@@ -281,7 +359,6 @@ impl Reconciler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::fixed::HEALTH_FRESH_FOR_SCRAPES;
 
     #[test]
     fn a_scrape_asks_for_a_look_at_most_once_a_minute() {
@@ -290,11 +367,18 @@ mod tests {
             status.refresh(fresh);
             status.look.rung.try_recv().is_ok()
         };
+        let scrape_asked = || {
+            status.refresh_for_scrape();
+            status.look.rung.try_recv().is_ok()
+        };
         let look_was = |ago| *status.looked.lock() = Instant::now().checked_sub(ago);
         assert!(!asked(HEALTH_FRESH_FOR_SCRAPES), "the first look is under way");
         look_was(Duration::from_secs(30));
         assert!(asked(HEALTH_FRESH) && !asked(HEALTH_FRESH_FOR_SCRAPES));
+        assert!(scrape_asked(), "no scrape has seen volumes yet");
+        status.volumes.lock().at = Some(Instant::now());
+        assert!(!scrape_asked() && status.volumes.lock().is_wanted);
         look_was(Duration::from_secs(61));
-        assert!(asked(HEALTH_FRESH_FOR_SCRAPES));
+        assert!(scrape_asked());
     }
 }

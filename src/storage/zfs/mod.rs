@@ -157,6 +157,7 @@ impl ZfsStore {
             device: device::path(&name),
             name,
             size_bytes: entry.volsize,
+            used_bytes: entry.logical,
             origin: entry.origin.clone(),
             owner: entry.owner.clone(),
             maker: entry.maker.as_deref().map(Maker::stored),

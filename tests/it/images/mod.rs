@@ -259,6 +259,7 @@ on_both_stores! {
         a_volume_is_made_found_listed_and_deleted
         what_cannot_be_is_refused_in_the_originals_words
         a_dataset_goes_with_all_below_it
+        a_scrape_shows_the_size_of_volumes_and_what_is_in_them
         an_image_is_listed_cloned_and_deleted;
 }
 

@@ -1,9 +1,15 @@
 //! The methods for volumes and images.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+
 use serde_json::json;
 
-use super::{Bed, ids};
+use super::{Bed, SOON, ids};
+use crate::lab::zpool_sync;
+use crate::metrics::scrape;
 use crate::storage::begins_with;
+use crate::support::wait_until;
 
 pub(super) fn a_volume_is_made_found_listed_and_deleted(bed: Bed) {
     let device = bed.path("guests/v/data").display().to_string();
@@ -53,6 +59,31 @@ pub(super) fn what_cannot_be_is_refused_in_the_originals_words(bed: Bed) {
     assert!(why.starts_with("invalid argument: "), "{why}");
     let why = bed.error("RequestImage", &json!({ "id": "a", "source": "http://127.0.0.1/a" }));
     assert!(why.starts_with("cannot fetch images: this agent has no image service"), "{why}");
+    bed.agent.end();
+}
+
+pub(super) fn a_scrape_shows_the_size_of_volumes_and_what_is_in_them(bed: Bed) {
+    bed.ok("CreateVolume", &json!({ "id": "guests/v/data", "size": 8 }));
+    bed.ok("CreateVolume", &json!({ "id": "guests/w/blank", "size": 4 }));
+    let data = vec![7; 3 << 20];
+    let mut disk = OpenOptions::new().write(true).open(bed.path("guests/v/data")).expect("a disk");
+    disk.write_all(&data).and_then(|()| disk.sync_all()).expect("it has room");
+    drop(disk);
+    if let Some(pool) = &bed.pool {
+        zpool_sync(&pool.name);
+    }
+    let series = |what: &str, guest: &str, volume: &str| {
+        let volume = bed.full(&format!("guests/{guest}/{volume}"));
+        format!("mistify_volume_{what}_bytes{{domain=\"{guest}\",volume=\"{volume}\"}}")
+    };
+    let size = series("size", "v", "data");
+    wait_until("the volumes are read", SOON, || scrape(&bed.agent).get(&size).is_some());
+    let seen = scrape(&bed.agent);
+    assert_eq!(seen.value(&size), f64::from(8 << 20));
+    assert_eq!(seen.value(&series("size", "w", "blank")), f64::from(4 << 20));
+    let used = seen.value(&series("used", "v", "data"));
+    assert!((f64::from(3 << 20)..f64::from(4 << 20)).contains(&used), "{used}");
+    assert!(seen.value(&series("used", "w", "blank")) < f64::from(1 << 20));
     bed.agent.end();
 }
 

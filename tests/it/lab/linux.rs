@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Folder, LIBVIRT, Pool, SOON, quietly, run, virsh, zfs};
+use super::{Folder, LIBVIRT, Pool, SOON, quietly, run, virsh, zfs, zpool_sync};
 use crate::images::Bed;
 use crate::linux::{Console, SMALL_MIB, discarded_space_is_freed, small};
 use crate::skip::require;
@@ -56,7 +56,7 @@ fn trims(bed: &mut LinuxBed) {
     let pool = volume.split('/').next().expect("a pool").to_owned();
     // A thick volume's `used` has its reservation in it.
     let referenced = || {
-        run("zpool", &["sync", &pool]);
+        zpool_sync(&pool);
         let bytes = zfs(&["get", "-Hp", "-o", "value", "referenced", &volume]);
         bytes.trim().parse().expect("a count of bytes")
     };

@@ -194,6 +194,11 @@ pub(crate) fn zfs(arguments: &[&str]) -> String {
     run("zfs", arguments)
 }
 
+/// Has a pool write what it holds back, so that its counts are those of now.
+pub(crate) fn zpool_sync(pool: &str) {
+    run("zpool", &["sync", pool]);
+}
+
 /// A virsh command that has to succeed; its standard output.
 fn virsh(arguments: &[&str]) -> String {
     run("virsh", &[&["-q"], arguments].concat())

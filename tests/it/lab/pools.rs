@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::failing_disk::FailingDisk;
 use super::guests::{running, writes};
-use super::{LIBVIRT, Pool, SOON, device, fresh, is_block_device, run, virsh, zfs};
+use super::{LIBVIRT, Pool, SOON, device, fresh, is_block_device, run, virsh, zfs, zpool_sync};
 use crate::images::Bed;
 use crate::skip::require;
 use crate::support::{poll, wait_until};
@@ -26,7 +26,7 @@ fn a_full_pool_pauses_the_guest_and_run_resumes_it_when_there_is_room() {
     fs::remove_file(filler).expect("it is ours");
     wait_until("it can be resumed", 3 * SOON, || {
         // What was freed is there some transactions later; until then the guest pauses again.
-        run("zpool", &["sync", &pool.name]);
+        zpool_sync(&pool.name);
         agent.ok("Run", &guest);
         let before = writes(&agent, &guest);
         poll(Duration::from_secs(5), || (writes(&agent, &guest) > before).then_some(())).is_some()
