@@ -9,6 +9,7 @@ mod late;
 pub(crate) mod requested;
 pub(crate) mod resize;
 mod snapshots;
+mod tls;
 mod volumes;
 
 use std::fs::{self, File};

@@ -139,7 +139,7 @@ fn redirect(to: &str) -> String {
     )
 }
 
-fn disk(text: &str) -> Vec<u8> {
+pub(super) fn disk(text: &str) -> Vec<u8> {
     let mut disk = text.as_bytes().to_vec();
     disk.resize(MIB, 0);
     disk
@@ -150,7 +150,7 @@ fn bed(service: &ImageService, pool: Option<Pool>) -> Bed {
 }
 
 /// Whether images can be fetched without the unit: only root starts a child as nobody.
-fn fetcher() -> Result<(), Skip> {
+pub(super) fn fetcher() -> Result<(), Skip> {
     if Path::new(SOCKET).exists() {
         return Err(Skip(format!("the unit of {SOCKET} fetches here")));
     }
@@ -342,6 +342,9 @@ fn an_image_that_came_otherwise_is_no_failure() {
     bed.agent.end();
 }
 
+/// What sha256sum says of 1 MiB that begins with "pulled" and is else zeroes.
+pub(super) const SUM: &str = "485627251ace43388911a52e7ee76db1292af48aa1f0082df036823be9b46b0d";
+
 /// Runs `image pull` on the store of a bed.
 fn pull(bed: &Bed, service: Option<&ImageService>, url: &str, sum: &str) -> Output {
     let service = service.map(|service| format!("--image-service={}", service.address));
@@ -356,8 +359,6 @@ fn pull(bed: &Bed, service: Option<&ImageService>, url: &str, sum: &str) -> Outp
 
 #[test]
 fn a_pulled_image_has_the_sum_that_was_named() {
-    // As sha256sum says of 1 MiB that begins with "pulled" and is else zeroes.
-    const SUM: &str = "485627251ace43388911a52e7ee76db1292af48aa1f0082df036823be9b46b0d";
     let service = ImageService::start();
     let bed = Bed::on_directory();
     let url = format!("http://{}/disk.raw", service.address);
