@@ -1,12 +1,14 @@
 //! The memory of a real guest: what it has, its maximum, and what running guests may use.
 
 use std::time::Duration;
+use std::{fs, io};
 
 use serde_json::{Value, json};
 
 use crate::check::check;
 use crate::linux::{Console, SMALL_MIB};
 use crate::modern::Bed;
+use crate::skip::{Skip, require};
 use crate::support::wait_until;
 
 /// Longer than a guest without KVM needs to take or give some 100 MiB.
@@ -121,6 +123,49 @@ fn an_existing_guest_gets_a_maximum() {
     let why = bed.agent.error("Update", &json!({ "id": "maximum", "max_memory": 513 }));
     assert_eq!(why, "invalid argument: max_memory: 513 is not a multiple of 2");
     bed.agent.ok("Run", &guest);
+    bed.agent.ok("Delete", &guest);
+}
+
+/// Huge pages of 2 MiB that this machine reserves, until it is dropped.
+struct HugePages {
+    before: String,
+}
+
+impl HugePages {
+    const PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+    fn reserve(count: u64) -> Result<Self, Skip> {
+        let skip = |error: io::Error| Skip(format!("this machine has no huge pages: {error}"));
+        let before = fs::read_to_string(Self::PAGES).map_err(skip)?;
+        let wanted = before.trim().parse::<u64>().expect("a count") + count;
+        let pages = Self { before };
+        fs::write(Self::PAGES, wanted.to_string()).map_err(skip)?;
+        let found = fs::read_to_string(Self::PAGES).map_err(skip)?;
+        match found.trim() == wanted.to_string() {
+            true => Ok(pages),
+            false => Err(Skip(format!("this machine has {} huge pages", found.trim()))),
+        }
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::PAGES, &self.before);
+    }
+}
+
+#[test]
+fn the_memory_of_a_guest_is_made_of_huge_pages() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let Some(_pages) = require("hugepages", HugePages::reserve(SMALL_MIB / 2)) else { return };
+    let guest = bed.guest("huge", &json!({ "hugepages": 2048 }));
+    let _console = bed.running(&guest);
+    let pid = bed.stack.qemu_pid("huge").expect("it runs");
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("its memory");
+    let kib = |line: &str| line.split_whitespace().nth(1).and_then(|it| it.parse::<u64>().ok());
+    let huge = maps.lines().filter(|line| line.starts_with("Private_Hugetlb:")).filter_map(kib);
+    let huge: u64 = huge.sum();
+    assert_eq!(huge / 1024, SMALL_MIB);
     bed.agent.ok("Delete", &guest);
 }
 

@@ -89,6 +89,9 @@ private_folders() {
     for folder in /run /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
         mount -t tmpfs -o mode=755 tmpfs "$folder"
     done
+    # Where libvirt looks for huge pages when it starts; not every kernel has them.
+    mkdir /run/hugepages
+    mount -t hugetlbfs hugetlbfs /run/hugepages 2>/dev/null || true
     # As the packages have it: logs of consoles are opened in it before libvirt would make it.
     mkdir -m 700 /var/log/libvirt/qemu
     mkdir /run/lock /run/etc-libvirt
