@@ -124,6 +124,23 @@ fn settings_that_can_be_are_checked_without_a_word_and_status_0() {
 }
 
 #[test]
+fn the_manual_page_has_a_valid_configuration() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/man/mistify-libvirt.conf.5");
+    let page = fs::read_to_string(page).expect("the page");
+    let (_, examples) = page.split_once(".SH EXAMPLES").expect("examples");
+    let settings = examples.lines().filter(|line| line.contains(" = "));
+    let settings: Vec<String> = settings.map(|line| line.replace('\\', "")).collect();
+    assert!(settings.len() >= 3, "{settings:?}");
+    let folder = Scratch::new();
+    let file = folder.path().join("conf");
+    for (ending, status) in [("", 0), ("storag = x", 1)] {
+        fs::write(&file, format!("{}\n{ending}\n", settings.join("\n"))).expect("it is ours");
+        let output = run(&["--check-config", "--config", file.to_str().expect("UTF-8")]);
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+    }
+}
+
+#[test]
 fn it_listens_on_every_address_that_is_named() {
     let mut flags = vec!["--libvirt-uri", "test:///default"];
     flags.extend(["--listen", "127.0.0.2:0", "--listen", "[::1]:0"]);
