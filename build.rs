@@ -180,6 +180,11 @@ mod generate {
         "virNetworkGetUUID",
         "virNetworkGetXMLDesc",
         "virNetworkFree",
+        "virStoragePoolLookupByName",
+        "virStoragePoolFree",
+        "virStorageVolLookupByName",
+        "virStorageVolGetPath",
+        "virStorageVolFree",
         "virTypedParamsClear",
     ];
 

@@ -96,6 +96,10 @@ pub type virEventRemoveTimeoutFunc = ::std::option::Option<
 >;
 pub type virNetwork = _virNetwork;
 pub type virNetworkPtr = *mut virNetwork;
+pub type virStoragePool = _virStoragePool;
+pub type virStoragePoolPtr = *mut virStoragePool;
+pub type virStorageVol = _virStorageVol;
+pub type virStorageVolPtr = *mut virStorageVol;
 pub type virErrorLevel = ::std::os::raw::c_uint;
 pub type virErrorDomain = ::std::os::raw::c_uint;
 pub type virError = _virError;
@@ -166,6 +170,16 @@ pub struct _virDomainStatsRecord {
 #[repr(C)]
 #[derive(Debug)]
 pub struct _virNetwork {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virStoragePool {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virStorageVol {
     _unused: [u8; 0],
 }
 #[repr(C)]
@@ -981,6 +995,17 @@ unsafe extern "C" {
         autostart: ::std::os::raw::c_int,
     ) -> ::std::os::raw::c_int;
     pub fn virNetworkIsActive(net: virNetworkPtr) -> ::std::os::raw::c_int;
+    pub fn virStoragePoolLookupByName(
+        conn: virConnectPtr,
+        name: *const ::std::os::raw::c_char,
+    ) -> virStoragePoolPtr;
+    pub fn virStoragePoolFree(pool: virStoragePoolPtr) -> ::std::os::raw::c_int;
+    pub fn virStorageVolLookupByName(
+        pool: virStoragePoolPtr,
+        name: *const ::std::os::raw::c_char,
+    ) -> virStorageVolPtr;
+    pub fn virStorageVolFree(vol: virStorageVolPtr) -> ::std::os::raw::c_int;
+    pub fn virStorageVolGetPath(vol: virStorageVolPtr) -> *mut ::std::os::raw::c_char;
     pub fn virStreamNew(
         conn: virConnectPtr,
         flags: ::std::os::raw::c_uint,

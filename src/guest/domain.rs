@@ -142,7 +142,14 @@ pub struct DiskSource {
     /// Path of a block device.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device: String,
-    /// Paths of the files below that, the nearest first, where libvirt names them. Beyond the owner's model.
+    /// The storage pool of libvirt's that it is a volume of; empty for none. Beyond the owner's model, as what
+    /// follows.
+    #[serde(skip)]
+    pub pool: String,
+    /// The name of that volume.
+    #[serde(skip)]
+    pub volume: String,
+    /// Paths of the files below that, the nearest first, where libvirt names them.
     #[serde(skip)]
     pub backing: Vec<String>,
 }

@@ -214,6 +214,8 @@ pub(super) fn read_disk(disk: &Element) -> Disk {
         source: DiskSource {
             file: source.attribute("file").to_owned(),
             device: source.attribute("dev").to_owned(),
+            pool: source.attribute("pool").to_owned(),
+            volume: source.attribute("volume").to_owned(),
             backing: read_backing(disk),
         },
         target: DiskTarget {

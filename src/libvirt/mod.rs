@@ -26,6 +26,7 @@ mod screen;
 mod settings;
 mod stats;
 mod strings;
+mod volume;
 
 pub use bulk::{DomainStats, Groups};
 pub use connection::{Connection, version_text};

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::warn;
+use log::{debug, warn};
 
-use crate::guest::domain::{Disk, VirDomain};
+use crate::guest::domain::{Device, Disk, VirDomain};
 use crate::guest::network::NetworkMark;
 use crate::guest::wire::{self, Guest};
 use crate::jobs::reached;
@@ -173,7 +173,12 @@ impl DomainUse {
         found
     }
 
-    fn read(domain: &Domain, name: String, is_saved: bool) -> Result<Option<Self>, Error> {
+    fn read(
+        connection: &Connection,
+        domain: &Domain,
+        name: String,
+        is_saved: bool,
+    ) -> Result<Option<Self>, Error> {
         let gone = |code| code == Code::NO_DOMAIN;
         let mut found = Self { name, uuid: domain.uuid()?, ..Self::default() };
         found.runs = match domain.is_active() {
@@ -196,7 +201,10 @@ impl DomainUse {
                 Err(error) => Err(error.to_string()),
             };
             match read {
-                Ok(read) => found.add(&read),
+                Ok(mut read) => {
+                    name_volumes(connection, &mut read);
+                    found.add(&read);
+                }
                 Err(why) => {
                     warn!("cannot read the definition of domain {:?}: {why}", found.name);
                     found.is_unreadable = true;
@@ -221,6 +229,23 @@ impl DomainUse {
     }
 }
 
+/// Gives disks that are volumes of libvirt's pools the paths of these, where there are any: of a pool that is not
+/// active, or that is none of files and devices, nobody knows them.
+fn name_volumes(connection: &Connection, domain: &mut VirDomain) {
+    let Device { disks, beside_disks, .. } = &mut domain.devices;
+    for disk in disks.iter_mut().chain(beside_disks).filter(|disk| disk.kind == "volume") {
+        let source = &mut disk.source;
+        match connection.volume_path(&source.pool, &source.volume) {
+            Ok(path) if path.starts_with('/') => {
+                source.file = path;
+                "file".clone_into(&mut disk.kind);
+            }
+            Ok(path) => debug!("volume {:?} has no path but {path:?}", source.volume),
+            Err(error) => debug!("cannot find volume {:?}: {error}", source.volume),
+        }
+    }
+}
+
 /// What every domain of the host uses.
 ///
 /// # Errors
@@ -234,7 +259,7 @@ pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error>
     for domain in connection.list_domains()? {
         let name = domain.name()?;
         let is_saved = saved.contains(&name);
-        found.extend(DomainUse::read(&domain, name, is_saved)?);
+        found.extend(DomainUse::read(connection, &domain, name, is_saved)?);
     }
     Ok(found)
 }

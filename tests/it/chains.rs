@@ -103,7 +103,7 @@ fn a_volume_below_a_file_nobody_reads_stays() {
 }
 
 #[test]
-fn a_disk_of_a_libvirt_pool_may_be_any_volume() {
+fn a_disk_of_an_unknown_pool_may_be_any_volume() {
     let Some(bed) = Bed::new() else { return };
     bed.make("web");
     let other = "<domain type='qemu'><name>pooled</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
@@ -114,6 +114,16 @@ fn a_disk_of_a_libvirt_pool_may_be_any_volume() {
     let defined = bed.stack.with_xml("define", other);
     assert!(defined.status.success(), "{defined:?}");
 
+    let error = bed.roll_back("web").unwrap_or_default();
+    assert!(error.ends_with(&format!("guest pooled {UNKNOWN}")), "{error}");
+    // A pool that is active tells which volume it is.
+    bed.make("other");
+    let folder = bed.file("other").display().to_string();
+    bed.stack.virsh_ok(&["pool-create-as", "guests", "dir", "--target", &folder]);
+    assert_eq!(bed.roll_back("web"), None);
+    let error = bed.roll_back("other").unwrap_or_default();
+    assert!(error.contains("guest pooled") && !error.contains(UNKNOWN), "{error}");
+    bed.stack.virsh_ok(&["pool-destroy", "guests"]);
     let error = bed.roll_back("web").unwrap_or_default();
     assert!(error.ends_with(&format!("guest pooled {UNKNOWN}")), "{error}");
     bed.stack.virsh_ok(&["undefine", "pooled"]);
