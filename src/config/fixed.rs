@@ -8,6 +8,8 @@ pub const HEALTH_FRESH: Duration = Duration::from_secs(10);
 /// Maximum age of the last check of libvirt and storage for a scrape. Scrapes repeat every few
 /// seconds, a check starts one to three processes, and the store fills slowly.
 pub const HEALTH_FRESH_FOR_SCRAPES: Duration = Duration::from_secs(60);
+/// Pause after an attempt to complete the marks of volumes that failed. It is one listing of all volumes.
+pub const MARKS_PAUSE: Duration = Duration::from_secs(60);
 /// Pause after the first failed attempt to recover a change. Each further failure doubles it. An
 /// obstacle such as a busy device disappears in about that time.
 pub const RECOVERY_PAUSE: Duration = Duration::from_secs(2);

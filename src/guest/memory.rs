@@ -46,6 +46,8 @@ pub(super) fn write(domain: &mut Element, memory: u64, most: u64, block: u64) {
     }
     domain.child_mut("devices").remove("memory", |_| true);
     domain.child_mut("cpu").remove("numa", |_| true);
+    // Of huge pages the device hands out whole ones.
+    let block = block.max(page_kib(domain));
     // QEMU refuses slots without room for them, which a guest would have that has its maximum.
     domain.children.push(kib("maxMemory", most.saturating_add(block)).with("slots", "1"));
     // libvirt fills in the processors.
@@ -79,25 +81,50 @@ pub(super) fn read(domain: &Element) -> Result<(u64, u64), Error> {
     }
 }
 
-/// The unit in KiB of the device that this agent gave a domain; 0 where it has none, or more than one cell or
-/// memory device, which another tool defined.
+/// The unit in KiB of the device that this agent gave a domain; 0 where it has none. What is not exactly as
+/// [`write`] has it was arranged by another tool.
 ///
 /// # Errors
 /// If a number in it is none.
 pub(super) fn read_block(domain: &Element) -> Result<u64, Error> {
-    let cells = domain.child("cpu").child("numa").children_in("", "cell").count();
+    let mut cells = domain.child("cpu").child("numa").children_in("", "cell");
+    let (cell, is_one_cell) = (cells.next(), cells.next().is_none());
+    let of_cell = ["id", "cpus", "memory", "unit"];
+    let is_plain = |cell: &Element| {
+        let names = &mut cell.attributes.iter().map(|(name, _)| name.as_str());
+        cell.children.is_empty() && names.all(|name| of_cell.contains(&name))
+    };
     let mut devices = domain.child("devices").children_in("", "memory");
     let (device, is_more) = (devices.next(), devices.next().is_some());
-    if !domain.has("maxMemory") || cells != 1 || is_more {
+    let is_one_slot = domain.child("maxMemory").attribute("slots") == "1";
+    if !is_one_slot || !is_one_cell || !cell.is_some_and(is_plain) || is_more {
         return Ok(0);
     }
     match device {
         // It has its maximum.
-        None => Ok(BLOCK_KIB),
-        Some(device) if device.attribute("model") == VIRTIO_MEM => {
+        None => Ok(BLOCK_KIB.max(page_kib(domain))),
+        Some(device) if device.attribute("model") == VIRTIO_MEM && !device.has("source") => {
             read_memory_kib(device.child("target").child("block"))
         }
         Some(_) => Ok(0),
+    }
+}
+
+/// Whether the memory of a domain was arranged by another tool.
+///
+/// # Errors
+/// If a number in it is none.
+pub(super) fn is_arranged(domain: &Element) -> Result<bool, Error> {
+    let has_parts = domain.child("cpu").has("numa") || domain.child("devices").has("memory");
+    Ok(has_parts && read_block(domain)? == 0)
+}
+
+/// The size in KiB of the huge pages that its memory is made of; 0 for ordinary ones.
+fn page_kib(domain: &Element) -> u64 {
+    let page = domain.child("memoryBacking").child("hugepages").child("page");
+    match page.attribute("unit") {
+        "KiB" => page.attribute("size").parse().unwrap_or_default(),
+        _ => 0,
     }
 }
 
@@ -192,6 +219,14 @@ mod tests {
             assert_eq!(read_block(&domain), Ok(block));
         }
         assert_eq!(read(&domain(MIB, 0, 0)), Ok((MIB, 0)));
+        let mut huge = Element::new("domain");
+        let page = Element::new("page").with("size", "1048576").with("unit", "KiB");
+        let pages = Element::new("hugepages").containing([page]);
+        huge.children.push(Element::new("memoryBacking").containing([pages]));
+        for memory in [1024, 2048] {
+            write(&mut huge, memory * MIB, 2048 * MIB, BLOCK_KIB);
+            assert_eq!(read_block(&huge), Ok(1024 * MIB), "{}", huge.to_xml());
+        }
         let whole = domain(512 * MIB, 512 * MIB, BLOCK_KIB);
         assert_eq!((read(&whole), read_block(&whole)), (Ok((512 * MIB, 0)), Ok(BLOCK_KIB)));
     }
@@ -243,9 +278,17 @@ mod tests {
         more.child_mut("devices").children.push(dimm.clone());
         let mut other = domain.clone();
         other.child_mut("devices").children = vec![dimm];
-        let mut cells = domain;
+        let mut cells = domain.clone();
         cells.child_mut("cpu").child_mut("numa").children.push(Element::new("cell"));
-        for domain in [more, other, cells] {
+        let mut shared = domain.clone();
+        shared.child_mut("cpu").child_mut("numa").child_mut("cell").set("memAccess", "shared");
+        let mut slots = domain.clone();
+        slots.child_mut("maxMemory").set("slots", "16");
+        let mut sourced = domain.clone();
+        let source = Element::new("source");
+        sourced.child_mut("devices").child_mut("memory").children.push(source);
+        for domain in [more, other, cells, shared, slots, sourced] {
+            assert_eq!(is_arranged(&domain), Ok(true));
             assert!(Plugged::from_xml(&domain.to_xml()).unwrap().is_none(), "{}", domain.to_xml());
         }
     }

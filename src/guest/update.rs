@@ -19,12 +19,15 @@ pub enum Loss {
     Windows,
     /// The machine has no bus for an IDE disk.
     Ide,
+    /// Cells and memory devices that another tool gave it.
+    Memory,
 }
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nvram => "it would lose the variables of its UEFI firmware (NVRAM)",
+            Self::Memory => "another tool arranged its memory",
             Self::Ide => "that machine has no IDE bus, and the guest has a disk on it",
             Self::Windows => {
                 "a guest with Hyper-V features may not start on another machine, or lose its \
@@ -117,8 +120,8 @@ pub fn updated(xml: &str, asked: &Guest, nvram: &str) -> Result<Updated, Error> 
     if !asked.cpu_model.is_empty() || asked.cpu_topology.is_some() {
         update_cpu(domain.child_mut("cpu"), asked);
     }
-    if asked.max_memory_mib > 0 {
-        update_memory(&mut domain, asked, before.memory_block_kib)?;
+    if asked.max_memory_mib > 0 && memory::is_arranged(&domain)? {
+        losses.push(Loss::Memory);
     }
     let most = asked.cpu_topology.map_or(asked.max_cpu, CpuTopology::processors);
     if most > 0 {
@@ -161,6 +164,10 @@ pub fn updated(xml: &str, asked: &Guest, nvram: &str) -> Result<Updated, Error> 
         domain.children.extend(hardware_xml::write_machine(&only, false));
     }
     placement::update(&mut domain, &Hardware::for_guest(asked));
+    // Behind the pages, whose size is in it.
+    if asked.max_memory_mib > 0 || (asked.hugepages_kib > 0 && before.memory_block_kib > 0) {
+        update_memory(&mut domain, asked, before.memory_block_kib)?;
+    }
     let is_x86 = is_x86(domain.child("os").child("type").attribute("machine"));
     update_devices(domain.child_mut("devices"), &before, asked, is_x86);
     Ok(Updated { xml: domain.to_xml(), losses })
@@ -185,19 +192,19 @@ fn update_cpu(cpu: &mut Element, asked: &Guest) {
     cpu.children.extend(written.children);
 }
 
-/// The profile decides by what the guest gets its maximum, unless it has a device already, or memory that
-/// another tool arranged.
+/// The profile decides by what the guest gets its maximum, unless it has a device already.
 fn update_memory(domain: &mut Element, asked: &Guest, block_kib: u64) -> Result<(), Error> {
-    let is_arranged = domain.child("cpu").has("numa") || domain.child("devices").has("memory");
     let block_kib = match block_kib {
-        0 if is_arranged => 0,
         0 => {
             memory::block_kib(asked, is_x86(domain.child("os").child("type").attribute("machine")))
         }
         own => own,
     };
-    let (memory_kib, _) = memory::read(domain)?;
-    let most_kib = asked.max_memory_mib.saturating_mul(KIB_PER_MIB);
+    let (memory_kib, most_kib) = memory::read(domain)?;
+    let most_kib = match asked.max_memory_mib {
+        0 => most_kib,
+        most => most.saturating_mul(KIB_PER_MIB),
+    };
     memory::write(domain, memory_kib, most_kib, block_kib);
     Ok(())
 }

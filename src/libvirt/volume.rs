@@ -14,13 +14,15 @@ use crate::sys;
 struct Reference<T> {
     raw: NonNull<T>,
     free: unsafe extern "C" fn(*mut T) -> c_int,
+    /// The name of that call.
+    call: &'static str,
 }
 
 impl<T> Drop for Reference<T> {
     fn drop(&mut self) {
         // SAFETY: live, ours, and freed only here.
         let freed = unsafe { (self.free)(self.raw.as_ptr()) };
-        if let Err(why) = check_int(freed, "virStorageVolFree") {
+        if let Err(why) = check_int(freed, self.call) {
             warn!("cannot free a storage handle: {why}");
         }
     }
@@ -40,12 +42,14 @@ impl Connection {
         let name = argument(pool, call)?;
         // SAFETY: the connection is live, the name NUL-terminated; the reference is ours to free.
         let raw = unsafe { sys::virStoragePoolLookupByName(self.raw.as_ptr(), name.as_ptr()) };
-        let pool = Reference { raw: check_ptr(raw, call)?, free: sys::virStoragePoolFree };
+        let (raw, free) = (check_ptr(raw, call)?, sys::virStoragePoolFree);
+        let pool = Reference { raw, free, call: "virStoragePoolFree" };
         let call = "virStorageVolLookupByName";
         let name = argument(volume, call)?;
         // SAFETY: the pool is live, the name NUL-terminated; the reference is ours to free.
         let raw = unsafe { sys::virStorageVolLookupByName(pool.raw.as_ptr(), name.as_ptr()) };
-        let volume = Reference { raw: check_ptr(raw, call)?, free: sys::virStorageVolFree };
+        let (raw, free) = (check_ptr(raw, call)?, sys::virStorageVolFree);
+        let volume = Reference { raw, free, call: "virStorageVolFree" };
         // SAFETY: the volume is live.
         let path = unsafe { sys::virStorageVolGetPath(volume.raw.as_ptr()) };
         // SAFETY: NULL or a string from malloc(3) that is ours.

@@ -50,7 +50,7 @@ pub struct GuestVolume {
     pub name: String,
     /// Its size.
     pub size_bytes: u64,
-    /// Data in it, as [`Volume::used_bytes`](crate::storage::Volume::used_bytes).
+    /// Data in it, as [`Volumes::filled`](crate::storage::Volumes::filled) tells.
     pub used_bytes: u64,
 }
 

@@ -40,7 +40,7 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change). A guest that is finished
-    /// later than that is taken back.
+    /// later than that is taken back; one that only the journal was late for stays.
     pub fn create_guest(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = request.guest.ok_or(Error::NoGuest)?;
         check_definition_with_networks(&guest, &self.host)?;
@@ -150,8 +150,9 @@ impl Libvirt {
         };
         let late = move |_: &mut Session, _: Result<_, Error>| marks.wake();
         let outcome = self.held("Create", deadline, &hold, work, late);
-        if outcome.is_err() && !handed_in.is_empty() {
-            // Where libvirt's answer was lost there may be a domain.
+        let is_lost = outcome.as_ref().is_err_and(Error::is_unreachable);
+        if is_lost && !handed_in.is_empty() {
+            // There may be a domain.
             self.status.marks().wake();
         }
         let (uuid, started) = outcome?;

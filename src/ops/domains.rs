@@ -1,9 +1,10 @@
 //! What the definitions of the host's domains use: asked before a verb removes, rolls back, grows or
 //! adopts something that another domain may have.
 //!
-//! It costs a round trip for the list and two or three for each domain.
+//! It costs a round trip for the list, two or three for each domain, and three for each disk that is a volume of one
+//! of libvirt's pools.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,7 @@ use crate::guest::wire::{self, Guest};
 use crate::jobs::reached;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::chain::Chain;
-use crate::ops::images::guest_of;
+use crate::ops::images::lock_of;
 use crate::ops::volumes::{Expected, Others};
 use crate::ops::{self, Libvirt};
 use crate::os::paths::resolved;
@@ -174,7 +175,7 @@ impl DomainUse {
     }
 
     fn read(
-        connection: &Connection,
+        (connection, known): (&Connection, &mut PoolVolumes),
         domain: &Domain,
         name: String,
         is_saved: bool,
@@ -202,7 +203,7 @@ impl DomainUse {
             };
             match read {
                 Ok(mut read) => {
-                    name_volumes(connection, &mut read);
+                    name_volumes(connection, known, &mut read);
                     found.add(&read);
                 }
                 Err(why) => {
@@ -231,20 +232,29 @@ impl DomainUse {
 
 /// Gives disks that are volumes of libvirt's pools the paths of these, where there are any: of a pool that is not
 /// active, or that is none of files and devices, nobody knows them.
-fn name_volumes(connection: &Connection, domain: &mut VirDomain) {
+fn name_volumes(connection: &Connection, known: &mut PoolVolumes, domain: &mut VirDomain) {
     let Device { disks, beside_disks, .. } = &mut domain.devices;
     for disk in disks.iter_mut().chain(beside_disks).filter(|disk| disk.kind == "volume") {
         let source = &mut disk.source;
-        match connection.volume_path(&source.pool, &source.volume) {
-            Ok(path) if path.starts_with('/') => {
-                source.file = path;
-                "file".clone_into(&mut disk.kind);
+        let name = (source.pool.clone(), source.volume.clone());
+        let path = known.entry(name).or_insert_with_key(|(pool, volume)| {
+            match connection.volume_path(pool, volume) {
+                Ok(path) => Some(path).filter(|path| path.starts_with('/')),
+                Err(error) => {
+                    debug!("cannot find volume {volume:?} of pool {pool:?}: {error}");
+                    None
+                }
             }
-            Ok(path) => debug!("volume {:?} has no path but {path:?}", source.volume),
-            Err(error) => debug!("cannot find volume {:?}: {error}", source.volume),
+        });
+        if let Some(path) = path {
+            source.file.clone_from(path);
+            "file".clone_into(&mut disk.kind);
         }
     }
 }
+
+/// The paths of volumes of libvirt's pools, by pool and volume, as far as they were asked for.
+type PoolVolumes = BTreeMap<(String, String), Option<String>>;
 
 /// What every domain of the host uses.
 ///
@@ -255,11 +265,11 @@ fn name_volumes(connection: &Connection, domain: &mut VirDomain) {
 /// As long as libvirt takes for a call or two for each domain.
 pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error> {
     let saved = connection.saved_domain_names()?;
-    let mut found = Vec::new();
+    let (mut found, mut known) = (Vec::new(), PoolVolumes::new());
     for domain in connection.list_domains()? {
         let name = domain.name()?;
         let is_saved = saved.contains(&name);
-        found.extend(DomainUse::read(connection, &domain, name, is_saved)?);
+        found.extend(DomainUse::read((connection, &mut known), &domain, name, is_saved)?);
     }
     Ok(found)
 }
@@ -311,8 +321,7 @@ impl Libvirt {
         // In their order: two that name each other's volumes do not wait for each other.
         let find = move || {
             let names = sources.iter().filter_map(|(_, it)| volumes.name_of(Path::new(it)));
-            let mut keys: BTreeSet<String> =
-                names.filter_map(|name| guest_of(&name).map(str::to_owned)).into_set();
+            let mut keys: BTreeSet<String> = names.map(|name| lock_of(&name).to_owned()).into_set();
             keys.insert(own);
             keys
         };
@@ -483,7 +492,6 @@ mod tests {
         let volume = |maker: Option<Maker>| storage::Volume {
             name: pool.dataset("guests/b/disk-0").unwrap(),
             size_bytes: 0,
-            used_bytes: 0,
             device: PathBuf::from("/absent"),
             origin: None,
             owner: None,

@@ -151,12 +151,12 @@ impl<'l> Devices<'l> {
     /// Those of all guests that run: two round trips for each.
     fn of_all(connection: &Connection, limits: &'l GuestLimits) -> Self {
         let mut devices = Self { known: BTreeMap::new(), limits };
-        limits.0.lock().clear();
         for domain in connection.list_domains().unwrap_or_default() {
             if let (Some(_), Ok(name)) = (domain.id(), domain.name()) {
                 devices.read(&domain, &name);
             }
         }
+        limits.0.lock().retain(|guest, _| devices.known.contains_key(guest));
         devices
     }
 
@@ -166,6 +166,14 @@ impl<'l> Devices<'l> {
         self.limits.read(name, &xml);
         if let Ok(aliases) = aliases(&xml) {
             self.known.insert(name.to_owned(), aliases);
+        }
+    }
+
+    /// Replaces an alias that is known.
+    fn name(&self, guest: &str, device: &mut String) {
+        let mut known = self.known.get(guest).into_iter().flatten();
+        if let Some((_, name)) = known.find(|(alias, _)| alias == device) {
+            name.clone_into(device);
         }
     }
 
@@ -186,10 +194,11 @@ impl<'l> Devices<'l> {
                 self.known.remove(guest);
                 self.limits.0.lock().remove(guest);
             }
-            DomainChange::IoError { device, .. } | DomainChange::DeviceRemoved { device } => {
-                let mut known = self.known.get(guest).into_iter().flatten();
-                if let Some((_, name)) = known.find(|(alias, _)| alias == device) {
-                    name.clone_into(device);
+            DomainChange::IoError { device, .. } => self.name(guest, device),
+            DomainChange::DeviceRemoved { device } => {
+                self.name(guest, device);
+                if let Ok(domain) = connection.lookup_domain_by_name(guest) {
+                    self.read(&domain, guest);
                 }
             }
             _ => {}

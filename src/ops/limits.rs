@@ -39,8 +39,8 @@ impl Libvirt {
             limit(Reach::Next)?;
             Stored::read(&domain)?.change_request(&domain, |kept| note(kept, &asked))?;
             let applied = apply_now(&domain, &|| Ok(limit(Reach::Now)?))?;
-            if applied.0 {
-                limits.read(&id, &domain.xml(XmlKind::Live)?);
+            if let (true, Ok(xml)) = (applied.0, domain.xml(XmlKind::Live)) {
+                limits.read(&id, &xml);
             }
             Ok(applied)
         })?;

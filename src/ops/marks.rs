@@ -1,8 +1,8 @@
 //! Marks of older agents: they name a guest's id and not its domain.
 //!
 //! A guest that was renamed has another id than its volumes say. So a mark has the uuid of the guest's domain,
-//! too. Volumes of older agents get it once, at a start, where the definition of that id names them. The
-//! others are kept as they are and reported.
+//! too. Volumes of older agents get it where the definition of that id names them: at a start, and when a verb did
+//! not come to the marks of its volumes. The others are kept as they are and reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

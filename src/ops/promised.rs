@@ -21,7 +21,7 @@ impl Promised {
     /// What libvirt says; where the kernel does not say how much memory there is.
     ///
     /// # Blocking
-    /// Two round trips, and three for each guest that runs.
+    /// One round trip, and two for each guest that runs.
     pub fn ask(connection: &Connection) -> Result<Option<Self>, Error> {
         let Some(host_kib) = total_kib() else { return Ok(None) };
         let mut guests_kib: u64 = 0;
@@ -52,7 +52,7 @@ impl Promised {
 }
 
 fn of(domain: &Domain) -> Result<u64, Error> {
-    if !domain.is_active()? {
+    if domain.id().is_none() {
         return Ok(0);
     }
     let most_kib = domain.info()?.memory_max_kib;

@@ -250,7 +250,6 @@ mod tests {
         Volume {
             name: PoolName::parse("tank").unwrap().dataset(name).unwrap(),
             size_bytes: 0,
-            used_bytes: 0,
             device: PathBuf::from(format!("/absent/{name}")),
             origin: None,
             owner: None,

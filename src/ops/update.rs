@@ -89,6 +89,12 @@ fn as_it_would_be(asked: &Guest, definition: &VirDomain) -> Guest {
         guest.max_cpu = definition.vcpu_max.max(definition.vcpu);
     }
     guest.memory_mib = definition.memory_kib / KIB_PER_MIB;
+    if guest.hugepages_kib == 0 {
+        guest.hugepages_kib = hardware.hugepages_kib;
+    }
+    if guest.max_memory_mib == 0 && hardware.memory_block_kib > 0 {
+        guest.max_memory_mib = definition.most_memory_kib() / KIB_PER_MIB;
+    }
     guest.disks.clear();
     guest.nics.clear();
     guest
@@ -102,6 +108,7 @@ fn check_losses(losses: &[Loss], may_lose: bool) -> Result<(), Error> {
         Loss::Nvram => format!(
             "firmware cannot be changed: {loss}; delete the guest and create it again on its disks"
         ),
+        Loss::Memory => format!("max_memory cannot be changed: {loss}"),
         Loss::Ide => format!("machine cannot be changed: {loss}; detach it first"),
         Loss::Windows => format!(
             "machine is not changed: {loss}; set args mistify.force to \"true\" to change it"
@@ -126,6 +133,7 @@ mod tests {
             (&[Loss::Windows], true, true),
             (&[Loss::Windows, Loss::Nvram], true, false),
             (&[Loss::Windows, Loss::Ide], true, false),
+            (&[Loss::Memory], true, false),
         ] {
             assert_eq!(check_losses(losses, may_lose).is_ok(), is_fine, "{losses:?} {may_lose}");
         }

@@ -170,6 +170,7 @@ impl Hold {
     /// keys the holds are taken in the order of the keys, so that no two callers wait for each other.
     pub fn keep(&mut self, other: Self) {
         self.more.push(other.key);
+        self.more.extend(other.more);
     }
 
     /// The key, to keep.

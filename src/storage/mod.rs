@@ -207,6 +207,13 @@ pub trait Volumes: Send + Sync {
     /// [`Error::NotFound`] for the dataset.
     fn volumes(&self, under: Option<&Dataset>, deadline: Instant) -> Result<Vec<Volume>, Error>;
 
+    /// The volumes of all guests, each with the bytes of data in it: before compression, and with what it shares
+    /// with its image. For zfs it is one listing.
+    ///
+    /// # Errors
+    /// As the trait says.
+    fn filled(&self, deadline: Instant) -> Result<Vec<(Volume, u64)>, Error>;
+
     /// One volume.
     ///
     /// # Errors

@@ -166,7 +166,6 @@ mod tests {
         Volume {
             name: wanted(None, 1).volume,
             size_bytes,
-            used_bytes: 0,
             device: PathBuf::new(),
             origin: origin.map(str::to_owned),
             owner: owner.map(str::to_owned),

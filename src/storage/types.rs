@@ -234,8 +234,6 @@ pub struct Volume {
     pub name: Dataset,
     /// Its size.
     pub size_bytes: u64,
-    /// Data in it, before compression, and with what it shares with its image.
-    pub used_bytes: u64,
     /// Where guests find it: a block device, in a directory store a regular file.
     pub device: PathBuf,
     /// Full name of the snapshot that it was cloned from.

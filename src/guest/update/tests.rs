@@ -136,6 +136,24 @@ fn firmware_and_windows_are_not_lost_unasked() {
 }
 
 #[test]
+fn a_maximum_of_memory_fits_the_pages() {
+    let block = |xml: &str| read_hardware(&read(xml)).unwrap().memory_block_kib;
+    let asked_most = asked(r#""profile": "modern", "max_memory": 8192"#);
+    let of_another = updated(ORIGINAL, &asked_most, "").unwrap();
+    assert_eq!(of_another.losses, [Loss::Memory], "it has a cell of another tool's");
+    let cell = "<numa><cell id='0' cpus='0-1' memory='524288' unit='KiB'/></numa>";
+    let most = updated(&ORIGINAL.replace(cell, ""), &asked_most, "").unwrap();
+    assert_eq!((block(&most.xml), &most.losses[..]), (2048, &[][..]));
+    let huge = updated(&most.xml, &asked(r#""hugepages": 1048576"#), "").unwrap();
+    assert_eq!(block(&huge.xml), 1_048_576);
+    let again = updated(&huge.xml, &asked(r#""profile": "modern", "max_memory": 4096"#), "");
+    assert_eq!(block(&again.unwrap().xml), 1_048_576);
+    let cells = most.xml.replace("<cell ", "<cell memAccess=\"shared\" ");
+    let refused = updated(&cells, &asked(r#""max_memory": 4096"#), "").unwrap();
+    assert_eq!(refused.losses, [Loss::Memory]);
+}
+
+#[test]
 fn foreign_namespaces_survive() {
     let xml = after(r#""clock": "localtime""#).to_xml();
     for part in [

@@ -298,7 +298,8 @@ fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result
         let profile = profile::of(guest, host.profile);
         let (offer, missing) = machine::look(connection, guest, profile)?;
         if offer.is_some() {
-            seen.promised = Promised::ask(connection)?;
+            // Another guest that cannot be asked is no problem of this one.
+            seen.promised = Promised::ask(connection).ok().flatten();
         }
         seen.offer = offer;
         seen.missing = missing;

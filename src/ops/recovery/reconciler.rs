@@ -9,12 +9,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, after, at, bounded, never, select};
 use log::{Level, debug, info, log, warn};
 use parking_lot::Mutex;
 
 use crate::config::Store;
-use crate::config::fixed::{HEALTH_FRESH, HEALTH_FRESH_FOR_SCRAPES, RECOVERY_LOCK, RECOVERY_PAUSE};
+use crate::config::fixed::{
+    HEALTH_FRESH, HEALTH_FRESH_FOR_SCRAPES, MARKS_PAUSE, RECOVERY_LOCK, RECOVERY_PAUSE,
+};
 use crate::metrics::GuestVolume;
 use crate::ops::images::guest_of;
 use crate::ops::{Error, Libvirt, Session};
@@ -52,6 +54,13 @@ struct VolumesSeen {
 }
 
 impl VolumesSeen {
+    /// Where they could not be read at all, the next scrape that asks comes a minute later, too.
+    fn note_look(&mut self) {
+        if self.is_wanted {
+            self.at.get_or_insert_with(Instant::now);
+        }
+    }
+
     fn is_old(&self) -> bool {
         self.at.is_none_or(|at| at.elapsed() > HEALTH_FRESH_FOR_SCRAPES)
     }
@@ -204,33 +213,28 @@ impl Libvirt {
         let deadline = Instant::now() + self.deadlines.read;
         let volumes = Arc::clone(&self.volumes);
         let job = Job { name: "read volumes".into(), deadline };
-        let list = move |_: &mut Session| {
-            let guests = volumes.pool().guests();
-            volumes.volumes(Some(&guests), deadline)
-        };
+        let list = move |_: &mut Session| volumes.filled(deadline);
         let listed = self.pool.run(Lane::Storage, job, None, list);
-        let each = match listed {
-            Ok(Ok(volumes)) => volumes.iter().filter_map(of_guest).collect(),
+        let mut seen = self.status.volumes.lock();
+        seen.at = Some(Instant::now());
+        match listed {
+            Ok(Ok(volumes)) => seen.each = volumes.iter().filter_map(of_guest).collect(),
             Ok(Err(error)) => {
                 debug!("cannot read the volumes of guests: {error}");
-                Arc::default()
+                seen.each = Arc::default();
             }
-            Err(error) => {
-                debug!("cannot read the volumes of guests: {error}");
-                Arc::default()
-            }
-        };
-        let mut seen = self.status.volumes.lock();
-        (seen.each, seen.at) = (each, Some(Instant::now()));
+            // A lane that has no time says nothing of them.
+            Err(error) => debug!("cannot read the volumes of guests: {error}"),
+        }
     }
 }
 
-fn of_guest(volume: &Volume) -> Option<GuestVolume> {
+fn of_guest((volume, used_bytes): &(Volume, u64)) -> Option<GuestVolume> {
     Some(GuestVolume {
         guest: guest_of(&volume.name)?.to_owned(),
         name: volume.name.to_string(),
         size_bytes: volume.size_bytes,
-        used_bytes: volume.used_bytes,
+        used_bytes: *used_bytes,
     })
 }
 
@@ -307,6 +311,7 @@ impl Reconciler {
                 if is_look {
                     agent.look_at_libvirt();
                     agent.look_at_storage(&mut is_prepared);
+                    agent.status.volumes.lock().note_look();
                     *agent.status.looked.lock() = Some(Instant::now());
                     // The start waits for the first round alone; later sends find the channel full.
                     let _ = begun.try_send(());
@@ -320,6 +325,10 @@ impl Reconciler {
                 }
                 let next = agent.recover_due();
                 let due = next.map_or_else(never, at);
+                let again = match is_prepared && !are_marks_complete {
+                    true => after(MARKS_PAUSE),
+                    false => never(),
+                };
                 select! {
                     recv(agent.status.look.rung) -> _ => is_look = true,
                     recv(agent.status.marks.rung) -> _ => {
@@ -327,6 +336,7 @@ impl Reconciler {
                     }
                     recv(agent.status.recovery.rung) -> _ => is_look = false,
                     recv(due) -> _ => is_look = false,
+                    recv(again) -> _ => is_look = true,
                     recv(stopped) -> _ => return,
                 }
             }

@@ -130,7 +130,6 @@ impl DirectoryStore {
         Ok(Some(Volume {
             name: name.clone(),
             size_bytes: metadata.len(),
-            used_bytes: metadata.blocks().saturating_mul(BLOCK_BYTES),
             device: path,
             origin,
             owner,

@@ -25,13 +25,14 @@ mod volumes;
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use log::warn;
 use parking_lot::Mutex;
 
-use self::files::{is_directory, open_file};
+use self::files::{BLOCK_BYTES, is_directory, open_file};
 use crate::config::StorageLimits;
 use crate::os::disk;
 use crate::os::paths::resolved;
@@ -207,6 +208,16 @@ impl Volumes for DirectoryStore {
         let names = self.datasets(under)?;
         let volumes = names.iter().filter_map(|name| self.volume_at(name).transpose());
         volumes.collect()
+    }
+
+    fn filled(&self, deadline: Instant) -> Result<Vec<(Volume, u64)>, Error> {
+        let volumes = self.volumes(Some(&self.pool.guests()), deadline)?.into_iter();
+        let filled = volumes.filter_map(|volume| {
+            // Gone meanwhile.
+            let found = fs::symlink_metadata(&volume.device).ok()?;
+            Some((volume, found.blocks().saturating_mul(BLOCK_BYTES)))
+        });
+        Ok(filled.collect())
     }
 
     fn volume(&self, name: &Dataset, _deadline: Instant) -> Result<Volume, Error> {

@@ -58,7 +58,6 @@ impl ZfsStore {
             Ok(size_bytes) => Ok(Volume {
                 name: volume.clone(),
                 size_bytes,
-                used_bytes: 0,
                 device: planned.device.clone(),
                 origin: planned.origin.as_ref().map(|origin| origin.snapshot.to_string()),
                 owner: planned.wanted.owner.as_ref().map(ToString::to_string),

@@ -157,7 +157,6 @@ impl ZfsStore {
             device: device::path(&name),
             name,
             size_bytes: entry.volsize,
-            used_bytes: entry.logical,
             origin: entry.origin.clone(),
             owner: entry.owner.clone(),
             maker: entry.maker.as_deref().map(Maker::stored),
@@ -282,6 +281,12 @@ impl Volumes for ZfsStore {
         let volumes = entries.iter().filter(|entry| entry.kind == Kind::Volume);
         // Names that the agent could not have made are other people's, and not for it to handle.
         Ok(volumes.filter_map(|entry| self.volume_of(entry)).collect())
+    }
+
+    fn filled(&self, deadline: Instant) -> Result<Vec<(Volume, u64)>, Error> {
+        let entries = self.look(Depth::All, DATASETS, &[self.pool.guests().as_str()], deadline)?;
+        let volumes = entries.iter().filter(|entry| entry.kind == Kind::Volume);
+        Ok(volumes.filter_map(|entry| Some((self.volume_of(entry)?, entry.logical))).collect())
     }
 
     fn volume(&self, name: &Dataset, deadline: Instant) -> Result<Volume, Error> {
