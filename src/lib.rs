@@ -52,14 +52,14 @@
 //! | `Libvirt.RunHTTP` | [`ops::Libvirt::run_http`] |
 //! | `Libvirt.Shutdown` | [`ops::Libvirt::shutdown`] |
 //! | `Libvirt.Status` | [`ops::Libvirt::status`] |
-//! | `Metadata` | [`guest::domain::Metadata`] |
-//! | `MetadataDevice` | [`guest::domain::MetadataDevice`] |
-//! | `MetadataDisk` | [`guest::domain::MetadataDisk`] |
+//! | `Metadata` | [`guest::metadata::Metadata`] |
+//! | `MetadataDevice` | [`guest::metadata::MetadataDevice`] |
+//! | `MetadataDisk` | [`guest::metadata::MetadataDisk`] |
 //! | `Os` | [`guest::domain::Os`] |
 //! | `OsBoot` | [`guest::domain::OsBoot`] |
 //! | `OsType` | [`guest::domain::OsType`] |
-//! | `UserMetadata` | [`guest::domain::UserMetadata`] |
-//! | `UserMetadataParameter` | [`guest::domain::UserMetadataParameter`] |
+//! | `UserMetadata` | [`guest::metadata::UserMetadata`] |
+//! | `UserMetadataParameter` | [`guest::metadata::UserMetadataParameter`] |
 //! | `VirDomain` | [`guest::domain::VirDomain`] |
 //!
 //! The verbs take and answer what the wire does:

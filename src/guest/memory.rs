@@ -82,7 +82,7 @@ pub(super) fn read(domain: &Element) -> Result<(u64, u64), Error> {
 }
 
 /// The unit in KiB of the device that this agent gave a domain; 0 where it has none. What is not exactly as
-/// [`write`] has it was arranged by another tool.
+/// [`write()`] has it was arranged by another tool.
 ///
 /// # Errors
 /// If a number in it is none.
