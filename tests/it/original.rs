@@ -35,11 +35,15 @@ fn inherited(id: &str, mac: &str) -> (Local, Value) {
     let network = local.libvirt.define_network(&NETWORK.replace(MAC, mac)).expect("its XML");
     network.set_autostart().expect("as the original");
     network.create().expect("as the original");
+    // All of these tests share libvirt's test driver, and a disk has one guest.
+    let disk = DISK.replace("original", id);
     let domain = DOMAIN.replace(MAC, mac).replace("<name>original<", &format!("<name>{id}<"));
+    let domain = domain.replace(DISK, &disk);
     local.libvirt.define_domain(&domain).expect("its XML");
     let mut guest = request();
     guest["id"] = json!(id);
     guest["nics"][0]["mac"] = json!(mac);
+    guest["disks"][0]["source"] = json!(disk);
     (local, guest)
 }
 
@@ -103,6 +107,7 @@ fn a_network_of_the_original_is_taken_over_by_its_guest_made_anew_and_by_no_othe
     let (agent, guest) = inherited("network-user", mac);
     let mut thief = guest.clone();
     thief["id"] = json!("network-thief");
+    thief["disks"][0]["source"] = json!(DISK.replace("original", "network-thief"));
     assert!(agent.call("CreateGuest", &thief).unwrap_err().starts_with("[Code-9] "));
     agent.libvirt.lookup_domain_by_name("network-user").unwrap().undefine().unwrap();
     agent.ok("CreateGuest", &guest);

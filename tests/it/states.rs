@@ -107,7 +107,7 @@ fn expected(verb: &str, state: &'static str) -> Outcome {
 fn guest(id: &str) -> Value {
     json!({
         "id": id, "type": "test", "memory": 32, "cpu": 1,
-        "disks": [{ "source": "/dev/zvol/mistify/states", "device": "vda" }],
+        "disks": [{ "source": format!("/dev/zvol/mistify/{id}"), "device": "vda" }],
     })
 }
 
@@ -118,7 +118,7 @@ fn domain(name: &str, of_the_test_driver: &str) -> String {
            <os><type>hvm</type></os>
            <devices>
              <disk type='block' device='disk'>
-               <source dev='/dev/zvol/mistify/states'/><target dev='vda' bus='virtio'/>
+               <source dev='/dev/zvol/mistify/{name}'/><target dev='vda' bus='virtio'/>
              </disk>
            </devices>
            {of_the_test_driver}
