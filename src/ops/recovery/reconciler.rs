@@ -51,6 +51,8 @@ struct VolumesSeen {
     at: Option<Instant>,
     /// Whether a scrape has asked since.
     is_wanted: bool,
+    /// Whether the first scrape has asked for a look: those that come before it is over do not.
+    is_asked: bool,
 }
 
 impl VolumesSeen {
@@ -115,10 +117,13 @@ impl StatusCache {
 
     /// The same for a scrape, which also wants the volumes of guests.
     pub(in crate::ops) fn refresh_for_scrape(&self) {
+        let has_looked = self.looked.lock().is_some();
         let is_first = {
             let mut volumes = self.volumes.lock();
             volumes.is_wanted = true;
-            volumes.at.is_none()
+            let is_first = has_looked && volumes.at.is_none() && !volumes.is_asked;
+            volumes.is_asked |= is_first;
+            is_first
         };
         self.refresh(if is_first { Duration::ZERO } else { HEALTH_FRESH_FOR_SCRAPES });
     }
@@ -386,6 +391,7 @@ mod tests {
         look_was(Duration::from_secs(30));
         assert!(asked(HEALTH_FRESH) && !asked(HEALTH_FRESH_FOR_SCRAPES));
         assert!(scrape_asked(), "no scrape has seen volumes yet");
+        assert!(!scrape_asked(), "a look is under way");
         status.volumes.lock().at = Some(Instant::now());
         assert!(!scrape_asked() && status.volumes.lock().is_wanted);
         look_was(Duration::from_secs(61));
