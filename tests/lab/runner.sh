@@ -52,8 +52,10 @@ set -euo pipefail
 mkdir -p "$checkout" "$(dirname "$agent")" "$scratch"
 ln -s /mnt/host/tests "$checkout/tests"
 ln -s /mnt/host/agent "$agent"
-mkdir -p ~/.cache/mistify-libvirt
-ln -s /mnt/host/linux ~/.cache/mistify-libvirt/linux
+# Not in a home: a purge of the package is to leave no file with our name.
+export XDG_CACHE_HOME=/run/cache
+mkdir -p /run/cache/mistify-libvirt
+ln -s /mnt/host/linux /run/cache/mistify-libvirt/linux
 ip link add mistify0 type bridge
 ip link set mistify0 up
 zpool create tank /dev/disk/by-id/virtio-pool
