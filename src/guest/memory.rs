@@ -7,6 +7,7 @@
 use crate::guest::domain::KIB_PER_MIB;
 use crate::guest::domain_xml::{number, read_memory_kib};
 use crate::guest::hardware::is_x86;
+use crate::guest::placement::page_kib;
 use crate::guest::profile::MODERN;
 use crate::guest::wire::Guest;
 use crate::guest::xml::{Element, Error};
@@ -47,7 +48,7 @@ pub(super) fn write(domain: &mut Element, memory: u64, most: u64, block: u64) {
     domain.child_mut("devices").remove("memory", |_| true);
     domain.child_mut("cpu").remove("numa", |_| true);
     // Of huge pages the device hands out whole ones.
-    let block = block.max(page_kib(domain));
+    let block = block.max(page_kib(domain).unwrap_or_default());
     // QEMU refuses slots without room for them, which a guest would have that has its maximum.
     domain.children.push(kib("maxMemory", most.saturating_add(block)).with("slots", "1"));
     // libvirt fills in the processors.
@@ -102,7 +103,7 @@ pub(super) fn read_block(domain: &Element) -> Result<u64, Error> {
     }
     match device {
         // It has its maximum.
-        None => Ok(BLOCK_KIB.max(page_kib(domain))),
+        None => Ok(BLOCK_KIB.max(page_kib(domain)?)),
         Some(device) if device.attribute("model") == VIRTIO_MEM && !device.has("source") => {
             read_memory_kib(device.child("target").child("block"))
         }
@@ -117,15 +118,6 @@ pub(super) fn read_block(domain: &Element) -> Result<u64, Error> {
 pub(super) fn is_arranged(domain: &Element) -> Result<bool, Error> {
     let has_parts = domain.child("cpu").has("numa") || domain.child("devices").has("memory");
     Ok(has_parts && read_block(domain)? == 0)
-}
-
-/// The size in KiB of the huge pages that its memory is made of; 0 for ordinary ones.
-fn page_kib(domain: &Element) -> u64 {
-    let page = domain.child("memoryBacking").child("hugepages").child("page");
-    match page.attribute("unit") {
-        "KiB" => page.attribute("size").parse().unwrap_or_default(),
-        _ => 0,
-    }
 }
 
 /// A domain whose memory a device gives.

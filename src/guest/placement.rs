@@ -61,10 +61,7 @@ pub(super) fn write(hardware: &Hardware) -> Vec<Element> {
 /// # Errors
 /// If a number in it is none.
 pub(super) fn read(domain: &Element, hardware: &mut Hardware) -> Result<(), Error> {
-    let page = domain.child("memoryBacking").child("hugepages").child("page");
-    if page.attribute("unit") == "KiB" {
-        hardware.hugepages_kib = super::domain_xml::number("page size", page.attribute("size"))?;
-    }
+    hardware.hugepages_kib = page_kib(domain)?;
     for pin in domain.child("cputune").children_in("", "vcpupin") {
         let index = number(pin.attribute("vcpu")).filter(|index| *index <= NUMBER_MAX);
         let Some(index) = index.and_then(|index| usize::try_from(index).ok()) else { continue };
@@ -76,6 +73,18 @@ pub(super) fn read(domain: &Element, hardware: &mut Hardware) -> Result<(), Erro
     let memory = domain.child("numatune").child("memory");
     memory.attribute("nodeset").clone_into(&mut hardware.numa);
     Ok(())
+}
+
+/// The size in KiB of the huge pages that a domain's memory is made of; 0 for ordinary ones.
+///
+/// # Errors
+/// If it is no number.
+pub(super) fn page_kib(domain: &Element) -> Result<u64, Error> {
+    let page = domain.child("memoryBacking").child("hugepages").child("page");
+    match page.attribute("unit") {
+        "KiB" => super::domain_xml::number("page size", page.attribute("size")),
+        _ => Ok(0),
+    }
 }
 
 /// Replaces the parts of a definition that these say; all else of them stays.

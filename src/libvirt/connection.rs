@@ -129,6 +129,20 @@ impl Connection {
         Ok(unsafe { Domain::from_raw(raw) })
     }
 
+    /// The same, with `None` for a domain that is not there.
+    ///
+    /// # Errors
+    /// When libvirt cannot be asked.
+    ///
+    /// # Blocking
+    /// One round trip.
+    pub fn find_domain(&self, name: &str) -> Result<Option<Domain>, Error> {
+        match self.lookup_domain_by_name(name) {
+            Err(error) if error.code == Code::NO_DOMAIN => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     /// Defines a domain, or redefines one of the same name and uuid (`virDomainDefineXML`).
     ///
     /// # Errors

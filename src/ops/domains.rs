@@ -253,7 +253,7 @@ fn name_volumes(connection: &Connection, known: &mut PoolVolumes, domain: &mut V
     }
 }
 
-/// The paths of volumes of libvirt's pools, by pool and volume, as far as they were asked for.
+/// The paths that libvirt has told so far, by storage pool and volume; none where it has told none.
 type PoolVolumes = BTreeMap<(String, String), Option<String>>;
 
 /// What every domain of the host uses.
@@ -262,7 +262,7 @@ type PoolVolumes = BTreeMap<(String, String), Option<String>>;
 /// When libvirt cannot be asked. For a domain that cannot be read the answer says so.
 ///
 /// # Blocking
-/// As long as libvirt takes for a call or two for each domain.
+/// As long as libvirt takes for the calls that this file's head counts.
 pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error> {
     let saved = connection.saved_domain_names()?;
     let (mut found, mut known) = (Vec::new(), PoolVolumes::new());
@@ -432,9 +432,14 @@ impl Libvirt {
 
 /// The sources that a guest's disks name, each with its place in the request. Media of CD-ROMs are no guest's own.
 pub(super) fn sources(guest: &Guest) -> Vec<(String, String)> {
-    let is_named = |disk: &wire::Disk| !disk.source.is_empty() && !disk.is_cdrom();
-    let disks = guest.disks.iter().enumerate().filter(|(_, disk)| is_named(disk));
-    disks.map(|(index, disk)| (format!("disks[{index}]"), disk.source.clone())).collect()
+    let disks = guest.disks.iter().enumerate();
+    disks.filter_map(|(index, disk)| source(disk, &format!("disks[{index}]"))).collect()
+}
+
+/// The same of one disk, with this place; none for a CD-ROM, whose medium guests may share.
+pub(super) fn source(disk: &wire::Disk, place: &str) -> Option<(String, String)> {
+    let is_handed_in = !disk.source.is_empty() && !disk.is_cdrom();
+    is_handed_in.then(|| (place.to_owned(), disk.source.clone()))
 }
 
 #[cfg(test)]

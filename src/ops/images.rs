@@ -12,7 +12,7 @@ use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
 use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::Verb;
-use crate::libvirt::{Code, Connection, XmlKind};
+use crate::libvirt::{Connection, XmlKind};
 use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
 use crate::ops::fetches::Stage;
 use crate::ops::recovery::Transaction;
@@ -380,10 +380,7 @@ impl Libvirt {
     ) -> Result<Vec<Wanted>, Error> {
         let id = guest.id.clone();
         let find = move |connection: &Connection| {
-            let domain = match connection.lookup_domain_by_name(&id) {
-                Err(error) if error.code == Code::NO_DOMAIN => return Ok(Adopts::Unwritten),
-                found => found?,
-            };
+            let Some(domain) = connection.find_domain(&id)? else { return Ok(Adopts::Unwritten) };
             let definition = described(&domain, XmlKind::Inactive)?;
             let maker = Maker::domain(&definition.uuid);
             let named = DomainUse::of(&[&definition]).sources().collect();

@@ -11,7 +11,7 @@ use std::time::Instant;
 use log::{info, warn};
 
 use crate::config::fixed::RECOVERY_LOCK;
-use crate::libvirt::{Code, Connection, XmlKind};
+use crate::libvirt::{Connection, XmlKind};
 use crate::ops::images::guest_of;
 use crate::ops::{Error, Libvirt, described};
 use crate::os::paths::resolved;
@@ -90,10 +90,7 @@ impl Libvirt {
 
 /// The uuid of the domain of this id, and the sources that its definition names; none without such a domain.
 fn named_by(connection: &Connection, id: &str) -> Result<Option<(String, Vec<String>)>, Error> {
-    let domain = match connection.lookup_domain_by_name(id) {
-        Err(error) if error.code == Code::NO_DOMAIN => return Ok(None),
-        found => found?,
-    };
+    let Some(domain) = connection.find_domain(id)? else { return Ok(None) };
     let definition = described(&domain, XmlKind::Inactive)?;
     let disks = definition.devices.disks.iter();
     let sources = disks.map(|disk| disk.source.path().to_owned()).collect();

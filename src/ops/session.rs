@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use log::{debug, info, warn};
 
-use crate::libvirt::{Code, Connection, Domain};
+use crate::libvirt::{Connection, Domain};
 use crate::ops::kept::Kept;
 use crate::ops::{Error, Opener};
 
@@ -118,10 +118,6 @@ impl Session {
     /// # Errors
     /// When libvirt cannot be asked.
     pub fn find(&mut self, name: &str) -> Result<Option<Domain>, Error> {
-        match self.domain(name) {
-            Ok(domain) => Ok(Some(domain)),
-            Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.read(|connection| Ok(connection.find_domain(name)?))
     }
 }

@@ -8,7 +8,7 @@ use log::warn;
 
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
-use crate::libvirt::{Code, Connection};
+use crate::libvirt::Connection;
 use crate::ops::images::guest_of;
 use crate::ops::recovery::Transaction;
 use crate::ops::{Error, Libvirt, Session, domains};
@@ -341,10 +341,8 @@ impl Libvirt {
     pub(super) fn others(&self, verb: &str, id: &str, deadline: Instant) -> Result<Others, Error> {
         let asked = id.to_owned();
         let look = move |connection: &Connection| {
-            let own_uuid = match connection.lookup_domain_by_name(&asked) {
-                Err(error) if error.code == Code::NO_DOMAIN => None,
-                found => Some(found?.uuid()?),
-            };
+            let own = connection.find_domain(&asked)?;
+            let own_uuid = own.map(|domain| domain.uuid()).transpose()?;
             Ok(Others { own_uuid, in_use: domains::in_use_by_others(connection, &asked)? })
         };
         self.read(Lane::Read, verb, id, deadline, look)

@@ -19,7 +19,7 @@ use crate::libvirt::{Connection, Reach, XmlKind};
 use crate::ops::create::{failed_to, wiring};
 use crate::ops::devices::{Changed, Device, Way, kept, persistent, running};
 use crate::ops::disks::judge_one;
-use crate::ops::domains::{DomainUse, Unknown, VolumeUse};
+use crate::ops::domains::{DomainUse, Unknown, VolumeUse, source};
 use crate::ops::metadata::Stored;
 use crate::ops::recovery::Transaction;
 use crate::ops::volumes::Own;
@@ -54,10 +54,7 @@ impl Libvirt {
         check_attached_disk(&disk)?;
         check_place(&disk)?;
         let deadline = self.change_deadline(&request.args)?;
-        let mut handed_in = Vec::new();
-        if !disk.source.is_empty() && !disk.is_cdrom() {
-            handed_in.push(("disk".to_owned(), disk.source.clone()));
-        }
+        let handed_in = Vec::from_iter(source(&disk, "disk"));
         let hold = self.hold_sources(DISK_VERB, &guest.id, &handed_in, deadline)?;
         let changed = self
             .add_disk(&guest, disk, handed_in, &hold, deadline)

@@ -11,7 +11,7 @@ use crate::guest::network::Network as Wiring;
 use crate::guest::profile;
 use crate::guest::wire::verbs::PlanStep;
 use crate::guest::wire::{Guest, GuestRequest};
-use crate::libvirt::{Code, Connection};
+use crate::libvirt::Connection;
 use crate::ops::create::{complete, same_or_exists};
 use crate::ops::domains::sources;
 use crate::ops::networks::Standing;
@@ -282,16 +282,13 @@ struct Seen {
 }
 
 fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result<Seen, Error> {
-    let there = match connection.lookup_domain_by_name(&guest.id) {
-        Err(error) if error.code == Code::NO_DOMAIN => There::Nobody,
-        found => {
-            let domain = found?;
-            match same_or_exists(connection, &domain, guest) {
-                Ok(places) => There::Same(places, domain.uuid()?),
-                Err(error @ Error::Exists { .. }) => There::Another(error),
-                Err(error) => return Err(error),
-            }
-        }
+    let there = match connection.find_domain(&guest.id)? {
+        None => There::Nobody,
+        Some(domain) => match same_or_exists(connection, &domain, guest) {
+            Ok(places) => There::Same(places, domain.uuid()?),
+            Err(error @ Error::Exists { .. }) => There::Another(error),
+            Err(error) => return Err(error),
+        },
     };
     let mut seen = Seen { there, ..Seen::default() };
     if let There::Nobody = seen.there {
