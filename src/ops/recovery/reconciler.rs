@@ -40,6 +40,7 @@ pub(in crate::ops) struct StatusCache {
     looked: Mutex<Option<Instant>>,
     recovery: Bell,
     look: Bell,
+    list: Bell,
     marks: Bell,
 }
 
@@ -47,25 +48,8 @@ pub(in crate::ops) struct StatusCache {
 #[derive(Default)]
 struct VolumesSeen {
     each: Arc<[GuestVolume]>,
-    /// When they were last read, or could not be.
-    at: Option<Instant>,
-    /// Whether a scrape has asked since.
-    is_wanted: bool,
-    /// Whether the first scrape has asked for a look: those that come before it is over do not.
-    is_asked: bool,
-}
-
-impl VolumesSeen {
-    /// Where they could not be read at all, the next scrape that asks comes a minute later, too.
-    fn note_look(&mut self) {
-        if self.is_wanted {
-            self.at.get_or_insert_with(Instant::now);
-        }
-    }
-
-    fn is_old(&self) -> bool {
-        self.at.is_none_or(|at| at.elapsed() > HEALTH_FRESH_FOR_SCRAPES)
-    }
+    /// When a scrape last asked for them.
+    asked: Option<Instant>,
 }
 
 /// A request to the reconciler's thread: one that waits says as much as many.
@@ -84,8 +68,9 @@ impl Default for Bell {
 impl Default for StatusCache {
     fn default() -> Self {
         let (storage, volumes, looked) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (recovery, look, marks) = (Bell::default(), Bell::default(), Bell::default());
-        Self { storage, volumes, looked, recovery, look, marks }
+        let (recovery, look) = (Bell::default(), Bell::default());
+        let (list, marks) = (Bell::default(), Bell::default());
+        Self { storage, volumes, looked, recovery, look, list, marks }
     }
 }
 
@@ -115,17 +100,16 @@ impl StatusCache {
         }
     }
 
-    /// The same for a scrape, which also wants the volumes of guests.
+    /// The same for a scrape, which also asks for the volumes of guests: they are listed at most once a
+    /// minute, and without a look at libvirt.
     pub(in crate::ops) fn refresh_for_scrape(&self) {
-        let has_looked = self.looked.lock().is_some();
-        let is_first = {
-            let mut volumes = self.volumes.lock();
-            volumes.is_wanted = true;
-            let is_first = has_looked && volumes.at.is_none() && !volumes.is_asked;
-            volumes.is_asked |= is_first;
-            is_first
-        };
-        self.refresh(if is_first { Duration::ZERO } else { HEALTH_FRESH_FOR_SCRAPES });
+        self.refresh(HEALTH_FRESH_FOR_SCRAPES);
+        let mut volumes = self.volumes.lock();
+        if volumes.asked.is_none_or(|asked| asked.elapsed() > HEALTH_FRESH_FOR_SCRAPES) {
+            volumes.asked = Some(Instant::now());
+            // A full channel has the same request in it.
+            let _ = self.list.ring.try_send(());
+        }
     }
 
     /// The volumes of guests when last read; none where they could not be.
@@ -201,36 +185,27 @@ impl Libvirt {
             _ => {}
         }
         *seen = Some(StorageSeen { outcome, at: Instant::now() });
-        drop(seen);
-        self.look_at_volumes();
     }
 
-    /// Reads the volumes of guests where a scrape wants them, at most once a minute: it is one listing of them
-    /// all.
-    fn look_at_volumes(&self) {
-        {
-            let mut seen = self.status.volumes.lock();
-            if !seen.is_wanted || !seen.is_old() {
-                return;
-            }
-            seen.is_wanted = false;
+    /// Reads the volumes of guests: one listing of them all.
+    fn read_volumes(&self) {
+        if self.host.store == Store::None {
+            return;
         }
         let deadline = Instant::now() + self.deadlines.read;
         let volumes = Arc::clone(&self.volumes);
         let job = Job { name: "read volumes".into(), deadline };
         let list = move |_: &mut Session| volumes.filled(deadline);
-        let listed = self.pool.run(Lane::Storage, job, None, list);
-        let mut seen = self.status.volumes.lock();
-        seen.at = Some(Instant::now());
-        match listed {
-            Ok(Ok(volumes)) => seen.each = volumes.iter().filter_map(of_guest).collect(),
+        let each = match self.pool.run(Lane::Storage, job, None, list) {
+            Ok(Ok(volumes)) => volumes.iter().filter_map(of_guest).collect(),
             Ok(Err(error)) => {
                 debug!("cannot read the volumes of guests: {error}");
-                seen.each = Arc::default();
+                Arc::default()
             }
             // A lane that has no time says nothing of them.
-            Err(error) => debug!("cannot read the volumes of guests: {error}"),
-        }
+            Err(error) => return debug!("cannot read the volumes of guests: {error}"),
+        };
+        self.status.volumes.lock().each = each;
     }
 }
 
@@ -316,7 +291,6 @@ impl Reconciler {
                 if is_look {
                     agent.look_at_libvirt();
                     agent.look_at_storage(&mut is_prepared);
-                    agent.status.volumes.lock().note_look();
                     *agent.status.looked.lock() = Some(Instant::now());
                     // The start waits for the first round alone; later sends find the channel full.
                     let _ = begun.try_send(());
@@ -336,6 +310,10 @@ impl Reconciler {
                 };
                 select! {
                     recv(agent.status.look.rung) -> _ => is_look = true,
+                    recv(agent.status.list.rung) -> _ => {
+                        is_look = false;
+                        agent.read_volumes();
+                    }
                     recv(agent.status.marks.rung) -> _ => {
                         (is_look, are_marks_complete) = (true, false);
                     }
@@ -376,25 +354,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scrape_asks_for_a_look_at_most_once_a_minute() {
+    fn a_scrape_asks_for_looks_at_most_once_a_minute() {
         let status = StatusCache::default();
+        let rung = |bell: &Bell| bell.rung.try_recv().is_ok();
         let asked = |fresh| {
             status.refresh(fresh);
-            status.look.rung.try_recv().is_ok()
+            rung(&status.look)
         };
         let scrape_asked = || {
             status.refresh_for_scrape();
-            status.look.rung.try_recv().is_ok()
+            (rung(&status.look), rung(&status.list))
         };
-        let look_was = |ago| *status.looked.lock() = Instant::now().checked_sub(ago);
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
         assert!(!asked(HEALTH_FRESH_FOR_SCRAPES), "the first look is under way");
-        look_was(Duration::from_secs(30));
+        *status.looked.lock() = ago(30);
         assert!(asked(HEALTH_FRESH) && !asked(HEALTH_FRESH_FOR_SCRAPES));
-        assert!(scrape_asked(), "no scrape has seen volumes yet");
-        assert!(!scrape_asked(), "a look is under way");
-        status.volumes.lock().at = Some(Instant::now());
-        assert!(!scrape_asked() && status.volumes.lock().is_wanted);
-        look_was(Duration::from_secs(61));
-        assert!(scrape_asked());
+        assert_eq!(scrape_asked(), (false, true), "no scrape has asked for volumes yet");
+        assert_eq!(scrape_asked(), (false, false));
+        *status.looked.lock() = ago(61);
+        assert_eq!(scrape_asked(), (true, false));
+        status.volumes.lock().asked = ago(61);
+        *status.looked.lock() = ago(1);
+        assert_eq!(scrape_asked(), (false, true));
     }
 }
