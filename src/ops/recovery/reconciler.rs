@@ -1,8 +1,8 @@
 //! The thread that recovers what verbs left open, and looks at libvirt and storage.
 //!
 //! It does both when the agent starts. It recovers again when a verb leaves something open and when a retry
-//! is due, and it looks again when somebody asks for the agent's health and the last look is old. While
-//! nothing is open and nobody asks, it sleeps.
+//! is due, and it looks again when somebody asks for the agent's health and the last look is old. For scrapes
+//! it also lists the volumes of guests. While nothing is open and nobody asks, it sleeps.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -54,14 +54,14 @@ struct VolumesSeen {
 
 /// A request to the reconciler's thread: one that waits says as much as many.
 struct Bell {
-    ring: Sender<()>,
+    ring: Wake,
     rung: Receiver<()>,
 }
 
 impl Default for Bell {
     fn default() -> Self {
         let (ring, rung) = bounded(1);
-        Self { ring, rung }
+        Self { ring: Wake(ring), rung }
     }
 }
 
@@ -74,7 +74,7 @@ impl Default for StatusCache {
     }
 }
 
-/// Wakes the reconciler, to recover what is open or to complete marks.
+/// Wakes the reconciler for one kind of work.
 #[derive(Clone)]
 pub(in crate::ops) struct Wake(Sender<()>);
 
@@ -95,8 +95,7 @@ impl StatusCache {
     /// Asks for another look where the last one is older than this.
     pub(in crate::ops) fn refresh(&self, fresh: Duration) {
         if self.looked.lock().is_some_and(|last| last.elapsed() > fresh) {
-            // A full channel has the same request in it.
-            let _ = self.look.ring.try_send(());
+            self.look.ring.wake();
         }
     }
 
@@ -107,8 +106,7 @@ impl StatusCache {
         let mut volumes = self.volumes.lock();
         if volumes.asked.is_none_or(|asked| asked.elapsed() > HEALTH_FRESH_FOR_SCRAPES) {
             volumes.asked = Some(Instant::now());
-            // A full channel has the same request in it.
-            let _ = self.list.ring.try_send(());
+            self.list.ring.wake();
         }
     }
 
@@ -119,12 +117,12 @@ impl StatusCache {
 
     /// The way to wake the reconciler.
     pub(super) fn wake(&self) -> Wake {
-        Wake(self.recovery.ring.clone())
+        self.recovery.ring.clone()
     }
 
     /// The way to have the marks of volumes completed that a guest has and that its verb did not come to.
     pub(in crate::ops) fn marks(&self) -> Wake {
-        Wake(self.marks.ring.clone())
+        self.marks.ring.clone()
     }
 }
 
