@@ -105,7 +105,7 @@ coverage)
     exit
     ;;
 bench)
-    packages+=("${test[@]}" "${linux[@]}" mmdebstrap openssh-client virtinst)
+    packages+=("${test[@]}" "${linux[@]}" "${lab[@]}" mmdebstrap openssh-client virtinst)
     unpack=unpack_exporter
     ;;
 lab) packages+=("${lab[@]}" "${linux[@]}") ;;

@@ -41,8 +41,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// An agent on this host, with these flags and disks in a folder. Its log is that of a host in
-    /// service: warnings.
+    /// An agent on this host, with these flags, and with disks in a folder unless a flag names the pool. Its
+    /// log is that of a host in service: warnings.
     pub(crate) fn agent(flags: &[&str]) -> Self {
         let server = Self::spawn_agent(flags);
         wait_for("the agent listens", START, || Connection::open(server.address));
@@ -178,9 +178,12 @@ impl Drop for Server {
 /// What this command has to be told to be an agent, where it will listen, and its folder.
 fn agent(mut command: Command, flags: &[&str]) -> (Command, SocketAddr, Scratch) {
     let (state, address) = (Scratch::new(), process::free_address());
-    let store = format!("directory:{}", state.path().join("store").display());
     command.args(["--config", "/dev/null", "--port", &address.port().to_string()]);
-    command.args(["--storage", &store]).args(flags).stdin(Stdio::null());
+    if !flags.contains(&"--zpool") {
+        let store = format!("directory:{}", state.path().join("store").display());
+        command.args(["--storage", &store]);
+    }
+    command.args(flags).stdin(Stdio::null());
     command.env("STATE_DIRECTORY", state.path()).env_remove("RUST_LOG");
     (command, address, state)
 }

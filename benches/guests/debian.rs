@@ -14,11 +14,11 @@ use crate::world::{Booted, World, run, text};
 
 /// The contenders: the domain of `virt-install`, and two profiles.
 pub(crate) const CONTENDERS: [&str; 3] = [VIRT_INSTALL, "modern", "classic"];
-const VIRT_INSTALL: &str = "virt-install";
+pub(crate) const VIRT_INSTALL: &str = "virt-install";
 /// The newest Debian that the `osinfo-db` of Debian 12 knows.
 const OSINFO: &str = "debian11";
 /// The memory of each guest, in MiB.
-const MEMORY_MIB: u32 = 1024;
+const MEMORY_MIB: u64 = 1024;
 /// The size of the disk that is measured, in MiB.
 const DATA_MIB: usize = 512;
 const MIB: usize = 1 << 20;
@@ -52,7 +52,7 @@ impl<'a> Debian<'a> {
         run(Command::new("qemu-img").args(convert).args([image, &disk]));
         fill(&data);
         let mut booted = if contender == VIRT_INSTALL {
-            let xml = virt_install(world, &id, [&disk, &data]);
+            let xml = virt_install(world, &id, MEMORY_MIB, [&disk, &data], &[]);
             let defined = world.stack.with_xml("define", &xml);
             assert!(defined.status.success(), "{defined:?}");
             world.time_boot(&id, || drop(world.stack.virsh_ok(&["start", &id])))
@@ -97,15 +97,22 @@ fn guest(id: &str, profile: &str, disks: [&Path; 2]) -> Value {
 }
 
 /// The definition that `virt-install` makes of a guest with these disks, with its own defaults for Debian.
-fn virt_install(world: &World, id: &str, disks: [&Path; 2]) -> String {
+pub(crate) fn virt_install(
+    world: &World,
+    id: &str,
+    memory_mib: u64,
+    disks: [&Path; 2],
+    more: &[&str],
+) -> String {
     let mut command = world.stack.command("virt-install");
     command.env("XDG_CACHE_HOME", world.files.path());
     command.args(["--connect", "qemu:///system", "--virt-type", "qemu", "--name", id]);
-    command.args(["--memory", &MEMORY_MIB.to_string(), "--vcpus", "1", "--osinfo", OSINFO]);
+    command.args(["--memory", &memory_mib.to_string(), "--vcpus", "1", "--osinfo", OSINFO]);
     for disk in disks {
         command.arg("--disk").arg(format!("path={},format=raw", text(disk)));
     }
     command.args(["--network", "none", "--graphics", "none", "--import", "--print-xml"]);
+    command.args(more);
     run(&mut command)
 }
 

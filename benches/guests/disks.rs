@@ -36,27 +36,33 @@ pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result
              --time_based --runtime={} {options} --minimal | cut -d';' -f{field}",
             plan.turn.as_secs()
         );
-        let mut taken = CONTENDERS.map(|_| Vec::new());
+        let mut numbers = Vec::new();
         for turn in 0..plan.disks {
-            for (guest, taken) in guests.iter_mut().zip(&mut taken) {
+            for guest in &mut guests {
                 let output = guest.take_turn(&command);
                 let number = output.lines().find_map(|line| line.trim().parse().ok());
                 let number: f64 = number.unwrap_or_else(|| panic!("fio: {output}"));
                 eprintln!("{name}, turn {turn}: {number} {unit}");
-                taken.push(number);
+                numbers.push(number);
             }
         }
-        let medians = taken.map(|mut taken| {
-            taken.sort_unstable_by(f64::total_cmp);
-            taken[(taken.len() - 1) / 2]
-        });
-        for (contender, median) in CONTENDERS.into_iter().zip(medians) {
-            report.row(format!("{name}, {contender}"), &[(unit, median)]);
-        }
-        let [other, modern, classic] = medians;
-        let what = format!("Debian, disk in a file, {name}: modern, times virt-install's");
-        report.claim(what, modern / other, "", Aim::None);
-        report.claim("... times classic's", modern / classic, "", Aim::None);
+        tell(report, &format!("Debian, disk in a file, {name}"), unit, &numbers);
     }
     Ok(())
+}
+
+/// Writes the medians of what [`CONTENDERS`] measured in turns, and their ratios.
+pub(crate) fn tell(report: &mut Report, what: &str, unit: &'static str, numbers: &[f64]) {
+    let medians = [0, 1, 2].map(|contender| {
+        let own = numbers.iter().skip(contender).step_by(CONTENDERS.len());
+        let mut own: Vec<f64> = own.copied().collect();
+        own.sort_unstable_by(f64::total_cmp);
+        own[(own.len() - 1) / 2]
+    });
+    for (contender, median) in CONTENDERS.into_iter().zip(medians) {
+        report.row(format!("{what}, {contender}"), &[(unit, median)]);
+    }
+    let [other, modern, classic] = medians;
+    report.claim(format!("{what}: modern, times virt-install's"), modern / other, "", Aim::None);
+    report.claim("... times classic's", modern / classic, "", Aim::None);
 }

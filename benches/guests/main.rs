@@ -1,15 +1,15 @@
 //! The figures of guests: what the profile `modern` costs and gains beside `classic`.
 //!
 //!     tests/install-deps.sh bench
-//!     cargo bench --bench guests                     about ten minutes; needs root
-//!     BENCH_DEBIAN=0 cargo bench --bench guests      without the Debian guests, in half the time
+//!     cargo bench --bench guests                     about twenty minutes; needs root
+//!     BENCH_DEBIAN=0 cargo bench --bench guests      without the throughput of disks, in half the time
 //!     BENCH_QUICK=1 cargo bench --bench guests       one round without Debian, for trying it out
 //!
 //! The guests run on a private libvirtd, with qemu's emulation of processors (TCG). The contenders of each
 //! figure take turns, or boot at once, so that the ratios hold on a machine with other work. The figures are
 //! the latency of CreateGuest and Run, the time from Run to the login prompt, the memory of the emulator by
-//! `max_cpu`, and the throughput of a disk in a Debian guest. There a domain that `virt-install` defines is
-//! the third contender. Without qemu, the image or `virt-install`, the report names the missing part.
+//! `max_cpu`, and the throughput of a disk: in a file in a Debian guest, and on a ZFS volume in the small
+//! Linux. There a domain that `virt-install` defines is the third contender. Without qemu, the image or `virt-install`, the report names the missing part.
 
 mod boots;
 mod changes;
@@ -17,6 +17,7 @@ mod debian;
 mod disks;
 mod memory;
 mod world;
+mod zvols;
 
 #[expect(dead_code, reason = "other benchmarks use more of it")]
 #[path = "../common/mod.rs"]
@@ -50,6 +51,7 @@ use crate::common::report::{Aim, Report};
 use crate::common::sample::Sample;
 use crate::skip::Skip;
 use crate::world::World;
+use crate::zvols::IN_LAB;
 
 /// The profiles that are compared: the default first.
 const PROFILES: [&str; 2] = ["modern", "classic"];
@@ -77,8 +79,14 @@ impl Plan {
 }
 
 fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let Some((IN_LAB, rest)) =
+        arguments.split_first().map(|(first, rest)| (first.as_str(), rest))
+    {
+        return zvols::measure_in_lab(rest);
+    }
     // `cargo bench` passes this word; `cargo test --all-targets` runs this too, and must not take minutes.
-    if !env::args().any(|word| word == "--bench") {
+    if !arguments.iter().any(|word| word == "--bench") {
         println!("nothing to test here; the benchmark is `cargo bench --bench guests`");
         return;
     }
@@ -103,6 +111,7 @@ fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     memory::measure(&world, report)?;
     if plan.disks > 0 {
         disks::measure(&world, plan, report)?;
+        zvols::measure(&world, plan, report)?;
     }
     Ok(())
 }

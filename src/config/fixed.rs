@@ -16,8 +16,8 @@ pub const RECOVERY_PAUSE: Duration = Duration::from_secs(2);
 /// Maximum pause between two attempts to recover a change. A host recovers within a minute after
 /// its operator has repaired it.
 pub const RECOVERY_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Refused attempts after which the agent leaves a change as it is and lists a leftover. With the
-/// pauses between them they take half a minute.
+/// Refused attempts after which the agent leaves a change as it is: it lists a leftover or forgets the change, as
+/// docs/recovery.md says. With the pauses between them they take half a minute.
 pub const RECOVERY_TRIES: u32 = 5;
 /// Time that the reconciler waits for a guest lock. A call that holds the lock recovers the guest
 /// itself.

@@ -1,0 +1,198 @@
+//! The throughput of a disk on a ZFS volume in the small Linux, by profile and beside the domain of
+//! `virt-install`.
+//!
+//! ZFS is in the lab alone (`tests/lab`), so this program runs itself there. The lab is an emulated machine,
+//! and its guests are emulated once more: no Debian boots in useful time, so `dd` measures in place of fio.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::Plan;
+use crate::common::report::Report;
+use crate::common::server::{AGENT, Server};
+use crate::debian::{CONTENDERS, VIRT_INSTALL, virt_install};
+use crate::disks::tell;
+use crate::linux::{Console, SMALL_MIB, small};
+use crate::skip::Skip;
+use crate::stack::BlockDevice;
+use crate::support::Scratch;
+use crate::world::{World, run, text};
+
+/// The argument with which this program measures in the lab, in so many turns.
+pub(crate) const IN_LAB: &str = "--in-lab";
+/// Before each measured number in the output of the lab.
+const NUMBER: &str = "measured: ";
+/// A processor without cmpxchg16b: QEMU emulates that by the host's own, and the lab's processor has none.
+const CPU: &str = "Opteron_G1";
+/// How many times slower than on the host the guests are, at most.
+const SLOWNESS: u32 = 16;
+/// The time that the lab may take, in seconds.
+const LIMIT_S: &str = "3600";
+/// The size of the disk that is measured, in MiB.
+const DATA_MIB: u32 = 64;
+const POOL: &str = "tank";
+
+/// The name, and a command that moves 16 MiB or less past the guest's page cache.
+const PATTERNS: [(&str, &str); 3] = [
+    ("read, 4 KiB", "dd if=/dev/vdb of=/dev/null bs=4k count=2048 iflag=direct"),
+    (
+        "write, 4 KiB",
+        "dd if=/tmp/data of=/dev/vdb bs=4k count=1024 oflag=direct conv=fsync,notrunc",
+    ),
+    ("write, 1 MiB", "dd if=/tmp/data of=/dev/vdb bs=1M count=16 oflag=direct conv=fsync,notrunc"),
+];
+
+/// Has the contenders measured in the lab.
+///
+/// # Errors
+/// Why the lab cannot run here.
+pub(crate) fn measure(world: &World, plan: &Plan, report: &mut Report) -> Result<(), Skip> {
+    let share = Scratch::new();
+    let device = BlockDevice::bootable(1 << 20)?;
+    let cpu = ["--cpu", CPU];
+    let xml = virt_install(world, "other", SMALL_MIB, [device.path(); 2], &cpu);
+    let share_file = |name: &str| share.path().join(name);
+    fs::write(share_file("other.xml"), xml).expect("scratch is writable");
+    let this = env::current_exe().expect("this program has a path");
+    for (from, name) in
+        [(this.as_path(), "guests"), (Path::new(AGENT), "agent"), (&small()?, "small")]
+    {
+        fs::copy(from, share_file(name)).expect("scratch is writable");
+    }
+
+    let lab = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/run.sh");
+    let script = format!(
+        "set -e; mkdir -p $(dirname {AGENT}); ln -s /mnt/host/agent {AGENT}; mkdir -p {scratch}; \
+         zpool create {POOL} /dev/disk/by-id/virtio-pool; /mnt/host/guests {IN_LAB} {turns} {device}",
+        scratch = env!("CARGO_TARGET_TMPDIR"),
+        turns = plan.disks,
+        device = text(device.path()),
+    );
+    let mut command = Command::new(lab);
+    command.args(["-t", LIMIT_S, "-d"]).arg(share.path()).arg("--").arg(script);
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| Skip(format!("{lab}: {error}")))?;
+    let output = String::from_utf8_lossy(&output.stdout);
+    eprint!("{output}");
+    let numbers = output.lines().filter_map(|line| line.strip_prefix(NUMBER)?.parse().ok());
+    let numbers: Vec<f64> = numbers.collect();
+    if numbers.len() != PATTERNS.len() * plan.disks * CONTENDERS.len() {
+        return Err(Skip(format!("the lab measured {} numbers: {output}", numbers.len())));
+    }
+    for ((name, _), numbers) in PATTERNS.iter().zip(numbers.chunks(plan.disks * CONTENDERS.len())) {
+        tell(report, &format!("small Linux, disk on a ZFS volume, {name}"), "KiB/s", numbers);
+    }
+    Ok(())
+}
+
+/// A running guest at whose console root is logged in. It is suspended but for its turns.
+struct Guest {
+    id: String,
+    console: Console,
+}
+
+impl Guest {
+    /// Starts one of [`CONTENDERS`]; `device` is the disk in the definition of `virt-install`.
+    fn boot(agent: &Server, contender: &str, device: &str) -> Self {
+        let id = match contender {
+            VIRT_INSTALL => define_other(device),
+            profile => {
+                let guest = json!({
+                    "id": profile, "type": "qemu", "memory": SMALL_MIB, "cpu": 1, "cpu_model": CPU,
+                    "profile": profile, "disks": [{ "image": "small" }, { "size": DATA_MIB }],
+                });
+                agent.ask("CreateGuest", &guest);
+                profile.to_owned()
+            }
+        };
+        let disks = virsh(&["domblklist", &id]);
+        let volume =
+            disks.lines().find_map(|line| line.trim().strip_prefix("vdb")).expect("a disk vdb");
+        fill(volume.trim());
+        virsh(&["start", &id]);
+        let terminal = virsh(&["ttyconsole", &id]);
+        let mut console = Console::log_in_at(Path::new(terminal.trim()), SLOWNESS);
+        console.run("dd if=/dev/vdb of=/tmp/data bs=1M count=16 2>/dev/null");
+        let guest = Self { id, console };
+        virsh(&["suspend", &guest.id]);
+        guest
+    }
+
+    /// Has this guest alone run `dd`; what it moved, in KiB/s.
+    fn take_turn(&mut self, command: &str) -> f64 {
+        run(Command::new("zpool").args(["sync", POOL]));
+        virsh(&["resume", &self.id]);
+        let output = self.console.run(&format!("{command} 2>&1"));
+        virsh(&["suspend", &self.id]);
+        // 8388608 bytes (8.0MB) copied, 2.5 seconds, 3.2MB/s
+        let number = |text: &str| text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
+        let line = output.lines().find(|line| line.contains(" copied, ")).unwrap_or_default();
+        let (bytes, seconds) = line.split_once(" copied, ").unwrap_or_default();
+        match (number(bytes), number(seconds)) {
+            (Some(bytes), Some(seconds)) => bytes / seconds / 1024.0,
+            _ => panic!("dd: {output}"),
+        }
+    }
+}
+
+/// In the lab: boots the contenders, has each take its turns, and prints the numbers.
+pub(crate) fn measure_in_lab(arguments: &[String]) {
+    let [turns, device] = arguments else { panic!("{IN_LAB} TURNS DEVICE") };
+    let turns: usize = turns.parse().expect("a number of turns");
+    let import =
+        ["--config", "/dev/null", "--zpool", POOL, "image", "import", "small", "/mnt/host/small"];
+    run(Command::new(AGENT).args(import));
+    let agent = Server::agent(&[
+        "--zpool",
+        POOL,
+        "--bridge-type",
+        "linux",
+        "--deadline-read",
+        "60",
+        "--deadline-change",
+        "240",
+    ]);
+    let mut guests = CONTENDERS.map(|contender| Guest::boot(&agent, contender, device));
+    for (_, command) in PATTERNS {
+        for _ in 0..turns {
+            for guest in &mut guests {
+                println!("{NUMBER}{}", guest.take_turn(command));
+            }
+        }
+    }
+}
+
+/// Defines the domain of `virt-install` with volumes in place of the device that stands for both; its name.
+fn define_other(device: &str) -> String {
+    let xml = fs::read_to_string("/mnt/host/other.xml").expect("the share has it");
+    let [before, between, after] = xml.split(device).collect::<Vec<_>>()[..] else {
+        panic!("two disks: {xml}")
+    };
+    let [system, data] = ["system", "data"].map(|name| {
+        let volume = format!("{POOL}/{name}");
+        run(Command::new("zfs").args(["create", "-V", &format!("{DATA_MIB}M"), &volume]));
+        run(Command::new("udevadm").arg("settle"));
+        format!("/dev/zvol/{volume}")
+    });
+    run(Command::new("dd").args(["if=/mnt/host/small", &format!("of={system}"), "bs=1M"]));
+    let path = PathBuf::from("/run/other.xml");
+    fs::write(&path, [before, &system, between, &data, after].concat()).expect("/run is writable");
+    virsh(&["define", &text(&path)]);
+    "other".to_owned()
+}
+
+/// Writes a whole volume, so that no block of it is a hole.
+fn fill(volume: &str) {
+    let script = format!(
+        "tr '\\0' '\\245' </dev/zero | dd of={volume} bs=1M count={DATA_MIB} iflag=fullblock conv=fsync"
+    );
+    run(Command::new("sh").args(["-c", &script]));
+}
+
+fn virsh(arguments: &[&str]) -> String {
+    run(Command::new("virsh").args(["--connect", "qemu:///system"]).args(arguments))
+}
