@@ -190,6 +190,7 @@ mod tests {
             maker: None,
             adopts: Adopts::Any,
             unmarked: false,
+            content: None,
         };
         let before = room_of_one(&*volumes, 1).unwrap();
         volumes.provision(&wanted, deadline()).unwrap();

@@ -88,6 +88,10 @@ pub enum Fault {
     },
     /// It does not go with another member.
     NotWith(&'static str),
+    /// It stands for another member, which is there, too.
+    Beside(&'static str),
+    /// It is no hash of a password.
+    NotHash,
     /// Its product does not go with the number of processors.
     Product {
         /// What it is.
@@ -156,6 +160,8 @@ impl fmt::Display for Fault {
                 write!(f, ": {found:?} is not available on this host: {why}")
             }
             Self::NotWith(other) => write!(f, " does not match {other}"),
+            Self::Beside(other) => write!(f, " must not be set with {other}"),
+            Self::NotHash => f.write_str(" must be a crypt(5) hash, such as one of mkpasswd"),
             Self::Product { found, limit } => write!(f, ": the product {found} must {limit}"),
             Self::Repeated(number) => write!(f, ": {number} is used twice"),
             Self::Missing => f.write_str(" is missing"),

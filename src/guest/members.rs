@@ -9,7 +9,11 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor,
+};
+
+use serde_json::value::RawValue;
 
 use crate::sorted::IntoSorted;
 
@@ -170,6 +174,19 @@ where
     A: MapAccess<'de>,
 {
     map.next_value()
+}
+
+/// Reads one value that is told apart from its absence. An error does not repeat what it says.
+pub(crate) fn secret<'de, T, A>(map: &mut A) -> Result<Option<T>, A::Error>
+where
+    T: DeserializeOwned,
+    A: MapAccess<'de>,
+{
+    let json = map.next_value::<Option<Box<RawValue>>>()?;
+    let read = json.map(|json| serde_json::from_str(json.get())).transpose();
+    read.map_err(|_| {
+        A::Error::custom("a member has a value of another type; its content is secret")
+    })
 }
 
 /// Reads an array; `null` is the empty one.

@@ -24,6 +24,7 @@ pub mod placement;
 pub mod png;
 pub mod profile;
 pub mod same;
+pub mod seed;
 pub mod state;
 pub mod update;
 pub mod wire;

@@ -43,6 +43,8 @@ pub fn same_machine(asked: &Guest, kept: &Guest, found: &VirDomain) -> bool {
         && is(&asked.on_crash, &kept.on_crash, &own.on_crash)
         && is(&asked.watchdog, &kept.watchdog, &own.watchdog)
         && is(&asked.clock, &kept.clock, &own.clock)
+        && is(&asked.seed, &kept.seed, "")
+        && is(&asked.seed_bus, &kept.seed_bus, "")
         && (is(&asked.machine, &kept.machine, machine) || is_machine(machine, &asked.machine))
         && (asked.cpu_topology.is_none() || asked.cpu_topology == own.cpu_topology)
         && (asked.max_memory_mib == 0

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::guest::limits::Limits;
 use crate::guest::members::members;
+use crate::guest::seed::CloudInit;
 
 /// The guest type that `CreateGuest` assumes.
 pub const DEFAULT_GUEST_TYPE: &str = "kvm";
@@ -105,6 +106,15 @@ pub struct Guest {
     /// The host's NUMA nodes that the guest's memory lies on, such as `0-1`; empty: any.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub numa: String,
+    /// What cloud-init finds at the guest's first boot. It is secret, and in no answer.
+    #[serde(skip_serializing)]
+    pub cloud_init: Option<CloudInit>,
+    /// Bus of the seed's disk, one of [`BUSES`]; empty: what the profile says.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub seed_bus: String,
+    /// Fingerprint of the guest's seed, which the agent fills in.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub seed: String,
 }
 
 members!(Guest {
@@ -137,6 +147,9 @@ members!(Guest {
     "cpu_pinning" => cpu_pinning: list,
     "hugepages" => hugepages_kib: value,
     "numa" => numa: value,
+    "cloud_init" => cloud_init: secret,
+    "seed_bus" => seed_bus: value,
+    "seed" => seed: value,
 });
 
 /// How the processors of a guest are arranged.
@@ -323,6 +336,9 @@ pub struct Disk {
     /// The most that it carries, by the members of [`DISK`](crate::guest::limits::DISK).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Whether it is the disk of the guest's seed. Not on the wire: a request names no such disk.
+    #[serde(skip)]
+    pub is_seed: bool,
 }
 
 members!(Disk {

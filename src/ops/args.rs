@@ -14,6 +14,7 @@ const TIMEOUT: &str = "mistify.timeout";
 const DRY_RUN: &str = "mistify.dry_run";
 const ASYNC: &str = "mistify.async";
 const FORCE: &str = "mistify.force";
+const NEW_INSTANCE: &str = "mistify.new_instance";
 
 /// Whether the call is only to say what it would do.
 ///
@@ -29,6 +30,14 @@ pub fn is_dry_run(args: &Args) -> Result<bool, Error> {
 /// As [`is_dry_run`].
 pub(super) fn may_lose(args: &Args) -> Result<bool, Error> {
     is_true(FORCE, args.get(FORCE).map(String::as_str))
+}
+
+/// Whether a seed that changes is to be a new instance's.
+///
+/// # Errors
+/// As [`is_dry_run`].
+pub(super) fn is_new_instance(args: &Args) -> Result<bool, Error> {
+    is_true(NEW_INSTANCE, args.get(NEW_INSTANCE).map(String::as_str))
 }
 
 /// Takes the word out by which a caller wants a job: whether it does.

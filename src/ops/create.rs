@@ -22,6 +22,7 @@ use crate::libvirt::{Code, Connection, Domain, XmlKind};
 use crate::ops::domains::sources;
 use crate::ops::lifecycle::{answer, condition};
 use crate::ops::recovery::Transaction;
+use crate::ops::seeds::{May, unsaid};
 use crate::ops::start::start;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, disks, machine, networks, respond, screens};
@@ -46,6 +47,7 @@ impl Libvirt {
         check_definition_with_networks(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         let replaced = complete(&mut guest, request.is_strict, &self.host);
+        self.fingerprint_seed(&mut guest, May::Make)?;
         let hold = self.hold_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
         let asked = guest.clone();
         self.make_guest(&mut guest, replaced, &hold, deadline)
@@ -63,6 +65,22 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<(), Error> {
         let request = guest.clone();
+        self.add_seed(guest);
+        let made = self.make_with_seed(guest, request, replaced, hold, deadline);
+        // Callers know their own disks.
+        guest.disks.retain(|disk| !disk.is_seed);
+        made
+    }
+
+    /// The same for a guest that has the disk of its seed among its disks.
+    fn make_with_seed(
+        &self,
+        guest: &mut Guest,
+        request: Guest,
+        replaced: Option<String>,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         self.insert_images("CreateGuest", guest, Some(hold), deadline)?;
         let mut transaction = Transaction::begin(self, Verb::CreateGuest, &request);
         let handed_in = sources(guest);
@@ -88,8 +106,11 @@ impl Libvirt {
                 }
                 None => Adopts::Unwritten,
             };
-            let wanted = self.wanted(guest, &Maker::domain(&uuid), &adopts)?;
+            let mut wanted = self.wanted(guest, &Maker::domain(&uuid), &adopts)?;
             let is_there = exists.is_some();
+            if !is_there {
+                self.write_seed(guest, &uuid, &mut wanted)?;
+            }
             (transaction, unclaimed) =
                 self.make_volumes(guest, wanted, is_there, transaction, hold, deadline)?;
         }
@@ -123,6 +144,11 @@ impl Libvirt {
     pub fn create(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = request.guest.ok_or(Error::NoGuest)?;
         check_definition(&guest, &self.host)?;
+        if guest.cloud_init.is_some() {
+            return Err(Error::Invalid(
+                "cloud_init: Create makes no seed; call CreateGuest".into(),
+            ));
+        }
         let deadline = self.change_deadline(&request.args)?;
         let handed_in = sources(&guest);
         let hold = self.hold_sources("Create", &guest.id, &handed_in, deadline)?;
@@ -199,6 +225,9 @@ fn check_new(
     replaced: Option<String>,
     host: &HostConfig,
 ) -> Result<Option<Capabilities>, Error> {
+    if let Some(why) = unsaid(guest) {
+        return Err(why);
+    }
     match replaced {
         Some(why) => Err(Error::Invalid(why)),
         None => machine::offer(connection, guest, profile::of(guest, host.profile)),

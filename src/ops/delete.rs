@@ -180,16 +180,21 @@ pub(super) fn leaving(
         },
         // Also where the domain was defined again since, with another uuid.
         kept: handed_in_sources(&xml).into_iter().map(PathBuf::from).collect(),
-        renamed: renamed_volumes(request.as_ref(), &guest.id, pool),
+        renamed: renamed_volumes(&found.metadata, &guest.id, pool),
     };
     Ok((names, volumes))
 }
 
 /// The volumes of a guest's disks that are not below `guests/<id>`: it had another id when they were made.
-fn renamed_volumes(request: Option<&Guest>, id: &str, pool: &PoolName) -> Vec<Dataset> {
-    let disks = request.into_iter().flat_map(|request| &request.disks);
+fn renamed_volumes(metadata: &Metadata, id: &str, pool: &PoolName) -> Vec<Dataset> {
+    let disks = metadata.guest.iter().flat_map(|request| &request.disks);
     let own = disks.filter(|disk| disk.wants_volume() && !disk.volume.is_empty());
-    let volumes = own.filter_map(|disk| pool.full_dataset(&disk.volume).ok());
+    let own = own.map(|disk| &disk.volume);
+    // The request does not have the disk of its seed.
+    let named = metadata.device.disks.iter().map(|disk| &disk.volume);
+    let volumes = own.filter_map(|volume| pool.full_dataset(volume).ok());
+    let seeds = named.filter_map(|volume| pool.full_dataset(volume).ok());
+    let volumes = volumes.chain(seeds.filter(Dataset::is_seed));
     volumes.filter(|volume| guest_of(volume).is_some_and(|former| former != id)).collect()
 }
 

@@ -395,8 +395,8 @@ impl Libvirt {
 
     fn nobodys(&self, volume: Dataset, image: Option<Id>, size_mib: u64) -> Wanted {
         let (space, maker) = (self.space(), Some(Maker::call()));
-        let (owner, adopts, unmarked) = (None, Adopts::Any, false);
-        Wanted { volume, image, size_mib, space, owner, maker, adopts, unmarked }
+        let (owner, adopts, unmarked, content) = (None, Adopts::Any, false, None);
+        Wanted { volume, image, size_mib, space, owner, maker, adopts, unmarked, content }
     }
 
     /// Makes a volume that does not exist, or nothing.

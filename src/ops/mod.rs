@@ -36,6 +36,7 @@ mod resize;
 mod samples;
 mod saved;
 mod screens;
+mod seeds;
 mod session;
 mod settings;
 mod snapshots;
@@ -77,6 +78,7 @@ use crate::metrics::{Calls, Sampler};
 use crate::ops::events::{GuestLimits, Listening};
 use crate::ops::fetches::Fetches;
 use crate::ops::recovery::StatusCache;
+use crate::ops::seeds::SeedKey;
 use crate::os::resolve::Trusted;
 use crate::pool::{Hold, Job, JobName, Lane, Pool};
 use crate::storage::{self, Volumes};
@@ -91,6 +93,7 @@ pub struct Libvirt {
     jobs: Arc<Jobs>,
     fetches: Fetches,
     status: StatusCache,
+    seed_key: SeedKey,
     sampler: Sampler,
     events: Arc<Events>,
     _listening: Listening,
@@ -167,6 +170,7 @@ impl Libvirt {
             journal,
             jobs,
             status: StatusCache::default(),
+            seed_key: SeedKey::new(config.state_dir.clone()),
             calls: Calls::default(),
             metrics: config.metrics.clone(),
             without_cpu_stats: Arc::default(),

@@ -18,9 +18,9 @@ use crate::storage::{
     Wanted,
 };
 
-/// Whether a guest has disks whose volumes this agent makes: those that name no source.
+/// Whether a guest has disks whose volumes this agent makes: those that name no source, and its seed.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {
-    guest.disks.iter().any(Disk::wants_volume)
+    !guest.seed.is_empty() || guest.disks.iter().any(Disk::wants_volume)
 }
 
 /// What a Delete knows of the volumes that go with the guest.
@@ -69,7 +69,7 @@ pub(super) struct Others {
     pub(super) in_use: InUse,
 }
 
-/// The volumes that a guest's disks may have as its own: `<pool>/guests/<id>/disk-<n>`.
+/// The volumes that a guest's disks may have as its own: `<pool>/guests/<id>/disk-<n>`, and `seed` there.
 #[derive(Clone, Debug)]
 pub(super) struct Own {
     pool: PoolName,
@@ -95,6 +95,11 @@ impl Own {
         self.pool.guest_disk(&self.owner, number)
     }
 
+    /// That of its seed.
+    pub(super) fn seed(&self) -> Result<Dataset, BadName> {
+        self.pool.guest_seed(&self.owner)
+    }
+
     /// The one of this full name.
     pub(super) fn named(&self, volume: &str) -> Option<Dataset> {
         let (_, number) = volume.rsplit_once("/disk-")?;
@@ -104,6 +109,9 @@ impl Own {
     /// The volume of a disk that names no source: the one of these that it names, else that of its
     /// place among the guest's disks.
     pub(super) fn of(&self, index: usize, disk: &Disk) -> Result<Dataset, BadName> {
+        if disk.is_seed {
+            return self.seed();
+        }
         self.named(&disk.volume).map_or_else(|| self.number(index), Ok)
     }
 
@@ -128,6 +136,7 @@ impl Own {
             maker: Some(maker),
             adopts,
             unmarked: false,
+            content: None,
         })
     }
 }

@@ -2,12 +2,12 @@
 
 #![expect(unsafe_code, reason = "getrandom has no safe form in std")]
 
-/// A random uuid (RFC 9562, version 4).
+/// Random bytes that nobody can guess.
 ///
 /// # Blocking
 /// Not after the kernel has started.
-pub fn uuid() -> String {
-    let mut bytes = [0_u8; 16];
+pub fn bytes<const COUNT: usize>() -> [u8; COUNT] {
+    let mut bytes = [0_u8; COUNT];
     let mut filled = 0;
     while filled < bytes.len() {
         let rest = &mut bytes[filled..];
@@ -16,6 +16,15 @@ pub fn uuid() -> String {
         // It fails only where a signal interrupts it.
         filled += usize::try_from(count).unwrap_or(0);
     }
+    bytes
+}
+
+/// A random uuid (RFC 9562, version 4).
+///
+/// # Blocking
+/// As [`bytes`].
+pub fn uuid() -> String {
+    let mut bytes = bytes::<16>();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -47,6 +47,11 @@ impl Desk<'_> {
         if is_dry_run {
             return Err(Error::Invalid("a dry run cannot be a job".to_owned()));
         }
+        if guest.is_some_and(|guest| guest.cloud_init.is_some()) {
+            // The request of a job is in a file until it begins.
+            let why = "cloud_init cannot be in a job, because it is secret; call without async";
+            return Err(Error::Invalid(why.to_owned()));
+        }
         let params = written.ok_or(Error::NoGuest)?.to_owned();
         let request = Request { params, caller: *self.by.caller };
         let share = file_share(self.by.caller.share());

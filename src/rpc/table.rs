@@ -141,7 +141,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 pub(super) type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 37] = [
+const LIBVIRT: [Entry; 38] = [
     ("CreateGuest", Changes, Method::Plan(dry_run::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Plan(dry_run::delete)),
@@ -166,6 +166,7 @@ const LIBVIRT: [Entry; 37] = [
     ("Reset", Changes, Method::Guest(Libvirt::reset)),
     ("DiscardSaved", Changes, Method::Guest(Libvirt::discard_saved)),
     ("SetMetadata", Changes, Method::Guest(Libvirt::set_metadata)),
+    ("SetSeed", Changes, Method::Guest(Libvirt::set_seed)),
     ("SetAutostart", Changes, Method::Autostart(Libvirt::set_autostart)),
     ("SetMemory", Changes, Method::Setting(Libvirt::set_memory)),
     ("SetCPU", Changes, Method::Setting(Libvirt::set_cpu)),

@@ -52,7 +52,8 @@ pub(super) fn on_old_path(error: &Error) -> String {
         | Error::VolumesLeft(_)
         | Error::Left(_)
         | Error::Jobs(_)
-        | Error::Journal(_) => error.to_string(),
+        | Error::Journal(_)
+        | Error::SeedKey(_) => error.to_string(),
     }
 }
 

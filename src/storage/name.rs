@@ -11,6 +11,8 @@ const NAME_BYTES_MAX: usize = 255;
 /// Longest name of a pool, or of a dataset in its place, in bytes, so that every name the agent needs in it
 /// can be built.
 const POOL_BYTES_MAX: usize = 100;
+/// The last part of the name of a guest's seed.
+pub(super) const SEED: &str = "seed";
 
 /// Why a text is no name. `Display` is the wire text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +169,14 @@ impl PoolName {
         self.dataset(&format!("guests/{id}/disk-{index}"))
     }
 
+    /// `<pool>/guests/<id>/seed`: what the guest with this id finds at its first boot.
+    ///
+    /// # Errors
+    /// When the name gets too long.
+    pub fn guest_seed(&self, id: &Id) -> Result<Dataset, BadName> {
+        self.dataset(&format!("guests/{id}/{SEED}"))
+    }
+
     fn known(&self, component: &str) -> Dataset {
         Dataset { full: format!("{}/{component}", self.0), pool_bytes: self.0.len() }
     }
@@ -206,6 +216,11 @@ impl Dataset {
     /// The last component.
     pub fn last(&self) -> &str {
         self.full.rsplit('/').next().unwrap_or(&self.full)
+    }
+
+    /// Whether its name is that of a guest's seed.
+    pub fn is_seed(&self) -> bool {
+        self.last() == SEED
     }
 
     /// The dataset above; `None` where that is the pool itself.

@@ -1,5 +1,6 @@
 //! What both stores decide in the same way. Pure data.
 
+use super::name::SEED;
 use super::types::{Adopts, Maker, Origin, Planned, Space, Volume, Wanted};
 use super::{Dataset, Error, PoolName, bytes_of, round_up};
 
@@ -90,10 +91,13 @@ pub(super) fn growth(volume: &Volume, size_mib: u64, unit: u64) -> Result<Option
     })
 }
 
-/// Whether it is a name that the agent gives the disks of this guest.
+/// Whether it is a name that the agent gives the disks of this guest, its seed among them.
 pub(super) fn is_disk_of(volume: &str, guest: &Dataset) -> bool {
-    let number = volume.strip_prefix(guest.as_str()).and_then(|it| it.strip_prefix("/disk-"));
-    number.is_some_and(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit()))
+    let own = volume.strip_prefix(guest.as_str()).and_then(|it| it.strip_prefix('/'));
+    own.is_some_and(|own| match own.strip_prefix("disk-") {
+        Some(number) => !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()),
+        None => own == SEED,
+    })
 }
 
 /// Whether it is the name of a file that libvirt puts on top of such a disk: its snapshot `s1` of `disk-0` is in
@@ -154,6 +158,7 @@ mod tests {
             maker: None,
             adopts: Adopts::Any,
             unmarked: false,
+            content: None,
         }
     }
 
@@ -283,10 +288,11 @@ mod tests {
     #[test]
     fn a_disk_of_a_guest_is_told_by_its_name() {
         let guest = PoolName::parse("tank").unwrap().dataset("guests/a").unwrap();
-        for name in ["tank/guests/a/disk-0", "tank/guests/a/disk-12"] {
+        for name in ["tank/guests/a/disk-0", "tank/guests/a/disk-12", "tank/guests/a/seed"] {
             assert!(is_disk_of(name, &guest), "{name}");
         }
-        for name in ["/disk-", "/disk-1a", "/disk-1/b", "b/disk-1", "/disk1", ""] {
+        for name in ["/seeds", "seed", "/disk-", "/disk-1a", "/disk-1/b", "b/disk-1", "/disk1", ""]
+        {
             assert!(!is_disk_of(&format!("tank/guests/a{name}"), &guest), "{name}");
         }
     }

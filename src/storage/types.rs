@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::MIB;
 use super::error::Error;
@@ -32,6 +34,31 @@ pub struct Wanted {
     pub adopts: Adopts,
     /// Whether a volume that is there without any mark will do: the original image agent set none.
     pub unmarked: bool,
+    /// What a volume that is made begins with; `None` for zeroes, or what the image has.
+    pub content: Option<Content>,
+}
+
+/// The beginning of a new volume. It is secret: `Debug` says nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Content(Arc<[u8]>);
+
+impl Content {
+    /// These bytes, in whole blocks of the device.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// Writes it to the beginning of a volume, which has it on the disk when this returns.
+    pub(super) fn write(&self, volume: &File) -> io::Result<()> {
+        volume.write_all_at(&self.0, 0)?;
+        volume.sync_all()
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Content(secret)")
+    }
 }
 
 /// What a volume or a snapshot was made by: a domain that it belongs to from then on, whatever the domain is

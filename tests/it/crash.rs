@@ -98,7 +98,7 @@ impl<'a> Bed<'a> {
         };
         json!({
             "id": format!("{}-{number}", self.name), "type": "qemu", "memory": 32, "cpu": 1,
-            "nics": [nic(1), nic(2)], "disks": [{ "size": 1 }, { "size": 2 }],
+            "nics": [nic(1), nic(2)], "disks": [{ "size": 1 }, { "size": 2 }], "cloud_init": { "user_data": "#!/bin/sh" },
         })
     }
 
@@ -191,8 +191,8 @@ pub(crate) fn create_is_undone(bed: &Bed) {
     };
     let mut deaths =
         at_every_write(bed, "CreateGuest", &json!({ "guest": bed.guest(1) }), |_| {}, again);
-    // The beginning, two volumes, two networks, the domain, the end.
-    assert_eq!(deaths.len(), 2 * 7);
+    // The beginning, two volumes, the seed, two networks, the domain, the end.
+    assert_eq!(deaths.len(), 2 * 8);
     let done = deaths.pop().expect("some");
     assert_ne!(done.there, bystander, "{}: it was done, and stays", done.at);
     for death in deaths {

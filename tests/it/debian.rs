@@ -1,7 +1,7 @@
 //! A whole Debian as a guest (`tests/linux/debian.sh`): boots take minutes without KVM, so `make verify` runs
 //! these.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -57,6 +57,7 @@ impl Bed {
             .spawn()
             .expect("dnsmasq starts");
         let (uri, folder) = (stack.uri(), files.path().display().to_string());
+        let store = format!("directory:{folder}/store");
         let agent = Agent::start(&[
             "--libvirt-uri",
             &uri,
@@ -64,6 +65,8 @@ impl Bed {
             "linux",
             "--allow-disk-path",
             &folder,
+            "--storage",
+            &store,
         ]);
         let key = image.with_file_name("id_ed25519");
         Some(Self { agent, files, disk, key, dhcp, stack })
@@ -86,12 +89,16 @@ impl Bed {
         guest
     }
 
-    /// What a command in the guest writes, if it ends well.
+    /// What a command of root in the guest writes, if it ends well.
     fn ssh(&self, command: &str) -> Option<String> {
+        self.ssh_as("root", command)
+    }
+
+    fn ssh_as(&self, user: &str, command: &str) -> Option<String> {
         let mut ssh = self.stack.command("ssh");
         ssh.args(["-q", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]);
         ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i"]);
-        let output = ssh.arg(&self.key).arg(format!("root@{GUEST}")).arg(command).output();
+        let output = ssh.arg(&self.key).arg(format!("{user}@{GUEST}")).arg(command).output();
         let output = output.expect("ssh starts");
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -143,7 +150,11 @@ fn root_logs_into_a_debian_with_secure_boot_by_ssh() {
         { "source": data_disk(&bed.files, "virtio.raw"), "serial": "DATA-7" },
         { "source": data_disk(&bed.files, "scsi.raw"), "bus": "scsi", "serial": "SCSI-8" },
     ]);
-    let members = json!({ "firmware": "uefi-secure", "tpm": true, "disks": disks });
+    let key = fs::read_to_string(bed.key.with_extension("pub")).expect("a public key");
+    let cloud_init = json!({ "hostname": "seeded", "user": "alice", "ssh_keys": [key.trim()] });
+    let members = json!({
+        "firmware": "uefi-secure", "tpm": true, "disks": disks, "cloud_init": cloud_init,
+    });
     let guest = bed.running("debian", &members);
     bed.shows("mokutil --sb-state", "SecureBoot enabled");
     bed.shows("cat /sys/class/tpm/tpm0/tpm_version_major", "2");
@@ -151,8 +162,16 @@ fn root_logs_into_a_debian_with_secure_boot_by_ssh() {
     bed.shows("ls /dev/disk/by-id", "SCSI-8");
     bed.shows("lspci", "Virtio");
     bed.shows("systemctl is-active qemu-guest-agent", "active");
+    // cloud-init has obeyed the seed.
+    bed.shows("cloud-init status --wait", "done");
+    let root = bed.ssh_as("alice", "sudo -n id -un");
+    assert_eq!(
+        root.as_deref(),
+        Some("root\n"),
+        "alice logs in with the key, and is an administrator"
+    );
     let mut console = Console::log_in(&bed.stack, "debian");
-    assert_eq!(console.run("hostname"), "debian\n", "and at its console");
+    assert_eq!(console.run("hostname"), "seeded\n", "and at its console");
     bed.agent.ok("Shutdown", &guest);
     wait_until("it is off", BOOT, || bed.agent.state("debian") == "shutoff");
     bed.agent.ok("Delete", &guest);

@@ -69,6 +69,7 @@ mod reference;
 mod same_source;
 mod saved;
 mod screens;
+mod seeds;
 mod service;
 mod settings;
 mod shell;

@@ -9,6 +9,7 @@ use crate::guest::limits::{DISK, DISK_LIMIT_MAX, Limits, NIC, NIC_LIMIT_MAX, NIC
 use crate::guest::memory::unit_mib;
 use crate::guest::placement::numbers;
 use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskPlace, MODERN};
+use crate::guest::seed::CloudInit;
 use crate::guest::wire::{BUSES, CDROM, Disk, Guest, Nic};
 use crate::sorted::OrderBy;
 
@@ -74,6 +75,7 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
         word("on_crash", &guest.on_crash, ON_CRASH),
         word("watchdog", &guest.watchdog, WATCHDOG),
         word("clock", &guest.clock, CLOCKS),
+        word("seed_bus", &guest.seed_bus, &BUSES),
         name("cpu_model", &guest.cpu_model),
         name("machine", &guest.machine),
         name("video", &guest.video),
@@ -111,6 +113,7 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
         found.push(member("boot_order", Fault::Repeated(pair[0])));
     }
     let mut found: Vec<Invalid> = found.into_iter().flatten().collect();
+    found.extend(guest.cloud_init.iter().flat_map(CloudInit::faults));
     for (i, nic) in guest.nics.iter().enumerate() {
         found.extend(nic_faults(&format!("nics[{i}]"), nic));
     }

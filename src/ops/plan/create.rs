@@ -16,6 +16,7 @@ use crate::ops::create::{complete, same_or_exists};
 use crate::ops::domains::sources;
 use crate::ops::networks::Standing;
 use crate::ops::plan::{Forecast, Problem, step_of};
+use crate::ops::seeds::{May, unsaid};
 use crate::ops::volumes::{fill, wants_volumes};
 use crate::ops::{Error, Libvirt, Promised, args, disks, machine, named_guest, networks};
 use crate::pool::{JobName, Lane};
@@ -34,12 +35,16 @@ impl Libvirt {
         let deadline = args::plan_deadline(&request.args, self.deadlines.change)?;
         let faults = check::faults(&guest, &self.host);
         let replaced = complete(&mut guest, request.is_strict, &self.host);
+        self.fingerprint_seed(&mut guest, May::Read)?;
         let mut forecast = self.forecast(guest);
         let mut is_begun = faults.is_empty();
         let can_be_looked_at = faults.iter().all(Invalid::is_of_a_part);
         forecast.problems.extend(faults.into_iter().map(|fault| Problem::Error(fault.into())));
         if can_be_looked_at {
-            is_begun &= self.foresee_guest(&mut forecast, replaced, deadline)?;
+            let request = forecast.guest.clone();
+            self.add_seed(&mut forecast.guest);
+            is_begun &= self.foresee_guest(&mut forecast, request, replaced, deadline)?;
+            forecast.guest.disks.retain(|disk| !disk.is_seed);
         }
         if !is_begun {
             forecast.plan.steps.clear();
@@ -52,10 +57,10 @@ impl Libvirt {
     fn foresee_guest(
         &self,
         forecast: &mut Forecast,
+        request: Guest,
         replaced: Option<String>,
         deadline: Instant,
     ) -> Result<bool, Error> {
-        let request = forecast.guest.clone();
         let (asked, host) = (request.clone(), self.host.clone());
         let look = move |connection: &Connection| look_for(connection, &asked, &host);
         let seen = self.read(Lane::Read, "plan CreateGuest", &request.id, deadline, look);
@@ -64,8 +69,9 @@ impl Libvirt {
         forecast.problems.extend(taken.into_iter().map(Problem::Words));
         forecast.problems.extend(missing.into_iter().map(|fault| Problem::Error(fault.into())));
         let is_free = matches!(there, There::Nobody);
-        if let Some(why) = replaced.filter(|_| is_free) {
-            forecast.problems.push(Problem::Error(Error::Invalid(why)));
+        if is_free {
+            let refused = replaced.map(Error::Invalid).into_iter().chain(unsaid(&request));
+            forecast.problems.extend(refused.map(Problem::Error));
         }
         let (places, another) = match there {
             There::Same(places, uuid) => (Some((places, uuid)), None),

@@ -113,6 +113,9 @@ impl DirectoryStore {
             draft.fill_from(&from, deadline)?;
         }
         draft.set_size(*size_bytes)?;
+        if let Some(content) = &wanted.content {
+            content.write(&draft.file).map_err(at("write", &path))?;
+        }
         if look_at(&path)?.is_some() {
             return Err(Error::Exists { name: wanted.volume.to_string() });
         }

@@ -1,12 +1,14 @@
 //! Making and growing volumes. A step that fails takes back what it made.
 
+use std::fs::File;
 use std::time::Instant;
 
 use super::command::{Output, action};
 use super::listing::{Entry, FRESH, MAKER, OWNER};
 use super::{ALL, DATASETS, Depth, Kind, ZfsStore, device, not_found, says_no_space};
+use crate::os::disk::open_device;
 use crate::storage::rules::{growth, no_image};
-use crate::storage::{Action, Dataset, Error, InUse, Maker, Planned, Space, Volume};
+use crate::storage::{Action, Content, Dataset, Error, InUse, Maker, Planned, Space, Volume};
 
 impl ZfsStore {
     /// A file system that is never mounted: a service with a mount namespace of its own would hide
@@ -47,6 +49,10 @@ impl ZfsStore {
         }
         let volume = &planned.wanted.volume;
         let made = device::wait(volume, planned.size_bytes, self.device_limit(deadline));
+        let made = made.and_then(|size_bytes| match &planned.wanted.content {
+            Some(content) => write(content, planned).map(|()| size_bytes),
+            None => Ok(size_bytes),
+        });
         // A guest that is made later adopts it only as long as nobody has written to it.
         let maker = planned.wanted.maker.as_ref();
         let is_for_later = maker.is_none_or(|maker| maker.domain_uuid().is_none());
@@ -230,6 +236,14 @@ fn words(planned: &Planned) -> Vec<String> {
     words
 }
 
+/// Writes what a new volume begins with.
+fn write(content: &Content, planned: &Planned) -> Result<(), Error> {
+    let device = &planned.device;
+    let written =
+        open_device(File::options().write(true), device).and_then(|it| content.write(&it));
+    written.map_err(|error| Error::io(format!("write {}", device.display()), error))
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -250,6 +264,7 @@ mod tests {
                 maker: Some(Maker::domain("u")),
                 adopts: Adopts::Any,
                 unmarked: false,
+                content: None,
             },
             size_bytes,
             origin: origin_bytes.map(|size_bytes| Origin { snapshot, size_bytes }),

@@ -75,6 +75,7 @@ impl Bench {
             maker: None,
             adopts: Adopts::Any,
             unmarked: false,
+            content: None,
         }
     }
 

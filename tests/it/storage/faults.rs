@@ -62,6 +62,7 @@ impl StandIn {
             maker: None,
             adopts: Adopts::Any,
             unmarked: false,
+            content: None,
         }
     }
 }

@@ -1,0 +1,272 @@
+//! The seed of a guest: what cloud-init finds at the guest's first boot, on a small disk of the datasource
+//! NoCloud (<https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html>).
+//!
+//! What it says is secret. [`CloudInit`] has no serializer, and its `Debug` says nothing of it: neither an answer
+//! nor a journal nor the metadata of a domain can have it.
+
+use std::fmt;
+use std::io::{self, Cursor, Read, Write};
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use crate::guest::check::{Fault, Invalid};
+use crate::guest::members::members;
+use crate::guest::wire::{BUSES, Disk, Guest, Nic, disk_device, disk_prefix};
+
+/// The size of that volume in MiB.
+pub const SEED_MIB: u64 = 1;
+/// What the documents of a seed may have together, in bytes: they fit into the volume.
+pub const SEED_BYTES_MAX: usize = 512 << 10;
+/// The label by which cloud-init finds the disk.
+const LABEL: [u8; 11] = *b"CIDATA     ";
+const MIB: usize = 1 << 20;
+
+/// What cloud-init is told: whole documents, or the short form, of which the agent makes `user_data`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CloudInit {
+    /// What cloud-init does: a `#cloud-config`, a script or another of its formats.
+    pub user_data: String,
+    /// Instance id and host name; empty: the domain's uuid, and `hostname` or the guest's id.
+    pub meta_data: String,
+    /// Network configuration, version 1 or 2; empty: each NIC by its MAC address.
+    pub network_config: String,
+    /// What the provider adds to `user_data`.
+    pub vendor_data: String,
+    /// The host name; empty: the guest's id.
+    pub hostname: String,
+    /// Public keys of the user, as lines of `authorized_keys`.
+    pub ssh_keys: Vec<String>,
+    /// Name of the user; empty: the image's own.
+    pub user: String,
+    /// The user's password as crypt(5) hashes it, for example by `mkpasswd`.
+    pub password_hash: String,
+}
+
+members!(CloudInit {
+    "user_data" => user_data: value,
+    "meta_data" => meta_data: value,
+    "network_config" => network_config: value,
+    "vendor_data" => vendor_data: value,
+    "hostname" => hostname: value,
+    "ssh_keys" => ssh_keys: list,
+    "user" => user: value,
+    "password_hash" => password_hash: value,
+});
+
+impl fmt::Debug for CloudInit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CloudInit(secret)")
+    }
+}
+
+impl CloudInit {
+    /// All that it says, so that two that differ have other texts: each part after its length.
+    pub fn canonical(&self) -> Vec<u8> {
+        let Self { user_data, meta_data, network_config, vendor_data, .. } = self;
+        let Self { hostname, user, password_hash, .. } = self;
+        let texts =
+            [user_data, meta_data, network_config, vendor_data, hostname, user, password_hash];
+        let mut bytes = Vec::new();
+        for text in texts.into_iter().chain(&self.ssh_keys) {
+            bytes.extend(text.len().to_be_bytes());
+            bytes.extend(text.as_bytes());
+        }
+        bytes
+    }
+
+    /// What is wrong with it. No error repeats what it says.
+    pub fn faults(&self) -> Vec<Invalid> {
+        let fault =
+            |member: &str, fault| Invalid::Member { member: format!("cloud_init.{member}"), fault };
+        let mut found = Vec::new();
+        let lines = [("hostname", &self.hostname), ("user", &self.user)];
+        let lines = lines.into_iter().chain([("password_hash", &self.password_hash)]);
+        for (member, text) in lines.chain(self.ssh_keys.iter().map(|key| ("ssh_keys", key))) {
+            if let Some(c) = text.chars().find(|c| c.is_control()) {
+                found.push(fault(member, Fault::NotOneLine(c)));
+            }
+        }
+        if !self.password_hash.is_empty() && !self.password_hash.starts_with('$') {
+            found.push(fault("password_hash", Fault::NotHash));
+        }
+        if !self.user_data.is_empty() {
+            let short = [
+                ("ssh_keys", self.ssh_keys.is_empty()),
+                ("user", self.user.is_empty()),
+                ("password_hash", self.password_hash.is_empty()),
+            ];
+            let given = short.into_iter().filter(|(_, is_empty)| !is_empty);
+            found.extend(given.map(|(member, _)| fault(member, Fault::Beside("user_data"))));
+        }
+        if !self.meta_data.is_empty() && !self.hostname.is_empty() {
+            found.push(fault("hostname", Fault::Beside("meta_data")));
+        }
+        let bytes = self.canonical().len();
+        if bytes > SEED_BYTES_MAX {
+            let fault = Fault::TooLarge { bytes, max: SEED_BYTES_MAX };
+            found.push(Invalid::Member { member: "cloud_init".to_owned(), fault });
+        }
+        found
+    }
+
+    /// The content of the seed's disk for this guest: a VFAT file system with the documents. An instance id that
+    /// is new makes cloud-init take the boot for the first one.
+    ///
+    /// # Errors
+    /// Where the documents do not fit.
+    pub fn disk(&self, guest: &Guest, instance_id: &str) -> io::Result<Vec<u8>> {
+        let mut disk = Cursor::new(vec![0; MIB]);
+        fatfs::format_volume(&mut disk, fatfs::FormatVolumeOptions::new().volume_label(LABEL))?;
+        let files = fatfs::FileSystem::new(&mut disk, fatfs::FsOptions::new())?;
+        for (name, text) in self.documents(guest, instance_id) {
+            let mut file = files.root_dir().create_file(name)?;
+            file.write_all(text.as_bytes())?;
+            file.flush()?;
+        }
+        files.unmount()?;
+        Ok(disk.into_inner())
+    }
+
+    /// The same in place of another one, which has the instance id.
+    ///
+    /// # Errors
+    /// Where the documents do not fit.
+    pub fn disk_after(&self, guest: &Guest, old: &[u8], uuid: &str) -> io::Result<Vec<u8>> {
+        self.disk(guest, &instance_id(old).unwrap_or_else(|| uuid.to_owned()))
+    }
+
+    /// The documents by their file names. YAML is what JSON is part of.
+    fn documents(&self, guest: &Guest, instance_id: &str) -> Vec<(&'static str, String)> {
+        let or = |text: &str, made: Value| match text {
+            "" => made.to_string() + "\n",
+            text => text.to_owned(),
+        };
+        let hostname = if self.hostname.is_empty() { &guest.id } else { &self.hostname };
+        let meta_data = json!({ "instance-id": instance_id, "local-hostname": hostname });
+        let user_data = match self.user_data.as_str() {
+            "" => format!("#cloud-config\n{}\n", self.user_config()),
+            text => text.to_owned(),
+        };
+        let mut documents =
+            vec![("meta-data", or(&self.meta_data, meta_data)), ("user-data", user_data)];
+        if !guest.nics.is_empty() || !self.network_config.is_empty() {
+            let config = or(&self.network_config, network_config(&guest.nics));
+            documents.push(("network-config", config));
+        }
+        if !self.vendor_data.is_empty() {
+            documents.push(("vendor-data", self.vendor_data.clone()));
+        }
+        documents
+    }
+
+    /// The cloud-config of the short form.
+    fn user_config(&self) -> Value {
+        let mut config = Map::new();
+        let set = |map: &mut Map<String, Value>, name: &str, value: Value| {
+            map.insert(name.to_owned(), value);
+        };
+        if self.user.is_empty() {
+            if !self.ssh_keys.is_empty() {
+                set(&mut config, "ssh_authorized_keys", json!(self.ssh_keys));
+            }
+            if !self.password_hash.is_empty() {
+                set(&mut config, "password", json!(self.password_hash));
+                set(&mut config, "chpasswd", json!({ "expire": false }));
+            }
+            return Value::Object(config);
+        }
+        let mut user = Map::new();
+        set(&mut user, "name", json!(self.user));
+        set(&mut user, "sudo", json!("ALL=(ALL) NOPASSWD:ALL"));
+        set(&mut user, "shell", json!("/bin/bash"));
+        if !self.ssh_keys.is_empty() {
+            set(&mut user, "ssh_authorized_keys", json!(self.ssh_keys));
+        }
+        if !self.password_hash.is_empty() {
+            set(&mut user, "passwd", json!(self.password_hash));
+            set(&mut user, "lock_passwd", json!(false));
+        }
+        set(&mut config, "users", json!([user]));
+        Value::Object(config)
+    }
+}
+
+/// The instance id on a seed's disk, where this agent has made one.
+fn instance_id(disk: &[u8]) -> Option<String> {
+    let files = fatfs::FileSystem::new(Cursor::new(disk.to_vec()), fatfs::FsOptions::new()).ok()?;
+    let (mut file, mut text) = (files.root_dir().open_file("meta-data").ok()?, String::new());
+    file.read_to_string(&mut text).ok()?;
+    let meta_data: Value = serde_json::from_str(&text).ok()?;
+    meta_data["instance-id"].as_str().map(str::to_owned)
+}
+
+/// A network configuration of version 2 that finds each NIC by its MAC address.
+fn network_config(nics: &[Nic]) -> Value {
+    let ethernets = nics.iter().enumerate().map(|(index, nic)| {
+        let mut ethernet = Map::new();
+        let mac = nic.mac.to_ascii_lowercase();
+        ethernet.insert("match".to_owned(), json!({ "macaddress": mac }));
+        match address(nic) {
+            Some(address) => ethernet.insert("addresses".to_owned(), json!([address])),
+            None => ethernet.insert("dhcp4".to_owned(), json!(true)),
+        };
+        if let Ok(gateway) = nic.gateway.parse::<IpAddr>() {
+            let name = if gateway.is_ipv4() { "gateway4" } else { "gateway6" };
+            ethernet.insert(name.to_owned(), json!(gateway));
+        }
+        (format!("nic{index}"), Value::Object(ethernet))
+    });
+    json!({ "version": 2, "ethernets": ethernets.collect::<Map<_, _>>() })
+}
+
+/// The address of a NIC with the length of its prefix, from `address` or `netmask`; none where it has no whole
+/// address, and then it asks by DHCP.
+fn address(nic: &Nic) -> Option<String> {
+    if let Some((address, prefix)) = nic.address.split_once('/') {
+        let address: IpAddr = address.parse().ok()?;
+        let prefix: u8 = prefix.parse().ok()?;
+        return (prefix <= bits(address)).then(|| format!("{address}/{prefix}"));
+    }
+    let address: IpAddr = nic.address.parse().ok()?;
+    let mask: IpAddr = nic.netmask.parse().ok()?;
+    let (mask, ones) = match (address, mask) {
+        (IpAddr::V4(_), IpAddr::V4(mask)) => (u128::from(mask.to_bits()) << 96, 96),
+        (IpAddr::V6(_), IpAddr::V6(mask)) => (mask.to_bits(), 0),
+        _ => return None,
+    };
+    // Ones without a gap, within the width of the address.
+    let prefix = mask.leading_ones();
+    (mask.count_ones() == prefix && prefix <= 128 - ones).then(|| format!("{address}/{prefix}"))
+}
+
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// The disk of a guest's seed, behind the guest's own disks, so that these keep their names; none for a guest
+/// without one.
+pub fn disk(guest: &Guest, is_modern: bool) -> Option<Disk> {
+    if guest.seed.is_empty() {
+        return None;
+    }
+    let bus = match guest.seed_bus.as_str() {
+        // The machine of the profile classic has no SCSI controller that cloud kernels have a driver for.
+        "" if is_modern => "scsi",
+        "" => BUSES[0],
+        bus => bus,
+    };
+    let prefix = disk_prefix(bus);
+    let before = guest.disks.iter().filter(|disk| disk_prefix(&disk.bus) == prefix).count();
+    Some(Disk {
+        bus: bus.to_owned(),
+        device: disk_device(prefix, before),
+        size_mib: SEED_MIB,
+        read_only: true,
+        is_seed: true,
+        ..Disk::default()
+    })
+}
+
+#[cfg(test)]
+mod tests;
