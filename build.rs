@@ -162,6 +162,10 @@ mod generate {
         "virDomainSetMemoryStatsPeriod",
         "virDomainUpdateDeviceFlags",
         "virDomainScreenshot",
+        "virDomainAgentSetResponseTimeout",
+        "virDomainGetGuestInfo",
+        "virDomainInterfaceAddresses",
+        "virDomainInterfaceFree",
         "virDomainListGetStats",
         "virDomainStatsRecordListFree",
         "virDomainFree",
@@ -186,6 +190,7 @@ mod generate {
         "virStorageVolGetPath",
         "virStorageVolFree",
         "virTypedParamsClear",
+        "virTypedParamsFree",
     ];
 
     /// Enumerations whose values are used; bindgen takes the values of a named one only with it.
@@ -197,6 +202,7 @@ mod generate {
         "virDomainMemoryModFlags",
         "virDomainEventID",
         "virDomainEventType",
+        "virDomainInterfaceAddressesSource",
         "virDomainMetadataType",
         "virDomainModificationImpact",
         "virDomainRebootFlagValues",

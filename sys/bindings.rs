@@ -50,6 +50,11 @@ pub type virConnectDomainEventGenericCallback = ::std::option::Option<
     ),
 >;
 pub type virDomainEventID = ::std::os::raw::c_uint;
+pub type virDomainInterfaceAddressesSource = ::std::os::raw::c_uint;
+pub type virDomainIPAddress = _virDomainInterfaceIPAddress;
+pub type virDomainIPAddressPtr = *mut virDomainIPAddress;
+pub type virDomainInterface = _virDomainInterface;
+pub type virDomainInterfacePtr = *mut virDomainInterface;
 pub type virEventHandleType = ::std::os::raw::c_uint;
 pub type virEventHandleCallback = ::std::option::Option<
     unsafe extern "C" fn(
@@ -166,6 +171,21 @@ pub struct _virDomainStatsRecord {
     pub dom: virDomainPtr,
     pub params: virTypedParameterPtr,
     pub nparams: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virDomainInterfaceIPAddress {
+    pub type_: ::std::os::raw::c_int,
+    pub addr: *mut ::std::os::raw::c_char,
+    pub prefix: ::std::os::raw::c_uint,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virDomainInterface {
+    pub name: *mut ::std::os::raw::c_char,
+    pub hwaddr: *mut ::std::os::raw::c_char,
+    pub naddrs: ::std::os::raw::c_uint,
+    pub addrs: virDomainIPAddressPtr,
 }
 #[repr(C)]
 #[derive(Debug)]
@@ -476,6 +496,48 @@ pub const VIR_DOMAIN_EVENT_ID_METADATA_CHANGE: virDomainEventID = 23;
 pub const VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD: virDomainEventID = 24;
 pub const VIR_DOMAIN_EVENT_ID_MEMORY_FAILURE: virDomainEventID = 25;
 pub const VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE: virDomainEventID = 26;
+pub const VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE: virDomainInterfaceAddressesSource = 0;
+pub const VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT: virDomainInterfaceAddressesSource = 1;
+pub const VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP: virDomainInterfaceAddressesSource = 2;
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of _virDomainInterfaceIPAddress",
+    ][::std::mem::size_of::<_virDomainInterfaceIPAddress>() - 24usize];
+    [
+        "Alignment of _virDomainInterfaceIPAddress",
+    ][::std::mem::align_of::<_virDomainInterfaceIPAddress>() - 8usize];
+    [
+        "Offset of field: _virDomainInterfaceIPAddress::type_",
+    ][::std::mem::offset_of!(_virDomainInterfaceIPAddress, type_) - 0usize];
+    [
+        "Offset of field: _virDomainInterfaceIPAddress::addr",
+    ][::std::mem::offset_of!(_virDomainInterfaceIPAddress, addr) - 8usize];
+    [
+        "Offset of field: _virDomainInterfaceIPAddress::prefix",
+    ][::std::mem::offset_of!(_virDomainInterfaceIPAddress, prefix) - 16usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of _virDomainInterface",
+    ][::std::mem::size_of::<_virDomainInterface>() - 32usize];
+    [
+        "Alignment of _virDomainInterface",
+    ][::std::mem::align_of::<_virDomainInterface>() - 8usize];
+    [
+        "Offset of field: _virDomainInterface::name",
+    ][::std::mem::offset_of!(_virDomainInterface, name) - 0usize];
+    [
+        "Offset of field: _virDomainInterface::hwaddr",
+    ][::std::mem::offset_of!(_virDomainInterface, hwaddr) - 8usize];
+    [
+        "Offset of field: _virDomainInterface::naddrs",
+    ][::std::mem::offset_of!(_virDomainInterface, naddrs) - 16usize];
+    [
+        "Offset of field: _virDomainInterface::addrs",
+    ][::std::mem::offset_of!(_virDomainInterface, addrs) - 24usize];
+};
 pub const VIR_EVENT_HANDLE_READABLE: virEventHandleType = 1;
 pub const VIR_EVENT_HANDLE_WRITABLE: virEventHandleType = 2;
 pub const VIR_EVENT_HANDLE_ERROR: virEventHandleType = 4;
@@ -724,6 +786,10 @@ unsafe extern "C" {
         params: virTypedParameterPtr,
         nparams: ::std::os::raw::c_int,
     );
+    pub fn virTypedParamsFree(
+        params: virTypedParameterPtr,
+        nparams: ::std::os::raw::c_int,
+    );
     pub fn virGetVersion(
         libVer: *mut ::std::os::raw::c_ulong,
         type_: *const ::std::os::raw::c_char,
@@ -961,6 +1027,25 @@ unsafe extern "C" {
     pub fn virConnectDomainEventDeregisterAny(
         conn: virConnectPtr,
         callbackID: ::std::os::raw::c_int,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainInterfaceAddresses(
+        dom: virDomainPtr,
+        ifaces: *mut *mut virDomainInterfacePtr,
+        source: ::std::os::raw::c_uint,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainInterfaceFree(iface: virDomainInterfacePtr);
+    pub fn virDomainGetGuestInfo(
+        domain: virDomainPtr,
+        types: ::std::os::raw::c_uint,
+        params: *mut virTypedParameterPtr,
+        nparams: *mut ::std::os::raw::c_int,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainAgentSetResponseTimeout(
+        domain: virDomainPtr,
+        timeout: ::std::os::raw::c_int,
+        flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virEventRegisterImpl(
         addHandle: virEventAddHandleFunc,

@@ -127,7 +127,7 @@ impl Default for HttpLimits {
             request: Duration::from_secs(10),
             idle: Duration::from_secs(120),
             write: Duration::from_secs(10),
-            handlers: 76,
+            handlers: 78,
             response_bytes: 16 * 1024 * 1024,
             streams: 16,
             listeners: 64,

@@ -1,6 +1,7 @@
 //! The structs of the wire (contract section 4). The order of fields is the order of members in
 //! the output; what is left out when empty follows the original.
 
+pub mod agent;
 pub mod events;
 pub mod images;
 pub mod jobs;

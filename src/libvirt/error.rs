@@ -60,6 +60,8 @@ impl Code {
     pub const ACCESS_DENIED: Self = Self::new(sys::VIR_ERR_ACCESS_DENIED);
     /// The driver cannot do this here.
     pub const OPERATION_UNSUPPORTED: Self = Self::new(sys::VIR_ERR_OPERATION_UNSUPPORTED);
+    /// The guest agent does not answer.
+    pub const AGENT_UNRESPONSIVE: Self = Self::new(sys::VIR_ERR_AGENT_UNRESPONSIVE);
     /// A flag or argument is known but not supported here.
     pub const ARGUMENT_UNSUPPORTED: Self = Self::new(sys::VIR_ERR_ARGUMENT_UNSUPPORTED);
 

@@ -11,6 +11,7 @@
 //!
 //! Nothing here knows guests, requests or retries.
 
+mod agent;
 mod bulk;
 mod connection;
 mod domain;
@@ -28,6 +29,7 @@ mod stats;
 mod strings;
 mod volume;
 
+pub use agent::{Source, Wiring};
 pub use bulk::{DomainStats, Groups};
 pub use connection::{Connection, version_text};
 pub use domain::{Domain, Info, XmlKind};

@@ -4,6 +4,7 @@
 //! a pool worker that owns a libvirt connection. No libvirt handle leaves its worker; what comes
 //! back is data. Nothing here knows HTTP or JSON.
 
+mod agents;
 mod args;
 mod chain;
 mod create;
@@ -75,6 +76,7 @@ use crate::jobs::{Jobs, reached};
 use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
+use crate::ops::agents::Agents;
 use crate::ops::events::{GuestLimits, Listening};
 use crate::ops::fetches::Fetches;
 use crate::ops::recovery::StatusCache;
@@ -94,6 +96,7 @@ pub struct Libvirt {
     fetches: Fetches,
     status: StatusCache,
     seed_key: SeedKey,
+    agents: Arc<Agents>,
     sampler: Sampler,
     events: Arc<Events>,
     _listening: Listening,
@@ -170,6 +173,7 @@ impl Libvirt {
             journal,
             jobs,
             status: StatusCache::default(),
+            agents: Arc::default(),
             seed_key: SeedKey::new(config.state_dir.clone()),
             calls: Calls::default(),
             metrics: config.metrics.clone(),

@@ -28,6 +28,8 @@ pub enum Ration {
     Read,
     /// What it asks a guest's emulator.
     Metrics,
+    /// What it asks a guest's agent, which may not answer.
+    Agent,
     /// What is done in the store, and what it is asked.
     Store,
     /// The calls of a batch, each of which is counted by itself.
@@ -42,12 +44,13 @@ pub enum Ration {
 
 impl Ration {
     /// All, those that must not wait first.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Urgent,
         Self::Delete,
         Self::Change,
         Self::Read,
         Self::Metrics,
+        Self::Agent,
         Self::Store,
         Self::Batch,
         Self::JobFile,
@@ -63,11 +66,12 @@ impl Ration {
             Self::Change => 2,
             Self::Read => 3,
             Self::Metrics => 4,
-            Self::Store => 5,
-            Self::Batch => 6,
-            Self::JobFile => 7,
-            Self::Poll => 8,
-            Self::MetricsPoll => 9,
+            Self::Agent => 5,
+            Self::Store => 6,
+            Self::Batch => 7,
+            Self::JobFile => 8,
+            Self::Poll => 9,
+            Self::MetricsPoll => 10,
         }
     }
 
@@ -79,6 +83,7 @@ impl Ration {
             Self::Change => limits.changes,
             Self::Read => limits.reads,
             Self::Metrics => limits.metrics,
+            Self::Agent => limits.agents,
             // Those of both kinds take half of the lane's queue at most.
             Self::Poll | Self::MetricsPoll => limits.polls.min(limits.queue / 4).max(1),
             Self::Store => limits.stores,
@@ -90,6 +95,8 @@ impl Ration {
     /// How many of these are of one guest, or of one name of what its calls wait for.
     pub(super) fn limit_per_guest(self, limits: &PoolLimits) -> usize {
         match self {
+            // libvirt asks a guest's agent one thing at a time.
+            Self::Agent => 1,
             // Of few permits one guest has half.
             Self::Urgent | Self::Delete | Self::Metrics => (self.limit(limits) / 2).max(1),
             Self::Change
@@ -107,9 +114,12 @@ impl Ration {
         match self {
             Self::Urgent => Lane::Urgent,
             Self::Delete | Self::Change | Self::Batch => Lane::Control,
-            Self::Read | Self::Metrics | Self::JobFile | Self::Poll | Self::MetricsPoll => {
-                Lane::Read
-            }
+            Self::Read
+            | Self::Metrics
+            | Self::Agent
+            | Self::JobFile
+            | Self::Poll
+            | Self::MetricsPoll => Lane::Read,
             Self::Store => Lane::Storage,
         }
     }

@@ -178,6 +178,7 @@ impl Callee {
             _ if name == "Poweroff" => Ration::Urgent,
             _ if name == "Delete" => Ration::Delete,
             _ if effect == Changes => Ration::Change,
+            Method::GuestInfo(_) => Ration::Agent,
             _ if matches!(method, Method::Metrics(..) | Method::Screenshot(_)) => Ration::Metrics,
             _ => Ration::Read,
         };
@@ -300,7 +301,7 @@ impl<'a> Desk<'a> {
         // What cannot be understood is for the verb to refuse.
         let own = args.and_then(|args| ops::timeout(args).ok().flatten());
         let default = match share.ration {
-            Ration::Read | Ration::Metrics => self.agent.deadlines().read,
+            Ration::Read | Ration::Metrics | Ration::Agent => self.agent.deadlines().read,
             _ => self.agent.deadlines().change,
         };
         let deadline = arrived + own.unwrap_or(default);
@@ -354,6 +355,7 @@ impl<'a> Desk<'a> {
             Method::Disk(verb) => self.call(asked, callee, began, verb),
             Method::Nic(verb) => self.call(asked, callee, began, verb),
             Method::Console(verb) => self.call(asked, callee, began, verb),
+            Method::GuestInfo(verb) => self.call(asked, callee, began, verb),
             Method::Screenshot(verb) => self.call(asked, callee, began, verb),
             Method::Events(verb) => self.call(asked, callee, began, verb),
             Method::Image(verb) => self.call(asked, callee, began, verb),

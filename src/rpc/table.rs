@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::events::Page;
 use crate::guest::domain::VirDomain;
+use crate::guest::wire::agent::GuestInfo;
 use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
@@ -92,6 +93,7 @@ pub(super) enum Method {
     Disk(Verb<DiskRequest, SettingResponse>),
     Nic(Verb<NicRequest, SettingResponse>),
     Console(Verb<GuestRequest, ConsoleResponse>),
+    GuestInfo(Verb<GuestRequest, GuestInfo>),
     Screenshot(Verb<GuestRequest, ScreenshotResponse>),
     Events(Verb<EventsRequest, Page>),
     Image(Verb<ImageRequest, ImageResponse>),
@@ -118,6 +120,7 @@ impl Method {
             Self::Disk(_) => ("DiskRequest", "SettingResponse"),
             Self::Nic(_) => ("NicRequest", "SettingResponse"),
             Self::Console(_) => ("GuestRequest", "ConsoleResponse"),
+            Self::GuestInfo(_) => ("GuestRequest", "GuestInfo"),
             Self::Screenshot(_) => ("GuestRequest", "ScreenshotResponse"),
             Self::Events(_) => ("EventsRequest", "EventsPage"),
             Self::Image(_) => ("ImageRequest", "ImageResponse"),
@@ -141,7 +144,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 pub(super) type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 38] = [
+const LIBVIRT: [Entry; 39] = [
     ("CreateGuest", Changes, Method::Plan(dry_run::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Plan(dry_run::delete)),
@@ -179,6 +182,7 @@ const LIBVIRT: [Entry; 38] = [
     ("AttachNic", Changes, Method::Nic(Libvirt::attach_nic)),
     ("DetachNic", Changes, Method::Nic(Libvirt::detach_nic)),
     ("Console", Reads, Method::Console(Libvirt::console)),
+    ("GuestInfo", Reads, Method::GuestInfo(Libvirt::guest_info)),
     ("Screenshot", Reads, Method::Screenshot(Libvirt::screenshot)),
 ];
 

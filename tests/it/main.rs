@@ -25,6 +25,7 @@ mod english;
 mod events;
 mod faults;
 mod golden;
+mod guest_agent;
 mod harness;
 mod house;
 mod http_front;

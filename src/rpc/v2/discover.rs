@@ -134,6 +134,7 @@ mod tests {
     use crate::guest::limits::{DISK, NIC};
     use crate::guest::members::Members;
     use crate::guest::seed::CloudInit;
+    use crate::guest::wire::agent::*;
     use crate::guest::wire::events::EventsRequest;
     use crate::guest::wire::images::*;
     use crate::guest::wire::jobs::*;
@@ -257,7 +258,6 @@ mod tests {
         agrees::<EventsRequest>("EventsRequest", all);
         agrees::<JobRequest>("JobRequest", all);
         agrees::<JobsRequest>("JobsRequest", all);
-        let text = String::new;
         let (started, ended) = ("now".to_owned(), "now".to_owned());
         let result = RawValue::from_string("{}".to_owned()).ok();
         let progress = Progress { steps: 1, step: "domain".to_owned() };
@@ -280,6 +280,38 @@ mod tests {
         let message = "the guest is off".to_owned();
         tells("SettingResponse", &SettingResponse { message, ..SettingResponse::default() }, all);
         tells("ConsoleResponse", &ConsoleResponse::default(), all);
+        let info = GuestInfo {
+            message: "-".to_owned(),
+            hostname: "-".to_owned(),
+            os: Some(OperatingSystem::default()),
+            timezone: Some(TimeZone::default()),
+            users: vec![User::default()],
+            filesystems: vec![FileSystem::default()],
+            ..GuestInfo::default()
+        };
+        tells("GuestInfo", &info, all);
+        let text = || "-".to_owned();
+        let address = Address { prefix: 1, mac: text(), interface: text(), ..Address::default() };
+        tells("Address", &address, all);
+        let os = OperatingSystem {
+            id: text(),
+            name: text(),
+            version: text(),
+            kernel: text(),
+            machine: text(),
+        };
+        tells("OperatingSystem", &os, all);
+        tells("TimeZone", &TimeZone { name: text(), offset_s: 0 }, all);
+        tells("User", &User { name: text(), since_ms: 1 }, all);
+        let filesystem = FileSystem {
+            device: text(),
+            kind: text(),
+            total_bytes: 1,
+            used_bytes: Some(1),
+            disks: vec![text()],
+            ..FileSystem::default()
+        };
+        tells("FileSystem", &filesystem, all);
         tells("ScreenshotResponse", &ScreenshotResponse::default(), all);
         tells("EventsPage", &Page::default(), all);
         let plan = Plan { message: "nothing would be done".to_owned(), ..Plan::default() };

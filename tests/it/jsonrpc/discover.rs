@@ -22,13 +22,14 @@ const PYTHON: &str = "/usr/bin/python3";
 
 /// A guest's life and all else that there are methods for, in an order in which each of their examples
 /// succeeds.
-const STORY: [&str; 59] = [
+const STORY: [&str; 60] = [
     "Libvirt.CreateGuest",
     "Libvirt.Run",
     "Libvirt.WaitEvents",
     "Libvirt.Status",
     "Libvirt.List",
     "Libvirt.Describe",
+    "Libvirt.GuestInfo",
     "Libvirt.Screenshot",
     "Libvirt.Console",
     "Libvirt.Suspend",
@@ -198,6 +199,7 @@ fn play(
             "Metrics",
             "WaitEvents",
             "Describe",
+            "GuestInfo",
             "Screenshot",
             "Job.Get",
             "Job.List",

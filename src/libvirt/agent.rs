@@ -1,0 +1,130 @@
+//! What a guest's agent says of the guest, and where its NICs are seen.
+
+use std::ffi::{c_int, c_uint};
+use std::ptr;
+use std::slice;
+use std::time::Duration;
+
+use crate::libvirt::domain::Domain;
+use crate::libvirt::error::{Error, check_int};
+use crate::libvirt::params::{Name, Value, read};
+use crate::libvirt::strings::copy_borrowed;
+use crate::sys;
+
+/// Where the addresses of a guest are known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The guest's agent.
+    Agent,
+    /// The leases of libvirt's own DHCP servers.
+    Lease,
+    /// The host's tables of neighbours.
+    Arp,
+}
+
+/// A NIC with its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wiring {
+    /// Its name in the guest; from other sources than the agent the host's device.
+    pub name: String,
+    /// Its MAC address; empty where it has none.
+    pub mac: String,
+    /// Each address with the length of its prefix.
+    pub addresses: Vec<(String, u32)>,
+}
+
+impl Domain {
+    /// Sets how long libvirt waits for each answer of the guest's agent, in whole seconds
+    /// (`virDomainAgentSetResponseTimeout`), until the daemon ends. One round trip.
+    ///
+    /// # Errors
+    /// What libvirt says; a driver without guest agents.
+    pub fn set_agent_timeout(&self, timeout: Duration) -> Result<(), Error> {
+        let seconds = c_int::try_from(timeout.as_secs()).unwrap_or(c_int::MAX);
+        // SAFETY: the domain is live.
+        let set = unsafe { sys::virDomainAgentSetResponseTimeout(self.raw.as_ptr(), seconds, 0) };
+        check_int(set, "virDomainAgentSetResponseTimeout").map(drop)
+    }
+
+    /// All that the guest's agent can say, under libvirt's names such as `os.name` (`virDomainGetGuestInfo`).
+    ///
+    /// # Errors
+    /// [`Code::AGENT_UNRESPONSIVE`](super::Code::AGENT_UNRESPONSIVE) where it is not connected or does not
+    /// answer; what libvirt says otherwise.
+    ///
+    /// # Blocking
+    /// A round trip, and up to the response timeout for each thing that the agent is asked; it ends with the first
+    /// that is not answered.
+    pub fn agent_info(&self) -> Result<Vec<(Name, Value)>, Error> {
+        let (mut params, mut count): (sys::virTypedParameterPtr, c_int) = (ptr::null_mut(), 0);
+        // SAFETY: the domain and the out-pointers are live; no types stands for all that the agent knows.
+        let found = unsafe {
+            sys::virDomainGetGuestInfo(self.raw.as_ptr(), 0, &raw mut params, &raw mut count, 0)
+        };
+        check_int(found, "virDomainGetGuestInfo")?;
+        let mut copied = Vec::new();
+        if let (false, Ok(length)) = (params.is_null(), usize::try_from(count)) {
+            // SAFETY: libvirt allocated and filled an array of so many parameters.
+            let all = unsafe { slice::from_raw_parts(params, length) };
+            // SAFETY: each entry is as libvirt filled it.
+            copied.extend(all.iter().filter_map(|raw| unsafe { read(raw) }));
+        }
+        // SAFETY: NULL or an array of so many parameters that is ours, and is freed here alone.
+        unsafe { sys::virTypedParamsFree(params, count) };
+        Ok(copied)
+    }
+
+    /// The NICs of a running guest with their addresses (`virDomainInterfaceAddresses`).
+    ///
+    /// # Errors
+    /// As [`Domain::agent_info`]; a domain that is off.
+    ///
+    /// # Blocking
+    /// A round trip; from the agent up to its response timeout.
+    pub fn addresses(&self, source: Source) -> Result<Vec<Wiring>, Error> {
+        let source: c_uint = match source {
+            Source::Agent => sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+            Source::Lease => sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+            Source::Arp => sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+        };
+        let mut list: *mut sys::virDomainInterfacePtr = ptr::null_mut();
+        // SAFETY: the domain and the out-pointer are live.
+        let count = unsafe {
+            sys::virDomainInterfaceAddresses(self.raw.as_ptr(), &raw mut list, source, 0)
+        };
+        let count = check_int(count, "virDomainInterfaceAddresses")?;
+        let mut found = Vec::new();
+        if let (false, Ok(length)) = (list.is_null(), usize::try_from(count)) {
+            // SAFETY: libvirt allocated an array of so many pointers.
+            for interface in unsafe { slice::from_raw_parts(list, length) } {
+                // SAFETY: NULL, or filled by libvirt and live until it is freed below.
+                if let Some(raw) = unsafe { interface.as_ref() } {
+                    // SAFETY: as libvirt filled it.
+                    found.push(unsafe { wiring(raw) });
+                }
+                // SAFETY: ours, and freed here alone.
+                unsafe { sys::virDomainInterfaceFree(*interface) };
+            }
+        }
+        // SAFETY: NULL or from malloc(3), ours, and freed here alone.
+        unsafe { libc::free(list.cast()) };
+        Ok(found)
+    }
+}
+
+/// # Safety
+/// `raw` is as libvirt filled it.
+unsafe fn wiring(raw: &sys::virDomainInterface) -> Wiring {
+    // SAFETY: NULL or NUL-terminated, owned by the interface.
+    let [name, mac] = [raw.name, raw.hwaddr].map(|text| unsafe { copy_borrowed(text) });
+    let mut addresses = Vec::new();
+    if let (false, Ok(length)) = (raw.addrs.is_null(), usize::try_from(raw.naddrs)) {
+        // SAFETY: libvirt allocated and filled an array of so many addresses.
+        for address in unsafe { slice::from_raw_parts(raw.addrs, length) } {
+            // SAFETY: NULL or NUL-terminated, owned by the address.
+            let text = unsafe { copy_borrowed(address.addr) };
+            addresses.extend(text.map(|text| (text, address.prefix)));
+        }
+    }
+    Wiring { name: name.unwrap_or_default(), mac: mac.unwrap_or_default(), addresses }
+}

@@ -1,0 +1,289 @@
+//! GuestInfo: what a guest's agent says of it, and where its NICs are seen.
+//!
+//! A guest agent may be absent, silent, or anybody's: it delays no call but its own, for libvirt's response
+//! timeout of a second at most, and what it says is cut to a bound.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::config::fixed::{AGENT_ANSWER, AGENT_GUESTS, AGENT_LIST, AGENT_PAUSE, AGENT_TEXT_CHARS};
+use crate::guest::wire::GuestRequest;
+use crate::guest::wire::agent::{Address, FileSystem, GuestInfo, OperatingSystem, TimeZone, User};
+use crate::libvirt::{self, Code, Domain, Name, Source, Value, Wiring};
+use crate::ops::{Error, Libvirt, named_guest};
+use crate::pool::Lane;
+
+impl Libvirt {
+    /// What is known of a guest from inside: by its agent, and where that does not answer by the leases of
+    /// libvirt's networks and the host's neighbours. `virDomainGetGuestInfo`, `virDomainInterfaceAddresses`.
+    ///
+    /// An agent that was silent is not asked again for [`AGENT_PAUSE`]; the answer says so, and has the addresses
+    /// of its last answer with their age.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`]. A guest without an agent is none.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read), a second where the agent is silent.
+    pub fn guest_info(&self, request: GuestRequest) -> Result<GuestInfo, Error> {
+        let guest = named_guest(request.guest)?;
+        let deadline = self.read_deadline(&request.args)?;
+        let (id, agents) = (guest.id.clone(), Arc::clone(&self.agents));
+        let ask = move |connection: &libvirt::Connection| {
+            let domain = connection.lookup_domain_by_name(&id)?;
+            Ok(look(&domain, &agents)?)
+        };
+        let found = self.read(Lane::Read, "GuestInfo", &guest.id, deadline, ask)?;
+        Ok(GuestInfo { guest: Some(guest), ..found })
+    }
+}
+
+/// What was learned of guest agents, by the uuid of their domains.
+#[derive(Debug, Default)]
+pub(super) struct Agents(Mutex<HashMap<String, Learned>>);
+
+/// What was learned of one.
+#[derive(Clone, Debug)]
+struct Learned {
+    /// The run of the guest: another one has another agent.
+    run: u32,
+    /// When it was last asked.
+    asked: Instant,
+    /// Whether it was silent then.
+    is_silent: bool,
+    /// Its last answer: the NICs, and when.
+    wiring: Option<(Vec<Wiring>, Instant)>,
+}
+
+impl Agents {
+    /// What is known of this run's agent.
+    fn of(&self, uuid: &str, run: u32) -> Option<Learned> {
+        self.0.lock().get(uuid).filter(|learned| learned.run == run).cloned()
+    }
+
+    fn learn(&self, uuid: &str, learned: Learned) {
+        let mut all = self.0.lock();
+        if all.len() >= AGENT_GUESTS && !all.contains_key(uuid) {
+            let oldest = all.iter().min_by_key(|(_, it)| it.asked).map(|(uuid, _)| uuid.clone());
+            oldest.map(|uuid| all.remove(&uuid));
+        }
+        all.insert(uuid.to_owned(), learned);
+    }
+}
+
+fn look(domain: &Domain, agents: &Agents) -> Result<GuestInfo, libvirt::Error> {
+    let Some(run) = domain.id() else {
+        return Ok(GuestInfo { message: "the guest is off".to_owned(), ..GuestInfo::default() });
+    };
+    let (uuid, now) = (domain.uuid()?, Instant::now());
+    let known = agents.of(&uuid, run);
+    let silence = known.as_ref().filter(|known| known.is_silent).map(|known| now - known.asked);
+    let mut wiring = known.and_then(|known| known.wiring);
+    let mut info = match silence.and_then(|age| AGENT_PAUSE.checked_sub(age)) {
+        Some(rest) => silent(rest),
+        None => {
+            let answer = ask(domain);
+            let took = now.elapsed();
+            // One that is not connected costs nothing, and may be there soon.
+            let is_silent = answer.is_err() && took * 2 > AGENT_ANSWER;
+            let info = match answer {
+                Ok((info, nics)) => {
+                    wiring = Some((nics, now));
+                    info
+                }
+                Err(error) if error.connection_lost() || error.code == Code::NO_DOMAIN => {
+                    return Err(error);
+                }
+                // libvirt's test driver, whose version 9.0 crashes when it is asked for addresses.
+                Err(error) if error.code == Code::NO_SUPPORT => {
+                    let message = short(&error.message);
+                    return Ok(GuestInfo { message, ..GuestInfo::default() });
+                }
+                Err(error) => GuestInfo { message: short(&error.message), ..GuestInfo::default() },
+            };
+            agents.learn(&uuid, Learned { run, asked: now, is_silent, wiring: wiring.clone() });
+            info
+        }
+    };
+    if let Some((nics, when)) = wiring {
+        add(&mut info.addresses, nics, "agent", when.elapsed());
+    }
+    for (source, name) in [(Source::Lease, "lease"), (Source::Arp, "arp")] {
+        match domain.addresses(source) {
+            Ok(nics) => add(&mut info.addresses, nics, name, Duration::ZERO),
+            Err(error) if error.connection_lost() => return Err(error),
+            // Not every driver and network has them.
+            Err(_) => {}
+        }
+    }
+    Ok(info)
+}
+
+fn silent(rest: Duration) -> GuestInfo {
+    let message = format!(
+        "the guest agent did not answer; the agent asks it again in {} s",
+        rest.as_secs().max(1)
+    );
+    GuestInfo { message, ..GuestInfo::default() }
+}
+
+/// All that a guest's agent says.
+fn ask(domain: &Domain) -> Result<(GuestInfo, Vec<Wiring>), libvirt::Error> {
+    domain.set_agent_timeout(AGENT_ANSWER)?;
+    let params = domain.agent_info()?;
+    let nics = domain.addresses(Source::Agent)?;
+    Ok((told(&params), nics))
+}
+
+/// What libvirt's parameters say.
+fn told(params: &[(Name, Value)]) -> GuestInfo {
+    let find = |name: &str| params.iter().find(|(own, _)| **own == *name).map(|(_, value)| value);
+    let text = |name: &str| match find(name) {
+        Some(Value::Text(text)) => short(text),
+        _ => String::new(),
+    };
+    let number = |name: &str| find(name).and_then(Value::as_u64);
+    let each = |list: &str| {
+        let count = number(&format!("{list}.count")).unwrap_or_default();
+        (0..count.min(AGENT_LIST)).map({
+            let list = list.to_owned();
+            move |index| format!("{list}.{index}")
+        })
+    };
+    let os = OperatingSystem {
+        id: text("os.id"),
+        name: text("os.pretty-name"),
+        version: text("os.version-id"),
+        kernel: text("os.kernel-release"),
+        machine: text("os.machine"),
+    };
+    let offset = find("timezone.offset").and_then(Value::as_i64);
+    GuestInfo {
+        agent: true,
+        hostname: text("hostname"),
+        os: Some(os).filter(|os| *os != OperatingSystem::default()),
+        timezone: offset.map(|offset_s| TimeZone { name: text("timezone.name"), offset_s }),
+        users: each("user")
+            .map(|user| User {
+                name: text(&format!("{user}.name")),
+                since_ms: number(&format!("{user}.login-time")).unwrap_or_default(),
+            })
+            .collect(),
+        filesystems: each("fs")
+            .map(|fs| FileSystem {
+                mountpoint: text(&format!("{fs}.mountpoint")),
+                device: text(&format!("{fs}.name")),
+                kind: text(&format!("{fs}.fstype")),
+                total_bytes: number(&format!("{fs}.total-bytes")).unwrap_or_default(),
+                used_bytes: number(&format!("{fs}.used-bytes")),
+                disks: each(&format!("{fs}.disk"))
+                    .map(|disk| text(&format!("{disk}.alias")))
+                    .filter(|disk| !disk.is_empty())
+                    .collect(),
+            })
+            .collect(),
+        ..GuestInfo::default()
+    }
+}
+
+/// Adds the addresses that no earlier source had. Those that work on the link alone come last.
+fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str, age: Duration) {
+    let (mut wide, mut narrow) = (Vec::new(), Vec::new());
+    for nic in nics {
+        for (address, prefix) in nic.addresses {
+            let Ok(known) = address.parse::<IpAddr>() else { continue };
+            if known.is_loopback() || addresses.iter().any(|it| it.address == address) {
+                continue;
+            }
+            let is_narrow = match known {
+                IpAddr::V4(address) => address.is_link_local(),
+                IpAddr::V6(address) => address.is_unicast_link_local(),
+            };
+            let made = Address {
+                address,
+                prefix: prefix.into(),
+                mac: short(&nic.mac),
+                // From other sources it is the host's device.
+                interface: if source == "agent" { short(&nic.name) } else { String::new() },
+                source,
+                age_s: age.as_secs(),
+            };
+            if is_narrow { narrow.push(made) } else { wide.push(made) }
+        }
+    }
+    let limit = usize::try_from(AGENT_LIST).unwrap_or(usize::MAX);
+    addresses.extend(wide.into_iter().chain(narrow));
+    addresses.truncate(limit);
+}
+
+/// A guest's text, cut to a bound.
+fn short(text: &str) -> String {
+    text.chars().take(AGENT_TEXT_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(name: &str, text: &str) -> (Name, Value) {
+        (name.into(), Value::Text(text.to_owned()))
+    }
+
+    #[test]
+    fn what_a_guest_says_is_cut_to_its_bounds() {
+        let mut params = vec![
+            text("hostname", &"h".repeat(10_000)),
+            ("fs.count".into(), Value::Unsigned(u64::MAX)),
+            text("fs.0.mountpoint", "/"),
+            ("fs.0.total-bytes".into(), Value::Unsigned(4096)),
+            ("fs.0.disk.count".into(), Value::Unsigned(1)),
+            text("fs.0.disk.0.alias", "vda"),
+            ("user.count".into(), Value::Signed(-1)),
+        ];
+        params.push(("timezone.offset".into(), Value::Signed(-3600)));
+        let info = told(&params);
+        assert_eq!(info.hostname.len(), AGENT_TEXT_CHARS);
+        assert_eq!(u64::try_from(info.filesystems.len()), Ok(AGENT_LIST));
+        assert_eq!(info.filesystems[0].disks, ["vda"]);
+        assert_eq!((info.filesystems[0].total_bytes, info.filesystems[0].used_bytes), (4096, None));
+        assert_eq!((info.users.len(), info.os), (0, None));
+        assert_eq!(info.timezone.map(|it| it.offset_s), Some(-3600));
+    }
+
+    #[test]
+    fn an_address_is_from_its_first_source_and_no_loopback() {
+        let nic = |name: &str, addresses: &[&str]| Wiring {
+            name: name.to_owned(),
+            mac: "02:00:00:00:00:01".to_owned(),
+            addresses: addresses.iter().map(|it| ((*it).to_owned(), 24)).collect(),
+        };
+        let mut all = Vec::new();
+        let own =
+            vec![nic("lo", &["127.0.0.1", "::1"]), nic("eth0", &["fe80::1", "192.0.2.7", "?"])];
+        add(&mut all, own, "agent", Duration::from_secs(7));
+        add(&mut all, vec![nic("vnet0", &["192.0.2.7", "192.0.2.8"])], "arp", Duration::ZERO);
+        let found: Vec<_> =
+            all.iter().map(|it| (it.address.as_str(), it.source, it.age_s)).collect();
+        assert_eq!(
+            found,
+            [("192.0.2.7", "agent", 7), ("fe80::1", "agent", 7), ("192.0.2.8", "arp", 0)]
+        );
+        assert_eq!((all[0].interface.as_str(), all[2].interface.as_str()), ("eth0", ""));
+    }
+
+    #[test]
+    fn of_too_many_agents_the_one_asked_first_is_forgotten() {
+        let (agents, begin) = (Agents::default(), Instant::now());
+        for index in 0..=AGENT_GUESTS {
+            let asked = begin + Duration::from_millis(u64::try_from(index).unwrap());
+            let learned = Learned { run: 1, asked, is_silent: true, wiring: None };
+            agents.learn(&format!("uuid-{index}"), learned);
+        }
+        assert!(agents.of("uuid-0", 1).is_none() && agents.of("uuid-1", 1).is_some());
+        assert!(agents.of("uuid-1", 2).is_none(), "another run has another agent");
+    }
+}
