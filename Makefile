@@ -158,7 +158,7 @@ demo: build
 	tests/install-deps.sh linux || echo "without these the demo has no real guest"
 	dist/demo.sh
 
-# The figures of docs/performance.md, in about 20 minutes once built; target/bench/all.json has them all.
+# The figures of docs/performance.md, in about 30 minutes once built; target/bench/all.json has them all.
 bench:
 	tests/install-deps.sh bench
 	rm -f $(FIGURES)

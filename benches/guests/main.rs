@@ -2,14 +2,15 @@
 //!
 //!     tests/install-deps.sh bench
 //!     cargo bench --bench guests                     about twenty minutes; needs root
-//!     BENCH_DEBIAN=0 cargo bench --bench guests      without the throughput of disks, in half the time
-//!     BENCH_QUICK=1 cargo bench --bench guests       one round without Debian, for trying it out
+//!     BENCH_GUESTS=changes,boots cargo bench ...     some of its parts: changes, boots, memory, files, zvols
+//!     BENCH_QUICK=1 cargo bench --bench guests       one round without files and zvols, for trying it out
 //!
 //! The guests run on a private libvirtd, with qemu's emulation of processors (TCG). The contenders of each
 //! figure take turns, or boot at once, so that the ratios hold on a machine with other work. The figures are
 //! the latency of CreateGuest and Run, the time from Run to the login prompt, the memory of the emulator by
 //! `max_cpu`, and the throughput of a disk: in a file in a Debian guest, and on a ZFS volume in the small
-//! Linux. There a domain that `virt-install` defines is the third contender. Without qemu, the image or `virt-install`, the report names the missing part.
+//! Linux. There a domain that `virt-install` defines is the third contender. Without qemu, the image or
+//! `virt-install`, the report names the missing part.
 
 mod boots;
 mod changes;
@@ -62,19 +63,27 @@ struct Plan {
     lives: usize,
     /// Boots of the small Linux with each profile.
     boots: usize,
-    /// Turns of each disk with each pattern, and the length of one; no turns: no Debian.
+    /// Turns of each disk with each pattern, and the length of one.
     disks: usize,
     turn: Duration,
+    /// The parts that are measured.
+    parts: String,
 }
 
 impl Plan {
     fn new() -> Self {
-        let turn = Duration::from_secs(5);
+        let (turn, disks) = (Duration::from_secs(5), 3);
+        let parts = env::var("BENCH_GUESTS");
         if env::var_os("BENCH_QUICK").is_some() {
-            return Self { lives: 3, boots: 1, disks: 0, turn };
+            let parts = parts.unwrap_or_else(|_| "changes,boots,memory".to_owned());
+            return Self { lives: 3, boots: 1, disks: 1, turn, parts };
         }
-        let has_debian = env::var_os("BENCH_DEBIAN").is_none_or(|word| word != "0");
-        Self { lives: 15, boots: 3, disks: if has_debian { 3 } else { 0 }, turn }
+        let parts = parts.unwrap_or_else(|_| "changes,boots,memory,files,zvols".to_owned());
+        Self { lives: 15, boots: 3, disks, turn, parts }
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.parts.split(',').any(|word| word == part)
     }
 }
 
@@ -106,11 +115,19 @@ fn main() {
 /// Why a part cannot run here; the parts before it are in the report.
 fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     let world = World::new()?;
-    changes::measure(&world, plan, report);
-    boots::measure(&world, plan, report)?;
-    memory::measure(&world, report)?;
-    if plan.disks > 0 {
+    if plan.has("changes") {
+        changes::measure(&world, plan, report);
+    }
+    if plan.has("boots") {
+        boots::measure(&world, plan, report)?;
+    }
+    if plan.has("memory") {
+        memory::measure(&world, report)?;
+    }
+    if plan.has("files") {
         disks::measure(&world, plan, report)?;
+    }
+    if plan.has("zvols") {
         zvols::measure(&world, plan, report)?;
     }
     Ok(())
