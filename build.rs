@@ -203,6 +203,8 @@ mod generate {
         "virDomainEventID",
         "virDomainEventType",
         "virDomainInterfaceAddressesSource",
+        "virDomainGuestInfoTypes",
+        "virDomainAgentResponseTimeoutValues",
         "virDomainMetadataType",
         "virDomainModificationImpact",
         "virDomainRebootFlagValues",

@@ -55,6 +55,8 @@ pub type virDomainIPAddress = _virDomainInterfaceIPAddress;
 pub type virDomainIPAddressPtr = *mut virDomainIPAddress;
 pub type virDomainInterface = _virDomainInterface;
 pub type virDomainInterfacePtr = *mut virDomainInterface;
+pub type virDomainGuestInfoTypes = ::std::os::raw::c_uint;
+pub type virDomainAgentResponseTimeoutValues = ::std::os::raw::c_int;
 pub type virEventHandleType = ::std::os::raw::c_uint;
 pub type virEventHandleCallback = ::std::option::Option<
     unsafe extern "C" fn(
@@ -538,6 +540,16 @@ const _: () = {
         "Offset of field: _virDomainInterface::addrs",
     ][::std::mem::offset_of!(_virDomainInterface, addrs) - 24usize];
 };
+pub const VIR_DOMAIN_GUEST_INFO_USERS: virDomainGuestInfoTypes = 1;
+pub const VIR_DOMAIN_GUEST_INFO_OS: virDomainGuestInfoTypes = 2;
+pub const VIR_DOMAIN_GUEST_INFO_TIMEZONE: virDomainGuestInfoTypes = 4;
+pub const VIR_DOMAIN_GUEST_INFO_HOSTNAME: virDomainGuestInfoTypes = 8;
+pub const VIR_DOMAIN_GUEST_INFO_FILESYSTEM: virDomainGuestInfoTypes = 16;
+pub const VIR_DOMAIN_GUEST_INFO_DISKS: virDomainGuestInfoTypes = 32;
+pub const VIR_DOMAIN_GUEST_INFO_INTERFACES: virDomainGuestInfoTypes = 64;
+pub const VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK: virDomainAgentResponseTimeoutValues = -2;
+pub const VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_DEFAULT: virDomainAgentResponseTimeoutValues = -1;
+pub const VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_NOWAIT: virDomainAgentResponseTimeoutValues = 0;
 pub const VIR_EVENT_HANDLE_READABLE: virEventHandleType = 1;
 pub const VIR_EVENT_HANDLE_WRITABLE: virEventHandleType = 2;
 pub const VIR_EVENT_HANDLE_ERROR: virEventHandleType = 4;

@@ -104,12 +104,12 @@ pub const CONSOLE_FILES: usize = 100;
 pub const SCREEN_BYTES: usize = 16 * 1024 * 1024;
 /// Time that libvirt waits for an answer of a guest agent. One that works answers within milliseconds.
 pub const AGENT_ANSWER: Duration = Duration::from_secs(1);
-/// Time after which the agent asks a silent guest agent again. Until then calls for its guest do not wait.
+/// Time after which the agent asks a slow or silent guest agent again. Until then calls for its guest do not wait.
 pub const AGENT_PAUSE: Duration = Duration::from_secs(30);
 /// Guests whose guest agent's last answer the agent stores. A large host has as many.
 pub const AGENT_GUESTS: usize = 4096;
 /// Entries of each list of a guest agent, such as its file systems.
-pub const AGENT_LIST: u64 = 256;
+pub const AGENT_LIST: usize = 256;
 /// Length of each text of a guest agent. Names of hosts and paths are shorter.
 pub const AGENT_TEXT_CHARS: usize = 256;
 /// Screenshot as PNG. As base64 it fits into a response of `http.response_bytes`.

@@ -161,7 +161,9 @@ impl fmt::Display for Fault {
             }
             Self::NotWith(other) => write!(f, " does not match {other}"),
             Self::Beside(other) => write!(f, " must not be set with {other}"),
-            Self::NotHash => f.write_str(" must be a crypt(5) hash, such as one of mkpasswd"),
+            Self::NotHash => f.write_str(
+                " must be a hash of MD5, SHA or bcrypt, such as one of mkpasswd --method=sha-512",
+            ),
             Self::Product { found, limit } => write!(f, ": the product {found} must {limit}"),
             Self::Repeated(number) => write!(f, ": {number} is used twice"),
             Self::Missing => f.write_str(" is missing"),

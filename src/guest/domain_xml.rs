@@ -394,6 +394,7 @@ impl Metadata {
             .with_nonempty("profile", &self.profile)
             .with_nonempty("volumes", if self.besides.volumes { "yes" } else { "" })
             .with_nonempty("networks", &networks.join(" "))
+            .with_nonempty("instance", &self.besides.instance)
             .holding(&json)
     }
 
@@ -436,6 +437,7 @@ fn read_metadata(metadata: &Element, name: &str, uuid: &str) -> Metadata {
         besides: Besides {
             volumes: kept.attribute("volumes") == "yes",
             networks: networks.into_set(),
+            instance: kept.attribute("instance").to_owned(),
         },
     }
 }

@@ -176,17 +176,27 @@ where
     map.next_value()
 }
 
-/// Reads one value that is told apart from its absence. An error does not repeat what it says.
+/// Reads an object that is told apart from its absence. No error repeats what it says, and no note: an unknown
+/// member is an error here.
 pub(crate) fn secret<'de, T, A>(map: &mut A) -> Result<Option<T>, A::Error>
 where
-    T: DeserializeOwned,
+    T: DeserializeOwned + for<'any> Members<'any>,
     A: MapAccess<'de>,
 {
-    let json = map.next_value::<Option<Box<RawValue>>>()?;
-    let read = json.map(|json| serde_json::from_str(json.get())).transpose();
-    read.map_err(|_| {
-        A::Error::custom("a member has a value of another type; its content is secret")
-    })
+    let Some(json) = map.next_value::<Option<Box<RawValue>>>()? else { return Ok(None) };
+    let outer = NOTES.take();
+    let (read, unknown) = noting(|| serde_json::from_str(json.get()));
+    NOTES.set(outer);
+    match read {
+        Ok(value) if unknown.is_empty() => Ok(Some(value)),
+        Ok(_) => {
+            let known = T::NAMES.join(", ");
+            Err(A::Error::custom(format!("a member is unknown; the known ones are {known}")))
+        }
+        Err(_) => {
+            Err(A::Error::custom("a member has a value of another type; its content is secret"))
+        }
+    }
 }
 
 /// Reads an array; `null` is the empty one.

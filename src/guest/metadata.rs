@@ -37,6 +37,8 @@ pub struct Besides {
     pub volumes: bool,
     /// Names of networks.
     pub networks: BTreeSet<String>,
+    /// The instance id of its seed where that is not the domain's uuid; empty: it is.
+    pub instance: String,
 }
 
 /// What this agent keeps of a domain's disks.

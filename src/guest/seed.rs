@@ -5,22 +5,27 @@
 //! nor a journal nor the metadata of a domain can have it.
 
 use std::fmt;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Cursor, Write};
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
 use crate::guest::check::{Fault, Invalid};
 use crate::guest::members::members;
-use crate::guest::wire::{BUSES, Disk, Guest, Nic, disk_device, disk_prefix};
+use crate::guest::wire::{Disk, Guest, Nic, disk_device, disk_prefix};
 
 /// The size of that volume in MiB.
 pub const SEED_MIB: u64 = 1;
-/// What the documents of a seed may have together, in bytes: they fit into the volume.
-pub const SEED_BYTES_MAX: usize = 512 << 10;
+/// What the documents of a seed may have together, in bytes: they fit into the volume, also where JSON writes each
+/// character as two.
+pub const SEED_BYTES_MAX: usize = 384 << 10;
+/// The buses that a seed can be on: QEMU has no SATA disk that cannot be written.
+pub(super) const BUSES: [&str; 2] = ["virtio", "scsi"];
 /// The label by which cloud-init finds the disk.
 const LABEL: [u8; 11] = *b"CIDATA     ";
 const MIB: usize = 1 << 20;
+/// How hashes begin that cloud-init takes for hashes, and any other text for the password itself.
+const HASHES: [&str; 5] = ["$1$", "$2a$", "$2y$", "$5$", "$6$"];
 
 /// What cloud-init is told: whole documents, or the short form, of which the agent makes `user_data`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -87,7 +92,8 @@ impl CloudInit {
                 found.push(fault(member, Fault::NotOneLine(c)));
             }
         }
-        if !self.password_hash.is_empty() && !self.password_hash.starts_with('$') {
+        let is_hash = |method: &&str| self.password_hash.starts_with(*method);
+        if !self.password_hash.is_empty() && !HASHES.iter().any(is_hash) {
             found.push(fault("password_hash", Fault::NotHash));
         }
         if !self.user_data.is_empty() {
@@ -126,14 +132,6 @@ impl CloudInit {
         }
         files.unmount()?;
         Ok(disk.into_inner())
-    }
-
-    /// The same in place of another one, which has the instance id.
-    ///
-    /// # Errors
-    /// Where the documents do not fit.
-    pub fn disk_after(&self, guest: &Guest, old: &[u8], uuid: &str) -> io::Result<Vec<u8>> {
-        self.disk(guest, &instance_id(old).unwrap_or_else(|| uuid.to_owned()))
     }
 
     /// The documents by their file names. YAML is what JSON is part of.
@@ -190,15 +188,6 @@ impl CloudInit {
         set(&mut config, "users", json!([user]));
         Value::Object(config)
     }
-}
-
-/// The instance id on a seed's disk, where this agent has made one.
-fn instance_id(disk: &[u8]) -> Option<String> {
-    let files = fatfs::FileSystem::new(Cursor::new(disk.to_vec()), fatfs::FsOptions::new()).ok()?;
-    let (mut file, mut text) = (files.root_dir().open_file("meta-data").ok()?, String::new());
-    file.read_to_string(&mut text).ok()?;
-    let meta_data: Value = serde_json::from_str(&text).ok()?;
-    meta_data["instance-id"].as_str().map(str::to_owned)
 }
 
 /// A network configuration of version 2 that finds each NIC by its MAC address.

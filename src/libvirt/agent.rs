@@ -22,6 +22,37 @@ pub enum Source {
     Arp,
 }
 
+/// What a guest's agent is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// The host name.
+    Hostname,
+    /// The operating system.
+    Os,
+    /// The time zone.
+    Timezone,
+    /// The users that are logged in.
+    Users,
+    /// The file systems that are mounted.
+    FileSystems,
+}
+
+impl Topic {
+    /// All, the shortest answers first.
+    pub const ALL: [Self; 5] =
+        [Self::Hostname, Self::Os, Self::Timezone, Self::Users, Self::FileSystems];
+
+    fn types(self) -> c_uint {
+        match self {
+            Self::Hostname => sys::VIR_DOMAIN_GUEST_INFO_HOSTNAME,
+            Self::Os => sys::VIR_DOMAIN_GUEST_INFO_OS,
+            Self::Timezone => sys::VIR_DOMAIN_GUEST_INFO_TIMEZONE,
+            Self::Users => sys::VIR_DOMAIN_GUEST_INFO_USERS,
+            Self::FileSystems => sys::VIR_DOMAIN_GUEST_INFO_FILESYSTEM,
+        }
+    }
+}
+
 /// A NIC with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wiring {
@@ -34,32 +65,35 @@ pub struct Wiring {
 }
 
 impl Domain {
-    /// Sets how long libvirt waits for each answer of the guest's agent, in whole seconds
-    /// (`virDomainAgentSetResponseTimeout`), until the daemon ends. One round trip.
+    /// Sets how long libvirt waits for each answer of the guest's agent, in whole seconds; none: as long as it
+    /// takes, which is libvirt's default (`virDomainAgentSetResponseTimeout`). It holds for all commands of all
+    /// clients to this agent until the guest's end. One round trip.
     ///
     /// # Errors
     /// What libvirt says; a driver without guest agents.
-    pub fn set_agent_timeout(&self, timeout: Duration) -> Result<(), Error> {
-        let seconds = c_int::try_from(timeout.as_secs()).unwrap_or(c_int::MAX);
+    pub fn set_agent_timeout(&self, timeout: Option<Duration>) -> Result<(), Error> {
+        let seconds = timeout.map_or(sys::VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, |timeout| {
+            c_int::try_from(timeout.as_secs()).unwrap_or(c_int::MAX)
+        });
         // SAFETY: the domain is live.
         let set = unsafe { sys::virDomainAgentSetResponseTimeout(self.raw.as_ptr(), seconds, 0) };
         check_int(set, "virDomainAgentSetResponseTimeout").map(drop)
     }
 
-    /// All that the guest's agent can say, under libvirt's names such as `os.name` (`virDomainGetGuestInfo`).
+    /// What the guest's agent says on a topic, under libvirt's names such as `os.name` (`virDomainGetGuestInfo`).
     ///
     /// # Errors
     /// [`Code::AGENT_UNRESPONSIVE`](super::Code::AGENT_UNRESPONSIVE) where it is not connected or does not
     /// answer; what libvirt says otherwise.
     ///
     /// # Blocking
-    /// A round trip, and up to the response timeout for each thing that the agent is asked; it ends with the first
-    /// that is not answered.
-    pub fn agent_info(&self) -> Result<Vec<(Name, Value)>, Error> {
+    /// A round trip, and up to the response timeout.
+    pub fn agent_info(&self, topic: Topic) -> Result<Vec<(Name, Value)>, Error> {
         let (mut params, mut count): (sys::virTypedParameterPtr, c_int) = (ptr::null_mut(), 0);
-        // SAFETY: the domain and the out-pointers are live; no types stands for all that the agent knows.
+        let (domain, types) = (self.raw.as_ptr(), topic.types());
+        // SAFETY: the domain and the out-pointers are live.
         let found = unsafe {
-            sys::virDomainGetGuestInfo(self.raw.as_ptr(), 0, &raw mut params, &raw mut count, 0)
+            sys::virDomainGetGuestInfo(domain, types, &raw mut params, &raw mut count, 0)
         };
         check_int(found, "virDomainGetGuestInfo")?;
         let mut copied = Vec::new();

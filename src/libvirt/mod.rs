@@ -29,7 +29,7 @@ mod stats;
 mod strings;
 mod volume;
 
-pub use agent::{Source, Wiring};
+pub use agent::{Source, Topic, Wiring};
 pub use bulk::{DomainStats, Groups};
 pub use connection::{Connection, version_text};
 pub use domain::{Domain, Info, XmlKind};

@@ -1,43 +1,44 @@
 //! GuestInfo: what a guest's agent says of it, and where its NICs are seen.
 //!
-//! A guest agent may be absent, silent, or anybody's: it delays no call but its own, for libvirt's response
-//! timeout of a second at most, and what it says is cut to a bound.
+//! A guest agent may be absent, silent, slow, or anybody's. It delays no call but its own, which it can delay by
+//! two response timeouts: the last thing that it is asked begins within the first. What it says is cut to a bound.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::config::fixed::{AGENT_ANSWER, AGENT_GUESTS, AGENT_LIST, AGENT_PAUSE, AGENT_TEXT_CHARS};
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::agent::{Address, FileSystem, GuestInfo, OperatingSystem, TimeZone, User};
-use crate::libvirt::{self, Code, Domain, Name, Source, Value, Wiring};
-use crate::ops::{Error, Libvirt, named_guest};
-use crate::pool::Lane;
+use crate::libvirt::{self, Code, Domain, Name, Source, Topic, Value, Wiring};
+use crate::ops::{Error, Libvirt, Question, named_guest};
 
 impl Libvirt {
     /// What is known of a guest from inside: by its agent, and where that does not answer by the leases of
     /// libvirt's networks and the host's neighbours. `virDomainGetGuestInfo`, `virDomainInterfaceAddresses`.
     ///
-    /// An agent that was silent is not asked again for [`AGENT_PAUSE`]; the answer says so, and has the addresses
+    /// An agent that was slow or silent is not asked again for [`AGENT_PAUSE`]; the answer says so, and has the addresses
     /// of its last answer with their age.
     ///
     /// # Errors
     /// As [`Libvirt::status`]. A guest without an agent is none.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::read`](crate::config::Deadlines::read), a second where the agent is silent.
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read); two seconds where the agent is slow or silent.
     pub fn guest_info(&self, request: GuestRequest) -> Result<GuestInfo, Error> {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
         let (id, agents) = (guest.id.clone(), Arc::clone(&self.agents));
-        let ask = move |connection: &libvirt::Connection| {
-            let domain = connection.lookup_domain_by_name(&id)?;
-            Ok(look(&domain, &agents)?)
-        };
-        let found = self.read(Lane::Read, "GuestInfo", &guest.id, deadline, ask)?;
+        let question = Question::new("GuestInfo", guest.id.clone(), deadline, move |session| {
+            session.read(|connection| {
+                let domain = connection.lookup_domain_by_name(&id)?;
+                Ok(look(&domain, &agents)?)
+            })
+        });
+        let found = self.ask(question.of_emulator())?;
         Ok(GuestInfo { guest: Some(guest), ..found })
     }
 }
@@ -53,10 +54,10 @@ struct Learned {
     run: u32,
     /// When it was last asked.
     asked: Instant,
-    /// Whether it was silent then.
-    is_silent: bool,
-    /// Its last answer: the NICs, and when.
-    wiring: Option<(Vec<Wiring>, Instant)>,
+    /// Whether it took too long then.
+    is_slow: bool,
+    /// The addresses of its last answer, and when.
+    addresses: Option<(Vec<Address>, Instant)>,
 }
 
 impl Agents {
@@ -79,42 +80,49 @@ fn look(domain: &Domain, agents: &Agents) -> Result<GuestInfo, libvirt::Error> {
     let Some(run) = domain.id() else {
         return Ok(GuestInfo { message: "the guest is off".to_owned(), ..GuestInfo::default() });
     };
-    let (uuid, now) = (domain.uuid()?, Instant::now());
+    let (uuid, begin) = (domain.uuid()?, Instant::now());
     let known = agents.of(&uuid, run);
-    let silence = known.as_ref().filter(|known| known.is_silent).map(|known| now - known.asked);
-    let mut wiring = known.and_then(|known| known.wiring);
-    let mut info = match silence.and_then(|age| AGENT_PAUSE.checked_sub(age)) {
-        Some(rest) => silent(rest),
+    let slow = known.as_ref().filter(|known| known.is_slow);
+    let pause = slow.and_then(|known| AGENT_PAUSE.checked_sub(begin - known.asked));
+    let mut addresses = known.and_then(|known| known.addresses);
+    let mut info = GuestInfo::default();
+    match pause {
+        Some(rest) => {
+            let rest = rest.as_secs().max(1);
+            info.message =
+                format!("the guest agent did not answer in time; it is asked again in {rest} s");
+        }
         None => {
-            let answer = ask(domain);
-            let took = now.elapsed();
-            // One that is not connected costs nothing, and may be there soon.
-            let is_silent = answer.is_err() && took * 2 > AGENT_ANSWER;
-            let info = match answer {
-                Ok((info, nics)) => {
-                    wiring = Some((nics, now));
-                    info
+            let asked = ask(domain, &mut info, begin);
+            let is_slow = begin.elapsed() > AGENT_ANSWER;
+            match asked {
+                Ok(nics) => {
+                    let mut told = Vec::new();
+                    add(&mut told, nics, "agent", 0);
+                    addresses = Some((told, begin));
+                    info.agent = true;
                 }
                 Err(error) if error.connection_lost() || error.code == Code::NO_DOMAIN => {
                     return Err(error);
                 }
                 // libvirt's test driver, whose version 9.0 crashes when it is asked for addresses.
                 Err(error) if error.code == Code::NO_SUPPORT => {
-                    let message = short(&error.message);
-                    return Ok(GuestInfo { message, ..GuestInfo::default() });
+                    info.message = short(&error.message);
+                    return Ok(info);
                 }
-                Err(error) => GuestInfo { message: short(&error.message), ..GuestInfo::default() },
-            };
-            agents.learn(&uuid, Learned { run, asked: now, is_silent, wiring: wiring.clone() });
-            info
+                Err(error) => info.message = short(&error.message),
+            }
+            let learned = Learned { run, asked: begin, is_slow, addresses: addresses.clone() };
+            agents.learn(&uuid, learned);
         }
-    };
-    if let Some((nics, when)) = wiring {
-        add(&mut info.addresses, nics, "agent", when.elapsed());
+    }
+    if let Some((told, when)) = addresses {
+        let age_s = when.elapsed().as_secs();
+        info.addresses.extend(told.into_iter().map(|address| Address { age_s, ..address }));
     }
     for (source, name) in [(Source::Lease, "lease"), (Source::Arp, "arp")] {
         match domain.addresses(source) {
-            Ok(nics) => add(&mut info.addresses, nics, name, Duration::ZERO),
+            Ok(nics) => add(&mut info.addresses, nics, name, 0),
             Err(error) if error.connection_lost() => return Err(error),
             // Not every driver and network has them.
             Err(_) => {}
@@ -123,20 +131,33 @@ fn look(domain: &Domain, agents: &Agents) -> Result<GuestInfo, libvirt::Error> {
     Ok(info)
 }
 
-fn silent(rest: Duration) -> GuestInfo {
-    let message = format!(
-        "the guest agent did not answer; the agent asks it again in {} s",
-        rest.as_secs().max(1)
-    );
-    GuestInfo { message, ..GuestInfo::default() }
-}
-
-/// All that a guest's agent says.
-fn ask(domain: &Domain) -> Result<(GuestInfo, Vec<Wiring>), libvirt::Error> {
-    domain.set_agent_timeout(AGENT_ANSWER)?;
-    let params = domain.agent_info()?;
-    let nics = domain.addresses(Source::Agent)?;
-    Ok((told(&params), nics))
+/// Asks a guest's agent for its NICs, and then for one thing after the other until it has taken its time: each
+/// answer may take as long as the first. What is unknown to it stays absent.
+fn ask(
+    domain: &Domain,
+    info: &mut GuestInfo,
+    begin: Instant,
+) -> Result<Vec<Wiring>, libvirt::Error> {
+    domain.set_agent_timeout(Some(AGENT_ANSWER))?;
+    let nics = domain.addresses(Source::Agent);
+    if nics.is_ok() {
+        let mut params = Vec::new();
+        for topic in Topic::ALL {
+            if begin.elapsed() > AGENT_ANSWER {
+                break;
+            }
+            match domain.agent_info(topic) {
+                Ok(told) => params.extend(told),
+                Err(error) if error.code == Code::AGENT_UNRESPONSIVE => break,
+                // It does not know this.
+                Err(_) => {}
+            }
+        }
+        *info = told(&params);
+    }
+    // The time is the domain's, for others' commands too.
+    let reset = domain.set_agent_timeout(None);
+    nics.and_then(|nics| reset.map(|()| nics))
 }
 
 /// What libvirt's parameters say.
@@ -149,6 +170,7 @@ fn told(params: &[(Name, Value)]) -> GuestInfo {
     let number = |name: &str| find(name).and_then(Value::as_u64);
     let each = |list: &str| {
         let count = number(&format!("{list}.count")).unwrap_or_default();
+        let count = usize::try_from(count).unwrap_or(AGENT_LIST);
         (0..count.min(AGENT_LIST)).map({
             let list = list.to_owned();
             move |index| format!("{list}.{index}")
@@ -163,7 +185,6 @@ fn told(params: &[(Name, Value)]) -> GuestInfo {
     };
     let offset = find("timezone.offset").and_then(Value::as_i64);
     GuestInfo {
-        agent: true,
         hostname: text("hostname"),
         os: Some(os).filter(|os| *os != OperatingSystem::default()),
         timezone: offset.map(|offset_s| TimeZone { name: text("timezone.name"), offset_s }),
@@ -190,14 +211,19 @@ fn told(params: &[(Name, Value)]) -> GuestInfo {
     }
 }
 
-/// Adds the addresses that no earlier source had. Those that work on the link alone come last.
-fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str, age: Duration) {
+/// Adds the addresses that are not there yet, at most [`AGENT_LIST`] of them. Those that work on the link alone come
+/// last.
+fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str, age_s: u64) {
     let (mut wide, mut narrow) = (Vec::new(), Vec::new());
     for nic in nics {
         for (address, prefix) in nic.addresses {
             let Ok(known) = address.parse::<IpAddr>() else { continue };
-            if known.is_loopback() || addresses.iter().any(|it| it.address == address) {
+            let mut all = addresses.iter().chain(&wide).chain(&narrow);
+            if known.is_loopback() || all.any(|it: &Address| it.address == address) {
                 continue;
+            }
+            if wide.len() + narrow.len() >= AGENT_LIST {
+                break;
             }
             let is_narrow = match known {
                 IpAddr::V4(address) => address.is_link_local(),
@@ -210,14 +236,12 @@ fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str, ag
                 // From other sources it is the host's device.
                 interface: if source == "agent" { short(&nic.name) } else { String::new() },
                 source,
-                age_s: age.as_secs(),
+                age_s,
             };
             if is_narrow { narrow.push(made) } else { wide.push(made) }
         }
     }
-    let limit = usize::try_from(AGENT_LIST).unwrap_or(usize::MAX);
     addresses.extend(wide.into_iter().chain(narrow));
-    addresses.truncate(limit);
 }
 
 /// A guest's text, cut to a bound.
@@ -227,6 +251,8 @@ fn short(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn text(name: &str, text: &str) -> (Name, Value) {
@@ -247,7 +273,7 @@ mod tests {
         params.push(("timezone.offset".into(), Value::Signed(-3600)));
         let info = told(&params);
         assert_eq!(info.hostname.len(), AGENT_TEXT_CHARS);
-        assert_eq!(u64::try_from(info.filesystems.len()), Ok(AGENT_LIST));
+        assert_eq!(info.filesystems.len(), AGENT_LIST);
         assert_eq!(info.filesystems[0].disks, ["vda"]);
         assert_eq!((info.filesystems[0].total_bytes, info.filesystems[0].used_bytes), (4096, None));
         assert_eq!((info.users.len(), info.os), (0, None));
@@ -264,8 +290,8 @@ mod tests {
         let mut all = Vec::new();
         let own =
             vec![nic("lo", &["127.0.0.1", "::1"]), nic("eth0", &["fe80::1", "192.0.2.7", "?"])];
-        add(&mut all, own, "agent", Duration::from_secs(7));
-        add(&mut all, vec![nic("vnet0", &["192.0.2.7", "192.0.2.8"])], "arp", Duration::ZERO);
+        add(&mut all, own, "agent", 7);
+        add(&mut all, vec![nic("vnet0", &["192.0.2.7", "192.0.2.8"])], "arp", 0);
         let found: Vec<_> =
             all.iter().map(|it| (it.address.as_str(), it.source, it.age_s)).collect();
         assert_eq!(
@@ -280,7 +306,7 @@ mod tests {
         let (agents, begin) = (Agents::default(), Instant::now());
         for index in 0..=AGENT_GUESTS {
             let asked = begin + Duration::from_millis(u64::try_from(index).unwrap());
-            let learned = Learned { run: 1, asked, is_silent: true, wiring: None };
+            let learned = Learned { run: 1, asked, is_slow: true, addresses: None };
             agents.learn(&format!("uuid-{index}"), learned);
         }
         assert!(agents.of("uuid-0", 1).is_none() && agents.of("uuid-1", 1).is_some());

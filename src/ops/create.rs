@@ -98,6 +98,10 @@ impl Libvirt {
                 Ok(there)
             };
             let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?;
+            if exists.is_some() {
+                // It keeps its seed, which may have the name of a former id.
+                guest.disks.retain(|disk| !disk.is_seed);
+            }
             let adopts = match &exists {
                 // Its definition names them, whatever their marks say.
                 Some(There { uuid: own, .. }) => {
@@ -111,8 +115,10 @@ impl Libvirt {
             if !is_there {
                 self.write_seed(guest, &uuid, &mut wanted)?;
             }
-            (transaction, unclaimed) =
-                self.make_volumes(guest, wanted, is_there, transaction, hold, deadline)?;
+            if !wanted.is_empty() {
+                (transaction, unclaimed) =
+                    self.make_volumes(guest, wanted, is_there, transaction, hold, deadline)?;
+            }
         }
         let (made, host, own) = (guest.clone(), self.host.clone(), uuid.clone());
         let work = move |session: &mut Session, transaction: &mut Transaction| {
@@ -163,6 +169,9 @@ impl Libvirt {
                     (domain, false)
                 }
                 None => {
+                    if let Some(why) = unsaid(&made) {
+                        return Err(why);
+                    }
                     let sources = disks::judge(&made, &host)?;
                     (new_domain(session.connection()?, &made, &host, &sources)?, true)
                 }

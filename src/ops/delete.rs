@@ -190,11 +190,8 @@ fn renamed_volumes(metadata: &Metadata, id: &str, pool: &PoolName) -> Vec<Datase
     let disks = metadata.guest.iter().flat_map(|request| &request.disks);
     let own = disks.filter(|disk| disk.wants_volume() && !disk.volume.is_empty());
     let own = own.map(|disk| &disk.volume);
-    // The request does not have the disk of its seed.
-    let named = metadata.device.disks.iter().map(|disk| &disk.volume);
     let volumes = own.filter_map(|volume| pool.full_dataset(volume).ok());
-    let seeds = named.filter_map(|volume| pool.full_dataset(volume).ok());
-    let volumes = volumes.chain(seeds.filter(Dataset::is_seed));
+    let volumes = volumes.chain(metadata.seed(pool));
     volumes.filter(|volume| guest_of(volume).is_some_and(|former| former != id)).collect()
 }
 

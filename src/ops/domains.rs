@@ -402,6 +402,10 @@ impl Libvirt {
                 let why = format!("{place}.source {source} is a volume of guest {owner}");
                 return Some(ops::Error::Invalid(why));
             }
+            if name.is_seed() {
+                let why = format!("{place}.source {source} is a guest's seed");
+                return Some(ops::Error::Invalid(why));
+            }
             let by = in_use.by(Path::new(&source)).or_else(|| in_use.by_maker(maker.as_ref()))?;
             Some(ops::Error::Taken(format!(
                 "cannot use {place}.source {source}: {name} is used by {by}"

@@ -165,6 +165,9 @@ fn find_all(
             let why = format!(": domain {} also uses {}", other.name, volume.name);
             return Err(invalid(why));
         }
+        if volume.name.is_seed() {
+            return Err(invalid(": the disk is the guest's seed, which has its size".to_owned()));
+        }
         let has_mib = volume.size_mib();
         if disk.size_mib < has_mib {
             let why = format!(": cannot shrink {} from {has_mib} MiB", volume.name);

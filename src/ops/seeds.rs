@@ -3,19 +3,24 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use hmac_sha256::HMAC;
 use parking_lot::Mutex;
 
 use crate::config::Profile;
 use crate::guest::metadata::Metadata;
+use crate::guest::profile;
+use crate::guest::seed::{self, SEED_MIB};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
-use crate::guest::{profile, seed};
 use crate::ops::devices::persistent;
+use crate::ops::images::guest_of;
 use crate::ops::metadata::Stored;
+use crate::ops::saved::not_saved;
 use crate::ops::{Error, Libvirt, Session, args, named_guest, respond};
 use crate::os::{files, own, random};
-use crate::storage::{Content, Dataset, Maker, Volumes, Wanted};
+use crate::pool::Hold;
+use crate::storage::{Adopts, Content, Dataset, Id, Made, Maker, PoolName, Volumes, Wanted};
 
 /// The file of the key, in the state directory.
 const KEY: &str = "seed.key";
@@ -25,7 +30,7 @@ const PREFIX: &str = "hmac-sha256:";
 
 /// The key of the fingerprints of seeds. Without it nobody can try out short secrets against a fingerprint, which
 /// is in the metadata of the domain: everybody who may ask libvirt can read those.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct SeedKey {
     folder: Option<PathBuf>,
     key: Mutex<Option<[u8; KEY_BYTES]>>,
@@ -42,11 +47,8 @@ impl SeedKey {
     ///
     /// # Errors
     /// Where the key can neither be read nor be made.
-    fn fingerprint(&self, guest: &str, text: &[u8], may: May) -> io::Result<String> {
+    fn fingerprint(&self, text: &[u8], may: May) -> io::Result<String> {
         let mut hmac = HMAC::new(self.key(may)?);
-        // The same seed in two guests is not to be seen.
-        hmac.update(guest.len().to_be_bytes());
-        hmac.update(guest.as_bytes());
         hmac.update(text);
         let digits: String = hmac.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(PREFIX.to_owned() + &digits)
@@ -115,6 +117,11 @@ fn at(what: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn does_not_fit(error: io::Error) -> Error {
+    Error::Invalid(format!("cloud_init does not fit: {error}"))
+}
+
 /// Why a guest cannot be new: its seed is named by its fingerprint alone.
 pub(super) fn unsaid(guest: &Guest) -> Option<Error> {
     let is_unsaid = guest.cloud_init.is_none() && !guest.seed.is_empty();
@@ -130,20 +137,21 @@ impl Libvirt {
     /// [`Error::SeedKey`] where the key cannot be had.
     pub(super) fn fingerprint_seed(&self, guest: &mut Guest, may: May) -> Result<(), Error> {
         let Some(cloud_init) = &guest.cloud_init else { return Ok(()) };
-        let made = self.seed_key.fingerprint(&guest.id, &cloud_init.canonical(), may);
+        let made = self.seed_key.fingerprint(&cloud_init.canonical(), may);
         guest.seed = made.map_err(Error::SeedKey)?;
         Ok(())
     }
 
-    /// Replaces what a guest finds in its seed. cloud-init reads it at the guest's next boot, and does once more
-    /// what it does for each instance where the request's `mistify.new_instance` is `true`.
+    /// Makes the seed of a guest that is off again, with another content. cloud-init reads it at the guest's next
+    /// boot, and does once more what it does for each instance where the request's `mistify.new_instance` is `true`.
     ///
-    /// The answer is the request's guest with the fingerprint of the seed. A call that was killed is to be
-    /// repeated: it can leave a part of the new seed.
+    /// The answer is the request's guest with the fingerprint of the seed. A call that failed or was killed is to be
+    /// repeated: until then the guest may have no seed, and does not start.
     ///
     /// # Errors
     /// [`Error::NoGuest`] without an id; [`Error::Unfit`] for a seed that cannot be; [`Error::NoDevice`] for a guest
-    /// without a seed; what libvirt and storage say, a missing domain among it.
+    /// without a seed; [`Error::InUse`] for one that runs; [`Error::Saved`]; what libvirt and storage say, a missing
+    /// domain among it.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -156,45 +164,82 @@ impl Libvirt {
             return Err(fault.into());
         }
         let is_new = args::is_new_instance(&request.args)?;
+        if is_new && !cloud_init.meta_data.is_empty() {
+            let why = "mistify.new_instance must not be set with cloud_init.meta_data";
+            return Err(Error::Invalid(why.to_owned()));
+        }
         let deadline = self.change_deadline(&request.args)?;
         self.fingerprint_seed(&mut guest, May::Make)?;
         let hold = self.hold(&guest.id, deadline)?;
         let (id, pool) = (guest.id.clone(), self.volumes.pool().clone());
         let find = move |session: &mut Session| {
             let domain = persistent(session, &id)?;
-            let Metadata { guest, device, .. } = Stored::read(&domain)?.metadata;
-            let mut volumes =
-                device.disks.iter().filter_map(|it| pool.full_dataset(&it.volume).ok());
-            match (guest, volumes.find(Dataset::is_seed)) {
-                (Some(kept), Some(volume)) if !kept.seed.is_empty() => {
-                    Ok((kept, volume, domain.uuid()?))
-                }
-                _ => Err(Error::NoDevice(format!(
-                    "guest {id} has no seed; only CreateGuest with cloud_init makes one"
-                ))),
+            not_saved(&domain)?;
+            let metadata = Stored::read(&domain)?.metadata;
+            let volume = metadata.seed(&pool).ok_or_else(|| {
+                let why = "has no seed; only CreateGuest with cloud_init makes one";
+                Error::NoDevice(format!("guest {id} {why}"))
+            })?;
+            if domain.is_active()? {
+                let (dataset, user) = (volume.to_string(), id.clone());
+                return Err(Error::InUse { dataset, user, why: "is running" });
             }
-        };
-        let (kept, volume, uuid) = self.held("SetSeed", deadline, &hold, find, |_, _| {})?;
-        let maker = Maker::domain(&uuid);
-        let rewrite = move |volumes: &dyn Volumes| {
-            let make = |old: &[u8]| {
-                let disk = match is_new {
-                    true => cloud_init.disk(&kept, &random::uuid()),
-                    false => cloud_init.disk_after(&kept, old, &uuid),
-                };
-                disk.map(Content::new)
+            let uuid = domain.uuid()?;
+            let instance = match (is_new, metadata.besides.instance) {
+                (true, _) => random::uuid(),
+                (false, instance) if instance.is_empty() => uuid.clone(),
+                (false, instance) => instance,
             };
-            volumes.rewrite(&volume, &maker, &make, deadline)
+            let kept = metadata.guest.unwrap_or_default();
+            let disk = cloud_init.disk(&kept, &instance).map_err(does_not_fit)?;
+            Ok((volume, uuid, instance, Content::new(disk)))
         };
-        self.on_storage("SetSeed", &guest.id, Some(&hold), deadline, rewrite)?;
+        let (volume, uuid, instance, content) =
+            self.held("SetSeed", deadline, &hold, find, |_, _| {})?;
+        self.remake_seed(volume, &uuid, content, &hold, deadline)?;
         // Last: until then CreateGuest with the new seed is another guest, and this call can be repeated.
         let (id, seed) = (guest.id.clone(), guest.seed.clone());
         let keep = move |session: &mut Session| {
             let domain = session.domain(&id)?;
-            Stored::read(&domain)?.change_request(&domain, |request| request.seed = seed)
+            let mut stored = Stored::read(&domain)?;
+            stored.metadata.besides.instance =
+                if instance == uuid { String::new() } else { instance };
+            stored.change_request(&domain, |request| request.seed = seed)
         };
         self.held("SetSeed", deadline, &hold, keep, |_, _| {})?;
         Ok(respond(guest))
+    }
+
+    /// Destroys the seed of a domain and makes it again. The old one cannot be written: libvirt has given it to
+    /// qemu's user, and does not take a disk back that is only read.
+    fn remake_seed(
+        &self,
+        volume: Dataset,
+        uuid: &str,
+        content: Content,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let maker = Maker::domain(uuid);
+        let owner = guest_of(&volume).and_then(|id| Id::parse(id).ok());
+        let in_use = self.others("SetSeed", hold.key(), deadline)?.in_use;
+        let wanted = Wanted {
+            volume: volume.clone(),
+            image: None,
+            size_mib: SEED_MIB,
+            space: self.space(),
+            owner: owner.clone(),
+            maker: Some(maker.clone()),
+            adopts: Adopts::Any,
+            unmarked: false,
+            content: Some(content),
+        };
+        let made = Made { volume, owner, maker: Some(maker), with_parent: false };
+        let remake = move |volumes: &dyn Volumes| {
+            volumes.take_back(&[made], &in_use, deadline)?.complete()?;
+            volumes.provision(&wanted, deadline)
+        };
+        self.on_storage("SetSeed", hold.key(), Some(hold), deadline, remake).map(drop)
     }
 
     /// Adds the disk of its seed to a guest that has one.
@@ -216,11 +261,19 @@ impl Libvirt {
         let (Some(cloud_init), Some(last)) = (&guest.cloud_init, wanted.last_mut()) else {
             return Ok(());
         };
-        let disk = cloud_init.disk(guest, uuid);
-        let disk =
-            disk.map_err(|error| Error::Invalid(format!("cloud_init does not fit: {error}")))?;
+        let disk = cloud_init.disk(guest, uuid).map_err(does_not_fit)?;
         last.content = Some(Content::new(disk));
         Ok(())
+    }
+}
+
+impl Metadata {
+    /// The volume of the guest's seed, the last disk of that name; none for a guest without a seed.
+    pub(super) fn seed(&self, pool: &PoolName) -> Option<Dataset> {
+        let has_seed = self.guest.as_ref().is_some_and(|request| !request.seed.is_empty());
+        let named = self.device.disks.iter().rev();
+        let mut volumes = named.filter_map(|disk| pool.full_dataset(&disk.volume).ok());
+        volumes.find(Dataset::is_seed).filter(|_| has_seed)
     }
 }
 
@@ -233,26 +286,23 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_is_the_agents_alone() {
         let folder = std::env::temp_dir().join(format!("mistify-seed-key-{}", std::process::id()));
-        let fingerprint = |guest, text: &[u8]| {
-            SeedKey::new(Some(folder.clone())).fingerprint(guest, text, May::Make).unwrap()
-        };
+        let fingerprint =
+            |text: &[u8]| SeedKey::new(Some(folder.clone())).fingerprint(text, May::Make).unwrap();
         let untouched = SeedKey::new(Some(folder.clone()));
-        untouched.fingerprint("web-1", b"secret", May::Read).unwrap();
+        untouched.fingerprint(b"secret", May::Read).unwrap();
         assert!(!folder.exists());
-        let first = fingerprint("web-1", b"secret");
+        let first = fingerprint(b"secret");
         assert_eq!(first.len(), PREFIX.len() + 64);
-        assert_eq!(fingerprint("web-1", b"secret"), first, "after a restart");
-        assert_ne!(fingerprint("web-2", b"secret"), first);
-        assert_ne!(fingerprint("web-1", b"other"), first);
+        assert_eq!(fingerprint(b"secret"), first, "after a restart");
+        assert_ne!(fingerprint(b"other"), first);
         let mode = fs::metadata(folder.join(KEY)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         fs::write(folder.join(KEY), "short").unwrap();
-        let error = SeedKey::new(Some(folder.clone()))
-            .fingerprint("web-1", b"secret", May::Make)
-            .unwrap_err();
+        let error =
+            SeedKey::new(Some(folder.clone())).fingerprint(b"secret", May::Make).unwrap_err();
         assert!(error.to_string().contains("does not have 32 bytes"), "{error}");
         fs::remove_dir_all(&folder).unwrap();
-        let other = SeedKey::default().fingerprint("web-1", b"secret", May::Make).unwrap();
+        let other = SeedKey::default().fingerprint(b"secret", May::Make).unwrap();
         assert_ne!(other, first, "another host's");
     }
 }

@@ -142,6 +142,7 @@ impl Libvirt {
     pub fn rollback_snapshot(&self, request: SnapshotRequest) -> Result<SnapshotResponse, Error> {
         const VERB: &str = "RollbackSnapshot";
         let name = self.snapshot_name(&request.id)?;
+        no_seed(&name)?;
         let deadline = self.storage_deadline();
         let id = guest_of(name.dataset()).unwrap_or_default().to_owned();
         let hold = self.hold(&id, deadline)?;
@@ -184,6 +185,7 @@ impl Libvirt {
     /// As [`Libvirt::create_snapshot`], until the stream begins.
     pub fn send_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Read + Send>, Error> {
         let name = self.snapshot_name(&request.id)?;
+        no_seed(&name)?;
         let deadline = self.storage_deadline();
         let send = move |volumes: &dyn Volumes| volumes.send(&name, deadline);
         self.on_storage("DownloadSnapshot", &request.id, None, deadline, send)
@@ -297,4 +299,11 @@ fn obstacle(
     };
     let found = all_uses(connection)?;
     Ok(found.into_iter().find_map(|domain| stands(&domain).map(|why| (domain.name, why))))
+}
+/// Refuses a snapshot of a seed, which is secret, and whose fingerprint would be that of another one.
+fn no_seed(name: &storage::SnapshotName) -> Result<(), Error> {
+    match name.dataset().is_seed() {
+        true => Err(Error::Invalid(format!("{name} is a snapshot of a guest's seed"))),
+        false => Ok(()),
+    }
 }

@@ -47,8 +47,11 @@ impl Desk<'_> {
         if is_dry_run {
             return Err(Error::Invalid("a dry run cannot be a job".to_owned()));
         }
-        if guest.is_some_and(|guest| guest.cloud_init.is_some()) {
-            // The request of a job is in a file until it begins.
+        // The request of a job is in a file until it begins, with what is misspelt or stands in another place.
+        let text = written.map(|params| params.get().to_ascii_lowercase()).unwrap_or_default();
+        if guest.is_some_and(|guest| guest.cloud_init.is_some())
+            || ["cloud_init", "cloud-init", "cloudinit"].iter().any(|word| text.contains(word))
+        {
             let why = "cloud_init cannot be in a job, because it is secret; call without async";
             return Err(Error::Invalid(why.to_owned()));
         }

@@ -19,8 +19,8 @@ mod rules;
 mod types;
 mod zfs;
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -28,8 +28,6 @@ use std::time::{Instant, SystemTime};
 use log::warn;
 
 use crate::config::{HostConfig, StorageLimits, Store};
-use crate::os::disk::open_device;
-use crate::os::files;
 use crate::os::resolve::Trusted;
 
 pub use self::directory::DirectoryStore;
@@ -342,35 +340,6 @@ pub trait Volumes: Send + Sync {
     /// [`Error::NotFound`], [`Error::HasClones`] (zfs only: files are copies), [`Error::Busy`],
     /// [`Error::Left`].
     fn delete_image(&self, id: &Id, deadline: Instant) -> Result<(), Error>;
-
-    /// Replaces what a volume of this maker begins with by what `make` makes of it. The old and the new content
-    /// have the size of the volume at most, which is small. A crash can leave a part of each.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]; [`Error::Differs`] for a volume of another maker; [`Error::Io`].
-    fn rewrite(
-        &self,
-        name: &Dataset,
-        maker: &Maker,
-        make: &dyn Fn(&[u8]) -> io::Result<Content>,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let volume = self.volume(name, deadline)?;
-        if volume.maker.as_ref() != Some(maker) {
-            let what = vec!["it belongs to another domain".to_owned()];
-            return Err(Error::Differs { volume: volume.name, what });
-        }
-        let write = || {
-            // The device behind the link that udev made.
-            let path = fs::canonicalize(&volume.device)?;
-            let mut options = File::options();
-            let file = open_device(files::straight(options.read(true).write(true)), &path)?;
-            let mut old = Vec::new();
-            (&file).take(volume.size_bytes).read_to_end(&mut old)?;
-            make(&old)?.write(&file)
-        };
-        write().map_err(|error| Error::io(format!("write {}", volume.device.display()), error))
-    }
 
     /// Plans and makes one volume: a blank one, or a clone of an image.
     ///

@@ -252,7 +252,7 @@ impl Agent {
         read_result(&mut stream)
     }
 
-    fn store_address(&self) -> SocketAddr {
+    pub(crate) fn store_address(&self) -> SocketAddr {
         let line = self.logged("the image store listens on ");
         let address = line.split("listens on ").nth(1).expect("an address");
         let address = address.split([' ', ',', '"']).next().expect("an address");

@@ -111,6 +111,13 @@ fn a_real_linux_reads_its_seed_and_nobody_else() {
         assert!(xml.contains("hmac-sha256:"), "{xml}");
         assert_eq!(bed.files_with(SECRET), Vec::<String>::new());
         assert!(!bed.agent.log().contains(SECRET));
+        let new = json!({ "id": id, "cloud_init": { "user_data": "#!/bin/sh\n# new\n" } });
+        let why = bed.agent.error("SetSeed", &new);
+        assert!(why.contains("is running"), "{why}");
+        bed.agent.ok("Poweroff", &json!({ "id": id }));
+        bed.agent.ok("SetSeed", &new);
+        let disk = fs::read(bed.seed(&id)).expect("the seed");
+        assert!(String::from_utf8_lossy(&disk).contains("# new"));
         bed.agent.ok("Delete", &json!({ "id": id }));
         assert!(!bed.seed(&id).exists());
     }
@@ -138,7 +145,8 @@ fn the_same_seed_is_the_same_guest() {
 fn a_refused_seed_is_not_repeated() {
     let bed = Bed::new("test:///default");
     for (cloud_init, why) in [
-        (json!({ "password_hash": SECRET }), "must be a crypt(5) hash"),
+        (json!({ "password_hash": SECRET }), "must be a hash of"),
+        (json!({ SECRET: 1 }), "a member is unknown"),
         (json!({ "user_data": SECRET, "ssh_keys": [SECRET] }), "must not be set with user_data"),
         (json!({ "ssh_keys": SECRET }), "its content is secret"),
         (json!(SECRET), "its content is secret"),
@@ -154,6 +162,11 @@ fn a_refused_seed_is_not_repeated() {
     }
     for (method, params, why) in [
         ("CreateGuest", json!({ "args": { "mistify.async": "true" } }), "cannot be in a job"),
+        (
+            "SetMetadata",
+            json!({ "args": { "mistify.async": "true" }, "cloud-init": { "user": SECRET } }),
+            "cannot be in a job",
+        ),
         ("Create", json!({}), "call CreateGuest"),
     ] {
         let mut params = params;
@@ -238,7 +251,7 @@ fn set_seed_replaces_what_the_next_boot_finds() {
     for (asked, why) in [
         (json!({ "id": "again" }), "SetSeed needs cloud_init"),
         (json!({ "id": "nobody", "cloud_init": {} }), "Domain not found"),
-        (json!({ "id": "again", "cloud_init": { "password_hash": SECRET } }), "crypt(5)"),
+        (json!({ "id": "again", "cloud_init": { "password_hash": SECRET } }), "must be a hash of"),
     ] {
         let error = bed.agent.error("SetSeed", &asked);
         assert!(error.contains(why) && !error.contains(SECRET), "{error}");
@@ -279,4 +292,28 @@ fn a_seed_has_no_other_users() {
     let params = json!({ "guest": { "id": "victim" }, "disk": disk });
     let answer = bed.agent.call_with("AttachDisk", &params);
     assert!(answer["error"].to_string().contains("must have the form"), "{answer}");
+    // It is no disk that comes, goes, grows or is copied.
+    let own = json!({ "guest": { "id": "victim" }, "disk": { "source": bed.seed("victim") } });
+    let resized = json!({ "guest": { "id": "victim", "disks": [{ "device": "sda", "size": 8 }] } });
+    for (method, params) in [
+        ("AttachDisk", own),
+        ("DetachDisk", json!({ "guest": { "id": "victim" }, "disk": { "device": "sda" } })),
+        ("ResizeDisk", resized),
+    ] {
+        let answer = bed.agent.call_with(method, &params);
+        assert!(answer["error"].to_string().contains("guest's seed"), "{method}: {answer}");
+    }
+    let snapshot = json!({ "id": "guests/victim", "dest": "a", "recursive": true });
+    assert_eq!(bed.agent.store_error("CreateSnapshot", &snapshot), None);
+    let snapshot = json!({ "id": "guests/victim/seed@a" });
+    let why = bed.agent.store_error("RollbackSnapshot", &snapshot);
+    assert!(why.as_ref().is_some_and(|why| why.contains("guest's seed")), "{why:?}");
+    let json = [("Content-Type", "application/json")];
+    let body = snapshot.to_string();
+    let store = bed.agent.store_address();
+    let reply = bed.agent.request_at(store, "POST", "/snapshots/download", &json, body.as_bytes());
+    assert_ne!(reply.status, 200, "{reply:?}");
+    assert!(!String::from_utf8_lossy(&reply.body).contains(SECRET), "{reply:?}");
+    bed.agent.ok("Delete", &json!({ "id": "victim" }));
+    assert!(!bed.seed("victim").exists());
 }

@@ -9,7 +9,7 @@ use crate::guest::limits::{DISK, DISK_LIMIT_MAX, Limits, NIC, NIC_LIMIT_MAX, NIC
 use crate::guest::memory::unit_mib;
 use crate::guest::placement::numbers;
 use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskPlace, MODERN};
-use crate::guest::seed::CloudInit;
+use crate::guest::seed::{self, CloudInit};
 use crate::guest::wire::{BUSES, CDROM, Disk, Guest, Nic};
 use crate::sorted::OrderBy;
 
@@ -75,7 +75,8 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
         word("on_crash", &guest.on_crash, ON_CRASH),
         word("watchdog", &guest.watchdog, WATCHDOG),
         word("clock", &guest.clock, CLOCKS),
-        word("seed_bus", &guest.seed_bus, &BUSES),
+        word("seed_bus", &guest.seed_bus, &seed::BUSES),
+        fingerprint(&guest.seed),
         name("cpu_model", &guest.cpu_model),
         name("machine", &guest.machine),
         name("video", &guest.video),
@@ -372,6 +373,13 @@ fn name(place: &str, found: &str) -> Option<Invalid> {
         Some(c) => member(place, Fault::IdCharacter(c)),
         None => None,
     }
+}
+
+/// The fingerprint of a seed, as the agent answers it.
+fn fingerprint(found: &str) -> Option<Invalid> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "-:".contains(c);
+    let odd = found.chars().find(|c| !is_fine(*c));
+    odd.and_then(|c| member("seed", Fault::IdCharacter(c)))
 }
 
 fn below(place: &str, found: u64, max: u64) -> Option<Invalid> {

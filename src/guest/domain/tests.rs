@@ -258,7 +258,7 @@ proptest! {
         let vnc = if tcp { VncListen::Tcp } else { VncListen::Socket };
         let host = HostConfig { vnc, nwfilter, ..HostConfig::default() };
         let mut domain = VirDomain::for_guest(&guest, &host, &sources);
-        domain.metadata.besides = Besides { volumes, networks };
+        domain.metadata.besides = Besides { volumes, networks, instance: "i-7".to_owned() };
         prop_assert_eq!(VirDomain::from_xml(&domain.domain_xml()), Ok(domain));
     }
 }

@@ -23,7 +23,7 @@ fn guest() -> Guest {
     }
 }
 
-/// The files of the disk, by another reader than the one that wrote them where that is installed.
+/// The files of the disk. That Linux reads them, too, `seeds` shows in tests/it.
 fn files(cloud_init: &CloudInit, guest: &Guest) -> Vec<(String, String)> {
     let disk = cloud_init.disk(guest, "uuid-1").unwrap();
     let files = fatfs::FileSystem::new(Cursor::new(disk), fatfs::FsOptions::new()).unwrap();
@@ -138,7 +138,7 @@ fn what_cannot_be_is_named_without_its_text() {
     assert_eq!(
         faults(odd),
         "invalid argument: cloud_init.user has a tab or a line break (U+000A)\n\
-         invalid argument: cloud_init.password_hash must be a crypt(5) hash, such as one of mkpasswd\n\
+         invalid argument: cloud_init.password_hash must be a hash of MD5, SHA or bcrypt, such as one of mkpasswd --method=sha-512\n\
          invalid argument: cloud_init.ssh_keys must not be set with user_data\n\
          invalid argument: cloud_init.user must not be set with user_data\n\
          invalid argument: cloud_init.password_hash must not be set with user_data\n\
@@ -154,6 +154,11 @@ fn the_largest_seed_fits_its_disk() {
     cloud_init.user_data = "x".repeat(SEED_BYTES_MAX - cloud_init.canonical().len());
     assert!(cloud_init.faults().is_empty());
     assert_eq!(cloud_init.disk(&guest(), "uuid-1").unwrap().len(), 1 << 20);
+    // Each character of a key is two in JSON.
+    let rest = cloud_init.user_data.len() - cloud_init.canonical().len() % 8 - 16;
+    let quotes = CloudInit { ssh_keys: vec!["\"".repeat(rest)], ..CloudInit::default() };
+    assert!(quotes.faults().is_empty());
+    assert_eq!(quotes.disk(&guest(), "uuid-1").unwrap().len(), 1 << 20);
 }
 
 #[test]
@@ -175,7 +180,7 @@ fn a_seed_is_behind_the_disks_of_its_guest() {
     is(disk(&["virtio", "virtio"], "", true), "scsi", "sda");
     is(disk(&["virtio", "scsi", "sata"], "", true), "scsi", "sdc");
     is(disk(&["virtio"], "", false), "virtio", "vdb");
-    is(disk(&["virtio"], "sata", true), "sata", "sda");
+    is(disk(&["virtio"], "virtio", true), "virtio", "vdb");
     assert_eq!(super::disk(&Guest::default(), true), None);
 }
 

@@ -58,6 +58,14 @@ impl Libvirt {
         let find = |domain: &VirDomain| find_disk(domain, &disk, volume.as_deref());
         let found = find(&definition).or_else(|| find(live.as_ref()?));
         let device = found.ok_or_else(|| no_disk(&disk))?;
+        let seed = definition.metadata.seed(self.volumes.pool());
+        if let (Device::Disk(disk), Some(seed)) = (&device, seed) {
+            let known = definition.metadata.volume_of(&disk.target.device);
+            if known == Some(seed.as_str()) {
+                let why = format!("disk {} is the guest's seed, which stays", disk.target.device);
+                return Err(Error::Invalid(why));
+            }
+        }
         self.detach(Verb::DetachDisk, DISK_VERB, guest, device, &hold, deadline)
     }
 

@@ -78,6 +78,10 @@ impl Libvirt {
             There::Another(error) => (None, Some(error)),
             There::Nobody | There::Unknown => (None, None),
         };
+        if places.is_some() {
+            // It keeps its seed, which may have the name of a former id.
+            forecast.guest.disks.retain(|disk| !disk.is_seed);
+        }
         let is_begun = another.is_none();
         let fresh = match another {
             // Its volumes are not to be looked at.
