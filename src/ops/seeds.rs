@@ -230,7 +230,8 @@ impl Libvirt {
             space: self.space(),
             owner: owner.clone(),
             maker: Some(maker.clone()),
-            adopts: Adopts::Any,
+            // What was not taken back is not this domain's.
+            adopts: Adopts::Unwritten,
             unmarked: false,
             content: Some(content),
         };
