@@ -91,10 +91,11 @@ Type=oneshot
 ExecStart=/usr/bin/ssh-keygen -A
 UNIT
 ln -sf ../host-keys.service "$wants/host-keys.service"
-# Without a seed cloud-init does nothing.
+# Without a seed cloud-init does nothing. The image has no locales that it could set.
 cat >root/etc/cloud/cloud.cfg.d/90-local.cfg <<'CONFIG'
 datasource_list: [ NoCloud, None ]
 network: {config: disabled}
+locale: false
 ssh_deletekeys: false
 disable_root: false
 CONFIG
