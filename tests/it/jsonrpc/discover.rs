@@ -150,14 +150,19 @@ fn examples(documents: &[Value]) -> Vec<(String, Value, Value)> {
 const FINGERPRINT: &str =
     "hmac-sha256:6bc07f1f8ae6a9a6dd1d0c6c2e4ee1de13d2dd6b1a3d9d8b2ffb6a4a1a8f9c01";
 
-/// A result as it would be on ZFS, and on a host whose guests' devices are named by their kernel.
-fn as_documented(bed: &Bed, result: &Value) -> Value {
-    let mut result = result.clone();
+/// A result with the fingerprint of the examples, if it has one.
+pub(crate) fn with_documented_seed(mut result: Value) -> Value {
     if let Some(seed) = result.pointer_mut("/guest/seed") {
         let made = seed.as_str().expect("text");
         assert!(made.starts_with("hmac-sha256:") && made.len() == FINGERPRINT.len(), "{made}");
         *seed = json!(FINGERPRINT);
     }
+    result
+}
+
+/// A result as it would be on ZFS, and on a host whose guests' devices are named by their kernel.
+fn as_documented(bed: &Bed, result: &Value) -> Value {
+    let result = with_documented_seed(result.clone());
     let store = bed.path("");
     let store = store.display().to_string();
     let text = result.to_string().replace(store.trim_end_matches('/'), "/dev/zvol/mistify");
