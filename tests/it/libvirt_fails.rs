@@ -71,7 +71,7 @@ impl Bed {
     fn guest(&self) -> Value {
         json!({
             "id": self.id, "type": "qemu", "memory": 32, "cpu": 1,
-            "nics": [self.nic(1)], "disks": [{ "size": 1 }], "cloud_init": { "hostname": "web" },
+            "nics": [self.nic(1)], "disks": [{ "size": 1 }],
         })
     }
 
