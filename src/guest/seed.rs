@@ -14,7 +14,7 @@ use crate::guest::check::{Fault, Invalid};
 use crate::guest::members::members;
 use crate::guest::wire::{Disk, Guest, Nic, disk_device, disk_prefix};
 
-/// The size of that volume in MiB.
+/// The size of a seed's volume in MiB.
 pub const SEED_MIB: u64 = 1;
 /// What the documents of a seed may have together, in bytes: they fit into the volume, also where JSON writes each
 /// character as two.

@@ -76,7 +76,7 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
         word("watchdog", &guest.watchdog, WATCHDOG),
         word("clock", &guest.clock, CLOCKS),
         word("seed_bus", &guest.seed_bus, &seed::BUSES),
-        fingerprint(&guest.seed),
+        letters_digits("seed", &guest.seed, "-:"),
         name("cpu_model", &guest.cpu_model),
         name("machine", &guest.machine),
         name("video", &guest.video),
@@ -368,18 +368,14 @@ pub fn misplaced(guest: &Guest, cpus: &str, nodes: &str, has_pages: bool) -> Vec
 
 /// A name of which libvirt knows more than this agent: letters, digits and a few marks.
 fn name(place: &str, found: &str) -> Option<Invalid> {
-    let is_fine = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
-    match found.chars().find(|c| !is_fine(*c)) {
-        Some(c) => member(place, Fault::IdCharacter(c)),
-        None => None,
-    }
+    letters_digits(place, found, "-_.+")
 }
 
-/// The fingerprint of a seed, as the agent answers it.
-fn fingerprint(found: &str) -> Option<Invalid> {
-    let is_fine = |c: char| c.is_ascii_alphanumeric() || "-:".contains(c);
+/// A text of letters, digits and these characters.
+fn letters_digits(place: &str, found: &str, more: &str) -> Option<Invalid> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
     let odd = found.chars().find(|c| !is_fine(*c));
-    odd.and_then(|c| member("seed", Fault::IdCharacter(c)))
+    odd.and_then(|c| member(place, Fault::IdCharacter(c)))
 }
 
 fn below(place: &str, found: u64, max: u64) -> Option<Invalid> {
