@@ -6,7 +6,7 @@ PROGRAM := $(TARGET)/release/mistify-libvirt
 
 PREFIX ?= /usr/local
 
-.PHONY: build install deb test verify stress lab-image test-lab test-lab-agent test-lab-volumes test-lab-crash test-lab-storage test-lab-short test-lab-guests test-systemd test-new-user sanitize coverage fuzz deny demo docs docs-picture bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-release
+.PHONY: build install deb test verify stress lab-image test-lab test-lab-agent test-lab-volumes test-lab-crash test-lab-storage test-lab-short test-lab-guests test-systemd test-new-user sanitize coverage fuzz deny demo docs docs-picture bench bench-compare soak fmt clippy doc bindings check-unit check-bindings check-locks check-release
 
 build:
 	tests/install-deps.sh build
@@ -210,6 +210,12 @@ bindings:
 check-bindings: build
 	tests/install-deps.sh gate
 	tests/bindings.sh check
+
+# Whether each lock file has the packages that its Cargo.toml asks for.
+check-locks:
+	for folder in . fuzz tests/coverage; do \
+		$(CARGO) update --quiet --workspace --locked --manifest-path $$folder/Cargo.toml || exit; \
+	done
 
 # What is made for tests alone must not be in what is released (grep's 1: not found), it needs two
 # libraries, no more, and has at most 4 MiB; all packages compile with the Rust of Cargo.toml's
