@@ -225,6 +225,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
     use std::net::Shutdown;
+    use std::os::fd::AsRawFd;
 
     use crate::os::process;
 
@@ -233,6 +234,18 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let caller = TcpStream::connect((host, port)).unwrap();
         (caller, listener.accept().unwrap().0)
+    }
+
+    /// Has the kernel give the port of this connection to nobody else. Its listener had SO_REUSEADDR, and so has it:
+    /// where both sockets have that, and neither listens, the kernel takes the port for free.
+    fn keep_port(accepted: &TcpStream) {
+        let (fd, no): (_, libc::c_int) = (accepted.as_raw_fd(), 0);
+        let bytes = size_of_val(&no).try_into().unwrap();
+        let option = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+        // SAFETY: the descriptor is open, and the kernel reads `bytes` from `no`.
+        let set =
+            unsafe { libc::setsockopt(fd, option.0, option.1, (&raw const no).cast(), bytes) };
+        assert_eq!(set, 0);
     }
 
     /// The owner of the other end of an accepted connection.
@@ -259,9 +272,10 @@ mod tests {
             let listener = TcpListener::bind(listen).unwrap();
             let port = listener.local_addr().unwrap().port();
             let address: SocketAddr = format!("{asked}:{port}").parse().unwrap();
-            // The kernel gives the port to no other test as long as a connection has it.
             let _caller = TcpStream::connect(address).unwrap();
-            let _accepted = listener.accept().unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            // Another test would listen there.
+            keep_port(&accepted);
             let mut owners = SocketOwners::open().unwrap();
             assert_eq!(owners.listener(address).unwrap(), Some(process::user()), "{listen}");
             drop(listener);
