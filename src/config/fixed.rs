@@ -122,6 +122,12 @@ pub const KEPT_DOMAINS_MAX: usize = 256;
 /// Lifetime of a cached domain handle. A renamed guest keeps its old name for this time. For less
 /// frequent calls the cost of a lookup does not matter.
 pub const KEPT_FOR: Duration = Duration::from_secs(1);
+/// Changed guests that the agent notes until it reads their definitions again. With more, it reads those of all
+/// guests.
+pub const USES_CHANGED_MAX: usize = 4096;
+/// Time after which the agent reads the definitions of all guests again before it makes a volume. libvirt does not
+/// report each change of other tools.
+pub const USES_KEPT_FOR: Duration = Duration::from_secs(600);
 /// Open files that the agent requests from the system: all connections, and the files of libvirt
 /// and the store.
 pub const OPEN_FILES: u64 = 4096;

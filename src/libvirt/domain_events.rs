@@ -74,6 +74,13 @@ pub enum DomainChange {
     },
 }
 
+impl DomainChange {
+    /// Whether the domain may have other devices than before.
+    pub fn is_of_definition(&self) -> bool {
+        matches!(self, Self::Lifecycle { .. } | Self::DeviceAdded | Self::DeviceRemoved { .. })
+    }
+}
+
 /// Where callbacks put what they are told.
 #[derive(Clone, Debug)]
 pub struct Ear {

@@ -1,8 +1,8 @@
 //! What the definitions of the host's domains use: asked before a verb removes, rolls back, grows or
 //! adopts something that another domain may have.
 //!
-//! It costs a round trip for the list, two or three for each domain, and three for each disk that is a volume of one
-//! of libvirt's pools.
+//! It costs two round trips for lists, one for each domain, another one for each that runs or is saved, and three for
+//! each disk that is a volume of one of libvirt's pools.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub(super) struct DomainUse {
     /// Its name.
     pub(super) name: String,
     /// Its uuid.
-    uuid: String,
+    pub(super) uuid: String,
     /// Whether it runs in any way.
     pub(super) runs: bool,
     /// Whether it is off with saved memory, which its disks have to fit.
@@ -126,16 +126,23 @@ impl DomainUse {
 
     /// Adds its disks and their backing files, and tells whether these are all.
     pub(super) fn add_paths_to(&self, in_use: &mut InUse) -> bool {
-        let mut is_whole = !self.is_unreadable;
-        for disk in &self.disks {
-            let chain = Chain::of(disk);
-            is_whole &= chain.is_whole;
-            let source = Some(Path::new(disk.source.path())).filter(|_| !disk.is_unnamed());
-            for path in source.into_iter().chain(chain.files.iter().map(PathBuf::as_path)) {
-                in_use.add(path, format!("domain {}", self.name));
-            }
-        }
+        let (paths, is_whole) = self.paths();
+        paths.iter().for_each(|path| in_use.add(path, format!("domain {}", self.name)));
         is_whole
+    }
+
+    /// Its disks and their backing files, and whether these are all.
+    ///
+    /// # Blocking
+    /// As long as the file systems take that they are on.
+    pub(super) fn paths(&self) -> (Vec<PathBuf>, bool) {
+        let (mut paths, mut is_whole): (Vec<_>, _) =
+            (self.sources().collect(), !self.is_unreadable);
+        for chain in self.disks.iter().map(Chain::of) {
+            is_whole &= chain.is_whole;
+            paths.extend(chain.files);
+        }
+        (paths, is_whole)
     }
 
     /// Adds these and the volumes that belong to it, attached or not.
@@ -174,6 +181,7 @@ impl DomainUse {
         found
     }
 
+    /// What a domain uses; `None` for one that is gone meanwhile. Whether it runs is as of its lookup.
     fn read(
         (connection, known): (&Connection, &mut PoolVolumes),
         domain: &Domain,
@@ -181,12 +189,8 @@ impl DomainUse {
         is_saved: bool,
     ) -> Result<Option<Self>, Error> {
         let gone = |code| code == Code::NO_DOMAIN;
-        let mut found = Self { name, uuid: domain.uuid()?, ..Self::default() };
-        found.runs = match domain.is_active() {
-            Ok(runs) => runs,
-            Err(error) if gone(error.code) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let runs = domain.id().is_some();
+        let mut found = Self { name, uuid: domain.uuid()?, runs, ..Self::default() };
         let kinds: &[XmlKind] = match found.runs {
             true => &[XmlKind::Live, XmlKind::Inactive],
             false => &[XmlKind::Inactive],
@@ -256,22 +260,49 @@ fn name_volumes(connection: &Connection, known: &mut PoolVolumes, domain: &mut V
 /// The paths that libvirt has told so far, by storage pool and volume; none where it has told none.
 type PoolVolumes = BTreeMap<(String, String), Option<String>>;
 
-/// What every domain of the host uses.
+/// What these domains use, each with its handle; those that are gone meanwhile are missing.
 ///
 /// # Errors
 /// When libvirt cannot be asked. For a domain that cannot be read the answer says so.
 ///
 /// # Blocking
 /// As long as libvirt takes for the calls that this file's head counts.
-pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error> {
+pub(super) fn uses_of(
+    connection: &Connection,
+    domains: Vec<(String, Domain)>,
+) -> Result<Vec<(Domain, DomainUse)>, Error> {
     let saved = connection.saved_domain_names()?;
     let (mut found, mut known) = (Vec::new(), PoolVolumes::new());
-    for domain in connection.list_domains()? {
-        let name = domain.name()?;
+    for (name, domain) in domains {
         let is_saved = saved.contains(&name);
-        found.extend(DomainUse::read((connection, &mut known), &domain, name, is_saved)?);
+        let used = DomainUse::read((connection, &mut known), &domain, name, is_saved)?;
+        found.extend(used.map(|used| (domain, used)));
     }
     Ok(found)
+}
+
+/// The domains of the host with their names.
+///
+/// # Errors
+/// As [`Connection::list_domains`].
+///
+/// # Blocking
+/// One round trip.
+pub(super) fn named_domains(connection: &Connection) -> Result<Vec<(String, Domain)>, Error> {
+    let domains = connection.list_domains()?.into_iter();
+    domains.map(|domain| Ok((domain.name()?, domain))).collect()
+}
+
+/// What every domain of the host uses.
+///
+/// # Errors
+/// As [`uses_of`].
+///
+/// # Blocking
+/// As [`uses_of`].
+pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error> {
+    let found = uses_of(connection, named_domains(connection)?)?;
+    Ok(found.into_iter().map(|(_, used)| used).collect())
 }
 
 /// The same without the domain of this name.

@@ -16,6 +16,7 @@ use crate::guest::device_xml::{aliases, limits};
 use crate::guest::limits::Limits;
 use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
+use crate::ops::uses::Uses;
 use crate::ops::{Error, Libvirt, Opener};
 use crate::pool::current;
 
@@ -30,6 +31,7 @@ struct Thread {
     events: Arc<Events>,
     opener: Arc<Opener>,
     limits: Arc<GuestLimits>,
+    uses: Arc<Uses>,
     stop: Receiver<()>,
 }
 
@@ -63,10 +65,12 @@ impl Listening {
         events: &Arc<Events>,
         opener: &Arc<Opener>,
         limits: &Arc<GuestLimits>,
+        uses: &Arc<Uses>,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
-        let (events, opener, limits) = (Arc::clone(events), Arc::clone(opener), Arc::clone(limits));
-        let thread = Thread { events, opener, limits, stop: stopped };
+        let (events, opener) = (Arc::clone(events), Arc::clone(opener));
+        let (limits, uses) = (Arc::clone(limits), Arc::clone(uses));
+        let thread = Thread { events, opener, limits, uses, stop: stopped };
         thread::Builder::new().name("libvirt-ear".to_owned()).spawn(move || thread.run())?;
         Ok(Self { _stop: stop })
     }
@@ -83,8 +87,10 @@ impl Thread {
             match self.subscribe(Ear::new(told, Arc::clone(&missed))) {
                 Ok(subscription) => {
                     said = false;
+                    self.uses.begin();
                     self.events.note("", What::Connected);
                     let goes_on = self.listen(subscription.connection(), &hear, &missed);
+                    self.uses.end();
                     drop(subscription);
                     self.events.note("", What::Disconnected);
                     if !goes_on {
@@ -115,6 +121,9 @@ impl Thread {
             select! {
                 recv(hear) -> told => match told {
                     Ok(Told::Domain { name, change }) => {
+                        if change.is_of_definition() {
+                            self.uses.changed(&name);
+                        }
                         let change = devices.named(connection, &name, change);
                         if let Some(what) = What::of_domain(change) {
                             self.events.note(&name, what);

@@ -43,6 +43,7 @@ mod settings;
 mod snapshots;
 mod start;
 mod update;
+mod uses;
 mod volumes;
 mod watch;
 
@@ -81,6 +82,7 @@ use crate::ops::events::{GuestLimits, Listening};
 use crate::ops::fetches::Fetches;
 use crate::ops::recovery::StatusCache;
 use crate::ops::seeds::SeedKey;
+use crate::ops::uses::Uses;
 use crate::os::resolve::Trusted;
 use crate::pool::{Hold, Job, JobName, Lane, Pool};
 use crate::storage::{self, Volumes};
@@ -101,6 +103,7 @@ pub struct Libvirt {
     events: Arc<Events>,
     _listening: Listening,
     limits: Arc<GuestLimits>,
+    uses: Arc<Uses>,
     calls: Calls,
     metrics: MetricsConfig,
     /// libvirt knows no processor times by host processor.
@@ -159,12 +162,15 @@ impl Libvirt {
         let asked = Arc::clone(&opener);
         let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
         let events = Arc::new(Events::new(&config.events));
-        let limits = Arc::default();
+        let (limits, uses) = (Arc::default(), Arc::<Uses>::default());
+        let told = Arc::clone(&uses);
+        pool.on_release(move |guest| told.changed(guest));
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
         Ok(Self {
             sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
-            _listening: Listening::start(&events, &opener, &limits)?,
+            _listening: Listening::start(&events, &opener, &limits, &uses)?,
             limits,
+            uses,
             events,
             pool,
             opener,

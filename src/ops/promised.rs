@@ -23,7 +23,6 @@ impl Promised {
     /// # Blocking
     /// One round trip, and two for each guest that runs.
     pub fn ask(connection: &Connection) -> Result<Option<Self>, Error> {
-        let Some(host_kib) = total_kib() else { return Ok(None) };
         let mut guests_kib: u64 = 0;
         for domain in connection.list_domains()? {
             match of(&domain) {
@@ -31,8 +30,13 @@ impl Promised {
                 found => guests_kib = guests_kib.saturating_add(found?),
             }
         }
-        let (guests_mib, host_mib) = (guests_kib / KIB_PER_MIB, host_kib / KIB_PER_MIB);
-        Ok(Some(Self { guests_mib, host_mib }))
+        Ok(Self::beside_host(guests_kib))
+    }
+
+    /// What guests may use, in KiB, beside the memory of this host; `None` where the kernel does not tell that.
+    pub(super) fn beside_host(guests_kib: u64) -> Option<Self> {
+        let (guests_mib, host_mib) = (guests_kib / KIB_PER_MIB, total_kib()? / KIB_PER_MIB);
+        Some(Self { guests_mib, host_mib })
     }
 
     /// The same with a guest that is to run, too.
@@ -51,7 +55,14 @@ impl Promised {
     }
 }
 
-fn of(domain: &Domain) -> Result<u64, Error> {
+/// The memory that a domain may use, in KiB; 0 for one that was off when it was looked up.
+///
+/// # Errors
+/// What libvirt says.
+///
+/// # Blocking
+/// Two round trips.
+pub(super) fn of(domain: &Domain) -> Result<u64, Error> {
     if domain.id().is_none() {
         return Ok(0);
     }

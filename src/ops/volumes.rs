@@ -275,7 +275,7 @@ impl Libvirt {
         if planned.is_empty() {
             return Ok(());
         }
-        let others = match self.others(verb, id, deadline) {
+        let others = match self.users_of(verb, id, planned.iter(), deadline) {
             // CreateGuest asks libvirt again before its domain gets the volume.
             Err(error) if error.is_unreachable() && planned.iter().all(|it| it.found.is_none()) => {
                 Others::default()
@@ -283,6 +283,31 @@ impl Libvirt {
             others => others?,
         };
         planned.iter().try_for_each(|it| self.check_one(it, exists, &others))
+    }
+
+    /// What the domains other than the guest's use, as far as it matters to these volumes: all by the definitions
+    /// where one is there and may be adopted; else what is known of them. A new volume has nobody's data.
+    ///
+    /// # Errors
+    /// When libvirt cannot be asked.
+    ///
+    /// # Blocking
+    /// Up to `deadline`.
+    pub(super) fn users_of<'p>(
+        &self,
+        verb: &str,
+        id: &str,
+        planned: impl Iterator<Item = &'p Planned>,
+        deadline: Instant,
+    ) -> Result<Others, Error> {
+        let mut devices = Vec::new();
+        for planned in planned {
+            if planned.found.is_some() {
+                return self.others(verb, id, deadline);
+            }
+            devices.push(planned.device.clone());
+        }
+        self.ask_of_others(verb, id, Some(devices), deadline)
     }
 
     /// The same for one volume.
@@ -348,8 +373,23 @@ impl Libvirt {
     /// # Blocking
     /// Up to `deadline`.
     pub(super) fn others(&self, verb: &str, id: &str, deadline: Instant) -> Result<Others, Error> {
-        let asked = id.to_owned();
+        self.ask_of_others(verb, id, None, deadline)
+    }
+
+    /// The same, or who is known to use one of `known`.
+    fn ask_of_others(
+        &self,
+        verb: &str,
+        id: &str,
+        known: Option<Vec<PathBuf>>,
+        deadline: Instant,
+    ) -> Result<Others, Error> {
+        let (uses, asked) = (Arc::clone(&self.uses), id.to_owned());
         let look = move |connection: &Connection| {
+            if let Some(devices) = &known {
+                let in_use = uses.known(connection, &asked, devices)?;
+                return Ok(Others { own_uuid: None, in_use });
+            }
             let own = connection.find_domain(&asked)?;
             let own_uuid = own.map(|domain| domain.uuid()).transpose()?;
             Ok(Others { own_uuid, in_use: domains::in_use_by_others(connection, &asked)? })

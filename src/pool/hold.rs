@@ -1,8 +1,8 @@
 //! The admission behind its lock: callers wait here for a key, and leave by dropping what they got.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -27,6 +27,9 @@ pub struct CallerSnapshot {
     pub holds_late: u64,
 }
 
+/// What is called with a key.
+type Tell = Box<dyn Fn(&str) + Send + Sync>;
+
 /// The lock around [`Admission`], and what wakes those that wait in it.
 #[derive(Default)]
 pub(super) struct Gate {
@@ -36,6 +39,8 @@ pub(super) struct Gate {
     changed: Condvar,
     refused: AtomicU64,
     late: AtomicU64,
+    /// What is called with a key before it is free again.
+    on_release: OnceLock<Tell>,
 }
 
 impl From<Stopping> for NoPermit {
@@ -45,6 +50,12 @@ impl From<Stopping> for NoPermit {
 }
 
 impl Gate {
+    /// Has this called with each key that is released from now on. Only the first of several is.
+    pub(super) fn on_release(&self, tell: Tell) {
+        // The other one is there already.
+        let _ = self.on_release.set(tell);
+    }
+
     /// Lets a caller in; it leaves by dropping the seat.
     ///
     /// # Errors
@@ -203,6 +214,9 @@ struct HeldKey {
 
 impl Drop for HeldKey {
     fn drop(&mut self) {
+        if let Some(tell) = self.gate.on_release.get() {
+            tell(&self.name);
+        }
         if self.gate.admission.lock().release(&self.name).is_some() {
             self.gate.changed.notify_all();
         }

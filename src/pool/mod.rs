@@ -192,6 +192,12 @@ impl<S: 'static> Pool<S> {
         Ok(pool)
     }
 
+    /// Has `tell` called with each key that is released from now on, before anybody else gets it. It may not wait:
+    /// whoever drops the last [`Hold`] calls it. Only the first of several is called.
+    pub fn on_release(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
+        self.gate.on_release(Box::new(tell));
+    }
+
     /// Takes a guest's key for a verb that changes it, in order of arrival.
     ///
     /// # Errors

@@ -88,5 +88,6 @@ mod survive;
 mod throttle;
 mod undo;
 mod upgrade;
+mod uses;
 mod verbs;
 mod volumes;

@@ -1,6 +1,7 @@
 //! What CreateGuest would do.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{HostConfig, Store};
@@ -17,6 +18,7 @@ use crate::ops::domains::sources;
 use crate::ops::networks::Standing;
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::seeds::{May, unsaid};
+use crate::ops::uses::Uses;
 use crate::ops::volumes::{fill, wants_volumes};
 use crate::ops::{Error, Libvirt, Promised, args, disks, machine, named_guest, networks};
 use crate::pool::{JobName, Lane};
@@ -62,7 +64,8 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<bool, Error> {
         let (asked, host) = (request.clone(), self.host.clone());
-        let look = move |connection: &Connection| look_for(connection, &asked, &host);
+        let uses = Arc::clone(&self.uses);
+        let look = move |connection: &Connection| look_for(connection, &asked, &host, &uses);
         let seen = self.read(Lane::Read, "plan CreateGuest", &request.id, deadline, look);
         let Seen { there, steps, taken, offer, missing, promised } =
             forecast.unless_failed("libvirt", seen)?.unwrap_or_default();
@@ -179,7 +182,9 @@ impl Libvirt {
             forecast.problems.push(Problem::Part("disks".to_owned(), error.into()));
         }
         let Plans { each, .. } = plans;
-        let others = match self.others("plan CreateGuest", &forecast.guest.id, deadline) {
+        let planned = each.iter().filter_map(|planned| planned.as_ref().ok());
+        let others = match self.users_of("plan CreateGuest", &forecast.guest.id, planned, deadline)
+        {
             Err(error @ Error::Pool(_)) => return Err(error),
             // It is a problem already.
             others => others.unwrap_or_default(),
@@ -291,7 +296,12 @@ struct Seen {
     promised: Option<Promised>,
 }
 
-fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result<Seen, Error> {
+fn look_for(
+    connection: &Connection,
+    guest: &Guest,
+    host: &HostConfig,
+    uses: &Uses,
+) -> Result<Seen, Error> {
     let there = match connection.find_domain(&guest.id)? {
         None => There::Nobody,
         Some(domain) => match same_or_exists(connection, &domain, guest) {
@@ -306,7 +316,7 @@ fn look_for(connection: &Connection, guest: &Guest, host: &HostConfig) -> Result
         let (offer, missing) = machine::look(connection, guest, profile)?;
         if offer.is_some() {
             // Another guest that cannot be asked is no problem of this one.
-            seen.promised = Promised::ask(connection).ok().flatten();
+            seen.promised = uses.promised_kib(connection).ok().and_then(Promised::beside_host);
         }
         seen.offer = offer;
         seen.missing = missing;
