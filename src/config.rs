@@ -389,8 +389,8 @@ pub struct StorageLimits {
     /// Hung commands, which not even SIGKILL ends. With as many, the agent starts no further
     /// command.
     pub hung: usize,
-    /// Time from the end of `zfs create` to the device node. udev needs about 50 ms, under load
-    /// seconds.
+    /// Time from the end of `zfs create` to the device node. udev needs about 50 ms, on an overloaded
+    /// host more than 10 s.
     pub device: Duration,
     /// Time to retry the destruction of a busy volume. udev reads a new or changed volume for up to
     /// 1 s.
@@ -410,7 +410,7 @@ impl Default for StorageLimits {
             error_bytes: 16 * 1024,
             kill: Duration::from_secs(1),
             hung: 8,
-            device: Duration::from_secs(10),
+            device: Duration::from_secs(30),
             busy: Duration::from_secs(10),
             undo: Duration::from_secs(10),
             progress: Duration::from_secs(30),
