@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # Compiles and runs the tests, and says how long each took:
 #
-#   tests/run-tests.sh               all tests
-#   tests/run-tests.sh gate          without those that tests/gate/verify-only names
-#   tests/run-tests.sh verify        only these
-#   tests/run-tests.sh alone         those that tests/gate/verify-alone names, which gate leaves out, too
+#   tests/run-tests.sh gate          all but those of the next two
+#   tests/run-tests.sh verify        those that tests/gate/verify-only names
+#   tests/run-tests.sh alone         those that tests/gate/verify-alone names
 #   tests/run-tests.sh only NAME     unit and integration tests with NAME in their name
 #
 # The run ends with the count of skips by reason. MISTIFY_TEST_REQUIRE=qemu,... makes skips failures.
@@ -23,11 +22,7 @@ export MISTIFY_TEST_SKIPS=$target/test-skips
 mkdir -p "$target"
 : >"$MISTIFY_TEST_SKIPS"
 status=0
-case ${1:-all} in
-all)
-    "$cargo" test "${timed[@]}" --no-fail-fast --lib --bins --tests || status=1
-    "$cargo" test --doc || status=1
-    ;;
+case ${1-} in
 gate)
     skips=()
     for name in "${verify_only[@]}" "${verify_alone[@]}"; do skips+=(--skip "$name"); done
@@ -38,7 +33,7 @@ verify) "$cargo" test "${timed[@]}" --test it -- "${verify_only[@]}" || status=1
 alone) "$cargo" test "${timed[@]}" --test it -- "${verify_alone[@]}" || status=1 ;;
 only) "$cargo" test "${timed[@]}" --no-fail-fast --lib --test it -- "$2" || status=1 ;;
 *)
-    echo "usage: $0 [gate|verify|alone|only NAME]" >&2
+    echo "usage: $0 gate|verify|alone|only NAME" >&2
     exit 2
     ;;
 esac

@@ -111,9 +111,13 @@ impl Console {
         self.read_until(&["assword: "], COMMAND, None);
         self.type_in("debian\n");
         self.read_until(&["# "], COMMAND, None);
-        // A shell that writes nothing of its own between the lines.
+        // A shell that writes nothing of its own between the lines, nor does the kernel. As it begins it may drop what
+        // was typed before.
+        const BEGIN: &str = "dmesg -n 1; stty -echo; PS1=; echo REA''DY\n";
         self.type_in("exec env PS1= sh\n");
-        self.type_in("stty -echo; PS1=\n");
+        self.type_in(BEGIN);
+        self.read_until(&["READY\r\n"], COMMAND, Some(BEGIN));
+        // It may have been typed several times.
         self.run("true");
     }
 
