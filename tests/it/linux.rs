@@ -111,9 +111,9 @@ impl Console {
         self.read_until(&["assword: "], COMMAND, None);
         self.type_in("debian\n");
         self.read_until(&["# "], COMMAND, None);
-        // A shell that writes nothing of its own between the lines, nor does the kernel. As it begins it may drop what
-        // was typed before.
-        const BEGIN: &str = "dmesg -n 1; stty -echo; PS1=; echo REA''DY\n";
+        // A shell that writes nothing of its own between the lines, nor does the kernel. As it begins it drops some of
+        // what was typed before: so it says READY only where it has read this from its beginning.
+        const BEGIN: &str = "stty -echo && A=READY; dmesg -n 1; PS1=; echo $A\n";
         self.type_in("exec env PS1= sh\n");
         self.type_in(BEGIN);
         self.read_until(&["READY\r\n"], COMMAND, Some(BEGIN));
