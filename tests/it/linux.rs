@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
 use crate::cost::slow;
@@ -60,8 +61,20 @@ pub(crate) fn small_disk(folder: &Scratch) -> Result<PathBuf, Skip> {
 /// A running guest's serial console, at which root is logged in.
 pub(crate) struct Console {
     line: File,
+    /// What was read since the last command.
     read: String,
+    /// All that was read.
+    all: String,
     slowness: u32,
+}
+
+impl Drop for Console {
+    /// What was read helps to understand a failure.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("the console of the guest: {:?}", self.all);
+        }
+    }
 }
 
 impl Console {
@@ -94,7 +107,7 @@ impl Console {
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
             .open(terminal)
             .expect("the guest's terminal");
-        Self { line, read: String::new(), slowness }
+        Self { line, read: String::new(), all: String::new(), slowness }
     }
 
     /// Waits for the login prompt of a guest that boots; whether it comes. Without KVM on a busy machine a
@@ -124,12 +137,16 @@ impl Console {
     /// Types a command; what it writes, which has to end well.
     pub(crate) fn run(&mut self, command: &str) -> String {
         self.read.clear();
-        // The shell puts it together, so that an echo of what was typed is not taken for the end.
-        self.type_in(&format!("{command}\necho END-''$?\n"));
+        // The shell puts its marks together, so that an echo of what was typed is not taken for them.
+        let end = "echo END-''$?";
+        self.type_in(&format!("echo BEGIN-''; {command}\n{end}\n"));
         // With the end of its line, which else would be the beginning of what the next command writes.
         self.read_until(&["END-0\r\n"], COMMAND, None);
-        let (output, _) = self.read.split_once("END-").expect("its end");
-        output.replace('\r', "")
+        let (output, _) = self.read.rsplit_once("END-0").expect("its end");
+        let (_, output) = output.split_once("BEGIN-\r\n").expect("its beginning");
+        // The echo may be on again: the guest's login, which waits for the shell, now and then turns it on. Then the
+        // shell echoes the line, and asks where the cursor is.
+        output.replace("\x1b[6n", "").replace('\r', "").replace(&format!("{end}\n"), "")
     }
 
     /// Types a command until its output has this text.
@@ -151,7 +168,11 @@ impl Console {
             turns += 1;
             let mut bytes = [0; 4096];
             match self.line.read(&mut bytes) {
-                Ok(count) => self.read.push_str(&String::from_utf8_lossy(&bytes[..count])),
+                Ok(count) => {
+                    let text = String::from_utf8_lossy(&bytes[..count]);
+                    self.read.push_str(&text);
+                    self.all.push_str(&text);
+                }
                 Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
             }
             if let Some(again) = again.filter(|_| turns % 1000 == 0) {
