@@ -132,10 +132,12 @@ in_checkout() {
 # With a real guest, and where there can be none.
 demo() {
     serves_a_demo
-    grep -q 'small login:' demo.log
+    demo_says 'small login:'
     DEMO_DRIVER=test serves_a_demo
-    grep -q 'whose guests run nothing: DEMO_DRIVER is test' demo.log
+    demo_says 'whose guests run nothing: DEMO_DRIVER is test'
 }
+
+demo_says() { grep -q "$1" demo.log || { cat demo.log; return 1; }; }
 
 # Ended as by Ctrl-C when it has come to its last words.
 serves_a_demo() {
