@@ -50,7 +50,6 @@ pub type virConnectDomainEventGenericCallback = ::std::option::Option<
     ),
 >;
 pub type virDomainEventID = ::std::os::raw::c_uint;
-pub type virDomainSetTimeFlags = ::std::os::raw::c_uint;
 pub type virDomainInterfaceAddressesSource = ::std::os::raw::c_uint;
 pub type virDomainIPAddress = _virDomainInterfaceIPAddress;
 pub type virDomainIPAddressPtr = *mut virDomainIPAddress;
@@ -499,7 +498,6 @@ pub const VIR_DOMAIN_EVENT_ID_METADATA_CHANGE: virDomainEventID = 23;
 pub const VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD: virDomainEventID = 24;
 pub const VIR_DOMAIN_EVENT_ID_MEMORY_FAILURE: virDomainEventID = 25;
 pub const VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE: virDomainEventID = 26;
-pub const VIR_DOMAIN_TIME_SYNC: virDomainSetTimeFlags = 1;
 pub const VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE: virDomainInterfaceAddressesSource = 0;
 pub const VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT: virDomainInterfaceAddressesSource = 1;
 pub const VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP: virDomainInterfaceAddressesSource = 2;
@@ -1041,12 +1039,6 @@ unsafe extern "C" {
     pub fn virConnectDomainEventDeregisterAny(
         conn: virConnectPtr,
         callbackID: ::std::os::raw::c_int,
-    ) -> ::std::os::raw::c_int;
-    pub fn virDomainSetTime(
-        dom: virDomainPtr,
-        seconds: ::std::os::raw::c_longlong,
-        nseconds: ::std::os::raw::c_uint,
-        flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainInterfaceAddresses(
         dom: virDomainPtr,

@@ -104,12 +104,6 @@ pub const CONSOLE_FILES: usize = 100;
 pub const SCREEN_BYTES: usize = 16 * 1024 * 1024;
 /// Time that libvirt waits for an answer of a guest agent. One that works answers within milliseconds.
 pub const AGENT_ANSWER: Duration = Duration::from_secs(1);
-/// Time that libvirt waits for a guest agent that sets the guest's clock. Its hwclock(8) waits for the next second.
-pub const AGENT_CLOCK: Duration = Duration::from_secs(3);
-/// Time after which the agent leaves a guest's clock alone that it could not set.
-pub const AGENT_LATE: Duration = Duration::from_secs(15);
-/// Guests whose clock the agent has still to set after they went on. With more, the agent leaves their clocks alone.
-pub const AGENT_CLOCKS: usize = 256;
 /// Time after which the agent asks a slow or silent guest agent again. Until then calls for its guest do not wait.
 pub const AGENT_PAUSE: Duration = Duration::from_secs(30);
 /// Guests whose guest agent's last answer the agent stores. A large host has as many.

@@ -80,21 +80,6 @@ impl Domain {
         check_int(set, "virDomainAgentSetResponseTimeout").map(drop)
     }
 
-    /// Has the guest's agent set the guest's clock by its hardware clock, which went on while the guest stood still
-    /// (`virDomainSetTime` with `VIR_DOMAIN_TIME_SYNC`).
-    ///
-    /// # Errors
-    /// As [`Domain::agent_info`].
-    ///
-    /// # Blocking
-    /// As [`Domain::agent_info`].
-    pub fn sync_time(&self) -> Result<(), Error> {
-        // SAFETY: the domain is live.
-        let set =
-            unsafe { sys::virDomainSetTime(self.raw.as_ptr(), 0, 0, sys::VIR_DOMAIN_TIME_SYNC) };
-        check_int(set, "virDomainSetTime").map(drop)
-    }
-
     /// What the guest's agent says on a topic, under libvirt's names such as `os.name` (`virDomainGetGuestInfo`).
     ///
     /// # Errors

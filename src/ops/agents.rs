@@ -6,13 +6,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::config::fixed::{
-    AGENT_ANSWER, AGENT_CLOCK, AGENT_GUESTS, AGENT_LIST, AGENT_PAUSE, AGENT_TEXT_CHARS,
-};
+use crate::config::fixed::{AGENT_ANSWER, AGENT_GUESTS, AGENT_LIST, AGENT_PAUSE, AGENT_TEXT_CHARS};
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::agent::{Address, FileSystem, GuestInfo, OperatingSystem, TimeZone, User};
 use crate::libvirt::{self, Code, Domain, Name, Source, Topic, Value, Wiring};
@@ -62,13 +60,6 @@ struct Learned {
     addresses: Option<(Vec<Address>, Instant)>,
 }
 
-impl Learned {
-    /// How long it is still left alone.
-    fn pause(&self, now: Instant) -> Option<Duration> {
-        AGENT_PAUSE.checked_sub(now - self.asked).filter(|_| self.is_slow)
-    }
-}
-
 impl Agents {
     /// What is known of this run's agent.
     fn of(&self, uuid: &str, run: u32) -> Option<Learned> {
@@ -85,36 +76,14 @@ impl Agents {
     }
 }
 
-/// Has a guest's agent set the guest's clock, unless it was silent a moment ago.
-///
-/// # Errors
-/// What libvirt says; [`Code::AGENT_UNRESPONSIVE`] where the agent is not connected or does not answer.
-///
-/// # Blocking
-/// Up to [`AGENT_CLOCK`].
-pub(super) fn set_clock(domain: &Domain, agents: &Agents) -> Result<(), libvirt::Error> {
-    let Some(run) = domain.id() else { return Ok(()) };
-    let (uuid, asked) = (domain.uuid()?, Instant::now());
-    let known = agents.of(&uuid, run);
-    if known.as_ref().is_some_and(|known| known.pause(asked).is_some()) {
-        return Ok(());
-    }
-    domain.set_agent_timeout(Some(AGENT_CLOCK))?;
-    let set = domain.sync_time();
-    let reset = domain.set_agent_timeout(None);
-    let is_slow = asked.elapsed() > AGENT_CLOCK;
-    let addresses = known.and_then(|known| known.addresses);
-    agents.learn(&uuid, Learned { run, asked, is_slow, addresses });
-    set.and(reset)
-}
-
 fn look(domain: &Domain, agents: &Agents) -> Result<GuestInfo, libvirt::Error> {
     let Some(run) = domain.id() else {
         return Ok(GuestInfo { message: "the guest is off".to_owned(), ..GuestInfo::default() });
     };
     let (uuid, begin) = (domain.uuid()?, Instant::now());
     let known = agents.of(&uuid, run);
-    let pause = known.as_ref().and_then(|known| known.pause(begin));
+    let slow = known.as_ref().filter(|known| known.is_slow);
+    let pause = slow.and_then(|known| AGENT_PAUSE.checked_sub(begin - known.asked));
     let mut addresses = known.and_then(|known| known.addresses);
     let mut info = GuestInfo::default();
     match pause {
@@ -282,6 +251,8 @@ fn short(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn text(name: &str, text: &str) -> (Name, Value) {

@@ -16,7 +16,6 @@ use crate::guest::device_xml::{aliases, limits};
 use crate::guest::limits::Limits;
 use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
-use crate::ops::clocks::Clocks;
 use crate::ops::uses::Uses;
 use crate::ops::{Error, Libvirt, Opener};
 use crate::pool::current;
@@ -31,15 +30,9 @@ pub(super) struct Listening {
 struct Thread {
     events: Arc<Events>,
     opener: Arc<Opener>,
-    hearers: Hearers,
+    limits: Arc<GuestLimits>,
+    uses: Arc<Uses>,
     stop: Receiver<()>,
-}
-
-/// Who hears of changes beside the ring.
-pub(super) struct Hearers {
-    pub(super) limits: Arc<GuestLimits>,
-    pub(super) uses: Arc<Uses>,
-    pub(super) clocks: Clocks,
 }
 
 /// The limits of the guests that run, as last read: when a guest starts or gets a device, and when SetLimits
@@ -71,11 +64,13 @@ impl Listening {
     pub(super) fn start(
         events: &Arc<Events>,
         opener: &Arc<Opener>,
-        hearers: Hearers,
+        limits: &Arc<GuestLimits>,
+        uses: &Arc<Uses>,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let (events, opener) = (Arc::clone(events), Arc::clone(opener));
-        let thread = Thread { events, opener, hearers, stop: stopped };
+        let (limits, uses) = (Arc::clone(limits), Arc::clone(uses));
+        let thread = Thread { events, opener, limits, uses, stop: stopped };
         thread::Builder::new().name("libvirt-ear".to_owned()).spawn(move || thread.run())?;
         Ok(Self { _stop: stop })
     }
@@ -92,10 +87,10 @@ impl Thread {
             match self.subscribe(Ear::new(told, Arc::clone(&missed))) {
                 Ok(subscription) => {
                     said = false;
-                    self.hearers.uses.begin();
+                    self.uses.begin();
                     self.events.note("", What::Connected);
                     let goes_on = self.listen(subscription.connection(), &hear, &missed);
-                    self.hearers.uses.end();
+                    self.uses.end();
                     drop(subscription);
                     self.events.note("", What::Disconnected);
                     if !goes_on {
@@ -121,16 +116,13 @@ impl Thread {
 
     /// Until the connection ends; `false` when the agent ends.
     fn listen(&self, connection: &Connection, hear: &Receiver<Told>, missed: &AtomicU64) -> bool {
-        let mut devices = Devices::of_all(connection, &self.hearers.limits);
+        let mut devices = Devices::of_all(connection, &self.limits);
         loop {
             select! {
                 recv(hear) -> told => match told {
                     Ok(Told::Domain { name, change }) => {
                         if change.is_of_definition() {
-                            self.hearers.uses.changed(&name);
-                        }
-                        if let DomainChange::Lifecycle { event: "resumed", .. } = change {
-                            self.hearers.clocks.resumed(&name);
+                            self.uses.changed(&name);
                         }
                         let change = devices.named(connection, &name, change);
                         if let Some(what) = What::of_domain(change) {

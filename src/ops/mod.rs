@@ -7,7 +7,6 @@
 mod agents;
 mod args;
 mod chain;
-mod clocks;
 mod create;
 mod delete;
 mod devices;
@@ -79,8 +78,7 @@ use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
 use crate::ops::agents::Agents;
-use crate::ops::clocks::Clocks;
-use crate::ops::events::{GuestLimits, Hearers, Listening};
+use crate::ops::events::{GuestLimits, Listening};
 use crate::ops::fetches::Fetches;
 use crate::ops::recovery::StatusCache;
 use crate::ops::seeds::SeedKey;
@@ -164,19 +162,13 @@ impl Libvirt {
         let asked = Arc::clone(&opener);
         let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
         let events = Arc::new(Events::new(&config.events));
-        let (limits, uses) = (Arc::<GuestLimits>::default(), Arc::<Uses>::default());
+        let (limits, uses) = (Arc::default(), Arc::<Uses>::default());
         let told = Arc::clone(&uses);
         pool.on_release(move |guest| told.changed(guest));
-        let agents = Arc::default();
-        let hearers = Hearers {
-            limits: Arc::clone(&limits),
-            uses: Arc::clone(&uses),
-            clocks: Clocks::start(&pool, &agents)?,
-        };
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
         Ok(Self {
             sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
-            _listening: Listening::start(&events, &opener, hearers)?,
+            _listening: Listening::start(&events, &opener, &limits, &uses)?,
             limits,
             uses,
             events,
@@ -187,7 +179,7 @@ impl Libvirt {
             journal,
             jobs,
             status: StatusCache::default(),
-            agents,
+            agents: Arc::default(),
             seed_key: SeedKey::new(config.state_dir.clone()),
             calls: Calls::default(),
             metrics: config.metrics.clone(),

@@ -39,7 +39,7 @@ cp packages/bin/busybox root/bin/
 while read -r command; do
     ln -sf /bin/busybox "root/bin/$command"
 done < <(root/bin/busybox --list | grep -vx busybox)
-for command in init getty acpid reboot poweroff hwclock; do ln -s /bin/busybox root/sbin/$command; done
+for command in init getty acpid reboot poweroff; do ln -s /bin/busybox root/sbin/$command; done
 ln -s /sbin/init root/init
 install -m 755 "$here/rc" "$here/dhcp" root/etc/
 install -m 755 "$here/agent" root/sbin/
