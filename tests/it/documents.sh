@@ -141,6 +141,8 @@ demo_says() { grep -q "$1" demo.log || { cat demo.log; return 1; }; }
 
 # Ended as by Ctrl-C when it has come to its last words.
 serves_a_demo() {
+    # Else the words of the one before are taken for its own.
+    : >demo.log
     # A network of its own, where the port is free, and a group of its own, which Ctrl-C reaches.
     set -m
     in_checkout unshare -n bash -c "ip link set lo up && . $it" >demo.log 2>&1 &
