@@ -44,7 +44,7 @@ deb:
 	$(MAKE) install DESTDIR=$(TARGET)/release/package PREFIX=/usr
 	$(TARGET)/tools/bin/cargo-deb --no-build --locked $(DEB_VERSION:%=--deb-version %)
 
-# All tests but those that need a machine of their own, or with TEST=name the unit and integration tests
+# The tests of .ci/run but those that need a machine of their own, or with TEST=name the unit and integration tests
 # that have it in their name. Ends with the count of skips by reason. MISTIFY_TEST_REQUIRE=qemu,... makes
 # skips failures.
 test:

@@ -1,8 +1,8 @@
 //! What the definitions of the host's domains use: asked before a verb removes, rolls back, grows or
 //! adopts something that another domain may have.
 //!
-//! It costs two round trips for lists, one for each domain, another one for each that runs or is saved, and three for
-//! each disk that is a volume of one of libvirt's pools.
+//! It costs three round trips for lists, two or three for each domain, and three for each disk that is a volume of one
+//! of libvirt's pools.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -181,7 +181,7 @@ impl DomainUse {
         found
     }
 
-    /// What a domain uses; `None` for one that is gone meanwhile. Whether it runs is as of its lookup.
+    /// What a domain uses; `None` for one that is gone meanwhile.
     fn read(
         (connection, known): (&Connection, &mut PoolVolumes),
         domain: &Domain,
@@ -189,8 +189,12 @@ impl DomainUse {
         is_saved: bool,
     ) -> Result<Option<Self>, Error> {
         let gone = |code| code == Code::NO_DOMAIN;
-        let runs = domain.id().is_some();
-        let mut found = Self { name, uuid: domain.uuid()?, runs, ..Self::default() };
+        let mut found = Self { name, uuid: domain.uuid()?, ..Self::default() };
+        found.runs = match domain.is_active() {
+            Ok(runs) => runs,
+            Err(error) if gone(error.code) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let kinds: &[XmlKind] = match found.runs {
             true => &[XmlKind::Live, XmlKind::Inactive],
             false => &[XmlKind::Inactive],
@@ -260,37 +264,53 @@ fn name_volumes(connection: &Connection, known: &mut PoolVolumes, domain: &mut V
 /// The paths that libvirt has told so far, by storage pool and volume; none where it has told none.
 type PoolVolumes = BTreeMap<(String, String), Option<String>>;
 
-/// What these domains use, each with its handle; those that are gone meanwhile are missing.
+/// What the domains that are `wanted` use, by name and handle; those that are gone meanwhile are missing.
 ///
 /// # Errors
 /// When libvirt cannot be asked. For a domain that cannot be read the answer says so.
 ///
 /// # Blocking
-/// As long as libvirt takes for the calls that this file's head counts.
+/// As long as libvirt takes for the calls that this file's head counts; three times that where domains are saved meanwhile.
 pub(super) fn uses_of(
     connection: &Connection,
-    domains: Vec<(String, Domain)>,
-) -> Result<Vec<(Domain, DomainUse)>, Error> {
-    let saved = connection.saved_domain_names()?;
-    let (mut found, mut known) = (Vec::new(), PoolVolumes::new());
-    for (name, domain) in domains {
-        let is_saved = saved.contains(&name);
-        let used = DomainUse::read((connection, &mut known), &domain, name, is_saved)?;
-        found.extend(used.map(|used| (domain, used)));
+    wanted: impl Fn(&str, &Domain) -> bool,
+) -> Result<Listed, Error> {
+    const TRIES: usize = 3;
+    // Before the others are listed: one that is restored meanwhile runs then.
+    let mut saved = connection.saved_domain_names()?;
+    let mut listed = Listed::default();
+    for _ in 0..TRIES {
+        let mut known = PoolVolumes::new();
+        listed = Listed::default();
+        for domain in connection.list_domains()? {
+            let name = domain.name()?;
+            if wanted(&name, &domain) {
+                let reader = (connection, &mut known);
+                let used = DomainUse::read(reader, &domain, name.clone(), saved.contains(&name))?;
+                listed.found.extend(used.map(|used| (domain, used)));
+            }
+            listed.names.insert(name);
+        }
+        // What only the saved memory of a domain has was missed where that came to be meanwhile.
+        let now = match listed.found.is_empty() {
+            true => break,
+            false => connection.saved_domain_names()?,
+        };
+        if now.is_subset(&saved) {
+            break;
+        }
+        saved = now;
     }
-    Ok(found)
+    Ok(listed)
 }
 
-/// The domains of the host with their names.
-///
-/// # Errors
-/// As [`Connection::list_domains`].
-///
-/// # Blocking
-/// One round trip.
-pub(super) fn named_domains(connection: &Connection) -> Result<Vec<(String, Domain)>, Error> {
-    let domains = connection.list_domains()?.into_iter();
-    domains.map(|domain| Ok((domain.name()?, domain))).collect()
+/// What domains use.
+#[derive(Default)]
+pub(super) struct Listed {
+    /// The names of all domains.
+    pub(super) names: BTreeSet<String>,
+    /// Those that were wanted.
+    pub(super) found: Vec<(Domain, DomainUse)>,
 }
 
 /// What every domain of the host uses.
@@ -301,8 +321,8 @@ pub(super) fn named_domains(connection: &Connection) -> Result<Vec<(String, Doma
 /// # Blocking
 /// As [`uses_of`].
 pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error> {
-    let found = uses_of(connection, named_domains(connection)?)?;
-    Ok(found.into_iter().map(|(_, used)| used).collect())
+    let listed = uses_of(connection, |_, _| true)?;
+    Ok(listed.found.into_iter().map(|(_, used)| used).collect())
 }
 
 /// The same without the domain of this name.

@@ -2,9 +2,9 @@
 //!
 //! libvirt tells which domains change, and each verb of this agent tells of its guest. A question lists the domains
 //! and reads only those that are new or changed, so that it takes as many calls on a full host as on an empty one.
-//! But libvirt tells late, and of some changes nothing (`virsh attach-disk --config`). So an answer proves that a path
-//! is used, and never that it is not: who destroys, rolls back, grows or adopts a volume reads every definition
-//! ([`all_uses`]).
+//! But libvirt tells late, and of some changes nothing (`virsh attach-disk --config`). So an answer never proves that a
+//! path is not used: who destroys, rolls back, grows or adopts a volume reads every definition ([`all_uses`]), and so
+//! does who would refuse a new one.
 //!
 //! [`all_uses`]: crate::ops::domains::all_uses
 
@@ -12,14 +12,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::config::fixed::{USES_CHANGED_MAX, USES_KEPT_FOR};
-use crate::libvirt::{Code, Connection, Domain, Error};
-use crate::ops::domains::{DomainUse, named_domains, uses_of};
+use crate::libvirt::{Connection, Domain, Error};
+use crate::ops::domains::{DomainUse, uses_of};
 use crate::ops::promised;
 use crate::os::paths::resolved;
-use crate::sorted::IntoSorted;
 use crate::storage::InUse;
 
 /// The paths of the host's domains.
@@ -47,10 +46,14 @@ struct State {
 struct Used {
     /// The uuid of the domain: there may be another one by its name.
     uuid: String,
-    /// Its disks and the files below them, links resolved.
+    /// Its disks and the files below them, as they are named and with their links resolved.
     paths: Vec<PathBuf>,
+    /// Whether these are all.
+    is_whole: bool,
     /// The memory that it may use while it runs, in KiB.
     promised_kib: u64,
+    /// The number of the last change before it was read.
+    change: u64,
 }
 
 impl Uses {
@@ -76,7 +79,7 @@ impl Uses {
         }
     }
 
-    /// Those of `paths` that a domain other than `id` is known to use.
+    /// Those of `paths` that a domain other than `id` used when it was last read.
     ///
     /// # Errors
     /// When libvirt cannot be asked.
@@ -91,12 +94,17 @@ impl Uses {
         paths: &[PathBuf],
     ) -> Result<InUse, Error> {
         let paths: Vec<_> = paths.iter().map(|path| (path, resolved(path))).collect();
-        let state = self.refreshed(connection)?;
+        let mut found = Vec::new();
+        self.refreshed(connection, |domains| {
+            for (name, used) in domains.iter().filter(|(name, _)| *name != id) {
+                let is_its = |(path, resolved): &&(&PathBuf, PathBuf)| {
+                    used.paths.contains(path) || used.paths.contains(resolved)
+                };
+                found.extend(paths.iter().filter(is_its).map(|(path, _)| (*path, name.clone())));
+            }
+        })?;
         let mut in_use = InUse::default();
-        for (name, used) in state.domains.iter().filter(|(name, _)| *name != id) {
-            let named = paths.iter().filter(|(_, resolved)| used.paths.contains(resolved));
-            named.for_each(|(path, _)| in_use.add(path, format!("domain {name}")));
-        }
+        found.iter().for_each(|(path, name)| in_use.add(path, format!("domain {name}")));
         Ok(in_use)
     }
 
@@ -108,40 +116,60 @@ impl Uses {
     /// # Blocking
     /// As [`Uses::known`].
     pub(super) fn promised_kib(&self, connection: &Connection) -> Result<u64, Error> {
-        let state = self.refreshed(connection)?;
-        Ok(state.domains.values().fold(0, |sum, used| sum.saturating_add(used.promised_kib)))
+        let mut sum: u64 = 0;
+        self.refreshed(connection, |domains| {
+            sum = domains.values().fold(0, |sum, used| sum.saturating_add(used.promised_kib));
+        })?;
+        Ok(sum)
     }
 
-    /// What is known after what changed was read.
-    fn refreshed(&self, connection: &Connection) -> Result<MutexGuard<'_, State>, Error> {
-        let mut listed = named_domains(connection)?;
-        let names = listed.iter().map(|(name, _)| name.clone()).into_set();
-        let (changed, gaps, is_whole) = {
-            let state = self.0.lock();
-            let is_whole = state.is_whole();
-            if is_whole {
-                listed.retain(|(name, domain)| !state.knows(name, domain));
+    /// Reads what is new or changed, and calls `answer` once with what is known then. It may not wait.
+    fn refreshed(
+        &self,
+        connection: &Connection,
+        mut answer: impl FnMut(&BTreeMap<String, Used>),
+    ) -> Result<(), Error> {
+        let mut reads_all = false;
+        loop {
+            let (changed, change, gaps) = {
+                let state = self.0.lock();
+                reads_all |= !state.is_whole();
+                (state.changed.clone(), state.changes, state.gaps)
+            };
+            let wanted = |name: &str, domain: &Domain| {
+                reads_all || !self.0.lock().knows(name, domain) || changed.contains_key(name)
+            };
+            let listed = uses_of(connection, wanted)?;
+            let mut read = BTreeMap::new();
+            for (domain, found) in listed.found {
+                let used = Used::of(&domain, &found, change)?;
+                read.insert(found.name, used);
             }
-            (state.changed.clone(), state.gaps, is_whole)
-        };
-        let mut read = Vec::with_capacity(listed.len());
-        if !listed.is_empty() {
-            for (domain, found) in uses_of(connection, listed)? {
-                let used = Used::of(&domain, &found)?;
-                read.push((found.name, used));
+            let mut state = self.0.lock();
+            if state.gaps != gaps {
+                // Of what changes from now on nobody may tell: what was read is no basis for later.
+                if reads_all {
+                    answer(&read);
+                    return Ok(());
+                }
+                reads_all = true;
+                continue;
             }
+            if reads_all && state.is_told {
+                state.whole_since = Some(Instant::now());
+            }
+            state.domains.retain(|name, _| listed.names.contains(name));
+            for (name, used) in read {
+                // Another question may have read it later.
+                if state.domains.get(&name).is_none_or(|known| known.change <= used.change) {
+                    state.domains.insert(name, used);
+                }
+            }
+            // What changed meanwhile is read next time.
+            state.changed.retain(|name, change| changed.get(name) != Some(change));
+            answer(&state.domains);
+            return Ok(());
         }
-        let mut state = self.0.lock();
-        if !is_whole {
-            state.domains.clear();
-            let is_complete = state.is_told && state.gaps == gaps;
-            state.whole_since = is_complete.then(Instant::now);
-        }
-        state.domains.extend(read);
-        state.domains.retain(|name, _| names.contains(name));
-        // What changed meanwhile is read next time.
-        state.changed.retain(|name, change| changed.get(name) != Some(change));
-        Ok(state)
     }
 }
 
@@ -153,7 +181,8 @@ impl State {
 
     /// Whether what the domain uses was read and has not changed since.
     fn knows(&self, name: &str, domain: &Domain) -> bool {
-        let used = self.domains.get(name).filter(|_| !self.changed.contains_key(name));
+        let used =
+            self.domains.get(name).filter(|it| it.is_whole && !self.changed.contains_key(name));
         used.is_some_and(|used| domain.uuid().is_ok_and(|uuid| uuid == used.uuid))
     }
 
@@ -167,13 +196,19 @@ impl State {
 }
 
 impl Used {
-    fn of(domain: &Domain, found: &DomainUse) -> Result<Self, Error> {
-        let (paths, _) = found.paths();
+    fn of(domain: &Domain, found: &DomainUse, change: u64) -> Result<Self, Error> {
+        let (mut paths, is_whole) = found.paths();
+        for index in 0..paths.len() {
+            let resolved = resolved(&paths[index]);
+            if resolved != paths[index] {
+                paths.push(resolved);
+            }
+        }
         let promised_kib = match promised::of(domain) {
-            Err(error) if error.code == Code::NO_DOMAIN => 0,
-            promised_kib => promised_kib?,
+            Err(error) if error.connection_lost() => return Err(error),
+            // It is gone, or odd: that fails no other guest's verb.
+            promised_kib => promised_kib.unwrap_or_default(),
         };
-        let uuid = found.uuid.clone();
-        Ok(Self { uuid, paths: paths.iter().map(|path| resolved(path)).collect(), promised_kib })
+        Ok(Self { uuid: found.uuid.clone(), paths, is_whole, promised_kib, change })
     }
 }

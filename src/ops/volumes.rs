@@ -387,8 +387,10 @@ impl Libvirt {
         let (uses, asked) = (Arc::clone(&self.uses), id.to_owned());
         let look = move |connection: &Connection| {
             if let Some(devices) = &known {
-                let in_use = uses.known(connection, &asked, devices)?;
-                return Ok(Others { own_uuid: None, in_use });
+                // What is known to be used may have been given up since.
+                if uses.known(connection, &asked, devices)?.is_empty() {
+                    return Ok(Others::default());
+                }
             }
             let own = connection.find_domain(&asked)?;
             let own_uuid = own.map(|domain| domain.uuid()).transpose()?;
