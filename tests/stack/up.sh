@@ -170,21 +170,17 @@ revive_libvirtd() {
     start_libvirtd >&2 || true
 }
 
+# Looks for a line before it reads one: bash may lose a byte where the time of a read is over.
 obey() {
-    local verb argument status line='' piece
+    local verb argument never
+    exec {never}<> <(:)
     while true; do
-        status=0
-        IFS= read -r -t 0.2 piece || status=$?
-        # A read that times out may have a part of a line.
-        line+=$piece
-        # More than 128: no line within the time. 1: the end of the input.
-        if [ "$status" -gt 128 ]; then
+        if ! read -r -t 0; then
             revive_libvirtd
+            read -r -t 0.1 -u "$never" || true
             continue
         fi
-        [ "$status" = 0 ] || return 0
-        read -r verb argument <<<"$line"
-        line=
+        read -r verb argument || return 0
         case $verb in
         start-libvirtd) start_libvirtd && echo ok || true ;;
         signal-libvirtd) signal_libvirtd "$argument" ;;
