@@ -330,9 +330,8 @@ pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error>
 /// # Errors
 /// As [`all_uses`].
 pub(super) fn uses_of_others(connection: &Connection, id: &str) -> Result<Vec<DomainUse>, Error> {
-    let mut found = all_uses(connection)?;
-    found.retain(|domain| domain.name != id);
-    Ok(found)
+    let listed = uses_of(connection, |name, _| name != id)?;
+    Ok(listed.found.into_iter().map(|(_, used)| used).collect())
 }
 
 /// The disks and backing files of the domains other than `id`: what a verb on that guest's volumes leaves

@@ -19,7 +19,6 @@ use crate::libvirt::{Connection, Domain, Error};
 use crate::ops::domains::{DomainUse, uses_of};
 use crate::ops::promised;
 use crate::os::paths::resolved;
-use crate::storage::InUse;
 
 /// The paths of the host's domains.
 #[derive(Debug, Default)]
@@ -79,42 +78,37 @@ impl Uses {
         }
     }
 
-    /// Those of `paths` that a domain other than `id` used when it was last read.
+    /// Whether a domain other than `id` used one of `paths` when it was last read.
     ///
     /// # Errors
     /// When libvirt cannot be asked.
     ///
     /// # Blocking
-    /// As long as libvirt takes for one round trip, and as [`uses_of`] with two more for each domain that runs: for
+    /// As long as libvirt takes for two round trips, and as [`uses_of`] with two more for each domain that runs: for
     /// those that are new or changed; for all where a change may have been missed, and after [`USES_KEPT_FOR`].
-    pub(super) fn known(
+    pub(super) fn is_used(
         &self,
         connection: &Connection,
         id: &str,
         paths: &[PathBuf],
-    ) -> Result<InUse, Error> {
-        let paths: Vec<_> = paths.iter().map(|path| (path, resolved(path))).collect();
-        let mut found = Vec::new();
+    ) -> Result<bool, Error> {
+        let links = paths.iter().map(|path| resolved(path));
+        let paths: Vec<PathBuf> = links.chain(paths.iter().cloned()).collect();
+        let mut is_used = false;
         self.refreshed(connection, |domains| {
-            for (name, used) in domains.iter().filter(|(name, _)| *name != id) {
-                let is_its = |(path, resolved): &&(&PathBuf, PathBuf)| {
-                    used.paths.contains(path) || used.paths.contains(resolved)
-                };
-                found.extend(paths.iter().filter(is_its).map(|(path, _)| (*path, name.clone())));
-            }
+            let mut others = domains.iter().filter(|(name, _)| *name != id);
+            is_used = others.any(|(_, used)| used.paths.iter().any(|path| paths.contains(path)));
         })?;
-        let mut in_use = InUse::default();
-        found.iter().for_each(|(path, name)| in_use.add(path, format!("domain {name}")));
-        Ok(in_use)
+        Ok(is_used)
     }
 
     /// The memory in KiB that the running domains may use.
     ///
     /// # Errors
-    /// As [`Uses::known`].
+    /// As [`Uses::is_used`].
     ///
     /// # Blocking
-    /// As [`Uses::known`].
+    /// As [`Uses::is_used`].
     pub(super) fn promised_kib(&self, connection: &Connection) -> Result<u64, Error> {
         let mut sum: u64 = 0;
         self.refreshed(connection, |domains| {
@@ -136,9 +130,8 @@ impl Uses {
                 reads_all |= !state.is_whole();
                 (state.changed.clone(), state.changes, state.gaps)
             };
-            let wanted = |name: &str, domain: &Domain| {
-                reads_all || !self.0.lock().knows(name, domain) || changed.contains_key(name)
-            };
+            let wanted =
+                |name: &str, domain: &Domain| reads_all || !self.0.lock().knows(name, domain);
             let listed = uses_of(connection, wanted)?;
             let mut read = BTreeMap::new();
             for (domain, found) in listed.found {
@@ -174,7 +167,7 @@ impl Uses {
 }
 
 impl State {
-    /// Whether all domains are known but for those that changed.
+    /// Whether the agent has read the definitions of all domains lately, and libvirt reported each change since.
     fn is_whole(&self) -> bool {
         self.whole_since.is_some_and(|since| since.elapsed() < USES_KEPT_FOR)
     }

@@ -285,8 +285,10 @@ impl Libvirt {
         planned.iter().try_for_each(|it| self.check_one(it, exists, &others))
     }
 
-    /// What the domains other than the guest's use, as far as it matters to these volumes: all by the definitions
-    /// where one is there and may be adopted; else what is known of them. A new volume has nobody's data.
+    /// What the domains other than the guest's use, as far as these volumes need it. The agent reads all definitions
+    /// if a volume exists and may be adopted; for new volumes, which have nobody's data, it asks [`Uses`] first.
+    ///
+    /// [`Uses`]: crate::ops::uses::Uses
     ///
     /// # Errors
     /// When libvirt cannot be asked.
@@ -388,7 +390,7 @@ impl Libvirt {
         let look = move |connection: &Connection| {
             if let Some(devices) = &known {
                 // What is known to be used may have been given up since.
-                if uses.known(connection, &asked, devices)?.is_empty() {
+                if !uses.is_used(connection, &asked, devices)? {
                     return Ok(Others::default());
                 }
             }

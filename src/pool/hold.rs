@@ -50,7 +50,7 @@ impl From<Stopping> for NoPermit {
 }
 
 impl Gate {
-    /// Has this called with each key that is released from now on. Only the first of several is.
+    /// Has this called with each key that is released from now on. A second call of this method changes nothing.
     pub(super) fn on_release(&self, tell: Tell) {
         // The other one is there already.
         let _ = self.on_release.set(tell);

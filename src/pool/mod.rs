@@ -193,7 +193,7 @@ impl<S: 'static> Pool<S> {
     }
 
     /// Has `tell` called with each key that is released from now on, before anybody else gets it. It may not wait:
-    /// whoever drops the last [`Hold`] calls it. Only the first of several is called.
+    /// the thread that drops the last [`Hold`] calls it. A second call of this method changes nothing.
     pub fn on_release(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
         self.gate.on_release(Box::new(tell));
     }

@@ -352,11 +352,6 @@ impl InUse {
         self.users.insert(resolved(path), user);
     }
 
-    /// Whether nobody uses any path.
-    pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
-    }
-
     /// Adds all that was made by the domain of this uuid.
     pub fn add_domain(&mut self, uuid: String, user: String) {
         self.domains.insert(uuid, user);

@@ -63,7 +63,7 @@ pub(crate) struct Console {
     line: File,
     /// What was read since the last command.
     read: String,
-    /// All that was read.
+    /// All that the guest wrote to its console.
     all: String,
     slowness: u32,
 }

@@ -165,13 +165,18 @@ fn what_other_tools_define_is_known_to_be_used() {
     assert!(error.is_some_and(|it| it.contains("is used by domain uses-thief")));
     fs::remove_dir_all(&folder).expect("it is there");
 
+    bed.undefine("uses-thief");
+
     // What changed while libvirt was away is read when it is back.
+    bed.define("uses-thief", "/srv/other");
+    assert!(!is_refused());
     let definition = bed.stack.path("/etc/libvirt/qemu/uses-thief.xml");
     let xml = fs::read_to_string(&definition).expect("libvirt keeps it there");
     bed.stack.signal_libvirtd("KILL");
-    fs::write(&definition, xml.replace(&wanted, "/srv/other")).expect("it can be written");
+    fs::write(&definition, xml.replace("/srv/other", &wanted)).expect("it can be written");
     bed.stack.start_libvirtd();
-    wait_until("it is read again", SOON, || !is_refused());
+    wait_until("it is read again", SOON, is_refused);
+    bed.undefine("uses-thief");
 
     bed.agent.ok("CreateGuest", &guest("uses-wanted"));
     bed.agent.ok("Delete", &guest("uses-wanted"));
