@@ -245,7 +245,7 @@ pub struct PoolLimits {
     /// has at most one call in the queues.
     pub queue: usize,
     /// Concurrent calls that change a guest, each on a thread. `http.handlers` is the sum of this
-    /// limit, the eight below, `events.waiting` and 4.
+    /// limit, the nine below, `events.waiting` and 4.
     pub changes: usize,
     /// Concurrent Delete calls, each on a thread. A Delete frees changes that hang, so it does not
     /// wait for them.
@@ -259,6 +259,9 @@ pub struct PoolLimits {
     /// Concurrent calls that ask guest agents, each on a thread and one for each guest. They leave the other
     /// workers of the read lane to calls that always answer.
     pub agents: usize,
+    /// Concurrent Trim calls, each on a thread. A trim may take minutes of a guest agent, a worker of the control
+    /// lane and the host's disks.
+    pub trims: usize,
     /// Concurrent calls of the store, each on a thread. More calls would only wait for its two
     /// workers.
     pub stores: usize,
@@ -312,6 +315,7 @@ impl Default for PoolLimits {
             reads: 8,
             metrics: 4,
             agents: 2,
+            trims: 1,
             stores: 8,
             urgent: 4,
             batches: 8,
@@ -449,7 +453,7 @@ mod tests {
     fn each_call_under_way_has_a_handler() {
         let limits = PoolLimits::default();
         let PoolLimits { changes, deletes, reads, metrics, agents, stores, urgent, .. } = limits;
-        let calls = changes + deletes + reads + metrics + agents + stores + urgent;
+        let calls = changes + deletes + reads + metrics + agents + limits.trims + stores + urgent;
         let calls = calls + limits.batches + limits.job_files;
         let events = EventLimits::default().waiting;
         // And some for what waits for nothing.

@@ -63,6 +63,11 @@ pub enum What {
         /// Reaction of the emulator, such as `reset`, `poweroff` or `pause`.
         action: &'static str,
     },
+    /// The guest agent in the guest started or ended, or its guest did.
+    Agent {
+        /// Whether the guest agent can answer: `connected` or `disconnected`.
+        state: &'static str,
+    },
     /// The guest released a device, and libvirt has detached it.
     DeviceRemoved {
         /// Name of the disk in the guest, such as `vda`, or MAC address of the NIC; libvirt's alias of
@@ -109,6 +114,7 @@ impl What {
             Self::Reboot => "reboot",
             Self::IoError { .. } => "io-error",
             Self::Watchdog { .. } => "watchdog",
+            Self::Agent { .. } => "agent",
             Self::DeviceRemoved { .. } => "device-removed",
             Self::Balloon { .. } => "balloon",
             Self::Created => "created",
@@ -134,6 +140,7 @@ impl What {
                 Self::IoError { source, device, action, reason }
             }
             DomainChange::Watchdog { action } => Self::Watchdog { action },
+            DomainChange::Agent { state } => Self::Agent { state },
             DomainChange::DeviceRemoved { device } => Self::DeviceRemoved { device },
             DomainChange::Balloon { memory_kib } => Self::Balloon { memory_kib },
         })

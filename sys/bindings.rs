@@ -50,11 +50,13 @@ pub type virConnectDomainEventGenericCallback = ::std::option::Option<
     ),
 >;
 pub type virDomainEventID = ::std::os::raw::c_uint;
+pub type virDomainSetTimeFlags = ::std::os::raw::c_uint;
 pub type virDomainInterfaceAddressesSource = ::std::os::raw::c_uint;
 pub type virDomainIPAddress = _virDomainInterfaceIPAddress;
 pub type virDomainIPAddressPtr = *mut virDomainIPAddress;
 pub type virDomainInterface = _virDomainInterface;
 pub type virDomainInterfacePtr = *mut virDomainInterface;
+pub type virDomainSetUserPasswordFlags = ::std::os::raw::c_uint;
 pub type virDomainGuestInfoTypes = ::std::os::raw::c_uint;
 pub type virDomainAgentResponseTimeoutValues = ::std::os::raw::c_int;
 pub type virEventHandleType = ::std::os::raw::c_uint;
@@ -498,6 +500,7 @@ pub const VIR_DOMAIN_EVENT_ID_METADATA_CHANGE: virDomainEventID = 23;
 pub const VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD: virDomainEventID = 24;
 pub const VIR_DOMAIN_EVENT_ID_MEMORY_FAILURE: virDomainEventID = 25;
 pub const VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE: virDomainEventID = 26;
+pub const VIR_DOMAIN_TIME_SYNC: virDomainSetTimeFlags = 1;
 pub const VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE: virDomainInterfaceAddressesSource = 0;
 pub const VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT: virDomainInterfaceAddressesSource = 1;
 pub const VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP: virDomainInterfaceAddressesSource = 2;
@@ -540,6 +543,7 @@ const _: () = {
         "Offset of field: _virDomainInterface::addrs",
     ][::std::mem::offset_of!(_virDomainInterface, addrs) - 24usize];
 };
+pub const VIR_DOMAIN_PASSWORD_ENCRYPTED: virDomainSetUserPasswordFlags = 1;
 pub const VIR_DOMAIN_GUEST_INFO_USERS: virDomainGuestInfoTypes = 1;
 pub const VIR_DOMAIN_GUEST_INFO_OS: virDomainGuestInfoTypes = 2;
 pub const VIR_DOMAIN_GUEST_INFO_TIMEZONE: virDomainGuestInfoTypes = 4;
@@ -1040,6 +1044,18 @@ unsafe extern "C" {
         conn: virConnectPtr,
         callbackID: ::std::os::raw::c_int,
     ) -> ::std::os::raw::c_int;
+    pub fn virDomainFSTrim(
+        dom: virDomainPtr,
+        mountPoint: *const ::std::os::raw::c_char,
+        minimum: ::std::os::raw::c_ulonglong,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainSetTime(
+        dom: virDomainPtr,
+        seconds: ::std::os::raw::c_longlong,
+        nseconds: ::std::os::raw::c_uint,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainInterfaceAddresses(
         dom: virDomainPtr,
         ifaces: *mut *mut virDomainInterfacePtr,
@@ -1047,6 +1063,12 @@ unsafe extern "C" {
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virDomainInterfaceFree(iface: virDomainInterfacePtr);
+    pub fn virDomainSetUserPassword(
+        dom: virDomainPtr,
+        user: *const ::std::os::raw::c_char,
+        password: *const ::std::os::raw::c_char,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainGetGuestInfo(
         domain: virDomainPtr,
         types: ::std::os::raw::c_uint,
@@ -1057,6 +1079,13 @@ unsafe extern "C" {
     pub fn virDomainAgentSetResponseTimeout(
         domain: virDomainPtr,
         timeout: ::std::os::raw::c_int,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainAuthorizedSSHKeysSet(
+        domain: virDomainPtr,
+        user: *const ::std::os::raw::c_char,
+        keys: *mut *const ::std::os::raw::c_char,
+        nkeys: ::std::os::raw::c_uint,
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
     pub fn virEventRegisterImpl(

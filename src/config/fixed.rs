@@ -104,6 +104,17 @@ pub const CONSOLE_FILES: usize = 100;
 pub const SCREEN_BYTES: usize = 16 * 1024 * 1024;
 /// Time that libvirt waits for an answer of a guest agent. One that works answers within milliseconds.
 pub const AGENT_ANSWER: Duration = Duration::from_secs(1);
+/// Time that libvirt waits for a guest agent that changes something in its guest. To set the clock, its hwclock(8)
+/// waits for the next second.
+pub const AGENT_COMMAND: Duration = Duration::from_secs(2);
+/// Guests whose clocks the agent has still to set after they were resumed. It leaves the clocks of more guests alone.
+pub const AGENT_CLOCKS: usize = 256;
+/// Requests to a guest agent to set the clock after its guest was resumed.
+pub const AGENT_CLOCK_TRIES: u32 = 3;
+/// Time after which the agent leaves the clock of a resumed guest alone whose guest agent it could not ask.
+pub const AGENT_CLOCK_TIME: Duration = Duration::from_secs(600);
+/// Time after which an attempt to set a guest's clock has failed if libvirt does not answer.
+pub const AGENT_LATE: Duration = Duration::from_secs(15);
 /// Time after which the agent asks a slow or silent guest agent again. Until then calls for its guest do not wait.
 pub const AGENT_PAUSE: Duration = Duration::from_secs(30);
 /// Guests whose guest agent's last answer the agent stores. A large host has as many.

@@ -199,6 +199,14 @@ where
     }
 }
 
+/// Reads a text. No error repeats what it says.
+pub(crate) fn secret_text<'de, A: MapAccess<'de>>(map: &mut A) -> Result<String, A::Error> {
+    let json = map.next_value::<Option<Box<RawValue>>>()?;
+    let text = json.map_or(Ok(None), |json| serde_json::from_str::<Option<String>>(json.get()));
+    let text = text.map_err(|_| A::Error::custom("expected a string; its content is secret"))?;
+    Ok(text.unwrap_or_default())
+}
+
 /// Reads an array; `null` is the empty one.
 pub(crate) fn list<'de, T, A>(map: &mut A) -> Result<Vec<T>, A::Error>
 where

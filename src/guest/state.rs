@@ -110,6 +110,12 @@ impl Condition {
     }
 }
 
+/// Whether libvirt's numbers of a state and its reason say that a guest runs, and has not stood still since it booted
+/// (`VIR_DOMAIN_RUNNING_BOOTED`).
+pub fn is_as_booted(state: i32, reason: i32) -> bool {
+    (State::from_code(state), reason) == (State::Running, 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! What a guest's agent says of the guest, and where its NICs are seen.
 
-use std::ffi::{c_int, c_uint};
+use std::ffi::{CString, c_char, c_int, c_uint};
 use std::ptr;
 use std::slice;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Error, check_int};
 use crate::libvirt::params::{Name, Value, read};
-use crate::libvirt::strings::copy_borrowed;
+use crate::libvirt::strings::{argument, copy_borrowed};
 use crate::sys;
 
 /// Where the addresses of a guest are known from.
@@ -78,6 +78,78 @@ impl Domain {
         // SAFETY: the domain is live.
         let set = unsafe { sys::virDomainAgentSetResponseTimeout(self.raw.as_ptr(), seconds, 0) };
         check_int(set, "virDomainAgentSetResponseTimeout").map(drop)
+    }
+
+    /// Has the guest's agent set the guest's clock by its hardware clock, which went on while the guest stood still
+    /// (`virDomainSetTime` with `VIR_DOMAIN_TIME_SYNC`).
+    ///
+    /// # Errors
+    /// As [`Domain::agent_info`].
+    ///
+    /// # Blocking
+    /// As [`Domain::agent_info`], and then as long as the emulator takes: libvirt has it drop late ticks.
+    pub fn sync_time(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live.
+        let set =
+            unsafe { sys::virDomainSetTime(self.raw.as_ptr(), 0, 0, sys::VIR_DOMAIN_TIME_SYNC) };
+        check_int(set, "virDomainSetTime").map(drop)
+    }
+
+    /// Has the guest's agent name the free blocks of all file systems to the host (`virDomainFSTrim`).
+    ///
+    /// # Errors
+    /// As [`Domain::agent_info`]; what the guest agent says.
+    ///
+    /// # Blocking
+    /// As [`Domain::agent_info`]; some minutes for large disks.
+    pub fn trim(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live; NULL stands for all file systems.
+        let done = unsafe { sys::virDomainFSTrim(self.raw.as_ptr(), ptr::null(), 0, 0) };
+        check_int(done, "virDomainFSTrim").map(drop)
+    }
+
+    /// Has the guest's agent set the password of a user, as text or as crypt(5) hashes it
+    /// (`virDomainSetUserPassword`).
+    ///
+    /// # Errors
+    /// As [`Domain::agent_info`]; what the guest agent says, such as that there is no such user.
+    ///
+    /// # Blocking
+    /// As [`Domain::agent_info`].
+    pub fn set_password(&self, user: &str, password: &str, is_hash: bool) -> Result<(), Error> {
+        let call = "virDomainSetUserPassword";
+        let (user, password) = (argument(user, call)?, argument(password, call)?);
+        let flags = if is_hash { sys::VIR_DOMAIN_PASSWORD_ENCRYPTED } else { 0 };
+        let domain = self.raw.as_ptr();
+        // SAFETY: the domain is live, the texts are NUL-terminated and borrowed for the call.
+        let set = unsafe {
+            sys::virDomainSetUserPassword(domain, user.as_ptr(), password.as_ptr(), flags)
+        };
+        check_int(set, call).map(drop)
+    }
+
+    /// Has the guest's agent replace all lines of a user's `authorized_keys`
+    /// (`virDomainAuthorizedSSHKeysSet`).
+    ///
+    /// # Errors
+    /// As [`Domain::set_password`].
+    ///
+    /// # Blocking
+    /// As [`Domain::agent_info`].
+    pub fn set_ssh_keys(&self, user: &str, keys: &[String]) -> Result<(), Error> {
+        let call = "virDomainAuthorizedSSHKeysSet";
+        let user = argument(user, call)?;
+        let lines =
+            keys.iter().map(|key| argument(key, call)).collect::<Result<Vec<CString>, _>>()?;
+        let mut keys: Vec<*const c_char> = lines.iter().map(|line| line.as_ptr()).collect();
+        let count = c_uint::try_from(keys.len()).unwrap_or(c_uint::MAX);
+        let domain = self.raw.as_ptr();
+        // SAFETY: the domain is live; the user and so many keys are NUL-terminated and borrowed for the call, which
+        // changes none of them.
+        let set = unsafe {
+            sys::virDomainAuthorizedSSHKeysSet(domain, user.as_ptr(), keys.as_mut_ptr(), count, 0)
+        };
+        check_int(set, call).map(drop)
     }
 
     /// What the guest's agent says on a topic, under libvirt's names such as `os.name` (`virDomainGetGuestInfo`).

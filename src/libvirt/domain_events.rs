@@ -60,6 +60,12 @@ pub enum DomainChange {
         /// What was done about that, for example `reset`.
         action: &'static str,
     },
+    /// Its guest agent opened its end of the channel, or closed it
+    /// (`virConnectDomainEventAgentLifecycleCallback`).
+    Agent {
+        /// `connected` or `disconnected`.
+        state: &'static str,
+    },
     /// A device was attached.
     DeviceAdded,
     /// The guest let go of a device that was detached.
@@ -125,7 +131,7 @@ impl Connection {
     /// What libvirt says, for example that the driver has no events.
     ///
     /// # Blocking
-    /// One round trip for each of the seven kinds.
+    /// One round trip for each of the eight kinds.
     pub fn subscribe(self, ear: Ear) -> Result<Subscription, Error> {
         static NUMBERS: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -192,7 +198,7 @@ impl Drop for Subscription {
 }
 
 /// The kinds that are asked for, each with its function as libvirt wants it: of one type for all.
-fn callbacks() -> [(sys::virDomainEventID, sys::virConnectDomainEventGenericCallback); 7] {
+fn callbacks() -> [(sys::virDomainEventID, sys::virConnectDomainEventGenericCallback); 8] {
     /// By libvirt's `VIR_DOMAIN_EVENT_CALLBACK`: it calls a function of the kind's own type.
     macro_rules! generic {
         ($function:ident: $type:ty) => {{
@@ -206,6 +212,7 @@ fn callbacks() -> [(sys::virDomainEventID, sys::virConnectDomainEventGenericCall
         (sys::VIR_DOMAIN_EVENT_ID_REBOOT, Some(reboot)),
         (sys::VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, generic!(io_error: IoError)),
         (sys::VIR_DOMAIN_EVENT_ID_WATCHDOG, generic!(watchdog: Watchdog)),
+        (sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, generic!(agent: AgentLifecycle)),
         (sys::VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, generic!(device_added: DeviceEvent)),
         (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, generic!(device_removed: DeviceEvent)),
         (sys::VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, generic!(balloon: Balloon)),
@@ -226,6 +233,7 @@ type IoError = unsafe extern "C" fn(
     *mut c_void,
 );
 type Watchdog = unsafe extern "C" fn(Conn, Dom, c_int, *mut c_void);
+type AgentLifecycle = unsafe extern "C" fn(Conn, Dom, c_int, c_int, *mut c_void);
 type DeviceEvent = unsafe extern "C" fn(Conn, Dom, *const c_char, *mut c_void);
 type Balloon = unsafe extern "C" fn(Conn, Dom, c_ulonglong, *mut c_void);
 
@@ -268,6 +276,14 @@ unsafe extern "C" fn io_error(
 unsafe extern "C" fn watchdog(_: Conn, domain: Dom, action: c_int, ear: *mut c_void) {
     let actions = ["none", "pause", "reset", "poweroff", "shutdown", "debug", "inject-nmi"];
     let change = DomainChange::Watchdog { action: word(&actions, action) };
+    // SAFETY: as in `lifecycle`.
+    unsafe { tell(domain, ear, change) }
+}
+
+unsafe extern "C" fn agent(_: Conn, domain: Dom, state: c_int, _: c_int, ear: *mut c_void) {
+    // virConnectDomainEventAgentLifecycleState counts from 1.
+    let change =
+        DomainChange::Agent { state: word(&[UNKNOWN, "connected", "disconnected"], state) };
     // SAFETY: as in `lifecycle`.
     unsafe { tell(domain, ear, change) }
 }

@@ -1,16 +1,20 @@
-//! GuestInfo: what a guest's agent says of it, and where its NICs are seen.
+//! Guest agents: who asks one, and what GuestInfo says by them.
 //!
-//! A guest agent may be absent, silent, slow, or anybody's. It delays no call but its own, which it can delay by
-//! two response timeouts: the last thing that it is asked begins within the first. What it says is cut to a bound.
+//! A guest agent may be absent, silent, slow, or anybody's. It is asked one thing at a time, and delays no other call.
+//! It can delay GuestInfo by two response timeouts: the last thing that it is asked begins within the first. What it
+//! says is cut to a bound.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::config::fixed::{AGENT_ANSWER, AGENT_GUESTS, AGENT_LIST, AGENT_PAUSE, AGENT_TEXT_CHARS};
+use crate::config::fixed::{
+    AGENT_ANSWER, AGENT_COMMAND, AGENT_GUESTS, AGENT_LIST, AGENT_PAUSE, AGENT_TEXT_CHARS,
+};
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::agent::{Address, FileSystem, GuestInfo, OperatingSystem, TimeZone, User};
 use crate::libvirt::{self, Code, Domain, Name, Source, Topic, Value, Wiring};
@@ -27,7 +31,8 @@ impl Libvirt {
     /// As [`Libvirt::status`]. A guest without an agent is none.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::read`](crate::config::Deadlines::read); two seconds where the agent is slow or silent.
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read); two seconds where the agent is slow or silent, beside
+    /// what it is asked before.
     pub fn guest_info(&self, request: GuestRequest) -> Result<GuestInfo, Error> {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
@@ -35,7 +40,7 @@ impl Libvirt {
         let question = Question::new("GuestInfo", guest.id.clone(), deadline, move |session| {
             session.read(|connection| {
                 let domain = connection.lookup_domain_by_name(&id)?;
-                Ok(look(&domain, &agents)?)
+                Ok(look(&domain, &id, &agents)?)
             })
         });
         let found = self.ask(question.of_emulator())?;
@@ -43,16 +48,21 @@ impl Libvirt {
     }
 }
 
-/// What was learned of guest agents, by the uuid of their domains.
+/// What is known of guest agents.
 #[derive(Debug, Default)]
-pub(super) struct Agents(Mutex<HashMap<String, Learned>>);
+pub(super) struct Agents {
+    /// By the uuid of their domains.
+    learned: Mutex<HashMap<String, Learned>>,
+    /// Those that are asked now, by the ids of their guests: what for.
+    asked: Mutex<HashMap<String, &'static str>>,
+}
 
 /// What was learned of one.
 #[derive(Clone, Debug)]
 struct Learned {
     /// The run of the guest: another one has another agent.
     run: u32,
-    /// When it was last asked.
+    /// When it was last asked: the end of that.
     asked: Instant,
     /// Whether it took too long then.
     is_slow: bool,
@@ -60,14 +70,62 @@ struct Learned {
     addresses: Option<(Vec<Address>, Instant)>,
 }
 
+impl Learned {
+    /// Why it is left alone, if it is.
+    fn left_alone(&self, now: Instant) -> Option<LeftAlone> {
+        let pause = AGENT_PAUSE.checked_sub(now - self.asked).filter(|_| self.is_slow);
+        pause.map(LeftAlone::Silent)
+    }
+}
+
+/// Why a guest's agent is not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftAlone {
+    /// It was slow or silent a moment ago: for how long it is left alone still.
+    Silent(Duration),
+    /// It is asked something else: by this method, or for this.
+    Busy(&'static str),
+}
+
+impl fmt::Display for LeftAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(pause) => {
+                let rest = pause.as_secs().max(1);
+                write!(f, "the guest agent did not answer in time; it is asked again in {rest} s")
+            }
+            Self::Busy(what) => write!(f, "the guest agent is busy with {what}"),
+        }
+    }
+}
+
 impl Agents {
+    /// The right to ask the agent of the guest with this id for `what`. Nobody else has it until it is dropped, which
+    /// is when the job that asks is over, also where its caller was answered before: how long libvirt waits for answers
+    /// is set for the guest, not for a command.
+    ///
+    /// # Errors
+    /// [`LeftAlone::Busy`] where somebody has it.
+    pub(super) fn turn(
+        self: &Arc<Self>,
+        guest: &str,
+        what: &'static str,
+    ) -> Result<Turn, LeftAlone> {
+        let mut asked = self.asked.lock();
+        if let Some(other) = asked.get(guest) {
+            return Err(LeftAlone::Busy(other));
+        }
+        asked.insert(guest.to_owned(), what);
+        Ok(Turn { agents: Arc::clone(self), guest: guest.to_owned() })
+    }
+
     /// What is known of this run's agent.
     fn of(&self, uuid: &str, run: u32) -> Option<Learned> {
-        self.0.lock().get(uuid).filter(|learned| learned.run == run).cloned()
+        self.learned.lock().get(uuid).filter(|learned| learned.run == run).cloned()
     }
 
     fn learn(&self, uuid: &str, learned: Learned) {
-        let mut all = self.0.lock();
+        let mut all = self.learned.lock();
         if all.len() >= AGENT_GUESTS && !all.contains_key(uuid) {
             let oldest = all.iter().min_by_key(|(_, it)| it.asked).map(|(uuid, _)| uuid.clone());
             oldest.map(|uuid| all.remove(&uuid));
@@ -76,22 +134,81 @@ impl Agents {
     }
 }
 
-fn look(domain: &Domain, agents: &Agents) -> Result<GuestInfo, libvirt::Error> {
+/// The right to ask a guest's agent. See [`Agents::turn`].
+pub(super) struct Turn {
+    agents: Arc<Agents>,
+    guest: String,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.agents.asked.lock().remove(&self.guest);
+    }
+}
+
+/// What a guest's agent is to do.
+pub(super) type Command<'a> = &'a dyn Fn(&Domain) -> Result<(), libvirt::Error>;
+
+impl Turn {
+    /// Has the guest's agent do something that takes no time.
+    ///
+    /// # Errors
+    /// [`Error::AgentLeftAlone`]; what libvirt says, [`Code::AGENT_UNRESPONSIVE`] where the agent is not connected or
+    /// does not answer. Its text may be the guest's, cut to a bound.
+    ///
+    /// # Blocking
+    /// Up to [`AGENT_COMMAND`] for each of the agent's answers, which are two at most, beside four round trips.
+    pub(super) fn command(&self, domain: &Domain, command: Command<'_>) -> Result<(), Error> {
+        self.command_within(domain, AGENT_COMMAND, command)
+    }
+
+    /// The same where each answer may take this long.
+    ///
+    /// # Errors
+    /// As [`Turn::command`].
+    pub(super) fn command_within(
+        &self,
+        domain: &Domain,
+        time: Duration,
+        command: Command<'_>,
+    ) -> Result<(), Error> {
+        // Of a guest that is off libvirt says so.
+        let Some(run) = domain.id() else { return Ok(command(domain)?) };
+        let (uuid, began) = (domain.uuid()?, Instant::now());
+        let known = self.agents.of(&uuid, run);
+        if let Some(why) = known.as_ref().and_then(|known| known.left_alone(began)) {
+            return Err(Error::AgentLeftAlone(why));
+        }
+        domain.set_agent_timeout(Some(time))?;
+        let done = command(domain);
+        // The time is the domain's, for others' commands too.
+        let reset = domain.set_agent_timeout(None);
+        let is_unresponsive = matches!(&done, Err(error) if error.code == Code::AGENT_UNRESPONSIVE);
+        // One that is not connected says so at once.
+        let is_slow = is_unresponsive && began.elapsed() > AGENT_ANSWER;
+        let addresses = known.and_then(|known| known.addresses);
+        self.agents.learn(&uuid, Learned { run, asked: Instant::now(), is_slow, addresses });
+        done.and(reset).map_err(|error| {
+            Error::Libvirt(libvirt::Error { message: short(&error.message), ..error })
+        })
+    }
+}
+
+fn look(domain: &Domain, id: &str, agents: &Arc<Agents>) -> Result<GuestInfo, libvirt::Error> {
     let Some(run) = domain.id() else {
         return Ok(GuestInfo { message: "the guest is off".to_owned(), ..GuestInfo::default() });
     };
     let (uuid, begin) = (domain.uuid()?, Instant::now());
     let known = agents.of(&uuid, run);
-    let slow = known.as_ref().filter(|known| known.is_slow);
-    let pause = slow.and_then(|known| AGENT_PAUSE.checked_sub(begin - known.asked));
+    let turn = agents.turn(id, "GuestInfo");
+    let left_alone = match &turn {
+        Err(why) => Some(*why),
+        Ok(_) => known.as_ref().and_then(|known| known.left_alone(begin)),
+    };
     let mut addresses = known.and_then(|known| known.addresses);
     let mut info = GuestInfo::default();
-    match pause {
-        Some(rest) => {
-            let rest = rest.as_secs().max(1);
-            info.message =
-                format!("the guest agent did not answer in time; it is asked again in {rest} s");
-        }
+    match left_alone {
+        Some(why) => info.message = why.to_string(),
         None => {
             let asked = ask(domain, &mut info, begin);
             let is_slow = begin.elapsed() > AGENT_ANSWER;
@@ -112,7 +229,8 @@ fn look(domain: &Domain, agents: &Agents) -> Result<GuestInfo, libvirt::Error> {
                 }
                 Err(error) => info.message = short(&error.message),
             }
-            let learned = Learned { run, asked: begin, is_slow, addresses: addresses.clone() };
+            let learned =
+                Learned { run, asked: Instant::now(), is_slow, addresses: addresses.clone() };
             agents.learn(&uuid, learned);
         }
     }
@@ -251,8 +369,6 @@ fn short(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn text(name: &str, text: &str) -> (Name, Value) {

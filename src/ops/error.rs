@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::journal::{Direction, Verb};
+use crate::ops::agents::LeftAlone;
 use crate::{guest, jobs, journal, libvirt, pool, storage};
 
 /// Why a verb failed.
@@ -48,6 +49,8 @@ pub enum Error {
         /// The guest's id.
         id: String,
     },
+    /// The guest's agent is not asked now, for this reason.
+    AgentLeftAlone(LeftAlone),
     /// libvirt neither answers nor refuses.
     Silent {
         /// Since when, as an age.
@@ -133,6 +136,7 @@ impl fmt::Display for Error {
             Self::Panicked { id } => {
                 write!(f, "cannot run guest {id}: it has panicked; call Reset or Poweroff first")
             }
+            Self::AgentLeftAlone(why) => write!(f, "{why}"),
             Self::Silent { age } => {
                 write!(f, "libvirt has not answered for {}; still waiting", pool::Span(*age))
             }

@@ -16,6 +16,7 @@ use crate::guest::device_xml::{aliases, limits};
 use crate::guest::limits::Limits;
 use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
+use crate::ops::clocks::Clocks;
 use crate::ops::uses::Uses;
 use crate::ops::{Error, Libvirt, Opener};
 use crate::pool::current;
@@ -30,9 +31,15 @@ pub(super) struct Listening {
 struct Thread {
     events: Arc<Events>,
     opener: Arc<Opener>,
-    limits: Arc<GuestLimits>,
-    uses: Arc<Uses>,
+    listeners: Listeners,
     stop: Receiver<()>,
+}
+
+/// Who hears of changes beside the ring.
+pub(super) struct Listeners {
+    pub(super) limits: Arc<GuestLimits>,
+    pub(super) uses: Arc<Uses>,
+    pub(super) clocks: Clocks,
 }
 
 /// The limits of the guests that run, as last read: when a guest starts or gets a device, and when SetLimits
@@ -64,13 +71,11 @@ impl Listening {
     pub(super) fn start(
         events: &Arc<Events>,
         opener: &Arc<Opener>,
-        limits: &Arc<GuestLimits>,
-        uses: &Arc<Uses>,
+        listeners: Listeners,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let (events, opener) = (Arc::clone(events), Arc::clone(opener));
-        let (limits, uses) = (Arc::clone(limits), Arc::clone(uses));
-        let thread = Thread { events, opener, limits, uses, stop: stopped };
+        let thread = Thread { events, opener, listeners, stop: stopped };
         thread::Builder::new().name("libvirt-ear".to_owned()).spawn(move || thread.run())?;
         Ok(Self { _stop: stop })
     }
@@ -87,10 +92,10 @@ impl Thread {
             match self.subscribe(Ear::new(told, Arc::clone(&missed))) {
                 Ok(subscription) => {
                     said = false;
-                    self.uses.begin();
+                    self.listeners.uses.begin();
                     self.events.note("", What::Connected);
                     let goes_on = self.listen(subscription.connection(), &hear, &missed);
-                    self.uses.end();
+                    self.listeners.uses.end();
                     drop(subscription);
                     self.events.note("", What::Disconnected);
                     if !goes_on {
@@ -116,14 +121,15 @@ impl Thread {
 
     /// Until the connection ends; `false` when the agent ends.
     fn listen(&self, connection: &Connection, hear: &Receiver<Told>, missed: &AtomicU64) -> bool {
-        let mut devices = Devices::of_all(connection, &self.limits);
+        let mut devices = Devices::of_all(connection, &self.listeners.limits);
         loop {
             select! {
                 recv(hear) -> told => match told {
                     Ok(Told::Domain { name, change }) => {
                         if change.is_of_definition() {
-                            self.uses.changed(&name);
+                            self.listeners.uses.changed(&name);
                         }
+                        self.listeners.clocks.changed(&name, &change);
                         let change = devices.named(connection, &name, change);
                         if let Some(what) = What::of_domain(change) {
                             self.events.note(&name, what);

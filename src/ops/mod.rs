@@ -7,6 +7,7 @@
 mod agents;
 mod args;
 mod chain;
+mod clocks;
 mod create;
 mod delete;
 mod devices;
@@ -22,6 +23,7 @@ mod jobs;
 mod kept;
 mod lifecycle;
 mod limits;
+mod logins;
 mod machine;
 mod marks;
 mod media;
@@ -42,6 +44,7 @@ mod session;
 mod settings;
 mod snapshots;
 mod start;
+mod trim;
 mod update;
 mod uses;
 mod volumes;
@@ -55,6 +58,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+pub use agents::LeftAlone;
 pub use args::{is_dry_run, timeout, wants_job};
 pub use create::new_domain;
 pub use error::Error;
@@ -78,7 +82,8 @@ use crate::journal::{self, Journal, Scope};
 use crate::libvirt::{self, Connection, Domain, XmlKind};
 use crate::metrics::{Calls, Sampler};
 use crate::ops::agents::Agents;
-use crate::ops::events::{GuestLimits, Listening};
+use crate::ops::clocks::Clocks;
+use crate::ops::events::{GuestLimits, Listeners, Listening};
 use crate::ops::fetches::Fetches;
 use crate::ops::recovery::StatusCache;
 use crate::ops::seeds::SeedKey;
@@ -162,13 +167,19 @@ impl Libvirt {
         let asked = Arc::clone(&opener);
         let pool = Arc::new(Pool::new(&config.pool, move |_| Session::new(Arc::clone(&asked)))?);
         let events = Arc::new(Events::new(&config.events));
-        let (limits, uses) = (Arc::default(), Arc::<Uses>::default());
+        let (limits, uses) = (Arc::<GuestLimits>::default(), Arc::<Uses>::default());
         let told = Arc::clone(&uses);
         pool.on_release(move |guest| told.changed(guest));
+        let agents = Arc::default();
+        let listeners = Listeners {
+            limits: Arc::clone(&limits),
+            uses: Arc::clone(&uses),
+            clocks: Clocks::start(&pool, &opener, &agents)?,
+        };
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
         Ok(Self {
             sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
-            _listening: Listening::start(&events, &opener, &limits, &uses)?,
+            _listening: Listening::start(&events, &opener, listeners)?,
             limits,
             uses,
             events,
@@ -179,7 +190,7 @@ impl Libvirt {
             journal,
             jobs,
             status: StatusCache::default(),
-            agents: Arc::default(),
+            agents,
             seed_key: SeedKey::new(config.state_dir.clone()),
             calls: Calls::default(),
             metrics: config.metrics.clone(),

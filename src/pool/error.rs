@@ -30,6 +30,8 @@ pub enum Ration {
     Metrics,
     /// What it asks a guest's agent, which may not answer.
     Agent,
+    /// A guest's agent that trims, which may take minutes.
+    Trim,
     /// What is done in the store, and what it is asked.
     Store,
     /// The calls of a batch, each of which is counted by itself.
@@ -44,13 +46,14 @@ pub enum Ration {
 
 impl Ration {
     /// All, those that must not wait first.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Urgent,
         Self::Delete,
         Self::Change,
         Self::Read,
         Self::Metrics,
         Self::Agent,
+        Self::Trim,
         Self::Store,
         Self::Batch,
         Self::JobFile,
@@ -67,11 +70,12 @@ impl Ration {
             Self::Read => 3,
             Self::Metrics => 4,
             Self::Agent => 5,
-            Self::Store => 6,
-            Self::Batch => 7,
-            Self::JobFile => 8,
-            Self::Poll => 9,
-            Self::MetricsPoll => 10,
+            Self::Trim => 6,
+            Self::Store => 7,
+            Self::Batch => 8,
+            Self::JobFile => 9,
+            Self::Poll => 10,
+            Self::MetricsPoll => 11,
         }
     }
 
@@ -84,6 +88,7 @@ impl Ration {
             Self::Read => limits.reads,
             Self::Metrics => limits.metrics,
             Self::Agent => limits.agents,
+            Self::Trim => limits.trims,
             // Those of both kinds take half of the lane's queue at most.
             Self::Poll | Self::MetricsPoll => limits.polls.min(limits.queue / 4).max(1),
             Self::Store => limits.stores,
@@ -96,7 +101,7 @@ impl Ration {
     pub(super) fn limit_per_guest(self, limits: &PoolLimits) -> usize {
         match self {
             // libvirt asks a guest's agent one thing at a time.
-            Self::Agent => 1,
+            Self::Agent | Self::Trim => 1,
             // Of few permits one guest has half.
             Self::Urgent | Self::Delete | Self::Metrics => (self.limit(limits) / 2).max(1),
             Self::Change
@@ -113,7 +118,7 @@ impl Ration {
     pub(super) fn lane(self) -> Lane {
         match self {
             Self::Urgent => Lane::Urgent,
-            Self::Delete | Self::Change | Self::Batch => Lane::Control,
+            Self::Delete | Self::Change | Self::Trim | Self::Batch => Lane::Control,
             Self::Read
             | Self::Metrics
             | Self::Agent

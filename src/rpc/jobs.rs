@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde_json::value::RawValue;
 
-use super::table::Effect::Changes;
+use super::table::{Effect::Changes, Method};
 use super::{Audit, Behalf, Callee, Desk, Service, lookup, v2};
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::jobs::{Begun, Request};
@@ -21,9 +21,12 @@ use crate::pool::{CallShare, Ration, current};
 use crate::rpc::envelope::Lookup;
 
 impl Callee {
-    /// Whether its calls may become jobs: it changes a guest.
+    /// Whether its calls may become jobs: it changes a guest, a job's file may have all that its request has, and no
+    /// job's thread waits for another job of its kind, as those of Trim would.
     pub(super) fn may_be_job(self) -> bool {
-        self.service == Service::Libvirt && self.entry.1 == Changes
+        let (name, effect, method) = self.entry;
+        let is_never = matches!(method, Method::Login(_)) || name == "Trim";
+        self.service == Service::Libvirt && effect == Changes && !is_never
     }
 }
 

@@ -177,8 +177,9 @@ impl Callee {
             _ if self.service == Service::ImageStore => Ration::Store,
             _ if name == "Poweroff" => Ration::Urgent,
             _ if name == "Delete" => Ration::Delete,
+            _ if name == "Trim" => Ration::Trim,
+            Method::GuestInfo(_) | Method::Login(_) => Ration::Agent,
             _ if effect == Changes => Ration::Change,
-            Method::GuestInfo(_) => Ration::Agent,
             _ if matches!(method, Method::Metrics(..) | Method::Screenshot(_)) => Ration::Metrics,
             _ => Ration::Read,
         };
@@ -356,6 +357,7 @@ impl<'a> Desk<'a> {
             Method::Nic(verb) => self.call(asked, callee, began, verb),
             Method::Console(verb) => self.call(asked, callee, began, verb),
             Method::GuestInfo(verb) => self.call(asked, callee, began, verb),
+            Method::Login(verb) => self.call(asked, callee, began, verb),
             Method::Screenshot(verb) => self.call(asked, callee, began, verb),
             Method::Events(verb) => self.call(asked, callee, began, verb),
             Method::Image(verb) => self.call(asked, callee, began, verb),
@@ -376,11 +378,20 @@ impl<'a> Desk<'a> {
         began: Instant,
         verb: Verb<P, R>,
     ) -> Result<Option<Vec<u8>>, Refusal> {
-        let written = asked.params(P::NAMES)?;
+        // What a secret stands in for is not repeated.
+        let hushed = |refusal: Refusal| match callee.entry.2 {
+            Method::Login(_) => {
+                let names = P::NAMES.join(", ");
+                let why = format!("expected an object with {names}; its content is secret");
+                asked.unfit(&serde::de::Error::custom(why))
+            }
+            _ => refusal,
+        };
+        let written = asked.params(P::NAMES).map_err(hushed)?;
         let mut params = match written {
             Some(written) => {
                 let (params, unknown) = noting(|| serde_json::from_str(written.get()));
-                let params: P = params.map_err(|error| asked.unfit(&error))?;
+                let params: P = params.map_err(|error| hushed(asked.unfit(&error)))?;
                 asked.unknown(callee, &strange::in_words(&unknown))?;
                 params
             }

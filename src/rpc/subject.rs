@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use log::kv::Value;
 use serde::Serialize;
 
+use crate::guest::wire::agent::LoginRequest;
 use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
 use crate::guest::wire::jobs::{JobRequest, JobsRequest};
@@ -156,6 +157,17 @@ impl About for PlanRequest {
 }
 
 impl About for GuestMetricsRequest {
+    fn subject(&self) -> Subject {
+        about_guest(self.guest.as_ref())
+    }
+
+    fn args(&self) -> Option<&BTreeMap<String, String>> {
+        Some(&self.args)
+    }
+}
+
+/// No job can be made of it: the job's file would have its secrets.
+impl About for LoginRequest {
     fn subject(&self) -> Subject {
         about_guest(self.guest.as_ref())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::events::Page;
 use crate::guest::domain::VirDomain;
-use crate::guest::wire::agent::GuestInfo;
+use crate::guest::wire::agent::{GuestInfo, LoginRequest};
 use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, ImageResponse, SnapshotRequest};
 use crate::guest::wire::images::{SnapshotResponse, VolumeRequest, VolumeResponse};
@@ -94,6 +94,7 @@ pub(super) enum Method {
     Nic(Verb<NicRequest, SettingResponse>),
     Console(Verb<GuestRequest, ConsoleResponse>),
     GuestInfo(Verb<GuestRequest, GuestInfo>),
+    Login(Verb<LoginRequest, GuestResponse>),
     Screenshot(Verb<GuestRequest, ScreenshotResponse>),
     Events(Verb<EventsRequest, Page>),
     Image(Verb<ImageRequest, ImageResponse>),
@@ -121,6 +122,7 @@ impl Method {
             Self::Nic(_) => ("NicRequest", "SettingResponse"),
             Self::Console(_) => ("GuestRequest", "ConsoleResponse"),
             Self::GuestInfo(_) => ("GuestRequest", "GuestInfo"),
+            Self::Login(_) => ("LoginRequest", "GuestResponse"),
             Self::Screenshot(_) => ("GuestRequest", "ScreenshotResponse"),
             Self::Events(_) => ("EventsRequest", "EventsPage"),
             Self::Image(_) => ("ImageRequest", "ImageResponse"),
@@ -144,7 +146,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 pub(super) type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 39] = [
+const LIBVIRT: [Entry; 42] = [
     ("CreateGuest", Changes, Method::Plan(dry_run::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Plan(dry_run::delete)),
@@ -183,6 +185,9 @@ const LIBVIRT: [Entry; 39] = [
     ("DetachNic", Changes, Method::Nic(Libvirt::detach_nic)),
     ("Console", Reads, Method::Console(Libvirt::console)),
     ("GuestInfo", Reads, Method::GuestInfo(Libvirt::guest_info)),
+    ("SetPassword", Changes, Method::Login(Libvirt::set_password)),
+    ("SetSshKeys", Changes, Method::Login(Libvirt::set_ssh_keys)),
+    ("Trim", Changes, Method::Guest(Libvirt::trim)),
     ("Screenshot", Reads, Method::Screenshot(Libvirt::screenshot)),
 ];
 

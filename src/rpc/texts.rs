@@ -44,6 +44,7 @@ pub(super) fn on_old_path(error: &Error) -> String {
         | Error::InUse { .. }
         | Error::Saved { .. }
         | Error::Panicked { .. }
+        | Error::AgentLeftAlone(_)
         | Error::NoDevice(_)
         | Error::Taken(_)
         | Error::NoSample(_)

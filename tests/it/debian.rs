@@ -170,6 +170,19 @@ fn root_logs_into_a_debian_with_secure_boot_by_ssh() {
         Some("root\n"),
         "alice logs in with the key, and is an administrator"
     );
+    // So has its guest agent.
+    bed.ssh("useradd --create-home bob").expect("a user");
+    let bob = |method: &str, member: &str, value: Value| {
+        let params = json!({ "guest": { "id": "debian" }, "user": "bob", member: value });
+        assert_eq!(bed.agent.call_with(method, &params)["error"], Value::Null, "{params}");
+    };
+    bob("SetSshKeys", "ssh_keys", json!([key.trim()]));
+    assert_eq!(bed.ssh_as("bob", "id -un").as_deref(), Some("bob\n"));
+    bob("SetPassword", "password", json!("correct horse"));
+    let su = "echo correct horse | su bob -c 'id -un'";
+    assert_eq!(bed.ssh_as("alice", su).as_deref(), Some("bob\n"), "bob has the password");
+    assert_eq!(bed.ssh_as("alice", &su.replace("horse", "hose")), None, "and no other");
+    bed.agent.ok("Trim", &guest);
     let mut console = Console::log_in(&bed.stack, "debian");
     assert_eq!(console.run("hostname"), "seeded\n", "and at its console");
     bed.agent.ok("Shutdown", &guest);

@@ -1,13 +1,15 @@
-//! GuestInfo: what a guest's agent says, and what is known without one.
+//! What a guest's agent says, what it does for its guest, and what is known without one.
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::agent::Agent;
+use crate::linux::Console;
 use crate::modern::Bed;
-use crate::support::{wait_for, wait_until};
+use crate::support::{Scratch, wait_for, wait_until};
 
 const MAC: &str = "02:00:00:00:62:01";
 /// Longer than a loaded machine needs for what takes a second.
@@ -76,6 +78,214 @@ fn a_silent_guest_agent_delays_no_other_call() {
         assert_eq!(asking.join().expect("an answer")["agent"], false);
     });
     bed.agent.ok("Delete", &guest);
+}
+
+/// By how many seconds a guest's clock is behind the host's.
+fn behind_s(console: &mut Console) -> u64 {
+    let host = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    let guest: u64 = console.run("date +%s").trim().parse().expect("seconds");
+    host.as_secs().saturating_sub(guest)
+}
+
+#[test]
+fn a_guest_that_goes_on_has_the_hosts_time() {
+    let Some(bed) = Bed::new(&["--log-level", "debug"]) else { return };
+    let guest = bed.guest("late", &json!({}));
+    let mut console = bed.running(&guest);
+    wait_until("the guest agent answers", SOON, || info(&bed, "late")["agent"] == true);
+    let pause_s = 10;
+    let is_right = |console: &mut Console| behind_s(console) < pause_s / 2;
+    assert!(is_right(&mut console), "a guest's clock begins with the host's");
+    let pause = || thread::sleep(Duration::from_secs(pause_s));
+    bed.agent.ok("Suspend", &guest);
+    pause();
+    bed.agent.ok("Resume", &guest);
+    wait_until("the clock is set after Resume", SOON, || is_right(&mut console));
+    bed.stack.virsh_ok(&["suspend", "late"]);
+    pause();
+    bed.stack.virsh_ok(&["resume", "late"]);
+    wait_until("the clock is set whoever resumes it", SOON, || is_right(&mut console));
+    bed.stack.virsh_ok(&["managedsave", "late"]);
+    pause();
+    bed.agent.ok("Run", &guest);
+    let mut console = Console::open(bed.stack, "late");
+    wait_until("the clock is set after a restore", SOON, || is_right(&mut console));
+    bed.agent.ok("Delete", &guest);
+}
+
+#[test]
+fn no_call_waits_for_a_clock_that_nobody_sets() {
+    let Some(bed) = Bed::new(&["--log-level", "debug"]) else { return };
+    let guest = bed.guest("timeless", &json!({}));
+    let mut console = bed.running(&guest);
+    wait_until("the guest agent answers", SOON, || info(&bed, "timeless")["agent"] == true);
+    console.run("kill -STOP $(pidof qemu-ga)");
+    let is_asked = || bed.agent.health().1["pool"]["lanes"]["read"]["running"] == 1;
+    bed.agent.ok("Suspend", &guest);
+    bed.agent.ok("Resume", &guest);
+    wait_until("the guest agent is asked", SOON, is_asked);
+    assert_eq!(bed.agent.state("timeless"), "running");
+    bed.agent.ok("Suspend", &guest);
+    assert!(is_asked(), "they were done before it");
+    let log = || bed.agent.log();
+    wait_until("the log says why", SOON, || log().contains("clock; trying again: "));
+    // It is asked again when it is there again.
+    bed.agent.ok("Resume", &guest);
+    console.run("kill -CONT $(pidof qemu-ga)");
+    wait_until("it is asked again", 2 * SOON, || log().contains("set the guest's clock; guest="));
+    bed.agent.ok("Delete", &guest);
+}
+
+/// What root's line of `/etc/passwd` has for the password.
+fn hash(console: &mut Console) -> String {
+    let line = console.run("grep ^root: /etc/passwd");
+    line.split(':').nth(1).expect("a second field").to_owned()
+}
+
+#[test]
+fn a_user_gets_a_password_and_keys_in_a_running_guest() {
+    let files = Scratch::new();
+    let audit = files.path().join("audit").display().to_string();
+    let Some(bed) = Bed::new(&["--log-level", "debug", "--audit-log", &audit]) else { return };
+    let guest = bed.guest("login", &json!({}));
+    let set = |method: &str, members: &Value| {
+        let mut params = json!({ "guest": { "id": "login" }, "user": "root" });
+        for (name, value) in members.as_object().expect("members") {
+            params[name] = value.clone();
+        }
+        bed.agent.call_with(method, &params)
+    };
+    bed.agent.ok("CreateGuest", &guest);
+    let off = set("SetPassword", &json!({ "password": "x" }));
+    assert!(off["error"].as_str().is_some_and(|why| why.contains("not running")), "{off}");
+    bed.agent.ok("Run", &guest);
+    let mut console = Console::log_in(bed.stack, "login");
+    wait_until("the guest agent answers", SOON, || info(&bed, "login")["agent"] == true);
+
+    let hashed = "$6$6d697374696679$KnownHashThatNoPasswordHas";
+    let done = set("SetPassword", &json!({ "password_hash": hashed }));
+    assert_eq!(done["result"]["guest"]["id"], "login", "{done}");
+    assert_eq!(hash(&mut console), hashed);
+    let done = set("SetPassword", &json!({ "password": PASSWORD }));
+    assert_eq!(done["error"], Value::Null, "{done}");
+    let made = hash(&mut console);
+    assert!(made.starts_with('$') && made != hashed, "{made}");
+    let parts: Vec<&str> = made.split('$').collect();
+    let method = match parts[1] {
+        "1" => "md5",
+        "5" => "sha256",
+        _ => "sha512",
+    };
+    let known = console.run(&format!("mkpasswd -m {method} '{PASSWORD}' '{}'", parts[2]));
+    assert_eq!(known.trim(), made, "it is the hash of the password");
+
+    let keys = ["ssh-ed25519 AAAA first", "ssh-ed25519 BBBB second"];
+    for keys in [&keys[..], &keys[1..]] {
+        let done = set("SetSshKeys", &json!({ "ssh_keys": keys }));
+        assert_eq!(done["error"], Value::Null, "{done}");
+        let lines = console.run("cat /root/.ssh/authorized_keys");
+        assert_eq!(lines.lines().collect::<Vec<_>>(), keys, "those and no others");
+    }
+    let stranger = set("SetPassword", &json!({ "user": "nobody-here", "password": PASSWORD }));
+    assert!(stranger["error"].is_string(), "{stranger}");
+
+    // A silent guest agent is an error, and is left alone for some time.
+    console.run("kill -STOP $(pidof qemu-ga)");
+    let silent = set("SetPassword", &json!({ "password": PASSWORD }));
+    assert!(silent["error"].as_str().is_some_and(|why| why.contains("agent")), "{silent}");
+    let again = set("SetSshKeys", &json!({ "ssh_keys": keys }));
+    assert!(again["error"].as_str().is_some_and(|why| why.contains("asked again in")), "{again}");
+    bed.agent.ok("Delete", &guest);
+    assert!(!bed.agent.log().contains(PASSWORD) && !bed.agent.log().contains(hashed));
+    wait_until("all calls are audited", SOON, || {
+        let records = fs::read_to_string(&audit).unwrap_or_default();
+        assert!(!records.contains(PASSWORD) && !records.contains(hashed), "{records}");
+        records.matches("Libvirt.SetPassword").count() == 5
+    });
+}
+
+#[test]
+fn a_guest_agent_that_trims_is_asked_nothing_else() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let guest = bed.guest("trims", &json!({}));
+    let mut console = bed.running(&guest);
+    wait_until("the guest agent answers", SOON, || info(&bed, "trims")["agent"] == true);
+    bed.agent.ok("Trim", &guest);
+    // libvirt waits some seconds for it.
+    console.run("kill -STOP $(pidof qemu-ga)");
+    thread::scope(|threads| {
+        let trimming = threads.spawn(|| bed.agent.call("Trim", &guest));
+        wait_until("it trims", SOON, || {
+            bed.agent.health().1["pool"]["lanes"]["control"]["running"] == 1
+                || trimming.is_finished()
+        });
+        let told = info(&bed, "trims");
+        assert_eq!(told["message"], "the guest agent is busy with Trim", "{told}");
+        let params = json!({ "guest": { "id": "trims" }, "user": "root", "password": PASSWORD });
+        let refused = bed.agent.call_with("SetPassword", &params)["error"].take();
+        assert_eq!(refused, "the guest agent is busy with Trim");
+        bed.agent.ok("Suspend", &guest);
+        assert!(!trimming.is_finished(), "they were done before it");
+        let trimmed = trimming.join().expect("an answer");
+        assert!(trimmed["error"].is_string(), "{trimmed}");
+    });
+    let left_alone = bed.agent.error("Trim", &guest);
+    assert!(left_alone.contains("asked again in"), "{left_alone}");
+    bed.agent.ok("Delete", &guest);
+}
+
+const PASSWORD: &str = "s3cret-of-a-user";
+
+#[test]
+fn a_login_that_cannot_be_is_refused_unrepeated() {
+    let agent = Agent::start(&["--libvirt-uri", "test:///default"]);
+    let key = "ssh-ed25519 AAAA";
+    for (method, members, why) in [
+        ("SetPassword", json!({}), "either password or password_hash"),
+        ("SetPassword", json!({ "password": PASSWORD, "password_hash": "$6$a$b" }), "either"),
+        ("SetPassword", json!({ "password": PASSWORD, "ssh_keys": [key] }), "either"),
+        ("SetPassword", json!({ "password": format!("{PASSWORD}\nroot:x") }), "one line"),
+        ("SetPassword", json!({ "password": PASSWORD, "user": "a:b" }), "user must not"),
+        ("SetPassword", json!({ "password": PASSWORD, "user": "" }), "user must be one line"),
+        ("SetPassword", json!({ "password_hash": PASSWORD }), "password_hash must be a hash"),
+        ("SetSshKeys", json!({}), "needs ssh_keys"),
+        ("SetSshKeys", json!({ "ssh_keys": [] }), "needs ssh_keys"),
+        ("SetSshKeys", json!({ "ssh_keys": [key], "password": PASSWORD }), "needs ssh_keys"),
+        ("SetSshKeys", json!({ "ssh_keys": [format!("{key}\n{key}")] }), "one line"),
+        (
+            "SetPassword",
+            json!({ "password": PASSWORD, "args": { "mistify.async": "true" } }),
+            "mistify.async",
+        ),
+    ] {
+        let mut params = json!({ "guest": { "id": "test" }, "user": "root" });
+        for (name, value) in members.as_object().expect("members") {
+            params[name] = value.clone();
+        }
+        let answer = agent.call_with(method, &params);
+        let error = answer["error"].as_str().unwrap_or_else(|| panic!("{members}: {answer}"));
+        assert!(error.contains(why) && !error.contains(PASSWORD), "{members}: {error}");
+    }
+    // Of another type it is not repeated, either.
+    for params in [
+        json!([{ "password": 316_554 }]),
+        json!([{ "password_hash": { "316554": 1 } }]),
+        json!([{ "guest": "316554" }]),
+        json!([{ "args": "316554" }]),
+        json!(["316554"]),
+    ] {
+        let call = json!({
+            "jsonrpc": "2.0", "method": "Libvirt.SetPassword", "params": params, "id": 1,
+        });
+        for path in ["/_mistify_RPC_", "/rpc"] {
+            let headers = [("Content-Type", "application/json")];
+            let answer = agent.request("POST", path, &headers, call.to_string().as_bytes()).text();
+            assert!(answer.contains("its content is secret"), "{path} {params}: {answer}");
+            assert!(!answer.contains("316554"), "{path} {params}: {answer}");
+        }
+    }
+    let log = agent.end();
+    assert!(!log.contains(PASSWORD) && !log.contains("316554"), "{log}");
 }
 
 #[test]

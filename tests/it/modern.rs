@@ -109,7 +109,8 @@ fn a_modern_guest_sees_a_modern_machine() {
     sixteen_devices_come(&bed, &mut console);
     let disk = bed.files.path().join("hot-1.raw");
     let used = || fs::metadata(&disk).expect("the disk").blocks() * 512;
-    discarded_space_is_freed(&mut console, 40, used);
+    let trim = || drop(bed.agent.ok("Trim", &guest));
+    discarded_space_is_freed(&mut console, 40, trim, used);
 
     let updated = bed.agent.ok("Update", &json!({ "id": "modern", "firmware": "uefi" }));
     assert_eq!(updated["message"], "saved for the next start");

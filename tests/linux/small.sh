@@ -39,7 +39,7 @@ cp packages/bin/busybox root/bin/
 while read -r command; do
     ln -sf /bin/busybox "root/bin/$command"
 done < <(root/bin/busybox --list | grep -vx busybox)
-for command in init getty acpid reboot poweroff; do ln -s /bin/busybox root/sbin/$command; done
+for command in init getty acpid reboot poweroff hwclock; do ln -s /bin/busybox root/sbin/$command; done
 ln -s /sbin/init root/init
 install -m 755 "$here/rc" "$here/dhcp" root/etc/
 install -m 755 "$here/agent" root/sbin/
@@ -47,7 +47,15 @@ cp "$here/inittab" root/etc/
 printf '#!/bin/sh\nexec poweroff\n' >root/etc/acpi/PWRF/00000080
 # What qemu-ga runs, with -P, -r or -H.
 printf '#!/bin/sh\ncase "$*" in *-r*) exec reboot ;; *) exec poweroff ;; esac\n' >root/sbin/shutdown
-chmod 755 root/etc/acpi/PWRF/00000080 root/sbin/shutdown
+# As shadow's, with -e for a hash: busybox of Debian has none.
+cat >root/sbin/chpasswd <<'CHPASSWD'
+#!/bin/sh
+IFS=: read -r user password
+grep -q "^$user:" /etc/passwd || exit 1
+[ "$1" = -e ] || password=$(mkpasswd -m sha512 "$password")
+sed -i "s|^$user:[^:]*|$user:$password|" /etc/passwd
+CHPASSWD
+chmod 755 root/etc/acpi/PWRF/00000080 root/sbin/shutdown root/sbin/chpasswd
 echo "root:$(root/bin/busybox mkpasswd -m sha512 debian 6d697374696679):0:0:root:/root:/bin/sh" >root/etc/passwd
 echo "root:x:0:" >root/etc/group
 printf 'Small Linux of mistify-libvirt, kernel \\r: root, debian\n\n' >root/etc/issue

@@ -1,8 +1,50 @@
-//! What GuestInfo answers.
+//! What a guest's agent is asked, and what GuestInfo answers.
+
+use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 
+use crate::guest::members::members;
 use crate::guest::wire::{Guest, is_zero};
+
+/// What SetPassword and SetSshKeys are called with. Passwords are secret: it neither writes nor shows them.
+#[derive(Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LoginRequest {
+    /// The guest.
+    pub guest: Option<Guest>,
+    /// Name of the user in the guest.
+    pub user: String,
+    /// The new password.
+    #[serde(skip)]
+    pub password: String,
+    /// The same as crypt(5) hashes it.
+    #[serde(skip)]
+    pub password_hash: String,
+    /// Public keys of the user, as lines of `authorized_keys`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ssh_keys: Vec<String>,
+    /// As those of [`GuestRequest`](crate::guest::wire::GuestRequest).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub args: BTreeMap<String, String>,
+}
+
+members!(LoginRequest {
+    "guest" => guest: value,
+    "user" => user: value,
+    "password" => password: secret_text,
+    "password_hash" => password_hash: secret_text,
+    "ssh_keys" => ssh_keys: list,
+    "args" => args: dictionary,
+});
+
+impl fmt::Debug for LoginRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { guest, user, .. } = self;
+        let mut shown = f.debug_struct("LoginRequest");
+        shown.field("guest", guest).field("user", user).finish_non_exhaustive()
+    }
+}
 
 /// What is known of a running guest from inside. What is not known is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

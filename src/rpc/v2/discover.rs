@@ -255,6 +255,7 @@ mod tests {
         agrees::<PlanRequest>("PlanRequest", all);
         agrees::<DiskRequest>("DiskRequest", all);
         agrees::<NicRequest>("NicRequest", all);
+        agrees::<LoginRequest>("LoginRequest", all);
         agrees::<EventsRequest>("EventsRequest", all);
         agrees::<JobRequest>("JobRequest", all);
         agrees::<JobsRequest>("JobsRequest", all);
@@ -336,6 +337,7 @@ mod tests {
             What::Lifecycle { state: "started", detail: "booted" },
             What::IoError { source: text(), device: text(), action: "none", reason: "r".into() },
             What::Balloon { memory_kib: 1 },
+            What::Agent { state: "connected" },
             What::Missed { count: 1 },
             What::Job { job: text(), state: "done" },
         ];

@@ -132,7 +132,7 @@ pub(super) static TABLE: [Row; 19] = [
         -32009,
         "unavailable",
         true,
-        "libvirt or the store cannot be reached or does not answer",
+        "libvirt, the store or the guest agent cannot be reached or does not answer",
     ),
     row(Kind::Denied, -32010, "denied", false, "libvirt or the system denies the agent access"),
     row(
@@ -184,7 +184,9 @@ impl Kind {
             Error::Unsupported(_) => Self::Unsupported,
             Error::InUse { .. } | Error::Saved { .. } => Self::InUse,
             Error::Panicked { .. } => Self::State,
-            Error::Silent { .. } | Error::NoSample(_) => Self::Unavailable,
+            Error::AgentLeftAlone(_) | Error::Silent { .. } | Error::NoSample(_) => {
+                Self::Unavailable
+            }
             Error::Listeners(_) | Error::Fetches(_) => Self::Busy,
             Error::NotFetched { .. } => Self::Failed,
             Error::Libvirt(error) => Self::of_libvirt(error),
@@ -203,7 +205,7 @@ impl Kind {
     fn of_libvirt(error: &libvirt::Error) -> Self {
         match error.code {
             _ if error.connection_lost() => Self::Unavailable,
-            Code::NO_CONNECT => Self::Unavailable,
+            Code::NO_CONNECT | Code::AGENT_UNRESPONSIVE => Self::Unavailable,
             Code::NO_DOMAIN | Code::NO_NETWORK | Code::NO_DOMAIN_METADATA => Self::NotFound,
             Code::DOM_EXIST | Code::NETWORK_EXIST => Self::Exists,
             Code::OPERATION_INVALID => Self::State,

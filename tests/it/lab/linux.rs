@@ -60,7 +60,9 @@ fn trims(bed: &mut LinuxBed) {
         let bytes = zfs(&["get", "-Hp", "-o", "value", "referenced", &volume]);
         bytes.trim().parse().expect("a count of bytes")
     };
-    discarded_space_is_freed(&mut bed.console, 24, referenced);
+    let LinuxBed { bed, folder, console } = bed;
+    let trim = || drop(bed.agent.ok("Trim", &json!({ "id": folder.guest })));
+    discarded_space_is_freed(console, 24, trim, referenced);
 }
 
 /// What a guest gets (`rx`) or sends (`tx`) by TCP in 10 s, after 3 s, in bytes a second.

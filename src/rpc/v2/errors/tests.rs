@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::ops::LeftAlone;
 use crate::pool::NoPlace;
 
 #[test]
@@ -128,6 +129,7 @@ fn the_agent_s_own_refusals_have_the_kinds_that_callers_act_upon() {
         (pool::Error::Stopping.into(), Kind::Busy),
         (pool::Error::Panicked { what: String::new() }.into(), Kind::Internal),
         (Error::Silent { age: Duration::ZERO }, Kind::Unavailable),
+        (Error::AgentLeftAlone(LeftAlone::Busy("Trim")), Kind::Unavailable),
         (Error::NoSample(String::new()), Kind::Unavailable),
         (Error::Listeners(NoPlace { limit: 8, is_own: false }), Kind::Busy),
         (Error::Left(Vec::new()), Kind::Left),
