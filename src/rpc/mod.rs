@@ -344,59 +344,59 @@ impl<'a> Desk<'a> {
         began: Instant,
     ) -> Result<Option<Vec<u8>>, Refusal> {
         match callee.entry.2 {
-            Method::Guest(verb) | Method::Status(verb, _) => self.call(asked, callee, began, verb),
-            Method::Plan(verb) => self.call(asked, callee, began, verb),
-            Method::Metrics(verb, _) => self.call(asked, callee, began, verb),
-            Method::AllMetrics(verb) => self.call(asked, callee, began, verb),
-            Method::List(verb) => self.call(asked, callee, began, verb),
-            Method::Describe(verb) => self.call(asked, callee, began, verb),
-            Method::Leftovers(verb) => self.call(asked, callee, began, verb),
-            Method::Autostart(verb) => self.call(asked, callee, began, verb),
-            Method::Setting(verb) => self.call(asked, callee, began, verb),
-            Method::Disk(verb) => self.call(asked, callee, began, verb),
-            Method::Nic(verb) => self.call(asked, callee, began, verb),
-            Method::Console(verb) => self.call(asked, callee, began, verb),
-            Method::GuestInfo(verb) => self.call(asked, callee, began, verb),
-            Method::Login(verb) => self.call(asked, callee, began, verb),
-            Method::Screenshot(verb) => self.call(asked, callee, began, verb),
-            Method::Events(verb) => self.call(asked, callee, began, verb),
-            Method::Image(verb) => self.call(asked, callee, began, verb),
-            Method::Clone(verb) => self.call(asked, callee, began, verb),
-            Method::Volume(verb) => self.call(asked, callee, began, verb),
-            Method::Snapshot(verb) => self.call(asked, callee, began, verb),
-            Method::Job(verb) => self.call(asked, callee, began, verb),
-            Method::Jobs(verb) => self.call(asked, callee, began, verb),
+            Method::Guest(verb) | Method::Status(verb, _) => {
+                self.call(asked, callee, began, &mut given(verb))
+            }
+            Method::Plan(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Metrics(verb, _) => self.call(asked, callee, began, &mut given(verb)),
+            Method::AllMetrics(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::List(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Describe(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Leftovers(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Autostart(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Setting(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Disk(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Nic(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Console(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::GuestInfo(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Login(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Screenshot(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Events(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Image(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Clone(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Volume(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Snapshot(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Job(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Jobs(verb) => self.call(asked, callee, began, &mut given(verb)),
         }
     }
 
     /// Runs the verb, writes the outcome down, one line a call, and answers it; or makes a job of the
     /// call, whose line comes when that is carried out.
-    fn call<P: Params, R: Serialize>(
+    fn call(
         self,
         asked: &dyn Asked,
         callee: Callee,
         began: Instant,
-        verb: Verb<P, R>,
+        given: &mut dyn Given,
     ) -> Result<Option<Vec<u8>>, Refusal> {
+        let names = given.names();
         // What a secret stands in for is not repeated.
         let hushed = |refusal: Refusal| match callee.entry.2 {
             Method::Login(_) => {
-                let names = P::NAMES.join(", ");
+                let names = names.join(", ");
                 let why = format!("expected an object with {names}; its content is secret");
                 asked.unfit(&serde::de::Error::custom(why))
             }
             _ => refusal,
         };
-        let written = asked.params(P::NAMES).map_err(hushed)?;
-        let mut params = match written {
-            Some(written) => {
-                let (params, unknown) = noting(|| serde_json::from_str(written.get()));
-                let params: P = params.map_err(|error| hushed(asked.unfit(&error)))?;
-                asked.unknown(callee, &strange::in_words(&unknown))?;
-                params
-            }
-            None => P::default(),
-        };
+        let written = asked.params(names).map_err(hushed)?;
+        if let Some(written) = written {
+            let (read, unknown) = noting(|| given.read(written.get()));
+            read.map_err(|error| hushed(asked.unfit(&error)))?;
+            asked.unknown(callee, &strange::in_words(&unknown))?;
+        }
+        let params = given.about();
         params.set_strict(asked.is_strict());
         let mut subject = params.subject();
         let is_dry_run = params.is_dry_run();
@@ -427,12 +427,12 @@ impl<'a> Desk<'a> {
         // A job has waited for nobody, and has all of its time from here on.
         let arrived = if subject.job.is_some() { Instant::now() } else { began };
         let doing = self.begin(callee, subject, is_dry_run, began);
-        let run = || current::carry_out(arrived, || verb(self.agent, params));
+        let run = || current::carry_out(arrived, || given.carry_out(self.agent));
         let outcome = current::of_caller(self.by.caller.share(), run);
         drop(permit);
         let subject = doing.end(self.agent, outcome.as_ref().err());
         Ok(match &outcome {
-            Ok(result) => asked.answer(Ok(&|out| json::write(out, result)), &subject),
+            Ok(write) => asked.answer(Ok(&**write), &subject),
             Err(error) => asked.answer(Err(error), &subject),
         })
     }
@@ -473,6 +473,58 @@ impl<'a> Desk<'a> {
         if callee.entry.1 == Changes {
             Call::begin(self.by, callee.full_name(), None, began).end(&Outcome::Refused(why));
         }
+    }
+}
+
+/// A verb and its parameter: all of a call that depends on their types, so that the rest is compiled once.
+trait Given {
+    /// The members that the parameter may have.
+    fn names(&self) -> &'static [&'static str];
+
+    /// Reads the parameter, which is empty before.
+    ///
+    /// # Errors
+    /// Where this is no such parameter.
+    fn read(&mut self, json: &str) -> serde_json::Result<()>;
+
+    /// The parameter.
+    fn about(&mut self) -> &mut dyn About;
+
+    /// Runs the verb with the parameter; what writes its result.
+    ///
+    /// # Errors
+    /// Those of the verb.
+    fn carry_out(&mut self, agent: &Libvirt) -> Result<BoxedWriter, Error>;
+}
+
+type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>>;
+
+struct Typed<P, R> {
+    params: P,
+    verb: Verb<P, R>,
+}
+
+fn given<P: Params, R>(verb: Verb<P, R>) -> Typed<P, R> {
+    Typed { params: P::default(), verb }
+}
+
+impl<P: Params, R: Serialize + 'static> Given for Typed<P, R> {
+    fn names(&self) -> &'static [&'static str] {
+        P::NAMES
+    }
+
+    fn read(&mut self, json: &str) -> serde_json::Result<()> {
+        self.params = serde_json::from_str(json)?;
+        Ok(())
+    }
+
+    fn about(&mut self) -> &mut dyn About {
+        &mut self.params
+    }
+
+    fn carry_out(&mut self, agent: &Libvirt) -> Result<BoxedWriter, Error> {
+        let result = (self.verb)(agent, std::mem::take(&mut self.params))?;
+        Ok(Box::new(move |out| json::write(out, &result)))
     }
 }
 
