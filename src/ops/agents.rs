@@ -54,7 +54,7 @@ pub(super) struct Agents {
     /// By the uuid of their domains.
     learned: Mutex<HashMap<String, Learned>>,
     /// Those that are asked now, by the ids of their guests: what for.
-    asked: Mutex<HashMap<String, &'static str>>,
+    asked: Mutex<Vec<(String, &'static str)>>,
 }
 
 /// What was learned of one.
@@ -112,10 +112,10 @@ impl Agents {
         what: &'static str,
     ) -> Result<Turn, LeftAlone> {
         let mut asked = self.asked.lock();
-        if let Some(other) = asked.get(guest) {
+        if let Some((_, other)) = asked.iter().find(|(it, _)| it == guest) {
             return Err(LeftAlone::Busy(other));
         }
-        asked.insert(guest.to_owned(), what);
+        asked.push((guest.to_owned(), what));
         Ok(Turn { agents: Arc::clone(self), guest: guest.to_owned() })
     }
 
@@ -142,7 +142,7 @@ pub(super) struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.agents.asked.lock().remove(&self.guest);
+        self.agents.asked.lock().retain(|(guest, _)| *guest != self.guest);
     }
 }
 

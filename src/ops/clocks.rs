@@ -4,14 +4,13 @@
 //! when one is resumed, by whomever. Its guest agent then sets the clock: one guest at a time, so that callers have
 //! guest agents, too. No call waits for that. A guest agent that is not there yet or does not answer is asked again.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{debug, info};
+use parking_lot::{Condvar, Mutex};
 
 use crate::config::fixed::{
     AGENT_CLOCK_TIME, AGENT_CLOCK_TRIES, AGENT_CLOCKS, AGENT_LATE, AGENT_PAUSE,
@@ -25,33 +24,33 @@ use crate::os::process;
 use crate::pool::{self, CallShare, Job, JobName, Lane, Pool, Ration, current};
 
 /// Sets the clocks of resumed guests on a thread of its own, `guest-clock`, which ends with this value.
-pub(super) struct Clocks(Sender<(String, Notice)>);
+pub(super) struct Clocks(Arc<Wanted>);
 
-/// What libvirt reports of a guest.
-#[derive(Clone, Copy)]
-enum Notice {
-    Resumed,
-    AgentConnected,
+/// The clocks that are to be set.
+struct Wanted {
+    /// At most [`AGENT_CLOCKS`]; none where there will be no more.
+    clocks: Mutex<Option<Vec<Clock>>>,
+    changed: Condvar,
+}
+
+/// A clock that is to be set.
+#[derive(Clone)]
+struct Clock {
+    /// The id of its guest.
+    guest: String,
+    /// When the guest was resumed.
+    resumed: Instant,
+    /// When to try next.
+    due: Instant,
+    /// How often the guest agent was asked.
+    tries: u32,
 }
 
 struct Thread {
     pool: Weak<Pool<Session>>,
     opener: Arc<Opener>,
     agents: Arc<Agents>,
-    notices: Receiver<(String, Notice)>,
-    /// By the ids of their guests; at most [`AGENT_CLOCKS`].
-    wanted: BTreeMap<String, Clock>,
-}
-
-/// A clock that is to be set.
-#[derive(Clone, Copy)]
-struct Clock {
-    /// When to try next.
-    due: Instant,
-    /// When to give up.
-    until: Instant,
-    /// How often the guest agent was asked.
-    tries: u32,
+    wanted: Arc<Wanted>,
 }
 
 impl Clocks {
@@ -64,79 +63,119 @@ impl Clocks {
         opener: &Arc<Opener>,
         agents: &Arc<Agents>,
     ) -> io::Result<Self> {
-        let (notify, notices) = bounded(AGENT_CLOCKS);
+        let clocks = Mutex::new(Some(Vec::new()));
+        let wanted = Arc::new(Wanted { clocks, changed: Condvar::new() });
         let thread = Thread {
             pool: Arc::downgrade(pool),
             opener: Arc::clone(opener),
             agents: Arc::clone(agents),
-            notices,
-            wanted: BTreeMap::new(),
+            wanted: Arc::clone(&wanted),
         };
         thread::Builder::new().name("guest-clock".to_owned()).spawn(move || thread.run())?;
-        Ok(Self(notify))
+        Ok(Self(wanted))
     }
 
     /// Takes note of a change of a guest. Waits for nothing.
     pub(super) fn changed(&self, guest: &str, change: &DomainChange) {
-        let notice = match change {
-            DomainChange::Lifecycle { event: "resumed", .. } => Notice::Resumed,
-            DomainChange::Agent { state: "connected" } => Notice::AgentConnected,
+        let is_resumed = match change {
+            DomainChange::Lifecycle { event: "resumed", .. } => true,
+            DomainChange::Agent { state: "connected" } => false,
             _ => return,
         };
-        if self.0.try_send((guest.to_owned(), notice)).is_err() {
-            log_too_many(guest);
+        let mut clocks = self.0.clocks.lock();
+        let Some(clocks) = clocks.as_mut() else { return };
+        let (now, is_full) = (Instant::now(), clocks.len() >= AGENT_CLOCKS);
+        match (clocks.iter_mut().find(|clock| clock.guest == guest), is_resumed) {
+            (Some(clock), true) => {
+                *clock = Clock { resumed: now, due: now, tries: 0, guest: guest.to_owned() };
+            }
+            (Some(clock), false) if clock.tries < AGENT_CLOCK_TRIES => clock.due = now,
+            (None, true) if !is_full => {
+                let guest = guest.to_owned();
+                clocks.push(Clock { guest, resumed: now, due: now, tries: 0 });
+            }
+            (None, true) => {
+                info!(
+                    "cannot set the guest's clock: {AGENT_CLOCKS} other guests wait; guest={guest:?}"
+                );
+            }
+            (_, false) => {}
         }
+        self.0.changed.notify_one();
     }
 }
 
-fn log_too_many(guest: &str) {
-    info!("cannot set the guest's clock: too many clocks are to be set; guest={guest:?}");
+impl Drop for Clocks {
+    fn drop(&mut self) {
+        *self.0.clocks.lock() = None;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Wanted {
+    /// Waits until a clock is due; none where there will be no more.
+    fn next(&self) -> Option<Clock> {
+        let mut clocks = self.clocks.lock();
+        loop {
+            let next = clocks.as_ref()?.iter().min_by_key(|clock| clock.due).cloned();
+            match next {
+                Some(clock) if clock.due <= Instant::now() => return Some(clock),
+                Some(clock) => drop(self.changed.wait_until(&mut clocks, clock.due)),
+                None => self.changed.wait(&mut clocks),
+            }
+        }
+    }
+
+    /// Notes what comes of an attempt: another follows at this time, or none. A guest that was resumed meanwhile has
+    /// its own.
+    fn note(&self, tried: &Clock, again: Option<(Instant, u32)>) {
+        let mut clocks = self.clocks.lock();
+        let Some(clocks) = clocks.as_mut() else { return };
+        let is_it = |clock: &Clock| clock.guest == tried.guest && clock.resumed == tried.resumed;
+        let Some(index) = clocks.iter().position(is_it) else { return };
+        match again {
+            // The agent may be connected since.
+            Some((due, tries)) if clocks[index].due == tried.due => {
+                (clocks[index].due, clocks[index].tries) = (due, tries);
+            }
+            Some((_, tries)) => clocks[index].tries = tries,
+            None => drop(clocks.swap_remove(index)),
+        }
+    }
 }
 
 impl Thread {
-    fn run(mut self) {
-        while self.hear() {
-            // A guest that was resumed again since has another due time.
-            while let Ok((guest, notice)) = self.notices.try_recv() {
-                self.note(guest, notice);
+    fn run(self) {
+        while let Some(clock) = self.wanted.next() {
+            let guest = &clock.guest;
+            let why = match self.set(guest) {
+                Ok(is_set) => {
+                    if is_set {
+                        debug!("set the guest's clock; guest={guest:?}");
+                    }
+                    self.wanted.note(&clock, None);
+                    continue;
+                }
+                Err(why) => why,
+            };
+            // Else another call has to do with the failure, or the pool, and the guest agent was not asked.
+            let tries = clock.tries + u32::from(matches!(why, Error::Libvirt(_)));
+            let due = Instant::now() + pause_after(&why);
+            let is_last = tries >= AGENT_CLOCK_TRIES || due > clock.resumed + AGENT_CLOCK_TIME;
+            match &why {
+                Error::Libvirt(error) if is_absence(error.code) => {
+                    debug!("cannot set the guest's clock: {why}; guest={guest:?}");
+                    self.wanted.note(&clock, None);
+                }
+                _ if is_last => {
+                    info!("cannot set the guest's clock: {why}; guest={guest:?}");
+                    self.wanted.note(&clock, None);
+                }
+                _ => {
+                    debug!("cannot set the guest's clock; trying again: {why}; guest={guest:?}");
+                    self.wanted.note(&clock, Some((due, tries)));
+                }
             }
-            let now = Instant::now();
-            let due = self.wanted.iter().filter(|(_, clock)| clock.due <= now);
-            let next = due.min_by_key(|(_, clock)| clock.due).map(|(guest, _)| guest.clone());
-            if let Some(guest) = next {
-                let outcome = self.set(&guest);
-                self.close(guest, outcome);
-            }
-        }
-    }
-
-    /// Waits for a notice, or until a clock is due; `false` where no notice comes any more.
-    fn hear(&mut self) -> bool {
-        let told = match self.wanted.values().map(|clock| clock.due).min() {
-            Some(due) => self.notices.recv_deadline(due),
-            None => self.notices.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match told {
-            Ok((guest, notice)) => self.note(guest, notice),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return false,
-        }
-        true
-    }
-
-    fn note(&mut self, guest: String, notice: Notice) {
-        let due = Instant::now();
-        let is_full = self.wanted.len() >= AGENT_CLOCKS;
-        match (notice, self.wanted.get_mut(&guest)) {
-            (Notice::Resumed, None) if is_full => log_too_many(&guest),
-            (Notice::Resumed, _) => {
-                let clock = Clock { due, until: due + AGENT_CLOCK_TIME, tries: 0 };
-                self.wanted.insert(guest, clock);
-            }
-            (Notice::AgentConnected, Some(clock)) if clock.tries < AGENT_CLOCK_TRIES => {
-                clock.due = due;
-            }
-            (Notice::AgentConnected, _) => {}
         }
     }
 
@@ -171,37 +210,6 @@ impl Thread {
         };
         let run = || pool.run(Lane::Read, Job { name, deadline }, None, begun(deadline, work));
         current::carry_out(arrived, run)?
-    }
-
-    /// What comes of an attempt: it was the last, or another follows.
-    fn close(&mut self, guest: String, outcome: Result<bool, Error>) {
-        let Some(clock) = self.wanted.get_mut(&guest) else { return };
-        let why = match outcome {
-            Ok(is_set) => {
-                if is_set {
-                    debug!("set the guest's clock; guest={guest:?}");
-                }
-                self.wanted.remove(&guest);
-                return;
-            }
-            Err(why) => why,
-        };
-        // The guest agent was asked, unless another call has to do with the failure.
-        let was_asked = matches!(why, Error::Libvirt(_));
-        clock.tries += u32::from(was_asked);
-        clock.due = Instant::now() + pause_after(&why);
-        let is_over = clock.tries >= AGENT_CLOCK_TRIES || clock.due > clock.until;
-        match &why {
-            Error::Libvirt(error) if is_absence(error.code) => {
-                debug!("cannot set the guest's clock: {why}; guest={guest:?}");
-                self.wanted.remove(&guest);
-            }
-            _ if is_over => {
-                info!("cannot set the guest's clock: {why}; guest={guest:?}");
-                self.wanted.remove(&guest);
-            }
-            _ => debug!("cannot set the guest's clock; trying again: {why}; guest={guest:?}"),
-        }
     }
 }
 
