@@ -184,8 +184,9 @@ impl Turn {
         // The time is the domain's, for others' commands too.
         let reset = domain.set_agent_timeout(None);
         let is_unresponsive = matches!(&done, Err(error) if error.code == Code::AGENT_UNRESPONSIVE);
-        // One that is not connected says so at once.
-        let is_slow = is_unresponsive && began.elapsed() > AGENT_ANSWER;
+        // One that is not connected says so at once. libvirt does not always say that one has not answered.
+        let took = began.elapsed();
+        let is_slow = took > time || is_unresponsive && took > AGENT_ANSWER;
         let addresses = known.and_then(|known| known.addresses);
         self.agents.learn(&uuid, Learned { run, asked: Instant::now(), is_slow, addresses });
         done.and(reset).map_err(|error| {
@@ -199,8 +200,9 @@ fn look(domain: &Domain, id: &str, agents: &Arc<Agents>) -> Result<GuestInfo, li
         return Ok(GuestInfo { message: "the guest is off".to_owned(), ..GuestInfo::default() });
     };
     let (uuid, begin) = (domain.uuid()?, Instant::now());
-    let known = agents.of(&uuid, run);
+    // What is known is from before this turn.
     let turn = agents.turn(id, "GuestInfo");
+    let known = agents.of(&uuid, run);
     let left_alone = match &turn {
         Err(why) => Some(*why),
         Ok(_) => known.as_ref().and_then(|known| known.left_alone(begin)),

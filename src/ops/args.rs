@@ -77,7 +77,7 @@ pub(super) fn deadline(args: &Args, default: Duration) -> Result<Instant, Error>
 pub(super) fn plan_deadline(args: &Args, default: Duration) -> Result<Instant, Error> {
     // A change that is to be a job has lost its word by now.
     if args.contains_key(ASYNC) {
-        return Err(Error::Invalid(format!("args: only methods that change a guest take {ASYNC}")));
+        return Err(Error::Invalid(format!("args: this method takes no {ASYNC}")));
     }
     Ok(current::arrived() + timeout(args)?.unwrap_or(default))
 }

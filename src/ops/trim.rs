@@ -39,8 +39,13 @@ impl Libvirt {
         drop(permit);
         self.once(Lane::Control, name, deadline, move |session: &mut Session| {
             let domain = session.domain(&id)?;
-            // One that is silent would be waited for until the deadline.
-            turn.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop))?;
+            // One that is silent would be waited for until the deadline: after this it is left alone. One that may not
+            // tell its name answers.
+            let probe = |domain: &Domain| domain.agent_info(Topic::Hostname).map(drop);
+            match turn.command(&domain, &probe) {
+                Err(Error::Libvirt(error)) if !error.connection_lost() => {}
+                probed => probed?,
+            }
             let rest = deadline.saturating_duration_since(Instant::now());
             turn.command_within(&domain, rest.max(Duration::from_secs(1)), &Domain::trim)
         })?;

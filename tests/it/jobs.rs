@@ -231,16 +231,17 @@ fn what_can_be_told_at_once_is_no_job() {
     ] {
         assert_eq!(error(address, "Libvirt.SetMetadata", &params)["code"], -32602, "{params}");
     }
-    // Reads answer at once as it is.
+    // Reads answer at once as it is, and some changes are for no job.
     let read = json!({ "guest": { "id": "test" }, "async": true });
+    for method in ["Libvirt.Status", "Libvirt.Trim", "Libvirt.SetPassword"] {
+        let found = error(address, method, &read);
+        assert_eq!(found["code"], -32602, "{method}: {found}");
+    }
     let found = error(address, "Libvirt.Status", &read);
-    assert_eq!(found["message"], "Invalid params: async is only for methods that change a guest");
+    assert_eq!(found["message"], "Invalid params: this method takes no async");
     let args = json!({ "guest": { "id": "test" }, "args": { "mistify.async": "true" } });
     let answer = agent.call_with("Status", &args);
-    assert_eq!(
-        answer["error"],
-        "invalid argument: args: only methods that change a guest take mistify.async"
-    );
+    assert_eq!(answer["error"], "invalid argument: args: this method takes no mistify.async");
     // On the old path the words of the new one are the caller's own.
     let own = json!({ "guest": test_guest("old"), "async": true });
     let answer = agent.call_with("SetMetadata", &own);

@@ -180,9 +180,7 @@ impl<'a> Call<'a> {
         let is_known = |name: &str| known.contains(&name) || (name == ASYNC && self.may_be_job());
         match members.keys().find(|name| !is_known(name)) {
             None => Ok(()),
-            Some(name) if name == ASYNC => {
-                refuse(format!("{ASYNC} is only for methods that change a guest"))
-            }
+            Some(name) if name == ASYNC => refuse(format!("this method takes no {ASYNC}")),
             Some(name) => refuse(format!("unknown parameter {name:?}; expected one of {known:?}")),
         }
     }

@@ -135,9 +135,7 @@ fn a_stop_under_load_cuts_no_call_and_a_start_leaves_guests_as_they_are() {
                 // Jobs of its lanes may be others' as well: the storage is looked at now and then.
                 let keys = || service.scrape().value("mistify_keys_held");
                 // Or it was made between two looks.
-                wait_until("its guest is being made", SOON, || {
-                    keys() > 0.0 || call.is_finished()
-                });
+                wait_until("its guest is being made", SOON, || keys() > 0.0 || call.is_finished());
                 create = Some(call);
                 systemctl(&["stop", UNIT]);
             },
