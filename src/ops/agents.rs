@@ -18,7 +18,8 @@ use crate::config::fixed::{
 use crate::guest::wire::GuestRequest;
 use crate::guest::wire::agent::{Address, FileSystem, GuestInfo, OperatingSystem, TimeZone, User};
 use crate::libvirt::{self, Code, Domain, Name, Source, Topic, Value, Wiring};
-use crate::ops::{Error, Libvirt, Question, named_guest};
+use crate::ops::{Error, Libvirt, Question, Session, named_guest};
+use crate::pool::{CallShare, JobName, Permit, Pool, Ration, current};
 
 impl Libvirt {
     /// What is known of a guest from inside: by its agent, and where that does not answer by the leases of
@@ -46,6 +47,25 @@ impl Libvirt {
         let found = self.ask(question.of_emulator())?;
         Ok(GuestInfo { guest: Some(guest), ..found })
     }
+}
+
+/// A permit for a call that asks a guest's agent, for which it waits on this thread, in turn with all others.
+///
+/// # Errors
+/// [`Error::Pool`] where there is none by `deadline`.
+///
+/// # Blocking
+/// Up to `deadline`.
+pub(super) fn permit(
+    pool: &Pool<Session>,
+    name: &JobName,
+    deadline: Instant,
+) -> Result<Permit, Error> {
+    let (user, guest) = (current::caller(), name.guest.as_str().into());
+    let share = CallShare { ration: Ration::Agent, user, guest };
+    pool.wait_for_permit(&share, deadline).map_err(|why| {
+        Error::Pool(pool.no_permit(why, &share, &name.to_string(), current::arrived()))
+    })
 }
 
 /// What is known of guest agents.

@@ -17,11 +17,9 @@ use crate::config::fixed::{
 };
 use crate::guest::state::is_as_booted;
 use crate::libvirt::{Code, Domain, DomainChange};
-use crate::ops::agents::{Agents, LeftAlone};
+use crate::ops::agents::{self, Agents, LeftAlone};
 use crate::ops::{Error, Opener, Session, begun};
-use crate::os::peer::Share;
-use crate::os::process;
-use crate::pool::{self, CallShare, Job, JobName, Lane, Pool, Ration, current};
+use crate::pool::{self, Job, JobName, Lane, Pool, current};
 
 /// Sets the clocks of resumed guests on a thread of its own, `guest-clock`, which ends with this value.
 pub(super) struct Clocks(Arc<Wanted>);
@@ -84,22 +82,20 @@ impl Clocks {
         };
         let mut clocks = self.0.clocks.lock();
         let Some(clocks) = clocks.as_mut() else { return };
-        let (now, is_full) = (Instant::now(), clocks.len() >= AGENT_CLOCKS);
-        match (clocks.iter_mut().find(|clock| clock.guest == guest), is_resumed) {
-            (Some(clock), true) => {
-                *clock = Clock { resumed: now, due: now, tries: 0, guest: guest.to_owned() };
+        let now = Instant::now();
+        if is_resumed {
+            clocks.retain(|clock| clock.guest != guest);
+            if clocks.len() >= AGENT_CLOCKS {
+                let others = AGENT_CLOCKS;
+                info!("cannot set the guest's clock: {others} other guests wait; guest={guest:?}");
+                return;
             }
-            (Some(clock), false) if clock.tries < AGENT_CLOCK_TRIES => clock.due = now,
-            (None, true) if !is_full => {
-                let guest = guest.to_owned();
-                clocks.push(Clock { guest, resumed: now, due: now, tries: 0 });
+            clocks.push(Clock { guest: guest.to_owned(), resumed: now, due: now, tries: 0 });
+        } else {
+            let known = clocks.iter_mut().find(|clock| clock.guest == guest);
+            if let Some(clock) = known.filter(|clock| clock.tries < AGENT_CLOCK_TRIES) {
+                clock.due = now;
             }
-            (None, true) => {
-                info!(
-                    "cannot set the guest's clock: {AGENT_CLOCKS} other guests wait; guest={guest:?}"
-                );
-            }
-            (_, false) => {}
         }
         self.0.changed.notify_one();
     }
@@ -148,7 +144,7 @@ impl Thread {
     fn run(self) {
         while let Some(clock) = self.wanted.next() {
             let guest = &clock.guest;
-            let why = match self.set(guest) {
+            let why = match current::carry_out(Instant::now(), || self.set(guest)) {
                 Ok(is_set) => {
                     if is_set {
                         debug!("set the guest's clock; guest={guest:?}");
@@ -185,16 +181,12 @@ impl Thread {
     /// Up to [`AGENT_LATE`].
     fn set(&self, guest: &str) -> Result<bool, Error> {
         let pool = self.pool.upgrade().ok_or(Error::Pool(pool::Error::Stopping))?;
-        let (arrived, user) = (Instant::now(), Share::User(process::user()));
-        let deadline = arrived + AGENT_LATE;
+        let deadline = Instant::now() + AGENT_LATE;
         let name = JobName::new("set the clock of", guest).of_emulator();
         self.opener.health().may_answer()?;
         pool.not_overdue(Lane::Read, &name)?;
         // In turn with those that call.
-        let share = CallShare { ration: Ration::Agent, user, guest: guest.into() };
-        let _permit = pool
-            .wait_for_permit(&share, deadline)
-            .map_err(|why| Error::Pool(pool.no_permit(why, &share, &name.to_string(), arrived)))?;
+        let _permit = agents::permit(&pool, &name, deadline)?;
         let (id, agents) = (guest.to_owned(), Arc::clone(&self.agents));
         let work = move |session: &mut Session| {
             session.read(|connection| {
@@ -208,8 +200,7 @@ impl Thread {
                 Ok(true)
             })
         };
-        let run = || pool.run(Lane::Read, Job { name, deadline }, None, begun(deadline, work));
-        current::carry_out(arrived, run)?
+        pool.run(Lane::Read, Job { name, deadline }, None, begun(deadline, work))?
     }
 }
 

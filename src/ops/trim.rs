@@ -1,12 +1,11 @@
 //! Trim: a guest gives the space of deleted files back to its host.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::libvirt::{Domain, Topic};
-use crate::ops::{Error, Libvirt, Session, named_guest, respond};
-use crate::pool::{CallShare, JobName, Lane, Ration, current};
+use crate::ops::{Error, Libvirt, Session, agents, named_guest, respond};
+use crate::pool::{JobName, Lane};
 
 const VERB: &str = "Trim";
 
@@ -24,17 +23,12 @@ impl Libvirt {
     /// it begins.
     pub fn trim(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = named_guest(request.guest)?;
-        let (deadline, arrived) = (self.change_deadline(&request.args)?, current::arrived());
+        let deadline = self.change_deadline(&request.args)?;
         let name = JobName::new(VERB, guest.id.clone()).of_emulator();
         let id = guest.id.clone();
         // Those that ask the guest agent now end first.
-        let share =
-            CallShare { ration: Ration::Agent, user: current::caller(), guest: id.as_str().into() };
-        let permit = self.pool.wait_for_permit(&share, deadline).map_err(|why| {
-            Error::Pool(self.pool.no_permit(why, &share, &name.to_string(), arrived))
-        })?;
-        let agents = Arc::clone(&self.agents);
-        let turn = agents.turn(&id, VERB).map_err(Error::AgentLeftAlone)?;
+        let permit = agents::permit(&self.pool, &name, deadline)?;
+        let turn = self.agents.turn(&id, VERB).map_err(Error::AgentLeftAlone)?;
         // Who asks it from now on learns that it is busy, and waits for nothing.
         drop(permit);
         self.once(Lane::Control, name, deadline, move |session: &mut Session| {

@@ -285,7 +285,7 @@ impl Libvirt {
         planned.iter().try_for_each(|it| self.check_one(it, exists, &others))
     }
 
-    /// What the domains other than the guest's use, as far as these volumes need it. The agent reads all definitions
+    /// Returns what other guests' domains use, as far as these volumes need it. The agent reads all definitions
     /// if a volume exists and may be adopted; for new volumes, which have nobody's data, it asks [`Uses`] first.
     ///
     /// [`Uses`]: crate::ops::uses::Uses

@@ -19,6 +19,14 @@ fn info(bed: &Bed, id: &str) -> Value {
     bed.agent.ok("GuestInfo", &json!({ "id": id }))
 }
 
+/// A guest that runs, and its console, once its guest agent answers.
+fn with_agent(bed: &Bed, id: &str) -> (Value, Console) {
+    let guest = bed.guest(id, &json!({}));
+    let console = bed.running(&guest);
+    wait_until("the guest agent answers", SOON, || info(bed, id)["agent"] == true);
+    (guest, console)
+}
+
 #[test]
 fn a_guest_agent_tells_until_it_is_silent() {
     let Some(bed) = Bed::new(&[]) else { return };
@@ -61,9 +69,7 @@ fn a_guest_agent_tells_until_it_is_silent() {
 #[test]
 fn a_silent_guest_agent_delays_no_other_call() {
     let Some(bed) = Bed::new(&[]) else { return };
-    let guest = bed.guest("mute", &json!({}));
-    let mut console = bed.running(&guest);
-    wait_until("the guest agent answers", SOON, || info(&bed, "mute")["agent"] == true);
+    let (guest, mut console) = with_agent(&bed, "mute");
     console.run("kill -STOP $(pidof qemu-ga)");
     thread::scope(|threads| {
         let asking = threads.spawn(|| info(&bed, "mute"));
@@ -90,9 +96,7 @@ fn behind_s(console: &mut Console) -> u64 {
 #[test]
 fn a_guest_that_goes_on_has_the_hosts_time() {
     let Some(bed) = Bed::new(&["--log-level", "debug"]) else { return };
-    let guest = bed.guest("late", &json!({}));
-    let mut console = bed.running(&guest);
-    wait_until("the guest agent answers", SOON, || info(&bed, "late")["agent"] == true);
+    let (guest, mut console) = with_agent(&bed, "late");
     let pause_s = 10;
     let is_right = |console: &mut Console| behind_s(console) < pause_s / 2;
     assert!(is_right(&mut console), "a guest's clock begins with the host's");
@@ -104,7 +108,9 @@ fn a_guest_that_goes_on_has_the_hosts_time() {
     bed.stack.virsh_ok(&["suspend", "late"]);
     pause();
     bed.stack.virsh_ok(&["resume", "late"]);
-    wait_until("the clock is set whoever resumes it", SOON, || is_right(&mut console));
+    wait_until("the guest agent sets the clock after virsh resume", SOON, || {
+        is_right(&mut console)
+    });
     bed.stack.virsh_ok(&["managedsave", "late"]);
     pause();
     bed.agent.ok("Run", &guest);
@@ -116,9 +122,7 @@ fn a_guest_that_goes_on_has_the_hosts_time() {
 #[test]
 fn no_call_waits_for_a_clock_that_nobody_sets() {
     let Some(bed) = Bed::new(&["--log-level", "debug"]) else { return };
-    let guest = bed.guest("timeless", &json!({}));
-    let mut console = bed.running(&guest);
-    wait_until("the guest agent answers", SOON, || info(&bed, "timeless")["agent"] == true);
+    let (guest, mut console) = with_agent(&bed, "timeless");
     console.run("kill -STOP $(pidof qemu-ga)");
     let is_asked = || bed.agent.health().1["pool"]["lanes"]["read"]["running"] == 1;
     bed.agent.ok("Suspend", &guest);
@@ -207,9 +211,7 @@ fn a_user_gets_a_password_and_keys_in_a_running_guest() {
 #[test]
 fn a_guest_agent_that_trims_is_asked_nothing_else() {
     let Some(bed) = Bed::new(&[]) else { return };
-    let guest = bed.guest("trims", &json!({}));
-    let mut console = bed.running(&guest);
-    wait_until("the guest agent answers", SOON, || info(&bed, "trims")["agent"] == true);
+    let (guest, mut console) = with_agent(&bed, "trims");
     bed.agent.ok("Trim", &guest);
     // libvirt waits some seconds for it.
     console.run("kill -STOP $(pidof qemu-ga)");
