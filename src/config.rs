@@ -245,7 +245,7 @@ pub struct PoolLimits {
     /// has at most one call in the queues.
     pub queue: usize,
     /// Concurrent calls that change a guest, each on a thread. `http.handlers` is the sum of this
-    /// limit, the nine below, `events.waiting` and 4.
+    /// limit, the ten below, `events.waiting` and 4.
     pub changes: usize,
     /// Concurrent Delete calls, each on a thread. A Delete frees changes that hang, so it does not
     /// wait for them.
@@ -262,6 +262,8 @@ pub struct PoolLimits {
     /// Concurrent Trim calls, each on a thread. A trim may take minutes of a guest agent, a worker of the control
     /// lane and the host's disks.
     pub trims: usize,
+    /// Concurrent Shutdown calls that wait until their guest is off, each on a thread.
+    pub shutdowns: usize,
     /// Concurrent calls of the store, each on a thread. More calls would only wait for its two
     /// workers.
     pub stores: usize,
@@ -316,6 +318,7 @@ impl Default for PoolLimits {
             metrics: 4,
             agents: 2,
             trims: 1,
+            shutdowns: 16,
             stores: 8,
             urgent: 4,
             batches: 8,
@@ -454,7 +457,7 @@ mod tests {
         let limits = PoolLimits::default();
         let PoolLimits { changes, deletes, reads, metrics, agents, stores, urgent, .. } = limits;
         let calls = changes + deletes + reads + metrics + agents + limits.trims + stores + urgent;
-        let calls = calls + limits.batches + limits.job_files;
+        let calls = calls + limits.shutdowns + limits.batches + limits.job_files;
         let events = EventLimits::default().waiting;
         // And some for what waits for nothing.
         assert_eq!(HttpLimits::default().handlers, calls + events + 4);

@@ -161,6 +161,8 @@ struct State {
     ring: VecDeque<Arc<Event>>,
     /// The number of the next event.
     next: u64,
+    /// How often events were lost, or may have been.
+    breaks: u64,
     /// No event will come.
     closed: bool,
 }
@@ -181,7 +183,7 @@ impl Events {
     pub fn new(limits: &EventLimits) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let next = u64::try_from(since_1970.as_micros()).unwrap_or(0).max(1);
-        let state = State { ring: VecDeque::new(), next, closed: false };
+        let state = State { ring: VecDeque::new(), next, breaks: 0, closed: false };
         let (changed, places) = (Condvar::new(), Places::new(limits.waiting));
         Self { state: Mutex::new(state), changed, places, limits: limits.clone() }
     }
@@ -198,6 +200,7 @@ impl Events {
         let mut state = self.state.lock();
         let event = Event { seq: state.next, time, guest: guest.to_owned(), what };
         state.next += 1;
+        state.breaks += u64::from(matches!(event.what, What::Disconnected | What::Missed { .. }));
         if state.ring.len() >= self.limits.kept {
             state.ring.pop_front();
         }
@@ -209,6 +212,12 @@ impl Events {
     /// The number of the last event.
     pub fn last(&self) -> u64 {
         self.state.lock().next - 1
+    }
+
+    /// How often since the start of the agent libvirt was away, or was not heard: what is the same before and after
+    /// a call says that it was heard all along.
+    pub fn breaks(&self) -> u64 {
+        self.state.lock().breaks
     }
 
     /// The events after `after`, of one guest where one is named, at most so many; where there is

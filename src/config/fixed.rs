@@ -107,6 +107,18 @@ pub const AGENT_ANSWER: Duration = Duration::from_secs(1);
 /// Time that libvirt waits for a guest agent that changes something in its guest. To set the clock, its hwclock(8)
 /// waits for the next second.
 pub const AGENT_COMMAND: Duration = Duration::from_secs(2);
+/// Maximum time that a Shutdown with `wait` or `force_after` waits. A guest that installs its updates needs some
+/// minutes, and each such call occupies a thread.
+pub const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(3600);
+/// Time after which a Shutdown that waits asks the guest once more. A guest that was still booting has started its
+/// ACPI daemon by then.
+pub const SHUTDOWN_AGAIN: Duration = Duration::from_secs(10);
+/// Time for each request of a Shutdown that waits. libvirt passes it on within milliseconds unless the emulator hangs.
+pub const SHUTDOWN_ASK: Duration = Duration::from_secs(5);
+/// Interval between two looks at a guest that shuts down. libvirt's events report its end sooner.
+pub const SHUTDOWN_LOOK: Duration = Duration::from_secs(2);
+/// Time to force a guest off after `force_after`. libvirt kills an emulator that does not react after some 10 s.
+pub const SHUTDOWN_FORCE: Duration = Duration::from_secs(30);
 /// Guests whose clocks the agent has still to set after they were resumed. It leaves the clocks of more guests alone.
 pub const AGENT_CLOCKS: usize = 256;
 /// Requests to a guest agent to set the clock after its guest was resumed.

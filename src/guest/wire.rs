@@ -423,6 +423,9 @@ pub struct GuestResponse {
     /// The id of the job that the call became, where the caller wanted one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub job: String,
+    /// Whether Shutdown has forced the guest off.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 members!(GuestResponse {
@@ -430,6 +433,7 @@ members!(GuestResponse {
     "message" => message: value,
     "retry" => retry: value,
     "job" => job: value,
+    "forced" => forced: value,
 });
 
 /// What the metrics methods are called with.

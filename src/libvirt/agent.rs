@@ -95,6 +95,21 @@ impl Domain {
         check_int(set, "virDomainSetTime").map(drop)
     }
 
+    /// Has the guest's agent shut the guest's system down (`virDomainShutdownFlags` with
+    /// `VIR_DOMAIN_SHUTDOWN_GUEST_AGENT`).
+    ///
+    /// # Errors
+    /// As [`Domain::agent_info`].
+    ///
+    /// # Blocking
+    /// Until the guest agent ends, which is its answer: up to 60 s where it does not, whatever the response timeout.
+    pub fn shutdown_by_agent(&self) -> Result<(), Error> {
+        let flags = sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT;
+        // SAFETY: the domain is live.
+        let done = unsafe { sys::virDomainShutdownFlags(self.raw.as_ptr(), flags) };
+        check_int(done, "virDomainShutdownFlags").map(drop)
+    }
+
     /// Has the guest's agent name the free blocks of all file systems to the host (`virDomainFSTrim`).
     ///
     /// # Errors

@@ -139,6 +139,23 @@ impl Agents {
         Ok(Turn { agents: Arc::clone(self), guest: guest.to_owned() })
     }
 
+    /// The same where one guest's agent at most is asked for this.
+    ///
+    /// # Errors
+    /// [`LeftAlone::Busy`] where somebody has it, or another guest's agent is asked for `what`.
+    pub(super) fn only_turn(
+        self: &Arc<Self>,
+        guest: &str,
+        what: &'static str,
+    ) -> Result<Turn, LeftAlone> {
+        let turn = self.turn(guest, what)?;
+        let others = |asked: &[(String, &str)]| asked.iter().filter(|(_, it)| *it == what).count();
+        match others(&self.asked.lock()) {
+            1 => Ok(turn),
+            _ => Err(LeftAlone::Busy(what)),
+        }
+    }
+
     /// What is known of this run's agent.
     fn of(&self, uuid: &str, run: u32) -> Option<Learned> {
         self.learned.lock().get(uuid).filter(|learned| learned.run == run).cloned()

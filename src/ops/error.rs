@@ -51,6 +51,15 @@ pub enum Error {
     },
     /// The guest's agent is not asked now, for this reason.
     AgentLeftAlone(LeftAlone),
+    /// A guest that was asked to shut down did not within the time of the call.
+    StillRuns {
+        /// The guest's id.
+        id: String,
+        /// How long it had.
+        waited: Duration,
+        /// Why the call waits no longer, or why the guest could not be asked or forced; empty where it just runs.
+        reason: String,
+    },
     /// libvirt neither answers nor refuses.
     Silent {
         /// Since when, as an age.
@@ -137,6 +146,17 @@ impl fmt::Display for Error {
                 write!(f, "cannot run guest {id}: it has panicked; call Reset or Poweroff first")
             }
             Self::AgentLeftAlone(why) => write!(f, "{why}"),
+            Self::StillRuns { id, waited, reason } => {
+                let waited = pool::Span(*waited);
+                write!(
+                    f,
+                    "deadline: guest {id} still runs {waited} after it was asked to shut down"
+                )?;
+                match reason.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, ": {reason}"),
+                }
+            }
             Self::Silent { age } => {
                 write!(f, "libvirt has not answered for {}; still waiting", pool::Span(*age))
             }
@@ -191,7 +211,7 @@ impl Error {
     /// Whether the caller is told of it while what it asked for still runs.
     pub fn is_late(&self) -> bool {
         match self {
-            Self::Pool(pool::Error::Late { .. }) => true,
+            Self::Pool(pool::Error::Late { .. }) | Self::StillRuns { .. } => true,
             Self::Open { cause, .. }
             | Self::Step { cause, .. }
             | Self::DisksMissing { cause, .. } => cause.is_late(),

@@ -1,5 +1,4 @@
-//! Status, Run, Shutdown, Poweroff, Reboot and Restart (contract section 5), and Suspend, Resume and
-//! Reset, which the original has not: the verbs that look a domain up, act by its state, and answer
+//! Status, Run, Poweroff, Reboot and Restart (contract section 5), and Suspend, Resume and Reset, which the original has not: the verbs that look a domain up, act by its state, and answer
 //! with the state that follows.
 
 use std::thread;
@@ -60,21 +59,6 @@ impl Libvirt {
     /// As [`Libvirt::reboot`].
     pub fn restart(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         self.reboot(request)
-    }
-
-    /// Asks the guest's system to power off; a guest that is off already is a success.
-    /// `virDomainShutdown`. The answer's state is read right after asking: callers poll Status.
-    ///
-    /// # Errors
-    /// As [`Libvirt::status`].
-    ///
-    /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
-    pub fn shutdown(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
-        self.domain_wrapper("Shutdown", Lane::Control, request, |domain, state| match state {
-            State::Shutdown | State::Shutoff => Ok(()),
-            _ => domain.shutdown(),
-        })
     }
 
     /// Pulls the guest's power cord; a guest that is off already is a success. `virDomainDestroy`.

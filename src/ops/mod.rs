@@ -42,6 +42,7 @@ mod screens;
 mod seeds;
 mod session;
 mod settings;
+mod shutdown;
 mod snapshots;
 mod start;
 mod trim;

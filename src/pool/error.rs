@@ -32,6 +32,8 @@ pub enum Ration {
     Agent,
     /// A guest's agent that trims, which may take minutes.
     Trim,
+    /// A guest that shuts down, for which its caller waits.
+    Shutdown,
     /// What is done in the store, and what it is asked.
     Store,
     /// The calls of a batch, each of which is counted by itself.
@@ -46,7 +48,7 @@ pub enum Ration {
 
 impl Ration {
     /// All, those that must not wait first.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Urgent,
         Self::Delete,
         Self::Change,
@@ -54,6 +56,7 @@ impl Ration {
         Self::Metrics,
         Self::Agent,
         Self::Trim,
+        Self::Shutdown,
         Self::Store,
         Self::Batch,
         Self::JobFile,
@@ -71,11 +74,12 @@ impl Ration {
             Self::Metrics => 4,
             Self::Agent => 5,
             Self::Trim => 6,
-            Self::Store => 7,
-            Self::Batch => 8,
-            Self::JobFile => 9,
-            Self::Poll => 10,
-            Self::MetricsPoll => 11,
+            Self::Shutdown => 7,
+            Self::Store => 8,
+            Self::Batch => 9,
+            Self::JobFile => 10,
+            Self::Poll => 11,
+            Self::MetricsPoll => 12,
         }
     }
 
@@ -89,6 +93,7 @@ impl Ration {
             Self::Metrics => limits.metrics,
             Self::Agent => limits.agents,
             Self::Trim => limits.trims,
+            Self::Shutdown => limits.shutdowns,
             // Those of both kinds take half of the lane's queue at most.
             Self::Poll | Self::MetricsPoll => limits.polls.min(limits.queue / 4).max(1),
             Self::Store => limits.stores,
@@ -103,7 +108,9 @@ impl Ration {
             // libvirt asks a guest's agent one thing at a time.
             Self::Agent | Self::Trim => 1,
             // Of few permits one guest has half.
-            Self::Urgent | Self::Delete | Self::Metrics => (self.limit(limits) / 2).max(1),
+            Self::Urgent | Self::Delete | Self::Metrics | Self::Shutdown => {
+                (self.limit(limits) / 2).max(1)
+            }
             Self::Change
             | Self::Read
             | Self::Store
@@ -118,7 +125,9 @@ impl Ration {
     pub(super) fn lane(self) -> Lane {
         match self {
             Self::Urgent => Lane::Urgent,
-            Self::Delete | Self::Change | Self::Trim | Self::Batch => Lane::Control,
+            Self::Delete | Self::Change | Self::Trim | Self::Shutdown | Self::Batch => {
+                Lane::Control
+            }
             Self::Read
             | Self::Metrics
             | Self::Agent

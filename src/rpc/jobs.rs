@@ -39,7 +39,7 @@ impl Desk<'_> {
         guest: Option<&Guest>,
         args: &mut BTreeMap<String, String>,
         written: Option<&RawValue>,
-        (is_dry_run, began): (bool, Instant),
+        (is_dry_run, waits, began): (bool, bool, Instant),
     ) -> Result<Turn, Error> {
         let wanted = ops::wants_job(args)?;
         match when {
@@ -49,6 +49,11 @@ impl Desk<'_> {
         }
         if is_dry_run {
             return Err(Error::Invalid("a dry run cannot be a job".to_owned()));
+        }
+        if waits {
+            let why =
+                "wait and force_after cannot be in a job, which would wait on a thread for jobs";
+            return Err(Error::Invalid(why.to_owned()));
         }
         // The request of a job is in a file until it begins, with what is misspelt or stands in another place.
         let text = written.map(|params| params.get().to_ascii_lowercase()).unwrap_or_default();

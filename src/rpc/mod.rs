@@ -38,7 +38,7 @@ use crate::storage;
 use audit::{Call, Outcome, log_call, milliseconds};
 use subject::{About, Subject};
 use table::Effect::{Changes, Reads};
-use table::{Entry, Method, Verb};
+use table::{Entry, Method};
 
 pub use audit::{Asking, Audit, Behalf, Inbound};
 pub use jobs::Workers;
@@ -168,7 +168,7 @@ impl Callee {
     }
 
     /// What a call of it is counted for; nothing where it asks neither libvirt nor the store.
-    fn share(self, user: Share, subject: &Subject) -> Option<CallShare> {
+    fn share(self, user: Share, subject: &Subject, waits: bool) -> Option<CallShare> {
         let (name, effect, method) = self.entry;
         let ration = match method {
             Method::Job(_) if effect == Changes => return Some(jobs::file_share(user)),
@@ -178,6 +178,7 @@ impl Callee {
             _ if name == "Poweroff" => Ration::Urgent,
             _ if name == "Delete" => Ration::Delete,
             _ if name == "Trim" => Ration::Trim,
+            Method::Shutdown if waits => Ration::Shutdown,
             Method::GuestInfo(_) | Method::Login(_) => Ration::Agent,
             _ if effect == Changes => Ration::Change,
             _ if matches!(method, Method::Metrics(..) | Method::Screenshot(_)) => Ration::Metrics,
@@ -345,29 +346,34 @@ impl<'a> Desk<'a> {
     ) -> Result<Option<Vec<u8>>, Refusal> {
         match callee.entry.2 {
             Method::Guest(verb) | Method::Status(verb, _) => {
-                self.call(asked, callee, began, &mut given(verb))
+                self.call(asked, callee, began, &mut given(&verb))
             }
-            Method::Plan(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Metrics(verb, _) => self.call(asked, callee, began, &mut given(verb)),
-            Method::AllMetrics(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::List(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Describe(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Leftovers(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Autostart(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Setting(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Disk(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Nic(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Console(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::GuestInfo(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Login(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Screenshot(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Events(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Image(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Clone(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Volume(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Snapshot(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Job(verb) => self.call(asked, callee, began, &mut given(verb)),
-            Method::Jobs(verb) => self.call(asked, callee, began, &mut given(verb)),
+            Method::Plan(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Metrics(verb, _) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::AllMetrics(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::List(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Describe(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Leftovers(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Autostart(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Setting(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Disk(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Nic(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Console(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::GuestInfo(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Login(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Shutdown => {
+                let gone = || self.by.is_abandoned();
+                let verb = |agent: &Libvirt, request| agent.shutdown(request, &gone);
+                self.call(asked, callee, began, &mut given(&verb))
+            }
+            Method::Screenshot(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Events(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Image(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Clone(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Volume(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Snapshot(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Job(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::Jobs(verb) => self.call(asked, callee, began, &mut given(&verb)),
         }
     }
 
@@ -397,13 +403,19 @@ impl<'a> Desk<'a> {
             asked.unknown(callee, &strange::in_words(&unknown))?;
         }
         let params = given.about();
+        let waits = params.waits();
         params.set_strict(asked.is_strict());
         let mut subject = params.subject();
         let is_dry_run = params.is_dry_run();
+        if waits && self.waits {
+            let why = "wait and force_after cannot be in a batch, as the batch would wait, too";
+            let error = Error::Invalid(why.to_owned());
+            return Ok(self.refuse(asked, callee, (subject, is_dry_run), began, &error));
+        }
         if let (true, Some((guest, args))) = (callee.may_be_job(), params.for_job()) {
             let when = asked.when()?;
             subject.job = when.job();
-            match self.as_job(callee, when, guest, args, written, (is_dry_run, began)) {
+            match self.as_job(callee, when, guest, args, written, (is_dry_run, waits, began)) {
                 Ok(Turn::Now) => {}
                 Ok(Turn::Waits) => return Ok(None),
                 Ok(Turn::Later(accepted)) => {
@@ -414,7 +426,7 @@ impl<'a> Desk<'a> {
                 }
             }
         }
-        let permit = match callee.share(self.by.caller.share(), &subject) {
+        let permit = match callee.share(self.by.caller.share(), &subject, waits) {
             None => None,
             Some(share) => match self.admit(share, params.args(), callee.entry.0, began) {
                 Ok(Some(permit)) => Some(permit),
@@ -499,16 +511,16 @@ trait Given {
 
 type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>>;
 
-struct Typed<P, R> {
+struct Typed<'a, P, R> {
     params: P,
-    verb: Verb<P, R>,
+    verb: &'a dyn Fn(&Libvirt, P) -> Result<R, Error>,
 }
 
-fn given<P: Params, R>(verb: Verb<P, R>) -> Typed<P, R> {
+fn given<P: Params, R>(verb: &dyn Fn(&Libvirt, P) -> Result<R, Error>) -> Typed<'_, P, R> {
     Typed { params: P::default(), verb }
 }
 
-impl<P: Params, R: Serialize + 'static> Given for Typed<P, R> {
+impl<P: Params, R: Serialize + 'static> Given for Typed<'_, P, R> {
     fn names(&self) -> &'static [&'static str] {
         P::NAMES
     }

@@ -11,7 +11,7 @@ use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
 use crate::guest::wire::jobs::{JobRequest, JobsRequest};
 use crate::guest::wire::verbs::{
-    AutostartRequest, DiskRequest, ListRequest, NicRequest, PlanRequest,
+    AutostartRequest, DiskRequest, ListRequest, NicRequest, PlanRequest, ShutdownRequest,
 };
 use crate::guest::wire::{Guest, GuestMetricsRequest, GuestRequest};
 use crate::rpc::dry_run;
@@ -102,6 +102,11 @@ pub(super) trait About {
     /// Says whether members that would be replaced are refused.
     fn set_strict(&mut self, _is_strict: bool) {}
 
+    /// Whether its answer waits for what it asks for, longer than a call's deadline.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// Whether it changes nothing though its method does.
     fn is_dry_run(&self) -> bool {
         false
@@ -153,6 +158,24 @@ impl About for PlanRequest {
 
     fn is_dry_run(&self) -> bool {
         dry_run::is_asked(self).unwrap_or(false)
+    }
+}
+
+impl About for ShutdownRequest {
+    fn subject(&self) -> Subject {
+        about_guest(self.guest.as_ref())
+    }
+
+    fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
+        Some((self.guest.as_ref(), &mut self.args))
+    }
+
+    fn args(&self) -> Option<&BTreeMap<String, String>> {
+        Some(&self.args)
+    }
+
+    fn waits(&self) -> bool {
+        self.wait.is_some() || self.force_after.is_some()
     }
 }
 

@@ -45,6 +45,7 @@ pub(super) fn on_old_path(error: &Error) -> String {
         | Error::Saved { .. }
         | Error::Panicked { .. }
         | Error::AgentLeftAlone(_)
+        | Error::StillRuns { .. }
         | Error::NoDevice(_)
         | Error::Taken(_)
         | Error::NoSample(_)

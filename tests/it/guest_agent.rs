@@ -86,6 +86,32 @@ fn a_silent_guest_agent_delays_no_other_call() {
     bed.agent.ok("Delete", &guest);
 }
 
+#[test]
+fn a_guest_deaf_to_its_button_obeys_its_agent() {
+    let Some(bed) = Bed::new(&["--log-level", "debug"]) else { return };
+    let (guest, mut console) = with_agent(&bed, "buttonless");
+    console.run("rm -r /etc/acpi/PWRF");
+    let shut_down = |times: Value| {
+        let mut params = times;
+        params["guest"] = json!({ "id": "buttonless" });
+        bed.agent.call_with("Shutdown", &params)
+    };
+    // One that is connected and silent: the guest runs on, and is forced off when that is due.
+    console.run("kill -STOP $(pidof qemu-ga)");
+    let forced = shut_down(json!({ "wait": 60, "force_after": 4 }));
+    assert_eq!(forced["result"]["forced"], true, "{forced}");
+    bed.agent.logged("a guest agent does not shut down");
+
+    bed.agent.ok("Run", &guest);
+    let mut console = Console::log_in(bed.stack, "buttonless");
+    console.run("rm -r /etc/acpi/PWRF");
+    wait_until("the guest agent answers", SOON, || info(&bed, "buttonless")["agent"] == true);
+    let off = shut_down(json!({ "wait": 120 }));
+    let result = &off["result"];
+    assert_eq!((&result["guest"]["state"], &result["forced"]), (&json!("shutoff"), &Value::Null));
+    bed.agent.ok("Delete", &guest);
+}
+
 /// By how many seconds a guest's clock is behind the host's.
 fn behind_s(console: &mut Console) -> u64 {
     let host = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");

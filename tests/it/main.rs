@@ -75,6 +75,7 @@ mod service;
 mod settings;
 mod shell;
 mod shortage;
+mod shutdown;
 mod silent;
 mod skip;
 mod stack;

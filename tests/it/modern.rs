@@ -115,8 +115,8 @@ fn a_modern_guest_sees_a_modern_machine() {
     let updated = bed.agent.ok("Update", &json!({ "id": "modern", "firmware": "uefi" }));
     assert_eq!(updated["message"], "saved for the next start");
     assert_eq!(bed.agent.ok("Describe", &guest)["pending"], json!(["firmware"]));
-    bed.agent.ok("Shutdown", &guest);
-    wait_until("the power button is obeyed", SOON, || bed.agent.state("modern") == "shutoff");
+    let off = bed.agent.call_with("Shutdown", &json!({ "guest": { "id": "modern" }, "wait": 90 }));
+    assert_eq!(off["result"]["guest"]["state"], "shutoff", "{off}");
     let changed = json!({ "guest": { "id": "modern", "firmware": "bios" } });
     let why = bed.agent.call_with("Update", &changed)["error"].take();
     assert!(why.as_str().is_some_and(|why| why.contains("NVRAM")), "{why}");

@@ -215,6 +215,30 @@ members!(AutostartRequest {
     "args" => args: dictionary,
 });
 
+/// What Shutdown is called with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ShutdownRequest {
+    /// The guest.
+    pub guest: Option<Guest>,
+    /// As that of [`GuestRequest`].
+    pub action: String,
+    /// As those of [`GuestRequest`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub args: BTreeMap<String, String>,
+    /// For how many seconds the answer waits until the guest is off.
+    pub wait: Option<u64>,
+    /// After how many seconds a guest that is not off is forced off.
+    pub force_after: Option<u64>,
+}
+
+members!(ShutdownRequest {
+    "guest" => guest: value,
+    "action" => action: value,
+    "args" => args: dictionary,
+    "wait" => wait: value,
+    "force_after" => force_after: value,
+});
+
 /// What SetAutostart answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AutostartResponse {

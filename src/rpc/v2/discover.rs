@@ -252,6 +252,7 @@ mod tests {
         agrees::<GuestMetricsResponse>("GuestMetricsResponse", all);
         agrees::<ListRequest>("ListRequest", all);
         agrees::<AutostartRequest>("AutostartRequest", all);
+        agrees::<ShutdownRequest>("ShutdownRequest", all);
         agrees::<PlanRequest>("PlanRequest", all);
         agrees::<DiskRequest>("DiskRequest", all);
         agrees::<NicRequest>("NicRequest", all);

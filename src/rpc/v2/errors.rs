@@ -187,6 +187,7 @@ impl Kind {
             Error::AgentLeftAlone(_) | Error::Silent { .. } | Error::NoSample(_) => {
                 Self::Unavailable
             }
+            Error::StillRuns { .. } => Self::Late,
             Error::Listeners(_) | Error::Fetches(_) => Self::Busy,
             Error::NotFetched { .. } => Self::Failed,
             Error::Libvirt(error) => Self::of_libvirt(error),

@@ -131,6 +131,10 @@ fn the_agent_s_own_refusals_have_the_kinds_that_callers_act_upon() {
         (Error::Silent { age: Duration::ZERO }, Kind::Unavailable),
         (Error::AgentLeftAlone(LeftAlone::Busy("Trim")), Kind::Unavailable),
         (Error::NoSample(String::new()), Kind::Unavailable),
+        (
+            Error::StillRuns { id: String::new(), waited: Duration::ZERO, reason: String::new() },
+            Kind::Late,
+        ),
         (Error::Listeners(NoPlace { limit: 8, is_own: false }), Kind::Busy),
         (Error::Left(Vec::new()), Kind::Left),
         (Error::VolumesLeft(Vec::new()), Kind::Left),

@@ -1,0 +1,405 @@
+//! Shutdown: a guest's system is asked to power off, and a caller may wait until it has.
+//!
+//! A call that waits asks by the ACPI power button and by the guest agent, asks both once more, and forces the guest off
+//! where its caller wants that. It is about one run of the guest: one that went off and was started again by somebody
+//! is left alone.
+
+use std::time::{Duration, Instant};
+
+use log::{debug, info};
+
+use crate::config::fixed::{
+    SHUTDOWN_AGAIN, SHUTDOWN_ASK, SHUTDOWN_FORCE, SHUTDOWN_LOOK, SHUTDOWN_WAIT_MAX,
+};
+use crate::guest::state::{Condition, State};
+use crate::guest::wire::verbs::ShutdownRequest;
+use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::libvirt::{Code, Domain, Topic};
+use crate::ops::lifecycle::{answer, condition, destroy};
+use crate::ops::{Error, Libvirt, Session, named_guest};
+use crate::pool::{JobName, Lane};
+
+const VERB: &str = "Shutdown";
+
+impl Libvirt {
+    /// Asks the guest's system to power off; a guest that is off already is a success. `virDomainShutdownFlags`.
+    ///
+    /// Without `wait` and `force_after` the answer's state is read right after asking: callers poll Status. With
+    /// one of them the answer comes when the guest is off.
+    ///
+    /// # Errors
+    /// As [`Libvirt::status`]; [`Error::Invalid`] for times that cannot be; [`Error::StillRuns`] where the guest does
+    /// not go off in time, the agent stops, or `is_gone` says that the caller has disconnected.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); up to `wait`, or [`SHUTDOWN_FORCE`] after
+    /// `force_after`.
+    pub fn shutdown(
+        &self,
+        request: ShutdownRequest,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Result<GuestResponse, Error> {
+        // Not from its arrival: the guest has all of its time, also where the call waited for its turn.
+        let schedule = Schedule::of(&request, Instant::now())?;
+        let ShutdownRequest { guest, action, args, .. } = request;
+        let Some(schedule) = schedule else {
+            let request = GuestRequest { guest, action, args, ..GuestRequest::default() };
+            return self.domain_wrapper(
+                VERB,
+                Lane::Control,
+                request,
+                |domain, state| match state {
+                    State::Shutdown | State::Shutoff => Ok(()),
+                    _ => domain.shutdown(),
+                },
+            );
+        };
+        let guest = named_guest(guest)?;
+        let (breaks, deadline) = (self.events.breaks(), self.read_deadline(&args)?);
+        match self.run_of(&guest.id, deadline)? {
+            (None, condition) => Ok(answer(guest, condition)),
+            (Some(run), _) => {
+                Waiting { agent: self, guest, run, breaks, schedule }.until_off(is_gone)
+            }
+        }
+    }
+
+    /// What runs under this id, if it does, and its condition.
+    fn run_of(&self, id: &str, deadline: Instant) -> Result<(Option<Run>, Condition), Error> {
+        let name = id.to_owned();
+        self.read(Lane::Read, VERB, id, deadline, move |connection| {
+            let domain = connection.lookup_domain_by_name(&name)?;
+            Ok((Run::of(&domain)?, condition(&domain)?))
+        })
+    }
+}
+
+/// A guest from its start to its end. libvirt gives no number twice as long as it runs itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Run {
+    uuid: String,
+    number: u32,
+}
+
+impl Run {
+    /// That of the domain; none where it is off.
+    fn of(domain: &Domain) -> Result<Option<Self>, Error> {
+        let Some(number) = domain.id() else { return Ok(None) };
+        Ok(Some(Self { uuid: domain.uuid()?, number }))
+    }
+}
+
+/// A call that waits.
+struct Waiting<'a> {
+    agent: &'a Libvirt,
+    guest: Guest,
+    run: Run,
+    /// [`Events::breaks`](crate::events::Events::breaks) before the run was looked up.
+    breaks: u64,
+    schedule: Schedule,
+}
+
+impl Waiting<'_> {
+    fn until_off(mut self, is_gone: &dyn Fn() -> bool) -> Result<GuestResponse, Error> {
+        let mut why = String::new();
+        loop {
+            let now = Instant::now();
+            let due = self.schedule.due(now);
+            match due {
+                Due::Ask { is_first } => match self.ask() {
+                    // Nothing else would come of it.
+                    Err(error) if is_first && !self.schedule.forces() && !error.is_late() => {
+                        return match self.look() {
+                            Some(condition) => Ok(self.off(condition)),
+                            None => Err(error),
+                        };
+                    }
+                    asked => {
+                        let (guest, word) = (&self.guest.id, if is_first { "" } else { " again" });
+                        info!(
+                            "asked a guest{word} to shut down; waiting until it is off; guest={guest:?}"
+                        );
+                        why = asked.err().map(|error| error.to_string()).unwrap_or_default();
+                    }
+                },
+                Due::Force => match self.force() {
+                    Ok(()) => {}
+                    Err(error) => why = error.to_string(),
+                },
+                Due::Nothing | Due::End => {}
+            }
+            if let Some(condition) = self.look() {
+                return Ok(self.off(condition));
+            }
+            let reason = match due {
+                _ if self.agent.events.is_closed() => "the agent is stopping",
+                _ if is_gone() => "the caller has disconnected",
+                Due::End => why.as_str(),
+                _ => {
+                    self.pause();
+                    continue;
+                }
+            };
+            let (id, reason) = (self.guest.id, reason.to_owned());
+            return Err(Error::StillRuns { id, waited: now - self.schedule.began, reason });
+        }
+    }
+
+    /// The answer with a guest that is off, or runs anew.
+    fn off(self, condition: Condition) -> GuestResponse {
+        GuestResponse { forced: self.schedule.has_forced, ..answer(self.guest, condition) }
+    }
+
+    /// The condition of the guest, if this run of it is over. One that libvirt does not tell of in time is not over.
+    fn look(&self) -> Option<Condition> {
+        let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK).max(soon());
+        match self.agent.run_of(&self.guest.id, until) {
+            Ok((Some(run), _)) if run == self.run => None,
+            Ok((_, condition)) => Some(condition),
+            // A domain that was never defined ends with its run.
+            Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => {
+                Some(Condition { state: State::Shutoff, reason: "" })
+            }
+            Err(error) => {
+                debug!(
+                    "cannot look at a guest that shuts down; guest={:?}: {error}",
+                    self.guest.id
+                );
+                None
+            }
+        }
+    }
+
+    /// Asks the guest's system, and then its agent: each of them no longer than until the next step.
+    ///
+    /// # Errors
+    /// Those of the first; the other is a bonus.
+    fn ask(&self) -> Result<(), Error> {
+        let until = || self.schedule.next().min(Instant::now() + SHUTDOWN_ASK).max(soon());
+        let (id, run) = (self.guest.id.clone(), self.run.clone());
+        let asked = self.agent.change(VERB, &self.guest.id, until(), move |session| {
+            match its_domain(session, &id, &run)? {
+                Some(domain) => Ok(domain.shutdown()?),
+                None => Ok(()),
+            }
+        });
+        if let Err(error) = self.ask_agent(until()) {
+            debug!("a guest agent does not shut down; guest={:?}: {error}", self.guest.id);
+        }
+        asked
+    }
+
+    fn ask_agent(&self, until: Instant) -> Result<(), Error> {
+        let agents = &self.agent.agents;
+        // libvirt may wait up to 60 s for an agent that answers and then does not obey.
+        let turn = agents.only_turn(&self.guest.id, VERB).map_err(Error::AgentLeftAlone)?;
+        let (id, run) = (self.guest.id.clone(), self.run.clone());
+        let name = JobName::new(VERB, id.clone()).of_emulator();
+        self.agent.once(Lane::Control, name, until, move |session: &mut Session| {
+            let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
+            turn.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop))?;
+            turn.command(&domain, &Domain::shutdown_by_agent)
+        })
+    }
+
+    /// Forces this run off.
+    ///
+    /// # Errors
+    /// What libvirt says; [`Error::Invalid`] where nobody can know whether it is this run.
+    fn force(&mut self) -> Result<(), Error> {
+        if self.agent.events.breaks() != self.breaks {
+            let why = "libvirt was away meanwhile, so another run of the guest may be forced off";
+            return Err(Error::Invalid(why.to_owned()));
+        }
+        let (id, run) = (self.guest.id.clone(), self.run.clone());
+        let until = self.schedule.next().max(soon());
+        let forced = self.agent.urgent(VERB, &self.guest.id, until, move |session| {
+            let Some(domain) = its_domain(session, &id, &run)? else { return Ok(false) };
+            destroy(&domain)?;
+            Ok(true)
+        })?;
+        self.schedule.has_forced |= forced;
+        if forced {
+            info!("forced a guest off that did not shut down; guest={:?}", self.guest.id);
+        }
+        Ok(())
+    }
+
+    /// Until something happens to the guest, or a look is due.
+    fn pause(&self) {
+        let events = &self.agent.events;
+        let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK);
+        events.wait(events.last(), Some(&self.guest.id), 1, until);
+    }
+}
+
+/// The domain of this run; none where that is over.
+fn its_domain(session: &mut Session, id: &str, run: &Run) -> Result<Option<Domain>, Error> {
+    let Some(domain) = session.find(id)? else { return Ok(None) };
+    let is_it = Run::of(&domain)?.as_ref() == Some(run);
+    Ok(is_it.then_some(domain))
+}
+
+/// The least that anything gets, however near the next step is.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(200)
+}
+
+/// What a call that waits does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// Asks the guest's system and its agent.
+    Ask {
+        /// Not once more.
+        is_first: bool,
+    },
+    /// Forces it off.
+    Force,
+    /// It waits.
+    Nothing,
+    /// It gives up.
+    End,
+}
+
+/// When a call that waits does what.
+#[derive(Clone, Debug)]
+struct Schedule {
+    began: Instant,
+    has_asked: bool,
+    again: Option<Instant>,
+    force: Option<Instant>,
+    end: Instant,
+    /// Whether libvirt has forced the guest off.
+    has_forced: bool,
+}
+
+impl Schedule {
+    /// That of a request which arrived then; none where it does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for times that cannot be.
+    fn of(request: &ShutdownRequest, began: Instant) -> Result<Option<Self>, Error> {
+        let time = |name: &str, seconds: Option<u64>| match seconds.map(Duration::from_secs) {
+            Some(time) if time.is_zero() || time > SHUTDOWN_WAIT_MAX => {
+                let most = SHUTDOWN_WAIT_MAX.as_secs();
+                Err(Error::Invalid(format!("{name} must be 1 to {most} seconds")))
+            }
+            time => Ok(time),
+        };
+        let (wait, force) =
+            (time("wait", request.wait)?, time("force_after", request.force_after)?);
+        if let (Some(wait), Some(force)) = (wait, force) {
+            if force > wait {
+                let why = "force_after must not be more than wait";
+                return Err(Error::Invalid(why.to_owned()));
+            }
+        }
+        // Forcing takes its time, too.
+        let Some(first) = force.or(wait) else { return Ok(None) };
+        let end = wait.unwrap_or_default().max(force.map_or(first, |force| force + SHUTDOWN_FORCE));
+        Ok(Some(Self {
+            began,
+            has_asked: false,
+            again: Some(began + SHUTDOWN_AGAIN.min(first / 2)),
+            force: force.map(|force| began + force),
+            end: began + end,
+            has_forced: false,
+        }))
+    }
+
+    /// What is due, which then is done.
+    fn due(&mut self, now: Instant) -> Due {
+        let is_due = |step: Option<Instant>| step.is_some_and(|step| step <= now);
+        if !self.has_asked {
+            self.has_asked = true;
+            Due::Ask { is_first: true }
+        } else if now >= self.end {
+            Due::End
+        } else if is_due(self.force) {
+            // One that resists is forced again.
+            self.force = Some(now + SHUTDOWN_AGAIN);
+            self.again = None;
+            Due::Force
+        } else if is_due(self.again) {
+            self.again = None;
+            Due::Ask { is_first: false }
+        } else {
+            Due::Nothing
+        }
+    }
+
+    /// When the next step is due.
+    fn next(&self) -> Instant {
+        [self.again, self.force].into_iter().flatten().fold(self.end, Instant::min)
+    }
+
+    /// Whether the guest is forced off.
+    fn forces(&self) -> bool {
+        self.force.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(wait: Option<u64>, force_after: Option<u64>, began: Instant) -> Schedule {
+        let request = ShutdownRequest { wait, force_after, ..ShutdownRequest::default() };
+        Schedule::of(&request, began).unwrap().unwrap()
+    }
+
+    /// What is due second by second, but for nothing.
+    fn steps(mut schedule: Schedule) -> Vec<(u64, Due)> {
+        let second =
+            |seconds| (seconds, schedule.due(schedule.began + Duration::from_secs(seconds)));
+        let mut due = (0..=3600).map(second).filter(|(_, due)| *due != Due::Nothing);
+        let mut steps: Vec<_> = due.by_ref().take_while(|(_, due)| *due != Due::End).collect();
+        steps.truncate(8);
+        steps
+    }
+
+    #[test]
+    fn a_guest_is_asked_twice_and_never_forced_unasked() {
+        let (first, again) = (Due::Ask { is_first: true }, Due::Ask { is_first: false });
+        let now = Instant::now();
+        assert_eq!(steps(schedule(Some(600), None, now)), [(0, first), (10, again)]);
+        assert_eq!(steps(schedule(Some(4), None, now)), [(0, first), (2, again)]);
+        let forced = steps(schedule(Some(60), Some(45), now));
+        assert_eq!(forced[..3], [(0, first), (10, again), (45, Due::Force)]);
+        assert!(forced[3..].iter().all(|(_, due)| *due == Due::Force), "{forced:?}");
+    }
+
+    #[test]
+    fn forcing_has_its_time_after_the_wait() {
+        let now = Instant::now();
+        let end = |wait, force| schedule(wait, force, now).end - now;
+        assert_eq!(end(Some(60), None), Duration::from_secs(60));
+        assert_eq!(end(Some(60), Some(60)), Duration::from_secs(60) + SHUTDOWN_FORCE);
+        assert_eq!(end(None, Some(5)), Duration::from_secs(5) + SHUTDOWN_FORCE);
+        assert_eq!(end(Some(600), Some(5)), Duration::from_secs(600));
+    }
+
+    #[test]
+    fn a_call_that_comes_late_still_asks_first() {
+        let now = Instant::now();
+        let mut late = schedule(Some(600), Some(60), now);
+        let at = now + Duration::from_secs(300);
+        assert_eq!(late.due(at), Due::Ask { is_first: true });
+        assert_eq!((late.due(at), late.due(at)), (Due::Force, Due::Nothing));
+    }
+
+    #[test]
+    fn times_that_cannot_be_are_refused() {
+        let of = |wait, force_after| {
+            let request = ShutdownRequest { wait, force_after, ..ShutdownRequest::default() };
+            Schedule::of(&request, Instant::now()).map(|schedule| schedule.is_some())
+        };
+        assert!(matches!(of(None, None), Ok(false)));
+        assert!(matches!((of(Some(3600), None), of(None, Some(1))), (Ok(true), Ok(true))));
+        for (wait, force) in
+            [(Some(0), None), (None, Some(0)), (Some(3601), None), (Some(5), Some(6))]
+        {
+            assert!(matches!(of(wait, force), Err(Error::Invalid(_))), "{wait:?} {force:?}");
+        }
+    }
+}
