@@ -9,6 +9,7 @@ pub mod import;
 mod layers;
 mod logging;
 mod settings;
+mod switches;
 mod usage;
 mod values;
 
@@ -20,12 +21,14 @@ use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
 
 use crate::cli::layers::Given;
-use crate::cli::settings::{SETTINGS, Takes};
+use crate::cli::settings::{SETTINGS, Setting, Takes};
+use crate::cli::switches::{
+    CHECK_CONFIG, CONFIG, HELP, Switch, SwitchValue, Switches, VERSION, switch,
+};
 use crate::config::Config;
 use crate::fetch::Service;
 
 pub use commands::Command;
-use commands::Switches;
 pub use completions::{Shell, completions};
 pub use layers::DEFAULT_FILE;
 pub use logging::{Log, fatal_line, start_log};
@@ -112,45 +115,35 @@ pub fn parse(
     let (mut file, mut check_config) = (None, false);
     let mut switches = Switches::default();
     while let Some(word) = parser.next()? {
-        let setting = match &word {
-            Short('h') | Long("help") => return Ok(Request::Help),
-            Long("version") => return Ok(Request::Version),
-            Long("config") => {
-                file = Some(PathBuf::from(parser.value()?));
-                continue;
-            }
-            Long("check-config") => {
-                check_config = true;
-                continue;
-            }
-            Long("json") => {
-                switches.json = true;
-                continue;
-            }
-            Long("remove") => {
-                switches.remove = true;
-                continue;
-            }
-            Long("sha256") => {
-                switches.sha256 = Some(parser.value()?.to_string_lossy().into_owned());
-                continue;
-            }
-            Long(name) => settings::setting(name),
-            Short(letter) => SETTINGS.iter().find(|setting| setting.short == Some(*letter)),
-            Value(_) => None,
+        let (setting, switch) = match &word {
+            Value(_) => (None, None),
+            Long(name) => option(name, None, &command),
+            Short(letter) => option("", Some(*letter), &command),
         };
-        match (setting, word) {
-            (Some(setting), _) if setting.takes == Takes::Switch => {
+        match (setting, switch, word) {
+            (Some(setting), _, _) if setting.takes == Takes::Switch => {
                 flags.push(Given::by_flag(setting, "true".to_owned()));
             }
-            (Some(setting), _) => {
-                let value = parser.value()?.into_string();
-                let value = value
-                    .map_err(|_| Error::Usage(format!("--{}: not valid UTF-8", setting.name)))?;
-                flags.push(Given::by_flag(setting, value));
+            (Some(setting), _, _) => {
+                flags.push(Given::by_flag(setting, utf_8(setting.name, parser.value()?)?));
             }
-            (None, Value(word)) if command.len() < commands::WORDS_MAX => command.push(word),
-            (None, other) => return Err(other.unexpected().into()),
+            (None, Some(switch), _) if switch.name == HELP => return Ok(Request::Help),
+            (None, Some(switch), _) if switch.name == VERSION => return Ok(Request::Version),
+            (None, Some(switch), _) if switch.name == CHECK_CONFIG => check_config = true,
+            (None, Some(switch), _) if switch.name == CONFIG => {
+                file = Some(PathBuf::from(parser.value()?));
+            }
+            (None, Some(switch), _) => {
+                let value = match switch.value {
+                    SwitchValue::None => None,
+                    SwitchValue::One(_) | SwitchValue::Many(_) => Some(parser.value()?),
+                    SwitchValue::Optional(_) => parser.optional_value(),
+                };
+                let value = value.map(|value| utf_8(switch.name, value)).transpose()?;
+                switches.add(switch, value)?;
+            }
+            (None, None, Value(word)) if command.len() < commands::WORDS_MAX => command.push(word),
+            (None, None, other) => return Err(other.unexpected().into()),
         }
     }
     let named = file.or_else(|| variable("MISTIFY_CONFIG").map(PathBuf::from));
@@ -159,7 +152,7 @@ pub fn parse(
         let settings = settings_of(&mut layers, named, variable, default_file);
         return Ok(Request::Fetch(settings.and_then(|it| service_of(&it))));
     }
-    let command = match commands::command(command, switches)? {
+    let command = match commands::command(&command, &switches)? {
         Command::Run if check_config => Command::CheckConfig,
         command => command,
     };
@@ -170,6 +163,24 @@ pub fn parse(
         Error::Value { why, log_format }
     })?;
     Ok(Request::Do(command, settings))
+}
+
+/// The setting or else the switch of this name, or of this letter where there is one, after these words.
+fn option(
+    name: &str,
+    letter: Option<char>,
+    command: &[OsString],
+) -> (Option<&'static Setting>, Option<&'static Switch>) {
+    let setting = match letter {
+        Some(_) => SETTINGS.iter().find(|setting| setting.short == letter),
+        None => settings::setting(name),
+    };
+    (setting, switch(name, letter, &commands::text(command)))
+}
+
+/// The value of an option.
+fn utf_8(name: &str, value: OsString) -> Result<String, Error> {
+    value.into_string().map_err(|_| Error::Usage(format!("--{name}: not valid UTF-8")))
 }
 
 /// The image service of these settings.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli::Error;
 use crate::cli::completions::Shell;
+use crate::cli::switches::Switches;
 use crate::client::{Ask, Params};
 use crate::fetch::is_sum;
 
@@ -88,41 +89,22 @@ pub enum Command {
     },
 }
 
-/// Switches that commands have.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Switches {
-    /// Whether answers are JSON on a terminal, too.
-    pub(super) json: bool,
-    /// Whether leftovers are removed.
-    pub(super) remove: bool,
-    /// The sum of what is pulled.
-    pub(super) sha256: Option<String>,
+/// The words of a command as one text, for errors and for [`Switches::check`].
+pub(super) fn text(words: &[OsString]) -> String {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
 }
 
 /// Understands the words of a command; without any it is the agent.
 ///
 /// # Errors
 /// Words that are none.
-pub(super) fn command(words: Vec<OsString>, switches: Switches) -> Result<Command, Error> {
-    let Switches { json, remove, sha256 } = switches;
-    if remove && words.first().is_none_or(|word| word != "leftovers") {
-        return Err(Error::Usage("--remove: valid only with leftovers".to_owned()));
-    }
+pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command, Error> {
+    switches.check(&text(words))?;
+    let json = switches.has("json");
     let texts: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-    let is_pull = texts.starts_with(&["image", "pull"]);
-    let sha256 = match sha256 {
-        Some(sum) if is_pull && is_sum(&sum) => sum.to_ascii_lowercase(),
-        Some(_) if is_pull => {
-            return Err(Error::Usage("--sha256: write 64 hexadecimal digits".to_owned()));
-        }
-        Some(_) => return Err(Error::Usage("--sha256: valid only with image pull".to_owned())),
-        None if is_pull => {
-            return Err(Error::Usage("image pull: --sha256 SUM is required".to_owned()));
-        }
-        None => String::new(),
-    };
-    match (texts.as_slice(), words.as_slice()) {
+    match (texts.as_slice(), words) {
         ([], _) => Ok(Command::Run),
         (["check"], _) => Ok(Command::Check { json }),
         (["completions", name], _) => Shell::named(name)
@@ -132,10 +114,12 @@ pub(super) fn command(words: Vec<OsString>, switches: Switches) -> Result<Comman
             Ok(Command::Import { file: file.into(), id: utf_8(id)? })
         }
         (["image", "pull", _, _], [_, _, url, id]) => {
+            let sha256 = sum(switches.value("sha256"))?;
             Ok(Command::Pull { url: utf_8(url)?, id: utf_8(id)?, sha256 })
         }
         (["leftovers", ..], [_, id @ ..]) if id.len() <= 1 => {
             let guest = id.first().map(utf_8).transpose()?.unwrap_or_default();
+            let remove = switches.has("remove");
             Ok(Command::Ask { ask: Ask::Leftovers { guest, remove }, json })
         }
         (texts, words) => match ask(texts, words)? {
@@ -181,6 +165,15 @@ fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
         },
         _ => return Ok(None),
     }))
+}
+
+/// The sum of an image that is pulled, in small letters.
+fn sum(given: Option<&str>) -> Result<String, Error> {
+    match given {
+        Some(sum) if is_sum(sum) => Ok(sum.to_ascii_lowercase()),
+        Some(_) => Err(Error::Usage("--sha256: write 64 hexadecimal digits".to_owned())),
+        None => Err(Error::Usage("image pull: --sha256 SUM is required".to_owned())),
+    }
 }
 
 fn utf_8(word: &OsString) -> Result<String, Error> {

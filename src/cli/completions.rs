@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use crate::cli::commands::COMMANDS;
-use crate::cli::settings::{OTHERS, SETTINGS, Takes};
+use crate::cli::settings::{SETTINGS, Takes};
+use crate::cli::switches::{SWITCHES, Switch, SwitchValue};
 use crate::rpc::Service;
 
 /// A shell that there are completions for.
@@ -67,15 +68,23 @@ fn methods() -> Vec<String> {
     .collect()
 }
 
+/// The options that are not settings, each name once.
+fn switches() -> impl Iterator<Item = &'static Switch> {
+    let is_first = |index: usize, it: &Switch| SWITCHES[..index].iter().all(|e| e.name != it.name);
+    SWITCHES.iter().enumerate().filter(move |(index, it)| is_first(*index, it)).map(|(_, it)| it)
+}
+
+/// Whether the next word is the value of this option.
+fn has_value(switch: &Switch) -> bool {
+    matches!(switch.value, SwitchValue::One(_) | SwitchValue::Many(_))
+}
+
 fn bash() -> String {
     let mut flags: Vec<String> = SETTINGS.iter().map(|it| format!("--{}", it.name)).collect();
-    flags.extend(OTHERS.iter().map(|it| format!("--{}", it.name)));
-    let values: Vec<String> = SETTINGS
-        .iter()
-        .filter(|it| it.takes != Takes::Switch)
-        .map(|it| format!("--{}", it.name))
-        .chain(["--config".to_owned()])
-        .collect();
+    flags.extend(switches().map(|it| format!("--{}", it.name)));
+    let settings = SETTINGS.iter().filter(|it| it.takes != Takes::Switch).map(|it| it.name);
+    let others = switches().filter(|it| has_value(it)).map(|it| it.name);
+    let values: Vec<String> = settings.chain(others).map(|it| format!("--{it}")).collect();
     format!(
         "# bash completion for mistify-libvirt.
 _mistify_libvirt() {{
@@ -125,9 +134,10 @@ fn zsh() -> String {
         };
         let _ = writeln!(flags, "    '{star}--{}[{}]{value}'", setting.name, plain(setting.help));
     }
-    for other in OTHERS {
-        let value = if other.value.is_some() { ":file:_files" } else { "" };
-        let _ = writeln!(flags, "    '--{}[{}]{value}'", other.name, plain(other.help));
+    for switch in switches() {
+        let value = if has_value(switch) { ":file:_files" } else { "" };
+        let star = if matches!(switch.value, SwitchValue::Many(_)) { "*" } else { "" };
+        let _ = writeln!(flags, "    '{star}--{}[{}]{value}'", switch.name, plain(switch.help));
     }
     format!(
         "#compdef mistify-libvirt
@@ -165,9 +175,11 @@ fn fish() -> String {
         let help = quoted(setting.help);
         let _ = writeln!(text, "{complete} -l {}{short}{value} -d '{help}'", setting.name);
     }
-    for other in OTHERS {
-        let value = if other.value.is_some() { " -r" } else { "" };
-        let _ = writeln!(text, "{complete} -l {}{value} -d '{}'", other.name, quoted(other.help));
+    for switch in switches() {
+        let value = if has_value(switch) { " -r" } else { "" };
+        let short = switch.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
+        let help = quoted(switch.help);
+        let _ = writeln!(text, "{complete} -l {}{short}{value} -d '{help}'", switch.name);
     }
     let list = "(mistify-libvirt list 2>/dev/null | string match -ra '(?<=\"id\":\")[^\"]*')";
     for verb in with_id() {
@@ -197,6 +209,9 @@ mod tests {
             }
             for setting in SETTINGS {
                 assert!(words.contains(&setting.name), "{shell:?}: {}", setting.name);
+            }
+            for switch in SWITCHES {
+                assert!(words.contains(&switch.name), "{shell:?}: {}", switch.name);
             }
             for method in methods() {
                 assert!(words.contains(&method.as_str()), "{shell:?}: {method}");

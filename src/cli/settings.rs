@@ -333,42 +333,6 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
 ];
 
-/// A flag that is no setting.
-#[derive(Debug)]
-pub(super) struct Other {
-    pub(super) name: &'static str,
-    pub(super) short: Option<char>,
-    /// Its value, as the usage writes it.
-    pub(super) value: Option<&'static str>,
-    pub(super) help: &'static str,
-}
-
-impl Other {
-    const fn new(name: &'static str, help: &'static str) -> Self {
-        Self { name, short: None, value: None, help }
-    }
-}
-
-/// All of these, in the order of the usage.
-pub(super) const OTHERS: &[Other] = &[
-    Other {
-        value: Some("FILE"),
-        ..Other::new(
-            "config",
-            "Read the configuration from FILE, which must exist; also MISTIFY_CONFIG",
-        )
-    },
-    Other::new("check-config", "Check the configuration, print the first error, and exit"),
-    Other::new("json", "Print answers of subcommands as JSON on a terminal too, as in a pipe"),
-    Other {
-        value: Some("SUM"),
-        ..Other::new("sha256", "With image pull: require this SHA-256 checksum of the file at URL")
-    },
-    Other::new("remove", "With leftovers: remove the leftovers that nothing uses"),
-    Other { short: Some('h'), ..Other::new("help", "Print this help and exit") },
-    Other::new("version", "Print the version and exit"),
-];
-
 /// Settings as they are gathered, until all are known.
 #[derive(Debug)]
 pub(super) struct Draft {

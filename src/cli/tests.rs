@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::client::Ask;
 use crate::config::{SocketConfig, Store};
 
 /// A file that is not there.
@@ -451,4 +452,24 @@ fn an_import_is_four_words_among_flags() {
     assert_eq!((host.zpool.as_str(), host.sparse), ("tank", true));
     assert_eq!((file.as_path(), id.as_str()), (Path::new("./a.raw"), "web"));
     assert_eq!(settings.log_level, Some(LevelFilter::Info));
+}
+
+#[test]
+fn other_subcommands_refuse_a_subcommands_options() {
+    for (words, why) in [
+        (&["list", "--remove"][..], "--remove: valid only with leftovers"),
+        (&["--remove"], "--remove: valid only with leftovers"),
+        (&["image", "import", "a", "b", "--sha256=1"], "--sha256: valid only with image pull"),
+        (&["leftovers", "--remove", "--remove"], "--remove: given twice"),
+        (&["--remove", "leftoversx"], "--remove: valid only with leftovers"),
+        (&["image", "pull", "a", "b"], "image pull: --sha256 SUM is required"),
+    ] {
+        assert_eq!(error(words), Error::Usage(why.to_owned()), "{words:?}");
+    }
+    // The program's own options may come twice, and all of them anywhere.
+    for words in [&["--json", "--remove", "leftovers", "--json"][..], &["leftovers", "--remove"]] {
+        let ask = Ask::Leftovers { guest: String::new(), remove: true };
+        let asked = request(words, &[], NO_FILE);
+        assert!(matches!(asked, Ok(Request::Do(Command::Ask { ask: it, .. }, _)) if it == ask));
+    }
 }

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use crate::cli::layers::DEFAULT_FILE;
-use crate::cli::settings::{OTHERS, SETTINGS, Setting, Takes};
+use crate::cli::settings::{SETTINGS, Setting, Takes};
+use crate::cli::switches::{SWITCHES, SwitchValue};
 
 /// Where the explanations begin.
 const COLUMN: usize = 30;
@@ -34,10 +35,19 @@ pub fn usage() -> String {
             Takes::Switch => None,
             Takes::One(value) | Takes::Many(value) => Some(value),
         };
-        entry(&mut text, &flag(setting.short, setting.name, value), &help(setting));
+        let value = value.map(|value| format!(" {value}")).unwrap_or_default();
+        entry(&mut text, &flag(setting.short, setting.name, &value), &help(setting));
     }
-    for other in OTHERS {
-        entry(&mut text, &flag(other.short, other.name, other.value), other.help);
+    for switch in SWITCHES {
+        let (value, help) = match switch.value {
+            SwitchValue::None => (String::new(), switch.help.to_owned()),
+            SwitchValue::One(value) => (format!(" {value}"), switch.help.to_owned()),
+            SwitchValue::Many(value) => {
+                (format!(" {value}"), format!("{}; repeatable", switch.help))
+            }
+            SwitchValue::Optional(value) => (format!("[={value}]"), switch.help.to_owned()),
+        };
+        entry(&mut text, &flag(switch.short, switch.name, &value), &help);
     }
     let _ = write!(
         text,
@@ -49,9 +59,8 @@ pub fn usage() -> String {
     text
 }
 
-fn flag(short: Option<char>, name: &str, value: Option<&str>) -> String {
+fn flag(short: Option<char>, name: &str, value: &str) -> String {
     let short = short.map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
-    let value = value.map(|value| format!(" {value}")).unwrap_or_default();
     format!("  {short}--{name}{value}")
 }
 
