@@ -7,7 +7,11 @@ use crate::cli::Error;
 use crate::cli::completions::Shell;
 use crate::cli::switches::Switches;
 use crate::client::{Ask, Params};
+use crate::config::fixed::SHUTDOWN_WAIT_MAX;
 use crate::fetch::is_sum;
+
+/// Time of `shutdown --wait` without a number, in seconds. systemd gives each service of a guest 90.
+const SHUTDOWN_WAIT_S: u64 = 120;
 
 /// Words of the longest command.
 pub(super) const WORDS_MAX: usize = 4;
@@ -122,6 +126,19 @@ pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command
             let remove = switches.has("remove");
             Ok(Command::Ask { ask: Ask::Leftovers { guest, remove }, json })
         }
+        (["shutdown", _], [_, id]) => {
+            let ask = Ask::Shutdown {
+                id: utf_8(id)?,
+                wait: match switches.has("wait") {
+                    true => {
+                        Some(seconds("wait", switches.value("wait"))?.unwrap_or(SHUTDOWN_WAIT_S))
+                    }
+                    false => None,
+                },
+                force_after: seconds("force-after", switches.value("force-after"))?,
+            };
+            Ok(Command::Ask { ask, json })
+        }
         (texts, words) => match ask(texts, words)? {
             Some(ask) => Ok(Command::Ask { ask, json }),
             None => Err(Error::Usage(format!("{}: not a subcommand", texts.join(" ")))),
@@ -134,7 +151,6 @@ fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
     let method = |verb: &str| match verb {
         "status" => Some("Status"),
         "run" => Some("Run"),
-        "shutdown" => Some("Shutdown"),
         "poweroff" => Some("Poweroff"),
         "reboot" => Some("Reboot"),
         "suspend" => Some("Suspend"),
@@ -165,6 +181,14 @@ fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
         },
         _ => return Ok(None),
     }))
+}
+
+/// The value of an option in seconds, if it has one.
+fn seconds(name: &str, given: Option<&str>) -> Result<Option<u64>, Error> {
+    let most = SHUTDOWN_WAIT_MAX.as_secs();
+    let parse = |text: &str| text.parse().ok().filter(|seconds| (1..=most).contains(seconds));
+    let wrong = || Error::Usage(format!("--{name}: write 1 to {most} seconds"));
+    given.map(|text| parse(text).ok_or_else(wrong)).transpose()
 }
 
 /// The sum of an image that is pulled, in small letters.

@@ -27,7 +27,6 @@ pub(super) enum SwitchValue {
     #[expect(dead_code, reason = "the next option needs it")]
     Many(&'static str),
     /// A value after `=`, or no value.
-    #[expect(dead_code, reason = "the next option needs it")]
     Optional(&'static str),
 }
 
@@ -79,6 +78,18 @@ pub(super) const SWITCHES: &[Switch] = &[
         "With image pull: require this SHA-256 checksum of the file at URL",
     )
     .of(&["image pull"]),
+    Switch::new(
+        "wait",
+        SwitchValue::Optional("SECONDS"),
+        "With shutdown: wait until the guest is off (1 to 3600 s, default 120)",
+    )
+    .of(&["shutdown"]),
+    Switch::new(
+        "force-after",
+        One("SECONDS"),
+        "With shutdown: force a guest off that is not off after this time, and wait for that",
+    )
+    .of(&["shutdown"]),
     Switch::new("remove", Alone, "With leftovers: remove the leftovers that nothing uses")
         .of(&["leftovers"]),
     Switch::new(HELP, Alone, "Print this help and exit").short('h'),

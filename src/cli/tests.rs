@@ -457,7 +457,11 @@ fn an_import_is_four_words_among_flags() {
 #[test]
 fn other_subcommands_refuse_a_subcommands_options() {
     for (words, why) in [
-        (&["list", "--remove"][..], "--remove: valid only with leftovers"),
+        (&["list", "--wait"][..], "--wait: valid only with shutdown"),
+        (&["shutdown", "a", "--wait=0"], "--wait: write 1 to 3600 seconds"),
+        (&["shutdown", "a", "--wait="], "--wait: write 1 to 3600 seconds"),
+        (&["shutdown", "a", "--force-after", "1h"], "--force-after: write 1 to 3600 seconds"),
+        (&["list", "--remove"], "--remove: valid only with leftovers"),
         (&["--remove"], "--remove: valid only with leftovers"),
         (&["image", "import", "a", "b", "--sha256=1"], "--sha256: valid only with image pull"),
         (&["leftovers", "--remove", "--remove"], "--remove: given twice"),

@@ -12,10 +12,23 @@ use serde_json::{Value, json};
 
 use crate::client::{Error, server};
 use crate::config::fixed::{
-    CLIENT_ANSWER_BYTES, CLIENT_CONNECT, CLIENT_HEADERS, CLIENT_MARGIN, TOKEN_BYTES,
+    CLIENT_ANSWER_BYTES, CLIENT_CONNECT, CLIENT_HEADERS, CLIENT_MARGIN, SHUTDOWN_FORCE,
+    SHUTDOWN_WAIT_MAX, TOKEN_BYTES,
 };
 use crate::config::{Config, DEFAULT_IMAGE_STORE_PORT};
 use crate::os::local::reachable;
+
+/// How long a call is to wait by its own words, as a Shutdown may.
+fn own_wait(params: &Value) -> Duration {
+    let seconds = |name: &str| params[0][name].as_u64().map(Duration::from_secs);
+    match (seconds("wait"), seconds("force_after")) {
+        (None, None) => Duration::ZERO,
+        (wait, force_after) => {
+            let longest = wait.max(force_after).unwrap_or_default();
+            longest.min(SHUTDOWN_WAIT_MAX) + SHUTDOWN_FORCE
+        }
+    }
+}
 
 /// Where an agent is called. `Display` names it for errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +91,7 @@ impl Client {
     /// [`Error::Answered`] with the agent's words; [`Error::Unreached`] where it has none.
     ///
     /// # Blocking
-    /// Up to the agent's deadline for changes and 10 s.
+    /// Up to the agent's deadline for changes and 10 s, and as long as the call itself is to wait.
     pub(super) fn call(&self, method: &str, params: &Value) -> Result<Value, Error> {
         let endpoint = match method.starts_with("ImageStore.") {
             true => &self.images,
@@ -93,7 +106,9 @@ impl Client {
         }
         let call = json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": 1 });
         let call = call.to_string();
-        let answer = self.exchange(endpoint, &call).map_err(|error| unreached(&error))?;
+        let answer = self
+            .exchange(endpoint, &call, self.patience + own_wait(params))
+            .map_err(|error| unreached(&error))?;
         if answer.is_empty() {
             // As is done with callers that are not allowed.
             let why = "connection closed without a response; check that --allow-user or \
@@ -115,12 +130,12 @@ impl Client {
         }
     }
 
-    fn exchange(&self, endpoint: &Endpoint, call: &str) -> io::Result<Vec<u8>> {
+    fn exchange(&self, endpoint: &Endpoint, call: &str, patience: Duration) -> io::Result<Vec<u8>> {
         match endpoint {
             Endpoint::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(self.patience))?;
-                stream.set_write_timeout(Some(self.patience))?;
+                stream.set_read_timeout(Some(patience))?;
+                stream.set_write_timeout(Some(patience))?;
                 server::check_unix(&stream)?;
                 post(stream, "localhost", "", call)
             }
@@ -130,8 +145,8 @@ impl Client {
                     _ => String::new(),
                 };
                 let stream = TcpStream::connect_timeout(address, CLIENT_CONNECT)?;
-                stream.set_read_timeout(Some(self.patience))?;
-                stream.set_write_timeout(Some(self.patience))?;
+                stream.set_read_timeout(Some(patience))?;
+                stream.set_write_timeout(Some(patience))?;
                 server::check_tcp(&stream)?;
                 post(stream, &address.to_string(), &proof, call)
             }

@@ -33,6 +33,15 @@ pub enum Ask {
         /// The guest's id.
         id: String,
     },
+    /// Shutdown of a guest.
+    Shutdown {
+        /// The guest's id.
+        id: String,
+        /// For how many seconds the command waits until the guest is off.
+        wait: Option<u64>,
+        /// After how many seconds it is forced off.
+        force_after: Option<u64>,
+    },
     /// CreateGuest with the guest in a file.
     Create(PathBuf),
     /// What a guest uses.
@@ -134,6 +143,10 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
         Ask::Guest { method, id } => {
             (libvirt(method), json!([{ "guest": { "id": id } }]), format!("{method} {id}"))
         }
+        Ask::Shutdown { id, wait, force_after } => {
+            let params = json!({ "guest": { "id": id }, "wait": wait, "force_after": force_after });
+            (libvirt("Shutdown"), json!([params]), format!("Shutdown {id}"))
+        }
         Ask::Create(file) => {
             let mut guest = read_params(&Params::File(file.clone()))?;
             // A whole parameter is understood as well as the guest alone.
@@ -202,8 +215,9 @@ fn readable(ask: &Ask, answer: &Value) -> String {
         Ask::Guest { method: "DiscardSaved", id } => {
             format!("{} saved memory removed; the next start boots\n", printable(id))
         }
-        Ask::Guest { id, .. } => {
-            format!("{} {}\n", printable(id), word(&answer["guest"]["state"]))
+        Ask::Guest { id, .. } | Ask::Shutdown { id, .. } => {
+            let forced = if answer["forced"] == true { ", forced off" } else { "" };
+            format!("{} {}{forced}\n", printable(id), word(&answer["guest"]["state"]))
         }
         Ask::Call { .. } | Ask::Top => format!("{answer:#}\n"),
     }

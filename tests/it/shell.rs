@@ -112,6 +112,10 @@ fn a_guests_life_is_a_command_a_step() {
     assert_eq!(shell.ask(&["reboot", "web-1"])["guest"]["id"], "web-1");
     assert_eq!(shell.ask(&["shutdown", "web-1"])["guest"]["id"], "web-1");
     assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
+    let off = shell.ask(&["shutdown", "web-1", "--wait=60", "--force-after", "30"]);
+    assert_eq!(off["guest"]["state"], "shutoff");
+    assert_eq!(shell.ask(&["shutdown", "--wait", "web-1"])["guest"]["state"], "shutoff");
+    assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
     assert_eq!(shell.ask(&["poweroff", "web-1"])["guest"]["state"], "shutoff");
     assert_eq!(shell.ask(&["delete", "web-1"])["guest"]["id"], "web-1");
     assert!(shell.fail(&["status", "web-1"]).starts_with("1 mistify-libvirt: Domain not found"));
