@@ -17,8 +17,8 @@ build:
 install: build
 	install -D $(PROGRAM) -t $(DESTDIR)$(PREFIX)/sbin
 	install -D -m 644 dist/*.socket -t $(DESTDIR)$(PREFIX)/lib/systemd/system
-	for unit in mistify-libvirt mistify-libvirt-fetch@; do \
-		sed 's|^ExecStart=/usr/sbin|ExecStart=$(PREFIX)/sbin|' dist/$$unit.service | \
+	for unit in mistify-libvirt mistify-libvirt-guests mistify-libvirt-fetch@; do \
+		sed 's|^Exec\(St[a-z]*\)=/usr/sbin|Exec\1=$(PREFIX)/sbin|' dist/$$unit.service | \
 			install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service || exit; \
 	done
 	install -D -m 644 dist/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/mistify-libvirt.conf

@@ -148,6 +148,12 @@ pub fn parse(
     }
     let named = file.or_else(|| variable("MISTIFY_CONFIG").map(PathBuf::from));
     let mut layers = vec![flags];
+    if command.iter().map(OsString::as_os_str).eq(["stop-guests"]) {
+        let settings = settings_of(&mut layers, named, variable, default_file);
+        let log_format = LogFormat::Text;
+        let settings = settings.map_err(|why| Error::Value { why, log_format })?;
+        return Ok(Request::Do(Command::StopGuests, settings));
+    }
     if command.iter().map(OsString::as_os_str).eq(["fetch"]) {
         let settings = settings_of(&mut layers, named, variable, default_file);
         return Ok(Request::Fetch(settings.and_then(|it| service_of(&it))));

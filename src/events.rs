@@ -79,6 +79,11 @@ pub enum What {
         /// Memory of the guest after the change, in KiB.
         memory_kib: u64,
     },
+    /// The guest did not start when the host started.
+    AutostartFailed {
+        /// Why not.
+        error: String,
+    },
     /// A CreateGuest or Create of this agent succeeded.
     Created,
     /// A Delete of this agent succeeded.
@@ -117,6 +122,7 @@ impl What {
             Self::Agent { .. } => "agent",
             Self::DeviceRemoved { .. } => "device-removed",
             Self::Balloon { .. } => "balloon",
+            Self::AutostartFailed { .. } => "autostart-failed",
             Self::Created => "created",
             Self::Deleted => "deleted",
             Self::Job { .. } => "job",

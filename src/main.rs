@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use log::info;
 use mistify_libvirt::cli::{self, Command, Request};
-use mistify_libvirt::config::Config;
-use mistify_libvirt::config::fixed::OPEN_FILES;
+use mistify_libvirt::config::fixed::{OPEN_FILES, STOP_NEWS};
+use mistify_libvirt::config::{Config, Store};
 use mistify_libvirt::http::listen;
 use mistify_libvirt::journal::default_state_dir;
-use mistify_libvirt::ops::Libvirt;
+use mistify_libvirt::ops::{Libvirt, Stopped};
 use mistify_libvirt::os::{activation, memory, notify::Notify, process, signals::Signals};
 use mistify_libvirt::rpc::Audit;
 use mistify_libvirt::{check, client, fetch, libvirt};
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error.to_string()),
         },
         Command::Ask { ask, json } => return answer(client::run(config, &ask, json)),
+        Command::StopGuests => stop_guests(config),
         Command::Pull { url, id, sha256 } => cli::import::pull(config, &url, &id, &sha256),
         Command::Import { file, id } => cli::import::run(config, &file, &id),
     };
@@ -108,6 +110,38 @@ fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
         Libvirt::with_config(config).map_err(|error| format!("cannot start workers: {error}"))?;
     info!("libvirt client library {version} started; uri={}", config.host.libvirt_uri);
     agent.serve(fronts, audit, signals, notify).map_err(|error| error.to_string())
+}
+
+/// Shuts down all guests, and tells the service manager all the while that it is at work.
+fn stop_guests(config: &Config) -> Result<(), String> {
+    let notify = Notify::from_environment(|name| std::env::var_os(name))
+        .map_err(|error| format!("cannot use NOTIFY_SOCKET: {error}"))?;
+    libvirt::start().map_err(|error| error.to_string())?;
+    // Nothing of the agent that may serve beside it: neither its journal nor its store.
+    let mut config = config.clone();
+    (config.state_dir, config.host.store) = (None, Store::None);
+    let agent = Libvirt::with_config(&config).map_err(|error| error.to_string())?;
+    let (done, is_done) = bounded::<()>(0);
+    let stopped = std::thread::scope(|threads| {
+        threads.spawn(move || {
+            while is_done.recv_timeout(STOP_NEWS) == Err(RecvTimeoutError::Timeout) {
+                if let Some(notify) = &notify {
+                    // Where nobody listens, its own time limit ends this program.
+                    let _ = notify.tell("EXTEND_TIMEOUT_USEC=30000000");
+                }
+            }
+        });
+        let stopped = agent.stop_guests();
+        drop(done);
+        stopped
+    });
+    match stopped.map_err(|error| format!("cannot shut guests down: {error}"))? {
+        Stopped { guests, forced, left: 0 } => {
+            println!("{guests} guests are off; {forced} of them were forced off");
+            Ok(())
+        }
+        Stopped { left, .. } => Err(format!("{left} guests may still run")),
+    }
 }
 
 /// SIGHUP is caught where there is a file that it opens anew, and ends the process elsewhere.

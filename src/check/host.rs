@@ -205,10 +205,54 @@ pub(super) fn unit(_: &Config) -> Vec<Finding> {
     }]
 }
 
+/// What shuts guests down when the host stops.
+pub(super) fn stop(_: &Config) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for unit in ["mistify-libvirt-guests.service", "libvirt-guests.service"] {
+        let asked =
+            Command::new("systemctl").args(["is-enabled", unit]).stdin(Stdio::null()).output();
+        // A unit that is not there is not enabled, either.
+        if asked.is_ok_and(|asked| asked.stdout.starts_with(b"enabled")) {
+            found.push(unit);
+        }
+    }
+    let conf = fs::read_to_string("/etc/libvirt/qemu.conf").unwrap_or_default();
+    if shuts_down(&conf) {
+        found.push("libvirt (auto_shutdown in qemu.conf)");
+    }
+    vec![match found.as_slice() {
+        [] => Finding::warn(
+            "stop",
+            "nothing shuts guests down when the host stops: they are killed",
+            "systemctl enable --now mistify-libvirt-guests",
+        ),
+        found => Finding::ok("stop", format!("shuts guests down: {}", found.join(", "))),
+    }]
+}
+
+/// Whether libvirt itself shuts down or saves guests, by its qemu.conf: from 11.2 on, where an operator wants it.
+fn shuts_down(conf: &str) -> bool {
+    let mut lines = conf.lines().filter_map(|line| line.split_once('='));
+    lines.any(|(name, value)| {
+        let is_it = ["auto_shutdown_try_save", "auto_shutdown_try_shutdown"].contains(&name.trim());
+        is_it && ["\"all\"", "\"persistent\""].contains(&value.trim())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::Level;
+
+    #[test]
+    fn libvirts_own_shutdown_of_guests_is_known() {
+        assert!(shuts_down("a = 1\nauto_shutdown_try_shutdown = \"all\"\n"));
+        assert!(shuts_down("  auto_shutdown_try_save=\"persistent\""));
+        assert!(!shuts_down(
+            "#auto_shutdown_try_shutdown = \"all\"\nauto_shutdown_poweroff = \"all\""
+        ));
+        assert!(!shuts_down("auto_shutdown_try_shutdown = \"none\""));
+    }
 
     #[test]
     fn what_images_cannot_be_fetched_without_is_warned_of() {

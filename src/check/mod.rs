@@ -69,7 +69,7 @@ impl Finding {
 /// A look; what it finds may be more than one thing.
 type Look = fn(&Config) -> Vec<Finding>;
 
-const LOOKS: [(&str, Look); 15] = [
+const LOOKS: [(&str, Look); 16] = [
     ("libvirt", guests::libvirt),
     ("kvm", host::kvm),
     ("guests", guests::machines),
@@ -85,6 +85,7 @@ const LOOKS: [(&str, Look); 15] = [
     ("ports", callers::ports),
     ("tokens", callers::tokens),
     ("unit", host::unit),
+    ("stop", host::stop),
 ];
 
 /// Looks at everything and writes what was found on standard output: lines on a terminal, JSON

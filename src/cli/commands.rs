@@ -77,6 +77,8 @@ pub enum Command {
         /// The SHA-256 sum that it has to have, in hexadecimal digits.
         sha256: String,
     },
+    /// Shut down all guests, as the host stops: for the unit that does this.
+    StopGuests,
     /// Print completions.
     Completions(Shell),
     /// Look at the host.

@@ -119,6 +119,21 @@ pub const SHUTDOWN_ASK: Duration = Duration::from_secs(5);
 pub const SHUTDOWN_LOOK: Duration = Duration::from_secs(2);
 /// Time to force a guest off after `force_after`. libvirt kills an emulator that does not react after some 10 s.
 pub const SHUTDOWN_FORCE: Duration = Duration::from_secs(30);
+/// Maximum of `start_order`. A host has some hundred guests.
+pub const START_ORDER_MAX: u64 = 9999;
+/// Maximum of `start_delay`. A guest with a large database needs some minutes before others can use it.
+pub const START_DELAY_MAX: Duration = Duration::from_secs(600);
+/// `stop_timeout` of a guest that sets none. It is systemd's default for the services in the guest.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(90);
+/// Guests of one place in the order that shut down concurrently when the host stops, each on a thread.
+pub const STOP_AT_ONCE: usize = 16;
+/// Interval at which the shutdown of guests reports to systemd that it is still at work. systemd then extends its
+/// timeout by 30 s.
+pub const STOP_NEWS: Duration = Duration::from_secs(10);
+/// Time after the host's start in which the agent waits for libvirt before it starts guests.
+pub const START_LIBVIRT: Duration = Duration::from_secs(600);
+/// Interval between two attempts to reach libvirt after the host's start.
+pub const WAIT_LIBVIRT: Duration = Duration::from_secs(2);
 /// Guests whose clocks the agent has still to set after they were resumed. It leaves the clocks of more guests alone.
 pub const AGENT_CLOCKS: usize = 256;
 /// Requests to a guest agent to set the clock after its guest was resumed.

@@ -110,6 +110,11 @@ pub enum Fault {
         /// The unit.
         unit: u64,
     },
+    /// It is 0.
+    TooLittle {
+        /// What it can be at least.
+        least: u64,
+    },
     /// It is above a limit.
     TooMuch {
         /// What it is.
@@ -167,6 +172,7 @@ impl fmt::Display for Fault {
             Self::Product { found, limit } => write!(f, ": the product {found} must {limit}"),
             Self::Repeated(number) => write!(f, ": {number} is used twice"),
             Self::Missing => f.write_str(" is missing"),
+            Self::TooLittle { least } => write!(f, " must be at least {least}"),
             Self::NotMultiple { found, unit } => {
                 write!(f, ": {found} is not a multiple of {unit}")
             }

@@ -57,6 +57,15 @@ pub struct VirDomain {
     /// Whether libvirt starts it when the host starts. Not in the XML either.
     #[serde(skip_serializing_if = "wire::is_false")]
     pub autostart: bool,
+    /// As the member of a guest, where the agent keeps it. Not in the XML either, as what follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_order: Option<u64>,
+    /// As the member of a guest, in seconds.
+    #[serde(rename = "start_delay", skip_serializing_if = "Option::is_none")]
+    pub start_delay_s: Option<u64>,
+    /// As the member of a guest, in seconds.
+    #[serde(rename = "stop_timeout", skip_serializing_if = "Option::is_none")]
+    pub stop_timeout_s: Option<u64>,
     /// The members of the guest in which the next start differs from what runs. Not in the XML either.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,

@@ -47,7 +47,7 @@ pub struct Updated {
 }
 
 /// The members that Update can change, by their names in a request.
-pub const MEMBERS: [&str; 16] = [
+pub const MEMBERS: [&str; 19] = [
     "cpu_model",
     "cpu_topology",
     "max_memory",
@@ -64,7 +64,22 @@ pub const MEMBERS: [&str; 16] = [
     "cpu_pinning",
     "hugepages",
     "numa",
+    "start_order",
+    "start_delay",
+    "stop_timeout",
 ];
+
+/// Whether a request has any of [`MEMBERS`] that is kept beside the definition, and takes effect at once.
+pub fn has_schedule(asked: &Guest) -> bool {
+    asked.start_order.or(asked.start_delay_s).or(asked.stop_timeout_s).is_some()
+}
+
+/// Whether a request has any of [`MEMBERS`] that changes the definition.
+pub fn has_machine(asked: &Guest) -> bool {
+    let without =
+        Guest { start_order: None, start_delay_s: None, stop_timeout_s: None, ..asked.clone() };
+    has_members(&without)
+}
 
 /// Whether a request has any of [`MEMBERS`].
 pub fn has_members(asked: &Guest) -> bool {
@@ -92,6 +107,9 @@ pub fn take_over(kept: &mut Guest, asked: &Guest) {
     }
     kept.cpu_topology = asked.cpu_topology.or(kept.cpu_topology);
     kept.guest_agent = asked.guest_agent.or(kept.guest_agent);
+    kept.start_order = asked.start_order.or(kept.start_order);
+    kept.start_delay_s = asked.start_delay_s.or(kept.start_delay_s);
+    kept.stop_timeout_s = asked.stop_timeout_s.or(kept.stop_timeout_s);
     if asked.max_memory_mib > 0 {
         kept.max_memory_mib = asked.max_memory_mib;
     }

@@ -107,6 +107,16 @@ pub struct Guest {
     /// The host's NUMA nodes that the guest's memory lies on, such as `0-1`; empty: any.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub numa: String,
+    /// Place in the order in which the agent starts guests when the host starts; 0 and absent: the agent does not
+    /// start it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_order: Option<u64>,
+    /// Seconds after its start before the agent starts the next guest.
+    #[serde(rename = "start_delay", skip_serializing_if = "Option::is_none")]
+    pub start_delay_s: Option<u64>,
+    /// Seconds that it has to shut down when the host stops; then it is forced off.
+    #[serde(rename = "stop_timeout", skip_serializing_if = "Option::is_none")]
+    pub stop_timeout_s: Option<u64>,
     /// What cloud-init finds at the guest's first boot. It is secret, and in no answer.
     #[serde(skip_serializing)]
     pub cloud_init: Option<CloudInit>,
@@ -148,6 +158,9 @@ members!(Guest {
     "cpu_pinning" => cpu_pinning: list,
     "hugepages" => hugepages_kib: value,
     "numa" => numa: value,
+    "start_order" => start_order: value,
+    "start_delay" => start_delay_s: value,
+    "stop_timeout" => stop_timeout_s: value,
     "cloud_init" => cloud_init: secret,
     "seed_bus" => seed_bus: value,
     "seed" => seed: value,

@@ -12,7 +12,7 @@ use crate::config::fixed::{FIRST_ROUND, LAST_LINES};
 use crate::config::{AuditConfig, HttpLimits, Store};
 use crate::http::heartbeat::Heartbeat;
 use crate::http::{BindError, Front, Tallies, health, routes, scrape};
-use crate::ops::{Libvirt, Reconciler};
+use crate::ops::{HostStart, Libvirt, Reconciler};
 use crate::os::notify::Notify;
 use crate::os::signals::{Signal, Signals};
 use crate::rpc::{Audit, Service, Workers};
@@ -169,6 +169,7 @@ impl Libvirt {
         let (agent, audit) = (Arc::new(self), Arc::new(audit));
         let reconciler = Reconciler::start(&agent).map_err(ServeError::Start)?;
         reconciler.wait_for_first_round(FIRST_ROUND);
+        HostStart::start(&agent).map_err(ServeError::Start)?;
         let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
         let (tallies, places) = (fronts.tallies(), fronts.places());
         let Fronts { mut main, mut images, mut metrics } = fronts;

@@ -61,6 +61,11 @@ impl Libvirt {
                 found.pending = pending(&found, &definition);
                 found.metadata = definition.metadata;
             }
+            if let Some(kept) = &found.metadata.guest {
+                found.start_order = kept.start_order;
+                found.start_delay_s = kept.start_delay_s;
+                found.stop_timeout_s = kept.stop_timeout_s;
+            }
             Ok(found)
         })
     }

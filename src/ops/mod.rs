@@ -17,6 +17,8 @@ mod error;
 mod events;
 mod fetches;
 mod health;
+mod host_start;
+mod host_stop;
 mod images;
 mod inventory;
 mod jobs;
@@ -53,6 +55,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -64,6 +67,8 @@ pub use args::{is_dry_run, timeout, wants_job};
 pub use create::new_domain;
 pub use error::Error;
 pub use health::{Health, Seen};
+pub use host_start::HostStart;
+pub use host_stop::Stopped;
 pub use lifecycle::get_state;
 pub use opener::Opener;
 pub use plan::{Forecast, Problem};
@@ -104,6 +109,8 @@ pub struct Libvirt {
     fetches: Fetches,
     status: StatusCache,
     seed_key: SeedKey,
+    /// Where the agent keeps what it must not forget.
+    state_dir: Option<PathBuf>,
     agents: Arc<Agents>,
     sampler: Sampler,
     events: Arc<Events>,
@@ -193,6 +200,7 @@ impl Libvirt {
             status: StatusCache::default(),
             agents,
             seed_key: SeedKey::new(config.state_dir.clone()),
+            state_dir: config.state_dir.clone(),
             calls: Calls::default(),
             metrics: config.metrics.clone(),
             without_cpu_stats: Arc::default(),

@@ -6,7 +6,7 @@ use std::env::consts::ARCH;
 use crate::guest::check::machine as rules;
 use crate::guest::domain::{KIB_PER_MIB, VirDomain};
 use crate::guest::paths;
-use crate::guest::update::{self, Loss, MEMBERS, has_members};
+use crate::guest::update::{self, Loss, MEMBERS, has_machine, has_members, has_schedule};
 use crate::guest::wire::verbs::SettingResponse;
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::libvirt::XmlKind;
@@ -43,6 +43,10 @@ impl Libvirt {
             not_saved(&domain)?;
             let xml = domain.xml(XmlKind::Definition)?;
             let definition = VirDomain::from_xml(&xml).map_err(unreadable)?;
+            if has_schedule(&asked) && definition.metadata.guest.is_none() {
+                let why = "start_order, start_delay and stop_timeout need a guest that this agent created";
+                return Err(Error::Unsupported(why));
+            }
             asked.profile.clone_from(&definition.metadata.profile);
             let it = as_it_would_be(&asked, &definition);
             let unit = rules::unit_fault(&it);
@@ -67,7 +71,7 @@ impl Libvirt {
             session.connection()?.define_domain(&xml)?;
             Ok(domain.is_active()?)
         })?;
-        let message = if is_active { NEXT_START } else { "" }.to_owned();
+        let message = if is_active && has_machine(&guest) { NEXT_START } else { "" }.to_owned();
         Ok(SettingResponse { guest: Some(guest), live: false, message })
     }
 }

@@ -41,7 +41,7 @@ fn a_host_that_has_what_is_needed_is_told_so_with_status_0() {
     let subjects: Vec<&str> = levels.keys().map(String::as_str).collect();
     let all = [
         "allowed", "bridges", "callers", "cgroup", "guests", "images", "kvm", "libvirt", "mounts",
-        "ports", "state", "storage", "tokens", "unit", "zfs",
+        "ports", "state", "stop", "storage", "tokens", "unit", "zfs",
     ];
     assert_eq!(subjects, all);
     for subject in

@@ -27,6 +27,7 @@ mod faults;
 mod golden;
 mod guest_agent;
 mod harness;
+mod host;
 mod house;
 mod http_front;
 mod images;

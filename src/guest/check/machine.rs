@@ -1,6 +1,7 @@
 //! What a guest's machine can be: by itself, and on this host.
 
 use crate::config::Profile;
+use crate::config::fixed::{SHUTDOWN_WAIT_MAX, START_DELAY_MAX, START_ORDER_MAX};
 use crate::guest::capabilities::{Capabilities, modern_machine};
 use crate::guest::check::{Fault, Invalid};
 use crate::guest::domain::{KIB_PER_MIB, RAW};
@@ -80,7 +81,13 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
         name("cpu_model", &guest.cpu_model),
         name("machine", &guest.machine),
         name("video", &guest.video),
+        below("start_order", guest.start_order.unwrap_or(0), START_ORDER_MAX),
+        below("start_delay", guest.start_delay_s.unwrap_or(0), START_DELAY_MAX.as_secs()),
+        below("stop_timeout", guest.stop_timeout_s.unwrap_or(0), SHUTDOWN_WAIT_MAX.as_secs()),
     ];
+    if guest.stop_timeout_s == Some(0) {
+        found.push(member("stop_timeout", Fault::TooLittle { least: 1 }));
+    }
     if guest.max_cpu != 0 && guest.max_cpu < guest.cpu {
         found.push(member("max_cpu", Fault::NotWith("cpu, which is larger")));
     }

@@ -277,6 +277,8 @@ mod tests {
         let hardware = Hardware { tpm: true, ..Hardware::default() };
         let (reason, pending) = ("io-error".to_owned(), vec!["cpu".to_owned()]);
         let known = VirDomain { vcpu_max: 4, hardware, reason, pending, ..VirDomain::default() };
+        let (start_order, start_delay_s, stop_timeout_s) = (Some(1), Some(1), Some(1));
+        let known = VirDomain { start_order, start_delay_s, stop_timeout_s, ..known };
         tells("Domain", &VirDomain { autostart: true, memory_max_kib: 4, ..known }, all);
         tells("AutostartResponse", &AutostartResponse::default(), all);
         let message = "the guest is off".to_owned();

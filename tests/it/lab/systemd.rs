@@ -25,6 +25,7 @@ use crate::support::wait_until;
 const PACKAGE: &str = "mistify-libvirt";
 const UNIT: &str = "mistify-libvirt.service";
 const SOCKET_UNIT: &str = "mistify-libvirt.socket";
+const GUESTS_UNIT: &str = "mistify-libvirt-guests.service";
 const ADDRESS: &str = "127.0.0.1:20001";
 const SETTINGS: &str = "/etc/mistify-libvirt.conf";
 /// What this machine has otherwise than the agent expects.

@@ -2,12 +2,14 @@
 
 use std::{env, fs};
 
-use super::super::{quietly, run, virsh};
+use super::super::{SOON, quietly, run, virsh};
 use super::{
-    OWN_SETTINGS, PACKAGE, SETTINGS, SOCKET_UNIT, Service, UNIT, purge, qemu_pid, systemctl, text,
+    GUESTS_UNIT, OWN_SETTINGS, PACKAGE, SETTINGS, SOCKET_UNIT, Service, UNIT, purge, qemu_pid,
+    systemctl, text,
 };
 use crate::agent::PROGRAM;
 use crate::skip::require;
+use crate::support::{wait_for, wait_until};
 
 /// The files of this machine that have our name, but for those of the tests.
 fn our_files() -> String {
@@ -31,11 +33,12 @@ fn an_upgrade_starts_it_anew_and_keeps_settings_and_guests() {
     let folder = service.pool.folder();
     let guest = service.running(&folder);
     let (qemu, agent, version) = (qemu_pid(&folder.guest), service.pid(), installed_version());
-    for unit in [UNIT, SOCKET_UNIT] {
+    for unit in [UNIT, SOCKET_UNIT, GUESTS_UNIT] {
         assert!(is("is-active", unit) && is("is-enabled", unit), "{unit}");
     }
 
     run("dpkg", &["--install", text(&service.new)]);
+    assert!(is("is-active", GUESTS_UNIT));
 
     assert_ne!(installed_version(), version);
     assert_eq!(service.state(&folder.guest), "running");
@@ -51,6 +54,43 @@ fn an_upgrade_starts_it_anew_and_keeps_settings_and_guests() {
     for unit in [UNIT, SOCKET_UNIT] {
         assert!(!is("is-active", unit) && !is("is-enabled", unit), "{unit}");
     }
+}
+
+/// By a target that stops the unit as the host's own does, where nobody may stop it by hand.
+#[test]
+fn guests_shut_down_when_the_host_stops() {
+    let Some(service) = require("lab", Service::installed()) else { return };
+    let folder = service.pool.folder();
+    let guest = service.running(&folder);
+    let qemu = qemu_pid(&folder.guest);
+    for refused in [["stop", GUESTS_UNIT], ["restart", GUESTS_UNIT]] {
+        assert!(!quietly("systemctl", &refused).status.success(), "{refused:?}");
+    }
+    systemctl(&["restart", UNIT, "libvirtd.service"]);
+    assert_eq!(qemu_pid(&folder.guest), qemu, "nothing of that stops a guest");
+
+    let stop = "/run/systemd/system/host-stop.target";
+    let conflicts = format!("[Unit]\nConflicts={GUESTS_UNIT} libvirt-guests.service\n");
+    fs::write(stop, conflicts).expect("a file");
+    systemctl(&["daemon-reload"]);
+    // Beside it, libvirt's own finds nothing to do: it stops after it.
+    let has_libvirts = quietly("systemctl", &["start", "libvirt-guests.service"]).status.success();
+    systemctl(&["start", "host-stop.target"]);
+    wait_until("the unit has stopped", SOON, || !is("is-active", GUESTS_UNIT));
+    assert_eq!(virsh(&["domstate", &folder.guest]).trim(), "shut off");
+    let said = wait_for("its word is in the journal", SOON, || {
+        let said = run("journalctl", &["--quiet", "--output=cat", "--unit", GUESTS_UNIT]);
+        said.contains("guests are off").then_some(said)
+    });
+    assert!(said.contains("1 guests are off; 0 of them were forced off"), "{said}");
+    assert_eq!(systemctl(&["show", "--value", "--property", "Result", GUESTS_UNIT]), "success");
+    let said = run("journalctl", &["--quiet", "--output=cat", "--unit", "libvirt-guests.service"]);
+    assert!(!has_libvirts || !said.contains("Starting shutdown"), "{said}");
+
+    fs::remove_file(stop).expect("it is ours");
+    systemctl(&["daemon-reload"]);
+    systemctl(&["start", GUESTS_UNIT]);
+    service.call("Delete", &guest);
 }
 
 #[test]
