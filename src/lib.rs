@@ -65,7 +65,8 @@
 //! The verbs take and answer what the wire does:
 //!
 //! ```
-//! use mistify_libvirt::guest::wire::{Disk, Guest, GuestMetricsRequest, GuestRequest, Nic};
+//! use mistify_libvirt::guest::wire::{Disk, Guest, GuestRequest, Nic};
+//! use mistify_libvirt::guest::wire::metrics::GuestMetricsRequest;
 //! use mistify_libvirt::{guest::state::State, ops::Libvirt, pool::Lane};
 //!
 //! let agent = Libvirt::new("test:///default", "mistify", 4)?;

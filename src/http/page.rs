@@ -34,7 +34,7 @@ const PAGE: &str = concat!(
 /// what that is after a change.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-S4+o1bMxciR6Z/ciPE7xu5Rzk6b5oRyAkFGSZT9pmDM='; \
-    script-src 'sha256-L2dkLw95/BevyZVU3KjPPGIAbPyLkd4oU8tmzy26aus='; \
+    script-src 'sha256-4fbLy5gGP4Dat20UROUVXZQzH4S/xxwTE+pPR63lUuI='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 

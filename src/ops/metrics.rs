@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::guest::domain::VirDomain;
-use crate::guest::wire::{
-    CpuMetrics, DiskMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse, Nic, NicMetrics,
+use crate::guest::wire::metrics::{
+    CpuMetrics, DiskMetrics, GuestMetricsRequest, GuestMetricsResponse, NicMetrics,
 };
+use crate::guest::wire::{Guest, Nic};
 use crate::libvirt::{BlockStats, Code, CpuTime, Domain, DomainStats, Error as LibvirtError};
 use crate::libvirt::{Groups, InterfaceStats, VcpuTimes, XmlKind};
 use crate::metrics;

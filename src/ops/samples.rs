@@ -10,8 +10,9 @@ use log::warn;
 
 use crate::config::MetricsConfig;
 use crate::events::{Events, What};
-use crate::guest::wire::{
-    AllGuestMetrics, CpuMetrics, Guest, GuestMetricsRequest, GuestMetricsResponse,
+use crate::guest::wire::Guest;
+use crate::guest::wire::metrics::{
+    AllGuestMetrics, CpuMetrics, GuestMetricsRequest, GuestMetricsResponse,
 };
 use crate::libvirt::{BlockStats, VcpuTimes};
 use crate::metrics::{

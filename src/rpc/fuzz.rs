@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 
 use super::envelope::{self, Id, Lookup, Request};
 use super::json;
+use crate::guest::wire::GuestRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
-use crate::guest::wire::{GuestMetricsRequest, GuestRequest};
+use crate::guest::wire::metrics::GuestMetricsRequest;
 
 /// The bytes as a request, as a parameter that stands alone, and as what stands in a request.
 pub(crate) fn decode(data: &[u8]) {

@@ -6,6 +6,7 @@ mod dry_run;
 pub mod envelope;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod given;
 mod jobs;
 pub mod json;
 mod post;
@@ -21,11 +22,9 @@ use std::time::Instant;
 
 use log::kv::Value;
 use log::{Level, log_enabled, warn};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::guest::members::{Members, noting};
+use crate::guest::members::noting;
 use crate::guest::wire::images::SnapshotRequest;
 use crate::jobs::reached;
 use crate::ops::{self, Error, Libvirt};
@@ -36,6 +35,7 @@ use crate::rpc::envelope::{Lookup, Refusal, Request};
 use crate::rpc::json::Writer;
 use crate::storage;
 use audit::{Call, Outcome, log_call, milliseconds};
+use given::{Given, given};
 use subject::{About, Subject};
 use table::Effect::{Changes, Reads};
 use table::{Entry, Method};
@@ -229,11 +229,6 @@ trait Asked {
     /// about this.
     fn answer(&self, outcome: Result<Writer<'_>, &Error>, subject: &Subject) -> Option<Vec<u8>>;
 }
-
-/// What a method takes.
-trait Params: Clone + DeserializeOwned + for<'de> Members<'de> + About {}
-
-impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + About> Params for P {}
 
 impl Asked for Request<Callee> {
     fn params(&self, _: &[&str]) -> Result<Option<&RawValue>, Refusal> {
@@ -485,58 +480,6 @@ impl<'a> Desk<'a> {
         if callee.entry.1 == Changes {
             Call::begin(self.by, callee.full_name(), None, began).end(&Outcome::Refused(why));
         }
-    }
-}
-
-/// A verb and its parameter: all of a call that depends on their types, so that the rest is compiled once.
-trait Given {
-    /// The members that the parameter may have.
-    fn names(&self) -> &'static [&'static str];
-
-    /// Reads the parameter, which is empty before.
-    ///
-    /// # Errors
-    /// Where this is no such parameter.
-    fn read(&mut self, json: &str) -> serde_json::Result<()>;
-
-    /// The parameter.
-    fn about(&mut self) -> &mut dyn About;
-
-    /// Runs the verb with the parameter; what writes its result.
-    ///
-    /// # Errors
-    /// Those of the verb.
-    fn carry_out(&mut self, agent: &Libvirt) -> Result<BoxedWriter, Error>;
-}
-
-type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>>;
-
-struct Typed<'a, P, R> {
-    params: P,
-    verb: &'a dyn Fn(&Libvirt, P) -> Result<R, Error>,
-}
-
-fn given<P: Params, R>(verb: &dyn Fn(&Libvirt, P) -> Result<R, Error>) -> Typed<'_, P, R> {
-    Typed { params: P::default(), verb }
-}
-
-impl<P: Params, R: Serialize + 'static> Given for Typed<'_, P, R> {
-    fn names(&self) -> &'static [&'static str] {
-        P::NAMES
-    }
-
-    fn read(&mut self, json: &str) -> serde_json::Result<()> {
-        self.params = serde_json::from_str(json)?;
-        Ok(())
-    }
-
-    fn about(&mut self) -> &mut dyn About {
-        &mut self.params
-    }
-
-    fn carry_out(&mut self, agent: &Libvirt) -> Result<BoxedWriter, Error> {
-        let result = (self.verb)(agent, std::mem::take(&mut self.params))?;
-        Ok(Box::new(move |out| json::write(out, &result)))
     }
 }
 

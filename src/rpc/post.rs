@@ -8,8 +8,9 @@ use serde::Serialize;
 use crate::ops::Libvirt;
 use crate::os::peer::Share;
 use crate::rpc::envelope::Request;
+use crate::rpc::given::Params;
 use crate::rpc::table::{Asks, Method};
-use crate::rpc::{Answer, Answered, Asked, Callee, Doing, Params, Service, What};
+use crate::rpc::{Answer, Answered, Asked, Callee, Doing, Service, What};
 use crate::rpc::{envelope, json, lookup};
 
 /// Has this user's call in `body` carried out if it is one question to libvirt: what `reply` gives is then

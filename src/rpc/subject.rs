@@ -10,10 +10,11 @@ use crate::guest::wire::agent::LoginRequest;
 use crate::guest::wire::events::EventsRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
 use crate::guest::wire::jobs::{JobRequest, JobsRequest};
+use crate::guest::wire::metrics::GuestMetricsRequest;
 use crate::guest::wire::verbs::{
     AutostartRequest, DiskRequest, ListRequest, NicRequest, PlanRequest, ShutdownRequest,
 };
-use crate::guest::wire::{Guest, GuestMetricsRequest, GuestRequest};
+use crate::guest::wire::{Guest, GuestRequest};
 use crate::rpc::dry_run;
 
 /// What a call is about: one of the names, as the caller wrote it.

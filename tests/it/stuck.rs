@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 use mistify_libvirt::config::Config;
 use mistify_libvirt::guest::wire::events::EventsRequest;
-use mistify_libvirt::guest::wire::{Disk, Guest, GuestMetricsRequest, GuestRequest};
+use mistify_libvirt::guest::wire::metrics::GuestMetricsRequest;
+use mistify_libvirt::guest::wire::{Disk, Guest, GuestRequest};
 use mistify_libvirt::ops::{Error, Libvirt};
 use mistify_libvirt::pool::{self, Job, JobName, Lane, LaneSnapshot};
 

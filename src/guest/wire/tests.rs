@@ -1,3 +1,4 @@
+use super::metrics::*;
 use super::*;
 
 fn guest(json: &str) -> Guest {

@@ -19,8 +19,10 @@ const EVENTS_KEPT = 1000, EVENTS_SHOWN = 200, OWN_EVENTS_SHOWN = 30;
 /** Until events are asked for again, at first and at most. */
 const LISTEN_MS = 1000, LISTEN_MS_MAX = 30_000;
 const KINDS = ['lifecycle', 'reboot', 'io-error', 'watchdog', 'agent', 'device-removed', 'balloon',
-  'created', 'deleted', 'stuck', 'unstuck', 'job', 'connected', 'disconnected', 'missed', 'gap'];
-const TROUBLE = new Set(['io-error', 'watchdog', 'stuck', 'disconnected', 'missed', 'gap']);
+  'autostart-failed', 'created', 'deleted', 'stuck', 'unstuck', 'job', 'connected', 'disconnected',
+  'missed', 'gap'];
+const TROUBLE = new Set(['autostart-failed', 'io-error', 'watchdog', 'stuck', 'disconnected',
+  'missed', 'gap']);
 
 const at = (id) => document.getElementById(id);
 const words = new Intl.Collator(undefined, { numeric: true });

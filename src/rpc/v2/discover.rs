@@ -138,6 +138,7 @@ mod tests {
     use crate::guest::wire::events::EventsRequest;
     use crate::guest::wire::images::*;
     use crate::guest::wire::jobs::*;
+    use crate::guest::wire::metrics::*;
     use crate::guest::wire::verbs::*;
     use crate::guest::wire::*;
     use crate::jobs::{self, Job, Progress};

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::{Config, HostConfig, MetricsConfig};
-use mistify_libvirt::guest::wire::{Disk, Guest, GuestMetricsRequest, GuestMetricsResponse};
+use mistify_libvirt::guest::wire::metrics::{GuestMetricsRequest, GuestMetricsResponse};
+use mistify_libvirt::guest::wire::{Disk, Guest};
 use mistify_libvirt::metrics::Format;
 use mistify_libvirt::ops::{Error, Libvirt};
 use mistify_libvirt::pool;
