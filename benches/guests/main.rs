@@ -2,16 +2,18 @@
 //!
 //!     tests/install-deps.sh bench
 //!     cargo bench --bench guests                     about twenty minutes; needs root
-//!     BENCH_GUESTS=changes,boots cargo bench ...     some of its parts: changes, boots, memory, files, zvols
+//!     BENCH_GUESTS=changes,boots cargo bench ...     some of its parts: changes, boots, memory, agents, files,
+//!                                                    zvols
 //!     BENCH_QUICK=1 cargo bench --bench guests       one round without files and zvols, for trying it out
 //!
 //! The guests run on a private libvirtd, with qemu's emulation of processors (TCG). The contenders of each
 //! figure take turns, or boot at once, so that the ratios hold on a machine with other work. The figures are
-//! the latency of CreateGuest and Run, the time from Run to the login prompt, the memory of the emulator by
+//! the latency of CreateGuest, Run and GuestInfo, the time from Run to the login prompt, the memory of the emulator by
 //! `max_cpu`, and the throughput of a disk: in a file in a Debian guest, and on a ZFS volume in the small
 //! Linux. There a domain that `virt-install` defines is the third contender. Without qemu, the image or
 //! `virt-install`, the report names the missing part.
 
+mod agents;
 mod boots;
 mod changes;
 mod debian;
@@ -63,6 +65,8 @@ struct Plan {
     lives: usize,
     /// Boots of the small Linux with each profile.
     boots: usize,
+    /// Turns of GuestInfo of all guests.
+    agents: usize,
     /// Turns of each disk with each pattern, and the length of one.
     disks: usize,
     turn: Duration,
@@ -75,11 +79,11 @@ impl Plan {
         let (turn, disks) = (Duration::from_secs(5), 3);
         let parts = env::var("BENCH_GUESTS");
         if env::var_os("BENCH_QUICK").is_some() {
-            let parts = parts.unwrap_or_else(|_| "changes,boots,memory".to_owned());
-            return Self { lives: 3, boots: 1, disks: 1, turn, parts };
+            let parts = parts.unwrap_or_else(|_| "changes,boots,memory,agents".to_owned());
+            return Self { lives: 3, boots: 1, agents: 10, disks: 1, turn, parts };
         }
-        let parts = parts.unwrap_or_else(|_| "changes,boots,memory,files,zvols".to_owned());
-        Self { lives: 15, boots: 3, disks, turn, parts }
+        let parts = parts.unwrap_or_else(|_| "changes,boots,memory,agents,files,zvols".to_owned());
+        Self { lives: 15, boots: 3, agents: 200, disks, turn, parts }
     }
 
     fn has(&self, part: &str) -> bool {
@@ -123,6 +127,9 @@ fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     }
     if plan.has("memory") {
         memory::measure(&world, report)?;
+    }
+    if plan.has("agents") {
+        agents::measure(&world, plan, report)?;
     }
     if plan.has("files") {
         disks::measure(&world, plan, report)?;
