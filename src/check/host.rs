@@ -11,7 +11,7 @@ use crate::fetch::{CURL, REMEDY, SOCKET};
 use crate::journal::default_state_dir;
 use crate::os::resolve::{ResolveError, Trusted};
 use crate::os::service::{agent_user, is_systemd};
-use crate::os::{own, process, users};
+use crate::os::{kvm as kvm_device, own, process, users};
 use crate::sorted::OrderBy;
 
 /// The user with its name, where it has one.
@@ -23,10 +23,10 @@ pub(super) fn named(user: u32) -> String {
 }
 
 pub(super) fn kvm(_: &Config) -> Vec<Finding> {
-    let device = Path::new("/dev/kvm");
+    let device = Path::new(kvm_device::DEVICE);
     vec![match can_use(device) {
         // Some virtual machines have the device without the feature behind it: guests hang, or do not start.
-        Ok(()) if lacks_virtualization(&cpuinfo()) => Finding::warn(
+        Ok(()) if kvm_device::lacks_virtualization() => Finding::warn(
             "kvm",
             "/dev/kvm opens, but the processor has neither vmx nor svm: guests of type kvm may not start, or hang",
             "enable nested virtualization for this machine, or create guests of type qemu",
@@ -42,18 +42,6 @@ pub(super) fn kvm(_: &Config) -> Vec<Finding> {
         }
         Err(error) => Finding::warn("kvm", format!("/dev/kvm: {error}"), "reload the kvm module"),
     }]
-}
-
-fn cpuinfo() -> String {
-    fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
-}
-
-/// Whether an x86 processor can run no guest by itself, by the kernel's list of its features.
-fn lacks_virtualization(cpuinfo: &str) -> bool {
-    let mut lines = cpuinfo.lines();
-    let flags =
-        lines.find(|line| line.split(':').next().is_some_and(|name| name.trim() == "flags"));
-    flags.is_some_and(|line| !line.split_whitespace().any(|flag| ["vmx", "svm"].contains(&flag)))
 }
 
 pub(super) fn cgroup(_: &Config) -> Vec<Finding> {
@@ -265,19 +253,6 @@ mod tests {
         ] {
             let found = fetching("images.example", curl, socket, needs_socket);
             assert_eq!(found.level, level, "{found:?}");
-        }
-    }
-
-    #[test]
-    fn a_processor_without_vmx_or_svm_is_known() {
-        for (cpuinfo, lacks) in [
-            ("model name\t: AMD EPYC\nflags\t\t: fpu hypervisor\n", true),
-            ("flags\t\t: fpu svm lm\n", false),
-            ("vmx flags\t: vnmi\nflags\t\t: fpu vmx\n", false),
-            ("CPU implementer\t: 0x41\nFeatures\t: fp\n", false),
-            ("", false),
-        ] {
-            assert_eq!(lacks_virtualization(cpuinfo), lacks, "{cpuinfo}");
         }
     }
 

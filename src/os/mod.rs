@@ -6,6 +6,7 @@ pub mod confine;
 pub mod disk;
 pub mod epoll;
 pub mod files;
+pub mod kvm;
 pub mod local;
 pub mod memory;
 pub mod newcomers;
