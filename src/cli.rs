@@ -3,6 +3,7 @@
 
 mod commands;
 mod completions;
+mod create;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod import;
@@ -142,7 +143,14 @@ pub fn parse(
                 let value = value.map(|value| utf_8(switch.name, value)).transpose()?;
                 switches.add(switch, value)?;
             }
-            (None, None, Value(word)) if command.len() < commands::WORDS_MAX => command.push(word),
+            (None, None, Value(word)) if command.len() < commands::WORDS_MAX => {
+                command.push(word);
+                if commands::has_own_words(&command) {
+                    let mut words = parser.raw_args()?.peekable();
+                    words.next_if(|word| word == "--");
+                    command.extend(words);
+                }
+            }
             (None, None, other) => return Err(other.unexpected().into()),
         }
     }

@@ -62,6 +62,8 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error.to_string()),
         },
+        Command::Create { create, json } => return answer(client::create(config, &create, json)),
+        Command::Ssh { id, words } => return answer(client::ssh(config, &id, &words)),
         Command::Ask { ask, json } => return answer(client::run(config, &ask, json)),
         Command::StopGuests => stop_guests(config),
         Command::Pull { url, id, sha256 } => cli::import::pull(config, &url, &id, &sha256),

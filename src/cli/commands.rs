@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use crate::cli::Error;
 use crate::cli::completions::Shell;
+use crate::cli::create::create;
 use crate::cli::switches::Switches;
-use crate::client::{Ask, Params};
+use crate::client::{Ask, Create, Params};
 use crate::config::fixed::SHUTDOWN_WAIT_MAX;
 use crate::fetch::is_sum;
 
@@ -20,6 +21,7 @@ pub(super) const WORDS_MAX: usize = 4;
 pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("list", "List all guests with their state, memory and CPUs"),
     ("create FILE", "Create the guest in FILE (JSON as for CreateGuest; -: standard input)"),
+    ("create ID OPTION...", "Create the guest ID from options; requires --image and --memory"),
     ("status ID", "Print the state of the guest ID"),
     ("run ID", "Start the guest ID"),
     ("shutdown ID", "Ask the operating system of the guest ID to shut down"),
@@ -34,6 +36,10 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     (
         "leftovers [ID]",
         "List what calls could not roll back or finish, with the reason, for all guests or for ID",
+    ),
+    (
+        "ssh ID [WORD]...",
+        "Run ssh(1) with WORD... behind the first address of the guest ID that answers on port 22",
     ),
     ("metrics ID", "Print the CPU, disk and network usage of the guest ID"),
     ("top", "Show a live table of guests, sorted by CPU usage"),
@@ -86,6 +92,20 @@ pub enum Command {
         /// Whether the findings are JSON on a terminal, too.
         json: bool,
     },
+    /// Create a guest, and what follows.
+    Create {
+        /// The guest, and what follows.
+        create: Box<Create>,
+        /// Whether the answer is JSON on a terminal, too.
+        json: bool,
+    },
+    /// Log in to a guest by ssh(1).
+    Ssh {
+        /// The guest's id.
+        id: String,
+        /// What ssh gets behind the address.
+        words: Vec<OsString>,
+    },
     /// Ask the agent that runs.
     Ask {
         /// What.
@@ -123,6 +143,12 @@ pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command
             let sha256 = sum(switches.value("sha256"))?;
             Ok(Command::Pull { url: utf_8(url)?, id: utf_8(id)?, sha256 })
         }
+        (["create", _], [_, word]) => {
+            Ok(Command::Create { create: Box::new(create(word, switches)?), json })
+        }
+        (["ssh", _, ..], [_, id, words @ ..]) => {
+            Ok(Command::Ssh { id: utf_8(id)?, words: words.to_vec() })
+        }
         (["leftovers", ..], [_, id @ ..]) if id.len() <= 1 => {
             let guest = id.first().map(utf_8).transpose()?.unwrap_or_default();
             let remove = switches.has("remove");
@@ -148,6 +174,11 @@ pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command
     }
 }
 
+/// Whether what follows these words belongs to another program: what follows `ssh ID`.
+pub(super) fn has_own_words(words: &[OsString]) -> bool {
+    matches!(words, [verb, _] if verb == "ssh")
+}
+
 /// What is asked of an agent, if these words ask something.
 fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
     let method = |verb: &str| match verb {
@@ -166,7 +197,6 @@ fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
     Ok(Some(match (texts, words) {
         (["list"], _) => Ask::List,
         (["top"], _) => Ask::Top,
-        (["create", _], [_, file]) => Ask::Create(file.into()),
         (["metrics", _], [_, id]) => Ask::Metrics(utf_8(id)?),
         (["call", _], [_, method]) => Ask::Call { method: utf_8(method)?, params: Params::None },
         (["call", _, text], [_, method, word]) => {
@@ -202,7 +232,7 @@ fn sum(given: Option<&str>) -> Result<String, Error> {
     }
 }
 
-fn utf_8(word: &OsString) -> Result<String, Error> {
+pub(super) fn utf_8(word: &OsString) -> Result<String, Error> {
     let text = word.to_str().map(str::to_owned);
     text.ok_or_else(|| Error::Usage(format!("{}: not valid UTF-8", word.to_string_lossy())))
 }

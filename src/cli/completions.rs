@@ -49,12 +49,11 @@ fn commands() -> Vec<&'static str> {
 
 /// Commands that the id of a guest follows.
 fn with_id() -> Vec<&'static str> {
-    let with_id = COMMANDS.iter().filter(|(words, _)| words.ends_with(" ID"));
-    with_id.filter_map(|(words, _)| words.split_once(' ')).filter_map(one_id).collect()
-}
-
-fn one_id((verb, rest): (&'static str, &'static str)) -> Option<&'static str> {
-    (rest == "ID").then_some(verb)
+    let pairs = COMMANDS.iter().filter_map(|(words, _)| words.split_once(' '));
+    pairs
+        .filter(|(_, rest)| *rest == "ID" || rest.starts_with("ID ["))
+        .map(|(verb, _)| verb)
+        .collect()
 }
 
 /// `Libvirt` may be left out.
@@ -74,6 +73,16 @@ fn switches() -> impl Iterator<Item = &'static Switch> {
     SWITCHES.iter().enumerate().filter(move |(index, it)| is_first(*index, it)).map(|(_, it)| it)
 }
 
+/// The values of an option that has few, as in `ssh|cloud-init`, with blanks between them.
+fn choices(switch: &Switch) -> Option<String> {
+    match switch.value {
+        SwitchValue::One(value) if !value.contains(|c: char| c.is_ascii_uppercase()) => {
+            Some(value.replace('|', " "))
+        }
+        _ => None,
+    }
+}
+
 /// Whether the next word is the value of this option.
 fn has_value(switch: &Switch) -> bool {
     matches!(switch.value, SwitchValue::One(_) | SwitchValue::Many(_))
@@ -83,7 +92,18 @@ fn bash() -> String {
     let mut flags: Vec<String> = SETTINGS.iter().map(|it| format!("--{}", it.name)).collect();
     flags.extend(switches().map(|it| format!("--{}", it.name)));
     let settings = SETTINGS.iter().filter(|it| it.takes != Takes::Switch).map(|it| it.name);
-    let others = switches().filter(|it| has_value(it)).map(|it| it.name);
+    let others = switches().filter(|it| has_value(it) && choices(it).is_none()).map(|it| it.name);
+    let mut chosen = String::new();
+    for switch in switches() {
+        if let Some(words) = choices(switch) {
+            let short = switch.short.map(|letter| format!(" | -{letter}")).unwrap_or_default();
+            let _ = writeln!(
+                chosen,
+                "    --{}{short}) COMPREPLY=($(compgen -W '{words}' -- \"$word\")); return ;;",
+                switch.name
+            );
+        }
+    }
     let values: Vec<String> = settings.chain(others).map(|it| format!("--{it}")).collect();
     format!(
         "# bash completion for mistify-libvirt.
@@ -91,7 +111,7 @@ _mistify_libvirt() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
     COMPREPLY=()
     case $before in
-    {values}) compopt -o default 2>/dev/null; return ;;
+{chosen}    {values}) compopt -o default 2>/dev/null; return ;;
     call) COMPREPLY=($(compgen -W '{methods}' -- \"$word\")); return ;;
     image) COMPREPLY=($(compgen -W 'import pull' -- \"$word\")); return ;;
     create | import) compopt -o default 2>/dev/null; return ;;
@@ -135,7 +155,11 @@ fn zsh() -> String {
         let _ = writeln!(flags, "    '{star}--{}[{}]{value}'", setting.name, plain(setting.help));
     }
     for switch in switches() {
-        let value = if has_value(switch) { ":file:_files" } else { "" };
+        let value = match choices(switch) {
+            Some(words) => format!(":value:({words})"),
+            None if has_value(switch) => ":file:_files".to_owned(),
+            None => String::new(),
+        };
         let star = if matches!(switch.value, SwitchValue::Many(_)) { "*" } else { "" };
         let _ = writeln!(flags, "    '{star}--{}[{}]{value}'", switch.name, plain(switch.help));
     }
@@ -176,7 +200,11 @@ fn fish() -> String {
         let _ = writeln!(text, "{complete} -l {}{short}{value} -d '{help}'", setting.name);
     }
     for switch in switches() {
-        let value = if has_value(switch) { " -r" } else { "" };
+        let value = match choices(switch) {
+            Some(words) => format!(" -x -a '{words}'"),
+            None if has_value(switch) => " -r".to_owned(),
+            None => String::new(),
+        };
         let short = switch.short.map(|letter| format!(" -s {letter}")).unwrap_or_default();
         let help = quoted(switch.help);
         let _ = writeln!(text, "{complete} -l {}{short}{value} -d '{help}'", switch.name);
@@ -218,5 +246,6 @@ mod tests {
             }
         }
         assert_eq!(with_id()[..2], ["status", "run"]);
+        assert!(with_id().contains(&"ssh") && !with_id().contains(&"create"));
     }
 }

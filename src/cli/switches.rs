@@ -24,7 +24,6 @@ pub(super) enum SwitchValue {
     /// One value, and the option once.
     One(&'static str),
     /// One value each time; the option may be repeated.
-    #[expect(dead_code, reason = "the next option needs it")]
     Many(&'static str),
     /// A value after `=`, or no value.
     Optional(&'static str),
@@ -57,7 +56,12 @@ fn begins(words: &str, command: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 
-use SwitchValue::{None as Alone, One};
+use SwitchValue::{Many, None as Alone, One};
+
+/// The subcommand with the most options.
+const CREATE: &[&str] = &["create"];
+/// The value of `--network`.
+pub(super) const NETWORK: &str = "BRIDGE[,vlan=N][,mac=MAC][,address=IP/PREFIX][,gateway=IP]";
 
 /// All of these, in the order of the usage. An option of several subcommands may have several rows.
 pub(super) const SWITCHES: &[Switch] = &[
@@ -92,6 +96,64 @@ pub(super) const SWITCHES: &[Switch] = &[
     .of(&["shutdown"]),
     Switch::new("remove", Alone, "With leftovers: remove the leftovers that nothing uses")
         .of(&["leftovers"]),
+    Switch::new("image", One("IMAGE"), "With create: clone the guest's disk from IMAGE of the store").of(CREATE),
+    Switch::new(
+        "size",
+        One("SIZE"),
+        "With create: size of the disk, such as 10G; K, M, G, T are powers of 1024 bytes (default: the image's)",
+    )
+    .of(CREATE),
+    Switch::new("memory", One("SIZE"), "With create: memory of the guest, such as 1G").of(CREATE),
+    Switch::new("cpu", One("N"), "With create: number of virtual CPUs (default 1)").of(CREATE),
+    Switch::new(
+        "network",
+        Many(NETWORK),
+        "With create: connect a NIC to BRIDGE; without mac, the MAC address is made from ID",
+    )
+    .of(CREATE),
+    Switch::new(
+        "ssh-key",
+        Many("FILE"),
+        "With create: let the OpenSSH public keys in FILE log in, by cloud-init",
+    )
+    .of(CREATE),
+    Switch::new(
+        "user",
+        One("NAME"),
+        "With create: give the keys and sudo to the new user NAME (default: the image's user)",
+    )
+    .of(CREATE),
+    Switch::new(
+        "user-data",
+        One("FILE"),
+        "With create: give FILE to cloud-init as its user data, instead of --user",
+    )
+    .of(CREATE),
+    Switch::new("hostname", One("NAME"), "With create: host name of the guest (default: ID)").of(CREATE),
+    Switch::new(
+        "type",
+        One("TYPE"),
+        "With create: kvm or qemu (default: qemu if this host has no KVM, else kvm)",
+    )
+    .of(CREATE),
+    Switch::new("firmware", One("NAME"), "With create: bios, uefi or uefi-secure (default bios)").of(CREATE),
+    Switch::new("cpu-model", One("NAME"), "With create: processor model, such as host-model").of(CREATE),
+    Switch::new("run", Alone, "With create FILE or ID: start the guest").of(CREATE),
+    Switch::new(
+        "wait",
+        One("ssh|cloud-init"),
+        "With create --run: wait until the guest's SSH server answers, or cloud-init is done",
+    )
+    .of(CREATE),
+    Switch::new("timeout", One("SECONDS"), "With --wait: wait so long at most, 1 to 3600 (default 600)").of(CREATE),
+    Switch::new("dry-run", Alone, "With create FILE or ID: print the plan, and change nothing").of(CREATE),
+    Switch::new(
+        "output",
+        One("json"),
+        "With create FILE or ID: print the request with its secrets, and send nothing",
+    )
+    .short('o')
+    .of(CREATE),
     Switch::new(HELP, Alone, "Print this help and exit").short('h'),
     Switch::new(VERSION, Alone, "Print the version and exit"),
 ];

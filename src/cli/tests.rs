@@ -477,3 +477,5 @@ fn other_subcommands_refuse_a_subcommands_options() {
         assert!(matches!(asked, Ok(Request::Do(Command::Ask { ask: it, .. }, _)) if it == ask));
     }
 }
+
+mod create;

@@ -42,6 +42,35 @@ pub(super) fn seconds(text: &str) -> Outcome<Duration> {
     }
 }
 
+/// A size in MiB, written with a binary unit: `512M`, `10G`, `1TiB`.
+pub(super) fn mebibytes(text: &str) -> Outcome<u64> {
+    let bare = text.strip_suffix("iB").unwrap_or(text);
+    let digits = bare.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let count = digits.parse::<u64>().ok().filter(|_| !digits.starts_with('+'));
+    let mebi = match bare.strip_prefix(digits) {
+        Some("K" | "k") => return kibibytes(count),
+        Some("M" | "m") => 1,
+        Some("G" | "g") => 1 << 10,
+        Some("T" | "t") => 1 << 20,
+        _ => return wrong(SIZE),
+    };
+    match count.and_then(|count| count.checked_mul(mebi)) {
+        Some(size @ 1..) => Ok(size),
+        _ => wrong(SIZE),
+    }
+}
+
+const SIZE: &str =
+    "write a whole number and a unit, such as 512M or 10G (K, M, G, T: powers of 1024 bytes)";
+
+fn kibibytes(count: Option<u64>) -> Outcome<u64> {
+    match count {
+        Some(count) if count > 0 && count % 1024 == 0 => Ok(count / 1024),
+        Some(1..) => wrong("not a whole number of MiB"),
+        _ => wrong(SIZE),
+    }
+}
+
 pub(super) fn max_age(text: &str) -> Outcome<Duration> {
     match number(text)? {
         seconds @ 0..=60 => Ok(Duration::from_secs(seconds)),

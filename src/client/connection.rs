@@ -48,6 +48,12 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Whether the agent with these settings runs on this host: at a Unix socket or on loopback.
+pub(super) fn is_local(config: &Config) -> bool {
+    let loops = |address: &SocketAddr| reachable(*address).ip().to_canonical().is_loopback();
+    config.socket.is_some() || config.listen.first().is_some_and(loops)
+}
+
 /// An agent, and how to call it.
 pub(super) struct Client {
     guests: Endpoint,

@@ -4,16 +4,22 @@
 //! same rules. On a terminal it writes for people, elsewhere JSON.
 
 mod connection;
+mod create;
 mod output;
 mod progress;
+mod reach;
 mod server;
 mod top;
 mod verbs;
+mod wait;
 
 use std::fmt;
 
 pub use connection::Endpoint;
+pub use create::{Create, NewGuest, create};
+pub use reach::ssh;
 pub use verbs::{Ask, Params, run};
+pub use wait::WaitFor;
 
 /// Why there is no good answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

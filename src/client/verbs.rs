@@ -42,8 +42,6 @@ pub enum Ask {
         /// After how many seconds it is forced off.
         force_after: Option<u64>,
     },
-    /// CreateGuest with the guest in a file.
-    Create(PathBuf),
     /// What a guest uses.
     Metrics(String),
     /// What calls left over, of all guests or of one.
@@ -78,7 +76,7 @@ pub enum Params {
 /// Up to the agent's deadline for changes and 10 s; [`Ask::Top`] until its terminal is closed.
 pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
     let client = Client::new(config)?;
-    let for_people = !json && io::stdout().is_terminal();
+    let for_people = is_for_people(json);
     if *ask == Ask::Top {
         return top::run(&client, for_people);
     }
@@ -101,6 +99,11 @@ pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether answers are lines for people: on a terminal, unless JSON is asked for.
+pub(super) fn is_for_people(json: bool) -> bool {
+    !json && io::stdout().is_terminal()
 }
 
 /// The guests of all pages of List.
@@ -147,15 +150,6 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
             let params = json!({ "guest": { "id": id }, "wait": wait, "force_after": force_after });
             (libvirt("Shutdown"), json!([params]), format!("Shutdown {id}"))
         }
-        Ask::Create(file) => {
-            let mut guest = read_params(&Params::File(file.clone()))?;
-            // A whole parameter is understood as well as the guest alone.
-            if guest["guest"].is_object() {
-                guest = guest["guest"].take();
-            }
-            let what = format!("CreateGuest {}", guest["id"].as_str().unwrap_or_default());
-            (libvirt("CreateGuest"), json!([{ "guest": guest }]), what)
-        }
         Ask::List => (libvirt("List"), json!([{}]), "List".to_owned()),
         Ask::Leftovers { guest, remove } => {
             let method = if *remove { "RemoveLeftovers" } else { "Leftovers" };
@@ -165,7 +159,7 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
     })
 }
 
-fn read_params(params: &Params) -> Result<Value, Error> {
+pub(super) fn read_params(params: &Params) -> Result<Value, Error> {
     let (name, text) = match params {
         Params::None => return Ok(json!({})),
         Params::Text(text) => ("the parameters".to_owned(), text.clone()),
@@ -175,7 +169,7 @@ fn read_params(params: &Params) -> Result<Value, Error> {
         .map_err(|error| Error::Asked(format!("cannot parse {name}: {error}")))
 }
 
-fn read(path: &Path) -> Result<String, Error> {
+pub(super) fn read(path: &Path) -> Result<String, Error> {
     let wrong = |why: &dyn ToString| {
         Error::Asked(format!("cannot read {}: {}", path.display(), why.to_string()))
     };
@@ -209,7 +203,6 @@ fn readable(ask: &Ask, answer: &Value) -> String {
         Ask::List => list(answer),
         Ask::Metrics(_) => metrics(answer),
         Ask::Leftovers { .. } => leftovers(&answer["leftovers"]),
-        Ask::Create(_) => format!("{} created\n", word(&answer["guest"]["id"])),
         Ask::Guest { method: "Console", .. } => lines(&answer["console"]),
         Ask::Guest { method: "Delete", id } => format!("{} deleted\n", printable(id)),
         Ask::Guest { method: "DiscardSaved", id } => {

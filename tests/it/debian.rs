@@ -2,14 +2,16 @@
 //! these.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
+use crate::agent::PROGRAM;
 use crate::cost::slow;
+use crate::inside::Inside;
 use crate::linux::{Console, debian};
 use crate::skip::require;
 use crate::stack::{Bridge, Cgroup, Stack};
@@ -23,8 +25,9 @@ const BOOT: Duration = Duration::from_secs(600);
 
 /// A stack with a DHCP server, an agent, and a disk with Debian.
 struct Bed {
-    agent: Agent,
+    inside: Inside,
     files: Scratch,
+    image: PathBuf,
     disk: PathBuf,
     key: PathBuf,
     dhcp: Child,
@@ -56,20 +59,38 @@ impl Bed {
             .stdin(Stdio::null())
             .spawn()
             .expect("dnsmasq starts");
-        let (uri, folder) = (stack.uri(), files.path().display().to_string());
+        let folder = files.path().display().to_string();
         let store = format!("directory:{folder}/store");
-        let agent = Agent::start(&[
-            "--libvirt-uri",
-            &uri,
-            "--bridge-type",
-            "linux",
-            "--allow-disk-path",
-            &folder,
-            "--storage",
-            &store,
-        ]);
+        let socket = format!("{folder}/socket");
+        let flags =
+            ["--libvirt-uri", "qemu:///system", "--bridge-type", "linux", "--socket", &socket];
+        let flags = [&flags[..], &["--allow-disk-path", &folder, "--storage", &store]].concat();
+        // Where libvirt's logs of consoles are.
+        let inside = Inside::start(&stack, &flags);
         let key = image.with_file_name("id_ed25519");
-        Some(Self { agent, files, disk, key, dhcp, stack })
+        Some(Self { inside, files, image, disk, key, dhcp, stack })
+    }
+
+    /// What a command of the program writes, run where guests have addresses, with this on its standard input.
+    fn shell(&self, words: &[&str], input: &str) -> Output {
+        let folder = self.files.path().display();
+        let mut command = self.stack.command(PROGRAM);
+        command.args(["--config", "/dev/null", "--socket", &format!("{folder}/socket")]);
+        command.args(["--storage", &format!("directory:{folder}/store")]).args(words);
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().expect("it starts");
+        let mut stdin = child.stdin.take().expect("stdin was piped");
+        // Who does not read it has ended already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("it is our child")
+    }
+
+    /// The JSON that such a command answers.
+    fn ask(&self, words: &[&str], input: &str) -> Value {
+        let output = self.shell(words, input);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
     /// Creates and runs the guest with these members; it once root can log in by SSH.
@@ -83,8 +104,8 @@ impl Bed {
         for (name, value) in members.as_object().expect("members") {
             guest[name] = value.clone();
         }
-        self.agent.ok("CreateGuest", &guest);
-        self.agent.ok("Run", &guest);
+        self.inside.agent.ok("CreateGuest", &guest);
+        self.inside.agent.ok("Run", &guest);
         wait_until("root logs in by SSH", BOOT, || self.ssh("true").is_some());
         guest
     }
@@ -145,17 +166,53 @@ fn data_disk(files: &Scratch, name: &str) -> PathBuf {
 #[test]
 fn root_logs_into_a_debian_with_secure_boot_by_ssh() {
     let Some(bed) = Bed::new("cloud-amd64") else { return };
-    let disks = json!([
-        { "source": bed.disk, "boot_order": 1 },
-        { "source": data_disk(&bed.files, "virtio.raw"), "serial": "DATA-7" },
-        { "source": data_disk(&bed.files, "scsi.raw"), "bus": "scsi", "serial": "SCSI-8" },
-    ]);
-    let key = fs::read_to_string(bed.key.with_extension("pub")).expect("a public key");
-    let cloud_init = json!({ "hostname": "seeded", "user": "alice", "ssh_keys": [key.trim()] });
-    let members = json!({
-        "firmware": "uefi-secure", "tpm": true, "disks": disks, "cloud_init": cloud_init,
-    });
-    let guest = bed.running("debian", &members);
+    slow("boots a whole Debian");
+    let import = bed.shell(&["image", "import", &bed.image.display().to_string(), "debian-12"], "");
+    assert!(import.status.success(), "{import:?}");
+    let key_file = bed.key.with_extension("pub").display().to_string();
+    let network = format!("mistify0,mac={MAC}");
+    let options = [
+        "--image",
+        "debian-12",
+        "--size",
+        "3G",
+        "--memory",
+        "1G",
+        "--type",
+        "qemu",
+        "--network",
+        &network,
+        "--firmware",
+        "uefi-secure",
+        "--ssh-key",
+        &key_file,
+        "--user",
+        "alice",
+        "--hostname",
+        "seeded",
+    ];
+    let mut request = bed.ask(&[&["create", "debian", "-o", "json"], &options[..]].concat(), "");
+    // Besides, what has no option.
+    let guest = &mut request["guest"];
+    guest["tpm"] = json!(true);
+    guest["disks"][0]["boot_order"] = json!(1);
+    let more = [
+        json!({ "source": data_disk(&bed.files, "virtio.raw"), "serial": "DATA-7" }),
+        json!({ "source": data_disk(&bed.files, "scsi.raw"), "bus": "scsi", "serial": "SCSI-8" }),
+    ];
+    guest["disks"].as_array_mut().expect("disks").extend(more);
+    let (guest, request) = (guest.clone(), request.to_string());
+    let wait = |what| ["create", "-", "--run", "--wait", what];
+    let created = bed.ask(&wait("ssh"), &request);
+    assert_eq!(
+        (&created["address"], &created["guest"]["state"]),
+        (&json!(GUEST), &json!("running"))
+    );
+    // The same again is the same guest, which runs already.
+    let ready = bed.ask(&wait("cloud-init"), &request);
+    assert_eq!(ready, created);
+    bed.shows("cat /run/cloud-init/result.json", r#""errors": []"#);
+    logs_in_by_the_subcommand(&bed);
     bed.shows("mokutil --sb-state", "SecureBoot enabled");
     bed.shows("cat /sys/class/tpm/tpm0/tpm_version_major", "2");
     bed.shows("ls /dev/disk/by-id", "virtio-DATA-7");
@@ -163,7 +220,7 @@ fn root_logs_into_a_debian_with_secure_boot_by_ssh() {
     bed.shows("lspci", "Virtio");
     bed.shows("systemctl is-active qemu-guest-agent", "active");
     // cloud-init has obeyed the seed.
-    bed.shows("cloud-init status --wait", "done");
+    bed.shows("cloud-init status", "done");
     let root = bed.ssh_as("alice", "sudo -n id -un");
     assert_eq!(
         root.as_deref(),
@@ -174,20 +231,52 @@ fn root_logs_into_a_debian_with_secure_boot_by_ssh() {
     bed.ssh("useradd --create-home bob").expect("a user");
     let bob = |method: &str, member: &str, value: Value| {
         let params = json!({ "guest": { "id": "debian" }, "user": "bob", member: value });
-        assert_eq!(bed.agent.call_with(method, &params)["error"], Value::Null, "{params}");
+        assert_eq!(bed.inside.agent.call_with(method, &params)["error"], Value::Null, "{params}");
     };
+    let key = fs::read_to_string(&key_file).expect("a public key");
     bob("SetSshKeys", "ssh_keys", json!([key.trim()]));
     assert_eq!(bed.ssh_as("bob", "id -un").as_deref(), Some("bob\n"));
     bob("SetPassword", "password", json!("correct horse"));
     let su = "echo correct horse | su bob -c 'id -un'";
     assert_eq!(bed.ssh_as("alice", su).as_deref(), Some("bob\n"), "bob has the password");
     assert_eq!(bed.ssh_as("alice", &su.replace("horse", "hose")), None, "and no other");
-    bed.agent.ok("Trim", &guest);
+    bed.inside.agent.ok("Trim", &guest);
     let mut console = Console::log_in(&bed.stack, "debian");
     assert_eq!(console.run("hostname"), "seeded\n", "and at its console");
-    bed.agent.ok("Shutdown", &guest);
-    wait_until("it is off", BOOT, || bed.agent.state("debian") == "shutoff");
-    bed.agent.ok("Delete", &guest);
+    bed.inside.agent.ok("Shutdown", &guest);
+    wait_until("it is off", BOOT, || bed.inside.agent.state("debian") == "shutoff");
+    bed.inside.agent.ok("Delete", &guest);
+}
+
+/// `mistify-libvirt ssh` is ssh(1) to the guest's address, which knows the host key by the guest's uuid.
+fn logs_in_by_the_subcommand(bed: &Bed) {
+    let known = bed.files.path().join("known_hosts");
+    let (key, hosts) = (bed.key.display(), format!("UserKnownHostsFile={}", known.display()));
+    let key = key.to_string();
+    let ssh = |words: &[&str]| {
+        let options = [
+            "-q",
+            "-i",
+            &key,
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=accept-new",
+            "-o",
+            &hosts,
+        ];
+        bed.shell(&[&["ssh", "debian", "--"], &options[..], &["-l", "alice"], words].concat(), "")
+    };
+    let root = ssh(&["sudo", "-n", "id", "-un"]);
+    assert_eq!((root.status.code(), &root.stdout[..]), (Some(0), &b"root\n"[..]), "{root:?}");
+    assert_eq!(ssh(&["exit 7"]).status.code(), Some(7), "its status is the command's");
+    let uuid = bed.stack.virsh_ok(&["domuuid", "debian"]);
+    // The file has hashes of names.
+    let is_known = |name: &str| {
+        let find = Command::new("ssh-keygen").args(["-F", name, "-f"]).arg(&known).output();
+        find.expect("ssh-keygen starts").status.success()
+    };
+    assert!(is_known(uuid.trim()) && !is_known(GUEST), "by its uuid, not by its address");
 }
 
 #[test]
@@ -207,9 +296,9 @@ fn a_full_kernel_drives_sata_e1000e_and_the_watchdog() {
         "modprobe i6300esb heartbeat=2 nowayout=1 && echo 1 >/dev/watchdog && echo set",
         "set",
     );
-    let off = || (bed.agent.state("windows-like") == "shutoff").then_some(());
+    let off = || (bed.inside.agent.state("windows-like") == "shutoff").then_some(());
     wait_for("the watchdog expires", BOOT, off);
-    bed.agent.ok("Delete", &guest);
+    bed.inside.agent.ok("Delete", &guest);
 }
 
 #[test]
@@ -221,7 +310,7 @@ fn fio_in_a_debian_stays_within_limits_of_its_disk() {
     let guest = bed.running("limited", &json!({ "disks": disks }));
     let set = |limits: Value| {
         let disk = json!({ "device": "vdb", "limits": limits });
-        let answer = bed.agent.ok("SetLimits", &json!({ "id": "limited", "disks": [disk] }));
+        let answer = bed.inside.agent.ok("SetLimits", &json!({ "id": "limited", "disks": [disk] }));
         assert_eq!(answer["live"], true, "{answer}");
     };
     fio(&bed, "read", "64k", "bw_bytes", f64::from(2 << 20));
@@ -232,5 +321,5 @@ fn fio_in_a_debian_stays_within_limits_of_its_disk() {
     set(json!({}));
     let free = measured_by_fio(&bed, "read", "4k", "iops");
     assert!(free > 200.0, "{free} without a limit");
-    bed.agent.ok("Delete", &guest);
+    bed.inside.agent.ok("Delete", &guest);
 }

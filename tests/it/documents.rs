@@ -48,7 +48,7 @@ enum How {
 }
 
 /// By the words that it begins with; the first that fits counts.
-const COMMANDS: [(&str, How); 42] = [
+const COMMANDS: [(&str, How); 43] = [
     ("apt-get install ", How::NewUser),
     ("apt install ./target/debian/", How::NewUser),
     ("make deb", How::NewUser),
@@ -61,6 +61,7 @@ const COMMANDS: [(&str, How); 42] = [
     ("zfs create ", How::Lab),
     ("zfs allow ", How::Lab),
     ("ssh ", How::Elsewhere),
+    ("ssh-keygen ", How::Shell(". $it")),
     ("make demo", How::Shell("demo")),
     ("make test-lab", How::Gate("make test-lab-agent")),
     ("make test-systemd", How::Gate("make test-systemd")),
@@ -302,7 +303,8 @@ fn write_all_ran(world: &Path, script: &str) {
 /// A guest of the documents as this libvirt has it.
 pub(crate) fn of_type(text: &str, kind: &str) -> String {
     let types = [r#""type": "kvm""#, r#""type":"kvm""#];
-    types.iter().fold(text.to_owned(), |text, it| text.replace(it, &format!("\"type\": {kind:?}")))
+    let text = text.replace("--type kvm", &format!("--type {kind}"));
+    types.iter().fold(text, |text, it| text.replace(it, &format!("\"type\": {kind:?}")))
 }
 
 /// Runs the script of this world by these words.

@@ -149,7 +149,7 @@ fn rows() -> Vec<Vec<String>> {
         fixed::LOCK_PAUSE, fixed::SETTINGS_BYTES,
         fixed::TOKEN_BYTES, fixed::TOKEN_CHARS_MIN, fixed::CHECK_LOOK, fixed::CLIENT_CONNECT,
         fixed::CLIENT_MARGIN, fixed::CLIENT_HEADERS, fixed::CLIENT_ANSWER_BYTES,
-        fixed::CLIENT_PARAMS_BYTES, fixed::TOP_INTERVAL, fixed::LIST_GUESTS,
+        fixed::CLIENT_PARAMS_BYTES, fixed::WAIT_INTERVAL, fixed::WAIT_PAUSE_MIN, fixed::WAIT_LIMIT, fixed::SSH_ANSWER, fixed::SSH_GREETING_BYTES, fixed::SSH_ADDRESSES, fixed::TOP_INTERVAL, fixed::LIST_GUESTS,
         fixed::LIST_GUESTS_MAX, fixed::CONSOLE_BYTES, fixed::CONSOLE_FILES, fixed::SCREEN_BYTES, fixed::AGENT_ANSWER, fixed::AGENT_COMMAND, fixed::SHUTDOWN_WAIT_MAX, fixed::SHUTDOWN_AGAIN, fixed::SHUTDOWN_ASK, fixed::SHUTDOWN_LOOK, fixed::SHUTDOWN_FORCE, fixed::START_ORDER_MAX, fixed::START_DELAY_MAX, fixed::STOP_TIMEOUT, fixed::STOP_AT_ONCE, fixed::STOP_NEWS, fixed::START_LIBVIRT, fixed::WAIT_LIBVIRT, fixed::AGENT_CLOCKS, fixed::AGENT_CLOCK_TRIES, fixed::AGENT_CLOCK_TIME, fixed::AGENT_LATE, fixed::AGENT_PAUSE, fixed::AGENT_GUESTS,
         fixed::AGENT_LIST, fixed::AGENT_TEXT_CHARS,
         fixed::PNG_BYTES, fixed::HEADERS_MAX, fixed::KEPT_DOMAINS_MAX, fixed::KEPT_FOR, fixed::USES_CHANGED_MAX, fixed::USES_KEPT_FOR, fixed::OPEN_FILES, fixed::WAKE, fixed::WAKE_LOOK,

@@ -52,6 +52,7 @@ mod media;
 mod memory;
 mod metrics;
 mod modern;
+mod new_guest;
 mod new_user;
 mod nwfilter;
 mod odd;

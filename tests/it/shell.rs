@@ -16,17 +16,21 @@ const SOON: Duration = Duration::from_secs(60);
 const CLEARED: &str = "\r\u{1b}[K";
 
 /// A shell on the host of an agent.
-struct Shell {
-    agent: Agent,
-    folder: Scratch,
+pub(crate) struct Shell {
+    pub(crate) agent: Agent,
+    pub(crate) folder: Scratch,
 }
 
 impl Shell {
     fn new() -> Self {
-        let folder = Scratch::new();
+        Self::with(Scratch::new(), &[])
+    }
+
+    /// With this folder, and these flags of the agent.
+    pub(crate) fn with(folder: Scratch, flags: &[&str]) -> Self {
         let socket = folder.path().join("s").display().to_string();
-        let agent = Agent::start(&["--libvirt-uri", "test:///default", "--socket", &socket]);
-        Self { agent, folder }
+        let all = [&["--libvirt-uri", "test:///default", "--socket", &socket], flags].concat();
+        Self { agent: Agent::start(&all), folder }
     }
 
     /// Waits for the first sample of all guests, which a loaded machine takes after the first question.
@@ -40,7 +44,7 @@ impl Shell {
     }
 
     /// A command with this on its standard input.
-    fn feed(&self, words: &[&str], input: &str) -> Output {
+    pub(crate) fn feed(&self, words: &[&str], input: &str) -> Output {
         let mut command = Command::new(PROGRAM);
         command.args(["--config", "/dev/null", "--port", &self.port()]).args(words);
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -53,7 +57,7 @@ impl Shell {
     }
 
     /// The JSON that a command answers in a pipe.
-    fn ask(&self, words: &[&str]) -> Value {
+    pub(crate) fn ask(&self, words: &[&str]) -> Value {
         let output = self.feed(words, "");
         assert!(output.status.success(), "{words:?}: {output:?}");
         assert!(output.stderr.is_empty(), "{words:?}: {output:?}");
@@ -61,7 +65,7 @@ impl Shell {
     }
 
     /// What a command that fails says, after its status.
-    fn fail(&self, words: &[&str]) -> String {
+    pub(crate) fn fail(&self, words: &[&str]) -> String {
         let output = self.feed(words, "");
         assert!(output.stdout.is_empty(), "{words:?}: {output:?}");
         let why = String::from_utf8(output.stderr).expect("text");
@@ -69,7 +73,7 @@ impl Shell {
     }
 
     /// What a command writes on a terminal.
-    fn on_terminal(&self, words: &str) -> String {
+    pub(crate) fn on_terminal(&self, words: &str) -> String {
         let port = self.port();
         let line = format!("{PROGRAM} --config /dev/null --port {port} {words}");
         let mut script = Command::new("script");
@@ -81,7 +85,7 @@ impl Shell {
 
     /// What is left of it: a call that a loaded machine makes slow is told by the second, and that is
     /// cleared at its end.
-    fn left_on_terminal(&self, words: &str) -> String {
+    pub(crate) fn left_on_terminal(&self, words: &str) -> String {
         let written = self.on_terminal(words);
         written.rsplit(CLEARED).next().unwrap_or_default().to_owned()
     }

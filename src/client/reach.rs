@@ -1,0 +1,214 @@
+//! The addresses of a guest, and the subcommand `ssh`.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::client::Error;
+use crate::client::connection::Client;
+use crate::client::output::printable;
+use crate::client::progress::Progress;
+use crate::client::verbs::word;
+use crate::config::Config;
+use crate::config::fixed::{SSH_ADDRESSES, SSH_ANSWER, SSH_GREETING_BYTES};
+
+/// The port of SSH (RFC 4253, section 4.1).
+const PORT: u16 = 22;
+/// The program that `ssh` runs, found in `PATH`.
+const SSH: &str = "ssh";
+
+/// The addresses of a guest that this host may connect to, the best first; at most [`SSH_ADDRESSES`].
+///
+/// # Errors
+/// As [`Client::call`].
+pub(super) fn addresses(client: &Client, id: &str) -> Result<Vec<IpAddr>, Error> {
+    let info = client.call("Libvirt.GuestInfo", &json!([{ "guest": { "id": id } }]))?;
+    Ok(usable(&info["addresses"]))
+}
+
+/// The addresses of GuestInfo's list that a guest can have, in the order of the list; those of IPv4 that work on the
+/// link alone come last. The guest itself names some of them: what is no address of a guest is left out, such as
+/// this host's loopback, and so is an IPv6 address that needs a zone.
+pub(super) fn usable(listed: &Value) -> Vec<IpAddr> {
+    let listed = listed.as_array().into_iter().flatten();
+    let all = listed.filter_map(|it| it["address"].as_str()?.parse::<IpAddr>().ok());
+    let (mut wide, mut narrow) = (Vec::new(), Vec::new());
+    for address in all.map(|address| address.to_canonical()) {
+        let is_narrow = match address {
+            IpAddr::V4(address) if address.is_broadcast() => continue,
+            IpAddr::V6(address) if address.is_unicast_link_local() => continue,
+            _ if address.is_loopback() || address.is_unspecified() => continue,
+            _ if address.is_multicast() => continue,
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(_) => false,
+        };
+        if is_narrow { narrow.push(address) } else { wide.push(address) }
+    }
+    wide.append(&mut narrow);
+    wide.truncate(SSH_ADDRESSES);
+    wide
+}
+
+/// Whether an SSH server of another host greets at this address.
+///
+/// # Errors
+/// Why it is not known to.
+///
+/// # Blocking
+/// Up to twice [`SSH_ANSWER`].
+pub(super) fn greets(address: IpAddr) -> Result<(), String> {
+    greets_at(SocketAddr::new(address, PORT))
+}
+
+fn greets_at(address: SocketAddr) -> Result<(), String> {
+    let why = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect_timeout(&address, SSH_ANSWER).map_err(why)?;
+    // The kernel connects to an address of its own from the same address. A guest may have named it.
+    if stream.local_addr().map_err(why)?.ip() == address.ip() {
+        return Err("it is an address of this host".to_owned());
+    }
+    let deadline = Instant::now() + SSH_ANSWER;
+    let (mut greeting, mut part) = (Vec::new(), [0; 256]);
+    while !is_greeting(&greeting) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || greeting.len() >= SSH_GREETING_BYTES {
+            return Err("connected, but no SSH server greets".to_owned());
+        }
+        stream.set_read_timeout(Some(left)).map_err(why)?;
+        match stream.read(&mut part).map_err(why)? {
+            0 => return Err("closes the connection without a greeting".to_owned()),
+            read => greeting.extend(part.iter().take(read)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a line is the server's identification (RFC 4253, section 4.2); others may precede it.
+pub(super) fn is_greeting(bytes: &[u8]) -> bool {
+    bytes.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"SSH-"))
+}
+
+/// Replaces this process by ssh(1), which logs in to the guest: `ssh [options] ADDRESS [words]`. Returns where that
+/// cannot be.
+///
+/// # Errors
+/// That no address answers; that there is no ssh.
+///
+/// # Blocking
+/// Up to 16 times [`SSH_ANSWER`], and as long as two calls take.
+pub fn ssh(config: &Config, id: &str, words: &[OsString]) -> Result<(), Error> {
+    let client = Client::new(config)?;
+    let progress = Progress::of(printable(&format!("looking for an address of {id}")));
+    let guest = json!([{ "guest": { "id": id } }]);
+    let uuid = word(&client.call("Libvirt.Describe", &guest)?["uuid"]);
+    let info = client.call("Libvirt.GuestInfo", &guest)?;
+    let mut tried = Vec::new();
+    for address in usable(&info["addresses"]) {
+        match greets(address) {
+            Ok(()) => {
+                drop(progress);
+                let error = command(address, &uuid, words).exec();
+                return Err(Error::Asked(format!("cannot run {SSH}: {error}")));
+            }
+            Err(why) => tried.push(format!("{address}: {why}")),
+        }
+    }
+    let why = match info["message"].as_str() {
+        _ if !tried.is_empty() => tried.join("; "),
+        Some(message) => format!("no address is known; {message}"),
+        None => "no address is known".to_owned(),
+    };
+    Err(Error::Answered(format!("cannot reach {id} by SSH: {why}")))
+}
+
+/// The command. Guests get addresses that other guests had, so ssh knows the host key by the guest's uuid.
+fn command(address: IpAddr, uuid: &str, words: &[OsString]) -> Command {
+    let mut command = Command::new(SSH);
+    command.arg("-o").arg(format!("HostKeyAlias={uuid}")).args(["-o", "CheckHostIP=no"]);
+    command.arg(address.to_string()).args(words);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn addresses_that_no_guest_has_are_left_out() {
+        let listed = |all: &[&str]| {
+            let all: Vec<_> = all.iter().map(|address| json!({ "address": address })).collect();
+            let usable = usable(&json!(all)).into_iter().map(|address| address.to_string());
+            usable.collect::<Vec<_>>().join(" ")
+        };
+        let odd = [
+            "-oProxyCommand=touch /tmp/x",
+            "a.example",
+            "",
+            "192.0.2.7/24",
+            "192.0.2.1 ",
+            "::1",
+            "127.0.0.1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+            "fe80::1",
+            "fe80::1%eth0",
+            "022.0.0.1",
+        ];
+        assert_eq!(listed(&odd), "");
+        let order = ["169.254.1.2", "2001:db8::7", "192.0.2.7", "::ffff:192.0.2.8"];
+        assert_eq!(listed(&order), "2001:db8::7 192.0.2.7 192.0.2.8 169.254.1.2");
+        let many: Vec<String> = (0..40).map(|it| format!("192.0.2.{it}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(listed(&many).split(' ').count(), SSH_ADDRESSES);
+        assert!(usable(&json!("192.0.2.7")).is_empty() && usable(&json!([7, {}])).is_empty());
+    }
+
+    #[test]
+    fn a_greeting_is_a_line_that_begins_with_ssh() {
+        for (bytes, is) in [
+            (&b"SSH-2.0-OpenSSH_9.2p1\r\n"[..], true),
+            (b"Go away\r\nSSH-2.0-x", true),
+            (b"HTTP/1.1 400 SSH-2.0\r\n", false),
+            (b"SSH", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_greeting(bytes), is, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn an_ssh_server_of_this_host_is_no_guest() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // The client may be gone.
+            let _ = stream.write_all(b"SSH-2.0-x\r\n");
+        });
+        let why = greets_at(address).unwrap_err();
+        assert_eq!(why, "it is an address of this host");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn ssh_gets_the_words_behind_the_address() {
+        let words = ["-l", "alice", "uptime"].map(OsString::from);
+        let command = command("2001:db8::7".parse().unwrap(), "6a1f-2c7e", &words);
+        let given: Vec<_> = command.get_args().map(|it| it.to_str().unwrap()).collect();
+        let expected = "-o HostKeyAlias=6a1f-2c7e -o CheckHostIP=no 2001:db8::7 -l alice uptime";
+        assert_eq!((command.get_program(), given.join(" ").as_str()), (SSH.as_ref(), expected));
+    }
+}
