@@ -8,13 +8,13 @@ mod guest;
 mod names;
 mod typed;
 
-use crate::{cli, http, jobs, journal, rpc, storage};
+use crate::{cli, client, http, jobs, journal, rpc, storage};
 
 /// A target: asked with any bytes, it panics where what must hold does not.
 pub type Target = fn(&[u8]);
 
 /// The targets, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("http-framing", http::parse::fuzz::framing),
     ("rpc-decode", rpc::fuzz::decode),
     ("rpc-v2", rpc::fuzz_calls),
@@ -26,6 +26,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("journal-file", journal::fuzz_journal_file),
     ("job-files", jobs::fuzz::job_files),
     ("configuration", cli::fuzz::configuration),
+    ("guest-words", client::fuzz::words_of_guests),
 ];
 
 #[cfg(test)]

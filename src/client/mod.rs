@@ -5,6 +5,8 @@
 
 mod connection;
 mod create;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod output;
 mod progress;
 mod reach;

@@ -1,0 +1,44 @@
+//! What must hold of what a guest says, and of files with keys, whatever is in them.
+
+use serde_json::{Value, json};
+
+use super::create::keys;
+use super::reach::{is_greeting, usable};
+use super::wait::{Before, ERROR_CHARS, ERRORS_MAX, cloud_init_errors, since};
+use crate::config::fixed::SSH_ADDRESSES;
+
+/// The bytes as a console log, of which the first half was there before; as lines with addresses; as the greeting of
+/// an SSH server; as a file with public keys. Nothing but the new part of the log counts, errors are bounded and
+/// harmless on a terminal, no address leads to this host or is an option of ssh.
+pub(crate) fn words_of_guests(data: &[u8]) {
+    let log = String::from_utf8_lossy(data);
+    let half = (0..=log.len() / 2).rev().find(|at| log.is_char_boundary(*at)).unwrap_or(0);
+    let (before, new) = log.split_at(half);
+    assert_eq!(since(&log, &Before::Log(before.to_owned())), new);
+    assert!(log.ends_with(since(&log, &Before::Running)));
+    let errors = cloud_init_errors(&log).unwrap_or_default();
+    assert!(errors.len() <= ERRORS_MAX, "{errors:?}");
+    for error in errors {
+        assert!(
+            error.chars().count() <= ERROR_CHARS && !error.contains(char::is_control),
+            "{error:?}"
+        );
+    }
+
+    let listed: Value = log.lines().map(|line| json!({ "address": line })).collect();
+    let addresses = usable(&listed);
+    assert!(addresses.len() <= SSH_ADDRESSES, "{addresses:?}");
+    for address in addresses {
+        let word = address.to_string();
+        assert!(word.starts_with(|c: char| c.is_ascii_hexdigit() || c == ':'), "{word}");
+        assert!(!address.to_canonical().is_loopback() && !address.is_unspecified(), "{word}");
+    }
+
+    let (first, _) = data.split_at(data.len() / 2);
+    assert!(!is_greeting(first) || is_greeting(data), "more bytes change nothing");
+
+    for key in keys(&log).unwrap_or_default() {
+        assert!(log.contains(&key) && !key.contains("PRIVATE KEY-----"), "{key:?}");
+        assert!(!key.contains('\n') && !key.starts_with(['#', '-', ' ']), "{key:?}");
+    }
+}
