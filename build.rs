@@ -114,6 +114,7 @@ mod generate {
         "virConnectIsAlive",
         "virConnectSetKeepAlive",
         "virConnectGetLibVersion",
+        "virConnectGetCapabilities",
         "virConnectGetDomainCapabilities",
         "virConnectListAllDomains",
         "virConnectGetAllDomainStats",

@@ -833,6 +833,7 @@ unsafe extern "C" {
         conn: virConnectPtr,
         cb: virConnectCloseFunc,
     ) -> ::std::os::raw::c_int;
+    pub fn virConnectGetCapabilities(conn: virConnectPtr) -> *mut ::std::os::raw::c_char;
     pub fn virConnectIsAlive(conn: virConnectPtr) -> ::std::os::raw::c_int;
     pub fn virConnectGetDomainCapabilities(
         conn: virConnectPtr,

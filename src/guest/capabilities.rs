@@ -32,6 +32,26 @@ pub struct Capabilities {
     pub tpm_backends: Vec<String>,
 }
 
+/// Returns the user and the group, by number, that emulators of a kind run as, out of what libvirt says of the host
+/// (`virConnectGetCapabilities`, <https://libvirt.org/formatcaps.html>); none where it does not say.
+///
+/// # Errors
+/// If it is not that XML.
+pub fn emulator_user(xml: &str, kind: &str) -> Result<Option<(u32, u32)>, Error> {
+    let found = Element::from_xml(xml, "capabilities")?;
+    let models = found.child("host").children_in("", "secmodel");
+    let labels = models
+        .filter(|model| model.child("model").trimmed() == "dac")
+        .flat_map(|model| model.children_in("", "baselabel"));
+    let mut labels = labels.filter(|label| label.attribute("type") == kind);
+    let numbers = labels.next().and_then(|label| {
+        let (user, group) = label.trimmed().split_once(':')?;
+        let number = |text: &str| text.trim_start_matches('+').parse().ok();
+        Some((number(user)?, number(group)?))
+    });
+    Ok(numbers)
+}
+
 impl Capabilities {
     /// Reads libvirt's answer.
     ///

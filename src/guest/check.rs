@@ -8,6 +8,7 @@ use std::fmt;
 use crate::config::{
     BridgeType, GUEST_DISKS_MAX, GUEST_METADATA_BYTES, GUEST_NICS_MAX, HostConfig, VncListen,
 };
+use crate::guest::seed::files::CREDENTIAL_NAME_BYTES_MAX;
 use crate::guest::wire::{Disk, Guest, Nic};
 use crate::guest::xml::escaped_bytes;
 
@@ -92,6 +93,12 @@ pub enum Fault {
     Beside(&'static str),
     /// It is no hash of a password.
     NotHash,
+    /// It is no JSON object.
+    NotObject,
+    /// The name of a credential cannot be one.
+    NotCredential,
+    /// A value of it is empty.
+    EmptyValue,
     /// Its product does not go with the number of processors.
     Product {
         /// What it is.
@@ -169,6 +176,12 @@ impl fmt::Display for Fault {
             Self::NotHash => f.write_str(
                 " must be a hash of MD5, SHA or bcrypt, such as one of mkpasswd --method=sha-512",
             ),
+            Self::NotObject => f.write_str(" must be a JSON object; its content is secret"),
+            Self::NotCredential => write!(
+                f,
+                " must have names of 1 to {CREDENTIAL_NAME_BYTES_MAX} letters, digits and characters of \"._-@\""
+            ),
+            Self::EmptyValue => f.write_str(" must not have an empty value"),
             Self::Product { found, limit } => write!(f, ": the product {found} must {limit}"),
             Self::Repeated(number) => write!(f, ": {number} is used twice"),
             Self::Missing => f.write_str(" is missing"),

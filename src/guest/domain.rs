@@ -69,6 +69,10 @@ pub struct VirDomain {
     /// The members of the guest in which the next start differs from what runs. Not in the XML either.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
+    /// Items of QEMU's fw_cfg: the name of each, and the file that has its value. Written alone, and not read; beyond
+    /// the owner's model.
+    #[serde(skip)]
+    pub fw_cfg: Vec<(String, String)>,
     /// What this agent keeps with the domain.
     #[serde(rename = "Metadata")]
     pub metadata: Metadata,

@@ -38,6 +38,7 @@ impl VirDomain {
         let amount = Element::new("memory").with("unit", unit).holding(&memory.to_string());
         let (hardware, is_x86) = (&self.hardware, is_x86(&self.os.kind.machine));
         let mut domain = domain
+            .containing(write_fw_cfg(&self.fw_cfg))
             .containing([
                 Element::new("name").holding(&self.name),
                 write_metadata(&self.metadata, &self.uuid),
@@ -84,6 +85,40 @@ impl VirDomain {
             ..Self::default()
         })
     }
+}
+
+/// Items of QEMU's fw_cfg (<https://libvirt.org/formatdomain.html#smbios-system-information>), by their files.
+fn write_fw_cfg(items: &[(String, String)]) -> Option<Element> {
+    let entry = |(name, file): &(String, String)| {
+        Element::new("entry").with("name", name).with("file", file)
+    };
+    let info = Element::new("sysinfo").with("type", "fwcfg");
+    (!items.is_empty()).then(|| info.containing(items.iter().map(entry)))
+}
+
+/// Changes the definition (`virDomainGetXMLDesc`, inactive) so that its items of fw_cfg whose files are in a directory
+/// are these. Others stay.
+///
+/// # Errors
+/// If it is not the XML of a domain.
+pub(crate) fn with_fw_cfg(
+    xml: &str,
+    directory: &str,
+    items: &[(String, String)],
+) -> Result<String, Error> {
+    let mut domain = Element::from_xml(xml, "domain")?;
+    let is_fw_cfg =
+        |element: &Element| element.name == "sysinfo" && element.attribute("type") == "fwcfg";
+    let (own, mut rest): (Vec<_>, Vec<_>) = domain.children.into_iter().partition(is_fw_cfg);
+    let entries = own.into_iter().flat_map(|info| info.children);
+    let others = entries.filter(|entry| !entry.attribute("file").starts_with(directory));
+    let info = write_fw_cfg(items).unwrap_or_else(|| Element::new("sysinfo").with("type", "fwcfg"));
+    let info = info.containing(others);
+    if !info.children.is_empty() {
+        rest.push(info);
+    }
+    domain.children = rest;
+    Ok(domain.to_xml())
 }
 
 fn write_os(os: &Os) -> Element {

@@ -200,11 +200,24 @@ where
 }
 
 /// Reads a text. No error repeats what it says.
-pub(crate) fn secret_text<'de, A: MapAccess<'de>>(map: &mut A) -> Result<String, A::Error> {
+pub(crate) fn secret_text<'de, T: From<String>, A: MapAccess<'de>>(
+    map: &mut A,
+) -> Result<T, A::Error> {
     let json = map.next_value::<Option<Box<RawValue>>>()?;
     let text = json.map_or(Ok(None), |json| serde_json::from_str::<Option<String>>(json.get()));
     let text = text.map_err(|_| A::Error::custom("expected a string; its content is secret"))?;
-    Ok(text.unwrap_or_default())
+    Ok(text.unwrap_or_default().into())
+}
+
+/// Reads an object of texts. No error repeats what it says.
+pub(crate) fn secret_texts<'de, T: From<BTreeMap<String, String>>, A: MapAccess<'de>>(
+    map: &mut A,
+) -> Result<T, A::Error> {
+    let json = map.next_value::<Option<Box<RawValue>>>()?;
+    let read = json.map_or(Ok(None), |json| serde_json::from_str(json.get()));
+    let read: Option<BTreeMap<String, String>> =
+        read.map_err(|_| A::Error::custom("expected an object of strings; its content is secret"))?;
+    Ok(read.unwrap_or_default().into())
 }
 
 /// Reads an array; `null` is the empty one.

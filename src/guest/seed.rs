@@ -4,6 +4,8 @@
 //! What it says is secret. [`CloudInit`] has no serializer, and its `Debug` says nothing of it: neither an answer
 //! nor a journal nor the metadata of a domain can have it.
 
+pub mod files;
+
 use std::fmt;
 use std::io::{self, Cursor, Write};
 use std::net::IpAddr;
@@ -236,7 +238,7 @@ fn bits(address: IpAddr) -> u8 {
 /// The disk of a guest's seed, behind the guest's own disks, so that these keep their names; none for a guest
 /// without one.
 pub fn disk(guest: &Guest, is_modern: bool) -> Option<Disk> {
-    if guest.seed.is_empty() {
+    if !files::is_on_disk(&guest.seed) {
         return None;
     }
     let bus = match guest.seed_bus.as_str() {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::guest::limits::Limits;
 use crate::guest::members::members;
 use crate::guest::seed::CloudInit;
+use crate::guest::seed::files::{Credentials, Secret};
 
 /// The guest type that `CreateGuest` assumes.
 pub const DEFAULT_GUEST_TYPE: &str = "kvm";
@@ -121,6 +122,12 @@ pub struct Guest {
     /// What cloud-init finds at the guest's first boot. It is secret, and in no answer.
     #[serde(skip_serializing)]
     pub cloud_init: Option<CloudInit>,
+    /// What Ignition finds at the guest's first boot, a JSON object; empty for none. It is secret, as what follows.
+    #[serde(skip_serializing)]
+    pub ignition: Secret,
+    /// What systemd finds in the guest, by name.
+    #[serde(skip_serializing)]
+    pub credentials: Credentials,
     /// Bus of the seed's disk, one of [`BUSES`]; empty: what the profile says.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub seed_bus: String,
@@ -163,6 +170,8 @@ members!(Guest {
     "start_delay" => start_delay_s: value,
     "stop_timeout" => stop_timeout_s: value,
     "cloud_init" => cloud_init: secret,
+    "ignition" => ignition: secret_text,
+    "credentials" => credentials: secret_texts,
     "seed_bus" => seed_bus: value,
     "seed" => seed: value,
 });

@@ -137,6 +137,8 @@ pub enum Step {
     NetworkDefined(String),
     /// A network of this name is started that was off.
     NetworkStarted(String),
+    /// The files of the seed of the domain with this uuid are made that were not there, or removed.
+    SeedFiles(String),
     /// The guest's domain is defined that was not there, or deleted.
     Domain {
         /// The domain that it is; unknown before it is defined.
@@ -201,6 +203,7 @@ impl fmt::Display for Step {
             Self::Volume { name, .. } => write!(f, "volume {name}"),
             Self::NetworkDefined(name) | Self::NetworkStarted(name) => write!(f, "network {name}"),
             Self::Domain { .. } | Self::Gone { .. } => f.write_str("domain"),
+            Self::SeedFiles(_) => f.write_str("files of the seed"),
             Self::Disk { device, .. } => write!(f, "disk {device}"),
             Self::Nic { mac, .. } => write!(f, "NIC {mac}"),
             Self::Size { volume, .. } => write!(f, "size of {volume}"),

@@ -113,6 +113,21 @@ impl Connection {
         Ok(text.to_text())
     }
 
+    /// Returns what libvirt says of the host and its guests, as XML (`virConnectGetCapabilities`).
+    ///
+    /// # Errors
+    /// [`Code::NO_SUPPORT`] where the driver cannot say.
+    ///
+    /// # Blocking
+    /// One round trip; the driver may probe its emulators first (seconds, once).
+    pub fn capabilities(&self) -> Result<String, Error> {
+        // SAFETY: the connection is live.
+        let raw = unsafe { sys::virConnectGetCapabilities(self.raw.as_ptr()) };
+        // SAFETY: NULL or a string from malloc(3) that is ours.
+        let text = unsafe { OwnedCString::take(raw, "virConnectGetCapabilities") }?;
+        Ok(text.to_text())
+    }
+
     /// The domain of that name (`virDomainLookupByName`).
     ///
     /// # Errors

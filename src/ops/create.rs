@@ -15,6 +15,7 @@ use crate::guest::known::answered;
 use crate::guest::network::Network;
 use crate::guest::profile;
 use crate::guest::same::{same_as_domain, same_guest, same_machine};
+use crate::guest::seed::files::given;
 use crate::guest::state::Condition;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
@@ -22,6 +23,7 @@ use crate::libvirt::{Code, Connection, Domain, XmlKind};
 use crate::ops::domains::sources;
 use crate::ops::lifecycle::{answer, condition};
 use crate::ops::recovery::Transaction;
+use crate::ops::seed_files::SeedFiles;
 use crate::ops::seeds::{May, unsaid};
 use crate::ops::start::start;
 use crate::ops::volumes::wants_volumes;
@@ -47,6 +49,7 @@ impl Libvirt {
         check_definition_with_networks(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         let replaced = complete(&mut guest, request.is_strict, &self.host);
+        self.own_seed_files(&guest, "")?;
         self.fingerprint_seed(&mut guest, May::Make)?;
         let hold = self.hold_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
         let asked = guest.clone();
@@ -121,8 +124,9 @@ impl Libvirt {
             }
         }
         let (made, host, own) = (guest.clone(), self.host.clone(), uuid.clone());
+        let files = self.own_seed_files(guest, &uuid)?;
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            make(session, &made, (request, own, replaced), &host, transaction)
+            make(session, &made, (request, own, replaced, files), &host, transaction)
         };
         let (places, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
@@ -150,10 +154,9 @@ impl Libvirt {
     pub fn create(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = request.guest.ok_or(Error::NoGuest)?;
         check_definition(&guest, &self.host)?;
-        if guest.cloud_init.is_some() {
-            return Err(Error::Invalid(
-                "cloud_init: Create makes no seed; call CreateGuest".into(),
-            ));
+        if let Some(member) = given(&guest).first() {
+            let why = format!("{member}: Create makes no seed; call CreateGuest");
+            return Err(Error::Invalid(why));
         }
         let deadline = self.change_deadline(&request.args)?;
         let handed_in = sources(&guest);
@@ -267,7 +270,7 @@ struct There {
 fn make(
     session: &mut Session,
     guest: &Guest,
-    (request, uuid, replaced): (Guest, String, Option<String>),
+    (request, uuid, replaced, files): (Guest, String, Option<String>, Option<SeedFiles>),
     host: &HostConfig,
     transaction: &mut Transaction,
 ) -> Result<Vec<DiskTarget>, Error> {
@@ -277,12 +280,22 @@ fn make(
         None => {
             let sources = disks::judge(guest, host)?;
             let offer = check_new(session.connection()?, guest, replaced, host)?;
-            let definition = machine::definition(guest, request, host, &sources, (offer, &uuid))?;
+            let mut definition =
+                machine::definition(guest, request, host, &sources, (offer, &uuid))?;
+            if let Some(files) = &files {
+                files.check_access(session.connection()?, &guest.kind)?;
+                definition.fw_cfg = files.items(guest);
+            }
             let xml = definition.domain_xml();
             check_size(&xml)?;
             xml
         }
     };
+    if let (None, Some(files)) = (&exists, &files) {
+        transaction.record(Step::SeedFiles(uuid.clone()))?;
+        let written = files.write(guest).map_err(Error::Seed);
+        written.map_err(|cause| failed_to("create the files of the seed".to_owned(), cause))?;
+    }
     // Also for a guest that is there: a network that somebody removed or stopped belongs to it.
     let domain = exists.as_ref().map_or(&uuid, |there| &there.uuid);
     for nic in &guest.nics {

@@ -1,7 +1,7 @@
 //! Delete: a guest's domain and networks, gone; what a former attempt left included.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use log::warn;
@@ -16,6 +16,7 @@ use crate::journal::{Step, Verb};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::images::guest_of;
 use crate::ops::recovery::{Leftover, Recovered, Transaction};
+use crate::ops::seed_files::SeedFiles;
 use crate::ops::volumes::{Expected, LeavingVolumes, wants_volumes};
 use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond, screens};
 use crate::pool::{Hold, Lane};
@@ -73,9 +74,10 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<(Option<libvirt::Error>, bool), Error> {
         let (asked, has_store) = (guest.clone(), self.host.store != Store::None);
-        let pool = self.volumes.pool().clone();
+        let (pool, state) = (self.volumes.pool().clone(), self.state_dir());
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            let (steps, missing) = leaving_steps(session, &asked, (&pool, has_store))?;
+            let (steps, missing) =
+                leaving_steps(session, &asked, (&pool, has_store), state.as_deref())?;
             transaction.record_if_possible(steps);
             Ok(missing)
         };
@@ -100,6 +102,7 @@ fn leaving_steps(
     session: &mut Session,
     guest: &Guest,
     (pool, has_store): (&PoolName, bool),
+    state: Option<&Path>,
 ) -> Result<(Vec<Step>, Option<libvirt::Error>), Error> {
     let (domain, missing) = match session.domain(&guest.id) {
         Ok(domain) => (Some(domain), None),
@@ -127,6 +130,10 @@ fn leaving_steps(
             made_parent: false,
             maker: Some(maker.clone()),
         }));
+        // Also where another tool has defined the domain again without them.
+        if SeedFiles::new(state, &uuid).is_ok_and(|files| files.exist()) {
+            steps.push(Step::SeedFiles(uuid.clone()));
+        }
         // Last what decides: without it the guest is whole, and a crash leaves it so.
         steps.push(Step::Domain { uuid: Some(uuid) });
     }

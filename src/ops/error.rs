@@ -90,8 +90,8 @@ pub enum Error {
     Jobs(jobs::Error),
     /// The journal cannot be written, and without it nothing is begun.
     Journal(journal::Error),
-    /// The key of the fingerprints of seeds can neither be read nor be made.
-    SeedKey(io::Error),
+    /// The key of the fingerprints of seeds, or the files of one, can neither be read nor be made.
+    Seed(io::Error),
     /// The pool did not run the job, or not in time.
     Pool(pool::Error),
     /// Another guest has this id.
@@ -177,7 +177,7 @@ impl fmt::Display for Error {
             }
             Self::Jobs(error) => write!(f, "{error}"),
             Self::Journal(error) => write!(f, "{error}"),
-            Self::SeedKey(error) => write!(f, "{error}"),
+            Self::Seed(error) => write!(f, "{error}"),
             Self::Pool(error) => write!(f, "{error}"),
             Self::NoDevice(why) | Self::Taken(why) => f.write_str(why),
             Self::Exists { id, uuid } => write!(f, "domain '{id}' already exists with uuid {uuid}"),

@@ -41,6 +41,7 @@ mod resize;
 mod samples;
 mod saved;
 mod screens;
+mod seed_files;
 mod seeds;
 mod session;
 mod settings;

@@ -9,16 +9,20 @@ use hmac_sha256::HMAC;
 use parking_lot::Mutex;
 
 use crate::config::Profile;
+use crate::guest::domain_xml::with_fw_cfg;
 use crate::guest::metadata::Metadata;
 use crate::guest::profile;
-use crate::guest::seed::{self, SEED_MIB};
+use crate::guest::seed::files::{self, canonical, given};
+use crate::guest::seed::{self, CloudInit, SEED_MIB};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::libvirt::XmlKind;
 use crate::ops::devices::persistent;
 use crate::ops::images::guest_of;
 use crate::ops::metadata::Stored;
 use crate::ops::saved::not_saved;
-use crate::ops::{Error, Libvirt, Session, args, named_guest, respond};
-use crate::os::{files, own, random};
+use crate::ops::seed_files::SeedFiles;
+use crate::ops::{Error, Libvirt, Session, args, named_guest, respond, unreadable};
+use crate::os::{files as os_files, own, random};
 use crate::pool::Hold;
 use crate::storage::{Adopts, Content, Dataset, Id, Made, Maker, PoolName, Volumes, Wanted};
 
@@ -86,7 +90,7 @@ pub(super) enum May {
 /// The key in a folder, if there is one.
 fn stored_key(folder: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
     let path = folder.join(KEY);
-    let bytes = match files::read_own(&path, 2 * KEY_BYTES as u64) {
+    let bytes = match os_files::read_own(&path, 2 * KEY_BYTES as u64) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at("read", &path, &error)),
         Ok(bytes) => bytes,
@@ -105,7 +109,7 @@ fn new_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        files::write_new(&draft, &key)?;
+        os_files::write_new(&draft, &key)?;
         fs::rename(&draft, &path)?;
         fs::File::open(folder)?.sync_all()
     };
@@ -124,8 +128,9 @@ fn does_not_fit(error: io::Error) -> Error {
 
 /// Why a guest cannot be new: its seed is named by its fingerprint alone.
 pub(super) fn unsaid(guest: &Guest) -> Option<Error> {
-    let is_unsaid = guest.cloud_init.is_none() && !guest.seed.is_empty();
-    let why = "seed is the fingerprint of cloud_init, which a new guest needs";
+    let is_unsaid = given(guest).is_empty() && !guest.seed.is_empty();
+    let why =
+        "seed is the fingerprint of cloud_init, ignition or credentials, which a new guest needs";
     is_unsaid.then(|| Error::Invalid(why.to_owned()))
 }
 
@@ -134,12 +139,41 @@ impl Libvirt {
     /// without `cloud_init`: then it is a guest as it was answered.
     ///
     /// # Errors
-    /// [`Error::SeedKey`] where the key cannot be had.
+    /// [`Error::Seed`] where the key cannot be had.
     pub(super) fn fingerprint_seed(&self, guest: &mut Guest, may: May) -> Result<(), Error> {
-        let Some(cloud_init) = &guest.cloud_init else { return Ok(()) };
-        let made = self.seed_key.fingerprint(&cloud_init.canonical(), may);
-        guest.seed = made.map_err(Error::SeedKey)?;
+        let (kind, text) = match (&guest.cloud_init, canonical(guest)) {
+            (Some(cloud_init), _) => ("", cloud_init.canonical()),
+            (None, Some(of_files)) => of_files,
+            (None, None) => return Ok(()),
+        };
+        let made = self.seed_key.fingerprint(&text, may);
+        guest.seed = kind.to_owned() + &made.map_err(Error::Seed)?;
         Ok(())
+    }
+
+    /// The folder of the agent's state, if it has one.
+    pub(super) fn state_dir(&self) -> Option<PathBuf> {
+        self.seed_key.folder.clone()
+    }
+
+    /// The files of the seed of the domain with this uuid.
+    ///
+    /// # Errors
+    /// As [`SeedFiles::new`].
+    pub(super) fn seed_files(&self, uuid: &str) -> Result<SeedFiles, Error> {
+        SeedFiles::new(self.seed_key.folder.as_deref(), uuid)
+    }
+
+    /// The files of the seed of a guest that has such a one.
+    ///
+    /// # Errors
+    /// As [`SeedFiles::new`].
+    pub(super) fn own_seed_files(
+        &self,
+        guest: &Guest,
+        uuid: &str,
+    ) -> Result<Option<SeedFiles>, Error> {
+        canonical(guest).map(|_| self.seed_files(uuid)).transpose()
     }
 
     /// Makes the seed of a guest that is off again, with another content. cloud-init reads it at the guest's next
@@ -157,20 +191,73 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn set_seed(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = named_guest(request.guest)?;
-        let Some(cloud_init) = guest.cloud_init.clone() else {
-            return Err(Error::Invalid("SetSeed needs cloud_init".to_owned()));
-        };
-        if let Some(fault) = cloud_init.faults().into_iter().next() {
+        let faults = guest.cloud_init.iter().flat_map(CloudInit::faults);
+        if let Some(fault) = faults.chain(files::faults(&guest)).next() {
             return Err(fault.into());
         }
         let is_new = args::is_new_instance(&request.args)?;
-        if is_new && !cloud_init.meta_data.is_empty() {
-            let why = "mistify.new_instance must not be set with cloud_init.meta_data";
-            return Err(Error::Invalid(why.to_owned()));
+        let refused = match &guest.cloud_init {
+            _ if given(&guest).is_empty() => "SetSeed needs cloud_init, ignition or credentials",
+            None if is_new => "mistify.new_instance needs cloud_init",
+            Some(cloud_init) if is_new && !cloud_init.meta_data.is_empty() => {
+                "mistify.new_instance must not be set with cloud_init.meta_data"
+            }
+            _ => "",
+        };
+        if !refused.is_empty() {
+            return Err(Error::Invalid(refused.to_owned()));
         }
         let deadline = self.change_deadline(&request.args)?;
         self.fingerprint_seed(&mut guest, May::Make)?;
         let hold = self.hold(&guest.id, deadline)?;
+        match guest.cloud_init.clone() {
+            Some(cloud_init) => self.set_disk(&guest, cloud_init, is_new, &hold, deadline)?,
+            None => self.set_files(&guest, &hold, deadline)?,
+        }
+        Ok(respond(guest))
+    }
+
+    /// SetSeed of files. The guest has some of the new ones and some of the old where it fails.
+    fn set_files(&self, guest: &Guest, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+        let (asked, state) = (guest.clone(), self.state_dir());
+        let set = move |session: &mut Session| {
+            let domain = persistent(session, &asked.id)?;
+            not_saved(&domain)?;
+            let stored = Stored::read(&domain)?;
+            let request = stored.metadata.guest.as_ref();
+            let former = request.map_or("", |request| request.seed.as_str());
+            let kind = |seed: &str| seed.split('-').next().map(str::to_owned);
+            if former.is_empty() || kind(former) != kind(&asked.seed) {
+                let why = "has no such seed; only CreateGuest makes one";
+                return Err(Error::NoDevice(format!("guest {} {why}", asked.id)));
+            }
+            if domain.is_active()? {
+                let (dataset, user) = ("the seed".to_owned(), asked.id.clone());
+                return Err(Error::InUse { dataset, user, why: "is running" });
+            }
+            let files = SeedFiles::new(state.as_deref(), &domain.uuid()?)?;
+            files.write(&asked).map_err(Error::Seed)?;
+            let xml = domain.xml(XmlKind::Inactive)?;
+            let directory = files.directory().to_string_lossy();
+            let changed =
+                with_fw_cfg(&xml, &directory, &files.items(&asked)).map_err(unreadable)?;
+            let domain = session.connection()?.define_domain(&changed)?;
+            // Last: until then CreateGuest with the new seed is another guest, and this call can be repeated.
+            stored.change_request(&domain, |request| request.seed = asked.seed.clone())?;
+            files.keep_only(&asked).map_err(Error::Seed)
+        };
+        self.held("SetSeed", deadline, hold, set, |_, _| {})
+    }
+
+    /// SetSeed of a disk for cloud-init.
+    fn set_disk(
+        &self,
+        guest: &Guest,
+        cloud_init: CloudInit,
+        is_new: bool,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let (id, pool) = (guest.id.clone(), self.volumes.pool().clone());
         let find = move |session: &mut Session| {
             let domain = persistent(session, &id)?;
@@ -195,8 +282,8 @@ impl Libvirt {
             Ok((volume, uuid, instance, Content::new(disk)))
         };
         let (volume, uuid, instance, content) =
-            self.held("SetSeed", deadline, &hold, find, |_, _| {})?;
-        self.remake_seed(volume, &uuid, content, &hold, deadline)?;
+            self.held("SetSeed", deadline, hold, find, |_, _| {})?;
+        self.remake_seed(volume, &uuid, content, hold, deadline)?;
         // Last: until then CreateGuest with the new seed is another guest, and this call can be repeated.
         let (id, seed) = (guest.id.clone(), guest.seed.clone());
         let keep = move |session: &mut Session| {
@@ -206,8 +293,7 @@ impl Libvirt {
                 if instance == uuid { String::new() } else { instance };
             stored.change_request(&domain, |request| request.seed = seed)
         };
-        self.held("SetSeed", deadline, &hold, keep, |_, _| {})?;
-        Ok(respond(guest))
+        self.held("SetSeed", deadline, hold, keep, |_, _| {})
     }
 
     /// Destroys the seed of a domain and makes it again. The old one cannot be written: libvirt has given it to

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use log::warn;
 
+use crate::guest::seed::files::is_on_disk;
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
 use crate::libvirt::Connection;
@@ -20,7 +21,7 @@ use crate::storage::{
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source, and its seed.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {
-    !guest.seed.is_empty() || guest.disks.iter().any(Disk::wants_volume)
+    is_on_disk(&guest.seed) || guest.disks.iter().any(Disk::wants_volume)
 }
 
 /// What a Delete knows of the volumes that go with the guest.

@@ -13,12 +13,24 @@ use serde_json::value::RawValue;
 
 use super::table::{Effect::Changes, Method};
 use super::{Audit, Behalf, Callee, Desk, Service, lookup, v2};
+use crate::guest::seed::files::given;
 use crate::guest::wire::{Guest, GuestResponse};
 use crate::jobs::{Begun, Request};
 use crate::ops::{self, Error, Libvirt};
 use crate::os::peer::Share;
 use crate::pool::{CallShare, Ration, current};
 use crate::rpc::envelope::Lookup;
+
+/// Words by which a secret stands in a request, in small letters, and the member of a guest that each is. Ordinary
+/// words count as names alone.
+const SECRETS: [(&str, &str); 6] = [
+    ("cloud_init", "cloud_init"),
+    ("cloud-init", "cloud_init"),
+    ("cloudinit", "cloud_init"),
+    ("\"ignition\"", "ignition"),
+    ("\"credentials\"", "credentials"),
+    ("\"credential\"", "credentials"),
+];
 
 impl Callee {
     /// Whether its calls may become jobs: it changes a guest, a job's file may have all that its request has, and no
@@ -57,11 +69,11 @@ impl Desk<'_> {
         }
         // The request of a job is in a file until it begins, with what is misspelt or stands in another place.
         let text = written.map(|params| params.get().to_ascii_lowercase()).unwrap_or_default();
-        if guest.is_some_and(|guest| guest.cloud_init.is_some())
-            || ["cloud_init", "cloud-init", "cloudinit"].iter().any(|word| text.contains(word))
-        {
-            let why = "cloud_init cannot be in a job, because it is secret; call without async";
-            return Err(Error::Invalid(why.to_owned()));
+        let given = guest.and_then(|guest| given(guest).first().copied());
+        let words = SECRETS.into_iter().find(|(word, _)| text.contains(word));
+        if let Some(member) = given.or(words.map(|(_, member)| member)) {
+            let why = "cannot be in a job, because it is secret; call without async";
+            return Err(Error::Invalid(format!("{member} {why}")));
         }
         let params = written.ok_or(Error::NoGuest)?.to_owned();
         let request = Request { params, caller: *self.by.caller };

@@ -55,7 +55,7 @@ pub(super) fn on_old_path(error: &Error) -> String {
         | Error::Left(_)
         | Error::Jobs(_)
         | Error::Journal(_)
-        | Error::SeedKey(_) => error.to_string(),
+        | Error::Seed(_) => error.to_string(),
     }
 }
 

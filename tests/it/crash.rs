@@ -72,12 +72,19 @@ pub(crate) struct Bed<'a> {
     /// A part of all names.
     name: &'static str,
     net: u8,
+    /// Whether its guests' seeds are files, and no disks.
+    has_files: bool,
 }
 
 impl<'a> Bed<'a> {
     pub(crate) fn new(host: &'a dyn Host, name: &'static str, net: u8) -> Self {
         slow("kills the agent and starts it again, many times");
-        Self { host, state: Scratch::new(), name, net }
+        Self { host, state: Scratch::new(), name, net, has_files: false }
+    }
+
+    /// The same with guests that have seeds of files.
+    fn with_files(host: &'a dyn Host, name: &'static str, net: u8) -> Self {
+        Self { has_files: true, ..Self::new(host, name, net) }
     }
 
     /// An agent, which dies at that write to its journal.
@@ -96,15 +103,28 @@ impl<'a> Bed<'a> {
             let mac = format!("02:00:00:{:02x}:{number:02x}:{nic:02x}", self.net);
             json!({ "network": "mistify0", "mac": mac })
         };
-        json!({
+        let mut guest = json!({
             "id": format!("{}-{number}", self.name), "type": "qemu", "memory": 32, "cpu": 1,
-            "nics": [nic(1), nic(2)], "disks": [{ "size": 1 }, { "size": 2 }], "cloud_init": { "user_data": "#!/bin/sh" },
-        })
+            "nics": [nic(1), nic(2)], "disks": [{ "size": 1 }, { "size": 2 }],
+        });
+        match self.has_files {
+            true => guest["credentials"] = json!({ "one": "1", "two": "2" }),
+            false => guest["cloud_init"] = json!({ "user_data": "#!/bin/sh" }),
+        }
+        guest
     }
 
     /// All domains with their devices and networks of this test, and all that is stored.
     fn everything(&self) -> Vec<String> {
         let mut found = self.host.stored();
+        let seeds = self.state.path().join("seeds");
+        if seeds.exists() {
+            let mut files = Vec::new();
+            files_below(&seeds, &mut files);
+            // A new domain has another uuid.
+            let name = |path: &String| path.rsplit('/').next().unwrap_or_default().len();
+            found.extend(files.iter().map(|path| format!("of a seed: {}", name(path))));
+        }
         let macs = format!("02:00:00:{:02x}:", self.net);
         // Tests share the libvirtd: the name of another test's guest may contain this one.
         let guests = format!("{}-", self.name);
@@ -191,7 +211,7 @@ pub(crate) fn create_is_undone(bed: &Bed) {
     };
     let mut deaths =
         at_every_write(bed, "CreateGuest", &json!({ "guest": bed.guest(1) }), |_| {}, again);
-    // The beginning, two volumes, the seed, two networks, the domain, the end.
+    // The beginning, two volumes, the seed or its files, two networks, the domain, the end.
     assert_eq!(deaths.len(), 2 * 8);
     let done = deaths.pop().expect("some");
     assert_ne!(done.there, bystander, "{}: it was done, and stays", done.at);
@@ -218,10 +238,10 @@ pub(crate) fn delete_is_finished(bed: &Bed) {
     // By its id alone: what it has is known from its definition, or from the journal.
     let id = json!({ "guest": { "id": bed.guest(1)["id"] } });
     let deaths = at_every_write(bed, "Delete", &id, prepare, |_| {});
-    // The beginning, what leaves, the domain, the end.
-    assert_eq!(deaths.len(), 2 * 4);
+    // The beginning, what leaves, the files of the seed if there are some, the domain, the end.
+    assert_eq!(deaths.len(), if bed.has_files { 2 * 5 } else { 2 * 4 });
     for (number, death) in deaths.iter().enumerate() {
-        let is_begun = number >= 5;
+        let is_begun = number + 3 >= deaths.len();
         assert_eq!(death.there, if is_begun { &bystander[..] } else { &whole }, "{}", death.at);
     }
     let agent = bed.agent(None);
@@ -462,6 +482,14 @@ fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
     let host = OnDirectory { stack, store: Scratch::new() };
     let bed = Bed::new(&host, "crash-delete", 0x72);
     delete_is_finished(&bed);
+}
+
+#[test]
+fn a_killed_create_or_delete_leaves_no_seed_files() {
+    let Some(stack) = require("qemu", Stack::for_kills()) else { return };
+    let host = OnDirectory { stack, store: Scratch::new() };
+    create_is_undone(&Bed::with_files(&host, "crash-files", 0x7a));
+    delete_is_finished(&Bed::with_files(&host, "crash-files-go", 0x7b));
 }
 
 #[test]

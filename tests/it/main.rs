@@ -72,6 +72,7 @@ mod reference;
 mod same_source;
 mod saved;
 mod screens;
+mod seed_files;
 mod seeds;
 mod service;
 mod settings;

@@ -13,16 +13,16 @@ use crate::stack::Stack;
 use crate::support::{Scratch, files_below};
 
 /// What no file, log or answer may have.
-const SECRET: &str = "correct-horse-battery";
+pub(crate) const SECRET: &str = "correct-horse-battery";
 
 /// An agent that logs all that it can, with a store.
-struct Bed {
-    agent: Agent,
-    files: Scratch,
+pub(crate) struct Bed {
+    pub(crate) agent: Agent,
+    pub(crate) files: Scratch,
 }
 
 impl Bed {
-    fn new(uri: &str) -> Self {
+    pub(crate) fn new(uri: &str) -> Self {
         let files = Scratch::new();
         let path = |name: &str| files.path().join(name).display().to_string();
         let flags = [
@@ -48,14 +48,15 @@ impl Bed {
     }
 
     /// Files below the bed's folder, the seeds themselves excepted, that have this text.
-    fn files_with(&self, text: &str) -> Vec<String> {
+    pub(crate) fn files_with(&self, text: &str) -> Vec<String> {
         let mut found = Vec::new();
         files_below(self.files.path(), &mut found);
         let has = |path: &String| {
             let bytes = fs::read(path).unwrap_or_default();
             bytes.windows(text.len()).any(|it| it == text.as_bytes())
         };
-        found.retain(|path| !path.ends_with("/seed") && has(path));
+        let is_seed = |path: &str| path.ends_with("/seed") || path.contains("/state/seeds/");
+        found.retain(|path| !is_seed(path) && has(path));
         found
     }
 

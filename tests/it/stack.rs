@@ -79,6 +79,11 @@ impl Stack {
     }
 
     pub(crate) fn start_with(cgroup: Cgroup, bridge: Bridge) -> Result<Self, Skip> {
+        Self::start_as("root", cgroup, bridge)
+    }
+
+    /// One whose emulators run as this user, in the group of the same name.
+    pub(crate) fn start_as(user: &str, cgroup: Cgroup, bridge: Bridge) -> Result<Self, Skip> {
         if fs::metadata("/proc/self").is_ok_and(|me| me.uid() != 0) {
             return Err(Skip("only root can make the namespaces".to_owned()));
         }
@@ -105,6 +110,7 @@ impl Stack {
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stack/up.sh"))
             .env("STACK_CGROUP", mode)
             .env("STACK_BRIDGE", bridge)
+            .env("STACK_USER", user)
             .env("STACK_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/qemu-capabilities"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

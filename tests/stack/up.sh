@@ -19,6 +19,7 @@
 #                 alone, where the host has it as cgroup v1
 #   STACK_BRIDGE  what mistify0 is: linux (default), or openvswitch with its userspace datapath,
 #                 which needs no kernel module
+#   STACK_USER    qemu's user, and its group of the same name: root (default)
 #   STACK_CACHE   a folder that keeps libvirt's record of qemu's capabilities between runs
 set -euo pipefail
 
@@ -98,7 +99,8 @@ private_folders() {
     cp -a /etc/libvirt/. /run/etc-libvirt
     # No network or guest of the machine's own comes along.
     rm -rf /run/etc-libvirt/qemu
-    printf '%s\n' 'user = "root"' 'group = "root"' 'security_driver = "none"' \
+    local user=${STACK_USER:-root}
+    printf '%s\n' "user = \"$user\"" "group = \"$user\"" 'security_driver = "none"' \
         >>/run/etc-libvirt/qemu.conf
     mount --bind /run/etc-libvirt /etc/libvirt
     if [ -n "${STACK_CACHE:-}" ]; then

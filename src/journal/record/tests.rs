@@ -42,6 +42,7 @@ fn sample() -> Vec<Step> {
         },
         Step::NetworkDefined("02:00:00:00:00:01".to_owned()),
         Step::NetworkStarted("02:00:00:00:00:01".to_owned()),
+        Step::SeedFiles("6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f".to_owned()),
         Step::Domain { uuid: None },
         Step::Leaving {
             networks: vec!["02:00:00:00:00:01".to_owned()],
@@ -61,6 +62,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         any::<String>().prop_map(Step::NetworkDefined),
         any::<String>().prop_map(Step::NetworkStarted),
+        any::<String>().prop_map(Step::SeedFiles),
         any::<Option<String>>().prop_map(|uuid| Step::Domain { uuid }),
         (proptest::collection::vec(any::<String>(), 0..3), any::<bool>()).prop_map(
             |(networks, volumes)| Step::Leaving {
@@ -98,6 +100,7 @@ fn the_format_is_text_that_people_can_read() {
         ),
         r#"{"network_defined":"02:00:00:00:00:01"}"#,
         r#"{"network_started":"02:00:00:00:00:01"}"#,
+        r#"{"seed_files":"6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f"}"#,
         r#"{"domain":{"uuid":null}}"#,
         concat!(
             r#"{"leaving":{"networks":["02:00:00:00:00:01"],"volumes":true,"expected":false,"#,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::config::{HostConfig, Store};
 use crate::guest::capabilities::Capabilities;
 use crate::guest::check::{self, Invalid, is_mac};
-use crate::guest::domain::{DiskTarget, SourceKind};
+use crate::guest::domain::{DiskTarget, SourceKind, VirDomain};
 use crate::guest::network::Network as Wiring;
 use crate::guest::profile;
 use crate::guest::wire::verbs::PlanStep;
@@ -122,7 +122,14 @@ impl Libvirt {
         if let Some(sources) = sources.filter(|_| is_free) {
             let (guest, host) = (forecast.guest.clone(), self.host.clone());
             // The domain gets its uuid when it is defined.
-            let define = move || machine::definition(&guest, request, &host, &sources, (offer, ""));
+            let files = self.own_seed_files(&guest, "UUID");
+            let files = forecast.unless_failed("seed", files)?.flatten();
+            let items = files.as_ref().map(|files| files.items(&guest)).unwrap_or_default();
+            let define = move || {
+                let definition =
+                    machine::definition(&guest, request, &host, &sources, (offer, ""))?;
+                Ok(VirDomain { fw_cfg: items, ..definition })
+            };
             let what = JobName::new("plan CreateGuest", format!("{id}: definition"));
             let domain = match self.aside(Lane::Read, what, deadline, define)? {
                 Ok(domain) => domain,
@@ -138,6 +145,11 @@ impl Libvirt {
                     "with this guest running guests may use {guests_mib} MiB of memory; the host has {host_mib} MiB"
                 ));
             }
+            forecast.plan.steps.extend(files.map(|files| PlanStep {
+                what: "create files",
+                name: files.directory().display().to_string(),
+                ..PlanStep::default()
+            }));
             forecast.plan.steps.push(PlanStep {
                 what: "define domain",
                 name: domain.name.clone(),

@@ -1,5 +1,6 @@
 //! What Delete would do.
 
+use std::path::Path;
 use std::time::Instant;
 
 use crate::guest::wire::verbs::PlanStep;
@@ -10,6 +11,7 @@ use crate::ops::domains::uses_of_others;
 use crate::ops::lifecycle::get_state;
 use crate::ops::networks::{Marked, Use};
 use crate::ops::plan::{Forecast, Problem, step_of};
+use crate::ops::seed_files::SeedFiles;
 use crate::ops::volumes::Expected;
 use crate::ops::{Error, Libvirt, args, networks, screens};
 use crate::pool::{JobName, Lane};
@@ -29,7 +31,10 @@ impl Libvirt {
         let (id, asked) = (guest.id.clone(), guest.clone());
         let mut forecast = self.forecast(guest);
         let pool = self.volumes.pool().clone();
-        let look = move |connection: &Connection| look_at_leaving(connection, &asked, &pool);
+        let state = self.state_dir();
+        let look = move |connection: &Connection| {
+            look_at_leaving(connection, &asked, &pool, state.as_deref())
+        };
         let seen = self.read(Lane::Read, "plan Delete", &id, deadline, look);
         let seen = forecast.unless_failed("libvirt", seen)?;
         let expected = seen.as_ref().map_or(Expected::Some, |seen| seen.expected);
@@ -98,6 +103,7 @@ fn look_at_leaving(
     connection: &Connection,
     guest: &Guest,
     pool: &PoolName,
+    state: Option<&Path>,
 ) -> Result<SeenLeaving, Error> {
     let id = guest.id.as_str();
     let (domain, missing) = match connection.lookup_domain_by_name(id) {
@@ -113,6 +119,9 @@ fn look_at_leaving(
             steps.push(PlanStep { detail, ..step("destroy domain", id) });
         }
         steps.push(step("undefine domain", id));
+        let files = SeedFiles::new(state, &domain.uuid()?).ok().filter(SeedFiles::exist);
+        let name = files.map(|files| files.directory().display().to_string());
+        steps.extend(name.map(|name| step("remove files", &name)));
     }
     let mut warnings = Vec::new();
     let others = uses_of_others(connection, id)?;

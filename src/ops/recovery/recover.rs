@@ -198,6 +198,9 @@ impl Libvirt {
             recovered = Recovered { removed, left, remaining, refused, rest, used };
         }
         let goes_on = matches!(recovered.rest, Rest::Storage | Rest::Followed);
+        if goes_on {
+            self.remove_seed_files(intent, &mut recovered);
+        }
         if goes_on && has_volumes(intent) {
             let asked = intent.clone();
             let work =
@@ -217,6 +220,21 @@ impl Libvirt {
             }
         }
         Ok(recovered)
+    }
+
+    /// Removes the files of seeds that a transaction recorded: their domain is gone, or was never there.
+    fn remove_seed_files(&self, intent: &Intent, recovered: &mut Recovered) {
+        for step in &intent.steps {
+            let Step::SeedFiles(uuid) = step else { continue };
+            let removed = self.seed_files(uuid).and_then(|it| it.remove().map_err(Error::Seed));
+            match removed {
+                Ok(removed) => recovered.removed |= removed,
+                Err(error) => {
+                    recovered.left.push(Leftover::of(step, &intent.guest, &error));
+                    recovered.remaining.push(step.clone());
+                }
+            }
+        }
     }
 
     /// Tells of a recovery that no caller waits for.
@@ -280,7 +298,10 @@ struct Past {
 fn safe_steps(intent: &Intent) -> Vec<Step> {
     let is_delete = intent.verb == Verb::Delete;
     let is_safe = |step: &&Step| match step {
-        Step::Volume { .. } | Step::NetworkDefined(_) | Step::Snapshot { .. } => true,
+        Step::Volume { .. }
+        | Step::NetworkDefined(_)
+        | Step::SeedFiles(_)
+        | Step::Snapshot { .. } => true,
         // The uuid tells the volumes of the domain that was deleted from others.
         Step::Leaving { .. } | Step::Domain { .. } | Step::Gone { .. } => is_delete,
         Step::NetworkStarted(_)

@@ -8,6 +8,7 @@
 //! | `NetworkStarted` | stop it, if no running domain uses it | |
 //! | `Volume` | destroy it, if it has the guest's mark and no other domain uses it | |
 //! | `Snapshot` | destroy it, if this call made it | |
+//! | `SeedFiles` | remove them, once the domain is gone | the same |
 //! | `Size` | | set the size of the volume in the definition, and tell the running guest (`ops::resize`) |
 //! | `Leaving` | | remove the networks and volumes that are the guest's and that no other domain uses |
 //! | `Volume` | | destroy the volume, if it has the recorded mark and no domain uses it |
@@ -215,7 +216,13 @@ impl InLibvirt {
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
             }
             // Storage's, or not this direction's.
-            (Step::Volume { .. } | Step::Snapshot { .. } | Step::Size { .. }, _)
+            (
+                Step::Volume { .. }
+                | Step::Snapshot { .. }
+                | Step::Size { .. }
+                | Step::SeedFiles(_),
+                _,
+            )
             | (_, Direction::Forward)
             | (Step::Leaving { .. } | Step::Gone { .. } | Step::Released, _) => {}
         }
@@ -243,7 +250,7 @@ impl InLibvirt {
 
 /// Whether libvirt has a part in a step, if only to say who uses a volume.
 pub(super) fn needs_libvirt(step: &Step) -> bool {
-    !matches!(step, Step::Snapshot { .. } | Step::Gone { .. } | Step::Released)
+    !matches!(step, Step::Snapshot { .. } | Step::Gone { .. } | Step::SeedFiles(_) | Step::Released)
 }
 
 /// Whether domains may use what a step is about for storage.

@@ -195,7 +195,7 @@ impl Kind {
             Error::VolumesLeft(_) | Error::Left(_) | Error::Incomplete(_) => Self::Left,
             Error::Jobs(error) => Self::of_jobs(error),
             Error::Journal(error) => Self::of_journal(error),
-            Error::SeedKey(error) => Self::of_io(error),
+            Error::Seed(error) => Self::of_io(error),
             Error::Pool(error) => Self::of_pool(error),
             Error::Exists { .. } | Error::Taken(_) => Self::Exists,
             Error::DisksMissing { .. } | Error::NoDevice(_) => Self::NotFound,

@@ -1,0 +1,243 @@
+//! Seeds that a guest reads as items of QEMU's fw_cfg (<https://www.qemu.org/docs/master/specs/fw_cfg.html>): a
+//! configuration of Ignition, or credentials of systemd. Each is a file of the host, named by the definition: an item
+//! whose value stands in the definition is in libvirt's files and logs, and in QEMU's arguments.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::IgnoredAny;
+
+use crate::guest::check::{Fault, Invalid};
+use crate::guest::seed::SEED_BYTES_MAX;
+use crate::guest::wire::Guest;
+
+/// The most credentials of a guest. QEMU's machines have room for 32 items, and need some 20 themselves.
+pub const CREDENTIALS_MAX: usize = 8;
+/// The longest name of a credential in bytes: an item's name has at most 55 (`FW_CFG_MAX_FILE_PATH`), and 27 of these
+/// are [`CREDENTIAL_ITEMS`].
+pub const CREDENTIAL_NAME_BYTES_MAX: usize = 28;
+/// The items in which Fedora CoreOS and Flatcar look for their configuration.
+const IGNITION_ITEMS: [&str; 2] = ["opt/com.coreos/config", "opt/org.flatcar-linux/config"];
+/// How the items begin in which systemd looks for credentials
+/// (<https://systemd.io/CREDENTIALS>).
+const CREDENTIAL_ITEMS: &str = "opt/io.systemd.credentials/";
+const IGNITION: &str = "ignition";
+const CREDENTIALS: &str = "credentials";
+
+/// A text that no log, error or answer repeats; empty where there is none.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Credentials by their names; the values are secret.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials(BTreeMap<String, String>);
+
+impl From<BTreeMap<String, String>> for Credentials {
+    fn from(values: BTreeMap<String, String>) -> Self {
+        Self(values)
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(secret)")
+    }
+}
+
+/// Returns the members of a guest that say what its seed is; a guest can have one of them.
+pub fn given(guest: &Guest) -> Vec<&'static str> {
+    let members = [
+        ("cloud_init", guest.cloud_init.is_some()),
+        (IGNITION, !guest.ignition.0.is_empty()),
+        (CREDENTIALS, !guest.credentials.0.is_empty()),
+    ];
+    members.into_iter().filter(|(_, is_given)| *is_given).map(|(member, _)| member).collect()
+}
+
+/// Returns the kind of a seed that is files, as its fingerprint begins, and all that it says; none for other seeds.
+/// Two seeds that differ have other texts.
+pub fn canonical(guest: &Guest) -> Option<(&'static str, Vec<u8>)> {
+    if !guest.ignition.0.is_empty() {
+        return Some(("ignition-", format!("{IGNITION}:{}", guest.ignition.0).into_bytes()));
+    }
+    if guest.credentials.0.is_empty() {
+        return None;
+    }
+    let mut bytes = format!("{CREDENTIALS}:").into_bytes();
+    for text in guest.credentials.0.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.extend(text.len().to_be_bytes());
+        bytes.extend(text.as_bytes());
+    }
+    Some(("credentials-", bytes))
+}
+
+/// Whether a guest whose seed has this fingerprint has it on a disk.
+pub fn is_on_disk(fingerprint: &str) -> bool {
+    let is_files = |member: &str| {
+        fingerprint.strip_prefix(member).is_some_and(|digits| digits.starts_with('-'))
+    };
+    !fingerprint.is_empty() && ![IGNITION, CREDENTIALS].into_iter().any(is_files)
+}
+
+/// Returns the files of a guest's seed: the name of each and what it has.
+pub fn contents(guest: &Guest) -> Vec<(String, String)> {
+    let ignition =
+        (!guest.ignition.0.is_empty()).then(|| (IGNITION.to_owned(), guest.ignition.0.clone()));
+    let credentials = guest.credentials.0.iter();
+    let credentials =
+        credentials.map(|(name, value)| (format!("credential-{name}"), value.clone()));
+    ignition.into_iter().chain(credentials).collect()
+}
+
+/// Returns the items of a guest's seed: the name of each, and that of its file.
+pub fn items(guest: &Guest) -> Vec<(String, String)> {
+    let of = |(file, _): (String, String)| match file.strip_prefix("credential-") {
+        Some(name) => vec![(format!("{CREDENTIAL_ITEMS}{name}"), file.clone())],
+        None => IGNITION_ITEMS.map(|item| (item.to_owned(), file.clone())).into(),
+    };
+    contents(guest).into_iter().flat_map(of).collect()
+}
+
+/// Returns what is wrong with the members that say what a guest's seed is. No error repeats what they say.
+pub fn faults(guest: &Guest) -> Vec<Invalid> {
+    let fault = |member: &str, fault| Invalid::Member { member: member.to_owned(), fault };
+    let mut found = Vec::new();
+    if let [first, second, ..] = given(guest)[..] {
+        found.push(fault(second, Fault::Beside(first)));
+    }
+    let Secret(ignition) = &guest.ignition;
+    let is_object = ignition.trim_start().starts_with('{')
+        && serde_json::from_str::<IgnoredAny>(ignition).is_ok();
+    if !ignition.is_empty() && !is_object {
+        found.push(fault(IGNITION, Fault::NotObject));
+    }
+    let Credentials(credentials) = &guest.credentials;
+    if credentials.len() > CREDENTIALS_MAX {
+        let (count, max) = (credentials.len(), CREDENTIALS_MAX);
+        found.push(Invalid::TooMany { member: CREDENTIALS, count, max });
+    }
+    if credentials.values().any(String::is_empty) {
+        found.push(fault(CREDENTIALS, Fault::EmptyValue));
+    }
+    if !credentials.keys().all(|name| is_name(name)) {
+        found.push(fault(CREDENTIALS, Fault::NotCredential));
+    }
+    let bytes = contents(guest).iter().map(|(name, text)| name.len() + text.len()).sum();
+    if bytes > SEED_BYTES_MAX {
+        let member = if ignition.is_empty() { CREDENTIALS } else { IGNITION };
+        found.push(fault(member, Fault::TooLarge { bytes, max: SEED_BYTES_MAX }));
+    }
+    found
+}
+
+/// Whether a credential can have this name. libvirt passes it on to QEMU in a list with commas.
+fn is_name(name: &str) -> bool {
+    let is_fine = |c: u8| c.is_ascii_alphanumeric() || b"._-@".contains(&c);
+    (1..=CREDENTIAL_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn guest(members: &serde_json::Value) -> Guest {
+        let mut guest = members.clone();
+        guest["id"] = json!("web-1");
+        serde_json::from_value(guest).unwrap()
+    }
+
+    fn texts(members: &serde_json::Value) -> Vec<String> {
+        faults(&guest(members)).iter().map(Invalid::plain).collect()
+    }
+
+    #[test]
+    fn a_guest_has_one_seed() {
+        let all = json!({ "cloud_init": {}, "ignition": "{}", "credentials": { "a": "b" } });
+        assert_eq!(texts(&all), ["ignition must not be set with cloud_init"]);
+        let two = json!({ "ignition": "{}", "credentials": { "a": "b" } });
+        assert_eq!(texts(&two), ["credentials must not be set with ignition"]);
+        for one in
+            [json!({ "ignition": " {\"a\": 1}\n" }), json!({ "credentials": { "a.b@c_d-e": "f" } })]
+        {
+            assert!(texts(&one).is_empty(), "{one}");
+        }
+    }
+
+    #[test]
+    fn seeds_that_no_guest_can_have_are_refused() {
+        for ignition in ["[]", "{", "secret", "{} {}", "null", " "] {
+            let found = texts(&json!({ "ignition": ignition }));
+            assert_eq!(found, ["ignition must be a JSON object; its content is secret"]);
+        }
+        let longest = "n".repeat(CREDENTIAL_NAME_BYTES_MAX);
+        assert!(texts(&json!({ "credentials": { longest.clone(): "x" } })).is_empty());
+        for name in ["", "a/b", "a,b", "a b", "é", "a\n", "a:b", &format!("{longest}n")] {
+            let found = texts(&json!({ "credentials": { name: "x" } }));
+            assert!(found[0].starts_with("credentials must have names of 1 to 28"), "{found:?}");
+        }
+        let empty = texts(&json!({ "credentials": { "a": "" } }));
+        assert_eq!(empty, ["credentials must not have an empty value"]);
+        let many: BTreeMap<String, String> =
+            (0..=CREDENTIALS_MAX).map(|n| (format!("n{n}"), "x".to_owned())).collect();
+        let found = texts(&json!({ "credentials": many }));
+        assert_eq!(found, ["9 credentials; a guest can have at most 8"]);
+        let large = format!("{{\"a\": \"{}\"}}", "x".repeat(SEED_BYTES_MAX));
+        for member in [json!({ "ignition": large }), json!({ "credentials": { "a": large } })] {
+            assert_eq!(texts(&member).len(), 1, "it is larger than {SEED_BYTES_MAX} bytes");
+        }
+    }
+
+    #[test]
+    fn seeds_that_differ_have_other_texts() {
+        let seeds = [
+            json!({ "ignition": "{}" }),
+            json!({ "ignition": "{ }" }),
+            json!({ "credentials": { "a": "bc" } }),
+            json!({ "credentials": { "ab": "c" } }),
+            json!({ "credentials": { "a": "b", "c": "d" } }),
+        ];
+        for (index, one) in seeds.iter().enumerate() {
+            for (other_index, other) in seeds.iter().enumerate() {
+                let is_same = canonical(&guest(one)) == canonical(&guest(other));
+                assert_eq!(is_same, index == other_index, "{one} {other}");
+            }
+        }
+        assert_eq!(canonical(&guest(&json!({ "cloud_init": {} }))), None);
+    }
+
+    #[test]
+    fn a_fingerprint_tells_where_the_seed_is() {
+        for (fingerprint, on_disk) in [
+            ("", false),
+            ("hmac-sha256:00", true),
+            ("ignition-hmac-sha256:00", false),
+            ("credentials-hmac-sha256:00", false),
+            ("x", true),
+        ] {
+            assert_eq!(is_on_disk(fingerprint), on_disk, "{fingerprint}");
+        }
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let guest = guest(&json!({ "ignition": "{\"a\": 7}", "credentials": { "n": "horse" } }));
+        let shown = format!("{guest:?}{}", serde_json::to_string(&guest).unwrap());
+        for secret in ["7}", "horse", "\"n\"", "ignition\"", "credentials\""] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
+    }
+}
