@@ -8,7 +8,10 @@ use std::process::{Command, Stdio};
 use crate::check::{Finding, can_use};
 use crate::config::{BridgeType, Config};
 use crate::fetch::{CURL, REMEDY, SOCKET};
+use crate::guest::domain::VirDomain;
 use crate::journal::default_state_dir;
+use crate::libvirt::{self, Connection, XmlKind};
+use crate::ops::{bridges_of, is_bridge_missing};
 use crate::os::resolve::{ResolveError, Trusted};
 use crate::os::service::{agent_user, is_systemd};
 use crate::os::{kvm as kvm_device, own, process, users};
@@ -72,10 +75,39 @@ pub(super) fn bridges(config: &Config) -> Vec<Finding> {
             (Some(names).filter(|it| !it.is_empty()), "create the bridge that NICs name")
         }
     };
-    vec![match found {
+    let mut findings = vec![match found {
         Some(text) => Finding::ok("bridges", text),
         None => Finding::warn("bridges", "none found: guests with NICs cannot start", lacks),
-    }]
+    }];
+    // Where libvirt does not answer, its own line says so.
+    findings.extend(missing_bridges(config).unwrap_or_default());
+    findings
+}
+
+/// The bridges that NICs of guests name and the host has not.
+fn missing_bridges(config: &Config) -> Result<Vec<Finding>, libvirt::Error> {
+    let connection = Connection::open(&config.host.libvirt_uri)?;
+    let mut missing: Vec<(String, Vec<String>)> = Vec::new();
+    for domain in connection.list_domains()? {
+        // One that is gone meanwhile, or cannot be read, needs no bridge here.
+        let Ok(xml) = domain.xml(XmlKind::Inactive) else { continue };
+        let Ok(guest) = VirDomain::from_xml(&xml) else { continue };
+        for (_, bridge) in bridges_of(&connection, &guest)? {
+            if !is_bridge_missing(&bridge, &config.host) {
+                continue;
+            }
+            match missing.iter_mut().find(|(name, _)| *name == bridge) {
+                Some((_, guests)) => guests.push(guest.name.clone()),
+                None => missing.push((bridge, vec![guest.name.clone()])),
+            }
+        }
+    }
+    let finding = |(bridge, guests): (String, Vec<String>)| {
+        let seen = format!("{bridge} does not exist: cannot start {}", guests.join(", "));
+        let remedy = format!("create it, such as by ip link add {bridge} type bridge");
+        Finding::warn("bridges", seen, remedy)
+    };
+    Ok(missing.into_iter().map(finding).collect())
 }
 
 fn linux_bridges() -> Vec<String> {

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
+pub use self::files::{Credentials, Secret};
 use crate::guest::check::{Fault, Invalid};
 use crate::guest::members::members;
 use crate::guest::wire::{Disk, Guest, Nic, disk_device, disk_prefix};

@@ -1,5 +1,5 @@
-//! The structs of the wire (contract section 4). The order of fields is the order of members in
-//! the output; what is left out when empty follows the original.
+//! The structs of the wire (contract section 4), with members in the order of the output; what is left out when empty
+//! follows the original.
 
 pub mod agent;
 pub mod events;
@@ -14,8 +14,7 @@ use serde::Serialize;
 
 use crate::guest::limits::Limits;
 use crate::guest::members::members;
-use crate::guest::seed::CloudInit;
-use crate::guest::seed::files::{Credentials, Secret};
+use crate::guest::seed::{CloudInit, Credentials, Secret};
 
 /// The guest type that `CreateGuest` assumes.
 pub const DEFAULT_GUEST_TYPE: &str = "kvm";
@@ -119,10 +118,10 @@ pub struct Guest {
     /// Seconds that it has to shut down when the host stops; then it is forced off.
     #[serde(rename = "stop_timeout", skip_serializing_if = "Option::is_none")]
     pub stop_timeout_s: Option<u64>,
-    /// What cloud-init finds at the guest's first boot. It is secret, and in no answer.
+    /// What cloud-init finds at the guest's first boot. It is secret, and in no answer, as the next two.
     #[serde(skip_serializing)]
     pub cloud_init: Option<CloudInit>,
-    /// What Ignition finds at the guest's first boot, a JSON object; empty for none. It is secret, as what follows.
+    /// What Ignition finds at the guest's first boot, a JSON object; empty for none.
     #[serde(skip_serializing)]
     pub ignition: Secret,
     /// What systemd finds in the guest, by name.
@@ -449,6 +448,9 @@ pub struct GuestResponse {
     /// Whether Shutdown has forced the guest off.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
+    /// What keeps a guest that was made from its start. Not on the wire.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 members!(GuestResponse {

@@ -27,7 +27,7 @@ use crate::ops::seed_files::SeedFiles;
 use crate::ops::seeds::{May, unsaid};
 use crate::ops::start::start;
 use crate::ops::volumes::wants_volumes;
-use crate::ops::{Error, Libvirt, Session, disks, machine, networks, respond, screens};
+use crate::ops::{Error, Libvirt, Session, bridges, disks, machine, networks, respond, screens};
 use crate::os::random;
 use crate::pool::{Hold, Lane};
 use crate::storage::{Adopts, Maker};
@@ -56,7 +56,9 @@ impl Libvirt {
         self.make_guest(&mut guest, replaced, &hold, deadline)
             .map_err(|cause| self.undone(&asked, cause, &hold))?;
         self.events.note(&guest.id, What::Created);
-        Ok(respond(guest))
+        let warnings = bridges::warnings(&guest, &self.host);
+        warnings.iter().for_each(|warning| warn!(guest = guest.id; "{warning}"));
+        Ok(GuestResponse { warnings, ..respond(guest) })
     }
 
     /// The steps of CreateGuest. After an error the journal has them, to be undone.

@@ -112,6 +112,17 @@ pub enum Error {
         /// What was said of the start.
         cause: Box<Error>,
     },
+    /// A guest does not start because its host lacks a bridge.
+    BridgeMissing {
+        /// The guest's id.
+        guest: String,
+        /// MAC address of the NIC.
+        mac: String,
+        /// The bridge that it names.
+        bridge: String,
+        /// What was said of the start.
+        cause: Box<Error>,
+    },
     /// A step of a longer verb failed, and what came before it was taken back.
     Step {
         /// What was being done, as in "define domain web-1".
@@ -184,6 +195,10 @@ impl fmt::Display for Error {
             Self::DisksMissing { disks, cause } => {
                 write!(f, "{cause} (missing: {})", disks.join(", "))
             }
+            Self::BridgeMissing { guest, mac, bridge, .. } => write!(
+                f,
+                "cannot start guest {guest}: bridge {bridge} of its NIC {mac} does not exist; create the bridge"
+            ),
             Self::Step { step, cause, left } if left.is_empty() => {
                 write!(f, "cannot {step}: {cause}")
             }
@@ -203,7 +218,8 @@ impl Error {
             Self::Libvirt(error) => error.connection_lost(),
             Self::Open { cause, .. }
             | Self::Step { cause, .. }
-            | Self::DisksMissing { cause, .. } => cause.connection_lost(),
+            | Self::DisksMissing { cause, .. }
+            | Self::BridgeMissing { cause, .. } => cause.connection_lost(),
             _ => false,
         }
     }
@@ -214,7 +230,8 @@ impl Error {
             Self::Pool(pool::Error::Late { .. }) | Self::StillRuns { .. } => true,
             Self::Open { cause, .. }
             | Self::Step { cause, .. }
-            | Self::DisksMissing { cause, .. } => cause.is_late(),
+            | Self::DisksMissing { cause, .. }
+            | Self::BridgeMissing { cause, .. } => cause.is_late(),
             _ => false,
         }
     }
@@ -225,7 +242,8 @@ impl Error {
             Self::Silent { .. } => true,
             Self::Open { cause, .. }
             | Self::Step { cause, .. }
-            | Self::DisksMissing { cause, .. } => cause.is_unreachable(),
+            | Self::DisksMissing { cause, .. }
+            | Self::BridgeMissing { cause, .. } => cause.is_unreachable(),
             other => other.connection_lost(),
         }
     }
@@ -235,7 +253,8 @@ impl Error {
         match self {
             Self::Open { cause, .. }
             | Self::Step { cause, .. }
-            | Self::DisksMissing { cause, .. } => cause.cannot_ask(),
+            | Self::DisksMissing { cause, .. }
+            | Self::BridgeMissing { cause, .. } => cause.cannot_ask(),
             Self::Pool(error) => !matches!(error, pool::Error::Panicked { .. }),
             Self::Storage(error) => error.cannot_ask(),
             Self::Journal(_) | Self::Incomplete(_) => true,

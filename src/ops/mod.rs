@@ -6,6 +6,7 @@
 
 mod agents;
 mod args;
+mod bridges;
 mod chain;
 mod clocks;
 mod create;
@@ -65,6 +66,7 @@ use log::warn;
 
 pub use agents::LeftAlone;
 pub use args::{is_dry_run, timeout, wants_job};
+pub use bridges::{is_missing as is_bridge_missing, of_domain as bridges_of};
 pub use create::new_domain;
 pub use error::Error;
 pub use health::{Health, Seen};

@@ -9,7 +9,7 @@ use crate::guest::domain::VirDomain;
 use crate::guest::paths::{console_log, is_console_log};
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::saved::is_saved;
-use crate::ops::{self, described, disks};
+use crate::ops::{self, bridges, described, disks};
 
 /// Starts a domain that is off, if its disks lie where they may: they are judged by its own
 /// definition, however old that is.
@@ -29,7 +29,10 @@ pub(super) fn start(
     disks::judge_start(&definition, host)?;
     use_own_console_log(connection, domain, &definition, host)?;
     let started = start_on_its_port(connection, domain);
-    started.map_err(|error| disks::name_missing(&definition, error.into()))
+    started.map_err(|error| {
+        let error = bridges::name_missing(connection, &definition, host, error.into());
+        disks::name_missing(&definition, error)
+    })
 }
 
 /// Gives a renamed or cloned guest a console log of its own. Its definition names that of the guest which it

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod epoll;
 pub mod files;
 pub mod kvm;
+pub mod links;
 pub mod local;
 pub mod memory;
 pub mod newcomers;

@@ -30,11 +30,11 @@ fn either(
 ) -> Result<PlanResponse, Error> {
     if !is_asked(&request)? {
         let done = carry_out(agent, request.into())?;
-        return Ok(PlanResponse { guest: done.guest, plan: None });
+        return Ok(PlanResponse { guest: done.guest, plan: None, warnings: done.warnings });
     }
     let Forecast { guest, mut plan, problems } = plan(agent, request.into())?;
     plan.problems = problems.iter().map(text).collect();
-    Ok(PlanResponse { guest: Some(guest), plan: Some(plan) })
+    Ok(PlanResponse { guest: Some(guest), plan: Some(plan), warnings: Vec::new() })
 }
 
 /// A problem as the old path has its error: a plan is the same on both paths.

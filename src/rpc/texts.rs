@@ -26,6 +26,9 @@ pub(super) fn on_old_path(error: &Error) -> String {
         Error::DisksMissing { disks, cause } => {
             format!("{} (missing: {})", on_old_path(cause), disks.join(", "))
         }
+        Error::BridgeMissing { mac, bridge, cause, .. } => {
+            format!("{} (missing: bridge {bridge} of NIC {mac})", on_old_path(cause))
+        }
         Error::Step { step, cause, left } if left.is_empty() => {
             format!("{} ({step}; undone)", on_old_path(cause))
         }
@@ -126,7 +129,7 @@ pub(super) fn plain(error: &Error) -> String {
             }
             text
         }
-        Error::Silent { .. } | Error::Pool(_) => error.to_string(),
+        Error::Silent { .. } | Error::Pool(_) | Error::BridgeMissing { .. } => error.to_string(),
         Error::Storage(storage::Error::NotFound { name }) => format!("{name}: not found"),
         // Both paths have the same text.
         other => on_old_path(other),

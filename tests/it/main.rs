@@ -6,6 +6,7 @@ mod audit;
 mod bench_compare;
 mod blocked_log;
 mod boot_sector;
+mod bridges;
 mod callers;
 mod chains;
 mod check;

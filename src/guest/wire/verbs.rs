@@ -126,6 +126,9 @@ pub struct PlanResponse {
     /// What would be done, where nothing was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
+    /// What keeps a guest that was made from its start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What a verb would do.

@@ -20,7 +20,7 @@ use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::seeds::{May, unsaid};
 use crate::ops::uses::Uses;
 use crate::ops::volumes::{fill, wants_volumes};
-use crate::ops::{Error, Libvirt, Promised, args, disks, machine, named_guest, networks};
+use crate::ops::{Error, Libvirt, Promised, args, bridges, disks, machine, named_guest, networks};
 use crate::pool::{JobName, Lane};
 use crate::storage::{self, Adopts, Maker, Plans, Volumes};
 
@@ -98,6 +98,7 @@ impl Libvirt {
             }
         };
         forecast.plan.steps.extend(steps);
+        forecast.plan.warnings.extend(bridges::warnings(&request, &self.host));
         if let Some((places, _)) = places {
             for (disk, place) in forecast.guest.disks.iter_mut().zip(places) {
                 DiskTarget { device: disk.device, bus: disk.bus } = place;

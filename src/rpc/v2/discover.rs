@@ -321,8 +321,9 @@ mod tests {
         tells("EventsPage", &Page::default(), all);
         let plan = Plan { message: "nothing would be done".to_owned(), ..Plan::default() };
         tells("Plan", &plan, all);
-        tells("PlanResponse", &PlanResponse { guest: None, plan: Some(plan) }, all);
         let one = || vec![text()];
+        let answer = PlanResponse { guest: None, plan: Some(plan), warnings: one() };
+        tells("PlanResponse", &answer, all);
         let step = PlanStep {
             command: one(),
             xml: "<domain/>".to_owned(),

@@ -198,7 +198,9 @@ impl Kind {
             Error::Seed(error) => Self::of_io(error),
             Error::Pool(error) => Self::of_pool(error),
             Error::Exists { .. } | Error::Taken(_) => Self::Exists,
-            Error::DisksMissing { .. } | Error::NoDevice(_) => Self::NotFound,
+            Error::DisksMissing { .. } | Error::BridgeMissing { .. } | Error::NoDevice(_) => {
+                Self::NotFound
+            }
             Error::Open { cause, .. } | Error::Step { cause, .. } => Self::of(cause),
         }
     }
@@ -372,7 +374,8 @@ fn of_libvirt(error: &Error) -> Option<&libvirt::Error> {
         Error::Libvirt(error) => Some(error),
         Error::Open { cause, .. }
         | Error::Step { cause, .. }
-        | Error::DisksMissing { cause, .. } => of_libvirt(cause),
+        | Error::DisksMissing { cause, .. }
+        | Error::BridgeMissing { cause, .. } => of_libvirt(cause),
         _ => None,
     }
 }

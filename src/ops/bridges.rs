@@ -1,0 +1,82 @@
+//! The bridges of the host that NICs are connected to.
+
+use crate::config::HostConfig;
+use crate::guest::domain::VirDomain;
+use crate::guest::network::Network as Wiring;
+use crate::guest::wire::Guest;
+use crate::libvirt::{Code, Connection, Error};
+use crate::ops;
+use crate::os::links;
+
+/// Warns of the bridges that a guest's NICs name and the host has not: the guest can be defined, and not started.
+pub(super) fn warnings(guest: &Guest, host: &HostConfig) -> Vec<String> {
+    let names = guest.nics.iter().enumerate().map(|(index, nic)| (index, nic.network.as_str()));
+    let missing = names.filter(|(_, bridge)| !bridge.is_empty() && is_missing(bridge, host));
+    let warning = |(index, bridge)| {
+        format!(
+            "nics[{index}].network: bridge {bridge} does not exist; the guest cannot start before you create it"
+        )
+    };
+    missing.map(warning).collect()
+}
+
+/// Whether this host has no bridge of the name. libvirt that is reached by another way than a local agent's may see
+/// other bridges, and then nobody knows.
+pub fn is_missing(bridge: &str, host: &HostConfig) -> bool {
+    let is_local = ["qemu:///system", "qemu:///session"].contains(&host.libvirt_uri.as_str());
+    is_local && !links::exists(bridge)
+}
+
+/// Names the bridges that a domain's NICs are connected to: each NIC's MAC address and the bridge. A network without
+/// a bridge, or that is gone, has none.
+///
+/// # Errors
+/// What libvirt says.
+///
+/// # Blocking
+/// Two round trips for each NIC.
+pub fn of_domain(
+    connection: &Connection,
+    domain: &VirDomain,
+) -> Result<Vec<(String, String)>, Error> {
+    let mut found = Vec::new();
+    for interface in &domain.devices.interfaces {
+        let mac = interface.mac.address.clone();
+        if !interface.source.bridge.is_empty() {
+            found.push((mac, interface.source.bridge.clone()));
+            continue;
+        }
+        match connection.lookup_network_by_name(&interface.source.network) {
+            Ok(network) => {
+                let network = Wiring::from_xml(&network.xml()?).unwrap_or_default();
+                // libvirt makes those of its own networks.
+                found.extend(network.is_for_guest.then_some((mac, network.bridge)));
+            }
+            Err(error) if error.code == Code::NO_NETWORK => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Adds the bridge that is missing to an error of a start.
+pub(super) fn name_missing(
+    connection: &Connection,
+    domain: &VirDomain,
+    host: &HostConfig,
+    cause: ops::Error,
+) -> ops::Error {
+    let ops::Error::Libvirt(error) = &cause else { return cause };
+    let is_named = |bridge: &str| {
+        let is_absent = error.message.contains("No such device") || is_missing(bridge, host);
+        error.message.contains(bridge) && is_absent
+    };
+    let bridges = of_domain(connection, domain).unwrap_or_default();
+    match bridges.into_iter().find(|(_, bridge)| is_named(bridge)) {
+        Some((mac, bridge)) => {
+            let (guest, cause) = (domain.name.clone(), Box::new(cause));
+            ops::Error::BridgeMissing { guest, mac, bridge, cause }
+        }
+        None => cause,
+    }
+}
