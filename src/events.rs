@@ -63,9 +63,10 @@ pub enum What {
         /// Reaction of the emulator, such as `reset`, `poweroff` or `pause`.
         action: &'static str,
     },
-    /// The guest agent in the guest started or ended, or its guest did.
+    /// The guest agent in the guest started or ended, or its guest did; or the addresses changed that the agent knows
+    /// of the guest.
     Agent {
-        /// Whether the guest agent can answer: `connected` or `disconnected`.
+        /// Whether the guest agent can answer: `connected` or `disconnected`; `addresses` if addresses changed.
         state: &'static str,
     },
     /// The guest released a device, and libvirt has detached it.

@@ -105,6 +105,8 @@ pub type virEventRemoveTimeoutFunc = ::std::option::Option<
 >;
 pub type virNetwork = _virNetwork;
 pub type virNetworkPtr = *mut virNetwork;
+pub type virNetworkDHCPLease = _virNetworkDHCPLease;
+pub type virNetworkDHCPLeasePtr = *mut virNetworkDHCPLease;
 pub type virStoragePool = _virStoragePool;
 pub type virStoragePoolPtr = *mut virStoragePool;
 pub type virStorageVol = _virStorageVol;
@@ -195,6 +197,19 @@ pub struct _virDomainInterface {
 #[derive(Debug)]
 pub struct _virNetwork {
     _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct _virNetworkDHCPLease {
+    pub iface: *mut ::std::os::raw::c_char,
+    pub expirytime: ::std::os::raw::c_longlong,
+    pub type_: ::std::os::raw::c_int,
+    pub mac: *mut ::std::os::raw::c_char,
+    pub iaid: *mut ::std::os::raw::c_char,
+    pub ipaddr: *mut ::std::os::raw::c_char,
+    pub prefix: ::std::os::raw::c_uint,
+    pub hostname: *mut ::std::os::raw::c_char,
+    pub clientid: *mut ::std::os::raw::c_char,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -558,6 +573,42 @@ pub const VIR_EVENT_HANDLE_READABLE: virEventHandleType = 1;
 pub const VIR_EVENT_HANDLE_WRITABLE: virEventHandleType = 2;
 pub const VIR_EVENT_HANDLE_ERROR: virEventHandleType = 4;
 pub const VIR_EVENT_HANDLE_HANGUP: virEventHandleType = 8;
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of _virNetworkDHCPLease",
+    ][::std::mem::size_of::<_virNetworkDHCPLease>() - 72usize];
+    [
+        "Alignment of _virNetworkDHCPLease",
+    ][::std::mem::align_of::<_virNetworkDHCPLease>() - 8usize];
+    [
+        "Offset of field: _virNetworkDHCPLease::iface",
+    ][::std::mem::offset_of!(_virNetworkDHCPLease, iface) - 0usize];
+    [
+        "Offset of field: _virNetworkDHCPLease::expirytime",
+    ][::std::mem::offset_of!(_virNetworkDHCPLease, expirytime) - 8usize];
+    [
+        "Offset of field: _virNetworkDHCPLease::type_",
+    ][::std::mem::offset_of!(_virNetworkDHCPLease, type_) - 16usize];
+    [
+        "Offset of field: _virNetworkDHCPLease::mac",
+    ][::std::mem::offset_of!(_virNetworkDHCPLease, mac) - 24usize];
+    [
+        "Offset of field: _virNetworkDHCPLease::iaid",
+    ][::std::mem::offset_of!(_virNetworkDHCPLease, iaid) - 32usize];
+    [
+        "Offset of field: _virNetworkDHCPLease::ipaddr",
+    ][::std::mem::offset_of!(_virNetworkDHCPLease, ipaddr) - 40usize];
+    [
+        "Offset of field: _virNetworkDHCPLease::prefix",
+    ][::std::mem::offset_of!(_virNetworkDHCPLease, prefix) - 48usize];
+    [
+        "Offset of field: _virNetworkDHCPLease::hostname",
+    ][::std::mem::offset_of!(_virNetworkDHCPLease, hostname) - 56usize];
+    [
+        "Offset of field: _virNetworkDHCPLease::clientid",
+    ][::std::mem::offset_of!(_virNetworkDHCPLease, clientid) - 64usize];
+};
 pub const VIR_ERR_NONE: virErrorLevel = 0;
 pub const VIR_ERR_WARNING: virErrorLevel = 1;
 pub const VIR_ERR_ERROR: virErrorLevel = 2;
@@ -1051,6 +1102,18 @@ unsafe extern "C" {
         minimum: ::std::os::raw::c_ulonglong,
         flags: ::std::os::raw::c_uint,
     ) -> ::std::os::raw::c_int;
+    pub fn virDomainFSFreeze(
+        dom: virDomainPtr,
+        mountpoints: *mut *const ::std::os::raw::c_char,
+        nmountpoints: ::std::os::raw::c_uint,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
+    pub fn virDomainFSThaw(
+        dom: virDomainPtr,
+        mountpoints: *mut *const ::std::os::raw::c_char,
+        nmountpoints: ::std::os::raw::c_uint,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virDomainSetTime(
         dom: virDomainPtr,
         seconds: ::std::os::raw::c_longlong,
@@ -1122,6 +1185,13 @@ unsafe extern "C" {
         autostart: ::std::os::raw::c_int,
     ) -> ::std::os::raw::c_int;
     pub fn virNetworkIsActive(net: virNetworkPtr) -> ::std::os::raw::c_int;
+    pub fn virNetworkDHCPLeaseFree(lease: virNetworkDHCPLeasePtr);
+    pub fn virNetworkGetDHCPLeases(
+        network: virNetworkPtr,
+        mac: *const ::std::os::raw::c_char,
+        leases: *mut *mut virNetworkDHCPLeasePtr,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virStoragePoolLookupByName(
         conn: virConnectPtr,
         name: *const ::std::os::raw::c_char,

@@ -13,6 +13,7 @@ use crate::client::progress::Progress;
 use crate::client::top;
 use crate::config::Config;
 use crate::config::fixed::CLIENT_PARAMS_BYTES;
+use crate::guest::wire::agent::is_of_link;
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,16 +218,23 @@ fn readable(ask: &Ask, answer: &Value) -> String {
 }
 
 fn list(guests: &Value) -> String {
-    let mut table = Table::new(&["GUEST", "STATE", "MEMORY", "CPUS"]);
+    let mut table = Table::new(&["GUEST", "STATE", "MEMORY", "CPUS", "ADDRESS"]);
     for guest in guests.as_array().into_iter().flatten() {
         let memory = bytes(guest["memory"].as_f64().unwrap_or_default() * 1024.0 * 1024.0);
         let state = match guest["saved"] == true {
             true => "saved".to_owned(),
             false => word(&guest["state"]),
         };
-        table.row([word(&guest["id"]), state, memory, guest["cpu"].to_string()]);
+        let address = address(guest);
+        table.row([word(&guest["id"]), state, memory, guest["cpu"].to_string(), address]);
     }
     table.text()
+}
+
+/// The first address of a guest that reaches beyond its link: those that do come first.
+fn address(guest: &Value) -> String {
+    let address = word(&guest["addresses"][0]["address"]);
+    if is_of_link(&address) { "-".to_owned() } else { address }
 }
 
 fn leftovers(found: &Value) -> String {
@@ -308,12 +316,18 @@ mod tests {
     #[test]
     fn a_list_has_a_line_for_each_guest() {
         let all = json!([
-            { "id": "a", "state": "running", "memory": 8192, "cpu": 2 },
+            { "id": "a", "state": "running", "memory": 8192, "cpu": 2, "addresses": [
+                { "address": "192.0.2.7" }, { "address": "fe80::1" },
+            ] },
             { "id": "b\n", "state": "shutdown", "memory": 64, "cpu": 16 },
+            { "id": "c", "state": "running", "memory": 64, "cpu": 1, "addresses": [
+                { "address": "fe80::1" },
+            ] },
         ]);
-        let expected = "GUEST     STATE   MEMORY  CPUS\n\
-                        a       running  8.0 GiB     2\n\
-                        b\u{fffd}     shutdown   64 MiB    16\n";
+        let expected = "GUEST     STATE   MEMORY  CPUS    ADDRESS\n\
+                        a       running  8.0 GiB     2  192.0.2.7\n\
+                        b\u{fffd}     shutdown   64 MiB    16          -\n\
+                        c       running   64 MiB     1          -\n";
         assert_eq!(list(&all), expected);
     }
 

@@ -159,6 +159,28 @@ pub const AGENT_CLOCK_TIME: Duration = Duration::from_secs(600);
 pub const AGENT_LATE: Duration = Duration::from_secs(15);
 /// Time after which the agent asks a slow or silent guest agent again. Until then calls for its guest do not wait.
 pub const AGENT_PAUSE: Duration = Duration::from_secs(30);
+/// Time after which the agent asks a guest agent for addresses again, of its own accord.
+pub const AGENT_REFRESH: Duration = Duration::from_secs(60);
+/// The same after a guest agent knew no address, or has just connected again: a guest that boots soon has one.
+pub const AGENT_REFRESH_SOON: Duration = Duration::from_secs(5);
+/// Requests at this shorter interval after a guest agent has connected: for a minute.
+pub const AGENT_REFRESH_SOON_TRIES: u32 = 12;
+/// The same after a guest agent was silent: each such request occupies one of few threads.
+pub const AGENT_REFRESH_SILENT: Duration = Duration::from_secs(300);
+/// Pause between two guest agents that the agent asks of its own accord: 4 in a second.
+pub const AGENT_REFRESH_GAP: Duration = Duration::from_millis(250);
+/// Time after which the agent looks again at the leases of libvirt's networks and at the host's neighbours.
+pub const HOST_ADDRESSES: Duration = Duration::from_secs(15);
+/// Networks of libvirt that the agent asks for leases. Networks of a single NIC have none.
+pub const LEASE_NETWORKS: usize = 64;
+/// Part of the host's table of neighbours that the agent reads: some 13,000 entries.
+pub const NEIGHBOURS_BYTES: u64 = 1024 * 1024;
+/// Addresses of a guest that the agent stores, of each source. A guest rarely has more than 4.
+pub const GUEST_ADDRESSES: usize = 16;
+/// Addresses of a guest in List. Describe and GuestInfo have all.
+pub const LIST_ADDRESSES: usize = 4;
+/// Time between two events that tell of changed addresses of one guest. A guest chooses its addresses itself.
+pub const ADDRESS_EVENTS: Duration = Duration::from_secs(30);
 /// Guests whose guest agent's last answer the agent stores. A large host has as many.
 pub const AGENT_GUESTS: usize = 4096;
 /// Entries of each list of a guest agent, such as its file systems.

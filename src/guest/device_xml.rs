@@ -2,6 +2,7 @@
 
 use crate::guest::domain::{Device, Disk, Interface, VirDomain};
 use crate::guest::domain_xml::{read_disk, read_interface, write_source};
+use crate::guest::hardware_xml::AGENT_CHANNEL;
 use crate::guest::limits::Limits;
 use crate::guest::xml::{Element, Error};
 
@@ -43,6 +44,43 @@ pub(crate) fn aliases(xml: &str) -> Result<Vec<(String, String)>, Error> {
     let alias = |device: &Element| device.child("alias").attribute("name").to_owned();
     let devices = domain.child("devices").children.iter();
     Ok(devices.map(|it| (alias(it), name(it))).filter(|(_, name)| !name.is_empty()).collect())
+}
+
+/// What a domain that runs has to be reached by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Inside {
+    /// MAC addresses of its NICs, in lower case.
+    pub(crate) macs: Vec<String>,
+    /// The networks of libvirt that they are plugged into.
+    networks: Vec<String>,
+    /// Whether its guest agent is connected; none without a channel for one.
+    pub(crate) agent: Option<bool>,
+}
+
+impl Inside {
+    /// Reads it from the live definition of a domain.
+    ///
+    /// # Errors
+    /// As [`disk_element`].
+    pub(crate) fn of(xml: &str) -> Result<Self, Error> {
+        let domain = Element::from_xml(xml, "domain")?;
+        let devices = domain.child("devices");
+        let mut inside = Self::default();
+        for nic in devices.children_in("", "interface") {
+            inside.macs.push(nic.child("mac").attribute("address").to_lowercase());
+            inside.networks.push(nic.child("source").attribute("network").to_owned());
+        }
+        let mut channels = devices.children_in("", "channel").map(|it| it.child("target"));
+        let agent = channels.find(|target| target.attribute("name") == AGENT_CHANNEL);
+        inside.agent = agent.map(|target| target.attribute("state") == "connected");
+        Ok(inside)
+    }
+
+    /// The networks that may lease addresses. One with the name of a NIC is made for that NIC, and leases none.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = String> {
+        let is_own = |network: &String| self.macs.contains(&network.to_lowercase());
+        self.networks.iter().filter(move |it| !it.is_empty() && !is_own(it)).cloned()
+    }
 }
 
 /// The limits of the disks and NICs of a domain that runs, by their targets: those that have any.

@@ -11,6 +11,7 @@ use crate::guest::hardware::Hardware;
 use crate::guest::limits::{Limits, limited};
 use crate::guest::metadata::{Metadata, null_when_empty};
 use crate::guest::paths::console_log;
+use crate::guest::wire::agent::Address;
 use crate::guest::wire::{self, CDROM};
 
 /// The unit that libvirt counts memory in, against the wire's MiB.
@@ -73,6 +74,9 @@ pub struct VirDomain {
     /// the owner's model.
     #[serde(skip)]
     pub fw_cfg: Vec<(String, String)>,
+    /// Its addresses as last seen, those that reach beyond its link first. Not in the XML either.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Address>,
     /// What this agent keeps with the domain.
     #[serde(rename = "Metadata")]
     pub metadata: Metadata,

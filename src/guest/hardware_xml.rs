@@ -6,7 +6,7 @@ use crate::guest::xml::{Element, Error};
 use crate::guest::{memory, placement};
 
 /// The name of the guest agent's channel, which qemu-ga opens.
-const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
+pub(super) const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 /// The model of SCSI controllers that cloud kernels have a driver for.
 const VIRTIO_SCSI: &str = "virtio-scsi";
 /// The processors that are no name of one.

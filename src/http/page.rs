@@ -33,8 +33,8 @@ const PAGE: &str = concat!(
 /// The style and the script are named by their SHA-256; `page::the_policy_names_what_is_there` says
 /// what that is after a change.
 const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-S4+o1bMxciR6Z/ciPE7xu5Rzk6b5oRyAkFGSZT9pmDM='; \
-    script-src 'sha256-4fbLy5gGP4Dat20UROUVXZQzH4S/xxwTE+pPR63lUuI='; \
+    style-src 'sha256-sVUPtvZJ2UjSiDxnyPJm8/4rnwik/mHvNgQMvBJNYKQ='; \
+    script-src 'sha256-SQ4cxd75J2ivgpmOBQXmszxhn/nKM/LqRv+F/9IJx6Q='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 

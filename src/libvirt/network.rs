@@ -1,12 +1,14 @@
 //! One network of a connection.
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
+use std::slice;
 
 use log::warn;
 
+use crate::libvirt::agent::Wiring;
 use crate::libvirt::domain::uuid_of;
 use crate::libvirt::error::{Error, check_int};
-use crate::libvirt::strings::OwnedCString;
+use crate::libvirt::strings::{OwnedCString, copy_borrowed};
 use crate::sys;
 
 /// A reference to a network; freed when dropped, which leaves the network as it is.
@@ -98,6 +100,45 @@ impl Network {
         let text = unsafe { OwnedCString::take(raw, "virNetworkGetXMLDesc") }?;
         Ok(text.to_text())
     }
+
+    /// The leases of the network's DHCP server that have not expired, each with the MAC address that has it
+    /// (`virNetworkGetDHCPLeases`). One round trip; libvirt answers with 65,536 at most.
+    ///
+    /// # Errors
+    /// What libvirt says; a driver or a network without a DHCP server.
+    pub fn leases(&self) -> Result<Vec<Wiring>, Error> {
+        let mut list: *mut sys::virNetworkDHCPLeasePtr = ptr::null_mut();
+        // SAFETY: the network and the out-pointer are live; NULL stands for all MAC addresses.
+        let count = unsafe {
+            sys::virNetworkGetDHCPLeases(self.raw.as_ptr(), ptr::null(), &raw mut list, 0)
+        };
+        let count = check_int(count, "virNetworkGetDHCPLeases")?;
+        let mut found = Vec::new();
+        if let (false, Ok(length)) = (list.is_null(), usize::try_from(count)) {
+            // SAFETY: libvirt allocated an array of so many pointers.
+            for lease in unsafe { slice::from_raw_parts(list, length) } {
+                // SAFETY: NULL, or filled by libvirt and live until it is freed below.
+                if let Some(raw) = unsafe { lease.as_ref() } {
+                    // SAFETY: as libvirt filled it.
+                    found.push(unsafe { leased(raw) });
+                }
+                // SAFETY: ours, and freed here alone.
+                unsafe { sys::virNetworkDHCPLeaseFree(*lease) };
+            }
+        }
+        // SAFETY: NULL or from malloc(3), ours, and freed here alone.
+        unsafe { libc::free(list.cast()) };
+        Ok(found)
+    }
+}
+
+/// # Safety
+/// `raw` is as libvirt filled it.
+unsafe fn leased(raw: &sys::virNetworkDHCPLease) -> Wiring {
+    // SAFETY: NULL or NUL-terminated, owned by the lease.
+    let [mac, address] = [raw.mac, raw.ipaddr].map(|text| unsafe { copy_borrowed(text) });
+    let addresses = address.map(|address| (address, raw.prefix)).into_iter().collect();
+    Wiring { name: String::new(), mac: mac.unwrap_or_default(), addresses }
 }
 
 impl Drop for Network {

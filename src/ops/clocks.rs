@@ -1,4 +1,5 @@
-//! The clocks of guests that stood still, set after they are resumed.
+//! The clocks of guests that stood still, set after they are resumed; and the thread that asks guest agents of the
+//! agent's own accord, also for addresses (`refresh`).
 //!
 //! A guest that was paused, saved or waited for a full disk goes on with the time at which it stopped. libvirt reports
 //! when one is resumed, by whomever. Its guest agent then sets the clock: one guest at a time, so that callers have
@@ -15,13 +16,16 @@ use parking_lot::{Condvar, Mutex};
 use crate::config::fixed::{
     AGENT_CLOCK_TIME, AGENT_CLOCK_TRIES, AGENT_CLOCKS, AGENT_LATE, AGENT_PAUSE,
 };
+use crate::events::Events;
 use crate::guest::state::is_as_booted;
 use crate::libvirt::{Code, Domain, DomainChange};
+use crate::ops::addresses::Refresh;
 use crate::ops::agents::{self, Agents, LeftAlone};
 use crate::ops::{Error, Opener, Session, begun};
 use crate::pool::{self, Job, JobName, Lane, Pool, current};
 
-/// Sets the clocks of resumed guests on a thread of its own, `guest-clock`, which ends with this value.
+/// Sets the clocks of resumed guests, and looks for addresses, on a thread of its own, `guest-agents`, which ends with
+/// this value.
 pub(super) struct Clocks(Arc<Wanted>);
 
 /// The clocks that are to be set.
@@ -44,11 +48,18 @@ struct Clock {
     tries: u32,
 }
 
-struct Thread {
-    pool: Weak<Pool<Session>>,
-    opener: Arc<Opener>,
-    agents: Arc<Agents>,
+pub(super) struct Thread {
+    pub(super) pool: Weak<Pool<Session>>,
+    pub(super) opener: Arc<Opener>,
+    pub(super) agents: Arc<Agents>,
+    pub(super) events: Arc<Events>,
     wanted: Arc<Wanted>,
+}
+
+/// What the thread does next.
+enum Next {
+    Clock(Clock),
+    Refresh(Refresh),
 }
 
 impl Clocks {
@@ -60,6 +71,7 @@ impl Clocks {
         pool: &Arc<Pool<Session>>,
         opener: &Arc<Opener>,
         agents: &Arc<Agents>,
+        events: &Arc<Events>,
     ) -> io::Result<Self> {
         let clocks = Mutex::new(Some(Vec::new()));
         let wanted = Arc::new(Wanted { clocks, changed: Condvar::new() });
@@ -67,9 +79,10 @@ impl Clocks {
             pool: Arc::downgrade(pool),
             opener: Arc::clone(opener),
             agents: Arc::clone(agents),
+            events: Arc::clone(events),
             wanted: Arc::clone(&wanted),
         };
-        thread::Builder::new().name("guest-clock".to_owned()).spawn(move || thread.run())?;
+        thread::Builder::new().name("guest-agents".to_owned()).spawn(move || thread.run())?;
         Ok(Self(wanted))
     }
 
@@ -78,6 +91,10 @@ impl Clocks {
         let is_resumed = match change {
             DomainChange::Lifecycle { event: "resumed", .. } => true,
             DomainChange::Agent { state: "connected" } => false,
+            // It may have its first NIC.
+            DomainChange::Lifecycle { event: "started", .. } | DomainChange::DeviceAdded => {
+                return self.wake();
+            }
             _ => return,
         };
         let mut clocks = self.0.clocks.lock();
@@ -99,6 +116,13 @@ impl Clocks {
         }
         self.0.changed.notify_one();
     }
+
+    /// Has the thread see what is due.
+    pub(super) fn wake(&self) {
+        // While the thread looks for that it has the lock.
+        let _clocks = self.0.clocks.lock();
+        self.0.changed.notify_one();
+    }
 }
 
 impl Drop for Clocks {
@@ -109,14 +133,21 @@ impl Drop for Clocks {
 }
 
 impl Wanted {
-    /// Waits until a clock is due; none where there will be no more.
-    fn next(&self) -> Option<Clock> {
+    /// Waits until a clock or a look for addresses is due; none where there will be no more.
+    fn next(&self, agents: &Agents) -> Option<Next> {
         let mut clocks = self.clocks.lock();
         loop {
-            let next = clocks.as_ref()?.iter().min_by_key(|clock| clock.due).cloned();
-            match next {
-                Some(clock) if clock.due <= Instant::now() => return Some(clock),
-                Some(clock) => drop(self.changed.wait_until(&mut clocks, clock.due)),
+            let now = Instant::now();
+            let clock = clocks.as_ref()?.iter().min_by_key(|clock| clock.due);
+            if let Some(clock) = clock.filter(|clock| clock.due <= now) {
+                return Some(Next::Clock(clock.clone()));
+            }
+            let until = match agents.due(now) {
+                Ok(refresh) => return Some(Next::Refresh(refresh)),
+                Err(until) => [clock.map(|clock| clock.due), until].into_iter().flatten().min(),
+            };
+            match until {
+                Some(until) => drop(self.changed.wait_until(&mut clocks, until)),
                 None => self.changed.wait(&mut clocks),
             }
         }
@@ -142,7 +173,14 @@ impl Wanted {
 
 impl Thread {
     fn run(self) {
-        while let Some(clock) = self.wanted.next() {
+        while let Some(next) = self.wanted.next(&self.agents) {
+            let clock = match next {
+                Next::Clock(clock) => clock,
+                Next::Refresh(refresh) => {
+                    current::carry_out(Instant::now(), || self.refresh(&refresh));
+                    continue;
+                }
+            };
             let guest = &clock.guest;
             let why = match current::carry_out(Instant::now(), || self.set(guest)) {
                 Ok(is_set) => {
@@ -180,13 +218,7 @@ impl Thread {
     /// # Blocking
     /// Up to [`AGENT_LATE`].
     fn set(&self, guest: &str) -> Result<bool, Error> {
-        let pool = self.pool.upgrade().ok_or(Error::Pool(pool::Error::Stopping))?;
-        let deadline = Instant::now() + AGENT_LATE;
         let name = JobName::new("set the clock of", guest).of_emulator();
-        self.opener.health().may_answer()?;
-        pool.not_overdue(Lane::Read, &name)?;
-        // In turn with those that call.
-        let _permit = agents::permit(&pool, &name, deadline)?;
         let (id, agents) = (guest.to_owned(), Arc::clone(&self.agents));
         let work = move |session: &mut Session| {
             session.read(|connection| {
@@ -200,6 +232,24 @@ impl Thread {
                 Ok(true)
             })
         };
+        self.ask(name, work)
+    }
+
+    /// Has a worker of the pool ask libvirt something, in turn with those that call where it is a guest agent.
+    ///
+    /// # Blocking
+    /// Up to [`AGENT_LATE`].
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        name: JobName,
+        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let pool = self.pool.upgrade().ok_or(Error::Pool(pool::Error::Stopping))?;
+        let deadline = Instant::now() + AGENT_LATE;
+        self.opener.health().may_answer()?;
+        pool.not_overdue(Lane::Read, &name)?;
+        let permit = name.asks_emulator.then(|| agents::permit(&pool, &name, deadline));
+        let _permit = permit.transpose()?;
         pool.run(Lane::Read, Job { name, deadline }, None, begun(deadline, work))?
     }
 }

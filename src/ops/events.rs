@@ -12,10 +12,11 @@ use log::{debug, info};
 use parking_lot::Mutex;
 
 use crate::events::{Events, Page, What};
-use crate::guest::device_xml::{aliases, limits};
+use crate::guest::device_xml::{Inside, aliases, limits};
 use crate::guest::limits::Limits;
 use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
+use crate::ops::agents::Agents;
 use crate::ops::clocks::Clocks;
 use crate::ops::uses::Uses;
 use crate::ops::{Error, Libvirt, Opener};
@@ -39,6 +40,7 @@ struct Thread {
 pub(super) struct Listeners {
     pub(super) limits: Arc<GuestLimits>,
     pub(super) uses: Arc<Uses>,
+    pub(super) agents: Arc<Agents>,
     pub(super) clocks: Clocks,
 }
 
@@ -121,7 +123,8 @@ impl Thread {
 
     /// Until the connection ends; `false` when the agent ends.
     fn listen(&self, connection: &Connection, hear: &Receiver<Told>, missed: &AtomicU64) -> bool {
-        let mut devices = Devices::of_all(connection, &self.listeners.limits);
+        let mut devices = Devices::of_all(connection, &self.listeners);
+        self.listeners.clocks.wake();
         loop {
             select! {
                 recv(hear) -> told => match told {
@@ -129,8 +132,11 @@ impl Thread {
                         if change.is_of_definition() {
                             self.listeners.uses.changed(&name);
                         }
-                        self.listeners.clocks.changed(&name, &change);
+                        if let DomainChange::Agent { state } = &change {
+                            self.listeners.agents.is_connected(&name, *state == "connected");
+                        }
                         let change = devices.named(connection, &name, change);
+                        self.listeners.clocks.changed(&name, &change);
                         if let Some(what) = What::of_domain(change) {
                             self.events.note(&name, what);
                         }
@@ -159,26 +165,31 @@ impl Thread {
 struct Devices<'l> {
     /// Aliases and names by guest.
     known: BTreeMap<String, Vec<(String, String)>>,
-    limits: &'l GuestLimits,
+    listeners: &'l Listeners,
 }
 
 impl<'l> Devices<'l> {
     /// Those of all guests that run: two round trips for each.
-    fn of_all(connection: &Connection, limits: &'l GuestLimits) -> Self {
-        let mut devices = Self { known: BTreeMap::new(), limits };
+    fn of_all(connection: &Connection, listeners: &'l Listeners) -> Self {
+        let mut devices = Self { known: BTreeMap::new(), listeners };
         for domain in connection.list_domains().unwrap_or_default() {
             if let (Some(_), Ok(name)) = (domain.id(), domain.name()) {
                 devices.read(&domain, &name);
             }
         }
-        limits.0.lock().retain(|guest, _| devices.known.contains_key(guest));
+        let is_running = |guest: &str| devices.known.contains_key(guest);
+        listeners.limits.0.lock().retain(|guest, _| is_running(guest));
+        listeners.agents.retain(&is_running);
         devices
     }
 
     /// Where libvirt does not tell, what is known stays.
     fn read(&mut self, domain: &Domain, name: &str) {
         let Ok(xml) = domain.xml(XmlKind::Live) else { return };
-        self.limits.read(name, &xml);
+        self.listeners.limits.read(name, &xml);
+        if let (Some(run), Ok(inside)) = (domain.id(), Inside::of(&xml)) {
+            self.listeners.agents.runs(name, run, inside);
+        }
         if let Ok(aliases) = aliases(&xml) {
             self.known.insert(name.to_owned(), aliases);
         }
@@ -207,7 +218,8 @@ impl<'l> Devices<'l> {
             }
             DomainChange::Lifecycle { event: "stopped", .. } => {
                 self.known.remove(guest);
-                self.limits.0.lock().remove(guest);
+                self.listeners.limits.0.lock().remove(guest);
+                self.listeners.agents.forget(guest);
             }
             DomainChange::IoError { device, .. } => self.name(guest, device),
             DomainChange::DeviceRemoved { device } => {

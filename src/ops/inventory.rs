@@ -1,16 +1,19 @@
 //! List and Describe: what guests there are, and what libvirt says of one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use log::warn;
 
-use crate::config::fixed::{LIST_GUESTS, LIST_GUESTS_MAX};
+use crate::config::fixed::{LIST_ADDRESSES, LIST_GUESTS, LIST_GUESTS_MAX};
 use crate::guest::domain::{KIB_PER_MIB, VirDomain};
 use crate::guest::pending::pending;
 use crate::guest::state::{Condition, STATE_NAMES, State};
 use crate::guest::wire::GuestRequest;
+use crate::guest::wire::agent::Address;
 use crate::guest::wire::verbs::{ListRequest, ListResponse, ListedGuest};
 use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
+use crate::ops::agents::Agents;
 use crate::ops::lifecycle::condition;
 use crate::ops::{Error, Libvirt, described, named_guest};
 use crate::pool::Lane;
@@ -30,9 +33,9 @@ impl Libvirt {
     /// guest of the page, and by metadata two for each that is looked at.
     pub fn list_guests(&self, request: ListRequest) -> Result<ListResponse, Error> {
         let deadline = self.read_deadline(&request.args)?;
-        let wanted = Wanted::parse(request)?;
+        let (wanted, agents) = (Wanted::parse(request)?, Arc::clone(&self.agents));
         self.read(Lane::Read, "List", "guests", deadline, move |connection| {
-            Ok(wanted.page(connection)?)
+            Ok(wanted.page(connection, &agents)?)
         })
     }
 
@@ -48,7 +51,7 @@ impl Libvirt {
     pub fn describe(&self, request: GuestRequest) -> Result<VirDomain, Error> {
         let id = named_guest(request.guest)?.id;
         let deadline = self.read_deadline(&request.args)?;
-        let name = id.clone();
+        let (name, agents) = (id.clone(), Arc::clone(&self.agents));
         self.read(Lane::Read, "Describe", &id, deadline, move |connection| {
             let domain = connection.lookup_domain_by_name(&name)?;
             let mut found = described(&domain, XmlKind::Live)?;
@@ -56,6 +59,7 @@ impl Libvirt {
             condition.state.name().clone_into(&mut found.state);
             condition.reason.clone_into(&mut found.reason);
             found.autostart = domain.autostart()?;
+            found.addresses = known_addresses(&agents, &name, &domain);
             if domain.is_active()? {
                 let definition = described(&domain, XmlKind::Inactive)?;
                 found.pending = pending(&found, &definition);
@@ -69,6 +73,11 @@ impl Libvirt {
             Ok(found)
         })
     }
+}
+
+/// The addresses of a domain's run that are known; none where it is off.
+fn known_addresses(agents: &Agents, id: &str, domain: &Domain) -> Vec<Address> {
+    domain.id().map(|run| agents.addresses(id, run)).unwrap_or_default()
 }
 
 /// Which guests a page has.
@@ -99,7 +108,11 @@ impl Wanted {
         Ok(Self { after: request.after, limit, state, metadata: request.metadata })
     }
 
-    fn page(&self, connection: &Connection) -> Result<ListResponse, libvirt::Error> {
+    fn page(
+        &self,
+        connection: &Connection,
+        agents: &Agents,
+    ) -> Result<ListResponse, libvirt::Error> {
         let all = match self.state {
             Some(state) => connection.list_domains_in(state.code())?,
             None => connection.list_domains()?,
@@ -117,7 +130,7 @@ impl Wanted {
         while guests.len() < self.limit {
             let Some((name, domain)) = rest.next() else { break };
             let is_saved = saved.contains(&name);
-            match self.look(name, &domain, is_saved) {
+            match self.look(name, &domain, is_saved, agents) {
                 // Undefined since it was listed.
                 Err(error) if error.code == Code::NO_DOMAIN => {}
                 found => guests.extend(found?),
@@ -134,6 +147,7 @@ impl Wanted {
         id: String,
         domain: &Domain,
         is_saved: bool,
+        agents: &Agents,
     ) -> Result<Option<ListedGuest>, libvirt::Error> {
         let info = domain.info()?;
         let mut state = State::from_code(info.state);
@@ -146,6 +160,8 @@ impl Wanted {
         if self.state.is_some_and(|wanted| wanted != state) || !self.has_metadata(domain)? {
             return Ok(None);
         }
+        let mut addresses = known_addresses(agents, &id, domain);
+        addresses.truncate(LIST_ADDRESSES);
         Ok(Some(ListedGuest {
             id,
             state: state.name().to_owned(),
@@ -153,6 +169,7 @@ impl Wanted {
             memory_mib: info.memory_max_kib / KIB_PER_MIB,
             cpu: u64::from(info.vcpus),
             saved: is_saved && state == State::Shutoff,
+            addresses,
         }))
     }
 

@@ -4,6 +4,7 @@
 //! a pool worker that owns a libvirt connection. No libvirt handle leaves its worker; what comes
 //! back is data. Nothing here knows HTTP or JSON.
 
+mod addresses;
 mod agents;
 mod args;
 mod bridges;
@@ -17,6 +18,7 @@ mod domains;
 mod error;
 mod events;
 mod fetches;
+mod guest_info;
 mod health;
 mod host_start;
 mod host_stop;
@@ -38,6 +40,7 @@ mod plan;
 mod promised;
 mod question;
 mod recovery;
+mod refresh;
 mod resize;
 mod samples;
 mod saved;
@@ -181,11 +184,12 @@ impl Libvirt {
         let (limits, uses) = (Arc::<GuestLimits>::default(), Arc::<Uses>::default());
         let told = Arc::clone(&uses);
         pool.on_release(move |guest| told.changed(guest));
-        let agents = Arc::default();
+        let agents = Arc::<Agents>::default();
         let listeners = Listeners {
             limits: Arc::clone(&limits),
             uses: Arc::clone(&uses),
-            clocks: Clocks::start(&pool, &opener, &agents)?,
+            agents: Arc::clone(&agents),
+            clocks: Clocks::start(&pool, &opener, &agents, &events)?,
         };
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
         Ok(Self {

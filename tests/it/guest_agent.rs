@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::addresses::listed;
 use crate::agent::Agent;
 use crate::linux::Console;
 use crate::modern::Bed;
@@ -36,6 +37,13 @@ fn a_guest_agent_tells_until_it_is_silent() {
     assert_eq!(info(&bed, "informer")["message"], "the guest is off");
     let mut console = bed.running(&guest);
     console.run("ip addr add 192.0.2.77/24 dev eth0");
+    // The agent asks it by itself.
+    let listed = wait_for("List has the address", SOON, || {
+        Some(listed(&bed.agent, "informer")).filter(|it| it["address"] == "192.0.2.77")
+    });
+    assert_eq!((&listed["source"], &listed["interface"]), (&json!("agent"), &json!("eth0")));
+    let described = bed.agent.ok("Describe", &json!({ "id": "informer" }));
+    assert_eq!(described["addresses"][0]["address"], "192.0.2.77", "{described}");
     let told = wait_for("the guest agent answers", SOON, || {
         Some(info(&bed, "informer")).filter(|told| told["agent"] == true)
     });

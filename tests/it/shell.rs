@@ -181,7 +181,7 @@ fn on_a_terminal_answers_are_for_people_unless_json_is_asked_for() {
     let shell = Shell::new();
     assert_eq!(
         shell.left_on_terminal("list"),
-        "GUEST    STATE   MEMORY  CPUS\ntest   running  8.0 GiB     2\n"
+        "GUEST    STATE   MEMORY  CPUS  ADDRESS\ntest   running  8.0 GiB     2        -\n"
     );
     assert_eq!(shell.left_on_terminal("status test"), "test running\n");
     shell.has_metrics();

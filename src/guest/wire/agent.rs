@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -93,6 +94,15 @@ pub struct Address {
     pub source: &'static str,
     /// Seconds since the source said so.
     pub age_s: u64,
+}
+
+/// Whether an address reaches only the link that its NIC is on, or is none.
+pub fn is_of_link(address: &str) -> bool {
+    match address.parse() {
+        Ok(IpAddr::V4(address)) => address.is_link_local(),
+        Ok(IpAddr::V6(address)) => address.is_unicast_link_local(),
+        Err(_) => true,
+    }
 }
 
 /// An operating system, in its own words (os-release(5)).

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::guest::members::members;
+use crate::guest::wire::agent::Address;
 use crate::guest::wire::{Disk, Guest, GuestRequest, Nic};
 
 /// What List is called with. All of it may be absent.
@@ -60,6 +61,9 @@ pub struct ListedGuest {
     /// Whether it is off with saved memory, from which its next start goes on; left out where it is not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub saved: bool,
+    /// Its addresses as last seen, those that reach beyond its link first; left out where none is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Address>,
 }
 
 /// What Leftovers and RemoveLeftovers answer.

@@ -58,6 +58,7 @@ function newEvent(event, withGuest) {
   const when = new Date(time);
   const isOld = when.toDateString() !== new Date().toDateString();
   const what = { lifecycle: `${state}: ${detail}`, job: `job ${state}`,
+    agent: state === 'addresses' ? 'addresses changed' : `guest agent ${state}`,
     gap: 'gap: earlier events are no longer available',
     connected: 'connected to libvirt', disconnected: 'disconnected from libvirt' }[kind] ?? kind;
   const rest = Object.entries(more).map(([name, value]) => `${name} ${value}`).join(', ');

@@ -110,6 +110,8 @@ function showFacts(found) {
       [disk.target.device, disk.source.device ?? disk.source.file, disk.driver.type, images.get(disk.target.device)])),
     ...table('NICs', ['MAC', 'Network', 'Model', 'Device'], (devices.interfaces ?? []).map((nic) =>
       [nic.mac.address, nic.source.network ?? nic.source.bridge, nic.model.type, nic.target.device])),
+    ...table('Addresses', ['Address', 'MAC', 'Source', 'Seen'], (found.addresses ?? []).map((each) =>
+      [each.prefix ? `${each.address}/${each.prefix}` : each.address, each.mac, each.source, `${span(each.age_s)} ago`])),
     ...table('Metadata', ['Name', 'Value'], (kept.UserMetadata.Parameters ?? []).map((pair) =>
       [pair.Name, pair.Value])),
   );

@@ -23,9 +23,10 @@ async function list() {
   let after = '';
   do {
     const page = await call('List', { limit: 1000, after });
-    for (const { id, state, reason = '', memory, cpu } of page.guests) {
+    for (const { id, state, reason = '', memory, cpu, addresses = [] } of page.guests) {
       found.add(id);
-      Object.assign(guests.get(id) ?? newGuest(id), { state, reason, memory, cpus: cpu });
+      const address = addresses[0]?.address ?? '';
+      Object.assign(guests.get(id) ?? newGuest(id), { state, reason, memory, cpus: cpu, address });
     }
     after = page.next;
   } while (after);
@@ -34,7 +35,7 @@ async function list() {
 }
 
 function newGuest(id) {
-  const guest = { id, state: '', reason: '', memory: 0, cpus: 0, isSeen: false };
+  const guest = { id, state: '', reason: '', address: '', memory: 0, cpus: 0, isSeen: false };
   guest.lines = { cpu: [], disk: [], nic: [] };
   guest.row = newRow(guest);
   guests.set(id, guest);

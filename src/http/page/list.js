@@ -19,7 +19,7 @@ function newRow(guest) {
     make('div', { className: 'use' }, newLine(), make('span')));
   const row = make('tr', {},
     make('th', { scope: 'row' }, make('a', { href: link(guest.id), tabIndex: -1 }, guest.id)),
-    make('td', { className: 'state-cell' }, make('span')),
+    make('td', { className: 'state-cell' }, make('span')), make('td', { className: 'address' }),
     make('td', { className: 'number cpus' }), make('td', { className: 'number memory' }),
     use('cpu'), use('disk'), use('nic'));
   row.dataset.id = guest.id;
@@ -68,8 +68,9 @@ function showState(element, guest) {
 }
 
 function paint(guest) {
-  const [, state, cpus, memory, ...uses] = guest.row.cells;
+  const [, state, address, cpus, memory, ...uses] = guest.row.cells;
   showState(state.firstChild, guest);
+  say(address, guest.address || '–');
   say(cpus, `${guest.cpus}`);
   say(memory, bytes(guest.memory * 1048576));
   Object.keys(USES).forEach((name, index) => {
@@ -99,7 +100,7 @@ function show() {
   }
   let shown = 0, running = 0, memory = 0;
   for (const guest of guests.values()) {
-    const text = `${guest.id} ${guest.state}${stuck.has(guest.id) ? ' stuck' : ''}`.toLowerCase();
+    const text = `${guest.id} ${guest.state} ${guest.address}${stuck.has(guest.id) ? ' stuck' : ''}`.toLowerCase();
     guest.row.hidden = !wanted.every((word) => text.includes(word));
     shown += !guest.row.hidden;
     running += guest.state === 'running';

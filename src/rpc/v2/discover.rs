@@ -272,12 +272,16 @@ mod tests {
         let next = "web-1".to_owned();
         tells("ListResponse", &ListResponse { next, ..ListResponse::default() }, all);
         let reason = "io-error".to_owned();
-        tells("ListedGuest", &ListedGuest { saved: true, reason, ..ListedGuest::default() }, all);
+        let addresses = vec![Address::default()];
+        let listed = ListedGuest { reason, addresses, ..ListedGuest::default() };
+        tells("ListedGuest", &ListedGuest { saved: true, ..listed }, all);
         tells("LeftoversResponse", &LeftoversResponse::default(), all);
         tells("Leftovers", &Leftovers::default(), all);
         let hardware = Hardware { tpm: true, ..Hardware::default() };
         let (reason, pending) = ("io-error".to_owned(), vec!["cpu".to_owned()]);
-        let known = VirDomain { vcpu_max: 4, hardware, reason, pending, ..VirDomain::default() };
+        let addresses = vec![Address::default()];
+        let known = VirDomain { addresses, ..VirDomain::default() };
+        let known = VirDomain { vcpu_max: 4, hardware, reason, pending, ..known };
         let (start_order, start_delay_s, stop_timeout_s) = (Some(1), Some(1), Some(1));
         let known = VirDomain { start_order, start_delay_s, stop_timeout_s, ..known };
         tells("Domain", &VirDomain { autostart: true, memory_max_kib: 4, ..known }, all);

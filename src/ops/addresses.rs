@@ -1,0 +1,492 @@
+//! Addresses of guests that run: what is remembered of each, and when the agent looks again.
+//!
+//! List, Describe, metrics and the page read this memory and ask nobody. libvirt's events and definitions say which
+//! guests run, with which NICs and which guest agent. The thread of `clocks` asks their guest agents one after the
+//! other, and libvirt's networks and the kernel once for all guests.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::config::fixed::{
+    ADDRESS_EVENTS, AGENT_GUESTS, AGENT_LIST, AGENT_REFRESH, AGENT_REFRESH_GAP,
+    AGENT_REFRESH_SILENT, AGENT_REFRESH_SOON, AGENT_REFRESH_SOON_TRIES, GUEST_ADDRESSES,
+    HOST_ADDRESSES, LEASE_NETWORKS,
+};
+use crate::events::{Events, What};
+use crate::guest::device_xml::Inside;
+use crate::guest::wire::agent::{Address, is_of_link};
+use crate::libvirt::{Source, Wiring};
+use crate::ops::agents::{Agents, short};
+use crate::sorted::{IntoSorted, OrderBy};
+
+/// What is remembered of guests that run.
+#[derive(Debug, Default)]
+pub(super) struct Guests {
+    /// In the order of their ids; at most [`AGENT_GUESTS`].
+    known: Vec<Known>,
+    /// When the networks and the kernel were last asked.
+    host: Option<Instant>,
+    /// When a guest agent was last asked of the agent's own accord.
+    refreshed: Option<Instant>,
+}
+
+/// What is remembered of one.
+#[derive(Debug, Default)]
+struct Known {
+    guest: String,
+    /// The run of the guest: another one has another guest agent and other addresses.
+    run: u32,
+    /// Its NICs and its guest agent, by its definition and libvirt's events.
+    inside: Inside,
+    /// When its guest agent was last asked: the end of that.
+    asked: Option<Instant>,
+    /// Whether that took too long then.
+    is_slow: bool,
+    /// Its addresses by source, each with the time at which the source said so.
+    seen: Vec<(Address, Instant)>,
+    /// When to ask its guest agent next.
+    due: Option<Instant>,
+    /// How often its guest agent was asked since it connected, and knew no address.
+    vain: u32,
+    /// The addresses that an event has told of, and when it did.
+    told: BTreeSet<String>,
+    told_at: Option<Instant>,
+}
+
+/// What the agent does next to know addresses.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refresh {
+    /// Ask the guest agent of this guest.
+    Guest(String),
+    /// Ask these networks for their leases, and the kernel for neighbours.
+    Host(BTreeSet<String>),
+}
+
+impl Known {
+    fn new(guest: &str, run: u32) -> Self {
+        Self { guest: guest.to_owned(), run, ..Self::default() }
+    }
+
+    /// Replaces the addresses of a source; whether it has any that reach beyond the guest's link.
+    fn see(&mut self, nics: Vec<Wiring>, source: Source, now: Instant) -> bool {
+        let name = name_of(source);
+        let mut found = Vec::new();
+        add(&mut found, nics, name);
+        found.truncate(GUEST_ADDRESSES);
+        let has_any = found.iter().any(|address| !is_of_link(&address.address));
+        self.seen.retain(|(address, _)| address.source != name);
+        self.seen.extend(found.into_iter().map(|address| (address, now)));
+        has_any
+    }
+
+    /// Its addresses with their ages: by the guest agent, by leases, by neighbours; those that reach only the guest's
+    /// link last.
+    fn addresses(&self) -> Vec<Address> {
+        let mut shown: Vec<Address> = Vec::new();
+        for wants_narrow in [false, true] {
+            for source in [Source::Agent, Source::Lease, Source::Arp].map(name_of) {
+                for (address, when) in &self.seen {
+                    let is_wanted =
+                        address.source == source && is_of_link(&address.address) == wants_narrow;
+                    if is_wanted && shown.iter().all(|it| it.address != address.address) {
+                        let age_s = when.elapsed().as_secs();
+                        shown.push(Address { age_s, ..address.clone() });
+                    }
+                }
+            }
+        }
+        shown
+    }
+
+    /// Whether an event is to tell of its addresses, which it then has told: they are others than the last event told
+    /// of, and that was some time ago.
+    fn is_news(&mut self, now: Instant) -> bool {
+        let told_at = self.told_at.filter(|at| now.saturating_duration_since(*at) < ADDRESS_EVENTS);
+        let found = self.seen.iter().map(|(address, _)| address.address.clone()).into_set();
+        if told_at.is_some() || found == self.told {
+            return false;
+        }
+        (self.told, self.told_at) = (found, Some(now));
+        true
+    }
+}
+
+impl Guests {
+    fn place(&self, guest: &str) -> Result<usize, usize> {
+        self.known.binary_search_by(|known| known.guest.as_str().cmp(guest))
+    }
+
+    fn find(&self, guest: &str, run: u32) -> Option<&Known> {
+        let place = self.place(guest).ok()?;
+        self.known.get(place).filter(|known| known.run == run)
+    }
+
+    fn find_any(&mut self, guest: &str) -> Option<&mut Known> {
+        let place = self.place(guest).ok()?;
+        self.known.get_mut(place)
+    }
+
+    /// What is remembered of this run of a guest; all of a former run is forgotten. Of too many guests that one is
+    /// forgotten whose guest agent was not asked for the longest time.
+    fn entry(&mut self, guest: &str, run: u32) -> Option<&mut Known> {
+        if self.place(guest).is_err() && self.known.len() >= AGENT_GUESTS {
+            let oldest = self.known.iter().enumerate().min_by_key(|(_, known)| known.asked);
+            if let Some(place) = oldest.map(|(place, _)| place) {
+                drop(self.known.remove(place));
+            }
+        }
+        let place = match self.place(guest) {
+            Ok(place) => place,
+            Err(place) => {
+                self.known.insert(place, Known::new(guest, run));
+                place
+            }
+        };
+        let known = self.known.get_mut(place)?;
+        if known.run != run {
+            *known = Known::new(guest, run);
+        }
+        Some(known)
+    }
+
+    /// When a guest agent was asked that did not answer in time.
+    pub(super) fn silent_since(&self, guest: &str, run: u32) -> Option<Instant> {
+        self.find(guest, run).filter(|known| known.is_slow)?.asked
+    }
+
+    /// Notes that a guest agent was asked.
+    pub(super) fn note_asked(&mut self, guest: &str, run: u32, is_slow: bool) {
+        let now = Instant::now();
+        let Some(known) = self.entry(guest, run) else { return };
+        (known.asked, known.is_slow) = (Some(now), is_slow);
+        if is_slow {
+            known.due = Some(now + AGENT_REFRESH_SILENT);
+        }
+    }
+
+    /// What is to be done now; else when the next is.
+    fn due(&mut self, now: Instant) -> Result<Refresh, Option<Instant>> {
+        let has_nics = self.known.iter().any(|known| !known.inside.macs.is_empty());
+        let host = has_nics.then(|| self.host.map_or(now, |last| last + HOST_ADDRESSES));
+        if host.is_some_and(|host| host <= now) {
+            self.host = Some(now);
+            let mut networks = BTreeSet::new();
+            for network in self.known.iter().flat_map(|known| known.inside.networks()) {
+                if networks.len() < LEASE_NETWORKS {
+                    networks.insert(network);
+                }
+            }
+            return Ok(Refresh::Host(networks));
+        }
+        let connected = self.known.iter_mut().filter(|it| it.inside.agent == Some(true));
+        let next = connected.filter(|it| it.due.is_some()).min_by_key(|known| known.due);
+        let gap = self.refreshed.map(|last| last + AGENT_REFRESH_GAP);
+        let at = next
+            .as_ref()
+            .and_then(|known| known.due)
+            .map(|due| gap.map_or(due, |gap| due.max(gap)));
+        match (next, at) {
+            (Some(known), Some(at)) if at <= now => {
+                known.due = Some(now + AGENT_REFRESH);
+                self.refreshed = Some(now);
+                Ok(Refresh::Guest(known.guest.clone()))
+            }
+            _ => Err([host, at].into_iter().flatten().min()),
+        }
+    }
+}
+
+impl Agents {
+    /// A guest runs, or has got or lost a device, by its live definition.
+    pub(super) fn runs(&self, guest: &str, run: u32, inside: Inside) {
+        let mut guests = self.guests.lock();
+        let Some(known) = guests.entry(guest, run) else { return };
+        if inside.agent == Some(true) && known.inside.agent != Some(true) {
+            known.due = Some(Instant::now());
+        }
+        known.inside = inside;
+    }
+
+    /// A guest is off.
+    pub(super) fn forget(&self, guest: &str) {
+        self.guests.lock().known.retain(|known| known.guest != guest);
+    }
+
+    /// Forgets all guests but these.
+    pub(super) fn retain(&self, is_running: &dyn Fn(&str) -> bool) {
+        self.guests.lock().known.retain(|known| is_running(&known.guest));
+    }
+
+    /// The guest agent of a guest is connected, or no more.
+    pub(super) fn is_connected(&self, guest: &str, is_connected: bool) {
+        let mut guests = self.guests.lock();
+        let Some(known) = guests.find_any(guest) else { return };
+        known.inside.agent = Some(is_connected);
+        if is_connected {
+            // One that connects all the time is asked now and then.
+            let now = Instant::now();
+            known.due = Some(known.asked.map_or(now, |last| now.max(last + AGENT_REFRESH_SOON)));
+            known.vain = 0;
+        }
+    }
+
+    /// What a source says of the addresses of this run of a guest.
+    pub(super) fn tell(
+        &self,
+        guest: &str,
+        run: u32,
+        nics: Vec<Wiring>,
+        source: Source,
+        events: &Events,
+    ) {
+        let now = Instant::now();
+        let mut guests = self.guests.lock();
+        let Some(known) = guests.entry(guest, run) else { return };
+        let has_any = known.see(nics, source, now);
+        // It may have none yet: it has just booted.
+        if source == Source::Agent && !has_any && known.vain < AGENT_REFRESH_SOON_TRIES {
+            known.vain += 1;
+            known.due = Some(now + AGENT_REFRESH_SOON);
+        }
+        let is_news = known.is_news(now);
+        drop(guests);
+        if is_news {
+            events.note(guest, What::Agent { state: "addresses" });
+        }
+    }
+
+    /// What a source of the host says of the addresses of all guests, by the MAC addresses of their NICs.
+    pub(super) fn tell_all(&self, mut nics: Vec<Wiring>, source: Source, events: &Events) {
+        nics.iter_mut().for_each(|nic| nic.mac.make_ascii_lowercase());
+        nics.order_by(&|a, b| a.mac.cmp(&b.mac));
+        let now = Instant::now();
+        let mut news = Vec::new();
+        let mut guests = self.guests.lock();
+        for known in guests.known.iter_mut().filter(|known| !known.inside.macs.is_empty()) {
+            let mut found = Vec::new();
+            for mac in &known.inside.macs {
+                let from = nics.partition_point(|nic| nic.mac < *mac);
+                let own = nics.iter().skip(from).take_while(|nic| nic.mac == *mac);
+                found.extend(own.take(GUEST_ADDRESSES).cloned());
+            }
+            known.see(found, source, now);
+            if known.is_news(now) {
+                news.push(known.guest.clone());
+            }
+        }
+        drop(guests);
+        for guest in news {
+            events.note(&guest, What::Agent { state: "addresses" });
+        }
+    }
+
+    /// The addresses of this run of a guest, as last seen: those that reach beyond its link first.
+    pub(super) fn addresses(&self, guest: &str, run: u32) -> Vec<Address> {
+        self.guests.lock().find(guest, run).map(Known::addresses).unwrap_or_default()
+    }
+
+    /// What is to be done now to know addresses; else when the next is, if anything.
+    pub(super) fn due(&self, now: Instant) -> Result<Refresh, Option<Instant>> {
+        self.guests.lock().due(now)
+    }
+}
+
+fn name_of(source: Source) -> &'static str {
+    match source {
+        Source::Agent => "agent",
+        Source::Lease => "lease",
+        Source::Arp => "arp",
+    }
+}
+
+/// Adds the addresses that are not there yet, at most [`AGENT_LIST`] of them. Those that work on the link alone come
+/// last.
+fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str) {
+    let (mut wide, mut narrow) = (Vec::new(), Vec::new());
+    for nic in nics {
+        for (address, prefix) in nic.addresses {
+            let Ok(known) = address.parse::<IpAddr>() else { continue };
+            let mut all = addresses.iter().chain(&wide).chain(&narrow);
+            if known.is_loopback() || all.any(|it: &Address| it.address == address) {
+                continue;
+            }
+            if wide.len() + narrow.len() >= AGENT_LIST {
+                break;
+            }
+            let made = Address {
+                address,
+                prefix: prefix.into(),
+                mac: short(&nic.mac),
+                // From other sources it is the host's device.
+                interface: if source == "agent" { short(&nic.name) } else { String::new() },
+                source,
+                age_s: 0,
+            };
+            if is_of_link(&made.address) { narrow.push(made) } else { wide.push(made) }
+        }
+    }
+    addresses.extend(wide.into_iter().chain(narrow));
+}
+
+/// The neighbours that the kernel lists in `/proc/net/arp`: those whose MAC address it knows.
+pub(super) fn neighbours(table: &str) -> Vec<Wiring> {
+    /// `ATF_COM` of the kernel's `if_arp.h`: the entry is complete.
+    const COMPLETE: u64 = 2;
+    let read = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let address = fields.next()?.to_owned();
+        let flags = fields.nth(1)?.strip_prefix("0x")?;
+        let is_complete = u64::from_str_radix(flags, 16).ok()? & COMPLETE != 0;
+        let mac = fields.next()?.to_owned();
+        let nic = Wiring { name: String::new(), mac, addresses: vec![(address, 0)] };
+        is_complete.then_some(nic)
+    };
+    table.lines().skip(1).filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::EventLimits;
+
+    const MAC: &str = "02:00:00:00:00:01";
+
+    fn nic(name: &str, mac: &str, addresses: &[&str]) -> Wiring {
+        let addresses = addresses.iter().map(|it| ((*it).to_owned(), 24)).collect();
+        Wiring { name: name.to_owned(), mac: mac.to_owned(), addresses }
+    }
+
+    fn inside(network: &str, agent: &str) -> Inside {
+        let agent = format!("<target name='org.qemu.guest_agent.0' state='{agent}'/>");
+        Inside::of(&format!(
+            "<domain><devices><interface><mac address='{MAC}'/><source network='{network}'/></interface>
+             <channel>{agent}</channel></devices></domain>"
+        ))
+        .unwrap()
+    }
+
+    fn shown(agents: &Agents, run: u32) -> Vec<String> {
+        agents.addresses("web", run).into_iter().map(|it| it.address + " " + it.source).collect()
+    }
+
+    /// An agent that knows this guest, which runs.
+    fn with_guest(network: &str) -> (Agents, Events) {
+        let agents = Agents::default();
+        agents.runs("web", 1, inside(network, "connected"));
+        (agents, Events::new(&EventLimits::default()))
+    }
+
+    #[test]
+    fn an_address_is_from_its_first_source_and_no_loopback() {
+        let (agents, events) = with_guest("");
+        let own = vec![
+            nic("lo", "", &["127.0.0.1", "::1"]),
+            nic("eth0", MAC, &["fe80::1", "192.0.2.7", "?"]),
+        ];
+        agents.tell("web", 1, own, Source::Agent, &events);
+        let arp = vec![nic("vnet0", MAC, &["192.0.2.7", "192.0.2.8"])];
+        agents.tell("web", 1, arp, Source::Arp, &events);
+        assert_eq!(shown(&agents, 1), ["192.0.2.7 agent", "192.0.2.8 arp", "fe80::1 agent"]);
+        let all = agents.addresses("web", 1);
+        assert_eq!((all[0].interface.as_str(), all[1].interface.as_str()), ("eth0", ""));
+        assert_eq!(shown(&agents, 2), [""; 0], "another run has other addresses");
+        agents.runs("web", 2, inside("", "connected"));
+        assert_eq!(shown(&agents, 1), [""; 0], "the former run is over");
+    }
+
+    #[test]
+    fn what_a_guest_says_takes_bounded_memory() {
+        let (agents, events) = with_guest("");
+        let many: Vec<String> = (0..=255).map(|it| format!("192.0.2.{it}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        agents.tell("web", 1, vec![nic("eth0", MAC, &many)], Source::Agent, &events);
+        assert_eq!(shown(&agents, 1).len(), GUEST_ADDRESSES);
+        for index in 0..=AGENT_GUESTS {
+            agents.note_asked(&format!("guest-{index}"), 1, true);
+        }
+        let guests = agents.guests.lock();
+        assert_eq!(guests.known.len(), AGENT_GUESTS);
+        // It was asked for addresses, and not as one that is to be left alone.
+        assert!(guests.silent_since("web", 1).is_none());
+        assert!(guests.silent_since("guest-0", 1).is_none(), "the one asked first is forgotten");
+        assert!(guests.silent_since("guest-1", 1).is_some());
+        assert!(guests.silent_since("guest-1", 2).is_none(), "another run has another agent");
+    }
+
+    #[test]
+    fn leases_and_neighbours_are_of_the_nic_with_the_mac() {
+        let (agents, events) = with_guest("default");
+        let others = vec![
+            nic("", "02:00:00:00:00:00", &["192.0.2.1"]),
+            nic("", "02:00:00:00:00:02", &["192.0.2.2"]),
+            nic("", "02:00:00:00:00:01", &["192.0.2.3"]),
+        ];
+        agents.tell_all(others, Source::Lease, &events);
+        let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
+            192.0.2.4        0x1         0x2         02:00:00:00:00:01     *        mistify0\n\
+            192.0.2.5        0x1         0x0         02:00:00:00:00:01     *        mistify0\n\
+            192.0.2.6        0x1\n";
+        agents.tell_all(neighbours(table), Source::Arp, &events);
+        assert_eq!(shown(&agents, 1), ["192.0.2.3 lease", "192.0.2.4 arp"]);
+        agents.tell_all(Vec::new(), Source::Lease, &events);
+        assert_eq!(shown(&agents, 1), ["192.0.2.4 arp"], "the lease has expired");
+    }
+
+    #[test]
+    fn one_event_tells_of_many_changes_of_addresses() {
+        let (agents, events) = with_guest("");
+        let first = events.last();
+        let tell = |address: &str| {
+            let nics = vec![nic("eth0", MAC, &[address])];
+            agents.tell("web", 1, nics, Source::Agent, &events);
+        };
+        tell("192.0.2.1");
+        assert_eq!(events.last(), first + 1);
+        tell("192.0.2.1");
+        tell("192.0.2.2");
+        assert_eq!(events.last(), first + 1, "the second change is a moment later");
+        let later = Instant::now() + ADDRESS_EVENTS;
+        let is_news = || agents.guests.lock().entry("web", 1).unwrap().is_news(later);
+        assert_eq!([is_news(), is_news()], [true, false]);
+    }
+
+    #[test]
+    fn guest_agents_are_asked_now_and_then() {
+        let (agents, events) = with_guest("default");
+        let begin = Instant::now();
+        let host = Refresh::Host(["default".to_owned()].into_iter().into_set());
+        assert_eq!(agents.due(begin), Ok(host));
+        agents.runs("aaa", 1, inside("default", "connected"));
+        agents.runs("off", 1, inside("default", "disconnected"));
+        let ask = |guest: &str| Ok(Refresh::Guest(guest.to_owned()));
+        let soon = begin + Duration::from_millis(10);
+        assert_eq!(agents.due(soon), ask("web"));
+        let next = soon + AGENT_REFRESH_GAP;
+        assert_eq!(agents.due(soon), Err(Some(next)), "not at the same time");
+        assert_eq!(agents.due(next), ask("aaa"));
+        assert_eq!(agents.due(next), Err(Some(begin + HOST_ADDRESSES)));
+        // One without an address is asked again soon, and one that is silent seldom.
+        agents.tell("web", 1, vec![nic("eth0", MAC, &["fe80::1"])], Source::Agent, &events);
+        agents.note_asked("aaa", 1, true);
+        let dues = || {
+            let guests = agents.guests.lock();
+            guests.known.iter().map(|it| it.due.map(|due| due - begin)).collect::<Vec<_>>()
+        };
+        let [silent, none, empty] = dues()[..] else { panic!("three guests") };
+        assert!(silent > Some(AGENT_REFRESH) && none.is_none(), "{silent:?}");
+        assert!(empty < Some(AGENT_REFRESH), "{empty:?}");
+        agents.forget("web");
+        agents.retain(&|guest| guest == "off");
+        assert_eq!(agents.guests.lock().known.len(), 1);
+    }
+
+    #[test]
+    fn a_network_of_one_nic_is_asked_for_no_leases() {
+        assert_eq!(inside(MAC, "").networks().count(), 0);
+        assert_eq!(inside("", "").networks().count(), 0);
+        assert_eq!(inside("default", "").networks().collect::<Vec<_>>(), ["default"]);
+    }
+}
