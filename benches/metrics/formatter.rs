@@ -136,5 +136,6 @@ fn own() -> Own {
         storage: None,
         limits: BTreeMap::new(),
         volumes: Arc::default(),
+        inside: Vec::new(),
     }
 }

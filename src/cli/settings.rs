@@ -303,6 +303,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         |draft, text| metadata(&mut draft.config.metrics.metadata, text),
     ),
     Setting::switch(
+        "metrics-filesystems",
+        "Add the size and use of guests' file systems, by their guest agents, to the metrics",
+        |draft, text| on_or_off(text).map(|is_on| draft.config.metrics.filesystems = is_on),
+    ),
+    Setting::switch(
         "no-touch",
         "Do not ask running guests for memory statistics that their definitions do not ask for",
         |draft, text| on_or_off(text).map(|is_on| draft.config.metrics.may_touch = !is_on),

@@ -254,6 +254,7 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
         ("metrics-open", "true"),
         ("metrics-max-age", "2"),
         ("metrics-metadata", "owner"),
+        ("metrics-filesystems", "true"),
         ("no-touch", "true"),
         ("workers", "read=9"),
         ("queue", "5"),

@@ -191,6 +191,12 @@ pub const AGENT_TEXT_CHARS: usize = 256;
 pub const PNG_BYTES: usize = 11 * 1024 * 1024;
 /// Header lines that fit on the stack. Common servers accept 100.
 pub const HEADERS_MAX: usize = 100;
+/// File systems of a guest in metrics. A guest names as many as it likes.
+pub const GUEST_FILESYSTEMS: usize = 16;
+/// Length of a mount point in metrics.
+pub const MOUNTPOINT_CHARS: usize = 128;
+/// Age after which the file systems of a guest are no more in metrics: its guest agent was silent three times.
+pub const FILESYSTEMS_KEPT: Duration = Duration::from_secs(900);
 /// Domain handles that a worker caches, each well below 1 KiB. A host has fewer guests. With more,
 /// the worker looks them up again from time to time.
 pub const KEPT_DOMAINS_MAX: usize = 256;

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct MetricsConfig {
     /// Names of guest metadata that become labels of the guest's `_info` series.
     pub metadata: Vec<String>,
+    /// Whether the file systems of guests are metrics, as their guest agents name them.
+    pub filesystems: bool,
     /// Whether a guest that runs without memory statistics is asked for them.
     pub may_touch: bool,
     /// Directory with libvirt's pid files of emulators.
@@ -45,6 +47,7 @@ impl Default for MetricsConfig {
     fn default() -> Self {
         Self {
             metadata: Vec::new(),
+            filesystems: false,
             may_touch: true,
             pid_dir: PathBuf::from("/run/libvirt/qemu"),
             max_age: Duration::from_secs(1),

@@ -21,7 +21,7 @@ mod text;
 mod tests;
 
 pub use calls::{Calls, Counts};
-pub use own::{GuestVolume, Listener, Own};
+pub use own::{GuestInside, GuestVolume, Listener, MountedSize, Own};
 pub use sample::{Cpu, Device, Disk, Fast, FastGuest, SlowGuest, SlowVcpu, Vcpu};
 pub use sample::{disks, interfaces};
 pub use sampler::{Changing, GuestView, LeftOut, OnStuck, Open, Sampler, Slow, View};

@@ -39,6 +39,30 @@ pub struct Own {
     pub limits: BTreeMap<String, Vec<(String, Limits)>>,
     /// The volumes of guests, as last read.
     pub volumes: Arc<[GuestVolume]>,
+    /// Guests that run and have a channel for a guest agent.
+    pub inside: Vec<GuestInside>,
+}
+
+/// What is known of a guest by its guest agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestInside {
+    /// The guest.
+    pub guest: String,
+    /// Whether its guest agent is connected.
+    pub is_connected: bool,
+    /// Its file systems as last told; none where they are not wanted.
+    pub filesystems: Vec<MountedSize>,
+}
+
+/// A file system of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountedSize {
+    /// Where it is mounted, as the guest says.
+    pub mountpoint: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Bytes in use.
+    pub used_bytes: u64,
 }
 
 /// A volume of a guest.
@@ -114,6 +138,7 @@ pub(super) fn write(text: &mut Text, view: &View, own: &Own) {
     }
     write_limits(text, own);
     write_volumes(text, &own.volumes);
+    write_inside(text, &own.inside);
     write_process(text);
 }
 
@@ -153,6 +178,40 @@ fn write_volumes(text: &mut Text, volumes: &[GuestVolume]) {
         for volume in volumes {
             let labels = [("domain", volume.guest.as_str()), ("volume", &volume.name)];
             text.sample(&labels, Value::Count(bytes(volume)));
+        }
+    }
+}
+
+fn write_inside(text: &mut Text, guests: &[GuestInside]) {
+    text.family(&Family {
+        name: "mistify_guest_agent_connected",
+        kind: Gauge,
+        help: "Whether the guest agent of the running guest is connected (1) or not (0)",
+    });
+    for guest in guests {
+        text.sample(&[("domain", &guest.guest)], Value::Count(guest.is_connected.into()));
+    }
+    type Bytes = fn(&MountedSize) -> u64;
+    let families: [(&str, &str, Bytes); 2] = [
+        (
+            "mistify_guest_filesystem_size_bytes",
+            "Size of the guest's file system in bytes, as its guest agent last reported",
+            |mounted| mounted.size_bytes,
+        ),
+        (
+            "mistify_guest_filesystem_used_bytes",
+            "Used bytes of the guest's file system, as its guest agent last reported",
+            |mounted| mounted.used_bytes,
+        ),
+    ];
+    for (name, help, bytes) in families {
+        text.family(&Family { name, kind: Gauge, help });
+        for guest in guests {
+            for mounted in &guest.filesystems {
+                let labels =
+                    [("domain", guest.guest.as_str()), ("mountpoint", &mounted.mountpoint)];
+                text.sample(&labels, Value::Count(bytes(mounted)));
+            }
         }
     }
 }

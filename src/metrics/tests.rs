@@ -159,6 +159,18 @@ fn own() -> Own {
             size_bytes: 1000,
             used_bytes: 400,
         }]),
+        inside: vec![
+            GuestInside {
+                guest: "web-1".to_owned(),
+                is_connected: true,
+                filesystems: vec![MountedSize {
+                    mountpoint: "/srv/\"a\\b\nc".to_owned(),
+                    size_bytes: 2000,
+                    used_bytes: 500,
+                }],
+            },
+            GuestInside { guest: "web-2".to_owned(), is_connected: false, filesystems: Vec::new() },
+        ],
     }
 }
 

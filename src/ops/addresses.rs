@@ -10,13 +10,14 @@ use std::time::Instant;
 
 use crate::config::fixed::{
     ADDRESS_EVENTS, AGENT_GUESTS, AGENT_LIST, AGENT_REFRESH, AGENT_REFRESH_GAP,
-    AGENT_REFRESH_SILENT, AGENT_REFRESH_SOON, AGENT_REFRESH_SOON_TRIES, GUEST_ADDRESSES,
-    HOST_ADDRESSES, LEASE_NETWORKS,
+    AGENT_REFRESH_SILENT, AGENT_REFRESH_SOON, AGENT_REFRESH_SOON_TRIES, FILESYSTEMS_KEPT,
+    GUEST_ADDRESSES, GUEST_FILESYSTEMS, HOST_ADDRESSES, LEASE_NETWORKS, MOUNTPOINT_CHARS,
 };
 use crate::events::{Events, What};
 use crate::guest::device_xml::Inside;
-use crate::guest::wire::agent::{Address, is_of_link};
+use crate::guest::wire::agent::{Address, FileSystem, is_of_link};
 use crate::libvirt::{Source, Wiring};
+use crate::metrics::{GuestInside, MountedSize};
 use crate::ops::agents::{Agents, short};
 use crate::sorted::{IntoSorted, OrderBy};
 
@@ -45,6 +46,9 @@ struct Known {
     is_slow: bool,
     /// Its addresses by source, each with the time at which the source said so.
     seen: Vec<(Address, Instant)>,
+    /// Its file systems, and when its guest agent named them.
+    filesystems: Vec<MountedSize>,
+    mounted_at: Option<Instant>,
     /// When to ask its guest agent next.
     due: Option<Instant>,
     /// How often its guest agent was asked since it connected, and knew no address.
@@ -97,6 +101,31 @@ impl Known {
             }
         }
         shown
+    }
+
+    /// Replaces the file systems: the first ones, each mount point once, which makes a label of metrics.
+    fn mount(&mut self, found: &[FileSystem], now: Instant) {
+        self.filesystems.clear();
+        for FileSystem { mountpoint, total_bytes, used_bytes, .. } in found {
+            let mountpoint: String = mountpoint.chars().take(MOUNTPOINT_CHARS).collect();
+            let is_new = self.filesystems.iter().all(|known| known.mountpoint != mountpoint);
+            if let (Some(used_bytes), true) = (*used_bytes, is_new) {
+                let size_bytes = *total_bytes;
+                self.filesystems.push(MountedSize { mountpoint, size_bytes, used_bytes });
+            }
+            if self.filesystems.len() >= GUEST_FILESYSTEMS {
+                break;
+            }
+        }
+        self.mounted_at = Some(now);
+    }
+
+    /// What metrics tell of it; nothing of a guest without a channel for a guest agent.
+    fn view(&self) -> Option<GuestInside> {
+        let is_connected = self.inside.agent?;
+        let is_young = self.mounted_at.is_some_and(|at| at.elapsed() < FILESYSTEMS_KEPT);
+        let filesystems = if is_young { self.filesystems.clone() } else { Vec::new() };
+        Some(GuestInside { guest: self.guest.clone(), is_connected, filesystems })
     }
 
     /// Whether an event is to tell of its addresses, which it then has told: they are others than the last event told
@@ -284,6 +313,19 @@ impl Agents {
     /// The addresses of this run of a guest, as last seen: those that reach beyond its link first.
     pub(super) fn addresses(&self, guest: &str, run: u32) -> Vec<Address> {
         self.guests.lock().find(guest, run).map(Known::addresses).unwrap_or_default()
+    }
+
+    /// What the guest agent of this run of a guest says of its file systems.
+    pub(super) fn mount(&self, guest: &str, run: u32, found: &[FileSystem]) {
+        let mut guests = self.guests.lock();
+        if let Some(known) = guests.entry(guest, run).filter(|_| self.wants_filesystems) {
+            known.mount(found, Instant::now());
+        }
+    }
+
+    /// What metrics tell of guests that run and have a channel for a guest agent.
+    pub(super) fn views(&self) -> Vec<GuestInside> {
+        self.guests.lock().known.iter().filter_map(Known::view).collect()
     }
 
     /// What is to be done now to know addresses; else when the next is, if anything.
@@ -481,6 +523,35 @@ mod tests {
         agents.forget("web");
         agents.retain(&|guest| guest == "off");
         assert_eq!(agents.guests.lock().known.len(), 1);
+    }
+
+    #[test]
+    fn file_systems_of_a_guest_are_bounded_labels() {
+        let (agents, _) = with_guest("");
+        let mounted = |mountpoint: String, used_bytes| FileSystem {
+            mountpoint,
+            total_bytes: 9,
+            used_bytes,
+            ..FileSystem::default()
+        };
+        let long = "/".repeat(10_000);
+        let mut found = vec![mounted(long.clone(), Some(1)), mounted(long, Some(2))];
+        found.push(mounted("/proc".to_owned(), None));
+        found.extend((0..100).map(|index| mounted(format!("/{index}"), Some(3))));
+        agents.mount("web", 1, &found);
+        assert_eq!(agents.views()[0].filesystems, [], "nobody wants them");
+        let agents = Agents::new(true);
+        agents.runs("web", 1, inside("", "connected"));
+        agents.mount("web", 1, &found);
+        let view = agents.views().remove(0);
+        assert!(view.is_connected);
+        assert_eq!(view.filesystems.len(), GUEST_FILESYSTEMS);
+        assert_eq!(view.filesystems[0].mountpoint.len(), MOUNTPOINT_CHARS);
+        assert_eq!((view.filesystems[0].used_bytes, view.filesystems[1].used_bytes), (1, 3));
+        agents.is_connected("web", false);
+        assert!(!agents.views()[0].is_connected);
+        agents.runs("web", 2, Inside::default());
+        assert!(agents.views().is_empty(), "it has no channel");
     }
 
     #[test]

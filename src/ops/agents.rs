@@ -37,6 +37,8 @@ pub(super) fn permit(
 #[derive(Debug, Default)]
 pub(super) struct Agents {
     pub(super) guests: Mutex<Guests>,
+    /// Whether metrics have file systems, so that guest agents are asked for them.
+    pub(super) wants_filesystems: bool,
     /// Those that are asked now, by the ids of their guests: what for.
     asked: Mutex<Vec<(String, &'static str)>>,
 }
@@ -63,6 +65,11 @@ impl fmt::Display for LeftAlone {
 }
 
 impl Agents {
+    /// Nothing is known yet.
+    pub(super) fn new(wants_filesystems: bool) -> Self {
+        Self { wants_filesystems, ..Self::default() }
+    }
+
     /// The right to ask the agent of the guest with this id for `what`. Nobody else has it until it is dropped, which
     /// is when the job that asks is over, also where its caller was answered before: how long libvirt waits for answers
     /// is set for the guest, not for a command.

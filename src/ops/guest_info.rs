@@ -70,6 +70,9 @@ fn look(
                 Ok(nics) => {
                     info.agent = true;
                     agents.tell(id, run, nics, Source::Agent, events);
+                    if !info.filesystems.is_empty() {
+                        agents.mount(id, run, &info.filesystems);
+                    }
                 }
                 Err(error) if error.connection_lost() || error.code == Code::NO_DOMAIN => {
                     return Err(error);
@@ -125,7 +128,7 @@ fn ask(
 }
 
 /// What libvirt's parameters say.
-fn told(params: &[(Name, Value)]) -> GuestInfo {
+pub(super) fn told(params: &[(Name, Value)]) -> GuestInfo {
     let find = |name: &str| params.iter().find(|(own, _)| **own == *name).map(|(_, value)| value);
     let text = |name: &str| match find(name) {
         Some(Value::Text(text)) => short(text),

@@ -184,7 +184,7 @@ impl Libvirt {
         let (limits, uses) = (Arc::<GuestLimits>::default(), Arc::<Uses>::default());
         let told = Arc::clone(&uses);
         pool.on_release(move |guest| told.changed(guest));
-        let agents = Arc::<Agents>::default();
+        let agents = Arc::new(Agents::new(config.metrics.filesystems));
         let listeners = Listeners {
             limits: Arc::clone(&limits),
             uses: Arc::clone(&uses),

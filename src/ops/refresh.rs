@@ -9,9 +9,10 @@ use std::sync::Arc;
 use log::debug;
 
 use crate::config::fixed::{AGENT_ANSWER, NEIGHBOURS_BYTES};
-use crate::libvirt::{Source, Wiring};
+use crate::libvirt::{Source, Topic, Wiring};
 use crate::ops::addresses::{Refresh, neighbours};
 use crate::ops::clocks::Thread;
+use crate::ops::guest_info::told;
 use crate::ops::{Error, Session};
 use crate::pool::JobName;
 
@@ -55,11 +56,18 @@ impl Thread {
                 let domain = connection.lookup_domain_by_name(&id)?;
                 let Some(run) = domain.id() else { return Ok(()) };
                 let turn = agents.turn(&id, "its addresses").map_err(Error::AgentLeftAlone)?;
-                let found = RefCell::default();
+                let (found, mounted) = (RefCell::default(), RefCell::default());
                 turn.command_within(&domain, AGENT_ANSWER, &|domain| {
                     found.replace(domain.addresses(Source::Agent)?);
+                    if agents.wants_filesystems {
+                        // Not every guest agent knows them.
+                        mounted.replace(domain.agent_info(Topic::FileSystems).ok());
+                    }
                     Ok(())
                 })?;
+                if let Some(params) = mounted.into_inner() {
+                    agents.mount(&id, run, &told(&params).filesystems);
+                }
                 agents.tell(&id, run, found.into_inner(), Source::Agent, &events);
                 Ok(())
             })

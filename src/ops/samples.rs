@@ -75,6 +75,7 @@ impl Libvirt {
             storage: usage.map(|usage| (usage.free_bytes, usage.used_bytes)),
             limits: self.limits.all(),
             volumes: self.status.volumes(),
+            inside: self.agents.views(),
         };
         metrics::write(&view, &own, &self.metrics.metadata, format)
     }

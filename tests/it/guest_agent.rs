@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::addresses::listed;
 use crate::agent::Agent;
 use crate::linux::Console;
+use crate::metrics::scrape;
 use crate::modern::Bed;
 use crate::support::{Scratch, wait_for, wait_until};
 
@@ -54,6 +55,10 @@ fn a_guest_agent_tells_until_it_is_silent() {
     });
     assert_eq!(told["addresses"][0], address, "{told}");
     assert!(told["os"]["kernel"].is_string() && told["timezone"]["offset_s"] == 0, "{told}");
+
+    let connected = "mistify_guest_agent_connected{domain=\"informer\"}";
+    let has = |value: f64| scrape(&bed.agent).get(connected) == Some(value);
+    wait_until("metrics have its guest agent", SOON, || has(1.0));
 
     // The channel stays open, and nobody reads it.
     console.run("kill -STOP $(pidof qemu-ga)");

@@ -153,7 +153,7 @@ fn rows() -> Vec<Vec<String>> {
         fixed::LIST_GUESTS_MAX, fixed::CONSOLE_BYTES, fixed::CONSOLE_FILES, fixed::SCREEN_BYTES, fixed::AGENT_ANSWER, fixed::AGENT_COMMAND, fixed::SHUTDOWN_WAIT_MAX, fixed::SHUTDOWN_AGAIN, fixed::SHUTDOWN_ASK, fixed::SHUTDOWN_LOOK, fixed::SHUTDOWN_FORCE, fixed::START_ORDER_MAX, fixed::START_DELAY_MAX, fixed::STOP_TIMEOUT, fixed::STOP_AT_ONCE, fixed::STOP_NEWS, fixed::START_LIBVIRT, fixed::WAIT_LIBVIRT, fixed::AGENT_CLOCKS, fixed::AGENT_CLOCK_TRIES, fixed::AGENT_CLOCK_TIME, fixed::AGENT_LATE, fixed::AGENT_PAUSE,
         fixed::AGENT_REFRESH, fixed::AGENT_REFRESH_SOON, fixed::AGENT_REFRESH_SOON_TRIES, fixed::AGENT_REFRESH_SILENT,
         fixed::AGENT_REFRESH_GAP, fixed::HOST_ADDRESSES, fixed::LEASE_NETWORKS, fixed::NEIGHBOURS_BYTES,
-        fixed::GUEST_ADDRESSES, fixed::LIST_ADDRESSES, fixed::ADDRESS_EVENTS, fixed::AGENT_GUESTS,
+        fixed::GUEST_ADDRESSES, fixed::LIST_ADDRESSES, fixed::GUEST_FILESYSTEMS, fixed::MOUNTPOINT_CHARS, fixed::FILESYSTEMS_KEPT, fixed::ADDRESS_EVENTS, fixed::AGENT_GUESTS,
         fixed::AGENT_LIST, fixed::AGENT_TEXT_CHARS,
         fixed::PNG_BYTES, fixed::HEADERS_MAX, fixed::KEPT_DOMAINS_MAX, fixed::KEPT_FOR, fixed::USES_CHANGED_MAX, fixed::USES_KEPT_FOR, fixed::OPEN_FILES, fixed::WAKE, fixed::WAKE_LOOK,
         fixed::IMPORT_TIME_BASE, fixed::IMPORT_RATE_BYTES, fixed::IMPORT_TIME_MAX,
@@ -251,7 +251,7 @@ fn rows() -> Vec<Vec<String>> {
             metrics,
             MetricsConfig {
                 max_age, wait, slow_interval, slow_late, slow_late_each, slow_late_calls, idle,
-                keep, stand_in, rare; metadata, may_touch, pid_dir
+                keep, stand_in, rare; metadata, filesystems, may_touch, pid_dir
             }
         ),
         rows!(
