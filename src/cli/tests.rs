@@ -458,7 +458,7 @@ fn an_import_is_four_words_among_flags() {
 #[test]
 fn other_subcommands_refuse_a_subcommands_options() {
     for (words, why) in [
-        (&["list", "--wait"][..], "--wait: valid only with shutdown"),
+        (&["list", "--wait"][..], "--wait: valid only with shutdown and create"),
         (&["shutdown", "a", "--wait=0"], "--wait: write 1 to 3600 seconds"),
         (&["shutdown", "a", "--wait="], "--wait: write 1 to 3600 seconds"),
         (&["shutdown", "a", "--force-after", "1h"], "--force-after: write 1 to 3600 seconds"),

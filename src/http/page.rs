@@ -34,7 +34,7 @@ const PAGE: &str = concat!(
 /// what that is after a change.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-sVUPtvZJ2UjSiDxnyPJm8/4rnwik/mHvNgQMvBJNYKQ='; \
-    script-src 'sha256-SQ4cxd75J2ivgpmOBQXmszxhn/nKM/LqRv+F/9IJx6Q='; \
+    script-src 'sha256-859Qns0HJeXL3q88vW6bOB/hO5o6LYtnioAAKTlGZxo='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
