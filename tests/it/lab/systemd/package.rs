@@ -76,7 +76,9 @@ fn guests_shut_down_when_the_host_stops() {
     // Beside it, libvirt's own finds nothing to do: it stops after it.
     let has_libvirts = quietly("systemctl", &["start", "libvirt-guests.service"]).status.success();
     systemctl(&["start", "host-stop.target"]);
-    wait_until("the unit has stopped", SOON, || !is("is-active", GUESTS_UNIT));
+    wait_until("the unit has stopped", SOON, || {
+        systemctl(&["show", "--value", "--property", "ActiveState", GUESTS_UNIT]) == "inactive"
+    });
     assert_eq!(virsh(&["domstate", &folder.guest]).trim(), "shut off");
     let said = wait_for("its word is in the journal", SOON, || {
         let said = run("journalctl", &["--quiet", "--output=cat", "--unit", GUESTS_UNIT]);
