@@ -8,6 +8,7 @@ pub mod fixed;
 mod http;
 mod jobs;
 mod metrics;
+mod nat;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use events::EventLimits;
 pub use http::{CallerConfig, HttpLimits, SocketConfig};
 pub use jobs::JobLimits;
 pub use metrics::MetricsConfig;
+pub use nat::Nat;
 
 /// Default port of the JSON-RPC listener, which the orchestrator calls.
 pub const DEFAULT_PORT: u16 = 20001;
@@ -192,6 +194,8 @@ pub enum BridgeType {
     OpenVSwitch,
     /// Linux bridge, without virtual port. VLAN tags are refused.
     Linux,
+    /// The same, and the agent provides the bridge [`Nat::BRIDGE`] with DHCP and NAT.
+    Nat(Nat),
 }
 
 /// Where the agent creates volumes.

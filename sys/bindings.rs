@@ -105,6 +105,9 @@ pub type virEventRemoveTimeoutFunc = ::std::option::Option<
 >;
 pub type virNetwork = _virNetwork;
 pub type virNetworkPtr = *mut virNetwork;
+pub type virNetworkUpdateCommand = ::std::os::raw::c_uint;
+pub type virNetworkUpdateSection = ::std::os::raw::c_uint;
+pub type virNetworkUpdateFlags = ::std::os::raw::c_uint;
 pub type virNetworkDHCPLease = _virNetworkDHCPLease;
 pub type virNetworkDHCPLeasePtr = *mut virNetworkDHCPLease;
 pub type virStoragePool = _virStoragePool;
@@ -573,6 +576,27 @@ pub const VIR_EVENT_HANDLE_READABLE: virEventHandleType = 1;
 pub const VIR_EVENT_HANDLE_WRITABLE: virEventHandleType = 2;
 pub const VIR_EVENT_HANDLE_ERROR: virEventHandleType = 4;
 pub const VIR_EVENT_HANDLE_HANGUP: virEventHandleType = 8;
+pub const VIR_NETWORK_UPDATE_COMMAND_NONE: virNetworkUpdateCommand = 0;
+pub const VIR_NETWORK_UPDATE_COMMAND_MODIFY: virNetworkUpdateCommand = 1;
+pub const VIR_NETWORK_UPDATE_COMMAND_DELETE: virNetworkUpdateCommand = 2;
+pub const VIR_NETWORK_UPDATE_COMMAND_ADD_LAST: virNetworkUpdateCommand = 3;
+pub const VIR_NETWORK_UPDATE_COMMAND_ADD_FIRST: virNetworkUpdateCommand = 4;
+pub const VIR_NETWORK_SECTION_NONE: virNetworkUpdateSection = 0;
+pub const VIR_NETWORK_SECTION_BRIDGE: virNetworkUpdateSection = 1;
+pub const VIR_NETWORK_SECTION_DOMAIN: virNetworkUpdateSection = 2;
+pub const VIR_NETWORK_SECTION_IP: virNetworkUpdateSection = 3;
+pub const VIR_NETWORK_SECTION_IP_DHCP_HOST: virNetworkUpdateSection = 4;
+pub const VIR_NETWORK_SECTION_IP_DHCP_RANGE: virNetworkUpdateSection = 5;
+pub const VIR_NETWORK_SECTION_FORWARD: virNetworkUpdateSection = 6;
+pub const VIR_NETWORK_SECTION_FORWARD_INTERFACE: virNetworkUpdateSection = 7;
+pub const VIR_NETWORK_SECTION_FORWARD_PF: virNetworkUpdateSection = 8;
+pub const VIR_NETWORK_SECTION_PORTGROUP: virNetworkUpdateSection = 9;
+pub const VIR_NETWORK_SECTION_DNS_HOST: virNetworkUpdateSection = 10;
+pub const VIR_NETWORK_SECTION_DNS_TXT: virNetworkUpdateSection = 11;
+pub const VIR_NETWORK_SECTION_DNS_SRV: virNetworkUpdateSection = 12;
+pub const VIR_NETWORK_UPDATE_AFFECT_CURRENT: virNetworkUpdateFlags = 0;
+pub const VIR_NETWORK_UPDATE_AFFECT_LIVE: virNetworkUpdateFlags = 1;
+pub const VIR_NETWORK_UPDATE_AFFECT_CONFIG: virNetworkUpdateFlags = 2;
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
@@ -1169,6 +1193,14 @@ unsafe extern "C" {
         xmlDesc: *const ::std::os::raw::c_char,
     ) -> virNetworkPtr;
     pub fn virNetworkUndefine(network: virNetworkPtr) -> ::std::os::raw::c_int;
+    pub fn virNetworkUpdate(
+        network: virNetworkPtr,
+        command: ::std::os::raw::c_uint,
+        section: ::std::os::raw::c_uint,
+        parentIndex: ::std::os::raw::c_int,
+        xml: *const ::std::os::raw::c_char,
+        flags: ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn virNetworkCreate(network: virNetworkPtr) -> ::std::os::raw::c_int;
     pub fn virNetworkDestroy(network: virNetworkPtr) -> ::std::os::raw::c_int;
     pub fn virNetworkFree(network: virNetworkPtr) -> ::std::os::raw::c_int;

@@ -78,7 +78,7 @@ test=(
     qemu-system-x86 qemu-utils seabios ipxe-qemu
     openvswitch-switch iproute2 util-linux mount python3 curl openssl stunnel4
     python3-jsonschema python3-pip
-    ovmf swtpm swtpm-tools xorriso
+    ovmf swtpm swtpm-tools xorriso dnsmasq-base iptables
 )
 # What tests/linux/small.sh makes the small Linux guest with.
 linux=(fdisk mtools dosfstools grub-common grub-pc-bin grub-efi-amd64-bin kmod cpio python3)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::check::{Finding, can_use};
-use crate::config::{BridgeType, Config};
+use crate::config::{BridgeType, Config, Nat};
 use crate::fetch::{CURL, REMEDY, SOCKET};
 use crate::guest::domain::VirDomain;
 use crate::journal::default_state_dir;
@@ -16,6 +16,9 @@ use crate::os::resolve::{ResolveError, Trusted};
 use crate::os::service::{agent_user, is_systemd};
 use crate::os::{kvm as kvm_device, own, process, users};
 use crate::sorted::OrderBy;
+
+/// What libvirt starts for a network with DHCP.
+const DNSMASQ: &str = "/usr/sbin/dnsmasq";
 
 /// The user with its name, where it has one.
 pub(super) fn named(user: u32) -> String {
@@ -62,6 +65,12 @@ pub(super) fn cgroup(_: &Config) -> Vec<Finding> {
 
 pub(super) fn bridges(config: &Config) -> Vec<Finding> {
     let (found, lacks) = match config.host.bridge_type {
+        BridgeType::Nat(nat) => (
+            Path::new(DNSMASQ)
+                .exists()
+                .then(|| format!("{} has {nat}, with DHCP and NAT", Nat::BRIDGE)),
+            "install dnsmasq-base, which libvirt starts for DHCP",
+        ),
         BridgeType::OpenVSwitch => (
             // Where Debian, Fedora and upstream put it.
             ["/run/openvswitch/db.sock", "/var/run/openvswitch/db.sock"]

@@ -238,7 +238,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::one(
         "bridge-type",
         "TYPE",
-        "Connect NICs to bridges of TYPE openvswitch (default) or linux (without VLAN tags)",
+        "Connect NICs to bridges of TYPE openvswitch (default) or linux (without VLAN tags); nat:CIDR, such as \
+         nat:192.168.77.0/24, is linux and provides the bridge mistify0 with DHCP and NAT",
         |draft, text| bridge_type(text).map(|kind| draft.config.host.bridge_type = kind),
     ),
     Setting::one(

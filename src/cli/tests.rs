@@ -141,7 +141,7 @@ fn the_name_of_a_pool_is_one_that_the_store_takes() {
 
 #[test]
 fn values_that_cannot_be_name_their_flag() {
-    let cases: [&[&str]; 32] = [
+    let cases: [&[&str]; 33] = [
         &["--port", "65536"],
         &["--port", "x"],
         &["--listen", "host"],
@@ -150,6 +150,7 @@ fn values_that_cannot_be_name_their_flag() {
         &["--zpool", "/a"],
         &["--log-level", "loud"],
         &["--bridge-type", "vde"],
+        &["--bridge-type", "nat:192.168.77.1/24"],
         &["--vnc", "udp"],
         &["--nwfilter", ""],
         &["--allow-disk-path", "relative"],

@@ -8,7 +8,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::cli::LogFormat;
-use crate::config::{BridgeType, DEADLINE_S_MAX, PoolLimits, Profile, Store, VncListen};
+use crate::config::{BridgeType, DEADLINE_S_MAX, Nat, PoolLimits, Profile, Store, VncListen};
 use crate::fetch::Service;
 use crate::storage::PoolName;
 
@@ -136,7 +136,12 @@ pub(super) fn bridge_type(text: &str) -> Outcome<BridgeType> {
     match text {
         "openvswitch" => Ok(BridgeType::OpenVSwitch),
         "linux" => Ok(BridgeType::Linux),
-        _ => wrong("write openvswitch or linux"),
+        _ => match text.strip_prefix("nat:").and_then(Nat::parse) {
+            Some(nat) => Ok(BridgeType::Nat(nat)),
+            None => wrong(
+                "write openvswitch, linux, or nat: and an IPv4 network with a prefix of 8 to 29, such as nat:192.168.77.0/24",
+            ),
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::config::{
-    BridgeType, GUEST_DISKS_MAX, GUEST_METADATA_BYTES, GUEST_NICS_MAX, HostConfig, VncListen,
+    BridgeType, GUEST_DISKS_MAX, GUEST_METADATA_BYTES, GUEST_NICS_MAX, HostConfig, Nat, VncListen,
 };
 use crate::guest::seed::files::CREDENTIAL_NAME_BYTES_MAX;
 use crate::guest::wire::{Disk, Guest, Nic};
@@ -396,8 +396,17 @@ fn check_nic(place: &str, nic: &Nic, bridge_type: BridgeType) -> Result<(), Inva
         return fault("mac", Fault::NotMac);
     }
     let tagged = nic.vlans.as_ref().is_some_and(|vlans| !vlans.is_empty());
-    if bridge_type == BridgeType::Linux && tagged {
+    if bridge_type != BridgeType::OpenVSwitch && tagged {
         return fault("vlans", Fault::TagsOnLinuxBridge);
+    }
+    if let (BridgeType::Nat(nat), Nat::BRIDGE) = (bridge_type, nic.network.as_str()) {
+        let address = nic.address.split('/').next().unwrap_or_default();
+        if !address.is_empty() && !address.parse().is_ok_and(|address| nat.has(address)) {
+            let allowed = vec![format!(
+                "an address of {nat} that is neither its own, the host's nor for broadcasts"
+            )];
+            return fault("address", Fault::NotOneOf { found: nic.address.clone(), allowed });
+        }
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ pub mod limits;
 pub(crate) mod members;
 pub mod memory;
 pub mod metadata;
+pub mod nat;
 pub mod network;
 pub mod paths;
 pub mod pending;

@@ -36,7 +36,7 @@ pub use domain::{Domain, Info, XmlKind};
 pub use domain_events::{DomainChange, Ear, Subscription, Told};
 pub use error::{Code, Error, Origin};
 pub use events::{FLOOR, StartError, quiet_log, start};
-pub use network::Network;
+pub use network::{Network, Reservation};
 pub use params::{Name, Value};
 pub use screen::Screen;
 pub use settings::Reach;

@@ -8,7 +8,7 @@ use log::warn;
 use crate::libvirt::agent::Wiring;
 use crate::libvirt::domain::uuid_of;
 use crate::libvirt::error::{Error, check_int};
-use crate::libvirt::strings::{OwnedCString, copy_borrowed};
+use crate::libvirt::strings::{OwnedCString, argument, copy_borrowed};
 use crate::sys;
 
 /// A reference to a network; freed when dropped, which leaves the network as it is.
@@ -19,6 +19,15 @@ pub struct Network {
 
 // SAFETY: as for `Connection`: libvirt objects may move between threads; this one is not shared.
 unsafe impl Send for Network {}
+
+/// What happens to a reservation of DHCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// It is added.
+    Add,
+    /// It is removed.
+    Remove,
+}
 
 impl Network {
     /// # Safety
@@ -66,6 +75,36 @@ impl Network {
         // SAFETY: the network is live.
         let done = unsafe { sys::virNetworkSetAutostart(self.raw.as_ptr(), 1) };
         check_int(done, "virNetworkSetAutostart").map(drop)
+    }
+
+    /// Adds a reservation of DHCP, the XML of a host, to the network, or removes one (`virNetworkUpdate`): in its
+    /// definition, and now if it runs. Two round trips.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub fn reserve(&self, change: Reservation, host: &str) -> Result<(), Error> {
+        const CALL: &str = "virNetworkUpdate";
+        let host = argument(host, CALL)?;
+        let command = match change {
+            Reservation::Add => sys::VIR_NETWORK_UPDATE_COMMAND_ADD_LAST,
+            Reservation::Remove => sys::VIR_NETWORK_UPDATE_COMMAND_DELETE,
+        };
+        let mut flags = sys::VIR_NETWORK_UPDATE_AFFECT_CONFIG;
+        if self.is_active()? {
+            flags |= sys::VIR_NETWORK_UPDATE_AFFECT_LIVE;
+        }
+        // SAFETY: the network is live, the XML NUL-terminated. -1 lets libvirt find the addresses with DHCP.
+        let done = unsafe {
+            sys::virNetworkUpdate(
+                self.raw.as_ptr(),
+                command,
+                sys::VIR_NETWORK_SECTION_IP_DHCP_HOST,
+                -1,
+                host.as_ptr(),
+                flags,
+            )
+        };
+        check_int(done, CALL).map(drop)
     }
 
     /// Whether the network runs (`virNetworkIsActive`). One round trip.

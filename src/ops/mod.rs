@@ -34,6 +34,7 @@ mod marks;
 mod media;
 mod metadata;
 mod metrics;
+mod nat;
 mod networks;
 mod opener;
 mod plan;

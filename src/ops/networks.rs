@@ -10,9 +10,9 @@ use crate::guest::network::{Network as Wiring, NetworkMark};
 use crate::guest::wire::Nic;
 use crate::journal::Step;
 use crate::libvirt::{Code, Connection, Error, Network};
-use crate::ops;
 use crate::ops::domains::{DomainUse, all_uses};
 use crate::ops::recovery::Transaction;
+use crate::ops::{self, nat};
 
 /// Sees to it that the NIC's network is there, starts with libvirtd, and runs now. What is changed
 /// is noted before.
@@ -26,6 +26,7 @@ pub(super) fn ensure(
     bridge_type: BridgeType,
     transaction: &mut Transaction,
 ) -> Result<(), ops::Error> {
+    nat::ensure(connection, nic, bridge_type)?;
     let wanted = Wiring::for_nic(nic, bridge_type, id, domain);
     let mut is_new = false;
     let network = match standing(connection, &wanted, id)? {
@@ -37,6 +38,8 @@ pub(super) fn ensure(
             connection.define_network(&wanted.network_xml())?
         }
     };
+    // The network exists, with which the reservation is removed.
+    nat::reserve(connection, nic, bridge_type)?;
     network.set_autostart()?;
     if network.is_active()? {
         return Ok(());
@@ -133,13 +136,14 @@ fn stop_if_active(network: &Network) -> Result<(), Error> {
     }
 }
 
-/// Stops and undefines a network; `false` where there is none of that name.
+/// Stops and undefines a network, after the reservation of its NIC; `false` where there is none of that name.
 pub(super) fn remove(connection: &Connection, name: &str) -> Result<bool, Error> {
     let network = match connection.lookup_network_by_name(name) {
         Ok(network) => network,
         Err(error) if error.code == Code::NO_NETWORK => return Ok(false),
         Err(error) => return Err(error),
     };
+    nat::release(connection, name)?;
     stop_if_active(&network)?;
     match network.undefine() {
         Err(error) if error.code == Code::NO_NETWORK => Ok(false),

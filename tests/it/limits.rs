@@ -15,7 +15,7 @@ use crate::reference::{compare, table};
 
 const CONFIG: &str = include_str!("../../src/config.rs");
 const FIXED: &str = include_str!("../../src/config/fixed.rs");
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     CONFIG,
     FIXED,
     include_str!("../../src/config/audit.rs"),
@@ -23,6 +23,7 @@ const SOURCES: [&str; 7] = [
     include_str!("../../src/config/http.rs"),
     include_str!("../../src/config/jobs.rs"),
     include_str!("../../src/config/metrics.rs"),
+    include_str!("../../src/config/nat.rs"),
 ];
 
 /// How a table shows a value: the number and its unit.

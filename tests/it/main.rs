@@ -54,6 +54,7 @@ mod media;
 mod memory;
 mod metrics;
 mod modern;
+mod nat;
 mod new_guest;
 mod new_user;
 mod nwfilter;

@@ -20,7 +20,9 @@ use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::seeds::{May, unsaid};
 use crate::ops::uses::Uses;
 use crate::ops::volumes::{fill, wants_volumes};
-use crate::ops::{Error, Libvirt, Promised, args, bridges, disks, machine, named_guest, networks};
+use crate::ops::{
+    Error, Libvirt, Promised, args, bridges, disks, machine, named_guest, nat, networks,
+};
 use crate::pool::{JobName, Lane};
 use crate::storage::{self, Adopts, Maker, Plans, Volumes};
 
@@ -338,6 +340,7 @@ fn look_for(
         There::Same(_, uuid) => uuid.clone(),
         _ => String::new(),
     };
+    seen.steps = nat::plan(connection, &guest.nics, host.bridge_type)?;
     // One without a MAC address that is one has its fault noted.
     for nic in guest.nics.iter().filter(|nic| is_mac(&nic.mac)) {
         let wanted = Wiring::for_nic(nic, host.bridge_type, &guest.id, &uuid);
