@@ -64,13 +64,19 @@ impl Session {
         &mut self,
         mut call: impl FnMut(&Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.read_kept(|connection, _| call(connection))
+        let mut found = None;
+        self.read_kept(&mut |connection, _| {
+            found = Some(call(connection)?);
+            Ok(())
+        })?;
+        Ok(found.expect("the call has succeeded"))
     }
 
-    fn read_kept<T>(
+    /// Not generic: the code of each call is in the program once, and not for each of its two runs.
+    fn read_kept(
         &mut self,
-        mut call: impl FnMut(&Connection, &mut Kept) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        call: &mut dyn FnMut(&Connection, &mut Kept) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let (connection, kept) = self.line()?;
         match call(connection, kept) {
             Err(error) if error.connection_lost() => {
@@ -98,7 +104,12 @@ impl Session {
     /// # Errors
     /// As both, and those of opening.
     pub fn state(&mut self, name: &str) -> Result<(i32, i32), Error> {
-        self.read_kept(|connection, kept| Ok(kept.state(connection, name)?))
+        let mut found = (0, 0);
+        self.read_kept(&mut |connection, kept| {
+            found = kept.state(connection, name)?;
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// The domain of that name, over a connection that works.
