@@ -4,8 +4,10 @@
 //! builds a tree. These insert one element after the other, or sort the places of the elements in place of them, and
 //! the program stays within its 4 MiB.
 
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 /// An iterator that ends in a sorted collection.
 pub(crate) trait IntoSorted: Iterator + Sized {
@@ -19,6 +21,18 @@ pub(crate) trait IntoSorted: Iterator + Sized {
             map.insert(key, value);
         }
         map
+    }
+
+    /// A table; of a key that comes twice the last value counts.
+    fn into_table<K: Ord, V>(self) -> Table<K, V>
+    where
+        Self: Iterator<Item = (K, V)>,
+    {
+        let mut table = Table::new();
+        for (key, value) in self {
+            table.insert(key, value);
+        }
+        table
     }
 
     /// A set.
@@ -57,6 +71,135 @@ fn places(count: usize, compare: &dyn Fn(usize, usize) -> Ordering) -> Vec<usize
     places
 }
 
+/// A map in the order of its keys, for up to some thousand of them: a sorted list, which takes a twentieth of the code of
+/// a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table<K, V>(Vec<(K, V)>);
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K, V> IntoIterator for Table<K, V> {
+    type Item = (K, V);
+    type IntoIter = std::vec::IntoIter<(K, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<K, V> Table<K, V> {
+    /// One without entries.
+    pub(crate) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All entries in the order of their keys.
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> + Clone {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
+        self.0.iter_mut().map(|(key, value)| (&*key, value))
+    }
+
+    /// The keys.
+    pub(crate) fn keys(&self) -> impl DoubleEndedIterator<Item = &K> + Clone {
+        self.0.iter().map(|(key, _)| key)
+    }
+
+    /// The values in the order of their keys.
+    pub(crate) fn values(&self) -> impl DoubleEndedIterator<Item = &V> + Clone {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    /// Removes the entries for which `keep` is false.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        self.0.retain_mut(|(key, value)| keep(key, value));
+    }
+
+    fn place<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.binary_search_by(|(known, _)| known.borrow().cmp(key))
+    }
+
+    /// Whether there is an entry with this key.
+    pub(crate) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.place(key).is_ok()
+    }
+
+    /// The value with this key.
+    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.place(key).ok().map(|place| &self.0[place].1)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.place(key).ok().map(|place| &mut self.0[place].1)
+    }
+
+    /// Adds an entry; the value that had the key before.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V>
+    where
+        K: Ord,
+    {
+        match self.place(&key) {
+            Ok(place) => Some(mem::replace(&mut self.0[place].1, value)),
+            Err(place) => {
+                self.0.insert(place, (key, value));
+                None
+            }
+        }
+    }
+
+    /// The value with this key; a default one is added where there is none.
+    pub(crate) fn or_default(&mut self, key: K) -> &mut V
+    where
+        K: Ord,
+        V: Default,
+    {
+        let place = self.place(&key).unwrap_or_else(|place| {
+            self.0.insert(place, (key, V::default()));
+            place
+        });
+        &mut self.0[place].1
+    }
+
+    /// Removes the entry with this key; its value.
+    pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.place(key).ok().map(|place| self.0.remove(place).1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +214,25 @@ mod tests {
         let mut none: Vec<u8> = Vec::new();
         none.order_by(&Ord::cmp);
         assert!(none.is_empty());
+    }
+
+    #[test]
+    fn a_table_is_a_map_in_the_order_of_its_keys() {
+        let mut table = Table::default();
+        for (key, value) in [("b", 1), ("a", 2), ("c", 3)] {
+            assert_eq!(table.insert(key.to_owned(), value), None);
+        }
+        assert_eq!(table.insert("b".to_owned(), 4), Some(1));
+        *table.or_default("b".to_owned()) += 1;
+        *table.or_default("d".to_owned()) += 1;
+        let all: Vec<_> = table.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+        assert_eq!(all, [("a", 2), ("b", 5), ("c", 3), ("d", 1)]);
+        assert_eq!(
+            (table.get("c"), table.get("e"), table.contains_key("a")),
+            (Some(&3), None, true)
+        );
+        table.retain(|_, value| *value > 1);
+        assert_eq!((table.remove("c"), table.remove("d"), table.len()), (Some(3), None, 2));
+        assert!(table.keys().eq(["a", "b"]) && table.values().eq([&2, &5]));
     }
 }

@@ -134,7 +134,7 @@ fn own() -> Own {
         log_lines_dropped: 0,
         audit_lines_dropped: 0,
         storage: None,
-        limits: BTreeMap::new(),
+        limits: Default::default(),
         volumes: Arc::default(),
         inside: Vec::new(),
     }

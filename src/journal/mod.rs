@@ -24,7 +24,7 @@ mod record;
 mod state_dir;
 mod stop;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ use self::record::{Record, Tail};
 use crate::config::JournalLimits;
 use crate::config::fixed::RECOVERY_PAUSE;
 use crate::guest::wire::Guest;
-use crate::sorted::IntoSorted;
+use crate::sorted::{IntoSorted, Table};
 
 pub use self::error::Error;
 pub use self::intent::{Direction, Intent, Scope, State, Step, Summary, Verb};
@@ -67,7 +67,7 @@ struct Slots {
     /// The number of the next file.
     next: u64,
     /// By number: the oldest comes first, whatever the clock said.
-    by_number: BTreeMap<u64, Slot>,
+    by_number: Table<u64, Slot>,
 }
 
 #[derive(Debug)]
@@ -93,14 +93,14 @@ impl Journal {
             let summary = record.intent.summary(State::Open { retry: Instant::now() });
             (number, Slot { summary, record: Some(record) })
         });
-        let slots = Slots { next: left.next, by_number: slots.into_map() };
+        let slots = Slots { next: left.next, by_number: slots.into_table() };
         Ok(Self::with(Some(folder), scope, limits, slots))
     }
 
     /// A journal that ends with the process, for an agent that has no folder: what fails is undone,
     /// and what a crash leaves is not.
     pub fn in_memory(scope: Scope, limits: &JournalLimits) -> Self {
-        Self::with(None, scope, limits, Slots { next: 1, by_number: BTreeMap::new() })
+        Self::with(None, scope, limits, Slots { next: 1, by_number: Table::new() })
     }
 
     /// Opens the file on which commands that this agent starts hold locks, also after its end; none without a

@@ -3,7 +3,6 @@
 //! libvirt calls back on the thread of its event loop, which all connections need: a callback copies
 //! what it is told into a bounded channel and returns. What finds no room is counted.
 
-use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int, c_ulonglong, c_void};
 use std::ptr;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use parking_lot::Mutex;
 use crate::libvirt::connection::Connection;
 use crate::libvirt::error::{Code, Error, check_int};
 use crate::libvirt::strings::copy_borrowed;
+use crate::sorted::Table;
 use crate::sys;
 
 /// One thing that libvirt told.
@@ -111,7 +111,7 @@ impl Ear {
 
 /// The ears of all subscriptions, by number. libvirt is given numbers and no pointers: some of its
 /// drivers forget to say that they need one no more, and after an error it may be used or not.
-static EARS: Mutex<BTreeMap<usize, Ear>> = Mutex::new(BTreeMap::new());
+static EARS: Mutex<Table<usize, Ear>> = Mutex::new(Table::new());
 
 /// A connection that tells of all its domains, until it is dropped.
 #[derive(Debug)]

@@ -11,7 +11,6 @@
 //! one at a time and without a lock held; what a callback is called with is freed after its removal,
 //! when no callback runs. One that was about to run may still come after its removal.
 
-use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem;
@@ -23,6 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::os::epoll::{Batch, Epoll, Events};
 use crate::os::poll::Waker;
+use crate::sorted::Table;
 use crate::sys;
 
 /// The waker's number in the set; those of handles and timers begin at 1.
@@ -46,8 +46,8 @@ pub(super) struct EventLoop {
 struct State {
     /// The last number that was given to a handle or a timer; none is given twice.
     last: c_int,
-    handles: BTreeMap<c_int, Handle>,
-    timers: BTreeMap<c_int, Timer>,
+    handles: Table<c_int, Handle>,
+    timers: Table<c_int, Timer>,
     /// What was removed and is to be freed by the loop's thread.
     removed: Vec<Opaque>,
     sleep: Sleep,
@@ -141,8 +141,8 @@ impl EventLoop {
         epoll.add(waker.as_fd(), Events::READ, WAKER)?;
         let state = State {
             last: 0,
-            handles: BTreeMap::new(),
-            timers: BTreeMap::new(),
+            handles: Table::new(),
+            timers: Table::new(),
             removed: Vec::new(),
             sleep: Sleep::Awake,
         };

@@ -83,7 +83,7 @@ pub(super) fn write(text: &mut Text, view: &View, metadata: &[String]) {
 
 fn write_guest(text: &mut Text, source: &Source, guest: &GuestView<'_>) {
     let domain = ("domain", guest.name);
-    let cpu = guest.fast.cpu.iter().flat_map(|Cpu { vcpus, .. }| vcpus);
+    let cpu = guest.fast.cpu.iter().flat_map(|Cpu { vcpus, .. }| vcpus.iter());
     let slow = guest.slow.into_iter();
     match source {
         Guest(value) => {
@@ -97,7 +97,7 @@ fn write_guest(text: &mut Text, source: &Source, guest: &GuestView<'_>) {
             }
         }
         Source::SlowVcpu(value) => {
-            for (number, vcpu) in slow.flat_map(|slow| &slow.vcpus) {
+            for (number, vcpu) in slow.flat_map(|slow| slow.vcpus.iter()) {
                 optional(text, &[domain, ("vcpu", &number.to_string())], value(vcpu));
             }
         }

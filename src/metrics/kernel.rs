@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::metrics::files::Files;
 use crate::metrics::sample::{Cpu, Device, Vcpu};
 use crate::os::process::CpuClock;
+use crate::sorted::Table;
 
 /// Bytes of a sector in the kernel's counters, whatever the device's own are.
 const SECTOR_BYTES: u64 = 512;
@@ -100,7 +101,7 @@ impl Process {
     /// `None` when it has ended or lost a thread.
     fn cpu(&self, files: &mut Files) -> Option<Cpu> {
         // First, so that the whole is never less than its parts.
-        let mut vcpus = BTreeMap::new();
+        let mut vcpus = Table::new();
         for (number, file) in &self.vcpus {
             vcpus.insert(*number, files.read(file, vcpu)??);
         }

@@ -11,6 +11,7 @@ use crate::metrics::calls::{self, Counts};
 use crate::metrics::sampler::View;
 use crate::metrics::text::{Family, Kind, Text, Value};
 use crate::pool::Snapshot;
+use crate::sorted::Table;
 
 use Kind::{Counter, Gauge, Histogram, Info};
 
@@ -36,7 +37,7 @@ pub struct Own {
     /// Free and used bytes of the store, where they are known.
     pub storage: Option<(u64, u64)>,
     /// The limits of guests that run: of each by its disks' and NICs' targets.
-    pub limits: BTreeMap<String, Vec<(String, Limits)>>,
+    pub limits: Table<String, Vec<(String, Limits)>>,
     /// The volumes of guests, as last read.
     pub volumes: Arc<[GuestVolume]>,
     /// Guests that run and have a channel for a guest agent.
@@ -148,7 +149,7 @@ fn write_limits(text: &mut Text, own: &Own) {
         kind: Gauge,
         help: "Limit of a disk or NIC of the running guest, in bytes or requests per second",
     });
-    for (guest, devices) in &own.limits {
+    for (guest, devices) in own.limits.iter() {
         for (device, limits) in devices {
             for (limit, most) in limits {
                 let labels =

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::guest::state::{Condition, State};
 use crate::libvirt::{BlockStats, DomainStats, InterfaceStats, Value};
-use crate::sorted::IntoSorted;
+use crate::sorted::{IntoSorted, Table};
 
 /// All guests at one moment, as far as no emulator has to be asked.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ pub struct Cpu {
     /// The emulator's process as a whole, in nanoseconds.
     pub process_ns: u64,
     /// Its virtual processors by number.
-    pub vcpus: BTreeMap<u32, Vcpu>,
+    pub vcpus: Table<u32, Vcpu>,
 }
 
 /// One virtual processor's thread.
@@ -90,7 +90,7 @@ pub struct SlowGuest {
     /// What the balloon knows, by libvirt's names: KiB, and counts of faults.
     pub balloon: BTreeMap<String, u64>,
     /// The virtual processors by number.
-    pub vcpus: BTreeMap<u32, SlowVcpu>,
+    pub vcpus: Table<u32, SlowVcpu>,
     /// The disks by target.
     pub disks: BTreeMap<String, Disk>,
 }
@@ -145,7 +145,7 @@ pub fn interfaces(stats: &DomainStats) -> BTreeMap<String, InterfaceStats> {
             read_nic(nic, field, value);
         }
     }
-    let named = nics.0.into_values().filter(|nic| !nic.device.is_empty());
+    let named = nics.0.into_iter().map(|(_, nic)| nic).filter(|nic| !nic.device.is_empty());
     named.map(|nic| (nic.device, nic.counters)).into_map()
 }
 
@@ -185,7 +185,7 @@ pub(super) fn slow_guest(at: Instant, stats: &DomainStats) -> SlowGuest {
         memory_kib: None,
         vcpus_online: None,
         balloon: BTreeMap::new(),
-        vcpus: BTreeMap::new(),
+        vcpus: Table::new(),
         disks: disks(stats),
     };
     let mut vcpus = Indexed::<SlowVcpu>::default();
@@ -219,7 +219,7 @@ pub fn disks(stats: &DomainStats) -> BTreeMap<String, Disk> {
             read_disk(disk, field, value);
         }
     }
-    disks.0.into_values().filter(|(target, _)| !target.is_empty()).into_map()
+    disks.0.into_iter().map(|(_, disk)| disk).filter(|(target, _)| !target.is_empty()).into_map()
 }
 
 fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {
@@ -263,12 +263,12 @@ fn copy_text(to: &mut String, value: &Value) {
 
 /// Members of `<prefix><number>.<field>` by number.
 #[derive(Default)]
-struct Indexed<T>(BTreeMap<u32, T>);
+struct Indexed<T>(Table<u32, T>);
 
 impl<T: Default> Indexed<T> {
     /// The member that a parameter is of, and the rest of its name.
     fn entry<'n>(&mut self, prefix: &str, name: &'n str) -> Option<(&mut T, &'n str)> {
         let (number, field) = name.strip_prefix(prefix)?.split_once('.')?;
-        Some((self.0.entry(number.parse().ok()?).or_default(), field))
+        Some((self.0.or_default(number.parse().ok()?), field))
     }
 }

@@ -19,6 +19,7 @@ use crate::libvirt::Connection;
 use crate::metrics::fast;
 use crate::metrics::sample::{Fast, FastGuest, SlowGuest};
 use crate::metrics::slow;
+use crate::sorted::Table;
 
 /// Opens a connection to libvirt, by the given moment or not at all; or says why not.
 pub type Open = Arc<dyn Fn(Instant) -> Result<Connection, String> + Send + Sync>;
@@ -68,7 +69,7 @@ pub struct Slow {
     /// Guests by name, each as it was last answered for.
     pub guests: BTreeMap<String, SlowGuest>,
     /// Metadata of guests by name: a value for each of the configured names.
-    pub metadata: BTreeMap<String, Vec<String>>,
+    pub metadata: Table<String, Vec<String>>,
     /// Guests whose emulator does not answer, since when.
     pub stuck: BTreeMap<String, Instant>,
     /// Guests that were left out of the last sample, and why.

@@ -27,7 +27,7 @@ use crate::metrics::fast::{Line, guarded};
 use crate::metrics::kernel;
 use crate::metrics::sample::{SlowGuest, is_whole, slow_guest};
 use crate::metrics::sampler::{Changing, LeftOut, OnStuck, Open, Shared, Slow};
-use crate::sorted::IntoSorted;
+use crate::sorted::{IntoSorted, Table};
 
 /// Starts the thread, which takes a sample for each wish and ends with who wishes.
 ///
@@ -254,7 +254,7 @@ struct Answer {
     partial: BTreeSet<String>,
     /// Those of them that were not asked, as their emulator is stopped.
     stopped: BTreeSet<String>,
-    metadata: BTreeMap<String, Vec<String>>,
+    metadata: Table<String, Vec<String>>,
 }
 
 /// A thread with a connection that makes one call after the other. It ends when nobody can ask it
@@ -403,7 +403,7 @@ impl Metadata {
         self.known.retain(|name, _| names.contains(name));
     }
 
-    fn values(&self) -> BTreeMap<String, Vec<String>> {
-        self.known.iter().map(|(name, (_, values))| (name.clone(), values.clone())).into_map()
+    fn values(&self) -> Table<String, Vec<String>> {
+        self.known.iter().map(|(name, (_, values))| (name.clone(), values.clone())).into_table()
     }
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::guest::state::State;
 use crate::libvirt::{DomainStats, Value};
 use crate::pool::{CallerSnapshot, Lane, LaneSnapshot, Snapshot, Totals};
+use crate::sorted::IntoSorted;
 
 fn stats(params: &[(&str, Value)]) -> DomainStats {
     let params = params.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
@@ -72,7 +73,7 @@ fn view(guests: usize) -> View {
     let at = now.checked_sub(Duration::from_secs(1)).unwrap();
     let mut fast = fast_guest(&fast_stats());
     let vcpu = Vcpu { run_ns: 1_500_000_000, delay_ns: 7 };
-    fast.cpu = Some(Cpu { process_ns: 2_000_000_001, vcpus: [(0, vcpu)].into() });
+    fast.cpu = Some(Cpu { process_ns: 2_000_000_001, vcpus: [(0, vcpu)].into_iter().into_table() });
     let device = Device {
         name: "zd16".into(),
         reads: 1,
@@ -90,7 +91,7 @@ fn view(guests: usize) -> View {
     let off = DomainStats { id: None, ..stats(&codes) };
     let mut all: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), fast.clone())).collect();
     all.insert("off".to_owned(), fast_guest(&off));
-    let metadata = names.iter().map(|name| (name.clone(), vec!["a \"b\"".to_owned()])).collect();
+    let metadata = names.iter().map(|name| (name.clone(), vec!["a \"b\"".to_owned()])).into_table();
     let slow = Slow {
         guests: names.iter().map(|name| (name.clone(), slow.clone())).collect(),
         metadata,
@@ -149,10 +150,12 @@ fn own() -> Own {
         log_lines_dropped: 3,
         audit_lines_dropped: 4,
         storage: Some((100, 50)),
-        limits: BTreeMap::from([(
+        limits: [(
             "web-1".to_owned(),
             vec![("vda".to_owned(), BTreeMap::from([("total_iops".to_owned(), 500)]))],
-        )]),
+        )]
+        .into_iter()
+        .into_table(),
         volumes: Arc::new([GuestVolume {
             guest: "web-1".to_owned(),
             name: "tank/guests/web-1/disk-0".to_owned(),

@@ -1,6 +1,5 @@
 //! Hears what libvirt tells of its own accord, and lets callers hear it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +20,7 @@ use crate::ops::clocks::Clocks;
 use crate::ops::uses::Uses;
 use crate::ops::{Error, Libvirt, Opener};
 use crate::pool::current;
+use crate::sorted::Table;
 
 /// Writes what libvirt tells into the ring, on a thread of its own, `libvirt-ear`, with a connection
 /// of its own. It ends with this value.
@@ -47,11 +47,11 @@ pub(super) struct Listeners {
 /// The limits of the guests that run, as last read: when a guest starts or gets a device, and when SetLimits
 /// changes them.
 #[derive(Debug, Default)]
-pub(super) struct GuestLimits(Mutex<BTreeMap<String, Vec<(String, Limits)>>>);
+pub(super) struct GuestLimits(Mutex<Table<String, Vec<(String, Limits)>>>);
 
 impl GuestLimits {
     /// Those of all guests.
-    pub(super) fn all(&self) -> BTreeMap<String, Vec<(String, Limits)>> {
+    pub(super) fn all(&self) -> Table<String, Vec<(String, Limits)>> {
         self.0.lock().clone()
     }
 
@@ -164,14 +164,14 @@ impl Thread {
 /// of a device that was detached when nobody can ask for it any more.
 struct Devices<'l> {
     /// Aliases and names by guest.
-    known: BTreeMap<String, Vec<(String, String)>>,
+    known: Table<String, Vec<(String, String)>>,
     listeners: &'l Listeners,
 }
 
 impl<'l> Devices<'l> {
     /// Those of all guests that run: two round trips for each.
     fn of_all(connection: &Connection, listeners: &'l Listeners) -> Self {
-        let mut devices = Self { known: BTreeMap::new(), listeners };
+        let mut devices = Self { known: Table::new(), listeners };
         for domain in connection.list_domains().unwrap_or_default() {
             if let (Some(_), Ok(name)) = (domain.id(), domain.name()) {
                 devices.read(&domain, &name);

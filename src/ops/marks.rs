@@ -4,7 +4,7 @@
 //! too. Volumes of older agents get it where the definition of that id names them: at a start, and when a verb did
 //! not come to the marks of its volumes. The others are kept as they are and reported.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use crate::ops::images::guest_of;
 use crate::ops::{Error, Libvirt, described};
 use crate::os::paths::resolved;
 use crate::pool::Lane;
+use crate::sorted::Table;
 use crate::storage::{Maker, Volume, Volumes};
 
 const VERB: &str = "complete the marks of";
@@ -39,7 +40,7 @@ impl Libvirt {
             }
             Ok(uuids)
         })?;
-        let mut by_guest: BTreeMap<String, Vec<Volume>> = BTreeMap::new();
+        let mut by_guest: Table<String, Vec<Volume>> = Table::new();
         for volume in self.on_storage(VERB, "guests", None, deadline, list)? {
             let guest =
                 guest_of(&volume.name).filter(|guest| volume.owner.as_deref() == Some(*guest));
@@ -47,7 +48,7 @@ impl Libvirt {
             let maker = volume.maker.as_ref().and_then(Maker::domain_uuid);
             let is_complete = maker.is_some_and(|uuid| domains.contains(uuid));
             if let Some(guest) = guest.filter(|_| !is_complete) {
-                by_guest.entry(guest.to_owned()).or_default().push(volume);
+                by_guest.or_default(guest.to_owned()).push(volume);
             }
         }
         let mut outcome = Ok(());

@@ -224,7 +224,7 @@ mod tests {
         let now = Instant::now();
         let ago = |age| now.checked_sub(age).unwrap();
         let vcpu = Vcpu { run_ns: 3_000_000_000, delay_ns: 1 };
-        let cpu = Cpu { process_ns: 5_000_000_000, vcpus: [(0, vcpu)].into() };
+        let cpu = Cpu { process_ns: 5_000_000_000, vcpus: [(0, vcpu)].into_iter().into_table() };
         let nic = InterfaceStats { rx_bytes: 1, tx_bytes: 2, ..InterfaceStats::default() };
         let fast = FastGuest {
             uuid: "u".into(),
@@ -256,7 +256,7 @@ mod tests {
             memory_kib: None,
             vcpus_online: None,
             balloon: BTreeMap::new(),
-            vcpus: BTreeMap::new(),
+            vcpus: Default::default(),
             disks: disks.map(|(target, disk)| (target.to_owned(), disk)).into(),
         };
         let slow = Slow { guests: [("a".to_owned(), slow)].into(), ..Slow::default() };

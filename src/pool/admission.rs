@@ -10,7 +10,8 @@
 //!      └─────────────────────────────┘ └────────────────────► gone
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use crate::sorted::Table;
+use std::collections::VecDeque;
 
 /// Nobody is let in any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ struct Key {
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Admission {
     callers: usize,
-    keys: HashMap<String, Key>,
+    keys: Table<String, Key>,
     tickets: u64,
     stopping: bool,
 }
@@ -123,7 +124,7 @@ impl Admission {
     /// Lets nobody in any more and turns away who waits for a key. Holders and callers stay.
     pub(super) fn stop(&mut self) {
         self.stopping = true;
-        for held in self.keys.values_mut() {
+        for (_, held) in self.keys.iter_mut() {
             held.waiters.clear();
         }
     }

@@ -8,7 +8,6 @@
 //!                     └────► stuck ──── finish ──► gone
 //! ```
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use super::JobName;
 use super::error::Running;
 use super::handover::Label;
 use super::lane::{Lane, LaneSnapshot, Overdue, Totals};
+use crate::sorted::Table;
 
 /// The bookkeeping of one lane.
 #[derive(Default)]
@@ -30,9 +30,9 @@ pub(super) struct Board {
     pub(super) queued: usize,
     pub(super) totals: Totals,
     /// By worker's number.
-    running: BTreeMap<usize, Entry>,
+    running: Table<usize, Entry>,
     /// What workers are on that were written off, by number.
-    stuck: BTreeMap<usize, Entry>,
+    stuck: Table<usize, Entry>,
 }
 
 /// A job that a worker is on.

@@ -4,13 +4,13 @@
 //! them, so that calls of a guest that hangs do not use up a ration. A call that finds no room waits, which
 //! costs its bytes and no thread. Permits go to those that wait in the order of [`Rotation`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::error::Ration;
 use super::rotation::Rotation;
 use crate::config::PoolLimits;
 use crate::os::peer::Share;
+use crate::sorted::Table;
 
 /// What a call is counted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ struct Counted {
     per_guest_most: usize,
     under_way: usize,
     /// A guest of which no call is under way has no record.
-    per_guest: HashMap<Arc<str>, usize>,
+    per_guest: Table<Arc<str>, usize>,
     waiting: Rotation<Share, CallId>,
 }
 
@@ -55,7 +55,7 @@ impl Counted {
     fn count(&mut self, guest: &Arc<str>) {
         self.under_way += 1;
         if !guest.is_empty() {
-            *self.per_guest.entry(Arc::clone(guest)).or_default() += 1;
+            *self.per_guest.or_default(Arc::clone(guest)) += 1;
         }
     }
 
@@ -76,7 +76,7 @@ impl Calls {
             most: ration.limit(limits),
             per_guest_most: ration.limit_per_guest(limits),
             under_way: 0,
-            per_guest: HashMap::new(),
+            per_guest: Table::new(),
             waiting: Rotation::default(),
         });
         Self { rations, ids: 0 }

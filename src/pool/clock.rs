@@ -4,7 +4,6 @@
 //! deadline, and taking one back never does: jobs without a pause between them cost it one look in a
 //! deadline's time, and without jobs it sleeps.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::sorted::Table;
 use crate::threads::panic_text;
 
 /// What is to happen at a time, on the clock's thread. It must not block.
@@ -33,7 +33,7 @@ pub(super) struct Clock {
 
 #[derive(Default)]
 struct Face {
-    alarms: BTreeMap<Ticket, Arc<dyn Alarm>>,
+    alarms: Table<Ticket, Arc<dyn Alarm>>,
     /// Number of the next ticket: several may have one time.
     next: u64,
     /// When the thread looks again by itself.
@@ -90,7 +90,7 @@ impl Clock {
     fn run(&self) {
         let mut face = self.face.lock();
         while !face.is_stopped {
-            let first = face.alarms.first_key_value().map(|(ticket, _)| *ticket);
+            let first = face.alarms.keys().next().copied();
             match first {
                 Some(ticket @ (at, _)) if at <= Instant::now() => {
                     let alarm = face.alarms.remove(&ticket);

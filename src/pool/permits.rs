@@ -1,6 +1,5 @@
 //! Permits behind their lock: calls wait here for theirs, and let the next one in by dropping it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::calls::{CallId, CallShare, Calls};
 use super::clock::{self, Alarm, Clock};
 use crate::config::PoolLimits;
+use crate::sorted::Table;
 use crate::threads::panic_text;
 
 /// Calls that wait, and the totals since the start.
@@ -38,7 +38,7 @@ pub(super) struct Permits {
 
 struct State {
     calls: Calls,
-    waiters: HashMap<CallId, Waiter>,
+    waiters: Table<CallId, Waiter>,
     /// Of these, those without a thread, and how many there may be.
     parked: usize,
     parked_most: usize,
@@ -91,7 +91,7 @@ impl Permits {
     pub(super) fn new(limits: &PoolLimits, clock: &Arc<Clock>) -> Arc<Self> {
         let state = State {
             calls: Calls::new(limits),
-            waiters: HashMap::new(),
+            waiters: Table::new(),
             parked: 0,
             parked_most: limits.calls_waiting,
             parked_until: None,

@@ -1,10 +1,9 @@
 //! Which jobs of a lane may run beside those that do: guests that hang leave workers to others.
 
-use std::collections::HashMap;
-
 use parking_lot::Mutex;
 
 use super::JobName;
+use crate::sorted::Table;
 
 /// How many jobs of each guest run, and how many that ask emulators.
 pub(super) struct Turns {
@@ -18,7 +17,7 @@ pub(super) struct Turns {
 #[derive(Default)]
 struct Running {
     /// A guest of which no job runs has no record.
-    per_guest: HashMap<String, usize>,
+    per_guest: Table<String, usize>,
     emulator: usize,
 }
 
@@ -46,7 +45,7 @@ impl Turns {
         }
         running.emulator += usize::from(name.asks_emulator);
         if !name.guest.is_empty() {
-            *running.per_guest.entry(name.guest.clone()).or_default() += 1;
+            *running.per_guest.or_default(name.guest.clone()) += 1;
         }
         true
     }
