@@ -157,10 +157,22 @@ pub fn parse(
     let named = file.or_else(|| variable("MISTIFY_CONFIG").map(PathBuf::from));
     let mut layers = vec![flags];
     if command.iter().map(OsString::as_os_str).eq(["stop-guests"]) {
-        let settings = settings_of(&mut layers, named, variable, default_file);
-        let log_format = LogFormat::Text;
-        let settings = settings.map_err(|why| Error::Value { why, log_format })?;
-        return Ok(Request::Do(Command::StopGuests, settings));
+        switches.check("stop-guests")?;
+        if check_config {
+            return Err(Error::Usage("stop-guests: takes no --check-config".to_owned()));
+        }
+        let flags = layers.clone();
+        return match settings_of(&mut layers, named, variable, default_file) {
+            Ok(settings) => Ok(Request::Do(Command::StopGuests { wrong: None }, settings)),
+            // The host stops: guests are shut down with what can be understood.
+            Err(why) => {
+                let none = |_: &str| None;
+                let settings = settings_of(&mut flags.clone(), Some("/dev/null".into()), none, "");
+                let wrong = |why| Error::Value { why, log_format: LogFormat::Text };
+                let command = Command::StopGuests { wrong: Some(why) };
+                Ok(Request::Do(command, settings.map_err(wrong)?))
+            }
+        };
     }
     if command.iter().map(OsString::as_os_str).eq(["fetch"]) {
         let settings = settings_of(&mut layers, named, variable, default_file);

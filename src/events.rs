@@ -168,8 +168,9 @@ struct State {
     ring: VecDeque<Arc<Event>>,
     /// The number of the next event.
     next: u64,
-    /// How often events were lost, or may have been.
-    breaks: u64,
+    /// How many libvirts were found, one after the other, and whether one is heard now.
+    connections: u64,
+    is_heard: bool,
     /// No event will come.
     closed: bool,
 }
@@ -190,7 +191,7 @@ impl Events {
     pub fn new(limits: &EventLimits) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let next = u64::try_from(since_1970.as_micros()).unwrap_or(0).max(1);
-        let state = State { ring: VecDeque::new(), next, breaks: 0, closed: false };
+        let state = State { ring: VecDeque::new(), next, connections: 0, is_heard: false, closed: false };
         let (changed, places) = (Condvar::new(), Places::new(limits.waiting));
         Self { state: Mutex::new(state), changed, places, limits: limits.clone() }
     }
@@ -207,7 +208,6 @@ impl Events {
         let mut state = self.state.lock();
         let event = Event { seq: state.next, time, guest: guest.to_owned(), what };
         state.next += 1;
-        state.breaks += u64::from(matches!(event.what, What::Disconnected | What::Missed { .. }));
         if state.ring.len() >= self.limits.kept {
             state.ring.pop_front();
         }
@@ -221,10 +221,29 @@ impl Events {
         self.state.lock().next - 1
     }
 
-    /// How often since the start of the agent libvirt was away, or was not heard: what is the same before and after
-    /// a call says that it was heard all along.
-    pub fn breaks(&self) -> u64 {
-        self.state.lock().breaks
+    /// Notes that libvirt is heard from now on, and whether it is the one that was heard before; none: it is not heard
+    /// any more.
+    pub(crate) fn set_heard(&self, is_same: Option<bool>) {
+        let mut state = self.state.lock();
+        state.connections += u64::from(is_same == Some(false));
+        state.is_heard = is_same.is_some();
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The number of the libvirt that is heard; none where it is not by then. What is the same before
+    /// and after a call says that this is the same libvirt.
+    ///
+    /// # Blocking
+    /// Up to `deadline`; not after [`Events::close`].
+    pub fn heard(&self, deadline: Instant) -> Option<u64> {
+        let mut state = self.state.lock();
+        while !state.is_heard && !state.closed {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.is_heard.then_some(state.connections)
     }
 
     /// The events after `after`, of one guest where one is named, at most so many; where there is

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         Command::Create { create, json } => return answer(client::create(config, &create, json)),
         Command::Ssh { id, words } => return answer(client::ssh(config, &id, &words)),
         Command::Ask { ask, json } => return answer(client::run(config, &ask, json)),
-        Command::StopGuests => stop_guests(config),
+        Command::StopGuests { wrong } => stop_guests(config, wrong.as_deref()),
         Command::Pull { url, id, sha256 } => cli::import::pull(config, &url, &id, &sha256),
         Command::Import { file, id } => cli::import::run(config, &file, &id),
     };
@@ -115,7 +115,10 @@ fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
 }
 
 /// Shuts down all guests, and tells the service manager all the while that it is at work.
-fn stop_guests(config: &Config) -> Result<(), String> {
+fn stop_guests(config: &Config, wrong: Option<&str>) -> Result<(), String> {
+    if let Some(wrong) = wrong {
+        eprintln!("mistify-libvirt: shutting guests down with default settings: {wrong}");
+    }
     let notify = Notify::from_environment(|name| std::env::var_os(name))
         .map_err(|error| format!("cannot use NOTIFY_SOCKET: {error}"))?;
     libvirt::start().map_err(|error| error.to_string())?;
@@ -138,11 +141,11 @@ fn stop_guests(config: &Config) -> Result<(), String> {
         stopped
     });
     match stopped.map_err(|error| format!("cannot shut guests down: {error}"))? {
-        Stopped { guests, forced, left: 0 } => {
-            println!("{guests} guests are off; {forced} of them were forced off");
+        Stopped { off, forced, left } if left.is_empty() => {
+            println!("guests that are off: {off}, by force: {forced}");
             Ok(())
         }
-        Stopped { left, .. } => Err(format!("{left} guests may still run")),
+        Stopped { left, .. } => Err(format!("guests may still run: {}", left.join(", "))),
     }
 }
 

@@ -84,7 +84,10 @@ pub enum Command {
         sha256: String,
     },
     /// Shut down all guests, as the host stops: for the unit that does this.
-    StopGuests,
+    StopGuests {
+        /// Why the settings of files and variables do not count.
+        wrong: Option<String>,
+    },
     /// Print completions.
     Completions(Shell),
     /// Look at the host.
@@ -155,17 +158,21 @@ pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command
             Ok(Command::Ask { ask: Ask::Leftovers { guest, remove }, json })
         }
         (["shutdown", _], [_, id]) => {
-            let ask = Ask::Shutdown {
-                id: utf_8(id)?,
-                wait: match switches.has("wait") {
-                    true => {
-                        Some(seconds("wait", switches.value("wait"))?.unwrap_or(SHUTDOWN_WAIT_S))
-                    }
-                    false => None,
-                },
-                force_after: seconds("force-after", switches.value("force-after"))?,
+            let given = seconds("wait", switches.value("wait"))?;
+            let force_after = seconds("force-after", switches.value("force-after"))?;
+            let wait = match (switches.has("wait"), given) {
+                (true, None) => Some(SHUTDOWN_WAIT_S.max(force_after.unwrap_or(0))),
+                (_, given) => given,
             };
+            if wait.is_some_and(|wait| force_after.is_some_and(|force| force > wait)) {
+                let why = "--force-after: must not be more than --wait".to_owned();
+                return Err(Error::Usage(why));
+            }
+            let ask = Ask::Shutdown { id: utf_8(id)?, wait, force_after };
             Ok(Command::Ask { ask, json })
+        }
+        (["shutdown", _, seconds], _) if switches.has("wait") => {
+            Err(Error::Usage(format!("{seconds}: write --wait={seconds}")))
         }
         (texts, words) => match ask(texts, words)? {
             Some(ask) => Ok(Command::Ask { ask, json }),

@@ -132,6 +132,11 @@ pub const SHUTDOWN_AGAIN: Duration = Duration::from_secs(10);
 pub const SHUTDOWN_ASK: Duration = Duration::from_secs(5);
 /// Interval between two looks at a guest that shuts down. libvirt's events report its end sooner.
 pub const SHUTDOWN_LOOK: Duration = Duration::from_secs(2);
+/// Minimum pause between two looks at a guest that shuts down. A guest can cause events as fast as it likes.
+pub const SHUTDOWN_PAUSE: Duration = Duration::from_millis(200);
+/// Guest agents that are asked concurrently to shut their guests down, each with a worker of the control lane. The other
+/// workers are left to calls that always answer.
+pub const SHUTDOWN_AGENTS: usize = 2;
 /// Time to force a guest off after `force_after`. libvirt kills an emulator that does not react after some 10 s.
 pub const SHUTDOWN_FORCE: Duration = Duration::from_secs(30);
 /// Maximum of `start_order`. A host has some hundred guests.
@@ -142,6 +147,12 @@ pub const START_DELAY_MAX: Duration = Duration::from_secs(600);
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 /// Guests of one place in the order that shut down concurrently when the host stops, each on a thread.
 pub const STOP_AT_ONCE: usize = 16;
+/// Time for all guests together when the host stops. systemd ends the stop of a host by force after 30 minutes.
+pub const HOST_STOP: Duration = Duration::from_secs(1500);
+/// Minimum time of each guest when the host stops, also of the last ones.
+pub const HOST_STOP_LEAST: Duration = Duration::from_secs(1);
+/// Looks for guests when the host stops. A guest that another tool starts meanwhile shuts down in the next one.
+pub const HOST_STOP_ROUNDS: usize = 3;
 /// Interval at which the shutdown of guests reports to systemd that it is still at work. systemd then extends its
 /// timeout by 30 s.
 pub const STOP_NEWS: Duration = Duration::from_secs(10);

@@ -86,6 +86,10 @@ impl Inbound for RequestContext<'_> {
         is_abandoned
     }
 
+    fn may_be_abandoned(&self) -> bool {
+        self.is_abandoned() || self.shared.probe.may_have_left(self.exchange)
+    }
+
     fn reserve_answer(&self, answer_bytes: usize) -> bool {
         self.reservation.grow_to(respond::room_of(answer_bytes))
     }
@@ -149,13 +153,29 @@ impl CallerProbe {
         }
     }
 
+    /// Whether the caller has closed the half that it sends with, and no process of this host is known to have the
+    /// other.
+    fn may_have_left(&self, exchange: &Exchange) -> bool {
+        let is_half_closed = matches!(poll::peer_state(&exchange.stream), Ok(PeerState::HalfClosed));
+        is_half_closed && !self.has_owner(exchange)
+    }
+
+    /// Whether a process of this host has the other end of a TCP connection.
+    fn has_owner(&self, exchange: &Exchange) -> bool {
+        matches!(self.owner(exchange), Some(Ok(Some(_))))
+    }
+
     /// Whether no process on this host has the other end of a TCP connection.
     fn has_no_owner(&self, exchange: &Exchange) -> bool {
+        matches!(self.owner(exchange), Some(Ok(None)))
+    }
+
+    /// Whose the other end of a TCP connection is, where that is on this host.
+    fn owner(&self, exchange: &Exchange) -> Option<io::Result<Option<u32>>> {
         let Caller { origin: Origin::Host(peer), peer: Some(_) } = exchange.caller else {
-            return false;
+            return None;
         };
-        let Stream::Tcp(stream) = &exchange.stream else { return false };
-        let owner = stream.local_addr().and_then(|local| self.owners.lock().owner(peer, local));
-        owner.is_ok_and(|owner| owner.is_none())
+        let Stream::Tcp(stream) = &exchange.stream else { return None };
+        Some(stream.local_addr().and_then(|local| self.owners.lock().owner(peer, local)))
     }
 }

@@ -89,21 +89,20 @@ impl Agents {
         Ok(Turn { agents: Arc::clone(self), guest: guest.to_owned() })
     }
 
-    /// The same where one guest's agent at most is asked for this.
+    /// The same where so many guests' agents at most are asked for this at once.
     ///
     /// # Errors
-    /// [`LeftAlone::Busy`] where somebody has it, or another guest's agent is asked for `what`.
-    pub(super) fn only_turn(
+    /// [`LeftAlone::Busy`] where somebody has it, or as many others are asked for `what`.
+    pub(super) fn turn_of(
         self: &Arc<Self>,
         guest: &str,
         what: &'static str,
+        most: usize,
     ) -> Result<Turn, LeftAlone> {
         let turn = self.turn(guest, what)?;
-        let others = |asked: &[(String, &str)]| asked.iter().filter(|(_, it)| *it == what).count();
-        match others(&self.asked.lock()) {
-            1 => Ok(turn),
-            _ => Err(LeftAlone::Busy(what)),
-        }
+        let asked = self.asked.lock().iter().filter(|(_, it)| *it == what).count();
+        // The lock is free: a turn that is given back takes it.
+        if asked > most { Err(LeftAlone::Busy(what)) } else { Ok(turn) }
     }
 
     /// Why the agent of this run of a guest is left alone, if it is.

@@ -86,7 +86,7 @@ impl Listening {
 impl Thread {
     fn run(self) {
         let limits = self.events.limits().clone();
-        let mut said = false;
+        let (mut said, mut is_same) = (false, false);
         loop {
             // All that an ear of a former connection may still say goes with its channel.
             let (told, hear) = bounded(limits.backlog);
@@ -96,8 +96,12 @@ impl Thread {
                     said = false;
                     self.listeners.uses.begin();
                     self.events.note("", What::Connected);
+                    self.events.set_heard(Some(is_same));
                     let goes_on = self.listen(subscription.connection(), &hear, &missed);
                     self.listeners.uses.end();
+                    // It lives where events were missed and are to be heard anew.
+                    is_same = subscription.connection().is_alive();
+                    self.events.set_heard(None);
                     drop(subscription);
                     self.events.note("", What::Disconnected);
                     if !goes_on {

@@ -21,11 +21,14 @@ use crate::os::files::read_own;
 use crate::pool::Lane;
 use crate::sorted::OrderBy;
 
-/// The file in the state directory with the id of the boot whose guests were started.
+/// The file in the state directory.
 const FILE: &str = "boot";
 /// The kernel's id of this boot (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-const BOOT_ID_BYTES: u64 = 64;
+/// A line for each guest. One of more guests than that is not read, and none is started.
+const FILE_BYTES: u64 = 1024 * 1024;
+/// Events of a guest that are looked at before its start.
+const EVENTS_PAGE: usize = 256;
 
 /// A guest and its part in the start and the stop of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,32 +69,43 @@ impl Scheduled {
     }
 }
 
-/// The guests that the agent has made, and those that libvirt could not start. One that libvirt does not describe is
-/// passed over.
-pub(super) fn scheduled(connection: &Connection) -> Result<Vec<Scheduled>, Error> {
-    let mut all = Vec::new();
+/// The guests that the agent has made, and those that libvirt could not start; and the ids of running guests that
+/// libvirt does not describe.
+///
+/// # Errors
+/// What libvirt says.
+///
+/// # Blocking
+/// Up to five round trips for each guest.
+pub(super) fn scheduled(connection: &Connection) -> Result<(Vec<Scheduled>, Vec<String>), Error> {
+    let (mut all, mut unknown) = (Vec::new(), Vec::new());
     for domain in connection.list_domains()? {
         match Scheduled::of(&domain) {
             Ok(found) => all.extend(found),
             Err(error) if error.connection_lost() => return Err(error),
             Err(error) => {
-                warn!("cannot read a guest's start_order; guest={:?}: {error}", domain.name())
+                let name = domain.name().unwrap_or_default();
+                warn!("cannot read the start_order of a guest; guest={name:?}: {error}");
+                if domain.id().is_some() {
+                    unknown.push(name);
+                }
             }
         }
     }
-    Ok(all)
+    Ok((all, unknown))
 }
 
 /// The thread that starts guests, `guest-start`: once for each boot of the host, as the file in the state directory
-/// says. A restart of the agent starts no guest.
+/// says. It has the boot's id, and below it the ids of the guests that are still to be started: each is struck before
+/// its start. So a restart of the agent starts no guest that had its turn.
 pub struct HostStart {
     agent: Arc<Libvirt>,
     file: PathBuf,
-    boot: Vec<u8>,
+    boot: String,
 }
 
 impl HostStart {
-    /// Starts the thread, where guests of this boot have not been started. On a host that has no such file yet there
+    /// Starts the thread, where guests of this boot are still to be started. On a host that has no such file yet there
     /// are none.
     ///
     /// # Errors
@@ -99,53 +113,82 @@ impl HostStart {
     pub fn start(agent: &Arc<Libvirt>) -> io::Result<()> {
         let Some(folder) = &agent.state_dir else { return Ok(()) };
         let file = folder.join(FILE);
-        let boot = match fs::read(BOOT_ID) {
-            Ok(boot) => boot,
+        let boot = match fs::read_to_string(BOOT_ID) {
+            Ok(boot) => boot.trim().to_owned(),
             Err(error) => {
                 warn!("cannot read {BOOT_ID}; no guest is started: {error}");
                 return Ok(());
             }
         };
-        let started = read_own(&file, BOOT_ID_BYTES);
+        let known = read_own(&file, FILE_BYTES).map(|text| String::from_utf8_lossy(&text).into_owned());
         let start = Self { agent: Arc::clone(agent), file, boot };
-        match started {
-            Ok(started) if started == start.boot => {
-                info!("no guest is started: this boot's were before")
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => start.note(),
-            Ok(_) | Err(_) => {
-                let thread = thread::Builder::new().name("guest-start".to_owned());
-                thread.spawn(move || start.run())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn run(self) {
-        if let Some(mut guests) = self.guests() {
-            guests.order_by(&|a, b| (a.order, &a.id).cmp(&(b.order, &b.id)));
-            for guest in &guests {
-                if self.agent.events().is_closed() {
-                    // The next agent of this boot goes on.
-                    return;
+        let pending = match known {
+            Ok(text) => match text.split_once('\n').unwrap_or((&text, "")) {
+                (boot, "") if boot == start.boot => {
+                    info!("no guest is started: this boot's were before");
+                    return Ok(());
                 }
-                self.start_guest(guest);
+                (boot, pending) if boot == start.boot => {
+                    Some(pending.lines().map(str::to_owned).collect())
+                }
+                _ => None,
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                start.note(&[]);
+                return Ok(());
             }
-            self.note();
-        }
+            Err(error) => {
+                error!("cannot read {}; no guest is started: {error}", start.file.display());
+                return Ok(());
+            }
+        };
+        let thread = thread::Builder::new().name("guest-start".to_owned());
+        thread.spawn(move || start.run(pending)).map(drop)
     }
 
-    /// The guests, as soon as libvirt tells of them; none where it does not, or the agent stops.
+    /// Starts these guests, or all where the boot is new.
+    fn run(self, pending: Option<Vec<String>>) {
+        let is_new = pending.is_none();
+        let seen = self.agent.events().last();
+        let Some(mut guests) = self.guests() else { return };
+        guests.order_by(&|a, b| (a.order, &a.id).cmp(&(b.order, &b.id)));
+        if is_new {
+            for guest in guests.iter().filter(|guest| guest.has_failed && guest.order == 0) {
+                self.failed(&guest.id, "libvirt could not start it; the log of libvirtd says why");
+            }
+        }
+        guests.retain(|guest| {
+            let is_pending = pending.as_ref().is_none_or(|pending| pending.contains(&guest.id));
+            guest.order > 0 && is_pending
+        });
+        while !guests.is_empty() {
+            if self.agent.events().is_closed() {
+                // The next agent of this boot goes on.
+                return;
+            }
+            let guest = guests.remove(0);
+            // One that is not struck would be started again by the next agent, whatever its operator did meanwhile.
+            if !self.note(&guests) {
+                error!("no further guest is started, as {} cannot be written", self.file.display());
+                return;
+            }
+            self.start_guest(&guest, seen);
+        }
+        self.note(&[]);
+    }
+
+    /// The guests, as soon as libvirt tells of them; none where it does not in time, or the agent stops.
     fn guests(&self) -> Option<Vec<Scheduled>> {
         let until = Instant::now() + START_LIBVIRT;
         loop {
             let deadline = Instant::now() + self.agent.deadlines().change;
             let found = self.agent.read(Lane::Read, "HostStart", "guests", deadline, scheduled);
             match found {
-                Ok(guests) => return Some(guests),
+                Ok((guests, _)) => return Some(guests),
                 Err(_) if self.agent.events().is_closed() => return None,
                 Err(why) if Instant::now() >= until => {
                     error!("cannot start guests: {why}");
+                    self.note(&[]);
                     return None;
                 }
                 Err(why) => debug!("guests are not started yet: {why}"),
@@ -154,22 +197,22 @@ impl HostStart {
         }
     }
 
-    /// Starts a guest that has a place in the order, and pauses as it says.
-    fn start_guest(&self, guest: &Scheduled) {
-        if guest.has_failed && guest.order == 0 {
-            self.failed(&guest.id, "libvirt could not start it; the log of libvirtd says why");
-        }
-        if guest.order == 0 || guest.is_active {
+    /// Starts a guest, unless it has run since the host started, and pauses as it says.
+    fn start_guest(&self, guest: &Scheduled, seen: u64) {
+        let events = self.agent.events();
+        let page = events.wait(seen, Some(&guest.id), EVENTS_PAGE, Instant::now());
+        let has_run = page.events.iter().any(|event| {
+            matches!(event.what, What::Lifecycle { state: "started" | "resumed", .. })
+        });
+        if guest.is_active || has_run {
             return;
         }
         let named = Guest { id: guest.id.clone(), ..Guest::default() };
         let request = GuestRequest { guest: Some(named), ..GuestRequest::default() };
         match self.agent.run(request) {
             Ok(_) => {
-                info!(
-                    "started a guest with the host; guest={:?} start_order={}",
-                    guest.id, guest.order
-                );
+                let (id, order) = (&guest.id, guest.order);
+                info!("started a guest with the host; guest={id:?} start_order={order}");
                 self.rest(&guest.id, guest.delay);
             }
             Err(why) => self.failed(&guest.id, &why.to_string()),
@@ -189,12 +232,12 @@ impl HostStart {
         }
     }
 
-    /// Notes that the guests of this boot were started.
-    fn note(&self) {
+    /// Notes which guests of this boot are still to be started; whether that could be written.
+    fn note(&self, pending: &[Scheduled]) -> bool {
+        let mut text = format!("{}\n", self.boot);
+        pending.iter().for_each(|guest| text += &format!("{}\n", guest.id));
         let new = self.file.with_extension("new");
-        if let Err(error) = fs::write(&new, &self.boot).and_then(|()| fs::rename(&new, &self.file))
-        {
-            warn!("cannot write {}: {error}", self.file.display());
-        }
+        let written = fs::write(&new, &text).and_then(|()| fs::rename(&new, &self.file));
+        written.inspect_err(|error| warn!("cannot write {}: {error}", self.file.display())).is_ok()
     }
 }

@@ -2,11 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{error, info};
+use parking_lot::Mutex;
 
-use crate::config::fixed::{STOP_AT_ONCE, STOP_TIMEOUT};
+use crate::config::fixed::{
+    HOST_STOP, HOST_STOP_LEAST, HOST_STOP_ROUNDS, SHUTDOWN_LOOK, SHUTDOWN_WAIT_MAX, STOP_AT_ONCE, STOP_TIMEOUT,
+};
 use crate::guest::wire::Guest;
 use crate::guest::wire::verbs::ShutdownRequest;
 use crate::ops::host_start::{Scheduled, scheduled};
@@ -15,14 +18,14 @@ use crate::pool::Lane;
 use crate::sorted::OrderBy;
 
 /// What became of the guests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stopped {
-    /// Guests that ran.
-    pub guests: usize,
+    /// Guests that are off.
+    pub off: usize,
     /// Of these, those that were forced off.
     pub forced: usize,
-    /// Of these, those that may still run.
-    pub left: usize,
+    /// The ids of those that may still run.
+    pub left: Vec<String>,
 }
 
 impl Libvirt {
@@ -33,32 +36,59 @@ impl Libvirt {
     /// What keeps libvirt from telling of its guests.
     ///
     /// # Blocking
-    /// For each place of the order as long as its slowest guests take.
+    /// For each place of the order as long as its slowest guests take; [`HOST_STOP`] at most, and the time to force the
+    /// last guests off.
     pub fn stop_guests(&self) -> Result<Stopped, Error> {
-        let deadline = Instant::now() + self.deadlines.change;
-        let mut guests = self.read(Lane::Read, "HostStop", "guests", deadline, scheduled)?;
-        guests.retain(|guest| guest.is_active);
-        guests.order_by(&|a, b| rank(a).cmp(&rank(b)));
-        let mut stopped = Stopped { guests: guests.len(), ..Stopped::default() };
-        for place in guests.chunk_by(|a, b| a.order == b.order) {
-            let (forced, left) = self.stop_place(place);
-            stopped.forced += forced;
-            stopped.left += left;
+        let end = Instant::now() + HOST_STOP;
+        // Nothing is forced off that is not heard of.
+        self.events.heard(Instant::now() + SHUTDOWN_LOOK);
+        let mut stopped = Stopped::default();
+        for _ in 0..HOST_STOP_ROUNDS {
+            let (mut guests, unknown) = self.running()?;
+            stopped.left = unknown;
+            if guests.is_empty() {
+                break;
+            }
+            guests.order_by(&|a, b| rank(a).cmp(&rank(b)));
+            for place in guests.chunk_by(|a, b| a.order == b.order) {
+                let round = self.stop_place(place, end);
+                stopped.off += round.off;
+                stopped.forced += round.forced;
+                stopped.left.extend(round.left);
+            }
+            // Somebody may have started another meanwhile.
         }
         Ok(stopped)
     }
 
-    /// Shuts these guests down side by side; how many were forced off, and how many may still run.
-    fn stop_place(&self, guests: &[Scheduled]) -> (usize, usize) {
-        let [next, forced, left] = [const { AtomicUsize::new(0) }; 3];
+    /// The guests of this agent that run, and the ids of running ones that libvirt does not describe. Once more where
+    /// libvirt does not answer.
+    fn running(&self) -> Result<(Vec<Scheduled>, Vec<String>), Error> {
+        let ask = || {
+            let deadline = Instant::now() + self.deadlines.change;
+            self.read(Lane::Read, "HostStop", "guests", deadline, scheduled)
+        };
+        let (mut guests, unknown) = ask().or_else(|_| ask())?;
+        guests.retain(|guest| guest.is_active);
+        Ok((guests, unknown))
+    }
+
+    /// Shuts these guests down side by side.
+    fn stop_place(&self, guests: &[Scheduled], end: Instant) -> Stopped {
+        let (next, stopped) = (AtomicUsize::new(0), Mutex::new(Stopped::default()));
         let work = || {
             while let Some(guest) = guests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match self.stop_guest(guest) {
-                    Ok(false) => info!("shut a guest down; guest={:?}", guest.id),
-                    Ok(true) => drop(forced.fetch_add(1, Ordering::Relaxed)),
+                let outcome = self.stop_guest(guest, end);
+                let mut stopped = stopped.lock();
+                match outcome {
+                    Ok(was_forced) => {
+                        stopped.off += 1;
+                        stopped.forced += usize::from(was_forced);
+                        info!("a guest is off; guest={:?} forced={was_forced}", guest.id);
+                    }
                     Err(why) => {
                         error!("cannot shut a guest down; guest={:?}: {why}", guest.id);
-                        left.fetch_add(1, Ordering::Relaxed);
+                        stopped.left.push(guest.id.clone());
                     }
                 }
             }
@@ -71,12 +101,14 @@ impl Libvirt {
             }
             work();
         });
-        (forced.into_inner(), left.into_inner())
+        stopped.into_inner()
     }
 
     /// Whether it was forced off.
-    fn stop_guest(&self, guest: &Scheduled) -> Result<bool, Error> {
-        let time = guest.stop_timeout.unwrap_or(STOP_TIMEOUT).max(Duration::from_secs(1)).as_secs();
+    fn stop_guest(&self, guest: &Scheduled, end: Instant) -> Result<bool, Error> {
+        let left = end.saturating_duration_since(Instant::now());
+        let time = guest.stop_timeout.unwrap_or(STOP_TIMEOUT).min(left);
+        let time = time.as_secs().max(HOST_STOP_LEAST.as_secs()).min(SHUTDOWN_WAIT_MAX.as_secs());
         let named = Guest { id: guest.id.clone(), ..Guest::default() };
         let request = ShutdownRequest {
             guest: Some(named),

@@ -4,12 +4,15 @@
 //! where its caller wants that. It is about one run of the guest: one that went off and was started again by somebody
 //! is left alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
 use crate::config::fixed::{
-    SHUTDOWN_AGAIN, SHUTDOWN_ASK, SHUTDOWN_FORCE, SHUTDOWN_LOOK, SHUTDOWN_WAIT_MAX,
+    SHUTDOWN_AGAIN, SHUTDOWN_AGENTS, SHUTDOWN_ASK, SHUTDOWN_FORCE, SHUTDOWN_LOOK, SHUTDOWN_PAUSE, SHUTDOWN_WAIT_MAX,
 };
 use crate::guest::state::{Condition, State};
 use crate::guest::wire::verbs::ShutdownRequest;
@@ -55,11 +58,13 @@ impl Libvirt {
             );
         };
         let guest = named_guest(guest)?;
-        let (breaks, deadline) = (self.events.breaks(), self.read_deadline(&args)?);
+        // Before the run is looked up.
+        let heard = self.events.heard(Instant::now() + SHUTDOWN_LOOK);
+        let deadline = self.read_deadline(&args)?;
         match self.run_of(&guest.id, deadline)? {
             (None, condition) => Ok(answer(guest, condition)),
             (Some(run), _) => {
-                Waiting { agent: self, guest, run, breaks, schedule }.until_off(is_gone)
+                Waiting::new(self, guest, run, heard, schedule).until_off(is_gone)
             }
         }
     }
@@ -94,17 +99,42 @@ struct Waiting<'a> {
     agent: &'a Libvirt,
     guest: Guest,
     run: Run,
-    /// [`Events::breaks`](crate::events::Events::breaks) before the run was looked up.
-    breaks: u64,
+    /// [`Events::heard`](crate::events::Events::heard) before the run was looked up.
+    heard: Option<u64>,
     schedule: Schedule,
+    /// Whether the guest's agent is still to be asked.
+    wants_agent: bool,
+    /// Whether libvirt was told to force this run off, and did not refuse.
+    has_forced: Arc<AtomicBool>,
 }
 
-impl Waiting<'_> {
+impl<'a> Waiting<'a> {
+    fn new(
+        agent: &'a Libvirt,
+        guest: Guest,
+        run: Run,
+        heard: Option<u64>,
+        schedule: Schedule,
+    ) -> Self {
+        Self {
+            agent,
+            guest,
+            run,
+            heard,
+            schedule,
+            wants_agent: false,
+            has_forced: Arc::default(),
+        }
+    }
+
     fn until_off(mut self, is_gone: &dyn Fn() -> bool) -> Result<GuestResponse, Error> {
         let mut why = String::new();
         loop {
-            let now = Instant::now();
-            let due = self.schedule.due(now);
+            // Before anything is done in the name of a caller who has gone.
+            if let Some(reason) = self.is_over(is_gone) {
+                return Err(self.still_runs(reason));
+            }
+            let due = self.schedule.due(Instant::now());
             match due {
                 Due::Ask { is_first } => match self.ask() {
                     // Nothing else would come of it.
@@ -115,6 +145,7 @@ impl Waiting<'_> {
                         };
                     }
                     asked => {
+                        self.wants_agent = true;
                         let (guest, word) = (&self.guest.id, if is_first { "" } else { " again" });
                         info!(
                             "asked a guest{word} to shut down; waiting until it is off; guest={guest:?}"
@@ -128,26 +159,35 @@ impl Waiting<'_> {
                 },
                 Due::Nothing | Due::End => {}
             }
+            self.ask_agent();
             if let Some(condition) = self.look() {
                 return Ok(self.off(condition));
             }
-            let reason = match due {
-                _ if self.agent.events.is_closed() => "the agent is stopping",
-                _ if is_gone() => "the caller has disconnected",
-                Due::End => why.as_str(),
-                _ => {
-                    self.pause();
-                    continue;
-                }
-            };
-            let (id, reason) = (self.guest.id, reason.to_owned());
-            return Err(Error::StillRuns { id, waited: now - self.schedule.began, reason });
+            if due == Due::End {
+                return Err(self.still_runs(&why));
+            }
+            self.pause();
         }
+    }
+
+    /// Why nobody waits any more, if that is so.
+    fn is_over(&self, is_gone: &dyn Fn() -> bool) -> Option<&'static str> {
+        match self.agent.events.is_closed() {
+            true => Some("the agent is stopping"),
+            false => is_gone().then_some("the caller has disconnected"),
+        }
+    }
+
+    fn still_runs(&self, reason: &str) -> Error {
+        let waited = self.schedule.began.elapsed();
+        Error::StillRuns { id: self.guest.id.clone(), waited, reason: reason.to_owned() }
     }
 
     /// The answer with a guest that is off, or runs anew.
     fn off(self, condition: Condition) -> GuestResponse {
-        GuestResponse { forced: self.schedule.has_forced, ..answer(self.guest, condition) }
+        // Relaxed: the flag says nothing about other memory.
+        let forced = self.has_forced.load(Ordering::Relaxed);
+        GuestResponse { forced, ..answer(self.guest, condition) }
     }
 
     /// The condition of the guest, if this run of it is over. One that libvirt does not tell of in time is not over.
@@ -170,66 +210,78 @@ impl Waiting<'_> {
         }
     }
 
-    /// Asks the guest's system, and then its agent: each of them no longer than until the next step.
+    /// Asks the guest's system, no longer than until the next step.
     ///
     /// # Errors
-    /// Those of the first; the other is a bonus.
+    /// What libvirt says.
     fn ask(&self) -> Result<(), Error> {
-        let until = || self.schedule.next().min(Instant::now() + SHUTDOWN_ASK).max(soon());
         let (id, run) = (self.guest.id.clone(), self.run.clone());
-        let asked = self.agent.change(VERB, &self.guest.id, until(), move |session| {
+        self.agent.change(VERB, &self.guest.id, self.ask_until(), move |session| {
             match its_domain(session, &id, &run)? {
                 Some(domain) => Ok(domain.shutdown()?),
                 None => Ok(()),
             }
-        });
-        if let Err(error) = self.ask_agent(until()) {
-            debug!("a guest agent does not shut down; guest={:?}: {error}", self.guest.id);
-        }
-        asked
+        })
     }
 
-    fn ask_agent(&self, until: Instant) -> Result<(), Error> {
-        let agents = &self.agent.agents;
+    /// How long a request may take.
+    fn ask_until(&self) -> Instant {
+        self.schedule.next().min(Instant::now() + SHUTDOWN_ASK).max(soon())
+    }
+
+    /// Asks the guest's agent, where it is still to be asked and its turn has come: what it says is a bonus.
+    fn ask_agent(&mut self) {
+        if !self.wants_agent {
+            return;
+        }
         // libvirt may wait up to 60 s for an agent that answers and then does not obey.
-        let turn = agents.only_turn(&self.guest.id, VERB).map_err(Error::AgentLeftAlone)?;
-        let (id, run) = (self.guest.id.clone(), self.run.clone());
+        let Ok(turn) = self.agent.agents.turn_of(&self.guest.id, VERB, SHUTDOWN_AGENTS) else {
+            return;
+        };
+        self.wants_agent = false;
+        let (id, run, until) = (self.guest.id.clone(), self.run.clone(), self.ask_until());
         let name = JobName::new(VERB, id.clone()).of_emulator();
-        self.agent.once(Lane::Control, name, until, move |session: &mut Session| {
+        let asked = self.agent.once(Lane::Control, name, until, move |session: &mut Session| {
             let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
             turn.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop))?;
             turn.command(&domain, &Domain::shutdown_by_agent)
-        })
+        });
+        if let Err(error) = asked {
+            debug!("a guest agent does not shut down; guest={:?}: {error}", self.guest.id);
+        }
     }
 
     /// Forces this run off.
     ///
     /// # Errors
     /// What libvirt says; [`Error::Invalid`] where nobody can know whether it is this run.
-    fn force(&mut self) -> Result<(), Error> {
-        if self.agent.events.breaks() != self.breaks {
-            let why = "libvirt was away meanwhile, so another run of the guest may be forced off";
+    fn force(&self) -> Result<(), Error> {
+        if self.heard.is_none() || self.agent.events.heard(Instant::now()) != self.heard {
+            let why = "libvirt was away meanwhile, so this may be another run of the guest";
             return Err(Error::Invalid(why.to_owned()));
         }
         let (id, run) = (self.guest.id.clone(), self.run.clone());
-        let until = self.schedule.next().max(soon());
-        let forced = self.agent.urgent(VERB, &self.guest.id, until, move |session| {
-            let Some(domain) = its_domain(session, &id, &run)? else { return Ok(false) };
-            destroy(&domain)?;
-            Ok(true)
-        })?;
-        self.schedule.has_forced |= forced;
-        if forced {
-            info!("forced a guest off that did not shut down; guest={:?}", self.guest.id);
-        }
-        Ok(())
+        let has_forced = Arc::clone(&self.has_forced);
+        // An emulator that does not react is killed after some 10 s.
+        let until = self.schedule.end.max(soon());
+        self.agent.urgent(VERB, &self.guest.id, until, move |session| {
+            let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
+            info!("forcing a guest off that did not shut down; guest={id:?}");
+            // Before: the guest is gone when that returns, or before.
+            has_forced.store(true, Ordering::Relaxed);
+            let destroyed = destroy(&domain);
+            has_forced.store(destroyed.is_ok(), Ordering::Relaxed);
+            Ok(destroyed?)
+        })
     }
 
-    /// Until something happens to the guest, or a look is due.
+    /// Until something happens to the guest, or a look is due. A guest makes events as fast as it likes.
     fn pause(&self) {
         let events = &self.agent.events;
+        let seen = events.last();
+        thread::sleep(SHUTDOWN_PAUSE);
         let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK);
-        events.wait(events.last(), Some(&self.guest.id), 1, until);
+        events.wait(seen, Some(&self.guest.id), 1, until);
     }
 }
 
@@ -242,7 +294,7 @@ fn its_domain(session: &mut Session, id: &str, run: &Run) -> Result<Option<Domai
 
 /// The least that anything gets, however near the next step is.
 fn soon() -> Instant {
-    Instant::now() + Duration::from_millis(200)
+    Instant::now() + SHUTDOWN_PAUSE
 }
 
 /// What a call that waits does next.
@@ -269,8 +321,6 @@ struct Schedule {
     again: Option<Instant>,
     force: Option<Instant>,
     end: Instant,
-    /// Whether libvirt has forced the guest off.
-    has_forced: bool,
 }
 
 impl Schedule {
@@ -303,7 +353,6 @@ impl Schedule {
             again: Some(began + SHUTDOWN_AGAIN.min(first / 2)),
             force: force.map(|force| began + force),
             end: began + end,
-            has_forced: false,
         }))
     }
 

@@ -62,6 +62,11 @@ impl Behalf<'_> {
         self.inbound.is_some_and(Inbound::is_abandoned)
     }
 
+    /// The same where it may have gone.
+    pub(super) fn may_be_abandoned(&self) -> bool {
+        self.inbound.is_some_and(Inbound::may_be_abandoned)
+    }
+
     /// Whether there is room in memory for an answer of so many bytes in all.
     pub(super) fn reserve_answer(&self, answer_bytes: usize) -> bool {
         self.inbound.is_none_or(|inbound| inbound.reserve_answer(answer_bytes))
@@ -75,6 +80,13 @@ pub trait Inbound: fmt::Debug + Sync {
     /// # Blocking
     /// Never: the kernel is asked.
     fn is_abandoned(&self) -> bool;
+
+    /// Whether its caller may have gone: also one that has closed the half of its connection that it sends with, unless
+    /// a process of this host has the other.
+    ///
+    /// # Blocking
+    /// Never: the kernel is asked.
+    fn may_be_abandoned(&self) -> bool;
 
     /// Makes room for an answer of so many bytes in all; false where too many are in memory already.
     fn reserve_answer(&self, answer_bytes: usize) -> bool;

@@ -357,7 +357,7 @@ impl<'a> Desk<'a> {
             Method::GuestInfo(verb) => self.call(asked, callee, began, &mut given(&verb)),
             Method::Login(verb) => self.call(asked, callee, began, &mut given(&verb)),
             Method::Shutdown => {
-                let gone = || self.by.is_abandoned();
+                let gone = || self.by.may_be_abandoned();
                 let verb = |agent: &Libvirt, request| agent.shutdown(request, &gone);
                 self.call(asked, callee, began, &mut given(&verb))
             }

@@ -82,9 +82,9 @@ fn guests_shut_down_when_the_host_stops() {
     assert_eq!(virsh(&["domstate", &folder.guest]).trim(), "shut off");
     let said = wait_for("its word is in the journal", SOON, || {
         let said = run("journalctl", &["--quiet", "--output=cat", "--unit", GUESTS_UNIT]);
-        said.contains("guests are off").then_some(said)
+        said.contains("guests that are off").then_some(said)
     });
-    assert!(said.contains("1 guests are off; 0 of them were forced off"), "{said}");
+    assert!(said.contains("guests that are off: 1, by force: 0"), "{said}");
     assert_eq!(systemctl(&["show", "--value", "--property", "Result", GUESTS_UNIT]), "success");
     let said = run("journalctl", &["--quiet", "--output=cat", "--unit", "libvirt-guests.service"]);
     assert!(!has_libvirts || !said.contains("Starting shutdown"), "{said}");
