@@ -160,6 +160,18 @@ pub const STOP_NEWS: Duration = Duration::from_secs(10);
 pub const START_LIBVIRT: Duration = Duration::from_secs(600);
 /// Interval between two attempts to reach libvirt after the host's start.
 pub const WAIT_LIBVIRT: Duration = Duration::from_secs(2);
+/// Time for which a guest stays frozen at most. Its programs hang meanwhile; a snapshot takes less than a second.
+pub const FREEZE_TIME: Duration = Duration::from_secs(10);
+/// Guests that are frozen at the same time. Each takes a thread and a connection to libvirt.
+pub const FROZEN_GUESTS: usize = 16;
+/// Pause before the agent tries again to thaw a guest. It doubles.
+pub const THAW_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such pause.
+pub const THAW_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Refusals of a guest agent after which the agent gives up to thaw its guest. A silent guest agent is asked on.
+pub const THAW_REFUSALS: u32 = 5;
+/// Time that a stopping agent waits for the guests that it thaws. The next start thaws the others.
+pub const THAW_STOP: Duration = Duration::from_secs(3);
 /// Guests whose clocks the agent has still to set after they were resumed. It leaves the clocks of more guests alone.
 pub const AGENT_CLOCKS: usize = 256;
 /// Requests to a guest agent to set the clock after its guest was resumed.
@@ -190,6 +202,12 @@ pub const NEIGHBOURS_BYTES: u64 = 1024 * 1024;
 pub const GUEST_ADDRESSES: usize = 16;
 /// Addresses of a guest in List. Describe and GuestInfo have all.
 pub const LIST_ADDRESSES: usize = 4;
+/// File systems of a guest in metrics. A guest names as many as it likes.
+pub const GUEST_FILESYSTEMS: usize = 16;
+/// Length of a mount point in metrics.
+pub const MOUNTPOINT_CHARS: usize = 128;
+/// Age after which the file systems of a guest are no more in metrics: its guest agent was silent three times.
+pub const FILESYSTEMS_KEPT: Duration = Duration::from_secs(900);
 /// Time between two events that tell of changed addresses of one guest. A guest chooses its addresses itself.
 pub const ADDRESS_EVENTS: Duration = Duration::from_secs(30);
 /// Guests whose guest agent's last answer the agent stores. A large host has as many.
@@ -202,12 +220,6 @@ pub const AGENT_TEXT_CHARS: usize = 256;
 pub const PNG_BYTES: usize = 11 * 1024 * 1024;
 /// Header lines that fit on the stack. Common servers accept 100.
 pub const HEADERS_MAX: usize = 100;
-/// File systems of a guest in metrics. A guest names as many as it likes.
-pub const GUEST_FILESYSTEMS: usize = 16;
-/// Length of a mount point in metrics.
-pub const MOUNTPOINT_CHARS: usize = 128;
-/// Age after which the file systems of a guest are no more in metrics: its guest agent was silent three times.
-pub const FILESYSTEMS_KEPT: Duration = Duration::from_secs(900);
 /// Domain handles that a worker caches, each well below 1 KiB. A host has fewer guests. With more,
 /// the worker looks them up again from time to time.
 pub const KEPT_DOMAINS_MAX: usize = 256;

@@ -436,7 +436,7 @@ members!(GuestRequest {
 pub struct GuestResponse {
     /// The guest as it is now. Callers store it, so a success always has it.
     pub guest: Option<Guest>,
-    /// Never set by this agent.
+    /// Set by Thaw alone, where no freeze was in force.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Never set by this agent.

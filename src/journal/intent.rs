@@ -67,6 +67,8 @@ pub enum Verb {
     CloneImage,
     /// Takes snapshots.
     CreateSnapshot,
+    /// Freezes a guest's file systems.
+    Freeze,
 }
 
 /// What recovery does with a verb that did not end.
@@ -88,7 +90,8 @@ impl Verb {
             | Self::AttachNic
             | Self::CreateVolume
             | Self::CloneImage
-            | Self::CreateSnapshot => Direction::Back,
+            | Self::CreateSnapshot
+            | Self::Freeze => Direction::Back,
             Self::Delete | Self::DetachDisk | Self::DetachNic | Self::ResizeDisk => {
                 Direction::Forward
             }
@@ -115,6 +118,7 @@ impl fmt::Display for Verb {
             Self::CreateVolume => "CreateVolume",
             Self::CloneImage => "CloneImage",
             Self::CreateSnapshot => "CreateSnapshot",
+            Self::Freeze => "Freeze",
         })
     }
 }
@@ -174,6 +178,11 @@ pub enum Step {
         /// What makes them.
         maker: String,
     },
+    /// The guest's file systems are frozen.
+    Frozen {
+        /// Its domain.
+        uuid: String,
+    },
     /// The guest's domain, of this uuid, is deleted; one that has its name is another.
     Gone {
         /// The domain that it was.
@@ -208,6 +217,7 @@ impl fmt::Display for Step {
             Self::Nic { mac, .. } => write!(f, "NIC {mac}"),
             Self::Size { volume, .. } => write!(f, "size of {volume}"),
             Self::Snapshot { name, .. } => write!(f, "snapshot {name}"),
+            Self::Frozen { .. } => f.write_str("frozen file systems"),
             Self::Released => f.write_str("leftovers"),
             Self::Leaving { .. } => f.write_str("networks and volumes"),
         }

@@ -161,6 +161,13 @@ impl Journal {
         self.take(is_open, 1).pop()
     }
 
+    /// Takes all open intents of a verb, the oldest first.
+    pub fn open_of_verb(&self, verb: Verb) -> Vec<Entry> {
+        let is_open =
+            |summary: &Summary| summary.verb == verb && matches!(summary.state, State::Open { .. });
+        self.take(is_open, usize::MAX)
+    }
+
     /// Takes the guest's leftovers out of the journal, the oldest first. With `due`, the journal hands out only
     /// leftovers whose next retry is due by that time.
     pub fn leftovers_of(&self, guest: &str, due: Option<Instant>) -> Vec<Entry> {

@@ -123,6 +123,32 @@ impl Domain {
         check_int(done, "virDomainFSTrim").map(drop)
     }
 
+    /// Has the guest's agent write out all file systems and hold back further writes (`virDomainFSFreeze`).
+    ///
+    /// # Errors
+    /// As [`Domain::trim`]. The guest may be frozen then, at once or later.
+    ///
+    /// # Blocking
+    /// As [`Domain::agent_info`].
+    pub fn freeze(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live; NULL stands for all file systems.
+        let done = unsafe { sys::virDomainFSFreeze(self.raw.as_ptr(), ptr::null_mut(), 0, 0) };
+        check_int(done, "virDomainFSFreeze").map(drop)
+    }
+
+    /// Has the guest's agent let all file systems write again (`virDomainFSThaw`), where it has frozen any.
+    ///
+    /// # Errors
+    /// As [`Domain::trim`].
+    ///
+    /// # Blocking
+    /// As [`Domain::agent_info`].
+    pub fn thaw(&self) -> Result<(), Error> {
+        // SAFETY: the domain is live; NULL stands for all file systems.
+        let done = unsafe { sys::virDomainFSThaw(self.raw.as_ptr(), ptr::null_mut(), 0, 0) };
+        check_int(done, "virDomainFSThaw").map(drop)
+    }
+
     /// Has the guest's agent set the password of a user, as text or as crypt(5) hashes it
     /// (`virDomainSetUserPassword`).
     ///

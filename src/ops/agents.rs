@@ -50,7 +50,14 @@ pub enum LeftAlone {
     Silent(Duration),
     /// It is asked something else: by this method, or for this.
     Busy(&'static str),
+    /// It has frozen its file systems, and does nothing else before it has thawed them.
+    Frozen,
+    /// As many other guests are frozen as may be.
+    Full,
 }
+
+/// What a guest agent's turn is for that has frozen its file systems, or is to.
+pub(super) const FROZEN: &str = "Freeze";
 
 impl fmt::Display for LeftAlone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,6 +66,8 @@ impl fmt::Display for LeftAlone {
                 let rest = pause.as_secs().max(1);
                 write!(f, "the guest agent did not answer in time; it is asked again in {rest} s")
             }
+            Self::Frozen => f.write_str("the guest's file systems are frozen"),
+            Self::Full => f.write_str("too many other guests are frozen"),
             Self::Busy(what) => write!(f, "the guest agent is busy with {what}"),
         }
     }
@@ -83,7 +92,7 @@ impl Agents {
     ) -> Result<Turn, LeftAlone> {
         let mut asked = self.asked.lock();
         if let Some((_, other)) = asked.iter().find(|(it, _)| it == guest) {
-            return Err(LeftAlone::Busy(other));
+            return Err(if *other == FROZEN { LeftAlone::Frozen } else { LeftAlone::Busy(other) });
         }
         asked.push((guest.to_owned(), what));
         Ok(Turn { agents: Arc::clone(self), guest: guest.to_owned() })
@@ -155,12 +164,26 @@ impl Turn {
         time: Duration,
         command: Command<'_>,
     ) -> Result<(), Error> {
+        let known = domain.id().map(|run| self.agents.left_alone(&self.guest, run, Instant::now()));
+        match known.flatten() {
+            Some(why) => Err(Error::AgentLeftAlone(why)),
+            None => self.command_now(domain, time, command),
+        }
+    }
+
+    /// The same where the guest agent was silent a moment ago, too.
+    ///
+    /// # Errors
+    /// As [`Turn::command`], without [`Error::AgentLeftAlone`].
+    pub(super) fn command_now(
+        &self,
+        domain: &Domain,
+        time: Duration,
+        command: Command<'_>,
+    ) -> Result<(), Error> {
         // Of a guest that is off libvirt says so.
         let Some(run) = domain.id() else { return Ok(command(domain)?) };
         let began = Instant::now();
-        if let Some(why) = self.agents.left_alone(&self.guest, run, began) {
-            return Err(Error::AgentLeftAlone(why));
-        }
         domain.set_agent_timeout(Some(time))?;
         let done = command(domain);
         // The time is the domain's, for others' commands too.

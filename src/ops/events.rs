@@ -17,6 +17,7 @@ use crate::guest::wire::events::EventsRequest;
 use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, XmlKind};
 use crate::ops::agents::Agents;
 use crate::ops::clocks::Clocks;
+use crate::ops::freezes::Freezes;
 use crate::ops::uses::Uses;
 use crate::ops::{Error, Libvirt, Opener};
 use crate::pool::current;
@@ -41,6 +42,7 @@ pub(super) struct Listeners {
     pub(super) limits: Arc<GuestLimits>,
     pub(super) uses: Arc<Uses>,
     pub(super) agents: Arc<Agents>,
+    pub(super) freezes: Arc<Freezes>,
     pub(super) clocks: Clocks,
 }
 
@@ -138,8 +140,12 @@ impl Thread {
                         }
                         if let DomainChange::Agent { state } = &change {
                             self.listeners.agents.is_connected(&name, *state == "connected");
+                            self.listeners.freezes.look(&name, false);
                         }
                         let change = devices.named(connection, &name, change);
+                        if let DomainChange::Lifecycle { event, .. } = &change {
+                            self.listeners.freezes.look(&name, *event == "stopped");
+                        }
                         self.listeners.clocks.changed(&name, &change);
                         if let Some(what) = What::of_domain(change) {
                             self.events.note(&name, what);

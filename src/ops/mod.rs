@@ -18,6 +18,7 @@ mod domains;
 mod error;
 mod events;
 mod fetches;
+mod freezes;
 mod guest_info;
 mod health;
 mod host_start;
@@ -84,7 +85,7 @@ pub use question::{Posting, Question};
 pub use recovery::{Leftover, Reconciler, StorageSeen};
 pub use session::Session;
 
-use crate::config::fixed::HEALTH_FRESH;
+use crate::config::fixed::{FROZEN_GUESTS, HEALTH_FRESH};
 use crate::config::{Config, Deadlines, HostConfig, MetricsConfig, PoolLimits};
 use crate::events::Events;
 use crate::guest::domain::VirDomain;
@@ -98,6 +99,7 @@ use crate::ops::agents::Agents;
 use crate::ops::clocks::Clocks;
 use crate::ops::events::{GuestLimits, Listeners, Listening};
 use crate::ops::fetches::Fetches;
+use crate::ops::freezes::Freezes;
 use crate::ops::recovery::StatusCache;
 use crate::ops::seeds::SeedKey;
 use crate::ops::uses::Uses;
@@ -119,6 +121,7 @@ pub struct Libvirt {
     /// Where the agent keeps what it must not forget.
     state_dir: Option<PathBuf>,
     agents: Arc<Agents>,
+    freezes: Arc<Freezes>,
     sampler: Sampler,
     events: Arc<Events>,
     _listening: Listening,
@@ -175,8 +178,9 @@ impl Libvirt {
         let volumes = volumes.map_err(io::Error::other)?;
         let jobs = Arc::new(jobs::open(config, &journal).map_err(io::Error::other)?);
         let health = Arc::new(Health::new(config.watch.answer));
-        // One more for the watch, one for fast samples, one for events, and all of slow samples.
+        // One more for the watch, one for fast samples, one for events, and all of slow samples and freezes.
         let askers = config.pool.libvirt_callers() + 4 + config.metrics.slow_late_calls;
+        let askers = askers + FROZEN_GUESTS;
         let uri = &config.host.libvirt_uri;
         let opener = Arc::new(Opener::start(uri, health, askers, &config.watch)?);
         let asked = Arc::clone(&opener);
@@ -186,12 +190,15 @@ impl Libvirt {
         let told = Arc::clone(&uses);
         pool.on_release(move |guest| told.changed(guest));
         let agents = Arc::new(Agents::new(config.metrics.filesystems));
+        let freezes = Freezes::new(&opener, &agents, &journal);
         let listeners = Listeners {
             limits: Arc::clone(&limits),
             uses: Arc::clone(&uses),
             agents: Arc::clone(&agents),
+            freezes: Arc::clone(&freezes),
             clocks: Clocks::start(&pool, &opener, &agents, &events)?,
         };
+        freezes.resume();
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;
         Ok(Self {
             sampler: samples::start(&config.metrics, &opener, &pool, &events)?,
@@ -207,6 +214,7 @@ impl Libvirt {
             jobs,
             status: StatusCache::default(),
             agents,
+            freezes,
             seed_key: SeedKey::new(config.state_dir.clone()),
             state_dir: config.state_dir.clone(),
             calls: Calls::default(),
@@ -253,11 +261,13 @@ impl Libvirt {
         &self.pool
     }
 
-    /// Ends the pool: what runs or waits is finished for up to `grace`; `true` when all of it was.
+    /// Thaws frozen guests and ends the pool: what runs or waits is finished for up to `grace`; `true` when all of it
+    /// was.
     ///
     /// # Blocking
-    /// Up to `grace`.
+    /// Up to `grace`, and some seconds more where a guest cannot be thawed.
     pub fn stop(&self, grace: Duration) -> bool {
+        self.freezes.stop(grace);
         let ended = self.pool.stop(grace);
         for lane in self.pool.snapshot().lanes {
             if let Some(stuck) = lane.oldest {

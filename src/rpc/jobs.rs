@@ -34,10 +34,12 @@ const SECRETS: [(&str, &str); 6] = [
 
 impl Callee {
     /// Whether its calls may become jobs: it changes a guest, a job's file may have all that its request has, and no
-    /// job's thread waits for another job of its kind, as those of Trim would.
+    /// job's thread waits for another job of its kind, as those of Trim would. Of a Freeze that is over when its caller
+    /// asks for it nobody has any use.
     pub(super) fn may_be_job(self) -> bool {
         let (name, effect, method) = self.entry;
-        let is_never = matches!(method, Method::Login(_)) || name == "Trim";
+        let is_never =
+            matches!(method, Method::Login(_)) || ["Trim", "Freeze", "Thaw"].contains(&name);
         self.service == Service::Libvirt && effect == Changes && !is_never
     }
 }

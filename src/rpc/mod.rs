@@ -175,7 +175,7 @@ impl Callee {
             Method::Events(_) | Method::Job(_) | Method::Jobs(_) => return None,
             Method::Leftovers(_) if effect == Reads => return None,
             _ if self.service == Service::ImageStore => Ration::Store,
-            _ if name == "Poweroff" => Ration::Urgent,
+            _ if name == "Poweroff" || name == "Thaw" => Ration::Urgent,
             _ if name == "Delete" => Ration::Delete,
             _ if name == "Trim" => Ration::Trim,
             Method::Shutdown if waits => Ration::Shutdown,

@@ -148,7 +148,7 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 pub(super) type Entry = (&'static str, Effect, Method);
 
-const LIBVIRT: [Entry; 42] = [
+const LIBVIRT: [Entry; 44] = [
     ("CreateGuest", Changes, Method::Plan(dry_run::create_guest)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
     ("Delete", Changes, Method::Plan(dry_run::delete)),
@@ -190,6 +190,8 @@ const LIBVIRT: [Entry; 42] = [
     ("SetPassword", Changes, Method::Login(Libvirt::set_password)),
     ("SetSshKeys", Changes, Method::Login(Libvirt::set_ssh_keys)),
     ("Trim", Changes, Method::Guest(Libvirt::trim)),
+    ("Freeze", Changes, Method::Guest(Libvirt::freeze)),
+    ("Thaw", Changes, Method::Guest(Libvirt::thaw)),
     ("Screenshot", Reads, Method::Screenshot(Libvirt::screenshot)),
 ];
 

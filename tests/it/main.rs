@@ -26,6 +26,7 @@ mod dry_run;
 mod english;
 mod events;
 mod faults;
+mod freezes;
 mod golden;
 mod guest_agent;
 mod harness;

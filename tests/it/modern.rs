@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(90);
 pub(crate) struct Bed {
     pub(crate) stack: &'static Stack,
     pub(crate) agent: Agent,
-    files: Scratch,
+    pub(crate) files: Scratch,
     disk: String,
 }
 

@@ -308,6 +308,7 @@ fn safe_steps(intent: &Intent) -> Vec<Step> {
         | Step::Disk { .. }
         | Step::Nic { .. }
         | Step::Size { .. }
+        | Step::Frozen { .. }
         | Step::Released => false,
     };
     let released = is_delete.then_some(Step::Released);

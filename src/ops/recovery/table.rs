@@ -9,6 +9,7 @@
 //! | `Volume` | destroy it, if it has the guest's mark and no other domain uses it | |
 //! | `Snapshot` | destroy it, if this call made it | |
 //! | `SeedFiles` | remove them, once the domain is gone | the same |
+//! | `Frozen` | have the guest agent thaw the file systems, if the domain runs | |
 //! | `Size` | | set the size of the volume in the definition, and tell the running guest (`ops::resize`) |
 //! | `Leaving` | | remove the networks and volumes that are the guest's and that no other domain uses |
 //! | `Volume` | | destroy the volume, if it has the recorded mark and no domain uses it |
@@ -22,6 +23,7 @@ use std::time::Instant;
 use log::warn;
 
 use super::leftovers::Leftover;
+use crate::config::fixed::AGENT_COMMAND;
 use crate::guest::domain::VirDomain;
 use crate::journal::{Direction, Intent, Step, Verb};
 use crate::libvirt::XmlKind;
@@ -215,6 +217,7 @@ impl InLibvirt {
                 let left = removal.left.into_iter();
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
             }
+            (Step::Frozen { uuid }, Direction::Back) => thaw_if_running(session, id, uuid)?,
             // Storage's, or not this direction's.
             (
                 Step::Volume { .. }
@@ -285,6 +288,19 @@ fn undefine_if_made(session: &mut Session, id: &str, uuid: Option<&str>) -> Resu
         domain.undefine()?;
     }
     Ok(false)
+}
+
+/// Thaws the guest's domain if it is the one of this uuid and runs. The threads of `ops::freezes` do that for what a
+/// crash leaves; this is for a freeze whose thread has panicked.
+fn thaw_if_running(session: &mut Session, id: &str, uuid: &str) -> Result<(), Error> {
+    let Some(domain) = session.find(id)? else { return Ok(()) };
+    if domain.id().is_none() || domain.uuid()? != uuid {
+        return Ok(());
+    }
+    domain.set_agent_timeout(Some(AGENT_COMMAND))?;
+    let thawed = domain.thaw();
+    let reset = domain.set_agent_timeout(None);
+    Ok(thawed.and(reset)?)
 }
 
 /// What recovery did with storage's part.

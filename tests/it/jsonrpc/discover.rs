@@ -22,7 +22,7 @@ const PYTHON: &str = "/usr/bin/python3";
 
 /// A guest's life and all else that there are methods for, in an order in which each of their examples
 /// succeeds.
-const STORY: [&str; 63] = [
+const STORY: [&str; 65] = [
     "Libvirt.CreateGuest",
     "Libvirt.Run",
     "Libvirt.WaitEvents",
@@ -33,6 +33,8 @@ const STORY: [&str; 63] = [
     "Libvirt.SetPassword",
     "Libvirt.SetSshKeys",
     "Libvirt.Trim",
+    "Libvirt.Freeze",
+    "Libvirt.Thaw",
     "Libvirt.Screenshot",
     "Libvirt.Console",
     "Libvirt.Suspend",
@@ -91,11 +93,13 @@ const STORY: [&str; 63] = [
 /// What of it fails here, and how: the test driver has no guest agents, keeps no consoles and attaches no devices, so that
 /// there are none to be detached, a job is done at once, and images are not fetched. `devices` plays what
 /// is about devices with qemu.
-const REFUSED: [(&str, i64); 12] = [
+const REFUSED: [(&str, i64); 14] = [
     ("Libvirt.Console", -32602),
     ("Libvirt.SetPassword", -32011),
     ("Libvirt.SetSshKeys", -32011),
     ("Libvirt.Trim", -32011),
+    ("Libvirt.Freeze", -32011),
+    ("Libvirt.Thaw", -32011),
     ("Libvirt.AttachDisk", -32011),
     ("Libvirt.DetachDisk", -32001),
     ("Libvirt.InsertMedia", -32001),

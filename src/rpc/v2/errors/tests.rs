@@ -130,6 +130,7 @@ fn the_agent_s_own_refusals_have_the_kinds_that_callers_act_upon() {
         (pool::Error::Panicked { what: String::new() }.into(), Kind::Internal),
         (Error::Silent { age: Duration::ZERO }, Kind::Unavailable),
         (Error::AgentLeftAlone(LeftAlone::Busy("Trim")), Kind::Unavailable),
+        (Error::AgentLeftAlone(LeftAlone::Frozen), Kind::Unavailable),
         (Error::NoSample(String::new()), Kind::Unavailable),
         (
             Error::StillRuns { id: String::new(), waited: Duration::ZERO, reason: String::new() },

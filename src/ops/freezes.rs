@@ -1,0 +1,422 @@
+//! Freeze and Thaw: a guest writes nothing to its file systems while somebody takes a snapshot of its disks.
+//!
+//! Each freeze has a thread and a connection of its own, so that no other guest and no other call delays its thaw. The
+//! thread thaws the guest at the latest [`FREEZE_TIME`] after the freeze began, and after a freeze that failed or was
+//! late, which may still take effect. The journal has a freeze from before it begins until the guest is thawed: after a
+//! crash the next start thaws the guest.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use log::{debug, error, info, warn};
+use parking_lot::{Condvar, Mutex};
+
+use crate::config::fixed::{
+    AGENT_COMMAND, FREEZE_TIME, FROZEN_GUESTS, THAW_PAUSE, THAW_PAUSE_MAX, THAW_REFUSALS, THAW_STOP,
+};
+use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
+use crate::journal::{Entry, Journal, Step, Verb};
+use crate::libvirt::{Code, Connection, Domain, Topic};
+use crate::ops::agents::{self, Agents, FROZEN, LeftAlone, Turn};
+use crate::ops::{Error, Libvirt, Opener, Question, named_guest, respond};
+use crate::pool::{self, JobName};
+
+/// The guests that are frozen, or may be.
+pub(super) struct Freezes {
+    opener: Arc<Opener>,
+    agents: Arc<Agents>,
+    journal: Arc<Journal>,
+    all: Mutex<All>,
+    /// A freeze is over.
+    over: Condvar,
+}
+
+#[derive(Default)]
+struct All {
+    /// At most [`FROZEN_GUESTS`], beside those that a crash has left.
+    freezes: Vec<Arc<Freeze>>,
+    /// Whether the agent stops, and freezes no more.
+    is_stopping: bool,
+}
+
+/// One freeze, between its thread and those who wait for it.
+struct Freeze {
+    guest: String,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// What has become of the freeze, until its caller takes it.
+    frozen: Option<Result<(), Error>>,
+    /// Whether the guest is to be thawed now.
+    wants_thaw: bool,
+    /// Whether the thread thaws it.
+    is_thawing: bool,
+    /// Why the last thaw failed, until a caller takes it.
+    failed: Option<Error>,
+    /// Whether the guest is thawed, or nothing more is tried.
+    is_over: bool,
+}
+
+impl Freeze {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until the guest is frozen; one that is not by `deadline` is thawed.
+    fn wait_frozen(&self, deadline: Instant) -> Result<(), Error> {
+        let began = Instant::now();
+        let mut state = self.state.lock();
+        loop {
+            if let Some(frozen) = state.frozen.take() {
+                return frozen;
+            }
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                state.wants_thaw = true;
+                drop(state);
+                self.changed.notify_all();
+                return Err(late("Freeze", &self.guest, began));
+            }
+        }
+    }
+
+    /// Has the guest thawed, and waits for that.
+    fn wait_thawed(&self, deadline: Instant) -> Result<(), Error> {
+        let began = Instant::now();
+        let mut state = self.state.lock();
+        (state.wants_thaw, state.failed) = (true, None);
+        self.changed.notify_all();
+        loop {
+            if state.is_over {
+                return Ok(());
+            }
+            if let Some(why) = state.failed.take() {
+                return Err(why);
+            }
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return Err(late("Thaw", &self.guest, began));
+            }
+        }
+    }
+
+    /// Waits until `time`, or until the guest is to be thawed.
+    fn wait(&self, time: Instant) {
+        let mut state = self.state.lock();
+        while !state.wants_thaw {
+            if self.changed.wait_until(&mut state, time).timed_out() {
+                break;
+            }
+        }
+        state.wants_thaw = false;
+    }
+}
+
+fn late(verb: &str, guest: &str, began: Instant) -> Error {
+    let (what, waited) = (format!("{verb} {guest}"), began.elapsed());
+    let running_since = SystemTime::now().checked_sub(waited).unwrap_or(SystemTime::UNIX_EPOCH);
+    Error::Pool(pool::Error::Late { what, waited, running_since, age: waited })
+}
+
+impl Freezes {
+    /// No guest is frozen, as far as the agent knows before it reads its journal.
+    pub(super) fn new(
+        opener: &Arc<Opener>,
+        agents: &Arc<Agents>,
+        journal: &Arc<Journal>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            opener: Arc::clone(opener),
+            agents: Arc::clone(agents),
+            journal: Arc::clone(journal),
+            all: Mutex::default(),
+            over: Condvar::new(),
+        })
+    }
+
+    /// Thaws the guests that a former run of the agent has frozen, each on a thread of its own. What it gives no thread
+    /// is recovered as other changes are.
+    pub(super) fn resume(self: &Arc<Self>) {
+        for entry in self.journal.open_of_verb(Verb::Freeze) {
+            let guest = entry.intent().guest.clone();
+            warn!("thawing a guest that an earlier run of the agent has frozen; guest={guest:?}");
+            let turn = self.agents.turn(&guest, FROZEN);
+            let started = turn.map(|turn| self.start(&guest, turn, Some(entry)));
+            if let Ok(Err(why)) = started {
+                error!("cannot thaw: {why}; guest={guest:?}");
+            }
+        }
+    }
+
+    /// Starts the thread of a freeze, which an entry has begun or which begins now.
+    fn start(
+        self: &Arc<Self>,
+        guest: &str,
+        turn: Turn,
+        entry: Option<Entry>,
+    ) -> Result<Arc<Freeze>, Error> {
+        let freeze = Arc::new(Freeze {
+            guest: guest.to_owned(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let mut all = self.all.lock();
+        if all.is_stopping {
+            return Err(Error::Pool(pool::Error::Stopping));
+        }
+        if entry.is_none() && all.freezes.len() >= FROZEN_GUESTS {
+            return Err(Error::AgentLeftAlone(LeftAlone::Full));
+        }
+        all.freezes.push(Arc::clone(&freeze));
+        drop(all);
+        let guard = Guard { freezes: Arc::clone(self), freeze: Arc::clone(&freeze) };
+        let thread = Thread { guard, turn, connection: None, is_refused: false };
+        let start = move || thread.run(entry);
+        let started = thread::Builder::new().name("guest-freeze".to_owned()).spawn(start);
+        match started {
+            Ok(_) => Ok(freeze),
+            Err(error) => {
+                warn!("cannot start a thread: {error}");
+                Err(Error::AgentLeftAlone(LeftAlone::Full))
+            }
+        }
+    }
+
+    fn find(&self, guest: &str) -> Option<Arc<Freeze>> {
+        self.all.lock().freezes.iter().find(|freeze| freeze.guest == guest).cloned()
+    }
+
+    /// A guest or its guest agent has started, or is off. What was tried in vain may be possible now.
+    pub(super) fn look(&self, guest: &str, is_off: bool) {
+        if let Some(freeze) = self.find(guest) {
+            freeze.change(|state| state.wants_thaw |= is_off || state.is_thawing);
+        }
+    }
+
+    /// Thaws all guests; none is frozen from now on. What is not thawed is left to the next start.
+    ///
+    /// # Blocking
+    /// Up to `grace`, and [`THAW_STOP`] at most.
+    pub(super) fn stop(&self, grace: Duration) {
+        let deadline = Instant::now() + grace.min(THAW_STOP);
+        let mut all = self.all.lock();
+        all.is_stopping = true;
+        all.freezes.iter().for_each(|freeze| freeze.change(|state| state.wants_thaw = true));
+        while !all.freezes.is_empty() {
+            if self.over.wait_until(&mut all, deadline).timed_out() {
+                for freeze in &all.freezes {
+                    warn!("stopping with a frozen guest; guest={:?}", freeze.guest);
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Ends a freeze with its thread, also where that panics.
+struct Guard {
+    freezes: Arc<Freezes>,
+    freeze: Arc<Freeze>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut all = self.freezes.all.lock();
+        all.freezes.retain(|freeze| !Arc::ptr_eq(freeze, &self.freeze));
+        self.freezes.over.notify_all();
+        drop(all);
+        self.freeze.change(|state| {
+            state.is_over = true;
+            let why = || Err(Error::Pool(pool::Error::Stopping));
+            state.frozen.get_or_insert_with(why);
+        });
+    }
+}
+
+struct Thread {
+    // Dropped in this order: who learns that a freeze is over can ask the guest agent.
+    turn: Turn,
+    guard: Guard,
+    connection: Option<Connection>,
+    /// Whether the guest agent has refused to freeze the guest.
+    is_refused: bool,
+}
+
+impl Thread {
+    fn run(mut self, entry: Option<Entry>) {
+        let freeze = Arc::clone(&self.guard.freeze);
+        let entry = match entry {
+            Some(entry) => entry,
+            None => match self.freeze() {
+                Ok(entry) => entry,
+                // Who waits learns it at the end of this thread.
+                Err(why) => return freeze.state.lock().frozen = Some(Err(why)),
+            },
+        };
+        self.thaw(entry.intent().steps.first());
+        if let Err(error) = entry.settled() {
+            warn!("cannot remove Freeze from the journal; guest={:?}: {error}", freeze.guest);
+        }
+    }
+
+    /// Freezes a guest, and waits until it is to be thawed.
+    ///
+    /// # Errors
+    /// Where the guest agent was not told to freeze it.
+    fn freeze(&mut self) -> Result<Entry, Error> {
+        let freeze = Arc::clone(&self.guard.freeze);
+        let domain = self.domain(&freeze.guest)?;
+        if domain.id().is_none() {
+            // libvirt says so.
+            domain.freeze()?;
+        }
+        // A guest agent that is silent is told nothing that it may do later.
+        match self.turn.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop)) {
+            // It answers, and may not tell its name.
+            Err(why) if is_answer(&why) => {}
+            probed => probed?,
+        }
+        let request = Guest { id: freeze.guest.clone(), ..Guest::default() };
+        let mut entry = self.guard.freezes.journal.begin(Verb::Freeze, &freeze.guest, &request)?;
+        if let Err(error) = entry.note(Step::Frozen { uuid: domain.uuid()? }) {
+            entry.settled()?;
+            return Err(error.into());
+        }
+        let began = Instant::now();
+        let frozen = self.turn.command_within(&domain, FREEZE_TIME, &Domain::freeze);
+        let is_frozen = frozen.is_ok();
+        match &frozen {
+            Ok(()) => info!("file systems are frozen; guest={:?}", freeze.guest),
+            Err(why) => warn!("cannot freeze; thawing: {why}; guest={:?}", freeze.guest),
+        }
+        self.is_refused = frozen.as_ref().is_err_and(is_answer);
+        freeze.change(|state| state.frozen = Some(frozen));
+        if is_frozen {
+            freeze.wait(began + FREEZE_TIME);
+        }
+        Ok(entry)
+    }
+
+    /// Thaws a guest, as often as it takes: until it answers, or its domain is off or gone.
+    fn thaw(&mut self, step: Option<&Step>) {
+        let freeze = Arc::clone(&self.guard.freeze);
+        let Some(Step::Frozen { uuid }) = step else { return };
+        freeze.state.lock().is_thawing = true;
+        let (mut pause, mut refusals, mut is_told) = (THAW_PAUSE, 0, false);
+        loop {
+            let why = match self.try_thaw(&freeze.guest, uuid) {
+                Ok(true) => return info!("file systems are thawed; guest={:?}", freeze.guest),
+                Ok(false) => return debug!("nothing to thaw; guest={:?}", freeze.guest),
+                Err(why) => why,
+            };
+            refusals += u32::from(is_answer(&why));
+            if refusals > 0 && self.is_refused {
+                return debug!("the guest agent neither freezes nor thaws: {why}");
+            }
+            if refusals >= THAW_REFUSALS {
+                return error!("giving up to thaw: {why}; guest={:?}", freeze.guest);
+            }
+            match is_told {
+                true => debug!("cannot thaw; trying again: {why}; guest={:?}", freeze.guest),
+                false => warn!("cannot thaw; trying again: {why}; guest={:?}", freeze.guest),
+            }
+            is_told = true;
+            freeze.change(|state| state.failed = Some(why));
+            freeze.wait(Instant::now() + pause);
+            pause = (2 * pause).min(THAW_PAUSE_MAX);
+        }
+    }
+
+    /// Thaws the guest; `false` where its domain is off or gone.
+    fn try_thaw(&mut self, guest: &str, uuid: &str) -> Result<bool, Error> {
+        let domain = match self.domain(guest) {
+            Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => return Ok(false),
+            found => found?,
+        };
+        if domain.uuid()? != uuid {
+            return Ok(false);
+        }
+        if domain.id().is_none() {
+            return match domain.has_managed_save()? {
+                // It goes on frozen once it is restored.
+                true => Err(Error::Refused("the guest is saved")),
+                false => Ok(false),
+            };
+        }
+        self.turn.command_now(&domain, FREEZE_TIME, &Domain::thaw).map(|()| true)
+    }
+
+    fn domain(&mut self, guest: &str) -> Result<Domain, Error> {
+        let connection = match self.connection.take().filter(Connection::is_alive) {
+            Some(connection) => connection,
+            None => self.guard.freezes.opener.open(Instant::now())?,
+        };
+        Ok(self.connection.insert(connection).lookup_domain_by_name(guest)?)
+    }
+}
+
+/// Whether an error is the answer of a guest agent, which does something else or cannot do this.
+fn is_answer(why: &Error) -> bool {
+    let codes = [Code::INTERNAL_ERROR, Code::OPERATION_UNSUPPORTED];
+    matches!(why, Error::Libvirt(error) if codes.contains(&error.code)) && !why.connection_lost()
+}
+
+impl Libvirt {
+    /// Has the agent of a running guest write what is to be written to all file systems, and hold back all further
+    /// writes until Thaw, for [`FREEZE_TIME`] at most. `virDomainFSFreeze`. Meanwhile the guest agent is asked nothing
+    /// else.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; [`Error::AgentLeftAlone`], also where the guest is frozen;
+    /// that too where [`FROZEN_GUESTS`] others are; what libvirt and the guest agent say. The guest is thawed
+    /// where it may be frozen after an error.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); [`FREEZE_TIME`] and some seconds where the guest
+    /// agent is silent.
+    pub fn freeze(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let deadline = self.change_deadline(&request.args)?;
+        self.opener.health().may_answer()?;
+        let name = JobName::new("Freeze", guest.id.clone()).of_emulator();
+        // Those that ask the guest agent now end first.
+        let permit = match self.freezes.find(&guest.id) {
+            Some(_) => return Err(Error::AgentLeftAlone(LeftAlone::Frozen)),
+            None => agents::permit(&self.pool, &name, deadline)?,
+        };
+        let turn = self.agents.turn(&guest.id, FROZEN).map_err(Error::AgentLeftAlone)?;
+        drop(permit);
+        self.freezes.start(&guest.id, turn, None)?.wait_frozen(deadline)?;
+        Ok(respond(guest))
+    }
+
+    /// Ends a Freeze. The answer's message says where no freeze was in force, because it had ended by itself or never
+    /// begun; then the guest agent is told to thaw all the same. `virDomainFSThaw`.
+    ///
+    /// # Errors
+    /// [`Error::NoGuest`] without an id; what libvirt and the guest agent say. The agent tries on to thaw a guest that
+    /// it has frozen.
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
+    pub fn thaw(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
+        let guest = named_guest(request.guest)?;
+        let deadline = self.change_deadline(&request.args)?;
+        if let Some(freeze) = self.freezes.find(&guest.id) {
+            freeze.wait_thawed(deadline)?;
+            return Ok(respond(guest));
+        }
+        let (id, agents) = (guest.id.clone(), Arc::clone(&self.agents));
+        let question = Question::new("Thaw", guest.id.clone(), deadline, move |session| {
+            let domain = session.domain(&id)?;
+            let turn = agents.turn(&id, "Thaw").map_err(Error::AgentLeftAlone)?;
+            turn.command_within(&domain, AGENT_COMMAND, &Domain::thaw)
+        });
+        self.ask(question.of_emulator())?;
+        let message = "no freeze was in force".to_owned();
+        Ok(GuestResponse { message, ..respond(guest) })
+    }
+}
