@@ -21,6 +21,7 @@ use crate::guest::state::is_as_booted;
 use crate::libvirt::{Code, Domain, DomainChange};
 use crate::ops::addresses::Refresh;
 use crate::ops::agents::{self, Agents, LeftAlone};
+use crate::ops::question::Work;
 use crate::ops::{Error, Opener, Session, begun};
 use crate::pool::{self, Job, JobName, Lane, Pool, current};
 
@@ -183,10 +184,7 @@ impl Thread {
             };
             let guest = &clock.guest;
             let why = match current::carry_out(Instant::now(), || self.set(guest)) {
-                Ok(is_set) => {
-                    if is_set {
-                        debug!("set the guest's clock; guest={guest:?}");
-                    }
+                Ok(()) => {
                     self.wanted.note(&clock, None);
                     continue;
                 }
@@ -213,37 +211,31 @@ impl Thread {
         }
     }
 
-    /// Has a guest's agent set the clock; whether that was needed.
+    /// Has a guest's agent set the clock, if that is needed.
     ///
     /// # Blocking
     /// Up to [`AGENT_LATE`].
-    fn set(&self, guest: &str) -> Result<bool, Error> {
+    fn set(&self, guest: &str) -> Result<(), Error> {
         let name = JobName::new("set the clock of", guest).of_emulator();
         let (id, agents) = (guest.to_owned(), Arc::clone(&self.agents));
         let work = move |session: &mut Session| {
-            session.read(|connection| {
-                let domain = connection.lookup_domain_by_name(&id)?;
-                let (state, reason) = domain.state()?;
-                if is_as_booted(state, reason) {
-                    return Ok(false);
-                }
+            let domain = session.domain(&id)?;
+            let (state, reason) = domain.state()?;
+            if !is_as_booted(state, reason) {
                 let turn = agents.turn(&id, "its clock").map_err(Error::AgentLeftAlone)?;
                 turn.command(&domain, &Domain::sync_time)?;
-                Ok(true)
-            })
+                debug!("set the guest's clock; guest={id:?}");
+            }
+            Ok(())
         };
-        self.ask(name, work)
+        self.ask(name, Box::new(work))
     }
 
     /// Has a worker of the pool ask libvirt something, in turn with those that call where it is a guest agent.
     ///
     /// # Blocking
     /// Up to [`AGENT_LATE`].
-    pub(super) fn ask<T: Send + 'static>(
-        &self,
-        name: JobName,
-        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
+    pub(super) fn ask(&self, name: JobName, work: Work<()>) -> Result<(), Error> {
         let pool = self.pool.upgrade().ok_or(Error::Pool(pool::Error::Stopping))?;
         let deadline = Instant::now() + AGENT_LATE;
         self.opener.health().may_answer()?;

@@ -9,7 +9,7 @@ use crate::os::peer::Share;
 use crate::pool::{self, CallShare, Job, JobName, Lane, NoPermit, Permit, Place, Ration, current};
 
 /// What a worker does for the answer.
-type Work<R> = Box<dyn FnOnce(&mut Session) -> Result<R, Error> + Send>;
+pub(super) type Work<R> = Box<dyn FnOnce(&mut Session) -> Result<R, Error> + Send>;
 
 /// What answers in its stead where it is late, if anything does.
 type StandIn<R> = Box<dyn FnOnce(&Libvirt) -> Option<R> + Send>;

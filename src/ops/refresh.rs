@@ -9,7 +9,7 @@ use std::sync::Arc;
 use log::debug;
 
 use crate::config::fixed::{AGENT_ANSWER, NEIGHBOURS_BYTES};
-use crate::libvirt::{Source, Topic, Wiring};
+use crate::libvirt::{Source, Topic};
 use crate::ops::addresses::{Refresh, neighbours};
 use crate::ops::clocks::Thread;
 use crate::ops::guest_info::told;
@@ -38,9 +38,8 @@ impl Thread {
                     }
                     Err(error) => debug!("cannot read {NEIGHBOURS}: {error}"),
                 }
-                match self.ask_networks(networks.clone()) {
-                    Ok(leases) => self.agents.tell_all(leases, Source::Lease, &self.events),
-                    Err(why) => debug!("cannot ask networks for leases: {why}"),
+                if let Err(why) = self.ask_networks(networks.clone()) {
+                    debug!("cannot ask networks for leases: {why}");
                 }
             }
         }
@@ -51,48 +50,50 @@ impl Thread {
         let name = JobName::new("find the addresses of", guest).of_emulator();
         let (id, agents) = (guest.to_owned(), Arc::clone(&self.agents));
         let events = Arc::clone(&self.events);
-        self.ask(name, move |session: &mut Session| {
-            session.read(|connection| {
-                let domain = connection.lookup_domain_by_name(&id)?;
-                let Some(run) = domain.id() else { return Ok(()) };
-                let turn = agents.turn(&id, "its addresses").map_err(Error::AgentLeftAlone)?;
-                let (found, mounted) = (RefCell::default(), RefCell::default());
-                turn.command_within(&domain, AGENT_ANSWER, &|domain| {
-                    found.replace(domain.addresses(Source::Agent)?);
-                    if agents.wants_filesystems {
-                        // Not every guest agent knows them.
-                        mounted.replace(domain.agent_info(Topic::FileSystems).ok());
-                    }
-                    Ok(())
-                })?;
-                if let Some(params) = mounted.into_inner() {
-                    agents.mount(&id, run, &told(&params).filesystems);
+        let work = move |session: &mut Session| {
+            let domain = session.domain(&id)?;
+            let Some(run) = domain.id() else { return Ok(()) };
+            let turn = agents.turn(&id, "its addresses").map_err(Error::AgentLeftAlone)?;
+            let (found, mounted) = (RefCell::default(), RefCell::default());
+            turn.command_within(&domain, AGENT_ANSWER, &|domain| {
+                found.replace(domain.addresses(Source::Agent)?);
+                if agents.wants_filesystems {
+                    // Not every guest agent knows them.
+                    mounted.replace(domain.agent_info(Topic::FileSystems).ok());
                 }
-                agents.tell(&id, run, found.into_inner(), Source::Agent, &events);
                 Ok(())
-            })
-        })
+            })?;
+            if let Some(params) = mounted.into_inner() {
+                agents.mount(&id, run, &told(&params).filesystems);
+            }
+            agents.tell(&id, run, found.into_inner(), Source::Agent, &events);
+            Ok(())
+        };
+        self.ask(name, Box::new(work))
     }
 
-    /// The leases of these networks. One that has none to tell of is passed over.
-    fn ask_networks(&self, networks: BTreeSet<String>) -> Result<Vec<Wiring>, Error> {
+    /// Looks at the leases of these networks. One that has none to tell of is passed over.
+    fn ask_networks(&self, networks: BTreeSet<String>) -> Result<(), Error> {
+        let (agents, events) = (Arc::clone(&self.agents), Arc::clone(&self.events));
         if networks.is_empty() {
-            return Ok(Vec::new());
+            // Those of a guest that has left its network are over.
+            agents.tell_all(Vec::new(), Source::Lease, &events);
+            return Ok(());
         }
-        let name = JobName::new("find the leases of", "networks");
-        self.ask(name, move |session: &mut Session| {
-            session.read(|connection| {
-                let mut found = Vec::new();
-                for network in &networks {
-                    match connection.lookup_network_by_name(network).and_then(|it| it.leases()) {
-                        Ok(leases) => found.extend(leases),
-                        Err(error) if error.connection_lost() => return Err(error.into()),
-                        Err(_) => {}
-                    }
+        let work = move |session: &mut Session| {
+            let mut found = Vec::new();
+            for network in &networks {
+                let connection = session.connection()?;
+                match connection.lookup_network_by_name(network).and_then(|it| it.leases()) {
+                    Ok(leases) => found.extend(leases),
+                    Err(error) if error.connection_lost() => return Err(error.into()),
+                    Err(_) => {}
                 }
-                Ok(found)
-            })
-        })
+            }
+            agents.tell_all(found, Source::Lease, &events);
+            Ok(())
+        };
+        self.ask(JobName::new("find the leases of", "networks"), Box::new(work))
     }
 }
 
