@@ -178,11 +178,8 @@ pub enum Step {
         /// What makes them.
         maker: String,
     },
-    /// The guest's file systems are frozen.
-    Frozen {
-        /// Its domain.
-        uuid: String,
-    },
+    /// The file systems of the domain of this uuid are frozen.
+    Frozen(String),
     /// The guest's domain, of this uuid, is deleted; one that has its name is another.
     Gone {
         /// The domain that it was.
@@ -217,7 +214,7 @@ impl fmt::Display for Step {
             Self::Nic { mac, .. } => write!(f, "NIC {mac}"),
             Self::Size { volume, .. } => write!(f, "size of {volume}"),
             Self::Snapshot { name, .. } => write!(f, "snapshot {name}"),
-            Self::Frozen { .. } => f.write_str("frozen file systems"),
+            Self::Frozen(_) => f.write_str("frozen file systems"),
             Self::Released => f.write_str("leftovers"),
             Self::Leaving { .. } => f.write_str("networks and volumes"),
         }

@@ -281,7 +281,7 @@ impl Thread {
         }
         let request = Guest { id: freeze.guest.clone(), ..Guest::default() };
         let mut entry = self.guard.freezes.journal.begin(Verb::Freeze, &freeze.guest, &request)?;
-        if let Err(error) = entry.note(Step::Frozen { uuid: domain.uuid()? }) {
+        if let Err(error) = entry.note(Step::Frozen(domain.uuid()?)) {
             entry.settled()?;
             return Err(error.into());
         }
@@ -303,7 +303,7 @@ impl Thread {
     /// Thaws a guest, as often as it takes: until it answers, or its domain is off or gone.
     fn thaw(&mut self, step: Option<&Step>) {
         let freeze = Arc::clone(&self.guard.freeze);
-        let Some(Step::Frozen { uuid }) = step else { return };
+        let Some(Step::Frozen(uuid)) = step else { return };
         freeze.state.lock().is_thawing = true;
         let (mut pause, mut refusals, mut is_told) = (THAW_PAUSE, 0, false);
         loop {

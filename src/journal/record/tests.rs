@@ -44,7 +44,7 @@ fn sample() -> Vec<Step> {
         Step::NetworkStarted("02:00:00:00:00:01".to_owned()),
         Step::SeedFiles("6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f".to_owned()),
         Step::Domain { uuid: None },
-        Step::Frozen { uuid: "6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f".to_owned() },
+        Step::Frozen("6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f".to_owned()),
         Step::Leaving {
             networks: vec!["02:00:00:00:00:01".to_owned()],
             volumes: true,
@@ -103,7 +103,7 @@ fn the_format_is_text_that_people_can_read() {
         r#"{"network_started":"02:00:00:00:00:01"}"#,
         r#"{"seed_files":"6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f"}"#,
         r#"{"domain":{"uuid":null}}"#,
-        r#"{"frozen":{"uuid":"6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f"}}"#,
+        r#"{"frozen":"6a1f2c7e-5b1d-4f0e-9a51-0c8f6c1d2e3f"}"#,
         concat!(
             r#"{"leaving":{"networks":["02:00:00:00:00:01"],"volumes":true,"expected":false,"#,
             r#""kept":["/dev/sdb"]}}"#,

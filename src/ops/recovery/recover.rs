@@ -308,7 +308,7 @@ fn safe_steps(intent: &Intent) -> Vec<Step> {
         | Step::Disk { .. }
         | Step::Nic { .. }
         | Step::Size { .. }
-        | Step::Frozen { .. }
+        | Step::Frozen(_)
         | Step::Released => false,
     };
     let released = is_delete.then_some(Step::Released);

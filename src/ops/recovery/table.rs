@@ -217,7 +217,7 @@ impl InLibvirt {
                 let left = removal.left.into_iter();
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
             }
-            (Step::Frozen { uuid }, Direction::Back) => thaw_if_running(session, id, uuid)?,
+            (Step::Frozen(uuid), Direction::Back) => thaw_if_running(session, id, uuid)?,
             // Storage's, or not this direction's.
             (
                 Step::Volume { .. }
