@@ -62,7 +62,7 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error.to_string()),
         },
-        Command::Create { create, json } => return answer(client::create(config, &create, json)),
+        Command::Create { create, json } => return answer(client::create(config, *create, json)),
         Command::Ssh { id, words } => return answer(client::ssh(config, &id, &words)),
         Command::Ask { ask, json } => return answer(client::run(config, &ask, json)),
         Command::StopGuests { wrong } => stop_guests(config, wrong.as_deref()),

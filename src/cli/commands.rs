@@ -120,8 +120,14 @@ pub enum Command {
 
 /// The words of a command as one text, for errors and for [`Switches::check`].
 pub(super) fn text(words: &[OsString]) -> String {
-    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-    words.join(" ")
+    let mut text = String::new();
+    for word in words {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text += &word.to_string_lossy();
+    }
+    text
 }
 
 /// Understands the words of a command; without any it is the agent.

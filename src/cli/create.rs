@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::cli::Error;
 use crate::cli::commands::utf_8;
@@ -52,7 +52,7 @@ pub(super) fn create(word: &OsString, switches: &Switches) -> Result<Create, Err
     let limit = match switches.value("timeout") {
         None => WAIT_LIMIT,
         Some(_) if wait.is_none() => return wrong("--timeout: requires --wait"),
-        Some(text) => value("timeout", seconds(text))?,
+        Some(text) => seconds(text).map_err(|why| Error::Usage(format!("--timeout: {why}")))?,
     };
     if switches.value("output").is_some_and(|format| format != "json") {
         return wrong("--output: write json");
@@ -61,98 +61,140 @@ pub(super) fn create(word: &OsString, switches: &Switches) -> Result<Create, Err
     Ok(Create { guest, dry_run, prints_request, run, wait, limit })
 }
 
-/// The guest of the options.
-fn described(id: &str, switches: &Switches) -> Result<NewGuest, Error> {
-    let (Some(image), Some(memory)) = (switches.value("image"), switches.value("memory")) else {
-        return wrong("create ID: --image IMAGE and --memory SIZE are required");
-    };
-    let mut disk = json!({ "image": image });
-    if let Some(size) = switches.value("size") {
-        disk["size"] = json!(value("size", mebibytes(size))?);
+/// Reads the value of an option as the API has it.
+type Read = fn(&str) -> Result<Value, String>;
+
+/// Options that are members of the guest, of its disk, and of its seed.
+const OF_GUEST: [(&str, &str, Read); 5] = [
+    ("memory", "memory", size),
+    ("cpu", "cpu", count),
+    ("type", "type", text),
+    ("firmware", "firmware", text),
+    ("cpu-model", "cpu_model", text),
+];
+const OF_DISK: [(&str, &str, Read); 2] = [("image", "image", text), ("size", "size", size)];
+const OF_SEED: [(&str, &str, Read); 2] = [("user", "user", text), ("hostname", "hostname", text)];
+/// What may follow the bridge in `--network`, with the members of the NIC.
+const OF_NIC: [(&str, &str, Read); 4] = [
+    ("vlan", "vlans", tag),
+    ("mac", "mac", text),
+    ("address", "address", with_prefix),
+    ("gateway", "gateway", address),
+];
+
+fn text(value: &str) -> Result<Value, String> {
+    Ok(Value::String(value.to_owned()))
+}
+
+fn size(value: &str) -> Result<Value, String> {
+    mebibytes(value).map(Value::from)
+}
+
+fn count(value: &str) -> Result<Value, String> {
+    number::<u64>(value).map(Value::from)
+}
+
+fn tag(value: &str) -> Result<Value, String> {
+    Ok(Value::Array(vec![count(value)?]))
+}
+
+/// An IP address.
+fn address(value: &str) -> Result<Value, String> {
+    value.parse::<IpAddr>().map_err(|_| String::new())?;
+    text(value)
+}
+
+/// An IP address with the length of its prefix.
+fn with_prefix(value: &str) -> Result<Value, String> {
+    let (ip, prefix) = value.split_once('/').unwrap_or_default();
+    let bits = if ip.contains(':') { 128 } else { 32 };
+    address(ip)?;
+    match number::<u64>(prefix)? {
+        prefix if prefix <= bits => text(value),
+        _ => Err(String::new()),
     }
-    let cpu: u64 = value("cpu", number(switches.value("cpu").unwrap_or("1")))?;
-    let nics = switches.values("network").enumerate();
-    let nics = nics.map(|(index, text)| value("network", nic(id, index, text)));
-    let nics: Vec<Value> = nics.collect::<Result<_, _>>()?;
-    let has_addresses = nics.iter().any(|nic| nic["address"].is_string());
-    let memory = value("memory", mebibytes(memory))?;
-    let mut guest = json!({ "id": id, "memory": memory, "cpu": cpu, "disks": [disk] });
-    if !nics.is_empty() {
-        guest["nics"] = json!(nics);
-    }
-    for (option, member) in [("type", "type"), ("firmware", "firmware"), ("cpu-model", "cpu_model")]
-    {
-        if let Some(text) = switches.value(option) {
-            guest[member] = json!(text);
+}
+
+/// The members that these options give.
+fn members(all: &[(&str, &str, Read)], switches: &Switches) -> Result<Value, Error> {
+    let mut object = Map::new();
+    for (option, member, read) in all {
+        if let Some(value) = switches.value(option) {
+            let value = read(value).map_err(|why| Error::Usage(format!("--{option}: {why}")))?;
+            object.insert((*member).to_owned(), value);
         }
     }
-    let ssh_keys: Vec<_> = switches.values("ssh-key").map(Into::into).collect();
-    let user_data = switches.value("user-data").map(Into::into);
-    let user = switches.value("user");
-    match user {
-        Some(_) if user_data.is_some() => return wrong("--user: not possible with --user-data"),
-        Some(_) if ssh_keys.is_empty() => return wrong("--user: requires --ssh-key"),
-        _ => {}
+    Ok(Value::Object(object))
+}
+
+/// The guest of the options.
+fn described(id: &str, switches: &Switches) -> Result<NewGuest, Error> {
+    if !switches.has("image") || !switches.has("memory") {
+        return wrong("create ID: --image IMAGE and --memory SIZE are required");
     }
-    let hostname = switches.value("hostname");
-    let texts = [("user", user), ("hostname", hostname)];
-    let texts = texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text?))));
-    let seed: Map<String, Value> = texts.collect();
+    let has_data = switches.has("user-data");
+    if switches.has("user") && has_data {
+        return wrong("--user: not possible with --user-data");
+    }
+    if switches.has("user") && !switches.has("ssh-key") {
+        return wrong("--user: requires --ssh-key");
+    }
+    let mut guest = members(&OF_GUEST, switches)?;
+    guest["id"] = id.into();
+    if !switches.has("cpu") {
+        guest["cpu"] = 1.into();
+    }
+    guest["disks"] = Value::Array(vec![members(&OF_DISK, switches)?]);
     // The guest gets the address of a NIC from its seed.
-    if has_addresses || !seed.is_empty() || !ssh_keys.is_empty() || user_data.is_some() {
-        guest["cloud_init"] = Value::Object(seed);
+    let mut has_seed = has_data || switches.has("ssh-key") || switches.has("hostname");
+    let mut nics = Vec::new();
+    for network in switches.values("network") {
+        let Some(nic) = nic(id, nics.len(), network) else {
+            return Err(Error::Usage(format!("--network: {network:?}: write {NETWORK}")));
+        };
+        has_seed |= nic["address"].is_string();
+        nics.push(nic);
     }
+    if !nics.is_empty() {
+        guest["nics"] = Value::Array(nics);
+    }
+    if has_seed {
+        guest["cloud_init"] = members(&OF_SEED, switches)?;
+    }
+    let mut ssh_keys = Vec::new();
+    for file in switches.values("ssh-key") {
+        ssh_keys.push(file.into());
+    }
+    let user_data = switches.value("user-data").map(Into::into);
     Ok(NewGuest::Options { guest, ssh_keys, user_data })
 }
 
-/// The NIC of a `--network`.
-fn nic(id: &str, index: usize, text: &str) -> Result<Value, String> {
-    let cannot = |why: &str| format!("{why}; write {NETWORK}");
-    let mut parts = text.split(',');
-    let network = parts.next().filter(|name| !name.is_empty() && !name.contains('='));
-    let network = network.ok_or_else(|| cannot("it does not begin with a bridge"))?;
-    let mut nic = json!({ "name": format!("eth{index}"), "network": network, "model": "virtio" });
+/// The NIC of a `--network`; `None` where it is not one.
+fn nic(id: &str, index: usize, network: &str) -> Option<Value> {
+    let mut nic = Value::Null;
+    let mut parts = network.split(',');
+    let bridge = parts.next().filter(|name| !name.is_empty() && !name.contains('='))?;
+    nic["name"] = format!("eth{index}").into();
+    nic["network"] = bridge.into();
+    nic["model"] = "virtio".into();
     for part in parts {
-        let (name, text) = part.split_once('=').unwrap_or((part, ""));
-        let (member, set) = match name {
-            "vlan" => ("vlans", text.parse::<i64>().ok().map(|tag| json!([tag]))),
-            "mac" if text.is_empty() => ("mac", None),
-            "mac" => ("mac", Some(json!(text))),
-            "address" => ("address", is_with_prefix(text).then(|| json!(text))),
-            "gateway" => ("gateway", text.parse::<IpAddr>().ok().map(|ip| json!(ip))),
-            _ => return Err(cannot(&format!("{part}: unknown"))),
-        };
-        if !nic[member].is_null() {
-            return Err(cannot(&format!("{name}: given twice")));
+        let (name, value) = part.split_once('=').filter(|(_, value)| !value.is_empty())?;
+        let (_, member, read) = OF_NIC.iter().find(|(known, ..)| *known == name)?;
+        if !nic[*member].is_null() {
+            return None;
         }
-        nic[member] = set.ok_or_else(|| cannot(&format!("{part}: not a value of {name}")))?;
+        nic[*member] = read(value).ok()?;
     }
     if nic["mac"].is_null() {
-        nic["mac"] = json!(mac(id, index));
+        nic["mac"] = mac(id, index).into();
     }
-    Ok(nic)
-}
-
-/// Whether it is an IP address with the length of its prefix.
-fn is_with_prefix(text: &str) -> bool {
-    let (address, prefix) = text.split_once('/').unwrap_or_default();
-    let bits = match address.parse() {
-        Ok(IpAddr::V4(_)) => 32,
-        Ok(IpAddr::V6(_)) => 128,
-        Err(_) => return false,
-    };
-    prefix.parse::<u8>().is_ok_and(|prefix| prefix <= bits)
+    Some(nic)
 }
 
 /// A MAC address for a NIC of a guest: the same each time, so that a repeated command is the same request. It is
 /// locally administered, and of 40 bits that depend on the guest's id.
 fn mac(id: &str, index: usize) -> String {
     let sum = hmac_sha256::Hash::hash(format!("{index} {id}").as_bytes());
-    let bytes = sum.iter().take(5).map(|byte| format!(":{byte:02x}"));
-    format!("02{}", bytes.collect::<String>())
-}
-
-/// The value of an option, or what is wrong with it.
-fn value<T>(option: &str, read: Result<T, String>) -> Result<T, Error> {
-    read.map_err(|why| Error::Usage(format!("--{option}: {why}")))
+    let [a, b, c, d, e, ..] = sum;
+    format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}")
 }

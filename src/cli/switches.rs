@@ -167,13 +167,16 @@ pub(super) const VERSION: &str = "version";
 /// The row of this name, or of this letter where there is no name, for a subcommand that begins
 /// with these words; the first such row of any subcommand otherwise.
 pub(super) fn switch(name: &str, letter: Option<char>, words: &str) -> Option<&'static Switch> {
-    let is_it = |it: &&Switch| match letter {
-        Some(_) => it.short == letter,
-        None => it.name == name,
-    };
-    let mut rows = SWITCHES.iter().filter(is_it);
-    let first = rows.clone().next();
-    rows.find(|it| it.is_of(words)).or(first)
+    let mut found = None;
+    for row in SWITCHES {
+        if (letter.is_some() && row.short == letter) || (letter.is_none() && row.name == name) {
+            if row.is_of(words) {
+                return Some(row);
+            }
+            found = found.or(Some(row));
+        }
+    }
+    found
 }
 
 /// The options of a command line that are not settings, each with its value.
@@ -203,15 +206,20 @@ impl Switches {
     /// # Errors
     /// The first such option.
     pub(super) fn check(&self, words: &str) -> Result<(), Error> {
-        let Some((switch, _)) = self.0.iter().find(|(switch, _)| !switch.is_of(words)) else {
-            return Ok(());
-        };
-        let all: Vec<&str> = SWITCHES
-            .iter()
-            .filter(|it| it.name == switch.name)
-            .flat_map(|it| it.of.iter().copied())
-            .collect();
-        Err(Error::Usage(format!("--{}: valid only with {}", switch.name, all.join(" and "))))
+        for (switch, _) in &self.0 {
+            if switch.is_of(words) {
+                continue;
+            }
+            let mut why = format!("--{}: valid only with", switch.name);
+            for row in SWITCHES.iter().filter(|row| row.name == switch.name) {
+                for command in row.of {
+                    why += if why.ends_with("with") { " " } else { " and " };
+                    why += command;
+                }
+            }
+            return Err(Error::Usage(why));
+        }
+        Ok(())
     }
 
     /// Whether the option is given.

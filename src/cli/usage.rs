@@ -39,14 +39,14 @@ pub fn usage() -> String {
         entry(&mut text, &flag(setting.short, setting.name, &value), &help(setting));
     }
     for switch in SWITCHES {
-        let (value, help) = match switch.value {
-            SwitchValue::None => (String::new(), switch.help.to_owned()),
-            SwitchValue::One(value) => (format!(" {value}"), switch.help.to_owned()),
-            SwitchValue::Many(value) => {
-                (format!(" {value}"), format!("{}; repeatable", switch.help))
-            }
-            SwitchValue::Optional(value) => (format!("[={value}]"), switch.help.to_owned()),
+        let (before, value, after) = match switch.value {
+            SwitchValue::None => ("", "", ""),
+            SwitchValue::One(value) | SwitchValue::Many(value) => (" ", value, ""),
+            SwitchValue::Optional(value) => ("[=", value, "]"),
         };
+        let is_many = matches!(switch.value, SwitchValue::Many(_));
+        let help = [switch.help, if is_many { "; repeatable" } else { "" }].concat();
+        let value = [before, value, after].concat();
         entry(&mut text, &flag(switch.short, switch.name, &value), &help);
     }
     let _ = write!(

@@ -139,22 +139,22 @@ impl Client {
     fn exchange(&self, endpoint: &Endpoint, call: &str, patience: Duration) -> io::Result<Vec<u8>> {
         match endpoint {
             Endpoint::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
+                let mut stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(patience))?;
                 stream.set_write_timeout(Some(patience))?;
                 server::check_unix(&stream)?;
-                post(stream, "localhost", "", call)
+                post(&mut stream, "localhost", "", call)
             }
             Endpoint::Tcp(address) => {
                 let proof = match &self.token_file {
                     Some(file) if !address.ip().to_canonical().is_loopback() => proof(file)?,
                     _ => String::new(),
                 };
-                let stream = TcpStream::connect_timeout(address, CLIENT_CONNECT)?;
+                let mut stream = TcpStream::connect_timeout(address, CLIENT_CONNECT)?;
                 stream.set_read_timeout(Some(patience))?;
                 stream.set_write_timeout(Some(patience))?;
                 server::check_tcp(&stream)?;
-                post(stream, &address.to_string(), &proof, call)
+                post(&mut stream, &address.to_string(), &proof, call)
             }
         }
     }
@@ -176,8 +176,13 @@ fn proof(file: &Path) -> io::Result<String> {
     Err(io::Error::other(format!("cannot read --token-file {}: {why}", file.display())))
 }
 
+/// A connection of any kind: one copy of the code for all.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
 /// Sends the call, with a line of proof or none, and reads to the connection's end.
-fn post(mut stream: impl Read + Write, host: &str, proof: &str, call: &str) -> io::Result<Vec<u8>> {
+fn post(stream: &mut dyn Stream, host: &str, proof: &str, call: &str) -> io::Result<Vec<u8>> {
     let length = call.len();
     let request = format!(
         "POST /rpc HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\

@@ -9,8 +9,8 @@ use crate::client::Error;
 use crate::client::connection::{Client, is_local};
 use crate::client::output::printable;
 use crate::client::progress::Progress;
-use crate::client::verbs::{Params, is_for_people, read, read_params, word, write};
-use crate::client::wait::{self, WaitFor};
+use crate::client::verbs::{Params, is_for_people, of_guest, read, read_params, word, write};
+use crate::client::wait::{Wait, WaitFor, word_of};
 use crate::config::Config;
 use crate::os::kvm;
 
@@ -60,122 +60,114 @@ pub enum NewGuest {
 ///
 /// # Blocking
 /// Twice up to the agent's deadline for changes and 10 s, and then up to `limit`.
-pub fn create(config: &Config, create: &Create, json: bool) -> Result<(), Error> {
-    let params = params(config, create)?;
-    if create.prints_request {
-        return write(&format!("{params:#}\n"));
+pub fn create(config: &Config, create: Create, json: bool) -> Result<(), Error> {
+    let Create { guest, dry_run, prints_request, run, wait, limit } = create;
+    let mut params = params(config, guest)?;
+    if dry_run {
+        params["dry_run"] = true.into();
     }
-    let (client, for_people) = (Client::new(config)?, is_for_people(json));
-    let call = |method: &str, params: &Value, what: &str| {
-        let _progress = Progress::of(printable(what));
-        client.call(&format!("Libvirt.{method}"), &json!([params]))
-    };
-    let id = params["guest"]["id"].as_str().unwrap_or_default();
-    let mut answer = call("CreateGuest", &params, &format!("CreateGuest {id}"))?;
-    if answer["plan"].is_object() {
-        let text = if for_people { plan(id, &answer["plan"]) } else { format!("{answer}\n") };
-        write(&text)?;
-        return match answer["plan"]["problems"] == json!([]) {
-            true => Ok(()),
-            false => Err(Error::Answered(format!("cannot create {id}: the plan has problems"))),
-        };
-    }
-    let tell = |text: String| if for_people { write(&format!("{text}\n")) } else { Ok(()) };
-    tell(match answer["job"].as_str() {
-        Some(job) => format!("{} is created by the job {}", printable(id), printable(job)),
-        None => format!("{} created", word(&answer["guest"]["id"])),
-    })?;
-    if create.run {
-        let guest = json!({ "guest": { "id": id } });
-        let waiting = match create.wait {
-            Some(what) => Some(wait::Wait::before_run(&client, id, what)?),
-            None => None,
-        };
-        let running = call("Run", &guest, &format!("Run {id}"))?;
-        if let Some(guest) = answer.get_mut("guest").and_then(Value::as_object_mut) {
-            guest.insert("state".to_owned(), running["guest"]["state"].clone());
-        }
-        tell(format!("{} {}", printable(id), word(&running["guest"]["state"])))?;
-        if let Some(waiting) = waiting {
-            let address = {
-                let _progress = Progress::of(waiting.title());
-                waiting.until_done(create.limit)?
-            };
-            if let (Some(address), Some(answer)) = (address, answer.as_object_mut()) {
-                tell(format!("{} {address}", printable(id)))?;
-                answer.insert("address".to_owned(), json!(address));
-            }
-        }
-    }
-    if for_people { Ok(()) } else { write(&format!("{answer}\n")) }
-}
-
-/// The parameters of CreateGuest.
-fn params(config: &Config, create: &Create) -> Result<Value, Error> {
-    let mut params = match &create.guest {
-        NewGuest::File(file) => {
-            let guest = read_params(&Params::File(file.clone()))?;
-            // A whole parameter is understood as well as the guest alone.
-            if guest["guest"].is_object() { guest } else { json!({ "guest": guest }) }
-        }
-        NewGuest::Options { guest, ssh_keys, user_data } => {
-            let mut guest = guest.clone();
-            if guest["type"].is_null() && is_local(config) && !kvm::runs_guests() {
-                guest["type"] = json!("qemu");
-            }
-            let keys = ssh_keys.iter().map(|file| public_keys(file)).collect::<Result<Vec<_>, _>>();
-            seed(&mut guest, keys?.concat(), user_data.as_deref())?;
-            json!({ "guest": guest })
-        }
-    };
-    if create.dry_run {
-        params["dry_run"] = json!(true);
-    }
-    let has_nic = params["guest"]["nics"].as_array().is_some_and(|nics| !nics.is_empty());
-    if create.wait == Some(WaitFor::Ssh) && !has_nic {
+    if wait == Some(WaitFor::Ssh) && params["guest"]["nics"].get(0).is_none() {
         let why = "cannot wait for SSH: the guest has no NIC; add --network BRIDGE";
         return Err(Error::Asked(why.to_owned()));
     }
-    let is_job = params["async"] == true || params["args"]["mistify.async"] == "true";
-    if create.run && is_job {
+    if run && (params["async"] == true || params["args"]["mistify.async"] == "true") {
         let why = "cannot run a guest that a job creates: remove --run, or async from the file";
         return Err(Error::Asked(why.to_owned()));
     }
-    Ok(params)
+    if prints_request {
+        return write(&format!("{params:#}\n"));
+    }
+    let (client, for_people) = (Client::new(config)?, is_for_people(json));
+    let id = word_of(&params["guest"]["id"]);
+    let call = |method: &str, params: &Value| {
+        let _progress = Progress::of(printable(&format!("{method} {id}")));
+        client.call(&format!("Libvirt.{method}"), params)
+    };
+    let mut answer = call("CreateGuest", &params)?;
+    let mut text = match () {
+        () if !answer["plan"].is_null() => plan(&answer["plan"]),
+        () if !answer["job"].is_null() => format!("job {}\n", word(&answer["job"])),
+        () => printable(&id) + " created\n",
+    };
+    if run && answer["plan"].is_null() {
+        let waiting = match wait {
+            Some(what) => Some(Wait::before_run(&client, &id, what)?),
+            None => None,
+        };
+        let mut running = call("Run", &of_guest(&id))?;
+        text += &format!("{} {}\n", printable(&id), word(&running["guest"]["state"]));
+        if let Some(guest) = answer.get_mut("guest").filter(|guest| guest.is_object()) {
+            guest["state"] = running["guest"]["state"].take();
+        }
+        if for_people {
+            write(&text)?;
+            text.clear();
+        }
+        if let Some(waiting) = waiting {
+            let progress = Progress::of(waiting.title.clone());
+            let address = waiting.until_done(limit)?;
+            drop(progress);
+            text += &format!("{} {address}\n", printable(&id));
+            if answer.is_object() {
+                answer["address"] = address.into();
+            }
+        }
+    }
+    write(&if for_people { text } else { format!("{answer}\n") })?;
+    match answer["plan"]["problems"].get(0) {
+        Some(_) => Err(Error::Answered(format!("cannot create {id}: the plan has problems"))),
+        None => Ok(()),
+    }
+}
+
+/// The parameters of CreateGuest for this guest.
+fn params(config: &Config, guest: NewGuest) -> Result<Value, Error> {
+    let (mut guest, ssh_keys, user_data) = match guest {
+        NewGuest::File(file) => {
+            let guest = read_params(&Params::File(file))?;
+            // A whole parameter is understood as well as the guest alone.
+            let is_whole = guest["guest"].is_object();
+            return Ok(if is_whole { guest } else { json!({ "guest": guest }) });
+        }
+        NewGuest::Options { guest, ssh_keys, user_data } => (guest, ssh_keys, user_data),
+    };
+    if guest["type"].is_null() && is_local(config) && !kvm::runs_guests() {
+        guest["type"] = "qemu".into();
+    }
+    let mut all = Vec::new();
+    for file in ssh_keys {
+        all.extend(keys(&read(&file)?).map_err(|why| cannot_use("--ssh-key", &file, &why))?);
+    }
+    seed(&mut guest, all, user_data.as_deref())?;
+    Ok(json!({ "guest": guest }))
 }
 
 /// Adds keys and user data to the seed. A seed with user data of its own has the keys in its vendor data, which
 /// cloud-init merges with the user data.
-fn seed(guest: &mut Value, keys: Vec<String>, user_data: Option<&Path>) -> Result<(), Error> {
-    if let Some(file) = user_data {
-        let text = read(file)?;
-        if text.trim().is_empty() {
-            return Err(cannot_use("--user-data", file, "it is empty"));
+fn seed(guest: &mut Value, keys: Vec<Value>, user_data: Option<&Path>) -> Result<(), Error> {
+    let Some(file) = user_data else {
+        if !keys.is_empty() {
+            guest["cloud_init"]["ssh_keys"] = keys.into();
         }
-        guest["cloud_init"]["user_data"] = json!(text);
-    }
-    if keys.is_empty() {
         return Ok(());
+    };
+    let text = read(file)?;
+    if text.trim().is_empty() {
+        return Err(cannot_use("--user-data", file, "it is empty"));
     }
-    if user_data.is_none() {
-        guest["cloud_init"]["ssh_keys"] = json!(keys);
-    } else {
-        let config = json!({ "ssh_authorized_keys": keys });
-        guest["cloud_init"]["vendor_data"] = json!(format!("#cloud-config\n{config}\n"));
+    guest["cloud_init"]["user_data"] = text.into();
+    if !keys.is_empty() {
+        let config = format!("#cloud-config\n{}\n", json!({ "ssh_authorized_keys": keys }));
+        guest["cloud_init"]["vendor_data"] = config.into();
     }
     Ok(())
-}
-
-/// The keys in a file, a line each.
-fn public_keys(file: &Path) -> Result<Vec<String>, Error> {
-    keys(&read(file)?).map_err(|why| cannot_use("--ssh-key", file, &why))
 }
 
 /// The keys in a text, a line each; no blank lines and no comments.
 ///
 /// # Errors
 /// A private key, a line that is not a public key, a text without any.
-pub(super) fn keys(text: &str) -> Result<Vec<String>, String> {
+pub(super) fn keys(text: &str) -> Result<Vec<Value>, String> {
     if PRIVATE.iter().any(|mark| text.contains(mark)) {
         let why = "it contains a private key; name the file of the public key (.pub)";
         return Err(why.to_owned());
@@ -192,7 +184,7 @@ pub(super) fn keys(text: &str) -> Result<Vec<String>, String> {
         if !is_key || !KEY_TYPES.iter().any(|known| kind.starts_with(known)) {
             return Err(format!("line {number} is not an OpenSSH public key"));
         }
-        keys.push(line.to_owned());
+        keys.push(line.into());
     }
     if keys.is_empty() {
         return Err("it has no public key".to_owned());
@@ -204,29 +196,25 @@ fn cannot_use(option: &str, file: &Path, why: &str) -> Error {
     Error::Asked(format!("cannot use {option} {}: {why}", file.display()))
 }
 
-/// A plan in words.
-fn plan(id: &str, plan: &Value) -> String {
-    let each = |member: &str| plan[member].as_array().into_iter().flatten();
-    let mut text = format!("CreateGuest {} would:\n", printable(id));
-    for step in each("steps") {
-        text += &format!("  {} {}", word(&step["what"]), word(&step["name"]));
-        if step["detail"].is_string() {
-            text += &format!(" ({})", word(&step["detail"]));
-        }
-        text.push('\n');
-        if step["command"].is_array() {
-            let words: Vec<_> =
-                step["command"].as_array().into_iter().flatten().map(word).collect();
-            text += &format!("    {}\n", words.join(" "));
+/// A plan in words: a line for each step, problem and warning.
+fn plan(plan: &Value) -> String {
+    let mut text = String::new();
+    for member in ["steps", "problems", "warnings"] {
+        for it in plan[member].as_array().into_iter().flatten() {
+            text += member.trim_end_matches('s');
+            text += ": ";
+            for part in [it, &it["what"], &it["name"], &it["detail"]] {
+                if part.is_string() {
+                    text += &word(part);
+                    text.push(' ');
+                }
+            }
+            text.truncate(text.trim_end().len());
+            text.push('\n');
         }
     }
-    if let Some(message) = plan["message"].as_str() {
-        text += &format!("  nothing: {}\n", printable(message));
-    }
-    for (member, title) in [("problems", "problem"), ("warnings", "warning")] {
-        for words in each(member) {
-            text += &format!("{title}: {}\n", word(words));
-        }
+    if plan["message"].is_string() {
+        text += &(word(&plan["message"]) + "\n");
     }
     text
 }

@@ -11,8 +11,12 @@ impl Table {
     }
 
     /// Adds a row of as many cells as there are titles.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
+    pub(super) fn row(&mut self, cells: &[String]) {
+        let mut row = Vec::new();
+        for cell in cells {
+            row.push(printable(cell));
+        }
+        self.rows.push(row);
     }
 
     /// All of it, each line with its end.
@@ -66,8 +70,8 @@ mod tests {
     #[test]
     fn columns_stand_below_each_other() {
         let mut table = Table::new(&["GUEST", "CPU"]);
-        table.row(["a".to_owned(), "100".to_owned()]);
-        table.row(["long\x1bname".to_owned(), "7".to_owned()]);
+        table.row(&["a".to_owned(), "100".to_owned()]);
+        table.row(&["long\x1bname".to_owned(), "7".to_owned()]);
         let expected = "GUEST      CPU\na          100\nlong\u{fffd}name    7\n";
         assert_eq!(table.text(), expected);
     }

@@ -1,19 +1,19 @@
 //! The addresses of a guest, and the subcommand `ssh`.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::client::Error;
 use crate::client::connection::Client;
 use crate::client::output::printable;
 use crate::client::progress::Progress;
-use crate::client::verbs::word;
+use crate::client::verbs::{of_guest, word};
 use crate::config::Config;
 use crate::config::fixed::{SSH_ADDRESSES, SSH_ANSWER, SSH_GREETING_BYTES};
 
@@ -21,15 +21,6 @@ use crate::config::fixed::{SSH_ADDRESSES, SSH_ANSWER, SSH_GREETING_BYTES};
 const PORT: u16 = 22;
 /// The program that `ssh` runs, found in `PATH`.
 const SSH: &str = "ssh";
-
-/// The addresses of a guest that this host may connect to, the best first; at most [`SSH_ADDRESSES`].
-///
-/// # Errors
-/// As [`Client::call`].
-pub(super) fn addresses(client: &Client, id: &str) -> Result<Vec<IpAddr>, Error> {
-    let info = client.call("Libvirt.GuestInfo", &json!([{ "guest": { "id": id } }]))?;
-    Ok(usable(&info["addresses"]))
-}
 
 /// The addresses of GuestInfo's list that a guest can have, in the order of the list; those of IPv4 that work on the
 /// link alone come last. The guest itself names some of them: what is no address of a guest is left out, such as
@@ -54,38 +45,43 @@ pub(super) fn usable(listed: &Value) -> Vec<IpAddr> {
     wide
 }
 
-/// Whether an SSH server of another host greets at this address.
+/// The first of these addresses at which an SSH server greets.
 ///
 /// # Errors
-/// Why it is not known to.
+/// What each address does instead.
 ///
 /// # Blocking
-/// Up to twice [`SSH_ANSWER`].
-pub(super) fn greets(address: IpAddr) -> Result<(), String> {
-    greets_at(SocketAddr::new(address, PORT))
+/// Up to 16 times [`SSH_ANSWER`].
+pub(super) fn first_that_greets(addresses: &[IpAddr]) -> Result<IpAddr, String> {
+    let mut why = String::new();
+    for address in addresses {
+        match greets_at(SocketAddr::new(*address, PORT)) {
+            Ok(true) => return Ok(*address),
+            Ok(false) => why += &format!("{address}: no SSH server of a guest greets; "),
+            Err(error) => why += &format!("{address}: {error}; "),
+        }
+    }
+    Err(if why.is_empty() { "no address is known".to_owned() } else { why })
 }
 
-fn greets_at(address: SocketAddr) -> Result<(), String> {
-    let why = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect_timeout(&address, SSH_ANSWER).map_err(why)?;
-    // The kernel connects to an address of its own from the same address. A guest may have named it.
-    if stream.local_addr().map_err(why)?.ip() == address.ip() {
-        return Err("it is an address of this host".to_owned());
-    }
+/// Whether an SSH server of another host greets at this address.
+fn greets_at(address: SocketAddr) -> io::Result<bool> {
     let deadline = Instant::now() + SSH_ANSWER;
+    let mut stream = TcpStream::connect_timeout(&address, SSH_ANSWER)?;
+    // The kernel connects to an address of its own from the same address. A guest may have named it.
+    if stream.local_addr()?.ip() == address.ip() {
+        return Ok(false);
+    }
+    stream.set_read_timeout(Some(SSH_ANSWER))?;
     let (mut greeting, mut part) = (Vec::new(), [0; 256]);
     while !is_greeting(&greeting) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || greeting.len() >= SSH_GREETING_BYTES {
-            return Err("connected, but no SSH server greets".to_owned());
-        }
-        stream.set_read_timeout(Some(left)).map_err(why)?;
-        match stream.read(&mut part).map_err(why)? {
-            0 => return Err("closes the connection without a greeting".to_owned()),
-            read => greeting.extend(part.iter().take(read)),
+        let read = stream.read(&mut part)?;
+        greeting.extend_from_slice(part.get(..read).unwrap_or_default());
+        if read == 0 || greeting.len() > SSH_GREETING_BYTES || Instant::now() > deadline {
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Whether a line is the server's identification (RFC 4253, section 4.2); others may precede it.
@@ -100,30 +96,21 @@ pub(super) fn is_greeting(bytes: &[u8]) -> bool {
 /// That no address answers; that there is no ssh.
 ///
 /// # Blocking
-/// Up to 16 times [`SSH_ANSWER`], and as long as two calls take.
+/// As [`first_that_greets`], and as long as two calls take.
 pub fn ssh(config: &Config, id: &str, words: &[OsString]) -> Result<(), Error> {
     let client = Client::new(config)?;
     let progress = Progress::of(printable(&format!("looking for an address of {id}")));
-    let guest = json!([{ "guest": { "id": id } }]);
+    let guest = of_guest(id);
     let uuid = word(&client.call("Libvirt.Describe", &guest)?["uuid"]);
     let info = client.call("Libvirt.GuestInfo", &guest)?;
-    let mut tried = Vec::new();
-    for address in usable(&info["addresses"]) {
-        match greets(address) {
-            Ok(()) => {
-                drop(progress);
-                let error = command(address, &uuid, words).exec();
-                return Err(Error::Asked(format!("cannot run {SSH}: {error}")));
-            }
-            Err(why) => tried.push(format!("{address}: {why}")),
-        }
-    }
-    let why = match info["message"].as_str() {
-        _ if !tried.is_empty() => tried.join("; "),
-        Some(message) => format!("no address is known; {message}"),
-        None => "no address is known".to_owned(),
-    };
-    Err(Error::Answered(format!("cannot reach {id} by SSH: {why}")))
+    let found = first_that_greets(&usable(&info["addresses"]));
+    drop(progress);
+    let address = found.map_err(|why| {
+        let why = format!("cannot reach {id} by SSH: {why}; {}", word(&info["message"]));
+        Error::Answered(why.trim_end_matches([';', ' ']).to_owned())
+    })?;
+    let error = command(address, &uuid, words).exec();
+    Err(Error::Asked(format!("cannot run {SSH}: {error}")))
 }
 
 /// The command. Guests get addresses that other guests had, so ssh knows the host key by the guest's uuid.
@@ -139,6 +126,8 @@ mod tests {
     use std::io::Write;
     use std::net::TcpListener;
     use std::thread;
+
+    use serde_json::json;
 
     use super::*;
 
@@ -198,8 +187,7 @@ mod tests {
             // The client may be gone.
             let _ = stream.write_all(b"SSH-2.0-x\r\n");
         });
-        let why = greets_at(address).unwrap_err();
-        assert_eq!(why, "it is an address of this host");
+        assert!(matches!(greets_at(address), Ok(false)));
         server.join().unwrap();
     }
 

@@ -145,7 +145,7 @@ fn rates(before: &BTreeMap<String, Sample>, now: &mut BTreeMap<String, Sample>) 
 fn table(rates: &[Rates]) -> String {
     let mut table = Table::new(&["GUEST", "STATE", "CPU %", "READ/s", "WRITE/s", "IN/s", "OUT/s"]);
     for each in rates {
-        table.row([
+        table.row(&[
             printable(&each.id),
             each.state.clone(),
             format!("{:.1}", each.cpu_percent),

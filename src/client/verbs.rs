@@ -144,9 +144,7 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
             };
             (method.clone(), params, method)
         }
-        Ask::Guest { method, id } => {
-            (libvirt(method), json!([{ "guest": { "id": id } }]), format!("{method} {id}"))
-        }
+        Ask::Guest { method, id } => (libvirt(method), of_guest(id), format!("{method} {id}")),
         Ask::Shutdown { id, wait, force_after } => {
             let params = json!({ "guest": { "id": id }, "wait": wait, "force_after": force_after });
             (libvirt("Shutdown"), json!([params]), format!("Shutdown {id}"))
@@ -154,10 +152,15 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
         Ask::List => (libvirt("List"), json!([{}]), "List".to_owned()),
         Ask::Leftovers { guest, remove } => {
             let method = if *remove { "RemoveLeftovers" } else { "Leftovers" };
-            (libvirt(method), json!([{ "guest": { "id": guest } }]), method.to_owned())
+            (libvirt(method), of_guest(guest), method.to_owned())
         }
         Ask::Metrics(_) | Ask::Top => (libvirt("AllMetrics"), json!([{}]), "AllMetrics".to_owned()),
     })
+}
+
+/// The parameters of a method that needs a guest's id alone.
+pub(super) fn of_guest(id: &str) -> Value {
+    json!([{ "guest": { "id": id } }])
 }
 
 pub(super) fn read_params(params: &Params) -> Result<Value, Error> {
@@ -226,7 +229,7 @@ fn list(guests: &Value) -> String {
             false => word(&guest["state"]),
         };
         let address = address(guest);
-        table.row([word(&guest["id"]), state, memory, guest["cpu"].to_string(), address]);
+        table.row(&[word(&guest["id"]), state, memory, guest["cpu"].to_string(), address]);
     }
     table.text()
 }
@@ -241,7 +244,7 @@ fn leftovers(found: &Value) -> String {
     let mut table = Table::new(&["GUEST", "METHOD", "SINCE", "STATE", "WHY"]);
     for left in found.as_array().into_iter().flatten() {
         let text = ["guest", "method", "since", "state", "why"].map(|member| word(&left[member]));
-        table.row(text);
+        table.row(&text);
     }
     table.text()
 }
@@ -259,11 +262,11 @@ fn metrics(guest: &Value) -> String {
     let mut cpus = Table::new(&["CPU", "SECONDS", "VCPU SECONDS"]);
     for (index, cpu) in guest["cpu"].as_array().into_iter().flatten().enumerate() {
         let seconds = |name| format!("{:.2}", number(cpu, name));
-        cpus.row([index.to_string(), seconds("cpu_time"), seconds("vcpu_time")]);
+        cpus.row(&[index.to_string(), seconds("cpu_time"), seconds("vcpu_time")]);
     }
     let mut disks = Table::new(&["DISK", "READS", "READ", "WRITES", "WRITTEN"]);
     for (name, disk) in guest["disk"].as_object().into_iter().flatten() {
-        disks.row([
+        disks.row(&[
             name.clone(),
             count(disk, "read_ops"),
             amount(disk, "read_bytes"),
@@ -273,7 +276,7 @@ fn metrics(guest: &Value) -> String {
     }
     let mut nics = Table::new(&["NIC", "RECEIVED", "PACKETS", "SENT", "PACKETS"]);
     for (name, nic) in guest["nic"].as_object().into_iter().flatten() {
-        nics.row([
+        nics.row(&[
             name.clone(),
             amount(nic, "rx_bytes"),
             count(nic, "rx_packets"),

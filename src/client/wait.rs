@@ -1,5 +1,6 @@
 //! The wait for a guest that was started: until its SSH server greets, or cloud-init is done.
 
+use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::connection::Client;
 use crate::client::output::printable;
-use crate::client::verbs::word;
+use crate::client::verbs::{of_guest, word};
 use crate::client::{Error, reach};
 use crate::config::fixed::{WAIT_INTERVAL, WAIT_PAUSE_MIN};
 
@@ -25,17 +26,10 @@ pub(super) struct Wait<'c> {
     client: &'c Client,
     id: String,
     what: WaitFor,
-    /// The console log before the guest's start.
-    before: Before,
-}
-
-/// What is known of a console log before the start of a guest.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Before {
-    /// The guest was off, and this was the log.
-    Log(String),
-    /// The guest was running already.
-    Running,
+    /// What the guest is waited for, for people.
+    pub(super) title: String,
+    /// The console log up to the guest's start.
+    before: String,
 }
 
 impl<'c> Wait<'c> {
@@ -44,97 +38,80 @@ impl<'c> Wait<'c> {
     /// # Errors
     /// A guest without a console log, where the wait needs it; as [`Client::call`].
     pub(super) fn before_run(client: &'c Client, id: &str, what: WaitFor) -> Result<Self, Error> {
-        let mut wait = Self { client, id: id.to_owned(), what, before: Before::Running };
-        if what == WaitFor::CloudInit && wait.call("Status")?["guest"]["state"] != "running" {
-            wait.before = Before::Log(wait.console()?);
+        let name = if what == WaitFor::Ssh { "an SSH server" } else { "cloud-init" };
+        let title = printable(&format!("waiting for {name} of {id}"));
+        let mut wait = Self { client, id: id.to_owned(), what, title, before: String::new() };
+        if what == WaitFor::CloudInit {
+            let is_running = wait.call("Status")?["guest"]["state"] == "running";
+            wait.before = word_of(&wait.call("Console")?["console"]);
+            if is_running {
+                let length = before_boot(&wait.before).len();
+                wait.before.truncate(length);
+            }
         }
         Ok(wait)
     }
 
-    /// What is waited for, for people.
-    pub(super) fn title(&self) -> String {
-        let what = match self.what {
-            WaitFor::Ssh => "an SSH server",
-            WaitFor::CloudInit => "cloud-init",
-        };
-        format!("waiting for {what} of {}", printable(&self.id))
-    }
-
-    /// Waits, at most so long; the address by which the guest can be reached, as far as one is known.
+    /// Waits, at most so long; the address by which the guest can be reached, empty where none is known.
     ///
     /// # Errors
     /// A guest that is off, cloud-init's failures, the end of the time; as [`Client::call`], but a connection
-    /// that fails is tried again.
+    /// that fails is tried again: the agent may be restarted meanwhile.
     ///
     /// # Blocking
     /// Up to `limit`, and as long as its last look takes.
-    pub(super) fn until_done(&self, limit: Duration) -> Result<Option<String>, Error> {
+    pub(super) fn until_done(&self, limit: Duration) -> Result<String, Error> {
         let deadline = Instant::now() + limit;
         let mut after = Value::Null;
         loop {
-            let last = match self.look(deadline) {
-                Ok(Ok(address)) => return Ok(address),
-                Ok(Err(why)) => why,
-                // The agent may be restarted meanwhile.
+            let why = match self.look() {
                 Err(Error::Unreached(why)) => why,
-                Err(error) => return Err(error),
+                other => return other,
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let (title, seconds) = (self.title(), limit.as_secs());
-                return Err(Error::Answered(format!(
-                    "timed out after {seconds} s {title}: {last}"
-                )));
+                let (title, seconds) = (&self.title, limit.as_secs());
+                let why = format!("timed out after {seconds} s {title}: {why}");
+                return Err(Error::Answered(why.trim_end_matches([';', ' ']).to_owned()));
             }
             self.pause(&mut after, left.min(WAIT_INTERVAL));
         }
     }
 
-    /// Looks once: the address where the wait is over, else what is missing.
-    fn look(&self, deadline: Instant) -> Result<Result<Option<String>, String>, Error> {
+    /// Looks once: the address where the wait is over.
+    ///
+    /// # Errors
+    /// [`Error::Unreached`] with what is missing; others where the wait cannot succeed.
+    fn look(&self) -> Result<String, Error> {
         let status = self.call("Status")?;
-        let mut state = word(&status["guest"]["state"]);
-        let is_off = ["shutoff", "crashed"].contains(&state.as_str());
-        let is_running = state == "running";
-        if status["guest"]["reason"].is_string() {
-            state += &format!(" ({})", word(&status["guest"]["reason"]));
-        }
-        if is_off {
-            let (id, title) = (&self.id, self.title());
-            return Err(Error::Answered(format!("{id} went {state} while {title}")));
-        }
-        match self.what {
-            _ if !is_running => Ok(Err(format!("the guest is {state}"))),
-            WaitFor::Ssh => self.look_for_ssh(deadline),
-            WaitFor::CloudInit => self.look_for_cloud_init(),
-        }
-    }
-
-    fn look_for_ssh(&self, deadline: Instant) -> Result<Result<Option<String>, String>, Error> {
-        let mut last = "no address is known".to_owned();
-        for address in reach::addresses(self.client, &self.id)? {
-            match reach::greets(address) {
-                Ok(()) => return Ok(Ok(Some(address.to_string()))),
-                Err(why) => last = format!("{address}: {why}"),
+        let (state, reason) = (word(&status["guest"]["state"]), word(&status["guest"]["reason"]));
+        let not_yet = |why: &str| Err(Error::Unreached(why.to_owned()));
+        match state.as_str() {
+            "running" => {}
+            "shutoff" | "crashed" => {
+                let why = format!("{} went {state} while {} {reason}", self.id, self.title);
+                return Err(Error::Answered(why.trim_end().to_owned()));
             }
-            if Instant::now() >= deadline {
-                break;
+            _ => return Err(Error::Unreached(format!("the guest is {state} {reason}"))),
+        }
+        if self.what == WaitFor::CloudInit {
+            let console = word_of(&self.call("Console")?["console"]);
+            let Some(errors) = cloud_init_errors(after(&console, &self.before)) else {
+                return not_yet("its end is not in the console log");
+            };
+            if !errors.is_empty() {
+                let why = format!("cloud-init of {} reports errors: {errors}", self.id);
+                return Err(Error::Answered(why));
             }
         }
-        Ok(Err(last))
-    }
-
-    fn look_for_cloud_init(&self) -> Result<Result<Option<String>, String>, Error> {
-        let console = self.console()?;
-        let Some(errors) = cloud_init_errors(since(&console, &self.before)) else {
-            return Ok(Err("its end is not in the console log".to_owned()));
-        };
-        if !errors.is_empty() {
-            let (id, errors) = (&self.id, errors.join("; "));
-            return Err(Error::Answered(format!("cloud-init of {id} reports errors: {errors}")));
+        let addresses = reach::usable(&self.call("GuestInfo")?["addresses"]);
+        if self.what == WaitFor::CloudInit {
+            return Ok(addresses.first().map(IpAddr::to_string).unwrap_or_default());
         }
-        let address = reach::addresses(self.client, &self.id)?.into_iter().next();
-        Ok(Ok(address.map(|address| address.to_string())))
+        match reach::first_that_greets(&addresses) {
+            Ok(address) => Ok(address.to_string()),
+            Err(why) => not_yet(&why),
+        }
     }
 
     /// Ends with an event of the guest, or after this time; never at once.
@@ -142,9 +119,9 @@ impl<'c> Wait<'c> {
         let began = Instant::now();
         let mut params = json!({ "guest": self.id, "timeout": time.as_secs().max(1) });
         if !after.is_null() {
-            params["after"] = after.clone();
+            params["after"] = after.take();
         }
-        match self.client.call("Libvirt.WaitEvents", &json!([params])) {
+        match self.client.call("Libvirt.WaitEvents", &params) {
             Ok(mut page) => *after = page["next"].take(),
             // Other callers wait, or the agent is away.
             Err(_) => thread::sleep(time),
@@ -152,33 +129,29 @@ impl<'c> Wait<'c> {
         thread::sleep(WAIT_PAUSE_MIN.saturating_sub(began.elapsed()));
     }
 
-    fn console(&self) -> Result<String, Error> {
-        Ok(self.call("Console")?["console"].as_str().unwrap_or_default().to_owned())
-    }
-
     fn call(&self, method: &str) -> Result<Value, Error> {
-        let guest = json!([{ "guest": { "id": self.id } }]);
-        self.client.call(&format!("Libvirt.{method}"), &guest)
+        self.client.call(&format!("Libvirt.{method}"), &of_guest(&self.id))
     }
+}
+
+/// A text with all of its characters.
+pub(super) fn word_of(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// The part of a running guest's log before it was started; nothing where the kernel's first line is not there.
+pub(super) fn before_boot(log: &str) -> &str {
+    const KERNEL: &str = "] Linux version ";
+    let boot = log.split(KERNEL).last().unwrap_or_default();
+    log.strip_suffix(boot).unwrap_or_default()
 }
 
 /// The most failures of cloud-init that an error names, and the most characters of each.
 pub(super) const ERRORS_MAX: usize = 8;
 pub(super) const ERROR_CHARS: usize = 200;
-/// How the kernel's first line begins.
-const KERNEL: &str = "] Linux version ";
-
-/// What the log says since the guest was started.
-pub(super) fn since<'l>(log: &'l str, before: &Before) -> &'l str {
-    match before {
-        Before::Log(before) => after(log, before),
-        Before::Running => log.rfind(KERNEL).map_or(log, |at| &log[at..]),
-    }
-}
-
 /// The part of a log that is not in an earlier reading of it. Only the end of a log is read, so its beginning may have
 /// gone since; all of it is new where nothing of the earlier reading is left.
-fn after<'l>(log: &'l str, before: &str) -> &'l str {
+pub(super) fn after<'l>(log: &'l str, before: &str) -> &'l str {
     const HEAD_CHARS: usize = 64;
     // A character that was cut in two.
     let whole = log.trim_start_matches(char::REPLACEMENT_CHARACTER);
@@ -190,11 +163,13 @@ fn after<'l>(log: &'l str, before: &str) -> &'l str {
     rest.or_else(|| log.strip_prefix(before)).unwrap_or(log)
 }
 
-/// The failures of cloud-init in this part of a console log, at most [`ERRORS_MAX`]; `None` where it has not ended.
+/// The failures of cloud-init in this part of a console log, at most [`ERRORS_MAX`], each with `; ` behind it; `None` where
+/// cloud-init has not ended.
 ///
 /// The end is cloud-init's own `final_message`, or what systemd says of the target or of the last service. Modules
 /// that fail are warnings of cloud-init's log, which it also writes to the console.
-pub(super) fn cloud_init_errors(log: &str) -> Option<Vec<String>> {
+pub(super) fn cloud_init_errors(log: &str) -> Option<String> {
+    const LAST: [&str; 3] = ["cloud-final.", "user/final scripts", "cloud-init-main."];
     const FAILURES: [&str; 5] = [
         ".py[CRITICAL]: ",
         ".py[ERROR]: ",
@@ -202,22 +177,20 @@ pub(super) fn cloud_init_errors(log: &str) -> Option<Vec<String>> {
         ".py[WARNING]: Failed to run ",
         ".py[WARNING]: Running module ",
     ];
-    let (mut has_ended, mut errors) = (false, Vec::new());
+    let (mut has_ended, mut count, mut errors) = (false, 0, String::new());
     for line in log.lines() {
-        let has = |all: &[&str]| all.iter().all(|text| line.contains(text));
-        let is_final = has(&["Cloud-init v. ", " finished at "]);
-        let failed = has(&["FAILED", "Failed to start "]);
-        let is_last = ["cloud-final.", "user/final scripts", "cloud-init-main."];
-        let is_last = is_last.iter().any(|unit| line.contains(unit));
-        let is_target = ["cloud-init.target", "Cloud-init target"];
-        let is_target =
-            is_target.iter().any(|unit| line.contains(unit)) && has(&["Reached target"]);
-        has_ended |= is_final || is_target || failed && is_last;
-        let is_error = is_final && has(&["DataSourceNone"])
-            || failed && (is_last || line.contains("cloud-"))
-            || FAILURES.iter().any(|mark| line.contains(mark));
-        if is_error && errors.len() < ERRORS_MAX {
-            errors.push(printable(line.trim()).chars().take(ERROR_CHARS).collect());
+        let has = |text: &str| line.contains(text);
+        let has_any = |all: &[&str]| all.iter().any(|text| line.contains(text));
+        let is_final = has("Cloud-init v. ") && has(" finished at ");
+        let failed = has("FAILED") && has("Failed to start ");
+        let is_last = failed && has_any(&LAST);
+        has_ended |= is_final || is_last;
+        has_ended |= has("Reached target") && has_any(&["cloud-init.target", "Cloud-init target"]);
+        let is_error = is_final && has("DataSourceNone") || failed && has("cloud-");
+        if (is_error || is_last || has_any(&FAILURES)) && count < ERRORS_MAX {
+            count += 1;
+            errors.extend(printable(line.trim()).chars().take(ERROR_CHARS));
+            errors += "; ";
         }
     }
     has_ended.then_some(errors)
@@ -241,7 +214,8 @@ mod tests {
 
     #[test]
     fn cloud_init_has_ended_when_the_console_says_so() {
-        let errors = |parts: &[&str]| cloud_init_errors(&parts.concat()).map(|errors| errors.len());
+        let errors =
+            |parts: &[&str]| cloud_init_errors(&parts.concat()).map(|it| it.matches("; ").count());
         assert_eq!(errors(&[KERNEL_LINE, MODULE]), None);
         assert_eq!(errors(&["root@web:~# grep finished at Cloud-init\r\n"]), None);
         for end in [FINAL, TARGET] {
@@ -261,21 +235,20 @@ mod tests {
     #[test]
     fn an_earlier_boots_log_does_not_count() {
         let first = [KERNEL_LINE, FINAL, TARGET, &"login: \r\n".repeat(90)].concat();
-        let off = Before::Log(first.clone());
-        assert_eq!(since(&first, &off), "");
+        assert_eq!(after(&first, &first), "");
         let second = [&first[..], KERNEL_LINE].concat();
-        assert_eq!(since(&second, &off), KERNEL_LINE);
+        assert_eq!(after(&second, &first), KERNEL_LINE);
         // The answer has the end of the log alone.
         for lost in [1, 50, 300, first.len() - 200] {
-            assert_eq!(since(&second[lost..], &off), KERNEL_LINE, "{lost}");
+            assert_eq!(after(&second[lost..], &first), KERNEL_LINE, "{lost}");
         }
         let cut = ["\u{fffd}", &second[3..]].concat();
-        assert_eq!(since(&cut, &off), KERNEL_LINE);
+        assert_eq!(after(&cut, &first), KERNEL_LINE);
         // A log that was rotated has nothing of the earlier boot.
-        assert_eq!(since(FINAL, &off), FINAL);
-        assert_eq!(since(&second, &Before::Log(String::new())), second);
+        assert_eq!(after(FINAL, &first), FINAL);
+        assert_eq!(after(&second, ""), second);
         // A guest that was running: since the kernel's first line.
-        assert_eq!(cloud_init_errors(since(&second, &Before::Running)), None);
-        assert_eq!(since(FINAL, &Before::Running), FINAL);
+        assert_eq!(cloud_init_errors(after(&second, before_boot(&second))), None);
+        assert_eq!(after(FINAL, before_boot(FINAL)), FINAL);
     }
 }

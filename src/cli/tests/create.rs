@@ -163,7 +163,7 @@ fn create_refuses_options_that_contradict() {
         let Error::Usage(why) = error(&[&common[..], &["--network", network]].concat()) else {
             panic!("{network}")
         };
-        assert!(why.starts_with("--network: ") && why.contains("; write BRIDGE["), "{why}");
+        assert!(why.starts_with("--network: ") && why.contains(": write BRIDGE["), "{why}");
     }
 }
 
