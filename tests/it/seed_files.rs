@@ -1,9 +1,10 @@
 //! Seeds of files: Ignition's configuration and systemd's credentials.
 
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -240,6 +241,28 @@ fn a_host_without_zfs_has_seeds_of_files() {
     assert_eq!(fs::read_dir(state.path().join("seeds")).expect("a directory").count(), 0);
 }
 
+/// What libvirt's helper makes AppArmor's profile of a guest with.
+const AA_HELPER: &str = "/usr/lib/libvirt/virt-aa-helper";
+
+/// The rules of AppArmor's profile of a guest, as libvirt would make it when the guest starts.
+fn apparmor_profile(stack: &Stack, id: &str) -> String {
+    let uuid = stack.virsh_ok(&["domuuid", id]);
+    let mut helper = Command::new(AA_HELPER)
+        .args(["--dryrun", "--replace", "--uuid", &format!("libvirt-{}", uuid.trim())])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let xml = stack.virsh_ok(&["dumpxml", id]);
+    let mut input = helper.stdin.take().expect("it is piped");
+    input.write_all(xml.as_bytes()).expect("it reads");
+    drop(input);
+    let output = helper.wait_with_output().expect("it ends");
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Whether every user can enter the directory of the tests' scratch files.
 fn open_to_all() -> Result<(), Skip> {
     let is_closed = |path: &&Path| {
@@ -275,6 +298,11 @@ fn a_directory_closed_to_qemu_is_named() {
     bed.agent.ok("CreateGuest", &made);
     let owner = || fs::metadata(&seed_files(&bed)[0]).expect("one").uid();
     let before = owner();
+    if Path::new(AA_HELPER).exists() {
+        let rule = format!("{:?} r,", seed_files(&bed)[0]);
+        let profile = apparmor_profile(&stack, "closed");
+        assert!(profile.contains(&rule), "{rule} in {profile}");
+    }
     bed.agent.ok("Run", &made);
     assert_ne!(owner(), before, "libvirt has given it to QEMU's user");
     bed.agent.ok("Poweroff", &made);

@@ -105,13 +105,15 @@ impl Stack {
             Cgroup::V2 => "v2",
             Cgroup::V1 => "v1",
         };
+        // What qemu can do depends on its user, who may not open /dev/kvm.
+        let cache = format!("{}/qemu-capabilities-of-{user}", env!("CARGO_TARGET_TMPDIR"));
         let mut unshare = Command::new("unshare")
             .args(["-m", "-n", "-p", "--fork", "--mount-proc", "--kill-child"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stack/up.sh"))
             .env("STACK_CGROUP", mode)
             .env("STACK_BRIDGE", bridge)
             .env("STACK_USER", user)
-            .env("STACK_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/qemu-capabilities"))
+            .env("STACK_CACHE", cache)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -103,6 +103,11 @@ private_folders() {
     printf '%s\n' "user = \"$user\"" "group = \"$user\"" 'security_driver = "none"' \
         >>/run/etc-libvirt/qemu.conf
     mount --bind /run/etc-libvirt /etc/libvirt
+    if [ "$user" != root ] && [ -e /dev/kvm ]; then
+        # As udev has it. libvirt asks qemu again and again what it can do where only root may open it.
+        mknod -m 666 /run/kvm c 10 232
+        mount --bind /run/kvm /dev/kvm
+    fi
     if [ -n "${STACK_CACHE:-}" ]; then
         mkdir -p "$STACK_CACHE" /var/cache/libvirt/qemu/capabilities
         mount --bind "$STACK_CACHE" /var/cache/libvirt/qemu/capabilities
