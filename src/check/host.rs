@@ -96,27 +96,22 @@ pub(super) fn bridges(config: &Config) -> Vec<Finding> {
 /// The bridges that NICs of guests name and the host has not.
 fn missing_bridges(config: &Config) -> Result<Vec<Finding>, libvirt::Error> {
     let connection = Connection::open(&config.host.libvirt_uri)?;
-    let mut missing: Vec<(String, Vec<String>)> = Vec::new();
+    let mut missing = Vec::new();
     for domain in connection.list_domains()? {
         // One that is gone meanwhile, or cannot be read, needs no bridge here.
-        let Ok(xml) = domain.xml(XmlKind::Inactive) else { continue };
-        let Ok(guest) = VirDomain::from_xml(&xml) else { continue };
+        let Ok(guest) = VirDomain::from_xml(&domain.xml(XmlKind::Inactive).unwrap_or_default())
+        else {
+            continue;
+        };
         for (_, bridge) in bridges_of(&connection, &guest)? {
-            if !is_bridge_missing(&bridge, &config.host) {
-                continue;
-            }
-            match missing.iter_mut().find(|(name, _)| *name == bridge) {
-                Some((_, guests)) => guests.push(guest.name.clone()),
-                None => missing.push((bridge, vec![guest.name.clone()])),
+            if is_bridge_missing(&bridge, &config.host) {
+                let seen = format!("{bridge} does not exist: cannot start {}", guest.name);
+                let remedy = format!("create it, such as by ip link add {bridge} type bridge");
+                missing.push(Finding::warn("bridges", seen, remedy));
             }
         }
     }
-    let finding = |(bridge, guests): (String, Vec<String>)| {
-        let seen = format!("{bridge} does not exist: cannot start {}", guests.join(", "));
-        let remedy = format!("create it, such as by ip link add {bridge} type bridge");
-        Finding::warn("bridges", seen, remedy)
-    };
-    Ok(missing.into_iter().map(finding).collect())
+    Ok(missing)
 }
 
 fn linux_bridges() -> Vec<String> {

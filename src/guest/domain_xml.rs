@@ -107,17 +107,17 @@ pub(crate) fn with_fw_cfg(
     items: &[(String, String)],
 ) -> Result<String, Error> {
     let mut domain = Element::from_xml(xml, "domain")?;
+    let mut entries = write_fw_cfg(items).unwrap_or_default();
     let is_fw_cfg =
-        |element: &Element| element.name == "sysinfo" && element.attribute("type") == "fwcfg";
-    let (own, mut rest): (Vec<_>, Vec<_>) = domain.children.into_iter().partition(is_fw_cfg);
-    let entries = own.into_iter().flat_map(|info| info.children);
-    let others = entries.filter(|entry| !entry.attribute("file").starts_with(directory));
-    let info = write_fw_cfg(items).unwrap_or_else(|| Element::new("sysinfo").with("type", "fwcfg"));
-    let info = info.containing(others);
-    if !info.children.is_empty() {
-        rest.push(info);
+        |element: &&mut Element| element.name == "sysinfo" && element.attribute("type") == "fwcfg";
+    match domain.children.iter_mut().find(is_fw_cfg) {
+        Some(info) => {
+            info.children.retain(|entry| !entry.attribute("file").starts_with(directory));
+            info.children.append(&mut entries.children);
+        }
+        // Another tool has removed all.
+        None => domain.children.push(entries),
     }
-    domain.children = rest;
     Ok(domain.to_xml())
 }
 

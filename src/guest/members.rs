@@ -213,11 +213,9 @@ pub(crate) fn secret_text<'de, T: From<String>, A: MapAccess<'de>>(
 pub(crate) fn secret_texts<'de, T: From<BTreeMap<String, String>>, A: MapAccess<'de>>(
     map: &mut A,
 ) -> Result<T, A::Error> {
-    let json = map.next_value::<Option<Box<RawValue>>>()?;
-    let read = json.map_or(Ok(None), |json| serde_json::from_str(json.get()));
-    let read: Option<BTreeMap<String, String>> =
-        read.map_err(|_| A::Error::custom("expected an object of strings; its content is secret"))?;
-    Ok(read.unwrap_or_default().into())
+    dictionary(map)
+        .map(T::from)
+        .map_err(|_| A::Error::custom("expected an object of strings; its content is secret"))
 }
 
 /// Reads an array; `null` is the empty one.

@@ -1,8 +1,6 @@
 //! The agent's own network with NAT and DHCP, for hosts without a bridge: made when a NIC first needs it, and never
 //! removed. A reservation is made and removed with the network of its NIC.
 
-use log::info;
-
 use crate::config::{BridgeType, Nat};
 use crate::guest::nat::{NatNetwork, host_xml, network_xml};
 use crate::guest::wire::Nic;
@@ -34,10 +32,7 @@ pub(super) fn ensure(
     let network = match find(connection)? {
         Some(network) => network,
         None => match connection.define_network(&network_xml(nat)) {
-            Ok(network) => {
-                info!("created network {NETWORK} with addresses of {nat}");
-                network
-            }
+            Ok(network) => network,
             // Another call may have been faster.
             Err(refused) => find(connection)?.ok_or(refused)?,
         },
@@ -45,12 +40,11 @@ pub(super) fn ensure(
     let made_with = read(&network)?.made_with;
     if made_with != nat.to_string() {
         let whose = match made_with.as_str() {
-            "" => "was not made by this agent".to_owned(),
-            made_with => format!("has the addresses {made_with}"),
+            "" => "is not this agent's",
+            _ => "has other addresses",
         };
         return Err(ops::Error::Taken(format!(
-            "cannot provide {nat}: network {NETWORK} exists and {whose}; \
-             run virsh net-destroy and net-undefine when nobody uses it"
+            "cannot provide {nat}: network {NETWORK} exists and {whose}; remove it by virsh net-destroy and net-undefine"
         )));
     }
     network.set_autostart()?;
@@ -77,15 +71,17 @@ pub(super) fn reserve(
         return Ok(());
     }
     let Some(network) = find(connection)? else { return Ok(()) };
-    let (own, others): (Vec<_>, Vec<_>) =
-        read(&network)?.hosts.into_iter().partition(|(mac, _)| mac.eq_ignore_ascii_case(&nic.mac));
-    if let Some((mac, _)) = others.iter().find(|(_, reserved)| reserved == address) {
-        return Err(ops::Error::Taken(format!("address {address} is reserved for NIC {mac}")));
-    }
-    match own.first() {
-        Some((_, reserved)) if reserved == address => return Ok(()),
-        Some((mac, reserved)) => network.reserve(Reservation::Remove, &host_xml(mac, reserved))?,
+    let hosts = read(&network)?.hosts;
+    let is_own = |mac: &str| mac.eq_ignore_ascii_case(&nic.mac);
+    match hosts.iter().find(|(_, reserved)| reserved == address) {
+        Some((mac, _)) if is_own(mac) => return Ok(()),
+        Some((mac, _)) => {
+            return Err(ops::Error::Taken(format!("address {address} is reserved for NIC {mac}")));
+        }
         None => {}
+    }
+    if let Some((mac, reserved)) = hosts.iter().find(|(mac, _)| is_own(mac)) {
+        network.reserve(Reservation::Remove, &host_xml(mac, reserved))?;
     }
     Ok(network.reserve(Reservation::Add, &host_xml(&nic.mac, address))?)
 }

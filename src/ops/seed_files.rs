@@ -13,6 +13,7 @@ use crate::guest::seed::files::{contents, items};
 use crate::guest::wire::Guest;
 use crate::libvirt::{Code, Connection};
 use crate::ops::Error;
+use crate::ops::seeds::at;
 use crate::os::{files, own};
 
 const DIRECTORY: &str = "seeds";
@@ -52,8 +53,11 @@ impl SeedFiles {
 
     /// The items of a guest's seed, each with the path of its file.
     pub(super) fn items(&self, guest: &Guest) -> Vec<(String, String)> {
-        let path = |name| self.directory.join(name).to_string_lossy().into_owned();
-        items(guest).into_iter().map(|(item, name)| (item, path(name))).collect()
+        let (directory, mut items) = (self.directory.to_string_lossy(), items(guest));
+        for (_, file) in &mut items {
+            *file = format!("{directory}/{file}");
+        }
+        items
     }
 
     /// Makes the files of a guest's seed; each is the new one or the former one, whole, whatever happens. They are
@@ -88,7 +92,10 @@ impl SeedFiles {
     /// # Errors
     /// When the directory cannot be read, or a file not be removed.
     pub(super) fn keep_only(&self, guest: &Guest) -> io::Result<()> {
-        let kept = contents(guest);
+        self.remove_except(&contents(guest))
+    }
+
+    fn remove_except(&self, kept: &[(String, String)]) -> io::Result<()> {
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             if !kept.iter().any(|(name, _)| entry.file_name() == name.as_str()) {
@@ -109,7 +116,8 @@ impl SeedFiles {
         if !self.exist() {
             return Ok(false);
         }
-        gone(fs::remove_dir_all(&self.directory))
+        self.remove_except(&[])
+            .and_then(|()| gone(fs::remove_dir(&self.directory)))
             .map_err(|error| at("remove", &self.directory, &error))?;
         Ok(true)
     }
@@ -163,10 +171,6 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
-}
-
-fn at(what: &str, path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -78,6 +78,9 @@ impl SeedKey {
     }
 }
 
+/// What a libvirt job of SetSeed does.
+type Work = Box<dyn FnOnce(&mut Session) -> Result<(), Error> + Send>;
+
 /// What may be done for a fingerprint.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum May {
@@ -117,7 +120,8 @@ fn new_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     Ok(key)
 }
 
-fn at(what: &str, path: &Path, error: &io::Error) -> io::Error {
+/// The error of what was to be done with a file.
+pub(super) fn at(what: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
 }
 
@@ -192,7 +196,7 @@ impl Libvirt {
     pub fn set_seed(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = named_guest(request.guest)?;
         let faults = guest.cloud_init.iter().flat_map(CloudInit::faults);
-        if let Some(fault) = faults.chain(files::faults(&guest)).next() {
+        if let Some(fault) = faults.chain(files::fault(&guest)).next() {
             return Err(fault.into());
         }
         let is_new = args::is_new_instance(&request.args)?;
@@ -246,7 +250,12 @@ impl Libvirt {
             stored.change_request(&domain, |request| request.seed = asked.seed.clone())?;
             files.keep_only(&asked).map_err(Error::Seed)
         };
-        self.held("SetSeed", deadline, hold, set, |_, _| {})
+        self.set_seed_by(Box::new(set), hold, deadline)
+    }
+
+    /// One libvirt job of SetSeed.
+    fn set_seed_by(&self, work: Work, hold: &Hold, deadline: Instant) -> Result<(), Error> {
+        self.held("SetSeed", deadline, hold, work, |_, _| {})
     }
 
     /// SetSeed of a disk for cloud-init.
@@ -293,7 +302,7 @@ impl Libvirt {
                 if instance == uuid { String::new() } else { instance };
             stored.change_request(&domain, |request| request.seed = seed)
         };
-        self.held("SetSeed", deadline, hold, keep, |_, _| {})
+        self.set_seed_by(Box::new(keep), hold, deadline)
     }
 
     /// Destroys the seed of a domain and makes it again. The old one cannot be written: libvirt has given it to

@@ -169,10 +169,10 @@ fn a_network_of_others_is_not_touched() {
     let disks = Scratch::new();
     let agent = agent(&stack, &disks);
     for (mark, why) in [
-        ("", "was not made by this agent"),
+        ("", "is not this agent's"),
         (
             "<metadata><m:nat xmlns:m='http://mistify.io/xml/guest/1' addresses='10.0.0.0/24'/></metadata>",
-            "has the addresses 10.0.0.0/24",
+            "has other addresses",
         ),
     ] {
         let xml = format!("<network><name>{NETWORK}</name>{mark}<bridge name='other0'/></network>");

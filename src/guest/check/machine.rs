@@ -122,7 +122,7 @@ pub fn faults(guest: &Guest) -> Vec<Invalid> {
     }
     let mut found: Vec<Invalid> = found.into_iter().flatten().collect();
     found.extend(guest.cloud_init.iter().flat_map(CloudInit::faults));
-    found.extend(seed::files::faults(guest));
+    found.extend(seed::files::fault(guest));
     for (i, nic) in guest.nics.iter().enumerate() {
         found.extend(nic_faults(&format!("nics[{i}]"), nic));
     }

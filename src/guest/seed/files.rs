@@ -93,53 +93,57 @@ pub fn is_on_disk(fingerprint: &str) -> bool {
 
 /// Returns the files of a guest's seed: the name of each and what it has.
 pub fn contents(guest: &Guest) -> Vec<(String, String)> {
-    let ignition =
-        (!guest.ignition.0.is_empty()).then(|| (IGNITION.to_owned(), guest.ignition.0.clone()));
-    let credentials = guest.credentials.0.iter();
-    let credentials =
-        credentials.map(|(name, value)| (format!("credential-{name}"), value.clone()));
-    ignition.into_iter().chain(credentials).collect()
+    let mut found = Vec::new();
+    if !guest.ignition.0.is_empty() {
+        found.push((IGNITION.to_owned(), guest.ignition.0.clone()));
+    }
+    for (name, value) in &guest.credentials.0 {
+        found.push((credential_file(name), value.clone()));
+    }
+    found
 }
 
 /// Returns the items of a guest's seed: the name of each, and that of its file.
 pub fn items(guest: &Guest) -> Vec<(String, String)> {
-    let of = |(file, _): (String, String)| match file.strip_prefix("credential-") {
-        Some(name) => vec![(format!("{CREDENTIAL_ITEMS}{name}"), file.clone())],
-        None => IGNITION_ITEMS.map(|item| (item.to_owned(), file.clone())).into(),
-    };
-    contents(guest).into_iter().flat_map(of).collect()
+    let mut found = Vec::new();
+    if !guest.ignition.0.is_empty() {
+        for item in IGNITION_ITEMS {
+            found.push((item.to_owned(), IGNITION.to_owned()));
+        }
+    }
+    for name in guest.credentials.0.keys() {
+        found.push((CREDENTIAL_ITEMS.to_owned() + name, credential_file(name)));
+    }
+    found
+}
+
+fn credential_file(name: &str) -> String {
+    format!("credential-{name}")
 }
 
 /// Returns what is wrong with the members that say what a guest's seed is. No error repeats what they say.
-pub fn faults(guest: &Guest) -> Vec<Invalid> {
-    let fault = |member: &str, fault| Invalid::Member { member: member.to_owned(), fault };
-    let mut found = Vec::new();
-    if let [first, second, ..] = given(guest)[..] {
-        found.push(fault(second, Fault::Beside(first)));
-    }
-    let Secret(ignition) = &guest.ignition;
+pub fn fault(guest: &Guest) -> Option<Invalid> {
+    let (Secret(ignition), Credentials(credentials)) = (&guest.ignition, &guest.credentials);
+    let member = if ignition.is_empty() { CREDENTIALS } else { IGNITION };
     let is_object = ignition.trim_start().starts_with('{')
         && serde_json::from_str::<IgnoredAny>(ignition).is_ok();
-    if !ignition.is_empty() && !is_object {
-        found.push(fault(IGNITION, Fault::NotObject));
-    }
-    let Credentials(credentials) = &guest.credentials;
-    if credentials.len() > CREDENTIALS_MAX {
-        let (count, max) = (credentials.len(), CREDENTIALS_MAX);
-        found.push(Invalid::TooMany { member: CREDENTIALS, count, max });
-    }
-    if credentials.values().any(String::is_empty) {
-        found.push(fault(CREDENTIALS, Fault::EmptyValue));
-    }
-    if !credentials.keys().all(|name| is_name(name)) {
-        found.push(fault(CREDENTIALS, Fault::NotCredential));
-    }
     let bytes = contents(guest).iter().map(|(name, text)| name.len() + text.len()).sum();
-    if bytes > SEED_BYTES_MAX {
-        let member = if ignition.is_empty() { CREDENTIALS } else { IGNITION };
-        found.push(fault(member, Fault::TooLarge { bytes, max: SEED_BYTES_MAX }));
-    }
-    found
+    let fault = match given(guest)[..] {
+        [first, second, ..] => {
+            let (member, fault) = (second.to_owned(), Fault::Beside(first));
+            return Some(Invalid::Member { member, fault });
+        }
+        _ if !ignition.is_empty() && !is_object => Fault::NotObject,
+        _ if credentials.len() > CREDENTIALS_MAX => {
+            let (count, max) = (credentials.len(), CREDENTIALS_MAX);
+            return Some(Invalid::TooMany { member, count, max });
+        }
+        _ if credentials.values().any(String::is_empty) => Fault::EmptyValue,
+        _ if !credentials.keys().all(|name| is_name(name)) => Fault::NotCredential,
+        _ if bytes > SEED_BYTES_MAX => Fault::TooLarge { bytes, max: SEED_BYTES_MAX },
+        _ => return None,
+    };
+    Some(Invalid::Member { member: member.to_owned(), fault })
 }
 
 /// Whether a credential can have this name. libvirt passes it on to QEMU in a list with commas.
@@ -161,7 +165,7 @@ mod tests {
     }
 
     fn texts(members: &serde_json::Value) -> Vec<String> {
-        faults(&guest(members)).iter().map(Invalid::plain).collect()
+        fault(&guest(members)).iter().map(Invalid::plain).collect()
     }
 
     #[test]
