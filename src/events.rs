@@ -191,7 +191,8 @@ impl Events {
     pub fn new(limits: &EventLimits) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let next = u64::try_from(since_1970.as_micros()).unwrap_or(0).max(1);
-        let state = State { ring: VecDeque::new(), next, connections: 0, is_heard: false, closed: false };
+        let state =
+            State { ring: VecDeque::new(), next, connections: 0, is_heard: false, closed: false };
         let (changed, places) = (Condvar::new(), Places::new(limits.waiting));
         Self { state: Mutex::new(state), changed, places, limits: limits.clone() }
     }

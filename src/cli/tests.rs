@@ -463,7 +463,10 @@ fn other_subcommands_refuse_a_subcommands_options() {
         (&["shutdown", "a", "--wait=0"], "--wait: write 1 to 3600 seconds"),
         (&["shutdown", "a", "--wait="], "--wait: write 1 to 3600 seconds"),
         (&["shutdown", "a", "--wait", "60"], "60: write --wait=60"),
-        (&["shutdown", "a", "--wait=5", "--force-after=6"], "--force-after: must not be more than --wait"),
+        (
+            &["shutdown", "a", "--wait=5", "--force-after=6"],
+            "--force-after: must not be more than --wait",
+        ),
         (&["stop-guests", "--remove"], "--remove: valid only with leftovers"),
         (&["stop-guests", "--check-config"], "stop-guests: takes no --check-config"),
         (&["shutdown", "a", "--force-after", "1h"], "--force-after: write 1 to 3600 seconds"),

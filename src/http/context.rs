@@ -156,7 +156,8 @@ impl CallerProbe {
     /// Whether the caller has closed the half that it sends with, and no process of this host is known to have the
     /// other.
     fn may_have_left(&self, exchange: &Exchange) -> bool {
-        let is_half_closed = matches!(poll::peer_state(&exchange.stream), Ok(PeerState::HalfClosed));
+        let is_half_closed =
+            matches!(poll::peer_state(&exchange.stream), Ok(PeerState::HalfClosed));
         is_half_closed && !self.has_owner(exchange)
     }
 

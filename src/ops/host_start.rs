@@ -120,7 +120,8 @@ impl HostStart {
                 return Ok(());
             }
         };
-        let known = read_own(&file, FILE_BYTES).map(|text| String::from_utf8_lossy(&text).into_owned());
+        let known =
+            read_own(&file, FILE_BYTES).map(|text| String::from_utf8_lossy(&text).into_owned());
         let start = Self { agent: Arc::clone(agent), file, boot };
         let pending = match known {
             Ok(text) => match text.split_once('\n').unwrap_or((&text, "")) {

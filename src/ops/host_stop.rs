@@ -8,7 +8,8 @@ use log::{error, info};
 use parking_lot::Mutex;
 
 use crate::config::fixed::{
-    HOST_STOP, HOST_STOP_LEAST, HOST_STOP_ROUNDS, SHUTDOWN_LOOK, SHUTDOWN_WAIT_MAX, STOP_AT_ONCE, STOP_TIMEOUT,
+    HOST_STOP, HOST_STOP_LEAST, HOST_STOP_ROUNDS, SHUTDOWN_LOOK, SHUTDOWN_WAIT_MAX, STOP_AT_ONCE,
+    STOP_TIMEOUT,
 };
 use crate::guest::wire::Guest;
 use crate::guest::wire::verbs::ShutdownRequest;

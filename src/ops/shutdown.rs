@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 
 use crate::config::fixed::{
-    SHUTDOWN_AGAIN, SHUTDOWN_AGENTS, SHUTDOWN_ASK, SHUTDOWN_FORCE, SHUTDOWN_LOOK, SHUTDOWN_PAUSE, SHUTDOWN_WAIT_MAX,
+    SHUTDOWN_AGAIN, SHUTDOWN_AGENTS, SHUTDOWN_ASK, SHUTDOWN_FORCE, SHUTDOWN_LOOK, SHUTDOWN_PAUSE,
+    SHUTDOWN_WAIT_MAX,
 };
 use crate::guest::state::{Condition, State};
 use crate::guest::wire::verbs::ShutdownRequest;
@@ -63,9 +64,7 @@ impl Libvirt {
         let deadline = self.read_deadline(&args)?;
         match self.run_of(&guest.id, deadline)? {
             (None, condition) => Ok(answer(guest, condition)),
-            (Some(run), _) => {
-                Waiting::new(self, guest, run, heard, schedule).until_off(is_gone)
-            }
+            (Some(run), _) => Waiting::new(self, guest, run, heard, schedule).until_off(is_gone),
         }
     }
 
@@ -116,15 +115,7 @@ impl<'a> Waiting<'a> {
         heard: Option<u64>,
         schedule: Schedule,
     ) -> Self {
-        Self {
-            agent,
-            guest,
-            run,
-            heard,
-            schedule,
-            wants_agent: false,
-            has_forced: Arc::default(),
-        }
+        Self { agent, guest, run, heard, schedule, wants_agent: false, has_forced: Arc::default() }
     }
 
     fn until_off(mut self, is_gone: &dyn Fn() -> bool) -> Result<GuestResponse, Error> {
@@ -216,11 +207,11 @@ impl<'a> Waiting<'a> {
     /// What libvirt says.
     fn ask(&self) -> Result<(), Error> {
         let (id, run) = (self.guest.id.clone(), self.run.clone());
-        self.agent.change(VERB, &self.guest.id, self.ask_until(), move |session| {
-            match its_domain(session, &id, &run)? {
-                Some(domain) => Ok(domain.shutdown()?),
-                None => Ok(()),
-            }
+        self.agent.change(VERB, &self.guest.id, self.ask_until(), move |session| match its_domain(
+            session, &id, &run,
+        )? {
+            Some(domain) => Ok(domain.shutdown()?),
+            None => Ok(()),
         })
     }
 
