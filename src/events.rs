@@ -406,6 +406,26 @@ mod tests {
     }
 
     #[test]
+    fn a_libvirt_that_was_away_is_another() {
+        let events = ring(10);
+        assert_eq!(events.heard(Instant::now()), None);
+        events.set_heard(Some(false));
+        let first = events.heard(Instant::now());
+        assert!(first.is_some());
+        events.set_heard(None);
+        assert_eq!(events.heard(Instant::now()), None);
+        events.set_heard(Some(true));
+        assert_eq!(
+            events.heard(Instant::now()),
+            first,
+            "events were missed, and libvirt was there"
+        );
+        events.set_heard(None);
+        events.set_heard(Some(false));
+        assert_ne!(events.heard(Instant::now()), first);
+    }
+
+    #[test]
     fn only_so_many_wait_in_turn() {
         let limits = EventLimits { waiting: 1, ..EventLimits::default() };
         let events = Arc::new(Events::new(&limits));

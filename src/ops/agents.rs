@@ -203,3 +203,21 @@ impl Turn {
 pub(super) fn short(text: &str) -> String {
     text.chars().take(AGENT_TEXT_CHARS).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_guest_agents_are_asked_at_once() {
+        let agents = Arc::<Agents>::default();
+        let turn = |guest| agents.turn_of(guest, "Shutdown", 2);
+        let busy = |why| LeftAlone::Busy(why);
+        let (first, _second) = (turn("a").unwrap(), turn("b").unwrap());
+        assert_eq!(turn("c").map(drop), Err(busy("Shutdown")));
+        assert_eq!(turn("a").map(drop), Err(busy("Shutdown")), "its own is asked");
+        let _other = agents.turn("d", "Trim").unwrap();
+        drop(first);
+        assert!(turn("c").is_ok(), "a turn came free, and others do not count");
+    }
+}

@@ -131,6 +131,17 @@ fn guests_start_with_the_host_in_their_order() {
     agent.logged("no guest is started: this boot's were before");
     assert_eq!(agent.state("first"), "shutoff");
 
+    // An agent that ended between two starts: the next one starts those that had not their turn.
+    agent.ok("Poweroff", &json!({ "id": "second" }));
+    agent.end();
+    let this_boot = String::from_utf8(this_boot).expect("text");
+    fs::write(host.boot(), format!("{this_boot}second\n")).expect("scratch is writable");
+    let agent = host.agent();
+    wait_until("the rest is started", SOON, || agent.state("second") == "running");
+    let noted = || fs::read_to_string(host.boot()).expect("the file is there");
+    wait_until("it is noted", SOON, || noted() == this_boot);
+    assert_eq!(agent.state("first"), "shutoff");
+
     let zero = json!({ "id": "second", "start_order": 0 });
     assert_eq!(agent.ok("Update", &zero)["message"], Value::Null, "it is not for the next start");
     assert_eq!(agent.ok("Describe", &json!({ "id": "second" }))["start_order"], 0);
