@@ -218,10 +218,10 @@ check-locks:
 	done
 
 # What is made for tests alone must not be in what is released (grep's 1: not found), it needs two
-# libraries, no more, and has at most 4 MiB; all packages compile with the Rust of Cargo.toml's
+# libraries, no more, and has at most 4.25 MiB; all packages compile with the Rust of Cargo.toml's
 # rust-version.
 check-release: build
 	grep -aq MISTIFY_STOP_AT $(PROGRAM); test $$? = 1
 	test "$$(objdump -p $(PROGRAM) | sed -n 's/^ *NEEDED *//p' | sort | xargs)" = "libc.so.6 libvirt.so.0"
-	test "$$(stat -c %s $(PROGRAM))" -le 4194304
+	test "$$(stat -c %s $(PROGRAM))" -le 4456448
 	tests/msrv.sh

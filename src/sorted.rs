@@ -2,7 +2,7 @@
 //!
 //! std has a stable sort of 5 KiB for each type of element, also in `collect`, which sorts the elements before it
 //! builds a tree. These insert one element after the other, or sort the places of the elements in place of them, and
-//! the program stays within its 4 MiB.
+//! the program stays within its limit of size.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
