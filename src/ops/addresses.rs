@@ -84,18 +84,26 @@ impl Known {
         has_any
     }
 
-    /// Its addresses with their ages: by the guest agent, by leases, by neighbours; those that reach only the guest's
-    /// link last.
+    /// Its addresses with their ages: by leases, by neighbours, by the guest agent, which can name any; those that
+    /// reach only the guest's link last. Which interface has one only the guest agent knows.
     fn addresses(&self) -> Vec<Address> {
         let mut shown: Vec<Address> = Vec::new();
         for wants_narrow in [false, true] {
-            for source in [Source::Agent, Source::Lease, Source::Arp].map(name_of) {
+            for source in [Source::Lease, Source::Arp, Source::Agent].map(name_of) {
                 for (address, when) in &self.seen {
-                    let is_wanted =
-                        address.source == source && is_of_link(&address.address) == wants_narrow;
-                    if is_wanted && shown.iter().all(|it| it.address != address.address) {
-                        let age_s = when.elapsed().as_secs();
-                        shown.push(Address { age_s, ..address.clone() });
+                    if address.source != source || is_of_link(&address.address) != wants_narrow {
+                        continue;
+                    }
+                    match shown.iter_mut().find(|it| it.address == address.address) {
+                        Some(known) if known.interface.is_empty() && known.mac == address.mac => {
+                            known.interface.clone_from(&address.interface);
+                            known.prefix = known.prefix.max(address.prefix);
+                        }
+                        Some(_) => {}
+                        None => {
+                            let age_s = when.elapsed().as_secs();
+                            shown.push(Address { age_s, ..address.clone() });
+                        }
                     }
                 }
             }
@@ -422,18 +430,21 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_from_its_first_source_and_no_loopback() {
+    fn what_the_host_observes_is_before_a_guests_words() {
         let (agents, events) = with_guest("");
         let own = vec![
             nic("lo", "", &["127.0.0.1", "::1"]),
-            nic("eth0", MAC, &["fe80::1", "192.0.2.7", "?"]),
+            nic("eth0", MAC, &["fe80::1", "192.0.2.6", "192.0.2.7", "?"]),
         ];
         agents.tell("web", 1, own, Source::Agent, &events);
         let arp = vec![nic("vnet0", MAC, &["192.0.2.7", "192.0.2.8"])];
         agents.tell("web", 1, arp, Source::Arp, &events);
-        assert_eq!(shown(&agents, 1), ["192.0.2.7 agent", "192.0.2.8 arp", "fe80::1 agent"]);
         let all = agents.addresses("web", 1);
-        assert_eq!((all[0].interface.as_str(), all[1].interface.as_str()), ("eth0", ""));
+        let all: Vec<_> =
+            all.iter().map(|it| [&it.address, it.source, &it.interface].join(" ")).collect();
+        let expected =
+            ["192.0.2.7 arp eth0", "192.0.2.8 arp ", "192.0.2.6 agent eth0", "fe80::1 agent eth0"];
+        assert_eq!(all, expected);
         assert_eq!(shown(&agents, 2), [""; 0], "another run has other addresses");
         agents.runs("web", 2, inside("", "connected"));
         assert_eq!(shown(&agents, 1), [""; 0], "the former run is over");

@@ -57,7 +57,7 @@ pub struct GuestInfo {
     /// Why not.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// The addresses of its NICs: first what the agent says, then leases, then neighbours of the host.
+    /// The addresses of its NICs: first leases, then neighbours of the host, then what the guest agent says.
     pub addresses: Vec<Address>,
     /// Its host name.
     #[serde(skip_serializing_if = "String::is_empty")]
