@@ -199,9 +199,23 @@ impl Turn {
     }
 }
 
-/// A guest's text, cut to a bound.
+/// A guest's text, cut to a bound, and without what would move a terminal's cursor.
 pub(super) fn short(text: &str) -> String {
-    text.chars().take(AGENT_TEXT_CHARS).collect()
+    let plain = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(AGENT_TEXT_CHARS).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_words_are_short_and_plain() {
+        let words = "\u{1b}[2J\r\n\u{9b}".to_owned() + &"é".repeat(10_000);
+        let short = short(&words);
+        assert!(short.starts_with("\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}é"), "{short:?}");
+        assert_eq!(short.chars().count(), AGENT_TEXT_CHARS);
+    }
 }
 
 #[cfg(test)]
