@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::Error;
 use crate::client::connection::{Client, is_local};
-use crate::client::output::printable;
+use crate::client::output::{printable, warn};
 use crate::client::progress::Progress;
 use crate::client::verbs::{Params, is_for_people, of_guest, read, read_params, word, write};
 use crate::client::wait::{Wait, WaitFor, word_of};
@@ -56,7 +56,7 @@ pub enum NewGuest {
 /// `json` says so, else lines of text.
 ///
 /// # Errors
-/// See [`Error`]. A guest that was created stays, whatever fails afterwards.
+/// See [`Error`]. A guest that was created stays, whatever fails afterwards; its answer is written, too.
 ///
 /// # Blocking
 /// Twice up to the agent's deadline for changes and 10 s, and then up to `limit`.
@@ -84,36 +84,45 @@ pub fn create(config: &Config, create: Create, json: bool) -> Result<(), Error> 
         client.call(&format!("Libvirt.{method}"), params)
     };
     let mut answer = call("CreateGuest", &params)?;
-    let mut text = match () {
+    let tell = |text: &str| if for_people { write(text) } else { Ok(()) };
+    tell(&match () {
         () if !answer["plan"].is_null() => plan(&answer["plan"]),
         () if !answer["job"].is_null() => format!("job {}\n", word(&answer["job"])),
         () => printable(&id) + " created\n",
-    };
-    if run && answer["plan"].is_null() {
+    })?;
+    if for_people {
+        let warnings = answer["warnings"].as_array().into_iter().flatten();
+        warnings.for_each(|warning| warn(&word_of(warning)));
+    }
+    let start = |answer: &mut Value| {
         let waiting = match wait {
             Some(what) => Some(Wait::before_run(&client, &id, what)?),
             None => None,
         };
         let mut running = call("Run", &of_guest(&id))?;
-        text += &format!("{} {}\n", printable(&id), word(&running["guest"]["state"]));
+        tell(&format!("{} {}\n", printable(&id), word(&running["guest"]["state"])))?;
         if let Some(guest) = answer.get_mut("guest").filter(|guest| guest.is_object()) {
             guest["state"] = running["guest"]["state"].take();
-        }
-        if for_people {
-            write(&text)?;
-            text.clear();
         }
         if let Some(waiting) = waiting {
             let progress = Progress::of(waiting.title.clone());
             let address = waiting.until_done(limit)?;
             drop(progress);
-            text += &format!("{} {address}\n", printable(&id));
+            tell(&format!("{} {address}\n", printable(&id)))?;
             if answer.is_object() {
                 answer["address"] = address.into();
             }
         }
+        Ok(())
+    };
+    let started = match run && answer["plan"].is_null() {
+        true => start(&mut answer),
+        false => Ok(()),
+    };
+    if !for_people {
+        write(&format!("{answer}\n"))?;
     }
-    write(&if for_people { text } else { format!("{answer}\n") })?;
+    started.map_err(|error: Error| error.with(&format!("; {id} was created and stays")))?;
     match answer["plan"]["problems"].get(0) {
         Some(_) => Err(Error::Answered(format!("cannot create {id}: the plan has problems"))),
         None => Ok(()),
@@ -124,7 +133,10 @@ pub fn create(config: &Config, create: Create, json: bool) -> Result<(), Error> 
 fn params(config: &Config, guest: NewGuest) -> Result<Value, Error> {
     let (mut guest, ssh_keys, user_data) = match guest {
         NewGuest::File(file) => {
-            let guest = read_params(&Params::File(file))?;
+            let is_there = file.exists() || file.as_os_str() == "-";
+            let more = "; to create a guest with this id, add --image and --memory";
+            let guest = read_params(&Params::File(file))
+                .map_err(|error| if is_there { error } else { error.with(more) })?;
             // A whole parameter is understood as well as the guest alone.
             let is_whole = guest["guest"].is_object();
             return Ok(if is_whole { guest } else { json!({ "guest": guest }) });
@@ -155,12 +167,27 @@ fn seed(guest: &mut Value, keys: Vec<Value>, user_data: Option<&Path>) -> Result
     if text.trim().is_empty() {
         return Err(cannot_use("--user-data", file, "it is empty"));
     }
-    guest["cloud_init"]["user_data"] = text.into();
     if !keys.is_empty() {
+        if let Some(own) = OWN_KEYS.iter().find(|name| has_member(&text, name)) {
+            warn(&format!("the user data has {own}: the keys of --ssh-key may not be installed"));
+        }
         let config = format!("#cloud-config\n{}\n", json!({ "ssh_authorized_keys": keys }));
         guest["cloud_init"]["vendor_data"] = config.into();
     }
+    guest["cloud_init"]["user_data"] = text.into();
     Ok(())
+}
+
+/// Members of user data that replace the keys of the vendor data, or the user who would have them.
+const OWN_KEYS: [&str; 3] = ["ssh_authorized_keys", "users", "vendor_data"];
+
+/// Whether a line of YAML or JSON begins with this member.
+fn has_member(text: &str, name: &str) -> bool {
+    let is_mark = |c: char| " \t\"'{".contains(c);
+    text.lines().any(|line| {
+        let rest = line.trim_start_matches(is_mark).strip_prefix(name);
+        rest.is_some_and(|rest| rest.trim_start_matches(is_mark).starts_with(':'))
+    })
 }
 
 /// The keys in a text, a line each; no blank lines and no comments.

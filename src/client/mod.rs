@@ -15,7 +15,9 @@ mod top;
 mod verbs;
 mod wait;
 
-use std::fmt;
+use std::fmt::{self, Write};
+
+use output::shown;
 
 pub use connection::Endpoint;
 pub use create::{Create, NewGuest, create};
@@ -43,14 +45,32 @@ impl Error {
             Self::Unreached(_) => 3,
         }
     }
+
+    /// With more words at its end.
+    fn with(mut self, more: &str) -> Self {
+        let (Self::Asked(why) | Self::Answered(why) | Self::Unreached(why)) = &mut self;
+        *why += more;
+        self
+    }
 }
 
+/// Parts of it may be a guest's words: what would move a terminal's cursor is not shown.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Asked(why) | Self::Answered(why) | Self::Unreached(why) => f.write_str(why),
-        }
+        let (Self::Asked(why) | Self::Answered(why) | Self::Unreached(why)) = self;
+        why.chars().try_for_each(|c| f.write_char(if c == '\n' { c } else { shown(c) }))
     }
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_moves_no_cursor_but_to_the_next_line() {
+        let error = Error::Answered("a\x1b[2J\r\nb\u{9b}".to_owned());
+        assert_eq!(error.to_string(), "a\u{fffd}[2J\u{fffd}\nb\u{fffd}");
+    }
+}

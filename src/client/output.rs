@@ -1,4 +1,6 @@
-//! Tables for people.
+//! Tables and warnings for people.
+
+use std::io::{self, Write};
 
 /// Lines whose columns stand below each other; the first column is left, the others are right.
 pub(super) struct Table {
@@ -43,9 +45,19 @@ impl Table {
     }
 }
 
+/// Warns on standard error. One that is closed has nobody in front of it.
+pub(super) fn warn(why: &str) {
+    let _ = writeln!(io::stderr(), "warning: {}", printable(why));
+}
+
 /// Names come from callers: what would move a terminal's cursor does not reach it.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(shown).collect()
+}
+
+/// This character, or what stands for one that would move the cursor.
+pub(super) fn shown(c: char) -> char {
+    if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }
 }
 
 /// A count of bytes in the unit that people read, with three figures at most.

@@ -94,9 +94,20 @@ pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
         false => format!("{answer}\n"),
     };
     write(&text)?;
+    outcome(ask, &answer)
+}
+
+/// Whether the answer is what was wanted.
+fn outcome(ask: &Ask, answer: &Value) -> Result<(), Error> {
     match ask {
         Ask::Leftovers { remove: true, .. } if answer["leftovers"] != json!([]) => {
             Err(Error::Answered("cannot remove all leftovers".to_owned()))
+        }
+        Ask::Shutdown { id, wait, force_after } if wait.or(*force_after).is_some() => {
+            match answer["guest"]["state"].as_str() {
+                Some("shutoff" | "crashed") => Ok(()),
+                _ => Err(Error::Answered(format!("{id} went off and was started again"))),
+            }
         }
         _ => Ok(()),
     }
@@ -338,6 +349,18 @@ mod tests {
     fn a_console_is_shown_line_by_line_without_what_moves_the_cursor() {
         let text = json!("login:\r\n\u{1b}[2J\tx");
         assert_eq!(lines(&text), "login:\n\u{fffd}[2J\u{fffd}x\n");
+    }
+
+    #[test]
+    fn a_guest_that_was_started_again_is_not_off() {
+        let shutdown = |wait, force_after, state: &str| {
+            let ask = Ask::Shutdown { id: "web-1".to_owned(), wait, force_after };
+            outcome(&ask, &json!({ "guest": { "state": state } })).map_err(|error| error.status())
+        };
+        assert_eq!(shutdown(None, None, "running"), Ok(()), "nobody waits");
+        assert_eq!(shutdown(Some(1), None, "shutoff"), Ok(()));
+        assert_eq!(shutdown(Some(1), None, "running"), Err(1));
+        assert_eq!(shutdown(None, Some(1), "paused"), Err(1));
     }
 
     #[test]

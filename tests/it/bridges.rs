@@ -1,12 +1,15 @@
 //! Bridges that NICs name and the host has not: told at CreateGuest, at Run and by `check`.
 
+use std::fs;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, PROGRAM};
+use crate::shell::on_terminal;
 use crate::skip::require;
 use crate::stack::{Bridge, Cgroup, Stack};
+use crate::support::Scratch;
 
 fn guest(id: &str, bridge: &str, mac: u8) -> Value {
     let mac = format!("02:00:00:00:7c:{mac:02x}");
@@ -30,6 +33,12 @@ fn a_missing_bridge_is_named_before_and_at_the_start() {
     assert_eq!(first["warnings"], json!([warning]));
     assert_eq!(dry["result"]["plan"]["warnings"], json!([warning]), "{dry}");
     agent.logged("bridge nosuch0 does not exist");
+    // On a terminal, too, where a pipe has the answer.
+    let folder = Scratch::new();
+    let file = folder.path().join("lost.json");
+    fs::write(&file, lost.to_string()).expect("a file can be written");
+    let told = on_terminal(&agent, &format!("create {}", file.display()));
+    assert!(told.ends_with(&format!("lost created\nwarning: {warning}\n")), "{told}");
     let bound = agent.ok("CreateGuest", &guest("bound", "lo", 2));
     assert_eq!(bound.get("warnings"), None, "the device is there: {bound}");
 

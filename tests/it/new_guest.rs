@@ -68,6 +68,16 @@ impl Bed {
         String::from_utf8_lossy(&seed).into_owned()
     }
 
+    /// What a command says, after its status, that has created web-1 and then fails. Its answer has the guest.
+    fn fail_created(&self, words: &[&str]) -> String {
+        let output = self.shell.feed(words, "");
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(answer["guest"]["id"], "web-1", "{words:?}: {output:?}");
+        let why = String::from_utf8(output.stderr).expect("text");
+        assert!(why.ends_with("; web-1 was created and stays\n"), "{words:?}: {why}");
+        format!("{} {why}", output.status.code().expect("a status"))
+    }
+
     fn ids(&self) -> Vec<Value> {
         let all = self.shell.ask(&["list"]);
         all.as_array().expect("a list").iter().map(|guest| guest["id"].clone()).collect()
@@ -110,10 +120,25 @@ fn options_make_a_guest_with_a_disk_a_nic_and_a_key() {
 fn keys_beside_user_data_are_in_the_vendor_data() {
     let Some(bed) = Bed::new() else { return };
     let (key, data) = (bed.file("key.pub"), bed.file("user-data"));
-    bed.shell.ask(&[&GUEST[..], &["--ssh-key", &key, "--user-data", &data]].concat());
+    let words = [&GUEST[..], &["--ssh-key", &key, "--user-data", &data]].concat();
+    bed.shell.ask(&words);
     let seed = bed.seed();
     let vendor = format!("#cloud-config\n{{\"ssh_authorized_keys\":[\"{KEY}\"]}}\n");
     assert!(seed.contains(&vendor) && seed.contains("#!/bin/sh\nexit\n"), "{seed}");
+    // User data that has its own takes their place.
+    for (own, text) in [
+        ("users", "#cloud-config\nusers:\n - bob\n"),
+        ("ssh_authorized_keys", "{\"ssh_authorized_keys\": []}"),
+        ("", "#cloud-config\npackages: [users]\n# no users\n"),
+    ] {
+        fs::write(&data, text).expect("a file");
+        let output = bed.shell.feed(&[&words[..], &["-o", "json"]].concat(), "");
+        let warned = String::from_utf8(output.stderr).expect("text");
+        let expected = format!(
+            "warning: the user data has {own}: the keys of --ssh-key may not be installed\n"
+        );
+        assert_eq!(warned, if own.is_empty() { "" } else { &expected }, "{text}");
+    }
 }
 
 #[test]
@@ -203,11 +228,11 @@ fn create_runs_the_guest_and_waits_within_bounds() {
     assert_eq!(told, "web-1 created\nweb-1 running\n");
     // No guest of the test driver has an SSH server.
     let began = Instant::now();
-    let said = bed.shell.fail(&[&GUEST[..], &["--run", "--wait=ssh", "--timeout=1"]].concat());
+    let said = bed.fail_created(&[&GUEST[..], &["--run", "--wait=ssh", "--timeout=1"]].concat());
     let begin = "1 mistify-libvirt: timed out after 1 s waiting for an SSH server of web-1: ";
     assert!(said.starts_with(begin), "{said}");
     assert!(began.elapsed() >= Duration::from_secs(1));
-    let said = bed.shell.fail(&[&GUEST[..], &["--run", "--wait=cloud-init"]].concat());
+    let said = bed.fail_created(&[&GUEST[..], &["--run", "--wait=cloud-init"]].concat());
     assert!(said.contains("its definition has no console log"), "{said}");
     let no_nic = [&GUEST[..8], &["--run", "--wait=ssh"]].concat();
     let said = bed.shell.fail(&no_nic);
@@ -231,7 +256,8 @@ fn a_wait_ends_when_its_guest_goes_off() {
     let mut said = String::new();
     waiting.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
     assert_eq!(status.code(), Some(1), "{said}");
-    let why = "mistify-libvirt: web-1 went shutoff while waiting for an SSH server of web-1\n";
+    let why = "mistify-libvirt: web-1 went shutoff while waiting for an SSH server of web-1; \
+               web-1 was created and stays\n";
     assert_eq!(said, why);
 }
 

@@ -74,13 +74,7 @@ impl Shell {
 
     /// What a command writes on a terminal.
     pub(crate) fn on_terminal(&self, words: &str) -> String {
-        let port = self.port();
-        let line = format!("{PROGRAM} --config /dev/null --port {port} {words}");
-        let mut script = Command::new("script");
-        let output = script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
-        let output = output.expect("bsdutils is part of every Debian");
-        assert!(output.status.success(), "{words}: {output:?}");
-        String::from_utf8(output.stdout).expect("text").replace("\r\n", "\n")
+        on_terminal(&self.agent, words)
     }
 
     /// What is left of it: a call that a loaded machine makes slow is told by the second, and that is
@@ -89,6 +83,17 @@ impl Shell {
         let written = self.on_terminal(words);
         written.rsplit(CLEARED).next().unwrap_or_default().to_owned()
     }
+}
+
+/// What a command writes on a terminal that asks this agent.
+pub(crate) fn on_terminal(agent: &Agent, words: &str) -> String {
+    let port = agent.address().port();
+    let line = format!("{PROGRAM} --config /dev/null --port {port} {words}");
+    let mut script = Command::new("script");
+    let output = script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
+    let output = output.expect("bsdutils is part of every Debian");
+    assert!(output.status.success(), "{words}: {output:?}");
+    String::from_utf8(output.stdout).expect("text").replace("\r\n", "\n")
 }
 
 #[test]
@@ -154,6 +159,11 @@ fn the_status_tells_whose_fault_it_was() {
         (&["call", "Status", "{"], "2 mistify-libvirt: cannot parse the parameters: "),
         (&["create", "/nonexistent"], "2 mistify-libvirt: cannot read /nonexistent: No such file"),
         // A port that no test is given.
+        (
+            &["create", "web-1", "--run"],
+            "2 mistify-libvirt: cannot read web-1: No such file or directory (os error 2); to create a guest \
+             with this id, add --image and --memory\n",
+        ),
         (&["list", "--port", "1"], "3 mistify-libvirt: cannot call the agent at 127.0.0.1:"),
         (&["list", "--port", "0"], "2 mistify-libvirt: cannot call the agent at port 0: "),
         (
