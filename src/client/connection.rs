@@ -18,6 +18,9 @@ use crate::config::fixed::{
 use crate::config::{Config, DEFAULT_IMAGE_STORE_PORT};
 use crate::os::local::reachable;
 
+/// The code of the agent's error `not found`.
+const NOT_FOUND: i64 = -32001;
+
 /// How long a call is to wait by its own words, as a Shutdown may.
 fn own_wait(params: &Value) -> Duration {
     let seconds = |name: &str| params[0][name].as_u64().map(Duration::from_secs);
@@ -94,7 +97,7 @@ impl Client {
     /// Calls `Service.Method` with these parameters; its result.
     ///
     /// # Errors
-    /// [`Error::Answered`] with the agent's words; [`Error::Unreached`] where it has none.
+    /// [`Error::Answered`] or [`Error::NotFound`] with the agent's words; [`Error::Unreached`] where it has none.
     ///
     /// # Blocking
     /// Up to the agent's deadline for changes and 10 s, and as long as the call itself is to wait.
@@ -131,7 +134,12 @@ impl Client {
             Value::Null => Ok(answer["result"].take()),
             error => {
                 let why = error["message"].as_str().map(str::to_owned);
-                Err(Error::Answered(why.unwrap_or_else(|| error.to_string())))
+                let why = why.unwrap_or_else(|| error.to_string());
+                Err(if error["code"] == NOT_FOUND {
+                    Error::NotFound(why)
+                } else {
+                    Error::Answered(why)
+                })
             }
         }
     }

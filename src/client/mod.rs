@@ -32,6 +32,8 @@ pub enum Error {
     Asked(String),
     /// The agent's own words: status 1.
     Answered(String),
+    /// The same of something that does not exist: status 1.
+    NotFound(String),
     /// Nobody, or nobody who speaks like an agent, was reached: status 3.
     Unreached(String),
 }
@@ -40,7 +42,7 @@ impl Error {
     /// The exit status of the program.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Answered(_) => 1,
+            Self::Answered(_) | Self::NotFound(_) => 1,
             Self::Asked(_) => 2,
             Self::Unreached(_) => 3,
         }
@@ -48,7 +50,8 @@ impl Error {
 
     /// With more words at its end.
     fn with(mut self, more: &str) -> Self {
-        let (Self::Asked(why) | Self::Answered(why) | Self::Unreached(why)) = &mut self;
+        let (Self::Asked(why) | Self::Answered(why) | Self::NotFound(why) | Self::Unreached(why)) =
+            &mut self;
         *why += more;
         self
     }
@@ -57,7 +60,8 @@ impl Error {
 /// Parts of it may be a guest's words: what would move a terminal's cursor is not shown.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Asked(why) | Self::Answered(why) | Self::Unreached(why)) = self;
+        let (Self::Asked(why) | Self::Answered(why) | Self::NotFound(why) | Self::Unreached(why)) =
+            self;
         why.chars().try_for_each(|c| f.write_char(if c == '\n' { c } else { shown(c) }))
     }
 }

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::client::connection::Client;
 use crate::client::output::printable;
 use crate::client::verbs::{of_guest, word};
 use crate::client::{Error, reach};
-use crate::config::fixed::{WAIT_INTERVAL, WAIT_PAUSE_MIN};
+use crate::config::fixed::{CONSOLE_BYTES, SSH_AGAIN, SSH_LOOK, WAIT_INTERVAL};
 
 /// What a started guest does before `create --wait` ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,8 @@ impl<'c> Wait<'c> {
     /// Begins, before the guest is started.
     ///
     /// # Errors
-    /// A guest without a console log, where the wait needs it; as [`Client::call`].
+    /// A guest without a console log, where the wait needs it, or that has run for so long that the log does not tell
+    /// of its last start; as [`Client::call`].
     pub(super) fn before_run(client: &'c Client, id: &str, what: WaitFor) -> Result<Self, Error> {
         let name = if what == WaitFor::Ssh { "an SSH server" } else { "cloud-init" };
         let title = printable(&format!("waiting for {name} of {id}"));
@@ -44,6 +45,11 @@ impl<'c> Wait<'c> {
         if what == WaitFor::CloudInit {
             let is_running = wait.call("Status")?["guest"]["state"] == "running";
             wait.before = word_of(&wait.call("Console")?["console"]);
+            if is_running && has_lost_boot(&wait.before) {
+                let why =
+                    "the last start of the running guest is not in the end of its console log";
+                return Err(Error::Answered(format!("cannot wait for cloud-init of {id}: {why}")));
+            }
             if is_running {
                 let length = before_boot(&wait.before).len();
                 wait.before.truncate(length);
@@ -55,78 +61,77 @@ impl<'c> Wait<'c> {
     /// Waits, at most so long; the address by which the guest can be reached, empty where none is known.
     ///
     /// # Errors
-    /// A guest that is off, cloud-init's failures, the end of the time; as [`Client::call`], but a connection
-    /// that fails is tried again: the agent may be restarted meanwhile.
+    /// A guest that is off or deleted, and cloud-init's failures, at once. The end of the time, with the last reason:
+    /// [`Error::Unreached`] where that is that nobody was reached. A call that fails is tried again: the agent may be
+    /// busy, or be restarted meanwhile.
     ///
     /// # Blocking
     /// Up to `limit`, and as long as its last look takes.
     pub(super) fn until_done(&self, limit: Duration) -> Result<String, Error> {
         let deadline = Instant::now() + limit;
-        let mut after = Value::Null;
         loop {
-            let why = match self.look() {
-                Err(Error::Unreached(why)) => why,
-                other => return other,
+            let last = match self.look() {
+                Ok(outcome) => return outcome,
+                Err(error @ Error::NotFound(_)) => return Err(error),
+                Err(error) => error,
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let (title, seconds) = (&self.title, limit.as_secs());
-                let why = format!("timed out after {seconds} s {title}: {why}");
-                return Err(Error::Answered(why.trim_end_matches([';', ' ']).to_owned()));
+                let why = format!("timed out after {seconds} s {title}: {last}");
+                let why = why.trim_end_matches([';', ' ']).to_owned();
+                let is_unreached = matches!(last, Error::Unreached(_));
+                return Err(if is_unreached {
+                    Error::Unreached(why)
+                } else {
+                    Error::Answered(why)
+                });
             }
-            self.pause(&mut after, left.min(WAIT_INTERVAL));
+            thread::sleep(left.min(WAIT_INTERVAL));
         }
     }
 
-    /// Looks once: the address where the wait is over.
+    /// Looks once: the outcome where the wait is over, which is the address or why it cannot succeed.
     ///
     /// # Errors
-    /// [`Error::Unreached`] with what is missing; others where the wait cannot succeed.
-    fn look(&self) -> Result<String, Error> {
+    /// What is missing.
+    fn look(&self) -> Result<Result<String, Error>, Error> {
         let status = self.call("Status")?;
         let (state, reason) = (word(&status["guest"]["state"]), word(&status["guest"]["reason"]));
-        let not_yet = |why: &str| Err(Error::Unreached(why.to_owned()));
         match state.as_str() {
             "running" => {}
             "shutoff" | "crashed" => {
                 let why = format!("{} went {state} while {} {reason}", self.id, self.title);
-                return Err(Error::Answered(why.trim_end().to_owned()));
+                return Ok(Err(Error::Answered(why.trim_end().to_owned())));
             }
-            _ => return Err(Error::Unreached(format!("the guest is {state} {reason}"))),
+            _ => return Err(Error::Answered(format!("the guest is {state} {reason}"))),
         }
         if self.what == WaitFor::CloudInit {
             let console = word_of(&self.call("Console")?["console"]);
             let Some(errors) = cloud_init_errors(after(&console, &self.before)) else {
-                return not_yet("its end is not in the console log");
+                let why = "its end is not in the console log";
+                return Err(Error::Answered(why.to_owned()));
             };
             if !errors.is_empty() {
                 let why = format!("cloud-init of {} reports errors: {errors}", self.id);
-                return Err(Error::Answered(why));
+                return Ok(Err(Error::Answered(why)));
             }
         }
         let addresses = reach::usable(&self.call("GuestInfo")?["addresses"]);
         if self.what == WaitFor::CloudInit {
-            return Ok(addresses.first().map(IpAddr::to_string).unwrap_or_default());
+            return Ok(Ok(addresses.first().map(IpAddr::to_string).unwrap_or_default()));
         }
-        match reach::first_that_greets(&addresses) {
-            Ok(address) => Ok(address.to_string()),
-            Err(why) => not_yet(&why),
+        let end = Instant::now() + SSH_LOOK;
+        loop {
+            match reach::first_that_greets(&addresses) {
+                Ok(address) => return Ok(Ok(address.to_string())),
+                Err(why) if addresses.is_empty() || Instant::now() > end => {
+                    return Err(Error::Answered(why));
+                }
+                // It starts with the guest, and refuses connections until then.
+                Err(_) => thread::sleep(SSH_AGAIN),
+            }
         }
-    }
-
-    /// Ends with an event of the guest, or after this time; never at once.
-    fn pause(&self, after: &mut Value, time: Duration) {
-        let began = Instant::now();
-        let mut params = json!({ "guest": self.id, "timeout": time.as_secs().max(1) });
-        if !after.is_null() {
-            params["after"] = after.take();
-        }
-        match self.client.call("Libvirt.WaitEvents", &params) {
-            Ok(mut page) => *after = page["next"].take(),
-            // Other callers wait, or the agent is away.
-            Err(_) => thread::sleep(time),
-        }
-        thread::sleep(WAIT_PAUSE_MIN.saturating_sub(began.elapsed()));
     }
 
     fn call(&self, method: &str) -> Result<Value, Error> {
@@ -139,9 +144,17 @@ pub(super) fn word_of(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
+/// What the kernel's first line has.
+const KERNEL: &str = "] Linux version ";
+
+/// Whether the end of a running guest's log, which is all that is read, tells neither of the guest's start nor of
+/// cloud-init's end. A shorter log may be of a guest whose kernel starts only now, or writes little.
+pub(super) fn has_lost_boot(log: &str) -> bool {
+    log.len() >= CONSOLE_BYTES && !log.contains(KERNEL) && cloud_init_errors(log).is_none()
+}
+
 /// The part of a running guest's log before it was started; nothing where the kernel's first line is not there.
 pub(super) fn before_boot(log: &str) -> &str {
-    const KERNEL: &str = "] Linux version ";
     let boot = log.split(KERNEL).last().unwrap_or_default();
     log.strip_suffix(boot).unwrap_or_default()
 }
@@ -198,7 +211,11 @@ pub(super) fn cloud_init_errors(log: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::config::Config;
 
     const KERNEL_LINE: &str = "[    0.000000] Linux version 6.1.0-32-cloud-amd64\r\n";
     const FINAL: &str = "[   31.4] cloud-init[511]: Cloud-init v. 22.4.2 finished at Mon, 30 Nov 2026 17:00:00 \
@@ -250,5 +267,56 @@ mod tests {
         // A guest that was running: since the kernel's first line.
         assert_eq!(cloud_init_errors(after(&second, before_boot(&second))), None);
         assert_eq!(after(FINAL, before_boot(FINAL)), FINAL);
+    }
+
+    #[test]
+    fn a_running_guests_start_may_be_lost() {
+        let login = "login: \r\n".repeat(CONSOLE_BYTES / 9 + 1);
+        assert!(has_lost_boot(&login));
+        assert!(!has_lost_boot(&login[9..]), "all of its log");
+        for part in [KERNEL_LINE, FINAL] {
+            assert!(!has_lost_boot(&[part, &login].concat()), "{part}");
+        }
+    }
+
+    /// How a wait ends with an agent that answers with one of these texts after the other, and is gone then.
+    fn ended(answers: &'static [&str], limit: Duration) -> Error {
+        let agent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = Config { listen: vec![agent.local_addr().unwrap()], ..Config::default() };
+        let serving = thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = agent.accept().unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"}") {
+                    let mut part = [0; 1024];
+                    let read = stream.read(&mut part).unwrap();
+                    request.extend_from_slice(&part[..read]);
+                }
+                let length = answer.len();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                stream.write_all((head + answer).as_bytes()).unwrap();
+            }
+        });
+        let client = Client::new(&config).unwrap();
+        let wait = Wait::before_run(&client, "web-1", WaitFor::Ssh).unwrap();
+        let error = wait.until_done(limit).unwrap_err();
+        serving.join().unwrap();
+        error
+    }
+
+    #[test]
+    fn a_wait_goes_on_until_nothing_can_come_of_it() {
+        const BUSY: &str = r#"{"error":{"code":-32005,"message":"too many calls"}}"#;
+        const OFF: &str = r#"{"result":{"guest":{"state":"shutoff"}}}"#;
+        const GONE: &str = r#"{"error":{"code":-32001,"message":"Domain not found"}}"#;
+        let long = Duration::from_secs(600);
+        let off = "web-1 went shutoff while waiting for an SSH server of web-1";
+        assert_eq!(ended(&[BUSY, BUSY, OFF], long), Error::Answered(off.to_owned()));
+        assert_eq!(ended(&[BUSY, GONE], long), Error::NotFound("Domain not found".to_owned()));
+        let late = ended(&[BUSY], Duration::ZERO);
+        assert!(late.to_string().ends_with("of web-1: too many calls"), "{late}");
+        assert_eq!(late.status(), 1);
+        // Like an agent that was stopped meanwhile.
+        assert_eq!(ended(&[BUSY], Duration::from_secs(1)).status(), 3);
     }
 }

@@ -87,17 +87,18 @@ pub const CLIENT_HEADERS: usize = 64;
 pub const CLIENT_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 /// Parameters of the subcommand `call`. The agent accepts as much in a body.
 pub const CLIENT_PARAMS_BYTES: u64 = 1024 * 1024;
-/// Pause of `create --wait` between two looks at a guest; an event of the guest ends it earlier. A look is three
-/// calls at most.
-pub const WAIT_INTERVAL: Duration = Duration::from_secs(2);
-/// Shortest pause of `create --wait` between two looks. A guest can cause events as fast as it likes.
-pub const WAIT_PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Pause of `create --wait` between two looks at a guest. A look is three calls at most.
+pub const WAIT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time of `create --wait` without `--timeout`. A cloud image boots within a minute with KVM and within five
 /// without.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(600);
 /// Time to connect to the SSH server of a guest, and the same again for its greeting. A guest that emulates its
 /// processor may take seconds.
 pub const SSH_ANSWER: Duration = Duration::from_secs(5);
+/// Pause of `create --wait ssh` between two connections to known addresses. A person does not notice it.
+pub const SSH_AGAIN: Duration = Duration::from_millis(100);
+/// Time for which a look of `create --wait ssh` connects again. Then it asks for the guest's state and addresses.
+pub const SSH_LOOK: Duration = Duration::from_secs(1);
 /// Greeting of an SSH server with the lines before it. OpenSSH's client gives up after 1024 lines; servers send none.
 pub const SSH_GREETING_BYTES: usize = 4096;
 /// Addresses of a guest that a subcommand connects to. A guest names its own addresses, and each may take its time.
