@@ -25,7 +25,7 @@ pub enum Ask {
         /// Its parameters.
         params: Params,
     },
-    /// All guests: state, memory and processors.
+    /// All guests: state, memory, processors and address.
     List,
     /// A verb for a guest by its id.
     Guest {
@@ -245,10 +245,20 @@ fn list(guests: &Value) -> String {
     table.text()
 }
 
-/// The first address of a guest that reaches beyond its link: those that do come first.
+/// The first address of a guest that reaches beyond its link, as those that do come first: who says so, and how long
+/// ago if that is longer than until its source is asked again.
 fn address(guest: &Value) -> String {
-    let address = word(&guest["addresses"][0]["address"]);
-    if is_of_link(&address) { "-".to_owned() } else { address }
+    let first = &guest["addresses"][0];
+    let (address, source) = (word(&first["address"]), word(&first["source"]));
+    if is_of_link(&address) {
+        return "-".to_owned();
+    }
+    let age = match first["age_s"].as_u64().unwrap_or_default() / 60 {
+        0..5 => String::new(),
+        minutes @ 5..120 => format!(", {minutes} min"),
+        minutes => format!(", {} h", minutes / 60),
+    };
+    format!("{address} ({source}{age})")
 }
 
 fn leftovers(found: &Value) -> String {
@@ -331,17 +341,25 @@ mod tests {
     fn a_list_has_a_line_for_each_guest() {
         let all = json!([
             { "id": "a", "state": "running", "memory": 8192, "cpu": 2, "addresses": [
-                { "address": "192.0.2.7" }, { "address": "fe80::1" },
+                { "address": "192.0.2.7", "source": "arp", "age_s": 299 }, { "address": "fe80::1" },
             ] },
             { "id": "b\n", "state": "shutdown", "memory": 64, "cpu": 16 },
             { "id": "c", "state": "running", "memory": 64, "cpu": 1, "addresses": [
                 { "address": "fe80::1" },
             ] },
+            { "id": "d", "state": "running", "memory": 64, "cpu": 1, "addresses": [
+                { "address": "192.0.2.8", "source": "agent", "age_s": 300 },
+            ] },
+            { "id": "e", "state": "running", "memory": 64, "cpu": 1, "addresses": [
+                { "address": "192.0.2.9", "source": "agent", "age_s": 10_799 },
+            ] },
         ]);
-        let expected = "GUEST     STATE   MEMORY  CPUS    ADDRESS\n\
-                        a       running  8.0 GiB     2  192.0.2.7\n\
-                        b\u{fffd}     shutdown   64 MiB    16          -\n\
-                        c       running   64 MiB     1          -\n";
+        let expected = "GUEST     STATE   MEMORY  CPUS                   ADDRESS\n\
+                        a       running  8.0 GiB     2           192.0.2.7 (arp)\n\
+                        b\u{fffd}     shutdown   64 MiB    16                         -\n\
+                        c       running   64 MiB     1                         -\n\
+                        d       running   64 MiB     1  192.0.2.8 (agent, 5 min)\n\
+                        e       running   64 MiB     1    192.0.2.9 (agent, 2 h)\n";
         assert_eq!(list(&all), expected);
     }
 
