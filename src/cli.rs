@@ -116,6 +116,9 @@ pub fn parse(
     let (mut file, mut check_config) = (None, false);
     let mut switches = Switches::default();
     while let Some(word) = parser.next()? {
+        if !matches!(word, Value(_)) && command == ["ssh"] {
+            return Err(Error::Usage(commands::SSH_ORDER.to_owned()));
+        }
         let (setting, switch) = match &word {
             Value(_) => (None, None),
             Long(name) => option(name, None, &command),

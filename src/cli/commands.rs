@@ -19,7 +19,7 @@ pub(super) const WORDS_MAX: usize = 4;
 
 /// The commands and what they do, for the usage.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
-    ("list", "List all guests with their state, memory and CPUs"),
+    ("list", "List all guests with their state, memory, CPUs and address"),
     ("create FILE", "Create the guest in FILE (JSON as for CreateGuest; -: standard input)"),
     ("create ID OPTION...", "Create the guest ID from options; requires --image and --memory"),
     ("status ID", "Print the state of the guest ID"),
@@ -186,6 +186,10 @@ pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command
         },
     }
 }
+
+/// What is wrong with an option between `ssh` and the guest's id: nobody can know whose it is.
+pub(super) const SSH_ORDER: &str =
+    "ssh: write options of ssh(1) after the id, and options of the agent before ssh";
 
 /// Whether what follows these words belongs to another program: what follows `ssh ID`.
 pub(super) fn has_own_words(words: &[OsString]) -> bool {

@@ -94,12 +94,14 @@ fn bash() -> String {
     let settings = SETTINGS.iter().filter(|it| it.takes != Takes::Switch).map(|it| it.name);
     let others = switches().filter(|it| has_value(it) && choices(it).is_none()).map(|it| it.name);
     let mut chosen = String::new();
-    for switch in switches() {
+    for switch in SWITCHES {
         if let Some(words) = choices(switch) {
+            let of = switch.of.first().unwrap_or(&"");
             let short = switch.short.map(|letter| format!(" | -{letter}")).unwrap_or_default();
             let _ = writeln!(
                 chosen,
-                "    --{}{short}) COMPREPLY=($(compgen -W '{words}' -- \"$word\")); return ;;",
+                "    --{}{short}) [[ \" ${{COMP_WORDS[*]}} \" == *\" {of} \"* ]] &&
+        COMPREPLY=($(compgen -W '{words}' -- \"$word\")) && return ;;",
                 switch.name
             );
         }
@@ -155,8 +157,9 @@ fn zsh() -> String {
         let _ = writeln!(flags, "    '{star}--{}[{}]{value}'", setting.name, plain(setting.help));
     }
     for switch in switches() {
-        let value = match choices(switch) {
-            Some(words) => format!(":value:({words})"),
+        let rows = SWITCHES.iter().filter(|row| row.name == switch.name);
+        let value = match rows.filter_map(choices).next() {
+            Some(words) => format!("::value:({words})"),
             None if has_value(switch) => ":file:_files".to_owned(),
             None => String::new(),
         };
@@ -199,9 +202,12 @@ fn fish() -> String {
         let help = quoted(setting.help);
         let _ = writeln!(text, "{complete} -l {}{short}{value} -d '{help}'", setting.name);
     }
-    for switch in switches() {
+    for switch in SWITCHES {
         let value = match choices(switch) {
-            Some(words) => format!(" -x -a '{words}'"),
+            Some(words) => {
+                let of = switch.of.first().unwrap_or(&"");
+                format!(" -n '__fish_seen_subcommand_from {of}' -x -a '{words}'")
+            }
             None if has_value(switch) => " -r".to_owned(),
             None => String::new(),
         };

@@ -145,7 +145,7 @@ pub(super) const SWITCHES: &[Switch] = &[
         "With create --run: wait until the guest's SSH server answers, or cloud-init is done",
     )
     .of(CREATE),
-    Switch::new("timeout", One("SECONDS"), "With --wait: wait so long at most, 1 to 3600 (default 600)").of(CREATE),
+    Switch::new("timeout", One("SECONDS"), "With --wait: maximum wait, 1 to 3600 s (default 600)").of(CREATE),
     Switch::new("dry-run", Alone, "With create FILE or ID: print the plan, and change nothing").of(CREATE),
     Switch::new(
         "output",

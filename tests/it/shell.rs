@@ -252,6 +252,8 @@ fn bash_completes_commands_flags_methods_and_the_guests_that_are_there() {
     );
     assert_eq!(complete("mistify-libvirt status te"), "test");
     assert_eq!(complete("mistify-libvirt image ''"), "import pull");
+    assert_eq!(complete("mistify-libvirt create web-1 --run --wait ''"), "ssh cloud-init");
+    assert_eq!(complete("mistify-libvirt shutdown --wait te"), "");
 }
 
 #[test]

@@ -87,6 +87,11 @@ fn create_without_a_guests_options_reads_a_file() {
     assert_eq!((create.wait, create.limit.as_secs()), (Some(WaitFor::CloudInit), 600));
     assert_eq!(creation(&["create", "-"]).guest, NewGuest::File("-".into()));
     assert!(!creation(&["create", "-"]).run);
+    // Before its subcommand an option may be another's.
+    for words in [&["--wait=ssh", "create", "-", "--run"][..], &["--wait", "ssh", "create", "-"]] {
+        let why = "--wait: valid only with shutdown and create";
+        assert_eq!(error(words), Error::Usage(why.to_owned()), "{words:?}");
+    }
 }
 
 #[test]
@@ -217,4 +222,8 @@ fn what_follows_a_guest_belongs_to_ssh() {
         assert_eq!(words(&[&["--queue=5"], given].concat()), expected, "{given:?}");
     }
     assert!(matches!(error(&["ssh"]), Error::Usage(_)));
+    for option in ["-i", "-lroot", "-v", "--port=7", "--help", "--nope"] {
+        let why = "ssh: write options of ssh(1) after the id, and options of the agent before ssh";
+        assert_eq!(error(&["ssh", option, "web-1"]), Error::Usage(why.to_owned()), "{option}");
+    }
 }
