@@ -216,11 +216,6 @@ mod tests {
         assert!(short.starts_with("\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}é"), "{short:?}");
         assert_eq!(short.chars().count(), AGENT_TEXT_CHARS);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn so_many_guest_agents_are_asked_at_once() {
