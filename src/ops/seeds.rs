@@ -241,7 +241,7 @@ impl Libvirt {
             }
             let files = SeedFiles::new(state.as_deref(), &domain.uuid()?)?;
             files.write(&asked).map_err(Error::Seed)?;
-            let xml = domain.xml(XmlKind::Inactive)?;
+            let xml = domain.xml(XmlKind::Definition)?;
             let directory = files.directory().to_string_lossy();
             let changed =
                 with_fw_cfg(&xml, &directory, &files.items(&asked)).map_err(unreadable)?;

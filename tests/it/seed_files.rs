@@ -229,6 +229,24 @@ fn set_seed_makes_the_files_again() {
 }
 
 #[test]
+fn set_seed_keeps_the_password_of_a_display() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let bed = Bed::new(&stack.uri());
+    let mut made = guest("shown", &ignition("a"));
+    made["type"] = json!("qemu");
+    made["disks"].take();
+    bed.agent.ok("CreateGuest", &made);
+    let dump = || stack.virsh_ok(&["dumpxml", "--inactive", "--security-info", "shown"]);
+    let display = "<graphics type='vnc' passwd='hushed'/></devices>";
+    let defined = stack.with_xml("define", &dump().replace("</devices>", display));
+    assert!(defined.status.success(), "{defined:?}");
+    made["ignition"] = ignition("b")["ignition"].take();
+    bed.agent.ok("SetSeed", &made);
+    assert!(dump().contains("passwd='hushed'"));
+    bed.agent.ok("Delete", &made);
+}
+
+#[test]
 fn a_host_without_zfs_has_seeds_of_files() {
     let state = Scratch::new();
     let path = state.path().display().to_string();
