@@ -21,16 +21,22 @@ use crate::os::peer::Share;
 use crate::pool::{CallShare, Ration, current};
 use crate::rpc::envelope::Lookup;
 
-/// Words by which a secret stands in a request, in small letters, and the member of a guest that each is. Ordinary
-/// words count as names alone.
-const SECRETS: [(&str, &str); 6] = [
-    ("cloud_init", "cloud_init"),
-    ("cloud-init", "cloud_init"),
-    ("cloudinit", "cloud_init"),
-    ("\"ignition\"", "ignition"),
-    ("\"credentials\"", "credentials"),
-    ("\"credential\"", "credentials"),
-];
+/// How the names of secret members begin, misspelt ones among them, and the member of a guest that is meant.
+const SECRETS: [(&str, &str); 3] =
+    [("cloud", "cloud_init"), ("ignition", "ignition"), ("credential", "credentials")];
+
+/// The secret member of a request or its guest. Names further below, such as those of metadata, are the caller's own.
+fn secret_member(params: &RawValue) -> Option<&'static str> {
+    let secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        SECRETS.into_iter().find(|(start, _)| name.starts_with(start)).map(|(_, member)| member)
+    };
+    v2::members(params).unwrap_or_default().iter().find_map(|(name, value)| {
+        let is_guest = name.eq_ignore_ascii_case("guest");
+        let below = v2::members(value).ok().filter(|_| is_guest).unwrap_or_default();
+        secret(name).or_else(|| below.keys().find_map(|name| secret(name)))
+    })
+}
 
 impl Callee {
     /// Whether its calls may become jobs: it changes a guest, a job's file may have all that its request has, and no
@@ -70,10 +76,8 @@ impl Desk<'_> {
             return Err(Error::Invalid(why.to_owned()));
         }
         // The request of a job is in a file until it begins, with what is misspelt or stands in another place.
-        let text = written.map(|params| params.get().to_ascii_lowercase()).unwrap_or_default();
         let given = guest.and_then(|guest| given(guest).first().copied());
-        let words = SECRETS.into_iter().find(|(word, _)| text.contains(word));
-        if let Some(member) = given.or(words.map(|(_, member)| member)) {
+        if let Some(member) = given.or_else(|| written.and_then(secret_member)) {
             let why = "cannot be in a job, because it is secret; call without async";
             return Err(Error::Invalid(format!("{member} {why}")));
         }

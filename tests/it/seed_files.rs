@@ -172,9 +172,25 @@ fn refused_files_are_not_repeated() {
         let answer = bed.agent.call_with("SetMetadata", &misplaced).to_string();
         assert!(answer.contains("cannot be in a job") && !answer.contains(SECRET), "{answer}");
     }
+    for name in ["ignition_config", "Cloud-Init", "credential"] {
+        let guest = json!({ "id": "a", name: SECRET });
+        let params = json!({ "args": { "mistify.async": "true" }, "guest": guest });
+        let answer = bed.agent.call_with("SetMetadata", &params).to_string();
+        assert!(answer.contains("cannot be in a job") && !answer.contains(SECRET), "{answer}");
+    }
     assert_eq!(bed.files_with(SECRET), Vec::<String>::new());
     assert_eq!(seed_files(&bed), Vec::<PathBuf>::new());
     assert!(!bed.agent.log().contains(SECRET));
+}
+
+#[test]
+fn ordinary_values_can_be_in_a_job() {
+    let bed = Bed::new("test:///default");
+    let mut made = guest("plain", &json!({}));
+    made["metadata"] = json!({ "role": "credentials", "ignition": "cloud_init" });
+    let params = json!({ "args": { "mistify.async": "true" }, "guest": made });
+    let answer = bed.agent.call_with("CreateGuest", &params);
+    assert_eq!(answer["error"], Value::Null, "{answer}");
 }
 
 #[test]

@@ -275,7 +275,7 @@ fn object(params: Option<&RawValue>) -> Result<Option<&RawValue>, Refusal> {
 }
 
 /// An object's members.
-pub(super) fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, Refusal> {
+pub(in crate::rpc) fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, Refusal> {
     serde_json::from_str(object.get()).map_err(|error| Refusal { text: without_place(&error) })
 }
 

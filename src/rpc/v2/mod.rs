@@ -28,6 +28,7 @@ pub(crate) use call::fuzz::calls as fuzz_calls;
 pub(super) use job::{carry_out_job, failed};
 
 use call::Call;
+pub(super) use call::members;
 use errors::{Failure, Kind};
 
 /// Carries out what is in `body`, a request or a batch of them, for methods of `service`: the
