@@ -25,6 +25,8 @@ unsafe impl Send for Network {}
 pub enum Reservation {
     /// It is added.
     Add,
+    /// The one of this MAC address gets another IP address.
+    Modify,
     /// It is removed.
     Remove,
 }
@@ -77,8 +79,8 @@ impl Network {
         check_int(done, "virNetworkSetAutostart").map(drop)
     }
 
-    /// Adds a reservation of DHCP, the XML of a host, to the network, or removes one (`virNetworkUpdate`): in its
-    /// definition, and now if it runs. Two round trips.
+    /// Adds a reservation of DHCP, the XML of a host, to the network, changes or removes one (`virNetworkUpdate`): in
+    /// its definition, and now if it runs. Two round trips.
     ///
     /// # Errors
     /// What libvirt says.
@@ -87,6 +89,7 @@ impl Network {
         let host = argument(host, CALL)?;
         let command = match change {
             Reservation::Add => sys::VIR_NETWORK_UPDATE_COMMAND_ADD_LAST,
+            Reservation::Modify => sys::VIR_NETWORK_UPDATE_COMMAND_MODIFY,
             Reservation::Remove => sys::VIR_NETWORK_UPDATE_COMMAND_DELETE,
         };
         let mut flags = sys::VIR_NETWORK_UPDATE_AFFECT_CONFIG;

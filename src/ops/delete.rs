@@ -18,7 +18,7 @@ use crate::ops::images::guest_of;
 use crate::ops::recovery::{Leftover, Recovered, Transaction};
 use crate::ops::seed_files::SeedFiles;
 use crate::ops::volumes::{Expected, LeavingVolumes, wants_volumes};
-use crate::ops::{Error, Libvirt, Session, lifecycle, networks, respond, screens};
+use crate::ops::{Error, Libvirt, Session, lifecycle, nat, networks, respond, screens};
 use crate::pool::{Hold, Lane};
 use crate::storage::{self, Dataset, Maker, PoolName};
 
@@ -109,7 +109,14 @@ fn leaving_steps(
         Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => (None, Some(error)),
         Err(error) => return Err(error),
     };
-    let (networks, volumes) = leaving(session.connection()?, guest, domain.as_ref(), pool)?;
+    let connection = session.connection()?;
+    let (networks, volumes, lost) = leaving(connection, guest, domain.as_ref(), pool)?;
+    for mac in lost {
+        // A step would remove a network that another guest makes under this name meanwhile.
+        if let Err(error) = nat::release(connection, &mac) {
+            warn!("cannot remove the reservation of NIC {mac}; guest={:?}: {error}", guest.id);
+        }
+    }
     // Before anything is gone: its volumes would be nobody's afterwards.
     if volumes.expected == Expected::Some && !has_store {
         return Err(storage::Error::NoStore.into());
@@ -150,14 +157,14 @@ pub(super) fn destroy_if_active(domain: &Domain) -> Result<(), Error> {
     }
 }
 
-/// The names of the networks that go with a guest if no other one uses them, and what its definition says
-/// of its volumes.
+/// The names of the networks that go with a guest if no other one uses them, what its definition says of its
+/// volumes, and the MAC addresses of its NICs whose networks are gone.
 pub(super) fn leaving(
     connection: &Connection,
     guest: &Guest,
     domain: Option<&Domain>,
     pool: &PoolName,
-) -> Result<(BTreeSet<String>, LeavingVolumes), Error> {
+) -> Result<(BTreeSet<String>, LeavingVolumes, Vec<String>), Error> {
     let xml = domain.map(|domain| domain.xml(XmlKind::Inactive)).transpose()?;
     let found = xml.as_ref().map(|xml| definition(xml, &guest.id));
     let mut names = match &found {
@@ -175,8 +182,11 @@ pub(super) fn leaving(
     }
     let (Some(xml), Some(found)) = (xml, found) else {
         let (expected, kept, renamed) = (Expected::Unknown, Vec::new(), Vec::new());
-        return Ok((names, LeavingVolumes { expected, kept, renamed }));
+        return Ok((names, LeavingVolumes { expected, kept, renamed }, Vec::new()));
     };
+    let plugged = found.devices.interfaces.iter().filter(|it| it.source.network == it.mac.address);
+    let lost = plugged.map(|it| it.mac.address.clone()).filter(|mac| !names.contains(mac));
+    let lost = lost.collect();
     let Metadata { guest: request, besides, .. } = &found.metadata;
     let volumes = LeavingVolumes {
         expected: match request {
@@ -189,7 +199,7 @@ pub(super) fn leaving(
         kept: handed_in_sources(&xml).into_iter().map(PathBuf::from).collect(),
         renamed: renamed_volumes(&found.metadata, &guest.id, pool),
     };
-    Ok((names, volumes))
+    Ok((names, volumes, lost))
 }
 
 /// The volumes of a guest's disks that are not below `guests/<id>`: it had another id when they were made.

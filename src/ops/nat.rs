@@ -76,14 +76,16 @@ pub(super) fn reserve(
     match hosts.iter().find(|(_, reserved)| reserved == address) {
         Some((mac, _)) if is_own(mac) => return Ok(()),
         Some((mac, _)) => {
-            return Err(ops::Error::Taken(format!("address {address} is reserved for NIC {mac}")));
+            return Err(ops::Error::Taken(format!(
+                "address {address} is reserved for NIC {mac}; detach that NIC, or if no guest has it, run \
+                 virsh net-update {NETWORK} delete ip-dhcp-host \"<host mac='{mac}'/>\" --live --config"
+            )));
         }
         None => {}
     }
-    if let Some((mac, reserved)) = hosts.iter().find(|(mac, _)| is_own(mac)) {
-        network.reserve(Reservation::Remove, &host_xml(mac, reserved))?;
-    }
-    Ok(network.reserve(Reservation::Add, &host_xml(&nic.mac, address))?)
+    let has_another = hosts.iter().any(|(mac, _)| is_own(mac));
+    let change = if has_another { Reservation::Modify } else { Reservation::Add };
+    Ok(network.reserve(change, &host_xml(&nic.mac, address))?)
 }
 
 /// Removes the reservation of the NIC with this MAC address, if the agent's own network has one.

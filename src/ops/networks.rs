@@ -138,12 +138,12 @@ fn stop_if_active(network: &Network) -> Result<(), Error> {
 
 /// Stops and undefines a network, after the reservation of its NIC; `false` where there is none of that name.
 pub(super) fn remove(connection: &Connection, name: &str) -> Result<bool, Error> {
+    nat::release(connection, name)?;
     let network = match connection.lookup_network_by_name(name) {
         Ok(network) => network,
         Err(error) if error.code == Code::NO_NETWORK => return Ok(false),
         Err(error) => return Err(error),
     };
-    nat::release(connection, name)?;
     stop_if_active(&network)?;
     match network.undefine() {
         Err(error) if error.code == Code::NO_NETWORK => Ok(false),
@@ -180,6 +180,10 @@ pub(super) fn remove_all(
             Some(Use::Used) => {
                 info!("keeping network {name}: another guest uses it; guest={id:?}");
                 Ok(false)
+            }
+            // Something else may have removed the network of the NIC, which has its reservation still.
+            None if !users.iter().any(|user| user.may_have_network(name)) => {
+                nat::release(connection, name).map(|()| false)
             }
             None => Ok(false),
         });

@@ -82,7 +82,7 @@ fn a_bare_host_gets_one_network_with_reservations() {
 
     // An address that is taken undoes all of the guest, and one outside makes nothing of it.
     for (address, why) in [
-        ("192.168.77.9/24", "address 192.168.77.9 is reserved for NIC 02:00:00:00:7d:01"),
+        ("192.168.77.9/24", "address 192.168.77.9 is reserved for NIC 02:00:00:00:7d:01; detach"),
         ("192.168.77.1", "nics[0].address"),
         ("192.168.78.2", "nics[0].address"),
         ("fd00::2", "nics[0].address"),
@@ -116,6 +116,9 @@ fn a_bare_host_gets_one_network_with_reservations() {
     let moved = guest("nat-one", 1, "192.168.77.10");
     agent.ok("CreateGuest", &moved);
     assert_eq!(reservations(&stack), [reserved(1, "192.168.77.10")]);
+    // An operator removes the network of the NIC.
+    stack.virsh_ok(&["net-destroy", &mac(1)]);
+    stack.virsh_ok(&["net-undefine", &mac(1)]);
     agent.ok("Delete", &json!({ "id": "nat-one" }));
     assert_eq!(reservations(&stack), Vec::<String>::new());
     agent.ok("Delete", &json!({ "id": "nat-two" }));

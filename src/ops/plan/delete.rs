@@ -110,7 +110,7 @@ fn look_at_leaving(
         Err(error) if error.code == Code::NO_DOMAIN => (None, Some(error)),
         found => (Some(found?), None),
     };
-    let (names, volumes) = leaving(connection, guest, domain.as_ref(), pool)?;
+    let (names, volumes, _) = leaving(connection, guest, domain.as_ref(), pool)?;
     let step = |what, name: &str| PlanStep { what, name: name.to_owned(), ..PlanStep::default() };
     let mut steps = Vec::new();
     if let Some(domain) = domain {
