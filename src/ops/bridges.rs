@@ -1,6 +1,6 @@
 //! The bridges of the host that NICs are connected to.
 
-use crate::config::HostConfig;
+use crate::config::{BridgeType, HostConfig, Nat};
 use crate::guest::domain::VirDomain;
 use crate::guest::network::Network as Wiring;
 use crate::guest::wire::Guest;
@@ -8,10 +8,14 @@ use crate::libvirt::{Code, Connection, Error};
 use crate::ops;
 use crate::os::links;
 
-/// Warns of the bridges that a guest's NICs name and the host has not: the guest can be defined, and not started.
+/// Warns of the bridges that a guest's NICs name and the host has not: the guest can be defined, and not started. That
+/// of the network with NAT is the agent's to make.
 pub(super) fn warnings(guest: &Guest, host: &HostConfig) -> Vec<String> {
     let names = guest.nics.iter().enumerate().map(|(index, nic)| (index, nic.network.as_str()));
-    let missing = names.filter(|(_, bridge)| !bridge.is_empty() && is_missing(bridge, host));
+    let is_own =
+        |bridge: &str| bridge == Nat::BRIDGE && matches!(host.bridge_type, BridgeType::Nat(_));
+    let missing = names
+        .filter(|(_, bridge)| !bridge.is_empty() && !is_own(bridge) && is_missing(bridge, host));
     let warning = |(index, bridge)| {
         format!(
             "nics[{index}].network: bridge {bridge} does not exist; the guest cannot start before you create it"

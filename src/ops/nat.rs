@@ -37,16 +37,7 @@ pub(super) fn ensure(
             Err(refused) => find(connection)?.ok_or(refused)?,
         },
     };
-    let made_with = read(&network)?.made_with;
-    if made_with != nat.to_string() {
-        let whose = match made_with.as_str() {
-            "" => "is not this agent's",
-            _ => "has other addresses",
-        };
-        return Err(ops::Error::Taken(format!(
-            "cannot provide {nat}: network {NETWORK} exists and {whose}; remove it by virsh net-destroy and net-undefine"
-        )));
-    }
+    own(&network, nat)?;
     network.set_autostart()?;
     if network.is_active()? {
         return Ok(());
@@ -66,15 +57,31 @@ pub(super) fn reserve(
     nic: &Nic,
     bridge_type: BridgeType,
 ) -> Result<(), ops::Error> {
-    let address = nic.address.split('/').next().unwrap_or_default();
-    if address.is_empty() || of_nic(nic, bridge_type).is_none() {
+    let (false, Some(nat)) = (nic.address.is_empty(), of_nic(nic, bridge_type)) else {
         return Ok(());
-    }
+    };
     let Some(network) = find(connection)? else { return Ok(()) };
-    let hosts = read(&network)?.hosts;
+    match change(&own(&network, nat)?, nic)? {
+        Some((change, host)) => Ok(network.reserve(change, &host)?),
+        None => Ok(()),
+    }
+}
+
+/// What is to be changed for a NIC to have its `address` reserved, and the XML of the reservation; none where it has.
+///
+/// # Errors
+/// [`ops::Error::Taken`] where another NIC has the address.
+fn change(
+    hosts: &[(String, String)],
+    nic: &Nic,
+) -> Result<Option<(Reservation, String)>, ops::Error> {
+    let address = nic.address.split('/').next().unwrap_or_default();
+    if address.is_empty() {
+        return Ok(None);
+    }
     let is_own = |mac: &str| mac.eq_ignore_ascii_case(&nic.mac);
     match hosts.iter().find(|(_, reserved)| reserved == address) {
-        Some((mac, _)) if is_own(mac) => return Ok(()),
+        Some((mac, _)) if is_own(mac) => return Ok(None),
         Some((mac, _)) => {
             return Err(ops::Error::Taken(format!(
                 "address {address} is reserved for NIC {mac}; detach that NIC, or if no guest has it, run \
@@ -85,7 +92,7 @@ pub(super) fn reserve(
     }
     let has_another = hosts.iter().any(|(mac, _)| is_own(mac));
     let change = if has_another { Reservation::Modify } else { Reservation::Add };
-    Ok(network.reserve(change, &host_xml(&nic.mac, address))?)
+    Ok(Some((change, host_xml(&nic.mac, address))))
 }
 
 /// Removes the reservation of the NIC with this MAC address, if the agent's own network has one.
@@ -102,20 +109,35 @@ pub(super) fn release(connection: &Connection, mac: &str) -> Result<(), Error> {
     own.map_or(Ok(()), |(mac, ip)| network.reserve(Reservation::Remove, &host_xml(&mac, &ip)))
 }
 
-/// The steps by which the network would be made for one of these NICs.
+/// The steps by which the network would be made or started for one of these NICs, and what would be refused.
+///
+/// # Errors
+/// What libvirt says.
 pub(super) fn plan(
     connection: &Connection,
     nics: &[Nic],
     bridge_type: BridgeType,
-) -> Result<Vec<PlanStep>, Error> {
-    let Some(nat) = nics.iter().find_map(|nic| of_nic(nic, bridge_type)) else {
-        return Ok(Vec::new());
-    };
-    if find(connection)?.is_some() {
-        return Ok(Vec::new());
-    }
+) -> Result<(Vec<PlanStep>, Vec<ops::Error>), ops::Error> {
+    let (mut steps, mut refused) = (Vec::new(), Vec::new());
+    let wired = || nics.iter().filter_map(|nic| of_nic(nic, bridge_type).map(|nat| (nic, nat)));
+    let Some((_, nat)) = wired().next() else { return Ok((steps, refused)) };
     let step = |what, xml| PlanStep { what, name: NETWORK.into(), xml, ..PlanStep::default() };
-    Ok(vec![step("define network", network_xml(nat)), step("start network", String::new())])
+    let network = find(connection)?;
+    if network.is_none() {
+        steps.push(step("define network", network_xml(nat)));
+    }
+    match network.as_ref().map(|network| own(network, nat)) {
+        Some(Err(taken @ ops::Error::Taken(_))) => return Ok((steps, vec![taken])),
+        Some(hosts) => {
+            let hosts = hosts?;
+            refused.extend(wired().filter_map(|(nic, _)| change(&hosts, nic).err()));
+        }
+        None => {}
+    }
+    if !network.is_some_and(|network| network.is_active().unwrap_or_default()) {
+        steps.push(step("start network", String::new()));
+    }
+    Ok((steps, refused))
 }
 
 fn find(connection: &Connection) -> Result<Option<Network>, Error> {
@@ -126,6 +148,18 @@ fn find(connection: &Connection) -> Result<Option<Network>, Error> {
     }
 }
 
-fn read(network: &Network) -> Result<NatNetwork, ops::Error> {
-    NatNetwork::from_xml(&network.xml()?).map_err(unreadable)
+/// The reservations of the agent's own network.
+///
+/// # Errors
+/// [`ops::Error::Taken`] for a network that is another maker's, or has other addresses; what libvirt says.
+fn own(network: &Network, nat: Nat) -> Result<Vec<(String, String)>, ops::Error> {
+    let found = NatNetwork::from_xml(&network.xml()?).map_err(unreadable)?;
+    let whose = match found.made_with.as_str() {
+        "" => "is not this agent's",
+        made_with if made_with != nat.to_string() => "has other addresses",
+        _ => return Ok(found.hosts),
+    };
+    Err(ops::Error::Taken(format!(
+        "cannot provide {nat}: network {NETWORK} exists and {whose}; remove it by virsh net-destroy and net-undefine"
+    )))
 }

@@ -87,6 +87,9 @@ fn a_bare_host_gets_one_network_with_reservations() {
         ("192.168.78.2", "nics[0].address"),
         ("fd00::2", "nics[0].address"),
     ] {
+        let third = json!({ "guest": guest("nat-third", 3, address), "dry_run": true });
+        let dry = agent.call_with("CreateGuest", &third)["result"]["plan"].take();
+        assert!(dry["problems"].to_string().contains(why), "{dry}");
         let error = agent.error("CreateGuest", &guest("nat-third", 3, address));
         assert!(error.contains(why), "{error}");
     }
@@ -183,6 +186,9 @@ fn a_network_of_others_is_not_touched() {
         std::fs::write(&file, xml).expect("a file can be written");
         stack.virsh_ok(&["net-define", file.to_str().expect("UTF-8")]);
         let before = stack.virsh_ok(&["net-dumpxml", NETWORK]);
+        let foreign = json!({ "guest": guest("nat-foreign", 1, "192.168.77.9"), "dry_run": true });
+        let dry = agent.call_with("CreateGuest", &foreign)["result"]["plan"].take();
+        assert!(dry["problems"].to_string().contains(why), "{dry}");
         let error = agent.error("CreateGuest", &guest("nat-foreign", 1, "192.168.77.9"));
         assert!(error.contains(why), "{error}");
         assert_eq!(stack.virsh_ok(&["net-dumpxml", NETWORK]), before);

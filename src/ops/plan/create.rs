@@ -69,8 +69,9 @@ impl Libvirt {
         let uses = Arc::clone(&self.uses);
         let look = move |connection: &Connection| look_for(connection, &asked, &host, &uses);
         let seen = self.read(Lane::Read, "plan CreateGuest", &request.id, deadline, look);
-        let Seen { there, steps, taken, offer, missing, promised } =
+        let Seen { there, steps, refused, taken, offer, missing, promised } =
             forecast.unless_failed("libvirt", seen)?.unwrap_or_default();
+        forecast.problems.extend(refused.into_iter().map(Problem::Error));
         forecast.problems.extend(taken.into_iter().map(Problem::Words));
         forecast.problems.extend(missing.into_iter().map(|fault| Problem::Error(fault.into())));
         let is_free = matches!(there, There::Nobody);
@@ -301,6 +302,8 @@ struct Seen {
     there: There,
     /// What is missing of its networks.
     steps: Vec<PlanStep>,
+    /// What the network with NAT would refuse.
+    refused: Vec<Error>,
     /// The networks that are others', in words.
     taken: Vec<String>,
     /// What libvirt offers for a guest that is to be made.
@@ -340,7 +343,7 @@ fn look_for(
         There::Same(_, uuid) => uuid.clone(),
         _ => String::new(),
     };
-    seen.steps = nat::plan(connection, &guest.nics, host.bridge_type)?;
+    (seen.steps, seen.refused) = nat::plan(connection, &guest.nics, host.bridge_type)?;
     // One without a MAC address that is one has its fault noted.
     for nic in guest.nics.iter().filter(|nic| is_mac(&nic.mac)) {
         let wanted = Wiring::for_nic(nic, host.bridge_type, &guest.id, &uuid);
