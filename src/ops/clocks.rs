@@ -54,6 +54,8 @@ pub(super) struct Thread {
     pub(super) opener: Arc<Opener>,
     pub(super) agents: Arc<Agents>,
     pub(super) events: Arc<Events>,
+    /// Whether the agent has a network with NAT of its own.
+    pub(super) has_nat: bool,
     wanted: Arc<Wanted>,
 }
 
@@ -73,6 +75,7 @@ impl Clocks {
         opener: &Arc<Opener>,
         agents: &Arc<Agents>,
         events: &Arc<Events>,
+        has_nat: bool,
     ) -> io::Result<Self> {
         let clocks = Mutex::new(Some(Vec::new()));
         let wanted = Arc::new(Wanted { clocks, changed: Condvar::new() });
@@ -81,6 +84,7 @@ impl Clocks {
             opener: Arc::clone(opener),
             agents: Arc::clone(agents),
             events: Arc::clone(events),
+            has_nat,
             wanted: Arc::clone(&wanted),
         };
         thread::Builder::new().name("guest-agents".to_owned()).spawn(move || thread.run())?;

@@ -86,7 +86,7 @@ pub use recovery::{Leftover, Reconciler, StorageSeen};
 pub use session::Session;
 
 use crate::config::fixed::{FROZEN_GUESTS, HEALTH_FRESH};
-use crate::config::{Config, Deadlines, HostConfig, MetricsConfig, PoolLimits};
+use crate::config::{BridgeType, Config, Deadlines, HostConfig, MetricsConfig, PoolLimits};
 use crate::events::Events;
 use crate::guest::domain::VirDomain;
 use crate::guest::wire::{Guest, GuestResponse};
@@ -191,12 +191,13 @@ impl Libvirt {
         pool.on_release(move |guest| told.changed(guest));
         let agents = Arc::new(Agents::new(config.metrics.filesystems));
         let freezes = Freezes::new(&opener, &agents, &journal);
+        let has_nat = matches!(config.host.bridge_type, BridgeType::Nat(_));
         let listeners = Listeners {
             limits: Arc::clone(&limits),
             uses: Arc::clone(&uses),
             agents: Arc::clone(&agents),
             freezes: Arc::clone(&freezes),
-            clocks: Clocks::start(&pool, &opener, &agents, &events)?,
+            clocks: Clocks::start(&pool, &opener, &agents, &events, has_nat)?,
         };
         freezes.resume();
         Watch::start(&pool, &opener, &events, &config.pool, config.watch.pause)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use log::debug;
 
+use crate::config::Nat;
 use crate::config::fixed::{AGENT_ANSWER, NEIGHBOURS_BYTES};
 use crate::libvirt::{Source, Topic};
 use crate::ops::addresses::{Refresh, neighbours};
@@ -38,7 +39,12 @@ impl Thread {
                     }
                     Err(error) => debug!("cannot read {NEIGHBOURS}: {error}"),
                 }
-                if let Err(why) = self.ask_networks(networks.clone()) {
+                let mut networks = networks.clone();
+                // The networks of its NICs lead to it, and lease nothing.
+                if self.has_nat {
+                    networks.insert(Nat::NETWORK.to_owned());
+                }
+                if let Err(why) = self.ask_networks(networks) {
                     debug!("cannot ask networks for leases: {why}");
                 }
             }

@@ -216,6 +216,10 @@ fn a_first_guest_has_its_reserved_address() {
         .run("until ip -4 addr show eth0 | grep inet; do sleep 1; done; ip route | grep default");
     assert!(shown.contains("192.168.77.55/24") && shown.contains("via 192.168.77.1"), "{shown}");
     assert!(console.run("ping -c 1 192.168.77.1").contains("1 packets received"));
+    wait_until("List shows the lease", SOON, || {
+        let list = agent.call_with("List", &json!({}))["result"].take().to_string();
+        list.contains("192.168.77.55") && list.contains("lease")
+    });
     wait_until("the lease is told", SOON, || {
         let info = agent.ok("GuestInfo", &json!({ "id": "nat-real" })).to_string();
         info.contains("192.168.77.55") && info.contains("lease")
