@@ -17,8 +17,10 @@ use crate::os::service::{agent_user, is_systemd};
 use crate::os::{kvm as kvm_device, own, process, users};
 use crate::sorted::OrderBy;
 
-/// What libvirt starts for a network with DHCP.
+/// What libvirt runs for a network with DHCP.
 const DNSMASQ: &str = "/usr/sbin/dnsmasq";
+/// What libvirt makes the rules of NAT with: one of these, by its version.
+const FIREWALLS: [&str; 2] = ["/usr/sbin/iptables", "/usr/sbin/nft"];
 
 /// The user with its name, where it has one.
 pub(super) fn named(user: u32) -> String {
@@ -64,33 +66,57 @@ pub(super) fn cgroup(_: &Config) -> Vec<Finding> {
 }
 
 pub(super) fn bridges(config: &Config) -> Vec<Finding> {
-    let (found, lacks) = match config.host.bridge_type {
-        BridgeType::Nat(nat) => (
-            Path::new(DNSMASQ)
-                .exists()
-                .then(|| format!("{} has {nat}, with DHCP and NAT", Nat::BRIDGE)),
-            "install dnsmasq-base, which libvirt starts for DHCP",
-        ),
-        BridgeType::OpenVSwitch => (
+    let none = "none found: guests with NICs cannot start";
+    let mut findings = vec![match config.host.bridge_type {
+        BridgeType::Nat(nat) => nat_bridge(nat, &|program| Path::new(program).exists()),
+        BridgeType::OpenVSwitch => {
             // Where Debian, Fedora and upstream put it.
-            ["/run/openvswitch/db.sock", "/var/run/openvswitch/db.sock"]
-                .into_iter()
-                .find(|path| Path::new(path).exists())
-                .map(|path| format!("Open vSwitch is running: {path}")),
-            "start openvswitch-switch, or set --bridge-type linux",
-        ),
-        BridgeType::Linux => {
-            let names = linux_bridges().join(", ");
-            (Some(names).filter(|it| !it.is_empty()), "create the bridge that NICs name")
+            let sockets = ["/run/openvswitch/db.sock", "/var/run/openvswitch/db.sock"];
+            let remedy = "start openvswitch-switch, or set --bridge-type linux";
+            match sockets.into_iter().find(|path| Path::new(path).exists()) {
+                Some(path) => Finding::ok("bridges", format!("Open vSwitch is running: {path}")),
+                None => Finding::warn("bridges", none, remedy),
+            }
         }
-    };
-    let mut findings = vec![match found {
-        Some(text) => Finding::ok("bridges", text),
-        None => Finding::warn("bridges", "none found: guests with NICs cannot start", lacks),
+        BridgeType::Linux => match linux_bridges().join(", ") {
+            names if names.is_empty() => {
+                Finding::warn("bridges", none, "create the bridge that NICs name")
+            }
+            names => Finding::ok("bridges", names),
+        },
     }];
     // Where libvirt does not answer, its own line says so.
     findings.extend(missing_bridges(config).unwrap_or_default());
     findings
+}
+
+/// Whether libvirt can provide the network with NAT.
+fn nat_bridge(nat: Nat, exists: &dyn Fn(&str) -> bool) -> Finding {
+    let (missing, package) = match (exists(DNSMASQ), FIREWALLS.into_iter().any(exists)) {
+        (true, true) => {
+            let seen = format!("{} can have {nat}: dnsmasq and a firewall exist", Nat::BRIDGE);
+            return Finding::ok("bridges", seen);
+        }
+        (false, _) => (DNSMASQ, "dnsmasq-base"),
+        (true, false) => (FIREWALLS[0], "iptables"),
+    };
+    let seen = format!("{missing} does not exist: {} cannot have {nat}", Nat::BRIDGE);
+    Finding::warn(
+        "bridges",
+        seen,
+        format!("install {package}, which libvirt needs for NAT and DHCP"),
+    )
+}
+
+/// How an operator makes a bridge that is missing.
+fn bridge_remedy(bridge: &str, bridge_type: BridgeType) -> String {
+    match bridge_type {
+        BridgeType::Nat(_) if bridge == Nat::BRIDGE => format!("virsh net-start {}", Nat::NETWORK),
+        BridgeType::OpenVSwitch => format!("ovs-vsctl add-br {bridge}"),
+        BridgeType::Linux | BridgeType::Nat(_) => {
+            format!("create it, such as by ip link add {bridge} type bridge")
+        }
+    }
 }
 
 /// The bridges that NICs of guests name and the host has not.
@@ -106,7 +132,7 @@ fn missing_bridges(config: &Config) -> Result<Vec<Finding>, libvirt::Error> {
         for (_, bridge) in bridges_of(&connection, &guest)? {
             if is_bridge_missing(&bridge, &config.host) {
                 let seen = format!("{bridge} does not exist: cannot start {}", guest.name);
-                let remedy = format!("create it, such as by ip link add {bridge} type bridge");
+                let remedy = bridge_remedy(&bridge, config.host.bridge_type);
                 missing.push(Finding::warn("bridges", seen, remedy));
             }
         }
@@ -267,6 +293,34 @@ fn shuts_down(conf: &str) -> bool {
 mod tests {
     use super::*;
     use crate::check::Level;
+
+    #[test]
+    fn a_missing_bridge_has_the_remedy_of_its_type() {
+        let nat = Nat::parse("192.168.77.0/24").unwrap();
+        for (bridge, bridge_type, remedy) in [
+            ("mistify0", BridgeType::Nat(nat), "virsh net-start mistify-nat"),
+            ("br0", BridgeType::Nat(nat), "create it, such as by ip link add br0 type bridge"),
+            ("mistify0", BridgeType::OpenVSwitch, "ovs-vsctl add-br mistify0"),
+            ("br0", BridgeType::Linux, "create it, such as by ip link add br0 type bridge"),
+        ] {
+            assert_eq!(bridge_remedy(bridge, bridge_type), remedy);
+        }
+    }
+
+    #[test]
+    fn what_the_network_with_nat_lacks_is_named() {
+        let nat = Nat::parse("192.168.77.0/24").unwrap();
+        for (there, level, seen, remedy) in [
+            (&["dnsmasq", "iptables"][..], Level::Ok, "can have 192.168.77.0/24", ""),
+            (&["dnsmasq", "nft"], Level::Ok, "can have", ""),
+            (&["iptables"], Level::Warn, "/usr/sbin/dnsmasq does not exist", "dnsmasq-base"),
+            (&["dnsmasq"], Level::Warn, "/usr/sbin/iptables does not exist", "install iptables"),
+        ] {
+            let found = nat_bridge(nat, &|path| there.iter().any(|it| path.ends_with(it)));
+            assert_eq!(found.level, level, "{found:?}");
+            assert!(found.seen.contains(seen) && found.remedy.contains(remedy), "{found:?}");
+        }
+    }
 
     #[test]
     fn libvirts_own_shutdown_of_guests_is_known() {
