@@ -71,10 +71,11 @@ pub(super) fn name_missing(
     cause: ops::Error,
 ) -> ops::Error {
     let ops::Error::Libvirt(error) = &cause else { return cause };
-    let is_named = |bridge: &str| {
-        let is_absent = error.message.contains("No such device") || is_missing(bridge, host);
-        error.message.contains(bridge) && is_absent
-    };
+    // Open vSwitch's messages do not quote it.
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
+    let words = error.message.split(|c: char| !is_of_name(c));
+    let is_named =
+        |bridge: &str| words.clone().any(|word| word == bridge) && is_missing(bridge, host);
     let bridges = of_domain(connection, domain).unwrap_or_default();
     match bridges.into_iter().find(|(_, bridge)| is_named(bridge)) {
         Some((mac, bridge)) => {
