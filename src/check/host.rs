@@ -259,10 +259,14 @@ pub(super) fn unit(_: &Config) -> Vec<Finding> {
 pub(super) fn stop(_: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
     for unit in ["mistify-libvirt-guests.service", "libvirt-guests.service"] {
-        let asked =
-            Command::new("systemctl").args(["is-enabled", unit]).stdin(Stdio::null()).output();
-        // A unit that is not there is not enabled, either.
-        if asked.is_ok_and(|asked| asked.stdout.starts_with(b"enabled")) {
+        let says = |question: &str, answer: &str| {
+            let asked =
+                Command::new("systemctl").args([question, unit]).stdin(Stdio::null()).output();
+            // A unit that is not there is neither.
+            asked.is_ok_and(|asked| asked.stdout.starts_with(answer.as_bytes()))
+        };
+        // systemd stops only what it has started.
+        if says("is-enabled", "enabled") && says("is-active", "active") {
             found.push(unit);
         }
     }
@@ -273,7 +277,7 @@ pub(super) fn stop(_: &Config) -> Vec<Finding> {
     vec![match found.as_slice() {
         [] => Finding::warn(
             "stop",
-            "nothing shuts guests down when the host stops: they are killed",
+            "no unit that shuts guests down when the host stops is enabled and started: they are killed",
             "systemctl enable --now mistify-libvirt-guests",
         ),
         found => Finding::ok("stop", format!("shuts guests down: {}", found.join(", "))),

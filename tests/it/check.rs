@@ -52,6 +52,26 @@ fn a_host_that_has_what_is_needed_is_told_so_with_status_0() {
 }
 
 #[test]
+fn a_unit_that_is_not_started_shuts_nothing_down() {
+    let folder = Scratch::new();
+    let systemctl = folder.path().join("systemctl");
+    for (state, level) in [("inactive", "warn"), ("active", "ok")] {
+        let script = format!(
+            "#!/bin/sh
+[ $1 = is-active ] && echo {state} || echo enabled
+"
+        );
+        fs::write(&systemctl, script).expect("a file can be written");
+        fs::set_permissions(&systemctl, Permissions::from_mode(0o755)).expect("it is ours");
+        let mut command = Command::new(PROGRAM);
+        command.args(["check", "--config", "/dev/null", "--libvirt-uri", "test:///default"]);
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let output = command.env("PATH", path).stdin(Stdio::null()).output().expect("it starts");
+        assert_eq!(levels(&output)["stop"], level, "{output:?}");
+    }
+}
+
+#[test]
 fn what_is_missing_is_a_failure_with_status_1() {
     let folder = Scratch::new();
     let state = folder.path().join("state");
