@@ -309,7 +309,7 @@ mod tests {
         const BUSY: &str = r#"{"error":{"code":-32005,"message":"too many calls"}}"#;
         const OFF: &str = r#"{"result":{"guest":{"state":"shutoff"}}}"#;
         const GONE: &str = r#"{"error":{"code":-32001,"message":"Domain not found"}}"#;
-        let long = Duration::from_secs(600);
+        let long = Duration::from_secs(60);
         let off = "web-1 went shutoff while waiting for an SSH server of web-1";
         assert_eq!(ended(&[BUSY, BUSY, OFF], long), Error::Answered(off.to_owned()));
         assert_eq!(ended(&[BUSY, GONE], long), Error::NotFound("Domain not found".to_owned()));
