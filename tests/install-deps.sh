@@ -85,7 +85,7 @@ linux=(fdisk mtools dosfstools grub-common grub-pc-bin grub-efi-amd64-bin kmod c
 lab=(mmdebstrap e2fsprogs qemu-system-x86 seabios util-linux mount)
 bare=(mmdebstrap systemd-container slirp4netns util-linux mount git)
 deb=(dpkg-dev xz-utils)
-gate=(binutils libclang-dev prometheus systemd)
+gate=(binutils libclang-dev prometheus python3-prometheus-client systemd)
 unpack=:
 case ${1:-test} in
 build) ;;
