@@ -70,6 +70,7 @@ impl<'c> Wait<'c> {
     pub(super) fn until_done(&self, limit: Duration) -> Result<String, Error> {
         let deadline = Instant::now() + limit;
         loop {
+            let began = Instant::now();
             let last = match self.look() {
                 Ok(outcome) => return outcome,
                 Err(error @ Error::NotFound(_)) => return Err(error),
@@ -87,7 +88,9 @@ impl<'c> Wait<'c> {
                     Error::Answered(why)
                 });
             }
-            thread::sleep(left.min(WAIT_INTERVAL));
+            // A look that has connected all the while is followed by the next one.
+            let pause = WAIT_INTERVAL.saturating_sub(began.elapsed()).max(SSH_AGAIN);
+            thread::sleep(left.min(pause));
         }
     }
 

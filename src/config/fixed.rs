@@ -87,7 +87,7 @@ pub const CLIENT_HEADERS: usize = 64;
 pub const CLIENT_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 /// Parameters of the subcommand `call`. The agent accepts as much in a body.
 pub const CLIENT_PARAMS_BYTES: u64 = 1024 * 1024;
-/// Pause of `create --wait` between two looks at a guest. A look is three calls at most.
+/// Interval of the looks of `create --wait` at a guest. A look is three calls at most.
 pub const WAIT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time of `create --wait` without `--timeout`. A cloud image boots within a minute with KVM and within five
 /// without.
