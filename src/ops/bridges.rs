@@ -71,11 +71,7 @@ pub(super) fn name_missing(
     cause: ops::Error,
 ) -> ops::Error {
     let ops::Error::Libvirt(error) = &cause else { return cause };
-    // Open vSwitch's messages do not quote it.
-    let is_of_name = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
-    let words = error.message.split(|c: char| !is_of_name(c));
-    let is_named =
-        |bridge: &str| words.clone().any(|word| word == bridge) && is_missing(bridge, host);
+    let is_named = |bridge: &str| names(&error.message, bridge) && is_missing(bridge, host);
     let bridges = of_domain(connection, domain).unwrap_or_default();
     match bridges.into_iter().find(|(_, bridge)| is_named(bridge)) {
         Some((mac, bridge)) => {
@@ -83,5 +79,33 @@ pub(super) fn name_missing(
             ops::Error::BridgeMissing { guest, mac, bridge, cause }
         }
         None => cause,
+    }
+}
+
+/// Whether a message of libvirt has the whole name of a bridge. Those of Open vSwitch do not quote it.
+fn names(message: &str, bridge: &str) -> bool {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
+    message.split(|c: char| !is_of_name(c)).any(|word| word == bridge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_is_named_by_its_whole_name() {
+        let linux = "Cannot get interface MTU on 'br10': No such device";
+        assert!(names(linux, "br10") && !names(linux, "br1"));
+        assert!(names("Unable to add port vnet0 to OVS bridge ovs-br.1: failed", "ovs-br.1"));
+    }
+
+    #[test]
+    fn the_bridge_of_the_own_network_is_no_warning() {
+        let mut host =
+            HostConfig { libvirt_uri: "qemu:///system".to_owned(), ..HostConfig::default() };
+        host.bridge_type = BridgeType::Nat(Nat::parse("192.168.77.0/24").unwrap());
+        let nics = r#"{"nics": [{"network": "mistify0"}, {"network": "nosuch0"}]}"#;
+        let warned = warnings(&serde_json::from_str(nics).unwrap(), &host);
+        assert!(warned.len() == 1 && warned[0].contains("bridge nosuch0 does not"), "{warned:?}");
     }
 }
