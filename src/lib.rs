@@ -67,6 +67,7 @@
 //! ```
 //! use mistify_libvirt::guest::wire::{Disk, Guest, GuestRequest, Nic};
 //! use mistify_libvirt::guest::wire::metrics::GuestMetricsRequest;
+//! use mistify_libvirt::guest::wire::verbs::ShutdownRequest;
 //! use mistify_libvirt::{guest::state::State, ops::Libvirt, pool::Lane};
 //!
 //! let agent = Libvirt::new("test:///default", "mistify", 4)?;
@@ -104,7 +105,8 @@
 //! assert_eq!(state(agent.status(request())?), "paused");
 //! assert_eq!(state(agent.poweroff(request())?), "shutoff");
 //! assert_eq!(state(agent.create(request())?), "running");
-//! assert_eq!(state(agent.shutdown(request())?), "shutoff");
+//! let off = ShutdownRequest { guest: guest.guest.clone(), ..ShutdownRequest::default() };
+//! assert_eq!(state(agent.shutdown(off, &|| false)?), "shutoff");
 //! agent.delete(request())?;
 //! assert!(agent.status(request()).is_err());
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -96,7 +96,7 @@ pub(super) fn is_greeting(bytes: &[u8]) -> bool {
 /// That no address answers; that there is no ssh.
 ///
 /// # Blocking
-/// As [`first_that_greets`], and as long as two calls take.
+/// Some seconds for each address that does not answer, and as long as two calls take.
 pub fn ssh(config: &Config, id: &str, words: &[OsString]) -> Result<(), Error> {
     let client = Client::new(config)?;
     let progress = Progress::of(printable(&format!("looking for an address of {id}")));

@@ -159,6 +159,9 @@ fn a_purge_and_the_documents_know_all_state_files() {
     let files = include_str!("../../docs/operations.md");
     for name in names {
         assert!(purge.contains(&format!("\"$state/{name}\"")), "{name}: it stays after a purge");
-        assert!(files.contains(&format!("| `{name}")), "{name} is not in the table of files");
+        let mut rows =
+            files.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+        let is_its = |cell: &str| cell.split(", ").any(|it| it.starts_with(&format!("`{name}")));
+        assert!(rows.any(is_its), "{name} is not in the table of files");
     }
 }

@@ -14,7 +14,7 @@ use crate::guest::wire::Guest;
 /// The most credentials of a guest. QEMU's machines have room for 32 items, and need some 20 themselves.
 pub const CREDENTIALS_MAX: usize = 8;
 /// The longest name of a credential in bytes: an item's name has at most 55 (`FW_CFG_MAX_FILE_PATH`), and 27 of these
-/// are [`CREDENTIAL_ITEMS`].
+/// are `opt/io.systemd.credentials/`.
 pub const CREDENTIAL_NAME_BYTES_MAX: usize = 28;
 /// The items in which Fedora CoreOS and Flatcar look for their configuration.
 const IGNITION_ITEMS: [&str; 2] = ["opt/com.coreos/config", "opt/org.flatcar-linux/config"];
