@@ -248,11 +248,11 @@ fn set_seed_makes_the_files_again() {
 fn set_seed_keeps_the_password_of_a_display() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let bed = Bed::new(&stack.uri());
-    let mut made = guest("shown", &ignition("a"));
+    let mut made = guest("seed-display", &ignition("a"));
     made["type"] = json!("qemu");
     made["disks"].take();
     bed.agent.ok("CreateGuest", &made);
-    let dump = || stack.virsh_ok(&["dumpxml", "--inactive", "--security-info", "shown"]);
+    let dump = || stack.virsh_ok(&["dumpxml", "--inactive", "--security-info", "seed-display"]);
     let display = "<graphics type='vnc' passwd='hushed'/></devices>";
     let defined = stack.with_xml("define", &dump().replace("</devices>", display));
     assert!(defined.status.success(), "{defined:?}");
