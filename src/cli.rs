@@ -164,13 +164,13 @@ pub fn parse(
         if check_config {
             return Err(Error::Usage("stop-guests: takes no --check-config".to_owned()));
         }
-        let flags = layers.clone();
+        let mut flags = layers.clone();
         return match settings_of(&mut layers, named, variable, default_file) {
             Ok(settings) => Ok(Request::Do(Command::StopGuests { wrong: None }, settings)),
             // The host stops: guests are shut down with what can be understood.
             Err(why) => {
                 let none = |_: &str| None;
-                let settings = settings_of(&mut flags.clone(), Some("/dev/null".into()), none, "");
+                let settings = settings_of(&mut flags, Some("/dev/null".into()), none, "");
                 let wrong = |why| Error::Value { why, log_format: LogFormat::Text };
                 let command = Command::StopGuests { wrong: Some(why) };
                 Ok(Request::Do(command, settings.map_err(wrong)?))

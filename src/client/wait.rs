@@ -150,7 +150,7 @@ pub(super) fn word_of(value: &Value) -> String {
 /// What the kernel's first line has.
 const KERNEL: &str = "] Linux version ";
 
-/// Whether the end of a running guest's log, which is all that is read, tells neither of the guest's start nor of
+/// Whether the last [`CONSOLE_BYTES`] of a running guest's console log have neither the kernel's first line nor
 /// cloud-init's end. A shorter log may be of a guest whose kernel starts only now, or writes little.
 pub(super) fn has_lost_boot(log: &str) -> bool {
     log.len() >= CONSOLE_BYTES && !log.contains(KERNEL) && cloud_init_errors(log).is_none()

@@ -379,7 +379,7 @@ fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str) {
     addresses.extend(wide.into_iter().chain(narrow));
 }
 
-/// The neighbours that the kernel lists in `/proc/net/arp`: those whose MAC address it knows.
+/// The complete entries of the kernel's ARP table (`/proc/net/arp`).
 pub(super) fn neighbours(table: &str) -> Vec<Wiring> {
     /// `ATF_COM` of the kernel's `if_arp.h`: the entry is complete.
     const COMPLETE: u64 = 2;

@@ -74,7 +74,7 @@ impl fmt::Display for LeftAlone {
 }
 
 impl Agents {
-    /// Nothing is known yet.
+    /// A table without guest agents.
     pub(super) fn new(wants_filesystems: bool) -> Self {
         Self { wants_filesystems, ..Self::default() }
     }

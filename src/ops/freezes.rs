@@ -40,7 +40,7 @@ struct All {
     is_stopping: bool,
 }
 
-/// One freeze, between its thread and those who wait for it.
+/// One freeze: what its thread and the calls that wait for it share.
 struct Freeze {
     guest: String,
     state: Mutex<State>,
@@ -122,7 +122,7 @@ fn late(verb: &str, guest: &str, began: Instant) -> Error {
 }
 
 impl Freezes {
-    /// No guest is frozen, as far as the agent knows before it reads its journal.
+    /// A table without freezes; [`Freezes::resume`] adds those of the journal.
     pub(super) fn new(
         opener: &Arc<Opener>,
         agents: &Arc<Agents>,

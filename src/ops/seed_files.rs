@@ -122,8 +122,8 @@ impl SeedFiles {
         Ok(true)
     }
 
-    /// Checks that the emulator's user gets to the files, as far as the directories above tell: libvirt changes the
-    /// files themselves alone. A driver that does not say who that user is passes.
+    /// Checks that QEMU's user may enter the directories above the files; libvirt changes the owner of the files alone.
+    /// Does not check where the driver does not name that user.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the directory and the remedy; what libvirt says.

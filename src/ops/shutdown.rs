@@ -258,7 +258,7 @@ impl<'a> Waiting<'a> {
         self.agent.urgent(VERB, &self.guest.id, until, move |session| {
             let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
             info!("forcing a guest off that did not shut down; guest={id:?}");
-            // Before: the guest is gone when that returns, or before.
+            // First: libvirt ends the guest before it answers, and another thread looks at the guest meanwhile.
             has_forced.store(true, Ordering::Relaxed);
             let destroyed = destroy(&domain);
             has_forced.store(destroyed.is_ok(), Ordering::Relaxed);

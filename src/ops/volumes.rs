@@ -286,8 +286,8 @@ impl Libvirt {
         planned.iter().try_for_each(|it| self.check_one(it, exists, &others))
     }
 
-    /// Returns what other guests' domains use, as far as these volumes need it. The agent reads all definitions
-    /// if a volume exists and may be adopted; for new volumes, which have nobody's data, it asks [`Uses`] first.
+    /// Returns the volumes that other guests' domains use. The agent reads all definitions if a volume exists and may
+    /// be adopted; for new volumes, which have nobody's data, it asks [`Uses`] first.
     ///
     /// [`Uses`]: crate::ops::uses::Uses
     ///

@@ -119,9 +119,9 @@ fn about_guest(guest: Option<&Guest>) -> Subject {
     Subject { guest: Some(id), ..Subject::default() }
 }
 
-/// Requests about one guest with arguments, of which jobs can be made.
+/// Requests about one guest with arguments, of which jobs can be made; each with what it has besides.
 macro_rules! about_one_guest {
-    ($($request:ty),*) => {$(
+    ($($request:ty $({ $($besides:tt)* })?),*) => {$(
         impl About for $request {
             fn subject(&self) -> Subject {
                 about_guest(self.guest.as_ref())
@@ -134,51 +134,32 @@ macro_rules! about_one_guest {
             fn args(&self) -> Option<&BTreeMap<String, String>> {
                 Some(&self.args)
             }
+
+            $($($besides)*)?
         }
     )*};
 }
 
-about_one_guest!(GuestRequest, AutostartRequest, DiskRequest, NicRequest);
+about_one_guest!(
+    GuestRequest,
+    AutostartRequest,
+    DiskRequest,
+    NicRequest,
+    PlanRequest {
+        fn set_strict(&mut self, is_strict: bool) {
+            self.is_strict = is_strict;
+        }
 
-impl About for PlanRequest {
-    fn subject(&self) -> Subject {
-        about_guest(self.guest.as_ref())
+        fn is_dry_run(&self) -> bool {
+            dry_run::is_asked(self).unwrap_or(false)
+        }
+    },
+    ShutdownRequest {
+        fn waits(&self) -> bool {
+            self.wait.is_some() || self.force_after.is_some()
+        }
     }
-
-    fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
-        Some((self.guest.as_ref(), &mut self.args))
-    }
-
-    fn args(&self) -> Option<&BTreeMap<String, String>> {
-        Some(&self.args)
-    }
-
-    fn set_strict(&mut self, is_strict: bool) {
-        self.is_strict = is_strict;
-    }
-
-    fn is_dry_run(&self) -> bool {
-        dry_run::is_asked(self).unwrap_or(false)
-    }
-}
-
-impl About for ShutdownRequest {
-    fn subject(&self) -> Subject {
-        about_guest(self.guest.as_ref())
-    }
-
-    fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
-        Some((self.guest.as_ref(), &mut self.args))
-    }
-
-    fn args(&self) -> Option<&BTreeMap<String, String>> {
-        Some(&self.args)
-    }
-
-    fn waits(&self) -> bool {
-        self.wait.is_some() || self.force_after.is_some()
-    }
-}
+);
 
 impl About for GuestMetricsRequest {
     fn subject(&self) -> Subject {

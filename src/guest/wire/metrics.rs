@@ -53,7 +53,7 @@ members!(GuestMetricsResponse {
     "cpu" => cpu: list,
 });
 
-/// All that is known of one guest's use, for those who ask for all guests at once.
+/// The metrics of one guest, as AllMetrics answers them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct AllGuestMetrics {
     /// The guest's state.
