@@ -111,7 +111,7 @@ test-systemd:
 	tests/lab/build.sh
 	LAB_PACKAGES=$(TARGET)/packages $(LAB) $(or $(TESTS),lab::systemd::)
 
-# "Getting started" on a bare Debian 12: from the first command to a guest that runs, an upgrade and a purge.
+# "Getting started" on a bare Debian 12: from the first command to a login by SSH, an upgrade and a purge.
 test-new-user:
 	tests/install-deps.sh bare
 	MISTIFY_TEST_BARE=1 MISTIFY_TEST_REQUIRE=bare $(CARGO) test --test it -- new_user::

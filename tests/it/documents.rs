@@ -26,7 +26,7 @@ const WALKS: [&str; 2] = ["README.md", GETTING_STARTED];
 pub(crate) const GETTING_STARTED: &str = "docs/getting-started.md";
 const MANUAL: &str = "man/mistify-libvirt.8";
 /// What the first guest writes to its serial console.
-pub(crate) const LOGIN: &str = "\r\nweb-1 login: ";
+const LOGIN: &str = "\r\nweb-1 login: ";
 
 /// How a command that begins like this is run.
 #[derive(Clone, Copy)]
@@ -93,8 +93,8 @@ const COMMANDS: [(&str, How); 43] = [
     ("mistify-libvirt image import ", How::Shell("imports")),
     ("mistify-libvirt image pull ", How::Shell("pulls_from_here")),
     ("mistify-libvirt status ", How::Shell("says '\"running\"'")),
-    ("mistify-libvirt console ", How::Shell(". $it")),
-    ("ip link add mistify0 ", How::Shell(". $it")),
+    ("mistify-libvirt create web-1 ", How::Shell("creates_without_ssh")),
+    ("mistify-libvirt ssh ", How::NewUser),
     ("promtool check config ", How::Shell(". $it")),
     ("mistify-libvirt ", How::Shell(". $it")),
 ];

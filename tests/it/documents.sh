@@ -116,6 +116,12 @@ copies_here() {
     cp "$from" "${to#*:}"
 }
 
+# The disk of this world has no SSH server: `make test-new-user` waits for one.
+creates_without_ssh() {
+    sed 's/ --wait ssh/ --type qemu/' "$it" >creates
+    . ./creates
+}
+
 # The image is the user's own.
 imports() {
     local file
