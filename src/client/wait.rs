@@ -36,8 +36,7 @@ impl<'c> Wait<'c> {
     /// Begins, before the guest is started.
     ///
     /// # Errors
-    /// A guest without a console log, where the wait needs it, or that has run for so long that the log does not tell
-    /// of its last start; as [`Client::call`].
+    /// A guest without a console log, where the wait needs it; as [`Client::call`].
     pub(super) fn before_run(client: &'c Client, id: &str, what: WaitFor) -> Result<Self, Error> {
         let name = if what == WaitFor::Ssh { "an SSH server" } else { "cloud-init" };
         let title = printable(&format!("waiting for {name} of {id}"));
@@ -45,11 +44,6 @@ impl<'c> Wait<'c> {
         if what == WaitFor::CloudInit {
             let is_running = wait.call("Status")?["guest"]["state"] == "running";
             wait.before = word_of(&wait.call("Console")?["console"]);
-            if is_running && has_lost_boot(&wait.before) {
-                let why =
-                    "the last start of the running guest is not in the end of its console log";
-                return Err(Error::Answered(format!("cannot wait for cloud-init of {id}: {why}")));
-            }
             if is_running {
                 let length = before_boot(&wait.before).len();
                 wait.before.truncate(length);
@@ -112,8 +106,9 @@ impl<'c> Wait<'c> {
         if self.what == WaitFor::CloudInit {
             let console = word_of(&self.call("Console")?["console"]);
             let Some(errors) = cloud_init_errors(after(&console, &self.before)) else {
-                let why = "its end is not in the console log";
-                return Err(Error::Answered(why.to_owned()));
+                let kib = CONSOLE_BYTES / 1024;
+                let why = format!("its end is not in the last {kib} KiB of the console log");
+                return Err(Error::Answered(why));
             };
             if !errors.is_empty() {
                 let why = format!("cloud-init of {} reports errors: {errors}", self.id);
@@ -150,13 +145,8 @@ pub(super) fn word_of(value: &Value) -> String {
 /// What the kernel's first line has.
 const KERNEL: &str = "] Linux version ";
 
-/// Whether the last [`CONSOLE_BYTES`] of a running guest's console log have neither the kernel's first line nor
-/// cloud-init's end. A shorter log may be of a guest whose kernel starts only now, or writes little.
-pub(super) fn has_lost_boot(log: &str) -> bool {
-    log.len() >= CONSOLE_BYTES && !log.contains(KERNEL) && cloud_init_errors(log).is_none()
-}
-
-/// The part of a running guest's log before it was started; nothing where the kernel's first line is not there.
+/// The part of a running guest's log before it was started; nothing where the kernel's first line is not there: only
+/// the end of a log is read, and that is all of this start.
 pub(super) fn before_boot(log: &str) -> &str {
     let boot = log.split(KERNEL).last().unwrap_or_default();
     log.strip_suffix(boot).unwrap_or_default()
@@ -270,16 +260,6 @@ mod tests {
         // A guest that was running: since the kernel's first line.
         assert_eq!(cloud_init_errors(after(&second, before_boot(&second))), None);
         assert_eq!(after(FINAL, before_boot(FINAL)), FINAL);
-    }
-
-    #[test]
-    fn a_running_guests_start_may_be_lost() {
-        let login = "login: \r\n".repeat(CONSOLE_BYTES / 9 + 1);
-        assert!(has_lost_boot(&login));
-        assert!(!has_lost_boot(&login[9..]), "all of its log");
-        for part in [KERNEL_LINE, FINAL] {
-            assert!(!has_lost_boot(&[part, &login].concat()), "{part}");
-        }
     }
 
     /// How a wait ends with an agent that answers with one of these texts after the other, and is gone then.
