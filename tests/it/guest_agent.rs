@@ -81,7 +81,7 @@ fn a_guest_agent_tells_until_it_is_silent() {
 /// By order, which needs the processors: the agent is asked for a second.
 #[test]
 fn a_silent_guest_agent_delays_no_other_call() {
-    let Some(bed) = Bed::new(&[]) else { return };
+    let Some(bed) = Bed::alone(&[]) else { return };
     let (guest, mut console) = with_agent(&bed, "mute");
     console.run("kill -STOP $(pidof qemu-ga)");
     thread::scope(|threads| {
@@ -160,7 +160,7 @@ fn a_guest_that_goes_on_has_the_hosts_time() {
 
 #[test]
 fn no_call_waits_for_a_clock_that_nobody_sets() {
-    let Some(bed) = Bed::new(&["--log-level", "debug"]) else { return };
+    let Some(bed) = Bed::alone(&["--log-level", "debug"]) else { return };
     let (guest, mut console) = with_agent(&bed, "timeless");
     console.run("kill -STOP $(pidof qemu-ga)");
     let is_asked = || bed.agent.health().1["pool"]["lanes"]["read"]["running"] == 1;
@@ -249,7 +249,7 @@ fn a_user_gets_a_password_and_keys_in_a_running_guest() {
 
 #[test]
 fn a_guest_agent_that_trims_is_asked_nothing_else() {
-    let Some(bed) = Bed::new(&[]) else { return };
+    let Some(bed) = Bed::alone(&[]) else { return };
     let (guest, mut console) = with_agent(&bed, "trims");
     bed.agent.ok("Trim", &guest);
     // libvirt waits some seconds for it.

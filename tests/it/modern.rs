@@ -28,7 +28,17 @@ pub(crate) struct Bed {
 impl Bed {
     /// None where it cannot be had here.
     pub(crate) fn new(flags: &[&str]) -> Option<Self> {
-        let stack = require("qemu", Stack::shared())?;
+        Self::on(require("qemu", Stack::shared())?, flags)
+    }
+
+    /// With a libvirtd for this test alone: agents of other tests also ask the guest agents that they see, and libvirt
+    /// asks a guest agent one thing at a time.
+    pub(crate) fn alone(flags: &[&str]) -> Option<Self> {
+        // It ends with the tests, as the shared one does.
+        Self::on(Box::leak(Box::new(require("qemu", Stack::start())?)), flags)
+    }
+
+    fn on(stack: &'static Stack, flags: &[&str]) -> Option<Self> {
         let files = Scratch::new();
         let disk = require("qemu", small_disk(&files))?;
         let (uri, folder) = (stack.uri(), text(files.path()));
