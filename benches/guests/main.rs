@@ -2,13 +2,13 @@
 //!
 //!     tests/install-deps.sh bench
 //!     cargo bench --bench guests                     about twenty minutes; needs root
-//!     BENCH_GUESTS=changes,boots cargo bench ...     some of its parts: changes, boots, memory, agents, files,
-//!                                                    zvols
+//!     BENCH_GUESTS=changes,boots cargo bench ...     some of its parts: changes, boots, memory, agents, logins,
+//!                                                    files, zvols
 //!     BENCH_QUICK=1 cargo bench --bench guests       one round without files and zvols, for trying it out
 //!
 //! The guests run on a private libvirtd, with qemu's emulation of processors (TCG). The contenders of each
 //! figure take turns, or boot at once, so that the ratios hold on a machine with other work. The figures are
-//! the latency of CreateGuest, Run and GuestInfo, the time from Run to the login prompt, the memory of the emulator by
+//! the latency of CreateGuest, Run and GuestInfo, the time from Run to the login prompt and from `create` to SSH, the memory of the emulator by
 //! `max_cpu`, and the throughput of a disk: in a file in a Debian guest, and on a ZFS volume in the small
 //! Linux. There a domain that `virt-install` defines is the third contender. Without qemu, the image or
 //! `virt-install`, the report names the missing part.
@@ -18,6 +18,7 @@ mod boots;
 mod changes;
 mod debian;
 mod disks;
+mod logins;
 mod memory;
 mod world;
 mod zvols;
@@ -79,10 +80,11 @@ impl Plan {
         let (turn, disks) = (Duration::from_secs(5), 3);
         let parts = env::var("BENCH_GUESTS");
         if env::var_os("BENCH_QUICK").is_some() {
-            let parts = parts.unwrap_or_else(|_| "changes,boots,memory,agents".to_owned());
+            let parts = parts.unwrap_or_else(|_| "changes,boots,memory,agents,logins".to_owned());
             return Self { lives: 3, boots: 1, agents: 10, disks: 1, turn, parts };
         }
-        let parts = parts.unwrap_or_else(|_| "changes,boots,memory,agents,files,zvols".to_owned());
+        let parts =
+            parts.unwrap_or_else(|_| "changes,boots,memory,agents,logins,files,zvols".to_owned());
         Self { lives: 15, boots: 3, agents: 200, disks, turn, parts }
     }
 
@@ -130,6 +132,9 @@ fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     }
     if plan.has("agents") {
         agents::measure(&world, plan, report)?;
+    }
+    if plan.has("logins") {
+        logins::measure(plan, report)?;
     }
     if plan.has("files") {
         disks::measure(&world, plan, report)?;

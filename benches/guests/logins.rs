@@ -1,0 +1,316 @@
+//! From `create --run --wait ssh` to the prompt of a Debian guest, and the agent's share of that time.
+//!
+//! The share is the sum of two differences: between `create --run` and the same work by hand, which is to copy the
+//! disks and have virsh reserve the address, and define and start the guest; and between the greeting of the guest's
+//! SSH server and the end of the command that waits for it.
+
+use std::fs;
+use std::io::{BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::report::{Aim, Report};
+use crate::common::sample::float;
+use crate::common::server::AGENT;
+use crate::skip::Skip;
+use crate::stack::Stack;
+use crate::support::{Scratch, wait_until};
+use crate::world::{run, text};
+use crate::{Plan, linux, sample};
+
+const ADDRESS: &str = "192.168.77.2";
+/// The libvirt network that the agent provides, which outlives its guests.
+const PROVIDED: &str = "mistify-nat";
+/// Longer than a loaded machine needs to start the agent.
+const START: Duration = Duration::from_secs(60);
+/// The limit of `create --wait`, for boots without KVM on a loaded machine, in seconds.
+const BOOT_S: &str = "1800";
+
+/// Measures so many guests that do not boot, by the command and by hand in turns, and then boots of Debian.
+///
+/// # Errors
+/// Why Debian's image cannot be made here, or no private libvirtd can run.
+pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
+    let image = linux::debian("cloud-amd64")?;
+    let host = Host::new()?;
+    eprintln!("{} guests by the command and by hand", plan.lives);
+    let blank = host.path("blank.raw");
+    fs::File::create(&blank).and_then(|file| file.set_len(1 << 20)).expect("scratch is writable");
+    host.agent(&["image", "import", &blank, "blank"]);
+    host.agent(&["image", "import", &text(&image), "debian"]);
+    let key = text(&image.with_file_name("id_ed25519.pub"));
+    let mut hand = Hand::new(&host.stack);
+    let (mut by_command, mut by_hand) = (Vec::new(), Vec::new());
+    // The first turn is not measured: it fills caches.
+    for turn in 0..=plan.lives {
+        let create = create("login-blank", "blank", "64M", &key);
+        let begin = Instant::now();
+        host.agent(&create.each_ref().map(String::as_str));
+        let command = begin.elapsed();
+        let copies = Copies::of(&host, "login-blank");
+        host.agent(&["poweroff", "login-blank"]);
+        host.agent(&["delete", "login-blank"]);
+        let manual = hand.make(&copies);
+        copies.remove(&host.stack);
+        if turn > 0 {
+            by_command.push(command);
+            by_hand.push(manual);
+        }
+    }
+    let (mut boots, mut late) = (Vec::new(), Vec::new());
+    for _ in 0..plan.boots {
+        eprintln!("booting a Debian until it is waited for");
+        let (boot, after_greeting) = host.login(&key);
+        boots.push(boot);
+        late.push(after_greeting);
+    }
+    let mut medians = Vec::new();
+    for (name, latencies) in [
+        ("create --run", by_command),
+        ("the same by hand", by_hand),
+        ("create --run --wait ssh of a Debian", boots),
+        ("... after the SSH server's greeting", late),
+    ] {
+        let mut sample = sample(latencies);
+        let cells = [
+            ("times", float(sample.latencies.len())),
+            ("median ms", sample.percentile_us(50) / 1000.0),
+            ("longest ms", sample.percentile_us(100) / 1000.0),
+        ];
+        medians.push(sample.percentile_us(50) / 1000.0);
+        report.row(name, &cells);
+    }
+    let [command, hand, boot, late] = medians[..] else { unreachable!("four samples") };
+    let what = "`create --run --wait ssh` of a Debian guest without KVM: to the prompt";
+    report.claim(what, boot / 1000.0, "s", Aim::None);
+    let share = (command - hand) + late;
+    let what = "... the agent's share of it, beside libvirt, QEMU and the guest";
+    report.claim(what, share, "ms", Aim::AtMost(100.0));
+    Ok(())
+}
+
+/// The command that creates and runs a guest.
+fn create(id: &str, image: &str, memory: &str, key: &str) -> [String; 13] {
+    let network = format!("mistify0,address={ADDRESS}/24");
+    [
+        "create",
+        id,
+        "--image",
+        image,
+        "--memory",
+        memory,
+        "--type",
+        "qemu",
+        "--network",
+        &network,
+        "--ssh-key",
+        key,
+        "--run",
+    ]
+    .map(str::to_owned)
+}
+
+/// A libvirtd of its own whose guests have addresses by the agent's network, as after "Getting started".
+struct Host {
+    stack: Stack,
+    files: Scratch,
+    agent: Child,
+}
+
+impl Host {
+    fn new() -> Result<Self, Skip> {
+        let (stack, files) = (Stack::start()?, Scratch::new());
+        run(stack.command("ip").args(["link", "delete", "mistify0"]));
+        let mut command = Self::command(&stack, &files);
+        command.args(["--libvirt-uri", "qemu:///system", "--bridge-type", "nat:192.168.77.0/24"]);
+        command.env("STATE_DIRECTORY", files.path().join("state"));
+        let agent = command.stdin(Stdio::null()).spawn().expect("the agent starts");
+        let host = Self { stack, files, agent };
+        wait_until("the agent answers", START, || {
+            let list = Self::command(&host.stack, &host.files).arg("list").output();
+            list.is_ok_and(|output| output.status.success())
+        });
+        Ok(host)
+    }
+
+    /// The program, in the stack's network, where guests have addresses.
+    fn command(stack: &Stack, files: &Scratch) -> Command {
+        let folder = text(files.path());
+        let mut command = stack.command(AGENT);
+        command.args(["--config", "/dev/null", "--socket", &format!("{folder}/socket")]);
+        command.args(["--storage", &format!("directory:{folder}/store")]);
+        command
+    }
+
+    /// Runs a command of the program, which has to succeed.
+    fn agent(&self, words: &[&str]) {
+        run(Self::command(&self.stack, &self.files).args(words));
+    }
+
+    fn path(&self, name: &str) -> String {
+        text(&self.files.path().join(name))
+    }
+
+    /// Boots a Debian: how long the command waits for its SSH server, and how much of that after the greeting.
+    fn login(&self, key: &str) -> (Duration, Duration) {
+        let greets = format!(
+            "until (exec 3<>/dev/tcp/{ADDRESS}/22 && read -rt 9 line <&3 && [[ $line = SSH-* ]]) 2>/dev/null; \
+             do sleep 0.005; done"
+        );
+        let mut greeting = self.stack.command("bash");
+        let mut greeting = greeting.args(["-c", &greets]).spawn().expect("bash starts");
+        let greeted = thread::spawn(move || {
+            greeting.wait().expect("it is our child");
+            Instant::now()
+        });
+        let create = create("login-debian", "debian", "1G", key);
+        let begin = Instant::now();
+        let wait = ["--wait", "ssh", "--timeout", BOOT_S];
+        self.agent(&[&create.each_ref().map(String::as_str)[..], &wait].concat());
+        let end = Instant::now();
+        let greeted = greeted.join().expect("it does not panic");
+        self.agent(&["poweroff", "login-debian"]);
+        self.agent(&["delete", "login-debian"]);
+        (end - begin, end.saturating_duration_since(greeted))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It ends with its stack anyway.
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+/// What libvirt has of a guest that the agent made, and copies of its disks.
+struct Copies {
+    id: String,
+    domain: PathBuf,
+    networks: Vec<(String, PathBuf)>,
+    /// Its address in the network that the agent provides, as an element of XML.
+    reservation: String,
+    /// The copy, and where the guest has the disk.
+    disks: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Copies {
+    fn of(host: &Host, id: &str) -> Self {
+        let saved = |name: &str, xml: &str| {
+            let path = PathBuf::from(host.path(name));
+            fs::write(&path, xml).expect("scratch is writable");
+            path
+        };
+        let xml = host.stack.virsh_ok(&["dumpxml", "--inactive", "--security-info", id]);
+        let names = host.stack.virsh_ok(&["net-list", "--name"]);
+        let own = names.lines().filter(|name| !name.is_empty() && *name != PROVIDED);
+        let networks = own.enumerate().map(|(index, name)| {
+            let xml = host.stack.virsh_ok(&["net-dumpxml", "--inactive", name]);
+            (name.to_owned(), saved(&format!("network-{index}.xml"), &xml))
+        });
+        let sources =
+            xml.split("<source file='").skip(1).filter_map(|rest| rest.split('\'').next());
+        let in_store = sources.filter(|path| path.starts_with(&host.path("store")));
+        let disks = in_store.enumerate().map(|(index, path)| {
+            let copy = PathBuf::from(host.path(&format!("disk-{index}")));
+            copy_disk(Path::new(path), &copy);
+            (copy, PathBuf::from(path))
+        });
+        let (disks, networks) = (disks.collect::<Vec<_>>(), networks.collect::<Vec<_>>());
+        assert!(disks.len() == 2 && networks.len() == 1, "a disk, a seed and a NIC: {xml}");
+        let provided = host.stack.virsh_ok(&["net-dumpxml", PROVIDED]);
+        let reservation =
+            provided.lines().find(|line| line.contains(ADDRESS) && line.contains("<host "));
+        let reservation = reservation.expect("a reservation").trim().to_owned();
+        Self { id: id.to_owned(), domain: saved("domain.xml", &xml), networks, reservation, disks }
+    }
+
+    fn remove(&self, stack: &Stack) {
+        stack.virsh_ok(&["destroy", &self.id]);
+        stack.virsh_ok(&["undefine", "--nvram", &self.id]);
+        for (name, _) in &self.networks {
+            stack.virsh_ok(&["net-destroy", name]);
+            stack.virsh_ok(&["net-undefine", name]);
+        }
+        stack.virsh_ok(&[
+            "net-update",
+            PROVIDED,
+            "delete",
+            "ip-dhcp-host",
+            &self.reservation,
+            "--live",
+            "--config",
+        ]);
+        for (_, disk) in &self.disks {
+            fs::remove_file(disk).expect("it is there");
+        }
+    }
+}
+
+fn copy_disk(from: &Path, to: &Path) {
+    run(Command::new("cp").args(["--sparse=always", "--reflink=auto"]).args([from, to]));
+}
+
+/// A person at virsh's prompt, who types without a pause.
+struct Hand {
+    virsh: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Hand {
+    fn new(stack: &Stack) -> Self {
+        let mut command = stack.command("stdbuf");
+        command.args(["-o0", "virsh", "--quiet", "--connect", "qemu:///system"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut virsh = command.spawn().expect("virsh starts");
+        let input = virsh.stdin.take().expect("standard input was piped");
+        let output = BufReader::new(virsh.stdout.take().expect("standard output was piped"));
+        Self { virsh, input, output }
+    }
+
+    /// Makes and starts a guest; how long that takes.
+    fn make(&mut self, copies: &Copies) -> Duration {
+        for (_, disk) in &copies.disks {
+            fs::create_dir_all(disk.parent().expect("it is in a folder"))
+                .expect("scratch is writable");
+        }
+        let begin = Instant::now();
+        for (copy, disk) in &copies.disks {
+            copy_disk(copy, disk);
+        }
+        for (name, xml) in &copies.networks {
+            self.types(&format!("net-define {}", text(xml)));
+            self.types(&format!("net-autostart {name}"));
+            self.types(&format!("net-start {name}"));
+        }
+        let reserve = format!("net-update {PROVIDED} add ip-dhcp-host \"{}\"", copies.reservation);
+        self.types(&format!("{reserve} --live --config"));
+        self.types(&format!("define {}", text(&copies.domain)));
+        self.types(&format!("start {}", copies.id));
+        begin.elapsed()
+    }
+
+    /// Types a command, and waits until it is done.
+    fn types(&mut self, command: &str) {
+        // virsh repeats what is typed, which its result differs from, and writes no end of the line.
+        const DONE: &[u8] = b"done so";
+        writeln!(self.input, "{command}; echo done \"so\"").expect("virsh reads");
+        let mut written = Vec::new();
+        while !written.ends_with(DONE) {
+            let mut byte = [0];
+            self.output.read_exact(&mut byte).expect("virsh answers");
+            written.extend(byte);
+        }
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        // It ends with its stack anyway.
+        let _ = self.virsh.kill();
+        let _ = self.virsh.wait();
+    }
+}
