@@ -30,6 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::error;
 use parking_lot::Mutex;
 
@@ -59,6 +60,8 @@ struct Shared {
     scope: Scope,
     limits: JournalLimits,
     slots: Mutex<Slots>,
+    /// Has a word where an intent may wait for its recovery since the last was taken.
+    kept: (Sender<()>, Receiver<()>),
 }
 
 /// The intents that have a file, or are about to.
@@ -116,8 +119,14 @@ impl Journal {
     }
 
     fn with(folder: Option<Folder>, scope: Scope, limits: &JournalLimits, slots: Slots) -> Self {
-        let (limits, slots) = (limits.clone(), Mutex::new(slots));
-        Self { shared: Arc::new(Shared { folder, scope, limits, slots }) }
+        let (limits, slots, kept) = (limits.clone(), Mutex::new(slots), bounded(1));
+        Self { shared: Arc::new(Shared { folder, scope, limits, slots, kept }) }
+    }
+
+    /// Has a word whenever an intent was put back, to be recovered now or later, since the last word was taken. For
+    /// one listener.
+    pub fn kept(&self) -> Receiver<()> {
+        self.shared.kept.1.clone()
     }
 
     /// Begins a verb: to be called before its first step.
@@ -453,6 +462,8 @@ impl Drop for Entry {
             }
             slot.record = Some(self.record.clone());
         }
+        // A full channel has the same word in it.
+        let _ = self.shared.kept.0.try_send(());
     }
 }
 

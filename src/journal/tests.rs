@@ -136,6 +136,25 @@ fn an_entry_that_is_dropped_is_open_again_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn an_intent_that_is_put_back_is_announced_once() {
+    let home = Home::new();
+    let journal = home.open();
+    let is_announced = || journal.kept().try_recv().is_ok();
+    begin(&journal, "web-1", 1).settled().unwrap();
+    assert!(!is_announced(), "nothing is open");
+    drop(begin(&journal, "web-1", 1));
+    assert!(is_announced() && !is_announced());
+    journal.open_of("web-1").unwrap().keep(Kept::open("no libvirt".to_owned()));
+    assert!(is_announced() && !is_announced());
+    let entry = journal.open_of("web-1").unwrap();
+    let file = home.0.join("intents").join(&home.names("intents")[0]);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    assert!(entry.settled().is_err());
+    assert!(is_announced() && !is_announced(), "it could not be removed");
+}
+
+#[test]
 fn why_it_could_not_be_settled_is_shown_until_it_is() {
     let home = Home::new();
     let journal = home.open();

@@ -128,7 +128,7 @@ impl Libvirt {
         let (made, host, own) = (guest.clone(), self.host.clone(), uuid.clone());
         let files = self.own_seed_files(guest, &uuid)?;
         let work = move |session: &mut Session, transaction: &mut Transaction| {
-            make(session, &made, (request, own, replaced, files), &host, transaction)
+            Ok(make(session, &made, (request, own, replaced, files), &host, transaction)?)
         };
         let (places, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;

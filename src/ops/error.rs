@@ -184,7 +184,7 @@ impl fmt::Display for Error {
             },
             Self::Left(left) => write!(f, "cannot remove leftovers: {}", left.join(", ")),
             Self::Incomplete(cause) => {
-                write!(f, "deleted the domain; its volumes are not deleted yet: {cause}")
+                write!(f, "deleted the domain; the rest is not deleted yet: {cause}")
             }
             Self::Jobs(error) => write!(f, "{error}"),
             Self::Journal(error) => write!(f, "{error}"),

@@ -15,7 +15,7 @@ use crate::journal::Verb;
 use crate::libvirt::{Connection, XmlKind};
 use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
 use crate::ops::fetches::Stage;
-use crate::ops::recovery::Transaction;
+use crate::ops::recovery::{Stop, Transaction};
 use crate::ops::volumes::{complete, make};
 use crate::ops::{Error, Libvirt, Session, described, named_guest, respond};
 use crate::pool::{Hold, Job, JobName, Lane, current};
@@ -412,16 +412,15 @@ impl Libvirt {
             }
             match make(volumes, planned, false, transaction, deadline) {
                 // The store has undone it, or made nothing.
-                Err(Error::Step { cause, .. }) if is_clean(&cause) => Ok(Err(*cause)),
-                made => Ok(Ok(made?)),
+                Err(Error::Step { cause, .. }) if is_clean(&cause) => Err(Stop::Clean(*cause)),
+                made => Ok(made?),
             }
         };
         let made = self.make_or_undo(transaction, &subject, &hold, deadline, work)?;
         Ok(VolumeResponse { volumes: made.iter().map(volume_answer).collect() })
     }
 
-    /// Runs the one step of a storage verb; it is undone where it fails. The inner error of `work` is one that
-    /// has left nothing.
+    /// Runs the one step of a storage verb; it is undone where it fails.
     ///
     /// # Errors
     /// That of the step, alone where nothing is left of it.
@@ -434,20 +433,15 @@ impl Libvirt {
         subject: &Guest,
         hold: &Hold,
         deadline: Instant,
-        work: impl FnOnce(&dyn Volumes, &mut Transaction) -> Result<Result<T, Error>, Error>
-        + Send
-        + 'static,
+        work: impl FnOnce(&dyn Volumes, &mut Transaction) -> Result<T, Stop> + Send + 'static,
     ) -> Result<T, Error> {
         let volumes = Arc::clone(&self.volumes);
         let work =
             move |_: &mut Session, transaction: &mut Transaction| work(&*volumes, transaction);
         let made = self.run_steps(Lane::Storage, transaction, hold, deadline, work);
         let made = made.and_then(|(made, transaction)| {
-            match made {
-                Ok(_) => self.commit(transaction, hold, deadline)?,
-                Err(_) => self.forget(transaction, hold, deadline),
-            }
-            made
+            self.commit(transaction, hold, deadline)?;
+            Ok(made)
         });
         made.map_err(|cause| without_step(self.undone(subject, cause, hold)))
     }

@@ -10,7 +10,7 @@ use crate::journal::{Step, Verb};
 use crate::libvirt::Connection;
 use crate::ops::domains::{DomainUse, Unknown, VolumeUse, all_uses};
 use crate::ops::images::{guest_of, lock_of};
-use crate::ops::recovery::Transaction;
+use crate::ops::recovery::{Stop, Transaction};
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::Lane;
 use crate::storage::{self, Maker, Newer, Reach, Snapshot, SnapshotName, Volumes};
@@ -67,9 +67,9 @@ impl Libvirt {
             match volumes.create_snapshot(&name, reach, &maker, deadline) {
                 // Another call was first; this one has made nothing.
                 Err(error @ (storage::Error::Exists { .. } | storage::Error::NotFound { .. })) => {
-                    Ok(Err(error.into()))
+                    Err(Stop::Clean(error.into()))
                 }
-                made => Ok(Ok(made?)),
+                made => Ok(made?),
             }
         };
         let made = self.make_or_undo(transaction, &subject, &hold, deadline, work)?;

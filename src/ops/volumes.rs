@@ -172,7 +172,7 @@ impl Libvirt {
         let unclaimed = unclaimed.map(|volume| volume.name.clone()).collect();
         let volumes = Arc::clone(&self.volumes);
         let work = move |_: &mut Session, transaction: &mut Transaction| {
-            make(&*volumes, planned, exists, transaction, deadline)
+            Ok(make(&*volumes, planned, exists, transaction, deadline)?)
         };
         let (devices, transaction) =
             self.run_steps(Lane::Storage, transaction, hold, deadline, work)?;

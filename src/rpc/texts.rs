@@ -21,7 +21,7 @@ pub(super) fn on_old_path(error: &Error) -> String {
             format!("{} (cannot {} an earlier {verb})", on_old_path(cause), recover(*verb))
         }
         Error::Incomplete(cause) => {
-            format!("deleted the domain; its volumes are not deleted yet: {}", on_old_path(cause))
+            format!("deleted the domain; the rest is not deleted yet: {}", on_old_path(cause))
         }
         Error::DisksMissing { disks, cause } => {
             format!("{} (missing: {})", on_old_path(cause), disks.join(", "))
@@ -115,7 +115,7 @@ pub(super) fn plain(error: &Error) -> String {
             format!("cannot {} an earlier {verb}: {}", recover(*verb), plain(cause))
         }
         Error::Incomplete(cause) => {
-            format!("deleted the domain; its volumes are not deleted yet: {}", plain(cause))
+            format!("deleted the domain; the rest is not deleted yet: {}", plain(cause))
         }
         Error::DisksMissing { disks, cause } => {
             format!("{} (missing: {})", plain(cause), disks.join(", "))

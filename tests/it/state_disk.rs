@@ -148,6 +148,32 @@ fn a_commit_on_a_hung_disk_ends_at_its_deadline() {
 }
 
 #[test]
+fn a_delete_with_seeds_on_a_hung_disk_ends_in_time() {
+    let hanging = Hanging::start("unlink", "seeds", "2");
+    let guest = json!({
+        "id": "g", "type": "test", "memory": 32, "cpu": 1, "nics": [],
+        "credentials": { "one": "1" },
+    });
+    assert_eq!(
+        hanging.call("Libvirt.CreateGuest", &json!({ "guest": guest }))["error"],
+        Value::Null
+    );
+    let has_seeds = || {
+        let seeds = fs::read_dir(hanging.state.join("seeds")).expect("it is there");
+        seeds.count() > 0
+    };
+    assert!(has_seeds());
+    hanging.hang();
+    let by_id = json!({ "guest": { "id": "g" } });
+    let late = hanging.call("Libvirt.Delete", &by_id);
+    let why = late["error"]["message"].as_str().expect("an error");
+    assert!(why.contains("a write to the state directory did not end within 2 s"), "{late}");
+    hanging.go_on();
+    wait_until("the files are removed", SOON, || !has_seeds());
+    hanging.agent.end();
+}
+
+#[test]
 fn cancel_waits_for_its_turn_to_write() {
     let mut config = InProcess::config();
     config.deadlines.change = Duration::from_secs(1);

@@ -280,6 +280,8 @@ impl Libvirt {
         deadline: Instant,
         work: impl FnOnce(&mut Session, &mut Transaction) -> Result<Changed, Error> + Send + 'static,
     ) -> Result<Changed, Error> {
+        let work =
+            |session: &mut Session, transaction: &mut Transaction| Ok(work(session, transaction)?);
         let (changed, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
         self.commit(transaction, hold, deadline)?;

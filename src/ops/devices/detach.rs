@@ -13,7 +13,7 @@ use crate::ops::devices::{Changed, Device, Way, kept, running};
 use crate::ops::domains::uses_of_others;
 use crate::ops::metadata::Stored;
 use crate::ops::networks::Marked;
-use crate::ops::recovery::Transaction;
+use crate::ops::recovery::{Stop, Transaction};
 use crate::ops::saved::not_saved;
 use crate::ops::volumes::wants_volumes;
 use crate::ops::{Error, Libvirt, Session, named_guest, networks};
@@ -108,25 +108,17 @@ impl Libvirt {
             not_saved(&domain)?;
             transaction.record(device.step())?;
             match leave_definition(&domain, &device) {
-                Err(error) if error.is_unreachable() => return Err(error),
-                Err(error) => return Ok(Err(error)),
+                Err(error) if error.is_unreachable() => return Err(Stop::Undo(error)),
+                // The caller hears that the guest has it as before.
+                Err(error) => return Err(Stop::Clean(error)),
                 Ok(()) => forget(session, &domain, &guest.id, &device)?,
             }
-            Ok(Ok(Changed::read(session, &domain, &guest, device)?))
+            Ok(Changed::read(session, &domain, &guest, device)?)
         };
         let (changed, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
-        match changed {
-            Ok(changed) => {
-                self.commit(transaction, hold, deadline)?;
-                Ok(self.tell_running(name, Way::Goes, changed, hold, deadline))
-            }
-            // The caller hears that the guest has it as before.
-            Err(error) => {
-                self.forget(transaction, hold, deadline);
-                Err(error)
-            }
-        }
+        self.commit(transaction, hold, deadline)?;
+        Ok(self.tell_running(name, Way::Goes, changed, hold, deadline))
     }
 
     /// The device of the volume of this name.

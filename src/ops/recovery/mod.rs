@@ -20,4 +20,4 @@ pub use self::leftovers::Leftover;
 pub(super) use self::reconciler::StatusCache;
 pub use self::reconciler::{Reconciler, StorageSeen};
 pub(super) use self::recover::Recovered;
-pub(super) use self::transaction::{STATE_LANE, Transaction, state_write};
+pub(super) use self::transaction::{STATE_LANE, Stop, Transaction, state_write};

@@ -38,7 +38,6 @@ pub(in crate::ops) struct StatusCache {
     volumes: Mutex<VolumesSeen>,
     /// The end of the last look.
     looked: Mutex<Option<Instant>>,
-    recovery: Bell,
     look: Bell,
     list: Bell,
     marks: Bell,
@@ -68,9 +67,8 @@ impl Default for Bell {
 impl Default for StatusCache {
     fn default() -> Self {
         let (storage, volumes, looked) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (recovery, look) = (Bell::default(), Bell::default());
-        let (list, marks) = (Bell::default(), Bell::default());
-        Self { storage, volumes, looked, recovery, look, list, marks }
+        let (look, list, marks) = (Bell::default(), Bell::default(), Bell::default());
+        Self { storage, volumes, looked, look, list, marks }
     }
 }
 
@@ -113,11 +111,6 @@ impl StatusCache {
     /// The volumes of guests when last read; none where they could not be.
     pub(in crate::ops) fn volumes(&self) -> Arc<[GuestVolume]> {
         Arc::clone(&self.volumes.lock().each)
-    }
-
-    /// The way to wake the reconciler.
-    pub(super) fn wake(&self) -> Wake {
-        self.recovery.ring.clone()
     }
 
     /// The way to have the marks of volumes completed that a guest has and that its verb did not come to.
@@ -281,6 +274,7 @@ impl Reconciler {
         let agent = Arc::clone(agent);
         let (stop, stopped) = bounded(0);
         let (begun, began) = bounded(1);
+        let kept = agent.journal.kept();
         let work = move || {
             let (mut is_prepared, mut is_look, mut are_marks_complete) = (false, true, false);
             // Before the first look: callers are told then what really exists.
@@ -315,7 +309,7 @@ impl Reconciler {
                     recv(agent.status.marks.rung) -> _ => {
                         (is_look, are_marks_complete) = (true, false);
                     }
-                    recv(agent.status.recovery.rung) -> _ => is_look = false,
+                    recv(kept) -> _ => is_look = false,
                     recv(due) -> _ => is_look = false,
                     recv(again) -> _ => is_look = true,
                     recv(stopped) -> _ => return,

@@ -10,14 +10,14 @@ use log::{error, info, warn};
 
 use super::leftovers::{Leftover, error_of};
 use super::table::{InLibvirt, Rest, has_volumes, in_libvirt, in_storage, needs_libvirt};
-use super::transaction::{Abort, Transaction};
+use super::transaction::{Abort, STATE_LANE, Transaction, state_write};
 use crate::config::fixed::{RECOVERY_PAUSE, RECOVERY_PAUSE_MAX, RECOVERY_TRIES, TAKE_BACK};
 use crate::events::What;
 use crate::guest::wire::Guest;
 use crate::jobs::reached;
 use crate::journal::{Direction, Entry, Intent, Kept, State, Step, Verb};
 use crate::ops::{Error, Libvirt, Session};
-use crate::pool::{self, Hold};
+use crate::pool::{self, Hold, Job};
 use crate::storage::{InUse, Volumes};
 
 /// What recovery did.
@@ -143,7 +143,7 @@ impl Libvirt {
                     match transaction.intent().verb.direction() {
                         // What is gone is gone, whatever the journal can write.
                         Direction::Forward if !is_resumed => {
-                            self.forget(transaction, hold, deadline);
+                            self.abort(transaction, Abort::Forget, hold, deadline);
                         }
                         _ => self.commit(transaction, hold, deadline)?,
                     }
@@ -170,7 +170,7 @@ impl Libvirt {
         let is_leftover = transaction.is_leftover();
         let past = Past { tries, refusals, is_resumed, is_leftover };
         let abort = fate(transaction.intent(), past, &failure);
-        transaction.abort(abort);
+        self.abort(transaction, abort, hold, deadline);
         Err(failure.into_error())
     }
 
@@ -199,7 +199,8 @@ impl Libvirt {
         }
         let goes_on = matches!(recovered.rest, Rest::Storage | Rest::Followed);
         if goes_on {
-            self.remove_seed_files(intent, &mut recovered);
+            self.remove_seed_files(intent, &mut recovered, hold, deadline)
+                .map_err(|error| incomplete(error, is_resumed, &recovered))?;
         }
         if goes_on && has_volumes(intent) {
             let asked = intent.clone();
@@ -212,21 +213,33 @@ impl Libvirt {
                     recovered.remaining.extend(stored.remaining);
                     recovered.used = stored.used;
                 }
-                // The domain is gone already, so the answer cannot be that nothing was done.
-                Err(Error::Pool(error)) if !is_resumed && recovered.removed => {
-                    return Err(Error::Incomplete(Box::new(Error::Pool(error))));
-                }
-                Err(error) => return Err(error),
+                Err(error) => return Err(incomplete(error, is_resumed, &recovered)),
             }
         }
         Ok(recovered)
     }
 
     /// Removes the files of seeds that a transaction recorded: their domain is gone, or was never there.
-    fn remove_seed_files(&self, intent: &Intent, recovered: &mut Recovered) {
+    ///
+    /// # Errors
+    /// Those of the pool.
+    fn remove_seed_files(
+        &self,
+        intent: &Intent,
+        recovered: &mut Recovered,
+        hold: &Hold,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         for step in &intent.steps {
             let Step::SeedFiles(uuid) = step else { continue };
-            let removed = self.seed_files(uuid).and_then(|it| it.remove().map_err(Error::Seed));
+            let removed = match self.seed_files(uuid) {
+                Ok(files) => {
+                    let job = Job { name: state_write(), deadline };
+                    let remove = move |_: &mut Session| files.remove();
+                    self.pool.run(STATE_LANE, job, Some(hold), remove)?.map_err(Error::Seed)
+                }
+                Err(error) => Err(error),
+            };
             match removed {
                 Ok(removed) => recovered.removed |= removed,
                 Err(error) => {
@@ -235,6 +248,7 @@ impl Libvirt {
                 }
             }
         }
+        Ok(())
     }
 
     /// Tells of a recovery that no caller waits for.
@@ -281,6 +295,14 @@ impl Failure {
         match self {
             Self::CannotAsk(error) | Self::DomainStays(error) | Self::Left(error, _) => error,
         }
+    }
+}
+
+/// The error of a step behind those that have removed something: its caller does not hear that nothing was done.
+fn incomplete(error: Error, is_resumed: bool, recovered: &Recovered) -> Error {
+    match error {
+        Error::Pool(_) if !is_resumed && recovered.removed => Error::Incomplete(Box::new(error)),
+        error => error,
     }
 }
 

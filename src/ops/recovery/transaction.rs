@@ -10,21 +10,21 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use log::{Level, error, log, warn};
+use parking_lot::Mutex;
 
-use super::reconciler::Wake;
-use crate::config::fixed::RECOVERY_PAUSE_MAX;
+use crate::config::fixed::{RECOVERY_LOCK, RECOVERY_PAUSE_MAX};
 use crate::events::What;
 use crate::guest::wire::Guest;
 use crate::jobs::{Track, reached, tracker};
 use crate::journal::{self, Entry, Intent, Journal, Kept, State, Step, Verb};
-use crate::ops::{Error, Libvirt, Session, begun};
+use crate::ops::{Error, Libvirt, Session};
 use crate::pool::{self, Hold, Job, JobName, Lane};
 
 /// The steps of one change. The journal has a file of it from the first step on: a call that changes
 /// nothing costs nothing.
 ///
-/// It ends with [`Transaction::commit`] or [`Transaction::abort`]. One that is dropped with steps is a bug:
-/// it is logged, and its intent is kept.
+/// It ends with [`Transaction::commit`] or [`Transaction::abort`]. One that is dropped with steps is a bug, such as
+/// a panic: it is logged, and its intent is kept.
 pub(in crate::ops) struct Transaction {
     journal: Arc<Journal>,
     intent: Intent,
@@ -32,10 +32,6 @@ pub(in crate::ops) struct Transaction {
     entry: Option<Entry>,
     /// The job that this is a part of, if any.
     track: Option<Track>,
-    reconciler: Wake,
-    /// Whether a job of the pool has it. The pool drops a job that it does not run, and a result that comes
-    /// too late: both keep the intent.
-    is_in_job: bool,
     is_resumed: bool,
 }
 
@@ -54,6 +50,21 @@ impl Abort {
     /// Has it recovered as soon as possible, and before the guest is changed again.
     pub(in crate::ops) fn recover(why: &Error) -> Self {
         Self::Keep(Kept::open(why.to_string()))
+    }
+}
+
+/// Why the steps of a transaction end before they are done.
+#[derive(Debug)]
+pub(in crate::ops) enum Stop {
+    /// Something of them may be there, and has to be recovered.
+    Undo(Error),
+    /// Nothing of them is left.
+    Clean(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Undo(error.into())
     }
 }
 
@@ -81,9 +92,8 @@ impl Transaction {
     }
 
     fn with(agent: &Libvirt, intent: Intent, entry: Option<Entry>) -> Self {
-        let (journal, reconciler) = (Arc::clone(&agent.journal), agent.status.wake());
-        let (is_in_job, is_resumed) = (false, false);
-        Self { journal, intent, entry, track: None, reconciler, is_in_job, is_resumed }
+        let journal = Arc::clone(&agent.journal);
+        Self { journal, intent, entry, track: None, is_resumed: false }
     }
 
     /// Its verb, its guest and its steps.
@@ -152,19 +162,16 @@ impl Transaction {
     /// Everything is done.
     ///
     /// # Errors
-    /// When the journal cannot forget it. The intent is open then, and will be recovered.
+    /// When the journal cannot remove its file: the intent is open then, and will be recovered. When it can, and the
+    /// directory cannot be written: the change stays, unless the host's power fails now.
     ///
     /// # Blocking
     /// As [`Transaction::record`].
     pub(in crate::ops) fn commit(mut self) -> Result<(), journal::Error> {
-        let committed = self.entry.take().map_or(Ok(()), Entry::settled);
-        if committed.is_err() {
-            self.reconciler.wake();
-        }
-        committed
+        self.entry.take().map_or(Ok(()), Entry::settled)
     }
 
-    /// Ends it without success. One that is kept wakes the reconciler.
+    /// Ends it without success.
     ///
     /// # Blocking
     /// As [`Transaction::record`] with [`Abort::Forget`]; else not.
@@ -175,7 +182,6 @@ impl Transaction {
             Abort::Forget => {
                 if let Err(error) = entry.settled() {
                     warn!("cannot remove {verb} from the journal; guest={guest:?}: {error}");
-                    self.reconciler.wake();
                 }
             }
             Abort::KeepOnly(steps, kept) => {
@@ -190,7 +196,6 @@ impl Transaction {
                         entry.keep(Kept { state, ..kept });
                     }
                 }
-                self.reconciler.wake();
             }
             Abort::Keep(kept) => {
                 // What has just failed is recovered before its caller hears of it.
@@ -199,7 +204,6 @@ impl Transaction {
                 if entry.keep(kept) {
                     log!(level, "{line}");
                 }
-                self.reconciler.wake();
             }
         }
     }
@@ -207,21 +211,17 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        let Some(entry) = self.entry.take() else { return };
-        let Intent { verb, guest, .. } = &self.intent;
-        if self.is_in_job {
-            entry.keep(Kept::open("it did not end in time".to_owned()));
-            warn!("{verb} did not end in time; recovering guest={guest:?}");
-        } else {
+        // Put back into the journal, which has it recovered.
+        if self.entry.is_some() {
+            let Intent { verb, guest, .. } = &self.intent;
             error!("bug: {verb} was neither committed nor aborted; guest={guest:?}");
         }
-        self.reconciler.wake();
     }
 }
 
 impl Libvirt {
-    /// Runs steps of a transaction as one job under the guest's lock. After an error the intent is kept, and
-    /// so it is where the pool drops the job or its late result.
+    /// Runs steps of a transaction as one job under the guest's lock. After an error the intent is kept, unless it is
+    /// [`Stop::Clean`]; so it is where the pool does not run the job, and where its result comes too late.
     ///
     /// # Errors
     /// Those of `work` and of the pool.
@@ -231,32 +231,45 @@ impl Libvirt {
     pub(in crate::ops) fn run_steps<T: Send + 'static>(
         &self,
         lane: Lane,
-        mut transaction: Transaction,
+        transaction: Transaction,
         hold: &Hold,
         deadline: Instant,
-        work: impl FnOnce(&mut Session, &mut Transaction) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&mut Session, &mut Transaction) -> Result<T, Stop> + Send + 'static,
     ) -> Result<(T, Transaction), Error> {
-        let name = JobName::new(transaction.intent.verb.to_string(), hold.key());
-        let job = Job { name, deadline };
-        transaction.is_in_job = true;
-        if lane != Lane::Storage {
-            self.opener.health().may_answer()?;
-        }
-        reached(&job.name);
-        let work = move |session: &mut Session| match work(session, &mut transaction) {
-            Ok(result) => Ok((result, transaction)),
-            Err(error) => {
+        // Storage needs no connection.
+        let needs_libvirt = lane != Lane::Storage;
+        if needs_libvirt {
+            if let Err(error) = self.opener.health().may_answer() {
                 transaction.abort(Abort::recover(&error));
-                Err(error)
+                return Err(error);
+            }
+        }
+        let name = JobName::new(transaction.intent.verb.to_string(), hold.key());
+        reached(&name);
+        let work = move |session: &mut Session, mut transaction: Transaction| {
+            if needs_libvirt {
+                session.begin(deadline);
+            }
+            match work(session, &mut transaction) {
+                Ok(result) => Ok((result, transaction)),
+                Err(Stop::Undo(error)) => {
+                    transaction.abort(Abort::recover(&error));
+                    Err(error)
+                }
+                Err(Stop::Clean(error)) => {
+                    transaction.abort(Abort::Forget);
+                    Err(error)
+                }
             }
         };
-        let (result, mut transaction) = match lane {
-            // Storage needs no connection.
-            Lane::Storage => self.pool.run(lane, job, Some(hold), work),
-            _ => self.pool.run(lane, job, Some(hold), begun(deadline, work)),
-        }??;
-        transaction.is_in_job = false;
-        Ok((result, transaction))
+        let late = |_: &mut Session, ended: Result<(T, Transaction), Error>| {
+            if let Ok((_, transaction)) = ended {
+                let Intent { verb, guest, .. } = &transaction.intent;
+                warn!("{verb} did not end in time; recovering guest={guest:?}");
+                transaction.abort(Abort::Keep(Kept::open("it did not end in time".to_owned())));
+            }
+        };
+        self.on_worker(lane, Job { name, deadline }, hold, transaction, work, late)?
     }
 
     /// Commits a transaction on a worker, so that a disk that hangs costs its caller no more than the deadline.
@@ -273,46 +286,75 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(), Error> {
-        Ok(self.end(transaction, hold, deadline, Transaction::commit)??)
-    }
-
-    /// Forgets a transaction of which nothing is left, as [`Libvirt::commit`] commits one.
-    ///
-    /// # Blocking
-    /// Up to `deadline`.
-    pub(in crate::ops) fn forget(&self, transaction: Transaction, hold: &Hold, deadline: Instant) {
-        let forget = |transaction: Transaction| {
-            transaction.abort(Abort::Forget);
-            Ok(())
-        };
-        // Where the pool does not run it the intent is kept, and its recovery finds nothing to do.
-        let _ = self.end(transaction, hold, deadline, forget);
-    }
-
-    fn end(
-        &self,
-        mut transaction: Transaction,
-        hold: &Hold,
-        deadline: Instant,
-        end: fn(Transaction) -> Result<(), journal::Error>,
-    ) -> Result<Result<(), journal::Error>, pool::Error> {
         // A change without a step has no file.
         if transaction.entry.is_none() {
-            return Ok(Ok(()));
+            return Ok(());
         }
-        transaction.is_in_job = true;
         let job = Job { name: state_write(), deadline };
         let is_new = transaction.intent.verb == Verb::CreateGuest && !transaction.is_resumed;
         let created = is_new.then(|| (Arc::clone(&self.events), transaction.intent.guest.clone()));
         let marks = self.status.marks();
+        let commit = |_: &mut Session, transaction: Transaction| transaction.commit();
         // What is committed late stays, and its verb does nothing more.
-        let late = move |_: &mut Session, ended: Result<(), journal::Error>| {
-            if let (Some((events, guest)), Ok(())) = (created, ended) {
+        let late = move |_: &mut Session, committed: Result<(), journal::Error>| {
+            if let (Some((events, guest)), Ok(())) = (created, committed) {
                 events.note(&guest, What::Created);
             }
             marks.wake();
         };
-        self.pool.run_or_else(STATE_LANE, job, Some(hold), move |_| end(transaction), late)
+        Ok(self.on_worker(STATE_LANE, job, hold, transaction, commit, late)??)
+    }
+
+    /// Ends a transaction without success. What writes does so on a worker, as [`Libvirt::commit`] does.
+    ///
+    /// # Blocking
+    /// Up to `deadline`, and [`RECOVERY_LOCK`] where that is over.
+    pub(super) fn abort(
+        &self,
+        transaction: Transaction,
+        abort: Abort,
+        hold: &Hold,
+        deadline: Instant,
+    ) {
+        if matches!(abort, Abort::Keep(_)) || transaction.entry.is_none() {
+            return transaction.abort(abort);
+        }
+        let deadline = deadline.max(Instant::now() + RECOVERY_LOCK);
+        let job = Job { name: state_write(), deadline };
+        let work = move |_: &mut Session, transaction: Transaction| transaction.abort(abort);
+        // Where the pool does not run it all of the intent is kept, and recovered once more.
+        let _ = self.on_worker(STATE_LANE, job, hold, transaction, work, |_, ()| {});
+    }
+
+    /// Gives a transaction to a job. Where the pool does not run the job the intent is kept.
+    ///
+    /// # Errors
+    /// As [`pool::Pool::run_or_else`].
+    ///
+    /// # Blocking
+    /// Up to the job's deadline.
+    fn on_worker<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        job: Job,
+        hold: &Hold,
+        transaction: Transaction,
+        work: impl FnOnce(&mut Session, Transaction) -> T + Send + 'static,
+        late: impl FnOnce(&mut Session, T) + Send + 'static,
+    ) -> Result<T, pool::Error> {
+        let shared = Arc::new(Mutex::new(Some(transaction)));
+        let given = Arc::clone(&shared);
+        let work = move |session: &mut Session| {
+            let transaction = given.lock().take();
+            work(session, transaction.expect("its caller takes it only where this does not run"))
+        };
+        self.pool.run_or_else(lane, job, Some(hold), work, late).inspect_err(|error| {
+            if !matches!(error, pool::Error::Late { .. } | pool::Error::Panicked { .. }) {
+                let transaction = shared.lock().take();
+                let kept = Kept::open(error.to_string());
+                transaction.expect("the job has not run").abort(Abort::Keep(kept));
+            }
+        })
     }
 }
 
@@ -323,4 +365,107 @@ pub(in crate::ops) const STATE_LANE: Lane = Lane::Read;
 /// The name of such a write.
 pub(in crate::ops) fn state_write() -> JobName {
     JobName::new("a write to", "the state directory")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    const GUEST: &str = "web-1";
+    const SOON: Duration = Duration::from_secs(60);
+
+    fn agent() -> Libvirt {
+        Libvirt::new("test:///default", "mistify", 1).unwrap()
+    }
+
+    /// A transaction with a step.
+    fn begun(agent: &Libvirt) -> Transaction {
+        let guest = Guest { id: GUEST.to_owned(), ..Guest::default() };
+        let mut transaction = Transaction::begin(agent, Verb::CreateVolume, &guest);
+        let name = "mistify/guests/web-1/disk-0".to_owned();
+        transaction.record(Step::Volume { name, made_parent: false, maker: None }).unwrap();
+        transaction
+    }
+
+    /// Why its intent is open, if it is.
+    fn open(agent: &Libvirt) -> Option<Option<String>> {
+        agent.open_intents().pop().map(|summary| summary.why)
+    }
+
+    fn run(
+        agent: &Libvirt,
+        limit: Duration,
+        work: impl FnOnce() -> Result<(), Stop> + Send + 'static,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + limit;
+        let hold = agent.pool.hold(GUEST, Instant::now() + SOON).unwrap();
+        let work = |_: &mut Session, _: &mut Transaction| work();
+        let done = agent.run_steps(Lane::Storage, begun(agent), &hold, deadline, work);
+        done.map(|((), transaction)| transaction.commit().unwrap())
+    }
+
+    #[test]
+    fn a_transaction_that_is_dropped_stays_open() {
+        let agent = agent();
+        drop(begun(&agent));
+        assert_eq!(open(&agent), Some(None));
+        assert!(agent.journal.kept().try_recv().is_ok(), "the reconciler has a word");
+    }
+
+    #[test]
+    fn an_end_decides_what_the_journal_keeps() {
+        let agent = agent();
+        run(&agent, SOON, || Ok(())).unwrap();
+        assert_eq!(open(&agent), None);
+        let refused = || Error::Refused("no");
+        run(&agent, SOON, move || Err(Stop::Clean(refused()))).unwrap_err();
+        assert_eq!(open(&agent), None);
+        run(&agent, SOON, move || Err(Stop::Undo(refused()))).unwrap_err();
+        assert_eq!(open(&agent), Some(Some("no".to_owned())));
+    }
+
+    #[test]
+    fn a_job_that_never_runs_keeps_its_intent() {
+        let agent = agent();
+        let hold = agent.pool.hold(GUEST, Instant::now() + SOON).unwrap();
+        let transaction = begun(&agent);
+        agent.stop(Duration::ZERO);
+        let work = |_: &mut Session, _: &mut Transaction| -> Result<(), Stop> { unreachable!() };
+        let deadline = Instant::now() + SOON;
+        let refused = agent.run_steps(Lane::Storage, transaction, &hold, deadline, work);
+        let why = refused.map(|_| ()).unwrap_err().to_string();
+        assert_eq!(open(&agent), Some(Some(why)));
+    }
+
+    #[test]
+    fn a_result_that_comes_too_late_keeps_its_intent() {
+        let agent = agent();
+        let (ends, ended) = crossbeam_channel::bounded::<()>(0);
+        let work = move || {
+            // Until its caller is gone.
+            let _ = ended.recv();
+            Ok(())
+        };
+        let late = run(&agent, Duration::from_millis(50), work).unwrap_err();
+        assert!(matches!(late, Error::Pool(pool::Error::Late { .. })), "{late}");
+        assert_eq!(open(&agent), None, "it runs");
+        drop(ends);
+        let deadline = Instant::now() + SOON;
+        while open(&agent).is_none() {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+        assert_eq!(open(&agent), Some(Some("it did not end in time".to_owned())));
+    }
+
+    #[test]
+    fn a_panic_keeps_the_intent() {
+        let agent = agent();
+        let panicked = run(&agent, SOON, || panic!("on purpose")).unwrap_err();
+        assert!(matches!(panicked, Error::Pool(pool::Error::Panicked { .. })), "{panicked}");
+        assert_eq!(open(&agent), Some(None));
+    }
 }
