@@ -1,10 +1,10 @@
 //! The names of the original: each type and function of its document (`tests/owner/names.txt`) has
-//! a counterpart in the table of the crate's documentation, and an example there that uses it.
+//! a counterpart in the table of `go_names`, and an example there that uses it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 const NAMES: &str = include_str!("../owner/names.txt");
-const CRATE: &str = include_str!("../../src/lib.rs");
+const PAGE: &str = include_str!("../../src/go_names.rs");
 
 /// Names of the table that an example uses, and those that none does. That a counterpart exists
 /// and does what the example says is for the doc tests.
@@ -12,7 +12,7 @@ fn table(docs: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
     let (mut code, mut rows, mut in_code) = (String::new(), BTreeMap::new(), false);
     for line in docs.lines().filter_map(|line| line.strip_prefix("//!")) {
         let line = line.trim();
-        let row = line.strip_prefix("| `").and_then(|row| row.split_once("` | [`"));
+        let row = line.strip_prefix("| `").and_then(|row| row.split_once("` | [`crate::"));
         if line.starts_with("```") {
             in_code = !in_code;
         } else if in_code {
@@ -30,15 +30,14 @@ fn table(docs: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
 
 #[test]
 fn every_name_of_the_document_has_a_counterpart_with_an_example() {
-    let (shown, bare) = table(CRATE);
+    let (shown, bare) = table(PAGE);
     assert_eq!(bare, BTreeSet::new(), "without an example");
     assert_eq!(shown, NAMES.lines().collect(), "the table and the document");
 }
 
 #[test]
 fn a_row_or_an_example_that_is_missing_is_seen() {
-    let docs =
-        "//! | `A` | [`a::make_a`] |\n//! | `B` | [`b::B`] |\n//! ```\n//! make_a(b);\n//! ```";
+    let docs = "//! | `A` | [`crate::a::make_a`] |\n//! | `B` | [`crate::b::B`] |\n//! ```\n//! make_a(b);\n//! ```";
     let names = |list: &[&'static str]| list.iter().copied().collect::<BTreeSet<_>>();
     assert_eq!(table(docs), (names(&["A"]), names(&["B"])));
 }
