@@ -9,7 +9,7 @@ use crate::support::files_below;
 
 /// Groups of rooms from left to right: a room may name itself and rooms of groups to its right.
 const ORDER: [&[&str]; 11] = [
-    &["main", "lib", "fuzz"],
+    &["main", "lib", "go_names", "fuzz"],
     &["cli"],
     &["client", "check"],
     &["http"],
@@ -109,7 +109,7 @@ enum Piece {
 }
 
 /// Words, `::` and single signs, without comments, strings and characters.
-fn tokens(text: &str) -> Vec<&str> {
+pub(crate) fn tokens(text: &str) -> Vec<&str> {
     pieces(text, Piece::Token)
 }
 

@@ -34,6 +34,7 @@ mod host;
 mod house;
 mod http_front;
 mod images;
+mod import_cycles;
 mod in_process;
 mod inside;
 mod inventory;

@@ -1,0 +1,323 @@
+//! No file of `src` imports from one that imports from it, directly or through others: each can be read after those
+//! that it names. A module and the files below it count as one here; items under `cfg(test)` do not count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use crate::house::tokens;
+use crate::support::files_below;
+
+/// Files that still import in a circle. Only take lines away.
+const KNOWN: &[&[&str]] = &[
+    &["cli::commands", "cli::completions", "cli::create"],
+    &["client::top", "client::verbs"],
+    &["fetch::hop", "fetch::order"],
+    &[
+        "guest::capabilities",
+        "guest::domain",
+        "guest::domain_xml",
+        "guest::hardware",
+        "guest::hardware_xml",
+        "guest::memory",
+        "guest::placement",
+        "guest::profile",
+    ],
+    &["guest::check", "guest::seed", "guest::seed::files", "guest::wire"],
+    &[
+        "http::context",
+        "http::events",
+        "http::handlers",
+        "http::health",
+        "http::reply",
+        "http::respond",
+        "http::routes",
+        "http::scrape",
+        "http::stream",
+    ],
+    &["http::head", "http::parse"],
+    &["libvirt::error", "libvirt::strings"],
+    &["metrics::fast", "metrics::sampler", "metrics::slow"],
+    &["ops::addresses", "ops::agents", "ops::error", "ops::health", "ops::opener", "ops::session"],
+    &["ops::create", "ops::devices", "ops::seed_files", "ops::seeds"],
+    &["ops::delete", "ops::recovery::recover", "ops::recovery::table"],
+    &["ops::domains", "ops::images", "ops::volumes"],
+    &["ops::metrics", "ops::samples"],
+    &["pool::board", "pool::error", "pool::handover", "pool::lane"],
+    &["rpc::dry_run", "rpc::table"],
+    &["storage::error", "storage::rules", "storage::types"],
+];
+
+/// The names of the modules from the crate's root; none for the root.
+type Module = Vec<String>;
+
+/// A file, and what it imports: the paths from the root, each with the name that it has here.
+struct Source {
+    module: Module,
+    imports: Vec<(Module, String)>,
+}
+
+/// The tokens without the items that only tests have, and the names of modules among these.
+fn without_tests<'t>(tokens: &[&'t str]) -> (Vec<&'t str>, Vec<&'t str>) {
+    let (mut kept, mut removed, mut at) = (Vec::new(), Vec::new(), 0);
+    while at < tokens.len() {
+        let is_attribute = tokens[at] == "#" && tokens.get(at + 1) == Some(&"[");
+        let end = past_brackets(tokens, at + 1);
+        let words = tokens[at..end].iter().filter(|it| it.starts_with(char::is_alphabetic));
+        let words: Vec<&str> = words.copied().collect();
+        let of_tests =
+            [&["cfg", "test"][..], &["cfg", "any", "test", "fuzzing"], &["cfg", "fuzzing"]];
+        if !is_attribute || !of_tests.contains(&&words[..]) {
+            kept.push(tokens[at]);
+            at += 1;
+            continue;
+        }
+        at = end;
+        while tokens.get(at) == Some(&"#") {
+            at = past_brackets(tokens, at + 1);
+        }
+        let item = at;
+        // To the end of the item: `;`, a comma, or its closing brace.
+        while at < tokens.len() && ![";", ",", "}"].contains(&tokens[at]) {
+            let is_block = tokens[at] == "{";
+            at = past_brackets(tokens, at);
+            if is_block {
+                at -= 1;
+                break;
+            }
+        }
+        at += usize::from(tokens.get(at) != Some(&"}") || tokens[item..at].contains(&"{"));
+        let name = tokens[item..at].windows(3).find(|it| it[0] == "mod" && it[2] == ";");
+        removed.extend(name.map(|it| it[1]));
+    }
+    (kept, removed)
+}
+
+/// Past this token, and past what it encloses where it is a bracket.
+fn past_brackets(tokens: &[&str], at: usize) -> usize {
+    let mut depth = 0;
+    for (index, token) in tokens.iter().enumerate().skip(at) {
+        depth += i32::from(["(", "[", "{"].contains(token));
+        depth -= i32::from([")", "]", "}"].contains(token));
+        if depth <= 0 {
+            return index + 1;
+        }
+    }
+    tokens.len()
+}
+
+/// The paths of a `use` tree behind this prefix, each with its name here; where the tree ends.
+fn tree<'t>(
+    tokens: &[&'t str],
+    mut at: usize,
+    mut prefix: Vec<&'t str>,
+    found: &mut Vec<(Vec<&'t str>, &'t str)>,
+) -> usize {
+    while at < tokens.len() {
+        match tokens[at] {
+            "::" => at += 1,
+            "{" => {
+                at += 1;
+                while at < tokens.len() && tokens[at] != "}" {
+                    at = tree(tokens, at, prefix.clone(), found);
+                    at += usize::from(tokens.get(at) == Some(&","));
+                }
+                return at + 1;
+            }
+            word => {
+                // `a::{self}` is `a`.
+                if word != "self" || prefix.is_empty() {
+                    prefix.push(word);
+                }
+                at += 1;
+                if tokens.get(at) == Some(&"::") {
+                    continue;
+                }
+                let renamed = tokens.get(at) == Some(&"as");
+                let name = if renamed { tokens[at + 1] } else { prefix[prefix.len() - 1] };
+                found.push((prefix, name));
+                return at + 2 * usize::from(renamed);
+            }
+        }
+    }
+    at
+}
+
+/// The paths that a file names, as it writes them, each with its name here and the depth of inline modules there.
+fn named<'t>(tokens: &[&'t str]) -> Vec<(Vec<&'t str>, &'t str, usize)> {
+    let (mut found, mut at, mut braces) = (Vec::new(), 0, Vec::new());
+    while at < tokens.len() {
+        match tokens[at] {
+            "{" => braces.push(at >= 2 && tokens[at - 2] == "mod"),
+            "}" => drop(braces.pop()),
+            _ => {}
+        }
+        let depth = braces.iter().filter(|is_module| **is_module).count();
+        let is_path = ["crate", "self", "super"].contains(&tokens[at])
+            && tokens.get(at + 1) == Some(&"::")
+            && (at == 0 || !["::", "("].contains(&tokens[at - 1]));
+        let mut paths = Vec::new();
+        at = match tokens[at] {
+            "use" => tree(tokens, at + 1, Vec::new(), &mut paths),
+            _ if is_path => tree(tokens, at, Vec::new(), &mut paths),
+            _ => at + 1,
+        };
+        found.extend(paths.into_iter().map(|(path, name)| (path, name, depth)));
+    }
+    found
+}
+
+/// A path from the root, in a module with `depth` inline modules around it; none for one of another crate.
+fn absolute(
+    module: &[String],
+    path: &[&str],
+    depth: usize,
+    is_module: impl Fn(&[String]) -> bool,
+) -> Option<Module> {
+    let own = |rest: &[&str]| rest.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let supers = path.iter().take_while(|name| **name == "super").count();
+    match path[0] {
+        "crate" => Some(own(&path[1..])),
+        "self" => Some([module, &own(&path[1..])].concat()),
+        "super" => {
+            let up = supers.saturating_sub(depth).min(module.len());
+            Some([&module[..module.len() - up], &own(&path[supers..])].concat())
+        }
+        first => {
+            let child = [module, &[first.to_owned()]].concat();
+            is_module(&child).then(|| [module, &own(path)].concat())
+        }
+    }
+}
+
+/// All files of a directory of sources, with what they import.
+fn sources(root: &Path) -> Vec<Source> {
+    let mut paths = Vec::new();
+    files_below(root, &mut paths);
+    let read = |path: &String| {
+        let name =
+            Path::new(path).strip_prefix(root).expect("it is below").to_str().expect("UTF-8");
+        let names =
+            name.trim_end_matches(".rs").split('/').filter(|it| !["mod", "lib"].contains(it));
+        let module: Module = names.map(str::to_owned).collect();
+        (module, fs::read_to_string(path).expect("it is there"))
+    };
+    let all: Vec<_> = paths.iter().filter(|path| path.ends_with(".rs")).map(read).collect();
+    let split: Vec<_> =
+        all.iter().map(|(module, text)| (module, without_tests(&tokens(text)))).collect();
+    let of_tests: Vec<Module> = split
+        .iter()
+        .flat_map(|(module, (_, removed))| {
+            removed.iter().map(|name| [&module[..], &[(*name).to_owned()]].concat())
+        })
+        .collect();
+    let is_of_tests = |module: &[String]| of_tests.iter().any(|test| module.starts_with(test));
+    let modules: BTreeSet<&Module> = split.iter().map(|(module, _)| *module).collect();
+    let is_module = |path: &[String]| modules.contains(&path.to_vec());
+    let shipped = split.iter().filter(|(module, _)| !is_of_tests(module));
+    shipped
+        .map(|(module, (kept, _))| Source {
+            module: (*module).clone(),
+            imports: named(kept)
+                .into_iter()
+                .filter_map(|(path, name, depth)| {
+                    Some((absolute(module, &path, depth, is_module)?, name.to_owned()))
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+/// The module that defines what a path names, through the names that others pass on.
+fn defining(
+    path: &[String],
+    sources: &BTreeMap<&[String], &Source>,
+    depth: usize,
+) -> Option<Module> {
+    let at = (0..=path.len()).rev().find(|at| sources.contains_key(&path[..*at]))?;
+    let (module, rest) = path.split_at(at);
+    let Some(first) = rest.first().filter(|_| depth < 8) else { return Some(module.to_vec()) };
+    let passed_on = sources[module].imports.iter().find(|(to, name)| name == first && to != path);
+    let further =
+        passed_on.and_then(|(to, _)| defining(&[&to[..], &rest[1..]].concat(), sources, depth + 1));
+    Some(further.unwrap_or_else(|| module.to_vec()))
+}
+
+/// The files that import in a circle, each circle in the order of names.
+fn cycles(all: &[Source]) -> Vec<Vec<String>> {
+    let by_module: BTreeMap<&[String], &Source> =
+        all.iter().map(|it| (&it.module[..], it)).collect();
+    let mut edges: BTreeMap<&[String], BTreeSet<Module>> = BTreeMap::new();
+    for source in all {
+        let from = &source.module;
+        let targets = source.imports.iter().filter_map(|(path, _)| defining(path, &by_module, 0));
+        let is_kin = |to: &Module| to.starts_with(from) || from.starts_with(to);
+        edges.insert(from, targets.filter(|to| !is_kin(to)).collect());
+    }
+    let reached = |from: &[String]| {
+        let (mut found, mut open) = (BTreeSet::new(), vec![from.to_vec()]);
+        while let Some(module) = open.pop() {
+            for to in edges.get(&module[..]).into_iter().flatten() {
+                if found.insert(to.clone()) {
+                    open.push(to.clone());
+                }
+            }
+        }
+        found
+    };
+    let reach: BTreeMap<Module, BTreeSet<Module>> =
+        all.iter().map(|it| (it.module.clone(), reached(&it.module))).collect();
+    let in_circle = |from: &Module| -> Vec<String> {
+        let both =
+            reach[from].iter().filter(|to| reach.get(*to).is_some_and(|it| it.contains(from)));
+        both.map(|module| module.join("::")).collect()
+    };
+    let circles: BTreeSet<_> = reach.keys().map(in_circle).filter(|it| it.len() > 1).collect();
+    circles.into_iter().collect()
+}
+
+#[test]
+fn no_file_imports_from_one_that_imports_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let all = sources(&root);
+    assert!(all.len() > 300 && all.iter().map(|it| it.imports.len()).sum::<usize>() > 3000);
+    let known: Vec<Vec<String>> =
+        KNOWN.iter().map(|it| it.iter().map(ToString::to_string).collect()).collect();
+    let found = cycles(&all);
+    let text = |all: &[Vec<String>]| -> String {
+        all.iter().map(|it| format!("    &{it:?},\n")).collect()
+    };
+    assert_eq!(text(&found), text(&known), "found, and known");
+}
+
+#[test]
+fn a_circle_through_re_exports_is_found() {
+    let source = |module: &[&str], text: &str| {
+        let module: Module = module.iter().map(ToString::to_string).collect();
+        let (kept, _) = without_tests(&tokens(text));
+        let known = [&["a"][..], &["a", "b"], &["c"], &["c", "d"], &["e"]];
+        let is_module = |path: &[String]| known.iter().any(|it| path == *it);
+        let imports = named(&kept).into_iter().filter_map(|(path, name, depth)| {
+            Some((absolute(&module, &path, depth, is_module)?, name.to_owned()))
+        });
+        let imports = imports.collect();
+        Source { module, imports }
+    };
+    let all = [
+        source(&["a"], "pub use self::b::{B as C, D}; mod b;"),
+        source(&["a", "b"], "use super::super::c::{self, d::F}; fn f() { c::g() }"),
+        source(&["c"], "pub use d::F; mod d;"),
+        source(&["c", "d"], "fn f() -> crate::a::C { g() }"),
+        source(&["e"], "use crate::a::C; #[cfg(test)] mod t { use crate::e::X; } use crate::c;"),
+    ];
+    assert_eq!(cycles(&all), [["a::b", "c::d"]]);
+    let broken = [
+        source(&["a", "b"], "#[cfg(test)] use crate::c::d::F; #[cfg(test)] mod tests;"),
+        source(&["c", "d"], "use crate::a::b::B;"),
+    ];
+    assert_eq!(cycles(&broken), Vec::<Vec<String>>::new());
+    assert_eq!(
+        without_tests(&["#", "[", "cfg", "(", "test", ")", "]", "mod", "t", ";", "x"]).1,
+        ["t"]
+    );
+}
