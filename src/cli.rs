@@ -29,8 +29,8 @@ use crate::cli::switches::{
 use crate::config::Config;
 use crate::fetch::Service;
 
-pub use commands::Command;
-pub use completions::{Shell, completions};
+pub use commands::{Command, Shell};
+pub use completions::completions;
 pub use layers::DEFAULT_FILE;
 pub use logging::{Log, fatal_line, start_log};
 pub use usage::usage;

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::cli::Error;
-use crate::cli::completions::Shell;
 use crate::cli::create::create;
 use crate::cli::switches::Switches;
+use crate::cli::values::utf_8;
 use crate::client::{Ask, Create, Params};
 use crate::config::fixed::SHUTDOWN_WAIT_MAX;
 use crate::fetch::is_sum;
@@ -249,7 +249,25 @@ fn sum(given: Option<&str>) -> Result<String, Error> {
     }
 }
 
-pub(super) fn utf_8(word: &OsString) -> Result<String, Error> {
-    let text = word.to_str().map(str::to_owned);
-    text.ok_or_else(|| Error::Usage(format!("{}: not valid UTF-8", word.to_string_lossy())))
+/// A shell that there are completions for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+impl Shell {
+    /// The shell of that name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        match name {
+            "bash" => Some(Self::Bash),
+            "zsh" => Some(Self::Zsh),
+            "fish" => Some(Self::Fish),
+            _ => None,
+        }
+    }
 }

@@ -2,33 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::cli::commands::COMMANDS;
+use crate::cli::commands::{COMMANDS, Shell};
 use crate::cli::settings::{SETTINGS, Takes};
 use crate::cli::switches::{SWITCHES, Switch, SwitchValue};
 use crate::rpc::Service;
-
-/// A shell that there are completions for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shell {
-    /// GNU bash.
-    Bash,
-    /// Z shell.
-    Zsh,
-    /// fish.
-    Fish,
-}
-
-impl Shell {
-    /// The shell of that name.
-    pub(super) fn named(name: &str) -> Option<Self> {
-        match name {
-            "bash" => Some(Self::Bash),
-            "zsh" => Some(Self::Zsh),
-            "fish" => Some(Self::Fish),
-            _ => None,
-        }
-    }
-}
 
 /// The completions, as that shell reads them.
 pub fn completions(shell: Shell) -> String {

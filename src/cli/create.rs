@@ -6,9 +6,8 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 
 use crate::cli::Error;
-use crate::cli::commands::utf_8;
 use crate::cli::switches::{NETWORK, Switches};
-use crate::cli::values::{mebibytes, number, seconds};
+use crate::cli::values::{mebibytes, number, seconds, utf_8};
 use crate::client::{Create, NewGuest, WaitFor};
 use crate::config::fixed::WAIT_LIMIT;
 

@@ -1,5 +1,6 @@
 //! The values of settings: text in, what it means or what is wrong with it out.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::cli::LogFormat;
+use crate::cli::{Error, LogFormat};
 use crate::config::{BridgeType, DEADLINE_S_MAX, Nat, PoolLimits, Profile, Store, VncListen};
 use crate::fetch::Service;
 use crate::storage::PoolName;
@@ -211,4 +212,9 @@ pub(super) fn log_format(text: &str) -> Outcome<LogFormat> {
         "json" => Ok(LogFormat::Json),
         _ => wrong("write text or json"),
     }
+}
+
+pub(super) fn utf_8(word: &OsString) -> Result<String, Error> {
+    let text = word.to_str().map(str::to_owned);
+    text.ok_or_else(|| Error::Usage(format!("{}: not valid UTF-8", word.to_string_lossy())))
 }

@@ -2,6 +2,10 @@
 
 use std::io::{self, Write};
 
+use serde_json::Value;
+
+use crate::client::Error;
+
 /// Lines whose columns stand below each other; the first column is left, the others are right.
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
@@ -72,6 +76,21 @@ pub(super) fn bytes(count: f64) -> String {
     match value < 10.0 && unit > 0 {
         true => format!("{value:.1} {}", UNITS[unit]),
         false => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+/// A string's content.
+pub(super) fn word(value: &Value) -> String {
+    printable(value.as_str().unwrap_or_default())
+}
+
+/// Writes to standard output; who has stopped reading has enough.
+pub(super) fn write(text: &str) -> Result<(), Error> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Asked(format!("cannot write the answer: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 

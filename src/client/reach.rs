@@ -12,8 +12,9 @@ use serde_json::Value;
 use crate::client::Error;
 use crate::client::connection::Client;
 use crate::client::output::printable;
+use crate::client::output::word;
 use crate::client::progress::Progress;
-use crate::client::verbs::{of_guest, word};
+use crate::client::verbs::of_guest;
 use crate::config::Config;
 use crate::config::fixed::{SSH_ADDRESSES, SSH_ANSWER, SSH_GREETING_BYTES};
 

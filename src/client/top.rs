@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::Error;
 use crate::client::connection::Client;
-use crate::client::output::{Table, bytes, printable};
-use crate::client::verbs::{word, write};
+use crate::client::output::{Table, bytes, printable, word, write};
 use crate::config::fixed::TOP_INTERVAL;
 use crate::sorted::IntoSorted;
 use crate::sorted::OrderBy;

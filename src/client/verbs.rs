@@ -1,14 +1,14 @@
 //! What each command asks, and how its answer is shown.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::client::Error;
 use crate::client::connection::Client;
-use crate::client::output::{Table, bytes, printable};
+use crate::client::output::{Table, bytes, printable, word, write};
 use crate::client::progress::Progress;
 use crate::client::top;
 use crate::config::Config;
@@ -130,16 +130,6 @@ fn all_guests(client: &Client) -> Result<Value, Error> {
         if after.is_none() {
             return Ok(Value::Array(guests));
         }
-    }
-}
-
-/// Writes to standard output; who has stopped reading has enough.
-pub(super) fn write(text: &str) -> Result<(), Error> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::Asked(format!("cannot write the answer: {error}")))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -309,11 +299,6 @@ fn metrics(guest: &Value) -> String {
     let state = word(&guest["state"]);
     let (cpus, disks, nics) = (cpus.text(), disks.text(), nics.text());
     format!("{state}, {age:.1} s ago\n\n{cpus}\n{disks}\n{nics}")
-}
-
-/// A string's content.
-pub(super) fn word(value: &Value) -> String {
-    printable(value.as_str().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::client::connection::Client;
 use crate::client::output::printable;
-use crate::client::verbs::{of_guest, word};
+use crate::client::output::word;
+use crate::client::verbs::of_guest;
 use crate::client::{Error, reach};
 use crate::config::fixed::{CONSOLE_BYTES, SSH_AGAIN, SSH_LOOK, WAIT_INTERVAL};
 

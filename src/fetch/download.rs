@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::order::{Cancellation, Order, ask};
+use super::Order;
+use super::order::{Cancellation, ask};
 use crate::config::fixed::{FETCH_ORDER, IMPORT_MEMORY_BYTES};
 use crate::import::{self, time_for};
 use crate::os::confine::Reach;

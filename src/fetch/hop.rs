@@ -7,8 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::order::Order;
-use super::{Host, Scheme, Service, Url, is_public};
+use super::{Host, Order, Scheme, Service, Url, is_public};
 use crate::config::fixed::{
     FETCH_CONNECT, FETCH_KILL, FETCH_MEMORY_BYTES, FETCH_RATE_BYTES, FETCH_REDIRECTS,
     FETCH_SILENCE, FETCH_SILENT_BYTES, FETCH_TIME,

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::Service;
 use super::hop::{fetch, parse};
+use super::{Order, Service};
 use crate::config::fixed::{FETCH_KILL, FETCH_ORDER, FETCH_TIME};
 use crate::os::poll::{Interest, PollSet};
 use crate::os::rights;
@@ -35,15 +35,6 @@ const NOBODY: u32 = 65534;
 const THIS_PROGRAM: &str = "/proc/self/exe";
 /// Between two looks at whether the child has ended.
 const CHILD_LOOK: Duration = Duration::from_millis(10);
-
-/// What is to be fetched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
-    /// From where.
-    pub url: String,
-    /// How many bytes it may have.
-    pub bytes_max: u64,
-}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

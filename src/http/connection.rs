@@ -21,8 +21,9 @@ use crate::threads::{ByteBudget, Reservation};
 use super::exchange::{self, Answer, Await, Exchange, Then};
 use super::handlers::{self, Job, Shared};
 use super::listener::Stream;
-use super::parse::{Parser, Request};
+use super::parse::Parser;
 use super::rarely::Rarely;
+use super::request::Request;
 use super::respond;
 use super::tally::{Reason, Refusal};
 

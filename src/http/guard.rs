@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::fetch::is_uri;
 use crate::os::peer::{Caller, Origin};
 
-use super::parse::Request;
+use super::request::Request;
 use super::tally::{Reason, Refusal};
 use super::token::Token;
 

@@ -9,7 +9,7 @@ use crate::config::HttpLimits;
 use crate::config::fixed::HEADERS_MAX;
 use crate::fetch::is_uri;
 
-use super::parse::{Persistence, Request, Version};
+use super::request::{BODY_TOO_LARGE, Persistence, Request, Version};
 use super::tally::{Reason, Refusal};
 
 const HEAD_TOO_LARGE: Refusal =
@@ -220,7 +220,7 @@ impl Fields {
             ([], None) => Ok(Framing::Sized(0)),
             ([], Some(length)) => match usize::try_from(length) {
                 Ok(length) if length <= limits.body_bytes => Ok(Framing::Sized(length)),
-                _ => Err(super::parse::BODY_TOO_LARGE),
+                _ => Err(BODY_TOO_LARGE),
             },
             (_, Some(_)) => Err(Refusal::malformed("Content-Length with Transfer-Encoding")),
             // HTTP/1.0 has no codings: somebody on the way did not understand what it passed on.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use rouille::Response;
 use serde_json::{Map, Value, json};
 
-use crate::http::parse::Request;
+use crate::http::request::Request;
 use crate::http::routes::JSON;
 use crate::http::{Reply, Shortcut};
 use crate::journal::Summary;

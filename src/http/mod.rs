@@ -26,6 +26,7 @@ mod page;
 pub mod parse;
 mod rarely;
 mod reply;
+pub mod request;
 mod respond;
 pub mod routes;
 mod scrape;
@@ -63,4 +64,5 @@ pub type Waiting = Arc<dyn Fn(Asking, Granted) + Send + Sync>;
 /// Answers one request of a caller without a handler, if it is one that it can: it then takes the reply.
 /// Else it does nothing, and a handler has the request. Runs on the front's own thread, and so blocks
 /// for nothing.
-pub type Shortcut = Arc<dyn Fn(&parse::Request, &Caller, &mut dyn FnMut() -> Reply) + Send + Sync>;
+pub type Shortcut =
+    Arc<dyn Fn(&request::Request, &Caller, &mut dyn FnMut() -> Reply) + Send + Sync>;

@@ -7,7 +7,7 @@ use std::thread;
 use super::Shortcut;
 use super::exchange::Exchange;
 use super::handlers::{self, Job, NO_ROOM, Shared};
-use super::parse::{Persistence, Version};
+use super::request::{Persistence, Version};
 use super::respond::{self, EncodeError, Encoded, Wanted};
 use crate::threads::{Reservation, panic_text};
 

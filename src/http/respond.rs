@@ -8,7 +8,7 @@ use crate::os::clock;
 
 use super::events;
 use super::head;
-use super::parse::{Persistence, Version};
+use super::request::{Persistence, Version};
 use super::tally::{Reason, Refusal};
 
 /// What a caller that sent `Expect: 100-continue` waits for.

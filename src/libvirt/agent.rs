@@ -5,10 +5,11 @@ use std::ptr;
 use std::slice;
 use std::time::Duration;
 
+use crate::libvirt::c_string::argument;
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Error, check_int};
 use crate::libvirt::params::{Name, Value, read};
-use crate::libvirt::strings::{argument, copy_borrowed};
+use crate::libvirt::strings::copy_borrowed;
 use crate::sys;
 
 /// Where the addresses of a guest are known from.

@@ -6,10 +6,11 @@ use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 
 use crate::config::fixed::{KEEPALIVE_COUNT, KEEPALIVE_INTERVAL_S};
+use crate::libvirt::c_string::{OwnedCString, argument};
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Code, Error, check_int, check_ptr};
 use crate::libvirt::network::Network;
-use crate::libvirt::strings::{OwnedCString, argument, entries};
+use crate::libvirt::strings::entries;
 use crate::sys;
 
 /// A version as libvirt counts it (major * 1,000,000 + minor * 1,000 + release), for people: `9.0.0`.

@@ -5,8 +5,9 @@ use std::ptr::NonNull;
 
 use log::warn;
 
+use crate::libvirt::c_string::{OwnedCString, argument};
 use crate::libvirt::error::{Code, Error, check_int};
-use crate::libvirt::strings::{OwnedCString, argument, copy_borrowed};
+use crate::libvirt::strings::copy_borrowed;
 use crate::sys;
 
 /// A reference to a domain; freed when dropped, which leaves the domain as it is.

@@ -13,6 +13,7 @@
 
 mod agent;
 mod bulk;
+mod c_string;
 mod connection;
 mod domain;
 mod domain_events;

@@ -6,9 +6,10 @@ use std::slice;
 use log::warn;
 
 use crate::libvirt::agent::Wiring;
+use crate::libvirt::c_string::{OwnedCString, argument};
 use crate::libvirt::domain::uuid_of;
 use crate::libvirt::error::{Error, check_int};
-use crate::libvirt::strings::{OwnedCString, argument, copy_borrowed};
+use crate::libvirt::strings::copy_borrowed;
 use crate::sys;
 
 /// A reference to a network; freed when dropped, which leaves the network as it is.

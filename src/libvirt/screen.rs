@@ -3,10 +3,10 @@
 use std::ffi::c_char;
 use std::ptr::NonNull;
 
+use crate::libvirt::c_string::OwnedCString;
 use crate::libvirt::connection::Connection;
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Error, check_int, check_ptr};
-use crate::libvirt::strings::OwnedCString;
 use crate::sys;
 
 /// Bytes that are asked for at once: a quarter of what the daemon puts into one message.

@@ -2,10 +2,10 @@
 
 use std::ffi::{c_char, c_int, c_uint, c_ulong};
 
+use crate::libvirt::c_string::argument;
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Error, check_int};
 use crate::libvirt::params::ParamArray;
-use crate::libvirt::strings::argument;
 use crate::sys;
 
 /// A call that sets parameters of one of a domain's devices.

@@ -4,10 +4,10 @@ use std::ffi::{c_int, c_uint};
 use std::ptr;
 
 use crate::libvirt::bulk::Groups;
+use crate::libvirt::c_string::argument;
 use crate::libvirt::domain::Domain;
 use crate::libvirt::error::{Code, Error, check_int};
 use crate::libvirt::params::ParamArray;
-use crate::libvirt::strings::argument;
 use crate::sorted::OrderBy;
 use crate::sys;
 

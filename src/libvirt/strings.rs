@@ -1,37 +1,7 @@
-//! Strings and arrays across the border, with the allocator in the type.
+//! Strings and arrays that libvirt keeps, or that its caller frees as a whole.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, c_char};
 use std::ptr::NonNull;
-
-use crate::libvirt::error::{Error, check_ptr};
-
-/// A string that libvirt allocated for us: `char *` results, which "the caller must free()".
-#[derive(Debug)]
-pub(super) struct OwnedCString(NonNull<c_char>);
-
-impl OwnedCString {
-    /// Takes over what `call` returned.
-    ///
-    /// # Safety
-    /// `raw` is NULL or a NUL-terminated string from malloc(3) that nobody else frees.
-    pub(super) unsafe fn take(raw: *mut c_char, call: &'static str) -> Result<Self, Error> {
-        check_ptr(raw, call).map(Self)
-    }
-
-    /// A copy; bytes that are not UTF-8 become U+FFFD.
-    pub(super) fn to_text(&self) -> String {
-        // SAFETY: a live NUL-terminated string by the invariant of `take`.
-        let text = unsafe { CStr::from_ptr(self.0.as_ptr()) };
-        text.to_string_lossy().into_owned()
-    }
-}
-
-impl Drop for OwnedCString {
-    fn drop(&mut self) {
-        // SAFETY: from malloc(3), owned, and freed only here.
-        unsafe { libc::free(self.0.as_ptr().cast()) }
-    }
-}
 
 /// A copy of a string that libvirt keeps; `None` for NULL.
 ///
@@ -60,11 +30,6 @@ pub(super) unsafe fn entries<T>(list: *mut *mut T) -> impl Iterator<Item = NonNu
         // SAFETY: see above; the entry is initialised.
         NonNull::new(unsafe { *entry })
     })
-}
-
-/// An argument for `call`; a NUL byte inside is the caller's error.
-pub(super) fn argument(text: &str, call: &'static str) -> Result<CString, Error> {
-    CString::new(text).map_err(|_| Error::nul_byte(call))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::ptr::NonNull;
 
 use log::warn;
 
+use crate::libvirt::c_string::{OwnedCString, argument};
 use crate::libvirt::connection::Connection;
 use crate::libvirt::error::{Error, check_int, check_ptr};
-use crate::libvirt::strings::{OwnedCString, argument};
 use crate::sys;
 
 /// A reference to a pool or a volume, and how it is freed.

@@ -12,14 +12,13 @@ use crate::guest::check::machine::overwritten;
 use crate::guest::check::{check_definition, check_definition_with_networks};
 use crate::guest::domain::{DiskTarget, SourceKind, VirDomain};
 use crate::guest::known::answered;
-use crate::guest::network::Network;
 use crate::guest::profile;
 use crate::guest::same::{same_as_domain, same_guest, same_machine};
 use crate::guest::seed::files::given;
 use crate::guest::state::Condition;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Step, Verb};
-use crate::libvirt::{Code, Connection, Domain, XmlKind};
+use crate::libvirt::{Connection, Domain, XmlKind};
 use crate::ops::domains::sources;
 use crate::ops::lifecycle::{answer, condition};
 use crate::ops::recovery::Transaction;
@@ -379,7 +378,7 @@ pub(super) fn same_or_exists(
                 && same_machine(guest, request, &found)
         }
         // The original agent kept no request: its XML and its networks tell.
-        None => same_as_domain(guest, &found, &wiring(connection, &found)?),
+        None => same_as_domain(guest, &found, &networks::wiring(connection, &found)?),
     };
     match found.metadata.guest {
         _ if !is_same => Err(other),
@@ -393,17 +392,4 @@ pub(super) fn same_or_exists(
         }
         None => Ok(found.devices.disks.into_iter().map(|disk| disk.target).collect()),
     }
-}
-
-/// The networks that a domain's interfaces name, as far as they are there.
-pub(super) fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Network>, Error> {
-    let mut found = Vec::new();
-    for interface in &domain.devices.interfaces {
-        match connection.lookup_network_by_name(&interface.source.network) {
-            Ok(network) => found.extend(Network::from_xml(&network.xml()?).ok()),
-            Err(error) if error.code == Code::NO_NETWORK => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(found)
 }

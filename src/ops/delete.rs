@@ -17,8 +17,9 @@ use crate::libvirt::{self, Code, Connection, Domain, XmlKind};
 use crate::ops::images::guest_of;
 use crate::ops::recovery::{Leftover, Recovered, Transaction};
 use crate::ops::seed_files::SeedFiles;
+use crate::ops::undefine::destroy_if_active;
 use crate::ops::volumes::{Expected, LeavingVolumes, wants_volumes};
-use crate::ops::{Error, Libvirt, Session, lifecycle, nat, networks, respond, screens};
+use crate::ops::{Error, Libvirt, Session, nat, networks, respond, screens};
 use crate::pool::{Hold, Lane};
 use crate::storage::{self, Dataset, Maker, PoolName};
 
@@ -147,16 +148,6 @@ fn leaving_steps(
     Ok((steps, missing))
 }
 
-pub(super) fn destroy_if_active(domain: &Domain) -> Result<(), Error> {
-    let gone = |error: &libvirt::Error| error.code == Code::NO_DOMAIN;
-    match domain.is_active() {
-        Ok(true) => Ok(lifecycle::destroy(domain)?),
-        // A domain without a definition is gone when it is off.
-        Err(error) if !gone(&error) => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
 /// The names of the networks that go with a guest if no other one uses them, what its definition says of its
 /// volumes, and the MAC addresses of its NICs whose networks are gone.
 pub(super) fn leaving(
@@ -210,14 +201,6 @@ fn renamed_volumes(metadata: &Metadata, id: &str, pool: &PoolName) -> Vec<Datase
     let volumes = own.filter_map(|volume| pool.full_dataset(volume).ok());
     let volumes = volumes.chain(metadata.seed(pool));
     volumes.filter(|volume| guest_of(volume).is_some_and(|former| former != id)).collect()
-}
-
-/// Forgets a domain; one without a definition is gone when it is off.
-pub(super) fn undefine(domain: &Domain) -> Result<(), libvirt::Error> {
-    match domain.undefine() {
-        Err(error) if error.code == Code::NO_DOMAIN => Ok(()),
-        outcome => outcome,
-    }
 }
 
 /// What libvirt says of the domain; nothing where that cannot be read, which keeps no Delete.

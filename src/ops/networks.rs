@@ -6,6 +6,7 @@ use log::info;
 
 use crate::config::BridgeType;
 use crate::guest::check::is_mac;
+use crate::guest::domain::VirDomain;
 use crate::guest::network::{Network as Wiring, NetworkMark};
 use crate::guest::wire::Nic;
 use crate::journal::Step;
@@ -270,4 +271,17 @@ pub(super) fn mark_of(connection: &Connection, name: &str) -> Result<Option<Netw
         Err(error) if error.code == Code::NO_NETWORK => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The networks that a domain's interfaces name, as far as they are there.
+pub(super) fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Wiring>, Error> {
+    let mut found = Vec::new();
+    for interface in &domain.devices.interfaces {
+        match connection.lookup_network_by_name(&interface.source.network) {
+            Ok(network) => found.extend(Wiring::from_xml(&network.xml()?).ok()),
+            Err(error) if error.code == Code::NO_NETWORK => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }

@@ -18,7 +18,7 @@ use crate::libvirt::{BlockStats, VcpuTimes};
 use crate::metrics::{
     self, Calls, Cpu, Format, GuestView, Listener, Own, Sampler, SlowGuest, View,
 };
-use crate::ops::metrics::{by_vcpu, cpu_seconds, disk_counters, nic_counters};
+use crate::ops::counters::{by_vcpu, cpu_seconds, disk_counters, nic_counters};
 use crate::ops::{Error, Libvirt, Opener, Session};
 use crate::pool::{Pool, Span};
 use crate::sorted::IntoSorted;

@@ -13,7 +13,6 @@ use crate::guest::seed::files::{contents, items};
 use crate::guest::wire::Guest;
 use crate::libvirt::{Code, Connection};
 use crate::ops::Error;
-use crate::ops::seeds::at;
 use crate::os::{files, own};
 
 const DIRECTORY: &str = "seeds";
@@ -171,6 +170,11 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
+}
+
+/// The error of what was to be done with a file.
+pub(super) fn at(what: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

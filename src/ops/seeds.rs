@@ -20,7 +20,7 @@ use crate::ops::devices::persistent;
 use crate::ops::images::guest_of;
 use crate::ops::metadata::Stored;
 use crate::ops::saved::not_saved;
-use crate::ops::seed_files::SeedFiles;
+use crate::ops::seed_files::{SeedFiles, at};
 use crate::ops::{Error, Libvirt, Session, args, named_guest, respond, unreadable};
 use crate::os::{files as os_files, own, random};
 use crate::pool::Hold;
@@ -118,11 +118,6 @@ fn new_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     };
     write().map_err(|error| at("create", &path, &error))?;
     Ok(key)
-}
-
-/// The error of what was to be done with a file.
-pub(super) fn at(what: &str, path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

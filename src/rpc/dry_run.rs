@@ -3,7 +3,6 @@
 use crate::guest::wire::verbs::{PlanRequest, PlanResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::ops::{self, Error, Forecast, Libvirt, Problem};
-use crate::rpc::table::Verb;
 use crate::rpc::texts::on_old_path;
 
 pub(super) fn create_guest(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
@@ -25,8 +24,8 @@ pub(super) fn is_asked(request: &PlanRequest) -> Result<bool, Error> {
 fn either(
     agent: &Libvirt,
     request: PlanRequest,
-    carry_out: Verb<GuestRequest, GuestResponse>,
-    plan: Verb<GuestRequest, Forecast>,
+    carry_out: fn(&Libvirt, GuestRequest) -> Result<GuestResponse, Error>,
+    plan: fn(&Libvirt, GuestRequest) -> Result<Forecast, Error>,
 ) -> Result<PlanResponse, Error> {
     if !is_asked(&request)? {
         let done = carry_out(agent, request.into())?;

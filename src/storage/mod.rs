@@ -31,11 +31,11 @@ use crate::config::{HostConfig, StorageLimits, Store};
 use crate::os::resolve::Trusted;
 
 pub use self::directory::DirectoryStore;
-pub use self::error::Error;
+pub use self::error::{Error, Left, Why};
 pub use self::name::{BadName, Dataset, Id, PoolName, SnapshotName};
 pub use self::types::{
-    Action, Adopts, Content, Image, ImageSource, InUse, Left, Made, Maker, Newer, Origin, Planned,
-    Plans, Reach, Removal, Removing, Snapshot, Space, Usage, Volume, Wanted, Whose, Why,
+    Action, Adopts, Content, Image, ImageSource, InUse, Made, Maker, Newer, Origin, Planned, Plans,
+    Reach, Removal, Removing, Snapshot, Space, Usage, Volume, Wanted, Whose,
 };
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::zfs::fuzz::zfs_output as fuzz_zfs_output;

@@ -1,7 +1,7 @@
 //! What both stores decide in the same way. Pure data.
 
 use super::name::SEED;
-use super::types::{Adopts, Maker, Origin, Planned, Space, Volume, Wanted};
+use super::types::{Adopts, Maker, Origin, Volume, Wanted};
 use super::{Dataset, Error, PoolName, bytes_of, round_up};
 
 /// The size that a wanted volume gets: its own, or the image's where that is larger.
@@ -59,22 +59,6 @@ fn not_adopted(found: &Volume, adopts: &Adopts) -> Option<String> {
         None if found.is_written => Some("it contains data, and no domain names it".to_owned()),
         None => None,
     }
-}
-
-/// Checks that the volumes which are still to be made fit together. Sparse ones take nothing.
-pub(super) fn check_space<'p>(
-    planned: impl IntoIterator<Item = &'p Planned>,
-    free_bytes: u64,
-) -> Result<(), Error> {
-    let reserved = planned
-        .into_iter()
-        .filter(|plan| plan.found.is_none() && plan.wanted.space == Space::Reserved)
-        .map(|plan| plan.size_bytes);
-    let needed_bytes = reserved.fold(0, u64::saturating_add);
-    if needed_bytes > free_bytes {
-        return Err(Error::NoSpace { needed_bytes, free_bytes });
-    }
-    Ok(())
 }
 
 /// By how many bytes a volume has to grow; `None` where it has the size already. `unit` is that of
@@ -145,7 +129,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::storage::{Id, MIB, PoolName};
+    use crate::storage::types::check_space;
+    use crate::storage::{Id, MIB, Planned, PoolName, Space};
 
     fn wanted(image: Option<&str>, size_mib: u64) -> Wanted {
         let id = |text: &str| Id::parse(text).unwrap();

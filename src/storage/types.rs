@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::MIB;
-use super::error::Error;
+use super::error::{Error, Left, Why};
 use super::name::{Dataset, Id, SnapshotName};
-use super::rules::check_space;
 use crate::os::paths::resolved;
 use crate::os::random;
 
@@ -476,57 +475,20 @@ impl Removal {
     }
 }
 
-/// Something that a removal left. `Display` names it and what keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
-    /// Its full name.
-    pub name: String,
-    /// What keeps it.
-    pub why: Why,
-}
-
-impl Left {
-    /// Whether the agent does not try again to destroy it: it is somebody else's to destroy.
-    pub fn is_others(&self) -> bool {
-        matches!(self.why, Why::Used(_) | Why::Overlay)
+/// Checks that the volumes which are still to be made fit together. Sparse ones take nothing.
+pub(super) fn check_space<'p>(
+    planned: impl IntoIterator<Item = &'p Planned>,
+    free_bytes: u64,
+) -> Result<(), Error> {
+    let reserved = planned
+        .into_iter()
+        .filter(|plan| plan.found.is_none() && plan.wanted.space == Space::Reserved)
+        .map(|plan| plan.size_bytes);
+    let needed_bytes = reserved.fold(0, u64::saturating_add);
+    if needed_bytes > free_bytes {
+        return Err(Error::NoSpace { needed_bytes, free_bytes });
     }
-}
-
-/// What keeps a volume from being destroyed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Volumes elsewhere are clones of it, by full name.
-    Clones(Vec<String>),
-    /// This snapshot of it is held, by full name.
-    Held(String),
-    /// These processes have it open; unknown ones where it is empty.
-    Open(Vec<String>),
-    /// This one uses it, as in `domain web-1`.
-    Used(String),
-    /// This one may use it, as nobody knows what it uses.
-    MayBeUsed(String),
-    /// Another tool made it on top of the guest's disk, and it has what the guest wrote since.
-    Overlay,
-    /// The command failed, and said this.
-    Failed(String),
-}
-
-impl fmt::Display for Left {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = &self.name;
-        match &self.why {
-            Why::Clones(clones) => write!(f, "{name} has clones: {}", clones.join(", ")),
-            Why::Held(snapshot) => write!(f, "{name}: {snapshot} is held"),
-            Why::Open(who) if who.is_empty() => write!(f, "{name} is in use"),
-            Why::Open(who) => write!(f, "{name} is in use by {}", who.join(", ")),
-            Why::Used(by) => write!(f, "{name} is used by {by}"),
-            Why::MayBeUsed(by) => write!(f, "{name} may be used by {by}"),
-            Why::Overlay => {
-                write!(f, "{name} has data of the guest, and the agent did not create it")
-            }
-            Why::Failed(why) => write!(f, "{name}: {why}"),
-        }
-    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::http::parse::{Persistence, Version};
+use crate::http::request::{Persistence, Version};
 use crate::os::peer::Peer;
 
 const SECRET: &str = "0123456789abcdefABCDEF0123456789";

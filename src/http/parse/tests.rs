@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::http::request::Persistence;
 
 fn limits() -> HttpLimits {
     HttpLimits { head_bytes: 512, headers: 8, body_bytes: 64, ..HttpLimits::default() }

@@ -11,8 +11,9 @@ use super::{DirectoryStore, not_found};
 use crate::os::files::straight;
 use crate::storage::holders::{holders, wait_closed};
 use crate::storage::rules::{
-    adopt, below_guests, check_space, growth, is_disk_of, is_overlay_of, no_image, size_bytes,
+    adopt, below_guests, growth, is_disk_of, is_overlay_of, no_image, size_bytes,
 };
+use crate::storage::types::check_space;
 use crate::storage::{
     Action, Dataset, Error, Id, InUse, Left, Made, Maker, Origin, Planned, Plans, Reach, Removal,
     Removing, Space, Volume, Wanted, Whose, Why,

@@ -1,0 +1,43 @@
+//! A request of HTTP/1, read and framed.
+
+use super::tally::{Reason, Refusal};
+
+pub(super) const BODY_TOO_LARGE: Refusal =
+    Refusal { reason: Reason::Body, sentence: "the request's body is too large" };
+
+/// A request that has arrived completely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The verb, as it was written.
+    pub method: String,
+    /// Path and query, or `*`.
+    pub target: String,
+    /// Names and values in their order; bytes that are not UTF-8 are replaced.
+    pub headers: Vec<(String, String)>,
+    /// The body, without chunks around it.
+    pub body: Vec<u8>,
+    /// What becomes of the connection after the answer.
+    pub persistence: Persistence,
+    /// What the caller speaks.
+    pub version: Version,
+}
+
+/// The versions of HTTP that are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0, which knows no chunks.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// What becomes of a connection after an answer, and whether that must be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// It stays open, as it does in HTTP/1.1 unless something is said.
+    Implied,
+    /// It stays open because an HTTP/1.0 caller asked for it.
+    Asked,
+    /// It is closed.
+    Close,
+}
