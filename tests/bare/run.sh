@@ -84,8 +84,8 @@ cat >"$root/root/run" <<'RUN'
 #!/bin/bash
 export PATH=/opt/rust/bin:$PATH HOME=/root DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
 # Its own network's settings, which libvirt sets for a bridge. nspawn makes all of them read-only.
-mount --bind /proc/sys/net /proc/sys/net && mount -o remount,bind,rw /proc/sys/net || exit
-apt-get -qq update && cd /root/checkout && bash /root/given/script
+mount --bind /proc/sys/net /proc/sys/net && mount -o remount,bind,rw /proc/sys/net &&
+    apt-get -qq update && cd /root/checkout && bash /root/given/script
 status=$?
 systemctl exit "$status"
 RUN

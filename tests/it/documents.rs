@@ -48,7 +48,8 @@ enum How {
 }
 
 /// By the words that it begins with; the first that fits counts.
-const COMMANDS: [(&str, How); 43] = [
+const COMMANDS: [(&str, How); 44] = [
+    ("apt-get update", How::NewUser),
     ("apt-get install ", How::NewUser),
     ("apt install ./target/debian/", How::NewUser),
     ("make deb", How::NewUser),

@@ -35,7 +35,7 @@ guest_runs_on() {
 
 # The command's output has this in it.
 says() {
-    bash "$it" | grep -q "$1"
+    bash "$it" | grep "$1" >/dev/null
 }
 
 has_shown() {
@@ -47,7 +47,8 @@ logs_in() {
     : >typed
     {
         soon has_shown 'yes/no'
-        mistify-libvirt console web-1 | grep -qF "$(grep -o 'SHA256:[^.]*' typed)"
+        key=$(grep -o 'SHA256:[^.]*' typed)
+        mistify-libvirt console web-1 | grep -F "$key" >&2
         echo yes
         soon has_shown 'debian@web-1:~\$'
         echo 'sudo -n id'
