@@ -8,7 +8,8 @@
 //!
 //! The guests run on a private libvirtd, with qemu's emulation of processors (TCG). The contenders of each
 //! figure take turns, or boot at once, so that the ratios hold on a machine with other work. The figures are
-//! the latency of CreateGuest, Run and GuestInfo, the time from Run to the login prompt and from `create` to SSH, the memory of the emulator by
+//! the latency of CreateGuest, Run and GuestInfo, the time from Run to the login prompt and from `create` to SSH, the
+//! memory of the emulator by
 //! `max_cpu`, and the throughput of a disk: in a file in a Debian guest, and on a ZFS volume in the small
 //! Linux. There a domain that `virt-install` defines is the third contender. Without qemu, the image or
 //! `virt-install`, the report names the missing part.
