@@ -22,6 +22,9 @@ pub const RECOVERY_TRIES: u32 = 5;
 /// Time that the reconciler waits for a guest lock. A call that holds the lock recovers the guest
 /// itself.
 pub const RECOVERY_LOCK: Duration = Duration::from_secs(1);
+/// Time for a write to the state directory at the end of a change whose deadline is over. It takes milliseconds unless
+/// the disk hangs.
+pub const STATE_WRITE: Duration = Duration::from_secs(1);
 /// Time that the agent's own recovery may keep its sockets closed at start. Callers then see the
 /// actual state, and do not wait long for it.
 pub const FIRST_ROUND: Duration = Duration::from_secs(2);

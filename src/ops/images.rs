@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::GUEST_DISKS_MAX;
-use crate::guest::check::Invalid;
+use crate::guest::invalid::Invalid;
 use crate::guest::wire::images::{self as wire, ImageRequest, ImageResponse};
 use crate::guest::wire::images::{VolumeRequest, VolumeResponse};
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
@@ -16,6 +16,7 @@ use crate::libvirt::{Connection, XmlKind};
 use crate::ops::domains::{DomainUse, VolumeUse, all_uses};
 use crate::ops::fetches::Stage;
 use crate::ops::recovery::{Stop, Transaction};
+use crate::ops::volume_owners::{guest_of, lock_of};
 use crate::ops::volumes::{complete, make};
 use crate::ops::{Error, Libvirt, Session, described, named_guest, respond};
 use crate::pool::{Hold, Job, JobName, Lane, current};
@@ -453,22 +454,12 @@ fn is_clean(error: &Error) -> bool {
     matches!(error, Error::Storage(error) if !error.cannot_ask() && !matches!(error, NotUndone { .. }))
 }
 
-/// The lock of a dataset: its guest's, or its own.
-pub(super) fn lock_of(name: &Dataset) -> &str {
-    guest_of(name).unwrap_or(name.as_str())
-}
-
 /// The cause of a failed step, where nothing is left of it: these verbs have one step.
 fn without_step(error: Error) -> Error {
     match error {
         Error::Step { cause, left, .. } if left.is_empty() => *cause,
         other => other,
     }
-}
-
-/// The guest that a dataset belongs to by its name.
-pub(super) fn guest_of(name: &Dataset) -> Option<&str> {
-    name.relative().strip_prefix("guests/")?.split('/').next()
 }
 
 /// The request's guest, with an id and disks, as many as a guest may have.

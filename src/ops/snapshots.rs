@@ -9,8 +9,8 @@ use crate::guest::wire::images::{self as wire, SnapshotRequest, SnapshotResponse
 use crate::journal::{Step, Verb};
 use crate::libvirt::Connection;
 use crate::ops::domains::{DomainUse, Unknown, VolumeUse, all_uses};
-use crate::ops::images::{guest_of, lock_of};
 use crate::ops::recovery::{Stop, Transaction};
+use crate::ops::volume_owners::{guest_of, lock_of};
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::Lane;
 use crate::storage::{self, Maker, Newer, Reach, Snapshot, SnapshotName, Volumes};

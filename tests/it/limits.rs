@@ -141,7 +141,7 @@ fn rows() -> Vec<Vec<String>> {
     assert_eq!(names, constants_of(CONFIG), "each constant has its row");
     let (others, names) = constants!(FIXED;
         fixed::HEALTH_FRESH, fixed::HEALTH_FRESH_FOR_SCRAPES, fixed::MARKS_PAUSE, fixed::RECOVERY_PAUSE,
-        fixed::RECOVERY_PAUSE_MAX, fixed::RECOVERY_TRIES, fixed::RECOVERY_LOCK,
+        fixed::RECOVERY_PAUSE_MAX, fixed::RECOVERY_TRIES, fixed::RECOVERY_LOCK, fixed::STATE_WRITE,
         fixed::FIRST_ROUND, fixed::TAKE_BACK, fixed::SAMPLE_OPEN, fixed::KERNEL_FILES,
         fixed::KEEPALIVE_INTERVAL_S, fixed::KEEPALIVE_COUNT, fixed::TURN_FAILED_PAUSE,
         fixed::SPARE_CONNECTIONS, fixed::LAST_ARRIVALS, fixed::FIRST_REQUEST,

@@ -170,6 +170,7 @@ fn a_delete_with_seeds_on_a_hung_disk_ends_in_time() {
     assert!(why.contains("a write to the state directory did not end within 2 s"), "{late}");
     hanging.go_on();
     wait_until("the files are removed", SOON, || !has_seeds());
+    wait_until("the Delete is over", SOON, || hanging.agent.is_settled());
     hanging.agent.end();
 }
 

@@ -108,7 +108,7 @@ impl Libvirt {
             not_saved(&domain)?;
             transaction.record(device.step())?;
             match leave_definition(&domain, &device) {
-                Err(error) if error.is_unreachable() => return Err(Stop::Undo(error)),
+                Err(error) if error.is_unreachable() => return Err(Stop::Recover(error)),
                 // The caller hears that the guest has it as before.
                 Err(error) => return Err(Stop::Clean(error)),
                 Ok(()) => forget(session, &domain, &guest.id, &device)?,

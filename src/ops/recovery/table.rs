@@ -28,10 +28,9 @@ use crate::guest::domain::VirDomain;
 use crate::journal::{Direction, Intent, Step, Verb};
 use crate::libvirt::XmlKind;
 use crate::ops::domains::{DomainUse, all_uses};
-use crate::ops::images::guest_of;
 use crate::ops::networks::Marked;
 use crate::ops::undefine::{destroy_if_active, undefine};
-use crate::ops::volumes::Expected;
+use crate::ops::volume_owners::{Expected, guest_of};
 use crate::ops::{Error, Session, devices, networks};
 use crate::storage::{
     self, Id, InUse, Left, Made, Maker, PoolName, Reach, Removal, Volume, Volumes, Whose,

@@ -7,12 +7,12 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, error, log, warn};
 use parking_lot::Mutex;
 
-use crate::config::fixed::{RECOVERY_LOCK, RECOVERY_PAUSE_MAX};
+use crate::config::fixed::{RECOVERY_PAUSE, RECOVERY_PAUSE_MAX, STATE_WRITE};
 use crate::events::What;
 use crate::guest::wire::Guest;
 use crate::jobs::{Track, reached, tracker};
@@ -36,7 +36,7 @@ pub(in crate::ops) struct Transaction {
 }
 
 /// What the journal does with a transaction that is not committed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::ops) enum Abort {
     /// Nothing of it is left, or the caller was told what is.
     Forget,
@@ -57,14 +57,14 @@ impl Abort {
 #[derive(Debug)]
 pub(in crate::ops) enum Stop {
     /// Something of them may be there, and has to be recovered.
-    Undo(Error),
+    Recover(Error),
     /// Nothing of them is left.
     Clean(Error),
 }
 
 impl<E: Into<Error>> From<E> for Stop {
     fn from(error: E) -> Self {
-        Self::Undo(error.into())
+        Self::Recover(error.into())
     }
 }
 
@@ -174,7 +174,7 @@ impl Transaction {
     /// Ends it without success.
     ///
     /// # Blocking
-    /// As [`Transaction::record`] with [`Abort::Forget`]; else not.
+    /// As [`Transaction::record`], but not where it stays open with all of its steps.
     pub(in crate::ops) fn abort(mut self, abort: Abort) {
         let Some(entry) = self.entry.take() else { return };
         let Intent { verb, guest, .. } = &self.intent;
@@ -192,8 +192,7 @@ impl Transaction {
                     Err(not_narrowed) => {
                         let (entry, error) = *not_narrowed;
                         warn!("cannot journal the rest of {verb}; guest={guest:?}: {error}");
-                        let state = State::Open { retry: Instant::now() + RECOVERY_PAUSE_MAX };
-                        entry.keep(Kept { state, ..kept });
+                        entry.keep(later(kept));
                     }
                 }
             }
@@ -252,7 +251,7 @@ impl Libvirt {
             }
             match work(session, &mut transaction) {
                 Ok(result) => Ok((result, transaction)),
-                Err(Stop::Undo(error)) => {
+                Err(Stop::Recover(error)) => {
                     transaction.abort(Abort::recover(&error));
                     Err(error)
                 }
@@ -263,13 +262,15 @@ impl Libvirt {
             }
         };
         let late = |_: &mut Session, ended: Result<(T, Transaction), Error>| {
-            if let Ok((_, transaction)) = ended {
+            let Ok((_, transaction)) = ended else { return };
+            if transaction.entry.is_some() {
                 let Intent { verb, guest, .. } = &transaction.intent;
                 warn!("{verb} did not end in time; recovering guest={guest:?}");
-                transaction.abort(Abort::Keep(Kept::open("it did not end in time".to_owned())));
             }
+            transaction.abort(Abort::Keep(Kept::open("it did not end in time".to_owned())));
         };
-        self.on_worker(lane, Job { name, deadline }, hold, transaction, work, late)?
+        self.on_worker(lane, Job { name, deadline }, hold, transaction, work, late)
+            .map_err(NotRun::keep)?
     }
 
     /// Commits a transaction on a worker, so that a disk that hangs costs its caller no more than the deadline.
@@ -302,13 +303,15 @@ impl Libvirt {
             }
             marks.wake();
         };
-        Ok(self.on_worker(STATE_LANE, job, hold, transaction, commit, late)??)
+        let committed = self.on_worker(STATE_LANE, job, hold, transaction, commit, late);
+        Ok(committed.map_err(NotRun::keep)??)
     }
 
     /// Ends a transaction without success. What writes does so on a worker, as [`Libvirt::commit`] does.
     ///
     /// # Blocking
-    /// Up to `deadline`, and [`RECOVERY_LOCK`] where that is over.
+    /// Up to `deadline`, and [`STATE_WRITE`] where that is over; where the pool does not run it, as
+    /// [`Transaction::abort`].
     pub(super) fn abort(
         &self,
         transaction: Transaction,
@@ -316,20 +319,29 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) {
-        if matches!(abort, Abort::Keep(_)) || transaction.entry.is_none() {
+        let is_open =
+            matches!(&abort, Abort::Keep(kept) if matches!(kept.state, State::Open { .. }));
+        if is_open || transaction.entry.is_none() {
             return transaction.abort(abort);
         }
-        let deadline = deadline.max(Instant::now() + RECOVERY_LOCK);
+        let otherwise = match &abort {
+            Abort::KeepOnly(_, kept) => Abort::Keep(later(kept.clone())),
+            // Its caller may have been told that nothing more comes of it.
+            abort => abort.clone(),
+        };
+        let deadline = deadline.max(Instant::now() + STATE_WRITE);
         let job = Job { name: state_write(), deadline };
         let work = move |_: &mut Session, transaction: Transaction| transaction.abort(abort);
-        // Where the pool does not run it all of the intent is kept, and recovered once more.
-        let _ = self.on_worker(STATE_LANE, job, hold, transaction, work, |_, ()| {});
+        let ended = self.on_worker(STATE_LANE, job, hold, transaction, work, |_, ()| {});
+        if let Err(NotRun { transaction: Some(transaction), .. }) = ended {
+            transaction.abort(otherwise);
+        }
     }
 
-    /// Gives a transaction to a job. Where the pool does not run the job the intent is kept.
+    /// Gives a transaction to a job.
     ///
     /// # Errors
-    /// As [`pool::Pool::run_or_else`].
+    /// As [`pool::Pool::run_or_else`]; with the transaction where the job did not run.
     ///
     /// # Blocking
     /// Up to the job's deadline.
@@ -341,21 +353,46 @@ impl Libvirt {
         transaction: Transaction,
         work: impl FnOnce(&mut Session, Transaction) -> T + Send + 'static,
         late: impl FnOnce(&mut Session, T) + Send + 'static,
-    ) -> Result<T, pool::Error> {
+    ) -> Result<T, NotRun> {
         let shared = Arc::new(Mutex::new(Some(transaction)));
         let given = Arc::clone(&shared);
         let work = move |session: &mut Session| {
             let transaction = given.lock().take();
             work(session, transaction.expect("its caller takes it only where this does not run"))
         };
-        self.pool.run_or_else(lane, job, Some(hold), work, late).inspect_err(|error| {
-            if !matches!(error, pool::Error::Late { .. } | pool::Error::Panicked { .. }) {
-                let transaction = shared.lock().take();
-                let kept = Kept::open(error.to_string());
-                transaction.expect("the job has not run").abort(Abort::Keep(kept));
-            }
+        self.pool.run_or_else(lane, job, Some(hold), work, late).map_err(|error| {
+            // A job that has begun has the transaction, or will take it in a moment.
+            let has_begun =
+                matches!(error, pool::Error::Late { .. } | pool::Error::Panicked { .. });
+            let transaction = if has_begun { None } else { shared.lock().take() };
+            NotRun { error, transaction }
         })
     }
+}
+
+/// Why a job has no result, and the transaction that it did not take.
+struct NotRun {
+    error: pool::Error,
+    transaction: Option<Transaction>,
+}
+
+impl NotRun {
+    /// Keeps the transaction in the journal.
+    fn keep(self) -> pool::Error {
+        if let Some(transaction) = self.transaction {
+            // No caller waits for one that was resumed, and the lane may still have no room.
+            let pause = if transaction.is_resumed { RECOVERY_PAUSE } else { Duration::ZERO };
+            let state = State::Open { retry: Instant::now() + pause };
+            let kept = Kept { state, ..Kept::open(self.error.to_string()) };
+            transaction.abort(Abort::Keep(kept));
+        }
+        self.error
+    }
+}
+
+/// The same, open and tried again after the longest pause.
+fn later(kept: Kept) -> Kept {
+    Kept { state: State::Open { retry: Instant::now() + RECOVERY_PAUSE_MAX }, ..kept }
 }
 
 /// The lane of writes to the state directory that wait for nothing else. It is free where the others wait for a
@@ -370,7 +407,6 @@ pub(in crate::ops) fn state_write() -> JobName {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
 
@@ -400,10 +436,10 @@ mod tests {
         limit: Duration,
         work: impl FnOnce() -> Result<(), Stop> + Send + 'static,
     ) -> Result<(), Error> {
-        let deadline = Instant::now() + limit;
         let hold = agent.pool.hold(GUEST, Instant::now() + SOON).unwrap();
         let work = |_: &mut Session, _: &mut Transaction| work();
-        let done = agent.run_steps(Lane::Storage, begun(agent), &hold, deadline, work);
+        let (transaction, deadline) = (begun(agent), Instant::now() + limit);
+        let done = agent.run_steps(Lane::Storage, transaction, &hold, deadline, work);
         done.map(|((), transaction)| transaction.commit().unwrap())
     }
 
@@ -423,7 +459,7 @@ mod tests {
         let refused = || Error::Refused("no");
         run(&agent, SOON, move || Err(Stop::Clean(refused()))).unwrap_err();
         assert_eq!(open(&agent), None);
-        run(&agent, SOON, move || Err(Stop::Undo(refused()))).unwrap_err();
+        run(&agent, SOON, move || Err(Stop::Recover(refused()))).unwrap_err();
         assert_eq!(open(&agent), Some(Some("no".to_owned())));
     }
 
@@ -449,7 +485,7 @@ mod tests {
             let _ = ended.recv();
             Ok(())
         };
-        let late = run(&agent, Duration::from_millis(50), work).unwrap_err();
+        let late = run(&agent, Duration::from_secs(1), work).unwrap_err();
         assert!(matches!(late, Error::Pool(pool::Error::Late { .. })), "{late}");
         assert_eq!(open(&agent), None, "it runs");
         drop(ends);
