@@ -132,7 +132,7 @@ fuzz:
 	tests/install-deps.sh fuzz
 	fuzz/run.sh $(SECONDS) $(FUZZ)
 
-# How much of each room the tests run, without those that want a machine of their own; what they do not
+# How much of each module the tests run, without those that want a machine of their own; what they do not
 # run is marked in target/coverage/not-run.txt. TESTS=... counts what these alone run.
 coverage:
 	tests/install-deps.sh coverage

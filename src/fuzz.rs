@@ -2,7 +2,7 @@
 //! does not, and for a test, which takes the bytes of `fuzz/corpus`.
 //!
 //! Each target takes any bytes, and panics where something does not hold. Those that need what a
-//! room keeps to itself stand in a `fuzz.rs` of that room.
+//! module keeps to itself stand in a `fuzz.rs` of that module.
 
 mod guest;
 mod names;

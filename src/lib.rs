@@ -10,8 +10,8 @@
 //! | [`http`] | accepts connections, asks the kernel who the caller is, frames requests, routes them |
 //! | [`rpc`] | decodes a call of JSON-RPC, finds its method in a table, acquires a permit, encodes the answer |
 //! | [`ops`] | the methods: takes the guest's lock, recovers what is unfinished, changes the guest in a transaction |
-//! | [`journal`] | has each step of a transaction on the disk before the step begins |
-//! | [`pool`] | runs each step on a worker, until its deadline |
+//! | [`journal`] | writes and syncs each step of a transaction before the step begins |
+//! | [`pool`] | runs each step on a worker; the caller waits until the deadline, the step ends by itself |
 //! | [`libvirt`] | handles over libvirt's C library: with [`os`] the only module with `unsafe` |
 //! | [`storage`] | volumes, by `zfs` or as files |
 //!
@@ -40,7 +40,7 @@ pub mod http;
 pub mod import;
 pub mod jobs;
 pub mod journal;
-#[expect(unsafe_code, reason = "one of the two rooms that may; each block says why it is sound")]
+#[expect(unsafe_code, reason = "one of the two modules that may; each block says why it is sound")]
 pub mod libvirt;
 pub mod metrics;
 pub mod ops;

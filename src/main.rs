@@ -98,7 +98,7 @@ fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>
     }
 }
 
-/// Wires the rooms and serves until a signal; everything in flight is finished before it returns.
+/// Connects the modules and serves until a signal; everything in flight is finished before it returns.
 fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
     // Before anything else: a signal that comes while the agent starts must not be lost.
     let signals =

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::Error;
 use crate::client::connection::{Client, is_local};
-use crate::client::output::{printable, warn};
-use crate::client::output::{word, write};
+use crate::client::output::{printable, warn, word, write};
 use crate::client::progress::Progress;
 use crate::client::verbs::{Params, is_for_people, of_guest, read, read_params};
 use crate::client::wait::{Wait, WaitFor, word_of};

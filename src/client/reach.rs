@@ -11,8 +11,7 @@ use serde_json::Value;
 
 use crate::client::Error;
 use crate::client::connection::Client;
-use crate::client::output::printable;
-use crate::client::output::word;
+use crate::client::output::{printable, word};
 use crate::client::progress::Progress;
 use crate::client::verbs::of_guest;
 use crate::config::Config;

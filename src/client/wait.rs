@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::client::connection::Client;
-use crate::client::output::printable;
-use crate::client::output::word;
+use crate::client::output::{printable, word};
 use crate::client::verbs::of_guest;
 use crate::client::{Error, reach};
 use crate::config::fixed::{CONSOLE_BYTES, SSH_AGAIN, SSH_LOOK, WAIT_INTERVAL};
@@ -147,7 +146,7 @@ pub(super) fn word_of(value: &Value) -> String {
 const KERNEL: &str = "] Linux version ";
 
 /// The part of a running guest's log before it was started; nothing where the kernel's first line is not there: only
-/// the end of a log is read, and that is all of this start.
+/// the end of a log is read, so all that was read belongs to this start.
 pub(super) fn before_boot(log: &str) -> &str {
     let boot = log.split(KERNEL).last().unwrap_or_default();
     log.strip_suffix(boot).unwrap_or_default()

@@ -75,7 +75,7 @@ impl Capabilities {
             kind: found.child("domain").trimmed().to_owned(),
             arch: found.child("arch").trimmed().to_owned(),
             machine: found.child("machine").trimmed().to_owned(),
-            max_cpu: super::domain_xml::number("vcpu max", found.child("vcpu").attribute("max"))?,
+            max_cpu: super::xml_values::number("vcpu max", found.child("vcpu").attribute("max"))?,
             cpu_modes: modes.map(|mode| mode.attribute("name").to_owned()).collect(),
             cpu_models: names(usable),
             unusable_cpu_models: names(unusable),

@@ -14,6 +14,7 @@ use crate::guest::metadata::{
     Besides, Metadata, MetadataDevice, MetadataDisk, UserMetadata, UserMetadataParameter,
 };
 use crate::guest::xml::{Element, Error};
+use crate::guest::xml_values::number;
 use crate::guest::{DEVICE_NAMESPACE, GUEST_NAMESPACE, GUEST_PREFIX, USER_METADATA_NAMESPACE};
 use crate::guest::{hardware_xml, limits, memory, wire};
 use crate::sorted::IntoSorted;
@@ -540,42 +541,4 @@ fn read_vcpus(vcpus: &Element) -> Result<(u64, u64), Error> {
         count if count == most => Ok((most, 0)),
         count => Ok((count, most)),
     }
-}
-
-/// libvirt's units of memory, in bytes.
-fn unit_bytes(unit: &str) -> Option<u64> {
-    Some(match unit {
-        "b" | "bytes" => 1,
-        "" | "k" | "KiB" => 1 << 10,
-        "KB" => 1_000,
-        "M" | "MiB" => 1 << 20,
-        "MB" => 1_000_000,
-        "G" | "GiB" => 1 << 30,
-        "GB" => 1_000_000_000,
-        "T" | "TiB" => 1 << 40,
-        "TB" => 1_000_000_000_000,
-        _ => return None,
-    })
-}
-
-pub(super) fn read_memory_kib(memory: &Element) -> Result<u64, Error> {
-    let amount: u64 = number("memory", memory.trimmed())?;
-    let unit = memory.attribute("unit");
-    let bytes = unit_bytes(unit)
-        .ok_or_else(|| Error::Number { name: "memory unit", found: unit.to_owned() })?;
-    // libvirt rounds up to KiB, too.
-    let kib = (u128::from(amount) * u128::from(bytes)).div_ceil(1 << 10);
-    u64::try_from(kib)
-        .map_err(|_| Error::Number { name: "memory", found: format!("{amount} {unit}") })
-}
-
-/// A number of libvirt's; an absent one is 0.
-pub(in crate::guest) fn number<N>(name: &'static str, text: &str) -> Result<N, Error>
-where
-    N: std::str::FromStr + Default,
-{
-    if text.is_empty() {
-        return Ok(N::default());
-    }
-    text.parse().map_err(|_| Error::Number { name, found: text.to_owned() })
 }

@@ -159,7 +159,7 @@ pub(super) fn read_hardware(domain: &Element) -> Result<Hardware, Error> {
         clock: domain.child("clock").attribute("offset").to_owned(),
         hyperv: features.has("hyperv"),
         generation_id: domain.has("genid"),
-        balloon_period_s: super::domain_xml::number(
+        balloon_period_s: super::xml_values::number(
             "stats period",
             balloon.child("stats").attribute("period"),
         )?,
@@ -215,7 +215,7 @@ fn read_cpu_model(cpu: &Element) -> String {
 }
 
 fn read_topology(topology: &Element) -> Result<Option<CpuTopology>, Error> {
-    let count = |name| super::domain_xml::number(name, topology.attribute(name));
+    let count = |name| super::xml_values::number(name, topology.attribute(name));
     let found = CpuTopology {
         sockets: count("sockets")?,
         cores: count("cores")?,

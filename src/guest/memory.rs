@@ -5,12 +5,12 @@
 //! maximum, until its system has loaded the balloon's driver.
 
 use crate::guest::domain::KIB_PER_MIB;
-use crate::guest::domain_xml::{number, read_memory_kib};
 use crate::guest::hardware::is_x86;
 use crate::guest::placement::page_kib;
 use crate::guest::profile::MODERN;
 use crate::guest::wire::Guest;
 use crate::guest::xml::{Element, Error};
+use crate::guest::xml_values::{number, read_memory_kib};
 
 /// The unit of a virtio-mem device on x86 with ordinary pages, in KiB: a transparent huge page.
 const BLOCK_KIB: u64 = 2048;

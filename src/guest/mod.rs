@@ -11,7 +11,9 @@ pub mod domain;
 pub(crate) mod domain_xml;
 mod edit;
 pub mod hardware;
+mod hardware_of_guest;
 mod hardware_xml;
+pub mod invalid;
 pub mod known;
 pub mod limits;
 pub(crate) mod members;
@@ -30,6 +32,7 @@ pub mod state;
 pub mod update;
 pub mod wire;
 pub mod xml;
+mod xml_values;
 
 /// Namespace of what this agent keeps in libvirt's `<metadata>`: the guest's request, the owner of
 /// a network.

@@ -3,9 +3,9 @@
 use crate::config::BridgeType;
 use crate::guest::GUEST_NAMESPACE;
 use crate::guest::domain::PORT_GROUP;
-use crate::guest::domain_xml::number;
 use crate::guest::wire::Nic;
 use crate::guest::xml::{Element, Error};
+use crate::guest::xml_values::number;
 
 /// What matters here of a libvirt network, see <https://libvirt.org/formatnetwork.html>.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

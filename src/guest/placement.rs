@@ -82,7 +82,7 @@ pub(super) fn read(domain: &Element, hardware: &mut Hardware) -> Result<(), Erro
 pub(super) fn page_kib(domain: &Element) -> Result<u64, Error> {
     let page = domain.child("memoryBacking").child("hugepages").child("page");
     match page.attribute("unit") {
-        "KiB" => super::domain_xml::number("page size", page.attribute("size")),
+        "KiB" => super::xml_values::number("page size", page.attribute("size")),
         _ => Ok(0),
     }
 }

@@ -6,15 +6,13 @@
 
 pub mod files;
 
-use std::fmt;
 use std::io::{self, Cursor, Write};
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-pub use self::files::{Credentials, Secret};
-use crate::guest::check::{Fault, Invalid};
-use crate::guest::members::members;
+use crate::guest::invalid::{Fault, Invalid};
+use crate::guest::wire::seed::CloudInit;
 use crate::guest::wire::{Disk, Guest, Nic, disk_device, disk_prefix};
 
 /// The size of a seed's volume in MiB.
@@ -29,44 +27,6 @@ const LABEL: [u8; 11] = *b"CIDATA     ";
 const MIB: usize = 1 << 20;
 /// How hashes begin that cloud-init takes for hashes, and any other text for the password itself.
 const HASHES: [&str; 5] = ["$1$", "$2a$", "$2y$", "$5$", "$6$"];
-
-/// What cloud-init is told: whole documents, or the short form, of which the agent makes `user_data`.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct CloudInit {
-    /// What cloud-init does: a `#cloud-config`, a script or another of its formats.
-    pub user_data: String,
-    /// Instance id and host name; empty: the domain's uuid, and `hostname` or the guest's id.
-    pub meta_data: String,
-    /// Network configuration, version 1 or 2; empty: each NIC by its MAC address.
-    pub network_config: String,
-    /// What the provider adds to `user_data`.
-    pub vendor_data: String,
-    /// The host name; empty: the guest's id.
-    pub hostname: String,
-    /// Public keys of the user, as lines of `authorized_keys`.
-    pub ssh_keys: Vec<String>,
-    /// Name of the user; empty: the image's own.
-    pub user: String,
-    /// The user's password as crypt(5) hashes it, for example by `mkpasswd`.
-    pub password_hash: String,
-}
-
-members!(CloudInit {
-    "user_data" => user_data: value,
-    "meta_data" => meta_data: value,
-    "network_config" => network_config: value,
-    "vendor_data" => vendor_data: value,
-    "hostname" => hostname: value,
-    "ssh_keys" => ssh_keys: list,
-    "user" => user: value,
-    "password_hash" => password_hash: value,
-});
-
-impl fmt::Debug for CloudInit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CloudInit(secret)")
-    }
-}
 
 impl CloudInit {
     /// All that it says, so that two that differ have other texts: each part after its length.

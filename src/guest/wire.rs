@@ -6,6 +6,7 @@ pub mod events;
 pub mod images;
 pub mod jobs;
 pub mod metrics;
+pub mod seed;
 pub mod verbs;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use serde::Serialize;
 
 use crate::guest::limits::Limits;
 use crate::guest::members::members;
-use crate::guest::seed::{CloudInit, Credentials, Secret};
+use crate::guest::wire::seed::{CloudInit, Credentials, Secret};
 
 /// The guest type that `CreateGuest` assumes.
 pub const DEFAULT_GUEST_TYPE: &str = "kvm";

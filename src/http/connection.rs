@@ -19,13 +19,13 @@ use crate::os::poll::Interest;
 use crate::threads::{ByteBudget, Reservation};
 
 use super::exchange::{self, Answer, Await, Exchange, Then};
-use super::handlers::{self, Job, Shared};
 use super::listener::Stream;
 use super::parse::Parser;
 use super::rarely::Rarely;
 use super::request::Request;
 use super::respond;
-use super::tally::{Reason, Refusal};
+use super::shared::{Job, Shared};
+use super::tally::{NO_ROOM, Reason, Refusal};
 
 const LATE: Refusal =
     Refusal { reason: Reason::Late, sentence: "the request did not arrive in time" };
@@ -282,7 +282,7 @@ impl Connection {
         match self.parser.next(&round.shared.limits, judge) {
             Ok(Some(request)) => {
                 if !self.reservation.grow_to(request.body.capacity()) {
-                    return self.refuse(handlers::NO_ROOM, round);
+                    return self.refuse(NO_ROOM, round);
                 }
                 self.begun = None;
                 Fate::Dispatch(request)
@@ -290,7 +290,7 @@ impl Connection {
             Ok(None) => {
                 // What is announced and does not arrive costs nothing.
                 if !self.reservation.grow_to(self.parser.body_capacity()) {
-                    return self.refuse(handlers::NO_ROOM, round);
+                    return self.refuse(NO_ROOM, round);
                 }
                 let begun = self.begun.unwrap_or(round.now);
                 self.begun = self.parser.has_begun().then_some(begun);
@@ -374,9 +374,9 @@ mod tests {
 
     use super::*;
     use crate::config::HttpLimits;
-    use crate::http::context::CallerProbe;
+    use crate::http::caller_probe::CallerProbe;
     use crate::http::guard::Guard;
-    use crate::http::stream::Counts;
+    use crate::http::stream_counts::StreamCounts;
     use crate::http::tally::Tally;
     use crate::os::peer::{Origin, Peer};
     use crate::os::poll::Waker;
@@ -393,7 +393,7 @@ mod tests {
             probe: CallerProbe::new().unwrap(),
             waker: Waker::new().unwrap(),
             stop: OnceLock::new(),
-            streams: Counts::new(&HttpLimits::default()),
+            streams: StreamCounts::new(&HttpLimits::default()),
         })
     }
 

@@ -8,12 +8,11 @@ use std::time::Instant;
 use rouille::{Request, Response};
 
 use crate::events::{Event, Events};
-use crate::http::routes::text;
+use crate::http::respond::EVENT_STREAM;
+use crate::http::responses::text;
 
 /// Where events are to be had.
 pub(super) const PATH: &str = "/events";
-/// An answer of this type has an end only when the listener or the agent has one.
-pub(super) const CONTENT_TYPE: &str = "text/event-stream";
 /// Events that are written at once.
 const PAGE: usize = 32;
 
@@ -35,7 +34,7 @@ pub(super) fn stream(events: &Arc<Events>, request: &Request) -> Response {
     Response {
         status_code: 200,
         headers: vec![
-            ("Content-Type".into(), CONTENT_TYPE.into()),
+            ("Content-Type".into(), EVENT_STREAM.into()),
             ("Cache-Control".into(), "no-store".into()),
             // nginx would keep events back until it has a buffer full of them.
             ("X-Accel-Buffering".into(), "no".into()),

@@ -16,19 +16,20 @@ use crate::os::users;
 use crate::threads::{ByteBudget, Queue};
 
 use super::access::{self, Access};
+use super::caller_probe::CallerProbe;
 use super::connection::{Connection, Fate, Round};
-use super::context::CallerProbe;
 use super::entrance::{BUSY, Entrance};
 use super::exchange::Await;
 use super::gate::Gate;
 use super::guard::Guard;
-use super::handlers::{self, Job, Shared, Stop};
+use super::handlers;
 use super::heartbeat::Door;
 use super::listener::Listener;
 use super::rarely::Rarely;
 use super::reply;
 use super::request::Request;
-use super::stream;
+use super::shared::{Job, Shared, Stop};
+use super::stream_counts::StreamCounts;
 use super::tally::{Counters, Tally};
 use super::{Handler, Shortcut, Waiting};
 
@@ -198,7 +199,7 @@ impl Front {
             others_budget: budget.part(others_bytes),
             budget,
             abandoned: Mutex::default(),
-            streams: stream::Counts::new(&self.limits),
+            streams: StreamCounts::new(&self.limits),
             limits: self.limits,
             guard: self.guard,
             tally: self.tally,

@@ -12,10 +12,10 @@ use crate::os::socket_owners::SocketOwners;
 use crate::pool::Quota;
 
 use super::access::Access;
-use super::handlers::Shared;
 use super::listener::Stream;
 use super::members::Members;
 use super::rarely::Rarely;
+use super::shared::Shared;
 
 /// Knows who is who.
 pub(super) struct Gate {

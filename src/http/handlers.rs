@@ -2,103 +2,23 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
-use crate::config::HttpLimits;
-use crate::os::peer::Caller;
-use crate::os::poll::Waker;
-use crate::pool::{NoPermit, Permit};
 use crate::rpc::Inbound;
-use crate::threads::{ByteBudget, Queue, Reservation, panic_text};
+use crate::threads::{Queue, Reservation, panic_text};
 
-use super::context::{CallerProbe, RequestContext};
+use super::context::RequestContext;
 use super::exchange::{self, Answer, Exchange, Then};
-use super::guard::Guard;
-use super::rarely::Rarely;
 use super::request::{Persistence, Request, Version};
 use super::respond::{self, EncodeError, Encoded, Wanted};
+use super::shared::{Job, Shared};
 use super::stream;
-use super::tally::{Reason, Refusal, Tally};
+use super::tally::{NO_ROOM, Refusal};
 use super::{Handler, Waiting};
 
 /// The address that callers over a Unix socket are given.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-
-/// The refusal of a request whose body or answer there is no room for now.
-pub(super) const NO_ROOM: Refusal =
-    Refusal { reason: Reason::Busy, sentence: "busy: too many bytes of requests and answers" };
-
-/// What the front and its handlers have in common.
-pub(super) struct Shared {
-    pub(super) limits: HttpLimits,
-    pub(super) guard: Guard,
-    pub(super) tally: Arc<Tally>,
-    pub(super) probe: CallerProbe,
-    /// The bytes of bodies and answers in memory.
-    pub(super) budget: Arc<ByteBudget>,
-    /// Of these, those of all callers but root and the agent's own user.
-    pub(super) others_budget: Arc<ByteBudget>,
-    /// Requests whose callers have gone.
-    pub(super) abandoned: Mutex<Rarely>,
-    /// Wakes the front.
-    pub(super) waker: Waker,
-    /// Set once the front is told to stop.
-    pub(super) stop: OnceLock<Stop>,
-    /// Answers that are being streamed.
-    pub(super) streams: stream::Counts,
-}
-
-/// A stop of the front.
-pub(super) struct Stop {
-    /// When it was told to.
-    pub(super) since: Instant,
-    /// Until when requests in flight may be finished.
-    pub(super) by: Instant,
-}
-
-impl Shared {
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stop.get().is_some()
-    }
-
-    /// Logs a request that is not run, at most one in [`LOG_INTERVAL`](crate::config::fixed::LOG_INTERVAL).
-    fn log_abandoned(&self, request: &Request, caller: &Caller) {
-        if let Some(more) = self.abandoned.lock().now(Instant::now()) {
-            let Request { method, target, .. } = request;
-            log::info!("{method} {target} not run: {caller} has disconnected; suppressed={more}");
-        }
-    }
-}
-
-/// A request on its way to a handler.
-pub(super) struct Job {
-    pub(super) request: Request,
-    pub(super) arrived: Instant,
-    /// What it has waited for: a permit, or why there is none.
-    pub(super) permit: Option<Result<Permit, NoPermit>>,
-    pub(super) exchange: Arc<Exchange>,
-    /// Memory for the body, and for the answer until it is sent.
-    pub(super) reservation: Reservation,
-}
-
-/// What an element of a JSON text may take when it is parsed, in bytes: `{},` becomes a NIC of some 200.
-const ELEMENT_BYTES: usize = 256;
-
-impl Job {
-    /// Reserves what a handler needs, before it gets the request: memory for the body, which it copies, parses,
-    /// and keeps while the call waits, and for the answer of a change, which must not be lost once the change is
-    /// done. That answer is the guest of the request and what the agent adds. A longer one is that of a read,
-    /// which can be refused. Whether the budget has it.
-    pub(super) fn reserve(&self, limits: &HttpLimits) -> bool {
-        let body = &self.request.body;
-        let elements = body.iter().filter(|byte| **byte == b',').count();
-        let parsed = elements.saturating_mul(ELEMENT_BYTES);
-        self.reservation.grow_to((4 * body.len() + limits.answer_bytes).saturating_add(parsed))
-    }
-}
 
 /// Answers requests until the front is gone.
 pub(super) fn run(
@@ -130,7 +50,7 @@ pub(super) fn run(
             }
             continue;
         }
-        // It is carried out once more after it has waited.
+        // A call that waits for a permit has done nothing yet: it is handled from the start then.
         let kept = waiting.map(|_| request.clone());
         let encoded = answer(request, &context, handler, shared);
         match (context.take_asking(), kept.zip(waiting)) {

@@ -8,7 +8,7 @@ use rouille::Response;
 use serde_json::{Map, Value, json};
 
 use crate::http::request::Request;
-use crate::http::routes::JSON;
+use crate::http::responses::JSON;
 use crate::http::{Reply, Shortcut};
 use crate::journal::Summary;
 use crate::libvirt::version_text;

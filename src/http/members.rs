@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::config::HttpLimits;
 use crate::os::users;
 
-use super::handlers::Shared;
+use super::shared::Shared;
 
 /// What is known of users who are allowed by their groups or not at all, for a while.
 pub(super) struct Members {

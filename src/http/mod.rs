@@ -8,6 +8,7 @@
 //! chunks on a thread of its own (`stream`), of which there are few.
 
 mod access;
+mod caller_probe;
 mod connection;
 mod context;
 mod entrance;
@@ -28,10 +29,13 @@ mod rarely;
 mod reply;
 pub mod request;
 mod respond;
+mod responses;
 pub mod routes;
 mod scrape;
 mod serve;
+mod shared;
 mod stream;
+mod stream_counts;
 mod tally;
 mod token;
 mod wiring;

@@ -6,9 +6,11 @@ use std::thread;
 
 use super::Shortcut;
 use super::exchange::Exchange;
-use super::handlers::{self, Job, NO_ROOM, Shared};
+use super::handlers;
 use super::request::{Persistence, Version};
 use super::respond::{self, EncodeError, Encoded, Wanted};
+use super::shared::{Job, Shared};
+use super::tally::NO_ROOM;
 use crate::threads::{Reservation, panic_text};
 
 /// What a request waits for whose shortcut has taken it. Dropped, it is 500 without a word.

@@ -6,12 +6,13 @@ use std::time::SystemTime;
 
 use crate::os::clock;
 
-use super::events;
 use super::head;
 use super::request::{Persistence, Version};
 use super::tally::{Reason, Refusal};
 
 /// What a caller that sent `Expect: 100-continue` waits for.
+/// An answer of this type has an end only when the listener or the agent has one.
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A response as it goes on the wire.
@@ -97,7 +98,7 @@ pub(super) fn encode(
         (Wanted::Head, None) => (Vec::new(), chunked, None),
         (Wanted::All, None) => {
             let is_type = |(name, value): &(Cow<'_, str>, Cow<'_, str>)| {
-                name.eq_ignore_ascii_case("content-type") && value == events::CONTENT_TYPE
+                name.eq_ignore_ascii_case("content-type") && value == EVENT_STREAM
             };
             let is_events = response.headers.iter().any(is_type);
             let kind = if is_events { Kind::Events } else { Kind::Content };

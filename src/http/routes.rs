@@ -7,6 +7,7 @@ use std::time::Instant;
 use log::{Level, info, log_enabled};
 use rouille::{Request, Response, ResponseBody};
 
+use crate::http::responses::{JSON, NOSNIFF, is_read, not_found, only_read, text};
 use crate::http::{Handler, Shortcut, Tallies, Waiting, events, health, page, scrape};
 use crate::ops::Libvirt;
 use crate::os::peer::Caller;
@@ -21,8 +22,6 @@ const RPC_V2_PATH: &str = "/rpc";
 const SHORT_BYTES: usize = 4 * 1024;
 /// Where it fetches the content of snapshots from.
 const DOWNLOAD_PATH: &str = "/snapshots/download";
-pub(super) const JSON: &str = "application/json; charset=utf-8";
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What a front is given: every request to this service of the agent goes through here. The counts
 /// of all fronts are shown among the metrics.
@@ -110,21 +109,6 @@ fn route(
         _ => not_found(),
     }
 }
-
-pub(super) fn only_read() -> Response {
-    text(405, "method not allowed; use GET or HEAD").with_additional_header("Allow", "GET, HEAD")
-}
-
-/// In the words of the original.
-pub(super) fn not_found() -> Response {
-    text(404, "404 page not found\n").with_additional_header(NOSNIFF.0, NOSNIFF.1)
-}
-
-pub(super) fn is_read(request: &Request) -> bool {
-    matches!(request.method(), "GET" | "HEAD")
-}
-
-const NOSNIFF: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 
 /// Answers, and logs that. `answer` says which method was called, where it could be understood.
 fn processed(
@@ -299,8 +283,4 @@ fn body(request: &Request) -> Result<Vec<u8>, Response> {
         Some(Err(error)) => Err(text(400, &format!("cannot read the request body: {error}"))),
         _ => Ok(body),
     }
-}
-
-pub(super) fn text(code: u16, body: &str) -> Response {
-    Response::from_data(TEXT, body).with_status_code(code)
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rouille::{Request, Response};
 
-use crate::http::handlers::NO_ROOM;
-use crate::http::routes::{is_read, not_found, only_read};
+use crate::http::responses::{is_read, not_found, only_read};
+use crate::http::tally::NO_ROOM;
 use crate::http::{Handler, Shortcut, Tally, health};
 use crate::metrics::{Format, Listener};
 use crate::ops::Libvirt;

@@ -10,14 +10,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use log::Level;
 
-use crate::config::HttpLimits;
 use crate::config::fixed::LAST_EVENTS;
 use crate::os::poll::{Interest, PollSet};
-use crate::pool::Places;
 
 use super::exchange::{self, Answer, Exchange};
-use super::handlers::Shared;
 use super::respond::{Kind, Streamed};
+use super::shared::Shared;
 use super::tally::{Reason, Refusal};
 
 /// What is read from a body at once.
@@ -70,26 +68,6 @@ pub(super) fn start(
     // It waits for this, and the channel has room.
     let _ = give.send((stream, head, body));
     Ok(())
-}
-
-/// Streams under way.
-pub(super) struct Counts {
-    contents: Places,
-    listeners: Places,
-}
-
-impl Counts {
-    /// None yet.
-    pub(super) fn new(limits: &HttpLimits) -> Self {
-        Self { contents: Places::new(limits.streams), listeners: Places::new(limits.listeners) }
-    }
-
-    fn of(&self, kind: Kind) -> &Places {
-        match kind {
-            Kind::Content => &self.contents,
-            Kind::Events => &self.listeners,
-        }
-    }
 }
 
 /// An answer under way. Dropped, also by a panic of the body's reader, it ends the exchange: the

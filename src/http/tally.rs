@@ -175,3 +175,7 @@ impl Tally {
         }
     }
 }
+
+/// The refusal of a request whose body or answer there is no room for now.
+pub(super) const NO_ROOM: Refusal =
+    Refusal { reason: Reason::Busy, sentence: "busy: too many bytes of requests and answers" };

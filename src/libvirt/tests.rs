@@ -1,4 +1,4 @@
-//! The room against libvirt's built-in test driver, whose state all connections of one process
+//! The module against libvirt's built-in test driver, whose state all connections of one process
 //! share: each test uses names of its own.
 
 use std::thread;

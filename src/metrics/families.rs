@@ -1,8 +1,8 @@
 //! The families of guests: one row each, with where its samples come from.
 
 use crate::libvirt::{BlockStats, InterfaceStats};
+use crate::metrics::latest::GuestView;
 use crate::metrics::sample::{Device, Disk, SlowVcpu, Vcpu};
-use crate::metrics::sampler::GuestView;
 use crate::metrics::text::{Kind, Value};
 
 /// Where the samples of a family come from.

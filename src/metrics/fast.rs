@@ -2,20 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use log::{debug, warn};
+use crossbeam_channel::Receiver;
 
-use crate::config::fixed::SAMPLE_OPEN;
-use crate::libvirt::{self, Connection, Groups};
+use crate::libvirt::Groups;
 use crate::metrics::files::Files;
 use crate::metrics::kernel::{self, Processes};
+use crate::metrics::latest::Shared;
+use crate::metrics::lazy_connection::{LazyConnection, Open, guarded};
 use crate::metrics::sample::{Device, Fast, SlowGuest, fast_guest};
-use crate::metrics::sampler::{Open, Shared};
 use crate::sorted::IntoSorted;
 
 /// Starts the thread, which takes a sample for each wish and ends with who wishes.
@@ -25,9 +23,10 @@ use crate::sorted::IntoSorted;
 pub(super) fn start(shared: Arc<Shared>, open: Open, wanted: Receiver<()>) -> io::Result<()> {
     let limits = &shared.limits;
     let processes = Processes::new(&limits.pid_dir, limits.rare);
-    let mut tier = Tier { line: Line::new(open), processes, files: Files::default(), shared };
+    let mut tier =
+        Tier { connection: LazyConnection::new(open), processes, files: Files::default(), shared };
     let work = move || {
-        while tier.line.next(&wanted, tier.shared.limits.idle) {
+        while tier.connection.next(&wanted, tier.shared.limits.idle) {
             let outcome = guarded(|| tier.sample());
             tier.shared.fast_ended(outcome);
         }
@@ -36,15 +35,8 @@ pub(super) fn start(shared: Arc<Shared>, open: Open, wanted: Receiver<()>) -> io
     Ok(())
 }
 
-/// What the work returns; a panic in it is an error of this sample alone.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    // What it leaves half-changed are caches, which are made anew where they are wrong.
-    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
-    outcome.unwrap_or_else(|_| Err("the metrics sampler panicked".to_owned()))
-}
-
 struct Tier {
-    line: Line,
+    connection: LazyConnection,
     processes: Processes,
     files: Files,
     shared: Arc<Shared>,
@@ -52,7 +44,7 @@ struct Tier {
 
 impl Tier {
     fn sample(&mut self) -> Result<Fast, String> {
-        let (stats, at) = self.line.read(|connection| {
+        let (stats, at) = self.connection.read(|connection| {
             let at = Instant::now();
             Ok((connection.all_stats(Groups::OWN)?, at))
         })?;
@@ -82,74 +74,4 @@ fn devices(files: &mut Files, guest: &SlowGuest) -> BTreeMap<String, Device> {
         Some((target.clone(), kernel::device(files, disk.device.as_deref()?)?))
     });
     devices.into_map()
-}
-
-/// A connection that is there as long as it is used.
-pub(super) struct Line {
-    open: Open,
-    connection: Option<Connection>,
-}
-
-impl Line {
-    /// Not open yet.
-    pub(super) fn new(open: Open) -> Self {
-        Self { open, connection: None }
-    }
-
-    /// Waits for the next wish; `false` when there will be none. The connection is closed when none
-    /// comes for `idle`.
-    ///
-    /// # Blocking
-    /// Until then.
-    fn next(&mut self, wanted: &Receiver<()>, idle: Duration) -> bool {
-        if self.connection.is_some() {
-            match wanted.recv_timeout(idle) {
-                Ok(()) => return true,
-                Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.close();
-                    debug!("metrics: closed the idle connection to libvirt");
-                }
-            }
-        }
-        wanted.recv().is_ok()
-    }
-
-    /// Runs `call`, once more on a new connection where the old one turns out to be lost.
-    ///
-    /// # Errors
-    /// What libvirt says.
-    ///
-    /// # Blocking
-    /// As `call`, and [`SAMPLE_OPEN`] for a connection.
-    pub(super) fn read<T>(
-        &mut self,
-        mut call: impl FnMut(&Connection) -> Result<T, libvirt::Error>,
-    ) -> Result<T, String> {
-        if self.connection.as_ref().is_some_and(|connection| !connection.is_alive()) {
-            self.close();
-        }
-        match call(self.connection()?) {
-            Err(error) if error.connection_lost() => {
-                warn!("metrics: libvirt connection lost during a call; retrying: {error}");
-                self.close();
-                call(self.connection()?)
-            }
-            outcome => outcome,
-        }
-        .map_err(|error| error.to_string())
-    }
-
-    fn connection(&mut self) -> Result<&Connection, String> {
-        match &mut self.connection {
-            Some(connection) => Ok(connection),
-            none => Ok(none.insert((self.open)(Instant::now() + SAMPLE_OPEN)?)),
-        }
-    }
-
-    fn close(&mut self) {
-        if let Some(Err(error)) = self.connection.take().map(Connection::release) {
-            debug!("metrics: cannot close the connection to libvirt: {error}");
-        }
-    }
 }

@@ -1,8 +1,8 @@
 //! What is known of guests as text.
 
 use crate::metrics::families::{ROWS, Source};
+use crate::metrics::latest::{GuestView, LeftOut, View};
 use crate::metrics::sample::{Cpu, SlowGuest};
-use crate::metrics::sampler::{GuestView, LeftOut, View};
 use crate::metrics::text::{Family, Kind, Labels, Text, Value};
 
 use Kind::Gauge;

@@ -11,6 +11,8 @@ mod fast;
 mod files;
 mod guests;
 mod kernel;
+mod latest;
+mod lazy_connection;
 mod own;
 mod sample;
 mod sampler;
@@ -21,10 +23,13 @@ mod text;
 mod tests;
 
 pub use calls::{Calls, Counts};
+pub use latest::{GuestView, LeftOut, Slow, View};
+pub use lazy_connection::Open;
 pub use own::{GuestInside, GuestVolume, Listener, MountedSize, Own};
 pub use sample::{Cpu, Device, Disk, Fast, FastGuest, SlowGuest, SlowVcpu, Vcpu};
 pub use sample::{disks, interfaces};
-pub use sampler::{Changing, GuestView, LeftOut, OnStuck, Open, Sampler, Slow, View};
+pub use sampler::Sampler;
+pub use slow::{Changing, OnStuck};
 pub use text::Format;
 
 /// A text takes some 8 KB of the agent itself and as much for each guest.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::guest::limits::Limits;
 use crate::libvirt::version_text;
 use crate::metrics::calls::{self, Counts};
-use crate::metrics::sampler::View;
+use crate::metrics::latest::View;
 use crate::metrics::text::{Family, Kind, Text, Value};
 use crate::pool::Snapshot;
 use crate::sorted::Table;

@@ -23,11 +23,18 @@ use crate::config::MetricsConfig;
 use crate::guest::domain::VirDomain;
 use crate::guest::hardware::BALLOON_PERIOD_S;
 use crate::libvirt::{self, Connection, Domain, Groups, XmlKind};
-use crate::metrics::fast::{Line, guarded};
 use crate::metrics::kernel;
+use crate::metrics::latest::{LeftOut, Shared, Slow};
+use crate::metrics::lazy_connection::{LazyConnection, Open, guarded};
 use crate::metrics::sample::{SlowGuest, is_whole, slow_guest};
-use crate::metrics::sampler::{Changing, LeftOut, OnStuck, Open, Shared, Slow};
 use crate::sorted::{IntoSorted, Table};
+
+/// Names the guests that are being changed right now.
+pub type Changing = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// Told of each guest whose emulator answers no more (`true`), and when it answers again or has
+/// ended.
+pub type OnStuck = Arc<dyn Fn(&str, bool) + Send + Sync>;
 
 /// Starts the thread, which takes a sample for each wish and ends with who wishes.
 ///
@@ -273,14 +280,14 @@ impl Asker {
         limits: &MetricsConfig,
     ) -> io::Result<Self> {
         let (asks, asked) = bounded::<BTreeSet<String>>(1);
-        let mut line = Line::new(open);
+        let mut connection = LazyConnection::new(open);
         let mut metadata = Metadata::new(limits.metadata.clone(), limits.rare);
         let mut periods = Periods { may_touch: limits.may_touch, asked: BTreeSet::new() };
         let pid_dir = limits.pid_dir.clone();
         let work = move || {
             for leave_out in asked {
                 let outcome = guarded(|| {
-                    line.read(|connection| {
+                    connection.read(|connection| {
                         let known = (&mut metadata, &mut periods);
                         sample(connection, &leave_out, &pid_dir, known)
                     })

@@ -8,18 +8,30 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use crate::config::fixed::{
     ADDRESS_EVENTS, AGENT_GUESTS, AGENT_LIST, AGENT_REFRESH, AGENT_REFRESH_GAP,
-    AGENT_REFRESH_SILENT, AGENT_REFRESH_SOON, AGENT_REFRESH_SOON_TRIES, FILESYSTEMS_KEPT,
-    GUEST_ADDRESSES, GUEST_FILESYSTEMS, HOST_ADDRESSES, LEASE_NETWORKS, MOUNTPOINT_CHARS,
+    AGENT_REFRESH_SILENT, AGENT_REFRESH_SOON, AGENT_REFRESH_SOON_TRIES, AGENT_TEXT_CHARS,
+    FILESYSTEMS_KEPT, GUEST_ADDRESSES, GUEST_FILESYSTEMS, HOST_ADDRESSES, LEASE_NETWORKS,
+    MOUNTPOINT_CHARS,
 };
 use crate::events::{Events, What};
 use crate::guest::device_xml::Inside;
 use crate::guest::wire::agent::{Address, FileSystem, is_of_link};
 use crate::libvirt::{Source, Wiring};
 use crate::metrics::{GuestInside, MountedSize};
-use crate::ops::agents::{Agents, short};
 use crate::sorted::{IntoSorted, OrderBy};
+
+/// What is known of guest agents, and of guests that run.
+#[derive(Debug, Default)]
+pub(super) struct Agents {
+    pub(super) guests: Mutex<Guests>,
+    /// Whether metrics have file systems, so that guest agents are asked for them.
+    pub(super) wants_filesystems: bool,
+    /// Those that are asked now, by the ids of their guests: what for.
+    pub(super) asked: Mutex<Vec<(String, &'static str)>>,
+}
 
 /// What is remembered of guests that run.
 #[derive(Debug, Default)]
@@ -393,6 +405,12 @@ pub(super) fn neighbours(table: &str) -> Vec<Wiring> {
         is_complete.then_some(nic)
     };
     table.lines().skip(1).filter_map(read).collect()
+}
+
+/// A guest's text, cut to a bound, and without what would move a terminal's cursor.
+pub(super) fn short(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(AGENT_TEXT_CHARS).map(plain).collect()
 }
 
 #[cfg(test)]

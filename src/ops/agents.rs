@@ -2,16 +2,13 @@
 //!
 //! A guest agent may be absent, silent, slow, or anybody's. It is asked one thing at a time, and delays no other call.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
-use crate::config::fixed::{AGENT_ANSWER, AGENT_COMMAND, AGENT_PAUSE, AGENT_TEXT_CHARS};
+use crate::config::fixed::{AGENT_ANSWER, AGENT_COMMAND, AGENT_PAUSE};
 use crate::libvirt::{self, Code, Domain};
-use crate::ops::addresses::Guests;
-use crate::ops::{Error, Session};
+pub(super) use crate::ops::addresses::{Agents, short};
+use crate::ops::{Error, LeftAlone, Session};
 use crate::pool::{CallShare, JobName, Permit, Pool, Ration, current};
 
 /// A permit for a call that asks a guest's agent, for which it waits on this thread, in turn with all others.
@@ -33,45 +30,8 @@ pub(super) fn permit(
     })
 }
 
-/// What is known of guest agents, and of guests that run.
-#[derive(Debug, Default)]
-pub(super) struct Agents {
-    pub(super) guests: Mutex<Guests>,
-    /// Whether metrics have file systems, so that guest agents are asked for them.
-    pub(super) wants_filesystems: bool,
-    /// Those that are asked now, by the ids of their guests: what for.
-    asked: Mutex<Vec<(String, &'static str)>>,
-}
-
-/// Why a guest's agent is not asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeftAlone {
-    /// It was slow or silent a moment ago: for how long it is left alone still.
-    Silent(Duration),
-    /// It is asked something else: by this method, or for this.
-    Busy(&'static str),
-    /// It has frozen its file systems, and does nothing else before it has thawed them.
-    Frozen,
-    /// As many other guests are frozen as may be.
-    Full,
-}
-
 /// What a guest agent's turn is for that has frozen its file systems, or is to.
 pub(super) const FROZEN: &str = "Freeze";
-
-impl fmt::Display for LeftAlone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Silent(pause) => {
-                let rest = pause.as_secs().max(1);
-                write!(f, "the guest agent did not answer in time; it is asked again in {rest} s")
-            }
-            Self::Frozen => f.write_str("the guest's file systems are frozen"),
-            Self::Full => f.write_str("too many other guests are frozen"),
-            Self::Busy(what) => write!(f, "the guest agent is busy with {what}"),
-        }
-    }
-}
 
 impl Agents {
     /// A table without guest agents.
@@ -199,15 +159,10 @@ impl Turn {
     }
 }
 
-/// A guest's text, cut to a bound, and without what would move a terminal's cursor.
-pub(super) fn short(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    text.chars().take(AGENT_TEXT_CHARS).map(plain).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::fixed::AGENT_TEXT_CHARS;
 
     #[test]
     fn a_guests_words_are_short_and_plain() {

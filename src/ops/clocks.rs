@@ -19,8 +19,9 @@ use crate::config::fixed::{
 use crate::events::Events;
 use crate::guest::state::is_as_booted;
 use crate::libvirt::{Code, Domain, DomainChange};
+use crate::ops::LeftAlone;
 use crate::ops::addresses::Refresh;
-use crate::ops::agents::{self, Agents, LeftAlone};
+use crate::ops::agents::{self, Agents};
 use crate::ops::question::Work;
 use crate::ops::{Error, Opener, Session, begun};
 use crate::pool::{self, Job, JobName, Lane, Pool, current};

@@ -48,6 +48,7 @@ impl Libvirt {
         check_definition_with_networks(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         let replaced = complete(&mut guest, request.is_strict, &self.host);
+        // Fails before anything is made where ignition or credentials have no state directory.
         self.own_seed_files(&guest, "")?;
         self.fingerprint_seed(&mut guest, May::Make)?;
         let hold = self.hold_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
@@ -68,6 +69,7 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(), Error> {
+        // The guest as its caller knows it: complete, and without the disk of its seed.
         let request = guest.clone();
         self.add_seed(guest);
         let made = self.make_with_seed(guest, request, replaced, hold, deadline);
@@ -85,7 +87,7 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(), Error> {
-        self.insert_images("CreateGuest", guest, Some(hold), deadline)?;
+        self.resolve_cdrom_images("CreateGuest", guest, Some(hold), deadline)?;
         let mut transaction = Transaction::begin(self, Verb::CreateGuest, &request);
         let handed_in = sources(guest);
         self.check_sources("CreateGuest", &guest.id, handed_in.clone(), hold, deadline)?;
@@ -117,7 +119,7 @@ impl Libvirt {
             let mut wanted = self.wanted(guest, &Maker::domain(&uuid), &adopts)?;
             let is_there = exists.is_some();
             if !is_there {
-                self.write_seed(guest, &uuid, &mut wanted)?;
+                self.set_seed_content(guest, &uuid, &mut wanted)?;
             }
             if !wanted.is_empty() {
                 (transaction, unclaimed) =
@@ -162,7 +164,7 @@ impl Libvirt {
         let deadline = self.change_deadline(&request.args)?;
         let handed_in = sources(&guest);
         let hold = self.hold_sources("Create", &guest.id, &handed_in, deadline)?;
-        self.insert_images("Create", &mut guest, Some(&hold), deadline)?;
+        self.resolve_cdrom_images("Create", &mut guest, Some(&hold), deadline)?;
         let (made, host) = (guest.clone(), self.host.clone());
         self.check_sources("Create", &guest.id, handed_in.clone(), &hold, deadline)?;
         let (events, marks) = (Arc::clone(&self.events), self.status.marks());

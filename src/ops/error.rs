@@ -5,7 +5,6 @@ use std::io;
 use std::time::Duration;
 
 use crate::journal::{Direction, Verb};
-use crate::ops::agents::LeftAlone;
 use crate::{guest, jobs, journal, libvirt, pool, storage};
 
 /// Why a verb failed.
@@ -14,7 +13,7 @@ pub enum Error {
     /// The request has no guest, or a guest without an id.
     NoGuest,
     /// The request's guest cannot be made.
-    Unfit(guest::check::Invalid),
+    Unfit(guest::invalid::Invalid),
     /// The request asks for something else that cannot be; the sentence says what.
     Invalid(String),
     /// The image store refuses, in the words of the original (contract section 8).
@@ -302,8 +301,35 @@ impl From<pool::Error> for Error {
     }
 }
 
-impl From<guest::check::Invalid> for Error {
-    fn from(invalid: guest::check::Invalid) -> Self {
+impl From<guest::invalid::Invalid> for Error {
+    fn from(invalid: guest::invalid::Invalid) -> Self {
         Self::Unfit(invalid)
+    }
+}
+
+/// Why a guest's agent is not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftAlone {
+    /// It was slow or silent a moment ago: for how long it is left alone still.
+    Silent(Duration),
+    /// It is asked something else: by this method, or for this.
+    Busy(&'static str),
+    /// It has frozen its file systems, and does nothing else before it has thawed them.
+    Frozen,
+    /// As many other guests are frozen as may be.
+    Full,
+}
+
+impl fmt::Display for LeftAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(pause) => {
+                let rest = pause.as_secs().max(1);
+                write!(f, "the guest agent did not answer in time; it is asked again in {rest} s")
+            }
+            Self::Frozen => f.write_str("the guest's file systems are frozen"),
+            Self::Full => f.write_str("too many other guests are frozen"),
+            Self::Busy(what) => write!(f, "the guest agent is busy with {what}"),
+        }
     }
 }

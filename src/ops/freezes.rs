@@ -18,7 +18,8 @@ use crate::config::fixed::{
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::journal::{Entry, Journal, Step, Verb};
 use crate::libvirt::{Code, Connection, Domain, Topic};
-use crate::ops::agents::{self, Agents, FROZEN, LeftAlone, Turn};
+use crate::ops::LeftAlone;
+use crate::ops::agents::{self, Agents, FROZEN, Turn};
 use crate::ops::{Error, Libvirt, Opener, Question, named_guest, respond};
 use crate::pool::{self, JobName};
 

@@ -8,8 +8,8 @@ use crate::guest::capabilities::Capabilities;
 use crate::guest::check::machine::{
     asked_machine, misplaced, setting_fault, unavailable, unit_fault,
 };
-use crate::guest::check::{Fault, Invalid};
 use crate::guest::domain::{SourceKind, VirDomain};
+use crate::guest::invalid::{Fault, Invalid};
 use crate::guest::paths;
 use crate::guest::placement::numbers;
 use crate::guest::profile::{self, DiskPlace, Place};

@@ -12,7 +12,7 @@ use log::{info, warn};
 
 use crate::config::fixed::RECOVERY_LOCK;
 use crate::libvirt::{Connection, XmlKind};
-use crate::ops::images::guest_of;
+use crate::ops::volume_owners::guest_of;
 use crate::ops::{Error, Libvirt, described};
 use crate::os::paths::resolved;
 use crate::pool::Lane;

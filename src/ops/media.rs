@@ -95,7 +95,7 @@ impl Libvirt {
     ///
     /// # Blocking
     /// Up to `deadline`.
-    pub(super) fn insert_images(
+    pub(super) fn resolve_cdrom_images(
         &self,
         verb: &str,
         guest: &mut Guest,
@@ -113,7 +113,7 @@ impl Libvirt {
     /// The same for one disk of the guest with this id, which the error calls `place`.
     ///
     /// # Errors
-    /// As [`Libvirt::insert_images`].
+    /// As [`Libvirt::resolve_cdrom_images`].
     ///
     /// # Blocking
     /// Up to `deadline`.

@@ -59,6 +59,7 @@ mod trim;
 mod undefine;
 mod update;
 mod uses;
+mod volume_owners;
 mod volumes;
 mod watch;
 
@@ -71,11 +72,10 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-pub use agents::LeftAlone;
 pub use args::{is_dry_run, timeout, wants_job};
 pub use bridges::{is_missing as is_bridge_missing, of_domain as bridges_of};
 pub use create::new_domain;
-pub use error::Error;
+pub use error::{Error, LeftAlone};
 pub use health::{Health, Seen};
 pub use host_start::HostStart;
 pub use host_stop::Stopped;

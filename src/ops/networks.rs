@@ -32,6 +32,7 @@ pub(super) fn ensure(
     let mut is_new = false;
     let network = match standing(connection, &wanted, id)? {
         Standing::Ours(network) => network,
+        // libvirt refuses that, and says so better.
         Standing::Taken => connection.define_network(&wanted.network_xml())?,
         Standing::Absent => {
             transaction.record(Step::NetworkDefined(nic.mac.clone()))?;

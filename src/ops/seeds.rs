@@ -13,14 +13,15 @@ use crate::guest::domain_xml::with_fw_cfg;
 use crate::guest::metadata::Metadata;
 use crate::guest::profile;
 use crate::guest::seed::files::{self, canonical, given};
-use crate::guest::seed::{self, CloudInit, SEED_MIB};
+use crate::guest::seed::{self, SEED_MIB};
+use crate::guest::wire::seed::CloudInit;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::libvirt::XmlKind;
 use crate::ops::devices::persistent;
-use crate::ops::images::guest_of;
 use crate::ops::metadata::Stored;
 use crate::ops::saved::not_saved;
 use crate::ops::seed_files::{SeedFiles, at};
+use crate::ops::volume_owners::guest_of;
 use crate::ops::{Error, Libvirt, Session, args, named_guest, respond, unreadable};
 use crate::os::{files as os_files, own, random};
 use crate::pool::Hold;
@@ -339,11 +340,12 @@ impl Libvirt {
         guest.disks.extend(seed::disk(guest, is_modern));
     }
 
-    /// Says of the seed's volume, the last one, what is in it. The domain's uuid is the instance id.
+    /// Sets the content of the seed's volume, which is always the last; storage writes it when it creates the volume.
+    /// The domain's uuid is the instance id.
     ///
     /// # Errors
     /// Where it does not fit.
-    pub(super) fn write_seed(
+    pub(super) fn set_seed_content(
         &self,
         guest: &Guest,
         uuid: &str,

@@ -5,8 +5,9 @@
 //! and Create take the guest as it is from now on for the same), then the guest that runs. Each can
 //! be done twice, so a call that failed half way, or was late, is repeated.
 
-use crate::guest::check::{Fault, Invalid, check_metadata};
+use crate::guest::check::check_metadata;
 use crate::guest::domain::{KIB_PER_MIB, VirDomain};
+use crate::guest::invalid::{Fault, Invalid};
 use crate::guest::memory::Plugged;
 use crate::guest::metadata::Metadata;
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, SettingResponse};

@@ -10,13 +10,12 @@ use crate::guest::seed::files::is_on_disk;
 use crate::guest::wire::{Disk, Guest};
 use crate::journal::Step;
 use crate::libvirt::Connection;
-use crate::ops::images::guest_of;
 use crate::ops::recovery::Transaction;
+use crate::ops::volume_owners::{Expected, Others, guest_of};
 use crate::ops::{Error, Libvirt, Session, domains};
 use crate::pool::{Hold, Lane};
 use crate::storage::{
-    self, Adopts, BadName, Dataset, Id, InUse, Made, Maker, Planned, PoolName, Space, Volumes,
-    Wanted,
+    self, Adopts, BadName, Dataset, Id, Made, Maker, Planned, PoolName, Space, Volumes, Wanted,
 };
 
 /// Whether a guest has disks whose volumes this agent makes: those that name no source, and its seed.
@@ -33,41 +32,6 @@ pub(super) struct LeavingVolumes {
     pub(super) kept: Vec<PathBuf>,
     /// The volumes that have their names from a former id of the guest.
     pub(super) renamed: Vec<Dataset>,
-}
-
-/// Whether a guest has volumes that this agent made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expected {
-    /// Its definition says so.
-    Some,
-    /// There is no definition, or one without this agent's metadata.
-    Unknown,
-    /// Its definition says that it has none.
-    None,
-}
-
-impl Expected {
-    /// Whether a Delete succeeds though storage fails so: a host without the store has no volumes of ours,
-    /// and a guest without volumes does not wait for a pool that hangs.
-    pub(super) fn allows(self, error: &storage::Error) -> bool {
-        match self {
-            Self::Some => false,
-            Self::Unknown => {
-                use storage::Error::{NoStore, NotInstalled, PoolMissing};
-                matches!(error, NoStore | NotInstalled | PoolMissing { .. })
-            }
-            Self::None => true,
-        }
-    }
-}
-
-/// What the domains other than a guest's use.
-#[derive(Default)]
-pub(super) struct Others {
-    /// The uuid of the guest's own domain, where it exists.
-    pub(super) own_uuid: Option<String>,
-    /// Their disks, backing files and volumes.
-    pub(super) in_use: InUse,
 }
 
 /// The volumes that a guest's disks may have as its own: `<pool>/guests/<id>/disk-<n>`, and `seed` there.

@@ -12,9 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::JobName;
-use super::error::Running;
-use super::handover::Label;
-use super::lane::{Lane, LaneSnapshot, Overdue, Totals};
+use super::lane_state::{Label, Lane, LaneSnapshot, Overdue, Running, Totals};
 use crate::sorted::Table;
 
 /// The bookkeeping of one lane.

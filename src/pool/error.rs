@@ -3,17 +3,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use super::lane::Lane;
+use super::lane_state::{Lane, Running};
 use crate::config::PoolLimits;
-
-/// A job that a worker is on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Running {
-    /// The job's name, as text.
-    pub what: String,
-    /// Since when, as an age.
-    pub age: Duration,
-}
 
 /// What a call may wait for. Each kind has a bound of its own, so that none takes the place of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

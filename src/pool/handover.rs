@@ -11,23 +11,13 @@
 //! submission to the end: the key is free when the caller was answered and the work is over.
 
 use std::mem;
-use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::JobName;
 use super::lane::{Outcome, Panicked, Task, Worker};
-
-/// What a job is called, what it is about, and how long its caller waits.
-pub(super) struct Label {
-    /// The job's name for logs and errors.
-    pub(super) name: JobName,
-    /// The key it runs under.
-    pub(super) key: Option<Arc<str>>,
-    /// After this it is not begun, and not waited for.
-    pub(super) deadline: Instant,
-}
+use super::lane_state::Label;
 
 /// Why a job that reached its end has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! A lane: its bounded queue, its workers with their private state, and what they are at.
 
 use std::any::Any;
-use std::fmt;
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,84 +14,10 @@ use parking_lot::{Condvar, Mutex};
 
 use super::JobName;
 use super::board::Board;
-use super::error::{Error, Full, Running};
-use super::handover::Label;
+use super::error::{Error, Full};
+use super::lane_state::{Label, Lane, LaneSnapshot, Overdue, Running};
 use super::turns::Turns;
 use crate::threads::{self, Wake, panic_text};
-
-/// Which workers do a job. No lane waits for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lane {
-    /// Verbs that change a guest.
-    Control,
-    /// Status and the per-guest metrics.
-    Read,
-    /// Destroying: the cure for a stuck guest.
-    Urgent,
-    /// Volumes.
-    Storage,
-}
-
-impl fmt::Display for Lane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Control => "control",
-            Self::Read => "read",
-            Self::Urgent => "urgent",
-            Self::Storage => "storage",
-        })
-    }
-}
-
-/// What one lane is at, and its totals since the start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LaneSnapshot {
-    /// The lane.
-    pub lane: Lane,
-    /// Threads that take its jobs.
-    pub workers: usize,
-    /// Jobs that wait for a worker and whose callers wait for them.
-    pub queued: usize,
-    /// Of these, jobs that wait for others of their guest or of emulators, beside workers that may be free.
-    pub held_back: usize,
-    /// Jobs that such a worker is on.
-    pub running: usize,
-    /// Jobs that others are on, which were written off and have not returned.
-    pub stuck: usize,
-    /// The oldest of both.
-    pub oldest: Option<Running>,
-    /// Totals since the start.
-    pub totals: Totals,
-}
-
-/// What became of a lane's jobs since the start. Every job that was queued ends in one of
-/// `finished`, `panicked`, `unrun`; `late` counts callers and comes on top.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Jobs that returned, in time or late.
-    pub finished: u64,
-    /// Jobs that panicked.
-    pub panicked: u64,
-    /// Jobs whose deadline, or the pool's stop, came before a worker.
-    pub unrun: u64,
-    /// Callers that were answered while their job ran on.
-    pub late: u64,
-    /// Jobs that were not queued: queue full, too many callers, or stopping.
-    pub refused: u64,
-}
-
-/// A job that runs past its deadline, on a worker that waits for nothing else.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overdue {
-    /// Its lane.
-    pub lane: Lane,
-    /// The worker's number, as in its thread's name.
-    pub worker: usize,
-    /// The job's name.
-    pub name: JobName,
-    /// When the worker began it.
-    pub since: Instant,
-}
 
 /// A job as a worker sees it.
 pub(super) trait Task<S>: Send + Sync {

@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 
 use super::clock::{Alarm, Clock, Ticket};
 use super::error::Error;
-use super::handover::{Label, State, work_off};
+use super::handover::{State, work_off};
 use super::hold::Seat;
 use super::lane::{Outcome, Task, Worker};
+use super::lane_state::Label;
 use super::{Books, JobName, lane};
 use crate::threads::panic_text;
 

@@ -5,11 +5,11 @@ use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::ops::{self, Error, Forecast, Libvirt, Problem};
 use crate::rpc::texts::on_old_path;
 
-pub(super) fn create_guest(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
+pub(super) fn create_or_plan(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
     either(agent, request, Libvirt::create_guest, Libvirt::plan_create_guest)
 }
 
-pub(super) fn delete(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
+pub(super) fn delete_or_plan(agent: &Libvirt, request: PlanRequest) -> Result<PlanResponse, Error> {
     either(agent, request, Libvirt::delete, Libvirt::plan_delete)
 }
 

@@ -1,4 +1,4 @@
-//! JSON in, JSON out: the envelopes, the table of methods, and the texts of errors. The only room
+//! JSON in, JSON out: the envelopes, the table of methods, and the texts of errors. The only module
 //! that knows the shape of answers.
 
 mod audit;
@@ -343,7 +343,7 @@ impl<'a> Desk<'a> {
             Method::Guest(verb) | Method::Status(verb, _) => {
                 self.call(asked, callee, began, &mut given(&verb))
             }
-            Method::Plan(verb) => self.call(asked, callee, began, &mut given(&verb)),
+            Method::WithDryRun(verb) => self.call(asked, callee, began, &mut given(&verb)),
             Method::Metrics(verb, _) => self.call(asked, callee, began, &mut given(&verb)),
             Method::AllMetrics(verb) => self.call(asked, callee, began, &mut given(&verb)),
             Method::List(verb) => self.call(asked, callee, began, &mut given(&verb)),

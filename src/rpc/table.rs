@@ -77,7 +77,7 @@ pub(super) type Asks<P, R> = Verb<P, Question<R>>;
 #[derive(Clone, Copy)]
 pub(super) enum Method {
     Guest(Verb<GuestRequest, GuestResponse>),
-    Plan(Verb<PlanRequest, PlanResponse>),
+    WithDryRun(Verb<PlanRequest, PlanResponse>),
     /// A question to libvirt, as the one below: both with what they ask.
     Status(Verb<GuestRequest, GuestResponse>, Asks<GuestRequest, GuestResponse>),
     Metrics(
@@ -111,7 +111,7 @@ impl Method {
     pub(super) fn types(self) -> (&'static str, &'static str) {
         match self {
             Self::Guest(_) | Self::Status(..) => ("GuestRequest", "GuestResponse"),
-            Self::Plan(_) => ("PlanRequest", "PlanResponse"),
+            Self::WithDryRun(_) => ("PlanRequest", "PlanResponse"),
             Self::Metrics(..) => ("GuestMetricsRequest", "GuestMetricsResponse"),
             Self::AllMetrics(_) => ("GuestMetricsRequest", "AllMetricsResponse"),
             Self::List(_) => ("ListRequest", "ListResponse"),
@@ -149,9 +149,9 @@ use Effect::{Changes, Reads};
 pub(super) type Entry = (&'static str, Effect, Method);
 
 const LIBVIRT: [Entry; 44] = [
-    ("CreateGuest", Changes, Method::Plan(dry_run::create_guest)),
+    ("CreateGuest", Changes, Method::WithDryRun(dry_run::create_or_plan)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
-    ("Delete", Changes, Method::Plan(dry_run::delete)),
+    ("Delete", Changes, Method::WithDryRun(dry_run::delete_or_plan)),
     ("Restart", Changes, Method::Guest(Libvirt::restart)),
     ("Reboot", Changes, Method::Guest(Libvirt::reboot)),
     ("Poweroff", Changes, Method::Guest(Libvirt::poweroff)),

@@ -4,7 +4,7 @@
 //! - `DirectoryStore`: sparse raw files in the same layout, for hosts without ZFS.
 //!
 //! The layout is `<pool>/images/<id>`, `<pool>/guests/<id>/disk-<n>` and `seed` there, snapshots `@name`. What the
-//! agent makes for a guest carries the guest's id as its owner's mark. The room knows no libvirt
+//! agent makes for a guest carries the guest's id as its owner's mark. The module knows no libvirt
 //! and no requests: names, sizes, devices.
 //!
 //! Every call has a deadline; what must be undone or killed after it gets a short grace of its own.

@@ -1,4 +1,4 @@
-//! What rooms with threads of their own have in common.
+//! What modules with threads of their own have in common.
 
 mod budget;
 mod queue;

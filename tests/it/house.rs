@@ -1,4 +1,4 @@
-//! Guards the house: which room may import which, where `unsafe` and C's names may stand, and how
+//! Guards the structure: which module may import which, where `unsafe` and C's names may stand, and how
 //! long a file may be. It reads `src/` as tokens, so that comments and strings do not count.
 
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::documents::{documents, read};
 use crate::support::files_below;
 
-/// Groups of rooms from left to right: a room may name itself and rooms of groups to its right.
+/// Layers of modules from top to bottom: a module may name itself and modules of layers below.
 const ORDER: [&[&str]; 11] = [
     &["main", "lib", "go_names", "fuzz"],
     &["cli"],
@@ -21,23 +21,25 @@ const ORDER: [&[&str]; 11] = [
     &["pool", "libvirt", "storage", "guest"],
     &["config", "os", "sorted", "sys", "threads"],
 ];
-const UNSAFE_ROOMS: [&str; 2] = ["libvirt", "os"];
+const UNSAFE_MODULES: [&str; 2] = ["libvirt", "os"];
 const LINES_MAX: usize = 600;
 
 /// What is wrong with a file, `path` being relative to `src/`.
 fn faults(path: &str, text: &str) -> Vec<String> {
     let modules: Vec<&str> = path.trim_end_matches(".rs").split('/').collect();
-    let room = modules[0];
-    let group = |room: &str| ORDER.iter().position(|rooms| rooms.contains(&room));
-    let Some(own) = group(room) else { return vec![format!("{path}: {room} is not in the order")] };
+    let module = modules[0];
+    let group = |module: &str| ORDER.iter().position(|layer| layer.contains(&module));
+    let Some(own) = group(module) else {
+        return vec![format!("{path}: {module} is not in the order")];
+    };
     let depth = modules.iter().filter(|name| !["main", "lib", "mod"].contains(name)).count();
     let tokens = tokens(text);
     let mut faults = Vec::new();
     if text.lines().count() > LINES_MAX {
         faults.push(format!("{path}: more than {LINES_MAX} lines"));
     }
-    if tokens.contains(&"unsafe") && !UNSAFE_ROOMS.contains(&room) {
-        faults.push(format!("{path}: unsafe outside {UNSAFE_ROOMS:?}"));
+    if tokens.contains(&"unsafe") && !UNSAFE_MODULES.contains(&module) {
+        faults.push(format!("{path}: unsafe outside {UNSAFE_MODULES:?}"));
     }
     let mut named = names_from_root(&tokens, depth);
     named.extend(tokens.windows(2).filter(|pair| *pair == ["sys", "::"]).map(|pair| pair[0]));
@@ -45,12 +47,12 @@ fn faults(path: &str, text: &str) -> Vec<String> {
     named.dedup();
     for name in named {
         let forbidden = match group(name) {
-            Some(_) if name == "sys" => room != "libvirt",
-            Some(other) => name != room && other <= own,
+            Some(_) if name == "sys" => module != "libvirt",
+            Some(other) => name != module && other <= own,
             None => false,
         };
         if forbidden {
-            faults.push(format!("{path}: {room} names {name}"));
+            faults.push(format!("{path}: {module} names {name}"));
         }
     }
     faults
@@ -205,8 +207,8 @@ fn what_points_left_or_aside_is_found() {
         ("rpc.rs", r##"const A: &str = r#"""#; use crate::http;"##, "http"),
         ("rpc.rs", "const A: char = '\"'; fn f<'a>() {} use crate::http; // \"", "http"),
     ] {
-        let room = path.split(['/', '.']).next().unwrap();
-        assert_eq!(faults(path, text), [format!("{path}: {room} names {named}")], "{text}");
+        let module = path.split(['/', '.']).next().unwrap();
+        assert_eq!(faults(path, text), [format!("{path}: {module} names {named}")], "{text}");
     }
 }
 

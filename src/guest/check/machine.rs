@@ -3,14 +3,15 @@
 use crate::config::Profile;
 use crate::config::fixed::{SHUTDOWN_WAIT_MAX, START_DELAY_MAX, START_ORDER_MAX};
 use crate::guest::capabilities::{Capabilities, modern_machine};
-use crate::guest::check::{Fault, Invalid};
 use crate::guest::domain::{KIB_PER_MIB, RAW};
 use crate::guest::hardware::{PORTS_MAX, ports};
+use crate::guest::invalid::{Fault, Invalid};
 use crate::guest::limits::{DISK, DISK_LIMIT_MAX, Limits, NIC, NIC_LIMIT_MAX, NIC_UNIT_BYTES_S};
 use crate::guest::memory::unit_mib;
 use crate::guest::placement::numbers;
 use crate::guest::profile::{CLASSIC, CPUS_MAX, DiskPlace, MODERN};
-use crate::guest::seed::{self, CloudInit};
+use crate::guest::seed;
+use crate::guest::wire::seed::CloudInit;
 use crate::guest::wire::{BUSES, CDROM, Disk, Guest, Nic};
 use crate::sorted::OrderBy;
 

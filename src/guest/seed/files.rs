@@ -2,20 +2,15 @@
 //! configuration of Ignition, or credentials of systemd. Each is a file of the host, named by the definition: an item
 //! whose value stands in the definition is in libvirt's files and logs, and in QEMU's arguments.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
 use serde::de::IgnoredAny;
 
-use crate::guest::check::{Fault, Invalid};
+use crate::guest::invalid::{CREDENTIAL_NAME_BYTES_MAX, Fault, Invalid};
 use crate::guest::seed::SEED_BYTES_MAX;
 use crate::guest::wire::Guest;
+use crate::guest::wire::seed::{Credentials, Secret};
 
 /// The most credentials of a guest. QEMU's machines have room for 32 items, and need some 20 themselves.
 pub const CREDENTIALS_MAX: usize = 8;
-/// The longest name of a credential in bytes: an item's name has at most 55 (`FW_CFG_MAX_FILE_PATH`), and 27 of these
-/// are `opt/io.systemd.credentials/`.
-pub const CREDENTIAL_NAME_BYTES_MAX: usize = 28;
 /// The items in which Fedora CoreOS and Flatcar look for their configuration.
 const IGNITION_ITEMS: [&str; 2] = ["opt/com.coreos/config", "opt/org.flatcar-linux/config"];
 /// How the items begin in which systemd looks for credentials
@@ -23,38 +18,6 @@ const IGNITION_ITEMS: [&str; 2] = ["opt/com.coreos/config", "opt/org.flatcar-lin
 const CREDENTIAL_ITEMS: &str = "opt/io.systemd.credentials/";
 const IGNITION: &str = "ignition";
 const CREDENTIALS: &str = "credentials";
-
-/// A text that no log, error or answer repeats; empty where there is none.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
-/// Credentials by their names; the values are secret.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Credentials(BTreeMap<String, String>);
-
-impl From<BTreeMap<String, String>> for Credentials {
-    fn from(values: BTreeMap<String, String>) -> Self {
-        Self(values)
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(secret)")
-    }
-}
 
 /// Returns the members of a guest that say what its seed is; a guest can have one of them.
 pub fn given(guest: &Guest) -> Vec<&'static str> {
@@ -155,6 +118,8 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use std::collections::BTreeMap;
 
     use super::*;
 

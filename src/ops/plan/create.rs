@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use crate::config::{HostConfig, Store};
 use crate::guest::capabilities::Capabilities;
-use crate::guest::check::{self, Invalid, is_mac};
+use crate::guest::check::{self, is_mac};
 use crate::guest::domain::{DiskTarget, SourceKind, VirDomain};
+use crate::guest::invalid::Invalid;
 use crate::guest::network::Network as Wiring;
 use crate::guest::profile;
 use crate::guest::wire::verbs::PlanStep;
@@ -112,7 +113,8 @@ impl Libvirt {
             }
             return Ok(is_begun);
         }
-        let inserted = self.insert_images("plan CreateGuest", &mut forecast.guest, None, deadline);
+        let inserted =
+            self.resolve_cdrom_images("plan CreateGuest", &mut forecast.guest, None, deadline);
         if forecast.unless_failed("disks", inserted)?.is_none() {
             return Ok(is_begun);
         }

@@ -12,7 +12,7 @@ use crate::ops::lifecycle::get_state;
 use crate::ops::networks::{Marked, Use};
 use crate::ops::plan::{Forecast, Problem, step_of};
 use crate::ops::seed_files::SeedFiles;
-use crate::ops::volumes::Expected;
+use crate::ops::volume_owners::Expected;
 use crate::ops::{Error, Libvirt, args, networks, screens};
 use crate::pool::{JobName, Lane};
 use crate::storage::{Id, InUse, PoolName, Removing, Volumes};

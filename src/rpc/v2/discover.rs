@@ -133,12 +133,12 @@ mod tests {
     use crate::guest::hardware::Hardware;
     use crate::guest::limits::{DISK, NIC};
     use crate::guest::members::Members;
-    use crate::guest::seed::CloudInit;
     use crate::guest::wire::agent::*;
     use crate::guest::wire::events::EventsRequest;
     use crate::guest::wire::images::*;
     use crate::guest::wire::jobs::*;
     use crate::guest::wire::metrics::*;
+    use crate::guest::wire::seed::CloudInit;
     use crate::guest::wire::verbs::*;
     use crate::guest::wire::*;
     use crate::jobs::{self, Job, Progress};

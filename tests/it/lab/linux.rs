@@ -9,7 +9,7 @@ use super::{Folder, LIBVIRT, Pool, SOON, quietly, run, virsh, zfs, zpool_sync};
 use crate::images::Bed;
 use crate::linux::{Console, SMALL_MIB, discarded_space_is_freed, small};
 use crate::skip::require;
-use crate::support::wait_for;
+use crate::support::{wait_for, wait_until};
 
 /// How many times slower than on the host these guests are, at most.
 const SLOWNESS: u32 = 8;
@@ -61,7 +61,10 @@ fn trims(bed: &mut LinuxBed) {
         bytes.trim().parse().expect("a count of bytes")
     };
     let LinuxBed { bed, folder, console } = bed;
-    let trim = || drop(bed.agent.ok("Trim", &json!({ "id": folder.guest })));
+    let params = json!({ "guest": { "id": folder.guest } });
+    // A guest agent that was slow a moment ago is left alone for some seconds.
+    let trims = || bed.agent.call_with("Trim", &params)["error"].is_null();
+    let trim = || wait_until("the guest agent trims", SOON, trims);
     discarded_space_is_freed(console, 24, trim, referenced);
 }
 
