@@ -364,7 +364,7 @@ impl Libvirt {
             // A job that has begun has the transaction, or will take it in a moment.
             let has_begun =
                 matches!(error, pool::Error::Late { .. } | pool::Error::Panicked { .. });
-            let transaction = if has_begun { None } else { shared.lock().take() };
+            let transaction = if has_begun { None } else { shared.lock().take().map(Box::new) };
             NotRun { error, transaction }
         })
     }
@@ -373,7 +373,7 @@ impl Libvirt {
 /// Why a job has no result, and the transaction that it did not take.
 struct NotRun {
     error: pool::Error,
-    transaction: Option<Transaction>,
+    transaction: Option<Box<Transaction>>,
 }
 
 impl NotRun {
