@@ -5,6 +5,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::agent::{Agent, PROGRAM};
 use crate::support::{Scratch, wait_until};
 
@@ -149,12 +151,16 @@ fn a_purge_and_the_documents_know_all_state_files() {
     let state = Scratch::new();
     let folder = state.path().to_str().expect("UTF-8");
     let agent = Agent::start(&["--libvirt-uri", "test:///default", "--state-dir", folder]);
+    let guest = json!({
+        "id": "g", "type": "test", "memory": 32, "cpu": 1, "credentials": { "a": "b" },
+    });
+    agent.ok("CreateGuest", &guest);
     let names: Vec<String> = fs::read_dir(state.path())
         .expect("a folder")
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
         .collect();
     agent.end();
-    assert!(names.contains(&"lock".to_owned()), "{names:?}");
+    assert!(["lock", "seeds", "seed.key"].iter().all(|it| names.iter().any(|name| name == it)));
     let purge = include_str!("../../dist/debian/postrm");
     let files = include_str!("../../docs/operations.md");
     for name in names {
