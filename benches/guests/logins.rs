@@ -26,13 +26,14 @@ const ADDRESS: &str = "192.168.77.2";
 const PROVIDED: &str = "mistify-nat";
 /// Longer than a loaded machine needs to start the agent.
 const START: Duration = Duration::from_secs(60);
-/// Ends when the SSH server of an address greets. No attempt takes longer than 50 ms: a host that is not there yet does
-/// not answer.
+/// Ends when the SSH server of an address greets. An attempt to connect takes at most 50 ms, as a host that is not there
+/// yet does not answer. A server that accepts is waited for: many connections at once would keep it from greeting.
 const GREETS: &str = "
 import socket, sys, time
 while True:
     try:
         with socket.create_connection((sys.argv[1], 22), 0.05) as server:
+            server.settimeout(30)
             if server.recv(4) == b'SSH-':
                 break
     except OSError:
