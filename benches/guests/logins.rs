@@ -22,6 +22,7 @@ use crate::world::{run, text};
 use crate::{Plan, linux, sample};
 
 const ADDRESS: &str = "192.168.77.2";
+const NETWORK: &str = "mistify0,address=192.168.77.2/24";
 /// The libvirt network that the agent provides, which outlives its guests.
 const PROVIDED: &str = "mistify-nat";
 /// Longer than a loaded machine needs to start the agent.
@@ -58,7 +59,7 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
     for turn in 0..=plan.lives {
         let create = create("login-turn", &key);
         let begin = Instant::now();
-        host.agent(&create.each_ref().map(String::as_str));
+        host.agent(&create);
         let command = begin.elapsed();
         let copies = Copies::of(&host, "login-turn");
         host.agent(&["poweroff", "login-turn"]);
@@ -84,12 +85,13 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
         ("create --run --wait ssh", boots),
     ] {
         let mut sample = sample(latencies);
+        let median = sample.percentile_us(50) / 1000.0;
         let cells = [
             ("times", float(sample.latencies.len())),
-            ("median ms", sample.percentile_us(50) / 1000.0),
+            ("median ms", median),
             ("longest ms", sample.percentile_us(100) / 1000.0),
         ];
-        medians.push(sample.percentile_us(50) / 1000.0);
+        medians.push(median);
         report.row(name, &cells);
     }
     let [command, hand, boot] = medians[..] else { unreachable!("three samples") };
@@ -106,8 +108,7 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<(), Skip> {
 }
 
 /// The command that creates and runs a guest.
-fn create(id: &str, key: &str) -> [String; 13] {
-    let network = format!("mistify0,address={ADDRESS}/24");
+fn create<'a>(id: &'a str, key: &'a str) -> [&'a str; 13] {
     [
         "create",
         id,
@@ -118,12 +119,11 @@ fn create(id: &str, key: &str) -> [String; 13] {
         "--type",
         "qemu",
         "--network",
-        &network,
+        NETWORK,
         "--ssh-key",
         key,
         "--run",
     ]
-    .map(str::to_owned)
 }
 
 /// A libvirtd of its own whose guests have addresses by the agent's network, as after "Getting started".
@@ -178,7 +178,7 @@ impl Host {
         let create = create("login-debian", key);
         let begin = Instant::now();
         let wait = ["--wait", "ssh", "--timeout", BOOT_S];
-        self.agent(&[&create.each_ref().map(String::as_str)[..], &wait].concat());
+        self.agent(&[&create[..], &wait].concat());
         let end = Instant::now();
         let greeted = greeted.join().expect("it does not panic");
         self.agent(&["poweroff", "login-debian"]);

@@ -145,8 +145,8 @@ pub(super) fn word_of(value: &Value) -> String {
 /// What the kernel's first line has.
 const KERNEL: &str = "] Linux version ";
 
-/// The part of a running guest's log before it was started; nothing where the kernel's first line is not there: only
-/// the end of a log is read, so all that was read belongs to this start.
+/// Returns the part of a running guest's log before its last start. Console returns only the end of a log: if that lacks
+/// the kernel's first line, the whole text belongs to the last start, and the part before it is empty.
 pub(super) fn before_boot(log: &str) -> &str {
     let boot = log.split(KERNEL).last().unwrap_or_default();
     log.strip_suffix(boot).unwrap_or_default()

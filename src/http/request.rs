@@ -16,7 +16,7 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// The body, without chunks around it.
     pub body: Vec<u8>,
-    /// What becomes of the connection after the answer.
+    /// Whether the agent closes the connection after the response.
     pub persistence: Persistence,
     /// What the caller speaks.
     pub version: Version,
@@ -31,7 +31,7 @@ pub enum Version {
     Http11,
 }
 
-/// What becomes of a connection after an answer, and whether that must be said.
+/// Whether the agent closes a connection after a response, and whether the response must say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
     /// It stays open, as it does in HTTP/1.1 unless something is said.

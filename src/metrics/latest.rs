@@ -69,7 +69,7 @@ pub enum LeftOut {
     Stuck,
 }
 
-/// All that is known at one moment.
+/// The last samples at one moment.
 #[derive(Clone, Debug)]
 pub struct View {
     /// The moment.
@@ -200,7 +200,7 @@ impl Shared {
         self.state.lock().slow = Arc::new(slow);
     }
 
-    /// How many guests there are, as far as is known.
+    /// The number of guests in the last fast sample; 0 before the first.
     pub(super) fn guests(&self) -> usize {
         self.state.lock().fast.as_ref().map_or(0, |fast| fast.guests.len())
     }

@@ -274,7 +274,7 @@ pub(super) fn mark_of(connection: &Connection, name: &str) -> Result<Option<Netw
     }
 }
 
-/// The networks that a domain's interfaces name, as far as they are there.
+/// Returns those networks that a domain's interfaces name and that exist.
 pub(super) fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Wiring>, Error> {
     let mut found = Vec::new();
     for interface in &domain.devices.interfaces {

@@ -132,7 +132,7 @@ fn absolute(
     module: &[String],
     path: &[&str],
     depth: usize,
-    is_module: impl Fn(&[String]) -> bool,
+    is_module: &dyn Fn(&[String]) -> bool,
 ) -> Option<Module> {
     let own = |rest: &[&str]| rest.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let supers = path.iter().take_while(|name| **name == "super").count();
@@ -178,14 +178,22 @@ fn sources(root: &Path) -> Vec<Source> {
     shipped
         .map(|(module, (kept, _))| Source {
             module: (*module).clone(),
-            imports: named(kept)
-                .into_iter()
-                .filter_map(|(path, name, depth)| {
-                    Some((absolute(module, &path, depth, is_module)?, name.to_owned()))
-                })
-                .collect(),
+            imports: imports(module, kept, &is_module),
         })
         .collect()
+}
+
+/// What a module imports: the paths from the root, each with the name that it has there.
+fn imports(
+    module: &[String],
+    tokens: &[&str],
+    is_module: &dyn Fn(&[String]) -> bool,
+) -> Vec<(Module, String)> {
+    let named = named(tokens).into_iter();
+    let resolved = named.filter_map(|(path, name, depth)| {
+        Some((absolute(module, &path, depth, is_module)?, name.to_owned()))
+    });
+    resolved.collect()
 }
 
 /// The module that defines what a path names, through the names that others pass on.
@@ -251,10 +259,7 @@ fn a_circle_through_re_exports_is_found() {
         let (kept, _) = without_tests(&tokens(text));
         let known = [&["a"][..], &["a", "b"], &["c"], &["c", "d"], &["e"]];
         let is_module = |path: &[String]| known.iter().any(|it| path == *it);
-        let imports = named(&kept).into_iter().filter_map(|(path, name, depth)| {
-            Some((absolute(&module, &path, depth, is_module)?, name.to_owned()))
-        });
-        let imports = imports.collect();
+        let imports = imports(&module, &kept, &is_module);
         Source { module, imports }
     };
     let all = [
