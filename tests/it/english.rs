@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::documents::documents;
-use crate::house::strings;
+use crate::rust_source::strings;
 use crate::support::files_below;
 
 /// Words and phrases, in lower case, that have a standard term instead.

@@ -1,10 +1,12 @@
 //! Guards the structure: which module may import which, where `unsafe` and C's names may stand, and how
 //! long a file may be. It reads `src/` as tokens, so that comments and strings do not count.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use crate::documents::{documents, read};
+use crate::rust_source::{absolute, module_of, named, tokens};
 use crate::support::files_below;
 
 /// Layers of modules from top to bottom: a module may name itself and modules of layers below.
@@ -32,7 +34,6 @@ fn faults(path: &str, text: &str) -> Vec<String> {
     let Some(own) = group(module) else {
         return vec![format!("{path}: {module} is not in the order")];
     };
-    let depth = modules.iter().filter(|name| !["main", "lib", "mod"].contains(name)).count();
     let tokens = tokens(text);
     let mut faults = Vec::new();
     if text.lines().count() > LINES_MAX {
@@ -41,12 +42,16 @@ fn faults(path: &str, text: &str) -> Vec<String> {
     if tokens.contains(&"unsafe") && !UNSAFE_MODULES.contains(&module) {
         faults.push(format!("{path}: unsafe outside {UNSAFE_MODULES:?}"));
     }
-    let mut named = names_from_root(&tokens, depth);
-    named.extend(tokens.windows(2).filter(|pair| *pair == ["sys", "::"]).map(|pair| pair[0]));
-    named.sort_unstable();
-    named.dedup();
-    for name in named {
-        let forbidden = match group(name) {
+    let from = module_of(path);
+    // The first name of each path from the root.
+    let paths = named(&tokens).into_iter();
+    let paths = paths.filter_map(|(path, _, depth)| absolute(&from, &path, depth, &|_| false));
+    let mut first: BTreeSet<String> = paths.filter_map(|path| path.into_iter().next()).collect();
+    if tokens.windows(2).any(|pair| pair == ["sys", "::"]) {
+        first.insert("sys".to_owned());
+    }
+    for name in first {
+        let forbidden = match group(&name) {
             Some(_) if name == "sys" => module != "libvirt",
             Some(other) => name != module && other <= own,
             None => false,
@@ -56,122 +61,6 @@ fn faults(path: &str, text: &str) -> Vec<String> {
         }
     }
     faults
-}
-
-/// Every first segment of a path from the crate's root: after `crate::`, the library's name, or
-/// as many `super::` as the place is deep; each of them where braces follow.
-fn names_from_root<'t>(tokens: &[&'t str], depth: usize) -> Vec<&'t str> {
-    let (mut names, mut at) = (Vec::new(), 0);
-    // For each open brace, whether it is an inline module's.
-    let mut braces = Vec::new();
-    while at < tokens.len() {
-        match tokens[at] {
-            "{" => braces.push(at >= 2 && tokens[at - 2] == "mod"),
-            "}" => drop(braces.pop()),
-            _ => {}
-        }
-        // `super::super`: two tokens a step.
-        let supers = tokens[at..].chunks(2).take_while(|step| *step == ["super", "::"]).count();
-        at += 2 * supers.saturating_sub(1);
-        let from_root = match tokens[at] {
-            "crate" | "mistify_libvirt" => true,
-            "super" => supers >= depth + braces.iter().filter(|module| **module).count(),
-            _ => false,
-        };
-        if from_root && tokens.get(at + 1) == Some(&"::") {
-            names.extend(first_segments(&tokens[at + 2..]));
-        }
-        at += 1;
-    }
-    names
-}
-
-/// `a` of `a::b`; `a` and `c` of `{a::b, c::{d, e}}`.
-fn first_segments<'t>(path: &[&'t str]) -> Vec<&'t str> {
-    if path.first() != Some(&"{") {
-        return path.first().copied().into_iter().collect();
-    }
-    let depths = path.windows(2).scan(0, |open, pair| {
-        *open += i32::from(pair[0] == "{") - i32::from(pair[0] == "}");
-        (*open > 0).then_some((*open, pair))
-    });
-    let starts = depths.filter(|(open, pair)| *open == 1 && ["{", ","].contains(&pair[0]));
-    starts.map(|(_, pair)| pair[1]).collect()
-}
-
-/// What a piece of a source is.
-#[derive(Clone, Copy, PartialEq)]
-enum Piece {
-    /// A word, `::` or a single sign.
-    Token,
-    /// A string literal.
-    Text,
-    /// A comment, a character or blanks.
-    Other,
-}
-
-/// Words, `::` and single signs, without comments, strings and characters.
-pub(crate) fn tokens(text: &str) -> Vec<&str> {
-    pieces(text, Piece::Token)
-}
-
-/// The string literals of a source, with their quotes, without those in comments.
-pub(crate) fn strings(text: &str) -> Vec<&str> {
-    pieces(text, Piece::Text)
-}
-
-/// The pieces of this kind.
-fn pieces(text: &str, wanted: Piece) -> Vec<&str> {
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-        let (length, piece) = match first {
-            _ if word > 0 => {
-                raw_string(rest, word).map_or((word, Piece::Token), |end| (end, Piece::Text))
-            }
-            '/' if rest.starts_with("//") => (past(rest, 2, "\n"), Piece::Other),
-            '/' if rest.starts_with("/*") => (past(rest, 2, "*/"), Piece::Other),
-            '"' => (past_quoted(rest), Piece::Text),
-            '\'' if is_character(rest) => (past_quoted(rest), Piece::Other),
-            ':' if rest.starts_with("::") => (2, Piece::Token),
-            _ if first.is_whitespace() => (first.len_utf8(), Piece::Other),
-            _ => (first.len_utf8(), Piece::Token),
-        };
-        if piece == wanted {
-            pieces.push(&rest[..length]);
-        }
-        rest = &rest[length..];
-    }
-    pieces
-}
-
-/// The length of a raw string whose prefix is `word` long, if one begins here.
-fn raw_string(rest: &str, word: usize) -> Option<usize> {
-    let (prefix, body) = rest.split_at(word);
-    let hashes = body.find(|c| c != '#')?;
-    let begins = ["r", "br", "cr"].contains(&prefix) && body[hashes..].starts_with('"');
-    begins.then(|| past(rest, word + hashes + 1, &format!("\"{}", &body[..hashes])))
-}
-
-/// Whether a quote begins a character and not a lifetime.
-fn is_character(rest: &str) -> bool {
-    rest.chars().nth(1) == Some('\\') || rest.chars().nth(2) == Some('\'')
-}
-
-fn past(text: &str, from: usize, end: &str) -> usize {
-    text[from..].find(end).map_or(text.len(), |at| from + at + end.len())
-}
-
-/// Past the quote that closes the one `text` begins with.
-fn past_quoted(text: &str) -> usize {
-    let mut escaped = false;
-    let ends = |(_, c): &(usize, char)| {
-        let end = text.starts_with(*c) && !escaped;
-        escaped = *c == '\\' && !escaped;
-        end
-    };
-    text.char_indices().skip(1).find(ends).map_or(text.len(), |(at, _)| at + 1)
 }
 
 #[test]

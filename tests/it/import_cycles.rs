@@ -5,11 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use crate::house::tokens;
+use crate::rust_source::{Module, absolute, module_of, named, past_brackets, tokens};
 use crate::support::files_below;
-
-/// The names of the modules from the crate's root; none for the root.
-type Module = Vec<String>;
 
 /// A file, and what it imports: the paths from the root, each with the name that it has here.
 struct Source {
@@ -53,103 +50,6 @@ fn without_tests<'t>(tokens: &[&'t str]) -> (Vec<&'t str>, Vec<&'t str>) {
     (kept, removed)
 }
 
-/// Past this token, and past what it encloses where it is a bracket.
-fn past_brackets(tokens: &[&str], at: usize) -> usize {
-    let mut depth = 0;
-    for (index, token) in tokens.iter().enumerate().skip(at) {
-        depth += i32::from(["(", "[", "{"].contains(token));
-        depth -= i32::from([")", "]", "}"].contains(token));
-        if depth <= 0 {
-            return index + 1;
-        }
-    }
-    tokens.len()
-}
-
-/// The paths of a `use` tree behind this prefix, each with its name here; where the tree ends.
-fn tree<'t>(
-    tokens: &[&'t str],
-    mut at: usize,
-    mut prefix: Vec<&'t str>,
-    found: &mut Vec<(Vec<&'t str>, &'t str)>,
-) -> usize {
-    while at < tokens.len() {
-        match tokens[at] {
-            "::" => at += 1,
-            "{" => {
-                at += 1;
-                while at < tokens.len() && tokens[at] != "}" {
-                    at = tree(tokens, at, prefix.clone(), found);
-                    at += usize::from(tokens.get(at) == Some(&","));
-                }
-                return at + 1;
-            }
-            word => {
-                // `a::{self}` is `a`.
-                if word != "self" || prefix.is_empty() {
-                    prefix.push(word);
-                }
-                at += 1;
-                if tokens.get(at) == Some(&"::") {
-                    continue;
-                }
-                let renamed = tokens.get(at) == Some(&"as");
-                let name = if renamed { tokens[at + 1] } else { prefix[prefix.len() - 1] };
-                found.push((prefix, name));
-                return at + 2 * usize::from(renamed);
-            }
-        }
-    }
-    at
-}
-
-/// The paths that a file names, as it writes them, each with its name here and the depth of inline modules there.
-fn named<'t>(tokens: &[&'t str]) -> Vec<(Vec<&'t str>, &'t str, usize)> {
-    let (mut found, mut at, mut braces) = (Vec::new(), 0, Vec::new());
-    while at < tokens.len() {
-        match tokens[at] {
-            "{" => braces.push(at >= 2 && tokens[at - 2] == "mod"),
-            "}" => drop(braces.pop()),
-            _ => {}
-        }
-        let depth = braces.iter().filter(|is_module| **is_module).count();
-        let is_path = ["crate", "self", "super"].contains(&tokens[at])
-            && tokens.get(at + 1) == Some(&"::")
-            && (at == 0 || tokens[at - 1] != "::");
-        let mut paths = Vec::new();
-        at = match tokens[at] {
-            "use" => tree(tokens, at + 1, Vec::new(), &mut paths),
-            _ if is_path => tree(tokens, at, Vec::new(), &mut paths),
-            _ => at + 1,
-        };
-        found.extend(paths.into_iter().map(|(path, name)| (path, name, depth)));
-    }
-    found
-}
-
-/// A path from the root, in a module with `depth` inline modules around it; none for one of another crate.
-fn absolute(
-    module: &[String],
-    path: &[&str],
-    depth: usize,
-    is_module: &dyn Fn(&[String]) -> bool,
-) -> Option<Module> {
-    let own = |rest: &[&str]| rest.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let supers = path.iter().take_while(|name| **name == "super").count();
-    match path[0] {
-        "crate" => Some(own(&path[1..])),
-        "self" => Some([module, &own(&path[1..])].concat()),
-        "super" => {
-            let up = supers.saturating_sub(depth).min(module.len());
-            Some([&module[..module.len() - up], &own(&path[supers..])].concat())
-        }
-        first => {
-            let child = [module, &[first.to_owned()]].concat();
-            is_module(&child).then(|| [module, &own(path)].concat())
-        }
-    }
-}
-
 /// All files of a directory of sources, with what they import.
 fn sources(root: &Path) -> Vec<Source> {
     let mut paths = Vec::new();
@@ -157,10 +57,7 @@ fn sources(root: &Path) -> Vec<Source> {
     let read = |path: &String| {
         let name =
             Path::new(path).strip_prefix(root).expect("it is below").to_str().expect("UTF-8");
-        let names =
-            name.trim_end_matches(".rs").split('/').filter(|it| !["mod", "lib"].contains(it));
-        let module: Module = names.map(str::to_owned).collect();
-        (module, fs::read_to_string(path).expect("it is there"))
+        (module_of(name), fs::read_to_string(path).expect("it is there"))
     };
     let all: Vec<_> = paths.iter().filter(|path| path.ends_with(".rs")).map(read).collect();
     let split: Vec<_> =

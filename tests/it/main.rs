@@ -74,6 +74,7 @@ mod qemu;
 mod queueing;
 mod reconnect;
 mod reference;
+mod rust_source;
 mod same_source;
 mod saved;
 mod screens;
