@@ -100,7 +100,7 @@ impl Condition {
             (State::Paused, 6) => "watchdog",
             (State::Paused, 9) => "snapshot",
             (State::Paused, 10) | (State::Shutoff, 3) => "crashed",
-            (State::Paused, 11) => "starting",
+            (State::Paused, 11) => STARTING,
             (State::Paused, 13) => "migration-failed",
             (State::Shutoff, 6) => "failed",
             (State::Crashed, 1) => "panicked",
@@ -108,7 +108,15 @@ impl Condition {
         };
         Self { state, reason }
     }
+
+    /// Whether its start is under way: libvirt shows it paused until then.
+    pub fn is_starting(&self) -> bool {
+        (self.state, self.reason) == (State::Paused, STARTING)
+    }
 }
+
+/// The reason of a guest whose start is under way.
+const STARTING: &str = "starting";
 
 /// Whether libvirt's numbers of a state and its reason say that a guest runs, and has not stood still since it booted
 /// (`VIR_DOMAIN_RUNNING_BOOTED`).

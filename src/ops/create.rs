@@ -203,16 +203,18 @@ impl Libvirt {
     }
 }
 
-/// Starts a domain that is off; what it is like then.
+/// Starts a domain that is off, and waits for a start that is under way; what it is like then.
 fn running(
     connection: &Connection,
     domain: &Domain,
     host: &HostConfig,
 ) -> Result<Condition, Error> {
-    if !domain.is_active()? {
+    let mut found = condition(domain)?;
+    if found.is_starting() || !domain.is_active()? {
         start(connection, domain, host)?;
+        found = condition(domain)?;
     }
-    Ok(condition(domain)?)
+    Ok(found)
 }
 
 /// Completes a request as contract section 5 says; what of it would be replaced and is refused, in words.

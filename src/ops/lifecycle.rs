@@ -77,8 +77,8 @@ impl Libvirt {
         })
     }
 
-    /// Stops the guest's processors where they are; a guest that is paused already is a success.
-    /// `virDomainSuspend`.
+    /// Stops the guest's processors where they are; a guest that is paused already is a success. One whose start
+    /// is under way is paused after it. `virDomainSuspend`.
     ///
     /// # Errors
     /// As [`Libvirt::status`]; a guest that is off cannot be paused.
@@ -87,7 +87,7 @@ impl Libvirt {
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn suspend(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         self.domain_wrapper("Suspend", Lane::Control, request, |domain, state| match state {
-            State::Paused => Ok(()),
+            State::Paused if !condition(domain)?.is_starting() => Ok(()),
             _ => domain.suspend(),
         })
     }
@@ -104,7 +104,7 @@ impl Libvirt {
         self.domain_wrapper("Resume", Lane::Control, request, |domain, state| match state {
             State::Running => Ok(()),
             State::Suspended => wake(domain),
-            _ => domain.resume(),
+            _ => resume(domain),
         })
     }
 
@@ -121,7 +121,7 @@ impl Libvirt {
     }
 
     /// Starts the guest, resumes it where it is paused, wakes it where it suspended itself; a running one
-    /// is left alone.
+    /// is left alone. Somebody else's start under way is waited for.
     ///
     /// Each NIC of the request is matched with the domain's by its MAC: `device` becomes the
     /// host's device, an empty `name` the alias. A NIC without a match keeps its values. `vnc`
@@ -197,6 +197,18 @@ pub(super) fn destroy(domain: &Domain) -> Result<(), libvirt::Error> {
     }
 }
 
+/// Resumes a domain; one that runs meanwhile, as after a start that was under way, is what was wanted.
+fn resume(domain: &Domain) -> Result<(), libvirt::Error> {
+    match domain.resume() {
+        Err(error)
+            if error.code == Code::OPERATION_INVALID && get_state(domain)? == State::Running =>
+        {
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
 /// Wakes a guest that suspended itself, and waits until libvirt knows that it runs: qemu tells so some
 /// milliseconds later.
 ///
@@ -221,9 +233,14 @@ fn start_or_resume(
     domain: &Domain,
     host: &HostConfig,
 ) -> Result<(), Error> {
-    match get_state(domain)? {
+    let mut found = condition(domain)?;
+    if found.is_starting() {
+        start(connection, domain, host)?;
+        found = condition(domain)?;
+    }
+    match found.state {
         State::Running | State::Other(_) => Ok(()),
-        State::Paused => Ok(domain.resume()?),
+        State::Paused => Ok(resume(domain)?),
         State::Suspended => Ok(wake(domain)?),
         State::Crashed => Err(Error::Panicked { id: domain.name()? }),
         State::Shutdown | State::Shutoff | State::Blocked | State::Unknown => {

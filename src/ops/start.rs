@@ -7,12 +7,14 @@ use crate::guest::consoles::with_console_log;
 use crate::guest::displays::with_chosen_vnc_port;
 use crate::guest::domain::VirDomain;
 use crate::guest::paths::{console_log, is_console_log};
+use crate::guest::state::State;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::saved::is_saved;
 use crate::ops::{self, bridges, described, disks};
 
 /// Starts a domain that is off, if its disks lie where they may: they are judged by its own
-/// definition, however old that is.
+/// definition, however old that is. Somebody else's start that is under way is waited for, and is a success: it may
+/// be that of an agent which was killed.
 ///
 /// # Errors
 /// A disk that may not be there; what keeps the emulator from starting, with the disks that are not
@@ -64,8 +66,14 @@ fn start_on_its_port(connection: &Connection, domain: &Domain) -> Result<(), Err
         Err(refused) if refused.code == Code::INTERNAL_ERROR && !refused.connection_lost() => {
             start_on_chosen_port(connection, domain, refused)
         }
+        Err(refused) if refused.code == Code::OPERATION_INVALID && has_started(domain)? => Ok(()),
         outcome => outcome,
     }
+}
+
+fn has_started(domain: &Domain) -> Result<bool, Error> {
+    let (state, _) = domain.state()?;
+    Ok(matches!(State::from_code(state), State::Running | State::Paused))
 }
 
 fn start_on_chosen_port(

@@ -3,13 +3,17 @@
 //! have more to them than a definition.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::skip::require;
 use crate::stack::{BlockDevice, Stack};
-use crate::support::Scratch;
+use crate::support::{Scratch, wait_until};
 
 const VERBS: [&str; 15] = [
     "Status",
@@ -266,6 +270,59 @@ fn every_verb_does_so_on_real_guests() {
             }
         }
     }
+}
+
+/// An emulator that begins once this file is gone.
+fn slow_emulator(folder: &Path, waits_for: &Path) -> String {
+    let program = folder.join("emulator");
+    let script = format!(
+        "#!/bin/sh\nwhile [ -e {} ]; do sleep 0.05; done\nexec qemu-system-x86_64 \"$@\"\n",
+        waits_for.display()
+    );
+    fs::write(&program, script).expect("scratch is writable");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    program.to_str().expect("scratch paths are UTF-8").to_owned()
+}
+
+/// Somebody else's start, as that of an agent which was killed, shows as `paused` until it is done.
+#[test]
+fn a_verb_waits_for_a_start_under_way() {
+    let Some(stack) = require("qemu", Stack::shared()) else { return };
+    let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
+    let folder = Scratch::new();
+    let waits_for = folder.path().join("waits");
+    let emulator = slow_emulator(folder.path(), &waits_for);
+    let guest = json!({ "id": "starting", "type": "qemu", "memory": 32, "cpu": 1 });
+    agent.ok("Create", &guest);
+    agent.ok("Poweroff", &guest);
+    let xml = stack.virsh_ok(&["dumpxml", "starting"]);
+    let (before, rest) = xml.split_once("<emulator>").expect("libvirt names one");
+    let (_, after) = rest.split_once("</emulator>").expect("it ends");
+    let defined =
+        stack.with_xml("define", &format!("{before}<emulator>{emulator}</emulator>{after}"));
+    assert!(defined.status.success(), "{defined:?}");
+    for (verb, state) in
+        [("Create", "running"), ("Run", "running"), ("Resume", "running"), ("Suspend", "paused")]
+    {
+        fs::write(&waits_for, "").expect("scratch is writable");
+        thread::scope(|scope| {
+            scope.spawn(|| stack.virsh_ok(&["start", "starting"]));
+            wait_until("it is being started", Duration::from_secs(30), || {
+                stack.virsh_ok(&["domstate", "starting", "--reason"]).contains("starting up")
+            });
+            let call = scope.spawn(|| agent.call(verb, &guest));
+            // A verb that does not wait for the start has answered by then.
+            thread::sleep(Duration::from_millis(300));
+            fs::remove_file(&waits_for).expect("it is there");
+            let answer = call.join().expect("it is answered");
+            assert_eq!(answer["error"], Value::Null, "{verb}: {answer}");
+            assert_eq!(answer["result"]["guest"]["state"], state, "{verb}: {answer}");
+        });
+        assert_eq!(agent.state("starting"), state, "{verb}");
+        agent.ok("Poweroff", &guest);
+    }
+    agent.ok("Delete", &guest);
+    agent.end();
 }
 
 #[test]
