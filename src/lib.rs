@@ -8,7 +8,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`http`] | accepts connections, asks the kernel who the caller is, frames requests, routes them |
-//! | [`rpc`] | decodes a call of JSON-RPC, finds its method in a table, acquires a permit, encodes the answer |
+//! | [`rpc`] | decodes a call of JSON-RPC once, finds its method in a table, acquires a permit, encodes the answer |
 //! | [`ops`] | the methods: takes the guest's lock, recovers what is unfinished, changes the guest in a transaction |
 //! | [`journal`] | writes and syncs each step of a transaction before the step begins |
 //! | [`pool`] | runs each step on a worker; the caller waits until the deadline, the step ends by itself |

@@ -16,7 +16,7 @@ use std::time::Instant;
 use crate::config::fixed::FIRST_REQUEST;
 use crate::os::peer::Caller;
 use crate::os::poll::Interest;
-use crate::threads::{ByteBudget, Reservation};
+use crate::threads::{ByteBudget, Queue, Reservation};
 
 use super::exchange::{self, Answer, Await, Exchange, Then};
 use super::listener::Stream;
@@ -24,7 +24,8 @@ use super::parse::Parser;
 use super::rarely::Rarely;
 use super::request::Request;
 use super::respond;
-use super::shared::{Job, Shared};
+use super::responder::{Responder, Task};
+use super::shared::Shared;
 use super::tally::{NO_ROOM, Reason, Refusal};
 
 const LATE: Refusal =
@@ -230,16 +231,21 @@ impl Connection {
         }
     }
 
-    /// The request leaves for a handler.
-    pub(super) fn dispatch(&mut self, request: Request, now: Instant) -> Job {
+    /// The request leaves: who answers it uses this.
+    pub(super) fn dispatch(
+        &mut self,
+        request: &Request,
+        handlers: &Arc<Queue<Task>>,
+        round: &Round<'_>,
+    ) -> Responder {
         // Of a request that is here already the socket will tell nothing.
         let until = if self.parser.has_begun() { Await::Handler } else { Await::Caller };
         self.exchange.begin(until);
         self.has_called = true;
         self.phase = Phase::InFlight(until);
-        self.since = now;
-        let (exchange, reservation) = (Arc::clone(&self.exchange), self.reservation.take());
-        Job { request, arrived: now, permit: None, exchange, reservation }
+        self.since = round.now;
+        let kept = (self.reservation.take(), round.now);
+        Responder::new(request, &self.exchange, round.shared, handlers, kept)
     }
 
     /// Answers with the refusal, as the connection's last words.

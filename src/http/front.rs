@@ -13,12 +13,13 @@ use crate::config::{HttpLimits, SocketConfig};
 use crate::os::activation::Passed;
 use crate::os::poll::{Interest, PollSet, Waker};
 use crate::os::users;
+use crate::rpc::Inbound;
 use crate::threads::{ByteBudget, Queue};
 
 use super::access::{self, Access};
 use super::caller_probe::CallerProbe;
 use super::connection::{Connection, Fate, Round};
-use super::entrance::{BUSY, Entrance};
+use super::entrance::Entrance;
 use super::exchange::Await;
 use super::gate::Gate;
 use super::guard::Guard;
@@ -26,12 +27,12 @@ use super::handlers;
 use super::heartbeat::Door;
 use super::listener::Listener;
 use super::rarely::Rarely;
-use super::reply;
 use super::request::Request;
-use super::shared::{Job, Shared, Stop};
+use super::responder::{Responder, Task};
+use super::shared::{Shared, Stop};
 use super::stream_counts::StreamCounts;
 use super::tally::{Counters, Tally};
-use super::{Handler, Shortcut, Waiting};
+use super::{Handler, IsShort};
 
 /// What is read from a socket at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -65,8 +66,7 @@ pub struct Front {
     access: Access,
     guard: Guard,
     tally: Arc<Tally>,
-    shortcut: Option<Shortcut>,
-    waiting: Option<Waiting>,
+    is_short: Option<IsShort>,
 }
 
 // By its addresses alone.
@@ -88,8 +88,8 @@ impl Front {
         };
         let listeners = addresses.iter().map(bind).collect::<Result<_, _>>()?;
         let (access, guard) = (Access::default(), Guard::default());
-        let (tally, shortcut, waiting) = (Arc::default(), None, None);
-        Ok(Self { listeners, limits, access, guard, tally, shortcut, waiting })
+        let (tally, is_short) = (Arc::default(), None);
+        Ok(Self { listeners, limits, access, guard, tally, is_short })
     }
 
     /// Listens on `[::1]`, too, beside those of the addresses that have such a twin ([`ipv6_twin`]). Where that
@@ -143,16 +143,10 @@ impl Front {
         self.guard = guard;
     }
 
-    /// Offers each request to this first, instead of leaving all of them to handlers.
-    pub fn offer_to(&mut self, shortcut: Shortcut) {
-        self.shortcut = Some(shortcut);
-    }
-
-    /// Has requests wait by this whose handler says that they have to ([`Inbound::park`]).
-    ///
-    /// [`Inbound::park`]: crate::rpc::Inbound::park
-    pub fn wait_by(&mut self, waiting: Waiting) {
-        self.waiting = Some(waiting);
+    /// Has requests for which this holds handled on the front's own thread first, instead of by a handler's: what
+    /// may block in them goes on with a handler's ([`Inbound::on_handler`](crate::rpc::Inbound::on_handler)).
+    pub fn begin_short(&mut self, is_short: IsShort) {
+        self.is_short = Some(is_short);
     }
 
     /// The addresses that are listened on and that others than this host can reach.
@@ -209,15 +203,16 @@ impl Front {
         });
         let gate = Gate::new(self.access, &shared)?;
         // A connection has one request in flight, so that the queue is never full.
-        let jobs = Jobs(Arc::new(Queue::new(shared.limits.connections)));
+        let tasks = Tasks(Arc::new(Queue::new(shared.limits.connections)));
         let handlers = (0..shared.limits.handlers)
-            .map(|index| start_handler(index, &jobs.0, &handler, self.waiting.as_ref(), &shared))
+            .map(|index| start_handler(index, &tasks.0))
             .collect::<io::Result<Vec<_>>>()?;
         let service = Service {
             shared: Arc::clone(&shared),
             entrance: Entrance::new(self.listeners, gate),
-            jobs,
-            shortcut: self.shortcut,
+            tasks,
+            handler,
+            is_short: self.is_short,
             connections: Vec::new(),
         };
         let front = thread::Builder::new().name("http-front".into()).spawn(|| service.run())?;
@@ -238,17 +233,9 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
 
-fn start_handler(
-    index: usize,
-    queue: &Arc<Queue<Job>>,
-    handler: &Handler,
-    waiting: Option<&Waiting>,
-    shared: &Arc<Shared>,
-) -> io::Result<JoinHandle<()>> {
-    let (queue, handler, shared) = (Arc::clone(queue), Arc::clone(handler), Arc::clone(shared));
-    let waiting = waiting.cloned();
-    let work = move || handlers::run(&queue, &handler, waiting.as_ref(), &shared);
-    thread::Builder::new().name(format!("http-{index}")).spawn(work)
+fn start_handler(index: usize, tasks: &Arc<Queue<Task>>) -> io::Result<JoinHandle<()>> {
+    let tasks = Arc::clone(tasks);
+    thread::Builder::new().name(format!("http-{index}")).spawn(move || handlers::run(&tasks))
 }
 
 /// The service while it runs. Dropped, it stops without waiting for anything.
@@ -300,9 +287,9 @@ impl Drop for Running {
 }
 
 /// What waits for handlers, which end when this is dropped.
-struct Jobs(Arc<Queue<Job>>);
+struct Tasks(Arc<Queue<Task>>);
 
-impl Drop for Jobs {
+impl Drop for Tasks {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -312,8 +299,9 @@ impl Drop for Jobs {
 struct Service {
     shared: Arc<Shared>,
     entrance: Entrance,
-    jobs: Jobs,
-    shortcut: Option<Shortcut>,
+    tasks: Tasks,
+    handler: Handler,
+    is_short: Option<IsShort>,
     connections: Vec<Connection>,
 }
 
@@ -389,7 +377,11 @@ impl Service {
                 fate = connection.on_deadline(round);
             }
             if let Fate::Dispatch(request) = fate {
-                fate = dispatch(&self.jobs, self.shortcut.as_ref(), connection, request, round);
+                // Counted first, so that a handler which shows the counts finds its own request in them.
+                round.shared.tally.count_request();
+                let responder = connection.dispatch(&request, &self.tasks.0, round);
+                begin(&self.handler, self.is_short.as_ref(), request, responder);
+                fate = Fate::Open;
             }
             if matches!(fate, Fate::Closed) {
                 self.connections.swap_remove(index);
@@ -398,21 +390,16 @@ impl Service {
     }
 }
 
-fn dispatch(
-    jobs: &Jobs,
-    shortcut: Option<&Shortcut>,
-    connection: &mut Connection,
-    request: Request,
-    round: &mut Round<'_>,
-) -> Fate {
-    // Counted first, so that a handler which shows the counts finds its own request in them.
-    round.shared.tally.count_request();
-    let job = connection.dispatch(request, round.now);
-    if shortcut.is_some_and(|shortcut| reply::offer(shortcut, &job, round.shared)) {
-        return Fate::Open;
-    }
-    match jobs.0.put(job) {
-        Ok(_wake) => Fate::Open,
-        Err(_) => connection.refuse(BUSY, round),
+/// Begins a request, on this thread where it is short.
+fn begin(handler: &Handler, is_short: Option<&IsShort>, request: Request, responder: Responder) {
+    let is_short = is_short.is_some_and(|is_short| is_short(&request));
+    let handler = Arc::clone(handler);
+    let answer = move |responder: Responder| {
+        let request = request.into_rouille(responder.caller());
+        handler(&request, responder);
+    };
+    match is_short {
+        true => handlers::guarded(responder, answer),
+        false => responder.on_handler(answer),
     }
 }

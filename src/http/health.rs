@@ -1,7 +1,6 @@
 //! Whether the agent can do its work, from memory: `/healthz` and `/readyz` ask nobody and wait for
 //! nothing, so that they answer when everything below hangs.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rouille::Response;
@@ -9,7 +8,6 @@ use serde_json::{Map, Value, json};
 
 use crate::http::request::Request;
 use crate::http::responses::JSON;
-use crate::http::{Reply, Shortcut};
 use crate::journal::Summary;
 use crate::libvirt::version_text;
 use crate::ops::{Libvirt, Seen};
@@ -21,27 +19,11 @@ pub(super) const HEALTHZ: &str = "/healthz";
 /// The path that tells whether the agent takes changes.
 pub(super) const READYZ: &str = "/readyz";
 
-/// Answers a question for the agent's health on the front's own thread, which needs no handler and no
-/// memory of the front's budget: so it is answered while others keep all of them.
-pub(super) fn shortcut(agent: Arc<Libvirt>) -> Shortcut {
-    Arc::new(move |request, _, take| take_health(&agent, request, take))
-}
-
-/// The same for a front that offers requests to other shortcuts, too.
-pub(super) fn take_health(agent: &Libvirt, request: &Request, take: &mut dyn FnMut() -> Reply) {
-    if !matches!(request.method.as_str(), "GET" | "HEAD") {
-        return;
-    }
-    match path(request) {
-        Some(HEALTHZ) => take().send(healthz(agent)),
-        Some(READYZ) => take().send(readyz(agent)),
-        _ => {}
-    }
-}
-
-/// The path that a request asks for.
-pub(super) fn path(request: &Request) -> Option<&str> {
-    request.target.split('?').next()
+/// Whether a request asks for the agent's health by one of these paths: it needs no handler and no memory of the front's
+/// budget, so that the front answers it while others keep all of them.
+pub(super) fn is_asked(request: &Request, paths: &[&str]) -> bool {
+    let path = request.target.split('?').next().unwrap_or_default();
+    matches!(request.method.as_str(), "GET" | "HEAD") && paths.contains(&path)
 }
 
 /// `/healthz`: what is seen of everything below. 503 where libvirt does not answer: then the agent

@@ -1,16 +1,15 @@
 //! HTTP/1: the sockets, the framing of requests with limits and deadlines, the writing of answers.
 //!
-//! One thread (`front`) waits for all sockets, reads, frames (`parse`, `head`) and hands complete
-//! requests to a fixed number of threads (`handlers`), which answer them by a [`Handler`] made of
-//! rouille's types and write what the socket takes at once. A slow writer or reader costs a slot
-//! among the connections and never a handler. What needs no handler is answered past them (`reply`): the
-//! front offers each request to a [`Shortcut`] first. An answer whose length is not known goes out in
-//! chunks on a thread of its own (`stream`), of which there are few.
+//! One thread (`front`) waits for all sockets, reads, and frames (`parse`, `head`). A fixed number of threads
+//! (`handlers`) answer complete requests by a [`Handler`] made of rouille's types, with a [`Responder`] that writes what
+//! the socket takes at once. A slow writer or reader costs a slot among the connections and never a handler. The front
+//! begins short requests itself: those that need not block need no handler. A call that waits keeps its responder and
+//! no thread. An answer whose length is not known goes out in chunks on a thread of its own (`stream`), of which there
+//! are few.
 
 mod access;
 mod caller_probe;
 mod connection;
-mod context;
 mod entrance;
 mod events;
 mod exchange;
@@ -26,9 +25,9 @@ mod members;
 mod page;
 pub mod parse;
 mod rarely;
-mod reply;
 pub mod request;
 mod respond;
+mod responder;
 mod responses;
 pub mod routes;
 mod scrape;
@@ -42,14 +41,9 @@ mod wiring;
 
 use std::sync::Arc;
 
-use crate::os::peer::Caller;
-use crate::pool::Granted;
-use crate::rpc::Asking;
-
 pub use access::{Access, AccessError};
-pub use context::RequestContext;
 pub use front::{BindError, Front, Running, ipv6_twin};
-pub use reply::Reply;
+pub use responder::Responder;
 pub use scrape::Tallies;
 pub use serve::{Fronts, STARTED, ServeError};
 pub use tally::{Counters, Reason, Refusal, Tally};
@@ -57,16 +51,10 @@ pub use token::{TokenError, look_at_token};
 pub(crate) use wiring::{IMAGE_STORE, METRICS, RPC};
 pub use wiring::{ListenError, listen};
 
-/// Answers one request of a caller. Runs on a handler thread and may block; a panic is answered
-/// with 500. It is not called for a request whose caller has gone by then.
-pub type Handler =
-    Arc<dyn Fn(&rouille::Request, &RequestContext<'_>) -> rouille::Response + Send + Sync>;
+/// Answers one request of a caller, at once or later. A panic is answered with 500. On the front's thread it does not
+/// block: it goes on by [`Inbound::on_handler`](crate::rpc::Inbound::on_handler). On a handler's thread it is not called
+/// for a request whose caller has gone by then.
+pub type Handler = Arc<dyn Fn(&rouille::Request, Responder) + Send + Sync>;
 
-/// Has a call wait for its permit, which is given to what comes with it. Blocks for nothing.
-pub type Waiting = Arc<dyn Fn(Asking, Granted) + Send + Sync>;
-
-/// Answers one request of a caller without a handler, if it is one that it can: it then takes the reply.
-/// Else it does nothing, and a handler has the request. Runs on the front's own thread, and so blocks
-/// for nothing.
-pub type Shortcut =
-    Arc<dyn Fn(&request::Request, &Caller, &mut dyn FnMut() -> Reply) + Send + Sync>;
+/// Whether the front itself begins a request.
+pub type IsShort = Arc<dyn Fn(&request::Request) -> bool + Send + Sync>;

@@ -1,9 +1,15 @@
 //! A request of HTTP/1, read and framed.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use super::tally::{Reason, Refusal};
+use crate::os::peer::Caller;
 
 pub(super) const BODY_TOO_LARGE: Refusal =
     Refusal { reason: Reason::Body, sentence: "the request's body is too large" };
+
+/// The address that callers over a Unix socket are given.
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A request that has arrived completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +26,16 @@ pub struct Request {
     pub persistence: Persistence,
     /// What the caller speaks.
     pub version: Version,
+}
+
+impl Request {
+    /// The request of this caller in rouille's type.
+    pub(super) fn into_rouille(self, caller: &Caller) -> rouille::Request {
+        let Self { method, target, headers, body, .. } = self;
+        // rouille knows no callers without an address.
+        let address = caller.origin.address().unwrap_or(NO_ADDRESS);
+        rouille::Request::fake_http_from(address, method, target, headers, body)
+    }
 }
 
 /// The versions of HTTP that are spoken.

@@ -8,16 +8,16 @@ use log::{Level, info, log_enabled};
 use rouille::{Request, Response, ResponseBody};
 
 use crate::http::responses::{JSON, NOSNIFF, is_read, not_found, only_read, text};
-use crate::http::{Handler, Shortcut, Tallies, Waiting, events, health, page, scrape};
+use crate::http::{Handler, IsShort, Responder, Tallies, events, health, page, scrape};
 use crate::ops::Libvirt;
 use crate::os::peer::Caller;
-use crate::rpc::{self, Answer, Asking, Audit, Behalf, Download, Inbound, Service};
+use crate::rpc::{self, Answer, Audit, Download, Inbound, Service};
 
 /// Where the orchestrator calls.
 const RPC_PATH: &str = "/_mistify_RPC_";
 /// Where everybody else calls: JSON-RPC 2.0.
 const RPC_V2_PATH: &str = "/rpc";
-/// A poll beyond this is left to a handler, so that the front does not read long ones: that of a guest
+/// A call beyond this is left to a handler, so that the front does not read long ones: that of a guest
 /// of common size takes 2 KiB.
 const SHORT_BYTES: usize = 4 * 1024;
 /// Where it fetches the content of snapshots from.
@@ -31,75 +31,42 @@ pub fn handler(
     service: Service,
     tallies: Tallies,
 ) -> Handler {
-    Arc::new(move |request, context| {
-        let by = Behalf { caller: context.caller(), audit: &audit, inbound: Some(context) };
-        route(&agent, service, &tallies, request, by)
-    })
-}
-
-/// Answers requests for the agent's health, and posts short calls of methods that are one question to libvirt.
-/// A worker answers these.
-pub fn shortcut(agent: Arc<Libvirt>, service: Service) -> Shortcut {
-    Arc::new(move |request, caller, take| {
-        if request.target != RPC_PATH {
-            return health::take_health(&agent, request, take);
-        }
-        let header = |name: &str| {
-            let mut headers = request.headers.iter();
-            headers.find(|(it, _)| it.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-        };
-        if request.method != "POST"
-            || request.body.len() > SHORT_BYTES
-            || !is_json(header("Content-Type"))
-        {
-            return;
-        }
-        let log = log_enabled!(Level::Info).then(|| Processed {
-            began: Instant::now(),
-            url: request.target.clone(),
-            user_agent: header("User-Agent").unwrap_or_default().to_owned(),
-            client: client(caller),
-        });
-        rpc::post(&agent, service, caller.share(), &request.body, || {
-            let reply = take();
-            move |answered| {
-                let method = answered.method.as_deref().unwrap_or_default();
-                let response = respond(answered.answer);
-                reply.send(match &log {
-                    Some(log) => log.response(method, response),
-                    None => response,
-                });
+    Arc::new(move |request, responder| {
+        let calls = || Calls { agent: Arc::clone(&agent), audit: Arc::clone(&audit), service };
+        match request.url().as_str() {
+            RPC_PATH => calls().answer(request, responder),
+            RPC_V2_PATH => calls().answer_v2(request, responder),
+            DOWNLOAD_PATH if service == Service::ImageStore => {
+                calls().download(request, responder);
             }
-        });
+            _ => {
+                let response = answer(&agent, service, &tallies, request, &responder);
+                responder.send(response);
+            }
+        }
     })
 }
 
-/// Has calls wait for their permits in the agent's pool.
-pub fn waiting(agent: Arc<Libvirt>) -> Waiting {
-    Arc::new(move |Asking { share, deadline }, then| {
-        agent.pool().permit_later(share, deadline, then);
+/// Short calls and questions for the agent's health: the front begins these itself.
+pub fn short() -> IsShort {
+    Arc::new(|request| match request.target.as_str() {
+        RPC_PATH | RPC_V2_PATH => request.method == "POST" && request.body.len() <= SHORT_BYTES,
+        _ => health::is_asked(request, &[health::HEALTHZ, health::READYZ]),
     })
 }
 
-fn route(
+fn answer(
     agent: &Libvirt,
     service: Service,
     tallies: &Tallies,
     request: &Request,
-    by: Behalf<'_>,
+    responder: &Responder,
 ) -> Response {
     match request.url().as_str() {
-        RPC_PATH => processed(request, by, |method| call(agent, service, request, by, method)),
-        RPC_V2_PATH => {
-            processed(request, by, |method| call_v2(agent, service, request, by, method))
-        }
-        DOWNLOAD_PATH if service == Service::ImageStore => {
-            processed(request, by, |_| download(agent, request, by))
-        }
         events::PATH if is_read(request) => events::stream(agent.events(), request),
         health::HEALTHZ if is_read(request) => health::healthz(agent),
         health::READYZ if is_read(request) => health::readyz(agent),
-        scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request, by.inbound),
+        scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request, responder),
         // It is about guests, which the image store's port knows nothing of.
         page::PATH | page::PATH_WITHOUT_SLASH if service == Service::ImageStore => not_found(),
         page::PATH if is_read(request) => page::page(),
@@ -108,27 +75,6 @@ fn route(
         page::PATH | page::PATH_WITHOUT_SLASH => only_read(),
         _ => not_found(),
     }
-}
-
-/// Answers, and logs that. `answer` says which method was called, where it could be understood.
-fn processed(
-    request: &Request,
-    by: Behalf<'_>,
-    answer: impl FnOnce(&mut String) -> Response,
-) -> Response {
-    let began = by.inbound.map_or_else(Instant::now, Inbound::arrived);
-    let mut method = String::new();
-    let response = answer(&mut method);
-    if by.inbound.is_some_and(Inbound::is_parked) || !log_enabled!(Level::Info) {
-        return response;
-    }
-    let processed = Processed {
-        began,
-        url: request.raw_url().to_owned(),
-        user_agent: request.header("User-Agent").unwrap_or_default().to_owned(),
-        client: client(by.caller),
-    };
-    processed.response(&method, response)
 }
 
 /// The caller's address, for log lines.
@@ -146,8 +92,18 @@ struct Processed {
 }
 
 impl Processed {
+    /// The call in this request; none where the log has no such lines.
+    fn of(request: &Request, responder: &Responder) -> Option<Self> {
+        log_enabled!(Level::Info).then(|| Self {
+            began: responder.arrived(),
+            url: request.raw_url().to_owned(),
+            user_agent: request.header("User-Agent").unwrap_or_default().to_owned(),
+            client: client(responder.caller()),
+        })
+    }
+
     /// Logs that it was answered so, with the body's length where that is known.
-    fn response(&self, method: &str, response: Response) -> Response {
+    fn log(self, method: &str, response: Response) -> Response {
         let Self { began, url, user_agent, client } = self;
         let duration = began.elapsed().as_secs_f64();
         let (body, size) = response.data.into_reader_and_size();
@@ -166,34 +122,97 @@ impl Processed {
     }
 }
 
-/// The verb is checked first, then the type, then what the body says. `method` is told what is
-/// called.
-fn call(
-    agent: &Libvirt,
+/// Sends the answer to a call, which is logged.
+fn send(responder: Responder, processed: Option<Processed>, method: Option<&str>, it: Response) {
+    responder.send(match processed {
+        Some(processed) => processed.log(method.unwrap_or_default(), it),
+        None => it,
+    });
+}
+
+/// Where the calls of a request go.
+struct Calls {
+    agent: Arc<Libvirt>,
+    audit: Arc<Audit>,
     service: Service,
-    request: &Request,
-    by: Behalf<'_>,
-    method: &mut String,
-) -> Response {
-    let body = match body(request) {
-        Ok(body) => body,
-        Err(unread) => return unread,
-    };
+}
+
+impl Calls {
+    fn answer(self, request: &Request, responder: Responder) {
+        let processed = Processed::of(request, &responder);
+        let body = match call_body(request) {
+            Ok(body) => body,
+            Err(refusal) => return send(responder, processed, None, refusal),
+        };
+        let Self { agent, audit, service } = self;
+        rpc::answer(&agent, &audit, service, &body, responder, |responder, answered| {
+            let response = respond(answered.answer);
+            send(responder, processed, answered.method.as_deref(), response);
+        });
+    }
+
+    fn answer_v2(self, request: &Request, responder: Responder) {
+        let processed = Processed::of(request, &responder);
+        let body = match call_v2_body(request) {
+            Ok(body) => body,
+            Err(refusal) => return send(responder, processed, None, refusal),
+        };
+        let Self { agent, audit, service } = self;
+        rpc::answer_v2(&agent, &audit, service, &body, responder, |responder, answered| {
+            let response = match answered.answer {
+                Answer::Nothing => Response::empty_204(),
+                answer => respond(answer),
+            };
+            send(responder, processed, answered.method.as_deref(), response);
+        });
+    }
+
+    /// Streams a snapshot; errors have the statuses of the contract and a line that ends.
+    fn download(self, request: &Request, responder: Responder) {
+        let processed = Processed::of(request, &responder);
+        if !matches!(request.method(), "POST" | "GET") {
+            let refusal = refuse_download(405, "method not allowed; use POST or GET")
+                .with_additional_header("Allow", "GET, POST");
+            return send(responder, processed, None, refusal);
+        }
+        let body = match body(request) {
+            Ok(body) => body,
+            Err(unread) => return send(responder, processed, None, unread),
+        };
+        rpc::download(&self.agent, &body, responder, |responder, download| {
+            let response = match download {
+                Download::Stream(content) => Response {
+                    status_code: 200,
+                    headers: vec![("Content-Type".into(), "application/octet-stream".into())],
+                    data: ResponseBody::from_reader(content),
+                    upgrade: None,
+                },
+                Download::Refused(status, why) => refuse_download(status, &why),
+            };
+            send(responder, processed, None, response);
+        });
+    }
+}
+
+/// The body of a call: the verb is checked first, then the type, then what the body says.
+///
+/// # Errors
+/// The answer instead.
+fn call_body(request: &Request) -> Result<Vec<u8>, Response> {
+    let body = body(request)?;
     let kind = request.header("Content-Type");
     let is_json = is_json(kind);
     match request.method() {
         "POST" => {}
         // The owner's document calls with GET; the original in truth took POST alone.
         "GET" if is_json && !body.is_empty() => {}
-        other => return text(405, &format!("rpc: POST method required, received {other}")),
+        other => return Err(text(405, &format!("rpc: POST method required, received {other}"))),
     }
     if !is_json {
         let kind = media_type(kind);
-        return text(415, &format!("rpc: unrecognized Content-Type: {kind}"));
+        return Err(text(415, &format!("rpc: unrecognized Content-Type: {kind}")));
     }
-    let answered = rpc::answer(agent, service, &body, by);
-    *method = answered.method.unwrap_or_default();
-    respond(answered.answer)
+    Ok(body)
 }
 
 fn respond(answer: Answer) -> Response {
@@ -209,30 +228,20 @@ fn respond(answer: Answer) -> Response {
     }
 }
 
-/// What JSON-RPC 2.0 has no words for, verb and type, is checked before the body; all else is
+/// The same of JSON-RPC 2.0. What that has no words for, verb and type, is checked before the body; all else is
 /// answered with status 200, or 204 where there is nothing to say.
-fn call_v2(
-    agent: &Libvirt,
-    service: Service,
-    request: &Request,
-    by: Behalf<'_>,
-    method: &mut String,
-) -> Response {
+fn call_v2_body(request: &Request) -> Result<Vec<u8>, Response> {
     if request.method() != "POST" {
-        return text(405, "method not allowed; use POST").with_additional_header("Allow", "POST");
+        let refusal = text(405, "method not allowed; use POST");
+        return Err(refusal.with_additional_header("Allow", "POST"));
     }
     let kind = request.header("Content-Type");
     if !is_json(kind) {
         let kind = media_type(kind);
-        return text(415, &format!("unsupported Content-Type {kind:?}; use application/json"));
+        let why = format!("unsupported Content-Type {kind:?}; use application/json");
+        return Err(text(415, &why));
     }
-    let body = match body(request) {
-        Ok(body) => body,
-        Err(unread) => return unread,
-    };
-    let answered = rpc::answer_v2(agent, service, &body, by);
-    *method = answered.method.unwrap_or_default();
-    answered.answer.map_or_else(Response::empty_204, json)
+    body(request)
 }
 
 /// Whether the body is said to be JSON.
@@ -249,28 +258,8 @@ fn json(answer: Vec<u8>) -> Response {
     Response::from_data(JSON, answer).with_additional_header(NOSNIFF.0, NOSNIFF.1)
 }
 
-/// Streams a snapshot; errors have the statuses of the contract and a line that ends.
-fn download(agent: &Libvirt, request: &Request, by: Behalf<'_>) -> Response {
-    let refuse = |status, why: &str| {
-        text(status, &format!("{why}\n")).with_additional_header(NOSNIFF.0, NOSNIFF.1)
-    };
-    if !matches!(request.method(), "POST" | "GET") {
-        return refuse(405, "method not allowed; use POST or GET")
-            .with_additional_header("Allow", "GET, POST");
-    }
-    let body = match body(request) {
-        Ok(body) => body,
-        Err(unread) => return unread,
-    };
-    match rpc::download(agent, &body, by) {
-        Download::Stream(content) => Response {
-            status_code: 200,
-            headers: vec![("Content-Type".into(), "application/octet-stream".into())],
-            data: ResponseBody::from_reader(content),
-            upgrade: None,
-        },
-        Download::Refused(status, why) => refuse(status, &why),
-    }
+fn refuse_download(status: u16, why: &str) -> Response {
+    text(status, &format!("{why}\n")).with_additional_header(NOSNIFF.0, NOSNIFF.1)
 }
 
 /// The request's body.

@@ -7,7 +7,7 @@ use rouille::{Request, Response};
 
 use crate::http::responses::{is_read, not_found, only_read};
 use crate::http::tally::NO_ROOM;
-use crate::http::{Handler, Shortcut, Tally, health};
+use crate::http::{Handler, IsShort, Tally, health};
 use crate::metrics::{Format, Listener};
 use crate::ops::Libvirt;
 use crate::rpc::Inbound;
@@ -20,21 +20,20 @@ pub type Tallies = Arc<[(&'static str, Arc<Tally>)]>;
 
 /// What the front for metrics and health alone is given.
 pub(super) fn handler(agent: Arc<Libvirt>, tallies: Tallies) -> Handler {
-    Arc::new(move |request, context| match request.url().as_str() {
-        PATH if is_read(request) => scrape(&agent, &tallies, request, Some(context)),
-        health::HEALTHZ if is_read(request) => health::healthz(&agent),
-        PATH | health::HEALTHZ => only_read(),
-        _ => not_found(),
+    Arc::new(move |request, responder| {
+        let response = match request.url().as_str() {
+            PATH if is_read(request) => scrape(&agent, &tallies, request, &responder),
+            health::HEALTHZ if is_read(request) => health::healthz(&agent),
+            PATH | health::HEALTHZ => only_read(),
+            _ => not_found(),
+        };
+        responder.send(response);
     })
 }
 
-/// What that front offers each request to first.
-pub(super) fn shortcut(agent: Arc<Libvirt>) -> Shortcut {
-    Arc::new(move |request, _, take| {
-        if health::path(request) == Some(health::HEALTHZ) {
-            health::take_health(&agent, request, take);
-        }
-    })
+/// The requests that this front begins itself.
+pub(super) fn short() -> IsShort {
+    Arc::new(|request| health::is_asked(request, &[health::HEALTHZ]))
 }
 
 /// The size of the last answer, in bytes: what the next one is expected to take.
@@ -45,11 +44,11 @@ pub(super) fn scrape(
     agent: &Libvirt,
     tallies: &Tallies,
     request: &Request,
-    context: Option<&dyn Inbound>,
+    inbound: &dyn Inbound,
 ) -> Response {
     // Before the text is made: many scrapes at once of many guests would fill the memory.
     let expected = LAST_BYTES.load(Ordering::Relaxed);
-    if context.is_some_and(|context| !context.reserve_answer(expected)) {
+    if !inbound.reserve_answer(expected) {
         return Response::text(NO_ROOM.sentence).with_status_code(503);
     }
     let format = Format::accepted(request.header("Accept").unwrap_or_default());

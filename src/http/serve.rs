@@ -173,14 +173,12 @@ impl Libvirt {
         let jobs = Workers::start(&agent, &audit).map_err(ServeError::Start)?;
         let (tallies, places) = (fronts.tallies(), fronts.places());
         let Fronts { mut main, mut images, mut metrics } = fronts;
-        main.offer_to(routes::shortcut(Arc::clone(&agent), Service::Libvirt));
-        main.wait_by(routes::waiting(Arc::clone(&agent)));
+        main.begin_short(routes::short());
         if let Some(images) = &mut images {
-            images.offer_to(health::shortcut(Arc::clone(&agent)));
-            images.wait_by(routes::waiting(Arc::clone(&agent)));
+            images.begin_short(routes::short());
         }
         if let Some(metrics) = &mut metrics {
-            metrics.offer_to(scrape::shortcut(Arc::clone(&agent)));
+            metrics.begin_short(scrape::short());
         }
         let door = main.door();
         let start = |front: Front, handler| front.start(handler).map_err(ServeError::Start);

@@ -6,17 +6,14 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::caller_probe::CallerProbe;
-use super::exchange::Exchange;
 use super::guard::Guard;
 use super::rarely::Rarely;
-use super::request::Request;
 use super::stream_counts::StreamCounts;
 use super::tally::Tally;
 use crate::config::HttpLimits;
 use crate::os::peer::Caller;
 use crate::os::poll::Waker;
-use crate::pool::{NoPermit, Permit};
-use crate::threads::{ByteBudget, Reservation};
+use crate::threads::ByteBudget;
 
 /// What the front and its handlers have in common.
 pub(super) struct Shared {
@@ -52,37 +49,9 @@ impl Shared {
     }
 
     /// Logs a request that is not run, at most one in [`LOG_INTERVAL`](crate::config::fixed::LOG_INTERVAL).
-    pub(super) fn log_abandoned(&self, request: &Request, caller: &Caller) {
+    pub(super) fn log_abandoned(&self, line: &str, caller: &Caller) {
         if let Some(more) = self.abandoned.lock().now(Instant::now()) {
-            let Request { method, target, .. } = request;
-            log::info!("{method} {target} not run: {caller} has disconnected; suppressed={more}");
+            log::info!("{line} not run: {caller} has disconnected; suppressed={more}");
         }
-    }
-}
-
-/// A request on its way to a handler.
-pub(super) struct Job {
-    pub(super) request: Request,
-    pub(super) arrived: Instant,
-    /// What it has waited for: a permit, or why there is none.
-    pub(super) permit: Option<Result<Permit, NoPermit>>,
-    pub(super) exchange: Arc<Exchange>,
-    /// Memory for the body, and for the answer until it is sent.
-    pub(super) reservation: Reservation,
-}
-
-/// What an element of a JSON text may take when it is parsed, in bytes: `{},` becomes a NIC of some 200.
-const ELEMENT_BYTES: usize = 256;
-
-impl Job {
-    /// Reserves what a handler needs, before it gets the request: memory for the body, which it copies, parses,
-    /// and keeps while the call waits, and for the answer of a change, which must not be lost once the change is
-    /// done. That answer is the guest of the request and what the agent adds. A longer one is that of a read,
-    /// which can be refused. Whether the budget has it.
-    pub(super) fn reserve(&self, limits: &HttpLimits) -> bool {
-        let body = &self.request.body;
-        let elements = body.iter().filter(|byte| **byte == b',').count();
-        let parsed = elements.saturating_mul(ELEMENT_BYTES);
-        self.reservation.grow_to((4 * body.len() + limits.answer_bytes).saturating_add(parsed))
     }
 }

@@ -31,7 +31,6 @@ use serde::Serialize;
 use crate::config::AuditConfig;
 use crate::os::peer::Caller;
 use crate::os::{clock, users};
-use crate::pool::{CallShare, NoPermit, Permit};
 use crate::rpc::subject::{Subject, cut};
 use crate::threads::{AUDIT_WRITER, Bounds, LineSink, Writer};
 use names::Names;
@@ -73,8 +72,11 @@ impl Behalf<'_> {
     }
 }
 
-/// The HTTP request that calls came in.
-pub trait Inbound: fmt::Debug + Sync {
+/// The HTTP request that calls came in, which waits for their answer.
+pub trait Inbound: fmt::Debug + Send + Sync {
+    /// Who calls.
+    fn caller(&self) -> &Caller;
+
     /// Whether its caller has gone.
     ///
     /// # Blocking
@@ -94,27 +96,14 @@ pub trait Inbound: fmt::Debug + Sync {
     /// When it arrived.
     fn arrived(&self) -> Instant;
 
-    /// The permit that it has waited for, or why there is none; `None` before it waited, and after this.
-    fn take_permit(&self) -> Option<Result<Permit, NoPermit>>;
+    /// It waits from here on, without this thread.
+    fn park(&mut self);
 
-    /// Whether it can wait without its thread.
-    fn can_park(&self) -> bool;
-
-    /// Has it wait for a permit, without this thread: it is not answered now, and carried out once more with the
-    /// permit.
-    fn park(&self, asking: Asking);
-
-    /// Whether it has to wait, so that its answer is none.
-    fn is_parked(&self) -> bool;
-}
-
-/// A call that waits for its permit.
-#[derive(Clone, Debug)]
-pub struct Asking {
-    /// What it is counted for.
-    pub share: CallShare,
-    /// How long it waits.
-    pub deadline: Instant,
+    /// Goes on with it on a thread that may block: this one, where it may, else later a handler's. Then nothing is done
+    /// where its caller has gone.
+    fn on_handler(self, then: impl FnOnce(Self) + Send + 'static)
+    where
+        Self: Sized;
 }
 
 /// What writes changing calls down. The default one writes nothing.

@@ -3,6 +3,7 @@
 //! What cannot be decoded is refused here with status 400; the method table is the caller's.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -205,6 +206,11 @@ fn refuse<T>(text: String) -> Result<T, Refusal> {
 
 fn ill_formed(cause: &dyn fmt::Display) -> Refusal {
     Refusal { text: format!("rpc: request ill-formed: {cause}") }
+}
+
+/// An object's members.
+pub(super) fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, Refusal> {
+    serde_json::from_str(object.get()).map_err(|error| Refusal { text: without_place(&error) })
 }
 
 /// Refuses what nests deeper than any caller's request, before a parser follows it down.

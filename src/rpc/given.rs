@@ -1,20 +1,33 @@
-//! What of a call depends on the types of its method.
+//! What of a call depends on the types of its method, so that the rest is compiled once.
+
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::guest::members::Members;
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Error, Libvirt, Posting, Question};
+use crate::os::peer::Share;
 use crate::rpc::json;
 use crate::rpc::subject::About;
+use crate::rpc::table::{Method, Verb, WaitingVerb};
 
 /// What a method takes.
-pub(super) trait Params: Clone + DeserializeOwned + for<'de> Members<'de> + About {}
+pub(super) trait Params:
+    Clone + DeserializeOwned + for<'de> Members<'de> + About + Send
+{
+}
 
-impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + About> Params for P {}
+impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + About + Send> Params for P {}
 
-/// A verb and its parameter: all of a call that depends on their types, so that the rest is compiled once.
-pub(super) trait Given {
+/// Writes a result as JSON.
+pub(super) type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>>;
+
+/// Gets the outcome of a question that nobody waits for.
+pub(super) type Then = Box<dyn FnOnce(Result<BoxedWriter, Error>) + Send>;
+
+/// A verb and its parameter.
+pub(super) trait Given: Send {
     /// The members that the parameter may have.
     fn names(&self) -> &'static [&'static str];
 
@@ -27,42 +40,151 @@ pub(super) trait Given {
     /// The parameter.
     fn about(&mut self) -> &mut dyn About;
 
-    /// Runs the verb with the parameter; what writes its result.
+    /// Runs the verb with the parameter; what writes its result. `is_gone` says whether the caller has disconnected.
     ///
     /// # Errors
     /// Those of the verb.
-    fn carry_out(&mut self, agent: &Libvirt) -> Result<BoxedWriter, Error>;
+    fn carry_out(
+        &mut self,
+        agent: &Libvirt,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Result<BoxedWriter, Error>;
+
+    /// What it takes to post the verb, where that is one question to libvirt that may be asked now.
+    ///
+    /// # Errors
+    /// Those of the verb that come before it asks.
+    fn posting(&mut self, _agent: &Libvirt) -> Result<Option<Posting>, Error> {
+        Ok(None)
+    }
+
+    /// Asks the question that [`Given::posting`] has prepared, and waits for nothing.
+    fn post(self: Box<Self>, _: &Arc<Libvirt>, _: Share, _: Posting, _: Then) {}
 }
 
-pub(super) type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>>;
+impl Method {
+    /// The verb with an empty parameter.
+    pub(super) fn given(self) -> Box<dyn Given> {
+        match self {
+            Self::Guest(verb) => typed(verb),
+            Self::WithDryRun(verb) => typed(verb),
+            Self::Status(asks) => question(asks),
+            Self::Metrics(asks) => question(asks),
+            Self::AllMetrics(verb) => typed(verb),
+            Self::List(verb) => typed(verb),
+            Self::Describe(verb) => typed(verb),
+            Self::Leftovers(verb) => typed(verb),
+            Self::Autostart(verb) => typed(verb),
+            Self::Setting(verb) => typed(verb),
+            Self::Disk(verb) => typed(verb),
+            Self::Nic(verb) => typed(verb),
+            Self::Console(verb) => typed(verb),
+            Self::GuestInfo(verb) => typed(verb),
+            Self::Login(verb) => typed(verb),
+            Self::Shutdown(verb) => waiting(verb),
+            Self::Screenshot(verb) => typed(verb),
+            Self::Events(verb) => typed(verb),
+            Self::Image(verb) => typed(verb),
+            Self::Clone(verb) => typed(verb),
+            Self::Volume(verb) => typed(verb),
+            Self::Snapshot(verb) => typed(verb),
+            Self::Job(verb) => typed(verb),
+            Self::Jobs(verb) => typed(verb),
+        }
+    }
+}
 
-pub(super) struct Typed<'a, P, R> {
+fn typed<P: Params + 'static, R: Serialize + 'static>(verb: Verb<P, R>) -> Box<dyn Given> {
+    Box::new(Typed { params: P::default(), verb: AnyVerb::Plain(verb) })
+}
+
+fn waiting<P: Params + 'static, R: Serialize + 'static>(verb: WaitingVerb<P, R>) -> Box<dyn Given> {
+    Box::new(Typed { params: P::default(), verb: AnyVerb::Waiting(verb) })
+}
+
+fn question<P: Params + 'static, R: Serialize + Send + 'static>(
+    asks: Verb<P, Question<R>>,
+) -> Box<dyn Given> {
+    Box::new(Asking { params: P::default(), asks, question: None })
+}
+
+/// A verb that may block.
+struct Typed<P, R> {
     params: P,
-    verb: &'a dyn Fn(&Libvirt, P) -> Result<R, Error>,
+    verb: AnyVerb<P, R>,
 }
 
-pub(super) fn given<P: Params, R>(
-    verb: &dyn Fn(&Libvirt, P) -> Result<R, Error>,
-) -> Typed<'_, P, R> {
-    Typed { params: P::default(), verb }
+enum AnyVerb<P, R> {
+    Plain(Verb<P, R>),
+    Waiting(WaitingVerb<P, R>),
 }
 
-impl<P: Params, R: Serialize + 'static> Given for Typed<'_, P, R> {
-    fn names(&self) -> &'static [&'static str] {
-        P::NAMES
+/// A verb that is one question to libvirt.
+struct Asking<P, R> {
+    params: P,
+    asks: Verb<P, Question<R>>,
+    /// Made of the parameter, where that was done.
+    question: Option<Question<R>>,
+}
+
+/// The parameter of a verb.
+macro_rules! takes_params {
+    () => {
+        fn names(&self) -> &'static [&'static str] {
+            P::NAMES
+        }
+
+        fn read(&mut self, json: &str) -> serde_json::Result<()> {
+            self.params = serde_json::from_str(json)?;
+            Ok(())
+        }
+
+        fn about(&mut self) -> &mut dyn About {
+            &mut self.params
+        }
+    };
+}
+
+impl<P: Params, R: Serialize + 'static> Given for Typed<P, R> {
+    takes_params!();
+
+    fn carry_out(
+        &mut self,
+        agent: &Libvirt,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Result<BoxedWriter, Error> {
+        let params = std::mem::take(&mut self.params);
+        let result = match self.verb {
+            AnyVerb::Plain(verb) => verb(agent, params)?,
+            AnyVerb::Waiting(verb) => verb(agent, params, is_gone)?,
+        };
+        Ok(writer(result))
+    }
+}
+
+impl<P: Params, R: Serialize + Send + 'static> Given for Asking<P, R> {
+    takes_params!();
+
+    fn carry_out(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Result<BoxedWriter, Error> {
+        let question = match self.question.take() {
+            Some(question) => question,
+            None => (self.asks)(agent, std::mem::take(&mut self.params))?,
+        };
+        agent.ask(question).map(writer)
     }
 
-    fn read(&mut self, json: &str) -> serde_json::Result<()> {
-        self.params = serde_json::from_str(json)?;
-        Ok(())
+    fn posting(&mut self, agent: &Libvirt) -> Result<Option<Posting>, Error> {
+        let question = (self.asks)(agent, std::mem::take(&mut self.params))?;
+        Ok(agent.may_post(self.question.insert(question)))
     }
 
-    fn about(&mut self) -> &mut dyn About {
-        &mut self.params
+    fn post(self: Box<Self>, agent: &Arc<Libvirt>, user: Share, posting: Posting, then: Then) {
+        // Without a question nobody has a posting.
+        let Some(question) = self.question else { return };
+        agent.post(user, posting, question, |outcome| then(outcome.map(writer)));
     }
+}
 
-    fn carry_out(&mut self, agent: &Libvirt) -> Result<BoxedWriter, Error> {
-        let result = (self.verb)(agent, std::mem::take(&mut self.params))?;
-        Ok(Box::new(move |out| json::write(out, &result)))
-    }
+fn writer<R: Serialize + 'static>(result: R) -> BoxedWriter {
+    Box::new(move |out| json::write(out, &result))
 }

@@ -2,7 +2,7 @@
 
 use crate::guest::members::{Members, Unknown};
 use crate::guest::wire::{Disk, Guest, Nic};
-use crate::rpc::jobs::ASYNC;
+use crate::rpc::as_job::ASYNC;
 
 /// Which members they are, and which were meant.
 pub(super) fn in_words(unknown: &[Unknown]) -> Vec<String> {

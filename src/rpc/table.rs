@@ -13,11 +13,12 @@ use crate::guest::wire::metrics::{AllGuestMetrics, GuestMetricsRequest, GuestMet
 use crate::guest::wire::verbs::{AutostartRequest, AutostartResponse, ConsoleResponse};
 use crate::guest::wire::verbs::{DiskRequest, LeftoversResponse, NicRequest};
 use crate::guest::wire::verbs::{ListRequest, ListResponse, PlanRequest, PlanResponse};
-use crate::guest::wire::verbs::{ScreenshotResponse, SettingResponse};
+use crate::guest::wire::verbs::{ScreenshotResponse, SettingResponse, ShutdownRequest};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::jobs::{self, Job};
 use crate::ops::{Error, Libvirt, Question};
 use crate::rpc::dry_run;
+use crate::rpc::envelope::Lookup;
 
 /// What is served: guests and jobs on one port, all else on another (contract sections 5 and 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,10 @@ impl Service {
 /// A verb with what it takes and answers.
 pub(super) type Verb<P, R> = fn(&Libvirt, P) -> Result<R, Error>;
 
-/// What such a verb asks where it is one question to libvirt.
+/// A verb whose answer may wait for what it asks for, as long as its caller is connected.
+pub(super) type WaitingVerb<P, R> = fn(&Libvirt, P, &dyn Fn() -> bool) -> Result<R, Error>;
+
+/// What a verb asks that is one question to libvirt.
 pub(super) type Asks<P, R> = Verb<P, Question<R>>;
 
 /// A method, by the kind of its verb.
@@ -78,12 +82,8 @@ pub(super) type Asks<P, R> = Verb<P, Question<R>>;
 pub(super) enum Method {
     Guest(Verb<GuestRequest, GuestResponse>),
     WithDryRun(Verb<PlanRequest, PlanResponse>),
-    /// A question to libvirt, as the one below: both with what they ask.
-    Status(Verb<GuestRequest, GuestResponse>, Asks<GuestRequest, GuestResponse>),
-    Metrics(
-        Verb<GuestMetricsRequest, GuestMetricsResponse>,
-        Asks<GuestMetricsRequest, GuestMetricsResponse>,
-    ),
+    Status(Asks<GuestRequest, GuestResponse>),
+    Metrics(Asks<GuestMetricsRequest, GuestMetricsResponse>),
     AllMetrics(Verb<GuestMetricsRequest, BTreeMap<String, AllGuestMetrics>>),
     List(Verb<ListRequest, ListResponse>),
     Describe(Verb<GuestRequest, VirDomain>),
@@ -95,7 +95,7 @@ pub(super) enum Method {
     Console(Verb<GuestRequest, ConsoleResponse>),
     GuestInfo(Verb<GuestRequest, GuestInfo>),
     Login(Verb<LoginRequest, GuestResponse>),
-    Shutdown,
+    Shutdown(WaitingVerb<ShutdownRequest, GuestResponse>),
     Screenshot(Verb<GuestRequest, ScreenshotResponse>),
     Events(Verb<EventsRequest, Page>),
     Image(Verb<ImageRequest, ImageResponse>),
@@ -110,9 +110,9 @@ impl Method {
     /// The names of what it takes and answers, as `rpc.discover` has them.
     pub(super) fn types(self) -> (&'static str, &'static str) {
         match self {
-            Self::Guest(_) | Self::Status(..) => ("GuestRequest", "GuestResponse"),
+            Self::Guest(_) | Self::Status(_) => ("GuestRequest", "GuestResponse"),
             Self::WithDryRun(_) => ("PlanRequest", "PlanResponse"),
-            Self::Metrics(..) => ("GuestMetricsRequest", "GuestMetricsResponse"),
+            Self::Metrics(_) => ("GuestMetricsRequest", "GuestMetricsResponse"),
             Self::AllMetrics(_) => ("GuestMetricsRequest", "AllMetricsResponse"),
             Self::List(_) => ("ListRequest", "ListResponse"),
             Self::Describe(_) => ("GuestRequest", "Domain"),
@@ -124,7 +124,7 @@ impl Method {
             Self::Console(_) => ("GuestRequest", "ConsoleResponse"),
             Self::GuestInfo(_) => ("GuestRequest", "GuestInfo"),
             Self::Login(_) => ("LoginRequest", "GuestResponse"),
-            Self::Shutdown => ("ShutdownRequest", "GuestResponse"),
+            Self::Shutdown(_) => ("ShutdownRequest", "GuestResponse"),
             Self::Screenshot(_) => ("GuestRequest", "ScreenshotResponse"),
             Self::Events(_) => ("EventsRequest", "EventsPage"),
             Self::Image(_) => ("ImageRequest", "ImageResponse"),
@@ -148,6 +148,36 @@ use Effect::{Changes, Reads};
 /// A method's name, its effect, and its verb.
 pub(super) type Entry = (&'static str, Effect, Method);
 
+/// A method with its service.
+#[derive(Clone, Copy)]
+pub(super) struct Callee {
+    pub(super) service: Service,
+    pub(super) entry: Entry,
+}
+
+impl Callee {
+    /// A method that is served on the port of `port`.
+    pub(super) fn find(port: Service, service: &str, method: &str) -> Lookup<Self> {
+        let mut services = port.at_port().iter().copied();
+        let Some(service) = services.find(|it| it.name() == service) else {
+            return Lookup::NoService;
+        };
+        let mut methods = service.methods().iter().copied();
+        let found = methods.find(|(name, ..)| *name == method);
+        found.map_or(Lookup::NoMethod, |entry| Lookup::Found(Self { service, entry }))
+    }
+
+    /// Its name, as callers write it.
+    pub(super) fn full_name(self) -> String {
+        self.service.full_name(self.entry.0)
+    }
+
+    /// Whether it changes something.
+    pub(super) fn changes(self) -> bool {
+        self.entry.1 == Changes
+    }
+}
+
 const LIBVIRT: [Entry; 44] = [
     ("CreateGuest", Changes, Method::WithDryRun(dry_run::create_or_plan)),
     ("Create", Changes, Method::Guest(Libvirt::create)),
@@ -155,12 +185,12 @@ const LIBVIRT: [Entry; 44] = [
     ("Restart", Changes, Method::Guest(Libvirt::restart)),
     ("Reboot", Changes, Method::Guest(Libvirt::reboot)),
     ("Poweroff", Changes, Method::Guest(Libvirt::poweroff)),
-    ("Shutdown", Changes, Method::Shutdown),
+    ("Shutdown", Changes, Method::Shutdown(Libvirt::shutdown)),
     ("Run", Changes, Method::Guest(Libvirt::run)),
-    ("Status", Reads, Method::Status(Libvirt::status, Libvirt::status_question)),
-    ("CPUMetrics", Reads, Method::Metrics(Libvirt::cpu_metrics, Libvirt::cpu_question)),
-    ("DiskMetrics", Reads, Method::Metrics(Libvirt::disk_metrics, Libvirt::disk_question)),
-    ("NicMetrics", Reads, Method::Metrics(Libvirt::nic_metrics, Libvirt::nic_question)),
+    ("Status", Reads, Method::Status(Libvirt::status_question)),
+    ("CPUMetrics", Reads, Method::Metrics(Libvirt::cpu_question)),
+    ("DiskMetrics", Reads, Method::Metrics(Libvirt::disk_question)),
+    ("NicMetrics", Reads, Method::Metrics(Libvirt::nic_question)),
     ("AllMetrics", Reads, Method::AllMetrics(Libvirt::all_metrics)),
     ("WaitEvents", Reads, Method::Events(Libvirt::wait_events)),
     ("ResizeDisk", Changes, Method::Guest(Libvirt::resize_disk)),

@@ -37,22 +37,10 @@ impl InProcess {
     }
 
     pub(crate) fn start(config: &Config) -> Self {
-        Self::start_front(config, |_, _| {})
-    }
-
-    /// The same with the shortcuts that the program's front has.
-    pub(crate) fn start_with_shortcuts(config: &Config) -> Self {
-        Self::start_front(config, |front, agent| {
-            front.offer_to(routes::shortcut(Arc::clone(agent), Service::Libvirt));
-        })
-    }
-
-    fn start_front(config: &Config, prepare: impl FnOnce(&mut Front, &Arc<Libvirt>)) -> Self {
         libvirt::start().expect("libvirt is there");
         let agent = Arc::new(Libvirt::with_config(config).expect("threads"));
         let mut front = Front::bind(&config.listen, config.http.clone()).expect("a free port");
-        front.wait_by(routes::waiting(Arc::clone(&agent)));
-        prepare(&mut front, &agent);
+        front.begin_short(routes::short());
         let address = front.local_addresses()[0];
         let audit = Arc::new(Audit::open(&config.audit).expect("scratch is writable"));
         let jobs = Workers::start(&agent, &audit).expect("threads");

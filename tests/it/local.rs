@@ -29,13 +29,11 @@ impl Local {
         let request = json!({ "method": format!("Libvirt.{method}"), "params": params, "id": 1 });
         let caller = Caller { origin: Origin::Socket, peer: None };
         let by = Behalf { caller: &caller, audit: &Audit::default(), inbound: None };
-        let answer =
-            match rpc::answer(&self.agent, Service::Libvirt, request.to_string().as_bytes(), by)
-                .answer
-            {
-                Answer::Result(bytes) => bytes,
-                other => panic!("{method}: {other:?}"),
-            };
+        let body = request.to_string();
+        let answer = match rpc::answer_here(&self.agent, Service::Libvirt, body.as_bytes(), by) {
+            Answer::Result(bytes) => bytes,
+            other => panic!("{method}: {other:?}"),
+        };
         let mut answer: Value = serde_json::from_slice(&answer).expect("the answer is JSON");
         match answer["error"].as_str() {
             None => Ok(answer["result"].take()),

@@ -14,45 +14,40 @@ use std::time::Instant;
 
 use serde_json::value::RawValue;
 
-use super::call::Call;
+use super::call::Request;
 use super::errors::{Failure, Kind};
 use crate::config::{BATCH_ANSWER_BYTES, BATCH_AT_ONCE};
-use crate::pool::Ration;
-use crate::rpc::{Desk, Service, share};
+use crate::ops::Error;
+use crate::pool::Permit;
+use crate::rpc::dispatch::Desk;
+use crate::rpc::table::Service;
 use crate::sorted::OrderBy;
 
-/// Carries out what a batch has, which arrived then; the answers in its order, if there are any.
+/// Carries out what a batch has, which arrived then and has this permit; the answers in its order, if there are any.
 pub(super) fn carry_out(
     desk: Desk<'_>,
     port: Service,
-    members: &[&RawValue],
+    members: &[Box<RawValue>],
+    permit: Result<Option<Permit>, Error>,
     began: Instant,
 ) -> Option<Vec<u8>> {
-    let user = desk.by.caller.share();
-    let share = share(Ration::Batch, user, &format!("{user:?}"));
-    let admitted = desk.admit(share, None, "a batch", began);
-    if let Ok(None) = admitted {
-        return None;
-    }
-    let desk = Desk { waits: true, ..desk };
-    let calls = members.iter().map(|member| Call::read(desk, port, member, began));
+    let calls = members.iter().map(|member| Request::read(desk, port, member, began));
     let calls: Vec<_> = calls.collect();
-    let _permit = match admitted {
-        Ok(Some(permit)) => permit,
-        Ok(None) => return None,
+    let _permit = match permit {
+        Ok(permit) => permit,
         Err(error) => {
             let (why, is_late) =
                 (error.to_string(), began.elapsed() >= desk.agent.deadlines().change);
-            let refuse = |call: Result<Call<'_>, _>| match call {
-                Ok(call) if is_late => call.refuse(Kind::Deadline, why.clone(), began),
-                Ok(call) => call.refuse_busy(&why, began),
+            let refuse = |call: Result<Request<'_>, _>| match call {
+                Ok(call) if is_late => call.refuse(desk, Kind::Deadline, why.clone(), began),
+                Ok(call) => call.refuse_busy(desk, &why, began),
                 Err(answer) => answer,
             };
             return join(calls.into_iter().filter_map(refuse).collect());
         }
     };
     let helpers = calls.len().min(BATCH_AT_ONCE).saturating_sub(1);
-    let threads = desk.agent.pool().batches().begin(user, helpers);
+    let threads = desk.agent.pool().batches().begin(desk.by.caller.share(), helpers);
     let batch = Batch {
         desk,
         calls: &calls,
@@ -97,7 +92,7 @@ fn join(answers: Vec<Vec<u8>>) -> Option<Vec<u8>> {
 struct Batch<'a> {
     desk: Desk<'a>,
     /// The calls; the answer, if any, of what is none.
-    calls: &'a [Result<Call<'a>, Option<Vec<u8>>>],
+    calls: &'a [Result<Request<'a>, Option<Vec<u8>>>],
     next: AtomicUsize,
     /// Of all answers so far.
     bytes: AtomicUsize,
@@ -119,19 +114,19 @@ impl Batch<'_> {
         }
     }
 
-    fn carry_out(&self, call: &Call<'_>) -> Option<Vec<u8>> {
+    fn carry_out(&self, call: &Request<'_>) -> Option<Vec<u8>> {
         let began = Instant::now();
         if self.desk.by.is_abandoned() {
             // Not begun, and written down as such: nobody would learn the outcome. What has begun
             // is finished.
-            return call.refuse_busy("not run: the caller has disconnected", began);
+            return call.refuse_busy(self.desk, "not run: the caller has disconnected", began);
         }
         if began >= self.begin_until {
             let why = "not run: the other calls of the batch took too long";
-            return call.refuse(Kind::Deadline, why.to_owned(), began);
+            return call.refuse(self.desk, Kind::Deadline, why.to_owned(), began);
         }
         // The others of the batch are to be answered, too.
-        let answer = call.carry_out_guarded(began)?;
+        let answer = call.carry_out(self.desk, began)?;
         let before = self.bytes.fetch_add(answer.len(), Ordering::Relaxed);
         if before >= BATCH_ANSWER_BYTES {
             let why = format!("done, but the batch's answers exceed {BATCH_ANSWER_BYTES} bytes");

@@ -11,17 +11,15 @@ use serde_json::value::RawValue;
 
 use super::discover;
 use super::errors::{Failure, Kind};
-use crate::ops::Error;
-use crate::rpc::envelope::{Id, Lookup, Refusal, without_place};
-use crate::rpc::jobs::{ASYNC, When};
-use crate::rpc::json::Writer;
-use crate::rpc::subject::Subject;
-use crate::rpc::table::Effect;
-use crate::rpc::{Asked, Callee, Desk, Service, lookup};
+use crate::rpc::as_job::{ASYNC, When};
+use crate::rpc::call::{Asked, Call};
+use crate::rpc::dispatch::Desk;
+use crate::rpc::encoder::{self, Encoder};
+use crate::rpc::envelope::{Id, Lookup, Refusal, members, without_place};
+use crate::rpc::table::{Callee, Service};
 
 /// A request that names a method.
-pub(super) struct Call<'a> {
-    desk: Desk<'a>,
+pub(super) struct Request<'a> {
     called: Called,
     params: Option<&'a RawValue>,
     /// Without one it is a notification, which is never answered.
@@ -43,20 +41,20 @@ impl Called {
             return Some(Self::Discover(port));
         }
         let (service, method) = name.split_once('.')?;
-        match lookup(port, service, method) {
+        match Callee::find(port, service, method) {
             Lookup::Found(callee) => Some(Self::Method(callee)),
             Lookup::NoService | Lookup::NoMethod => None,
         }
     }
 }
 
-impl<'a> Call<'a> {
+impl<'a> Request<'a> {
     /// Reads a request that arrived then.
     ///
     /// # Errors
     /// Its answer, if it gets one, where it is none or names no method.
     pub(super) fn read(
-        desk: Desk<'a>,
+        desk: Desk<'_>,
         port: Service,
         message: &'a RawValue,
         began: Instant,
@@ -90,74 +88,76 @@ impl<'a> Call<'a> {
             let name = name.unwrap_or_default();
             return Err(id.map(|id| Failure::new(Kind::Method, name).answer(Some(&id))));
         };
-        Ok(Self { desk, called, params, id, job: None })
+        Ok(Self { called, params, id, job: None })
     }
 
     /// The call of a job, which is answered under the id `null`.
-    pub(super) fn of_job(
-        desk: Desk<'a>,
-        callee: Callee,
-        params: &'a RawValue,
-        job: &'a str,
-    ) -> Self {
+    pub(super) fn of_job(callee: Callee, params: &'a RawValue, job: &'a str) -> Self {
         let (called, id) = (Called::Method(callee), Some(Id::new(RawValue::NULL)));
-        Self { desk, called, params: Some(params), id, job: Some(job) }
+        Self { called, params: Some(params), id, job: Some(job) }
     }
 
-    /// Carries it out; its answer, if it gets one.
+    /// The call of its method.
+    ///
+    /// # Errors
+    /// Its answer, if it gets one, where the agent answers by itself or refuses the parameters.
+    pub(super) fn call(&self, desk: Desk<'_>, began: Instant) -> Result<Call, Option<Vec<u8>>> {
+        let outcome = match self.called {
+            Called::Method(callee) => Call::read(self, callee, began).map(Ok),
+            Called::Discover(port) => object(self.params)
+                .and_then(|params| self.check_names(params, &[]))
+                .map(|()| Err(self.success_of(discover::document(port)))),
+        };
+        outcome.unwrap_or_else(|refusal| Err(self.refuse(desk, Kind::Params, refusal.text, began)))
+    }
+
+    /// Carries it out on this thread, where a panic ends this call alone; its answer, if it gets one. What a panic
+    /// leaves half-changed is the pool's own affair, as for the handlers.
     ///
     /// # Blocking
     /// Up to the deadline of its method.
-    pub(super) fn carry_out(&self, began: Instant) -> Option<Vec<u8>> {
-        let outcome = match self.called {
-            Called::Method(callee) => self.desk.dispatch(self, callee, began),
-            Called::Discover(port) => object(self.params)
-                .and_then(|params| self.check_names(params, &[]))
-                .map(|()| self.success_of(discover::document(port))),
+    pub(super) fn carry_out(&self, desk: Desk<'_>, began: Instant) -> Option<Vec<u8>> {
+        let carry_out = || match self.call(desk, began) {
+            Ok(call) => desk.wait_and_carry_out(call),
+            Err(answer) => answer,
         };
-        outcome.unwrap_or_else(|refusal| self.refuse(Kind::Params, refusal.text, began))
-    }
-
-    /// The same where a panic is to end this call alone. What it leaves half-changed is the pool's own
-    /// affair, as for the handlers.
-    pub(super) fn carry_out_guarded(&self, began: Instant) -> Option<Vec<u8>> {
-        let answer = panic::catch_unwind(AssertUnwindSafe(|| self.carry_out(began)));
-        answer.unwrap_or_else(|_| {
+        panic::catch_unwind(AssertUnwindSafe(carry_out)).unwrap_or_else(|_| {
             log::error!("{} panicked", self.name());
             self.fail(&Failure::new(Kind::Internal, "see the agent's log"))
         })
     }
 
     /// Answers that its method is not called, and writes that down.
-    pub(super) fn refuse(&self, kind: Kind, why: String, began: Instant) -> Option<Vec<u8>> {
+    pub(super) fn refuse(
+        &self,
+        desk: Desk<'_>,
+        kind: Kind,
+        why: String,
+        began: Instant,
+    ) -> Option<Vec<u8>> {
         if let Called::Method(callee) = self.called {
-            self.desk.refused(callee, &why, began);
+            desk.refused(callee, &why, began);
         }
         self.fail(&Failure::new(kind, why))
     }
 
     /// The same where the method may be called later.
-    pub(super) fn refuse_busy(&self, why: &str, began: Instant) -> Option<Vec<u8>> {
+    pub(super) fn refuse_busy(&self, desk: Desk<'_>, why: &str, began: Instant) -> Option<Vec<u8>> {
         if let Called::Method(callee) = self.called {
-            self.desk.refused(callee, why, began);
+            desk.refused(callee, why, began);
         }
         self.fail(&Failure::busy(why))
     }
 
     /// The answer of this failure.
     pub(super) fn fail(&self, failure: &Failure) -> Option<Vec<u8>> {
-        self.id.as_ref().map(|id| failure.answer(Some(id)))
+        encoder::fail(self.id.as_ref(), failure)
     }
 
     /// The answer in place of one that there is no room for in memory.
     pub(super) fn without_room(&self) -> Option<Vec<u8>> {
-        let is_change =
-            matches!(self.called, Called::Method(callee) if callee.entry.1 == Effect::Changes);
-        let why = "too many bytes of requests and answers";
-        self.fail(&match is_change {
-            true => Failure::new(Kind::TooLarge, format!("done, but the answer is omitted: {why}")),
-            false => Failure::busy(why),
-        })
+        let changes = matches!(self.called, Called::Method(callee) if callee.changes());
+        self.encoder().without_room(changes)
     }
 
     /// The name of its method, with the service's.
@@ -187,33 +187,14 @@ impl<'a> Call<'a> {
 
     /// The answer with a result that was written before.
     fn success_of(&self, result: &[u8]) -> Option<Vec<u8>> {
-        self.answer_with(result.len() + 256, &|out| {
+        encoder::success(self.id.as_ref(), result.len() + 256, &|out| {
             out.extend_from_slice(result);
             Ok(())
         })
     }
-
-    fn success(&self, write: Writer<'_>) -> Option<Vec<u8>> {
-        // The answer is mostly the request's guest again, so this is rarely grown.
-        self.answer_with(1024, write)
-    }
-
-    fn answer_with(&self, capacity: usize, write: Writer<'_>) -> Option<Vec<u8>> {
-        let id = self.id.as_ref()?;
-        let mut out = Vec::with_capacity(capacity);
-        out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"result\":");
-        if let Err(error) = write(&mut out) {
-            let why = format!("cannot write the answer as JSON: {error}");
-            return self.fail(&Failure::new(Kind::Internal, why));
-        }
-        out.extend_from_slice(b",\"id\":");
-        out.extend_from_slice(id.as_json().as_bytes());
-        out.push(b'}');
-        Some(out)
-    }
 }
 
-impl Asked for Call<'_> {
+impl Asked for Request<'_> {
     fn params(&self, known: &[&str]) -> Result<Option<&RawValue>, Refusal> {
         let object = object(self.params)?;
         // What a job asks for was checked when it was taken, by the rules of its caller's path.
@@ -251,11 +232,8 @@ impl Asked for Call<'_> {
         }
     }
 
-    fn answer(&self, outcome: Result<Writer<'_>, &Error>, subject: &Subject) -> Option<Vec<u8>> {
-        match outcome {
-            Ok(write) => self.success(write),
-            Err(error) => self.fail(&Failure::of(error, subject)),
-        }
+    fn encoder(&self) -> Encoder {
+        Encoder::V2(self.id.clone())
     }
 }
 
@@ -272,11 +250,6 @@ fn object(params: Option<&RawValue>) -> Result<Option<&RawValue>, Refusal> {
         [one] => Ok(Some(one).filter(|one| one.get() != "null")),
         _ => refuse(format!("{} parameters by position; at most one is allowed", elements.len())),
     }
-}
-
-/// An object's members.
-pub(in crate::rpc) fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, Refusal> {
-    serde_json::from_str(object.get()).map_err(|error| Refusal { text: without_place(&error) })
 }
 
 fn refuse<T>(text: String) -> Result<T, Refusal> {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::errors::TABLE;
 use crate::os::memory;
-use crate::rpc::jobs::ASYNC;
+use crate::rpc::as_job::ASYNC;
 use crate::rpc::json;
 use crate::rpc::table::Effect;
 use crate::rpc::{Callee, Service};

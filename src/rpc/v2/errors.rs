@@ -14,7 +14,7 @@ use crate::{jobs, journal, pool, storage};
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::rpc) enum Kind {
     Parse,
     Request,
     Method,
@@ -293,7 +293,7 @@ impl Kind {
 
 /// An error as it is answered.
 #[derive(Debug, Serialize)]
-pub(super) struct Failure {
+pub(in crate::rpc) struct Failure {
     code: i32,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -312,13 +312,13 @@ struct Data {
 
 impl Failure {
     /// An error that no method was called for.
-    pub(super) fn new(kind: Kind, why: impl Into<String>) -> Self {
+    pub(in crate::rpc) fn new(kind: Kind, why: impl Into<String>) -> Self {
         let row = kind.row();
         Self { code: row.code, message: format!("{}: {}", row.name, why.into()), data: None }
     }
 
     /// A refusal of what may succeed later, though nobody changes anything.
-    pub(super) fn busy(why: &str) -> Self {
+    pub(in crate::rpc) fn busy(why: &str) -> Self {
         let data = Data {
             libvirt_code: None,
             libvirt_domain: None,
@@ -329,7 +329,7 @@ impl Failure {
     }
 
     /// A method's error, in plain words.
-    pub(super) fn of(error: &Error, subject: &Subject) -> Self {
+    pub(in crate::rpc) fn of(error: &Error, subject: &Subject) -> Self {
         let row = Kind::of(error).row();
         let libvirt = of_libvirt(error);
         let data = Data {
@@ -350,7 +350,7 @@ impl Failure {
     }
 
     /// The error alone.
-    pub(super) fn json(&self) -> Box<RawValue> {
+    pub(in crate::rpc) fn json(&self) -> Box<RawValue> {
         let mut out = Vec::new();
         json::write(&mut out, self).expect("an error has a JSON form");
         let text = String::from_utf8(out).expect("JSON is text");
@@ -358,7 +358,7 @@ impl Failure {
     }
 
     /// The whole answer to the request of this id.
-    pub(super) fn answer(&self, id: Option<&Id>) -> Vec<u8> {
+    pub(in crate::rpc) fn answer(&self, id: Option<&Id>) -> Vec<u8> {
         let mut out = b"{\"jsonrpc\":\"2.0\",\"error\":".to_vec();
         json::write(&mut out, self).expect("an error has a JSON form");
         out.extend_from_slice(b",\"id\":");

@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use serde_json::value::RawValue;
 
-use super::call::{Call, members};
+use super::call::Request;
 use super::errors::{Failure, Kind};
 use crate::jobs::{Begun, Outcome};
 use crate::ops::Error;
+use crate::rpc::dispatch::Desk;
+use crate::rpc::envelope::members;
 use crate::rpc::subject::Subject;
-use crate::rpc::{Callee, Desk};
+use crate::rpc::table::Callee;
 
 /// Carries a job out; its deadline counts from now. `None` for a method that there is no more.
 ///
@@ -24,8 +26,8 @@ pub(in crate::rpc) fn carry_out_job(
         return Outcome::Failed(Failure::new(Kind::Method, begun.method.as_str()).json());
     };
     let id = begun.id();
-    let call = Call::of_job(desk, callee, &begun.request.params, &id);
-    let answer = call.carry_out_guarded(Instant::now()).unwrap_or_default();
+    let request = Request::of_job(callee, &begun.request.params, &id);
+    let answer = request.carry_out(desk, Instant::now()).unwrap_or_default();
     let answer = String::from_utf8(answer).ok().and_then(|it| RawValue::from_string(it).ok());
     let members = answer.as_deref().and_then(|answer| members(answer).ok()).unwrap_or_default();
     match (members.get("result"), members.get("error")) {

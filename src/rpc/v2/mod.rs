@@ -14,53 +14,85 @@
 mod batch;
 mod call;
 mod discover;
-mod errors;
+pub(super) mod errors;
 mod job;
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::value::RawValue;
 
 use crate::config::BATCH_CALLS_MAX;
 use crate::ops::Libvirt;
+use crate::pool::Ration;
+use crate::rpc::audit::{Audit, Behalf, Inbound};
+use crate::rpc::call::{Call, share};
+use crate::rpc::dispatch::{Desk, dispatch, with_permit};
 use crate::rpc::envelope::{check_depth, without_lone_surrogates};
-use crate::rpc::{Behalf, Desk, Service, give_back_after};
+use crate::rpc::table::Service;
+use crate::rpc::{Answer, Answered, LARGE_BYTES, give_back_after};
 #[cfg(any(test, fuzzing))]
 pub(crate) use call::fuzz::calls as fuzz_calls;
 pub(super) use job::{carry_out_job, failed};
 
-use call::Call;
-pub(super) use call::members;
+use call::Request;
 use errors::{Failure, Kind};
 
-/// Carries out what is in `body`, a request or a batch of them, for methods of `service`: the
-/// answer, or nothing where only notifications were in it. Calls that change something are audited,
-/// also those that are refused.
+/// Carries out what is in `body`, a request or a batch of them, for methods of `service`, and hands the answer to
+/// `then`, at once or later: none where only notifications were in it. Calls that change something are audited, also
+/// those that are refused.
 ///
 /// # Blocking
 /// As [`answer`](crate::rpc::answer) for one call; for a batch up to twice that, as none of its
 /// calls is begun after the deadline for changes.
-pub fn answer(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_>) -> Answered {
-    let desk = Desk::new(agent, by);
-    let mut answered = match message(body, |message| carry_out(desk, service, message)) {
-        Ok(answered) => answered,
-        Err(failure) => failure.into(),
+pub fn answer<I: Inbound + 'static>(
+    agent: &Arc<Libvirt>,
+    audit: &Arc<Audit>,
+    service: Service,
+    body: &[u8],
+    inbound: I,
+    then: impl FnOnce(I, Answered) + Send + 'static,
+) {
+    let is_large = body.len() > LARGE_BYTES;
+    let then = move |inbound, mut answered: Answered| {
+        if let Answer::Result(line) = &mut answered.answer {
+            line.push(b'\n');
+        }
+        then(inbound, answered);
+        give_back_after(is_large);
     };
-    answered.answer.iter_mut().for_each(|answer| answer.push(b'\n'));
-    give_back_after(body);
-    answered
-}
-
-/// What comes of one body.
-pub struct Answered {
-    /// The method that was called, with its service: none for a batch, each call of which is logged
-    /// by itself, and where nobody knows it.
-    pub method: Option<String>,
-    /// What goes back, if anything does.
-    pub answer: Option<Vec<u8>>,
+    let by = Behalf { caller: inbound.caller(), audit, inbound: Some(&inbound) };
+    let began = by.arrived();
+    let read = message(body, |message| read(Desk { agent, by }, service, message, began));
+    match read.unwrap_or_else(|failure| Read::Answered(failure.into())) {
+        Read::Answered(answered) => then(inbound, answered),
+        Read::Call(call) => {
+            let (callee, encoder) = (call.callee, call.encoder.clone());
+            dispatch(agent, audit, *call, inbound, move |inbound, answer| {
+                let has_room = answer.as_ref().is_none_or(|it| inbound.reserve_answer(it.len()));
+                let answer = if has_room { answer } else { encoder.without_room(callee.changes()) };
+                let method = Some(callee.full_name());
+                then(inbound, Answered { method, answer: answer.into() });
+            });
+        }
+        Read::Batch(members) => {
+            let user = inbound.caller().share();
+            let share = share(Ration::Batch, user, &format!("{user:?}"));
+            let (batch_agent, audit) = (Arc::clone(agent), Arc::clone(audit));
+            with_permit(agent, Some(share), (None, "a batch"), inbound, move |inbound, permit| {
+                let by =
+                    Behalf { caller: inbound.caller(), audit: &audit, inbound: Some(&inbound) };
+                let desk = Desk { agent: &batch_agent, by };
+                let answer = batch::carry_out(desk, service, &members, permit, began);
+                then(inbound, Answered { method: None, answer: answer.into() });
+            });
+        }
+    }
 }
 
 impl From<Failure> for Answered {
     fn from(failure: Failure) -> Self {
-        Self { method: None, answer: Some(failure.answer(None)) }
+        Self { method: None, answer: Answer::Result(failure.answer(None)) }
     }
 }
 
@@ -74,29 +106,36 @@ fn message<T>(body: &[u8], then: impl FnOnce(&RawValue) -> T) -> Result<T, Failu
     Ok(then(message))
 }
 
-fn carry_out(desk: Desk<'_>, port: Service, message: &RawValue) -> Answered {
-    let began = desk.by.arrived();
+/// What is in a body.
+enum Read {
+    /// Nothing that is to be carried out.
+    Answered(Answered),
+    Call(Box<Call>),
+    Batch(Vec<Box<RawValue>>),
+}
+
+fn read(desk: Desk<'_>, port: Service, message: &RawValue, began: Instant) -> Read {
     if !message.get().starts_with('[') {
-        return match Call::read(desk, port, message, began) {
-            Ok(call) => {
-                let answer = call.carry_out(began);
-                let has_room = answer.as_ref().is_none_or(|it| desk.by.reserve_answer(it.len()));
-                let answer = if has_room { answer } else { call.without_room() };
-                Answered { method: Some(call.name()), answer }
+        let request = match Request::read(desk, port, message, began) {
+            Ok(request) => request,
+            Err(answer) => return Read::Answered(Answered { method: None, answer: answer.into() }),
+        };
+        return match request.call(desk, began) {
+            Ok(call) => Read::Call(Box::new(call)),
+            Err(answer) => {
+                let method = Some(request.name());
+                Read::Answered(Answered { method, answer: answer.into() })
             }
-            Err(answer) => Answered { method: None, answer },
         };
     }
-    let members: Vec<&RawValue> = match serde_json::from_str(message.get()) {
+    let members: Vec<Box<RawValue>> = match serde_json::from_str(message.get()) {
         Ok(members) => members,
-        Err(error) => return Failure::new(Kind::Parse, error.to_string()).into(),
+        Err(error) => return Read::Answered(Failure::new(Kind::Parse, error.to_string()).into()),
     };
-    let refuse = |why: String| Failure::new(Kind::Request, why).into();
+    let refuse = |why: String| Read::Answered(Failure::new(Kind::Request, why).into());
     match members.len() {
         0 => refuse("the batch is empty".to_owned()),
-        1..=BATCH_CALLS_MAX => {
-            Answered { method: None, answer: batch::carry_out(desk, port, &members, began) }
-        }
+        1..=BATCH_CALLS_MAX => Read::Batch(members),
         many => refuse(format!("the batch has {many} calls; the limit is {BATCH_CALLS_MAX}")),
     }
 }

@@ -10,7 +10,7 @@ use std::thread;
 
 use crossbeam_channel::{bounded, unbounded};
 use mistify_libvirt::config::{HttpLimits, SocketConfig};
-use mistify_libvirt::http::{Front, RequestContext};
+use mistify_libvirt::http::{Front, Responder};
 use rouille::{Request, Response, ResponseBody};
 
 use super::{
@@ -93,10 +93,10 @@ fn unix_caller_that_has_left_is_not_served() {
     front.bind_unix(&SocketConfig { path: path.clone(), group: None }).unwrap();
     let address = front.local_addresses()[0];
     let ((enter, entered), (open, opened)) = (unbounded(), unbounded::<()>());
-    let handler = move |request: &Request, _: &RequestContext<'_>| {
+    let handler = move |request: &Request, responder: Responder| {
         enter.send(request.raw_url().to_owned()).unwrap();
         opened.recv_timeout(PATIENCE).unwrap();
-        echo(request)
+        responder.send(echo(request));
     };
     let service = Service { running: front.start(Arc::new(handler)).unwrap(), address };
     let mut first = service.connect();

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mistify_libvirt::config::SocketConfig;
 use mistify_libvirt::config::fixed::FIRST_REQUEST;
-use mistify_libvirt::http::{Front, RequestContext, Running};
+use mistify_libvirt::http::{Front, Responder, Running};
 use rouille::{Response, ResponseBody};
 
 use super::{
@@ -29,8 +29,9 @@ fn an_address_in_use_is_named() {
 fn every_address_is_served() {
     let front = Front::bind(&[any_port(), any_port()], patient()).unwrap();
     let addresses = front.local_addresses();
-    let running =
-        front.start(Arc::new(|request: &_, _: &RequestContext<'_>| echo(request))).unwrap();
+    let running = front
+        .start(Arc::new(|request: &_, responder: Responder| responder.send(echo(request))))
+        .unwrap();
     let mut service = Service { running, address: addresses[0] };
     assert_eq!(service.status_of(GET), 200);
     service.address = addresses[1];
@@ -127,8 +128,9 @@ fn a_stop_cuts_off_nobody_who_has_connected_to_its_socket() {
     for _ in 0..40 {
         let mut front = Front::bind(&[], patient()).unwrap();
         front.bind_unix(&SocketConfig { path: path.clone(), group: None }).unwrap();
-        let running =
-            front.start(Arc::new(|request: &_, _: &RequestContext<'_>| echo(request))).unwrap();
+        let running = front
+            .start(Arc::new(|request: &_, responder: Responder| responder.send(echo(request))))
+            .unwrap();
         stop_under_load(running, || UnixStream::connect(&path));
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mistify_libvirt::config::HttpLimits;
-use mistify_libvirt::http::{Front, Reason, RequestContext, Running};
+use mistify_libvirt::http::{Front, Reason, Responder, Running};
 use rouille::{Request, Response};
 
 use crate::support;
@@ -56,7 +56,9 @@ where
     let address = front.local_addresses()[0];
     Service {
         running: front
-            .start(Arc::new(move |request: &Request, _: &RequestContext<'_>| handler(request)))
+            .start(Arc::new(move |request: &Request, responder: Responder| {
+                responder.send(handler(request))
+            }))
             .unwrap(),
         address,
     }

@@ -1,43 +1,47 @@
-//! What is answered past the handlers.
+//! Requests that the front begins itself, and requests that are answered later, by any thread.
 
 use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use mistify_libvirt::config::HttpLimits;
-use mistify_libvirt::http::{Front, Reply, RequestContext};
+use mistify_libvirt::http::{Front, Responder};
+use mistify_libvirt::rpc::Inbound;
 use rouille::Response;
 
 use super::{GET, PATIENCE, Service, any_port, patient, wait_until};
 
-/// A service whose shortcut takes what begins with `/short`, and hands the replies out here; it
-/// panics before it takes `/panic`, and after it has taken `/short/panic`. A handler has `/wait` until
-/// `/short/go-on` is taken.
-fn serve(limits: HttpLimits) -> (Service, Receiver<Reply>) {
+/// A service whose front begins what begins with `/short`, and hands the responders of these out here. It panics at
+/// `/short/panic`. `/short/block` goes on by a handler, as does a request that is not short. A handler has `/wait` until
+/// `/short/go-on` has come.
+fn serve(limits: HttpLimits) -> (Service, Receiver<Responder>) {
     let mut front = Front::bind(&[any_port()], limits).unwrap();
     let address = front.local_addresses()[0];
-    let (replies, taken) = unbounded();
+    let (responders, taken) = unbounded();
     let (go_on, told) = unbounded();
-    front.offer_to(Arc::new(move |request, _, take| {
-        assert_ne!(request.target, "/panic", "on purpose");
-        if !request.target.starts_with("/short") {
-            return;
-        }
-        let reply = take();
-        assert_ne!(request.target, "/short/panic", "on purpose");
-        if request.target == "/short/go-on" {
+    front.begin_short(Arc::new(|request| request.target.starts_with("/short")));
+    let handler = move |request: &rouille::Request, responder: Responder| {
+        let target = request.raw_url().to_owned();
+        assert_ne!(target, "/short/panic", "on purpose");
+        if target == "/short/go-on" {
             go_on.send(()).unwrap();
         }
-        replies.send(reply).unwrap();
-    }));
-    let handler = move |request: &rouille::Request| {
-        if request.raw_url() == "/wait" {
-            told.recv_timeout(PATIENCE).unwrap();
+        if target.starts_with("/short") && target != "/short/block" {
+            return responders.send(responder).unwrap();
         }
-        Response::text(format!("handler {}", request.raw_url()))
+        let told = told.clone();
+        responder.on_handler(move |responder| {
+            if target == "/wait" {
+                told.recv_timeout(PATIENCE).unwrap();
+            }
+            let thread = thread::current().name().unwrap_or_default().to_owned();
+            let is_handler =
+                thread.strip_prefix("http-").is_some_and(|it| it.parse::<u8>().is_ok());
+            assert!(is_handler, "{thread}");
+            responder.send(Response::text(format!("handler {target}")));
+        });
     };
-    let running =
-        front.start(Arc::new(move |request: &_, _: &RequestContext<'_>| handler(request))).unwrap();
+    let running = front.start(Arc::new(handler)).unwrap();
     (Service { running, address }, taken)
 }
 
@@ -45,7 +49,7 @@ fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
 
-fn next(taken: &Receiver<Reply>) -> Reply {
+fn next(taken: &Receiver<Responder>) -> Responder {
     taken.recv_timeout(PATIENCE).unwrap()
 }
 
@@ -60,8 +64,9 @@ fn what_it_takes_is_answered_from_any_thread_and_the_rest_by_a_handler() {
         let answer = client.answer();
         assert_eq!((answer.status, answer.body.as_str()), (200, "later"));
         assert_eq!(client.ask(get("/long")).body, "handler /long");
+        assert_eq!(client.ask(get("/short/block")).body, "handler /short/block");
     }
-    assert_eq!(service.running.counters().requests, 6, "each is counted once");
+    assert_eq!(service.running.counters().requests, 9, "each is counted once");
 }
 
 #[test]
@@ -119,13 +124,12 @@ fn a_reply_that_nobody_sends_is_500_without_a_word() {
 }
 
 #[test]
-fn a_panic_leaves_the_request_to_a_handler_or_where_it_was_taken_is_500() {
+fn a_panic_on_the_fronts_thread_is_500() {
     let (service, _taken) = serve(patient());
     let mut client = service.connect();
-    assert_eq!(client.ask(get("/panic")).body, "handler /panic");
     assert_eq!(client.ask(get("/short/panic")).status, 500);
-    assert_eq!(client.ask(GET).status, 200);
-    assert_eq!(service.running.counters().panics, 2);
+    assert_eq!(client.ask(get("/short/block")).body, "handler /short/block");
+    assert_eq!(service.running.counters().panics, 1);
 }
 
 #[test]

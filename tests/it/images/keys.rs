@@ -20,7 +20,7 @@ fn call(agent: &Libvirt, method: &str, params: &Value) -> String {
         if method.starts_with("Libvirt.") { Service::Libvirt } else { Service::ImageStore };
     let caller = Caller { origin: Origin::Socket, peer: None };
     let by = Behalf { caller: &caller, audit: &Audit::default(), inbound: None };
-    match rpc::answer(agent, service, request.to_string().as_bytes(), by).answer {
+    match rpc::answer_here(agent, service, request.to_string().as_bytes(), by) {
         Answer::Result(answer) => {
             let answer: Value = serde_json::from_slice(&answer).expect("JSON");
             answer["error"].as_str().unwrap_or_default().to_owned()

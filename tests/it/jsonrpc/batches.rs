@@ -176,7 +176,7 @@ fn health_needs_neither_a_handler_nor_room() {
     let mut config = InProcess::config();
     config.http.handlers = 1;
     config.http.held_bytes = config.http.answer_bytes + 3000;
-    let inside = InProcess::start_with_shortcuts(&config);
+    let inside = InProcess::start(&config);
     let hold = inside.occupy(Lane::Control);
     let kept = send(inside.address, &changes("nobody", 1)[0]);
     wait_until("the one handler waits", PATIENCE, || inside.queued(Lane::Control) == 1);

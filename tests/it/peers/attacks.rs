@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mistify_libvirt::config::{CallerConfig, HttpLimits};
-use mistify_libvirt::http::{Access, Front, RequestContext};
+use mistify_libvirt::http::{Access, Front, Responder};
 use rouille::{Request, Response};
 use serde_json::json;
 
@@ -68,7 +68,7 @@ fn a_user_has_a_share_of_connections() {
     let mut front = Front::bind(&[anywhere], limits).expect("a free port");
     front.admit(Access::new(&config).expect("users by number"));
     let place = front.local_addresses()[0].to_string();
-    let handler = |_: &Request, _: &RequestContext<'_>| Response::text("well");
+    let handler = |_: &Request, responder: Responder| responder.send(Response::text("well"));
     let running = front.start(Arc::new(handler)).expect("threads");
     let mut words = Vec::new();
     for user in users.iter().map(String::as_str).chain(["0"]) {

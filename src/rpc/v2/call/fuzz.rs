@@ -9,8 +9,10 @@ use super::*;
 use crate::config::BATCH_CALLS_MAX;
 use crate::ops::Libvirt;
 use crate::os::peer::{Caller, Origin};
+use crate::rpc::json::{self, Writer};
+use crate::rpc::subject::Subject;
 use crate::rpc::v2::{self, errors::TABLE};
-use crate::rpc::{Audit, Behalf, json};
+use crate::rpc::{Answer, Answered, Audit, Behalf};
 
 /// Members of the requests of `GuestRequest`.
 const KNOWN: &[&str] = &["guest", "args"];
@@ -25,16 +27,14 @@ pub(crate) fn calls(data: &[u8]) {
     });
     let caller = Caller { origin: Origin::Socket, peer: None };
     let audit = Audit::default();
-    let desk = Desk::new(agent, Behalf { caller: &caller, audit: &audit, inbound: None });
+    let desk = Desk { agent, by: Behalf { caller: &caller, audit: &audit, inbound: None } };
     for port in [Service::Libvirt, Service::ImageStore] {
         let ids = v2::message(data, |message| body(desk, port, message));
         // No method is called: what one does is not what this is about.
         let Some(ids) = ids.unwrap_or_else(|_| Some(vec!["null".to_owned()])) else { continue };
-        let answered = v2::answer(agent, port, data, desk.by);
-        let answers = answered.answer.map(|answer| {
-            let (end, line) = answer.split_last().expect("it is not empty");
-            assert!(*end == b'\n' && !line.contains(&b'\n'), "one line");
-            String::from_utf8(line.to_owned()).expect("it is text")
+        let answers = answers(desk, port, data).map(|line| {
+            assert!(!line.contains(&b'\n'), "one line");
+            String::from_utf8(line).expect("it is text")
         });
         let Some(answers) = answers else {
             assert!(ids.is_empty(), "no answer to {ids:?}");
@@ -46,6 +46,18 @@ pub(crate) fn calls(data: &[u8]) {
         };
         let answered: Vec<&str> = answers.into_iter().map(answer).collect();
         assert_eq!(answered, ids);
+    }
+}
+
+/// The answer to a body that calls no method.
+fn answers(desk: Desk<'_>, port: Service, data: &[u8]) -> Option<Vec<u8>> {
+    let began = Instant::now();
+    let read = v2::message(data, |message| v2::read(desk, port, message, began));
+    match read.unwrap_or_else(|failure| v2::Read::Answered(failure.into())) {
+        v2::Read::Answered(Answered { answer: Answer::Result(line), .. }) => Some(line),
+        v2::Read::Answered(_) => None,
+        v2::Read::Batch(members) => v2::batch::carry_out(desk, port, &members, Ok(None), began),
+        v2::Read::Call(call) => panic!("no method is called: {}", call.callee.full_name()),
     }
 }
 
@@ -65,7 +77,7 @@ fn body(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>
 
 /// The id of the answer to a request, if it gets one; `None` where a method is called.
 fn request(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>> {
-    let read = Call::read(desk, port, message, Instant::now());
+    let read = Request::read(desk, port, message, Instant::now());
     // Numbers that are no f64 are none to this reader, and so is what nests deeper than it goes.
     if let Ok(value) = serde_json::from_str::<Value>(message.get()) {
         same(port, &value, &read);
@@ -75,7 +87,8 @@ fn request(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<Stri
         Err(answered) => return Some(answered.iter().map(|it| id(it)).collect()),
     };
     let failed = call.fail(&Failure::new(Kind::Internal, "a \"line\"\n<of> text"));
-    let succeeded = call.success(&|out| json::write(out, &"a \"line\"\n<of> text"));
+    let write: Writer<'_> = &|out| json::write(out, &"a \"line\"\n<of> text");
+    let succeeded = call.encoder().answer(Ok(write), &Subject::default());
     let ids = |answer: &Option<Vec<u8>>| answer.iter().map(|it| id(it)).collect::<Vec<_>>();
     let expected: Vec<String> = call.id.iter().map(|id| id.as_json().to_owned()).collect();
     assert_eq!((ids(&failed), ids(&succeeded)), (expected.clone(), expected.clone()));
@@ -87,7 +100,7 @@ fn request(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<Stri
 }
 
 /// What was read is what another reader sees.
-fn same(port: Service, value: &Value, read: &Result<Call<'_>, Option<Vec<u8>>>) {
+fn same(port: Service, value: &Value, read: &Result<Request<'_>, Option<Vec<u8>>>) {
     let member = |name: &str| value.get(name);
     let is_id = |it: &Value| it.is_string() || it.is_number() || it.is_null();
     let is_request = member("jsonrpc") == Some(&Value::from("2.0"))
@@ -121,7 +134,7 @@ fn same(port: Service, value: &Value, read: &Result<Call<'_>, Option<Vec<u8>>>) 
 }
 
 /// The parameters of a call of a method, and when it is to be carried out.
-fn parameters(call: &Call<'_>) {
+fn parameters(call: &Request<'_>) {
     let (Ok(params), when) = (call.params(KNOWN), call.when()) else { return };
     let sent = call.params.map(|sent| serde_json::from_str::<Value>(sent.get()));
     let Ok(sent) = sent.transpose() else { return };

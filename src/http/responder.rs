@@ -1,0 +1,258 @@
+//! The answer to one request: who waits for it, what it may take of the memory, and how it is sent.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use super::exchange::{self, Answer, Exchange, Then};
+use super::request::{Persistence, Request, Version};
+use super::respond::{self, EncodeError, Encoded, Wanted};
+use super::shared::Shared;
+use super::stream;
+use super::tally::{NO_ROOM, Refusal};
+use crate::os::peer::Caller;
+use crate::rpc::Inbound;
+use crate::threads::{Queue, Reservation};
+
+/// What an element of a JSON text may take when it is parsed, in bytes: `{},` becomes a NIC of some 200.
+const ELEMENT_BYTES: usize = 256;
+
+/// A request on its way to a handler: one that has arrived, or one whose call goes on.
+pub(super) struct Task {
+    pub(super) responder: Responder,
+    /// What a handler does with it.
+    pub(super) then: Box<dyn FnOnce(Responder) + Send>,
+}
+
+/// Sends the answer to one request. Dropped without it, the answer is 500 without a word.
+pub struct Responder {
+    exchange: Arc<Exchange>,
+    shared: Arc<Shared>,
+    /// The queue of the handlers, which take the request up where this thread may not block.
+    handlers: Arc<Queue<Task>>,
+    arrived: Instant,
+    /// Method and target, for log lines.
+    line: Arc<str>,
+    /// Bytes that the request takes while it is copied, parsed, and kept as long as its call waits.
+    request_bytes: usize,
+    version: Version,
+    persistence: Persistence,
+    wanted: Wanted,
+    /// Memory for the request, and for the answer until it is sent.
+    reservation: Reservation,
+    may_block: bool,
+    has_waited: bool,
+    /// Set once the caller was found to be disconnected.
+    is_abandoned: AtomicBool,
+    is_sent: bool,
+}
+
+impl Responder {
+    /// The responder of a request that has arrived by now, for a thread that may not block.
+    pub(super) fn new(
+        request: &Request,
+        exchange: &Arc<Exchange>,
+        shared: &Arc<Shared>,
+        handlers: &Arc<Queue<Task>>,
+        (reservation, arrived): (Reservation, Instant),
+    ) -> Self {
+        let elements = request.body.iter().filter(|byte| **byte == b',').count();
+        let request_bytes = elements.saturating_mul(ELEMENT_BYTES) + 4 * request.body.len();
+        Self {
+            exchange: Arc::clone(exchange),
+            shared: Arc::clone(shared),
+            handlers: Arc::clone(handlers),
+            arrived,
+            line: format!("{} {}", request.method, request.target).into(),
+            request_bytes,
+            version: request.version,
+            persistence: request.persistence,
+            wanted: if request.method == "HEAD" { Wanted::Head } else { Wanted::All },
+            reservation,
+            may_block: false,
+            has_waited: false,
+            is_abandoned: AtomicBool::new(false),
+            is_sent: false,
+        }
+    }
+
+    /// The caller, as the kernel names it.
+    pub fn caller(&self) -> &Caller {
+        &self.exchange.caller
+    }
+
+    /// Method and target.
+    pub(super) fn line(&self) -> Arc<str> {
+        Arc::clone(&self.line)
+    }
+
+    /// Sends what the socket takes at once; the front sends the rest.
+    pub fn send(mut self, response: rouille::Response) {
+        let limits = &self.shared.limits;
+        // A short answer is mostly sent at once, and that of the agent's health must not be refused.
+        let room = |bytes| bytes <= limits.answer_bytes || self.reservation.grow_to(bytes);
+        let manner = (self.version, self.persistence());
+        let encoded = respond::encode(response, self.wanted, manner, limits.response_bytes, room);
+        match encoded {
+            Ok(encoded) => self.deliver(encoded),
+            Err(EncodeError::NoRoom) => self.deliver(self.refusal(&NO_ROOM)),
+            Err(EncodeError::Unusable(error)) => {
+                log::error!("cannot answer {}: unusable response: {error}", self.line);
+            }
+        }
+    }
+
+    /// Goes on with a handler's thread, which may block, once there is memory for the request, and for the answer of
+    /// a change, which must not be lost once the change is done. That answer is the guest of the request and what
+    /// the agent adds. A longer one is that of a read, which can be refused.
+    ///
+    /// None where there is no room, or the caller has disconnected: nobody would learn the outcome, that of a change
+    /// above all.
+    pub(super) fn on_handler_thread(mut self) -> Option<Self> {
+        let bytes = self.request_bytes.saturating_add(self.shared.limits.answer_bytes);
+        if !self.reservation.grow_to(bytes) {
+            self.deliver(self.refusal(&NO_ROOM));
+            return None;
+        }
+        if self.is_abandoned() {
+            self.close();
+            return None;
+        }
+        self.may_block = true;
+        Some(self)
+    }
+
+    /// Closes the connection of a caller that has disconnected.
+    fn close(mut self) {
+        self.shared.log_abandoned(&self.line, self.caller());
+        self.is_sent = true;
+        self.finish(Answer::close());
+    }
+
+    /// Asked late: what led to the answer may have taken long.
+    fn persistence(&self) -> Persistence {
+        if self.shared.is_stopping() { Persistence::Close } else { self.persistence }
+    }
+
+    /// Sends what the socket takes at once and leaves the rest to the front.
+    fn deliver(&mut self, encoded: Encoded) {
+        self.is_sent = true;
+        let (exchange, shared, reservation) = (&self.exchange, &self.shared, &self.reservation);
+        let Encoded { mut bytes, mut persistence, stream } = encoded;
+        if let Some(streamed) = stream {
+            match stream::start(exchange, shared, bytes, streamed) {
+                Ok(()) => return,
+                Err(refusal) => Encoded { bytes, persistence, .. } = self.refusal(&refusal),
+            }
+        }
+        let at = Instant::now();
+        let mut then = match persistence {
+            Persistence::Close => Then::Close,
+            Persistence::Implied | Persistence::Asked => Then::KeepOpen,
+        };
+        // What led to the answer is freed, and the caller may send its next request as soon as it has this.
+        reservation.shrink_to(bytes.len());
+        match exchange::send(&exchange.stream, &bytes) {
+            Ok(sent) => drop(bytes.drain(..sent)),
+            Err(error) => {
+                let caller = self.caller();
+                log::debug!("{caller} disconnected before its response was sent: {error}");
+                bytes.clear();
+                then = Then::Close;
+            }
+        }
+        bytes.shrink_to_fit();
+        if !reservation.grow_to(bytes.len()) {
+            // A request that no handler had has reserved nothing. Its answer is short, and its caller does not read.
+            shared.tally.count_refusal(NO_ROOM.reason);
+            (bytes, then) = (Vec::new(), Then::Close);
+        }
+        reservation.shrink_to(bytes.len());
+        let reservation = (!bytes.is_empty()).then(|| reservation.take());
+        self.finish(Answer { at, unsent: bytes, then, reservation });
+    }
+
+    /// The last word to the front.
+    fn finish(&self, answer: Answer) {
+        if self.exchange.finish(answer) {
+            self.shared.waker.wake();
+        }
+    }
+
+    /// The refusal in place of an answer.
+    fn refusal(&self, refusal: &Refusal) -> Encoded {
+        self.shared.tally.count_refusal(refusal.reason);
+        let bytes = respond::encode_refusal(refusal, self.version);
+        Encoded { bytes, persistence: Persistence::Close, stream: None }
+    }
+}
+
+impl Inbound for Responder {
+    fn caller(&self) -> &Caller {
+        &self.exchange.caller
+    }
+
+    fn is_abandoned(&self) -> bool {
+        // Relaxed: the flag says nothing about other memory.
+        if self.is_abandoned.load(Ordering::Relaxed) {
+            return true;
+        }
+        let is_abandoned = self.shared.probe.has_disconnected(&self.exchange);
+        // Of the threads of a batch one counts it.
+        if is_abandoned && !self.is_abandoned.swap(true, Ordering::Relaxed) {
+            self.shared.tally.count_abandoned();
+        }
+        is_abandoned
+    }
+
+    fn may_be_abandoned(&self) -> bool {
+        self.is_abandoned() || self.shared.probe.may_have_left(&self.exchange)
+    }
+
+    fn reserve_answer(&self, answer_bytes: usize) -> bool {
+        self.reservation.grow_to(respond::room_of(answer_bytes))
+    }
+
+    fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    fn park(&mut self) {
+        (self.may_block, self.has_waited) = (false, true);
+        self.reservation.shrink_to(self.request_bytes);
+    }
+
+    fn on_handler(self, then: impl FnOnce(Self) + Send + 'static) {
+        if self.may_block {
+            return then(self);
+        }
+        let (queue, has_waited) = (Arc::clone(&self.handlers), self.has_waited);
+        let task = Task { responder: self, then: Box::new(then) };
+        let put = if has_waited { queue.put_first(task) } else { queue.put(task) };
+        // It has room for the one request of each connection, so that it refuses only once the front has gone, and its
+        // connections with it.
+        if let Err(refused) = put {
+            refused.into_inner().responder.is_sent = true;
+        }
+    }
+}
+
+// By its caller alone.
+impl fmt::Debug for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Responder").field("caller", self.caller()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if !self.is_sent {
+            if thread::panicking() {
+                self.shared.tally.count_panic();
+            }
+            self.deliver(respond::encode_failure(self.version, self.persistence()));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Which calls become jobs, and what no job's file may have.
+
+use serde_json::value::RawValue;
+
+use crate::ops::Error;
+use crate::os::peer::Share;
+use crate::pool::{CallShare, Ration};
+use crate::rpc::envelope::members;
+use crate::rpc::table::Effect::Changes;
+use crate::rpc::table::{Callee, Method, Service};
+
+/// The parameter beside those of a method by which a job is made of its call.
+pub(super) const ASYNC: &str = "async";
+
+/// When a call is carried out that may become a job.
+#[derive(Clone, Copy)]
+pub(super) enum When<'a> {
+    /// Now, unless its arguments say otherwise.
+    Now,
+    /// As a job.
+    Later,
+    /// Now: it is the call of this job.
+    ByJob(&'a str),
+}
+
+/// How a call is carried out.
+pub(super) enum Mode {
+    /// Its verb runs.
+    Run,
+    /// A job is made of it, with these parameters.
+    Job(Box<RawValue>),
+    /// It is answered with this error.
+    Fail(Error),
+}
+
+/// How the names of secret members begin, misspelt ones among them, and the member of a guest that is meant.
+const SECRETS: [(&str, &str); 3] =
+    [("cloud", "cloud_init"), ("ignition", "ignition"), ("credential", "credentials")];
+
+/// The secret member of a request or its guest. Names further below, such as those of metadata, are the caller's own.
+fn secret_member(params: &RawValue) -> Option<&'static str> {
+    let secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        SECRETS.into_iter().find(|(start, _)| name.starts_with(start)).map(|(_, member)| member)
+    };
+    members(params).unwrap_or_default().iter().find_map(|(name, value)| {
+        let is_guest = name.eq_ignore_ascii_case("guest");
+        let below = members(value).ok().filter(|_| is_guest).unwrap_or_default();
+        secret(name).or_else(|| below.keys().find_map(|name| secret(name)))
+    })
+}
+
+impl Callee {
+    /// Whether its calls may become jobs: it changes a guest, a job's file may have all that its request has, and no
+    /// job's thread waits for another job of its kind, as those of Trim would. Of a Freeze that is over when its caller
+    /// asks for it nobody has any use.
+    pub(super) fn may_be_job(self) -> bool {
+        let (name, effect, method) = self.entry;
+        let is_never =
+            matches!(method, Method::Login(_)) || ["Trim", "Freeze", "Thaw"].contains(&name);
+        self.service == Service::Libvirt && effect == Changes && !is_never
+    }
+}
+
+/// What a call of this user is counted for that writes the file of a job.
+pub(super) fn file_share(user: Share) -> CallShare {
+    CallShare { ration: Ration::JobFile, user, guest: "".into() }
+}
+
+/// How a call is carried out that may become a job. `secret` is a member that no job's file may have.
+pub(super) fn mode_of(
+    when: When<'_>,
+    wanted: Result<bool, Error>,
+    (is_dry_run, waits): (bool, bool),
+    secret: Option<&str>,
+    written: Option<&RawValue>,
+) -> Mode {
+    let invalid = |why: &str| Mode::Fail(Error::Invalid(why.to_owned()));
+    match (when, wanted) {
+        (_, Err(error)) => return Mode::Fail(error),
+        (When::ByJob(_), _) | (When::Now, Ok(false)) => return Mode::Run,
+        (When::Now | When::Later, Ok(_)) => {}
+    }
+    if is_dry_run {
+        return invalid("a dry run cannot be a job");
+    }
+    if waits {
+        return invalid(
+            "wait and force_after cannot be in a job, which would wait on a thread for jobs",
+        );
+    }
+    // The request of a job is in a file until it begins, with what is misspelt or stands in another place.
+    if let Some(member) = secret.or_else(|| written.and_then(secret_member)) {
+        return invalid(&format!(
+            "{member} cannot be in a job, because it is secret; call without async"
+        ));
+    }
+    match written {
+        Some(params) => Mode::Job(params.to_owned()),
+        None => Mode::Fail(Error::NoGuest),
+    }
+}

@@ -1,0 +1,155 @@
+//! A call: its method, its parameters, and the envelope of its answer.
+
+use std::time::{Duration, Instant};
+
+use serde::de::Error as _;
+use serde_json::value::RawValue;
+
+use crate::guest::members::noting;
+use crate::guest::seed::files::given as secrets_of;
+use crate::ops;
+use crate::os::peer::Share;
+use crate::pool::{CallShare, Ration};
+use crate::rpc::as_job::{Mode, When, file_share, mode_of};
+use crate::rpc::encoder::Encoder;
+use crate::rpc::envelope::Refusal;
+use crate::rpc::given::Given;
+use crate::rpc::strange;
+use crate::rpc::subject::Subject;
+use crate::rpc::table::Effect::{Changes, Reads};
+use crate::rpc::table::{Callee, Method, Service};
+
+/// No guest's id or dataset is longer, in bytes.
+const KEY_BYTES_MAX: usize = 512;
+
+/// What a call of it is counted for; nothing where it asks neither libvirt nor the store.
+fn share_of(callee: Callee, user: Share, subject: &Subject, waits: bool) -> Option<CallShare> {
+    let (name, effect, method) = callee.entry;
+    let ration = match method {
+        Method::Job(_) if effect == Changes => return Some(file_share(user)),
+        Method::Events(_) | Method::Job(_) | Method::Jobs(_) => return None,
+        Method::Leftovers(_) if effect == Reads => return None,
+        _ if callee.service == Service::ImageStore => Ration::Store,
+        _ if name == "Poweroff" || name == "Thaw" => Ration::Urgent,
+        _ if name == "Delete" => Ration::Delete,
+        _ if name == "Trim" => Ration::Trim,
+        Method::Shutdown(_) if waits => Ration::Shutdown,
+        Method::GuestInfo(_) | Method::Login(_) => Ration::Agent,
+        _ if effect == Changes => Ration::Change,
+        _ if matches!(method, Method::Metrics(_) | Method::Screenshot(_)) => Ration::Metrics,
+        _ => Ration::Read,
+    };
+    Some(share(ration, user, &subject.key()))
+}
+
+/// What a call is counted for; a key that no guest has by its length is none.
+pub(super) fn share(ration: Ration, user: Share, key: &str) -> CallShare {
+    let guest = if key.len() <= KEY_BYTES_MAX { key.into() } else { "".into() };
+    CallShare { ration, user, guest }
+}
+
+/// A request as its envelope has it.
+pub(super) trait Asked {
+    /// The parameter as it was written, where there is one, which may have these members.
+    ///
+    /// # Errors
+    /// If it has others, where that counts.
+    fn params(&self, known: &[&str]) -> Result<Option<&RawValue>, Refusal>;
+
+    /// Refuses or logs unknown members.
+    ///
+    /// # Errors
+    /// Where they are refused.
+    fn unknown(&self, callee: Callee, members: &[String]) -> Result<(), Refusal>;
+
+    /// Whether members that would be replaced are refused.
+    fn is_strict(&self) -> bool;
+
+    /// The refusal of a parameter that is not what the method takes.
+    fn unfit(&self, error: &serde_json::Error) -> Refusal;
+
+    /// When it is to be carried out where it may become a job, as far as the envelope says that.
+    ///
+    /// # Errors
+    /// If that is said in a way that cannot be understood.
+    fn when(&self) -> Result<When<'_>, Refusal>;
+
+    /// The envelope of the answer.
+    fn encoder(&self) -> Encoder;
+}
+
+/// A call that was read and can be carried out by any thread.
+pub(super) struct Call {
+    pub(super) callee: Callee,
+    pub(super) given: Box<dyn Given>,
+    pub(super) subject: Subject,
+    pub(super) is_dry_run: bool,
+    /// Whether its answer waits for what it asks for, longer than a call's deadline.
+    pub(super) waits: bool,
+    pub(super) mode: Mode,
+    pub(super) encoder: Encoder,
+    pub(super) arrived: Instant,
+}
+
+impl Call {
+    /// Reads the parameters of a request that arrived then.
+    ///
+    /// # Errors
+    /// If they are not what the method takes.
+    pub(super) fn read(
+        asked: &dyn Asked,
+        callee: Callee,
+        arrived: Instant,
+    ) -> Result<Self, Refusal> {
+        let mut given = callee.entry.2.given();
+        let names = given.names();
+        // What a secret stands in for is not repeated.
+        let hushed = |refusal: Refusal| match callee.entry.2 {
+            Method::Login(_) => {
+                let names = names.join(", ");
+                let why = format!("expected an object with {names}; its content is secret");
+                asked.unfit(&serde_json::Error::custom(why))
+            }
+            _ => refusal,
+        };
+        let written = asked.params(names).map_err(hushed)?;
+        if let Some(written) = written {
+            let (read, unknown) = noting(|| given.read(written.get()));
+            read.map_err(|error| hushed(asked.unfit(&error)))?;
+            asked.unknown(callee, &strange::in_words(&unknown))?;
+        }
+        let params = given.about();
+        let (waits, is_dry_run, mut subject) =
+            (params.waits(), params.is_dry_run(), params.subject());
+        params.set_strict(asked.is_strict());
+        let mut mode = Mode::Run;
+        if let (true, Some((guest, args))) = (callee.may_be_job(), params.for_job()) {
+            let when = asked.when()?;
+            if let When::ByJob(job) = when {
+                subject.job = Some(job.to_owned());
+            }
+            let secret = guest.and_then(|guest| secrets_of(guest).first().copied());
+            mode = mode_of(when, ops::wants_job(args), (is_dry_run, waits), secret, written);
+        }
+        let encoder = asked.encoder();
+        Ok(Self { callee, given, subject, is_dry_run, waits, mode, encoder, arrived })
+    }
+
+    /// What it is counted for.
+    pub(super) fn share(&self, user: Share) -> Option<CallShare> {
+        match self.mode {
+            Mode::Run => share_of(self.callee, user, &self.subject, self.waits),
+            Mode::Job(_) => Some(file_share(user)),
+            Mode::Fail(_) => None,
+        }
+    }
+
+    /// The time that its caller gives it; none for the default, and where it cannot be understood, which is for the
+    /// verb to refuse.
+    pub(super) fn timeout(&mut self) -> Option<Duration> {
+        match self.mode {
+            Mode::Run => ops::timeout(self.given.about().args()?).ok().flatten(),
+            Mode::Job(_) | Mode::Fail(_) => None,
+        }
+    }
+}

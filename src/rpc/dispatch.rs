@@ -1,0 +1,284 @@
+//! Calls are carried out here, whatever their envelope: at once, as a question that a worker answers, or once they have
+//! their permit.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::kv::Value;
+use log::{Level, log_enabled};
+use serde_json::value::RawValue;
+
+use crate::guest::wire::GuestResponse;
+use crate::jobs::{Request, reached};
+use crate::ops::{Error, Libvirt};
+use crate::pool::{CallShare, JobName, NoPermit, Permit, Ration, current};
+use crate::rpc::as_job::Mode;
+use crate::rpc::audit::{Audit, Behalf, Call as Record, Inbound, Outcome, log_call, milliseconds};
+use crate::rpc::call::Call;
+use crate::rpc::given::Given;
+use crate::rpc::json;
+use crate::rpc::subject::Subject;
+use crate::rpc::table::{Callee, Service};
+
+/// Where calls are carried out for one caller.
+#[derive(Clone, Copy)]
+pub(super) struct Desk<'a> {
+    pub(super) agent: &'a Libvirt,
+    pub(super) by: Behalf<'a>,
+}
+
+/// Carries out a call that came in this request: `then` gets its answer, if it has one, on the thread that has it.
+/// Blocks where the thread of the request may.
+pub(super) fn dispatch<I: Inbound + 'static>(
+    agent: &Arc<Libvirt>,
+    audit: &Arc<Audit>,
+    mut call: Call,
+    inbound: I,
+    then: impl FnOnce(I, Option<Vec<u8>>) + Send + 'static,
+) {
+    let user = inbound.caller().share();
+    if let Mode::Run = call.mode {
+        match current::carry_out(call.arrived, || call.given.posting(agent)) {
+            Ok(Some(posting)) => {
+                let Call { callee, given, subject, is_dry_run, encoder, arrived, .. } = call;
+                let what = What::Read { subject, is_dry_run };
+                let doing = Doing { callee, began: arrived, what };
+                let counted_by = Arc::clone(agent);
+                let answer = Box::new(move |outcome: Result<_, Error>| {
+                    let subject = doing.end(&counted_by, outcome.as_ref().err());
+                    let outcome = outcome.as_deref();
+                    then(inbound, encoder.answer(outcome, &subject));
+                });
+                return given.post(agent, user, posting, answer);
+            }
+            Ok(None) => {}
+            Err(error) => call.mode = Mode::Fail(error),
+        }
+    }
+    let (agent, audit) = (Arc::clone(agent), Arc::clone(audit));
+    let (share, timeout, name) = (call.share(user), call.timeout(), call.callee.entry.0);
+    with_permit(&Arc::clone(&agent), share, (timeout, name), inbound, move |inbound, permit| {
+        let by = Behalf { caller: inbound.caller(), audit: &audit, inbound: Some(&inbound) };
+        let answer = Desk { agent: &agent, by }.carry_out(call, permit);
+        then(inbound, answer);
+    });
+}
+
+/// Goes on with a request once it has this permit, on a thread that may block. It waits for it without a thread, up to
+/// this time or the default of its kind.
+pub(super) fn with_permit<I: Inbound + 'static>(
+    agent: &Arc<Libvirt>,
+    share: Option<CallShare>,
+    (timeout, what): (Option<Duration>, &'static str),
+    mut inbound: I,
+    then: impl FnOnce(I, Result<Option<Permit>, Error>) + Send + 'static,
+) {
+    let Some(share) = share else {
+        return inbound.on_handler(|inbound| then(inbound, Ok(None)));
+    };
+    let arrived = inbound.arrived();
+    let deadline = deadline(agent, &share, timeout, arrived);
+    let has = agent.pool().permit(&share);
+    let (pool, wanted) = (Arc::clone(agent), share.clone());
+    let go_on = move |inbound, permit: Result<Permit, NoPermit>| {
+        let permit = in_time(permit, deadline);
+        let permit = permit.map_err(|why| unpermitted(&pool, why, &wanted, what, arrived));
+        then(inbound, permit.map(Some));
+    };
+    match has {
+        Some(permit) => inbound.on_handler(move |inbound| go_on(inbound, Ok(permit))),
+        None => {
+            inbound.park();
+            let granted = move |permit| inbound.on_handler(move |inbound| go_on(inbound, permit));
+            agent.pool().permit_later(share, deadline, Box::new(granted));
+        }
+    }
+}
+
+/// When a call is late that arrived then.
+fn deadline(
+    agent: &Libvirt,
+    share: &CallShare,
+    timeout: Option<Duration>,
+    arrived: Instant,
+) -> Instant {
+    let default = match share.ration {
+        Ration::Read | Ration::Metrics | Ration::Agent => agent.deadlines().read,
+        _ => agent.deadlines().change,
+    };
+    arrived + timeout.unwrap_or(default)
+}
+
+/// A verb that begins late would only say so, and may have done something before.
+fn in_time(permit: Result<Permit, NoPermit>, deadline: Instant) -> Result<Permit, NoPermit> {
+    permit.and_then(|permit| match Instant::now() < deadline {
+        true => Ok(permit),
+        false => Err(NoPermit::Late),
+    })
+}
+
+/// The error of a call that has no permit.
+fn unpermitted(
+    agent: &Libvirt,
+    why: NoPermit,
+    share: &CallShare,
+    what: &str,
+    arrived: Instant,
+) -> Error {
+    let what = match share.ration {
+        Ration::Batch => what.to_owned(),
+        _ => JobName::new(what, share.guest.as_ref()).to_string(),
+    };
+    Error::Pool(agent.pool().no_permit(why, share, &what, arrived))
+}
+
+impl<'a> Desk<'a> {
+    /// Carries a call out that waits for its permit on this thread, as those of a batch or a job; its answer, if it
+    /// gets one.
+    ///
+    /// # Blocking
+    /// Up to the deadline of its method.
+    pub(super) fn wait_and_carry_out(self, mut call: Call) -> Option<Vec<u8>> {
+        if call.waits {
+            let why = "wait and force_after cannot be in a batch, as the batch would wait, too";
+            call.mode = Mode::Fail(Error::Invalid(why.to_owned()));
+        }
+        let (agent, arrived) = (self.agent, call.arrived);
+        let permit = call.share(self.by.caller.share()).map(|share| {
+            let deadline = deadline(agent, &share, call.timeout(), arrived);
+            let permit = agent.pool().permit(&share).map_or_else(
+                || {
+                    reached("wait for a permit of the pool");
+                    agent.pool().wait_for_permit(&share, deadline)
+                },
+                Ok,
+            );
+            let what = call.callee.entry.0;
+            in_time(permit, deadline).map_err(|why| unpermitted(agent, why, &share, what, arrived))
+        });
+        self.carry_out(call, permit.transpose())
+    }
+
+    /// Runs the verb of a call, writes the outcome down, one line a call, and answers it; or makes a job of the
+    /// call, whose line comes when that is carried out.
+    fn carry_out(self, call: Call, permit: Result<Option<Permit>, Error>) -> Option<Vec<u8>> {
+        let Call { callee, mut given, subject, is_dry_run, mode, encoder, arrived: began, .. } =
+            call;
+        let (permit, mode) = match permit {
+            Ok(permit) => (permit, mode),
+            Err(error) => (None, Mode::Fail(error)),
+        };
+        let mode = match mode {
+            Mode::Job(params) => match self.add_job(callee, &mut *given, params, began) {
+                Ok(accepted) => {
+                    return encoder.answer(Ok(&|out| json::write(out, &accepted)), &subject);
+                }
+                Err(error) => Mode::Fail(error),
+            },
+            other => other,
+        };
+        // A job has waited for nobody, and has all of its time from here on.
+        let arrived = if subject.job.is_some() { Instant::now() } else { began };
+        let doing = self.begin(callee, subject, is_dry_run, began);
+        let outcome = match mode {
+            Mode::Fail(error) => Err(error),
+            Mode::Run | Mode::Job(_) => {
+                let is_gone = || self.by.may_be_abandoned();
+                let run = || current::carry_out(arrived, || given.carry_out(self.agent, &is_gone));
+                current::of_caller(self.by.caller.share(), run)
+            }
+        };
+        drop(permit);
+        let subject = doing.end(self.agent, outcome.as_ref().err());
+        encoder.answer(outcome.as_deref(), &subject)
+    }
+
+    /// Makes a job of a call.
+    fn add_job(
+        self,
+        callee: Callee,
+        given: &mut dyn Given,
+        params: Box<RawValue>,
+        began: Instant,
+    ) -> Result<GuestResponse, Error> {
+        let request = Request { params, caller: *self.by.caller };
+        let (guest, args) = given.about().for_job().ok_or(Error::NoGuest)?;
+        let name = callee.full_name();
+        current::carry_out(began, || self.agent.add_job(&name, guest, args, request))
+    }
+
+    /// A call that is carried out from here on.
+    fn begin(
+        self,
+        callee: Callee,
+        subject: Subject,
+        is_dry_run: bool,
+        began: Instant,
+    ) -> Doing<'a> {
+        let what = match callee.changes() && !is_dry_run {
+            true => What::Change(Record::begin(self.by, callee.full_name(), Some(subject), began)),
+            false => What::Read { subject, is_dry_run },
+        };
+        Doing { callee, began, what }
+    }
+
+    /// Writes down a call that was refused before its verb, where the verb changes something.
+    pub(super) fn refused(self, callee: Callee, why: &str, began: Instant) {
+        if callee.changes() {
+            Record::begin(self.by, callee.full_name(), None, began).end(&Outcome::Refused(why));
+        }
+    }
+}
+
+/// A call that is being carried out.
+struct Doing<'a> {
+    callee: Callee,
+    began: Instant,
+    what: What<'a>,
+}
+
+enum What<'a> {
+    Change(Record<'a>),
+    Read { subject: Subject, is_dry_run: bool },
+}
+
+impl Doing<'_> {
+    /// Counts it and writes it down, by its error if it has one; what it was about.
+    fn end(self, agent: &Libvirt, error: Option<&Error>) -> Subject {
+        let Self { callee: Callee { service, entry: (method, ..) }, began, what } = self;
+        agent.calls().count(service.name(), method, error.is_none(), began.elapsed());
+        match what {
+            What::Change(call) => call.end(&match error {
+                None => Outcome::Ok,
+                Some(error) if error.is_late() => Outcome::Late(error),
+                Some(error) => Outcome::Error(error),
+            }),
+            What::Read { subject, is_dry_run } => {
+                log_read(service, method, &subject, is_dry_run, began, error);
+                subject
+            }
+        }
+    }
+}
+
+/// Logs how a call went that changes nothing, be it one of a method that else does.
+pub(super) fn log_read(
+    service: Service,
+    method: &str,
+    subject: &Subject,
+    is_dry_run: bool,
+    began: Instant,
+    error: Option<&Error>,
+) {
+    if !log_enabled!(Level::Info) {
+        return;
+    }
+    let error = error.map(ToString::to_string);
+    let word = if error.is_none() { "ok" } else { "error" };
+    let mut fields: Vec<_> = subject.fields().collect();
+    let ms = Value::from(milliseconds(began.elapsed()));
+    fields.extend(is_dry_run.then_some(("dry_run", Value::from(true))));
+    fields.extend([("ms", ms), ("outcome", Value::from(word))]);
+    fields.extend(error.as_deref().map(|error| ("error", Value::from(error))));
+    log_call(&service.full_name(method), &fields);
+}
