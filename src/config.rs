@@ -266,7 +266,8 @@ pub struct PoolLimits {
     /// Concurrent Trim calls, each on a thread. A trim may take minutes of a guest agent, a worker of the control
     /// lane and the host's disks.
     pub trims: usize,
-    /// Concurrent Shutdown calls that wait until their guest is off, each on a thread.
+    /// Concurrent Shutdown calls that wait until their guest is off. Each has a thread while the agent asks the guest,
+    /// and none while the call waits.
     pub shutdowns: usize,
     /// Concurrent calls of the store, each on a thread. More calls would only wait for its two
     /// workers.

@@ -14,7 +14,7 @@ use crate::config::EventLimits;
 use crate::libvirt::DomainChange;
 use crate::os::clock;
 use crate::os::peer::Share;
-use crate::pool::{NoPlace, Places};
+use crate::pool::{NoPlace, Places, Timer};
 
 /// An event: a change of a guest or of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -159,7 +159,7 @@ pub struct Events {
     state: Mutex<State>,
     /// An event came, or none will.
     changed: Condvar,
-    /// Of those that wait in [`Events::wait_in_turn`].
+    /// Of those that have a [`EventPlace`].
     places: Places,
     limits: EventLimits,
 }
@@ -173,6 +173,34 @@ struct State {
     is_heard: bool,
     /// No event will come.
     closed: bool,
+    /// Who is called at the next event.
+    calls: Vec<LaterCall>,
+    listeners_so_far: u64,
+}
+
+/// One that waits without a thread.
+struct LaterCall {
+    listener: Listener,
+    guest: Option<String>,
+    then: Box<dyn FnOnce() + Send>,
+    /// Calls it at its deadline.
+    timer: Option<Timer>,
+}
+
+/// The number of one that waits without a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listener(u64);
+
+/// A place among the callers that wait; dropped, it is free.
+pub struct EventPlace {
+    events: Arc<Events>,
+    caller: Share,
+}
+
+impl Drop for EventPlace {
+    fn drop(&mut self) {
+        self.events.places.give_back(self.caller);
+    }
 }
 
 /// What happened after an event that a listener knows.
@@ -191,8 +219,15 @@ impl Events {
     pub fn new(limits: &EventLimits) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let next = u64::try_from(since_1970.as_micros()).unwrap_or(0).max(1);
-        let state =
-            State { ring: VecDeque::new(), next, connections: 0, is_heard: false, closed: false };
+        let state = State {
+            ring: VecDeque::new(),
+            next,
+            connections: 0,
+            is_heard: false,
+            closed: false,
+            calls: Vec::new(),
+            listeners_so_far: 0,
+        };
         let (changed, places) = (Condvar::new(), Places::new(limits.waiting));
         Self { state: Mutex::new(state), changed, places, limits: limits.clone() }
     }
@@ -213,8 +248,12 @@ impl Events {
             state.ring.pop_front();
         }
         state.ring.push_back(Arc::new(event));
+        let is_awaited = !state.calls.is_empty();
         drop(state);
         self.changed.notify_all();
+        if is_awaited {
+            self.call_where(|call| call.guest.as_deref().is_none_or(|it| it == guest));
+        }
     }
 
     /// The number of the last event.
@@ -268,30 +307,73 @@ impl Events {
         }
     }
 
-    /// As [`Events::wait`], for callers that wait on a thread that others want as well.
+    /// A place among the callers that wait.
     ///
     /// # Errors
     /// Where this caller, or all together, have the places of [`EventLimits::waiting`].
-    ///
-    /// # Blocking
-    /// As [`Events::wait`].
-    pub fn wait_in_turn(
-        &self,
-        caller: Share,
-        after: u64,
-        guest: Option<&str>,
-        deadline: Instant,
-    ) -> Result<Page, NoPlace> {
+    pub fn place(self: &Arc<Self>, caller: Share) -> Result<EventPlace, NoPlace> {
         self.places.take(caller)?;
-        let page = self.wait(after, guest, self.limits.page, deadline);
-        self.places.give_back(caller);
-        Ok(page)
+        Ok(EventPlace { events: Arc::clone(self), caller })
+    }
+
+    /// Calls `then` once there is an event after `after`, of one guest where one is named, and at [`Events::close`]:
+    /// at once where that is so by now, and none is returned; else later, on the thread that notes the event. It must
+    /// not block.
+    pub(crate) fn call_later(
+        &self,
+        after: u64,
+        guest: Option<String>,
+        then: Box<dyn FnOnce() + Send>,
+    ) -> Option<Listener> {
+        let mut state = self.state.lock();
+        let page = state.page(after, guest.as_deref(), 1);
+        if !page.events.is_empty() || page.gap || state.closed {
+            drop(state);
+            then();
+            return None;
+        }
+        let listener = Listener(state.listeners_so_far);
+        state.listeners_so_far += 1;
+        state.calls.push(LaterCall { listener, guest, then, timer: None });
+        Some(listener)
+    }
+
+    /// Drops this timer as soon as the listener was called.
+    pub(crate) fn set_timer(&self, listener: Listener, timer: Timer) {
+        let mut state = self.state.lock();
+        let call = state.calls.iter_mut().find(|call| call.listener == listener);
+        let unused = match call {
+            Some(call) => call.timer.replace(timer),
+            None => Some(timer),
+        };
+        drop(state);
+        drop(unused);
+    }
+
+    /// Calls that wait without a thread.
+    pub fn waiting(&self) -> usize {
+        self.state.lock().calls.len()
+    }
+
+    /// Calls a listener now, if it was not called.
+    pub(crate) fn call_now(&self, listener: Listener) {
+        self.call_where(|call| call.listener == listener);
+    }
+
+    fn call_where(&self, is_due: impl Fn(&LaterCall) -> bool) {
+        let mut state = self.state.lock();
+        let (due, rest) = std::mem::take(&mut state.calls).into_iter().partition(is_due);
+        state.calls = rest;
+        drop(state);
+        let due: Vec<LaterCall> = due;
+        due.into_iter().for_each(|call| (call.then)());
     }
 
     /// Ends all waits, now and from now on: the agent stops.
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
+        self.call_where(|_| true);
     }
 
     /// Whether [`Events::close`] was called.
@@ -320,6 +402,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
     use std::time::Duration;
 
@@ -426,25 +509,40 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_wait_in_turn() {
+    fn only_so_many_have_a_place() {
         let limits = EventLimits { waiting: 1, ..EventLimits::default() };
         let events = Arc::new(Events::new(&limits));
-        let after = events.last();
-        let first = {
-            let events = Arc::clone(&events);
-            thread::spawn(move || events.wait_in_turn(ROOT, after, None, Instant::now() + PATIENCE))
+        let first = events.place(ROOT).unwrap();
+        assert_eq!(events.place(ROOT).err(), Some(NoPlace { limit: 1, is_own: false }));
+        drop(first);
+        assert!(events.place(ROOT).is_ok(), "its place is free");
+    }
+
+    #[test]
+    fn a_later_call_comes_once() {
+        let events = Arc::new(ring(10));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let listen = |after: u64, guest: Option<&str>| {
+            let calls = Arc::clone(&calls);
+            let then = Box::new(move || {
+                calls.fetch_add(1, Ordering::Relaxed);
+            });
+            events.call_later(after, guest.map(str::to_owned), then)
         };
-        while events.places.held() == 0 {
-            thread::yield_now();
-        }
-        let full = events.wait_in_turn(ROOT, after, None, Instant::now() + PATIENCE);
-        assert_eq!(full, Err(NoPlace { limit: 1, is_own: false }));
-        events.note("", What::Connected);
-        assert_eq!(first.join().unwrap().map(|page| page.events.len()), Ok(1));
-        assert!(
-            events.wait_in_turn(ROOT, after, None, Instant::now()).is_ok(),
-            "its place is free"
-        );
+        let so_far = || calls.load(Ordering::Relaxed);
+        let after = events.last();
+        let (any, other) = (listen(after, None).unwrap(), listen(after, Some("b")).unwrap());
+        events.note("a", What::Created);
+        assert_eq!(so_far(), 1, "the one that waits for any guest");
+        events.call_now(any);
+        assert_eq!(so_far(), 1);
+        assert_eq!((listen(after, None), so_far()), (None, 2), "the event is there");
+        events.call_now(other);
+        assert_eq!(so_far(), 3);
+        listen(events.last(), Some("b")).unwrap();
+        events.close();
+        assert_eq!(so_far(), 4);
+        assert_eq!((listen(events.last(), None), so_far()), (None, 5));
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub struct EventLimits {
     pub pause: Duration,
     /// Maximum wait of one WaitEvents call. It is below the idle timeout of common proxies.
     pub wait: Duration,
-    /// Concurrent WaitEvents calls. They have as many handlers of their own. Users share them as
-    /// they share `http.streams`.
+    /// Concurrent WaitEvents calls. They wait without a thread, except those of a batch. Users share
+    /// them as they share `http.streams`.
     pub waiting: usize,
     /// Events in one answer to WaitEvents, about 200 KiB. A client that is behind calls again.
     pub page: usize,

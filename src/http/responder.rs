@@ -44,6 +44,7 @@ pub struct Responder {
     reservation: Reservation,
     may_block: bool,
     has_waited: bool,
+    has_begun: bool,
     /// Set once the caller was found to be disconnected.
     is_abandoned: AtomicBool,
     is_sent: bool,
@@ -73,6 +74,7 @@ impl Responder {
             reservation,
             may_block: false,
             has_waited: false,
+            has_begun: false,
             is_abandoned: AtomicBool::new(false),
             is_sent: false,
         }
@@ -111,6 +113,10 @@ impl Responder {
     /// None where there is no room, or the caller has disconnected: nobody would learn the outcome, that of a change
     /// above all.
     pub(super) fn on_handler_thread(mut self) -> Option<Self> {
+        self.may_block = true;
+        if self.has_begun {
+            return Some(self);
+        }
         let bytes = self.request_bytes.saturating_add(self.shared.limits.answer_bytes);
         if !self.reservation.grow_to(bytes) {
             self.deliver(self.refusal(&NO_ROOM));
@@ -120,7 +126,6 @@ impl Responder {
             self.close();
             return None;
         }
-        self.may_block = true;
         Some(self)
     }
 
@@ -219,9 +224,11 @@ impl Inbound for Responder {
         self.arrived
     }
 
-    fn park(&mut self) {
-        (self.may_block, self.has_waited) = (false, true);
-        self.reservation.shrink_to(self.request_bytes);
+    fn park(&mut self, has_begun: bool) {
+        (self.may_block, self.has_waited, self.has_begun) = (false, true, has_begun);
+        if !has_begun {
+            self.reservation.shrink_to(self.request_bytes);
+        }
     }
 
     fn on_handler(self, then: impl FnOnce(Self) + Send + 'static) {

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use log::{debug, info};
 use parking_lot::Mutex;
 
-use crate::events::{Events, Page, What};
+use crate::events::{EventPlace, Events, Page, What};
 use crate::guest::device_xml::{Inside, aliases, limits};
 use crate::guest::limits::Limits;
 use crate::guest::wire::events::EventsRequest;
@@ -18,6 +18,7 @@ use crate::libvirt::{Connection, Domain, DomainChange, Ear, Subscription, Told, 
 use crate::ops::agents::Agents;
 use crate::ops::clocks::Clocks;
 use crate::ops::freezes::Freezes;
+use crate::ops::steps::{Step, Steps, Wait};
 use crate::ops::uses::Uses;
 use crate::ops::{Error, Libvirt, Opener};
 use crate::pool::current;
@@ -261,6 +262,14 @@ impl Libvirt {
     /// # Blocking
     /// Up to `timeout`, or [`EventLimits::wait`](crate::config::EventLimits::wait) without it.
     pub fn wait_events(&self, request: EventsRequest) -> Result<Page, Error> {
+        self.take_steps(self.begin_wait_events(request)?, &|| false)
+    }
+
+    /// The same in steps.
+    ///
+    /// # Errors
+    /// As [`Libvirt::wait_events`].
+    pub fn begin_wait_events(&self, request: EventsRequest) -> Result<Box<dyn Steps<Page>>, Error> {
         let limits = self.events.limits();
         let timeout = request.timeout.map_or(limits.wait, Duration::from_secs);
         if timeout > limits.wait {
@@ -268,8 +277,31 @@ impl Libvirt {
             return Err(Error::Invalid(format!("timeout must be at most {most} seconds")));
         }
         let after = request.after.unwrap_or_else(|| self.events.last());
-        let guest = Some(request.guest.as_str()).filter(|guest| !guest.is_empty());
-        let (caller, until) = (current::caller(), Instant::now() + timeout);
-        self.events.wait_in_turn(caller, after, guest, until).map_err(Error::Listeners)
+        let guest = Some(request.guest).filter(|guest| !guest.is_empty());
+        let place = self.events.place(current::caller()).map_err(Error::Listeners)?;
+        Ok(Box::new(Waiting { after, guest, until: Instant::now() + timeout, _place: place }))
+    }
+}
+
+/// A call of WaitEvents.
+struct Waiting {
+    after: u64,
+    guest: Option<String>,
+    until: Instant,
+    _place: EventPlace,
+}
+
+impl Steps<Page> for Waiting {
+    fn step(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Step<Page> {
+        let (events, now) = (&agent.events, Instant::now());
+        let page = events.wait(self.after, self.guest.as_deref(), events.limits().page, now);
+        let is_done = !page.events.is_empty() || page.gap || events.is_closed();
+        match is_done || now >= self.until {
+            true => Step::Done(Ok(page)),
+            false => {
+                let event = Some((self.after, self.guest.clone()));
+                Step::Wait(Wait { event, until: self.until })
+            }
+        }
     }
 }

@@ -55,6 +55,7 @@ mod settings;
 mod shutdown;
 mod snapshots;
 mod start;
+mod steps;
 mod trim;
 mod undefine;
 mod update;
@@ -86,6 +87,7 @@ pub use promised::Promised;
 pub use question::{Posting, Question};
 pub use recovery::{Leftover, Reconciler, StorageSeen};
 pub use session::Session;
+pub use steps::{Step, Steps, Wait};
 
 use crate::config::fixed::{FROZEN_GUESTS, HEALTH_FRESH};
 use crate::config::{BridgeType, Config, Deadlines, HostConfig, MetricsConfig, PoolLimits};

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
@@ -20,6 +19,7 @@ use crate::guest::wire::verbs::ShutdownRequest;
 use crate::guest::wire::{Guest, GuestRequest, GuestResponse};
 use crate::libvirt::{Code, Domain, Topic};
 use crate::ops::lifecycle::{answer, condition, destroy};
+use crate::ops::steps::{Step, Steps, Wait};
 use crate::ops::{Error, Libvirt, Session, named_guest};
 use crate::pool::{JobName, Lane};
 
@@ -43,29 +43,41 @@ impl Libvirt {
         request: ShutdownRequest,
         is_gone: &dyn Fn() -> bool,
     ) -> Result<GuestResponse, Error> {
+        self.take_steps(self.begin_shutdown(request)?, is_gone)
+    }
+
+    /// The same in steps.
+    ///
+    /// # Errors
+    /// As [`Libvirt::shutdown`].
+    ///
+    /// # Blocking
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); each step up to [`SHUTDOWN_ASK`], one that forces
+    /// the guest off up to [`SHUTDOWN_FORCE`].
+    pub fn begin_shutdown(
+        &self,
+        request: ShutdownRequest,
+    ) -> Result<Box<dyn Steps<GuestResponse>>, Error> {
         // Not from its arrival: the guest has all of its time, also where the call waited for its turn.
         let schedule = Schedule::of(&request, Instant::now())?;
         let ShutdownRequest { guest, action, args, .. } = request;
         let Some(schedule) = schedule else {
             let request = GuestRequest { guest, action, args, ..GuestRequest::default() };
-            return self.domain_wrapper(
-                VERB,
-                Lane::Control,
-                request,
-                |domain, state| match state {
+            let asked =
+                self.domain_wrapper(VERB, Lane::Control, request, |domain, state| match state {
                     State::Shutdown | State::Shutoff => Ok(()),
                     _ => domain.shutdown(),
-                },
-            );
+                });
+            return asked.map(Ended::boxed);
         };
         let guest = named_guest(guest)?;
         // Before the run is looked up.
         let heard = self.events.heard(Instant::now() + SHUTDOWN_LOOK);
         let deadline = self.read_deadline(&args)?;
-        match self.run_of(&guest.id, deadline)? {
-            (None, condition) => Ok(answer(guest, condition)),
-            (Some(run), _) => Waiting::new(self, guest, run, heard, schedule).until_off(is_gone),
-        }
+        Ok(match self.run_of(&guest.id, deadline)? {
+            (None, condition) => Ended::boxed(answer(guest, condition)),
+            (Some(run), _) => Box::new(Waiting::new(guest, run, heard, schedule)),
+        })
     }
 
     /// What runs under this id, if it does, and its condition.
@@ -94,8 +106,7 @@ impl Run {
 }
 
 /// A call that waits.
-struct Waiting<'a> {
-    agent: &'a Libvirt,
+struct Waiting {
     guest: Guest,
     run: Run,
     /// [`Events::heard`](crate::events::Events::heard) before the run was looked up.
@@ -105,67 +116,84 @@ struct Waiting<'a> {
     wants_agent: bool,
     /// Whether libvirt was told to force this run off, and did not refuse.
     has_forced: Arc<AtomicBool>,
+    /// The last event before the pause.
+    paused_at: Option<u64>,
+    /// Why the last request failed.
+    why: String,
 }
 
-impl<'a> Waiting<'a> {
-    fn new(
-        agent: &'a Libvirt,
-        guest: Guest,
-        run: Run,
-        heard: Option<u64>,
-        schedule: Schedule,
-    ) -> Self {
-        Self { agent, guest, run, heard, schedule, wants_agent: false, has_forced: Arc::default() }
+impl Steps<GuestResponse> for Waiting {
+    fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<GuestResponse> {
+        // Until something happens to the guest, or a look is due.
+        if let Some(seen) = self.paused_at.take() {
+            let event = Some((seen, Some(self.guest.id.clone())));
+            let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK);
+            return Step::Wait(Wait { event, until });
+        }
+        match self.act(agent, is_gone) {
+            Some(outcome) => Step::Done(outcome),
+            None => {
+                // A guest makes events as fast as it likes.
+                self.paused_at = Some(agent.events.last());
+                Step::Wait(Wait { event: None, until: Instant::now() + SHUTDOWN_PAUSE })
+            }
+        }
     }
+}
 
-    fn until_off(mut self, is_gone: &dyn Fn() -> bool) -> Result<GuestResponse, Error> {
-        let mut why = String::new();
-        loop {
-            // Before anything is done in the name of a caller who has gone.
-            if let Some(reason) = self.is_over(is_gone) {
-                return Err(self.still_runs(reason));
-            }
-            let due = self.schedule.due(Instant::now());
-            match due {
-                Due::Ask { is_first } => match self.ask() {
-                    // Nothing else would come of it.
-                    Err(error) if is_first && !self.schedule.forces() && !error.is_late() => {
-                        return match self.look() {
-                            Some(condition) => Ok(self.off(condition)),
-                            None => Err(error),
-                        };
-                    }
-                    asked => {
-                        self.wants_agent = true;
-                        let (guest, word) = (&self.guest.id, if is_first { "" } else { " again" });
-                        info!(
-                            "asked a guest{word} to shut down; waiting until it is off; guest={guest:?}"
-                        );
-                        why = asked.err().map(|error| error.to_string()).unwrap_or_default();
-                    }
-                },
-                Due::Force => match self.force() {
-                    Ok(()) => {}
-                    Err(error) => why = error.to_string(),
-                },
-                Due::Nothing | Due::End => {}
-            }
-            self.ask_agent();
-            if let Some(condition) = self.look() {
-                return Ok(self.off(condition));
-            }
-            if due == Due::End {
-                return Err(self.still_runs(&why));
-            }
-            self.pause();
+impl Waiting {
+    fn new(guest: Guest, run: Run, heard: Option<u64>, schedule: Schedule) -> Self {
+        Self {
+            guest,
+            run,
+            heard,
+            schedule,
+            wants_agent: false,
+            has_forced: Arc::default(),
+            paused_at: None,
+            why: String::new(),
         }
     }
 
-    /// Why nobody waits any more, if that is so.
-    fn is_over(&self, is_gone: &dyn Fn() -> bool) -> Option<&'static str> {
-        match self.agent.events.is_closed() {
-            true => Some("the agent is stopping"),
-            false => is_gone().then_some("the caller has disconnected"),
+    /// Does what is due; the outcome, if the call ends.
+    fn act(
+        &mut self,
+        agent: &Libvirt,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Option<Result<GuestResponse, Error>> {
+        // Before anything is done in the name of a caller who has gone.
+        if let Some(reason) = is_over(agent, is_gone) {
+            return Some(Err(self.still_runs(reason)));
+        }
+        let due = self.schedule.due(Instant::now());
+        match due {
+            Due::Ask { is_first } => match self.ask(agent) {
+                // Nothing else would come of it.
+                Err(error) if is_first && !self.schedule.forces() && !error.is_late() => {
+                    return Some(match self.look(agent) {
+                        Some(condition) => Ok(self.off(condition)),
+                        None => Err(error),
+                    });
+                }
+                asked => {
+                    self.wants_agent = true;
+                    let (guest, word) = (&self.guest.id, if is_first { "" } else { " again" });
+                    info!(
+                        "asked a guest{word} to shut down; waiting until it is off; guest={guest:?}"
+                    );
+                    self.why = asked.err().map(|error| error.to_string()).unwrap_or_default();
+                }
+            },
+            Due::Force => match self.force(agent) {
+                Ok(()) => {}
+                Err(error) => self.why = error.to_string(),
+            },
+            Due::Nothing | Due::End => {}
+        }
+        self.ask_agent(agent);
+        match self.look(agent) {
+            Some(condition) => Some(Ok(self.off(condition))),
+            None => (due == Due::End).then(|| Err(self.still_runs(&self.why))),
         }
     }
 
@@ -175,16 +203,16 @@ impl<'a> Waiting<'a> {
     }
 
     /// The answer with a guest that is off, or runs anew.
-    fn off(self, condition: Condition) -> GuestResponse {
+    fn off(&mut self, condition: Condition) -> GuestResponse {
         // Relaxed: the flag says nothing about other memory.
         let forced = self.has_forced.load(Ordering::Relaxed);
-        GuestResponse { forced, ..answer(self.guest, condition) }
+        GuestResponse { forced, ..answer(std::mem::take(&mut self.guest), condition) }
     }
 
     /// The condition of the guest, if this run of it is over. One that libvirt does not tell of in time is not over.
-    fn look(&self) -> Option<Condition> {
+    fn look(&self, agent: &Libvirt) -> Option<Condition> {
         let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK).max(soon());
-        match self.agent.run_of(&self.guest.id, until) {
+        match agent.run_of(&self.guest.id, until) {
             Ok((Some(run), _)) if run == self.run => None,
             Ok((_, condition)) => Some(condition),
             // A domain that was never defined ends with its run.
@@ -205,13 +233,13 @@ impl<'a> Waiting<'a> {
     ///
     /// # Errors
     /// What libvirt says.
-    fn ask(&self) -> Result<(), Error> {
+    fn ask(&self, agent: &Libvirt) -> Result<(), Error> {
         let (id, run) = (self.guest.id.clone(), self.run.clone());
-        self.agent.change(VERB, &self.guest.id, self.ask_until(), move |session| match its_domain(
-            session, &id, &run,
-        )? {
-            Some(domain) => Ok(domain.shutdown()?),
-            None => Ok(()),
+        agent.change(VERB, &self.guest.id, self.ask_until(), move |session| {
+            match its_domain(session, &id, &run)? {
+                Some(domain) => Ok(domain.shutdown()?),
+                None => Ok(()),
+            }
         })
     }
 
@@ -221,18 +249,18 @@ impl<'a> Waiting<'a> {
     }
 
     /// Asks the guest's agent, where it is still to be asked and its turn has come: what it says is a bonus.
-    fn ask_agent(&mut self) {
+    fn ask_agent(&mut self, agent: &Libvirt) {
         if !self.wants_agent {
             return;
         }
         // libvirt may wait up to 60 s for an agent that answers and then does not obey.
-        let Ok(turn) = self.agent.agents.turn_of(&self.guest.id, VERB, SHUTDOWN_AGENTS) else {
+        let Ok(turn) = agent.agents.turn_of(&self.guest.id, VERB, SHUTDOWN_AGENTS) else {
             return;
         };
         self.wants_agent = false;
         let (id, run, until) = (self.guest.id.clone(), self.run.clone(), self.ask_until());
         let name = JobName::new(VERB, id.clone()).of_emulator();
-        let asked = self.agent.once(Lane::Control, name, until, move |session: &mut Session| {
+        let asked = agent.once(Lane::Control, name, until, move |session: &mut Session| {
             let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
             turn.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop))?;
             turn.command(&domain, &Domain::shutdown_by_agent)
@@ -246,8 +274,8 @@ impl<'a> Waiting<'a> {
     ///
     /// # Errors
     /// What libvirt says; [`Error::Invalid`] where nobody can know whether it is this run.
-    fn force(&self) -> Result<(), Error> {
-        if self.heard.is_none() || self.agent.events.heard(Instant::now()) != self.heard {
+    fn force(&self, agent: &Libvirt) -> Result<(), Error> {
+        if self.heard.is_none() || agent.events.heard(Instant::now()) != self.heard {
             let why = "libvirt was away meanwhile, so this may be another run of the guest";
             return Err(Error::Invalid(why.to_owned()));
         }
@@ -255,7 +283,7 @@ impl<'a> Waiting<'a> {
         let has_forced = Arc::clone(&self.has_forced);
         // An emulator that does not react is killed after some 10 s.
         let until = self.schedule.end.max(soon());
-        self.agent.urgent(VERB, &self.guest.id, until, move |session| {
+        agent.urgent(VERB, &self.guest.id, until, move |session| {
             let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
             info!("forcing a guest off that did not shut down; guest={id:?}");
             // First: libvirt ends the guest before it answers, and another thread looks at the guest meanwhile.
@@ -265,14 +293,28 @@ impl<'a> Waiting<'a> {
             Ok(destroyed?)
         })
     }
+}
 
-    /// Until something happens to the guest, or a look is due. A guest makes events as fast as it likes.
-    fn pause(&self) {
-        let events = &self.agent.events;
-        let seen = events.last();
-        thread::sleep(SHUTDOWN_PAUSE);
-        let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK);
-        events.wait(seen, Some(&self.guest.id), 1, until);
+/// Why nobody waits any more, if that is so.
+fn is_over(agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Option<&'static str> {
+    match agent.events.is_closed() {
+        true => Some("the agent is stopping"),
+        false => is_gone().then_some("the caller has disconnected"),
+    }
+}
+
+/// A call that has ended.
+struct Ended(Option<GuestResponse>);
+
+impl Ended {
+    fn boxed(response: GuestResponse) -> Box<dyn Steps<GuestResponse>> {
+        Box::new(Self(Some(response)))
+    }
+}
+
+impl Steps<GuestResponse> for Ended {
+    fn step(&mut self, _: &Libvirt, _: &dyn Fn() -> bool) -> Step<GuestResponse> {
+        Step::Done(Ok(self.0.take().unwrap_or_default()))
     }
 }
 

@@ -24,6 +24,45 @@ pub(super) trait Alarm: Send + Sync {
 /// A time that is set, by which it is taken back.
 pub(super) type Ticket = (Instant, u64);
 
+/// A call at a time. Dropped before, it is taken back.
+pub struct Timer {
+    clock: Arc<Clock>,
+    ticket: Option<Ticket>,
+}
+
+impl Timer {
+    /// Calls `then` at that time, on the clock's thread. It must not block.
+    pub(super) fn set(clock: &Arc<Clock>, at: Instant, then: Box<dyn FnOnce() + Send>) -> Self {
+        let ticket = clock.ticket(at);
+        clock.set(ticket, Arc::new(Once(Mutex::new(Some(then)))));
+        Self { clock: Arc::clone(clock), ticket: Some(ticket) }
+    }
+
+    /// Lets it call, whatever happens.
+    pub fn forget(mut self) {
+        self.ticket = None;
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.clock.cancel(ticket);
+        }
+    }
+}
+
+struct Once(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Alarm for Once {
+    fn ring(&self) {
+        let then = self.0.lock().take();
+        if let Some(then) = then {
+            then();
+        }
+    }
+}
+
 /// The times that are set.
 pub(super) struct Clock {
     face: Mutex<Face>,

@@ -62,6 +62,7 @@ use crate::config::fixed::LATE_READS;
 
 pub use self::batches::Batches;
 pub use self::calls::CallShare;
+pub use self::clock::Timer;
 pub(crate) use self::error::Span;
 pub use self::error::{Error, Full, Ration};
 pub use self::hold::{CallerSnapshot, Hold};
@@ -373,6 +374,11 @@ impl<S: 'static> Pool<S> {
         let Job { name, deadline } = job;
         let label = Label { name, key: None, deadline };
         Posted::submit(label, self.books(lane), &self.clock, work, (seat, then));
+    }
+
+    /// Calls `then` at that time on the clock's thread, unless the timer is dropped before. It must not block.
+    pub fn at(&self, time: Instant, then: Box<dyn FnOnce() + Send>) -> Timer {
+        Timer::set(&self.clock, time, then)
     }
 
     fn books(&self, lane: Lane) -> Books<S> {

@@ -101,12 +101,6 @@ impl Places {
             held.swap_remove(index);
         }
     }
-
-    /// How many are held.
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
-        self.held.lock().len()
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::kv::Value;
@@ -45,7 +46,7 @@ pub struct Behalf<'a> {
     /// Who calls.
     pub caller: &'a Caller,
     /// What writes it down.
-    pub audit: &'a Audit,
+    pub audit: &'a Arc<Audit>,
     /// The HTTP request that the call came in; none where nobody waits for its answer, as with a job.
     pub inbound: Option<&'a dyn Inbound>,
 }
@@ -96,11 +97,11 @@ pub trait Inbound: fmt::Debug + Send + Sync {
     /// When it arrived.
     fn arrived(&self) -> Instant;
 
-    /// It waits from here on, without this thread.
-    fn park(&mut self);
+    /// It waits from here on, without this thread. One that has begun goes on though its caller has gone.
+    fn park(&mut self, has_begun: bool);
 
-    /// Goes on with it on a thread that may block: this one, where it may, else later a handler's. Then nothing is done
-    /// where its caller has gone.
+    /// Goes on with it on a thread that may block: this one, where it may, else later a handler's. Then one that has
+    /// not begun is not carried out where its caller has gone.
     fn on_handler(self, then: impl FnOnce(Self) + Send + 'static)
     where
         Self: Sized;
@@ -163,12 +164,12 @@ impl Audit {
     }
 
     /// Queues the record of a call.
-    fn write(&self, call: &Call<'_>, outcome: &Outcome<'_>) {
+    fn write(&self, call: &Call, outcome: &Outcome<'_>) {
         let Some(writer) = &self.writer else { return };
         if !self.has_file && !log_enabled!(Level::Info) {
             return;
         }
-        let (caller, error) = (call.by.caller, outcome.error());
+        let (caller, error) = (call.caller, outcome.error());
         let (peer, address) = (caller.peer, caller.origin.address());
         let record = Box::new(Record {
             time: clock::rfc3339_utc(SystemTime::now()),
@@ -232,39 +233,41 @@ impl Records {
     }
 }
 
-/// A changing call that is being carried out. Dropped without an end, it was a panic that ended it.
-pub(super) struct Call<'a> {
-    by: Behalf<'a>,
+/// A changing call that is being carried out. Dropped by a panic, that ended it.
+pub(super) struct Call {
+    caller: Caller,
+    audit: Arc<Audit>,
     method: String,
     subject: Option<Subject>,
     began: Instant,
     has_ended: bool,
 }
 
-impl<'a> Call<'a> {
+impl Call {
     /// A call of this method that began then; without a subject where the request has none that can
     /// be understood.
     pub(super) fn begin(
-        by: Behalf<'a>,
+        by: Behalf<'_>,
         method: String,
         subject: Option<Subject>,
         began: Instant,
     ) -> Self {
-        Self { by, method, subject, began, has_ended: false }
+        let (caller, audit) = (*by.caller, Arc::clone(by.audit));
+        Self { caller, audit, method, subject, began, has_ended: false }
     }
 
     /// Queues the call's record; what the call was about.
     pub(super) fn end(mut self, outcome: &Outcome<'_>) -> Subject {
         self.has_ended = true;
-        self.by.audit.write(&self, outcome);
+        self.audit.write(&self, outcome);
         self.subject.take().unwrap_or_default()
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for Call {
     fn drop(&mut self) {
-        if !self.has_ended {
-            self.by.audit.write(self, &Outcome::Panic);
+        if !self.has_ended && thread::panicking() {
+            self.audit.write(self, &Outcome::Panic);
         }
     }
 }

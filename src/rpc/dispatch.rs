@@ -10,13 +10,15 @@ use serde_json::value::RawValue;
 
 use crate::guest::wire::GuestResponse;
 use crate::jobs::{Request, reached};
-use crate::ops::{Error, Libvirt};
+use crate::ops::{Error, Libvirt, Step};
+use crate::os::peer::Share;
 use crate::pool::{CallShare, JobName, NoPermit, Permit, Ration, current};
 use crate::rpc::as_job::Mode;
 use crate::rpc::audit::{Audit, Behalf, Call as Record, Inbound, Outcome, log_call, milliseconds};
 use crate::rpc::call::Call;
-use crate::rpc::given::Given;
-use crate::rpc::json;
+use crate::rpc::encoder::Encoder;
+use crate::rpc::given::{BoxedWriter, Given, writer};
+use crate::rpc::json::Writer;
 use crate::rpc::subject::Subject;
 use crate::rpc::table::{Callee, Service};
 
@@ -44,9 +46,9 @@ pub(super) fn dispatch<I: Inbound + 'static>(
                 let what = What::Read { subject, is_dry_run };
                 let doing = Doing { callee, began: arrived, what };
                 let counted_by = Arc::clone(agent);
-                let answer = Box::new(move |outcome: Result<_, Error>| {
+                let answer = Box::new(move |outcome: Result<BoxedWriter, Error>| {
                     let subject = doing.end(&counted_by, outcome.as_ref().err());
-                    let outcome = outcome.as_deref();
+                    let outcome = outcome.as_ref().map(|write| &**write as Writer<'_>);
                     then(inbound, encoder.answer(outcome, &subject));
                 });
                 return given.post(agent, user, posting, answer);
@@ -59,9 +61,28 @@ pub(super) fn dispatch<I: Inbound + 'static>(
     let (share, timeout, name) = (call.share(user), call.timeout(), call.callee.entry.0);
     with_permit(&Arc::clone(&agent), share, (timeout, name), inbound, move |inbound, permit| {
         let by = Behalf { caller: inbound.caller(), audit: &audit, inbound: Some(&inbound) };
-        let answer = Desk { agent: &agent, by }.carry_out(call, permit);
-        then(inbound, answer);
+        let begun = Desk { agent: &agent, by }.begin(call, permit);
+        go_on(agent, begun, inbound, then);
     });
+}
+
+/// Takes the next step of a call on this thread, and the others after what they wait for.
+fn go_on<I: Inbound + 'static>(
+    agent: Arc<Libvirt>,
+    mut begun: Begun,
+    mut inbound: I,
+    then: impl FnOnce(I, Option<Vec<u8>>) + Send + 'static,
+) {
+    let by = inbound.caller().share();
+    match begun.step(&agent, by, &|| inbound.may_be_abandoned()) {
+        Step::Done(outcome) => then(inbound, begun.end(&agent, outcome)),
+        Step::Wait(wait) => {
+            inbound.park(true);
+            let waits = Arc::clone(&agent);
+            let next = move |inbound| go_on(agent, begun, inbound, then);
+            waits.wait_later(wait, Box::new(move || inbound.on_handler(next)));
+        }
+    }
 }
 
 /// Goes on with a request once it has this permit, on a thread that may block. It waits for it without a thread, up to
@@ -88,7 +109,7 @@ pub(super) fn with_permit<I: Inbound + 'static>(
     match has {
         Some(permit) => inbound.on_handler(move |inbound| go_on(inbound, Ok(permit))),
         None => {
-            inbound.park();
+            inbound.park(false);
             let granted = move |permit| inbound.on_handler(move |inbound| go_on(inbound, permit));
             agent.pool().permit_later(share, deadline, Box::new(granted));
         }
@@ -132,7 +153,7 @@ fn unpermitted(
     Error::Pool(agent.pool().no_permit(why, share, &what, arrived))
 }
 
-impl<'a> Desk<'a> {
+impl Desk<'_> {
     /// Carries a call out that waits for its permit on this thread, as those of a batch or a job; its answer, if it
     /// gets one.
     ///
@@ -156,41 +177,37 @@ impl<'a> Desk<'a> {
             let what = call.callee.entry.0;
             in_time(permit, deadline).map_err(|why| unpermitted(agent, why, &share, what, arrived))
         });
-        self.carry_out(call, permit.transpose())
+        let mut begun = self.begin(call, permit.transpose());
+        let (user, is_gone) = (self.by.caller.share(), || self.by.may_be_abandoned());
+        loop {
+            match begun.step(agent, user, &is_gone) {
+                Step::Done(outcome) => return begun.end(agent, outcome),
+                Step::Wait(wait) => agent.wait(&wait),
+            }
+        }
     }
 
-    /// Runs the verb of a call, writes the outcome down, one line a call, and answers it; or makes a job of the
-    /// call, whose line comes when that is carried out.
-    fn carry_out(self, call: Call, permit: Result<Option<Permit>, Error>) -> Option<Vec<u8>> {
-        let Call { callee, mut given, subject, is_dry_run, mode, encoder, arrived: began, .. } =
-            call;
+    /// Begins a call that has this permit: its verb, which is one line in the log when it ends; or a job, whose line
+    /// comes when that is carried out.
+    fn begin(self, call: Call, permit: Result<Option<Permit>, Error>) -> Begun {
+        let Call { callee, mut given, subject, is_dry_run, mode, encoder, arrived, .. } = call;
         let (permit, mode) = match permit {
             Ok(permit) => (permit, mode),
             Err(error) => (None, Mode::Fail(error)),
         };
-        let mode = match mode {
-            Mode::Job(params) => match self.add_job(callee, &mut *given, params, began) {
-                Ok(accepted) => {
-                    return encoder.answer(Ok(&|out| json::write(out, &accepted)), &subject);
-                }
-                Err(error) => Mode::Fail(error),
-            },
-            other => other,
-        };
-        // A job has waited for nobody, and has all of its time from here on.
-        let arrived = if subject.job.is_some() { Instant::now() } else { began };
-        let doing = self.begin(callee, subject, is_dry_run, began);
-        let outcome = match mode {
-            Mode::Fail(error) => Err(error),
-            Mode::Run | Mode::Job(_) => {
-                let is_gone = || self.by.may_be_abandoned();
-                let run = || current::carry_out(arrived, || given.carry_out(self.agent, &is_gone));
-                current::of_caller(self.by.caller.share(), run)
+        let (outcome, is_job) = match mode {
+            Mode::Run => (None, false),
+            Mode::Fail(error) => (Some(Err(error)), false),
+            Mode::Job(params) => {
+                let accepted = self.add_job(callee, &mut *given, params, arrived);
+                let is_job = accepted.is_ok();
+                (Some(accepted.map(writer)), is_job)
             }
         };
-        drop(permit);
-        let subject = doing.end(self.agent, outcome.as_ref().err());
-        encoder.answer(outcome.as_deref(), &subject)
+        // A job has waited for nobody, and has all of its time from here on.
+        let counted_from = if subject.job.is_some() { Instant::now() } else { arrived };
+        let doing = (!is_job).then(|| self.doing(callee, subject, is_dry_run, arrived));
+        Begun { given, outcome, permit, encoder, counted_from, doing }
     }
 
     /// Makes a job of a call.
@@ -208,13 +225,7 @@ impl<'a> Desk<'a> {
     }
 
     /// A call that is carried out from here on.
-    fn begin(
-        self,
-        callee: Callee,
-        subject: Subject,
-        is_dry_run: bool,
-        began: Instant,
-    ) -> Doing<'a> {
+    fn doing(self, callee: Callee, subject: Subject, is_dry_run: bool, began: Instant) -> Doing {
         let what = match callee.changes() && !is_dry_run {
             true => What::Change(Record::begin(self.by, callee.full_name(), Some(subject), began)),
             false => What::Read { subject, is_dry_run },
@@ -230,19 +241,57 @@ impl<'a> Desk<'a> {
     }
 }
 
-/// A call that is being carried out.
-struct Doing<'a> {
-    callee: Callee,
-    began: Instant,
-    what: What<'a>,
+/// A call that has begun.
+struct Begun {
+    given: Box<dyn Given>,
+    /// Where it is known before the verb runs.
+    outcome: Option<Result<BoxedWriter, Error>>,
+    permit: Option<Permit>,
+    encoder: Encoder,
+    /// When its deadline begins.
+    counted_from: Instant,
+    /// What is written down at its end.
+    doing: Option<Doing>,
 }
 
-enum What<'a> {
-    Change(Record<'a>),
+impl Begun {
+    /// Runs the verb, or its next step.
+    fn step(
+        &mut self,
+        agent: &Libvirt,
+        user: Share,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Step<BoxedWriter> {
+        if let Some(outcome) = self.outcome.take() {
+            return Step::Done(outcome);
+        }
+        let (given, from) = (&mut self.given, self.counted_from);
+        let step = || current::carry_out(from, || given.step(agent, is_gone));
+        current::of_caller(user, step)
+    }
+
+    /// Writes the outcome down; the answer, if it gets one.
+    fn end(self, agent: &Libvirt, outcome: Result<BoxedWriter, Error>) -> Option<Vec<u8>> {
+        drop(self.permit);
+        let doing = self.doing.map(|doing| doing.end(agent, outcome.as_ref().err()));
+        let outcome = outcome.as_ref().map(|write| &**write as Writer<'_>);
+        self.encoder.answer(outcome, &doing.unwrap_or_default())
+    }
+}
+
+/// A call that is being carried out.
+struct Doing {
+    callee: Callee,
+    began: Instant,
+    what: What,
+}
+
+enum What {
+    Change(Record),
     Read { subject: Subject, is_dry_run: bool },
 }
 
-impl Doing<'_> {
+impl Doing {
     /// Counts it and writes it down, by its error if it has one; what it was about.
     fn end(self, agent: &Libvirt, error: Option<&Error>) -> Subject {
         let Self { callee: Callee { service, entry: (method, ..) }, began, what } = self;

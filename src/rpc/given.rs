@@ -6,11 +6,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::guest::members::Members;
-use crate::ops::{Error, Libvirt, Posting, Question};
+use crate::ops::{Error, Libvirt, Posting, Question, Step, Steps};
 use crate::os::peer::Share;
 use crate::rpc::json;
 use crate::rpc::subject::About;
-use crate::rpc::table::{Method, Verb, WaitingVerb};
+use crate::rpc::table::{InSteps, Method, Verb};
 
 /// What a method takes.
 pub(super) trait Params:
@@ -21,7 +21,7 @@ pub(super) trait Params:
 impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + About + Send> Params for P {}
 
 /// Writes a result as JSON.
-pub(super) type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>>;
+pub(super) type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()> + Send>;
 
 /// Gets the outcome of a question that nobody waits for.
 pub(super) type Then = Box<dyn FnOnce(Result<BoxedWriter, Error>) + Send>;
@@ -40,15 +40,9 @@ pub(super) trait Given: Send {
     /// The parameter.
     fn about(&mut self) -> &mut dyn About;
 
-    /// Runs the verb with the parameter; what writes its result. `is_gone` says whether the caller has disconnected.
-    ///
-    /// # Errors
-    /// Those of the verb.
-    fn carry_out(
-        &mut self,
-        agent: &Libvirt,
-        is_gone: &dyn Fn() -> bool,
-    ) -> Result<BoxedWriter, Error>;
+    /// Runs the verb with the parameter, or its next step; what writes its result. `is_gone` says whether the caller
+    /// has disconnected.
+    fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<BoxedWriter>;
 
     /// What it takes to post the verb, where that is one question to libvirt that may be asked now.
     ///
@@ -81,9 +75,9 @@ impl Method {
             Self::Console(verb) => typed(verb),
             Self::GuestInfo(verb) => typed(verb),
             Self::Login(verb) => typed(verb),
-            Self::Shutdown(verb) => waiting(verb),
+            Self::Shutdown(begin) => in_steps(begin),
             Self::Screenshot(verb) => typed(verb),
-            Self::Events(verb) => typed(verb),
+            Self::Events(begin) => in_steps(begin),
             Self::Image(verb) => typed(verb),
             Self::Clone(verb) => typed(verb),
             Self::Volume(verb) => typed(verb),
@@ -94,12 +88,14 @@ impl Method {
     }
 }
 
-fn typed<P: Params + 'static, R: Serialize + 'static>(verb: Verb<P, R>) -> Box<dyn Given> {
-    Box::new(Typed { params: P::default(), verb: AnyVerb::Plain(verb) })
+fn typed<P: Params + 'static, R: Serialize + Send + 'static>(verb: Verb<P, R>) -> Box<dyn Given> {
+    Box::new(Typed { params: P::default(), verb })
 }
 
-fn waiting<P: Params + 'static, R: Serialize + 'static>(verb: WaitingVerb<P, R>) -> Box<dyn Given> {
-    Box::new(Typed { params: P::default(), verb: AnyVerb::Waiting(verb) })
+fn in_steps<P: Params + 'static, R: Serialize + Send + 'static>(
+    begin: InSteps<P, R>,
+) -> Box<dyn Given> {
+    Box::new(Stepping { params: P::default(), begin, steps: None })
 }
 
 fn question<P: Params + 'static, R: Serialize + Send + 'static>(
@@ -111,12 +107,15 @@ fn question<P: Params + 'static, R: Serialize + Send + 'static>(
 /// A verb that may block.
 struct Typed<P, R> {
     params: P,
-    verb: AnyVerb<P, R>,
+    verb: Verb<P, R>,
 }
 
-enum AnyVerb<P, R> {
-    Plain(Verb<P, R>),
-    Waiting(WaitingVerb<P, R>),
+/// A verb that waits in steps.
+struct Stepping<P, R> {
+    params: P,
+    begin: InSteps<P, R>,
+    /// Once it has begun.
+    steps: Option<Box<dyn Steps<R>>>,
 }
 
 /// A verb that is one question to libvirt.
@@ -145,32 +144,41 @@ macro_rules! takes_params {
     };
 }
 
-impl<P: Params, R: Serialize + 'static> Given for Typed<P, R> {
+impl<P: Params, R: Serialize + Send + 'static> Given for Typed<P, R> {
     takes_params!();
 
-    fn carry_out(
-        &mut self,
-        agent: &Libvirt,
-        is_gone: &dyn Fn() -> bool,
-    ) -> Result<BoxedWriter, Error> {
-        let params = std::mem::take(&mut self.params);
-        let result = match self.verb {
-            AnyVerb::Plain(verb) => verb(agent, params)?,
-            AnyVerb::Waiting(verb) => verb(agent, params, is_gone)?,
+    fn step(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Step<BoxedWriter> {
+        Step::Done((self.verb)(agent, std::mem::take(&mut self.params)).map(writer))
+    }
+}
+
+impl<P: Params, R: Serialize + Send + 'static> Given for Stepping<P, R> {
+    takes_params!();
+
+    fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<BoxedWriter> {
+        let steps = match &mut self.steps {
+            Some(steps) => steps,
+            None => match (self.begin)(agent, std::mem::take(&mut self.params)) {
+                Ok(steps) => self.steps.insert(steps),
+                Err(error) => return Step::Done(Err(error)),
+            },
         };
-        Ok(writer(result))
+        match steps.step(agent, is_gone) {
+            Step::Done(outcome) => Step::Done(outcome.map(writer)),
+            Step::Wait(wait) => Step::Wait(wait),
+        }
     }
 }
 
 impl<P: Params, R: Serialize + Send + 'static> Given for Asking<P, R> {
     takes_params!();
 
-    fn carry_out(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Result<BoxedWriter, Error> {
+    fn step(&mut self, agent: &Libvirt, _: &dyn Fn() -> bool) -> Step<BoxedWriter> {
         let question = match self.question.take() {
-            Some(question) => question,
-            None => (self.asks)(agent, std::mem::take(&mut self.params))?,
+            Some(question) => Ok(question),
+            None => (self.asks)(agent, std::mem::take(&mut self.params)),
         };
-        agent.ask(question).map(writer)
+        Step::Done(question.and_then(|question| agent.ask(question)).map(writer))
     }
 
     fn posting(&mut self, agent: &Libvirt) -> Result<Option<Posting>, Error> {
@@ -185,6 +193,7 @@ impl<P: Params, R: Serialize + Send + 'static> Given for Asking<P, R> {
     }
 }
 
-fn writer<R: Serialize + 'static>(result: R) -> BoxedWriter {
+/// Writes this result.
+pub(super) fn writer<R: Serialize + Send + 'static>(result: R) -> BoxedWriter {
     Box::new(move |out| json::write(out, &result))
 }

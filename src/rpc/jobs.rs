@@ -60,13 +60,13 @@ impl Workers {
 }
 
 /// Carries out one job after the other until none is begun any more.
-fn work(agent: &Libvirt, audit: &Audit) {
+fn work(agent: &Libvirt, audit: &Arc<Audit>) {
     while let Some(begun) = agent.jobs().next() {
         carry_out(agent, audit, &begun);
     }
 }
 
-fn carry_out(agent: &Libvirt, audit: &Audit, begun: &Begun) {
+fn carry_out(agent: &Libvirt, audit: &Arc<Audit>, begun: &Begun) {
     let caller = begun.request.caller;
     let desk = Desk { agent, by: Behalf { caller: &caller, audit, inbound: None } };
     let outcome = match agent.jobs().may_begin(begun) {

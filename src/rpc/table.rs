@@ -16,7 +16,7 @@ use crate::guest::wire::verbs::{ListRequest, ListResponse, PlanRequest, PlanResp
 use crate::guest::wire::verbs::{ScreenshotResponse, SettingResponse, ShutdownRequest};
 use crate::guest::wire::{GuestRequest, GuestResponse};
 use crate::jobs::{self, Job};
-use crate::ops::{Error, Libvirt, Question};
+use crate::ops::{Error, Libvirt, Question, Steps};
 use crate::rpc::dry_run;
 use crate::rpc::envelope::Lookup;
 
@@ -71,8 +71,8 @@ impl Service {
 /// A verb with what it takes and answers.
 pub(super) type Verb<P, R> = fn(&Libvirt, P) -> Result<R, Error>;
 
-/// A verb whose answer may wait for what it asks for, as long as its caller is connected.
-pub(super) type WaitingVerb<P, R> = fn(&Libvirt, P, &dyn Fn() -> bool) -> Result<R, Error>;
+/// A verb that waits for what happens, in steps.
+pub(super) type InSteps<P, R> = Verb<P, Box<dyn Steps<R>>>;
 
 /// What a verb asks that is one question to libvirt.
 pub(super) type Asks<P, R> = Verb<P, Question<R>>;
@@ -95,9 +95,9 @@ pub(super) enum Method {
     Console(Verb<GuestRequest, ConsoleResponse>),
     GuestInfo(Verb<GuestRequest, GuestInfo>),
     Login(Verb<LoginRequest, GuestResponse>),
-    Shutdown(WaitingVerb<ShutdownRequest, GuestResponse>),
+    Shutdown(InSteps<ShutdownRequest, GuestResponse>),
     Screenshot(Verb<GuestRequest, ScreenshotResponse>),
-    Events(Verb<EventsRequest, Page>),
+    Events(InSteps<EventsRequest, Page>),
     Image(Verb<ImageRequest, ImageResponse>),
     Clone(Verb<ImageRequest, VolumeResponse>),
     Volume(Verb<VolumeRequest, VolumeResponse>),
@@ -185,14 +185,14 @@ const LIBVIRT: [Entry; 44] = [
     ("Restart", Changes, Method::Guest(Libvirt::restart)),
     ("Reboot", Changes, Method::Guest(Libvirt::reboot)),
     ("Poweroff", Changes, Method::Guest(Libvirt::poweroff)),
-    ("Shutdown", Changes, Method::Shutdown(Libvirt::shutdown)),
+    ("Shutdown", Changes, Method::Shutdown(Libvirt::begin_shutdown)),
     ("Run", Changes, Method::Guest(Libvirt::run)),
     ("Status", Reads, Method::Status(Libvirt::status_question)),
     ("CPUMetrics", Reads, Method::Metrics(Libvirt::cpu_question)),
     ("DiskMetrics", Reads, Method::Metrics(Libvirt::disk_question)),
     ("NicMetrics", Reads, Method::Metrics(Libvirt::nic_question)),
     ("AllMetrics", Reads, Method::AllMetrics(Libvirt::all_metrics)),
-    ("WaitEvents", Reads, Method::Events(Libvirt::wait_events)),
+    ("WaitEvents", Reads, Method::Events(Libvirt::begin_wait_events)),
     ("ResizeDisk", Changes, Method::Guest(Libvirt::resize_disk)),
     ("List", Reads, Method::List(Libvirt::list_guests)),
     ("Describe", Reads, Method::Describe(Libvirt::describe)),

@@ -23,8 +23,9 @@ impl Log {
         Self(std::env::temp_dir().join(format!("mistify-audit-{}-{number}", std::process::id())))
     }
 
-    fn open(&self) -> io::Result<Audit> {
+    fn open(&self) -> io::Result<Arc<Audit>> {
         Audit::open(&AuditConfig { log: Some(self.0.clone()), ..AuditConfig::default() })
+            .map(Arc::new)
     }
 
     fn mode(&self) -> u32 {
@@ -51,7 +52,7 @@ fn root() -> Caller {
     Caller { origin: Origin::Socket, peer: Some(Peer { uid: 0, pid: Some(7) }) }
 }
 
-fn begin<'a>(audit: &'a Audit, caller: &'a Caller, guest: &str) -> Call<'a> {
+fn begin(audit: &Arc<Audit>, caller: &Caller, guest: &str) -> Call {
     let subject = Subject { guest: Some(guest.to_owned()), ..Subject::default() };
     let by = Behalf { caller, audit, inbound: None };
     Call::begin(by, "Libvirt.Run".to_owned(), Some(subject), Instant::now())
@@ -169,12 +170,13 @@ impl io::Write for Hanging {
 #[expect(clippy::type_complexity, reason = "parts of one bed, each used by name")]
 fn hanging(
     limits: &AuditConfig,
-) -> (Audit, Receiver<()>, Sender<()>, Arc<parking_lot::Mutex<Vec<u8>>>) {
+) -> (Arc<Audit>, Receiver<()>, Sender<()>, Arc<parking_lot::Mutex<Vec<u8>>>) {
     let ((begin, begun), (go, gone)) = (unbounded(), bounded(0));
     let written = Arc::new(parking_lot::Mutex::default());
     let file = Hanging { begun: begin, go: gone, written: Arc::clone(&written) };
     let sink = Sink::new("/absent/audit".into(), Box::new(file));
-    let audit = Audit::start(limits, Some(sink), |_| Ok(Some("somebody".to_owned()))).unwrap();
+    let audit =
+        Arc::new(Audit::start(limits, Some(sink), |_| Ok(Some("somebody".to_owned()))).unwrap());
     (audit, begun, go, written)
 }
 
@@ -213,7 +215,7 @@ fn a_file_that_fails_counts_each_record_as_lost() {
     // For reading alone.
     let file = fs::File::open(&log.0).unwrap();
     let sink = Sink::new(log.0.clone(), Box::new(file));
-    let audit = Audit::start(&AuditConfig::default(), Some(sink), |_| Ok(None)).unwrap();
+    let audit = Arc::new(Audit::start(&AuditConfig::default(), Some(sink), |_| Ok(None)).unwrap());
     (0..3).for_each(|_| drop(begin(&audit, &root(), "a").end(&Outcome::Ok)));
     assert!(audit.flush(PATIENCE));
     assert_eq!(audit.writer.as_ref().unwrap().lost(), 3);
@@ -244,7 +246,7 @@ fn a_reopen_is_not_lost_when_the_queue_is_full() {
     let file = Hanging { begun: begin_write, go: gone, written: Arc::default() };
     let log = Log::new();
     let sink = Sink::new(log.0.clone(), Box::new(file));
-    let audit = Audit::start(&limits, Some(sink), |_| Ok(None)).unwrap();
+    let audit = Arc::new(Audit::start(&limits, Some(sink), |_| Ok(None)).unwrap());
     begin(&audit, &root(), "hangs").end(&Outcome::Ok);
     begun.recv_timeout(PATIENCE).expect("the writer hangs");
     begin(&audit, &root(), "fills").end(&Outcome::Ok);
@@ -266,7 +268,7 @@ fn a_hanging_user_database_costs_names_and_no_call() {
     };
     let limits = AuditConfig { user_wait: Duration::from_millis(1), ..AuditConfig::default() };
     let sink = Sink::open(&log.0).unwrap();
-    let audit = Audit::start(&limits, Some(sink), name_of).unwrap();
+    let audit = Arc::new(Audit::start(&limits, Some(sink), name_of).unwrap());
     for guest in ["a", "b"] {
         begin(&audit, &root(), guest).end(&Outcome::Ok);
     }

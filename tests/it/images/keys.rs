@@ -1,12 +1,13 @@
 //! What changes something of a guest waits for the guest's key. The agent is in this process, so
 //! that the test can hold a key.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mistify_libvirt::config::{Config, Store};
 use mistify_libvirt::ops::Libvirt;
 use mistify_libvirt::os::peer::{Caller, Origin};
-use mistify_libvirt::rpc::{self, Answer, Audit, Behalf, Service};
+use mistify_libvirt::rpc::{self, Answer, Behalf, Service};
 use serde_json::{Value, json};
 
 use crate::support::{Scratch, wait_until};
@@ -19,7 +20,7 @@ fn call(agent: &Libvirt, method: &str, params: &Value) -> String {
     let service =
         if method.starts_with("Libvirt.") { Service::Libvirt } else { Service::ImageStore };
     let caller = Caller { origin: Origin::Socket, peer: None };
-    let by = Behalf { caller: &caller, audit: &Audit::default(), inbound: None };
+    let by = Behalf { caller: &caller, audit: &Arc::default(), inbound: None };
     match rpc::answer_here(agent, service, request.to_string().as_bytes(), by) {
         Answer::Result(answer) => {
             let answer: Value = serde_json::from_slice(&answer).expect("JSON");

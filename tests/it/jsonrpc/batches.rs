@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use mistify_libvirt::events::What;
 use mistify_libvirt::pool::Lane;
 use serde_json::{Value, json};
 
@@ -168,6 +169,29 @@ fn batches_of_one_caller_leave_the_pool_to_others() {
     }
     let answer: Value = serde_json::from_slice(&Reply::read(&mut &other).body).expect("JSON");
     assert_eq!(answer["error"]["code"], -32001, "{answer}");
+    inside.end();
+}
+
+#[test]
+fn calls_that_wait_for_events_hold_no_handler() {
+    let mut config = InProcess::config();
+    config.http.handlers = 1;
+    let inside = InProcess::start(&config);
+    let call = |method: &str, params: Value| {
+        let call = json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": 1 });
+        send(inside.address, &call)
+    };
+    let wait = json!({ "guest": "waited-for", "timeout": 50 });
+    let waiting: Vec<_> = (0..4).map(|_| call("Libvirt.WaitEvents", wait.clone())).collect();
+    wait_until("all four wait", PATIENCE, || inside.agent.events().waiting() == 4);
+    let listed = Reply::read(&mut call("Libvirt.List", json!({})));
+    assert!(listed.text().contains("\"result\""), "{listed:?}");
+    inside.agent.events().note("waited-for", What::Created);
+    for mut stream in waiting {
+        let answer = Reply::read(&mut stream);
+        assert!(answer.text().contains("\"event\":\"created\""), "{answer:?}");
+    }
+    assert_eq!(inside.agent.events().waiting(), 0);
     inside.end();
 }
 

@@ -1,6 +1,6 @@
 //! What must hold of JSON-RPC 2.0 whatever comes in.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -26,7 +26,7 @@ pub(crate) fn calls(data: &[u8]) {
         Libvirt::new("test:///default", "mistify", 1).expect("the test driver is there")
     });
     let caller = Caller { origin: Origin::Socket, peer: None };
-    let audit = Audit::default();
+    let audit = Arc::new(Audit::default());
     let desk = Desk { agent, by: Behalf { caller: &caller, audit: &audit, inbound: None } };
     for port in [Service::Libvirt, Service::ImageStore] {
         let ids = v2::message(data, |message| body(desk, port, message));
