@@ -80,7 +80,7 @@ once "lab volumes" make test-lab-volumes -- "${lab[@]}"
 once "lab crashes" make test-lab-crash -- "${lab[@]}"
 once "lab storage" make test-lab-storage -- "${lab[@]}"
 once "lab guests" make test-lab-guests -- "${lab[@]}"
-once "systemd" make test-systemd TESTS="lab::systemd:: --skip every_verb --skip package::" -- "${lab[@]}"
+once "systemd" make test-systemd TESTS="lab::systemd:: --skip lab::systemd::unit::every_verb --skip lab::systemd::package::" -- "${lab[@]}"
 once "systemd packages" make test-systemd TESTS=lab::systemd::package:: -- "${lab[@]}"
 once "systemd verbs" make test-systemd TESTS=lab::systemd::unit::every_verb -- "${lab[@]}"
 once "new user" make test-new-user -- "${tests[@]}" docs tests/bare

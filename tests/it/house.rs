@@ -7,7 +7,6 @@ use std::path::Path;
 
 use crate::documents::{documents, read};
 use crate::rust_source::{absolute, module_of, named, tokens};
-use crate::support::files_below;
 
 /// Layers of modules from top to bottom: a module may name itself and modules of layers below.
 const ORDER: [&[&str]; 11] = [
@@ -164,28 +163,4 @@ fn what_is_fuzzed_is_what_is_shipped() {
         same += usize::from(of_name > 0);
     }
     assert!(same >= 50, "{same}");
-}
-
-/// All sources of the integration tests.
-fn test_sources() -> String {
-    let mut paths = Vec::new();
-    files_below(Path::new("tests/it"), &mut paths);
-    let sources = paths.iter().filter(|path| path.ends_with(".rs"));
-    sources.map(|path| fs::read_to_string(path).expect("it is there")).collect()
-}
-
-#[test]
-fn gates_name_tests_that_exist() {
-    let sources = test_sources();
-    let mut named = 0;
-    for list in ["tests/gate/verify-only", "tests/gate/verify-alone", "tests/gate/lab-short"] {
-        let text = fs::read_to_string(list).expect("it is there");
-        for name in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            let last = name.trim_end_matches("::").rsplit("::").next().unwrap_or_default();
-            let forms = [format!("fn {last}("), format!("mod {last};"), format!("mod {last} {{")];
-            assert!(forms.iter().any(|form| sources.contains(form)), "{list}: no test {name}");
-            named += 1;
-        }
-    }
-    assert!(named >= 15, "{named}");
 }

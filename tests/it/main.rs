@@ -27,6 +27,7 @@ mod english;
 mod events;
 mod faults;
 mod freezes;
+mod gates;
 mod golden;
 mod guest_agent;
 mod harness;
