@@ -82,7 +82,7 @@ test-lab-agent: lab-image
 
 # Tests that go through the agent, which also run on a directory store elsewhere.
 test-lab-volumes: lab-image
-	$(LAB) images::zpool:: volumes::zpool:: dry_run::zpool::
+	$(LAB) storage::images::zpool:: storage::volumes::zpool:: api::dry_run::zpool::
 
 # Tests that kill the agent.
 test-lab-crash: lab-image
@@ -90,7 +90,7 @@ test-lab-crash: lab-image
 
 # The store by itself.
 test-lab-storage: lab-image
-	$(LAB) storage::zpool:: storage::real_zfs::
+	$(LAB) storage::store::zpool:: storage::store::real_zfs::
 
 # The lab's part of .ci/run.
 test-lab-short: lab-image
@@ -114,7 +114,7 @@ test-systemd:
 # "Getting started" on a bare Debian 12: from the first command to a login by SSH, an upgrade and a purge.
 test-new-user:
 	tests/install-deps.sh bare
-	MISTIFY_TEST_BARE=1 MISTIFY_TEST_REQUIRE=bare $(CARGO) test --test it -- new_user::
+	MISTIFY_TEST_BARE=1 MISTIFY_TEST_REQUIRE=bare $(CARGO) test --test it -- packaging::new_user::
 
 # The tests that cross into C, under AddressSanitizer with its leak check; agents have to end without
 # a leak, too. glib's own allocator would hide its objects from it.
@@ -124,7 +124,8 @@ sanitize:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address G_SLICE=always-malloc \
 	CARGO_TARGET_DIR=$(abspath $(or $(CARGO_TARGET_DIR),target))/sanitize \
 	$(CARGO) test --target $(HOST) --lib --test it -- \
-		libvirt:: conformance:: verbs:: qemu:: openvswitch:: inventory:: settings:: screens:: events::
+		libvirt:: events:: client::verbs:: ops::inventory:: ops::screens:: api::inventory:: api::verbs:: \
+		compatibility::conformance:: guests::screens:: lifecycle::qemu:: lifecycle::settings:: networks::openvswitch::
 
 # Looks for input that breaks what must hold, SECONDS for each target of src/fuzz.rs, or FUZZ=... alone.
 SECONDS ?= 60
@@ -151,7 +152,7 @@ docs-picture:
 
 docs:
 	tests/install-deps.sh build
-	MISTIFY_WRITE_DOCS=1 $(CARGO) test --test it -- reference:: limits::
+	MISTIFY_WRITE_DOCS=1 $(CARGO) test --test it -- documents::reference:: documents::limits::
 
 demo: build
 	tests/install-deps.sh demo

@@ -28,7 +28,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 #[cfg(test)]
-#[path = "../tests/it/cost.rs"]
+#[path = "../tests/it/harness/cost.rs"]
 mod cost;
 pub mod events;
 pub mod fetch;

@@ -28,23 +28,23 @@ mod zvols;
 #[path = "../common/mod.rs"]
 mod common;
 
-// The tests' bed; it names its parts by `crate::`.
+// The tests' bed; it names its parts by `super::`.
 #[expect(dead_code, reason = "the tests use more of it")]
-#[path = "../../tests/it/boot_sector.rs"]
+#[path = "../../tests/it/harness/boot_sector.rs"]
 mod boot_sector;
-#[path = "../../tests/it/cost.rs"]
+#[path = "../../tests/it/harness/cost.rs"]
 mod cost;
 #[expect(dead_code, reason = "the tests use more of it")]
-#[path = "../../tests/it/linux.rs"]
+#[path = "../../tests/it/harness/linux.rs"]
 mod linux;
 #[expect(dead_code, reason = "the tests use more of it")]
-#[path = "../../tests/it/skip.rs"]
+#[path = "../../tests/it/harness/skip.rs"]
 mod skip;
 #[expect(dead_code, reason = "the tests use more of it")]
-#[path = "../../tests/it/stack.rs"]
+#[path = "../../tests/it/harness/stack.rs"]
 mod stack;
 #[expect(dead_code, reason = "the tests use more of it")]
-#[path = "../../tests/it/support.rs"]
+#[path = "../../tests/it/harness/support.rs"]
 mod support;
 
 use std::env;

@@ -2,13 +2,13 @@
 
 use serde_json::Value;
 
+use crate::call_counter::Counting;
 use crate::changes::{END, LIFE, in_phase};
 use crate::common::bed::Bed;
 use crate::common::http::Connection;
 use crate::common::report::Report;
 use crate::common::sample::float;
 use crate::common::server::Server;
-use crate::counting::Counting;
 use crate::reads::READS;
 use crate::{FLAGS, METRICS, as_run, guest, request};
 

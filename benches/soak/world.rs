@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::agent::PROGRAM;
 use crate::boot_sector;
-use crate::inside::Inside;
+use crate::pid_namespace::Inside;
 use crate::skip::Skip;
 use crate::stack::{Stack, in_libvirt};
 use crate::support::{Scratch, files_below, wait_until};

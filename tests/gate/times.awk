@@ -79,5 +79,5 @@ END {
             tests[subject] == 1 ? "" : "s", why[subject] == "" ? "" : "; slow: " why[subject]
     }
     for (i = 1; i <= without; i++)
-        printf "over 5 s without a reason (crate::cost::slow): %s\n", unstated[i]
+        printf "over 5 s without a reason (cost::slow): %s\n", unstated[i]
 }

@@ -52,7 +52,7 @@ fn run_within(
     command.output().unwrap()
 }
 
-/// Writes down that a test does not run, as `tests/it/skip.rs` does: past the runner, which hides what a test
+/// Writes down that a test does not run, as `tests/it/harness/skip.rs` does: past the runner, which hides what a test
 /// prints that passes.
 fn skip() {
     let thread = std::thread::current();

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::{Pool, run, zfs};
-use crate::agent::PROGRAM;
-use crate::skip::require;
+use crate::harness::agent::PROGRAM;
+use crate::harness::skip::require;
 
 /// The user nobody, on Debian.
 const NOBODY: u32 = 65534;

@@ -1,13 +1,13 @@
-//! The agent killed and started again, as in [`crate::crash`], with its disks on ZFS.
+//! The agent killed and started again, as in [`crate::recovery::crash`], with its disks on ZFS.
 
 use std::time::Duration;
 
 use super::{LIBVIRT, Pool, run, virsh};
-use crate::crash::{
+use crate::harness::skip::require;
+use crate::recovery::crash::{
     Bed, Host, a_command_outlives_its_agent, attach_is_undone, create_is_undone,
     delete_is_finished, delete_meets, leftovers_go, random_kills, undo_meets,
 };
-use crate::skip::require;
 
 /// Fewer than with a folder: here each takes seconds.
 const KILLS: u32 = 20;

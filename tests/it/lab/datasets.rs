@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::check::{Checked, check};
 use super::{Pool, SOON, device, is_block_device, virsh, zfs};
-use crate::agent::Agent;
-use crate::skip::require;
-use crate::support::wait_until;
+use crate::harness::agent::Agent;
+use crate::harness::skip::require;
+use crate::harness::support::wait_until;
 
 #[test]
 fn a_dataset_serves_as_the_root_of_the_store() {

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{Folder, Pool, device, quietly, virsh, zfs};
-use crate::agent::Agent;
-use crate::skip::require;
-use crate::storage::Holder;
+use crate::harness::agent::Agent;
+use crate::harness::skip::require;
+use crate::storage::store::Holder;
 
 /// Creates the folder's guest with a NIC and two blank disks, and a snapshot of the first.
 fn guest(agent: &Agent, folder: &Folder) -> Value {

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::Path;
 
 use super::{Pool, fresh, run, zfs};
-use crate::documents::for_the_lab;
-use crate::skip::require;
+use crate::documents::commands::for_the_lab;
+use crate::harness::skip::require;
 
 #[test]
 fn the_documented_pool_commands_work() {

@@ -29,11 +29,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{env, iter};
 
-use crate::agent::Agent;
-use crate::boot_sector::boot_sector;
-use crate::cost::slow;
-use crate::skip::Skip;
-use crate::support::{poll, wait_until};
+use crate::harness::agent::Agent;
+use crate::harness::boot_sector::boot_sector;
+use crate::harness::cost::slow;
+use crate::harness::skip::Skip;
+use crate::harness::support::{poll, wait_until};
 
 /// The machine's libvirtd.
 const LIBVIRT: &str = "qemu:///system";

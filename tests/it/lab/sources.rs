@@ -7,8 +7,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Pool, device, virsh};
-use crate::agent::Agent;
-use crate::skip::require;
+use crate::harness::agent::Agent;
+use crate::harness::skip::require;
 
 /// CreateGuest with this source; its error, after it has left nothing.
 fn refusal(agent: &Agent, id: &str, source: &Path) -> String {

@@ -16,11 +16,11 @@ use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
 use super::{Folder, Pool, SOON, device, env, is_block_device, quietly, run};
-use crate::agent::{Reply, call_text, read_result};
-use crate::boot_sector::boot_sector;
+use crate::harness::agent::{Reply, call_text, read_result};
+use crate::harness::boot_sector::boot_sector;
+use crate::harness::skip::Skip;
+use crate::harness::support::wait_until;
 use crate::metrics::Scrape;
-use crate::skip::Skip;
-use crate::support::wait_until;
 
 const PACKAGE: &str = "mistify-libvirt";
 const UNIT: &str = "mistify-libvirt.service";

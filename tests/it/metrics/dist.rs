@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::skip::{Skip, require};
-use crate::support::Scratch;
+use crate::harness::skip::{Skip, require};
+use crate::harness::support::Scratch;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const DASHBOARD: &str = "dist/grafana/mistify-libvirt.json";

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use mistify_libvirt::config::MetricsConfig;
 
 use super::{Bed, Inside, SOON};
-use crate::skip::require;
-use crate::support::{poll, wait_until};
+use crate::harness::skip::require;
+use crate::harness::support::{poll, wait_until};
 
 /// Long enough for anything that wakes up every second or two.
 const LOOK: Duration = Duration::from_secs(7);

@@ -11,8 +11,8 @@ use mistify_libvirt::ops::{Error, Libvirt};
 use mistify_libvirt::pool;
 
 use super::{Bed, SOON, Scrape};
-use crate::skip::require;
-use crate::support::{poll, wait_until};
+use crate::harness::skip::require;
+use crate::harness::support::{poll, wait_until};
 
 fn limits() -> MetricsConfig {
     MetricsConfig {

@@ -12,12 +12,12 @@ mod values;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::agent::Agent;
-use crate::cost::slow;
-use crate::inside::Inside;
-use crate::skip::Skip;
-use crate::stack::{BlockDevice, Stack, measured_guest_xml};
-use crate::support::{poll, signal, wait_until};
+use crate::harness::agent::Agent;
+use crate::harness::cost::slow;
+use crate::harness::pid_namespace::Inside;
+use crate::harness::skip::Skip;
+use crate::harness::stack::{BlockDevice, Stack, measured_guest_xml};
+use crate::harness::support::{poll, signal, wait_until};
 
 /// Longer than a loaded machine needs for what takes a second or two.
 const SOON: Duration = Duration::from_secs(60);

@@ -7,10 +7,10 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::{Bed, Inside, SOON, scrape};
-use crate::agent::{Agent, PROGRAM};
-use crate::skip::{Skip, require};
-use crate::stack::Stack;
-use crate::support::{Scratch, feed, wait_for, wait_until};
+use crate::harness::agent::{Agent, PROGRAM};
+use crate::harness::skip::{Skip, require};
+use crate::harness::stack::Stack;
+use crate::harness::support::{Scratch, feed, wait_for, wait_until};
 
 /// A guest that is off has no memory, whatever its definition says; one that is paused has.
 #[test]

@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::stuck::NAMED;
 use super::{Bed, Inside, SOON, Scrape, scrape};
-use crate::agent::Agent;
-use crate::skip::require;
-use crate::support::{poll, wait_until};
+use crate::harness::agent::Agent;
+use crate::harness::skip::require;
+use crate::harness::support::{poll, wait_until};
 
 /// More than there may be calls that are late.
 const STOPPED: usize = 6;

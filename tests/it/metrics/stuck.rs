@@ -6,9 +6,9 @@ use mistify_libvirt::libvirt::{self, Connection, Groups};
 use serde_json::json;
 
 use super::{Bed, Inside, SOON, Scrape, median, scrape, time};
-use crate::agent::Agent;
-use crate::skip::require;
-use crate::support::{poll, wait_for, wait_until};
+use crate::harness::agent::Agent;
+use crate::harness::skip::require;
+use crate::harness::support::{poll, wait_for, wait_until};
 
 /// Longer than a loaded machine needs until a metric names a stuck guest: two slow samples.
 pub(super) const NAMED: Duration = Duration::from_secs(150);

@@ -7,10 +7,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{Bed, SOON};
-use crate::agent::{Agent, PROGRAM};
-use crate::skip::require;
-use crate::stack::{BlockDevice, measured_guest_xml};
-use crate::support::{Scratch, wait_until};
+use crate::harness::agent::{Agent, PROGRAM};
+use crate::harness::skip::require;
+use crate::harness::stack::{BlockDevice, measured_guest_xml};
+use crate::harness::support::{Scratch, wait_until};
 
 /// libvirt's number of its own protocol, beside that of keepalive.
 const CALLS: &str = "prog=536903814 ";

@@ -8,9 +8,9 @@ use mistify_libvirt::os::process;
 use serde_json::json;
 
 use super::{Bed, Inside, SOON, Scrape};
-use crate::skip::require;
-use crate::stack::Stack;
-use crate::support::{signal, wait_until};
+use crate::harness::skip::require;
+use crate::harness::stack::Stack;
+use crate::harness::support::{signal, wait_until};
 
 /// libvirt's parameters of one guest, and its process's clock, at about one moment.
 struct Truth {

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::agent::Reply;
-use crate::cost::slow;
-use crate::reference::WRITE;
-use crate::screens::unbase64;
-use crate::skip::Skip;
-use crate::stack::installed;
-use crate::support::{Scratch, wait_until};
+use crate::documents::reference::WRITE;
+use crate::guests::screens::unbase64;
+use crate::harness::agent::Reply;
+use crate::harness::cost::slow;
+use crate::harness::skip::Skip;
+use crate::harness::stack::installed;
+use crate::harness::support::{Scratch, wait_until};
 
 /// Longer than a loaded machine needs to start a browser, and for any of its answers.
 const ANSWER: Duration = Duration::from_secs(120);

@@ -5,9 +5,9 @@ mod shown;
 
 use mistify_libvirt::rpc::Service;
 
-use crate::agent::{Agent, Reply};
-use crate::images;
-use crate::support::{feed, wait_for};
+use crate::harness::agent::{Agent, Reply};
+use crate::harness::support::{feed, wait_for};
+use crate::storage::images;
 
 const METHODS: [&str; 5] = ["AllMetrics", "Console", "Describe", "List", "Screenshot"];
 

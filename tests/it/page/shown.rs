@@ -8,12 +8,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::browser::{Browser, DOWN, ENTER, ESCAPE, SOON, TAB, Window};
-use crate::agent::{Agent, PROGRAM};
-use crate::boot_sector;
-use crate::screens::telling;
-use crate::skip::require;
-use crate::stack::Stack;
-use crate::support::{Scratch, signal, wait_until};
+use crate::guests::screens::telling;
+use crate::harness::agent::{Agent, PROGRAM};
+use crate::harness::boot_sector;
+use crate::harness::skip::require;
+use crate::harness::stack::Stack;
+use crate::harness::support::{Scratch, signal, wait_until};
 
 const DESKTOP: Window = Window(1400, 900, false);
 const PHONE: Window = Window(360, 740, true);

@@ -1,70 +1,9 @@
-//! The storage room: one body of claims for both stores, and zfs's faults by a stand-in.
-//!
-//! The claims run on a directory store everywhere, and on the pool that `MISTIFY_TEST_ZPOOL` names,
-//! as root, where there is one. They make and destroy `<pool>/guests/<id>` and `<pool>/images/<id>`
-//! of ids that begin with `t-`, and leave the rest of the pool alone.
+//! Volumes and images: both stores, and the paths of disks.
 
-#![expect(clippy::unwrap_used, reason = "claims are tests, though clippy sees plain functions")]
-
-mod bench;
-mod disks;
-mod faults;
-mod folder;
-mod images;
-mod links;
-mod real_zfs;
-mod snapshots;
-
-use bench::Bench;
-pub(crate) use bench::{Holder, begins_with};
-
-/// Makes a test of each claim for each store.
-macro_rules! on_both_stores {
-    ($($module:ident: $($claim:ident)*;)*) => {
-        mod directory {
-            $($(#[test]
-            fn $claim() {
-                super::$module::$claim(&super::Bench::on_directory());
-            })*)*
-        }
-
-        mod zpool {
-            $($(#[test]
-            fn $claim() {
-                let Some(bench) = super::Bench::on_zpool() else { return };
-                super::$module::$claim(&bench);
-            })*)*
-        }
-    };
-}
-
-on_both_stores! {
-    disks:
-        a_blank_volume_has_its_size_its_owner_and_a_device
-        the_same_volume_again_is_adopted_with_its_content
-        what_was_written_just_now_is_not_adopted
-        another_volume_of_that_name_is_refused_and_says_what_differs
-        a_clone_has_the_images_content_and_its_size_or_more
-        a_plan_changes_nothing_and_an_unknown_image_is_not_found
-        what_does_not_fit_is_refused_before_anything_is_made
-        a_reservation_counts_and_a_sparse_volume_takes_nothing
-        what_was_made_is_taken_back_and_what_was_there_stays
-        a_volume_taken_back_leaves_its_neighbour
-        a_guests_volumes_go_with_their_snapshots_and_others_stay
-        an_open_volume_is_left_with_its_snapshots_and_its_user_is_named
-        a_volume_grows_with_its_content_and_never_shrinks
-        only_below_guests_is_deleted_and_only_what_was_asked_for;
-    snapshots:
-        snapshots_are_taken_listed_and_destroyed_alone_or_below
-        an_undo_keeps_other_calls_snapshots
-        a_rollback_brings_the_content_back_and_newer_snapshots_only_go_when_told
-        an_open_volume_is_not_rolled_back
-        a_snapshot_is_sent_as_a_stream;
-    images:
-        a_raw_file_becomes_an_image_and_goes_again
-        an_import_that_fails_leaves_nothing
-        a_second_import_of_an_id_is_refused
-        of_two_imports_of_an_id_the_second_is_refused
-        no_image_is_deleted_while_it_is_imported
-        the_newest_snapshot_of_an_image_is_cloned;
-}
+mod backing_chains;
+mod disk_paths;
+pub(crate) mod images;
+mod ownership;
+mod same_source;
+pub(crate) mod store;
+mod volumes;

@@ -5,7 +5,7 @@ use std::process::Command;
 use super::super::check::Checked;
 use super::super::{quietly, run};
 use super::{PACKAGE, Service, UNIT, systemctl};
-use crate::skip::require;
+use crate::harness::skip::require;
 
 #[test]
 fn the_units_own_user_is_told_what_the_pool_has_to_allow_and_that_is_enough() {

@@ -7,9 +7,9 @@ use super::{
     GUESTS_UNIT, OWN_SETTINGS, PACKAGE, SETTINGS, SOCKET_UNIT, Service, UNIT, purge, qemu_pid,
     systemctl, text,
 };
-use crate::agent::PROGRAM;
-use crate::skip::require;
-use crate::support::{wait_for, wait_until};
+use crate::harness::agent::PROGRAM;
+use crate::harness::skip::require;
+use crate::harness::support::{wait_for, wait_until};
 
 /// The files of this machine that have our name, but for those of the tests.
 fn our_files() -> String {

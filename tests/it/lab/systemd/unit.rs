@@ -13,11 +13,11 @@ use super::{
     ADDRESS, Calls, OWN_SETTINGS, OWN_USER, PACKAGE, SETTINGS, Service, UNIT, ask_until, asked,
     call_by, qemu_pid, systemctl, text,
 };
-use crate::boot_sector::boots;
-use crate::images::qemu_img;
-use crate::images::requested::{ImageService, content as image_content};
-use crate::skip::require;
-use crate::support::{AtEnd, Scratch, signal, wait_for, wait_until};
+use crate::harness::boot_sector::boots;
+use crate::harness::skip::require;
+use crate::harness::support::{AtEnd, Scratch, signal, wait_for, wait_until};
+use crate::storage::images::qemu_img;
+use crate::storage::images::requested::{ImageService, content as image_content};
 
 /// Callers at once.
 const CALLERS: u32 = 4;

@@ -1,0 +1,266 @@
+//! The commands that ask an agent which runs, as people and scripts call them.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::agent::{Agent, PROGRAM};
+use crate::harness::support::{Scratch, wait_until};
+
+/// Longer than a loaded machine needs for what takes milliseconds.
+const SOON: Duration = Duration::from_secs(60);
+/// What clears the line of a terminal.
+const CLEARED: &str = "\r\u{1b}[K";
+
+/// A shell on the host of an agent.
+pub(crate) struct Shell {
+    pub(crate) agent: Agent,
+    pub(crate) folder: Scratch,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self::with(Scratch::new(), &[])
+    }
+
+    /// With this folder, and these flags of the agent.
+    pub(crate) fn with(folder: Scratch, flags: &[&str]) -> Self {
+        let socket = folder.path().join("s").display().to_string();
+        let all = [&["--libvirt-uri", "test:///default", "--socket", &socket], flags].concat();
+        Self { agent: Agent::start(&all), folder }
+    }
+
+    /// Waits for the first sample of all guests, which a loaded machine takes after the first question.
+    fn has_metrics(&self) {
+        let answer = || self.agent.call_with("AllMetrics", &json!({}));
+        wait_until("a sample", SOON, || answer()["error"].is_null());
+    }
+
+    fn port(&self) -> String {
+        self.agent.address().port().to_string()
+    }
+
+    /// A command with this on its standard input.
+    pub(crate) fn feed(&self, words: &[&str], input: &str) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(["--config", "/dev/null", "--port", &self.port()]).args(words);
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().expect("it starts");
+        let mut stdin = child.stdin.take().expect("stdin was piped");
+        // Who does not read it has ended already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("it is our child")
+    }
+
+    /// The JSON that a command answers in a pipe.
+    pub(crate) fn ask(&self, words: &[&str]) -> Value {
+        let output = self.feed(words, "");
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{words:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// What a command that fails says, after its status.
+    pub(crate) fn fail(&self, words: &[&str]) -> String {
+        let output = self.feed(words, "");
+        assert!(output.stdout.is_empty(), "{words:?}: {output:?}");
+        let why = String::from_utf8(output.stderr).expect("text");
+        format!("{} {why}", output.status.code().expect("a status"))
+    }
+
+    /// What a command writes on a terminal.
+    pub(crate) fn on_terminal(&self, words: &str) -> String {
+        on_terminal(&self.agent, words)
+    }
+
+    /// What is left of it: a call that a loaded machine makes slow is told by the second, and that is
+    /// cleared at its end.
+    pub(crate) fn left_on_terminal(&self, words: &str) -> String {
+        let written = self.on_terminal(words);
+        written.rsplit(CLEARED).next().unwrap_or_default().to_owned()
+    }
+}
+
+/// What a command writes on a terminal that asks this agent.
+pub(crate) fn on_terminal(agent: &Agent, words: &str) -> String {
+    let port = agent.address().port();
+    let line = format!("{PROGRAM} --config /dev/null --port {port} {words}");
+    let mut script = Command::new("script");
+    let output = script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
+    let output = output.expect("bsdutils is part of every Debian");
+    assert!(output.status.success(), "{words}: {output:?}");
+    String::from_utf8(output.stdout).expect("text").replace("\r\n", "\n")
+}
+
+#[test]
+fn a_guests_life_is_a_command_a_step() {
+    let shell = Shell::new();
+    let guest = json!({ "id": "web-1", "type": "test", "memory": 64, "cpu": 1 });
+    let file = shell.folder.path().join("web-1.json");
+    fs::write(&file, guest.to_string()).expect("a file can be written");
+    let file = file.display().to_string();
+
+    assert_eq!(shell.ask(&["create", &file])["guest"]["id"], "web-1");
+    let states = |id: &str| {
+        let all = shell.ask(&["list"]);
+        let found = all.as_array().expect("a list").iter().find(|guest| guest["id"] == id);
+        found.map(|guest| guest["state"].clone())
+    };
+    assert_eq!(states("test"), Some(json!("running")));
+    assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
+    assert_eq!(shell.ask(&["status", "web-1"])["guest"]["state"], "running");
+    assert_eq!(shell.ask(&["suspend", "web-1"])["guest"]["state"], "paused");
+    assert_eq!(shell.ask(&["resume", "web-1"])["guest"]["state"], "running");
+    assert_eq!(shell.ask(&["reset", "web-1"])["guest"]["state"], "running");
+    let why = "cannot read the console of web-1: its definition has no console log";
+    assert!(shell.fail(&["console", "web-1"]).contains(why));
+    assert_eq!(shell.ask(&["reboot", "web-1"])["guest"]["id"], "web-1");
+    assert_eq!(shell.ask(&["shutdown", "web-1"])["guest"]["id"], "web-1");
+    assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
+    let off = shell.ask(&["shutdown", "web-1", "--wait=60", "--force-after", "30"]);
+    assert_eq!(off["guest"]["state"], "shutoff");
+    assert_eq!(shell.ask(&["shutdown", "--wait", "web-1"])["guest"]["state"], "shutoff");
+    assert_eq!(shell.ask(&["run", "web-1"])["guest"]["state"], "running");
+    assert_eq!(shell.ask(&["poweroff", "web-1"])["guest"]["state"], "shutoff");
+    assert_eq!(shell.ask(&["delete", "web-1"])["guest"]["id"], "web-1");
+    assert!(shell.fail(&["status", "web-1"]).starts_with("1 mistify-libvirt: Domain not found"));
+}
+
+#[test]
+fn any_method_is_called_with_words_a_file_or_standard_input() {
+    let shell = Shell::new();
+    let params = r#"{"guest":{"id":"test"}}"#;
+    let file = shell.folder.path().join("params");
+    fs::write(&file, params).expect("a file can be written");
+    let from_file = format!("@{}", file.display());
+    let expected = json!({ "guest": { "id": "test", "state": "running" } });
+    let state = |answer: &Value| answer["guest"]["state"].clone();
+    for words in [["call", "Status", params], ["call", "Libvirt.Status", &from_file]] {
+        assert_eq!(state(&shell.ask(&words)), state(&expected));
+    }
+    let output = shell.feed(&["call", "Status", "-"], &format!("[{params}]"));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(state(&answer), state(&expected));
+    shell.has_metrics();
+    assert_eq!(shell.ask(&["call", "AllMetrics"])["test"]["state"], "running");
+}
+
+#[test]
+fn the_status_tells_whose_fault_it_was() {
+    let shell = Shell::new();
+    for (words, says) in [
+        (&["status", "nobody"][..], "1 mistify-libvirt: Domain not found"),
+        (&["metrics", "nobody"], "1 mistify-libvirt: guest nobody not found"),
+        (&["call", "Nope"], "1 mistify-libvirt: "),
+        (&["call", "Status", "{"], "2 mistify-libvirt: cannot parse the parameters: "),
+        (&["create", "/nonexistent"], "2 mistify-libvirt: cannot read /nonexistent: No such file"),
+        // A port that no test is given.
+        (
+            &["create", "web-1", "--run"],
+            "2 mistify-libvirt: cannot read web-1: No such file or directory (os error 2); to create a guest \
+             with this id, add --image and --memory\n",
+        ),
+        (&["list", "--port", "1"], "3 mistify-libvirt: cannot call the agent at 127.0.0.1:"),
+        (&["list", "--port", "0"], "2 mistify-libvirt: cannot call the agent at port 0: "),
+        (
+            &["list", "--socket", "/nonexistent"],
+            "3 mistify-libvirt: cannot call the agent at /nonexistent: No such file",
+        ),
+        (&["status"], "2 mistify-libvirt: status: not a subcommand"),
+    ] {
+        let said = shell.fail(words);
+        assert!(said.starts_with(says), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn the_unix_socket_of_the_settings_is_used_before_the_port() {
+    let shell = Shell::new();
+    let socket = shell.folder.path().join("s").display().to_string();
+    // Were it the port, nobody would be there.
+    let words = ["--port", "1", "--socket", &socket, "status", "test"];
+    assert_eq!(shell.ask(&words)["guest"]["state"], "running");
+}
+
+#[test]
+fn on_a_terminal_answers_are_for_people_unless_json_is_asked_for() {
+    let shell = Shell::new();
+    assert_eq!(
+        shell.left_on_terminal("list"),
+        "GUEST    STATE   MEMORY  CPUS  ADDRESS\ntest   running  8.0 GiB     2        -\n"
+    );
+    assert_eq!(shell.left_on_terminal("status test"), "test running\n");
+    shell.has_metrics();
+    let metrics = shell.left_on_terminal("metrics test");
+    assert!(metrics.starts_with("running, ") && metrics.contains("\nCPU  SECONDS"), "{metrics}");
+    let call = shell.left_on_terminal("call Status '{\"guest\":{\"id\":\"test\"}}'");
+    assert!(call.starts_with("{\n  \"guest\": {\n"), "{call}");
+    let list: Value = serde_json::from_str(&shell.left_on_terminal("list --json")).expect("JSON");
+    assert_eq!(list[0]["id"], "test");
+}
+
+#[test]
+fn what_takes_its_time_is_told_by_the_second_on_a_terminal_alone() {
+    crate::harness::cost::slow("shows passing seconds on a terminal");
+    let shell = Shell::new();
+    // Nothing happens here for which it would end before its time: twice as long as two seconds to be told
+    // take on a machine that is not loaded.
+    let words = |timeout: u8| format!(r#"{{"timeout": {timeout}, "guest": "nobody"}}"#);
+    let said = shell.on_terminal(&format!("call WaitEvents '{}' --json", words(5)));
+    let (told, answer) = said.split_once(CLEARED).expect(&said);
+    let seconds =
+        |told: &str| told.strip_prefix("Libvirt.WaitEvents: ")?.strip_suffix(" s")?.parse().ok();
+    let told: Vec<u64> = told.split('\r').filter_map(seconds).collect();
+    assert!(told.len() >= 2 && told[0] >= 1 && told.is_sorted(), "{said:?}");
+    let answer: Value = serde_json::from_str(answer).expect("JSON alone is left");
+    assert_eq!(answer["events"], json!([]));
+    // And what is not slow, or not in front of a person, has none of it.
+    wait_until("an answer that is not slow", SOON, || {
+        shell.on_terminal("status test") == "test running\n"
+    });
+    assert_eq!(shell.ask(&["call", "WaitEvents", &words(2)])["events"], json!([]));
+}
+
+#[test]
+fn bash_completes_commands_flags_methods_and_the_guests_that_are_there() {
+    let shell = Shell::new();
+    let script = shell.feed(&["completions", "bash"], "").stdout;
+    let file = shell.folder.path().join("completions");
+    fs::write(&file, script).expect("a file can be written");
+    // What bash asks for once a person has written these words and presses the key.
+    let complete = |words: &str| {
+        let line = format!(
+            ". {}; mistify-libvirt() {{ {PROGRAM} --config /dev/null --port {} \"$@\"; }}; \
+             COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _mistify_libvirt 2>/dev/null; echo \"${{COMPREPLY[@]}}\"",
+            file.display(),
+            shell.port(),
+        );
+        let output = Command::new("bash").args(["-c", &line]).output().expect("bash is there");
+        String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+    };
+    assert_eq!(complete("mistify-libvirt sh"), "shutdown");
+    assert_eq!(complete("mistify-libvirt --dead"), "--deadline-read --deadline-change");
+    assert_eq!(complete("mistify-libvirt call AllM"), "AllMetrics");
+    assert_eq!(
+        complete("mistify-libvirt call ImageStore.Li"),
+        "ImageStore.ListVolumes ImageStore.ListSnapshots ImageStore.ListImages"
+    );
+    assert_eq!(complete("mistify-libvirt status te"), "test");
+    assert_eq!(complete("mistify-libvirt image ''"), "import pull");
+    assert_eq!(complete("mistify-libvirt create web-1 --run --wait ''"), "ssh cloud-init");
+    assert_eq!(complete("mistify-libvirt shutdown --wait te"), "");
+}
+
+#[test]
+fn top_in_a_pipe_is_one_look_at_what_guests_do() {
+    let shell = Shell::new();
+    shell.has_metrics();
+    let top = shell.ask(&["top"]);
+    assert_eq!((&top[0]["id"], &top[0]["state"]), (&json!("test"), &json!("running")));
+    assert!(top[0]["cpu_percent"].is_number(), "{top}");
+}

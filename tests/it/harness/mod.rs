@@ -1,0 +1,14 @@
+//! What the tests share: a libvirtd and an agent of their own, Linux guests, waiting on conditions.
+
+pub(crate) mod agent;
+pub(crate) mod boot_sector;
+pub(crate) mod call_counter;
+pub(crate) mod cost;
+pub(crate) mod in_process;
+pub(crate) mod linux;
+pub(crate) mod pid_namespace;
+pub(crate) mod skip;
+pub(crate) mod stack;
+pub(crate) mod support;
+pub(crate) mod test_driver;
+mod tests;

@@ -1,0 +1,241 @@
+//! What the system refuses, as it does not on demand: one call after the other fails in an agent of its
+//! own, until none is left. Each agent ends with a line that says why, or does without; it loses
+//! nothing, and the next one goes on. `faults.c` is what lets calls fail.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::agent::{Agent, PROGRAM};
+use crate::harness::cost::slow;
+use crate::harness::support::{Scratch, wait_until};
+use crate::recovery::unfinished_changes::cut_off;
+
+/// Longer than a loaded machine needs to settle something.
+const SOON: Duration = Duration::from_secs(60);
+/// More than any of these calls is made by an agent of these tests.
+const CALLS_MAX: usize = 500;
+
+/// Makes a library of a file of this folder, to be loaded before others.
+pub(crate) fn library(source: &str) -> PathBuf {
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source).with_extension("so");
+    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/harness")).join(source);
+    let flags = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"];
+    let mut cc = Command::new("cc");
+    cc.args(flags).arg("-o").arg(&library).arg(&source).arg("-ldl");
+    assert!(cc.status().is_ok_and(|status| status.success()), "cc compiles {source:?}");
+    library
+}
+
+/// What lets the system's calls fail.
+pub(crate) fn faults() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| library("faults.c"))
+}
+
+/// The folders of agents on libvirt's test driver, one after the other.
+struct Home(Scratch);
+
+impl Home {
+    fn new() -> Self {
+        Self(Scratch::new())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn flags(&self) -> [String; 6] {
+        let storage = format!("directory:{}", self.path("store").display());
+        let state = self.path("state").display().to_string();
+        ["--libvirt-uri", "test:///default", "--storage", &storage, "--state-dir", &state]
+            .map(str::to_owned)
+    }
+
+    /// An agent with such a fault, or what it has logged when it has ended instead.
+    fn start(&self, fault: &str, more: &[&str]) -> Result<Agent, String> {
+        slow("starts an agent for each call that fails");
+        let mut command = Command::new(PROGRAM);
+        command.env("LD_PRELOAD", faults()).env("FAULT", fault);
+        let mut flags = self.flags().to_vec();
+        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
+        Agent::try_run(command, &flags)
+    }
+
+    /// Starts agents of which the first of these calls fails, the second and so on, as long as they
+    /// make that many; says why those have ended that did not start, the others are used. How many
+    /// there were, and how many of them ended.
+    fn each(
+        &self,
+        (call, error, part): (&str, i32, &str),
+        ended: impl Fn(&str),
+        using: impl Fn(&Agent),
+    ) -> (usize, usize) {
+        let mut ends = 0;
+        for number in 1..CALLS_MAX {
+            let fault = format!("{call}:{error}:{number}:{part}");
+            let log = match self.start(&fault, &[]) {
+                Ok(agent) => {
+                    using(&agent);
+                    agent.end()
+                }
+                Err(log) => {
+                    let why = log.lines().last().unwrap_or_default();
+                    assert!(why.starts_with("mistify-libvirt: "), "{fault}: {log}");
+                    ended(why);
+                    ends += 1;
+                    log
+                }
+            };
+            assert!(!log.contains("panic"), "{fault}: {log}");
+            if !log.contains("(fault)") {
+                return (number - 1, ends);
+            }
+        }
+        panic!("more than {CALLS_MAX} times {call}");
+    }
+
+    /// Has an agent leave something open in its journal.
+    fn leave_open(&self) {
+        cut_off(&self.flags(), &guest(), "before:3");
+        assert_eq!(entries(&self.path("state/intents")), 1);
+    }
+
+    /// Starts an agent without a fault, which settles what is open.
+    fn settle(&self) {
+        let agent = Agent::start(&self.flags());
+        wait_until("it is settled", SOON, || agent.is_settled());
+        agent.end();
+        assert_eq!(entries(&self.path("store/guests")), 0);
+        assert_eq!(entries(&self.path("state/set-aside")), 0);
+    }
+}
+
+fn guest() -> Value {
+    let disks = json!([{ "size": 1 }]);
+    json!({ "id": "g", "type": "test", "memory": 32, "cpu": 1, "nics": [], "disks": disks })
+}
+
+fn entries(folder: &Path) -> usize {
+    fs::read_dir(folder).map_or(0, Iterator::count)
+}
+
+#[test]
+fn a_thread_that_is_not_had_is_said_and_ends_the_start() {
+    let home = Home::new();
+    let ended = |why: &str| {
+        assert!(why.contains(": cannot "), "{why}");
+        assert!(why.ends_with(": Resource temporarily unavailable (os error 11)"), "{why}");
+    };
+    let (calls, ends) = home.each(("pthread_create", libc::EAGAIN, ""), ended, |agent| {
+        agent.ok("Status", &json!({ "id": "test" }));
+    });
+    assert!(calls > 60 && ends > 60, "{calls} threads, {ends} ends");
+}
+
+/// No file of the state is lost where one of these calls for a place in it fails: the start says which,
+/// or does without. At least so many do not.
+fn start_is_repeated(call: &str, error: i32, words: &str, at_least: usize) {
+    let home = Home::new();
+    home.leave_open();
+    let state = home.path("state").display().to_string();
+    let ended = |why: &str| {
+        assert!(why.contains(&state) && why.ends_with(words), "{why}");
+        assert_eq!(entries(&home.path("state/intents")), 1);
+    };
+    let (calls, ends) = home.each((call, error, &state), ended, |_| {});
+    assert!(ends >= at_least, "{calls} calls, {ends} ends");
+    home.settle();
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_is_named_and_what_is_open_stays_so() {
+    start_is_repeated("opendir", libc::EIO, "Input/output error (os error 5)", 2);
+}
+
+#[test]
+fn a_start_that_gets_no_descriptor_sets_nothing_aside_and_is_repeated() {
+    start_is_repeated("open64", libc::EMFILE, "Too many open files (os error 24)", 4);
+}
+
+#[test]
+fn what_does_not_come_to_the_disk_is_an_error_and_leaves_nothing() {
+    let home = Home::new();
+    let all = home.0.path().display().to_string();
+    let ended = |why: &str| assert!(why.ends_with("Input/output error (os error 5)"), "{why}");
+    let failed = [Cell::new(0), Cell::new(0)];
+    let (calls, ends) = home.each(("fsync", libc::EIO, &all), ended, |agent| {
+        for (method, failed) in ["CreateGuest", "Delete"].into_iter().zip(&failed) {
+            let first = agent.call(method, &guest());
+            if let Some(why) = first["error"].as_str() {
+                assert!(why.contains("Input/output error"), "{method}: {why}");
+                agent.ok(method, &guest());
+                failed.set(failed.get() + 1);
+            }
+        }
+        wait_until("it is settled", SOON, || agent.is_settled());
+        assert_eq!(entries(&home.path("store/guests")), 0);
+    });
+    // A CreateGuest hears of each; a Delete is done, whatever its journal can note.
+    let failed = failed.map(Cell::into_inner);
+    assert!(failed[0] > 5 && failed[1] == 0, "{calls} calls, {ends} ends, {failed:?}");
+}
+
+#[test]
+fn a_kernel_that_does_not_tell_who_calls_is_said() {
+    let home = Home::new();
+    let fault = format!("socket:{}:*:netlink", libc::EPROTONOSUPPORT);
+    // Also where every user may call: other hosts may reach loopback.
+    for flags in [&[][..], &["--allow-any-local"]] {
+        let log = home.start(&fault, flags).err().expect("nobody could be let in");
+        let why = log.lines().last().unwrap_or_default();
+        let said = "cannot identify socket owners (sock_diag): Protocol not supported";
+        assert!(why.contains(said), "{why}");
+    }
+}
+
+#[test]
+fn an_event_loop_that_fails_says_so_and_goes_on() {
+    let home = Home::new();
+    let agent = home.start(&format!("epoll_wait:{}:1", libc::EIO), &[]).expect("it goes on");
+    let fails = "libvirt's event loop failed; retrying: Input/output error (os error 5)";
+    agent.logged(fails);
+    // Of what happens to a guest libvirt tells by its loop.
+    agent.ok("Poweroff", &json!({ "id": "test" }));
+    agent.logged("libvirt's event loop recovered");
+    agent.end();
+}
+
+#[test]
+fn a_definition_that_cannot_be_read_is_an_error_of_who_needs_it_and_keeps_no_delete() {
+    let home = Home::new();
+    let agent = home.start("virDomainGetXMLDesc:0:*", &[]).expect("none is read");
+    let test = json!({ "id": "test" });
+    agent.ok("Status", &test);
+    let why = agent.error("Console", &test);
+    assert!(why.contains("cannot parse the domain XML from libvirt: malformed XML"), "{why}");
+    agent.ok("Delete", &test);
+    assert!(agent.error("Status", &test).starts_with("[Code-42] "));
+    agent.end();
+}
+
+#[test]
+fn a_count_beyond_the_array_reads_nothing_more() {
+    let home = Home::new();
+    for call in ["virConnectListAllDomains", "virConnectGetAllDomainStats"] {
+        let agent = home.start(&format!("{call}:0:*"), &[]).expect("it starts");
+        let listed = agent.call_with("List", &json!({}));
+        assert_eq!(listed["result"]["guests"][0]["id"], "test", "{call}: {listed}");
+        assert_eq!(agent.request("GET", "/metrics", &[], b"").status, 200, "{call}");
+        let guest = guest();
+        agent.ok("CreateGuest", &guest);
+        agent.ok("Delete", &guest);
+        let log = agent.end();
+        assert!(log.contains("(fault)"), "{call}: it was called");
+    }
+}

@@ -1,0 +1,4 @@
+//! Permitted callers, tokens and the audit.
+
+mod audit;
+mod peers;

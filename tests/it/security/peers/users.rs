@@ -1,0 +1,200 @@
+//! Which users get an answer.
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use super::{
+    CLIENT, NOBODY, ON_TEST_DRIVER, PYTHON, SOON, STRANGER, World, ask, client, one_in_ten_seconds,
+    places, setpriv,
+};
+use crate::harness::agent::{Agent, PROGRAM};
+use crate::harness::skip::require;
+use crate::harness::support::wait_until;
+
+/// An agent on every kind of socket of this host, and where that is.
+fn agent_everywhere(world: &World, flags: &[&str]) -> (Agent, Vec<String>) {
+    let socket = world.at("socket");
+    let mut all = ON_TEST_DRIVER.to_vec();
+    for address in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+        all.extend(["--listen", address]);
+    }
+    // So that all users of these tests can open it.
+    all.extend(["--socket", &socket, "--socket-group", "65534"]);
+    all.extend(flags);
+    let agent = Agent::start(&all);
+    let mut places = places(&agent, 4);
+    // A caller with an IPv6 socket whose peer is an IPv4 address.
+    places.push(places[0].replace("127.0.0.1", "[::ffff:127.0.0.1]"));
+    (agent, places)
+}
+
+#[test]
+fn root_alone_may_call_an_agent_of_root_and_others_are_closed_without_a_byte() {
+    let Some(world) = require("users", World::new()) else { return };
+    let began = Instant::now();
+    let (agent, places) = agent_everywhere(&world, &[]);
+    for place in &places {
+        assert_eq!(ask(0, place), "200", "{place}");
+        assert_eq!(ask(NOBODY, place), "closed", "{place}");
+        assert_eq!(ask(STRANGER, place), "closed", "{place}");
+    }
+    let log = agent.log();
+    one_in_ten_seconds(&log, " refused: ", began);
+    let first = log.lines().find(|line| line.contains(" refused: ")).expect("one at least");
+    assert!(first.contains("connection from 127.0.0.1:"), "{log}");
+    assert!(first.contains(" uid=65534 refused: not allowed to call"), "{log}");
+}
+
+#[test]
+fn users_that_are_named_may_call_and_no_others() {
+    let Some(world) = require("users", World::new()) else { return };
+    let user = STRANGER.to_string();
+    let (_agent, places) = agent_everywhere(&world, &["--allow-user", &user]);
+    for place in &places {
+        for (uid, answer) in [(0, "200"), (STRANGER, "200"), (NOBODY, "closed")] {
+            assert_eq!(ask(uid, place), answer, "{uid} {place}");
+        }
+        assert_eq!(client(setpriv(STRANGER), &["half", place]), "200", "{place}");
+    }
+}
+
+#[test]
+fn everybody_may_call_where_a_flag_says_so_which_is_warned_of() {
+    let Some(world) = require("users", World::new()) else { return };
+    let (agent, places) = agent_everywhere(&world, &["--allow-any-local"]);
+    assert!(agent.log().contains("WARN"), "{}", agent.log());
+    assert!(agent.log().contains("--allow-any-local: every user"), "{}", agent.log());
+    for place in &places {
+        assert_eq!(ask(NOBODY, place), "200", "{place}");
+    }
+}
+
+#[test]
+fn the_agents_own_user_may_call_it() {
+    let Some(world) = require("users", World::new()) else { return };
+    let state = world.at("state");
+    let mut command = setpriv(STRANGER);
+    command.arg(world.program());
+    // Nobody but the agent's user may change the directory of its store.
+    let own = World::new().expect("as before");
+    fs::set_permissions(own.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    chown(own.path(), Some(STRANGER), None).expect("root may");
+    let storage = format!("directory:{}", own.at("store"));
+    let mut flags = vec!["--state-dir", &state, "--storage", &storage];
+    flags.extend(ON_TEST_DRIVER);
+    let agent = Agent::run(command, &flags);
+    let place = agent.address().to_string();
+    for (uid, answer) in [(0, "200"), (STRANGER, "200"), (NOBODY, "closed")] {
+        assert_eq!(ask(uid, &place), answer, "{uid}");
+    }
+}
+
+/// Users and groups that only the agent knows: `member` is in `callers` by the list of that group,
+/// `native` by its own group.
+#[test]
+fn members_of_a_named_group_may_call_by_either_way_to_be_one() {
+    let Some(world) = require("users", World::new()) else { return };
+    let user = |name: &str, uid: u32, gid: u32| format!("{name}:x:{uid}:{gid}::/:/bin/false\n");
+    let users = [
+        user("root", 0, 0),
+        user("member", 64001, 64001),
+        user("native", 64002, 64100),
+        user("other", 64003, 64003),
+    ];
+    fs::write(world.path().join("passwd"), users.concat()).expect("it is ours");
+    let groups = "root:x:0:\nmember:x:64001:\ncallers:x:64100:root,member\n";
+    fs::write(world.path().join("group"), groups).expect("it is ours");
+    let script = format!(
+        "mount --bind {0}/passwd /etc/passwd && mount --bind {0}/group /etc/group && exec \"$@\"",
+        world.path().display(),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-m", "/bin/sh", "-c", &script, "sh", PROGRAM]);
+    let mut flags = ON_TEST_DRIVER.to_vec();
+    flags.extend(["--allow-group", "callers"]);
+    let agent = Agent::run(command, &flags);
+    let place = agent.address().to_string();
+    for (uid, answer) in [(64001, "200"), (64002, "200"), (64003, "closed"), (STRANGER, "closed")] {
+        assert_eq!(ask(uid, &place), answer, "{uid}");
+    }
+}
+
+/// The database of groups is a file that cannot be opened until it is let go.
+#[test]
+fn while_groups_are_asked_for_all_others_are_served_and_who_waits_is_bounded() {
+    let Some(world) = require("users", World::new()) else { return };
+    let group = world.at("group");
+    let users = "root:x:0:0::/:/bin/false\nmember:x:64001:64001::/:/bin/false\n";
+    fs::write(world.path().join("passwd"), users).expect("it is ours");
+    fs::write(&group, "root:x:0:\ncallers:x:64100:member\n").expect("it is ours");
+    let script = format!(
+        "mount --bind {0}/passwd /etc/passwd && mount --bind {group} /etc/group && exec \"$@\"",
+        world.path().display(),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-m", "/bin/sh", "-c", &script, "sh", PROGRAM]);
+    let mut flags = ON_TEST_DRIVER.to_vec();
+    flags.extend(["--allow-group", "64100"]);
+    let agent = Agent::run(command, &flags);
+    let place = agent.address().to_string();
+    let mut keeper = Command::new(PYTHON);
+    keeper.args(["-c", CLIENT, "keep", &group]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut keeper = keeper.spawn().expect("it starts");
+    let mut says = BufReader::new(keeper.stdout.take().expect("piped")).lines();
+    let mut said = || says.next().and_then(Result::ok);
+    assert_eq!(said().as_deref(), Some("kept"));
+
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..10).map(|_| scope.spawn(|| ask(64001, &place))).collect();
+        assert_eq!(said().as_deref(), Some("asked"));
+        let is_turned_away = || waiting.iter().filter(|ask| ask.is_finished()).count() == 2;
+        wait_until("two are too many", SOON, is_turned_away);
+        assert_eq!(ask(0, &place), "200", "root does not wait");
+        assert!(is_turned_away(), "the others do");
+        // The end of its input is the sign to let go.
+        drop(keeper.stdin.take());
+        let mut told: Vec<_> = waiting.into_iter().map(|ask| ask.join().expect("told")).collect();
+        told.sort_unstable();
+        assert_eq!(told, [&["200"; 8][..], &["closed"; 2]].concat());
+    });
+    keeper.wait().expect("it is our child");
+    agent.end();
+}
+
+#[test]
+fn a_call_to_loopback_from_another_address_of_the_host_is_of_its_user() {
+    let Some(world) = require("users", World::new()) else { return };
+    let script = "ip link set lo up && ip addr add 192.0.2.7/32 dev lo && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-n", "/bin/sh", "-c", script, "sh", &world.program()]);
+    let agent = Agent::run(command, &ON_TEST_DRIVER);
+    let place = format!("192.0.2.7>{}", agent.address());
+    for (uid, answer) in [(0, "200"), (NOBODY, "closed")] {
+        let mut runner = Command::new("nsenter");
+        runner.args(["-n", "-t", &agent.pid().to_string(), "setpriv"]);
+        runner.args(setpriv(uid).get_args());
+        assert_eq!(client(runner, &["ask", &place]), answer, "{uid}");
+    }
+}
+
+#[test]
+fn a_socket_is_opened_by_its_group_alone() {
+    let Some(world) = require("users", World::new()) else { return };
+    let socket = world.at("socket");
+    let user = NOBODY.to_string();
+    let mut flags = ON_TEST_DRIVER.to_vec();
+    flags.extend(["--socket", &socket, "--allow-user", &user]);
+    let agent = Agent::start(&flags);
+    places(&agent, 2);
+    let script = format!(
+        "import socket; s = socket.socket(socket.AF_UNIX); print(s.connect_ex({socket:?}))"
+    );
+    let refused = setpriv(NOBODY).args([super::PYTHON, "-c", &script]).output().expect("it starts");
+    assert_eq!(String::from_utf8_lossy(&refused.stdout).trim(), "13", "permission denied");
+    chown(&socket, None, Some(NOBODY)).expect("root may");
+    assert_eq!(ask(NOBODY, &socket), "200");
+}

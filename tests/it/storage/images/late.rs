@@ -1,0 +1,50 @@
+//! Volumes that come after their caller was told that they are late.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::{Bed, SOON, TEST_DRIVER};
+use crate::harness::agent::PROGRAM;
+use crate::harness::support::{Scratch, wait_until};
+use crate::recovery::system_faults::faults;
+
+#[test]
+fn a_volume_or_clone_that_comes_late_is_not_in_the_way_of_the_next() {
+    crate::harness::cost::slow("waits for deadlines of 5 s");
+    // A late call takes as long: it has to be begun by then, also on a loaded machine.
+    let gates = Scratch::new();
+    let gate = gates.path().join("gate");
+    let mut command = Command::new(PROGRAM);
+    // What the store keeps of a volume; it reads that of all of them before it promises space.
+    command.env("LD_PRELOAD", faults()).env("FAULT", "open64:0:*:guests/other/disk-0#");
+    command.env("FAULT_WHILE", &gate);
+    let bed = Bed::of(command, TEST_DRIVER, None, &["--deadline-change", "5"]);
+    if !bed.import("image", b"content", 1) {
+        return;
+    }
+    let other = json!({ "id": "guests/other/disk-0", "size": 1 });
+    wait_until("another volume is made", SOON, || bed.call("CreateVolume", &other).is_ok());
+    let (volume, name) = ("guests/late/disk-0", json!({ "id": "guests/late/disk-0" }));
+    for (method, params) in [
+        ("CreateVolume", json!({ "id": volume, "size": 1 })),
+        ("CloneImage", json!({ "id": "image", "dest": volume })),
+    ] {
+        fs::write(&gate, "").expect("the directory takes files");
+        let late = bed.error(method, &params);
+        let words = format!("deadline: {method} ");
+        assert!(late.starts_with(&words) && late.contains(" not done in "), "{late}");
+
+        fs::remove_file(&gate).expect("it is there");
+        // It waits for the late one, whose volume would be in its way.
+        wait_until("it succeeds", SOON, || bed.call(method, &params).is_ok());
+        wait_until("it is gone", SOON, || {
+            bed.call("DeleteDataset", &name).is_ok() || bed.is_absent(volume)
+        });
+    }
+    let taken_back = "undo CreateVolume: done".to_owned();
+    // A clone ends at its deadline, where it is a copy and not shared with its image.
+    assert!(bed.agent.log().contains(&taken_back));
+    bed.agent.end();
+}
