@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 
 use crate::api::jsonrpc;
 use crate::harness::agent::Agent;
+use crate::harness::image_store::Bed;
 use crate::harness::in_process::InProcess;
 use crate::harness::skip::require;
 use crate::harness::stack::Stack;
 use crate::harness::support::{Scratch, without_domain};
-use crate::lab::{Pool, history};
-use crate::storage::images::Bed;
+use crate::harness::zpool::{Pool, history};
 
 const TEST_DRIVER: &str = "test:///default";
 const DRY: &str = "mistify.dry_run";
@@ -350,7 +350,7 @@ mod zpool {
 
     use super::{Host, guest, steps};
     use crate::harness::skip::require;
-    use crate::lab::{Pool, zfs};
+    use crate::harness::zpool::{Pool, zfs};
 
     fn host() -> Option<Host> {
         require("lab", Pool::own(256)).map(|pool| Host::new(Some(pool)))

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cli::shell::Shell;
 use crate::harness::agent::PROGRAM;
+use crate::harness::image_store::qemu_img;
+use crate::harness::shell::Shell;
 use crate::harness::skip::require;
 use crate::harness::support::{Scratch, wait_until};
-use crate::storage::images::qemu_img;
 
 /// Longer than a loaded machine needs for what takes a second.
 const SOON: Duration = Duration::from_secs(60);

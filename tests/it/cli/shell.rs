@@ -1,101 +1,17 @@
 //! The commands that ask an agent which runs, as people and scripts call them.
 
 use std::fs;
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::agent::{Agent, PROGRAM};
-use crate::harness::support::{Scratch, wait_until};
+use crate::harness::agent::PROGRAM;
+use crate::harness::shell::{CLEARED, Shell};
+use crate::harness::support::wait_until;
 
 /// Longer than a loaded machine needs for what takes milliseconds.
 const SOON: Duration = Duration::from_secs(60);
-/// What clears the line of a terminal.
-const CLEARED: &str = "\r\u{1b}[K";
-
-/// A shell on the host of an agent.
-pub(crate) struct Shell {
-    pub(crate) agent: Agent,
-    pub(crate) folder: Scratch,
-}
-
-impl Shell {
-    fn new() -> Self {
-        Self::with(Scratch::new(), &[])
-    }
-
-    /// With this folder, and these flags of the agent.
-    pub(crate) fn with(folder: Scratch, flags: &[&str]) -> Self {
-        let socket = folder.path().join("s").display().to_string();
-        let all = [&["--libvirt-uri", "test:///default", "--socket", &socket], flags].concat();
-        Self { agent: Agent::start(&all), folder }
-    }
-
-    /// Waits for the first sample of all guests, which a loaded machine takes after the first question.
-    fn has_metrics(&self) {
-        let answer = || self.agent.call_with("AllMetrics", &json!({}));
-        wait_until("a sample", SOON, || answer()["error"].is_null());
-    }
-
-    fn port(&self) -> String {
-        self.agent.address().port().to_string()
-    }
-
-    /// A command with this on its standard input.
-    pub(crate) fn feed(&self, words: &[&str], input: &str) -> Output {
-        let mut command = Command::new(PROGRAM);
-        command.args(["--config", "/dev/null", "--port", &self.port()]).args(words);
-        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = pipes.spawn().expect("it starts");
-        let mut stdin = child.stdin.take().expect("stdin was piped");
-        // Who does not read it has ended already.
-        let _ = stdin.write_all(input.as_bytes());
-        drop(stdin);
-        child.wait_with_output().expect("it is our child")
-    }
-
-    /// The JSON that a command answers in a pipe.
-    pub(crate) fn ask(&self, words: &[&str]) -> Value {
-        let output = self.feed(words, "");
-        assert!(output.status.success(), "{words:?}: {output:?}");
-        assert!(output.stderr.is_empty(), "{words:?}: {output:?}");
-        serde_json::from_slice(&output.stdout).expect("JSON")
-    }
-
-    /// What a command that fails says, after its status.
-    pub(crate) fn fail(&self, words: &[&str]) -> String {
-        let output = self.feed(words, "");
-        assert!(output.stdout.is_empty(), "{words:?}: {output:?}");
-        let why = String::from_utf8(output.stderr).expect("text");
-        format!("{} {why}", output.status.code().expect("a status"))
-    }
-
-    /// What a command writes on a terminal.
-    pub(crate) fn on_terminal(&self, words: &str) -> String {
-        on_terminal(&self.agent, words)
-    }
-
-    /// What is left of it: a call that a loaded machine makes slow is told by the second, and that is
-    /// cleared at its end.
-    pub(crate) fn left_on_terminal(&self, words: &str) -> String {
-        let written = self.on_terminal(words);
-        written.rsplit(CLEARED).next().unwrap_or_default().to_owned()
-    }
-}
-
-/// What a command writes on a terminal that asks this agent.
-pub(crate) fn on_terminal(agent: &Agent, words: &str) -> String {
-    let port = agent.address().port();
-    let line = format!("{PROGRAM} --config /dev/null --port {port} {words}");
-    let mut script = Command::new("script");
-    let output = script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
-    let output = output.expect("bsdutils is part of every Debian");
-    assert!(output.status.success(), "{words}: {output:?}");
-    String::from_utf8(output.stdout).expect("text").replace("\r\n", "\n")
-}
-
 #[test]
 fn a_guests_life_is_a_command_a_step() {
     let shell = Shell::new();

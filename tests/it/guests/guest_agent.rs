@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::guests::hardware::Bed;
 use crate::harness::agent::Agent;
 use crate::harness::linux::Console;
+use crate::harness::linux_bed::Bed;
+use crate::harness::scrape::scrape;
 use crate::harness::support::{Scratch, wait_for, wait_until};
-use crate::metrics::scrape;
 use crate::networks::addresses::listed;
 
 const MAC: &str = "02:00:00:00:62:01";

@@ -2,75 +2,19 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::harness::agent::Agent;
-use crate::harness::linux::{Console, SMALL_MIB, discarded_space_is_freed, small_disk};
-use crate::harness::skip::require;
-use crate::harness::stack::Stack;
-use crate::harness::support::{Scratch, wait_until};
-use crate::metrics::scrape;
+use crate::harness::linux::{Console, discarded_space_is_freed};
+use crate::harness::linux_bed::{Bed, text};
+use crate::harness::scrape::scrape;
+use crate::harness::support::wait_until;
 
 /// Longer than a loaded machine needs for what takes a second.
 const SOON: Duration = Duration::from_secs(90);
-
-/// An agent on a stack, with the disk of a real Linux guest.
-pub(crate) struct Bed {
-    pub(crate) stack: &'static Stack,
-    pub(crate) agent: Agent,
-    pub(crate) files: Scratch,
-    disk: String,
-}
-
-impl Bed {
-    /// None where it cannot be had here.
-    pub(crate) fn new(flags: &[&str]) -> Option<Self> {
-        Self::on(require("qemu", Stack::shared())?, flags)
-    }
-
-    /// With a libvirtd for this test alone: agents of other tests also ask the guest agents that they see, and libvirt
-    /// asks a guest agent one thing at a time.
-    pub(crate) fn alone(flags: &[&str]) -> Option<Self> {
-        // It ends with the tests, as the shared one does.
-        Self::on(Box::leak(Box::new(require("qemu", Stack::start())?)), flags)
-    }
-
-    fn on(stack: &'static Stack, flags: &[&str]) -> Option<Self> {
-        let files = Scratch::new();
-        let disk = require("qemu", small_disk(&files))?;
-        let (uri, folder) = (stack.uri(), text(files.path()));
-        let mut all = vec!["--libvirt-uri", &uri, "--bridge-type", "linux"];
-        all.extend(["--allow-disk-path", &folder]);
-        all.extend(flags);
-        Some(Self { stack, agent: Agent::start(&all), disk: text(&disk), files })
-    }
-
-    /// A guest on that disk, with these members besides.
-    pub(crate) fn guest(&self, id: &str, members: &Value) -> Value {
-        let mut guest = json!({
-            "id": id, "type": "qemu", "memory": SMALL_MIB, "cpu": 1,
-            "disks": [{ "source": self.disk }],
-        });
-        for (name, value) in members.as_object().expect("members") {
-            guest[name] = value.clone();
-        }
-        guest
-    }
-
-    /// Creates and runs it, and logs in.
-    pub(crate) fn running(&self, guest: &Value) -> Console {
-        self.agent.ok("CreateGuest", guest);
-        self.agent.ok("Run", guest);
-        Console::log_in(self.stack, guest["id"].as_str().expect("an id"))
-    }
-}
-
-fn text(path: &Path) -> String {
-    path.to_str().expect("UTF-8").to_owned()
-}
 
 #[test]
 fn root_logs_in_at_the_console_of_a_real_linux() {

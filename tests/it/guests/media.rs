@@ -4,11 +4,11 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::harness::image_store::Bed;
 use crate::harness::linux::{Console, SMALL_MIB, iso};
 use crate::harness::skip::require;
 use crate::harness::stack::Stack;
 use crate::harness::support::Scratch;
-use crate::storage::images::Bed;
 
 /// For what libvirt's test driver can do: it changes no media.
 const DRIVER: &str = "test:///default";
@@ -186,7 +186,7 @@ fn a_medium_that_cannot_be_is_refused() {
 
 #[test]
 fn a_source_is_qcow2_where_the_request_says_so() {
-    if require("qemu", crate::storage::images::qemu_img()).is_none() {
+    if require("qemu", crate::harness::image_store::qemu_img()).is_none() {
         return;
     }
     let folder = Scratch::new();

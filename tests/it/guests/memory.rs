@@ -6,8 +6,8 @@ use std::{fs, io};
 use serde_json::{Value, json};
 
 use crate::cli::check::check;
-use crate::guests::hardware::Bed;
 use crate::harness::linux::{Console, SMALL_MIB};
+use crate::harness::linux_bed::Bed;
 use crate::harness::skip::{Skip, require};
 use crate::harness::support::wait_until;
 

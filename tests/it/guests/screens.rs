@@ -6,24 +6,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use mistify_libvirt::guest::png;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::agent::{Agent, PROGRAM};
-use crate::harness::boot_sector::telling_boot_sector;
+use crate::harness::screens::{telling, unbase64};
 use crate::harness::skip::require;
 use crate::harness::stack::Stack;
 use crate::harness::support::{Scratch, wait_until};
 
 /// Longer than a loaded machine needs for what a guest does within a second or two.
 const SOON: Duration = Duration::from_secs(90);
-
-/// Halts.
-#[rustfmt::skip]
-const HALTS: [u8; 3] = [
-    // done:
-    0xF4,             // hlt
-    0xEB, 0xFD,       // jmp  done
-];
 
 /// Compares a PNG with a PPM by Python's zlib, checksums included.
 const COMPARE: &str = "
@@ -61,19 +53,6 @@ fn difference(png: &Path, ppm: &Path) -> Option<String> {
     let compare = compare.expect("python3 starts");
     let why = String::from_utf8_lossy(&compare.stderr).into_owned();
     (!compare.status.success()).then_some(why)
-}
-
-pub(crate) fn unbase64(text: &str, to: &Path) {
-    let script = "import base64, sys
-data = base64.b64decode(sys.stdin.read(), validate=True)
-open(sys.argv[1], 'wb').write(data)";
-    let mut python = Command::new("/usr/bin/python3");
-    python.args(["-c", script]).arg(to).stdin(std::process::Stdio::piped());
-    let mut python = python.spawn().expect("python3 starts");
-    let mut input = python.stdin.take().expect("standard input was piped");
-    std::io::Write::write_all(&mut input, text.as_bytes()).expect("it reads");
-    drop(input);
-    assert!(python.wait().expect("it ends").success());
 }
 
 #[test]
@@ -114,17 +93,6 @@ fn the_test_drivers_picture_is_passed_on_and_it_keeps_no_console() {
         assert_eq!(agent.error(method, &json!({})), "invalid argument");
     }
     agent.end();
-}
-
-/// A guest with a screen that says a text on its serial console.
-pub(crate) fn telling(id: &str, text: &[u8], files: &Scratch) -> Value {
-    let disk = files.path().join(id);
-    let mut image = telling_boot_sector(text, &HALTS).to_vec();
-    image.resize(1 << 20, 0);
-    fs::write(&disk, image).expect("scratch is writable");
-    json!({
-        "id": id, "type": "qemu", "memory": 32, "cpu": 1, "vnc": -1, "disks": [{ "source": disk }],
-    })
 }
 
 #[test]

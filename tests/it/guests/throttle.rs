@@ -6,12 +6,12 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::harness::agent::Agent;
+use crate::harness::image_store::SOON;
 use crate::harness::linux::{Console, SMALL_MIB, small_disk};
+use crate::harness::scrape::scrape;
 use crate::harness::skip::require;
 use crate::harness::stack::Stack;
 use crate::harness::support::{Scratch, wait_until};
-use crate::metrics::scrape;
-use crate::storage::images::SOON;
 
 const MIB: u64 = 1 << 20;
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Pool, fresh, run};
+use crate::harness::image_store::Bed;
 use crate::harness::skip::require;
-use crate::storage::images::Bed;
 
 /// How far back the clock is set.
 const HOUR: Duration = Duration::from_secs(3600);

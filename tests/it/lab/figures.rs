@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Pool, SOON, fresh, run, zfs};
+use crate::harness::image_store::Bed;
 use crate::harness::skip::require;
 use crate::harness::support::wait_for;
-use crate::storage::images::Bed;
 
 /// More than once, for this machine is emulated and may be busy; and how often while it is.
 const ROUNDS: usize = 3;

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use super::{Folder, LIBVIRT, Pool, SOON, device, is_block_device, listing, run, virsh, zfs};
 use crate::harness::agent::Agent;
 use crate::harness::boot_sector::{boot_sector, boots};
+use crate::harness::image_store::Bed;
 use crate::harness::skip::require;
 use crate::harness::support::wait_until;
-use crate::storage::images::{Bed, resize};
+use crate::storage::images::resize;
 
 /// Creates and runs the folder's guest on its first volume; it as Run answered, when it writes.
 pub(super) fn running(agent: &Agent, folder: &Folder) -> Value {

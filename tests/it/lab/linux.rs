@@ -6,10 +6,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Folder, LIBVIRT, Pool, SOON, quietly, run, virsh, zfs, zpool_sync};
+use crate::harness::image_store::Bed;
 use crate::harness::linux::{Console, SMALL_MIB, discarded_space_is_freed, small};
 use crate::harness::skip::require;
 use crate::harness::support::{wait_for, wait_until};
-use crate::storage::images::Bed;
 
 /// How many times slower than on the host these guests are, at most.
 const SLOWNESS: u32 = 8;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::guests::running;
 use super::{Pool, SOON, device, run, virsh};
+use crate::harness::scrape::{Scrape, scrape};
 use crate::harness::skip::require;
 use crate::harness::support::{poll, signal, wait_until};
-use crate::metrics::{Scrape, scrape};
 
 /// The series, the column of the kernel's `stat` that they are, and what one of its units is.
 const COLUMNS: [(&str, usize, f64); 7] = [

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::failing_disk::FailingDisk;
 use super::guests::{running, writes};
 use super::{LIBVIRT, Pool, SOON, device, fresh, is_block_device, run, virsh, zfs, zpool_sync};
+use crate::harness::image_store::Bed;
 use crate::harness::skip::require;
 use crate::harness::support::{poll, wait_until};
-use crate::storage::images::Bed;
 
 #[test]
 fn a_full_pool_pauses_the_guest_and_run_resumes_it_when_there_is_room() {

@@ -5,22 +5,22 @@ mod check;
 mod package;
 mod unit;
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use std::{env, fs};
 
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
-use super::{Folder, Pool, SOON, device, env, is_block_device, quietly, run};
+use super::{Folder, Pool, SOON, device, is_block_device, quietly, run};
 use crate::harness::agent::{Reply, call_text, read_result};
 use crate::harness::boot_sector::boot_sector;
+use crate::harness::scrape::Scrape;
 use crate::harness::skip::Skip;
 use crate::harness::support::wait_until;
-use crate::metrics::Scrape;
 
 const PACKAGE: &str = "mistify-libvirt";
 const UNIT: &str = "mistify-libvirt.service";

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, PROGRAM};
 use crate::harness::cost::slow;
+use crate::harness::fault_libraries::calls;
+use crate::harness::fault_libraries::faults;
 use crate::harness::skip::require;
 use crate::harness::stack::{Stack, wait_for_libvirt};
 use crate::harness::support::{Scratch, wait_until};
-use crate::recovery::libvirt_fails::calls;
-use crate::recovery::system_faults::faults;
 
 /// Longer than a loaded machine needs to complete something.
 const SOON: Duration = Duration::from_secs(60);

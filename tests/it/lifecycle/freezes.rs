@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::guests::hardware::Bed;
 use crate::harness::agent::Agent;
 use crate::harness::linux::Console;
+use crate::harness::linux_bed::Bed;
+use crate::harness::scrape::scrape;
 use crate::harness::support::wait_until;
-use crate::metrics::scrape;
 
 /// Longer than a loaded machine needs for what takes a second.
 const SOON: Duration = Duration::from_secs(90);

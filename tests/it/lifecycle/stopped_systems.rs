@@ -10,10 +10,10 @@ use serde_json::json;
 use crate::harness::agent::Agent;
 use crate::harness::boot_sector::boot_sector_of;
 use crate::harness::cost::slow;
+use crate::harness::scrape::scrape;
 use crate::harness::skip::require;
 use crate::harness::stack::{BlockDevice, Stack, guest_xml};
 use crate::harness::support::wait_until;
-use crate::metrics::scrape;
 
 /// How long the system of an emulated guest has to stop on a loaded machine.
 const STOPS: Duration = Duration::from_secs(60);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::guests::hardware::Bed;
 use crate::harness::agent::{Agent, PROGRAM};
+use crate::harness::linux_bed::Bed;
 use crate::harness::skip::{Skip, require};
 use crate::harness::support::{wait_for, wait_until};
 

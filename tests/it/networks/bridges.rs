@@ -5,8 +5,8 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::cli::shell::on_terminal;
 use crate::harness::agent::{Agent, PROGRAM};
+use crate::harness::shell::on_terminal;
 use crate::harness::skip::require;
 use crate::harness::stack::{Bridge, Cgroup, Stack};
 use crate::harness::support::Scratch;

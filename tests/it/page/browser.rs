@@ -11,9 +11,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::documents::reference::WRITE;
-use crate::guests::screens::unbase64;
 use crate::harness::agent::Reply;
 use crate::harness::cost::slow;
+use crate::harness::screens::unbase64;
 use crate::harness::skip::Skip;
 use crate::harness::stack::installed;
 use crate::harness::support::{Scratch, wait_until};

@@ -6,8 +6,8 @@ mod shown;
 use mistify_libvirt::rpc::Service;
 
 use crate::harness::agent::{Agent, Reply};
+use crate::harness::image_store;
 use crate::harness::support::{feed, wait_for};
-use crate::storage::images;
 
 const METHODS: [&str; 5] = ["AllMetrics", "Console", "Describe", "List", "Screenshot"];
 
@@ -54,7 +54,7 @@ fn it_is_at_ui_to_be_read_and_nowhere_else() {
 
 #[test]
 fn listeners_that_know_no_guests_do_not_have_it() {
-    let bed = images::Bed::on_directory();
+    let bed = image_store::Bed::on_directory();
     assert_eq!(get(&bed.agent, "/ui/", &[]).status, 200);
     for path in ["/ui/", "/ui"] {
         let reply = bed.agent.request_at(bed.address(), "GET", path, &[], b"");
@@ -62,7 +62,7 @@ fn listeners_that_know_no_guests_do_not_have_it() {
     }
     let flags = ["--libvirt-uri", "test:///default", "--metrics-listen", "127.0.0.1:0"];
     let agent = Agent::start(&flags);
-    let address = wait_for("metrics are served", images::SOON, || {
+    let address = wait_for("metrics are served", image_store::SOON, || {
         let log = agent.log();
         let address = log.split("metrics are served on ").nth(1)?;
         address.split_whitespace().next()?.parse().ok()

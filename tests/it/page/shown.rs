@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::browser::{Browser, DOWN, ENTER, ESCAPE, SOON, TAB, Window};
-use crate::guests::screens::telling;
 use crate::harness::agent::{Agent, PROGRAM};
 use crate::harness::boot_sector;
+use crate::harness::screens::telling;
 use crate::harness::skip::require;
 use crate::harness::stack::Stack;
 use crate::harness::support::{Scratch, signal, wait_until};

@@ -4,19 +4,18 @@
 //! `libvirt_fails.c` is what lets calls fail.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, PROGRAM};
 use crate::harness::cost::slow;
+use crate::harness::fault_libraries::calls;
 use crate::harness::skip::require;
 use crate::harness::stack::{Stack, in_libvirt};
 use crate::harness::support::{Scratch, files_below, wait_until, without_domain};
-use crate::recovery::system_faults::library;
 
 /// Longer than a loaded machine needs to settle something.
 const SOON: Duration = Duration::from_secs(60);
@@ -28,12 +27,6 @@ const WAYS: [[&str; 2]; 3] = [
     ["lost", "invalid connection pointer in virConnectClose"],
     ["unheard", "invalid connection pointer in virConnectClose"],
 ];
-
-/// What lets libvirt's calls fail.
-pub(crate) fn calls() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| library("libvirt_fails.c"))
-}
 
 /// An agent with a folder of disks on the stack that tests share, and a guest of its own.
 struct Bed {

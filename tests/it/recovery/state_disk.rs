@@ -13,9 +13,9 @@ use mistify_libvirt::pool::{CallShare, Ration};
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, PROGRAM, Reply};
+use crate::harness::fault_libraries::faults;
 use crate::harness::in_process::InProcess;
 use crate::harness::support::{Scratch, wait_until};
-use crate::recovery::system_faults::faults;
 
 /// Longer than a loaded machine needs for what takes no time.
 const SOON: Duration = Duration::from_secs(60);

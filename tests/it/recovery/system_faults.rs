@@ -6,13 +6,13 @@ use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, PROGRAM};
 use crate::harness::cost::slow;
+use crate::harness::fault_libraries::faults;
 use crate::harness::support::{Scratch, wait_until};
 use crate::recovery::unfinished_changes::cut_off;
 
@@ -20,23 +20,6 @@ use crate::recovery::unfinished_changes::cut_off;
 const SOON: Duration = Duration::from_secs(60);
 /// More than any of these calls is made by an agent of these tests.
 const CALLS_MAX: usize = 500;
-
-/// Makes a library of a file of this folder, to be loaded before others.
-pub(crate) fn library(source: &str) -> PathBuf {
-    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source).with_extension("so");
-    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/harness")).join(source);
-    let flags = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"];
-    let mut cc = Command::new("cc");
-    cc.args(flags).arg("-o").arg(&library).arg(&source).arg("-ldl");
-    assert!(cc.status().is_ok_and(|status| status.success()), "cc compiles {source:?}");
-    library
-}
-
-/// What lets the system's calls fail.
-pub(crate) fn faults() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| library("faults.c"))
-}
 
 /// The folders of agents on libvirt's test driver, one after the other.
 struct Home(Scratch);

@@ -9,10 +9,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::agent::Agent;
+use crate::harness::image_store::qemu_img;
 use crate::harness::skip::require;
 use crate::harness::stack::Stack;
 use crate::harness::support::Scratch;
-use crate::storage::images::qemu_img;
 
 struct Bed {
     stack: Stack,

@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, PROGRAM};
+use crate::harness::image_store::qemu_img;
 use crate::harness::skip::require;
 use crate::harness::stack::Stack;
 use crate::harness::support::{Scratch, wait_until};
-use crate::storage::images::qemu_img;
 
 const MIB: u64 = 1 << 20;
 /// Longer than a loaded machine needs for what takes seconds.

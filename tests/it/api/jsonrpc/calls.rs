@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{JSON, PATH, answer, error, post, request, result, test_guest};
 use crate::harness::agent::Agent;
+use crate::harness::image_store::Bed;
 use crate::harness::support::Scratch;
-use crate::storage::images::Bed;
 
 #[test]
 fn an_id_is_echoed_as_it_was_written_or_the_request_is_none() {

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::{JSON, PATH, request, wait_for_a_sample};
 use crate::harness::cost::slow;
+use crate::harness::image_store::Bed;
 use crate::harness::skip::{Skip, require};
 use crate::harness::support::{feed, wait_until};
-use crate::storage::images::Bed;
 
 const META: &str = include_str!("../../../openrpc/meta-schema.json");
 /// Debian's own, whose packages the gate installs: another may come first.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{compare, compare_file, sentence, table};
 use crate::api::jsonrpc::discover::documents;
-use crate::storage::images::Bed;
+use crate::harness::image_store::Bed;
 
 const PAGE: &str = "docs/methods.md";
 /// Columns of an example.

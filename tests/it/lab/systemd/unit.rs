@@ -14,9 +14,9 @@ use super::{
     call_by, qemu_pid, systemctl, text,
 };
 use crate::harness::boot_sector::boots;
+use crate::harness::image_store::qemu_img;
 use crate::harness::skip::require;
 use crate::harness::support::{AtEnd, Scratch, signal, wait_for, wait_until};
-use crate::storage::images::qemu_img;
 use crate::storage::images::requested::{ImageService, content as image_content};
 
 /// Callers at once.

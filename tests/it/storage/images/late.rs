@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::{Bed, SOON, TEST_DRIVER};
 use crate::harness::agent::PROGRAM;
+use crate::harness::fault_libraries::faults;
 use crate::harness::support::{Scratch, wait_until};
-use crate::recovery::system_faults::faults;
 
 #[test]
 fn a_volume_or_clone_that_comes_late_is_not_in_the_way_of_the_next() {

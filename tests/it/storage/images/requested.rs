@@ -20,7 +20,7 @@ use super::{Bed, MIB, SOON, TEST_DRIVER, store_flags};
 use crate::harness::agent::copy_program;
 use crate::harness::skip::{Skip, require};
 use crate::harness::support::wait_until;
-use crate::lab::Pool;
+use crate::harness::zpool::Pool;
 use crate::storage::store::begins_with;
 
 /// An image service that answers as it is told; requests wait for that side by side.

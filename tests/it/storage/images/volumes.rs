@@ -6,9 +6,9 @@ use std::io::Write;
 use serde_json::json;
 
 use super::{Bed, SOON, ids};
+use crate::harness::scrape::scrape;
 use crate::harness::support::wait_until;
-use crate::lab::zpool_sync;
-use crate::metrics::scrape;
+use crate::harness::zpool::zpool_sync;
 use crate::storage::store::begins_with;
 
 pub(super) fn a_volume_is_made_found_listed_and_deleted(bed: Bed) {

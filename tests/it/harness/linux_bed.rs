@@ -1,0 +1,66 @@
+//! An agent with the disk of a real Linux guest.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::agent::Agent;
+use super::linux::{Console, SMALL_MIB, small_disk};
+use super::skip::require;
+use super::stack::Stack;
+use super::support::Scratch;
+
+/// An agent on a stack, with the disk of a real Linux guest.
+pub(crate) struct Bed {
+    pub(crate) stack: &'static Stack,
+    pub(crate) agent: Agent,
+    pub(crate) files: Scratch,
+    pub(crate) disk: String,
+}
+
+impl Bed {
+    /// None where it cannot be had here.
+    pub(crate) fn new(flags: &[&str]) -> Option<Self> {
+        Self::on(require("qemu", Stack::shared())?, flags)
+    }
+
+    /// With a libvirtd for this test alone: agents of other tests also ask the guest agents that they see, and libvirt
+    /// asks a guest agent one thing at a time.
+    pub(crate) fn alone(flags: &[&str]) -> Option<Self> {
+        // It ends with the tests, as the shared one does.
+        Self::on(Box::leak(Box::new(require("qemu", Stack::start())?)), flags)
+    }
+
+    fn on(stack: &'static Stack, flags: &[&str]) -> Option<Self> {
+        let files = Scratch::new();
+        let disk = require("qemu", small_disk(&files))?;
+        let (uri, folder) = (stack.uri(), text(files.path()));
+        let mut all = vec!["--libvirt-uri", &uri, "--bridge-type", "linux"];
+        all.extend(["--allow-disk-path", &folder]);
+        all.extend(flags);
+        Some(Self { stack, agent: Agent::start(&all), disk: text(&disk), files })
+    }
+
+    /// A guest on that disk, with these members besides.
+    pub(crate) fn guest(&self, id: &str, members: &Value) -> Value {
+        let mut guest = json!({
+            "id": id, "type": "qemu", "memory": SMALL_MIB, "cpu": 1,
+            "disks": [{ "source": self.disk }],
+        });
+        for (name, value) in members.as_object().expect("members") {
+            guest[name] = value.clone();
+        }
+        guest
+    }
+
+    /// Creates and runs it, and logs in.
+    pub(crate) fn running(&self, guest: &Value) -> Console {
+        self.agent.ok("CreateGuest", guest);
+        self.agent.ok("Run", guest);
+        Console::log_in(self.stack, guest["id"].as_str().expect("an id"))
+    }
+}
+
+pub(crate) fn text(path: &Path) -> String {
+    path.to_str().expect("UTF-8").to_owned()
+}

@@ -1,0 +1,199 @@
+//! A pool of real ZFS volumes in the virtual machine of `tests/lab`, and the volumes of a guest there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use std::{env, iter};
+
+use super::agent::Agent;
+use super::boot_sector::boot_sector;
+use super::cost::slow;
+use super::skip::Skip;
+use super::support::{poll, wait_until};
+
+/// The machine's libvirtd.
+pub(crate) const LIBVIRT: &str = "qemu:///system";
+/// Longer than the emulated machine needs for what takes a second or two.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// A pool: the machine's, or one of a test's own, which is destroyed on drop.
+pub(crate) struct Pool {
+    pub(crate) name: String,
+    /// What an own pool lies on.
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl Pool {
+    /// The machine's pool, where this is the lab.
+    pub(crate) fn shared() -> Result<Self, Skip> {
+        match env::var("MISTIFY_TEST_ZPOOL") {
+            Ok(name) => {
+                slow("runs in an emulated machine");
+                Ok(Self { name, file: None })
+            }
+            Err(_) => Err(Skip("MISTIFY_TEST_ZPOOL names no pool: make test-lab".to_owned())),
+        }
+    }
+
+    /// A pool of the test's own on a sparse file of `mib` (64 or more).
+    pub(crate) fn own(mib: u64) -> Result<Self, Skip> {
+        Self::shared()?;
+        let name = fresh("pool");
+        let path = Path::new("/var/tmp").join(&name);
+        File::create(&path).and_then(|file| file.set_len(mib << 20)).expect("there is room");
+        run("zpool", &["create", &name, path.to_str().expect("UTF-8")]);
+        Ok(Self { name, file: Some(path) })
+    }
+
+    /// An agent of this pool on the machine's libvirtd, whose NICs go into plain bridges.
+    pub(crate) fn agent(&self) -> Agent {
+        Agent::start(&["--zpool", &self.name, "--bridge-type", "linux"])
+    }
+
+    /// A guest's name that no other test has, and what may lie in the pool for it.
+    pub(crate) fn folder(&self) -> Folder {
+        let guest = fresh("guest");
+        Folder { dataset: format!("{}/guests/{guest}", self.name), guest }
+    }
+
+    /// Takes all the room of the pool by a file.
+    pub(crate) fn fill(&self) -> PathBuf {
+        let path = Path::new("/").join(&self.name).join("filler");
+        let mut file = File::create(&path).expect("the pool is mounted");
+        // Random, for nothing else takes the room that it says; once, for it takes its time.
+        let mut noise = vec![0; 1 << 20];
+        File::open("/dev/urandom").and_then(|mut r| r.read_exact(&mut noise)).expect("there is");
+        for bytes in [1 << 20, 4096] {
+            let error = iter::repeat_with(|| file.write_all(&noise[..bytes])).find_map(Result::err);
+            assert_eq!(error.map(|e| e.kind()), Some(io::ErrorKind::StorageFull));
+        }
+        path
+    }
+
+    /// Every dataset and snapshot of the pool with what it is made of, one a line.
+    pub(crate) fn listing(&self) -> String {
+        listing(&self.name)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let Some(file) = &self.file else { return };
+        // The machine is thrown away after the tests; what fails here harms none of them.
+        quietly("zpool", &["destroy", "-f", &self.name]);
+        let _ = fs::remove_file(file);
+    }
+}
+
+/// The name of a guest and the place of its volumes; what is left there is destroyed on drop.
+pub(crate) struct Folder {
+    pub(crate) guest: String,
+    pub(crate) dataset: String,
+}
+
+impl Folder {
+    /// The name of the guest's n-th volume.
+    pub(crate) fn volume(&self, index: usize) -> String {
+        format!("{}/disk-{index}", self.dataset)
+    }
+
+    /// An address that no other guest of these tests has.
+    pub(crate) fn mac(&self) -> String {
+        let number = self.guest.rsplit('-').next().and_then(|number| number.parse::<u16>().ok());
+        let [high, low] = number.expect("fresh").to_be_bytes();
+        format!("02:00:00:30:{high:02x}:{low:02x}")
+    }
+
+    /// Makes the n-th volume by hand, as large as `mib` and bootable; its device.
+    pub(crate) fn make_bootable(&self, index: usize, mib: u64) -> PathBuf {
+        let volume = self.volume(index);
+        zfs(&["create", "-p", "-s", "-V", &format!("{mib}M"), &volume]);
+        let device = device(&volume);
+        wait_until("udev makes the link", SOON, || is_block_device(&device));
+        // Never `create`: a regular file would take the place of a device that went away.
+        let mut file = OpenOptions::new().write(true).open(&device).expect("the device is there");
+        file.write_all(&boot_sector()).expect("the volume has a first sector");
+        file.sync_all().expect("it is written");
+        device
+    }
+
+    /// The guest's datasets and snapshots with what they are made of, one a line; none, no line.
+    pub(crate) fn listing(&self) -> String {
+        listing(&self.dataset)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        quietly("virsh", &["destroy", &self.guest]);
+        quietly("virsh", &["undefine", &self.guest]);
+        // Busy as long as udev looks at a volume that was closed.
+        poll(SOON, || {
+            let output = quietly("zfs", &["destroy", "-r", &self.dataset]);
+            let gone = String::from_utf8_lossy(&output.stderr).contains("does not exist");
+            (gone || output.status.success()).then_some(())
+        });
+    }
+}
+
+/// A name that no other test of this process has.
+pub(crate) fn fresh(word: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{word}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The device of a volume.
+pub(crate) fn device(volume: &str) -> PathBuf {
+    Path::new("/dev/zvol").join(volume)
+}
+
+pub(crate) fn is_block_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
+}
+
+/// What lies at and below a dataset, by name; nothing where there is no such dataset.
+pub(crate) fn listing(dataset: &str) -> String {
+    let facts = "name,type,origin,volsize,io.mistify:owner";
+    let output = quietly("zfs", &["list", "-Hp", "-t", "all", "-r", "-o", facts, dataset]);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The commands that changed a pool so far, as they were given.
+pub(crate) fn history(pool: &str) -> Vec<String> {
+    let text = run("zpool", &["history", pool]);
+    let commands = text.lines().filter_map(|line| line.split_once(' ').map(|(_, it)| it));
+    commands.filter(|it| it.starts_with("zfs ")).map(str::to_owned).collect()
+}
+
+/// A zfs command that has to succeed; its standard output.
+pub(crate) fn zfs(arguments: &[&str]) -> String {
+    run("zfs", arguments)
+}
+
+/// Has a pool write what it holds back, so that its counts are those of now.
+pub(crate) fn zpool_sync(pool: &str) {
+    run("zpool", &["sync", pool]);
+}
+
+/// A virsh command that has to succeed; its standard output.
+pub(crate) fn virsh(arguments: &[&str]) -> String {
+    run("virsh", &[&["-q"], arguments].concat())
+}
+
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = quietly(program, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a program, whatever comes of it.
+pub(crate) fn quietly(program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null());
+    command.output().unwrap_or_else(|error| panic!("{program} starts: {error}"))
+}
