@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_numbered_one_after_the_other_and_asked_for_from_any_of_them() {
+    fn events_are_numbered_and_readable_from_any_number() {
         let events = ring(10);
         let first = events.last() + 1;
         (0..5).for_each(|_| events.note("a", What::Reboot));
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_ring_has_lost_is_a_gap_and_what_comes_from_nowhere_too() {
+    fn lost_events_and_unknown_numbers_are_a_gap() {
         let events = ring(3);
         let first = events.last() + 1;
         (0..5).for_each(|_| events.note("a", What::Reboot));
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn one_guests_events_come_alone_and_the_rest_is_passed_over() {
+    fn guest_filter_skips_events_of_other_guests() {
         let events = ring(10);
         let first = events.last() + 1;
         for guest in ["a", "b", "", "a", "b"] {

@@ -193,7 +193,7 @@ mod tests {
     use crate::check::Level;
 
     #[test]
-    fn root_may_call_and_a_stranger_only_where_a_flag_names_it() {
+    fn root_may_call_and_others_only_by_a_flag() {
         let stranger = 3_999_999_999;
         let mut callers = CallerConfig::default();
         assert!(may_call(&callers, 0) && !may_call(&callers, stranger));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_that_the_agent_runs_as_has_to_read_the_token() {
+    fn agent_user_must_be_able_to_read_the_token() {
         // Where no unit says otherwise it runs as who asks.
         let file = std::env::temp_dir().join(format!("mistify-token-{}", std::process::id()));
         fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_hangs_is_a_failure_and_the_others_go_on() {
+    fn hung_probe_fails_while_others_continue() {
         let hang: Look = |_| {
             thread::sleep(Duration::from_secs(3600));
             Vec::new()

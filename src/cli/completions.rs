@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_setting_and_method_is_completed_in_each_shell() {
+    fn each_shell_completes_commands_options_and_methods() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let text = completions(shell);
             let words: Vec<&str> = text

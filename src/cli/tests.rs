@@ -183,7 +183,7 @@ fn values_that_cannot_be_name_their_flag() {
 }
 
 #[test]
-fn every_level_of_the_original_is_taken_and_critical_too() {
+fn original_log_levels_and_critical_are_accepted() {
     for (word, expected) in [
         ("panic", LevelFilter::Error),
         ("fatal", LevelFilter::Error),
@@ -206,7 +206,7 @@ fn limits_of_the_pool_are_flags() {
 }
 
 #[test]
-fn help_names_every_setting_and_command_within_100_columns() {
+fn help_lists_options_and_commands_in_100_columns() {
     let usage = usage();
     for setting in SETTINGS {
         assert!(
@@ -294,7 +294,7 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
 }
 
 #[test]
-fn a_flag_wins_over_the_variable_and_that_over_the_file() {
+fn flag_overrides_variable_which_overrides_file() {
     let path = file("order", "queue = 1\nallow-user = a\nallow-user = b\nsparse = true\n");
     let queue = |words: &[&str], variables: &[(&str, &str)]| {
         settings(words, variables, &path).config.pool.queue
@@ -408,7 +408,7 @@ fn the_state_lies_where_a_flag_says() {
 }
 
 #[test]
-fn the_image_store_is_served_on_the_same_hosts_with_a_port_of_its_own() {
+fn image_store_uses_the_same_hosts_on_its_own_port() {
     assert_eq!(run(&["--image-store-port", "5"]).0.image_store, []);
     let address = |text: &str| text.parse::<SocketAddr>().unwrap();
     assert_eq!(run(&["--image-store"]).0.image_store, [address("127.0.0.1:19999")]);

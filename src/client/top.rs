@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_comes_first_and_who_was_not_there_both_times_not_at_all() {
+    fn busiest_is_first_and_guests_seen_once_are_omitted() {
         let start = Instant::now();
         let later = start + Duration::from_secs(2);
         let look = |cpu_seconds, bytes| looked(start, 0.0, cpu_seconds, bytes);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn disks_have_the_rate_between_their_last_two_readings_until_the_next_one() {
+    fn disk_rates_are_kept_until_the_next_reading() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         // Looks by seconds; disks are read at 0, at 15 with 1500 bytes more, and at 30.

@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_method_is_libvirts_and_its_parameters_a_list_where_nothing_else_is_said() {
+    fn method_defaults_to_libvirt_and_params_to_a_list() {
         let asked = |method: &str, params| {
             let ask = Ask::Call { method: method.to_owned(), params };
             let (method, params, _) = request(&ask).unwrap();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_console_is_shown_line_by_line_without_what_moves_the_cursor() {
+    fn console_output_omits_cursor_control_sequences() {
         let text = json!("login:\r\n\u{1b}[2J\tx");
         assert_eq!(lines(&text), "login:\n\u{fffd}[2J\u{fffd}x\n");
     }

@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_to_where_nothing_may_come_from_is_refused() {
+    fn redirect_to_a_forbidden_address_is_refused() {
         for (to, why) in [
             ("https://127.0.0.2/", "no public address"),
             ("https://[::1]/", "no public address"),

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn wiring_is_name_bridge_kind_and_tags_but_neither_uuid_nor_owner() {
+    fn network_identity_excludes_uuid_and_owner() {
         let network = Network::for_nic(&nic(Some(vec![1])), BridgeType::OpenVSwitch, "web-1", "");
         let other = |change: fn(&mut Network)| {
             let mut other = network.clone();

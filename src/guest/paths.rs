@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_console_is_kept_by_the_qemu_driver_of_this_host_alone() {
+    fn only_the_local_qemu_driver_keeps_a_console() {
         let log = |uri: &str| {
             console_log("a", &HostConfig { libvirt_uri: uri.into(), ..HostConfig::default() })
         };

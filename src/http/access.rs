@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn root_and_the_own_user_may_call_and_others_by_name_or_number() {
+    fn root_own_user_and_listed_users_may_call() {
         let nobody_else = Access::default();
         for uid in [0, process::user()] {
             assert!(may_call(&nobody_else, uid));

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_stands_still_when_jobs_wait_beside_idle_workers() {
+    fn lane_is_stalled_when_jobs_wait_beside_idle_workers() {
         let judge = |before, now| works(&[before], &[now]).is_ok();
         assert!(!judge(lane(3, 1, 7), lane(3, 1, 7)));
         assert!(judge(lane(3, 1, 7), lane(3, 1, 8)), "one was finished");

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_replaced_only_if_nobody_has_it_and_goes_with_its_maker() {
+    fn only_an_unused_socket_is_replaced() {
         let path = path("socket");
         drop(UnixListener::bind(&path).unwrap());
         let listener = Listener::bind_unix(&path, None).unwrap();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_was_passed_lets_callers_in_for_whoever_is_next() {
+    fn passed_socket_still_accepts_for_the_next_agent() {
         let (path, here) = (path("passed"), "127.0.0.1:0");
         let passed = TcpListener::bind(here).unwrap();
         let address = passed.local_addr().unwrap();

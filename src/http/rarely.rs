@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_in_ten_seconds_counts_those_that_are_left_out() {
+    fn one_line_per_ten_seconds_counts_omitted_lines() {
         let (mut rarely, begin) = (Rarely::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
         let lines: Vec<_> = [0, 0, 9, 10, 19, 20].map(|seconds| rarely.now(at(seconds))).into();

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_the_handlers_headers_and_then_the_fronts() {
+    fn handler_headers_precede_server_headers() {
         let response = Response::text("hello").with_additional_header("X-Thing", "a b");
         assert_eq!(
             text(response, Wanted::All, Persistence::Implied),
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_unknown_length_is_left_to_be_streamed_unless_only_the_head_is_wanted() {
+    fn body_of_unknown_length_is_streamed_except_for_head() {
         let all = (Wanted::All, Version::Http11, "Connection: close\n");
         let old = (Wanted::All, Version::Http10, "Connection: close\n");
         for (wanted, version, connection) in [all, old, (Wanted::Head, Version::Http11, "")] {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_over_the_limit_and_a_status_that_is_none_are_errors() {
+    fn oversized_body_and_invalid_status_are_errors() {
         let encode = |response| encode(response, Wanted::All, IMPLIED, 100, |_| true).is_ok();
         assert!(encode(Response::from_data("a/b", vec![0; 100])));
         assert!(!encode(Response::from_data("a/b", vec![0; 101])));

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_any_length_differs_in_each_of_its_characters() {
+    fn tokens_differ_in_any_character_at_any_length() {
         for length in [TOKEN_CHARS_MIN, 100, TOKEN_BYTES] {
             let text = "a".repeat(length);
             let token = Token::of_test(&text);

@@ -114,7 +114,7 @@ fn message(job: &Job) -> String {
 }
 
 #[test]
-fn a_job_goes_from_queued_to_its_outcome_and_is_the_same_after_a_restart() {
+fn job_outcome_survives_a_restart() {
     let home = Home::new();
     let jobs = home.open();
     let id = add(&jobs, "web-1");
@@ -148,7 +148,7 @@ fn a_job_goes_from_queued_to_its_outcome_and_is_the_same_after_a_restart() {
 }
 
 #[test]
-fn what_waits_is_begun_by_the_next_start_and_what_ran_is_lost_and_never_begun_again() {
+fn restart_runs_queued_jobs_and_loses_started_ones() {
     let home = Home::new();
     let jobs = home.open();
     let (ran, undone, waits) = (add(&jobs, "a"), add(&jobs, "open"), add(&jobs, "b"));
@@ -170,7 +170,7 @@ fn what_waits_is_begun_by_the_next_start_and_what_ran_is_lost_and_never_begun_ag
 }
 
 #[test]
-fn a_job_that_waited_for_longer_than_is_kept_is_not_begun_by_a_start() {
+fn start_skips_jobs_queued_beyond_the_retention() {
     let home = Home::new();
     let id = add(&home.open(), "a");
     later(JobLimits::default().kept_for);
@@ -180,7 +180,7 @@ fn a_job_that_waited_for_longer_than_is_kept_is_not_begun_by_a_start() {
 }
 
 #[test]
-fn a_job_is_kept_an_hour_after_its_end_and_its_id_is_nobodys_then() {
+fn job_is_kept_an_hour_and_its_id_is_not_reused() {
     let home = Home::new();
     let jobs = home.open();
     let id = add(&jobs, "a");
@@ -228,7 +228,7 @@ fn of_too_many_the_one_that_ended_first_is_forgotten() {
 }
 
 #[test]
-fn jobs_of_a_guest_come_one_after_the_other_and_those_of_others_side_by_side() {
+fn guest_jobs_are_serial_and_other_guests_parallel() {
     let jobs = Jobs::in_memory(&JobLimits::default());
     let (first, second, other) = (add(&jobs, "a"), add(&jobs, "a"), add(&jobs, "b"));
     let running = begin(&jobs);
@@ -300,7 +300,7 @@ fn pages_go_on_after_the_last_of_the_page_before() {
 }
 
 #[test]
-fn no_end_of_the_agent_leaves_files_that_the_next_start_cannot_read() {
+fn every_agent_exit_leaves_readable_files() {
     let home = Home::new();
     let jobs = home.open();
     let (a, b, c) = (add(&jobs, "a"), add(&jobs, "b"), add(&jobs, "c"));
@@ -326,7 +326,7 @@ fn no_end_of_the_agent_leaves_files_that_the_next_start_cannot_read() {
 }
 
 #[test]
-fn damaged_and_foreign_files_are_set_aside_and_never_followed() {
+fn damaged_and_foreign_files_are_set_aside() {
     let home = Home::new();
     let jobs = home.open();
     let ids: Vec<String> = ["a", "b", "c", "d", "e"].map(|guest| add(&jobs, guest)).into();
@@ -353,7 +353,7 @@ fn damaged_and_foreign_files_are_set_aside_and_never_followed() {
 }
 
 #[test]
-fn a_folder_among_the_files_keeps_no_agent_from_starting() {
+fn directory_among_job_files_does_not_prevent_start() {
     let home = Home::new();
     let jobs = home.open();
     let id = add(&jobs, "a");
@@ -366,7 +366,7 @@ fn a_folder_among_the_files_keeps_no_agent_from_starting() {
 }
 
 #[test]
-fn what_a_damaged_file_has_overtaken_is_set_aside_with_it_and_not_begun_again() {
+fn damaged_file_is_set_aside_with_its_former_state() {
     let home = Home::new();
     let jobs = home.open();
     let id = add(&jobs, "a");
@@ -383,7 +383,7 @@ fn what_a_damaged_file_has_overtaken_is_set_aside_with_it_and_not_begun_again() 
 }
 
 #[test]
-fn a_file_whose_job_cannot_be_so_far_holds_up_no_other() {
+fn inconsistent_job_file_does_not_block_other_jobs() {
     let home = Home::new();
     let jobs = home.open();
     let (first, second) = (add(&jobs, "a"), add(&jobs, "a"));
@@ -397,7 +397,7 @@ fn a_file_whose_job_cannot_be_so_far_holds_up_no_other() {
 }
 
 #[test]
-fn a_result_that_has_to_be_escaped_is_kept_or_left_out_and_its_job_is_known() {
+fn escaped_result_is_kept_or_omitted_and_job_known() {
     let limits = JobLimits { file_bytes: 1000, ..JobLimits::default() };
     for backslashes in [10, 100, 150, 248] {
         let home = Home::new();
@@ -412,7 +412,7 @@ fn a_result_that_has_to_be_escaped_is_kept_or_left_out_and_its_job_is_known() {
 }
 
 #[test]
-fn files_with_right_sums_that_say_something_else_are_set_aside() {
+fn valid_sum_with_wrong_content_is_set_aside() {
     let home = Home::new();
     let jobs = home.open();
     let id = add(&jobs, "a");
@@ -470,7 +470,7 @@ fn what_cannot_be_set_aside_stays_and_breaks_no_start() {
 }
 
 #[test]
-fn a_job_is_forgotten_though_its_file_cannot_be_removed() {
+fn job_is_forgotten_although_its_file_remains() {
     let home = Home::new();
     let jobs = home.open();
     let id = add(&jobs, "a");
@@ -484,7 +484,7 @@ fn a_job_is_forgotten_though_its_file_cannot_be_removed() {
 }
 
 #[test]
-fn without_the_disk_nothing_is_taken_and_nothing_that_may_not_be_noted_is_begun() {
+fn without_disk_no_job_is_accepted_or_started() {
     let home = Home::new();
     let jobs = home.open();
     let id = add(&jobs, "a");
@@ -498,7 +498,7 @@ fn without_the_disk_nothing_is_taken_and_nothing_that_may_not_be_noted_is_begun(
 }
 
 #[test]
-fn what_is_too_long_is_not_taken_and_a_result_that_is_is_not_kept() {
+fn oversized_job_is_refused_and_result_not_stored() {
     let limits = JobLimits { request_bytes: 100, file_bytes: 1000, ..JobLimits::default() };
     let home = Home::new();
     let jobs = home.open_with(&limits);
@@ -513,7 +513,7 @@ fn what_is_too_long_is_not_taken_and_a_result_that_is_is_not_kept() {
 }
 
 #[test]
-fn an_error_that_is_too_long_is_not_kept_and_its_job_has_failed_all_the_same() {
+fn oversized_error_is_not_stored_but_the_job_fails() {
     let limits = JobLimits { file_bytes: 1000, ..JobLimits::default() };
     let home = Home::new();
     let jobs = home.open_with(&limits);
@@ -529,7 +529,7 @@ fn an_error_that_is_too_long_is_not_kept_and_its_job_has_failed_all_the_same() {
 }
 
 #[test]
-fn after_the_close_none_is_taken_or_begun_and_who_waits_is_woken() {
+fn close_refuses_jobs_and_wakes_waiters() {
     let jobs = Jobs::in_memory(&JobLimits::default());
     thread::scope(|scope| {
         let waiter = scope.spawn(|| jobs.next().is_none());

@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_decides_before_root_and_root_before_the_users_variables() {
+    fn state_dir_prefers_systemd_then_root_then_user() {
         let all = [("STATE_DIRECTORY", "/a:/b"), ("XDG_STATE_HOME", "/x"), ("HOME", "/home/me")];
         assert_eq!(chosen(&all, 0), Some("/a".into()));
         assert_eq!(chosen(&all, 1000), Some("/a".into()));

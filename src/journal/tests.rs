@@ -114,7 +114,7 @@ fn settled_is_gone_at_once_and_after_the_agent() {
 }
 
 #[test]
-fn an_entry_that_is_dropped_is_open_again_and_goes_on_where_it_was() {
+fn dropped_entry_reopens_and_continues() {
     let home = Home::new();
     let journal = home.open();
     let entry = begin(&journal, "web-1", 1);
@@ -232,7 +232,7 @@ fn the_oldest_of_too_many_leftovers_is_forgotten() {
 }
 
 #[test]
-fn of_two_intents_the_older_comes_first_whatever_the_clock_said() {
+fn older_of_two_intents_is_first_despite_the_clock() {
     let home = Home::new();
     let journal = home.open();
     drop(begin(&journal, "web-1", 1));
@@ -285,7 +285,7 @@ fn any_id_of_a_guest_is_kept_and_none_is_a_path() {
 }
 
 #[test]
-fn a_second_agent_is_refused_until_the_first_and_its_entries_are_gone() {
+fn second_agent_is_refused_until_the_first_is_gone() {
     let home = Home::new();
     let refused = || Journal::open(&home.0, scope(), &JournalLimits::default()).unwrap_err();
     let journal = home.open();
@@ -332,7 +332,7 @@ fn a_torn_line_is_ignored_and_cut_off_before_the_next() {
 }
 
 #[test]
-fn a_line_takes_the_place_of_one_that_was_written_in_vain() {
+fn line_replaces_one_whose_write_failed() {
     let home = Home::new();
     let journal = home.open();
     let mut entry = begin(&journal, "web-1", 1);
@@ -346,7 +346,7 @@ fn a_line_takes_the_place_of_one_that_was_written_in_vain() {
 }
 
 #[test]
-fn a_journal_is_full_where_its_next_start_would_not_read_all() {
+fn journal_is_full_when_next_start_cannot_read_all() {
     let home = Home::new();
     let limits = JournalLimits { files: 2, ..JournalLimits::default() };
     let journal = home.open_with(&limits);
@@ -381,7 +381,7 @@ fn a_beginning_that_fails_takes_no_room() {
 }
 
 #[test]
-fn steps_and_bytes_of_an_intent_have_a_bound_and_the_rest_is_kept() {
+fn steps_and_bytes_of_an_intent_are_bounded() {
     let home = Home::new();
     let limits = JournalLimits { steps: 3, file_bytes: 1000, ..JournalLimits::default() };
     let journal = home.open_with(&limits);

@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_to_a_domain_is_told_until_the_subscription_is_dropped() {
+    fn domain_events_arrive_until_subscription_drops() {
         let (subscription, connection, hear, missed) = subscribed(64);
         let domain = connection.define_domain(&xml("heard")).unwrap();
         domain.create().unwrap();
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_waits_for_nothing() {
+    fn overflowing_events_are_counted_without_waiting() {
         let (told, hear) = bounded(1);
         let missed = Arc::new(AtomicU64::new(0));
         let ear = Ear::new(told, Arc::clone(&missed));

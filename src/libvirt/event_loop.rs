@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_is_called_for_what_it_waits_for_and_never_after_its_removal() {
+    fn handle_is_called_until_it_is_removed() {
         let (on, seen) = (EventLoop::new().unwrap(), Seen::default());
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let watch = handle(&on, &ours, Events::READ, &seen);
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_waited_for_is_refused_and_its_data_stays_the_callers() {
+    fn unwatchable_file_is_refused_and_its_data_kept() {
         let (on, seen) = (EventLoop::new().unwrap(), Seen::default());
         let (ours, _theirs) = UnixStream::pair().unwrap();
         assert!(handle(&on, &ours, Events::READ, &seen) > 0);
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeping_loop_is_woken_for_what_comes_earlier_and_for_what_is_to_be_freed_alone() {
+    fn sleeping_loop_wakes_for_earlier_timer_or_free() {
         let (on, late, soon) = (EventLoop::new().unwrap(), Seen::default(), Seen::default());
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let (of_handle, number) = (Seen::default(), timer(&on, LONG_MS, &late));
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_while_its_callback_runs_is_freed_after_it() {
+    fn handle_removed_in_its_callback_is_freed_afterwards() {
         static LOOP: OnceLock<EventLoop> = OnceLock::new();
         unsafe extern "C" fn remove_itself(timer: c_int, data: *mut c_void) {
             LOOP.get().unwrap().remove_timer(timer);

@@ -23,7 +23,7 @@ fn network_xml(name: &str) -> String {
 }
 
 #[test]
-fn a_missing_domain_is_code_42_with_the_call_that_said_so() {
+fn missing_domain_is_code_42_and_names_the_call() {
     let error = open().lookup_domain_by_name("no-such-domain").unwrap_err();
     assert_eq!(error.code, Code::NO_DOMAIN);
     assert_eq!((error.code.raw(), error.domain.raw()), (42, 12));
@@ -39,7 +39,7 @@ fn a_missing_network_is_code_43() {
 }
 
 #[test]
-fn an_error_is_still_right_after_its_handles_are_dropped() {
+fn error_remains_valid_after_its_handles_are_dropped() {
     let connection = open();
     let domain = define(&connection, "lv-error-order");
     let error = domain.destroy().unwrap_err();
@@ -51,14 +51,14 @@ fn an_error_is_still_right_after_its_handles_are_dropped() {
 }
 
 #[test]
-fn a_nul_byte_in_an_argument_is_refused_before_c_sees_it() {
+fn nul_byte_in_an_argument_is_refused_before_c() {
     let error = open().lookup_domain_by_name("test\0other").unwrap_err();
     assert_eq!(error.code, Code::INVALID_ARG);
     assert_eq!(open().lookup_domain_by_name("test").unwrap().name().unwrap(), "test");
 }
 
 #[test]
-fn a_uri_without_a_driver_is_an_error_and_no_connection() {
+fn uri_without_a_driver_is_an_error() {
     start().unwrap();
     let error = Connection::open("nonsense:///x").unwrap_err();
     assert_eq!(error.call, "virConnectOpen");
@@ -138,7 +138,7 @@ fn a_network_goes_through_its_life() {
 }
 
 #[test]
-fn cpu_stats_have_an_element_for_each_cpu_with_both_times() {
+fn cpu_stats_have_both_times_for_each_cpu() {
     let times = open().lookup_domain_by_name("test").unwrap().cpu_stats().unwrap();
     assert_eq!(times.len(), 2);
     assert!(times.iter().all(|time| time.cpu_ns >= time.vcpu_ns && time.vcpu_ns > 0));
@@ -152,7 +152,7 @@ fn counters_of_an_unknown_interface_are_code_8() {
 }
 
 #[test]
-fn a_driver_without_named_block_counters_is_asked_the_older_call() {
+fn older_block_stats_call_is_used_as_fallback() {
     let connection = open();
     let xml = "<domain type='test'><name>lv-block</name><memory>1024</memory><os><type>hvm</type>\
                </os><devices><disk type='file' device='disk'><source file='/nowhere'/>\
@@ -207,7 +207,7 @@ fn define_nonsense(connection: &Connection, word: &str) -> Error {
 }
 
 #[test]
-fn of_100_000_failing_calls_of_each_kind_on_8_threads_every_error_is_its_own() {
+fn each_of_100_000_errors_on_8_threads_is_its_own() {
     crate::cost::slow("makes 600,000 calls of libvirt");
     const THREADS: usize = 8;
     const CALLS: usize = 100_000 / THREADS;

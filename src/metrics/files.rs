@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_any_more_is_closed_and_no_more_than_the_bound_are_open() {
+    fn unused_files_are_closed_and_open_files_bounded() {
         let mut files = Files::default();
         let path = |number| format!("/proc/self/{}schedstat", "./".repeat(number));
         for number in 0..KERNEL_FILES + 10 {

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_of_virtual_processors_are_told_by_their_names() {
+    fn vcpu_threads_are_identified_by_name() {
         assert_eq!(vcpu_number("CPU 3/KVM\n"), Some(3));
         assert_eq!(vcpu_number("CPU 12/TCG\n"), Some(12));
         assert_eq!(vcpu_number("ALL CPUs/TCG\n"), None);

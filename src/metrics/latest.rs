@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fast_sample_that_is_not_renewed_goes_after_a_while() {
+    fn stale_fast_sample_expires() {
         let (limits, at) = (MetricsConfig::default(), Instant::now());
         let fast = Some(Arc::new(Fast { at, guests: BTreeMap::new() }));
         let state = State { fast, ..State::default() };
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scrape_at_the_slow_interval_has_a_slow_sample_though_some_come_early() {
+    fn every_scrape_at_slow_interval_gets_a_slow_sample() {
         let (limits, begin) = (MetricsConfig::default(), Instant::now());
         let mut state = State::default();
         for (scrape, jitter_ms) in (0..).zip([0, 900, 100, 1_000, 0, 1_400, 0]) {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_libvirt_that_lets_a_sample_wait_is_said_not_to_answer() {
+    fn slow_libvirt_is_reported_as_not_answering() {
         let (limits, at) = (MetricsConfig::default(), Instant::now());
         let state = State { fast_wanted: Some(at), fast_running: true, ..State::default() };
         let moment = Duration::from_millis(1);

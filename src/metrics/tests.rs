@@ -204,7 +204,7 @@ fn the_texts_are_the_golden_ones() {
 }
 
 #[test]
-fn parameters_are_read_by_name_and_unknown_ones_passed_over() {
+fn parameters_are_read_by_name_and_others_ignored() {
     let fast = fast_guest(&fast_stats());
     assert_eq!((fast.state, fast.run, fast.uuid.as_str()), (State::Running, Some(3), "u-1"));
     let nic = fast.nics["vnet0"];
@@ -225,7 +225,7 @@ fn parameters_are_read_by_name_and_unknown_ones_passed_over() {
 }
 
 #[test]
-fn a_guest_that_runs_and_was_not_asked_is_told_by_what_is_missing() {
+fn running_guest_without_sample_is_reported() {
     assert!(is_whole(&slow_stats()));
     assert!(!is_whole(&stats(&[("balloon.current", Value::Unsigned(1))])));
     let off = stats(&[("balloon.current", Value::Unsigned(1))]);
@@ -234,7 +234,7 @@ fn a_guest_that_runs_and_was_not_asked_is_told_by_what_is_missing() {
 }
 
 #[test]
-fn values_of_another_run_and_very_old_ones_are_not_shown() {
+fn values_of_another_run_or_too_old_are_hidden() {
     let view = view(1);
     assert!(view.guest("web-1").unwrap().slow.is_some());
     let mut another = view.clone();
@@ -244,7 +244,7 @@ fn values_of_another_run_and_very_old_ones_are_not_shown() {
 }
 
 #[test]
-fn what_a_guest_that_hangs_was_last_known_for_goes_after_5_minutes_and_its_name_stays() {
+fn hung_guest_loses_values_after_5_min_keeps_its_name() {
     let mut view = view(1);
     let at = view.slow.guests["web-1"].at;
     let seen = |view: &View| {

@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_judged_as_written_and_taken_for_a_block_device() {
+    fn missing_path_is_judged_as_written_as_block_device() {
         let host = HostConfig::default();
         let absent = Path::new("/dev/zvol/mistify/guests/a/disk-0");
         assert_eq!(judge_source(absent, &host), Ok(SourceKind::Block));

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_that_somebody_gave_up_on_is_silence_until_it_ends() {
+    fn abandoned_open_counts_as_silence_until_it_ends() {
         let health = Health::new(Duration::ZERO);
         health.opening();
         assert!(health.may_answer().is_ok(), "all still wait");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_impatient_caller_does_not_make_a_short_open_silence() {
+    fn impatient_caller_does_not_make_a_short_open_silent() {
         let health = Health::new(Duration::from_secs(3600));
         health.opening();
         health.given_up(Instant::now());
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn since_is_when_the_answer_changed_and_the_version_is_kept() {
+    fn since_is_the_last_change_and_version_is_retained() {
         let health = Health::new(Duration::ZERO);
         assert!(!health.seen().tried);
         health.opened(Ok(Some(9_000_000)));

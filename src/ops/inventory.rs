@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_a_hundred_guests_unless_it_is_said_and_a_thousand_at_most() {
+    fn page_has_100_guests_by_default_and_1000_at_most() {
         let limit = |limit| Wanted::parse(ListRequest { limit, ..ListRequest::default() });
         assert_eq!(limit(0).map(|it| it.limit).ok(), Some(100));
         assert_eq!(limit(1000).map(|it| it.limit).ok(), Some(1000));

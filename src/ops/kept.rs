@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_kept_than_the_bound_and_each_is_answered_for() {
+    fn cache_is_bounded_and_each_domain_is_answered() {
         libvirt::start().unwrap();
         let connection = Connection::open("test:///default").unwrap();
         let mut kept = Kept::default();

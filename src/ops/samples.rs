@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn all_metrics_of_a_guest_are_as_old_as_the_oldest_of_them() {
+    fn guest_metrics_are_as_old_as_the_oldest() {
         let mut view = view();
         let all = all_of(&view, &view.guest("a").unwrap());
         assert_eq!((all.age, all.state.as_str()), (7.0, "running"));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_without_a_name_is_the_sum_and_one_without_counters_has_no_stand_in() {
+    fn unnamed_disk_is_the_sum_and_unknown_has_no_value() {
         let view = view();
         let guest = view.guest("a").unwrap();
         let (answer, _) = disks(&view, &guest, &asked(&[""], &[])).unwrap();

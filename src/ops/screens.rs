@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_screen_that_is_no_picture_or_too_large_is_told_so() {
+    fn invalid_or_oversized_screen_is_an_error() {
         let screen = |mime: &str, image: Vec<u8>| Some(Screen { mime: mime.to_owned(), image });
         let of = |screen| picture(screen).map(|png| png.len());
         assert_eq!(of(screen("image/png", vec![0; PNG_BYTES])), Ok(PNG_BYTES));

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_told_by_its_number_for_what_it_is_waited_for() {
+    fn file_is_reported_by_number_and_requested_event() {
         let (left, right) = UnixStream::pair().unwrap();
         let set = Epoll::new().unwrap();
         set.add(left.as_fd(), Events::READ, 7).unwrap();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_waited_for_in_nothing_breaks_once_and_not_in_a_spin() {
+    fn file_watched_for_nothing_reports_an_error_once() {
         let (left, right) = UnixStream::pair().unwrap();
         let set = Epoll::new().unwrap();
         set.add(left.as_fd(), Events::NONE, 7).unwrap();

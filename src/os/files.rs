@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_files_is_a_shortage_and_a_missing_one_is_not() {
+    fn too_many_files_is_a_shortage_unlike_a_missing_file() {
         assert!(is_shortage(&io::Error::from_raw_os_error(libc::EMFILE)));
         assert!(!is_shortage(&io::ErrorKind::NotFound.into()));
     }

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_connected_can_be_accepted_and_served_and_nobody_else_comes() {
+    fn connected_callers_are_served_and_new_ones_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut caller = TcpStream::connect(address).unwrap();

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_on_loopback_is_this_host_whatever_the_other_is() {
+    fn loopback_end_means_this_host() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         for (peer, local, is_host) in [
             ("127.0.0.1:5", "127.0.0.1:6", true),

@@ -153,7 +153,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn the_clock_of_a_process_moves_while_it_computes_and_is_gone_with_it() {
+    fn process_clock_advances_with_work_and_ends_with_it() {
         let own = std::process::id();
         let before = super::cpu_ns(own).unwrap();
         while super::cpu_ns(own).unwrap() == before {}

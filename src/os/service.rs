@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unit_runs_as_its_user_or_as_root_and_none_as_nobody() {
+    fn unit_user_is_its_own_or_root_and_no_unit_has_none() {
         assert_eq!(
             user_of_unit("LoadState=loaded\nUser=mistify-libvirt\n"),
             Some("mistify-libvirt")

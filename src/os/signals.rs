@@ -136,7 +136,7 @@ mod tests {
 
     // One test, because the handlers belong to the whole process.
     #[test]
-    fn signals_are_taken_in_the_order_of_arrival_and_end_nothing() {
+    fn signals_are_read_in_order_and_end_nothing() {
         let mut signals = Signals::install().unwrap();
         raise(libc::SIGTERM);
         raise(libc::SIGINT);

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_address_is_asked_for_as_the_ipv4_one_that_it_is() {
+    fn mapped_address_is_queried_as_ipv4() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let mapped = request(address("[::ffff:127.0.0.1]:5"), address("[::ffff:127.0.0.2]:6"), 1);
         assert!(mapped.is_some());
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_said_all_is_still_there_and_who_has_closed_is_nobody() {
+    fn half_closed_caller_has_an_owner_a_closed_one_none() {
         let (caller, accepted) = pair("127.0.0.1:0", "127.0.0.1");
         caller.shutdown(Shutdown::Write).unwrap();
         assert_eq!(owner(&accepted), Some(process::user()));
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_only_listens_or_is_not_there_has_no_owner() {
+    fn listening_or_absent_address_has_no_owner() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut owners = SocketOwners::open().unwrap();

@@ -97,7 +97,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     #[test]
-    fn a_wait_ends_with_an_entry_of_the_folder_or_a_close_of_the_file() {
+    fn watch_ends_on_a_new_entry_or_a_closed_file() {
         let folder = env::temp_dir().join(format!("mistify-watch-{}", process::id()));
         fs::create_dir_all(&folder).unwrap();
         let file = folder.join("file");

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn in_every_order_of_steps_exactly_one_side_gets_the_result() {
+    fn exactly_one_side_gets_the_result_in_every_order() {
         let mut paths = vec![Vec::new()];
         let mut lives = 0;
         while let Some(path) = paths.pop() {

@@ -162,7 +162,7 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     #[test]
-    fn a_zfs_stream_is_known_by_its_mark_in_either_byte_order() {
+    fn zfs_stream_is_recognized_in_both_byte_orders() {
         for mark in [ZFS_MARK.to_le_bytes(), ZFS_MARK.to_be_bytes()] {
             assert!(is_zfs_stream(&[&[0; 8], &mark[..]].concat()));
             assert!(!is_zfs_stream(&mark));

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parents_of_a_dataset_end_at_the_root_of_the_store() {
+    fn dataset_parents_end_at_the_store_root() {
         let root = PoolName::parse("tank/images/store").unwrap();
         let disk = root.dataset("guests/web-1/disk-0").unwrap();
         let above: Vec<_> = std::iter::successors(disk.parent(), Dataset::parent).collect();

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_is_adopted_only_when_size_origin_and_owner_are_right() {
+    fn volume_is_adopted_if_size_origin_and_owner_match() {
         let (mark, image) = (Some("a"), origin(MIB));
         let ok = adopt(&found(MIB, None, mark), &wanted(None, 1), None, MIB);
         assert!(ok.is_ok());
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_guest_adopts_no_domains_volume_and_nothing_written() {
+    fn new_guest_adopts_no_foreign_or_written_volume() {
         let (own, other) = (Maker::domain("u-1"), Maker::domain("u-2"));
         let adopted = |maker: Option<&Maker>, is_written, adopts| {
             let found = Volume { maker: maker.cloned(), is_written, ..found(MIB, None, Some("a")) };
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn space_is_needed_for_all_reserved_volumes_that_are_not_there() {
+    fn space_is_required_for_missing_reserved_volumes() {
         let plan = |size_bytes, space, found| Planned {
             wanted: Wanted { space, ..wanted(None, 1) },
             size_bytes,

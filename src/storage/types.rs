@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_cannot_be_read_keeps_what_nobody_made() {
+    fn unreadable_domain_keeps_only_volumes_of_no_maker() {
         let mut in_use = InUse::default();
         in_use.add_domain("u-1".to_owned(), "domain a".to_owned());
         in_use.add_unreadable("domain b".to_owned());

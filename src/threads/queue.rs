@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_up_by_itself_and_at_work_is_not_the_one_that_is_woken() {
+    fn woken_thread_is_not_one_already_at_work() {
         let takers = Takers::new(8, 2);
         takers.wait_until_all_sleep();
         let last = {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_sleeps_over_something_whoever_is_up_by_itself() {
+    fn no_worker_sleeps_while_an_item_waits() {
         let takers = Takers::new(8, 3);
         for (item, up) in (0..3000).zip(takers.threads.iter().cycle()) {
             // As what else a thread does may leave it a word that ends its next sleep.
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_full_with_as_many_as_it_is_for_and_closed_it_lets_nothing_in_and_all_out() {
+    fn closed_queue_rejects_push_and_drains() {
         let queue = Queue::new(2);
         drop(queue.put(1).unwrap());
         drop(queue.put(2).unwrap());

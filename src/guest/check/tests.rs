@@ -30,7 +30,7 @@ fn ids_of_any_script_pass() {
 }
 
 #[test]
-fn an_id_that_could_break_a_file_name_or_xml_is_refused() {
+fn id_unsafe_in_file_names_or_xml_is_refused() {
     for id in [
         "a/b",
         "..",
@@ -87,7 +87,7 @@ fn a_mac_is_six_pairs() {
 }
 
 #[test]
-fn only_create_guest_needs_a_mac_and_a_different_one_at_each_nic() {
+fn only_create_guest_requires_distinct_macs() {
     let host = HostConfig::default();
     for (mac, text) in [
         ("", "invalid argument: nics[1].mac is missing; it names the network of the NIC"),
@@ -180,7 +180,7 @@ fn a_vnc_port_is_a_port_or_left_to_libvirt() {
 }
 
 #[test]
-fn a_tcp_port_below_the_first_display_is_refused_where_displays_are_on_tcp() {
+fn tcp_port_below_the_first_display_is_refused() {
     let tcp = HostConfig { vnc: VncListen::Tcp, ..HostConfig::default() };
     let check = |vnc| check_definition(&Guest { vnc, ..guest() }, &tcp);
     for vnc in [1, 5899] {

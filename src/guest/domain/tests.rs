@@ -68,7 +68,7 @@ fn libvirt_gives_back_what_was_defined() {
 }
 
 #[test]
-fn a_running_qemu_guest_shows_its_host_devices_and_aliases() {
+fn running_qemu_guest_shows_host_devices_and_aliases() {
     let domain =
         VirDomain::from_xml(include_str!("../../../tests/golden/qemu-running.dump.xml")).unwrap();
     let [interface] = domain.devices.interfaces.as_slice() else { panic!("{domain:?}") };
@@ -88,7 +88,7 @@ fn no_vnc_no_display() {
 }
 
 #[test]
-fn a_display_is_on_a_socket_or_on_a_port_given_or_left_to_libvirt() {
+fn display_uses_a_socket_or_a_given_or_automatic_port() {
     let graphics = |port, listen| {
         let domain = VirDomain {
             devices: Device {
@@ -158,7 +158,7 @@ fn memory_is_read_in_every_unit_of_libvirt() {
 }
 
 #[test]
-fn memory_that_does_not_fit_is_left_to_libvirt_to_refuse() {
+fn libvirt_refuses_memory_that_does_not_fit() {
     let guest = wire::Guest { memory_mib: u64::MAX, ..wire::Guest::default() };
     let xml = VirDomain::for_guest(&guest, &HostConfig::default(), &[]).domain_xml();
     assert!(xml.contains(r#"<memory unit="KiB">18446744073709551615</memory>"#), "{xml}");

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_write_every_member_in_the_order_of_the_contract() {
+    fn requests_write_all_members_in_contract_order() {
         assert_eq!(echo::<ImageRequest>("{}"), r#"{"id":"","type":"","dest":"","source":""}"#);
         assert_eq!(echo::<VolumeRequest>("{}"), r#"{"id":"","size":0}"#);
         let snapshot = r#"{"id":"","dest":"","recursive":false,"destroyMoreRecent":false}"#;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_leave_out_three_members_of_an_image_and_no_other() {
+    fn answers_omit_exactly_three_image_members() {
         let bare = r#"{"images":[{"id":"","type":"","size":0}]}"#;
         assert_eq!(echo::<ImageResponse>(r#"{"images":[{}]}"#), bare);
         let full = concat!(

@@ -67,7 +67,7 @@ fn a_disk_and_a_nic_always_write_their_fixed_members() {
 }
 
 #[test]
-fn the_last_of_two_members_wins_and_letter_case_does_not_matter() {
+fn last_duplicate_member_wins_in_any_letter_case() {
     assert_eq!(guest(r#"{"id":"a","ID":"b"}"#).id, "b");
 }
 
@@ -77,7 +77,7 @@ fn unknown_members_are_dropped() {
 }
 
 #[test]
-fn integers_take_neither_fraction_nor_exponent_nor_overflow() {
+fn integers_reject_fraction_exponent_and_overflow() {
     for member in [
         r#""memory":-1"#,
         r#""memory":1.0"#,
@@ -162,7 +162,7 @@ fn disks_are_named_as_linux_counts() {
 }
 
 #[test]
-fn completing_a_guest_sets_type_bus_and_device_and_nothing_else() {
+fn completion_sets_only_type_bus_and_device() {
     let mut completed =
         guest(r#"{"id":"a","disks":[{"bus":"ide","device":"hda","source":"/s"},{}]}"#);
     completed.complete(true);

@@ -66,7 +66,7 @@ fn deep_nesting_is_an_error_and_takes_no_stack() {
 }
 
 #[test]
-fn blanks_in_attributes_and_carriage_returns_in_text_are_written_as_references() {
+fn blanks_and_carriage_returns_become_references() {
     let a = Element::new("a").with("k", "\t\n\r\"<>&'").holding("\r\n\t\"<>&");
     assert_eq!(
         a.to_xml(),

@@ -37,7 +37,7 @@ fn judge(guard: &Guard, caller: &Caller, headers: &[(&str, &str)]) -> (u16, &'st
 }
 
 #[test]
-fn the_name_of_this_host_is_an_address_localhost_or_listed() {
+fn host_name_is_an_address_localhost_or_listed() {
     let guard = Guard { names: vec!["hv1.example".into()], ..Guard::default() };
     let status = |host: &str| judge(&guard, &local(), &[("Host", host)]).0;
     for host in [
@@ -105,14 +105,14 @@ fn a_refusal_names_the_header() {
 }
 
 #[test]
-fn without_a_host_as_in_http_1_0_there_is_none_to_refuse_and_none_to_come_from() {
+fn request_without_host_passes_but_not_with_an_origin() {
     let guard = Guard::default();
     assert_eq!(judge(&guard, &local(), &[]).0, 0);
     assert_eq!(judge(&guard, &local(), &[("Origin", "http://localhost")]).0, 403);
 }
 
 #[test]
-fn a_unix_socket_has_no_name_but_pages_do_not_come_over_it_either() {
+fn unix_socket_has_no_host_name_but_refuses_pages() {
     let guard = Guard::default();
     for host in ["anything", "%2Frun%2Frpc", "a b", ""] {
         assert_eq!(judge(&guard, &socket(), &[("Host", host)]).0, 0, "{host}");
@@ -200,7 +200,7 @@ fn on_this_host_no_token_is_wanted_and_none_is_wrong() {
 }
 
 #[test]
-fn without_a_token_nobody_calls_from_beyond_unless_all_may() {
+fn remote_callers_need_a_token_unless_all_may_call() {
     let host = ("Host", "192.0.2.9");
     let auth = ("Authorization", "Bearer ");
     assert_eq!(judge(&Guard::default(), &remote(), &[host, auth]).0, 401);

@@ -102,7 +102,7 @@ fn two_lengths_must_be_the_same() {
 }
 
 #[test]
-fn a_body_of_the_limit_passes_and_one_byte_more_is_too_large() {
+fn body_at_the_limit_passes_and_one_byte_more_fails() {
     let body = "b".repeat(65);
     let sized = |length| post(&format!("Content-Length: {length}\r\n"), "");
     assert_eq!(one(sized(64) + &body[..64]).body.len(), 64);
@@ -145,7 +145,7 @@ fn what_could_be_framed_in_two_ways_is_refused() {
 }
 
 #[test]
-fn chunks_are_put_together_and_what_is_around_them_is_ignored() {
+fn chunks_are_joined_and_extensions_ignored() {
     let body = "3\r\nabc\r\n0A ; x=\"y\"\r\n0123456789\r\n00\r\nTrailer: 1\r\nOther: 2\r\n\r\n";
     assert_eq!(one(chunked(body)).body, b"abc0123456789");
     assert_eq!(one(chunked("0\r\n\r\n")).body, b"");
@@ -312,7 +312,7 @@ fn a_head_is_judged_once_and_before_its_body() {
 }
 
 #[test]
-fn only_a_caller_that_waits_is_told_to_continue_and_only_once() {
+fn continue_is_sent_once_and_only_on_request() {
     let head = post("Content-Length: 5\r\nExpect: 100-Continue\r\n", "");
     let expectations = |first: &str, second: &str| {
         let mut parser = Parser::default();

@@ -129,7 +129,7 @@ fn the_checksum_is_fnv_1a_of_all_json_so_far() {
 }
 
 #[test]
-fn lines_that_are_lost_doubled_or_another_files_are_found() {
+fn lost_duplicate_and_foreign_lines_are_detected() {
     let (mut lines, _) = written("web-1", &sample());
     assert!(read(&lines.concat()).is_ok());
     let lost = [&lines[..2], &lines[3..]].concat().concat();
@@ -177,7 +177,7 @@ fn more_steps_than_there_may_be_are_refused() {
 }
 
 #[test]
-fn a_file_cut_anywhere_says_its_complete_steps_or_nothing() {
+fn truncated_file_yields_complete_steps_or_nothing() {
     let (lines, record) = written("web-1", &sample());
     let content = lines.concat();
     let ends: Vec<usize> = (1..=lines.len()).map(|n| lines[..n].concat().len()).collect();

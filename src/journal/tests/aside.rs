@@ -81,7 +81,7 @@ fn intents_about_another_host_are_set_aside() {
 }
 
 #[test]
-fn strange_names_are_set_aside_over_nothing_and_drafts_are_removed() {
+fn strange_names_are_set_aside_and_drafts_removed() {
     let home = Home::new();
     drop(home.open());
     let strange = ["1.intent", "00000001.json", "README", "99999999999999999999.intent"];
@@ -102,7 +102,7 @@ fn strange_names_are_set_aside_over_nothing_and_drafts_are_removed() {
 }
 
 #[test]
-fn what_cannot_be_set_aside_stays_and_is_not_written_over() {
+fn file_that_cannot_be_set_aside_is_not_overwritten() {
     let home = Home::new();
     drop(home.open());
     fs::write(home.first(), "precious").unwrap();

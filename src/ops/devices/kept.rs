@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handed_in_source_is_kept_and_a_guest_of_the_original_remembers_its_volumes() {
+    fn given_source_and_volumes_of_original_are_recorded() {
         let mut metadata = kept(&[]);
         add_disk(&mut metadata, &disk("vda", 3), &disk("vda", 3), None);
         assert_eq!(metadata.guest.as_ref().unwrap().disks, [disk("vda", 3)]);

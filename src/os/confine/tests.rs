@@ -170,7 +170,7 @@ fn a_confined_program_changes_no_mode_and_no_owner() {
 }
 
 #[test]
-fn a_confined_program_has_the_capability_to_read_alone() {
+fn confined_program_can_only_read() {
     // It waits for its input, so that its flags can be read.
     let mut command = Command::new("/bin/cat");
     command.stdin(Stdio::piped()).stdout(Stdio::null());

@@ -109,7 +109,7 @@ fn a_folder_that_others_may_write_to_is_exposed() {
 }
 
 #[test]
-fn in_a_folder_with_the_sticky_bit_what_is_ours_counts_and_nothing_else() {
+fn in_a_sticky_directory_only_own_entries_count() {
     let folder = Folder::new();
     folder.make_mode("in", 0o1777);
     assert_eq!(folder.leads_to("in/disk"), folder.at("in/disk"));
@@ -123,7 +123,7 @@ fn in_a_folder_with_the_sticky_bit_what_is_ours_counts_and_nothing_else() {
 }
 
 #[test]
-fn a_folder_of_somebody_else_is_exposed_and_a_file_in_one_of_ours_is_not() {
+fn foreign_directory_is_exposed_and_own_file_is_not() {
     let folder = Folder::new();
     if process::user() != 0 {
         return;

@@ -43,7 +43,7 @@ fn who_gives_up_is_passed_over() {
 }
 
 #[test]
-fn stop_lets_nobody_in_and_turns_the_waiting_away_but_not_the_holder() {
+fn stop_refuses_waiting_callers_but_not_the_holder() {
     let mut admission = Admission::default();
     admission.enter().unwrap();
     let [holder, waiter] = [(); 2].map(|()| admission.acquire("a").unwrap());

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_counted_and_what_is_torn_stays_so() {
+    fn unwritable_lines_are_counted_and_torn_lines_remain() {
         // For reading alone.
         let file = File::open("/dev/null").unwrap();
         let mut sink = Sink::new("/dev/null".into(), Box::new(file));

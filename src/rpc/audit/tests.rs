@@ -97,7 +97,7 @@ fn a_line_says_who_what_and_how_it_went() {
 }
 
 #[test]
-fn what_a_caller_writes_stays_on_one_line_of_bounded_length() {
+fn caller_text_stays_on_one_bounded_line() {
     let log = Log::new();
     let audit = log.open().unwrap();
     let hostile = format!("\n{{\"method\":\"x\"}}\n\"{}", "\u{1}".repeat(1 << 20));
@@ -124,7 +124,7 @@ fn a_call_that_panics_is_written_down() {
 }
 
 #[test]
-fn a_new_file_is_for_its_owner_alone_and_another_keeps_its_mode_and_content() {
+fn new_file_is_private_existing_one_is_unchanged() {
     let log = Log::new();
     let first = log.open().unwrap();
     begin(&first, &root(), "a").end(&Outcome::Ok);

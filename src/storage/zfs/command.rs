@@ -333,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_that_nothing_ends_are_counted_and_no_further_one_is_tried() {
+    fn unkillable_commands_are_counted_and_block_new_ones() {
         let limits = StorageLimits { hung: 2, ..StorageLimits::default() };
         let zfs = Zfs::new(Some(PathBuf::from("/bin/echo")), limits, Former::none());
         let soon = Instant::now() + Duration::from_secs(20);

@@ -111,7 +111,7 @@ mod tests {
     const TEXT: &str = include_str!("../../../tests/golden/zfs-allow.txt");
 
     #[test]
-    fn what_holds_here_and_below_is_found_with_its_sets_and_groups() {
+    fn rights_here_and_below_include_sets_and_groups() {
         let of = |user: &'static str, group: &'static str| {
             let is_meant = move |who: Who<'_>| {
                 [Who::Everyone, Who::User(user), Who::Group(group)].contains(&who)

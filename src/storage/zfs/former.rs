@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_state_directory_there_is_nothing_to_wait_for() {
+    fn without_a_state_directory_nothing_is_awaited() {
         assert!(Former::none().have_ended(Instant::now()).unwrap());
     }
 }

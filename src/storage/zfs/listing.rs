@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_does_not_fit_its_kind_is_no_line_of_a_listing() {
+    fn name_unfit_for_its_kind_is_not_listed() {
         for (line, from, to) in [
             (VOLUME, "web-1/disk-0\t", "web-1@disk-0\t"),
             (VOLUME, "\tvolume\t", "\tsnapshot\t"),

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_chosen_goes_newest_first_and_the_rest_is_foreign() {
+    fn chosen_snapshots_are_newest_first_others_foreign() {
         let survey = survey(vec![snapshot("p/g/a@s", 0, &[])]);
         assert_eq!(survey.doomed, ["p/g/b", "p/g/a"]);
         assert_eq!(survey.with_snapshots, BTreeSet::from(["p/g/a".to_owned()]));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_elsewhere_keeps_its_origin_and_nothing_more() {
+    fn clone_elsewhere_keeps_its_origin_and_nothing_else() {
         let survey = survey(vec![snapshot("p/g/a@s", 0, &["p/x/y", "p/g/b"])]);
         assert_eq!(survey.doomed, ["p/g/b"]);
         assert_eq!(survey.left, [left("p/g/a", Why::Clones(vec!["p/x/y".into()]))]);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_is_no_clone_that_goes_with_its_volume() {
+    fn file_system_clone_keeps_its_volume() {
         let survey = survey(vec![snapshot("p/g/a@s", 0, &["p/g"])]);
         assert_eq!(survey.doomed, ["p/g/b"]);
         assert_eq!(survey.left, [left("p/g/a", Why::Clones(vec!["p/g".into()]))]);

@@ -369,7 +369,7 @@ mod zpool {
     }
 
     #[test]
-    fn a_live_clone_and_a_volume_of_others_are_named_before_a_delete() {
+    fn plan_of_delete_names_live_clone_and_foreign_volume() {
         let Some(host) = host() else { return };
         let asked = guest("p-origin", &json!([{ "size": 8 }, { "size": 8 }]));
         host.agent().ok("CreateGuest", &asked);
@@ -396,7 +396,7 @@ mod zpool {
 }
 
 #[test]
-fn what_cannot_be_asked_is_a_problem_and_the_rest_is_planned() {
+fn failed_query_is_a_problem_and_the_rest_is_planned() {
     // There is no zfs where this runs without the lab, and no such pool there.
     let folder = Scratch::new();
     let audit = folder.path().join("audit").display().to_string();
@@ -422,7 +422,7 @@ fn what_cannot_be_asked_is_a_problem_and_the_rest_is_planned() {
 }
 
 #[test]
-fn a_dry_run_of_another_verb_is_refused_and_so_is_a_word_that_is_neither() {
+fn dry_run_of_other_verbs_or_other_values_is_refused() {
     let host = Host::new(None);
     let there = guest("p-other", &json!([]));
     host.agent().ok("CreateGuest", &there);
@@ -473,7 +473,7 @@ fn a_dry_run_of_another_verb_is_refused_and_so_is_a_word_that_is_neither() {
 }
 
 #[test]
-fn a_dry_run_is_no_change_in_the_audit_and_marked_in_the_log() {
+fn dry_run_is_logged_but_not_audited_as_a_change() {
     let host = Host::new(None);
     let asked = guest("p-audit", &json!([]));
     host.plan("CreateGuest", &asked);
@@ -489,7 +489,7 @@ fn a_dry_run_is_no_change_in_the_audit_and_marked_in_the_log() {
 }
 
 #[test]
-fn a_plan_waits_for_no_other_verb_of_the_guest_and_for_nothing_beyond_its_deadline() {
+fn plan_waits_for_no_other_verb_nor_past_its_deadline() {
     let mut config = InProcess::config();
     let folder = Scratch::new();
     config.host.store = mistify_libvirt::config::Store::Directory(folder.path().join("store"));

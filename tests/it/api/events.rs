@@ -99,7 +99,7 @@ impl Listener {
 }
 
 #[test]
-fn a_guests_life_is_told_in_order_from_any_event_on_and_by_guest() {
+fn guest_events_are_ordered_and_filtered_by_guest() {
     let (agent, first) = agent_at("test:///default");
     let guest = json!({ "id": "heard", "memory": 64, "cpu": 1 });
     for verb in ["CreateGuest", "Run", "Poweroff", "Delete"] {
@@ -158,7 +158,7 @@ fn a_proxy_of_http_1_0_passes_events_on() {
 }
 
 #[test]
-fn who_waits_hears_at_once_and_what_cannot_be_is_refused() {
+fn wait_ends_at_once_and_invalid_wait_is_refused() {
     let (agent, first) = agent_at("test:///default");
     thread::scope(|scope| {
         let waiter = scope.spawn(|| wait(&agent, &json!({ "guest": "late" })));
@@ -229,7 +229,7 @@ fn only_so_many_calls_wait_and_the_handlers_stay_free() {
 }
 
 #[test]
-fn fifty_listeners_of_whom_ten_never_read_hear_a_libvirtd_go_and_come_back() {
+fn fifty_listeners_see_a_libvirtd_stop_and_return() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     let (agent, _) = agent_at(&stack.uri());
@@ -261,7 +261,7 @@ fn fifty_listeners_of_whom_ten_never_read_hear_a_libvirtd_go_and_come_back() {
 }
 
 #[test]
-fn a_guest_that_is_stuck_is_told_and_when_it_goes_on_as_well() {
+fn hung_guest_is_reported_and_so_is_its_recovery() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     let (agent, first) = agent_at(&stack.uri());

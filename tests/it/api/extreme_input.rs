@@ -165,7 +165,7 @@ fn odd_ids_are_no_guests_to_any_verb() {
 }
 
 #[test]
-fn a_guest_with_64_nics_and_256_disks_lives_through_every_verb() {
+fn guest_with_64_nics_and_256_disks_passes_every_verb() {
     let agent = Agent::on_test_driver();
     let guest = agent.ok("CreateGuest", &crowd())["guest"].take();
     assert_eq!(guest["disks"][255]["device"], "vdiv");

@@ -99,7 +99,7 @@ fn a_list_that_cannot_be_is_refused_in_words() {
 }
 
 #[test]
-fn a_description_is_the_owners_model_with_memory_in_kib() {
+fn description_is_the_owner_model_with_memory_in_kib() {
     let agent = Agent::on_test_driver();
     let guest = json!({
         "id": "told", "type": "test", "memory": 64, "cpu": 3, "metadata": { "owner": "alice" },
@@ -124,7 +124,7 @@ fn a_description_is_the_owners_model_with_memory_in_kib() {
 }
 
 #[test]
-fn a_guest_that_hangs_is_listed_and_described_like_any_other() {
+fn hung_guest_is_listed_and_described_like_others() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     stack.boot("qemu", "hangs", &disk);

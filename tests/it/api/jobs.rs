@@ -100,7 +100,7 @@ fn lines(path: &std::path::Path) -> Vec<Value> {
 }
 
 #[test]
-fn a_create_with_volumes_and_a_network_is_a_job_with_the_result_of_the_call_itself() {
+fn create_as_a_job_has_the_result_of_the_call() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let folder = Scratch::new();
     let at = |name: &str| folder.path().join(name).display().to_string();
@@ -169,7 +169,7 @@ fn a_create_with_volumes_and_a_network_is_a_job_with_the_result_of_the_call_itse
 }
 
 #[test]
-fn every_change_of_a_guest_can_be_a_job_and_what_it_answers_is_kept() {
+fn every_guest_change_can_be_a_job_with_its_answer() {
     let agent = InProcess::start(&InProcess::config());
     let on = json!({ "guest": { "id": "test" }, "autostart": true, "async": true });
     let mut answer = rpc(agent.address, "Libvirt.SetAutostart", &on);
@@ -267,7 +267,7 @@ fn what_can_be_told_at_once_is_no_job() {
 }
 
 #[test]
-fn jobs_of_a_guest_run_in_order_and_wait_within_bounds_and_can_be_cancelled_until_then() {
+fn guest_jobs_are_ordered_bounded_and_cancellable() {
     let mut config = InProcess::config();
     config.jobs = JobLimits { queued: 4, queued_per_guest: 3, ..JobLimits::default() };
     let agent = InProcess::start(&config);
@@ -372,7 +372,7 @@ fn a_deadline_counts_from_when_the_job_is_begun() {
 }
 
 #[test]
-fn outcomes_are_kept_over_a_restart_and_shown_by_the_command() {
+fn outcomes_survive_a_restart_and_are_shown() {
     let folder = Scratch::new();
     let state_dir = folder.path().join("state").display().to_string();
     let flags = ["--libvirt-uri", "test:///default", "--state-dir", &state_dir];
@@ -452,7 +452,7 @@ impl Hung {
 }
 
 #[test]
-fn a_kill_loses_the_job_that_ran_and_the_next_start_begins_the_one_that_waited() {
+fn kill_loses_the_running_job_and_keeps_the_queued() {
     let Some(hung) = Hung::new() else { return };
     let agent = hung.agent();
     let [runs, waits] = hung.jobs(&agent, "60");
@@ -474,7 +474,7 @@ fn a_kill_loses_the_job_that_ran_and_the_next_start_begins_the_one_that_waited()
 }
 
 #[test]
-fn a_stop_lets_the_job_that_runs_end_and_the_next_start_begins_the_one_that_waits() {
+fn stop_completes_the_job_and_next_start_runs_queued() {
     let Some(hung) = Hung::new() else { return };
     let agent = hung.agent();
     // Longer than a loaded machine needs until the stop.
@@ -491,7 +491,7 @@ fn a_stop_lets_the_job_that_runs_end_and_the_next_start_begins_the_one_that_wait
 }
 
 #[test]
-fn random_kills_break_no_start_and_no_job_that_was_taken_is_forgotten() {
+fn random_kills_break_no_start_and_forget_no_job() {
     let folder = Scratch::new();
     let state_dir = folder.path().join("state").display().to_string();
     let flags = ["--libvirt-uri", "test:///default", "--state-dir", &state_dir];

@@ -78,7 +78,7 @@ fn call(stream: &mut TcpStream) {
 }
 
 #[test]
-fn each_is_refused_as_it_must_be_and_good_ones_are_answered_between_them() {
+fn malformed_requests_are_refused_between_good_ones() {
     slow("sends thousands of requests");
     let agent = Agent::on_test_driver();
     let mut good = agent.connect();

@@ -33,7 +33,7 @@ fn agent() -> Agent {
 }
 
 #[test]
-fn a_get_with_a_json_body_is_a_call_and_without_one_is_405() {
+fn get_with_json_body_is_a_call_and_without_is_405() {
     let agent = agent();
     let body = br#"{"method":"Libvirt.Status","params":[{"guest":{"id":"test"}}],"id":1}"#;
     let json = [("Content-Type", "application/json")];
@@ -67,7 +67,7 @@ fn a_request_without_a_guest_is_an_invalid_argument() {
 }
 
 #[test]
-fn an_empty_id_is_an_invalid_argument_but_a_lookup_for_metrics_and_delete() {
+fn empty_id_is_invalid_except_for_metrics_and_delete() {
     let agent = agent();
     for id in [json!({}), json!({ "id": "" }), json!({ "id": null })] {
         for method in ["Restart", "Reboot", "Poweroff", "Shutdown", "Run", "Status"] {
@@ -92,7 +92,7 @@ fn delete_without_an_id_touches_no_network() {
 }
 
 #[test]
-fn the_same_guest_again_is_the_same_answer_and_another_one_is_code_9() {
+fn same_guest_repeats_the_answer_another_is_code_9() {
     let agent = agent();
     let first = with_nic("again", MAC);
     let answer = agent.ok("CreateGuest", &first);
@@ -145,7 +145,7 @@ fn create_again_starts_what_is_off() {
 }
 
 #[test]
-fn poweroff_of_a_guest_that_is_off_succeeds_and_reboot_does_not() {
+fn poweroff_of_an_off_guest_succeeds_and_reboot_fails() {
     let agent = agent();
     agent.ok("CreateGuest", &guest("off"));
     assert_eq!(agent.ok("Poweroff", &guest("off"))["guest"]["state"], "shutoff");
@@ -156,7 +156,7 @@ fn poweroff_of_a_guest_that_is_off_succeeds_and_reboot_does_not() {
 }
 
 #[test]
-fn delete_of_a_guest_of_which_nothing_is_left_is_code_42() {
+fn delete_of_a_guest_without_remains_is_code_42() {
     let agent = agent();
     let guest = with_nic("gone", MAC);
     assert!(agent.error("Delete", &guest).starts_with("[Code-42] "));
@@ -167,7 +167,7 @@ fn delete_of_a_guest_of_which_nothing_is_left_is_code_42() {
 }
 
 #[test]
-fn a_failure_half_way_leaves_nothing_and_names_its_step() {
+fn failure_half_way_leaves_nothing_and_names_its_step() {
     let agent = agent();
     let mut broken = with_nic("half", MAC);
     broken["type"] = json!("nonsense");
@@ -180,7 +180,7 @@ fn a_failure_half_way_leaves_nothing_and_names_its_step() {
 }
 
 #[test]
-fn a_network_that_was_there_before_stays_when_the_guest_fails() {
+fn existing_network_stays_when_the_guest_fails() {
     let agent = agent();
     agent.ok("CreateGuest", &with_nic("first", MAC));
     let mut broken = with_nic("second", "02:00:00:00:01:02");
@@ -194,7 +194,7 @@ fn a_network_that_was_there_before_stays_when_the_guest_fails() {
 }
 
 #[test]
-fn a_mac_of_another_guest_is_refused_and_both_stay_as_they_were() {
+fn duplicate_mac_is_refused_and_both_guests_stay() {
     let agent = agent();
     agent.ok("CreateGuest", &with_nic("mine", MAC));
     let error = agent.error("CreateGuest", &with_nic("yours", MAC));
@@ -216,7 +216,7 @@ fn delete_leaves_a_network_that_another_guest_uses() {
 }
 
 #[test]
-fn run_matches_nics_by_mac_in_any_order_and_keeps_what_it_does_not_find() {
+fn run_matches_nics_by_mac_and_keeps_unmatched_ones() {
     let agent = agent();
     let mut made = with_nic("nics", MAC);
     add_nic(&mut made, "02:00:00:00:01:02");
@@ -276,7 +276,7 @@ fn nic_metrics_find_a_missing_device_by_the_mac() {
 }
 
 #[test]
-fn metacharacters_are_carried_as_they_are_or_refused_by_name() {
+fn metacharacters_are_preserved_or_refused_by_name() {
     let agent = agent();
     for id in ["a&b", "a<b", "a\"b", "a'b", "a/b", "a\u{1}b", "-a", " a", "</name><title>x"] {
         let error = agent.error("CreateGuest", &guest(id));
@@ -295,7 +295,7 @@ fn metacharacters_are_carried_as_they_are_or_refused_by_name() {
 }
 
 #[test]
-fn a_character_that_xml_cannot_carry_is_refused_by_name() {
+fn character_invalid_in_xml_is_refused_by_name() {
     let agent = agent();
     let mut guest = with_nic("control", MAC);
     guest["nics"][0]["network"] = json!("br\u{1}");
@@ -305,7 +305,7 @@ fn a_character_that_xml_cannot_carry_is_refused_by_name() {
 }
 
 #[test]
-fn more_nics_or_disks_than_a_guest_may_have_are_refused_but_echoed_by_status() {
+fn only_status_accepts_too_many_nics_or_disks() {
     let agent = agent();
     let nic = |n: usize| json!({ "network": "br0", "mac": format!("02:00:00:00:03:{n:02x}") });
     let disk = |n: usize| json!({ "source": format!("/dev/zvol/mistify/d{n}") });
@@ -327,7 +327,7 @@ fn more_nics_or_disks_than_a_guest_may_have_are_refused_but_echoed_by_status() {
 }
 
 #[test]
-fn a_disk_source_outside_the_roots_is_refused_and_nothing_is_made() {
+fn disk_source_outside_the_roots_is_refused() {
     let agent = agent();
     let mut guest = with_nic("outside", MAC);
     for source in ["/dev/sda", "/dev/zvol/other/x", "/dev/zvol/mistify/../../sda", "relative"] {
@@ -371,7 +371,7 @@ fn pprof_is_gone_and_unknown_paths_are_404() {
 }
 
 #[test]
-fn a_timeout_of_ones_own_is_taken_and_a_bad_one_refused() {
+fn custom_timeout_is_accepted_and_a_bad_one_refused() {
     let agent = agent();
     let with = |name: &str, value: &str| {
         agent.call_with("Status", &json!({ "guest": { "id": "test" }, "args": { name: value } }))
@@ -420,7 +420,7 @@ fn healthz_answers_from_memory() {
 }
 
 #[test]
-fn json_that_nests_200_000_deep_is_refused_and_the_agent_goes_on() {
+fn json_nested_200_000_deep_is_refused() {
     let agent = agent();
     let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
     let objects = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));

@@ -28,7 +28,7 @@ fn levels(output: &Output) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn a_host_that_has_what_is_needed_is_told_so_with_status_0() {
+fn suitable_host_passes_with_status_0() {
     let folder = Scratch::new();
     let (store, state) = (folder.path().join("store"), folder.path().join("state"));
     fs::create_dir(&store).expect("a folder can be made");
@@ -110,7 +110,7 @@ fn a_read_only_libvirt_is_a_failure() {
 }
 
 #[test]
-fn a_store_that_others_can_change_fails_and_starts_not() {
+fn store_others_can_change_fails_and_prevents_start() {
     let folder = Scratch::new();
     let (above, state) = (folder.path().join("above"), folder.path().join("state"));
     let store = above.join("store");
@@ -154,7 +154,7 @@ fn a_store_that_others_can_change_fails_and_starts_not() {
 }
 
 #[test]
-fn a_token_that_others_may_read_is_a_failure_with_the_remedy() {
+fn token_others_can_read_fails_with_the_remedy() {
     let folder = Scratch::new();
     let file = folder.path().join("token");
     let storage = format!("directory:{}", folder.path().display());

@@ -138,7 +138,7 @@ fn levels_have_the_names_of_logrus() {
 }
 
 #[test]
-fn a_request_at_the_new_path_is_told_like_one_at_the_old_and_a_batch_by_each_of_its_calls() {
+fn both_paths_log_alike_and_a_batch_logs_each_call() {
     let agent = agent();
     let call = json!({
         "jsonrpc": "2.0", "method": "Libvirt.Status", "params": { "guest": { "id": "test" } }, "id": 1

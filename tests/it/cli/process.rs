@@ -28,7 +28,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn help_and_version_go_to_standard_output_with_status_0() {
+fn help_and_version_print_to_stdout_with_status_0() {
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     assert!(text(&help.stdout).contains("Usage: mistify-libvirt "), "{help:?}");
@@ -39,7 +39,7 @@ fn help_and_version_go_to_standard_output_with_status_0() {
 }
 
 #[test]
-fn an_unknown_word_is_usage_on_standard_error_with_status_2() {
+fn unknown_argument_prints_usage_with_status_2() {
     for words in [&["--nope"][..], &["word"], &["-p"], &["--port", "1", "stray"]] {
         let output = run(words);
         assert_eq!(output.status.code(), Some(2), "{words:?}");
@@ -49,7 +49,7 @@ fn an_unknown_word_is_usage_on_standard_error_with_status_2() {
 }
 
 #[test]
-fn an_agent_that_cannot_start_says_so_in_its_logs_format() {
+fn failed_start_is_reported_in_the_log_format() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port().to_string();
     for (words, why) in [
@@ -118,7 +118,7 @@ fn what_cannot_be_is_one_line_with_status_1() {
 }
 
 #[test]
-fn settings_that_can_be_are_checked_without_a_word_and_status_0() {
+fn valid_options_are_checked_silently_with_status_0() {
     let output = run(&["--check-config", "--config", "/dev/null"]);
     assert_eq!((output.status.code(), output.stdout, output.stderr), (Some(0), vec![], vec![]));
 }
@@ -204,7 +204,7 @@ fn it_starts_without_libvirtd_and_says_so() {
 }
 
 #[test]
-fn every_event_is_one_line_with_its_time_guest_method_and_duration() {
+fn every_call_logs_time_guest_method_and_duration() {
     let agent = Agent::on_test_driver();
     agent.state("test");
     agent.error("Poweroff", &json!({ "id": "two\nlines" }));
@@ -258,7 +258,7 @@ fn the_level_is_warning_then_rust_log_then_the_flag() {
 }
 
 #[test]
-fn libvirts_own_printing_does_not_reach_standard_error() {
+fn libvirt_prints_nothing_to_standard_error() {
     let agent = Agent::on_test_driver();
     for _ in 0..3 {
         agent.error("Status", &json!({ "id": "nope" }));

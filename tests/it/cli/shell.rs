@@ -47,7 +47,7 @@ fn a_guests_life_is_a_command_a_step() {
 }
 
 #[test]
-fn any_method_is_called_with_words_a_file_or_standard_input() {
+fn any_method_takes_arguments_a_file_or_stdin() {
     let shell = Shell::new();
     let params = r#"{"guest":{"id":"test"}}"#;
     let file = shell.folder.path().join("params");
@@ -94,7 +94,7 @@ fn the_status_tells_whose_fault_it_was() {
 }
 
 #[test]
-fn the_unix_socket_of_the_settings_is_used_before_the_port() {
+fn configured_unix_socket_is_preferred_to_the_port() {
     let shell = Shell::new();
     let socket = shell.folder.path().join("s").display().to_string();
     // Were it the port, nobody would be there.
@@ -103,7 +103,7 @@ fn the_unix_socket_of_the_settings_is_used_before_the_port() {
 }
 
 #[test]
-fn on_a_terminal_answers_are_for_people_unless_json_is_asked_for() {
+fn terminal_output_is_readable_unless_json_is_chosen() {
     let shell = Shell::new();
     assert_eq!(
         shell.left_on_terminal("list"),
@@ -120,7 +120,7 @@ fn on_a_terminal_answers_are_for_people_unless_json_is_asked_for() {
 }
 
 #[test]
-fn what_takes_its_time_is_told_by_the_second_on_a_terminal_alone() {
+fn progress_is_shown_each_second_only_on_a_terminal() {
     crate::harness::cost::slow("shows passing seconds on a terminal");
     let shell = Shell::new();
     // Nothing happens here for which it would end before its time: twice as long as two seconds to be told
@@ -142,7 +142,7 @@ fn what_takes_its_time_is_told_by_the_second_on_a_terminal_alone() {
 }
 
 #[test]
-fn bash_completes_commands_flags_methods_and_the_guests_that_are_there() {
+fn bash_completes_commands_flags_methods_and_guests() {
     let shell = Shell::new();
     let script = shell.feed(&["completions", "bash"], "").stdout;
     let file = shell.folder.path().join("completions");

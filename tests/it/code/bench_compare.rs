@@ -33,7 +33,7 @@ fn fallen(old: &Value, new: &Value) -> Vec<String> {
 }
 
 #[test]
-fn a_ratio_that_is_worse_by_a_tenth_has_fallen_whichever_way_is_better() {
+fn ratio_worse_by_a_tenth_fails_in_either_direction() {
     let old = run(1.0, 0.05);
     assert_eq!(fallen(&old, &run(1.0, 0.05)), [""; 0]);
     assert_eq!(fallen(&old, &run(0.91, 0.0549)), [""; 0]);

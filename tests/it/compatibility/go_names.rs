@@ -29,7 +29,7 @@ fn table(docs: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
 }
 
 #[test]
-fn every_name_of_the_document_has_a_counterpart_with_an_example() {
+fn every_documented_name_has_an_example() {
     let (shown, bare) = table(PAGE);
     assert_eq!(bare, BTreeSet::new(), "without an example");
     assert_eq!(shown, NAMES.lines().collect(), "the table and the document");

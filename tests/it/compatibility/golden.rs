@@ -33,7 +33,7 @@ fn virsh(script: &str) -> Option<String> {
 }
 
 #[test]
-fn libvirt_takes_every_domain_and_says_of_it_what_it_said() {
+fn libvirt_accepts_and_returns_every_domain() {
     for (file, name) in [("domain-full", "web-1"), ("domain-least", "least")] {
         let define = golden(&format!("{file}.define.xml"));
         let script = format!("define {}; dumpxml {name}", define.display());
@@ -48,7 +48,7 @@ fn libvirt_takes_every_domain_and_says_of_it_what_it_said() {
 }
 
 #[test]
-fn libvirt_takes_every_network_and_says_of_it_what_it_said() {
+fn libvirt_accepts_and_returns_every_network() {
     for file in ["network-trunk", "network-tag", "network-linux"] {
         let define = golden(&format!("{file}.define.xml"));
         let script = format!("net-define {}; net-dumpxml 02:00:00:00:00:0b", define.display());

@@ -79,7 +79,7 @@ fn every_verb_understands_a_guest_of_the_original() {
 }
 
 #[test]
-fn another_guest_under_the_id_of_one_of_the_originals_is_code_9() {
+fn another_guest_with_an_original_id_is_code_9() {
     let (agent, guest) = inherited("not-another", "DE:AD:BE:EF:00:03");
     for (member, value) in [
         ("type", json!("kvm")),
@@ -102,7 +102,7 @@ fn another_guest_under_the_id_of_one_of_the_originals_is_code_9() {
 }
 
 #[test]
-fn a_network_of_the_original_is_taken_over_by_its_guest_made_anew_and_by_no_other() {
+fn original_network_is_adopted_only_by_its_own_guest() {
     let mac = "DE:AD:BE:EF:00:04";
     let (agent, guest) = inherited("network-user", mac);
     let mut thief = guest.clone();
@@ -116,7 +116,7 @@ fn a_network_of_the_original_is_taken_over_by_its_guest_made_anew_and_by_no_othe
 }
 
 #[test]
-fn a_guest_of_the_original_without_devices_is_understood_too() {
+fn original_guest_without_devices_is_understood() {
     let agent = Local::new();
     agent.libvirt.define_domain(BARE).expect("its XML");
     let guest = json!({ "id": "bare", "type": "test", "memory": 32, "cpu": 2 });
@@ -126,7 +126,7 @@ fn a_guest_of_the_original_without_devices_is_understood_too() {
 }
 
 #[test]
-fn what_a_caller_wants_kept_comes_back_from_libvirt_and_so_does_the_request() {
+fn caller_metadata_and_request_are_kept_in_libvirt() {
     let agent = Local::new();
     let mut guest = request();
     guest["id"] = json!("kept");
@@ -170,7 +170,7 @@ fn on_a_plain_bridge(stack: &Stack, id: &str, mac: &str, disk: &str) -> Value {
 }
 
 #[test]
-fn every_verb_understands_a_guest_of_the_original_on_a_real_host() {
+fn every_verb_accepts_an_original_guest() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(device) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     let disk = device.path().to_str().expect("UTF-8");
@@ -205,7 +205,7 @@ fn every_verb_understands_a_guest_of_the_original_on_a_real_host() {
 }
 
 #[test]
-fn a_network_of_the_original_is_known_and_deleted_on_a_real_host() {
+fn original_network_is_deleted_on_a_real_host() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
     let mac = "DE:AD:BE:EF:00:07";
@@ -224,7 +224,7 @@ fn a_network_of_the_original_is_known_and_deleted_on_a_real_host() {
 }
 
 #[test]
-fn the_same_guest_is_known_after_a_restart_of_agent_and_libvirtd() {
+fn original_guest_is_known_after_restarts() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let guest = json!({
         "id": "remembered", "type": "qemu", "memory": 32, "cpu": 1, "metadata": { "k": "v" },

@@ -111,7 +111,7 @@ fn is_measured(agent: &Inside, guest: &Value) {
 }
 
 #[test]
-fn a_guest_that_the_original_started_runs_on_under_every_verb_and_metric() {
+fn original_guest_survives_every_verb_and_metric() {
     let Some(host) = require("ovs", Host::new()) else { return };
     let mut guest = host.made_by_the_original();
     host.writes("original");
@@ -145,7 +145,7 @@ fn a_guest_that_the_original_started_runs_on_under_every_verb_and_metric() {
 }
 
 #[test]
-fn a_guest_that_this_agent_made_runs_on_under_the_original_and_comes_back() {
+fn new_guest_survives_a_downgrade_and_return() {
     let Some(host) = require("ovs", Host::new()) else { return };
     let mac = "02:00:00:00:77:01";
     let asked = json!({

@@ -46,7 +46,7 @@ fn display(stack: &Stack, domain: &str, attribute: &str, kind: &[&str]) -> Optio
 }
 
 #[test]
-fn a_display_is_by_default_on_a_socket_that_others_cannot_open() {
+fn display_defaults_to_a_private_socket() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let agent = agent(stack, "socket");
     for (id, vnc) in [("display-socket", 5901), ("display-any-socket", -1)] {
@@ -79,7 +79,7 @@ fn a_guest_without_vnc_has_no_display() {
 }
 
 #[test]
-fn run_answers_the_port_that_libvirt_chose_and_the_guest_is_still_the_same() {
+fn run_returns_the_chosen_port_and_guest_is_unchanged() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let agent = agent(stack, "tcp");
     let asked = guest("display-chosen", -1);
@@ -95,7 +95,7 @@ fn run_answers_the_port_that_libvirt_chose_and_the_guest_is_still_the_same() {
 
 #[test]
 #[expect(clippy::zombie_processes, reason = "it ends with the stack")]
-fn a_port_of_another_guest_or_program_becomes_a_chosen_one() {
+fn port_taken_by_another_becomes_a_chosen_one() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let agent = agent(stack, "tcp");
     let first = run(&agent, &guest("display-first", 5991));
@@ -140,7 +140,7 @@ fn create_takes_another_port_too() {
 }
 
 #[test]
-fn a_start_that_fails_for_another_reason_leaves_the_definition_as_it_was() {
+fn start_failing_otherwise_keeps_the_definition() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let folder = Scratch::new();
     let disk = folder.path().join("disk");

@@ -285,7 +285,7 @@ fn a_renamed_uefi_guest_keeps_its_own_variables() {
 }
 
 #[test]
-fn what_this_host_lacks_is_named_before_anything_is_made() {
+fn missing_host_features_are_named_before_any_change() {
     let Some(bed) = Bed::new(&[]) else { return };
     for (members, begins) in [
         (

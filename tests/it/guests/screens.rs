@@ -56,7 +56,7 @@ fn difference(png: &Path, ppm: &Path) -> Option<String> {
 }
 
 #[test]
-fn another_program_reads_pictures_with_runs_of_every_length() {
+fn another_program_reads_pictures_of_every_run_length() {
     let files = Scratch::new();
     let (png, ppm) = (files.path().join("it.png"), files.path().join("it.ppm"));
     // A row of runs of 0 to 800 equal bytes, each of a value that differs from the one before;
@@ -75,7 +75,7 @@ fn another_program_reads_pictures_with_runs_of_every_length() {
 }
 
 #[test]
-fn the_test_drivers_picture_is_passed_on_and_it_keeps_no_console() {
+fn test_driver_picture_passes_and_has_no_console() {
     let agent = Agent::on_test_driver();
     let guest = json!({ "id": "test" });
     let answer = agent.call("Screenshot", &guest);
@@ -96,7 +96,7 @@ fn the_test_drivers_picture_is_passed_on_and_it_keeps_no_console() {
 }
 
 #[test]
-fn a_console_is_kept_over_starts_until_its_guest_is_deleted() {
+fn console_survives_starts_until_guest_is_deleted() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let files = Scratch::new();
     let folder = files.path().to_str().expect("UTF-8");

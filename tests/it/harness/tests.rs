@@ -17,7 +17,7 @@ fn state(stack: &Stack, domain: &str) -> String {
 }
 
 #[test]
-fn a_boot_sector_guest_moves_its_counters_until_the_power_button() {
+fn boot_sector_guest_counts_until_the_power_button() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     stack.boot("qemu", "harness-button", &disk);
@@ -39,7 +39,7 @@ fn the_named_domain_type_boots() {
 }
 
 #[test]
-fn a_stopped_qemu_is_found_and_stopped_by_its_outside_pid() {
+fn stopped_qemu_is_found_by_its_outside_pid() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     stack.boot("qemu", "harness-pid", &disk);

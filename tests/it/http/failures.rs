@@ -132,7 +132,7 @@ fn a_connection_that_is_reset_is_forgotten() {
 }
 
 #[test]
-fn a_panic_is_answered_with_500_and_the_handler_lives_on() {
+fn panic_is_answered_with_500_and_the_handler_lives() {
     let limits = HttpLimits { handlers: 1, ..patient() };
     let service = serve(limits, |request| match request.raw_url() {
         "/panic" => panic!("on purpose"),

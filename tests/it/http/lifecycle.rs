@@ -39,7 +39,7 @@ fn every_address_is_served() {
 }
 
 #[test]
-fn a_stop_finishes_what_has_begun_and_takes_nothing_new() {
+fn stop_completes_started_requests_and_takes_no_new() {
     let (service, gate) = gated(patient());
     let (address, mut idle) = (service.address, service.connect());
     assert_eq!(idle.ask(GET).status, 200);
@@ -123,7 +123,7 @@ fn a_stop_cuts_off_nobody_who_has_connected() {
 }
 
 #[test]
-fn a_stop_cuts_off_nobody_who_has_connected_to_its_socket() {
+fn stop_serves_callers_connected_to_its_socket() {
     let path = std::env::temp_dir().join(format!("mistify-stop-{}", std::process::id()));
     for _ in 0..40 {
         let mut front = Front::bind(&[], patient()).unwrap();
@@ -136,7 +136,7 @@ fn a_stop_cuts_off_nobody_who_has_connected_to_its_socket() {
 }
 
 #[test]
-fn a_stop_waits_a_second_for_the_first_request_of_who_has_connected() {
+fn stop_waits_1_s_for_first_request_of_connections() {
     // On a loaded machine the caller may send later than that; then the test tries again.
     wait_until(is_answered_within_a_second_of_the_stop);
 }
@@ -185,7 +185,7 @@ impl Read for LateBody {
 }
 
 #[test]
-fn a_stop_ends_for_answers_that_were_promised_another_request_too() {
+fn stop_closes_connections_promised_another_request() {
     let ((begun, is_begun), (open, opened)) = (unbounded(), unbounded());
     let service = serve(patient(), move |_| {
         let body = LateBody { begun: begun.clone(), open: opened.clone() };

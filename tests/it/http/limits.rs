@@ -11,7 +11,7 @@ use rouille::{Response, ResponseBody};
 use super::{GET, GET_GATE, MOMENT, PATIENCE, SHORT, echo, gated, patient, serve, wait_until};
 
 #[test]
-fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
+fn body_at_the_limit_is_accepted_but_no_byte_more() {
     let limits = HttpLimits { body_bytes: 200_000, ..patient() };
     let service = serve(limits, echo);
     let post = |length: usize| {
@@ -51,7 +51,7 @@ fn who_is_refused_and_stays_is_closed_after_a_time() {
 }
 
 #[test]
-fn an_endless_head_is_refused_and_its_sender_is_not_read_for_ever() {
+fn endless_head_is_refused_and_no_longer_read() {
     let service = serve(HttpLimits { linger_bytes: 300_000, ..patient() }, echo);
     let mut client = service.connect();
     let mut sent = 0;
@@ -106,7 +106,7 @@ fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[test]
-fn a_request_that_takes_longer_than_the_idle_time_is_answered() {
+fn request_longer_than_the_idle_time_is_answered() {
     let (service, gate) = gated(HttpLimits { idle: MOMENT, ..patient() });
     let mut slow = service.connect();
     slow.send(GET_GATE);
@@ -148,7 +148,7 @@ fn evicting() -> HttpLimits {
 }
 
 #[test]
-fn a_connection_that_was_used_just_now_keeps_its_place() {
+fn recently_used_connection_keeps_its_place() {
     let limits = HttpLimits { connections: 2, idle_before_eviction: PATIENCE, ..patient() };
     let service = serve(limits, echo);
     let (mut used, mut new) = (service.connect(), service.connect());
@@ -298,7 +298,7 @@ fn announced_bodies_take_no_room() {
 }
 
 #[test]
-fn elements_of_a_body_take_room_before_they_are_parsed() {
+fn body_elements_use_quota_before_they_are_parsed() {
     let service = serve(holding(300_000), |_| Response::text("well"));
     let body = |text: &str| {
         format!(

@@ -11,7 +11,7 @@ use rouille::Response;
 use super::{GET, echo, patient, serve};
 
 #[test]
-fn a_kept_connection_answers_one_request_after_another() {
+fn keep_alive_connection_answers_successive_requests() {
     let service = serve(patient(), echo);
     let mut client = service.connect();
     for index in 0..3 {
@@ -37,7 +37,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_connection_is_closed_when_the_request_or_its_version_wants_it() {
+fn connection_closes_when_request_or_version_asks() {
     let service = serve(patient(), echo);
     let closing = [
         "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
@@ -166,7 +166,7 @@ fn a_handler_sees_each_request_once() {
 }
 
 #[test]
-fn large_answers_arrive_whole_on_many_connections_at_once() {
+fn large_answers_are_complete_on_many_connections() {
     let service = serve(HttpLimits { handlers: 4, ..patient() }, |request| {
         let length: usize = request.raw_url()[1..].parse().unwrap();
         let body = (0..length).map(|index| b'a' + u8::try_from(index % 23).unwrap()).collect();

@@ -54,7 +54,7 @@ fn next(taken: &Receiver<Responder>) -> Responder {
 }
 
 #[test]
-fn what_it_takes_is_answered_from_any_thread_and_the_rest_by_a_handler() {
+fn shortcut_answers_any_thread_and_handler_the_rest() {
     let (service, taken) = serve(patient());
     let mut client = service.connect();
     for _ in 0..3 {
@@ -87,7 +87,7 @@ fn it_is_taken_while_every_handler_is_at_work() {
 }
 
 #[test]
-fn requests_that_come_together_are_answered_in_their_order() {
+fn pipelined_requests_are_answered_in_order() {
     let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send([get("/short/1"), get("/2"), get("/short/3")].concat());

@@ -52,7 +52,7 @@ fn fed(limits: HttpLimits) -> (Service, Sender<&'static str>) {
 const GET_PLAIN: &str = "GET /plain HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[test]
-fn a_stream_comes_in_chunks_as_it_is_made_and_its_connection_ends() {
+fn stream_is_sent_in_chunks_and_ends_its_connection() {
     let (service, feed) = fed(patient());
     let mut client = service.connect();
     client.send(GET);
@@ -126,7 +126,7 @@ fn streams_cost_no_handler_and_are_bounded() {
 }
 
 #[test]
-fn a_caller_of_http_1_0_is_told_that_it_cannot_have_a_stream() {
+fn http_1_0_caller_is_refused_a_stream() {
     let (service, _feed) = fed(patient());
     let answer = service.connect().ask("GET / HTTP/1.0\r\n\r\n");
     assert!(answer.head.starts_with("HTTP/1.0 505 "), "{}", answer.head);

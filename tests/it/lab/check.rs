@@ -61,7 +61,7 @@ pub(super) fn as_nobody(mut check: Command) -> Command {
 }
 
 #[test]
-fn a_pool_that_can_be_used_is_told_with_its_room_and_the_version_of_zfs() {
+fn usable_pool_is_reported_with_space_and_zfs_version() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
     let found = Checked::by(check(&pool.name));
     assert_eq!(found.status, Some(0));
@@ -83,7 +83,7 @@ fn a_pool_that_can_be_used_is_told_with_its_room_and_the_version_of_zfs() {
 }
 
 #[test]
-fn a_pool_without_room_is_warned_of_and_one_that_is_not_there_is_a_failure() {
+fn full_pool_is_a_warning_and_missing_pool_a_failure() {
     let Some(pool) = require("lab", Pool::own(64)) else { return };
     pool.fill();
     let full = Checked::by(check(&pool.name));
@@ -98,7 +98,7 @@ fn a_pool_without_room_is_warned_of_and_one_that_is_not_there_is_a_failure() {
 }
 
 #[test]
-fn a_mounted_dataset_of_guests_is_warned_of_and_the_remedy_unmounts_it() {
+fn mounted_guests_dataset_is_a_warning_with_a_remedy() {
     let Some(pool) = require("lab", Pool::own(64)) else { return };
     let guests = format!("{}/guests", pool.name);
     zfs(&["create", &guests]);
@@ -112,7 +112,7 @@ fn a_mounted_dataset_of_guests_is_warned_of_and_the_remedy_unmounts_it() {
 }
 
 #[test]
-fn a_user_who_may_not_is_told_what_root_has_to_allow_and_may_then() {
+fn unprivileged_user_learns_the_needed_zfs_allow() {
     let Some(pool) = require("lab", Pool::own(64)) else { return };
     let by_nobody = || Checked::by(as_nobody(check(&pool.name)));
     let found = by_nobody();

@@ -36,25 +36,25 @@ impl Host for OnZfs {
 }
 
 #[test]
-fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
+fn create_killed_at_any_write_rolls_back_and_succeeds() {
     let Some(pool) = require("lab", Pool::own(128)) else { return };
     create_is_undone(&Bed::new(&OnZfs(pool), "crash-create", 0x71));
 }
 
 #[test]
-fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
+fn delete_killed_at_any_write_completes_or_is_undone() {
     let Some(pool) = require("lab", Pool::own(128)) else { return };
     delete_is_finished(&Bed::new(&OnZfs(pool), "crash-delete", 0x72));
 }
 
 #[test]
-fn a_disk_whose_coming_is_killed_at_any_write_is_undone_or_stays_whole() {
+fn disk_attach_killed_at_any_write_is_all_or_nothing() {
     let Some(pool) = require("lab", Pool::own(128)) else { return };
     attach_is_undone(&Bed::new(&OnZfs(pool), "crash-attach", 0x74), "Disk");
 }
 
 #[test]
-fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
+fn random_kills_leave_whole_guests_and_nothing_else() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
     random_kills(&Bed::new(&OnZfs(pool), "crash-random", 0x73), KILLS, KILL_WITHIN);
 }

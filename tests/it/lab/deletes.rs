@@ -53,7 +53,7 @@ fn a_live_clone_keeps_its_origin_and_is_named() {
 }
 
 #[test]
-fn a_volume_that_somebody_reads_is_left_with_its_snapshots_and_the_reader_is_named() {
+fn open_volume_stays_with_snapshots_and_names_reader() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
     let (folder, agent) = (pool.folder(), pool.agent());
     let made = guest(&agent, &folder);

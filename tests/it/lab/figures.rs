@@ -73,7 +73,7 @@ fn is_mostly_waited(costs: &[Cost]) -> bool {
 }
 
 #[test]
-fn a_guest_costs_one_listing_and_one_command_a_disk_and_its_delete_one_of_each() {
+fn guest_costs_one_listing_and_one_command_per_disk() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
     // Made with the first volume below it, else.
     zfs(&["create", "-o", "mountpoint=none", &format!("{}/guests", pool.name)]);

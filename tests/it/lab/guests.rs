@@ -39,7 +39,7 @@ fn qemu_user(id: &str) -> String {
 }
 
 #[test]
-fn a_guest_boots_from_a_volume_that_was_handed_in_and_leaves_it() {
+fn guest_boots_from_a_given_volume_and_leaves_it() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
     let (folder, agent) = (pool.folder(), pool.agent());
     let guest = running(&agent, &folder);
@@ -59,7 +59,7 @@ fn a_guest_boots_from_a_volume_that_was_handed_in_and_leaves_it() {
 }
 
 #[test]
-fn a_guest_boots_from_a_clone_of_an_image_and_leaves_the_pool_as_it_was() {
+fn guest_boots_from_a_clone_and_leaves_the_pool_as_is() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
     let (name, folder) = (pool.name.clone(), pool.folder());
     zfs(&["create", "-o", "mountpoint=none", &format!("{name}/guests")]);
@@ -91,7 +91,7 @@ fn a_guest_boots_from_a_clone_of_an_image_and_leaves_the_pool_as_it_was() {
 }
 
 #[test]
-fn a_guest_sees_its_volume_grow_and_is_not_rolled_back_under_way() {
+fn guest_sees_its_volume_grow_and_refuses_rollback() {
     let Some(pool) = require("lab", Pool::own(256)) else { return };
     let bed = Bed::on(LIBVIRT, Some(pool));
     resize::a_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way(bed, virsh);

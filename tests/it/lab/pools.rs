@@ -13,7 +13,7 @@ use crate::harness::skip::require;
 use crate::harness::support::{poll, wait_until};
 
 #[test]
-fn a_full_pool_pauses_the_guest_and_run_resumes_it_when_there_is_room() {
+fn full_pool_pauses_guest_and_run_resumes_it() {
     let Some(pool) = require("lab", Pool::own(64)) else { return };
     let (folder, agent) = (pool.folder(), pool.agent());
     let guest = running(&agent, &folder);
@@ -37,7 +37,7 @@ fn a_full_pool_pauses_the_guest_and_run_resumes_it_when_there_is_room() {
 }
 
 #[test]
-fn without_its_pool_storage_says_so_and_all_else_is_served() {
+fn missing_pool_fails_storage_calls_only() {
     let Some(pool) = require("lab", Pool::own(128)) else { return };
     let (name, folder, diskless) = (pool.name.clone(), pool.folder(), fresh("diskless"));
     let missing = format!("pool {name} does not exist");
@@ -76,7 +76,7 @@ fn guest(id: &str, disks: &Value) -> Value {
 }
 
 #[test]
-fn a_pool_whose_disk_fails_is_told_in_time_and_all_else_is_served() {
+fn failing_pool_disk_is_reported_and_harms_no_other() {
     let Some(_) = require("lab", Pool::shared()) else { return };
     let disk = FailingDisk::new(128);
     let pool = disk.pool();
@@ -112,7 +112,7 @@ fn a_pool_whose_disk_fails_is_told_in_time_and_all_else_is_served() {
 }
 
 #[test]
-fn zfs_that_finishes_after_the_deadline_leaves_nothing() {
+fn zfs_finishing_after_the_deadline_leaves_nothing() {
     /// From the deadline to the end of what `zfs` waits for.
     const AFTER: Duration = Duration::from_secs(5);
     let Some(_) = require("lab", Pool::shared()) else { return };

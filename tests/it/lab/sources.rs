@@ -65,7 +65,7 @@ fn what_leads_out_of_the_pools_tree_is_refused() {
 }
 
 #[test]
-fn a_volumes_link_that_is_swapped_after_create_guest_keeps_the_guest_off() {
+fn volume_link_swapped_after_create_prevents_start() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
     let Some(other) = require("lab", Pool::own(64)) else { return };
     let (folder, agent) = (pool.folder(), pool.agent());

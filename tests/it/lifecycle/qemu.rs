@@ -82,7 +82,7 @@ impl Bed {
 }
 
 #[test]
-fn a_guest_lives_from_create_to_delete_and_leaves_nothing() {
+fn guest_lives_from_create_to_delete_without_traces() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(kind) = require("qemu", stack.domain_type()) else { return };
     let Some(bed) = Bed::new(stack) else { return };
@@ -135,7 +135,7 @@ fn a_guest_lives_from_create_to_delete_and_leaves_nothing() {
 }
 
 #[test]
-fn cpu_time_moves_for_each_vcpu_on_cgroup_v2_and_for_each_cpu_on_v1() {
+fn cpu_time_advances_per_vcpu_on_v2_and_per_cpu_on_v1() {
     for (cgroup, count) in [(Cgroup::V2, Some(2)), (Cgroup::V1, None)] {
         let Some(stack) = require("cgroup", Stack::start_with(cgroup, Bridge::Linux)) else {
             continue;
@@ -180,7 +180,7 @@ fn disk_metrics_know_each_disk_and_the_sum_of_all() {
 }
 
 #[test]
-fn nic_metrics_count_the_traffic_that_reaches_the_guest() {
+fn nic_metrics_count_traffic_to_the_guest() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(bed) = Bed::new(stack) else { return };
     let guest = bed.running("nics", 0x13);
@@ -228,7 +228,7 @@ fn delete_of_a_paused_guest_ends_it() {
 }
 
 #[test]
-fn leftovers_of_a_guest_whose_domain_is_gone_are_deleted() {
+fn leftovers_of_a_missing_domain_are_deleted() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(bed) = Bed::new(stack) else { return };
     let guest = bed.agent.ok("CreateGuest", &bed.guest("halves", "qemu", 0x16))["guest"].take();
@@ -259,7 +259,7 @@ fn a_restarted_libvirtd_is_not_noticed_by_callers() {
 }
 
 #[test]
-fn a_stopped_libvirtd_ends_calls_at_their_deadline_and_is_used_again_after() {
+fn stopped_libvirtd_ends_calls_at_their_deadline() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     // One worker for reads, which has a connection after the first.
     let flags = ["--workers", "read=1", "--deadline-read", "60"];
@@ -288,7 +288,7 @@ fn a_stopped_libvirtd_ends_calls_at_their_deadline_and_is_used_again_after() {
 }
 
 #[test]
-fn a_stopped_qemu_ends_its_own_reads_and_poweroff_frees_it() {
+fn stopped_qemu_fails_own_reads_and_poweroff_frees_it() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(bed) = Bed::new(stack) else { return };
     let guest = bed.running("stuck", 0x19);

@@ -111,7 +111,7 @@ fn metadata_set_while_saved_is_there_after_run() {
 }
 
 #[test]
-fn discarded_memory_makes_an_ordinary_guest_that_is_off() {
+fn guest_is_ordinary_after_discarding_saved_memory() {
     let Some(bed) = Bed::new() else { return };
     let guest = json!({ "id": ID });
     assert!(bed.has_saved());

@@ -72,7 +72,7 @@ fn autostart_is_what_was_said_last_and_has_to_be_said() {
 }
 
 #[test]
-fn memory_and_cpus_are_the_next_starts_and_the_answer_says_so() {
+fn memory_and_cpus_apply_at_next_start_and_say_so() {
     let agent = Agent::on_test_driver();
     let before = made(&agent, "sized");
     for (memory, cpu) in [(128, 4), (32, 1)] {
@@ -98,7 +98,7 @@ fn memory_and_cpus_are_the_next_starts_and_the_answer_says_so() {
 }
 
 #[test]
-fn a_running_guest_has_less_at_once_and_more_from_its_next_start_on() {
+fn running_guest_shrinks_at_once_and_grows_at_restart() {
     let agent = Agent::on_test_driver();
     let guest = made(&agent, "runs");
     agent.ok("Run", &guest);
@@ -120,7 +120,7 @@ fn a_running_guest_has_less_at_once_and_more_from_its_next_start_on() {
 }
 
 #[test]
-fn settings_that_cannot_be_are_refused_and_change_nothing() {
+fn invalid_settings_are_refused_and_change_nothing() {
     let agent = Agent::on_test_driver();
     let guest = made(&agent, "kept");
     for (method, member) in [("SetMemory", "memory"), ("SetCPU", "cpu")] {
@@ -143,7 +143,7 @@ fn settings_that_cannot_be_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn a_real_guest_takes_its_settings_now_or_with_its_next_start() {
+fn real_guest_applies_settings_now_or_at_next_start() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(device) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     let disk = device.path().to_str().expect("UTF-8");

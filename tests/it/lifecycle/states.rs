@@ -204,7 +204,7 @@ fn every_verb_in_every_state_does_what_the_table_says() {
 }
 
 #[test]
-fn delete_takes_managed_save_and_snapshots_with_it_on_a_driver_that_refuses_flags() {
+fn delete_removes_saves_and_snapshots_without_flags() {
     // The test driver does not know the flags for NVRAM and checkpoints.
     let more = "<test:runstate>5</test:runstate><test:hasmanagedsave/>
         <test:domainsnapshot><name>s</name><creationTime>1</creationTime><state>shutoff</state>
@@ -214,7 +214,7 @@ fn delete_takes_managed_save_and_snapshots_with_it_on_a_driver_that_refuses_flag
 }
 
 #[test]
-fn a_guest_without_a_definition_is_deleted_by_destroying_it() {
+fn guest_without_a_definition_is_deleted_by_destroy() {
     let bed = Bed::new(&domain("fleeting", "<test:transient/>"));
     check(&bed.agent, "Delete", &guest("fleeting"), &Outcome::Gone, &|| bed.is_gone("fleeting"));
 }
@@ -326,7 +326,7 @@ fn a_verb_waits_for_a_start_under_way() {
 }
 
 #[test]
-fn delete_takes_snapshots_and_nvram_of_a_real_guest_with_it() {
+fn delete_removes_snapshots_and_nvram_of_a_real_guest() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let agent = Agent::start(&["--libvirt-uri", &stack.uri()]);
     let nvram = "/var/lib/libvirt/qemu/nvram/burdened.fd";

@@ -122,7 +122,7 @@ fn the_dashboard_can_be_imported() {
 }
 
 #[test]
-fn each_panel_shows_the_host_and_the_guest_that_are_chosen() {
+fn each_panel_shows_the_chosen_host_and_guest() {
     let dashboard = dashboard();
     for (panel, expressions) in panels(&dashboard) {
         assert!(!expressions.is_empty(), "{}", panel["title"]);

@@ -56,7 +56,7 @@ fn wait_until_still(pid: u32) -> u64 {
 }
 
 #[test]
-fn an_agent_that_nobody_scrapes_sleeps_and_sleeps_again_a_minute_after_the_last_scrape() {
+fn agent_sleeps_a_minute_after_the_last_scrape() {
     let Some(bed) = require("qemu", Bed::new(1)) else { return };
     let guest = bed.guests[0].as_str();
     let agent = Inside::start(&bed.stack, &[]);

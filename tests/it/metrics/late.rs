@@ -63,7 +63,7 @@ fn reads(guest: &str) -> String {
 }
 
 #[test]
-fn values_of_a_guest_that_hangs_stand_in_while_they_are_young_and_go_when_they_are_old() {
+fn hung_guest_keeps_young_values_and_loses_old_ones() {
     let Some(bed) = require("qemu", Bed::new(2)) else { return };
     let (stuck, other) = (bed.guests[0].as_str(), bed.guests[1].as_str());
     let (keep, stand_in) = (Duration::from_secs(15), Duration::from_secs(6));
@@ -103,7 +103,7 @@ fn values_of_a_guest_that_hangs_stand_in_while_they_are_young_and_go_when_they_a
 }
 
 #[test]
-fn several_emulators_that_hang_are_found_one_by_one_and_let_the_others_be_asked() {
+fn hung_emulators_are_found_and_others_still_sampled() {
     let Some(bed) = require("qemu", Bed::new(5)) else { return };
     let (stuck, others) = bed.guests.split_at(3);
     let agent = Own::start(&bed, limits());

@@ -48,7 +48,7 @@ fn get(agent: &Agent, accept: &str) -> String {
 }
 
 #[test]
-fn promtool_and_an_independent_parser_read_what_a_host_with_guests_says() {
+fn promtool_and_another_parser_read_real_metrics() {
     let Some(bed) = require("qemu", Bed::new(2)) else { return };
     let agent = Inside::start(&bed.stack, &[]);
     agent.agent.ok("Status", &json!({ "id": bed.guests[0] }));
@@ -90,7 +90,7 @@ fn promtool_and_an_independent_parser_read_what_a_host_with_guests_says() {
 }
 
 #[test]
-fn metrics_are_read_and_nothing_else_in_the_dialect_that_is_asked_for() {
+fn metrics_are_read_only_in_the_requested_format() {
     let agent = Agent::on_test_driver();
     // A loaded machine has the first sample after the first scrape.
     let plain = wait_for("a sample", SOON, || {
@@ -160,7 +160,7 @@ fn metadata_that_a_flag_names_become_labels() {
 }
 
 #[test]
-fn the_listener_of_its_own_serves_metrics_and_health_alone() {
+fn own_listener_serves_only_metrics_and_health() {
     let flags = ["--libvirt-uri", "test:///default", "--metrics-listen", "127.0.0.1:0"];
     let agent = Agent::start(&flags);
     let address: SocketAddr = wait_for("its address is logged", SOON, || {
@@ -184,7 +184,7 @@ fn the_listener_of_its_own_serves_metrics_and_health_alone() {
 }
 
 #[test]
-fn a_listener_beyond_loopback_is_refused_at_the_start_unless_a_flag_says_who_may_read() {
+fn remote_listener_needs_a_flag_that_permits_readers() {
     let state = Scratch::new();
     for address in ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0"] {
         let output = Command::new(PROGRAM)

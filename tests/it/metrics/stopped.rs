@@ -16,7 +16,7 @@ use crate::harness::support::{poll, wait_until};
 const STOPPED: usize = 6;
 
 #[test]
-fn any_number_of_stopped_guests_are_named_at_once_and_the_others_are_asked_on() {
+fn stopped_guests_are_named_and_others_still_sampled() {
     let Some(bed) = require("qemu", Bed::new(STOPPED + 1)) else { return };
     let (awake, stopped) = bed.guests.split_first().expect("guests");
     let agent = Inside::start(&bed.stack, &["--metrics-max-age", "0"]);
@@ -60,7 +60,7 @@ fn no_call_hangs(agent: &Agent) {
 }
 
 #[test]
-fn a_shutdown_of_a_stopped_guest_waits_for_the_guest_alone_and_comes_when_it_goes_on() {
+fn shutdown_of_a_stopped_guest_completes_on_resume() {
     let Some(bed) = require("qemu", Bed::new(1)) else { return };
     let guest = bed.guests[0].as_str();
     let agent = Inside::start(&bed.stack, &["--metrics-max-age", "0"]);
@@ -76,7 +76,7 @@ fn a_shutdown_of_a_stopped_guest_waits_for_the_guest_alone_and_comes_when_it_goe
 }
 
 #[test]
-fn a_guest_that_a_verb_is_changing_is_left_out_and_named_as_such() {
+fn guest_under_change_is_omitted_and_named() {
     let Some(bed) = require("qemu", Bed::new(2)) else { return };
     let (changing, other) = (bed.guests[0].as_str(), bed.guests[1].as_str());
     // Beside the stack it sees no processes there: it is the verb that keeps it from asking.

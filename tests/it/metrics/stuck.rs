@@ -103,7 +103,7 @@ fn one_stopped(bed: &Bed, agent: &Agent, stuck: &str, other: &str, hangs: bool) 
 }
 
 #[test]
-fn one_stopped_guest_of_twenty_darkens_no_other_and_is_back_when_it_goes_on() {
+fn one_hung_guest_of_twenty_hides_no_other() {
     let Some(bed) = require("qemu", Bed::new(GUESTS)) else { return };
     let agent = Inside::start(&bed.stack, &["--metrics-max-age", "0"]);
     one_stopped(&bed, &agent.agent, &bed.guests[7], &bed.guests[3], false);
@@ -120,7 +120,7 @@ fn ended(scrape: &Scrape) -> f64 {
 }
 
 #[test]
-fn metrics_of_a_stopped_guest_are_answered_from_a_young_sample_and_else_late() {
+fn hung_guest_metrics_are_a_young_sample_or_late() {
     let Some(bed) = require("qemu", Bed::new(1)) else { return };
     let guest = bed.guests[0].as_str();
     let agent = Inside::start(&bed.stack, &[]);
@@ -155,7 +155,7 @@ fn metrics_of_a_stopped_guest_are_answered_from_a_young_sample_and_else_late() {
 }
 
 #[test]
-fn a_stopped_libvirtd_leaves_scrapes_quick_and_the_values_with_their_age() {
+fn stopped_libvirtd_keeps_scrapes_quick_with_ages() {
     let Some(bed) = require("qemu", Bed::new(2)) else { return };
     let guest = bed.guests[0].as_str();
     let agent = Inside::start(&bed.stack, &[]);

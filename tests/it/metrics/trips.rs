@@ -54,7 +54,7 @@ impl Counted {
 }
 
 #[test]
-fn metrics_of_a_guest_take_two_round_trips_however_many_disks_and_nics_it_has() {
+fn guest_metrics_cost_two_round_trips() {
     let Some(bed) = require("qemu", Bed::new(0)) else { return };
     let devices = (0..3).map(|_| BlockDevice::bootable(1 << 20)).collect::<Result<Vec<_>, _>>();
     let Some(devices) = require("qemu", devices) else { return };

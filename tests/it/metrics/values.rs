@@ -87,7 +87,7 @@ fn make_traffic(stack: &Stack) {
 }
 
 #[test]
-fn values_are_those_of_domstats_the_process_clock_and_the_tests_own_traffic() {
+fn values_match_domstats_process_clock_and_traffic() {
     let Some(bed) = require("qemu", Bed::new(2)) else { return };
     let (stack, guest) = (&bed.stack, bed.guests[0].as_str());
     wait_until("packets reach the guest", SOON, || {
@@ -132,7 +132,7 @@ fn values_are_those_of_domstats_the_process_clock_and_the_tests_own_traffic() {
 }
 
 #[test]
-fn all_guests_come_in_one_answer_that_agrees_with_the_answers_for_each() {
+fn all_guests_answer_agrees_with_single_answers() {
     let Some(bed) = require("qemu", Bed::new(2)) else { return };
     let (stack, guest) = (&bed.stack, bed.guests[0].as_str());
     stack.virsh_ok(&["suspend", guest]);
@@ -162,7 +162,7 @@ fn all_guests_come_in_one_answer_that_agrees_with_the_answers_for_each() {
 }
 
 #[test]
-fn counters_never_go_back_over_pause_stuck_emulator_and_a_new_agent() {
+fn counters_never_decrease() {
     let Some(bed) = require("qemu", Bed::new(2)) else { return };
     let (stack, guest) = (&bed.stack, bed.guests[0].as_str());
     let other = bed.guests[1].as_str();

@@ -44,7 +44,7 @@ fn guest(id: &str) -> Value {
 }
 
 #[test]
-fn a_filter_works_on_the_nic_with_its_mac_address_netmask_and_gateway() {
+fn filter_applies_to_the_nic_with_its_parameters() {
     let Some(stack) = require("nwfilter", stack_with_filter()) else { return };
     let agent = agent(stack, "mistify-test");
     let guest = guest("filtered");
@@ -83,7 +83,7 @@ fn what_a_filter_misses_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_filter_that_is_not_there_is_an_error_that_names_it() {
+fn missing_filter_is_an_error_that_names_it() {
     let Some(stack) = require("nwfilter", stack_with_filter()) else { return };
     let agent = agent(stack, "no-such-filter");
     let mut guest = guest("filterless");

@@ -62,7 +62,7 @@ impl Manager {
 }
 
 #[test]
-fn systemd_is_told_when_it_is_ready_that_it_works_and_that_it_stops() {
+fn systemd_is_notified_of_ready_watchdog_and_stopping() {
     let manager = Manager::new();
     let agent = manager.start(&["--libvirt-uri", "test:///default"]);
     let first = manager.hears(SOON).expect("it is told something");
@@ -95,7 +95,7 @@ fn the_watchdog_is_fed_while_libvirt_is_silent() {
 }
 
 #[test]
-fn the_watchdog_is_not_fed_while_the_front_takes_no_connection() {
+fn watchdog_starves_while_no_connection_is_accepted() {
     let manager = Manager::new();
     let agent = manager.start(&["--libvirt-uri", "test:///default"]);
     manager.waits_for("WATCHDOG=1");

@@ -127,7 +127,7 @@ print(base64.b64encode(hashlib.sha256(sys.stdin.buffer.read()).digest()).decode(
 }
 
 #[test]
-fn it_is_one_file_that_asks_nobody_else_and_makes_text_of_everything() {
+fn page_is_one_file_without_requests_and_escapes_text() {
     let text = page().text();
     assert!(text.len() <= 40 * 1024, "{} bytes", text.len());
     // The name of a vocabulary, which nothing is fetched from.

@@ -469,7 +469,7 @@ fn zfs_create_of(agent: u32) -> Option<u32> {
 }
 
 #[test]
-fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
+fn create_killed_at_any_write_rolls_back_and_succeeds() {
     let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let host = OnDirectory { stack, store: Scratch::new() };
     let bed = Bed::new(&host, "crash-create", 0x71);
@@ -477,7 +477,7 @@ fn a_create_that_is_killed_at_any_write_is_undone_and_succeeds_then() {
 }
 
 #[test]
-fn a_delete_that_is_killed_at_any_write_is_finished_or_was_not_begun() {
+fn delete_killed_at_any_write_completes_or_is_undone() {
     let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let host = OnDirectory { stack, store: Scratch::new() };
     let bed = Bed::new(&host, "crash-delete", 0x72);
@@ -493,7 +493,7 @@ fn a_killed_create_or_delete_leaves_no_seed_files() {
 }
 
 #[test]
-fn a_device_whose_coming_is_killed_at_any_write_is_not_there_and_comes_then() {
+fn attach_killed_at_any_write_rolls_back_and_succeeds() {
     let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     for (kind, name, net) in [("Disk", "crash-disk-comes", 0x74), ("Nic", "crash-nic-comes", 0x75)]
     {
@@ -503,7 +503,7 @@ fn a_device_whose_coming_is_killed_at_any_write_is_not_there_and_comes_then() {
 }
 
 #[test]
-fn a_device_whose_going_is_killed_at_any_write_is_gone_or_was_not_asked_for() {
+fn detach_killed_at_any_write_completes_or_is_undone() {
     let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     for (kind, name, net) in [("Disk", "crash-disk-goes", 0x76), ("Nic", "crash-nic-goes", 0x77)] {
         let host = OnDirectory { stack, store: Scratch::new() };
@@ -512,7 +512,7 @@ fn a_device_whose_going_is_killed_at_any_write_is_gone_or_was_not_asked_for() {
 }
 
 #[test]
-fn random_kills_under_creates_and_deletes_leave_whole_guests_and_nothing_else() {
+fn random_kills_leave_whole_guests_and_nothing_else() {
     let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let host = OnDirectory { stack, store: Scratch::new() };
     let bed = Bed::new(&host, "crash-random", 0x73);

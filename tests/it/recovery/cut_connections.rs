@@ -60,7 +60,7 @@ fn is_busy(error: &str) -> bool {
 }
 
 #[test]
-fn a_hundred_guests_of_callers_that_are_cut_off_at_random_leave_nothing() {
+fn creates_cut_off_at_random_leave_nothing() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let folder = Scratch::new();
     let storage = format!("directory:{}", folder.path().display());

@@ -151,10 +151,10 @@ fn on_a_full_disk(folder: &Path) {
 }
 
 #[test]
-fn out_of_descriptors_it_refuses_and_sets_nothing_aside() {
+fn without_descriptors_journal_sets_nothing_aside() {
     let Some(folder) = folder() else {
         let scratch = Scratch::new();
-        let test = "out_of_descriptors_it_refuses_and_sets_nothing_aside";
+        let test = "without_descriptors_journal_sets_nothing_aside";
         let shell = Command::new("/bin/sh");
         let status = run(&mut again_after(shell, "ulimit -n 64", test, scratch.path()));
         assert!(status.success(), "{status}");

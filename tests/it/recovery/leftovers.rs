@@ -183,7 +183,7 @@ fn a_delete_whose_storage_fails_ends_by_itself() {
 }
 
 #[test]
-fn a_refused_attach_to_a_transient_guest_locks_nothing() {
+fn refused_attach_to_transient_guest_holds_no_lock() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let bed = Bed::new(&stack.uri());
     let xml = bed.folder.path().join("transient.xml");

@@ -209,7 +209,7 @@ fn a_delete_goes_on_whichever_call_has_failed() {
 }
 
 #[test]
-fn a_guest_is_in_its_former_state_or_its_new_one_whichever_call_fails() {
+fn guest_is_in_old_or_new_state_whichever_call_fails() {
     let Some(bed) = Bed::new("fails-runs", 3) else { return };
     bed.remake();
     let verb = |method: &str| drop(bed.agent.call_with(method, &bed.by_id()));
@@ -231,7 +231,7 @@ fn a_guest_is_in_its_former_state_or_its_new_one_whichever_call_fails() {
 }
 
 #[test]
-fn a_device_comes_and_goes_whole_or_not_at_all_whichever_call_fails() {
+fn attach_and_detach_are_atomic_whichever_call_fails() {
     let Some(bed) = Bed::new("fails-part", 4) else { return };
     let mut failed = 0;
     for (method, member, device) in [
@@ -251,7 +251,7 @@ fn a_device_comes_and_goes_whole_or_not_at_all_whichever_call_fails() {
 }
 
 #[test]
-fn a_setting_that_came_half_way_is_had_by_the_same_call_whichever_call_has_failed() {
+fn repeated_call_completes_a_half_applied_setting() {
     let Some(bed) = Bed::new("fails-set", 5) else { return };
     bed.remake_running();
     let mut failed = 0;

@@ -39,7 +39,7 @@ impl Mute {
 }
 
 #[test]
-fn silence_ends_the_first_calls_at_their_deadline_and_the_next_at_once() {
+fn silence_ends_first_calls_at_deadline_next_at_once() {
     let mute = Mute::new();
     for verb in ["Status", "Run", "Poweroff"] {
         // On a loaded machine the deadline may come before the words for that.

@@ -70,7 +70,7 @@ fn load(
 }
 
 #[test]
-fn a_stopped_libvirtd_under_load_fails_calls_at_once_and_is_used_again_within_2_s() {
+fn stopped_libvirtd_fails_calls_and_recovers_in_2_s() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     stack.boot("qemu", "steady", &disk);
@@ -218,7 +218,7 @@ fn persist(agent: &Agent, verb: &str, guest: &Value) -> Option<&'static str> {
 }
 
 #[test]
-fn a_libvirtd_killed_under_load_loses_and_doubles_no_guest() {
+fn killed_libvirtd_loses_and_duplicates_no_guest() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let agent = Agent::start(&["--libvirt-uri", &stack.uri(), "--bridge-type", "linux"]);
     let guests: Vec<Value> = (1..=3)

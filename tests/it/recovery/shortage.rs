@@ -73,7 +73,7 @@ fn entries(folder: &Path) -> usize {
 }
 
 #[test]
-fn without_space_for_the_journal_nothing_is_begun_and_deleting_still_works() {
+fn full_journal_refuses_changes_except_delete() {
     let Some(state) = require("mount", Small::new(256)) else { return };
     let store = Scratch::new();
     let agent = Agent::start(&[
@@ -104,7 +104,7 @@ fn without_space_for_the_journal_nothing_is_begun_and_deleting_still_works() {
 }
 
 #[test]
-fn without_space_for_disks_a_create_says_so_and_leaves_nothing() {
+fn full_disk_store_fails_create_and_leaves_nothing() {
     let Some(disks) = require("mount", Small::new(8 * 1024)) else { return };
     let agent = Agent::start(&[
         "--libvirt-uri",
@@ -130,7 +130,7 @@ fn without_space_for_disks_a_create_says_so_and_leaves_nothing() {
 }
 
 #[test]
-fn with_64_file_descriptors_it_serves_and_recovers_when_callers_take_them_all() {
+fn agent_with_64_descriptors_serves_and_recovers() {
     let store = Scratch::new();
     let storage = format!("directory:{}", store.path().display());
     let flags = ["--libvirt-uri", "test:///default", "--storage", &storage];
@@ -206,7 +206,7 @@ fn limit_threads(agent: &Agent, threads: u32) {
 }
 
 #[test]
-fn without_threads_a_stream_is_refused_and_all_else_is_served() {
+fn without_threads_streams_fail_and_others_are_served() {
     // Root may have as many threads as it likes.
     let Some(folder) = require("users", Nobody::new()) else { return };
     let agent = folder.agent();

@@ -157,7 +157,7 @@ fn a_refused_snapshot_leaves_the_one_that_exists() {
 }
 
 #[test]
-fn a_resize_killed_at_any_write_is_told_at_the_next_start() {
+fn resize_killed_at_any_write_is_reported_at_start() {
     let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let bed = Bed::on(stack.uri());
     let disks = |size: u64| json!([{ "size": size }, { "size": size }]);
@@ -223,7 +223,7 @@ fn a_killed_delete_without_a_domain_is_finished() {
 }
 
 #[test]
-fn a_recovery_that_meets_an_open_volume_locks_no_guest() {
+fn recovery_that_meets_an_open_volume_frees_the_guest() {
     let Some(stack) = require("qemu", Stack::for_kills()) else { return };
     let bed = Bed::on(stack.uri());
     let guest = json!({

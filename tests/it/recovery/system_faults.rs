@@ -109,7 +109,7 @@ fn entries(folder: &Path) -> usize {
 }
 
 #[test]
-fn a_thread_that_is_not_had_is_said_and_ends_the_start() {
+fn failed_thread_is_reported_and_ends_the_start() {
     let home = Home::new();
     let ended = |why: &str| {
         assert!(why.contains(": cannot "), "{why}");
@@ -137,17 +137,17 @@ fn start_is_repeated(call: &str, error: i32, words: &str, at_least: usize) {
 }
 
 #[test]
-fn a_folder_that_cannot_be_listed_is_named_and_what_is_open_stays_so() {
+fn failed_listing_is_reported_and_intents_stay_open() {
     start_is_repeated("opendir", libc::EIO, "Input/output error (os error 5)", 2);
 }
 
 #[test]
-fn a_start_that_gets_no_descriptor_sets_nothing_aside_and_is_repeated() {
+fn start_without_descriptors_sets_nothing_aside() {
     start_is_repeated("open64", libc::EMFILE, "Too many open files (os error 24)", 4);
 }
 
 #[test]
-fn what_does_not_come_to_the_disk_is_an_error_and_leaves_nothing() {
+fn failed_fsync_is_an_error_and_leaves_nothing() {
     let home = Home::new();
     let all = home.0.path().display().to_string();
     let ended = |why: &str| assert!(why.ends_with("Input/output error (os error 5)"), "{why}");
@@ -195,7 +195,7 @@ fn an_event_loop_that_fails_says_so_and_goes_on() {
 }
 
 #[test]
-fn a_definition_that_cannot_be_read_is_an_error_of_who_needs_it_and_keeps_no_delete() {
+fn unreadable_definition_fails_console_not_delete() {
     let home = Home::new();
     let agent = home.start("virDomainGetXMLDesc:0:*", &[]).expect("none is read");
     let test = json!({ "id": "test" });

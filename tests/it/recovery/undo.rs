@@ -66,7 +66,7 @@ impl Drop for Obstacle {
 }
 
 #[test]
-fn a_failure_at_any_step_leaves_what_was_there_and_nothing_else() {
+fn failure_at_any_step_leaves_only_the_former_state() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let bed = Bed::new(stack);
     let networks = |name: &str| stack.path(&format!("/etc/libvirt/qemu/networks/{name}.xml"));

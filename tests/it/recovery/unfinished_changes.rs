@@ -63,7 +63,7 @@ pub(crate) fn cut_off(flags: &[impl AsRef<OsStr>], guest: &Value, at: &str) {
 }
 
 #[test]
-fn what_is_open_while_libvirtd_is_away_is_shown_and_settled_when_it_is_back() {
+fn open_changes_are_shown_and_recovered_with_libvirtd() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let folder = Scratch::new();
     let (flags, guest) = (flags(&stack, &folder), guest("away", "02:00:00:00:74:01"));
@@ -143,7 +143,7 @@ fn retries_come_later_each_time_until_one_succeeds() {
 }
 
 #[test]
-fn a_create_that_was_cut_off_keeps_its_guest_when_somebody_has_started_it() {
+fn interrupted_create_keeps_a_guest_started_by_others() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let folder = Scratch::new();
     let (flags, guest) = (flags(&stack, &folder), guest("taken", "02:00:00:00:74:05"));
@@ -165,7 +165,7 @@ fn a_create_that_was_cut_off_keeps_its_guest_when_somebody_has_started_it() {
 }
 
 #[test]
-fn what_libvirt_refuses_to_take_back_is_named_and_goes_once_it_can() {
+fn refused_undo_is_named_and_repeated() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let folder = Scratch::new();
     let (flags, guest) = (flags(&stack, &folder), guest("kept", "02:00:00:00:74:06"));
@@ -194,7 +194,7 @@ while [ \"$2\" = stopped ] && [ -e /run/hold ]; do sleep 0.05; done
 ";
 
 #[test]
-fn a_delete_that_is_late_is_finished_with_its_networks_and_volumes() {
+fn late_delete_completes_with_networks_and_volumes() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let (hook, hold) = (stack.path("/etc/libvirt/hooks/network"), stack.path("/run/hold"));
     fs::create_dir_all(hook.parent().expect("a folder")).expect("it can be made");
@@ -246,7 +246,7 @@ impl Pipe {
 }
 
 #[test]
-fn a_stop_ends_in_time_and_what_still_runs_is_settled_by_the_next_start() {
+fn stop_ends_in_time_and_next_start_recovers_the_rest() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let folder = Scratch::new();
     let (mut flags, guest) = (flags(&stack, &folder), guest("stopped", "02:00:00:00:74:02"));
@@ -298,7 +298,7 @@ fn a_read_that_hangs_does_not_keep_a_stop() {
 }
 
 #[test]
-fn the_same_create_while_the_first_runs_waits_and_gets_the_same_answer() {
+fn same_create_waits_and_gets_the_same_answer() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let folder = Scratch::new();
     let agent = Agent::start(&flags(stack, &folder));
@@ -314,7 +314,7 @@ fn the_same_create_while_the_first_runs_waits_and_gets_the_same_answer() {
 }
 
 #[test]
-fn the_same_create_after_a_late_one_waits_for_its_undoing_and_succeeds() {
+fn same_create_after_a_late_one_succeeds_after_undo() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let folder = Scratch::new();
     let mut config = Config::default();

@@ -74,7 +74,7 @@ fn posted(body: &str) -> String {
 }
 
 #[test]
-fn with_control_and_storage_full_health_status_and_poweroff_answer_within_50_ms() {
+fn full_lanes_leave_health_status_and_poweroff_quick() {
     let scratch = Scratch::new();
     let mut config = InProcess::config();
     config.audit.log = Some(scratch.path().join("audit"));

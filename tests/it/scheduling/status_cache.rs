@@ -30,7 +30,7 @@ fn make(stack: &Stack, command: &str, name: &str) {
 }
 
 #[test]
-fn status_of_a_guest_that_was_asked_for_just_now_is_one_round_trip() {
+fn status_of_a_cached_guest_is_one_round_trip() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     make(stack, "define", "kept-known");
     let counting = Counting::start(stack);

@@ -73,7 +73,7 @@ fn cpu_metrics(agent: &Libvirt, id: &str) -> Result<(), Error> {
 }
 
 #[test]
-fn stuck_workers_are_replaced_as_long_as_libvirt_answers() {
+fn hung_workers_are_replaced_while_libvirt_answers() {
     let agent = agent("test:///default");
     let (hold, release) = bounded::<()>(0);
     thread::scope(|scope| {
@@ -147,7 +147,7 @@ impl Latencies {
 }
 
 #[test]
-fn a_stopped_qemu_costs_nobody_else_anything_and_is_cured_by_poweroff() {
+fn stopped_qemu_affects_no_other_until_poweroff() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let ids = ["victim", "web-1", "web-2"];
     let disks = ids.map(|_| BlockDevice::bootable(1 << 20));
@@ -263,7 +263,7 @@ fn too_many_calls_that_hang_are_busy_and_end_no_agent() {
 }
 
 #[test]
-fn a_stuck_call_is_told_by_its_guest_and_so_is_its_end() {
+fn hung_call_and_its_end_are_reported_with_the_guest() {
     let agent = small_agent(Duration::from_millis(200));
     let told = |what: &str| {
         let request = EventsRequest { guest: "read-0".to_owned(), ..EventsRequest::default() };

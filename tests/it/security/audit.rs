@@ -102,7 +102,7 @@ fn on_socket(path: &Path, body: &str) -> Reply {
 }
 
 #[test]
-fn every_method_that_changes_something_is_audited_and_none_that_reads() {
+fn exactly_the_changing_methods_are_audited() {
     let bed = Bed::new(&["--image-store", "--image-store-port", "0"]);
     let listens = "image store listens on ";
     let line = bed.agent.logged(listens);
@@ -141,7 +141,7 @@ fn every_method_that_changes_something_is_audited_and_none_that_reads() {
 }
 
 #[test]
-fn who_calls_over_a_socket_is_written_with_its_process() {
+fn socket_caller_is_recorded_with_its_process() {
     let bed = Bed::new(&[]);
     let guest = r#"{"id":"audited","type":"test","memory":32,"cpu":1}"#;
     let body =
@@ -159,7 +159,7 @@ fn who_calls_over_a_socket_is_written_with_its_process() {
 }
 
 #[test]
-fn a_change_that_cannot_be_understood_is_audited_as_refused() {
+fn malformed_change_is_audited_as_refused() {
     let bed = Bed::new(&[]);
     for (body, is_audited) in [
         (r#"{"method":"Libvirt.Run","params":[{"guest":{"id":7}}],"id":1}"#, true),
@@ -186,7 +186,7 @@ fn a_change_that_cannot_be_understood_is_audited_as_refused() {
 }
 
 #[test]
-fn a_signal_opens_the_file_anew_and_without_one_ends_the_agent() {
+fn signal_reopens_the_file_or_ends_an_agent_without() {
     let bed = Bed::new(&[]);
     bed.agent.error("Run", &json!({ "id": "before" }));
     let old = bed.folder.path().join("audit.1");
@@ -213,7 +213,7 @@ fn a_signal_opens_the_file_anew_and_without_one_ends_the_agent() {
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_anew_is_said_and_the_old_one_stays_in_use() {
+fn failed_reopen_is_reported_and_old_file_stays_used() {
     let bed = Bed::new(&[]);
     let old = bed.folder.path().join("audit.1");
     fs::rename(bed.log(), &old).expect("the folder is ours");
@@ -228,7 +228,7 @@ fn a_file_that_cannot_be_opened_anew_is_said_and_the_old_one_stays_in_use() {
 }
 
 #[test]
-fn an_audit_log_that_cannot_be_is_one_line_with_status_1() {
+fn impossible_audit_log_is_one_line_with_status_1() {
     let scratch = Scratch::new();
     for path in ["/dev/null", "/absent/audit", scratch.path().to_str().expect("UTF-8")] {
         let mut command = Command::new(PROGRAM);
@@ -300,7 +300,7 @@ fn a_full_disk_costs_lines_and_no_calls() {
 }
 
 #[test]
-fn a_change_that_outlives_its_deadline_is_audited_as_late() {
+fn change_past_its_deadline_is_audited_as_late() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     stack.boot("qemu", "hanging", &disk);

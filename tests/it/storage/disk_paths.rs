@@ -84,21 +84,21 @@ fn a_swapped_link_keeps_the_guest_off(bed: &Bed, id: &str, kind: &str) {
 }
 
 #[test]
-fn a_link_that_is_swapped_in_after_create_guest_keeps_the_guest_off() {
+fn link_swapped_after_create_prevents_the_start() {
     let bed = Bed::new("test:///default");
     a_swapped_link_keeps_the_guest_off(&bed, "swapped", "test");
     bed.agent.end();
 }
 
 #[test]
-fn a_link_that_is_swapped_in_after_create_guest_keeps_a_real_guest_off() {
+fn link_swapped_after_create_prevents_a_real_start() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let bed = Bed::new(&stack.uri());
     a_swapped_link_keeps_the_guest_off(&bed, "really-swapped", "qemu");
 }
 
 #[test]
-fn a_start_that_fails_names_the_disks_that_are_not_there() {
+fn failed_start_names_the_missing_disks() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let bed = Bed::new(&stack.uri());
     let absent = Path::new("/dev/zvol/mistify/guests/gone/disk-0");
@@ -132,7 +132,7 @@ fn as_root() -> Result<(), Skip> {
 }
 
 #[test]
-fn what_another_user_can_swap_is_refused_when_a_guest_is_made_and_when_it_starts() {
+fn path_others_can_swap_is_refused() {
     let Some(()) = require("users", as_root()) else { return };
     let bed = Bed::new("test:///default");
     let disk = guest("lent", "test", &bed.at("in/disk"));
@@ -155,7 +155,7 @@ fn what_another_user_can_swap_is_refused_when_a_guest_is_made_and_when_it_starts
 }
 
 #[test]
-fn a_link_that_is_swapped_all_the_time_in_a_folder_of_another_user_never_gets_a_guest() {
+fn link_swapped_constantly_never_reaches_a_guest() {
     let Some(()) = require("users", as_root()) else { return };
     let bed = Bed::new("test:///default");
     let (own, link) = (bed.at("in/own"), bed.at("in/own/disk"));
@@ -197,7 +197,7 @@ fn make_node(path: &Path) -> Result<(), Skip> {
 }
 
 #[test]
-fn a_device_node_elsewhere_is_refused_unless_everything_is_allowed() {
+fn device_node_elsewhere_is_refused_by_default() {
     let bed = Bed::new("test:///default");
     let node = bed.at("in/node");
     let Some(()) = require("mount", make_node(&node)) else { return };
@@ -225,7 +225,7 @@ fn agent_behind(script: &str, folder: &Path) -> Result<Agent, Skip> {
 }
 
 #[test]
-fn a_mount_counts_as_a_part_of_the_folder_and_what_lies_in_it_as_what_it_is() {
+fn mount_is_part_of_the_directory_judged_by_content() {
     let folder = Scratch::new();
     for name in ["in/ours", "in/theirs", "in/devices", "elsewhere", "home"] {
         fs::create_dir_all(folder.path().join(name)).expect("scratch is writable");
@@ -251,7 +251,7 @@ fn a_mount_counts_as_a_part_of_the_folder_and_what_lies_in_it_as_what_it_is() {
 }
 
 #[test]
-fn what_is_no_volume_is_refused_in_the_pools_folder_too() {
+fn non_volume_is_refused_in_the_pool_directory_too() {
     let folder = Scratch::new();
     fs::create_dir(folder.path().join("in")).expect("scratch is writable");
     // A /dev of its own, with what programs need.
@@ -281,7 +281,7 @@ fn what_is_no_volume_is_refused_in_the_pools_folder_too() {
 }
 
 #[test]
-fn what_cannot_be_looked_at_is_named_and_no_guest_is_made_of_it() {
+fn unreadable_path_is_named_and_no_guest_is_created() {
     let bed = Bed::new("test:///default");
     let any = Agent::start(&["--libvirt-uri", "test:///default", "--allow-disk-path", "/"]);
     symlink("loop", bed.at("in/loop")).expect("it is ours");

@@ -117,7 +117,7 @@ fn a_blank_disk_is_made_named_and_gone_with_its_guest(bed: &Bed) {
     assert_eq!(bed.volumes("v-blank"), [""; 0]);
 }
 
-fn the_same_guest_again_is_the_same_answer_and_another_one_changes_nothing(bed: &Bed) {
+fn same_guest_is_the_same_answer_and_another_is_none(bed: &Bed) {
     let asked = guest("v-again", &json!([{ "size": 8 }]));
     let made = bed.agent.ok("CreateGuest", &asked);
     let there = bed.volumes("v-again");
@@ -197,7 +197,7 @@ fn volumes_whose_domain_is_gone_are_deleted(bed: &Bed) {
     assert!(error.starts_with("not found"), "its volume is gone, and not made anew: {error}");
 }
 
-fn health_tells_how_full_the_store_is_and_its_folders_are_made_at_the_start(bed: &Bed) {
+fn health_shows_store_usage_and_start_creates_it(bed: &Bed) {
     // A loaded machine serves before its first look at the store.
     let storage = wait_for("a look at the store", SOON, || {
         Some(bed.agent.health().1["storage"].take()).filter(|it| !it["usable"].is_null())
@@ -238,15 +238,15 @@ macro_rules! on_both_stores {
 
 on_both_stores! {
     a_blank_disk_is_made_named_and_gone_with_its_guest
-    the_same_guest_again_is_the_same_answer_and_another_one_changes_nothing
+    same_guest_is_the_same_answer_and_another_is_none
     a_failure_at_any_step_leaves_no_volume
     a_source_that_was_handed_in_stays
     volumes_whose_domain_is_gone_are_deleted
-    health_tells_how_full_the_store_is_and_its_folders_are_made_at_the_start
+    health_shows_store_usage_and_start_creates_it
 }
 
 #[test]
-fn without_zfs_disks_with_sources_work_and_others_say_what_is_missing() {
+fn without_zfs_given_sources_work_and_others_say_why() {
     if std::env::var("MISTIFY_TEST_ZPOOL").is_ok() {
         return;
     }

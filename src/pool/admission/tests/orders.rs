@@ -126,7 +126,7 @@ impl Walk {
 }
 
 #[test]
-fn in_every_order_of_callers_the_limits_and_the_lines_hold() {
+fn limits_and_queues_hold_in_every_order_of_callers() {
     crate::cost::slow("tries every order of callers");
     let mut seen = HashSet::new();
     let mut walks = vec![Walk::begin()];

@@ -19,7 +19,7 @@ fn every_kind_has_one_code_of_its_own() {
 }
 
 #[test]
-fn a_method_s_error_says_whether_to_try_again_and_libvirt_s_numbers() {
+fn method_error_has_retry_hint_and_libvirt_numbers() {
     let lost = |code| libvirt::Error {
         code,
         domain: libvirt::Origin::RPC,
@@ -53,7 +53,7 @@ fn refused(code: Code) -> Error {
 }
 
 #[test]
-fn libvirt_s_refusals_have_the_kinds_that_callers_act_upon() {
+fn libvirt_refusals_have_actionable_kinds() {
     for (code, kind) in [
         (Code::RPC, Kind::Unavailable),
         (Code::NO_CONNECT, Kind::Unavailable),
@@ -80,7 +80,7 @@ fn libvirt_s_refusals_have_the_kinds_that_callers_act_upon() {
 }
 
 #[test]
-fn the_refusals_of_storage_and_the_disk_have_the_kinds_that_callers_act_upon() {
+fn storage_and_disk_refusals_have_actionable_kinds() {
     let io = |kind: io::ErrorKind| storage::Error::Io { what: String::new(), error: kind.into() };
     let name = || "mistify/images/a".to_owned();
     let (command, waited) = ("zfs list".to_owned(), Duration::from_secs(1));
@@ -115,7 +115,7 @@ fn the_refusals_of_storage_and_the_disk_have_the_kinds_that_callers_act_upon() {
 }
 
 #[test]
-fn the_agent_s_own_refusals_have_the_kinds_that_callers_act_upon() {
+fn agent_refusals_have_actionable_kinds() {
     let full = || io::Error::from(io::ErrorKind::StorageFull);
     let (verb, path) = ("write", PathBuf::new());
     for (error, kind) in [

@@ -15,7 +15,7 @@ use crate::harness::in_process::InProcess;
 use crate::harness::support::Scratch;
 
 #[test]
-fn a_volume_of_others_is_named_before_a_delete_and_stays() {
+fn plan_of_delete_names_a_foreign_volume_that_stays() {
     let host = Host::new(None);
     let asked = guest("l-foreign", &json!([{ "size": 1 }]));
     host.agent().ok("CreateGuest", &asked);
@@ -31,7 +31,7 @@ fn a_volume_of_others_is_named_before_a_delete_and_stays() {
 }
 
 #[test]
-fn a_disk_that_was_lost_is_a_problem_and_is_not_made_anew() {
+fn lost_disk_is_a_problem_and_is_not_recreated() {
     let host = Host::new(None);
     let asked = guest("l-lost", &json!([{ "size": 1 }]));
     host.agent().ok("CreateGuest", &asked);

@@ -46,7 +46,7 @@ fn ids(answers: &[Value]) -> Vec<u64> {
 }
 
 #[test]
-fn calls_run_side_by_side_and_their_answers_are_in_order() {
+fn batch_calls_run_in_parallel_with_ordered_answers() {
     let inside = InProcess::start(&InProcess::config());
     let hold = inside.occupy(Lane::Control);
     let mut calls = batch(12, "Libvirt.Status", &test_guest());
@@ -72,7 +72,7 @@ fn calls_run_side_by_side_and_their_answers_are_in_order() {
 }
 
 #[test]
-fn a_batch_has_8_calls_in_the_pool_at_once_and_begins_none_after_the_deadline() {
+fn batch_runs_8_calls_at_once_none_past_the_deadline() {
     crate::harness::cost::slow("waits for a deadline of 5 s");
     let mut config = InProcess::config();
     // Longer than a loaded machine needs to begin 8 calls.
@@ -238,7 +238,7 @@ fn a_request_without_room_in_memory_is_busy() {
 }
 
 #[test]
-fn more_batches_than_threads_are_answered_and_so_is_health() {
+fn more_batches_than_threads_and_health_are_answered() {
     // So that no call is late because the machine is loaded.
     let patient = ["--deadline-read", "240", "--deadline-change", "240"];
     let agent = Agent::start(&[&["--libvirt-uri", "test:///default"][..], &patient].concat());
@@ -257,7 +257,7 @@ fn more_batches_than_threads_are_answered_and_so_is_health() {
 }
 
 #[test]
-fn a_batch_that_is_too_long_is_one_error_and_nothing_of_it_runs() {
+fn oversized_batch_is_one_error_and_runs_nothing() {
     let agent = Agent::on_test_driver();
     let calls = batch(65, "Libvirt.Poweroff", &test_guest());
     let found = answer(&agent, &calls.to_string());
@@ -273,7 +273,7 @@ fn a_batch_that_is_too_long_is_one_error_and_nothing_of_it_runs() {
 }
 
 #[test]
-fn answers_that_a_batch_has_no_room_for_are_errors_of_their_own() {
+fn answers_beyond_the_batch_limit_are_separate_errors() {
     crate::harness::cost::slow("answers batches of many MiB");
     let agent = Agent::on_test_driver();
     let all = |count| {
@@ -304,7 +304,7 @@ fn answers_that_a_batch_has_no_room_for_are_errors_of_their_own() {
 }
 
 #[test]
-fn a_batch_that_waits_for_events_keeps_the_places_that_there_are_and_no_more() {
+fn batch_waiting_for_events_uses_bounded_places() {
     let agent = Agent::start(&["--libvirt-uri", "test:///default"]);
     let stream =
         send(agent.address(), &batch(16, "Libvirt.WaitEvents", &json!({ "guest": "none" })));

@@ -8,7 +8,7 @@ use crate::harness::image_store::Bed;
 use crate::harness::support::Scratch;
 
 #[test]
-fn an_id_is_echoed_as_it_was_written_or_the_request_is_none() {
+fn id_is_echoed_verbatim_or_the_request_is_invalid() {
     let agent = Agent::on_test_driver();
     let with_id = |id: &str| {
         let body = format!(
@@ -51,7 +51,7 @@ fn params_that_are_null_are_none() {
 }
 
 #[test]
-fn what_is_no_request_is_answered_under_its_id_with_the_code_for_it() {
+fn invalid_request_is_answered_with_its_id_and_code() {
     let agent = Agent::on_test_driver();
     for (body, code, id) in [
         (r#"{"method":"Libvirt.Status","params":[],"id":1}"#, -32600, json!(1)),
@@ -82,7 +82,7 @@ fn what_is_no_request_is_answered_under_its_id_with_the_code_for_it() {
 }
 
 #[test]
-fn parameters_are_one_object_whose_names_match_exactly() {
+fn params_are_one_object_with_exact_names() {
     let agent = Agent::on_test_driver();
     let running = json!({ "guest": { "id": "test", "state": "running" } });
     for params in [
@@ -169,7 +169,7 @@ fn a_method_s_error_has_its_code_and_says_whose_it_is() {
 }
 
 #[test]
-fn what_cannot_be_reached_is_unavailable_and_worth_another_try() {
+fn unreachable_backend_is_unavailable_and_retryable() {
     let agent = Agent::start(&["--libvirt-uri", "qemu+unix:///system?socket=/nonexistent"]);
     let found = error(&agent, "Libvirt.Status", &test_guest());
     assert_eq!((&found["code"], &found["data"]["retryable"]), (&json!(-32009), &json!(true)));
@@ -227,7 +227,7 @@ fn changes_are_audited_also_those_that_are_refused() {
 }
 
 #[test]
-fn the_image_store_s_port_has_the_image_store_s_methods() {
+fn image_store_port_has_the_image_store_methods() {
     let bed = Bed::on_directory();
     let post = |body: &Value| -> Value {
         let body = body.to_string();

@@ -249,7 +249,7 @@ fn script(name: &str) -> String {
 }
 
 #[test]
-fn both_documents_are_openrpc_and_a_broken_one_is_found_out() {
+fn both_documents_are_openrpc_and_a_broken_one_fails() {
     crate::harness::cost::slow("validates documents in Python");
     let bed = Bed::on_directory();
     for document in documents(&bed) {
@@ -286,7 +286,7 @@ fn both_documents_are_openrpc_and_a_broken_one_is_found_out() {
 }
 
 #[test]
-fn every_method_answers_its_own_example_as_its_schema_says() {
+fn every_method_answers_its_example_by_its_schema() {
     crate::harness::cost::slow("calls every method");
     let Some(bed) = bed() else { return };
     let results = play(&bed, |address, method, params| {

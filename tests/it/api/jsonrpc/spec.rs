@@ -148,7 +148,7 @@ fn same(expected: &Value, found: &Value) -> bool {
 }
 
 #[test]
-fn the_examples_of_the_specification_are_answered_as_it_says() {
+fn specification_examples_are_answered_as_stated() {
     let agent = Agent::on_test_driver();
     wait_for_a_sample(&agent);
     for (sent, wanted) in EXAMPLES {

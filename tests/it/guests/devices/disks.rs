@@ -12,7 +12,7 @@ fn devices(guest: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_disk_that_is_attached_has_a_volume_and_is_the_guests_from_then_on() {
+fn attached_disk_has_a_volume_of_the_guest() {
     let Some(bed) = Bed::new("disk-comes", 1) else { return };
     let before = bed.made(&json!([{ "size": 1 }]));
     let answer = bed.ok("AttachDisk", &json!({ "size": 2 }));
@@ -43,7 +43,7 @@ fn a_disk_that_is_attached_has_a_volume_and_is_the_guests_from_then_on() {
 }
 
 #[test]
-fn a_disk_that_is_attached_again_is_the_same_where_that_can_be_told() {
+fn reattached_disk_is_the_same_if_identifiable() {
     let Some(bed) = Bed::new("disk-again", 2) else { return };
     bed.made(&json!([]));
     for disk in [
@@ -66,7 +66,7 @@ fn a_disk_that_is_attached_again_is_the_same_where_that_can_be_told() {
 }
 
 #[test]
-fn a_disk_that_is_detached_leaves_its_volume_which_can_be_attached_and_goes_with_the_guest() {
+fn detached_volume_is_reusable_and_deleted_with_guest() {
     let Some(bed) = Bed::new("disk-goes", 3) else { return };
     let before = bed.made(&json!([{ "size": 1 }, { "size": 2 }, { "size": 3 }]));
     let answer = bed.ok("DetachDisk", &json!({ "device": "vdb" }));
@@ -108,7 +108,7 @@ fn a_disk_that_is_detached_leaves_its_volume_which_can_be_attached_and_goes_with
 }
 
 #[test]
-fn the_only_volume_goes_with_its_guest_though_no_disk_is_left() {
+fn only_volume_is_deleted_with_a_guest_without_disks() {
     let Some(bed) = Bed::new("disk-last", 4) else { return };
     bed.made(&json!([{ "size": 1 }]));
     let guest = bed.ok("DetachDisk", &json!({ "volume": bed.volume(0) }))["guest"].take();
@@ -120,7 +120,7 @@ fn the_only_volume_goes_with_its_guest_though_no_disk_is_left() {
 }
 
 #[test]
-fn a_guest_of_the_original_gets_a_disk_that_goes_with_it() {
+fn original_guest_gets_a_disk_deleted_with_it() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(device) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     let path = device.path().to_str().expect("UTF-8");

@@ -8,7 +8,7 @@ use crate::harness::stack::Stack;
 use crate::harness::support::signal;
 
 #[test]
-fn a_guest_whose_emulator_hangs_has_its_disk_from_its_next_start_on() {
+fn hung_guest_gets_its_disk_at_the_next_start() {
     let Some(stack) = require("qemu", Stack::start()) else { return };
     let bed = Bed::on(&stack, "late", 0x41, &[]);
     bed.agent.ok("Run", &bed.made(&json!([{ "size": 1 }])));

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Bed, NEXT};
 
 #[test]
-fn a_nic_that_is_attached_has_a_network_and_is_the_guests_from_then_on() {
+fn attached_nic_has_a_network_of_the_guest() {
     let Some(bed) = Bed::new("nic-comes", 0x11) else { return };
     let before = bed.made(&json!([]));
     let mut nic = bed.nic(2);
@@ -29,7 +29,7 @@ fn a_nic_that_is_attached_has_a_network_and_is_the_guests_from_then_on() {
 }
 
 #[test]
-fn a_nic_that_is_detached_takes_its_network_with_it_unless_another_guest_uses_that() {
+fn detached_nic_removes_its_network_unless_shared() {
     let Some(bed) = Bed::new("nic-goes", 0x12) else { return };
     let before = bed.made(&json!([]));
     let without = bed.everything();

@@ -9,7 +9,7 @@ use crate::harness::agent::Agent;
 use crate::harness::support::{Scratch, files_below};
 
 #[test]
-fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
+fn impossible_change_is_refused_and_changes_nothing() {
     let Some(bed) = Bed::new("refused-names", 0x31) else { return };
     let made = bed.made(&json!([{ "size": 1 }, { "size": 1 }]));
     let before = bed.everything();
@@ -116,7 +116,7 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
 }
 
 #[test]
-fn more_disks_and_nics_than_a_guest_may_have_are_refused() {
+fn too_many_disks_and_nics_are_refused() {
     let Some(bed) = Bed::new("refused-more", 0x32) else { return };
     let mut guest = bed.guest(&json!([]));
     guest["nics"] = (1..=64).map(|number| bed.nic(number)).collect();
@@ -127,7 +127,7 @@ fn more_disks_and_nics_than_a_guest_may_have_are_refused() {
 }
 
 #[test]
-fn a_volume_that_was_lost_is_not_made_anew_for_the_disk_that_had_it() {
+fn lost_volume_is_not_recreated_for_its_disk() {
     let Some(bed) = Bed::new("refused-lost", 0x34) else { return };
     bed.made(&json!([{ "size": 1 }, { "size": 1 }]));
     fs::remove_file(bed.source(1)).expect("it is there");
@@ -175,7 +175,7 @@ fn an_attach_that_libvirt_refuses_is_undone() {
 }
 
 #[test]
-fn a_driver_that_attaches_nothing_says_so_and_nothing_is_left() {
+fn driver_without_attach_is_an_error() {
     let store = Scratch::new();
     let storage = format!("directory:{}", store.path().display());
     let agent = Agent::start(&["--libvirt-uri", "test:///default", "--storage", &storage]);

@@ -75,7 +75,7 @@ fn let_go(bed: &Bed, kind: &str, device: &Value, is_gone: impl Fn() -> bool) -> 
 }
 
 #[test]
-fn a_guest_that_lets_go_is_without_the_disk_and_the_nic_at_once() {
+fn cooperative_guest_releases_disk_and_nic_at_once() {
     let Some(bed) = Bed::new("runs-less", 0x22) else { return };
     running(&bed, &obliging_boot_sector());
     let before = bed.everything();
@@ -96,7 +96,7 @@ fn a_guest_that_lets_go_is_without_the_disk_and_the_nic_at_once() {
 }
 
 #[test]
-fn a_guest_that_does_not_let_go_is_without_them_from_its_next_start_on() {
+fn uncooperative_guest_loses_devices_at_next_start() {
     let Some(bed) = Bed::new("runs-on", 0x23) else { return };
     running(&bed, &boot_sector());
     bed.ok("AttachDisk", &json!({ "size": 2 }));

@@ -8,7 +8,7 @@ use super::{PACKAGE, Service, UNIT, systemctl};
 use crate::harness::skip::require;
 
 #[test]
-fn the_units_own_user_is_told_what_the_pool_has_to_allow_and_that_is_enough() {
+fn unit_user_learns_the_sufficient_zfs_allow() {
     let Some(service) = require("lab", Service::installed()) else { return };
     let pool = service.pool.name.as_str();
     let by_root = || {

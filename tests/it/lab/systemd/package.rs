@@ -28,7 +28,7 @@ fn is(word: &str, unit: &str) -> bool {
 }
 
 #[test]
-fn an_upgrade_starts_it_anew_and_keeps_settings_and_guests() {
+fn upgrade_restarts_agent_and_keeps_config_and_guests() {
     let Some(service) = require("lab", Service::installed()) else { return };
     let folder = service.pool.folder();
     let guest = service.running(&folder);
@@ -119,7 +119,7 @@ fn an_upgrade_from_before_profiles_stays_classic() {
 }
 
 #[test]
-fn a_purge_leaves_guests_networks_and_volumes_and_no_file_of_ours() {
+fn purge_keeps_guests_and_volumes_and_no_agent_files() {
     let Some(service) = require("lab", Service::installed()) else { return };
     let folder = service.pool.folder();
     fs::write(SETTINGS, format!("{OWN_SETTINGS}audit-log = /var/log/mistify-libvirt/audit\n"))

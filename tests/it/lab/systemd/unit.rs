@@ -55,7 +55,7 @@ fn under_load<S: Read + Write>(
 }
 
 #[test]
-fn systemctl_start_returns_when_it_serves_and_status_says_how_libvirt_does() {
+fn systemctl_start_waits_and_status_shows_libvirt() {
     let Some(service) = require("lab", Service::installed()) else { return };
     systemctl(&["stop", UNIT]);
     systemctl(&["start", UNIT]);
@@ -93,7 +93,7 @@ fn the_unit_lets_nobody_reach_into_other_processes() {
 }
 
 #[test]
-fn an_agent_that_is_stuck_is_killed_by_the_watchdog_and_started_anew() {
+fn watchdog_kills_and_restarts_a_hung_agent() {
     let Some(service) = require("lab", Service::installed()) else { return };
     let folder = service.pool.folder();
     let guest = service.running(&folder);
@@ -117,7 +117,7 @@ fn an_agent_that_is_stuck_is_killed_by_the_watchdog_and_started_anew() {
 }
 
 #[test]
-fn a_stop_under_load_cuts_no_call_and_a_start_leaves_guests_as_they_are() {
+fn stop_under_load_cuts_no_call_and_keeps_guests() {
     let Some(service) = require("lab", Service::installed()) else { return };
     service.without_sockets();
     let (folder, slow) = (service.pool.folder(), service.pool.folder());

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_panic_costs_the_job_and_the_state_and_gives_the_key_back() {
+fn panic_costs_job_and_state_and_frees_the_lock() {
     let pool = pool(&limits());
     let count = |state: &mut State| state.replace(state.get() + 1);
     pool.run(Lane::Control, job("before"), None, count).unwrap();
@@ -28,7 +28,7 @@ fn a_panic_costs_the_job_and_the_state_and_gives_the_key_back() {
 }
 
 #[test]
-fn a_late_job_that_panics_gives_the_key_back_and_is_not_undone() {
+fn late_job_that_panics_frees_the_lock_without_undo() {
     let pool = pool(&limits());
     let undone = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&undone);
@@ -40,7 +40,7 @@ fn a_late_job_that_panics_gives_the_key_back_and_is_not_undone() {
 }
 
 #[test]
-fn a_late_handler_that_panics_gives_the_key_back_and_costs_the_state() {
+fn panic_in_a_late_handler_frees_lock_and_costs_state() {
     let pool = pool(&limits());
     let count = |state: &mut State| state.replace(state.get() + 1);
     pool.run(Lane::Control, job("before"), None, count).unwrap();
@@ -60,7 +60,7 @@ impl Drop for Odd<'_> {
 }
 
 #[test]
-fn a_panic_in_making_or_dropping_the_state_does_not_kill_the_worker() {
+fn panic_in_making_or_dropping_state_kills_no_worker() {
     static MAKE: AtomicBool = AtomicBool::new(true);
     static DROP: AtomicBool = AtomicBool::new(true);
     let make = |_| {
@@ -80,7 +80,7 @@ fn a_panic_in_making_or_dropping_the_state_does_not_kill_the_worker() {
 }
 
 #[test]
-fn stop_lets_verbs_and_queued_jobs_end_and_turns_new_ones_away() {
+fn stop_completes_jobs_and_refuses_new_ones() {
     let pool = pool(&limits());
     thread::scope(|scope| {
         let (first, work) = block();
@@ -109,7 +109,7 @@ fn stop_lets_verbs_and_queued_jobs_end_and_turns_new_ones_away() {
 }
 
 #[test]
-fn stop_leaves_a_stuck_job_after_its_grace_and_answers_the_queued() {
+fn stop_leaves_a_hung_job_after_its_grace() {
     let pool = pool(&limits());
     let block = run_late(&pool, "web-1", || (), || ());
     thread::scope(|scope| {
@@ -145,7 +145,7 @@ fn stop_does_not_wait_for_a_read_that_hangs() {
 }
 
 #[test]
-fn dropping_the_pool_does_not_wait_for_a_stuck_job_and_the_late_handler_still_runs() {
+fn dropped_pool_leaves_hung_job_and_its_late_handler() {
     let pool = pool(&limits());
     let (undone, wait_undone) = unbounded();
     let block = run_late(&pool, "web-1", || (), move || undone.send(()).unwrap());

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn verbs_on_one_key_never_overlap_and_go_in_order_of_arrival() {
+fn verbs_on_one_guest_lock_run_in_arrival_order() {
     let pool = pool(&PoolLimits::default());
     let order = parking_lot::Mutex::new(Vec::new());
     let inside = Arc::new(AtomicBool::new(false));
@@ -32,7 +32,7 @@ fn verbs_on_one_key_never_overlap_and_go_in_order_of_arrival() {
 }
 
 #[test]
-fn verbs_on_a_hundred_keys_run_in_parallel_up_to_the_lane() {
+fn verbs_on_100_guest_locks_run_in_parallel() {
     let pool = pool(&PoolLimits { queue: 100, ..PoolLimits::default() });
     // A job ends only with three others beside it, so fewer at once never end.
     let four = Arc::new(Barrier::new(4));
@@ -56,7 +56,7 @@ fn verbs_on_a_hundred_keys_run_in_parallel_up_to_the_lane() {
 }
 
 #[test]
-fn a_full_queue_is_busy_at_once_and_names_what_blocks_it() {
+fn full_queue_is_busy_at_once_and_names_the_blocker() {
     let pool = pool(&PoolLimits { queue: 2, ..limits() });
     thread::scope(|scope| {
         let (first, work) = block();
@@ -81,7 +81,7 @@ fn a_full_queue_is_busy_at_once_and_names_what_blocks_it() {
 const CALLERS: usize = 24;
 
 #[test]
-fn changes_that_fill_their_lanes_do_not_touch_read_and_urgent() {
+fn full_change_lanes_do_not_affect_read_and_urgent() {
     let pool = pool(&PoolLimits::default());
     thread::scope(|scope| {
         let mut blocks = Vec::new();

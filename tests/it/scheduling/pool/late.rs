@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_late_job_keeps_its_key_until_it_returns_and_is_undone() {
+fn late_job_holds_its_lock_until_return_and_is_undone() {
     let pool = pool(&limits());
     let (undone, wait_undone) = bounded(1);
     let (go_on, wait_go_on) = bounded::<()>(1);
@@ -56,7 +56,7 @@ fn a_late_job_keeps_the_keys_of_other_guests_too() {
 }
 
 #[test]
-fn a_job_late_before_it_starts_never_runs_and_gives_its_key_back_at_once() {
+fn late_queued_job_never_starts_and_frees_its_lock() {
     let pool = pool(&limits());
     thread::scope(|scope| {
         let (first, work) = block();
@@ -87,7 +87,7 @@ fn a_job_late_before_it_starts_never_runs_and_gives_its_key_back_at_once() {
 }
 
 #[test]
-fn the_result_goes_to_the_caller_or_to_the_late_handler_exactly_once() {
+fn result_reaches_caller_or_late_handler_exactly_once() {
     const CALLS: usize = 10_000;
     let pool = pool(&limits());
     let late = Arc::new(AtomicUsize::new(0));

@@ -33,7 +33,7 @@ fn one_worker() -> PoolLimits {
 }
 
 #[test]
-fn the_worker_hands_the_answer_on_and_the_place_is_free_by_then() {
+fn worker_delivers_the_answer_after_freeing_its_place() {
     let pool = Arc::new(pool(&limits()));
     let (answers, answered) = unbounded();
     let seen = Arc::clone(&pool);
@@ -78,7 +78,7 @@ fn post_late(pool: &Pool<State>) -> (Receiver<Answered<()>>, Block) {
 }
 
 #[test]
-fn at_the_deadline_the_clock_says_late_and_what_comes_after_is_nobodys() {
+fn clock_answers_late_and_later_result_is_dropped() {
     let pool = pool(&one_worker());
     let (answered, block) = post_late(&pool);
     assert_eq!(pool.snapshot().callers.callers, 0, "its place is free");
@@ -93,7 +93,7 @@ fn at_the_deadline_the_clock_says_late_and_what_comes_after_is_nobodys() {
 }
 
 #[test]
-fn one_that_no_worker_begins_by_its_deadline_is_told_so_and_never_runs() {
+fn job_queued_past_its_deadline_is_late_unstarted() {
     let pool = pool(&one_worker());
     let (block, work) = block();
     let first = post(&pool, job("first"), work);
@@ -113,7 +113,7 @@ fn one_that_no_worker_begins_by_its_deadline_is_told_so_and_never_runs() {
 }
 
 #[test]
-fn a_nearer_deadline_is_kept_while_the_clock_waits_for_a_farther_one() {
+fn nearer_deadline_is_met_while_a_farther_one_waits() {
     let pool = pool(&PoolLimits { read_workers: 2, ..limits() });
     let (far_block, work) = block();
     let far_answer = post(&pool, job("far"), work);
@@ -130,7 +130,7 @@ fn a_nearer_deadline_is_kept_while_the_clock_waits_for_a_farther_one() {
 }
 
 #[test]
-fn a_panic_is_told_and_so_is_one_of_who_gets_the_answer_survived() {
+fn panics_of_job_and_of_receiver_are_survived() {
     let pool = pool(&one_worker());
     let (answer, _) = only(&post(&pool, job("Status web-1"), |_| -> () { panic!("on purpose") }));
     assert_eq!(answer, Err(Error::Panicked { what: "Status web-1".to_owned() }));
@@ -239,7 +239,7 @@ fn a_full_queue_is_told_at_once() {
 }
 
 #[test]
-fn stop_lets_the_running_one_end_and_tells_the_queued_one_that_it_stops() {
+fn stop_completes_the_running_job_and_answers_queued() {
     let pool = Arc::new(pool(&one_worker()));
     let (block, work) = block();
     let first = post(&pool, job("first"), work);
@@ -254,7 +254,7 @@ fn stop_lets_the_running_one_end_and_tells_the_queued_one_that_it_stops() {
 }
 
 #[test]
-fn the_end_of_the_pool_is_the_end_of_what_waits_for_its_clock() {
+fn pool_end_ends_jobs_that_wait_for_the_clock() {
     let pool = pool(&one_worker());
     let (block, work) = block();
     let kept = Arc::new(());
@@ -270,7 +270,7 @@ fn the_end_of_the_pool_is_the_end_of_what_waits_for_its_clock() {
 }
 
 #[test]
-fn each_of_many_with_deadlines_as_short_as_they_take_is_answered_once() {
+fn many_short_deadlines_are_each_answered_once() {
     crate::harness::cost::slow("posts thousands of jobs");
     let pool = pool(&PoolLimits { read_workers: 2, ..limits() });
     let (answers, answered) = unbounded();

@@ -21,7 +21,7 @@ fn name_of_worker(pool: &Pool<State>) -> Option<String> {
 }
 
 #[test]
-fn another_takes_the_place_of_a_stuck_worker_which_ends_with_its_job() {
+fn hung_worker_is_replaced_and_ends_with_its_job() {
     let pool = pool(&limits());
     let (undone, wait_undone) = unbounded();
     let block = run_late(&pool, "web-1", || (), move || undone.send(()).unwrap());
@@ -68,7 +68,7 @@ fn a_worker_that_came_back_is_not_written_off() {
 }
 
 #[test]
-fn a_late_answer_is_told_to_who_listens_and_the_end_of_the_pool_too() {
+fn late_answer_and_pool_end_reach_the_listener() {
     let pool = pool(&limits());
     let late = pool.late_answers();
     pool.run(Lane::Control, job("in time"), None, |_| ()).unwrap();
@@ -80,7 +80,7 @@ fn a_late_answer_is_told_to_who_listens_and_the_end_of_the_pool_too() {
 }
 
 #[test]
-fn a_job_that_is_overdue_or_stuck_is_not_begun_again_and_others_are() {
+fn overdue_or_hung_job_is_not_restarted_others_are() {
     let pool = pool(&limits());
     let may = |what: &str| pool.not_overdue(Lane::Control, &what.into());
     let block = run_late(&pool, "web-1", || (), || ());

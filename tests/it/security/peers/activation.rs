@@ -53,7 +53,7 @@ fn python() -> Result<(), Skip> {
 }
 
 #[test]
-fn sockets_of_both_kinds_are_served_in_place_of_the_port_and_left_when_it_ends() {
+fn passed_sockets_replace_the_port_and_outlive_agent() {
     let Some(()) = require("users", python()) else { return };
     let scratch = Scratch::new();
     let socket = scratch.path().join("rpc").display().to_string();
@@ -113,7 +113,7 @@ fn refused(names: &str, kinds: &str) -> String {
 }
 
 #[test]
-fn a_name_that_means_nothing_and_a_socket_that_does_not_listen_end_the_start() {
+fn unknown_name_or_unlistening_socket_ends_the_start() {
     let Some(()) = require("users", python()) else { return };
     let error = refused("rpc:web", "tcp tcp");
     assert!(
@@ -126,7 +126,7 @@ fn a_name_that_means_nothing_and_a_socket_that_does_not_listen_end_the_start() {
 }
 
 #[test]
-fn a_socket_beyond_loopback_needs_a_token_as_an_address_does() {
+fn passed_remote_socket_needs_a_token() {
     let Some(()) = require("users", python()) else { return };
     for (name, needs) in [
         ("rpc", "needs --token-file"),

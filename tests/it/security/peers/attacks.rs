@@ -24,7 +24,7 @@ fn is_made(agent: &Agent, id: &str) -> bool {
 }
 
 #[test]
-fn of_ten_thousand_callers_that_close_at_once_none_is_taken_for_root() {
+fn no_early_closing_caller_is_mistaken_for_root() {
     slow("makes ten thousand calls");
     let Some(_world) = require("users", World::new()) else { return };
     let began = Instant::now();
@@ -40,7 +40,7 @@ fn of_ten_thousand_callers_that_close_at_once_none_is_taken_for_root() {
 }
 
 #[test]
-fn who_takes_over_a_port_does_not_lend_its_name_to_who_had_it() {
+fn reused_port_lends_no_identity_to_its_former_caller() {
     let Some(_world) = require("users", World::new()) else { return };
     let agent = Agent::start(&ON_TEST_DRIVER);
     let (place, pid) = (agent.address().to_string(), agent.pid().to_string());

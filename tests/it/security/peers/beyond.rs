@@ -127,7 +127,7 @@ fn refused(flags: &[&str]) -> String {
 }
 
 #[test]
-fn beyond_loopback_nothing_is_listened_on_without_a_token() {
+fn remote_address_is_refused_without_a_token() {
     for address in ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0"] {
         for flags in [&["--listen", address][..], &["--listen", "127.0.0.1", "--listen", address]] {
             let error = refused(flags);
@@ -161,7 +161,7 @@ fn a_token_that_others_could_know_ends_the_start() {
 }
 
 #[test]
-fn from_beyond_this_host_the_token_is_wanted_and_on_it_the_user_counts() {
+fn remote_callers_need_the_token_and_local_the_user() {
     crate::harness::cost::slow("starts many agents and callers");
     let Some(world) = require("users", World::new()) else { return };
     let Some(neighbour) = require("users", Neighbour::new()) else { return };
@@ -270,7 +270,7 @@ fn loopback_is_closed_to_other_hosts() {
 }
 
 #[test]
-fn images_want_the_token_and_metrics_one_of_their_own_or_none() {
+fn images_need_the_token_and_metrics_have_their_own() {
     let Some(world) = require("users", World::new()) else { return };
     let Some(neighbour) = require("users", Neighbour::new()) else { return };
     let file = written(&world, "token", TOKEN, 0o640);

@@ -190,7 +190,7 @@ fn slow_bodies_cost_others_nothing() {
 }
 
 #[test]
-fn idle_connections_cost_others_nothing_and_are_closed() {
+fn idle_connections_are_closed_and_delay_no_other() {
     withstand("idle", &ATTACKERS[..2], 64, held(128));
 }
 
@@ -205,7 +205,7 @@ fn a_thousand_connects_a_second_cost_others_nothing() {
 }
 
 #[test]
-fn a_thousand_connects_a_second_of_who_may_not_call_cost_others_nothing() {
+fn rejected_connections_do_not_delay_others() {
     withstand("connects", &[NOBODY], 0, renewed());
 }
 
@@ -215,7 +215,7 @@ fn garbage_behind_requests_costs_others_nothing() {
 }
 
 #[test]
-fn as_many_connections_as_the_limits_let_in_and_more_cost_others_nothing() {
+fn connections_beyond_the_limits_do_not_delay_others() {
     let full = held(PLACES);
     // Each of their idle connections gives way to another of the same user.
     let is_replaced = |attack: &Attack| attack.made() > 560;

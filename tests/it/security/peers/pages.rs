@@ -12,7 +12,7 @@ fn post(agent: &Agent, headers: &[(&str, &str)], id: &str) -> (u16, String) {
 }
 
 #[test]
-fn what_a_page_can_send_makes_no_guest_and_is_told_by_what() {
+fn page_request_creates_no_guest_and_names_the_reason() {
     let agent = Agent::on_test_driver();
     let json = ("Content-Type", "application/json");
     for (headers, status, word) in [
@@ -37,7 +37,7 @@ fn what_a_page_can_send_makes_no_guest_and_is_told_by_what() {
 }
 
 #[test]
-fn this_host_goes_by_the_names_that_flags_list_and_on_its_socket_by_any() {
+fn flags_list_host_names_and_the_socket_accepts_any() {
     let scratch = Scratch::new();
     let socket = scratch.path().join("rpc").display().to_string();
     let mut flags = ON_TEST_DRIVER.to_vec();

@@ -24,7 +24,7 @@ fn status(socket: &Path) -> u16 {
 }
 
 #[test]
-fn a_socket_that_a_killed_agent_left_is_replaced_and_goes_with_the_next() {
+fn socket_of_a_killed_agent_is_replaced_and_removed() {
     let scratch = Scratch::new();
     let socket = scratch.path().join("rpc");
     let first = Agent::start(&flags(&socket));

@@ -33,7 +33,7 @@ fn agent_everywhere(world: &World, flags: &[&str]) -> (Agent, Vec<String>) {
 }
 
 #[test]
-fn root_alone_may_call_an_agent_of_root_and_others_are_closed_without_a_byte() {
+fn only_root_may_call_an_agent_of_root() {
     let Some(world) = require("users", World::new()) else { return };
     let began = Instant::now();
     let (agent, places) = agent_everywhere(&world, &[]);
@@ -63,7 +63,7 @@ fn users_that_are_named_may_call_and_no_others() {
 }
 
 #[test]
-fn everybody_may_call_where_a_flag_says_so_which_is_warned_of() {
+fn everybody_may_call_by_a_flag_with_a_warning() {
     let Some(world) = require("users", World::new()) else { return };
     let (agent, places) = agent_everywhere(&world, &["--allow-any-local"]);
     assert!(agent.log().contains("WARN"), "{}", agent.log());
@@ -96,7 +96,7 @@ fn the_agents_own_user_may_call_it() {
 /// Users and groups that only the agent knows: `member` is in `callers` by the list of that group,
 /// `native` by its own group.
 #[test]
-fn members_of_a_named_group_may_call_by_either_way_to_be_one() {
+fn members_of_a_named_group_may_call() {
     let Some(world) = require("users", World::new()) else { return };
     let user = |name: &str, uid: u32, gid: u32| format!("{name}:x:{uid}:{gid}::/:/bin/false\n");
     let users = [
@@ -125,7 +125,7 @@ fn members_of_a_named_group_may_call_by_either_way_to_be_one() {
 
 /// The database of groups is a file that cannot be opened until it is let go.
 #[test]
-fn while_groups_are_asked_for_all_others_are_served_and_who_waits_is_bounded() {
+fn slow_group_lookup_delays_only_bounded_waiters() {
     let Some(world) = require("users", World::new()) else { return };
     let group = world.at("group");
     let users = "root:x:0:0::/:/bin/false\nmember:x:64001:64001::/:/bin/false\n";
@@ -166,7 +166,7 @@ fn while_groups_are_asked_for_all_others_are_served_and_who_waits_is_bounded() {
 }
 
 #[test]
-fn a_call_to_loopback_from_another_address_of_the_host_is_of_its_user() {
+fn call_from_another_host_address_belongs_to_its_user() {
     let Some(world) = require("users", World::new()) else { return };
     let script = "ip link set lo up && ip addr add 192.0.2.7/32 dev lo && exec \"$@\"";
     let mut command = Command::new("unshare");

@@ -11,7 +11,7 @@ fn with_disks(id: &str, disks: &Value) -> Value {
     guest
 }
 
-pub(super) fn a_guest_without_id_or_disks_and_a_disk_of_nothing_are_invalid_arguments(bed: Bed) {
+pub(super) fn missing_id_disks_or_size_is_an_invalid_argument(bed: Bed) {
     let disk = json!([{ "size": 1 }]);
     for method in ["VerifyDisks", "CreateGuestDisks"] {
         for params in [json!(null), json!({}), json!({ "guest": null })] {
@@ -37,7 +37,7 @@ pub(super) fn a_guest_without_id_or_disks_and_a_disk_of_nothing_are_invalid_argu
     bed.agent.end();
 }
 
-pub(super) fn disks_without_an_image_or_space_for_them_are_refused_and_nothing_is_made(bed: Bed) {
+pub(super) fn disks_without_image_or_space_are_refused(bed: Bed) {
     for method in ["VerifyDisks", "CreateGuestDisks"] {
         let unknown = with_disks("g", &json!([{ "size": 1 }, { "image": "none" }]));
         assert_eq!(bed.guest_error(method, &unknown), "not found");
@@ -52,7 +52,7 @@ pub(super) fn disks_without_an_image_or_space_for_them_are_refused_and_nothing_i
     bed.agent.end();
 }
 
-pub(super) fn disks_are_verified_made_once_and_destroyed_with_their_guest(bed: Bed) {
+pub(super) fn disks_are_verified_created_once_and_deleted(bed: Bed) {
     if !bed.import("web", b"boot", 2) {
         return;
     }
@@ -108,7 +108,7 @@ pub(super) fn a_guest_is_cloned_from_an_image_and_its_disk_grown(bed: Bed) {
     bed.agent.end();
 }
 
-pub(super) fn a_volume_that_is_another_is_named_with_what_differs(bed: Bed) {
+pub(super) fn different_volume_is_named_with_its_differences(bed: Bed) {
     bed.ok("CreateVolume", &json!({ "id": "guests/g/disk-1", "size": 2 }));
     let guest = with_disks("g", &json!([{ "size": 1 }, { "size": 1 }]));
     let why = bed.guest_error("CreateGuestDisks", &guest);
@@ -118,7 +118,7 @@ pub(super) fn a_volume_that_is_another_is_named_with_what_differs(bed: Bed) {
     bed.agent.end();
 }
 
-pub(super) fn the_orchestrators_pipelines_make_and_delete_a_guest(bed: Bed) {
+pub(super) fn orchestrator_pipelines_create_and_delete_a_guest(bed: Bed) {
     let asked = with_disks("p", &json!([{ "size": 1 }]));
     let made = bed.guest("CreateGuestDisks", &asked);
     let defined = bed.agent.ok("CreateGuest", &made)["guest"].take();
@@ -143,7 +143,7 @@ pub(super) fn the_arguments_of_the_pipeline_are_heeded(bed: Bed) {
     bed.agent.end();
 }
 
-pub(super) fn disks_of_the_original_image_agent_which_have_no_mark_are_taken_as_they_are(bed: Bed) {
+pub(super) fn unmarked_disks_of_the_original_agent_are_adopted(bed: Bed) {
     let volume = json!({ "id": "guests/old/disk-0", "size": 1 });
     bed.ok("CreateVolume", &volume);
     let guest = with_disks("old", &json!([{ "size": 1 }]));

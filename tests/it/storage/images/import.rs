@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-pub(super) fn a_raw_and_a_qcow2_disk_become_images_with_the_same_content(bed: Bed) {
+pub(super) fn raw_and_qcow2_become_images_of_the_same_content(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
@@ -51,7 +51,7 @@ pub(super) fn a_raw_and_a_qcow2_disk_become_images_with_the_same_content(bed: Be
     bed.agent.end();
 }
 
-pub(super) fn a_file_with_a_name_like_a_place_in_the_network_is_a_file(bed: Bed) {
+pub(super) fn file_named_like_a_url_is_a_file(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
@@ -62,7 +62,7 @@ pub(super) fn a_file_with_a_name_like_a_place_in_the_network_is_a_file(bed: Bed)
     bed.agent.end();
 }
 
-pub(super) fn an_import_that_cannot_be_is_one_line_with_status_1_and_leaves_nothing(bed: Bed) {
+pub(super) fn impossible_import_is_one_line_and_leaves_nothing(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
@@ -291,7 +291,7 @@ pub(super) fn a_qcow2_that_is_swapped_meanwhile_reads_no_secret(bed: Bed) {
     bed.agent.end();
 }
 
-pub(super) fn a_qcow2_that_is_rewritten_meanwhile_reads_no_secret(bed: Bed) {
+pub(super) fn qcow2_rewritten_during_import_reads_no_secret(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }

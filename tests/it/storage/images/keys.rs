@@ -31,7 +31,7 @@ fn call(agent: &Libvirt, method: &str, params: &Value) -> String {
 }
 
 #[test]
-fn what_changes_a_guest_waits_for_its_key_and_nothing_else_does() {
+fn only_guest_changes_wait_for_the_guest_lock() {
     let scratch = Scratch::new();
     let mut config = Config::default();
     config.host.libvirt_uri = "test:///default".to_owned();

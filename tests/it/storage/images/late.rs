@@ -11,7 +11,7 @@ use crate::harness::fault_libraries::faults;
 use crate::harness::support::{Scratch, wait_until};
 
 #[test]
-fn a_volume_or_clone_that_comes_late_is_not_in_the_way_of_the_next() {
+fn late_volume_or_clone_does_not_block_the_next() {
     crate::harness::cost::slow("waits for deadlines of 5 s");
     // A late call takes as long: it has to be begun by then, also on a loaded machine.
     let gates = Scratch::new();

@@ -45,45 +45,45 @@ macro_rules! on_both_stores {
 
 on_both_stores! {
     disks:
-        a_guest_without_id_or_disks_and_a_disk_of_nothing_are_invalid_arguments
-        disks_without_an_image_or_space_for_them_are_refused_and_nothing_is_made
-        disks_are_verified_made_once_and_destroyed_with_their_guest
+        missing_id_disks_or_size_is_an_invalid_argument
+        disks_without_image_or_space_are_refused
+        disks_are_verified_created_once_and_deleted
         a_guest_is_cloned_from_an_image_and_its_disk_grown
-        a_volume_that_is_another_is_named_with_what_differs
-        the_orchestrators_pipelines_make_and_delete_a_guest
+        different_volume_is_named_with_its_differences
+        orchestrator_pipelines_create_and_delete_a_guest
         the_arguments_of_the_pipeline_are_heeded
-        disks_of_the_original_image_agent_which_have_no_mark_are_taken_as_they_are;
+        unmarked_disks_of_the_original_agent_are_adopted;
     import:
-        a_raw_and_a_qcow2_disk_become_images_with_the_same_content
-        a_file_with_a_name_like_a_place_in_the_network_is_a_file
-        an_import_that_cannot_be_is_one_line_with_status_1_and_leaves_nothing
+        raw_and_qcow2_become_images_of_the_same_content
+        file_named_like_a_url_is_a_file
+        impossible_import_is_one_line_and_leaves_nothing
         an_incomplete_qcow2_disk_is_refused
         a_qcow2_that_a_guest_writes_to_is_refused
         a_qcow2_that_is_swapped_meanwhile_reads_no_secret
-        a_qcow2_that_is_rewritten_meanwhile_reads_no_secret
+        qcow2_rewritten_during_import_reads_no_secret
         a_compressed_disk_is_decompressed_or_refused;
     resize:
-        disks_grow_by_device_or_by_volume_and_the_answer_has_the_sizes
+        disks_grow_by_device_or_volume_and_report_sizes
         the_same_guest_is_the_grown_one_from_then_on
         what_cannot_be_is_refused_before_anything_grows
-        a_running_guest_is_told_and_an_error_of_that_is_the_callers;
+        running_guest_is_notified_and_its_error_reported;
     snapshots:
         snapshots_are_taken_found_listed_and_deleted
-        a_snapshot_that_cannot_be_is_refused_in_the_originals_words
-        a_rollback_brings_the_content_back_and_spares_newer_snapshots_unless_told
+        impossible_snapshot_is_refused_in_original_words
+        rollback_spares_newer_snapshots_by_default
         what_a_running_guest_uses_is_not_rolled_back
-        a_snapshot_is_downloaded_as_a_stream_that_becomes_an_image
-        a_download_that_cannot_be_has_the_status_that_says_why;
+        downloaded_snapshot_stream_becomes_an_image
+        impossible_download_has_a_telling_status;
     volumes:
         a_volume_is_made_found_listed_and_deleted
         what_cannot_be_is_refused_in_the_originals_words
         a_dataset_goes_with_all_below_it
-        a_scrape_shows_the_size_of_volumes_and_what_is_in_them
+        scrape_shows_volume_sizes_and_usage
         an_image_is_listed_cloned_and_deleted;
 }
 
 #[test]
-fn each_service_has_its_own_port_and_is_not_found_on_the_other() {
+fn each_service_is_found_only_on_its_own_port() {
     let bed = Bed::on_directory();
     let body = |method: &str| format!(r#"{{"method":"{method}","params":[{{}}],"id":1}}"#);
     for (method, why) in [
@@ -105,7 +105,7 @@ fn each_service_has_its_own_port_and_is_not_found_on_the_other() {
 }
 
 #[test]
-fn the_image_store_is_not_served_unless_it_is_asked_for() {
+fn image_store_is_not_served_by_default() {
     let agent = Agent::on_test_driver();
     assert!(!agent.log().contains("image store"), "{}", agent.log());
     agent.end();

@@ -21,7 +21,7 @@ fn size_mib(bed: &Bed, disk: &str) -> usize {
     bed.size_mib(&format!("guests/r/{disk}"))
 }
 
-pub(super) fn disks_grow_by_device_or_by_volume_and_the_answer_has_the_sizes(bed: Bed) {
+pub(super) fn disks_grow_by_device_or_volume_and_report_sizes(bed: Bed) {
     prepare(&bed);
     let disks = json!([
         { "device": "vdb", "size": 5 },
@@ -78,7 +78,7 @@ pub(super) fn what_cannot_be_is_refused_before_anything_grows(bed: Bed) {
     bed.agent.end();
 }
 
-pub(super) fn a_running_guest_is_told_and_an_error_of_that_is_the_callers(bed: Bed) {
+pub(super) fn running_guest_is_notified_and_its_error_reported(bed: Bed) {
     prepare(&bed);
     bed.agent.ok("Run", &json!({ "id": "r" }));
     let error = bed.agent.error("ResizeDisk", &request(&json!([{ "device": "vda", "size": 3 }])));
@@ -90,7 +90,7 @@ pub(super) fn a_running_guest_is_told_and_an_error_of_that_is_the_callers(bed: B
 }
 
 #[test]
-fn a_real_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way() {
+fn real_guest_sees_disk_grow_and_refuses_rollback() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let bed = Bed::on(&stack.uri(), None);
     a_guest_sees_its_disk_grow_and_is_not_rolled_back_under_way(bed, |words| stack.virsh_ok(words));

@@ -55,7 +55,7 @@ pub(super) fn snapshots_are_taken_found_listed_and_deleted(bed: Bed) {
     bed.agent.end();
 }
 
-pub(super) fn a_snapshot_that_cannot_be_is_refused_in_the_originals_words(bed: Bed) {
+pub(super) fn impossible_snapshot_is_refused_in_original_words(bed: Bed) {
     prepare(&bed);
     snapshot(&bed, "guests/s/disk-0", "a");
     let taken = format!("cannot create {}: it already exists", bed.full("guests/s/disk-0@a"));
@@ -94,7 +94,7 @@ pub(super) fn a_snapshot_that_cannot_be_is_refused_in_the_originals_words(bed: B
     bed.agent.end();
 }
 
-pub(super) fn a_rollback_brings_the_content_back_and_spares_newer_snapshots_unless_told(bed: Bed) {
+pub(super) fn rollback_spares_newer_snapshots_by_default(bed: Bed) {
     prepare(&bed);
     write(&bed, "guests/s/disk-0", b"old");
     snapshot(&bed, "guests/s/disk-0", "a");
@@ -171,7 +171,7 @@ fn unchunked(mut body: &[u8]) -> Vec<u8> {
     }
 }
 
-pub(super) fn a_snapshot_is_downloaded_as_a_stream_that_becomes_an_image(bed: Bed) {
+pub(super) fn downloaded_snapshot_stream_becomes_an_image(bed: Bed) {
     if require("qemu", qemu_img()).is_none() {
         return;
     }
@@ -196,7 +196,7 @@ pub(super) fn a_snapshot_is_downloaded_as_a_stream_that_becomes_an_image(bed: Be
     bed.agent.end();
 }
 
-pub(super) fn a_download_that_cannot_be_has_the_status_that_says_why(bed: Bed) {
+pub(super) fn impossible_download_has_a_telling_status(bed: Bed) {
     prepare(&bed);
     for (body, status, why) in [
         (json!({ "id": "guests/s/disk-0@none" }), 404, "not found\n"),

@@ -62,7 +62,7 @@ pub(super) fn what_cannot_be_is_refused_in_the_originals_words(bed: Bed) {
     bed.agent.end();
 }
 
-pub(super) fn a_scrape_shows_the_size_of_volumes_and_what_is_in_them(bed: Bed) {
+pub(super) fn scrape_shows_volume_sizes_and_usage(bed: Bed) {
     bed.ok("CreateVolume", &json!({ "id": "guests/v/data", "size": 8 }));
     bed.ok("CreateVolume", &json!({ "id": "guests/w/blank", "size": 4 }));
     let data = vec![7; 3 << 20];

@@ -58,7 +58,7 @@ pub(crate) fn what_was_written_just_now_is_not_adopted(bench: &Bench) {
     bench.store.delete_image(&image, soon()).unwrap();
 }
 
-pub(crate) fn another_volume_of_that_name_is_refused_and_says_what_differs(bench: &Bench) {
+pub(crate) fn other_volume_of_that_name_is_refused_with_reason(bench: &Bench) {
     let (guest, image) = (bench.id("web"), bench.id("image"));
     bench.image(&image, "");
     let there = bench.wanted(&guest, 0);
@@ -79,7 +79,7 @@ pub(crate) fn another_volume_of_that_name_is_refused_and_says_what_differs(bench
     bench.store.delete_image(&image, soon()).unwrap();
 }
 
-pub(crate) fn a_clone_has_the_images_content_and_its_size_or_more(bench: &Bench) {
+pub(crate) fn clone_has_the_image_content_and_its_size_or_more(bench: &Bench) {
     let (guest, image) = (bench.id("web"), bench.id("image"));
     let imported = bench.image(&image, "from the image");
     let sizes = [(0, 4), (2, 4), (4, 4), (16, 16)];
@@ -104,7 +104,7 @@ pub(crate) fn a_clone_has_the_images_content_and_its_size_or_more(bench: &Bench)
     bench.store.delete_image(&image, soon()).unwrap();
 }
 
-pub(crate) fn a_plan_changes_nothing_and_an_unknown_image_is_not_found(bench: &Bench) {
+pub(crate) fn plan_changes_nothing_and_unknown_image_is_missing(bench: &Bench) {
     let guest = bench.id("web");
     let plans = bench.store.plan(&[bench.wanted(&guest, 0)], soon()).unwrap();
     assert_eq!((plans[0].size_mib(), &plans[0].found), (8, &None));
@@ -118,7 +118,7 @@ pub(crate) fn a_plan_changes_nothing_and_an_unknown_image_is_not_found(bench: &B
     assert!(bench.is_gone(&guest));
 }
 
-pub(crate) fn what_does_not_fit_is_refused_before_anything_is_made(bench: &Bench) {
+pub(crate) fn oversized_volume_is_refused_before_any_change(bench: &Bench) {
     let guest = bench.id("web");
     let free_mib = bench.store.usage(soon()).unwrap().free_bytes / MIB;
     // Each fits, both do not.
@@ -133,7 +133,7 @@ pub(crate) fn what_does_not_fit_is_refused_before_anything_is_made(bench: &Bench
     bench.clean_up(&guest);
 }
 
-pub(crate) fn a_reservation_counts_and_a_sparse_volume_takes_nothing(bench: &Bench) {
+pub(crate) fn reservation_takes_space_and_sparse_volume_none(bench: &Bench) {
     let guest = bench.id("web");
     // Other tests use the store as well, but not this much.
     let free = || bench.store.usage(soon()).unwrap().free_bytes;
@@ -151,7 +151,7 @@ fn made_by(plans: &[Planned]) -> Vec<Made> {
     plans.iter().filter_map(Planned::to_make).collect()
 }
 
-pub(crate) fn what_was_made_is_taken_back_and_what_was_there_stays(bench: &Bench) {
+pub(crate) fn undo_removes_new_volumes_and_keeps_existing_ones(bench: &Bench) {
     let guest = bench.id("web");
     let wanted = [bench.wanted(&guest, 0), bench.wanted(&guest, 1)];
     let plans = bench.store.plan(&wanted, soon()).unwrap();
@@ -201,7 +201,7 @@ pub(crate) fn a_volume_taken_back_leaves_its_neighbour(bench: &Bench) {
     assert!(bench.is_gone(&guest), "the parent was made with it");
 }
 
-pub(crate) fn a_guests_volumes_go_with_their_snapshots_and_others_stay(bench: &Bench) {
+pub(crate) fn guest_volumes_are_deleted_with_their_snapshots(bench: &Bench) {
     let (guest, other) = (bench.id("web"), bench.id("other"));
     let nothing =
         bench.store.destroy_guest(&guest, Whose::Marked, &InUse::default(), soon()).unwrap();
@@ -234,7 +234,7 @@ pub(crate) fn a_guests_volumes_go_with_their_snapshots_and_others_stay(bench: &B
     assert!(bench.is_gone(&other));
 }
 
-pub(crate) fn an_open_volume_is_left_with_its_snapshots_and_its_user_is_named(bench: &Bench) {
+pub(crate) fn open_volume_stays_with_its_snapshots_and_reader(bench: &Bench) {
     let guest = bench.id("web");
     let open = bench.make(&bench.wanted(&guest, 0));
     bench.make(&bench.wanted(&guest, 1));
@@ -282,7 +282,7 @@ pub(crate) fn a_volume_grows_with_its_content_and_never_shrinks(bench: &Bench) {
     bench.clean_up(&guest);
 }
 
-pub(crate) fn only_below_guests_is_deleted_and_only_what_was_asked_for(bench: &Bench) {
+pub(crate) fn only_requested_datasets_below_guests_are_deleted(bench: &Bench) {
     let (guest, image) = (bench.id("web"), bench.id("image"));
     let image = bench.image(&image, "");
     for outside in [image.volume.clone(), bench.store.pool().guests(), bench.store.pool().images()]

@@ -149,7 +149,7 @@ fn without_the_pool_every_call_says_so() {
 }
 
 #[test]
-fn what_zfs_refuses_for_another_reason_is_told_as_it_says_it() {
+fn other_zfs_refusals_are_reported_verbatim() {
     for text in [
         "cannot open 'tank': I/O error",
         "cannot open 'tank': permission denied",
@@ -189,14 +189,14 @@ fn a_command_that_hangs_is_killed_at_its_deadline() {
 }
 
 #[test]
-fn a_command_that_closes_its_outputs_and_hangs_is_killed_too() {
+fn hung_command_with_closed_outputs_is_killed() {
     let zfs = StandIn::new("exec sleep 1000 >/dev/null 2>&1");
     let late = zfs.store.volumes(None, Instant::now() + SHORT);
     assert!(matches!(late, Err(Error::Late { .. })), "{late:?}");
 }
 
 #[test]
-fn outputs_that_somebody_else_keeps_open_delay_nothing() {
+fn outputs_held_open_by_others_delay_nothing() {
     let zfs = StandIn::new(&format!("{POOL} sleep 1000 & echo $! >$HERE/pid; list_pool; exit 0"));
     let begin = Instant::now();
     assert_eq!(zfs.store.usage(soon()).unwrap().free_bytes, 99_999_999);
@@ -229,7 +229,7 @@ fn garbage_is_told_with_its_first_line() {
 }
 
 #[test]
-fn ten_mebibytes_of_errors_are_read_and_the_first_kept() {
+fn ten_mebibytes_of_errors_are_read_and_truncated() {
     let zfs = StandIn::new(
         "echo first >&2; head -c 10485760 /dev/zero | tr '\\0' x >&2; echo done >$HERE/done; exit 1",
     );

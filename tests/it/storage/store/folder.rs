@@ -60,7 +60,7 @@ fn a_folder_in_the_place_of_a_disk_is_no_volume() {
 }
 
 #[test]
-fn a_file_that_came_after_the_plan_is_not_written_over() {
+fn file_created_after_the_plan_is_not_overwritten() {
     let bench = Bench::on_directory();
     let guest = bench.id("late");
     let wanted = bench.wanted(&guest, 0);
@@ -76,7 +76,7 @@ fn a_file_that_came_after_the_plan_is_not_written_over() {
 }
 
 #[test]
-fn a_file_in_the_place_of_a_guests_folder_stays_and_is_named() {
+fn file_in_place_of_guest_directory_stays() {
     let bench = Bench::on_directory();
     let guest = bench.id("file");
     let folder = path(&bench, &bench.store.pool().guest(&guest).unwrap());
@@ -104,7 +104,7 @@ fn an_undo_keeps_the_properties_of_another_call() {
 }
 
 #[test]
-fn a_copy_that_fails_or_is_late_leaves_nothing_not_even_a_folder() {
+fn failed_or_late_copy_leaves_not_even_a_directory() {
     let bench = Bench::on_directory();
     let (guest, id) = (bench.id("copy"), bench.id("image"));
     let image = bench.image(&id, "the image");
@@ -127,7 +127,7 @@ fn a_copy_that_fails_or_is_late_leaves_nothing_not_even_a_folder() {
 }
 
 #[test]
-fn damaged_properties_are_named_and_nothing_is_destroyed_by_them() {
+fn damaged_properties_are_named_and_destroy_nothing() {
     let bench = Bench::on_directory();
     let guest = bench.id("damaged");
     let volume = bench.make(&bench.wanted(&guest, 0));
@@ -157,7 +157,7 @@ fn damaged_properties_are_named_and_nothing_is_destroyed_by_them() {
 }
 
 #[test]
-fn an_image_or_a_volume_that_is_open_is_neither_deleted_nor_copied() {
+fn open_image_or_volume_is_not_deleted_or_copied() {
     let bench = Bench::on_directory();
     let (guest, id) = (bench.id("open"), bench.id("open-image"));
     let image = bench.image(&id, "the image");
@@ -187,7 +187,7 @@ fn an_image_or_a_volume_that_is_open_is_neither_deleted_nor_copied() {
 }
 
 #[test]
-fn a_store_that_nothing_was_made_in_has_no_images_and_an_empty_file_is_none() {
+fn unused_store_has_no_images_nor_has_an_empty_file() {
     let bench = Bench::on_directory();
     let (pool, root) = (PoolName::parse("tank").unwrap(), bench.scratch.path().join("new"));
     let store = DirectoryStore::new(pool, root, StorageLimits::default());
@@ -201,7 +201,7 @@ fn a_store_that_nothing_was_made_in_has_no_images_and_an_empty_file_is_none() {
 }
 
 #[test]
-fn the_snapshot_of_a_folder_is_not_sent_and_a_rollback_to_it_changes_nothing() {
+fn directory_snapshot_is_not_sent_nor_rolled_back() {
     let bench = Bench::on_directory();
     let guest = bench.id("sent");
     bench.make(&bench.wanted(&guest, 0));

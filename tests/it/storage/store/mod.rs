@@ -43,21 +43,21 @@ on_both_stores! {
         a_blank_volume_has_its_size_its_owner_and_a_device
         the_same_volume_again_is_adopted_with_its_content
         what_was_written_just_now_is_not_adopted
-        another_volume_of_that_name_is_refused_and_says_what_differs
-        a_clone_has_the_images_content_and_its_size_or_more
-        a_plan_changes_nothing_and_an_unknown_image_is_not_found
-        what_does_not_fit_is_refused_before_anything_is_made
-        a_reservation_counts_and_a_sparse_volume_takes_nothing
-        what_was_made_is_taken_back_and_what_was_there_stays
+        other_volume_of_that_name_is_refused_with_reason
+        clone_has_the_image_content_and_its_size_or_more
+        plan_changes_nothing_and_unknown_image_is_missing
+        oversized_volume_is_refused_before_any_change
+        reservation_takes_space_and_sparse_volume_none
+        undo_removes_new_volumes_and_keeps_existing_ones
         a_volume_taken_back_leaves_its_neighbour
-        a_guests_volumes_go_with_their_snapshots_and_others_stay
-        an_open_volume_is_left_with_its_snapshots_and_its_user_is_named
+        guest_volumes_are_deleted_with_their_snapshots
+        open_volume_stays_with_its_snapshots_and_reader
         a_volume_grows_with_its_content_and_never_shrinks
-        only_below_guests_is_deleted_and_only_what_was_asked_for;
+        only_requested_datasets_below_guests_are_deleted;
     snapshots:
-        snapshots_are_taken_listed_and_destroyed_alone_or_below
+        snapshots_are_destroyed_alone_or_recursively
         an_undo_keeps_other_calls_snapshots
-        a_rollback_brings_the_content_back_and_newer_snapshots_only_go_when_told
+        rollback_deletes_newer_snapshots_only_on_request
         an_open_volume_is_not_rolled_back
         a_snapshot_is_sent_as_a_stream;
     images:

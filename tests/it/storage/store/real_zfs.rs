@@ -86,7 +86,7 @@ fn an_image_with_clones_is_not_deleted() {
 }
 
 #[test]
-fn volumes_are_compressed_marked_reserved_and_never_mounted() {
+fn volumes_are_compressed_marked_and_never_mounted() {
     let Some(bench) = Bench::on_zpool() else { return };
     let (guest, id) = (bench.id("web"), bench.id("image"));
     bench.image(&id, "content");
@@ -115,7 +115,7 @@ fn volumes_are_compressed_marked_reserved_and_never_mounted() {
 }
 
 #[test]
-fn a_sent_snapshot_becomes_an_image_and_a_broken_one_leaves_nothing() {
+fn sent_snapshot_becomes_an_image_unless_broken() {
     let Some(bench) = Bench::on_zpool() else { return };
     let (guest, id) = (bench.id("web"), bench.id("image"));
     let made = bench.make(&bench.wanted(&guest, 0));
@@ -230,7 +230,7 @@ fn a_pool_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_disk_costs_one_listing_and_one_command_and_a_delete_as_much() {
+fn disk_and_delete_cost_one_listing_and_one_command() {
     let scratch = Scratch::new();
     let log = scratch.path().join("calls");
     let program = scratch.path().join("zfs");

@@ -27,7 +27,7 @@ pub(crate) fn an_undo_keeps_other_calls_snapshots(bench: &Bench) {
     bench.clean_up(&guest);
 }
 
-pub(crate) fn snapshots_are_taken_listed_and_destroyed_alone_or_below(bench: &Bench) {
+pub(crate) fn snapshots_are_destroyed_alone_or_recursively(bench: &Bench) {
     let (guest, store) = (bench.id("web"), &bench.store);
     let made = [0, 1].map(|index| bench.make(&bench.wanted(&guest, index)));
     let folder = made[0].name.parent().unwrap();
@@ -74,9 +74,7 @@ pub(crate) fn snapshots_are_taken_listed_and_destroyed_alone_or_below(bench: &Be
     bench.clean_up(&guest);
 }
 
-pub(crate) fn a_rollback_brings_the_content_back_and_newer_snapshots_only_go_when_told(
-    bench: &Bench,
-) {
+pub(crate) fn rollback_deletes_newer_snapshots_only_on_request(bench: &Bench) {
     let (guest, store) = (bench.id("web"), &bench.store);
     let made = bench.make(&bench.wanted(&guest, 0));
     write(&made, "first");
