@@ -15,7 +15,7 @@ const NAMES: &str = "tests/gate/lab-short";
 const COMMANDS: [&str; 2] = ["Makefile", "tests/gate/verify.sh"];
 
 /// The paths of all tests of this binary.
-fn all_tests() -> Vec<String> {
+pub(super) fn all_tests() -> Vec<String> {
     let program = env::current_exe().expect("a test has a program");
     let output = Command::new(program).arg("--list").output().expect("it starts");
     let text = String::from_utf8(output.stdout).expect("names are UTF-8");

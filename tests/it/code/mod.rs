@@ -5,4 +5,5 @@ mod english;
 mod gates;
 mod house;
 mod import_cycles;
+mod names;
 mod rust_source;

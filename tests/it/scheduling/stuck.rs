@@ -288,7 +288,7 @@ fn an_agent_that_serves_nobody_ends_with_status_75() {
         let _replaced = hang(&agent, &[Lane::Read]);
         wait_until("both are replaced", SOON, || lane(&agent, Lane::Read).stuck == 2);
         let _hung = hang(&agent, &[Lane::Control, Lane::Read, Lane::Urgent]);
-        thread::sleep(SOON);
+        wait_until("the agent ends this process", SOON, || false);
         return;
     }
     let mut command = Command::new(env::current_exe().expect("it runs"));
