@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_woken_by_an_event_and_by_the_end() {
+    fn waiter_wakes_on_an_event_and_at_the_end() {
         let events = Arc::new(ring(10));
         let after = events.last();
         let waiter = |guest: Option<&'static str>| {
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_says_what_it_is_by_its_name() {
+    fn event_has_its_kind_as_name() {
         let events = ring(10);
         events.note("web-1", What::Lifecycle { state: "started", detail: "booted" });
         events.note("", What::Missed { count: 3 });

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_must_hold_does_for_the_corpora() {
+    fn invariants_hold_for_the_corpora() {
         let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
         for (name, target) in TARGETS {
             let files = fs::read_dir(corpora.join(name)).unwrap();
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_at_all_may_come() {
+    fn arbitrary_input_is_accepted() {
         for (name, target) in TARGETS {
             for byte in [0, b'\n', b'[', b'<', b'a', 0xff] {
                 for length in [0, 1, 2, 3, 40, 20_000] {

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_store_nobody_listens_on_is_warned_of() {
+    fn unreachable_image_store_is_a_warning() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = Config { listen: Vec::new(), image_store: vec![free], ..Config::default() };
         let found = ports(&config);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_nobody_has_are_failures() {
+    fn unknown_user_and_group_names_are_failures() {
         let name = "mistify-nobody-has-this".to_owned();
         let callers = CallerConfig {
             users: vec![name.clone()],

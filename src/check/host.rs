@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_network_with_nat_lacks_is_named() {
+    fn missing_nat_tools_are_named() {
         let nat = Nat::parse("192.168.77.0/24").unwrap();
         for (there, level, seen, remedy) in [
             (&["dnsmasq", "iptables"][..], Level::Ok, "can have 192.168.77.0/24", ""),
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_images_cannot_be_fetched_without_is_warned_of() {
+    fn missing_image_fetch_tools_are_a_warning() {
         let (there, absent) = (Path::new("/"), Path::new("/nonexistent/file"));
         for (curl, socket, needs_socket, level) in [
             (there, there, true, Level::Ok),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_folder_that_others_may_write_is_a_failure() {
+    fn state_directory_writable_by_others_is_a_failure() {
         use std::os::unix::fs::PermissionsExt;
 
         let folder = std::env::temp_dir().join(format!("mistify-check-{}", std::process::id()));

@@ -46,7 +46,7 @@ fn file(name: &str, lines: &str) -> String {
 }
 
 #[test]
-fn without_words_it_is_the_originals_defaults() {
+fn without_arguments_the_original_defaults_apply() {
     let (config, level) = run(&[]);
     assert_eq!(config, Config::default());
     assert_eq!(config.listen, ["127.0.0.1:20001".parse().unwrap()]);
@@ -112,7 +112,7 @@ fn a_fetcher_has_the_image_service_of_all_settings() {
 }
 
 #[test]
-fn unknown_words_are_usage_errors() {
+fn unknown_arguments_are_usage_errors() {
     for words in [
         &["--nope"][..],
         &["word"],
@@ -311,7 +311,7 @@ fn flag_overrides_variable_which_overrides_file() {
 }
 
 #[test]
-fn a_line_that_cannot_be_is_told_with_file_and_number() {
+fn invalid_line_is_reported_with_file_and_number() {
     for (lines, number, why) in [
         ("queue = 1\nqeue = 2", 2, "qeue = 2: unknown option"),
         ("\n\nqueue", 3, "queue: write name = value or # comment"),
@@ -330,13 +330,13 @@ fn a_line_that_cannot_be_is_told_with_file_and_number() {
 }
 
 #[test]
-fn a_value_that_cannot_be_is_told_with_its_variable() {
+fn invalid_value_is_reported_with_its_variable() {
     let error = request(&[], &[("MISTIFY_PORT", "70000")], NO_FILE).unwrap_err();
     assert_eq!(error, value("MISTIFY_PORT=70000: not a number in range"));
 }
 
 #[test]
-fn a_file_that_is_named_has_to_be_there_and_be_small() {
+fn named_file_must_exist_and_be_small() {
     let error = request(&["--config", NO_FILE], &[], NO_FILE).unwrap_err();
     let why = format!("cannot read {NO_FILE}: No such file or directory (os error 2)");
     assert_eq!(error, value(why));
@@ -418,7 +418,7 @@ fn image_store_uses_the_same_hosts_on_its_own_port() {
 }
 
 #[test]
-fn who_may_call_and_the_socket_are_flags() {
+fn permitted_callers_and_the_socket_are_flags() {
     let words = ["--socket-group", "g", "--allow-user", "a", "--allow-user=7", "--allow-group=b"];
     let (config, _) = run(&[&words[..], &["--socket=/run/s", "--allow-any-local"]].concat());
     let socket = SocketConfig { path: "/run/s".into(), group: Some("g".into()) };
@@ -432,7 +432,7 @@ fn who_may_call_and_the_socket_are_flags() {
 }
 
 #[test]
-fn what_callers_beyond_this_host_show_are_flags() {
+fn credentials_of_remote_callers_are_flags() {
     let names = ["--allow-host", "hv1", "--allow-host=hv1.example"];
     let files = ["--token-file=/a", "--metrics-token-file", "/b", "--metrics-open"];
     let callers = run(&[&names[..], &files[..]].concat()).0.callers;
@@ -444,7 +444,7 @@ fn what_callers_beyond_this_host_show_are_flags() {
 }
 
 #[test]
-fn an_import_is_four_words_among_flags() {
+fn import_takes_four_arguments_among_flags() {
     let words = ["-z", "tank", "image", "import", "--sparse", "./a.raw", "web", "-l", "info"];
     let request = request(&words, &[], NO_FILE).unwrap();
     let Request::Do(Command::Import { file, id }, settings) = request else {

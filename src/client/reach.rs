@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn ssh_gets_the_words_behind_the_address() {
+    fn ssh_gets_the_arguments_after_the_address() {
         let words = ["-l", "alice", "uptime"].map(OsString::from);
         let command = command("2001:db8::7".parse().unwrap(), "6a1f-2c7e", &words);
         let given: Vec<_> = command.get_args().map(|it| it.to_str().unwrap()).collect();

@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_of_a_guest_that_is_not_there_are_an_error() {
+    fn metrics_of_a_missing_guest_are_an_error() {
         let metrics = Ask::Metrics("b".to_owned());
         assert_eq!(narrow(&metrics, json!({ "a": {} })).unwrap_err().status(), 1);
         assert_eq!(narrow(&metrics, json!({ "b": { "age": 1 } })), Ok(json!({ "age": 1 })));

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_goes_on_until_nothing_can_come_of_it() {
+    fn wait_continues_until_it_cannot_succeed() {
         const BUSY: &str = r#"{"error":{"code":-32005,"message":"too many calls"}}"#;
         const OFF: &str = r#"{"result":{"guest":{"state":"shutoff"}}}"#;
         const GONE: &str = r#"{"error":{"code":-32001,"message":"Domain not found"}}"#;

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn curl_connects_to_what_was_judged() {
+    fn curl_connects_to_the_checked_address() {
         let url = Url::parse("https://a.example:8443/%2F").unwrap();
         let addresses = ["1.1.1.1", "2620::1"].map(|text| text.parse().unwrap());
         let words = arguments(&url, &addresses, 5, Duration::from_secs(9));
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_or_not_whole_is_an_error() {
+    fn oversized_or_truncated_download_is_an_error() {
         let long = "x".repeat(101);
         let without_end =
             |body: &str| format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}");

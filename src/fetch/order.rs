@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_answered_by_what_went_wrong() {
+    fn failed_order_is_answered_with_its_cause() {
         let error = answered(Ok(None), "https://127.0.0.1/").unwrap_err();
         assert!(error.contains("no public address"), "{error}");
     }
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_waits_for_is_no_error() {
+    fn answer_without_a_reader_is_no_error() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let file = files::nameless(&env::temp_dir()).unwrap();
         rights::send(&ours, &line_of(&order("https://127.0.0.1/")).unwrap(), &file).unwrap();

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_programs_read_in_two_ways_is_refused() {
+    fn ambiguous_url_is_refused() {
         for text in [
             "",
             "a",

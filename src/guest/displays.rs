@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_fixed_port_there_is_nothing_to_change() {
+    fn without_a_fixed_port_nothing_changes() {
         for graphics in [
             "",
             "<graphics type='vnc' port='5901' autoport='yes'/>",

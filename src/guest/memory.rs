@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_value_is_read_back() {
         for (memory, most, block) in [
             (512 * MIB, 1024 * MIB, 0),
             (512 * MIB, 1024 * MIB, BLOCK_KIB),

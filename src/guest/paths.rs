@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_lies_under_a_root_by_components() {
+    fn allowed_path_is_below_a_root_by_components() {
         let host = HostConfig {
             zpool: "tank".into(),
             allow_disk_paths: vec!["/srv/vm/".into()],
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_a_directory_store_is_allowed() {
+    fn path_of_a_directory_store_is_allowed() {
         let store = Store::Directory("/srv/store".into());
         let roots = disk_roots(&HostConfig { store, ..HostConfig::default() });
         assert!(allowed(Path::new("/srv/store/mistify/guests/a/disk-0"), &roots));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_folder_allows_every_absolute_path() {
+    fn root_directory_allows_every_absolute_path() {
         let roots = [PathBuf::from("/")];
         assert!(allowed(Path::new("/etc/shadow"), &roots));
         assert!(!allowed(Path::new("etc/shadow"), &roots));

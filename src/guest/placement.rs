@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_value_is_read_back() {
         let asked = Hardware {
             cpu_pinning: vec!["0".to_owned(), String::new(), "1-2".to_owned()],
             hugepages_kib: 2048,

@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_ppm_of_255_shades_is_refused() {
+    fn only_ppm_of_255_shades_is_accepted() {
         assert!(of_ppm(b"P6\n1 2\n255\nabcdef").is_some());
         for wrong in [
             &b""[..],

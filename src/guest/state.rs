@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_are_told_that_nobody_asked_for() {
+    fn only_unexpected_states_have_a_reason() {
         for (state, reason, told) in [
             (1, 1, ""),
             (3, 1, ""),

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_known_is_told_with_its_flag() {
+    fn unknown_name_is_reported_with_its_flag() {
         let error = |access: Result<Access, AccessError>| access.unwrap_err().to_string();
         let name = "mistify-nobody-has-this-name";
         assert_eq!(

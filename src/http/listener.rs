@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_or_belongs_to_another_stays() {
+    fn foreign_file_at_the_socket_path_stays() {
         let path = path("other");
         fs::write(&path, "mine").unwrap();
         assert!(Listener::bind_unix(&path, None).is_err());

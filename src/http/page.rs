@@ -30,7 +30,7 @@ const PAGE: &str = concat!(
     "</script>\n</body>\n</html>\n",
 );
 
-/// The style and the script are named by their SHA-256; `page::the_policy_names_what_is_there` says
+/// The style and the script are named by their SHA-256; `page::policy_names_the_parts_of_the_page` says
 /// what that is after a change.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-sVUPtvZJ2UjSiDxnyPJm8/4rnwik/mHvNgQMvBJNYKQ='; \

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_tells_the_length_of_the_body_it_leaves_out() {
+    fn head_answer_has_the_length_of_the_omitted_body() {
         let response = Response::from_data("a/b", "hello");
         assert_eq!(
             text(response, Wanted::Head, Persistence::Asked),

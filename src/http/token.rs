@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn invalid_token_is_refused() {
         let cases = [
             (String::new(), "shorter than 22 characters"),
             ("\n".to_owned(), "shorter than 22 characters"),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_of_its_own_is_refused() {
+    fn foreign_token_file_is_refused() {
         let error = |path: &str| Token::read("-t", Path::new(path)).unwrap_err().to_string();
         assert_eq!(error("/dev/null"), "-t /dev/null: not a regular file");
         assert_eq!(error("/"), "-t /: not a regular file");

@@ -282,7 +282,7 @@ fn a_job_that_waits_can_be_cancelled_and_no_other() {
 }
 
 #[test]
-fn pages_go_on_after_the_last_of_the_page_before() {
+fn next_page_starts_after_the_last_job() {
     let jobs = Jobs::in_memory(&JobLimits::default());
     let ids: Vec<String> = ["a", "b", "a", "a"].map(|guest| add(&jobs, guest)).into();
     let of_a = |after: &str, limit| {
@@ -456,7 +456,7 @@ fn valid_sum_with_wrong_content_is_set_aside() {
 }
 
 #[test]
-fn what_cannot_be_set_aside_stays_and_breaks_no_start() {
+fn file_that_cannot_move_aside_prevents_no_start() {
     let home = Home::new();
     let id = add(&home.open(), "a");
     let strange = home.0.join("jobs/strange");
@@ -553,7 +553,7 @@ fn close_refuses_jobs_and_wakes_waiters() {
 }
 
 #[test]
-fn whose_a_job_is_comes_through_a_file() {
+fn caller_of_a_job_survives_its_file() {
     let peers = [None, Some(Peer { uid: 0, pid: None }), Some(Peer { uid: 7, pid: Some(8) })];
     let address = "[::1]:4711".parse().unwrap();
     for origin in [Origin::Socket, Origin::Host(address), Origin::Network(address)] {

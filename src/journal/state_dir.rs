@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_or_relative_decides_nothing() {
+    fn empty_or_relative_variable_is_ignored() {
         let odd = [("STATE_DIRECTORY", ""), ("XDG_STATE_HOME", "x"), ("HOME", "")];
         assert_eq!(chosen(&odd, 0), Some("/var/lib/mistify-libvirt".into()));
         assert_eq!(chosen(&odd, 1000), None);

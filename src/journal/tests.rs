@@ -81,7 +81,7 @@ fn open_guests(journal: &Journal) -> Vec<String> {
 }
 
 #[test]
-fn what_was_noted_is_there_after_the_agent_is_gone() {
+fn noted_steps_survive_the_agent() {
     let home = Home::new();
     let journal = home.open();
     let entry = begin(&journal, "web-1", 3);
@@ -103,7 +103,7 @@ fn what_was_noted_is_there_after_the_agent_is_gone() {
 }
 
 #[test]
-fn settled_is_gone_at_once_and_after_the_agent() {
+fn finished_entry_is_removed_for_good() {
     let home = Home::new();
     let journal = home.open();
     begin(&journal, "web-1", 1).settled().unwrap();
@@ -155,7 +155,7 @@ fn an_intent_that_is_put_back_is_announced_once() {
 }
 
 #[test]
-fn why_it_could_not_be_settled_is_shown_until_it_is() {
+fn failed_recovery_is_shown_until_it_succeeds() {
     let home = Home::new();
     let journal = home.open();
     drop(begin(&journal, "web-1", 1));
@@ -400,7 +400,7 @@ fn steps_and_bytes_of_an_intent_are_bounded() {
 }
 
 #[test]
-fn a_file_that_is_gone_refuses_steps_and_is_settled() {
+fn removed_file_refuses_steps_and_is_finished() {
     let home = Home::new();
     let journal = home.open();
     let mut entry = begin(&journal, "web-1", 0);
@@ -414,7 +414,7 @@ fn a_file_that_is_gone_refuses_steps_and_is_settled() {
 }
 
 #[test]
-fn what_cannot_be_removed_is_open_and_says_why() {
+fn unremovable_entry_stays_open_with_its_reason() {
     let home = Home::new();
     let journal = home.open();
     let entry = begin(&journal, "web-1", 0);
@@ -426,7 +426,7 @@ fn what_cannot_be_removed_is_open_and_says_why() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_is_named() {
+fn unusable_directory_is_named() {
     let home = Home::new();
     fs::write(&home.0, "").unwrap();
     let error = Journal::open(&home.0, scope(), &JournalLimits::default()).unwrap_err();

@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_program_does_not_know_is_called_so() {
+    fn unknown_event_is_named_unknown() {
         assert_eq!(lifecycle_words(2, 0), ("started", "booted"));
         assert_eq!(lifecycle_words(3, 8), ("suspended", "post-copy-error"));
         assert_eq!(lifecycle_words(2, 77), ("started", "unknown"));

@@ -484,7 +484,7 @@ mod tests {
 
     /// A timer that removes a handle and another timer, both of which are due as well.
     #[test]
-    fn a_callback_may_remove_what_is_due_after_it() {
+    fn callback_may_remove_a_later_timer() {
         static LOOP: OnceLock<EventLoop> = OnceLock::new();
         unsafe extern "C" fn remove_the_next(timer: c_int, _data: *mut c_void) {
             LOOP.get().unwrap().remove_timer(timer + 1);

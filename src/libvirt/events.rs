@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_library_below_the_floor_is_refused_in_words() {
+    fn too_old_library_is_refused_with_a_message() {
         assert_eq!(young_enough(8_000_000), Ok(8_000_000));
         let refused = young_enough(7_010_000).unwrap_err();
         assert_eq!(refused.to_string(), "cannot use libvirt 7.10: 8.0 or later is required");

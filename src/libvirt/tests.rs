@@ -66,7 +66,7 @@ fn uri_without_a_driver_is_an_error() {
 }
 
 #[test]
-fn a_domain_goes_through_its_life() {
+fn domain_passes_all_states_of_its_life() {
     let connection = open();
     let domain = define(&connection, "lv-life");
     assert_eq!(domain.state().unwrap().0, 5);
@@ -87,7 +87,7 @@ fn a_domain_goes_through_its_life() {
 }
 
 #[test]
-fn xml_comes_back_in_both_kinds() {
+fn xml_is_returned_in_both_kinds() {
     let connection = open();
     let domain = define(&connection, "lv-xml");
     let inactive = domain.xml(XmlKind::Inactive).unwrap();
@@ -100,7 +100,7 @@ fn xml_comes_back_in_both_kinds() {
 }
 
 #[test]
-fn a_name_that_is_taken_by_another_uuid_is_code_9() {
+fn name_used_by_another_uuid_is_code_9() {
     let connection = open();
     let domain = define(&connection, "lv-taken");
     let xml = "<domain type='test'><name>lv-taken</name><memory>1024</memory>\
@@ -121,7 +121,7 @@ fn undefine_also_works_where_the_driver_refuses_flags() {
 }
 
 #[test]
-fn a_network_goes_through_its_life() {
+fn network_passes_all_states_of_its_life() {
     let connection = open();
     let network = connection.define_network(&network_xml("lv-net")).unwrap();
     assert!(!network.is_active().unwrap());

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_kept_says_what_is_new() {
+    fn open_file_returns_new_content() {
         let mut files = Files::default();
         let mut runs = || -> u64 {
             let run_ns = |text: &str| text.split(' ').next().unwrap().parse().unwrap();
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_is_told_and_not_kept() {
+    fn missing_file_is_reported_and_not_kept_open() {
         let mut child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
         let path = format!("/proc/{}/schedstat", child.id());
         let mut files = Files::default();

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_guests_own_emulator_is_taken() {
+    fn only_the_guests_own_emulator_is_measured() {
         let words = b"/usr/bin/qemu-system-x86_64\0-name\0guest=web-1,debug-threads=on\0-S\0";
         assert!(is_of(words, "web-1"));
         assert!(!is_of(words, "web"));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_block_device_has_no_name() {
+    fn non_block_device_has_no_name() {
         assert_eq!(device_name("/dev/null"), None);
         assert_eq!(device_name("/etc/passwd"), None);
         assert_eq!(device_name("/dev/absent"), None);

@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_observes_is_before_a_guests_words() {
+    fn host_observations_precede_guest_answers() {
         let (agents, events) = with_guest("");
         let own = vec![
             nic("lo", "", &["127.0.0.1", "::1"]),
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_says_takes_bounded_memory() {
+    fn guest_answers_take_bounded_memory() {
         let (agents, events) = with_guest("");
         let many: Vec<String> = (0..=255).map(|it| format!("192.0.2.{it}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn one_event_tells_of_many_changes_of_addresses() {
+    fn many_address_changes_are_one_event() {
         let (agents, events) = with_guest("");
         let first = events.last();
         let tell = |address: &str| {

@@ -165,7 +165,7 @@ mod tests {
     use crate::config::fixed::AGENT_TEXT_CHARS;
 
     #[test]
-    fn a_guests_words_are_short_and_plain() {
+    fn guest_text_is_shortened_and_printable() {
         let words = "\u{1b}[2J\r\n\u{9b}".to_owned() + &"é".repeat(10_000);
         let short = short(&words);
         assert!(short.starts_with("\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}é"), "{short:?}");

@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_an_allowed_folder_is_a_file() {
+    fn file_in_an_allowed_directory_is_a_file() {
         let folder = Folder::new("file");
         let path = folder.0.join("in/disk");
         fs::write(&path, "").unwrap();
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_out_of_the_folder_is_refused() {
+    fn link_out_of_the_directory_is_refused() {
         let folder = Folder::new("link");
         fs::write(folder.0.join("out/secret"), "").unwrap();
         let link = folder.0.join("in/disk");
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_or_a_character_device_is_no_disk() {
+    fn directory_or_character_device_is_no_disk() {
         let host =
             HostConfig { allow_disk_paths: vec![PathBuf::from("/")], ..HostConfig::default() };
         for path in ["/dev/null", "/tmp"] {

@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_domain_may_use_its_own_and_nobodys() {
+    fn unknown_domain_may_use_own_and_unowned_volumes() {
         let unknown = DomainUse {
             name: "a".to_owned(),
             uuid: "u-1".to_owned(),

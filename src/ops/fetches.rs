@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_cancelled_at_once() {
+    fn waiting_fetch_is_cancelled_at_once() {
         let fetches = fetches();
         fetches.request(&id("debian")).unwrap();
         assert!(fetches.cancel(&id("debian")) && !fetches.cancel(&id("debian")));

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_says_is_cut_to_its_bounds() {
+    fn guest_answer_is_cut_to_its_bounds() {
         let mut params = vec![
             text("hostname", &"h".repeat(10_000)),
             ("fs.count".into(), Value::Unsigned(u64::MAX)),

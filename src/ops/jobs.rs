@@ -147,7 +147,7 @@ mod tests {
     use crate::journal::Verb;
 
     #[test]
-    fn a_lost_job_is_told_what_becomes_of_what_it_began() {
+    fn lost_job_names_the_outcome_of_its_change() {
         let scope = Scope::from(&HostConfig::default());
         let journal = Journal::in_memory(scope, &JournalLimits::default());
         let fate = |method: &str, guest: &str| {

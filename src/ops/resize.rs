@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_disk_that_grew_is_told() {
+    fn only_a_raw_disk_on_the_volume_is_notified() {
         let mut domain = domain(&[("vda", "guests/a/disk-0"), ("vdb", "guests/a/disk-1")]);
         domain.devices.disks.iter_mut().for_each(|disk| disk.driver.kind = RAW.to_owned());
         let volume = volume("guests/a/disk-1");

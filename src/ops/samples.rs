@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_has_the_age_of_its_tier() {
+    fn substitute_value_has_the_age_of_its_tier() {
         let view = view();
         let guest = view.guest("a").unwrap();
         let (answer, age) = cpu(&view, &guest, &asked(&[], &[])).unwrap();

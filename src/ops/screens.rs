@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_log_goes_on_in_the_file_before() {
+    fn end_of_a_log_continues_in_the_previous_file() {
         let log = env::temp_dir().join(format!("mistify-console-{}", process::id()));
         let (log, before) = (log.display().to_string(), format!("{}.0", log.display()));
         assert_eq!(tail(&log).unwrap(), b"", "not started yet");

@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_comes_late_still_asks_first() {
+    fn late_call_still_asks_first() {
         let now = Instant::now();
         let mut late = schedule(Some(600), Some(60), now);
         let at = now + Duration::from_secs(300);

@@ -104,12 +104,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_the_variables_nothing_is_taken() {
+    fn without_the_variables_no_socket_is_used() {
         assert!(take().unwrap().is_empty());
     }
 
     #[test]
-    fn what_does_not_listen_is_told_from_what_does() {
+    fn listening_sockets_are_distinguished() {
         let listener = OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
         assert_eq!(option(&listener, libc::SO_ACCEPTCONN).unwrap(), 1);
         assert_eq!(option(&listener, libc::SO_DOMAIN).unwrap(), libc::AF_INET);

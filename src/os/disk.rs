@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_volume_has_no_name() {
+    fn non_volume_has_no_name() {
         let null = File::open("/dev/null").unwrap();
         assert!(zvol_name(&null).is_err());
     }

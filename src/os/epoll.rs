@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_under_way_is_for_what_others_add_too() {
+    fn running_wait_includes_files_added_meanwhile() {
         let (left, _right) = UnixStream::pair().unwrap();
         let set = Epoll::new().unwrap();
         thread::scope(|scope| {

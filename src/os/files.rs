@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_can_name_a_nameless_file() {
+    fn nameless_file_cannot_be_opened_by_name() {
         let (folder, file) = (env::temp_dir(), nameless(&env::temp_dir()).unwrap());
         let to = folder.join(format!("mistify-nameless-{}", process::id()));
         let [from, to_name] =

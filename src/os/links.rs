@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_told_apart_from_names_of_none() {
+    fn devices_are_distinguished_from_other_names() {
         assert!(exists("lo"));
         for name in ["", "nosuch0", "lo\0", "a name that is longer than one can be"] {
             assert!(!exists(name), "{name:?}");

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_socket_nobody_is_told() {
+    fn without_a_socket_no_notification_is_sent() {
         assert!(notify(&[]).unwrap().is_none());
         assert!(notify(&[("NOTIFY_SOCKET", "relative")]).is_err());
     }

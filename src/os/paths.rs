@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_and_doubled_slashes_go() {
+    fn dots_and_doubled_slashes_are_removed() {
         assert_eq!(normal("/a/./b//c/../d/").as_deref(), Some("/a/b/d"));
         assert_eq!(normal("/../../a").as_deref(), Some("/a"));
         assert_eq!(normal("/a/..").as_deref(), Some("/"));

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peer_of_a_unix_socket_is_who_made_it() {
+    fn peer_of_a_unix_socket_is_its_creator() {
         let (one, _other) = UnixStream::pair().unwrap();
         let expected = Peer { uid: process::user(), pid: Some(std::process::id()) };
         assert_eq!(Peer::of_unix(&one).unwrap(), expected);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_is_written_with_what_is_known_of_it() {
+    fn caller_is_written_with_its_known_identity() {
         let peer = Peer { uid: 0, pid: Some(7) };
         let caller = Caller { origin: Origin::Socket, peer: Some(peer) };
         assert_eq!(caller.to_string(), "the socket uid=0 pid=7");

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_state_tells_half_a_close_from_a_whole_one() {
+    fn peer_state_distinguishes_half_and_full_close() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let pair = || {
             let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

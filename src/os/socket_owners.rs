@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_is_found_on_its_address_and_on_all() {
+    fn listener_is_found_on_its_and_on_all_addresses() {
         for (listen, asked) in
             [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1"), ("[::1]:0", "[::1]")]
         {

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_known_has_no_number_name_or_group() {
+    fn unknown_user_has_no_number_name_or_group() {
         for name in ["mistify-nobody-has-this-name", "-1", "", "a\0b"] {
             assert_eq!(user_id(name).unwrap(), None, "{name}");
             assert_eq!(group_id(name).unwrap(), None, "{name}");

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn permits_go_to_those_that_wait_in_turn() {
+    fn permits_are_granted_in_order_of_arrival() {
         let mut calls = calls();
         let of = |user, guest| share(Ration::Change, user, guest);
         for guest in ["a", "a", "b"] {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_comes_now_waits_behind_others() {
+    fn new_call_waits_behind_others() {
         let mut calls = calls();
         let of = |guest| share(Ration::Change, 1, guest);
         for guest in ["a", "b", "c"] {

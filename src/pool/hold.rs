@@ -232,7 +232,7 @@ mod tests {
     const FAR: Duration = Duration::from_secs(120);
 
     #[test]
-    fn a_key_is_not_had_after_the_deadline() {
+    fn guest_lock_is_not_acquired_after_the_deadline() {
         let gate = Arc::new(Gate::default());
         let callers = || {
             let seen = gate.snapshot(Waits { waiting: 0, refused: 0, late: 0 });

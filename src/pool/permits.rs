@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_that_is_dropped_goes_to_the_next() {
+    fn dropped_permit_is_granted_to_the_next() {
         let permits = permits(8);
         let first = permits.permit(&share("a")).unwrap();
         assert!(permits.permit(&share("b")).is_none());
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn permits_that_nobody_uses_are_handed_on_without_end() {
+    fn unused_permits_are_passed_on_without_end() {
         let permits = permits(50_000);
         let first = permits.permit(&share("a")).unwrap();
         let (give, given) = bounded(50_000);
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_who_gets_a_permit_costs_that_call_alone() {
+    fn panic_of_a_permit_holder_fails_only_its_call() {
         let permits = permits(8);
         let first = permits.permit(&share("a")).unwrap();
         permits.permit_later(share("b"), Instant::now() + FAR, Box::new(|_| panic!("on purpose")));
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_lets_go_on_what_will_end_in_time() {
+    fn stop_continues_calls_that_end_in_time() {
         let permits = permits(2);
         let first = permits.permit(&share("a")).unwrap();
         let waiting = [wait(&permits, "b", FAR), wait(&permits, "c", 2 * FAR)];
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_turns_away_what_waits() {
+    fn stop_refuses_waiting_calls() {
         let permits = permits(1);
         let first = permits.permit(&share("a")).unwrap();
         let waiting = wait(&permits, "b", FAR);

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_names_what_is_full_and_what_blocks_it() {
+    fn busy_names_the_full_lane_and_its_blocker() {
         let full = Full::Queue(Lane::Control);
         assert_eq!(
             texts(pool::Error::Busy { full, limit: 64, running: running() }),

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn first_bytes_are_taken_or_refused() {
+    fn first_bytes_are_accepted_or_refused() {
         let format = |start: &[u8]| Format::from_start(start, 7);
         assert_eq!(format(b""), Ok(Format::Raw { size_bytes: 7 }));
         assert_eq!(format(&[0; 512]), Ok(Format::Raw { size_bytes: 7 }));

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn invalid_name_is_refused() {
         for text in ["", "/", "a/", "/a", "a//b", ".", "a/..", "../a", "-r", "a/-r", "a@b", "a#b"] {
             assert!(pool().dataset(text).is_err(), "{text:?}");
         }
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn below_goes_by_components() {
+    fn below_compares_path_components() {
         let dataset = |text: &str| pool().dataset(text).unwrap();
         assert!(dataset("guests/a/b").is_below(&dataset("guests/a")));
         assert!(!dataset("guests/ab").is_below(&dataset("guests/a")));
@@ -419,7 +419,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_accepted_is_kept_as_it_was_written(text in texts()) {
+        fn accepted_name_is_kept_as_written(text in texts()) {
             if let Ok(dataset) = pool().dataset(&text) {
                 prop_assert_eq!(dataset.relative(), &text);
                 prop_assert_eq!(pool().full_dataset(dataset.as_str()).unwrap(), dataset);

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_adopts_what_it_names_or_has_made() {
+    fn domain_adopts_volumes_it_names_or_created() {
         let (own, other, call) = (Maker::domain("u-1"), Maker::domain("u-2"), Maker::call());
         let device = PathBuf::from("/absent/disk-0");
         let adopted = |maker: Option<&Maker>, is_written, named: &[&str]| {
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_of_a_guest_is_told_by_its_name() {
+    fn guest_disk_is_recognized_by_its_name() {
         let guest = PoolName::parse("tank").unwrap().dataset("guests/a").unwrap();
         for name in ["tank/guests/a/disk-0", "tank/guests/a/disk-12", "tank/guests/a/seed"] {
             assert!(is_disk_of(name, &guest), "{name}");
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_below_guests_is_destroyed() {
+    fn only_datasets_below_guests_are_destroyed() {
         let pool = PoolName::parse("tank").unwrap();
         let dataset = |text: &str| pool.dataset(text).unwrap();
         assert!(below_guests(&dataset("guests/a"), &pool).is_ok());

@@ -499,7 +499,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_caller_keeps_is_kept_by_any_path() {
+    fn volume_in_use_is_kept_by_any_path() {
         let folder = std::env::temp_dir().join(format!("mistify-kept-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let (device, link) = (folder.join("zd0"), folder.join("disk-0"));

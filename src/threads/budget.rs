@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn budget_gives_what_is_free_and_no_more() {
+    fn budget_grants_only_free_bytes() {
         let budget = ByteBudget::new(10);
         let first = budget.try_reserve(7).unwrap();
         assert!(budget.try_reserve(4).is_none());

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_to_fall_asleep_takes_what_comes_next() {
+    fn last_sleeper_takes_the_next_item() {
         let takers = Takers::new(8, 3);
         takers.wait_until_all_sleep();
         let last = takers.queue.state.lock().sleeping[2].id();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_be_taken_keeps_its_place() {
+    fn blocked_item_keeps_its_place() {
         let queue = Queue::new(4);
         for item in 1..=4 {
             drop(queue.put(item).unwrap());
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn who_passed_something_over_takes_it_when_woken() {
+    fn skipped_item_is_taken_on_the_next_wake() {
         let (queue, may) = (Queue::new(1), AtomicBool::new(false));
         thread::scope(|scope| {
             let taker = scope.spawn(|| queue.next_where(|_| may.load(Ordering::Relaxed)));

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_full_of_bytes_drops_what_does_not_fit() {
+    fn full_queue_drops_lines_that_do_not_fit() {
         let bed = Bed::new(Bounds { bytes: 10, ..MANY });
         bed.hang();
         ["12345", "1", "", "2"].into_iter().for_each(|line| bed.push(line));
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_writer_writes_what_is_queued() {
+    fn dropped_writer_writes_queued_lines() {
         let Bed { writer, begun, go, written } = Bed::new(MANY);
         ["a", "b"].into_iter().for_each(|line| writer.push(line.to_owned(), 1));
         drop((writer, go));

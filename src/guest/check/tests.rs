@@ -101,7 +101,7 @@ fn only_create_guest_requires_distinct_macs() {
 }
 
 #[test]
-fn every_text_is_checked_for_what_xml_cannot_carry() {
+fn every_text_is_checked_for_invalid_xml_characters() {
     let bad = || "a\u{1}".to_owned();
     assert_eq!(
         refusal(|g| g.nics[1].name = bad()),

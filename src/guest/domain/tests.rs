@@ -47,7 +47,7 @@ fn a_new_guest_is_defined_with_the_golden_xml() {
 }
 
 #[test]
-fn libvirt_gives_back_what_was_defined() {
+fn libvirt_returns_the_definition() {
     for (defined, dumped) in [
         (full(), include_str!("../../../tests/golden/domain-full.dump.xml")),
         (least(), include_str!("../../../tests/golden/domain-least.dump.xml")),
@@ -122,7 +122,7 @@ fn display_uses_a_socket_or_a_given_or_automatic_port() {
 }
 
 #[test]
-fn a_filter_is_told_what_is_known_of_the_nic() {
+fn filter_gets_the_known_parameters_of_the_nic() {
     let host = HostConfig { nwfilter: Some("clean".into()), ..HostConfig::default() };
     let mut guest = full_guest();
     guest.nics[0].address = "10.0.0.2/24".into();

@@ -62,7 +62,7 @@ fn a_request_overrides_the_configured_profile() {
 }
 
 #[test]
-fn modern_fills_in_what_is_open() {
+fn modern_profile_fills_omitted_members() {
     let made = filled(|_| {}, &place());
     let words = [&made.machine, &made.cpu_model, &made.firmware, &made.clock, &made.on_crash];
     assert_eq!(words, ["q35", "host-model", "bios", "utc", "stop"]);

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_tells_where_the_seed_is() {
+    fn fingerprint_tells_the_medium_of_the_seed() {
         for (fingerprint, on_disk) in [
             ("", false),
             ("hmac-sha256:00", true),

@@ -57,7 +57,7 @@ fn whole_documents_are_on_the_disk_as_they_were_sent() {
 }
 
 #[test]
-fn what_is_left_open_is_made_of_the_guest() {
+fn omitted_members_are_derived_from_the_guest() {
     let files = files(&CloudInit::default(), &guest());
     let json = |index: usize| serde_json::from_str::<Value>(&files[index].1).unwrap();
     assert_eq!(json(0), json!({ "instance-id": "uuid-1", "local-hostname": "web-1" }));
@@ -110,7 +110,7 @@ fn the_short_form_is_the_images_user_or_a_named_one() {
 }
 
 #[test]
-fn no_debug_text_has_what_a_seed_says() {
+fn debug_text_omits_the_content_of_a_seed() {
     let cloud_init = CloudInit { user_data: "hunter2".to_owned(), ..CloudInit::default() };
     let guest = Guest { cloud_init: Some(cloud_init), ..Guest::default() };
     let debug = format!("{guest:?}");
@@ -120,7 +120,7 @@ fn no_debug_text_has_what_a_seed_says() {
 }
 
 #[test]
-fn what_cannot_be_is_named_without_its_text() {
+fn invalid_member_is_named_without_its_text() {
     let faults = |cloud_init: CloudInit| {
         let found = cloud_init.faults();
         found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")

@@ -42,7 +42,7 @@ fn after(members: &str) -> Element {
 }
 
 #[test]
-fn what_is_not_asked_for_stays_as_it_is() {
+fn unrequested_members_are_unchanged() {
     assert_eq!(after(r#""memory": 1"#), read(ORIGINAL));
 }
 
@@ -91,14 +91,14 @@ fn another_machine_has_new_places_for_all_devices() {
 }
 
 #[test]
-fn what_a_guest_has_already_stays_as_it_is() {
+fn existing_members_of_the_guest_are_unchanged() {
     let original = read(ORIGINAL);
     let same = r#""cpu_model": "qemu64", "clock": "utc", "guest_agent": true, "firmware": "bios""#;
     assert_eq!(after(same), original);
 }
 
 #[test]
-fn devices_come_once_and_go() {
+fn devices_are_attached_once_and_detached() {
     let domain =
         after(r#""tpm": true, "watchdog": "reset", "on_crash": "restart", "guest_agent": false"#);
     let hardware = read_hardware(&domain).unwrap();

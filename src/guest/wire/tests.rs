@@ -19,7 +19,7 @@ fn a_guest_of_nothing_is_its_id() {
 }
 
 #[test]
-fn members_come_out_in_the_order_of_the_contract() {
+fn members_are_written_in_contract_order() {
     let full = concat!(
         r#"{"id":"i","type":"t","image":"m","nics":[{"name":"n","network":"b","model":"v","#,
         r#""mac":"x","address":"a","netmask":"k","gateway":"g","device":"d","vlans":[1,2]}],"#,
@@ -94,7 +94,7 @@ fn integers_reject_fraction_exponent_and_overflow() {
 }
 
 #[test]
-fn an_error_names_the_member_and_what_was_expected() {
+fn error_names_the_member_and_the_expectation() {
     let text = refusal(r#"{"guest":{"memory":"512"}}"#);
     assert!(
         text.starts_with(r#"guest: memory: invalid type: string "512", expected u64"#),

@@ -100,7 +100,7 @@ pub(in crate::guest) fn xml_text() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_again(value in xml_text(), text in xml_text()) {
+    fn written_text_is_read_back(value in xml_text(), text in xml_text()) {
         let child = Element::new("b").with("k", &value).holding(&text);
         let a = Element::new("a").containing([child]);
         prop_assert_eq!(read(&a.to_xml()), Ok(a));

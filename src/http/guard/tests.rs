@@ -210,7 +210,7 @@ fn remote_callers_need_a_token_unless_all_may_call() {
 }
 
 #[test]
-fn a_name_of_a_host_is_a_word_without_a_port() {
+fn host_name_has_no_port_scheme_or_address() {
     for name in ["hv1.example", "hv1", "a_b"] {
         assert!(is_host_name(name), "{name}");
     }

@@ -122,7 +122,7 @@ fn body_at_the_limit_passes_and_one_byte_more_fails() {
 }
 
 #[test]
-fn what_could_be_framed_in_two_ways_is_refused() {
+fn ambiguous_framing_is_refused() {
     let both = post("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n");
     assert_eq!(refused(both), 400);
     for (codings, status) in [
@@ -399,7 +399,7 @@ proptest! {
     }
 
     #[test]
-    fn a_body_comes_out_as_it_was_chunked_in(
+    fn chunked_body_is_decoded(
         chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..9), 0..8),
     ) {
         let mut bytes = chunked("").into_bytes();

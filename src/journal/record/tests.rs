@@ -168,7 +168,7 @@ fn a_step_that_is_not_known_is_not_passed_over() {
 }
 
 #[test]
-fn more_steps_than_there_may_be_are_refused() {
+fn too_many_steps_are_refused() {
     let limits = JournalLimits { steps: 4, ..JournalLimits::default() };
     let (lines, _) = written("web-1", &sample());
     let read = |lines: &[Vec<u8>]| Record::read(&lines.concat(), &scope(), &limits);
@@ -194,7 +194,7 @@ fn truncated_file_yields_complete_steps_or_nothing() {
 }
 
 #[test]
-fn no_changed_byte_says_what_was_not_written() {
+fn changed_byte_never_yields_an_unwritten_record() {
     crate::cost::slow("changes each byte of a record");
     let (lines, record) = written("web-1", &sample());
     let content = lines.concat();
@@ -212,7 +212,7 @@ fn no_changed_byte_says_what_was_not_written() {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_again(guest in any::<String>(), steps in steps()) {
+    fn written_text_is_read_back(guest in any::<String>(), steps in steps()) {
         let (lines, record) = written(&guest, &steps);
         let content = lines.concat();
         prop_assert_eq!(u64::try_from(content.len()).unwrap(), record.tail.bytes);

@@ -25,7 +25,7 @@ fn is_set_aside(what: &str, put: impl FnOnce(&Path)) {
 }
 
 #[test]
-fn what_cannot_be_followed_is_set_aside() {
+fn unfollowable_entry_is_set_aside() {
     is_set_aside("empty", |path| fs::write(path, "").unwrap());
     is_set_aside("no intent", |path| fs::write(path, "hello\n").unwrap());
     is_set_aside("a torn header", |path| {
@@ -44,7 +44,7 @@ fn what_cannot_be_followed_is_set_aside() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_set_aside_unopened() {
+fn irregular_file_is_set_aside_unopened() {
     is_set_aside("a link to an intent", |path| {
         let elsewhere = path.ancestors().nth(2).unwrap().join("elsewhere");
         fs::rename(path, &elsewhere).unwrap();

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn disks_keep_their_volumes_when_one_before_them_goes() {
+    fn disks_keep_volumes_when_an_earlier_one_is_removed() {
         let mut metadata = kept(&[("vda", 0), ("vdb", 1), ("vdc", 2)]);
         remove(&mut metadata, &named("vdb"));
         let meant = |metadata: &Metadata| {

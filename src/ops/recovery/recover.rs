@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_a_leftover_at_last() {
+    fn refused_undo_becomes_a_leftover() {
         let refused = |verb| {
             let error = Error::Left(vec!["volume tank/guests/a/disk-0 is in use".to_owned()]);
             Failure::Left(error, safe_steps(&intent(verb)))

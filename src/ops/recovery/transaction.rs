@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_decides_what_the_journal_keeps() {
+    fn outcome_decides_whether_the_intent_stays() {
         let agent = agent();
         run(&agent, SOON, || Ok(())).unwrap();
         assert_eq!(open(&agent), None);
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_comes_too_late_keeps_its_intent() {
+    fn late_result_keeps_its_intent() {
         let agent = agent();
         let (ends, ended) = crossbeam_channel::bounded::<()>(0);
         let work = move || {

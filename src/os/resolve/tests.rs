@@ -48,7 +48,7 @@ impl Drop for Folder {
 }
 
 #[test]
-fn links_are_followed_and_the_last_is_told() {
+fn links_are_followed_and_the_last_is_reported() {
     let folder = Folder::new();
     symlink("in", folder.at("folder")).unwrap();
     symlink(folder.at("folder/disk"), folder.at("disk")).unwrap();
@@ -66,7 +66,7 @@ fn links_are_followed_and_the_last_is_told() {
 }
 
 #[test]
-fn the_folder_above_is_that_of_where_a_link_leads() {
+fn parent_directory_is_that_of_the_link_target() {
     let folder = Folder::new();
     fs::create_dir(folder.at("other")).unwrap();
     symlink(folder.at("in"), folder.at("other/link")).unwrap();
@@ -75,7 +75,7 @@ fn the_folder_above_is_that_of_where_a_link_leads() {
 }
 
 #[test]
-fn what_is_not_there_is_told_with_its_place() {
+fn missing_path_is_reported_with_its_place() {
     let folder = Folder::new();
     symlink("in/absent", folder.at("link")).unwrap();
     for (name, real) in [
@@ -92,7 +92,7 @@ fn what_is_not_there_is_told_with_its_place() {
 }
 
 #[test]
-fn a_folder_that_others_may_write_to_is_exposed() {
+fn directory_writable_by_others_is_exposed() {
     let folder = Folder::new();
     for (mode, by) in [(0o777, "all users"), (0o757, "all users"), (0o775, "group ")] {
         folder.make_mode("in", mode);

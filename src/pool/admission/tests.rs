@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn a_key_goes_on_in_order_of_arrival() {
+fn guest_lock_passes_on_in_order_of_arrival() {
     let mut admission = Admission::default();
     let tickets = [(); 3].map(|()| admission.acquire("a").unwrap());
     assert_eq!(admission.place("a", tickets[0]), Place::Holder);
@@ -32,7 +32,7 @@ fn one_key_does_not_block_another() {
 }
 
 #[test]
-fn who_gives_up_is_passed_over() {
+fn waiter_that_gave_up_is_skipped() {
     let mut admission = Admission::default();
     let [_, second, third] = [(); 3].map(|()| admission.acquire("a").unwrap());
     admission.give_up("a", second);

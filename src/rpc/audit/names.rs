@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_fails_names_nobody() {
+    fn failing_user_database_yields_no_name() {
         let mut names = Names::start(&limits(), |_| Err(io::Error::other("away"))).unwrap();
         assert_eq!(names.name(7), None);
         assert!(names.asked.is_none(), "it has answered");

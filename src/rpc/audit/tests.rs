@@ -59,7 +59,7 @@ fn begin(audit: &Arc<Audit>, caller: &Caller, guest: &str) -> Call {
 }
 
 #[test]
-fn a_line_says_who_what_and_how_it_went() {
+fn line_has_the_caller_method_and_outcome() {
     let log = Log::new();
     let audit = log.open().unwrap();
     begin(&audit, &root(), "web-1").end(&Outcome::Ok);
@@ -136,7 +136,7 @@ fn new_file_is_private_existing_one_is_unchanged() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused() {
+fn irregular_file_is_refused() {
     let log = Log::new();
     symlink("/dev/null", &log.0).unwrap();
     assert!(log.open().is_err(), "a link");
@@ -222,7 +222,7 @@ fn a_file_that_fails_counts_each_record_as_lost() {
 }
 
 #[test]
-fn a_reopen_comes_after_the_records_before_it() {
+fn reopen_follows_the_earlier_records() {
     let log = Log::new();
     let audit = log.open().unwrap();
     let old = Log::new();

@@ -103,7 +103,7 @@ fn method_names_are_quoted_as_in_go() {
 }
 
 #[test]
-fn refusals_name_the_member_and_what_was_expected() {
+fn refusals_name_the_member_and_the_expectation() {
     let params = |element: &str| {
         refusal(&format!(r#"{{"method":"Libvirt.Status","params":[{element}],"id":1}}"#))
     };
@@ -201,7 +201,7 @@ fn deep_nesting_is_refused_and_takes_no_stack() {
 }
 
 #[test]
-fn the_deepest_nesting_taken_is_10000() {
+fn deepest_accepted_nesting_is_10000() {
     let body = |depth: usize| {
         let inner = "[".repeat(depth - 1) + &"]".repeat(depth - 1);
         format!(r#"{{"method":"Libvirt.Status","params":[],"x":{inner}}}"#)
@@ -269,7 +269,7 @@ proptest! {
     }
 
     #[test]
-    fn every_text_comes_back_as_it_was_sent(image: String, id: String) {
+    fn every_text_is_returned_as_sent(image: String, id: String) {
         let body = serde_json::json!({
             "method": "Libvirt.Status", "id": id,
             "params": [{"guest": {"id": "a", "image": image}}],

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn every_method_has_its_words_and_types() {
+    fn every_method_has_a_description_and_types() {
         let (words, schemas) = (read(METHODS), read(SCHEMAS));
         let mut named = BTreeSet::from(["description".to_owned()]);
         for service in [Service::Libvirt, Service::ImageStore, Service::Job] {

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn datasets_above_allow_what_they_allow_below() {
+    fn parent_datasets_grant_rights_below() {
         let own = "---- Permissions on tank/sub -----\nDescendent permissions:\n\tuser nobody send\n\
                    Local permissions:\n\tuser nobody hold\n";
         let text = format!("{own}{TEXT}");

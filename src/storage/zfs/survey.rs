@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_below_the_root_is_not_touched() {
+    fn datasets_outside_the_root_are_untouched() {
         let names = ["p/g", "p/gh", "p/other", "q"].map(|name| entry(name, Kind::Volume, 1));
         let survey = Survey::of("p/g", &names, |_| true, |_| None);
         assert_eq!((survey.doomed, survey.foreign), (vec!["p/g".to_owned()], Vec::new()));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_that_goes_too_keeps_nothing() {
+    fn clone_deleted_as_well_keeps_nothing() {
         assert_eq!(survey(vec![snapshot("p/g/a@s", 0, &["p/g/b"])]).doomed, ["p/g/b", "p/g/a"]);
     }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_keeps_its_origin() {
+    fn remaining_clone_keeps_its_origin() {
         let survey =
             survey(vec![snapshot("p/g/a@s", 0, &["p/g/b"]), snapshot("p/g/b@s", 0, &["p/g/c"])]);
         assert_eq!(survey.doomed, [""; 0]);

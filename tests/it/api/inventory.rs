@@ -39,7 +39,7 @@ fn a_list_has_every_guest_with_state_memory_and_cpus() {
 }
 
 #[test]
-fn pages_have_each_guest_once_and_say_where_to_go_on() {
+fn pages_have_each_guest_once_and_a_continuation() {
     let agent = Agent::on_test_driver();
     for id in ["d", "b", "a", "c"] {
         create(&agent, id, 64, "alice");
@@ -84,7 +84,7 @@ fn a_list_can_be_of_a_state_and_of_metadata() {
 }
 
 #[test]
-fn a_list_that_cannot_be_is_refused_in_words() {
+fn invalid_list_is_refused_with_a_message() {
     let agent = Agent::on_test_driver();
     for (params, why) in [
         (json!({ "limit": 1001 }), "invalid argument: limit is 1001; "),

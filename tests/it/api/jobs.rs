@@ -196,7 +196,7 @@ fn every_guest_change_can_be_a_job_with_its_answer() {
 }
 
 #[test]
-fn what_can_be_told_at_once_is_no_job() {
+fn call_answered_at_once_is_no_job() {
     let agent = Agent::on_test_driver();
     let address = agent.address();
     let with = |word: Value, value: Value| {
@@ -323,7 +323,7 @@ fn guest_jobs_are_ordered_bounded_and_cancellable() {
 }
 
 #[test]
-fn jobs_wait_for_their_turn_and_are_not_told_busy() {
+fn jobs_wait_for_their_turn_instead_of_busy() {
     let mut config = InProcess::config();
     config.pool.control_workers = 2;
     config.pool.changes = 2;
@@ -349,7 +349,7 @@ fn jobs_wait_for_their_turn_and_are_not_told_busy() {
 }
 
 #[test]
-fn a_deadline_counts_from_when_the_job_is_begun() {
+fn deadline_counts_from_the_start_of_the_job() {
     crate::harness::cost::slow("waits for deadlines of 6 s");
     let mut config = InProcess::config();
     config.jobs.at_once = 1;

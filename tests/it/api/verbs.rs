@@ -131,7 +131,7 @@ fn the_same_guest_after_a_run_is_still_the_same() {
 }
 
 #[test]
-fn create_again_starts_what_is_off() {
+fn repeated_create_starts_an_off_guest() {
     let agent = agent();
     let guest = guest("created");
     assert_eq!(agent.ok("Create", &guest)["guest"]["state"], "running");
@@ -361,7 +361,7 @@ fn a_linux_bridge_takes_no_vlan_tags() {
 }
 
 #[test]
-fn pprof_is_gone_and_unknown_paths_are_404() {
+fn pprof_and_unknown_paths_are_404() {
     let agent = agent();
     for path in ["/debug/pprof/", "/", "/_mistify_RPC_/", "//_mistify_RPC_", "/healthz/"] {
         let reply = agent.request("GET", path, &[], b"");

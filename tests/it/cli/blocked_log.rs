@@ -123,7 +123,7 @@ fn a_full_stderr_blocks_no_call_and_no_stop() {
 }
 
 #[test]
-fn dropped_log_lines_are_reported_when_there_is_room() {
+fn dropped_log_lines_are_reported_later() {
     let (stderr, mut reader) = full();
     let mut agent = Blocked::start(stderr);
     agent.fill_queue();

@@ -72,7 +72,7 @@ fn a_unit_that_is_not_started_shuts_nothing_down() {
 }
 
 #[test]
-fn what_is_missing_is_a_failure_with_status_1() {
+fn missing_requirement_is_a_failure_with_status_1() {
     let folder = Scratch::new();
     let state = folder.path().join("state");
     fs::write(&state, "").expect("a file can be written");

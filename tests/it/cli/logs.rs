@@ -67,7 +67,7 @@ fn a_start_logs_one_line_at_the_default_level() {
 }
 
 #[test]
-fn a_method_is_told_with_its_guest_as_by_the_original() {
+fn method_is_logged_with_its_guest_as_originally() {
     let agent = agent();
     let methods = ["Restart", "Reboot", "Poweroff", "Shutdown", "Run", "Status", "Delete"];
     for method in methods {
@@ -82,7 +82,7 @@ fn a_method_is_told_with_its_guest_as_by_the_original() {
 }
 
 #[test]
-fn a_request_is_told_with_the_members_of_the_original() {
+fn request_is_logged_with_original_members() {
     let agent = agent();
     let call = |body: &str, agent_name: Option<&str>| {
         let mut headers = vec![("Content-Type", "application/json")];

@@ -196,7 +196,7 @@ fn files_that_are_no_keys_or_data_send_nothing() {
 }
 
 #[test]
-fn a_dry_run_of_options_is_a_plan_in_words() {
+fn dry_run_of_options_is_a_readable_plan() {
     let Some(bed) = Bed::new() else { return };
     let key = bed.file("key.pub");
     let words = [&GUEST[..], &["--ssh-key", &key, "--dry-run", "--run", "--wait", "ssh"]].concat();
@@ -243,7 +243,7 @@ fn create_runs_the_guest_and_waits_within_bounds() {
 }
 
 #[test]
-fn a_wait_ends_when_its_guest_goes_off() {
+fn wait_ends_when_its_guest_stops() {
     let Some(bed) = Bed::new() else { return };
     let words = [&GUEST[..], &["--run", "--wait", "ssh", "--timeout", "100"]].concat();
     let mut waiting = beside(&bed.shell, &words);

@@ -96,7 +96,7 @@ fn without_a_store_guests_without_disks_are_served() {
 }
 
 #[test]
-fn what_cannot_be_is_one_line_with_status_1() {
+fn invalid_configuration_is_one_line_with_status_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port().to_string();
     let cases: [(&[&str], &str); 7] = [
@@ -152,7 +152,7 @@ fn it_listens_on_every_address_that_is_named() {
 }
 
 #[test]
-fn a_signal_finishes_what_runs_and_ends_with_status_0() {
+fn signal_completes_running_calls_and_exits_with_0() {
     for name in ["TERM", "INT"] {
         let agent = Agent::on_test_driver();
         agent.state("test");
@@ -182,7 +182,7 @@ fn a_signal_finishes_what_runs_and_ends_with_status_0() {
 }
 
 #[test]
-fn a_second_signal_does_not_wait_for_what_runs() {
+fn second_signal_does_not_wait_for_running_calls() {
     let agent = Agent::on_test_driver();
     let mut half = agent.connect();
     half.write_all(b"POST /_mistify_RPC_ HTTP/1.1\r\nHost: localhost\r\n").expect("it reads");

@@ -66,7 +66,7 @@ fn any_method_takes_arguments_a_file_or_stdin() {
 }
 
 #[test]
-fn the_status_tells_whose_fault_it_was() {
+fn exit_status_tells_caller_from_agent_errors() {
     let shell = Shell::new();
     for (words, says) in [
         (&["status", "nobody"][..], "1 mistify-libvirt: Domain not found"),
@@ -173,7 +173,7 @@ fn bash_completes_commands_flags_methods_and_guests() {
 }
 
 #[test]
-fn top_in_a_pipe_is_one_look_at_what_guests_do() {
+fn top_in_a_pipe_prints_once() {
     let shell = Shell::new();
     shell.has_metrics();
     let top = shell.ask(&["top"]);

@@ -57,7 +57,7 @@ fn a_ratio_that_is_not_measured_any_more_has_fallen() {
 }
 
 #[test]
-fn what_is_no_run_is_refused() {
+fn file_without_a_benchmark_run_is_refused() {
     let run = run(1.0, 0.05);
     let mut without_value = run.clone();
     without_value["status"]["claims"][0]["value"] = Value::Null;

@@ -80,7 +80,7 @@ fn the_house_is_in_order() {
 }
 
 #[test]
-fn what_points_left_or_aside_is_found() {
+fn forbidden_imports_are_found() {
     for (path, text, named) in [
         ("pool.rs", "use crate::ops::Verb;", "ops"),
         ("pool/lane.rs", "fn f() { crate::rpc::call() }", "rpc"),
@@ -108,7 +108,7 @@ fn other_breaches_are_found() {
 }
 
 #[test]
-fn what_is_allowed_passes() {
+fn allowed_imports_pass() {
     for (path, text) in [
         ("libvirt/domain.rs", "use crate::sys; fn f() { unsafe { sys::virDomainFree() } }"),
         ("libvirt/domain.rs", "use super::events; mod tests { use super::super::stats; }"),
@@ -127,7 +127,7 @@ fn code_words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_test_that_the_documents_name_is_there() {
+fn every_test_in_the_documents_exists() {
     let all: Vec<String> = documents().iter().map(|name| read(name)).collect();
     let mut named = 0;
     // Commands have blanks, and limits are of types.
@@ -148,7 +148,7 @@ fn every_test_that_the_documents_name_is_there() {
 }
 
 #[test]
-fn what_is_fuzzed_is_what_is_shipped() {
+fn fuzzed_packages_are_the_shipped_ones() {
     let packages = |file: &str| -> Vec<String> {
         let text = fs::read_to_string(file).expect("it is there");
         let packages = text.split("[[package]]\n").skip(1);

@@ -368,7 +368,7 @@ fn getting_started_leads_to_a_real_guest() {
 }
 
 #[test]
-fn what_is_too_long_for_a_test_is_run_by_the_gate() {
+fn long_commands_of_documents_run_in_the_gate() {
     let gates = read(".ci/run") + &read("tests/gate/verify.sh");
     let makefile = read("Makefile");
     let walk = shown(&read(GETTING_STARTED));
@@ -409,7 +409,7 @@ fn what_is_too_long_for_a_test_is_run_by_the_gate() {
 }
 
 #[test]
-fn what_is_named_in_a_sentence_is_there() {
+fn commands_and_files_in_sentences_exist() {
     let makefile = read("Makefile");
     let manifest = read("Cargo.toml");
     let mut count = 0;

@@ -30,7 +30,7 @@ fn with_agent(bed: &Bed, id: &str) -> (Value, Console) {
 }
 
 #[test]
-fn a_guest_agent_tells_until_it_is_silent() {
+fn guest_agent_answers_until_it_hangs() {
     let Some(bed) = Bed::new(&[]) else { return };
     let nics = json!([{ "network": "mistify0", "mac": MAC }]);
     let guest = bed.guest("informer", &json!({ "nics": nics }));
@@ -133,7 +133,7 @@ fn behind_s(console: &mut Console) -> u64 {
 }
 
 #[test]
-fn a_guest_that_goes_on_has_the_hosts_time() {
+fn resumed_guest_has_the_host_time() {
     let Some(bed) = Bed::new(&["--log-level", "debug"]) else { return };
     let (guest, mut console) = with_agent(&bed, "late");
     let pause_s = 10;
@@ -159,7 +159,7 @@ fn a_guest_that_goes_on_has_the_hosts_time() {
 }
 
 #[test]
-fn no_call_waits_for_a_clock_that_nobody_sets() {
+fn no_call_waits_for_a_clock_that_is_never_set() {
     let Some(bed) = Bed::alone(&["--log-level", "debug"]) else { return };
     let (guest, mut console) = with_agent(&bed, "timeless");
     console.run("kill -STOP $(pidof qemu-ga)");

@@ -112,7 +112,7 @@ fn a_plain_iso_starts_a_guest_of_the_profile_classic() {
 }
 
 #[test]
-fn media_of_a_guest_that_is_off_come_with_its_start() {
+fn media_of_an_off_guest_are_attached_at_its_start() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let folder = Scratch::new();
     let path = folder.path().to_str().expect("UTF-8").to_owned();

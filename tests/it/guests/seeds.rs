@@ -73,7 +73,7 @@ fn guest(id: &str, cloud_init: &Value) -> Value {
 }
 
 #[test]
-fn a_real_linux_reads_its_seed_and_nobody_else() {
+fn only_the_guest_itself_reads_its_seed() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let bed = Bed::new(&stack.uri());
     let Some(disk) = require("qemu", small_disk(&bed.files)) else { return };
@@ -219,7 +219,7 @@ fn a_renamed_guest_keeps_its_seed_until_its_delete() {
 }
 
 #[test]
-fn set_seed_replaces_what_the_next_boot_finds() {
+fn set_seed_replaces_the_seed_of_the_next_boot() {
     let bed = Bed::new("test:///default");
     let made = guest("again", &json!({ "hostname": "a" }));
     let first = bed.agent.ok("CreateGuest", &made);
@@ -265,7 +265,7 @@ fn set_seed_replaces_what_the_next_boot_finds() {
 }
 
 #[test]
-fn a_seed_comes_by_rpc_too() {
+fn seed_is_also_accepted_by_rpc() {
     let bed = Bed::new("test:///default");
     let params = json!({ "guest": guest("rpc", &json!({ "user_data": SECRET })) });
     let call = |method: &str| {

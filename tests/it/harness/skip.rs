@@ -47,7 +47,7 @@ fn note(need: &str, why: &str) -> io::Result<()> {
 }
 
 #[test]
-fn a_list_names_whole_words_only() {
+fn list_matches_whole_words_only() {
     assert!(names("qemu, ovs", "ovs"));
     assert!(!names("qemu,ovs", "qem"));
     assert!(!names("", "qemu"));

@@ -112,7 +112,7 @@ fn stop_under_load<S: Read + Write>(running: Running, connect: impl Fn() -> io::
 }
 
 #[test]
-fn a_stop_cuts_off_nobody_who_has_connected() {
+fn stop_cuts_off_no_connected_caller() {
     crate::harness::cost::slow("stops a front again and again");
     for _ in 0..40 {
         let service = serve(patient(), echo);

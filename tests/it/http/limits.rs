@@ -27,7 +27,7 @@ fn body_at_the_limit_is_accepted_but_no_byte_more() {
 }
 
 #[test]
-fn who_is_refused_may_finish_sending() {
+fn refused_caller_may_finish_sending() {
     let service = serve(HttpLimits { linger: PATIENCE, ..patient() }, echo);
     let mut client = service.connect();
     let head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n";
@@ -43,7 +43,7 @@ fn who_is_refused_may_finish_sending() {
 }
 
 #[test]
-fn who_is_refused_and_stays_is_closed_after_a_time() {
+fn refused_caller_is_closed_after_a_time() {
     let service = serve(HttpLimits { linger: SHORT, ..patient() }, echo);
     let mut client = service.connect();
     assert_eq!(client.ask("x\r\n\r\n").status, 400);
@@ -86,14 +86,14 @@ fn a_slow_request_is_late_while_others_are_served() {
 }
 
 #[test]
-fn a_body_that_does_not_come_is_late() {
+fn missing_body_is_late() {
     let service = serve(HttpLimits { request: SHORT, ..patient() }, echo);
     let head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n";
     assert_eq!(service.status_of(head), 408);
 }
 
 #[test]
-fn an_idle_connection_is_closed_without_a_word() {
+fn idle_connection_is_closed_silently() {
     let service = serve(HttpLimits { idle: MOMENT, ..patient() }, echo);
     let mut fresh = service.connect();
     let mut used = service.connect();
@@ -119,7 +119,7 @@ fn request_longer_than_the_idle_time_is_answered() {
 }
 
 #[test]
-fn connections_over_the_limit_are_told_so() {
+fn connections_over_the_limit_get_an_answer() {
     let limits = HttpLimits { connections: 256, ..patient() };
     let service = serve(limits, echo);
     let mut kept: Vec<_> = (0..256).map(|_| service.connect()).collect();

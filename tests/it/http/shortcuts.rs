@@ -70,7 +70,7 @@ fn shortcut_answers_any_thread_and_handler_the_rest() {
 }
 
 #[test]
-fn it_is_taken_while_every_handler_is_at_work() {
+fn shortcut_answers_while_every_handler_is_busy() {
     let (service, taken) = serve(HttpLimits { handlers: 1, ..patient() });
     let mut waits = service.connect();
     waits.send(get("/wait"));
@@ -101,7 +101,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn the_front_sends_what_the_socket_does_not_take() {
+fn front_sends_the_rest_of_a_partial_write() {
     let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send(get("/short"));
@@ -112,7 +112,7 @@ fn the_front_sends_what_the_socket_does_not_take() {
 }
 
 #[test]
-fn a_reply_that_nobody_sends_is_500_without_a_word() {
+fn unsent_reply_is_an_empty_500() {
     let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send(get("/short"));
@@ -142,7 +142,7 @@ fn an_answer_that_cannot_be_sent_is_500() {
 }
 
 #[test]
-fn who_left_before_the_answer_costs_nothing() {
+fn disconnected_caller_costs_nothing() {
     let (service, taken) = serve(patient());
     let mut client = service.connect();
     client.send(get("/short"));

@@ -137,7 +137,7 @@ fn zfs_finishing_after_the_deadline_leaves_nothing() {
 }
 
 #[test]
-fn the_first_guests_of_a_pool_may_come_at_once() {
+fn first_guests_of_a_pool_may_be_created_at_once() {
     // Two commands have to meet, which they do not always.
     for _ in 0..3 {
         let Some(pool) = require("lab", Pool::own(256)) else { return };

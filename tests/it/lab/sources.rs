@@ -22,7 +22,7 @@ fn guest(id: &str, source: &Path) -> Value {
 }
 
 #[test]
-fn a_volume_of_the_pool_is_taken_by_its_link() {
+fn volume_of_the_pool_is_accepted_by_its_link() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
     let (folder, agent) = (pool.folder(), pool.agent());
     let device = folder.make_bootable(0, 16);
@@ -33,7 +33,7 @@ fn a_volume_of_the_pool_is_taken_by_its_link() {
 }
 
 #[test]
-fn what_leads_out_of_the_pools_tree_is_refused() {
+fn link_out_of_the_pool_is_refused() {
     let Some(pool) = require("lab", Pool::shared()) else { return };
     let Some(other) = require("lab", Pool::own(64)) else { return };
     let (folder, agent) = (pool.folder(), pool.agent());

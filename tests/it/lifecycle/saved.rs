@@ -49,7 +49,7 @@ impl Bed {
 }
 
 #[test]
-fn what_saved_memory_would_not_fit_is_refused() {
+fn change_incompatible_with_saved_memory_is_refused() {
     let Some(bed) = Bed::new() else { return };
     let refused = |error: &str| error.contains("saved memory") && error.contains("DiscardSaved");
     let guest = json!({ "id": ID });
@@ -91,7 +91,7 @@ fn a_setting_of_a_saved_guest_says_when_it_counts() {
 }
 
 #[test]
-fn metadata_set_while_saved_is_there_after_run() {
+fn metadata_set_while_saved_exists_after_run() {
     let Some(bed) = Bed::new() else { return };
     let guest = json!({ "id": ID });
     let tagged = json!({ "id": ID, "metadata": { "owner": "bob" } });

@@ -55,7 +55,7 @@ fn metadata_is_replaced_and_found_by_afterwards() {
 }
 
 #[test]
-fn autostart_is_what_was_said_last_and_has_to_be_said() {
+fn autostart_is_the_last_value_and_required() {
     let agent = Agent::on_test_driver();
     let guest = made(&agent, "early");
     let set = |autostart: Value| {

@@ -176,7 +176,7 @@ fn check(agent: &Agent, verb: &str, guest: &Value, expected: &Outcome, gone: &dy
 }
 
 #[test]
-fn every_verb_in_every_state_does_what_the_table_says() {
+fn every_verb_in_every_state_follows_the_table() {
     let mut domains = String::new();
     for (code, state) in STATES {
         for verb in VERBS {

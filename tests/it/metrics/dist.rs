@@ -56,7 +56,7 @@ fn every_metric_that_is_shipped_is_exported() {
 }
 
 #[test]
-fn what_an_alert_takes_from_a_rule_is_recorded() {
+fn recorded_rules_exist_for_every_alert() {
     let rules = read(RULES[0]);
     let alerts = read(RULES[1]);
     let words = alerts.split_whitespace().filter(|word| word.starts_with("domain:"));

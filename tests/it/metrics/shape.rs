@@ -201,7 +201,7 @@ fn remote_listener_needs_a_flag_that_permits_readers() {
 }
 
 #[test]
-fn many_who_scrape_at_once_share_a_sample() {
+fn parallel_scrapes_share_a_sample() {
     let began = Instant::now();
     let agent = Agent::start(&["--libvirt-uri", "test:///default", "--metrics-max-age", "60"]);
     std::thread::scope(|scope| {

@@ -69,7 +69,7 @@ fn filter_applies_to_the_nic_with_its_parameters() {
 }
 
 #[test]
-fn what_a_filter_misses_is_an_error_that_names_it() {
+fn missing_filter_parameter_is_a_named_error() {
     let Some(stack) = require("nwfilter", stack_with_filter()) else { return };
     let agent = agent(stack, "mistify-test");
     let mut guest = guest("unfiltered");

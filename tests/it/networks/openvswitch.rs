@@ -40,7 +40,7 @@ fn start() -> Option<(Stack, Agent)> {
 }
 
 #[test]
-fn a_tag_a_trunk_and_no_tag_are_what_the_switch_shows() {
+fn switch_shows_tag_trunk_and_no_tag() {
     let Some((stack, agent)) = start() else { return };
     let asked =
         guest("tags", "mistify0", &[json!([7]), json!([1, 42, 4094]), json!([]), Value::Null]);

@@ -97,7 +97,7 @@ fn no_other_page_reaches_or_frames_it() {
 }
 
 #[test]
-fn the_policy_names_what_is_there() {
+fn policy_names_the_parts_of_the_page() {
     let page = page();
     let text = page.text();
     let policy = page.header("content-security-policy").expect("there is a policy");

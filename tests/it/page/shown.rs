@@ -134,7 +134,7 @@ fn line(id: &str, name: &str) -> String {
 }
 
 #[test]
-fn what_guests_do_is_seen_as_it_happens() {
+fn guest_changes_are_shown_as_they_happen() {
     let Some(bed) = Bed::new() else { return };
     let (agent, browser) = (&bed.agent, &bed.browser);
     browser.shape(DESKTOP, "light");
@@ -371,7 +371,7 @@ fn it_is_readable_in_the_dark_and_on_a_phone() {
 }
 
 #[test]
-fn hidden_it_asks_nothing_and_seen_again_it_goes_on() {
+fn hidden_page_pauses_and_visible_page_resumes() {
     let Some(browser) = require("browser", Browser::start()) else { return };
     let agent = Agent::on_test_driver();
     is_healthy(&agent);
@@ -411,7 +411,7 @@ fn hidden_it_asks_nothing_and_seen_again_it_goes_on() {
 }
 
 #[test]
-fn what_fails_is_told_in_place_and_over_when_it_is() {
+fn failure_is_shown_in_place_until_it_ends() {
     let Some(browser) = require("browser", Browser::start()) else { return };
     let flags = ["--libvirt-uri", "test:///default"];
     let agent = Agent::start(&flags);

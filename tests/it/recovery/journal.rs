@@ -65,7 +65,7 @@ fn entries(folder: &Path) -> usize {
 }
 
 #[test]
-fn killed_at_any_write_it_knows_what_was_noted() {
+fn journal_killed_at_any_write_knows_noted_steps() {
     if let Some(folder) = folder() {
         let mut entry = begin(&open(&folder).unwrap()).unwrap();
         entry.note(network(0)).unwrap();
@@ -73,7 +73,7 @@ fn killed_at_any_write_it_knows_what_was_noted() {
         entry.settled().unwrap();
         return;
     }
-    let test = "killed_at_any_write_it_knows_what_was_noted";
+    let test = "journal_killed_at_any_write_knows_noted_steps";
     for (stop, left) in [
         ("before:1", None),
         ("after:1", Some(0)),

@@ -163,7 +163,7 @@ fn a_restored_guest_is_not_a_leftovers() {
 }
 
 #[test]
-fn a_delete_whose_storage_fails_ends_by_itself() {
+fn delete_with_failing_storage_ends_by_itself() {
     let bed = Bed::new("test:///default");
     bed.agent.ok("CreateGuest", &guest("web-3", "test"));
     let disk = bed.disk("web-3");

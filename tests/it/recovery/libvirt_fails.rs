@@ -195,7 +195,7 @@ fn of_a_create_nothing_is_left_whichever_call_fails() {
 }
 
 #[test]
-fn a_delete_goes_on_whichever_call_has_failed() {
+fn delete_continues_whichever_call_failed() {
     let Some(bed) = Bed::new("fails-gone", 2) else { return };
     let failed = bed.each_call_fails(
         "Delete",

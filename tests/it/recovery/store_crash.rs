@@ -255,7 +255,7 @@ fn recovery_that_meets_an_open_volume_frees_the_guest() {
 }
 
 #[test]
-fn what_killed_imports_left_goes_at_the_next_start() {
+fn next_start_removes_remains_of_killed_imports() {
     let bed = Bed::new();
     let images = bed.folder.path().join("store/images");
     let complete = bed.stored();

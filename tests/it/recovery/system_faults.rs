@@ -170,7 +170,7 @@ fn failed_fsync_is_an_error_and_leaves_nothing() {
 }
 
 #[test]
-fn a_kernel_that_does_not_tell_who_calls_is_said() {
+fn missing_socket_owners_end_the_start_with_a_reason() {
     let home = Home::new();
     let fault = format!("socket:{}:*:netlink", libc::EPROTONOSUPPORT);
     // Also where every user may call: other hosts may reach loopback.
@@ -183,7 +183,7 @@ fn a_kernel_that_does_not_tell_who_calls_is_said() {
 }
 
 #[test]
-fn an_event_loop_that_fails_says_so_and_goes_on() {
+fn failed_event_loop_is_reported_and_continues() {
     let home = Home::new();
     let agent = home.start(&format!("epoll_wait:{}:1", libc::EIO), &[]).expect("it goes on");
     let fails = "libvirt's event loop failed; retrying: Input/output error (os error 5)";

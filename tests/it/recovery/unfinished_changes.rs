@@ -103,7 +103,7 @@ fn open_changes_are_shown_and_recovered_with_libvirtd() {
 }
 
 #[test]
-fn retries_come_later_each_time_until_one_succeeds() {
+fn retry_pauses_grow_until_one_succeeds() {
     crate::harness::cost::slow("waits for retries after 2 s, 4 s and 8 s");
     let folder = Scratch::new();
     let at = |name: &str| folder.path().join(name).display().to_string();

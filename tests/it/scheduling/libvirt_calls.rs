@@ -114,7 +114,7 @@ fn a_change_asks_no_more_beside_more_guests() {
 }
 
 #[test]
-fn what_other_tools_define_is_known_to_be_used() {
+fn disks_of_other_tools_count_as_used() {
     let Some(bed) = Bed::new() else { return };
     let guest = |id: &str| json!({ "id": id, "type": "qemu", "memory": 16, "cpu": 1, "disks": [{ "size": 1 }] });
     let wanted = bed.store.path().join("guests/uses-wanted/disk-0").display().to_string();

@@ -133,7 +133,7 @@ fn batches_of_one_caller_wait_for_each_other() {
 }
 
 #[test]
-fn a_call_that_waits_too_long_says_what_for() {
+fn call_that_waits_too_long_names_the_cause() {
     let Some(stack) = require("qemu", Stack::shared()) else { return };
     let Some(disk) = require("qemu", BlockDevice::bootable(1 << 20)) else { return };
     stack.boot("qemu", "waited-for", &disk);
@@ -194,7 +194,7 @@ fn a_hanging_guest_delays_no_other_guests_metrics() {
 }
 
 #[test]
-fn a_go_client_has_all_its_metrics_answered() {
+fn every_metrics_call_of_a_go_client_is_answered() {
     let go = Command::new("go").arg("version").output();
     let go = go.map_err(|error| Skip(format!("go does not start: {error}")));
     if require("go", go).is_none() {

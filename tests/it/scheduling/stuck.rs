@@ -281,7 +281,7 @@ fn hung_call_and_its_end_are_reported_with_the_guest() {
 const SERVES_NOBODY: &str = "MISTIFY_TEST_SERVES_NOBODY";
 
 #[test]
-fn an_agent_that_serves_nobody_ends_with_status_75() {
+fn fully_hung_agent_exits_with_status_75() {
     if env::var_os(SERVES_NOBODY).is_some() {
         let _log = start_log();
         let agent = small_agent(Duration::from_millis(200));
@@ -292,7 +292,7 @@ fn an_agent_that_serves_nobody_ends_with_status_75() {
         return;
     }
     let mut command = Command::new(env::current_exe().expect("it runs"));
-    let test = test_path(module_path!(), "an_agent_that_serves_nobody_ends_with_status_75");
+    let test = test_path(module_path!(), "fully_hung_agent_exits_with_status_75");
     command.args(["--exact", &test]);
     let ended = command.env(SERVES_NOBODY, "1").output().expect("it starts");
     assert_eq!(ended.status.code(), Some(75));

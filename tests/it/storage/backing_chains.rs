@@ -74,7 +74,7 @@ impl Bed {
 const UNKNOWN: &str = "may use it: the files below one of its disks are unknown";
 
 #[test]
-fn a_volume_below_a_file_nobody_reads_stays() {
+fn volume_below_an_unreadable_file_stays() {
     let Some(bed) = Bed::new() else { return };
     for id in ["under", "beside"] {
         bed.make(id);

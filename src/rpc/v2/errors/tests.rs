@@ -146,7 +146,7 @@ fn agent_refusals_have_actionable_kinds() {
 }
 
 #[test]
-fn an_error_names_what_was_settled_and_what_is_left() {
+fn error_names_the_undone_and_the_remaining() {
     let open = |cause| Error::Open { verb: journal::Verb::Delete, cause: Box::new(cause) };
     let subject = Subject::default();
     let failure = Failure::of(&open(refused(Code::OPERATION_INVALID)), &subject);
@@ -167,7 +167,7 @@ fn an_error_names_what_was_settled_and_what_is_left() {
 }
 
 #[test]
-fn errors_of_the_store_name_what_they_are_about() {
+fn store_errors_name_their_object() {
     let subject =
         |dataset: &str| Subject { dataset: Some(dataset.to_owned()), ..Subject::default() };
     let message = |error: &Error, dataset: &str| Failure::of(error, &subject(dataset)).message;

@@ -134,7 +134,7 @@ fn params_are_one_object_with_exact_names() {
 }
 
 #[test]
-fn a_method_s_error_has_its_code_and_says_whose_it_is() {
+fn method_error_has_a_code_and_its_source() {
     let scratch = Scratch::new();
     let store = format!("directory:{}", scratch.path().display());
     let agent = Agent::start(&["--libvirt-uri", "test:///default", "--storage", &store]);

@@ -68,7 +68,7 @@ fn an_unknown_member_is_refused_with_the_nearest() {
 }
 
 #[test]
-fn the_old_path_logs_unknown_members_and_goes_on() {
+fn old_path_logs_unknown_members_and_continues() {
     let agent = Agent::on_test_driver();
     let disk = json!({ "bus": "ide", "device": "hda", "source": "/dev/zvol/mistify/a" });
     let asked = guest(&json!({ "frimware": "uefi", "disks": [disk] }))["guest"].take();

@@ -146,7 +146,7 @@ fn original_guest_gets_a_disk_deleted_with_it() {
 }
 
 #[test]
-fn disks_that_come_at_once_get_places_of_their_own() {
+fn disks_attached_at_once_get_separate_places() {
     let Some(bed) = Bed::new("disk-many", 6) else { return };
     bed.made(&json!([]));
     std::thread::scope(|scope| {

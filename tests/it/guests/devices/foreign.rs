@@ -70,7 +70,7 @@ fn serve_nbd(bed: &Bed, name: &str) -> Result<String, Skip> {
 }
 
 #[test]
-fn a_running_guest_lets_go_of_foreign_devices() {
+fn running_guest_releases_foreign_devices() {
     let Some(bed) = Bed::new("foreign-runs", 0x26) else { return };
     let Some(socket) = require("qemu", serve_nbd(&bed, "foreign-runs")) else { return };
     running(&bed, &obliging_boot_sector());

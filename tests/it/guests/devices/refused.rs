@@ -142,7 +142,7 @@ fn lost_volume_is_not_recreated_for_its_disk() {
 }
 
 #[test]
-fn of_two_nics_with_one_name_none_is_taken_by_it() {
+fn duplicate_nic_name_identifies_no_nic() {
     let Some(bed) = Bed::new("refused-twins", 0x35) else { return };
     bed.made(&json!([]));
     for number in [2, 3] {

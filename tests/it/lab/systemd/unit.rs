@@ -78,7 +78,7 @@ fn systemctl_start_waits_and_status_shows_libvirt() {
 }
 
 #[test]
-fn the_unit_lets_nobody_reach_into_other_processes() {
+fn unit_cannot_access_other_processes() {
     let Some(_service) = require("lab", Service::installed()) else { return };
     let unit = run("systemctl", &["cat", UNIT]);
     let is_filter = |line: &&str| line.starts_with("SystemCall");

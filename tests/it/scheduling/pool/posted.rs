@@ -198,7 +198,7 @@ fn guests_that_hang_leave_a_worker_to_other_questions() {
 }
 
 #[test]
-fn jobs_held_back_run_in_their_order_or_are_told() {
+fn held_back_jobs_run_in_order_or_are_reported() {
     let pool = pool(&PoolLimits { read_workers: 2, queue: 3, ..limits() });
     let named = |deadline| Job { name: JobName::new("Status", "hangs"), deadline };
     let (block, work) = block();
@@ -226,7 +226,7 @@ fn jobs_held_back_run_in_their_order_or_are_told() {
 }
 
 #[test]
-fn a_full_queue_is_told_at_once() {
+fn full_queue_is_reported_at_once() {
     let pool = pool(&PoolLimits { queue: 1, ..one_worker() });
     let (block, work) = block();
     let first = post(&pool, job("first"), work);

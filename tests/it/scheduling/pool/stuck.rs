@@ -53,7 +53,7 @@ fn hung_worker_is_replaced_and_ends_with_its_job() {
 }
 
 #[test]
-fn a_worker_that_came_back_is_not_written_off() {
+fn returned_worker_is_not_abandoned() {
     let pool = pool(&limits());
     drop(run_late(&pool, "web-1", || (), || ()));
     until("it has returned", || figures(&pool).1 == 0);

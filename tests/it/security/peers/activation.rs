@@ -69,7 +69,7 @@ fn passed_sockets_replace_the_port_and_outlive_agent() {
 }
 
 #[test]
-fn what_was_passed_is_not_passed_on() {
+fn passed_sockets_are_not_inherited() {
     let Some(()) = require("users", python()) else { return };
     let agent = Agent::run(launcher("-", "tcp"), &ON_TEST_DRIVER);
     places(&agent, 1);

@@ -123,7 +123,7 @@ fn bodies_of_others_leave_memory_for_roots_changes() {
 }
 
 #[test]
-fn batches_whose_answers_nobody_reads_cost_little() {
+fn batches_with_unread_answers_cost_little() {
     withstand("stay", |agent| {
         let json = [("Content-Type", "application/json")];
         let call = br#"{"jsonrpc":"2.0","method":"rpc.discover","id":1}"#;

@@ -107,7 +107,7 @@ fn the_agent_listens_on_both_loopbacks() {
 }
 
 #[test]
-fn a_loopback_that_is_taken_is_said_and_fails_a_check() {
+fn loopback_port_in_use_fails_start_and_check() {
     let Some(_world) = require("users", World::new()) else { return };
     let (_impostor, address) = Impostor::on("[::1]");
     let port = address.rsplit(':').next().expect("a port");

@@ -61,7 +61,7 @@ fn a_socket_that_another_process_has_is_left_to_it() {
 }
 
 #[test]
-fn names_that_nobody_has_end_the_start() {
+fn unknown_user_names_end_the_start() {
     let scratch = Scratch::new();
     let socket = scratch.path().join("rpc").display().to_string();
     for words in [

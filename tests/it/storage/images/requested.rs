@@ -211,7 +211,7 @@ fn a_requested_image_of_a_zpool() {
 }
 
 #[test]
-fn an_image_that_does_not_come_says_why() {
+fn failed_image_request_names_the_cause() {
     let Some(()) = require("users", fetcher()) else { return };
     let service = ImageService::start();
     let bed = bed(&service, None);
@@ -258,7 +258,7 @@ fn a_stop_does_not_wait_for_an_image() {
 }
 
 #[test]
-fn without_the_unit_a_child_as_nobody_fetches() {
+fn without_the_unit_a_child_of_user_nobody_fetches() {
     let Some(()) = require("users", fetcher()) else { return };
     let service = ImageService::start();
     let bed = bed(&service, None);
@@ -327,7 +327,7 @@ fn a_deleted_image_is_fetched_no_further() {
 }
 
 #[test]
-fn an_image_that_came_otherwise_is_no_failure() {
+fn image_that_exists_meanwhile_is_no_failure() {
     let Some(()) = require("users", fetcher()) else { return };
     let service = ImageService::start();
     let bed = bed(&service, None);
@@ -424,7 +424,7 @@ fn a_pull_without_root_names_the_socket_to_enable() {
 
 /// That a fetcher notices when nobody waits for it.
 #[test]
-fn a_fetch_that_nobody_waits_for_ends() {
+fn fetch_without_a_waiter_ends() {
     let Some(()) = require("users", fetcher()) else { return };
     let service = ImageService::start();
     let bed = Bed::on_directory();

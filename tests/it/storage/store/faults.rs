@@ -206,14 +206,14 @@ fn outputs_held_open_by_others_delay_nothing() {
 }
 
 #[test]
-fn a_command_that_is_killed_by_others_is_told() {
+fn command_killed_by_others_is_reported() {
     let zfs = StandIn::new("kill -KILL $$");
     let error = zfs.store.volumes(None, soon()).unwrap_err();
     assert!(error.to_string().ends_with("signal: 9 (SIGKILL)"), "{error}");
 }
 
 #[test]
-fn garbage_is_told_with_its_first_line() {
+fn garbage_is_reported_with_its_first_line() {
     for (script, line) in [
         ("echo 'what is this'", "what is this"),
         ("printf 'tank\\tfilesystem\\t1\\tmuch\\n'", "tank\\tfilesystem\\t1\\tmuch"),
@@ -255,7 +255,7 @@ fn refused(text: &str, after: &str) -> (Error, Vec<String>) {
 }
 
 #[test]
-fn a_refused_create_is_told_by_a_second_look() {
+fn refused_create_is_explained_by_a_second_listing() {
     for text in [
         "cannot create 'tank/guests/web-1/disk-0': out of space",
         "cannot create 'tank/guests/web-1/disk-0': size is greater than available space",
@@ -271,7 +271,7 @@ fn a_refused_create_is_told_by_a_second_look() {
 }
 
 #[test]
-fn what_was_made_before_a_failure_is_undone() {
+fn volumes_created_before_a_failure_are_undone() {
     let (error, calls) = refused("internal error", "touch $HERE/made;");
     assert!(matches!(error, Error::Failed { .. }), "{error:?}");
     assert_eq!(calls.last().unwrap(), "destroy -r -- tank/guests/web-1");
@@ -332,7 +332,7 @@ fn the_commands_of_a_plan_are_those_that_are_run() {
 }
 
 #[test]
-fn what_cannot_be_undone_is_named() {
+fn failed_undo_is_named() {
     let zfs = StandIn::new(&format!(
         "{POOL}
         case $1 in

@@ -50,7 +50,7 @@ fn everything(bench: &Bench) -> Vec<String> {
 }
 
 #[test]
-fn a_folder_in_the_place_of_a_disk_is_no_volume() {
+fn directory_in_place_of_a_disk_is_no_volume() {
     let bench = Bench::on_directory();
     let guest = bench.id("folder");
     let wanted = bench.wanted(&guest, 0);

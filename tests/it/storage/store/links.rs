@@ -104,7 +104,7 @@ fn a_link_in_place_of_a_guest_is_not_followed() {
 }
 
 #[test]
-fn a_link_that_comes_after_the_plan_is_not_followed() {
+fn link_created_after_the_plan_is_not_followed() {
     let trap = Trap::new();
     let (store, guest) = (&trap.bench.store, trap.bench.id("late"));
     let planned = store.plan(&[trap.bench.wanted(&guest, 1)], soon()).unwrap().remove(0);

@@ -221,7 +221,7 @@ fn is_watching() -> bool {
 }
 
 #[test]
-fn a_pool_that_is_not_there_is_named() {
+fn missing_pool_is_named() {
     let Some(_) = super::bench::zpool() else { return };
     let pool = PoolName::parse("t-no-such-pool").unwrap();
     let store = ZfsStore::new(pool.clone(), StorageLimits::default());
