@@ -1,8 +1,8 @@
-//! Addresses of guests that run: what is remembered of each, and when the agent looks again.
+//! Addresses of running guests: what the agent remembers of each guest, and when it asks again.
 //!
-//! List, Describe, metrics and the page read this memory and ask nobody. libvirt's events and definitions say which
-//! guests run, with which NICs and which guest agent. The thread of `clocks` asks their guest agents one after the
-//! other, and libvirt's networks and the kernel once for all guests.
+//! List, Describe, metrics and the page read this memory only. libvirt's events and definitions say which guests run,
+//! with which NICs and which guest agent. The thread of `clocks` asks the guest agents one after the other. It asks
+//! libvirt's networks and the kernel once for all guests.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,59 +23,59 @@ use crate::libvirt::{Source, Wiring};
 use crate::metrics::{GuestInside, MountedSize};
 use crate::sorted::{IntoSorted, OrderBy};
 
-/// What is known of guest agents, and of guests that run.
+/// What the agent knows of guest agents and of running guests.
 #[derive(Debug, Default)]
 pub(super) struct Agents {
     pub(super) guests: Mutex<Guests>,
-    /// Whether metrics have file systems, so that guest agents are asked for them.
+    /// Whether the metrics include file systems, so that the agent asks guest agents for them.
     pub(super) wants_filesystems: bool,
-    /// Those that are asked now, by the ids of their guests: what for.
+    /// The guest agents that process a command now: the guest's id and the purpose.
     pub(super) asked: Mutex<Vec<(String, &'static str)>>,
 }
 
-/// What is remembered of guests that run.
+/// What the agent remembers of running guests.
 #[derive(Debug, Default)]
 pub(super) struct Guests {
-    /// In the order of their ids; at most [`AGENT_GUESTS`].
+    /// Ordered by guest id; at most [`AGENT_GUESTS`].
     known: Vec<Known>,
-    /// When the networks and the kernel were last asked.
+    /// When the agent last asked the networks and the kernel.
     host: Option<Instant>,
-    /// When a guest agent was last asked of the agent's own accord.
+    /// When the agent last asked a guest agent without a caller's request.
     refreshed: Option<Instant>,
 }
 
-/// What is remembered of one.
+/// What the agent remembers of one guest.
 #[derive(Debug, Default)]
 struct Known {
     guest: String,
-    /// The run of the guest: another one has another guest agent and other addresses.
+    /// The id of the guest's run. Another run has another guest agent and other addresses.
     run: u32,
-    /// Its NICs and its guest agent, by its definition and libvirt's events.
+    /// The guest's NICs and guest agent, from its definition and libvirt's events.
     inside: Inside,
-    /// When its guest agent was last asked: the end of that.
+    /// When the last command to the guest agent ended.
     asked: Option<Instant>,
-    /// Whether that took too long then.
+    /// Whether that command took too long.
     is_slow: bool,
-    /// Its addresses by source, each with the time at which the source said so.
+    /// The guest's addresses by source, each with the time at which the source reported it.
     seen: Vec<(Address, Instant)>,
-    /// Its file systems, and when its guest agent named them.
+    /// The guest's file systems; `mounted_at` is the time at which its guest agent reported them.
     filesystems: Vec<MountedSize>,
     mounted_at: Option<Instant>,
-    /// When to ask its guest agent next.
+    /// When to ask the guest agent next.
     due: Option<Instant>,
-    /// How often its guest agent was asked since it connected, and knew no address.
+    /// How often the guest agent has reported no address since it connected.
     vain: u32,
-    /// The addresses that an event has told of, and when it did.
+    /// The addresses in the last event; `told_at` is the time of that event.
     told: BTreeSet<String>,
     told_at: Option<Instant>,
 }
 
-/// What the agent does next to know addresses.
+/// The agent's next query for addresses.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refresh {
-    /// Ask the guest agent of this guest.
+    /// Asks the guest agent of this guest.
     Guest(String),
-    /// Ask these networks for their leases, and the kernel for neighbours.
+    /// Asks these networks for their leases, and the kernel for neighbours.
     Host(BTreeSet<String>),
 }
 
@@ -84,7 +84,7 @@ impl Known {
         Self { guest: guest.to_owned(), run, ..Self::default() }
     }
 
-    /// Replaces the addresses of a source; whether it has any that reach beyond the guest's link.
+    /// Replaces the addresses of a source. Returns whether one of them reaches beyond the guest's link.
     fn see(&mut self, nics: Vec<Wiring>, source: Source, now: Instant) -> bool {
         let name = name_of(source);
         let mut found = Vec::new();
@@ -96,8 +96,9 @@ impl Known {
         has_any
     }
 
-    /// Its addresses with their ages: by leases, by neighbours, by the guest agent, which can name any; those that
-    /// reach only the guest's link last. Which interface has one only the guest agent knows.
+    /// Returns the guest's addresses with their ages. Leases come first, then neighbours, then the guest agent, which
+    /// can report any address; addresses that reach only the guest's link come last. Only the guest agent knows the
+    /// interface of an address.
     fn addresses(&self) -> Vec<Address> {
         let mut shown: Vec<Address> = Vec::new();
         for wants_narrow in [false, true] {
@@ -123,7 +124,7 @@ impl Known {
         shown
     }
 
-    /// Replaces the file systems: the first ones, each mount point once, which makes a label of metrics.
+    /// Replaces the file systems. Keeps the first ones, each mount point once: the mount point is a label of metrics.
     fn mount(&mut self, found: &[FileSystem], now: Instant) {
         self.filesystems.clear();
         for FileSystem { mountpoint, total_bytes, used_bytes, .. } in found {
@@ -140,7 +141,7 @@ impl Known {
         self.mounted_at = Some(now);
     }
 
-    /// What metrics tell of it; nothing of a guest without a channel for a guest agent.
+    /// Returns the guest's part of the metrics; `None` for a guest without a channel for a guest agent.
     fn view(&self) -> Option<GuestInside> {
         let is_connected = self.inside.agent?;
         let is_young = self.mounted_at.is_some_and(|at| at.elapsed() < FILESYSTEMS_KEPT);
@@ -148,8 +149,8 @@ impl Known {
         Some(GuestInside { guest: self.guest.clone(), is_connected, filesystems })
     }
 
-    /// Whether an event is to tell of its addresses, which it then has told: they are others than the last event told
-    /// of, and that was some time ago.
+    /// Returns whether the agent must send an event about the addresses, and then records them as sent. They must
+    /// differ from those of the last event, and that event must be at least [`ADDRESS_EVENTS`] old.
     fn is_news(&mut self, now: Instant) -> bool {
         let told_at = self.told_at.filter(|at| now.saturating_duration_since(*at) < ADDRESS_EVENTS);
         let found = self.seen.iter().map(|(address, _)| address.address.clone()).into_set();
@@ -176,8 +177,8 @@ impl Guests {
         self.known.get_mut(place)
     }
 
-    /// What is remembered of this run of a guest; all of a former run is forgotten. Of too many guests that one is
-    /// forgotten whose guest agent was not asked for the longest time.
+    /// Returns the entry of this run of a guest, and forgets former runs. When the table is full, it first forgets the
+    /// guest whose guest agent has not been asked for the longest time.
     fn entry(&mut self, guest: &str, run: u32) -> Option<&mut Known> {
         if self.place(guest).is_err() && self.known.len() >= AGENT_GUESTS {
             let oldest = self.known.iter().enumerate().min_by_key(|(_, known)| known.asked);
@@ -199,12 +200,12 @@ impl Guests {
         Some(known)
     }
 
-    /// When a guest agent was asked that did not answer in time.
+    /// Returns when the agent asked the guest agent, if that guest agent did not answer in time.
     pub(super) fn silent_since(&self, guest: &str, run: u32) -> Option<Instant> {
         self.find(guest, run).filter(|known| known.is_slow)?.asked
     }
 
-    /// Notes that a guest agent was asked.
+    /// Records that the agent asked a guest agent.
     pub(super) fn note_asked(&mut self, guest: &str, run: u32, is_slow: bool) {
         let now = Instant::now();
         let Some(known) = self.entry(guest, run) else { return };
@@ -214,7 +215,7 @@ impl Guests {
         }
     }
 
-    /// What is to be done now; else when the next is.
+    /// Returns the query that is due, else the time of the next one.
     fn due(&mut self, now: Instant) -> Result<Refresh, Option<Instant>> {
         let has_nics = self.known.iter().any(|known| !known.inside.macs.is_empty());
         let host = has_nics.then(|| self.host.map_or(now, |last| last + HOST_ADDRESSES));
@@ -247,7 +248,7 @@ impl Guests {
 }
 
 impl Agents {
-    /// A guest runs, or has got or lost a device, by its live definition.
+    /// Records that a guest runs, or that its devices changed, from its live definition.
     pub(super) fn runs(&self, guest: &str, run: u32, inside: Inside) {
         let mut guests = self.guests.lock();
         let Some(known) = guests.entry(guest, run) else { return };
@@ -257,7 +258,7 @@ impl Agents {
         known.inside = inside;
     }
 
-    /// A guest is off.
+    /// Forgets a guest that is off.
     pub(super) fn forget(&self, guest: &str) {
         self.guests.lock().known.retain(|known| known.guest != guest);
     }
@@ -267,20 +268,20 @@ impl Agents {
         self.guests.lock().known.retain(|known| is_running(&known.guest));
     }
 
-    /// The guest agent of a guest is connected, or no more.
+    /// Records whether the guest agent of a guest is connected.
     pub(super) fn is_connected(&self, guest: &str, is_connected: bool) {
         let mut guests = self.guests.lock();
         let Some(known) = guests.find_any(guest) else { return };
         known.inside.agent = Some(is_connected);
         if is_connected {
-            // One that connects all the time is asked now and then.
+            // A guest agent that reconnects all the time is asked only now and then.
             let now = Instant::now();
             known.due = Some(known.asked.map_or(now, |last| now.max(last + AGENT_REFRESH_SOON)));
             known.vain = 0;
         }
     }
 
-    /// What a source says of the addresses of this run of a guest.
+    /// Stores the addresses that a source reports for this run of a guest.
     pub(super) fn tell(
         &self,
         guest: &str,
@@ -293,7 +294,7 @@ impl Agents {
         let mut guests = self.guests.lock();
         let Some(known) = guests.entry(guest, run) else { return };
         let has_any = known.see(nics, source, now);
-        // It may have none yet: it has just booted.
+        // A guest that has just booted may have no address yet.
         if source == Source::Agent && !has_any && known.vain < AGENT_REFRESH_SOON_TRIES {
             known.vain += 1;
             known.due = Some(now + AGENT_REFRESH_SOON);
@@ -305,7 +306,7 @@ impl Agents {
         }
     }
 
-    /// What a source of the host says of the addresses of all guests, by the MAC addresses of their NICs.
+    /// Stores the addresses that a source of the host reports for all guests, by the MAC addresses of their NICs.
     pub(super) fn tell_all(&self, mut nics: Vec<Wiring>, source: Source, events: &Events) {
         nics.iter_mut().for_each(|nic| nic.mac.make_ascii_lowercase());
         nics.order_by(&|a, b| a.mac.cmp(&b.mac));
@@ -330,12 +331,12 @@ impl Agents {
         }
     }
 
-    /// The addresses of this run of a guest, as last seen: those that reach beyond its link first.
+    /// Returns the last seen addresses of this run of a guest. Addresses that reach beyond its link come first.
     pub(super) fn addresses(&self, guest: &str, run: u32) -> Vec<Address> {
         self.guests.lock().find(guest, run).map(Known::addresses).unwrap_or_default()
     }
 
-    /// What the guest agent of this run of a guest says of its file systems.
+    /// Stores the file systems that the guest agent of this run of a guest reports.
     pub(super) fn mount(&self, guest: &str, run: u32, found: &[FileSystem]) {
         let mut guests = self.guests.lock();
         if let Some(known) = guests.entry(guest, run).filter(|_| self.wants_filesystems) {
@@ -343,12 +344,12 @@ impl Agents {
         }
     }
 
-    /// What metrics tell of guests that run and have a channel for a guest agent.
+    /// Returns the metrics of all running guests that have a channel for a guest agent.
     pub(super) fn views(&self) -> Vec<GuestInside> {
         self.guests.lock().known.iter().filter_map(Known::view).collect()
     }
 
-    /// What is to be done now to know addresses; else when the next is, if anything.
+    /// Returns the query for addresses that is due, else the time of the next one, if any.
     pub(super) fn due(&self, now: Instant) -> Result<Refresh, Option<Instant>> {
         self.guests.lock().due(now)
     }
@@ -362,7 +363,7 @@ fn name_of(source: Source) -> &'static str {
     }
 }
 
-/// Adds the addresses that are not there yet, at most [`AGENT_LIST`] of them. Those that work on the link alone come
+/// Adds the addresses that are not in the list yet, at most [`AGENT_LIST`]. Addresses that work on the link alone come
 /// last.
 fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str) {
     let (mut wide, mut narrow) = (Vec::new(), Vec::new());
@@ -380,7 +381,7 @@ fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str) {
                 address,
                 prefix: prefix.into(),
                 mac: short(&nic.mac),
-                // From other sources it is the host's device.
+                // The name from another source is the host's device.
                 interface: if source == "agent" { short(&nic.name) } else { String::new() },
                 source,
                 age_s: 0,
@@ -391,7 +392,7 @@ fn add(addresses: &mut Vec<Address>, nics: Vec<Wiring>, source: &'static str) {
     addresses.extend(wide.into_iter().chain(narrow));
 }
 
-/// The complete entries of the kernel's ARP table (`/proc/net/arp`).
+/// Parses the complete entries of the kernel's ARP table (`/proc/net/arp`).
 pub(super) fn neighbours(table: &str) -> Vec<Wiring> {
     /// `ATF_COM` of the kernel's `if_arp.h`: the entry is complete.
     const COMPLETE: u64 = 2;
@@ -407,7 +408,7 @@ pub(super) fn neighbours(table: &str) -> Vec<Wiring> {
     table.lines().skip(1).filter_map(read).collect()
 }
 
-/// A guest's text, cut to a bound, and without what would move a terminal's cursor.
+/// Cuts a guest's text to a bound, and replaces characters that would move a terminal's cursor.
 pub(super) fn short(text: &str) -> String {
     let plain = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().take(AGENT_TEXT_CHARS).map(plain).collect()
@@ -440,7 +441,7 @@ mod tests {
         agents.addresses("web", run).into_iter().map(|it| it.address + " " + it.source).collect()
     }
 
-    /// An agent that knows this guest, which runs.
+    /// Returns an agent that knows this running guest.
     fn with_guest(network: &str) -> (Agents, Events) {
         let agents = Agents::default();
         agents.runs("web", 1, inside(network, "connected"));
@@ -480,7 +481,7 @@ mod tests {
         }
         let guests = agents.guests.lock();
         assert_eq!(guests.known.len(), AGENT_GUESTS);
-        // It was asked for addresses, and not as one that is to be left alone.
+        // The agent asked it for addresses, and did not record it as silent.
         assert!(guests.silent_since("web", 1).is_none());
         assert!(guests.silent_since("guest-0", 1).is_none(), "the one asked first is forgotten");
         assert!(guests.silent_since("guest-1", 1).is_some());
@@ -539,7 +540,7 @@ mod tests {
         assert_eq!(agents.due(soon), Err(Some(next)), "not at the same time");
         assert_eq!(agents.due(next), ask("aaa"));
         assert_eq!(agents.due(next), Err(Some(begin + HOST_ADDRESSES)));
-        // One without an address is asked again soon, and one that is silent seldom.
+        // A guest agent without an address is asked again soon, and a silent one seldom.
         agents.tell("web", 1, vec![nic("eth0", MAC, &["fe80::1"])], Source::Agent, &events);
         agents.note_asked("aaa", 1, true);
         let dues = || {

@@ -1,6 +1,6 @@
-//! Guest agents: who asks one, and in which turn.
+//! Guest agents: at most one command at a time for each of them.
 //!
-//! A guest agent may be absent, silent, slow, or anybody's. It is asked one thing at a time, and delays no other call.
+//! A guest agent may be absent, silent, slow, or malicious. It gets one command at a time, and delays no other call.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ pub(super) use crate::ops::addresses::{Agents, short};
 use crate::ops::{Error, LeftAlone, Session};
 use crate::pool::{CallShare, JobName, Permit, Pool, Ration, current};
 
-/// A permit for a call that asks a guest's agent, for which it waits on this thread, in turn with all others.
+/// Acquires a permit for a call that asks a guest agent. The calling thread waits for it, in turn with all other calls.
 ///
 /// # Errors
-/// [`Error::Pool`] where there is none by `deadline`.
+/// [`Error::Pool`] if there is none by `deadline`.
 ///
 /// # Blocking
 /// Up to `deadline`.
@@ -30,21 +30,22 @@ pub(super) fn permit(
     })
 }
 
-/// What a guest agent's turn is for that has frozen its file systems, or is to.
+/// The purpose of a turn that freezes file systems, or has frozen them.
 pub(super) const FROZEN: &str = "Freeze";
 
 impl Agents {
-    /// A table without guest agents.
+    /// Creates a table without guest agents.
     pub(super) fn new(wants_filesystems: bool) -> Self {
         Self { wants_filesystems, ..Self::default() }
     }
 
-    /// The right to ask the agent of the guest with this id for `what`. Nobody else has it until it is dropped, which
-    /// is when the job that asks is over, also where its caller was answered before: how long libvirt waits for answers
-    /// is set for the guest, not for a command.
+    /// Acquires the exclusive right to ask the agent of this guest for `what`.
+    ///
+    /// Others get it when the turn is dropped: when the job ends, even if its caller got an answer before. libvirt's
+    /// timeout for answers is a setting of the guest, not of a command, so commands must not overlap.
     ///
     /// # Errors
-    /// [`LeftAlone::Busy`] where somebody has it.
+    /// [`LeftAlone::Busy`] while another job has the turn; [`LeftAlone::Frozen`] while the file systems are frozen.
     pub(super) fn turn(
         self: &Arc<Self>,
         guest: &str,
@@ -58,10 +59,10 @@ impl Agents {
         Ok(Turn { agents: Arc::clone(self), guest: guest.to_owned() })
     }
 
-    /// The same where so many guests' agents at most are asked for this at once.
+    /// Acquires the turn if fewer than `most` other guests' agents are asked for `what`.
     ///
     /// # Errors
-    /// [`LeftAlone::Busy`] where somebody has it, or as many others are asked for `what`.
+    /// As [`Agents::turn`]; [`LeftAlone::Busy`] if `most` other guest agents are asked for `what`.
     pub(super) fn turn_of(
         self: &Arc<Self>,
         guest: &str,
@@ -70,23 +71,23 @@ impl Agents {
     ) -> Result<Turn, LeftAlone> {
         let turn = self.turn(guest, what)?;
         let asked = self.asked.lock().iter().filter(|(_, it)| *it == what).count();
-        // The lock is free: a turn that is given back takes it.
+        // The lock must be free here: dropping a turn acquires it.
         if asked > most { Err(LeftAlone::Busy(what)) } else { Ok(turn) }
     }
 
-    /// Why the agent of this run of a guest is left alone, if it is.
+    /// Returns why the agent must not ask the guest agent of this run of a guest now, if so.
     pub(super) fn left_alone(&self, guest: &str, run: u32, now: Instant) -> Option<LeftAlone> {
         let silent = self.guests.lock().silent_since(guest, run)?;
         AGENT_PAUSE.checked_sub(now.saturating_duration_since(silent)).map(LeftAlone::Silent)
     }
 
-    /// Notes that the agent of this run of a guest was asked, and whether it took too long.
+    /// Records that the agent asked the guest agent of this run of a guest, and whether the answer took too long.
     pub(super) fn note_asked(&self, guest: &str, run: u32, is_slow: bool) {
         self.guests.lock().note_asked(guest, run, is_slow);
     }
 }
 
-/// The right to ask a guest's agent. See [`Agents::turn`].
+/// The exclusive right to ask a guest's agent. See [`Agents::turn`].
 pub(super) struct Turn {
     agents: Arc<Agents>,
     guest: String,
@@ -98,23 +99,23 @@ impl Drop for Turn {
     }
 }
 
-/// What a guest's agent is to do.
+/// A command to a guest agent.
 pub(super) type Command<'a> = &'a dyn Fn(&Domain) -> Result<(), libvirt::Error>;
 
 impl Turn {
-    /// Has the guest's agent do something that takes no time.
+    /// Sends the guest agent a command that it carries out at once.
     ///
     /// # Errors
-    /// [`Error::AgentLeftAlone`]; what libvirt says, [`Code::AGENT_UNRESPONSIVE`] where the agent is not connected or
-    /// does not answer. Its text may be the guest's, cut to a bound.
+    /// [`Error::AgentLeftAlone`]; errors of libvirt, [`Code::AGENT_UNRESPONSIVE`] if the guest agent is not connected
+    /// or does not answer. The text may be the guest's, cut to a bound.
     ///
     /// # Blocking
-    /// Up to [`AGENT_COMMAND`] for each of the agent's answers, which are two at most, beside four round trips.
+    /// Up to [`AGENT_COMMAND`] for each of the guest agent's answers, at most two, and four round trips.
     pub(super) fn command(&self, domain: &Domain, command: Command<'_>) -> Result<(), Error> {
         self.command_within(domain, AGENT_COMMAND, command)
     }
 
-    /// The same where each answer may take this long.
+    /// Sends the guest agent a command whose answers may take `time` each.
     ///
     /// # Errors
     /// As [`Turn::command`].
@@ -131,7 +132,7 @@ impl Turn {
         }
     }
 
-    /// The same where the guest agent was silent a moment ago, too.
+    /// Sends the guest agent a command even if the guest agent was silent a moment ago.
     ///
     /// # Errors
     /// As [`Turn::command`], without [`Error::AgentLeftAlone`].
@@ -141,15 +142,16 @@ impl Turn {
         time: Duration,
         command: Command<'_>,
     ) -> Result<(), Error> {
-        // Of a guest that is off libvirt says so.
+        // libvirt itself refuses the command for a guest that is off.
         let Some(run) = domain.id() else { return Ok(command(domain)?) };
         let began = Instant::now();
         domain.set_agent_timeout(Some(time))?;
         let done = command(domain);
-        // The time is the domain's, for others' commands too.
+        // The timeout is set for the domain, so it also applies to commands of other callers.
         let reset = domain.set_agent_timeout(None);
         let is_unresponsive = matches!(&done, Err(error) if error.code == Code::AGENT_UNRESPONSIVE);
-        // One that is not connected says so at once. libvirt does not always say that one has not answered.
+        // libvirt reports a disconnected guest agent at once. It does not always report that a guest agent has not
+        // answered, so the time decides.
         let took = began.elapsed();
         let is_slow = took > time || is_unresponsive && took > AGENT_ANSWER;
         self.agents.note_asked(&self.guest, run, is_slow);

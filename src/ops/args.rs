@@ -1,5 +1,5 @@
-//! The agent's own words among the `args` of a request (contract section 9): what begins with
-//! `mistify.` changes how a call is carried out, all else is the orchestrator's own.
+//! The agent's own options among the `args` of a request (contract section 9). Keys that begin with `mistify.` change
+//! how the agent carries out a call; all other keys belong to the orchestrator.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,15 +16,15 @@ const ASYNC: &str = "mistify.async";
 const FORCE: &str = "mistify.force";
 const NEW_INSTANCE: &str = "mistify.new_instance";
 
-/// Whether the call is only to say what it would do.
+/// Returns whether the call is a dry run.
 ///
 /// # Errors
-/// [`Error::Invalid`] where that is neither `true` nor `false`.
+/// [`Error::Invalid`] if the value is neither `true` nor `false`.
 pub fn is_dry_run(args: &Args) -> Result<bool, Error> {
     is_true(DRY_RUN, args.get(DRY_RUN).map(String::as_str))
 }
 
-/// Whether a change may lose something of the guest.
+/// Returns whether a change may lose data of the guest.
 ///
 /// # Errors
 /// As [`is_dry_run`].
@@ -32,7 +32,7 @@ pub(super) fn may_lose(args: &Args) -> Result<bool, Error> {
     is_true(FORCE, args.get(FORCE).map(String::as_str))
 }
 
-/// Whether a seed that changes is to be a new instance's.
+/// Returns whether a changed seed gets a new instance id.
 ///
 /// # Errors
 /// As [`is_dry_run`].
@@ -40,7 +40,7 @@ pub(super) fn is_new_instance(args: &Args) -> Result<bool, Error> {
     is_true(NEW_INSTANCE, args.get(NEW_INSTANCE).map(String::as_str))
 }
 
-/// Takes the word out by which a caller wants a job: whether it does.
+/// Removes the option that asks for a job, and returns its value.
 ///
 /// # Errors
 /// As [`is_dry_run`].
@@ -58,11 +58,11 @@ fn is_true(word: &str, text: Option<&str>) -> Result<bool, Error> {
     }
 }
 
-/// When the call of this thread is late, from its arrival on, by `mistify.timeout` or else by `default`. One that
-/// is only to say what it would do is refused: who can do that asks [`plan_deadline`].
+/// Returns the deadline of this thread's call: its arrival plus `mistify.timeout`, else plus `default`. Refuses a dry
+/// run: methods that support it call [`plan_deadline`].
 ///
 /// # Errors
-/// [`Error::Invalid`] names the word that is wrong.
+/// [`Error::Invalid`] names the wrong option.
 pub(super) fn deadline(args: &Args, default: Duration) -> Result<Instant, Error> {
     if is_dry_run(args)? {
         return Err(Error::Invalid(format!("args: only CreateGuest and Delete take {DRY_RUN}")));
@@ -70,22 +70,22 @@ pub(super) fn deadline(args: &Args, default: Duration) -> Result<Instant, Error>
     plan_deadline(args, default)
 }
 
-/// The same for a call that changes nothing if it is told not to.
+/// Returns the deadline of a call that may be a dry run.
 ///
 /// # Errors
 /// As [`deadline`].
 pub(super) fn plan_deadline(args: &Args, default: Duration) -> Result<Instant, Error> {
-    // A change that is to be a job has lost its word by now.
+    // A change that can be a job has lost this option by now.
     if args.contains_key(ASYNC) {
         return Err(Error::Invalid(format!("args: this method takes no {ASYNC}")));
     }
     Ok(current::arrived() + timeout(args)?.unwrap_or(default))
 }
 
-/// The time that a caller gives its call, where it says so.
+/// Returns the time limit that the caller sets for its call, if any.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a word that is no number of seconds from 1 to [`DEADLINE_S_MAX`].
+/// [`Error::Invalid`] for a value that is not a number of seconds from 1 to [`DEADLINE_S_MAX`].
 pub fn timeout(args: &Args) -> Result<Option<Duration>, Error> {
     let Some(text) = args.get(TIMEOUT) else { return Ok(None) };
     match text.parse::<u64>() {

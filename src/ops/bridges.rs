@@ -1,4 +1,4 @@
-//! The bridges of the host that NICs are connected to.
+//! The bridges of the host, to which NICs are connected.
 
 use crate::config::{BridgeType, HostConfig, Nat};
 use crate::guest::domain::VirDomain;
@@ -8,8 +8,8 @@ use crate::libvirt::{Code, Connection, Error};
 use crate::ops;
 use crate::os::links;
 
-/// Warns of the bridges that a guest's NICs name and the host has not: the guest can be defined, and not started. That
-/// of the network with NAT is the agent's to make.
+/// Returns a warning for each bridge that a NIC of the guest names and the host does not have. Such a guest can be
+/// defined, but cannot start. The agent itself creates the bridge of its network with NAT.
 pub(super) fn warnings(guest: &Guest, host: &HostConfig) -> Vec<String> {
     let names = guest.nics.iter().enumerate().map(|(index, nic)| (index, nic.network.as_str()));
     let is_own =
@@ -24,18 +24,18 @@ pub(super) fn warnings(guest: &Guest, host: &HostConfig) -> Vec<String> {
     missing.map(warning).collect()
 }
 
-/// Whether this host has no bridge of the name. libvirt that is reached by another way than a local agent's may see
-/// other bridges, and then nobody knows.
+/// Returns whether this host has no bridge of this name. A libvirt at any other URI than a local agent's may see other
+/// bridges; the answer is then `false`.
 pub fn is_missing(bridge: &str, host: &HostConfig) -> bool {
     let is_local = ["qemu:///system", "qemu:///session"].contains(&host.libvirt_uri.as_str());
     is_local && !links::exists(bridge)
 }
 
-/// Names the bridges that a domain's NICs are connected to: each NIC's MAC address and the bridge. A network without
-/// a bridge, or that is gone, has none.
+/// Returns the MAC address and the bridge of each NIC of a domain. A NIC is missing if its network has no bridge or no
+/// longer exists.
 ///
 /// # Errors
-/// What libvirt says.
+/// Errors of libvirt.
 ///
 /// # Blocking
 /// Two round trips for each NIC.
@@ -53,7 +53,7 @@ pub fn of_domain(
         match connection.lookup_network_by_name(&interface.source.network) {
             Ok(network) => {
                 let network = Wiring::from_xml(&network.xml()?).unwrap_or_default();
-                // libvirt makes those of its own networks.
+                // libvirt creates the bridges of its own networks.
                 found.extend(network.is_for_guest.then_some((mac, network.bridge)));
             }
             Err(error) if error.code == Code::NO_NETWORK => {}
@@ -63,7 +63,7 @@ pub fn of_domain(
     Ok(found)
 }
 
-/// Adds the bridge that is missing to an error of a start.
+/// Adds the missing bridge to the error of a start.
 pub(super) fn name_missing(
     connection: &Connection,
     domain: &VirDomain,
@@ -82,7 +82,8 @@ pub(super) fn name_missing(
     }
 }
 
-/// Whether a message of libvirt has the whole name of a bridge. Those of Open vSwitch do not quote it.
+/// Returns whether a message of libvirt contains the whole name of a bridge. Messages about Open vSwitch do not quote
+/// it.
 fn names(message: &str, bridge: &str) -> bool {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
     message.split(|c: char| !is_of_name(c)).any(|word| word == bridge)

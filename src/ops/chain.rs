@@ -1,4 +1,4 @@
-//! The files below a disk: by libvirt's word for a domain that runs, else by the qcow2 files themselves.
+//! The backing files of a disk: from libvirt for a running domain, else from the qcow2 files themselves.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -10,22 +10,22 @@ use crate::os::disk::open_device;
 use crate::os::files;
 use crate::os::paths::resolved;
 
-/// The longest chain of qcow2 files that is followed (libvirt allows 200).
+/// The longest chain of qcow2 files that the agent follows (libvirt allows 200).
 const CHAIN_MAX: usize = 200;
 
-/// The files below a disk's source.
+/// The backing files of a disk's source.
 pub(super) struct Chain {
     /// From the top down.
     pub(super) files: Vec<PathBuf>,
-    /// Whether these are all: `false` where a file could not be read or understood, or has a format whose
-    /// backing files are not read here.
+    /// Whether the chain is complete: `false` if a file could not be read or understood, or has a format whose backing
+    /// files the agent does not read.
     pub(super) is_whole: bool,
 }
 
 impl Chain {
-    /// libvirt names the files for a domain that runs; of one that is off the qcow2 files themselves do. What
-    /// lies below a file is read as qcow2 only where that file says so: a guest writes what it likes into a
-    /// raw disk.
+    /// Returns the backing files of a disk. libvirt names them for a running domain; for a domain that is off, the
+    /// qcow2 files do. A backing file is read as qcow2 only if the file above it says so: a guest can write anything
+    /// into a raw disk.
     pub(super) fn of(disk: &Disk) -> Self {
         if disk.is_unnamed() {
             return Self { files: Vec::new(), is_whole: false };
@@ -47,7 +47,7 @@ impl Chain {
                     Ok(None) => {}
                     Err(_) => chain.is_whole = false,
                 },
-                // Nobody here reads which files the others name.
+                // The agent cannot read the backing files of other formats.
                 _ => chain.is_whole = false,
             }
         }
@@ -60,18 +60,18 @@ const QCOW2: &str = "qcow2";
 /// The backing file that a qcow2 file names.
 struct Backing {
     path: PathBuf,
-    /// Its format, by the word of the file on top; empty where that says nothing.
+    /// Its format, as the file above it states; empty if that file states none.
     format: String,
 }
 
 impl Backing {
-    /// Reads the head of a qcow2 file (docs/interop/qcow2.txt of qemu); `None` where it has no backing
-    /// file, is no qcow2 file, or does not exist.
+    /// Reads the header of a qcow2 file (docs/interop/qcow2.txt of qemu). Returns `None` if the file has no backing
+    /// file, is not a qcow2 file, or does not exist.
     ///
     /// # Errors
-    /// Where it cannot be read, has its data in another file, or names something that is no file.
+    /// If the file cannot be read, has its data in another file, or names a backing file that is not a file.
     fn of(path: &Path) -> io::Result<Option<Self>> {
-        // qemu's own bound for the first cluster, which holds the head.
+        // qemu's own limit for the first cluster, which holds the header.
         const HEAD_BYTES_MAX: u64 = 64 * 1024;
         const MAGIC: &[u8] = b"QFI\xfb";
         let real = resolved(path);
@@ -91,12 +91,12 @@ impl Backing {
         }
     }
 
-    /// What the head names; the outer `None` where that cannot be told.
+    /// Parses the backing file from the header; the outer `None` means that the header does not tell.
     fn named_in(head: &[u8], path: &Path) -> Option<Option<Self>> {
         const FORMAT: u32 = 0xe279_2aca;
-        // Incompatible feature bit 2: the guest's data lies in another file, which this one may not name.
+        // Incompatible feature bit 2: the guest's data is in another file, which the header may not name.
         const DATA_FILE: u32 = 1 << 2;
-        // qemu's own bound.
+        // qemu's own limit.
         const NAME_BYTES_MAX: usize = 1023;
         let word = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
         let is_version_2 = word(4)? < 3;
@@ -114,11 +114,11 @@ impl Backing {
         }
         let name = String::from_utf8(head.get(at..at.checked_add(size)?)?.to_vec()).ok()?;
         let name = name.strip_prefix("file:").unwrap_or(&name);
-        // qemu takes a name with a colon before its first slash for a protocol's (`path_has_protocol`).
+        // qemu takes a name with a colon before its first slash as a protocol's (`path_has_protocol`).
         if name.split('/').next().is_some_and(|start| start.contains(':')) {
             return None;
         }
-        // Version 2 has 72 bytes before its extensions; later ones say how many.
+        // In version 2 the extensions start at byte 72; later versions state the offset.
         let mut next = if is_version_2 { 72 } else { usize::try_from(word(100)?).ok()? };
         let mut format = String::new();
         while let (Some(extension), Some(length)) = (word(next), word(next + 4)) {
@@ -139,7 +139,7 @@ impl Backing {
 mod tests {
     use super::*;
 
-    /// The head of a qcow2 file that lies on top of `name`, which has this format.
+    /// Returns the header of a qcow2 file with the backing file `name` of this format.
     fn qcow2(name: &str, format: &str) -> Vec<u8> {
         let length = |text: &str| u32::try_from(text.len()).unwrap().to_be_bytes();
         let mut head = b"QFI\xfb\0\0\0\x02".to_vec();
@@ -165,7 +165,7 @@ mod tests {
         let path = |name: &str| folder.join(name);
         fs::write(path("top"), qcow2("middle", "qcow2")).unwrap();
         fs::write(path("middle"), qcow2(path("base").to_str().unwrap(), "raw")).unwrap();
-        // A guest that writes a head into its raw disk leads nowhere.
+        // A guest that writes a header into its raw disk adds nothing to the chain.
         fs::write(path("base"), qcow2("victim", "qcow2")).unwrap();
         fs::write(path("loop"), qcow2("loop", "qcow2")).unwrap();
         let mut disk = Disk::default();
@@ -231,7 +231,7 @@ mod tests {
         ] {
             assert_eq!(is_whole(&qcow2(name, format)), expected, "{name} {format}");
         }
-        // Version 3, whose head has 104 bytes, with and without an external data file.
+        // Version 3, whose header has 104 bytes, with and without an external data file.
         let mut head = b"QFI\xfb\0\0\0\x03".to_vec();
         head.resize(104, 0);
         head[103] = 104;

@@ -1,9 +1,9 @@
-//! The clocks of guests that stood still, set after they are resumed; and the thread that asks guest agents of the
-//! agent's own accord, also for addresses (`refresh`).
+//! Sets the clocks of guests after a resume. The same thread also asks guest agents for addresses (`refresh`).
 //!
-//! A guest that was paused, saved or waited for a full disk goes on with the time at which it stopped. libvirt reports
-//! when one is resumed, by whomever. Its guest agent then sets the clock: one guest at a time, so that callers have
-//! guest agents, too. No call waits for that. A guest agent that is not there yet or does not answer is asked again.
+//! A guest that was paused, saved or waited for a full disk continues with the time at which it stopped. libvirt
+//! reports each resume, whatever caused it. Then the guest agent sets the clock: for one guest at a time, so that guest
+//! agents stay available to callers. No call waits for that. If a guest agent is not connected yet or does not answer,
+//! the agent asks it again.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -26,18 +26,18 @@ use crate::ops::question::Work;
 use crate::ops::{Error, Opener, Session, begun};
 use crate::pool::{self, Job, JobName, Lane, Pool, current};
 
-/// Sets the clocks of resumed guests, and looks for addresses, on a thread of its own, `guest-agents`, which ends with
-/// this value.
+/// Sets the clocks of resumed guests and looks for addresses, on a thread of its own, `guest-agents`. The thread ends
+/// when this value is dropped.
 pub(super) struct Clocks(Arc<Wanted>);
 
-/// The clocks that are to be set.
+/// The clocks that the thread must set.
 struct Wanted {
-    /// At most [`AGENT_CLOCKS`]; none where there will be no more.
+    /// At most [`AGENT_CLOCKS`]; `None` after the end.
     clocks: Mutex<Option<Vec<Clock>>>,
     changed: Condvar,
 }
 
-/// A clock that is to be set.
+/// A clock that the thread must set.
 #[derive(Clone)]
 struct Clock {
     /// The id of its guest.
@@ -46,7 +46,7 @@ struct Clock {
     resumed: Instant,
     /// When to try next.
     due: Instant,
-    /// How often the guest agent was asked.
+    /// How often the guest agent has failed to set it.
     tries: u32,
 }
 
@@ -55,12 +55,12 @@ pub(super) struct Thread {
     pub(super) opener: Arc<Opener>,
     pub(super) agents: Arc<Agents>,
     pub(super) events: Arc<Events>,
-    /// Whether the agent has a network with NAT of its own.
+    /// Whether the agent has its own network with NAT.
     pub(super) has_nat: bool,
     wanted: Arc<Wanted>,
 }
 
-/// What the thread does next.
+/// The thread's next task.
 enum Next {
     Clock(Clock),
     Refresh(Refresh),
@@ -70,7 +70,7 @@ impl Clocks {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system gives none.
+    /// If the system refuses the thread.
     pub(super) fn start(
         pool: &Arc<Pool<Session>>,
         opener: &Arc<Opener>,
@@ -92,12 +92,12 @@ impl Clocks {
         Ok(Self(wanted))
     }
 
-    /// Takes note of a change of a guest. Waits for nothing.
+    /// Records a change of a guest. Does not block.
     pub(super) fn changed(&self, guest: &str, change: &DomainChange) {
         let is_resumed = match change {
             DomainChange::Lifecycle { event: "resumed", .. } => true,
             DomainChange::Agent { state: "connected" } => false,
-            // It may have its first NIC.
+            // The guest may have its first NIC.
             DomainChange::Lifecycle { event: "started", .. } | DomainChange::DeviceAdded => {
                 return self.wake();
             }
@@ -123,9 +123,9 @@ impl Clocks {
         self.0.changed.notify_one();
     }
 
-    /// Has the thread see what is due.
+    /// Wakes the thread, which then checks what is due.
     pub(super) fn wake(&self) {
-        // While the thread looks for that it has the lock.
+        // The thread holds this lock while it checks what is due, so it cannot miss the notification.
         let _clocks = self.0.clocks.lock();
         self.0.changed.notify_one();
     }
@@ -139,7 +139,7 @@ impl Drop for Clocks {
 }
 
 impl Wanted {
-    /// Waits until a clock or a look for addresses is due; none where there will be no more.
+    /// Waits until a clock or a query for addresses is due; returns `None` after the end.
     fn next(&self, agents: &Agents) -> Option<Next> {
         let mut clocks = self.clocks.lock();
         loop {
@@ -159,15 +159,15 @@ impl Wanted {
         }
     }
 
-    /// Notes what comes of an attempt: another follows at this time, or none. A guest that was resumed meanwhile has
-    /// its own.
+    /// Records the outcome of an attempt: the time of the next one, or `None` if the clock is done. A guest that was
+    /// resumed meanwhile has a new entry, which stays.
     fn note(&self, tried: &Clock, again: Option<(Instant, u32)>) {
         let mut clocks = self.clocks.lock();
         let Some(clocks) = clocks.as_mut() else { return };
         let is_it = |clock: &Clock| clock.guest == tried.guest && clock.resumed == tried.resumed;
         let Some(index) = clocks.iter().position(is_it) else { return };
         match again {
-            // The agent may be connected since.
+            // Unless the guest agent connected meanwhile, which set an earlier time.
             Some((due, tries)) if clocks[index].due == tried.due => {
                 (clocks[index].due, clocks[index].tries) = (due, tries);
             }
@@ -195,7 +195,7 @@ impl Thread {
                 }
                 Err(why) => why,
             };
-            // Else another call has to do with the failure, or the pool, and the guest agent was not asked.
+            // Any other failure is due to another call or the pool: the guest agent was not asked.
             let tries = clock.tries + u32::from(matches!(why, Error::Libvirt(_)));
             let due = Instant::now() + pause_after(&why);
             let is_last = tries >= AGENT_CLOCK_TRIES || due > clock.resumed + AGENT_CLOCK_TIME;
@@ -216,7 +216,7 @@ impl Thread {
         }
     }
 
-    /// Has a guest's agent set the clock, if that is needed.
+    /// Asks a guest's agent to set the clock, if the guest needs it.
     ///
     /// # Blocking
     /// Up to [`AGENT_LATE`].
@@ -236,7 +236,8 @@ impl Thread {
         self.ask(name, Box::new(work))
     }
 
-    /// Has a worker of the pool ask libvirt something, in turn with those that call where it is a guest agent.
+    /// Runs a job for libvirt on a worker of the pool. A job that asks a guest agent waits for its permit in turn with
+    /// callers.
     ///
     /// # Blocking
     /// Up to [`AGENT_LATE`].
@@ -258,7 +259,7 @@ fn pause_after(why: &Error) -> Duration {
     }
 }
 
-/// Whether libvirt says that this guest has no guest agent, is not running or is gone.
+/// Returns whether libvirt's error means that the guest has no guest agent, does not run or no longer exists.
 fn is_absence(code: Code) -> bool {
     let absent = [Code::ARGUMENT_UNSUPPORTED, Code::NO_SUPPORT, Code::NO_DOMAIN];
     absent.contains(&code) || code == Code::OPERATION_INVALID

@@ -1,10 +1,10 @@
-//! Counters of libvirt as the wire has them.
+//! Conversion of libvirt's counters to the wire.
 
 use crate::guest::wire::metrics::{CpuMetrics, DiskMetrics, NicMetrics};
 use crate::libvirt::{BlockStats, CpuTime, InterfaceStats, VcpuTimes};
 
-/// One element for each virtual processor; what the domain did outside them is shared out equally,
-/// so that the sums of both members are right.
+/// Returns one element for each virtual processor. Time that the domain spent outside them is
+/// divided equally, so that the sums of both members are right.
 pub(super) fn by_vcpu(times: &VcpuTimes) -> Vec<CpuTime> {
     let inside: u64 = times.vcpu_ns.iter().sum();
     let outside = times.total_ns.unwrap_or(inside).saturating_sub(inside);
@@ -48,7 +48,7 @@ pub(super) fn nic_counters(name: &str, stats: &InterfaceStats) -> NicMetrics {
     }
 }
 
-/// Nanoseconds as the seconds of the wire; exact to a nanosecond for the first 104 days.
+/// Converts nanoseconds to the seconds of the wire; exact to a nanosecond for the first 104 days.
 #[expect(clippy::cast_precision_loss, reason = "the wire has floating seconds")]
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9

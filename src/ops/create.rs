@@ -1,4 +1,4 @@
-//! CreateGuest and Create: a guest's networks and domain, made or taken back as one.
+//! CreateGuest and Create: a guest's networks and domain, made in one transaction.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,23 +32,23 @@ use crate::pool::{Hold, Lane};
 use crate::storage::{Adopts, Maker};
 
 impl Libvirt {
-    /// Defines a guest's networks and domain; it is not started (contract section 5).
+    /// Defines a guest's networks and domain, and does not start it (contract section 5).
     ///
-    /// The same guest again is a success with the same answer.
+    /// A request for the same guest again succeeds with the same answer.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names what cannot be; [`Error::Exists`] for another guest of that id;
-    /// [`Error::Step`] names the step that failed: everything made before it has been taken back.
+    /// [`Error::Invalid`] names what this host cannot provide; [`Error::Exists`] for another guest of that id;
+    /// [`Error::Step`] names the step that failed, after the agent undid all steps before it.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change). A guest that is finished
-    /// later than that is taken back; one that only the journal was late for stays.
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change). A guest that is complete only after the deadline
+    /// is removed again; it stays if only the journal was late.
     pub fn create_guest(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let mut guest = request.guest.ok_or(Error::NoGuest)?;
         check_definition_with_networks(&guest, &self.host)?;
         let deadline = self.change_deadline(&request.args)?;
         let replaced = complete(&mut guest, request.is_strict, &self.host);
-        // Fails before anything is made where ignition or credentials have no state directory.
+        // Without a state directory, ignition and credentials fail before anything is made.
         self.own_seed_files(&guest, "")?;
         self.fingerprint_seed(&mut guest, May::Make)?;
         let hold = self.hold_sources("CreateGuest", &guest.id, &sources(&guest), deadline)?;
@@ -61,7 +61,7 @@ impl Libvirt {
         Ok(GuestResponse { warnings, ..respond(guest) })
     }
 
-    /// The steps of CreateGuest. After an error the journal has them, to be undone.
+    /// Runs the steps of CreateGuest. After an error the journal holds them for the rollback.
     fn make_guest(
         &self,
         guest: &mut Guest,
@@ -69,16 +69,16 @@ impl Libvirt {
         hold: &Hold,
         deadline: Instant,
     ) -> Result<(), Error> {
-        // The guest as its caller knows it: complete, and without the disk of its seed.
+        // The guest as its caller knows it: complete, but without the disk of its seed.
         let request = guest.clone();
         self.add_seed(guest);
         let made = self.make_with_seed(guest, request, replaced, hold, deadline);
-        // Callers know their own disks.
+        // Callers see only their own disks.
         guest.disks.retain(|disk| !disk.is_seed);
         made
     }
 
-    /// The same for a guest that has the disk of its seed among its disks.
+    /// Runs the steps for a guest that has the disk of its seed among its disks.
     fn make_with_seed(
         &self,
         guest: &mut Guest,
@@ -93,23 +93,23 @@ impl Libvirt {
         self.check_sources("CreateGuest", &guest.id, handed_in.clone(), hold, deadline)?;
         let (mut uuid, mut unclaimed) = (random::uuid(), Vec::new());
         if wants_volumes(guest) {
-            // First: another guest's volumes are not to be looked at, let alone adopted.
+            // First of all: the agent must not look at another guest's volumes, let alone adopt them.
             let (asked, host, replaced) = (request.clone(), self.host.clone(), replaced.clone());
             let look = move |session: &mut Session| {
                 let there = is_there(session, &asked)?;
                 if there.is_none() {
-                    // Before anything is made.
+                    // Fails before anything is made.
                     check_new(session.connection()?, &asked, replaced, &host)?;
                 }
                 Ok(there)
             };
             let exists = self.held("CreateGuest", deadline, hold, look, |_, _| {})?;
             if exists.is_some() {
-                // It keeps its seed, which may have the name of a former id.
+                // An existing guest keeps its seed, which may be named after a former id.
                 guest.disks.retain(|disk| !disk.is_seed);
             }
             let adopts = match &exists {
-                // Its definition names them, whatever their marks say.
+                // The definition names the volumes, whatever their marks say.
                 Some(There { uuid: own, .. }) => {
                     uuid.clone_from(own);
                     Adopts::Any
@@ -144,13 +144,13 @@ impl Libvirt {
         Ok(())
     }
 
-    /// Defines a domain as the request has it and starts it; makes no networks (contract section 5).
+    /// Defines a domain from the request and starts it; makes no networks (contract section 5).
     ///
-    /// The same guest again is started if it is off. A definition whose start fails stays, with its disks: there
-    /// is nothing to undo, and the same call again goes on from whatever a killed agent left.
+    /// A request for the same guest again starts it if it is off. A definition whose start fails stays, with its disks.
+    /// So there is nothing to undo, and a repeated call continues from whatever a killed agent left.
     ///
     /// # Errors
-    /// As [`Libvirt::create_guest`]; whatever keeps the emulator from starting.
+    /// As [`Libvirt::create_guest`]; any error that keeps the emulator from starting.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -193,17 +193,17 @@ impl Libvirt {
         let outcome = self.held("Create", deadline, &hold, work, late);
         let is_lost = outcome.as_ref().is_err_and(Error::is_unreachable);
         if is_lost && !handed_in.is_empty() {
-            // There may be a domain.
+            // The domain may exist.
             self.status.marks().wake();
         }
         let (uuid, started) = outcome?;
-        // Also of a guest that does not start: its definition stays.
+        // Also if the guest does not start: its definition stays.
         self.claim_sources("Create", handed_in, &Maker::domain(&uuid), &hold, deadline);
         Ok(answer(guest, started?))
     }
 }
 
-/// Starts a domain that is off, and waits for a start that is under way; what it is like then.
+/// Starts a domain that is off, or waits for a start that is under way. Returns its condition afterwards.
 fn running(
     connection: &Connection,
     domain: &Domain,
@@ -217,8 +217,8 @@ fn running(
     Ok(found)
 }
 
-/// Completes a request as contract section 5 says; what of it would be replaced and is refused, in words.
-/// What is replaced otherwise is logged.
+/// Completes a request as contract section 5 says. Logs the members that it replaces; with `is_strict`, returns the
+/// first replaced member as an error text instead.
 pub(super) fn complete(guest: &mut Guest, is_strict: bool, host: &HostConfig) -> Option<String> {
     let asked = guest.clone();
     guest.complete(is_strict || profile::of(guest, host.profile) == Profile::Modern);
@@ -232,10 +232,10 @@ pub(super) fn complete(guest: &mut Guest, is_strict: bool, host: &HostConfig) ->
     None
 }
 
-/// Checks a guest that does not exist yet, before anything of it is made.
+/// Checks a guest that does not exist yet, before the agent makes any part.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what would be replaced; as [`machine::offer`].
+/// [`Error::Invalid`] for a member that would be replaced; as [`machine::offer`].
 fn check_new(
     connection: &Connection,
     guest: &Guest,
@@ -251,10 +251,10 @@ fn check_new(
     }
 }
 
-/// The guest, where it exists already.
+/// Returns the guest, if it exists already.
 ///
 /// # Errors
-/// [`Error::Exists`] where another one has its id.
+/// [`Error::Exists`] if another guest has its id.
 fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<There>, Error> {
     let Some(domain) = session.find(&guest.id)? else { return Ok(None) };
     let places = same_or_exists(session.connection()?, &domain, guest)?;
@@ -263,15 +263,15 @@ fn is_there(session: &mut Session, guest: &Guest) -> Result<Option<There>, Error
 
 /// A guest that exists already.
 struct There {
-    /// Where the guest sees its disks.
+    /// The targets of its disks.
     places: Vec<DiskTarget>,
-    /// Its domain's uuid.
+    /// The uuid of its domain.
     uuid: String,
 }
 
-/// The libvirt job of CreateGuest. Stores `request` with the domain, which gets the uuid. Answers with the
-/// places of the disks of a guest that exists: disks may have been attached and detached since, so that the
-/// request tells nothing of them.
+/// Runs the libvirt job of CreateGuest. Stores `request` with the domain, which gets `uuid`. For a guest that exists,
+/// returns the targets of its disks: disks may have been attached and detached since, so the request does not tell
+/// them.
 fn make(
     session: &mut Session,
     guest: &Guest,
@@ -301,7 +301,7 @@ fn make(
         let written = files.write(guest).map_err(Error::Seed);
         written.map_err(|cause| failed_to("create the files of the seed".to_owned(), cause))?;
     }
-    // Also for a guest that is there: a network that somebody removed or stopped belongs to it.
+    // Also for an existing guest: somebody may have removed or stopped one of its networks.
     let domain = exists.as_ref().map_or(&uuid, |there| &there.uuid);
     for nic in &guest.nics {
         let connection = session.connection()?;
@@ -315,7 +315,7 @@ fn make(
     let defined = session.connection()?.define_domain(&xml);
     match defined {
         Ok(_) => {
-            // A guest that was renamed may have left what it wrote.
+            // A former guest of this name, renamed since, may have left a console log.
             screens::forget_console(&guest.id, host);
             Ok(Vec::new())
         }
@@ -323,7 +323,7 @@ fn make(
     }
 }
 
-/// Refuses a definition that libvirt might not hand out again.
+/// Refuses a definition so large that libvirt might not return it again.
 fn check_size(xml: &str) -> Result<(), Error> {
     match xml.len() {
         bytes if bytes > GUEST_DEFINITION_BYTES => Err(Error::Invalid(format!(
@@ -337,12 +337,12 @@ pub(super) fn failed_to(step: String, cause: Error) -> Error {
     Error::Step { step, cause: Box::new(cause), left: Vec::new() }
 }
 
-/// Defines the guest's domain (the owner's `NewDomain`). `sources` tells what each disk's source
-/// is, in order; where it is short, a block device.
+/// Defines the guest's domain (the owner's `NewDomain`). `sources` has the kind of each disk's source, in order; the
+/// default for missing ones is a block device.
 ///
 /// # Errors
-/// As [`Connection::define_domain`]; [`Error::Invalid`] for a member that this host cannot give a guest, and
-/// for a definition that is too large.
+/// As [`Connection::define_domain`]; [`Error::Invalid`] for a member that this host cannot provide, and for a
+/// definition that is too large.
 ///
 /// # Blocking
 /// As [`Connection::define_domain`] and [`Connection::domain_capabilities`].
@@ -353,7 +353,7 @@ pub fn new_domain(
     sources: &[SourceKind],
 ) -> Result<Domain, Error> {
     let offer = machine::offer(connection, guest, profile::of(guest, host.profile))?;
-    // Its own, so that the metadata says whose it is.
+    // The agent chooses the uuid, so that the metadata can name the domain that it belongs to.
     let uuid = random::uuid();
     let domain = machine::definition(guest, guest.clone(), host, sources, (offer, &uuid))?;
     let xml = domain.domain_xml();
@@ -361,11 +361,11 @@ pub fn new_domain(
     Ok(connection.define_domain(&xml)?)
 }
 
-/// Checks that an existing domain is the guest that is asked for (contract section 9); answers with
-/// the places of its disks, in the guest's order.
+/// Checks that an existing domain is the requested guest (contract section 9). Returns the targets of its disks, in the
+/// guest's order.
 ///
 /// # Errors
-/// [`Error::Exists`] where it is another one.
+/// [`Error::Exists`] if it is another guest.
 pub(super) fn same_or_exists(
     connection: &Connection,
     domain: &Domain,
@@ -376,12 +376,12 @@ pub(super) fn same_or_exists(
         return Err(other);
     };
     let is_same = match &found.metadata.guest {
-        // A caller may send again what it asked for, and what was answered.
+        // A caller may repeat its request, or send the guest that it got as the answer.
         Some(request) => {
             (same_guest(guest, request) || same_guest(guest, &answered(request, &found)))
                 && same_machine(guest, request, &found)
         }
-        // The original agent kept no request: its XML and its networks tell.
+        // The original agent stored no request: the domain XML and the networks decide.
         None => same_as_domain(guest, &found, &networks::wiring(connection, &found)?),
     };
     match found.metadata.guest {

@@ -1,4 +1,4 @@
-//! Delete: a guest's domain and networks, gone; what a former attempt left included.
+//! Delete: removes a guest's domain, networks and volumes, including leftovers of a former attempt.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,30 +24,30 @@ use crate::pool::{Hold, Lane};
 use crate::storage::{self, Dataset, Maker, PoolName};
 
 impl Libvirt {
-    /// Destroys the guest's domain if it runs in any way, undefines it, removes the networks of the
-    /// request's NICs that no other guest uses and those that this agent made for it, and destroys
-    /// the volumes that it made for it. A `source` that was handed in is left alone. The log of its
-    /// console goes, too.
+    /// Deletes a guest.
     ///
-    /// The answer is the request's guest, unchanged. A domain that does not exist is no error where
-    /// networks or volumes of the guest are left to remove, or where an earlier Delete of it was incomplete
-    /// when this one came.
+    /// Destroys its domain if it is active, undefines it, removes the networks of the request's NICs that no other
+    /// guest uses and the networks that this agent made for the guest, and destroys the volumes that it made for the
+    /// guest. A volume that a caller named as `source` stays. The log of the guest's console is removed, too.
+    ///
+    /// The answer is the request's guest, unchanged. A missing domain is no error if networks or volumes of the guest
+    /// remain to be removed, or if an earlier Delete of the guest was incomplete when this call arrived.
     ///
     /// # Errors
-    /// What libvirt says; where nothing of the guest is left, that there is no such domain;
-    /// [`Error::VolumesLeft`] names what stays of its disks: also files that another tool put on top of them.
+    /// Errors of libvirt; that there is no such domain, if nothing of the guest is left; [`Error::VolumesLeft`] names
+    /// the disks that remain, including files that another tool put on top of them.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); later than that it is still
-    /// finished.
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); after the deadline the agent still completes the
+    /// Delete.
     pub fn delete(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = request.guest.ok_or(Error::NoGuest)?;
         let deadline = self.change_deadline(&request.args)?;
         let id = guest.id.clone();
-        // The reconciler, or another caller's Delete, may finish an earlier Delete while this one waits.
+        // The reconciler, or another caller's Delete, may complete an earlier Delete while this one waits.
         let is_begun = self.journal.has_unfinished(Verb::Delete, &id);
-        // Before the key is asked for: a verb that hangs on this guest's emulator holds the key and
-        // is freed by this.
+        // Before the guest lock: a method that hangs on this guest's emulator holds the lock, and destroying the domain
+        // frees it.
         let was_there = self.urgent("Delete", &guest.id, deadline, move |session| match session
             .find(&id)?
         {
@@ -66,8 +66,8 @@ impl Libvirt {
         }
     }
 
-    /// Everything of a Delete but stopping the guest: libvirt's word that there is no such domain,
-    /// and whether anything was removed.
+    /// Runs the steps of a Delete after the stop of the guest. Returns libvirt's error if there is no such domain, and
+    /// whether anything was removed.
     fn remove_guest(
         &self,
         guest: &Guest,
@@ -85,7 +85,7 @@ impl Libvirt {
         let transaction = Transaction::begin(self, Verb::Delete, guest);
         let (missing, transaction) =
             self.run_steps(Lane::Control, transaction, hold, deadline, work)?;
-        // What earlier calls for this guest had to leave; not what this one will.
+        // The leftovers of earlier calls for this guest, without those of this call.
         let earlier = self.journal.leftovers_of(hold.key(), None);
         let outcome = self.recover(transaction, hold, deadline);
         let earlier = self.recover_leftovers(earlier, hold, deadline);
@@ -98,7 +98,7 @@ impl Libvirt {
     }
 }
 
-/// The steps of a Delete, in reverse order; and libvirt's word, where there is no such domain.
+/// Returns the steps of a Delete, in reverse order, and libvirt's error if there is no such domain.
 fn leaving_steps(
     session: &mut Session,
     guest: &Guest,
@@ -113,12 +113,12 @@ fn leaving_steps(
     let connection = session.connection()?;
     let (networks, volumes, lost) = leaving(connection, guest, domain.as_ref(), pool)?;
     for mac in lost {
-        // A step would remove a network that another guest makes under this name meanwhile.
+        // Not a recorded step: a later retry would remove a network that another guest made under this name meanwhile.
         if let Err(error) = nat::release(connection, &mac) {
             warn!("cannot remove the reservation of NIC {mac}; guest={:?}: {error}", guest.id);
         }
     }
-    // Before anything is gone: its volumes would be nobody's afterwards.
+    // Before anything is removed: afterwards nothing would tell whose the volumes are.
     if volumes.expected == Expected::Some && !has_store {
         return Err(storage::Error::NoStore.into());
     }
@@ -138,18 +138,19 @@ fn leaving_steps(
             made_parent: false,
             maker: Some(maker.clone()),
         }));
-        // Also where another tool has defined the domain again without them.
+        // Also if another tool has defined the domain again without them.
         if SeedFiles::new(state, &uuid).is_ok_and(|files| files.exist()) {
             steps.push(Step::SeedFiles(uuid.clone()));
         }
-        // Last what decides: without it the guest is whole, and a crash leaves it so.
+        // The deciding step is last in the list, so it runs first: until then the guest is whole, and a crash leaves it
+        // whole.
         steps.push(Step::Domain { uuid: Some(uuid) });
     }
     Ok((steps, missing))
 }
 
-/// The names of the networks that go with a guest if no other one uses them, what its definition says of its
-/// volumes, and the MAC addresses of its NICs whose networks are gone.
+/// Returns the names of the networks to remove with a guest if no other guest uses them, what its definition says of
+/// its volumes, and the MAC addresses of its NICs whose networks no longer exist.
 pub(super) fn leaving(
     connection: &Connection,
     guest: &Guest,
@@ -163,7 +164,7 @@ pub(super) fn leaving(
         None => BTreeSet::new(),
     };
     for name in guest.nics.iter().map(|nic| &nic.mac) {
-        // Of a network that only the request names, the mark has to name the guest.
+        // If only the request names a network, the network's mark must name the guest.
         if !name.is_empty()
             && !names.contains(name)
             && networks::mark_of(connection, name)?.is_none_or(|mark| mark.guest == guest.id)
@@ -186,14 +187,14 @@ pub(super) fn leaving(
             Some(_) => Expected::None,
             None => Expected::Unknown,
         },
-        // Also where the domain was defined again since, with another uuid.
+        // Also if the domain was defined again since, with another uuid.
         kept: handed_in_sources(&xml).into_iter().map(PathBuf::from).collect(),
         renamed: renamed_volumes(&found.metadata, &guest.id, pool),
     };
     Ok((names, volumes, lost))
 }
 
-/// The volumes of a guest's disks that are not below `guests/<id>`: it had another id when they were made.
+/// Returns the volumes of a guest's disks that are not below `guests/<id>`, because they were made under a former id.
 fn renamed_volumes(metadata: &Metadata, id: &str, pool: &PoolName) -> Vec<Dataset> {
     let disks = metadata.guest.iter().flat_map(|request| &request.disks);
     let own = disks.filter(|disk| disk.wants_volume() && !disk.volume.is_empty());
@@ -203,7 +204,7 @@ fn renamed_volumes(metadata: &Metadata, id: &str, pool: &PoolName) -> Vec<Datase
     volumes.filter(|volume| guest_of(volume).is_some_and(|former| former != id)).collect()
 }
 
-/// What libvirt says of the domain; nothing where that cannot be read, which keeps no Delete.
+/// Parses the definition of the domain. An unreadable one counts as empty, and does not prevent the Delete.
 fn definition(xml: &str, id: &str) -> VirDomain {
     VirDomain::from_xml(xml).unwrap_or_else(|error| {
         warn!("cannot parse the domain XML; guest={id:?}: {error}");
@@ -211,9 +212,9 @@ fn definition(xml: &str, id: &str) -> VirDomain {
     })
 }
 
-/// The names of the networks of this agent that the guest has, by what is stored with its domain. The original
-/// stored nothing, and a clone carries what is stored with another domain: there the interfaces tell. Whose
-/// network each is, its mark says when the domain is gone.
+/// Returns the names of the guest's networks that this agent made, from the request stored with its domain. The
+/// original agent stored no request, and a clone carries the request of another domain: there the interfaces tell. When
+/// the domain is gone, the network's mark tells whose network it is.
 fn networks_made(connection: &Connection, found: &VirDomain) -> Result<BTreeSet<String>, Error> {
     let mut names = found.metadata.besides.networks.clone();
     match &found.metadata.guest {

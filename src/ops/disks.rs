@@ -1,4 +1,4 @@
-//! Disk sources: where they may lie, and what they are.
+//! Disk sources: which paths are allowed, and the kind of each source.
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -16,36 +16,40 @@ use crate::os::{disk, files};
 use crate::storage::PoolName;
 use crate::storage::format::{self, Format};
 
-/// Where images lie in a store, and where guests' volumes do.
+/// The directories of images and of guests' volumes in a store.
 const IMAGES: &str = "images/";
 const GUESTS: &str = "guests/";
-/// Where the kernel's devices lie.
+/// The directory of the kernel's devices.
 const DEVICES: &str = "/dev";
 
-/// Judges each disk's source and answers with what each is, in order.
+/// Checks each disk's source, and returns the kind of each, in order.
 ///
-/// A source must be a volume of the pool by a link in `/dev/zvol/<pool>`, or lie in an allowed
-/// folder, with its links resolved, and in both cases nobody but root and the agent's user may be
-/// able to lead it elsewhere afterwards; a device lies in an allowed folder only if that is in
-/// `/dev`. Of the pool and of the directory store only volumes below `guests/` are sources, whatever
-/// is allowed: a guest would write into an image, a snapshot or a mark. A source that does not exist is
-/// judged by its path and taken for a block device, as its volume may be made later. A mount counts as what
-/// it covers: only root can make one. A disk outside the store in a format of its own, as qcow2, is refused,
-/// whatever is allowed, unless the request says that it is qcow2: then it must need no other file.
+/// A source must be a volume of the pool by a link in `/dev/zvol/<pool>`, or a path in an allowed directory after its
+/// links are resolved. In both cases nobody but root and the agent's user may be able to redirect the path afterwards.
+/// A device is allowed only in an allowed directory below `/dev`.
 ///
-/// A CD-ROM's medium may be an image of the store, too, and none of its volumes; it has to be there, and a drive
-/// without one counts as a file.
+/// In the pool and in the directory store only volumes below `guests/` are sources, whatever is allowed: otherwise a
+/// guest could write into an image, a snapshot or a mark.
+///
+/// A source that does not exist is checked by its path and counts as a block device, because its volume may be made
+/// later. A mount counts as the directory that it covers: only root can mount.
+///
+/// A disk outside the store in another format than raw, as qcow2, is refused, whatever is allowed. If the request says
+/// that it is qcow2, it is accepted, and must need no other file.
+///
+/// A CD-ROM's medium may also be an image of the store, but none of its volumes. It must exist; a drive without a
+/// medium counts as a file.
 ///
 /// # Errors
-/// [`Error::Invalid`] that names the disk.
+/// [`Error::Invalid`] with the name of the disk.
 ///
 /// # Blocking
-/// As long as the file systems below take to answer `stat`: on a worker only.
+/// Until the file systems answer `stat`, so only a worker may call this.
 pub(super) fn judge(guest: &Guest, host: &HostConfig) -> Result<Vec<SourceKind>, Error> {
     judge_each(guest, host).collect()
 }
 
-/// The same one by one, each with its own error.
+/// Checks each disk's source like [`judge`], each with its own result.
 pub(super) fn judge_each(
     guest: &Guest,
     host: &HostConfig,
@@ -55,7 +59,7 @@ pub(super) fn judge_each(
     disks.map(move |(index, disk)| rule.judge_named(disk, &format!("disks[{index}]")))
 }
 
-/// The same for one disk, which the error calls `place`.
+/// Checks the source of one disk, which errors call `place`.
 ///
 /// # Errors
 /// As [`judge`].
@@ -66,9 +70,8 @@ pub(super) fn judge_one(disk: &Disk, place: &str, host: &HostConfig) -> Result<S
     Rule::of(host).judge_named(disk, place)
 }
 
-/// Judges the sources of a domain that is to be started, whoever defined it: links may have been
-/// changed since, and the flags too. A source that is not there is left to libvirt, which cannot
-/// open it.
+/// Checks the sources of a domain before its start, whether or not this agent defined it: links and options may have
+/// changed since. libvirt reports a source that does not exist.
 ///
 /// # Errors
 /// As [`judge`].
@@ -79,7 +82,7 @@ pub(super) fn judge_start(domain: &VirDomain, host: &HostConfig) -> Result<(), E
     let rule = Rule::of(host);
     for disk in &domain.devices.disks {
         let source = disk.source.path();
-        // A drive without a medium, or a source that is no path.
+        // A drive without a medium, or a source without a path.
         if source.is_empty() {
             continue;
         }
@@ -90,7 +93,7 @@ pub(super) fn judge_start(domain: &VirDomain, host: &HostConfig) -> Result<(), E
     Ok(())
 }
 
-/// Adds to the error of a start which of the domain's disks are not there.
+/// Adds the names of the domain's missing disks to the error of a start.
 ///
 /// # Blocking
 /// As [`judge`].
@@ -105,28 +108,28 @@ pub(super) fn name_missing(domain: &VirDomain, cause: Error) -> Error {
     Error::DisksMissing { disks: missing, cause: Box::new(cause) }
 }
 
-/// Whether there is nothing at a path.
+/// Returns whether nothing exists at a path.
 pub(super) fn is_missing(path: &str) -> bool {
     fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-/// Where sources may lie on a host.
+/// The allowed sources of a host.
 struct Rule {
-    /// None without a store.
+    /// `None` without a store.
     zpool: Option<String>,
-    /// The pool's folder in `/dev/zvol`, without links; none where it is not sure where that is.
+    /// The pool's directory in `/dev/zvol`, without links; `None` if that path is not safe.
     zvols: Option<PathBuf>,
-    /// The other folders, without links; those that lead nowhere sure are left out.
+    /// The other allowed directories, without links; unsafe paths are left out.
     folders: Vec<PathBuf>,
-    /// The directory store, without links, where that is the store.
+    /// The directory store, without links, if the host has one.
     store: Option<PathBuf>,
-    /// As they were configured, for people.
+    /// The allowed directories as configured, for error texts.
     shown: Vec<PathBuf>,
-    /// Whether every path is allowed, as with the original.
+    /// Whether every path is allowed, as with the original agent.
     any: bool,
 }
 
-/// What a source is.
+/// The result of resolving a source.
 enum Source {
     There(SourceKind),
     Absent { is_inside: bool },
@@ -150,13 +153,13 @@ impl Rule {
         Self { zpool, zvols, folders, store, shown, any }
     }
 
-    /// The same with the disk's name in the error.
+    /// Checks the source of a disk, which errors call `place`.
     fn judge_named(&self, disk: &Disk, place: &str) -> Result<SourceKind, Error> {
         let named = |why: String| Error::Invalid(why.replace("{disk}", place));
         self.judge(disk).map_err(named)
     }
 
-    /// What the source of a disk is that a guest is defined with.
+    /// Returns the kind of the source of a disk that a request names.
     fn judge(&self, disk: &Disk) -> Result<SourceKind, String> {
         let (source, is_cdrom) = (Path::new(&disk.source), disk.is_cdrom());
         if source.as_os_str().is_empty() {
@@ -175,7 +178,7 @@ impl Rule {
         }
     }
 
-    /// What a source is that is allowed, or is not there; for a disk or a CD-ROM.
+    /// Returns the kind of an allowed source, or that it does not exist; for a disk or a CD-ROM.
     fn look(&self, source: &Path, is_cdrom: bool) -> Result<Source, String> {
         let failed = |error: io::Error| format!("{{disk}}.source {}: {error}", source.display());
         self.check_stored(source, is_cdrom)?;
@@ -207,7 +210,7 @@ impl Rule {
                 }
                 kind(source, &found).map(Source::There)
             }
-            // Nobody is told more of what lies outside than that it does.
+            // The error tells no more of a path outside than that it is outside.
             Err(ResolveError::Exposed { .. } | ResolveError::Relative)
                 if !allowed(source, &self.shown) =>
             {
@@ -217,8 +220,8 @@ impl Rule {
         }
     }
 
-    /// Refuses what is in the pool or the directory store and is no volume below `guests/`, and for a CD-ROM what
-    /// is no image there. Where nothing is there yet, only what has the path of an image or a snapshot.
+    /// Refuses a path in the pool or the directory store that is not a volume below `guests/`, and for a CD-ROM one
+    /// that is not an image. If the path does not exist, refuses only the paths of images and snapshots.
     fn check_stored(&self, source: &Path, is_cdrom: bool) -> Result<(), String> {
         let shown = source.display();
         let below = if is_cdrom { IMAGES } else { GUESTS };
@@ -271,16 +274,16 @@ impl Rule {
         folders.any(|folder| real.starts_with(folder))
     }
 
-    /// Whether a device is a volume of the pool, by its own word.
+    /// Returns whether a device is a volume of the pool, by the name that the device itself reports.
     fn is_volume(&self, device: &Path) -> io::Result<bool> {
         let name = disk::zvol_name_at(device)?.unwrap_or_default();
         let rest = self.zpool.as_ref().and_then(|zpool| name.strip_prefix(zpool.as_str()));
         Ok(rest.is_some_and(|rest| rest.starts_with('/')))
     }
 
-    /// Refuses a disk in a format of its own: guests get the bytes as they are. A volume of the store is raw,
-    /// whatever its guest has written to its beginning. What cannot be read, as on a host where the agent is
-    /// not root, is left to libvirt.
+    /// Refuses a disk in another format than raw: guests get the bytes as they are. A volume of the store is raw,
+    /// whatever its guest has written to its beginning. libvirt decides about a disk that the agent cannot read, as on
+    /// a host where the agent is not root.
     fn check_format(&self, source: &Path, kind: SourceKind, format: &str) -> Result<(), String> {
         let real = resolved(source);
         let is_stored = self.store.as_ref().is_some_and(|store| real.starts_with(store));
@@ -343,7 +346,7 @@ mod tests {
         Rule::of(host).judge(&Disk { source, ..Disk::default() })
     }
 
-    /// A folder of this test's own, removed at its end.
+    /// A directory of this test, removed at its end.
     struct Folder(PathBuf);
 
     impl Folder {

@@ -1,8 +1,8 @@
-//! What the definitions of the host's domains use: asked before a verb removes, rolls back, grows or
-//! adopts something that another domain may have.
+//! Reads which resources the definitions of the host's domains use. The agent checks this before it removes, rolls
+//! back, grows or adopts a resource that another domain may use.
 //!
-//! It costs three round trips for lists, two or three for each domain, and three for each disk that is a volume of one
-//! of libvirt's pools.
+//! The cost is three round trips for lists, two or three for each domain, and three for each disk that is a volume of
+//! one of libvirt's pools.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,37 +24,36 @@ use crate::pool::{Hold, JobName, Lane};
 use crate::sorted::IntoSorted;
 use crate::storage::{self, InUse, Maker, Volumes};
 
-/// What one domain uses, by its definition and, while it runs, by what runs.
+/// The resources of one domain, by its definition and, while it runs, by its live definition.
 #[derive(Debug, Default)]
 pub(super) struct DomainUse {
-    /// Its name.
+    /// The name of the domain.
     pub(super) name: String,
-    /// Its uuid.
+    /// The uuid of the domain.
     pub(super) uuid: String,
-    /// Whether it runs in any way.
+    /// Whether the domain is active.
     pub(super) runs: bool,
-    /// Whether it is off with saved memory, which its disks have to fit.
+    /// Whether the domain is off with saved memory, which its disks must match.
     pub(super) is_saved: bool,
-    /// Whether libvirt could not give its definition, or it could not be read: it may use anything.
+    /// Whether its definition is unavailable or unreadable. Such a domain may use any resource.
     is_unreadable: bool,
-    /// Networks that its interfaces are plugged into, in lower case.
+    /// The networks of its interfaces, in lower case.
     networks: BTreeSet<String>,
-    /// Its disks. Their paths are followed only where a volume is asked for: one may lie on a file system
-    /// that hangs.
+    /// Its disks. The agent follows their paths only to look for a volume: a path may be on a file system that hangs.
     disks: Vec<Disk>,
 }
 
-/// Why nobody knows all that a domain uses.
+/// Why the resources of a domain are not fully known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unknown {
-    /// libvirt could not give its definition, or it could not be read.
+    /// The definition is unavailable or unreadable.
     Definition,
-    /// A disk has no path, or what it lies on could not be read.
+    /// A disk has no path, or its backing files could not be read.
     Chain,
 }
 
 impl Unknown {
-    /// What of the domain stands against a change, as in [`ops::Error::InUse`].
+    /// Returns why the domain prevents a change, as in [`ops::Error::InUse`].
     pub(super) fn why(self) -> &'static str {
         match self {
             Self::Definition => "may use it: its definition cannot be read",
@@ -66,24 +65,25 @@ impl Unknown {
 /// How a domain uses a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum VolumeUse {
-    /// The volume is a source of one of its disks.
+    /// The volume is the source of one of its disks.
     Disk,
-    /// A file on top of the volume is: what changes in the volume breaks that file.
+    /// A file on top of the volume is the source; changes of the volume break that file.
     Backing,
 }
 
 impl DomainUse {
-    /// Whether an interface is plugged into this network.
+    /// Returns whether an interface is connected to this network.
     pub(super) fn has_network(&self, name: &str) -> bool {
         self.networks.contains(&name.to_lowercase())
     }
 
-    /// The same, where a domain that cannot be read counts as one that has such an interface.
+    /// Returns whether an interface may be connected to this network; always `true` for an unreadable domain.
     pub(super) fn may_have_network(&self, name: &str) -> bool {
         self.is_unreadable || self.has_network(name)
     }
 
-    /// Whether this network was made for it. Marks of older agents have no uuid: there the name tells.
+    /// Returns whether this network was made for the domain. Marks of older agents have no uuid: there the name
+    /// decides.
     pub(super) fn owns_network(&self, mark: &NetworkMark) -> bool {
         match mark.domain.as_str() {
             "" => self.name == mark.guest,
@@ -91,7 +91,8 @@ impl DomainUse {
         }
     }
 
-    /// Why nobody knows all that it uses; `None` where its definition and its files tell.
+    /// Returns why the resources of the domain are not fully known; `None` if its definition and its files are
+    /// readable.
     pub(super) fn unknown_use(&self) -> Option<Unknown> {
         match self.is_unreadable {
             true => Some(Unknown::Definition),
@@ -99,20 +100,20 @@ impl DomainUse {
         }
     }
 
-    /// The same for a volume below `guests/<id>` that neither its definition nor its files name: one of its own,
-    /// or one that belongs to no domain.
+    /// Returns why the domain may use a volume below `guests/<id>` that neither its definition nor its files name. The
+    /// volume must belong to this domain, or to none.
     pub(super) fn may_use(&self, volume: &storage::Volume, id: &str) -> Option<Unknown> {
         let maker = volume.maker.as_ref().and_then(Maker::domain_uuid);
         let may_be_its = self.name == id || maker.is_none_or(|uuid| uuid == self.uuid);
         if may_be_its { self.unknown_use() } else { None }
     }
 
-    /// Whether nobody knows what one of its disks lies on.
+    /// Returns whether the backing files of one of its disks are unknown.
     pub(super) fn has_unknown_chain(&self) -> bool {
         self.disks.iter().any(|disk| !Chain::of(disk).is_whole)
     }
 
-    /// How the domain uses the volume at this path.
+    /// Returns how the domain uses the volume at this path.
     pub(super) fn of_volume(&self, device: &Path) -> Option<VolumeUse> {
         let device = resolved(device);
         let is_at = |path: &PathBuf| resolved(path) == device;
@@ -123,17 +124,17 @@ impl DomainUse {
         }
     }
 
-    /// Adds its disks and their backing files, and tells whether these are all.
+    /// Adds the domain's disks and their backing files; returns whether the list is complete.
     pub(super) fn add_paths_to(&self, in_use: &mut InUse) -> bool {
         let (paths, is_whole) = self.paths();
         paths.iter().for_each(|path| in_use.add(path, format!("domain {}", self.name)));
         is_whole
     }
 
-    /// Its disks and their backing files, and whether these are all.
+    /// Returns the domain's disks and their backing files, and whether the list is complete.
     ///
     /// # Blocking
-    /// As long as the file systems take that they are on.
+    /// Until the file systems of these files answer.
     pub(super) fn paths(&self) -> (Vec<PathBuf>, bool) {
         let (mut paths, mut is_whole): (Vec<_>, _) =
             (self.sources().collect(), !self.is_unreadable);
@@ -144,7 +145,7 @@ impl DomainUse {
         (paths, is_whole)
     }
 
-    /// Adds these and the volumes that belong to it, attached or not.
+    /// Adds the domain's disks, their backing files and the volumes that belong to the domain, attached or not.
     pub(super) fn add_to(&self, in_use: &mut InUse) {
         let is_whole = self.add_paths_to(in_use);
         in_use.add_domain(self.uuid.clone(), format!("domain {}", self.name));
@@ -157,30 +158,30 @@ impl DomainUse {
         }
     }
 
-    /// Whether a volume belongs to it, attached or not.
+    /// Returns whether a volume belongs to the domain, attached or not.
     pub(super) fn has_made(&self, volume: &storage::Volume) -> bool {
         volume.maker.as_ref().and_then(Maker::domain_uuid) == Some(&self.uuid)
     }
 
-    /// The sources of its disks.
+    /// Returns the sources of the domain's disks.
     pub(super) fn sources(&self) -> impl Iterator<Item = PathBuf> {
         let named = self.disks.iter().filter(|disk| !disk.is_unnamed());
         named.map(|disk| PathBuf::from(disk.source.path()))
     }
 
-    /// The files below these.
+    /// Returns the backing files of the domain's disks.
     fn backing(&self) -> impl Iterator<Item = PathBuf> {
         self.disks.iter().flat_map(|disk| Chain::of(disk).files)
     }
 
-    /// What a guest uses by these definitions, that of what runs first.
+    /// Returns the resources of a guest with these definitions, the live one first.
     pub(super) fn of(definitions: &[&VirDomain]) -> Self {
         let mut found = Self::default();
         definitions.iter().for_each(|it| found.add(it));
         found
     }
 
-    /// What a domain uses; `None` for one that is gone meanwhile.
+    /// Reads the resources of a domain; `None` if the domain no longer exists.
     fn read(
         (connection, known): (&Connection, &mut PoolVolumes),
         domain: &Domain,
@@ -199,7 +200,7 @@ impl DomainUse {
             false => &[XmlKind::Inactive],
         };
         found.is_saved = is_saved && !found.runs;
-        // What saved memory has may have left the definition.
+        // The definition may have lost devices that the saved memory has.
         let saved = found.is_saved.then(|| domain.managed_save_xml());
         for xml in kinds.iter().map(|kind| domain.xml(*kind)).chain(saved) {
             let read = match xml {
@@ -228,7 +229,7 @@ impl DomainUse {
         self.networks.extend(networks.filter(|name| !name.is_empty()));
         for disk in domain.devices.disks.iter().chain(&domain.devices.beside_disks) {
             let path = disk.source.path();
-            // While the domain runs libvirt names the files below a disk, in its first definition alone.
+            // libvirt names the backing files of a running domain, only in its live definition, which is the first.
             let is_new = self.disks.iter().all(|known| known.source.path() != path);
             if is_new && (!path.is_empty() || disk.is_unnamed()) {
                 self.disks.push(disk.clone());
@@ -237,8 +238,8 @@ impl DomainUse {
     }
 }
 
-/// Gives disks that are volumes of libvirt's pools the paths of these, where there are any: of a pool that is not
-/// active, or that is none of files and devices, nobody knows them.
+/// Replaces volumes of libvirt's pools by their paths. The paths stay unset for a pool that is not active, or that has
+/// neither files nor devices.
 fn name_volumes(connection: &Connection, known: &mut PoolVolumes, domain: &mut VirDomain) {
     let Device { disks, beside_disks, .. } = &mut domain.devices;
     for disk in disks.iter_mut().chain(beside_disks).filter(|disk| disk.kind == "volume") {
@@ -260,22 +261,23 @@ fn name_volumes(connection: &Connection, known: &mut PoolVolumes, domain: &mut V
     }
 }
 
-/// The paths that libvirt has told so far, by storage pool and volume; none where it has told none.
+/// The paths that libvirt has returned so far, by storage pool and volume; `None` if it returned none.
 type PoolVolumes = BTreeMap<(String, String), Option<String>>;
 
-/// What the domains that are `wanted` use, by name and handle; those that are gone meanwhile are missing.
+/// Returns the resources of the `wanted` domains, selected by name and handle, without domains that no longer exist.
 ///
 /// # Errors
-/// When libvirt cannot be asked. For a domain that cannot be read the answer says so.
+/// If libvirt does not answer. An unreadable domain is no error; the result has a flag for it.
 ///
 /// # Blocking
-/// As long as libvirt takes for the calls that this file's head counts; three times that where domains are saved meanwhile.
+/// Until libvirt has answered the calls that this file's header counts; three times as long if domains are saved
+/// meanwhile.
 pub(super) fn uses_of(
     connection: &Connection,
     wanted: impl Fn(&str, &Domain) -> bool,
 ) -> Result<Listed, Error> {
     const TRIES: usize = 3;
-    // Before the others are listed: one that is restored meanwhile runs then.
+    // Before the domains are listed: a domain that is restored meanwhile then runs.
     let mut saved = connection.saved_domain_names()?;
     let mut listed = Listed::default();
     for _ in 0..TRIES {
@@ -290,7 +292,7 @@ pub(super) fn uses_of(
             }
             listed.names.insert(name);
         }
-        // What only the saved memory of a domain has was missed where that came to be meanwhile.
+        // A domain that was saved meanwhile was read without its saved memory.
         let now = match listed.found.is_empty() {
             true => break,
             false => connection.saved_domain_names()?,
@@ -303,16 +305,16 @@ pub(super) fn uses_of(
     Ok(listed)
 }
 
-/// What domains use.
+/// The resources of the listed domains.
 #[derive(Default)]
 pub(super) struct Listed {
     /// The names of all domains.
     pub(super) names: BTreeSet<String>,
-    /// Those that were wanted.
+    /// The wanted domains.
     pub(super) found: Vec<(Domain, DomainUse)>,
 }
 
-/// What every domain of the host uses.
+/// Returns the resources of every domain of the host.
 ///
 /// # Errors
 /// As [`uses_of`].
@@ -324,7 +326,7 @@ pub(super) fn all_uses(connection: &Connection) -> Result<Vec<DomainUse>, Error>
     Ok(listed.found.into_iter().map(|(_, used)| used).collect())
 }
 
-/// The same without the domain of this name.
+/// Returns the resources of every domain but the one of this name.
 ///
 /// # Errors
 /// As [`all_uses`].
@@ -333,8 +335,8 @@ pub(super) fn uses_of_others(connection: &Connection, id: &str) -> Result<Vec<Do
     Ok(listed.found.into_iter().map(|(_, used)| used).collect())
 }
 
-/// The disks and backing files of the domains other than `id`: what a verb on that guest's volumes leaves
-/// alone, whatever mark a volume has.
+/// Returns the disks and backing files of all domains but `id`. A change of that guest's volumes does not touch them,
+/// whatever their marks say.
 ///
 /// # Errors
 /// As [`all_uses`].
@@ -345,12 +347,12 @@ pub(super) fn in_use_by_others(connection: &Connection, id: &str) -> Result<InUs
 }
 
 impl Libvirt {
-    /// The guest's lock, as by [`Libvirt::hold`], with the locks of the guests whose volumes by their names are
-    /// the sources that a caller has handed in. What another verb does with such a volume, or gives it to, is
-    /// done before it is checked, and none begins before this one has ended.
+    /// Acquires the guest lock, as [`Libvirt::hold`], and the locks of the guests whose volumes the caller names as
+    /// sources. Therefore other methods on such a volume end before it is checked, and none starts before this one has
+    /// ended.
     ///
     /// # Errors
-    /// As [`Libvirt::hold`]; when the paths cannot be looked at.
+    /// As [`Libvirt::hold`]; if the paths cannot be read.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -367,7 +369,7 @@ impl Libvirt {
         self.opener.health().may_answer()?;
         let (own, sources) = (id.to_owned(), sources.to_vec());
         let volumes = Arc::clone(&self.volumes);
-        // In their order: two that name each other's volumes do not wait for each other.
+        // Locks are acquired in this order: two calls that name each other's volumes do not deadlock.
         let find = move || {
             let names = sources.iter().filter_map(|(_, it)| volumes.name_of(Path::new(it)));
             let mut keys: BTreeSet<String> = names.map(|name| lock_of(&name).to_owned()).into_set();
@@ -391,12 +393,11 @@ impl Libvirt {
         Ok(hold)
     }
 
-    /// Why the sources that a caller has handed in for the guest `id` cannot be its disks, each with its
-    /// place in the request: a volume of the store that has another guest's mark, or that another domain
-    /// uses.
+    /// Returns why the sources that a caller names for the guest `id` cannot be its disks, each with its member of the
+    /// request: a source may be a volume of the store with another guest's mark, or in use by another domain.
     ///
     /// # Errors
-    /// When libvirt or storage cannot be asked.
+    /// If libvirt or storage does not answer.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -430,12 +431,12 @@ impl Libvirt {
                 .map(|(place, source, name)| {
                     let (owner, maker) = match volumes.volume(&name, deadline) {
                         Ok(volume) => (volume.owner, volume.maker),
-                        // The domain that names it first gets it.
+                        // A missing volume has no owner; the first domain that names it owns it.
                         Err(storage::Error::NotFound { .. }) => (None, None),
                         Err(error) if Expected::Unknown.allows(&error) => (None, None),
                         Err(error) => return Err(error),
                     };
-                    // A mark that is no guest's id is an image's, which is refused by its place.
+                    // A mark that is not a guest's id is an image's; images are refused by their path.
                     let other = |owner: &String| *owner != own && !owner.starts_with('@');
                     Ok((place, source, (name, maker), owner.filter(other)))
                 })
@@ -444,7 +445,7 @@ impl Libvirt {
         let stored = self.on_storage(verb, id, hold, deadline, look)?;
         let Others { own_uuid, in_use } = self.others(verb, id, deadline)?;
         let refused = stored.into_iter().filter_map(|(place, source, (name, maker), owner)| {
-            // A renamed guest's volumes have its former id, and its domain's uuid.
+            // The volumes of a renamed guest have its former id, and the uuid of its domain.
             let is_own = own_uuid.is_some()
                 && maker.as_ref().and_then(Maker::domain_uuid) == own_uuid.as_deref();
             if let Some(owner) = owner.filter(|_| !is_own) {
@@ -463,10 +464,10 @@ impl Libvirt {
         Ok(refused.collect())
     }
 
-    /// The same where all of them have to be right.
+    /// Refuses the sources of a caller if one of them cannot be the guest's disk.
     ///
     /// # Errors
-    /// The first of [`Libvirt::refused_sources`]; as that.
+    /// The first error of [`Libvirt::refused_sources`]; as that.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -483,13 +484,13 @@ impl Libvirt {
     }
 }
 
-/// The sources that a guest's disks name, each with its place in the request. Media of CD-ROMs are no guest's own.
+/// Returns the sources of a guest's disks, each with its member of the request. Media of CD-ROMs are not included.
 pub(super) fn sources(guest: &Guest) -> Vec<(String, String)> {
     let disks = guest.disks.iter().enumerate();
     disks.filter_map(|(index, disk)| source(disk, &format!("disks[{index}]"))).collect()
 }
 
-/// The same of one disk, with this place; none for a CD-ROM, whose medium guests may share.
+/// Returns the source of one disk, with this member of the request; `None` for a CD-ROM, whose medium guests may share.
 pub(super) fn source(disk: &wire::Disk, place: &str) -> Option<(String, String)> {
     let is_handed_in = !disk.source.is_empty() && !disk.is_cdrom();
     is_handed_in.then(|| (place.to_owned(), disk.source.clone()))
@@ -499,7 +500,7 @@ pub(super) fn source(disk: &wire::Disk, place: &str) -> Option<(String, String)>
 mod tests {
     use super::*;
 
-    /// What a domain with this disk uses.
+    /// Returns the resources of a domain with this disk.
     fn with_disk(disk: &str) -> DomainUse {
         let xml = format!("<domain><name>a</name><devices>{disk}</devices></domain>");
         DomainUse::of(&[&VirDomain::from_xml(&xml).unwrap()])

@@ -1,4 +1,4 @@
-//! Why a verb failed. The texts that callers see are made in `rpc`.
+//! Errors of the methods. `rpc` makes the texts that callers see.
 
 use std::fmt;
 use std::io;
@@ -7,38 +7,38 @@ use std::time::Duration;
 use crate::journal::{Direction, Verb};
 use crate::{guest, jobs, journal, libvirt, pool, storage};
 
-/// Why a verb failed.
+/// Why a method failed.
 #[derive(Debug)]
 pub enum Error {
     /// The request has no guest, or a guest without an id.
     NoGuest,
-    /// The request's guest cannot be made.
+    /// The request's guest is invalid.
     Unfit(guest::invalid::Invalid),
-    /// The request asks for something else that cannot be; the sentence says what.
+    /// Another part of the request is invalid; the sentence says which.
     Invalid(String),
-    /// The image store refuses, in the words of the original (contract section 8).
+    /// The image store refuses, with the text of the original (contract section 8).
     Refused(&'static str),
-    /// This agent does not do that, in words for the caller.
+    /// This agent does not support the request; a text for the caller.
     Unsupported(&'static str),
-    /// An image was asked for, and did not come.
+    /// The agent could not fetch an image.
     NotFetched {
-        /// Its id.
+        /// The id of the image.
         id: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// So many images wait to be fetched already, and no more may.
+    /// The queue of images to fetch is full.
     Fetches(pool::NoPlace),
-    /// A domain uses what was to be changed under it.
+    /// A domain uses the dataset that the request changes.
     InUse {
         /// The dataset.
         dataset: String,
         /// The domain's name.
         user: String,
-        /// What of the domain stands against it, as in `is running`.
+        /// Why the domain prevents the change, as in `is running`.
         why: &'static str,
     },
-    /// The guest has saved memory, which has to fit its disks and devices.
+    /// The guest has saved memory, which its disks and devices must match.
     Saved {
         /// The guest's id.
         id: String,
@@ -48,50 +48,50 @@ pub enum Error {
         /// The guest's id.
         id: String,
     },
-    /// The guest's agent is not asked now, for this reason.
+    /// The agent does not ask the guest agent now, for this reason.
     AgentLeftAlone(LeftAlone),
-    /// A guest that was asked to shut down did not within the time of the call.
+    /// A guest did not shut down within the time of the call.
     StillRuns {
         /// The guest's id.
         id: String,
-        /// How long it had.
+        /// How long the call waited.
         waited: Duration,
-        /// Why the call waits no longer, or why the guest could not be asked or forced; empty where it just runs.
+        /// Why the call stopped waiting, or why the guest could not be asked or forced off; empty if it just runs.
         reason: String,
     },
     /// libvirt neither answers nor refuses.
     Silent {
-        /// Since when, as an age.
+        /// How long libvirt has not answered.
         age: Duration,
     },
-    /// There is no sample of the guests to answer from; why none could be taken.
+    /// No sample of the guests exists, because of this failure.
     NoSample(String),
-    /// So many calls wait for events already, and no more may.
+    /// The limit of calls that wait for events is reached.
     Listeners(pool::NoPlace),
-    /// libvirt refused.
+    /// libvirt returned an error.
     Libvirt(libvirt::Error),
-    /// Storage refused.
+    /// Storage returned an error.
     Storage(storage::Error),
-    /// Everything else of the guest is gone, but for these volumes; each with what keeps it.
+    /// Delete removed everything but these volumes; each with the reason.
     VolumesLeft(Vec<String>),
-    /// What a former verb on the guest left open cannot be settled, and nothing else is done before.
+    /// An unfinished change of the guest cannot be recovered; nothing else starts before.
     Open {
-        /// That verb.
+        /// The method of the unfinished change.
         verb: Verb,
-        /// Why not.
+        /// Why the recovery failed.
         cause: Box<Error>,
     },
-    /// What could not be taken back of a verb.
+    /// The steps of a change that could not be undone.
     Left(Vec<String>),
-    /// A Delete has begun, and is finished later; why not now.
+    /// A Delete has started, and the agent completes it later; why it could not now.
     Incomplete(Box<Error>),
-    /// A job that is not there, or cannot be had.
+    /// The job does not exist, or is unavailable.
     Jobs(jobs::Error),
-    /// The journal cannot be written, and without it nothing is begun.
+    /// The journal cannot be written; without it no change starts.
     Journal(journal::Error),
-    /// The key of the fingerprints of seeds, or the files of one, can neither be read nor be made.
+    /// The key of the fingerprints of seeds, or the files of a seed, can neither be read nor made.
     Seed(io::Error),
-    /// The pool did not run the job, or not in time.
+    /// The pool did not run the job, or not before its deadline.
     Pool(pool::Error),
     /// Another guest has this id.
     Exists {
@@ -100,15 +100,15 @@ pub enum Error {
         /// The uuid of the domain that has it.
         uuid: String,
     },
-    /// The guest has no such device, in a sentence.
+    /// The guest has no such device; a sentence.
     NoDevice(String),
-    /// The guest has another device in that place, in a sentence.
+    /// The target or the volume is already in use; a sentence.
     Taken(String),
-    /// A guest does not start whose disks are not there.
+    /// A guest does not start because disks are missing.
     DisksMissing {
-        /// These, each as "vda /dev/zvol/mistify/guests/web-1/disk-0".
+        /// The disks, each as "vda /dev/zvol/mistify/guests/web-1/disk-0".
         disks: Vec<String>,
-        /// What was said of the start.
+        /// The error of the start.
         cause: Box<Error>,
     },
     /// A guest does not start because its host lacks a bridge.
@@ -117,18 +117,18 @@ pub enum Error {
         guest: String,
         /// MAC address of the NIC.
         mac: String,
-        /// The bridge that it names.
+        /// The bridge that the NIC names.
         bridge: String,
-        /// What was said of the start.
+        /// The error of the start.
         cause: Box<Error>,
     },
-    /// A step of a longer verb failed, and what came before it was taken back.
+    /// A step of a change failed, and the steps before it were undone.
     Step {
-        /// What was being done, as in "define domain web-1".
+        /// The action of the step, as in "define domain web-1".
         step: String,
         /// Why it failed.
         cause: Box<Error>,
-        /// What could not be taken back; empty where everything was.
+        /// The parts that could not be undone; empty if there are none.
         left: Vec<String>,
     },
 }
@@ -211,7 +211,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Error {
-    /// Whether a lost connection is the cause, so that the call may do better on a new one.
+    /// Returns whether a lost connection is the cause. The call may then succeed on a new connection.
     pub fn connection_lost(&self) -> bool {
         match self {
             Self::Libvirt(error) => error.connection_lost(),
@@ -223,7 +223,7 @@ impl Error {
         }
     }
 
-    /// Whether the caller is told of it while what it asked for still runs.
+    /// Returns whether the caller gets this error while its request still runs.
     pub fn is_late(&self) -> bool {
         match self {
             Self::Pool(pool::Error::Late { .. }) | Self::StillRuns { .. } => true,
@@ -235,7 +235,7 @@ impl Error {
         }
     }
 
-    /// Whether libvirt could not be asked, or not to the end: it may answer another time.
+    /// Returns whether libvirt could not be reached, or the connection broke. A later call may succeed.
     pub(super) fn is_unreachable(&self) -> bool {
         match self {
             Self::Silent { .. } => true,
@@ -247,7 +247,7 @@ impl Error {
         }
     }
 
-    /// Whether libvirt or storage could not be asked, or did not answer in time: nothing was refused.
+    /// Returns whether libvirt or storage could not be reached, or did not answer in time. They refused nothing.
     pub(super) fn cannot_ask(&self) -> bool {
         match self {
             Self::Open { cause, .. }
@@ -261,7 +261,7 @@ impl Error {
         }
     }
 
-    /// What of a verb could not be taken back, by this error of settling it.
+    /// Returns the parts of a change that could not be undone, from the error of its recovery.
     pub(super) fn left(self) -> Vec<String> {
         match self {
             Self::Left(left) => left,
@@ -307,16 +307,16 @@ impl From<guest::invalid::Invalid> for Error {
     }
 }
 
-/// Why a guest's agent is not asked.
+/// Why the agent does not ask a guest agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeftAlone {
-    /// It was slow or silent a moment ago: for how long it is left alone still.
+    /// It was slow or silent a moment ago; the remaining pause.
     Silent(Duration),
-    /// It is asked something else: by this method, or for this.
+    /// It is busy with this method or purpose.
     Busy(&'static str),
-    /// It has frozen its file systems, and does nothing else before it has thawed them.
+    /// It has frozen its file systems, and accepts nothing else before it thaws them.
     Frozen,
-    /// As many other guests are frozen as may be.
+    /// The limit of frozen guests is reached.
     Full,
 }
 

@@ -1,4 +1,4 @@
-//! Hears what libvirt tells of its own accord, and lets callers hear it.
+//! Receives libvirt's events, and serves them to callers.
 
 use std::io;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::ops::{Error, Libvirt, Opener};
 use crate::pool::current;
 use crate::sorted::Table;
 
-/// Writes what libvirt tells into the ring, on a thread of its own, `libvirt-ear`, with a connection
-/// of its own. It ends with this value.
+/// Writes libvirt's events into the ring, on a thread of its own, `libvirt-ear`, with a connection of its own. The
+/// thread ends when this value is dropped.
 pub(super) struct Listening {
-    /// Disconnected, it ends the thread.
+    /// Dropping it ends the thread.
     _stop: Sender<()>,
 }
 
@@ -38,7 +38,7 @@ struct Thread {
     stop: Receiver<()>,
 }
 
-/// Who hears of changes beside the ring.
+/// The parts of the agent that receive changes beside the ring.
 pub(super) struct Listeners {
     pub(super) limits: Arc<GuestLimits>,
     pub(super) uses: Arc<Uses>,
@@ -47,18 +47,18 @@ pub(super) struct Listeners {
     pub(super) clocks: Clocks,
 }
 
-/// The limits of the guests that run, as last read: when a guest starts or gets a device, and when SetLimits
+/// The limits of the running guests. The agent reads them when a guest starts or gets a device, and when SetLimits
 /// changes them.
 #[derive(Debug, Default)]
 pub(super) struct GuestLimits(Mutex<Table<String, Vec<(String, Limits)>>>);
 
 impl GuestLimits {
-    /// Those of all guests.
+    /// Returns the limits of all guests.
     pub(super) fn all(&self) -> Table<String, Vec<(String, Limits)>> {
         self.0.lock().clone()
     }
 
-    /// Notes those of a guest by its live XML. Where that cannot be read, it has what is known.
+    /// Stores the limits of a guest from its live XML. If that is unreadable, the known limits stay.
     pub(super) fn read(&self, guest: &str, xml: &str) {
         match limits(xml) {
             Ok(found) if found.is_empty() => drop(self.0.lock().remove(guest)),
@@ -72,7 +72,7 @@ impl Listening {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system gives none.
+    /// If the system refuses the thread.
     pub(super) fn start(
         events: &Arc<Events>,
         opener: &Arc<Opener>,
@@ -91,7 +91,7 @@ impl Thread {
         let limits = self.events.limits().clone();
         let (mut said, mut is_same) = (false, false);
         loop {
-            // All that an ear of a former connection may still say goes with its channel.
+            // A new channel discards late events of a former connection.
             let (told, hear) = bounded(limits.backlog);
             let missed = Arc::new(AtomicU64::new(0));
             match self.subscribe(Ear::new(told, Arc::clone(&missed))) {
@@ -102,7 +102,8 @@ impl Thread {
                     self.events.set_heard(Some(is_same));
                     let goes_on = self.listen(subscription.connection(), &hear, &missed);
                     self.listeners.uses.end();
-                    // It lives where events were missed and are to be heard anew.
+                    // If the connection is alive, only events were missed, and the next subscription is to the same
+                    // libvirt.
                     is_same = subscription.connection().is_alive();
                     self.events.set_heard(None);
                     drop(subscription);
@@ -124,11 +125,11 @@ impl Thread {
     }
 
     fn subscribe(&self, ear: Ear) -> Result<Subscription, Error> {
-        // As long as a libvirt at work may take: the deadline is of no one's call.
+        // No caller waits: with an expired deadline the opener waits as long as a working libvirt may take.
         Ok(self.opener.open(Instant::now())?.subscribe(ear)?)
     }
 
-    /// Until the connection ends; `false` when the agent ends.
+    /// Forwards events until the connection ends; returns `false` if the agent ends.
     fn listen(&self, connection: &Connection, hear: &Receiver<Told>, missed: &AtomicU64) -> bool {
         let mut devices = Devices::of_all(connection, &self.listeners);
         self.listeners.clocks.wake();
@@ -156,7 +157,7 @@ impl Thread {
                 },
                 recv(self.stop) -> _ => return false,
             }
-            // There is room again. The end itself may be among what was missed.
+            // The channel has room again. The end of the connection may be among the missed events.
             let count = missed.swap(0, Ordering::Relaxed);
             if count > 0 {
                 self.events.note("", What::Missed { count });
@@ -165,14 +166,14 @@ impl Thread {
         }
     }
 
-    /// `false` when the agent ends meanwhile.
+    /// Waits; returns `false` if the agent ends meanwhile.
     fn pause(&self, pause: Duration) -> bool {
         self.stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout)
     }
 }
 
-/// What guests' requests call the devices of guests that run: libvirt's events have its aliases alone, and tell
-/// of a device that was detached when nobody can ask for it any more.
+/// The names of running guests' devices in their requests. libvirt's events have only its aliases, and report a
+/// detached device when its alias can no longer be looked up.
 struct Devices<'l> {
     /// Aliases and names by guest.
     known: Table<String, Vec<(String, String)>>,
@@ -180,7 +181,7 @@ struct Devices<'l> {
 }
 
 impl<'l> Devices<'l> {
-    /// Those of all guests that run: two round trips for each.
+    /// Reads the devices of all running guests; two round trips for each guest.
     fn of_all(connection: &Connection, listeners: &'l Listeners) -> Self {
         let mut devices = Self { known: Table::new(), listeners };
         for domain in connection.list_domains().unwrap_or_default() {
@@ -194,7 +195,7 @@ impl<'l> Devices<'l> {
         devices
     }
 
-    /// Where libvirt does not tell, what is known stays.
+    /// Reads the devices of a guest. If libvirt does not answer, the known devices stay.
     fn read(&mut self, domain: &Domain, name: &str) {
         let Ok(xml) = domain.xml(XmlKind::Live) else { return };
         self.listeners.limits.read(name, &xml);
@@ -206,7 +207,7 @@ impl<'l> Devices<'l> {
         }
     }
 
-    /// Replaces an alias that is known.
+    /// Replaces a known alias by its name.
     fn name(&self, guest: &str, device: &mut String) {
         let mut known = self.known.get(guest).into_iter().flatten();
         if let Some((_, name)) = known.find(|(alias, _)| alias == device) {
@@ -214,7 +215,7 @@ impl<'l> Devices<'l> {
         }
     }
 
-    /// The change of a guest, with the name of its device in place of the alias.
+    /// Returns the change of a guest, with the name of its device instead of the alias.
     fn named(
         &mut self,
         connection: &Connection,
@@ -246,18 +247,18 @@ impl<'l> Devices<'l> {
 }
 
 impl Libvirt {
-    /// What happens on this host.
+    /// Returns the events of this host.
     pub fn events(&self) -> &Arc<Events> {
         &self.events
     }
 
-    /// The events after `after`, of one guest where one is named; where there is none, those that
-    /// come within `timeout`. Without `after`, those that come from now on.
+    /// Returns the events after `after`, of one guest if one is named. If there are none, waits up to `timeout` for the
+    /// next. Without `after`, returns only events from now on.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a longer `timeout` than
-    /// [`EventLimits::wait`](crate::config::EventLimits::wait); [`Error::Listeners`] where
-    /// [`EventLimits::waiting`](crate::config::EventLimits::waiting) calls wait already, or half as many of this caller.
+    /// [`Error::Invalid`] for a longer `timeout` than [`EventLimits::wait`](crate::config::EventLimits::wait);
+    /// [`Error::Listeners`] if [`EventLimits::waiting`](crate::config::EventLimits::waiting) calls wait already, or
+    /// half as many of this caller.
     ///
     /// # Blocking
     /// Up to `timeout`, or [`EventLimits::wait`](crate::config::EventLimits::wait) without it.
@@ -265,7 +266,7 @@ impl Libvirt {
         self.take_steps(self.begin_wait_events(request)?, &|| false)
     }
 
-    /// The same in steps.
+    /// Returns the same call in steps.
     ///
     /// # Errors
     /// As [`Libvirt::wait_events`].

@@ -1,7 +1,7 @@
-//! Images that callers want from the image service, fetched on threads of their own, [`FETCH_THREADS`] at once.
+//! Fetches images from the image service on request, on [`FETCH_THREADS`] threads of its own.
 //!
-//! Whoever asks for one that is on its way shares its download. What goes wrong is kept until it is asked for
-//! again. All of it ends with the agent: what is half there has no name, and callers ask again.
+//! Requests for the same image share its download. A failure is kept until the next request for the image. All
+//! downloads end with the agent: a partial image has no name, and callers request it again.
 //!
 //! ```text
 //! request ──► Waiting ──► Running ──► complete: no entry
@@ -30,24 +30,24 @@ use crate::os::peer::Share;
 use crate::pool::{Quota, current};
 use crate::storage::{self, Id, Volumes};
 
-/// What is said where there is no image service.
+/// The error of an agent without an image service.
 const OFF: &str = "cannot fetch images: this agent has no image service (--image-service); use \
                    mistify-libvirt image pull or image import";
 
-/// How far an image is.
+/// The state of a requested image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It is on its way, or waits for others.
+    /// A thread fetches it, or it waits for a thread.
     Fetching,
-    /// Why it did not come.
+    /// The fetch failed, for this reason.
     Failed(String),
-    /// It was cancelled: what the store may have of it for a moment is about to be removed.
+    /// A caller cancelled it. The store may have parts for a moment, which the thread then removes.
     Cancelled,
 }
 
-/// The images that were asked for.
+/// The requested images.
 pub(super) struct Fetches {
-    /// Whether there is an image service.
+    /// Whether the agent has an image service.
     is_on: bool,
     table: Arc<Table>,
 }
@@ -55,7 +55,7 @@ pub(super) struct Fetches {
 #[derive(Debug)]
 struct Entry {
     id: Id,
-    /// Who asked first.
+    /// The caller of the first request.
     caller: Share,
     state: State,
     cancellation: Arc<Cancellation>,
@@ -65,7 +65,7 @@ struct Entry {
 enum State {
     Waiting,
     Running,
-    /// A thread still has it, and another entry of its id waits for the end of that.
+    /// A thread still has it. Another entry of its id waits until the thread is done.
     Cancelled,
     Failed {
         why: String,
@@ -78,7 +78,7 @@ impl Entry {
         matches!(self.state, State::Waiting | State::Running)
     }
 
-    /// Whether a thread has it.
+    /// Returns whether a thread has it.
     fn is_taken(&self) -> bool {
         matches!(self.state, State::Running | State::Cancelled)
     }
@@ -88,7 +88,7 @@ impl Entry {
     }
 }
 
-/// The images that were asked for and are not there, the oldest request first: the queue of those that wait, too.
+/// The requested images that are not complete, the oldest request first. The waiting entries are the queue.
 #[derive(Default)]
 struct Table {
     entries: Mutex<Vec<Entry>>,
@@ -98,7 +98,7 @@ struct Table {
 impl Table {
     fn stage(&self, id: &Id) -> Option<Stage> {
         let entries = self.entries.lock();
-        // One that was cancelled comes before the new request for the same image.
+        // A cancelled entry comes before a new request for the same image.
         let entry = entries.iter().rfind(|entry| entry.id == *id)?;
         Some(match &entry.state {
             State::Waiting | State::Running => Stage::Fetching,
@@ -107,10 +107,10 @@ impl Table {
         })
     }
 
-    /// Puts an image into the queue, unless it is on its way.
+    /// Appends an image to the queue, unless it is queued or being fetched.
     ///
     /// # Errors
-    /// [`Error::NotFetched`] for one that failed just before `now`, [`Error::Fetches`] when too many wait.
+    /// [`Error::NotFetched`] for an image that failed just before `now`, [`Error::Fetches`] if too many images wait.
     fn push(&self, id: &Id, now: Instant) -> Result<(), Error> {
         let mut entries = self.entries.lock();
         if entries.iter().any(|entry| entry.id == *id && entry.is_fetching()) {
@@ -134,7 +134,7 @@ impl Table {
         Ok(())
     }
 
-    /// The oldest request that waits, of an image that no thread has.
+    /// Takes the oldest waiting request whose image no thread has.
     fn try_take(entries: &mut [Entry]) -> Option<(Id, Arc<Cancellation>)> {
         let is_taken = |id: &Id| entries.iter().any(|entry| entry.id == *id && entry.is_taken());
         let is_next = |entry: &Entry| entry.state == State::Waiting && !is_taken(&entry.id);
@@ -144,7 +144,7 @@ impl Table {
         Some((entry.id.clone(), Arc::clone(&entry.cancellation)))
     }
 
-    /// The same, as soon as there is one.
+    /// Waits for a request, and takes it.
     fn take(&self) -> (Id, Arc<Cancellation>) {
         let mut entries = self.entries.lock();
         loop {
@@ -155,7 +155,7 @@ impl Table {
         }
     }
 
-    /// Cancels a request; whether there was one.
+    /// Cancels a request; returns whether there was one.
     fn cancel(&self, id: &Id) -> bool {
         let mut entries = self.entries.lock();
         let found = entries.iter().position(|entry| entry.id == *id && entry.is_fetching());
@@ -170,8 +170,8 @@ impl Table {
         true
     }
 
-    /// Ends what a thread has; the image came, where there is no error. `false` where it was cancelled before:
-    /// then it stays until [`Table::forget`].
+    /// Ends the entry that a thread has; without an error, the image is complete. Returns `false` if the entry was
+    /// cancelled before: it then stays until [`Table::forget`].
     fn end(&self, id: &Id, error: Option<String>) -> bool {
         let mut entries = self.entries.lock();
         let Some(index) = entries.iter().position(|entry| entry.id == *id && entry.is_taken())
@@ -193,7 +193,7 @@ impl Table {
         true
     }
 
-    /// Ends what was cancelled, of which nothing is left now.
+    /// Removes a cancelled entry, whose image is removed from the store by now.
     fn forget(&self, id: &Id) {
         let mut entries = self.entries.lock();
         entries.retain(|entry| entry.id != *id || entry.state != State::Cancelled);
@@ -202,10 +202,10 @@ impl Table {
 }
 
 impl Fetches {
-    /// Starts the threads, where there is an image service.
+    /// Starts the threads, if the agent has an image service.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system refuses a thread.
     pub(super) fn start(config: &Config, volumes: &Arc<dyn Volumes>) -> io::Result<Self> {
         let table = Arc::new(Table::default());
         let Some(service) = config.host.image_service.clone() else {
@@ -224,11 +224,11 @@ impl Fetches {
         Ok(Self { is_on: true, table })
     }
 
-    /// Has an image fetched; one that is on its way already is not fetched twice.
+    /// Requests an image, unless it is queued or being fetched.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] without an image service, [`Error::NotFetched`] for one that failed within
-    /// [`FETCH_RETRY`], [`Error::Fetches`] when too many wait.
+    /// [`Error::Unsupported`] without an image service, [`Error::NotFetched`] for an image that failed within
+    /// [`FETCH_RETRY`], [`Error::Fetches`] if too many images wait.
     pub(super) fn request(&self, id: &Id) -> Result<(), Error> {
         match self.is_on {
             true => self.table.push(id, Instant::now()),
@@ -236,17 +236,17 @@ impl Fetches {
         }
     }
 
-    /// Cancels the request for an image that is on its way; whether there was one. Nothing comes of it then.
+    /// Cancels the request for an image, so that the image does not appear. Returns whether there was one.
     pub(super) fn cancel(&self, id: &Id) -> bool {
         self.table.cancel(id)
     }
 
-    /// How far an image is that was asked for and is not there.
+    /// Returns the state of a requested image that is not complete.
     pub(super) fn stage(&self, id: &Id) -> Option<Stage> {
         self.table.stage(id)
     }
 
-    /// The images that are on their way, the oldest request first.
+    /// Returns the images that are queued or being fetched, the oldest request first.
     pub(super) fn under_way(&self) -> Vec<Id> {
         let entries = self.table.entries.lock();
         let under_way = entries.iter().filter(|entry| entry.is_fetching());
@@ -254,17 +254,17 @@ impl Fetches {
     }
 }
 
-/// Where an image is at its service: `http://<image service>/images/<id>/download` (contract section 8).
+/// Returns the URL of an image at its service: `http://<image service>/images/<id>/download` (contract section 8).
 pub(super) fn url_of(service: &str, id: &Id) -> String {
     format!("http://{service}/images/{}/download", component(id.as_str()))
 }
 
 struct Fetcher {
-    /// A host, and a port if it is not that of http.
+    /// A host, and a port if it is not the port of HTTP.
     service: String,
     volumes: Arc<dyn Volumes>,
     kill: Duration,
-    /// How long the store may take to answer.
+    /// The time limit of the store.
     answer: Duration,
     table: Arc<Table>,
 }
@@ -279,8 +279,8 @@ impl Fetcher {
                 None if is_wanted => info!("image fetched; image={id}"),
                 Some(why) if is_wanted => warn!("image fetch failed; image={id}: {why}"),
                 error => {
-                    // An import is not stopped half way. What did not come is not removed: the image of that id
-                    // would be another.
+                    // An import is not stopped midway. After a failure nothing is removed: an image of that id would be
+                    // another one.
                     let removed =
                         if error.is_none() { guarded(|| self.remove(&id)) } else { Ok(()) };
                     match removed {
@@ -312,13 +312,13 @@ impl Fetcher {
         }
         let teller = Teller { progress: &|_, _| {}, warn: &|line| warn!("image {id}: {line}") };
         match import(&*self.volumes, content, false, id, self.kill, &teller) {
-            // An operator has imported it meanwhile.
+            // An operator has imported the image meanwhile.
             Err(error) if is_exists(&*error) && self.has(id)? => Ok(()),
             imported => imported.map(|_| ()),
         }
     }
 
-    /// Whether the store has the image, complete.
+    /// Returns whether the store has the complete image.
     fn has(&self, id: &Id) -> Result<bool, storage::Error> {
         match self.volumes.image(id, Instant::now() + self.answer) {
             Ok(_) => Ok(true),
@@ -327,7 +327,7 @@ impl Fetcher {
         }
     }
 
-    /// Removes an image that came although it was cancelled.
+    /// Removes an image that was imported although it was cancelled.
     fn remove(&self, id: &Id) -> Result<(), Box<dyn StdError>> {
         match self.volumes.delete_image(id, Instant::now() + self.answer) {
             Ok(()) | Err(storage::Error::NotFound { .. }) => Ok(()),
@@ -336,10 +336,10 @@ impl Fetcher {
     }
 }
 
-/// Does something whose panic is an error: its thread has others to do.
+/// Runs a function and turns a panic into an error, because the thread has further images to fetch.
 fn guarded(work: impl FnOnce() -> Result<(), Box<dyn StdError>>) -> Result<(), String> {
-    // What it shares is the store, which has no state that a panic leaves half changed, and the table, which it
-    // does not change.
+    // The function shares the store, in which a panic leaves no half-changed state, and the table, which it does not
+    // change.
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(outcome) => outcome.map_err(|error| error.to_string()),
         Err(_) => Err("the fetching thread panicked".to_owned()),

@@ -1,9 +1,9 @@
-//! Freeze and Thaw: a guest writes nothing to its file systems while somebody takes a snapshot of its disks.
+//! Freeze and Thaw: a guest writes nothing to its file systems while the caller takes a snapshot of its disks.
 //!
-//! Each freeze has a thread and a connection of its own, so that no other guest and no other call delays its thaw. The
-//! thread thaws the guest at the latest [`FREEZE_TIME`] after the freeze began, and after a freeze that failed or was
-//! late, which may still take effect. The journal has a freeze from before it begins until the guest is thawed: after a
-//! crash the next start thaws the guest.
+//! Each freeze has its own thread and connection, so that no other guest and no other call delays its thaw. The thread
+//! thaws the guest at the latest [`FREEZE_TIME`] after the start of the freeze. It also thaws after a failed or late
+//! freeze, which may still take effect. The journal records the freeze before it starts, until the guest is thawed:
+//! after a crash the next start of the agent thaws the guest.
 
 use std::sync::Arc;
 use std::thread;
@@ -23,25 +23,25 @@ use crate::ops::agents::{self, Agents, FROZEN, Turn};
 use crate::ops::{Error, Libvirt, Opener, Question, named_guest, respond};
 use crate::pool::{self, JobName};
 
-/// The guests that are frozen, or may be.
+/// The guests that are frozen, or may be frozen.
 pub(super) struct Freezes {
     opener: Arc<Opener>,
     agents: Arc<Agents>,
     journal: Arc<Journal>,
     all: Mutex<All>,
-    /// A freeze is over.
+    /// Signals the end of a freeze.
     over: Condvar,
 }
 
 #[derive(Default)]
 struct All {
-    /// At most [`FROZEN_GUESTS`], beside those that a crash has left.
+    /// At most [`FROZEN_GUESTS`], plus those of a crashed agent.
     freezes: Vec<Arc<Freeze>>,
-    /// Whether the agent stops, and freezes no more.
+    /// Whether the agent stops, and refuses further freezes.
     is_stopping: bool,
 }
 
-/// One freeze: what its thread and the calls that wait for it share.
+/// One freeze: the state that its thread shares with waiting calls.
 struct Freeze {
     guest: String,
     state: Mutex<State>,
@@ -50,15 +50,15 @@ struct Freeze {
 
 #[derive(Default)]
 struct State {
-    /// What has become of the freeze, until its caller takes it.
+    /// The outcome of the freeze, until its caller takes it.
     frozen: Option<Result<(), Error>>,
-    /// Whether the guest is to be thawed now.
+    /// Whether the thread must thaw the guest now.
     wants_thaw: bool,
-    /// Whether the thread thaws it.
+    /// Whether the thread is thawing the guest.
     is_thawing: bool,
     /// Why the last thaw failed, until a caller takes it.
     failed: Option<Error>,
-    /// Whether the guest is thawed, or nothing more is tried.
+    /// Whether the guest is thawed, or the thread has given up.
     is_over: bool,
 }
 
@@ -68,7 +68,7 @@ impl Freeze {
         self.changed.notify_all();
     }
 
-    /// Waits until the guest is frozen; one that is not by `deadline` is thawed.
+    /// Waits until the guest is frozen; requests a thaw if it is not by `deadline`.
     fn wait_frozen(&self, deadline: Instant) -> Result<(), Error> {
         let began = Instant::now();
         let mut state = self.state.lock();
@@ -85,7 +85,7 @@ impl Freeze {
         }
     }
 
-    /// Has the guest thawed, and waits for that.
+    /// Requests a thaw, and waits for it.
     fn wait_thawed(&self, deadline: Instant) -> Result<(), Error> {
         let began = Instant::now();
         let mut state = self.state.lock();
@@ -104,7 +104,7 @@ impl Freeze {
         }
     }
 
-    /// Waits until `time`, or until the guest is to be thawed.
+    /// Waits until `time`, or until a thaw is requested.
     fn wait(&self, time: Instant) {
         let mut state = self.state.lock();
         while !state.wants_thaw {
@@ -123,7 +123,7 @@ fn late(verb: &str, guest: &str, began: Instant) -> Error {
 }
 
 impl Freezes {
-    /// A table without freezes; [`Freezes::resume`] adds those of the journal.
+    /// Creates a table without freezes; [`Freezes::resume`] adds those of the journal.
     pub(super) fn new(
         opener: &Arc<Opener>,
         agents: &Arc<Agents>,
@@ -138,8 +138,8 @@ impl Freezes {
         })
     }
 
-    /// Thaws the guests that a former run of the agent has frozen, each on a thread of its own. What it gives no thread
-    /// is recovered as other changes are.
+    /// Thaws the guests that a former run of the agent has frozen, each on its own thread. If a thread cannot start,
+    /// the freeze is recovered like other changes.
     pub(super) fn resume(self: &Arc<Self>) {
         for entry in self.journal.open_of_verb(Verb::Freeze) {
             let guest = entry.intent().guest.clone();
@@ -152,7 +152,7 @@ impl Freezes {
         }
     }
 
-    /// Starts the thread of a freeze, which an entry has begun or which begins now.
+    /// Starts the thread of a freeze. With an entry the freeze has started already, else it starts now.
     fn start(
         self: &Arc<Self>,
         guest: &str,
@@ -190,17 +190,17 @@ impl Freezes {
         self.all.lock().freezes.iter().find(|freeze| freeze.guest == guest).cloned()
     }
 
-    /// A guest or its guest agent has started, or is off. What was tried in vain may be possible now.
+    /// Wakes the thread of a guest that is off, or whose guest agent has started: a failed thaw may succeed now.
     pub(super) fn look(&self, guest: &str, is_off: bool) {
         if let Some(freeze) = self.find(guest) {
             freeze.change(|state| state.wants_thaw |= is_off || state.is_thawing);
         }
     }
 
-    /// Thaws all guests; none is frozen from now on. What is not thawed is left to the next start.
+    /// Thaws all guests, and refuses further freezes. The next start of the agent thaws the rest.
     ///
     /// # Blocking
-    /// Up to `grace`, and [`THAW_STOP`] at most.
+    /// Up to `grace`, at most [`THAW_STOP`].
     pub(super) fn stop(&self, grace: Duration) {
         let deadline = Instant::now() + grace.min(THAW_STOP);
         let mut all = self.all.lock();
@@ -217,7 +217,7 @@ impl Freezes {
     }
 }
 
-/// Ends a freeze with its thread, also where that panics.
+/// Ends a freeze when its thread ends, even by a panic.
 struct Guard {
     freezes: Arc<Freezes>,
     freeze: Arc<Freeze>,
@@ -238,11 +238,11 @@ impl Drop for Guard {
 }
 
 struct Thread {
-    // Dropped in this order: who learns that a freeze is over can ask the guest agent.
+    // Fields are dropped in this order: a caller that sees the end of a freeze can then ask the guest agent.
     turn: Turn,
     guard: Guard,
     connection: Option<Connection>,
-    /// Whether the guest agent has refused to freeze the guest.
+    /// Whether the guest agent refused to freeze the guest.
     is_refused: bool,
 }
 
@@ -253,7 +253,7 @@ impl Thread {
             Some(entry) => entry,
             None => match self.freeze() {
                 Ok(entry) => entry,
-                // Who waits learns it at the end of this thread.
+                // The waiting caller gets the error at the end of this thread.
                 Err(why) => return freeze.state.lock().frozen = Some(Err(why)),
             },
         };
@@ -263,20 +263,20 @@ impl Thread {
         }
     }
 
-    /// Freezes a guest, and waits until it is to be thawed.
+    /// Freezes a guest, and waits until the guest must be thawed.
     ///
     /// # Errors
-    /// Where the guest agent was not told to freeze it.
+    /// If the guest agent did not get the command to freeze.
     fn freeze(&mut self) -> Result<Entry, Error> {
         let freeze = Arc::clone(&self.guard.freeze);
         let domain = self.domain(&freeze.guest)?;
         if domain.id().is_none() {
-            // libvirt says so.
+            // libvirt itself returns the error.
             domain.freeze()?;
         }
-        // A guest agent that is silent is told nothing that it may do later.
+        // A silent guest agent must get no command that it may carry out later.
         match self.turn.command(&domain, &|domain| domain.agent_info(Topic::Hostname).map(drop)) {
-            // It answers, and may not tell its name.
+            // The guest agent answers, even if it does not report its host name.
             Err(why) if is_answer(&why) => {}
             probed => probed?,
         }
@@ -301,7 +301,7 @@ impl Thread {
         Ok(entry)
     }
 
-    /// Thaws a guest, as often as it takes: until it answers, or its domain is off or gone.
+    /// Thaws a guest, with retries until the guest agent succeeds, or its domain is off or gone.
     fn thaw(&mut self, step: Option<&Step>) {
         let freeze = Arc::clone(&self.guard.freeze);
         let Some(Step::Frozen(uuid)) = step else { return };
@@ -331,7 +331,7 @@ impl Thread {
         }
     }
 
-    /// Thaws the guest; `false` where its domain is off or gone.
+    /// Thaws the guest; returns `false` if its domain is off or gone.
     fn try_thaw(&mut self, guest: &str, uuid: &str) -> Result<bool, Error> {
         let domain = match self.domain(guest) {
             Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => return Ok(false),
@@ -342,7 +342,7 @@ impl Thread {
         }
         if domain.id().is_none() {
             return match domain.has_managed_save()? {
-                // It goes on frozen once it is restored.
+                // It will still be frozen when it is restored.
                 true => Err(Error::Refused("the guest is saved")),
                 false => Ok(false),
             };
@@ -359,31 +359,31 @@ impl Thread {
     }
 }
 
-/// Whether an error is the answer of a guest agent, which does something else or cannot do this.
+/// Returns whether an error is the answer of a guest agent that is busy or cannot carry out the command.
 fn is_answer(why: &Error) -> bool {
     let codes = [Code::INTERNAL_ERROR, Code::OPERATION_UNSUPPORTED];
     matches!(why, Error::Libvirt(error) if codes.contains(&error.code)) && !why.connection_lost()
 }
 
 impl Libvirt {
-    /// Has the agent of a running guest write what is to be written to all file systems, and hold back all further
-    /// writes until Thaw, for [`FREEZE_TIME`] at most. `virDomainFSFreeze`. Meanwhile the guest agent is asked nothing
-    /// else.
+    /// Freezes the file systems of a running guest until Thaw, for at most [`FREEZE_TIME`]. `virDomainFSFreeze`.
+    ///
+    /// The guest agent writes all pending data, and holds back further writes. Meanwhile it gets no other command.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::AgentLeftAlone`], also where the guest is frozen;
-    /// that too where [`FROZEN_GUESTS`] others are; what libvirt and the guest agent say. The guest is thawed
-    /// where it may be frozen after an error.
+    /// [`Error::NoGuest`] without an id; [`Error::AgentLeftAlone`], also if the guest is frozen already, or
+    /// [`FROZEN_GUESTS`] others are; errors of libvirt and the guest agent. If the guest may be frozen after an error,
+    /// the agent thaws it.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); [`FREEZE_TIME`] and some seconds where the guest
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); [`FREEZE_TIME`] and some seconds if the guest
     /// agent is silent.
     pub fn freeze(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = named_guest(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
         self.opener.health().may_answer()?;
         let name = JobName::new("Freeze", guest.id.clone()).of_emulator();
-        // Those that ask the guest agent now end first.
+        // Calls that ask the guest agent now end first.
         let permit = match self.freezes.find(&guest.id) {
             Some(_) => return Err(Error::AgentLeftAlone(LeftAlone::Frozen)),
             None => agents::permit(&self.pool, &name, deadline)?,
@@ -394,12 +394,14 @@ impl Libvirt {
         Ok(respond(guest))
     }
 
-    /// Ends a Freeze. The answer's message says where no freeze was in force, because it had ended by itself or never
-    /// begun; then the guest agent is told to thaw all the same. `virDomainFSThaw`.
+    /// Thaws the file systems of a guest. `virDomainFSThaw`.
+    ///
+    /// If no freeze is in force, because it ended by itself or never started, the agent sends the command to thaw all
+    /// the same, and the answer's message says so.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; what libvirt and the guest agent say. The agent tries on to thaw a guest that
-    /// it has frozen.
+    /// [`Error::NoGuest`] without an id; errors of libvirt and the guest agent. The agent continues to thaw a guest
+    /// that it has frozen.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).

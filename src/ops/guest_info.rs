@@ -1,7 +1,7 @@
-//! GuestInfo: what is known of a guest from inside.
+//! GuestInfo: data about the inside of a guest.
 //!
-//! The guest agent can delay it by two response timeouts: the last thing that it is asked begins within the first. What
-//! it says is cut to a bound.
+//! The guest agent can delay the call by two response timeouts: its last command starts within the first. Its texts are
+//! cut to a bound.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,18 +15,19 @@ use crate::ops::agents::{Agents, short};
 use crate::ops::{Error, Libvirt, Question, named_guest};
 
 impl Libvirt {
-    /// What is known of a guest from inside: by its agent, and where that does not answer by the leases of
-    /// libvirt's networks and the host's neighbours. `virDomainGetGuestInfo`, `virDomainInterfaceAddresses`.
+    /// Returns data about the inside of a guest, from its guest agent. If that does not answer, the addresses are those
+    /// of the leases of libvirt's networks and of the host's neighbours. `virDomainGetGuestInfo`,
+    /// `virDomainInterfaceAddresses`.
     ///
-    /// An agent that was slow or silent is not asked again for [`AGENT_PAUSE`](crate::config::fixed::AGENT_PAUSE); the answer says so, and has the addresses
-    /// of its last answer with their age.
+    /// A guest agent that was slow or silent is not asked again for [`AGENT_PAUSE`](crate::config::fixed::AGENT_PAUSE).
+    /// The answer says so, and has the addresses of its last answer with their age.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]. A guest without an agent is none.
+    /// As [`Libvirt::status`]. A guest without a guest agent is no error.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::read`](crate::config::Deadlines::read); two seconds where the agent is slow or silent, beside
-    /// what it is asked before.
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read); two seconds if the guest agent is slow or silent,
+    /// plus the time of earlier commands to it.
     pub fn guest_info(&self, request: GuestRequest) -> Result<GuestInfo, Error> {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
@@ -54,7 +55,7 @@ fn look(
         return Ok(GuestInfo { message: "the guest is off".to_owned(), ..GuestInfo::default() });
     };
     let begin = Instant::now();
-    // What is known is from before this turn.
+    // With the turn, no other command changes the record of the last answer.
     let turn = agents.turn(id, "GuestInfo");
     let left_alone = match &turn {
         Err(why) => Some(*why),
@@ -77,7 +78,7 @@ fn look(
                 Err(error) if error.connection_lost() || error.code == Code::NO_DOMAIN => {
                     return Err(error);
                 }
-                // libvirt's test driver, whose version 9.0 crashes when it is asked for addresses.
+                // libvirt's test driver; its version 9.0 crashes on a request for addresses.
                 Err(error) if error.code == Code::NO_SUPPORT => {
                     info.message = short(&error.message);
                     return Ok(info);
@@ -90,7 +91,7 @@ fn look(
         match domain.addresses(source) {
             Ok(nics) => agents.tell(id, run, nics, source, events),
             Err(error) if error.connection_lost() => return Err(error),
-            // Not every driver and network has them.
+            // Not every driver and network provides them.
             Err(_) => {}
         }
     }
@@ -98,8 +99,8 @@ fn look(
     Ok(info)
 }
 
-/// Asks a guest's agent for its NICs, and then for one thing after the other until it has taken its time: each
-/// answer may take as long as the first. What is unknown to it stays absent.
+/// Asks a guest agent for its NICs, and then for one topic after the other until [`AGENT_ANSWER`] has passed. Each
+/// answer may take as long as the first. Topics that the guest agent does not know stay absent.
 fn ask(
     domain: &Domain,
     info: &mut GuestInfo,
@@ -116,18 +117,18 @@ fn ask(
             match domain.agent_info(topic) {
                 Ok(told) => params.extend(told),
                 Err(error) if error.code == Code::AGENT_UNRESPONSIVE => break,
-                // It does not know this.
+                // The guest agent does not know this topic.
                 Err(_) => {}
             }
         }
         *info = told(&params);
     }
-    // The time is the domain's, for others' commands too.
+    // The timeout is set for the domain, so it also applies to commands of other callers.
     let reset = domain.set_agent_timeout(None);
     nics.and_then(|nics| reset.map(|()| nics))
 }
 
-/// What libvirt's parameters say.
+/// Converts libvirt's parameters.
 pub(super) fn told(params: &[(Name, Value)]) -> GuestInfo {
     let find = |name: &str| params.iter().find(|(own, _)| **own == *name).map(|(_, value)| value);
     let text = |name: &str| match find(name) {

@@ -1,4 +1,4 @@
-//! What the agent last saw of libvirt, readable at any time without asking it.
+//! The state of libvirt that the agent last saw, readable at any time without a call to libvirt.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use crate::libvirt;
 use crate::ops::Error;
 use crate::pool::Span;
 
-/// Whether libvirt answers, refuses or is silent, and since when that has been so.
+/// Whether libvirt answers, refuses or is silent, and since when.
 ///
-/// Connections are the witnesses: opening one takes an answer. An open that nobody had the patience
-/// to wait for and that has run for longer than a libvirtd at work needs tells of one that is
-/// silent: stopped, or hung as a whole.
+/// Only the opening of connections decides, because an open needs an answer. libvirt counts as
+/// silent if a caller has given up on an open that has run for longer than a working libvirtd
+/// needs. Such a libvirtd is stopped, or hangs as a whole.
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
@@ -24,9 +24,9 @@ pub struct Health {
 
 #[derive(Debug)]
 struct State {
-    /// How the last open ended.
+    /// The outcome of the last open.
     seen: Seen,
-    /// The one that runs.
+    /// The open that runs now.
     opening: Option<Opening>,
 }
 
@@ -36,31 +36,32 @@ struct Opening {
     given_up: bool,
 }
 
-/// One reading of [`Health`].
+/// A snapshot of [`Health`].
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Why libvirt cannot be used; `None` where it answered last.
+    /// Why libvirt is unusable; `None` if it answered the last open.
     pub error: Option<String>,
-    /// Whether it is silent: neither answers nor refuses.
+    /// Whether libvirt is silent: it neither answers nor refuses.
     pub silent: bool,
-    /// Whether anybody has tried at all.
+    /// Whether any open was tried.
     pub tried: bool,
-    /// Since when it answers, refuses or is silent.
+    /// The start of the present state: answering, refusing or silent.
     pub since: Instant,
-    /// The version of the libvirt that answered last, as libvirt counts (major * 1,000,000 + minor
-    /// * 1,000 + release).
+    /// The version of the libvirt that answered last, as libvirt counts: `major * 1,000,000 + minor
+    /// * 1,000 + release`.
     pub version: Option<u64>,
 }
 
 impl Health {
-    /// Nobody has tried; `answer` is how long a libvirt at work may take to answer.
+    /// Creates the state before any open; `answer` is how long a working libvirt may take to
+    /// answer.
     pub fn new(answer: Duration) -> Self {
         let since = Instant::now();
         let seen = Seen { error: None, silent: false, tried: false, since, version: None };
         Self { state: Mutex::new(State { seen, opening: None }), answer }
     }
 
-    /// The last reading.
+    /// Returns the present state.
     pub fn seen(&self) -> Seen {
         let state = self.state.lock();
         match self.silent_since(&state) {
@@ -74,10 +75,10 @@ impl Health {
         }
     }
 
-    /// Whether libvirt may be asked.
+    /// Checks that libvirt is not known to be silent.
     ///
     /// # Errors
-    /// [`Error::Silent`] where it is known not to answer.
+    /// [`Error::Silent`] if it is.
     pub fn may_answer(&self) -> Result<(), Error> {
         match self.silent_since(&self.state.lock()) {
             Some(since) => Err(Error::Silent { age: since.elapsed() }),
@@ -85,19 +86,20 @@ impl Health {
         }
     }
 
-    /// Notes that an open begins.
+    /// Records the start of an open.
     pub(super) fn opening(&self) {
         self.state.lock().opening = Some(Opening { began: Instant::now(), given_up: false });
     }
 
-    /// Notes that somebody who asked at `asked` waits no longer for a connection; the error for it.
+    /// Records that a caller, which asked at `asked`, no longer waits for a connection. Returns the
+    /// error for the caller.
     pub(super) fn given_up(&self, asked: Instant) -> Error {
         let mut state = self.state.lock();
         let (since, is_news) = match &mut state.opening {
             Some(opening) => (opening.began, !mem::replace(&mut opening.given_up, true)),
             None => (asked, false),
         };
-        // The log may keep this thread waiting, and nobody else is to wait with it.
+        // The log may block this thread, and must not block others through this lock.
         drop(state);
         let age = since.elapsed();
         if is_news {
@@ -107,7 +109,7 @@ impl Health {
         Error::Silent { age }
     }
 
-    /// Notes how the open ended: the version that answered, if it says, or why it was refused.
+    /// Records the outcome of the open: the version that answered, if known, or the error.
     pub(super) fn opened(&self, outcome: Result<Option<u64>, &libvirt::Error>) {
         let mut state = self.state.lock();
         let was_silent = self.silent_since(&state).is_some();

@@ -25,28 +25,29 @@ use crate::sorted::OrderBy;
 const FILE: &str = "boot";
 /// The kernel's id of this boot (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// A line for each guest. One of more guests than that is not read, and none is started.
+/// The size limit, with a line for each guest. A larger file is not read, and then no guest is started.
 const FILE_BYTES: u64 = 1024 * 1024;
-/// Events of a guest that are looked at before its start.
+/// The number of a guest's events to check before its start.
 const EVENTS_PAGE: usize = 256;
 
-/// A guest and its part in the start and the stop of the host.
+/// A guest, and its role in the start and the stop of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scheduled {
     pub(super) id: String,
-    /// Its place; 0 for none.
+    /// Its `start_order`; 0 for none.
     pub(super) order: u64,
-    /// Pause after its start.
+    /// The pause after its start.
     pub(super) delay: Duration,
-    /// Time to shut down; none where the guest sets none.
+    /// Its time limit to shut down; `None` if the guest sets none.
     pub(super) stop_timeout: Option<Duration>,
     pub(super) is_active: bool,
-    /// libvirt was to start it, and could not.
+    /// libvirt's own autostart failed for it.
     has_failed: bool,
 }
 
 impl Scheduled {
-    /// A domain; none that this agent did not make, unless libvirt could not start it. Up to five round trips.
+    /// Reads a domain. Returns `None` for a domain that this agent did not make, unless libvirt failed to start it. Up
+    /// to five round trips.
     fn of(domain: &Domain) -> Result<Option<Self>, Error> {
         let kept = Stored::read(domain)?.metadata.guest;
         let is_active = domain.is_active()?;
@@ -69,11 +70,11 @@ impl Scheduled {
     }
 }
 
-/// The guests that the agent has made, and those that libvirt could not start; and the ids of running guests that
+/// Returns the guests that the agent has made, those that libvirt failed to start, and the ids of running guests that
 /// libvirt does not describe.
 ///
 /// # Errors
-/// What libvirt says.
+/// Errors of libvirt.
 ///
 /// # Blocking
 /// Up to five round trips for each guest.
@@ -95,9 +96,11 @@ pub(super) fn scheduled(connection: &Connection) -> Result<(Vec<Scheduled>, Vec<
     Ok((all, unknown))
 }
 
-/// The thread that starts guests, `guest-start`: once for each boot of the host, as the file in the state directory
-/// says. It has the boot's id, and below it the ids of the guests that are still to be started: each is struck before
-/// its start. So a restart of the agent starts no guest that had its turn.
+/// The thread that starts guests, `guest-start`.
+///
+/// It runs once for each boot of the host, as recorded in a file in the state directory. The file has the boot's id,
+/// and the ids of the guests to start, one a line. The thread removes each id before it starts the guest. Therefore a
+/// restart of the agent starts no guest again.
 pub struct HostStart {
     agent: Arc<Libvirt>,
     file: PathBuf,
@@ -105,11 +108,10 @@ pub struct HostStart {
 }
 
 impl HostStart {
-    /// Starts the thread, where guests of this boot are still to be started. On a host that has no such file yet there
-    /// are none.
+    /// Starts the thread, if guests of this boot remain to be started. A host that has no such file yet has none.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system refuses the thread.
     pub fn start(agent: &Arc<Libvirt>) -> io::Result<()> {
         let Some(folder) = &agent.state_dir else { return Ok(()) };
         let file = folder.join(FILE);
@@ -147,7 +149,7 @@ impl HostStart {
         thread.spawn(move || start.run(pending)).map(drop)
     }
 
-    /// Starts these guests, or all where the boot is new.
+    /// Starts these guests, or all guests after a new boot.
     fn run(self, pending: Option<Vec<String>>) {
         let is_new = pending.is_none();
         let seen = self.agent.events().last();
@@ -164,11 +166,11 @@ impl HostStart {
         });
         while !guests.is_empty() {
             if self.agent.events().is_closed() {
-                // The next agent of this boot goes on.
+                // The next agent of this boot continues.
                 return;
             }
             let guest = guests.remove(0);
-            // One that is not struck would be started again by the next agent, whatever its operator did meanwhile.
+            // The next agent would start a guest again that is still in the file, whatever its operator did meanwhile.
             if !self.note(&guests) {
                 error!("no further guest is started, as {} cannot be written", self.file.display());
                 return;
@@ -178,7 +180,7 @@ impl HostStart {
         self.note(&[]);
     }
 
-    /// The guests, as soon as libvirt tells of them; none where it does not in time, or the agent stops.
+    /// Returns the guests as soon as libvirt answers; `None` if it does not in time, or the agent stops.
     fn guests(&self) -> Option<Vec<Scheduled>> {
         let until = Instant::now() + START_LIBVIRT;
         loop {
@@ -198,7 +200,7 @@ impl HostStart {
         }
     }
 
-    /// Starts a guest, unless it has run since the host started, and pauses as it says.
+    /// Starts a guest, unless it has run since the host started, and then pauses for its `start_delay`.
     fn start_guest(&self, guest: &Scheduled, seen: u64) {
         let events = self.agent.events();
         let page = events.wait(seen, Some(&guest.id), EVENTS_PAGE, Instant::now());
@@ -225,7 +227,7 @@ impl HostStart {
         self.agent.events().note(id, What::AutostartFailed { error: why.to_owned() });
     }
 
-    /// Waits this long, or until the agent stops.
+    /// Waits for this time, or until the agent stops.
     fn rest(&self, id: &str, time: Duration) {
         let (events, until) = (self.agent.events(), Instant::now() + time);
         while Instant::now() < until && !events.is_closed() {
@@ -233,7 +235,7 @@ impl HostStart {
         }
     }
 
-    /// Notes which guests of this boot are still to be started; whether that could be written.
+    /// Writes which guests of this boot remain to be started; returns whether the write succeeded.
     fn note(&self, pending: &[Scheduled]) -> bool {
         let mut text = format!("{}\n", self.boot);
         pending.iter().for_each(|guest| text += &format!("{}\n", guest.id));

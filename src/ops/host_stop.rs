@@ -1,4 +1,4 @@
-//! Shuts guests down when the host stops: those with the highest `start_order` first, after those without one.
+//! Shuts guests down when the host stops: first guests without a `start_order`, then the highest `start_order` first.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -18,30 +18,30 @@ use crate::ops::{Error, Libvirt};
 use crate::pool::Lane;
 use crate::sorted::OrderBy;
 
-/// What became of the guests.
+/// The outcome of the stop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stopped {
-    /// Guests that are off.
+    /// The number of guests that are off.
     pub off: usize,
-    /// Of these, those that were forced off.
+    /// The number of these guests that were forced off.
     pub forced: usize,
-    /// The ids of those that may still run.
+    /// The ids of guests that may still run.
     pub left: Vec<String>,
 }
 
 impl Libvirt {
-    /// Shuts down all running guests that this agent has made, those of one place side by side, and forces off what does
-    /// not shut down within its `stop_timeout`. Guests of other tools are left to those.
+    /// Shuts down all running guests that this agent has made, guests of the same `start_order` in parallel. Forces off
+    /// each guest that does not shut down within its `stop_timeout`. Guests of other tools stay untouched.
     ///
     /// # Errors
-    /// What keeps libvirt from telling of its guests.
+    /// Errors of libvirt's list of guests.
     ///
     /// # Blocking
-    /// For each place of the order as long as its slowest guests take; [`HOST_STOP`] at most, and the time to force the
-    /// last guests off.
+    /// For each `start_order`, until its slowest guest is off; at most [`HOST_STOP`], and the time to force the last
+    /// guests off.
     pub fn stop_guests(&self) -> Result<Stopped, Error> {
         let end = Instant::now() + HOST_STOP;
-        // Nothing is forced off that is not heard of.
+        // The agent forces a guest off only while it receives libvirt's events.
         self.events.heard(Instant::now() + SHUTDOWN_LOOK);
         let mut stopped = Stopped::default();
         for _ in 0..HOST_STOP_ROUNDS {
@@ -57,13 +57,13 @@ impl Libvirt {
                 stopped.forced += round.forced;
                 stopped.left.extend(round.left);
             }
-            // Somebody may have started another meanwhile.
+            // Somebody may have started another guest meanwhile.
         }
         Ok(stopped)
     }
 
-    /// The guests of this agent that run, and the ids of running ones that libvirt does not describe. Once more where
-    /// libvirt does not answer.
+    /// Returns the running guests of this agent, and the ids of running guests that libvirt does not describe. Tries
+    /// twice if libvirt does not answer.
     fn running(&self) -> Result<(Vec<Scheduled>, Vec<String>), Error> {
         let ask = || {
             let deadline = Instant::now() + self.deadlines.change;
@@ -74,7 +74,7 @@ impl Libvirt {
         Ok((guests, unknown))
     }
 
-    /// Shuts these guests down side by side.
+    /// Shuts these guests down in parallel.
     fn stop_place(&self, guests: &[Scheduled], end: Instant) -> Stopped {
         let (next, stopped) = (AtomicUsize::new(0), Mutex::new(Stopped::default()));
         let work = || {
@@ -97,7 +97,7 @@ impl Libvirt {
         thread::scope(|threads| {
             for _ in 1..guests.len().min(STOP_AT_ONCE) {
                 let thread = thread::Builder::new().name("guest-stop".to_owned());
-                // Where the system gives no thread those that are there do it all.
+                // If the system refuses a thread, the threads that run do all the work.
                 let _ = thread.spawn_scoped(threads, work);
             }
             work();
@@ -105,7 +105,7 @@ impl Libvirt {
         stopped.into_inner()
     }
 
-    /// Whether it was forced off.
+    /// Shuts a guest down; returns whether it was forced off.
     fn stop_guest(&self, guest: &Scheduled, end: Instant) -> Result<bool, Error> {
         let left = end.saturating_duration_since(Instant::now());
         let time = guest.stop_timeout.unwrap_or(STOP_TIMEOUT).min(left);
@@ -121,7 +121,7 @@ impl Libvirt {
     }
 }
 
-/// Guests with the lowest stop first.
+/// Returns the sort key; guests with the lowest rank stop first.
 fn rank(guest: &Scheduled) -> u64 {
     if guest.order == 0 { 0 } else { u64::MAX - guest.order }
 }

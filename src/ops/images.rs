@@ -1,7 +1,7 @@
 //! The image store's methods for guests' disks, volumes and images (contract section 8).
 //!
-//! Names in requests are relative to the pool, those in answers are full. Each is a job of the
-//! storage lane, under the guest's key where it changes something below `guests/<id>`.
+//! Names in requests are relative to the pool, names in answers are complete. Each method runs a job of the storage
+//! lane, and acquires the guest lock if it changes a dataset below `guests/<id>`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,12 +25,11 @@ use crate::storage::{self, Adopts, Dataset, Id, Maker, Reach, Volumes, Wanted, W
 const NEED_ID: Error = Error::Refused("need an id");
 
 impl Libvirt {
-    /// Checks that the disks of a guest can be made, and answers with the sizes that they will
-    /// have. Changes nothing.
+    /// Checks that the disks of a guest can be made, and returns their future sizes. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without a guest, an id or disks; what storage says to their images, sizes
-    /// and the space that they need; a volume that is there already and that CreateGuestDisks would not keep.
+    /// [`Error::NoGuest`] without a guest, an id or disks; errors of storage about images, sizes and space; an existing
+    /// volume that CreateGuestDisks would not keep.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -48,14 +47,13 @@ impl Libvirt {
         Ok(respond(guest))
     }
 
-    /// Makes the volumes of all disks of a guest and fills in `volume`, `source` and `size`. What
-    /// is there already and right is kept, also where it has no owner's mark: the original image agent set
-    /// none. One that was written to is kept only where the guest's definition names it or its mark has
-    /// the domain's uuid.
+    /// Makes the volumes of all disks of a guest and fills in `volume`, `source` and `size`.
+    ///
+    /// A matching volume that exists is kept, even without an owner's mark: the original image agent set none. A volume
+    /// with written data is kept only if the guest's definition names it or its mark has the domain's uuid.
     ///
     /// # Errors
-    /// As [`Libvirt::verify_disks`]; with the step where one could not be made: then nothing of it
-    /// is left.
+    /// As [`Libvirt::verify_disks`]; with the step if a volume could not be made, after everything is undone.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
@@ -71,11 +69,11 @@ impl Libvirt {
         Ok(respond(guest))
     }
 
-    /// Destroys all volumes below `guests/<id>`, whoever made them. None there is a success. The
+    /// Destroys all volumes below `guests/<id>`, including those of other tools. Succeeds without any volume. The
     /// answer is the guest without disks.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::VolumesLeft`] for what could not be destroyed.
+    /// [`Error::NoGuest`] without an id; [`Error::VolumesLeft`] for volumes that could not be destroyed.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
@@ -99,7 +97,7 @@ impl Libvirt {
     /// Makes a blank volume.
     ///
     /// # Errors
-    /// A size of 0, no id, a name that is taken; what storage says.
+    /// A size of 0, no id, a name that is taken; errors of storage.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
@@ -111,7 +109,7 @@ impl Libvirt {
         self.make_new(Verb::CreateVolume, self.nobodys(volume, None, request.size_mib))
     }
 
-    /// One volume.
+    /// Returns one volume.
     ///
     /// # Errors
     /// `not found`, `not a volume`.
@@ -124,7 +122,7 @@ impl Libvirt {
         let what = name.to_string();
         let look = move |volumes: &dyn Volumes| match volumes.volume(&name, deadline) {
             Ok(volume) => Ok(Some(volume)),
-            // Is there something else of that name?
+            // The name may belong to a dataset of another kind.
             Err(storage::Error::NotFound { .. }) => {
                 volumes.volumes(Some(&name), deadline).map(|_| None)
             }
@@ -135,10 +133,10 @@ impl Libvirt {
         Ok(VolumeResponse { volumes: vec![volume_answer(&volume)] })
     }
 
-    /// All volumes of the pool, those of images among them.
+    /// Returns all volumes of the pool, including those of images.
     ///
     /// # Errors
-    /// What storage says.
+    /// Errors of storage.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
@@ -149,10 +147,10 @@ impl Libvirt {
         Ok(VolumeResponse { volumes: found.iter().map(volume_answer).collect() })
     }
 
-    /// Destroys a dataset below `guests/` with all that is below it, and answers with it.
+    /// Destroys a dataset below `guests/` with its descendants, and returns it.
     ///
     /// # Errors
-    /// `not found`; [`Error::VolumesLeft`] for what could not be destroyed.
+    /// `not found`; [`Error::VolumesLeft`] for volumes that could not be destroyed.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
@@ -178,10 +176,10 @@ impl Libvirt {
         Ok(VolumeResponse { volumes: vec![answer] })
     }
 
-    /// The complete images, and those that are being fetched.
+    /// Returns the complete images, and the images that are being fetched.
     ///
     /// # Errors
-    /// What storage says.
+    /// Errors of storage.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
@@ -197,16 +195,16 @@ impl Libvirt {
         Ok(ImageResponse { images: complete.chain(under_way).collect() })
     }
 
-    /// One image: complete, or being fetched.
+    /// Returns one image: complete, or being fetched.
     ///
     /// # Errors
-    /// `not found`; [`Error::NotFetched`] for one that was asked for and did not come.
+    /// `not found`; [`Error::NotFetched`] for a requested image whose fetch failed.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
     pub fn get_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
         let id = image_id(&request.id)?;
-        // Asked first: one that comes between the two questions is found by the second.
+        // Read before the store: an image that is completed between the two reads is then in the store.
         let stage = self.fetches.stage(&id);
         let answer = match (self.complete_image("GetImage", &id), stage) {
             (Ok(_), Some(Stage::Cancelled)) => {
@@ -223,10 +221,10 @@ impl Libvirt {
         Ok(ImageResponse { images: vec![answer] })
     }
 
-    /// Makes a volume from an image, `dest` relative to the pool.
+    /// Makes a volume from an image; `dest` is relative to the pool.
     ///
     /// # Errors
-    /// `need dest`, `not found`, a name that is taken; what storage says.
+    /// `need dest`, `not found`, a name that is taken; errors of storage.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
@@ -238,17 +236,17 @@ impl Libvirt {
         self.make_new(Verb::CloneImage, self.nobodys(volume, Some(image), 0))
     }
 
-    /// Destroys an image with its snapshots, and answers with it. One that is on its way is cancelled: its answer
-    /// has status `fetching`.
+    /// Destroys an image with its snapshots, and returns it. A fetch of the image is cancelled: the answer then has
+    /// status `fetching`.
     ///
     /// # Errors
-    /// `not found`; clones of it.
+    /// `not found`; the image has clones.
     ///
     /// # Blocking
     /// As [`Libvirt::verify_disks`].
     pub fn delete_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
         let id = image_id(&request.id)?;
-        // First: one that comes meanwhile is found below.
+        // Before the store: an image that is completed meanwhile is then found below.
         let is_cancelled = self.fetches.cancel(&id);
         match self.delete_complete_image(request, id.clone()) {
             Err(Error::Storage(storage::Error::NotFound { .. })) if is_cancelled => {
@@ -275,15 +273,15 @@ impl Libvirt {
         Ok(ImageResponse { images: vec![image_answer(&image)] })
     }
 
-    /// Has an image fetched from the image service (`http://<image service>/images/<id>/download`) and imported,
-    /// unless it is there or on its way. The answer is the image, with status `fetching` until it is complete.
+    /// Fetches an image from the image service (`http://<image service>/images/<id>/download`) and imports it, unless
+    /// it exists or is being fetched. The answer is the image, with status `fetching` until it is complete.
     ///
     /// # Errors
-    /// `need an id`, an id that is none; no image service; too many images that wait; [`Error::NotFetched`] for one
-    /// that failed within [`FETCH_RETRY`](crate::config::fixed::FETCH_RETRY).
+    /// `need an id`, an invalid id; no image service; too many waiting images; [`Error::NotFetched`] for an image that
+    /// failed within [`FETCH_RETRY`](crate::config::fixed::FETCH_RETRY).
     ///
     /// # Blocking
-    /// As [`Libvirt::verify_disks`]; not for the image.
+    /// As [`Libvirt::verify_disks`]; does not wait for the image.
     pub fn request_image(&self, request: ImageRequest) -> Result<ImageResponse, Error> {
         if request.id.is_empty() {
             return Err(NEED_ID);
@@ -308,7 +306,7 @@ impl Libvirt {
         self.on_storage(verb, id.as_str(), None, deadline, look)
     }
 
-    /// Refuses to remove what a domain has as a disk, or below a qcow2 file, or may have.
+    /// Refuses to remove a volume that a domain has, or may have, as a disk or as a backing file.
     fn check_unused(
         &self,
         verb: &str,
@@ -331,13 +329,13 @@ impl Libvirt {
         }
     }
 
-    /// When a storage call that arrives now is late. Those that only look get as long as those that
-    /// change: they share two workers with them.
+    /// Returns the deadline of a storage call that arrives now. Reads get as long as changes, because they share two
+    /// workers with them.
     pub(super) fn storage_deadline(&self) -> Instant {
         current::arrived() + self.deadlines.change
     }
 
-    /// One job on the storage lane.
+    /// Runs a job on the storage lane.
     pub(super) fn on_storage<T: Send + 'static>(
         &self,
         verb: &str,
@@ -351,7 +349,7 @@ impl Libvirt {
         Ok(self.pool.run(Lane::Storage, job, hold, move |_| work(&*volumes))??)
     }
 
-    /// One job on the storage lane that changes a dataset: under the key of its guest.
+    /// Runs a job on the storage lane that changes a dataset, under the lock of its guest.
     pub(super) fn change_dataset<T: Send + 'static>(
         &self,
         verb: &str,
@@ -364,7 +362,7 @@ impl Libvirt {
         self.on_storage(verb, name.as_str(), hold.as_ref(), deadline, work)
     }
 
-    /// The dataset that a request names.
+    /// Returns the dataset that a request names.
     pub(super) fn dataset(&self, id: &str) -> Result<Dataset, Error> {
         if id.is_empty() {
             return Err(NEED_ID);
@@ -372,7 +370,7 @@ impl Libvirt {
         self.volumes.pool().dataset(id).map_err(|_| Error::Refused("not a valid dataset"))
     }
 
-    /// What is wanted for a guest whose volumes the original image agent may have made.
+    /// Returns the volumes for a guest whose volumes the original image agent may have made.
     fn wanted_or_unmarked(
         &self,
         verb: &str,
@@ -387,7 +385,7 @@ impl Libvirt {
             let named = DomainUse::of(&[&definition]).sources().collect();
             Ok(Adopts::OfDomain { maker, named })
         };
-        // Where libvirt cannot be asked the guest counts as new, which gets nobody's data.
+        // If libvirt does not answer, the guest counts as new, and adopts no volume with data.
         let adopts = self.read(Lane::Read, verb, &guest.id, deadline, find);
         let adopts = adopts.unwrap_or(Adopts::Unwritten);
         let wanted = self.wanted(guest, &Maker::call(), &adopts)?.into_iter();
@@ -400,7 +398,7 @@ impl Libvirt {
         Wanted { volume, image, size_mib, space, owner, maker, adopts, unmarked, content }
     }
 
-    /// Makes a volume that does not exist, or nothing.
+    /// Makes a volume that does not exist yet, or nothing.
     fn make_new(&self, verb: Verb, wanted: Wanted) -> Result<VolumeResponse, Error> {
         let deadline = self.storage_deadline();
         let hold = self.key(lock_of(&wanted.volume), deadline)?;
@@ -421,13 +419,13 @@ impl Libvirt {
         Ok(VolumeResponse { volumes: made.iter().map(volume_answer).collect() })
     }
 
-    /// Runs the one step of a storage verb; it is undone where it fails.
+    /// Runs the single step of a storage method, and undoes it if it fails.
     ///
     /// # Errors
-    /// That of the step, alone where nothing is left of it.
+    /// The error of the step, without the step's name if it was undone completely.
     ///
     /// # Blocking
-    /// Up to `deadline`, and for the undo.
+    /// Up to `deadline`, plus the undo.
     pub(super) fn make_or_undo<T: Send + 'static>(
         &self,
         transaction: Transaction,
@@ -448,13 +446,13 @@ impl Libvirt {
     }
 }
 
-/// Whether nothing is left of a volume that could not be made.
+/// Returns whether a volume that could not be made is removed completely.
 fn is_clean(error: &Error) -> bool {
     use storage::Error::NotUndone;
     matches!(error, Error::Storage(error) if !error.cannot_ask() && !matches!(error, NotUndone { .. }))
 }
 
-/// The cause of a failed step, where nothing is left of it: these verbs have one step.
+/// Returns the cause of a failed step without leftovers. These methods have one step, so its name adds nothing.
 fn without_step(error: Error) -> Error {
     match error {
         Error::Step { cause, left, .. } if left.is_empty() => *cause,
@@ -462,7 +460,7 @@ fn without_step(error: Error) -> Error {
     }
 }
 
-/// The request's guest, with an id and disks, as many as a guest may have.
+/// Returns the request's guest, with an id and at most as many disks as a guest may have.
 pub(super) fn guest_with_disks(guest: Option<Guest>) -> Result<Guest, Error> {
     let guest = named_guest(guest)?;
     match guest.disks.len() {
@@ -472,7 +470,7 @@ pub(super) fn guest_with_disks(guest: Option<Guest>) -> Result<Guest, Error> {
     }
 }
 
-/// The image store makes every disk, also where a former answer named its source.
+/// Clears the sources: the image store makes every disk, even if a former answer named its source.
 fn without_sources(mut guest: Guest) -> Guest {
     guest.disks.iter_mut().for_each(|disk| disk.source.clear());
     guest
@@ -482,7 +480,7 @@ fn image_id(id: &str) -> Result<Id, Error> {
     if id.is_empty() {
         return Err(NEED_ID);
     }
-    // What is no name is no image's.
+    // An invalid name belongs to no image.
     Id::parse(id).map_err(|_| storage::Error::NotFound { name: id.to_owned() }.into())
 }
 
@@ -494,7 +492,7 @@ fn volume_answer(volume: &storage::Volume) -> wire::Volume {
     }
 }
 
-/// An image that is on its way: nothing is known of it.
+/// Returns the answer for an image that is being fetched, which has no further data.
 fn fetching_answer(id: &Id) -> wire::Image {
     let (id, status) = (id.to_string(), "fetching".to_owned());
     wire::Image { id, status, ..wire::Image::default() }

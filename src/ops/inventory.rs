@@ -1,4 +1,4 @@
-//! List and Describe: what guests there are, and what libvirt says of one.
+//! List and Describe: the guests of this host, and the data of one guest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use crate::pool::Lane;
 use crate::sorted::OrderBy;
 
 impl Libvirt {
-    /// A page of the guests of this host, whoever made them, in the order of their ids.
+    /// Returns a page of this host's guests, including those of other tools, ordered by id.
     ///
-    /// No emulator is asked, so one that hangs does not matter. A page is as of its own moment: a
-    /// guest that comes or goes between two pages may be missing, and none comes twice.
+    /// The call queries no emulator, so a hung one does not matter. Each page shows the moment of its own call. A guest
+    /// that is made or deleted between two pages may be missing, and none appears twice.
     ///
     /// # Errors
-    /// A `limit` above [`LIST_GUESTS_MAX`], a `state` that is none; what libvirt says.
+    /// A `limit` above [`LIST_GUESTS_MAX`], an unknown `state`; errors of libvirt.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::read`](crate::config::Deadlines::read): two round trips for all, one for each
-    /// guest of the page, and by metadata two for each that is looked at.
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read): two round trips for all guests, one for each guest of
+    /// the page, and with a filter for metadata two for each guest that is checked.
     pub fn list_guests(&self, request: ListRequest) -> Result<ListResponse, Error> {
         let deadline = self.read_deadline(&request.args)?;
         let (wanted, agents) = (Wanted::parse(request)?, Arc::clone(&self.agents));
@@ -39,9 +39,9 @@ impl Libvirt {
         })
     }
 
-    /// What libvirt says of the guest's domain, as far as the owner's model has it: what runs now,
-    /// or what its next start takes where it is off. The metadata is the definition's: what runs may have been
-    /// restored from saved memory, with its former metadata.
+    /// Returns the data of the guest's domain that the owner's model has: the live definition, or the definition of the
+    /// next start if it is off. The metadata is that of the definition: a guest restored from saved memory runs with
+    /// former metadata.
     ///
     /// # Errors
     /// As [`Libvirt::status`].
@@ -75,12 +75,12 @@ impl Libvirt {
     }
 }
 
-/// The addresses of a domain's run that are known; none where it is off.
+/// Returns the known addresses of a domain's run; none if it is off.
 fn known_addresses(agents: &Agents, id: &str, domain: &Domain) -> Vec<Address> {
     domain.id().map(|run| agents.addresses(id, run)).unwrap_or_default()
 }
 
-/// Which guests a page has.
+/// The filter of a page.
 struct Wanted {
     after: String,
     limit: usize,
@@ -131,7 +131,7 @@ impl Wanted {
             let Some((name, domain)) = rest.next() else { break };
             let is_saved = saved.contains(&name);
             match self.look(name, &domain, is_saved, agents) {
-                // Undefined since it was listed.
+                // The domain was undefined after libvirt listed it.
                 Err(error) if error.code == Code::NO_DOMAIN => {}
                 found => guests.extend(found?),
             }
@@ -141,7 +141,7 @@ impl Wanted {
         Ok(ListResponse { guests, next })
     }
 
-    /// The guest, unless it is another one than is wanted.
+    /// Returns the guest if it matches the filter.
     fn look(
         &self,
         id: String,
@@ -152,11 +152,11 @@ impl Wanted {
         let info = domain.info()?;
         let mut state = State::from_code(info.state);
         let mut reason = "";
-        // Only these states have reasons, which are one more round trip.
+        // Only these states have reasons, which cost a further round trip.
         if matches!(state, State::Paused | State::Shutoff | State::Crashed) {
             Condition { state, reason } = condition(domain)?;
         }
-        // It may have changed since libvirt chose by it; and libvirt has one choice for several.
+        // The state may have changed since libvirt filtered by it, and libvirt has one filter for several states.
         if self.state.is_some_and(|wanted| wanted != state) || !self.has_metadata(domain)? {
             return Ok(None);
         }
@@ -177,7 +177,7 @@ impl Wanted {
         if self.metadata.is_empty() {
             return Ok(true);
         }
-        // A definition that nobody can read has no metadata that could be wanted, and keeps no page.
+        // An unreadable definition has no metadata that could match, and does not prevent the page.
         let xml = match domain.xml(XmlKind::Inactive) {
             Err(error) if error.code == Code::NO_DOMAIN || error.connection_lost() => {
                 return Err(error);

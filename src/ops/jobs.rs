@@ -1,4 +1,4 @@
-//! Calls as jobs: taken, given out to be carried out, shown and cancelled. `rpc` carries them out.
+//! Calls as jobs: adds, starts, shows and cancels them. `rpc` runs them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,8 +13,7 @@ use crate::journal::{Direction, Journal, Scope};
 use crate::ops::recovery::{STATE_LANE, state_write};
 use crate::ops::{Error, Libvirt, named_guest};
 
-/// The jobs below the folder of the agent's state, which its journal has locked; else jobs that end
-/// with the process.
+/// Opens the jobs below the state directory, which the journal has locked; without one, jobs in memory.
 pub(super) fn open(config: &Config, journal: &Journal) -> Result<Jobs, jobs::Error> {
     let Some(state) = &config.state_dir else { return Ok(Jobs::in_memory(&config.jobs)) };
     let scope = Scope::from(&config.host).to_string();
@@ -22,7 +21,7 @@ pub(super) fn open(config: &Config, journal: &Journal) -> Result<Jobs, jobs::Err
     Jobs::open(&folder, &set_aside, scope, &config.jobs, |job| fate(journal, job))
 }
 
-/// What the agent does with the changes of a job that ended with a former agent.
+/// Returns what the agent does with the changes of a job that ended with a former agent.
 fn fate(journal: &Journal, job: &Job) -> &'static str {
     let open = journal.open_intents();
     let of_job = open.iter().find(|intent| {
@@ -36,16 +35,16 @@ fn fate(journal: &Journal, job: &Job) -> &'static str {
 }
 
 impl Libvirt {
-    /// The jobs of this agent.
+    /// Returns the jobs of this agent.
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
     }
 
-    /// Takes a call of `method` as a job. What can be told at once of its guest and `args` is.
+    /// Adds a call of `method` as a job. Checks its guest and `args` before.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; a deadline that is none; as [`Jobs::add`]. A disk that takes longer than
-    /// the deadline of changes: then the job may still be added.
+    /// [`Error::NoGuest`] without an id; an invalid deadline; as [`Jobs::add`]; a disk that takes longer than the
+    /// deadline of changes: then the job may still be added.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -63,8 +62,8 @@ impl Libvirt {
         Ok(GuestResponse { guest: Some(guest), job, ..GuestResponse::default() })
     }
 
-    /// Writes the file of a job on a worker, so that a disk that hangs costs a caller no more than its deadline.
-    /// While one is late the next fails at once.
+    /// Writes the file of a job on a worker, so that a hung disk costs a caller no more than its deadline. While one
+    /// write is late, the next fails at once.
     fn write_job<T: Send + 'static>(
         &self,
         write: impl FnOnce(&Jobs) -> Result<T, jobs::Error> + Send + 'static,
@@ -74,10 +73,10 @@ impl Libvirt {
         Ok(self.aside(STATE_LANE, state_write(), deadline, move || write(&jobs))??)
     }
 
-    /// Ends a job, and tells those who listen.
+    /// Ends a job, and sends the event.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has the result.
     pub fn end_job(&self, begun: &Begun, outcome: Outcome) {
         let job = self.jobs.end(begun, outcome);
         self.tell_end(&job);
@@ -88,18 +87,18 @@ impl Libvirt {
         self.events.note(&job.guest, what);
     }
 
-    /// A job: how far it is, and what came of it.
+    /// Returns a job, with its progress and its result.
     ///
     /// # Errors
-    /// Where there is none of this id, or none any more.
+    /// If no job of this id exists, or it is no longer kept.
     pub fn get_job(&self, request: JobRequest) -> Result<Job, Error> {
         Ok(self.jobs.get(&request.id)?)
     }
 
-    /// A page of the jobs that are kept, the oldest first, without their results.
+    /// Returns a page of the kept jobs without their results, the oldest first.
     ///
     /// # Errors
-    /// A `limit` above [`LIST_GUESTS_MAX`], a `state` that is none, an `after` that is no id.
+    /// A `limit` above [`LIST_GUESTS_MAX`], an unknown `state`, an invalid `after`.
     pub fn list_jobs(&self, request: JobsRequest) -> Result<Page, Error> {
         let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
             0 => LIST_GUESTS,
@@ -123,11 +122,11 @@ impl Libvirt {
         })?)
     }
 
-    /// Cancels a job that is not begun.
+    /// Cancels a job that has not started.
     ///
     /// # Errors
-    /// As [`Libvirt::get_job`]; a job that is begun, or has ended otherwise. A disk that takes longer than the
-    /// deadline of changes: the job is cancelled then, unless the agent starts again before the disk has it.
+    /// As [`Libvirt::get_job`]; a job that has started, or has ended otherwise. A disk that takes longer than the
+    /// deadline of changes: then the job is cancelled, unless the agent restarts before the disk has it.
     ///
     /// # Blocking
     /// As [`Libvirt::add_job`].
@@ -164,7 +163,7 @@ mod tests {
             (Verb::DetachNic, "the agent completes its changes"),
         ] {
             let entry = journal.begin(verb, "a", &Guest::default()).unwrap();
-            // It runs, and is nobody's to settle.
+            // The change still runs, so nothing recovers it yet.
             assert_eq!(fate(&verb.to_string(), "a"), unknown);
             drop(entry);
             assert_eq!(fate(&verb.to_string(), "a"), becomes, "{verb}");

@@ -1,10 +1,10 @@
-//! Domains that a worker keeps for a while, so that asking for a state is one round trip.
+//! Domains that a worker caches for a short time, so that a query of a state is one round trip.
 //!
-//! libvirt knows a domain by its uuid: one that was undefined is missed at the next question, also
-//! where another has its name by then, and is looked up again. One that was renamed is not missed,
-//! and so none is kept for long. The question that would tell a domain's name along with its state
-//! is not among those that libvirtd has workers set aside for, and these two are: a Status has to
-//! come through where its other workers hang on emulators.
+//! libvirt finds a domain by its uuid. So the next query notices an undefined domain, even if
+//! another domain has its name by then, and looks the name up again. A query does not notice a
+//! renamed domain, so entries expire soon. A query that returns a domain's name with its state does
+//! not run on libvirtd's priority workers, but these two calls do: Status must work while
+//! libvirtd's other workers hang on emulators.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -12,18 +12,19 @@ use std::time::Instant;
 use crate::config::fixed::{KEPT_DOMAINS_MAX, KEPT_FOR};
 use crate::libvirt::{Code, Connection, Domain, Error};
 
-/// Domains of one connection by the names that they were looked up by, and when that was.
+/// Domains of one connection by the names of their lookups, and the times of the lookups.
 #[derive(Debug, Default)]
 pub(super) struct Kept(BTreeMap<String, (Domain, Instant)>);
 
 impl Kept {
-    /// The state of the domain of that name on this connection and its reason, as libvirt counts.
+    /// Returns the state of the domain of this name on this connection and its reason, as libvirt's
+    /// numbers.
     ///
     /// # Errors
     /// As [`Connection::lookup_domain_by_name`] and [`Domain::state`].
     ///
     /// # Blocking
-    /// One round trip for a domain that is kept, three at most.
+    /// One round trip for a cached domain, at most three.
     pub(super) fn state(
         &mut self,
         connection: &Connection,

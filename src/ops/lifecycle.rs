@@ -1,5 +1,5 @@
-//! Status, Run, Poweroff, Reboot and Restart (contract section 5), and Suspend, Resume and Reset, which the original has not: the verbs that look a domain up, act by its state, and answer
-//! with the state that follows.
+//! Status, Run, Poweroff, Reboot and Restart (contract section 5), and Suspend, Resume and Reset, which the original
+//! does not have. These methods look a domain up, act by its state, and return the state that follows.
 
 use std::thread;
 use std::time::Instant;
@@ -14,14 +14,14 @@ use crate::ops::start::start;
 use crate::ops::{Error, Libvirt, Question, Session, named_guest, respond};
 use crate::pool::Lane;
 
-/// What a verb does with a domain whose state is known.
+/// The action of a method on a domain in a known state.
 type Action = fn(&Domain, State) -> Result<(), libvirt::Error>;
 
 impl Libvirt {
-    /// The guest's state, nothing changed. `virDomainGetState`.
+    /// Returns the guest's state, and changes nothing. `virDomainGetState`.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; what libvirt says, a missing domain among it.
+    /// [`Error::NoGuest`] without an id; errors of libvirt, including a missing domain.
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
@@ -29,10 +29,10 @@ impl Libvirt {
         self.ask(self.status_question(request)?)
     }
 
-    /// What [`Libvirt::status`] asks.
+    /// Returns the question of [`Libvirt::status`].
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; an argument that cannot be understood.
+    /// [`Error::NoGuest`] without an id; invalid arguments.
     pub fn status_question(&self, request: GuestRequest) -> Result<Question<GuestResponse>, Error> {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
@@ -48,12 +48,13 @@ impl Libvirt {
     /// As [`Libvirt::status`]; a guest that is off cannot be rebooted.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); returns when asked, not done.
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); returns after the request, and does not wait for
+    /// the reboot.
     pub fn reboot(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         self.domain_wrapper("Reboot", Lane::Control, request, |domain, _| domain.reboot())
     }
 
-    /// The same as [`Libvirt::reboot`], under the name that the original has for it too.
+    /// Does the same as [`Libvirt::reboot`], under the second name that the original has for it.
     ///
     /// # Errors
     /// As [`Libvirt::reboot`].
@@ -61,15 +62,15 @@ impl Libvirt {
         self.reboot(request)
     }
 
-    /// Pulls the guest's power cord; a guest that is off already is a success. `virDomainDestroy`.
+    /// Forces the guest off; succeeds if it is off already. `virDomainDestroy`.
     ///
-    /// Waits for no other verb of the guest: destroying is what frees one that hangs.
+    /// Waits for no other method of the guest: destroying the domain frees a method that hangs.
     ///
     /// # Errors
     /// As [`Libvirt::status`].
     ///
     /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change): 10 s where the emulator hangs.
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); 10 s if the emulator hangs.
     pub fn poweroff(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         self.domain_wrapper("Poweroff", Lane::Urgent, request, |domain, state| match state {
             State::Shutoff => Ok(()),
@@ -77,8 +78,8 @@ impl Libvirt {
         })
     }
 
-    /// Stops the guest's processors where they are; a guest that is paused already is a success. One whose start
-    /// is under way is paused after it. `virDomainSuspend`.
+    /// Pauses the guest's processors; succeeds if it is paused already. If the guest is starting, pauses it after the
+    /// start. `virDomainSuspend`.
     ///
     /// # Errors
     /// As [`Libvirt::status`]; a guest that is off cannot be paused.
@@ -92,11 +93,11 @@ impl Libvirt {
         })
     }
 
-    /// Lets a paused guest go on, and wakes one that has suspended itself; a guest that runs is a
-    /// success. Unlike Run it starts none that is off. `virDomainResume`, `virDomainPMWakeup`.
+    /// Resumes a paused guest, and wakes a guest that has suspended itself; succeeds if the guest runs. Unlike Run,
+    /// does not start a guest that is off. `virDomainResume`, `virDomainPMWakeup`.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a guest that is neither.
+    /// As [`Libvirt::status`]; a guest in any other state.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -108,8 +109,8 @@ impl Libvirt {
         })
     }
 
-    /// Presses the guest's reset button: its system begins anew at once, without being asked. Each
-    /// call is one more. A guest that is paused stays so. `virDomainReset`.
+    /// Resets the guest like its reset button: its system restarts at once, without a shutdown. Each call is a further
+    /// reset. A paused guest stays paused. `virDomainReset`.
     ///
     /// # Errors
     /// As [`Libvirt::status`]; a guest that is off cannot be reset.
@@ -120,17 +121,16 @@ impl Libvirt {
         self.domain_wrapper("Reset", Lane::Control, request, |domain, _| domain.reset())
     }
 
-    /// Starts the guest, resumes it where it is paused, wakes it where it suspended itself; a running one
-    /// is left alone. Somebody else's start under way is waited for.
+    /// Starts the guest, resumes it if it is paused, wakes it if it suspended itself; does nothing if it runs. Waits
+    /// for a start of another caller that is under way.
     ///
-    /// Each NIC of the request is matched with the domain's by its MAC: `device` becomes the
-    /// host's device, an empty `name` the alias. A NIC without a match keeps its values. `vnc`
-    /// becomes the port of a display on TCP; one on a Unix socket has none, and `vnc` stays. A port
-    /// that is taken is no error: libvirt chooses another.
+    /// The MAC of each NIC of the request finds the domain's NIC: `device` becomes the host's device, an empty `name`
+    /// the alias. A NIC without a match keeps its values. `vnc` becomes the port of a display on TCP; it stays for a
+    /// display on a Unix socket. A port that is in use is no error: libvirt chooses another.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; [`Error::Panicked`]; a disk that lies where none may, by now; whatever keeps
-    /// the emulator from starting, with the disks that are not there.
+    /// As [`Libvirt::status`]; [`Error::Panicked`]; a disk at a path that is no longer allowed; any error that keeps
+    /// the emulator from starting, with the names of missing disks.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -147,11 +147,10 @@ impl Libvirt {
         Ok(answer(guest, condition))
     }
 
-    /// Looks the guest's domain and state up, lets `action` act, and answers with the state after.
+    /// Looks up the guest's domain and state, runs `action`, and returns the state afterwards.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; the first error of the lookup, the action or the second
-    /// reading of the state.
+    /// [`Error::NoGuest`] without an id; the first error of the lookup, the action or the second query of the state.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -178,7 +177,7 @@ impl Libvirt {
     }
 }
 
-/// What the domain is doing now (the owner's `GetState`). `virDomainGetState`.
+/// Returns the present state of the domain (the owner's `GetState`). `virDomainGetState`.
 ///
 /// # Errors
 /// As [`Domain::state`].
@@ -189,7 +188,7 @@ pub fn get_state(domain: &Domain) -> Result<State, libvirt::Error> {
     domain.state().map(|(state, _)| State::from_code(state))
 }
 
-/// Destroys a domain; one that went off by itself meanwhile is what was wanted.
+/// Destroys a domain; succeeds if it went off by itself meanwhile.
 pub(super) fn destroy(domain: &Domain) -> Result<(), libvirt::Error> {
     match domain.destroy() {
         Err(error) if error.code == Code::OPERATION_INVALID && !domain.is_active()? => Ok(()),
@@ -197,7 +196,7 @@ pub(super) fn destroy(domain: &Domain) -> Result<(), libvirt::Error> {
     }
 }
 
-/// Resumes a domain; one that runs meanwhile, as after a start that was under way, is what was wanted.
+/// Resumes a domain; succeeds if it runs meanwhile, as after a start that was under way.
 fn resume(domain: &Domain) -> Result<(), libvirt::Error> {
     match domain.resume() {
         Err(error)
@@ -209,14 +208,14 @@ fn resume(domain: &Domain) -> Result<(), libvirt::Error> {
     }
 }
 
-/// Wakes a guest that suspended itself, and waits until libvirt knows that it runs: qemu tells so some
+/// Wakes a guest that suspended itself, and waits until libvirt reports it as running: qemu sends that event some
 /// milliseconds later.
 ///
 /// # Errors
 /// As [`Domain::wake`].
 ///
 /// # Blocking
-/// Up to [`WAKE`] for that.
+/// Up to [`WAKE`] for that event.
 fn wake(domain: &Domain) -> Result<(), libvirt::Error> {
     domain.wake()?;
     let until = Instant::now() + WAKE;
@@ -226,8 +225,8 @@ fn wake(domain: &Domain) -> Result<(), libvirt::Error> {
     Ok(())
 }
 
-/// The table of contract section 5 for Run, but for two states: libvirt resumes no guest that suspended
-/// itself, it wakes it; and a guest that panicked does not run.
+/// Acts by the table of contract section 5 for Run, with two exceptions: libvirt wakes a guest that suspended itself
+/// and cannot resume it, and a guest that panicked does not run.
 fn start_or_resume(
     connection: &Connection,
     domain: &Domain,
@@ -249,8 +248,7 @@ fn start_or_resume(
     }
 }
 
-/// Takes each NIC's device, its alias where the caller gave no name, and the port of a display on
-/// TCP from the live XML.
+/// Copies each NIC's device, its alias if the caller gave no name, and the port of a display on TCP from the live XML.
 pub(super) fn fill_from_live(guest: &mut Guest, xml: &str) {
     let live = match VirDomain::from_xml(xml) {
         Ok(live) => live,
@@ -271,7 +269,7 @@ pub(super) fn fill_from_live(guest: &mut Guest, xml: &str) {
     }
 }
 
-/// The same with its reason.
+/// Returns the state of a domain with its reason.
 ///
 /// # Errors
 /// As [`Domain::state`].
@@ -280,7 +278,7 @@ pub(super) fn condition(domain: &Domain) -> Result<Condition, libvirt::Error> {
     Ok(Condition::from_codes(state, reason))
 }
 
-/// The answer with a guest that is in this condition.
+/// Returns the answer for a guest in this condition.
 pub(super) fn answer(mut guest: Guest, condition: Condition) -> GuestResponse {
     guest.state = condition.state.name().to_owned();
     guest.reason = condition.reason.to_owned();

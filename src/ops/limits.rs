@@ -1,4 +1,4 @@
-//! SetLimits: what the disks and NICs of a guest carry at most, now and from its next start on.
+//! SetLimits: limits of a guest's disks and NICs, in its definition and while it runs.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use crate::ops::settings::apply_now;
 use crate::ops::{Error, Libvirt, described, named_guest};
 
 impl Libvirt {
-    /// Gives the disks and NICs that a request lists exactly the limits that it lists: from the guest's next start
-    /// on, and at once where it runs. Disks are known by `device`, NICs by `mac`; all others keep their limits.
+    /// Sets exactly the limits that a request lists for disks and NICs: in the guest's definition, and at once if it
+    /// runs. The request names disks by `device`, NICs by `mac`; all others keep their limits.
     /// `virDomainSetBlockIoTune`, `virDomainSetInterfaceParameters`.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] for limits that cannot be, for a disk or a NIC that the
-    /// guest does not have or that comes without `limits`, and for a request that lists none;
-    /// [`Error::Unsupported`] for a transient guest; what libvirt says, a missing domain among it. That the running
-    /// guest cannot have them is none: the answer says so.
+    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] for invalid limits, for a disk or a NIC that the guest does
+    /// not have or that has no `limits`, and for a request without disks and NICs; [`Error::Unsupported`] for a
+    /// transient guest; errors of libvirt, including a missing domain. A running guest that cannot have the limits is
+    /// no error: the answer reports it.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -48,7 +48,7 @@ impl Libvirt {
     }
 }
 
-/// A device with the limits that it shall have.
+/// A device with its new limits.
 enum Device {
     Disk(String, Limits),
     Nic(String, Limits),
@@ -65,10 +65,10 @@ impl Device {
     }
 }
 
-/// The devices that a request lists, by what libvirt knows them by.
+/// Returns the devices that a request lists, by the names that libvirt uses.
 ///
 /// # Errors
-/// [`Error::Invalid`] names one that the guest does not have.
+/// [`Error::Invalid`] names a device that the guest does not have.
 fn devices(asked: &Guest, definition: &VirDomain) -> Result<Vec<Device>, Error> {
     let mut devices = Vec::new();
     for (index, disk) in asked.disks.iter().enumerate() {
@@ -89,7 +89,7 @@ fn devices(asked: &Guest, definition: &VirDomain) -> Result<Vec<Device>, Error> 
     Ok(devices)
 }
 
-/// Notes the limits in the request that is stored with the domain.
+/// Stores the limits in the request that is stored with the domain.
 fn note(kept: &mut Guest, asked: &Guest) {
     for disk in &asked.disks {
         for own in kept.disks.iter_mut().filter(|own| own.device == disk.device) {

@@ -1,7 +1,7 @@
-//! SetPassword and SetSshKeys: how a user logs into a running guest, changed by its guest agent.
+//! SetPassword and SetSshKeys: the guest agent changes how a user logs into a running guest.
 //!
-//! The guest agent makes lines of a file of these texts: one with more than one line would be another user's. Passwords
-//! are in no error, also where the guest agent repeats them.
+//! The guest agent writes these texts into lines of a file. A text with more than one line would therefore change
+//! another user's entry. No error contains a password, even if the guest agent repeats it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use crate::libvirt::{self, Domain};
 use crate::ops::screens::base64;
 use crate::ops::{Error, Libvirt, Question, named_guest, respond};
 
-/// How hashes of passwords begin that some crypt(5) knows.
+/// The prefixes of password hashes that some crypt(5) supports.
 const HASHES: [&str; 9] = ["$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$7$", "$y$", "$gy$"];
 
-/// What a guest's agent is to do.
+/// A command to a guest agent.
 type Command = Box<dyn Fn(&Domain) -> Result<(), libvirt::Error> + Send>;
 
 impl Libvirt {
-    /// Sets the password of a user of a running guest, as text or as crypt(5) hashes it. `virDomainSetUserPassword`.
+    /// Sets the password of a user of a running guest, as text or as a hash of crypt(5). `virDomainSetUserPassword`.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] names what cannot be; [`Error::AgentLeftAlone`]; what
-    /// libvirt and the guest agent say, for example that the guest is off or has no such user.
+    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] names the invalid member; [`Error::AgentLeftAlone`]; errors
+    /// of libvirt and the guest agent, for example that the guest is off or has no such user.
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
@@ -46,7 +46,7 @@ impl Libvirt {
         self.by_agent("SetPassword", guest, &args, Box::new(set))
     }
 
-    /// Replaces the SSH keys of a user of a running guest: all lines of the user's `authorized_keys`.
+    /// Replaces all SSH keys of a user of a running guest: the lines of the user's `authorized_keys`.
     /// `virDomainAuthorizedSSHKeysSet`.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ fn invalid(why: &str) -> Error {
 }
 
 /// # Errors
-/// [`Error::Invalid`] for a name that no user has, and which would be more than a name in the guest agent's lines.
+/// [`Error::Invalid`] for a name that no user has, and that would be more than a name in the guest agent's lines.
 fn check_user(user: &str) -> Result<(), Error> {
     match user.contains(':') {
         true => Err(invalid("user must not contain a colon")),
@@ -101,7 +101,7 @@ fn check_user(user: &str) -> Result<(), Error> {
 }
 
 /// # Errors
-/// [`Error::Invalid`], which does not repeat the text: it may be secret.
+/// [`Error::Invalid`], without the text, which may be secret.
 fn check_line(what: &str, text: &str) -> Result<(), Error> {
     match text.is_empty() || text.chars().any(char::is_control) {
         true => Err(Error::Invalid(format!("{what} must be one line of text"))),
@@ -109,7 +109,7 @@ fn check_line(what: &str, text: &str) -> Result<(), Error> {
     }
 }
 
-/// An error of a guest agent, which must not repeat a password, nor as it was sent: in base64.
+/// Removes a password from an error of a guest agent, both as text and in base64, as the command contains it.
 fn without(password: &str, error: libvirt::Error) -> libvirt::Error {
     let repeats = [password, &base64(password.as_bytes())];
     match repeats.iter().any(|secret| error.message.contains(secret)) {

@@ -1,4 +1,4 @@
-//! The machine of a new guest on this host: what its profile fills in, and what is unavailable.
+//! The machine of a new guest on this host: the values of its profile, and the members that are unavailable.
 
 use std::fs;
 use std::path::Path;
@@ -18,10 +18,10 @@ use crate::libvirt::{self, Code, Connection};
 use crate::ops::{Error, unreadable};
 use crate::os::disk;
 
-/// What libvirt offers for a guest; none where its driver does not say.
+/// Returns libvirt's capabilities for a guest; `None` if the driver reports none.
 ///
 /// # Errors
-/// [`Error::Invalid`] names the first member that cannot be had here, and what can.
+/// [`Error::Invalid`] names the first unavailable member, and the available values.
 ///
 /// # Blocking
 /// As [`Connection::domain_capabilities`].
@@ -37,7 +37,7 @@ pub(super) fn offer(
     }
 }
 
-/// The same with all that cannot be had.
+/// Returns libvirt's capabilities for a guest, and all unavailable members.
 pub(super) fn look(
     connection: &Connection,
     guest: &Guest,
@@ -59,7 +59,7 @@ pub(super) fn look(
     }
 }
 
-/// What of a guest's placement this host cannot give.
+/// Returns the members of a guest's placement that this host cannot provide.
 fn misplaced_here(guest: &Guest) -> Vec<Invalid> {
     let read = |file: &str| {
         let text = fs::read_to_string(format!("/sys/devices/system/{file}/online"));
@@ -69,20 +69,20 @@ fn misplaced_here(guest: &Guest) -> Vec<Invalid> {
     misplaced(guest, &read("cpu"), &read("node"), Path::new(&pages).exists())
 }
 
-/// Whether libvirt complains of a machine, and not of the hypervisor.
+/// Returns whether libvirt's error is about a machine, and not about the hypervisor.
 fn is_about(error: &libvirt::Error, machine: &str) -> bool {
     error.message.contains(&format!("'{machine}'"))
 }
 
-/// The domain of a new guest with this uuid: its profile fills in what the request leaves open, and the
-/// request as it was is kept in it. `sources` tells what each disk's source is, in order.
+/// Returns the domain of a new guest with this uuid. The profile fills in the members that the request omits, and the
+/// domain stores the original request. `sources` has the kind of each disk's source, in order.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a disk whose settings its file system does not support, and for memory that is no
-/// multiple of its unit.
+/// [`Error::Invalid`] for a disk whose settings its file system does not support, and for memory that is not a multiple
+/// of its unit.
 ///
 /// # Blocking
-/// As long as the file systems of the disks take to open a file: on a worker only.
+/// Until the file systems of the disks have opened a file, so only a worker may call this.
 pub(super) fn definition(
     guest: &Guest,
     request: Guest,
@@ -115,7 +115,7 @@ pub(super) fn definition(
     Ok(domain)
 }
 
-/// Fills in the open members of a disk that is attached to a domain.
+/// Fills in the omitted members of a disk that is attached to a domain.
 ///
 /// # Blocking
 /// As [`definition`].
@@ -125,14 +125,14 @@ pub(super) fn fill_disk(disk: &mut wire::Disk, kind: SourceKind, domain: &VirDom
     }
 }
 
-/// The same for a NIC.
+/// Fills in the omitted members of a NIC that is attached to a domain.
 pub(super) fn fill_nic(nic: &mut Nic, domain: &VirDomain) {
     if domain.metadata.profile == profile::MODERN {
         profile::fill_nic(nic, profile::queues(&domain.kind, domain.vcpu), mtu(nic));
     }
 }
 
-/// What its file system does not support of a disk that is attached, whose open members are filled in.
+/// Returns a setting of a disk, with its omitted members filled in, that its file system does not support.
 ///
 /// # Blocking
 /// As [`definition`].
@@ -146,16 +146,16 @@ fn disk_place(disk: &wire::Disk, kind: SourceKind) -> DiskPlace {
     DiskPlace { is_block, is_direct }
 }
 
-/// Processors of the host that are on; 1 where the kernel does not say.
+/// Returns the number of online processors of the host; 1 if the kernel does not report them.
 fn processors() -> u64 {
     let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     let count = numbers(text.trim()).map_or(1, |cpus| cpus.len());
     u64::try_from(count).unwrap_or(1)
 }
 
-/// The unit of the bridge that a NIC names, in bytes; 0 where there is no such bridge.
+/// Returns the MTU of the bridge that a NIC names, in bytes; 0 if the bridge does not exist.
 fn mtu(nic: &Nic) -> u64 {
-    // A name with a slash leads elsewhere, and is no name of a bridge.
+    // A name with a slash is no bridge, and would read another file.
     if nic.network.contains('/') || nic.network.starts_with('.') {
         return 0;
     }

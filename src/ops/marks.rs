@@ -1,8 +1,8 @@
 //! Marks of older agents: they name a guest's id and not its domain.
 //!
-//! A guest that was renamed has another id than its volumes say. So a mark has the uuid of the guest's domain,
-//! too. Volumes of older agents get it where the definition of that id names them: at a start, and when a verb did
-//! not come to the marks of its volumes. The others are kept as they are and reported.
+//! The volumes of a renamed guest have its former id. So a mark also has the uuid of the guest's domain. The agent adds
+//! it to volumes of older agents that the definition of that id names: at a start, and when a method did not complete
+//! the marks of its volumes. Other volumes stay as they are, and the agent logs them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,10 +22,10 @@ use crate::storage::{Maker, Volume, Volumes};
 const VERB: &str = "complete the marks of";
 
 impl Libvirt {
-    /// Completes the marks of volumes that have no domain's uuid yet.
+    /// Completes the marks of volumes without a domain's uuid.
     ///
     /// # Errors
-    /// When libvirt or storage cannot be asked, or a guest is locked: to be tried again.
+    /// If libvirt or storage does not answer, or a guest is locked: try again later.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change) for each such guest.
@@ -53,7 +53,7 @@ impl Libvirt {
         }
         let mut outcome = Ok(());
         for (guest, volumes) in by_guest {
-            // One that is locked, or cannot be read, keeps no other.
+            // A guest that is locked or unreadable does not prevent the others.
             if let Err(error) = self.complete_marks_of(&guest, volumes) {
                 outcome = Err(error);
             }
@@ -74,7 +74,7 @@ impl Libvirt {
             })
         };
         let (own, others): (Vec<_>, Vec<_>) = volumes.into_iter().partition(is_named);
-        // A call of this agent has made the others that say by what.
+        // A volume with a maker was made by a call of this agent.
         for other in others.iter().filter(|other| other.maker.is_none()) {
             warn!(
                 "keeping a volume of an older agent that the definition of its guest does not name; \
@@ -89,7 +89,7 @@ impl Libvirt {
     }
 }
 
-/// The uuid of the domain of this id, and the sources that its definition names; none without such a domain.
+/// Returns the uuid of the domain of this id, and the sources that its definition names; `None` without such a domain.
 fn named_by(connection: &Connection, id: &str) -> Result<Option<(String, Vec<String>)>, Error> {
     let Some(domain) = connection.find_domain(id)? else { return Ok(None) };
     let definition = described(&domain, XmlKind::Inactive)?;

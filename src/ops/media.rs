@@ -1,7 +1,7 @@
-//! InsertMedia and EjectMedia: what lies in a guest's CD-ROM, and the images of the store that may lie there.
+//! InsertMedia and EjectMedia: the medium in a guest's CD-ROM, and images of the store as media.
 //!
-//! A medium is an image of the store or a file or device below `--allow-disk-path`. The guest cannot write to it,
-//! and it stays where it is when the guest goes.
+//! A medium is an image of the store or a file or device below `--allow-disk-path`. The guest cannot write to it, and
+//! Delete does not remove it.
 
 use std::time::Instant;
 
@@ -23,15 +23,15 @@ const INSERT: &str = "InsertMedia";
 const EJECT: &str = "EjectMedia";
 
 impl Libvirt {
-    /// Puts a medium into a guest's CD-ROM in place of the one that is there: from the guest's next start on, and
-    /// at once where it runs. The request's disk names the `image` or the `source`, and the `device` of the CD-ROM,
-    /// which a guest with only one need not say. `virDomainUpdateDeviceFlags`.
+    /// Inserts a medium into a guest's CD-ROM in place of the present one: in the guest's definition, and at once if it
+    /// runs. The request's disk names the `image` or the `source`, and the `device` of the CD-ROM; a guest with only
+    /// one CD-ROM needs no `device`. `virDomainUpdateDeviceFlags`.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] names what cannot be; [`Error::NoDevice`] where the
-    /// guest has no such CD-ROM; [`Error::Unsupported`] for a transient guest; what storage and libvirt say, a
-    /// missing image and a missing domain among it. That the running guest does not let go of its medium is none:
-    /// the answer says so, and `mistify.force` takes it away.
+    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] names the invalid member; [`Error::NoDevice`] if the guest
+    /// has no such CD-ROM; [`Error::Unsupported`] for a transient guest; errors of storage and libvirt, including a
+    /// missing image and a missing domain. A running guest that does not release its medium is no error: the answer
+    /// reports it, and `mistify.force` removes the medium.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -43,8 +43,7 @@ impl Libvirt {
         self.change_medium(INSERT, request, disk)
     }
 
-    /// Takes the medium out of a guest's CD-ROM. An empty one is a success. Otherwise as
-    /// [`Libvirt::insert_media`].
+    /// Ejects the medium of a guest's CD-ROM; succeeds if it is empty. Otherwise as [`Libvirt::insert_media`].
     ///
     /// # Errors
     /// As [`Libvirt::insert_media`].
@@ -88,10 +87,10 @@ impl Libvirt {
         Ok(SettingResponse { guest: Some(guest), live, message })
     }
 
-    /// Names the sources of the CD-ROMs whose media are images.
+    /// Sets the sources of the CD-ROMs whose media are images.
     ///
     /// # Errors
-    /// What storage says; [`Error::NoDevice`] for an image that is not there.
+    /// Errors of storage; [`Error::NoDevice`] for a missing image.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -110,7 +109,7 @@ impl Libvirt {
         Ok(())
     }
 
-    /// The same for one disk of the guest with this id, which the error calls `place`.
+    /// Sets the source of one disk of the guest with this id, which errors call `place`.
     ///
     /// # Errors
     /// As [`Libvirt::resolve_cdrom_images`].
@@ -140,12 +139,12 @@ impl Libvirt {
     }
 }
 
-/// Whether a disk is a CD-ROM whose medium is an image of which nobody has said where it is.
+/// Returns whether a disk is a CD-ROM with an image but without a source.
 fn is_open(disk: &Disk) -> bool {
     disk.is_cdrom() && disk.source.is_empty() && !disk.image.is_empty()
 }
 
-/// Says which image is not there.
+/// Adds the id of a missing image to the error.
 fn of_image(place: &str, disk: &Disk, cause: Error) -> Error {
     match cause {
         Error::Storage(storage::Error::NotFound { .. }) => {
@@ -155,7 +154,7 @@ fn of_image(place: &str, disk: &Disk, cause: Error) -> Error {
     }
 }
 
-/// The device of the CD-ROM that a request names.
+/// Returns the device of the CD-ROM that a request names.
 ///
 /// # Errors
 /// [`Error::NoDevice`].
@@ -174,7 +173,7 @@ fn cdrom(domain: &Domain, asked: &Disk) -> Result<String, Error> {
     }))
 }
 
-/// Puts a medium into the CD-ROM of this device, unless it is there already.
+/// Inserts a medium into the CD-ROM of this device, unless it is already there.
 fn put(
     domain: &Domain,
     device: &str,
@@ -189,7 +188,7 @@ fn put(
     }
 }
 
-/// Notes the medium in the request that is stored with the domain.
+/// Stores the medium in the request that is stored with the domain.
 fn note(kept: &mut Guest, device: &str, asked: &Disk) {
     for own in kept.disks.iter_mut().filter(|own| own.device == device) {
         own.image.clone_from(&asked.image);

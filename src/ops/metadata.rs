@@ -1,4 +1,4 @@
-//! What this agent stores with a domain.
+//! The metadata that this agent stores with a domain.
 
 use std::collections::BTreeMap;
 
@@ -11,36 +11,36 @@ use crate::guest::{USER_METADATA_NAMESPACE, USER_METADATA_PREFIX};
 use crate::libvirt::{self, Domain, XmlKind};
 use crate::ops::{Error, unreadable};
 
-/// The metadata stored with a domain, to be changed and written back.
+/// The metadata stored with a domain, for a change.
 pub(super) struct Stored {
     pub(super) metadata: Metadata,
-    /// Whether the domain carries that of another one, as a clone does: nothing of it is in `metadata`.
+    /// Whether the domain carries the metadata of another domain, as a clone does; `metadata` then has none of that.
     is_of_another: bool,
 }
 
 impl Stored {
-    /// Reads it from the definition. One round trip.
+    /// Reads the metadata from the definition. One round trip.
     ///
     /// # Errors
-    /// What libvirt says; XML that cannot be read.
+    /// Errors of libvirt; unreadable XML.
     pub(super) fn read(domain: &Domain) -> Result<Self, Error> {
         Self::from_xml(&domain.xml(XmlKind::Inactive)?)
     }
 
-    /// Reads it from the XML of a definition.
+    /// Reads the metadata from the XML of a definition.
     ///
     /// # Errors
-    /// XML that cannot be read.
+    /// Unreadable XML.
     pub(super) fn from_xml(xml: &str) -> Result<Self, Error> {
         let metadata = VirDomain::from_xml(xml).map_err(unreadable)?.metadata;
         Ok(Self { metadata, is_of_another: is_of_another(xml).map_err(unreadable)? })
     }
 
-    /// Writes the disks' volumes and the request; what is another domain's is replaced whole. The request
-    /// comes last, as it says whose all of it is. Up to four round trips.
+    /// Writes the disks' volumes and the request; replaces all metadata of another domain. The request is last, because
+    /// it names the owner of all the metadata. Up to four round trips.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// Errors of libvirt.
     pub(super) fn write(&self, domain: &Domain) -> Result<(), libvirt::Error> {
         if !self.is_of_another {
             self.write_volumes(domain)?;
@@ -53,10 +53,10 @@ impl Stored {
         domain.set_metadata(DEVICE_NAMESPACE, DEVICE_PREFIX, &device)
     }
 
-    /// The same without the volumes, where these are the domain's own and have not changed.
+    /// Writes the request, and the volumes only if the metadata was another domain's.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// Errors of libvirt.
     pub(super) fn write_request(&self, domain: &Domain) -> Result<(), libvirt::Error> {
         if self.is_of_another {
             self.write_volumes(domain)?;
@@ -67,10 +67,10 @@ impl Stored {
         domain.set_metadata(GUEST_NAMESPACE, GUEST_PREFIX, &request)
     }
 
-    /// Changes the stored request, where there is one, and writes it.
+    /// Changes the stored request, if there is one, and writes it.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// Errors of libvirt.
     pub(super) fn change_request(
         mut self,
         domain: &Domain,
@@ -78,7 +78,7 @@ impl Stored {
     ) -> Result<(), Error> {
         match &mut self.metadata.guest {
             Some(request) => change(request),
-            // The original agent stored none.
+            // The original agent stored no request.
             None if !self.is_of_another => return Ok(()),
             None => {}
         }

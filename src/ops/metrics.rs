@@ -1,9 +1,9 @@
 //! CPUMetrics, DiskMetrics and NicMetrics of one guest (contract section 5).
 //!
-//! Each is two round trips, a lookup and one question, however many disks or NICs are asked for. One
-//! more reads where the NICs of a request without devices are plugged in, and one more are times by
-//! host processor. What an answer for all lacks is asked for by itself, in two for a disk and one for
-//! a NIC: a device that is not there, a guest that is off, the sum over all disks.
+//! Each method needs two round trips, a lookup and one query, for any number of disks or NICs. A request for NICs
+//! without devices needs one more, for the connections of the NICs; times by host processor need one more. Values that
+//! the common query lacks need their own: two for a disk and one for a NIC. This applies to a missing device, a guest
+//! that is off, and the sum over all disks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::ops::{Error, Libvirt, Question, samples};
 use crate::sorted::IntoSorted;
 
 impl Libvirt {
-    /// Processor time: an element for each processor that `virDomainGetCPUStats` answers for; where
-    /// a driver has no such numbers (every host with cgroup v2) one for each virtual processor.
+    /// Returns processor times: an element for each processor in the answer of `virDomainGetCPUStats`; for a driver
+    /// without such numbers (every host with cgroup v2), one for each virtual processor.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without a guest; what libvirt says, a domain that is off among it.
+    /// [`Error::NoGuest`] without a guest; errors of libvirt, including a domain that is off.
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
@@ -34,10 +34,10 @@ impl Libvirt {
         self.ask(self.cpu_question(request)?)
     }
 
-    /// What [`Libvirt::cpu_metrics`] asks.
+    /// Returns the question of [`Libvirt::cpu_metrics`].
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without a guest; an argument that cannot be understood.
+    /// [`Error::NoGuest`] without a guest; invalid arguments.
     pub fn cpu_question(
         &self,
         request: GuestMetricsRequest,
@@ -51,7 +51,7 @@ impl Libvirt {
         self.metrics_question("CPUMetrics", request, ask, samples::cpu)
     }
 
-    /// Counters of each of the request's disks, by its `device`.
+    /// Returns the counters of each of the request's disks, by its `device`.
     ///
     /// # Errors
     /// As [`Libvirt::cpu_metrics`]; one unknown device fails the whole call.
@@ -65,10 +65,10 @@ impl Libvirt {
         self.ask(self.disk_question(request)?)
     }
 
-    /// What [`Libvirt::disk_metrics`] asks.
+    /// Returns the question of [`Libvirt::disk_metrics`].
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without a guest; an argument that cannot be understood.
+    /// [`Error::NoGuest`] without a guest; invalid arguments.
     pub fn disk_question(
         &self,
         request: GuestMetricsRequest,
@@ -81,8 +81,7 @@ impl Libvirt {
         self.metrics_question("DiskMetrics", request, ask, samples::disks)
     }
 
-    /// Counters of each of the request's NICs, by its `name`; a NIC without a `device` is found by
-    /// its MAC.
+    /// Returns the counters of each of the request's NICs, by its `name`. The MAC identifies a NIC without a `device`.
     ///
     /// # Errors
     /// As [`Libvirt::cpu_metrics`]; one unknown device fails the whole call.
@@ -93,10 +92,10 @@ impl Libvirt {
         self.ask(self.nic_question(request)?)
     }
 
-    /// What [`Libvirt::nic_metrics`] asks.
+    /// Returns the question of [`Libvirt::nic_metrics`].
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without a guest; an argument that cannot be understood.
+    /// [`Error::NoGuest`] without a guest; invalid arguments.
     pub fn nic_question(
         &self,
         request: GuestMetricsRequest,
@@ -109,8 +108,8 @@ impl Libvirt {
         self.metrics_question("NicMetrics", request, ask, samples::nics)
     }
 
-    /// What the three have in common: one job on the read lane that may run twice. Where it is late
-    /// because the guest's emulator hangs, the last sample stands in if it is young.
+    /// Returns the question of one of the three methods: a job on the read lane that may run twice. If it is late
+    /// because the guest's emulator hangs, the answer is the last sample, if that is recent.
     fn metrics_question(
         &self,
         verb: &'static str,
@@ -133,12 +132,12 @@ impl Libvirt {
     }
 }
 
-/// `without` is whether libvirt has turned out to know no times by host processor: that is so for
-/// all guests of a host, and saves the question.
+/// Reads the processor times of a domain. `without` records that libvirt has no times by host processor; it applies to
+/// all guests of a host, and saves that query.
 fn cpu_times(domain: &Domain, without: &AtomicBool) -> Result<Vec<CpuTime>, LibvirtError> {
     if without.load(Ordering::Relaxed) {
         let times = by_vcpu(&domain.vcpu_times()?);
-        // A guest that is off has none, and an error that only the other question tells.
+        // A guest that is off has no times; only the other query returns the proper error.
         if !times.is_empty() {
             return Ok(times);
         }
@@ -156,8 +155,8 @@ fn cpu_times(domain: &Domain, without: &AtomicBool) -> Result<Vec<CpuTime>, Libv
     Ok(times)
 }
 
-/// Whether the driver cannot say, rather than the domain being off: cgroup v2 has no such counters,
-/// and without any cgroup the driver calls the operation invalid for a domain that does run.
+/// Returns whether the driver lacks these numbers, as opposed to a domain that is off. cgroup v2 has no such counters,
+/// and without any cgroup the driver calls the operation invalid for a domain that runs.
 fn no_cpu_stats(domain: &Domain, error: &LibvirtError) -> Result<bool, LibvirtError> {
     Ok(match error.code {
         Code::NO_SUPPORT | Code::OPERATION_UNSUPPORTED => true,
@@ -194,8 +193,7 @@ fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMet
     } else {
         None
     };
-    // A running guest's NIC that has no end on the host, as those of type `user` and `hostdev`, has no
-    // counters there.
+    // A running guest's NIC without a device on the host, such as one of type `user` or `hostdev`, has no counters.
     let is_running = live.is_some() && domain.is_active()?;
     let counted = guest.nics.iter().filter_map(|nic| {
         let found = live.as_ref().and_then(|live| live.interface_by_mac(&nic.mac));
@@ -206,7 +204,7 @@ fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMet
         }
     });
     let counted: Vec<(&Nic, &str)> = counted.collect();
-    // For one, the question for it is the cheaper one.
+    // For a single NIC, its own query is cheaper.
     let several = counted.iter().map(|(_, device)| device).into_set().len() > 1;
     let known = if several { stats_of_all(domain, Groups::INTERFACE)? } else { None };
     let known = known.as_ref().map(metrics::interfaces).unwrap_or_default();
@@ -221,7 +219,7 @@ fn nic_metrics(domain: &Domain, guest: &Guest) -> Result<BTreeMap<String, NicMet
     Ok(answer)
 }
 
-/// What is known of all disks or all interfaces; `None` also where the driver has no such statistics.
+/// Reads the statistics of all disks or all interfaces; `None` if there are none, or the driver does not support them.
 fn stats_of_all(domain: &Domain, groups: Groups) -> Result<Option<DomainStats>, LibvirtError> {
     match domain.stats_without_wait(groups) {
         Err(error) if error.code == Code::NO_SUPPORT => Ok(None),

@@ -1,8 +1,8 @@
-//! The verbs: what "create a guest" means, step by step, and how each step is taken back.
+//! The methods of the agent: the steps of each change, and how each step is undone.
 //!
-//! A verb checks its request, takes the guest's key if it changes anything, and runs as one job on
-//! a pool worker that owns a libvirt connection. No libvirt handle leaves its worker; what comes
-//! back is data. Nothing here knows HTTP or JSON.
+//! A method checks its request, acquires the guest lock if it changes anything, and runs as one job on a pool worker
+//! that owns a libvirt connection. No libvirt handle leaves its worker; jobs return data. Nothing here knows HTTP or
+//! JSON.
 
 mod addresses;
 mod agents;
@@ -112,7 +112,7 @@ use crate::pool::{Hold, Job, JobName, Lane, Pool};
 use crate::storage::{self, Volumes};
 use watch::Watch;
 
-/// The agent: its pool of libvirt connections and the verbs on them.
+/// The agent: its pool of libvirt connections and the methods that run on them.
 pub struct Libvirt {
     pool: Arc<Pool<Session>>,
     opener: Arc<Opener>,
@@ -122,7 +122,7 @@ pub struct Libvirt {
     fetches: Fetches,
     status: StatusCache,
     seed_key: SeedKey,
-    /// Where the agent keeps what it must not forget.
+    /// The directory of the agent's persistent state.
     state_dir: Option<PathBuf>,
     agents: Arc<Agents>,
     freezes: Arc<Freezes>,
@@ -133,22 +133,22 @@ pub struct Libvirt {
     uses: Arc<Uses>,
     calls: Calls,
     metrics: MetricsConfig,
-    /// libvirt knows no processor times by host processor.
+    /// Whether libvirt has no processor times by host processor.
     without_cpu_stats: Arc<AtomicBool>,
     host: HostConfig,
     deadlines: Deadlines,
 }
 
 impl Libvirt {
-    /// An agent for the libvirt at `uri` and the disks of the ZFS pool `zpool`, all else as by
-    /// default (the owner's `NewLibvirt`).
+    /// Creates an agent for the libvirt at `uri` and the disks of the ZFS pool `zpool`, with defaults for everything
+    /// else (the owner's `NewLibvirt`).
     ///
-    /// Each of the three lanes that call libvirt has `max` workers with a connection each: verbs
-    /// that change guests, reads, and destroying, which waits for neither. So up to three times
-    /// `max` connections are open, and `max` calls of a kind run at once.
+    /// Each of the three lanes that call libvirt has `max` workers with a connection each: one lane changes guests, one
+    /// reads, and one destroys guests, which waits for neither of the others. Therefore up to three times `max`
+    /// connections are open, and `max` calls of a kind run at once.
     ///
     /// # Errors
-    /// When `max` is 0; as [`Libvirt::with_config`].
+    /// If `max` is 0; as [`Libvirt::with_config`].
     pub fn new(uri: &str, zpool: &str, max: usize) -> io::Result<Self> {
         if max == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "max must be at least 1"));
@@ -167,22 +167,23 @@ impl Libvirt {
         Self::with_config(&Config { host, pool, ..Config::default() })
     }
 
-    /// An agent for the host that the configuration describes. Connections are opened when first
-    /// needed: libvirtd may come later. Without a folder for its state what a crash leaves is not
-    /// undone.
+    /// Creates an agent for the host that the configuration describes.
+    ///
+    /// The agent opens connections when it first needs them, so libvirtd may start later. Without a state directory,
+    /// the agent does not undo what a crash leaves.
     ///
     /// # Errors
-    /// As [`libvirt::start`] and [`Journal::open`]; when the system refuses the pool's threads.
+    /// As [`libvirt::start`] and [`Journal::open`]; if the system refuses the pool's threads.
     pub fn with_config(config: &Config) -> io::Result<Self> {
         libvirt::start().map_err(io::Error::other)?;
         let journal = Arc::new(open_journal(config).map_err(io::Error::other)?);
-        // Behind the journal's lock: no other agent may lock the file of commands.
+        // After the journal's lock: no other agent may lock the file of commands.
         let commands = journal.commands().map_err(io::Error::other)?;
         let volumes = storage::open(&config.host, &config.storage, Trusted::own(), commands);
         let volumes = volumes.map_err(io::Error::other)?;
         let jobs = Arc::new(jobs::open(config, &journal).map_err(io::Error::other)?);
         let health = Arc::new(Health::new(config.watch.answer));
-        // One more for the watch, one for fast samples, one for events, and all of slow samples and freezes.
+        // One more for the watch, the fast samples and the events each, the rest for slow samples and freezes.
         let askers = config.pool.libvirt_callers() + 4 + config.metrics.slow_late_calls;
         let askers = askers + FROZEN_GUESTS;
         let uri = &config.host.libvirt_uri;
@@ -230,7 +231,7 @@ impl Libvirt {
         })
     }
 
-    /// How long calls may take.
+    /// Returns the time limits of calls.
     pub fn deadlines(&self) -> &Deadlines {
         &self.deadlines
     }
@@ -240,37 +241,37 @@ impl Libvirt {
         &self.host
     }
 
-    /// What was last seen of libvirt. From memory; an old answer causes another look.
+    /// Returns what the agent last saw of libvirt, from memory. An old answer starts a refresh.
     pub fn libvirt_seen(&self) -> Seen {
         self.status.refresh(HEALTH_FRESH);
         self.opener.health().seen()
     }
 
-    /// The same, and whoever asks causes nothing.
+    /// Returns what the agent last saw of libvirt, and starts no refresh.
     pub fn libvirt_last_seen(&self) -> Seen {
         self.opener.health().seen()
     }
 
-    /// What verbs left open and nobody could recover yet. From memory.
+    /// Returns the unfinished changes that the agent could not recover yet, from memory.
     pub fn open_intents(&self) -> Vec<journal::Summary> {
         self.journal.open_intents()
     }
 
-    /// What verbs left over and the agent could not remove. From memory.
+    /// Returns the leftovers that the agent could not remove, from memory.
     pub fn left_intents(&self) -> Vec<journal::Summary> {
         self.journal.leftovers()
     }
 
-    /// The pool, for its figures; tests also fill its lanes.
+    /// Returns the pool. Metrics read its figures; tests also fill its lanes.
     pub fn pool(&self) -> &Pool<Session> {
         &self.pool
     }
 
-    /// Thaws frozen guests and ends the pool: what runs or waits is finished for up to `grace`; `true` when all of it
-    /// was.
+    /// Thaws frozen guests and stops the pool. Running and waiting jobs get up to `grace` to end; returns whether all
+    /// of them did.
     ///
     /// # Blocking
-    /// Up to `grace`, and some seconds more where a guest cannot be thawed.
+    /// Up to `grace`, and some seconds more if a guest cannot be thawed.
     pub fn stop(&self, grace: Duration) -> bool {
         self.freezes.stop(grace);
         let ended = self.pool.stop(grace);
@@ -283,7 +284,7 @@ impl Libvirt {
         ended
     }
 
-    /// One job that changes nothing, and so may run twice where a connection breaks under it.
+    /// Runs a job that changes nothing. It may therefore run again if its connection breaks.
     fn read<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -296,7 +297,7 @@ impl Libvirt {
         self.once(lane, JobName::new(verb, id), deadline, work)
     }
 
-    /// One job on the control lane under the guest's key.
+    /// Acquires the guest lock and runs a job on the control lane.
     fn change<T: Send + 'static>(
         &self,
         verb: &str,
@@ -308,8 +309,8 @@ impl Libvirt {
         self.held(verb, deadline, &hold, work, |_, _| {})
     }
 
-    /// One job on the control lane of a verb that holds the key of its guest. An outcome that comes
-    /// after the caller was told that it is late goes to `late`, still under the key.
+    /// Runs a job on the control lane for a method that holds the guest lock. If the job ends after its deadline, when
+    /// its caller has its answer, `late` gets the outcome, still under the lock.
     fn held<T: Send + 'static>(
         &self,
         verb: &str,
@@ -324,7 +325,7 @@ impl Libvirt {
         self.pool.run_or_else(Lane::Control, job, Some(hold), begun(deadline, work), late)?
     }
 
-    /// One job on the urgent lane, past the guest's key: destroying frees a verb that hangs.
+    /// Runs a job on the urgent lane without the guest lock: destroying the domain frees a method that hangs.
     fn urgent<T: Send + 'static>(
         &self,
         verb: &str,
@@ -335,8 +336,8 @@ impl Libvirt {
         self.once(Lane::Urgent, JobName::new(verb, id), deadline, work)
     }
 
-    /// One job without the guest's key; refused as long as the same is stuck or late. So a guest
-    /// whose emulator hangs takes no more workers, however often it is asked about.
+    /// Runs a job without the guest lock; refuses it while the same job is stuck or late. A guest whose emulator hangs
+    /// therefore occupies no further worker, however often callers ask for it.
     fn once<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -348,10 +349,10 @@ impl Libvirt {
         self.pool.run(lane, job, None, begun(deadline, work))?
     }
 
-    /// The job of [`Self::once`].
+    /// Checks that [`Self::once`] may run a job, and returns that job.
     ///
     /// # Errors
-    /// Where it is not to be begun now.
+    /// If libvirt is silent, or the same job is stuck or late.
     fn may_ask(&self, lane: Lane, name: JobName, deadline: Instant) -> Result<Job, Error> {
         self.opener.health().may_answer()?;
         let job = Job { name, deadline };
@@ -364,16 +365,16 @@ impl Libvirt {
         args::deadline(args, self.deadlines.read)
     }
 
-    /// Until when a change may take that begins now.
+    /// Returns the deadline of a change that starts now.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for words in `args` that do not say so.
+    /// [`Error::Invalid`] for a wrong option in `args`.
     pub fn change_deadline(&self, args: &BTreeMap<String, String>) -> Result<Instant, Error> {
         args::deadline(args, self.deadlines.change)
     }
 }
 
-/// The journal in the configured folder, else one that ends with the process.
+/// Opens the journal in the configured directory; without one, a journal in memory.
 fn open_journal(config: &Config) -> Result<Journal, journal::Error> {
     let scope = Scope::from(&config.host);
     match &config.state_dir {
@@ -382,7 +383,7 @@ fn open_journal(config: &Config) -> Result<Journal, journal::Error> {
     }
 }
 
-/// A job's work, which waits for a connection no longer than its caller waits for it.
+/// Wraps a job's work, so that it waits for a connection no longer than its caller waits for the job.
 fn begun<T>(
     deadline: Instant,
     work: impl FnOnce(&mut Session) -> T,
@@ -393,12 +394,12 @@ fn begun<T>(
     }
 }
 
-/// The request's guest; the wrapped verbs want one with an id.
+/// Returns the request's guest. The methods of the owner's wrapper need a guest with an id.
 fn named_guest(guest: Option<Guest>) -> Result<Guest, Error> {
     guest.filter(|guest| !guest.id.is_empty()).ok_or(Error::NoGuest)
 }
 
-/// What libvirt says of a domain. One round trip.
+/// Reads the definition of a domain. One round trip.
 fn described(domain: &Domain, kind: XmlKind) -> Result<VirDomain, Error> {
     VirDomain::from_xml(&domain.xml(kind)?).map_err(unreadable)
 }

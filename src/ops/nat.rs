@@ -1,5 +1,5 @@
-//! The agent's own network with NAT and DHCP, for hosts without a bridge: made when a NIC first needs it, and never
-//! removed. A reservation is made and removed with the network of its NIC.
+//! The agent's own network with NAT and DHCP, for hosts without a bridge. The agent makes it when a NIC first needs it,
+//! and never removes it. It makes and removes a reservation with the network of its NIC.
 
 use crate::config::{BridgeType, Nat};
 use crate::guest::nat::{NatNetwork, host_xml, network_xml};
@@ -10,7 +10,7 @@ use crate::ops::{self, unreadable};
 
 const NETWORK: &str = Nat::NETWORK;
 
-/// The addresses of the agent's own network, where a NIC is connected to it.
+/// Returns the addresses of the agent's own network, if a NIC is connected to it.
 fn of_nic(nic: &Nic, bridge_type: BridgeType) -> Option<Nat> {
     match bridge_type {
         BridgeType::Nat(nat) if nic.network == Nat::BRIDGE => Some(nat),
@@ -18,11 +18,11 @@ fn of_nic(nic: &Nic, bridge_type: BridgeType) -> Option<Nat> {
     }
 }
 
-/// Sees to it that the network of a NIC which is connected to it exists, starts with libvirtd, and runs now.
+/// Makes and starts the agent's own network if a NIC is connected to it, and sets its autostart.
 ///
 /// # Errors
-/// [`ops::Error::Taken`] for a network of that name that is another maker's, or has other addresses; what libvirt
-/// says, such as that dnsmasq is not installed.
+/// [`ops::Error::Taken`] for a network of that name of another maker, or with other addresses; errors of libvirt, such
+/// as that dnsmasq is not installed.
 pub(super) fn ensure(
     connection: &Connection,
     nic: &Nic,
@@ -33,7 +33,7 @@ pub(super) fn ensure(
         Some(network) => network,
         None => match connection.define_network(&network_xml(nat)) {
             Ok(network) => network,
-            // Another call may have been faster.
+            // Another call may have defined it meanwhile.
             Err(refused) => find(connection)?.ok_or(refused)?,
         },
     };
@@ -48,10 +48,10 @@ pub(super) fn ensure(
     }
 }
 
-/// Has DHCP give a NIC its `address`, where it has one.
+/// Reserves the `address` of a NIC in DHCP, if it has one.
 ///
 /// # Errors
-/// [`ops::Error::Taken`] where another NIC has the address; what libvirt says.
+/// [`ops::Error::Taken`] if another NIC has the address; errors of libvirt.
 pub(super) fn reserve(
     connection: &Connection,
     nic: &Nic,
@@ -67,10 +67,11 @@ pub(super) fn reserve(
     }
 }
 
-/// What is to be changed for a NIC to have its `address` reserved, and the XML of the reservation; none where it has.
+/// Returns the change that reserves the `address` of a NIC, and the XML of the reservation; `None` if it is reserved
+/// already.
 ///
 /// # Errors
-/// [`ops::Error::Taken`] where another NIC has the address.
+/// [`ops::Error::Taken`] if another NIC has the address.
 fn change(
     hosts: &[(String, String)],
     nic: &Nic,
@@ -98,7 +99,7 @@ fn change(
 /// Removes the reservation of the NIC with this MAC address, if the agent's own network has one.
 ///
 /// # Errors
-/// What libvirt says.
+/// Errors of libvirt.
 pub(super) fn release(connection: &Connection, mac: &str) -> Result<(), Error> {
     let Some(network) = find(connection)? else { return Ok(()) };
     let found = NatNetwork::from_xml(&network.xml()?).unwrap_or_default();
@@ -109,10 +110,10 @@ pub(super) fn release(connection: &Connection, mac: &str) -> Result<(), Error> {
     own.map_or(Ok(()), |(mac, ip)| network.reserve(Reservation::Remove, &host_xml(&mac, &ip)))
 }
 
-/// The steps by which the network would be made or started for one of these NICs, and what would be refused.
+/// Returns the steps that would make or start the network for one of these NICs, and the errors of their reservations.
 ///
 /// # Errors
-/// What libvirt says.
+/// Errors of libvirt.
 pub(super) fn plan(
     connection: &Connection,
     nics: &[Nic],
@@ -148,10 +149,10 @@ fn find(connection: &Connection) -> Result<Option<Network>, Error> {
     }
 }
 
-/// The reservations of the agent's own network.
+/// Returns the reservations of the agent's own network.
 ///
 /// # Errors
-/// [`ops::Error::Taken`] for a network that is another maker's, or has other addresses; what libvirt says.
+/// [`ops::Error::Taken`] for a network of another maker, or with other addresses; errors of libvirt.
 fn own(network: &Network, nat: Nat) -> Result<Vec<(String, String)>, ops::Error> {
     let found = NatNetwork::from_xml(&network.xml()?).map_err(unreadable)?;
     let whose = match found.made_with.as_str() {

@@ -15,11 +15,10 @@ use crate::ops::domains::{DomainUse, all_uses};
 use crate::ops::recovery::Transaction;
 use crate::ops::{self, nat};
 
-/// Sees to it that the NIC's network is there, starts with libvirtd, and runs now. What is changed
-/// is noted before.
+/// Makes and starts the NIC's network, and sets its autostart. The transaction records each change before.
 ///
-/// A network of that name is taken over when it is what would be made and no other guest has it;
-/// else libvirt's own words say that the name is taken. `domain` is the uuid of the guest's domain.
+/// An existing network of that name is adopted if it has the wanted settings and belongs to no other guest; else
+/// libvirt's own error says that the name is taken. `domain` is the uuid of the guest's domain.
 pub(super) fn ensure(
     connection: &Connection,
     (id, domain): (&str, &str),
@@ -32,7 +31,7 @@ pub(super) fn ensure(
     let mut is_new = false;
     let network = match standing(connection, &wanted, id)? {
         Standing::Ours(network) => network,
-        // libvirt refuses that, and says so better.
+        // libvirt refuses the definition, with a better error.
         Standing::Taken => connection.define_network(&wanted.network_xml())?,
         Standing::Absent => {
             transaction.record(Step::NetworkDefined(nic.mac.clone()))?;
@@ -40,7 +39,7 @@ pub(super) fn ensure(
             connection.define_network(&wanted.network_xml())?
         }
     };
-    // The network exists, with which the reservation is removed.
+    // After the network: the reservation is removed together with it.
     nat::reserve(connection, nic, bridge_type)?;
     network.set_autostart()?;
     if network.is_active()? {
@@ -55,17 +54,17 @@ pub(super) fn ensure(
     }
 }
 
-/// What there is under the name of a network that is wanted.
+/// The network that exists under a wanted name.
 pub(super) enum Standing {
-    /// Nothing.
+    /// No network exists.
     Absent,
-    /// What would be made, and no other guest's.
+    /// The network has the wanted settings and belongs to no other guest.
     Ours(Network),
-    /// Something else, or another guest's.
+    /// The network has other settings, or belongs to another guest.
     Taken,
 }
 
-/// Looks for the network that the guest `id` wants.
+/// Looks up the network that the guest `id` wants.
 pub(super) fn standing(
     connection: &Connection,
     wanted: &Wiring,
@@ -79,7 +78,7 @@ pub(super) fn standing(
     }
 }
 
-/// Whether an existing network is what would be made, and no other guest's.
+/// Returns whether an existing network has the wanted settings and belongs to no other guest.
 fn is_ours(
     connection: &Connection,
     network: &Network,
@@ -97,18 +96,18 @@ fn is_ours(
     let (own, others): (Vec<_>, Vec<_>) =
         all_uses(connection)?.into_iter().partition(|user| user.name == id);
     let Some(mark) = &found.owner else {
-        // The original agent left no mark: the domains that use it tell whose it is.
+        // The original agent left no mark: the domains that use the network decide.
         return Ok(!others.iter().any(|other| other.may_have_network(&found.name)));
     };
     let is_plugged_in =
         |users: &[DomainUse]| users.iter().any(|user| user.has_network(&found.name));
     Ok(!others.iter().any(|other| other.owns_network(mark))
-        // A guest that was renamed or defined anew has its network under a former mark.
+        // A guest that was renamed or defined again has its network under a former mark.
         && (is_plugged_in(&own) || (mark.guest == id && !is_plugged_in(&others))))
 }
 
-/// Stops a network that was started for a guest, unless a running domain of `users` uses it. One that is off
-/// or gone is a success.
+/// Stops a network that was started for a guest, unless a running domain of `users` uses it. Succeeds if the network is
+/// stopped or missing.
 pub(super) fn stop_unused(
     connection: &Connection,
     name: &str,
@@ -138,7 +137,7 @@ fn stop_if_active(network: &Network) -> Result<(), Error> {
     }
 }
 
-/// Stops and undefines a network, after the reservation of its NIC; `false` where there is none of that name.
+/// Removes the reservation of a NIC, then stops and undefines its network; returns `false` if no such network exists.
 pub(super) fn remove(connection: &Connection, name: &str) -> Result<bool, Error> {
     nat::release(connection, name)?;
     let network = match connection.lookup_network_by_name(name) {
@@ -153,20 +152,20 @@ pub(super) fn remove(connection: &Connection, name: &str) -> Result<bool, Error>
     }
 }
 
-/// What became of the networks that go with a guest.
+/// The result of removing a guest's networks.
 #[derive(Debug, Default)]
 pub(super) struct Removal {
-    /// How many are removed.
+    /// The number of removed networks.
     pub(super) removed: usize,
-    /// The names of those that libvirt did not remove, and why.
+    /// The names of the networks that libvirt did not remove, and the errors.
     pub(super) left: Vec<(String, Error)>,
 }
 
-/// Removes the networks of those names, except the ones that a domain of `users` uses. A network that cannot
-/// be removed does not keep the others.
+/// Removes the networks of these names, except the networks that a domain of `users` uses. A network that cannot be
+/// removed does not prevent the others.
 ///
 /// # Errors
-/// When libvirt cannot be asked.
+/// If libvirt does not answer.
 pub(super) fn remove_all(
     connection: &Connection,
     id: &str,
@@ -183,7 +182,7 @@ pub(super) fn remove_all(
                 info!("keeping network {name}: another guest uses it; guest={id:?}");
                 Ok(false)
             }
-            // Something else may have removed the network of the NIC, which has its reservation still.
+            // Another tool may have removed the network of the NIC; its reservation remains.
             None if !users.iter().any(|user| user.may_have_network(name)) => {
                 nat::release(connection, name).map(|()| false)
             }
@@ -198,31 +197,31 @@ pub(super) fn remove_all(
     Ok(removal)
 }
 
-/// Which networks may be a guest's.
+/// Which networks may belong to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Marked {
-    /// Those with its mark.
+    /// Networks with its mark.
     Only,
-    /// Also those without a mark that have the form of the original agent's.
+    /// Also networks without a mark that look like the original agent's.
     OrOriginal,
 }
 
 /// Whether a domain uses a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
-    /// One does, or may.
+    /// A domain uses it, or may use it.
     Used,
-    /// None does.
+    /// No domain uses it.
     Unused,
 }
 
-/// The network of this name, if it exists and may be the guest's: whether a domain of `users` uses it.
-/// Without an id nothing says whose it would be.
+/// Returns whether a domain of `users` uses the network of this name; `None` if the network does not exist or cannot be
+/// the guest's. Without an id the owner is unknown.
 ///
-/// A guest's network is named by a MAC address. Either its mark names none of `users`, the other domains, or it
-/// has no mark and the form of the original's networks (contract section 5.2). Any other network is never removed,
-/// whatever a request calls it. So a network whose maker is gone goes with the last guest that is plugged into it.
-/// The caller passes names from the guest's definition, and those whose mark has the guest's id.
+/// The name of a guest's network is a MAC address. Either its mark names none of `users`, the other domains, or it has
+/// no mark and looks like the original's networks (contract section 5.2). Any other network is never removed, whatever
+/// a request names. So a network whose maker is gone is removed with the last guest that is connected to it. The caller
+/// passes names from the guest's definition, and networks whose mark has the guest's id.
 pub(super) fn present(
     connection: &Connection,
     id: &str,
@@ -239,7 +238,7 @@ pub(super) fn present(
         Err(error) => return Err(error),
     };
     let is_used = match Wiring::from_xml(&network.xml()?) {
-        // Without a mark only the domains tell whose a network is, and one that cannot be read may have it.
+        // Without a mark only the domains tell whose a network is, and an unreadable domain may use it.
         Ok(Wiring { owner: None, is_for_guest: true, .. }) if reach == Marked::OrOriginal => {
             users.iter().any(|user| user.may_have_network(name))
         }
@@ -247,7 +246,7 @@ pub(super) fn present(
             Marked::OrOriginal if mark.guest == id => {
                 users.iter().any(|user| user.has_network(name))
             }
-            // Among them may be a new guest of this id.
+            // One of the users may be a new guest of this id.
             _ => users.iter().any(|user| user.may_have_network(name)),
         },
         _ => {
@@ -258,14 +257,14 @@ pub(super) fn present(
     Ok(Some(if is_used { Use::Used } else { Use::Unused }))
 }
 
-/// Whether a network was made for another domain than the guest's. A mark without a uuid and with the guest's
-/// id may be the guest's, also where another domain has that id by now.
+/// Returns whether a network was made for another domain than the guest's. A mark without a uuid and with the guest's
+/// id may be the guest's, even if another domain has that id by now.
 fn is_of_others(mark: &NetworkMark, id: &str, users: &[DomainUse]) -> bool {
     let is_old_and_own = mark.domain.is_empty() && mark.guest == id;
     !is_old_and_own && users.iter().any(|user| user.owns_network(mark))
 }
 
-/// The mark of a network; none where there is no network of that name, or it has none.
+/// Returns the mark of a network; `None` if the network does not exist or has no mark.
 pub(super) fn mark_of(connection: &Connection, name: &str) -> Result<Option<NetworkMark>, Error> {
     match connection.lookup_network_by_name(name) {
         Ok(network) => Ok(Wiring::from_xml(&network.xml()?).ok().and_then(|found| found.owner)),
@@ -274,7 +273,7 @@ pub(super) fn mark_of(connection: &Connection, name: &str) -> Result<Option<Netw
     }
 }
 
-/// Returns those networks that a domain's interfaces name and that exist.
+/// Returns the networks that a domain's interfaces name and that exist.
 pub(super) fn wiring(connection: &Connection, domain: &VirDomain) -> Result<Vec<Wiring>, Error> {
     let mut found = Vec::new();
     for interface in &domain.devices.interfaces {

@@ -1,7 +1,7 @@
-//! The one thread that opens libvirt connections; whoever needs one asks it and waits.
+//! The one thread that opens libvirt connections. Other threads send it a request and wait.
 //!
-//! An open on a libvirtd that is stopped never returns, nor can it be called off. Here it costs
-//! one thread, whose silence tells everybody else not to wait.
+//! An open on a stopped libvirtd never returns, and cannot be cancelled. Here it blocks one thread
+//! only, and its silence tells all other threads not to wait.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use crate::config::WatchLimits;
 use crate::libvirt::{self, Connection};
 use crate::ops::{Error, Health};
 
-/// Opens connections to one libvirt on a thread of its own, which ends with the last handle to it.
+/// Opens connections to one libvirt on a thread of its own. The thread ends when the last handle is
+/// dropped.
 #[derive(Debug)]
 pub struct Opener {
     asks: Sender<Ask>,
@@ -23,19 +24,19 @@ pub struct Opener {
     limits: WatchLimits,
 }
 
-/// Somebody wants a connection.
+/// A request for a connection.
 struct Ask {
-    /// Nobody waits any more from here on.
+    /// The time at which the caller stops waiting.
     give_up: Instant,
     reply: Sender<Result<Connection, libvirt::Error>>,
 }
 
 impl Opener {
-    /// Starts the thread, `libvirt-opener`; what it sees of libvirt is noted in `health`. `askers`
-    /// is how many threads may ask at once.
+    /// Starts the thread, `libvirt-opener`, which records the state of libvirt in `health`. At most
+    /// `askers` threads may wait at once.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system refuses the thread.
     pub fn start(
         uri: &str,
         health: Arc<Health>,
@@ -49,27 +50,27 @@ impl Opener {
         Ok(Self { asks, health, limits: limits.clone() })
     }
 
-    /// What it sees of libvirt.
+    /// Returns the state of libvirt that the thread last saw.
     pub fn health(&self) -> &Health {
         &self.health
     }
 
-    /// A new connection for a job with this deadline. It stops waiting early enough for the job's
-    /// caller to hear why; past the deadline, where something is to be undone, it waits as long as
-    /// a libvirt at work may take.
+    /// Opens a connection for a job with this deadline. The wait ends early enough for the job's
+    /// caller to get the reason. After the deadline, when a job undoes a change, it waits as long
+    /// as a working libvirt may take.
     ///
     /// # Errors
-    /// What libvirt says; [`Error::Silent`] when it says nothing, at once where that is known.
+    /// Errors of libvirt; [`Error::Silent`] if it does not answer, at once if that is known.
     ///
     /// # Blocking
-    /// Up to `deadline`, but for [`WatchLimits::answer`] where that is past.
+    /// Up to `deadline`; after that, up to [`WatchLimits::answer`].
     pub fn open(&self, deadline: Instant) -> Result<Connection, Error> {
         let asked = Instant::now();
         let in_time = deadline.checked_sub(self.limits.margin).filter(|&early| early > asked);
         self.open_by(asked, in_time.unwrap_or(asked + self.limits.answer))
     }
 
-    /// Whether libvirt answers now: it does if a connection can be opened.
+    /// Checks whether libvirt answers now, by opening a connection.
     ///
     /// # Errors
     /// As [`Opener::open`].
@@ -84,7 +85,7 @@ impl Opener {
     fn open_by(&self, asked: Instant, give_up: Instant) -> Result<Connection, Error> {
         self.health.may_answer()?;
         let (reply, opened) = bounded(1);
-        // Full only with asks that were given up: the open before them takes long.
+        // The channel is full only with abandoned requests, behind an open that takes long.
         if self.asks.try_send(Ask { give_up, reply }).is_err() {
             return Err(self.health.given_up(asked));
         }
@@ -95,18 +96,18 @@ impl Opener {
     }
 }
 
-/// The thread's side.
+/// The state of the thread.
 struct Thread {
     uri: String,
     asked: Receiver<Ask>,
     health: Arc<Health>,
-    /// Until the next try of its own at a libvirt that refuses.
+    /// The pause before it tries again a libvirt that refuses.
     pause: Duration,
 }
 
 impl Thread {
-    /// Serves those who ask. Without any it sleeps; but where libvirt refuses, it looks whether it
-    /// is back, so that [`Health`] tells the truth to who asks that alone.
+    /// Serves requests, and sleeps without any. While libvirt refuses, it also tries on its own, so
+    /// that [`Health`] is up to date for callers that only read it.
     fn serve(self) {
         let mut refused = false;
         loop {
@@ -134,7 +135,7 @@ impl Thread {
     fn open(&self) -> Result<Connection, libvirt::Error> {
         self.health.opening();
         let opened = Connection::open(&self.uri);
-        // A driver that does not know its version is a driver that answers.
+        // A driver that does not know its version has answered, too.
         let version = opened.as_ref().map(|connection| connection.lib_version().ok());
         self.health.opened(version);
         opened

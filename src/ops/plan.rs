@@ -1,9 +1,9 @@
-//! What CreateGuest and Delete would do, found out by the same checks and written by the same
-//! functions as when they do it.
+//! The dry runs of CreateGuest and Delete, with the same checks and the same functions that make
+//! the XML.
 //!
-//! It is a read: the guest's key is not taken, the journal hears nothing, and while another verb
-//! runs on the guest the plan is for what is there. What fails is collected where the verb itself
-//! would stop at the first.
+//! A dry run is a read: it acquires no guest lock and writes no journal. While another method
+//! changes the guest, the plan is for the present state. It collects all errors, where the method
+//! itself would stop at the first.
 
 mod create;
 mod delete;
@@ -17,30 +17,30 @@ use crate::ops::{Error, Libvirt};
 use crate::pool::{Job, JobName, Lane};
 use crate::storage::{self, Action, Volumes};
 
-/// What a verb would do, and what it would answer.
+/// The changes and the answer that a method would make.
 #[derive(Debug)]
 pub struct Forecast {
-    /// The guest as the verb would answer it, as far as that is known.
+    /// The guest as the method would return it; unknown members stay empty.
     pub guest: Guest,
     /// The plan, without the texts of its problems.
     pub plan: Plan,
-    /// What would make the verb fail.
+    /// The problems that would make the method fail.
     pub problems: Vec<Problem>,
 }
 
-/// What would make a verb fail.
+/// A problem that would make a method fail.
 #[derive(Debug)]
 pub enum Problem {
-    /// It would fail with this.
+    /// The method would fail with this error.
     Error(Error),
-    /// This part would fail with that.
+    /// This part of the request would fail with this error.
     Part(String, Error),
-    /// In words, where the error would be somebody else's.
+    /// A sentence, if the error would come from libvirt itself.
     Words(String),
 }
 
 impl Libvirt {
-    /// No plan yet, but what a former verb left open.
+    /// Returns an empty plan, with warnings about unfinished changes of the guest.
     fn forecast(&self, guest: Guest) -> Forecast {
         let open = self.open_intents().into_iter().filter(|summary| summary.guest == guest.id);
         let warnings =
@@ -49,7 +49,7 @@ impl Libvirt {
         Forecast { guest, plan, problems: Vec::new() }
     }
 
-    /// One job on the storage lane that changes nothing.
+    /// Runs a job on the storage lane that changes nothing.
     fn ask_storage<T: Send + 'static>(
         &self,
         name: JobName,
@@ -60,7 +60,7 @@ impl Libvirt {
         Ok(self.aside(Lane::Storage, name, deadline, move || work(&*volumes))??)
     }
 
-    /// One job that changes nothing and asks no libvirt; refused as long as the same is late.
+    /// Runs a job that changes nothing and needs no libvirt; refuses it while the same job is late.
     pub(super) fn aside<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -74,10 +74,10 @@ impl Libvirt {
 }
 
 impl Forecast {
-    /// What was found out; nothing, with a problem noted, where it could not be.
+    /// Returns the result of a check; after an error records a problem and returns `None`.
     ///
     /// # Errors
-    /// Where the agent itself did not come to it: then there is no plan.
+    /// Errors of the agent's own pool: then there is no plan.
     fn unless_failed<T>(
         &mut self,
         part: &str,

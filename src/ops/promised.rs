@@ -1,27 +1,28 @@
-//! Memory that the guests of a host may use.
+//! The memory that the guests of a host may use.
 
 use crate::guest::domain::{KIB_PER_MIB, VirDomain};
 use crate::guest::memory::promised;
 use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::os::memory::total_kib;
 
-/// Memory that running guests may use without anybody's consent, beside that of the host; in MiB.
+/// The memory in MiB that running guests may use without further consent, and the memory of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Promised {
-    /// Theirs: of a guest with a balloon its maximum.
+    /// The memory of the guests; for a guest with a balloon, its maximum.
     pub guests_mib: u64,
-    /// The host's.
+    /// The memory of the host.
     pub host_mib: u64,
 }
 
 impl Promised {
-    /// Asks libvirt. A guest that ends meanwhile has none.
+    /// Reads the memory of all guests from libvirt; `None` if the kernel does not report the host's memory. A guest
+    /// that ends meanwhile has none.
     ///
     /// # Errors
-    /// What libvirt says; where the kernel does not say how much memory there is.
+    /// Errors of libvirt.
     ///
     /// # Blocking
-    /// One round trip, and two for each guest that runs.
+    /// One round trip, and two for each running guest.
     pub fn ask(connection: &Connection) -> Result<Option<Self>, Error> {
         let mut guests_kib: u64 = 0;
         for domain in connection.list_domains()? {
@@ -33,13 +34,13 @@ impl Promised {
         Ok(Self::beside_host(guests_kib))
     }
 
-    /// What guests may use, in KiB, beside the memory of this host; `None` where the kernel does not tell that.
+    /// Compares the memory of guests, in KiB, with that of this host; `None` if the kernel does not report the latter.
     pub(super) fn beside_host(guests_kib: u64) -> Option<Self> {
         let (guests_mib, host_mib) = (guests_kib / KIB_PER_MIB, total_kib()? / KIB_PER_MIB);
         Some(Self { guests_mib, host_mib })
     }
 
-    /// The same with a guest that is to run, too.
+    /// Adds a guest that will run, too.
     #[must_use]
     pub fn with(self, guest: &VirDomain) -> Self {
         let kib = match guest.hardware.memory_block_kib {
@@ -49,16 +50,16 @@ impl Promised {
         Self { guests_mib: self.guests_mib.saturating_add(kib / KIB_PER_MIB), ..self }
     }
 
-    /// Whether the host has less.
+    /// Returns whether the host has less memory than its guests may use.
     pub fn is_too_much(self) -> bool {
         self.guests_mib > self.host_mib
     }
 }
 
-/// The memory that a domain may use, in KiB; 0 for one that was off when it was looked up.
+/// Returns the memory that a domain may use, in KiB; 0 for a domain that was off when it was looked up.
 ///
 /// # Errors
-/// What libvirt says.
+/// Errors of libvirt.
 ///
 /// # Blocking
 /// Two round trips.
@@ -67,6 +68,6 @@ pub(super) fn of(domain: &Domain) -> Result<u64, Error> {
         return Ok(0);
     }
     let most_kib = domain.info()?.memory_max_kib;
-    // A definition that cannot be read has its maximum.
+    // For an unreadable definition, the domain's maximum counts.
     Ok(promised(&domain.xml(XmlKind::Live)?).unwrap_or(most_kib))
 }

@@ -1,5 +1,5 @@
-//! A question about one guest: one job on the read lane, whose caller may wait for the answer or have
-//! it handed on.
+//! A question about one guest: a job on the read lane. The caller waits for the answer, or passes a function that gets
+//! it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,13 +8,13 @@ use crate::ops::{Error, Libvirt, Session, begun};
 use crate::os::peer::Share;
 use crate::pool::{self, CallShare, Job, JobName, Lane, NoPermit, Permit, Place, Ration, current};
 
-/// What a worker does for the answer.
+/// The work of a worker for the answer.
 pub(super) type Work<R> = Box<dyn FnOnce(&mut Session) -> Result<R, Error> + Send>;
 
-/// What answers in its stead where it is late, if anything does.
+/// A substitute for a late answer, if there is any.
 type StandIn<R> = Box<dyn FnOnce(&Libvirt) -> Option<R> + Send>;
 
-/// A question that was not asked yet.
+/// A question that has not been asked yet.
 pub struct Question<R> {
     name: JobName,
     deadline: Instant,
@@ -22,15 +22,14 @@ pub struct Question<R> {
     stand_in: Option<StandIn<R>>,
 }
 
-/// A place for one question, which is its own until it has its answer.
+/// A permit to queue one question; it is held until the answer.
 pub struct Posting {
     place: Place,
     job: Job,
 }
 
 impl<R: Send + 'static> Question<R> {
-    /// A verb's question about the guest of this id. Its work may run twice where a connection breaks
-    /// under it.
+    /// Creates a method's question about the guest of this id. Its work may run twice if its connection breaks.
     pub(super) fn new(
         verb: &'static str,
         id: String,
@@ -40,12 +39,12 @@ impl<R: Send + 'static> Question<R> {
         Self { name: JobName::new(verb, id), deadline, work: Box::new(work), stand_in: None }
     }
 
-    /// The same, of a question that libvirt passes on to the guest's emulator.
+    /// Marks a question that libvirt passes on to the guest's emulator.
     pub(super) fn of_emulator(self) -> Self {
         Self { name: self.name.of_emulator(), ..self }
     }
 
-    /// The same, with what stands in for an answer that is late.
+    /// Adds a substitute for a late answer.
     pub(super) fn or_late(
         self,
         stand_in: impl FnOnce(&Libvirt) -> Option<R> + Send + 'static,
@@ -55,10 +54,10 @@ impl<R: Send + 'static> Question<R> {
 }
 
 impl Libvirt {
-    /// Asks, and waits for the answer.
+    /// Asks the question, and waits for the answer.
     ///
     /// # Errors
-    /// Those of the question; those of the pool.
+    /// Errors of the question and of the pool.
     ///
     /// # Blocking
     /// Up to the question's deadline.
@@ -67,15 +66,15 @@ impl Libvirt {
         self.or_late(self.once(Lane::Read, name, deadline, work), stand_in)
     }
 
-    /// What it takes to post a question: none where it is to be refused.
+    /// Reserves what posting a question needs; `None` if the agent would refuse the question.
     pub fn may_post<R: Send + 'static>(&self, question: &Question<R>) -> Option<Posting> {
         let Question { name, deadline, .. } = question;
         let job = self.may_ask(Lane::Read, name.clone(), *deadline).ok()?;
         Some(Posting { place: self.pool.place()?, job })
     }
 
-    /// Asks for this user, in a fair order of users and guests, and waits for nothing: `then` gets the answer, as
-    /// [`Pool::permit_later`] and [`Pool::post`] say.
+    /// Asks the question for this user, in a fair order of users and guests, and does not block: `then` gets the
+    /// answer, as [`Pool::permit_later`] and [`Pool::post`] describe.
     ///
     /// [`Pool::permit_later`]: crate::pool::Pool::permit_later
     /// [`Pool::post`]: crate::pool::Pool::post
@@ -101,7 +100,7 @@ impl Libvirt {
             };
             let teller = Arc::clone(&agent);
             let tell = move |outcome: Result<Result<R, Error>, pool::Error>| {
-                // Whoever waits has its turn before this caller can ask again.
+                // Released before the answer, so that a waiting call gets its turn before this caller can ask again.
                 drop(permit);
                 let outcome = outcome.map_err(Error::Pool).and_then(|outcome| outcome);
                 then(teller.or_late(outcome, stand_in));
@@ -115,7 +114,8 @@ impl Libvirt {
         }
     }
 
-    /// The outcome, or what stands in where it is late: because the guest's emulator hangs, or others were first.
+    /// Returns the outcome, or the substitute if the outcome is late: the guest's emulator hangs, or other calls were
+    /// first.
     fn or_late<R>(
         &self,
         outcome: Result<R, Error>,

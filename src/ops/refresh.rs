@@ -1,4 +1,4 @@
-//! Looks for addresses of guests that nobody waits for, on the thread of `clocks`.
+//! Queries for addresses of guests that no caller waits for, on the thread of `clocks`.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use crate::pool::JobName;
 const NEIGHBOURS: &str = "/proc/self/net/arp";
 
 impl Thread {
-    /// Looks for addresses once.
+    /// Runs one query for addresses.
     ///
     /// # Blocking
     /// Up to [`AGENT_LATE`](crate::config::fixed::AGENT_LATE).
@@ -40,7 +40,7 @@ impl Thread {
                     Err(error) => debug!("cannot read {NEIGHBOURS}: {error}"),
                 }
                 let mut networks = networks.clone();
-                // The networks of its NICs lead to it, and lease nothing.
+                // The NICs' own networks only lead to its bridge, and have no leases.
                 if self.has_nat {
                     networks.insert(Nat::NETWORK.to_owned());
                 }
@@ -51,7 +51,7 @@ impl Thread {
         }
     }
 
-    /// Asks a guest agent for addresses.
+    /// Asks a guest agent for addresses, and for file systems if metrics include them.
     fn ask_guest(&self, guest: &str) -> Result<(), Error> {
         let name = JobName::new("find the addresses of", guest).of_emulator();
         let (id, agents) = (guest.to_owned(), Arc::clone(&self.agents));
@@ -64,7 +64,7 @@ impl Thread {
             turn.command_within(&domain, AGENT_ANSWER, &|domain| {
                 found.replace(domain.addresses(Source::Agent)?);
                 if agents.wants_filesystems {
-                    // Not every guest agent knows them.
+                    // Not every guest agent reports them.
                     mounted.replace(domain.agent_info(Topic::FileSystems).ok());
                 }
                 Ok(())
@@ -78,11 +78,11 @@ impl Thread {
         self.ask(name, Box::new(work))
     }
 
-    /// Looks at the leases of these networks. One that has none to tell of is passed over.
+    /// Reads the leases of these networks. A network without leases is skipped.
     fn ask_networks(&self, networks: BTreeSet<String>) -> Result<(), Error> {
         let (agents, events) = (Arc::clone(&self.agents), Arc::clone(&self.events));
         if networks.is_empty() {
-            // Those of a guest that has left its network are over.
+            // The leases of a guest that has left its network expire.
             agents.tell_all(Vec::new(), Source::Lease, &events);
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! ResizeDisk: a volume grows, and a running guest is told.
+//! ResizeDisk: grows a volume, and the disk of a running guest.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,16 +22,18 @@ use crate::storage::{self, Volume, Volumes};
 const VERB: &str = "ResizeDisk";
 
 impl Libvirt {
-    /// Grows the volumes of a guest's disks to the `size` that each disk of the request has, and
-    /// tells a guest that runs. A disk is named by `device` or by `volume`; one that has the size
-    /// already is told again, so that a call that failed half way can be repeated. The answer has
-    /// the sizes that the volumes have now, and so has the request that is kept with the domain: the
-    /// same guest is from now on the one with these sizes.
+    /// Grows the volumes of a guest's disks to the `size` of each disk of the request, and resizes the disks of a
+    /// running guest.
+    ///
+    /// The request names a disk by `device` or by `volume`. A disk that already has the size is resized again in the
+    /// running guest, so that a call that failed halfway can be repeated. The answer has the present sizes of the
+    /// volumes, and so has the request stored with the domain: CreateGuest then takes a request with these sizes as the
+    /// same guest.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without a guest, an id or disks; what libvirt says, a missing domain among
-    /// it; a disk that the guest has not, that is no volume of the pool or not raw, that another domain uses
-    /// too, or that would shrink: then nothing has grown.
+    /// [`Error::NoGuest`] without a guest, an id or disks; errors of libvirt, including a missing domain; a disk that
+    /// the guest does not have, that is not a volume of the pool or not raw, that another domain uses too, or that
+    /// would shrink: then nothing has grown.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -59,7 +61,7 @@ impl Libvirt {
         };
         let (grown, transaction) =
             self.run_steps(Lane::Storage, transaction, &hold, deadline, work)?;
-        // Also where a later disk does not grow: the sizes of the others are told.
+        // Also if a later disk does not grow: the running guest gets the sizes of the others.
         let told = self.recover(transaction, &hold, deadline);
         for (disk, volume) in guest.disks.iter_mut().zip(grown?) {
             disk.size_mib = volume.size_mib();
@@ -68,11 +70,11 @@ impl Libvirt {
         Ok(respond(guest))
     }
 
-    /// Has the definition and the running guest agree with the sizes that the guest's volumes have: all that
-    /// is left to do of a ResizeDisk. It grows nothing.
+    /// Updates the definition and the running guest to the present sizes of the guest's volumes: the rest of a
+    /// ResizeDisk. Grows no volume.
     ///
     /// # Errors
-    /// What storage or libvirt say.
+    /// Errors of storage and libvirt.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -116,7 +118,7 @@ impl Libvirt {
     }
 }
 
-/// Whether the volume is a raw disk of the domain at this target: another disk may have its place by now.
+/// Returns whether the volume is a raw disk of the domain at this target. By now another disk may be there.
 fn is_raw_on(domain: &VirDomain, target: &str, volume: &Volume) -> bool {
     let at_target = domain.disk_by_device(target);
     at_target.is_some_and(|disk| {
@@ -125,7 +127,7 @@ fn is_raw_on(domain: &VirDomain, target: &str, volume: &Volume) -> bool {
     })
 }
 
-/// The targets and volumes of a ResizeDisk, as they are now; a volume that is gone has no size to tell.
+/// Returns the targets and the present volumes of a ResizeDisk, without volumes that no longer exist.
 fn sizes(
     volumes: &dyn Volumes,
     intent: &Intent,
@@ -144,10 +146,10 @@ fn sizes(
     Ok(found)
 }
 
-/// The target and the volume of each disk, and the size in MiB that it shall have.
+/// Returns the target and the volume of each disk, and its new size in MiB.
 ///
 /// # Errors
-/// What keeps a disk from growing: then none does.
+/// Why a disk cannot grow: then none grows.
 fn find_all(
     volumes: &dyn Volumes,
     wanted: &[wire::Disk],
@@ -178,7 +180,7 @@ fn find_all(
     Ok(found)
 }
 
-/// Grows one volume after the other, each recorded before.
+/// Grows one volume after the other; the transaction records each before.
 fn grow(
     volumes: &dyn Volumes,
     found: Vec<(String, Volume, u64)>,
@@ -192,7 +194,7 @@ fn grow(
     found.into_iter().map(grow).collect()
 }
 
-/// The target and the volume of a disk that is named by its device, its volume, or both.
+/// Returns the target and the volume of a disk that the request names by its device, its volume, or both.
 fn find<'a>(
     disk: &wire::Disk,
     domain: &'a VirDomain,
@@ -207,8 +209,8 @@ fn find<'a>(
             continue;
         }
         is_known |= !disk.device.is_empty();
-        // A qcow2 file's length is not its disk's, and a volume below such a file is not what the guest
-        // has: only libvirt and qemu know the size of these.
+        // The length of a qcow2 file is not the size of its disk, and a volume below such a file is not the disk of the
+        // guest. Only libvirt and qemu know the sizes of these disks.
         if !["", RAW].contains(&found.driver.kind.as_str())
             && (is_known || named_by_volume(found, disk, all))
         {
@@ -231,7 +233,7 @@ fn find<'a>(
     })
 }
 
-/// Whether the volume that a request names is the source of this disk, or lies below it.
+/// Returns whether the volume that a request names is the source of this disk, or a backing file.
 fn named_by_volume(found: &Disk, wanted: &wire::Disk, all: &[Volume]) -> bool {
     let Some(volume) = all.iter().find(|it| it.name.as_str() == wanted.volume) else {
         return false;

@@ -1,5 +1,5 @@
-//! What samples of all guests are good for: metrics as text, all guests in one answer, and answers
-//! for a guest whose emulator hangs.
+//! Answers from samples of all guests: metrics as text, all guests in one answer, and answers for a guest whose
+//! emulator hangs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,14 +24,14 @@ use crate::pool::{Pool, Span};
 use crate::sorted::IntoSorted;
 use crate::threads;
 
-/// Reads a guest's last sample: an answer, and the age of what it is made from.
+/// Makes an answer from a guest's last sample; returns it with the age of the sample.
 pub(super) type StandIn =
     fn(&View, &GuestView<'_>, &Guest) -> Option<(GuestMetricsResponse, Duration)>;
 
-/// Starts the sampler over this opener; it leaves out guests whose keys are held in the pool.
+/// Starts the sampler with this opener. It skips guests whose locks are held in the pool.
 ///
 /// # Errors
-/// When the system gives no thread.
+/// If the system refuses the thread.
 pub(super) fn start(
     limits: &MetricsConfig,
     opener: &Arc<Opener>,
@@ -48,18 +48,18 @@ pub(super) fn start(
 }
 
 impl Libvirt {
-    /// The counts of calls, to be kept by who answers them.
+    /// Returns the counters of calls, which the code that answers calls updates.
     pub fn calls(&self) -> &Calls {
         &self.calls
     }
 
-    /// All metrics as text. What is known of libvirt and storage comes from memory; a look at storage
-    /// that is over a minute old causes another, which nobody waits for.
+    /// Returns all metrics as text. The state of libvirt and storage comes from memory; if the check of storage is over
+    /// a minute old, another one starts in the background.
     ///
     /// # Blocking
-    /// Up to [`MetricsConfig::wait`], where the last sample is old.
+    /// Up to [`MetricsConfig::wait`], if the last sample is old.
     pub fn metrics_text(&self, format: Format, listeners: Vec<Listener>) -> String {
-        // Before the figures, which so are of the moment that they are answered.
+        // Before the other figures: this may wait, and they must be of the moment of the answer.
         let view = self.sampler.view();
         self.status.refresh_for_scrape();
         let usage = self.status.usage();
@@ -80,11 +80,10 @@ impl Libvirt {
         metrics::write(&view, &own, &self.metrics.metadata, format)
     }
 
-    /// What all guests use, by their ids, from one sample; of the request nothing is looked at.
+    /// Returns the metrics of all guests, by their ids, from one sample. Ignores the request.
     ///
     /// # Errors
-    /// [`Error::NoSample`] where there is none, and [`Error::Silent`] where that is because libvirt
-    /// does not answer.
+    /// [`Error::NoSample`] without a sample, or [`Error::Silent`] if that is because libvirt does not answer.
     ///
     /// # Blocking
     /// As [`Libvirt::metrics_text`].
@@ -101,7 +100,7 @@ impl Libvirt {
         Ok(view.guests().map(|guest| (guest.name.to_owned(), all_of(&view, &guest))).into_map())
     }
 
-    /// The last sample's answer for a guest, if it is young enough.
+    /// Returns the answer for a guest from the last sample, if that is recent enough.
     pub(super) fn sampled(
         &self,
         verb: &str,
@@ -187,7 +186,7 @@ fn cpus(cpu: &Cpu) -> Vec<CpuMetrics> {
     by_vcpu(&times).iter().map(cpu_seconds).collect()
 }
 
-/// The disks that have counters: none of a guest that is off.
+/// Returns the disks that have counters; a guest that is off has none.
 fn counted(guest: Option<&SlowGuest>) -> impl Iterator<Item = (&String, &BlockStats)> {
     let disks = guest.into_iter().flat_map(|guest| &guest.disks);
     disks.filter_map(|(target, disk)| Some((target, disk.counters.as_ref()?)))
@@ -219,7 +218,7 @@ mod tests {
     const FAST: Duration = Duration::from_secs(2);
     const SLOW: Duration = Duration::from_secs(7);
 
-    /// A guest with two disks that have counters and one that has none.
+    /// Returns a guest with two disks that have counters and one that has none.
     fn view() -> View {
         let now = Instant::now();
         let ago = |age| now.checked_sub(age).unwrap();

@@ -1,16 +1,17 @@
-//! Guests with saved memory (libvirt's managed save): off, but their next start goes on where they were.
+//! Guests with saved memory (libvirt's managed save): they are off, but their next start continues from the saved
+//! state.
 //!
-//! `virsh managedsave` makes such a guest, and libvirt-guests with `ON_SHUTDOWN=suspend`. Its memory fits only
-//! the disks and devices that it had: what would change these is refused, and a setting says that it comes
-//! later than with the next start.
+//! `virsh managedsave` saves a guest, and so does libvirt-guests with `ON_SHUTDOWN=suspend`. The memory matches only
+//! the disks and devices that the guest had. Therefore changes of these are refused, and the answer of a setting says
+//! that it applies later than at the next start.
 //!
-//! | verbs | with saved memory |
+//! | methods | with saved memory |
 //! |---|---|
-//! | Run, Create | libvirt goes on from the memory |
-//! | Delete | the memory goes, too |
-//! | DiscardSaved | the memory goes; the next start boots |
+//! | Run, Create | libvirt restores the memory |
+//! | Delete | the memory is removed, too |
+//! | DiscardSaved | the memory is removed; the next start boots |
 //! | Update, DetachDisk, DetachNic, ResizeDisk, RollbackSnapshot, DeleteGuestDisks, DeleteDataset | refused |
-//! | AttachDisk, AttachNic, InsertMedia, EjectMedia, SetMemory, SetCPU, SetLimits | the definition changes, and the answer says when it counts |
+//! | AttachDisk, AttachNic, InsertMedia, EjectMedia, SetMemory, SetCPU, SetLimits | the definition changes, and the answer says when it applies |
 //! | SetMetadata | the definition changes, which List and Describe read, whatever the restored guest has |
 //! | all others | as for a guest that is off |
 
@@ -21,16 +22,16 @@ use crate::libvirt::{Code, Domain};
 use crate::ops::{Error, Libvirt, Session, named_guest, respond};
 use crate::pool::Hold;
 
-/// What a setting's answer says of a guest with saved memory.
+/// The message of a setting's answer for a guest with saved memory.
 pub(super) const COMES_LATER: &str = "the guest has saved memory, and its next start restores the \
     former settings; call Run and Poweroff, or DiscardSaved, to apply this change";
 
 impl Libvirt {
-    /// Removes a guest's saved memory, so that its next start boots. A guest without any is a success.
+    /// Removes a guest's saved memory, so that its next start boots; succeeds without any.
     /// `virDomainManagedSaveRemove`.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; what libvirt says, a missing domain among it.
+    /// [`Error::NoGuest`] without an id; errors of libvirt, including a missing domain.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -48,10 +49,10 @@ impl Libvirt {
         Ok(respond(guest))
     }
 
-    /// Refuses to go on where a guest has saved memory; the guest need not exist.
+    /// Refuses a guest with saved memory; the guest need not exist.
     ///
     /// # Errors
-    /// [`Error::Saved`]; when libvirt cannot be asked.
+    /// [`Error::Saved`]; if libvirt does not answer.
     pub(super) fn check_not_saved(
         &self,
         verb: &str,
@@ -67,7 +68,7 @@ impl Libvirt {
     }
 }
 
-/// Whether a domain has saved memory. One round trip.
+/// Returns whether a domain has saved memory. One round trip.
 pub(super) fn is_saved(domain: &Domain) -> Result<bool, Error> {
     match domain.has_managed_save() {
         Err(error) if error.code == Code::NO_SUPPORT => Ok(false),
@@ -75,7 +76,7 @@ pub(super) fn is_saved(domain: &Domain) -> Result<bool, Error> {
     }
 }
 
-/// Refuses a domain that has saved memory.
+/// Refuses a domain with saved memory.
 ///
 /// # Errors
 /// [`Error::Saved`].
@@ -86,7 +87,7 @@ pub(super) fn not_saved(domain: &Domain) -> Result<(), Error> {
     }
 }
 
-/// Why what runs of a domain that is off was not told.
+/// Returns why a change did not apply to a domain at once that is off.
 pub(super) fn why_off(domain: &Domain) -> Result<&'static str, Error> {
     Ok(if is_saved(domain)? { COMES_LATER } else { "the guest is off" })
 }

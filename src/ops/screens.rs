@@ -1,4 +1,4 @@
-//! Console and Screenshot: what a guest shows.
+//! Console and Screenshot: the output of a guest.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -18,15 +18,15 @@ use crate::os::files;
 use crate::pool::Lane;
 
 impl Libvirt {
-    /// The last [`CONSOLE_BYTES`] that the guest wrote to its serial console, over all its starts,
-    /// from the log that libvirt's virtlogd keeps. Bytes that are not UTF-8 become U+FFFD.
+    /// Returns the last [`CONSOLE_BYTES`] that the guest wrote to its serial console, over all its
+    /// starts, from the log of libvirt's virtlogd. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a guest whose definition has no such log, as those have that others
-    /// made; a log that cannot be read.
+    /// As [`Libvirt::status`]; a guest whose definition has no such log, such as a guest of another
+    /// tool; an unreadable log.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::read`](crate::config::Deadlines::read). No emulator is asked.
+    /// Up to [`Deadlines::read`](crate::config::Deadlines::read). Queries no emulator.
     pub fn console(&self, request: GuestRequest) -> Result<ConsoleResponse, Error> {
         let guest = named_guest(request.guest)?;
         let deadline = self.read_deadline(&request.args)?;
@@ -53,11 +53,11 @@ impl Libvirt {
         Ok(ConsoleResponse { guest: Some(guest), console })
     }
 
-    /// The guest's first screen as PNG. `virDomainScreenshot`.
+    /// Returns the guest's first screen as PNG. `virDomainScreenshot`.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; a guest that is off or has no screen, as those without `vnc`; a
-    /// screen of more than [`SCREEN_BYTES`].
+    /// As [`Libvirt::status`]; a guest that is off or has no screen, such as a guest without `vnc`;
+    /// a screen of more than [`SCREEN_BYTES`].
     ///
     /// # Blocking
     /// Up to [`Deadlines::read`](crate::config::Deadlines::read).
@@ -80,7 +80,7 @@ impl Libvirt {
     }
 }
 
-/// A screen as PNG, or what it is instead.
+/// Converts a screen to PNG; the error names the other format.
 fn picture(screen: Option<Screen>) -> Result<Vec<u8>, String> {
     let Some(Screen { mime, image }) = screen else { return Err("it is too large".to_owned()) };
     let png = match mime.as_str() {
@@ -95,16 +95,16 @@ fn picture(screen: Option<Screen>) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The console log of a guest, where one is kept.
+/// Returns the console log of a guest, if it exists.
 pub(super) fn kept_console(id: &str, host: &HostConfig) -> Option<String> {
     let id = GuestId::parse(id).ok()?;
     console_log(id.as_str(), host).filter(|log| fs::exists(log).unwrap_or(false))
 }
 
-/// Removes what a guest wrote to its console, so that another one of its id does not show it. What
-/// cannot be removed stays, as libvirt's own logs of a guest do.
+/// Removes a guest's console log, so that another guest of its id does not show it. A file that
+/// cannot be removed stays, like libvirt's own logs of a guest.
 pub(super) fn forget_console(id: &str, host: &HostConfig) {
-    // Any other text may be another file's name.
+    // Any other text could name another file.
     let Ok(id) = GuestId::parse(id) else { return };
     let Some(log) = console_log(id.as_str(), host) else { return };
     let former = (0..CONSOLE_FILES).map(|number| format!("{log}.{number}"));
@@ -117,11 +117,11 @@ pub(super) fn forget_console(id: &str, host: &HostConfig) {
     }
 }
 
-/// The end of a log. When virtlogd begins a new file, the former gets `.0` at its end.
+/// Returns the end of a log. When virtlogd starts a new file, it renames the former to `.0`.
 fn tail(log: &str) -> io::Result<Vec<u8>> {
     let missing = |error: &io::Error| error.kind() == ErrorKind::NotFound;
     let mut end = match tail_of(log, CONSOLE_BYTES) {
-        // The guest has not been started yet.
+        // The guest has never been started.
         Err(error) if missing(&error) => Vec::new(),
         read => read?,
     };
@@ -134,7 +134,7 @@ fn tail(log: &str) -> io::Result<Vec<u8>> {
     Ok(end)
 }
 
-/// The last bytes of a file, at most so many.
+/// Returns the last bytes of a file, at most `bytes`.
 fn tail_of(path: &str, bytes: usize) -> io::Result<Vec<u8>> {
     let mut file: File = files::straight(OpenOptions::new().read(true)).open(path)?;
     let found = file.metadata()?;
@@ -144,12 +144,12 @@ fn tail_of(path: &str, bytes: usize) -> io::Result<Vec<u8>> {
     let limit = u64::try_from(bytes).unwrap_or(u64::MAX);
     file.seek(SeekFrom::Start(found.len().saturating_sub(limit)))?;
     let mut end = Vec::new();
-    // It may grow meanwhile.
+    // The file may grow meanwhile.
     file.take(limit).read_to_end(&mut end)?;
     Ok(end)
 }
 
-/// Base64 with padding (RFC 4648, section 4).
+/// Encodes bytes as base64 with padding (RFC 4648, section 4).
 pub(super) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

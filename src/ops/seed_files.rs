@@ -1,7 +1,7 @@
-//! The files of seeds that guests read by fw_cfg: `seeds/<uuid of the domain>/<name>` in the state directory.
+//! The seed files that guests read through fw_cfg: `seeds/<uuid of the domain>/<name>` in the state directory.
 //!
-//! libvirt gives each file to QEMU's user when the guest starts, and takes it back when the guest is off; AppArmor's
-//! profile of the guest names it. So only the directories above have to let QEMU's user pass.
+//! libvirt makes QEMU's user the owner of each file when the guest starts, and restores the owner when the guest is
+//! off; the guest's AppArmor profile names the file. So only the directories above must let QEMU's user pass.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -16,22 +16,22 @@ use crate::ops::Error;
 use crate::os::{files, own};
 
 const DIRECTORY: &str = "seeds";
-/// QEMU's user gets to a file by its name; nobody but the agent can list the names.
+/// QEMU's user can open a file by its name; only the agent can list the names.
 const DIRECTORY_MODE: u32 = 0o711;
 /// A user and a group that own nothing.
 const NOBODY: u32 = u32::MAX;
 
-/// The place of the files of one domain's seed.
+/// The files of one domain's seed.
 #[derive(Clone, Debug)]
 pub(super) struct SeedFiles {
     directory: PathBuf,
 }
 
 impl SeedFiles {
-    /// Those of the domain with this uuid.
+    /// Returns the files of the domain with this uuid.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without a state directory, where they could be.
+    /// [`Error::Invalid`] without a state directory.
     pub(super) fn new(state: Option<&Path>, uuid: &str) -> Result<Self, Error> {
         let Some(state) = state else {
             let why = "ignition and credentials need a state directory; set --state-dir";
@@ -40,17 +40,17 @@ impl SeedFiles {
         Ok(Self { directory: state.join(DIRECTORY).join(uuid) })
     }
 
-    /// Whether there are some.
+    /// Returns whether the files exist.
     pub(super) fn exist(&self) -> bool {
         fs::symlink_metadata(&self.directory).is_ok()
     }
 
-    /// The directory.
+    /// Returns the directory of the files.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The items of a guest's seed, each with the path of its file.
+    /// Returns the items of a guest's seed, each with the path of its file.
     pub(super) fn items(&self, guest: &Guest) -> Vec<(String, String)> {
         let (directory, mut items) = (self.directory.to_string_lossy(), items(guest));
         for (_, file) in &mut items {
@@ -59,14 +59,14 @@ impl SeedFiles {
         items
     }
 
-    /// Makes the files of a guest's seed; each is the new one or the former one, whole, whatever happens. They are
-    /// on the disk when this returns.
+    /// Writes the files of a guest's seed. A crash leaves each file complete, old or new. The files are on the disk
+    /// when this returns.
     ///
     /// # Errors
-    /// When a file cannot be written; the names of the others are in the directory then.
+    /// If a file cannot be written; the directory then has the other files.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has the files.
     pub(super) fn write(&self, guest: &Guest) -> io::Result<()> {
         for directory in self.directory.parent().into_iter().chain([self.directory()]) {
             own::make_directory(directory).map_err(|error| at("create", directory, &error))?;
@@ -86,10 +86,10 @@ impl SeedFiles {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Removes the files that a guest's seed does not have.
+    /// Removes the files that are not part of a guest's seed.
     ///
     /// # Errors
-    /// When the directory cannot be read, or a file not be removed.
+    /// If the directory cannot be read, or a file cannot be removed.
     pub(super) fn keep_only(&self, guest: &Guest) -> io::Result<()> {
         self.remove_except(&contents(guest))
     }
@@ -104,13 +104,13 @@ impl SeedFiles {
         Ok(())
     }
 
-    /// Removes all; whether there were some.
+    /// Removes all files; returns whether there were any.
     ///
     /// # Errors
-    /// When something cannot be removed.
+    /// If a file cannot be removed.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk is done.
     pub(super) fn remove(&self) -> io::Result<bool> {
         if !self.exist() {
             return Ok(false);
@@ -121,19 +121,19 @@ impl SeedFiles {
         Ok(true)
     }
 
-    /// Checks that QEMU's user may enter the directories above the files; libvirt changes the owner of the files alone.
-    /// Does not check where the driver does not name that user.
+    /// Checks that QEMU's user may enter the directories above the files, because libvirt changes only the owner of the
+    /// files. Skips the check if the driver does not report that user.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the directory and the remedy; what libvirt says.
+    /// [`Error::Invalid`] names the directory and the remedy; errors of libvirt.
     ///
     /// # Blocking
     /// One round trip, if other users cannot enter one of the directories.
     pub(super) fn check_access(&self, connection: &Connection, kind: &str) -> Result<(), Error> {
-        // Of a new guest nothing is there yet but the state directory.
+        // For a new guest only the state directory exists yet.
         let above = self.directory.ancestors().find_map(|above| fs::canonicalize(above).ok());
         let Some(above) = above else { return Ok(()) };
-        // The question takes long where libvirt has many emulators to ask; open directories need none.
+        // libvirt answers slowly when it has many emulators to query; open directories need no answer.
         if closed_to(&above, NOBODY, NOBODY).is_none() {
             return Ok(());
         }
@@ -151,7 +151,7 @@ impl SeedFiles {
     }
 }
 
-/// The first directory on a path that a user cannot enter.
+/// Returns the first directory on a path that a user cannot enter.
 fn closed_to(path: &Path, user: u32, group: u32) -> Option<&Path> {
     let is_closed = |path: &&Path| {
         let Ok(found) = fs::metadata(path) else { return false };
@@ -172,7 +172,7 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// The error of what was to be done with a file.
+/// Returns the error of an action on a file.
 pub(super) fn at(what: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
 }

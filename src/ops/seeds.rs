@@ -1,4 +1,4 @@
-//! The seeds of guests: what they say, and the fingerprints by which they are told apart.
+//! The seeds of guests: their content, and the fingerprints that distinguish them.
 
 use std::fs;
 use std::io;
@@ -30,11 +30,11 @@ use crate::storage::{Adopts, Content, Dataset, Id, Made, Maker, PoolName, Volume
 /// The file of the key, in the state directory.
 const KEY: &str = "seed.key";
 const KEY_BYTES: usize = 32;
-/// Before a fingerprint, which says how it was made.
+/// The prefix of a fingerprint, which names its algorithm.
 const PREFIX: &str = "hmac-sha256:";
 
-/// The key of the fingerprints of seeds. Without it nobody can try out short secrets against a fingerprint, which
-/// is in the metadata of the domain: everybody who may ask libvirt can read those.
+/// The key of the fingerprints of seeds. The metadata of the domain has the fingerprint, and every user of libvirt can
+/// read it. The key prevents those users from guessing short secrets from the fingerprint.
 #[derive(Default)]
 pub(super) struct SeedKey {
     folder: Option<PathBuf>,
@@ -42,16 +42,16 @@ pub(super) struct SeedKey {
 }
 
 impl SeedKey {
-    /// The key in this folder; without a folder one that ends with the process.
+    /// Creates the state of the key in this directory; without a directory, of a key in memory.
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
         Self { folder, ..Self::default() }
     }
 
-    /// The fingerprint of what a guest is told. Where there is no key yet, no seed has a fingerprint: then a
-    /// caller that changes nothing is told one of no key.
+    /// Returns the fingerprint of a seed. Without a stored key no seed has a fingerprint yet; with [`May::Read`] the
+    /// result then comes from a random key, and matches none.
     ///
     /// # Errors
-    /// Where the key can neither be read nor be made.
+    /// If the key can neither be read nor made.
     fn fingerprint(&self, text: &[u8], may: May) -> io::Result<String> {
         let mut hmac = HMAC::new(self.key(may)?);
         hmac.update(text);
@@ -79,19 +79,19 @@ impl SeedKey {
     }
 }
 
-/// What a libvirt job of SetSeed does.
+/// The libvirt job of SetSeed.
 type Work = Box<dyn FnOnce(&mut Session) -> Result<(), Error> + Send>;
 
-/// What may be done for a fingerprint.
+/// Permitted access to the key of fingerprints.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum May {
-    /// The key is read.
+    /// Only reads the key.
     Read,
-    /// The key is made where there is none.
+    /// Makes the key if there is none.
     Make,
 }
 
-/// The key in a folder, if there is one.
+/// Reads the key in a directory, if there is one.
 fn stored_key(folder: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
     let path = folder.join(KEY);
     let bytes = match os_files::read_own(&path, 2 * KEY_BYTES as u64) {
@@ -103,7 +103,7 @@ fn stored_key(folder: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
     bytes.try_into().map(Some).map_err(wrong).map_err(|error| at("read", &path, &error))
 }
 
-/// Makes the key in a folder: it is complete under its name, or not there. A crash leaves a draft at most.
+/// Makes the key in a directory. After a crash the file is complete or missing; a draft may remain.
 fn new_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     let path = folder.join(KEY);
     let (key, draft) = (random::bytes(), folder.join(format!("{KEY}.new")));
@@ -126,7 +126,7 @@ fn does_not_fit(error: io::Error) -> Error {
     Error::Invalid(format!("cloud_init does not fit: {error}"))
 }
 
-/// Why a guest cannot be new: its seed is named by its fingerprint alone.
+/// Returns why CreateGuest refuses a new guest that has only the fingerprint of a seed.
 pub(super) fn unsaid(guest: &Guest) -> Option<Error> {
     let is_unsaid = given(guest).is_empty() && !guest.seed.is_empty();
     let why =
@@ -135,11 +135,11 @@ pub(super) fn unsaid(guest: &Guest) -> Option<Error> {
 }
 
 impl Libvirt {
-    /// Fills in the fingerprint of the seed that a guest is to have. What a request says of it counts only
-    /// without `cloud_init`: then it is a guest as it was answered.
+    /// Fills in the fingerprint of a guest's seed. The `seed` of a request counts only without the seed itself: then
+    /// the request is a guest from a former answer.
     ///
     /// # Errors
-    /// [`Error::Seed`] where the key cannot be had.
+    /// [`Error::Seed`] if the key is unavailable.
     pub(super) fn fingerprint_seed(&self, guest: &mut Guest, may: May) -> Result<(), Error> {
         let (kind, text) = match (&guest.cloud_init, canonical(guest)) {
             (Some(cloud_init), _) => ("", cloud_init.canonical()),
@@ -151,12 +151,12 @@ impl Libvirt {
         Ok(())
     }
 
-    /// The folder of the agent's state, if it has one.
+    /// Returns the state directory of the agent, if it has one.
     pub(super) fn state_dir(&self) -> Option<PathBuf> {
         self.seed_key.folder.clone()
     }
 
-    /// The files of the seed of the domain with this uuid.
+    /// Returns the files of the seed of the domain with this uuid.
     ///
     /// # Errors
     /// As [`SeedFiles::new`].
@@ -164,7 +164,7 @@ impl Libvirt {
         SeedFiles::new(self.seed_key.folder.as_deref(), uuid)
     }
 
-    /// The files of the seed of a guest that has such a one.
+    /// Returns the files of a guest's seed, if it has ignition or credentials.
     ///
     /// # Errors
     /// As [`SeedFiles::new`].
@@ -176,16 +176,16 @@ impl Libvirt {
         canonical(guest).map(|_| self.seed_files(uuid)).transpose()
     }
 
-    /// Makes the seed of a guest that is off again, with another content. cloud-init reads it at the guest's next
-    /// boot, and does once more what it does for each instance where the request's `mistify.new_instance` is `true`.
+    /// Replaces the seed of a guest that is off. cloud-init reads it at the guest's next boot; if the request's
+    /// `mistify.new_instance` is `true`, it also repeats its tasks for a new instance.
     ///
-    /// The answer is the request's guest with the fingerprint of the seed. A call that failed or was killed is to be
-    /// repeated: until then the guest may have no seed, and does not start.
+    /// The answer is the request's guest with the fingerprint of the seed. A call that failed or was killed must be
+    /// repeated: until then the guest may have no seed, and cannot start.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::Unfit`] for a seed that cannot be; [`Error::NoDevice`] for a guest
-    /// without a seed; [`Error::InUse`] for one that runs; [`Error::Saved`]; what libvirt and storage say, a missing
-    /// domain among it.
+    /// [`Error::NoGuest`] without an id; [`Error::Unfit`] for an invalid seed; [`Error::NoDevice`] for a guest without
+    /// a seed; [`Error::InUse`] for a running guest; [`Error::Saved`]; errors of libvirt and storage, including a
+    /// missing domain.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -217,7 +217,7 @@ impl Libvirt {
         Ok(respond(guest))
     }
 
-    /// SetSeed of files. The guest has some of the new ones and some of the old where it fails.
+    /// Runs SetSeed for files. After an error the guest has some of the new files and some of the old.
     fn set_files(&self, guest: &Guest, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         let (asked, state) = (guest.clone(), self.state_dir());
         let set = move |session: &mut Session| {
@@ -242,19 +242,19 @@ impl Libvirt {
             let changed =
                 with_fw_cfg(&xml, &directory, &files.items(&asked)).map_err(unreadable)?;
             let domain = session.connection()?.define_domain(&changed)?;
-            // Last: until then CreateGuest with the new seed is another guest, and this call can be repeated.
+            // Last: until then CreateGuest refuses the new seed as another guest's, and this call can be repeated.
             stored.change_request(&domain, |request| request.seed = asked.seed.clone())?;
             files.keep_only(&asked).map_err(Error::Seed)
         };
         self.set_seed_by(Box::new(set), hold, deadline)
     }
 
-    /// One libvirt job of SetSeed.
+    /// Runs a libvirt job of SetSeed.
     fn set_seed_by(&self, work: Work, hold: &Hold, deadline: Instant) -> Result<(), Error> {
         self.held("SetSeed", deadline, hold, work, |_, _| {})
     }
 
-    /// SetSeed of a disk for cloud-init.
+    /// Runs SetSeed for a disk of cloud-init.
     fn set_disk(
         &self,
         guest: &Guest,
@@ -289,7 +289,7 @@ impl Libvirt {
         let (volume, uuid, instance, content) =
             self.held("SetSeed", deadline, hold, find, |_, _| {})?;
         self.remake_seed(volume, &uuid, content, hold, deadline)?;
-        // Last: until then CreateGuest with the new seed is another guest, and this call can be repeated.
+        // Last: until then CreateGuest refuses the new seed as another guest's, and this call can be repeated.
         let (id, seed) = (guest.id.clone(), guest.seed.clone());
         let keep = move |session: &mut Session| {
             let domain = session.domain(&id)?;
@@ -301,8 +301,8 @@ impl Libvirt {
         self.set_seed_by(Box::new(keep), hold, deadline)
     }
 
-    /// Destroys the seed of a domain and makes it again. The old one cannot be written: libvirt has given it to
-    /// qemu's user, and does not take a disk back that is only read.
+    /// Destroys the seed of a domain and makes it again. The agent cannot overwrite the old one: libvirt has made
+    /// qemu's user its owner, and does not restore the owner of a read-only disk.
     fn remake_seed(
         &self,
         volume: Dataset,
@@ -321,7 +321,7 @@ impl Libvirt {
             space: self.space(),
             owner: owner.clone(),
             maker: Some(maker.clone()),
-            // What was not taken back is not this domain's.
+            // A volume that was not destroyed belongs to somebody else.
             adopts: Adopts::Unwritten,
             unmarked: false,
             content: Some(content),
@@ -334,17 +334,17 @@ impl Libvirt {
         self.on_storage("SetSeed", hold.key(), Some(hold), deadline, remake).map(drop)
     }
 
-    /// Adds the disk of its seed to a guest that has one.
+    /// Adds the disk of the seed to a guest that has a seed.
     pub(super) fn add_seed(&self, guest: &mut Guest) {
         let is_modern = profile::of(guest, self.host.profile) == Profile::Modern;
         guest.disks.extend(seed::disk(guest, is_modern));
     }
 
-    /// Sets the content of the seed's volume, which is always the last; storage writes it when it creates the volume.
-    /// The domain's uuid is the instance id.
+    /// Sets the content of the seed's volume, which is always the last one. Storage writes it when it creates the
+    /// volume. The domain's uuid is the instance id.
     ///
     /// # Errors
-    /// Where it does not fit.
+    /// If the content does not fit.
     pub(super) fn set_seed_content(
         &self,
         guest: &Guest,
@@ -361,7 +361,7 @@ impl Libvirt {
 }
 
 impl Metadata {
-    /// The volume of the guest's seed, the last disk of that name; none for a guest without a seed.
+    /// Returns the volume of the guest's seed, the last disk of that name; `None` for a guest without a seed.
     pub(super) fn seed(&self, pool: &PoolName) -> Option<Dataset> {
         let has_seed = self.guest.as_ref().is_some_and(|request| !request.seed.is_empty());
         let named = self.device.disks.iter().rev();

@@ -1,4 +1,4 @@
-//! A worker's private libvirt connection: opened when first needed, replaced when it is lost.
+//! A worker's private libvirt connection: opened on first use, replaced when it is lost.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,36 +13,36 @@ use crate::ops::{Error, Opener};
 #[derive(Debug)]
 pub struct Session {
     opener: Arc<Opener>,
-    /// Domains of the connection. They keep it open, and so go first.
+    /// Domains of the connection. They keep it open, so they are dropped first.
     kept: Kept,
     connection: Option<Connection>,
-    /// Of the job that runs, or ran last.
+    /// The deadline of the present or the last job.
     deadline: Instant,
 }
 
 impl Session {
-    /// A session that has no connection yet.
+    /// Creates a session without a connection.
     pub fn new(opener: Arc<Opener>) -> Self {
         Self { opener, kept: Kept::default(), connection: None, deadline: Instant::now() }
     }
 
-    /// A job with this deadline begins: it waits no longer for a connection.
+    /// Sets the deadline of the job that starts; it limits the wait for a connection.
     pub(super) fn begin(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }
 
-    /// The open connection; a new one where there is none or the old one is known to be dead.
+    /// Returns the open connection, or opens a new one if there is none or the old one is known to be dead.
     ///
     /// # Errors
-    /// When libvirt cannot be reached.
+    /// If libvirt cannot be reached.
     ///
     /// # Blocking
-    /// Not with a live connection; else as [`Opener::open`], with the deadline of the job.
+    /// None with a live connection; else as [`Opener::open`], with the deadline of the job.
     pub fn connection(&mut self) -> Result<&Connection, Error> {
         self.line().map(|(connection, _)| connection)
     }
 
-    /// The same with the domains that are kept of it.
+    /// Returns the connection and its cached domains.
     fn line(&mut self) -> Result<(&Connection, &mut Kept), Error> {
         if self.connection.as_ref().is_some_and(|connection| !connection.is_alive()) {
             info!("libvirt connection lost; reconnecting");
@@ -55,11 +55,11 @@ impl Session {
         Ok((connection, &mut self.kept))
     }
 
-    /// Runs `call`, which may run twice: once more on a new connection where the old one turns out
-    /// to be lost. For calls that change nothing.
+    /// Runs `call`, and runs it again on a new connection if the old one turns out to be lost. For calls that change
+    /// nothing.
     ///
     /// # Errors
-    /// Those of `call`, and those of opening.
+    /// Errors of `call` and of opening a connection.
     pub fn read<T>(
         &mut self,
         mut call: impl FnMut(&Connection) -> Result<T, Error>,
@@ -72,7 +72,8 @@ impl Session {
         Ok(found.expect("the call has succeeded"))
     }
 
-    /// Not generic: the code of each call is in the program once, and not for each of its two runs.
+    /// Runs the call of [`Session::read`] with its retry. Not generic, so that the program has one copy of the retry,
+    /// and one of each call.
     fn read_kept(
         &mut self,
         call: &mut dyn FnMut(&Connection, &mut Kept) -> Result<(), Error>,
@@ -91,18 +92,18 @@ impl Session {
 
     fn release(&mut self) {
         self.kept = Kept::default();
-        // A broken connection has no better end to report than the error that showed it.
+        // The error that showed the broken connection is more useful than that of closing it.
         if let Some(Err(error)) = self.connection.take().map(Connection::release) {
             debug!("cannot close the lost libvirt connection: {error}");
         }
     }
 
-    /// The state of the domain of that name as libvirt counts, over a connection that works: as
-    /// [`Session::domain`] and [`Domain::state`], in one round trip where the worker was asked for it
-    /// within the last second.
+    /// Returns the state of the domain of this name as libvirt's numbers, over a working connection. As
+    /// [`Session::domain`] and [`Domain::state`], but in one round trip if this worker looked the domain up within the
+    /// last second.
     ///
     /// # Errors
-    /// As both, and those of opening.
+    /// As both, and errors of opening a connection.
     pub fn state(&mut self, name: &str) -> Result<(i32, i32), Error> {
         let mut found = (0, 0);
         self.read_kept(&mut |connection, kept| {
@@ -112,22 +113,21 @@ impl Session {
         Ok(found)
     }
 
-    /// The domain of that name, over a connection that works.
+    /// Returns the domain of this name, over a working connection.
     ///
-    /// Every changing verb starts with this or [`Session::find`]: a connection that broke unnoticed
-    /// shows at this first, harmless call and is replaced, so that the caller sees no error and
-    /// nothing runs twice.
+    /// Every changing method starts with this or [`Session::find`]. A connection that broke unnoticed fails at this
+    /// first, harmless call and is replaced. So the caller sees no error, and no change runs twice.
     ///
     /// # Errors
-    /// As [`Connection::lookup_domain_by_name`], and those of opening.
+    /// As [`Connection::lookup_domain_by_name`], and errors of opening a connection.
     pub fn domain(&mut self, name: &str) -> Result<Domain, Error> {
         self.read(|connection| Ok(connection.lookup_domain_by_name(name)?))
     }
 
-    /// The same, with `None` for a domain that is not there.
+    /// Returns the domain of this name, or `None` for a missing domain.
     ///
     /// # Errors
-    /// When libvirt cannot be asked.
+    /// If libvirt does not answer.
     pub fn find(&mut self, name: &str) -> Result<Option<Domain>, Error> {
         self.read(|connection| Ok(connection.find_domain(name)?))
     }

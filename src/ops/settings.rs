@@ -1,9 +1,9 @@
-//! SetMetadata, SetAutostart, SetMemory and SetCPU: what a guest has from its next start on, and
-//! where libvirt can do it at once what it has now.
+//! SetMetadata, SetAutostart, SetMemory and SetCPU: change a guest's definition, and the running guest where libvirt
+//! can do so.
 //!
-//! The definition comes first, then the request that is kept with the domain (so that CreateGuest
-//! and Create take the guest as it is from now on for the same), then the guest that runs. Each can
-//! be done twice, so a call that failed half way, or was late, is repeated.
+//! A method first changes the definition, then the request stored with the domain, then the running guest. With the
+//! stored request, CreateGuest and Create take a request with the new values as the same guest. Each step can be
+//! repeated, so a caller repeats a call that failed halfway or was late.
 
 use crate::guest::check::check_metadata;
 use crate::guest::domain::{KIB_PER_MIB, VirDomain};
@@ -18,19 +18,19 @@ use crate::ops::metadata::Stored;
 use crate::ops::saved::why_off;
 use crate::ops::{Error, Libvirt, described, named_guest, respond, unreadable};
 
-/// Sets something of a domain, as far as is said.
+/// Sets an amount in the definition or in the running domain.
 type Set = fn(&Connection, &Domain, u64, Reach) -> Result<(), Error>;
 
-/// The maximum of a guest that a lower amount does not lower.
+/// Returns the maximum of a guest if a lower amount must not lower it.
 type Maximum = fn(&VirDomain) -> Option<u64>;
 
 impl Libvirt {
-    /// Replaces the metadata of a guest by the request's, running or not: what the request has not
-    /// is gone.
+    /// Replaces the metadata of a guest by the request's, whether it runs or not. Keys that the request omits are
+    /// removed.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; a character that XML cannot carry; what libvirt says, a
-    /// missing domain among it.
+    /// [`Error::NoGuest`] without an id; a character that XML cannot contain; errors of libvirt, including a missing
+    /// domain.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -46,19 +46,19 @@ impl Libvirt {
             if let Some(request) = &mut stored.metadata.guest {
                 request.metadata = metadata;
             }
-            // First what takes another domain's metadata away; and also without a request: a copy of this
-            // domain shows by the uuid that its metadata is another's.
+            // Before the metadata, because this removes another domain's metadata; and even without a request, so that
+            // a copy of this domain is recognized by the uuid.
             stored.write_request(&domain)?;
             Ok(domain.set_metadata(USER_METADATA_NAMESPACE, USER_METADATA_PREFIX, &element)?)
         })?;
         Ok(respond(guest))
     }
 
-    /// Says whether libvirt starts the guest when the host starts. It does so by itself: nobody
-    /// looks at the guest's disks then as Run does. `virDomainSetAutostart`.
+    /// Sets whether libvirt starts the guest when the host starts. libvirt then starts it without this agent, so the
+    /// checks of Run on the guest's disks do not apply. `virDomainSetAutostart`.
     ///
     /// # Errors
-    /// As [`Libvirt::set_metadata`]; a request that does not say whether.
+    /// As [`Libvirt::set_metadata`]; a request without `autostart`.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -74,19 +74,19 @@ impl Libvirt {
         Ok(AutostartResponse { guest: Some(guest), autostart })
     }
 
-    /// Gives a guest the request's `memory` from its next start on, and asks the one that runs to take or to
-    /// make do with it up to its maximum: how far it does is up to its system. `virDomainSetMemoryFlags`; where a
-    /// virtio-mem device gives the memory, `virDomainDefineXML` and `virDomainUpdateDeviceFlags`.
+    /// Sets the memory of a guest to the request's `memory`: in its definition, and up to its maximum also while it
+    /// runs, if its system complies. `virDomainSetMemoryFlags`; for memory of a virtio-mem device, `virDomainDefineXML`
+    /// and `virDomainUpdateDeviceFlags`.
     ///
     /// # Errors
-    /// As [`Libvirt::set_metadata`]; no memory. That the running guest cannot have it is none: the
-    /// answer says so.
+    /// As [`Libvirt::set_metadata`]; no memory. A running guest that cannot have the memory is no error: the answer
+    /// reports it.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
     pub fn set_memory(&self, request: GuestRequest) -> Result<SettingResponse, Error> {
         let mib = request.guest.as_ref().map_or(0, |guest| guest.memory_mib);
-        // Saturated, so that libvirt refuses what does not fit.
+        // Saturated, so that libvirt refuses an amount that is too large.
         let kib = mib.saturating_mul(KIB_PER_MIB);
         let maximum: Maximum = |found| {
             let asked = found.metadata.guest.as_ref().is_some_and(|asked| asked.max_memory_mib > 0);
@@ -100,8 +100,8 @@ impl Libvirt {
         })
     }
 
-    /// Gives a guest the request's `cpu` virtual processors from its next start on, and the one
-    /// that runs, too, where libvirt can plug and unplug them. `virDomainSetVcpusFlags`.
+    /// Sets the number of a guest's virtual processors to the request's `cpu`: in its definition, and also while it
+    /// runs, if libvirt can plug and unplug them. `virDomainSetVcpusFlags`.
     ///
     /// # Errors
     /// As [`Libvirt::set_memory`].
@@ -115,7 +115,7 @@ impl Libvirt {
         self.set("SetCPU", request, "cpu", cpu, (set, maximum), move |kept| kept.cpu = cpu)
     }
 
-    /// Sets an amount for the next start, in the request that is kept, and now.
+    /// Sets an amount in the definition, in the stored request, and in the running guest.
     fn set(
         &self,
         verb: &str,
@@ -133,7 +133,7 @@ impl Libvirt {
         let id = guest.id.clone();
         let (live, message) = self.change(verb, &guest.id, deadline, move |session| {
             let domain = session.domain(&id)?;
-            // A maximum for plugging stays, unless more is asked for.
+            // The maximum stays, unless the amount is above it.
             let keeps_maximum = maximum(&described(&domain, XmlKind::Inactive)?);
             if keeps_maximum.is_none_or(|maximum| amount > maximum) {
                 set(session.connection()?, &domain, amount, Reach::NextMost)?;
@@ -147,10 +147,10 @@ impl Libvirt {
     }
 }
 
-/// Sets the memory of a domain in KiB, by its device where it has one.
+/// Sets the memory of a domain in KiB, through its virtio-mem device if it has one.
 ///
 /// # Errors
-/// What libvirt says; [`Error::Invalid`] for memory that is no multiple of the device's unit.
+/// Errors of libvirt; [`Error::Invalid`] for memory that is not a multiple of the device's unit.
 fn set_memory(
     connection: &Connection,
     domain: &Domain,
@@ -180,11 +180,11 @@ fn set_memory(
     Ok(domain.set_memory(balloon_kib, reach)?)
 }
 
-/// Applies to a guest that runs what its definition has already; whether it has it now, and why not. That it cannot
-/// have it is no error.
+/// Applies a change of the definition to the guest if it runs. Returns whether that succeeded, and else the reason: a
+/// failure is no error.
 ///
 /// # Errors
-/// When libvirt cannot be asked.
+/// If libvirt does not answer.
 pub(super) fn apply_now(
     domain: &Domain,
     apply: &dyn Fn() -> Result<(), Error>,

@@ -1,8 +1,8 @@
-//! Shutdown: a guest's system is asked to power off, and a caller may wait until it has.
+//! Shutdown: asks a guest's system to power off; the caller may wait until it has.
 //!
-//! A call that waits asks by the ACPI power button and by the guest agent, asks both once more, and forces the guest off
-//! where its caller wants that. It is about one run of the guest: one that went off and was started again by somebody
-//! is left alone.
+//! A call that waits asks by the ACPI power button and by the guest agent, repeats both once, and forces the guest off
+//! if its caller wants that. It applies to one run of the guest: if the guest goes off and somebody starts it again,
+//! the call leaves the new run alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,14 +26,14 @@ use crate::pool::{JobName, Lane};
 const VERB: &str = "Shutdown";
 
 impl Libvirt {
-    /// Asks the guest's system to power off; a guest that is off already is a success. `virDomainShutdownFlags`.
+    /// Asks the guest's system to power off; succeeds if the guest is off already. `virDomainShutdownFlags`.
     ///
-    /// Without `wait` and `force_after` the answer's state is read right after asking: callers poll Status. With
-    /// one of them the answer comes when the guest is off.
+    /// Without `wait` and `force_after` the call returns the state right after the request, and callers poll Status.
+    /// With one of them it returns when the guest is off.
     ///
     /// # Errors
-    /// As [`Libvirt::status`]; [`Error::Invalid`] for times that cannot be; [`Error::StillRuns`] where the guest does
-    /// not go off in time, the agent stops, or `is_gone` says that the caller has disconnected.
+    /// As [`Libvirt::status`]; [`Error::Invalid`] for invalid times; [`Error::StillRuns`] if the guest does not go off
+    /// in time, the agent stops, or `is_gone` reports that the caller has disconnected.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change); up to `wait`, or [`SHUTDOWN_FORCE`] after
@@ -46,19 +46,19 @@ impl Libvirt {
         self.take_steps(self.begin_shutdown(request)?, is_gone)
     }
 
-    /// The same in steps.
+    /// Returns the same call in steps.
     ///
     /// # Errors
     /// As [`Libvirt::shutdown`].
     ///
     /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); each step up to [`SHUTDOWN_ASK`], one that forces
-    /// the guest off up to [`SHUTDOWN_FORCE`].
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change). Each step takes up to [`SHUTDOWN_ASK`]; the step
+    /// that forces the guest off, up to [`SHUTDOWN_FORCE`].
     pub fn begin_shutdown(
         &self,
         request: ShutdownRequest,
     ) -> Result<Box<dyn Steps<GuestResponse>>, Error> {
-        // Not from its arrival: the guest has all of its time, also where the call waited for its turn.
+        // Not from the arrival of the call: the guest has its full time, even if the call waited for its turn.
         let schedule = Schedule::of(&request, Instant::now())?;
         let ShutdownRequest { guest, action, args, .. } = request;
         let Some(schedule) = schedule else {
@@ -71,7 +71,7 @@ impl Libvirt {
             return asked.map(Ended::boxed);
         };
         let guest = named_guest(guest)?;
-        // Before the run is looked up.
+        // Before the lookup of the run, so that no later change of libvirt is missed.
         let heard = self.events.heard(Instant::now() + SHUTDOWN_LOOK);
         let deadline = self.read_deadline(&args)?;
         Ok(match self.run_of(&guest.id, deadline)? {
@@ -80,7 +80,7 @@ impl Libvirt {
         })
     }
 
-    /// What runs under this id, if it does, and its condition.
+    /// Returns the present run of this guest, if it runs, and its condition.
     fn run_of(&self, id: &str, deadline: Instant) -> Result<(Option<Run>, Condition), Error> {
         let name = id.to_owned();
         self.read(Lane::Read, VERB, id, deadline, move |connection| {
@@ -90,7 +90,7 @@ impl Libvirt {
     }
 }
 
-/// A guest from its start to its end. libvirt gives no number twice as long as it runs itself.
+/// A guest from its start to its end. libvirt reuses no number while libvirtd runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Run {
     uuid: String,
@@ -98,25 +98,25 @@ struct Run {
 }
 
 impl Run {
-    /// That of the domain; none where it is off.
+    /// Returns the run of the domain; `None` if it is off.
     fn of(domain: &Domain) -> Result<Option<Self>, Error> {
         let Some(number) = domain.id() else { return Ok(None) };
         Ok(Some(Self { uuid: domain.uuid()?, number }))
     }
 }
 
-/// A call that waits.
+/// A call that waits until the guest is off.
 struct Waiting {
     guest: Guest,
     run: Run,
-    /// [`Events::heard`](crate::events::Events::heard) before the run was looked up.
+    /// [`Events::heard`](crate::events::Events::heard) before the lookup of the run.
     heard: Option<u64>,
     schedule: Schedule,
-    /// Whether the guest's agent is still to be asked.
+    /// Whether the guest agent must still be asked.
     wants_agent: bool,
-    /// Whether libvirt was told to force this run off, and did not refuse.
+    /// Whether libvirt got the command to force this run off, and did not refuse.
     has_forced: Arc<AtomicBool>,
-    /// The last event before the pause.
+    /// The number of the last event before the pause.
     paused_at: Option<u64>,
     /// Why the last request failed.
     why: String,
@@ -124,7 +124,7 @@ struct Waiting {
 
 impl Steps<GuestResponse> for Waiting {
     fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<GuestResponse> {
-        // Until something happens to the guest, or a look is due.
+        // Waits until an event of the guest, or the time of the next check.
         if let Some(seen) = self.paused_at.take() {
             let event = Some((seen, Some(self.guest.id.clone())));
             let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK);
@@ -133,7 +133,7 @@ impl Steps<GuestResponse> for Waiting {
         match self.act(agent, is_gone) {
             Some(outcome) => Step::Done(outcome),
             None => {
-                // A guest makes events as fast as it likes.
+                // A pause, because a guest can cause events without limit.
                 self.paused_at = Some(agent.events.last());
                 Step::Wait(Wait { event: None, until: Instant::now() + SHUTDOWN_PAUSE })
             }
@@ -155,20 +155,20 @@ impl Waiting {
         }
     }
 
-    /// Does what is due; the outcome, if the call ends.
+    /// Runs the step that is due; returns the outcome if the call ends.
     fn act(
         &mut self,
         agent: &Libvirt,
         is_gone: &dyn Fn() -> bool,
     ) -> Option<Result<GuestResponse, Error>> {
-        // Before anything is done in the name of a caller who has gone.
+        // First: a caller that has disconnected must cause no further change.
         if let Some(reason) = is_over(agent, is_gone) {
             return Some(Err(self.still_runs(reason)));
         }
         let due = self.schedule.due(Instant::now());
         match due {
             Due::Ask { is_first } => match self.ask(agent) {
-                // Nothing else would come of it.
+                // The call would fail anyway.
                 Err(error) if is_first && !self.schedule.forces() && !error.is_late() => {
                     return Some(match self.look(agent) {
                         Some(condition) => Ok(self.off(condition)),
@@ -202,20 +202,21 @@ impl Waiting {
         Error::StillRuns { id: self.guest.id.clone(), waited, reason: reason.to_owned() }
     }
 
-    /// The answer with a guest that is off, or runs anew.
+    /// Returns the answer for a guest that is off, or in a new run.
     fn off(&mut self, condition: Condition) -> GuestResponse {
         // Relaxed: the flag says nothing about other memory.
         let forced = self.has_forced.load(Ordering::Relaxed);
         GuestResponse { forced, ..answer(std::mem::take(&mut self.guest), condition) }
     }
 
-    /// The condition of the guest, if this run of it is over. One that libvirt does not tell of in time is not over.
+    /// Returns the condition of the guest if this run has ended. A run counts as not ended if libvirt does not answer
+    /// in time.
     fn look(&self, agent: &Libvirt) -> Option<Condition> {
         let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK).max(soon());
         match agent.run_of(&self.guest.id, until) {
             Ok((Some(run), _)) if run == self.run => None,
             Ok((_, condition)) => Some(condition),
-            // A domain that was never defined ends with its run.
+            // A transient domain no longer exists after its run.
             Err(Error::Libvirt(error)) if error.code == Code::NO_DOMAIN => {
                 Some(Condition { state: State::Shutoff, reason: "" })
             }
@@ -229,10 +230,10 @@ impl Waiting {
         }
     }
 
-    /// Asks the guest's system, no longer than until the next step.
+    /// Asks the guest's system, at most until the next step.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// Errors of libvirt.
     fn ask(&self, agent: &Libvirt) -> Result<(), Error> {
         let (id, run) = (self.guest.id.clone(), self.run.clone());
         agent.change(VERB, &self.guest.id, self.ask_until(), move |session| {
@@ -243,17 +244,17 @@ impl Waiting {
         })
     }
 
-    /// How long a request may take.
+    /// Returns the deadline of a request to the guest.
     fn ask_until(&self) -> Instant {
         self.schedule.next().min(Instant::now() + SHUTDOWN_ASK).max(soon())
     }
 
-    /// Asks the guest's agent, where it is still to be asked and its turn has come: what it says is a bonus.
+    /// Asks the guest agent once, as soon as its turn is free. Only its success matters.
     fn ask_agent(&mut self, agent: &Libvirt) {
         if !self.wants_agent {
             return;
         }
-        // libvirt may wait up to 60 s for an agent that answers and then does not obey.
+        // libvirt may wait up to 60 s for a guest agent that answers and then does not obey.
         let Ok(turn) = agent.agents.turn_of(&self.guest.id, VERB, SHUTDOWN_AGENTS) else {
             return;
         };
@@ -273,7 +274,7 @@ impl Waiting {
     /// Forces this run off.
     ///
     /// # Errors
-    /// What libvirt says; [`Error::Invalid`] where nobody can know whether it is this run.
+    /// Errors of libvirt; [`Error::Invalid`] if the present run may be another one.
     fn force(&self, agent: &Libvirt) -> Result<(), Error> {
         if self.heard.is_none() || agent.events.heard(Instant::now()) != self.heard {
             let why = "libvirt was away meanwhile, so this may be another run of the guest";
@@ -286,7 +287,7 @@ impl Waiting {
         agent.urgent(VERB, &self.guest.id, until, move |session| {
             let Some(domain) = its_domain(session, &id, &run)? else { return Ok(()) };
             info!("forcing a guest off that did not shut down; guest={id:?}");
-            // First: libvirt ends the guest before it answers, and another thread looks at the guest meanwhile.
+            // Before the call: libvirt ends the guest before it answers, and another thread checks the guest meanwhile.
             has_forced.store(true, Ordering::Relaxed);
             let destroyed = destroy(&domain);
             has_forced.store(destroyed.is_ok(), Ordering::Relaxed);
@@ -295,7 +296,7 @@ impl Waiting {
     }
 }
 
-/// Why nobody waits any more, if that is so.
+/// Returns why the wait must end, if so.
 fn is_over(agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Option<&'static str> {
     match agent.events.is_closed() {
         true => Some("the agent is stopping"),
@@ -303,7 +304,7 @@ fn is_over(agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Option<&'static str> 
     }
 }
 
-/// A call that has ended.
+/// A call that has ended already.
 struct Ended(Option<GuestResponse>);
 
 impl Ended {
@@ -318,35 +319,35 @@ impl Steps<GuestResponse> for Ended {
     }
 }
 
-/// The domain of this run; none where that is over.
+/// Returns the domain of this run; `None` if the run has ended.
 fn its_domain(session: &mut Session, id: &str, run: &Run) -> Result<Option<Domain>, Error> {
     let Some(domain) = session.find(id)? else { return Ok(None) };
     let is_it = Run::of(&domain)?.as_ref() == Some(run);
     Ok(is_it.then_some(domain))
 }
 
-/// The least that anything gets, however near the next step is.
+/// Returns the least deadline, for when the next step is near.
 fn soon() -> Instant {
     Instant::now() + SHUTDOWN_PAUSE
 }
 
-/// What a call that waits does next.
+/// The next action of a call that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
-    /// Asks the guest's system and its agent.
+    /// Asks the guest's system and the guest agent.
     Ask {
-        /// Not once more.
+        /// Whether it is the first request, and not its repetition.
         is_first: bool,
     },
-    /// Forces it off.
+    /// Forces the guest off.
     Force,
-    /// It waits.
+    /// Waits.
     Nothing,
-    /// It gives up.
+    /// Gives up.
     End,
 }
 
-/// When a call that waits does what.
+/// The times of a waiting call's actions.
 #[derive(Clone, Debug)]
 struct Schedule {
     began: Instant,
@@ -357,10 +358,10 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// That of a request which arrived then; none where it does not wait.
+    /// Returns the schedule of a request that starts at `began`; `None` if it does not wait.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for times that cannot be.
+    /// [`Error::Invalid`] for invalid times.
     fn of(request: &ShutdownRequest, began: Instant) -> Result<Option<Self>, Error> {
         let time = |name: &str, seconds: Option<u64>| match seconds.map(Duration::from_secs) {
             Some(time) if time.is_zero() || time > SHUTDOWN_WAIT_MAX => {
@@ -377,7 +378,7 @@ impl Schedule {
                 return Err(Error::Invalid(why.to_owned()));
             }
         }
-        // Forcing takes its time, too.
+        // Forcing the guest off needs time, too.
         let Some(first) = force.or(wait) else { return Ok(None) };
         let end = wait.unwrap_or_default().max(force.map_or(first, |force| force + SHUTDOWN_FORCE));
         Ok(Some(Self {
@@ -389,7 +390,7 @@ impl Schedule {
         }))
     }
 
-    /// What is due, which then is done.
+    /// Returns the action that is due, and marks it as done.
     fn due(&mut self, now: Instant) -> Due {
         let is_due = |step: Option<Instant>| step.is_some_and(|step| step <= now);
         if !self.has_asked {
@@ -398,7 +399,7 @@ impl Schedule {
         } else if now >= self.end {
             Due::End
         } else if is_due(self.force) {
-            // One that resists is forced again.
+            // Force a guest off again that is still running.
             self.force = Some(now + SHUTDOWN_AGAIN);
             self.again = None;
             Due::Force
@@ -410,12 +411,12 @@ impl Schedule {
         }
     }
 
-    /// When the next step is due.
+    /// Returns the time of the next action.
     fn next(&self) -> Instant {
         [self.again, self.force].into_iter().flatten().fold(self.end, Instant::min)
     }
 
-    /// Whether the guest is forced off.
+    /// Returns whether the guest will be forced off.
     fn forces(&self) -> bool {
         self.force.is_some()
     }
@@ -430,7 +431,7 @@ mod tests {
         Schedule::of(&request, began).unwrap().unwrap()
     }
 
-    /// What is due second by second, but for nothing.
+    /// Returns the due action of each second, without [`Due::Nothing`].
     fn steps(mut schedule: Schedule) -> Vec<(u64, Due)> {
         let second =
             |seconds| (seconds, schedule.due(schedule.began + Duration::from_secs(seconds)));

@@ -18,11 +18,11 @@ use crate::storage::{self, Maker, Newer, Reach, Snapshot, SnapshotName, Volumes}
 const NOT_VALID: Error = Error::Refused("not a valid dataset");
 
 impl Libvirt {
-    /// Takes a snapshot `dest` of the dataset `id`, with `recursive` of all below it as well.
+    /// Takes a snapshot `dest` of the dataset `id`; with `recursive`, also of its descendants.
     ///
     /// # Errors
-    /// `need an id`, `need a dest`, `invalid snapshot dest`, `cannot create a snapshot of a
-    /// snapshot`, `not found`, `not a valid dataset`; what storage says.
+    /// `need an id`, `need a dest`, `invalid snapshot dest`, `cannot create a snapshot of a snapshot`, `not found`,
+    /// `not a valid dataset`; errors of storage.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -35,7 +35,7 @@ impl Libvirt {
         let name = match dataset.snapshot(&request.dest) {
             Ok(name) => name,
             Err(_) => {
-                // A dataset that is not there goes before a name that cannot be.
+                // A missing dataset takes precedence over an invalid name.
                 self.list(Some(dataset))?;
                 let missing = request.dest.is_empty();
                 let why = if missing { "need a dest" } else { "invalid snapshot dest" };
@@ -50,7 +50,7 @@ impl Libvirt {
         let transaction = Transaction::begin(self, Verb::CreateSnapshot, &subject);
         let work = move |volumes: &dyn Volumes, transaction: &mut Transaction| {
             let maker = Maker::call();
-            // Nothing is recorded of what the store refuses at once.
+            // The journal gets no step that the store refuses at once.
             let there = volumes.snapshots(Some(name.dataset()), deadline)?;
             let is_taken = |it: &Snapshot| match reach {
                 Reach::Itself => it.name == name,
@@ -65,7 +65,7 @@ impl Libvirt {
                 maker: maker.to_string(),
             })?;
             match volumes.create_snapshot(&name, reach, &maker, deadline) {
-                // Another call was first; this one has made nothing.
+                // Another call was faster; this call has made nothing.
                 Err(error @ (storage::Error::Exists { .. } | storage::Error::NotFound { .. })) => {
                     Err(Stop::Clean(error.into()))
                 }
@@ -76,7 +76,7 @@ impl Libvirt {
         Ok(answer(&made))
     }
 
-    /// One snapshot.
+    /// Returns one snapshot.
     ///
     /// # Errors
     /// `need an id`, `not found`, `not a snapshot`, `not a valid dataset`.
@@ -91,7 +91,7 @@ impl Libvirt {
         Ok(answer(&[found]))
     }
 
-    /// The snapshots of a dataset and all below it; without an id those of the pool.
+    /// Returns the snapshots of a dataset and its descendants; without an id, those of the pool.
     ///
     /// # Errors
     /// `not found`, `not a valid dataset`.
@@ -106,11 +106,11 @@ impl Libvirt {
         Ok(answer(&self.list(under)?))
     }
 
-    /// Destroys a snapshot, with `recursive` those of its name below as well, and answers with what
-    /// is gone.
+    /// Destroys a snapshot, with `recursive` also those of its name below the dataset, and returns the destroyed
+    /// snapshots.
     ///
     /// # Errors
-    /// As [`Libvirt::get_snapshot`]; clones of it; what storage says.
+    /// As [`Libvirt::get_snapshot`]; the snapshot has clones; errors of storage.
     ///
     /// # Blocking
     /// As [`Libvirt::create_snapshot`].
@@ -130,12 +130,11 @@ impl Libvirt {
         Ok(answer(&gone))
     }
 
-    /// Rolls one dataset back to a snapshot, with `destroyMoreRecent` past newer ones, which are
-    /// destroyed. A volume that a running guest or another domain uses, or that lies below a guest's
-    /// qcow2 file or may, is left alone.
+    /// Rolls one dataset back to a snapshot. With `destroyMoreRecent`, destroys newer snapshots first. Refuses a volume
+    /// that a running guest or another domain uses, and one that is or may be a backing file of a guest's qcow2 file.
     ///
     /// # Errors
-    /// As [`Libvirt::get_snapshot`]; [`Error::InUse`]; what storage says.
+    /// As [`Libvirt::get_snapshot`]; [`Error::InUse`]; errors of storage.
     ///
     /// # Blocking
     /// As [`Libvirt::create_snapshot`].
@@ -176,13 +175,13 @@ impl Libvirt {
         Ok(answer(&[snapshot]))
     }
 
-    /// The content of a snapshot as a stream; from then on it is the caller's to read.
+    /// Returns the content of a snapshot as a stream, which the caller reads.
     ///
     /// # Errors
     /// As [`Libvirt::get_snapshot`].
     ///
     /// # Blocking
-    /// As [`Libvirt::create_snapshot`], until the stream begins.
+    /// As [`Libvirt::create_snapshot`], until the stream starts.
     pub fn send_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Read + Send>, Error> {
         let name = self.snapshot_name(&request.id)?;
         no_seed(&name)?;
@@ -191,12 +190,11 @@ impl Libvirt {
         self.on_storage("DownloadSnapshot", &request.id, None, deadline, send)
     }
 
-    /// Refuses a snapshot of a guest's volume that lies below a file of a guest, or may: the guest's disk is
-    /// that file, and what was written since is not in the volume.
+    /// Refuses a snapshot of a guest's volume that is or may be a backing file: the guest's disk is the file on top,
+    /// and the volume lacks what was written since.
     ///
     /// # Errors
-    /// [`Error::InUse`]. Where libvirt cannot be asked the snapshot is taken all the same, as it harms
-    /// nothing.
+    /// [`Error::InUse`]. If libvirt does not answer, the snapshot is taken all the same, because it does no harm.
     fn check_not_below(&self, dataset: &storage::Dataset, reach: Reach) -> Result<(), Error> {
         const VERB: &str = "CreateSnapshot";
         if guest_of(dataset).is_none() && *dataset != self.volumes.pool().guests() {
@@ -230,7 +228,7 @@ impl Libvirt {
         Ok(())
     }
 
-    /// The snapshots of a dataset and all below it, or of the pool.
+    /// Returns the snapshots of a dataset and its descendants, or of the pool.
     fn list(&self, under: Option<storage::Dataset>) -> Result<Vec<Snapshot>, Error> {
         let deadline = self.storage_deadline();
         let what = under.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -238,18 +236,18 @@ impl Libvirt {
         self.on_storage("ListSnapshots", &what, None, deadline, list)
     }
 
-    /// The snapshot that a request names.
+    /// Returns the snapshot that a request names.
     ///
     /// # Errors
-    /// As [`Libvirt::get_snapshot`]; a snapshot that is not there is found out later.
+    /// As [`Libvirt::get_snapshot`]. A later step detects a missing snapshot.
     ///
     /// # Blocking
-    /// Only for what is no snapshot's name.
+    /// Only for a name that is not a snapshot's.
     fn snapshot_name(&self, id: &str) -> Result<SnapshotName, Error> {
         if id.contains('@') {
             return self.volumes.pool().snapshot(id).map_err(|_| NOT_VALID);
         }
-        // Says so where there is no such dataset.
+        // Fails with the proper error if there is no such dataset.
         self.list(Some(self.dataset(id)?))?;
         Err(Error::Refused("not a snapshot"))
     }
@@ -265,10 +263,9 @@ fn answer(snapshots: &[Snapshot]) -> SnapshotResponse {
     SnapshotResponse { snapshots: snapshots.iter().map(answer).collect() }
 }
 
-/// The first domain that forbids a rollback of `volume` below `guests/<id>`, and why. A guest that runs
-/// would not notice, and would write what it has in memory over the former content. A file on top of the
-/// volume would no longer fit it. A volume with the mark of one guest that another domain has as a disk
-/// belongs to a guest that was renamed.
+/// Returns the first domain that forbids a rollback of `volume` below `guests/<id>`, and why. A running guest would not
+/// notice the rollback, and would write its cached data over the former content. A file on top of the volume would no
+/// longer match it. A volume with the mark of one guest that another domain has as a disk belongs to a renamed guest.
 fn obstacle(
     connection: &Connection,
     id: &str,
@@ -291,7 +288,7 @@ fn obstacle(
             None if !is_own && volume.is_some_and(|volume| domain.has_made(volume)) => {
                 Some("owns it as a detached disk")
             }
-            // A definition that cannot be read is no reason against another guest's verb.
+            // An unreadable definition does not prevent another guest's method.
             None if volume.is_some() && domain.has_unknown_chain() => Some(Unknown::Chain.why()),
             None => volume.and_then(|it| domain.may_use(it, id)).map(Unknown::why),
             _ => None,
@@ -300,7 +297,7 @@ fn obstacle(
     let found = all_uses(connection)?;
     Ok(found.into_iter().find_map(|domain| stands(&domain).map(|why| (domain.name, why))))
 }
-/// Refuses a snapshot of a seed, which is secret, and whose fingerprint would be that of another one.
+/// Refuses a snapshot of a seed: a seed is secret, and its former content would not match the stored fingerprint.
 fn no_seed(name: &storage::SnapshotName) -> Result<(), Error> {
     match name.dataset().is_seed() {
         true => Err(Error::Invalid(format!("{name} is a snapshot of a guest's seed"))),

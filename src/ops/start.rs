@@ -1,4 +1,4 @@
-//! Starting a domain; on another VNC port where its own is taken.
+//! Starts domains, on another VNC port if their own is in use.
 
 use log::warn;
 
@@ -12,13 +12,13 @@ use crate::libvirt::{Code, Connection, Domain, Error, XmlKind};
 use crate::ops::saved::is_saved;
 use crate::ops::{self, bridges, described, disks};
 
-/// Starts a domain that is off, if its disks lie where they may: they are judged by its own
-/// definition, however old that is. Somebody else's start that is under way is waited for, and is a success: it may
-/// be that of an agent which was killed.
+/// Starts a domain that is off, if the paths of its disks are allowed by now; its definition may be old.
+///
+/// If a start of another caller is under way, waits for it and succeeds. That caller may have been a killed agent.
 ///
 /// # Errors
-/// A disk that may not be there; what keeps the emulator from starting, with the disks that are not
-/// there.
+/// A disk at a path that is not allowed; any error that keeps the emulator from starting, with the names of missing
+/// disks.
 ///
 /// # Blocking
 /// As [`Domain::create`] and [`disks::judge_start`].
@@ -37,8 +37,8 @@ pub(super) fn start(
     })
 }
 
-/// Gives a renamed or cloned guest a console log of its own. Its definition names that of the guest which it
-/// was or was copied from, and virtlogd opens a log once: one of the two could not start.
+/// Gives a renamed or cloned guest its own console log. Its definition names the log of its former name or of its
+/// original, and virtlogd opens a log only once: one of the two guests could not start.
 fn use_own_console_log(
     connection: &Connection,
     domain: &Domain,
@@ -47,7 +47,7 @@ fn use_own_console_log(
 ) -> Result<(), ops::Error> {
     let log = &definition.devices.console_log;
     let Some(own) = console_log(&definition.name, host) else { return Ok(()) };
-    // Saved memory is not started with another XML than its own.
+    // libvirt restores saved memory only with its own XML.
     if *log == own || !is_console_log(log) || is_saved(domain)? {
         return Ok(());
     }
@@ -57,10 +57,11 @@ fn use_own_console_log(
     Ok(())
 }
 
-/// A display's port that something else has keeps the emulator from starting, in words that are
-/// libvirt's or qemu's own. So a start that fails inside the driver is tried once more with a port
-/// of libvirt's choice: where that works, the port was the cause. Only what runs has that port: the
-/// definition does not change.
+/// Starts a domain, and retries with a VNC port that libvirt chooses.
+///
+/// A port in use keeps the emulator from starting, with an error text of libvirt or qemu. So a start that fails inside
+/// the driver is tried again with a port of libvirt's choice: if that succeeds, the port was the cause. Only the
+/// running domain has that port; the definition does not change.
 fn start_on_its_port(connection: &Connection, domain: &Domain) -> Result<(), Error> {
     match domain.create() {
         Err(refused) if refused.code == Code::INTERNAL_ERROR && !refused.connection_lost() => {
@@ -83,7 +84,7 @@ fn start_on_chosen_port(
 ) -> Result<(), Error> {
     let definition = domain.xml(XmlKind::Definition)?;
     let Some(chosen) = with_chosen_vnc_port(&definition) else { return Err(refused) };
-    // Saved memory is not started with another XML than its own.
+    // libvirt restores saved memory only with its own XML.
     if is_saved(domain).unwrap_or(true) || connection.create_domain(&chosen).is_err() {
         return Err(refused);
     }

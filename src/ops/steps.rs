@@ -1,4 +1,5 @@
-//! Verbs that wait for what happens, such as Shutdown with `wait`: in steps, between which no thread waits.
+//! Methods that wait for events, such as Shutdown with `wait`. They run in steps, and no thread waits between two
+//! steps.
 
 use std::sync::Arc;
 use std::thread;
@@ -6,39 +7,39 @@ use std::time::Instant;
 
 use crate::ops::{Error, Libvirt};
 
-/// A verb between its steps.
+/// A method between two steps.
 pub trait Steps<R>: Send {
-    /// Takes the next step. `is_gone` says whether the caller has disconnected.
+    /// Runs the next step. `is_gone` reports whether the caller has disconnected.
     ///
     /// # Blocking
-    /// As the verb says of its steps.
+    /// As the method describes.
     fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<R>;
 }
 
-/// What a step comes to.
+/// The result of a step.
 pub enum Step<R> {
-    /// The verb has ended.
+    /// The method has ended.
     Done(Result<R, Error>),
-    /// The next step is due after this.
+    /// The next step is due after this wait.
     Wait(Wait),
 }
 
-/// What a verb waits for.
+/// The end of a wait.
 pub struct Wait {
-    /// An event after this number, of this guest where one is named.
+    /// An event after this number, and of this guest if one is named.
     pub event: Option<(u64, Option<String>)>,
-    /// The time at which it waits no more.
+    /// The time at which the wait ends without an event.
     pub until: Instant,
 }
 
 impl Libvirt {
-    /// Takes all steps on this thread.
+    /// Runs all steps on this thread.
     ///
     /// # Errors
-    /// Those of the verb.
+    /// Errors of the method.
     ///
     /// # Blocking
-    /// As the verb says.
+    /// As the method describes.
     pub(super) fn take_steps<R>(
         &self,
         mut steps: Box<dyn Steps<R>>,
@@ -55,7 +56,7 @@ impl Libvirt {
     /// Waits on this thread.
     ///
     /// # Blocking
-    /// Up to the time that is in `wait`.
+    /// Up to the time in `wait`.
     pub fn wait(&self, wait: &Wait) {
         match &wait.event {
             Some((after, guest)) => drop(self.events.wait(*after, guest.as_deref(), 1, wait.until)),
@@ -63,7 +64,7 @@ impl Libvirt {
         }
     }
 
-    /// Waits without a thread: `then` is called once, on a thread that it must not block.
+    /// Waits without a thread. Calls `then` once, on a thread that it must not block.
     pub fn wait_later(self: &Arc<Self>, wait: Wait, then: Box<dyn FnOnce() + Send>) {
         let Wait { event, until } = wait;
         let Some((after, guest)) = event else {

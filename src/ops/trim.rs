@@ -1,4 +1,4 @@
-//! Trim: a guest gives the space of deleted files back to its host.
+//! Trim: returns the space of deleted files of a guest to its host.
 
 use std::time::{Duration, Instant};
 
@@ -10,31 +10,31 @@ use crate::pool::{JobName, Lane};
 const VERB: &str = "Trim";
 
 impl Libvirt {
-    /// Has the agent of a running guest name the free blocks of all its file systems to the host, which can use their
-    /// space for others: a disk with `discard` shrinks. `virDomainFSTrim`. Meanwhile the guest's agent answers nothing
-    /// else; GuestInfo says so.
+    /// Asks the guest agent of a running guest to report the free blocks of all its file systems to the host, which can
+    /// use their space for others: a disk with `discard` shrinks. `virDomainFSTrim`. Meanwhile the guest agent answers
+    /// nothing else; GuestInfo reports that.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::AgentLeftAlone`]; what libvirt and the guest agent say. Where the
-    /// deadline comes, the guest may go on.
+    /// [`Error::NoGuest`] without an id; [`Error::AgentLeftAlone`]; errors of libvirt and the guest agent. After the
+    /// deadline the guest may continue.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); some seconds where the guest agent is silent when
-    /// it begins.
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); some seconds if the guest agent is silent from
+    /// the start.
     pub fn trim(&self, request: GuestRequest) -> Result<GuestResponse, Error> {
         let guest = named_guest(request.guest)?;
         let deadline = self.change_deadline(&request.args)?;
         let name = JobName::new(VERB, guest.id.clone()).of_emulator();
         let id = guest.id.clone();
-        // Those that ask the guest agent now end first.
+        // Calls that ask the guest agent now end first.
         let permit = agents::permit(&self.pool, &name, deadline)?;
         let turn = self.agents.turn(&id, VERB).map_err(Error::AgentLeftAlone)?;
-        // Who asks it from now on learns that it is busy, and waits for nothing.
+        // Later calls to this guest agent get the answer that it is busy, at once.
         drop(permit);
         self.once(Lane::Control, name, deadline, move |session: &mut Session| {
             let domain = session.domain(&id)?;
-            // One that is silent would be waited for until the deadline: after this it is left alone. One that may not
-            // tell its name answers.
+            // Without this command, the call would wait for a silent guest agent until the deadline; a failure here
+            // also ends further commands for a while. A guest agent that does not report its host name does answer.
             let probe = |domain: &Domain| domain.agent_info(Topic::Hostname).map(drop);
             match turn.command(&domain, &probe) {
                 Err(Error::Libvirt(error)) if !error.connection_lost() => {}

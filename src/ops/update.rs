@@ -1,4 +1,4 @@
-//! Update: another machine for a guest, from its next start on.
+//! Update: changes the machine of a guest's definition.
 
 use crate::config::Profile;
 use std::env::consts::ARCH;
@@ -14,18 +14,18 @@ use crate::ops::devices::persistent;
 use crate::ops::saved::not_saved;
 use crate::ops::{Error, Libvirt, args, machine, named_guest, unreadable};
 
-/// What the answer says of a guest that runs.
+/// The message of the answer for a running guest.
 const NEXT_START: &str = "saved for the next start";
 
 impl Libvirt {
-    /// Changes the machine of a guest, also of one that another tool created, to what the request's members say
-    /// ([`update::MEMBERS`]): from its next start on, which Describe shows as `pending`. All else of its
-    /// definition stays as it is, and the same call again changes nothing. `virDomainDefineXML`.
+    /// Changes the machine in the definition of a guest, including a guest of another tool, to the request's members
+    /// ([`update::MEMBERS`]). The change applies at the next start; Describe shows it as `pending`. The rest of the
+    /// definition stays, and the same call again changes nothing. `virDomainDefineXML`.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] for a member that this host cannot give the guest,
-    /// for a request without such members, and for a change that would lose something where the request has no
-    /// `mistify.force`; [`Error::Saved`]; what libvirt says, a missing domain among it.
+    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] for a member that this host cannot provide, for a request
+    /// without such members, and for a change that would lose data if the request has no `mistify.force`;
+    /// [`Error::Saved`]; errors of libvirt, including a missing domain.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -56,7 +56,7 @@ impl Libvirt {
             if !asked.video.is_empty() && definition.devices.graphics.kind.is_empty() {
                 return Err(Error::Invalid("video: the guest has no display".to_owned()));
             }
-            // Of another architecture's emulator this host's says nothing.
+            // The capabilities of this host's emulator do not apply to another architecture.
             if definition.os.kind.arch == ARCH {
                 machine::offer(session.connection()?, &it, Profile::Classic)?;
             }
@@ -76,7 +76,7 @@ impl Libvirt {
     }
 }
 
-/// The guest that libvirt is asked about: what it cannot be on this host is refused here.
+/// Returns the guest after the update, for the check of what this host can provide.
 fn as_it_would_be(asked: &Guest, definition: &VirDomain) -> Guest {
     let mut guest = asked.clone();
     guest.kind.clone_from(&definition.kind);
@@ -105,10 +105,10 @@ fn as_it_would_be(asked: &Guest, definition: &VirDomain) -> Guest {
 }
 
 /// # Errors
-/// [`Error::Invalid`] names what would be lost.
+/// [`Error::Invalid`] names the loss.
 fn check_losses(losses: &[Loss], may_lose: bool) -> Result<(), Error> {
     let why = |loss: Loss| match loss {
-        // libvirt would go on with the file of the former firmware, or leave it behind.
+        // libvirt would use the file of the former firmware, or leave it in place.
         Loss::Nvram => format!(
             "firmware cannot be changed: {loss}; delete the guest and create it again on its disks"
         ),

@@ -1,10 +1,10 @@
-//! Which paths the definitions of the host's domains name, kept from one question to the next.
+//! The paths that the definitions of the host's domains name, cached between queries.
 //!
-//! libvirt tells which domains change, and each verb of this agent tells of its guest. A question lists the domains
-//! and reads only those that are new or changed, so that it takes as many calls on a full host as on an empty one.
-//! But libvirt tells late, and of some changes nothing (`virsh attach-disk --config`). So an answer never proves that a
-//! path is not used: who destroys, rolls back, grows or adopts a volume reads every definition ([`all_uses`]), and so
-//! does who would refuse a new one.
+//! libvirt reports which domains change, and each method of this agent reports its guest. A query lists the domains and
+//! reads only the new or changed ones, so that it needs as many calls on a full host as on an empty one. But libvirt's
+//! events are late, and some changes have none (`virsh attach-disk --config`). So a cached answer never proves that a
+//! path is unused. Code that destroys, rolls back, grows or adopts a volume reads every definition ([`all_uses`]), and
+//! so does code that would refuse a new volume.
 //!
 //! [`all_uses`]: crate::ops::domains::all_uses
 
@@ -26,47 +26,47 @@ pub(super) struct Uses(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// By the name of the domain.
+    /// By domain name.
     domains: BTreeMap<String, Used>,
-    /// The domains that changed since they were read, each with the number of the last change.
+    /// The domains that changed since their last read, each with the number of its last change.
     changed: BTreeMap<String, u64>,
-    /// Changes so far.
+    /// The number of changes so far.
     changes: u64,
-    /// Whether libvirt tells of changes.
+    /// Whether libvirt reports changes.
     is_told: bool,
-    /// When all domains were read; `None` where a change may have been missed since.
+    /// When all domains were read; `None` if a change may have been missed since.
     whole_since: Option<Instant>,
-    /// How often a change may have been missed.
+    /// The number of times that changes may have been missed.
     gaps: u64,
 }
 
-/// What one domain uses.
+/// The resources of one domain.
 #[derive(Debug, Default)]
 struct Used {
-    /// The uuid of the domain: there may be another one by its name.
+    /// The uuid of the domain: another domain may have its name by now.
     uuid: String,
-    /// Its disks and the files below them, as they are named and with their links resolved.
+    /// Its disks and their backing files, both as named and with their links resolved.
     paths: Vec<PathBuf>,
-    /// Whether these are all.
+    /// Whether the list is complete.
     is_whole: bool,
     /// The memory that it may use while it runs, in KiB.
     promised_kib: u64,
-    /// The number of the last change before it was read.
+    /// The number of the last change before the read.
     change: u64,
 }
 
 impl Uses {
-    /// Notes that libvirt tells of changes from now on.
+    /// Records that libvirt reports changes from now on.
     pub(super) fn begin(&self) {
         self.0.lock().miss(true);
     }
 
-    /// Notes that libvirt tells of no more changes.
+    /// Records that libvirt no longer reports changes.
     pub(super) fn end(&self) {
         self.0.lock().miss(false);
     }
 
-    /// Notes that the domain of this name may use something else than before.
+    /// Records that the resources of the domain of this name may have changed.
     pub(super) fn changed(&self, name: &str) {
         let mut state = self.0.lock();
         state.changes += 1;
@@ -78,14 +78,14 @@ impl Uses {
         }
     }
 
-    /// Whether a domain other than `id` used one of `paths` when it was last read.
+    /// Returns whether a domain other than `id` used one of `paths` at its last read.
     ///
     /// # Errors
-    /// When libvirt cannot be asked.
+    /// If libvirt does not answer.
     ///
     /// # Blocking
-    /// As long as libvirt takes for two round trips, and as [`uses_of`] with two more for each domain that runs: for
-    /// those that are new or changed; for all where a change may have been missed, and after [`USES_KEPT_FOR`].
+    /// Two round trips, and as [`uses_of`] with two more for each running domain: for new or changed domains; for all
+    /// domains if a change may have been missed, and after [`USES_KEPT_FOR`].
     pub(super) fn is_used(
         &self,
         connection: &Connection,
@@ -102,7 +102,7 @@ impl Uses {
         Ok(is_used)
     }
 
-    /// The memory in KiB that the running domains may use.
+    /// Returns the memory in KiB that the running domains may use.
     ///
     /// # Errors
     /// As [`Uses::is_used`].
@@ -117,7 +117,7 @@ impl Uses {
         Ok(sum)
     }
 
-    /// Reads what is new or changed, and calls `answer` once with what is known then. It may not wait.
+    /// Reads the new or changed domains, and calls `answer` once with all known domains. `answer` must not block.
     fn refreshed(
         &self,
         connection: &Connection,
@@ -140,7 +140,7 @@ impl Uses {
             }
             let mut state = self.0.lock();
             if state.gaps != gaps {
-                // Of what changes from now on nobody may tell: what was read is no basis for later.
+                // Later changes may not be reported, so this result must not be cached.
                 if reads_all {
                     answer(&read);
                     return Ok(());
@@ -153,12 +153,12 @@ impl Uses {
             }
             state.domains.retain(|name, _| listed.names.contains(name));
             for (name, used) in read {
-                // Another question may have read it later.
+                // Another query may have read it later.
                 if state.domains.get(&name).is_none_or(|known| known.change <= used.change) {
                     state.domains.insert(name, used);
                 }
             }
-            // What changed meanwhile is read next time.
+            // The next query reads the domains that changed meanwhile.
             state.changed.retain(|name, change| changed.get(name) != Some(change));
             answer(&state.domains);
             return Ok(());
@@ -167,19 +167,20 @@ impl Uses {
 }
 
 impl State {
-    /// Whether the agent has read the definitions of all domains lately, and libvirt reported each change since.
+    /// Returns whether the agent has read the definitions of all domains lately, and libvirt has reported each change
+    /// since.
     fn is_whole(&self) -> bool {
         self.whole_since.is_some_and(|since| since.elapsed() < USES_KEPT_FOR)
     }
 
-    /// Whether what the domain uses was read and has not changed since.
+    /// Returns whether the domain was read and has not changed since.
     fn knows(&self, name: &str, domain: &Domain) -> bool {
         let used =
             self.domains.get(name).filter(|it| it.is_whole && !self.changed.contains_key(name));
         used.is_some_and(|used| domain.uuid().is_ok_and(|uuid| uuid == used.uuid))
     }
 
-    /// A change may have been missed.
+    /// Records that a change may have been missed.
     fn miss(&mut self, is_told: bool) {
         self.is_told = is_told;
         self.whole_since = None;
@@ -199,7 +200,7 @@ impl Used {
         }
         let promised_kib = match promised::of(domain) {
             Err(error) if error.connection_lost() => return Err(error),
-            // It is gone, or odd: that fails no other guest's verb.
+            // The domain no longer exists, or is unusual: methods of other guests must not fail for that.
             promised_kib => promised_kib.unwrap_or_default(),
         };
         Ok(Self { uuid: found.uuid.clone(), paths, is_whole, promised_kib, change })

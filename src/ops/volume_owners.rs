@@ -1,13 +1,13 @@
-//! Whose a volume is: by its name, by the guest's definition, and by the domains that use it.
+//! The owner of a volume: by its name, by the guest's definition, and by the domains that use it.
 
 use crate::storage::{self, Dataset, InUse};
 
-/// The guest that a dataset belongs to by its name.
+/// Returns the guest that a dataset belongs to by its name.
 pub(super) fn guest_of(name: &Dataset) -> Option<&str> {
     name.relative().strip_prefix("guests/")?.split('/').next()
 }
 
-/// The lock of a dataset: its guest's, or its own.
+/// Returns the lock of a dataset: that of its guest, or its own.
 pub(super) fn lock_of(name: &Dataset) -> &str {
     guest_of(name).unwrap_or(name.as_str())
 }
@@ -17,15 +17,15 @@ pub(super) fn lock_of(name: &Dataset) -> &str {
 pub(super) enum Expected {
     /// Its definition says so.
     Some,
-    /// There is no definition, or one without this agent's metadata.
+    /// No definition exists, or it has no metadata of this agent.
     Unknown,
     /// Its definition says that it has none.
     None,
 }
 
 impl Expected {
-    /// Whether a Delete succeeds though storage fails so: a host without the store has no volumes of ours,
-    /// and a guest without volumes does not wait for a pool that hangs.
+    /// Returns whether a Delete succeeds although storage fails with this error. A host without the store has no
+    /// volumes of this agent, and a guest without volumes does not wait for a hung pool.
     pub(super) fn allows(self, error: &storage::Error) -> bool {
         match self {
             Self::Some => false,
@@ -38,11 +38,11 @@ impl Expected {
     }
 }
 
-/// What the domains other than a guest's use.
+/// The resources of all domains but a guest's own.
 #[derive(Default)]
 pub(super) struct Others {
-    /// The uuid of the guest's own domain, where it exists.
+    /// The uuid of the guest's own domain, if it exists.
     pub(super) own_uuid: Option<String>,
-    /// Their disks, backing files and volumes.
+    /// The disks, backing files and volumes of the other domains.
     pub(super) in_use: InUse,
 }

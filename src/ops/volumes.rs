@@ -1,4 +1,4 @@
-//! A guest's volumes: made before its domain, taken back when that fails, destroyed with it.
+//! A guest's volumes: made before its domain, destroyed with it, and after a failed create.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,23 +18,23 @@ use crate::storage::{
     self, Adopts, BadName, Dataset, Id, Made, Maker, Planned, PoolName, Space, Volumes, Wanted,
 };
 
-/// Whether a guest has disks whose volumes this agent makes: those that name no source, and its seed.
+/// Returns whether a guest has disks whose volumes this agent makes: disks without a source, and its seed.
 pub(super) fn wants_volumes(guest: &Guest) -> bool {
     is_on_disk(&guest.seed) || guest.disks.iter().any(Disk::wants_volume)
 }
 
-/// What a Delete knows of the volumes that go with the guest.
+/// The volumes that a Delete removes with the guest.
 #[derive(Clone, Debug)]
 pub(super) struct LeavingVolumes {
-    /// Whether there are some.
+    /// Whether there are any.
     pub(super) expected: Expected,
-    /// Sources that a caller has supplied, as it named them. Their maker destroys them.
+    /// Sources that a caller has supplied, as it named them. Delete keeps them.
     pub(super) kept: Vec<PathBuf>,
-    /// The volumes that have their names from a former id of the guest.
+    /// The volumes whose names have a former id of the guest.
     pub(super) renamed: Vec<Dataset>,
 }
 
-/// The volumes that a guest's disks may have as its own: `<pool>/guests/<id>/disk-<n>`, and `seed` there.
+/// The names of a guest's own volumes: `<pool>/guests/<id>/disk-<n>`, and `seed` there.
 #[derive(Clone, Debug)]
 pub(super) struct Own {
     pool: PoolName,
@@ -42,37 +42,37 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// Those of the guest of this id.
+    /// Returns the names for the guest of this id.
     ///
     /// # Errors
-    /// For an id that no dataset can have: such a guest has none.
+    /// For an id that cannot name a dataset: such a guest has no own volumes.
     pub(super) fn new(pool: &PoolName, id: &str) -> Result<Self, storage::Error> {
         Ok(Self { pool: pool.clone(), owner: Id::parse(id)? })
     }
 
-    /// The dataset that they are in.
+    /// Returns the dataset above them.
     pub(super) fn folder(&self) -> Result<Dataset, BadName> {
         self.pool.guest(&self.owner)
     }
 
-    /// The one of this number.
+    /// Returns the volume of this number.
     pub(super) fn number(&self, number: usize) -> Result<Dataset, BadName> {
         self.pool.guest_disk(&self.owner, number)
     }
 
-    /// That of its seed.
+    /// Returns the volume of the seed.
     pub(super) fn seed(&self) -> Result<Dataset, BadName> {
         self.pool.guest_seed(&self.owner)
     }
 
-    /// The one of this full name.
+    /// Returns the volume of this full name, if it is one of the guest's own.
     pub(super) fn named(&self, volume: &str) -> Option<Dataset> {
         let (_, number) = volume.rsplit_once("/disk-")?;
         self.number(number.parse().ok()?).ok().filter(|own| own.as_str() == volume)
     }
 
-    /// The volume of a disk that names no source: the one of these that it names, else that of its
-    /// place among the guest's disks.
+    /// Returns the volume of a disk without a source: the volume that it names, else that of its index among the
+    /// guest's disks.
     pub(super) fn of(&self, index: usize, disk: &Disk) -> Result<Dataset, BadName> {
         if disk.is_seed {
             return self.seed();
@@ -80,7 +80,7 @@ impl Own {
         self.named(&disk.volume).map_or_else(|| self.number(index), Ok)
     }
 
-    /// What is wanted of storage for such a disk; `place` is its name in the request.
+    /// Returns the request to storage for such a disk; errors call the disk `place`.
     pub(super) fn wanted(
         &self,
         volume: Dataset,
@@ -107,13 +107,12 @@ impl Own {
 }
 
 impl Libvirt {
-    /// Makes the volumes `wanted` for the disks that name no source, and fills in `volume`, `source`
-    /// and `size` of these. A volume that exists and fits is adopted; where the domain `exists` all of them
-    /// have to exist. Records the others in `transaction`. Answers also with the volumes that belong to no
-    /// domain yet.
+    /// Makes the volumes `wanted` for the disks without a source, and fills in their `volume`, `source` and `size`.
+    /// Adopts a volume that exists and matches; if the domain `exists`, all of them must exist. Records the others in
+    /// `transaction`. Also returns the volumes that belong to no domain yet.
     ///
     /// # Errors
-    /// What storage says, with the step; what was recorded is in the journal then, to be undone.
+    /// Errors of storage, with the step; the journal then holds the recorded steps for the rollback.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -147,7 +146,7 @@ impl Libvirt {
         Ok((transaction, unclaimed))
     }
 
-    /// Completes the marks of the guest's own volumes that its caller has handed in as sources.
+    /// Completes the marks of the guest's own volumes that its caller has named as sources.
     pub(super) fn claim_sources(
         &self,
         verb: &str,
@@ -171,7 +170,7 @@ impl Libvirt {
                     Err(storage::Error::NotFound { .. }) => continue,
                     found => found?,
                 };
-                // Nor does it belong to another domain: the source was checked.
+                // It belongs to no other domain either: the source was checked.
                 if volume.owner.as_deref() == Some(&id) && volume.maker.as_ref() != Some(&own_maker)
                 {
                     own.push(name);
@@ -185,8 +184,8 @@ impl Libvirt {
         }
     }
 
-    /// Completes the marks of volumes that a domain has from now on. The guest has them all the same where
-    /// that fails: the reconciler tries again.
+    /// Completes the marks of volumes that now belong to a domain. The guest has them even if that fails; the
+    /// reconciler tries again.
     pub(super) fn claim(
         &self,
         verb: &str,
@@ -205,7 +204,7 @@ impl Libvirt {
         self.status.marks().wake();
     }
 
-    /// The same with its error.
+    /// Sets the maker of these volumes.
     pub(super) fn set_makers(
         &self,
         verb: &str,
@@ -223,12 +222,11 @@ impl Libvirt {
         self.on_storage(verb, hold.key(), Some(hold), deadline, claim)
     }
 
-    /// Refuses a planned volume that another domain uses. A guest that was renamed keeps its disks, and a
-    /// domain that names a volume before it exists does not get another guest's.
+    /// Refuses a planned volume that another domain uses. A renamed guest thus keeps its disks, and a domain that names
+    /// a volume before it exists does not get another guest's.
     ///
     /// # Errors
-    /// [`storage::Error::Differs`] and [`Error::Taken`] name the volume and the domain; when libvirt cannot be
-    /// asked.
+    /// [`storage::Error::Differs`] and [`Error::Taken`] name the volume and the domain; if libvirt does not answer.
     pub(super) fn check_planned(
         &self,
         verb: &str,
@@ -256,7 +254,7 @@ impl Libvirt {
     /// [`Uses`]: crate::ops::uses::Uses
     ///
     /// # Errors
-    /// When libvirt cannot be asked.
+    /// If libvirt does not answer.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -277,7 +275,7 @@ impl Libvirt {
         self.ask_of_others(verb, id, Some(devices), deadline)
     }
 
-    /// The same for one volume.
+    /// Refuses one planned volume that another domain uses.
     pub(super) fn check_one(
         &self,
         planned: &Planned,
@@ -298,7 +296,7 @@ impl Libvirt {
         }
     }
 
-    /// Refuses to adopt a volume that another domain uses, or that belongs to one.
+    /// Refuses to adopt a volume that another domain uses or owns.
     ///
     /// # Errors
     /// [`storage::Error::Differs`] names the volume and the domain.
@@ -315,14 +313,14 @@ impl Libvirt {
         let former = maker.and_then(Maker::domain_uuid).filter(|uuid| own != Some(*uuid));
         let why = match (user, former) {
             (Some(by), _) => format!("it is used by {by}"),
-            // The definition of a guest that exists names its volumes, whatever their marks say.
+            // The definition of an existing guest names its volumes, whatever their marks say.
             (None, Some(uuid)) if !exists => format!("it belongs to the domain with uuid {uuid}"),
             _ => return Ok(()),
         };
         Err(storage::Error::Differs { volume: volume.name.clone(), what: vec![why] }.into())
     }
 
-    /// Refuses a volume that would go with a leftover.
+    /// Refuses a volume that the removal of a leftover would destroy.
     fn check_not_left(&self, volume: &Dataset, maker: Option<&Maker>) -> Result<(), Error> {
         let maker = maker.map(Maker::as_str);
         let Some(verb) = self.journal.verb_that_left(volume.as_str(), maker) else { return Ok(()) };
@@ -332,10 +330,10 @@ impl Libvirt {
         Err(storage::Error::Differs { volume: volume.clone(), what }.into())
     }
 
-    /// What the domains other than the guest's use.
+    /// Returns the resources of all domains but the guest's own.
     ///
     /// # Errors
-    /// When libvirt cannot be asked.
+    /// If libvirt does not answer.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -343,7 +341,7 @@ impl Libvirt {
         self.ask_of_others(verb, id, None, deadline)
     }
 
-    /// The same, or who is known to use one of `known`.
+    /// Returns these resources. With `known`, returns none if the cached definitions name none of these paths.
     fn ask_of_others(
         &self,
         verb: &str,
@@ -354,7 +352,7 @@ impl Libvirt {
         let (uses, asked) = (Arc::clone(&self.uses), id.to_owned());
         let look = move |connection: &Connection| {
             if let Some(devices) = &known {
-                // What is known to be used may have been given up since.
+                // A cached use may have ended since, so all definitions are read below.
                 if !uses.is_used(connection, &asked, devices)? {
                     return Ok(Others::default());
                 }
@@ -366,7 +364,7 @@ impl Libvirt {
         self.read(Lane::Read, verb, id, deadline, look)
     }
 
-    /// What is wanted of storage for each disk that names no source.
+    /// Returns the request to storage for each disk without a source.
     pub(super) fn wanted(
         &self,
         guest: &Guest,
@@ -376,7 +374,7 @@ impl Libvirt {
         self.wanted_each(guest, maker, adopts).map(|(_, wanted)| wanted).collect()
     }
 
-    /// The same with each disk's index, or why it cannot be.
+    /// Returns the request or the error for each disk without a source, with its index.
     pub(super) fn wanted_each(
         &self,
         guest: &Guest,
@@ -395,12 +393,12 @@ impl Libvirt {
         })
     }
 
-    /// Whether space is set aside for new volumes.
+    /// Returns whether the store reserves space for new volumes.
     pub(super) fn space(&self) -> Space {
         if self.host.sparse { Space::Sparse } else { Space::Reserved }
     }
 
-    /// The volumes below a guest's dataset; none where that is not there.
+    /// Returns the volumes below a guest's dataset; none if the dataset does not exist.
     pub(super) fn own_volumes(
         &self,
         verb: &str,
@@ -417,17 +415,17 @@ impl Libvirt {
     }
 }
 
-/// Fills in what a disk has of its volume.
+/// Fills in the members of a disk that its volume determines.
 pub(super) fn fill(disk: &mut Disk, size_mib: u64, volume: &Dataset, device: &Path) {
     disk.size_mib = size_mib;
     disk.volume = volume.to_string();
     disk.source = device.to_string_lossy().into_owned();
 }
 
-/// Whether all went that had to go.
+/// Checks that a removal left no volume.
 ///
 /// # Errors
-/// [`Error::VolumesLeft`] names what stays and why.
+/// [`Error::VolumesLeft`] names the remaining volumes and the reasons.
 pub(super) fn complete(removal: &storage::Removal) -> Result<(), Error> {
     if removal.left.is_empty() {
         return Ok(());

@@ -1,13 +1,13 @@
-//! Calls that do not return: who hangs, the call's guest or libvirt as a whole.
+//! Calls that do not return: finds out whether the call's guest hangs, or libvirt as a whole.
 //!
-//! A call on a guest whose emulator hangs may never return, and its worker hangs with it. As long as libvirt
-//! answers other calls, the pool starts another worker for each that hangs, up to a bound. Beyond the bound
-//! the agent answers `busy` where no worker is free. Where libvirt answers no call, another worker would hang
-//! as well: the pool starts none until libvirt answers again.
+//! A call on a guest whose emulator hangs may never return, and its worker hangs with it. While libvirt answers other
+//! calls, the pool starts a further worker for each hung one, up to a bound. Beyond the bound the agent answers `busy`
+//! if no worker is free. If libvirt answers no call, a further worker would hang as well: the pool starts none until
+//! libvirt answers again.
 //!
-//! A call that is late is not stuck yet: libvirt itself waits 30 s for a guest's lock. It counts as stuck by
-//! its own age, whatever its caller's deadline was. The process ends itself only when it cannot serve at all:
-//! when every worker that calls libvirt is in a stuck call though libvirt answers.
+//! A late call is not stuck yet: libvirt itself waits 30 s for a guest's lock. A call counts as stuck by its own age,
+//! whatever its caller's deadline was. The process exits only when it cannot serve at all: every worker that calls
+//! libvirt is in a stuck call although libvirt answers.
 
 use std::io;
 use std::mem;
@@ -29,7 +29,7 @@ use crate::threads;
 /// The lanes whose workers call libvirt.
 const LIBVIRT_LANES: [Lane; 3] = [Lane::Control, Lane::Read, Lane::Urgent];
 
-/// Looks after calls that are late, on a thread of its own. It sleeps as long as none is.
+/// Watches late calls on a thread of its own, which sleeps while there are none.
 pub(super) struct Watch {
     pool: Weak<Pool<Session>>,
     late: Receiver<()>,
@@ -46,15 +46,15 @@ pub(super) struct Watch {
 /// A call whose worker was replaced.
 struct Replaced {
     job: Overdue,
-    /// Whether an event has said that it is stuck.
+    /// Whether an event has reported it as stuck.
     is_told: bool,
 }
 
 impl Watch {
-    /// Starts the thread, `libvirt-watch`, which ends with the pool.
+    /// Starts the thread, `libvirt-watch`. The thread ends with the pool.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system refuses the thread.
     pub(super) fn start(
         pool: &Arc<Pool<Session>>,
         opener: &Arc<Opener>,
@@ -79,10 +79,10 @@ impl Watch {
         Ok(())
     }
 
-    /// Stays with the calls that are late until all have returned.
+    /// Watches the late calls until all have returned.
     ///
-    /// A worker is replaced when its call was late before libvirt gave one answer and has not returned by
-    /// a second one, some time later: what only waited for libvirt has returned by then.
+    /// A worker is replaced if its call was late before one answer of libvirt, and has not returned by a second answer
+    /// some time later. Calls that only waited for libvirt have returned by then.
     fn judge(&self) {
         let (mut suspects, mut replaced): (Vec<Overdue>, Vec<Replaced>) = Default::default();
         while let Some(pool) = self.pool.upgrade() {
@@ -105,7 +105,7 @@ impl Watch {
                     }
                     late
                 }
-                // The opener's log has the reason.
+                // The opener has logged the reason.
                 false => Vec::new(),
             };
             drop(pool);
@@ -115,7 +115,7 @@ impl Watch {
         }
     }
 
-    /// Tells which of these calls are stuck by now, and forgets those that have returned.
+    /// Reports which of these calls are stuck by now, and forgets the calls that have returned.
     fn look_at_replaced(&self, pool: &Pool<Session>, replaced: &mut Vec<Replaced>) {
         let before = replaced.len();
         let (still, returned) =
@@ -143,7 +143,7 @@ impl Watch {
         }
     }
 
-    /// Has another worker take the place of the one that is on this call, unless too many are replaced.
+    /// Replaces the worker of this call, unless the bound is reached.
     fn replace(&self, pool: &Pool<Session>, job: &Overdue, replaced: &mut Vec<Replaced>) {
         if replaced.len() >= self.replaced_max {
             return;
@@ -169,18 +169,18 @@ impl Watch {
         }
     }
 
-    /// Whether every worker that calls libvirt is in a stuck call, and no more are replaced.
+    /// Returns whether every worker that calls libvirt is in a stuck call, and no further worker is replaced.
     fn serves_nobody(&self, pool: &Pool<Session>, replaced: &[Replaced]) -> bool {
         replaced.len() >= self.replaced_max
             && LIBVIRT_LANES.iter().all(|lane| pool.is_all_overdue(*lane, self.stuck_age))
     }
 
-    /// Waits for the pause to pass; `false` when the pool is gone.
+    /// Waits for the pause; returns `false` if the pool has ended.
     fn sleep(&self) -> bool {
         let end = Instant::now() + self.pause;
         loop {
             match self.late.recv_deadline(end) {
-                // What is late now is looked at after the pause.
+                // Calls that are late now are checked after the pause.
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -189,7 +189,7 @@ impl Watch {
     }
 }
 
-/// What libvirt's answer can tell about; storage has bounds of its own.
+/// Returns whether a job calls libvirt. Storage has time limits of its own.
 fn calls_libvirt(job: &Overdue) -> bool {
     job.lane != Lane::Storage
 }

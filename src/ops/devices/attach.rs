@@ -1,4 +1,4 @@
-//! AttachDisk and AttachNic: made as CreateGuest makes them, or taken back as one.
+//! AttachDisk and AttachNic: attach a device in one transaction, as CreateGuest makes a guest.
 
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -32,22 +32,23 @@ const DISK_VERB: &str = "AttachDisk";
 const NIC_VERB: &str = "AttachNic";
 
 impl Libvirt {
-    /// Gives a guest a disk, from its next start on, and the one that runs, too. The disk names its
-    /// `source`; or its `volume`, one of the guest's own that it does not use; or an image or a size,
-    /// for which a volume is made as by [`Libvirt::create_guest`], of the next free number unless it
-    /// names one. Its device is the next that is free, unless it names one.
+    /// Attaches a disk to the guest's definition, and to the guest if it runs.
     ///
-    /// A disk that the guest has by this source, by this volume, or as this device with the same
-    /// image and size, is a success: the guest that runs is told once more.
+    /// The disk names its `source`; or its `volume`, one of the guest's own that no disk uses; or an image or a size.
+    /// For an image or a size the agent makes a volume as in [`Libvirt::create_guest`], with the next free number
+    /// unless the disk names a volume. Its device is the next free one, unless the disk names it.
+    ///
+    /// If the guest already has the disk by this source, by this volume, or as this device with the same image and
+    /// size, the call succeeds, and tries again to attach it to the running guest.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] names what cannot be; [`Error::Taken`]
-    /// where another disk has the device; what storage and libvirt say, a missing domain among it.
-    /// Nothing is left of it then. That the running guest cannot have it is none: the answer says so.
+    /// [`Error::NoGuest`] without an id; [`Error::Invalid`] names what is not possible; [`Error::Taken`] if another
+    /// disk has the device; errors of storage and libvirt, including a missing domain. After an error the change is
+    /// undone. A running guest that cannot attach the device is no error; the answer reports it.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change). A definition that is changed
-    /// later than that is taken back.
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change). A definition that changes only after that is
+    /// changed back.
     pub fn attach_disk(&self, request: DiskRequest) -> Result<SettingResponse, Error> {
         let guest = named_guest(request.guest)?;
         let missing = || Error::Invalid("disk is missing".to_owned());
@@ -63,11 +64,11 @@ impl Libvirt {
         Ok(self.tell_running(DISK_VERB, Way::Comes, changed, &hold, deadline))
     }
 
-    /// Gives a guest a NIC and the network that it needs, as [`Libvirt::create_guest`] does, from its
-    /// next start on, and the one that runs, too. The same NIC again is a success, as with disks.
+    /// Attaches a NIC to the guest's definition, and to the guest if it runs. Makes the NIC's network, as
+    /// [`Libvirt::create_guest`] does. Attaching the same NIC again succeeds, as with disks.
     ///
     /// # Errors
-    /// As [`Libvirt::attach_disk`]; [`Error::Taken`] where the guest has another NIC with this MAC.
+    /// As [`Libvirt::attach_disk`]; [`Error::Taken`] if the guest has another NIC with this MAC.
     ///
     /// # Blocking
     /// As [`Libvirt::attach_disk`].
@@ -84,7 +85,7 @@ impl Libvirt {
         Ok(self.tell_running(NIC_VERB, Way::Comes, changed, &hold, deadline))
     }
 
-    /// The steps of AttachDisk. After an error the journal has them, to be undone.
+    /// Runs the steps of AttachDisk. After an error the journal holds them for the rollback.
     fn add_disk(
         &self,
         guest: &Guest,
@@ -147,7 +148,7 @@ impl Libvirt {
         Ok(changed)
     }
 
-    /// Looks at what there is for a disk that comes; at volumes where it may get one of them.
+    /// Reads the definition for a disk to attach, and the guest's volumes if the disk may get one of them.
     fn look_around(
         &self,
         disk: &wire::Disk,
@@ -168,7 +169,7 @@ impl Libvirt {
         Ok(here)
     }
 
-    /// Refuses a disk on which another disk of the guest lies, or may: two of its disks would write to the
+    /// Refuses a disk that is, or may be, a backing file of another disk of the guest: both disks would write to the
     /// same data.
     ///
     /// # Errors
@@ -190,7 +191,7 @@ impl Libvirt {
         let (looked_for, volumes) = (path.clone(), Arc::clone(&self.volumes));
         let look = move || match own.of_volume(&looked_for) {
             Some(VolumeUse::Backing) => Some("has a disk file that is backed by it"),
-            // Outside the store it is an operator's word what the disk is.
+            // Outside the store, the operator is responsible for the choice of the disk.
             None if volumes.name_of(&looked_for).is_some() => own.unknown_use().map(Unknown::why),
             _ => None,
         };
@@ -204,8 +205,8 @@ impl Libvirt {
         }
     }
 
-    /// Gives a disk without a source a volume: the one that it names, if that is there and nothing
-    /// more is asked of it, else one that is made as for CreateGuest.
+    /// Gives a disk without a source a volume: the named one, if it exists and the request sets neither image nor size,
+    /// else a new one as in CreateGuest.
     fn give_volume(
         &self,
         guest: &Guest,
@@ -240,13 +241,13 @@ impl Libvirt {
         let mut with_it = Guest { disks: vec![mem::take(disk)], ..guest.clone() };
         let (transaction, unclaimed) =
             self.make_volumes(&mut with_it, wanted, false, transaction, hold, deadline)?;
-        // The guest exists, and no other one may have them any more.
+        // The guest exists; from now on no other guest may adopt the volumes.
         self.claim(DISK_VERB, unclaimed, here.maker(), hold, deadline);
         *disk = with_it.disks.pop().unwrap_or_default();
         Ok(transaction)
     }
 
-    /// The steps of AttachNic. After an error the journal has them, to be undone.
+    /// Runs the steps of AttachNic. After an error the journal holds them for the rollback.
     fn add_nic(
         &self,
         guest: &Guest,
@@ -273,7 +274,7 @@ impl Libvirt {
         self.in_definition(transaction, hold, deadline, work)
     }
 
-    /// The job that changes the definition.
+    /// Runs the job that changes the definition, and commits.
     fn in_definition(
         &self,
         transaction: Transaction,
@@ -290,37 +291,37 @@ impl Libvirt {
     }
 }
 
-/// What there is for a disk that comes.
+/// The data for attaching a disk.
 struct Around {
     definition: VirDomain,
     live: Option<VirDomain>,
-    /// Where its volume is to be one of the guest's own, these.
+    /// The names of the guest's own volumes, if the disk gets one of them.
     own: Option<Own>,
-    /// Those of them that are there.
+    /// The guest's volumes that exist.
     volumes: Vec<Volume>,
 }
 
 impl Around {
-    /// What this guest's volumes are made by.
+    /// Returns the maker of this guest's volumes.
     fn maker(&self) -> Maker {
         Maker::domain(&self.definition.uuid)
     }
 
-    /// The uuid of the domain that a volume belongs to, if that is another one.
+    /// Returns the uuid of the domain that a volume belongs to, if that is another domain.
     fn other_maker<'v>(&self, volume: &'v Volume) -> Option<&'v str> {
         let uuid = volume.maker.as_ref()?.domain_uuid()?;
         (uuid != self.definition.uuid).then_some(uuid)
     }
 
-    /// The volume that a disk names, where it names no source.
+    /// Returns the existing volume that a disk names.
     fn volume(&self, disk: &wire::Disk) -> Option<&Volume> {
         self.volumes.iter().find(|volume| volume.name.as_str() == disk.volume)
     }
 
-    /// The disk of the definition that is this one already.
+    /// Returns the disk of the definition that already is this disk.
     ///
     /// # Errors
-    /// Where it is another device than this one shall be.
+    /// If the definition has it as another device than the request names.
     fn find(&self, disk: &wire::Disk) -> Result<Option<&Disk>, Error> {
         let source = match self.volume(disk) {
             Some(volume) => volume.device.as_path(),
@@ -340,7 +341,7 @@ impl Around {
         }
     }
 
-    /// Whether the disk with this device was asked for with the same image and size.
+    /// Returns whether the disk with this device was requested with the same image and size.
     fn was_asked_for(&self, disk: &wire::Disk) -> bool {
         let kept = self.definition.metadata.guest.iter().flat_map(|kept| &kept.disks);
         let alike = |kept: &&wire::Disk| {
@@ -350,7 +351,7 @@ impl Around {
         disk.volume.is_empty() && kept.filter(|kept| kept.source.is_empty()).any(|it| alike(&it))
     }
 
-    /// The device that a disk names, else the first that neither the definition nor what runs has.
+    /// Returns the device that a disk names, else the first that neither the definition nor the running guest has.
     fn free_device(&self, disk: &wire::Disk) -> Result<String, Error> {
         let has = |domain: &VirDomain, device: &str| domain.disk_by_device(device).is_some();
         let is_taken = |device: &String| {
@@ -371,11 +372,11 @@ impl Around {
         }
     }
 
-    /// The volume that a disk names, else the first that neither is there nor used.
+    /// Returns the volume that a disk names, else the first that neither exists nor is in use.
     ///
     /// # Errors
-    /// Where it names one that a disk of the guest has and that is not there: what would be made now
-    /// is not what was lost.
+    /// If the disk names a volume that another disk of the guest has and that does not exist: a new volume would not
+    /// replace the lost data.
     fn volume_for(&self, own: &Own, disk: &wire::Disk) -> Result<Dataset, Error> {
         let is_there = |name: &Dataset| self.volumes.iter().any(|volume| volume.name == *name);
         let is_used = |name: &Dataset| {
@@ -395,10 +396,10 @@ impl Around {
     }
 }
 
-/// Whether the definition has a NIC already.
+/// Returns whether the definition already has the NIC.
 ///
 /// # Errors
-/// Where it has another one with its MAC.
+/// If the definition has another NIC with its MAC.
 fn has_nic(connection: &Connection, definition: &VirDomain, nic: &Nic) -> Result<bool, Error> {
     let Some(found) = definition.interface_by_mac(&nic.mac) else {
         check_count("nics", definition.devices.interfaces.len() + 1, GUEST_NICS_MAX)?;
@@ -418,7 +419,7 @@ fn has_nic(connection: &Connection, definition: &VirDomain, nic: &Nic) -> Result
     }
 }
 
-/// Checks where a disk shall be for the guest: what cannot be plugged in is not promised.
+/// Checks the bus and the device of a disk, so that the agent promises no disk that cannot be attached.
 fn check_place(disk: &wire::Disk) -> Result<(), Error> {
     check_bus("disk", disk)?;
     let prefix = disk_prefix(if disk.bus.is_empty() { disk.buses()[0] } else { &disk.bus });
@@ -431,18 +432,18 @@ fn check_place(disk: &wire::Disk) -> Result<(), Error> {
     Err(Error::Invalid(format!("disk.device must be a name such as {prefix}b, not {device}")))
 }
 
-/// Whether a disk is on the bus that a request has of it.
+/// Returns whether a disk is on the bus that a request names.
 fn is_on(disk: &Disk, bus: &str) -> bool {
     bus.is_empty() || disk.target.bus == bus
 }
 
-/// What a guest has, without libvirt's names for it.
+/// Returns an interface of a guest without the names that libvirt gave to its host side.
 fn without_host_end(interface: Interface) -> Interface {
     Interface { target: InterfaceTarget::default(), alias: InterfaceAlias::default(), ..interface }
 }
 
-/// Checks that a guest has a SCSI controller for a disk of this name: libvirt would add one for which today's
-/// systems have no driver.
+/// Checks that a guest has a SCSI controller for a disk of this name. Otherwise libvirt would add a controller for
+/// which today's systems have no driver.
 fn check_scsi(device: &str, controllers: usize) -> Result<(), Error> {
     match disk_index(device) {
         Some(index) if index / SCSI_DISKS >= controllers => Err(Error::Invalid(format!(
@@ -453,8 +454,8 @@ fn check_scsi(device: &str, controllers: usize) -> Result<(), Error> {
     }
 }
 
-/// Changes what is kept with a domain and then the domain's definition, both noted before. A device
-/// that is there is only kept, where it was not.
+/// Changes the request stored with a domain, and then the definition; the transaction records the step before. For a
+/// device that the definition has already, only stores it, if it is missing there.
 fn define(
     session: &mut Session,
     guest: &Guest,
@@ -479,12 +480,13 @@ fn define(
     Changed::read(session, &domain, guest, device)
 }
 
-/// Takes a device that came back out of the definition and of what is kept. What runs is not asked:
-/// it is told only of what is settled. Where it has the device all the same, somebody has started the
-/// guest with it, and all of it stays, which is the answer.
+/// Detaches a device from the definition and from the stored request, to undo an attach.
+///
+/// The running guest is not involved: it gets a device only after the commit. If it has the device all the same,
+/// somebody has started it with the device, and everything stays. Returns whether that is so.
 ///
 /// # Errors
-/// When libvirt cannot be asked, or does not let it go.
+/// If libvirt does not answer, or refuses the detach.
 pub(in crate::ops) fn undo(session: &mut Session, id: &str, step: &Step) -> Result<bool, Error> {
     let (Some(device), Some(domain)) = (Device::of(step), session.find(id)?) else {
         return Ok(false);

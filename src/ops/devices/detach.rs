@@ -1,4 +1,4 @@
-//! DetachDisk and DetachNic: what a guest has not from its next start on, and what it lets go of now.
+//! DetachDisk and DetachNic: detach a device from the definition, and from the running guest.
 
 use std::iter;
 use std::path::{Path, PathBuf};
@@ -25,19 +25,19 @@ const DISK_VERB: &str = "DetachDisk";
 const NIC_VERB: &str = "DetachNic";
 
 impl Libvirt {
-    /// Takes a disk from a guest, from its next start on, and asks the one that runs to let go of it.
-    /// The disk is named by its `device`, its `volume`, its `source`, or more of them. A volume that
-    /// this agent made stays the guest's: AttachDisk takes it again by its name, and Delete destroys
-    /// it.
+    /// Detaches a disk from the guest's definition, and asks the guest to release it if it runs.
+    ///
+    /// The request names the disk by its `device`, its `volume`, its `source`, or several of them. A volume that this
+    /// agent made stays with the guest: AttachDisk attaches it again by its name, and Delete destroys it.
     ///
     /// # Errors
-    /// [`Error::NoGuest`] without an id; [`Error::NoDevice`] where the guest has no such disk; what
-    /// libvirt says, a missing domain among it. That the running guest does not let go of it is none:
-    /// the answer says so, and the call can be repeated.
+    /// [`Error::NoGuest`] without an id; [`Error::NoDevice`] if the guest has no such disk; errors of libvirt,
+    /// including a missing domain. A running guest that does not release the disk is no error: the answer reports it,
+    /// and the call can be repeated.
     ///
     /// # Blocking
-    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); a running guest is waited for
-    /// as [`Domain::detach_device`] does. Later than that it is still finished.
+    /// Up to [`Deadlines::change`](crate::config::Deadlines::change); the wait for a running guest is that of
+    /// [`Domain::detach_device`]. After the deadline the agent still completes the detach.
     pub fn detach_disk(&self, request: DiskRequest) -> Result<SettingResponse, Error> {
         let guest = named_guest(request.guest)?;
         let disk = request.disk.unwrap_or_default();
@@ -47,7 +47,7 @@ impl Libvirt {
         }
         let deadline = self.change_deadline(&request.args)?;
         let hold = self.hold(&guest.id, deadline)?;
-        // A source says all; what stands beside it may be the caller's own words.
+        // The source alone identifies the disk; a volume beside it may be a word of the caller.
         let volume = match disk.volume.as_str() {
             name if !name.is_empty() && disk.source.is_empty() => {
                 Some(self.device_of(name, &hold, deadline)?)
@@ -69,10 +69,11 @@ impl Libvirt {
         self.detach(Verb::DetachDisk, DISK_VERB, guest, device, &hold, deadline)
     }
 
-    /// Takes a NIC from a guest, from its next start on, asks the one that runs to let go of it, and
-    /// then removes the network that its MAC names, unless another guest uses it. The NIC is named by
-    /// its `mac`, or without that by its `name`. The network stays as long as the running guest has
-    /// not let go: the same call removes it later, and so does Delete.
+    /// Detaches a NIC from the guest's definition, asks the guest to release it if it runs, and then removes the
+    /// network that its MAC names, unless another guest uses it.
+    ///
+    /// The request names the NIC by its `mac`, or else by its `name`. The network stays until the running guest has
+    /// released the NIC: the same call removes it later, and so does Delete.
     ///
     /// # Errors
     /// As [`Libvirt::detach_disk`].
@@ -92,7 +93,7 @@ impl Libvirt {
         self.detach(Verb::DetachNic, NIC_VERB, guest, device, &hold, deadline)
     }
 
-    /// Takes it out of the definition, under the journal, and then tells what runs.
+    /// Detaches a device from the definition in a transaction, and then from the running guest.
     fn detach(
         &self,
         verb: Verb,
@@ -109,7 +110,7 @@ impl Libvirt {
             transaction.record(device.step())?;
             match leave_definition(&domain, &device) {
                 Err(error) if error.is_unreachable() => return Err(Stop::Recover(error)),
-                // The caller hears that the guest has it as before.
+                // The guest still has the device, and the caller gets this error.
                 Err(error) => return Err(Stop::Clean(error)),
                 Ok(()) => forget(session, &domain, &guest.id, &device)?,
             }
@@ -121,7 +122,7 @@ impl Libvirt {
         Ok(self.tell_running(name, Way::Goes, changed, hold, deadline))
     }
 
-    /// The device of the volume of this name.
+    /// Returns the device of the volume of this name.
     fn device_of(&self, volume: &str, hold: &Hold, deadline: Instant) -> Result<PathBuf, Error> {
         let name = self.volumes.pool().full_dataset(volume).map_err(storage::Error::Name)?;
         let look = move |volumes: &dyn Volumes| volumes.volume(&name, deadline);
@@ -129,7 +130,7 @@ impl Libvirt {
     }
 }
 
-/// The disk of a domain that has all of what a request names.
+/// Returns the disk of a domain that matches every name in a request.
 fn find_disk(domain: &VirDomain, disk: &wire::Disk, volume: Option<&Path>) -> Option<Device> {
     let is_it = |found: &&Disk| {
         (disk.device.is_empty() || disk.device == found.target.device)
@@ -145,7 +146,7 @@ fn no_disk(disk: &wire::Disk) -> Error {
     Error::NoDevice(format!("cannot detach disk {named}: the guest has no such disk"))
 }
 
-/// The NIC that a request names; one that is gone already, if its network is left.
+/// Returns the NIC that a request names. A NIC that is already detached counts if its network is left.
 fn find_nic(definition: &VirDomain, live: Option<&VirDomain>, nic: &Nic) -> Result<Device, Error> {
     let mac = match nic.mac.as_str() {
         "" => mac_of(definition, live, &nic.name)?,
@@ -162,8 +163,8 @@ fn find_nic(definition: &VirDomain, live: Option<&VirDomain>, nic: &Nic) -> Resu
     }
 }
 
-/// The MAC of the NIC that has a name: by the request that is kept, by libvirt's alias of one that
-/// runs, or as the original agent wrote it.
+/// Returns the MAC of the NIC with a name. The name may be in the stored request, libvirt's alias of a running guest's
+/// NIC, or written by the original agent.
 fn mac_of(definition: &VirDomain, live: Option<&VirDomain>, name: &str) -> Result<String, Error> {
     let kept = definition.metadata.guest.iter().flat_map(|kept| &kept.nics);
     let kept = kept.filter(|nic| nic.name == name).map(|nic| &nic.mac);
@@ -181,7 +182,7 @@ fn mac_of(definition: &VirDomain, live: Option<&VirDomain>, name: &str) -> Resul
     }
 }
 
-/// Takes a device out of the domain's definition, if that has it.
+/// Detaches a device from the domain's definition, if that has it.
 fn leave_definition(domain: &Domain, device: &Device) -> Result<(), Error> {
     match device.element_of(domain, XmlKind::Inactive)? {
         Some(element) => Ok(domain.detach_device(&element, Reach::Next)?),
@@ -189,18 +190,18 @@ fn leave_definition(domain: &Domain, device: &Device) -> Result<(), Error> {
     }
 }
 
-/// Takes a device out of what is kept with the domain, and removes its network, unless what runs is
-/// plugged into it still: then that is kept in mind.
+/// Removes a device from the request stored with the domain, and removes its network. While the running guest still has
+/// the NIC, the network stays, and the metadata records it.
 fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> Result<(), Error> {
     let mut stored = Stored::read(domain)?;
     let metadata = &mut stored.metadata;
-    // A volume may be left that no disk tells of.
+    // A volume may remain that no disk names any more.
     metadata.besides.volumes |= metadata.guest.as_ref().is_some_and(wants_volumes);
     kept::remove(metadata, device);
     let Some(network) = device.network() else {
         return Ok(kept::write(domain, &stored, device)?);
     };
-    // Written before the network goes: where that fails, the same call or Delete finds it here.
+    // Written before the network is removed: if that fails, the same call or Delete finds the name here.
     metadata.besides.networks.insert(network.to_owned());
     kept::write(domain, &stored, device)?;
     if running(domain)?.is_some_and(|live| device.is_in(&live)) {
@@ -215,7 +216,7 @@ fn forget(session: &mut Session, domain: &Domain, id: &str, device: &Device) -> 
     Ok(kept::write(domain, &stored, device)?)
 }
 
-/// Whether what runs has let go of a device that it was asked for; why not, for the caller.
+/// Returns whether the running guest has released a device; if not, the reason for the caller.
 pub(super) fn has_let_go(
     session: &mut Session,
     domain: &Domain,
@@ -231,7 +232,7 @@ pub(super) fn has_let_go(
     Ok(Ok(()))
 }
 
-/// Finishes a detach that did not end.
+/// Finishes an interrupted detach.
 pub(in crate::ops) fn finish(session: &mut Session, id: &str, step: &Step) -> Result<(), Error> {
     let (Some(device), Some(domain)) = (Device::of(step), session.find(id)?) else {
         return Ok(());

@@ -1,5 +1,5 @@
-//! The request that is kept with a domain, as devices come and go: from then on the guest with them,
-//! or without, is the same for CreateGuest and Create.
+//! Updates of the request stored with a domain as devices are attached and detached. CreateGuest and Create then take a
+//! request with the present devices as the same guest.
 
 use crate::guest::metadata::{Metadata, MetadataDisk};
 use crate::guest::wire::{Disk, Nic};
@@ -8,7 +8,7 @@ use crate::ops::devices::Device;
 use crate::ops::metadata::Stored;
 use crate::ops::volumes::Own;
 
-/// Whether a device is in the request. The original agent kept none, so nothing is missing there.
+/// Returns whether the stored request has a device. The original agent stored none, so nothing is missing there.
 pub(super) fn has(metadata: &Metadata, device: &Device) -> bool {
     metadata.guest.as_ref().is_none_or(|kept| match device {
         Device::Disk(disk) => kept.disks.iter().any(|kept| kept.device == disk.target.device),
@@ -18,8 +18,8 @@ pub(super) fn has(metadata: &Metadata, device: &Device) -> bool {
     })
 }
 
-/// Adds a disk. One whose volume is the guest's `own` is kept as it was asked for, without its source,
-/// which tells Delete of it, and with its volume, unless its place tells that.
+/// Adds a disk. If its volume is one of the guest's `own`, the disk is stored as requested: without its source, so that
+/// Delete removes the volume, and with the volume's name unless the disk's position implies it.
 pub(super) fn add_disk(metadata: &mut Metadata, disk: &Disk, asked: &Disk, own: Option<&Own>) {
     metadata.device.disks.push(MetadataDisk::from(disk));
     let Some(kept) = &mut metadata.guest else {
@@ -50,7 +50,7 @@ pub(super) fn add_nic(metadata: &mut Metadata, nic: &Nic) {
     }
 }
 
-/// Takes a device out.
+/// Removes a device.
 pub(super) fn remove(metadata: &mut Metadata, device: &Device) {
     match device {
         Device::Disk(disk) => {
@@ -69,7 +69,7 @@ pub(super) fn remove(metadata: &mut Metadata, device: &Device) {
     }
 }
 
-/// Says the volumes of the disks behind this one, which their places told until now.
+/// Stores the volume names of the disks after this one, which their positions implied until now.
 fn name_volumes_behind(metadata: &mut Metadata, device: &str) {
     let Some(mut kept) = metadata.guest.take() else { return };
     let behind = kept.disks.iter_mut().skip_while(|disk| disk.device != device).skip(1);
@@ -81,7 +81,7 @@ fn name_volumes_behind(metadata: &mut Metadata, device: &str) {
     metadata.guest = Some(kept);
 }
 
-/// Writes to the domain what is to be kept after a change of this device.
+/// Writes the changed metadata of this device to the domain.
 pub(super) fn write(domain: &Domain, stored: &Stored, device: &Device) -> Result<(), Error> {
     match device {
         Device::Disk(_) => stored.write(domain),
@@ -100,7 +100,7 @@ mod tests {
         Own::new(&PoolName::parse("tank").unwrap(), "a").unwrap()
     }
 
-    /// A disk as AttachDisk has made it.
+    /// Returns a disk as AttachDisk makes it.
     fn disk(device: &str, number: usize) -> Disk {
         let volume = own().number(number).unwrap().to_string();
         let source = format!("/dev/zvol/{volume}");
@@ -112,7 +112,7 @@ mod tests {
         Device::Disk(domain::Disk { target, ..domain::Disk::default() })
     }
 
-    /// With disks of these devices and numbers, which were asked for by their sizes alone.
+    /// Returns metadata with disks of these devices and numbers, requested by size alone.
     fn kept(disks: &[(&str, usize)]) -> Metadata {
         let mut metadata = Metadata { guest: Some(Guest::default()), ..Metadata::default() };
         for (device, number) in disks {
@@ -122,7 +122,7 @@ mod tests {
         metadata
     }
 
-    /// What the request says of each disk's volume, and what is meant by it.
+    /// Returns the stored volume name of each disk, and the volume that it means.
     fn volumes(metadata: &Metadata) -> Vec<(&str, String)> {
         let disks = metadata.guest.as_ref().unwrap().disks.iter().enumerate();
         let volume = |(index, disk): (usize, &'_ Disk)| own().of(index, disk).unwrap().to_string();

@@ -1,10 +1,9 @@
-//! Disks and NICs that come to a guest and go from it while it is there.
+//! Disks and NICs that are attached to an existing guest and detached from it.
 //!
-//! The domain's definition decides. It is changed under the journal, together with the request that
-//! is kept with it: an attach that fails, or is cut off, is undone, and a detach finished, as with
-//! CreateGuest and Delete. After that what runs is told, and the answer says what came of it. Nothing
-//! of that is an error: the guest has, or has not, the device from its next start on, and the same
-//! call tells what runs once more.
+//! The domain's definition decides. A transaction changes it together with the request stored with it: a failed or
+//! interrupted attach is undone, and a detach is finished, as with CreateGuest and Delete. After the commit the agent
+//! changes the running guest, and the answer reports the outcome. A failure there is no error: the definition is right
+//! for the next start, and the same call tries again to change the running guest.
 
 mod attach;
 mod detach;
@@ -31,7 +30,7 @@ use crate::pool::Hold;
 pub(super) use attach::undo;
 pub(super) use detach::finish;
 
-/// A device of a guest, as far as XML says it.
+/// A device of a guest, as its XML describes it.
 #[derive(Clone, Debug)]
 enum Device {
     Disk(Disk),
@@ -39,7 +38,7 @@ enum Device {
 }
 
 impl Device {
-    /// The device that an intent's step is about.
+    /// Returns the device of an intent's step.
     fn of(step: &Step) -> Option<Self> {
         match step {
             Step::Disk { device, source } => Some(Self::Disk(Disk {
@@ -52,7 +51,7 @@ impl Device {
         }
     }
 
-    /// A NIC by what it is known by.
+    /// Returns a NIC with the members that identify it.
     fn nic(mac: &str, network: &str) -> Self {
         Self::Nic(Interface {
             source: InterfaceSource { network: network.to_owned(), ..InterfaceSource::default() },
@@ -73,7 +72,7 @@ impl Device {
         }
     }
 
-    /// Whether a domain has it: a disk with its target and source, an interface with its MAC.
+    /// Returns whether a domain has the device: a disk with its target and source, an interface with its MAC.
     fn is_in(&self, domain: &VirDomain) -> bool {
         match self {
             Self::Disk(_) => domain.devices.disks.iter().any(|found| self.is_disk(found)),
@@ -91,7 +90,7 @@ impl Device {
             && found.mac.address.eq_ignore_ascii_case(&nic.mac.address))
     }
 
-    /// The domain's element of it, as libvirt wrote it. One round trip.
+    /// Returns the device's element of the domain, as libvirt wrote it. One round trip.
     fn element_of(&self, domain: &Domain, kind: XmlKind) -> Result<Option<String>, Error> {
         let xml = domain.xml(kind)?;
         match self {
@@ -108,7 +107,7 @@ impl Device {
         }
     }
 
-    /// The network that comes and goes with it: the one that a NIC's MAC names.
+    /// Returns the network that is made and removed with the device: the network that a NIC's MAC names.
     fn network(&self) -> Option<&str> {
         match self {
             Self::Nic(nic) if nic.source.network.eq_ignore_ascii_case(&nic.mac.address) => {
@@ -119,7 +118,7 @@ impl Device {
     }
 }
 
-/// What a device is called in errors.
+/// The name of a device in errors.
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -129,24 +128,23 @@ impl fmt::Display for Device {
     }
 }
 
-/// Whether a device comes or goes.
+/// Whether a device is attached or detached.
 #[derive(Clone, Copy)]
 enum Way {
     Comes,
     Goes,
 }
 
-/// What the definition of a domain has become.
+/// The result of a change of a definition.
 struct Changed {
     device: Device,
     guest: Guest,
-    /// Whether storage has to say what sizes disks have, as images may be larger than was asked for.
+    /// Whether storage must report the sizes of disks, because images may be larger than the requested size.
     sizes_open: bool,
 }
 
 impl Changed {
-    /// Reads the definition anew. `asked` says what only the caller knows of a guest that the
-    /// original agent made.
+    /// Reads the changed definition. For a guest of the original agent, `asked` has what only the caller knows.
     fn read(
         session: &mut Session,
         domain: &Domain,
@@ -166,7 +164,7 @@ impl Changed {
 }
 
 impl Libvirt {
-    /// The domain's definition, and what runs of it.
+    /// Returns the domain's definition, and its live definition if it runs.
     fn look_at_devices(
         &self,
         verb: &str,
@@ -182,7 +180,7 @@ impl Libvirt {
         self.held(verb, deadline, hold, look, |_, _| {})
     }
 
-    /// Tells a guest that runs, and answers.
+    /// Attaches or detaches the device of a running guest, and makes the answer.
     fn tell_running(
         &self,
         verb: &str,
@@ -217,8 +215,7 @@ impl Libvirt {
         SettingResponse { guest: Some(guest), live, message }
     }
 
-    /// Sets the sizes of disks to those of their volumes; where storage does not say them, they stay
-    /// as they were asked for.
+    /// Sets the sizes of disks to those of their volumes. If storage does not answer, the requested sizes stay.
     fn fill_sizes(&self, verb: &str, disks: &mut [wire::Disk], hold: &Hold, deadline: Instant) {
         let Ok(own) = Own::new(self.volumes.pool(), hold.key()) else { return };
         let volumes = match self.own_volumes(verb, &own, hold, deadline) {
@@ -234,10 +231,10 @@ impl Libvirt {
     }
 }
 
-/// The guest's domain, if it has a definition that can be changed.
+/// Returns the guest's domain, if it has a definition that can be changed.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a transient domain; what libvirt says.
+/// [`Error::Unsupported`] for a transient domain; errors of libvirt.
 pub(super) fn persistent(session: &mut Session, id: &str) -> Result<Domain, Error> {
     let domain = session.domain(id)?;
     match domain.is_persistent()? {
@@ -248,12 +245,12 @@ pub(super) fn persistent(session: &mut Session, id: &str) -> Result<Domain, Erro
     }
 }
 
-/// What runs of a domain; none where it is off.
+/// Returns the live definition of a domain; `None` if it is off.
 fn running(domain: &Domain) -> Result<Option<VirDomain>, Error> {
     domain.is_active()?.then(|| described(domain, XmlKind::Live)).transpose()
 }
 
-/// Tells what runs that a device comes or goes; why it has not heard.
+/// Attaches or detaches a device of a running guest. The inner error says why that failed.
 fn tell(
     session: &mut Session,
     domain: &Domain,

@@ -1,4 +1,4 @@
-//! What CreateGuest would do.
+//! The dry run of CreateGuest.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,10 +28,10 @@ use crate::pool::{JobName, Lane};
 use crate::storage::{self, Adopts, Maker, Plans, Volumes};
 
 impl Libvirt {
-    /// What [`Libvirt::create_guest`] would do with the same request.
+    /// Returns what [`Libvirt::create_guest`] would do with the same request.
     ///
     /// # Errors
-    /// [`Error::NoGuest`]; when the agent is too busy, or the deadline comes.
+    /// [`Error::NoGuest`]; if the agent is too busy, or the deadline has passed.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -57,8 +57,8 @@ impl Libvirt {
         Ok(forecast)
     }
 
-    /// What CreateGuest would do with a guest whose parts may be wrong; whether it would begin at all,
-    /// as it does not where another guest has the id.
+    /// Adds the plan of a guest whose parts may be invalid. Returns whether CreateGuest would start at all: it does not
+    /// if another guest has the id.
     fn foresee_guest(
         &self,
         forecast: &mut Forecast,
@@ -86,12 +86,12 @@ impl Libvirt {
             There::Nobody | There::Unknown => (None, None),
         };
         if places.is_some() {
-            // It keeps its seed, which may have the name of a former id.
+            // The existing guest keeps its seed, which may be named after a former id.
             forecast.guest.disks.retain(|disk| !disk.is_seed);
         }
         let is_begun = another.is_none();
         let fresh = match another {
-            // Its volumes are not to be looked at.
+            // The agent must not look at another guest's volumes.
             Some(error) => {
                 forecast.problems.push(Problem::Error(error));
                 BTreeSet::new()
@@ -127,7 +127,7 @@ impl Libvirt {
         let id = request.id.clone();
         if let Some(sources) = sources.filter(|_| is_free) {
             let (guest, host) = (forecast.guest.clone(), self.host.clone());
-            // The domain gets its uuid when it is defined.
+            // The domain gets its uuid only when it is defined.
             let files = self.own_seed_files(&guest, "UUID");
             let files = forecast.unless_failed("seed", files)?.flatten();
             let items = files.as_ref().map(|files| files.items(&guest)).unwrap_or_default();
@@ -166,7 +166,7 @@ impl Libvirt {
         Ok(is_begun)
     }
 
-    /// The volumes of a guest that names no source for them; which of its disks would get new ones.
+    /// Adds the volumes of disks without a source. Returns which disks would get new volumes.
     fn foresee_volumes(
         &self,
         forecast: &mut Forecast,
@@ -180,7 +180,7 @@ impl Libvirt {
         let (mut indices, mut wanted) = (Vec::new(), Vec::new());
         let (maker, adopts) = match uuid {
             Some(uuid) => (Maker::domain(uuid), Adopts::Any),
-            // The domain gets its uuid when it is defined.
+            // The domain gets its uuid only when it is defined.
             None => (Maker::domain("UUID"), Adopts::Unwritten),
         };
         for (index, each) in self.wanted_each(&forecast.guest, &maker, &adopts) {
@@ -204,14 +204,14 @@ impl Libvirt {
         let others = match self.users_of("plan CreateGuest", &forecast.guest.id, planned, deadline)
         {
             Err(error @ Error::Pool(_)) => return Err(error),
-            // It is a problem already.
+            // The problem is in the list already.
             others => others.unwrap_or_default(),
         };
         for (index, planned) in indices.into_iter().zip(each) {
             let planned = planned.map_err(Error::from).and_then(|planned| {
                 self.check_one(&planned, uuid.is_some(), &others)?;
                 match planned.found {
-                    // As when it is made: a new, empty disk would look like the guest's own.
+                    // As in CreateGuest itself: a new, empty disk would look like the guest's own.
                     None if uuid.is_some() => {
                         let name = planned.wanted.volume.to_string();
                         Err(storage::Error::NotFound { name }.into())
@@ -237,8 +237,7 @@ impl Libvirt {
         Ok(fresh)
     }
 
-    /// What the sources of a guest's disks are or, of `fresh` ones, will be; nothing where one of
-    /// them cannot be.
+    /// Returns the kinds of the disks' sources, for `fresh` disks the future ones; `None` if one of them is invalid.
     fn foresee_sources(
         &self,
         forecast: &mut Forecast,
@@ -265,7 +264,7 @@ impl Libvirt {
             let Some(disk) = forecast.guest.disks.get(index) else { continue };
             let (source, is_cdrom) = (disk.source.as_str(), disk.is_cdrom());
             match judged {
-                // Its volume has a problem, which is noted.
+                // The problem of its volume is in the list already.
                 Ok(kind) if source.is_empty() && is_cdrom => kinds.push(kind),
                 _ if source.is_empty() => {}
                 Ok(_) if fresh.contains(&index) => kinds.push(made),
@@ -286,33 +285,33 @@ impl Libvirt {
     }
 }
 
-/// Who has the id of a guest that is to be made.
+/// The owner of the id of the new guest.
 #[derive(Default)]
 enum There {
-    /// libvirt could not be asked.
+    /// libvirt did not answer.
     #[default]
     Unknown,
     Nobody,
-    /// The same guest, with the devices of its disks and its domain's uuid.
+    /// The same guest, with the targets of its disks and its domain's uuid.
     Same(Vec<DiskTarget>, String),
     Another(Error),
 }
 
-/// What libvirt has of a guest that is to be made.
+/// libvirt's data for the new guest.
 #[derive(Default)]
 struct Seen {
     there: There,
-    /// What is missing of its networks.
+    /// The steps for its missing networks.
     steps: Vec<PlanStep>,
-    /// What the network with NAT would refuse.
+    /// The errors of the network with NAT.
     refused: Vec<Error>,
-    /// The networks that are others', in words.
+    /// The networks that belong to others, as sentences.
     taken: Vec<String>,
-    /// What libvirt offers for a guest that is to be made.
+    /// libvirt's offer for a new guest.
     offer: Option<Capabilities>,
-    /// What of it cannot be had here.
+    /// The members of the guest that this host cannot provide.
     missing: Vec<Invalid>,
-    /// The memory of the guests that run; none where libvirt's driver does not say what it offers.
+    /// The memory of the running guests; `None` if libvirt's driver reports no capabilities.
     promised: Option<Promised>,
 }
 
@@ -335,7 +334,7 @@ fn look_for(
         let profile = profile::of(guest, host.profile);
         let (offer, missing) = machine::look(connection, guest, profile)?;
         if offer.is_some() {
-            // Another guest that cannot be asked is no problem of this one.
+            // Another guest that does not answer is no problem of this one.
             seen.promised = uses.promised_kib(connection).ok().and_then(Promised::beside_host);
         }
         seen.offer = offer;
@@ -346,7 +345,7 @@ fn look_for(
         _ => String::new(),
     };
     (seen.steps, seen.refused) = nat::plan(connection, &guest.nics, host.bridge_type)?;
-    // One without a MAC address that is one has its fault noted.
+    // An invalid MAC address is in the list of problems already.
     for nic in guest.nics.iter().filter(|nic| is_mac(&nic.mac)) {
         let wanted = Wiring::for_nic(nic, host.bridge_type, &guest.id, &uuid);
         let step = |what| PlanStep { what, name: nic.mac.clone(), ..PlanStep::default() };
@@ -371,7 +370,7 @@ fn look_for(
 }
 
 fn of_disk(index: usize, error: Error) -> Problem {
-    // What storage does not find it does not name either.
+    // The text of this error has no name, so the part names the volume.
     let part = match &error {
         Error::Storage(storage::Error::NotFound { name }) => format!("disks[{index}]: {name}"),
         _ => format!("disks[{index}]"),

@@ -1,4 +1,4 @@
-//! What Delete would do.
+//! The dry run of Delete.
 
 use std::path::Path;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::pool::{JobName, Lane};
 use crate::storage::{Id, InUse, PoolName, Removing, Volumes};
 
 impl Libvirt {
-    /// What [`Libvirt::delete`] would do with the same request.
+    /// Returns what [`Libvirt::delete`] would do with the same request.
     ///
     /// # Errors
     /// As [`Libvirt::plan_create_guest`].
@@ -62,7 +62,7 @@ impl Libvirt {
         Ok(forecast)
     }
 
-    /// The volumes that a Delete would destroy.
+    /// Adds the volumes that a Delete would destroy.
     fn foresee_removal(
         &self,
         forecast: &mut Forecast,
@@ -74,7 +74,7 @@ impl Libvirt {
         let what = JobName::new("plan Delete", guest.to_string());
         let look = move |volumes: &dyn Volumes| volumes.destroying_guest(&guest, &in_use, deadline);
         let removing = match self.ask_storage(what, deadline, look) {
-            // As when it is done.
+            // As in Delete itself.
             Err(Error::Storage(error)) if expected.allows(&error) => return Ok(()),
             removing => forecast.unless_failed("storage", removing)?,
         };
@@ -87,15 +87,15 @@ impl Libvirt {
     }
 }
 
-/// What libvirt has of a guest that is to be deleted.
+/// libvirt's data for the guest to delete.
 struct SeenLeaving {
     steps: Vec<PlanStep>,
     warnings: Vec<String>,
-    /// libvirt's word that there is no such domain.
+    /// libvirt's error that there is no such domain.
     missing: Option<libvirt::Error>,
     /// Whether the guest has volumes that this agent made.
     expected: Expected,
-    /// What other domains use, and what was handed in.
+    /// The volumes that other domains use, and the sources that callers named.
     in_use: InUse,
 }
 

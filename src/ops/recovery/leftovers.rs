@@ -1,4 +1,4 @@
-//! What could not be undone or finished, for operators.
+//! The steps that the agent could not undo or finish, for operators.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,21 +17,20 @@ use crate::sorted::OrderBy;
 use crate::storage::Left;
 
 impl Libvirt {
-    /// What calls left over, of one guest or of all: what could not be undone or finished. Answers from
-    /// memory.
+    /// Returns the leftovers of one guest or of all guests, from memory.
     ///
     /// # Errors
-    /// Arguments that cannot be understood.
+    /// If the arguments are invalid.
     pub fn leftovers(&self, request: GuestRequest) -> Result<LeftoversResponse, Error> {
         self.read_deadline(&request.args)?;
         Ok(self.listed(&guest_of(&request)))
     }
 
-    /// Tries once more to undo or finish what calls left over, of one guest or of all. What another domain
-    /// uses by now stays, and is not a leftover any more. Answers with what is still left over.
+    /// Tries again to undo or finish the leftovers of one guest or of all guests. An object that another domain uses by
+    /// now stays, and is no leftover any more. Returns the remaining leftovers.
     ///
     /// # Errors
-    /// Arguments that cannot be understood; libvirt that does not answer.
+    /// If the arguments are invalid, or libvirt does not answer.
     ///
     /// # Blocking
     /// Up to [`Deadlines::change`](crate::config::Deadlines::change).
@@ -45,7 +44,7 @@ impl Libvirt {
             if Instant::now() >= deadline {
                 break;
             }
-            // The answer says why each of them is still left.
+            // The answer says why each leftover remains.
             if let Err(error) = self.remove_leftovers_of(&guest, deadline) {
                 warn!("cannot remove leftovers; guest={guest:?}: {error}");
             }
@@ -70,7 +69,7 @@ impl Libvirt {
     }
 }
 
-/// The guest that is asked about; empty for all.
+/// Returns the guest of the request; empty for all guests.
 fn guest_of(request: &GuestRequest) -> String {
     request.guest.as_ref().map(|guest| guest.id.clone()).unwrap_or_default()
 }
@@ -94,7 +93,7 @@ fn shown(summary: Summary) -> Leftovers {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
     kind: Kind,
-    /// Its name and what keeps it.
+    /// Its name and the reason why it stays.
     text: String,
 }
 
@@ -105,7 +104,7 @@ enum Kind {
 }
 
 impl Leftover {
-    /// The object of a guest's step.
+    /// Returns the leftover of a guest's step.
     pub(super) fn of(step: &Step, guest: &str, why: &Error) -> Self {
         let text = match step {
             Step::Domain { .. } => format!("domain {guest}: {why}"),
@@ -114,17 +113,17 @@ impl Leftover {
         Self { kind: Kind::Other, text }
     }
 
-    /// A network.
+    /// Returns the leftover of a network.
     pub(super) fn network(name: &str, why: &libvirt::Error) -> Self {
         Self { kind: Kind::Other, text: format!("network {name}: {why}") }
     }
 
-    /// A volume.
+    /// Returns the leftover of a volume.
     pub(super) fn volume(left: &Left) -> Self {
         Self { kind: Kind::Volume, text: left.to_string() }
     }
 
-    /// Its name and what keeps it, without its kind.
+    /// Returns its name and the reason why it stays, without its kind.
     pub(in crate::ops) fn reason(&self) -> String {
         self.text.clone()
     }
@@ -139,7 +138,7 @@ impl fmt::Display for Leftover {
     }
 }
 
-/// The error that names what a verb left.
+/// Returns the error that names the leftovers of a change.
 pub(super) fn error_of(verb: Verb, left: Vec<Leftover>) -> Error {
     if verb == Verb::Delete && left.iter().all(|left| left.kind == Kind::Volume) {
         return Error::VolumesLeft(left.into_iter().map(|left| left.text).collect());

@@ -1,14 +1,14 @@
 //! Changes of more than one step: recorded, committed, or recovered.
 //!
-//! A verb records each step in a [`Transaction`] before it begins the step, and commits at its end. When a
-//! step fails, a caller leaves, or the agent ends in the middle, the intent stays in the journal. The next
-//! holder of the guest's lock recovers it first: the verb itself, the guest's next verb, or the reconciler.
+//! A method records each step in a [`Transaction`] before it starts the step, and commits at its end. When a step
+//! fails, a caller leaves, or the agent ends in the middle, the intent stays in the journal. The next holder of the
+//! guest lock recovers it first: the method itself, the guest's next method, or the reconciler.
 //!
 //! - `transaction`: begin, record, commit, abort.
 //! - `table`: how each step is undone, and how it is finished.
-//! - `recover`: the one function that undoes or finishes a transaction, and the policy for what is left.
-//! - `leftovers`: what could not be undone or finished, for operators.
-//! - `reconciler`: the thread that recovers, and looks at libvirt and storage.
+//! - `recover`: the one function that undoes or finishes a transaction, and the policy for leftovers.
+//! - `leftovers`: the steps that could not be undone or finished, for operators.
+//! - `reconciler`: the thread that recovers, and checks libvirt and storage.
 
 mod leftovers;
 mod reconciler;

@@ -1,8 +1,8 @@
-//! The thread that recovers what verbs left open, and looks at libvirt and storage.
+//! The thread that recovers unfinished changes, and checks libvirt and storage.
 //!
-//! It does both when the agent starts. It recovers again when a verb leaves something open and when a retry
-//! is due, and it looks again when somebody asks for the agent's health and the last look is old. For scrapes
-//! it also lists the volumes of guests. While nothing is open and nobody asks, it sleeps.
+//! It does both when the agent starts. It recovers again when a change stays unfinished and when a retry is due. It
+//! checks again when a caller asks for the agent's health and the last check is old. For scrapes it also lists the
+//! volumes of guests. Otherwise it sleeps.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -23,20 +23,20 @@ use crate::ops::{Error, Libvirt, Session};
 use crate::pool::{Job, Lane};
 use crate::storage::{self, Usage, Volume, Volumes};
 
-/// What was last seen of storage.
+/// The result of the last check of storage.
 #[derive(Clone, Debug)]
 pub struct StorageSeen {
-    /// What is missing, or how full the store is.
+    /// Why storage is unavailable, or how full the store is.
     pub outcome: Result<Usage, String>,
-    /// When that was seen.
+    /// When the check ended.
     pub at: Instant,
 }
 
-/// What the last look saw, and the way to wake the reconciler.
+/// The results of the last check, and the channels that wake the reconciler.
 pub(in crate::ops) struct StatusCache {
     storage: Mutex<Option<StorageSeen>>,
     volumes: Mutex<VolumesSeen>,
-    /// The end of the last look.
+    /// The end of the last check.
     looked: Mutex<Option<Instant>>,
     look: Bell,
     list: Bell,
@@ -47,11 +47,11 @@ pub(in crate::ops) struct StatusCache {
 #[derive(Default)]
 struct VolumesSeen {
     each: Arc<[GuestVolume]>,
-    /// When a scrape last asked for them.
+    /// When a scrape last requested them.
     asked: Option<Instant>,
 }
 
-/// A request to the reconciler's thread: one that waits says as much as many.
+/// A request to the reconciler's thread. One pending request is as good as many.
 struct Bell {
     ring: Wake,
     rung: Receiver<()>,
@@ -77,28 +77,28 @@ impl Default for StatusCache {
 pub(in crate::ops) struct Wake(Sender<()>);
 
 impl Wake {
-    /// Wakes it; never waits.
+    /// Wakes the reconciler; does not block.
     pub(in crate::ops) fn wake(&self) {
-        // A full channel has the same request in it.
+        // A full channel contains the same request already.
         let _ = self.0.try_send(());
     }
 }
 
 impl StatusCache {
-    /// How full the store was when last seen, where it could be seen; causes no other look.
+    /// Returns how full the store was at the last check, if that succeeded; requests no other check.
     pub(in crate::ops) fn usage(&self) -> Option<Usage> {
         self.storage.lock().as_ref()?.outcome.as_ref().ok().cloned()
     }
 
-    /// Asks for another look where the last one is older than this.
+    /// Requests another check if the last one is older than `fresh`.
     pub(in crate::ops) fn refresh(&self, fresh: Duration) {
         if self.looked.lock().is_some_and(|last| last.elapsed() > fresh) {
             self.look.ring.wake();
         }
     }
 
-    /// The same for a scrape, which also asks for the volumes of guests: they are listed at most once a
-    /// minute, and without a look at libvirt.
+    /// Requests a check for a scrape, and a listing of the guests' volumes. The listing runs at most once a minute, and
+    /// without a check of libvirt.
     pub(in crate::ops) fn refresh_for_scrape(&self) {
         self.refresh(HEALTH_FRESH_FOR_SCRAPES);
         let mut volumes = self.volumes.lock();
@@ -108,12 +108,13 @@ impl StatusCache {
         }
     }
 
-    /// The volumes of guests when last read; none where they could not be.
+    /// Returns the volumes of guests from the last listing; none if it failed.
     pub(in crate::ops) fn volumes(&self) -> Arc<[GuestVolume]> {
         Arc::clone(&self.volumes.lock().each)
     }
 
-    /// The way to have the marks of volumes completed that a guest has and that its verb did not come to.
+    /// Returns the channel that makes the reconciler complete the marks of a guest's volumes that the method itself did
+    /// not complete.
     pub(in crate::ops) fn marks(&self) -> Wake {
         self.marks.ring.clone()
     }
@@ -126,19 +127,19 @@ impl fmt::Debug for StatusCache {
 }
 
 impl Libvirt {
-    /// What was last seen of storage; `None` before the first look. From memory; an old answer
-    /// causes another look, which nobody waits for.
+    /// Returns the result of the last check of storage, from memory; `None` before the first check. An old result
+    /// starts another check in the background.
     pub fn storage_seen(&self) -> Option<StorageSeen> {
         self.status.refresh(HEALTH_FRESH);
         self.status.storage.lock().clone()
     }
 
-    /// Returns the same, and causes no other look.
+    /// Returns the result of the last check of storage, and starts no other check.
     pub fn storage_last_seen(&self) -> Option<StorageSeen> {
         self.status.storage.lock().clone()
     }
 
-    /// Asks libvirt for its version: what comes of it stands in the opener's health.
+    /// Asks libvirt for its version; the opener's health records the outcome.
     fn look_at_libvirt(&self) {
         let deadline = Instant::now() + self.deadlines.read;
         let looked = self.read(Lane::Read, "check", "libvirt", deadline, |connection| {
@@ -149,8 +150,8 @@ impl Libvirt {
         }
     }
 
-    /// Looks at storage, and first makes `<pool>/guests` and `<pool>/images` until that succeeded
-    /// once. Without a store there is nothing to see.
+    /// Checks storage. Until it succeeded once, it first makes `<pool>/guests` and `<pool>/images`. Without a store
+    /// there is nothing to check.
     fn look_at_storage(&self, prepared: &mut bool) {
         if self.host.store == Store::None {
             return;
@@ -161,7 +162,7 @@ impl Libvirt {
         let looked = self
             .pool
             .run(Lane::Storage, job, None, move |_| look(&*volumes, wants_preparing, deadline));
-        // A lane that has no time says nothing of the store.
+        // A busy lane tells nothing about the store.
         let Ok(outcome) = looked else { return };
         *prepared |= outcome.is_ok();
         let outcome = outcome.map_err(|error| error.to_string());
@@ -178,7 +179,7 @@ impl Libvirt {
         *seen = Some(StorageSeen { outcome, at: Instant::now() });
     }
 
-    /// Reads the volumes of guests: one listing of them all.
+    /// Reads the volumes of guests with one listing.
     fn read_volumes(&self) {
         if self.host.store == Store::None {
             return;
@@ -193,7 +194,7 @@ impl Libvirt {
                 debug!("cannot read the volumes of guests: {error}");
                 Arc::default()
             }
-            // A lane that has no time says nothing of them.
+            // A busy lane tells nothing about the volumes.
             Err(error) => return debug!("cannot read the volumes of guests: {error}"),
         };
         self.status.volumes.lock().each = each;
@@ -221,19 +222,19 @@ fn look(
 }
 
 impl Libvirt {
-    /// Recovers what is due of all guests, one after the other. Answers when the next try is due.
+    /// Recovers the due changes of all guests, one after the other. Returns when the next try is due.
     fn recover_due(&self) -> Option<Instant> {
         let now = Instant::now();
         for guest in self.journal.due(now).0 {
-            // The transactions and libvirt's opener have told of it.
+            // The transactions and libvirt's opener have logged the cause.
             if let Err(error) = self.recover_guest(&guest, now) {
                 debug!("cannot recover guest={guest:?}: {error}");
-                // The others would fail in the same way.
+                // The other guests would fail in the same way.
                 if error.is_unreachable() {
                     break;
                 }
             }
-            // Somebody waits for a look; the others are still due then.
+            // A check is requested; the other guests are still due after it.
             if !self.status.look.rung.is_empty() {
                 break;
             }
@@ -247,7 +248,7 @@ impl Libvirt {
 
     fn recover_guest(&self, guest: &str, due: Instant) -> Result<(), Error> {
         self.opener.health().may_answer()?;
-        // A verb that has the lock recovers the guest itself, or runs.
+        // A method that holds the lock recovers the guest itself, or still runs.
         let hold = self.pool.hold(guest, Instant::now() + RECOVERY_LOCK)?;
         let deadline = Instant::now() + self.deadlines.change;
         let open = self.recover_open(&hold, deadline);
@@ -266,10 +267,10 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Starts it with a first round.
+    /// Starts the thread with a first round.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system refuses the thread.
     pub fn start(agent: &Arc<Libvirt>) -> io::Result<Self> {
         let agent = Arc::clone(agent);
         let (stop, stopped) = bounded(0);
@@ -277,7 +278,7 @@ impl Reconciler {
         let kept = agent.journal.kept();
         let work = move || {
             let (mut is_prepared, mut is_look, mut are_marks_complete) = (false, true, false);
-            // Before the first look: callers are told then what really exists.
+            // Before the first check, so that callers see the recovered state.
             agent.recover_due();
             loop {
                 if is_look {
@@ -325,14 +326,14 @@ impl Reconciler {
     /// # Blocking
     /// Up to `grace`.
     pub fn wait_for_first_round(&self, grace: Duration) {
-        // Late or ended: serving begins either way.
+        // Serving starts even if the round is late or failed.
         let _ = self.began.recv_timeout(grace);
     }
 
-    /// Ends it.
+    /// Stops the thread.
     ///
     /// # Blocking
-    /// Until its round ends, whose jobs end at the latest when the pool stops.
+    /// Until its round ends. The jobs of the round end at the latest when the pool stops.
     pub fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {

@@ -1,8 +1,8 @@
-//! The one function that undoes or finishes a transaction, and the policy for what it leaves.
+//! The one function that undoes or finishes a transaction, and the policy for leftovers.
 //!
-//! The holder of a guest's lock recovers the guest's open transactions before anything else: the verb whose
-//! step failed, the guest's next verb, or the reconciler. So no verb builds on an incomplete change, and none
-//! recovers a change that still runs: its verb holds the lock.
+//! The holder of a guest lock recovers the guest's open transactions before anything else: the method whose step
+//! failed, the guest's next method, or the reconciler. So no method builds on an incomplete change, and none recovers a
+//! change that still runs, because the running method holds the lock.
 
 use std::time::{Duration, Instant};
 
@@ -20,16 +20,16 @@ use crate::ops::{Error, Libvirt, Session};
 use crate::pool::{self, Hold, Job};
 use crate::storage::{InUse, Volumes};
 
-/// What recovery did.
+/// The result of a recovery.
 #[derive(Debug, Default)]
 pub(in crate::ops) struct Recovered {
-    /// Whether something was removed.
+    /// Whether an object was removed.
     pub(in crate::ops) removed: bool,
-    /// What stays because other domains use it, or other tools made it.
+    /// The objects that stay because other domains use them, or other tools made them.
     pub(in crate::ops) used: Vec<Leftover>,
-    /// What could not be undone or finished.
+    /// The objects that could not be undone or finished.
     left: Vec<Leftover>,
-    /// The steps of a Delete that finish what it left.
+    /// The steps of a Delete that finish its leftovers.
     remaining: Vec<Step>,
     /// Why the domain of a Delete stays.
     refused: Option<Error>,
@@ -37,10 +37,10 @@ pub(in crate::ops) struct Recovered {
 }
 
 impl Libvirt {
-    /// The guest's lock, with everything recovered that was open.
+    /// Acquires the guest lock, and recovers everything that is open.
     ///
     /// # Errors
-    /// When the lock cannot be acquired by `deadline`; [`Error::Open`] when something cannot be recovered.
+    /// If the lock is not free by `deadline`; [`Error::Open`] if a change cannot be recovered.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -50,10 +50,10 @@ impl Libvirt {
         Ok(hold)
     }
 
-    /// The same for a verb that cannot do without libvirt.
+    /// Acquires the guest lock for a method that needs libvirt.
     ///
     /// # Errors
-    /// As [`Libvirt::key`]; at once where libvirt is known not to answer.
+    /// As [`Libvirt::key`]; at once if libvirt is known not to answer.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -63,10 +63,10 @@ impl Libvirt {
         self.key(id, deadline)
     }
 
-    /// Recovers what is open of a guest whose lock is held.
+    /// Recovers the open changes of a guest. The caller holds the guest lock.
     ///
     /// # Errors
-    /// [`Error::Open`] for the first that cannot be recovered.
+    /// [`Error::Open`] for the first change that cannot be recovered.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -79,11 +79,11 @@ impl Libvirt {
         Ok(())
     }
 
-    /// Tries once more to remove these leftovers of a guest whose lock is held. Answers whether something was
+    /// Tries again to remove these leftovers of a guest, whose lock the caller holds. Returns whether an object was
     /// removed.
     ///
     /// # Errors
-    /// [`Error::Left`] names what is still left.
+    /// [`Error::Left`] names the remaining leftovers.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -103,8 +103,8 @@ impl Libvirt {
         if left.is_empty() { Ok(removed) } else { Err(Error::Left(left)) }
     }
 
-    /// The error of a create or an attach that failed, once that is undone; it names what could not be undone.
-    /// A late one runs on, and is recovered when it ends.
+    /// Undoes a failed create or attach, and returns its error, with the names of the leftovers. A late job continues,
+    /// and is recovered when it ends.
     ///
     /// # Blocking
     /// Up to [`TAKE_BACK`].
@@ -119,7 +119,7 @@ impl Libvirt {
     /// Undoes or finishes a transaction and ends it.
     ///
     /// # Errors
-    /// Why it could not be recovered; [`Error::Left`] names what is left.
+    /// Why it could not be recovered; [`Error::Left`] names the leftovers.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -141,7 +141,7 @@ impl Libvirt {
                 (None, true) => {
                     self.report(&label, &transaction, &recovered);
                     match transaction.intent().verb.direction() {
-                        // What is gone is gone, whatever the journal can write.
+                        // The objects are gone, whether or not the journal can be written.
                         Direction::Forward if !is_resumed => {
                             self.abort(transaction, Abort::Forget, hold, deadline);
                         }
@@ -219,10 +219,10 @@ impl Libvirt {
         Ok(recovered)
     }
 
-    /// Removes the files of seeds that a transaction recorded: their domain is gone, or was never there.
+    /// Removes the files of seeds that a transaction recorded. Their domain is gone, or never existed.
     ///
     /// # Errors
-    /// Those of the pool.
+    /// Errors of the pool.
     fn remove_seed_files(
         &self,
         intent: &Intent,
@@ -251,7 +251,7 @@ impl Libvirt {
         Ok(())
     }
 
-    /// Tells of a recovery that no caller waits for.
+    /// Logs a recovery that no caller waits for.
     fn report(&self, label: &str, transaction: &Transaction, recovered: &Recovered) {
         let Intent { verb, guest, .. } = transaction.intent();
         if !transaction.is_resumed() {
@@ -276,11 +276,11 @@ impl Libvirt {
 
 /// Why a transaction was not recovered.
 enum Failure {
-    /// Libvirt or storage did not answer.
+    /// libvirt or storage did not answer.
     CannotAsk(Error),
-    /// Libvirt did not let a domain or a device go, and what belongs to it was not touched.
+    /// libvirt refused to remove a domain or a device; the objects that belong to it were not touched.
     DomainStays(Error),
-    /// Something else is left: these of its steps.
+    /// Another object is left, of these steps.
     Left(Error, Vec<Step>),
 }
 
@@ -298,7 +298,8 @@ impl Failure {
     }
 }
 
-/// The error of a step behind those that have removed something: its caller does not hear that nothing was done.
+/// Wraps the error of a step after which objects are already removed, so that its caller does not take it for a call
+/// without effect.
 fn incomplete(error: Error, is_resumed: bool, recovered: &Recovered) -> Error {
     match error {
         Error::Pool(_) if !is_resumed && recovered.removed => Error::Incomplete(Box::new(error)),
@@ -306,7 +307,7 @@ fn incomplete(error: Error, is_resumed: bool, recovered: &Recovered) -> Error {
     }
 }
 
-/// What has become of a transaction so far.
+/// The former tries of a transaction.
 #[derive(Clone, Copy, Debug, Default)]
 struct Past {
     tries: u32,
@@ -315,8 +316,8 @@ struct Past {
     is_leftover: bool,
 }
 
-/// The steps that a leftover keeps: those that can be undone or finished later, whatever the guest is by then.
-/// A device may have been attached again, and a domain defined again, so that these are not.
+/// Returns the steps that a leftover keeps: those that can be undone or finished later, whatever the guest is by then.
+/// Steps of a device or a domain are not safe: a device may have been attached again, and a domain defined again.
 fn safe_steps(intent: &Intent) -> Vec<Step> {
     let is_delete = intent.verb == Verb::Delete;
     let is_safe = |step: &&Step| match step {
@@ -324,7 +325,7 @@ fn safe_steps(intent: &Intent) -> Vec<Step> {
         | Step::NetworkDefined(_)
         | Step::SeedFiles(_)
         | Step::Snapshot { .. } => true,
-        // The uuid tells the volumes of the domain that was deleted from others.
+        // The uuid distinguishes the volumes of the deleted domain from others.
         Step::Leaving { .. } | Step::Domain { .. } | Step::Gone { .. } => is_delete,
         Step::NetworkStarted(_)
         | Step::Disk { .. }
@@ -337,7 +338,7 @@ fn safe_steps(intent: &Intent) -> Vec<Step> {
     released.into_iter().chain(intent.steps.iter().filter(is_safe).map(without_domain)).collect()
 }
 
-/// The same step where the domain is gone by now: one that somebody defines again is another.
+/// Returns the step for a domain that is gone by now: a domain that somebody defines again is another one.
 fn without_domain(step: &Step) -> Step {
     match step {
         Step::Domain { uuid: Some(uuid) } => Step::Gone { uuid: uuid.clone() },
@@ -349,8 +350,8 @@ fn without_domain(step: &Step) -> Step {
 ///
 /// | why | a create, an attach | a Delete | a detach, a resize |
 /// |---|---|---|---|
-/// | no answer | open; of storage at last as below | open | open; of storage at last as below |
-/// | the domain or a device stays | open, at last forgotten | forgotten if a caller is told; else open, at last forgotten | as a create |
+/// | no answer | open; for storage at last as below | open | open; for storage at last as below |
+/// | the domain or a device stays | open, at last forgotten | forgotten if a caller gets the error; else open, at last forgotten | as a create |
 /// | something else is left | open, at last a leftover | a leftover that is tried again | as above |
 ///
 /// "At last" is after [`RECOVERY_TRIES`] refusals. A leftover stays one.
@@ -384,11 +385,11 @@ fn fate(intent: &Intent, past: Past, failure: &Failure) -> Abort {
             let steps = intent.steps.iter().map(without_domain).collect();
             Abort::KeepOnly(steps, keep(State::Open { retry }))
         }
-        // Storage has not named what it left.
+        // Storage has not named its leftovers.
         Failure::Left(Error::Storage(_), _) if verb == Verb::Delete && !is_last => {
             Abort::Keep(keep(State::Open { retry }))
         }
-        // Nobody is to wait for a store that stays away, not with a guest that runs.
+        // A store that stays unavailable must not block callers, least of all those of a running guest.
         Failure::CannotAsk(Error::Storage(_)) if verb != Verb::Delete && is_last_try => {
             match safe_steps(intent) {
                 steps if steps.is_empty() => give_up(intent, error),
@@ -413,13 +414,13 @@ fn give_up(Intent { verb, guest, .. }: &Intent, error: &Error) -> Abort {
     Abort::Forget
 }
 
-/// The pause after this many tries.
+/// Returns the pause after this many tries.
 fn pause(tries: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(tries.saturating_sub(1));
     RECOVERY_PAUSE.saturating_mul(doubled).min(RECOVERY_PAUSE_MAX)
 }
 
-/// The error of a create that failed, with what could not be undone.
+/// Adds the leftovers to the error of a failed create.
 fn with_left(guest: &Guest, cause: Error, open: Result<(), Error>) -> Error {
     let more = match open {
         Ok(()) => return cause,
@@ -454,7 +455,7 @@ mod tests {
         Intent { verb, guest, begun: std::time::SystemTime::now(), request, steps }
     }
 
-    /// The fate in a word, whether the recovery is tried again, and how many steps are kept.
+    /// Returns the fate as a word, whether the recovery is tried again, and how many steps are kept.
     fn outcome(verb: Verb, past: Past, failure: &Failure) -> (&'static str, bool, usize) {
         let intent = intent(verb);
         let (kept, steps) = match fate(&intent, past, failure) {

@@ -3,19 +3,19 @@
 //! | step | undone | finished |
 //! |---|---|---|
 //! | `Domain` | undefine it, if it is off and the agent's | destroy and undefine it, if it has the recorded uuid |
-//! | `Disk`, `Nic` | take it out of the definition | the same |
+//! | `Disk`, `Nic` | detach it from the definition | the same |
 //! | `NetworkDefined` | remove it, if it has the guest's mark and no domain uses it | |
 //! | `NetworkStarted` | stop it, if no running domain uses it | |
 //! | `Volume` | destroy it, if it has the guest's mark and no other domain uses it | |
 //! | `Snapshot` | destroy it, if this call made it | |
 //! | `SeedFiles` | remove them, once the domain is gone | the same |
 //! | `Frozen` | have the guest agent thaw the file systems, if the domain runs | |
-//! | `Size` | | set the size of the volume in the definition, and tell the running guest (`ops::resize`) |
-//! | `Leaving` | | remove the networks and volumes that are the guest's and that no other domain uses |
+//! | `Size` | | set the size of the volume in the definition and in the running guest (`ops::resize`) |
+//! | `Leaving` | | remove the guest's networks and volumes that no other domain uses |
 //! | `Volume` | | destroy the volume, if it has the recorded mark and no domain uses it |
 //!
-//! Steps are taken in reverse order, first all of libvirt's, then all of storage's. A step that is refused
-//! does not keep the others, except that a domain that stays keeps all that belongs to it.
+//! Recovery processes steps in reverse order, first all steps of libvirt, then all steps of storage. A refused step
+//! does not stop the others, except that a domain that stays keeps everything that belongs to it.
 
 use std::path::Path;
 use std::time::Instant;
@@ -36,48 +36,48 @@ use crate::storage::{
     self, Id, InUse, Left, Made, Maker, PoolName, Reach, Removal, Volume, Volumes, Whose,
 };
 
-/// What recovery did with libvirt's part.
+/// The result of recovery in libvirt.
 #[derive(Debug, Default)]
 pub(super) struct InLibvirt {
-    /// What is left to do for storage.
+    /// The remaining part of the recovery.
     pub(super) rest: Rest,
-    /// Whether something was removed.
+    /// Whether an object was removed.
     pub(super) removed: bool,
-    /// What libvirt did not remove.
+    /// The objects that libvirt did not remove.
     pub(super) left: Vec<Leftover>,
-    /// The steps of a Delete that finish what it left.
+    /// The steps of a Delete that finish its leftovers.
     pub(super) remaining: Vec<Step>,
     /// The volumes that domains use.
     pub(super) in_use: InUse,
-    /// Which volumes go with the guest of a Delete.
+    /// The volumes that a Delete removes.
     pub(super) whose: Option<Whose>,
     /// Why the domain of a Delete stays.
     pub(super) refused: Option<Error>,
 }
 
-/// What is left to do of a transaction after libvirt's part.
+/// The remaining part of a recovery after libvirt's part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// Storage's part.
+    /// Storage's part remains.
     #[default]
     Storage,
-    /// Nothing: libvirt did not let the domain or a device go, and what belongs to it stays with it.
+    /// Nothing remains: libvirt refused to remove the domain or a device, and the objects that belong to it stay.
     Refused,
-    /// Nothing: the guest runs with what was made, so that it stays.
+    /// Nothing remains: the guest runs with the new object, which therefore stays.
     Kept,
-    /// Nothing: the change had not begun, or its guest is gone.
+    /// Nothing remains: the change had not started, or its guest is gone.
     Void,
-    /// What is left of the guest itself: another domain has its id by now.
+    /// The remains of the former guest: another domain has its id by now.
     Followed,
 }
 
-/// Undoes or finishes what an intent recorded of domains and networks.
+/// Undoes or finishes the domains and networks that an intent recorded.
 ///
 /// # Errors
-/// When libvirt cannot be asked.
+/// If libvirt does not answer.
 ///
 /// # Blocking
-/// As long as libvirt takes: some round trips for each step, and some for each domain of the host.
+/// Until libvirt has answered: some round trips for each step, and some for each domain of the host.
 pub(super) fn in_libvirt(
     session: &mut Session,
     intent: &Intent,
@@ -88,13 +88,13 @@ pub(super) fn in_libvirt(
         return Ok(pass);
     }
     pass.whose = whose(intent, pass.rest);
-    // Asked for once, where a step needs it, after the domain is gone.
+    // Read once, if a step needs it, after the domain is gone.
     let mut users = None;
     for step in intent.steps.iter().rev() {
         match pass.recover(session, intent, step, &mut users, is_resumed) {
             Ok(()) => {}
             Err(error) if error.is_unreachable() => return Err(error),
-            // What belongs to a domain stays as long as the domain does.
+            // The objects of a domain stay as long as the domain does.
             Err(error) if matches!(step, Step::Domain { .. }) => {
                 pass.refused = Some(error);
                 pass.rest = Rest::Refused;
@@ -118,7 +118,7 @@ pub(super) fn in_libvirt(
     Ok(pass)
 }
 
-/// What there is to do for an intent.
+/// Returns which part of an intent remains.
 fn aim(session: &mut Session, intent: &Intent) -> Result<Rest, Error> {
     if intent.verb.direction() == Direction::Back {
         return Ok(Rest::Storage);
@@ -133,13 +133,13 @@ fn aim(session: &mut Session, intent: &Intent) -> Result<Rest, Error> {
             Rest::Storage
         }
         (Verb::Delete, Some(_), Some(_)) => Rest::Followed,
-        // It did not get to the domain, which is whole; or somebody has defined a new one.
+        // The Delete did not reach the domain, which is whole; or somebody has defined a new one.
         (Verb::Delete, Some(_), None) | (_, None, _) => Rest::Void,
         (_, Some(_), _) => Rest::Storage,
     })
 }
 
-/// The uuid of the domain that a Delete is about; none where there was no domain.
+/// Returns the uuid of the domain of a Delete; `None` if there was no domain.
 fn deleted_uuid(intent: &Intent) -> Option<&str> {
     intent.steps.iter().find_map(|step| match step {
         Step::Domain { uuid } => uuid.as_deref(),
@@ -148,8 +148,8 @@ fn deleted_uuid(intent: &Intent) -> Option<&str> {
     })
 }
 
-/// Which volumes go with the guest of a Delete: all with the guest's mark, as no other verb of the guest has
-/// begun since. Later, and where somebody else has defined a domain of its name, only those of its domain.
+/// Returns which volumes a Delete removes: all volumes with the guest's mark, because no other method of the guest has
+/// started since. For a later retry, and if another domain of this name exists, only the volumes of the deleted domain.
 fn whose(intent: &Intent, rest: Rest) -> Option<Whose> {
     match (rest, deleted_uuid(intent)) {
         (Rest::Followed, uuid) => uuid.map(|uuid| Whose::OfDomain(Maker::domain(uuid))),
@@ -202,7 +202,7 @@ impl InLibvirt {
             (Step::Leaving { networks: names, .. }, Direction::Forward) => {
                 let users = users_of(session, users)?;
                 let names = names.iter().cloned().collect();
-                // Later an unmarked network may be somebody else's.
+                // After a restart, or for a retry, an unmarked network may belong to somebody else.
                 let reach = if is_resumed { Marked::Only } else { Marked::OrOriginal };
                 let removal =
                     networks::remove_all(session.connection()?, id, &names, users, reach)?;
@@ -217,7 +217,7 @@ impl InLibvirt {
                 self.left.extend(left.map(|(name, error)| Leftover::network(&name, &error)));
             }
             (Step::Frozen(uuid), Direction::Back) => thaw_if_running(session, id, uuid)?,
-            // Storage's, or not this direction's.
+            // Steps of storage, or of the other direction.
             (
                 Step::Volume { .. }
                 | Step::Snapshot { .. }
@@ -231,7 +231,7 @@ impl InLibvirt {
         Ok(())
     }
 
-    /// What is left to do after a step whose outcome says whether the guest runs with what was made.
+    /// Returns the remaining part after a step. `runs` tells whether the guest runs with the new object.
     fn unless_refused(
         &mut self,
         intent: &Intent,
@@ -250,17 +250,17 @@ impl InLibvirt {
     }
 }
 
-/// Whether libvirt has a part in a step, if only to say who uses a volume.
+/// Returns whether a step needs libvirt, if only to find the users of a volume.
 pub(super) fn needs_libvirt(step: &Step) -> bool {
     !matches!(step, Step::Snapshot { .. } | Step::Gone { .. } | Step::SeedFiles(_) | Step::Released)
 }
 
-/// Whether domains may use what a step is about for storage.
+/// Returns whether domains may use the volumes of a step.
 fn may_be_used(step: &Step) -> bool {
     matches!(step, Step::Volume { .. } | Step::Leaving { .. })
 }
 
-/// What every domain uses; asked for once.
+/// Returns the resources of every domain; reads them once.
 fn users_of<'u>(
     session: &mut Session,
     users: &'u mut Option<Vec<DomainUse>>,
@@ -272,7 +272,7 @@ fn users_of<'u>(
     Ok(users.insert(found))
 }
 
-/// Undefines the guest's domain if this agent made it, as the one of this uuid, and it is off; whether it runs.
+/// Undefines the guest's domain if this agent made it, it has this uuid and it is off. Returns whether it runs.
 fn undefine_if_made(session: &mut Session, id: &str, uuid: Option<&str>) -> Result<bool, Error> {
     let Some(domain) = session.find(id)? else { return Ok(false) };
     let is = domain.uuid()?;
@@ -289,8 +289,8 @@ fn undefine_if_made(session: &mut Session, id: &str, uuid: Option<&str>) -> Resu
     Ok(false)
 }
 
-/// Thaws the guest's domain if it is the one of this uuid and runs. The threads of `ops::freezes` do that for what a
-/// crash leaves; this is for a freeze whose thread has panicked.
+/// Thaws the guest's domain if it has this uuid and runs. The threads of `ops::freezes` thaw guests after a crash; this
+/// thaws them after a panic of such a thread.
 fn thaw_if_running(session: &mut Session, id: &str, uuid: &str) -> Result<(), Error> {
     let Some(domain) = session.find(id)? else { return Ok(()) };
     if domain.id().is_none() || domain.uuid()? != uuid {
@@ -302,23 +302,24 @@ fn thaw_if_running(session: &mut Session, id: &str, uuid: &str) -> Result<(), Er
     Ok(thawed.and(reset)?)
 }
 
-/// What recovery did with storage's part.
+/// The result of recovery in storage.
 #[derive(Debug, Default)]
 pub(super) struct InStorage {
-    /// Whether something was removed.
+    /// Whether an object was removed.
     pub(super) removed: bool,
-    /// What storage did not remove.
+    /// The objects that storage did not remove.
     pub(super) left: Vec<Leftover>,
-    /// The steps of a Delete that finish what it left.
+    /// The steps of a Delete that finish its leftovers.
     pub(super) remaining: Vec<Step>,
-    /// What other domains use, which is theirs now, and what other tools made of the guest's disks.
+    /// The objects that other domains use and therefore own now, and those that other tools made from the guest's
+    /// disks.
     pub(super) used: Vec<Leftover>,
 }
 
-/// Undoes or finishes what an intent recorded of volumes.
+/// Undoes or finishes the volumes that an intent recorded.
 ///
 /// # Errors
-/// When storage cannot be asked.
+/// If storage does not answer.
 ///
 /// # Blocking
 /// Up to `deadline`.
@@ -349,7 +350,7 @@ pub(super) fn in_storage(
             }
             remaining = steps_of(volumes, intent, &owner, &removal.left, deadline)?;
         }
-        // An id that is no dataset's name has no volumes.
+        // An id that cannot name a dataset has no volumes.
         (_, Err(_)) | (Direction::Back, Ok(_)) => {}
     }
     let (used, left): (Vec<_>, Vec<_>) = removal.left.iter().partition(|left| left.is_others());
@@ -361,8 +362,8 @@ pub(super) fn in_storage(
     })
 }
 
-/// Destroys the volumes with the guest's mark, also where its definition names none: another tool may have
-/// defined the domain again without this agent's metadata, and the next guest of this id must not find them.
+/// Destroys the volumes with the guest's mark, even if its definition names none. Another tool may have defined the
+/// domain again without this agent's metadata, and the next guest of this id must not find the volumes.
 fn destroy(
     volumes: &dyn Volumes,
     intent: &Intent,
@@ -391,7 +392,7 @@ fn destroy(
     }
 }
 
-/// The steps that name volumes which a Delete left, each with its mark: a new guest of the id may have others.
+/// Returns the steps for the volumes that a Delete left, each with its mark: a new guest of the id may have others.
 fn steps_of(
     volumes: &dyn Volumes,
     intent: &Intent,
@@ -414,7 +415,7 @@ fn steps_of(
     let found = found.filter(|it| left.iter().any(|left| left.name == it.name.as_str()));
     let step = |volume: Volume| Step::Volume {
         name: volume.name.to_string(),
-        // The guest's dataset goes with its last volume.
+        // The guest's dataset is removed with its last volume.
         made_parent: true,
         maker: volume.maker.as_ref().map(ToString::to_string),
     };
@@ -428,7 +429,7 @@ fn steps_of(
     Ok(steps)
 }
 
-/// Whether storage has a part in an intent.
+/// Returns whether an intent has steps of storage.
 pub(super) fn has_volumes(intent: &Intent) -> bool {
     let is_stored = |step: &Step| {
         matches!(step, Step::Volume { .. } | Step::Leaving { .. } | Step::Snapshot { .. })
@@ -436,7 +437,7 @@ pub(super) fn has_volumes(intent: &Intent) -> bool {
     intent.steps.iter().any(is_stored)
 }
 
-/// Takes back the snapshots that an intent recorded.
+/// Destroys the snapshots that an intent recorded.
 fn take_back_snapshots(
     volumes: &dyn Volumes,
     intent: &Intent,
@@ -459,7 +460,7 @@ fn made_volumes(pool: &PoolName, intent: &Intent) -> Vec<Made> {
     let made = |step: &Step| match step {
         Step::Volume { name, made_parent, maker } => {
             let volume = pool.full_dataset(name).ok()?;
-            // By its name: the guest may have had another id when it was made.
+            // From its name: the guest may have had another id when the volume was made.
             let owner = guest_of(&volume).filter(|_| intent.verb.is_for_guest());
             Some(Made {
                 owner: owner.and_then(|id| Id::parse(id).ok()),

@@ -1,9 +1,9 @@
-//! One change to a guest, whose steps are on the disk before they are begun.
+//! One change to a guest. Its steps are on the disk before they start.
 //!
 //! ```text
 //! begin ──► record, record, .. ──► commit           everything is done
-//!                             ├──► abort(Forget)    nothing of it is left
-//!                             └──► abort(Keep)      it has to be recovered
+//!                             ├──► abort(Forget)    no object is left
+//!                             └──► abort(Keep)      recovery follows
 //! ```
 
 use std::sync::Arc;
@@ -20,45 +20,45 @@ use crate::journal::{self, Entry, Intent, Journal, Kept, State, Step, Verb};
 use crate::ops::{Error, Libvirt, Session};
 use crate::pool::{self, Hold, Job, JobName, Lane};
 
-/// The steps of one change. The journal has a file of it from the first step on: a call that changes
-/// nothing costs nothing.
+/// The steps of one change. The journal file of the change exists from the first step on: a call that changes nothing
+/// costs nothing.
 ///
-/// It ends with [`Transaction::commit`] or [`Transaction::abort`]. One that is dropped with steps is a bug, such as
-/// a panic: it is logged, and its intent is kept.
+/// It ends with [`Transaction::commit`] or [`Transaction::abort`]. Dropping a transaction with steps is a bug, such as
+/// a panic; the agent logs it and keeps the intent.
 pub(in crate::ops) struct Transaction {
     journal: Arc<Journal>,
     intent: Intent,
-    /// The journal's file; `None` before the first step, and where the journal could not be written.
+    /// The journal's file; `None` before the first step, and if the journal could not be written.
     entry: Option<Entry>,
-    /// The job that this is a part of, if any.
+    /// The job that the change belongs to, if any.
     track: Option<Track>,
     is_resumed: bool,
 }
 
-/// What the journal does with a transaction that is not committed.
+/// The journal's action for a transaction that is not committed.
 #[derive(Clone, Debug)]
 pub(in crate::ops) enum Abort {
-    /// Nothing of it is left, or the caller was told what is.
+    /// Nothing remains, or the caller knows what remains.
     Forget,
-    /// The journal keeps it.
+    /// The journal keeps the intent.
     Keep(Kept),
-    /// The journal keeps these of its steps.
+    /// The journal keeps these steps of the intent.
     KeepOnly(Vec<Step>, Kept),
 }
 
 impl Abort {
-    /// Has it recovered as soon as possible, and before the guest is changed again.
+    /// Keeps the intent, so that it is recovered as soon as possible, and before the guest is changed again.
     pub(in crate::ops) fn recover(why: &Error) -> Self {
         Self::Keep(Kept::open(why.to_string()))
     }
 }
 
-/// Why the steps of a transaction end before they are done.
+/// Why the steps of a transaction ended early.
 #[derive(Debug)]
 pub(in crate::ops) enum Stop {
-    /// Something of them may be there, and has to be recovered.
+    /// Objects of the steps may exist; they must be recovered.
     Recover(Error),
-    /// Nothing of them is left.
+    /// No object of the steps remains.
     Clean(Error),
 }
 
@@ -69,7 +69,7 @@ impl<E: Into<Error>> From<E> for Stop {
 }
 
 impl Transaction {
-    /// A change without a step yet. Call it on the thread of the request, whose job it is a part of.
+    /// Starts a change without steps. Call this on the thread of the request, which knows the job of the change.
     pub(in crate::ops) fn begin(agent: &Libvirt, verb: Verb, request: &Guest) -> Self {
         let intent = Intent {
             verb,
@@ -83,7 +83,7 @@ impl Transaction {
         transaction
     }
 
-    /// One that the journal has kept.
+    /// Continues a transaction that the journal has kept.
     pub(super) fn resume(agent: &Libvirt, entry: Entry) -> Self {
         let intent = entry.intent().clone();
         let mut transaction = Self::with(agent, intent, Some(entry));
@@ -96,33 +96,33 @@ impl Transaction {
         Self { journal, intent, entry, track: None, is_resumed: false }
     }
 
-    /// Its verb, its guest and its steps.
+    /// Returns its method, its guest and its steps.
     pub(in crate::ops) fn intent(&self) -> &Intent {
         &self.intent
     }
 
-    /// Whether the journal had kept it, so that no caller waits for it.
+    /// Returns whether the journal had kept it, so that no caller waits for it.
     pub(super) fn is_resumed(&self) -> bool {
         self.is_resumed
     }
 
-    /// How often its recovery was tried since the agent started, and how often it was refused.
+    /// Returns how often its recovery was tried since the agent started, and how often it was refused.
     pub(super) fn tries(&self) -> (u32, u32) {
         self.entry.as_ref().map_or((0, 0), Entry::tries)
     }
 
-    /// Whether it is a leftover that is tried again.
+    /// Returns whether it is a leftover that is tried again.
     pub(super) fn is_leftover(&self) -> bool {
         self.entry.as_ref().is_some_and(Entry::is_leftover)
     }
 
-    /// Records a step. Call it before the step is begun.
+    /// Records a step. Call this before the step starts.
     ///
     /// # Errors
-    /// When the journal cannot be written: do not begin the step.
+    /// If the journal cannot be written: do not start the step.
     ///
     /// # Blocking
-    /// As long as the journal's disk takes.
+    /// Until the journal's disk has the step.
     pub(in crate::ops) fn record(&mut self, step: Step) -> Result<(), journal::Error> {
         let entry = match &mut self.entry {
             Some(entry) => entry,
@@ -139,8 +139,8 @@ impl Transaction {
         Ok(())
     }
 
-    /// Records steps that are done even where the journal cannot be written. Only Delete does that: it may
-    /// be what makes room for the journal again, and it can be repeated.
+    /// Records steps that run even if the journal cannot be written. Only Delete does this: it may free the space that
+    /// the journal needs, and it can be repeated.
     ///
     /// # Blocking
     /// As [`Transaction::record`].
@@ -159,11 +159,11 @@ impl Transaction {
         self.intent.steps.extend(steps);
     }
 
-    /// Everything is done.
+    /// Ends the transaction with success.
     ///
     /// # Errors
-    /// When the journal cannot remove its file: the intent is open then, and will be recovered. When it can, and the
-    /// directory cannot be written: the change stays, unless the host's power fails now.
+    /// If the journal cannot remove its file: the intent is then open, and will be recovered. If the file is removed
+    /// but the directory cannot be written: the change is complete, unless the host loses power now.
     ///
     /// # Blocking
     /// As [`Transaction::record`].
@@ -171,10 +171,10 @@ impl Transaction {
         self.entry.take().map_or(Ok(()), Entry::settled)
     }
 
-    /// Ends it without success.
+    /// Ends the transaction without success.
     ///
     /// # Blocking
-    /// As [`Transaction::record`], but not where it stays open with all of its steps.
+    /// As [`Transaction::record`]; none if it stays open with all of its steps.
     pub(in crate::ops) fn abort(mut self, abort: Abort) {
         let Some(entry) = self.entry.take() else { return };
         let Intent { verb, guest, .. } = &self.intent;
@@ -188,7 +188,7 @@ impl Transaction {
                 warn!("{verb} is incomplete; guest={guest:?}: {}", kept.why);
                 match entry.narrow(steps) {
                     Ok(entry) => drop(entry.keep(kept)),
-                    // As it is, it would undo too much later.
+                    // The unchanged intent would undo too much later.
                     Err(not_narrowed) => {
                         let (entry, error) = *not_narrowed;
                         warn!("cannot journal the rest of {verb}; guest={guest:?}: {error}");
@@ -197,7 +197,7 @@ impl Transaction {
                 }
             }
             Abort::Keep(kept) => {
-                // What has just failed is recovered before its caller hears of it.
+                // The caller's own recovery follows before it gets its answer, so this is no warning yet.
                 let level = if kept.tried { Level::Warn } else { Level::Debug };
                 let line = format!("{verb} is incomplete; guest={guest:?}: {}", kept.why);
                 if entry.keep(kept) {
@@ -210,7 +210,7 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        // Put back into the journal, which has it recovered.
+        // Dropping the entry returns it to the journal, and the reconciler recovers it.
         if self.entry.is_some() {
             let Intent { verb, guest, .. } = &self.intent;
             error!("bug: {verb} was neither committed nor aborted; guest={guest:?}");
@@ -219,11 +219,11 @@ impl Drop for Transaction {
 }
 
 impl Libvirt {
-    /// Runs steps of a transaction as one job under the guest's lock. After an error the intent is kept, unless it is
-    /// [`Stop::Clean`]; so it is where the pool does not run the job, and where its result comes too late.
+    /// Runs steps of a transaction as one job under the guest lock. After an error, the journal keeps the intent,
+    /// except for [`Stop::Clean`]. It also keeps the intent if the pool does not run the job, or the result is late.
     ///
     /// # Errors
-    /// Those of `work` and of the pool.
+    /// Errors of `work` and of the pool.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -273,11 +273,11 @@ impl Libvirt {
             .map_err(NotRun::keep)?
     }
 
-    /// Commits a transaction on a worker, so that a disk that hangs costs its caller no more than the deadline.
-    /// Where the pool does not run that, the intent is kept.
+    /// Commits a transaction on a worker, so that a hung disk costs the caller no more than the deadline. If the pool
+    /// does not run the commit, the journal keeps the intent.
     ///
     /// # Errors
-    /// As [`Transaction::commit`], and those of the pool.
+    /// As [`Transaction::commit`], and errors of the pool.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -296,7 +296,7 @@ impl Libvirt {
         let created = is_new.then(|| (Arc::clone(&self.events), transaction.intent.guest.clone()));
         let marks = self.status.marks();
         let commit = |_: &mut Session, transaction: Transaction| transaction.commit();
-        // What is committed late stays, and its verb does nothing more.
+        // A late commit is valid, but its method does nothing more.
         let late = move |_: &mut Session, committed: Result<(), journal::Error>| {
             if let (Some((events, guest)), Ok(())) = (created, committed) {
                 events.note(&guest, What::Created);
@@ -307,10 +307,10 @@ impl Libvirt {
         Ok(committed.map_err(NotRun::keep)??)
     }
 
-    /// Ends a transaction without success. What writes does so on a worker, as [`Libvirt::commit`] does.
+    /// Ends a transaction without success. Writes run on a worker, as in [`Libvirt::commit`].
     ///
     /// # Blocking
-    /// Up to `deadline`, and [`STATE_WRITE`] where that is over; where the pool does not run it, as
+    /// Up to `deadline`, or [`STATE_WRITE`] if that is later; if the pool does not run the write, as
     /// [`Transaction::abort`].
     pub(super) fn abort(
         &self,
@@ -326,7 +326,7 @@ impl Libvirt {
         }
         let otherwise = match &abort {
             Abort::KeepOnly(_, kept) => Abort::Keep(later(kept.clone())),
-            // Its caller may have been told that nothing more comes of it.
+            // The caller may already have an answer that nothing more follows.
             abort => abort.clone(),
         };
         let deadline = deadline.max(Instant::now() + STATE_WRITE);
@@ -338,10 +338,10 @@ impl Libvirt {
         }
     }
 
-    /// Gives a transaction to a job.
+    /// Moves a transaction into a job.
     ///
     /// # Errors
-    /// As [`pool::Pool::run_or_else`]; with the transaction where the job did not run.
+    /// As [`pool::Pool::run_or_else`]; with the transaction if the job did not run.
     ///
     /// # Blocking
     /// Up to the job's deadline.
@@ -361,7 +361,7 @@ impl Libvirt {
             work(session, transaction.expect("its caller takes it only where this does not run"))
         };
         self.pool.run_or_else(lane, job, Some(hold), work, late).map_err(|error| {
-            // A job that has begun has the transaction, or will take it in a moment.
+            // A job that has started has the transaction, or will take it in a moment.
             let has_begun =
                 matches!(error, pool::Error::Late { .. } | pool::Error::Panicked { .. });
             let transaction = if has_begun { None } else { shared.lock().take().map(Box::new) };
@@ -380,7 +380,7 @@ impl NotRun {
     /// Keeps the transaction in the journal.
     fn keep(self) -> pool::Error {
         if let Some(transaction) = self.transaction {
-            // No caller waits for one that was resumed, and the lane may still have no room.
+            // No caller waits for a resumed transaction, and the lane may still have no room.
             let pause = if transaction.is_resumed { RECOVERY_PAUSE } else { Duration::ZERO };
             let state = State::Open { retry: Instant::now() + pause };
             let kept = Kept { state, ..Kept::open(self.error.to_string()) };
@@ -390,16 +390,16 @@ impl NotRun {
     }
 }
 
-/// The same, open and tried again after the longest pause.
+/// Returns the same state, open and due after the longest pause.
 fn later(kept: Kept) -> Kept {
     Kept { state: State::Open { retry: Instant::now() + RECOVERY_PAUSE_MAX }, ..kept }
 }
 
-/// The lane of writes to the state directory that wait for nothing else. It is free where the others wait for a
-/// store or for a guest that hangs, and a disk that hangs takes half of its workers: they share a name.
+/// The lane of short writes to the state directory. It is free while other lanes wait for a store or for a hung guest.
+/// A hung disk occupies at most half of its workers, because these writes share a name.
 pub(in crate::ops) const STATE_LANE: Lane = Lane::Read;
 
-/// The name of such a write.
+/// Returns the job name of such a write.
 pub(in crate::ops) fn state_write() -> JobName {
     JobName::new("a write to", "the state directory")
 }
@@ -417,7 +417,7 @@ mod tests {
         Libvirt::new("test:///default", "mistify", 1).unwrap()
     }
 
-    /// A transaction with a step.
+    /// Returns a transaction with a step.
     fn begun(agent: &Libvirt) -> Transaction {
         let guest = Guest { id: GUEST.to_owned(), ..Guest::default() };
         let mut transaction = Transaction::begin(agent, Verb::CreateVolume, &guest);
@@ -426,7 +426,7 @@ mod tests {
         transaction
     }
 
-    /// Why its intent is open, if it is.
+    /// Returns why its intent is open, if it is.
     fn open(agent: &Libvirt) -> Option<Option<String>> {
         agent.open_intents().pop().map(|summary| summary.why)
     }
@@ -481,7 +481,7 @@ mod tests {
         let agent = agent();
         let (ends, ended) = crossbeam_channel::bounded::<()>(0);
         let work = move || {
-            // Until its caller is gone.
+            // Until its caller has gone.
             let _ = ended.recv();
             Ok(())
         };
