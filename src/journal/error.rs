@@ -1,41 +1,41 @@
-//! Why the journal cannot be kept, in facts.
+//! Errors of the journal.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why the journal cannot be kept.
+/// Why the journal failed.
 #[derive(Debug)]
 pub enum Error {
-    /// Another agent keeps its journal there.
+    /// Another agent uses the directory for its journal.
     Locked {
-        /// The folder.
+        /// The directory.
         folder: PathBuf,
-        /// The other agent's process, where that is known.
+        /// The process of the other agent, if known.
         holder: Option<u32>,
     },
-    /// As many intents as there may be are not settled.
+    /// The limit of unfinished intents is reached.
     Full {
-        /// How many.
+        /// The limit.
         files: usize,
     },
-    /// An intent has as many steps as it may have.
+    /// The limit of steps of an intent is reached.
     Steps {
-        /// How many.
+        /// The limit.
         steps: usize,
     },
-    /// An intent's file would grow beyond its bound.
+    /// An intent's file would exceed its size limit.
     Size {
-        /// The bound.
+        /// The limit.
         bytes: u64,
     },
-    /// The system refused.
+    /// The system returned an error.
     Io {
-        /// What was being done, as in `write`.
+        /// The action, as in `write`.
         verb: &'static str,
-        /// To what.
+        /// The path of the action.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
 }
@@ -55,7 +55,7 @@ impl fmt::Display for Error {
             Self::Io { verb, path, error } => {
                 write!(f, "journal: cannot {verb} {}: ", path.display())?;
                 match error.kind() {
-                    // As storage words it.
+                    // The same text as in storage.
                     io::ErrorKind::StorageFull => f.write_str("no space left on device"),
                     _ => write!(f, "{error}"),
                 }

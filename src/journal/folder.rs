@@ -1,13 +1,14 @@
 //! The journal's files.
 //!
 //! ```text
-//! DIR/lock              held by the agent that keeps the journal, with its process id
-//! DIR/intents/N.intent  one for each verb that is not settled; a higher N is younger
-//! DIR/intents/N.new     not yet in its place
-//! DIR/set-aside/        what was found among the intents and cannot be followed
+//! DIR/lock              locked by the agent, with its process id
+//! DIR/intents/N.intent  one for each unfinished change; a higher N is younger
+//! DIR/intents/N.new     a draft, before its rename
+//! DIR/set-aside/        unusable files from `intents`
 //! ```
 //!
-//! Only `intents` is swept: a `--state-dir` that is somebody's home stays as it is.
+//! The journal removes files only in `intents`: other files stay if `--state-dir` is somebody's
+//! home directory.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -29,33 +30,33 @@ use crate::config::fixed::LOCK_PAUSE;
 use crate::os::{files, own};
 
 const FILE_MODE: u32 = 0o600;
-/// Digits of a name, so that names sort as numbers; more than that are taken, too.
+/// The minimum number of digits of a name, so that names sort as numbers.
 const DIGITS: usize = 8;
-/// No name has a higher number, so that there is always a next one.
+/// The highest number in a name, so that there is always a next one.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
-/// The journal's folder, which is this agent's alone while it lives.
+/// The journal's directory. This agent uses it exclusively while this value exists.
 #[derive(Debug)]
 pub(super) struct Folder {
     intents: PathBuf,
     set_aside: PathBuf,
-    /// The open folder of intents: syncing it needs no free descriptor.
+    /// The open directory of intents, so that a sync needs no free descriptor.
     open: File,
-    /// Closing it lets the lock go.
+    /// Closing it releases the lock.
     _lock: File,
 }
 
-/// What was left in the folder.
+/// The content of the directory at a start.
 #[derive(Debug)]
 pub(super) struct Left {
     /// Intents with their numbers, the oldest first.
     pub(super) records: Vec<(u64, Record)>,
-    /// A number above all that are taken.
+    /// A number above all numbers in use.
     pub(super) next: u64,
 }
 
 impl Folder {
-    /// Takes the folder, which is made where it is absent.
+    /// Locks the directory, and makes it if it is absent.
     pub(super) fn open(path: &Path, limits: &JournalLimits) -> Result<Self, Error> {
         let make_folder = |path: &Path| own::make_directory(path).map_err(at("create", path));
         make_folder(path)?;
@@ -73,11 +74,11 @@ impl Folder {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(FILE_MODE);
         let made = files::straight(&mut options).open(&path).map_err(at("create", &path));
-        // To read alone: commands have it as their standard input.
+        // Read-only: commands get it as their standard input.
         made.and_then(|_| File::open(&path).map_err(at("open", &path)))
     }
 
-    /// Reads the oldest intents, removes what was not yet in its place, and sets aside the rest.
+    /// Reads the oldest intents, removes drafts, and sets the other files aside.
     pub(super) fn sweep(&self, scope: &Scope, limits: &JournalLimits) -> Result<Left, Error> {
         let (mut oldest, mut next, mut unread) = (BTreeSet::new(), 1, 0_usize);
         for entry in fs::read_dir(&self.intents).map_err(at("list", &self.intents))? {
@@ -108,7 +109,7 @@ impl Folder {
         Ok(Left { records, next })
     }
 
-    /// An intent; `None` where it had to be set aside.
+    /// Reads an intent; `None` if the file was set aside.
     fn read(
         &self,
         number: u64,
@@ -131,7 +132,7 @@ impl Folder {
         });
         match read {
             Ok(record) => Ok(Some(record)),
-            // The file is not to blame, and may say what has to be undone.
+            // The file itself may be valid, and may be needed for a rollback.
             Err(Unfit::Io(error)) if files::is_shortage(&error) => Err(at("read", &path)(error)),
             Err(unfit) => {
                 self.put_aside(path.file_name().unwrap_or_default(), &unfit);
@@ -140,7 +141,7 @@ impl Folder {
         }
     }
 
-    /// Makes an intent's file with its first line; when this returns it is on the disk.
+    /// Makes an intent's file with its first line. The file is on the disk when this returns.
     pub(super) fn place(&self, number: u64, line: &[u8]) -> Result<(), Error> {
         let path = self.path(number);
         let draft = path.with_extension("new");
@@ -154,8 +155,8 @@ impl Folder {
         self.sync().inspect_err(|_| self.discard(&path))
     }
 
-    /// Puts a line at `offset`, in the place of what may be there, and has it on the disk. What a
-    /// failure leaves there is a torn line, or a step that is not begun: both do no harm.
+    /// Writes a line at `offset` over any former content, and syncs it to the disk. A failure
+    /// leaves a torn line, or a step that has not started; both are harmless.
     pub(super) fn append(&self, number: u64, offset: u64, line: &[u8]) -> Result<(), Error> {
         let path = self.path(number);
         let file = files::straight(OpenOptions::new().write(true)).open(&path);
@@ -167,7 +168,7 @@ impl Folder {
         .map_err(at("write", &path))
     }
 
-    /// Removes an intent's file; `sync` makes that last.
+    /// Removes an intent's file; only `sync` makes the removal durable.
     pub(super) fn remove(&self, number: u64) -> Result<(), Error> {
         let path = self.path(number);
         match fs::remove_file(&path) {
@@ -178,7 +179,7 @@ impl Folder {
         }
     }
 
-    /// Has the folder's names on the disk.
+    /// Syncs the names in the directory to the disk.
     pub(super) fn sync(&self) -> Result<(), Error> {
         self.open.sync_all().map_err(at("write", &self.intents))
     }
@@ -196,7 +197,7 @@ impl Folder {
         }
     }
 
-    /// Moves a file out of the way, over nothing; where that fails it stays.
+    /// Moves a file to `set-aside` without overwriting another; if that fails, the file stays.
     fn put_aside(&self, name: &OsStr, why: &Unfit) {
         let moved = files::set_aside(&self.intents, name, &self.set_aside);
         let from = self.intents.join(name);
@@ -208,14 +209,14 @@ impl Folder {
     }
 }
 
-/// What a name in the folder of intents stands for.
+/// The meaning of a name in the directory of intents.
 enum Name {
     Intent(u64),
     Draft,
 }
 
 impl Name {
-    /// `None` for a name that the journal does not give.
+    /// Returns `None` for a name that the journal does not use.
     fn of(name: &OsStr) -> Option<Self> {
         let (digits, kind) = name.to_str()?.split_once('.')?;
         let number: u64 = digits.parse().ok()?;
@@ -230,7 +231,7 @@ impl Name {
     }
 }
 
-/// Takes the folder's lock and writes down who has it.
+/// Locks the directory, and writes this process id into the lock file.
 fn lock(folder: &Path, deadline: Instant) -> Result<File, Error> {
     let path = folder.join("lock");
     let mut options = OpenOptions::new();
@@ -249,7 +250,8 @@ fn lock(folder: &Path, deadline: Instant) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Who wrote itself into the lock; it only helps to find it, so that what cannot be read is nobody.
+/// Returns the process id in the lock file. It only helps to find that process, so an unreadable
+/// one is `None`.
 fn holder(lock: &File) -> Option<u32> {
     let mut text = String::new();
     lock.take(32).read_to_string(&mut text).ok()?;

@@ -1,4 +1,4 @@
-//! What is about to happen to a guest. Plain data.
+//! Intents: the recorded changes of guests. Plain data.
 
 use std::fmt;
 use std::time::{Instant, SystemTime};
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::config::{HostConfig, Store};
 use crate::guest::wire::Guest;
 
-/// What intents are about: names mean other things in another libvirt, store or pool.
+/// The scope of intents: in another libvirt, store or pool, names mean other objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
     /// libvirt connection URI.
     pub libvirt_uri: String,
-    /// Where volumes are made: `zfs`, `none`, or `directory:` and the folder.
+    /// The store of volumes: `zfs`, `none`, or `directory:` and its path.
     pub store: String,
     /// Name of the pool.
     pub zpool: String,
@@ -35,14 +35,14 @@ impl From<&HostConfig> for Scope {
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // On one line, also where a file has it that nobody of ours wrote.
+        // Escaped to one line, because a file may come from another program.
         let Self { libvirt_uri, store, zpool } = self;
         let [uri, store, zpool] = [libvirt_uri, store, zpool].map(|text| text.escape_debug());
         write!(f, "{uri}, {store}, pool {zpool}")
     }
 }
 
-/// A verb of more than one step.
+/// A method with more than one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verb {
     /// Makes networks, volumes and a domain.
@@ -59,9 +59,9 @@ pub enum Verb {
     AttachNic,
     /// Detaches a NIC from a guest, with its network.
     DetachNic,
-    /// Grows a guest's volumes, and tells its definition and the running guest.
+    /// Grows a guest's volumes, and updates its definition and the running guest.
     ResizeDisk,
-    /// Makes a volume that is no guest's disk yet.
+    /// Makes a volume that is not yet a disk of a guest.
     CreateVolume,
     /// Makes such a volume from an image.
     CloneImage,
@@ -71,17 +71,17 @@ pub enum Verb {
     Freeze,
 }
 
-/// What recovery does with a verb that did not end.
+/// How recovery treats an unfinished method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// It undoes the steps.
+    /// Recovery undoes the steps.
     Back,
-    /// It finishes the steps.
+    /// Recovery finishes the steps.
     Forward,
 }
 
 impl Verb {
-    /// What recovery does with it.
+    /// Returns how recovery treats the method.
     pub fn direction(self) -> Direction {
         match self {
             Self::CreateGuest
@@ -98,7 +98,7 @@ impl Verb {
         }
     }
 
-    /// Whether what it makes is a guest's and has its mark.
+    /// Returns whether the method's objects belong to a guest and have its mark.
     pub fn is_for_guest(self) -> bool {
         !matches!(self, Self::CreateVolume | Self::CloneImage | Self::CreateSnapshot)
     }
@@ -123,77 +123,77 @@ impl fmt::Display for Verb {
     }
 }
 
-/// What may exist, or be gone, from the moment on that it is noted.
+/// A step of a change. From its record on, its object may exist or be removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// A volume is made that was not there.
+    /// Makes a volume that did not exist.
     Volume {
         /// Full name of the dataset.
         name: String,
-        /// Whether the dataset above it is made with it.
+        /// Whether its parent dataset is made with it.
         made_parent: bool,
-        /// What makes it; journals of older agents do not say it.
+        /// The maker of the volume; journals of older agents do not have it.
         #[serde(default)]
         maker: Option<String>,
     },
-    /// A network of this name is defined that was not there.
+    /// Defines a network of this name that did not exist.
     NetworkDefined(String),
-    /// A network of this name is started that was off.
+    /// Starts a network of this name that was off.
     NetworkStarted(String),
-    /// The files of the seed of the domain with this uuid are made that were not there, or removed.
+    /// Makes the files of the seed of the domain with this uuid, or removes them.
     SeedFiles(String),
-    /// The guest's domain is defined that was not there, or deleted.
+    /// Defines the guest's domain, or deletes it.
     Domain {
-        /// The domain that it is; unknown before it is defined.
+        /// The uuid of the domain; `None` if it is unknown before the definition.
         uuid: Option<String>,
     },
-    /// A disk comes to the guest's domain that it had not, or goes from it.
+    /// Attaches a disk to the guest's domain, or detaches it.
     Disk {
         /// Its target, such as `vdb`.
         device: String,
         /// Path of its source.
         source: String,
     },
-    /// The same of a NIC.
+    /// Attaches a NIC to the guest's domain, or detaches it.
     Nic {
         /// Its MAC address.
         mac: String,
         /// Name of its network.
         network: String,
     },
-    /// A volume of the guest grows.
+    /// Grows a volume of the guest.
     Size {
         /// The target of its disk, such as `vdb`.
         device: String,
         /// Full name of the dataset.
         volume: String,
     },
-    /// Snapshots are taken that did not exist.
+    /// Takes snapshots that did not exist.
     Snapshot {
-        /// Full name of the first.
+        /// Full name of the first snapshot.
         name: String,
-        /// Whether those of the same name below its dataset are, too.
+        /// Whether snapshots of the same name are taken of the descendants, too.
         below: bool,
-        /// What makes them.
+        /// The maker of the snapshots.
         maker: String,
     },
-    /// The file systems of the domain of this uuid are frozen.
+    /// Freezes the file systems of the domain with this uuid.
     Frozen(String),
-    /// The guest's domain, of this uuid, is deleted; one that has its name is another.
+    /// The guest's domain with this uuid is deleted; a domain of its name is another one.
     Gone {
-        /// The domain that it was.
+        /// The uuid of the deleted domain.
         uuid: String,
     },
-    /// Others may have the guest's id: what this intent names besides is left over.
+    /// Others may use the guest's id by now: the other steps of this intent are leftovers.
     Released,
-    /// What goes with the domain that is deleted.
+    /// The objects that are removed with the deleted domain.
     Leaving {
         /// Names of the networks.
         networks: Vec<String>,
-        /// Whether the guest's volumes do.
+        /// Whether the guest's volumes are removed.
         volumes: bool,
-        /// Whether the definition says that there are some, so that a store that is away is waited for.
+        /// Whether the definition names any, so that recovery waits for an unavailable store.
         #[serde(default = "yes")]
         expected: bool,
         /// Sources that a caller has supplied, which stay.
@@ -202,7 +202,7 @@ pub enum Step {
     },
 }
 
-/// The object of a step, as people who look at a job or at leftovers read it.
+/// The object of a step, as users see it in jobs and leftovers.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -221,33 +221,33 @@ impl fmt::Display for Step {
     }
 }
 
-/// What entries of former versions mean, which do not say it.
+/// Returns the value for entries of former versions, which lack the member.
 fn yes() -> bool {
     true
 }
 
-/// A verb that was begun and is not settled.
+/// A method that has started and is not finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
-    /// What is done.
+    /// The method.
     pub verb: Verb,
-    /// The guest's id, whatever the caller wrote.
+    /// The guest's id, as the caller wrote it.
     pub guest: String,
-    /// When, by the clock of then, in whole milliseconds.
+    /// The start, by the clock at that time, in whole milliseconds.
     pub begun: SystemTime,
-    /// What the caller asked for.
+    /// The caller's request.
     pub request: Guest,
-    /// What was about to be done, in order.
+    /// The recorded steps, in order.
     pub steps: Vec<Step>,
 }
 
 impl Intent {
-    /// Whether the guest's domain is to be changed.
+    /// Returns whether a step changes the guest's domain.
     pub fn has_domain(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Domain { .. }))
     }
 
-    /// Whether a Delete has given up the guest's lock, and only finishes what it left.
+    /// Returns whether a Delete has released the guest lock, and only its leftovers remain.
     pub fn is_released(&self) -> bool {
         self.steps.contains(&Step::Released)
     }
@@ -267,22 +267,22 @@ impl Intent {
     }
 }
 
-/// What is known of an intent, from memory.
+/// The state of an intent, from memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// What was begun.
+    /// The method.
     pub verb: Verb,
     /// The guest's id.
     pub guest: String,
-    /// When, by the clock of then.
+    /// The start, by the clock at that time.
     pub since: SystemTime,
-    /// Why it could not be recovered last time; `None` before the first try.
+    /// Why the last recovery failed; `None` before the first try.
     pub why: Option<String>,
-    /// What it left, each with the reason; empty before the first try that got so far.
+    /// The leftovers, each with the reason; empty until a try has found any.
     pub left: Vec<String>,
     /// How often its recovery was tried since the agent started.
     pub tries: u32,
-    /// How often it was refused.
+    /// How often its recovery was refused.
     pub refusals: u32,
     /// Its state.
     pub state: State,
@@ -291,22 +291,22 @@ pub struct Summary {
 /// The state of an intent in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The verb that began it runs.
+    /// The method that started it is running.
     Running,
-    /// It has to be recovered before its guest is changed again.
+    /// It must be recovered before its guest is changed again.
     Open {
         /// When the next try is due.
         retry: Instant,
     },
-    /// Its recovery was refused; the guest's verbs do not wait for it.
+    /// Its recovery was refused; the guest's methods do not wait for it.
     Leftover {
-        /// When the next try is due; `None`: not before somebody asks for one.
+        /// When the next try is due; `None`: only on request.
         retry: Option<Instant>,
     },
 }
 
 impl State {
-    /// When the next try is due.
+    /// Returns when the next try is due.
     pub(super) fn retry(self) -> Option<Instant> {
         match self {
             Self::Running => None,

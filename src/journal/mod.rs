@@ -1,21 +1,21 @@
-//! What is about to happen, on the disk before it happens: so that a crash leaves nothing behind.
+//! Changes on disk before they happen, so that a crash leaves nothing unrecorded.
 //!
 //! ```text
-//! begin ──► Entry ── note, note, .. ──► settled              nothing is left to do: the file goes
+//! begin ──► Entry ── note, note, .. ──► settled              finished: the file is removed
 //!             │  ▲
 //!     dropped │  │ open_of, leftovers_of
 //!     or kept ▼  │
-//!        open intent, leftover ◄── open, at start: what a crash left
+//!        open intent, leftover ◄── open, at start: intents after a crash
 //! ```
 //!
-//! An open intent has to be recovered before its guest is changed again. A leftover was tried and refused;
-//! it only remembers what still exists. The journal keeps files (see `folder`) and knows nothing of what the
-//! steps mean: `ops::recovery` asks libvirt and storage what exists, and undoes or finishes it. What holds:
-//! - When [`Journal::begin`] and [`Entry::note`] return, the disk has it: a step is noted before it
-//!   is begun, so the steps name all that may be there, and things that may not be.
-//! - A line that was being written is ignored: its step was never begun. Any other damage, and any
-//!   file that this agent did not write about this host, is set aside and never followed.
-//! - No lock is held while a disk is waited for.
+//! An open intent must be recovered before its guest is changed again. A leftover was tried and refused; it only
+//! records the objects that remain. The journal keeps files (see `folder`) and does not know the meaning of steps:
+//! `ops::recovery` asks libvirt and storage which objects exist, and undoes or finishes the steps. The guarantees:
+//! - When [`Journal::begin`] and [`Entry::note`] return, the record is on the disk. A step is recorded before it
+//!   starts, so the steps name every object that may exist, and some that may not.
+//! - A partially written line is ignored: its step never started. A file with any other damage, and any file that this
+//!   agent did not write for this host, is set aside and never used.
+//! - No lock is held during a wait for the disk.
 
 mod error;
 mod folder;
@@ -47,7 +47,8 @@ pub use self::intent::{Direction, Intent, Scope, State, Step, Summary, Verb};
 pub(crate) use self::record::fuzz::journal_file as fuzz_journal_file;
 pub use self::state_dir::default_state_dir;
 
-/// The journal of one agent. Its folder, if it has one, is locked until it and all its entries are dropped.
+/// The journal of one agent. Its directory, if it has one, stays locked until the journal and all its entries are
+/// dropped.
 #[derive(Debug)]
 pub struct Journal {
     shared: Arc<Shared>,
@@ -60,35 +61,34 @@ struct Shared {
     scope: Scope,
     limits: JournalLimits,
     slots: Mutex<Slots>,
-    /// Has a word where an intent may wait for its recovery since the last was taken.
+    /// Has a message if an intent was put back since the last message was received.
     kept: (Sender<()>, Receiver<()>),
 }
 
-/// The intents that have a file, or are about to.
+/// The intents that have a file, or are about to get one.
 #[derive(Debug)]
 struct Slots {
     /// The number of the next file.
     next: u64,
-    /// By number: the oldest comes first, whatever the clock said.
+    /// By number, so the oldest is first, whatever the clock was.
     by_number: Table<u64, Slot>,
 }
 
 #[derive(Debug)]
 struct Slot {
     summary: Summary,
-    /// What the file says; `None` while an entry has it.
+    /// The content of the file; `None` while an entry has it.
     record: Option<Record>,
 }
 
 impl Journal {
-    /// Takes the folder, which is made where it is absent, and reads what was left in it. Files that
-    /// cannot be followed are set aside with a warning.
+    /// Locks the directory, makes it if it is absent, and reads its files. Sets unusable files aside with a warning.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another agent has it; [`Error::Io`] where it cannot be used.
+    /// [`Error::Locked`] if another agent uses it; [`Error::Io`] if it cannot be used.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has answered.
     pub fn open(folder: &Path, scope: Scope, limits: &JournalLimits) -> Result<Self, Error> {
         let folder = Folder::open(folder, limits)?;
         let left = folder.sweep(&scope, limits)?;
@@ -100,20 +100,20 @@ impl Journal {
         Ok(Self::with(Some(folder), scope, limits, slots))
     }
 
-    /// A journal that ends with the process, for an agent that has no folder: what fails is undone,
-    /// and what a crash leaves is not.
+    /// Creates a journal in memory, for an agent without a state directory. Failed changes are undone, but not those
+    /// that a crash interrupts.
     pub fn in_memory(scope: Scope, limits: &JournalLimits) -> Self {
         Self::with(None, scope, limits, Slots { next: 1, by_number: Table::new() })
     }
 
-    /// Opens the file on which commands that this agent starts hold locks, also after its end; none without a
-    /// state directory.
+    /// Opens the file that the agent's commands lock, even beyond the end of the agent; `None` without a state
+    /// directory.
     ///
     /// # Errors
     /// [`Error::Io`].
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has answered.
     pub fn commands(&self) -> Result<Option<File>, Error> {
         self.shared.folder.as_ref().map(Folder::commands).transpose()
     }
@@ -123,19 +123,19 @@ impl Journal {
         Self { shared: Arc::new(Shared { folder, scope, limits, slots, kept }) }
     }
 
-    /// Has a word whenever an intent was put back, to be recovered now or later, since the last word was taken. For
-    /// one listener.
+    /// Returns the channel that gets a message when an intent was put back for recovery, now or later. For one
+    /// receiver.
     pub fn kept(&self) -> Receiver<()> {
         self.shared.kept.1.clone()
     }
 
-    /// Begins a verb: to be called before its first step.
+    /// Starts a change. Call this before its first step.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::Size`] or [`Error::Io`]; nothing is kept of it then.
+    /// [`Error::Full`], [`Error::Size`] or [`Error::Io`]; the journal then keeps no intent.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has the file.
     pub fn begin(&self, verb: Verb, guest: &str, request: &Guest) -> Result<Entry, Error> {
         self.begin_at(SystemTime::now(), verb, guest, request)
     }
@@ -161,8 +161,8 @@ impl Journal {
         Ok(Entry { shared: Arc::clone(shared), number, record, done: false })
     }
 
-    /// Takes the oldest open intent of a guest, to recover it: one that a crash left, or whose entry
-    /// was dropped. `None` where nobody left any, or others have it.
+    /// Takes the oldest open intent of a guest for recovery: one that a crash left, or whose entry was dropped. Returns
+    /// `None` if there is none, or another thread has it.
     pub fn open_of(&self, guest: &str) -> Option<Entry> {
         let is_open = |summary: &Summary| {
             summary.guest == guest && matches!(summary.state, State::Open { .. })
@@ -170,7 +170,7 @@ impl Journal {
         self.take(is_open, 1).pop()
     }
 
-    /// Takes all open intents of a verb, the oldest first.
+    /// Takes all open intents of a method, the oldest first.
     pub fn open_of_verb(&self, verb: Verb) -> Vec<Entry> {
         let is_open =
             |summary: &Summary| summary.verb == verb && matches!(summary.state, State::Open { .. });
@@ -201,7 +201,7 @@ impl Journal {
         taken.take(count).map(entry).collect()
     }
 
-    /// The verb that left over the volume of this full name and maker, if one did.
+    /// Returns the method whose leftovers include the volume of this full name and maker, if any.
     pub fn verb_that_left(&self, volume: &str, made_by: Option<&str>) -> Option<Verb> {
         let slots = self.shared.slots.lock();
         let mut records = slots.by_number.values().filter_map(|slot| slot.record.as_ref());
@@ -213,20 +213,20 @@ impl Journal {
         Some(record.intent.verb)
     }
 
-    /// Whether a verb's change of the guest runs, waits for its recovery or is a leftover. Answers from memory.
+    /// Returns whether a change of the guest by this method runs, waits for its recovery or is a leftover, from memory.
     pub fn has_unfinished(&self, verb: Verb, guest: &str) -> bool {
         let slots = self.shared.slots.lock();
         let mut summaries = slots.by_number.values().map(|slot| &slot.summary);
         summaries.any(|summary| summary.verb == verb && summary.guest == guest)
     }
 
-    /// The intents that wait to be recovered or are being recovered, the oldest first; neither those of
-    /// verbs that run nor leftovers. Answers from memory.
+    /// Returns the intents that wait for recovery or are being recovered, the oldest first, from memory; without
+    /// running methods and leftovers.
     pub fn open_intents(&self) -> Vec<Summary> {
         self.summaries(|state| matches!(state, State::Open { .. }))
     }
 
-    /// The leftovers, the oldest first. Answers from memory.
+    /// Returns the leftovers, the oldest first, from memory.
     pub fn leftovers(&self) -> Vec<Summary> {
         self.summaries(|state| matches!(state, State::Leftover { .. }))
     }
@@ -237,7 +237,7 @@ impl Journal {
         found.map(|slot| slot.summary.clone()).collect()
     }
 
-    /// The guests with an intent whose next try is due by `now`, and when the first of the others is.
+    /// Returns the guests with an intent whose next try is due by `now`, and the time of the first other try.
     pub fn due(&self, now: Instant) -> (BTreeSet<String>, Option<Instant>) {
         let slots = self.shared.slots.lock();
         let waiting = slots.by_number.values().filter(|slot| slot.record.is_some());
@@ -259,7 +259,7 @@ impl Shared {
         self.folder.as_ref().map_or(Ok(()), work)
     }
 
-    /// A number for a new file, where there is room for one.
+    /// Returns a number for a new file, if the limit permits one.
     fn reserve(&self, summary: Summary) -> Result<u64, Error> {
         let mut slots = self.slots.lock();
         let files = slots.by_number.len();
@@ -272,7 +272,7 @@ impl Shared {
         Ok(number)
     }
 
-    /// Makes room for one more leftover: the oldest is forgotten where half of all files are leftovers.
+    /// Makes room for one more leftover: forgets the oldest if half of all files are leftovers.
     fn bound_leftovers(&self) {
         let mut slots = self.slots.lock();
         let mut found = slots.by_number.iter().filter(|(_, slot)| {
@@ -300,31 +300,31 @@ impl Shared {
     }
 }
 
-/// One intent, held by the verb that began it or by who settles it. Dropped before it is settled
-/// it is open: its file stays, and [`Journal::open_of`] finds it.
+/// One intent, held by the method that started it or by its recovery. If it is dropped unfinished, it is open: its file
+/// stays, and [`Journal::open_of`] returns it.
 #[derive(Debug)]
 pub struct Entry {
     shared: Arc<Shared>,
     number: u64,
     record: Record,
-    /// Whether the file is gone.
+    /// Whether the file is removed.
     done: bool,
 }
 
 impl Entry {
-    /// What is being done.
+    /// Returns the intent.
     pub fn intent(&self) -> &Intent {
         &self.record.intent
     }
 
-    /// Notes a step: to be called before it is begun.
+    /// Records a step. Call this before the step starts.
     ///
     /// # Errors
-    /// [`Error::Steps`], [`Error::Size`] or [`Error::Io`]: the step is not to be begun. The intent
-    /// is as it was, and others can be noted.
+    /// [`Error::Steps`], [`Error::Size`] or [`Error::Io`]: do not start the step. The intent is unchanged, and other
+    /// steps can be recorded.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has the line.
     pub fn note(&mut self, step: Step) -> Result<(), Error> {
         let steps = self.shared.limits.steps;
         if self.record.intent.steps.len() >= steps {
@@ -344,11 +344,11 @@ impl Entry {
     /// Ends the intent: everything is done, or undone.
     ///
     /// # Errors
-    /// [`Error::Io`]. Where the file could not be removed the intent is open; where the folder could
-    /// not be written it is gone, and may be back after a power failure.
+    /// [`Error::Io`]. If the file could not be removed, the intent is open. If the directory could not be synced, the
+    /// intent is removed, but may return after a power failure.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has answered.
     pub fn settled(mut self) -> Result<(), Error> {
         let write = stop::Write::begin();
         if let Err(error) = self.shared.on_disk(|folder| folder.remove(self.number)) {
@@ -363,27 +363,27 @@ impl Entry {
         Ok(())
     }
 
-    /// How often its recovery was tried since the agent started, and how often it was refused.
+    /// Returns how often its recovery was tried since the agent started, and how often it was refused.
     pub fn tries(&self) -> (u32, u32) {
         let slots = self.shared.slots.lock();
         let slot = slots.by_number.get(&self.number);
         slot.map_or((0, 0), |Slot { summary, .. }| (summary.tries, summary.refusals))
     }
 
-    /// Whether it is a leftover.
+    /// Returns whether it is a leftover.
     pub fn is_leftover(&self) -> bool {
         let slots = self.shared.slots.lock();
         let slot = slots.by_number.get(&self.number);
         slot.is_some_and(|slot| matches!(slot.summary.state, State::Leftover { .. }))
     }
 
-    /// Replaces the entry with one of the same call that has these steps alone.
+    /// Replaces the entry by one of the same change with only these steps.
     ///
     /// # Errors
-    /// As [`Journal::begin`]; it is as it was then.
+    /// As [`Journal::begin`], with the unchanged entry.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has answered.
     pub fn narrow(self, steps: Vec<Step>) -> Result<Self, Box<(Self, Error)>> {
         let Intent { verb, guest, request, begun, .. } = self.intent().clone();
         let journal = Journal { shared: Arc::clone(&self.shared) };
@@ -404,7 +404,7 @@ impl Entry {
         }
     }
 
-    /// Keeps the intent in the journal. Answers whether the reason is a new one.
+    /// Keeps the intent in the journal. Returns whether the reason is a new one.
     pub fn keep(self, kept: Kept) -> bool {
         let Kept { why, left, tried, refused, state } = kept;
         if matches!(state, State::Leftover { .. }) {
@@ -412,7 +412,7 @@ impl Entry {
         }
         let mut slots = self.shared.slots.lock();
         let Some(slot) = slots.by_number.get_mut(&self.number) else { return true };
-        // Many reasons say how long something took.
+        // Many reasons contain a duration.
         let without_numbers =
             |text: &str| text.chars().filter(|it| !it.is_ascii_digit()).collect::<String>();
         let before = slot.summary.why.as_deref().map(without_numbers);
@@ -423,7 +423,7 @@ impl Entry {
         slot.summary.refusals += u32::from(refused);
         slot.summary.state = state;
         drop(slots);
-        // Dropped here, which puts the record back.
+        // The drop of `self` here puts the record back.
         is_new
     }
 }
@@ -433,9 +433,9 @@ impl Entry {
 pub struct Kept {
     /// Why it could not be recovered.
     pub why: String,
-    /// What it left, each with the reason.
+    /// The leftovers, each with the reason.
     pub left: Vec<String>,
-    /// Whether this was a try to recover it.
+    /// Whether this was an attempt to recover it.
     pub tried: bool,
     /// Whether libvirt or storage refused it.
     pub refused: bool,
@@ -444,7 +444,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Open, to be recovered at once.
+    /// Returns the state of an open intent that is due at once.
     pub fn open(why: String) -> Self {
         let state = State::Open { retry: Instant::now() };
         Self { why, left: Vec::new(), tried: false, refused: false, state }
@@ -462,7 +462,7 @@ impl Drop for Entry {
             }
             slot.record = Some(self.record.clone());
         }
-        // A full channel has the same word in it.
+        // A full channel contains the same message already.
         let _ = self.shared.kept.0.try_send(());
     }
 }

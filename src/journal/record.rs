@@ -1,8 +1,8 @@
 //! The text of an intent's file.
 //!
-//! Lines of a checksum, a space and JSON: first a header with the request, then one line a step.
-//! The checksum is that of all JSON so far, so that a line which is changed, lost, doubled or
-//! another file's is told from one that was written.
+//! A line is a checksum, a space and JSON: first a header with the request, then one line for each
+//! step. The checksum covers all JSON so far, so it detects a line that is changed, lost, doubled
+//! or from another file.
 
 use std::fmt;
 use std::io;
@@ -15,41 +15,41 @@ use crate::config::JournalLimits;
 use crate::guest::wire::Guest;
 use crate::os::files::{CHECKSUM_START, checksum};
 
-/// Of the format; a file of another one is not understood.
+/// The version of the format; files of other versions are refused.
 const VERSION: u32 = 1;
 /// Hexadecimal digits of a checksum.
 const SUM_DIGITS: usize = 16;
 
-/// What an intent's file says, and where it ends.
+/// The content of an intent's file, and its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) intent: Intent,
     pub(super) tail: Tail,
 }
 
-/// Where the next line of a file goes.
+/// The position of the next line of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tail {
-    /// Bytes of all complete lines.
+    /// The size of all complete lines in bytes.
     pub(super) bytes: u64,
-    /// Checksum of their JSON.
+    /// The checksum of their JSON.
     sum: u64,
 }
 
-/// Why a file is not an intent that can be followed.
+/// Why a file is not a usable intent.
 #[derive(Debug)]
 pub(super) enum Unfit {
     /// It is not a file of the journal.
     Foreign(&'static str),
-    /// It has more steps than any intent.
+    /// It has more steps than the limit.
     Steps(usize),
-    /// The line of this number, from 1, is not what was written.
+    /// The line with this number, from 1, was changed.
     Line(usize),
-    /// It is of another format.
+    /// It has another format.
     Version(u32),
-    /// It is about another host.
+    /// It belongs to another host.
     Scope(Box<Scope>),
-    /// The system does not let it be read.
+    /// The system cannot read it.
     Io(io::Error),
 }
 
@@ -72,7 +72,7 @@ struct Header {
 impl Tail {
     const START: Self = Self { bytes: 0, sum: CHECKSUM_START };
 
-    /// The next line, and the tail after it.
+    /// Returns the next line, and the tail after it.
     pub(super) fn line(&self, content: &impl Serialize) -> (Vec<u8>, Self) {
         let json = serde_json::to_vec(content)
             .expect("texts, whole numbers, lists, and maps by text have a form in JSON");
@@ -83,7 +83,7 @@ impl Tail {
         (line, tail)
     }
 
-    /// The JSON of a line that is the next one, and the tail after it.
+    /// Returns the JSON of the next line, and the tail after it, if the checksum matches.
     fn read<'l>(&self, line: &'l [u8]) -> Option<(&'l [u8], Self)> {
         let (sum, rest) = line.split_at_checked(SUM_DIGITS)?;
         let json = rest.strip_prefix(b" ")?.strip_suffix(b"\n")?;
@@ -102,7 +102,7 @@ impl Tail {
 }
 
 impl Record {
-    /// A record without steps, and its header line.
+    /// Returns a record without steps, and its header line.
     pub(super) fn begin(
         scope: &Scope,
         begun: SystemTime,
@@ -123,8 +123,8 @@ impl Record {
         (Self { intent: header.intent(), tail }, line)
     }
 
-    /// Reads a file's content. A last line without an end was being written when the agent ended:
-    /// its step was never begun, and it is not part of the record.
+    /// Parses a file's content. A last line without an end was being written when the agent ended:
+    /// its step never started, and it is not part of the record.
     pub(super) fn read(
         content: &[u8],
         scope: &Scope,
@@ -147,7 +147,7 @@ impl Record {
     }
 }
 
-/// The version comes first: a header of another one may have any other shape.
+/// Parses the version first: the header of another version may have any other form.
 fn read_header(json: &[u8], scope: &Scope) -> Result<Header, Unfit> {
     let Versioned { version } = serde_json::from_slice(json).map_err(|_| Unfit::Line(1))?;
     if version != VERSION {

@@ -1,4 +1,4 @@
-//! Where the agent keeps what it must not forget, unless a flag says so.
+//! The default directory for the agent's persistent state.
 
 use std::env;
 use std::ffi::OsString;
@@ -7,8 +7,8 @@ use std::path::PathBuf;
 const NAME: &str = "mistify-libvirt";
 const ROOT: u32 = 0;
 
-/// The first folder that systemd gave, else the host's for root, else one of the user's. Relative
-/// paths are passed over; `None` where nothing is left.
+/// Returns the first directory from systemd, else the host's for root, else the user's. Ignores
+/// relative paths; returns `None` if none is left.
 pub fn default_state_dir(
     environment: impl Fn(&str) -> Option<OsString>,
     user: u32,

@@ -1,5 +1,5 @@
-//! Stop points for crash tests: `MISTIFY_STOP_AT=before:3` ends the process as `kill -9` does before
-//! its third write to the journal, `after:3` after it. A release build has nothing of this.
+//! Stop points for crash tests: `MISTIFY_STOP_AT=before:3` ends the process like `kill -9` before its third write to
+//! the journal, `after:3` after it. A release build does not contain them.
 
 /// One write to the journal: a beginning, a step or an end.
 pub(super) struct Write {
@@ -10,7 +10,7 @@ pub(super) struct Write {
 
 #[cfg(debug_assertions)]
 impl Write {
-    /// The next write is about to be made.
+    /// Marks the start of a write.
     pub(super) fn begin() -> Self {
         use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +20,7 @@ impl Write {
         write
     }
 
-    /// The write is made.
+    /// Marks the end of the write.
     pub(super) fn end(self) {
         self.stop_if("after");
     }

@@ -11,7 +11,7 @@ use crate::config::HostConfig;
 
 mod aside;
 
-/// A journal's folder, removed on drop.
+/// A journal's directory, removed on drop.
 struct Home(PathBuf);
 
 impl Home {
@@ -19,7 +19,7 @@ impl Home {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = env::temp_dir().join(format!("mistify-journal-{}-{number}", process::id()));
-        // One that a test which was killed left.
+        // A killed test may have left one.
         let _ = fs::remove_dir_all(&path);
         Self(path)
     }
@@ -32,7 +32,7 @@ impl Home {
         Journal::open(&self.0, scope(), limits).unwrap()
     }
 
-    /// The names in a folder of it, sorted.
+    /// Returns the names in one of its directories, sorted.
     fn names(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.0.join(folder)).unwrap();
         let mut names: Vec<String> = entries
@@ -42,7 +42,7 @@ impl Home {
         names
     }
 
-    /// The file of the first intent of all.
+    /// Returns the file of the very first intent.
     fn first(&self) -> PathBuf {
         self.0.join("intents/00000001.intent")
     }
@@ -50,7 +50,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // What stays in the folder for temporary files harms nobody.
+        // Remains in the directory for temporary files do no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -67,7 +67,7 @@ fn network(number: usize) -> Step {
     Step::NetworkDefined(format!("02:00:00:00:00:{number:02x}"))
 }
 
-/// Begins a CreateGuest of some steps.
+/// Starts a CreateGuest with this number of steps.
 fn begin(journal: &Journal, id: &str, steps: usize) -> Entry {
     let mut entry = journal.begin(Verb::CreateGuest, id, &guest(id)).unwrap();
     for number in 0..steps {
@@ -336,7 +336,7 @@ fn line_replaces_one_whose_write_failed() {
     let home = Home::new();
     let journal = home.open();
     let mut entry = begin(&journal, "web-1", 1);
-    // As where the disk took a whole line, and said that it did not.
+    // As if the disk had taken a whole line, but reported an error.
     let vain = [b'x'; 100].into_iter().chain([b'\n']).collect::<Vec<u8>>();
     journal.shared.folder.as_ref().unwrap().append(1, entry.record.tail.bytes, &vain).unwrap();
     entry.note(network(1)).unwrap();
@@ -358,7 +358,7 @@ fn journal_is_full_when_next_start_cannot_read_all() {
     running.settled().unwrap();
     drop(begin(&journal, "c", 0));
     drop(journal);
-    // With less room the youngest waits for another start.
+    // With a lower limit the youngest waits for a further start.
     let limits = JournalLimits { files: 1, ..limits };
     let journal = home.open_with(&limits);
     assert_eq!(open_guests(&journal), ["a"]);

@@ -1,9 +1,9 @@
-//! What must hold of an intent's file whatever is in it.
+//! Properties of an intent's file that hold for any content.
 
 use super::*;
 
-/// The bytes as a file, and as the JSON of its lines, of which as many have right sums as the first
-/// byte says.
+/// Reads the bytes as a file, and then as the JSON of its lines. The first byte is the number of
+/// lines with correct checksums.
 pub(crate) fn journal_file(data: &[u8]) {
     file(data);
     let Some((right, lines)) = data.split_first() else { return };
@@ -21,8 +21,8 @@ pub(crate) fn journal_file(data: &[u8]) {
     assert!(steps < usize::from(*right).max(1), "only what has right sums is followed");
 }
 
-/// What is read ends where a line does, is the same without a torn end, goes on with another step,
-/// and is the same when it is written again.
+/// Checks that a record ends at the end of a line, is the same without a torn end, accepts another
+/// step, and is the same when it is written again.
 fn file(content: &[u8]) -> Option<Record> {
     let limits = JournalLimits { steps: 8, ..JournalLimits::default() };
     let scope = Scope {

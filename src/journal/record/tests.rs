@@ -15,7 +15,7 @@ fn read(content: &[u8]) -> Result<Record, Unfit> {
     Record::read(content, &scope(), &JournalLimits::default())
 }
 
-/// The lines of a file, and the record that it is of.
+/// Returns the lines of a file, and its record.
 fn written(guest: &str, steps: &[Step]) -> (Vec<Vec<u8>>, Record) {
     let nic = Nic { mac: "02:00:00:00:00:01".to_owned(), vlans: Some(vec![7]), ..Nic::default() };
     let disk = Disk { image: "debian\n12".to_owned(), size_mib: u64::MAX, ..Disk::default() };
@@ -77,7 +77,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..6)
 }
 
-/// Whether a file's reading says nothing that was not written.
+/// Returns whether a file's content is a part of what was written.
 fn says_less(read: Result<Record, Unfit>, written: &Record) -> bool {
     let Ok(read) = read else { return true };
     let whole = Intent { steps: written.intent.steps.clone(), ..read.intent.clone() };
@@ -120,7 +120,7 @@ fn a_delete_of_a_former_version_expects_its_volumes() {
     assert_eq!(serde_json::from_str::<Step>(step).unwrap(), expected);
 }
 
-// The sum was made with the definition of FNV-1a, in another language.
+// The checksum was computed from the definition of FNV-1a in another language.
 #[test]
 fn the_checksum_is_fnv_1a_of_all_json_so_far() {
     assert_eq!(Tail::START.after(b"foobar").sum, 0x3453_16a7_168b_8506);
@@ -203,7 +203,8 @@ fn changed_byte_never_yields_an_unwritten_record() {
             let mut changed = content.clone();
             changed[at] ^= flip;
             let read = read(&changed);
-            // The very end is told from a torn line by nothing; everything else is refused.
+            // Only a change of the last byte looks like a torn line; every other change is
+            // detected.
             assert_eq!(read.is_ok(), at == content.len() - 1, "byte {at}, flipped by {flip}");
             assert!(says_less(read, &record), "byte {at}, flipped by {flip}");
         }
@@ -225,7 +226,7 @@ proptest! {
         kept in 0_usize..3,
     ) {
         prop_assert!(read(&content).is_err());
-        // After lines that were written, too: they say no more than those.
+        // Random bytes after valid lines add nothing to them, either.
         let (lines, record) = written("web-1", &sample());
         let mixed = [lines[..kept].concat(), content].concat();
         prop_assert!(says_less(read(&mixed), &record));

@@ -1,4 +1,4 @@
-//! What is found among the intents and cannot be followed.
+//! Files among the intents that are not usable.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, symlink};
@@ -7,8 +7,8 @@ use std::os::unix::net::UnixListener;
 use super::*;
 use crate::config::Store;
 
-/// Puts something in the place of the first intent's file and opens the journal: it has to be set
-/// aside as it is.
+/// Replaces the first intent's file and opens the journal, which must set the replacement aside
+/// unchanged.
 fn is_set_aside(what: &str, put: impl FnOnce(&Path)) {
     let home = Home::new();
     drop(begin(&home.open(), "web-1", 2));
@@ -20,7 +20,7 @@ fn is_set_aside(what: &str, put: impl FnOnce(&Path)) {
     assert_eq!(home.names("set-aside"), ["00000001.intent"], "{what}");
     let after = fs::symlink_metadata(home.0.join("set-aside/00000001.intent")).unwrap();
     assert_eq!((before.ino(), before.len()), (after.ino(), after.len()), "{what}");
-    // The agent goes on.
+    // The journal still works.
     begin(&journal, "web-1", 1).settled().unwrap();
 }
 
