@@ -1,4 +1,4 @@
-//! Why there is no such job, or none more, in facts.
+//! Errors of jobs.
 
 use std::fmt;
 use std::io;
@@ -7,44 +7,44 @@ use std::path::PathBuf;
 use super::State;
 use crate::pool::NoPlace;
 
-/// Why something cannot be had of jobs.
+/// Why a request about jobs failed.
 #[derive(Debug)]
 pub enum Error {
-    /// There is none of this id, or none any more.
+    /// No job has this id, or it is no longer kept.
     Unknown {
-        /// As it was asked for.
+        /// The id in the request.
         id: String,
     },
-    /// It is begun, or has ended, and cannot be cancelled.
+    /// The job has started or ended, and cannot be cancelled.
     Begun {
         /// The job.
         id: String,
-        /// How far it is.
+        /// Its state.
         state: State,
     },
-    /// So many wait already.
+    /// The limit of waiting jobs is reached.
     Full(NoPlace),
-    /// So many of one guest wait already.
+    /// The limit of waiting jobs of one guest is reached.
     GuestFull {
         /// The guest's id.
         guest: String,
-        /// How many.
+        /// The limit.
         limit: usize,
     },
-    /// It asks for more than is kept.
+    /// The request exceeds the size limit.
     Size {
-        /// The bound, in bytes.
+        /// The limit, in bytes.
         bytes: usize,
     },
-    /// The agent ends.
+    /// The agent is stopping.
     Closed,
-    /// The system refused.
+    /// The system returned an error.
     Io {
-        /// What was being done, as in `write`.
+        /// The action, as in `write`.
         verb: &'static str,
-        /// To what.
+        /// The path of the action.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
 }
@@ -63,7 +63,7 @@ impl fmt::Display for Error {
             Self::Io { verb, path, error } => {
                 write!(f, "jobs: cannot {verb} {}: ", path.display())?;
                 match error.kind() {
-                    // As storage words it.
+                    // The same text as in storage.
                     io::ErrorKind::StorageFull => f.write_str("no space left on device"),
                     _ => write!(f, "{error}"),
                 }

@@ -1,16 +1,16 @@
 //! The files of jobs.
 //!
 //! ```text
-//! DIR/jobs/N.queued     what is asked for
-//! DIR/jobs/N.running    the same by another name, from before it is begun
-//! DIR/jobs/N.ended      what came of it
-//! DIR/jobs/N.new        not yet in its place
-//! DIR/set-aside/        what was found among them and cannot be followed
+//! DIR/jobs/N.queued     the request
+//! DIR/jobs/N.running    the same file, renamed before the start
+//! DIR/jobs/N.ended      the result
+//! DIR/jobs/N.new        a draft, before its rename
+//! DIR/set-aside/        unusable files from `jobs`
 //! ```
 //!
-//! A file is a line: a checksum, a space and a JSON array of texts: the format, what the job is about, and
-//! the job. It is on the disk before it gets its name, so that
-//! no end of the agent leaves a half one. That a job is begun is a rename, which needs no space.
+//! A file is one line: a checksum, a space and a JSON array of texts: the format, the scope, and the job. A file is on
+//! the disk before it gets its name, so that an end of the agent leaves no partial file. The start of a job is a
+//! rename, which needs no space.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -24,14 +24,14 @@ use super::{Error, State};
 use crate::os::files::{self, CHECKSUM_START, checksum};
 use crate::os::own;
 
-/// Of the format; a file of another one is not understood.
+/// The version of the format; files of other versions are refused.
 const FORMAT: &str = "job 1";
-/// Digits of a name, so that names sort as numbers: microseconds since 1970 have as many.
+/// The number of digits of a name, so that names sort as numbers; enough for microseconds since 1970.
 const DIGITS: usize = 16;
-/// No job has a higher number, so that there is always a next one.
+/// The highest number of a job, so that there is always a next one.
 pub(super) const NUMBER_MAX: u64 = u64::MAX / 2;
 
-/// How far a file's job is; the later name counts where there are two.
+/// The stage of a file's job. If a job has two files, the later stage counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
     Queued,
@@ -54,7 +54,8 @@ impl Stage {
         Self::ALL.into_iter().filter(move |former| *former < self)
     }
 
-    /// Whether a job's file may have this in it: one that runs is as it was when it waited.
+    /// Returns whether a job's file of this stage may contain the record. The file of a running job is the one of the
+    /// waiting job.
     fn fits(self, record: &Record) -> bool {
         match self {
             Self::Queued | Self::Running => {
@@ -65,13 +66,13 @@ impl Stage {
     }
 }
 
-/// The folder, which is this agent's alone: it lies in the one that the journal locks.
+/// The directory of jobs. It is inside the directory that the journal locks, so this agent uses it exclusively.
 pub(super) struct Folder {
     path: PathBuf,
     set_aside: PathBuf,
     scope: String,
     file_bytes: u64,
-    /// Open, so that syncing it needs no free descriptor.
+    /// Open, so that a sync needs no free descriptor.
     open: File,
 }
 
@@ -88,15 +89,14 @@ impl Folder {
         Ok(Self { path: path.to_owned(), set_aside: set_aside.to_owned(), scope, file_bytes, open })
     }
 
-    /// Reads what is there, removes what was not yet in its place or has been overtaken, and sets
-    /// aside the rest.
+    /// Reads all jobs, removes drafts and files of earlier stages, and sets the other files aside.
     pub(super) fn sweep(&self) -> Result<Vec<(u64, Stage, Record)>, Error> {
         let mut found: Vec<(u64, Stage)> = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(at("list", &self.path))? {
             let entry = entry.map_err(at("list", &self.path))?;
             let name = entry.file_name();
             match parse(&name) {
-                // It can be neither read nor removed like a file.
+                // A directory can be neither read nor removed like a file.
                 _ if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
                     self.put_aside(&name, "it is a directory");
                 }
@@ -120,7 +120,7 @@ impl Folder {
                     stage.before().try_for_each(|it| self.discard(&self.file(number, it)))?;
                     records.push((number, stage, record));
                 }
-                // The file is not to blame.
+                // The file itself may be valid.
                 Err(error) if files::is_shortage(&error) => {
                     return Err(at("read", &self.file(number, stage))(error));
                 }
@@ -153,23 +153,23 @@ impl Folder {
         }
     }
 
-    /// Makes the file of a job that waits; when this returns it is on the disk.
+    /// Makes the file of a waiting job. The file is on the disk when this returns.
     pub(super) fn place(&self, number: u64, record: &Record) -> Result<(), Error> {
         self.write(number, Stage::Queued, record)?;
         self.sync().inspect_err(|_| {
-            // It is not taken; what stays of it here a start would begin.
+            // The job is refused; a file that remains would run at the next start.
             let _ = self.discard(&self.file(number, Stage::Queued));
         })
     }
 
-    /// Has it on the disk that a job is begun.
+    /// Records on the disk that a job has started.
     pub(super) fn begin(&self, number: u64) -> Result<(), Error> {
         let (from, to) = (self.file(number, Stage::Queued), self.file(number, Stage::Running));
         fs::rename(&from, &to).map_err(at("rename", &from))?;
         self.sync()
     }
 
-    /// Has it on the disk what came of a job. Where that fails it is not begun again either.
+    /// Writes the outcome of a job to the disk. Even if that fails, the job does not start again.
     pub(super) fn end(&self, number: u64, record: &Record) -> Result<(), Error> {
         let written = self.write(number, Stage::Ended, record);
         self.discard(&self.file(number, Stage::Queued))?;
@@ -178,7 +178,7 @@ impl Folder {
         self.sync()
     }
 
-    /// Removes what there is of a job that has ended.
+    /// Removes the files of a job that has ended.
     pub(super) fn forget(&self, number: u64) -> Result<(), Error> {
         Stage::ALL.into_iter().try_for_each(|stage| self.discard(&self.file(number, stage)))
     }
@@ -191,19 +191,19 @@ impl Folder {
             .map_err(at("write", &draft))
             .and_then(|()| fs::rename(&draft, &path).map_err(at("create", &path)));
         placed.inspect_err(|_| {
-            // A start removes it otherwise.
+            // Otherwise the next start removes it.
             let _ = self.discard(&draft);
         })
     }
 
-    /// What is in a job's file.
+    /// Returns the content of a job's file.
     pub(super) fn texts(&self, record: &Record) -> Vec<String> {
         let mut texts = vec![FORMAT.to_owned(), self.scope.clone()];
         texts.extend(record.texts());
         texts
     }
 
-    /// Has the folder's names on the disk.
+    /// Syncs the names in the directory to the disk.
     fn sync(&self) -> Result<(), Error> {
         self.open.sync_all().map_err(at("write", &self.path))
     }
@@ -212,7 +212,7 @@ impl Folder {
         self.path.join(name(number, stage.name()))
     }
 
-    /// Removes a file, if it is there.
+    /// Removes a file, if it exists.
     fn discard(&self, path: &Path) -> Result<(), Error> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(error)),
@@ -220,8 +220,8 @@ impl Folder {
         }
     }
 
-    /// Moves a job out of the way whose last file cannot be followed. What that has overtaken goes
-    /// first, and it only then: alone it would be begun once more.
+    /// Sets a job aside whose last file is unusable. Its files of earlier stages are moved first, and the last file
+    /// only after all of them: an earlier file alone would start the job again.
     fn put_job_aside(&self, number: u64, last: Stage, why: &str) {
         let all_gone = last.before().all(|stage| {
             let is_there = fs::symlink_metadata(self.file(number, stage)).is_ok();
@@ -233,8 +233,7 @@ impl Folder {
         }
     }
 
-    /// Moves a file out of the way; where that fails, `false`, it stays and is looked at by the next
-    /// start.
+    /// Sets a file aside. If that fails, returns `false`; the file stays, and the next start tries again.
     fn put_aside(&self, name: &OsStr, why: &str) -> bool {
         let moved = files::set_aside(&self.path, name, &self.set_aside);
         let from = self.path.join(name);
@@ -246,7 +245,7 @@ impl Folder {
     }
 }
 
-/// What a name stands for, a draft by no stage; `None` for one that is not given here.
+/// Returns the number and the stage of a name, without a stage for a draft; `None` for a name that is not used here.
 pub(super) fn parse(file: &OsStr) -> Option<(u64, Option<Stage>)> {
     let (digits, kind) = file.to_str()?.split_once('.')?;
     let number: u64 = digits.parse().ok()?;
@@ -259,7 +258,7 @@ fn name(number: u64, kind: &str) -> String {
     format!("{number:0DIGITS$}.{kind}")
 }
 
-/// All of a file.
+/// Returns the whole content of a file.
 pub(super) fn line(json: &str) -> String {
     format!("{} {json}\n", sum_of(json))
 }

@@ -1,4 +1,4 @@
-//! What must hold of the folder of jobs whatever is in it.
+//! Properties of the directory of jobs that hold for any content.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,25 +14,25 @@ use super::folder::{self, NUMBER_MAX};
 use super::*;
 use crate::os::peer::{Caller, Origin, Peer};
 
-/// Entries that are looked at; each has to be moved or read several times.
+/// The number of checked entries; each must be moved or read several times.
 const ENTRIES_MAX: usize = 16;
-/// In bytes, so that there is room for a number behind it.
+/// In bytes, so that a number fits behind the name.
 const NAME_MAX: usize = 200;
-/// What lies where files are set aside, under the name of each of them.
+/// The content of the files that already exist in `set-aside`, one for the name of each entry.
 const FORMER: &[u8] = b"former";
 
-/// Lines, each of them an entry of the folder: its name, a blank, and what it is: `/` a folder, `@` a
-/// link, `=` a file with this text under a right sum, anything else a file of these bytes. Whatever
-/// they are, jobs are opened; each entry is followed, overtaken or set aside as it was; what is
-/// followed is the same when it is read again, does not keep others from being begun, and numbers
-/// grow.
+/// Opens jobs with these entries in the directory, one a line: the name, a blank, and the content. `/` is a directory,
+/// `@` a link, `=` a file with this text and a correct checksum, anything else a file of these bytes.
+///
+/// Each entry is read, superseded or set aside unchanged. A job that is read is the same when it is read again, does
+/// not prevent others from starting, and numbers grow.
 pub(crate) fn job_files(data: &[u8]) {
     let home = Home::new();
     let before = home.fill(data);
     let records = home.folder().sweep().expect("whatever is in it");
     home.all_are_there(&before, &records);
     if records.is_empty() {
-        // What comes now is no news, and takes longer than all before.
+        // The rest checks nothing new without a job, and takes longer than everything before.
         return;
     }
     let aside = home.content("set-aside");
@@ -59,7 +59,7 @@ pub(crate) fn job_files(data: &[u8]) {
     assert_eq!(home.content("set-aside"), aside, "what the agent writes it can read");
 }
 
-/// What a start makes of a file.
+/// Checks the job that a start makes from a file.
 fn follows(jobs: &Jobs, stage: Stage, record: &Record) {
     let is_old = jobs.is_old(record);
     let Ok(job) = jobs.get(&record.job.id) else {
@@ -76,7 +76,7 @@ fn follows(jobs: &Jobs, stage: Stage, record: &Record) {
     }
 }
 
-/// Takes one more job; its id, unless an entry has the last number that there is.
+/// Adds one more job; returns its id, unless an entry has the highest possible number.
 fn add(jobs: &Jobs) -> Option<String> {
     if jobs.table.lock().next > NUMBER_MAX {
         return None;
@@ -97,14 +97,14 @@ fn clock() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_764_086_400)
 }
 
-/// The folders of an agent, removed on drop.
+/// The directories of an agent, removed on drop.
 struct Home(PathBuf);
 
 impl Home {
     fn new() -> Self {
         let whose = format!("{}-{:?}", process::id(), thread::current().id());
         let path = env::temp_dir().join(format!("mistify-fuzz-{whose}"));
-        // What one left that did not hold.
+        // A failed run may have left one.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).expect("a folder");
         let home = Self(path);
@@ -128,7 +128,7 @@ impl Home {
         Jobs::open_by(&jobs, &aside, "here".to_owned(), &limits, fate, clock).expect("it is open")
     }
 
-    /// The jobs after a restart, which are the same.
+    /// Reopens the jobs as after a restart, and checks that they are the same.
     fn again(&self, jobs: Jobs) -> Jobs {
         let all = |jobs: &Jobs| -> Vec<String> {
             jobs.table.lock().kept.iter().map(|kept| text(&kept.job())).collect()
@@ -140,7 +140,7 @@ impl Home {
         jobs
     }
 
-    /// Makes the entries, and another one of the same name where each would be set aside.
+    /// Makes the entries, and a file of the same name in `set-aside` for each.
     fn fill(&self, data: &[u8]) -> Vec<Entry> {
         let (jobs, aside) = (self.0.join("jobs"), self.0.join("set-aside"));
         for line in data.split(|byte| *byte == b'\n').take(ENTRIES_MAX) {
@@ -166,7 +166,7 @@ impl Home {
         self.content("jobs").into_iter().collect()
     }
 
-    /// What is in one of its folders.
+    /// Returns the content of one of its directories.
     fn content(&self, folder: &str) -> BTreeMap<Vec<u8>, What> {
         let entries = fs::read_dir(self.0.join(folder)).expect("it is there");
         let entries = entries.map(|entry| entry.expect("it can be listed"));
@@ -183,8 +183,8 @@ impl Home {
             .collect()
     }
 
-    /// Each entry is what a record was read of and would be written from, or set aside over nothing, or
-    /// was a draft, or overtaken by a record.
+    /// Checks that each entry belongs to a record and would be written the same again, or was set aside without
+    /// overwriting, or was a draft, or was superseded by a record.
     fn all_are_there(&self, before: &[Entry], records: &[(u64, Stage, Record)]) {
         let (jobs, aside) = (self.content("jobs"), self.content("set-aside"));
         assert_eq!(jobs.len(), records.len(), "what is not followed does not stay");
@@ -215,12 +215,12 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // What stays in the folder for temporary files harms nobody.
+        // Remains in the directory for temporary files do no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// An entry of a folder, by its name.
+/// An entry of a directory, with its name.
 type Entry = (Vec<u8>, What);
 
 #[derive(Debug, PartialEq)]
@@ -235,7 +235,7 @@ fn split_at_blank(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((line.get(..blank)?, line.get(blank + 1..)?))
 }
 
-/// The texts of a file that was read.
+/// Returns the texts of a file that was read.
 fn texts(what: &What) -> Vec<String> {
     let What::File(content) = what else { panic!("a record of {what:?}") };
     let text = str::from_utf8(content).expect("it was read");
@@ -245,7 +245,7 @@ fn texts(what: &What) -> Vec<String> {
     serde_json::from_str(json).expect("it was read")
 }
 
-/// Whether an entry can have this name, which is none that only a file gets which is set aside.
+/// Returns whether an entry can have this name. It must not look like the name of a file that was set aside.
 fn is_name(name: &[u8]) -> bool {
     let mut parts = Path::new(OsStr::from_bytes(name)).components();
     let is_one = |part| matches!(part, Component::Normal(part) if part.as_bytes() == name);

@@ -1,4 +1,4 @@
-//! What a job is. Plain data, as callers see it and as its file has it.
+//! The data of a job, for callers and for its file.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,59 +14,59 @@ use crate::os::peer::{Caller, Origin, Peer};
 /// A job, as callers see it. Times are RFC 3339, in UTC.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Job {
-    /// Its name, which no other job gets: digits alone.
+    /// Its id, which no other job gets: digits only.
     pub id: String,
     /// The method that was called, with its service's name.
     pub method: String,
-    /// The id of the guest that it is about.
+    /// The id of its guest.
     pub guest: String,
-    /// How far it is.
+    /// Its state.
     pub state: State,
-    /// When it was asked for.
+    /// When the call arrived.
     pub created: String,
-    /// When it was begun.
+    /// When the job started.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub started: String,
     /// When it ended.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ended: String,
-    /// What it is at, or was last.
+    /// The present or last step.
     #[serde(skip_serializing_if = "Progress::is_empty")]
     pub progress: Progress,
-    /// What the call would have answered.
+    /// The result of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<RawValue>>,
-    /// The error that it would have answered with; of a job that is lost a `message` alone,
-    /// and where it is too long to be kept.
+    /// The error of the call; only a `message` for a lost job, and for an error that is too long to
+    /// store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Box<RawValue>>,
 }
 
-/// How far a job is.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It waits to be begun.
+    /// It waits for its start.
     #[default]
     Queued,
-    /// It is being carried out.
+    /// It is running.
     Running,
     /// It has a result.
     Done,
-    /// It has an error.
+    /// It has failed with an error.
     Failed,
-    /// It was cancelled before it was begun.
+    /// It was cancelled before its start.
     Cancelled,
-    /// The agent ended before it did.
+    /// The agent ended before the job did.
     Lost,
 }
 
 impl State {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 6] =
         [Self::Queued, Self::Running, Self::Done, Self::Failed, Self::Cancelled, Self::Lost];
 
-    /// Its name on the wire.
+    /// Returns its name on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -78,7 +78,7 @@ impl State {
         }
     }
 
-    /// Whether nothing comes after it.
+    /// Returns whether the state is final.
     pub fn is_end(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
     }
@@ -90,45 +90,46 @@ impl fmt::Display for State {
     }
 }
 
-/// Some jobs.
+/// A page of jobs.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Page {
-    /// The oldest first, without their results.
+    /// The jobs without their results, the oldest first.
     pub jobs: Vec<Job>,
-    /// What `after` is for the next page; absent at the end.
+    /// The `after` of the next page; absent at the end.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
 
-/// What a job is asked for.
+/// The request of a job.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The parameter of its method, as the caller wrote it.
     pub params: Box<RawValue>,
-    /// Who asked.
+    /// The caller.
     pub caller: Caller,
 }
 
-/// How a job ends.
+/// The outcome of a job.
 #[derive(Debug)]
 pub enum Outcome {
-    /// With this result.
+    /// The call succeeded with this result.
     Done(Box<RawValue>),
-    /// With this error.
+    /// The call failed with this error.
     Failed(Box<RawValue>),
-    /// Before it was begun.
+    /// The job was cancelled before its start.
     Cancelled,
-    /// With the agent; what is known of it.
+    /// The agent ended during the job; the text tells what is known.
     Lost(String),
 }
 
 /// A job as its file has it.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
-    /// When it came into its state, but for running, in milliseconds since 1970.
+    /// The time of its present state, in milliseconds since 1970; a running job keeps the time of
+    /// the former state.
     pub(super) at_ms: u64,
     pub(super) job: Job,
-    /// Until it is begun.
+    /// `None` after the start.
     pub(super) request: Option<Request>,
 }
 
@@ -172,7 +173,7 @@ impl Record {
         self.request = None;
     }
 
-    /// All of it as texts, in the order in which they are read again.
+    /// Returns the whole record as texts, in the order in which [`Record::read`] takes them.
     pub(super) fn texts(&self) -> Vec<String> {
         let job = self.job.clone();
         let json = |value: Option<Box<RawValue>>| value.map_or_else(String::new, text);
@@ -201,7 +202,7 @@ impl Record {
         texts
     }
 
-    /// Reads these again; `None` for others, be it that they were understood.
+    /// Parses the texts of a record; returns `None` for all other texts, even if they are readable.
     pub(super) fn read(texts: &[String]) -> Option<Self> {
         let [at_ms, id, method, guest, state, created, started, ended, steps, step, rest @ ..] =
             texts
@@ -244,12 +245,12 @@ fn text(json: Box<RawValue>) -> String {
     Box::<str>::from(json).into_string()
 }
 
-/// What is JSON; an absent one is an empty text.
+/// Parses JSON; an empty text is an absent value.
 fn raw(text: &str) -> Option<Box<RawValue>> {
     RawValue::from_string(text.to_owned()).ok()
 }
 
-/// An error that says this and nothing else.
+/// Returns an error with only this message.
 pub(super) fn error_of(message: &str) -> Option<Box<RawValue>> {
     raw(&json!({ "message": message }).to_string())
 }

@@ -1,4 +1,4 @@
-//! Calls that outlive their request: what each of them is, and what came of it.
+//! Jobs: calls that outlive their request, with their results.
 //!
 //! ```text
 //! add ──► queued ── next ──► running ── end ──► done, failed
@@ -8,13 +8,13 @@
 //!        cancelled            lost              all of these are kept for a while
 //! ```
 //!
-//! This room keeps jobs (in files, see `folder`) and says whose turn it is; it carries nothing out and
-//! does not know what a request or an outcome means: both are JSON of whoever calls. What holds:
-//! - When [`Jobs::add`] returns, the disk has the job; a start that finds it queued begins it.
-//! - When [`Jobs::may_begin`] returns, the disk has that it runs: whatever happens then, no start begins
-//!   it again. One that an agent's end cut off is lost, and says so.
-//! - Jobs of one guest run one after the other, in the order in which they came.
-//! - No lock is held while a disk is waited for: each step of a job is one thread's alone.
+//! This module stores jobs (in files, see `folder`) and determines the next job to run. It runs no job itself, and does
+//! not interpret requests and outcomes: both are JSON of its callers. The guarantees:
+//! - When [`Jobs::add`] returns, the job is on the disk; a start that finds it queued runs it.
+//! - When [`Jobs::may_begin`] returns, the disk records that the job runs: no later start runs it again. A job that the
+//!   end of an agent interrupts becomes lost.
+//! - Jobs of one guest run one after the other, in the order of their arrival.
+//! - No lock is held during a wait for the disk: only one thread handles a job at a time.
 
 mod error;
 mod folder;
@@ -45,46 +45,46 @@ pub use self::progress::{Progress, Track, reached, tracker};
 /// The jobs of one agent.
 pub struct Jobs {
     table: Mutex<Table>,
-    /// A job may be begun, one has ended, or none is begun any more.
+    /// Signals that a job may start, that a job has ended, or that no further job starts.
     changed: Condvar,
-    /// `None` for jobs that end with the process.
+    /// `None` for jobs in memory.
     folder: Option<Folder>,
     limits: JobLimits,
     clock: fn() -> SystemTime,
 }
 
-/// A job that is to be carried out, by whoever has this.
+/// A job to run; its owner runs it.
 pub struct Begun {
     number: u64,
     /// The method, with its service's name.
     pub method: String,
-    /// What is asked for, and by whom.
+    /// The request and its caller.
     pub request: Request,
     track: Track,
 }
 
 impl Begun {
-    /// The job's id.
+    /// Returns the job's id.
     pub fn id(&self) -> String {
         self.number.to_string()
     }
 
-    /// Runs `work` so that the steps which it tells of are this job's.
+    /// Runs `work`, and counts the steps that it reports as steps of this job.
     pub fn tracked<T>(&self, work: impl FnOnce() -> T) -> T {
         progress::tracked(&self.track, work)
     }
 }
 
 impl Jobs {
-    /// The jobs in `folder`, which is made where it is absent and has to be this agent's alone. Those
-    /// that ran are lost; `fate` says what becomes of what they began. What cannot be followed is moved
-    /// to `set_aside`, and what is about another `scope`, too.
+    /// Opens the jobs in `folder`, which must be exclusive to this agent, and makes the directory if it is absent. Jobs
+    /// that were running become lost; `fate` returns the outcome of their changes. Unusable files, and jobs of another
+    /// `scope`, are moved to `set_aside`.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be used.
+    /// [`Error::Io`] if the directory cannot be used.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has answered.
     pub fn open(
         folder: &Path,
         set_aside: &Path,
@@ -130,32 +130,31 @@ impl Jobs {
         Ok(jobs)
     }
 
-    /// Jobs that end with the process, for an agent that has no folder.
+    /// Creates jobs in memory, for an agent without a state directory.
     pub fn in_memory(limits: &JobLimits) -> Self {
         Self::with(None, limits, SystemTime::now)
     }
 
     fn with(folder: Option<Folder>, limits: &JobLimits, clock: fn() -> SystemTime) -> Self {
-        // So that numbers grow over a restart, also where no job is left of the time before.
+        // So that numbers grow over a restart, even if no former job is left.
         let micros = clock().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let next = u64::try_from(micros).unwrap_or(0).clamp(1, folder::NUMBER_MAX);
         let table = Mutex::new(Table { next, ..Table::default() });
         Self { table, changed: Condvar::new(), folder, limits: limits.clone(), clock }
     }
 
-    /// Bounds.
+    /// Returns the limits.
     pub fn limits(&self) -> &JobLimits {
         &self.limits
     }
 
-    /// Takes a call as a job; its id.
+    /// Adds a call as a job; returns its id.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::GuestFull`], [`Error::Size`], [`Error::Closed`] or [`Error::Io`]:
-    /// there is no job then.
+    /// [`Error::Full`], [`Error::GuestFull`], [`Error::Size`], [`Error::Closed`] or [`Error::Io`]: then no job exists.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has the job.
     pub fn add(&self, method: &str, guest: &str, request: Request) -> Result<String, Error> {
         if request.params.get().len() > self.limits.request_bytes {
             return Err(Error::Size { bytes: self.limits.request_bytes });
@@ -174,7 +173,7 @@ impl Jobs {
         let mut table = self.table.lock();
         if let Err(error) = placed {
             table.kept.retain(|kept| kept.number != number);
-            // It kept those of its guest that came after it.
+            // Later jobs of its guest waited for this one.
             self.changed.notify_all();
             return Err(error);
         }
@@ -183,11 +182,11 @@ impl Jobs {
         Ok(record.job.id)
     }
 
-    /// Waits for a job that may be begun, which nobody else gets or cancels from here on; `None` once
-    /// none is begun any more.
+    /// Waits for a job that may start, and takes it: no other thread gets it, and nobody can cancel it. Returns `None`
+    /// after [`Jobs::close`].
     ///
     /// # Blocking
-    /// Until then.
+    /// Until a job may start.
     pub fn next(&self) -> Option<Begun> {
         let mut table = self.table.lock();
         while !table.closed {
@@ -199,7 +198,7 @@ impl Jobs {
         None
     }
 
-    /// The job whose turn it is, if there is one.
+    /// Takes the next job, if one may start.
     fn take(&self, table: &mut Table) -> Option<Begun> {
         let kept = table.first()?;
         let request = kept.record.request.take()?;
@@ -209,22 +208,22 @@ impl Jobs {
         Some(Begun { number: kept.number, method, request, track: kept.track.clone() })
     }
 
-    /// Has it on the disk that a job is begun: to be called before its first step.
+    /// Records on the disk that a job has started. Call this before its first step.
     ///
     /// # Errors
-    /// [`Error::Io`]: it is to be ended, and not begun.
+    /// [`Error::Io`]: end the job, and do not run it.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has the record.
     pub fn may_begin(&self, begun: &Begun) -> Result<(), Error> {
         self.on_disk(|folder| folder.begin(begun.number))
     }
 
-    /// Ends a job; as it is now. Where the disk does not take the outcome, that is logged, and the next
-    /// start takes the job for lost.
+    /// Ends a job; returns it. If the disk does not take the outcome, that is logged, and the job becomes lost at the
+    /// next start.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has answered.
     pub fn end(&self, begun: &Begun, outcome: Outcome) -> Job {
         let number = begun.number;
         let mut record = self.table.lock().get(number).record.clone();
@@ -238,7 +237,7 @@ impl Jobs {
         job
     }
 
-    /// The job of this id. From memory.
+    /// Returns the job of this id, from memory.
     ///
     /// # Errors
     /// [`Error::Unknown`].
@@ -251,11 +250,11 @@ impl Jobs {
         }
     }
 
-    /// At most `limit` jobs that are `wanted`, whose ids come after this one, the oldest first and
-    /// without their results. From memory.
+    /// Returns at most `limit` jobs that are `wanted` and whose ids follow `after`, the oldest first and without their
+    /// results, from memory.
     ///
     /// # Errors
-    /// [`Error::Unknown`] where `after` is no id.
+    /// [`Error::Unknown`] if `after` is not an id.
     pub fn list(
         &self,
         after: &str,
@@ -277,14 +276,14 @@ impl Jobs {
         Ok(Page { jobs, next: last.unwrap_or_default() })
     }
 
-    /// Cancels a job that is not begun; as it is then, and whether it is that by this call: one that is
-    /// cancelled already is a success.
+    /// Cancels a job that has not started; succeeds if it is cancelled already. Returns the job, and whether this call
+    /// cancelled it.
     ///
     /// # Errors
     /// [`Error::Unknown`]; [`Error::Begun`] for any other job.
     ///
     /// # Blocking
-    /// As long as the disk takes.
+    /// Until the disk has answered.
     pub fn cancel(&self, id: &str) -> Result<(Job, bool), Error> {
         self.forget();
         let (number, record) = {
@@ -300,25 +299,25 @@ impl Jobs {
             kept.record = record.clone();
             (kept.number, record)
         };
-        // Others of its guest may have waited for it.
+        // Other jobs of its guest may have waited for it.
         self.changed.notify_all();
         self.write_end(number, &record);
         Ok((record.job, true))
     }
 
-    /// How many wait, and how many run.
+    /// Returns how many jobs wait, and how many run.
     pub fn counts(&self) -> (usize, usize) {
         let table = self.table.lock();
         (table.count(State::Queued), table.count(State::Running))
     }
 
-    /// From here on none is taken or begun. Those that wait stay on the disk.
+    /// Stops adding and starting jobs. Waiting jobs stay on the disk.
     pub fn close(&self) {
         self.table.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// Waits for the end of those that run; whether all have ended.
+    /// Waits until the running jobs have ended; returns whether all have.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -336,11 +335,11 @@ impl Jobs {
         self.folder.as_ref().map_or(Ok(()), work)
     }
 
-    /// Writes an outcome into a record.
+    /// Sets the outcome of a record.
     fn close_record(&self, record: &mut Record, outcome: Outcome) {
         record.end(outcome, (self.clock)());
         let Job { id, result, error, .. } = &mut record.job;
-        // Half the file, where it is all quotes and backslashes, which have to be escaped in it.
+        // At most half of the file, even if every character is a quote or a backslash, which the file escapes.
         let room = usize::try_from(self.limits.file_bytes / 4).unwrap_or(usize::MAX);
         let too_long = |it: &Option<Box<RawValue>>| {
             it.as_deref().map(|it| it.get().len()).filter(|bytes| *bytes > room)
@@ -361,18 +360,18 @@ impl Jobs {
         }
     }
 
-    /// Whether an end, or a beginning that did not come, is longer ago than is kept.
+    /// Returns whether a job ended longer ago than jobs are kept, or has waited that long.
     fn is_old(&self, record: &Record) -> bool {
         let since_1970 = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
         since_1970.saturating_sub(Duration::from_millis(record.at_ms)) >= self.limits.kept_for
     }
 
-    /// Whether a job ended too long ago, so that the next write to the disk removes it.
+    /// Returns whether a job ended too long ago, so that the next write to the disk removes it.
     fn is_over(&self, kept: &Kept) -> bool {
         kept.state().is_end() && self.is_old(&kept.record)
     }
 
-    /// Forgets the jobs that ended too long ago, and the first of them to end where they are too many.
+    /// Forgets the jobs that ended too long ago, and above the limit those that ended first.
     fn forget(&self) {
         let gone = self.table.lock().forget(self.limits.kept, |record| self.is_old(record));
         for number in gone {

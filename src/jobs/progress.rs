@@ -1,7 +1,7 @@
-//! What a job is at.
+//! The progress of a job.
 //!
-//! The verbs know nothing of jobs: they tell of their steps, and where a job's thread has begun the
-//! verb its job hears of them.
+//! Methods know nothing of jobs: they report their steps, and the job whose thread started the
+//! method receives the reports.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// What a job is at.
+/// The progress of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Progress {
-    /// Steps that were begun: of CreateGuest and Delete, what the journal noted.
+    /// The number of started steps: for CreateGuest and Delete, the steps in the journal.
     pub steps: u64,
-    /// The last of them, or what is waited for.
+    /// The last step, or the reason of the present wait.
     pub step: String,
 }
 
@@ -24,12 +24,12 @@ impl Progress {
     }
 }
 
-/// Where a job's progress is written.
+/// The handle for a job's progress.
 #[derive(Clone, Debug, Default)]
 pub struct Track(Arc<Mutex<Progress>>);
 
 impl Track {
-    /// A step is begun.
+    /// Records the start of a step.
     pub fn step(&self, what: String) {
         let mut progress = self.0.lock();
         progress.steps += 1;
@@ -42,16 +42,16 @@ impl Track {
 }
 
 thread_local! {
-    /// Of the job that this thread carries out.
+    /// The track of the job that this thread runs.
     static MINE: RefCell<Option<Track>> = const { RefCell::new(None) };
 }
 
-/// The track of the job that this thread carries out, for others that do a part of it.
+/// Returns the track of the job that this thread runs, for other threads that do a part of the job.
 pub fn tracker() -> Option<Track> {
     MINE.with_borrow(Clone::clone)
 }
 
-/// The job that this thread carries out, if it does, is at this now; no step of its own.
+/// Sets the present activity of the job that this thread runs, if any; does not count as a step.
 pub fn reached(what: impl ToString) {
     MINE.with_borrow(|mine| {
         if let Some(Track(progress)) = mine {

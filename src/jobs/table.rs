@@ -1,4 +1,4 @@
-//! Which jobs there are, and whose turn it is: without a lock, a file or a clock.
+//! The table of jobs, and the choice of the next one: without a lock, a file or a clock.
 
 use super::job::Record;
 use super::{Error, Job, State, Track};
@@ -8,11 +8,11 @@ use crate::pool::Quota;
 
 #[derive(Default)]
 pub(super) struct Table {
-    /// By number: the oldest comes first.
+    /// By number, so the oldest is first.
     pub(super) kept: Vec<Kept>,
-    /// The number of the next one.
+    /// The number of the next job.
     pub(super) next: u64,
-    /// None is begun any more.
+    /// No further job starts.
     pub(super) closed: bool,
 }
 
@@ -20,7 +20,7 @@ pub(super) struct Kept {
     pub(super) number: u64,
     pub(super) record: Record,
     pub(super) track: Track,
-    /// Whether its first file is in its place; until then nobody knows of it.
+    /// Whether its first file is in place; until then the job is invisible.
     pub(super) placed: bool,
 }
 
@@ -47,7 +47,7 @@ impl Table {
         }
     }
 
-    /// Adds a job, whose number is higher than all before.
+    /// Adds a job. Its number must be higher than all before.
     pub(super) fn add(&mut self, number: u64, record: Record, placed: bool) {
         self.kept.push(Kept { number, record, track: Track::default(), placed });
         self.next = number + 1;
@@ -57,9 +57,9 @@ impl Table {
         self.kept.iter().filter(|kept| kept.state() == state).count()
     }
 
-    /// The oldest job that waits for no other of its guest.
+    /// Returns the oldest waiting job that waits for no other job of its guest.
     pub(super) fn first(&mut self) -> Option<&mut Kept> {
-        // A job that runs is older than those of its guest that wait.
+        // A running job is older than the waiting jobs of its guest.
         let waits = |index: usize, it: &Kept| {
             let mut open = self.kept.iter().take(index).filter(|kept| !kept.state().is_end());
             open.any(|kept| kept.record.job.guest == it.record.job.guest)
@@ -77,14 +77,13 @@ impl Table {
         found.ok_or_else(|| Error::Unknown { id: id.to_owned() })
     }
 
-    /// A job that is not forgotten yet.
+    /// Returns a job that is not forgotten yet.
     pub(super) fn get(&mut self, number: u64) -> &mut Kept {
         let found = self.kept.iter_mut().find(|kept| kept.number == number);
         found.expect("only a job that has ended is forgotten")
     }
 
-    /// Takes out the jobs that ended and are too old, and of the others those that ended first, where
-    /// more have than are kept; their numbers.
+    /// Removes the ended jobs that are too old, and above the limit those that ended first; returns their numbers.
     pub(super) fn forget(&mut self, most: usize, is_old: impl Fn(&Record) -> bool) -> Vec<u64> {
         let mut gone = Vec::new();
         while let Some(first) = self.first_to_end() {
@@ -110,7 +109,7 @@ impl Kept {
         self.record.job.state
     }
 
-    /// The job as callers see it.
+    /// Returns the job as callers see it.
     pub(super) fn job(&self) -> Job {
         let mut job = self.record.job.clone();
         if job.state == State::Running {
@@ -120,7 +119,7 @@ impl Kept {
     }
 }
 
-/// The number of a job's id, as it was given.
+/// Parses the number of a job's id, which must have its exact form.
 pub(super) fn number(id: &str) -> Option<u64> {
     id.parse().ok().filter(|number: &u64| number.to_string() == id)
 }

@@ -24,7 +24,7 @@ fn later(by: Duration) {
     AHEAD.set(AHEAD.get() + by);
 }
 
-/// A folder of jobs, removed on drop.
+/// A directory of jobs, removed on drop.
 struct Home(PathBuf);
 
 impl Home {
@@ -32,7 +32,7 @@ impl Home {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = env::temp_dir().join(format!("mistify-jobs-{}-{number}", process::id()));
-        // One that a test which was killed left.
+        // A killed test may have left one.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         Self(path)
@@ -52,7 +52,7 @@ impl Home {
         Jobs::open_by(&folder, &aside, scope.to_owned(), limits, fate, clock).unwrap()
     }
 
-    /// The names in a folder of it, without the jobs' numbers.
+    /// Returns the names in one of its directories, without the jobs' numbers.
     fn names(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.0.join(folder)).unwrap();
         let name = |name: String| name.rsplit('.').next().unwrap_or_default().to_owned();
@@ -70,7 +70,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // What stays in the folder for temporary files harms nobody.
+        // Remains in the directory for temporary files do no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -88,12 +88,12 @@ fn add(jobs: &Jobs, guest: &str) -> String {
     jobs.add("Libvirt.Run", guest, request(r#"{"guest":{}}"#)).unwrap()
 }
 
-/// The next job, if one may be begun.
+/// Takes the next job, if one may start.
 fn take(jobs: &Jobs) -> Option<Begun> {
     jobs.take(&mut jobs.table.lock())
 }
 
-/// Begins the next job, which there has to be.
+/// Starts the next job, which must exist.
 fn begin(jobs: &Jobs) -> Begun {
     let begun = take(jobs).expect("a job waits");
     jobs.may_begin(&begun).unwrap();
@@ -254,7 +254,7 @@ fn only_so_many_wait_all_together_and_of_one_guest() {
     }
     assert_eq!(try_add("c").unwrap_err().to_string(), "busy: 3 jobs wait");
     assert_eq!(home.names("jobs"), ["queued"; 3]);
-    // One that runs waits no more.
+    // A running job no longer counts as waiting.
     begin(&jobs);
     try_add("c").unwrap();
     assert_eq!(jobs.counts(), (3, 1));
@@ -305,8 +305,9 @@ fn every_agent_exit_leaves_readable_files() {
     let jobs = home.open();
     let (a, b, c) = (add(&jobs, "a"), add(&jobs, "b"), add(&jobs, "c"));
     let copy = |id: &str, from, to| fs::copy(home.file(id, from), home.file(id, to)).unwrap();
-    // Ended in the middle of each of the three writes: a job that is taken, one that is begun twice
-    // over, as after a rename of which a part came to the disk, and one that has ended.
+    // The agent ended in the middle of each of the three writes: a job that is added, a job whose
+    // start is recorded twice, as after a rename that is only partly on the disk, and a job that
+    // has ended.
     fs::write(home.file("1", "new"), b"0123").unwrap();
     copy(&a, "queued", "running");
     let running = begin(&jobs);
@@ -333,7 +334,8 @@ fn damaged_and_foreign_files_are_set_aside() {
     drop(jobs);
     let file = |index: usize| home.file(&ids[index], "queued");
     let content = fs::read_to_string(file(0)).unwrap();
-    // Another guest's name, half of it, nothing, another job's, and what is no file.
+    // The name of another guest, half a file, an empty file, another job's file, and entries that
+    // are not job files.
     assert_eq!(content.matches(r#","a","#).count(), 1);
     fs::write(file(0), content.replace(r#","a","#, r#","z","#)).unwrap();
     OpenOptions::new().write(true).open(file(1)).unwrap().set_len(100).unwrap();
@@ -389,7 +391,7 @@ fn inconsistent_job_file_does_not_block_other_jobs() {
     let (first, second) = (add(&jobs, "a"), add(&jobs, "a"));
     done(&jobs, &begin(&jobs));
     drop(jobs);
-    // It has ended and waits for its turn.
+    // The record has ended, and its file name says that it waits.
     fs::rename(home.file(&first, "ended"), home.file(&first, "queued")).unwrap();
     let jobs = home.open();
     assert_eq!(home.names("set-aside"), ["queued"]);
@@ -431,7 +433,7 @@ fn valid_sum_with_wrong_content_is_set_aside() {
         line(&serde_json::to_string(&texts).unwrap())
     };
     let of = |texts: &[String]| line(&serde_json::to_string(texts).unwrap());
-    // Its own file is read; else each would be set aside for the sake of this test.
+    // Its own file is readable; otherwise a fault of this test would set each of the others aside.
     fs::write(&path, of(&whole)).unwrap();
     assert_eq!(states(&home.open()), [State::Queued]);
     let others = [
@@ -575,7 +577,7 @@ fn texts_that_would_not_be_written_so_are_not_read() {
     let texts = record.texts();
     assert!(Record::read(&texts).is_some());
     let user = texts.len() - 2;
-    // A number, a step count, a result, the parameters, where from, the user and the process.
+    // A number, a step count, a result, the parameters, the origin, the user and the process.
     let odd =
         [(0, "+1"), (8, "x"), (10, "{"), (12, ""), (14, "there"), (user, "root"), (user + 1, "+8")];
     for (index, text) in odd {
