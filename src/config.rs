@@ -249,7 +249,7 @@ pub struct PoolLimits {
     /// has at most one call in the queues.
     pub queue: usize,
     /// Concurrent calls that change a guest, each on a thread. `http.handlers` is the sum of this
-    /// limit, the ten below, `events.waiting` and 4.
+    /// limit, the ten below and 4.
     pub changes: usize,
     /// Concurrent Delete calls, each on a thread. A Delete frees changes that hang, so it does not
     /// wait for them.
@@ -463,8 +463,7 @@ mod tests {
         let PoolLimits { changes, deletes, reads, metrics, agents, stores, urgent, .. } = limits;
         let calls = changes + deletes + reads + metrics + agents + limits.trims + stores + urgent;
         let calls = calls + limits.shutdowns + limits.batches + limits.job_files;
-        let events = EventLimits::default().waiting;
         // And some for what waits for nothing.
-        assert_eq!(HttpLimits::default().handlers, calls + events + 4);
+        assert_eq!(HttpLimits::default().handlers, calls + 4);
     }
 }

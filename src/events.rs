@@ -4,6 +4,7 @@
 //! where it was. One that is slower than the ring is told of the gap.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +16,7 @@ use crate::libvirt::DomainChange;
 use crate::os::clock;
 use crate::os::peer::Share;
 use crate::pool::{NoPlace, Places, Timer};
+use crate::threads::panic_text;
 
 /// An event: a change of a guest or of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -181,6 +183,7 @@ struct State {
 /// One that waits without a thread.
 struct LaterCall {
     listener: Listener,
+    after: u64,
     guest: Option<String>,
     then: Box<dyn FnOnce() + Send>,
     /// Calls it at its deadline.
@@ -252,7 +255,10 @@ impl Events {
         drop(state);
         self.changed.notify_all();
         if is_awaited {
-            self.call_where(|call| call.guest.as_deref().is_none_or(|it| it == guest));
+            // A gap is an answer, too.
+            self.call_where(|call, oldest| {
+                call.after + 1 < oldest || call.guest.as_deref().is_none_or(|it| it == guest)
+            });
         }
     }
 
@@ -334,7 +340,7 @@ impl Events {
         }
         let listener = Listener(state.listeners_so_far);
         state.listeners_so_far += 1;
-        state.calls.push(LaterCall { listener, guest, then, timer: None });
+        state.calls.push(LaterCall { listener, after, guest, then, timer: None });
         Some(listener)
     }
 
@@ -357,23 +363,29 @@ impl Events {
 
     /// Calls a listener now, if it was not called.
     pub(crate) fn call_now(&self, listener: Listener) {
-        self.call_where(|call| call.listener == listener);
+        self.call_where(|call, _| call.listener == listener);
     }
 
-    fn call_where(&self, is_due: impl Fn(&LaterCall) -> bool) {
+    /// Calls those for which this holds, by the oldest event that is kept. A panic costs that call alone.
+    fn call_where(&self, is_due: impl Fn(&LaterCall, u64) -> bool) {
         let mut state = self.state.lock();
-        let (due, rest) = std::mem::take(&mut state.calls).into_iter().partition(is_due);
+        let oldest = state.oldest();
+        let (due, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.calls).into_iter().partition(|call| is_due(call, oldest));
         state.calls = rest;
         drop(state);
-        let due: Vec<LaterCall> = due;
-        due.into_iter().for_each(|call| (call.then)());
+        for LaterCall { then, .. } in due {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(then)) {
+                log::error!("a call that waited for an event panicked: {}", panic_text(payload));
+            }
+        }
     }
 
     /// Ends all waits, now and from now on: the agent stops.
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
-        self.call_where(|_| true);
+        self.call_where(|_, _| true);
     }
 
     /// Whether [`Events::close`] was called.
@@ -383,9 +395,14 @@ impl Events {
 }
 
 impl State {
+    /// The number of the oldest event that is kept.
+    fn oldest(&self) -> u64 {
+        self.ring.front().map_or(self.next, |event| event.seq)
+    }
+
     fn page(&self, after: u64, guest: Option<&str>, most: usize) -> Page {
         let last = self.next - 1;
-        let oldest = self.ring.front().map_or(self.next, |event| event.seq);
+        let oldest = self.oldest();
         let gap = after != 0 && (after > last || after + 1 < oldest);
         let after = if gap { 0 } else { after };
         let skipped = usize::try_from((after + 1).saturating_sub(oldest)).unwrap_or(usize::MAX);

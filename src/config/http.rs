@@ -57,8 +57,8 @@ pub struct HttpLimits {
     pub idle: Duration,
     /// Time from the first byte of a response to its last, for a caller that reads slowly.
     pub write: Duration,
-    /// Handler threads: 83 for calls and batches (see `pool.changes`), 8 for WaitEvents calls, and
-    /// 4 for requests that never wait.
+    /// Handler threads: 83 for calls and batches (see `pool.changes`), and 4 for requests that never
+    /// wait.
     pub handlers: usize,
     /// Body of one response. The metrics of 1,000 guests have about 5 MB.
     pub response_bytes: usize,
@@ -127,7 +127,7 @@ impl Default for HttpLimits {
             request: Duration::from_secs(10),
             idle: Duration::from_secs(120),
             write: Duration::from_secs(10),
-            handlers: 95,
+            handlers: 87,
             response_bytes: 16 * 1024 * 1024,
             streams: 16,
             listeners: 64,

@@ -392,7 +392,8 @@ impl Service {
 
 /// Begins a request, on this thread where it is short.
 fn begin(handler: &Handler, is_short: Option<&IsShort>, request: Request, responder: Responder) {
-    let is_short = is_short.is_some_and(|is_short| is_short(&request));
+    let is_short =
+        is_short.is_some_and(|is_short| is_short(&request)) && responder.reserve_request();
     let handler = Arc::clone(handler);
     let answer = move |responder: Responder| {
         let request = request.into_rouille(responder.caller());

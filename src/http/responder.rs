@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use crossbeam_channel::TrySendError;
+
 use super::exchange::{self, Answer, Exchange, Then};
 use super::request::{Persistence, Request, Version};
 use super::respond::{self, EncodeError, Encoded, Wanted};
@@ -83,6 +85,16 @@ impl Responder {
     /// The caller, as the kernel names it.
     pub fn caller(&self) -> &Caller {
         &self.exchange.caller
+    }
+
+    /// Whether this thread may block for it.
+    pub(super) fn may_block(&self) -> bool {
+        self.may_block
+    }
+
+    /// Makes room for the request as its call is kept while it waits.
+    pub(super) fn reserve_request(&self) -> bool {
+        self.reservation.grow_to(self.request_bytes)
     }
 
     /// Method and target.
@@ -238,10 +250,16 @@ impl Inbound for Responder {
         let (queue, has_waited) = (Arc::clone(&self.handlers), self.has_waited);
         let task = Task { responder: self, then: Box::new(then) };
         let put = if has_waited { queue.put_first(task) } else { queue.put(task) };
-        // It has room for the one request of each connection, so that it refuses only once the front has gone, and its
-        // connections with it.
-        if let Err(refused) = put {
-            refused.into_inner().responder.is_sent = true;
+        match put {
+            Ok(_wake) => {}
+            // The agent stops, which a call that has begun finds, and ends.
+            Err(TrySendError::Disconnected(task)) if task.responder.has_begun => {
+                (task.then)(task.responder);
+            }
+            // The front has gone, and its connections with it.
+            Err(TrySendError::Disconnected(mut task)) => task.responder.is_sent = true,
+            // There is room for the one request of each connection.
+            Err(TrySendError::Full(_)) => {}
         }
     }
 }

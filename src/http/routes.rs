@@ -145,9 +145,14 @@ impl Calls {
             Err(refusal) => return send(responder, processed, None, refusal),
         };
         let Self { agent, audit, service } = self;
-        rpc::answer(&agent, &audit, service, &body, responder, |responder, answered| {
+        let body_bytes = body.len();
+        rpc::answer(&agent, &audit, service, &body, responder, move |responder, answered| {
             let response = respond(answered.answer);
+            let may_block = responder.may_block();
             send(responder, processed, answered.method.as_deref(), response);
+            if may_block {
+                rpc::give_back_after(body_bytes);
+            }
         });
     }
 
@@ -158,12 +163,17 @@ impl Calls {
             Err(refusal) => return send(responder, processed, None, refusal),
         };
         let Self { agent, audit, service } = self;
-        rpc::answer_v2(&agent, &audit, service, &body, responder, |responder, answered| {
+        let body_bytes = body.len();
+        rpc::answer_v2(&agent, &audit, service, &body, responder, move |responder, answered| {
             let response = match answered.answer {
                 Answer::Nothing => Response::empty_204(),
                 answer => respond(answer),
             };
+            let may_block = responder.may_block();
             send(responder, processed, answered.method.as_deref(), response);
+            if may_block {
+                rpc::give_back_after(body_bytes);
+            }
         });
     }
 

@@ -300,8 +300,8 @@ impl Steps<Page> for Waiting {
         match is_done || now >= self.until {
             true => Step::Done(Ok(page)),
             false => {
-                let event = Some((self.after, self.guest.clone()));
-                Step::Wait(Wait { event, until: self.until })
+                let (after, guest, until) = (self.after, self.guest.clone(), self.until);
+                Step::Wait(Wait { after, guest, until, not_before: None })
             }
         }
     }

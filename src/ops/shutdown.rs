@@ -116,27 +116,21 @@ struct Waiting {
     wants_agent: bool,
     /// Whether libvirt got the command to force this run off, and did not refuse.
     has_forced: Arc<AtomicBool>,
-    /// The number of the last event before the pause.
-    paused_at: Option<u64>,
     /// Why the last request failed.
     why: String,
 }
 
 impl Steps<GuestResponse> for Waiting {
     fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<GuestResponse> {
-        // Waits until an event of the guest, or the time of the next check.
-        if let Some(seen) = self.paused_at.take() {
-            let event = Some((seen, Some(self.guest.id.clone())));
-            let until = self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK);
-            return Step::Wait(Wait { event, until });
-        }
         match self.act(agent, is_gone) {
             Some(outcome) => Step::Done(outcome),
-            None => {
+            None => Step::Wait(Wait {
+                after: agent.events.last(),
+                guest: Some(self.guest.id.clone()),
+                until: self.schedule.next().min(Instant::now() + SHUTDOWN_LOOK),
                 // A pause, because a guest can cause events without limit.
-                self.paused_at = Some(agent.events.last());
-                Step::Wait(Wait { event: None, until: Instant::now() + SHUTDOWN_PAUSE })
-            }
+                not_before: Some(Instant::now() + SHUTDOWN_PAUSE),
+            }),
         }
     }
 }
@@ -150,7 +144,6 @@ impl Waiting {
             schedule,
             wants_agent: false,
             has_forced: Arc::default(),
-            paused_at: None,
             why: String::new(),
         }
     }

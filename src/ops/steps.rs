@@ -26,10 +26,14 @@ pub enum Step<R> {
 
 /// The end of a wait.
 pub struct Wait {
-    /// An event after this number, and of this guest if one is named.
-    pub event: Option<(u64, Option<String>)>,
+    /// The wait ends with an event after this number ...
+    pub after: u64,
+    /// ... of this guest, or of any guest.
+    pub guest: Option<String>,
     /// The time at which the wait ends without an event.
     pub until: Instant,
+    /// The time before which events do not end the wait.
+    pub not_before: Option<Instant>,
 }
 
 impl Libvirt {
@@ -58,18 +62,20 @@ impl Libvirt {
     /// # Blocking
     /// Up to the time in `wait`.
     pub fn wait(&self, wait: &Wait) {
-        match &wait.event {
-            Some((after, guest)) => drop(self.events.wait(*after, guest.as_deref(), 1, wait.until)),
-            None => thread::sleep(wait.until.saturating_duration_since(Instant::now())),
+        if let Some(time) = wait.not_before {
+            thread::sleep(time.saturating_duration_since(Instant::now()));
         }
+        self.events.wait(wait.after, wait.guest.as_deref(), 1, wait.until);
     }
 
     /// Waits without a thread. Calls `then` once, on a thread that it must not block.
     pub fn wait_later(self: &Arc<Self>, wait: Wait, then: Box<dyn FnOnce() + Send>) {
-        let Wait { event, until } = wait;
-        let Some((after, guest)) = event else {
-            return self.pool.at(until, then).forget();
-        };
+        if let Some(time) = wait.not_before {
+            let agent = Arc::clone(self);
+            let wait = Wait { not_before: None, ..wait };
+            return self.pool.at(time, Box::new(move || agent.wait_later(wait, then))).forget();
+        }
+        let Wait { after, guest, until, .. } = wait;
         let Some(listener) = self.events.call_later(after, guest, then) else { return };
         let events = Arc::clone(&self.events);
         let timer = self.pool.at(until, Box::new(move || events.call_now(listener)));

@@ -89,6 +89,9 @@ pub(super) struct Call {
     pub(super) mode: Mode,
     pub(super) encoder: Encoder,
     pub(super) arrived: Instant,
+    /// The time that its caller gives it; none for the default, and where it cannot be understood, which is for the
+    /// verb to refuse.
+    pub(super) timeout: Option<Duration>,
 }
 
 impl Call {
@@ -121,6 +124,7 @@ impl Call {
         let params = given.about();
         let (waits, is_dry_run, mut subject) =
             (params.waits(), params.is_dry_run(), params.subject());
+        let timeout = params.args().and_then(|args| ops::timeout(args).ok().flatten());
         params.set_strict(asked.is_strict());
         let mut mode = Mode::Run;
         if let (true, Some((guest, args))) = (callee.may_be_job(), params.for_job()) {
@@ -132,7 +136,7 @@ impl Call {
             mode = mode_of(when, ops::wants_job(args), (is_dry_run, waits), secret, written);
         }
         let encoder = asked.encoder();
-        Ok(Self { callee, given, subject, is_dry_run, waits, mode, encoder, arrived })
+        Ok(Self { callee, given, subject, is_dry_run, waits, mode, encoder, arrived, timeout })
     }
 
     /// What it is counted for.
@@ -141,15 +145,6 @@ impl Call {
             Mode::Run => share_of(self.callee, user, &self.subject, self.waits),
             Mode::Job(_) => Some(file_share(user)),
             Mode::Fail(_) => None,
-        }
-    }
-
-    /// The time that its caller gives it; none for the default, and where it cannot be understood, which is for the
-    /// verb to refuse.
-    pub(super) fn timeout(&mut self) -> Option<Duration> {
-        match self.mode {
-            Mode::Run => ops::timeout(self.given.about().args()?).ok().flatten(),
-            Mode::Job(_) | Mode::Fail(_) => None,
         }
     }
 }

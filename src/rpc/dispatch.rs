@@ -35,10 +35,15 @@ pub(super) fn dispatch<I: Inbound + 'static>(
     agent: &Arc<Libvirt>,
     audit: &Arc<Audit>,
     mut call: Call,
-    inbound: I,
+    mut inbound: I,
     then: impl FnOnce(I, Option<Vec<u8>>) + Send + 'static,
 ) {
-    let user = inbound.caller().share();
+    let (user, changes, encoder) =
+        (inbound.caller().share(), call.callee.changes(), call.encoder.clone());
+    let then = move |inbound: I, answer| {
+        let answer = encoder.fit(answer, &inbound, changes);
+        then(inbound, answer);
+    };
     if let Mode::Run = call.mode {
         match current::carry_out(call.arrived, || call.given.posting(agent)) {
             Ok(Some(posting)) => {
@@ -46,31 +51,33 @@ pub(super) fn dispatch<I: Inbound + 'static>(
                 let what = What::Read { subject, is_dry_run };
                 let doing = Doing { callee, began: arrived, what };
                 let counted_by = Arc::clone(agent);
+                inbound.park(true);
                 let answer = Box::new(move |outcome: Result<BoxedWriter, Error>| {
                     let subject = doing.end(&counted_by, outcome.as_ref().err());
                     let outcome = outcome.as_ref().map(|write| &**write as Writer<'_>);
                     then(inbound, encoder.answer(outcome, &subject));
                 });
-                return given.post(agent, user, posting, answer);
+                return current::carry_out(arrived, || given.post(agent, user, posting, answer));
             }
             Ok(None) => {}
             Err(error) => call.mode = Mode::Fail(error),
         }
     }
     let (agent, audit) = (Arc::clone(agent), Arc::clone(audit));
-    let (share, timeout, name) = (call.share(user), call.timeout(), call.callee.entry.0);
+    let (share, timeout, name) = (call.share(user), call.timeout, call.callee.entry.0);
     with_permit(&Arc::clone(&agent), share, (timeout, name), inbound, move |inbound, permit| {
         let by = Behalf { caller: inbound.caller(), audit: &audit, inbound: Some(&inbound) };
         let begun = Desk { agent: &agent, by }.begin(call, permit);
-        go_on(agent, begun, inbound, then);
+        go_on(agent, inbound, begun, then);
     });
 }
 
-/// Takes the next step of a call on this thread, and the others after what they wait for.
+/// Takes the next step of a call on this thread, and the others after what they wait for. A panic drops `begun`, with its
+/// permit and its record, before `inbound`, which answers.
 fn go_on<I: Inbound + 'static>(
     agent: Arc<Libvirt>,
-    mut begun: Begun,
     mut inbound: I,
+    mut begun: Begun,
     then: impl FnOnce(I, Option<Vec<u8>>) + Send + 'static,
 ) {
     let by = inbound.caller().share();
@@ -79,7 +86,7 @@ fn go_on<I: Inbound + 'static>(
         Step::Wait(wait) => {
             inbound.park(true);
             let waits = Arc::clone(&agent);
-            let next = move |inbound| go_on(agent, begun, inbound, then);
+            let next = move |inbound| go_on(agent, inbound, begun, then);
             waits.wait_later(wait, Box::new(move || inbound.on_handler(next)));
         }
     }
@@ -166,7 +173,7 @@ impl Desk<'_> {
         }
         let (agent, arrived) = (self.agent, call.arrived);
         let permit = call.share(self.by.caller.share()).map(|share| {
-            let deadline = deadline(agent, &share, call.timeout(), arrived);
+            let deadline = deadline(agent, &share, call.timeout, arrived);
             let permit = agent.pool().permit(&share).map_or_else(
                 || {
                     reached("wait for a permit of the pool");

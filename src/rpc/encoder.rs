@@ -1,6 +1,7 @@
 //! The answer of a call in the envelope of its request: JSON-RPC 1.0 or 2.0.
 
 use crate::ops::Error;
+use crate::rpc::audit::Inbound;
 use crate::rpc::envelope::{self, Id};
 use crate::rpc::json::Writer;
 use crate::rpc::subject::Subject;
@@ -34,20 +35,47 @@ impl Encoder {
         }
     }
 
-    /// The answer in place of one that there is no room for in memory; none where the envelope has none for that.
-    pub(super) fn without_room(&self, changes: bool) -> Option<Vec<u8>> {
-        let Self::V2(id) = self else { return None };
-        let why = "too many bytes of requests and answers";
-        let failure = match changes {
-            true => Failure::new(Kind::TooLarge, format!("done, but the answer is omitted: {why}")),
-            false => Failure::busy(why),
+    /// The answer with a result that was written before.
+    pub(super) fn success_of(&self, result: &'static [u8]) -> Option<Vec<u8>> {
+        let write = |out: &mut Vec<u8>| {
+            out.extend_from_slice(result);
+            Ok(())
         };
-        fail(id.as_ref(), &failure)
+        match self {
+            Self::V1(id) => Some(envelope::encode_success(&write, id.as_ref()?)),
+            Self::V2(id) => success(id.as_ref(), result.len() + 256, &write),
+        }
+    }
+
+    /// This answer, or in its place that of JSON-RPC 2.0 where there is no room for it in memory. JSON-RPC 1.0 has no
+    /// word for that: the connection's refusal has.
+    pub(super) fn fit(
+        &self,
+        answer: Option<Vec<u8>>,
+        inbound: &dyn Inbound,
+        changes: bool,
+    ) -> Option<Vec<u8>> {
+        match (self, &answer) {
+            (Self::V2(id), Some(it)) if !inbound.reserve_answer(it.len()) => {
+                without_room(id.as_ref(), changes)
+            }
+            _ => answer,
+        }
     }
 }
 
+/// The answer of JSON-RPC 2.0 in place of one that there is no room for in memory.
+pub(super) fn without_room(id: Option<&Id>, changes: bool) -> Option<Vec<u8>> {
+    let why = "too many bytes of requests and answers";
+    let failure = match changes {
+        true => Failure::new(Kind::TooLarge, format!("done, but the answer is omitted: {why}")),
+        false => Failure::busy(why),
+    };
+    fail(id, &failure)
+}
+
 /// The answer of JSON-RPC 2.0 with a result that is written; `capacity` bytes are expected.
-pub(super) fn success(id: Option<&Id>, capacity: usize, write: Writer<'_>) -> Option<Vec<u8>> {
+fn success(id: Option<&Id>, capacity: usize, write: Writer<'_>) -> Option<Vec<u8>> {
     let id = id?;
     let mut out = Vec::with_capacity(capacity);
     out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"result\":");

@@ -35,7 +35,7 @@ use crate::rpc::dispatch::{Desk, dispatch, log_read, with_permit};
 use crate::rpc::encoder::Encoder;
 use crate::rpc::envelope::{Lookup, Refusal, Request};
 use crate::rpc::subject::About;
-use crate::rpc::table::Callee;
+use crate::rpc::table::{Callee, Method};
 use crate::storage;
 pub use audit::{Audit, Behalf, Inbound};
 pub use jobs::Workers;
@@ -81,14 +81,12 @@ pub fn answer<I: Inbound + 'static>(
     then: impl FnOnce(I, Answered) + Send + 'static,
 ) {
     let by = Behalf { caller: inbound.caller(), audit, inbound: Some(&inbound) };
-    let is_large = body.len() > LARGE_BYTES;
     match read(Desk { agent, by }, service, body) {
         Err(answered) => then(inbound, answered),
         Ok(call) => {
             let method = Some(call.callee.full_name());
             dispatch(agent, audit, call, inbound, move |inbound, answer| {
                 then(inbound, Answered { method, answer: answer.into() });
-                give_back_after(is_large);
             });
         }
     }
@@ -136,9 +134,10 @@ impl From<Option<Vec<u8>>> for Answer {
     }
 }
 
-/// Gives back what a large request leaves free.
-fn give_back_after(is_large: bool) {
-    if is_large {
+/// Gives back the memory that a large request leaves free, once it is answered or kept. Not for the front's thread, whose
+/// requests are short.
+pub fn give_back_after(body_bytes: usize) {
+    if body_bytes > LARGE_BYTES {
         memory::give_back();
     }
 }
@@ -195,6 +194,10 @@ impl Asked for Request<Callee> {
 
     /// Passed over, as by the original (contract section 9).
     fn unknown(&self, callee: Callee, members: &[String]) -> Result<(), Refusal> {
+        // A poll says the same every few seconds.
+        if matches!(callee.entry.2, Method::Status(_) | Method::Metrics(_)) {
+            return Ok(());
+        }
         for member in members {
             let method = callee.entry.0;
             warn!(method; "ignoring a member of the request: {member}");

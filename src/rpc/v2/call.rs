@@ -106,9 +106,16 @@ impl<'a> Request<'a> {
             Called::Method(callee) => Call::read(self, callee, began).map(Ok),
             Called::Discover(port) => object(self.params)
                 .and_then(|params| self.check_names(params, &[]))
-                .map(|()| Err(self.success_of(discover::document(port)))),
+                .map(|()| Err(self.encoder().success_of(discover::document(port)))),
         };
         outcome.unwrap_or_else(|refusal| Err(self.refuse(desk, Kind::Params, refusal.text, began)))
+    }
+
+    /// The service whose methods it wants described, if that is what it calls, and its parameters are none.
+    pub(super) fn discovers(&self) -> Option<Service> {
+        let Called::Discover(port) = self.called else { return None };
+        let params = object(self.params).and_then(|params| self.check_names(params, &[]));
+        params.is_ok().then_some(port)
     }
 
     /// Carries it out on this thread, where a panic ends this call alone; its answer, if it gets one. What a panic
@@ -157,7 +164,7 @@ impl<'a> Request<'a> {
     /// The answer in place of one that there is no room for in memory.
     pub(super) fn without_room(&self) -> Option<Vec<u8>> {
         let changes = matches!(self.called, Called::Method(callee) if callee.changes());
-        self.encoder().without_room(changes)
+        encoder::without_room(self.id.as_ref(), changes)
     }
 
     /// The name of its method, with the service's.
@@ -183,14 +190,6 @@ impl<'a> Request<'a> {
             Some(name) if name == ASYNC => refuse(format!("this method takes no {ASYNC}")),
             Some(name) => refuse(format!("unknown parameter {name:?}; expected one of {known:?}")),
         }
-    }
-
-    /// The answer with a result that was written before.
-    fn success_of(&self, result: &[u8]) -> Option<Vec<u8>> {
-        encoder::success(self.id.as_ref(), result.len() + 256, &|out| {
-            out.extend_from_slice(result);
-            Ok(())
-        })
     }
 }
 

@@ -26,11 +26,12 @@ use crate::config::BATCH_CALLS_MAX;
 use crate::ops::Libvirt;
 use crate::pool::Ration;
 use crate::rpc::audit::{Audit, Behalf, Inbound};
-use crate::rpc::call::{Call, share};
+use crate::rpc::call::{Asked, Call, share};
 use crate::rpc::dispatch::{Desk, dispatch, with_permit};
+use crate::rpc::encoder::Encoder;
 use crate::rpc::envelope::{check_depth, without_lone_surrogates};
 use crate::rpc::table::Service;
-use crate::rpc::{Answer, Answered, LARGE_BYTES, give_back_after};
+use crate::rpc::{Answer, Answered};
 #[cfg(any(test, fuzzing))]
 pub(crate) use call::fuzz::calls as fuzz_calls;
 pub(super) use job::{carry_out_job, failed};
@@ -53,13 +54,11 @@ pub fn answer<I: Inbound + 'static>(
     inbound: I,
     then: impl FnOnce(I, Answered) + Send + 'static,
 ) {
-    let is_large = body.len() > LARGE_BYTES;
     let then = move |inbound, mut answered: Answered| {
         if let Answer::Result(line) = &mut answered.answer {
             line.push(b'\n');
         }
         then(inbound, answered);
-        give_back_after(is_large);
     };
     let by = Behalf { caller: inbound.caller(), audit, inbound: Some(&inbound) };
     let began = by.arrived();
@@ -67,14 +66,18 @@ pub fn answer<I: Inbound + 'static>(
     match read.unwrap_or_else(|failure| Read::Answered(failure.into())) {
         Read::Answered(answered) => then(inbound, answered),
         Read::Call(call) => {
-            let (callee, encoder) = (call.callee, call.encoder.clone());
+            let method = Some(call.callee.full_name());
             dispatch(agent, audit, *call, inbound, move |inbound, answer| {
-                let has_room = answer.as_ref().is_none_or(|it| inbound.reserve_answer(it.len()));
-                let answer = if has_room { answer } else { encoder.without_room(callee.changes()) };
-                let method = Some(callee.full_name());
                 then(inbound, Answered { method, answer: answer.into() });
             });
         }
+        // It is long, and made by its first reader.
+        Read::Document(port, encoder) => inbound.on_handler(move |inbound| {
+            let answer = encoder.success_of(discover::document(port));
+            let answer = encoder.fit(answer, &inbound, false);
+            let method = Some(discover::METHOD.to_owned());
+            then(inbound, Answered { method, answer: answer.into() });
+        }),
         Read::Batch(members) => {
             let user = inbound.caller().share();
             let share = share(Ration::Batch, user, &format!("{user:?}"));
@@ -111,6 +114,8 @@ enum Read {
     /// Nothing that is to be carried out.
     Answered(Answered),
     Call(Box<Call>),
+    /// The description of the methods on the port of this service.
+    Document(Service, Encoder),
     Batch(Vec<Box<RawValue>>),
 }
 
@@ -120,6 +125,9 @@ fn read(desk: Desk<'_>, port: Service, message: &RawValue, began: Instant) -> Re
             Ok(request) => request,
             Err(answer) => return Read::Answered(Answered { method: None, answer: answer.into() }),
         };
+        if let Some(port) = request.discovers() {
+            return Read::Document(port, request.encoder());
+        }
         return match request.call(desk, began) {
             Ok(call) => Read::Call(Box::new(call)),
             Err(answer) => {

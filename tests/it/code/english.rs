@@ -175,6 +175,49 @@ fn the_program_speaks_plain_english() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// The comments of a source, those of consecutive lines together, without what is code in them.
+fn comments(text: &str) -> Vec<String> {
+    let is_comment = |line: &&str| line.trim_start().starts_with("//");
+    let (mut found, mut lines) = (Vec::new(), text.lines().peekable());
+    while lines.peek().is_some() {
+        let mut comment = String::new();
+        while let Some(line) = lines.next_if(is_comment) {
+            comment += line.trim_start().trim_start_matches(['/', '!']);
+            comment.push('\n');
+        }
+        if lines.next_if(|line| !is_comment(line)).is_some() && comment.is_empty() {
+            continue;
+        }
+        let prose = comment.split('`').step_by(2);
+        found.push(prose.collect::<Vec<_>>().join(" code "));
+    }
+    found
+}
+
+#[test]
+fn comments_are_in_plain_english() {
+    let mut paths = Vec::new();
+    ["src", "tests", "benches", "build.rs"]
+        .iter()
+        .for_each(|directory| files_below(Path::new(directory), &mut paths));
+    paths.retain(|path| path.ends_with(".rs"));
+    let mut found = Vec::new();
+    for path in &paths {
+        let text = fs::read_to_string(path).expect("it is there");
+        found.extend(comments(&text).iter().flat_map(|comment| faults(path, comment)));
+    }
+    assert!(paths.len() > 300, "{}", paths.len());
+    assert!(found.is_empty(), "{} of them:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn an_idiom_in_a_comment_is_found() {
+    let text =
+        "//! As far\n//! as `whoever` goes.\nlet a = 1; // not read\n    // Whoever\n\n/// b\n";
+    let found: Vec<_> = comments(text).iter().flat_map(|it| idioms(it)).map(|it| it.0).collect();
+    assert_eq!(found, ["as far as", "whoever"]);
+}
+
 #[test]
 fn an_idiom_is_found_over_two_lines() {
     let found = |text| idioms(text).into_iter().map(|(idiom, _)| *idiom).collect::<Vec<_>>();

@@ -56,6 +56,7 @@ fn answers(desk: Desk<'_>, port: Service, data: &[u8]) -> Option<Vec<u8>> {
     match read.unwrap_or_else(|failure| v2::Read::Answered(failure.into())) {
         v2::Read::Answered(Answered { answer: Answer::Result(line), .. }) => Some(line),
         v2::Read::Answered(_) => None,
+        v2::Read::Document(port, encoder) => encoder.success_of(discover::document(port)),
         v2::Read::Batch(members) => v2::batch::carry_out(desk, port, &members, Ok(None), began),
         v2::Read::Call(call) => panic!("no method is called: {}", call.callee.full_name()),
     }
