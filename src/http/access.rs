@@ -1,4 +1,4 @@
-//! Who of this host may call.
+//! The permitted local callers: users and groups of this host.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,8 @@ use crate::config::CallerConfig;
 use crate::os::peer::Share;
 use crate::os::users;
 
-/// The rule, with names made numbers. By default root and the agent's own user may call.
+/// The access rule, with names resolved to numbers. By default root and the agent's own user may
+/// call.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     users: Vec<u32>,
@@ -15,7 +16,7 @@ pub struct Access {
     any_local: bool,
 }
 
-/// A user or a group that cannot be made a number.
+/// A user or a group whose name cannot be resolved.
 #[derive(Debug)]
 pub struct AccessError {
     flag: &'static str,
@@ -23,7 +24,7 @@ pub struct AccessError {
     cause: Option<io::Error>,
 }
 
-// One line with its cause in it, and so without a `source`: it ends the start of the agent.
+// One line that contains its cause, and so without a `source`: it ends the start of the agent.
 impl fmt::Display for AccessError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: ", self.flag, self.name)?;
@@ -37,13 +38,13 @@ impl fmt::Display for AccessError {
 impl std::error::Error for AccessError {}
 
 impl Access {
-    /// Looks the names up.
+    /// Resolves the names.
     ///
     /// # Errors
-    /// The first name that is not known, or cannot be looked up.
+    /// The first name that is unknown, or whose lookup fails.
     ///
     /// # Blocking
-    /// As long as the databases of users and groups take.
+    /// As long as the lookups in the databases of users and groups take.
     pub fn new(config: &CallerConfig) -> Result<Self, AccessError> {
         let user = |name: &String| number("--allow-user", name, users::user_id);
         let group = |name: &String| number("--allow-group", name, users::group_id);
@@ -54,17 +55,17 @@ impl Access {
         })
     }
 
-    /// Everybody on this host.
+    /// Permits everybody on this host.
     pub(super) fn of_all() -> Self {
         Self { any_local: true, ..Self::default() }
     }
 
-    /// Whether everybody on this host may call.
+    /// Returns whether everybody on this host may call.
     pub(super) fn is_for_all(&self) -> bool {
         self.any_local
     }
 
-    /// Whether a user may call; none where his groups decide.
+    /// Returns whether a user may call; `None` where the user's groups decide.
     pub(super) fn allows(&self, uid: u32) -> Option<bool> {
         if self.any_local || Share::User(uid).is_privileged() || self.users.contains(&uid) {
             return Some(true);
@@ -72,13 +73,13 @@ impl Access {
         self.groups.is_empty().then_some(false)
     }
 
-    /// The groups whose members may call.
+    /// Returns the groups whose members may call.
     pub(super) fn groups(&self) -> &[u32] {
         &self.groups
     }
 }
 
-/// The number of a user or group that a flag names.
+/// Resolves the user or the group that an option names.
 pub(super) fn number(
     flag: &'static str,
     name: &str,

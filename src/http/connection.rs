@@ -1,4 +1,4 @@
-//! One connection, as the front sees it.
+//! The state of one connection of the front.
 //!
 //! ```text
 //!     .------------------------------------------------.
@@ -41,58 +41,58 @@ pub(super) struct Connection {
     since: Instant,
     /// When the first byte of the request that is being read arrived.
     begun: Option<Instant>,
-    /// Whether it has had a request.
+    /// Whether a request was dispatched on this connection.
     has_called: bool,
-    /// Memory for the body that arrives, of the budget that its caller's connections share.
+    /// Memory for the body that arrives, from the budget that the caller's connections share.
     reservation: Reservation,
 }
 
-/// Whether a connection is one of those that are served.
+/// Whether a connection is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Served,
-    /// It is over a limit, and only told so.
+    /// The connection is over a limit; it only gets that answer.
     Spare,
 }
 
 enum Phase {
     /// Idle, or in the middle of a request.
     Reading,
-    /// A handler has a request. With [`Await::Caller`] the socket is still waited for: its next
-    /// event finds the answer given.
+    /// A handler has a request. With [`Await::Caller`] the front still polls the socket: at its next event
+    /// the answer is ready.
     InFlight(Await),
     Writing {
         bytes: Vec<u8>,
         sent: usize,
         then: Then,
-        /// For the bytes, and so dropped with them.
+        /// The memory of the bytes; dropped with them.
         _reservation: Option<Reservation>,
     },
-    /// All is said. What the caller still sends is read, because a close with bytes unread would
-    /// reset the connection and could destroy the answer before the caller has read it.
+    /// Everything is sent. The front reads what the caller still sends, because a close with unread bytes
+    /// would reset the connection and could destroy the response before the caller has read it.
     Lingering { bytes_left: usize },
 }
 
-/// What a step along the connection's life led to.
+/// The result of a step of the connection.
 pub(super) enum Fate {
     Open,
-    /// A request is complete and goes to a handler.
+    /// A request is complete and is dispatched to a handler.
     Dispatch(Request),
     Closed,
 }
 
-/// What all connections use in one round of the front.
+/// State that all connections share in one round of the front.
 pub(super) struct Round<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) now: Instant,
-    /// Where sockets are read into.
+    /// The buffer into which sockets are read.
     pub(super) scratch: &'a mut [u8],
-    /// Those who came with a wrong token, or without.
+    /// Limits the log lines about callers with a wrong token, or without one.
     pub(super) bad_tokens: &'a mut Rarely,
 }
 
 impl Connection {
-    /// A connection from its accept on, with the budget of its caller.
+    /// Makes the state of an accepted connection, with the budget of its caller.
     pub(super) fn new(
         stream: Stream,
         caller: Caller,
@@ -116,12 +116,12 @@ impl Connection {
         &self.exchange.stream
     }
 
-    /// Whose connection it is.
+    /// Returns the caller of this connection.
     pub(super) fn caller(&self) -> &Caller {
         &self.exchange.caller
     }
 
-    /// The bytes that all connections of its caller may have in memory.
+    /// Returns the budget of bytes in memory that all connections of the caller share.
     pub(super) fn budget(&self) -> &Arc<ByteBudget> {
         self.reservation.budget()
     }
@@ -130,7 +130,7 @@ impl Connection {
         self.place
     }
 
-    /// What the socket is waited for, if at all.
+    /// Returns the event of the socket to poll for, if any.
     pub(super) fn interest(&self) -> Option<Interest> {
         match self.phase {
             Phase::Reading | Phase::InFlight(Await::Caller) | Phase::Lingering { .. } => {
@@ -141,8 +141,8 @@ impl Connection {
         }
     }
 
-    /// When the phase must be over. A handler's time is the handler's own; while one works the
-    /// front looks again after the idle time, because the answer may be given already.
+    /// Returns when the phase must end. The front does not limit a handler's time; while a handler works the
+    /// front checks again after the idle time, because the answer may be ready.
     pub(super) fn deadline(&self, shared: &Shared) -> Option<Instant> {
         let limits = &shared.limits;
         match (&self.phase, self.begun) {
@@ -155,8 +155,9 @@ impl Connection {
         }
     }
 
-    /// When an idle one is closed. At a stop one that has called goes at once: whoever keeps it knows
-    /// that this happens, and opens another. One that has not may have its request on the way.
+    /// Returns when an idle connection is closed. During a stop a connection that has had a request is
+    /// closed at once: its client handles a closed idle connection and opens another. A connection without a
+    /// request may have its first one in flight.
     fn idle_until(&self, shared: &Shared) -> Option<Instant> {
         match (shared.stop.get(), self.has_called) {
             (None, _) => self.since.checked_add(shared.limits.idle),
@@ -165,31 +166,31 @@ impl Connection {
         }
     }
 
-    /// Whether no request has begun and no answer is under way.
+    /// Returns whether no request has started and no response is in flight.
     fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Reading) && self.begun.is_none()
     }
 
-    /// Since when it is idle; none where it is not.
+    /// Returns since when the connection is idle; `None` if it is not.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         match self.phase {
-            // For an answer that was sent at once no handler wakes the front.
+            // A handler that sent its response at once does not wake the front.
             Phase::InFlight(Await::Caller) => self.exchange.answered_at(),
             _ => self.is_idle().then_some(self.since),
         }
     }
 
-    /// Whether every answer is sent.
+    /// Returns whether every response is sent.
     pub(super) fn is_served(&self) -> bool {
         self.is_idle() || matches!(self.phase, Phase::Lingering { .. })
     }
 
-    /// The socket has what was waited for.
+    /// Handles an event of the socket.
     pub(super) fn on_ready(&mut self, round: &mut Round<'_>) -> Fate {
         match self.phase {
             Phase::Reading => self.read(round),
             Phase::InFlight(_) => match self.on_handler(Await::Handler, round) {
-                // The answer was given already; so this is the next request.
+                // The answer was ready; so this event is the next request.
                 Fate::Open if matches!(self.phase, Phase::Reading) => self.read(round),
                 fate => fate,
             },
@@ -198,12 +199,12 @@ impl Connection {
         }
     }
 
-    /// The phase has lasted too long.
+    /// Handles the deadline of the phase.
     pub(super) fn on_deadline(&mut self, round: &mut Round<'_>) -> Fate {
         match self.phase {
             Phase::Reading if self.begun.is_some() => self.refuse(LATE, round),
             Phase::InFlight(_) => self.on_handler(Await::Handler, round),
-            // What has come at the last moment is not thrown away.
+            // A request that arrives at the last moment is not lost.
             Phase::Reading => match self.read(round) {
                 Fate::Open if self.is_idle() => Fate::Closed,
                 fate => fate,
@@ -212,7 +213,7 @@ impl Connection {
         }
     }
 
-    /// A handler may have answered. `until` says what to wait for if none has.
+    /// Takes a handler's answer if there is one. `until` says what to wait for otherwise.
     pub(super) fn on_handler(&mut self, until: Await, round: &mut Round<'_>) -> Fate {
         let Phase::InFlight(awaited) = &mut self.phase else { return Fate::Open };
         match self.exchange.take(until) {
@@ -231,14 +232,14 @@ impl Connection {
         }
     }
 
-    /// The request leaves: who answers it uses this.
+    /// Dispatches the request; returns the responder for its handler.
     pub(super) fn dispatch(
         &mut self,
         request: &Request,
         handlers: &Arc<Queue<Task>>,
         round: &Round<'_>,
     ) -> Responder {
-        // Of a request that is here already the socket will tell nothing.
+        // The next request is in the buffer already, so the socket will not signal it.
         let until = if self.parser.has_begun() { Await::Handler } else { Await::Caller };
         self.exchange.begin(until);
         self.has_called = true;
@@ -248,7 +249,7 @@ impl Connection {
         Responder::new(request, &self.exchange, round.shared, handlers, kept)
     }
 
-    /// Answers with the refusal, as the connection's last words.
+    /// Answers with the refusal and closes the connection.
     pub(super) fn refuse(&mut self, refusal: Refusal, round: &mut Round<'_>) -> Fate {
         match refusal.reason {
             Reason::Token => {
@@ -264,7 +265,7 @@ impl Connection {
         round.shared.tally.count_refusal(refusal.reason);
         self.since = round.now;
         let bytes = respond::encode_refusal(&refusal, self.parser.version());
-        // What has arrived of the request is of no use any more.
+        // The rest of the refused request is dropped.
         self.parser = Parser::default();
         self.reservation.shrink_to(0);
         self.phase = Phase::Writing { bytes, sent: 0, then: Then::Close, _reservation: None };
@@ -294,14 +295,14 @@ impl Connection {
                 Fate::Dispatch(request)
             }
             Ok(None) => {
-                // What is announced and does not arrive costs nothing.
+                // A body that is announced and does not arrive takes no memory.
                 if !self.reservation.grow_to(self.parser.body_capacity()) {
                     return self.refuse(NO_ROOM, round);
                 }
                 let begun = self.begun.unwrap_or(round.now);
                 self.begun = self.parser.has_begun().then_some(begun);
                 if self.parser.take_expectation() {
-                    // When there is no room for 25 bytes the caller may wait in vain, and is late.
+                    // When the socket has no room for 25 bytes the caller may wait in vain and time out.
                     match exchange::send(self.stream(), respond::CONTINUE) {
                         Ok(0) => {}
                         Ok(sent) if sent == respond::CONTINUE.len() => {}
@@ -326,10 +327,10 @@ impl Connection {
         }
         match then {
             Then::KeepOpen => {
-                // With nothing left to send the connection is idle since the handler's answer.
+                // If nothing was left to send, the connection is idle since the handler's answer.
                 self.since = if bytes.is_empty() { self.since } else { round.now };
                 self.phase = Phase::Reading;
-                // A request may have come together with the one that is answered now.
+                // A pipelined request may have arrived with the one that is answered now.
                 self.parse(round)
             }
             Then::Close => self.linger(round),
@@ -337,7 +338,7 @@ impl Connection {
     }
 
     fn linger(&mut self, round: &mut Round<'_>) -> Fate {
-        // A caller that is gone cannot be told, and needs not be.
+        // A caller that has disconnected needs no more bytes.
         if self.stream().shutdown(Shutdown::Write).is_err() {
             return Fate::Closed;
         }
@@ -358,7 +359,7 @@ impl Connection {
     }
 }
 
-/// Reads once; `None` when there is nothing yet, no bytes when the caller has ended its side.
+/// Reads once; returns `None` when no data is available, and no bytes when the caller has closed its side.
 fn read_some<'a>(mut stream: &Stream, scratch: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
     match stream.read(scratch) {
         Ok(count) => Ok(scratch.get(..count)),
@@ -405,8 +406,8 @@ mod tests {
 
     #[test]
     fn idle_connections_outlive_those_of_go_clients() {
-        // net/http.DefaultTransport closes an idle connection after 90 s: of two ends that close at once one
-        // loses a request.
+        // net/http.DefaultTransport closes an idle connection after 90 s. When both ends close at once, a
+        // request can be lost.
         assert!(HttpLimits::default().idle > Duration::from_secs(90));
     }
 
@@ -425,7 +426,7 @@ mod tests {
         let mut round =
             Round { shared: &shared, now, scratch: &mut scratch, bad_tokens: &mut bad_tokens };
 
-        // They arrive after the front has waited for the sockets.
+        // The bytes arrive after the front has polled the sockets.
         theirs.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let Fate::Dispatch(request) = connection.on_deadline(&mut round) else {
             panic!("the request is thrown away");

@@ -1,4 +1,4 @@
-//! Where connections come in.
+//! Accepts connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,21 +21,21 @@ use super::tally::{Reason, Refusal};
 pub(super) const BUSY: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: too many connections" };
 
-/// Connections that one listener gives in its last round, where newcomers could not be turned away
-/// either: more than the kernel keeps of ours.
+/// Connections that one listener accepts in its last round, where new connections could not be refused: more
+/// than the kernel's backlog of the agent.
 const LAST_ACCEPTS: usize = 4096;
 
-/// The sockets that listen, and who may come in.
+/// The listening sockets, and the decision which callers may connect.
 pub(super) struct Entrance {
     listeners: Vec<Listener>,
     gate: Gate,
-    /// Of whom it is not known yet whether they may call: nothing of them is read.
+    /// Connections whose callers are still being authorized: nothing is read from them.
     waiting: Vec<Waiting>,
     /// Set while accepting pauses.
     accept_from: Option<Instant>,
-    /// Set once it is told to close.
+    /// Set once the stop has started.
     closes_at: Option<Instant>,
-    /// Lasting failures to accept.
+    /// Limits the log lines about failures to accept.
     failures: Rarely,
 }
 
@@ -51,12 +51,12 @@ impl Entrance {
         Self { listeners, gate, waiting, accept_from: None, closes_at: None, failures }
     }
 
-    /// How many sockets [`Entrance::fill`] puts into a set.
+    /// Returns the number of sockets that [`Entrance::fill`] adds to a set.
     pub(super) fn listeners(&self) -> usize {
         self.listeners.len()
     }
 
-    /// Puts the sockets that listen into the set, where the waker alone is so far.
+    /// Adds the listening sockets to the set, which so far contains only the waker.
     pub(super) fn fill(&self, set: &mut PollSet) {
         for listener in &self.listeners {
             match self.accept_from {
@@ -66,14 +66,14 @@ impl Entrance {
         }
     }
 
-    /// When there is something to do here whatever comes.
+    /// Returns when there is work without an event of a socket.
     pub(super) fn deadline(&self, limits: &HttpLimits) -> Option<Instant> {
         let waiting = self.waiting.iter().filter_map(|it| it.since.checked_add(limits.request));
         let closes_at = self.closes_at.filter(|_| !self.listeners.is_empty());
         waiting.chain(self.accept_from.or(closes_at)).min()
     }
 
-    /// Turns newcomers away, and closes once all who have connected are in.
+    /// Refuses new connections, and closes the listeners after it has accepted their backlog.
     pub(super) fn close(&mut self) {
         if self.closes_at.is_none() {
             self.listeners.retain_mut(Listener::turn_away);
@@ -81,12 +81,12 @@ impl Entrance {
         }
     }
 
-    /// Whether it is closed, and nobody waits to be let in.
+    /// Returns whether all listeners are closed and no connection waits for authorization.
     pub(super) fn is_empty(&self) -> bool {
         self.listeners.is_empty() && self.waiting.is_empty()
     }
 
-    /// Takes in who has come, and who is known by now.
+    /// Accepts new connections, and serves waiting ones whose callers are authorized by now.
     pub(super) fn admit(
         &mut self,
         set: &PollSet,
@@ -99,8 +99,8 @@ impl Entrance {
         self.accept_from = self.accept_from.filter(|from| *from > round.now);
         let is_due = self.closes_at.is_some_and(|at| at <= round.now);
         let is_last = is_due && self.accept_from.is_none();
-        // Some a round: with one a flood would fill the kernel's queue, where all others have
-        // to wait too, and with all it would keep those who are in from their turns.
+        // A few per round: with one, a flood would fill the kernel's backlog, where all other callers wait;
+        // without a limit, a flood would delay the accepted connections.
         let most = if is_last { LAST_ACCEPTS } else { round.shared.limits.accepts };
         for index in 0..self.listeners.len() {
             if !is_last && !set.is_ready(1 + index) {
@@ -112,7 +112,7 @@ impl Entrance {
                     Ok((stream, address)) => self.meet(stream, address, connections, round),
                     Err(error) => match error.kind() {
                         io::ErrorKind::WouldBlock => break,
-                        // That of one caller, or of none.
+                        // An error of one connection, or an interrupted call.
                         io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
                         _ => {
                             self.pause(&error, round);
@@ -127,7 +127,7 @@ impl Entrance {
         }
     }
 
-    /// Accepts nothing for a time: what is short comes back by itself, or does not.
+    /// Accepts nothing for a time, in which the missing resource may become free.
     fn pause(&mut self, error: &io::Error, round: &Round<'_>) {
         self.accept_from = round.now.checked_add(round.shared.limits.accept_pause);
         if let Some(more) = self.failures.now(round.now) {
@@ -150,7 +150,7 @@ impl Entrance {
         }
     }
 
-    /// Lets one in, turns it away, or keeps it waiting.
+    /// Serves a connection, refuses it, or lets it wait for the group lookup.
     fn judge(&mut self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
         let limits = &round.shared.limits;
         let why = match self.gate.judge(&guest.caller, limits, round.now) {
@@ -182,8 +182,8 @@ impl Entrance {
         }
     }
 
-    /// Serves a connection whose caller may call. Over a limit it takes the place of an idle connection of
-    /// the same caller. Where that caller has none, the front answers that it is busy.
+    /// Serves a connection whose caller may call. Over a limit it replaces an idle connection of the same
+    /// caller. If that caller has none, the front answers that it is busy.
     fn seat(&self, guest: Waiting, connections: &mut Vec<Connection>, round: &mut Round<'_>) {
         let Waiting { stream, caller, .. } = guest;
         let limits = &round.shared.limits;
@@ -193,7 +193,7 @@ impl Entrance {
         }
         let served = connections.iter().filter(|it| it.place() == Place::Served);
         let has_place = gate::has_place(&caller, served.map(Connection::caller), limits);
-        // First, as the idle connection may be the last that has the caller's budget.
+        // The budget is taken first, as the idle connection may be the last that holds the caller's budget.
         let budget = Self::budget_of(&caller, connections, round);
         if has_place || evict_idle(&caller, connections, round) {
             connections.push(Connection::new(stream, caller, Place::Served, round.now, &budget));
@@ -207,7 +207,7 @@ impl Entrance {
         }
     }
 
-    /// The byte budget of this caller, which its connections share.
+    /// Returns the byte budget of this caller, which its connections share.
     fn budget_of(
         caller: &Caller,
         connections: &[Connection],
@@ -222,11 +222,11 @@ impl Entrance {
     }
 }
 
-/// Closes the longest idle connection of this caller, whose place a new one takes; whether there was
-/// one. The connections of other callers stay, however long they idle.
+/// Closes the longest idle connection of this caller to make room for a new one; returns whether there was
+/// one. The connections of other callers stay, however long they are idle.
 ///
-/// It is closed as at the end of its idle time: a request that has arrived by now keeps it open, and so does
-/// one that may be on its way.
+/// A connection stays open, as at the end of its idle time, if a request has arrived by now or may be in
+/// flight.
 fn evict_idle(caller: &Caller, connections: &mut Vec<Connection>, round: &Round<'_>) -> bool {
     let (share, age_min) = (caller.share(), round.shared.limits.idle_before_eviction);
     let is_old = |since: &Instant| round.now.saturating_duration_since(*since) >= age_min;
@@ -239,7 +239,7 @@ fn evict_idle(caller: &Caller, connections: &mut Vec<Connection>, round: &Round<
     idle.order_by(&Ord::cmp);
     let is_quiet = |index: &usize| {
         let connection = connections.get(*index);
-        // The front reads what has arrived, an end included, in its next round.
+        // The front reads what has arrived, including an end of the stream, in its next round.
         connection.is_some_and(|it| matches!(poll::peer_state(it.stream()), Ok(PeerState::Idle)))
     };
     let Some(longest) = idle.into_iter().map(|(_, index)| index).find(is_quiet) else {

@@ -1,5 +1,5 @@
-//! `GET /events`: what happens, as server-sent events (WHATWG HTML, section 9.2), as long as the
-//! listener stays.
+//! `GET /events`: the events as server-sent events (WHATWG HTML, section 9.2), until the listener
+//! disconnects.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::events::{Event, Events};
 use crate::http::respond::EVENT_STREAM;
 use crate::http::responses::text;
 
-/// Where events are to be had.
+/// The path of the events.
 pub(super) const PATH: &str = "/events";
-/// Events that are written at once.
+/// Events that are sent at once.
 const PAGE: usize = 32;
 
-/// Events after that of the number in `after` or `Last-Event-ID`; without either, those that come.
-/// `guest` in the query limits them to those of one guest.
+/// Streams the events after the number in `after` or `Last-Event-ID`; without either, new events.
+/// `guest` in the query limits the events to those of one guest.
 pub(super) fn stream(events: &Arc<Events>, request: &Request) -> Response {
     // An empty value counts as absent: some clients send it before their first event.
     let last = request.header("Last-Event-ID").map(str::to_owned).filter(|last| !last.is_empty());
@@ -36,7 +36,7 @@ pub(super) fn stream(events: &Arc<Events>, request: &Request) -> Response {
         headers: vec![
             ("Content-Type".into(), EVENT_STREAM.into()),
             ("Cache-Control".into(), "no-store".into()),
-            // nginx would keep events back until it has a buffer full of them.
+            // nginx would buffer events until its buffer is full.
             ("X-Accel-Buffering".into(), "no".into()),
         ],
         data: rouille::ResponseBody::from_reader(feed),
@@ -44,7 +44,7 @@ pub(super) fn stream(events: &Arc<Events>, request: &Request) -> Response {
     }
 }
 
-/// One listener's place in the ring, and what it is being sent.
+/// One listener's position in the ring, and the text that it is being sent.
 struct Feed {
     events: Arc<Events>,
     after: u64,
@@ -54,7 +54,7 @@ struct Feed {
 }
 
 impl Feed {
-    /// Waits for more to send; `false` when there will be none.
+    /// Waits for more events to send; returns `false` when there will be none.
     fn refill(&mut self) -> io::Result<bool> {
         let until = Instant::now() + self.events.limits().heartbeat;
         let page = self.events.wait(self.after, self.guest.as_deref(), PAGE, until);
@@ -71,7 +71,7 @@ impl Feed {
             if self.events.is_closed() {
                 return Ok(false);
             }
-            // A comment: whoever is gone is noticed by it.
+            // A comment: its write detects a listener that has disconnected.
             self.text.extend_from_slice(b":\n\n");
         }
         Ok(true)
@@ -81,14 +81,14 @@ impl Feed {
 fn write_event(text: &mut Vec<u8>, event: &Event) -> io::Result<()> {
     let head = format!("id: {}\nevent: {}\ndata: ", event.seq, event.what.name());
     text.extend_from_slice(head.as_bytes());
-    // One line: JSON has no bare line ends.
+    // The data is one line: JSON has no bare line ends.
     serde_json::to_writer(&mut *text, event)?;
     text.extend_from_slice(b"\n\n");
     Ok(())
 }
 
 impl Read for Feed {
-    /// Blocks until something happens, up to
+    /// Blocks until an event happens, for up to
     /// [`EventLimits::heartbeat`](crate::config::EventLimits::heartbeat).
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.sent == self.text.len() && !self.refill()? {

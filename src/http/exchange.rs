@@ -1,8 +1,8 @@
-//! The one request of a connection that a handler has, and how the front learns of its end.
+//! The request of a connection that a handler answers, and how the front learns that it ended.
 //!
-//! The socket stays with the front, which goes on waiting for it while a handler answers. Most
-//! answers fit into the socket and most callers send their next request after the answer: then
-//! the handler need not wake the front at all, because the next request does.
+//! The front keeps the socket and goes on polling it while a handler answers. Most responses fit into
+//! the socket, and most callers send their next request after the response: then the handler need not
+//! wake the front, because the next request does.
 
 use std::io::{self, Write};
 use std::time::Instant;
@@ -14,53 +14,53 @@ use crate::threads::Reservation;
 
 use super::listener::Stream;
 
-/// A connection's socket, and whose turn it is.
+/// A connection's socket, and which side acts next.
 pub(super) struct Exchange {
     pub(super) stream: Stream,
     pub(super) caller: Caller,
     turn: Mutex<Turn>,
 }
 
-/// Who acts next. The lock is held for an assignment and nothing else.
+/// The side that acts next. The lock is held for one assignment only.
 enum Turn {
-    /// A handler; it tells the front only what the front cannot see by itself.
+    /// A handler, which wakes the front only for what the front cannot see by itself.
     Handler,
-    /// A handler; the front waits for its end.
+    /// A handler, and the front waits for it to finish.
     HandlerAwaited,
     Front(Option<Answer>),
 }
 
-/// What a handler leaves to the front.
+/// What a handler hands to the front when it finishes.
 pub(super) struct Answer {
-    /// When it was written, or begun to be.
+    /// When the response was written, or its first part was.
     pub(super) at: Instant,
-    /// What the socket did not take.
+    /// The bytes that the socket did not take.
     pub(super) unsent: Vec<u8>,
     pub(super) then: Then,
-    /// For what is unsent: dropped with it.
+    /// The memory of the unsent bytes; dropped with them.
     pub(super) reservation: Option<Reservation>,
 }
 
 impl Answer {
-    /// Whether nothing is left to be done for it.
+    /// Returns whether the front has nothing left to do for this answer.
     fn is_simple(&self) -> bool {
         self.unsent.is_empty() && self.then == Then::KeepOpen
     }
 
-    /// The end of a connection that gets no answer, or has had all of it.
+    /// Closes a connection without a response, or after the whole response was sent.
     pub(super) fn close() -> Self {
         Self { at: Instant::now(), unsent: Vec::new(), then: Then::Close, reservation: None }
     }
 }
 
-/// What becomes of the connection when all is sent.
+/// What happens to the connection when everything is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     KeepOpen,
     Close,
 }
 
-/// Whether the front waits for a handler's end, or for the caller alone.
+/// Whether the front waits for a handler, or for the caller alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Await {
     Handler,
@@ -72,7 +72,7 @@ impl Exchange {
         Self { stream, caller, turn: Mutex::new(Turn::Front(None)) }
     }
 
-    /// The front's last word before a handler has the request.
+    /// Hands the request to a handler.
     pub(super) fn begin(&self, until: Await) {
         *self.turn.lock() = match until {
             Await::Handler => Turn::HandlerAwaited,
@@ -80,14 +80,15 @@ impl Exchange {
         };
     }
 
-    /// The handler's last word. True: the front must be woken.
+    /// Hands the connection back to the front. Returns `true` when the caller must wake the front.
     pub(super) fn finish(&self, answer: Answer) -> bool {
         let is_simple = answer.is_simple();
         let before = std::mem::replace(&mut *self.turn.lock(), Turn::Front(Some(answer)));
         !is_simple || matches!(before, Turn::HandlerAwaited)
     }
 
-    /// When an answer was given after which the connection is idle; none where there is no such answer.
+    /// Returns when an answer was given after which the connection is idle; `None` without such an
+    /// answer.
     pub(super) fn answered_at(&self) -> Option<Instant> {
         match &*self.turn.lock() {
             Turn::Front(Some(answer)) => answer.is_simple().then_some(answer.at),
@@ -95,7 +96,8 @@ impl Exchange {
         }
     }
 
-    /// The answer if there is one; otherwise, with [`Await::Handler`], its end will wake the front.
+    /// Takes the answer if there is one. Otherwise, with [`Await::Handler`], the handler wakes the
+    /// front at its end.
     pub(super) fn take(&self, until: Await) -> Option<Answer> {
         let mut turn = self.turn.lock();
         match &mut *turn {
@@ -110,10 +112,10 @@ impl Exchange {
     }
 }
 
-/// Writes what the socket takes without waiting, and returns how many bytes that was.
+/// Writes what the socket takes without blocking, and returns the number of bytes written.
 ///
 /// # Errors
-/// When the caller is gone.
+/// When the caller has disconnected.
 pub(super) fn send(mut stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {

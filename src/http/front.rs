@@ -34,19 +34,19 @@ use super::stream_counts::StreamCounts;
 use super::tally::{Counters, Tally};
 use super::{Handler, IsShort};
 
-/// What is read from a socket at once.
+/// The size of one read from a socket, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// An address or a path that cannot be listened on.
+/// An address or a path on which the agent cannot listen.
 #[derive(Debug)]
 pub struct BindError {
     /// The address, or the path of the socket.
     pub place: String,
-    /// Why not.
+    /// The cause.
     pub cause: io::Error,
 }
 
-// One line with its cause in it, and so without a `source`: it ends the start of the agent.
+// One line that contains its cause, and so without a `source`: it ends the start of the agent.
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: ", self.place)?;
@@ -59,7 +59,7 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// Sockets that listen and are not served yet: the kernel keeps the callers waiting.
+/// Listening sockets that are not served yet: the kernel queues their connections.
 pub struct Front {
     listeners: Vec<Listener>,
     limits: HttpLimits,
@@ -69,7 +69,7 @@ pub struct Front {
     is_short: Option<IsShort>,
 }
 
-// By its addresses alone.
+// Shows its addresses alone.
 impl fmt::Debug for Front {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Front").field("listeners", &self.listeners).finish_non_exhaustive()
@@ -80,7 +80,7 @@ impl Front {
     /// Listens on every address.
     ///
     /// # Errors
-    /// The first address that cannot be listened on; then none is.
+    /// The first address on which the agent cannot listen; then it listens on none.
     pub fn bind(addresses: &[SocketAddr], limits: HttpLimits) -> Result<Self, BindError> {
         let bind = |address: &SocketAddr| {
             let place = address.to_string();
@@ -92,8 +92,8 @@ impl Front {
         Ok(Self { listeners, limits, access, guard, tally, is_short })
     }
 
-    /// Listens on `[::1]`, too, beside those of the addresses that have such a twin ([`ipv6_twin`]). Where that
-    /// fails, callers of these are served all the same, and the log says who may answer the others.
+    /// Listens on `[::1]` beside the addresses that have such a twin ([`ipv6_twin`]). If that fails, callers of these
+    /// addresses are served all the same, and the log warns that another process may answer callers of the twin.
     pub(super) fn bind_ipv6_twins(&mut self, addresses: &[SocketAddr]) {
         let twins = addresses.iter().filter_map(|address| ipv6_twin(*address));
         for address in twins.filter(|twin| !addresses.contains(twin)) {
@@ -109,10 +109,10 @@ impl Front {
         }
     }
 
-    /// Listens on a Unix socket as well, which the front's end removes.
+    /// Listens on a Unix socket as well, which the end of the front removes.
     ///
     /// # Errors
-    /// When another process has the socket, something else is there, its group is not known, or other users can
+    /// When another process has the socket, another file is at the path, its group is unknown, or other users can
     /// change where its path leads.
     pub fn bind_unix(&mut self, socket: &SocketConfig) -> Result<(), BindError> {
         let group = |name: &String| access::number("--socket-group", name, users::group_id);
@@ -124,51 +124,51 @@ impl Front {
         Ok(())
     }
 
-    /// Serves a socket as well that the agent was started with.
+    /// Serves a socket that was passed at the start of the agent.
     ///
     /// # Errors
-    /// When it cannot be made not to block; nothing is known that makes it fail.
+    /// When the socket cannot be made non-blocking; no cause of that is known.
     pub fn add(&mut self, socket: Passed) -> io::Result<()> {
         self.listeners.push(Listener::passed(socket)?);
         Ok(())
     }
 
-    /// Lets those call whom this rule allows, instead of root and the agent's own user alone.
+    /// Permits the callers of this rule, instead of root and the agent's own user alone.
     pub fn admit(&mut self, access: Access) {
         self.access = access;
     }
 
-    /// Wants of requests what these rules say, instead of none from beyond this host.
+    /// Applies these rules to requests; by default requests from beyond this host are refused.
     pub(super) fn protect(&mut self, guard: Guard) {
         self.guard = guard;
     }
 
-    /// Has requests for which this holds handled on the front's own thread first, instead of by a handler's: what
-    /// may block in them goes on with a handler's ([`Inbound::on_handler`](crate::rpc::Inbound::on_handler)).
+    /// Starts the requests that `is_short` selects on the front's own thread. Their blocking parts continue on a
+    /// handler's thread ([`Inbound::on_handler`]).
     pub fn begin_short(&mut self, is_short: IsShort) {
         self.is_short = Some(is_short);
     }
 
-    /// The addresses that are listened on and that others than this host can reach.
+    /// Returns the addresses of listeners that other hosts can reach.
     pub(super) fn open_addresses(&self) -> Vec<SocketAddr> {
         let mut addresses = self.local_addresses();
         addresses.retain(|address| !address.ip().to_canonical().is_loopback());
         addresses
     }
 
-    /// The addresses that are listened on, with the port that was found for a port of 0.
+    /// Returns the addresses of listeners, with the port that the system chose for port 0.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(Listener::address).collect()
     }
 
-    /// The addresses and the paths that are listened on, for log lines.
+    /// Returns the addresses and the paths of listeners, for log lines.
     pub fn places(&self) -> Vec<String> {
         self.listeners.iter().map(Listener::to_string).collect()
     }
 
-    /// Where it can be asked from this host.
+    /// Returns an address at which this process can connect to the front.
     pub(super) fn door(&self) -> Option<Door> {
-        // One of this host alone before others, which may want a token.
+        // Loopback comes first, as other addresses may require a token.
         let is_local = |it: &&Listener| {
             it.address().is_none_or(|address| address.ip().to_canonical().is_loopback())
         };
@@ -176,7 +176,7 @@ impl Front {
         local.chain(&self.listeners).find_map(|listener| listener.door().ok())
     }
 
-    /// The counts, to be had before the start: the handler that shows them is given to it.
+    /// Returns the counts, for the handler that shows them and is made before the start.
     pub fn tally(&self) -> Arc<Tally> {
         Arc::clone(&self.tally)
     }
@@ -184,8 +184,8 @@ impl Front {
     /// Starts to serve.
     ///
     /// # Errors
-    /// When the threads or the waker cannot be made, or the kernel does not tell who calls; what
-    /// was made until then ends by itself.
+    /// When the threads or the waker cannot be made, or the kernel cannot report the owners of sockets; threads
+    /// that were started before end by themselves.
     pub fn start(self, handler: Handler) -> io::Result<Running> {
         let budget = ByteBudget::new(self.limits.held_bytes);
         let others_bytes = self.limits.held_bytes.saturating_sub(self.limits.held_reserved_bytes);
@@ -202,7 +202,7 @@ impl Front {
             stop: OnceLock::new(),
         });
         let gate = Gate::new(self.access, &shared)?;
-        // A connection has one request in flight, so that the queue is never full.
+        // A connection has one request in flight, so the queue is never full.
         let tasks = Tasks(Arc::new(Queue::new(shared.limits.connections)));
         let handlers = (0..shared.limits.handlers)
             .map(|index| start_handler(index, &tasks.0))
@@ -220,15 +220,15 @@ impl Front {
     }
 }
 
-/// The address that `localhost` may mean beside this one: `[::1]` of the same port beside 127.0.0.1 and 0.0.0.0.
-/// None of port 0, as a port that the system chooses is free on one address alone.
+/// Returns the address that `localhost` may mean beside this one: `[::1]` with the same port beside 127.0.0.1 and
+/// 0.0.0.0. Port 0 has no twin, as a port that the system chooses is free on one address only.
 pub fn ipv6_twin(address: SocketAddr) -> Option<SocketAddr> {
     let is_localhost = [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED].map(IpAddr::V4);
     let has_twin = is_localhost.contains(&address.ip()) && address.port() != 0;
     has_twin.then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())))
 }
 
-/// Whether the host has no such address.
+/// Returns whether the host has no such address.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
@@ -238,7 +238,7 @@ fn start_handler(index: usize, tasks: &Arc<Queue<Task>>) -> io::Result<JoinHandl
     thread::Builder::new().name(format!("http-{index}")).spawn(move || handlers::run(&tasks))
 }
 
-/// The service while it runs. Dropped, it stops without waiting for anything.
+/// The running service. Dropped, it stops without waiting for anything.
 pub struct Running {
     shared: Arc<Shared>,
     front: Option<JoinHandle<bool>>,
@@ -246,18 +246,19 @@ pub struct Running {
 }
 
 impl Running {
-    /// What has been going on.
+    /// Returns the counts of this moment.
     pub fn counters(&self) -> Counters {
         self.shared.tally.counters()
     }
 
-    /// Stops: turns newcomers away, closes what is idle, and finishes the requests that have begun or
-    /// are on their way: those who have connected before and have not called yet get
-    /// [`FIRST_REQUEST`](crate::config::fixed::FIRST_REQUEST) for it. True when all were answered.
+    /// Stops: refuses new connections, closes idle ones, and finishes requests that have started or are in
+    /// flight. Connections that have sent no request yet have
+    /// [`FIRST_REQUEST`](crate::config::fixed::FIRST_REQUEST) for it. Returns `true` when all requests were
+    /// answered.
     ///
     /// # Blocking
-    /// Until the last answer is sent and its connection closed, at most for `drain`. Handlers that
-    /// are still at work then are left to themselves.
+    /// Until the last response is sent and its connection closed, at most for `drain`. Handlers that still work
+    /// then are not waited for.
     pub fn stop(mut self, drain: Duration) -> bool {
         self.tell_to_stop(drain);
         let is_finished = self.front.take().is_some_and(|front| front.join().unwrap_or(false));
@@ -271,7 +272,7 @@ impl Running {
         is_finished
     }
 
-    /// Begins what [`Running::stop`] waits for: of several services all can begin at once.
+    /// Starts the stop that [`Running::stop`] waits for, so that several services can start theirs at once.
     pub fn tell_to_stop(&self, drain: Duration) {
         let since = Instant::now();
         let by = since.checked_add(drain).unwrap_or(since);
@@ -286,7 +287,7 @@ impl Drop for Running {
     }
 }
 
-/// What waits for handlers, which end when this is dropped.
+/// The queue of the handlers, which end when this is dropped.
 struct Tasks(Arc<Queue<Task>>);
 
 impl Drop for Tasks {
@@ -295,7 +296,7 @@ impl Drop for Tasks {
     }
 }
 
-/// What the front's thread owns.
+/// State that the front's thread owns.
 struct Service {
     shared: Arc<Shared>,
     entrance: Entrance,
@@ -306,7 +307,7 @@ struct Service {
 }
 
 impl Service {
-    /// Serves until it is told to stop; true when every request was answered.
+    /// Serves until the stop; returns `true` when every request was answered.
     fn run(mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut set = PollSet::default();
@@ -333,7 +334,7 @@ impl Service {
         }
     }
 
-    /// Puts into the set, in this order: the waker, the listeners, the connections.
+    /// Adds to the set, in this order: the waker, the listeners, the connections.
     fn fill(&self, set: &mut PollSet) {
         set.clear();
         set.add(&self.shared.waker, Interest::Read);
@@ -346,7 +347,7 @@ impl Service {
         }
     }
 
-    /// The time until the next deadline of anything.
+    /// Returns the time until the next deadline.
     fn time_left(&self) -> Option<Duration> {
         let shared = &self.shared;
         let deadlines = self.connections.iter().filter_map(|it| it.deadline(shared));
@@ -364,7 +365,7 @@ impl Service {
         let is_stopping = round.shared.is_stopping();
         let until = if is_stopping { Await::Handler } else { Await::Caller };
         let first = 1 + self.entrance.listeners();
-        // Backwards: one that is closed is replaced by the last, which had its turn already.
+        // Backwards: `swap_remove` replaces a closed connection by the last, which had its turn already.
         for index in (0..self.connections.len()).rev() {
             let Some(connection) = self.connections.get_mut(index) else { continue };
             let mut fate = match (set.is_ready(first + index), is_woken) {
@@ -377,7 +378,7 @@ impl Service {
                 fate = connection.on_deadline(round);
             }
             if let Fate::Dispatch(request) = fate {
-                // Counted first, so that a handler which shows the counts finds its own request in them.
+                // Counted first, so that a handler which shows the counts includes its own request.
                 round.shared.tally.count_request();
                 let responder = connection.dispatch(&request, &self.tasks.0, round);
                 begin(&self.handler, self.is_short.as_ref(), request, responder);
@@ -390,7 +391,7 @@ impl Service {
     }
 }
 
-/// Begins a request, on this thread where it is short.
+/// Starts a request, on this thread if it is short.
 fn begin(handler: &Handler, is_short: Option<&IsShort>, request: Request, responder: Responder) {
     let is_short =
         is_short.is_some_and(|is_short| is_short(&request)) && responder.reserve_request();

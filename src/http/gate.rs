@@ -1,5 +1,5 @@
-//! The gate: who a new connection belongs to, and whether there is a place for it. Decided before
-//! a byte of it is read.
+//! Decides about a new connection before a byte is read from it: its caller, whether that caller may call,
+//! and whether the limits have room.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,11 +17,11 @@ use super::members::Members;
 use super::rarely::Rarely;
 use super::shared::Shared;
 
-/// Knows who is who.
+/// Identifies and authorizes the callers of connections.
 pub(super) struct Gate {
     access: Access,
     owners: SocketOwners,
-    /// None where no group may call.
+    /// `None` where no group may call.
     members: Option<Members>,
     denials: Rarely,
 }
@@ -31,16 +31,16 @@ pub(super) struct Gate {
 pub(super) enum Verdict {
     May,
     MayNot,
-    /// It is asked for; [`Gate::learn`] tells when there is news.
+    /// The groups of the caller are being looked up; [`Gate::learn`] reports new answers.
     Unknown,
 }
 
 impl Gate {
-    /// A gate by this rule.
+    /// Makes a gate with this access rule.
     ///
     /// # Errors
-    /// Where the kernel does not tell whose sockets are, also where everybody on this host may call: by
-    /// `route_localnet` other hosts reach loopback, too. When the thread that asks for groups does not start.
+    /// When the kernel cannot report the owners of sockets, even where everybody on this host may call: by
+    /// `route_localnet` other hosts reach loopback, too. When the thread that looks up groups does not start.
     pub(super) fn new(access: Access, shared: &Arc<Shared>) -> io::Result<Self> {
         let owners = SocketOwners::open()?;
         let members = match access.groups() {
@@ -50,7 +50,7 @@ impl Gate {
         Ok(Self { access, owners, members, denials: Rarely::default() })
     }
 
-    /// Who a connection belongs to; none when its other end has gone.
+    /// Returns the caller of a connection; `None` when its other end has disconnected.
     pub(super) fn identify(
         &mut self,
         stream: &Stream,
@@ -65,7 +65,7 @@ impl Gate {
         }
     }
 
-    /// Whether this caller may call.
+    /// Returns whether this caller may call.
     pub(super) fn judge(&mut self, caller: &Caller, limits: &HttpLimits, now: Instant) -> Verdict {
         let may_call = match (caller.peer, caller.origin) {
             (Some(peer), _) => match (self.access.allows(peer.uid), &mut self.members) {
@@ -73,9 +73,9 @@ impl Gate {
                 (None, None) => Some(false),
                 (None, Some(members)) => members.is_member(peer.uid, limits, now),
             },
-            // Who that is, a token tells.
+            // The token of the request identifies such a caller.
             (None, Origin::Network(_)) => Some(true),
-            // It has gone, or is no process of this host.
+            // The caller has disconnected, or is no process of this host.
             (None, Origin::Socket | Origin::Host(_)) => Some(false),
         };
         match may_call {
@@ -85,12 +85,12 @@ impl Gate {
         }
     }
 
-    /// Takes in what was asked for; whether somebody who was unknown may be known now.
+    /// Takes the answers of the group lookup; returns whether there were any.
     pub(super) fn learn(&mut self, limits: &HttpLimits, now: Instant) -> bool {
         self.members.as_mut().is_some_and(|members| members.learn(limits, now))
     }
 
-    /// The owner of the other end of a connection within this host.
+    /// Returns the owner of the other end of a connection within this host.
     fn tcp_peer(&mut self, stream: &std::net::TcpStream, origin: Origin) -> Option<Peer> {
         let Origin::Host(peer) = origin else { return None };
         let local = stream.local_addr().ok()?;
@@ -98,13 +98,14 @@ impl Gate {
             log::debug!("cannot look up the user of {peer}: {error}");
             None
         });
-        // A caller that has reset its connection leaves its port to the next, who may be root; what
-        // it sent could still be read. While this end has a peer that port was nobody else's.
+        // After a caller has reset its connection, another process may use its port, which may be root's;
+        // bytes of the first caller could still be read. While this end has a peer, the port had no other
+        // owner.
         stream.peer_addr().ok()?;
         owner.map(|uid| Peer { uid, pid: None })
     }
 
-    /// Tells, now and then, that somebody was turned away.
+    /// Logs a denied connection, at a limited rate.
     pub(super) fn log_denied(&mut self, caller: &Caller, why: &str, now: Instant) {
         if let Some(more) = self.denials.now(now) {
             log::warn!("connection from {caller} refused: {why}; suppressed={more}");
@@ -112,7 +113,7 @@ impl Gate {
     }
 }
 
-/// Whether one more connection of this caller is served beside those that are.
+/// Returns whether the limits have room for one more connection of this caller.
 pub(super) fn has_place<'a>(
     caller: &Caller,
     served: impl Iterator<Item = &'a Caller>,

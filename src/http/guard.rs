@@ -1,9 +1,9 @@
-//! What a request must show before any handler sees it, and before its body is read: a token from
-//! beyond this host, and that no web page sent it.
+//! Checks of a request before its body is read and before a handler gets it: callers beyond this
+//! host need a token, and no web page may have sent the request.
 //!
-//! A browser lets every page call this host in the name of who looks at it. It tells where the page
-//! comes from (`Origin`, `Sec-Fetch-Site`); and a page whose own name was made to mean this host
-//! says that name in `Host`.
+//! A browser lets every web page send requests to this host on behalf of its user. It names the
+//! page's origin in `Origin` and `Sec-Fetch-Site`. A page whose own host name was pointed at this
+//! host (DNS rebinding) sends that name in `Host`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ use super::request::Request;
 use super::tally::{Reason, Refusal};
 use super::token::Token;
 
-// Why is not said: it would tell who guesses how far he got.
+// The refusal gives no reason, which would help an attacker who guesses tokens.
 const TOKEN: Refusal = Refusal { reason: Reason::Token, sentence: "unauthorized" };
 const HOST_SYNTAX: Refusal = Refusal::malformed("malformed Host");
 const HOST: Refusal = forbidden("Host: not an address, localhost or a name from --allow-host");
@@ -33,30 +33,31 @@ pub(super) struct Guard {
     pub(super) names: Vec<String>,
 }
 
-/// What callers beyond this host must show.
+/// What callers beyond this host must present.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Beyond {
     /// They may not call.
     #[default]
     Closed,
-    /// This.
+    /// A request must carry this token.
     Token(Token),
-    /// Nothing.
+    /// Nothing is required.
     Open,
 }
 
 impl Guard {
-    /// Whether this request of that caller may go on. Only its head is looked at.
+    /// Checks whether this request of that caller may continue. Only the request's head is read.
     ///
     /// # Errors
-    /// The refusal of one that may not.
+    /// The refusal of a request that may not.
     pub(super) fn judge(&self, request: &Request, caller: &Caller) -> Result<(), Refusal> {
         if let Origin::Network(_) = caller.origin {
             self.check_token(request)?;
         }
         let host = one(request, "host");
         if caller.origin != Origin::Socket {
-            // HTTP/1.0 need not have one; in HTTP/1.1 it is missed before this.
+            // HTTP/1.0 does not require `Host`; HTTP/1.1 does, and the parser refuses a request
+            // without it.
             host.map_or(Ok(()), |host| self.check_host(host))?;
         }
         for origin in values(request, "origin") {
@@ -67,7 +68,7 @@ impl Guard {
             }
         }
         // `same-site` is refused as well: to a browser all ports of one host are one site, and
-        // behind another port may be another user's pages. `none` is a person's own doing.
+        // another port may serve another user's pages. `none` is a direct action of the user.
         for site in values(request, "sec-fetch-site") {
             if !["same-origin", "none"].contains(&site) {
                 return Err(SITE);
@@ -98,20 +99,20 @@ impl Guard {
     }
 }
 
-/// Whether this can be a name of a host, as it would stand in `Host`.
+/// Returns whether this can be a host name, as it would appear in `Host`.
 pub(super) fn is_host_name(name: &str) -> bool {
     !name.is_empty() && matches!(host_name(name), Some(Name::Word(word)) if word == name)
 }
 
-/// What `Host` names.
+/// The name in a `Host` header.
 enum Name<'a> {
-    /// An address, which no page can make its own.
+    /// An address, which no web page can use as its own name.
     Address,
     Word(&'a str),
 }
 
-/// The name in a `Host` without its port; none where it is malformed (RFC 9110, section 7.2, and
-/// RFC 3986, section 3.2.2).
+/// Returns the name in a `Host` header without its port; `None` if the header is malformed (RFC
+/// 9110, section 7.2, and RFC 3986, section 3.2.2).
 fn host_name(host: &str) -> Option<Name<'_>> {
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => {
@@ -142,7 +143,7 @@ fn values<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item = &'a s
     request.headers.iter().filter(named).map(|(_, value)| value.as_str())
 }
 
-/// The value of a header that is there once.
+/// Returns the value of a header that occurs exactly once.
 fn one<'a>(request: &'a Request, name: &'a str) -> Option<&'a str> {
     let mut values = values(request, name);
     values.next().filter(|_| values.next().is_none())

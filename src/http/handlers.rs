@@ -1,4 +1,4 @@
-//! The threads that answer.
+//! The handler threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,7 +6,7 @@ use crate::threads::{Queue, panic_text};
 
 use super::responder::{Responder, Task};
 
-/// Answers requests until the front is gone.
+/// Answers requests until the front has ended.
 pub(super) fn run(queue: &Queue<Task>) {
     while let Some(Task { responder, then }) = queue.next() {
         if let Some(responder) = responder.on_handler_thread() {
@@ -15,8 +15,8 @@ pub(super) fn run(queue: &Queue<Task>) {
     }
 }
 
-/// Goes on with a request. A panic costs this request alone, which is answered with 500: what it leaves half-changed
-/// is the callee's own affair.
+/// Runs a step of a request. A panic ends this request alone, which is answered with 500: the callee is responsible
+/// for the state that it leaves half-changed.
 pub(super) fn guarded(responder: Responder, then: impl FnOnce(Responder)) {
     let line = responder.line();
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| then(responder))) {

@@ -1,7 +1,8 @@
-//! The head of a request: httparse reads it; here is decided what it means and what is refused.
+//! The head of a request: httparse parses it; this module interprets it and refuses what is not
+//! supported.
 //!
-//! Whatever two programs could frame differently is refused, so that nothing in front of the agent
-//! can be made to see other requests than it does.
+//! A head that two programs could frame differently is refused, so that a proxy in front of the
+//! agent always sees the same requests as the agent.
 
 use std::mem::MaybeUninit;
 
@@ -27,18 +28,18 @@ const CODING_NOT_LAST: Refusal =
 const LENGTH: Refusal = Refusal::malformed("malformed Content-Length");
 const TARGET: Refusal = Refusal::malformed("malformed request target");
 
-/// A head that is complete and makes sense.
+/// A complete and valid head.
 pub(super) struct Head {
     /// The request, with an empty body.
     pub(super) request: Request,
     pub(super) framing: Framing,
     /// The caller waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
-    /// Bytes that the head takes.
+    /// The length of the head in bytes.
     pub(super) length: usize,
 }
 
-/// How the end of the body is told.
+/// How the end of the body is determined.
 #[derive(Clone, Copy)]
 pub(super) enum Framing {
     /// By a length in bytes, within the limit.
@@ -46,12 +47,12 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// Reads a head from the begin of `bytes`; `None` while its end is not there.
+/// Parses a head at the beginning of `bytes`; returns `None` while the head is incomplete.
 ///
 /// # Errors
 /// The refusal of a head that is malformed, contradicts itself or is over a limit.
 pub(super) fn parse(bytes: &[u8], limits: &HttpLimits) -> Result<Option<Head>, Refusal> {
-    // Never looking past the limit makes the verdict independent of how the bytes arrive.
+    // The limit is applied first, so that the result does not depend on how the bytes arrive.
     let bytes = bytes.get(..limits.head_bytes).unwrap_or(bytes);
     let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let slots = slots.get_mut(..limits.headers.min(HEADERS_MAX)).unwrap_or_default();
@@ -59,7 +60,7 @@ pub(super) fn parse(bytes: &[u8], limits: &HttpLimits) -> Result<Option<Head>, R
     match raw.parse_with_uninit_headers(bytes, slots) {
         Ok(httparse::Status::Complete(length)) => interpret(&raw, length, limits).map(Some),
         Ok(httparse::Status::Partial) if bytes.len() >= limits.head_bytes => {
-            // A request line that has no end, and has its target.
+            // A request line without an end that already has its target.
             let is_target = !bytes.contains(&b'\n') && bytes.contains(&b' ');
             Err(if is_target { TARGET_TOO_LONG } else { HEAD_TOO_LARGE })
         }
@@ -82,16 +83,16 @@ fn explain(error: httparse::Error, bytes: &[u8]) -> Refusal {
     }
 }
 
-/// Whether the first line, where it is there, ends with HTTP/1.0.
+/// Returns whether the first line is complete and ends with HTTP/1.0.
 pub(super) fn names_http_1_0(bytes: &[u8]) -> bool {
     let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
     let first = lines.next().unwrap_or_default();
     lines.next().is_some() && first.trim_ascii_end().ends_with(b" HTTP/1.0")
 }
 
-/// Whether the third word begins like an HTTP version, of which the first digit tells where it is
-/// no 1. Only asked once httparse refused that word, which it does at its first wrong byte: nothing
-/// after that byte may count.
+/// Returns whether the third word starts like an HTTP version; if its first digit is not 1, that
+/// digit is enough. Called only after httparse has refused that word, which it does at the first
+/// wrong byte: no byte after that one may count.
 fn names_a_version(bytes: &[u8]) -> bool {
     let version = bytes.split(|byte| *byte == b' ').nth(2).unwrap_or_default();
     match version.strip_prefix(b"HTTP/") {
@@ -106,7 +107,7 @@ fn interpret(
     length: usize,
     limits: &HttpLimits,
 ) -> Result<Head, Refusal> {
-    // All three are there in a complete head.
+    // All three are set in a complete head.
     let method = raw.method.unwrap_or_default();
     let target = raw.path.unwrap_or_default();
     let is_http_1_1 = raw.version == Some(1);
@@ -150,7 +151,7 @@ fn interpret(
     Ok(Head { request, framing, expects_continue, length })
 }
 
-/// The path and query of a target, and the authority if it was written with one.
+/// Returns the path and query of a target, and its authority if it has one.
 fn origin_form<'a>(method: &str, target: &'a str) -> Result<(String, Option<&'a str>), Refusal> {
     if method == "CONNECT" {
         return Err(Refusal::malformed("CONNECT is not supported: this is not a proxy"));
@@ -170,7 +171,7 @@ fn origin_form<'a>(method: &str, target: &'a str) -> Result<(String, Option<&'a 
     Ok((format!("{slash}{path}"), Some(authority)))
 }
 
-/// What the headers say about framing and the connection.
+/// The headers that concern framing and the connection.
 #[derive(Default)]
 struct Fields {
     hosts: usize,
@@ -223,19 +224,20 @@ impl Fields {
                 _ => Err(BODY_TOO_LARGE),
             },
             (_, Some(_)) => Err(Refusal::malformed("Content-Length with Transfer-Encoding")),
-            // HTTP/1.0 has no codings: somebody on the way did not understand what it passed on.
+            // HTTP/1.0 has no transfer codings: a proxy passed on a header that it did not
+            // understand.
             _ if !is_http_1_1 => Err(Refusal::malformed("Transfer-Encoding in HTTP/1.0")),
             ([true], None) => Ok(Framing::Chunked),
-            // RFC 9112, sections 6.1 and 6.3: else nobody knows where the body ends.
+            // RFC 9112, sections 6.1 and 6.3: otherwise the end of the body is undefined.
             ([others @ .., true], None) if !others.contains(&true) => Err(CODING),
             _ => Err(CODING_NOT_LAST),
         }
     }
 }
 
-/// Digits alone: no sign, no list, no blank. More than 64 bits hold is too much in any case.
+/// Parses digits only: no sign, no list, no blank. A number over 64 bits exceeds every limit.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
-    // `parse` by itself takes a leading plus.
+    // `str::parse` alone would accept a leading plus.
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(LENGTH);
     }
@@ -243,7 +245,8 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     Ok(digits.parse().unwrap_or(u64::MAX))
 }
 
-/// Whether it can be the name of a header: letters, digits and what RFC 9110 lists beside them.
+/// Returns whether this can be the name of a header: letters, digits and the other characters of
+/// RFC 9110.
 pub(super) fn is_token(name: &[u8]) -> bool {
     let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !name.is_empty() && name.iter().all(is_allowed)

@@ -1,5 +1,5 @@
-//! Whether the agent can do its work, from memory: `/healthz` and `/readyz` ask nobody and wait for
-//! nothing, so that they answer when everything below hangs.
+//! The agent's health, from memory: `/healthz` and `/readyz` call neither libvirt nor the store and never block, so
+//! that they answer while everything below hangs.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,20 +16,20 @@ use crate::pool::{LaneSnapshot, Running, Snapshot};
 
 /// The path of the agent's health.
 pub(super) const HEALTHZ: &str = "/healthz";
-/// The path that tells whether the agent takes changes.
+/// The path that reports whether the agent accepts changes.
 pub(super) const READYZ: &str = "/readyz";
 
-/// Whether a request asks for the agent's health by one of these paths: it needs no handler and no memory of the front's
-/// budget, so that the front answers it while others keep all of them.
+/// Returns whether this is a request for the agent's health, by one of these paths. Such a request needs no handler and
+/// no memory of the front's budget, so the front answers it while other requests occupy all of both.
 pub(super) fn is_asked(request: &Request, paths: &[&str]) -> bool {
     let path = request.target.split('?').next().unwrap_or_default();
     matches!(request.method.as_str(), "GET" | "HEAD") && paths.contains(&path)
 }
 
-/// `/healthz`: what is seen of everything below. 503 where libvirt does not answer: then the agent
-/// is of no use, though it goes on trying.
+/// Answers `/healthz` with the last known state of libvirt, storage, pool and journal. The status is 503 while libvirt
+/// does not answer: the agent can then do nothing, though it keeps trying.
 ///
-/// Storage does not decide: a host whose guests bring disks of their own needs no store.
+/// Storage does not change the status: a host whose guests bring their own disks needs no store.
 pub(super) fn healthz(agent: &Libvirt) -> Response {
     let seen = agent.libvirt_seen();
     let status = libvirt_status(&seen);
@@ -51,7 +51,7 @@ pub(super) fn healthz(agent: &Libvirt) -> Response {
     answer(&body, status.is_none())
 }
 
-/// `/readyz`: whether a change that comes now is taken. 503 with the reason where not.
+/// Answers `/readyz`: whether the agent accepts a change now. The status is 503, with the reason, if not.
 pub(super) fn readyz(agent: &Libvirt) -> Response {
     let seen = agent.libvirt_seen();
     let unseen = (!seen.tried).then_some("libvirt has not been queried yet");
@@ -65,7 +65,7 @@ fn answer(body: &Value, is_good: bool) -> Response {
     Response::from_data(JSON, format!("{body}\n")).with_status_code(code)
 }
 
-/// What is wrong with libvirt.
+/// Returns what is wrong with libvirt.
 fn libvirt_status(seen: &Seen) -> Option<&'static str> {
     match (seen.silent, &seen.error) {
         (true, _) => Some("libvirt does not answer"),
@@ -74,7 +74,7 @@ fn libvirt_status(seen: &Seen) -> Option<&'static str> {
     }
 }
 
-/// The version of the libvirt that answered last.
+/// Returns the version of the libvirt that answered last.
 pub(super) fn version(seen: &Seen) -> Option<String> {
     seen.version.map(version_text)
 }

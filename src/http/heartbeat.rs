@@ -1,6 +1,6 @@
-//! Whether this process does its work, for systemd's watchdog: the front answers a request of its
-//! own, and the pool hands out what is queued. What is below, libvirt and storage, neither helps
-//! nor harms: another start would not mend it.
+//! Tells systemd's watchdog whether this process works: the front answers a request of its own, and
+//! the pool starts what is queued. The state of libvirt and of the storage does not count, because
+//! a restart of the agent would not repair them.
 
 use std::io::{self, Read, Write};
 use std::mem;
@@ -18,11 +18,11 @@ use crate::os::local::reachable;
 use crate::os::notify::Notify;
 use crate::pool::LaneSnapshot;
 
-/// Any answer will do, and this one asks nobody for anything.
+/// Any response is good; this request needs neither libvirt nor the store.
 const REQUEST: &[u8] = b"HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 ";
 
-/// Where the front can be asked.
+/// An address at which this process can send the front a request.
 #[derive(Clone, Debug)]
 pub(super) enum Door {
     Tcp(SocketAddr),
@@ -30,7 +30,8 @@ pub(super) enum Door {
 }
 
 impl Door {
-    /// A request, and the beginning of its answer.
+    /// Sends a request and reads the beginning of the response; `patience` bounds a TCP connect and
+    /// each read.
     fn knock(&self, patience: Duration) -> io::Result<()> {
         match self {
             Self::Tcp(address) => {
@@ -38,7 +39,8 @@ impl Door {
                 stream.set_read_timeout(Some(patience))?;
                 ask(stream)
             }
-            // A full queue of this listener waits; it is as long as the system lets it.
+            // A connect to a full backlog of this listener blocks; the backlog is as long as the
+            // system allows.
             Self::Unix(address) => {
                 let stream = UnixStream::connect_addr(address)?;
                 stream.set_read_timeout(Some(patience))?;
@@ -58,7 +60,7 @@ fn ask(mut stream: impl Read + Write) -> io::Result<()> {
     }
 }
 
-/// What systemd is told, and the thread that feeds its watchdog twice in its time.
+/// Notifies systemd, and owns the thread that sends a watchdog ping twice per watchdog interval.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     notify: Option<Arc<Notify>>,
@@ -66,10 +68,11 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Tells that the service is ready, and begins to feed the watchdog where there is one.
+    /// Notifies systemd that the service is ready, and starts the watchdog thread where a watchdog
+    /// is set.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub(super) fn start(
         notify: Option<Notify>,
         agent: &Arc<Libvirt>,
@@ -86,10 +89,11 @@ impl Heartbeat {
         Ok(Self { notify: Some(notify), feeder })
     }
 
-    /// Tells that the service stops, and feeds no more: systemd has another clock for that.
+    /// Notifies systemd that the service stops, and ends the pings: systemd bounds a stop by a
+    /// timeout of its own.
     ///
     /// # Blocking
-    /// Up to half of the watchdog's time, while the front does not answer.
+    /// Up to half of the watchdog interval, while the front does not answer.
     pub(super) fn stop(self) {
         if let Some(notify) = &self.notify {
             tell(notify, "STOPPING=1\nSTATUS=finishing requests in flight");
@@ -129,7 +133,7 @@ fn feed(
     Ok((thread, stop))
 }
 
-/// Tells systemd; one that does not listen is no reason to do anything else.
+/// Sends a notification to systemd. A failure is only logged.
 fn tell(notify: &Notify, lines: &str) {
     if let Err(error) = notify.tell(lines) {
         warn!("cannot notify systemd of {lines:?}: {error}");
@@ -140,7 +144,7 @@ fn front_answers(door: &Door, patience: Duration) -> Result<(), String> {
     door.knock(patience).map_err(|error| format!("the HTTP front does not answer: {error}"))
 }
 
-/// Whether each lane that had jobs waiting and a worker free has moved since.
+/// Returns an error for a lane that made no progress although jobs waited beside a free worker.
 fn works(before: &[LaneSnapshot], now: &[LaneSnapshot]) -> Result<(), String> {
     let may_run = |lane: &LaneSnapshot| lane.queued.saturating_sub(lane.held_back);
     let is_idle = |lane: &LaneSnapshot| may_run(lane) > 0 && lane.running < lane.workers;
@@ -153,7 +157,7 @@ fn works(before: &[LaneSnapshot], now: &[LaneSnapshot]) -> Result<(), String> {
     Ok(())
 }
 
-/// A line for `systemctl status`.
+/// Returns the line of status for `systemctl status`.
 fn status(agent: &Libvirt) -> String {
     let seen = agent.libvirt_last_seen();
     match (seen.error, seen.tried) {

@@ -1,4 +1,4 @@
-//! Sockets of both kinds, TCP and Unix: those that listen and those that are connected.
+//! TCP and Unix sockets: listeners and connections.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -14,31 +14,32 @@ use crate::os::activation::Passed;
 use crate::os::resolve::Trusted;
 use crate::os::{newcomers, own};
 
-/// Its owner and its group may connect.
+/// The owner and the group of the socket may connect.
 const MODE: u32 = 0o660;
 
-/// A socket that listens.
+/// A listening socket.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp {
         listener: TcpListener,
-        /// Whether it is ours alone.
+        /// Whether the agent bound this socket itself; otherwise the service manager passed it.
         is_own: bool,
     },
-    /// With its file, where it is ours alone.
+    /// With its file, where the agent bound the socket itself.
     Unix { listener: UnixListener, file: Option<SocketFile> },
 }
 
 impl Listener {
-    /// Listens on a TCP address; the kernel keeps so many that connect until they are accepted.
+    /// Listens on a TCP address with a kernel backlog of `most` connections.
     pub(super) fn bind(address: &SocketAddr, most: usize) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         newcomers::keep(&listener, most)?;
         Self::Tcp { listener, is_own: true }.without_waiting()
     }
 
-    /// Listens on a Unix socket at this path, for its owner and this group. A socket that is there
-    /// already is replaced if no process has it. Its name leads to it until one of the agent's users changes that.
+    /// Listens on a Unix socket at this path, for its owner and this group. An existing socket is replaced if no
+    /// process listens on it. Fails where users other than root and the agent's own can change where the path
+    /// leads.
     pub(super) fn bind_unix(path: &Path, group: Option<u32>) -> io::Result<Self> {
         own::check_place(path, Trusted::own()).map_err(io::Error::other)?;
         remove_stale(path)?;
@@ -51,7 +52,7 @@ impl Listener {
         Self::Unix { listener, file: Some(file) }.without_waiting()
     }
 
-    /// A socket that the agent was started with.
+    /// Takes a socket that was passed at the start of the agent.
     pub(super) fn passed(socket: Passed) -> io::Result<Self> {
         match socket {
             Passed::Tcp(listener) => Self::Tcp { listener, is_own: false }.without_waiting(),
@@ -67,7 +68,7 @@ impl Listener {
         Ok(self)
     }
 
-    /// The next connection, without waiting for one, and its address by TCP.
+    /// Accepts the next connection without blocking; returns it with its address, which TCP alone has.
     pub(super) fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         match self {
             Self::Tcp { listener, .. } => {
@@ -78,14 +79,14 @@ impl Listener {
         }
     }
 
-    /// Lets nobody connect any more. True: those who have connected before are still to be accepted,
-    /// as they would be cut off by its end. Those of a socket that was passed are not: whoever passed
-    /// it keeps it, and the next agent finds them in it.
+    /// Refuses new connections. Returns `true` when the backlog still has to be accepted, because a close would
+    /// reset it. A passed socket returns `false`: the service manager keeps it, and the next agent accepts its
+    /// backlog.
     pub(super) fn turn_away(&mut self) -> bool {
         match self {
             Self::Tcp { listener, is_own: true } => {
                 if let Err(error) = newcomers::turn_away(listener) {
-                    // Then only those who come between the last accept and the close are cut off.
+                    // Then a close resets only connections that arrive between the last accept and the close.
                     log::debug!("cannot refuse new connections: {error}");
                 }
                 true
@@ -95,7 +96,7 @@ impl Listener {
         }
     }
 
-    /// Where it can be asked.
+    /// Returns the address at which this process can connect to the listener.
     pub(super) fn door(&self) -> io::Result<Door> {
         match self {
             Self::Tcp { listener, .. } => listener.local_addr().map(Door::Tcp),
@@ -103,7 +104,7 @@ impl Listener {
         }
     }
 
-    /// The address, of TCP.
+    /// Returns the address of a TCP listener.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp { listener, .. } => listener.local_addr().ok(),
@@ -112,7 +113,7 @@ impl Listener {
     }
 }
 
-/// The address or the path, for a log line.
+/// Writes the address or the path, for a log line.
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -139,7 +140,7 @@ impl AsFd for Listener {
     }
 }
 
-/// Removes a socket that no process has; anything else that is in the way stays.
+/// Removes a socket that no process listens on; any other file at the path stays.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -149,15 +150,15 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         }
         Ok(_) => {}
     }
-    // Of the wrong type on purpose: it is told whether somebody has the socket, and never gets as
-    // far as to wait in the queue of whoever listens.
+    // A datagram socket on purpose: its connect to a stream socket fails, with an error that shows whether a
+    // process listens, and it never enters the listener's backlog.
     match UnixDatagram::unbound()?.connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(_) | Ok(()) => Err(io::ErrorKind::AddrInUse.into()),
     }
 }
 
-/// The file of a socket that we made; removed on drop, unless another has taken its place.
+/// The file of a socket that the agent bound; removed on drop, unless another file has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -180,7 +181,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// The file system of a file, and its number there.
+/// Returns the file system and the inode number of a file.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let found = fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino()))
@@ -194,7 +195,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Makes it never block, and send what it has at once.
+    /// Makes the stream non-blocking, and makes TCP send data at once.
     pub(super) fn prepare(&self) -> io::Result<()> {
         match self {
             // Without TCP_NODELAY an answer in two segments waits for the caller's delayed

@@ -1,5 +1,5 @@
-//! Who belongs to a group that may call. The databases of users can take long to say so, so that a
-//! thread asks them, and the front goes on.
+//! Membership of users in the groups that may call. A lookup in the user databases can take long,
+//! so a thread does it and the front goes on.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,27 +14,27 @@ use crate::os::users;
 
 use super::shared::Shared;
 
-/// What is known of users who are allowed by their groups or not at all, for a while.
+/// Cached memberships of users who are permitted by a group or not at all.
 pub(super) struct Members {
     known: HashMap<u32, (Instant, bool)>,
-    /// Those whom the thread has been asked about.
+    /// Users whose lookup is in flight.
     asked: Vec<u32>,
     questions: Sender<u32>,
     answers: Receiver<(u32, bool)>,
 }
 
 impl Members {
-    /// Starts the thread, which ends when this is dropped and its last question is answered.
+    /// Starts the thread, which ends when this is dropped and its last lookup is complete.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When the thread does not start.
     pub(super) fn start(groups: Vec<u32>, shared: &Arc<Shared>) -> io::Result<Self> {
         let (questions, asked) = bounded::<u32>(shared.limits.memberships);
         let (answer, answers) = bounded(shared.limits.memberships);
         let shared = Arc::clone(shared);
         let run = move || {
             for uid in asked {
-                // No more are asked about than there is room for, unless nobody listens any more.
+                // The channel has room for every lookup in flight, unless the front has ended.
                 if answer.send((uid, is_member(uid, &groups))).is_err() {
                     return;
                 }
@@ -45,7 +45,7 @@ impl Members {
         Ok(Self { known: HashMap::new(), asked: Vec::new(), questions, answers })
     }
 
-    /// Whether this user is a member; none while that is asked for.
+    /// Returns whether this user is a member; `None` while the lookup is in flight.
     pub(super) fn is_member(
         &mut self,
         uid: u32,
@@ -56,7 +56,7 @@ impl Members {
         if let Some((_, is_member)) = self.known.get(&uid).filter(|(at, _)| is_fresh(*at)) {
             return Some(*is_member);
         }
-        // One for whom there is no room is asked about at the next call, or after an answer.
+        // A user for whom there is no room is looked up at the next call, or after an answer.
         let has_room = self.asked.len() < limits.memberships && !self.asked.contains(&uid);
         if has_room && self.questions.try_send(uid).is_ok() {
             self.asked.push(uid);
@@ -64,7 +64,7 @@ impl Members {
         None
     }
 
-    /// Takes the answers that have come; whether there were any.
+    /// Takes the answers that have arrived; returns whether there were any.
     pub(super) fn learn(&mut self, limits: &HttpLimits, now: Instant) -> bool {
         let mut has_learned = false;
         for (uid, is_member) in self.answers.try_iter() {
@@ -97,7 +97,7 @@ mod tests {
 
     const STRANGER: u32 = 3_999_999_999;
 
-    /// A thread that is asked and never answers by itself.
+    /// Makes a cache whose lookups the test answers.
     fn silent() -> (Members, Receiver<u32>, Sender<(u32, bool)>) {
         let ((questions, asked), (answer, answers)) = (bounded(2), bounded(2));
         (Members { known: HashMap::new(), asked: Vec::new(), questions, answers }, asked, answer)

@@ -1,11 +1,10 @@
-//! HTTP/1: the sockets, the framing of requests with limits and deadlines, the writing of answers.
+//! HTTP/1: the sockets, the framing of requests with limits and deadlines, and the writing of responses.
 //!
 //! One thread (`front`) waits for all sockets, reads, and frames (`parse`, `head`). A fixed number of threads
-//! (`handlers`) answer complete requests by a [`Handler`] made of rouille's types, with a [`Responder`] that writes what
-//! the socket takes at once. A slow writer or reader costs a slot among the connections and never a handler. The front
-//! begins short requests itself: those that need not block need no handler. A call that waits keeps its responder and
-//! no thread. An answer whose length is not known goes out in chunks on a thread of its own (`stream`), of which there
-//! are few.
+//! (`handlers`) answer complete requests with a [`Handler`], whose types are rouille's. A [`Responder`] writes what the
+//! socket takes at once. A slow writer or reader occupies a connection slot and never a handler. The front itself
+//! starts short requests that need not block. A call that waits holds its responder and no thread. A response of
+//! unknown length is sent in chunks by a thread of its own (`stream`); the number of these threads is small.
 
 mod access;
 mod caller_probe;
@@ -51,10 +50,10 @@ pub use token::{TokenError, look_at_token};
 pub(crate) use wiring::{IMAGE_STORE, METRICS, RPC};
 pub use wiring::{ListenError, listen};
 
-/// Answers one request of a caller, at once or later. A panic is answered with 500. On the front's thread it does not
-/// block: it goes on by [`Inbound::on_handler`](crate::rpc::Inbound::on_handler). On a handler's thread it is not called
-/// for a request whose caller has gone by then.
+/// Answers one request of a caller, at once or later. A panic is answered with status 500. On the front's thread a
+/// handler must not block: it continues by [`Inbound::on_handler`](crate::rpc::Inbound::on_handler). A handler's thread
+/// does not call it for a request whose caller has disconnected.
 pub type Handler = Arc<dyn Fn(&rouille::Request, Responder) + Send + Sync>;
 
-/// Whether the front itself begins a request.
+/// Returns whether the front itself starts a request.
 pub type IsShort = Arc<dyn Fn(&request::Request) -> bool + Send + Sync>;

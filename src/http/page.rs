@@ -1,15 +1,15 @@
-//! `GET /ui/`: a page that shows the host and its guests to people, and changes nothing.
+//! `GET /ui/`: a page that shows the host and its guests, and changes nothing.
 //!
-//! It is one file that holds all it needs and asks nobody but this agent, by what every caller has:
-//! `/rpc`, `/events` and `/healthz`. Who gets it is who may call: the gate has let him in. What it
-//! shows comes in part from guests, so it makes text of everything, and its browser is told to run
-//! and load nothing else (Content Security Policy, level 3).
+//! The page is one file that contains everything it needs. It calls only this agent, by the paths that
+//! every caller has: `/rpc`, `/events` and `/healthz`. Every permitted caller gets it: the connection
+//! was accepted before. The content comes in part from guests, so the page inserts everything as text,
+//! and its policy forbids the browser to run or load anything else (Content Security Policy, level 3).
 
 use rouille::{Response, ResponseBody};
 
-/// Where the page is to be had.
+/// The path of the page.
 pub(super) const PATH: &str = "/ui/";
-/// What people may well write.
+/// The path without its slash, as people may type it.
 pub(super) const PATH_WITHOUT_SLASH: &str = "/ui";
 
 const PAGE: &str = concat!(
@@ -30,8 +30,8 @@ const PAGE: &str = concat!(
     "</script>\n</body>\n</html>\n",
 );
 
-/// The style and the script are named by their SHA-256; `page::policy_names_the_parts_of_the_page` says
-/// what that is after a change.
+/// The style and the script are named by their SHA-256; `page::policy_names_the_parts_of_the_page`
+/// prints the new hashes after a change.
 const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-sVUPtvZJ2UjSiDxnyPJm8/4rnwik/mHvNgQMvBJNYKQ='; \
     script-src 'sha256-859Qns0HJeXL3q88vW6bOB/hO5o6LYtnioAAKTlGZxo='; \
@@ -44,13 +44,13 @@ const HEADERS: [(&str, &str); 7] = [
     ("X-Content-Type-Options", "nosniff"),
     // Not `no-referrer`: with that some browsers send `Origin: null`, which the guard refuses.
     ("Referrer-Policy", "same-origin"),
-    // The agent of tomorrow may be another one.
+    // After an upgrade the agent may serve another page.
     ("Cache-Control", "no-store"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ];
 
-/// The page.
+/// Returns the page.
 pub(super) fn page() -> Response {
     let headers = HEADERS.iter().map(|(name, value)| ((*name).into(), (*value).into()));
     Response {

@@ -1,10 +1,10 @@
-//! Bytes in, requests out: the framing of HTTP/1 without a socket in sight.
+//! The framing of HTTP/1: makes requests from bytes, without sockets.
 //!
 //! ```text
 //! head --sized--> body ------------------------------> request
 //!   '--chunked--> size -> data -> size -> ... -> trailer -^
 //! ```
-//! The same bytes give the same requests and the same refusal, however they are cut up.
+//! The same bytes give the same requests and the same refusal, however they are split.
 
 use crate::config::HttpLimits;
 
@@ -12,16 +12,16 @@ use super::head::{self, Framing};
 use super::request::{BODY_TOO_LARGE, Request, Version};
 use super::tally::{Reason, Refusal};
 
-/// Memory that a connection keeps for reading while nothing is being read.
+/// Memory that a connection keeps for reading while it is idle.
 const BUFFER_BYTES_KEPT: usize = 4096;
 
 const CHUNK: Refusal = Refusal::malformed("malformed chunk");
 const TRAILER: Refusal = Refusal::malformed("malformed trailer");
 
-/// Takes a connection's bytes as they come and cuts them into requests.
+/// Splits a connection's bytes into requests as they arrive.
 #[derive(Default)]
 pub struct Parser {
-    /// Received, and not yet part of a request.
+    /// Received bytes that are not yet part of a request.
     buffer: Vec<u8>,
     /// The request whose head is complete.
     pending: Option<Pending>,
@@ -30,20 +30,20 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Adds bytes that were received.
+    /// Adds received bytes.
     ///
-    /// The buffer has no limit of its own: whoever adds calls [`Parser::next`] until it returns no
-    /// request before adding more, and then less than a head is left in it.
+    /// The buffer has no limit of its own: the caller must call [`Parser::next`] until it returns
+    /// no request before it adds more. Then less than a head is left in the buffer.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Takes the next complete request; `None` when more bytes are needed. `judge` is asked once
-    /// about each request, when its head is there and before its body is.
+    /// Returns the next complete request; `None` when more bytes are needed. `judge` is called once
+    /// for each request, when its head is complete and before its body is read.
     ///
     /// # Errors
-    /// The refusal of the bytes at hand, or that of `judge`. What comes after them has no meaning
-    /// any more: the connection must end.
+    /// The refusal of the received bytes, or that of `judge`. The bytes after a refused request
+    /// have no meaning: the connection must be closed.
     pub fn next(
         &mut self,
         limits: &HttpLimits,
@@ -63,22 +63,23 @@ impl Parser {
         next
     }
 
-    /// What the caller speaks by its last request, also where that was refused.
+    /// Returns the HTTP version of the caller's last request, even if that was refused.
     pub fn version(&self) -> Version {
         if self.is_http_1_0 { Version::Http10 } else { Version::Http11 }
     }
 
-    /// Whether a part of a request is there.
+    /// Returns whether a part of a request has arrived.
     pub fn has_begun(&self) -> bool {
         self.pending.is_some() || !self.buffer.is_empty()
     }
 
-    /// The memory, in bytes, of what has arrived of the body.
+    /// Returns the memory, in bytes, of the part of the body that has arrived.
     pub fn body_capacity(&self) -> usize {
         self.pending.as_ref().map_or(0, |pending| pending.request.body.capacity())
     }
 
-    /// Whether the caller waits for `100 Continue` now. True once a request at most.
+    /// Returns whether the caller waits for `100 Continue` now. It is `true` at most once per
+    /// request.
     pub fn take_expectation(&mut self) -> bool {
         let nothing_after_the_head = self.buffer.is_empty();
         match &mut self.pending {
@@ -120,8 +121,8 @@ fn advance(
     Ok(Some(current.request))
 }
 
-/// Old clients send an empty line after a body. It begins no request, so that a connection which
-/// sends nothing else is an idle one, with the deadline of an idle one.
+/// Old clients send an empty line after a body. It starts no request, so a connection that sends
+/// nothing else is idle and has the deadline of an idle connection.
 fn skip_empty_lines(rest: &mut &[u8]) {
     while let Some(after) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
         *rest = after;
@@ -132,12 +133,13 @@ fn skip_empty_lines(rest: &mut &[u8]) {
 struct Pending {
     request: Request,
     body: Body,
-    /// Bytes of chunk extensions and trailers so far: they are ignored, so they have a limit.
+    /// Bytes of chunk extensions and trailers so far: the parser ignores them, so they have a
+    /// limit.
     ignored_bytes: usize,
     expects_continue: bool,
 }
 
-/// What of a body comes next. The numbers are missing bytes.
+/// The next part of a body. The numbers are missing bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Body {
     Sized(usize),
@@ -157,7 +159,8 @@ impl Pending {
         Self { request: head.request, body, ignored_bytes: 0, expects_continue }
     }
 
-    /// Takes the next piece from `rest` and says what follows it; `None` when it is not all there.
+    /// Takes the next part from `rest` and returns the state after it; `None` when the part is
+    /// incomplete.
     fn step(&mut self, rest: &mut &[u8], limits: &HttpLimits) -> Result<Option<Body>, Refusal> {
         match self.body {
             Body::Complete | Body::Sized(0) => Ok(Some(Body::Complete)),
@@ -188,7 +191,7 @@ impl Pending {
         }
     }
 
-    /// Moves up to `missing` bytes to the body and returns how many are missing then.
+    /// Moves up to `missing` bytes to the body and returns how many are still missing.
     fn take_data(&mut self, rest: &mut &[u8], missing: usize) -> Option<usize> {
         let (data, after) = rest.split_at_checked(missing).unwrap_or((rest, &[]));
         if data.is_empty() {
@@ -207,7 +210,7 @@ impl Pending {
         }
         self.ignore(extension, limits)?;
         let size = std::str::from_utf8(size).ok().filter(|it| !it.is_empty()).ok_or(CHUNK)?;
-        // These are hexadecimal digits, so that only too many of them are none.
+        // All are hexadecimal digits, so only an overflow fails.
         let size = usize::from_str_radix(size, 16).map_err(|_| BODY_TOO_LARGE)?;
         if size > limits.body_bytes.saturating_sub(self.request.body.len()) {
             return Err(BODY_TOO_LARGE);
@@ -225,7 +228,7 @@ impl Pending {
     }
 }
 
-/// Takes a line of at most `bytes_max` bytes with its end, and returns it without.
+/// Takes a line of at most `bytes_max` bytes including its end, and returns it without the end.
 fn take_line<'a>(rest: &mut &'a [u8], bytes_max: usize) -> Result<Option<&'a [u8]>, Refusal> {
     let window = rest.get(..bytes_max).unwrap_or(rest);
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {

@@ -1,18 +1,18 @@
-//! Log lines about what callers do: one in a while, however much they do it.
+//! Log lines about callers, limited in rate however often callers cause them.
 
 use std::time::Instant;
 
 use crate::config::fixed::LOG_INTERVAL;
 
-/// One kind of line.
+/// The rate limit of one kind of line.
 #[derive(Debug, Default)]
 pub(super) struct Rarely {
-    /// When it was last written, and how often it was not since.
+    /// When the line was last written, and how many lines were suppressed since then.
     last: Option<(Instant, u64)>,
 }
 
 impl Rarely {
-    /// Whether to write the line now: then how many were left out since the last.
+    /// Returns whether to write the line now: the number of lines suppressed since the last.
     pub(super) fn now(&mut self, now: Instant) -> Option<u64> {
         match &mut self.last {
             Some((at, left_out)) if now.duration_since(*at) < LOG_INTERVAL => {

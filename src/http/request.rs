@@ -1,4 +1,4 @@
-//! A request of HTTP/1, read and framed.
+//! A parsed request of HTTP/1.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -8,51 +8,51 @@ use crate::os::peer::Caller;
 pub(super) const BODY_TOO_LARGE: Refusal =
     Refusal { reason: Reason::Body, sentence: "the request's body is too large" };
 
-/// The address that callers over a Unix socket are given.
+/// The address for callers over a Unix socket.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A request that has arrived completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The verb, as it was written.
+    /// The method, as it was sent.
     pub method: String,
     /// Path and query, or `*`.
     pub target: String,
-    /// Names and values in their order; bytes that are not UTF-8 are replaced.
+    /// Names and values in their order; invalid UTF-8 is replaced.
     pub headers: Vec<(String, String)>,
-    /// The body, without chunks around it.
+    /// The body, without chunk framing.
     pub body: Vec<u8>,
     /// Whether the agent closes the connection after the response.
     pub persistence: Persistence,
-    /// What the caller speaks.
+    /// The caller's HTTP version.
     pub version: Version,
 }
 
 impl Request {
-    /// The request of this caller in rouille's type.
+    /// Returns the request of this caller in rouille's type.
     pub(super) fn into_rouille(self, caller: &Caller) -> rouille::Request {
         let Self { method, target, headers, body, .. } = self;
-        // rouille knows no callers without an address.
+        // rouille requires an address of the caller.
         let address = caller.origin.address().unwrap_or(NO_ADDRESS);
         rouille::Request::fake_http_from(address, method, target, headers, body)
     }
 }
 
-/// The versions of HTTP that are spoken.
+/// The supported versions of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// HTTP/1.0, which knows no chunks.
+    /// HTTP/1.0, which has no chunks.
     Http10,
     /// HTTP/1.1.
     Http11,
 }
 
-/// Whether the agent closes a connection after a response, and whether the response must say so.
+/// Whether the agent closes a connection after a response, and whether the response says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
-    /// It stays open, as it does in HTTP/1.1 unless something is said.
+    /// It stays open, which is the default of HTTP/1.1.
     Implied,
-    /// It stays open because an HTTP/1.0 caller asked for it.
+    /// It stays open because an HTTP/1.0 caller requested it.
     Asked,
     /// It is closed.
     Close,

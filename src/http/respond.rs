@@ -1,4 +1,4 @@
-//! Answers as bytes.
+//! Encoding of responses.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -10,49 +10,49 @@ use super::head;
 use super::request::{Persistence, Version};
 use super::tally::{Reason, Refusal};
 
-/// What a caller that sent `Expect: 100-continue` waits for.
-/// An answer of this type has an end only when the listener or the agent has one.
+/// A response of this type ends only when its listener disconnects or the agent stops.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
+/// The response that a caller with `Expect: 100-continue` waits for.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// A response as it goes on the wire.
+/// A response as it is sent.
 pub(super) struct Encoded {
     pub(super) bytes: Vec<u8>,
     pub(super) persistence: Persistence,
-    /// A body whose length is not known: it follows, and the connection ends with it.
+    /// A body of unknown length: it follows, and the connection is closed after it.
     pub(super) stream: Option<Streamed>,
 }
 
-/// A body that is sent as it comes.
+/// A body that is sent while it is produced.
 pub(super) struct Streamed {
     pub(super) body: Box<dyn Read + Send>,
     pub(super) kind: Kind,
-    /// Whether it is sent in chunks, which HTTP/1.0 does not know.
+    /// Whether it is sent in chunks, which HTTP/1.0 does not have.
     pub(super) in_chunks: bool,
 }
 
-/// What is counted together.
+/// The kinds of streams, which have separate limits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It goes on until it is whole.
+    /// Ends when the whole content is sent.
     Content,
-    /// It goes on as long as somebody listens, and mostly waits.
+    /// Lasts as long as its listener stays connected, and is mostly idle.
     Events,
 }
 
-/// Whether the request wants the body itself.
+/// Whether the caller wants the body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// Head and body.
     All,
-    /// The head as it would be with the body: HEAD.
+    /// The same head without the body, for HEAD.
     Head,
 }
 
-/// Why there are no bytes of an answer.
+/// Why a response was not encoded.
 #[derive(Debug)]
 pub(super) enum EncodeError {
-    /// The budget has no room for it.
+    /// The budget has no room for the response.
     NoRoom,
     /// The handler's response cannot be sent.
     Unusable(io::Error),
@@ -64,20 +64,21 @@ impl From<io::Error> for EncodeError {
     }
 }
 
-/// Bytes that an answer with such a body takes: as the handler made it, and as it is sent.
+/// Returns the bytes that a response with such a body takes: as the handler made it, and as it is sent.
 pub(super) const fn room_of(body_bytes: usize) -> usize {
     2 * body_bytes
 }
 
-/// Writes out what a handler answered. Lengths, date and connection are the front's to say. A body
-/// whose length the handler does not tell is left to be streamed. `reserve` is asked for the bytes that
-/// the answer takes, before it is copied.
+/// Encodes a handler's response. The front sets length, date and connection. A body of unknown length
+/// is left to be streamed. `reserve` is called with the bytes that the response takes, before the body
+/// is copied.
 ///
 /// # Errors
-/// When there is no room; when the body cannot be read, or is longer than `body_bytes_max`.
+/// When the memory budget has no room; when the body cannot be read, or is longer than
+/// `body_bytes_max`.
 ///
 /// # Blocking
-/// As long as the body's reader does.
+/// As long as the body's reader blocks.
 pub(super) fn encode(
     response: rouille::Response,
     wanted: Wanted,
@@ -138,7 +139,7 @@ pub(super) fn encode(
     Ok(Encoded { bytes, persistence, stream })
 }
 
-/// The header that tells where a body ends.
+/// The header that determines where a body ends.
 type Framing = (&'static str, Cow<'static, str>);
 
 const CHUNKED: Framing = ("Transfer-Encoding", Cow::Borrowed("chunked"));
@@ -147,7 +148,7 @@ fn sized(length: usize) -> Framing {
     ("Content-Length", Cow::Owned(length.to_string()))
 }
 
-/// The answer to a request that gets no further; its connection is closed.
+/// Encodes the response to a refused request; its connection is closed.
 pub(super) fn encode_refusal(refusal: &Refusal, version: Version) -> Vec<u8> {
     let mut text = String::with_capacity(256);
     push_status(&mut text, version, refusal.reason.status());
@@ -157,7 +158,8 @@ pub(super) fn encode_refusal(refusal: &Refusal, version: Version) -> Vec<u8> {
         push_header(&mut text, "WWW-Authenticate", "Bearer");
     }
     if refusal.reason == Reason::Encoding {
-        // RFC 9110, section 12.5.3: in an answer of 415 the codings that a request may have.
+        // RFC 9110, section 12.5.3: in a response of 415 this header lists the codings that a request
+        // may have.
         push_header(&mut text, "Accept-Encoding", "identity");
     }
     push_end(&mut text, Persistence::Close);
@@ -165,7 +167,7 @@ pub(super) fn encode_refusal(refusal: &Refusal, version: Version) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// The answer where a handler has none: 500 without a word, as the original agent's.
+/// Encodes status 500 with an empty body, as the original agent answers when a handler fails.
 pub(super) fn encode_failure(version: Version, persistence: Persistence) -> Encoded {
     let mut text = String::with_capacity(128);
     push_status(&mut text, version, 500);
@@ -176,7 +178,7 @@ pub(super) fn encode_failure(version: Version, persistence: Persistence) -> Enco
 
 fn read_body(reader: impl Read, length: usize, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut body = Vec::with_capacity(length.min(bytes_max));
-    // One more than the limit is enough to see that it is over.
+    // One byte more than the limit is enough to detect a body over it.
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
     reader.take(limit).read_to_end(&mut body)?;
     if body.len() > bytes_max {
@@ -185,7 +187,7 @@ fn read_body(reader: impl Read, length: usize, bytes_max: usize) -> io::Result<V
     Ok(body)
 }
 
-/// The version is the caller's, as some callers of HTTP/1.0 take no other.
+/// Writes the status line with the caller's version, as some HTTP/1.0 clients accept no other.
 fn push_status(head: &mut String, version: Version, status: u16) {
     head.push_str(match version {
         Version::Http10 => "HTTP/1.0 ",
@@ -214,12 +216,12 @@ fn push_end(head: &mut String, persistence: Persistence) {
     head.push_str("\r\n");
 }
 
-/// Whether a value can be written without becoming another header or response.
+/// Returns whether a value can be written without splitting the header or the response.
 fn is_value(value: &str) -> bool {
     !value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t')
 }
 
-/// The customary phrase. It may be empty: nobody acts on it.
+/// Returns the customary phrase, or an empty one: no client depends on it.
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -267,7 +269,7 @@ mod tests {
         let encoded =
             encode(response, wanted, (Version::Http11, persistence), 100, |_| true).unwrap();
         let text = String::from_utf8(encoded.bytes).unwrap();
-        // The date is the one thing that differs from run to run.
+        // The date differs from run to run.
         let lines = text.split("\r\n").filter(|line| !line.starts_with("Date: "));
         lines.collect::<Vec<_>>().join("\n")
     }

@@ -1,4 +1,4 @@
-//! The answer to one request: who waits for it, what it may take of the memory, and how it is sent.
+//! The response to one request: its caller, its memory, and how it is sent.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,42 +18,42 @@ use crate::os::peer::Caller;
 use crate::rpc::Inbound;
 use crate::threads::{Queue, Reservation};
 
-/// What an element of a JSON text may take when it is parsed, in bytes: `{},` becomes a NIC of some 200.
+/// Memory that an element of a JSON text may take when it is parsed, in bytes: `{},` becomes a NIC of some 200.
 const ELEMENT_BYTES: usize = 256;
 
-/// A request on its way to a handler: one that has arrived, or one whose call goes on.
+/// A request for a handler: one that has arrived, or one whose call continues.
 pub(super) struct Task {
     pub(super) responder: Responder,
-    /// What a handler does with it.
+    /// The work that a handler does with the request.
     pub(super) then: Box<dyn FnOnce(Responder) + Send>,
 }
 
-/// Sends the answer to one request. Dropped without it, the answer is 500 without a word.
+/// Sends the response to one request. Dropped without a response, it sends status 500 with an empty body.
 pub struct Responder {
     exchange: Arc<Exchange>,
     shared: Arc<Shared>,
-    /// The queue of the handlers, which take the request up where this thread may not block.
+    /// The queue of the handlers, which continue the request where this thread may not block.
     handlers: Arc<Queue<Task>>,
     arrived: Instant,
     /// Method and target, for log lines.
     line: Arc<str>,
-    /// Bytes that the request takes while it is copied, parsed, and kept as long as its call waits.
+    /// Bytes that the request takes while it is copied and parsed, and that it keeps while its call waits.
     request_bytes: usize,
     version: Version,
     persistence: Persistence,
     wanted: Wanted,
-    /// Memory for the request, and for the answer until it is sent.
+    /// Memory for the request, and for the response until it is sent.
     reservation: Reservation,
     may_block: bool,
     has_waited: bool,
     has_begun: bool,
-    /// Set once the caller was found to be disconnected.
+    /// Set once the caller has disconnected.
     is_abandoned: AtomicBool,
     is_sent: bool,
 }
 
 impl Responder {
-    /// The responder of a request that has arrived by now, for a thread that may not block.
+    /// Makes the responder of a request that has just arrived, for a thread that may not block.
     pub(super) fn new(
         request: &Request,
         exchange: &Arc<Exchange>,
@@ -82,22 +82,22 @@ impl Responder {
         }
     }
 
-    /// The caller, as the kernel names it.
+    /// Returns the caller, as the kernel identifies it.
     pub fn caller(&self) -> &Caller {
         &self.exchange.caller
     }
 
-    /// Whether this thread may block for it.
+    /// Returns whether this thread may block for the request.
     pub(super) fn may_block(&self) -> bool {
         self.may_block
     }
 
-    /// Makes room for the request as its call is kept while it waits.
+    /// Reserves the memory that the request takes while its call waits; returns `false` if the budget is exhausted.
     pub(super) fn reserve_request(&self) -> bool {
         self.reservation.grow_to(self.request_bytes)
     }
 
-    /// Method and target.
+    /// Returns method and target, for log lines.
     pub(super) fn line(&self) -> Arc<str> {
         Arc::clone(&self.line)
     }
@@ -105,7 +105,7 @@ impl Responder {
     /// Sends what the socket takes at once; the front sends the rest.
     pub fn send(mut self, response: rouille::Response) {
         let limits = &self.shared.limits;
-        // A short answer is mostly sent at once, and that of the agent's health must not be refused.
+        // A short response is mostly sent at once, and a response of the agent's health must not be refused.
         let room = |bytes| bytes <= limits.answer_bytes || self.reservation.grow_to(bytes);
         let manner = (self.version, self.persistence());
         let encoded = respond::encode(response, self.wanted, manner, limits.response_bytes, room);
@@ -118,12 +118,12 @@ impl Responder {
         }
     }
 
-    /// Goes on with a handler's thread, which may block, once there is memory for the request, and for the answer of
-    /// a change, which must not be lost once the change is done. That answer is the guest of the request and what
-    /// the agent adds. A longer one is that of a read, which can be refused.
+    /// Continues on a handler's thread, which may block, once memory is reserved for the request and for the response
+    /// of a change, which must not be lost once the change is made. That response holds the guest of the request and
+    /// what the agent adds. Only a read has a longer response, and a read can be refused.
     ///
-    /// None where there is no room, or the caller has disconnected: nobody would learn the outcome, that of a change
-    /// above all.
+    /// Returns `None` when there is no memory, or when the caller has disconnected and would not learn the outcome of
+    /// its request.
     pub(super) fn on_handler_thread(mut self) -> Option<Self> {
         self.may_block = true;
         if self.has_begun {
@@ -148,7 +148,7 @@ impl Responder {
         self.finish(Answer::close());
     }
 
-    /// Asked late: what led to the answer may have taken long.
+    /// Read late, because the call may have taken long and the agent may have started to stop.
     fn persistence(&self) -> Persistence {
         if self.shared.is_stopping() { Persistence::Close } else { self.persistence }
     }
@@ -169,7 +169,8 @@ impl Responder {
             Persistence::Close => Then::Close,
             Persistence::Implied | Persistence::Asked => Then::KeepOpen,
         };
-        // What led to the answer is freed, and the caller may send its next request as soon as it has this.
+        // The memory of the call is free by now, and the caller may send its next request as soon as it has this
+        // response.
         reservation.shrink_to(bytes.len());
         match exchange::send(&exchange.stream, &bytes) {
             Ok(sent) => drop(bytes.drain(..sent)),
@@ -182,7 +183,7 @@ impl Responder {
         }
         bytes.shrink_to_fit();
         if !reservation.grow_to(bytes.len()) {
-            // A request that no handler had has reserved nothing. Its answer is short, and its caller does not read.
+            // A request that no handler ran has reserved nothing. Its response is short, and its caller does not read.
             shared.tally.count_refusal(NO_ROOM.reason);
             (bytes, then) = (Vec::new(), Then::Close);
         }
@@ -191,14 +192,14 @@ impl Responder {
         self.finish(Answer { at, unsent: bytes, then, reservation });
     }
 
-    /// The last word to the front.
+    /// Hands the connection back to the front.
     fn finish(&self, answer: Answer) {
         if self.exchange.finish(answer) {
             self.shared.waker.wake();
         }
     }
 
-    /// The refusal in place of an answer.
+    /// Encodes a refusal in place of the response.
     fn refusal(&self, refusal: &Refusal) -> Encoded {
         self.shared.tally.count_refusal(refusal.reason);
         let bytes = respond::encode_refusal(refusal, self.version);
@@ -217,7 +218,7 @@ impl Inbound for Responder {
             return true;
         }
         let is_abandoned = self.shared.probe.has_disconnected(&self.exchange);
-        // Of the threads of a batch one counts it.
+        // Several threads of a batch may see it; only the first counts it.
         if is_abandoned && !self.is_abandoned.swap(true, Ordering::Relaxed) {
             self.shared.tally.count_abandoned();
         }
@@ -252,19 +253,19 @@ impl Inbound for Responder {
         let put = if has_waited { queue.put_first(task) } else { queue.put(task) };
         match put {
             Ok(_wake) => {}
-            // The agent stops, which a call that has begun finds, and ends.
+            // The agent stops: a call that has started notices it, and ends.
             Err(TrySendError::Disconnected(task)) if task.responder.has_begun => {
                 (task.then)(task.responder);
             }
-            // The front has gone, and its connections with it.
+            // The front has ended, and its connections with it.
             Err(TrySendError::Disconnected(mut task)) => task.responder.is_sent = true,
-            // There is room for the one request of each connection.
+            // Never full: the queue has room for the one request of each connection.
             Err(TrySendError::Full(_)) => {}
         }
     }
 }
 
-// By its caller alone.
+// Shows the caller alone.
 impl fmt::Debug for Responder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Responder").field("caller", self.caller()).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! Answers that several paths have.
+//! Responses that several paths share.
 
 use rouille::{Request, Response};
 
@@ -10,7 +10,7 @@ pub(super) fn only_read() -> Response {
     text(405, "method not allowed; use GET or HEAD").with_additional_header("Allow", "GET, HEAD")
 }
 
-/// In the words of the original.
+/// Returns 404 with the text of the original.
 pub(super) fn not_found() -> Response {
     text(404, "404 page not found\n").with_additional_header(NOSNIFF.0, NOSNIFF.1)
 }

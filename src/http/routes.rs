@@ -1,4 +1,4 @@
-//! Which path means what, and the codes and texts of contract section 2.
+//! The paths, and the status codes and texts of contract section 2.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use crate::ops::Libvirt;
 use crate::os::peer::Caller;
 use crate::rpc::{self, Answer, Audit, Download, Inbound, Service};
 
-/// Where the orchestrator calls.
+/// The path of the orchestrator's calls.
 const RPC_PATH: &str = "/_mistify_RPC_";
-/// Where everybody else calls: JSON-RPC 2.0.
+/// The path of JSON-RPC 2.0, for all other callers.
 const RPC_V2_PATH: &str = "/rpc";
-/// A call beyond this is left to a handler, so that the front does not read long ones: that of a guest
-/// of common size takes 2 KiB.
+/// A longer call is parsed by a handler, so that the front does not parse long bodies: a call with a guest of
+/// common size takes 2 KiB.
 const SHORT_BYTES: usize = 4 * 1024;
-/// Where it fetches the content of snapshots from.
+/// The path from which the orchestrator downloads the content of snapshots.
 const DOWNLOAD_PATH: &str = "/snapshots/download";
 
-/// What a front is given: every request to this service of the agent goes through here. The counts
-/// of all fronts are shown among the metrics.
+/// Makes the handler of a front: it routes every request to this service. `tallies` are the counts of all
+/// fronts, for the metrics.
 pub fn handler(
     agent: Arc<Libvirt>,
     audit: Arc<Audit>,
@@ -47,7 +47,7 @@ pub fn handler(
     })
 }
 
-/// Short calls and questions for the agent's health: the front begins these itself.
+/// Selects short calls and requests for the agent's health: the front itself starts these.
 pub fn short() -> IsShort {
     Arc::new(|request| match request.target.as_str() {
         RPC_PATH | RPC_V2_PATH => request.method == "POST" && request.body.len() <= SHORT_BYTES,
@@ -67,7 +67,7 @@ fn answer(
         health::HEALTHZ if is_read(request) => health::healthz(agent),
         health::READYZ if is_read(request) => health::readyz(agent),
         scrape::PATH if is_read(request) => scrape::scrape(agent, tallies, request, responder),
-        // It is about guests, which the image store's port knows nothing of.
+        // The page shows guests, which the port of the image store does not serve.
         page::PATH | page::PATH_WITHOUT_SLASH if service == Service::ImageStore => not_found(),
         page::PATH if is_read(request) => page::page(),
         page::PATH_WITHOUT_SLASH if is_read(request) => Response::redirect_308(page::PATH),
@@ -77,13 +77,13 @@ fn answer(
     }
 }
 
-/// The caller's address, for log lines.
+/// Returns the caller's address, for log lines.
 fn client(caller: &Caller) -> String {
     let address = caller.origin.address();
     address.map_or_else(|| "unix".to_owned(), |address| address.ip().to_string())
 }
 
-/// A call, for the line that the original has for each (contract section 1).
+/// The data of a call for the log line that the original writes for each (contract section 1).
 struct Processed {
     began: Instant,
     url: String,
@@ -92,7 +92,7 @@ struct Processed {
 }
 
 impl Processed {
-    /// The call in this request; none where the log has no such lines.
+    /// Collects the data of this request; `None` where the log level has no such lines.
     fn of(request: &Request, responder: &Responder) -> Option<Self> {
         log_enabled!(Level::Info).then(|| Self {
             began: responder.arrived(),
@@ -102,12 +102,12 @@ impl Processed {
         })
     }
 
-    /// Logs that it was answered so, with the body's length where that is known.
+    /// Logs the response, with the body's length where it is known.
     fn log(self, method: &str, response: Response) -> Response {
         let Self { began, url, user_agent, client } = self;
         let duration = began.elapsed().as_secs_f64();
         let (body, size) = response.data.into_reader_and_size();
-        // What is streamed has no length yet, as HTTP says it: -1.
+        // A streamed response has no length yet; the log shows -1 instead.
         let length = size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1);
         info!(
             method, duration, url, status = response.status_code, size = length,
@@ -122,7 +122,7 @@ impl Processed {
     }
 }
 
-/// Sends the answer to a call, which is logged.
+/// Sends the response to a call, and logs it.
 fn send(responder: Responder, processed: Option<Processed>, method: Option<&str>, it: Response) {
     responder.send(match processed {
         Some(processed) => processed.log(method.unwrap_or_default(), it),
@@ -130,7 +130,7 @@ fn send(responder: Responder, processed: Option<Processed>, method: Option<&str>
     });
 }
 
-/// Where the calls of a request go.
+/// Dispatches the calls of a request.
 struct Calls {
     agent: Arc<Libvirt>,
     audit: Arc<Audit>,
@@ -177,7 +177,7 @@ impl Calls {
         });
     }
 
-    /// Streams a snapshot; errors have the statuses of the contract and a line that ends.
+    /// Streams a snapshot; errors have the statuses of the contract and a text that ends with a line feed.
     fn download(self, request: &Request, responder: Responder) {
         let processed = Processed::of(request, &responder);
         if !matches!(request.method(), "POST" | "GET") {
@@ -204,17 +204,17 @@ impl Calls {
     }
 }
 
-/// The body of a call: the verb is checked first, then the type, then what the body says.
+/// Returns the body of a call; checks the HTTP method first, then the content type.
 ///
 /// # Errors
-/// The answer instead.
+/// The response to send instead.
 fn call_body(request: &Request) -> Result<Vec<u8>, Response> {
     let body = body(request)?;
     let kind = request.header("Content-Type");
     let is_json = is_json(kind);
     match request.method() {
         "POST" => {}
-        // The owner's document calls with GET; the original in truth took POST alone.
+        // The owner's document calls with GET; in fact the original accepted POST alone.
         "GET" if is_json && !body.is_empty() => {}
         other => return Err(text(405, &format!("rpc: POST method required, received {other}"))),
     }
@@ -238,8 +238,9 @@ fn respond(answer: Answer) -> Response {
     }
 }
 
-/// The same of JSON-RPC 2.0. What that has no words for, verb and type, is checked before the body; all else is
-/// answered with status 200, or 204 where there is nothing to say.
+/// Returns the body of a JSON-RPC 2.0 call. JSON-RPC has no errors for a wrong HTTP method or content type, so
+/// these are checked before the body; every other call is answered with status 200, or 204 for an empty
+/// response.
 fn call_v2_body(request: &Request) -> Result<Vec<u8>, Response> {
     if request.method() != "POST" {
         let refusal = text(405, "method not allowed; use POST");
@@ -254,12 +255,12 @@ fn call_v2_body(request: &Request) -> Result<Vec<u8>, Response> {
     body(request)
 }
 
-/// Whether the body is said to be JSON.
+/// Returns whether the content type is JSON.
 fn is_json(content_type: Option<&str>) -> bool {
     media_type(content_type).trim().eq_ignore_ascii_case("application/json")
 }
 
-/// What the body is said to be, without parameters.
+/// Returns the media type without parameters.
 fn media_type(content_type: Option<&str>) -> &str {
     content_type.unwrap_or_default().split(';').next().unwrap_or_default()
 }
@@ -272,10 +273,10 @@ fn refuse_download(status: u16, why: &str) -> Response {
     text(status, &format!("{why}\n")).with_additional_header(NOSNIFF.0, NOSNIFF.1)
 }
 
-/// The request's body.
+/// Returns the request's body.
 ///
 /// # Errors
-/// The answer instead; the front has bounded the body, and reads from memory do not fail.
+/// The response to send instead. The front has bounded the body, and reads from memory do not fail.
 fn body(request: &Request) -> Result<Vec<u8>, Response> {
     let mut body = Vec::new();
     match request.data().map(|mut data| data.read_to_end(&mut body)) {

@@ -1,4 +1,5 @@
-//! `GET /metrics`, on the agent's own listener and on one that serves nothing else but health.
+//! `GET /metrics`, on the agent's main listener and on a listener that serves only metrics and
+//! health.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,13 +13,13 @@ use crate::metrics::{Format, Listener};
 use crate::ops::Libvirt;
 use crate::rpc::Inbound;
 
-/// Where metrics are to be had.
+/// The path of the metrics.
 pub(super) const PATH: &str = "/metrics";
 
-/// The counts of every front of the agent, with its name.
+/// The counts of every front of the agent, with the front's name.
 pub type Tallies = Arc<[(&'static str, Arc<Tally>)]>;
 
-/// What the front for metrics and health alone is given.
+/// Makes the handler of the front for metrics and health alone.
 pub(super) fn handler(agent: Arc<Libvirt>, tallies: Tallies) -> Handler {
     Arc::new(move |request, responder| {
         let response = match request.url().as_str() {
@@ -31,22 +32,23 @@ pub(super) fn handler(agent: Arc<Libvirt>, tallies: Tallies) -> Handler {
     })
 }
 
-/// The requests that this front begins itself.
+/// Selects the requests that this front itself starts.
 pub(super) fn short() -> IsShort {
     Arc::new(|request| health::is_asked(request, &[health::HEALTHZ]))
 }
 
-/// The size of the last answer, in bytes: what the next one is expected to take.
+/// The size of the last response, in bytes: the expected size of the next one.
 static LAST_BYTES: AtomicUsize = AtomicUsize::new(0);
 
-/// Answers a scrape, which waits shortly for a sample where the last is old.
+/// Answers a scrape, which waits briefly for a new sample if the last is old.
 pub(super) fn scrape(
     agent: &Libvirt,
     tallies: &Tallies,
     request: &Request,
     inbound: &dyn Inbound,
 ) -> Response {
-    // Before the text is made: many scrapes at once of many guests would fill the memory.
+    // Reserved before the text is made: many simultaneous scrapes of many guests would fill the
+    // memory.
     let expected = LAST_BYTES.load(Ordering::Relaxed);
     if !inbound.reserve_answer(expected) {
         return Response::text(NO_ROOM.sentence).with_status_code(503);

@@ -1,4 +1,4 @@
-//! Serving as a whole: from sockets that listen to the end that a signal asks for.
+//! Serving: from listening sockets to the stop that a signal requests.
 
 use std::fmt;
 use std::io;
@@ -17,12 +17,12 @@ use crate::os::notify::Notify;
 use crate::os::signals::{Signal, Signals};
 use crate::rpc::{Audit, Service, Workers};
 
-/// Why serving did not begin, or could not go on.
+/// Why serving did not start, or could not continue.
 #[derive(Debug)]
 pub enum ServeError {
-    /// The address cannot be listened on.
+    /// The agent cannot listen on the address.
     Bind(BindError),
-    /// Signals cannot be caught.
+    /// Signals cannot be handled.
     Signals(io::Error),
     /// The front's threads cannot be started.
     Start(io::Error),
@@ -42,11 +42,11 @@ impl std::error::Error for ServeError {}
 
 /// The fronts of one agent.
 pub struct Fronts {
-    /// For guests.
+    /// Serves the methods of guests.
     pub main: Front,
-    /// For the image store.
+    /// Serves the methods of the image store.
     pub images: Option<Front>,
-    /// For metrics and health alone.
+    /// Serves metrics and health alone.
     pub metrics: Option<Front>,
 }
 
@@ -61,7 +61,7 @@ impl Fronts {
         self.named().map(|(name, front)| (name, front.tally())).collect()
     }
 
-    /// Every address that a front listens on, for log lines.
+    /// Returns every address that a front listens on, for log lines.
     fn places(&self) -> Vec<Place> {
         let of = |(name, front): (&'static str, &Front)| -> Vec<Place> {
             front.places().into_iter().map(|address| Place { front: name, address }).collect()
@@ -70,10 +70,10 @@ impl Fronts {
     }
 }
 
-/// The target of the line that a start logs, which is visible at the default log level, too.
+/// The log target of the line at a start, which the default log level shows, too.
 pub const STARTED: &str = "mistify_libvirt::started";
 
-/// Logs that the agent serves: its version and listeners, and the first look at libvirt and the store.
+/// Logs the start: the agent's version and listeners, and the first result of libvirt and the store.
 fn log_start(agent: &Libvirt, places: &[Place]) {
     let listeners = places.iter().map(Place::in_list).collect::<Vec<_>>().join(", ");
     let (host, seen) = (agent.host(), agent.libvirt_last_seen());
@@ -97,7 +97,7 @@ fn log_start(agent: &Libvirt, places: &[Place]) {
     ];
     let mut record = Record::builder();
     record.level(Level::Info).target(STARTED).key_values(&fields);
-    // Not by the macro, which the default level stops; the logger's own filter decides.
+    // The macro would apply the default level; the logger's own filter decides about this line.
     log::logger().log(&record.args(format_args!("mistify-libvirt started")).build());
 }
 
@@ -108,7 +108,7 @@ struct Place {
 }
 
 impl Place {
-    /// The address with its service, in a list of all.
+    /// Returns the address with its service, for a list of all addresses.
     fn in_list(&self) -> String {
         match self.front {
             "images" => format!("image store {}", self.address),
@@ -133,7 +133,7 @@ impl Libvirt {
     /// Serves on 127.0.0.1 until SIGTERM or SIGINT (the owner's `RunHTTP`).
     ///
     /// # Errors
-    /// When the port cannot be had; as [`Libvirt::serve`]. A process can serve once: it owns the
+    /// When the agent cannot listen on the port; as [`Libvirt::serve`]. A process can serve once: it owns the
     /// signal handlers.
     ///
     /// # Blocking
@@ -147,14 +147,14 @@ impl Libvirt {
         self.serve(fronts, audit, signals, None)
     }
 
-    /// Answers what comes to the fronts until a signal; everything in flight is finished before it
-    /// returns. SIGHUP, where it is caught, is for the audit's file.
+    /// Answers requests to the fronts until SIGTERM or SIGINT, and finishes the requests in flight before it
+    /// returns. SIGHUP, where it is caught, reopens the audit file.
     ///
     /// Each front has its own handlers. A call that waits for its turn in the pool frees its handler meanwhile. The
     /// agent notifies the service manager when it is ready, while it works, and when it stops.
     ///
     /// # Errors
-    /// When threads cannot be started or signals not waited for.
+    /// When threads cannot be started, or waiting for signals fails.
     ///
     /// # Blocking
     /// Until the signal, and then up to [`Deadlines::drain`](crate::config::Deadlines::drain).
@@ -190,7 +190,7 @@ impl Libvirt {
         let scrapes = || scrape::handler(Arc::clone(&agent), Arc::clone(&tallies));
         let metrics = metrics.map(|front| start(front, scrapes())).transpose()?;
         let heartbeat = Heartbeat::start(notify, &agent, door).map_err(ServeError::Start)?;
-        // A caller that reads these lines can call.
+        // A client that reads these lines can connect.
         places.iter().for_each(|place| info!("{place}"));
         log_start(&agent, &places);
         let signal = loop {
@@ -203,13 +203,13 @@ impl Libvirt {
         heartbeat.stop();
         agent.events().close();
         jobs.tell_to_stop();
-        // One bound for the whole stop: a service manager's is not much longer.
+        // One deadline bounds the whole stop: the stop timeout of a service manager is hardly longer.
         let now = Instant::now();
         let stopped_by = now + drain;
         agent.pool().turn_away_after(now + agent.deadlines().change);
         let left = || stopped_by.saturating_duration_since(Instant::now());
         for front in images.iter().chain(&metrics) {
-            // So that all have the same time.
+            // All fronts get the same time.
             front.tell_to_stop(drain);
         }
         let ended = [

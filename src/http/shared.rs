@@ -1,4 +1,4 @@
-//! What the front, its handlers and its streams have in common.
+//! State that the front, its handlers and its streams share.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -15,31 +15,31 @@ use crate::os::peer::Caller;
 use crate::os::poll::Waker;
 use crate::threads::ByteBudget;
 
-/// What the front and its handlers have in common.
+/// State that the front and its handlers share.
 pub(super) struct Shared {
     pub(super) limits: HttpLimits,
     pub(super) guard: Guard,
     pub(super) tally: Arc<Tally>,
     pub(super) probe: CallerProbe,
-    /// The bytes of bodies and answers in memory.
+    /// The memory budget of bodies and responses.
     pub(super) budget: Arc<ByteBudget>,
-    /// Of these, those of all callers but root and the agent's own user.
+    /// The part of the budget for all callers except root and the agent's own user.
     pub(super) others_budget: Arc<ByteBudget>,
-    /// Requests whose callers have gone.
+    /// Limits the log lines about requests whose callers have disconnected.
     pub(super) abandoned: Mutex<Rarely>,
     /// Wakes the front.
     pub(super) waker: Waker,
-    /// Set once the front is told to stop.
+    /// Set once the stop has started.
     pub(super) stop: OnceLock<Stop>,
-    /// Answers that are being streamed.
+    /// Responses that are being streamed.
     pub(super) streams: StreamCounts,
 }
 
-/// A stop of the front.
+/// The times of a stop.
 pub(super) struct Stop {
-    /// When it was told to.
+    /// When the stop started.
     pub(super) since: Instant,
-    /// Until when requests in flight may be finished.
+    /// Until when requests in flight may finish.
     pub(super) by: Instant,
 }
 
@@ -48,7 +48,8 @@ impl Shared {
         self.stop.get().is_some()
     }
 
-    /// Logs a request that is not run, at most one in [`LOG_INTERVAL`](crate::config::fixed::LOG_INTERVAL).
+    /// Logs a request that does not run, at most once per
+    /// [`LOG_INTERVAL`](crate::config::fixed::LOG_INTERVAL).
     pub(super) fn log_abandoned(&self, line: &str, caller: &Caller) {
         if let Some(more) = self.abandoned.lock().now(Instant::now()) {
             log::info!("{line} not run: {caller} has disconnected; suppressed={more}");

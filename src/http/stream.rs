@@ -1,6 +1,7 @@
-//! Answers whose length is not known: chunk by chunk, each on a thread of its own, so that a long
-//! one costs no handler. There are few of them, and each has to go on. Those that listen to events
-//! are counted by themselves: they stay, and a download must not wait for one to go.
+//! Responses of unknown length, sent in chunks. Each has a thread of its own, so that a long one
+//! occupies no handler. Their number is limited, and each must make progress. Listeners of events
+//! are counted separately: they stay connected, and a download must not wait for one of them to
+//! leave.
 
 use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
@@ -18,9 +19,9 @@ use super::respond::{Kind, Streamed};
 use super::shared::Shared;
 use super::tally::{Reason, Refusal};
 
-/// What is read from a body at once.
+/// The size of one read from a body, in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// The same of events, which are short.
+/// The size of one read from events, which are short.
 const EVENTS_BYTES: usize = 4 * 1024;
 
 const BUSY: Refusal = Refusal { reason: Reason::Busy, sentence: "busy: too many streams" };
@@ -28,14 +29,16 @@ const OWN_BUSY: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: too many streams of this user" };
 const NO_THREAD: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: cannot start a thread" };
-// By the end of the connection alone a whole answer looks like a broken one. Events have no whole.
+// If only the close of the connection ended it, a complete body would look like a broken one. Events
+// are never complete.
 const NO_CHUNKS: Refusal =
     Refusal { reason: Reason::Version, sentence: "a streamed answer needs HTTP/1.1" };
 
 /// Sends `head` and then `body` on a thread of their own, which ends the exchange.
 ///
 /// # Errors
-/// The answer instead, where there are too many streams, or the caller of a content knows no chunks.
+/// The refusal to send instead, where there are too many streams, or the caller of a content has no
+/// chunks (HTTP/1.0).
 pub(super) fn start(
     exchange: &Arc<Exchange>,
     shared: &Arc<Shared>,
@@ -48,12 +51,13 @@ pub(super) fn start(
     }
     let (places, caller) = (shared.streams.of(kind), exchange.caller.share());
     places.take(caller).map_err(|full| if full.is_own { OWN_BUSY } else { BUSY })?;
-    // What a thread that does not start has been given is lost, so it is given nothing before.
+    // A thread that fails to start drops what its closure owns, so the thread gets the exchange and
+    // the body only after its start.
     let (give, given) = bounded::<(Stream, Vec<u8>, Box<dyn Read + Send>)>(1);
     let run = move || {
         let Ok((stream, head, body)) = given.recv() else { return };
         if let Err(error) = stream.send_all(&head, body) {
-            // A listener goes when it has heard enough.
+            // Listeners of events disconnect when they want to.
             let level = if kind == Kind::Events { Level::Debug } else { Level::Warn };
             log::log!(level, "stream to {} ended early: {error}", stream.exchange.caller);
         }
@@ -65,13 +69,13 @@ pub(super) fn start(
     }
     let (exchange, shared) = (Arc::clone(exchange), Arc::clone(shared));
     let stream = Stream { exchange, shared, kind, in_chunks };
-    // It waits for this, and the channel has room.
+    // The thread waits for this, and the channel has room.
     let _ = give.send((stream, head, body));
     Ok(())
 }
 
-/// An answer under way. Dropped, also by a panic of the body's reader, it ends the exchange: the
-/// connection is closed, and a body without its last chunk is seen to be broken.
+/// A response that is being streamed. Dropped, also by a panic of the body's reader, it ends the
+/// exchange: the connection is closed, and a body without its last chunk shows that it is broken.
 struct Stream {
     exchange: Arc<Exchange>,
     shared: Arc<Shared>,
@@ -117,7 +121,8 @@ impl Stream {
         }
     }
 
-    /// Sends all of `bytes`; the socket is the front's too and never blocks, so it is waited for.
+    /// Sends all of `bytes`. The front shares the socket, which never blocks, so this waits for
+    /// room.
     fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         loop {
             let sent = exchange::send(&self.exchange.stream, bytes)?;
@@ -130,9 +135,9 @@ impl Stream {
     }
 
     /// # Errors
-    /// When the caller takes nothing for [`HttpLimits::stream_progress`](crate::config::HttpLimits),
-    /// and at a stop when a listener has not taken its last events within [`LAST_EVENTS`]: the stop
-    /// waits for all streams.
+    /// When the caller reads nothing for [`HttpLimits::stream_progress`](crate::config::HttpLimits),
+    /// and during a stop when a listener has not read its last events within [`LAST_EVENTS`]: the
+    /// stop waits for all streams.
     ///
     /// # Blocking
     /// Until there is room or one of these times is over.
@@ -144,7 +149,7 @@ impl Stream {
             let now = Instant::now();
             let mut left = progress_by.saturating_duration_since(now);
             if self.kind == Kind::Events {
-                // Nothing wakes this wait at a stop.
+                // A stop does not wake this wait.
                 left = left.min(LAST_EVENTS);
                 if let Some(stop) = self.shared.stop.get() {
                     let stop_by = stop.since + LAST_EVENTS;

@@ -1,4 +1,4 @@
-//! How many answers are streamed, by kind.
+//! The number of streamed responses, by kind.
 
 use super::respond::Kind;
 use crate::config::HttpLimits;
@@ -11,7 +11,7 @@ pub(super) struct StreamCounts {
 }
 
 impl StreamCounts {
-    /// None yet.
+    /// Returns counts of zero.
     pub(super) fn new(limits: &HttpLimits) -> Self {
         Self { contents: Places::new(limits.streams), listeners: Places::new(limits.listeners) }
     }

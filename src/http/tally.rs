@@ -1,15 +1,15 @@
-//! Why requests are refused, and how often that was.
+//! The reasons for which requests are refused, and counts of them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// The kinds of refusal, each with its status.
+/// The kinds of refusal, each with its HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// 400: not HTTP, or HTTP that says two things at once.
+    /// 400: not HTTP, or HTTP that contradicts itself.
     Malformed,
     /// 401: from beyond this host, without the token.
     Token,
-    /// 403: sent by a web page, or by a name that is not this host's.
+    /// 403: sent by a web page, or to a name that is not this host's.
     Page,
     /// 408: not complete within [`request`](crate::config::HttpLimits::request).
     Late,
@@ -34,7 +34,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, in the order of their statuses.
+    /// Every reason, in the order of the statuses.
     pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::Token,
@@ -50,7 +50,7 @@ impl Reason {
         Self::Version,
     ];
 
-    /// The status that the caller gets.
+    /// Returns the status that the caller gets.
     pub fn status(self) -> u16 {
         match self {
             Self::Malformed => 400,
@@ -68,7 +68,7 @@ impl Reason {
         }
     }
 
-    /// One word, for a metric's label.
+    /// Returns one word for a metric's label.
     pub fn name(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -87,23 +87,23 @@ impl Reason {
     }
 }
 
-/// A request that gets no further than the front. The connection ends with the answer.
+/// A request that the front refuses. The connection is closed after the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The kind, which has the status.
+    /// The kind, which determines the status.
     pub reason: Reason,
-    /// What is wrong, as the caller reads it.
+    /// The error text that the caller gets.
     pub sentence: &'static str,
 }
 
 impl Refusal {
-    /// A request that nobody can be sure to understand.
+    /// A request that is malformed or ambiguous.
     pub(super) const fn malformed(sentence: &'static str) -> Self {
         Self { reason: Reason::Malformed, sentence }
     }
 }
 
-/// Counts that the front and the handlers keep and anybody may read.
+/// Counts that the front and the handlers update and any thread may read.
 #[derive(Debug, Default)]
 pub struct Tally {
     connections: AtomicUsize,
@@ -114,27 +114,27 @@ pub struct Tally {
     refused: [AtomicU64; Reason::ALL.len()],
 }
 
-/// A [`Tally`] as it was at one moment.
+/// The values of a [`Tally`] at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// Connections that are open now.
     pub connections: usize,
-    /// Requests that were complete and in order since the start.
+    /// Complete and valid requests since the start.
     pub requests: u64,
     /// Handlers that panicked since the start.
     pub panics: u64,
-    /// Connections of callers who may not call, since the start.
+    /// Connections since the start whose callers were not permitted to call.
     pub denied: u64,
-    /// Requests since the start that were not carried out, or batches that were not carried out
-    /// wholly, because their caller had gone.
+    /// Requests since the start that did not run, or batches that did not run completely, because
+    /// their caller had disconnected.
     pub abandoned: u64,
-    /// Requests and connections that were refused since the start, for every reason.
+    /// Refused requests and connections since the start, by reason.
     pub refused: Vec<(Reason, u64)>,
 }
 
 // Relaxed throughout: the counts say nothing about other memory.
 impl Tally {
-    /// Reads all counts. Each is right; they need not be of the same instant.
+    /// Reads all counts. Each is exact; they need not be of the same instant.
     pub fn counters(&self) -> Counters {
         let refused = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
         Counters {
@@ -176,6 +176,6 @@ impl Tally {
     }
 }
 
-/// The refusal of a request whose body or answer there is no room for now.
+/// Refuses a request whose body or response does not fit into the memory budget now.
 pub(super) const NO_ROOM: Refusal =
     Refusal { reason: Reason::Busy, sentence: "busy: too many bytes of requests and answers" };

@@ -1,4 +1,4 @@
-//! The secret that callers beyond this host prove themselves by.
+//! The bearer token by which callers beyond this host authenticate.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use crate::config::fixed::{TOKEN_BYTES, TOKEN_CHARS_MIN};
 use crate::os::{files, process, users};
 
-/// Its owner may write it and its group may read it, at most.
+/// At most the owner may write the file and the group may read it.
 const MODE_MAX: u32 = 0o640;
 
-/// A token. It is shown nowhere.
+/// A token. It is never printed.
 #[derive(Clone)]
 pub(super) struct Token {
-    /// Filled up with zeros, which no token has.
+    /// Padded with zeros, which no token contains.
     bytes: Box<[u8; TOKEN_BYTES]>,
     length: usize,
 }
@@ -27,7 +27,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A token that cannot be had.
+/// A token that cannot be read.
 #[derive(Debug)]
 pub struct TokenError {
     flag: &'static str,
@@ -47,7 +47,7 @@ enum Why {
     Characters,
 }
 
-// One line with its cause in it, and so without a `source`: it ends the start of the agent.
+// One line that contains its cause, and so without a `source`: it ends the start of the agent.
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: ", self.flag, self.path.display())?;
@@ -76,11 +76,11 @@ impl fmt::Display for TokenError {
 impl std::error::Error for TokenError {}
 
 impl Token {
-    /// Reads the token that is all of a file: one line, its end left out. `flag` is what named it.
+    /// Reads the token, which is the only line of a file. `flag` is the option that names the file.
     ///
     /// # Errors
-    /// When the file is not a regular one, others than its owner may change it or others than its
-    /// group read it, it belongs neither to root nor to the agent's user, or holds no token.
+    /// When the file is not regular, users other than its owner may write it or users outside its
+    /// group may read it, it belongs neither to root nor to the agent's user, or it holds no token.
     pub(super) fn read(flag: &'static str, path: &Path) -> Result<Self, TokenError> {
         Self::read_as(process::user(), flag, path)
     }
@@ -104,7 +104,7 @@ impl Token {
         Self::new(token.strip_suffix(b"\r").unwrap_or(token))
     }
 
-    /// What RFC 6750 takes for a token.
+    /// Checks the syntax that RFC 6750 gives to a token.
     fn new(token: &[u8]) -> Result<Self, Why> {
         let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte);
         let end = token.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
@@ -119,18 +119,18 @@ impl Token {
         Ok(Self { bytes, length: token.len() })
     }
 
-    /// This text as a token.
+    /// Makes a token of this text.
     #[cfg(test)]
     pub(super) fn of_test(text: &str) -> Self {
         Self::new(text.as_bytes()).unwrap()
     }
 
-    /// Whether `Authorization` carries this token. How long that takes depends on what was sent
-    /// and not on how much of it is right, nor on how long the token is.
+    /// Returns whether `Authorization` carries this token. The time that it takes depends on what
+    /// was sent, not on how much of that is right or how long the token is.
     pub(super) fn is_in(&self, authorization: &str) -> bool {
         let (scheme, offered) = authorization.split_once(' ').unwrap_or_default();
         let is_equal = self.is(offered.trim_start_matches(' ').as_bytes());
-        // RFC 9110, section 11.1: the scheme's letters may be of either case.
+        // RFC 9110, section 11.1: the scheme is case-insensitive.
         scheme.eq_ignore_ascii_case("bearer") && is_equal
     }
 
@@ -138,21 +138,21 @@ impl Token {
         let mut difference = u8::from(self.length != offered.len());
         let offered = offered.iter().copied().chain(std::iter::repeat(0));
         for (ours, theirs) in self.bytes.iter().zip(offered) {
-            // Without the box the compiler might end the loop at the first difference.
+            // Without `black_box` the compiler might end the loop at the first difference.
             difference = black_box(difference | (ours ^ theirs));
         }
         difference == 0
     }
 }
 
-/// Looks whether an agent that runs as this user would take the file for its token.
+/// Checks whether an agent that runs as this user would accept the file as its token.
 ///
 /// # Errors
-/// When it would not: what is wrong with the file.
+/// When it would not: the fault of the file.
 pub fn look_at_token(user: u32, flag: &'static str, path: &Path) -> Result<(), TokenError> {
     let failed = |why| TokenError { flag, path: path.to_owned(), why };
     Token::read_as(user, flag, path)?;
-    // Who has just read it can.
+    // A user that has just read the file can read it.
     if user == process::user() || user == 0 {
         return Ok(());
     }
@@ -164,7 +164,7 @@ pub fn look_at_token(user: u32, flag: &'static str, path: &Path) -> Result<(), T
     if found.uid() == user || is_of_group() { Ok(()) } else { Err(failed(Why::Unreadable(user))) }
 }
 
-/// Whether the file is such that only who may know its token does.
+/// Checks that only users who may know the token can read the file.
 fn check(file: &File, user: u32) -> Result<(), Why> {
     let found = file.metadata().map_err(Why::Read)?;
     if !found.is_file() {
@@ -191,7 +191,7 @@ mod tests {
 
     const TEXT: &str = "aB3-._~+/aB3-._~+/0123==";
 
-    /// A file of these bytes and this mode, removed on drop.
+    /// A file with these bytes and this mode, removed on drop.
     struct Written(PathBuf);
 
     impl Written {

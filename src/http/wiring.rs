@@ -1,4 +1,4 @@
-//! From the configuration and the sockets that were passed to fronts that listen.
+//! Makes listening fronts from the configuration and the passed sockets.
 
 use std::fmt;
 use std::io;
@@ -14,26 +14,26 @@ use super::guard::{Beyond, Guard, is_host_name};
 use super::serve::Fronts;
 use super::token::{Token, TokenError};
 
-/// Why the agent cannot listen as it was told.
+/// Why the agent cannot listen as configured.
 #[derive(Debug)]
 pub enum ListenError {
-    /// Something cannot be listened on.
+    /// The agent cannot listen on an address or a path.
     Bind(BindError),
     /// A user or a group is not known.
     Access(AccessError),
-    /// A token cannot be had.
+    /// A token cannot be read.
     Token(TokenError),
     /// A name of this host cannot stand in `Host`.
     HostName(String),
-    /// An address is beyond loopback, where nothing says who may call.
+    /// An address is beyond loopback, and no option says how its callers are authenticated.
     Open(SocketAddr, &'static str),
-    /// A socket that was passed has a name that means nothing.
+    /// A passed socket has an unknown name.
     Name(String),
-    /// A socket that was passed cannot be used.
+    /// A passed socket cannot be used.
     Passed(io::Error),
 }
 
-// Each is one line with its cause in it: it ends the start of the agent.
+// Each is one line that contains its cause: it ends the start of the agent.
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -64,19 +64,19 @@ impl From<BindError> for ListenError {
     }
 }
 
-/// Names of sockets that are passed.
+/// The names of passed sockets.
 pub(crate) const RPC: &str = "rpc";
 pub(crate) const IMAGE_STORE: &str = "image-store";
 pub(crate) const METRICS: &str = "metrics";
 
-/// Listens as the configuration says. Sockets that were passed for a service stand in for its
-/// addresses on loopback; those without names are for guests.
+/// Listens as the configuration says. Sockets that were passed for a service replace its addresses on
+/// loopback; passed sockets without names are for guests.
 ///
 /// # Errors
-/// The first thing that cannot be had.
+/// The first address, user, group or token that cannot be used.
 ///
 /// # Blocking
-/// As long as it takes to look up the users and groups that may call.
+/// As long as the lookup of the permitted users and groups takes.
 pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError> {
     let access = Access::new(&config.callers).map_err(ListenError::Access)?;
     if access.is_for_all() {
@@ -120,7 +120,7 @@ pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError
     for front in [Some(&main), images.as_ref()].into_iter().flatten() {
         check_open(front, &beyond, "--token-file", "full control of all guests")?;
     }
-    // Everybody on this host may read what is measured.
+    // Everybody on this host may read the metrics.
     let (limits, everybody) = (limits.for_metrics(), Access::of_all());
     let beyond = metrics_beyond(callers)?;
     let metrics = if_served(&config.metrics_listen, metrics, limits, everybody, beyond.clone())?;
@@ -130,8 +130,8 @@ pub fn listen(config: &Config, passed: Vec<Named>) -> Result<Fronts, ListenError
     Ok(Fronts { main, images, metrics })
 }
 
-/// The addresses to listen on beside the sockets that were passed: all where there are none, else those that
-/// other hosts reach and that no passed socket has.
+/// Returns the addresses to bind beside the passed sockets: all without passed sockets, otherwise the
+/// addresses that other hosts reach and that no passed socket has.
 fn unpassed(addresses: &[SocketAddr], passed: &[Passed]) -> Vec<SocketAddr> {
     let has = |own: SocketAddr, address: &SocketAddr| {
         own == *address || (own.ip().is_unspecified() && own.port() == address.port())
@@ -149,7 +149,7 @@ fn unpassed(addresses: &[SocketAddr], passed: &[Passed]) -> Vec<SocketAddr> {
     addresses
 }
 
-/// What callers beyond this host must show, where a flag may name a file with a token.
+/// Returns what callers beyond this host must present, where an option may name a file with a token.
 fn beyond(flag: &'static str, file: Option<&Path>) -> Result<Beyond, ListenError> {
     let token = file.map(|file| Token::read(flag, file)).transpose();
     Ok(token.map_err(ListenError::Token)?.map_or(Beyond::Closed, Beyond::Token))
@@ -162,7 +162,7 @@ fn metrics_beyond(callers: &CallerConfig) -> Result<Beyond, ListenError> {
     }
 }
 
-/// Judges the addresses that were got in the end, however that was; warns of what is in the clear.
+/// Checks the addresses beyond loopback, bound or passed: refuses unprotected ones, and warns of plain HTTP.
 fn check_open(
     front: &Front,
     beyond: &Beyond,

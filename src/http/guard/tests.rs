@@ -21,7 +21,7 @@ fn guard() -> Guard {
     Guard { beyond: Beyond::Token(Token::of_test(SECRET)), names: vec!["hv1.example".into()] }
 }
 
-/// The status and the sentence of the refusal; 0 for none.
+/// Returns the status and the sentence of the refusal; 0 for none.
 fn judge(guard: &Guard, caller: &Caller, headers: &[(&str, &str)]) -> (u16, &'static str) {
     let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let request = Request {

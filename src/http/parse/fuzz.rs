@@ -1,4 +1,4 @@
-//! What must hold of framing whatever comes in.
+//! Properties of the framing that hold for every input.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn limits() -> HttpLimits {
     HttpLimits { head_bytes: 512, headers: 8, body_bytes: 64, ..HttpLimits::default() }
 }
 
-/// The requests in some pieces, and the refusal that ended them.
+/// Returns the requests in these pieces, and the refusal that ended them.
 fn requests<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     limits: &HttpLimits,
@@ -38,13 +38,13 @@ fn requests<'a>(
     (requests, None)
 }
 
-/// The values of a header.
+/// Returns the values of a header.
 fn values<'r>(request: &'r Request, name: &str) -> Vec<&'r str> {
     let headers = request.headers.iter().filter(|(it, _)| it.eq_ignore_ascii_case(name));
     headers.map(|(_, value)| value.as_str()).collect()
 }
 
-/// The request as a plain client would send it.
+/// Returns the request as a plain client would send it.
 fn written(request: &Request) -> Vec<u8> {
     let minor = if request.version == Version::Http11 { 1 } else { 0 };
     let mut bytes = format!("{} {} HTTP/1.{minor}\r\n", request.method, request.target);
@@ -64,8 +64,9 @@ fn written(request: &Request) -> Vec<u8> {
     bytes
 }
 
-/// The first byte says how the others are cut up. However that is, they are the same requests; each
-/// is within the limits, framed as its headers say, and read the same when it is written again.
+/// Parses the bytes after the first, which determines how they are split. Every split must give the
+/// same requests. Each request must be within the limits, framed as its headers say, and parsed to
+/// the same request when it is written again.
 pub(crate) fn framing(data: &[u8]) {
     let Some((cut, bytes)) = data.split_first() else { return };
     let limits = limits();
@@ -77,7 +78,7 @@ pub(crate) fn framing(data: &[u8]) {
         assert!(head::is_token(request.method.as_bytes()));
         assert!(request.target == "*" || request.target.starts_with('/'));
         assert!(request.target.bytes().all(|byte| byte.is_ascii_graphic()));
-        // One more for the authority in a target.
+        // One header more for the authority in a target.
         assert!(request.headers.len() <= limits.headers + 1);
         assert!(request.headers.iter().all(|(_, value)| !value.contains(['\r', '\n', '\0'])));
         assert!(request.body.len() <= limits.body_bytes);
@@ -91,7 +92,7 @@ pub(crate) fn framing(data: &[u8]) {
         }
         sent.extend(written(request));
     }
-    // What is not UTF-8 takes three bytes when it is written again.
+    // An invalid UTF-8 byte takes three bytes when it is written again.
     let wider = HttpLimits {
         head_bytes: 3 * limits.head_bytes + 64,
         headers: limits.headers + 1,

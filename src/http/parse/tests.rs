@@ -7,7 +7,8 @@ fn limits() -> HttpLimits {
     HttpLimits { head_bytes: 512, headers: 8, body_bytes: 64, ..HttpLimits::default() }
 }
 
-/// Feeds the pieces one by one; the requests, and the status of the refusal if there was one.
+/// Feeds the pieces one by one; returns the requests, and the status of the refusal if there was
+/// one.
 fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Request>, Option<u16>) {
     let limits = limits();
     let mut parser = Parser::default();
@@ -31,7 +32,7 @@ fn one(bytes: impl AsRef<[u8]>) -> Request {
     requests.remove(0)
 }
 
-/// The status that the bytes are refused with; 0 when they are not.
+/// Returns the status that the bytes are refused with; 0 if they are accepted.
 fn refused(bytes: impl AsRef<[u8]>) -> u16 {
     let (requests, refusal) = feed([bytes.as_ref()]);
     assert_eq!(requests, [], "{}", bytes.as_ref().escape_ascii());
@@ -110,7 +111,7 @@ fn body_at_the_limit_passes_and_one_byte_more_fails() {
         one(chunked(&format!("20\r\n{0}\r\n20\r\n{0}\r\n0\r\n\r\n", &body[..32]))).body.len(),
         64
     );
-    // Refused by what is announced, before any of it has come.
+    // Refused for the announced length, before a byte of the body arrives.
     assert_eq!(refused(sized(65)), 413);
     assert_eq!(refused(post("Content-Length: 1099511627776\r\n", "")), 413);
     assert_eq!(refused(post("Content-Length: 18446744073709551615\r\n", "")), 413);
@@ -354,7 +355,7 @@ fn a_drained_parser_keeps_little_memory() {
     assert!(parser.buffer.capacity() <= BUFFER_BYTES_KEPT);
 }
 
-/// Requests and pieces of requests, right and wrong, so that sequences of them reach every state.
+/// Makes valid and invalid requests and fragments, so that sequences of them reach every state.
 fn fragment() -> impl Strategy<Value = Vec<u8>> {
     let texts = [
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
