@@ -1,4 +1,4 @@
-//! Which calls become jobs, and what no job's file may have.
+//! Calls that run as jobs, and the members that no job's file may contain.
 
 use serde_json::value::RawValue;
 
@@ -9,10 +9,10 @@ use crate::rpc::envelope::members;
 use crate::rpc::table::Effect::Changes;
 use crate::rpc::table::{Callee, Method, Service};
 
-/// The parameter beside those of a method by which a job is made of its call.
+/// The parameter, beside those of a method, that makes a job of its call.
 pub(super) const ASYNC: &str = "async";
 
-/// When a call is carried out that may become a job.
+/// When a call runs that may become a job.
 #[derive(Clone, Copy)]
 pub(super) enum When<'a> {
     /// Now, unless its arguments say otherwise.
@@ -23,21 +23,23 @@ pub(super) enum When<'a> {
     ByJob(&'a str),
 }
 
-/// How a call is carried out.
+/// How a call is run.
 pub(super) enum Mode {
-    /// Its verb runs.
+    /// The agent runs its verb.
     Run,
-    /// A job is made of it, with these parameters.
+    /// The agent makes a job of the call, with these parameters.
     Job(Box<RawValue>),
-    /// It is answered with this error.
+    /// The agent answers with this error.
     Fail(Error),
 }
 
-/// How the names of secret members begin, misspelt ones among them, and the member of a guest that is meant.
+/// The prefixes of the names of secret members, so that misspelt names match too, and the member of a guest that is
+/// meant.
 const SECRETS: [(&str, &str); 3] =
     [("cloud", "cloud_init"), ("ignition", "ignition"), ("credential", "credentials")];
 
-/// The secret member of a request or its guest. Names further below, such as those of metadata, are the caller's own.
+/// Returns the secret member of a request or its guest. The names of deeper members, such as those in metadata, are the
+/// caller's own.
 fn secret_member(params: &RawValue) -> Option<&'static str> {
     let secret = |name: &str| {
         let name = name.to_ascii_lowercase();
@@ -51,9 +53,9 @@ fn secret_member(params: &RawValue) -> Option<&'static str> {
 }
 
 impl Callee {
-    /// Whether its calls may become jobs: it changes a guest, a job's file may have all that its request has, and no
-    /// job's thread waits for another job of its kind, as those of Trim would. Of a Freeze that is over when its caller
-    /// asks for it nobody has any use.
+    /// Returns whether calls of this method may become jobs. The method must change a guest, a job's file may contain
+    /// the whole request, and no job's thread may wait for another job of its kind, as those of Trim would. A Freeze
+    /// that has ended when its caller asks about it is useless.
     pub(super) fn may_be_job(self) -> bool {
         let (name, effect, method) = self.entry;
         let is_never =
@@ -62,12 +64,12 @@ impl Callee {
     }
 }
 
-/// What a call of this user is counted for that writes the file of a job.
+/// Returns the share of this user that counts a call which writes a job's file.
 pub(super) fn file_share(user: Share) -> CallShare {
     CallShare { ration: Ration::JobFile, user, guest: "".into() }
 }
 
-/// How a call is carried out that may become a job. `secret` is a member that no job's file may have.
+/// Decides how a call runs that may become a job. `secret` is a member that no job's file may contain.
 pub(super) fn mode_of(
     when: When<'_>,
     wanted: Result<bool, Error>,
@@ -89,7 +91,7 @@ pub(super) fn mode_of(
             "wait and force_after cannot be in a job, which would wait on a thread for jobs",
         );
     }
-    // The request of a job is in a file until it begins, with what is misspelt or stands in another place.
+    // The request of a job is in a file until the job starts, with its misspelt and misplaced members.
     if let Some(member) = secret.or_else(|| written.and_then(secret_member)) {
         return invalid(&format!(
             "{member} cannot be in a job, because it is secret; call without async"

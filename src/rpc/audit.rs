@@ -1,18 +1,17 @@
-//! The audit: one record for each call that changes something, or would have: whose it was, what it
-//! was about, and how it went. It goes to the log at info, and as JSON to a file if there is one.
+//! The audit: one record for each call that changes something, or would have, with its caller, its target and its
+//! outcome. Records are written to the log at level info, and as JSON to a file if one is configured.
 //!
 //! ```text
 //! {"time":"2026-11-22T16:20:01.123Z","method":"Libvirt.Run","guest":"web-1","address":"unix",
 //!  "uid":0,"user":"root","pid":4711,"outcome":"ok","ms":612.408}
 //! ```
 //!
-//! A record is queued when the call has its answer: `ok`; `error`; `late`, where the caller was told
-//! that the deadline came while the call still ran; `refused`, where the request could not be
-//! understood, and nothing was begun; `panic`. What is not known is left out.
+//! A record is queued when the call has its answer: `ok`; `error`; `late`, if the deadline passed while the call still
+//! ran; `refused`, if the request was invalid and nothing was started; `panic`. Unknown values are omitted.
 //!
-//! The thread `audit-writer` names the user and writes the record to the log and to the file, in the
-//! order of the queue. So a file system or a user database that hangs costs no call: records without
-//! room in the queue are dropped, counted and logged.
+//! The thread `audit-writer` looks up the user's name and writes the record to the log and to the file, in the order of
+//! the queue. So a file system or a user database that hangs delays no call: records without room in the queue are
+//! dropped, counted and logged.
 
 mod names;
 mod sink;
@@ -37,98 +36,98 @@ use crate::threads::{AUDIT_WRITER, Bounds, LineSink, Writer};
 use names::Names;
 use sink::Sink;
 
-/// What a record takes besides its texts, in bytes.
+/// The size of a record without its texts, in bytes.
 const RECORD_BYTES: usize = 128;
 
-/// Whose call it is, and what writes that down.
+/// The caller of a call, and the audit that records it.
 #[derive(Clone, Copy, Debug)]
 pub struct Behalf<'a> {
-    /// Who calls.
+    /// The caller.
     pub caller: &'a Caller,
-    /// What writes it down.
+    /// The audit that records the call.
     pub audit: &'a Arc<Audit>,
-    /// The HTTP request that the call came in; none where nobody waits for its answer, as with a job.
+    /// The HTTP request of the call; `None` where no request waits for the answer, as with a job.
     pub inbound: Option<&'a dyn Inbound>,
 }
 
 impl Behalf<'_> {
-    /// When the call arrived; now, where it came in no request.
+    /// Returns when the call arrived, or the current time without a request.
     pub(super) fn arrived(&self) -> Instant {
         self.inbound.map_or_else(Instant::now, Inbound::arrived)
     }
 
-    /// Whether the caller has gone, so that nobody would learn the outcome of another call.
+    /// Returns whether the caller has disconnected and would not learn the outcome of another call.
     pub(super) fn is_abandoned(&self) -> bool {
         self.inbound.is_some_and(Inbound::is_abandoned)
     }
 
-    /// The same where it may have gone.
+    /// Returns whether the caller may have disconnected.
     pub(super) fn may_be_abandoned(&self) -> bool {
         self.inbound.is_some_and(Inbound::may_be_abandoned)
     }
 
-    /// Whether there is room in memory for an answer of so many bytes in all.
+    /// Returns whether the memory budget has room for an answer of this total size in bytes.
     pub(super) fn reserve_answer(&self, answer_bytes: usize) -> bool {
         self.inbound.is_none_or(|inbound| inbound.reserve_answer(answer_bytes))
     }
 }
 
-/// The HTTP request that calls came in, which waits for their answer.
+/// The HTTP request of some calls, which waits for their answer.
 pub trait Inbound: fmt::Debug + Send + Sync {
-    /// Who calls.
+    /// Returns the caller.
     fn caller(&self) -> &Caller;
 
-    /// Whether its caller has gone.
+    /// Returns whether its caller has disconnected.
     ///
     /// # Blocking
-    /// Never: the kernel is asked.
+    /// Never: the kernel answers at once.
     fn is_abandoned(&self) -> bool;
 
-    /// Whether its caller may have gone: also one that has closed the half of its connection that it sends with, unless
-    /// a process of this host has the other.
+    /// Returns whether its caller may have disconnected: also if it has closed its sending half of the connection,
+    /// unless a process of this host owns the other half.
     ///
     /// # Blocking
-    /// Never: the kernel is asked.
+    /// Never: the kernel answers at once.
     fn may_be_abandoned(&self) -> bool;
 
-    /// Makes room for an answer of so many bytes in all; false where too many are in memory already.
+    /// Reserves memory for an answer of this total size in bytes; returns `false` if the budget is exhausted.
     fn reserve_answer(&self, answer_bytes: usize) -> bool;
 
-    /// When it arrived.
+    /// Returns when it arrived.
     fn arrived(&self) -> Instant;
 
-    /// It waits from here on, without this thread. One that has begun goes on though its caller has gone.
+    /// Waits from here on without this thread. A request that has started continues even if its caller disconnects.
     fn park(&mut self, has_begun: bool);
 
-    /// Goes on with it on a thread that may block: this one, where it may, else later a handler's. Then one that has
-    /// not begun is not carried out where its caller has gone.
+    /// Continues on a thread that may block: this one if it may, otherwise later a handler's. There a request that has
+    /// not started is dropped if its caller has disconnected.
     fn on_handler(self, then: impl FnOnce(Self) + Send + 'static)
     where
         Self: Sized;
 }
 
-/// What writes changing calls down. The default one writes nothing.
+/// Records changing calls. The default audit records nothing.
 #[derive(Debug, Default)]
 pub struct Audit {
     limits: AuditConfig,
     has_file: bool,
     writer: Option<Writer<Entry>>,
-    /// Whether the file is to be opened anew although that found no room in the queue.
+    /// Whether the file must be reopened although the queue had no room for that request.
     reopen: Arc<AtomicBool>,
 }
 
 impl Audit {
-    /// Starts an audit into the log, and into a file where one is configured. A file that does not
-    /// exist is created for the agent's user alone.
+    /// Starts an audit into the log, and into a file if one is configured. A file that does not exist is created with
+    /// access for the agent's user alone.
     ///
     /// # Errors
-    /// When the file cannot be opened for writing, or is no regular file: a pipe without a reader would
-    /// keep the records of all calls. When the system gives no thread.
+    /// When the file cannot be opened for writing, or is not regular: a pipe without a reader would block the records
+    /// of all calls. When the system cannot start a thread.
     pub fn open(config: &AuditConfig) -> io::Result<Self> {
         Self::start(config, config.log.as_deref().map(Sink::open).transpose()?, users::user_name)
     }
 
-    /// The same with an open file, and with a user database of the caller's.
+    /// Starts an audit into an open file, with this lookup of users' names.
     fn start(
         config: &AuditConfig,
         sink: Option<Sink>,
@@ -143,19 +142,19 @@ impl Audit {
         Ok(Self { limits: config.clone(), has_file, writer: Some(writer), reopen })
     }
 
-    /// Has the file opened anew, which somebody may have renamed, after the records that are queued.
-    /// The old one stays in use when that fails, which is logged. Does not block.
+    /// Reopens the file, which may have been renamed, after the records that are queued. The old file stays in use when
+    /// that fails, which is logged. Does not block.
     pub fn reopen(&self) {
         let Some(writer) = &self.writer else { return };
         if !writer.try_push(Entry::Reopen, 0) {
-            // The writer has a full queue of records, and looks at this before each.
+            // The writer has a full queue of records, and checks this flag before each.
             self.reopen.store(true, Ordering::SeqCst);
             // If it has emptied the queue meanwhile, there is room now.
             writer.try_push(Entry::Reopen, 0);
         }
     }
 
-    /// Waits until the records that are queued now are written; whether they are.
+    /// Waits until the records that are queued now are written; returns whether they are.
     ///
     /// # Blocking
     /// Up to `patience`.
@@ -184,7 +183,7 @@ impl Audit {
             ms: milliseconds(call.began.elapsed()),
         });
         let bytes = record.bytes();
-        // Refusals cost their callers nothing: they must not push out the records of what was done.
+        // Refused calls cost their callers nothing: they must not push out the records of changes.
         match outcome {
             Outcome::Refused(_) => writer.push_minor(Entry::Call(record), bytes),
             _ => writer.push(Entry::Call(record), bytes),
@@ -192,13 +191,13 @@ impl Audit {
     }
 }
 
-/// What the writer's thread is given.
+/// An entry of the writer's queue.
 enum Entry {
     Call(Box<Record>),
     Reopen,
 }
 
-/// What the writer's thread has.
+/// The state of the writer's thread.
 struct Records {
     names: Names,
     sink: Option<Sink>,
@@ -233,7 +232,7 @@ impl Records {
     }
 }
 
-/// A changing call that is being carried out. Dropped by a panic, that ended it.
+/// A changing call that runs. A drop without `end` means that a panic ended it.
 pub(super) struct Call {
     caller: Caller,
     audit: Arc<Audit>,
@@ -244,8 +243,8 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// A call of this method that began then; without a subject where the request has none that can
-    /// be understood.
+    /// Starts the record of a call of this method that began at `began`. The target is `None` if the request has no
+    /// valid one.
     pub(super) fn begin(
         by: Behalf<'_>,
         method: String,
@@ -256,7 +255,7 @@ impl Call {
         Self { caller, audit, method, subject, began, has_ended: false }
     }
 
-    /// Queues the call's record; what the call was about.
+    /// Queues the call's record; returns the call's target.
     pub(super) fn end(mut self, outcome: &Outcome<'_>) -> Subject {
         self.has_ended = true;
         self.audit.write(&self, outcome);
@@ -272,7 +271,7 @@ impl Drop for Call {
     }
 }
 
-/// How a call went.
+/// The outcome of a call.
 pub(super) enum Outcome<'a> {
     Ok,
     Error(&'a dyn fmt::Display),
@@ -311,7 +310,7 @@ struct Record {
     address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
-    /// Known to the writer's thread.
+    /// Set by the writer's thread.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -323,15 +322,15 @@ struct Record {
 }
 
 impl Record {
-    /// What it takes of the queue's bytes.
+    /// Returns the bytes of the queue that the record takes.
     fn bytes(&self) -> usize {
         let subject = self.subject.as_ref().map_or(0, Subject::bytes);
         let error = self.error.as_ref().map_or(0, String::len);
         RECORD_BYTES + self.method.len() + self.address.len() + subject + error
     }
 
-    /// Writes it into the log, as the original did with a call's method and guest (contract section
-    /// 1), and with the rest of what is known.
+    /// Writes the record into the log, as the original did with a call's method and guest (contract section 1), and
+    /// with the remaining fields.
     fn log(&self) {
         let mut fields = Vec::new();
         fields.extend(self.subject.iter().flat_map(Subject::fields));
@@ -345,14 +344,14 @@ impl Record {
     }
 }
 
-/// A line of the log about a call: its method, and the fields.
+/// Logs a call: its method, and the fields.
 pub(super) fn log_call(method: &str, fields: &[(&str, Value<'_>)]) {
     let mut record = log::Record::builder();
     record.level(Level::Info).target(module_path!()).key_values(&fields);
     log::logger().log(&record.args(format_args!("{method}")).build());
 }
 
-/// In milliseconds, to the microsecond.
+/// Returns the duration in milliseconds, rounded to the microsecond.
 pub(super) fn milliseconds(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e6).round() / 1e3
 }

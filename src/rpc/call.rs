@@ -19,10 +19,10 @@ use crate::rpc::subject::Subject;
 use crate::rpc::table::Effect::{Changes, Reads};
 use crate::rpc::table::{Callee, Method, Service};
 
-/// No guest's id or dataset is longer, in bytes.
+/// The maximum length of a guest's id or dataset, in bytes.
 const KEY_BYTES_MAX: usize = 512;
 
-/// What a call of it is counted for; nothing where it asks neither libvirt nor the store.
+/// Returns the share that counts a call of this method; `None` if it calls neither libvirt nor the store.
 fn share_of(callee: Callee, user: Share, subject: &Subject, waits: bool) -> Option<CallShare> {
     let (name, effect, method) = callee.entry;
     let ration = match method {
@@ -42,18 +42,18 @@ fn share_of(callee: Callee, user: Share, subject: &Subject, waits: bool) -> Opti
     Some(share(ration, user, &subject.key()))
 }
 
-/// What a call is counted for; a key that no guest has by its length is none.
+/// Returns the share that counts a call; a key longer than that of any guest counts as none.
 pub(super) fn share(ration: Ration, user: Share, key: &str) -> CallShare {
     let guest = if key.len() <= KEY_BYTES_MAX { key.into() } else { "".into() };
     CallShare { ration, user, guest }
 }
 
-/// A request as its envelope has it.
+/// A request in its envelope.
 pub(super) trait Asked {
-    /// The parameter as it was written, where there is one, which may have these members.
+    /// Returns the parameter as it was written, if there is one. `known` are its allowed members.
     ///
     /// # Errors
-    /// If it has others, where that counts.
+    /// If it has others, where the envelope refuses them.
     fn params(&self, known: &[&str]) -> Result<Option<&RawValue>, Refusal>;
 
     /// Refuses or logs unknown members.
@@ -62,43 +62,42 @@ pub(super) trait Asked {
     /// Where they are refused.
     fn unknown(&self, callee: Callee, members: &[String]) -> Result<(), Refusal>;
 
-    /// Whether members that would be replaced are refused.
+    /// Returns whether members that would be replaced are refused.
     fn is_strict(&self) -> bool;
 
-    /// The refusal of a parameter that is not what the method takes.
+    /// Returns the refusal of a parameter that does not fit the method.
     fn unfit(&self, error: &serde_json::Error) -> Refusal;
 
-    /// When it is to be carried out where it may become a job, as far as the envelope says that.
+    /// Returns when the call must run, where it may become a job and the envelope says when.
     ///
     /// # Errors
-    /// If that is said in a way that cannot be understood.
+    /// If the envelope says it in an invalid form.
     fn when(&self) -> Result<When<'_>, Refusal>;
 
-    /// The envelope of the answer.
+    /// Returns the encoder for the envelope of the answer.
     fn encoder(&self) -> Encoder;
 }
 
-/// A call that was read and can be carried out by any thread.
+/// A parsed call that any thread can run.
 pub(super) struct Call {
     pub(super) callee: Callee,
     pub(super) given: Box<dyn Given>,
     pub(super) subject: Subject,
     pub(super) is_dry_run: bool,
-    /// Whether its answer waits for what it asks for, longer than a call's deadline.
+    /// Whether its answer waits for the requested state of the guest, longer than a call's deadline.
     pub(super) waits: bool,
     pub(super) mode: Mode,
     pub(super) encoder: Encoder,
     pub(super) arrived: Instant,
-    /// The time that its caller gives it; none for the default, and where it cannot be understood, which is for the
-    /// verb to refuse.
+    /// The timeout that the caller sets; `None` for the default, and for an invalid timeout, which the verb refuses.
     pub(super) timeout: Option<Duration>,
 }
 
 impl Call {
-    /// Reads the parameters of a request that arrived then.
+    /// Reads the parameters of a request that arrived at `arrived`.
     ///
     /// # Errors
-    /// If they are not what the method takes.
+    /// If they do not fit the method.
     pub(super) fn read(
         asked: &dyn Asked,
         callee: Callee,
@@ -106,7 +105,7 @@ impl Call {
     ) -> Result<Self, Refusal> {
         let mut given = callee.entry.2.given();
         let names = given.names();
-        // What a secret stands in for is not repeated.
+        // An error must not repeat a part of a secret.
         let hushed = |refusal: Refusal| match callee.entry.2 {
             Method::Login(_) => {
                 let names = names.join(", ");
@@ -139,7 +138,7 @@ impl Call {
         Ok(Self { callee, given, subject, is_dry_run, waits, mode, encoder, arrived, timeout })
     }
 
-    /// What it is counted for.
+    /// Returns the share that counts the call.
     pub(super) fn share(&self, user: Share) -> Option<CallShare> {
         match self.mode {
             Mode::Run => share_of(self.callee, user, &self.subject, self.waits),

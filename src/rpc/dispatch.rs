@@ -1,5 +1,4 @@
-//! Calls are carried out here, whatever their envelope: at once, as a question that a worker answers, or once they have
-//! their permit.
+//! Runs calls of either envelope: at once, as a query that a worker answers, or after their permit is acquired.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,14 +21,14 @@ use crate::rpc::json::Writer;
 use crate::rpc::subject::Subject;
 use crate::rpc::table::{Callee, Service};
 
-/// Where calls are carried out for one caller.
+/// Runs the calls of one caller.
 #[derive(Clone, Copy)]
 pub(super) struct Desk<'a> {
     pub(super) agent: &'a Libvirt,
     pub(super) by: Behalf<'a>,
 }
 
-/// Carries out a call that came in this request: `then` gets its answer, if it has one, on the thread that has it.
+/// Runs the call of this request. `then` receives its answer, if it has one, on the thread that completes the call.
 /// Blocks where the thread of the request may.
 pub(super) fn dispatch<I: Inbound + 'static>(
     agent: &Arc<Libvirt>,
@@ -72,8 +71,8 @@ pub(super) fn dispatch<I: Inbound + 'static>(
     });
 }
 
-/// Takes the next step of a call on this thread, and the others after what they wait for. A panic drops `begun`, with its
-/// permit and its record, before `inbound`, which answers.
+/// Runs the next step of a call on this thread, and the later steps after the events that they wait for. A panic drops
+/// `begun`, with its permit and its record, before `inbound`, which answers.
 fn go_on<I: Inbound + 'static>(
     agent: Arc<Libvirt>,
     mut inbound: I,
@@ -92,8 +91,8 @@ fn go_on<I: Inbound + 'static>(
     }
 }
 
-/// Goes on with a request once it has this permit, on a thread that may block. It waits for it without a thread, up to
-/// this time or the default of its kind.
+/// Continues a request on a thread that may block, after its permit is acquired. The request waits for the permit
+/// without a thread, until this timeout or the default of its kind.
 pub(super) fn with_permit<I: Inbound + 'static>(
     agent: &Arc<Libvirt>,
     share: Option<CallShare>,
@@ -123,7 +122,7 @@ pub(super) fn with_permit<I: Inbound + 'static>(
     }
 }
 
-/// When a call is late that arrived then.
+/// Returns the deadline of a call that arrived at `arrived`.
 fn deadline(
     agent: &Libvirt,
     share: &CallShare,
@@ -137,7 +136,7 @@ fn deadline(
     arrived + timeout.unwrap_or(default)
 }
 
-/// A verb that begins late would only say so, and may have done something before.
+/// A verb that starts after its deadline would only fail with it, perhaps after a part of its work.
 fn in_time(permit: Result<Permit, NoPermit>, deadline: Instant) -> Result<Permit, NoPermit> {
     permit.and_then(|permit| match Instant::now() < deadline {
         true => Ok(permit),
@@ -145,7 +144,7 @@ fn in_time(permit: Result<Permit, NoPermit>, deadline: Instant) -> Result<Permit
     })
 }
 
-/// The error of a call that has no permit.
+/// Returns the error of a call that got no permit.
 fn unpermitted(
     agent: &Libvirt,
     why: NoPermit,
@@ -161,8 +160,8 @@ fn unpermitted(
 }
 
 impl Desk<'_> {
-    /// Carries a call out that waits for its permit on this thread, as those of a batch or a job; its answer, if it
-    /// gets one.
+    /// Runs a call that waits for its permit on this thread, as the calls of a batch or a job do; returns its answer,
+    /// if it has one.
     ///
     /// # Blocking
     /// Up to the deadline of its method.
@@ -194,8 +193,8 @@ impl Desk<'_> {
         }
     }
 
-    /// Begins a call that has this permit: its verb, which is one line in the log when it ends; or a job, whose line
-    /// comes when that is carried out.
+    /// Starts a call with this permit: its verb, which logs a line at its end, or a job, which logs its line when it
+    /// has run.
     fn begin(self, call: Call, permit: Result<Option<Permit>, Error>) -> Begun {
         let Call { callee, mut given, subject, is_dry_run, mode, encoder, arrived, .. } = call;
         let (permit, mode) = match permit {
@@ -211,7 +210,7 @@ impl Desk<'_> {
                 (Some(accepted.map(writer)), is_job)
             }
         };
-        // A job has waited for nobody, and has all of its time from here on.
+        // No caller waits for a job, so that its deadline counts from here.
         let counted_from = if subject.job.is_some() { Instant::now() } else { arrived };
         let doing = (!is_job).then(|| self.doing(callee, subject, is_dry_run, arrived));
         Begun { given, outcome, permit, encoder, counted_from, doing }
@@ -231,7 +230,7 @@ impl Desk<'_> {
         current::carry_out(began, || self.agent.add_job(&name, guest, args, request))
     }
 
-    /// A call that is carried out from here on.
+    /// Records a call from its start.
     fn doing(self, callee: Callee, subject: Subject, is_dry_run: bool, began: Instant) -> Doing {
         let what = match callee.changes() && !is_dry_run {
             true => What::Change(Record::begin(self.by, callee.full_name(), Some(subject), began)),
@@ -240,7 +239,7 @@ impl Desk<'_> {
         Doing { callee, began, what }
     }
 
-    /// Writes down a call that was refused before its verb, where the verb changes something.
+    /// Records a call that was refused before its verb, if the verb changes something.
     pub(super) fn refused(self, callee: Callee, why: &str, began: Instant) {
         if callee.changes() {
             Record::begin(self.by, callee.full_name(), None, began).end(&Outcome::Refused(why));
@@ -248,16 +247,16 @@ impl Desk<'_> {
     }
 }
 
-/// A call that has begun.
+/// A call that has started.
 struct Begun {
     given: Box<dyn Given>,
-    /// Where it is known before the verb runs.
+    /// Set if the outcome is known before the verb runs.
     outcome: Option<Result<BoxedWriter, Error>>,
     permit: Option<Permit>,
     encoder: Encoder,
-    /// When its deadline begins.
+    /// The start of its deadline.
     counted_from: Instant,
-    /// What is written down at its end.
+    /// The record to write at its end.
     doing: Option<Doing>,
 }
 
@@ -277,7 +276,7 @@ impl Begun {
         current::of_caller(user, step)
     }
 
-    /// Writes the outcome down; the answer, if it gets one.
+    /// Records the outcome; returns the answer, if the call has one.
     fn end(self, agent: &Libvirt, outcome: Result<BoxedWriter, Error>) -> Option<Vec<u8>> {
         drop(self.permit);
         let doing = self.doing.map(|doing| doing.end(agent, outcome.as_ref().err()));
@@ -286,7 +285,7 @@ impl Begun {
     }
 }
 
-/// A call that is being carried out.
+/// A call that runs.
 struct Doing {
     callee: Callee,
     began: Instant,
@@ -299,7 +298,7 @@ enum What {
 }
 
 impl Doing {
-    /// Counts it and writes it down, by its error if it has one; what it was about.
+    /// Counts and records the call, with its error if it failed; returns its target.
     fn end(self, agent: &Libvirt, error: Option<&Error>) -> Subject {
         let Self { callee: Callee { service, entry: (method, ..) }, began, what } = self;
         agent.calls().count(service.name(), method, error.is_none(), began.elapsed());
@@ -317,7 +316,7 @@ impl Doing {
     }
 }
 
-/// Logs how a call went that changes nothing, be it one of a method that else does.
+/// Logs the outcome of a call that changes nothing, including a dry run of a method that changes something.
 pub(super) fn log_read(
     service: Service,
     method: &str,

@@ -1,4 +1,4 @@
-//! CreateGuest and Delete: carried out, or only planned where the request says so.
+//! CreateGuest and Delete: run, or only planned if the request says so.
 
 use crate::guest::wire::verbs::{PlanRequest, PlanResponse};
 use crate::guest::wire::{GuestRequest, GuestResponse};
@@ -13,10 +13,11 @@ pub(super) fn delete_or_plan(agent: &Libvirt, request: PlanRequest) -> Result<Pl
     either(agent, request, Libvirt::delete, Libvirt::plan_delete)
 }
 
-/// Whether nothing is to be done: by the member, or by the word in `args`, which all paths have.
+/// Returns whether the request is a dry run: by the member, or by the argument in `args`, which all
+/// paths have.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a word that is neither yes nor no.
+/// [`Error::Invalid`] for an argument that is neither yes nor no.
 pub(super) fn is_asked(request: &PlanRequest) -> Result<bool, Error> {
     Ok(ops::is_dry_run(&request.args)? || request.dry_run)
 }
@@ -36,7 +37,7 @@ fn either(
     Ok(PlanResponse { guest: Some(guest), plan: Some(plan), warnings: Vec::new() })
 }
 
-/// A problem as the old path has its error: a plan is the same on both paths.
+/// Returns a problem with the error text of `/_mistify_RPC_`: a plan is the same on both paths.
 fn text(problem: &Problem) -> String {
     match problem {
         Problem::Error(error) => on_old_path(error),

@@ -8,17 +8,18 @@ use crate::rpc::subject::Subject;
 use crate::rpc::texts;
 use crate::rpc::v2::errors::{Failure, Kind};
 
-/// Writes the answer of a call. Without an id its request is a notification, which is never answered.
+/// Writes the answer of a call. A request without an id is a notification, which is never answered.
 #[derive(Clone, Debug)]
 pub(super) enum Encoder {
-    /// JSON-RPC 1.0, with a line's end.
+    /// JSON-RPC 1.0, which ends with a line feed.
     V1(Option<Id>),
-    /// JSON-RPC 2.0, without one.
+    /// JSON-RPC 2.0, without a line feed.
     V2(Option<Id>),
 }
 
 impl Encoder {
-    /// The answer, if it gets one: with the result that is written, or the error of a call that was about this.
+    /// Returns the answer, if the request gets one: with the result of the writer, or the error of a call about
+    /// this target.
     pub(super) fn answer(
         &self,
         outcome: Result<Writer<'_>, &Error>,
@@ -29,13 +30,13 @@ impl Encoder {
             (Self::V1(id), Err(error)) => {
                 Some(envelope::encode_error(&texts::on_old_path(error), id.as_ref()?))
             }
-            // The answer is mostly the request's guest again, so this is rarely grown.
+            // The answer is mostly the request's guest again, so the buffer rarely grows.
             (Self::V2(id), Ok(write)) => success(id.as_ref(), 1024, write),
             (Self::V2(id), Err(error)) => fail(id.as_ref(), &Failure::of(error, subject)),
         }
     }
 
-    /// The answer with a result that was written before.
+    /// Returns the answer with a result that is JSON already.
     pub(super) fn success_of(&self, result: &'static [u8]) -> Option<Vec<u8>> {
         let write = |out: &mut Vec<u8>| {
             out.extend_from_slice(result);
@@ -47,8 +48,8 @@ impl Encoder {
         }
     }
 
-    /// This answer, or in its place that of JSON-RPC 2.0 where there is no room for it in memory. JSON-RPC 1.0 has no
-    /// word for that: the connection's refusal has.
+    /// Returns this answer, or an error of JSON-RPC 2.0 if the answer exceeds the memory budget. JSON-RPC 1.0 has no such
+    /// error: there the connection refuses the answer.
     pub(super) fn fit(
         &self,
         answer: Option<Vec<u8>>,
@@ -64,7 +65,7 @@ impl Encoder {
     }
 }
 
-/// The answer of JSON-RPC 2.0 in place of one that there is no room for in memory.
+/// Returns the JSON-RPC 2.0 answer in place of one that exceeds the memory budget.
 pub(super) fn without_room(id: Option<&Id>, changes: bool) -> Option<Vec<u8>> {
     let why = "too many bytes of requests and answers";
     let failure = match changes {
@@ -74,7 +75,7 @@ pub(super) fn without_room(id: Option<&Id>, changes: bool) -> Option<Vec<u8>> {
     fail(id, &failure)
 }
 
-/// The answer of JSON-RPC 2.0 with a result that is written; `capacity` bytes are expected.
+/// Returns the JSON-RPC 2.0 answer with the result of the writer; `capacity` is its expected size in bytes.
 fn success(id: Option<&Id>, capacity: usize, write: Writer<'_>) -> Option<Vec<u8>> {
     let id = id?;
     let mut out = Vec::with_capacity(capacity);
@@ -89,7 +90,7 @@ fn success(id: Option<&Id>, capacity: usize, write: Writer<'_>) -> Option<Vec<u8
     Some(out)
 }
 
-/// The answer of JSON-RPC 2.0 with this failure.
+/// Returns the JSON-RPC 2.0 answer with this failure.
 pub(super) fn fail(id: Option<&Id>, failure: &Failure) -> Option<Vec<u8>> {
     id.map(|id| failure.answer(Some(id)))
 }

@@ -1,6 +1,6 @@
-//! The JSON-RPC 1.0 envelope (contract section 3): bytes to a request, an outcome to bytes.
+//! The JSON-RPC 1.0 envelope (contract section 3): decodes requests and encodes outcomes.
 //!
-//! What cannot be decoded is refused here with status 400; the method table is the caller's.
+//! Invalid requests are refused here with status 400; the caller supplies the table of methods.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,32 +14,32 @@ use crate::config::JSON_DEPTH_MAX;
 use crate::guest::members::members;
 use crate::rpc::json::{self, Writer};
 
-/// A request that got past the envelope.
+/// A request with a valid envelope.
 #[derive(Clone, Debug)]
 pub struct Request<M> {
-    /// What the lookup found.
+    /// The result of the lookup.
     pub method: M,
-    /// What the caller wants to see in the answer; without one the request is a notification: the
-    /// method runs and the answer is empty.
+    /// The id to repeat in the answer; a request without one is a notification: the method runs and
+    /// the answer is empty.
     pub id: Option<Id>,
     /// The first element of `params`, unless that is absent or `null`.
     params: Option<Box<RawValue>>,
 }
 
 impl<M> Request<M> {
-    /// The parameter of the method, as it was written; an absent one is empty.
+    /// Returns the parameter of the method, as it was written; an absent one is empty.
     pub fn params(&self) -> Option<&RawValue> {
         self.params.as_deref()
     }
 }
 
-/// The refusal of a parameter that is not what its method reads.
+/// Returns the refusal of a parameter that does not fit its method.
 pub(super) fn unfit(error: &serde_json::Error) -> Refusal {
     ill_formed(&format_args!("params[0]: {}", without_place(error)))
 }
 
-/// The error of a part of a request. Its place is counted from the start of that part, which helps
-/// nobody.
+/// Returns the error text of a part of a request without its position, which counts from the start
+/// of that part and would mislead.
 pub(super) fn without_place(error: &serde_json::Error) -> String {
     let place = format!(" at line {} column {}", error.line(), error.column());
     let text = error.to_string();
@@ -54,12 +54,12 @@ pub struct Id(
 );
 
 impl Id {
-    /// The id as it was written, in well-formed JSON.
+    /// Takes the id as it was written, in well-formed JSON.
     pub(super) fn new(raw: &RawValue) -> Self {
         Self(json::compact(raw.get()))
     }
 
-    /// The id as JSON.
+    /// Returns the id as JSON.
     pub fn as_json(&self) -> &str {
         &self.0
     }
@@ -77,7 +77,7 @@ impl Refusal {
     pub const STATUS: u16 = 400;
 }
 
-/// What the method table says to a service and a method name.
+/// The result of looking up a service and a method in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup<M> {
     /// The method.
@@ -88,19 +88,20 @@ pub enum Lookup<M> {
     NoMethod,
 }
 
-/// Decodes the first JSON value of `body` as a request; `lookup` is asked with the parts of the
+/// Decodes the first JSON value of `body` as a request; `lookup` is called with the parts of the
 /// method's name before and after the dot.
 ///
 /// # Errors
-/// A [`Refusal`], for the first of these that holds: the body is no request, the method's name has
-/// not two parts, there is no such service or method, `params` is missing or no array.
+/// A [`Refusal`] for the first of these errors: the body is not a request, the method's name does
+/// not have two parts, the service or the method does not exist, `params` is missing or not an
+/// array.
 pub fn decode<M>(
     body: &[u8],
     lookup: impl FnOnce(&str, &str) -> Lookup<M>,
 ) -> Result<Request<M>, Refusal> {
     let text = without_lone_surrogates(String::from_utf8_lossy(body));
     check_depth(&text).map_err(|why| ill_formed(&why))?;
-    // Reads one value and looks at nothing after it.
+    // Reads one value and ignores everything after it.
     let envelope = Option::deserialize(&mut serde_json::Deserializer::from_str(&text));
     let envelope: Envelope<'_> = envelope.map_err(|e| ill_formed(&e))?.unwrap_or_default();
     let method = find_method(&envelope.method, lookup)?;
@@ -116,7 +117,7 @@ pub fn decode<M>(
 /// Decodes the first JSON value of `body` as a parameter that stands alone, without an envelope.
 ///
 /// # Errors
-/// If it is not what `T` reads.
+/// If it does not fit `T`.
 pub fn decode_bare<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refusal> {
     let text = without_lone_surrogates(String::from_utf8_lossy(body));
     check_depth(&text).map_err(|why| ill_formed(&why))?;
@@ -124,9 +125,9 @@ pub fn decode_bare<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refu
     Ok(value.map_err(|e| ill_formed(&e))?.unwrap_or_default())
 }
 
-/// The answer of a method that succeeded with the result that this writes.
+/// Returns the answer of a method that succeeded, with the result of the writer.
 pub(super) fn encode_success(write: Writer<'_>, id: &Id) -> Vec<u8> {
-    // The answer is mostly the request's guest again, so this is rarely grown.
+    // The answer is mostly the request's guest again, so the buffer rarely grows.
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(b"{\"result\":");
     if let Err(error) = write(&mut out) {
@@ -136,7 +137,7 @@ pub(super) fn encode_success(write: Writer<'_>, id: &Id) -> Vec<u8> {
     finish(out, id)
 }
 
-/// The answer of a method that failed.
+/// Returns the answer of a method that failed.
 pub fn encode_error(text: &str, id: &Id) -> Vec<u8> {
     let mut out = b"{\"result\":null,\"error\":".to_vec();
     json::write(&mut out, &text).expect("text has a JSON form");
@@ -163,7 +164,7 @@ members!(Envelope<'de> {
     "id" => id: value,
 });
 
-/// The first element of an array, if there is one and it is not `null`; the others are passed over.
+/// The first element of an array, if there is one and it is not `null`; the others are ignored.
 struct FirstElement<'a>(Option<&'a RawValue>);
 
 impl<'de> Deserialize<'de> for FirstElement<'de> {
@@ -208,12 +209,12 @@ fn ill_formed(cause: &dyn fmt::Display) -> Refusal {
     Refusal { text: format!("rpc: request ill-formed: {cause}") }
 }
 
-/// An object's members.
+/// Returns an object's members.
 pub(super) fn members(object: &RawValue) -> Result<BTreeMap<String, &RawValue>, Refusal> {
     serde_json::from_str(object.get()).map_err(|error| Refusal { text: without_place(&error) })
 }
 
-/// Refuses what nests deeper than any caller's request, before a parser follows it down.
+/// Refuses text that is nested deeper than any caller's request, before a parser recurses into it.
 pub(super) fn check_depth(text: &str) -> Result<(), String> {
     if text.len() <= JSON_DEPTH_MAX {
         return Ok(());
@@ -234,7 +235,7 @@ pub(super) fn check_depth(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Replaces each escape of half a surrogate pair by the escape of U+FFFD, as Go does; serde_json
+/// Replaces each escape of a lone surrogate with the escape of U+FFFD, as Go does; serde_json
 /// refuses them.
 pub(super) fn without_lone_surrogates(text: Cow<'_, str>) -> Cow<'_, str> {
     if !text.contains("\\ud") && !text.contains("\\uD") {
@@ -248,7 +249,7 @@ pub(super) fn without_lone_surrogates(text: Cow<'_, str>) -> Cow<'_, str> {
         let (length, lone) = match (unit(escape), escape.get(6..).and_then(unit)) {
             (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, false),
             (Some(0xd800..=0xdfff), _) => (6, true),
-            // Any other escape: the backslash and the character after it, whatever that is.
+            // Any other escape: the backslash and the character after it.
             _ => (1 + escape.chars().nth(1).map_or(0, char::len_utf8), false),
         };
         let (escape, after) = escape.split_at(length);
@@ -259,14 +260,14 @@ pub(super) fn without_lone_surrogates(text: Cow<'_, str>) -> Cow<'_, str> {
     Cow::Owned(replaced)
 }
 
-/// The UTF-16 code unit of an escape `\uXXXX` at the start of `text`.
+/// Returns the UTF-16 code unit of an escape `\uXXXX` at the start of `text`.
 fn unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     let all_hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
     u16::from_str_radix(digits, 16).ok().filter(|_| all_hex)
 }
 
-/// `text` in double quotes, as Go's `%q` writes it.
+/// Returns `text` in double quotes, as Go's `%q` writes it.
 fn go_quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
@@ -292,8 +293,8 @@ fn go_quoted(text: &str) -> String {
     quoted
 }
 
-/// Whether a character beyond ASCII shows on paper. Rust knows, but escapes a combining character
-/// that stands first, too; so it is asked after a letter.
+/// Returns whether a non-ASCII character is printable. `escape_debug` decides, but it also escapes
+/// a combining character at the start, so the check repeats it after a letter.
 fn is_printable(c: char) -> bool {
     c.escape_debug().next() == Some(c) || format!("a{c}").escape_debug().nth(1) == Some(c)
 }

@@ -1,4 +1,4 @@
-//! What must hold of requests whatever comes in.
+//! Properties of requests that hold for every input.
 
 use std::str;
 
@@ -12,7 +12,7 @@ use crate::guest::wire::GuestRequest;
 use crate::guest::wire::images::{ImageRequest, SnapshotRequest, VolumeRequest};
 use crate::guest::wire::metrics::GuestMetricsRequest;
 
-/// The bytes as a request, as a parameter that stands alone, and as what stands in a request.
+/// Decodes the bytes as a request, as a bare parameter, and as parts of a request.
 pub(crate) fn decode(data: &[u8]) {
     let mut asked = Vec::new();
     let outcome = envelope::decode(data, |service, method| {
@@ -38,7 +38,8 @@ pub(crate) fn decode(data: &[u8]) {
     }
 }
 
-/// A request that was understood: its id goes back as it came, and its parameter is what is read.
+/// Checks a valid request: its id is returned as it was written, and its parameter is the one that
+/// is read.
 fn known(request: &Request<()>) {
     if let Some(id) = &request.id {
         answers(id, "a \"line\"\n<of> text");
@@ -60,7 +61,7 @@ where
     }
 }
 
-/// What is written is read again, in bytes that are safe in HTML, on one line.
+/// Checks that a written value is read again, from bytes that are safe in HTML and on one line.
 fn round_trip<T>(value: &T)
 where
     T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
@@ -72,7 +73,7 @@ where
     assert_eq!(read, *value);
 }
 
-/// An answer is one line of JSON with these members and no other.
+/// Checks that an answer is one line of JSON with exactly these members.
 fn answers(id: &Id, text: &str) {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -102,7 +103,7 @@ fn answers(id: &Id, text: &str) {
     assert!(!id.as_json().contains(['<', '>', '&', '\u{2028}', '\u{2029}']));
 }
 
-/// Text that is JSON by itself, as the id and the parameter of a request.
+/// Checks a text that is JSON by itself as the id and the parameter of a request.
 fn within(text: &str) {
     let (Ok(value), Ok(raw)) =
         (serde_json::from_str::<Value>(text), serde_json::from_str::<&RawValue>(text))

@@ -1,4 +1,4 @@
-//! What of a call depends on the types of its method, so that the rest is compiled once.
+//! The parts of a call that depend on the types of its method, so that the rest is compiled once.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::rpc::json;
 use crate::rpc::subject::About;
 use crate::rpc::table::{InSteps, Method, Verb};
 
-/// What a method takes.
+/// The parameter type of a method.
 pub(super) trait Params:
     Clone + DeserializeOwned + for<'de> Members<'de> + About + Send
 {
@@ -23,7 +23,7 @@ impl<P: Clone + DeserializeOwned + for<'de> Members<'de> + About + Send> Params 
 /// Writes a result as JSON.
 pub(super) type BoxedWriter = Box<dyn Fn(&mut Vec<u8>) -> serde_json::Result<()> + Send>;
 
-/// Gets the outcome of a question that nobody waits for.
+/// Receives the outcome of a query for which no thread waits.
 pub(super) type Then = Box<dyn FnOnce(Result<BoxedWriter, Error>) + Send>;
 
 /// A verb and its parameter.
@@ -31,33 +31,33 @@ pub(super) trait Given: Send {
     /// The members that the parameter may have.
     fn names(&self) -> &'static [&'static str];
 
-    /// Reads the parameter, which is empty before.
+    /// Reads the parameter, which was empty before.
     ///
     /// # Errors
-    /// Where this is no such parameter.
+    /// If the JSON does not fit the parameter.
     fn read(&mut self, json: &str) -> serde_json::Result<()>;
 
-    /// The parameter.
+    /// Returns the parameter.
     fn about(&mut self) -> &mut dyn About;
 
-    /// Runs the verb with the parameter, or its next step; what writes its result. `is_gone` says whether the caller
-    /// has disconnected.
+    /// Runs the verb with the parameter, or its next step; returns the writer of its result. `is_gone` returns
+    /// whether the caller has disconnected.
     fn step(&mut self, agent: &Libvirt, is_gone: &dyn Fn() -> bool) -> Step<BoxedWriter>;
 
-    /// What it takes to post the verb, where that is one question to libvirt that may be asked now.
+    /// Prepares to post the verb, if it is a single query to libvirt that may run now.
     ///
     /// # Errors
-    /// Those of the verb that come before it asks.
+    /// The errors of the verb before its query.
     fn posting(&mut self, _agent: &Libvirt) -> Result<Option<Posting>, Error> {
         Ok(None)
     }
 
-    /// Asks the question that [`Given::posting`] has prepared, and waits for nothing.
+    /// Posts the query that [`Given::posting`] has prepared; does not block.
     fn post(self: Box<Self>, _: &Arc<Libvirt>, _: Share, _: Posting, _: Then) {}
 }
 
 impl Method {
-    /// The verb with an empty parameter.
+    /// Returns the verb with an empty parameter.
     pub(super) fn given(self) -> Box<dyn Given> {
         match self {
             Self::Guest(verb) => typed(verb),
@@ -114,15 +114,15 @@ struct Typed<P, R> {
 struct Stepping<P, R> {
     params: P,
     begin: InSteps<P, R>,
-    /// Once it has begun.
+    /// Set once the verb has started.
     steps: Option<Box<dyn Steps<R>>>,
 }
 
-/// A verb that is one question to libvirt.
+/// A verb that is a single query to libvirt.
 struct Asking<P, R> {
     params: P,
     asks: Verb<P, Question<R>>,
-    /// Made of the parameter, where that was done.
+    /// Made from the parameter, once that was done.
     question: Option<Question<R>>,
 }
 
@@ -187,13 +187,13 @@ impl<P: Params, R: Serialize + Send + 'static> Given for Asking<P, R> {
     }
 
     fn post(self: Box<Self>, agent: &Arc<Libvirt>, user: Share, posting: Posting, then: Then) {
-        // Without a question nobody has a posting.
+        // A posting exists only with a query.
         let Some(question) = self.question else { return };
         agent.post(user, posting, question, |outcome| then(outcome.map(writer)));
     }
 }
 
-/// Writes this result.
+/// Returns the writer of this result.
 pub(super) fn writer<R: Serialize + Send + 'static>(result: R) -> BoxedWriter {
     Box::new(move |out| json::write(out, &result))
 }

@@ -1,7 +1,7 @@
-//! Calls that are carried out after their request was answered: on threads of their own, by the same
-//! desk that carries out all others, for the caller that asked.
+//! Calls that run after their request was answered: on threads of their own, by the same dispatcher
+//! as all other calls, for the caller that made the request.
 //!
-//! A job's thread waits for the permit of its call: it keeps no handler waiting.
+//! A job's thread waits for the permit of its call, so no handler waits.
 
 use std::io;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use super::v2;
 use crate::jobs::Begun;
 use crate::ops::Libvirt;
 
-/// The threads that carry jobs out.
+/// The threads that run jobs.
 pub struct Workers {
     agent: Arc<Libvirt>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
-    /// Starts them; jobs that a former life of the agent left are begun at once.
+    /// Starts the threads; jobs that an earlier run of the agent left start at once.
     ///
     /// # Errors
-    /// When the system gives no threads.
+    /// When the system cannot start a thread.
     pub fn start(agent: &Arc<Libvirt>, audit: &Arc<Audit>) -> io::Result<Self> {
         let mut workers = Self { agent: Arc::clone(agent), threads: Vec::new() };
         for index in 0..agent.jobs().limits().at_once {
@@ -38,12 +38,12 @@ impl Workers {
         Ok(workers)
     }
 
-    /// From here on no job is begun, or taken.
+    /// Stops the start of jobs, and refuses new ones.
     pub fn tell_to_stop(&self) {
         self.agent.jobs().close();
     }
 
-    /// Waits for the jobs that run; whether all have ended.
+    /// Waits for the running jobs; returns whether all have ended.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -59,7 +59,7 @@ impl Workers {
     }
 }
 
-/// Carries out one job after the other until none is begun any more.
+/// Runs one job after the other until the agent stops.
 fn work(agent: &Libvirt, audit: &Arc<Audit>) {
     while let Some(begun) = agent.jobs().next() {
         carry_out(agent, audit, &begun);
@@ -76,7 +76,7 @@ fn carry_out(agent: &Libvirt, audit: &Arc<Audit>, begun: &Begun) {
     agent.end_job(begun, outcome);
 }
 
-/// The method of a job; none that this version does not have any more.
+/// Returns the method of a job; `None` if this version no longer has it.
 fn callee(name: &str) -> Option<Callee> {
     let (service, method) = name.split_once('.')?;
     match Callee::find(Service::Libvirt, service, method) {

@@ -1,4 +1,4 @@
-//! JSON as Go's encoder writes it, byte for byte: callers and their logs know its shape.
+//! JSON exactly as Go's encoder writes it: callers and their logs depend on its form.
 
 use std::io::{self, Write};
 
@@ -9,17 +9,17 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 /// control characters as `\u00XX` but for `\n`, `\r` and `\t`, floats in their shortest form.
 ///
 /// # Errors
-/// If `value` has no JSON, such as a map whose keys are structs.
+/// If `value` has no JSON form, such as a map whose keys are structs.
 pub fn write(out: &mut Vec<u8>, value: &impl Serialize) -> serde_json::Result<()> {
     value.serialize(&mut Serializer::with_formatter(out, GoFormatter))
 }
 
-/// What writes a value in this way; however many kinds of values there are, who is given one of these
-/// is compiled once.
+/// Writes a value as JSON. It is a trait object, so that a function which takes it is compiled once
+/// for all types.
 pub(super) type Writer<'a> = &'a dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>;
 
-/// Well-formed JSON without the blanks between its parts, and with the characters escaped that
-/// [`write()`] escapes. All else, the digits of numbers above all, stays as it was written.
+/// Returns well-formed JSON without whitespace between its parts, with the characters escaped that
+/// [`write()`] escapes. Everything else, especially the digits of numbers, stays as it was written.
 pub fn compact(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let (mut in_string, mut after_backslash) = (false, false);
@@ -38,7 +38,7 @@ pub fn compact(json: &str) -> String {
     out
 }
 
-/// The escape of a character that JSON may carry as it is, but that breaks HTML or JavaScript.
+/// Returns the escape of a character that is valid in JSON but unsafe in HTML or JavaScript.
 fn escape(c: char) -> Option<&'static str> {
     match c {
         '<' => Some("\\u003c"),

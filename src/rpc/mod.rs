@@ -1,5 +1,5 @@
-//! JSON in, JSON out: the envelopes, the table of methods, and the texts of errors. The only module
-//! that knows the shape of answers.
+//! JSON-RPC: the envelopes, the table of methods, and the texts of errors. Only this module knows the form of
+//! answers.
 
 mod as_job;
 mod audit;
@@ -44,34 +44,34 @@ pub use v2::answer as answer_v2;
 #[cfg(any(test, fuzzing))]
 pub(crate) use v2::fuzz_calls;
 
-/// A request beyond this leaves so much free memory behind that it is worth giving back: a guest of
-/// common size takes 2 KiB.
+/// A larger request frees so much memory that it is worth returning to the system: a guest of common size takes 2
+/// KiB.
 const LARGE_BYTES: usize = 8 * 1024;
-/// What comes of one request.
+/// The outcome of one request.
 #[derive(Debug)]
 pub struct Answered {
-    /// The method that was called, with its service: none where nobody knows it.
+    /// The method that was called, with its service; `None` if it is unknown.
     pub method: Option<String>,
-    /// What goes back.
+    /// The answer to send.
     pub answer: Answer,
 }
 
-/// What goes back for one request.
+/// The answer to one request.
 #[derive(Debug)]
 pub enum Answer {
     /// A result or a method's error: status 200 with this body.
     Result(Vec<u8>),
     /// The request was a notification, or a batch of them: no body, with status 200, or 204 for JSON-RPC 2.0.
     Nothing,
-    /// The request could not be understood: status 400 with this line.
+    /// The request was invalid: status 400 with this line.
     Refused(String),
 }
 
-/// Carries out the request in `body`, for a method of `service`, and hands its answer to `then`, at once or later. A
-/// call that changes something is audited, also one that is refused.
+/// Runs the request in `body`, for a method of `service`, and passes its answer to `then`, at once or later. A call
+/// that changes something is audited, even if it is refused.
 ///
 /// # Blocking
-/// Where the thread of the request may: up to the deadline of the method that it calls.
+/// Where the thread of the request may block: up to the deadline of the method that it calls.
 pub fn answer<I: Inbound + 'static>(
     agent: &Arc<Libvirt>,
     audit: &Arc<Audit>,
@@ -92,7 +92,7 @@ pub fn answer<I: Inbound + 'static>(
     }
 }
 
-/// The same for a caller in this process, on this thread.
+/// Runs the request of a caller in this process, on this thread.
 ///
 /// # Blocking
 /// Up to the deadline of the method.
@@ -107,7 +107,7 @@ pub fn answer_here(agent: &Libvirt, service: Service, body: &[u8], by: Behalf<'_
 /// Reads a request.
 ///
 /// # Errors
-/// The answer to one that cannot be understood.
+/// The answer to an invalid request.
 fn read(desk: Desk<'_>, service: Service, body: &[u8]) -> Result<Call, Answered> {
     let began = desk.by.arrived();
     let mut named = None;
@@ -134,15 +134,15 @@ impl From<Option<Vec<u8>>> for Answer {
     }
 }
 
-/// Gives back the memory that a large request leaves free, once it is answered or kept. Not for the front's thread, whose
-/// requests are short.
+/// Gives the memory that a large request has freed back to the system, once its answer is sent or stored. Not for the
+/// front's thread, whose requests are short.
 pub fn give_back_after(body_bytes: usize) {
     if body_bytes > LARGE_BYTES {
         memory::give_back();
     }
 }
 
-/// What goes back for a snapshot that is to be downloaded.
+/// The answer to the download of a snapshot.
 pub enum Download {
     /// Its content: status 200.
     Stream(Box<dyn Read + Send>),
@@ -192,9 +192,9 @@ impl Asked for Request<Callee> {
         Ok(Request::params(self))
     }
 
-    /// Passed over, as by the original (contract section 9).
+    /// Unknown members are ignored, as by the original (contract section 9).
     fn unknown(&self, callee: Callee, members: &[String]) -> Result<(), Refusal> {
-        // A poll says the same every few seconds.
+        // A poll would log the same every few seconds.
         if matches!(callee.entry.2, Method::Status(_) | Method::Metrics(_)) {
             return Ok(());
         }

@@ -4,9 +4,9 @@ use crate::guest::members::{Members, Unknown};
 use crate::guest::wire::{Disk, Guest, Nic};
 use crate::rpc::as_job::ASYNC;
 
-/// Which members they are, and which were meant.
+/// Returns a text for each unknown member, with the member that was probably meant.
 pub(super) fn in_words(unknown: &[Unknown]) -> Vec<String> {
-    // A parameter beside those of the method, which the envelope reads.
+    // The envelope reads this parameter, which belongs to no method.
     let is_strange = |member: &&Unknown| member.place() != ASYNC;
     unknown.iter().filter(is_strange).map(describe).collect()
 }
@@ -21,7 +21,7 @@ fn describe(unknown: &Unknown) -> String {
     text
 }
 
-/// What of a guest a member belongs to that stands somewhere else.
+/// Returns the part of a guest to which a misplaced member belongs.
 fn owner(name: &str) -> Option<&'static str> {
     let owners: [(&str, &[&str]); 3] =
         [("guest", Guest::NAMES), ("nics", Nic::NAMES), ("disks", Disk::NAMES)];

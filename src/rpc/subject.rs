@@ -1,4 +1,4 @@
-//! What a call is about, for the log and the audit.
+//! The target of a call, for the log and the audit.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::guest::wire::verbs::{
 use crate::guest::wire::{Guest, GuestRequest};
 use crate::rpc::dry_run;
 
-/// What a call is about: one of the names, as the caller wrote it.
+/// The target of a call: one of the names, as the caller wrote it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Subject {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,16 +26,16 @@ pub(super) struct Subject {
     pub(super) image: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) dataset: Option<String>,
-    /// What is to be made of it, such as a snapshot's name.
+    /// What the call makes from the target, such as a snapshot's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) dest: Option<String>,
-    /// A job, or the one that a call is carried out by.
+    /// The job that is the target, or the job that runs the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) job: Option<String>,
 }
 
 impl Subject {
-    /// Its members, for log lines.
+    /// Returns the members, for log lines.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, Value<'_>)> {
         let Self { guest, image, dataset, dest, job } = self;
         let all = [
@@ -48,13 +48,14 @@ impl Subject {
         all.into_iter().filter_map(|(name, value)| Some((name, Value::from(value.as_deref()?))))
     }
 
-    /// The name of the dataset, image or guest; none where the caller named none.
+    /// Returns the name of the dataset, image or guest; `None` if the caller named none.
     pub(super) fn name(&self) -> Option<&str> {
         let names = [&self.dataset, &self.image, &self.guest].into_iter().flatten();
         names.map(String::as_str).find(|name| !name.is_empty())
     }
 
-    /// What calls about it wait for one after the other: the guest's id, for a dataset of a guest as well.
+    /// Returns the key by which calls about the target are serialized: the guest's id, also for a dataset
+    /// of a guest.
     pub(super) fn key(&self) -> String {
         match (&self.guest, &self.dataset, &self.image) {
             (Some(guest), ..) => guest.clone(),
@@ -67,13 +68,13 @@ impl Subject {
         }
     }
 
-    /// Bytes of its names.
+    /// Returns the bytes of the names.
     pub(super) fn bytes(&self) -> usize {
         let Self { guest, image, dataset, dest, job } = self;
         [guest, image, dataset, dest, job].into_iter().flatten().map(String::len).sum()
     }
 
-    /// The same with at most so many characters of each name.
+    /// Returns the target with at most `chars` characters of each name.
     pub(super) fn cut(&self, chars: usize) -> Self {
         let cut = |text: &Option<String>| text.as_ref().map(|text| cut(text, chars).into_owned());
         Self {
@@ -86,29 +87,30 @@ impl Subject {
     }
 }
 
-/// What a request is about.
+/// A request that has a target.
 pub(super) trait About {
     fn subject(&self) -> Subject;
 
-    /// Its guest and its arguments, where a job can be made of it.
+    /// Returns the guest and the arguments, if a job can be made from the request.
     fn for_job(&mut self) -> Option<(Option<&Guest>, &mut BTreeMap<String, String>)> {
         None
     }
 
-    /// Its arguments, where it has some.
+    /// Returns the arguments, if the request has some.
     fn args(&self) -> Option<&BTreeMap<String, String>> {
         None
     }
 
-    /// Says whether members that would be replaced are refused.
+    /// Sets whether members that would be replaced are refused.
     fn set_strict(&mut self, _is_strict: bool) {}
 
-    /// Whether its answer waits for what it asks for, longer than a call's deadline.
+    /// Returns whether the answer waits for the requested state of the guest, longer than a call's
+    /// deadline.
     fn waits(&self) -> bool {
         false
     }
 
-    /// Whether it changes nothing though its method does.
+    /// Returns whether the request changes nothing although its method does.
     fn is_dry_run(&self) -> bool {
         false
     }
@@ -119,7 +121,7 @@ fn about_guest(guest: Option<&Guest>) -> Subject {
     Subject { guest: Some(id), ..Subject::default() }
 }
 
-/// Requests about one guest with arguments, of which jobs can be made; each with what it has besides.
+/// Requests about one guest with arguments, from which jobs can be made; each with its additional methods.
 macro_rules! about_one_guest {
     ($($request:ty $({ $($besides:tt)* })?),*) => {$(
         impl About for $request {
@@ -171,7 +173,7 @@ impl About for GuestMetricsRequest {
     }
 }
 
-/// No job can be made of it: the job's file would have its secrets.
+/// No job can be made from it: the job's file would contain its secrets.
 impl About for LoginRequest {
     fn subject(&self) -> Subject {
         about_guest(self.guest.as_ref())
@@ -228,7 +230,7 @@ impl About for SnapshotRequest {
     }
 }
 
-/// The text, or so much of it with a mark that there was more.
+/// Returns the text, or its first `chars` characters with a mark for the omitted rest.
 pub(super) fn cut(text: &str, chars: usize) -> Cow<'_, str> {
     match text.char_indices().nth(chars) {
         None => Cow::Borrowed(text),

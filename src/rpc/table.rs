@@ -1,4 +1,4 @@
-//! The table of methods: what each is called, whether it changes something, and its verb.
+//! The table of methods: the name of each, whether it changes something, and its verb.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,8 @@ use crate::ops::{Error, Libvirt, Question, Steps};
 use crate::rpc::dry_run;
 use crate::rpc::envelope::Lookup;
 
-/// What is served: guests and jobs on one port, all else on another (contract sections 5 and 8).
+/// The services: guests and jobs on one port, the image store on another (contract sections 5 and
+/// 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// Guests.
@@ -32,7 +33,7 @@ pub enum Service {
 }
 
 impl Service {
-    /// The part of a method's name before the dot; letters count.
+    /// Returns the part of a method's name before the dot, which is case-sensitive.
     pub fn name(self) -> &'static str {
         match self {
             Self::Libvirt => "Libvirt",
@@ -41,7 +42,7 @@ impl Service {
         }
     }
 
-    /// The services on the port of this one.
+    /// Returns the services on the port of this one.
     pub fn at_port(self) -> &'static [Self] {
         match self {
             Self::Libvirt | Self::Job => &[Self::Libvirt, Self::Job],
@@ -49,12 +50,12 @@ impl Service {
         }
     }
 
-    /// One of its methods, as callers name it.
+    /// Returns the full name of one of its methods.
     pub(super) fn full_name(self, method: &str) -> String {
         format!("{}.{method}", self.name())
     }
 
-    /// The names of its methods, as callers write them after the dot.
+    /// Returns the names of its methods, as callers write them after the dot.
     pub fn method_names(self) -> impl Iterator<Item = &'static str> {
         self.methods().iter().map(|(name, ..)| *name)
     }
@@ -68,13 +69,13 @@ impl Service {
     }
 }
 
-/// A verb with what it takes and answers.
+/// A verb with its types of request and answer.
 pub(super) type Verb<P, R> = fn(&Libvirt, P) -> Result<R, Error>;
 
-/// A verb that waits for what happens, in steps.
+/// A verb that waits for events, in steps.
 pub(super) type InSteps<P, R> = Verb<P, Box<dyn Steps<R>>>;
 
-/// What a verb asks that is one question to libvirt.
+/// A verb that is a single query to libvirt.
 pub(super) type Asks<P, R> = Verb<P, Question<R>>;
 
 /// A method, by the kind of its verb.
@@ -107,7 +108,7 @@ pub(super) enum Method {
 }
 
 impl Method {
-    /// The names of what it takes and answers, as `rpc.discover` has them.
+    /// Returns the names of its types of request and answer, as `rpc.discover` has them.
     pub(super) fn types(self) -> (&'static str, &'static str) {
         match self {
             Self::Guest(_) | Self::Status(_) => ("GuestRequest", "GuestResponse"),
@@ -137,7 +138,7 @@ impl Method {
     }
 }
 
-/// Whether a method changes something, and so is audited.
+/// Whether a method changes something, and therefore is audited.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     Changes,
@@ -156,7 +157,7 @@ pub(super) struct Callee {
 }
 
 impl Callee {
-    /// A method that is served on the port of `port`.
+    /// Finds a method that is served on the port of `port`.
     pub(super) fn find(port: Service, service: &str, method: &str) -> Lookup<Self> {
         let mut services = port.at_port().iter().copied();
         let Some(service) = services.find(|it| it.name() == service) else {
@@ -167,12 +168,12 @@ impl Callee {
         found.map_or(Lookup::NoMethod, |entry| Lookup::Found(Self { service, entry }))
     }
 
-    /// Its name, as callers write it.
+    /// Returns its full name, as callers write it.
     pub(super) fn full_name(self) -> String {
         self.service.full_name(self.entry.0)
     }
 
-    /// Whether it changes something.
+    /// Returns whether it changes something.
     pub(super) fn changes(self) -> bool {
         self.entry.1 == Changes
     }
@@ -235,7 +236,7 @@ const IMAGE_STORE: [Entry; 18] = [
     ("VerifyDisks", Reads, Method::Guest(Libvirt::verify_disks)),
     ("CreateGuestDisks", Changes, Method::Guest(Libvirt::create_guest_disks)),
     ("DeleteGuestsDisks", Changes, Method::Guest(Libvirt::delete_guest_disks)),
-    // The name that the original's documents have for it.
+    // The name of this method in the original's documents.
     ("DeleteGuestDisks", Changes, Method::Guest(Libvirt::delete_guest_disks)),
     ("CreateVolume", Changes, Method::Volume(Libvirt::create_volume)),
     ("GetVolume", Reads, Method::Volume(Libvirt::get_volume)),

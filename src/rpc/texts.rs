@@ -1,4 +1,4 @@
-//! The texts of errors: for callers of `/_mistify_RPC_` as the contract fixes them, in plain words for all others.
+//! The texts of errors: as the contract fixes them for callers of `/_mistify_RPC_`, and in plain words for all others.
 
 use std::fmt::Write;
 
@@ -7,13 +7,13 @@ use crate::ops::Error;
 use crate::pool::{self, Running, Span};
 use crate::storage;
 
-/// The string that a caller of `/_mistify_RPC_` reads in `error` (contract section 9, "Error strings").
+/// Returns the string in `error` for a caller of `/_mistify_RPC_` (contract section 9, "Error strings").
 pub(super) fn on_old_path(error: &Error) -> String {
     match error {
         Error::Libvirt(error) => {
             format!("[Code-{}] [Domain-{}] {}", error.code.raw(), error.domain.raw(), error.message)
         }
-        // In libvirt's words for it: VIR_ERR_OPERATION_FAILED from VIR_FROM_DOMAIN.
+        // libvirt's words for this error: VIR_ERR_OPERATION_FAILED from VIR_FROM_DOMAIN.
         Error::Exists { id, uuid } => format!(
             "[Code-9] [Domain-20] operation failed: domain '{id}' already exists with uuid {uuid}"
         ),
@@ -62,7 +62,7 @@ pub(super) fn on_old_path(error: &Error) -> String {
     }
 }
 
-/// What recovery does with an unfinished change.
+/// Returns what recovery does with an unfinished change.
 fn recover(verb: Verb) -> &'static str {
     match verb.direction() {
         Direction::Back => "undo",
@@ -104,7 +104,8 @@ fn of_pool(error: &pool::Error) -> String {
     }
 }
 
-/// The message for callers of `/rpc` and for people: `cannot <do something>: <cause>`. libvirt's numbers are beside it.
+/// Returns the message for callers of `/rpc` and for people: `cannot <do something>: <cause>`. The numbers of a libvirt
+/// error are separate members.
 pub(super) fn plain(error: &Error) -> String {
     match error {
         Error::Libvirt(error) => error.message.clone(),
@@ -148,7 +149,7 @@ mod tests {
         Some(Running { what: "Run web-2".to_owned(), age: Duration::from_millis(61_400) })
     }
 
-    /// Both texts of an error of the pool.
+    /// Returns both texts of an error of the pool.
     fn texts(error: pool::Error) -> [String; 2] {
         let error = Error::Pool(error);
         [on_old_path(&error), plain(&error)]

@@ -1,4 +1,4 @@
-//! The names of users, from a database that may hang.
+//! The names of users, from a user database that may hang.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,11 +12,11 @@ use log::warn;
 use crate::config::AuditConfig;
 use crate::threads::panic_text;
 
-/// What is known of users, and the thread `audit-names` that asks the database for others.
+/// The cached names of users, and the thread `audit-names` that looks up others.
 pub(super) struct Names {
-    /// With the time when the database answered.
+    /// Names, each with the time of the database's answer.
     known: HashMap<u32, (Instant, Option<String>)>,
-    /// The user whom the database was asked for and has not named yet.
+    /// The user whose lookup is in flight.
     asked: Option<u32>,
     questions: Sender<u32>,
     answers: Receiver<(u32, Option<String>)>,
@@ -29,19 +29,19 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Starts the thread, which ends when this is dropped and its last question is answered.
+    /// Starts the thread, which ends when this is dropped and its last lookup is complete.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub(super) fn start(
         limits: &AuditConfig,
         name_of: impl Fn(u32) -> io::Result<Option<String>> + Send + 'static,
     ) -> io::Result<Self> {
-        // One question at a time, and so one answer.
+        // One lookup at a time, and so one answer.
         let ((questions, asked), (answer, answers)) = (bounded(1), bounded(1));
         let run = move || {
             for uid in asked {
-                // A user stays unnamed for a while also when the database fails: the uid is enough. A
+                // A user stays unnamed for a while even when the database fails: the uid is enough. A
                 // module of the database that panics has failed, too; the panic is logged.
                 let name = panic::catch_unwind(AssertUnwindSafe(|| name_of(uid)));
                 let name = name.map_err(panic_text).ok().and_then(Result::ok).flatten();
@@ -55,7 +55,7 @@ impl Names {
         Ok(Self { known: HashMap::new(), asked: None, questions, answers, fresh, wait, most })
     }
 
-    /// Returns the name of a user; none when the database has none, or does not answer in time.
+    /// Returns the name of a user; `None` when the database has none, or does not answer in time.
     ///
     /// While the database hangs, only the first record waits for it.
     ///
@@ -112,7 +112,7 @@ mod tests {
         AuditConfig { user_wait: PATIENCE, users: 4, ..AuditConfig::default() }
     }
 
-    /// A database that counts its questions.
+    /// Makes a database that counts its lookups.
     fn counting(limits: &AuditConfig) -> (Names, Arc<AtomicUsize>) {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
@@ -164,7 +164,7 @@ mod tests {
         let mut names = Names::start(&limits, name_of).unwrap();
         assert_eq!(names.name(7), None);
         assert_eq!(begun.recv_timeout(PATIENCE), Ok(7));
-        // Would it be waited for again, this would take longer than that.
+        // A second wait would take longer than this.
         names.wait = PATIENCE;
         let until = Instant::now() + PATIENCE;
         assert_eq!((names.name(7), names.name(8)), (None, None));

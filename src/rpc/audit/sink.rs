@@ -1,4 +1,4 @@
-//! The file that the audit goes to.
+//! The audit file.
 
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -9,18 +9,18 @@ use log::{error, info};
 use crate::config::fixed::LOG_INTERVAL;
 use crate::os::own;
 
-/// The file. One thread has it, and is the only one that waits for its file system.
+/// The audit file. Only one thread writes it, and only that thread waits for its file system.
 ///
-/// A line that cannot be written is logged and lost: its call has been carried out by then, and an
-/// answer that says otherwise would be wrong. Nor are calls refused before they run as long as the
-/// file cannot be written: on a host whose disk is full the calls that make room are changing ones.
-/// A line that is written outlives the agent's end, but is not forced to the disk.
+/// A line that cannot be written is logged and lost: its call is complete by then, so an error to
+/// the caller would be wrong. Calls are not refused while the file cannot be written: on a host
+/// whose disk is full, the calls that free space are changing ones. A written line outlives the
+/// agent's end, but is not synced to the disk.
 pub(super) struct Sink {
     path: PathBuf,
     file: Box<dyn Write + Send>,
-    /// Whether the last line is there in part.
+    /// Whether the last line was written only in part.
     is_torn: bool,
-    /// When a failure was last logged, and how many came since.
+    /// When a failure was last logged, and the number of failures since then.
     failed: Option<(Instant, u64)>,
 }
 
@@ -31,7 +31,7 @@ impl Sink {
         Ok(Self::new(path.to_owned(), Box::new(own::open_log(path)?)))
     }
 
-    /// A sink into this file, which has that path.
+    /// Makes a sink into this open file of that path.
     pub(super) fn new(path: PathBuf, file: Box<dyn Write + Send>) -> Self {
         Self { path, file, is_torn: false, failed: None }
     }
@@ -39,7 +39,7 @@ impl Sink {
     /// As [`Audit::reopen`](super::Audit::reopen).
     ///
     /// # Blocking
-    /// As long as the file system takes.
+    /// As long as the file system blocks.
     pub(super) fn reopen(&mut self) {
         let path = self.path.display();
         match own::open_log(&self.path) {
@@ -52,11 +52,11 @@ impl Sink {
         }
     }
 
-    /// Appends a line by one write, so that lines of several processes do not mix; whether all of it
-    /// was written.
+    /// Appends a line with a single write, so that lines of several processes do not mix; returns
+    /// whether the whole line was written.
     ///
     /// # Blocking
-    /// As long as the file system takes.
+    /// As long as the file system blocks.
     pub(super) fn write(&mut self, line: &[u8]) -> bool {
         let repaired;
         let mut bytes = line;
@@ -79,7 +79,7 @@ impl Sink {
                 self.is_torn = true;
                 self.log_failure(&format!("only {count} of {} bytes were written", bytes.len()));
             }
-            // What was torn before still is.
+            // A line that was torn before still is.
             Err(error) => self.log_failure(&error.to_string()),
         }
         false
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn unwritable_lines_are_counted_and_torn_lines_remain() {
-        // For reading alone.
+        // Opened for reading only.
         let file = File::open("/dev/null").unwrap();
         let mut sink = Sink::new("/dev/null".into(), Box::new(file));
         sink.is_torn = true;

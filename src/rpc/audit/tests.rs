@@ -13,7 +13,7 @@ use crate::os::peer::{Origin, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A file of one test, removed at its end.
+/// The file of a test, removed at its end.
 struct Log(PathBuf);
 
 impl Log {
@@ -32,7 +32,7 @@ impl Log {
         fs::metadata(&self.0).unwrap().permissions().mode() & 0o7777
     }
 
-    /// All lines, once the audit has written what it was given.
+    /// Returns all lines, after the audit has written its queue.
     fn lines(&self, audit: &Audit) -> Vec<Value> {
         assert!(audit.flush(PATIENCE), "it writes what is queued");
         let text = fs::read_to_string(&self.0).unwrap();
@@ -43,7 +43,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        // Not every test makes it.
+        // Not every test creates the file.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -146,7 +146,7 @@ fn irregular_file_is_refused() {
     }
 }
 
-/// A file system that hangs until the test lets it go.
+/// A file system that hangs until the test releases it.
 struct Hanging {
     begun: Sender<()>,
     go: Receiver<()>,
@@ -166,7 +166,8 @@ impl io::Write for Hanging {
     }
 }
 
-/// An audit into a file that hangs; what says that it does, what lets it go, and what it has.
+/// Makes an audit into a file that hangs; returns the signal that it hangs, its release, and its
+/// content.
 #[expect(clippy::type_complexity, reason = "parts of one bed, each used by name")]
 fn hanging(
     limits: &AuditConfig,
@@ -192,7 +193,7 @@ fn a_hanging_file_costs_records_and_no_call() {
     let (audit, begun, go, written) = hanging(&limits);
     begin(&audit, &root(), "hangs").end(&Outcome::Ok);
     begun.recv_timeout(PATIENCE).expect("the writer hangs");
-    // Each of these would wait for ever.
+    // Each of these would wait forever.
     for guest in ["a", "b", "c", "d", "e"] {
         begin(&audit, &root(), guest).end(&Outcome::Ok);
     }
@@ -212,7 +213,7 @@ fn a_hanging_file_costs_records_and_no_call() {
 fn a_file_that_fails_counts_each_record_as_lost() {
     let log = Log::new();
     fs::write(&log.0, "").unwrap();
-    // For reading alone.
+    // Opened for reading only.
     let file = fs::File::open(&log.0).unwrap();
     let sink = Sink::new(log.0.clone(), Box::new(file));
     let audit = Arc::new(Audit::start(&AuditConfig::default(), Some(sink), |_| Ok(None)).unwrap());
@@ -229,7 +230,7 @@ fn reopen_follows_the_earlier_records() {
     for guest in ["a", "b"] {
         begin(&audit, &root(), guest).end(&Outcome::Ok);
     }
-    // Not before the first is written: the file would not be there to rename.
+    // Only after the first record is written; otherwise the file would not exist for the rename.
     assert_eq!(log.lines(&audit).len(), 2);
     fs::rename(&log.0, &old.0).unwrap();
     begin(&audit, &root(), "c").end(&Outcome::Ok);

@@ -25,7 +25,7 @@ fn refusal(body: &str) -> String {
     decode(body.as_bytes(), lookup).and_then(|request| params(&request).map(drop)).unwrap_err().text
 }
 
-/// What Status answers on a host where every guest runs.
+/// Returns the answer of Status on a host where every guest runs.
 fn status(body: &[u8]) -> Result<Vec<u8>, Refusal> {
     let request = decode(body, lookup)?;
     let params = params(&request)?;
@@ -41,7 +41,7 @@ fn status(body: &[u8]) -> Result<Vec<u8>, Refusal> {
     Ok(encode_success(&|out| json::write(out, &answer), &id))
 }
 
-/// The recorded cases about the envelope, see the README beside them.
+/// The recorded cases about the envelope; the README beside them explains them.
 const RECORDED: &str = include_str!("../../../tests/golden/envelope-cases.jsonl");
 
 #[test]
@@ -170,7 +170,7 @@ fn only_the_first_value_of_the_body_is_read() {
     decoded(&format!("{}}} ]}} trailing", &first[..first.len()]));
 }
 
-/// A body with `value` at every place where a value is not looked at.
+/// Makes bodies with `value` at every place where the decoder ignores a value.
 fn bodies_with(value: &str) -> [String; 5] {
     let guest = r#"{"guest":{"id":"a"}}"#;
     [
@@ -190,7 +190,7 @@ fn deep_nesting_is_refused_and_takes_no_stack() {
         for body in bodies_with(&nested(200_000)) {
             assert!(refusal(&body).ends_with("nest deeper than 10000"));
         }
-        // Deepest of all stands the one inside the guest, below four levels of its own.
+        // The value inside the guest is the deepest, below four levels of its own.
         for body in &bodies_with(&nested(JSON_DEPTH_MAX - 4))[..4] {
             assert!(status(body.as_bytes()).is_ok());
         }
@@ -261,7 +261,7 @@ fn an_answer_without_a_json_form_is_an_error() {
 proptest! {
     #[test]
     fn no_body_makes_the_decoder_panic(body: Vec<u8>, text in "[\\[\\]{}\",:\\\\udD8cfé0-9a ]*") {
-        // Whether it is refused does not matter here.
+        // This test does not check whether it is refused.
         let _ = status(&body);
         let _ = status(text.as_bytes());
         let request = format!(r#"{{"method":"Libvirt.Status","params":[{text}],"id":{text}}}"#);

@@ -1,12 +1,11 @@
-//! The calls of one batch, side by side.
+//! The calls of one batch, which run concurrently.
 //!
-//! They get threads of their own beside the handler's, which has a share in the work. Were they
-//! given to other handlers, as many batches as there are handlers would wait for each other for ever;
-//! were they jobs of a lane, a worker would wait for jobs of its own lane. A batch waits for a permit, so
-//! that batches cannot keep all handlers, and each of its calls for another, on its thread. WaitEvents, which
-//! waits without a lane, is bounded in the same way: by
-//! [`EventLimits::waiting`](crate::config::EventLimits::waiting) for all callers together, each up to
-//! its own timeout.
+//! They get threads of their own beside the handler's, which shares the work. With other handlers instead, as many
+//! batches as there are handlers would wait for each other forever; as jobs of a lane, a worker would wait for jobs
+//! of its own lane. A batch waits for a permit, so that batches cannot occupy all handlers. Each of its calls waits
+//! for another permit, on its thread. WaitEvents, which waits without a lane, is bounded in the same way: by
+//! [`EventLimits::waiting`](crate::config::EventLimits::waiting) for all callers together, each up to its own
+//! timeout.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -23,7 +22,8 @@ use crate::rpc::dispatch::Desk;
 use crate::rpc::table::Service;
 use crate::sorted::OrderBy;
 
-/// Carries out what a batch has, which arrived then and has this permit; the answers in its order, if there are any.
+/// Runs the calls of a batch with this permit, counted from `began`; returns the answers in their order, if there
+/// are any.
 pub(super) fn carry_out(
     desk: Desk<'_>,
     port: Service,
@@ -59,7 +59,7 @@ pub(super) fn carry_out(
         let helpers: Vec<_> = (0..threads.helpers)
             .map_while(|_| {
                 let thread = thread::Builder::new().name("http-batch".to_owned());
-                // Where the system gives no thread those that are there do it all.
+                // If the system cannot start a thread, the running ones do all the work.
                 thread.spawn_scoped(scope, || batch.work()).ok()
             })
             .collect();
@@ -73,9 +73,9 @@ pub(super) fn carry_out(
     join(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
-/// The array of these answers, each of which is freed as soon as it is in it; none of no answers.
+/// Joins these answers to an array; each is freed as soon as it is copied. Returns `None` without answers.
 fn join(answers: Vec<Vec<u8>>) -> Option<Vec<u8>> {
-    // A comma or the bracket with each, the other bracket, and the line's end.
+    // A comma or the opening bracket for each, the closing bracket, and the line feed.
     let bytes = answers.iter().map(|answer| answer.len() + 1).sum::<usize>() + 2;
     let mut array = Vec::with_capacity(bytes);
     for answer in answers {
@@ -88,19 +88,19 @@ fn join(answers: Vec<Vec<u8>>) -> Option<Vec<u8>> {
     })
 }
 
-/// A batch at work.
+/// A batch that runs.
 struct Batch<'a> {
     desk: Desk<'a>,
-    /// The calls; the answer, if any, of what is none.
+    /// The calls; for an invalid one its answer, if it gets one.
     calls: &'a [Result<Request<'a>, Option<Vec<u8>>>],
     next: AtomicUsize,
-    /// Of all answers so far.
+    /// The bytes of all answers so far.
     bytes: AtomicUsize,
     begin_until: Instant,
 }
 
 impl Batch<'_> {
-    /// Carries out one call after the other until there is none left: answers with their places.
+    /// Runs one call after the other until none is left; returns the answers with their positions.
     fn work(&self) -> Vec<(usize, Vec<u8>)> {
         let mut answers = Vec::new();
         loop {
@@ -117,15 +117,15 @@ impl Batch<'_> {
     fn carry_out(&self, call: &Request<'_>) -> Option<Vec<u8>> {
         let began = Instant::now();
         if self.desk.by.is_abandoned() {
-            // Not begun, and written down as such: nobody would learn the outcome. What has begun
-            // is finished.
+            // Not started, and recorded as refused: the caller would not learn the outcome. Calls that have started
+            // are finished.
             return call.refuse_busy(self.desk, "not run: the caller has disconnected", began);
         }
         if began >= self.begin_until {
             let why = "not run: the other calls of the batch took too long";
             return call.refuse(self.desk, Kind::Deadline, why.to_owned(), began);
         }
-        // The others of the batch are to be answered, too.
+        // The other calls of the batch need room for their answers, too.
         let answer = call.carry_out(self.desk, began)?;
         let before = self.bytes.fetch_add(answer.len(), Ordering::Relaxed);
         if before >= BATCH_ANSWER_BYTES {

@@ -22,16 +22,16 @@ use crate::rpc::table::{Callee, Service};
 pub(super) struct Request<'a> {
     called: Called,
     params: Option<&'a RawValue>,
-    /// Without one it is a notification, which is never answered.
+    /// A request without an id is a notification, which is never answered.
     id: Option<Id>,
-    /// The job whose call it is.
+    /// The job that runs this call.
     job: Option<&'a str>,
 }
 
 #[derive(Clone, Copy)]
 enum Called {
     Method(Callee),
-    /// What is served on the port of this service.
+    /// Lists the methods on the port of this service.
     Discover(Service),
 }
 
@@ -49,10 +49,10 @@ impl Called {
 }
 
 impl<'a> Request<'a> {
-    /// Reads a request that arrived then.
+    /// Reads a request that arrived at `began`.
     ///
     /// # Errors
-    /// Its answer, if it gets one, where it is none or names no method.
+    /// The answer, if it gets one, to a request that is invalid or names no method.
     pub(super) fn read(
         desk: Desk<'_>,
         port: Service,
@@ -64,7 +64,7 @@ impl<'a> Request<'a> {
         let id = members.get("id").map(|id| is_id(id).then(|| Id::new(id)));
         let name = members.get("method").and_then(|name| text(name));
         let called = name.as_deref().and_then(|name| Called::find(port, name));
-        // Some clients write out that they give none.
+        // Some clients write `null` for absent parameters.
         let params = members.get("params").copied().filter(|params| params.get() != "null");
         let fault = if id == Some(None) {
             Some("id must be a string, a number or null")
@@ -91,16 +91,16 @@ impl<'a> Request<'a> {
         Ok(Self { called, params, id, job: None })
     }
 
-    /// The call of a job, which is answered under the id `null`.
+    /// Makes the call of a job, which is answered with the id `null`.
     pub(super) fn of_job(callee: Callee, params: &'a RawValue, job: &'a str) -> Self {
         let (called, id) = (Called::Method(callee), Some(Id::new(RawValue::NULL)));
         Self { called, params: Some(params), id, job: Some(job) }
     }
 
-    /// The call of its method.
+    /// Returns the call of its method.
     ///
     /// # Errors
-    /// Its answer, if it gets one, where the agent answers by itself or refuses the parameters.
+    /// The answer, if it gets one, where the agent answers without a call or refuses the parameters.
     pub(super) fn call(&self, desk: Desk<'_>, began: Instant) -> Result<Call, Option<Vec<u8>>> {
         let outcome = match self.called {
             Called::Method(callee) => Call::read(self, callee, began).map(Ok),
@@ -111,15 +111,16 @@ impl<'a> Request<'a> {
         outcome.unwrap_or_else(|refusal| Err(self.refuse(desk, Kind::Params, refusal.text, began)))
     }
 
-    /// The service whose methods it wants described, if that is what it calls, and its parameters are none.
+    /// Returns the service on whose port `rpc.discover` was called; `None` for other methods, and for parameters that it
+    /// does not take.
     pub(super) fn discovers(&self) -> Option<Service> {
         let Called::Discover(port) = self.called else { return None };
         let params = object(self.params).and_then(|params| self.check_names(params, &[]));
         params.is_ok().then_some(port)
     }
 
-    /// Carries it out on this thread, where a panic ends this call alone; its answer, if it gets one. What a panic
-    /// leaves half-changed is the pool's own affair, as for the handlers.
+    /// Runs the call on this thread; returns its answer, if it gets one. A panic ends this call alone. The pool is
+    /// responsible for state that a panic leaves half-changed, as for the handlers.
     ///
     /// # Blocking
     /// Up to the deadline of its method.
@@ -134,7 +135,7 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// Answers that its method is not called, and writes that down.
+    /// Answers without calling the method, and records the refusal.
     pub(super) fn refuse(
         &self,
         desk: Desk<'_>,
@@ -148,7 +149,7 @@ impl<'a> Request<'a> {
         self.fail(&Failure::new(kind, why))
     }
 
-    /// The same where the method may be called later.
+    /// Refuses the call for now: the method may be called later.
     pub(super) fn refuse_busy(&self, desk: Desk<'_>, why: &str, began: Instant) -> Option<Vec<u8>> {
         if let Called::Method(callee) = self.called {
             desk.refused(callee, why, began);
@@ -156,18 +157,18 @@ impl<'a> Request<'a> {
         self.fail(&Failure::busy(why))
     }
 
-    /// The answer of this failure.
+    /// Returns the answer with this failure.
     pub(super) fn fail(&self, failure: &Failure) -> Option<Vec<u8>> {
         encoder::fail(self.id.as_ref(), failure)
     }
 
-    /// The answer in place of one that there is no room for in memory.
+    /// Returns the answer in place of one that exceeds the memory budget.
     pub(super) fn without_room(&self) -> Option<Vec<u8>> {
         let changes = matches!(self.called, Called::Method(callee) if callee.changes());
         encoder::without_room(self.id.as_ref(), changes)
     }
 
-    /// The name of its method, with the service's.
+    /// Returns the full name of its method.
     pub(super) fn name(&self) -> String {
         match self.called {
             Called::Method(callee) => callee.full_name(),
@@ -175,12 +176,12 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Whether a job may be made of it.
+    /// Returns whether a job may be made from the request.
     fn may_be_job(&self) -> bool {
         matches!(self.called, Called::Method(callee) if callee.may_be_job())
     }
 
-    /// Checks that an object's members have these names.
+    /// Checks that all members of an object have known names.
     fn check_names(&self, object: Option<&RawValue>, known: &[&str]) -> Result<(), Refusal> {
         let Some(object) = object else { return Ok(()) };
         let members = members(object)?;
@@ -196,7 +197,7 @@ impl<'a> Request<'a> {
 impl Asked for Request<'_> {
     fn params(&self, known: &[&str]) -> Result<Option<&RawValue>, Refusal> {
         let object = object(self.params)?;
-        // What a job asks for was checked when it was taken, by the rules of its caller's path.
+        // The request of a job was checked when it was accepted, by the rules of its caller's path.
         if self.job.is_none() {
             self.check_names(object, known)?;
         }
@@ -210,7 +211,7 @@ impl Asked for Request<'_> {
         }
     }
 
-    /// A job was taken by the rules of its caller's path.
+    /// A job was accepted by the rules of its caller's path.
     fn is_strict(&self) -> bool {
         self.job.is_none()
     }
@@ -236,7 +237,7 @@ impl Asked for Request<'_> {
     }
 }
 
-/// The request's object, by position or by name; none where that is absent or `null`.
+/// Returns the request's object, by position or by name; `None` if it is absent or `null`.
 fn object(params: Option<&RawValue>) -> Result<Option<&RawValue>, Refusal> {
     let Some(params) = params else { return Ok(None) };
     if params.get().starts_with('{') {
@@ -255,13 +256,13 @@ fn refuse<T>(text: String) -> Result<T, Refusal> {
     Err(Refusal { text })
 }
 
-/// Whether a request may have this as its id.
+/// Returns whether this is a valid id of a request.
 fn is_id(raw: &RawValue) -> bool {
     raw.get() == "null"
         || raw.get().starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'))
 }
 
-/// The text of a string.
+/// Returns the text of a JSON string.
 fn text(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }

@@ -1,8 +1,9 @@
 //! `rpc.discover`: the methods of a service as an OpenRPC document (<https://spec.open-rpc.org>).
 //!
-//! Which methods there are, and what each takes and answers, is the dispatch's own table; words and
-//! examples are in `methods.json`, the members of requests and answers in `schemas.json`. Tests hold
-//! the three to each other, to the wire's types and to what the agent really answers.
+//! The dispatcher's own table determines the methods and their types of request and answer.
+//! Descriptions and examples are in `methods.json`, the members of requests and answers in
+//! `schemas.json`. Tests compare the three with each other, with the wire's types and with real
+//! answers of the agent.
 
 use std::sync::OnceLock;
 
@@ -15,7 +16,7 @@ use crate::rpc::json;
 use crate::rpc::table::Effect;
 use crate::rpc::{Callee, Service};
 
-/// The method that answers this, on both ports.
+/// The method that returns this document, on both ports.
 pub(super) const METHOD: &str = "rpc.discover";
 /// The version of OpenRPC.
 const OPENRPC: &str = "1.3.2";
@@ -23,10 +24,10 @@ const OPENRPC: &str = "1.3.2";
 const METHODS: &str = include_str!("methods.json");
 const SCHEMAS: &str = include_str!("schemas.json");
 
-/// Returns the document of what is served on the port of this service, as JSON.
+/// Returns the document of the services on the port of this service, as JSON.
 ///
-/// The first call makes the document, and all others copy its bytes: it takes some 10 ms of a
-/// processor, and one batch can ask for 64 of them.
+/// The first call makes the document, which takes some 10 ms of CPU time; all others copy its bytes,
+/// because one batch can request it 64 times.
 pub(super) fn document(port: Service) -> &'static [u8] {
     static GUESTS: OnceLock<Vec<u8>> = OnceLock::new();
     static IMAGES: OnceLock<Vec<u8>> = OnceLock::new();
@@ -38,7 +39,7 @@ pub(super) fn document(port: Service) -> &'static [u8] {
         let mut bytes = Vec::new();
         json::write(&mut bytes, &describe(port)).expect("a value has a JSON form");
         bytes.shrink_to_fit();
-        // The values that it was made of were many small ones.
+        // The document was built from many small allocations.
         memory::give_back();
         bytes
     })
@@ -110,7 +111,7 @@ fn method(callee: Callee, words: &Value, schemas: &Value) -> Value {
     })
 }
 
-/// A name as OpenRPC allows it in a reference.
+/// Returns a name in the form that OpenRPC allows in a reference.
 fn error_name(name: &str) -> String {
     name.replace(' ', "-").to_lowercase()
 }
@@ -172,8 +173,8 @@ mod tests {
         assert_eq!(words.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(), named);
     }
 
-    /// A type's schema names the members that are read and written, and calls those required that
-    /// are written even where they are empty.
+    /// Checks that a type's schema names the members that are read and written, and requires the
+    /// members that are written even when empty.
     fn agrees<T>(name: &str, seen: &mut BTreeSet<String>)
     where
         T: Default + Serialize + DeserializeOwned + for<'de> Members<'de>,
@@ -190,7 +191,7 @@ mod tests {
         assert_eq!(serde_json::to_value(&echo).unwrap(), shown, "{name}");
     }
 
-    /// The same of a type that is only read: all of it is secret.
+    /// Checks the schema of a type that is only read, because all its members are secret.
     fn agrees_unseen<T>(name: &str, seen: &mut BTreeSet<String>)
     where
         T: Default + PartialEq + std::fmt::Debug + DeserializeOwned + for<'de> Members<'de>,
@@ -211,7 +212,7 @@ mod tests {
         let always: BTreeSet<&str> = keys(&empty);
         let required = schema["required"].as_array().into_iter().flatten();
         let required: BTreeSet<&str> = required.map(|name| name.as_str().unwrap()).collect();
-        // What callers write themselves they may leave out.
+        // Callers may omit members of the types that they write.
         match ["Guest", "CpuTopology", "Nic", "Disk"].contains(&name) || name.ends_with("Request") {
             true => assert!(required.is_subset(&always), "{name}"),
             false => assert_eq!(required, always, "{name}"),
@@ -219,7 +220,7 @@ mod tests {
         schema
     }
 
-    /// As [`agrees`] for what is written alone: `full` has every member.
+    /// Checks the schema of a type that is only written: `full` has every member.
     fn tells<T: Default + Serialize>(name: &str, full: &T, seen: &mut BTreeSet<String>) {
         let schema = written::<T>(name, seen);
         let full = serde_json::to_value(full).unwrap();

@@ -1,4 +1,5 @@
-//! What can go wrong, by codes: one table, which `docs/api.md` shows and `rpc.discover` lists.
+//! The kinds of errors with their codes: one table, which `docs/api.md` shows and `rpc.discover`
+//! lists.
 
 use std::io;
 
@@ -12,7 +13,7 @@ use crate::rpc::subject::Subject;
 use crate::rpc::{json, texts};
 use crate::{jobs, journal, pool, storage};
 
-/// What went wrong.
+/// The kind of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::rpc) enum Kind {
     Parse,
@@ -40,9 +41,9 @@ pub(in crate::rpc) enum Kind {
 pub(super) struct Row {
     pub(super) kind: Kind,
     pub(super) code: i32,
-    /// The specification's message, or ours.
+    /// The specification's message, or the agent's own.
     pub(super) name: &'static str,
-    /// Whether the same call may succeed later though nobody changes anything.
+    /// Whether the same call may succeed later without any other action.
     pub(super) retryable: bool,
     pub(super) meaning: &'static str,
 }
@@ -57,7 +58,7 @@ const fn row(
     Row { kind, code, name, retryable, meaning }
 }
 
-/// All of them. A code that was given stays: programs know it.
+/// All kinds. A code that was published never changes: programs depend on it.
 pub(super) static TABLE: [Row; 19] = [
     row(Kind::Parse, -32700, "Parse error", false, "the body is not valid JSON"),
     row(
@@ -163,7 +164,8 @@ impl Kind {
         TABLE.iter().find(|row| row.kind == self).expect("the table has all, as a test says")
     }
 
-    /// Whether any method may fail so; `methods.json` lists the other kinds by method.
+    /// Returns whether every method may fail with this kind; `methods.json` lists the other kinds
+    /// by method.
     pub(super) fn is_common(self) -> bool {
         let of_some = [
             Self::NotFound,
@@ -213,7 +215,7 @@ impl Kind {
             Code::DOM_EXIST | Code::NETWORK_EXIST => Self::Exists,
             Code::OPERATION_INVALID => Self::State,
             Code::RESOURCE_BUSY => Self::InUse,
-            // libvirt gave up waiting for another call that changes the guest.
+            // libvirt timed out waiting for another call that changes the guest.
             Code::OPERATION_TIMEOUT => Self::Busy,
             Code::OPERATION_DENIED | Code::ACCESS_DENIED | Code::AUTH_FAILED => Self::Denied,
             Code::NO_SUPPORT
@@ -291,7 +293,7 @@ impl Kind {
     }
 }
 
-/// An error as it is answered.
+/// An error in an answer.
 #[derive(Debug, Serialize)]
 pub(in crate::rpc) struct Failure {
     code: i32,
@@ -300,10 +302,10 @@ pub(in crate::rpc) struct Failure {
     data: Option<Data>,
 }
 
-/// What programs may want to know of an error of a method.
+/// Data about a method's error, for programs.
 #[derive(Debug, Serialize)]
 struct Data {
-    /// `virErrorNumber` and `virErrorDomain`, where the error is libvirt's.
+    /// `virErrorNumber` and `virErrorDomain`, if the error is libvirt's.
     libvirt_code: Option<i32>,
     libvirt_domain: Option<i32>,
     retryable: bool,
@@ -311,13 +313,13 @@ struct Data {
 }
 
 impl Failure {
-    /// An error that no method was called for.
+    /// Makes an error that occurs before any method is called.
     pub(in crate::rpc) fn new(kind: Kind, why: impl Into<String>) -> Self {
         let row = kind.row();
         Self { code: row.code, message: format!("{}: {}", row.name, why.into()), data: None }
     }
 
-    /// A refusal of what may succeed later, though nobody changes anything.
+    /// Makes a refusal of a call that may succeed later without any other action.
     pub(in crate::rpc) fn busy(why: &str) -> Self {
         let data = Data {
             libvirt_code: None,
@@ -328,7 +330,7 @@ impl Failure {
         Self { data: Some(data), ..Self::new(Kind::Busy, why) }
     }
 
-    /// A method's error, in plain words.
+    /// Makes a method's error, in plain words.
     pub(in crate::rpc) fn of(error: &Error, subject: &Subject) -> Self {
         let row = Kind::of(error).row();
         let libvirt = of_libvirt(error);
@@ -339,7 +341,7 @@ impl Failure {
             guest: subject.guest.clone(),
         };
         let message = match error {
-            // The original's words say nothing of what they are about.
+            // The original's text does not name its object.
             Error::Refused(why) => match subject.name() {
                 Some(name) => format!("cannot use {name}: {why}"),
                 None => format!("invalid argument: {why}"),
@@ -349,7 +351,7 @@ impl Failure {
         Self { code: row.code, message, data: Some(data) }
     }
 
-    /// The error alone.
+    /// Returns the error alone.
     pub(in crate::rpc) fn json(&self) -> Box<RawValue> {
         let mut out = Vec::new();
         json::write(&mut out, self).expect("an error has a JSON form");
@@ -357,7 +359,7 @@ impl Failure {
         RawValue::from_string(text).expect("it was just written")
     }
 
-    /// The whole answer to the request of this id.
+    /// Returns the whole answer to the request of this id.
     pub(in crate::rpc) fn answer(&self, id: Option<&Id>) -> Vec<u8> {
         let mut out = b"{\"jsonrpc\":\"2.0\",\"error\":".to_vec();
         json::write(&mut out, self).expect("an error has a JSON form");
@@ -368,7 +370,7 @@ impl Failure {
     }
 }
 
-/// libvirt's error that another one comes from.
+/// Returns the error of libvirt that caused this one.
 fn of_libvirt(error: &Error) -> Option<&libvirt::Error> {
     match error {
         Error::Libvirt(error) => Some(error),

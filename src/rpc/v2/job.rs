@@ -1,4 +1,4 @@
-//! The call of a job, and its outcome as a job keeps it.
+//! The call of a job, and its outcome in the form that a job stores.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::rpc::envelope::members;
 use crate::rpc::subject::Subject;
 use crate::rpc::table::Callee;
 
-/// Carries a job out; its deadline counts from now. `None` for a method that there is no more.
+/// Runs a job; its deadline counts from now. `callee` is `None` if the method no longer exists.
 ///
 /// # Blocking
 /// Up to the deadline of its method.
@@ -37,7 +37,7 @@ pub(in crate::rpc) fn carry_out_job(
     }
 }
 
-/// The outcome of a job that is not begun for this error.
+/// Returns the outcome of a job that does not start because of this error.
 pub(in crate::rpc) fn failed(error: &Error, begun: &Begun) -> Outcome {
     let subject = Subject { job: Some(begun.id()), ..Subject::default() };
     Outcome::Failed(Failure::of(error, &subject).json())

@@ -1,15 +1,14 @@
-//! JSON-RPC 2.0 (<https://www.jsonrpc.org/specification>): the same methods as on the old path, by
-//! position and by name, in batches, with error codes that programs can tell apart.
+//! JSON-RPC 2.0 (<https://www.jsonrpc.org/specification>): the same methods as on the old path, by position and by
+//! name, in batches, with error codes that programs can distinguish.
 //!
-//! What the specification leaves open, and how it is here:
-//! - Parameters are the members of the method's request: `{"guest": …}`, or that object as the only
-//!   one by position. A member that the request does not have is an error, as names have to match
-//!   exactly. Below, what is unknown is passed over, as on the old path, since callers keep members of
-//!   their own in guests.
-//! - Of a member that is given twice the last one counts, as on the old path.
-//! - An `id` is echoed as it was written, digit for digit. A request that is none is answered under
-//!   its `id` where it has one.
-//! - The calls of a batch run side by side, and so in no order; answers are in the order of calls.
+//! The specification leaves some points open; they are decided as follows:
+//! - Parameters are the members of the method's request: `{"guest": …}`, or that object as the only parameter by
+//!   position. A member that the request does not have is an error, as names have to match exactly. Unknown members
+//!   at deeper levels are ignored, as on the old path, since callers store members of their own in guests.
+//! - The last value of a repeated member counts, as on the old path.
+//! - An `id` is returned as it was written, digit for digit. An invalid request is answered with its `id` if it has
+//!   one.
+//! - The calls of a batch run concurrently, and so in no order; answers are in the order of calls.
 
 mod batch;
 mod call;
@@ -39,13 +38,13 @@ pub(super) use job::{carry_out_job, failed};
 use call::Request;
 use errors::{Failure, Kind};
 
-/// Carries out what is in `body`, a request or a batch of them, for methods of `service`, and hands the answer to
-/// `then`, at once or later: none where only notifications were in it. Calls that change something are audited, also
-/// those that are refused.
+/// Runs the request or the batch in `body`, for methods of `service`, and passes the answer to `then`, at once or
+/// later. A body with only notifications has no answer. Calls that change something are audited, even if they are
+/// refused.
 ///
 /// # Blocking
-/// As [`answer`](crate::rpc::answer) for one call; for a batch up to twice that, as none of its
-/// calls is begun after the deadline for changes.
+/// As [`answer`](crate::rpc::answer) for one call; for a batch up to twice that, as none of its calls starts after
+/// the deadline for changes.
 pub fn answer<I: Inbound + 'static>(
     agent: &Arc<Libvirt>,
     audit: &Arc<Audit>,
@@ -71,7 +70,7 @@ pub fn answer<I: Inbound + 'static>(
                 then(inbound, Answered { method, answer: answer.into() });
             });
         }
-        // It is long, and made by its first reader.
+        // The document is long, and its first request makes it.
         Read::Document(port, encoder) => inbound.on_handler(move |inbound| {
             let answer = encoder.success_of(discover::document(port));
             let answer = encoder.fit(answer, &inbound, false);
@@ -99,7 +98,7 @@ impl From<Failure> for Answered {
     }
 }
 
-/// Reads the one JSON value in `body`.
+/// Reads the only JSON value in `body`.
 fn message<T>(body: &[u8], then: impl FnOnce(&RawValue) -> T) -> Result<T, Failure> {
     let not_json = |why: &dyn ToString| Failure::new(Kind::Parse, why.to_string());
     let text = std::str::from_utf8(body).map_err(|error| not_json(&error))?;
@@ -109,12 +108,12 @@ fn message<T>(body: &[u8], then: impl FnOnce(&RawValue) -> T) -> Result<T, Failu
     Ok(then(message))
 }
 
-/// What is in a body.
+/// The content of a body.
 enum Read {
-    /// Nothing that is to be carried out.
+    /// No call to run.
     Answered(Answered),
     Call(Box<Call>),
-    /// The description of the methods on the port of this service.
+    /// A request for the document of the methods on the port of this service.
     Document(Service, Encoder),
     Batch(Vec<Box<RawValue>>),
 }

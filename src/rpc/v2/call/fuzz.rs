@@ -1,4 +1,4 @@
-//! What must hold of JSON-RPC 2.0 whatever comes in.
+//! Properties of JSON-RPC 2.0 that hold for every input.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,12 +14,12 @@ use crate::rpc::subject::Subject;
 use crate::rpc::v2::{self, errors::TABLE};
 use crate::rpc::{Answer, Answered, Audit, Behalf};
 
-/// Members of the requests of `GuestRequest`.
+/// The members of a `GuestRequest`.
 const KNOWN: &[&str] = &["guest", "args"];
 
-/// The bytes as a body. A request is what another reader of JSON sees in it, and where it calls a
-/// method its parameters are what was sent. Answers are JSON of the specification's shape, on one
-/// line, in the order of their calls and under their ids; notifications have none.
+/// Reads the bytes as a body. A request must be what another JSON reader sees in the body, and the
+/// parameters of a method must be those that were sent. Answers must be JSON of the specification's
+/// form, on one line, in the order of their calls and with their ids; notifications have none.
 pub(crate) fn calls(data: &[u8]) {
     static AGENT: OnceLock<Libvirt> = OnceLock::new();
     let agent = AGENT.get_or_init(|| {
@@ -30,7 +30,7 @@ pub(crate) fn calls(data: &[u8]) {
     let desk = Desk { agent, by: Behalf { caller: &caller, audit: &audit, inbound: None } };
     for port in [Service::Libvirt, Service::ImageStore] {
         let ids = v2::message(data, |message| body(desk, port, message));
-        // No method is called: what one does is not what this is about.
+        // No method is called: this test is not about the methods.
         let Some(ids) = ids.unwrap_or_else(|_| Some(vec!["null".to_owned()])) else { continue };
         let answers = answers(desk, port, data).map(|line| {
             assert!(!line.contains(&b'\n'), "one line");
@@ -49,7 +49,7 @@ pub(crate) fn calls(data: &[u8]) {
     }
 }
 
-/// The answer to a body that calls no method.
+/// Returns the answer to a body that calls no method.
 fn answers(desk: Desk<'_>, port: Service, data: &[u8]) -> Option<Vec<u8>> {
     let began = Instant::now();
     let read = v2::message(data, |message| v2::read(desk, port, message, began));
@@ -62,7 +62,7 @@ fn answers(desk: Desk<'_>, port: Service, data: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Reads what is in a body; the ids under which it is answered, unless it calls a method.
+/// Reads the requests in a body; returns the ids of its answers, unless it calls a method.
 fn body(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>> {
     let members: Vec<&RawValue> = match message.get().starts_with('[') {
         true => serde_json::from_str(message.get()).expect("its JSON was read"),
@@ -76,10 +76,10 @@ fn body(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>
     ids.into_iter().collect::<Option<Vec<_>>>().map(|ids| ids.concat())
 }
 
-/// The id of the answer to a request, if it gets one; `None` where a method is called.
+/// Returns the id of the answer to a request, if it gets one; `None` if it calls a method.
 fn request(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<String>> {
     let read = Request::read(desk, port, message, Instant::now());
-    // Numbers that are no f64 are none to this reader, and so is what nests deeper than it goes.
+    // This reader refuses numbers beyond f64 and text that is nested too deeply.
     if let Ok(value) = serde_json::from_str::<Value>(message.get()) {
         same(port, &value, &read);
     }
@@ -100,7 +100,7 @@ fn request(desk: Desk<'_>, port: Service, message: &RawValue) -> Option<Vec<Stri
     Some(expected)
 }
 
-/// What was read is what another reader sees.
+/// Checks that the request is what another reader sees.
 fn same(port: Service, value: &Value, read: &Result<Request<'_>, Option<Vec<u8>>>) {
     let member = |name: &str| value.get(name);
     let is_id = |it: &Value| it.is_string() || it.is_number() || it.is_null();
@@ -134,7 +134,7 @@ fn same(port: Service, value: &Value, read: &Result<Request<'_>, Option<Vec<u8>>
     }
 }
 
-/// The parameters of a call of a method, and when it is to be carried out.
+/// Checks the parameters of a method's call, and when it runs.
 fn parameters(call: &Request<'_>) {
     let (Ok(params), when) = (call.params(KNOWN), call.when()) else { return };
     let sent = call.params.map(|sent| serde_json::from_str::<Value>(sent.get()));
@@ -160,13 +160,13 @@ fn parameters(call: &Request<'_>) {
     }
 }
 
-/// The id of an answer, which is JSON on one line.
+/// Returns the id of an answer, which is JSON on one line.
 fn id(line: &[u8]) -> String {
     assert!(!line.contains(&b'\n'));
     answer(serde_json::from_slice(line).expect("it is JSON")).to_owned()
 }
 
-/// The id of an answer, which has these members and no other.
+/// Returns the id of an answer, which has exactly these members.
 fn answer(answer: &RawValue) -> &str {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]

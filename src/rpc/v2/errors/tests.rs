@@ -14,7 +14,7 @@ fn every_kind_has_one_code_of_its_own() {
         assert_eq!(standard, index < 5, "{}", row.code);
         assert!(standard || (-32099..=-32000).contains(&row.code), "{}", row.code);
     }
-    // The last of the enum: with it all before are counted.
+    // The last of the enum, whose number shows that the table has all.
     assert_eq!(Kind::TooLarge as usize + 1, TABLE.len());
 }
 
