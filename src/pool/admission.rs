@@ -1,7 +1,7 @@
-//! Who is in the pool, and who holds which guest's key: a pure state machine.
+//! The callers in the pool, and the holder of each guest lock: a pure state machine.
 //!
-//! No lock, thread or clock in here: every method is an event, its return value the decision.
-//! [`super::hold`] puts it behind a lock and wakes the waiting.
+//! It has no mutex, thread or clock: every method is an event, and its return value is the decision.
+//! [`super::hold`] wraps it in a mutex and wakes the waiting callers.
 //!
 //! ```text
 //!             acquire                    the holder releases
@@ -13,26 +13,26 @@
 use crate::sorted::Table;
 use std::collections::VecDeque;
 
-/// Nobody is let in any more.
+/// The pool accepts no more callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stopping;
 
-/// The name of one wish for a key; never given out twice.
+/// Identifies one attempt to take a lock; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ticket(u64);
 
-/// Where a ticket stands.
+/// The state of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It holds the key.
+    /// It holds the lock.
     Holder,
-    /// Others are before it.
+    /// Other tickets are before it.
     Waiting,
-    /// It was given up, released, or turned away by `stop`.
+    /// It was given up, released, or refused by `stop`.
     Gone,
 }
 
-/// A key that somebody holds; a key that nobody holds has no record.
+/// A held lock; a free lock has no record.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 struct Key {
@@ -40,8 +40,8 @@ struct Key {
     waiters: VecDeque<Ticket>,
 }
 
-/// The state: callers, keys with their waiters in order of arrival. Nobody is a caller without a thread or a
-/// permit, so that both have a bound elsewhere.
+/// The state: the number of callers, and the held locks with their waiters in order of arrival. Every caller
+/// has a thread or a permit, and both are bounded elsewhere.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Admission {
@@ -52,7 +52,7 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// A caller comes in; it counts until [`Self::leave`].
+    /// Adds a caller, which counts until [`Self::leave`].
     ///
     /// # Errors
     /// After [`Self::stop`]; the caller is then not counted.
@@ -64,17 +64,17 @@ impl Admission {
         Ok(())
     }
 
-    /// The keys that somebody holds.
+    /// Returns the keys of the held locks.
     pub(super) fn held(&self) -> Vec<String> {
         self.keys.keys().cloned().collect()
     }
 
-    /// A caller that came in leaves.
+    /// Removes a caller.
     pub(super) fn leave(&mut self) {
         self.callers -= 1;
     }
 
-    /// A caller asks for a key; [`Self::place`] says where its ticket stands.
+    /// Requests the lock of a key; [`Self::place`] returns the state of its ticket.
     ///
     /// # Errors
     /// After [`Self::stop`].
@@ -94,7 +94,7 @@ impl Admission {
         Ok(ticket)
     }
 
-    /// Where a ticket for this key stands.
+    /// Returns the state of a ticket for this key.
     pub(super) fn place(&self, key: &str, ticket: Ticket) -> Place {
         match self.keys.get(key) {
             Some(held) if held.holder == ticket => Place::Holder,
@@ -103,14 +103,14 @@ impl Admission {
         }
     }
 
-    /// A waiting ticket waits no longer.
+    /// Removes a waiting ticket.
     pub(super) fn give_up(&mut self, key: &str, ticket: Ticket) {
         if let Some(held) = self.keys.get_mut(key) {
             held.waiters.retain(|&waiter| waiter != ticket);
         }
     }
 
-    /// The holder is done; the key goes to the first waiter, who is returned, or is free.
+    /// Releases a lock: passes it to the first waiter, whose ticket is returned, or frees it.
     pub(super) fn release(&mut self, key: &str) -> Option<Ticket> {
         let held = self.keys.get_mut(key)?;
         let next = held.waiters.pop_front();
@@ -121,7 +121,7 @@ impl Admission {
         next
     }
 
-    /// Lets nobody in any more and turns away who waits for a key. Holders and callers stay.
+    /// Accepts no more callers and removes all waiters. Holders and callers stay.
     pub(super) fn stop(&mut self) {
         self.stopping = true;
         for (_, held) in self.keys.iter_mut() {
@@ -129,22 +129,22 @@ impl Admission {
         }
     }
 
-    /// Whether [`Self::stop`] was called.
+    /// Returns whether [`Self::stop`] was called.
     pub(super) fn stopping(&self) -> bool {
         self.stopping
     }
 
-    /// Callers that are in.
+    /// Returns the number of callers.
     pub(super) fn callers(&self) -> usize {
         self.callers
     }
 
-    /// Keys that somebody holds.
+    /// Returns the number of held locks.
     pub(super) fn keys_held(&self) -> usize {
         self.keys.len()
     }
 
-    /// Callers that wait for a key.
+    /// Returns the number of callers that wait for a lock.
     pub(super) fn keys_waiting(&self) -> usize {
         self.keys.values().map(|held| held.waiters.len()).sum()
     }

@@ -1,5 +1,5 @@
-//! On how many threads the batches of one caller run: without a bound they would be as many callers as the
-//! pool lets in, and all others would wait for them.
+//! Limits the threads on which the batches of one caller run: without a limit they could be as many
+//! callers as the pool accepts, and all others would wait for them.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,11 @@ use parking_lot::Mutex;
 use crate::config::PoolLimits;
 use crate::os::peer::Share;
 
-/// The batches that run, by caller.
+/// The running batches, by caller.
 #[derive(Debug)]
 pub struct Batches {
     helpers_max: usize,
-    /// Callers with a batch, and no others.
+    /// Callers with at least one running batch.
     running: Mutex<HashMap<Share, Running>>,
 }
 
@@ -27,7 +27,7 @@ impl Batches {
         Self { helpers_max: limits.batch_helpers, running: Mutex::default() }
     }
 
-    /// Begins a batch of this caller, with as many helpers as are free of those that it wants.
+    /// Starts a batch of this caller, with as many of the wanted helpers as are free.
     pub(crate) fn begin(&self, share: Share, helpers_wanted: usize) -> HelperThreads<'_> {
         let mut all = self.running.lock();
         let running = all.entry(share).or_default();
@@ -38,12 +38,12 @@ impl Batches {
     }
 }
 
-/// The threads of a batch beside its own, until this is dropped.
+/// The helper threads of a batch; the number is free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct HelperThreads<'a> {
     batches: &'a Batches,
     share: Share,
-    /// The threads that it may have beside the one that it is on.
+    /// The number of threads that it may have beside its own.
     pub(crate) helpers: usize,
 }
 

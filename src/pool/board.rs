@@ -1,5 +1,5 @@
-//! What the workers of a lane are at, and which of them were written off: plain bookkeeping, to be
-//! kept behind a lock.
+//! The jobs of a lane's workers, and the abandoned workers: plain accounting, to be protected by a
+//! mutex.
 //!
 //! ```text
 //!           begin            finish
@@ -15,25 +15,25 @@ use super::JobName;
 use super::lane_state::{Label, Lane, LaneSnapshot, Overdue, Running, Totals};
 use crate::sorted::Table;
 
-/// The bookkeeping of one lane.
+/// The accounting of one lane.
 #[derive(Default)]
 pub(super) struct Board {
-    /// Threads that live, written off or not.
+    /// Live threads, abandoned or not.
     pub(super) threads: usize,
-    /// Those of them that take jobs.
+    /// The threads that take jobs.
     workers: usize,
-    /// Number of the next worker; a number is given out once.
+    /// The number of the next worker; numbers are never reused.
     next: usize,
-    /// Jobs that wait for a worker and whose callers wait for them.
+    /// Jobs in the queue whose callers still wait.
     pub(super) queued: usize,
     pub(super) totals: Totals,
-    /// By worker's number.
+    /// Running jobs, by the worker's number.
     running: Table<usize, Entry>,
-    /// What workers are on that were written off, by number.
+    /// The jobs of abandoned workers, by the worker's number.
     stuck: Table<usize, Entry>,
 }
 
-/// A job that a worker is on.
+/// A running job.
 struct Entry {
     name: JobName,
     key: Option<Arc<str>>,
@@ -48,19 +48,19 @@ impl Entry {
 }
 
 impl Board {
-    /// The number of the worker that would join next.
+    /// Returns the number of the next worker.
     pub(super) fn next(&self) -> usize {
         self.next
     }
 
-    /// That worker's thread is there.
+    /// Adds that worker, whose thread has started.
     pub(super) fn join(&mut self) {
         self.next += 1;
         self.threads += 1;
         self.workers += 1;
     }
 
-    /// A worker takes a job that was queued.
+    /// Notes that a worker takes a job from the queue.
     pub(super) fn begin(&mut self, worker: usize, label: &Label, since: Instant) {
         let Label { name, key, deadline } = label;
         let entry = Entry { name: name.clone(), key: key.clone(), deadline: *deadline, since };
@@ -68,17 +68,17 @@ impl Board {
         self.running.insert(worker, entry);
     }
 
-    /// A worker's job returned; whether the worker takes further ones.
+    /// Notes that a worker's job has returned; returns whether the worker takes more jobs.
     pub(super) fn finish(&mut self, worker: usize) -> bool {
         self.running.remove(&worker).is_some() || self.stuck.remove(&worker).is_none()
     }
 
-    /// Whether this job runs on a worker that was not written off.
+    /// Returns whether this job runs on a worker that was not abandoned.
     pub(super) fn has(&self, job: &Overdue) -> bool {
         self.running.get(&job.worker).is_some_and(|entry| entry.since == job.since)
     }
 
-    /// A worker on a job that runs takes no further ones.
+    /// Abandons a worker with a running job: it takes no more jobs.
     pub(super) fn write_off(&mut self, worker: usize) {
         if let Some(entry) = self.running.remove(&worker) {
             self.workers -= 1;
@@ -86,30 +86,30 @@ impl Board {
         }
     }
 
-    /// A worker's thread ends because its lane is closed.
+    /// Notes that a worker's thread ends because its lane is closed.
     pub(super) fn leave(&mut self) {
         self.workers -= 1;
     }
 
-    /// The job that runs longest of those that keep others waiting.
+    /// Returns the oldest running job of the workers that take jobs.
     pub(super) fn oldest(&self) -> Option<Running> {
         self.running.values().min_by_key(|entry| entry.since).map(Entry::running)
     }
 
-    /// The job that runs under this key.
+    /// Returns the running job that holds the lock of this key.
     pub(super) fn under(&self, key: &str) -> Option<Running> {
         let entry = self.all().find(|entry| entry.key.as_deref() == Some(key));
         entry.map(Entry::running)
     }
 
-    /// A job of this name that runs though it is past its deadline.
+    /// Returns a job of this name that runs past its deadline.
     pub(super) fn overdue_named(&self, name: &JobName) -> Option<Running> {
         let now = Instant::now();
         let entry = self.all().find(|entry| entry.name == *name && entry.deadline <= now);
         entry.map(Entry::running)
     }
 
-    /// The jobs that are past their deadline, on workers that were not written off.
+    /// Returns the jobs past their deadline, on workers that were not abandoned.
     pub(super) fn overdue(&self, lane: Lane) -> Vec<Overdue> {
         let now = Instant::now();
         let late = self.running.iter().filter(|(_, entry)| entry.deadline <= now);
@@ -122,24 +122,24 @@ impl Board {
         .collect()
     }
 
-    /// Whether every worker is on a job that is past its deadline and began so long ago.
+    /// Returns whether every worker runs a job that is past its deadline and is at least this old.
     pub(super) fn is_all_overdue(&self, age: Duration) -> bool {
         let now = Instant::now();
         let hangs = |entry: &Entry| entry.deadline <= now && entry.since.elapsed() >= age;
         self.workers > 0 && self.running.len() == self.workers && self.running.values().all(hangs)
     }
 
-    /// Whether this job runs on a worker that was written off.
+    /// Returns whether this job runs on an abandoned worker.
     pub(super) fn is_stuck(&self, job: &Overdue) -> bool {
         self.stuck.get(&job.worker).is_some_and(|entry| entry.since == job.since)
     }
 
-    /// The number of workers that take jobs.
+    /// Returns the number of workers that take jobs.
     pub(super) fn workers(&self) -> usize {
         self.workers
     }
 
-    /// The figures.
+    /// Returns the current numbers.
     pub(super) fn snapshot(&self, lane: Lane) -> LaneSnapshot {
         LaneSnapshot {
             lane,

@@ -1,8 +1,8 @@
-//! Calls that have a permit, and calls that wait for theirs: a state machine without lock, thread or clock.
+//! Calls that have a permit, and calls that wait for one: a state machine without mutex, thread or clock.
 //!
-//! A [`Ration`] bounds how many calls of a kind are under way. Each guest has a bound of its own in each of
-//! them, so that calls of a guest that hangs do not use up a ration. A call that finds no room waits, which
-//! costs its bytes and no thread. Permits go to those that wait in the order of [`Rotation`].
+//! A [`Ration`] bounds the number of concurrent calls of a kind. Within it each guest has a bound of its
+//! own, so that calls of a guest that hangs do not exhaust the whole. A call without room waits, which takes
+//! its bytes and no thread. Waiting calls get permits in the order of [`Rotation`].
 
 use std::sync::Arc;
 
@@ -12,22 +12,22 @@ use crate::config::PoolLimits;
 use crate::os::peer::Share;
 use crate::sorted::Table;
 
-/// What a call is counted for.
+/// What a call counts against.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallShare {
-    /// What it may wait for.
+    /// The kind of the call.
     pub ration: Ration,
-    /// Who called.
+    /// The caller.
     pub user: Share,
-    /// The guest's id, or another name of what its calls wait for one after the other. Empty for a call that
-    /// waits for no other: no guest's bound counts it.
+    /// The guest's id, or another key by which calls are serialized. Empty for a call that waits for no
+    /// other: no guest's bound counts it.
     pub guest: Arc<str>,
 }
 
-/// The name of a call that waits; never given out twice.
+/// Identifies a waiting call; never reused.
 pub(super) type CallId = u64;
 
-/// Calls under way, and those that wait.
+/// Running calls, and waiting calls.
 #[derive(Debug)]
 pub(super) struct Calls {
     /// By ration, in the order of [`Ration::ALL`].
@@ -41,7 +41,7 @@ struct Counted {
     most: usize,
     per_guest_most: usize,
     under_way: usize,
-    /// A guest of which no call is under way has no record.
+    /// A guest without a running call has no record.
     per_guest: Table<Arc<str>, usize>,
     waiting: Rotation<Share, CallId>,
 }
@@ -82,7 +82,8 @@ impl Calls {
         Self { rations, ids: 0 }
     }
 
-    /// A call wants a permit now; whether it has one. Those that wait and find room come before it.
+    /// Requests a permit without waiting; returns whether the call has it. Waiting calls for which there is
+    /// room come first.
     pub(super) fn begin(&mut self, share: &CallShare) -> bool {
         let counted = self.of(share.ration);
         let is_next = !counted.waiting.any(|guest| counted.has_room(guest));
@@ -93,12 +94,12 @@ impl Calls {
         may
     }
 
-    /// A call with a permit ends.
+    /// Ends a call with a permit.
     pub(super) fn end(&mut self, share: &CallShare) {
         self.of(share.ration).uncount(&share.guest);
     }
 
-    /// A call waits for its permit; its name.
+    /// Adds a call that waits for its permit; returns its id.
     pub(super) fn wait(&mut self, share: &CallShare) -> CallId {
         self.ids += 1;
         let id = self.ids;
@@ -106,12 +107,12 @@ impl Calls {
         id
     }
 
-    /// A call waits no longer; whether it did.
+    /// Removes a waiting call; returns whether it was waiting.
     pub(super) fn withdraw(&mut self, share: &CallShare, id: CallId) -> bool {
         self.of(share.ration).waiting.remove(share.user, &share.guest, &id)
     }
 
-    /// Gives a permit to the next that waits and finds room; its name.
+    /// Gives a permit to the next waiting call for which there is room; returns its id.
     pub(super) fn grant(&mut self) -> Option<CallId> {
         self.rations.iter_mut().find_map(|counted| {
             let Counted { most, per_guest_most, under_way, per_guest, waiting } = counted;
@@ -125,12 +126,12 @@ impl Calls {
         })
     }
 
-    /// How many calls wait.
+    /// Returns the number of waiting calls.
     pub(super) fn waiting(&self) -> usize {
         self.rations.iter().map(|counted| counted.waiting.len()).sum()
     }
 
-    /// How many calls are under way.
+    /// Returns the number of running calls.
     pub(super) fn under_way(&self) -> usize {
         self.rations.iter().map(|counted| counted.under_way).sum()
     }
@@ -172,7 +173,7 @@ mod tests {
         let of = |guest| share(Ration::Change, 1, guest);
         assert!(calls.begin(&of("a")) && calls.begin(&of("a")) && !calls.begin(&of("a")));
         assert!(calls.begin(&of("b")) && !calls.begin(&of("c")), "the ration is used up");
-        // What frees a guest, and what only looks, has rations of its own.
+        // Calls that free a guest, and calls that only read, have rations of their own.
         assert!(
             calls.begin(&share(Ration::Urgent, 1, "a"))
                 && !calls.begin(&share(Ration::Urgent, 2, "a"))
@@ -212,7 +213,7 @@ mod tests {
         calls.end(&of("a"));
         assert!(!calls.begin(&of("e")), "it is the other's turn");
         assert_eq!(calls.grant(), Some(waits));
-        // Those that wait for their guest alone stand in nobody's way.
+        // Calls that wait only for their guest do not delay calls of other guests.
         let mut calls = self::calls();
         assert!(calls.begin(&of("a")) && calls.begin(&of("a")));
         calls.wait(&of("a"));

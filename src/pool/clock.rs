@@ -1,8 +1,8 @@
-//! The pool's clock: a thread that ends at their deadlines the jobs that nobody waits for.
+//! The pool's clock: a thread that ends jobs without a waiting caller at their deadlines.
 //!
-//! Nearly all are over before. So setting one wakes the thread only where it would sleep past that
-//! deadline, and taking one back never does: jobs without a pause between them cost it one look in a
-//! deadline's time, and without jobs it sleeps.
+//! Nearly all of these jobs end before. So a new alarm wakes the thread only if the thread would
+//! sleep past it, and a cancelled alarm never does. A continuous series of jobs wakes the thread
+//! once in the time of a deadline; without jobs it sleeps.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,16 +15,16 @@ use parking_lot::{Condvar, Mutex};
 use crate::sorted::Table;
 use crate::threads::panic_text;
 
-/// What is to happen at a time, on the clock's thread. It must not block.
+/// An action at a time, on the clock's thread. It must not block.
 pub(super) trait Alarm: Send + Sync {
-    /// The time has come.
+    /// Runs at the alarm's time.
     fn ring(&self);
 }
 
-/// A time that is set, by which it is taken back.
+/// Identifies an alarm, to cancel it.
 pub(super) type Ticket = (Instant, u64);
 
-/// A call at a time. Dropped before, it is taken back.
+/// A call at a time. Dropping the timer before cancels the call.
 pub struct Timer {
     clock: Arc<Clock>,
     ticket: Option<Ticket>,
@@ -38,7 +38,7 @@ impl Timer {
         Self { clock: Arc::clone(clock), ticket: Some(ticket) }
     }
 
-    /// Lets it call, whatever happens.
+    /// Keeps the call scheduled without the timer.
     pub fn forget(mut self) {
         self.ticket = None;
     }
@@ -63,28 +63,28 @@ impl Alarm for Once {
     }
 }
 
-/// The times that are set.
+/// The clock with its alarms.
 pub(super) struct Clock {
     face: Mutex<Face>,
-    /// The thread is to look again.
+    /// Wakes the thread after a change.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct Face {
     alarms: Table<Ticket, Arc<dyn Alarm>>,
-    /// Number of the next ticket: several may have one time.
+    /// The number of the next ticket, as several alarms may have the same time.
     next: u64,
-    /// When the thread looks again by itself.
+    /// When the thread wakes next by itself.
     looks_at: Option<Instant>,
     is_stopped: bool,
 }
 
 impl Clock {
-    /// Starts the clock, whose thread ends when it is stopped.
+    /// Starts the clock, whose thread ends at [`Self::stop`].
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub(super) fn start() -> io::Result<Arc<Self>> {
         let clock = Arc::new(Self { face: Mutex::default(), changed: Condvar::new() });
         let shared = Arc::clone(&clock);
@@ -92,7 +92,7 @@ impl Clock {
         Ok(clock)
     }
 
-    /// A ticket for that time.
+    /// Returns a ticket for that time.
     pub(super) fn ticket(&self, at: Instant) -> Ticket {
         let mut face = self.face.lock();
         face.next += 1;
@@ -109,14 +109,14 @@ impl Clock {
         }
     }
 
-    /// Takes an alarm back; nothing where it has rung.
+    /// Cancels an alarm; does nothing if it has rung.
     pub(super) fn cancel(&self, ticket: Ticket) {
         // Dropped outside the lock.
         let alarm = self.face.lock().alarms.remove(&ticket);
         drop(alarm);
     }
 
-    /// Ends the thread; what is set then never rings.
+    /// Ends the thread; later alarms never ring.
     pub(super) fn stop(&self) {
         let mut face = self.face.lock();
         face.is_stopped = true;
@@ -152,7 +152,7 @@ impl Clock {
     }
 }
 
-/// A panic costs this alarm alone.
+/// Runs an alarm. A panic ends this alarm alone.
 fn ring(alarm: &dyn Alarm) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| alarm.ring())) {
         log::error!("a timer of the pool panicked: {}", panic_text(payload));

@@ -1,5 +1,5 @@
-//! The call that a thread carries out, and its caller. Its deadline counts from its arrival, however long it waited
-//! for a permit and a thread.
+//! The call that a thread runs, and its caller. The deadline of a call counts from its arrival, however long it
+//! waited for a permit and a thread.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -12,32 +12,32 @@ thread_local! {
     static CALLER: Cell<Option<Share>> = const { Cell::new(None) };
 }
 
-/// Carries out a call that arrived then, on this thread.
+/// Runs a call that arrived at `arrived`, on this thread.
 pub fn carry_out<T>(arrived: Instant, call: impl FnOnce() -> T) -> T {
     let _restore = Restore(ARRIVED.replace(Some(arrived)));
     call()
 }
 
-/// When the call of this thread arrived; now, where it carries out none.
+/// Returns when the call of this thread arrived, or the current time if the thread runs none.
 pub fn arrived() -> Instant {
     ARRIVED.get().unwrap_or_else(Instant::now)
 }
 
-/// Carries out a call of this caller, on this thread.
+/// Runs a call of this caller, on this thread.
 pub fn of_caller<T>(caller: Share, call: impl FnOnce() -> T) -> T {
     let _restore = RestoreCaller(CALLER.replace(Some(caller)));
     call()
 }
 
-/// Whom the call of this thread is counted for; the agent's own user, where it carries out none.
+/// Returns the share of the caller of this thread's call, or of the agent's own user if the thread runs none.
 pub fn caller() -> Share {
     CALLER.get().unwrap_or_else(|| Share::User(process::user()))
 }
 
-/// Puts back what was there before, also after a panic.
+/// Restores the previous arrival, also after a panic.
 struct Restore(Option<Instant>);
 
-/// The same of the caller.
+/// Restores the previous caller, also after a panic.
 struct RestoreCaller(Option<Share>);
 
 impl Drop for RestoreCaller {

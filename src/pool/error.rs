@@ -1,4 +1,4 @@
-//! Why the pool did not do a job, in facts; `Display` is the wire text.
+//! The reasons for which the pool did not run a job; `Display` is the wire text.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -6,39 +6,39 @@ use std::time::{Duration, SystemTime};
 use super::lane_state::{Lane, Running};
 use crate::config::PoolLimits;
 
-/// What a call may wait for. Each kind has a bound of its own, so that none takes the place of another.
+/// The kinds of calls. Each kind has a limit of its own, so that none takes the permits of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ration {
     /// Urgent work: a guest's power off.
     Urgent,
-    /// A Delete: it frees what hangs in the guest's emulator, and so does not wait for that.
+    /// A Delete: it frees calls that hang in the guest's emulator, and so must not wait for them.
     Delete,
     /// Other changes of a guest.
     Change,
-    /// What libvirt is asked.
+    /// A query to libvirt.
     Read,
-    /// What it asks a guest's emulator.
+    /// A query that libvirt passes to a guest's emulator.
     Metrics,
-    /// What it asks a guest's agent, which may not answer.
+    /// A query that libvirt passes to a guest's agent, which may not answer.
     Agent,
-    /// A guest's agent that trims, which may take minutes.
+    /// A Trim by the guest's agent, which may take minutes.
     Trim,
-    /// A guest that shuts down, for which its caller waits.
+    /// A Shutdown whose caller waits for its end.
     Shutdown,
-    /// What is done in the store, and what it is asked.
+    /// A change of the store, or a query to it.
     Store,
-    /// The calls of a batch, each of which is counted by itself.
+    /// A batch, whose calls are also counted individually.
     Batch,
-    /// A call that writes the file of a job.
+    /// A call that writes a job's file.
     JobFile,
-    /// A question to libvirt that no thread waits for.
+    /// A query to libvirt for which no thread waits.
     Poll,
-    /// The same that asks a guest's emulator.
+    /// A query that libvirt passes to a guest's emulator and for which no thread waits.
     MetricsPoll,
 }
 
 impl Ration {
-    /// All, those that must not wait first.
+    /// All kinds, the most urgent first.
     pub(super) const ALL: [Self; 13] = [
         Self::Urgent,
         Self::Delete,
@@ -55,7 +55,7 @@ impl Ration {
         Self::MetricsPoll,
     ];
 
-    /// Its place in [`Self::ALL`].
+    /// Returns the index in [`Self::ALL`].
     pub(super) fn index(self) -> usize {
         match self {
             Self::Urgent => 0,
@@ -74,7 +74,7 @@ impl Ration {
         }
     }
 
-    /// How many calls of it are under way at once.
+    /// Returns the maximum number of concurrent calls of this kind.
     pub(super) fn limit(self, limits: &PoolLimits) -> usize {
         match self {
             Self::Urgent => limits.urgent,
@@ -85,7 +85,7 @@ impl Ration {
             Self::Agent => limits.agents,
             Self::Trim => limits.trims,
             Self::Shutdown => limits.shutdowns,
-            // Those of both kinds take half of the lane's queue at most.
+            // Both kinds together take at most half of the lane's queue.
             Self::Poll | Self::MetricsPoll => limits.polls.min(limits.queue / 4).max(1),
             Self::Store => limits.stores,
             Self::Batch => limits.batches,
@@ -93,12 +93,12 @@ impl Ration {
         }
     }
 
-    /// How many of these are of one guest, or of one name of what its calls wait for.
+    /// Returns the maximum number of concurrent calls of this kind for one guest or one other key.
     pub(super) fn limit_per_guest(self, limits: &PoolLimits) -> usize {
         match self {
-            // libvirt asks a guest's agent one thing at a time.
+            // libvirt sends a guest's agent one command at a time.
             Self::Agent | Self::Trim => 1,
-            // Of few permits one guest has half.
+            // One guest may have half of these few permits.
             Self::Urgent | Self::Delete | Self::Metrics | Self::Shutdown => {
                 (self.limit(limits) / 2).max(1)
             }
@@ -112,7 +112,7 @@ impl Ration {
         }
     }
 
-    /// The lane whose jobs such a call waits for.
+    /// Returns the lane in which such a call runs its jobs.
     pub(super) fn lane(self) -> Lane {
         match self {
             Self::Urgent => Lane::Urgent,
@@ -130,39 +130,39 @@ impl Ration {
     }
 }
 
-/// What is full when the answer is [`Error::Busy`].
+/// The resource that is full when the answer is [`Error::Busy`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Full {
     /// The lane's queue of jobs.
     Queue(Lane),
-    /// The lane's workers: all are in calls that do not return.
+    /// The lane's workers: all run calls that do not return.
     Workers(Lane),
-    /// The calls that may wait for their turn.
+    /// The calls that may wait for a permit.
     Waiting,
 }
 
-/// Why a job has no result.
+/// The reason for which a job has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// Refused at once; nothing was queued.
     Busy {
         /// What is full.
         full: Full,
-        /// How many it holds.
+        /// The limit of that resource.
         limit: usize,
-        /// What blocks it: the oldest job that runs in the lane, or the one under the key.
+        /// The job that blocks it: the oldest running job of the lane, or the one with the key's lock.
         running: Option<Running>,
     },
-    /// The key was not to be had up to the deadline; nothing was queued.
+    /// The lock of the key was unavailable until the deadline; nothing was queued.
     KeyHeld {
         /// The key.
         key: String,
         /// How long this caller waited for it.
         waited: Duration,
-        /// The job that runs under the key; none while its holder is between two jobs.
+        /// The running job with this key; `None` while the lock's holder is between two jobs.
         running: Option<Running>,
     },
-    /// The deadline came while the job was queued: it did not run and never will.
+    /// The deadline passed while the job was queued: the job did not start and never will.
     Unrun {
         /// The job.
         what: String,
@@ -173,28 +173,28 @@ pub enum Error {
         /// The oldest job that runs in the lane.
         running: Option<Running>,
     },
-    /// The deadline came while the job ran: it runs on, and keeps its key until it returns.
+    /// The deadline passed while the job ran: it runs on, and holds its lock until it returns.
     Late {
         /// The job.
         what: String,
         /// How long its caller waited.
         waited: Duration,
-        /// When a worker began it.
+        /// When a worker started it.
         running_since: SystemTime,
-        /// The same as an age, at the time of this answer.
+        /// The time since then, at this answer.
         age: Duration,
     },
-    /// Refused at once, as the same job runs already and is past its deadline; nothing was queued.
+    /// Refused at once, as the same job runs past its deadline; nothing was queued.
     Overdue {
         /// That job.
         running: Running,
     },
-    /// The job panicked, or making the worker's state for it did.
+    /// The job panicked, or the initialization of the worker's state did.
     Panicked {
         /// The job.
         what: String,
     },
-    /// The pool takes no more work.
+    /// The pool accepts no more work.
     Stopping,
 }
 
@@ -252,7 +252,7 @@ fn write_running(f: &mut fmt::Formatter<'_>, running: Option<&Running>) -> fmt::
     }
 }
 
-/// A time for people: whole milliseconds below a second, else whole seconds.
+/// Formats a duration for people: whole milliseconds below a second, otherwise whole seconds.
 pub(crate) struct Span(pub(crate) Duration);
 
 impl fmt::Display for Span {

@@ -1,4 +1,4 @@
-//! One job between its caller and its worker: who has the result, and what became of the work.
+//! One job between its caller and its worker: the owner of the result, and the outcome of the work.
 //!
 //! ```text
 //! Queued ── start ──► Running ── finish ──► Done ── collect ──► Over
@@ -6,9 +6,9 @@
 //! Queued ── collect at the deadline ──────────────────────────► Over     it never runs
 //! Running ── collect at the deadline ──► GivenUp ── finish ───► Over     `late` gets the result
 //! ```
-//! Every arrow is one method of [`State`], taken under one lock, so of the caller and the late
-//! handler exactly one gets the result. `late` owns the guest's key and stays here from the
-//! submission to the end: the key is free when the caller was answered and the work is over.
+//! Every arrow is one method of [`State`], under one mutex, so exactly one of the caller and the
+//! late handler gets the result. `late` owns the guest's lock and stays here from the submission to
+//! the end: the lock is free when the caller has its answer and the work has returned.
 
 use std::mem;
 use std::time::Instant;
@@ -19,30 +19,30 @@ use super::JobName;
 use super::lane::{Outcome, Panicked, Task, Worker};
 use super::lane_state::Label;
 
-/// Why a job that reached its end has no result.
+/// The reason for which a job that ended has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The work panicked, or making the worker's state did.
+    /// The work panicked, or the initialization of the worker's state did.
     Panicked,
-    /// The pool was stopped before a worker took it.
+    /// The pool was stopped before a worker took the job.
     Stopping,
 }
 
-/// What the caller is told.
+/// The caller's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer<T> {
-    /// The job reached its end.
+    /// The job ended.
     Done(Result<T, Failure>),
-    /// The deadline came first; no worker has begun it, and none will.
+    /// The deadline passed first; no worker has started the job, and none will.
     Unrun,
-    /// The deadline came while it ran.
+    /// The deadline passed while the job ran.
     Late {
-        /// When its worker began.
+        /// When its worker started it.
         since: Instant,
     },
 }
 
-/// The state machine; `W` is the work, `L` what to do with a late result of type `T`.
+/// The state machine; `W` is the work, `L` the handler of a late result of type `T`.
 pub(super) enum State<T, W, L> {
     Queued { work: W, late: L },
     Running { since: Instant, late: L },
@@ -52,7 +52,7 @@ pub(super) enum State<T, W, L> {
 }
 
 impl<T, W, L> State<T, W, L> {
-    /// A worker takes the work, unless it is too late or there is none left.
+    /// Takes the work for a worker, unless the deadline has passed or the work was taken.
     fn start(&mut self, now: Instant, deadline: Instant) -> Option<W> {
         match mem::replace(self, Self::Over) {
             Self::Queued { work, late } if now < deadline => {
@@ -66,12 +66,12 @@ impl<T, W, L> State<T, W, L> {
         }
     }
 
-    /// Whether a worker may still take it.
+    /// Returns whether a worker may still take the work.
     pub(super) fn is_queued(&self) -> bool {
         matches!(self, Self::Queued { .. })
     }
 
-    /// The worker is done. `Some` when nobody waits for the result: what to do then, and with what.
+    /// Stores the worker's result. Returns it, with its late handler, if the caller has given up.
     fn finish(&mut self, result: Result<T, Failure>) -> Option<GivenUp<T, L>> {
         match mem::replace(self, Self::Over) {
             Self::GivenUp { late } => Some((result, late)),
@@ -86,7 +86,8 @@ impl<T, W, L> State<T, W, L> {
         }
     }
 
-    /// The pool stops; work that nobody has begun is returned, to be dropped.
+    /// Refuses work that no worker has started because the pool stops; returns the work, to be
+    /// dropped.
     pub(super) fn refuse(&mut self) -> Option<W> {
         match mem::replace(self, Self::Over) {
             Self::Queued { work, late } => {
@@ -100,8 +101,8 @@ impl<T, W, L> State<T, W, L> {
         }
     }
 
-    /// The caller looks for its answer; at its deadline it takes whatever there is. The closures
-    /// that will not run come along, to be dropped outside the lock.
+    /// Takes the caller's answer if there is one; at the deadline there always is. The closures
+    /// that will not run are returned, to be dropped outside the mutex.
     pub(super) fn collect(&mut self, expired: bool) -> Option<(Answer<T>, Option<W>, Option<L>)> {
         match mem::replace(self, Self::Over) {
             Self::Done { result, late } => Some((Answer::Done(result), None, Some(late))),
@@ -118,7 +119,7 @@ impl<T, W, L> State<T, W, L> {
     }
 }
 
-/// A job as caller and worker share it.
+/// A job that its caller and its worker share.
 pub(super) struct Call<T, W, L> {
     label: Label,
     state: Mutex<State<T, W, L>>,
@@ -126,12 +127,12 @@ pub(super) struct Call<T, W, L> {
 }
 
 impl<T, W, L> Call<T, W, L> {
-    /// A job that waits for its worker.
+    /// Makes a job that waits for its worker.
     pub(super) fn new(label: Label, work: W, late: L) -> Self {
         Self { label, state: Mutex::new(State::Queued { work, late }), done: Condvar::new() }
     }
 
-    /// Blocks the caller until the job is done or its deadline is there; asked once.
+    /// Blocks the caller until the job ends or its deadline passes; must be called once.
     pub(super) fn wait(&self) -> Answer<T> {
         let mut state = self.state.lock();
         let mut expired = false;
@@ -186,11 +187,11 @@ where
     }
 }
 
-/// A result that nobody waits for, and what is to be done with it.
+/// A result for which no caller waits, and its handler.
 type GivenUp<T, L> = (Result<T, Failure>, L);
 
-/// Runs a job's work on this worker unless it is too late or there is none left: how it went, and
-/// what came of it where its caller has given up.
+/// Runs a job's work on this worker unless the deadline has passed or the work was taken. Returns
+/// the outcome, and the result if its caller has given up.
 pub(super) fn work_off<S, T, W: FnOnce(&mut S) -> T, L>(
     state: &Mutex<State<T, W, L>>,
     label: &Label,
@@ -210,8 +211,8 @@ mod tests {
 
     use super::*;
 
-    /// What the two sides do. The caller looks until it has an answer; the worker finishes only
-    /// what it started.
+    /// The steps of both sides. The caller polls until it has an answer; the worker finishes only
+    /// work that it started.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Step {
         Start { in_time: bool },
@@ -230,7 +231,7 @@ mod tests {
         Step::Collect { expired: true },
     ];
 
-    /// One job's life as the outside sees it.
+    /// One job's life, seen from outside.
     struct Life {
         state: State<u8, (), ()>,
         taken: bool,
@@ -253,7 +254,8 @@ mod tests {
             }
         }
 
-        /// A job is taken from its queue once, finished by who started it, answered once.
+        /// A job is taken from its queue once, finished by the worker that started it, and answered
+        /// once.
         fn allows(&self, step: Step) -> bool {
             match step {
                 Step::Start { .. } | Step::Refuse => !self.taken,
@@ -313,7 +315,7 @@ mod tests {
             for &step in &path {
                 life.take(step);
             }
-            // A second look before the deadline changes nothing, so five steps reach every state.
+            // A second poll before the deadline changes nothing, so five steps reach every state.
             if path.len() < 5 {
                 let next = STEPS.iter().filter(|&&step| life.allows(step));
                 paths.extend(next.map(|&step| [path.as_slice(), &[step]].concat()));

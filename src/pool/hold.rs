@@ -1,4 +1,4 @@
-//! The admission behind its lock: callers wait here for a key, and leave by dropping what they got.
+//! The admission in its mutex: callers wait here for a guest lock, and leave by dropping what they got.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,36 +10,36 @@ use parking_lot::{Condvar, Mutex};
 use super::admission::{Admission, Place, Stopping};
 use super::permits::{NoPermit, Waits};
 
-/// Callers and keys, and their totals since the start.
+/// Callers and locks, and their totals since the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallerSnapshot {
-    /// Callers that are in the pool now: in a verb that holds or wants a key, or blocked in a job.
+    /// Callers in the pool now: in a verb that holds or waits for a lock, or blocked in a job.
     pub callers: usize,
-    /// Keys that are held.
+    /// Held locks.
     pub keys_held: usize,
-    /// Callers that wait for a key.
+    /// Callers that wait for a lock.
     pub keys_waiting: usize,
-    /// Calls that wait for their permit, without a thread but for those of batches and jobs.
+    /// Calls that wait for their permit; except for the calls of batches and jobs, they wait without a thread.
     pub calls_waiting: usize,
-    /// Callers that were not let in to wait for a key, and calls that were not let in to wait for a permit.
+    /// Callers and calls that were refused instead of waiting for a lock or a permit.
     pub holds_refused: u64,
-    /// Callers that did not get their key, and calls that did not get their permit, by their deadline.
+    /// Callers and calls that did not get their lock or their permit by their deadline.
     pub holds_late: u64,
 }
 
-/// What is called with a key.
+/// A callback that receives a key.
 type Tell = Box<dyn Fn(&str) + Send + Sync>;
 
-/// The lock around [`Admission`], and what wakes those that wait in it.
+/// [`Admission`] in its mutex, and the condition variable of its waiters.
 #[derive(Default)]
 pub(super) struct Gate {
     admission: Mutex<Admission>,
-    /// A key changed hands, or the gate stops, or a caller left while it does. All waiters share
-    /// it: they are few, as callers are rationed, and each looks at its own ticket.
+    /// Signals that a lock changed its holder, that the gate stops, or that a caller left during a stop. All
+    /// waiters share it: they are few, as permits limit the callers, and each checks its own ticket.
     changed: Condvar,
     refused: AtomicU64,
     late: AtomicU64,
-    /// What is called with a key before it is free again.
+    /// The callback for a key before its lock is free again.
     on_release: OnceLock<Tell>,
 }
 
@@ -50,13 +50,14 @@ impl From<Stopping> for NoPermit {
 }
 
 impl Gate {
-    /// Has this called with each key that is released from now on. A second call of this method changes nothing.
+    /// Sets the callback for each key whose lock is released from now on. A second call of this method changes
+    /// nothing.
     pub(super) fn on_release(&self, tell: Tell) {
-        // The other one is there already.
+        // An earlier callback stays.
         let _ = self.on_release.set(tell);
     }
 
-    /// Lets a caller in; it leaves by dropping the seat.
+    /// Adds a caller, which leaves when the seat is dropped.
     ///
     /// # Errors
     /// When the gate stops.
@@ -65,10 +66,10 @@ impl Gate {
         Ok(Seat { gate: Arc::clone(self) })
     }
 
-    /// Lets a caller in and waits for its key.
+    /// Adds a caller and waits for its lock.
     ///
     /// # Errors
-    /// When it is not let in, or does not get the key.
+    /// When the caller is refused, or does not get the lock.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -88,9 +89,9 @@ impl Gate {
     }
 
     /// # Errors
-    /// When the key is not this caller's in the end.
+    /// When the caller does not get the lock.
     fn wait_for_key(&self, key: &str, deadline: Instant) -> Result<(), NoPermit> {
-        // Else a free key would be had, and what is late begun.
+        // Otherwise a late caller could take a free lock and start its verb after the deadline.
         if Instant::now() >= deadline {
             return Err(NoPermit::Late);
         }
@@ -112,8 +113,8 @@ impl Gate {
         }
     }
 
-    /// Lets nobody in any more, turns away those that wait for a key, and waits for the callers to leave;
-    /// whether all did.
+    /// Accepts no more callers, refuses waiting ones, and waits for the others to leave; returns whether all
+    /// did.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -125,12 +126,12 @@ impl Gate {
         admission.callers() == 0
     }
 
-    /// The keys that somebody holds.
+    /// Returns the keys of the held locks.
     pub(super) fn held(&self) -> Vec<String> {
         self.admission.lock().held()
     }
 
-    /// Callers and keys, beside the calls that wait.
+    /// Returns the counts of callers and locks, together with those of waiting calls.
     pub(super) fn snapshot(&self, waits: Waits) -> CallerSnapshot {
         let admission = self.admission.lock();
         CallerSnapshot {
@@ -144,7 +145,7 @@ impl Gate {
     }
 }
 
-/// A caller's place among the callers.
+/// A caller's registration in the admission.
 pub(super) struct Seat {
     gate: Arc<Gate>,
 }
@@ -159,37 +160,37 @@ impl Drop for Seat {
     }
 }
 
-/// A guest's key, free again when the last clone drops.
+/// A guest lock, which is released when the last clone is dropped.
 ///
-/// What [`super::Pool::hold`] returns also carries its caller's place among the callers, so that a
-/// verb that was let in is not told `busy` between its jobs. A clone carries the key alone: it can
-/// stay with a job whose caller was answered.
+/// The hold of [`super::Pool::hold`] also carries its caller's registration, so that an accepted verb does not
+/// get `busy` between its jobs. A clone carries the lock alone: it can stay with a job whose caller has its
+/// answer.
 pub struct Hold {
     key: Arc<HeldKey>,
-    /// Keys of other guests that go with it.
+    /// Locks of other guests that are held together with this one.
     more: Vec<Arc<HeldKey>>,
     seat: Option<Seat>,
 }
 
 impl Hold {
-    /// The key.
+    /// Returns the key.
     pub fn key(&self) -> &str {
         &self.key.name
     }
 
-    /// Keeps the key of another hold as long as this one, which stays what the hold is called by. Of several
-    /// keys the holds are taken in the order of the keys, so that no two callers wait for each other.
+    /// Holds the lock of `other` as long as this one; the key of this hold stays its name. Callers must take
+    /// several locks in the order of their keys, so that no two of them wait for each other.
     pub fn keep(&mut self, other: Self) {
         self.more.push(other.key);
         self.more.extend(other.more);
     }
 
-    /// The key, to keep.
+    /// Returns the shared key.
     pub(super) fn name(&self) -> Arc<str> {
         Arc::clone(&self.key.name)
     }
 
-    /// Whether the caller's place comes with it.
+    /// Returns whether this carries the caller's registration.
     pub(super) fn has_seat(&self) -> bool {
         self.seat.is_some()
     }

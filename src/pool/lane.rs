@@ -1,4 +1,4 @@
-//! A lane: its bounded queue, its workers with their private state, and what they are at.
+//! A lane: its bounded queue, its workers with their private state, and their accounting.
 
 use std::any::Any;
 use std::io;
@@ -19,28 +19,28 @@ use super::lane_state::{Label, Lane, LaneSnapshot, Overdue, Running};
 use super::turns::Turns;
 use crate::threads::{self, Wake, panic_text};
 
-/// A job as a worker sees it.
+/// A job, for a worker.
 pub(super) trait Task<S>: Send + Sync {
-    /// What it does, and to which guest.
+    /// Returns the name: the verb and its guest.
     fn name(&self) -> &JobName;
 
-    /// Whether somebody still waits for its beginning.
+    /// Returns whether a caller still waits for the start of the job.
     fn is_wanted(&self) -> bool;
 
-    /// Does the job on this worker and hands over its result, unless nobody wants it any more.
+    /// Runs the job on this worker and hands over its result, unless no caller wants it any more.
     fn perform(&self, worker: &mut Worker<S>) -> Outcome;
 
-    /// Hands on what nobody waits for, when the worker is free again.
+    /// Passes on the answer of a job without a waiting caller, when the worker is free again.
     fn hand_on(&self) {}
 
-    /// Answers that the pool stops, if no worker has begun; whether that was so.
+    /// Answers that the pool stops, if no worker has started the job; returns whether that was so.
     fn refuse(&self) -> bool;
 }
 
-/// What came of [`Task::perform`].
+/// The outcome of [`Task::perform`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Nobody waits for the job any more.
+    /// No caller waits for the job any more.
     NotRun,
     /// The job returned.
     Returned,
@@ -48,29 +48,29 @@ pub(super) enum Outcome {
     Panicked,
 }
 
-/// The work panicked; it is logged.
+/// The work panicked; the panic is logged.
 pub(super) struct Panicked;
 
-/// Makes a worker's state, on its thread.
+/// Initializes a worker's state, on its thread.
 pub(super) type MakeState<S> = Arc<dyn Fn(Lane) -> S + Send + Sync>;
 
-/// A lane's queue and board, as the pool and the workers share them.
+/// A lane's queue and accounting, which the pool and the workers share.
 pub(super) struct Queue<S> {
     lane: Lane,
     limit: usize,
     turns: Turns,
-    /// Whether no worker is replaced any more.
+    /// Whether workers that hang are no longer replaced.
     is_out_of_spares: AtomicBool,
-    /// Closed with the lane: the workers then end.
+    /// Closed with the lane, which ends the workers.
     tasks: threads::Queue<Arc<dyn Task<S>>>,
     board: Mutex<Board>,
-    /// A worker ended.
+    /// Signals that a worker ended.
     ended: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl<S: 'static> Queue<S> {
-    /// An open lane without workers.
+    /// Makes an open lane without workers.
     pub(super) fn new(lane: Lane, limit: usize, turns: Turns) -> Arc<Self> {
         Arc::new(Self {
             lane,
@@ -87,7 +87,7 @@ impl<S: 'static> Queue<S> {
     /// Starts one more worker.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub(super) fn add_worker(self: &Arc<Self>, make: &MakeState<S>) -> io::Result<()> {
         self.spawn(&mut self.board.lock(), make)
     }
@@ -105,11 +105,11 @@ impl<S: 'static> Queue<S> {
         Ok(())
     }
 
-    /// Gives up on the worker that is on this job, if it still is, and starts another in its place;
-    /// whether it was.
+    /// Abandons the worker that runs this job, if it still does, and starts another worker in its
+    /// place; returns whether it did.
     ///
     /// # Errors
-    /// When the system gives no thread; the worker then counts as before.
+    /// When the system cannot start a thread; then nothing changes.
     pub(super) fn write_off(
         self: &Arc<Self>,
         job: &Overdue,
@@ -122,43 +122,44 @@ impl<S: 'static> Queue<S> {
         self.spawn(&mut board, make)?;
         board.write_off(job.worker);
         drop(board);
-        // It hangs: what other jobs of its guest wait for is not this worker any more.
+        // The worker hangs: other jobs of its guest no longer wait for it.
         self.end_turn(&job.name);
         Ok(true)
     }
 
-    /// Whether a worker that was written off is still on this job.
+    /// Returns whether an abandoned worker still runs this job.
     pub(super) fn is_stuck(&self, job: &Overdue) -> bool {
         self.board.lock().is_stuck(job)
     }
 
-    /// Whether every worker is on a job that is past its deadline and began so long ago.
+    /// Returns whether every worker runs a job that is past its deadline and is at least this old.
     pub(super) fn is_all_overdue(&self, age: Duration) -> bool {
         self.board.lock().is_all_overdue(age)
     }
 
-    /// Says whether no worker is replaced any more: a job that would wait for one is refused then.
+    /// Sets whether workers that hang are no longer replaced: then jobs that would wait for such a
+    /// worker are refused.
     pub(super) fn set_out_of_spares(&self, is_out: bool) {
         self.is_out_of_spares.store(is_out, Ordering::Relaxed);
     }
 
-    /// The jobs that run past their deadline.
+    /// Returns the jobs that run past their deadline.
     pub(super) fn overdue(&self) -> Vec<Overdue> {
         self.board.lock().overdue(self.lane)
     }
 
-    /// A job of this name that runs past its deadline.
+    /// Returns a job of this name that runs past its deadline.
     pub(super) fn overdue_named(&self, name: &JobName) -> Option<Running> {
         self.board.lock().overdue_named(name)
     }
 
-    /// Queues a job; never blocks. A worker may have it before this returns; one that sleeps is woken
-    /// by what this returns.
+    /// Queues a job; never blocks. A worker may take it before this returns; dropping the result
+    /// wakes a sleeping one.
     ///
     /// # Errors
     /// `Busy` when the queue is full, `Stopping` when the lane is closed.
     pub(super) fn submit(&self, task: Arc<dyn Task<S>>) -> Result<Wake, Error> {
-        // Held over both, so that a job is counted before a worker can begin it.
+        // Locked for both steps, so that a job is counted before a worker can start it.
         let mut board = self.board.lock();
         if self.is_out_of_spares.load(Ordering::Relaxed) && board.is_all_overdue(Duration::ZERO) {
             board.totals.refused += 1;
@@ -183,7 +184,8 @@ impl<S: 'static> Queue<S> {
         })
     }
 
-    /// Puts a job into the queue, in place of those that nobody waits for any more where it is full.
+    /// Adds a job to the queue. If the queue is full, jobs without a waiting caller are removed
+    /// first.
     fn put(&self, task: Arc<dyn Task<S>>) -> Result<Wake, TrySendError<Arc<dyn Task<S>>>> {
         match self.tasks.put(task) {
             Err(TrySendError::Full(task)) => {
@@ -199,46 +201,46 @@ impl<S: 'static> Queue<S> {
         self.board.lock().totals.refused += 1;
     }
 
-    /// Counts a caller that was answered while its job runs on.
+    /// Counts a caller that has its answer while its job runs on.
     pub(super) fn count_late(&self) {
         self.board.lock().totals.late += 1;
     }
 
-    /// Counts a queued job whose caller took it back.
+    /// Counts a queued job that its caller has withdrawn.
     pub(super) fn count_unrun(&self) {
         let mut board = self.board.lock();
         board.queued -= 1;
         board.totals.unrun += 1;
         drop(board);
-        // It may be held back for long.
+        // Removed now, as the job might be held back for long.
         self.tasks.retain(|task| task.is_wanted());
     }
 
-    /// This job is over: one that was held back may run.
+    /// Ends the turn of this job, so that a job that was held back may run.
     fn end_turn(&self, name: &JobName) {
         if self.turns.end(name) {
             drop(self.tasks.wake());
         }
     }
 
-    /// The job that runs longest of those that keep others waiting.
+    /// Returns the oldest running job of the workers that take jobs.
     pub(super) fn oldest(&self) -> Option<Running> {
         self.board.lock().oldest()
     }
 
-    /// The job that runs under this key.
+    /// Returns the running job with this key.
     pub(super) fn running_under(&self, key: &str) -> Option<Running> {
         self.board.lock().under(key)
     }
 
-    /// What the lane is at.
+    /// Returns the state of the lane.
     pub(super) fn snapshot(&self) -> LaneSnapshot {
         let held_back =
             self.tasks.count(|task| task.is_wanted() && self.turns.holds_back(task.name()));
         LaneSnapshot { held_back, ..self.board.lock().snapshot(self.lane) }
     }
 
-    /// Takes no more jobs and answers the queued ones; workers end when they are done with theirs.
+    /// Accepts no more jobs and answers the queued ones; workers end after their running job.
     pub(super) fn close(&self) {
         self.tasks.close();
         while let Some(task) = self.tasks.try_next() {
@@ -249,12 +251,12 @@ impl<S: 'static> Queue<S> {
         }
     }
 
-    /// Which lane it is.
+    /// Returns the name of the lane.
     pub(super) fn lane(&self) -> Lane {
         self.lane
     }
 
-    /// Waits for the workers of a closed lane to end; whether all did.
+    /// Waits for the workers of a closed lane to end; returns whether all did.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -265,7 +267,7 @@ impl<S: 'static> Queue<S> {
         drop(board);
         let threads = mem::take(&mut *self.threads.lock());
         for thread in threads {
-            // A thread that is not through is left alone: it ends by itself when its job returns.
+            // A thread that has not ended is not joined: it ends by itself when its job returns.
             if (ended || thread.is_finished()) && thread.join().is_err() {
                 log::error!("a worker of the {} lane panicked outside its jobs", self.lane);
             }
@@ -283,7 +285,7 @@ pub(super) struct Worker<S> {
 }
 
 impl<S: 'static> Worker<S> {
-    /// Takes jobs until the lane is closed, or a job returns after the worker was written off.
+    /// Runs jobs until the lane is closed, or until a job returns after the worker was abandoned.
     fn serve(mut self) {
         let mut written_off = false;
         while !written_off {
@@ -312,27 +314,27 @@ impl<S: 'static> Worker<S> {
 }
 
 impl<S> Worker<S> {
-    /// Puts a job that was queued on the board as running.
+    /// Marks a queued job as running.
     pub(super) fn begin(&self, label: &Label, now: Instant) {
         self.queue.board.lock().begin(self.number, label, now);
     }
 
-    /// Runs a job's code on this worker's state, which is made first where there is none.
+    /// Runs a job's code on this worker's state, which is initialized first if there is none.
     ///
     /// # Errors
-    /// When either panicked; this logs it.
+    /// When either panicked; the panic is logged here.
     pub(super) fn call<R>(
         &mut self,
         name: &JobName,
         work: impl FnOnce(&mut S) -> R,
     ) -> Result<R, Panicked> {
         let Self { queue, make, state, .. } = self;
-        // Unwind safe: after a panic the state is thrown away, and the closure shares nothing else.
+        // Unwind safe: after a panic the state is dropped, and the closure shares nothing else.
         catch_unwind(AssertUnwindSafe(|| work(state.get_or_insert_with(|| make(queue.lane)))))
             .map_err(|payload| self.report(name, payload))
     }
 
-    /// Does what a job brought along for its end, if only to drop it; a panic is logged.
+    /// Runs a job's callback at its end, if only to drop it; a panic is logged.
     pub(super) fn guarded(&self, name: &JobName, end: impl FnOnce()) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(end)) {
             self.report(name, payload);
@@ -345,14 +347,14 @@ impl<S> Worker<S> {
         Panicked
     }
 
-    /// Drops the state; the next job gets a new one.
+    /// Drops the state; the next job initializes a new one.
     fn discard(&mut self) {
         if let Some(state) = self.state.take() {
             self.guarded(&"drop a worker's state".into(), || drop(state));
         }
     }
 
-    /// Notes how a job ended; whether this worker takes further ones.
+    /// Counts the outcome of a job; returns whether this worker takes more jobs.
     fn end(&self, outcome: Outcome) -> bool {
         let mut board = self.queue.board.lock();
         match outcome {

@@ -1,4 +1,4 @@
-//! The lanes, what each is at, and its jobs as logs and errors name them: plain data.
+//! The lanes, their state, and the names of their jobs in logs and errors: plain data.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::JobName;
 
-/// Which workers do a job. No lane waits for another.
+/// The group of workers that runs a job. No lane waits for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// Verbs that change a guest.
     Control,
     /// Status, the per-guest metrics, and writes to the state directory.
     Read,
-    /// Destroying: the cure for a stuck guest.
+    /// Destroy, which is the remedy for a guest that hangs.
     Urgent,
     /// Volumes.
     Storage,
@@ -30,53 +30,55 @@ impl fmt::Display for Lane {
     }
 }
 
-/// A job that a worker is on.
+/// A running job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
     /// The job's name, as text.
     pub what: String,
-    /// Since when, as an age.
+    /// The time since its start.
     pub age: Duration,
 }
 
-/// What one lane is at, and its totals since the start.
+/// The state of one lane, and its totals since the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneSnapshot {
     /// The lane.
     pub lane: Lane,
     /// Threads that take its jobs.
     pub workers: usize,
-    /// Jobs that wait for a worker and whose callers wait for them.
+    /// Jobs in the queue whose callers still wait.
     pub queued: usize,
-    /// Of these, jobs that wait for others of their guest or of emulators, beside workers that may be free.
+    /// The queued jobs that are held back by other jobs of their guest or of emulators, although workers
+    /// may be free.
     pub held_back: usize,
-    /// Jobs that such a worker is on.
+    /// Jobs that run on these workers.
     pub running: usize,
-    /// Jobs that others are on, which were written off and have not returned.
+    /// Jobs that run on abandoned workers.
     pub stuck: usize,
-    /// The oldest of both.
+    /// The oldest running job, on an abandoned worker or not.
     pub oldest: Option<Running>,
     /// Totals since the start.
     pub totals: Totals,
 }
 
-/// What became of a lane's jobs since the start. Every job that was queued ends in one of
-/// `finished`, `panicked`, `unrun`; `late` counts callers and comes on top.
+/// The outcomes of a lane's jobs since the start. Every queued job ends in one of `finished`, `panicked`,
+/// `unrun`; `late` counts callers, in addition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Jobs that returned, in time or late.
     pub finished: u64,
     /// Jobs that panicked.
     pub panicked: u64,
-    /// Jobs whose deadline, or the pool's stop, came before a worker.
+    /// Jobs whose deadline passed, or whose pool stopped, before a worker was free.
     pub unrun: u64,
-    /// Callers that were answered while their job ran on.
+    /// Callers that got their answer while their job ran on.
     pub late: u64,
-    /// Jobs that were not queued: queue full, too many callers, or stopping.
+    /// Jobs that were not queued, because the queue was full, there were too many callers, or the pool was
+    /// stopping.
     pub refused: u64,
 }
 
-/// A job that runs past its deadline, on a worker that waits for nothing else.
+/// A job that runs past its deadline, on a worker that was not abandoned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overdue {
     /// Its lane.
@@ -85,16 +87,16 @@ pub struct Overdue {
     pub worker: usize,
     /// The job's name.
     pub name: JobName,
-    /// When the worker began it.
+    /// When the worker started it.
     pub since: Instant,
 }
 
-/// What a job is called, what it is about, and how long its caller waits.
+/// The name of a job, its key, and its caller's deadline.
 pub(super) struct Label {
     /// The job's name for logs and errors.
     pub(super) name: JobName,
-    /// The key it runs under.
+    /// The key of the guest lock under which it runs.
     pub(super) key: Option<Arc<str>>,
-    /// After this it is not begun, and not waited for.
+    /// After this the job does not start, and its caller does not wait.
     pub(super) deadline: Instant,
 }

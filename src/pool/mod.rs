@@ -1,4 +1,4 @@
-//! Where blocking work is done: bounded lanes of workers, deadlines, and a key per guest.
+//! Runs blocking work: bounded lanes of workers, deadlines, and a lock per guest.
 //!
 //! ```text
 //! call   ─ permit ─► [calls: under way, waiting]         what waits costs no thread
@@ -7,22 +7,20 @@
 //!        ◄─ result or deadline ── [handover] ◄──┘        one state machine per job
 //! ```
 //!
-//! A caller that need not wait posts its job instead, with what is done with the answer: the worker
-//! does that, or the pool's clock at the deadline (`posted`, `clock`). So one thread fewer is woken.
+//! A caller that need not wait posts its job instead, with a callback for the answer: the worker calls it, or the
+//! pool's clock at the deadline (`posted`, `clock`). This saves the wake of a thread.
 //!
-//! What holds, and where it is decided:
-//! - Nobody waits without a bound: calls wait for a permit (`calls`) in a fair order, as many as memory
-//!   allows. One more, or one job too many in a lane, is [`Error::Busy`] at once. Every wait ends at its
-//!   deadline.
-//! - Of one guest half as many jobs run in the read lane as it has workers, and of jobs that ask emulators one
-//!   fewer than it has, so that guests that hang leave others their turn (`turns`).
-//! - A job whose deadline came before a worker never runs; one that runs is never cut off, keeps
-//!   its key until it returns, and its result goes to the caller or to the late handler, never to
-//!   both (`handover`).
-//! - A worker whose job does not return can be written off: another takes its place, and its thread
-//!   ends when the job returns. Who is to be written off is for others to judge (`board`).
-//! - A panic costs the job and the worker's state, not the worker (`lane`).
-//! - The pool knows nothing of what the jobs do.
+//! The guarantees, and the module that provides each:
+//! - Every wait is bounded: calls wait for a permit (`calls`) in a fair order, as many as memory allows. A call or
+//!   a job beyond these limits gets [`Error::Busy`] at once. Every wait ends at its deadline.
+//! - In the read lane one guest has at most half as many running jobs as there are workers, and jobs that query
+//!   emulators leave one worker free, so that guests that hang do not block others (`turns`).
+//! - A job whose deadline passes before a worker is free never runs. A running job is never interrupted and holds
+//!   its lock until it returns. Its result goes to the caller or to the late handler, never to both (`handover`).
+//! - A worker whose job does not return can be abandoned: another worker takes its place, and its thread ends when
+//!   the job returns. Other modules decide which workers to abandon (`board`).
+//! - A panic ends the job and drops the worker's state; the worker continues (`lane`).
+//! - The pool does not depend on what the jobs do.
 
 mod admission;
 mod batches;
@@ -71,34 +69,34 @@ pub use self::permits::{Granted, NoPermit, Permit};
 pub use self::places::NoPlace;
 pub(crate) use self::places::{Places, Quota};
 
-/// One job's name and bound.
+/// The name and the deadline of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// For logs and errors.
     pub name: JobName,
-    /// After this the job is not begun and its caller waits no longer.
+    /// After this the job does not start and its caller does not wait.
     pub deadline: Instant,
 }
 
-/// What a job does, and to which guest: `Run web-1`.
+/// The verb of a job and its guest: `Run web-1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobName {
     /// The verb.
     pub verb: String,
     /// The guest's id, or the name of another object; empty for none.
     pub guest: String,
-    /// Whether it waits for the guest's emulator, and so may hang with it. The read lane does such jobs with all
+    /// Whether it waits for the guest's emulator, and so may hang with it. The read lane runs such jobs on all
     /// workers but one.
     pub asks_emulator: bool,
 }
 
 impl JobName {
-    /// The name of this verb on this guest.
+    /// Returns the name of this verb on this guest.
     pub fn new(verb: impl Into<String>, guest: impl Into<String>) -> Self {
         Self { verb: verb.into(), guest: guest.into(), asks_emulator: false }
     }
 
-    /// The same, of a job that asks the guest's emulator.
+    /// Returns the name of a job that queries the guest's emulator.
     #[must_use]
     pub fn of_emulator(self) -> Self {
         Self { asks_emulator: true, ..self }
@@ -120,19 +118,19 @@ impl fmt::Display for JobName {
     }
 }
 
-/// What the pool is at.
+/// The state of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Control, read, urgent, storage.
     pub lanes: [LaneSnapshot; 4],
-    /// Who waits, and for what.
+    /// The callers and calls that wait.
     pub callers: CallerSnapshot,
 }
 
-/// The worker pool. `S` is a worker's private state, such as its libvirt connection: made, used and
-/// dropped on the worker's own thread.
+/// The worker pool. `S` is a worker's private state, such as its libvirt connection: created, used and dropped on
+/// the worker's own thread.
 ///
-/// Dropping the pool stops it without grace: what runs is left to end by itself.
+/// Dropping the pool stops it without grace: running jobs end by themselves.
 pub struct Pool<S: 'static> {
     limits: PoolLimits,
     batches: Batches,
@@ -140,7 +138,7 @@ pub struct Pool<S: 'static> {
     permits: Arc<Permits>,
     make: MakeState<S>,
     clock: Arc<Clock>,
-    /// Holds a word from when a caller was told `Late` until somebody took notice.
+    /// Contains a message from the first `Late` answer until the listener takes it.
     late: (Sender<()>, Receiver<()>),
     control: Arc<Queue<S>>,
     read: Arc<Queue<S>>,
@@ -159,13 +157,13 @@ impl<S: 'static> Pool<S> {
     /// before its first job, and again after a job that panicked.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn new(
         limits: &PoolLimits,
         make_state: impl Fn(Lane) -> S + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let clock = Clock::start()?;
-        // Changes of one guest run one after the other by its key.
+        // Changes of one guest are serialized by its lock.
         let queue = |lane| Queue::new(lane, limits.queue, Turns::unlimited());
         let shared = |lane, workers| Queue::new(lane, limits.queue, Turns::among(workers));
         let pool = Self {
@@ -195,16 +193,17 @@ impl<S: 'static> Pool<S> {
         Ok(pool)
     }
 
-    /// Has `tell` called with each key that is released from now on, before anybody else gets it. It may not wait:
-    /// the thread that drops the last [`Hold`] calls it. A second call of this method changes nothing.
+    /// Sets the callback for each key whose lock is released from now on; it runs before another caller can take
+    /// the lock. It must not block: the thread that drops the last [`Hold`] calls it. A second call of this method
+    /// changes nothing.
     pub fn on_release(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
         self.gate.on_release(Box::new(tell));
     }
 
-    /// Takes a guest's key for a verb that changes it, in order of arrival.
+    /// Takes a guest's lock for a verb that changes the guest, in order of arrival.
     ///
     /// # Errors
-    /// `KeyHeld` when others had the key up to `deadline`, `Stopping`.
+    /// `KeyHeld` when other callers held the lock until `deadline`, `Stopping`.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -219,22 +218,22 @@ impl<S: 'static> Pool<S> {
         })
     }
 
-    /// A permit for a call, if there is room for it now; never blocks.
+    /// Returns a permit for a call if there is room now; never blocks.
     pub fn permit(&self, share: &CallShare) -> Option<Permit> {
         self.permits.permit(share)
     }
 
-    /// Has a call wait for its permit, and blocks for nothing. `then` is called with the permit on the thread that
-    /// frees it, with an error on the clock's thread at `deadline`, and at once on this thread where the call gets
-    /// one by now or must not wait. It must not block.
+    /// Queues a call for its permit without blocking. `then` is called with the permit on the thread that frees
+    /// it, or with an error on the clock's thread at `deadline`. It is called at once, on this thread, if the call
+    /// gets a permit now or must not wait. It must not block.
     pub fn permit_later(&self, share: CallShare, deadline: Instant, then: Granted) {
         self.permits.permit_later(share, deadline, then);
     }
 
-    /// A permit for a call that waits for it on this thread.
+    /// Waits on this thread for the permit of a call.
     ///
     /// # Errors
-    /// When too many calls wait, the pool stops, or `deadline` comes.
+    /// When too many calls wait, the pool stops, or `deadline` passes.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -246,13 +245,13 @@ impl<S: 'static> Pool<S> {
         self.permits.wait_for_permit(share, deadline)
     }
 
-    /// The agent is told to stop: turns away the calls that wait for a permit without a thread and would do so
-    /// beyond `until`, as nobody would answer them. The others go on.
+    /// Refuses the calls that wait for a permit without a thread and with a deadline after `until`, because the
+    /// agent stops and could not answer them. Other calls continue.
     pub fn turn_away_after(&self, until: Instant) {
         self.permits.turn_away_after(until);
     }
 
-    /// Why a call has no permit that arrived then, for its caller: what it waited for, where it waited.
+    /// Returns the error for the caller of a call without a permit, with what the call waited for.
     pub fn no_permit(
         &self,
         why: NoPermit,
@@ -287,14 +286,14 @@ impl<S: 'static> Pool<S> {
         }
     }
 
-    /// Runs `work` on a worker of `lane` and returns its result. What comes too late is dropped.
+    /// Runs `work` on a worker of `lane` and returns its result. A late result is dropped.
     ///
-    /// `hold` stays held until the work is over, also when its caller is answered before. Not to be
-    /// called from a job: it would wait for its own lane.
+    /// `hold` is held until the work has returned, even when its caller has its answer before. Must not be called
+    /// from a job: the job would wait for its own lane.
     ///
     /// # Errors
-    /// `Busy` where the lane's queue is full, `Stopping`, `Unrun`, `Late` and `Panicked`; with the first three
-    /// the work never ran.
+    /// `Busy` when the lane's queue is full, `Stopping`, `Unrun`, `Late` and `Panicked`; with the first three the
+    /// work did not start.
     ///
     /// # Blocking
     /// Up to `job.deadline`.
@@ -308,9 +307,9 @@ impl<S: 'static> Pool<S> {
         self.run_or_else(lane, job, hold, work, |_, _| {})
     }
 
-    /// As [`Self::run`], but a result that comes after its caller was told `Late` goes to `late`,
-    /// on the same worker and still under the hold: the place where a verb is undone or finished.
-    /// Exactly one of them gets the result; neither does when the work panicked.
+    /// Runs `work` as [`Self::run`] does, but passes a result that arrives after its caller got `Late` to `late`,
+    /// on the same worker and still under the hold. There a verb is undone or completed. Exactly one of both gets
+    /// the result; neither does when the work panicked.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -337,7 +336,7 @@ impl<S: 'static> Pool<S> {
         Ok(*result.downcast().expect("the work returns this type"))
     }
 
-    /// The same for closures and results of any kind: compiled once, not for each verb, which saves 330 KB.
+    /// Runs closures and results of any type: compiled once, not for each verb, which saves 330 KB.
     fn run_boxed(
         &self,
         lane: Lane,
@@ -354,15 +353,15 @@ impl<S: 'static> Pool<S> {
         books.result(&name, call.wait())
     }
 
-    /// A place among the callers for a job that is posted; none where the pool stops.
+    /// Registers a caller for a job to post; `None` when the pool stops.
     pub fn place(&self) -> Option<Place> {
         self.gate.enter().ok().map(Place)
     }
 
-    /// Has a worker of `lane` run `work`, and does not wait for it: `then` gets its result, once, on
-    /// the worker's thread; at the deadline an error, on the clock's; where it cannot be queued one
-    /// on this thread. It must not block, but for a line of the log, and neither does this. Dropping
-    /// the pool drops what its clock would have called later.
+    /// Runs `work` on a worker of `lane` without waiting for it. `then` is called once: with the result on the
+    /// worker's thread, with an error at the deadline on the clock's thread, or with an error on this thread if
+    /// the job cannot be queued. Neither this nor `then` may block, except for a log line. Dropping the pool drops
+    /// the calls that its clock would have made later.
     pub fn post<T: Send + 'static>(
         &self,
         Place(seat): Place,
@@ -386,21 +385,21 @@ impl<S: 'static> Pool<S> {
         Books { queue, late, lane, arrived: current::arrived() }
     }
 
-    /// Has a word whenever callers were told `Late` since the last one was taken; it ends with the
-    /// pool. For one listener.
+    /// Receives a message when callers got `Late` since the last message; the channel ends with the pool. For one
+    /// listener.
     pub fn late_answers(&self) -> Receiver<()> {
         self.late.1.clone()
     }
 
-    /// The jobs that run past their deadline, without those of workers that were written off.
+    /// Returns the jobs that run past their deadline, except those of abandoned workers.
     pub fn overdue(&self) -> Vec<Overdue> {
         self.queues().into_iter().flat_map(|queue| queue.overdue()).collect()
     }
 
-    /// Whether a job of this name may well be begun.
+    /// Checks that no job of this name runs past its deadline, so that another may start.
     ///
     /// # Errors
-    /// `Overdue` where one runs past its deadline, stuck or not: a second one would be the next.
+    /// `Overdue` if one does, on an abandoned worker or not: a second job would hang as well.
     pub fn not_overdue(&self, lane: Lane, name: &JobName) -> Result<(), Error> {
         match self.queue(lane).overdue_named(name) {
             Some(running) => Err(Error::Overdue { running }),
@@ -408,32 +407,33 @@ impl<S: 'static> Pool<S> {
         }
     }
 
-    /// Gives up on the worker that is on this job: it is counted as stuck until the job returns,
-    /// and another takes its place. `false` when the job has returned meanwhile.
+    /// Abandons the worker that runs this job and starts another in its place; the worker counts as stuck until
+    /// the job returns. Returns `false` if the job has returned by now.
     ///
     /// # Errors
-    /// When the system gives no thread; then everything is as before.
+    /// When the system cannot start a thread; then nothing changes.
     pub fn write_off(&self, job: &Overdue) -> io::Result<bool> {
         self.queue(job.lane).write_off(job, &self.make)
     }
 
-    /// Whether a worker that was written off is still on this job.
+    /// Returns whether an abandoned worker still runs this job.
     pub fn is_stuck(&self, job: &Overdue) -> bool {
         self.queue(job.lane).is_stuck(job)
     }
 
-    /// Whether every worker of this lane is on a job that is past its deadline and began so long ago.
+    /// Returns whether every worker of this lane runs a job that is past its deadline and is at least this old.
     pub fn is_all_overdue(&self, lane: Lane, age: Duration) -> bool {
         self.queue(lane).is_all_overdue(age)
     }
 
-    /// Says whether no worker is replaced any more. A job that would wait for a worker that hangs is told
-    /// `Busy` then.
+    /// Sets whether workers that hang are no longer replaced. Then a job that would wait for such a worker gets
+    /// `Busy`.
     pub fn set_out_of_spares(&self, is_out: bool) {
         self.queues().into_iter().for_each(|queue| queue.set_out_of_spares(is_out));
     }
 
-    /// Why a call would be refused now rather than wait; `None` where it would be taken.
+    /// Returns the error with which a call would be refused now instead of waiting; `None` if it would be
+    /// accepted.
     pub fn calls_refused(&self) -> Option<Error> {
         let limit = self.limits.calls_waiting;
         Some(match self.permits.would_refuse()? {
@@ -442,12 +442,12 @@ impl<S: 'static> Pool<S> {
         })
     }
 
-    /// The keys that are held now, in no order; from memory.
+    /// Returns the keys of the held locks, in no order; from memory.
     pub fn held_keys(&self) -> Vec<String> {
         self.gate.held()
     }
 
-    /// What the pool is at; from memory.
+    /// Returns the state of the pool; from memory.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             lanes: self.queues().map(|queue| queue.snapshot()),
@@ -455,23 +455,22 @@ impl<S: 'static> Pool<S> {
         }
     }
 
-    /// Ends the pool: new callers are told `Stopping`, and so are those that wait for a key. Verbs
-    /// that hold their key and jobs that were queued get `grace` to end; what is still queued then
-    /// is answered `Stopping` and never runs. A read that runs when all callers are answered gets
-    /// [`LATE_READS`]. Returns whether everything ended.
+    /// Stops the pool. New callers and callers that wait for a lock get `Stopping`. Verbs that hold their lock and
+    /// queued jobs have `grace` to end; jobs that are still queued then get `Stopping` and never run. Reads that
+    /// still run when all callers have their answer have [`LATE_READS`]. Returns whether everything ended.
     ///
     /// # Blocking
     /// Up to `grace`.
     pub fn stop(&self, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
-        // Those that wait for a key have permits.
+        // Callers that wait for a lock hold permits, so they must be refused first.
         self.gate.stop(Instant::now());
         let calls_ended = self.permits.stop(deadline);
         let callers_left = self.gate.stop(deadline);
         for queue in self.queues() {
             queue.close();
         }
-        // Each is joined, also after one that did not end.
+        // Every lane is joined, even after one that did not end.
         let reads_by = deadline.min(Instant::now() + LATE_READS);
         let ended = self.queues().map(|queue| match queue.lane() {
             Lane::Read => queue.join(reads_by),
@@ -480,7 +479,7 @@ impl<S: 'static> Pool<S> {
         calls_ended && callers_left && !ended.contains(&false)
     }
 
-    /// A place for a caller, unless its hold brings one.
+    /// Registers a caller, unless its hold carries its registration.
     ///
     /// # Errors
     /// `Stopping`.
@@ -491,7 +490,7 @@ impl<S: 'static> Pool<S> {
         }
     }
 
-    /// The batches that run.
+    /// Returns the running batches.
     pub fn batches(&self) -> &Batches {
         &self.batches
     }
@@ -521,23 +520,23 @@ impl<S: 'static> Drop for Pool<S> {
     }
 }
 
-/// A place among the callers, until the job that it is for has its answer.
+/// A caller's registration until its posted job has its answer.
 pub struct Place(Seat);
 
-/// Where it is written down what became of a job of a lane.
+/// Records the outcome of a job of a lane.
 struct Books<S: 'static> {
     queue: Arc<Queue<S>>,
     late: Sender<()>,
     lane: Lane,
-    /// When its caller came.
+    /// When its caller arrived.
     arrived: Instant,
 }
 
 impl<S: 'static> Books<S> {
-    /// What the caller is told, counted.
+    /// Counts the answer and returns it to the caller.
     ///
     /// # Errors
-    /// Where there is no result.
+    /// If there is no result.
     fn result<T>(&self, name: &JobName, answer: Answer<T>) -> Result<T, Error> {
         let what = || name.to_string();
         match answer {
@@ -551,7 +550,7 @@ impl<S: 'static> Books<S> {
             }
             Answer::Late { since } => {
                 self.queue.count_late();
-                // A word that is still there says the same.
+                // A message that is still in the channel says the same.
                 let _ = self.late.try_send(());
                 let age = since.elapsed();
                 let running_since =

@@ -1,4 +1,4 @@
-//! Permits behind their lock: calls wait here for theirs, and let the next one in by dropping it.
+//! Permits in their mutex: calls wait here for a permit, and dropping a permit grants it to the next call.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,22 +15,22 @@ use crate::config::PoolLimits;
 use crate::sorted::Table;
 use crate::threads::panic_text;
 
-/// Calls that wait, and the totals since the start.
+/// Waiting calls, and the totals since the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Waits {
     /// Calls that wait for their permit.
     pub(super) waiting: usize,
-    /// Calls that were not let in to wait.
+    /// Calls that were refused instead of waiting.
     pub(super) refused: u64,
     /// Calls that did not get their permit by their deadline.
     pub(super) late: u64,
 }
 
-/// The lock around [`Calls`], and what is done with the permits of those that wait.
+/// [`Calls`] in its mutex, and the callbacks of the waiting calls.
 pub(super) struct Permits {
     state: Mutex<State>,
     clock: Arc<Clock>,
-    /// A call ended after the stop.
+    /// Signals that a call ended after the stop.
     ended: Condvar,
     refused: AtomicU64,
     late: AtomicU64,
@@ -39,14 +39,14 @@ pub(super) struct Permits {
 struct State {
     calls: Calls,
     waiters: Table<CallId, Waiter>,
-    /// Of these, those without a thread, and how many there may be.
+    /// The number of waiters without a thread, and its maximum.
     parked: usize,
     parked_most: usize,
-    /// Until when those may wait at most, where the agent is told to stop.
+    /// The latest deadline of waiters without a thread, once the agent stops.
     parked_until: Option<Instant>,
-    /// Whether there are no permits any more.
+    /// Whether no more permits are given.
     is_stopped: bool,
-    /// Whether a thread gives permits to those that wait.
+    /// Whether a thread is granting permits to waiting calls.
     is_granting: bool,
 }
 
@@ -66,28 +66,28 @@ impl State {
 struct Waiter {
     share: CallShare,
     deadline: Instant,
-    /// Whether it has no thread.
+    /// Whether it waits without a thread.
     is_parked: bool,
     alarm: clock::Ticket,
     then: Granted,
 }
 
-/// Is called once with the permit of a call that waited, or with why there is none. It must not block.
+/// Called once with the permit of a waiting call, or with the reason for its absence. It must not block.
 pub type Granted = Box<dyn FnOnce(Result<Permit, NoPermit>) + Send>;
 
-/// Why there is no key, or no permit.
+/// The reason for which a caller has no lock, or a call no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPermit {
-    /// So many calls wait as may.
+    /// The maximum number of calls already waits.
     Full,
-    /// Nobody is let in any more.
+    /// The pool accepts no more callers.
     Stopping,
-    /// Others had it up to the deadline.
+    /// Others held it until the deadline.
     Late,
 }
 
 impl Permits {
-    /// All permits are to be had.
+    /// Makes the permits, all of them available.
     pub(super) fn new(limits: &PoolLimits, clock: &Arc<Clock>) -> Arc<Self> {
         let state = State {
             calls: Calls::new(limits),
@@ -107,7 +107,7 @@ impl Permits {
         })
     }
 
-    /// A permit for a call, if there is room for it now.
+    /// Returns a permit for a call if there is room now.
     pub(super) fn permit(self: &Arc<Self>, share: &CallShare) -> Option<Permit> {
         let mut state = self.state.lock();
         let may = !state.is_stopped && state.calls.begin(share);
@@ -118,9 +118,9 @@ impl Permits {
         Permit { permits: Arc::clone(self), share: Some(share) }
     }
 
-    /// Has a call wait for its permit. `then` is called with it on the thread that frees it, with an error on the
-    /// clock's thread at `deadline`, and at once on this thread where the call gets a permit by now or must not
-    /// wait.
+    /// Queues a call for its permit. `then` is called with the permit on the thread that frees it, or with an
+    /// error on the clock's thread at `deadline`. It is called at once, on this thread, if the call gets a permit
+    /// now or must not wait.
     pub(super) fn permit_later(
         self: &Arc<Self>,
         share: CallShare,
@@ -130,10 +130,10 @@ impl Permits {
         self.wait(share, deadline, true, then);
     }
 
-    /// A permit for a call that waits for it on this thread.
+    /// Waits on this thread for the permit of a call.
     ///
     /// # Errors
-    /// When the pool stops, or `deadline` comes.
+    /// When the pool stops, or `deadline` passes.
     ///
     /// # Blocking
     /// Up to `deadline`.
@@ -171,16 +171,16 @@ impl Permits {
         state.waiters.insert(id, waiter);
         drop(state);
         self.clock.set(alarm, Arc::new(Expiry { permits: Arc::clone(self), share, id }));
-        // Room may have been made before it waited.
+        // A permit may have become free before the call was queued.
         self.grant();
         if !self.state.lock().waiters.contains_key(&id) {
-            // Who gave it the permit may have found no alarm to take back.
+            // The thread that granted the permit may have found no alarm to cancel.
             self.clock.cancel(alarm);
         }
     }
 
-    /// Gives permits to the calls that wait, as long as there is room. What is done with a permit may be to drop
-    /// it: then this is called again, and leaves the next one to the first call of it.
+    /// Grants permits to waiting calls while there is room. A callback may drop its permit, which calls this
+    /// again; the inner call leaves the next grant to the outer one.
     fn grant(self: &Arc<Self>) {
         if std::mem::replace(&mut self.state.lock().is_granting, true) {
             return;
@@ -199,8 +199,8 @@ impl Permits {
         }
     }
 
-    /// Turns away the calls that wait without a thread and would do so beyond `until`, and those that would come:
-    /// nobody would answer them.
+    /// Refuses the calls that wait without a thread and with a deadline after `until`, and later ones of this
+    /// kind: the agent could not answer them.
     pub(super) fn turn_away_after(&self, until: Instant) {
         self.state.lock().parked_until = Some(until);
         self.turn_away_where(|waiter| waiter.is_parked && waiter.deadline > until);
@@ -225,7 +225,7 @@ impl Permits {
         }
     }
 
-    /// Gives no permits any more, turns away the calls that wait, and waits for those with a permit to end;
+    /// Gives no more permits, refuses waiting calls, and waits for the calls with a permit to end; returns
     /// whether all did.
     ///
     /// # Blocking
@@ -238,7 +238,7 @@ impl Permits {
         state.calls.under_way() == 0
     }
 
-    /// Why a call that came now would be turned away rather than wait.
+    /// Returns the reason for which a new call would be refused instead of waiting.
     pub(super) fn would_refuse(&self) -> Option<NoPermit> {
         let state = self.state.lock();
         match state.is_stopped || state.parked_until.is_some() {
@@ -247,7 +247,7 @@ impl Permits {
         }
     }
 
-    /// What they are at.
+    /// Returns the current counts.
     pub(super) fn snapshot(&self) -> Waits {
         Waits {
             waiting: self.state.lock().calls.waiting(),
@@ -264,15 +264,15 @@ fn tell(then: Granted, permit: Result<Permit, NoPermit>) {
     }
 }
 
-/// What a call needs to be carried out; dropped, it lets the next one in.
+/// The right of a call to run; dropping it grants a permit to the next call.
 pub struct Permit {
     permits: Arc<Permits>,
-    /// Taken when it is dropped.
+    /// Taken on drop.
     share: Option<CallShare>,
 }
 
 impl Permit {
-    /// Whether it is for such a call.
+    /// Returns whether the permit is for such a call.
     pub fn is_for(&self, share: &CallShare) -> bool {
         self.share.as_ref() == Some(share)
     }
@@ -298,7 +298,7 @@ impl Drop for Permit {
     }
 }
 
-/// The end of a call's wait for its permit.
+/// The alarm at the end of a call's wait for its permit.
 struct Expiry {
     permits: Arc<Permits>,
     share: CallShare,
@@ -342,7 +342,7 @@ mod tests {
         CallShare { ration: Ration::Change, user: Share::User(1), guest: guest.into() }
     }
 
-    /// Has a call wait; where the outcome comes.
+    /// Queues a call; returns the channel of its outcome.
     fn wait(
         permits: &Arc<Permits>,
         guest: &str,
@@ -397,7 +397,7 @@ mod tests {
         let (give, given) = bounded(50_000);
         for _ in 0..50_000 {
             let give = give.clone();
-            // It drops the permit, as where the front has gone.
+            // The callback drops the permit, as when the front has ended.
             let then = Box::new(move |permit: Result<Permit, NoPermit>| {
                 give.send(permit.is_ok()).unwrap()
             });

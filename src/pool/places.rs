@@ -1,5 +1,5 @@
-//! Places that callers hold for long, such as streams of events. Everybody has a share of them by user, or by
-//! address where no user is known, and the last places are root's and the agent's own.
+//! Places that callers hold for long, such as streams of events. Each user has a share of them, or each
+//! address if the user is unknown, and the last places are reserved for root and the agent's own user.
 
 use std::fmt;
 
@@ -7,27 +7,27 @@ use parking_lot::Mutex;
 
 use crate::os::peer::Share;
 
-/// How many places there are, and for whom.
+/// The limits of the places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quota {
     /// All places.
     pub(crate) all: usize,
-    /// The places of one caller at most; root and the agent's own user may have all.
+    /// The maximum for one caller; root and the agent's own user may have all.
     pub(crate) per_caller: usize,
-    /// The places that only root and the agent's own user get.
+    /// The places that only root and the agent's own user may take.
     pub(crate) reserved: usize,
 }
 
 impl Quota {
-    /// Of so many places one caller has half, and an eighth is reserved, one at least.
+    /// Makes a quota of `all` places: half for one caller, and an eighth reserved, but at least one.
     pub(crate) fn of(all: usize) -> Self {
         Self { all, per_caller: (all / 2).max(1), reserved: (all / 8).max(1) }
     }
 
-    /// Whether this caller gets one more place beside those that are `held`.
+    /// Checks whether this caller may take one more place beside the `held` ones.
     ///
     /// # Errors
-    /// Which limit stands against it.
+    /// The limit that forbids it.
     pub(crate) fn admit(
         self,
         caller: Share,
@@ -54,23 +54,23 @@ impl Quota {
     }
 }
 
-/// The limit that stands against one more place.
+/// The limit that forbids one more place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoPlace {
-    /// So many are held already.
+    /// The number of places that are held already.
     pub limit: usize,
-    /// Whether they are the caller's own; else they are everybody's.
+    /// Whether the limit is the caller's own; otherwise it is the limit of all callers.
     pub is_own: bool,
 }
 
-/// Whose they are: ` of this user`, or nothing.
+/// Writes ` of this user` for the caller's own limit, otherwise nothing.
 impl fmt::Display for NoPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_own { " of this user" } else { "" })
     }
 }
 
-/// Places and who holds them.
+/// Places and their holders.
 #[derive(Debug)]
 pub(crate) struct Places {
     quota: Quota,
@@ -78,12 +78,12 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// So many places, all of them free.
+    /// Makes `all` places, all of them free.
     pub(crate) fn new(all: usize) -> Self {
         Self { quota: Quota::of(all), held: Mutex::default() }
     }
 
-    /// Takes a place, which is to be given back.
+    /// Takes a place; the caller must give it back.
     ///
     /// # Errors
     /// As [`Quota::admit`].

@@ -1,6 +1,5 @@
-//! One job that nobody waits for: whoever ends it hands its answer on, the worker or, at the
-//! deadline, the clock. The state machine is that of a job with a caller, so that of both exactly
-//! one has the answer.
+//! One job without a waiting caller: the worker passes its answer on, or the clock at the deadline.
+//! The state machine is that of a job with a caller, so exactly one of both has the answer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,14 +15,14 @@ use super::lane_state::Label;
 use super::{Books, JobName, lane};
 use crate::threads::panic_text;
 
-/// The job as its worker, the clock and the pool share it.
+/// The job, which its worker, the clock and the pool share.
 pub(super) struct Posted<S: 'static, T, W, D> {
     label: Label,
     books: Books<S>,
     clock: Arc<Clock>,
     ticket: Ticket,
     state: Mutex<State<T, W, ()>>,
-    /// What is done with the answer, and a place among the callers until then.
+    /// The callback for the answer, and the caller's registration until then.
     then: Mutex<Option<(Seat, D)>>,
 }
 
@@ -34,7 +33,7 @@ where
     W: FnOnce(&mut S) -> T + Send + 'static,
     D: FnOnce(Result<T, Error>) + Send + 'static,
 {
-    /// Queues such a job. Where that is refused the answer is handed on at once.
+    /// Queues the job. If it is refused, the callback gets the error at once.
     pub(super) fn submit(
         label: Label,
         books: Books<S>,
@@ -54,24 +53,25 @@ where
         let wake = match posted.books.queue.submit(task) {
             Ok(wake) => wake,
             Err(refused) => {
-                // Nobody else has begun it.
+                // No worker has started it.
                 let end = posted.state.lock().collect(true);
                 drop(end);
                 posted.tell(Err(refused));
                 return;
             }
         };
-        // Not before: what is due must be queued.
+        // Not before, so that the alarm finds the job queued.
         clock.set(posted.ticket, Arc::clone(&posted) as Arc<dyn Alarm>);
         if posted.then.lock().is_none() {
-            // A worker that was awake was faster, and had nothing to take back.
+            // An awake worker ended the job before the alarm was set, so that it had none to
+            // cancel.
             clock.cancel(posted.ticket);
         }
-        // Last of all: this thread is to have nothing left that the worker could wait for.
+        // Last, so that this thread holds nothing that the worker needs.
         drop(wake);
     }
 
-    /// Tells the answer if there is one; at the deadline there always is.
+    /// Passes the answer on if there is one; at the deadline there always is.
     fn settle(&self, is_due: bool) {
         let end = self.state.lock().collect(is_due);
         if let Some((answer, work, _)) = end {
@@ -84,7 +84,8 @@ where
         let then = self.then.lock().take();
         self.clock.cancel(self.ticket);
         let Some((seat, then)) = then else { return };
-        // Free before the answer is out: who has it may ask again.
+        // The registration is free before the answer is sent, because its receiver may call again
+        // at once.
         drop(seat);
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| then(result))) {
             let text = panic_text(payload);
@@ -112,7 +113,7 @@ where
         let Some((outcome, late)) = work_off(&self.state, &self.label, worker) else {
             return Outcome::NotRun;
         };
-        // A result that is too late is nobody's.
+        // A late result has no receiver.
         worker.guarded(&self.label.name, || drop(late));
         outcome
     }

@@ -1,13 +1,13 @@
-//! What waits, in a fair order: users by turns, of each user its guests by turns, of each guest the oldest
-//! first.
+//! Waiting items in a fair order: users in turn, the guests of each user in turn, and the items of each
+//! guest by age.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What waits for each guest, in the order of their turns.
+/// The waiting items of each guest, in the order of turns.
 type Guests<T> = VecDeque<(Arc<str>, VecDeque<T>)>;
 
-/// Things that wait for a user `U` and a guest.
+/// Items that wait for a user `U` and a guest.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Rotation<U, T> {
@@ -22,7 +22,7 @@ impl<U, T> Default for Rotation<U, T> {
 }
 
 impl<U: Copy + PartialEq, T: PartialEq> Rotation<U, T> {
-    /// Puts something behind all else of its guest; a new guest and a new user have their turn last.
+    /// Adds an item after all others of its guest; a new guest and a new user get their turn last.
     pub(super) fn push(&mut self, user: U, guest: &Arc<str>, item: T) {
         self.len += 1;
         let index = self.users.iter().position(|(known, _)| *known == user).unwrap_or_else(|| {
@@ -36,7 +36,7 @@ impl<U: Copy + PartialEq, T: PartialEq> Rotation<U, T> {
         }
     }
 
-    /// Takes what is next of the guests that `may` names; their user and they have their next turn last.
+    /// Takes the next item of a guest that `may` accepts; its user and its guest get their next turn last.
     pub(super) fn next(&mut self, may: impl Fn(&str) -> bool) -> Option<(U, Arc<str>, T)> {
         for user_index in 0..self.users.len() {
             let (_, guests) = self.users.get_mut(user_index)?;
@@ -58,12 +58,12 @@ impl<U: Copy + PartialEq, T: PartialEq> Rotation<U, T> {
         None
     }
 
-    /// Whether something waits for a guest that `may` names.
+    /// Returns whether an item waits for a guest that `may` accepts.
     pub(super) fn any(&self, may: impl Fn(&str) -> bool) -> bool {
         self.users.iter().flat_map(|(_, guests)| guests).any(|(guest, _)| may(guest))
     }
 
-    /// Takes something out before its turn; whether it was there.
+    /// Removes an item before its turn; returns whether it was present.
     pub(super) fn remove(&mut self, user: U, guest: &str, item: &T) -> bool {
         let Some(user_index) = self.users.iter().position(|(known, _)| *known == user) else {
             return false;
@@ -85,7 +85,7 @@ impl<U: Copy + PartialEq, T: PartialEq> Rotation<U, T> {
         true
     }
 
-    /// How many wait.
+    /// Returns the number of waiting items.
     pub(super) fn len(&self) -> usize {
         self.len
     }

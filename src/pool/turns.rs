@@ -1,40 +1,42 @@
-//! Which jobs of a lane may run beside those that do: guests that hang leave workers to others.
+//! Limits which jobs of a lane may run together, so that guests that hang leave workers free for
+//! others.
 
 use parking_lot::Mutex;
 
 use super::JobName;
 use crate::sorted::Table;
 
-/// How many jobs of each guest run, and how many that ask emulators.
+/// The running jobs of each guest, and those that query emulators.
 pub(super) struct Turns {
-    /// Jobs of one guest that run at once.
+    /// The maximum of running jobs of one guest.
     per_guest_most: usize,
-    /// Jobs that ask emulators and run at once.
+    /// The maximum of running jobs that query emulators.
     emulator_most: usize,
     running: Mutex<Running>,
 }
 
 #[derive(Default)]
 struct Running {
-    /// A guest of which no job runs has no record.
+    /// A guest without a running job has no record.
     per_guest: Table<String, usize>,
     emulator: usize,
 }
 
 impl Turns {
-    /// Any job may run.
+    /// Lets every job run.
     pub(super) fn unlimited() -> Self {
         Self { per_guest_most: usize::MAX, emulator_most: usize::MAX, running: Mutex::default() }
     }
 
-    /// Of so many workers the jobs of one guest take half, and those that ask emulators leave one.
+    /// Limits the jobs of one guest to half of `workers`, and jobs that query emulators to all
+    /// workers but one.
     pub(super) fn among(workers: usize) -> Self {
         let per_guest_most = (workers / 2).max(1);
         let emulator_most = workers.saturating_sub(1).max(1);
         Self { per_guest_most, emulator_most, running: Mutex::default() }
     }
 
-    /// Whether this job may run; it counts then.
+    /// Returns whether this job may run; if so, it counts from now.
     pub(super) fn begin(&self, name: &JobName) -> bool {
         if self.is_free(name) {
             return true;
@@ -50,7 +52,7 @@ impl Turns {
         true
     }
 
-    /// This job is over; whether one that was held back may run now.
+    /// Ends this job; returns whether one that was held back may run now.
     pub(super) fn end(&self, name: &JobName) -> bool {
         if self.is_free(name) {
             return false;
@@ -67,7 +69,7 @@ impl Turns {
         was_full
     }
 
-    /// Whether this job has to wait for others.
+    /// Returns whether this job has to wait for others.
     pub(super) fn holds_back(&self, name: &JobName) -> bool {
         !self.is_free(name) && self.is_full(&self.running.lock(), name)
     }
@@ -78,7 +80,7 @@ impl Turns {
             || (name.asks_emulator && running.emulator >= self.emulator_most)
     }
 
-    /// Whether nothing that runs keeps such a job from running.
+    /// Returns whether no limit applies to such a job.
     fn is_free(&self, name: &JobName) -> bool {
         self.per_guest_most == usize::MAX || (name.guest.is_empty() && !name.asks_emulator)
     }

@@ -1,5 +1,5 @@
-//! Each rule of the admission by name, then every order of a few callers, then any sequence of events
-//! against a slow, plain model.
+//! Each rule of the admission by name, then every order of a few callers, then random sequences of
+//! events against a slow, plain model.
 
 mod orders;
 
@@ -56,7 +56,7 @@ fn stop_refuses_waiting_callers_but_not_the_holder() {
     assert_eq!(admission.release("a"), None);
 }
 
-/// An event; numbers pick, modulo, among what is there at the time.
+/// An event; its numbers select, modulo, one of the callers or keys of that moment.
 #[derive(Clone, Debug)]
 enum Event {
     Enter,
@@ -80,7 +80,8 @@ fn event() -> impl Strategy<Value = Event> {
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// What must be so, kept the slow and plain way: who is in, and each key's holder and waiters.
+/// The expected state, computed in a slow and plain way: the callers, and each key's holder and
+/// waiters.
 #[derive(Default)]
 struct Model {
     inside: usize,

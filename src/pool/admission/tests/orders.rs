@@ -1,26 +1,27 @@
-//! Every order in which a few callers can come, ask for a key, get it or give up, and leave, while
-//! the pool stops anywhere: all states that there are, and from each of them every step.
+//! Every order in which a few callers can enter, request a lock, get it or give up, and leave,
+//! while the pool stops at any point: all reachable states, and every step from each of them.
 
 use std::collections::HashSet;
 
 use super::*;
 
-/// Who comes, and for which key.
+/// The callers, each with the index of its key.
 const CALLERS: [Option<usize>; 6] = [Some(0), Some(0), Some(0), Some(1), None, Some(0)];
 
-/// Where a caller is.
+/// The state of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum At {
     Away,
     Inside,
     /// It has a ticket.
     Asked,
-    /// It wants nothing more, and has yet to leave.
+    /// It needs no lock any more, and has not left yet.
     Done,
     Gone,
 }
 
-/// What must be so: where all are, and the callers of each key in their order, the holder first.
+/// The expected state: that of each caller, and the callers of each key in their order, the holder
+/// first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     callers: [At; CALLERS.len()],
@@ -28,7 +29,7 @@ struct World {
     stopping: bool,
 }
 
-/// The world beside the admission that has come to the same.
+/// The expected state beside the admission after the same steps.
 #[derive(Clone)]
 struct Walk {
     world: World,
@@ -46,7 +47,7 @@ impl Walk {
         Self { world, admission: Admission::default(), tickets: [None; CALLERS.len()] }
     }
 
-    /// Lets a caller do the next thing; `false` where there is none.
+    /// Does a caller's next step; returns `false` if it has none.
     fn step(&mut self, caller: usize) -> bool {
         self.world.callers[caller] = match (self.world.callers[caller], CALLERS[caller]) {
             (At::Away, _) => {
@@ -80,7 +81,7 @@ impl Walk {
         At::Asked
     }
 
-    /// The holder is done, who waits gives up, and who was turned away has seen it.
+    /// The holder releases, a waiter gives up, or a refused caller notices the refusal.
     fn end(&mut self, caller: usize, key: usize) {
         let line = &mut self.world.lines[key];
         match line.iter().position(|it| *it == caller) {
