@@ -1,35 +1,35 @@
-//! Bytes that many threads may hold together. A thread that wants more than is free is told so; nobody
-//! waits.
+//! Limits the bytes that many threads hold together. A thread that needs more than is free gets a
+//! refusal; no thread waits.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Bytes that may be held at once.
+/// A limit of held bytes.
 #[derive(Debug)]
 pub(crate) struct ByteBudget {
     free: Mutex<usize>,
-    /// The budget in which the bytes of this one count, too.
+    /// The budget of which this one is a part; its bytes count there, too.
     whole: Option<Arc<ByteBudget>>,
 }
 
 impl ByteBudget {
-    /// A budget of so many bytes, all of them free.
+    /// Makes a budget of `bytes`, all of them free.
     pub(crate) fn new(bytes: usize) -> Arc<Self> {
         Arc::new(Self { free: Mutex::new(bytes), whole: None })
     }
 
-    /// A part of the budget for one holder: so many bytes at most, as long as the whole has them.
+    /// Makes a part of the budget for one holder: at most `bytes`, as long as the whole has them.
     pub(crate) fn part(self: &Arc<Self>, bytes: usize) -> Arc<Self> {
         Arc::new(Self { free: Mutex::new(bytes), whole: Some(Arc::clone(self)) })
     }
 
-    /// A reservation that holds nothing yet.
+    /// Makes a reservation without bytes.
     pub(crate) fn empty(self: &Arc<Self>) -> Reservation {
         Reservation { budget: Arc::clone(self), bytes: Mutex::new(0) }
     }
 
-    /// A reservation of so many bytes; none where too few are free.
+    /// Reserves `bytes`; returns `None` if too few are free.
     #[cfg(test)]
     fn try_reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
         self.take(bytes).then(|| Reservation { budget: Arc::clone(self), bytes: Mutex::new(bytes) })
@@ -60,7 +60,7 @@ impl ByteBudget {
     }
 }
 
-/// Bytes that are held. Dropped, they are free again.
+/// Bytes that are held. Dropping it frees them.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     budget: Arc<ByteBudget>,
@@ -68,12 +68,12 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// The budget that it is a part of.
+    /// Returns the budget to which the bytes belong.
     pub(crate) fn budget(&self) -> &Arc<ByteBudget> {
         &self.budget
     }
 
-    /// Holds so many bytes at least. False: too few are free, and it holds what it held.
+    /// Reserves up to at least `bytes`. Returns `false`, and changes nothing, if too few are free.
     pub(crate) fn grow_to(&self, bytes: usize) -> bool {
         let mut held = self.bytes.lock();
         let has_grown = self.budget.take(bytes.saturating_sub(*held));
@@ -83,14 +83,14 @@ impl Reservation {
         has_grown
     }
 
-    /// Holds so many bytes at most.
+    /// Frees all bytes above `bytes`.
     pub(crate) fn shrink_to(&self, bytes: usize) {
         let mut held = self.bytes.lock();
         self.budget.give_back(held.saturating_sub(bytes));
         *held = bytes.min(*held);
     }
 
-    /// Takes all that it holds into a reservation of its own.
+    /// Moves all held bytes into a reservation of its own.
     pub(crate) fn take(&self) -> Self {
         let bytes = std::mem::take(&mut *self.bytes.lock());
         Self { budget: Arc::clone(&self.budget), bytes: Mutex::new(bytes) }

@@ -1,4 +1,4 @@
-//! What modules with threads of their own have in common.
+//! Tools of the modules that have threads of their own.
 
 mod budget;
 mod queue;
@@ -16,7 +16,7 @@ pub(crate) const LOG_WRITER: &str = "log-writer";
 /// The thread that writes audit records to the log and to the audit's file.
 pub(crate) const AUDIT_WRITER: &str = "audit-writer";
 
-/// What a panic that was caught has said, for a line of the log.
+/// Returns the text of a caught panic, for a log line.
 pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     let text = payload
         .downcast::<String>()

@@ -1,10 +1,9 @@
-//! A bounded queue between threads that never wait to put something in and threads that sleep until
-//! there is something.
+//! A bounded queue between threads that never wait to add an item and threads that sleep until there is one.
 //!
-//! It is no channel: the waits of channels spin and yield the processor for a while before they sleep, or wake
-//! a thread under a lock that the woken thread wants at once; and those that sleep take turns. Here the last to
-//! fall asleep is woken first, as it has its memory at hand, and outside all locks. And a thread may pass over
-//! what must not be taken now, which stays in its place.
+//! It is not a channel. The waits of channels spin and yield the processor for a while before they sleep, or
+//! wake a thread under a mutex that the woken thread needs at once; and their sleepers are woken in turn. This
+//! queue first wakes the thread that fell asleep last, as its memory is still in the caches, and wakes it
+//! outside all mutexes. A thread may also skip items that must not be taken now, which keep their position.
 
 use std::collections::VecDeque;
 use std::thread::{self, Thread};
@@ -12,7 +11,7 @@ use std::thread::{self, Thread};
 use crossbeam_channel::TrySendError;
 use parking_lot::Mutex;
 
-/// The queue, as both sides share it.
+/// The queue, which both sides share.
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
     most: usize,
@@ -21,13 +20,14 @@ pub(crate) struct Queue<T> {
 struct State<T> {
     items: VecDeque<T>,
     is_closed: bool,
-    /// Who found nothing, the last of them last. Whoever is in it sleeps, or is up by itself and will
-    /// look again; so one that another takes out has to be woken, and nobody else.
+    /// Threads that found nothing, the most recent last. A thread in it sleeps, or is awake and will check
+    /// again; so a thread that another thread removes must be woken, and no other.
     sleeping: Vec<Thread>,
 }
 
-/// A thread that is to look again, if one slept. Dropped, it is woken: by whoever has put
-/// something in, as the last of all that both want, for it may get this processor at once.
+/// A sleeping thread that must check the queue again, if there was one. Dropping this wakes the thread. The
+/// thread that added an item drops it last, after releasing everything that both need, because the woken thread
+/// may get this processor at once.
 #[must_use = "the sleeping thread is woken when this is dropped"]
 pub(crate) struct Wake(Option<Thread>);
 
@@ -40,21 +40,21 @@ impl Drop for Wake {
 }
 
 impl<T> Queue<T> {
-    /// An empty queue for so many things.
+    /// Makes an empty queue for `most` items.
     pub(crate) fn new(most: usize) -> Self {
         let state = State { items: VecDeque::new(), is_closed: false, sleeping: Vec::new() };
         Self { state: Mutex::new(state), most }
     }
 
-    /// Puts something in, without waiting. A thread that is awake may have it before this returns.
+    /// Adds an item without waiting. An awake thread may take it before this returns.
     ///
     /// # Errors
-    /// `Full`; `Disconnected` where the queue is closed.
+    /// `Full`; `Disconnected` if the queue is closed.
     pub(crate) fn put(&self, item: T) -> Result<Wake, TrySendError<T>> {
         self.put_by(item, VecDeque::push_back)
     }
 
-    /// The same before all else: what has waited already.
+    /// Adds an item before all others: one that has waited already.
     ///
     /// # Errors
     /// As [`Queue::put`].
@@ -78,20 +78,20 @@ impl<T> Queue<T> {
         Ok(Wake(state.sleeping.pop()))
     }
 
-    /// Takes what was put in first; `None` when the queue is closed and empty.
+    /// Takes the oldest item; returns `None` when the queue is closed and empty.
     ///
     /// # Blocking
-    /// Until then.
+    /// Until there is an item or the queue is closed.
     pub(crate) fn next(&self) -> Option<T> {
         self.next_where(|_| true)
     }
 
-    /// Takes the first for which `may` holds, which is asked no more after that; `None` when the queue is
-    /// closed and has none. When something may be taken that was passed over before, somebody has to be woken
-    /// by [`Queue::wake`]. `may` is called under the lock of the queue.
+    /// Takes the first item that `may` accepts, and calls `may` for no later item; returns `None` when the
+    /// queue is closed and has none. When a skipped item may be taken, another thread must call
+    /// [`Queue::wake`]. `may` is called under the mutex of the queue.
     ///
     /// # Blocking
-    /// Until then.
+    /// Until there is such an item or the queue is closed.
     pub(crate) fn next_where(&self, mut may: impl FnMut(&T) -> bool) -> Option<T> {
         let this = thread::current();
         loop {
@@ -109,22 +109,22 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Has a thread that sleeps look again.
+    /// Lets a sleeping thread check the queue again.
     pub(crate) fn wake(&self) -> Wake {
         Wake(self.state.lock().sleeping.pop())
     }
 
-    /// Takes out all for which `keep` does not hold.
+    /// Removes all items that `keep` rejects.
     pub(crate) fn retain(&self, keep: impl FnMut(&T) -> bool) {
         self.state.lock().items.retain(keep);
     }
 
-    /// How many there are for which `is` holds.
+    /// Returns the number of items that `is` accepts.
     pub(crate) fn count(&self, is: impl Fn(&T) -> bool) -> usize {
         self.state.lock().items.iter().filter(|item| is(item)).count()
     }
 
-    /// Lets nothing in any more; those who find nothing left then end.
+    /// Accepts no more items; threads end when they find none.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
@@ -133,7 +133,7 @@ impl<T> Queue<T> {
         sleeping.iter().for_each(Thread::unpark);
     }
 
-    /// Takes what was put in first, if there is something now.
+    /// Takes the oldest item, if there is one now.
     pub(crate) fn try_next(&self) -> Option<T> {
         self.state.lock().items.pop_front()
     }
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Threads that take, each at work on what it took until that is received.
+    /// Threads that take items; each works on its item until the test receives it.
     struct Takers {
         queue: Arc<Queue<u32>>,
         threads: Vec<JoinHandle<()>>,
@@ -230,7 +230,7 @@ mod tests {
     fn no_worker_sleeps_while_an_item_waits() {
         let takers = Takers::new(8, 3);
         for (item, up) in (0..3000).zip(takers.threads.iter().cycle()) {
-            // As what else a thread does may leave it a word that ends its next sleep.
+            // Other code of a thread may leave an unpark token, which ends the next sleep.
             up.thread().unpark();
             drop(takers.queue.put(item).unwrap());
             assert_eq!(takers.next().1, item);

@@ -1,9 +1,8 @@
 //! A thread that writes lines for threads that must not wait.
 //!
-//! A pipe that nobody reads, a stopped terminal and a hanging file system block whoever writes to
-//! them. Here that is one thread behind a queue, which is bounded in lines and in bytes. When the
-//! queue is full, a line is dropped and counted, and the next line that has room says how many
-//! lines are missing before it.
+//! A write to a pipe without a reader, a stopped terminal or a hanging file system blocks. Here it blocks only
+//! one thread, behind a queue with a limit of lines and of bytes. When the queue is full, a line is dropped and
+//! counted, and the next line that has room reports the number of lines missing before it.
 
 use std::fmt;
 use std::io;
@@ -17,41 +16,41 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Queue, panic_text};
 
-/// The writers of this process that still run, in the order of their starts.
+/// The running writers of this process, in the order of their starts.
 static WRITERS: Mutex<Vec<Weak<Account>>> = Mutex::new(Vec::new());
 
-/// Where a writer's lines go.
+/// The destination of a writer's lines.
 pub(crate) trait LineSink<T>: Send + 'static {
     /// Writes a line; `false` when the line is lost.
     ///
     /// # Blocking
-    /// As long as the place takes: only the writer's thread waits.
+    /// As long as the destination blocks: only the writer's thread waits.
     fn write(&mut self, line: T) -> bool;
 
-    /// Says that so many lines were dropped between the last line written and the next one.
+    /// Reports the number of lines dropped between the last line written and the next one.
     ///
     /// # Blocking
     /// As [`LineSink::write`].
     fn report_dropped(&mut self, lines: u64);
 }
 
-/// What a queue holds at most.
+/// The limits of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Lines.
     pub(crate) lines: usize,
-    /// Bytes of all lines together, as their senders count them.
+    /// Bytes of all lines together, as counted by their senders.
     pub(crate) bytes: usize,
 }
 
-/// The queue of a writer. Dropped, the thread writes what is queued and ends.
+/// The queue of a writer. When it is dropped, the thread writes the queued lines and ends.
 pub(crate) struct Writer<T> {
     queue: Arc<Queue<Item<T>>>,
     account: Arc<Account>,
     bounds: Bounds,
 }
 
-/// What is queued.
+/// An item of the queue.
 enum Item<T> {
     Line {
         line: T,
@@ -59,11 +58,11 @@ enum Item<T> {
         /// Lines that were dropped between the line before and this one.
         dropped_before: u64,
     },
-    /// Nothing to write: it wakes the thread, which reports the lines that were dropped.
+    /// Writes nothing: wakes the thread, which reports the dropped lines.
     Wake,
 }
 
-/// What the senders, the thread and those who wait for it have in common.
+/// State that the senders, the thread and the waiting flushes share.
 struct Account {
     name: &'static str,
     /// Bytes of the lines that are not written yet.
@@ -74,21 +73,21 @@ struct Account {
     queued: AtomicU64,
     /// Lines that were dropped or could not be written.
     lost: AtomicU64,
-    /// Lines that were dropped and that no report has counted yet.
+    /// Dropped lines that are not yet reported.
     unreported: AtomicU64,
     progress: Mutex<Progress>,
-    /// The thread has gone on.
+    /// Signals progress of the thread.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct Progress {
-    /// Queued lines that the thread has dealt with.
+    /// Queued lines that the thread has written or lost.
     done: u64,
     is_reporting: bool,
 }
 
-// By its name alone.
+// Shows its name alone.
 impl<T> fmt::Debug for Writer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer").field("name", &self.account.name).finish_non_exhaustive()
@@ -105,7 +104,7 @@ impl<T: Send + 'static> Writer<T> {
     /// Starts the thread, which has the name of the writer.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub(crate) fn start(
         name: &'static str,
         bounds: Bounds,
@@ -134,15 +133,15 @@ impl<T: Send + 'static> Writer<T> {
         Ok(Self { queue, account, bounds })
     }
 
-    /// Queues a line of so many bytes. A line without room is dropped and counted.
+    /// Queues a line that counts as `bytes`. A line without room is dropped and counted.
     pub(crate) fn push(&self, line: T, bytes: usize) {
         if !self.try_push(line, bytes) {
             self.drop_line();
         }
     }
 
-    /// As [`Writer::push`], but only while the queue is less than three quarters full of lines and bytes: the
-    /// rest is for lines that matter more.
+    /// Queues a line as [`Writer::push`] does, but only while the queue is less than three quarters full of
+    /// lines and bytes: the rest is reserved for more important lines.
     pub(crate) fn push_minor(&self, line: T, bytes: usize) {
         let account = &self.account;
         let waiting = account.waiting.load(Ordering::Relaxed);
@@ -155,7 +154,7 @@ impl<T: Send + 'static> Writer<T> {
         }
     }
 
-    /// Queues a line of so many bytes, and counts nothing when there is no room; whether there was.
+    /// Queues a line that counts as `bytes`; returns whether there was room, and counts nothing if not.
     pub(crate) fn try_push(&self, line: T, bytes: usize) -> bool {
         let account = &self.account;
         let add = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.bounds.bytes);
@@ -164,7 +163,8 @@ impl<T: Send + 'static> Writer<T> {
             return false;
         }
         let dropped_before = account.unreported.swap(0, Ordering::SeqCst);
-        // Counted first: the thread may write the line before this one goes on, and a flush has to wait for it.
+        // Counted first: the thread may write the line before this thread continues, and a flush has to wait
+        // for the line.
         account.queued.fetch_add(1, Ordering::SeqCst);
         account.waiting.fetch_add(1, Ordering::Relaxed);
         if let Ok(wake) = self.queue.put(Item::Line { line, bytes, dropped_before }) {
@@ -183,16 +183,16 @@ impl<T: Send + 'static> Writer<T> {
         self.report_later(1);
     }
 
-    /// Has the thread report so many dropped lines, and wakes it unless that was done before: it may have
-    /// found nothing to report, and sleep.
+    /// Adds dropped lines to the thread's next report, and wakes the thread unless that was done before: it may
+    /// have found nothing to report and sleep.
     fn report_later(&self, lines: u64) {
         if self.account.unreported.fetch_add(lines, Ordering::SeqCst) == 0 {
-            // A queue without room has lines, for which the thread is awake.
+            // If the queue is full, the thread is awake for its lines.
             let _ = self.queue.put(Item::Wake);
         }
     }
 
-    /// Waits until the thread has written what is queued now; whether it has.
+    /// Waits until the thread has written the lines that are queued now; returns whether it has.
     ///
     /// # Blocking
     /// Up to `patience`.
@@ -208,7 +208,7 @@ impl<T: Send + 'static> Writer<T> {
 }
 
 impl Account {
-    /// A line of so many bytes is written, or lost.
+    /// Notes that a line which counted as `bytes` is written or lost.
     fn done_with(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -232,8 +232,8 @@ impl Account {
     }
 }
 
-/// Waits until every writer of this process has written what it has queued, for a process that is
-/// about to end: the last to start first, as its thread may log.
+/// Waits until every writer of this process has written its queued lines; for the end of the process. The last
+/// writer started is the first, as its thread may log.
 ///
 /// # Blocking
 /// Up to `patience` for each writer.
@@ -243,7 +243,7 @@ pub(crate) fn flush_writers(patience: Duration) {
     }
 }
 
-/// Lines that writers of this name have lost: dropped, or not written.
+/// Returns the number of lines that writers of this name have lost: dropped, or not written.
 pub(crate) fn lines_lost(name: &str) -> u64 {
     let named = accounts().into_iter().filter(|account| account.name == name);
     named.map(|account| account.lost.load(Ordering::Relaxed)).sum()
@@ -255,7 +255,7 @@ fn accounts() -> Vec<Arc<Account>> {
 
 fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl LineSink<T>) {
     loop {
-        // In two statements, as `next` may sleep.
+        // Two statements, as `next` may sleep.
         let queued = queue.try_next();
         let item = queued.or_else(|| {
             report_rest(account, &mut target);
@@ -266,7 +266,7 @@ fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl LineSink<T
             Some(Item::Wake) => continue,
             None => return,
         };
-        // One line that makes its target panic costs that line; the panic itself is logged.
+        // A panic in the destination loses one line; the panic itself is logged.
         let written = panic::catch_unwind(AssertUnwindSafe(|| {
             if dropped_before > 0 {
                 target.report_dropped(dropped_before);
@@ -281,7 +281,7 @@ fn run<T>(queue: &Queue<Item<T>>, account: &Account, mut target: impl LineSink<T
     }
 }
 
-/// Reports what was dropped since the last line, when no other line is queued.
+/// Reports the lines dropped since the last line, when no other line is queued.
 fn report_rest<T>(account: &Account, target: &mut impl LineSink<T>) {
     let mut progress = account.progress.lock();
     let dropped = account.unreported.swap(0, Ordering::SeqCst);
@@ -305,11 +305,11 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
     const MANY: Bounds = Bounds { lines: 64, bytes: 1 << 20 };
 
-    /// A place that takes a line when the test lets it.
+    /// A destination that writes a line when the test allows it.
     struct Gated {
-        /// The thread is about to write this line.
+        /// The line that the thread is about to write.
         begun: Sender<String>,
-        /// Let go, it writes it.
+        /// A message, or the end of the channel, lets the thread write the line.
         go: Receiver<()>,
         written: Arc<Mutex<Vec<String>>>,
     }
@@ -332,7 +332,7 @@ mod tests {
     struct Bed {
         writer: Writer<String>,
         begun: Receiver<String>,
-        /// Dropped, it lets all lines go.
+        /// Dropping it lets the thread write all lines.
         go: Sender<()>,
         written: Arc<Mutex<Vec<String>>>,
     }
@@ -350,13 +350,13 @@ mod tests {
             self.writer.push(line.to_owned(), line.len());
         }
 
-        /// Puts a line, and waits until the thread hangs in writing it.
+        /// Pushes a line, and waits until the thread hangs in its write.
         fn hang(&self) {
             self.push("hangs");
             assert_eq!(self.begun.recv_timeout(PATIENCE).unwrap(), "hangs");
         }
 
-        /// Lets the thread go on; what it has written in the end.
+        /// Lets the thread continue; returns the lines that it has written in the end.
         fn release(self) -> Vec<String> {
             drop(self.go);
             assert!(self.writer.flush(PATIENCE), "it writes all that is queued");
@@ -447,7 +447,7 @@ mod tests {
         let Bed { writer, begun, go, written } = Bed::new(MANY);
         ["a", "b"].into_iter().for_each(|line| writer.push(line.to_owned(), 1));
         drop((writer, go));
-        // The thread has gone when nobody sends any more.
+        // The channel ends with the thread, after the last writer is dropped.
         while begun.recv_timeout(PATIENCE).is_ok() {}
         assert_eq!(*written.lock(), ["a", "b"]);
     }
