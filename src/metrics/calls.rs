@@ -1,18 +1,19 @@
-//! How often each method was called, how that ended and how long it took.
+//! Counts of calls by method: their number, outcome and duration.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// Upper bounds of the counts by duration, in seconds, as a metric's label has them.
+/// The upper bounds of the counts by duration, in seconds, as a metric's label writes them.
 pub(super) const BOUNDS: [&str; 8] =
     ["0.001", "0.005", "0.025", "0.1", "0.5", "2.5", "10.0", "60.0"];
-/// The same in microseconds.
+/// The same bounds in microseconds.
 const BOUNDS_US: [u128; 8] =
     [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000, 60_000_000];
 
-/// The counts, by service and method; both are names out of the program, so that there are few.
+/// The counts, by service and method. Both are names defined by the program, so their number is
+/// small.
 #[derive(Debug, Default)]
 pub struct Calls(Mutex<BTreeMap<(&'static str, &'static str), Counts>>);
 
@@ -23,9 +24,10 @@ pub struct Counts {
     pub succeeded: u64,
     /// Calls that failed.
     pub failed: u64,
-    /// Calls by duration: up to each of the bounds and not up to the one before, then beyond.
+    /// Calls by duration: each element counts calls up to its bound and above the previous one, and
+    /// the last counts calls above all bounds.
     pub took: [u64; BOUNDS.len() + 1],
-    /// All durations together, in nanoseconds.
+    /// The sum of all durations, in nanoseconds.
     pub sum_ns: u64,
 }
 
@@ -54,7 +56,7 @@ impl Calls {
         counts.sum_ns = counts.sum_ns.saturating_add(ns);
     }
 
-    /// The counts as they are now.
+    /// Returns the current counts.
     pub fn counts(&self) -> BTreeMap<(&'static str, &'static str), Counts> {
         self.0.lock().clone()
     }

@@ -1,17 +1,17 @@
-//! The families of guests: one row each, with where its samples come from.
+//! The metric families of guests: one row each, with the source of its samples.
 
 use crate::libvirt::{BlockStats, InterfaceStats};
 use crate::metrics::latest::GuestView;
 use crate::metrics::sample::{Device, Disk, SlowVcpu, Vcpu};
 use crate::metrics::text::{Kind, Value};
 
-/// Where the samples of a family come from.
+/// The source of a family's samples.
 pub(super) enum Source {
-    /// One for each guest that has it.
+    /// One for each guest that has the value.
     Guest(fn(&GuestView<'_>) -> Option<Value>),
-    /// One for each virtual processor, by the kernel.
+    /// One for each virtual processor, from the kernel.
     Vcpu(fn(&Vcpu) -> Value),
-    /// One for each virtual processor, by libvirt.
+    /// One for each virtual processor, from libvirt.
     SlowVcpu(fn(&SlowVcpu) -> Option<Value>),
     /// One for each disk.
     Disk(fn(&Disk) -> Option<Value>),
@@ -19,17 +19,17 @@ pub(super) enum Source {
     Device(fn(&Device) -> Value),
     /// One for each interface.
     Nic(fn(&InterfaceStats) -> i64),
-    /// What the balloon knows by this name.
+    /// The balloon's value of this name.
     Balloon(&'static str, fn(u64) -> Value),
 }
 
-/// Name, kind, help, and where the samples come from.
+/// Name, kind, help, and the source of the samples.
 pub(super) type Row = (&'static str, Kind, &'static str, Source);
 
 use Kind::{Counter, Gauge};
 use Source::{Balloon, Guest, Nic};
 
-/// All of them.
+/// All rows.
 pub(super) const ROWS: &[Row] = &[
     (
         "libvirt_domain_info_maximum_memory_bytes",
@@ -41,7 +41,7 @@ pub(super) const ROWS: &[Row] = &[
         "libvirt_domain_info_memory_usage_bytes",
         Gauge,
         "Current memory of the running guest in bytes",
-        // One that is off has none.
+        // A guest that is off has none.
         Guest(|guest| Some(kib(guest.slow.filter(|slow| slow.run.is_some())?.memory_kib?))),
     ),
     (

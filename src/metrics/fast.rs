@@ -1,4 +1,4 @@
-//! The fast tier: one bulk call that asks no emulator, and the kernel's counters.
+//! The fast tier: one bulk call that queries no emulator, and the kernel's counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,10 +16,11 @@ use crate::metrics::lazy_connection::{LazyConnection, Open, guarded};
 use crate::metrics::sample::{Device, Fast, SlowGuest, fast_guest};
 use crate::sorted::IntoSorted;
 
-/// Starts the thread, which takes a sample for each wish and ends with who wishes.
+/// Starts the thread, which takes a sample for each request and ends when the channel of requests
+/// closes.
 ///
 /// # Errors
-/// When the system gives no thread.
+/// When the system cannot start a thread.
 pub(super) fn start(shared: Arc<Shared>, open: Open, wanted: Receiver<()>) -> io::Result<()> {
     let limits = &shared.limits;
     let processes = Processes::new(&limits.pid_dir, limits.rare);
@@ -67,7 +68,7 @@ impl Tier {
     }
 }
 
-/// The kernel's counters of the devices behind a guest's disks.
+/// Returns the kernel's counters of the devices behind a guest's disks.
 fn devices(files: &mut Files, guest: &SlowGuest) -> BTreeMap<String, Device> {
     let disks = guest.disks.iter();
     let devices = disks.filter_map(|(target, disk)| {

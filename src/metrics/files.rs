@@ -1,5 +1,5 @@
-//! Files of the kernel that are read again and again: they are kept open, since opening one takes
-//! four times as long as reading it.
+//! Files of the kernel that are read repeatedly. They stay open, since opening one takes four times
+//! as long as reading it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,23 +9,24 @@ use std::str;
 
 use crate::config::fixed::KERNEL_FILES;
 
-/// More than the texts have: up to 17 numbers.
+/// More than the length of these texts: up to 17 numbers.
 const BYTES_MAX: usize = 512;
 
-/// The files that are open, by path.
+/// The open files, by path.
 #[derive(Debug, Default)]
 pub(super) struct Files(BTreeMap<String, Open>);
 
 #[derive(Debug)]
 struct Open {
     file: File,
-    /// Whether it was read since the last look.
+    /// Whether the file was read since the last `close_unused`.
     is_used: bool,
 }
 
 impl Files {
-    /// What `parse` makes of what the file says now; `None` where it is not there. One that is gone,
-    /// and has another in its place, cannot be read any more: then it is the other that is read.
+    /// Returns the result of `parse` for the current content of a file; `None` if the file does not
+    /// exist. A file that was removed, with another in its place, can no longer be read: then the
+    /// other is opened.
     pub(super) fn read<T>(&mut self, path: &str, parse: impl Fn(&str) -> T) -> Option<T> {
         let mut bytes = [0; BYTES_MAX];
         if let Some(open) = self.0.get_mut(path) {
@@ -43,13 +44,13 @@ impl Files {
         Some(parsed)
     }
 
-    /// Closes those that were not read since the last call of this.
+    /// Closes the files that were not read since the last call of this.
     pub(super) fn close_unused(&mut self) {
         self.0.retain(|_, open| std::mem::take(&mut open.is_used));
     }
 }
 
-/// The kernel writes these texts whole, in answer to one reading from the start.
+/// Reads a file from its start: the kernel returns the whole of these texts in one read.
 fn read<'b>(file: &File, bytes: &'b mut [u8; BYTES_MAX]) -> io::Result<&'b str> {
     let length = file.read_at(bytes, 0)?;
     let text = bytes.get(..length).unwrap_or_default();

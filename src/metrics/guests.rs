@@ -1,4 +1,4 @@
-//! What is known of guests as text.
+//! Metrics of guests as text.
 
 use crate::metrics::families::{ROWS, Source};
 use crate::metrics::latest::{GuestView, LeftOut, View};
@@ -49,7 +49,8 @@ const STUCK: Family = Family {
     help: "Time in seconds for which the guest's emulator has not answered",
 };
 
-/// Writes the families of all guests. `metadata` names the values that the view has of each.
+/// Writes the families of all guests. `metadata` are the names of the values that the view has of
+/// each guest.
 pub(super) fn write(text: &mut Text, view: &View, metadata: &[String]) {
     let guests: Vec<GuestView<'_>> = view.guests().collect();
     text.family(&UP);
@@ -114,7 +115,7 @@ fn write_guest(text: &mut Text, source: &Source, guest: &GuestView<'_>) {
         }
         Nic(value) => {
             for (device, nic) in &guest.fast.nics {
-                // libvirt's -1: it does not know.
+                // libvirt reports -1 for an unknown value.
                 let value = u64::try_from(value(nic)).ok().map(Value::Count);
                 optional(text, &[domain, ("target_device", device)], value);
             }
@@ -138,7 +139,7 @@ fn write_info(text: &mut Text, view: &View, guests: &[GuestView<'_>], metadata: 
     }
 }
 
-/// A piece of metadata as a label that is nobody else's.
+/// Returns the label for a name of metadata, with a prefix that no other label has.
 fn label_name(metadata: &str) -> String {
     let fits = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     format!("metadata_{}", metadata.chars().map(fits).collect::<String>())

@@ -1,4 +1,5 @@
-//! What the kernel knows of emulators and of the devices behind their disks, without asking them.
+//! The kernel's values of emulators and of the devices behind their disks, read without querying the
+//! emulators.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,10 +11,12 @@ use crate::metrics::sample::{Cpu, Device, Vcpu};
 use crate::os::process::CpuClock;
 use crate::sorted::Table;
 
-/// Bytes of a sector in the kernel's counters, whatever the device's own are.
+/// The size of a sector in the kernel's counters, in bytes, whatever the device's own sector size
+/// is.
 const SECTOR_BYTES: u64 = 512;
 
-/// The processes of guests that run; looked up once a run, and their threads now and then.
+/// The processes of running guests. A process is looked up once per run, and its threads
+/// periodically.
 #[derive(Debug)]
 pub(super) struct Processes {
     pid_dir: PathBuf,
@@ -25,18 +28,19 @@ pub(super) struct Processes {
 struct Process {
     run: u32,
     clock: CpuClock,
-    /// Threads of virtual processors: the processor's number and the file of the thread's times.
+    /// The threads of virtual processors: the processor's number, and the file with the thread's
+    /// times.
     vcpus: Vec<(u32, String)>,
     looked: Instant,
 }
 
 impl Processes {
-    /// Knows none yet; libvirt keeps their numbers in `pid_dir`.
+    /// Makes an empty set; libvirt stores the process numbers in `pid_dir`.
     pub(super) fn new(pid_dir: &Path, rare: Duration) -> Self {
         Self { pid_dir: pid_dir.to_owned(), rare, known: BTreeMap::new() }
     }
 
-    /// Time on processors of this run of a guest; `None` where its process cannot be found.
+    /// Returns the CPU time of this run of a guest; `None` if its process cannot be found.
     pub(super) fn cpu(
         &mut self,
         files: &mut Files,
@@ -56,7 +60,7 @@ impl Processes {
         cpu
     }
 
-    /// Forgets all guests but these.
+    /// Forgets all guests except these.
     pub(super) fn keep(&mut self, names: &BTreeSet<&str>) {
         self.known.retain(|name, _| names.contains(name.as_str()));
     }
@@ -68,39 +72,40 @@ impl Processes {
     }
 }
 
-/// Whether the emulator of a guest is stopped, as `kill -STOP` leaves it: it answers nobody until it
-/// is told to go on. Not so where its process cannot be found.
+/// Returns whether the emulator of a guest is stopped, as by `kill -STOP`: it answers no query until
+/// it is continued. Returns `false` if its process cannot be found.
 pub(super) fn is_stopped(pid_dir: &Path, name: &str) -> bool {
     let Some(pid) = noted_pid(pid_dir, name) else { return false };
     let state = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|text| state(&text));
     state == Some(b'T') && runs(pid, name)
 }
 
-/// The number of a guest's process by libvirt's file, which may be of another run, or of another
-/// world of processes.
+/// Returns a guest's process number from libvirt's file. The number may belong to an earlier run, or
+/// to another PID namespace.
 fn noted_pid(pid_dir: &Path, name: &str) -> Option<u32> {
-    // libvirt has no such names; a path must not lead elsewhere.
+    // libvirt allows no such names; a path must not lead outside `pid_dir`.
     if name.contains('/') {
         return None;
     }
     fs::read_to_string(pid_dir.join(format!("{name}.pid"))).ok()?.trim().parse().ok()
 }
 
-/// Whether this process is the guest's emulator.
+/// Returns whether this process is the guest's emulator.
 fn runs(pid: u32, name: &str) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| is_of(&words, name))
 }
 
-/// The letter of a process's state in its `stat`, after its name, which may have anything in it.
+/// Returns the letter of a process's state from its `stat`. It follows the name, which may contain
+/// any character.
 fn state(text: &[u8]) -> Option<u8> {
     let name_end = text.iter().rposition(|byte| *byte == b')')?;
     text.get(name_end + 2).copied()
 }
 
 impl Process {
-    /// `None` when it has ended or lost a thread.
+    /// Returns `None` when the process has ended or lost a thread.
     fn cpu(&self, files: &mut Files) -> Option<Cpu> {
-        // First, so that the whole is never less than its parts.
+        // The threads are read first, so that the total is never less than their sum.
         let mut vcpus = Table::new();
         for (number, file) in &self.vcpus {
             vcpus.insert(*number, files.read(file, vcpu)??);
@@ -109,7 +114,8 @@ impl Process {
     }
 }
 
-/// Whether a command line is that of the guest's emulator: libvirt names it there.
+/// Returns whether a command line belongs to the guest's emulator: libvirt writes the guest's name
+/// into it.
 fn is_of(words: &[u8], name: &str) -> bool {
     let wanted = format!("guest={name}");
     words.split(|byte| *byte == 0).any(|word| {
@@ -127,18 +133,19 @@ fn vcpu_threads(pid: u32) -> Vec<(u32, String)> {
     threads.collect()
 }
 
-/// The number in `CPU <n>/KVM` or `CPU <n>/TCG`.
+/// Returns the number in `CPU <n>/KVM` or `CPU <n>/TCG`.
 fn vcpu_number(name: &str) -> Option<u32> {
     name.strip_prefix("CPU ")?.split_once('/')?.0.parse().ok()
 }
 
-/// A thread's `schedstat`: nanoseconds running, nanoseconds waiting for a processor, time slices.
+/// Parses a thread's `schedstat`: nanoseconds running, nanoseconds waiting for a processor, time
+/// slices.
 fn vcpu(text: &str) -> Option<Vcpu> {
     let mut numbers = text.split_ascii_whitespace().map(str::parse);
     Some(Vcpu { run_ns: numbers.next()?.ok()?, delay_ns: numbers.next()?.ok()? })
 }
 
-/// The kernel's name of the block device at this path, such as `zd16`, following links to it.
+/// Returns the kernel's name of the block device at this path, such as `zd16`; follows links.
 pub(super) fn device_name(source: &str) -> Option<String> {
     if !source.starts_with("/dev/") {
         return None;
@@ -148,12 +155,12 @@ pub(super) fn device_name(source: &str) -> Option<String> {
     Path::new("/sys/class/block").join(name).exists().then(|| name.to_owned())
 }
 
-/// The counters of the block device with this name.
+/// Returns the counters of the block device with this name.
 pub(super) fn device(files: &mut Files, name: &str) -> Option<Device> {
     files.read(&format!("/sys/class/block/{name}/stat"), |text| device_counters(name, text))?
 }
 
-/// A device's `stat`; its columns stand in the kernel's Documentation/block/stat.rst.
+/// Parses a device's `stat`; the kernel's Documentation/block/stat.rst describes its columns.
 fn device_counters(name: &str, text: &str) -> Option<Device> {
     let mut numbers = [0; 10];
     let mut words = text.split_ascii_whitespace();

@@ -1,4 +1,4 @@
-//! The last samples of all guests, for the threads that take them and for all who read them.
+//! The last samples of all guests, which the sampling threads write and all readers share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use crate::config::MetricsConfig;
 use crate::metrics::sample::{Fast, FastGuest, SlowGuest};
 use crate::sorted::Table;
 
-/// What the sampler and its threads have in common.
+/// State that the sampler and its threads share.
 pub(super) struct Shared {
     pub(super) limits: MetricsConfig,
     pub(super) state: Mutex<State>,
-    /// A sample ended.
+    /// Signals that a sample ended.
     pub(super) changed: Condvar,
 }
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) fast: Option<Arc<Fast>>,
-    /// Why the last fast sample could not be taken.
+    /// The error of the last fast sample, if it failed.
     pub(super) error: Option<String>,
-    /// Fast samples that ended, also those in vain.
+    /// Fast samples that ended, including failed ones.
     pub(super) fast_ended: u64,
     pub(super) fast_failed: u64,
-    /// When the fast sample that runs, or ran last, was wanted.
+    /// When the running or the last fast sample was requested.
     pub(super) fast_wanted: Option<Instant>,
     pub(super) fast_running: bool,
     pub(super) fast_took: Duration,
@@ -35,32 +35,32 @@ pub(super) struct State {
     pub(super) slow_running: bool,
 }
 
-/// What is known by slow samples.
+/// The results of slow samples.
 #[derive(Clone, Debug, Default)]
 pub struct Slow {
-    /// Guests by name, each as it was last answered for.
+    /// Guests by name, each with its last complete answer.
     pub guests: BTreeMap<String, SlowGuest>,
     /// Metadata of guests by name: a value for each of the configured names.
     pub metadata: Table<String, Vec<String>>,
-    /// Guests whose emulator does not answer, since when.
+    /// Guests whose emulator does not answer, with the time since when.
     pub stuck: BTreeMap<String, Instant>,
-    /// Guests that were left out of the last sample, and why.
+    /// Guests that were left out of the last sample, with the reason.
     pub left_out: BTreeMap<String, LeftOut>,
-    /// When the last sample that succeeded began.
+    /// When the last successful sample started.
     pub at: Option<Instant>,
-    /// How long that took.
+    /// The duration of that sample.
     pub took: Duration,
-    /// Samples that ended in order, failed, and came late.
+    /// Samples that succeeded, failed, and timed out.
     pub ended: u64,
     /// See above.
     pub failed: u64,
     /// See above.
     pub late: u64,
-    /// Calls that are late now: each ends when the emulator that it asks does something.
+    /// Calls that are late now: each returns when the emulator that it queries answers or ends.
     pub late_now: usize,
 }
 
-/// Why a guest was left out of a slow sample.
+/// The reason for which a guest was left out of a slow sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeftOut {
     /// A verb is changing it.
@@ -74,17 +74,17 @@ pub enum LeftOut {
 pub struct View {
     /// The moment.
     pub now: Instant,
-    /// The last fast sample; `None` before the first and when that is too old to be shown.
+    /// The last fast sample; `None` before the first one and when it is too old to be shown.
     pub fast: Option<Arc<Fast>>,
-    /// Why there is no newer one: `None` where the last try succeeded.
+    /// The error of the last attempt; `None` if it succeeded.
     pub error: Option<String>,
-    /// Fast samples that ended, and those of them that failed.
+    /// Fast samples that ended, and the failed ones among them.
     pub fast_ended: u64,
     /// See above.
     pub fast_failed: u64,
-    /// How long the last one took.
+    /// The duration of the last one.
     pub fast_took: Duration,
-    /// What slow samples know.
+    /// The results of slow samples.
     pub slow: Arc<Slow>,
     /// As [`MetricsConfig::keep`].
     keep: Duration,
@@ -95,31 +95,31 @@ pub struct View {
 pub struct GuestView<'v> {
     /// Its name.
     pub name: &'v str,
-    /// By the fast sample.
+    /// The values of the fast sample.
     pub fast: &'v FastGuest,
-    /// By a slow sample of the same run that is not too old to be shown.
+    /// The values of a slow sample of the same run, if it is not too old to be shown.
     pub slow: Option<&'v SlowGuest>,
 }
 
 impl View {
-    /// The guests by name.
+    /// Returns the guests by name.
     pub fn guests(&self) -> impl Iterator<Item = GuestView<'_>> {
         let guests = self.fast.iter().flat_map(|fast| fast.guests.iter());
         guests.map(|(name, fast)| GuestView { name, fast, slow: self.slow_of(name, fast) })
     }
 
-    /// One guest.
+    /// Returns one guest.
     pub fn guest(&self, name: &str) -> Option<GuestView<'_>> {
         let (name, fast) = self.fast.as_ref()?.guests.get_key_value(name)?;
         Some(GuestView { name, fast, slow: self.slow_of(name, fast) })
     }
 
-    /// How old what this moment was read is now.
+    /// Returns the age of a value that was read at `at`.
     pub fn age(&self, at: Instant) -> Duration {
         self.now.saturating_duration_since(at)
     }
 
-    /// A view of these samples, taken in order.
+    /// Makes a view of these samples, which succeeded.
     #[cfg(test)]
     pub(crate) fn of(now: Instant, fast: Fast, slow: Slow) -> Self {
         Self {
@@ -134,7 +134,7 @@ impl View {
         }
     }
 
-    /// Values of another run are not this one's: its counters began anew.
+    /// Values of another run are not used: the counters of this run started at zero.
     fn slow_of(&self, name: &str, fast: &FastGuest) -> Option<&SlowGuest> {
         let slow = self.slow.guests.get(name)?;
         (slow.run == fast.run && self.age(slow.at) < self.keep).then_some(slow)
@@ -166,7 +166,7 @@ impl State {
 }
 
 impl Shared {
-    /// A fast sample ended: what it saw, or why it saw nothing.
+    /// Stores the outcome of a fast sample: its values or its error.
     pub(super) fn fast_ended(&self, outcome: Result<Fast, String>) {
         let mut state = self.state.lock();
         state.fast_running = false;
@@ -186,7 +186,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// A slow sample ended, and this is what is known now.
+    /// Stores the results of a slow sample that ended.
     pub(super) fn slow_ended(&self, slow: Slow) {
         let mut state = self.state.lock();
         state.slow_running = false;
@@ -195,17 +195,17 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Something is known before the sample ends.
+    /// Stores results before the sample ends.
     pub(super) fn slow_so_far(&self, slow: Slow) {
         self.state.lock().slow = Arc::new(slow);
     }
 
-    /// The number of guests in the last fast sample; 0 before the first.
+    /// Returns the number of guests in the last fast sample; 0 before the first.
     pub(super) fn guests(&self) -> usize {
         self.state.lock().fast.as_ref().map_or(0, |fast| fast.guests.len())
     }
 
-    /// What slow samples know.
+    /// Returns the results of slow samples.
     pub(super) fn slow(&self) -> Arc<Slow> {
         Arc::clone(&self.state.lock().slow)
     }

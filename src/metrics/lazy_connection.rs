@@ -1,4 +1,4 @@
-//! A connection of the sampler to libvirt, which is there as long as it is used.
+//! A connection of the sampler to libvirt, which is open only while it is used.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use log::{debug, warn};
 use crate::config::fixed::SAMPLE_OPEN;
 use crate::libvirt::{self, Connection};
 
-/// Opens a connection to libvirt, by the given moment or not at all; or says why not.
+/// Opens a connection to libvirt before the given moment, or returns the reason of the failure.
 pub type Open = Arc<dyn Fn(Instant) -> Result<Connection, String> + Send + Sync>;
 
-/// A connection that is there as long as it is used.
+/// A connection that is open only while it is used.
 pub(super) struct LazyConnection {
     open: Open,
     connection: Option<Connection>,
 }
 
 impl LazyConnection {
-    /// Not open yet.
+    /// Makes a closed connection.
     pub(super) fn new(open: Open) -> Self {
         Self { open, connection: None }
     }
 
-    /// Waits for the next wish; `false` when there will be none. The connection is closed when none
-    /// comes for `idle`.
+    /// Waits for the next request; returns `false` when there will be none. The connection is
+    /// closed when no request arrives for `idle`.
     ///
     /// # Blocking
-    /// Until then.
+    /// Until the next request, or until the channel closes.
     pub(super) fn next(&mut self, wanted: &Receiver<()>, idle: Duration) -> bool {
         if self.connection.is_some() {
             match wanted.recv_timeout(idle) {
@@ -44,13 +44,13 @@ impl LazyConnection {
         wanted.recv().is_ok()
     }
 
-    /// Runs `call`, once more on a new connection where the old one turns out to be lost.
+    /// Runs `call`, and repeats it on a new connection if the old one is lost.
     ///
     /// # Errors
-    /// What libvirt says.
+    /// libvirt's error.
     ///
     /// # Blocking
-    /// As `call`, and [`SAMPLE_OPEN`] for a connection.
+    /// As long as `call` blocks, and up to [`SAMPLE_OPEN`] for a connection.
     pub(super) fn read<T>(
         &mut self,
         mut call: impl FnMut(&Connection) -> Result<T, libvirt::Error>,
@@ -83,9 +83,9 @@ impl LazyConnection {
     }
 }
 
-/// What the work returns; a panic in it is an error of this sample alone.
+/// Runs the work; a panic in it fails this sample alone.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    // What it leaves half-changed are caches, which are made anew where they are wrong.
+    // A panic can leave only caches half-changed, which are rebuilt when they are wrong.
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
     outcome.unwrap_or_else(|_| Err("the metrics sampler panicked".to_owned()))
 }

@@ -1,9 +1,11 @@
-//! What guests use, for the price of one call: samples, the kernel's counters, and both as text.
+//! The resource usage of guests, at the cost of one call: samples, the kernel's counters, and both
+//! as text.
 //!
-//! - Two tiers. The fast one asks libvirt what it knows by itself and the kernel for the rest; it
-//!   cannot hang on an emulator. The slow one asks emulators, seldom, and leaves out who hangs.
+//! - There are two tiers. The fast one uses values that libvirt knows itself, and the kernel for
+//!   the rest; it cannot hang on an emulator. The slow one queries emulators, rarely, and leaves
+//!   out guests that hang.
 //! - Each series has one source, so that a counter never jumps between two that disagree.
-//! - A scrape writes what is in memory. Nobody scraping: no samples, no wake-ups.
+//! - A scrape writes the values in memory. Without scrapes there are no samples and no wake-ups.
 
 mod calls;
 mod families;
@@ -32,10 +34,11 @@ pub use sampler::Sampler;
 pub use slow::{Changing, OnStuck};
 pub use text::Format;
 
-/// A text takes some 8 KB of the agent itself and as much for each guest.
+/// A text takes some 8 KB for the agent itself and as much for each guest.
 const BYTES_EACH: usize = 8 * 1024;
 
-/// All that is known as one text. `metadata` names the values that the view has of each guest.
+/// Writes all metrics as one text. `metadata` are the names of the values that the view has of each
+/// guest.
 pub fn write(view: &View, own: &Own, metadata: &[String], format: Format) -> String {
     let guests = view.fast.as_ref().map_or(0, |fast| fast.guests.len());
     let mut text = text::Text::new(format, BYTES_EACH * (guests + 1));

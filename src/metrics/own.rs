@@ -1,4 +1,4 @@
-//! The families of the agent itself.
+//! The metric families of the agent itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,50 +15,50 @@ use crate::sorted::Table;
 
 use Kind::{Counter, Gauge, Histogram, Info};
 
-/// What the agent knows of itself at one moment.
+/// The agent's own values at one moment.
 #[derive(Clone, Debug)]
 pub struct Own {
     /// Its lanes and callers.
     pub pool: Snapshot,
     /// Calls by service and method.
     pub calls: BTreeMap<(&'static str, &'static str), Counts>,
-    /// Intents of the journal that wait to be settled.
+    /// Open intents of the journal, which wait for recovery.
     pub open_intents: usize,
-    /// What calls left over and the agent could not remove.
+    /// Objects that calls left and the agent could not remove.
     pub leftovers: usize,
-    /// libvirt's version, as libvirt counts, where it is known.
+    /// libvirt's version, as libvirt encodes it, if it is known.
     pub libvirt_version: Option<u64>,
     /// Its listeners.
     pub listeners: Vec<Listener>,
-    /// Log lines that were dropped or that standard error did not take.
+    /// Log lines that were dropped or could not be written to standard error.
     pub log_lines_dropped: u64,
-    /// Audit records that were dropped or that the audit's file did not take.
+    /// Audit records that were dropped or could not be written to the audit file.
     pub audit_lines_dropped: u64,
-    /// Free and used bytes of the store, where they are known.
+    /// Free and used bytes of the store, if they are known.
     pub storage: Option<(u64, u64)>,
-    /// The limits of guests that run: of each by its disks' and NICs' targets.
+    /// The limits of running guests: for each guest by the targets of its disks and NICs.
     pub limits: Table<String, Vec<(String, Limits)>>,
-    /// The volumes of guests, as last read.
+    /// The volumes of guests, as they were read last.
     pub volumes: Arc<[GuestVolume]>,
-    /// Guests that run and have a channel for a guest agent.
+    /// Running guests that have a channel for a guest agent.
     pub inside: Vec<GuestInside>,
 }
 
-/// What is known of a guest by its guest agent.
+/// Values that a guest agent reports about its guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestInside {
     /// The guest.
     pub guest: String,
     /// Whether its guest agent is connected.
     pub is_connected: bool,
-    /// Its file systems as last told; none where they are not wanted.
+    /// Its file systems, as the agent reported them last; empty if they are not collected.
     pub filesystems: Vec<MountedSize>,
 }
 
 /// A file system of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountedSize {
-    /// Where it is mounted, as the guest says.
+    /// Where it is mounted, as the guest reports it.
     pub mountpoint: String,
     /// Its size.
     pub size_bytes: u64,
@@ -75,30 +75,30 @@ pub struct GuestVolume {
     pub name: String,
     /// Its size.
     pub size_bytes: u64,
-    /// Data in it, as [`Volumes::filled`](crate::storage::Volumes::filled) tells.
+    /// Data in it, as [`Volumes::filled`](crate::storage::Volumes::filled) returns it.
     pub used_bytes: u64,
 }
 
-/// One listener: what has been going on there since the start.
+/// The counts of one listener since the start.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// What it serves.
+    /// The name of its service.
     pub name: &'static str,
     /// Connections that are open.
     pub connections: usize,
-    /// Requests that were complete and in order.
+    /// Complete and valid requests.
     pub requests: u64,
     /// Handlers that panicked.
     pub panics: u64,
-    /// Connections of callers who may not call.
+    /// Connections whose callers were not permitted to call.
     pub denied: u64,
-    /// Requests that were not carried out, as their callers had gone.
+    /// Requests that did not run, as their callers had disconnected.
     pub abandoned: u64,
-    /// Requests and connections that were refused, by reason.
+    /// Refused requests and connections, by reason.
     pub refused: Vec<(&'static str, u64)>,
 }
 
-/// Writes them all.
+/// Writes all families of the agent.
 pub(super) fn write(text: &mut Text, view: &View, own: &Own) {
     write_build(text, own);
     write_calls(text, own);
@@ -404,7 +404,7 @@ fn write_samples(text: &mut Text, view: &View) {
     one(text, "mistify_metrics_calls_late", Gauge, help, count(slow.late_now));
 }
 
-/// What every exporter says of its process, by the names that all use.
+/// Writes the metrics of the process, with the names that all exporters use.
 fn write_process(text: &mut Text) {
     if let Ok(ns) = crate::os::process::cpu_ns(std::process::id()) {
         let help = "CPU time of the agent in seconds";
@@ -429,7 +429,7 @@ fn write_process(text: &mut Text) {
         one(text, "process_threads", Gauge, "Threads of the agent", Value::Count(threads));
     }
     if let Ok(files) = fs::read_dir("/proc/self/fd") {
-        // One of them is the folder itself.
+        // One entry is the open directory itself.
         let open = count(files.count().saturating_sub(1));
         one(text, "process_open_fds", Gauge, "Open file descriptors of the agent", open);
     }

@@ -1,4 +1,4 @@
-//! What is known of guests: plain data, and how it is read out of libvirt's parameters.
+//! The values of guests: plain data, parsed from libvirt's parameters.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -7,10 +7,10 @@ use crate::guest::state::{Condition, State};
 use crate::libvirt::{BlockStats, DomainStats, InterfaceStats, Value};
 use crate::sorted::{IntoSorted, Table};
 
-/// All guests at one moment, as far as no emulator has to be asked.
+/// The values of all guests at one moment that need no query of an emulator.
 #[derive(Clone, Debug)]
 pub struct Fast {
-    /// When the sample began.
+    /// When the sample started.
     pub at: Instant,
     /// The guests by name.
     pub guests: BTreeMap<String, FastGuest>,
@@ -21,21 +21,21 @@ pub struct Fast {
 pub struct FastGuest {
     /// The domain's uuid.
     pub uuid: String,
-    /// The number of its run; `None` when it is off.
+    /// The id of its run; `None` when it is off.
     pub run: Option<u32>,
     /// Its state.
     pub state: State,
-    /// Why it is in that state, where nobody asked for it; else empty.
+    /// The reason for its state, if no caller caused it; otherwise empty.
     pub reason: &'static str,
-    /// Its time on processors; `None` when it is off or has no process that can be found.
+    /// Its CPU time; `None` when it is off or its process cannot be found.
     pub cpu: Option<Cpu>,
     /// Its interfaces by their devices on the host.
     pub nics: BTreeMap<String, InterfaceStats>,
-    /// What the kernel counts of the block devices behind its disks, by the disks' targets.
+    /// The kernel's counters of the block devices behind its disks, by the disks' targets.
     pub devices: BTreeMap<String, Device>,
 }
 
-/// Time on processors, by the kernel's clocks.
+/// CPU time, by the kernel's clocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
     /// The emulator's process as a whole, in nanoseconds.
@@ -47,9 +47,9 @@ pub struct Cpu {
 /// One virtual processor's thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vcpu {
-    /// Running, in nanoseconds.
+    /// Time running, in nanoseconds.
     pub run_ns: u64,
-    /// Ready to run and waiting for a processor of the host, in nanoseconds.
+    /// Time ready to run and waiting for a processor of the host, in nanoseconds.
     pub delay_ns: u64,
 }
 
@@ -58,13 +58,13 @@ pub struct Vcpu {
 pub struct Device {
     /// Its name, such as `zd16`.
     pub name: String,
-    /// Reads that were completed.
+    /// Completed reads.
     pub reads: u64,
     /// Bytes read.
     pub read_bytes: u64,
     /// Time of all reads, in milliseconds.
     pub read_ms: u64,
-    /// Writes that were completed.
+    /// Completed writes.
     pub writes: u64,
     /// Bytes written.
     pub written_bytes: u64,
@@ -74,20 +74,20 @@ pub struct Device {
     pub io_ms: u64,
 }
 
-/// One guest in a slow sample: what its emulator was asked for.
+/// One guest in a slow sample: the values of its emulator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SlowGuest {
-    /// When the sample began.
+    /// When the sample started.
     pub at: Instant,
-    /// The number of the run that it is of; `None` when the guest was off.
+    /// The id of the guest's run; `None` when the guest was off.
     pub run: Option<u32>,
-    /// Most memory that the guest may have, in KiB.
+    /// The maximum memory of the guest, in KiB.
     pub memory_max_kib: Option<u64>,
-    /// Memory that the guest has, in KiB.
+    /// The current memory of the guest, in KiB.
     pub memory_kib: Option<u64>,
-    /// Virtual processors that are online.
+    /// The number of online virtual processors.
     pub vcpus_online: Option<u64>,
-    /// What the balloon knows, by libvirt's names: KiB, and counts of faults.
+    /// The balloon's values, by libvirt's names: KiB, and counts of faults.
     pub balloon: BTreeMap<String, u64>,
     /// The virtual processors by number.
     pub vcpus: Table<u32, SlowVcpu>,
@@ -95,12 +95,12 @@ pub struct SlowGuest {
     pub disks: BTreeMap<String, Disk>,
 }
 
-/// What is not the kernel's to say of a virtual processor.
+/// The values of a virtual processor that the kernel does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlowVcpu {
     /// libvirt's number for its state: 0 offline, 1 running, 2 blocked.
     pub state: Option<u64>,
-    /// Waiting for I/O, in nanoseconds.
+    /// Time waiting for I/O, in nanoseconds.
     pub wait_ns: Option<u64>,
 }
 
@@ -109,19 +109,19 @@ pub struct SlowVcpu {
 pub struct Disk {
     /// The file or device behind it.
     pub source: String,
-    /// The block device behind it as the kernel names it, such as `zd16`.
+    /// The kernel's name of the block device behind it, such as `zd16`.
     pub device: Option<String>,
     /// The emulator's counters; `None` when the guest is off.
     pub counters: Option<BlockStats>,
-    /// Size that the guest sees, in bytes.
+    /// The size that the guest sees, in bytes.
     pub capacity_bytes: Option<u64>,
     /// Allocated bytes of the file behind it; of a device, the end of what was written.
     pub allocation_bytes: Option<u64>,
-    /// Space that it takes, in bytes.
+    /// The space that it occupies, in bytes.
     pub physical_bytes: Option<u64>,
 }
 
-/// State and interfaces of a guest.
+/// Parses the state and the interfaces of a guest.
 pub(super) fn fast_guest(stats: &DomainStats) -> FastGuest {
     let (state, reason) = (stats.state(), stats.number("state.reason"));
     let condition = state.map(|state| Condition::from_codes(state, reason.unwrap_or_default()));
@@ -136,8 +136,8 @@ pub(super) fn fast_guest(stats: &DomainStats) -> FastGuest {
     }
 }
 
-/// The interfaces of a domain by their devices on the host. What libvirt leaves out it does not
-/// know.
+/// Returns the interfaces of a domain by their devices on the host. Values that libvirt omits are
+/// unknown.
 pub fn interfaces(stats: &DomainStats) -> BTreeMap<String, InterfaceStats> {
     let mut nics = Indexed::<Interface>::default();
     for (name, value) in &stats.params {
@@ -176,7 +176,7 @@ fn read_nic(Interface { device, counters: nic }: &mut Interface, field: &str, va
     *slot = value.as_i64().unwrap_or(-1);
 }
 
-/// Memory, virtual processors and disks of a guest.
+/// Parses memory, virtual processors and disks of a guest.
 pub(super) fn slow_guest(at: Instant, stats: &DomainStats) -> SlowGuest {
     let mut guest = SlowGuest {
         at,
@@ -211,7 +211,7 @@ pub(super) fn slow_guest(at: Instant, stats: &DomainStats) -> SlowGuest {
     guest
 }
 
-/// The disks of a domain by target.
+/// Returns the disks of a domain by target.
 pub fn disks(stats: &DomainStats) -> BTreeMap<String, Disk> {
     let mut disks = Indexed::<(String, Disk)>::default();
     for (name, value) in &stats.params {
@@ -247,9 +247,9 @@ fn read_disk((target, disk): &mut (String, Disk), field: &str, value: &Value) {
     disk.counters = Some(counters);
 }
 
-/// Whether the emulator of a guest that runs was asked. The size of its process is what libvirt
-/// adds after every question to a monitor, and only then. A driver that has no emulators to ask, such
-/// as the test driver, says nothing of balloons at all.
+/// Returns whether the emulator of a running guest was queried. libvirt adds the size of the
+/// emulator's process after every query to a monitor, and only then. A driver without emulators, such
+/// as the test driver, reports no balloon values at all.
 pub(super) fn is_whole(stats: &DomainStats) -> bool {
     let has = |wanted: &str| stats.params.iter().any(|(name, _)| **name == *wanted);
     stats.id.is_none() || has("balloon.rss") || !has("balloon.current")
@@ -261,12 +261,12 @@ fn copy_text(to: &mut String, value: &Value) {
     }
 }
 
-/// Members of `<prefix><number>.<field>` by number.
+/// The members of `<prefix><number>.<field>`, by number.
 #[derive(Default)]
 struct Indexed<T>(Table<u32, T>);
 
 impl<T: Default> Indexed<T> {
-    /// The member that a parameter is of, and the rest of its name.
+    /// Returns the member to which a parameter belongs, and the rest of the parameter's name.
     fn entry<'n>(&mut self, prefix: &str, name: &'n str) -> Option<(&mut T, &'n str)> {
         let (number, field) = name.strip_prefix(prefix)?.split_once('.')?;
         Some((self.0.or_default(number.parse().ok()?), field))

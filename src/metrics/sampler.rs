@@ -1,10 +1,10 @@
-//! Samples of all guests: taken when one is wanted and the last is old, shared by all who wait.
+//! Samples of all guests: taken on request if the last is old, and shared by all waiting requests.
 //!
 //! ```text
 //! scrape ── wants ──► metrics-fast   one bulk call, the kernel's counters      waited for, shortly
 //!        └─ wants ──► metrics-slow ──► metrics-ask-N   one call on a connection of its own
 //! ```
-//! Nobody wants anything: all sleep, and after a while the connections are closed.
+//! Without requests all threads sleep, and after a while the connections are closed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::metrics::lazy_connection::Open;
 use crate::metrics::slow::{Changing, OnStuck};
 use crate::metrics::{fast, slow};
 
-/// Takes samples and keeps the last ones. Its threads end with it.
+/// Takes samples and stores the last ones. Its threads end when it is dropped.
 pub struct Sampler {
     shared: Arc<Shared>,
     fast: Sender<()>,
@@ -28,10 +28,10 @@ pub struct Sampler {
 
 impl Sampler {
     /// Starts the threads, `metrics-fast` and `metrics-slow`, which sleep until the first sample is
-    /// wanted.
+    /// requested.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn start(
         limits: &MetricsConfig,
         open: Open,
@@ -43,7 +43,7 @@ impl Sampler {
             state: Mutex::default(),
             changed: Condvar::new(),
         });
-        // One wish is as good as many.
+        // One queued request serves all callers.
         let (fast, fast_wanted) = bounded(1);
         let (slow, slow_wanted) = bounded(1);
         fast::start(Arc::clone(&shared), Arc::clone(&open), fast_wanted)?;
@@ -51,9 +51,9 @@ impl Sampler {
         Ok(Self { shared, fast, slow })
     }
 
-    /// All that is known, after a try to have it fresh: a fast sample older than
-    /// [`MetricsConfig::max_age`] is taken anew, once for all who wait for it; a slow one that is
-    /// due is begun, and waited for only where the last is long past.
+    /// Returns all values, after an attempt to refresh them. A fast sample older than
+    /// [`MetricsConfig::max_age`] is taken anew, once for all waiting callers. A slow sample is
+    /// started if it is due, and waited for only if the last one is long past.
     ///
     /// # Blocking
     /// Up to [`MetricsConfig::wait`].
@@ -79,7 +79,7 @@ impl Sampler {
         state.view(Instant::now(), limits)
     }
 
-    /// All that is known, from memory.
+    /// Returns all values, from memory.
     pub fn last(&self) -> View {
         self.shared.state.lock().view(Instant::now(), &self.shared.limits)
     }
@@ -88,18 +88,19 @@ impl Sampler {
         if !state.fast_running {
             state.fast_running = true;
             state.fast_wanted = Some(now);
-            // Not full: none runs, and so none is wanted. Closed only after a panic there.
+            // The channel is not full: no sample runs, so no request is queued. It is closed only
+            // after a panic of the thread.
             let _ = self.fast.try_send(());
         }
     }
 
-    /// Whether to wait for it.
+    /// Requests a slow sample if it is due; returns whether to wait for one.
     fn want_slow(&self, state: &mut State, now: Instant) -> bool {
         let limits = &self.shared.limits;
         if state.slow_is_due(now, limits) && !state.slow_running {
             state.slow_running = true;
             state.slow_wanted = Some(now);
-            // As in `want_fast`.
+            // The channel is not full, as in `want_fast`.
             let _ = self.slow.try_send(());
         }
         let has_begun = state.slow_wanted.is_some_and(|at| now < at + limits.wait);

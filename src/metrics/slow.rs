@@ -1,13 +1,13 @@
-//! The slow tier: what only emulators know, in one call at a time on a connection of its own.
+//! The slow tier: values that only emulators have, in one call at a time on a connection of its own.
 //!
-//! A call to an emulator that hangs does not return, and cannot be called off. It is then left
-//! alone with its thread and connection, and another one asks: libvirt tells it at once which guest
-//! it cannot ask, being busy with the first call. That guest is left out until the first call
-//! returns. Where the first call was only slow, what it tells is taken all the same.
+//! A call to an emulator that hangs does not return and cannot be cancelled. The tier leaves it with its
+//! thread and connection, and makes another call on a new connection. In that call libvirt reports at
+//! once which guest it cannot query, because the first call still occupies that guest. The guest is left
+//! out until the first call returns. If the first call was only slow, its result is used all the same.
 //!
-//! An emulator that is stopped is not asked at all: so no call hangs on it, and none holds libvirt's
-//! lock of the guest. A process that waits in the kernel is asked, for it mostly waits for its disk
-//! and goes on at once.
+//! An emulator that is stopped is not queried at all, so that no call hangs on it and holds libvirt's
+//! lock of the guest. An emulator that waits in the kernel is queried, because it mostly waits for its
+//! disk and continues at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,17 +29,18 @@ use crate::metrics::lazy_connection::{LazyConnection, Open, guarded};
 use crate::metrics::sample::{SlowGuest, is_whole, slow_guest};
 use crate::sorted::{IntoSorted, Table};
 
-/// Names the guests that are being changed right now.
+/// Returns the names of the guests that are being changed now.
 pub type Changing = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// Told of each guest whose emulator answers no more (`true`), and when it answers again or has
-/// ended.
+/// Called for each guest whose emulator stops answering (`true`), and when the emulator answers again or
+/// has ended.
 pub type OnStuck = Arc<dyn Fn(&str, bool) + Send + Sync>;
 
-/// Starts the thread, which takes a sample for each wish and ends with who wishes.
+/// Starts the thread, which takes a sample for each request and ends when the channel of requests
+/// closes.
 ///
 /// # Errors
-/// When the system gives no thread.
+/// When the system cannot start a thread.
 pub(super) fn start(
     shared: Arc<Shared>,
     open: Open,
@@ -74,32 +75,32 @@ struct Tier {
     open: Open,
     changing: Changing,
     on_stuck: OnStuck,
-    /// Where all askers answer; each has at most one answer in it.
+    /// The channel for the answers of all askers; each has at most one answer in it.
     answers: (Sender<Landing>, Receiver<Landing>),
-    /// One that can be asked.
+    /// An asker that is ready for a call.
     idle: Option<Asker>,
-    /// How many askers there have been.
+    /// The number of askers started so far.
     askers: u64,
     /// Calls that have not returned.
     flights: Vec<Flight>,
-    /// Guests whose emulators were stopped when last looked at: each sample looks again.
+    /// Guests whose emulators were stopped at the last sample: each sample checks again.
     stopped: BTreeSet<String>,
     known: Slow,
 }
 
-/// A call on its way.
+/// A call in flight.
 struct Flight {
     began: Instant,
     left_out: BTreeMap<String, LeftOut>,
     asker: Asker,
 }
 
-/// What came of the call of the asker with this number.
+/// The outcome of a call, with the number of its asker.
 type Landing = (u64, Result<Answer, String>);
 
 impl Tier {
-    /// Waits for the next wish; `false` when there will be none. Late calls that return meanwhile
-    /// are taken; the asker is dismissed when nothing happens for a while.
+    /// Waits for the next request; returns `false` when there will be none. It stores the results of
+    /// late calls that return meanwhile, and drops the asker after an idle time.
     fn next(&mut self, wanted: &Receiver<()>) -> bool {
         let answers = self.answers.1.clone();
         loop {
@@ -118,8 +119,8 @@ impl Tier {
         }
     }
 
-    /// One sample, by the first call that returns. While one is late another asks, each with more
-    /// patience than the one before.
+    /// Takes one sample, from the first call that returns. While a call is late another asker makes one,
+    /// each with twice the timeout of the one before.
     fn sample(&mut self) {
         while let Ok(landing) = self.answers.1.try_recv() {
             self.land(landing);
@@ -147,7 +148,7 @@ impl Tier {
         );
     }
 
-    /// How long the first call of a sample may take: more where the last took long.
+    /// Returns the timeout of a sample's first call: longer if the last sample took long.
     fn patience(&self) -> Duration {
         let limits = &self.shared.limits;
         let guests = u32::try_from(self.shared.guests()).unwrap_or(u32::MAX);
@@ -155,10 +156,10 @@ impl Tier {
         common.max((2 * self.known.took).min(2 * limits.slow_late))
     }
 
-    /// Sends an asker on its way.
+    /// Starts a call on an asker.
     ///
     /// # Errors
-    /// When there is none and the system gives no thread.
+    /// When there is no idle asker and the system cannot start a thread.
     fn ask(&mut self) -> io::Result<()> {
         let left_out = self.leave_out();
         let asker = match self.idle.take() {
@@ -169,13 +170,13 @@ impl Tier {
                 Asker::start(self.askers, open, answer, &self.shared.limits)?
             }
         };
-        // Not full: an idle asker has answered.
+        // The channel is not full: an idle asker has answered its last call.
         let _ = asker.asks.try_send(left_out.keys().cloned().into_set());
         self.flights.push(Flight { began: Instant::now(), left_out, asker });
         Ok(())
     }
 
-    /// Takes what a call returned; its asker can be asked again.
+    /// Stores the outcome of a call; its asker is idle again.
     fn land(&mut self, (number, outcome): Landing) {
         let Some(index) = self.flights.iter().position(|flight| flight.asker.number == number)
         else {
@@ -185,7 +186,7 @@ impl Tier {
         self.idle = Some(asker);
         self.known.late_now = self.flights.len();
         match outcome {
-            // One that was late may tell less than is known by now.
+            // A late call may have older values than the last sample.
             Ok(answer) if self.known.at.is_none_or(|at| at < began) => {
                 self.note(began, answer, left_out);
             }
@@ -200,8 +201,9 @@ impl Tier {
     fn leave_out(&self) -> BTreeMap<String, LeftOut> {
         let mut names = BTreeMap::new();
         let hang = || self.known.stuck.keys().filter(|name| !self.stopped.contains(*name));
-        // A call hangs on one guest. Of more guests than calls some answer again, or were only busy when
-        // they were asked: then all are asked, and libvirt refuses those that do hang at once.
+        // A call hangs on one guest. If more guests are stuck than calls are late, some of them answer
+        // again, or were only busy when they were queried. Then all are queried, and libvirt at once
+        // refuses the guests that do hang.
         if hang().count() <= self.flights.len() {
             names.extend(hang().map(|name| (name.clone(), LeftOut::Stuck)));
         }
@@ -214,7 +216,8 @@ impl Tier {
         let since = self.flights.iter().map(|flight| flight.began).min().unwrap_or(began);
         for name in &answer.partial {
             known.stuck.entry(name.clone()).or_insert_with(|| {
-                // Without a late call of ours it may just be busy with somebody else's.
+                // Without a late call of the agent the guest may only be busy with another program's
+                // call.
                 let level = if self.flights.is_empty() { Level::Debug } else { Level::Warn };
                 log!(level, "metrics: the emulator of {name} does not answer");
                 on_stuck(name, true);
@@ -250,25 +253,25 @@ impl Tier {
     }
 }
 
-/// What one call tells.
+/// The result of one call.
 struct Answer {
     guests: BTreeMap<String, SlowGuest>,
-    /// All guests, left out or not.
+    /// All guests, including the ones left out.
     names: BTreeSet<String>,
-    /// Those of them that run.
+    /// The running guests.
     running: BTreeSet<String>,
-    /// Those of them that were asked and could not answer.
+    /// The guests that were queried and could not answer.
     partial: BTreeSet<String>,
-    /// Those of them that were not asked, as their emulator is stopped.
+    /// The guests that were not queried, as their emulator is stopped.
     stopped: BTreeSet<String>,
     metadata: Table<String, Vec<String>>,
 }
 
-/// A thread with a connection that makes one call after the other. It ends when nobody can ask it
-/// any more.
+/// A thread with a connection that makes one call after the other. It ends when its channel of requests
+/// closes.
 struct Asker {
     number: u64,
-    /// Names of guests to leave out.
+    /// The names of guests to leave out.
     asks: Sender<BTreeSet<String>>,
 }
 
@@ -292,7 +295,7 @@ impl Asker {
                         sample(connection, &leave_out, &pid_dir, known)
                     })
                 });
-                // Has room for as many as are on their way; closed when nobody wants to know.
+                // The channel has room for every call in flight; it is closed when the tier has ended.
                 let _ = answers.try_send((number, outcome));
             }
         };
@@ -346,7 +349,7 @@ fn sample(
     Ok(Answer { guests, names, running, partial, stopped, metadata: metadata.values() })
 }
 
-/// The guests that were asked for memory statistics: other tools define guests without.
+/// The guests in which memory statistics were enabled: other tools define guests without them.
 struct Periods {
     may_touch: bool,
     /// Names and runs.
@@ -354,7 +357,8 @@ struct Periods {
 }
 
 impl Periods {
-    /// Asks once in its run each guest that has a balloon and has never reported its memory.
+    /// Enables memory statistics, once per run, in each guest that has a balloon and has never reported
+    /// its memory.
     fn ask(&mut self, domains: &[Domain], guests: &BTreeMap<String, SlowGuest>) {
         if !self.may_touch {
             return;
@@ -377,7 +381,7 @@ impl Periods {
     }
 }
 
-/// Metadata of guests; read again now and then.
+/// Metadata of guests; read again periodically.
 struct Metadata {
     wanted: Vec<String>,
     rare: Duration,
@@ -389,7 +393,7 @@ impl Metadata {
         Self { wanted, rare, known: BTreeMap::new() }
     }
 
-    /// Reads a guest's, where any is wanted and what is known is old.
+    /// Reads a guest's metadata, if any is configured and the cached values are old.
     fn look_at(&mut self, name: &str, domain: &Domain, now: Instant) {
         let is_fresh = |(at, _): &(Instant, _)| now < *at + self.rare;
         if self.wanted.is_empty() || self.known.get(name).is_some_and(is_fresh) {

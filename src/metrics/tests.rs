@@ -1,5 +1,5 @@
-//! The text against files that were looked at by a person and by `promtool check metrics`, and how
-//! samples are read out of libvirt's parameters.
+//! Compares the text with files that were checked by a person and by `promtool check metrics`, and
+//! tests the parsing of libvirt's parameters.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -67,7 +67,7 @@ fn slow_stats() -> DomainStats {
     ])
 }
 
-/// A view of `guests` guests that run, and one that is off.
+/// Makes a view of `guests` running guests, and one that is off.
 fn view(guests: usize) -> View {
     let now = Instant::now();
     let at = now.checked_sub(Duration::from_secs(1)).unwrap();
@@ -177,14 +177,15 @@ fn own() -> Own {
     }
 }
 
-/// All but the process's own figures.
+/// Returns the text without the metrics of the process.
 fn written(format: Format) -> String {
     let text = write(&view(1), &own(), &["owner".to_owned()], format);
     let lines = text.lines().filter(|line| !line.contains("process_"));
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// Made by `MISTIFY_GOLDEN=write cargo test --lib metrics::`, and then read by a person.
+/// The file is written by `MISTIFY_GOLDEN=write cargo test --lib metrics::`, and then reviewed by a
+/// person.
 fn assert_golden(name: &str, text: &str) {
     let path = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("MISTIFY_GOLDEN").is_some() {
@@ -272,7 +273,7 @@ fn a_text_takes_time_in_line_with_its_guests() {
     crate::cost::slow("writes the text of 1,000 guests ten times");
     let least = |guests| {
         let (view, own) = (view(guests), own());
-        // The thread's own time: the machine has other work.
+        // The thread's own CPU time: other processes use the machine, too.
         let used_ns = || -> u64 {
             let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
             text.split(' ').next().unwrap().parse().unwrap()

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Which of the two dialects.
+/// The format of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `text/plain; version=0.0.4`.
@@ -13,7 +13,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// What an `Accept` header asks for: OpenMetrics where it is named and not refused.
+    /// Returns the format that an `Accept` header requests: OpenMetrics if it is named and not
+    /// refused.
     pub fn accepted(accept: &str) -> Self {
         let wants = |range: &str| {
             let mut parts = range.split(';').map(str::trim);
@@ -27,7 +28,7 @@ impl Format {
         }
     }
 
-    /// The `Content-Type` of a text.
+    /// Returns the `Content-Type` of a text.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
@@ -36,7 +37,7 @@ impl Format {
     }
 }
 
-/// What a family's values are.
+/// The kind of a family's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Only grows; its samples end in `_total`.
@@ -49,12 +50,12 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// One family, as its header says it.
+/// The header of one family.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Family {
     /// The name, without `_total` and `_info`.
     pub(super) name: &'static str,
-    /// What its values are.
+    /// The kind of its values.
     pub(super) kind: Kind,
     /// A sentence without a full stop.
     pub(super) help: &'static str,
@@ -80,22 +81,22 @@ impl From<Duration> for Value {
 /// Label names and values.
 pub(super) type Labels<'l> = &'l [(&'l str, &'l str)];
 
-/// A text while it is written.
+/// A text that is being written.
 #[derive(Debug)]
 pub(super) struct Text {
     out: String,
     format: Format,
-    /// The name that samples of the open family begin with.
+    /// The name with which samples of the open family start.
     name: String,
 }
 
 impl Text {
-    /// Nothing yet, with room for `bytes`.
+    /// Makes an empty text, with room for `bytes`.
     pub(super) fn new(format: Format, bytes: usize) -> Self {
         Self { out: String::with_capacity(bytes), format, name: String::new() }
     }
 
-    /// Opens a family: the samples that follow are its.
+    /// Opens a family: the next samples belong to it.
     pub(super) fn family(&mut self, family: &Family) {
         let suffix = match family.kind {
             Kind::Counter => "_total",
@@ -110,7 +111,7 @@ impl Text {
         };
         self.name.clear();
         self.name.extend([family.name, suffix]);
-        // OpenMetrics has the suffix on samples alone.
+        // OpenMetrics has the suffix only on samples.
         let header = match self.format {
             Format::Prometheus => self.name.as_str(),
             Format::OpenMetrics => family.name,
@@ -124,8 +125,9 @@ impl Text {
         self.line("", labels, value);
     }
 
-    /// Writes a histogram of the open family: the counts up to each bound in seconds, each without
-    /// those before it, one more count for what is over the last, and the sum in nanoseconds.
+    /// Writes a histogram of the open family. `counts` has the count of each bound in seconds,
+    /// without those of lower bounds, and then the count above the last bound; `sum_ns` is the sum
+    /// in nanoseconds.
     pub(super) fn histogram(
         &mut self,
         labels: Labels<'_>,
@@ -143,7 +145,7 @@ impl Text {
         self.line("_count", labels, Value::Count(total));
     }
 
-    /// The whole text.
+    /// Ends the text and returns it.
     pub(super) fn end(mut self) -> String {
         if self.format == Format::OpenMetrics {
             self.out.push_str("# EOF\n");
