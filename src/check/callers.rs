@@ -1,4 +1,4 @@
-//! Where the agent is called, and who may.
+//! Checks the addresses of the agent and its permitted callers.
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
@@ -14,7 +14,7 @@ use crate::os::socket_owners::SocketOwners;
 use crate::os::{own, process, users};
 use crate::sorted::OrderBy;
 
-/// The names that the kernel has for the orchestrator's process, cut at 15 bytes.
+/// The kernel's name of the orchestrator's process, at most 15 bytes long.
 const ORCHESTRATOR: &str = "mistify-agent";
 
 pub(super) fn callers(config: &Config) -> Vec<Finding> {
@@ -50,8 +50,8 @@ pub(super) fn callers(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// Whose processes listen on the agent's ports: they need no privileges, so that any user can take one while
-/// the agent is away.
+/// Checks which users' processes listen on the agent's ports: the ports need no privileges, so any user can
+/// take one while the agent is stopped.
 pub(super) fn ports(config: &Config) -> Vec<Finding> {
     let own = |name| move |address: &SocketAddr| (*address, name);
     let configured = config.listen.iter().map(own(RPC));
@@ -95,7 +95,8 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
     addresses.into_iter().map(look).collect()
 }
 
-/// How systemd holds a port while the agent is stopped, whose sockets have this `FileDescriptorName=`.
+/// Returns how systemd can hold a port while the agent is stopped, by a socket unit with this
+/// `FileDescriptorName=`.
 fn held_by(address: SocketAddr, name: &str) -> String {
     let unit = "mistify-libvirt.socket";
     let how = match name {
@@ -111,8 +112,8 @@ fn held_by(address: SocketAddr, name: &str) -> String {
     format!("start the agent; {how} while the agent is stopped")
 }
 
-/// The files with the tokens of callers beyond this host: the agent does not start with one that it
-/// cannot take.
+/// Checks the files with the tokens of callers beyond this host: the agent does not start with a file that
+/// it does not accept.
 pub(super) fn tokens(config: &Config) -> Vec<Finding> {
     let CallerConfig { token_file, metrics_token_file, .. } = &config.callers;
     let named = [("--token-file", token_file), ("--metrics-token-file", metrics_token_file)];
@@ -140,7 +141,7 @@ pub(super) fn tokens(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// Names that nobody has here: the agent does not start with them.
+/// Finds names of users and groups that do not exist on this host: the agent does not start with them.
 fn unknown(callers: &CallerConfig) -> Vec<Finding> {
     let lacks = |flag: &str, name: &String, is_known: bool| {
         (!is_known).then(|| {
@@ -171,14 +172,14 @@ fn may_call(callers: &CallerConfig, uid: u32) -> bool {
             .is_ok_and(|groups| callers.groups.iter().any(|name| has(name, &groups)))
 }
 
-/// Processes of the orchestrator and whose they are.
+/// Returns the processes of the orchestrator and their users.
 fn orchestrators() -> Vec<(String, u32)> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let is_it = |entry: &fs::DirEntry| {
         fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == ORCHESTRATOR)
     };
     let found = all.flatten().filter(is_it);
-    // One that has just ended is none.
+    // A process that has just ended is left out.
     let owner = |entry: fs::DirEntry| {
         Some((entry.file_name().to_string_lossy().into_owned(), entry.metadata().ok()?.uid()))
     };
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn agent_user_must_be_able_to_read_the_token() {
-        // Where no unit says otherwise it runs as who asks.
+        // Without a unit that sets a user, the agent runs as the user of this test.
         let file = std::env::temp_dir().join(format!("mistify-token-{}", std::process::id()));
         fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
         let look = |user: u32, mode: u32| {
@@ -214,7 +215,7 @@ mod tests {
         let (own, stranger) = (process::user(), 3_999_999_999);
         assert_eq!(look(own, 0o600), Ok(()));
         assert!(look(own, 0o644).unwrap_err().contains("its mode is 0644"));
-        // Either it is the wrong owner, or one whose file that user cannot read.
+        // Either the owner is wrong, or the user cannot read the file.
         let error = look(stranger, 0o640).unwrap_err();
         assert!(error.contains("its owner is user") || error.contains("cannot read it"), "{error}");
         fs::remove_file(&file).unwrap();

@@ -1,4 +1,4 @@
-//! What guests run on: libvirt.
+//! Checks libvirt, and what it offers to guests.
 
 use crate::check::Finding;
 use crate::config::Config;
@@ -8,7 +8,7 @@ use crate::guest::wire::Guest;
 use crate::libvirt::{self, Code, Connection, Error, version_text};
 use crate::ops::Promised;
 
-/// The oldest that the agent is made for, as libvirt counts.
+/// The oldest version that the agent supports, as libvirt encodes it.
 const OLDEST: u64 = 8_000_000;
 
 pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
@@ -37,7 +37,7 @@ pub(super) fn libvirt(config: &Config) -> Vec<Finding> {
     }]
 }
 
-/// What new guests can be: CreateGuest refuses what is missing here.
+/// Checks the features of new guests: CreateGuest refuses what is missing here.
 pub(super) fn machines(config: &Config) -> Vec<Finding> {
     let Ok(connection) = Connection::open(&config.host.libvirt_uri) else {
         return vec![Finding::warn("guests", "not known: libvirt does not answer", "see libvirt")];
@@ -75,7 +75,7 @@ pub(super) fn machines(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// The memory that guests may use.
+/// Compares the memory that guests may use with that of the host.
 fn memory(connection: &Connection) -> Option<Finding> {
     let promised = match Promised::ask(connection) {
         Ok(promised) => promised?,
@@ -89,11 +89,12 @@ fn memory(connection: &Connection) -> Option<Finding> {
     })
 }
 
-/// Whether libvirt takes changes. A definition without content changes nothing: a connection that may write
-/// refuses its XML, a read-only one (`libvirt-sock-ro`, say) the call.
+/// Checks whether libvirt accepts changes, by a definition without content, which changes nothing: libvirt
+/// refuses its XML on a connection that may write, and the call itself on a read-only one
+/// (`libvirt-sock-ro`, for example).
 ///
 /// # Errors
-/// libvirt's refusal of any change.
+/// libvirt's refusal of every change.
 fn takes_changes(connection: &Connection) -> Result<(), Error> {
     match connection.define_domain("<domain/>") {
         Err(error) if [Code::OPERATION_DENIED, Code::ACCESS_DENIED].contains(&error.code) => {

@@ -1,4 +1,4 @@
-//! What the host itself has to have.
+//! Checks of the host itself.
 
 use std::fs;
 use std::io;
@@ -17,12 +17,12 @@ use crate::os::service::{agent_user, is_systemd};
 use crate::os::{kvm as kvm_device, own, process, users};
 use crate::sorted::OrderBy;
 
-/// What libvirt runs for a network with DHCP.
+/// The program that libvirt runs for a network with DHCP.
 const DNSMASQ: &str = "/usr/sbin/dnsmasq";
-/// What libvirt makes the rules of NAT with: one of these, by its version.
+/// The programs with which libvirt makes NAT rules: one of these, depending on its version.
 const FIREWALLS: [&str; 2] = ["/usr/sbin/iptables", "/usr/sbin/nft"];
 
-/// The user with its name, where it has one.
+/// Returns the user with its name, if it has one.
 pub(super) fn named(user: u32) -> String {
     match users::user_name(user) {
         Ok(Some(name)) => format!("user {user} ({name})"),
@@ -33,7 +33,7 @@ pub(super) fn named(user: u32) -> String {
 pub(super) fn kvm(_: &Config) -> Vec<Finding> {
     let device = Path::new(kvm_device::DEVICE);
     vec![match can_use(device) {
-        // Some virtual machines have the device without the feature behind it: guests hang, or do not start.
+        // Some virtual machines have the device but not the processor feature: guests hang, or do not start.
         Ok(()) if kvm_device::lacks_virtualization() => Finding::warn(
             "kvm",
             "/dev/kvm opens, but the processor has neither vmx nor svm: guests of type kvm may not start, or hang",
@@ -70,7 +70,7 @@ pub(super) fn bridges(config: &Config) -> Vec<Finding> {
     let mut findings = vec![match config.host.bridge_type {
         BridgeType::Nat(nat) => nat_bridge(nat, &|program| Path::new(program).exists()),
         BridgeType::OpenVSwitch => {
-            // Where Debian, Fedora and upstream put it.
+            // The paths in Debian, Fedora and upstream.
             let sockets = ["/run/openvswitch/db.sock", "/var/run/openvswitch/db.sock"];
             let remedy = "start openvswitch-switch, or set --bridge-type linux";
             match sockets.into_iter().find(|path| Path::new(path).exists()) {
@@ -85,12 +85,12 @@ pub(super) fn bridges(config: &Config) -> Vec<Finding> {
             names => Finding::ok("bridges", names),
         },
     }];
-    // Where libvirt does not answer, its own line says so.
+    // If libvirt does not answer, the finding of its own check says so.
     findings.extend(missing_bridges(config).unwrap_or_default());
     findings
 }
 
-/// Whether libvirt can provide the network with NAT.
+/// Checks whether libvirt can provide the network with NAT.
 fn nat_bridge(nat: Nat, exists: &dyn Fn(&str) -> bool) -> Finding {
     let (missing, package) = match (exists(DNSMASQ), FIREWALLS.into_iter().any(exists)) {
         (true, true) => {
@@ -108,7 +108,7 @@ fn nat_bridge(nat: Nat, exists: &dyn Fn(&str) -> bool) -> Finding {
     )
 }
 
-/// How an operator makes a bridge that is missing.
+/// Returns the command with which an operator creates a missing bridge.
 fn bridge_remedy(bridge: &str, bridge_type: BridgeType) -> String {
     match bridge_type {
         BridgeType::Nat(_) if bridge == Nat::BRIDGE => format!("virsh net-start {}", Nat::NETWORK),
@@ -119,12 +119,12 @@ fn bridge_remedy(bridge: &str, bridge_type: BridgeType) -> String {
     }
 }
 
-/// The bridges that NICs of guests name and the host has not.
+/// Finds the bridges that NICs of guests name and that do not exist.
 fn missing_bridges(config: &Config) -> Result<Vec<Finding>, libvirt::Error> {
     let connection = Connection::open(&config.host.libvirt_uri)?;
     let mut missing = Vec::new();
     for domain in connection.list_domains()? {
-        // One that is gone meanwhile, or cannot be read, needs no bridge here.
+        // A guest that was removed meanwhile, or cannot be read, needs no bridge here.
         let Ok(guest) = VirDomain::from_xml(&domain.xml(XmlKind::Inactive).unwrap_or_default())
         else {
             continue;
@@ -149,7 +149,8 @@ fn linux_bridges() -> Vec<String> {
     names
 }
 
-/// The folder of the agent's state; as the service has it, whatever the shell's environment says.
+/// Checks the directory of the agent's state. It is the service's directory, whatever the shell's environment
+/// says.
 pub(super) fn state(config: &Config) -> Vec<Finding> {
     let found = config.state_dir.clone();
     let Some(folder) =
@@ -163,7 +164,7 @@ pub(super) fn state(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// The failure of a path of the configuration that other users can change: the agent does not start with it.
+/// Returns the failure of a configured path that other users can change: the agent does not start with it.
 pub(super) fn exposed(
     subject: &'static str,
     path: &Path,
@@ -197,12 +198,13 @@ fn state_of(folder: &PathBuf) -> Finding {
     }
 }
 
-/// Whether images can be fetched from the image service.
+/// Checks whether images can be fetched from the image service.
 pub(super) fn images(config: &Config) -> Vec<Finding> {
     let Some(service) = &config.host.image_service else {
         return vec![Finding::ok("images", "not fetched: --image-service is not set")];
     };
-    // A child as nobody, in place of the unit, needs a root that may reach the network.
+    // Without the unit, a child process fetches images as nobody, which needs an agent that runs as root and
+    // may reach the network.
     let needs_socket = is_systemd() || agent_user() != Ok(0);
     vec![fetching(service, Path::new(CURL), Path::new(SOCKET), needs_socket)]
 }
@@ -225,7 +227,7 @@ fn fetching(service: &str, curl: &Path, socket: &Path, needs_socket: bool) -> Fi
     }
 }
 
-/// Whether systemd starts the agent.
+/// Checks whether systemd starts the agent.
 pub(super) fn unit(_: &Config) -> Vec<Finding> {
     if !is_systemd() {
         return vec![Finding::warn(
@@ -255,17 +257,17 @@ pub(super) fn unit(_: &Config) -> Vec<Finding> {
     }]
 }
 
-/// What shuts guests down when the host stops.
+/// Checks which service shuts guests down when the host stops.
 pub(super) fn stop(_: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
     for unit in ["mistify-libvirt-guests.service", "libvirt-guests.service"] {
         let says = |question: &str, answer: &str| {
             let asked =
                 Command::new("systemctl").args([question, unit]).stdin(Stdio::null()).output();
-            // A unit that is not there is neither.
+            // A unit that does not exist is neither.
             asked.is_ok_and(|asked| asked.stdout.starts_with(answer.as_bytes()))
         };
-        // systemd stops only what it has started.
+        // systemd stops only units that it has started.
         if says("is-enabled", "enabled") && says("is-active", "active") {
             found.push(unit);
         }
@@ -284,7 +286,8 @@ pub(super) fn stop(_: &Config) -> Vec<Finding> {
     }]
 }
 
-/// Whether libvirt itself shuts down or saves guests, by its qemu.conf: from 11.2 on, where an operator wants it.
+/// Returns whether libvirt itself shuts down or saves guests, by its qemu.conf: since 11.2, if an operator sets
+/// it.
 fn shuts_down(conf: &str) -> bool {
     let mut lines = conf.lines().filter_map(|line| line.split_once('='));
     lines.any(|(name, value)| {

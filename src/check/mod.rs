@@ -1,6 +1,7 @@
-//! `mistify-libvirt check`: what a host lacks for the agent, a line each, with the remedy.
+//! `mistify-libvirt check`: the requirements that a host does not meet, a line each, with the
+//! remedy.
 //!
-//! It looks and changes nothing, and asks no agent for anything but whether it answers.
+//! The checks change nothing, and only test whether a running agent answers.
 
 mod callers;
 mod guests;
@@ -18,14 +19,14 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::config::fixed::CHECK_LOOK;
 
-/// How a thing is.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// As it has to be.
+    /// The requirement is met.
     Ok,
-    /// The agent works without it, some guests may not.
+    /// The agent works, but some guests may not.
     Warn,
-    /// The agent is of no use like this.
+    /// The agent does not work.
     Fail,
 }
 
@@ -39,16 +40,16 @@ impl Level {
     }
 }
 
-/// What one look found.
+/// One result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at, a word.
+    /// The subject of the check, one word.
     pub subject: &'static str,
-    /// How it is.
+    /// The level.
     pub level: Level,
-    /// What was seen.
+    /// The observation.
     pub seen: String,
-    /// What helps; empty where nothing has to.
+    /// The remedy; empty if none is needed.
     pub remedy: String,
 }
 
@@ -66,7 +67,7 @@ impl Finding {
     }
 }
 
-/// A look; what it finds may be more than one thing.
+/// A check; it may return several findings.
 type Look = fn(&Config) -> Vec<Finding>;
 
 const LOOKS: [(&str, Look); 16] = [
@@ -88,14 +89,14 @@ const LOOKS: [(&str, Look); 16] = [
     ("stop", host::stop),
 ];
 
-/// Looks at everything and writes what was found on standard output: lines on a terminal, JSON
-/// elsewhere or where `json` says so. Whether the agent can do its work here.
+/// Runs all checks and writes the findings to standard output: lines on a terminal, JSON elsewhere
+/// or with `json`. Returns whether the agent works on this host.
 ///
 /// # Errors
-/// When standard output does not take it.
+/// When standard output cannot be written.
 ///
 /// # Blocking
-/// Up to 10 s for each thing that is looked at.
+/// Up to 10 s for each check.
 pub fn run(config: &Config, json: bool) -> io::Result<bool> {
     let for_people = !json && io::stdout().is_terminal();
     let mut worst = Level::Ok;
@@ -115,7 +116,8 @@ pub fn run(config: &Config, json: bool) -> io::Result<bool> {
     Ok(worst < Level::Fail)
 }
 
-/// What the look finds, or that it did not end: then its thread stays with it.
+/// Returns the findings of a check, or a failure if it did not end in time: then its thread is left
+/// running.
 fn within(limit: Duration, subject: &'static str, config: &Config, look: Look) -> Vec<Finding> {
     let (done, found) = bounded(1);
     let config = config.clone();
@@ -131,7 +133,7 @@ fn line(finding: &Finding) -> String {
     let Finding { subject, level, seen, remedy } = finding;
     let remedy = if remedy.is_empty() { String::new() } else { format!("; {remedy}") };
     let level = level.word();
-    // One line a finding, whatever a command has said.
+    // A finding takes one line, even if the output of a command has several.
     format!("{level:<5} {subject:<8} {}\n", format!("{seen}{remedy}").replace('\n', " "))
 }
 
@@ -142,7 +144,7 @@ fn as_json(finding: &Finding) -> Value {
     })
 }
 
-/// Whether this user may use the path in both directions.
+/// Checks whether this user may read and write the path.
 fn can_use(path: &Path) -> io::Result<()> {
     std::fs::File::options().read(true).write(true).open(path).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Where disks are made.
+//! Checks of the store of disks.
 
 use std::fs;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::os::service::agent_user;
 use crate::os::{process, users};
 use crate::storage::{self, MIB, PoolName, Who, ZfsStore};
 
-/// Of the store, in percent: below this a new guest or a snapshot may be the last.
+/// Free space of the store, in percent, below which a new guest or a snapshot may be the last.
 const FREE_PERCENT_MIN: u64 = 10;
 
-/// Whether the store can be asked, and how full it is.
+/// Checks whether the store answers, and how full it is.
 pub(super) fn space(config: &Config) -> Vec<Finding> {
     let name = match &config.host.store {
         Store::None => return vec![Finding::ok("storage", "not used: --zpool is empty")],
@@ -60,7 +60,7 @@ pub(super) fn space(config: &Config) -> Vec<Finding> {
     }]
 }
 
-/// The kernel's part of ZFS: its version, and whether this user may speak to it.
+/// Checks the kernel module of ZFS: its version, and whether this user may open its device.
 pub(super) fn zfs(config: &Config) -> Vec<Finding> {
     if config.host.store != Store::Zfs {
         return vec![Finding::ok("zfs", "not used")];
@@ -75,7 +75,7 @@ pub(super) fn zfs(config: &Config) -> Vec<Finding> {
     }]
 }
 
-/// Whether the agent's user may do on the pool what the agent does.
+/// Checks whether the agent's user has the ZFS permissions on the pool that the agent needs.
 pub(super) fn permissions(config: &Config) -> Vec<Finding> {
     if config.host.store != Store::Zfs {
         return vec![Finding::ok("allowed", "not used: the store is not ZFS")];
@@ -124,8 +124,8 @@ pub(super) fn permissions(config: &Config) -> Vec<Finding> {
     }]
 }
 
-/// Nothing of ours is mounted: in a mount namespace of its own, as systemd gives the agent, a mount
-/// is hidden from the host or held by it.
+/// Checks that no dataset of guests or images is mounted: the agent has a mount namespace of its
+/// own, and a mount in one namespace is hidden from the other or held by it.
 pub(super) fn mounts(config: &Config) -> Vec<Finding> {
     if config.host.store != Store::Zfs {
         return vec![Finding::ok("mounts", "not used: the store is not ZFS")];
@@ -142,7 +142,7 @@ pub(super) fn mounts(config: &Config) -> Vec<Finding> {
     found.collect()
 }
 
-/// The datasets among these mounts that hold guests or images of the pool.
+/// Returns the mounted datasets that hold guests or images of the pool.
 fn mounted<'a>(table: &'a str, pool: &str) -> Vec<&'a str> {
     let ours = ["guests", "images"].map(|name| format!("{pool}/{name}"));
     let is_ours = |dataset: &str| {
