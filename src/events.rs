@@ -1,7 +1,7 @@
-//! What happens on the host, numbered and kept in a ring, for all who ask.
+//! The events of the host, numbered and stored in a ring for all listeners.
 //!
-//! Whoever tells of an event writes it into the ring and waits for nobody; whoever listens reads from
-//! where it was. One that is slower than the ring is told of the gap.
+//! A writer adds an event to the ring without waiting for listeners; each listener reads from its own position. A
+//! listener that is slower than the ring gets a gap.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -139,7 +139,7 @@ impl What {
 }
 
 impl What {
-    /// What a change of a domain is told as; none for one that is the agent's business alone.
+    /// Returns the event for a change of a domain; `None` for a change that concerns only the agent.
     pub(crate) fn of_domain(change: DomainChange) -> Option<Self> {
         Some(match change {
             DomainChange::DeviceAdded => return None,
@@ -156,12 +156,12 @@ impl What {
     }
 }
 
-/// The ring, and those who wait for more.
+/// The ring, and the waiting listeners.
 pub struct Events {
     state: Mutex<State>,
-    /// An event came, or none will.
+    /// Signals a new event, or that there will be none.
     changed: Condvar,
-    /// Of those that have a [`EventPlace`].
+    /// The places of [`EventPlace`].
     places: Places,
     limits: EventLimits,
 }
@@ -170,31 +170,31 @@ struct State {
     ring: VecDeque<Arc<Event>>,
     /// The number of the next event.
     next: u64,
-    /// How many libvirts were found, one after the other, and whether one is heard now.
+    /// The number of libvirt daemons that the agent has connected to, and whether it receives events now.
     connections: u64,
     is_heard: bool,
-    /// No event will come.
+    /// Set when there will be no more events.
     closed: bool,
-    /// Who is called at the next event.
+    /// Callbacks for the next event.
     calls: Vec<LaterCall>,
     listeners_so_far: u64,
 }
 
-/// One that waits without a thread.
+/// A listener that waits without a thread.
 struct LaterCall {
     listener: Listener,
     after: u64,
     guest: Option<String>,
     then: Box<dyn FnOnce() + Send>,
-    /// Calls it at its deadline.
+    /// Calls the listener at its deadline.
     timer: Option<Timer>,
 }
 
-/// The number of one that waits without a thread.
+/// The number of a listener that waits without a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listener(u64);
 
-/// A place among the callers that wait; dropped, it is free.
+/// A place among the waiting callers, which is free again when this is dropped.
 pub struct EventPlace {
     events: Arc<Events>,
     caller: Share,
@@ -206,7 +206,7 @@ impl Drop for EventPlace {
     }
 }
 
-/// What happened after an event that a listener knows.
+/// The events after the last event that a listener knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Page {
     /// The events, oldest first.
@@ -218,7 +218,7 @@ pub struct Page {
 }
 
 impl Events {
-    /// A ring without events.
+    /// Makes a ring without events.
     pub fn new(limits: &EventLimits) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let next = u64::try_from(since_1970.as_micros()).unwrap_or(0).max(1);
@@ -235,13 +235,13 @@ impl Events {
         Self { state: Mutex::new(state), changed, places, limits: limits.clone() }
     }
 
-    /// Bounds.
+    /// Returns the limits.
     pub fn limits(&self) -> &EventLimits {
         &self.limits
     }
 
-    /// Writes down what happened to a guest, or to the host where the name is empty, and wakes who
-    /// waits. Blocks on nobody.
+    /// Stores an event of a guest, or of the host if the name is empty, and wakes the waiting listeners. Does not
+    /// block.
     pub fn note(&self, guest: &str, what: What) {
         let time = clock::rfc3339_utc(SystemTime::now());
         let mut state = self.state.lock();
@@ -255,20 +255,20 @@ impl Events {
         drop(state);
         self.changed.notify_all();
         if is_awaited {
-            // A gap is an answer, too.
+            // A gap completes a wait, too.
             self.call_where(|call, oldest| {
                 call.after + 1 < oldest || call.guest.as_deref().is_none_or(|it| it == guest)
             });
         }
     }
 
-    /// The number of the last event.
+    /// Returns the number of the last event.
     pub fn last(&self) -> u64 {
         self.state.lock().next - 1
     }
 
-    /// Notes that libvirt is heard from now on, and whether it is the one that was heard before; none: it is not heard
-    /// any more.
+    /// Sets whether the agent receives libvirt's events from now on, and from which libvirt: `true` for the same one
+    /// as before, `false` for another, `None` for no events.
     pub(crate) fn set_heard(&self, is_same: Option<bool>) {
         let mut state = self.state.lock();
         state.connections += u64::from(is_same == Some(false));
@@ -277,8 +277,8 @@ impl Events {
         self.changed.notify_all();
     }
 
-    /// The number of the libvirt that is heard; none where it is not by then. What is the same before
-    /// and after a call says that this is the same libvirt.
+    /// Returns the number of the libvirt whose events the agent receives; `None` if it receives none until `deadline`.
+    /// The same number before and after a call means the same libvirt.
     ///
     /// # Blocking
     /// Up to `deadline`; not after [`Events::close`].
@@ -292,11 +292,11 @@ impl Events {
         state.is_heard.then_some(state.connections)
     }
 
-    /// The events after `after`, of one guest where one is named, at most so many; where there is
-    /// none, those that come until `deadline`.
+    /// Returns at most `most` events after `after`, of one guest if one is named. If there are none, waits for new
+    /// ones until `deadline`.
     ///
-    /// 0 stands for the oldest that is kept. A number that is not given yet, as after a clock that
-    /// was set back, is one that is not known: all that is kept comes, and a gap before it.
+    /// 0 stands for the oldest stored event. A number beyond the last event, as after the clock was set back, is
+    /// unknown: then all stored events are returned, with a gap before them.
     ///
     /// # Blocking
     /// Up to `deadline`; not after [`Events::close`].
@@ -313,18 +313,18 @@ impl Events {
         }
     }
 
-    /// A place among the callers that wait.
+    /// Takes a place among the waiting callers.
     ///
     /// # Errors
-    /// Where this caller, or all together, have the places of [`EventLimits::waiting`].
+    /// When this caller, or all callers together, hold the places of [`EventLimits::waiting`].
     pub fn place(self: &Arc<Self>, caller: Share) -> Result<EventPlace, NoPlace> {
         self.places.take(caller)?;
         Ok(EventPlace { events: Arc::clone(self), caller })
     }
 
-    /// Calls `then` once there is an event after `after`, of one guest where one is named, and at [`Events::close`]:
-    /// at once where that is so by now, and none is returned; else later, on the thread that notes the event. It must
-    /// not block.
+    /// Calls `then` once there is an event after `after`, of one guest if one is named, or at [`Events::close`]. If
+    /// there is one already, calls it at once and returns `None`; otherwise it is called later, on the thread that
+    /// adds the event. It must not block.
     pub(crate) fn call_later(
         &self,
         after: u64,
@@ -344,7 +344,7 @@ impl Events {
         Some(listener)
     }
 
-    /// Drops this timer as soon as the listener was called.
+    /// Sets the timer of a listener, which is dropped as soon as the listener is called.
     pub(crate) fn set_timer(&self, listener: Listener, timer: Timer) {
         let mut state = self.state.lock();
         let call = state.calls.iter_mut().find(|call| call.listener == listener);
@@ -356,7 +356,7 @@ impl Events {
         drop(unused);
     }
 
-    /// Calls that wait without a thread.
+    /// Returns the number of calls that wait without a thread.
     pub fn waiting(&self) -> usize {
         self.state.lock().calls.len()
     }
@@ -366,7 +366,7 @@ impl Events {
         self.call_where(|call, _| call.listener == listener);
     }
 
-    /// Calls those for which this holds, by the oldest event that is kept. A panic costs that call alone.
+    /// Calls the listeners that `is_due` selects by the number of the oldest stored event. A panic ends that call alone.
     fn call_where(&self, is_due: impl Fn(&LaterCall, u64) -> bool) {
         let mut state = self.state.lock();
         let oldest = state.oldest();
@@ -381,21 +381,21 @@ impl Events {
         }
     }
 
-    /// Ends all waits, now and from now on: the agent stops.
+    /// Ends all waits, now and later: the agent stops.
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
         self.call_where(|_, _| true);
     }
 
-    /// Whether [`Events::close`] was called.
+    /// Returns whether [`Events::close`] was called.
     pub fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
 }
 
 impl State {
-    /// The number of the oldest event that is kept.
+    /// Returns the number of the oldest stored event.
     fn oldest(&self) -> u64 {
         self.ring.front().map_or(self.next, |event| event.seq)
     }
@@ -408,7 +408,7 @@ impl State {
         let skipped = usize::try_from((after + 1).saturating_sub(oldest)).unwrap_or(usize::MAX);
         let wanted = |event: &&Arc<Event>| guest.is_none_or(|guest| event.guest == guest);
         let events: Vec<_> = self.ring.iter().skip(skipped).filter(wanted).take(most).collect();
-        // What is of no interest is not looked at again.
+        // The next page starts after the events of other guests, which need not be filtered again.
         let next = match events.last() {
             Some(event) if events.len() == most => event.seq,
             _ => last,
@@ -432,7 +432,7 @@ mod tests {
         Events::new(&EventLimits { kept, ..EventLimits::default() })
     }
 
-    /// What is there now.
+    /// Returns the page of this moment.
     fn look(events: &Events, after: u64, guest: Option<&str>, most: usize) -> Page {
         events.wait(after, guest, most, Instant::now())
     }

@@ -20,7 +20,7 @@
 //! command line. `docs/design.md` has the order of the modules, the threads and the decisions. Begin with
 //! [`ops::Libvirt::create_guest`].
 //!
-//! [`go_names`] is the interface with a promise; all else is public for the program's own tests and benchmarks, and
+//! [`go_names`] is the stable interface; everything else is public for the program's own tests and benchmarks, and
 //! changes without notice.
 
 pub mod check;

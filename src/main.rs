@@ -1,4 +1,4 @@
-//! The agent's process: arguments, wiring, run, exit status.
+//! The process: arguments, setup, run, exit status.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,8 @@ use mistify_libvirt::{check, client, fetch, libvirt};
 fn main() -> ExitCode {
     memory::bound_arenas();
     libvirt::quiet_log();
-    // Both while there is one thread: what it forgoes, and what it takes, is for all that come.
+    // Both while the process has one thread: later threads and programs must inherit no_new_privs, and must not
+    // get the passed sockets.
     if let Err(error) = process::forgo_new_privileges() {
         return fail(&format!("cannot set no_new_privs: {error}"));
     }
@@ -72,7 +73,7 @@ fn main() -> ExitCode {
     outcome.map_or_else(|why| fail(&why), |()| ExitCode::SUCCESS)
 }
 
-/// The agent: from here on nothing but the log's own thread writes to standard error, which may block.
+/// Runs the agent. From here on only the log's own thread writes to standard error, which may block.
 fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>) -> ExitCode {
     let log_format = settings.log_format;
     let log = cli::Log::start(&settings).map_err(|error| format!("cannot start the log: {error}"));
@@ -98,9 +99,9 @@ fn serve(settings: cli::Settings, passed: Result<Vec<activation::Named>, String>
     }
 }
 
-/// Connects the modules and serves until a signal; everything in flight is finished before it returns.
+/// Connects the modules and serves until a signal; finishes requests in flight before it returns.
 fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
-    // Before anything else: a signal that comes while the agent starts must not be lost.
+    // First, so that a signal during the start is not lost.
     let signals =
         Signals::install().map_err(|error| format!("cannot install signal handlers: {error}"))?;
     let notify = Notify::from_environment(|name| std::env::var_os(name))
@@ -114,7 +115,7 @@ fn run(config: &Config, passed: Vec<activation::Named>) -> Result<(), String> {
     agent.serve(fronts, audit, signals, notify).map_err(|error| error.to_string())
 }
 
-/// Shuts down all guests, and tells the service manager all the while that it is at work.
+/// Shuts down all guests, and extends the service manager's timeout while it works.
 fn stop_guests(config: &Config, wrong: Option<&str>) -> Result<(), String> {
     if let Some(wrong) = wrong {
         eprintln!("mistify-libvirt: shutting guests down with default settings: {wrong}");
@@ -122,7 +123,7 @@ fn stop_guests(config: &Config, wrong: Option<&str>) -> Result<(), String> {
     let notify = Notify::from_environment(|name| std::env::var_os(name))
         .map_err(|error| format!("cannot use NOTIFY_SOCKET: {error}"))?;
     libvirt::start().map_err(|error| error.to_string())?;
-    // Nothing of the agent that may serve beside it: neither its journal nor its store.
+    // Neither the journal nor the store of the agent, which may be running.
     let mut config = config.clone();
     (config.state_dir, config.host.store) = (None, Store::None);
     let agent = Libvirt::with_config(&config).map_err(|error| error.to_string())?;
@@ -131,7 +132,7 @@ fn stop_guests(config: &Config, wrong: Option<&str>) -> Result<(), String> {
         threads.spawn(move || {
             while is_done.recv_timeout(STOP_NEWS) == Err(RecvTimeoutError::Timeout) {
                 if let Some(notify) = &notify {
-                    // Where nobody listens, its own time limit ends this program.
+                    // If the message does not arrive, the service manager's timeout ends this program.
                     let _ = notify.tell("EXTEND_TIMEOUT_USEC=30000000");
                 }
             }
@@ -149,7 +150,8 @@ fn stop_guests(config: &Config, wrong: Option<&str>) -> Result<(), String> {
     }
 }
 
-/// SIGHUP is caught where there is a file that it opens anew, and ends the process elsewhere.
+/// Opens the audit. SIGHUP is caught only if there is an audit file to reopen; otherwise it ends the
+/// process.
 fn open_audit(config: &Config, signals: &Signals) -> Result<Audit, String> {
     let audit = Audit::open(&config.audit).map_err(|error| match &config.audit.log {
         Some(path) => format!("cannot open --audit-log {}: {error}", path.display()),

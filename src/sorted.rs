@@ -1,8 +1,8 @@
 //! Sorted maps, sets and lists, with little code.
 //!
-//! std has a stable sort of 5 KiB for each type of element, also in `collect`, which sorts the elements before it
-//! builds a tree. These insert one element after the other, or sort the places of the elements in place of them, and
-//! the program stays within its limit of size.
+//! The standard library's stable sort takes 5 KiB of code for each type of element, also in `collect`, which sorts the
+//! elements before it builds a tree. These functions insert one element after the other, or sort the indices of the
+//! elements instead of the elements, so that the program stays within its limit of size.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -11,7 +11,7 @@ use std::mem;
 
 /// An iterator that ends in a sorted collection.
 pub(crate) trait IntoSorted: Iterator + Sized {
-    /// A map; of a key that comes twice the last value counts.
+    /// Collects into a map; the last value of a repeated key counts.
     fn into_map<K: Ord, V>(self) -> BTreeMap<K, V>
     where
         Self: Iterator<Item = (K, V)>,
@@ -23,7 +23,7 @@ pub(crate) trait IntoSorted: Iterator + Sized {
         map
     }
 
-    /// A table; of a key that comes twice the last value counts.
+    /// Collects into a table; the last value of a repeated key counts.
     fn into_table<K: Ord, V>(self) -> Table<K, V>
     where
         Self: Iterator<Item = (K, V)>,
@@ -35,7 +35,7 @@ pub(crate) trait IntoSorted: Iterator + Sized {
         table
     }
 
-    /// A set.
+    /// Collects into a set.
     fn into_set(self) -> BTreeSet<Self::Item>
     where
         Self::Item: Ord,
@@ -52,7 +52,7 @@ impl<I: Iterator> IntoSorted for I {}
 
 /// A list that can be sorted.
 pub(crate) trait OrderBy<T> {
-    /// Sorts it; what is equal keeps its order.
+    /// Sorts the list; equal elements keep their order.
     fn order_by(&mut self, compare: &dyn Fn(&T, &T) -> Ordering);
 }
 
@@ -64,14 +64,14 @@ impl<T> OrderBy<T> for Vec<T> {
     }
 }
 
-/// The places of so many elements in their order: the one sort of the program.
+/// Returns the indices of `count` elements in sorted order: the only sort of the program.
 fn places(count: usize, compare: &dyn Fn(usize, usize) -> Ordering) -> Vec<usize> {
     let mut places: Vec<usize> = (0..count).collect();
     places.sort_by(|a, b| compare(*a, *b));
     places
 }
 
-/// A map in the order of its keys, for up to some thousand of them: a sorted list, which takes a twentieth of the code of
+/// A map in the order of its keys, for up to some thousand keys: a sorted list, which takes a twentieth of the code of
 /// a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table<K, V>(Vec<(K, V)>);
@@ -92,43 +92,43 @@ impl<K, V> IntoIterator for Table<K, V> {
 }
 
 impl<K, V> Table<K, V> {
-    /// One without entries.
+    /// Makes an empty table.
     pub(crate) const fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// The number of entries.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no entries.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All entries in the order of their keys.
+    /// Returns all entries in the order of their keys.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> + Clone {
         self.0.iter().map(|(key, value)| (key, value))
     }
 
-    /// The same, to be changed.
+    /// Returns all entries, with mutable values.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
         self.0.iter_mut().map(|(key, value)| (&*key, value))
     }
 
-    /// The keys.
+    /// Returns the keys in their order.
     pub(crate) fn keys(&self) -> impl DoubleEndedIterator<Item = &K> + Clone {
         self.0.iter().map(|(key, _)| key)
     }
 
-    /// The values in the order of their keys.
+    /// Returns the values in the order of their keys.
     pub(crate) fn values(&self) -> impl DoubleEndedIterator<Item = &V> + Clone {
         self.0.iter().map(|(_, value)| value)
     }
 
-    /// Removes the entries for which `keep` is false.
+    /// Removes the entries that `keep` rejects.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
         self.0.retain_mut(|(key, value)| keep(key, value));
     }
@@ -140,7 +140,7 @@ impl<K, V> Table<K, V> {
         self.0.binary_search_by(|(known, _)| known.borrow().cmp(key))
     }
 
-    /// Whether there is an entry with this key.
+    /// Returns whether there is an entry with this key.
     pub(crate) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -148,7 +148,7 @@ impl<K, V> Table<K, V> {
         self.place(key).is_ok()
     }
 
-    /// The value with this key.
+    /// Returns the value of this key.
     pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -156,7 +156,7 @@ impl<K, V> Table<K, V> {
         self.place(key).ok().map(|place| &self.0[place].1)
     }
 
-    /// The same, to be changed.
+    /// Returns the mutable value of this key.
     pub(crate) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -164,7 +164,7 @@ impl<K, V> Table<K, V> {
         self.place(key).ok().map(|place| &mut self.0[place].1)
     }
 
-    /// Adds an entry; the value that had the key before.
+    /// Inserts an entry; returns the previous value of the key.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V>
     where
         K: Ord,
@@ -178,7 +178,7 @@ impl<K, V> Table<K, V> {
         }
     }
 
-    /// The value with this key; a default one is added where there is none.
+    /// Returns the value of this key, after inserting a default if there is none.
     pub(crate) fn or_default(&mut self, key: K) -> &mut V
     where
         K: Ord,
@@ -191,7 +191,7 @@ impl<K, V> Table<K, V> {
         &mut self.0[place].1
     }
 
-    /// Removes the entry with this key; its value.
+    /// Removes the entry of this key; returns its value.
     pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
