@@ -1,5 +1,5 @@
-//! The command line and the other places of settings: words in, what is to be done or a reason to
-//! end out.
+//! The command line and the other sources of the configuration: parses arguments, environment and file into a
+//! command, or into the reason to exit.
 
 mod commands;
 mod completions;
@@ -35,49 +35,50 @@ pub use layers::DEFAULT_FILE;
 pub use logging::{Log, fatal_line, start_log};
 pub use usage::usage;
 
-/// What the command line asks for.
+/// The request of the command line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Do this with these settings.
+    /// Run this command with these settings.
     Do(Command, Settings),
     /// Print [`usage()`] on standard output.
     Help,
     /// Print the version on standard output.
     Version,
-    /// Fetch what the socket on standard input asks for; the image service, or why the settings cannot be read.
+    /// Fetch the image that the socket on standard input requests. The content is the image service, or the
+    /// error of the configuration.
     Fetch(Result<Option<Service>, String>),
 }
 
-/// All that was set.
+/// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What the agent is told.
+    /// The configuration of the agent.
     pub config: Box<Config>,
-    /// `--log-level`, where it was given.
+    /// `--log-level`, if it was given.
     pub log_level: Option<LevelFilter>,
-    /// How lines of the log look.
+    /// The format of log lines.
     pub log_format: LogFormat,
 }
 
-/// How lines of the log look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Time, level, module and a sentence; under systemd its priority instead of the time.
+    /// Time, level, module and a sentence; under systemd a priority instead of the time.
     Text,
     /// An object with the members of the original's lines (contract section 1).
     Json,
 }
 
-/// Why the command line cannot be followed.
+/// The reason for which the command line is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Error {
-    /// A word that is not understood: usage, status 2.
+    /// An unknown argument: usage, status 2.
     Usage(String),
-    /// A value that cannot be: one line, status 1.
+    /// An invalid value: one line, status 1.
     Value {
-        /// What is wrong, in a sentence.
+        /// The error, in a sentence.
         why: String,
-        /// How the agent's log would have looked; text for other commands.
+        /// The format of the agent's log; text for other commands.
         log_format: LogFormat,
     },
 }
@@ -98,14 +99,14 @@ impl From<lexopt::Error> for Error {
     }
 }
 
-/// Reads the words after the program's name, the environment and the file of settings:
-/// `default_file`, unless another is named.
+/// Parses the arguments after the program's name, the environment and the configuration file: `default_file`,
+/// unless another is named.
 ///
 /// # Errors
-/// The first word that is not understood or whose value cannot be.
+/// The first argument that is unknown or has an invalid value.
 ///
 /// # Blocking
-/// As long as reading the file takes.
+/// As long as reading the file blocks.
 pub fn parse(
     words: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
@@ -167,7 +168,7 @@ pub fn parse(
         let mut flags = layers.clone();
         return match settings_of(&mut layers, named, variable, default_file) {
             Ok(settings) => Ok(Request::Do(Command::StopGuests { wrong: None }, settings)),
-            // The host stops: guests are shut down with what can be understood.
+            // The host stops: the guests are shut down with the settings of the command line alone.
             Err(why) => {
                 let none = |_: &str| None;
                 let settings = settings_of(&mut flags, Some("/dev/null".into()), none, "");
@@ -186,7 +187,7 @@ pub fn parse(
         command => command,
     };
     let settings = settings_of(&mut layers, named, variable, default_file).map_err(|why| {
-        // Commands are for people, whatever the agent's file says of its log.
+        // Other commands are for people, whatever log format the agent's file sets.
         let is_agent = command == Command::Run;
         let log_format = if is_agent { layers::log_format(&layers) } else { LogFormat::Text };
         Error::Value { why, log_format }
@@ -194,7 +195,7 @@ pub fn parse(
     Ok(Request::Do(command, settings))
 }
 
-/// The setting or else the switch of this name, or of this letter where there is one, after these words.
+/// Returns the setting, and the switch, of this name, or of this letter if there is one, after these words.
 fn option(
     name: &str,
     letter: Option<char>,
@@ -207,19 +208,19 @@ fn option(
     (setting, switch(name, letter, &commands::text(command)))
 }
 
-/// The value of an option.
+/// Returns the value of an option, which must be UTF-8.
 fn utf_8(name: &str, value: OsString) -> Result<String, Error> {
     value.into_string().map_err(|_| Error::Usage(format!("--{name}: not valid UTF-8")))
 }
 
-/// The image service of these settings.
+/// Returns the image service of these settings.
 fn service_of(settings: &Settings) -> Result<Option<Service>, String> {
     let service = settings.config.host.image_service.as_deref();
     Ok(service.map(Service::parse).transpose()?)
 }
 
-/// The settings: those of the flags in `layers`, of the environment and of the file. This function
-/// adds the layers of the environment and the file to `layers` where it can read them.
+/// Returns the settings of the options in `layers`, of the environment and of the file. Adds the layers of the
+/// environment and the file to `layers` if they can be read.
 fn settings_of(
     layers: &mut Vec<Vec<Given>>,
     named: Option<PathBuf>,

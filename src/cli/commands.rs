@@ -1,4 +1,4 @@
-//! The words that are no flags: what is to be done instead of being the agent.
+//! The subcommands, and the command that each of them gives.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,13 +11,14 @@ use crate::client::{Ask, Create, Params};
 use crate::config::fixed::SHUTDOWN_WAIT_MAX;
 use crate::fetch::is_sum;
 
-/// Time of `shutdown --wait` without a number, in seconds. systemd gives each service of a guest 90.
+/// The time of `shutdown --wait` without a number, in seconds. systemd gives each service of a guest
+/// 90 s.
 const SHUTDOWN_WAIT_S: u64 = 120;
 
-/// Words of the longest command.
+/// The number of words of the longest subcommand.
 pub(super) const WORDS_MAX: usize = 4;
 
-/// The commands and what they do, for the usage.
+/// The subcommands with their descriptions, for the usage.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("list", "List all guests with their state, memory, CPUs and address"),
     ("create FILE", "Create the guest in FILE (JSON as for CreateGuest; -: standard input)"),
@@ -60,44 +61,44 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the program is to do.
+/// The command that the program runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Be the agent.
+    /// Run the agent.
     Run,
-    /// Read the settings, which was done then.
+    /// Check the configuration, which the parser has done by then.
     CheckConfig,
-    /// Bring an image into the store.
+    /// Import an image file into the store.
     Import {
         /// The file.
         file: PathBuf,
         /// The image's id.
         id: String,
     },
-    /// Bring an image from the network into the store.
+    /// Download an image and import it into the store.
     Pull {
-        /// From where.
+        /// The URL of the image.
         url: String,
         /// The image's id.
         id: String,
-        /// The SHA-256 sum that it has to have, in hexadecimal digits.
+        /// The required SHA-256 sum, in hexadecimal digits.
         sha256: String,
     },
-    /// Shut down all guests, as the host stops: for the unit that does this.
+    /// Shut down all guests because the host stops; the command of a unit.
     StopGuests {
-        /// Why the settings of files and variables do not count.
+        /// The error because of which the configuration file and the environment are ignored.
         wrong: Option<String>,
     },
-    /// Print completions.
+    /// Print shell completions.
     Completions(Shell),
-    /// Look at the host.
+    /// Check the host.
     Check {
         /// Whether the findings are JSON on a terminal, too.
         json: bool,
     },
-    /// Create a guest, and what follows.
+    /// Create a guest, with the steps that follow.
     Create {
-        /// The guest, and what follows.
+        /// The guest, and the steps that follow.
         create: Box<Create>,
         /// Whether the answer is JSON on a terminal, too.
         json: bool,
@@ -106,19 +107,19 @@ pub enum Command {
     Ssh {
         /// The guest's id.
         id: String,
-        /// What ssh gets behind the address.
+        /// The arguments of ssh after the address.
         words: Vec<OsString>,
     },
-    /// Ask the agent that runs.
+    /// Send a request to the running agent.
     Ask {
-        /// What.
+        /// The request.
         ask: Ask,
         /// Whether the answer is JSON on a terminal, too.
         json: bool,
     },
 }
 
-/// The words of a command as one text, for errors and for [`Switches::check`].
+/// Returns the words of a subcommand as one text, for errors and for [`Switches::check`].
 pub(super) fn text(words: &[OsString]) -> String {
     let mut text = String::new();
     for word in words {
@@ -130,10 +131,10 @@ pub(super) fn text(words: &[OsString]) -> String {
     text
 }
 
-/// Understands the words of a command; without any it is the agent.
+/// Parses the words of a subcommand; without words the command is the agent.
 ///
 /// # Errors
-/// Words that are none.
+/// Words that are no subcommand.
 pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command, Error> {
     switches.check(&text(words))?;
     let json = switches.has("json");
@@ -187,16 +188,18 @@ pub(super) fn command(words: &[OsString], switches: &Switches) -> Result<Command
     }
 }
 
-/// What is wrong with an option between `ssh` and the guest's id: nobody can know whose it is.
+/// The error of an option between `ssh` and the guest's id, which could belong to ssh or to the
+/// agent.
 pub(super) const SSH_ORDER: &str =
     "ssh: write options of ssh(1) after the id, and options of the agent before ssh";
 
-/// Whether what follows these words belongs to another program: what follows `ssh ID`.
+/// Returns whether the arguments after these words belong to another program: the arguments after
+/// `ssh ID`.
 pub(super) fn has_own_words(words: &[OsString]) -> bool {
     matches!(words, [verb, _] if verb == "ssh")
 }
 
-/// What is asked of an agent, if these words ask something.
+/// Returns the request for the agent, if this subcommand is one.
 fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
     let method = |verb: &str| match verb {
         "status" => Some("Status"),
@@ -232,7 +235,7 @@ fn ask(texts: &[&str], words: &[OsString]) -> Result<Option<Ask>, Error> {
     }))
 }
 
-/// The value of an option in seconds, if it has one.
+/// Returns the value of an option in seconds, if it has one.
 fn seconds(name: &str, given: Option<&str>) -> Result<Option<u64>, Error> {
     let most = SHUTDOWN_WAIT_MAX.as_secs();
     let parse = |text: &str| text.parse().ok().filter(|seconds| (1..=most).contains(seconds));
@@ -240,7 +243,7 @@ fn seconds(name: &str, given: Option<&str>) -> Result<Option<u64>, Error> {
     given.map(|text| parse(text).ok_or_else(wrong)).transpose()
 }
 
-/// The sum of an image that is pulled, in small letters.
+/// Returns the checksum of an image to download, in lower case.
 fn sum(given: Option<&str>) -> Result<String, Error> {
     match given {
         Some(sum) if is_sum(sum) => Ok(sum.to_ascii_lowercase()),
@@ -249,7 +252,7 @@ fn sum(given: Option<&str>) -> Result<String, Error> {
     }
 }
 
-/// A shell that there are completions for.
+/// A shell with completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shell {
     /// GNU bash.
@@ -261,7 +264,7 @@ pub enum Shell {
 }
 
 impl Shell {
-    /// The shell of that name.
+    /// Returns the shell of that name.
     pub(super) fn named(name: &str) -> Option<Self> {
         match name {
             "bash" => Some(Self::Bash),

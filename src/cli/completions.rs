@@ -1,4 +1,4 @@
-//! What shells complete: commands, flags and the names of methods, from the same tables as the usage.
+//! Shell completions of subcommands, options and method names, from the same tables as the usage.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use crate::cli::settings::{SETTINGS, Takes};
 use crate::cli::switches::{SWITCHES, Switch, SwitchValue};
 use crate::rpc::Service;
 
-/// The completions, as that shell reads them.
+/// Returns the completions in the shell's own language.
 pub fn completions(shell: Shell) -> String {
     match shell {
         Shell::Bash => bash(),
@@ -16,7 +16,7 @@ pub fn completions(shell: Shell) -> String {
     }
 }
 
-/// The first word of each command, each once.
+/// Returns the first word of each subcommand, each once.
 fn commands() -> Vec<&'static str> {
     let mut words: Vec<_> =
         COMMANDS.iter().filter_map(|(words, _)| words.split(' ').next()).collect();
@@ -24,7 +24,7 @@ fn commands() -> Vec<&'static str> {
     words
 }
 
-/// Commands that the id of a guest follows.
+/// Returns the subcommands that are followed by the id of a guest.
 fn with_id() -> Vec<&'static str> {
     let pairs = COMMANDS.iter().filter_map(|(words, _)| words.split_once(' '));
     pairs
@@ -33,7 +33,7 @@ fn with_id() -> Vec<&'static str> {
         .collect()
 }
 
-/// `Libvirt` may be left out.
+/// Returns the names of methods, which need no `Libvirt` in front.
 fn methods() -> Vec<String> {
     let of = |service: Service| service.method_names().map(move |name| (service, name));
     let all = of(Service::Libvirt).chain(of(Service::Job)).chain(of(Service::ImageStore));
@@ -44,13 +44,13 @@ fn methods() -> Vec<String> {
     .collect()
 }
 
-/// The options that are not settings, each name once.
+/// Returns the options that are not settings, each name once.
 fn switches() -> impl Iterator<Item = &'static Switch> {
     let is_first = |index: usize, it: &Switch| SWITCHES[..index].iter().all(|e| e.name != it.name);
     SWITCHES.iter().enumerate().filter(move |(index, it)| is_first(*index, it)).map(|(_, it)| it)
 }
 
-/// The values of an option that has few, as in `ssh|cloud-init`, with blanks between them.
+/// Returns the values of an option that has few, as in `ssh|cloud-init`, separated by blanks.
 fn choices(switch: &Switch) -> Option<String> {
     match switch.value {
         SwitchValue::One(value) if !value.contains(|c: char| c.is_ascii_uppercase()) => {
@@ -60,7 +60,7 @@ fn choices(switch: &Switch) -> Option<String> {
     }
 }
 
-/// Whether the next word is the value of this option.
+/// Returns whether the next argument is the value of this option.
 fn has_value(switch: &Switch) -> bool {
     matches!(switch.value, SwitchValue::One(_) | SwitchValue::Many(_))
 }
@@ -116,14 +116,14 @@ complete -F _mistify_libvirt mistify-libvirt
     )
 }
 
-/// A text between single quotes.
+/// Escapes a text for single quotes.
 fn quoted(text: &str) -> String {
     text.replace('\'', "'\\''")
 }
 
 fn zsh() -> String {
     let mut flags = String::new();
-    // What `_arguments` gives a meaning of its own.
+    // These characters have a special meaning for `_arguments`.
     let plain = |text: &str| quoted(text).replace(['[', ']', ':'], " ");
     for setting in SETTINGS {
         let (star, value) = match setting.takes {

@@ -1,4 +1,4 @@
-//! The options of `create`: the guest that they describe, and what is done with it.
+//! The options of `create`: the guest that they describe, and the steps after its creation.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -11,7 +11,8 @@ use crate::cli::values::{mebibytes, number, seconds, utf_8};
 use crate::client::{Create, NewGuest, WaitFor};
 use crate::config::fixed::WAIT_LIMIT;
 
-/// The options that describe a guest. With one of them the word behind `create` is the guest's id, else a file.
+/// The options that describe a guest. With one of them the argument of `create` is the guest's id, otherwise a
+/// file.
 const GUEST: [&str; 12] = [
     "image",
     "size",
@@ -31,10 +32,10 @@ fn wrong<T>(why: &str) -> Result<T, Error> {
     Err(Error::Usage(why.to_owned()))
 }
 
-/// What `create WORD` with these options does.
+/// Parses `create WORD` with these options.
 ///
 /// # Errors
-/// Options that contradict each other, and values that cannot be.
+/// Options that contradict each other, and invalid values.
 pub(super) fn create(word: &OsString, switches: &Switches) -> Result<Create, Error> {
     let guest = match GUEST.iter().any(|name| switches.has(name)) {
         true => described(&utf_8(word)?, switches)?,
@@ -60,10 +61,10 @@ pub(super) fn create(word: &OsString, switches: &Switches) -> Result<Create, Err
     Ok(Create { guest, dry_run, prints_request, run, wait, limit })
 }
 
-/// Reads the value of an option as the API has it.
+/// Parses the value of an option into the form of the API.
 type Read = fn(&str) -> Result<Value, String>;
 
-/// Options that are members of the guest, of its disk, and of its seed.
+/// The options that are members of the guest, of its disk, and of its seed.
 const OF_GUEST: [(&str, &str, Read); 5] = [
     ("memory", "memory", size),
     ("cpu", "cpu", count),
@@ -73,7 +74,7 @@ const OF_GUEST: [(&str, &str, Read); 5] = [
 ];
 const OF_DISK: [(&str, &str, Read); 2] = [("image", "image", text), ("size", "size", size)];
 const OF_SEED: [(&str, &str, Read); 2] = [("user", "user", text), ("hostname", "hostname", text)];
-/// What may follow the bridge in `--network`, with the members of the NIC.
+/// The options after the bridge in `--network`, with the members of the NIC.
 const OF_NIC: [(&str, &str, Read); 4] = [
     ("vlan", "vlans", tag),
     ("mac", "mac", text),
@@ -97,13 +98,13 @@ fn tag(value: &str) -> Result<Value, String> {
     Ok(Value::Array(vec![count(value)?]))
 }
 
-/// An IP address.
+/// Parses an IP address.
 fn address(value: &str) -> Result<Value, String> {
     value.parse::<IpAddr>().map_err(|_| String::new())?;
     text(value)
 }
 
-/// An IP address with the length of its prefix.
+/// Parses an IP address with a prefix length.
 fn with_prefix(value: &str) -> Result<Value, String> {
     let (ip, prefix) = value.split_once('/').unwrap_or_default();
     let bits = if ip.contains(':') { 128 } else { 32 };
@@ -114,7 +115,7 @@ fn with_prefix(value: &str) -> Result<Value, String> {
     }
 }
 
-/// The members that these options give.
+/// Returns the members that these options set.
 fn members(all: &[(&str, &str, Read)], switches: &Switches) -> Result<Value, Error> {
     let mut object = Map::new();
     for (option, member, read) in all {
@@ -126,7 +127,7 @@ fn members(all: &[(&str, &str, Read)], switches: &Switches) -> Result<Value, Err
     Ok(Value::Object(object))
 }
 
-/// The guest of the options.
+/// Returns the guest that the options describe.
 fn described(id: &str, switches: &Switches) -> Result<NewGuest, Error> {
     if !switches.has("image") || !switches.has("memory") {
         return wrong("create ID: --image IMAGE and --memory SIZE are required");
@@ -144,7 +145,7 @@ fn described(id: &str, switches: &Switches) -> Result<NewGuest, Error> {
         guest["cpu"] = 1.into();
     }
     guest["disks"] = Value::Array(vec![members(&OF_DISK, switches)?]);
-    // The guest gets the address of a NIC from its seed.
+    // A guest reads the address of a NIC from its seed.
     let mut has_seed = has_data || switches.has("ssh-key") || switches.has("hostname");
     let mut nics = Vec::new();
     for network in switches.values("network") {
@@ -168,7 +169,7 @@ fn described(id: &str, switches: &Switches) -> Result<NewGuest, Error> {
     Ok(NewGuest::Options { guest, ssh_keys, user_data })
 }
 
-/// The NIC of a `--network`; `None` where it is not one.
+/// Returns the NIC of a `--network`; `None` if it is invalid.
 fn nic(id: &str, index: usize, network: &str) -> Option<Value> {
     let mut nic = Value::Null;
     let mut parts = network.split(',');
@@ -190,8 +191,8 @@ fn nic(id: &str, index: usize, network: &str) -> Option<Value> {
     Some(nic)
 }
 
-/// A MAC address for a NIC of a guest: the same each time, so that a repeated command is the same request. It is
-/// locally administered, and of 40 bits that depend on the guest's id.
+/// Returns a MAC address for a NIC of a guest. It is the same each time, so that a repeated command sends the
+/// same request. It is locally administered, with 40 bits that depend on the guest's id.
 fn mac(id: &str, index: usize) -> String {
     let sum = hmac_sha256::Hash::hash(format!("{index} {id}").as_bytes());
     let [a, b, c, d, e, ..] = sum;

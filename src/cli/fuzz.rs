@@ -1,4 +1,4 @@
-//! What must hold of the file of settings whatever is in it.
+//! Properties of the configuration file that hold for every input.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,13 +9,14 @@ use super::{Settings, values};
 use crate::config::DEADLINE_S_MAX;
 use crate::storage::PoolName;
 
-/// Whether the setting takes this as the name of a pool.
+/// Returns whether the setting accepts this as the name of a pool.
 pub(crate) fn takes_pool(name: &str) -> bool {
     values::pool_name(name).is_ok()
 }
 
-/// The bytes as a file of settings. What is wrong has a place; what is accepted is within bounds,
-/// and means the same as flags, as variables, and as flags that stand above such a file.
+/// Parses the bytes as a configuration file. An error must name its place. An accepted file must be
+/// within the bounds, and must mean the same as options, as variables, and as options that override
+/// such a file.
 pub(crate) fn configuration(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let read = || lines(Path::new("a.conf"), text);
@@ -43,7 +44,7 @@ pub(crate) fn configuration(data: &[u8]) {
         }
         Err(_) => assert!(by_flags.is_err(), "{by_flags:?}"),
     }
-    // A variable that is empty is not set, and commas part its values.
+    // An empty variable is not set, and commas separate its values.
     if !given.iter().any(|given| given.text.is_empty() || given.text.contains([',', '\0'])) {
         let variables = environment(|name| variable(&given, name)).expect("it is UTF-8");
         let by_variables = settings(&[variables]);
@@ -61,7 +62,7 @@ fn settings_of_both(flags: Vec<Given>, weaker: &[Given]) -> Result<Settings, Str
     settings(&[flags, weaker.collect()])
 }
 
-/// The values of a setting as its variable has them.
+/// Returns the values of a setting in the form of its variable.
 fn variable(given: &[Given], name: &str) -> Option<OsString> {
     let of_it = given.iter().filter(|given| given.setting.variable() == name);
     let texts: Vec<&str> = of_it.map(|given| given.text.as_str()).collect();

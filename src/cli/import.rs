@@ -1,5 +1,5 @@
-//! `image import` and `image pull`: a file or what is at a URL becomes an image of the store, as `crate::import`
-//! has it.
+//! `image import` and `image pull`: import an image from a file or from a URL into the store, with
+//! `crate::import`.
 
 use std::error::Error;
 use std::path::Path;
@@ -13,11 +13,10 @@ use crate::os::resolve::Trusted;
 use crate::os::service::agent_user;
 use crate::storage::{self, Id, Image, MIB, Volumes};
 
-/// Brings `file` in as the image `id`, tells progress on standard error and the image on standard
-/// output.
+/// Imports `file` as the image `id`; writes the progress to standard error and the image to standard output.
 ///
 /// # Errors
-/// One line that says what is wrong. Nothing of the image is left then.
+/// One line with the cause. Nothing of the image remains then.
 ///
 /// # Blocking
 /// As [`import`].
@@ -28,13 +27,13 @@ pub fn run(config: &Config, file: &Path, id: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Brings what is at `url` in as the image `id`, if `sha256` is its sum.
+/// Downloads `url` and imports it as the image `id`, if `sha256` is its checksum.
 ///
 /// # Errors
-/// One line that says what is wrong, an image that is there among it. Nothing of the image is left then.
+/// One line with the cause, also if the image exists. Nothing of the new image remains then.
 ///
 /// # Blocking
-/// As [`Download::run`], [`sha256`](crate::fetch::sha256) and [`import`] do.
+/// As [`Download::run`], [`sha256`](crate::fetch::sha256) and [`import`].
 pub fn pull(config: &Config, url: &str, id: &str, sha256: &str) -> Result<(), String> {
     let image =
         fetched(config, url, id, sha256).map_err(|error| format!("cannot pull {url}: {error}"))?;
@@ -67,7 +66,7 @@ fn tell(done_bytes: u64, size_bytes: u64) {
     eprintln!("{} of {} MiB", done_bytes / MIB, size_bytes.div_ceil(MIB));
 }
 
-/// The store, and the users whose files it trusts.
+/// Opens the store; returns it with the users whose files it trusts.
 fn store(config: &Config) -> Result<(Arc<dyn Volumes>, Trusted), Box<dyn Error>> {
     let trusted = Trusted::with_agent(agent_user()?);
     Ok((storage::open(&config.host, &config.storage, trusted, None)?, trusted))

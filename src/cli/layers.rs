@@ -1,4 +1,4 @@
-//! Where settings come from: a flag wins over the environment, which wins over the file.
+//! The layers of the configuration: an option overrides the environment, which overrides the file.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -9,15 +9,16 @@ use crate::cli::LogFormat;
 use crate::cli::settings::{Draft, LOG_FORMAT, SETTINGS, Setting, Takes, setting};
 use crate::config::fixed::SETTINGS_BYTES;
 
-/// The file that is read where nothing names another; it need not be there.
+/// The configuration file that is read unless another is named; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/mistify-libvirt.conf";
 
-/// A value of a setting, and where it stands.
+/// A value of a setting, and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     pub(super) setting: &'static Setting,
     pub(super) text: String,
-    /// For errors: `--port 7`, `MISTIFY_PORT=7` or `/etc/mistify-libvirt.conf:3: port = 7`.
+    /// The place, for errors: `--port 7`, `MISTIFY_PORT=7` or `/etc/mistify-libvirt.conf:3: port =
+    /// 7`.
     pub(super) place: String,
 }
 
@@ -32,11 +33,12 @@ impl Given {
     }
 }
 
-/// The settings of all layers, the strongest layer first. A layer that gives a setting gives all of
-/// its values. Of a setting that has one value, the last of the layer counts.
+/// Combines the settings of all layers, the strongest layer first. The strongest layer that sets a
+/// setting provides all of its values. If a setting takes one value, the last one of the layer
+/// counts.
 ///
 /// # Errors
-/// The first value that cannot be, also where a stronger layer gives another.
+/// The first invalid value, even if a stronger layer overrides it.
 pub(super) fn combine(layers: &[Vec<Given>]) -> Result<Draft, String> {
     for given in layers.iter().flatten() {
         given.apply(&mut Draft::default())?;
@@ -56,7 +58,7 @@ pub(super) fn combine(layers: &[Vec<Given>]) -> Result<Draft, String> {
     Ok(draft)
 }
 
-/// The log format that these layers set, also where another setting of theirs is wrong.
+/// Returns the log format that these layers set, even if another setting of theirs is invalid.
 pub(super) fn log_format(layers: &[Vec<Given>]) -> LogFormat {
     let is_format = |given: &&Given| given.setting.name == LOG_FORMAT;
     let given = layers.iter().find_map(|layer| layer.iter().rfind(is_format));
@@ -71,7 +73,7 @@ fn given_in<'a>(layer: &'a [Given], setting: &Setting) -> Vec<&'a Given> {
     layer.iter().filter(|given| given.setting.name == setting.name).collect()
 }
 
-/// What the environment says.
+/// Reads the settings of the environment.
 ///
 /// # Errors
 /// A value that is not UTF-8.
@@ -81,7 +83,7 @@ pub(super) fn environment(
     let mut all = Vec::new();
     for setting in SETTINGS {
         let name = setting.variable();
-        // Empty is as good as not set, as usual with variables.
+        // An empty variable counts as not set, as is customary.
         let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
         let value = value.into_string().map_err(|_| format!("{name}: not valid UTF-8"))?;
         let place = format!("{name}={value}");
@@ -94,15 +96,14 @@ pub(super) fn environment(
     Ok(all)
 }
 
-/// What the file says: a line for each value, `name = value`; `#` begins a comment. Nothing where
-/// it is not there and `may_miss`.
+/// Reads the settings of a file: a line for each value, `name = value`; `#` starts a comment. A
+/// file that does not exist has no settings if `may_miss`.
 ///
 /// # Errors
-/// The first line that is not understood, with its number; a file that cannot be read, or is larger
-/// than 64 KiB.
+/// The first invalid line, with its number; a file that cannot be read, or is larger than 64 KiB.
 ///
 /// # Blocking
-/// As long as the file system takes.
+/// As long as the file system blocks.
 pub(super) fn file(path: &Path, may_miss: bool) -> Result<Vec<Given>, String> {
     let at = |why: &str| format!("cannot read {}: {why}", path.display());
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The log of a process: the agent's by a writer of its own, that of other commands directly.
+//! The log of a process: the agent writes it with a thread of its own, other commands write it directly.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
@@ -22,13 +22,13 @@ use crate::os::clock;
 use crate::os::poll::{Interest, PollSet};
 use crate::threads::{Bounds, LOG_WRITER, LineSink, Writer};
 
-/// The level without an option or `RUST_LOG`. The line of a start is logged at this level, too.
+/// The level without an option or `RUST_LOG`. The log line of a start is shown at this level, too.
 const DEFAULT_LEVEL: LevelFilter = LevelFilter::Warn;
 
-/// A log line as text, without its end.
+/// Formats a log line as text, without a line feed.
 type Format = fn(&Record<'_>) -> String;
 
-/// Starts to log to standard error. A flag wins over `RUST_LOG`. Once a process.
+/// Starts to log to standard error. An option overrides `RUST_LOG`. Must be called at most once per process.
 ///
 /// # Blocking
 /// A thread that logs waits for standard error.
@@ -37,22 +37,22 @@ pub fn start_log(settings: &Settings) {
     bound_level(settings);
 }
 
-/// The log of the agent, whose lines the thread `log-writer` writes to standard error.
+/// The log of the agent, which the thread `log-writer` writes to standard error.
 ///
-/// A thread that logs never waits for standard error, which may be a pipe without a reader. Lines without
-/// room in the queue are dropped, counted and reported. Dropped, the log waits until its lines are
-/// written, at most [`LAST_LINES`].
+/// A thread that logs never waits for standard error, which may be a pipe without a reader. Lines without room
+/// in the queue are dropped, counted and reported. Dropping the log waits until its lines are written, for at
+/// most [`LAST_LINES`].
 #[derive(Debug)]
 pub struct Log {
     writer: Arc<Writer<Vec<u8>>>,
 }
 
 impl Log {
-    /// Starts to log, panics included. A flag wins over `RUST_LOG`. Once a process, instead of
-    /// [`start_log`].
+    /// Starts to log, including panics. An option overrides `RUST_LOG`. Must be called at most once per
+    /// process, instead of [`start_log`].
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn start(settings: &Settings) -> io::Result<Self> {
         let bounds = Bounds { lines: LOG_LINES, bytes: LOG_BYTES };
         let target = StandardError { format: format(settings) };
@@ -65,7 +65,7 @@ impl Log {
         Ok(Self { writer })
     }
 
-    /// Writes a line to standard error as it is, after the lines that were logged before.
+    /// Writes a line to standard error without formatting, after the lines that were logged before.
     pub fn print(&self, line: &str) {
         print(&self.writer, line);
     }
@@ -73,7 +73,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        // What is not written by then is lost, and nobody can be told.
+        // Lines that are not written by then are lost without a report.
         let _ = self.writer.flush(LAST_LINES);
     }
 }
@@ -84,7 +84,7 @@ fn print(writer: &Writer<Vec<u8>>, line: &str) {
     writer.push(line, bytes);
 }
 
-/// Logs a panic. It waits for nothing: most panics are caught, and end one request.
+/// Logs a panic without waiting: most panics are caught, and end one request.
 fn log_panic(info: &PanicHookInfo<'_>, writer: &Writer<Vec<u8>>) {
     let (this, backtrace) = (thread::current(), Backtrace::capture());
     let name = this.name().unwrap_or("unnamed");
@@ -104,7 +104,7 @@ fn log_panic(info: &PanicHookInfo<'_>, writer: &Writer<Vec<u8>>) {
     }
 }
 
-/// The last line of an agent that cannot go on. As JSON it has the level that logrus has for it.
+/// Returns the last line of an agent that must exit. In JSON it has the level that logrus uses for that.
 pub fn fatal_line(why: &str, format: LogFormat) -> String {
     match format {
         LogFormat::Text => format!("mistify-libvirt: {why}"),
@@ -112,7 +112,7 @@ pub fn fatal_line(why: &str, format: LogFormat) -> String {
     }
 }
 
-/// What env_logger writes to, a line at a time.
+/// The target of env_logger, which writes a line at a time.
 struct Lines(Arc<Writer<Vec<u8>>>);
 
 impl Write for Lines {
@@ -126,7 +126,7 @@ impl Write for Lines {
     }
 }
 
-/// Standard error, for the thread that writes the log.
+/// Standard error, as the target of the thread that writes the log.
 struct StandardError {
     format: Format,
 }
@@ -138,7 +138,7 @@ impl LineSink<Vec<u8>> for StandardError {
 
     fn report_dropped(&mut self, lines: u64) {
         let line = dropped_line(self.format, lines) + "\n";
-        // A standard error that fails has lost this line like the others.
+        // If standard error fails, this line is lost like the others.
         let _ = write_all(line.as_bytes());
     }
 }
@@ -150,7 +150,7 @@ fn dropped_line(format: Format, lines: u64) -> String {
     format(&record.args(format_args!("log queue was full")).build())
 }
 
-/// Writes all, also to a standard error that somebody else has made non-blocking.
+/// Writes all bytes, even if another process has made standard error non-blocking.
 fn write_all(mut bytes: &[u8]) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
     while !bytes.is_empty() {
@@ -182,15 +182,15 @@ fn builder(settings: &Settings) -> Builder {
     builder
 }
 
-/// Has the macros of `log` stop at the level of the agent, although the line of a start is above it: a request
-/// costs less where they need not ask the logger.
+/// Makes the macros of `log` stop at the level of the agent, although the log line of a start is above it: a
+/// request costs less if the macros need not call the logger.
 fn bound_level(settings: &Settings) {
     if let Some(level) = level(settings) {
         log::set_max_level(level);
     }
 }
 
-/// The level of all modules; `None` where `RUST_LOG` decides. An empty variable counts as unset.
+/// Returns the level of all modules; `None` if `RUST_LOG` decides. An empty variable counts as unset.
 fn level(settings: &Settings) -> Option<LevelFilter> {
     let is_set = env::var_os(DEFAULT_FILTER_ENV).is_some_and(|value| !value.is_empty());
     settings.log_level.or((!is_set).then_some(DEFAULT_LEVEL))
@@ -210,7 +210,7 @@ fn now() -> String {
     clock::rfc3339_utc(SystemTime::now())
 }
 
-/// Whether standard error goes straight to systemd's journal, which keeps the time itself
+/// Returns whether standard error is connected directly to systemd's journal, which records the time itself
 /// (`JOURNAL_STREAM`, systemd.exec(5)).
 fn is_journal() -> bool {
     let named = env::var("JOURNAL_STREAM").unwrap_or_default();
@@ -218,7 +218,7 @@ fn is_journal() -> bool {
     stderr.is_ok_and(|stderr| named == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
-/// The priority in front is sd-daemon(3)'s.
+/// Formats a line for the journal, with the priority prefix of sd-daemon(3).
 fn journal_line(record: &Record<'_>) -> String {
     let priority = match record.level() {
         Level::Error => 3,
@@ -229,7 +229,7 @@ fn journal_line(record: &Record<'_>) -> String {
     format!("<{priority}>{}: {}", record.target(), sentence(record))
 }
 
-/// What is told, and the fields that come with it, each as `name=value`, in their order.
+/// Returns the message with its fields, each as `name=value`, in their order.
 fn sentence(record: &Record<'_>) -> String {
     let mut text = record.args().to_string();
     for (name, value) in fields(record) {
@@ -238,7 +238,7 @@ fn sentence(record: &Record<'_>) -> String {
     text
 }
 
-/// With the members of the original (contract section 1), and the names that logrus has for levels.
+/// Formats a line with the members of the original (contract section 1), and with logrus's names of levels.
 fn json_line(record: &Record<'_>, time: String) -> String {
     let level = match record.level() {
         Level::Error => "error",
@@ -272,7 +272,7 @@ fn fields(record: &Record<'_>) -> Vec<(String, serde_json::Value)> {
     }
 
     let mut fields = Fields(Vec::new());
-    // Ours never fails.
+    // This visitor never fails.
     let _ = record.key_values().visit(&mut fields);
     fields.0
 }

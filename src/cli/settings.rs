@@ -1,4 +1,4 @@
-//! The settings: one table, from which flags, environment, file and usage come.
+//! The settings: one table for options, environment, file and usage.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,27 +19,27 @@ use crate::config::{
 /// One setting: `--name VALUE`, `MISTIFY_NAME=VALUE`, and `name = VALUE` in the file.
 #[derive(Debug)]
 pub(super) struct Setting {
-    /// Its name without dashes in front.
+    /// The name without leading dashes.
     pub(super) name: &'static str,
-    /// The flag of one letter, if any.
+    /// The one-letter option, if any.
     pub(super) short: Option<char>,
     pub(super) takes: Takes,
-    /// What it is for, as one paragraph.
+    /// The description, as one paragraph.
     pub(super) help: &'static str,
-    /// Takes a value over; the error says what is wrong with it.
+    /// Parses a value into the draft; the error says what is wrong with the value.
     pub(super) apply: Apply,
 }
 
 pub(super) type Apply = fn(&mut Draft, &str) -> Result<(), String>;
 
-/// What values a setting has.
+/// The values that a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Takes {
-    /// None as a flag, `true` or `false` elsewhere.
+    /// None as an option, `true` or `false` in the environment and the file.
     Switch,
-    /// One, written in usage like this.
+    /// One, with its name in the usage.
     One(&'static str),
-    /// Any number: flags and lines are repeated, in a variable commas part them.
+    /// Any number: options and lines are repeated, and commas separate them in a variable.
     Many(&'static str),
 }
 
@@ -71,18 +71,18 @@ impl Setting {
         self
     }
 
-    /// Its variable in the environment.
+    /// Returns its environment variable.
     pub(super) fn variable(&self) -> String {
         format!("MISTIFY_{}", self.name.to_ascii_uppercase().replace('-', "_"))
     }
 }
 
-/// The setting of that name.
+/// Returns the setting of that name.
 pub(super) fn setting(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name)
 }
 
-/// The setting that says how lines of the log look.
+/// The setting of the log format.
 pub(super) const LOG_FORMAT: &str = "log-format";
 
 /// All settings, in the order of the usage.
@@ -99,7 +99,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "ADDR[:PORT]",
         "Listen on ADDR, IPv6 in brackets; 127.0.0.1 includes [::1] (default 127.0.0.1)",
         |draft, text| {
-            // With the port that stands for now; it is read again when the port is known.
+            // The default port is a placeholder; the address is parsed again when the port is
+            // known.
             tcp_address(text, DEFAULT_PORT).map(|_| draft.listen.push(text.to_owned()))
         },
     ),
@@ -339,7 +340,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
 ];
 
-/// Settings as they are gathered, until all are known.
+/// The settings while they are collected.
 #[derive(Debug)]
 pub(super) struct Draft {
     config: Config,
@@ -349,7 +350,7 @@ pub(super) struct Draft {
     socket_group: Option<String>,
     image_store: bool,
     image_store_port: u16,
-    /// A name; `None` inside for no store.
+    /// The pool's name; the inner `None` means no store.
     zpool: Option<Option<String>>,
     store: Option<Store>,
     log_level: Option<LevelFilter>,
@@ -375,10 +376,10 @@ impl Default for Draft {
 }
 
 impl Draft {
-    /// What depends on more than one setting.
+    /// Derives the values that depend on more than one setting.
     ///
     /// # Errors
-    /// Settings that do not go together.
+    /// Settings that contradict each other.
     pub(super) fn finish(self) -> Result<Settings, String> {
         let mut config = self.config;
         config.listen = match self.listen.is_empty() {

@@ -44,13 +44,13 @@ impl Switch {
         self
     }
 
-    /// Whether the subcommand that begins with these words takes the option.
+    /// Returns whether the subcommand that starts with these words takes the option.
     fn is_of(&self, words: &str) -> bool {
         self.of.is_empty() || self.of.iter().any(|command| begins(words, command))
     }
 }
 
-/// Whether these words are the subcommand's first.
+/// Returns whether these words start with the subcommand.
 fn begins(words: &str, command: &str) -> bool {
     let rest = words.strip_prefix(command);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
@@ -63,7 +63,7 @@ const CREATE: &[&str] = &["create"];
 /// The value of `--network`.
 pub(super) const NETWORK: &str = "BRIDGE[,vlan=N][,mac=MAC][,address=IP/PREFIX][,gateway=IP]";
 
-/// All of these, in the order of the usage. An option of several subcommands may have several rows.
+/// All rows, in the order of the usage. An option of several subcommands may have several rows.
 pub(super) const SWITCHES: &[Switch] = &[
     Switch::new(
         CONFIG,
@@ -158,14 +158,14 @@ pub(super) const SWITCHES: &[Switch] = &[
     Switch::new(VERSION, Alone, "Print the version and exit"),
 ];
 
-/// Options of the program that the parser itself carries out.
+/// The options of the program that the parser handles itself.
 pub(super) const CONFIG: &str = "config";
 pub(super) const CHECK_CONFIG: &str = "check-config";
 pub(super) const HELP: &str = "help";
 pub(super) const VERSION: &str = "version";
 
-/// The row of this name, or of this letter where there is no name, for a subcommand that begins
-/// with these words; the first such row of any subcommand otherwise.
+/// Returns the row of this name, or of this letter if there is one, for a subcommand that starts with
+/// these words; otherwise the first such row of any subcommand.
 pub(super) fn switch(name: &str, letter: Option<char>, words: &str) -> Option<&'static Switch> {
     let mut found = None;
     for row in SWITCHES {
@@ -222,17 +222,17 @@ impl Switches {
         Ok(())
     }
 
-    /// Whether the option is given.
+    /// Returns whether the option is given.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(switch, _)| switch.name == name)
     }
 
-    /// The value of the option, where it is given with one.
+    /// Returns the first value of the option, if it is given with one.
     pub(super) fn value<'a>(&'a self, name: &'a str) -> Option<&'a str> {
         self.values(name).next()
     }
 
-    /// The values of the option, in their order.
+    /// Returns the values of the option, in their order.
     pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let of_name = self.0.iter().filter(move |(switch, _)| switch.name == name);
         of_name.filter_map(|(_, value)| value.as_deref())

@@ -7,7 +7,7 @@ use super::*;
 use crate::client::Ask;
 use crate::config::{SocketConfig, Store};
 
-/// A file that is not there.
+/// A file that does not exist.
 const NO_FILE: &str = "/nonexistent/mistify-libvirt.conf";
 
 fn request(words: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Request, Error> {
@@ -38,7 +38,7 @@ fn value(why: impl Into<String>) -> Error {
     Error::Value { why: why.into(), log_format: LogFormat::Text }
 }
 
-/// A file with these lines; its path and what removes it.
+/// Writes a file with these lines; returns its path.
 fn file(name: &str, lines: &str) -> String {
     let path = std::env::temp_dir().join(format!("mistify-cli-{}-{name}", std::process::id()));
     fs::write(&path, lines).unwrap();
@@ -75,7 +75,7 @@ fn listen_takes_the_port_where_it_names_none() {
 #[test]
 fn a_port_is_decimal_with_or_without_zeros() {
     assert_eq!(run(&["-p", "047041"]).0.listen, ["127.0.0.1:47041".parse().unwrap()]);
-    // Go read a base from the prefix.
+    // Go derives the base from the prefix.
     for port in ["0x4e21", "0o47041", "0b1", "20_001"] {
         let why = error(&["-p", port]).to_string();
         assert!(why.contains("--port") && why.contains(port), "{why}");
@@ -102,7 +102,8 @@ fn a_fetcher_has_the_image_service_of_all_settings() {
         assert_eq!(request(words, variables, file), Ok(Request::Fetch(expected)), "{words:?}");
     }
     fs::remove_file(path).unwrap();
-    // What the agent would not start with is told to who asks for an image.
+    // The caller that requests an image gets the configuration error with which the agent would not
+    // start.
     for words in [["fetch", "--config", NO_FILE], ["fetch", "--queue", "0"]] {
         let Ok(Request::Fetch(Err(why))) = request(&words, &[], NO_FILE) else {
             panic!("{words:?}")
@@ -122,7 +123,7 @@ fn unknown_arguments_are_usage_errors() {
         &["image", "import", "a.raw"],
         &["image", "export", "a.raw", "a"],
         &["image", "import", "a.raw", "a", "b"],
-        // The original passed over what it did not know.
+        // The original ignored surplus arguments.
         &["-p", "7", "surplus"],
         &["check", "surplus"],
         &["list", "surplus"],
@@ -262,7 +263,7 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
         ("deadline-read", "6"),
         ("deadline-change", "7"),
     ];
-    // These two say something only beside another setting.
+    // These two have an effect only together with another setting.
     let beside = [
         ("socket-group", "g", "socket", "/run/s"),
         ("image-store-port", "5", "image-store", "true"),
@@ -283,7 +284,7 @@ fn every_setting_is_a_flag_a_variable_and_a_line() {
         assert_eq!(settings(&[], &variables, NO_FILE), by_flag, "{name}");
         let path =
             file(name, &format!("# a comment\n\n {name} = {value} \n{other}={other_value}\n"));
-        // The setting beside it may be the same, which a file has once.
+        // The other setting may be the same one, which the file then contains once.
         if name != other {
             assert_eq!(settings(&[], &[], &path), by_flag, "{name}");
             assert_eq!(settings(&["--config", &path], &[], NO_FILE), by_flag, "{name}");
@@ -302,7 +303,7 @@ fn flag_overrides_variable_which_overrides_file() {
     assert_eq!(queue(&["--queue", "3"], &[("MISTIFY_QUEUE", "2")]), 3);
     assert_eq!(queue(&[], &[("MISTIFY_QUEUE", "2")]), 2);
     assert_eq!(queue(&[], &[("MISTIFY_QUEUE", "")]), 1, "empty is not set");
-    // Who gives some of several gives all of them.
+    // A layer that sets some of several values replaces all of them.
     let users = |variables: &[(&str, &str)]| settings(&[], variables, &path).config.callers.users;
     assert_eq!(users(&[]), ["a", "b"]);
     assert_eq!(users(&[("MISTIFY_ALLOW_USER", "c, d")]), ["c", "d"]);
@@ -322,7 +323,7 @@ fn invalid_line_is_reported_with_file_and_number() {
         ("port = 70000", 1, "port = 70000: not a number in range"),
     ] {
         let path = file("lines", lines);
-        // Also where a flag gives another value.
+        // The file's error counts, even if an option overrides the value.
         let error = request(&["--queue=5"], &[], &path).unwrap_err();
         assert_eq!(error, value(format!("{path}:{number}: {why}")));
         fs::remove_file(path).unwrap();
@@ -479,7 +480,7 @@ fn other_subcommands_refuse_a_subcommands_options() {
     ] {
         assert_eq!(error(words), Error::Usage(why.to_owned()), "{words:?}");
     }
-    // The program's own options may come twice, and all of them anywhere.
+    // The program's own options may be repeated, and every option may stand anywhere.
     for words in [&["--json", "--remove", "leftovers", "--json"][..], &["leftovers", "--remove"]] {
         let ask = Ask::Leftovers { guest: String::new(), remove: true };
         let asked = request(words, &[], NO_FILE);

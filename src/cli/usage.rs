@@ -1,4 +1,4 @@
-//! What `--help` prints.
+//! The text of `--help`.
 
 use std::fmt::Write;
 
@@ -6,9 +6,9 @@ use crate::cli::layers::DEFAULT_FILE;
 use crate::cli::settings::{SETTINGS, Setting, Takes};
 use crate::cli::switches::{SWITCHES, SwitchValue};
 
-/// Where the explanations begin.
+/// The column of the descriptions.
 const COLUMN: usize = 30;
-/// Where lines end at the latest.
+/// The maximum width of a line.
 const WIDTH: usize = 100;
 
 const HEAD: &str = "\
@@ -23,7 +23,7 @@ Without a subcommand, run the agent.
 Subcommands:
 ";
 
-/// The usage, from the tables of commands and settings.
+/// Returns the usage, from the tables of subcommands and settings.
 pub fn usage() -> String {
     let mut text = HEAD.to_owned();
     for (words, help) in super::commands::COMMANDS {
@@ -71,7 +71,7 @@ fn help(setting: &Setting) -> String {
     }
 }
 
-/// A word or two, and beside or below them what they mean.
+/// Appends a name, and its description beside or below it.
 fn entry(text: &mut String, what: &str, help: &str) {
     let mut line = format!("{what:<width$}", width = COLUMN);
     if line.len() > COLUMN {

@@ -1,4 +1,4 @@
-//! The values of settings: text in, what it means or what is wrong with it out.
+//! Parsers for the values of settings.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use crate::config::{BridgeType, DEADLINE_S_MAX, Nat, PoolLimits, Profile, Store,
 use crate::fetch::Service;
 use crate::storage::PoolName;
 
-/// What is wrong with a value; whose it is says who asks.
+/// The parsed value, or the error without the name of the setting, which the caller adds.
 type Outcome<T> = Result<T, String>;
 
 fn wrong<T>(why: &str) -> Outcome<T> {
@@ -43,7 +43,7 @@ pub(super) fn seconds(text: &str) -> Outcome<Duration> {
     }
 }
 
-/// A size in MiB, written with a binary unit: `512M`, `10G`, `1TiB`.
+/// Parses a size with a binary unit into MiB: `512M`, `10G`, `1TiB`.
 pub(super) fn mebibytes(text: &str) -> Outcome<u64> {
     let bare = text.strip_suffix("iB").unwrap_or(text);
     let digits = bare.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -79,7 +79,7 @@ pub(super) fn max_age(text: &str) -> Outcome<Duration> {
     }
 }
 
-/// An address, with this port where it names none.
+/// Parses an address; `port` is the default port.
 pub(super) fn tcp_address(text: &str, port: u16) -> Outcome<SocketAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let bracketed = bare.len() != text.len();
@@ -92,7 +92,7 @@ pub(super) fn tcp_address(text: &str, port: u16) -> Outcome<SocketAddr> {
     }
 }
 
-/// The same addresses with another port, each once.
+/// Returns the same addresses with another port, each once.
 pub(super) fn on_port(addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
     let mut others: Vec<SocketAddr> = Vec::new();
     for address in addresses.iter().map(|address| SocketAddr::new(address.ip(), port)) {
@@ -110,7 +110,7 @@ pub(super) fn absolute(text: &str) -> Outcome<PathBuf> {
     wrong("not an absolute path")
 }
 
-/// The names become labels, where only letters and digits tell them apart.
+/// Adds a name of metadata. Names become labels, which can differ only in letters and digits.
 pub(super) fn metadata(known: &mut Vec<String>, name: &str) -> Outcome<()> {
     let label = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     if name.is_empty() || known.iter().any(|other| label(other) == label(name)) {
@@ -162,7 +162,7 @@ pub(super) fn vnc(text: &str) -> Outcome<VncListen> {
     }
 }
 
-/// Whether the filter is there is libvirt's to say, when a guest is made.
+/// Parses the name of a network filter. libvirt checks that it exists when a guest is created.
 pub(super) fn filter_name(text: &str) -> Outcome<String> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return wrong("not the name of a network filter");
@@ -170,7 +170,7 @@ pub(super) fn filter_name(text: &str) -> Outcome<String> {
     Ok(text.to_owned())
 }
 
-/// A host that images are fetched from, and perhaps a port.
+/// Checks the host, and optional port, from which images are fetched.
 pub(super) fn image_service(text: &str) -> Outcome<()> {
     match Service::parse(text) {
         Ok(_) => Ok(()),
@@ -178,7 +178,8 @@ pub(super) fn image_service(text: &str) -> Outcome<()> {
     }
 }
 
-/// The pool's name becomes part of paths and of commands. Empty is no store, as with the original.
+/// Parses the name of the pool, which becomes part of paths and commands. An empty name means no
+/// store, as with the original.
 pub(super) fn pool_name(text: &str) -> Outcome<Option<String>> {
     if text.is_empty() {
         return Ok(None);
@@ -195,7 +196,7 @@ pub(super) fn store(text: &str) -> Outcome<Store> {
     }
 }
 
-/// The original's levels, and `critical`, which its help lists and its code refused.
+/// Parses a level of the original. Its help lists `critical`, which its code refused.
 pub(super) fn level(text: &str) -> Outcome<LevelFilter> {
     match text.to_ascii_lowercase().as_str() {
         "debug" => Ok(LevelFilter::Debug),

@@ -1,4 +1,4 @@
-//! The options of `create`, and the words of `ssh`.
+//! Tests of the options of `create`, and of the arguments of `ssh`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::super::*;
 use super::{NO_FILE, error, request};
 use crate::client::{Create, NewGuest, WaitFor};
 
-/// What `create` with these words does.
+/// Returns the parsed `create` with these arguments.
 fn creation(words: &[&str]) -> Create {
     match request(words, &[], NO_FILE) {
         Ok(Request::Do(Command::Create { create, .. }, _)) => *create,
@@ -14,7 +14,7 @@ fn creation(words: &[&str]) -> Create {
     }
 }
 
-/// The guest that the options describe.
+/// Returns the guest that the options describe.
 fn new_guest(words: &[&str]) -> serde_json::Value {
     let all = [&["create", "web-1", "--image", "debian-12", "--memory=1G"], words].concat();
     match creation(&all).guest {
@@ -87,7 +87,7 @@ fn create_without_a_guests_options_reads_a_file() {
     assert_eq!((create.wait, create.limit.as_secs()), (Some(WaitFor::CloudInit), 600));
     assert_eq!(creation(&["create", "-"]).guest, NewGuest::File("-".into()));
     assert!(!creation(&["create", "-"]).run);
-    // Before its subcommand an option may be another's.
+    // Before the subcommand, an option may belong to another subcommand.
     for words in [&["--wait=ssh", "create", "-", "--run"][..], &["--wait", "ssh", "create", "-"]] {
         let why = "--wait: valid only with shutdown and create";
         assert_eq!(error(words), Error::Usage(why.to_owned()), "{words:?}");
