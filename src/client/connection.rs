@@ -21,7 +21,7 @@ use crate::os::local::reachable;
 /// The code of the agent's error `not found`.
 const NOT_FOUND: i64 = -32001;
 
-/// How long a call is to wait by its own words, as a Shutdown may.
+/// Returns how long the call itself may wait, as a Shutdown can.
 fn own_wait(params: &Value) -> Duration {
     let seconds = |name: &str| params[0][name].as_u64().map(Duration::from_secs);
     match (seconds("wait"), seconds("force_after")) {
@@ -33,7 +33,7 @@ fn own_wait(params: &Value) -> Duration {
     }
 }
 
-/// Where an agent is called. `Display` names it for errors.
+/// The address of an agent. `Display` names it for errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// Its Unix socket.
@@ -51,7 +51,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Whether the agent with these settings runs on this host: at a Unix socket or on loopback.
+/// Returns whether the agent with these settings runs on this host: at a Unix socket or on loopback.
 pub(super) fn is_local(config: &Config) -> bool {
     let loops = |address: &SocketAddr| reachable(*address).ip().to_canonical().is_loopback();
     config.socket.is_some() || config.listen.first().is_some_and(loops)
@@ -61,17 +61,17 @@ pub(super) fn is_local(config: &Config) -> bool {
 pub(super) struct Client {
     guests: Endpoint,
     images: Endpoint,
-    /// The file with what an agent wants to see beyond loopback.
+    /// The file with the token for an agent beyond loopback.
     token_file: Option<PathBuf>,
-    /// Longest wait for a part of an answer.
+    /// The longest wait for a part of a response.
     patience: Duration,
 }
 
 impl Client {
-    /// The agent that has these settings: by its Unix socket if it has one.
+    /// Makes a client of the agent with these settings: by its Unix socket if it has one.
     ///
     /// # Errors
-    /// A port that only the system knows.
+    /// A port that the system chose, which only the system knows.
     pub(super) fn new(config: &Config) -> Result<Self, Error> {
         let tcp = |listen: &[SocketAddr]| listen.first().map(|address| reachable(*address));
         let port = tcp(&config.listen);
@@ -94,13 +94,14 @@ impl Client {
         })
     }
 
-    /// Calls `Service.Method` with these parameters; its result.
+    /// Calls `Service.Method` with these parameters; returns the result.
     ///
     /// # Errors
-    /// [`Error::Answered`] or [`Error::NotFound`] with the agent's words; [`Error::Unreached`] where it has none.
+    /// [`Error::Answered`] or [`Error::NotFound`] with the agent's error; [`Error::Unreached`] if there is no
+    /// response.
     ///
     /// # Blocking
-    /// Up to the agent's deadline for changes and 10 s, and as long as the call itself is to wait.
+    /// Up to the agent's deadline for changes and 10 s, and as long as the call itself may wait.
     pub(super) fn call(&self, method: &str, params: &Value) -> Result<Value, Error> {
         let endpoint = match method.starts_with("ImageStore.") {
             true => &self.images,
@@ -119,7 +120,7 @@ impl Client {
             .exchange(endpoint, &call, self.patience + own_wait(params))
             .map_err(|error| unreached(&error))?;
         if answer.is_empty() {
-            // As is done with callers that are not allowed.
+            // The agent closes connections of callers that are not permitted.
             let why = "connection closed without a response; check that --allow-user or \
                        --allow-group of the agent permits this user";
             return Err(unreached(&why));
@@ -168,7 +169,7 @@ impl Client {
     }
 }
 
-/// The header that shows the token in this file.
+/// Returns the header with the token in this file.
 fn proof(file: &Path) -> io::Result<String> {
     let mut token = String::new();
     let read =
@@ -184,19 +185,20 @@ fn proof(file: &Path) -> io::Result<String> {
     Err(io::Error::other(format!("cannot read --token-file {}: {why}", file.display())))
 }
 
-/// A connection of any kind: one copy of the code for all.
+/// A connection of any kind: a trait object, so that the code is compiled once.
 trait Stream: Read + Write {}
 
 impl<T: Read + Write> Stream for T {}
 
-/// Sends the call, with a line of proof or none, and reads to the connection's end.
+/// Sends the call, with the header of a token or without, and reads until the connection is closed.
 fn post(stream: &mut dyn Stream, host: &str, proof: &str, call: &str) -> io::Result<Vec<u8>> {
     let length = call.len();
     let request = format!(
         "POST /rpc HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
          {proof}Content-Length: {length}\r\nConnection: close\r\n\r\n{call}"
     );
-    // Whoever refuses a call may close before it has read all, and still say why.
+    // An agent that refuses a call may close the connection before it has read everything, and still send the
+    // reason.
     let sent = stream.write_all(request.as_bytes());
     let mut answer = Vec::new();
     let read = stream.take(CLIENT_ANSWER_BYTES + 1).read_to_end(&mut answer);
@@ -214,7 +216,7 @@ fn is_cut(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
-/// The status and the body of a whole answer.
+/// Returns the status and the body of a complete response.
 fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
     let mut headers = [httparse::EMPTY_HEADER; CLIENT_HEADERS];
     let mut head = httparse::Response::new(&mut headers);

@@ -14,12 +14,12 @@ use crate::client::wait::{Wait, WaitFor, word_of};
 use crate::config::Config;
 use crate::os::kvm;
 
-/// How a line of an OpenSSH public key begins.
+/// The prefixes of a line with an OpenSSH public key.
 const KEY_TYPES: [&str; 4] = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"];
-/// What a file with a private key contains.
+/// Texts that files with a private key contain.
 const PRIVATE: [&str; 2] = ["PRIVATE KEY-----", "PuTTY-User-Key-File-"];
 
-/// What `create` does.
+/// The steps of `create`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Create {
     /// The guest.
@@ -30,20 +30,20 @@ pub struct Create {
     pub prints_request: bool,
     /// Whether the guest is started.
     pub run: bool,
-    /// What the started guest does before the subcommand ends.
+    /// The state of the started guest for which the subcommand waits.
     pub wait: Option<WaitFor>,
-    /// The longest wait for that.
+    /// The longest wait for that state.
     pub limit: Duration,
 }
 
-/// Where the description of a new guest comes from.
+/// The source of a new guest's description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NewGuest {
     /// A file with JSON: the guest, or all parameters of CreateGuest; `-` is standard input.
     File(PathBuf),
     /// Options.
     Options {
-        /// The guest in the form of the API, without what is in files. Without `type` the host decides.
+        /// The guest in the form of the API, without the content of files. Without `type` the host decides.
         guest: Value,
         /// Files with public keys.
         ssh_keys: Vec<PathBuf>,
@@ -52,8 +52,8 @@ pub enum NewGuest {
     },
 }
 
-/// Carries out `create`, and writes the answer on standard output: one JSON object where that is no terminal or
-/// `json` says so, else lines of text.
+/// Runs `create`, and writes the answer to standard output: one JSON object if that is no terminal or `json` is
+/// set, otherwise lines of text.
 ///
 /// # Errors
 /// See [`Error`]. A guest that was created stays, whatever fails afterwards; its answer is written, too.
@@ -129,7 +129,7 @@ pub fn create(config: &Config, create: Create, json: bool) -> Result<(), Error> 
     }
 }
 
-/// The parameters of CreateGuest for this guest.
+/// Returns the parameters of CreateGuest for this guest.
 fn params(config: &Config, guest: NewGuest) -> Result<Value, Error> {
     let (mut guest, ssh_keys, user_data) = match guest {
         NewGuest::File(file) => {
@@ -137,7 +137,7 @@ fn params(config: &Config, guest: NewGuest) -> Result<Value, Error> {
             let more = "; to create a guest with this id, add --image and --memory";
             let guest = read_params(&Params::File(file))
                 .map_err(|error| if is_there { error } else { error.with(more) })?;
-            // A whole parameter is understood as well as the guest alone.
+            // The file may contain all parameters, or the guest alone.
             let is_whole = guest["guest"].is_object();
             return Ok(if is_whole { guest } else { json!({ "guest": guest }) });
         }
@@ -154,7 +154,7 @@ fn params(config: &Config, guest: NewGuest) -> Result<Value, Error> {
     Ok(json!({ "guest": guest }))
 }
 
-/// Adds keys and user data to the seed. A seed with user data of its own has the keys in its vendor data, which
+/// Adds keys and user data to the seed. In a seed with user data of its own the keys are vendor data, which
 /// cloud-init merges with the user data.
 fn seed(guest: &mut Value, keys: Vec<Value>, user_data: Option<&Path>) -> Result<(), Error> {
     let Some(file) = user_data else {
@@ -178,10 +178,10 @@ fn seed(guest: &mut Value, keys: Vec<Value>, user_data: Option<&Path>) -> Result
     Ok(())
 }
 
-/// Members of user data that replace the keys of the vendor data, or the user who would have them.
+/// Members of user data that replace the keys of the vendor data, or the user to whom they would be added.
 const OWN_KEYS: [&str; 3] = ["ssh_authorized_keys", "users", "vendor_data"];
 
-/// Whether a line of YAML or JSON begins with this member.
+/// Returns whether a line of YAML or JSON starts with this member.
 fn has_member(text: &str, name: &str) -> bool {
     let is_mark = |c: char| " \t\"'{".contains(c);
     text.lines().any(|line| {
@@ -190,10 +190,10 @@ fn has_member(text: &str, name: &str) -> bool {
     })
 }
 
-/// The keys in a text, a line each; no blank lines and no comments.
+/// Returns the keys in a text, one per line, without blank lines and comments.
 ///
 /// # Errors
-/// A private key, a line that is not a public key, a text without any.
+/// A private key, a line that is not a public key, a text without keys.
 pub(super) fn keys(text: &str) -> Result<Vec<Value>, String> {
     if PRIVATE.iter().any(|mark| text.contains(mark)) {
         let why = "it contains a private key; name the file of the public key (.pub)";
@@ -223,7 +223,7 @@ fn cannot_use(option: &str, file: &Path, why: &str) -> Error {
     Error::Asked(format!("cannot use {option} {}: {why}", file.display()))
 }
 
-/// A plan in words: a line for each step, problem and warning.
+/// Formats a plan as text: a line for each step, problem and warning.
 fn plan(plan: &Value) -> String {
     let mut text = String::new();
     for member in ["steps", "problems", "warnings"] {

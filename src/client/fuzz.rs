@@ -1,4 +1,4 @@
-//! What must hold of what a guest says, and of files with keys, whatever is in them.
+//! Properties of the parsers for guests' output and for files with keys that hold for every input.
 
 use serde_json::{Value, json};
 
@@ -7,9 +7,9 @@ use super::reach::{is_greeting, usable};
 use super::wait::{ERROR_CHARS, ERRORS_MAX, after, before_boot, cloud_init_errors};
 use crate::config::fixed::SSH_ADDRESSES;
 
-/// The bytes as a console log, of which the first half was there before; as lines with addresses; as the greeting of
-/// an SSH server; as a file with public keys. Nothing but the new part of the log counts, errors are bounded and
-/// harmless on a terminal, no address leads to this host or is an option of ssh.
+/// Parses the bytes as a console log whose first half was read before; as lines with addresses; as the greeting of
+/// an SSH server; as a file with public keys. Only the new part of the log may count, errors must be bounded and
+/// harmless on a terminal, and no address may lead to this host or be an option of ssh.
 pub(crate) fn words_of_guests(data: &[u8]) {
     let log = String::from_utf8_lossy(data);
     let half = (0..=log.len() / 2).rev().find(|at| log.is_char_boundary(*at)).unwrap_or(0);

@@ -1,7 +1,7 @@
-//! The agent from the shell: the commands that ask an agent which runs.
+//! The client: the subcommands that call a running agent.
 //!
-//! It finds the agent by the same settings that the agent was started with, and is let in by the
-//! same rules. On a terminal it writes for people, elsewhere JSON.
+//! It finds the agent by the agent's own configuration, and is authorized like every other caller.
+//! It writes text to a terminal, and JSON elsewhere.
 
 mod connection;
 mod create;
@@ -25,21 +25,21 @@ pub use reach::ssh;
 pub use verbs::{Ask, Params, run};
 pub use wait::WaitFor;
 
-/// Why there is no good answer.
+/// The reason for which a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// What was asked cannot be: status 2.
+    /// An invalid request: status 2.
     Asked(String),
-    /// The agent's own words: status 1.
+    /// An error of the agent: status 1.
     Answered(String),
-    /// The same of something that does not exist: status 1.
+    /// An error of the agent about an object that does not exist: status 1.
     NotFound(String),
-    /// Nobody, or nobody who speaks like an agent, was reached: status 3.
+    /// No connection, or no valid response: status 3.
     Unreached(String),
 }
 
 impl Error {
-    /// The exit status of the program.
+    /// Returns the exit status of the program.
     pub fn status(&self) -> u8 {
         match self {
             Self::Answered(_) | Self::NotFound(_) => 1,
@@ -48,7 +48,7 @@ impl Error {
         }
     }
 
-    /// With more words at its end.
+    /// Appends text to the message.
     fn with(mut self, more: &str) -> Self {
         let (Self::Asked(why) | Self::Answered(why) | Self::NotFound(why) | Self::Unreached(why)) =
             &mut self;
@@ -57,7 +57,7 @@ impl Error {
     }
 }
 
-/// Parts of it may be a guest's words: what would move a terminal's cursor is not shown.
+/// Shows the message without control characters that would move a terminal's cursor, as guests can cause its text.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Asked(why) | Self::Answered(why) | Self::NotFound(why) | Self::Unreached(why)) =

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::client::Error;
 
-/// Lines whose columns stand below each other; the first column is left, the others are right.
+/// Lines with aligned columns; the first column is left-aligned, the others are right-aligned.
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -16,7 +16,7 @@ impl Table {
         Self { rows: vec![titles.iter().map(|title| (*title).to_owned()).collect()] }
     }
 
-    /// Adds a row of as many cells as there are titles.
+    /// Adds a row with a cell for each title.
     pub(super) fn row(&mut self, cells: &[String]) {
         let mut row = Vec::new();
         for cell in cells {
@@ -25,7 +25,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// All of it, each line with its end.
+    /// Returns the whole table, each line with a line feed.
     pub(super) fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {
@@ -49,22 +49,22 @@ impl Table {
     }
 }
 
-/// Warns on standard error. One that is closed has nobody in front of it.
+/// Warns on standard error. If that is closed, the warning is lost.
 pub(super) fn warn(why: &str) {
     let _ = writeln!(io::stderr(), "warning: {}", printable(why));
 }
 
-/// Names come from callers: what would move a terminal's cursor does not reach it.
+/// Replaces characters that would move a terminal's cursor, as names come from callers.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// This character, or what stands for one that would move the cursor.
+/// Returns this character, or a replacement for one that would move the cursor.
 pub(super) fn shown(c: char) -> char {
     if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }
 }
 
-/// A count of bytes in the unit that people read, with three figures at most.
+/// Formats a count of bytes with a unit, with at most three figures.
 pub(super) fn bytes(count: f64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = count.max(0.0);
@@ -79,12 +79,12 @@ pub(super) fn bytes(count: f64) -> String {
     }
 }
 
-/// A string's content.
+/// Returns a string's content, as a terminal may show it.
 pub(super) fn word(value: &Value) -> String {
     printable(value.as_str().unwrap_or_default())
 }
 
-/// Writes to standard output; who has stopped reading has enough.
+/// Writes to standard output; a closed pipe is no error, because its reader has read enough.
 pub(super) fn write(text: &str) -> Result<(), Error> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

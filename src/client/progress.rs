@@ -1,4 +1,4 @@
-//! How long a call has taken, on the terminal of whoever waits for it.
+//! Shows the elapsed time of a call on the terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::thread::{self, JoinHandle};
@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-/// How often it is told; what ends before that is not slow.
+/// The interval of updates; a call that ends before is not shown.
 const STEP: Duration = Duration::from_secs(1);
 
-/// Tells on standard error, until it is dropped; nothing where that is no terminal.
+/// Writes the elapsed time to standard error until it is dropped; writes nothing if that is no
+/// terminal.
 pub(super) struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
 
 impl Progress {
@@ -22,7 +23,7 @@ impl Progress {
         let work = move || {
             let mut was_told = false;
             while stopped.recv_timeout(STEP) == Err(RecvTimeoutError::Timeout) {
-                // A terminal that is gone has nobody in front of it.
+                // If the terminal is closed, no user sees the progress.
                 let _ = write!(io::stderr(), "\r{what}: {} s", began.elapsed().as_secs());
                 was_told = true;
             }
@@ -30,7 +31,7 @@ impl Progress {
                 let _ = write!(io::stderr(), "\r\x1b[K");
             }
         };
-        // Without a thread nothing is told.
+        // Without a thread no progress is shown.
         Self(thread::Builder::new().spawn(work).ok().map(|thread| (stop, thread)))
     }
 }
@@ -39,7 +40,7 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.0.take() {
             drop(stop);
-            // It cannot panic, and there is nobody to tell.
+            // The thread cannot panic, so its result is ignored.
             let _ = thread.join();
         }
     }

@@ -22,9 +22,9 @@ const PORT: u16 = 22;
 /// The program that `ssh` runs, found in `PATH`.
 const SSH: &str = "ssh";
 
-/// The addresses of GuestInfo's list that a guest can have, in the order of the list; those of IPv4 that work on the
-/// link alone come last. The guest itself names some of them: what is no address of a guest is left out, such as
-/// this host's loopback, and so is an IPv6 address that needs a zone.
+/// Returns the addresses of GuestInfo's list that a guest can have, in the order of the list, except that IPv4
+/// link-local addresses come last. The guest itself reports some of them, so addresses that no guest can have are
+/// left out, such as this host's loopback. IPv6 addresses that need a zone are left out, too.
 pub(super) fn usable(listed: &Value) -> Vec<IpAddr> {
     let listed = listed.as_array().into_iter().flatten();
     let all = listed.filter_map(|it| it["address"].as_str()?.parse::<IpAddr>().ok());
@@ -45,10 +45,10 @@ pub(super) fn usable(listed: &Value) -> Vec<IpAddr> {
     wide
 }
 
-/// The first of these addresses at which an SSH server greets.
+/// Returns the first of these addresses at which an SSH server sends its greeting.
 ///
 /// # Errors
-/// What each address does instead.
+/// The result of each address.
 ///
 /// # Blocking
 /// Up to 16 times [`SSH_ANSWER`].
@@ -64,11 +64,12 @@ pub(super) fn first_that_greets(addresses: &[IpAddr]) -> Result<IpAddr, String> 
     Err(if why.is_empty() { "no address is known".to_owned() } else { why })
 }
 
-/// Whether an SSH server of another host greets at this address.
+/// Returns whether an SSH server of another host sends its greeting at this address.
 fn greets_at(address: SocketAddr) -> io::Result<bool> {
     let deadline = Instant::now() + SSH_ANSWER;
     let mut stream = TcpStream::connect_timeout(&address, SSH_ANSWER)?;
-    // The kernel connects to an address of its own from the same address. A guest may have named it.
+    // When the kernel connects to one of its own addresses, both ends have the same address. A guest may report such
+    // an address.
     if stream.local_addr()?.ip() == address.ip() {
         return Ok(false);
     }
@@ -84,19 +85,19 @@ fn greets_at(address: SocketAddr) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether a line is the server's identification (RFC 4253, section 4.2); others may precede it.
+/// Returns whether a line is the server's identification (RFC 4253, section 4.2); other lines may precede it.
 pub(super) fn is_greeting(bytes: &[u8]) -> bool {
     bytes.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"SSH-"))
 }
 
-/// Replaces this process by ssh(1), which logs in to the guest: `ssh [options] ADDRESS [words]`. Returns where that
-/// cannot be.
+/// Replaces this process with ssh(1), which logs in to the guest: `ssh [options] ADDRESS [words]`. Returns only if
+/// that fails.
 ///
 /// # Errors
-/// That no address answers; that there is no ssh.
+/// When no address answers, or when ssh is not installed.
 ///
 /// # Blocking
-/// Some seconds for each address that does not answer, and as long as two calls take.
+/// Some seconds for each address that does not answer, and as long as two calls.
 pub fn ssh(config: &Config, id: &str, words: &[OsString]) -> Result<(), Error> {
     let client = Client::new(config)?;
     let progress = Progress::of(printable(&format!("looking for an address of {id}")));
@@ -113,7 +114,8 @@ pub fn ssh(config: &Config, id: &str, words: &[OsString]) -> Result<(), Error> {
     Err(Error::Asked(format!("cannot run {SSH}: {error}")))
 }
 
-/// The command. Guests get addresses that other guests had, so ssh knows the host key by the guest's uuid.
+/// Makes the command. Guests get addresses that other guests had before, so ssh stores the host key by the guest's
+/// uuid.
 fn command(address: IpAddr, uuid: &str, words: &[OsString]) -> Command {
     let mut command = Command::new(SSH);
     command.arg("-o").arg(format!("HostKeyAlias={uuid}")).args(["-o", "CheckHostIP=no"]);
@@ -184,7 +186,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            // The client may be gone.
+            // The client may have disconnected.
             let _ = stream.write_all(b"SSH-2.0-x\r\n");
         });
         assert!(matches!(greets_at(address), Ok(false)));

@@ -1,7 +1,7 @@
-//! Whose process answers a command: asked of the kernel before a byte is sent.
+//! Checks which user's process answers a subcommand, by a kernel query before a byte is sent.
 //!
-//! The agent's port needs no privileges. While the agent is away any user can listen there, and would be
-//! shown the token and be believed.
+//! The agent's port needs no privileges. While the agent is stopped any user can listen there, would receive
+//! the token, and could send false answers.
 
 use std::io;
 use std::net::TcpStream;
@@ -15,17 +15,18 @@ use crate::os::resolve::Trusted;
 use crate::os::service::agent_user;
 use crate::os::socket_owners::{End, SocketOwners};
 
-/// Between two looks at a connection that was accepted meanwhile, or whose listener is gone.
+/// The pause between two checks of a connection that was just accepted, or whose listener has ended.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Refuses a connection whose other end is on this host and belongs to another user than root, the caller and
-/// the user of the agent's unit. A server on another host is known by its address alone.
+/// the user of the agent's unit. A server on another host is identified by its address alone.
 ///
 /// # Errors
-/// Whose the other end is; that the connection is lost; that the kernel does not tell.
+/// The other end belongs to another user; the connection is lost; the kernel does not report the owner.
 ///
 /// # Blocking
-/// Not for the connection to be accepted. At most [`CLIENT_CONNECT`] where the connection is lost meanwhile.
+/// Does not wait for the connection to be accepted. At most [`CLIENT_CONNECT`] if the connection is lost
+/// meanwhile.
 pub(super) fn check_tcp(stream: &TcpStream) -> io::Result<()> {
     let (server, own) = (stream.peer_addr()?, stream.local_addr()?);
     let is_here = server.ip().to_canonical().is_loopback() || server.ip() == own.ip();
@@ -38,8 +39,8 @@ pub(super) fn check_tcp(stream: &TcpStream) -> io::Result<()> {
             End::Absent => return Ok(()),
             End::Unowned => {}
         }
-        // No process has accepted the connection, before and after the listener is looked at: so it waits in
-        // the queue of that listener. systemd lets it wait there until the agent has started.
+        // No process had accepted the connection, before and after the query for the listener: so it waits in
+        // the backlog of that listener. With socket activation it waits there until the agent has started.
         let listener = owners.listener(server)?;
         if let (Some(uid), End::Unowned) = (listener, owners.end(server, own)?) {
             return check(uid);
@@ -51,7 +52,7 @@ pub(super) fn check_tcp(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// The same of a Unix socket, by who listens there.
+/// Refuses a Unix socket by the user that listens there, as [`check_tcp`] does.
 ///
 /// # Errors
 /// As [`check_tcp`].

@@ -1,4 +1,4 @@
-//! A live table of guests, those that use most of the processors first.
+//! A live table of guests, sorted by CPU usage.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -13,11 +13,11 @@ use crate::config::fixed::TOP_INTERVAL;
 use crate::sorted::IntoSorted;
 use crate::sorted::OrderBy;
 
-/// Home, and clear to the end of the screen.
+/// Moves the cursor home, and clears to the end of the screen.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// Counters of one guest. Those of processors and NICs are as new as the look: the agent reads them
-/// for it. Those of disks come from emulators, which it asks more rarely.
+/// Counters of one guest. The agent reads those of processors and NICs for each request. Those of
+/// disks come from emulators, which the agent queries less often.
 #[derive(Clone, Debug, PartialEq)]
 struct Sample {
     at: Instant,
@@ -28,31 +28,31 @@ struct Sample {
     disks: Disks,
 }
 
-/// What is known of a guest's disks.
+/// Counters of a guest's disks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Disks {
     /// When the counters were read.
     at: Instant,
     read_bytes: f64,
     written_bytes: f64,
-    /// Bytes read and written in a second, before that; unknown before they were read twice.
+    /// Bytes read and written per second before that; unknown until the counters were read twice.
     rates: Option<(f64, f64)>,
 }
 
-/// What a guest did in a second, between two looks.
+/// The usage of a guest per second, between two samples.
 #[derive(Clone, Debug, PartialEq)]
 struct Rates {
     id: String,
     state: String,
-    /// Of one processor.
+    /// In percent of one processor.
     cpu_percent: f64,
     received: f64,
     sent: f64,
-    /// Bytes read and written by its disks, as long as nothing newer is known.
+    /// Bytes read and written by its disks, from the last two readings.
     disks: Option<(f64, f64)>,
 }
 
-/// Shows it until its terminal is closed; one look, as JSON, where it is not for people.
+/// Shows the table until its terminal is closed; otherwise prints one sample as JSON.
 pub(super) fn run(client: &Client, for_people: bool) -> Result<(), Error> {
     let mut before = look(client)?;
     loop {
@@ -100,16 +100,16 @@ fn sample(guest: &Value, now: Instant) -> Sample {
     }
 }
 
-/// How much a counter has grown in a second; one that went back was begun anew.
+/// Returns the growth of a counter per second; 0 for a counter that was reset.
 fn rate(before: f64, now: f64, seconds: f64) -> f64 {
     if seconds > 0.0 { ((now - before) / seconds).max(0.0) } else { 0.0 }
 }
 
 impl Disks {
-    /// Finds out the rates, or keeps those of `before` where nothing was read since.
+    /// Computes the rates, or copies the rates of `before` if the counters were not read since.
     fn follow(&mut self, before: &Self) {
         let since = self.at.saturating_duration_since(before.at);
-        // The age of one reading, told twice, differs by as much as an answer takes.
+        // The age of the same reading differs between two answers by the duration of an answer.
         self.rates = if since > TOP_INTERVAL / 2 {
             let seconds = since.as_secs_f64();
             let read = rate(before.read_bytes, self.read_bytes, seconds);
@@ -121,7 +121,7 @@ impl Disks {
     }
 }
 
-/// Of guests that were there both times.
+/// Returns the rates of guests that are in both samples.
 fn rates(before: &BTreeMap<String, Sample>, now: &mut BTreeMap<String, Sample>) -> Vec<Rates> {
     let rate_of = |(id, now): (&String, &mut Sample)| {
         let before = before.get(id)?;
@@ -170,7 +170,7 @@ fn as_json(rates: &Rates) -> Value {
 mod tests {
     use super::*;
 
-    /// What a look at `now` finds, with disks that were read `age` seconds before.
+    /// Makes a sample at `now`, with disks that were read `age` seconds before.
     fn looked(now: Instant, age: f64, cpu_seconds: f64, bytes: f64) -> Sample {
         let guest = json!({
             "state": "running", "age": age, "cpu": [{ "cpu_time": cpu_seconds }],
@@ -192,7 +192,7 @@ mod tests {
         let before =
             all([("idle", look(1.0, 0.0)), ("busy", look(1.0, 500.0)), ("gone", look(1.0, 0.0))]);
         let look = |cpu_seconds, bytes| looked(later, 0.0, cpu_seconds, bytes);
-        // The busy one's counters of bytes began anew.
+        // The byte counters of `busy` were reset.
         let mut after =
             all([("idle", look(1.0, 0.0)), ("busy", look(2.0, 0.0)), ("new", look(9.0, 9.0))]);
         let rates = rates(&before, &mut after);
@@ -209,7 +209,7 @@ mod tests {
     fn disk_rates_are_kept_until_the_next_reading() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        // Looks by seconds; disks are read at 0, at 15 with 1500 bytes more, and at 30.
+        // The samples, by seconds; disks are read at 0, at 15 with 1500 bytes more, and at 30.
         let looks = [
             (1, 1.0, 0.0),
             (3, 3.01, 0.0),

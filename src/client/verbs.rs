@@ -1,4 +1,4 @@
-//! What each command asks, and how its answer is shown.
+//! The request of each subcommand, and the text of its answer.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -15,19 +15,19 @@ use crate::config::Config;
 use crate::config::fixed::CLIENT_PARAMS_BYTES;
 use crate::guest::wire::agent::is_of_link;
 
-/// A command.
+/// A subcommand that calls the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Any method of the agent, `Status` or `ImageStore.ListImages`.
+    /// Any method of the agent, such as `Status` or `ImageStore.ListImages`.
     Call {
-        /// Its name; without a service's name it is one of `Libvirt`.
+        /// Its name; a name without a service belongs to `Libvirt`.
         method: String,
         /// Its parameters.
         params: Params,
     },
     /// All guests: state, memory, processors and address.
     List,
-    /// A verb for a guest by its id.
+    /// A method for a guest by its id.
     Guest {
         /// The method's name.
         method: &'static str,
@@ -38,37 +38,37 @@ pub enum Ask {
     Shutdown {
         /// The guest's id.
         id: String,
-        /// For how many seconds the command waits until the guest is off.
+        /// The seconds for which the command waits until the guest is off.
         wait: Option<u64>,
-        /// After how many seconds it is forced off.
+        /// The seconds after which the guest is forced off.
         force_after: Option<u64>,
     },
-    /// What a guest uses.
+    /// The resource usage of a guest.
     Metrics(String),
-    /// What calls left over, of all guests or of one.
+    /// The objects that calls left, of all guests or of one.
     Leftovers {
         /// The guest's id; empty for all.
         guest: String,
-        /// Whether to remove it.
+        /// Whether to remove them.
         remove: bool,
     },
-    /// All guests by use of processors, again and again.
+    /// All guests by CPU usage, updated until the terminal is closed.
     Top,
 }
 
-/// Where parameters come from.
+/// The source of parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Params {
     /// None: an empty object.
     None,
-    /// These words.
+    /// This text.
     Text(String),
     /// A file; `-` is standard input.
     File(PathBuf),
 }
 
-/// Asks the agent that has these settings, and writes its answer on standard output: JSON where
-/// that is no terminal, or `json` says so.
+/// Calls the agent with these settings, and writes its answer to standard output: JSON if that is no terminal or
+/// `json` is set.
 ///
 /// # Errors
 /// See [`Error`].
@@ -97,7 +97,7 @@ pub fn run(config: &Config, ask: &Ask, json: bool) -> Result<(), Error> {
     outcome(ask, &answer)
 }
 
-/// Whether the answer is what was wanted.
+/// Returns an error if the answer is not the wanted outcome.
 fn outcome(ask: &Ask, answer: &Value) -> Result<(), Error> {
     match ask {
         Ask::Leftovers { remove: true, .. } if answer["leftovers"] != json!([]) => {
@@ -113,12 +113,12 @@ fn outcome(ask: &Ask, answer: &Value) -> Result<(), Error> {
     }
 }
 
-/// Whether answers are lines for people: on a terminal, unless JSON is asked for.
+/// Returns whether answers are text for people: on a terminal, unless JSON is requested.
 pub(super) fn is_for_people(json: bool) -> bool {
     !json && io::stdout().is_terminal()
 }
 
-/// The guests of all pages of List.
+/// Returns the guests of all pages of List.
 fn all_guests(client: &Client) -> Result<Value, Error> {
     let (mut guests, mut after) = (Vec::new(), None);
     loop {
@@ -133,7 +133,7 @@ fn all_guests(client: &Client) -> Result<Value, Error> {
     }
 }
 
-/// The method, its parameters, and what to call it while it runs.
+/// Returns the method, its parameters, and the title of its progress.
 fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
     let libvirt = |method: &str| format!("Libvirt.{method}");
     Ok(match ask {
@@ -159,7 +159,7 @@ fn request(ask: &Ask) -> Result<(String, Value, String), Error> {
     })
 }
 
-/// The parameters of a method that needs a guest's id alone.
+/// Returns the parameters of a method that takes only a guest's id.
 pub(super) fn of_guest(id: &str) -> Value {
     json!([{ "guest": { "id": id } }])
 }
@@ -192,7 +192,7 @@ pub(super) fn read(path: &Path) -> Result<String, Error> {
     }
 }
 
-/// Of an answer about all guests, what was asked for.
+/// Selects the requested guest from an answer about all guests.
 fn narrow(ask: &Ask, mut answer: Value) -> Result<Value, Error> {
     match ask {
         Ask::Metrics(id) => match answer.get_mut(id) {
@@ -235,8 +235,8 @@ fn list(guests: &Value) -> String {
     table.text()
 }
 
-/// The first address of a guest that reaches beyond its link, as those that do come first: who says so, and how long
-/// ago if that is longer than until its source is asked again.
+/// Returns the first address of a guest that reaches beyond its link; such addresses come first in the list. It has
+/// its source, and its age if that is longer than the interval of queries to the source.
 fn address(guest: &Value) -> String {
     let first = &guest["addresses"][0];
     let (address, source) = (word(&first["address"]), word(&first["source"]));
@@ -260,7 +260,7 @@ fn leftovers(found: &Value) -> String {
     table.text()
 }
 
-/// A text of lines, as a terminal may have it.
+/// Returns the lines of a text, as a terminal may show them.
 fn lines(text: &Value) -> String {
     let lines = text.as_str().unwrap_or_default().lines();
     lines.map(|line| printable(line) + "\n").collect()

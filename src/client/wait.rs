@@ -1,4 +1,4 @@
-//! The wait for a guest that was started: until its SSH server greets, or cloud-init is done.
+//! The wait for a started guest: until its SSH server sends its greeting, or cloud-init has finished.
 
 use std::net::IpAddr;
 use std::thread;
@@ -12,12 +12,12 @@ use crate::client::verbs::of_guest;
 use crate::client::{Error, reach};
 use crate::config::fixed::{CONSOLE_BYTES, SSH_AGAIN, SSH_LOOK, WAIT_INTERVAL};
 
-/// What a started guest does before `create --wait` ends.
+/// The state of a started guest for which `create --wait` waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitFor {
-    /// Its SSH server greets.
+    /// Its SSH server sends its greeting.
     Ssh,
-    /// cloud-init says on the serial console that it has finished.
+    /// cloud-init reports on the serial console that it has finished.
     CloudInit,
 }
 
@@ -26,17 +26,17 @@ pub(super) struct Wait<'c> {
     client: &'c Client,
     id: String,
     what: WaitFor,
-    /// What the guest is waited for, for people.
+    /// The title of the wait, for people.
     pub(super) title: String,
     /// The console log up to the guest's start.
     before: String,
 }
 
 impl<'c> Wait<'c> {
-    /// Begins, before the guest is started.
+    /// Prepares the wait, before the guest is started.
     ///
     /// # Errors
-    /// A guest without a console log, where the wait needs it; as [`Client::call`].
+    /// A guest without a console log, if the wait needs it; as [`Client::call`].
     pub(super) fn before_run(client: &'c Client, id: &str, what: WaitFor) -> Result<Self, Error> {
         let name = if what == WaitFor::Ssh { "an SSH server" } else { "cloud-init" };
         let title = printable(&format!("waiting for {name} of {id}"));
@@ -52,15 +52,15 @@ impl<'c> Wait<'c> {
         Ok(wait)
     }
 
-    /// Waits, at most so long; the address by which the guest can be reached, empty where none is known.
+    /// Waits for at most `limit`; returns the address at which the guest is reachable, empty if none is known.
     ///
     /// # Errors
-    /// A guest that is off or deleted, and cloud-init's failures, at once. The end of the time, with the last reason:
-    /// [`Error::Unreached`] where that is that nobody was reached. A call that fails is tried again: the agent may be
-    /// busy, or be restarted meanwhile.
+    /// A guest that is off or deleted, and failures of cloud-init, at once. After `limit` the last error:
+    /// [`Error::Unreached`] if the agent was unreachable. A failed call is repeated, because the agent may be busy, or
+    /// restart meanwhile.
     ///
     /// # Blocking
-    /// Up to `limit`, and as long as its last look takes.
+    /// Up to `limit`, and as long as the last poll takes.
     pub(super) fn until_done(&self, limit: Duration) -> Result<String, Error> {
         let deadline = Instant::now() + limit;
         loop {
@@ -82,16 +82,16 @@ impl<'c> Wait<'c> {
                     Error::Answered(why)
                 });
             }
-            // A look that has connected all the while is followed by the next one.
+            // A poll that has tried to connect the whole time is followed by the next after a short pause.
             let pause = WAIT_INTERVAL.saturating_sub(began.elapsed()).max(SSH_AGAIN);
             thread::sleep(left.min(pause));
         }
     }
 
-    /// Looks once: the outcome where the wait is over, which is the address or why it cannot succeed.
+    /// Polls once. Returns the outcome if the wait is over: the address, or the reason for which it cannot succeed.
     ///
     /// # Errors
-    /// What is missing.
+    /// The unmet condition.
     fn look(&self) -> Result<Result<String, Error>, Error> {
         let status = self.call("Status")?;
         let (state, reason) = (word(&status["guest"]["state"]), word(&status["guest"]["reason"]));
@@ -126,7 +126,7 @@ impl<'c> Wait<'c> {
                 Err(why) if addresses.is_empty() || Instant::now() > end => {
                     return Err(Error::Answered(why));
                 }
-                // It starts with the guest, and refuses connections until then.
+                // The SSH server starts with the guest, and connections are refused until then.
                 Err(_) => thread::sleep(SSH_AGAIN),
             }
         }
@@ -137,12 +137,12 @@ impl<'c> Wait<'c> {
     }
 }
 
-/// A text with all of its characters.
+/// Returns a text with all of its characters.
 pub(super) fn word_of(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// What the kernel's first line has.
+/// A part of the kernel's first line.
 const KERNEL: &str = "] Linux version ";
 
 /// Returns the part of a running guest's log before its last start. Console returns only the end of a log: if that lacks
@@ -155,11 +155,11 @@ pub(super) fn before_boot(log: &str) -> &str {
 /// The most failures of cloud-init that an error names, and the most characters of each.
 pub(super) const ERRORS_MAX: usize = 8;
 pub(super) const ERROR_CHARS: usize = 200;
-/// The part of a log that is not in an earlier reading of it. Only the end of a log is read, so its beginning may have
-/// gone since; all of it is new where nothing of the earlier reading is left.
+/// Returns the part of a log that an earlier reading does not contain. Each reading has only the end of the log, so the
+/// beginning of the earlier one may be missing. If the readings do not overlap, the whole log is new.
 pub(super) fn after<'l>(log: &'l str, before: &str) -> &'l str {
     const HEAD_CHARS: usize = 64;
-    // A character that was cut in two.
+    // A multi-byte character may be cut in two.
     let whole = log.trim_start_matches(char::REPLACEMENT_CHARACTER);
     let end = whole.char_indices().nth(HEAD_CHARS).map_or(whole.len(), |(at, _)| at);
     let mut ends = before.char_indices().map(|(at, _)| &before[at..]);
@@ -169,11 +169,11 @@ pub(super) fn after<'l>(log: &'l str, before: &str) -> &'l str {
     rest.or_else(|| log.strip_prefix(before)).unwrap_or(log)
 }
 
-/// The failures of cloud-init in this part of a console log, at most [`ERRORS_MAX`], each with `; ` behind it; `None` where
-/// cloud-init has not ended.
+/// Returns the failures of cloud-init in this part of a console log, at most [`ERRORS_MAX`], each followed by `; `;
+/// `None` if cloud-init has not finished.
 ///
-/// The end is cloud-init's own `final_message`, or what systemd says of the target or of the last service. Modules
-/// that fail are warnings of cloud-init's log, which it also writes to the console.
+/// cloud-init has finished when its `final_message` appears, or systemd's message about the target or the last service.
+/// Modules that fail are warnings in cloud-init's log, which it also writes to the console.
 pub(super) fn cloud_init_errors(log: &str) -> Option<String> {
     const LAST: [&str; 3] = ["cloud-final.", "user/final scripts", "cloud-init-main."];
     const FAILURES: [&str; 5] = [
@@ -248,21 +248,21 @@ mod tests {
         assert_eq!(after(&first, &first), "");
         let second = [&first[..], KERNEL_LINE].concat();
         assert_eq!(after(&second, &first), KERNEL_LINE);
-        // The answer has the end of the log alone.
+        // The answer contains only the end of the log.
         for lost in [1, 50, 300, first.len() - 200] {
             assert_eq!(after(&second[lost..], &first), KERNEL_LINE, "{lost}");
         }
         let cut = ["\u{fffd}", &second[3..]].concat();
         assert_eq!(after(&cut, &first), KERNEL_LINE);
-        // A log that was rotated has nothing of the earlier boot.
+        // A rotated log contains nothing of the earlier boot.
         assert_eq!(after(FINAL, &first), FINAL);
         assert_eq!(after(&second, ""), second);
-        // A guest that was running: since the kernel's first line.
+        // For a guest that was running: the log since the kernel's first line.
         assert_eq!(cloud_init_errors(after(&second, before_boot(&second))), None);
         assert_eq!(after(FINAL, before_boot(FINAL)), FINAL);
     }
 
-    /// How a wait ends with an agent that answers with one of these texts after the other, and is gone then.
+    /// Returns the error of a wait with an agent that sends these answers one after the other, and then stops.
     fn ended(answers: &'static [&str], limit: Duration) -> Error {
         let agent = TcpListener::bind("127.0.0.1:0").unwrap();
         let config = Config { listen: vec![agent.local_addr().unwrap()], ..Config::default() };
@@ -299,7 +299,7 @@ mod tests {
         let late = ended(&[BUSY], Duration::ZERO);
         assert!(late.to_string().ends_with("of web-1: too many calls"), "{late}");
         assert_eq!(late.status(), 1);
-        // Like an agent that was stopped meanwhile.
+        // As if the agent was stopped meanwhile.
         assert_eq!(ended(&[BUSY], Duration::from_secs(1)).status(), 3);
     }
 }
